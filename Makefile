@@ -1,0 +1,70 @@
+# Everything runs in .venv, which `make setup` makes; each target works alone on a fresh machine.
+# With uv instead of pip: `uv venv .venv && uv pip install --python .venv -e ".[dev]" && touch .venv/dev.stamp`
+
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: help setup demo test lint format docs browser clean
+
+help:
+	@echo "make setup    .venv with everything that development needs"
+	@echo "make demo     ablate every layer of a 30-layer model; writes runs/demo/report.html"
+	@echo "make test     all tests (installs Chromium for the report's test where it is missing)"
+	@echo "make lint     ruff and mypy"
+	@echo "make format   let ruff put the code in order"
+	@echo "make docs     the documentation, in site/"
+	@echo "make clean    remove what the tools leave behind; runs/ and .venv stay"
+
+setup: .venv/dev.stamp
+
+.venv/dev.stamp: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "layerroles needs Python 3.11 or newer: make setup PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' || \
+		{ echo "$(PYTHON) cannot make virtual environments: on Debian, apt-get install python3-venv"; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --editable '.[dev]'
+	@touch $@
+
+.venv/docs.stamp: .venv/dev.stamp
+	$(BIN)/python -m pip install --editable '.[docs]'
+	@touch $@
+
+demo: setup
+	$(BIN)/python experiments/demo.py
+
+test: setup browser
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs: .venv/docs.stamp
+	$(BIN)/mkdocs build --strict
+
+# The report is tested in headless Chromium.
+browser:
+	@if command -v chromium >/dev/null && command -v chromedriver >/dev/null; then exit 0; fi; \
+	if ! command -v apt-get >/dev/null; then \
+		echo "The report's test needs 'chromium' and 'chromedriver' on the PATH: install them, then run make test again."; \
+		exit 1; \
+	fi; \
+	if [ "$$(id -u)" = 0 ]; then as_root=; \
+	elif command -v sudo >/dev/null; then as_root=sudo; \
+	else \
+		echo "The report's test needs Chromium. As root: apt-get update && apt-get install chromium chromium-driver"; \
+		exit 1; \
+	fi; \
+	echo "Installing Chromium and its driver for the report's test"; \
+	$$as_root apt-get update -q && \
+	$$as_root env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends chromium chromium-driver
+
+clean:
+	rm -rf build dist site .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find layerroles tests experiments -name __pycache__ -type d -prune -exec rm -rf {} +

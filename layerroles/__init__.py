@@ -1,0 +1,106 @@
+"""Ablate any part of a language model and see which depth does what, with error bars.
+
+Load a model, say what is ablated, ask the same questions under several protocols, read the roles::
+
+    import layerroles as lr
+
+    model = lr.load("smollm2-135m")
+    conditions = lr.each_layer(model, lr.Skip())
+    tasks = [lr.task("kv_retrieval"), lr.task("facts"), lr.task("word_problems")]
+    sweep = lr.Sweep(model, tasks, conditions, protocols=["generation"], limit=32)
+    print(lr.localize(sweep.run("runs/first")).verdict)
+
+Every public name is here, and each is imported from its module only when it is first used, so that
+`import layerroles` costs next to nothing.
+
+Example:
+    >>> import layerroles
+    >>> layerroles.Site(3, "attn")
+    Site('L3.attn')
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from layerroles import figures as figures
+    from layerroles import probes as probes
+    from layerroles import protocols as protocols
+    from layerroles import tasks as tasks
+    from layerroles.ablations import Ablation as Ablation
+    from layerroles.ablations import Condition as Condition
+    from layerroles.ablations import EditContext as EditContext
+    from layerroles.ablations import Mean as Mean
+    from layerroles.ablations import Reference as Reference
+    from layerroles.ablations import Skip as Skip
+    from layerroles.ablations import Zero as Zero
+    from layerroles.ablations import ablated as ablated
+    from layerroles.ablations import ablation as ablation
+    from layerroles.ablations import each_head as each_head
+    from layerroles.ablations import each_layer as each_layer
+    from layerroles.ablations import each_span as each_span
+    from layerroles.engine import Engine as Engine
+    from layerroles.errors import InputError as InputError
+    from layerroles.models import load as load
+    from layerroles.models import model_folder as model_folder
+    from layerroles.models import prepare as prepare
+    from layerroles.page import report as report
+    from layerroles.results import SweepResult as SweepResult
+    from layerroles.roles import Roles as Roles
+    from layerroles.roles import localize as localize
+    from layerroles.sites import Site as Site
+    from layerroles.sweep import Sweep as Sweep
+    from layerroles.sweep import read as read
+    from layerroles.tasks import Example as Example
+    from layerroles.tasks import Task as Task
+    from layerroles.tasks import task as task
+
+__version__ = "0.1.0"
+
+# Which module holds which public names; the block above tells type checkers the same.
+_NAMES_OF = {
+    "errors": ("InputError",),
+    "sites": ("Site",),
+    "models": ("load", "model_folder", "prepare"),
+    "ablations": (
+        "Ablation",
+        "Condition",
+        "EditContext",
+        "Mean",
+        "Reference",
+        "Skip",
+        "Zero",
+        "ablated",
+        "ablation",
+        "each_head",
+        "each_layer",
+        "each_span",
+    ),
+    "engine": ("Engine",),
+    "tasks": ("Example", "Task", "task"),
+    "sweep": ("Sweep", "read"),
+    "results": ("SweepResult",),
+    "roles": ("Roles", "localize"),
+    "page": ("report",),
+}
+_MODULES = ("figures", "probes", "protocols", "tasks")
+_HOME = {name: module for module, names in _NAMES_OF.items() for name in names}
+
+__all__ = sorted([*_HOME, *_MODULES, "__version__"])
+
+if not TYPE_CHECKING:  # to a type checker a name that is not above is a mistake
+
+    def __getattr__(name: str) -> object:
+        """Import a public name from its module when it is first used (PEP 562)."""
+        if name in _MODULES:
+            return import_module(f"{__name__}.{name}")
+        if name not in _HOME:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+        globals()[name] = value
+        return value
+
+
+def __dir__() -> list[str]:
+    """The public names, those not yet imported among them."""
+    return list(__all__)

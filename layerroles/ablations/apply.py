@@ -1,0 +1,187 @@
+"""Run plain TransformerLens under a condition.
+
+Hooks put the edits where the sites are, count that they fired, and are gone afterwards whatever
+happened inside. An edit that returns its write leaves the model's own output untouched, bit for
+bit; elsewhere a block's new output is `x + edit(w)`, added in float32.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+from transformer_lens.model_bridge import TransformerBridge
+
+from layerroles.ablations.base import Ablation, EditContext, declared_reference
+from layerroles.ablations.condition import Condition
+from layerroles.ablations.passes import Pass, Watch, watched
+from layerroles.ablations.reference import (
+    Reference,
+    SiteReference,
+    collect,
+    heads_of,
+    write_of,
+)
+from layerroles.errors import InputError
+from layerroles.models import check_sites
+from layerroles.sites import ENTRY, READ_OUT, Site
+
+References = Mapping[tuple[Reference, Site], SiteReference]
+
+
+class Applied:
+    """A condition at work: what it did so far.
+
+    Attributes:
+        condition: the condition.
+        n_passes: forward passes that reached the end.
+        firings: per site, how often its hook fired.
+        changed: per row, whether an edit changed its write at a real token in any pass since
+            `begin`; None before the first.
+    """
+
+    def __init__(
+        self, model: TransformerBridge, condition: Condition, references: References, watch: Watch
+    ) -> None:
+        self.condition = condition
+        self.n_passes = 0
+        self.firings = dict.fromkeys(condition.edits, 0)
+        self.changed: Bool[Tensor, " row"] | None = None
+        self._model = model
+        self._references = references
+        self._watch = watch
+        self._entries: dict[int, Tensor] = {}
+
+    @property
+    def hooks(self) -> list[tuple[str, object]]:
+        """The hooks that put the edits in place."""
+        layers = sorted({site.layer for site in self.condition})
+        return [
+            *((ENTRY.format(layer=layer), partial(self._enter, layer=layer)) for layer in layers),
+            *((site.hook_name, partial(self._edit, site=site)) for site in self.condition),
+            (READ_OUT, self._finish),
+        ]
+
+    def begin(self, tokens: Int[Tensor, "row pos"] | None = None) -> None:
+        """Other rows follow, which go on from a cache that holds these tokens (None: from none)."""
+        self.changed = None
+        self._watch.tokens = tokens
+
+    def keep(self, rows: Int[Tensor, " row"]) -> None:
+        """Go on with these of the rows only."""
+        self.begin(None if self._watch.tokens is None else self._watch.tokens[rows])
+
+    def verify(self) -> None:
+        """Check that every hook fired in every pass.
+
+        Raises:
+            RuntimeError: one did not, so what was computed is not what was asked for.
+        """
+        for site, n in self.firings.items():
+            if n < self.n_passes:
+                raise RuntimeError(
+                    f"condition {self.condition.name!r}: the hook of {site} fired {n} times in "
+                    f"{self.n_passes} passes, so the ablation was not applied"
+                )
+
+    def _enter(self, value: Tensor, *, hook: object, layer: int) -> None:
+        self._entries[layer] = value
+
+    def _finish(self, value: Tensor, *, hook: object) -> None:
+        self.n_passes += 1
+
+    def _edit(self, value: Tensor, *, hook: object, site: Site) -> Tensor | None:
+        self.firings[site] += 1
+        now = self._watch.current
+        assert now is not None  # the model was called, so the watch has seen the call
+        edit = self.condition.edits[site]
+        stream = self._entries[site.layer]
+        write = write_of(site, value, stream, self._model)
+        context = self._context(site, edit, stream, now)
+        # The edit is handed a copy: one that works in place must not hide what it changed.
+        new = edit.edit(write.clone(), context)
+        if new.shape != write.shape:
+            raise InputError(
+                f"{edit.name} on {site} returned shape {tuple(new.shape)} for a write of shape "
+                f"{tuple(write.shape)}: an edit keeps the shape"
+            )
+        differs = (new != write).flatten(2).any(-1) & self._acts(now)
+        self._note(differs)
+        if not differs.any():
+            return None
+        where = differs[..., None]
+        if site.part == "block":
+            return torch.where(where, (stream.float() + new.float()).to(value.dtype), value)
+        new = torch.where(where, new.to(value.dtype), write)
+        if site.part != "head":
+            return new
+        z = heads_of(value, self._model).clone()
+        z[:, :, site.head] = new
+        return z.reshape(value.shape)
+
+    def _context(self, site: Site, edit: Ablation, stream: Tensor, now: Pass) -> EditContext:
+        reference = declared_reference(edit)
+        return EditContext(
+            site=site,
+            stream=stream,
+            positions=now.positions,
+            real=now.real,
+            tokens=now.tokens,
+            attended=now.attended,
+            reference=None if reference is None else self._references[reference, site],
+        )
+
+    def _acts(self, now: Pass) -> Bool[Tensor, "row pos"]:
+        return now.positions > 0 if self.condition.at == "after_first" else now.real
+
+    def _note(self, differs: Bool[Tensor, "row pos"]) -> None:
+        rows = differs.any(-1)
+        same = self.changed is not None and self.changed.shape == rows.shape
+        self.changed = self.changed | rows if same else rows  # type: ignore[operator]  # not None
+
+
+@contextmanager
+def ablated(model: TransformerBridge, condition: Condition) -> Iterator[Applied]:
+    """Within the context, every call of the model sees the ablation.
+
+    Works for `model(...)`, `run_with_cache`, `run_with_hooks` and `generate`, with and without a
+    key-value cache. Contexts may be nested.
+
+    Raises:
+        InputError: the model lacks a site, or a sublayer's hook is not what it adds.
+        RuntimeError: on leaving, if a hook did not fire in a pass.
+
+    Example:
+        with ablated(model, Condition({Site(3): Skip()})):
+            logits = model(tokens)
+    """
+    check_sites(model, tuple(condition.edits))
+    with applied(model, condition, resolve(model, [condition])) as run:
+        yield run
+
+
+@contextmanager
+def applied(
+    model: TransformerBridge, condition: Condition, references: References
+) -> Iterator[Applied]:
+    """`ablated`, for sites that were checked and references that were resolved before."""
+    with watched(model) as watch:
+        run = Applied(model, condition, references, watch)
+        with model.hooks(fwd_hooks=run.hooks):
+            yield run
+        run.verify()
+
+
+def resolve(model: TransformerBridge, conditions: list[Condition]) -> References:
+    """What the intact model wrote, for every reference that the conditions declare."""
+    needed: dict[Reference, dict[Site, None]] = {}
+    for condition in conditions:
+        for reference, sites in condition.references.items():
+            needed.setdefault(reference, {}).update(dict.fromkeys(sites))
+    return {
+        (reference, site): found
+        for reference, sites in needed.items()
+        for site, found in collect(model, reference, sites).items()
+    }

@@ -1,0 +1,133 @@
+"""What an ablation is: a function of a site's write.
+
+With `x` the stream entering a block and `w` the write of a site, an ablation replaces `w` by
+`edit(w)`. It sees nothing else of the model, so an ablation written once works for blocks,
+sublayers and heads, in likelihood and in generation.
+
+Example:
+    A new ablation, whole::
+
+        @lr.ablation("scale")
+        @dataclass(frozen=True)
+        class Scale(lr.Ablation):
+            '''Multiply the site's write by `factor`.'''
+            factor: float = 0.5
+
+            def edit(self, write, ctx):
+                return self.factor * write
+"""
+
+import dataclasses
+import hashlib
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from layerroles.ablations.reference import Reference, SiteReference
+from layerroles.errors import InputError
+from layerroles.registry import Registry
+from layerroles.sites import Site
+
+
+@dataclass(frozen=True)
+class EditContext:
+    """What an edit may look at besides the write: its own rows and positions, nothing else.
+
+    Attributes:
+        site: the site being edited.
+        stream: the residual stream that entered the site's block.
+        positions: absolute positions among the row's real tokens, in prompts and in cached
+            decoding alike; negative at pads.
+        real: false at pads.
+        tokens: the row's token ids so far, pads included; position `p` of `write` is column
+            `p - n_pos` (counted from the end). None where the model was given embeddings.
+        attended: false at the pads of `tokens`.
+        reference: what the intact model wrote at this site, if the ablation declares a reference.
+    """
+
+    site: Site
+    stream: Float[Tensor, "row pos d_model"]
+    positions: Int[Tensor, "row pos"]
+    real: Bool[Tensor, "row pos"]
+    tokens: Int[Tensor, "row all_pos"] | None
+    attended: Bool[Tensor, "row all_pos"] | None
+    reference: SiteReference | None = None
+
+    def generator(self, row: int, pos: int) -> torch.Generator:
+        """A generator seeded by the row's real tokens up to and including column `pos`.
+
+        The same prompt draws the same numbers whatever it is batched with, padded or not, cached
+        or not.
+
+        Raises:
+            InputError: the model was run on embeddings, so there are no token ids.
+        """
+        if self.tokens is None or self.attended is None:
+            raise InputError(f"{self.site}: a seeded edit needs token ids, not embeddings")
+        end = self.tokens.shape[1] - self.positions.shape[1] + pos + 1
+        ids = self.tokens[row, :end][self.attended[row, :end]].tolist()
+        digest = hashlib.sha256(f"{self.site} {ids}".encode()).digest()
+        return torch.Generator("cpu").manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+
+
+class Ablation(ABC):
+    """What is done to a site's write. Subclasses are frozen dataclasses; fields are parameters.
+
+    A field named `reference` declares that the ablation needs to know what the intact model wrote
+    on a `Reference`; it is collected before the first edit and comes in `ctx.reference`.
+    """
+
+    @abstractmethod
+    def edit(
+        self, write: Float[Tensor, "row pos *site"], ctx: EditContext
+    ) -> Float[Tensor, "row pos *site"]:
+        """What the site writes instead of `write`.
+
+        Blocks are handed float32, sublayers and heads the model's own dtype. What is returned at
+        pads, and at positions that the condition's `at` leaves out, is ignored. Where the edit
+        equals the write, the model's own output passes through untouched.
+        """
+
+    def check(self, site: Site) -> None:
+        """Refuse a site that this ablation cannot be applied to.
+
+        Raises:
+            InputError: the ablation makes no sense there.
+        """
+
+    @property
+    def name(self) -> str:
+        """The registered name, such as `skip`."""
+        return ABLATIONS.name_of(type(self))
+
+    def parameters(self) -> dict[str, object]:
+        """The parameters as JSON values; a reference is given by the hash of its prompts."""
+        if not dataclasses.is_dataclass(self):
+            return {}
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return {
+            key: value.digest if isinstance(value, Reference) else value
+            for key, value in values.items()
+        }
+
+
+ABLATIONS: Registry[Ablation] = Registry("ablation", Ablation)
+ablation = ABLATIONS.register
+
+
+def declared_reference(ablation: Ablation) -> Reference | None:
+    """The reference that an ablation declares by a field of that name, if any.
+
+    Raises:
+        InputError: the field holds something else.
+    """
+    declared = getattr(ablation, "reference", None)
+    if declared is not None and not isinstance(declared, Reference):
+        raise InputError(
+            f"{ablation.name}: reference={declared!r} is not a reference, "
+            f"use Reference(texts_or_task)"
+        )
+    return declared

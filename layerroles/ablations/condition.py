@@ -1,0 +1,130 @@
+"""A condition: a named set of ablations that are applied together.
+
+The empty condition is the baseline and is always called `intact`. A condition is identified by a
+hash of its content (sites, ablations, their parameters, `at`), not by its name.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
+from typing import get_args
+
+from typing_extensions import Literal
+
+from layerroles.ablations.base import Ablation, declared_reference
+from layerroles.ablations.reference import Reference
+from layerroles.errors import InputError
+from layerroles.sites import Site
+
+At = Literal["all", "after_first"]
+ATS: tuple[At, ...] = get_args(At)
+
+
+class Condition:
+    """A named map from sites to ablations, applied together.
+
+    Args:
+        edits: what is done where; empty for the intact model.
+        name: how the condition is called in frames and figures; by default made of its content,
+            such as `"skip L3"`.
+        at: the positions at which it acts: `"all"`, or `"after_first"`, which spares the first
+            real token and with it the attention sink.
+
+    Raises:
+        InputError: unknown `at`, something that is not a site or not an ablation, or an ablation
+            that cannot be applied to its site.
+
+    Example:
+        >>> from layerroles import Condition, Site, Skip
+        >>> Condition({Site(3): Skip()}, at="after_first").name
+        'skip L3 after_first'
+        >>> Condition({}).name
+        'intact'
+    """
+
+    __slots__ = ("at", "edits", "hash", "name")
+
+    edits: Mapping[Site, Ablation]
+    name: str
+    at: At
+    hash: str
+
+    def __init__(
+        self, edits: Mapping[Site, Ablation], *, name: str | None = None, at: At = "all"
+    ) -> None:
+        if at not in ATS:
+            raise InputError(f"unknown at={at!r}: known are {', '.join(ATS)}")
+        for site, edit in edits.items():
+            if not isinstance(site, Site) or not isinstance(edit, Ablation):
+                raise InputError(f"a condition maps sites to ablations, not {site!r}: {edit!r}")
+            edit.check(site)
+        ordered = dict(sorted(edits.items(), key=lambda item: item[0].order))
+        if not ordered and (name not in (None, "intact") or at != "all"):
+            raise InputError(f"the empty condition is called 'intact', not {name!r} with at={at!r}")
+        if ordered and name == "intact":
+            raise InputError("'intact' is the name of the empty condition, choose another name")
+        object.__setattr__(self, "edits", MappingProxyType(ordered))
+        object.__setattr__(self, "at", at)
+        object.__setattr__(self, "name", name or _name(ordered, at))
+        object.__setattr__(self, "hash", _hash(ordered, at))
+
+    def __setattr__(self, key: str, value: object) -> None:
+        raise AttributeError(f"a condition cannot be changed: make a new one to set {key!r}")
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Condition) and self.hash == other.hash
+
+    def __hash__(self) -> int:
+        return hash(self.hash)
+
+    def __repr__(self) -> str:
+        return f"Condition({self.name!r})"
+
+    def __iter__(self) -> Iterator[Site]:
+        return iter(self.edits)
+
+    @property
+    def is_intact(self) -> bool:
+        """Whether nothing is ablated."""
+        return not self.edits
+
+    @property
+    def first_layer(self) -> int | None:
+        """The earliest layer that is touched; None for the intact model."""
+        return min((site.layer for site in self.edits), default=None)
+
+    @property
+    def ablation(self) -> str:
+        """The names of its ablations, joined by `+`; `intact` if there are none."""
+        return "+".join(sorted({edit.name for edit in self.edits.values()})) or "intact"
+
+    @property
+    def references(self) -> dict[Reference, list[Site]]:
+        """The references that its ablations declare, with the sites that need each."""
+        needed: dict[Reference, list[Site]] = {}
+        for site, edit in self.edits.items():
+            reference = declared_reference(edit)
+            if reference is not None:
+                needed.setdefault(reference, []).append(site)
+        return needed
+
+
+
+def _name(edits: Mapping[Site, Ablation], at: At) -> str:
+    if not edits:
+        return "intact"
+    sites: dict[str, list[str]] = {}
+    for site, edit in edits.items():
+        sites.setdefault(edit.name, []).append(str(site))
+    what = " + ".join(f"{name} {','.join(where)}" for name, where in sites.items())
+    return what if at == "all" else f"{what} {at}"
+
+
+def _hash(edits: Mapping[Site, Ablation], at: At) -> str:
+    content = {str(site): [edit.name, edit.parameters()] for site, edit in edits.items()}
+    text = json.dumps({"at": at, "edits": content}, sort_keys=True, default=repr)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+INTACT = Condition({})

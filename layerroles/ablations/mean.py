@@ -1,0 +1,33 @@
+"""Replace a write by its mean over a reference, so that only what varies is lost.
+
+The first real token is kept apart: in many models one layer writes a vector there that is
+hundreds of times the size of any other (the attention sink), and a mean that mixes it with the
+rest is the mean of nothing.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from layerroles.ablations.base import Ablation, EditContext, ablation
+from layerroles.ablations.reference import Reference
+
+
+@ablation("mean")
+@dataclass(frozen=True)
+class Mean(Ablation):
+    """Replace the write by its mean over `reference`: first tokens by theirs, others by theirs."""
+
+    reference: Reference
+
+    def edit(
+        self, write: Float[Tensor, "row pos *site"], ctx: EditContext
+    ) -> Float[Tensor, "row pos *site"]:
+        """The mean write, the same at every position but the first."""
+        assert ctx.reference is not None  # declared, so the engine resolved it
+        first = ctx.reference.first.to(write)
+        rest = ctx.reference.rest.to(write)
+        at_first = (ctx.positions == 0).reshape(*write.shape[:2], *[1] * (write.ndim - 2))
+        return torch.where(at_first, first, rest)

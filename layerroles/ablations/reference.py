@@ -1,0 +1,209 @@
+"""Prompts, and what the intact model wrote on them.
+
+Means are taken over real tokens only and streamed in float64, so that they depend neither on
+batch size nor on padding. The first real token is always kept apart from the rest (see `mean`).
+"""
+
+import hashlib
+import weakref
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from transformer_lens.model_bridge import TransformerBridge
+
+from layerroles.errors import InputError
+from layerroles.models import check_sites, encode, forward
+from layerroles.sites import ENTRY, Site
+
+
+@runtime_checkable
+class HeldOut(Protocol):
+    """Something that can name prompts that it does not evaluate on, such as a task."""
+
+    def held_out(self, limit: int, seed: int) -> list[str]:
+        """Up to `limit` prompts."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """Prompts on which the intact model's writes are collected.
+
+    Args:
+        source: texts, or a task, of which held-out examples are taken.
+        limit: how many prompts at the most.
+        seed: of the task's order.
+
+    Raises:
+        InputError: no prompt, or a limit below 1.
+    """
+
+    source: Sequence[str] | HeldOut
+    limit: int = 64
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.limit < 1:
+            raise InputError(f"a reference needs limit >= 1, not {self.limit}")
+        if isinstance(self.source, str):
+            raise InputError("a reference takes a list of texts, not one string: use [text]")
+        if not self.prompts:
+            raise InputError("a reference needs at least one prompt that is not empty")
+
+    @cached_property
+    def prompts(self) -> list[str]:
+        """The prompts."""
+        if isinstance(self.source, HeldOut):
+            return self.source.held_out(self.limit, self.seed)
+        return [text for text in self.source if text][: self.limit]
+
+    @cached_property
+    def digest(self) -> str:
+        """A hash of the prompts."""
+        joined = "\0".join(self.prompts)
+        return hashlib.sha256(joined.encode()).hexdigest()[:16]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Reference) and self.digest == other.digest
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
+
+
+@dataclass(frozen=True)
+class SiteReference:
+    """What the intact model wrote at one site.
+
+    Attributes:
+        first: mean over first real tokens.
+        rest: mean over all other real tokens.
+        n_first, n_rest: how many tokens each is over.
+    """
+
+    first: Float[Tensor, "*site"]
+    rest: Float[Tensor, "*site"]
+    n_first: int
+    n_rest: int
+
+
+_Collected = dict[tuple[str, Site], SiteReference]
+_COLLECTED: "weakref.WeakKeyDictionary[TransformerBridge, _Collected]" = (
+    weakref.WeakKeyDictionary()
+)
+
+
+def collect(
+    model: TransformerBridge, reference: Reference, sites: Iterable[Site], *, batch_size: int = 8
+) -> dict[Site, SiteReference]:
+    """The mean write of each site over a reference; one pass collects all sites asked for.
+
+    What was collected for this model before is reused.
+
+    Raises:
+        InputError: a site that the model lacks, or a reference of one-token prompts only.
+    """
+    sites = list(sites)
+    check_sites(model, sites)
+    known = _COLLECTED.setdefault(model, {})
+    missing = [site for site in sites if (reference.digest, site) not in known]
+    if missing:
+        for site, found in _collect(model, reference, missing, batch_size).items():
+            known[reference.digest, site] = found
+    return {site: known[reference.digest, site] for site in sites}
+
+
+def _collect(
+    model: TransformerBridge, reference: Reference, sites: list[Site], batch_size: int
+) -> dict[Site, SiteReference]:
+    rows = sorted((encode(model, text) for text in reference.prompts), key=len)
+    if len(rows[-1]) < 2:
+        raise InputError("a reference needs prompts of two tokens or more")
+    collector = _Collector(model, sites)
+    with model.hooks(fwd_hooks=collector.hooks):
+        for start in range(0, len(rows), batch_size):
+            tokens, attended = pad_left(rows[start : start + batch_size], model)
+            collector.begin(attended)
+            forward(model, tokens, attended, keep=1)
+    return {site: found.means() for site, found in collector.sums.items()}
+
+
+def write_of(
+    site: Site, value: Tensor, entry: Tensor | None, model: TransformerBridge
+) -> Float[Tensor, "row pos *site"]:
+    """A site's write, from the value at its hook (for a block, with the stream that entered it).
+
+    The write of a block is taken in float32: in bfloat16, `block(x) - x` is not what was added.
+    """
+    if site.part == "block":
+        assert entry is not None
+        return value.float() - entry.float()
+    if site.part == "head":
+        return heads_of(value, model)[:, :, site.head]
+    return value
+
+
+def heads_of(z: Tensor, model: TransformerBridge) -> Float[Tensor, "row pos head d_head"]:
+    """`z` with one axis for heads, whether or not the hook shows them joined."""
+    return z if z.ndim == 4 else z.unflatten(-1, (model.cfg.n_heads, -1))
+
+
+def pad_left(rows: Sequence[Sequence[int]], model: TransformerBridge) -> tuple[Tensor, Tensor]:
+    """Token rows of mixed lengths as one batch `[row pos]`, with its mask (1 real, 0 pad)."""
+    longest = max(map(len, rows))
+    pad = model.tokenizer.pad_token_id or 0
+    tokens = torch.tensor([[pad] * (longest - len(row)) + list(row) for row in rows])
+    attended = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows])
+    return tokens.to(model.cfg.device), attended.to(model.cfg.device)
+
+
+class _Collector:
+    """Hooks that sum the writes of some sites, batch by batch."""
+
+    def __init__(self, model: TransformerBridge, sites: list[Site]) -> None:
+        self.model = model
+        self.sums = {site: _Sums() for site in sites}
+        self.entries: dict[int, Tensor] = {}
+        blocks = sorted({site.layer for site in sites if site.part == "block"})
+        self.hooks = [
+            *((ENTRY.format(layer=layer), partial(self._enter, layer=layer)) for layer in blocks),
+            *((site.hook_name, partial(self._leave, site=site)) for site in sites),
+        ]
+
+    def begin(self, attended: Tensor) -> None:
+        real = attended.bool()
+        self.first = real & (attended.cumsum(-1) == 1)
+        self.rest = real & ~self.first
+
+    def _enter(self, value: Tensor, *, hook: object, layer: int) -> None:
+        self.entries[layer] = value
+
+    def _leave(self, value: Tensor, *, hook: object, site: Site) -> None:
+        write = write_of(site, value, self.entries.get(site.layer), self.model)
+        self.sums[site].add(write, self.first, self.rest)
+
+
+class _Sums:
+    """Running sums in float64, first tokens apart from the rest."""
+
+    def __init__(self) -> None:
+        self.total: dict[str, Tensor] = {}
+        self.n = {"first": 0, "rest": 0}
+
+    def add(self, write: Tensor, first: Tensor, rest: Tensor) -> None:
+        for key, where in (("first", first), ("rest", rest)):
+            chosen = write[where].double()
+            self.total[key] = self.total.get(key, 0) + chosen.sum(0)
+            self.n[key] += len(chosen)
+
+    def means(self) -> SiteReference:
+        return SiteReference(
+            first=self.total["first"] / self.n["first"],
+            rest=self.total["rest"] / self.n["rest"],
+            n_first=self.n["first"],
+            n_rest=self.n["rest"],
+        )

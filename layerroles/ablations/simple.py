@@ -1,0 +1,44 @@
+"""Ablations that remove a write: `Skip` deletes the layer, `Zero` sets the write to 0.
+
+On a block both leave the stream as it came in, `x + 0`. They differ in what they may be applied
+to: a head cannot be skipped, since its share of the attention output is not a module of its own.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from layerroles.ablations.base import Ablation, EditContext, ablation
+from layerroles.errors import InputError
+from layerroles.sites import Site
+
+
+@ablation("skip")
+@dataclass(frozen=True)
+class Skip(Ablation):
+    """Delete the block or sublayer: nothing is added to the stream."""
+
+    def edit(
+        self, write: Float[Tensor, "row pos *site"], ctx: EditContext
+    ) -> Float[Tensor, "row pos *site"]:
+        """Nothing is written."""
+        return torch.zeros_like(write)
+
+    def check(self, site: Site) -> None:
+        """Refuse heads: what one head adds is not a module that could be left out."""
+        if site.part == "head":
+            raise InputError(f"{site}: a head cannot be skipped, use Zero (its z set to 0)")
+
+
+@ablation("zero")
+@dataclass(frozen=True)
+class Zero(Ablation):
+    """Set the write to 0 (for a head, its `z`, the values it gathered)."""
+
+    def edit(
+        self, write: Float[Tensor, "row pos *site"], ctx: EditContext
+    ) -> Float[Tensor, "row pos *site"]:
+        """Zeros."""
+        return torch.zeros_like(write)

@@ -1,0 +1,104 @@
+"""The command line: `layerroles COMMAND`, one module per command.
+
+A mistake in what was asked is answered by one plain line on standard error and exit code 2; a
+keyboard interrupt by one line and 130. Whatever else is raised is a defect and keeps its traceback.
+
+The modules of the commands import the rest of the package inside their functions, so that `--help`
+answers at once.
+"""
+
+import logging
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from layerroles import __version__
+from layerroles.cli import ablations, demo, report, sites, sweep, tasks
+from layerroles.errors import InputError
+
+app = typer.Typer(
+    name="layerroles",
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("sweep")(sweep.command)
+app.command("report")(report.command)
+app.command("tasks")(tasks.command)
+app.command("ablations")(ablations.command)
+app.command("sites")(sites.command)
+app.command("demo")(demo.command)
+
+
+def _print_version(asked: bool | None) -> None:
+    if asked:
+        typer.echo(f"layerroles {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool | None,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
+    ] = None,
+) -> None:
+    """Ablate any part of a language model and see which depth does what, with error bars.
+
+    Start with [bold]layerroles demo[/bold]. Layers and heads are counted from 0.
+    """
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code.
+
+    Args:
+        arguments: what stands behind the program's name; by default those of the process.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    told = logging.StreamHandler()
+    told.setFormatter(logging.Formatter("layerroles: %(message)s"))
+    log = logging.getLogger("layerroles")
+    before = log.level
+    log.addHandler(told)
+    log.setLevel(logging.INFO)
+    try:
+        command = typer.main.get_command(app)
+        code = command.main(words, prog_name="layerroles", standalone_mode=False)
+        return int(code or 0)
+    except InputError as error:
+        return _fail(str(error))
+    except typer.TyperException as error:
+        return _fail(_line(error))
+    except (typer.Abort, KeyboardInterrupt):
+        print("layerroles: stopped", file=sys.stderr)
+        return 130
+    finally:
+        log.removeHandler(told)
+        log.setLevel(before)
+
+
+def _fail(line: str) -> int:
+    print(f"layerroles: error: {line}", file=sys.stderr)
+    return 2
+
+
+def _line(error: typer.TyperException) -> str:
+    """What typer found wrong, in one line, with the nearest known option and where to read on."""
+    line = " ".join(error.format_message().split()).rstrip(".")
+    near = getattr(error, "possibilities", None)
+    if near:
+        line = f"no such option: {getattr(error, 'option_name', '')}, did you mean {near[0]}?"
+    # typer checks values with pydantic, whose words leave the value out.
+    found = getattr(error.__cause__, "errors", list)()
+    if found:
+        line = f"{line.split(', unable')[0].replace(': Input', ': it')}, not {found[0]['input']!r}"
+    context = getattr(error, "ctx", None)
+    if context is not None:
+        line = f"{line} (see {context.command_path} --help)"
+    return line[:1].lower() + line[1:]

@@ -1,0 +1,24 @@
+"""`layerroles ablations`: the ablations that `--ablation` takes."""
+
+from layerroles.cli.fields import describe_fields, first_line
+from layerroles.cli.plugins import import_plugins
+from layerroles.cli.sweep import Plugins
+
+
+def command(plugin: Plugins = None) -> None:
+    """List the ablations with their parameters and defaults.
+
+    A parameter is given by --set NAME=VALUE; a reference is made of the tasks' held-out prompts.
+
+    [bold]Example:[/bold]
+    layerroles ablations --plugin scale.py
+    """
+    import_plugins(plugin or [])
+
+    from layerroles.ablations import ABLATIONS
+    from layerroles.cli.tables import print_table
+
+    rows = [
+        (name, describe_fields(ABLATIONS[name]), first_line(ABLATIONS[name])) for name in ABLATIONS
+    ]
+    print_table("Ablations", ("name", "parameters", "what it does"), rows)

@@ -1,0 +1,56 @@
+"""`layerroles demo`: the whole study on a small model."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from layerroles.errors import InputError
+
+TASKS = ("kv_retrieval", "facts", "word_problems", "copying")
+PROTOCOLS = ("continuation", "generation")
+
+
+def command(
+    out: Annotated[Path, typer.Option(metavar="RUN", help="The run folder.")] = Path("runs/demo"),
+    model: Annotated[str, typer.Option(help="Any model that `sweep` takes.")] = "smollm2-135m",
+    limit: Annotated[int, typer.Option(metavar="N", help="Examples of each task.")] = 32,
+    seed: Annotated[int, typer.Option(metavar="N", help="Draws the examples.")] = 0,
+    dtype: Annotated[
+        str, typer.Option(metavar="DTYPE", help="auto, float32, bfloat16 or float16.")
+    ] = "auto",
+) -> None:
+    """Skip every layer of a real 30-layer model on four families of tasks; write a report.
+
+    Takes a while; the same command goes on where it was stopped.
+
+    [bold]Example:[/bold]
+    layerroles demo --limit 8 --out runs/quick
+    """
+    if limit < 1:
+        raise InputError(f"--limit {limit} asks for nothing: give 1 or more")
+
+    import layerroles as lr
+
+    bridge = lr.load(model, dtype=dtype)
+    tasks = [lr.task(name) for name in TASKS]
+    conditions = [
+        *lr.each_layer(bridge, lr.Skip(), at="all"),
+        *lr.each_layer(bridge, lr.Skip(), at="after_first"),
+    ]
+    sweep = lr.Sweep(bridge, tasks, conditions, protocols=PROTOCOLS, limit=limit, seed=seed)
+    try:
+        result = sweep.run(out)
+        lens = lr.probes.LogitLens().measure(bridge, tasks, limit=limit)
+        attention = lr.probes.Attention().measure(bridge, tasks, limit=limit)
+    except KeyboardInterrupt:
+        print(
+            f"layerroles: stopped; what is done is kept in {out}, the same command goes on",
+            file=sys.stderr,
+        )
+        raise typer.Exit(130) from None
+    probes = [lens, attention]
+    page = lr.report(result, probes=probes, path=out / "report.html")
+    typer.echo(lr.localize(result, probes=probes).verdict)
+    typer.echo(f"Report: {page}")

@@ -1,0 +1,52 @@
+"""Run a user's files that register ablations, tasks, protocols or probes."""
+
+import importlib.util
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from layerroles.errors import InputError
+
+
+def import_plugins(paths: Sequence[Path]) -> None:
+    """Run Python files that register ablations, tasks, protocols or probes.
+
+    Raises:
+        InputError: a file is missing, is not Python or fails; the line names it and the reason.
+    """
+    for path in paths:
+        _import_plugin(path)
+
+
+def _import_plugin(path: Path) -> None:
+    if path.suffix != ".py" or not path.is_file():
+        raise InputError(f"plugin {str(path)!r} is not a Python file: name an existing FILE.py")
+    # One name for one file: a class that is read again replaces itself in its registry.
+    name = f"layerroles_plugin_{re.sub(r'[^0-9a-zA-Z]', '_', str(path.resolve()))}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None  # the suffix says that it is Python
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their module up there
+    try:
+        spec.loader.exec_module(module)
+    # Whatever a user's file raises is told in one line, sys.exit() too, but not an interrupt.
+    except (Exception, SystemExit) as error:
+        del sys.modules[name]
+        reason = str(error) or type(error).__name__
+        if not isinstance(error, InputError):
+            reason = f"{type(error).__name__}: {reason}"
+        raise InputError(f"plugin {str(path)!r}{_at_line(error, path)}: {reason}") from error
+
+
+def _at_line(error: BaseException, path: Path) -> str:
+    """Where in the plugin it failed: the innermost of its own lines."""
+    if isinstance(error, SyntaxError):
+        return f" line {error.lineno}"
+    line = None
+    traceback = error.__traceback__
+    while traceback is not None:
+        if traceback.tb_frame.f_code.co_filename == str(path):
+            line = traceback.tb_lineno
+        traceback = traceback.tb_next
+    return f" line {line}" if line else ""

@@ -1,0 +1,25 @@
+"""`layerroles report`: one HTML page about a run."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def command(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.html", help="The page; by default RUN/report.html."),
+    ] = None,
+) -> None:
+    """Write one self-contained HTML page about a run; it opens offline.
+
+    [bold]Example:[/bold]
+    layerroles report runs/first --out first.html
+    """
+    import layerroles as lr
+
+    result = lr.read(run)
+    page = lr.report(result, path=out or run / "report.html")
+    typer.echo(f"{page}")

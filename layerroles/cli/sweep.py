@@ -1,0 +1,216 @@
+"""`layerroles sweep`: ablate sites of a model one at a time and ask it the same questions."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from layerroles.cli.fields import describe_fields, typed_fields
+from layerroles.cli.plugins import import_plugins
+from layerroles.cli.words import split_list, split_settings
+from layerroles.errors import InputError
+
+if TYPE_CHECKING:
+    from layerroles.ablations import Ablation, Condition
+    from layerroles.tasks import Task
+
+REFERENCE_LIMIT = 64  # prompts of a reference that an ablation declares
+
+Plugins = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--plugin",
+        metavar="FILE.py",
+        help="A file that registers ablations, tasks or protocols of your own; repeatable.",
+    ),
+]
+
+
+def command(
+    model: Annotated[
+        str,
+        typer.Option(
+            help="A Hugging Face name, a local folder, a .gguf file, or the built-in smollm2-135m."
+        ),
+    ],
+    out: Annotated[
+        Path,
+        typer.Option(
+            metavar="RUN", help="The run folder; a run that lies there is resumed or extended."
+        ),
+    ],
+    tasks: Annotated[
+        str,
+        typer.Option(
+            metavar="TASK,...",
+            help="What is asked, parameters in brackets: facts, kv_retrieval\\[pairs=20], "
+            "local:FILE.jsonl. See: layerroles tasks.",
+        ),
+    ] = "kv_retrieval,facts,word_problems,copying",
+    ablation: Annotated[
+        str,
+        typer.Option(metavar="NAME,...", help="What is done. See: layerroles ablations."),
+    ] = "skip",
+    sites: Annotated[
+        str,
+        typer.Option(
+            metavar="SITE,...",
+            help="Where, one at a time: all, L3, L5:9 (half-open), L3.attn, L3.mlp, L3.H7, "
+            "all.attn. See: layerroles sites MODEL.",
+        ),
+    ] = "all",
+    at: Annotated[
+        str,
+        typer.Option(
+            metavar="AT,...",
+            help="At which positions: all, or after_first, which spares the attention sink.",
+        ),
+    ] = "all,after_first",
+    protocols: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME,...",
+            help="How it is asked: continuation, letter, answer_logprob, generation.",
+        ),
+    ] = "continuation,generation",
+    limit: Annotated[int, typer.Option(metavar="N", help="Examples of each task.")] = 32,
+    num_fewshot: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Worked examples shown first; by default each task's own."),
+    ] = None,
+    seed: Annotated[int, typer.Option(metavar="N", help="Draws the examples.")] = 0,
+    dtype: Annotated[
+        str, typer.Option(metavar="DTYPE", help="auto, float32, bfloat16 or float16.")
+    ] = "auto",
+    device: Annotated[
+        str | None, typer.Option(metavar="DEVICE", help="cpu, cuda, cuda:1; by default the best.")
+    ] = None,
+    revision: Annotated[
+        str | None, typer.Option(metavar="REV", help="A branch, tag or commit of the hub.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="NAME=VALUE",
+            help="A parameter of the ablation, as in factor=0.25; repeatable.",
+        ),
+    ] = None,
+    plugin: Plugins = None,
+    top: Annotated[
+        int,
+        typer.Option(metavar="N", min=0, help="Most harmful conditions shown per task, protocol."),
+    ] = 5,
+) -> None:
+    """Ablate sites one at a time and ask the same questions, the intact model's answers beside.
+
+    The run folder keeps every row: the same command resumes a run that was
+    cut off; a larger limit, more sites, tasks or protocols extend it.
+
+    [bold]Example:[/bold]
+    layerroles sweep --model smollm2-135m --tasks facts,word_problems --sites L0:10 --out runs/first
+    """
+    import_plugins(plugin or [])
+    asked = make_tasks(tasks, num_fewshot)
+    known_protocols(protocols_asked := split_list(protocols, "--protocols"))
+    known_ats(ats := split_list(at, "--at"))
+    if limit < 1:
+        raise InputError(f"--limit {limit} asks for nothing: give 1 or more")
+    ablations = make_ablations(ablation, split_settings(settings or []), asked, seed)
+
+    import layerroles as lr
+    from layerroles.cli.tables import print_result
+    from layerroles.sites import parse_sites
+
+    bridge = lr.load(model, dtype=dtype, device=device, revision=revision)
+    where = parse_sites(sites, bridge.cfg.n_layers, bridge.cfg.n_heads)
+    conditions: list[Condition] = [
+        lr.Condition({site: edit}, at=position)
+        for edit in ablations
+        for position in ats
+        for site in where
+    ]
+    sweep = lr.Sweep(bridge, asked, conditions, protocols=protocols_asked, limit=limit, seed=seed)
+    try:
+        result = sweep.run(out)
+    except KeyboardInterrupt:
+        print(
+            f"layerroles: stopped; what is done is kept in {out}, the same command goes on",
+            file=sys.stderr,
+        )
+        raise typer.Exit(130) from None
+    print_result(result, top=top)
+    typer.echo(f"Rows are in {out}. A page to read them: layerroles report {out}")
+
+
+def make_tasks(text: str, num_fewshot: int | None) -> list["Task"]:
+    """The tasks that `--tasks` names.
+
+    Raises:
+        InputError: unknown task or parameter, a value that it does not take, a task named twice.
+    """
+    from layerroles.tasks import task
+
+    shots = {} if num_fewshot is None else {"num_fewshot": num_fewshot}
+    return [task(name, **shots) for name in split_list(text, "--tasks")]
+
+
+def known_protocols(names: Sequence[str]) -> None:
+    """Refuse an unknown protocol before the model is loaded."""
+    from layerroles.protocols import PROTOCOLS
+
+    for name in names:
+        PROTOCOLS[name]
+
+
+def known_ats(names: Sequence[str]) -> None:
+    """Refuse an unknown `--at` before the model is loaded."""
+    from layerroles.ablations import Condition, Skip
+    from layerroles.sites import Site
+
+    for name in names:
+        Condition({Site(0): Skip()}, at=name)  # type: ignore[arg-type]  # this checks it
+
+
+def make_ablations(
+    text: str, settings: dict[str, str], tasks: Sequence["Task"], seed: int
+) -> list["Ablation"]:
+    """The ablations that `--ablation` names, with the settings that each of them knows.
+
+    One that declares a reference gets the tasks' held-out prompts.
+
+    Raises:
+        InputError: unknown ablation; a setting that none of them knows; a parameter without a
+            value.
+    """
+    from layerroles.ablations import ABLATIONS, Reference
+
+    classes = {name: ABLATIONS[name] for name in split_list(text, "--ablation")}
+    known = {name: describe_fields(cls) or "none" for name, cls in classes.items()}
+    unused = set(settings)
+    ablations = []
+    for name, cls in classes.items():
+        fields = getattr(cls, "__dataclass_fields__", {})
+        own = {key: value for key, value in settings.items() if key in fields}
+        unused -= set(own)
+        values = typed_fields(cls, own)
+        if "reference" in fields and "reference" not in values:
+            values["reference"] = Reference(
+                _held_out(tasks, seed), limit=REFERENCE_LIMIT, seed=seed
+            )
+        try:
+            ablations.append(cls(**values))
+        except (TypeError, ValueError) as error:  # a parameter without value, or one refused
+            raise InputError(f"ablation {name!r} ({known[name]}): {error}") from error
+    if unused:
+        of = "; ".join(f"{name}: {parameters}" for name, parameters in known.items())
+        raise InputError(f"--set {sorted(unused)[0]!r}: no such parameter, known are {of}")
+    return ablations
+
+
+def _held_out(tasks: Sequence["Task"], seed: int) -> list[str]:
+    """Prompts that the sweep does not ask, each task with an equal share."""
+    share = max(1, REFERENCE_LIMIT // len(tasks))
+    return [prompt for task in tasks for prompt in task.held_out(share, seed)]

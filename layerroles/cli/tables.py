@@ -1,0 +1,120 @@
+"""What commands print: tables for a terminal that stay plain text in a pipe."""
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from layerroles.results import SweepResult
+
+
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table of text; nothing in it is read as markup."""
+    _console().print(_table(title, columns, rows))
+
+
+def print_result(result: "SweepResult", *, top: int) -> None:
+    """Print the intact scores, and for each task and protocol the `top` most harmful conditions."""
+    console = _console()
+    console.print(intact_table(result.intact()))
+    if top:
+        console.print(effects_table(most_harmful(result.effects(), top)))
+
+
+def intact_table(intact: "pd.DataFrame") -> Table:
+    """The intact model's scores with their intervals."""
+    rows = [
+        (
+            str(row["task"]),
+            str(row["protocol"]),
+            str(row["n"]),
+            interval(row["score"], row["score_low"], row["score_high"]),
+            number(row["chance"]),
+        )
+        for _, row in intact.iterrows()
+    ]
+    return _table("Intact", ("task", "protocol", "n", "score", "chance"), rows)
+
+
+def most_harmful(effects: "pd.DataFrame", top: int) -> "pd.DataFrame":
+    """The conditions with the most negative effects, `top` of each task and protocol."""
+    # A stable sort, so that ties keep the order of the layers.
+    ordered = effects.sort_values("effect", kind="stable", na_position="last")
+    first = ordered.groupby(["task", "protocol"], sort=False).head(top)
+    return first.sort_values(["task", "protocol"], kind="stable")
+
+
+def effects_table(effects: "pd.DataFrame") -> Table:
+    """Effects with intervals: negative means that the ablation hurts."""
+    rows = [
+        (
+            str(row["task"]),
+            str(row["protocol"]),
+            str(row["condition"]),
+            number(row["score"]),
+            interval(row["effect"], row["ci_low"], row["ci_high"], sign=True),
+            interval(row["harm"], row["harm_low"], row["harm_high"]),
+            p_value(row["p_adjusted"]),
+        )
+        for _, row in effects.iterrows()
+    ]
+    columns = ("task", "protocol", "condition", "score", "effect", "harm", "p (Holm)")
+    return _table("Most harmful (layers are counted from 0)", columns, rows)
+
+
+def number(value: float, *, sign: bool = False) -> str:
+    """Three decimals, or a dash for what is not defined.
+
+    Example:
+        >>> number(0.4375), number(-0.5, sign=True), number(float("nan"))
+        ('0.438', '-0.500', '–')
+    """
+    if not _defined(value):
+        return "–"
+    return f"{value:+.3f}" if sign else f"{value:.3f}"
+
+
+def interval(value: float, low: float, high: float, *, sign: bool = False) -> str:
+    """A value with its interval, or a dash for what is not defined."""
+    if not _defined(value):
+        return "–"
+    return f"{number(value, sign=sign)} [{number(low, sign=sign)}, {number(high, sign=sign)}]"
+
+
+def p_value(value: float) -> str:
+    """A p value, not shown smaller than .001."""
+    if not _defined(value):
+        return "–"
+    return "<.001" if value < 0.001 else f"{value:.3f}".lstrip("0") if value < 1 else "1"
+
+
+def _defined(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except TypeError:  # None and pandas' NA
+        return False
+
+
+def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    from rich.text import Text
+
+    table = Table(title=title, title_justify="left")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        # Names come from users' files: they are text, never markup.
+        table.add_row(*(Text(cell) for cell in row))
+    return table
+
+
+def _console() -> Console:
+    console = Console()
+    # A pipe has no width: do not fold what a program reads.
+    if not console.is_terminal:
+        console = Console(width=160)
+    return console

@@ -1,0 +1,94 @@
+"""Greedy decoding of a batch of rows: the book-keeping, apart from who computes the logits."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from transformer_lens.model_bridge import TransformerBridge
+
+from layerroles.engine.requests import Writing, Written
+from layerroles.models import prepared
+
+
+class Stops:
+    """What ends a text: the model's end-of-text tokens, or a string that was asked for."""
+
+    def __init__(self, model: TransformerBridge) -> None:
+        self.tokenizer = prepared(model).tokenizer
+        config = getattr(model.original_model, "generation_config", None)
+        known = getattr(config, "eos_token_id", None)
+        listed = known if isinstance(known, list) else [known]
+        self.eos = {id for id in (*listed, self.tokenizer.eos_token_id) if id is not None}
+
+    def text(self, ids: Sequence[int], until: Sequence[str]) -> tuple[str, bool]:
+        """The text that the ids spell, cut before the first `until`, and whether there was one."""
+        whole: str = self.tokenizer.decode(list(ids), skip_special_tokens=True)
+        starts = [start for start in (whole.find(text) for text in until) if start >= 0]
+        return (whole[: min(starts)], True) if starts else (whole, False)
+
+
+class Decoding:
+    """The rows of one batch while they are being written.
+
+    Attributes:
+        last: the newest token of each live row, `[row]`.
+        live: the indices of the rows that are fed; `keep_live` narrows it to the unfinished.
+    """
+
+    last: Int[Tensor, " row"]
+
+    def __init__(self, stops: Stops, requests: Sequence[Written]) -> None:
+        self.stops = stops
+        self.requests = requests
+        self.ids: list[list[int]] = [[] for _ in requests]
+        self.done = [False] * len(requests)
+        self.ended = [False] * len(requests)
+        self.finite = [True] * len(requests)
+        self.live = list(range(len(requests)))
+
+    def add(self, logits: Float[Tensor, "row d_vocab"]) -> bool:
+        """Append each live row's most likely token; returns whether every row is done."""
+        finite = torch.isfinite(logits).all(-1).tolist()
+        self.last = logits.float().argmax(-1)
+        for row, token, fine in zip(self.live, self.last.tolist(), finite, strict=True):
+            if not self.done[row]:
+                self._append(row, token, fine)
+        return all(self.done)
+
+    def unfinished(self) -> list[int]:
+        """Places among the live rows of those that are not done."""
+        return [place for place, row in enumerate(self.live) if not self.done[row]]
+
+    def keep(self, places: Sequence[int]) -> None:
+        """Feed only these of the live rows from now on."""
+        self.live = [self.live[place] for place in places]
+        self.last = self.last[list(places)]
+
+    def writings(self, changed: Bool[Tensor, " row"] | None) -> list[Writing]:
+        """What was written, row by row; `changed` as in `readout`."""
+        return [
+            Writing(
+                text=self.stops.text(self._without_eos(row), request.until)[0],
+                n_tokens=len(self.ids[row]),
+                ended=self.ended[row],
+                finite=self.finite[row],
+                changed=changed is not None and bool(changed[row]),
+            )
+            for row, request in enumerate(self.requests)
+        ]
+
+    def _append(self, row: int, token: int, finite: bool) -> None:
+        request = self.requests[row]
+        self.ids[row].append(token)
+        self.finite[row] = self.finite[row] and finite
+        self.ended[row] = token in self.stops.eos or (
+            self.stops.text(self.ids[row], request.until)[1]
+        )
+        self.done[row] = (
+            self.ended[row] or len(self.ids[row]) >= request.max_gen_toks or not finite
+        )
+
+    def _without_eos(self, row: int) -> list[int]:
+        ids = self.ids[row]
+        return ids[:-1] if ids and ids[-1] in self.stops.eos else ids

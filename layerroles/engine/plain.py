@@ -1,0 +1,102 @@
+"""The reference: one condition, one batch, one pass, nothing shared.
+
+Every request is run whole, from its first token, through TransformerLens hooks. It is slow, and so
+plain that one can see that it is right; whatever is faster is tested against it.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import TypeVar
+
+import torch
+from transformer_lens.model_bridge import TransformerBridge
+
+from layerroles.ablations import Condition, applied
+from layerroles.ablations.apply import References
+from layerroles.ablations.reference import pad_left
+from layerroles.engine.decode import Decoding, Stops
+from layerroles.engine.readout import read_out
+from layerroles.engine.requests import Score, Scored, Writing, Written
+from layerroles.models import forward
+
+Request = TypeVar("Request", Scored, Written)
+
+
+class Plain:
+    """Answers requests one condition and one batch at a time.
+
+    Args:
+        model: a prepared bridge.
+        references: what the conditions' ablations need to know.
+        batch_size: rows run together.
+        use_cache: keep keys and values while generating.
+    """
+
+    name = "plain"
+
+    def __init__(
+        self,
+        model: TransformerBridge,
+        references: References,
+        *,
+        batch_size: int = 16,
+        use_cache: bool = True,
+    ) -> None:
+        self.model = model
+        self.references = references
+        self.batch_size = batch_size
+        self.use_cache = use_cache
+
+    def score(
+        self, requests: Sequence[Scored], conditions: Sequence[Condition]
+    ) -> list[list[Score]]:
+        """Score every request under every condition: `[condition][request]`."""
+        return [self._score(requests, condition) for condition in conditions]
+
+    def write(
+        self, requests: Sequence[Written], conditions: Sequence[Condition]
+    ) -> list[list[Writing]]:
+        """Generate greedily for every request under every condition: `[condition][request]`."""
+        return [self._write(requests, condition) for condition in conditions]
+
+    def _score(self, requests: Sequence[Scored], condition: Condition) -> list[Score]:
+        answers: dict[int, Score] = {}
+        with applied(self.model, condition, self.references) as run:
+            for batch in self._batches(requests):
+                run.begin()
+                rows = [(*request.context, *request.continuation[:-1]) for _, request in batch]
+                targets = [request.continuation for _, request in batch]
+                keep = max(map(len, targets))
+                logits, _ = forward(self.model, *pad_left(rows, self.model), keep=keep)
+                found = read_out(logits, targets, run.changed)
+                answers |= dict(zip((index for index, _ in batch), found, strict=True))
+        return [answers[index] for index in range(len(requests))]
+
+    def _write(self, requests: Sequence[Written], condition: Condition) -> list[Writing]:
+        answers: dict[int, Writing] = {}
+        with applied(self.model, condition, self.references) as run:
+            for batch in self._batches(requests):
+                run.begin()
+                asked = [request for _, request in batch]
+                tokens, attended = pad_left([request.context for request in asked], self.model)
+                decoding = Decoding(Stops(self.model), asked)
+                logits, cache = forward(
+                    self.model, tokens, attended, keep=1, use_cache=self.use_cache
+                )
+                # Rows that ended run along until all have: the batch keeps its shape.
+                while not decoding.add(logits[:, -1]):
+                    new = decoding.last[:, None]
+                    tokens = torch.cat([tokens, new], dim=1)
+                    attended = torch.cat([attended, torch.ones_like(new)], dim=1)
+                    read = new if self.use_cache else tokens
+                    logits, cache = forward(
+                        self.model, read, attended, cache=cache, keep=1, use_cache=self.use_cache
+                    )
+                found = decoding.writings(run.changed)
+                answers |= dict(zip((index for index, _ in batch), found, strict=True))
+        return [answers[index] for index in range(len(requests))]
+
+    def _batches(self, requests: Sequence[Request]) -> Iterator[list[tuple[int, Request]]]:
+        """Requests of like length together, longest first, with their places."""
+        order = sorted(range(len(requests)), key=lambda index: -len(requests[index].context))
+        for start in range(0, len(order), self.batch_size):
+            yield [(index, requests[index]) for index in order[start : start + self.batch_size]]

@@ -1,0 +1,208 @@
+"""Record how the intact model read a stage; read it again from the first ablated layer on."""
+
+import copy
+import weakref
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from transformer_lens.model_bridge import TransformerBridge
+from transformers.cache_utils import DynamicCache, DynamicLayer
+
+from layerroles.ablations import INTACT, Applied, Condition, Skip, applied
+from layerroles.ablations.apply import References
+from layerroles.engine.stages import Stage, stage
+from layerroles.models import forward
+from layerroles.sites import ENTRY, Site
+
+_CAN: "weakref.WeakKeyDictionary[TransformerBridge, bool]" = weakref.WeakKeyDictionary()
+
+
+@dataclass(frozen=True)
+class State:
+    """What is known of a stage's rows once they were read under a condition.
+
+    Attributes:
+        logits: at the positions that were kept.
+        cache: keys and values of all that was read so far.
+        attended: 1 at real tokens, over the same columns.
+        tokens: their ids.
+        changed: whether an edit changed anything in the row so far.
+    """
+
+    logits: Float[Tensor, "row kept d_vocab"]
+    cache: DynamicCache
+    attended: Int[Tensor, "row all_pos"]
+    tokens: Int[Tensor, "row all_pos"]
+    changed: Bool[Tensor, " row"]
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A stage as the intact model read it.
+
+    Attributes:
+        stage: what was read.
+        keep: at how many last positions logits are kept; 0 means all.
+        before: the state it went on from, a row for each row of the stage; None for the first.
+        after: the state it led to.
+        entries: the stream entering each block, `[row pos d_model]`.
+    """
+
+    stage: Stage
+    keep: int
+    before: State | None
+    after: State
+    entries: tuple[Tensor, ...]
+
+    def without_result(self) -> "Recording":
+        """The same for a last stage, without its large logits: nothing goes on from it."""
+        return replace(self, after=replace(self.after, logits=self.after.logits[:, :0]))
+
+
+def record(
+    model: TransformerBridge, step: Stage, before: State | None, *, keep: int
+) -> Recording:
+    """Let the intact model read a stage that goes on from `before`."""
+    entries: dict[int, Tensor] = {}
+
+    def note(value: Tensor, *, hook: object, layer: int) -> None:
+        entries[layer] = value
+
+    layers = range(model.cfg.n_layers)
+    hooks = [(ENTRY.format(layer=layer), partial(note, layer=layer)) for layer in layers]
+    start = None if before is None or step.parents is None else select(before, step.parents)
+    with applied(model, INTACT, {}) as run, model.hooks(fwd_hooks=hooks):
+        # A pass extends its cache, so it is given one of its own.
+        own = None if start is None else replace(start, cache=_copied(start.cache))
+        after = _read(model, run, step, own, keep)
+    return Recording(step, keep, start, after, tuple(entries[layer] for layer in layers))
+
+
+def replay(
+    model: TransformerBridge,
+    recordings: Sequence[Recording],
+    condition: Condition,
+    references: References,
+    state: State | None = None,
+) -> State:
+    """Read recorded stages under a condition, going on from `state`; the state after the last."""
+    first = condition.first_layer
+    if first is None:
+        return recordings[-1].after
+    with applied(model, condition, references) as run:
+        for recording in recordings:
+            start = None
+            if state is not None and recording.before is not None:
+                start = select(state, recording.stage.parents, since=first)
+                start.cache.layers[:first] = recording.before.cache.layers[:first]
+            with starting_at(model, first, recording.entries):
+                state = _read(model, run, recording.stage, start, recording.keep)
+            # The blocks before the first ablated layer did what they do in the intact model.
+            state.cache.layers[:first] = recording.after.cache.layers[:first]
+    assert state is not None
+    # What the recordings hold stays theirs: decoding extends the cache that it is given.
+    return replace(state, cache=_copied(state.cache))
+
+
+def select(state: State, rows: Tensor | None, *, since: int = 0) -> State:
+    """Some rows of a state, with a cache of their own from layer `since` on."""
+    if rows is None:
+        return state
+    cache = _copied(state.cache)
+    for layer in cache.layers[since:]:
+        layer.batch_select_indices(rows)
+    return State(
+        logits=state.logits[rows],
+        cache=cache,
+        attended=state.attended[rows],
+        tokens=state.tokens[rows],
+        changed=state.changed[rows],
+    )
+
+
+@contextmanager
+def starting_at(
+    model: TransformerBridge, first: int, entries: Sequence[Tensor]
+) -> Iterator[None]:
+    """Within the context, blocks before `first` don't run; `first` gets its recorded stream.
+
+    TransformerLens's own `start_at_layer` runs them and throws their output away.
+    """
+    blocks = [model.blocks[layer] for layer in range(first)]
+
+    def passed(*args: Any, **kwargs: Any) -> Tensor:
+        return entries[first]
+
+    try:
+        for block in blocks:
+            # Past the bridge's own __setattr__, which would write through to the module it wraps.
+            block.__dict__["forward"] = passed
+        yield
+    finally:
+        for block in blocks:
+            block.__dict__.pop("forward", None)
+
+
+def can_replay(model: TransformerBridge) -> bool:
+    """Whether reading again from a recorded stream gives what reading from the start gives.
+
+    Tried on the model itself, once: it depends on the architecture's loop over blocks and on its
+    kind of cache.
+    """
+    if model not in _CAN:
+        _CAN[model] = _try(model)
+    return _CAN[model]
+
+
+def _try(model: TransformerBridge) -> bool:
+    last = model.cfg.n_layers - 1
+    step = stage([[1, 2, 3, 4], [5, 6, 7]], None, model, left=True)
+    more = stage([[3, 2], [1, 2], [4]], [0, 1, 1], model, left=False)
+    begun = record(model, step, None, keep=1)
+    if not all(isinstance(layer, DynamicLayer) for layer in begun.after.cache.layers):
+        return False
+    recordings = [begun, record(model, more, begun.after, keep=0)]
+    condition = Condition({Site(last): Skip()})
+    shared = replay(model, recordings, condition, {}).logits
+    with applied(model, condition, {}):
+        own = stage([[1, 2, 3, 4, 3, 2], [5, 6, 7, 1, 2], [5, 6, 7, 4]], None, model, left=False)
+        whole, _ = forward(model, own.tokens, own.attended)
+    pairs = ((shared[0, 1], whole[0, 5]), (shared[1, 1], whole[1, 4]), (shared[2, 0], whole[2, 3]))
+    tolerance = 1e-3 if model.cfg.dtype == torch.float32 else 0.35
+    return all(
+        float((one.float() - two.float()).abs().max()) <= tolerance * float(two.float().std())
+        for one, two in pairs
+    )
+
+
+def _read(
+    model: TransformerBridge, run: Applied, step: Stage, start: State | None, keep: int
+) -> State:
+    attended, tokens, cache = step.attended, step.tokens, None
+    run.begin(None if start is None else start.tokens)
+    if start is not None:
+        attended = torch.cat([start.attended, attended], dim=1)
+        tokens = torch.cat([start.tokens, tokens], dim=1)
+        cache = start.cache
+    logits, cache = forward(
+        model, step.tokens, attended, cache=cache, use_cache=True, keep=keep
+    )
+    changed = torch.zeros(len(tokens), dtype=torch.bool, device=tokens.device)
+    if start is not None:
+        changed |= start.changed
+    if run.changed is not None:
+        changed |= run.changed
+    return State(logits, cache, attended, tokens, changed)
+
+
+def _copied(cache: DynamicCache) -> DynamicCache:
+    """A cache that can be extended by itself; the tensors are shared until then."""
+    copied = copy.copy(cache)
+    copied.layers = [copy.copy(layer) for layer in cache.layers]
+    return copied

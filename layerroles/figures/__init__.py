@@ -1,0 +1,23 @@
+"""Figures: a result or a frame in, a plotly Figure out.
+
+Every function here is pure: it draws what it is given, on white, with titles, units, intervals and
+the number of examples; `themed(figure, "dark")` changes the look. Layers and heads are 0-based.
+"""
+
+from layerroles.figures.attention import attention_map as attention_map
+from layerroles.figures.depth import depth_profile as depth_profile
+from layerroles.figures.heatmap import harm_map as harm_map
+from layerroles.figures.lens import lens_trajectories as lens_trajectories
+from layerroles.figures.outcomes import outcome_profile as outcome_profile
+from layerroles.figures.roles import role_map as role_map
+from layerroles.figures.style import themed as themed
+
+__all__ = [
+    "attention_map",
+    "depth_profile",
+    "harm_map",
+    "lens_trajectories",
+    "outcome_profile",
+    "role_map",
+    "themed",
+]

@@ -1,0 +1,218 @@
+"""Depth profile: the score when each layer is ablated alone, with its effect below.
+
+    >>> figure = depth_profile(result, task="facts", protocol="generation")  # doctest: +SKIP
+    >>> figure.write_html("facts.html")  # doctest: +SKIP
+"""
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from layerroles.figures import select, style
+from layerroles.results import SweepResult
+
+# Filled for "all", hollow for "after_first"; side by side so that neither hides the other.
+_MARKS = {
+    "all": {"symbol": "circle", "dash": "solid", "shift": -0.14},
+    "after_first": {"symbol": "circle-open", "dash": "dot", "shift": 0.14},
+}
+
+
+def depth_profile(
+    result: SweepResult,
+    *,
+    task: str | None = None,
+    protocol: str | None = None,
+    ablation: str | None = None,
+) -> go.Figure:
+    """Draw the score per ablated layer, and the paired effect under it.
+
+    A column per protocol and a pair of rows per task. Filled markers: the ablation acts at every
+    position (`at="all"`); hollow: it spares the first token (`at="after_first"`). The solid line is
+    the intact score with its interval, the dotted one chance. Effects are paired differences to
+    intact in the unit of the score; negative means that the ablation hurts.
+
+    Args:
+        result: a sweep over single layers.
+        task: one task label; every task if not given.
+        protocol: one protocol; every protocol if not given.
+        ablation: the kind of ablation; needed only where the sweep ran several.
+
+    Raises:
+        InputError: nothing to draw, or an unknown task, protocol or ablation.
+    """
+    effects = select.layer_effects(result, ablation=ablation, task=task, protocol=protocol)
+    tasks = list(dict.fromkeys(effects["task"]))
+    protocols = list(dict.fromkeys(effects["protocol"]))
+    n_layers = select.depth(result, effects)
+    intact = result.intact()
+    units = select.units(result)
+    figure = make_subplots(
+        rows=2 * len(tasks),
+        cols=len(protocols),
+        shared_xaxes="all",
+        row_heights=[0.6, 0.4] * len(tasks),
+        vertical_spacing=0.12 / len(tasks),
+        horizontal_spacing=0.07,
+        subplot_titles=_titles(effects, tasks, protocols),
+    )
+    shown: set[str] = set()
+    span = _span(effects, units)
+    for index, name in enumerate(tasks):
+        for column, asked in enumerate(protocols, start=1):
+            cell = effects[(effects["task"] == name) & (effects["protocol"] == asked)]
+            if cell.empty:
+                continue
+            base = intact[(intact["task"] == name) & (intact["protocol"] == asked)].iloc[0]
+            row = 2 * index + 1
+            _lines(figure, cell, base, n_layers, row, column, shown)
+            _points(figure, cell, row, column, shown)
+            _axes(figure, units.get((name, asked), "accuracy"), span, row, column)
+    figure.update_xaxes(**style.layer_axis(n_layers))
+    figure.update_xaxes(title_text="ablated layer (0-based)", row=2 * len(tasks))
+    style.headings(figure)
+    kind = effects["ablation"].iloc[0]
+    of = f" on {tasks[0]}" if len(tasks) == 1 else ""
+    return style.finish(
+        figure,
+        title=f"Score{of} when one layer is ablated ({kind}), and the effect",
+        subtitle=f"{style.counts(effects['n'])} examples per point; 95% intervals; "
+        "effect = score \N{MINUS SIGN} intact on the same examples; layers are 0-based",
+        height=max(430, 168 + 300 * len(tasks)),
+    )
+
+
+def _titles(effects: pd.DataFrame, tasks: list[str], protocols: list[str]) -> list[str]:
+    families = dict(zip(effects["task"], effects["family"], strict=True))
+    titles: list[str] = []
+    for name in tasks:
+        label = f"{style.swatch(families[name])} \N{MIDDLE DOT} {style.escape(name)}"
+        titles += [f"{label} \N{MIDDLE DOT} {style.escape(asked)}" for asked in protocols]
+        titles += [""] * len(protocols)
+    return titles
+
+
+def _lines(
+    figure: go.Figure,
+    cell: pd.DataFrame,
+    base: "pd.Series[float]",
+    n_layers: int,
+    row: int,
+    column: int,
+    shown: set[str],
+) -> None:
+    """The intact score with its band, and chance where there is one."""
+    ends = [-0.6, n_layers - 0.4]
+    low, high = base["score_low"], base["score_high"]
+    figure.add_trace(
+        go.Scatter(
+            x=[*ends, *reversed(ends)],
+            y=[low, low, high, high],
+            mode="lines",
+            fill="toself",
+            fillcolor=style.fade(style.NEUTRAL, 0.14),
+            line={"width": 0},
+            hoverinfo="skip",
+            showlegend=False,
+            name="intact interval",
+        ),
+        row=row,
+        col=column,
+    )
+    lines = [("intact", base["score"], "solid"), ("chance", cell["chance"].iloc[0], "dot")]
+    for name, value, dash in lines:
+        if pd.isna(value):
+            continue
+        hover = f"{name} {style.number(value)}"
+        if name == "intact":
+            hover = f"intact {style.interval(value, low, high)}, n {int(base['n'])}"
+        figure.add_trace(
+            go.Scatter(
+                x=ends,
+                y=[value, value],
+                mode="lines",
+                line={"color": style.NEUTRAL, "dash": dash, "width": 1.6},
+                name=name,
+                legendgroup=name,
+                showlegend=name not in shown,
+                hovertemplate=hover + "<extra></extra>",
+            ),
+            row=row,
+            col=column,
+        )
+        shown.add(name)
+
+
+def _points(figure: go.Figure, cell: pd.DataFrame, row: int, column: int, shown: set[str]) -> None:
+    hue = style.colour(cell["family"].iloc[0])
+    for at in select.AT:
+        part = cell[cell["at"] == at]
+        if part.empty:
+            continue
+        mark = _MARKS[at]
+        hover = [_hover(line) for _, line in part.iterrows()]
+        for offset, value, low, high in (
+            (0, "score", "score_low", "score_high"),
+            (1, "effect", "ci_low", "ci_high"),
+        ):
+            figure.add_trace(
+                go.Scatter(
+                    x=part["layer"] + mark["shift"],
+                    y=part[value],
+                    error_y={
+                        "type": "data",
+                        "symmetric": False,
+                        "array": part[high] - part[value],
+                        "arrayminus": part[value] - part[low],
+                        "width": 0,
+                        "thickness": 1.2,
+                        "color": style.fade(hue, 0.55),
+                    },
+                    mode="lines+markers",
+                    line={"color": style.fade(hue, 0.45), "width": 1, "dash": mark["dash"]},
+                    marker={"symbol": mark["symbol"], "color": hue, "size": 7, "line": {"width": 1.4}},
+                    name=f"at {at}",
+                    legendgroup=at,
+                    showlegend=at not in shown,
+                    hovertext=hover,
+                    hoverinfo="text",
+                    meta=value,
+                ),
+                row=row + offset,
+                col=column,
+            )
+            shown.add(at)
+
+
+def _hover(line: "pd.Series[float]") -> str:
+    return "<br>".join(
+        [
+            f"<b>{style.escape(line['condition'])}</b>",
+            f"score {style.interval(line['score'], line['score_low'], line['score_high'])}",
+            f"effect {style.interval(line['effect'], line['ci_low'], line['ci_high'])}",
+            f"harm {style.interval(line['harm'], line['harm_low'], line['harm_high'])}",
+            f"n {int(line['n'])}, p after Holm {style.number(line['p_adjusted'], places=3)}",
+        ]
+    )
+
+
+def _span(effects: pd.DataFrame, units: dict[tuple[str, str], str]) -> list[float]:
+    """One range for all effects on accuracy, so that panels can be compared by eye."""
+    cells = zip(effects["task"], effects["protocol"], strict=True)
+    bounded = effects[[units.get(cell, "accuracy") == "accuracy" for cell in cells]]
+    ends = bounded[["ci_low", "ci_high", "effect"]].to_numpy(float)
+    ends = ends[~np.isnan(ends)]
+    low, high = min([-0.1, *ends]), max([0.1, *ends])
+    return [low - 0.05 * (high - low), high + 0.05 * (high - low)]
+
+
+def _axes(figure: go.Figure, unit: str, span: list[float], row: int, column: int) -> None:
+    bounded = unit == "accuracy"
+    name = unit if column == 1 or not bounded else None
+    figure.update_yaxes(title_text=name, row=row, col=column)
+    figure.update_yaxes(title_text="effect" if column == 1 else None, row=row + 1, col=column)
+    figure.update_yaxes(zeroline=True, zerolinecolor=style.NEUTRAL, row=row + 1, col=column)
+    if bounded:
+        figure.update_yaxes(range=[-0.03, 1.03], dtick=0.25, row=row, col=column)
+        figure.update_yaxes(range=span, row=row + 1, col=column)

@@ -1,0 +1,195 @@
+"""Harm map: harm of every layer for every task, protocol and `at`, as one heat map per protocol.
+
+    >>> figure = harm_map(result)  # doctest: +SKIP
+"""
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from layerroles.figures import select, style
+from layerroles.results import SweepResult
+
+_SATURATION = 1.5  # colours stop here; the value of a cell beyond it is printed in the cell
+
+
+def harm_map(
+    result: SweepResult, *, ablation: str | None = None, protocol: str | None = None
+) -> go.Figure:
+    """Draw harm, task by layer, on a scale that diverges around 0.
+
+    Harm is `-effect / (intact - chance)`: 1 means that the whole skill above chance is gone,
+    negative that the ablation helps. A dot marks a cell whose interval excludes 0. Colours saturate
+    at 1.5 either way, and a value beyond that is printed in its cell. Where harm is undefined (the
+    intact model is not above chance, or the cell was not run) the cell is hatched.
+
+    Args:
+        result: a sweep over single layers.
+        ablation: the kind of ablation; needed only where the sweep ran several.
+        protocol: one protocol; every protocol if not given.
+
+    Raises:
+        InputError: nothing to draw, or an unknown ablation or protocol.
+    """
+    effects = select.layer_effects(result, ablation=ablation, protocol=protocol)
+    protocols = list(dict.fromkeys(effects["protocol"]))
+    n_layers = select.depth(result, effects)
+    rows = {asked: _rows(effects[effects["protocol"] == asked]) for asked in protocols}
+    most = max(1.0, min(_SATURATION, float(np.nanmax(np.abs([0.0, *effects["harm"]])))))
+    sizes = [len(rows[asked]) for asked in protocols]
+    figure = make_subplots(
+        rows=len(protocols),
+        cols=1,
+        shared_xaxes=True,
+        row_heights=[size / sum(sizes) for size in sizes],
+        vertical_spacing=34 / (24 * sum(sizes) + 40),
+        subplot_titles=[style.escape(asked) for asked in protocols],
+    )
+    for row, asked in enumerate(protocols, start=1):
+        part = effects[effects["protocol"] == asked]
+        _panel(figure, part, rows[asked], n_layers, most, row)
+    figure.update_xaxes(**style.layer_axis(n_layers))
+    figure.update_xaxes(title_text="ablated layer (0-based)", row=len(protocols))
+    style.headings(figure)
+    kind = effects["ablation"].iloc[0]
+    style.finish(
+        figure,
+        title=f"Harm of ablating one layer ({kind})",
+        subtitle=f"{style.counts(effects['n'])} examples per cell; 1 = all skill above chance gone, "
+        f"below 0 = helps; \N{BULLET} interval excludes 0; hatched = undefined; layers are 0-based",
+        height=168 + 24 * sum(sizes) + 44 * len(protocols),
+        legend=False,
+    )
+    return figure.update_layout(
+        margin_l=176,
+        coloraxis={
+            "autocolorscale": True,
+            "cmin": -most,
+            "cmax": most,
+            "colorbar": {"title": {"text": "harm", "side": "top"}, "tickformat": ".2~f"},
+        },
+    )
+
+
+def _rows(part: pd.DataFrame) -> list[tuple[str, str, str]]:
+    """(family, task, at) from top to bottom."""
+    seen = set(zip(part["family"], part["task"], part["at"], strict=True))
+    return [
+        (family, task, at)
+        for family in style.ordered(part["family"])
+        for task in dict.fromkeys(part.loc[part["family"] == family, "task"])
+        for at in select.AT
+        if (family, task, at) in seen
+    ]
+
+
+def _panel(
+    figure: go.Figure,
+    part: pd.DataFrame,
+    rows: list[tuple[str, str, str]],
+    n_layers: int,
+    most: float,
+    row: int,
+) -> None:
+    shape = (len(rows), n_layers)
+    harm = np.full(shape, np.nan)
+    text = np.full(shape, "", dtype=object)
+    hover = np.full(shape, "", dtype=object)
+    for line in part.to_dict("records"):
+        place = rows.index((line["family"], line["task"], line["at"])), int(line["layer"])
+        harm[place] = line["harm"]
+        hover[place] = _hover(line)
+        text[place] = _mark(line, most)
+    figure.add_trace(
+        go.Heatmap(
+            x=list(range(n_layers)),
+            y=list(range(len(rows))),
+            z=harm,
+            text=text,
+            texttemplate="%{text}",
+            textfont={"size": 13},
+            hovertext=hover,
+            hoverinfo="text",
+            hoverongaps=False,
+            coloraxis="coloraxis",
+            xgap=1,
+            ygap=1,
+            name="harm",
+        ),
+        row=row,
+        col=1,
+    )
+    _hatch(figure, harm, hover, row)
+    names = [f"{style.swatch(family)} \N{MIDDLE DOT} {at}" for family, _, at in rows]
+    tasks = {(family, task) for family, task, _ in rows}
+    if len(tasks) > len({family for family, _ in tasks}):
+        names = [f"{style.swatch(family)} {style.escape(task)} \N{MIDDLE DOT} {at}" for family, task, at in rows]
+    figure.update_yaxes(
+        tickmode="array",
+        tickvals=list(range(len(rows))),
+        ticktext=names,
+        range=[len(rows) - 0.5, -0.5],
+        showgrid=False,
+        ticks="",
+        row=row,
+        col=1,
+    )
+
+
+def _hatch(figure: go.Figure, harm: np.ndarray, hover: np.ndarray, row: int) -> None:
+    """Hatched boxes where harm is undefined; a heat map alone would leave a hole."""
+    gaps = np.argwhere(np.isnan(harm))
+    if not len(gaps):
+        return
+    figure.add_trace(
+        go.Bar(
+            x=gaps[:, 1],
+            y=np.full(len(gaps), 0.94),
+            base=gaps[:, 0] - 0.47,
+            width=0.96,
+            marker={
+                "color": style.UNDEFINED,
+                "line": {"width": 0},
+                "pattern": {
+                    "shape": "/",
+                    "fillmode": "overlay",
+                    "fgcolor": style.NEUTRAL,
+                    "size": 5,
+                    "solidity": 0.2,
+                },
+            },
+            hovertext=[hover[y, x] or f"layer {x}: not run" for y, x in gaps],
+            hoverinfo="text",
+            name="undefined",
+        ),
+        row=row,
+        col=1,
+    )
+
+
+def _mark(line: dict[str, float], most: float) -> str:
+    if pd.isna(line["harm"]):
+        return ""
+    if abs(line["harm"]) > most:
+        return style.number(line["harm"], places=1)
+    return "\N{BULLET}" if line["harm_low"] > 0 or line["harm_high"] < 0 else ""
+
+
+def _hover(line: dict[str, object]) -> str:
+    head = f"<b>{style.escape(line['condition'])}</b> \N{MIDDLE DOT} {style.escape(line['task'])}"
+    harm = f"harm {style.interval(line['harm'], line['harm_low'], line['harm_high'])}"
+    if pd.isna(line["harm"]):  # type: ignore[call-overload]
+        harm = "harm undefined: " + why_undefined(line)
+    effect = f"effect {style.interval(line['effect'], line['ci_low'], line['ci_high'])}"
+    return "<br>".join([head, harm, effect, f"n {line['n']}"])
+
+
+def why_undefined(line: dict[str, object]) -> str:
+    """Say why there is no harm: no chance level, or no skill above it to lose."""
+    if pd.isna(line["chance"]):  # type: ignore[call-overload]
+        return "this protocol's score has no chance level"
+    if pd.isna(line["effect"]):  # type: ignore[call-overload]
+        return "no example could be scored"
+    intact, chance = style.number(line["intact"]), style.number(line["chance"])
+    return f"intact {intact} is not above chance {chance} by its interval"

@@ -1,0 +1,133 @@
+"""Outcome profile: how generated answers come out, layer by layer.
+
+A model that cannot keep a format is not a model that cannot reason: wrong answers, answers that are
+missing, cut short, repetitive or empty are kept apart.
+
+    >>> figure = outcome_profile(result)  # doctest: +SKIP
+"""
+
+import pandas as pd
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from layerroles.errors import InputError
+from layerroles.figures import select, style
+from layerroles.results import SweepResult
+
+# Not the family palette, so that an outcome is never read as a family; patterns beside the colours.
+_LOOK = {
+    "correct": ("#4f7fa8", ""),
+    "wrong": ("#b9c1cc", ""),
+    "no answer": ("#e9b872", "."),
+    "truncated": ("#e08a5a", "-"),
+    "degenerate": ("#c2453d", "/"),
+    "empty": ("#7c3f6b", "x"),
+    "not finite": ("#7d848f", "+"),
+}
+_INTACT_AT = -2.0
+
+
+def outcome_profile(
+    result: SweepResult, *, ablation: str | None = None, protocol: str = "generation"
+) -> go.Figure:
+    """Draw the share of each outcome per ablated layer, a row per task and a column per `at`.
+
+    The bar left of layer 0 is the intact model.
+
+    Args:
+        result: a sweep over single layers.
+        ablation: the kind of ablation; needed only where the sweep ran several.
+        protocol: a protocol with outcomes.
+
+    Raises:
+        InputError: the protocol was not run or has no outcomes, or several ablations and no choice.
+    """
+    effects = select.layer_effects(result, ablation=ablation, protocol=protocol)
+    kind = effects["ablation"].iloc[0]
+    frame = result.frame
+    frame = frame[(frame["protocol"] == protocol) & frame["ablation"].isin(["intact", kind])]
+    single = frame["layer"].notna() & (frame["part"] == "block")
+    frame = frame[single | (frame["ablation"] == "intact")]
+    frame = frame.assign(outcome=frame["outcome"].where(frame["status"] == "ok", "not finite"))
+    if not frame["outcome"].isin(list(_LOOK)).any():
+        raise InputError(f"protocol {protocol!r} records no outcomes: choose one with answers")
+    families = dict(zip(effects["task"], effects["family"], strict=True))
+    tasks = sorted(families, key=lambda task: style.ordered(families.values()).index(families[task]))
+    ats = [at for at in select.AT if at in set(effects["at"])]
+    n_layers = select.depth(result, effects)
+    figure = make_subplots(
+        rows=len(tasks),
+        cols=len(ats),
+        shared_xaxes="all",
+        shared_yaxes="all",
+        vertical_spacing=0.2 / max(2, len(tasks)),
+        horizontal_spacing=0.04,
+        subplot_titles=[
+            f"{style.swatch(families[task])} \N{MIDDLE DOT} {style.escape(task)} \N{MIDDLE DOT} at {at}"
+            for task in tasks
+            for at in ats
+        ],
+    )
+    shown: set[str] = set()
+    for row, task in enumerate(tasks, start=1):
+        for column, at in enumerate(ats, start=1):
+            cell = frame[(frame["task"] == task)]
+            cell = cell[(cell["at"] == at) | (cell["ablation"] == "intact")]
+            _bars(figure, cell, row, column, shown)
+    axis = style.layer_axis(n_layers)
+    axis.update(
+        tickvals=[_INTACT_AT, *axis["tickvals"]],  # type: ignore[misc]
+        ticktext=["intact", *axis["ticktext"]],  # type: ignore[misc]
+        range=[-2.7, n_layers - 0.4],
+    )
+    figure.update_xaxes(**axis)
+    figure.update_xaxes(title_text="ablated layer (0-based)", row=len(tasks))
+    style.headings(figure)
+    figure.update_yaxes(range=[0, 1], dtick=0.5, tickformat=".0%")
+    style.finish(
+        figure,
+        title=f"How answers come out when one layer is ablated ({kind}, {protocol})",
+        subtitle=f"share of {style.counts(effects['n'] + effects['n_failed'])} examples per bar; "
+        "left of layer 0: the intact model; layers are 0-based",
+        height=168 + 120 * len(tasks),
+    )
+    return figure.update_layout(barmode="stack", bargap=0.12)
+
+
+def _bars(figure: go.Figure, cell: pd.DataFrame, row: int, column: int, shown: set[str]) -> None:
+    place = cell["layer"].astype("Float64").fillna(_INTACT_AT).astype(float)
+    table = pd.crosstab(place, cell["outcome"])
+    total = table.sum(axis=1)
+    for outcome, (hue, pattern) in _LOOK.items():
+        if outcome not in table:
+            continue
+        count = table[outcome]
+        where = ["intact" if x == _INTACT_AT else f"layer {x:.0f}" for x in table.index]
+        figure.add_trace(
+            go.Bar(
+                x=table.index,
+                y=count / total,
+                name=outcome,
+                legendgroup=outcome,
+                showlegend=outcome not in shown,
+                marker={
+                    "color": hue,
+                    "line": {"width": 0},
+                    "pattern": {
+                        "shape": pattern,
+                        "fillmode": "overlay",
+                        "size": 4,
+                        "solidity": 0.25,
+                        "fgcolor": "rgba(255,255,255,0.75)",
+                    },
+                },
+                hovertext=[
+                    f"<b>{name}</b><br>{outcome}: {got} of {of} ({got / of:.0%})"
+                    for name, got, of in zip(where, count, total, strict=True)
+                ],
+                hoverinfo="text",
+            ),
+            row=row,
+            col=column,
+        )
+        shown.add(outcome)

@@ -1,0 +1,117 @@
+"""What the figures draw from: single-layer effects of one ablation, and probe frames by kind.
+
+    >>> import pandas as pd
+    >>> list(by_probe([pd.DataFrame({"probe": ["attention"]})]))
+    ['attention']
+"""
+
+from collections.abc import Iterable
+
+import pandas as pd
+
+from layerroles.errors import InputError
+from layerroles.results import SweepResult
+
+AT = ("all", "after_first")
+
+
+def layer_effects(
+    result: SweepResult,
+    *,
+    ablation: str | None = None,
+    task: str | None = None,
+    protocol: str | None = None,
+) -> pd.DataFrame:
+    """The effects of ablating one whole block at a time, ordered by cell, `at` and layer.
+
+    Args:
+        result: a sweep.
+        ablation: the kind to draw; needed only where the sweep ran several.
+        task: a task label; every task if not given.
+        protocol: a protocol; every one if not given.
+
+    Raises:
+        InputError: the sweep has no such ablation, task or protocol, has several ablations and none
+            was chosen, or ablated no single layer.
+    """
+    effects = result.effects()
+    if effects.empty:
+        raise InputError("the result holds no ablated condition: nothing to draw over depth")
+    single = effects[effects["layer"].notna() & (effects["part"] == "block")]
+    if single.empty:
+        raise InputError(
+            "the result ablates no single layer as a whole (part 'block'): run each_layer first"
+        )
+    kinds = list(dict.fromkeys(single["ablation"]))
+    if ablation is None and len(kinds) > 1:
+        raise InputError(
+            f"the result holds the ablations {', '.join(kinds)}: choose one with ablation="
+        )
+    single = narrow(single, "ablation", ablation)
+    single = narrow(narrow(single, "task", task), "protocol", protocol)
+    single = single.assign(layer=single["layer"].astype(int))
+    return single.sort_values("layer", kind="stable").reset_index(drop=True)
+
+
+def ablations(result: SweepResult) -> list[str]:
+    """The kinds of ablation that the sweep ran over single whole layers."""
+    frame = result.frame
+    single = frame[frame["layer"].notna() & (frame["part"] == "block")]
+    return list(dict.fromkeys(single["ablation"]))
+
+
+def depth(result: SweepResult, effects: pd.DataFrame) -> int:
+    """The number of layers of the model, or of those ablated where the manifest does not say."""
+    stated = result.manifest.get("model", {}).get("n_layers")
+    seen = int(effects["layer"].max()) + 1
+    return max(int(stated), seen) if stated else seen
+
+
+def units(result: SweepResult) -> dict[tuple[str, str], str]:
+    """The unit of the score of every (task, protocol)."""
+    cells = result.manifest.get("cells", [])
+    return {(cell["task"], cell["protocol"]): cell.get("unit", "accuracy") for cell in cells}
+
+
+def narrow(frame: pd.DataFrame, column: str, value: str | None) -> pd.DataFrame:
+    """The rows in which `column` is `value`; all rows if it is None."""
+    if value is None:
+        return frame
+    known = list(dict.fromkeys(frame[column]))
+    if value not in known:
+        raise InputError(f"unknown {column} {value!r}: this result holds {', '.join(map(str, known))}")
+    return frame[frame[column] == value]
+
+
+def by_probe(probes: Iterable[pd.DataFrame]) -> dict[str, pd.DataFrame]:
+    """Probe frames by the name in their `probe` column; frames of one probe are joined.
+
+    Raises:
+        InputError: a frame has no `probe` column, so that it is no probe's result.
+    """
+    found: dict[str, list[pd.DataFrame]] = {}
+    for frame in probes:
+        if not isinstance(frame, pd.DataFrame) or "probe" not in frame.columns:
+            raise InputError(
+                f"a probe frame has a column 'probe' that names it; got {_describe(frame)}"
+            )
+        for name, part in frame.groupby("probe", sort=False):
+            found.setdefault(str(name), []).append(part)
+    return {name: pd.concat(parts, ignore_index=True) for name, parts in found.items()}
+
+
+def require(frame: pd.DataFrame, columns: tuple[str, ...], what: str) -> None:
+    """Refuse a frame that is empty or lacks columns that the figure draws."""
+    missing = [column for column in columns if column not in frame.columns]
+    if missing:
+        raise InputError(
+            f"{what} needs the columns {', '.join(columns)}; {', '.join(missing)} not found"
+        )
+    if frame.empty:
+        raise InputError(f"{what} got an empty frame: nothing was measured")
+
+
+def _describe(frame: object) -> str:
+    if isinstance(frame, pd.DataFrame):
+        return f"columns {', '.join(map(str, frame.columns))}" if len(frame.columns) else "no columns"
+    return type(frame).__name__

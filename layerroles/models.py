@@ -1,0 +1,353 @@
+"""Load a model, check that it can be trusted, and know what it is.
+
+Every model is a TransformerLens `TransformerBridge` on raw weights, in eval mode. Before it is
+handed out, two things are tried on a short prompt (see `checks`): that its parts add up to its
+blocks, and that decoding with a cache gives what decoding without one gives.
+
+Example:
+    model = load("smollm2-135m")               # the built-in, no hub needed
+    model = load("Qwen/Qwen3-8B", dtype="bfloat16", device="cuda")
+    model = prepare(bridge)                    # a bridge of one's own
+"""
+
+import hashlib
+import importlib.metadata
+import logging
+import platform
+import weakref
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformer_lens.model_bridge import TransformerBridge
+
+from layerroles import __version__, gguf
+from layerroles.checks import Checks, check_model
+from layerroles.errors import InputError
+from layerroles.registry import nearest
+from layerroles.sites import Site
+
+log = logging.getLogger(__name__)
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What a model is, for a manifest.
+
+    Attributes:
+        name: as it was asked for; a folder is named by its last part.
+        revision: of the hub, if one was asked for.
+        weights: SHA-256 over names and values of all parameters.
+        dtype: of the weights, such as `bfloat16`.
+        device: where they lie.
+        architecture: the Hugging Face class.
+        n_layers, n_heads, d_model: its size.
+        versions: of the packages that compute.
+    """
+
+    name: str
+    revision: str | None
+    weights: str
+    dtype: str
+    device: str
+    architecture: str
+    n_layers: int
+    n_heads: int
+    d_model: int
+    versions: dict[str, str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The values as JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What is remembered of a bridge that passed the checks."""
+
+    name: str
+    revision: str | None
+    tokenizer: Any
+    checks: Checks
+
+
+_PREPARED: "weakref.WeakKeyDictionary[TransformerBridge, Prepared]" = weakref.WeakKeyDictionary()
+
+
+def load(
+    name: str | Path,
+    *,
+    dtype: str | torch.dtype = "auto",
+    device: str | torch.device | None = None,
+    revision: str | None = None,
+) -> TransformerBridge:
+    """Load a decoder-only language model as a checked `TransformerBridge`.
+
+    Args:
+        name: a Hugging Face name, a local folder, a `.gguf` file, or `"smollm2-135m"`.
+        dtype: `"float32"`, `"bfloat16"`, `"float16"`, a torch dtype, or `"auto"`: bfloat16 where
+            the device multiplies it in hardware, else float32.
+        device: by default CUDA if there is a device, else the CPU.
+        revision: a branch, tag or commit of the hub.
+
+    Raises:
+        InputError: no such model or the hub cannot be reached; not a decoder-only model; a folder
+            without a config; a damaged file; out of memory; a check fails.
+    """
+    where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    kind = resolve_dtype(dtype, where)
+    source = _source(str(name))
+    try:
+        bridge, tokenizer = _boot(str(name), source, kind, where, revision)
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise InputError(
+            f"model {str(name)!r} does not fit into the memory of {where} as {kind}: "
+            f"use a smaller dtype or another device"
+        ) from error
+    known = gguf.BUILT_IN if str(name) == gguf.BUILT_IN else Path(str(name)).name
+    shown = str(name) if source == str(name) and not Path(source).exists() else known
+    return _prepare(bridge, shown, revision, tokenizer)
+
+
+def prepare(bridge: TransformerBridge, *, name: str | None = None) -> TransformerBridge:
+    """Check a bridge of one's own and make it usable everywhere; returns the same object.
+
+    Args:
+        bridge: from `TransformerBridge.boot_transformers` or `boot_native`, on raw weights.
+        name: how it is called in results; by default the bridge's own name.
+
+    Raises:
+        InputError: not a bridge, one in compatibility mode (which has changed its weights for
+            good), one without a tokenizer, or a check fails.
+    """
+    if not isinstance(bridge, TransformerBridge):
+        raise InputError(f"{type(bridge).__name__} is not a TransformerBridge: use load(name)")
+    if getattr(bridge, "compatibility_mode", False):
+        raise InputError(
+            "the bridge is in compatibility mode, which has changed its weights for good: "
+            "boot it again and leave the weights raw"
+        )
+    if bridge.tokenizer is None:
+        raise InputError("the bridge has no tokenizer: set bridge.tokenizer first")
+    shown = name or Path(bridge.cfg.model_name).name
+    return _prepare(bridge, shown, None, _own_tokenizer(bridge.tokenizer))
+
+
+def prepared(model: TransformerBridge) -> Prepared:
+    """What is known of a model; one that was not prepared is prepared now."""
+    if model not in _PREPARED:
+        prepare(model)
+    return _PREPARED[model]
+
+
+def provenance(model: TransformerBridge) -> Provenance:
+    """What the model is, its weights hashed now."""
+    known = prepared(model)
+    digest = hashlib.sha256()
+    for key, value in sorted(model.original_model.state_dict().items()):
+        raw = value.detach().contiguous().cpu().reshape(-1).view(torch.uint8)
+        digest.update(f"{key} {tuple(value.shape)} {value.dtype}".encode())
+        digest.update(raw.numpy())
+    packages = ("torch", "transformers", "transformer-lens")
+    return Provenance(
+        name=known.name,
+        revision=known.revision,
+        weights=digest.hexdigest()[:16],
+        dtype=str(model.cfg.dtype).removeprefix("torch."),
+        device=str(model.cfg.device),
+        architecture=str(model.cfg.architecture),
+        n_layers=model.cfg.n_layers,
+        n_heads=model.cfg.n_heads,
+        d_model=model.cfg.d_model,
+        versions={
+            "layerroles": __version__,
+            "python": platform.python_version(),
+            **{package: importlib.metadata.version(package) for package in packages},
+        },
+    )
+
+
+def model_folder(name: str) -> Path:
+    """Where the Hugging Face folder of a built-in model or of a `.gguf` file lies, made if needed.
+
+    Raises:
+        InputError: neither of these, nor a local folder.
+    """
+    folder = Path(_source(name))
+    if not folder.is_dir():
+        raise InputError(
+            f"model {name!r} has no local folder: known are {gguf.BUILT_IN!r}, "
+            f"a .gguf file and a local folder"
+        )
+    return folder
+
+
+def encode(model: TransformerBridge, text: str) -> list[int]:
+    """Token ids with the tokenizer's own default for special tokens, as lm-eval does.
+
+    (A bridge's `to_tokens` prepends a BOS token; the tokenizers of many models do not.)
+    """
+    ids: list[int] = prepared(model).tokenizer(text)["input_ids"]
+    return ids
+
+
+def forward(
+    model: TransformerBridge,
+    tokens: Int[Tensor, "row pos"],
+    attended: Int[Tensor, "row all_pos"],
+    *,
+    cache: Any = None,
+    use_cache: bool = False,
+    keep: int = 0,
+) -> tuple[Float[Tensor, "row kept d_vocab"], Any]:
+    """One pass with mask and positions always explicit; returns logits and the cache.
+
+    Args:
+        model: the bridge.
+        tokens: the new tokens, padded on either side.
+        attended: 1 for real tokens, 0 for pads, over what the cache holds and the new tokens.
+        cache: keys and values of what came before; it is extended in place.
+        use_cache: return keys and values even if none were given.
+        keep: give logits at the last `keep` positions only; 0 gives all.
+    """
+    arguments: dict[str, Any] = {"attention_mask": attended}
+    # Models that derive positions from the mask themselves are left to it.
+    if model._accepts_derived_position_ids():
+        positions = (attended.cumsum(-1) - 1).clamp(min=0)
+        arguments["position_ids"] = positions[:, -tokens.shape[1] :]
+    if keep and prepared_keeps(model):
+        arguments["logits_to_keep"] = keep
+    if cache is not None:
+        arguments["past_key_values"] = cache
+    arguments["use_cache"] = use_cache or cache is not None
+    with torch.inference_mode():
+        logits, cache = model(tokens, return_type="logits_and_cache", **arguments)
+    return (logits[:, -keep:] if keep else logits), cache
+
+
+def prepared_keeps(model: TransformerBridge) -> bool:
+    """Whether the model's forward can leave out logits that nobody reads."""
+    import inspect
+
+    return "logits_to_keep" in inspect.signature(model.original_model.forward).parameters
+
+
+def check_sites(model: TransformerBridge, sites: "list[Site] | tuple[Site, ...]") -> None:
+    """Check that the model has these sites and that their parts can be trusted.
+
+    Raises:
+        InputError: out of range, or a sublayer whose hook is not what the block adds.
+    """
+    known = prepared(model)
+    for site in sites:
+        site.check(model.cfg.n_layers, model.cfg.n_heads)
+        reason = known.checks.refusal(site)
+        if reason:
+            raise InputError(f"site {site} of {known.name}: {reason}")
+
+
+def resolve_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
+    """A torch dtype; `"auto"` is bfloat16 where the device multiplies it in hardware.
+
+    Raises:
+        InputError: unknown dtype.
+    """
+    if isinstance(dtype, torch.dtype) and dtype in DTYPES.values():
+        return dtype
+    if dtype == "auto":
+        fast = (
+            torch.cuda.is_bf16_supported()
+            if device.type == "cuda"
+            else torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+        )
+        return torch.bfloat16 if fast else torch.float32
+    if dtype not in DTYPES:
+        raise InputError(f"unknown dtype {dtype!r}: known are auto, {', '.join(DTYPES)}")
+    return DTYPES[dtype]
+
+
+def _prepare(
+    bridge: TransformerBridge, name: str, revision: str | None, tokenizer: Any
+) -> TransformerBridge:
+    bridge.eval()
+    bridge.requires_grad_(False)
+    checks = check_model(bridge, name)
+    _PREPARED[bridge] = Prepared(name, revision, tokenizer, checks)
+    return bridge
+
+
+def _source(name: str) -> str:
+    if name == gguf.BUILT_IN:
+        return str(gguf.built_in_folder())
+    path = Path(name).expanduser()
+    if path.suffix == ".gguf":
+        return str(gguf.convert(path))
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise InputError(f"model folder {name!r} has no config.json")
+        return str(path)
+    return name
+
+
+def _boot(
+    name: str, source: str, dtype: torch.dtype, device: torch.device, revision: str | None
+) -> tuple[TransformerBridge, Any]:
+    from transformers import AutoConfig, AutoTokenizer
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    from transformers.utils import logging as progress
+
+    shown = progress.is_progress_bar_enabled()
+    progress.disable_progress_bar()
+    try:
+        config = AutoConfig.from_pretrained(source, revision=revision)
+        architecture = (config.architectures or ["unknown"])[0]
+        if config.is_encoder_decoder or (
+            architecture not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
+        ):
+            raise InputError(
+                f"model {name!r} is {architecture}, not a decoder-only language model"
+            )
+        tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
+        bridge = TransformerBridge.boot_transformers(
+            source, dtype=dtype, device=device, revision=revision
+        )
+    except (torch.OutOfMemoryError, InputError):
+        raise
+    except (OSError, ValueError, RuntimeError, KeyError, AttributeError) as error:
+        raise InputError(_reason(name, source, error)) from error
+    finally:
+        if shown:
+            progress.enable_progress_bar()
+    return bridge, tokenizer
+
+
+def _reason(name: str, source: str, error: Exception) -> str:
+    line = next((text for text in str(error).split("\n") if text.strip()), type(error).__name__)
+    if Path(source).exists():
+        return f"model {name!r} cannot be loaded: {line}"
+    hint = nearest(name, [gguf.BUILT_IN])
+    did = f"did you mean {hint!r}? " if hint else ""
+    return (
+        f"model {name!r}: {did}there is no such folder or file, and the Hugging Face hub did not "
+        f"give it ({line.strip().rstrip('.')}); offline, use {gguf.BUILT_IN!r}, a local folder or "
+        f"a .gguf file"
+    )
+
+
+def _own_tokenizer(tokenizer: Any) -> Any:
+    """The tokenizer as its maker meant it: a bridge's copy has been told to prepend BOS."""
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(tokenizer.name_or_path)
+    except (OSError, ValueError):
+        log.warning(
+            "the tokenizer %r cannot be loaded again: its BOS setting is the bridge's",
+            tokenizer.name_or_path,
+        )
+        return tokenizer

@@ -1,0 +1,184 @@
+"""What a protocol is: how a task's examples become requests, and answers become scores.
+
+The same example under another protocol is the same question put in another way. What a protocol
+needs of an example (choices, say) it checks before anything is run.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from typing_extensions import Literal
+
+from layerroles.engine import Engine, Score, Scored, Writing, Written, scored, written
+from layerroles.ablations import Condition
+from layerroles.errors import InputError
+from layerroles.registry import Registry
+from layerroles.tasks import Example, Task
+
+Unit = Literal["accuracy", "nats per token"]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What one example came to under one condition.
+
+    Attributes:
+        score: 1 or 0 for right or wrong, or nats per token; NaN if `status` is not `"ok"`.
+        correct: whether the answer was right; None where the protocol does not say.
+        strict: whether it stood where and how the shots put it; None outside generation.
+        outcome: `"correct"`, or how it failed; empty where the protocol does not say.
+        response: what the model answered, as text.
+        status: `"ok"`, or `"not finite"` if a scored logit was NaN or infinite.
+        changed: whether the condition's edits changed anything for this example.
+        n_tokens: tokens scored or generated.
+    """
+
+    score: float
+    correct: bool | None
+    strict: bool | None
+    outcome: str
+    response: str
+    status: str
+    changed: bool
+    n_tokens: int
+
+
+class Protocol(ABC):
+    """A way of asking. Subclasses are frozen dataclasses.
+
+    Class attributes:
+        unit: what a score is.
+    """
+
+    unit: ClassVar[Unit] = "accuracy"
+
+    @property
+    def name(self) -> str:
+        """The registered name, such as `generation`."""
+        return PROTOCOLS.name_of(type(self))
+
+    @abstractmethod
+    def check(self, example: Example) -> None:
+        """Check that the example allows this protocol.
+
+        Raises:
+            InputError: it lacks something, such as choices.
+        """
+
+    @abstractmethod
+    def context(self, example: Example) -> str:
+        """The text that the model reads before it answers."""
+
+    @abstractmethod
+    def chance(self, examples: Sequence[Example]) -> float | None:
+        """The mean score of guessing; None where there is no such thing."""
+
+    @abstractmethod
+    def prepare(self, engine: Engine, task: Task, examples: Sequence[Example]) -> "Asked":
+        """Encode the requests for these examples."""
+
+
+class Asked(ABC):
+    """Encoded requests for some examples, ready to be answered under any condition."""
+
+    @abstractmethod
+    def answers(self, engine: Engine, conditions: Sequence[Condition]) -> list[list[Answer]]:
+        """Answers: `[condition][example]`."""
+
+
+@dataclass(frozen=True)
+class AskedScores(Asked):
+    """Likelihood requests, some for each example, and how their scores become an answer."""
+
+    protocol: "LikelihoodProtocol"
+    examples: Sequence[Example]
+    requests: list[Scored]
+    n_each: list[int]
+
+    def answers(self, engine: Engine, conditions: Sequence[Condition]) -> list[list[Answer]]:
+        """Score all requests and judge each example's."""
+        answered = []
+        for scores in engine.score(self.requests, conditions):
+            left = iter(scores)
+            answered.append(
+                [
+                    self.protocol.judge(example, [next(left) for _ in range(n)])
+                    for example, n in zip(self.examples, self.n_each, strict=True)
+                ]
+            )
+        return answered
+
+
+class LikelihoodProtocol(Protocol):
+    """A protocol that compares or reports likelihoods of given continuations."""
+
+    @abstractmethod
+    def continuations(self, example: Example) -> list[str]:
+        """What is scored after the context, leading spaces included."""
+
+    @abstractmethod
+    def judge(self, example: Example, scores: list[Score]) -> Answer:
+        """An answer from the continuations' scores."""
+
+    def prepare(self, engine: Engine, task: Task, examples: Sequence[Example]) -> Asked:
+        """Encode a request for each continuation of each example."""
+        texts = [self.continuations(example) for example in examples]
+        pairs = [
+            (self.context(example), text)
+            for example, each in zip(examples, texts, strict=True)
+            for text in each
+        ]
+        return AskedScores(self, examples, scored(engine.model, pairs), [len(t) for t in texts])
+
+
+@dataclass(frozen=True)
+class AskedWritings(Asked):
+    """Generation requests, one for each example."""
+
+    protocol: "GenerationProtocol"
+    task: Task
+    examples: Sequence[Example]
+    requests: list[Written]
+
+    def answers(self, engine: Engine, conditions: Sequence[Condition]) -> list[list[Answer]]:
+        """Generate for all examples and judge what was written."""
+        return [
+            [
+                self.protocol.judge(self.task, example, writing)
+                for example, writing in zip(self.examples, writings, strict=True)
+            ]
+            for writings in engine.write(self.requests, conditions)
+        ]
+
+
+class GenerationProtocol(Protocol):
+    """A protocol that lets the model write and reads its answer from the text."""
+
+    @abstractmethod
+    def judge(self, task: Task, example: Example, writing: Writing) -> Answer:
+        """An answer from what was written."""
+
+    def prepare(self, engine: Engine, task: Task, examples: Sequence[Example]) -> Asked:
+        """Encode a request for each example, with the task's own stopping rules."""
+        options = {"until": task.until, "max_gen_toks": task.max_gen_toks}
+        asked = [(self.context(example), options) for example in examples]
+        return AskedWritings(self, task, examples, written(engine.model, asked))
+
+
+PROTOCOLS: Registry[Protocol] = Registry("protocol", Protocol)
+register = PROTOCOLS.register
+
+
+def need_choices(name: str, example: Example) -> None:
+    """Check that an example has choices to tell apart.
+
+    Raises:
+        InputError: it has fewer than two.
+    """
+    if len(example.choices) < 2:
+        raise InputError(
+            f"protocol {name!r} needs choices, and example {example.id!r} has none: "
+            f"use generation or answer_logprob"
+        )

@@ -1,0 +1,345 @@
+"""Sentences: what the numbers allow to be said, each with its numbers."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+from scipy import stats as distributions
+
+from layerroles.results import records
+from layerroles.roles.harms import SPARE, Contrast
+
+Z = float(distributions.norm.isf(0.025))
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What was swept, as far as the sentences need it."""
+
+    model: str
+    n_layers: int
+    swept: int
+    ablation: str
+    at: str
+    after_first: bool
+    second: bool
+    control: str
+
+
+def number(estimate: float, low: float, high: float) -> str:
+    """An estimate with its interval, such as `+0.41 [+0.20, +0.62]`."""
+    if math.isnan(estimate):
+        return "-"
+    return f"{estimate:+.2f} [{low:+.2f}, {high:+.2f}]"
+
+
+def listed(layers: Iterable[int]) -> str:
+    """Layers in words: `0, 1, 16`; four or more in a row as `7 to 23`."""
+    runs: list[list[int]] = []
+    for layer in layers:
+        if runs and layer == runs[-1][-1] + 1:
+            runs[-1].append(layer)
+        else:
+            runs.append([layer])
+    words = [f"{run[0]} to {run[-1]}" if len(run) > 3 else ", ".join(map(str, run)) for run in runs]
+    return ", ".join(words) or "none"
+
+
+def reason(cell: pd.DataFrame) -> str:
+    """Why a family has no harm under a protocol; empty if it has."""
+    if cell["above_chance"].any():
+        return ""
+    first = cell.iloc[0]
+    if cell["chance"].isna().all():
+        return f"not measurable: scores in {first['unit']} have no chance level, so no harm"
+    if not cell["n"].any():
+        return "not measurable: the intact model gave no finite score"
+    scores = "; ".join(
+        f"{row.task} {row.score:.2f} [{row.score_low:.2f}, {row.score_high:.2f}], "
+        f"chance {row.chance:.2f}"
+        for row in records(cell)
+    )
+    return f"not measurable: the intact score is not above chance ({scores})"
+
+
+def row(line: dict[str, Any], reason: str, left_out: list[str], standing: str) -> str:
+    """The claim of one family under one protocol."""
+    if reason:
+        return f"{reason[0].upper()}{reason[1:]}."
+    words = [
+        f"Critical layers: {listed(line['critical'])}",
+        f"sink: {listed(line['sink'])}",
+        f"spare: {listed(line['spare'])}",
+        f"undecided: {len(line['undecided'])}",
+    ]
+    text = f"{'; '.join(words)}. {lean(line)} ({standing})."
+    return f"{text} Without {', '.join(left_out)}: not above chance." if left_out else text
+
+
+def lean(line: dict[str, Any]) -> str:
+    """Whether harm is early or late, as far as its interval says."""
+    estimate, low, high = (float(line[k]) for k in ("early_minus_late", "ci_low", "ci_high"))
+    if math.isnan(estimate):
+        return "Early against late is not known: the first and last third were not all measured"
+    shown = number(estimate, low, high)
+    if low > 0:
+        return f"Early layers matter more than late ones: {shown}"
+    if high < 0:
+        return f"Late layers matter more than early ones: {shown}"
+    return f"No difference of early and late layers is shown: {shown}"
+
+
+def agreement(line: dict[str, Any], other: Contrast, ablation: str) -> str:
+    """What a second kind of ablation says to the same claim."""
+    low, high = float(line["ci_low"]), float(line["ci_high"])
+    sign, second = _sign(low, high), _sign(other.low, other.high)
+    shown = number(other.estimate, other.low, other.high)
+    if sign and sign == second:
+        return f"supported by {ablation} too: {shown}"
+    if sign and sign == -second:
+        return f"contradicted by {ablation}: {shown}"
+    return f"not shown by both, {ablation}: {shown}"
+
+
+def verdict(
+    frame: pd.DataFrame,
+    layers: pd.DataFrame,
+    contrasts: pd.DataFrame,
+    probes: pd.DataFrame,
+    setting: Setting,
+) -> list[str]:
+    """The sentences that may be claimed in all."""
+    lines = [_opening(setting)]
+    for protocol, rows in frame.groupby("protocol", sort=False):
+        own = layers[layers["protocol"] == protocol]
+        known = rows[rows["early_minus_late"].notna()]
+        lines += _depth(str(protocol), known, contrasts)
+        lines += _layers(str(protocol), rows, own, setting)
+        lines += _precision(str(protocol), rows, own)
+    lines += _protocols(contrasts)
+    lines += _unmeasured(frame, layers)
+    lines += _failures(layers)
+    lines.append(_kinds(setting))
+    return lines + _probes(probes)
+
+
+def _opening(setting: Setting) -> str:
+    where = "every position" if setting.at == "all" else "every position but the first"
+    beside = "; again with the first token's write kept" if setting.after_first else ""
+    return (
+        f"{setting.model}: {setting.ablation} of one layer at a time, {setting.swept} of "
+        f"{setting.n_layers} layers (0-based), at {where}{beside}. Harm 1 is the whole skill "
+        f"above chance."
+    )
+
+
+def _depth(protocol: str, rows: pd.DataFrame, contrasts: pd.DataFrame) -> list[str]:
+    if rows.empty:
+        return []
+    kinds = (
+        ("early layers matter more for", rows[rows["ci_low"] > 0]),
+        ("late layers matter more for", rows[rows["ci_high"] < 0]),
+        ("no difference is shown for", rows[(rows["ci_low"] <= 0) & (rows["ci_high"] >= 0)]),
+    )
+    parts = [
+        f"{words} "
+        + ", ".join(
+            f"{r.family} {number(r.early_minus_late, r.ci_low, r.ci_high)}" for r in records(some)
+        )
+        for words, some in kinds
+        if not some.empty
+    ]
+    lines = [
+        f"Under {protocol}, by harm of the first third of layers minus the last: "
+        f"{'; '.join(parts)}."
+    ]
+    own = contrasts[contrasts["protocol"] == protocol]
+    lines += _kept(protocol, rows, own[own["against"] == ""])
+    own = own[own["against"] != ""]
+    apart = own[(own["ci_low"] > 0) | (own["ci_high"] < 0)]
+    if not apart.empty:
+        pairs = ", ".join(_pair(r) for r in records(apart))
+        lines.append(f"Under {protocol}, families differ in this: {pairs}.")
+    elif own["difference"].notna().any():
+        lines.append(f"Under {protocol}, no two families are shown to differ in this.")
+    return lines
+
+
+def _kept(protocol: str, rows: pd.DataFrame, kept: pd.DataFrame) -> list[str]:
+    """Where keeping the first token's write changes what is said of early against late."""
+    both = rows.merge(kept[["family", "difference", "ci_low", "ci_high"]], on="family")
+    changed = [
+        f"{r.family} {number(r.difference, r.ci_low_y, r.ci_high_y)}"
+        for r in records(both)
+        if _sign(r.ci_low_x, r.ci_high_x) != _sign(r.ci_low_y, r.ci_high_y)
+    ]
+    if not changed:
+        return []
+    return [f"Under {protocol}, this changes with the first token kept: {', '.join(changed)}."]
+
+
+def _sign(low: float, high: float) -> int:
+    return 1 if low > 0 else -1 if high < 0 else 0
+
+
+def _pair(pair: Any) -> str:
+    line = pair._asdict()
+    one, two, sign = line["family"], line["against"], 1.0
+    low, high = line["ci_low"], line["ci_high"]
+    if high < 0:
+        one, two, sign, low, high = two, one, -1.0, -high, -low
+    return f"{one} earlier than {two} by {number(sign * line['difference'], low, high)}"
+
+
+def _layers(protocol: str, rows: pd.DataFrame, layers: pd.DataFrame, setting: Setting) -> list[str]:
+    measured = set(layers.loc[layers["verdict"] != "not measurable", "family"])
+    rows = rows[rows["family"].isin(measured)]
+    if rows.empty:
+        return []
+    told = []
+    for name in ("critical", "specific", "spare"):
+        found = [f"{r['family']} {listed(r[name])}" for _, r in rows.iterrows() if r[name]]
+        told.append(f"{name}: {'; '.join(found) or 'no layer'}")
+    lines = [f"Under {protocol}, {'. '.join(word[0].upper() + word[1:] for word in told)}."]
+    lines[0] = lines[0].replace("Critical", "critical", 1)
+    lines.append(_general(protocol, rows, measured, setting))
+    sinks = layers[layers["verdict"] == "sink"]
+    if not sinks.empty:
+        found = []
+        for layer, own in sinks.groupby("layer"):
+            harms = [
+                f"{r.family} {r.harm:+.2f} to {r.after_first_harm:+.2f} "
+                f"(goes away: [{r.gone_low:+.2f}, {r.gone_high:+.2f}])"
+                for r in records(own)
+            ]
+            found.append(f"layer {layer} for {', '.join(harms)}")
+        lines.append(
+            f"Under {protocol}, sinks, whose harm goes away when the first token's write is kept: "
+            f"{'; '.join(found)}."
+        )
+    elif not setting.after_first:
+        lines.append(
+            f"Under {protocol}, sinks cannot be told: that takes both all and after_first."
+        )
+    return lines
+
+
+def _general(protocol: str, rows: pd.DataFrame, measured: set[str], setting: Setting) -> str:
+    if setting.control not in measured or len(measured) < 2:
+        return (
+            f"Under {protocol}, no layer can be called general: that takes the copying control "
+            f"(family {setting.control}) and another family, both above chance."
+        )
+    general = rows["general"].iloc[0]
+    return (
+        f"Under {protocol}, critical for all {len(measured)} measured families, the copying "
+        f"control included (general): {listed(general)}."
+    )
+
+
+def _precision(protocol: str, rows: pd.DataFrame, layers: pd.DataFrame) -> list[str]:
+    """How fine the measurement is, and what it could have called spare at best."""
+    known = layers[layers["harm"].notna()]
+    if known.empty:
+        return []
+    half = ((known["harm_high"] - known["harm_low"]) / 2).median()
+    n, most = int(known["n"].min()), int(known["n"].max())
+    rows = rows[rows["family"].isin(set(known["family"]))]
+    undecided, total = int((known["verdict"] == "undecided").sum()), len(known)
+    text = (
+        f"Under {protocol}, at n={n if n == most else f'{n} to {most}'} the interval of a layer's "
+        f"harm is about ±{half:.2f} wide, so {undecided} of {total} layer verdicts are undecided"
+    )
+    short = [
+        f"{r.family} {least(r.intact - r.chance)}"
+        for r in records(rows)
+        if r.n < least(r.intact - r.chance)
+    ]
+    if short:
+        text += (
+            f"; no layer could be spare (within ±{SPARE}) for {len(short)} of {len(rows)} families "
+            f"even if not one answer changed: that takes n={', '.join(short)}"
+        )
+    return [f"{text}."]
+
+
+def least(skill: float) -> int:
+    """The fewest examples at which a layer that changes no answer is spare.
+
+    Tango's interval without discordant pairs is +-z^2 / (n + z^2).
+    """
+    return math.ceil(Z**2 * (1 / (SPARE * skill) - 1))
+
+
+def _protocols(contrasts: pd.DataFrame) -> list[str]:
+    own = contrasts[(contrasts["quantity"] == "mean_harm") & contrasts["difference"].notna()]
+    return [
+        f"Mean harm over all layers, {between}: "
+        + ", ".join(
+            f"{r.family} {number(r.difference, r.ci_low, r.ci_high)}" for r in records(rows)
+        )
+        + "."
+        for between, rows in own.groupby("protocol", sort=False)
+    ]
+
+
+def _unmeasured(frame: pd.DataFrame, layers: pd.DataFrame) -> list[str]:
+    gone = layers[layers["verdict"] == "not measurable"][["family", "protocol"]].drop_duplicates()
+    rows = frame.merge(gone, on=["family", "protocol"])
+    return [
+        f"{r.family} under {r.protocol}: {r.claim[0].lower()}{r.claim[1:]}" for r in records(rows)
+    ]
+
+
+def _failures(layers: pd.DataFrame) -> list[str]:
+    failed, rows = int(layers["n_failed"].sum()), int((layers["n_failed"] > 0).sum())
+    if not failed:
+        return []
+    return [
+        f"{failed} pairs were left out because a score was not finite, in {rows} of {len(layers)} "
+        f"layer verdicts: those rest on the examples that remain."
+    ]
+
+
+def _kinds(setting: Setting) -> str:
+    if setting.second:
+        return (
+            f"All this was seen under {setting.ablation}; what another ablation of this sweep says "
+            f"to early against late stands in each row's claim."
+        )
+    same = " (Zero on a whole layer is Skip)" if setting.ablation in ("skip", "zero") else ""
+    return (
+        f"All this was seen under {setting.ablation} only: a claim counts as supported when a "
+        f"second kind of ablation agrees{same}."
+    )
+
+
+def _probes(probes: pd.DataFrame) -> list[str]:
+    lines = []
+    lens = probes[probes["probe"] == "logit_lens"]
+    if not lens.empty:
+        told = [
+            f"{r.family} {r.emergence:.0f} [{r.emergence_low:.0f}, {r.emergence_high:.0f}] "
+            f"({r.emerged:.0%} of {r.n})"
+            if r.emerged
+            else f"{r.family} never (0% of {r.n})"
+            for r in records(lens)
+        ]
+        lines.append(
+            f"Logit lens, the layer from which the answer stays on top, median (share of examples "
+            f"in which it does): {', '.join(told)}."
+        )
+    attention = probes[probes["probe"] == "attention"]
+    if not attention.empty:
+        told = [
+            f"{family} {', '.join(f'{r.site} {r.evidence:.2f}' for r in records(rows))} "
+            f"(even: {rows['uniform'].mean():.2f}, n={rows['n'].iloc[0]})"
+            for family, rows in attention.groupby("family", sort=False)
+        ]
+        lines.append(
+            f"Attention, the heads with the largest mean share on the evidence (and what even "
+            f"attention would give): {'; '.join(told)}."
+        )
+    return lines

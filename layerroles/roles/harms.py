@@ -1,0 +1,262 @@
+"""The harm of each layer under one ablation, with intervals and bootstrap resamples.
+
+A family's harm under a protocol is the mean over its tasks that have skill above chance. The
+interval of one layer comes from the tasks' own (`stats.pooled`); sums over layers, such as
+`early_minus_late`, take bootstrap resamples of examples in which all layers and protocols share the
+examples drawn, because their errors are correlated. The denominator of harm, `intact - chance`, is
+held fixed in both.
+"""
+
+import functools
+import math
+import zlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+
+from layerroles import stats
+from layerroles.errors import InputError
+from layerroles.results import INTACT, SweepResult, records
+
+CRITICAL = 0.2
+SPARE = 0.1
+VERDICTS = ("critical", "spare", "undecided", "sink")
+DRAWS = 2000
+
+_NOTHING = (float("nan"), stats.UNKNOWN)
+
+
+@dataclass(frozen=True, eq=False)
+class Contrast:
+    """A linear sum of harm over layers, in units of harm, with its bootstrap draws."""
+
+    estimate: float
+    low: float
+    high: float
+    n: int
+    draws: Float[np.ndarray, " resample"]
+
+    def minus(self, other: "Contrast") -> tuple[float, float, float]:
+        """Estimate and interval of the difference; NaN where either is undefined."""
+        if not self.n or not other.n:
+            return (float("nan"),) * 3
+        interval = stats.percentile_interval(self.draws - other.draws, min(self.n, other.n))
+        return self.estimate - other.estimate, interval.low, interval.high
+
+
+NO_CONTRAST = Contrast(float("nan"), float("nan"), float("nan"), 0, np.empty(0))
+
+
+class Harms:
+    """Harm over layers, per (family, protocol), of the single-layer conditions of one ablation."""
+
+    def __init__(self, result: SweepResult, ablation: str) -> None:
+        effects = single_layers(result)
+        self.effects = effects[effects["ablation"] == ablation]
+        self.ablation, self.result = ablation, result
+        _refuse_twins(self.effects)
+        self._index: dict[tuple[str, str, int, str], dict[str, Any]] = {
+            (row.task, row.protocol, int(row.layer), row.at): row._asdict()
+            for row in records(self.effects)
+        }
+        ats = set(self.effects["at"])
+        self.at = "all" if "all" in ats else sorted(ats)[0]
+        self.after_first = self.at == "all" and "after_first" in ats
+        swept = sorted(int(layer) for layer in self.effects["layer"].unique())
+        self.swept = swept
+        self.n_layers = int(result.manifest.get("model", {}).get("n_layers", swept[-1] + 1))
+        intact = result.intact()
+        asked = self.effects[["task", "protocol"]].drop_duplicates()
+        groups = intact.merge(asked, on=["task", "protocol"]).groupby(
+            ["family", "protocol"], sort=False
+        )
+        self._cells = {(str(f), str(p)): cell for (f, p), cell in groups}
+        self._measured = {key: cell[cell["above_chance"]] for key, cell in self._cells.items()}
+        self._skills = {
+            (row.task, row.protocol): float(row.score - row.chance) for row in records(intact)
+        }
+        self.keys = list(self._cells)
+
+    def cell(self, family: str, protocol: str) -> pd.DataFrame:
+        """The intact rows of a family's tasks under a protocol."""
+        return self._cells[family, protocol]
+
+    def measured(self, family: str, protocol: str) -> pd.DataFrame:
+        """Those of them with skill above chance."""
+        return self._measured[family, protocol]
+
+    def layers(self) -> pd.DataFrame:
+        """The rows of `Roles.layers`."""
+        rows = [
+            self._layer(family, protocol, layer)
+            for family, protocol in self.keys
+            for layer in self.swept
+        ]
+        return pd.DataFrame(rows)
+
+    def _layer(self, family: str, protocol: str, layer: int) -> dict[str, Any]:
+        tasks = list(self.measured(family, protocol)["task"])
+        at = self._pooled(tasks, protocol, layer, self.at)
+        spared = (
+            self._pooled(tasks, protocol, layer, "after_first") if self.after_first else _NOTHING
+        )
+        gone = self._gone(tasks, protocol, layer) if self.after_first else _NOTHING
+        rows = [self._row(task, protocol, layer, self.at) for task in tasks]
+        return {
+            "family": family,
+            "protocol": protocol,
+            "layer": layer,
+            "n": sum(row["n"] for row in rows if row is not None),
+            "n_failed": sum(row["n_failed"] for row in rows if row is not None),
+            "harm": at[0],
+            "harm_low": at[1].low,
+            "harm_high": at[1].high,
+            "after_first_harm": spared[0],
+            "after_first_low": spared[1].low,
+            "after_first_high": spared[1].high,
+            "gone": gone[0],
+            "gone_low": gone[1].low,
+            "gone_high": gone[1].high,
+            "verdict": _verdict(at, spared, gone) if tasks else "not measurable",
+        }
+
+    def _row(self, task: str, protocol: str, layer: int, at: str) -> dict[str, Any] | None:
+        return self._index.get((task, protocol, layer, at))
+
+    def _pooled(
+        self, tasks: list[str], protocol: str, layer: int, at: str
+    ) -> tuple[float, stats.Interval]:
+        rows = [self._row(task, protocol, layer, at) for task in tasks]
+        known = [row for row in rows if row is not None and not math.isnan(row["harm"])]
+        if not known or len(known) < len(tasks):
+            return _NOTHING
+        intervals = [stats.Interval(row["harm_low"], row["harm_high"]) for row in known]
+        return stats.pooled([row["harm"] for row in known], intervals)
+
+    def _gone(self, tasks: list[str], protocol: str, layer: int) -> tuple[float, stats.Interval]:
+        """Harm under "all" minus harm under "after_first", on the same examples."""
+        estimates, intervals = [], []
+        for task in tasks:
+            every = self._row(task, protocol, layer, "all")
+            spared = self._row(task, protocol, layer, "after_first")
+            if every is None or spared is None:
+                return _NOTHING
+            scores = self.scores(task, protocol)
+            pair = scores.loc[[every["condition"], spared["condition"]]].to_numpy(float)
+            before, after = pair[:, ~np.isnan(pair).any(axis=0)]
+            if np.isin(pair, (0.0, 1.0)).all():
+                paired = stats.paired_binary(before, after)
+            else:
+                paired = stats.paired_continuous(before, after, self._rng(f"{task} {layer}"))
+            skill = self._skills[task, protocol]
+            estimates.append(paired.effect / skill)
+            intervals.append(paired.interval.scaled(1 / skill))
+        return stats.pooled(estimates, intervals) if estimates else _NOTHING
+
+    @functools.cache  # noqa: B019 - lives as long as one call of localize
+    def scores(self, task: str, protocol: str) -> pd.DataFrame:
+        """Finite scores, condition x example."""
+        frame = self.result.frame
+        own = frame[(frame["task"] == task) & (frame["protocol"] == protocol)]
+        own = own.assign(score=own["score"].where(own["status"] == "ok"))
+        return own.pivot(index="condition", columns="example", values="score").astype(float)
+
+    @functools.cache  # noqa: B019 - lives as long as one call of localize
+    def draws(
+        self, family: str, protocol: str, at: str
+    ) -> tuple[Float[np.ndarray, " layer"], Float[np.ndarray, "resample layer"]] | None:
+        """Harm of every layer, as measured and resampled; None where any of it is undefined.
+
+        The counts of a task depend on its name and examples alone, so that the same examples are
+        drawn for every layer and, where they are the same, for every protocol.
+        """
+        tasks = list(self.measured(family, protocol)["task"])
+        harms, draws = [], []
+        for task in tasks:
+            scores = self.scores(task, protocol)
+            rows = [self._row(task, protocol, layer, at) for layer in self.swept]
+            names = [row["condition"] for row in rows if row is not None]
+            if len(names) < len(rows):
+                return None
+            ablated = scores.loc[names].to_numpy(float)
+            lost = (scores.loc[INTACT].to_numpy(float) - ablated) / self._skills[task, protocol]
+            known = ~np.isnan(lost)
+            if not known.any(axis=1).all():
+                return None
+            counts = stats.resampled_counts(lost.shape[1], self._rng(task), DRAWS)
+            total = counts @ known.T.astype(float)
+            drawn = np.full(total.shape, np.nan)
+            np.divide(counts @ np.nan_to_num(lost).T, total, out=drawn, where=total > 0)
+            harms.append(np.nanmean(lost, axis=1))
+            draws.append(drawn)
+        if not tasks:
+            return None
+        return np.mean(harms, axis=0), np.mean(draws, axis=0)
+
+    def early_minus_late(self, family: str, protocol: str, at: str) -> Contrast:
+        """Mean harm of the first third of layers minus that of the last third."""
+        third, found = self.n_layers // 3, self.draws(family, protocol, at)
+        early = set(range(third))
+        late = set(range(self.n_layers - third, self.n_layers))
+        if found is None or not third or not (early | late) <= set(self.swept):
+            return NO_CONTRAST
+        weights = np.array([(layer in early) - (layer in late) for layer in self.swept]) / third
+        harm, draws = found
+        return self._contrast(float(harm @ weights), draws @ weights, family, protocol)
+
+    def mean_harm(self, family: str, protocol: str, at: str) -> Contrast:
+        """Mean harm of all layers swept."""
+        found = self.draws(family, protocol, at)
+        if found is None:
+            return NO_CONTRAST
+        return self._contrast(float(found[0].mean()), found[1].mean(axis=1), family, protocol)
+
+    def _contrast(
+        self, estimate: float, draws: Float[np.ndarray, " resample"], family: str, protocol: str
+    ) -> Contrast:
+        cell = self.measured(family, protocol)
+        n = int(cell["n"].min())
+        interval = stats.percentile_interval(draws, n)
+        if interval.low == interval.high:
+            # Not one answer changed in a way that counts: bound it as Tango's interval does.
+            width = stats.tango(0, 0, n).high / float((cell["score"] - cell["chance"]).min())
+            interval = stats.Interval(estimate - width, estimate + width)
+        return Contrast(estimate, interval.low, interval.high, n, draws)
+
+    def _rng(self, name: str) -> np.random.Generator:
+        seed = int(self.result.manifest.get("seed", 0))
+        return np.random.default_rng([seed, zlib.crc32(name.encode())])
+
+
+def single_layers(result: SweepResult) -> pd.DataFrame:
+    """The effects of conditions that ablate one whole layer."""
+    effects = result.effects()
+    return effects[(effects["part"] == "block") & effects["layer"].notna()]
+
+
+def _verdict(
+    harm: tuple[float, stats.Interval],
+    spared: tuple[float, stats.Interval],
+    gone: tuple[float, stats.Interval],
+) -> str:
+    interval = harm[1]
+    if interval.low > CRITICAL:
+        shown = gone[1].low > 0 and gone[0] > harm[0] / 2
+        return "sink" if shown and spared[1].low <= CRITICAL else "critical"
+    return "spare" if interval.low >= -SPARE and interval.high <= SPARE else "undecided"
+
+
+def _refuse_twins(effects: pd.DataFrame) -> None:
+    twins = effects[effects.duplicated(["layer", "at", "task", "protocol"], keep=False)]
+    if not twins.empty:
+        first = twins.iloc[0]
+        names = twins[(twins["layer"] == first["layer"]) & (twins["at"] == first["at"])][
+            "condition"
+        ]
+        raise InputError(
+            f"layer {first['layer']} is ablated more than once alike "
+            f"({', '.join(dict.fromkeys(names))}): sweep them into results of their own"
+        )

@@ -1,0 +1,169 @@
+"""From a sweep to roles: layer verdicts, lists per family, contrasts of depth."""
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+
+from layerroles.errors import InputError
+from layerroles.registry import unknown
+from layerroles.results import SweepResult, records
+from layerroles.roles import claims, seen
+from layerroles.roles.harms import VERDICTS, Harms, single_layers
+from layerroles.roles.table import Roles
+
+CONTROL = "language"
+
+
+def localize(
+    result: SweepResult,
+    probes: pd.DataFrame | Sequence[pd.DataFrame] = (),
+    *,
+    ablation: str | None = None,
+) -> Roles:
+    """Say which layers each family needs, under each protocol, and how sure that is.
+
+    Args:
+        result: a sweep with conditions that ablate one whole layer each.
+        probes: frames of the logit lens or the attention probe, measured on the same tasks.
+        ablation: the kind to take where the sweep has several; the others then serve to say
+            whether a claim is supported by a second kind.
+
+    Raises:
+        InputError: no single-layer block condition, an unknown or ambiguous ablation, a layer that
+            is ablated twice alike, or a probe frame of an unknown kind.
+    """
+    given = [probes] if isinstance(probes, pd.DataFrame) else list(probes)
+    measured = seen.summary(given)
+    kinds = _kinds(result)
+    chosen = _chosen(kinds, ablation)
+    harms = Harms(result, chosen)
+    layers = harms.layers()
+    frame = _frame(harms, layers)
+    second = [Harms(result, kind) for kind in kinds if _differs(kind, chosen)]
+    frame["claim"] = [_claim(line._asdict(), harms, second) for line in records(frame)]
+    contrasts = _contrasts(harms)
+    verdict = claims.verdict(
+        frame, layers, contrasts, measured, setting=_setting(result, harms, bool(second))
+    )
+    return Roles(frame, layers, contrasts, measured, "\n".join(verdict), chosen)
+
+
+def _frame(harms: Harms, layers: pd.DataFrame) -> pd.DataFrame:
+    found: dict[tuple[str, str, str], list[int]] = {}
+    for row in records(layers):
+        found.setdefault((row.family, row.protocol, row.verdict), []).append(int(row.layer))
+    rows = []
+    for family, protocol in harms.keys:
+        cell = harms.measured(family, protocol)
+        cell = harms.cell(family, protocol) if cell.empty else cell
+        depth = harms.early_minus_late(family, protocol, harms.at)
+        own = {verdict: found.get((family, protocol, verdict), []) for verdict in VERDICTS}
+        measured = [f for f, p in harms.keys if p == protocol and not harms.measured(f, p).empty]
+        others = [other for other in measured if other != family]
+        rows.append(
+            {
+                "family": family,
+                "protocol": protocol,
+                "n": int(cell["n"].sum()),
+                "intact": float(cell["score"].mean()),
+                "chance": float(cell["chance"].mean()),
+                "early_minus_late": depth.estimate,
+                "ci_low": depth.low,
+                "ci_high": depth.high,
+                "critical": own["critical"],
+                "spare": own["spare"],
+                "undecided": own["undecided"],
+                "general": _in_all(found, measured, protocol, "critical")
+                if CONTROL in measured and family in measured and others
+                else [],
+                "specific": sorted(
+                    set(own["critical"]) & set(_in_all(found, others, protocol, "spare"))
+                ),
+                "sink": own["sink"],
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _in_all(
+    found: dict[tuple[str, str, str], list[int]], families: list[str], protocol: str, verdict: str
+) -> list[int]:
+    lists = [set(found.get((family, protocol, verdict), [])) for family in families]
+    return sorted(set.intersection(*lists)) if lists else []
+
+
+def _contrasts(harms: Harms) -> pd.DataFrame:
+    rows: list[tuple[object, ...]] = []
+    for one, two in itertools.combinations(harms.keys, 2):
+        (family, protocol), (other, second) = one, two
+        if protocol == second:
+            depth = [harms.early_minus_late(*key, harms.at) for key in (one, two)]
+            difference = depth[0].minus(depth[1])
+            rows.append(("early_minus_late", harms.at, protocol, family, other, *difference))
+        elif family == other:
+            total = [harms.mean_harm(*key, harms.at) for key in (one, two)]
+            between = f"{protocol} - {second}"
+            rows.append(("mean_harm", harms.at, between, family, "", *total[0].minus(total[1])))
+    if harms.after_first:
+        for family, protocol in harms.keys:
+            depth = [harms.early_minus_late(family, protocol, "after_first")]
+            own = (depth[0].estimate, depth[0].low, depth[0].high)
+            rows.append(("early_minus_late", "after_first", protocol, family, "", *own))
+    columns = ["quantity", "at", "protocol", "family", "against", "difference", "ci_low", "ci_high"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _claim(line: dict[str, Any], harms: Harms, second: list[Harms]) -> str:
+    family, protocol = str(line["family"]), str(line["protocol"])
+    cell = harms.cell(family, protocol)
+    standing = [f"seen under {harms.ablation}{'' if second else ' only'}"]
+    for other in second:
+        contrast = other.early_minus_late(family, protocol, other.at)
+        standing.append(claims.agreement(line, contrast, other.ablation))
+    left_out = list(cell.loc[~cell["above_chance"], "task"])
+    return claims.row(line, claims.reason(cell), left_out, ", ".join(standing))
+
+
+def _kinds(result: SweepResult) -> list[str]:
+    kinds = list(dict.fromkeys(single_layers(result)["ablation"]))
+    if not kinds:
+        raise InputError(
+            "roles need conditions that ablate one whole layer each, and this result has none: "
+            "sweep each_layer(model, Skip()), or --sites all"
+        )
+    return kinds
+
+
+def _chosen(kinds: list[str], ablation: str | None) -> str:
+    if ablation is None:
+        if len(kinds) > 1:
+            raise InputError(
+                f"the sweep has several ablations ({', '.join(kinds)}): "
+                f"name one, as in localize(result, ablation={kinds[0]!r})"
+            )
+        return kinds[0]
+    if ablation not in kinds:
+        raise InputError(unknown("ablation", ablation, kinds))
+    return ablation
+
+
+def _differs(kind: str, chosen: str) -> bool:
+    """Zero on a whole layer is the same as Skip, and so no second kind."""
+    same = {"zero": "skip"}
+    return same.get(kind, kind) != same.get(chosen, chosen)
+
+
+def _setting(result: SweepResult, harms: Harms, second: bool) -> claims.Setting:
+    model = result.manifest.get("model", {})
+    return claims.Setting(
+        model=str(model.get("name", "the model")),
+        n_layers=harms.n_layers,
+        swept=len(harms.swept),
+        ablation=harms.ablation,
+        at=harms.at,
+        after_first=harms.after_first,
+        second=second,
+        control=CONTROL,
+    )

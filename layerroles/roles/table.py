@@ -1,0 +1,75 @@
+"""What `localize` gives back, and how it prints."""
+
+import html
+import math
+from dataclasses import dataclass
+
+import pandas as pd
+
+from layerroles.results import records
+from layerroles.roles import claims
+
+
+@dataclass(frozen=True, eq=False)
+class Roles:
+    """What can be claimed about harm over depth. Layers are 0-based; intervals are 95%.
+
+    Attributes:
+        frame: a row per family and protocol: family, protocol, n, intact, chance,
+            early_minus_late, ci_low, ci_high, lists of layers (critical, spare, undecided,
+            general, specific, sink) and claim, a sentence.
+        layers: a row per family, protocol and layer: n, n_failed, harm, harm_low, harm_high, the
+            same under `after_first` (NaN where not swept), gone, gone_low, gone_high (paired
+            harm under "all" minus harm under "after_first") and verdict.
+        contrasts: a row per quantity, at, protocol, family and against, with difference, ci_low
+            and ci_high: `early_minus_late` of a family minus that of another (`against`) under one
+            protocol; `early_minus_late` of a family alone (`against` empty) under "after_first";
+            `mean_harm` over all layers of a family, between two protocols.
+        probes: what the probes saw per family; empty without probes.
+        verdict: what may be claimed in all, a sentence a line.
+        ablation: the kind of ablation that this was seen under.
+    """
+
+    frame: pd.DataFrame
+    layers: pd.DataFrame
+    contrasts: pd.DataFrame
+    probes: pd.DataFrame
+    verdict: str
+    ablation: str
+
+    def to_markdown(self) -> str:
+        """The verdict as a list and the frame as a table, in Markdown."""
+        lines = [f"- {line}" for line in self.verdict.splitlines()]
+        table = self._table()
+        rows = [list(table.columns), ["---"] * len(table.columns), *table.to_numpy().tolist()]
+        body = [
+            "| " + " | ".join(str(cell).replace("|", "\\|") for cell in row) + " |" for row in rows
+        ]
+        return "\n".join([*lines, "", *body, ""])
+
+    def __str__(self) -> str:
+        return f"{self._table().to_string(index=False)}\n\n{self.verdict}"
+
+    def __repr__(self) -> str:
+        return str(self)
+
+    def _repr_html_(self) -> str:
+        lines = "".join(f"<li>{html.escape(line)}</li>" for line in self.verdict.splitlines())
+        return f"<ul>{lines}</ul>{self._table().to_html(index=False, border=0)}"
+
+    def _table(self) -> pd.DataFrame:
+        """The frame, short enough to print."""
+        shown = self.frame.copy()
+        shown["first - last third"] = [
+            claims.number(row.early_minus_late, row.ci_low, row.ci_high)
+            for row in records(self.frame)
+        ]
+        for name in ("intact", "chance"):
+            shown[name] = ["-" if math.isnan(value) else f"{value:.2f}" for value in shown[name]]
+        for name in ("critical", "sink", "general"):
+            shown[name] = shown[name].map(claims.listed)
+        for name in ("spare", "undecided"):
+            shown[name] = shown[name].map(len)
+        columns = ["family", "protocol", "n", "intact", "chance", "first - last third", "critical"]
+        shown = shown[[*columns, "sink", "general", "spare", "undecided"]]
+        return shown.rename(columns={"spare": "spare (count)", "undecided": "undecided (count)"})

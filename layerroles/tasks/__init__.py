@@ -1,0 +1,14 @@
+"""Named sources of questions, each of one family; importing this registers the package's own."""
+
+from layerroles.tasks.base import FAMILIES as FAMILIES
+from layerroles.tasks.base import TASKS as TASKS
+from layerroles.tasks.base import Example as Example
+from layerroles.tasks.base import Grade as Grade
+from layerroles.tasks.base import Task as Task
+from layerroles.tasks.base import register as register
+from layerroles.tasks.base import task as task
+from layerroles.tasks.knowledge import Facts as Facts
+from layerroles.tasks.language import Copying as Copying
+from layerroles.tasks.local import Local as Local
+from layerroles.tasks.reasoning import WordProblems as WordProblems
+from layerroles.tasks.retrieval import KVRetrieval as KVRetrieval

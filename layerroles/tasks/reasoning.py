@@ -1,0 +1,114 @@
+"""Reasoning: arithmetic word problems of one to three steps, with worked solutions.
+
+In the manner of GSM8K (Cobbe et al. 2021, arXiv 2110.14168), small enough for small models: whole
+numbers up to 100, a few plain sentences. Under protocols that generate, the worked examples show
+solutions; under likelihood protocols they show the bare answer.
+"""
+
+import random
+from dataclasses import dataclass
+from typing import ClassVar
+
+from layerroles.tasks.base import Example, Grade, register
+from layerroles.tasks.generated import Generated, with_wrong
+from layerroles.tasks.numbers import grade_number
+from layerroles.tasks.parameters import whole
+from layerroles.tasks.stories import Step, Story, apply, tell
+
+_OTHER = {"+": "-", "-": "+", "*": "+", "/": "-"}
+
+
+@register("word_problems")
+@dataclass(frozen=True, kw_only=True)
+class WordProblems(Generated):
+    """Solve a word problem.
+
+    Wrong choices are what is found on the way (the numbers in between), what another operation
+    gives in place of one of the right ones, and near misses. Evidence is the sentences of the
+    story.
+
+    Attributes:
+        steps: operations from what is told to the answer, 1 to 3.
+        num_fewshot: worked examples before each problem.
+    """
+
+    family: ClassVar[str] = "reasoning"
+    until: ClassVar[tuple[str, ...]] = ("\n\n", "Question:")
+
+    steps: int = 2
+    num_fewshot: int = 3
+
+    def __post_init__(self) -> None:
+        """Check the parameters.
+
+        Raises:
+            InputError: `steps` is not 1, 2 or 3.
+        """
+        super().__post_init__()
+        whole(self.name, "steps", self.steps, 1, 3)
+
+    @property
+    def max_gen_toks(self) -> int:
+        """About twice what a worked solution takes."""
+        return 32 + 16 * self.steps
+
+    def question(self, rng: random.Random, seed: int, index: int) -> Example:
+        """Draw a story and put its question."""
+        story = tell(rng, self.steps)
+        head = "Question: "
+        told = " ".join(story.told)
+        answer = str(story.steps[-1].after)
+        return Example(
+            id="",
+            prompt=f"{head}{told} {story.asked}\nAnswer:",
+            answer=answer,
+            choices=with_wrong(answer, [str(number) for number in _wrong(rng, story)], rng),
+            evidence=((len(head), len(head) + len(told)),),
+            solution=_solution(story),
+        )
+
+    def grade(self, response: str, example: Example) -> Grade:
+        """Strict: "answer is N" with the right number. Flexible: the last number is right."""
+        return grade_number(response, example.answer)
+
+
+def _solution(story: Story) -> str:
+    first, *rest = story.steps
+    lines = [f"{story.who} {_verb(story)} {first} {story.unit}."] if rest else []
+    lines += [f"Then {step} {story.unit}." for step in rest[:-1]]
+    lines.append(f"{'So' if rest else 'It is'} {story.steps[-1]} {story.unit}.")
+    return " ".join([*lines, f"The answer is {story.steps[-1].after}."])
+
+
+def _verb(story: Story) -> str:
+    return "spends" if story.unit == "dollars" else "has"
+
+
+def _wrong(rng: random.Random, story: Story) -> list[int]:
+    """Three wrong numbers, each above zero."""
+    right = story.steps[-1].after
+    tempting = [step.after for step in story.steps[:-1]]
+    tempting += [_with_other_operation(story.steps, at) for at in range(len(story.steps))]
+    near = [right + 1, right - 1, right + 2, right - 2, right + 10, right - 10]
+    rng.shuffle(tempting)
+    rng.shuffle(near)
+    # At most two that come of a wrong calculation, so that the right one is not the odd one out.
+    wrong: list[int] = []
+    for number in tempting:
+        if number > 0 and number != right and number not in wrong and len(wrong) < 2:
+            wrong.append(number)
+    for number in near:
+        if number > 0 and number not in wrong and len(wrong) < 3:
+            wrong.append(number)
+    return wrong
+
+
+def _with_other_operation(steps: tuple[Step, ...], at: int) -> int:
+    """What comes out if step `at` adds where it should take away, and the like."""
+    number = steps[0].before
+    for place, step in enumerate(steps):
+        # A step that takes what came out from something else keeps the two sides as they are.
+        swapped = place > 0 and step.before != steps[place - 1].after
+        op = _OTHER[step.op] if place == at else step.op
+        number = apply(step.before, op, number) if swapped else apply(number, op, step.by)
+    return number

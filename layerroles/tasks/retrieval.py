@@ -1,0 +1,107 @@
+"""Retrieval: look up the value of a key in a JSON object that is in the prompt.
+
+After the key-value task of Liu et al. 2023, "Lost in the Middle" (arXiv 2307.03172), with far fewer
+pairs, and short ones, so that a prompt costs few tokens and small models have a chance. The answer
+is nowhere but in the prompt: nothing has to be known or worked out.
+
+Example:
+    >>> from layerroles.tasks import task
+    >>> example = task("kv_retrieval", pairs=4).examples(limit=1, seed=0)[0]
+    >>> [example.prompt[start:end] for start, end in example.evidence] == [example.answer.strip('"')]
+    True
+"""
+
+import json
+import random
+import uuid
+from dataclasses import dataclass
+from typing import ClassVar
+
+from layerroles.tasks.base import Example, Grade, register
+from layerroles.tasks.generated import Generated, with_wrong
+from layerroles.tasks.parameters import one_of, whole
+from layerroles.tasks.words import NOUNS
+
+KEY_STYLES = ("words", "hex", "uuid")
+
+
+@register("kv_retrieval")
+@dataclass(frozen=True, kw_only=True)
+class KVRetrieval(Generated):
+    """Look up a key in a JSON object.
+
+    Evidence is the value in the asked pair, without its quotes: what has to be copied. The key's
+    two places are left out, since looking at them finds nothing.
+
+    Attributes:
+        pairs: pairs in the object, 4 to 60. The asked one takes every position equally often: once
+            in every `pairs` questions.
+        key_style: `words`, `hex` (four hexadecimal digits) or `uuid`. Values are words in all
+            three.
+        num_fewshot: worked examples before each question, of as many pairs.
+    """
+
+    family: ClassVar[str] = "retrieval"
+    # No value holds a comma or a brace, and both follow on a value in JSON.
+    until: ClassVar[tuple[str, ...]] = ("\n", ",", "}")
+    max_gen_toks: ClassVar[int] = 12
+
+    pairs: int = 10
+    key_style: str = "words"
+
+    def __post_init__(self) -> None:
+        """Check the parameters.
+
+        Raises:
+            InputError: `pairs` or `key_style` is not one of those above.
+        """
+        super().__post_init__()
+        # The answer and its three wrong choices are values of one object; words serve once.
+        whole(self.name, "pairs", self.pairs, 4, 60)
+        one_of(self.name, "key_style", self.key_style, KEY_STYLES)
+
+    def question(self, rng: random.Random, seed: int, index: int) -> Example:
+        """Draw an object and ask for the pair whose turn it is."""
+        turn, place = divmod(index, self.pairs)
+        order = list(range(self.pairs))
+        random.Random(f"{self.name}:places:{seed}:{turn}").shuffle(order)
+        asked = order[place]
+
+        words = rng.sample(NOUNS, 2 * self.pairs)
+        values = words[self.pairs :]
+        keys = words[: self.pairs] if self.key_style == "words" else _keys(rng, self)
+        head = "JSON data:\n{"
+        before = ", ".join(f'"{key}": "{value}"' for key, value in zip(keys, values, strict=True))
+        start = len(head) + sum(
+            len(f'"{key}": "{value}", ')
+            for key, value in zip(keys[:asked], values[:asked], strict=True)
+        )
+        start += len(f'"{keys[asked]}": "')
+        others = [value for value in values if value != values[asked]]
+        answer = json.dumps(values[asked])
+        return Example(
+            id="",
+            prompt=f'{head}{before}}}\n\nPair looked up: "{keys[asked]}":',
+            answer=answer,
+            choices=with_wrong(answer, [json.dumps(word) for word in rng.sample(others, 3)], rng),
+            evidence=((start, start + len(values[asked])),),
+        )
+
+    def grade(self, response: str, example: Example) -> Grade:
+        """Strict: the value in its quotes and nothing else. Flexible: quotes do not matter."""
+        line = response.strip().split("\n", 1)[0]
+        for end in (",", "}"):
+            line = line.split(end, 1)[0]
+        line = line.strip()
+        bare = line.strip("\"'`. ")
+        return Grade(
+            strict=line == example.answer,
+            flexible=bare.casefold() == example.answer.strip('"').casefold(),
+            answered=bool(bare),
+        )
+
+
+def _keys(rng: random.Random, task: KVRetrieval) -> list[str]:
+    if task.key_style == "hex":
+        return [f"{number:04x}" for number in rng.sample(range(0x1000, 0x10000), task.pairs)]
+    return [str(uuid.UUID(int=rng.getrandbits(128), version=4)) for _ in range(task.pairs)]

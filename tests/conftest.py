@@ -1,0 +1,15 @@
+"""What every test runs under: shapes and types are checked, and nothing reaches for the hub."""
+
+import os
+
+# Before anything imports the libraries that read these.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_DATASETS_OFFLINE"] = "1"
+os.environ["TRANSFORMERS_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ["WANDB_MODE"] = "disabled"
+
+from jaxtyping import install_import_hook
+
+# Every annotated shape and type of the package is checked at each call, in doctests too.
+install_import_hook("layerroles", "beartype.beartype")

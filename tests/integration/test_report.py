@@ -1,0 +1,177 @@
+"""The report in a real browser: it draws, stays silent and asks nothing of the network."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from selenium import webdriver
+from selenium.webdriver.common.by import By
+from selenium.webdriver.support.ui import WebDriverWait
+
+from layerroles.errors import InputError
+from layerroles.page import report
+from layerroles.results import SweepResult
+from tests.unit.synthetic import SCRIPT, synthetic_attention, synthetic_lens, synthetic_result
+
+N_LAYERS, N = 12, 16
+N_FIGURES = 1 + 1 + 4 + 1 + 1 + 1  # role map, harm map, a depth profile per task, outcomes, lens, attention
+
+
+def program(*names: str) -> str:
+    """The path of an installed program; its absence fails the test, with what to do."""
+    for name in names:
+        if found := shutil.which(name):
+            return found
+    pytest.fail(f"{names[0]} is not installed: apt-get install chromium chromium-driver (make browser)")
+
+
+@pytest.fixture(scope="module")
+def result() -> SweepResult:
+    """A sweep in which every word problem carries a script tag, and one answer ends a script."""
+    made = synthetic_result(N_LAYERS, N)
+    examples = made.examples.copy()
+    asked = examples["task"] == "word_problems"
+    examples.loc[asked, "prompt"] += f" {SCRIPT}"
+    frame = made.frame.copy()
+    frame.loc[frame["response"] != "", "response"] += " </script><b>bold</b>"
+    command = "layerroles sweep --model '</script><script>window.ran=1</script>'"
+    return SweepResult(frame, {**made.manifest, "command": command}, examples)
+
+
+@pytest.fixture(scope="module")
+def page(result: SweepResult, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    probes = [synthetic_lens(N_LAYERS, N), synthetic_attention(N_LAYERS, N)]
+    path = tmp_path_factory.mktemp("report") / "new folder" / "report.html"
+    assert report(result, probes, path) == path
+    return path
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
+    options = webdriver.ChromeOptions()
+    options.binary_location = program("chromium", "chromium-browser", "google-chrome")
+    quiet = ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
+             "--disable-quic", "--no-first-run", "--disable-background-networking",
+             "--disable-component-update", "--disable-sync", "--window-size=1280,1200")  # fmt: skip
+    for argument in (*quiet, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    service = webdriver.ChromeService(program("chromedriver"))
+    driver = webdriver.Chrome(options=options, service=service)
+    yield driver
+    driver.quit()
+
+
+def opened(browser: webdriver.Chrome, page: Path, scheme: str = "light") -> list[str]:
+    """Open the page, wait until all is drawn, and return the addresses that it asked for."""
+    browser.get_log("performance")
+    browser.get_log("browser")
+    media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
+    browser.get(page.as_uri())
+    WebDriverWait(browser, 60).until(lambda d: drawn(d) is not None)
+    events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    asked = [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
+    assert page.as_uri() in asked  # the log does work
+    return asked
+
+
+def drawn(browser: webdriver.Chrome) -> str | None:
+    count = browser.execute_script("return document.documentElement.dataset.drawn")
+    return count if count is None else str(count)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_it_draws_every_figure_in_silence(browser: webdriver.Chrome, page: Path, scheme: str) -> None:
+    asked = opened(browser, page, scheme)
+    assert [url for url in asked if not url.startswith(("file:", "data:", "blob:"))] == []
+    assert browser.get_log("browser") == []
+    assert drawn(browser) == str(N_FIGURES)
+    assert len(browser.find_elements(By.CSS_SELECTOR, "figure .main-svg")) >= N_FIGURES
+    paper = browser.execute_script("return document.querySelector('.plot')._fullLayout.paper_bgcolor")
+    assert (paper == "#ffffff") == (scheme == "light")
+
+
+def test_text_from_models_and_data_stays_text(browser: webdriver.Chrome, page: Path) -> None:
+    opened(browser, page)
+    assert browser.execute_script("return window.ran") is None
+    answers = browser.find_element(By.ID, "answers").get_attribute("textContent") or ""
+    assert SCRIPT in answers
+    assert "</script><b>bold</b>" in answers
+    assert browser.find_elements(By.CSS_SELECTOR, "main b") == []
+    command = browser.find_element(By.CSS_SELECTOR, "#reproduce pre").text
+    assert "</script><script>window.ran=1</script>" in command
+    # plotly.js, its two data blocks' runner, a block per figure and the templates: no script more.
+    assert len(browser.find_elements(By.TAG_NAME, "script")) == N_FIGURES + 3
+
+
+def test_no_figure_offers_to_send_its_data_away(browser: webdriver.Chrome, page: Path) -> None:
+    opened(browser, page)
+    buttons = browser.find_elements(By.CSS_SELECTOR, ".modebar-btn")
+    titles = {button.get_attribute("data-title") or "" for button in buttons}
+    assert any("Download" in title for title in titles)
+    assert not any("Share" in title or "loud" in title for title in titles)
+
+
+def test_the_verdict_comes_first_and_headings_are_in_order(browser: webdriver.Chrome, page: Path) -> None:
+    opened(browser, page)
+    heads = browser.find_elements(By.CSS_SELECTOR, "h1, h2, h3")
+    levels = [int(head.tag_name[1]) for head in heads]
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(b - a <= 1 for a, b in zip(levels, levels[1:], strict=False))
+    assert [h.text for h in heads if h.tag_name == "h2"][:3] == ["Verdict", "Set-up", "Role map"]
+    plots = browser.find_elements(By.CSS_SELECTOR, "[role=img]")
+    assert all(plot.get_attribute("aria-label") for plot in plots)
+
+
+def test_the_table_of_effects_is_whole_filters_and_sorts(
+    browser: webdriver.Chrome, page: Path, result: SweepResult
+) -> None:
+    opened(browser, page)
+    browser.execute_script("document.querySelector('#effects details').open = true")
+    rows = "return [...document.querySelectorAll('#effects-table tbody tr:not([hidden])')]"
+    assert len(browser.execute_script(rows)) == len(result.effects())
+    browser.execute_script(
+        "const s = document.querySelector('[data-filter=task]'); s.value = 'facts';"
+        "s.dispatchEvent(new Event('change'))"
+    )
+    assert len(browser.execute_script(rows)) == (result.effects()["task"] == "facts").sum()
+    browser.find_element(By.XPATH, "//th/button[text()='effect']").click()
+    values = browser.execute_script(f"{rows}.map(r => Number(r.cells[6].dataset.value))")
+    assert values == sorted(values)
+
+
+def test_it_fits_a_laptop_and_a_phone(browser: webdriver.Chrome, page: Path) -> None:
+    opened(browser, page)
+    for width in (1280, 500):
+        browser.set_window_size(width, 900)
+        spill = "return document.documentElement.scrollWidth - document.documentElement.clientWidth"
+        WebDriverWait(browser, 10).until(lambda d: d.execute_script(spill) <= 0)
+    browser.set_window_size(1280, 1200)
+
+
+def test_it_is_one_small_file(page: Path) -> None:
+    assert [path.name for path in page.parent.iterdir()] == ["report.html"]
+    assert page.stat().st_size < 8e6
+
+
+def test_a_result_without_single_layers_has_a_report(result: SweepResult, tmp_path: Path) -> None:
+    frame = result.frame.assign(part=result.frame["part"].replace("block", "mlp"))
+    text = report(SweepResult(frame, result.manifest), path=tmp_path / "r.html").read_text("utf-8")
+    assert "nothing is claimed about layers" in text
+
+
+def test_an_unwritable_path_is_named(result: SweepResult, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path, tmp_path / "file" / "report.html"):
+        with pytest.raises(InputError, match="cannot write the report to .*choose another path"):
+            report(result, path=path)
+
+
+def test_a_frame_that_is_no_probe_is_refused(result: SweepResult, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="a column 'probe'"):
+        report(result, [pd.DataFrame({"x": [1]})], tmp_path / "r.html")

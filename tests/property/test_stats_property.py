@@ -1,0 +1,53 @@
+"""What must hold of the intervals for any counts and any scores."""
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from layerroles import stats
+
+TABLES = st.integers(1, 400).flatmap(
+    lambda n: st.integers(0, n).flatmap(
+        lambda gained: st.tuples(st.just(gained), st.integers(0, n - gained), st.just(n))
+    )
+)
+
+
+@given(TABLES)
+def test_tango_holds_its_estimate_inside_minus_one_and_one(table):
+    gained, lost, n = table
+    interval = stats.tango(gained, lost, n)
+    assert -1 <= interval.low <= (gained - lost) / n <= interval.high <= 1
+    assert interval.high - interval.low > 0
+
+
+@given(TABLES)
+def test_tango_is_mirrored_when_gains_and_losses_are(table):
+    gained, lost, n = table
+    one, two = stats.tango(gained, lost, n), stats.tango(lost, gained, n)
+    assert (one.low, one.high) == (-two.high, -two.low)
+
+
+@given(TABLES)
+def test_mcnemar_and_tango_rarely_differ_about_zero(table):
+    """An interval that holds 0 goes with a p of at least .02, whatever the table."""
+    gained, lost, n = table
+    interval = stats.tango(gained, lost, n)
+    if interval.low <= 0 <= interval.high:
+        assert stats.mcnemar_p(gained, lost) > 0.02
+
+
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=60))
+def test_a_paired_effect_is_the_difference_of_means(pairs):
+    before, after = np.array(pairs, dtype=float).T
+    paired = stats.paired_binary(before, after)
+    assert abs(paired.effect - (after.mean() - before.mean())) < 1e-12
+    assert paired.interval.low < paired.interval.high
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=40))
+def test_holm_only_raises_p_and_keeps_their_order(values):
+    p = np.array(values)
+    adjusted = stats.holm(p)
+    assert (adjusted >= p - 1e-12).all()
+    assert (np.diff(adjusted[np.argsort(p)]) >= -1e-12).all()

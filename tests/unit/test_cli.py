@@ -1,0 +1,146 @@
+"""The command line as a person meets it: help, one-line errors, exit codes."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import layerroles
+from layerroles.cli import app, main
+
+COMMANDS = ("sweep", "report", "tasks", "ablations", "sites", "demo")
+
+
+def error_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """The one line with which a mistake is answered."""
+    assert main(arguments) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.count("\n") == 1
+    assert shown.err.startswith("layerroles: error: ")
+    return shown.err.removeprefix("layerroles: error: ").strip()
+
+
+def test_without_a_command_it_shows_its_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 0
+    shown = capsys.readouterr().out
+    assert all(command in shown for command in COMMANDS)
+
+
+def test_every_command_is_there() -> None:
+    assert sorted(command.name or "" for command in app.registered_commands) == sorted(COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_has_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([command, "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert "Example:" in shown
+    assert f"layerroles {command}" in shown.split("Example:")[1]
+
+
+def test_brackets_in_help_are_shown(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    main(["tasks", "--help"])
+    assert "kv_retrieval[pairs=20]" in capsys.readouterr().out
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"layerroles {layerroles.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["swep"], "no such command 'swep'. Did you mean 'sweep'? (see layerroles --help)"),
+        (["xyz"], "no such command 'xyz' (see layerroles --help)"),
+        (
+            ["sweep", "--modle", "m"],
+            "no such option: --modle, did you mean --model? (see layerroles sweep --help)",
+        ),
+        (["sweep", "--out", "r"], "missing option '--model' (see layerroles sweep --help)"),
+        (["sweep", "--model", "m"], "missing option '--out' (see layerroles sweep --help)"),
+        (["report"], "missing argument 'RUN' (see layerroles report --help)"),
+        (
+            ["sweep", "--model", "m", "--out", "r", "--limit", "many"],
+            "invalid value for '--limit': it should be a valid integer, not 'many' "
+            "(see layerroles sweep --help)",
+        ),
+        (
+            ["sweep", "--model", "m", "--out", "r", "--top", "-1"],
+            "invalid value for '--top': it should be greater than or equal to 0, not '-1' "
+            "(see layerroles sweep --help)",
+        ),
+        (["demo", "--limit", "0"], "--limit 0 asks for nothing: give 1 or more"),
+    ],
+)
+def test_a_mistake_gets_one_line(
+    arguments: list[str], line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert error_of(capsys, *arguments) == line
+
+
+def test_an_interrupt_is_130(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(layerroles.__dict__, "read", interrupted)
+    assert main(["report", "runs/none"]) == 130
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_a_defect_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("a defect")
+
+    monkeypatch.setitem(layerroles.__dict__, "read", broken)
+    with pytest.raises(RuntimeError, match="a defect"):
+        main(["report", "runs/none"])
+
+
+def test_report_writes_beside_the_rows(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(layerroles.__dict__, "read", lambda run: f"rows of {run}")
+    monkeypatch.setitem(
+        layerroles.__dict__, "report", lambda result, *, path: Path(path) if result else None
+    )
+    assert main(["report", "runs/first"]) == 0
+    assert capsys.readouterr().out == "runs/first/report.html\n"
+    assert main(["report", "runs/first", "--out", "page.html"]) == 0
+    assert capsys.readouterr().out == "page.html\n"
+
+
+def test_as_a_program_in_a_pipe_that_closes() -> None:
+    command = f"{sys.executable} -m layerroles ablations | head -c 1 > /dev/null"
+    done = subprocess.run(
+        ["bash", "-c", command], capture_output=True, text=True, timeout=120, check=True
+    )
+    assert "Traceback" not in done.stderr
+
+
+def test_as_a_program_a_mistake_is_2() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "layerroles", "sweep"], capture_output=True, text=True, timeout=120
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        "layerroles: error: missing option '--model' (see layerroles sweep --help)\n"
+    )
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; from layerroles.cli import main; main(['sweep', '--help']); "
+        "print([m for m in ('torch', 'pandas', 'transformers', 'plotly') if m in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True
+    )
+    assert done.stdout.strip().endswith("[]")

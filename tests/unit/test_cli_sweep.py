@@ -1,0 +1,248 @@
+"""What `layerroles sweep` makes of its options; the model and the sweep itself are scripted."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, ClassVar, Self
+
+import pandas as pd
+import pytest
+
+import layerroles
+from layerroles.ablations import Condition
+from layerroles.cli import main
+
+PLUGIN = '''
+from dataclasses import dataclass
+
+import layerroles as lr
+
+
+@lr.ablation("scale_in_a_test")
+@dataclass(frozen=True)
+class Scale(lr.Ablation):
+    """Multiply the site's write by `factor`."""
+
+    factor: float = 0.5
+
+    def edit(self, write, ctx):
+        return self.factor * write
+'''
+
+
+class ScriptedResult:
+    """A result with one task, one protocol and one condition."""
+
+    def intact(self) -> pd.DataFrame:
+        return pd.DataFrame(
+            [
+                {
+                    "task": "facts[b]",
+                    "protocol": "generation",
+                    "n": 32,
+                    "score": 0.75,
+                    "score_low": 0.579,
+                    "score_high": 0.868,
+                    "chance": 0.0,
+                }
+            ]
+        )
+
+    def effects(self) -> pd.DataFrame:
+        row = {"task": "facts[b]", "protocol": "generation", "score": 0.25}
+        effect = {"effect": -0.5, "ci_low": -0.66, "ci_high": -0.29}
+        harm = {"harm": 0.667, "harm_low": 0.39, "harm_high": 0.88, "p_adjusted": 0.0004}
+        nothing = {"effect": 0.0, "ci_low": -0.1, "ci_high": 0.1, "p_adjusted": 1.0}
+        return pd.DataFrame(
+            [
+                {**row, "condition": "skip L1", **nothing, "harm": float("nan")},
+                {**row, "condition": "skip L0", **effect, **harm},
+            ]
+        )
+
+
+class ScriptedSweep:
+    """Remembers what it was asked for."""
+
+    made: ClassVar[list[Self]] = []
+
+    def __init__(
+        self, model: object, tasks: Any, conditions: Sequence[Condition], **options: Any
+    ) -> None:
+        self.model, self.tasks, self.conditions = model, tasks, conditions
+        self.options = options
+        self.made.append(self)
+
+    def run(self, path: Path) -> ScriptedResult:
+        self.path = path
+        if path.name == "interrupted":
+            raise KeyboardInterrupt
+        return ScriptedResult()
+
+
+@pytest.fixture
+def loaded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, Any]]]:
+    """A model of 4 layers with 2 heads in place of any; what was loaded, and how."""
+    calls: list[tuple[str, dict[str, Any]]] = []
+
+    def load(name: str, **options: Any) -> SimpleNamespace:
+        calls.append((name, options))
+        return SimpleNamespace(cfg=SimpleNamespace(n_layers=4, n_heads=2, d_model=8, d_head=4))
+
+    monkeypatch.setitem(layerroles.__dict__, "load", load)
+    monkeypatch.setitem(layerroles.__dict__, "Sweep", ScriptedSweep)
+    monkeypatch.setattr(ScriptedSweep, "made", [])
+    return calls
+
+
+def sweep(*options: str, out: str = "runs/x") -> ScriptedSweep:
+    """The sweep that these options ask for."""
+    assert main(["sweep", "--model", "m", "--out", out, *options]) == 0
+    return ScriptedSweep.made[-1]
+
+
+@pytest.mark.usefixtures("loaded")
+def test_defaults() -> None:
+    asked = sweep()
+    assert [condition.name for condition in asked.conditions] == [
+        *(f"skip L{layer}" for layer in range(4)),
+        *(f"skip L{layer} after_first" for layer in range(4)),
+    ]
+    assert [task.label for task in asked.tasks] == [
+        "kv_retrieval",
+        "facts",
+        "word_problems",
+        "copying",
+    ]
+    assert asked.options == {
+        "protocols": ["continuation", "generation"],
+        "limit": 32,
+        "seed": 0,
+    }
+    assert asked.path == Path("runs/x")
+
+
+def test_every_option_arrives(loaded: list[tuple[str, dict[str, Any]]]) -> None:
+    asked = sweep(
+        *["--tasks", "kv_retrieval[pairs=20],facts", "--ablation", "zero,skip"],
+        *["--sites", "L1:3,L0.attn", "--at", "after_first", "--protocols", "letter"],
+        *["--limit", "5", "--seed", "7", "--num-fewshot", "1"],
+        *["--dtype", "float32", "--device", "cpu", "--revision", "main"],
+    )
+    assert loaded == [("m", {"dtype": "float32", "device": "cpu", "revision": "main"})]
+    assert [condition.name for condition in asked.conditions] == [
+        f"{name} {site} after_first"
+        for name in ("zero", "skip")
+        for site in ("L1", "L2", "L0.attn")
+    ]
+    assert [task.name for task in asked.tasks] == ["kv_retrieval", "facts"]
+    assert asked.tasks[0].pairs == 20
+    assert [task.num_fewshot for task in asked.tasks] == [1, 1]
+    assert asked.options == {"protocols": ["letter"], "limit": 5, "seed": 7}
+
+
+@pytest.mark.usefixtures("loaded")
+def test_an_ablation_of_a_plugin_with_a_setting(tmp_path: Path) -> None:
+    plugin = tmp_path / "scale.py"
+    plugin.write_text(PLUGIN)
+    asked = sweep(
+        *["--plugin", str(plugin), "--ablation", "scale_in_a_test", "--set", "factor=0.25"],
+        *["--sites", "L3", "--at", "all"],
+    )
+    (condition,) = asked.conditions
+    (edit,) = condition.edits.values()
+    assert (condition.name, edit.parameters()) == ("scale_in_a_test L3", {"factor": 0.25})
+
+
+@pytest.mark.usefixtures("loaded")
+def test_a_declared_reference_is_made_of_held_out_prompts() -> None:
+    asked = sweep("--ablation", "mean", "--tasks", "facts", "--sites", "L0", "--at", "all")
+    (condition,) = asked.conditions
+    (reference,) = condition.references
+    assert reference is not None
+
+
+@pytest.mark.usefixtures("loaded")
+def test_a_result_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    sweep("--tasks", "facts")
+    shown = capsys.readouterr().out
+    assert "facts[b]" in shown, "brackets in a name are no markup"
+    assert "0.750 [0.579, 0.868]" in shown
+    assert "-0.500 [-0.660, -0.290]" in shown
+    assert "0.667 [0.390, 0.880]" in shown
+    assert "<.001" in shown
+    assert shown.index("skip L0") < shown.index("skip L1"), "most harmful first"
+    assert "layerroles report runs/x" in shown
+
+
+@pytest.mark.usefixtures("loaded")
+def test_only_the_intact_table(capsys: pytest.CaptureFixture[str]) -> None:
+    sweep("--tasks", "facts", "--top", "0")
+    assert "skip L0" not in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("loaded")
+def test_an_interrupt_says_how_to_go_on(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["sweep", "--model", "m", "--out", "runs/interrupted", "--tasks", "facts"]) == 130
+    shown = capsys.readouterr().err
+    assert shown == (
+        "layerroles: stopped; what is done is kept in runs/interrupted, the same command goes on\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--tasks", "fact"], "unknown task 'fact'"),
+        (["--tasks", "facts,facts"], "'facts' more than once"),
+        (["--tasks", "kv_retrieval[pears=2]"], "no parameter 'pears'"),
+        (["--tasks", "local:no/such/file.jsonl"], "no/such/file.jsonl"),
+        (["--protocols", "generatoin"], "unknown protocol 'generatoin'"),
+        (["--ablation", "skp"], "unknown ablation 'skp'"),
+        (["--at", "first"], "unknown at='first'"),
+        (["--limit", "0"], "--limit 0"),
+        (["--limit", "-3"], "--limit -3"),
+        (["--set", "factor=1"], "--set 'factor': no such parameter"),
+        (["--set", "factor"], "--set 'factor' is not of the form name=value"),
+        (["--plugin", "no_such_file.py"], "plugin 'no_such_file.py'"),
+        (["--sites", "L4"], "layer 4 is out of range"),
+        (["--sites", "L0.H2", "--ablation", "zero"], "head 2 is out of range"),
+        (["--sites", "L0.H1"], "a head cannot be skipped"),
+        (["--sites", "L0.mpl"], "unknown part 'mpl'"),
+        (["--sites", "three"], "'three'"),
+    ],
+)
+def test_a_mistake_names_the_value(
+    options: list[str],
+    message: str,
+    loaded: list[tuple[str, dict[str, Any]]],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["sweep", "--model", "m", "--out", "runs/x", *options]) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.startswith("layerroles: error: ")
+    assert shown.err.count("\n") == 1
+    assert message in shown.err
+    if "--sites" not in options:
+        assert not loaded, "what can be refused without the model is refused before it is loaded"
+
+
+def test_lists(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    plugin = tmp_path / "scale.py"
+    plugin.write_text(PLUGIN)
+    assert main(["ablations", "--plugin", str(plugin)]) == 0
+    shown = capsys.readouterr().out
+    assert "factor=0.5" in shown
+    assert all(name in shown for name in ("skip", "zero", "mean", "scale_in_a_test"))
+    assert main(["tasks"]) == 0
+    shown = capsys.readouterr().out
+    assert all(f in shown for f in ("retrieval", "knowledge", "reasoning", "language", "local"))
+
+
+@pytest.mark.usefixtures("loaded")
+def test_sites(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["sites", "m"]) == 0
+    shown = capsys.readouterr().out
+    assert "4 layers of 2 heads" in shown
+    assert all(site in shown for site in ("L3.attn", "L3.mlp", "L3.H1", "all.head"))

@@ -1,0 +1,158 @@
+"""What the values of options say: lists, settings, parameters, plugins."""
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+
+from layerroles.cli.fields import describe_fields, first_line, typed_fields
+from layerroles.cli.plugins import import_plugins
+from layerroles.cli.words import split_list, split_settings
+from layerroles.errors import InputError
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A thing with parameters of each kind.
+
+    And more about it.
+    """
+
+    needed: int
+    factor: float = 0.5
+    style: Literal["hex", "words"] = "words"
+    on: bool = True
+    name: str | None = None
+    bound: int | str = 3
+    path: Path = Path("x")
+    ranks: tuple[int, ...] = field(default_factory=tuple)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("facts", ["facts"]),
+        (" facts , copying ", ["facts", "copying"]),
+        (
+            "kv_retrieval[pairs=20,key_style=hex],facts",
+            ["kv_retrieval[pairs=20,key_style=hex]", "facts"],
+        ),
+        ("a[x=1,y=2],b[z=3,w=4]", ["a[x=1,y=2]", "b[z=3,w=4]"]),
+    ],
+)
+def test_split_list(text: str, words: list[str]) -> None:
+    assert split_list(text, "--tasks") == words
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "--tasks '' has an empty item"),
+        ("facts,", "--tasks 'facts,' has an empty item"),
+        ("facts,,copying", "has an empty item"),
+        ("facts,facts", "names 'facts' more than once"),
+    ],
+)
+def test_a_wrong_list(text: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        split_list(text, "--tasks")
+
+
+def test_split_settings() -> None:
+    assert split_settings(["factor=0.25", "name=a=b"]) == {"factor": "0.25", "name": "a=b"}
+
+
+@pytest.mark.parametrize("pair", ["factor", "=1", "a b=1", ""])
+def test_a_wrong_setting(pair: str) -> None:
+    with pytest.raises(InputError, match=r"not of the form name=value"):
+        split_settings([pair])
+
+
+def test_a_setting_twice() -> None:
+    with pytest.raises(InputError, match="'factor' more than once"):
+        split_settings(["factor=1", "factor=2"])
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("needed", "7", 7),
+        ("factor", "0.25", 0.25),
+        ("factor", "1", 1.0),
+        ("style", "hex", "hex"),
+        ("on", "False", False),
+        ("name", "none", None),
+        ("name", "amber", "amber"),
+        ("bound", "4", 4),
+        ("bound", "high", "high"),
+        ("path", "a/b", Path("a/b")),
+    ],
+)
+def test_a_setting_takes_the_type_of_its_field(name: str, text: str, value: Any) -> None:
+    converted = typed_fields(Shape, {name: text})[name]
+    assert converted == value
+    assert type(converted) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"factr": "1"}, "Shape has no parameter 'factr': known are needed, factor, style"),
+        ({"needed": "0.5"}, r"--set needed=0.5: '0.5' is not a whole number"),
+        ({"factor": "half"}, r"--set factor=half: 'half' is not a number"),
+        ({"style": "uuid"}, "'uuid' is not one of hex, words"),
+        ({"on": "maybe"}, "'maybe' is neither true nor false"),
+        ({"ranks": "1"}, "cannot be given on the command line"),
+    ],
+)
+def test_a_wrong_value(settings: dict[str, str], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        typed_fields(Shape, settings)
+
+
+def test_parameters_are_described() -> None:
+    assert describe_fields(Shape) == (
+        "needed, factor=0.5, style=words, on=True, name=None, bound=3, "
+        f"path={Path('x')!r}, ranks=()"
+    )
+    assert describe_fields(int) == ""
+    assert first_line(Shape) == "A thing with parameters of each kind."
+
+
+def test_a_plugin_is_run_once_for_each_import(tmp_path: Path) -> None:
+    plugin = tmp_path / "my plugin.py"
+    plugin.write_text("from dataclasses import dataclass\n@dataclass\nclass A:\n    x: int = 1\n")
+    import_plugins([plugin, plugin])
+    assert any(getattr(module, "__file__", None) == str(plugin) for module in sys.modules.values())
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        ("x = 1\nimport no_such_package_at_all\n", "line 2: ModuleNotFoundError: No module named"),
+        ("x = (\n", r"line 1: SyntaxError: '\(' was never closed"),
+        ("def f():\n    return 1 / 0\n\nf()\n", "line 2: ZeroDivisionError: division by zero"),
+        ("raise SystemExit\n", "line 1: SystemExit"),
+        (
+            "from layerroles.errors import InputError\nraise InputError('no')\n",
+            "line 2: no$",
+        ),
+    ],
+)
+def test_a_plugin_that_fails(source: str, reason: str, tmp_path: Path) -> None:
+    plugin = tmp_path / "mine.py"
+    plugin.write_text(source)
+    with pytest.raises(InputError, match=reason) as caught:
+        import_plugins([plugin])
+    assert f"plugin {str(plugin)!r}" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["missing.py", "folder.py", "text.txt"])
+def test_a_plugin_that_is_no_python_file(name: str, tmp_path: Path) -> None:
+    (tmp_path / "folder.py").mkdir()
+    (tmp_path / "text.txt").write_text("x = 1\n")
+    with pytest.raises(InputError, match="is not a Python file"):
+        import_plugins([tmp_path / name])

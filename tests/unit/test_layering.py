@@ -1,0 +1,158 @@
+"""Imports run one way, and only `sites` knows the names of hook points.
+
+Read from the syntax trees, so that an import inside a function or for type checkers counts too.
+"""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[2] / "layerroles"
+
+# Left may not import right.
+ORDER = (
+    "errors registry sites gguf checks models ablations engine tasks protocols probes plants lm "
+    "store backends sweep roles prune figures page cli __main__"
+).split()
+# These stand beside: they use nothing but what is named, and serve `sweep` and all behind it.
+BESIDE = {"stats": {"errors"}, "results": {"errors", "registry", "stats"}}
+SERVED = set(ORDER[ORDER.index("store") :]) | set(BESIDE)
+WITHOUT_TORCH = ("stats", "results")
+HEAVY = {"torch", "transformer_lens", "transformers"}
+
+HOOK_NAME = re.compile(
+    r"(?<!\w)(hook_(in|out|resid_\w+|attn_\w+|mlp_\w+|[qkvz]|pattern|result|rot_\w+|embed|"
+    r"pos_embed|normalized|scale|hidden_states|head_input|pre|post)|blocks\.(\d+|\{))(?!\w)"
+)
+
+
+def modules() -> Iterator[tuple[str, Path, ast.Module]]:
+    """Top-level name, path and syntax tree of each module of the package."""
+    for path in sorted(PACKAGE.rglob("*.py")):
+        top = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+        yield top, path, ast.parse(path.read_text(encoding="utf-8"))
+
+
+def imported(tree: ast.Module, path: Path) -> Iterator[tuple[str, int]]:
+    """Dotted names that a module imports, absolute, with their lines."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: relative import"
+            assert node.module is not None
+            if node.module == "layerroles":
+                yield from ((f"layerroles.{alias.name}", node.lineno) for alias in node.names)
+            else:
+                yield node.module, node.lineno
+
+
+def may_import(top: str, other: str) -> bool:
+    """Whether a module under `top` may import from `other`, both top-level names."""
+    if top == other:
+        return True
+    if top in BESIDE:
+        return other in BESIDE[top]
+    if other in BESIDE:
+        return top in SERVED
+    return ORDER.index(other) < ORDER.index(top)
+
+
+def wrong_imports(top: str, tree: ast.Module, path: Path) -> list[str]:
+    """What a module imports against the order, each with its place."""
+    found = []
+    for name, line in imported(tree, path):
+        package, *rest = name.split(".")
+        if package == "layerroles" and rest and rest[0] in {*ORDER, *BESIDE}:
+            if not may_import(top, rest[0]):
+                found.append(f"{path}:{line}: {top} imports {rest[0]}")
+        elif top in WITHOUT_TORCH and package in HEAVY:
+            found.append(f"{path}:{line}: {top} imports {package}")
+    return found
+
+
+def hook_names(tree: ast.Module) -> Iterator[tuple[str, int]]:
+    """Names of hook points in a module's strings, docstrings left out."""
+    prose = {
+        id(node.body[0].value)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+        and node.body
+        and isinstance(node.body[0], ast.Expr)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in prose:
+            match = HOOK_NAME.search(node.value)
+            if match:
+                yield match[0], node.lineno
+
+
+def test_every_module_has_its_place() -> None:
+    placed = {*ORDER, *BESIDE, "__init__"}
+    unplaced = sorted({top for top, _, _ in modules()} - placed)
+    assert not unplaced, f"say in this test where {unplaced} stand in the order of imports"
+
+
+def test_imports_run_one_way() -> None:
+    wrong = [
+        line
+        for top, path, tree in modules()
+        if top != "__init__"  # names them all, for type checkers
+        for line in wrong_imports(top, tree, path)
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_importing_the_package_imports_none_of_its_modules() -> None:
+    tree = ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8"))
+    at_import = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+    names = {name for node in at_import for name, _ in imported(ast.Module([node], []), PACKAGE)}
+    assert names == {"importlib", "typing"}
+
+
+def test_only_sites_holds_names_of_hook_points() -> None:
+    found = [
+        f"{path}:{line}: {name!r}"
+        for top, path, tree in modules()
+        if top != "sites"
+        for name, line in hook_names(tree)
+    ]
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize(
+    ("top", "source"),
+    [
+        ("sites", "from layerroles.models import load"),
+        ("models", "import layerroles.engine.plain"),
+        ("engine", "def f():\n    from layerroles import tasks"),
+        ("engine", "from layerroles.results import SweepResult"),
+        ("stats", "import torch.nn"),
+        ("results", "from transformer_lens import HookedTransformer"),
+        ("results", "from layerroles.sites import Site"),
+    ],
+)
+def test_a_wrong_import_is_found(top: str, source: str) -> None:
+    assert wrong_imports(top, ast.parse(source), Path("made_up.py"))
+
+
+@pytest.mark.parametrize(
+    ("top", "source"),
+    [
+        ("models", "from layerroles.sites import Site"),
+        ("sweep", "from layerroles.results import SweepResult"),
+        ("results", "from layerroles.stats import paired"),
+        ("cli", "import layerroles as lr"),
+        ("figures", "from layerroles.figures.style import palette"),
+    ],
+)
+def test_a_right_import_is_not(top: str, source: str) -> None:
+    assert not wrong_imports(top, ast.parse(source), Path("made_up.py"))
+
+
+def test_a_hook_name_is_found_in_code_but_not_in_prose() -> None:
+    source = '"""About hook_z."""\nname = f"blocks.{layer}.hook_resid_post"\nother = "a hook_up"'
+    assert {line for _, line in hook_names(ast.parse(source))} == {2}

@@ -1,0 +1,122 @@
+"""The package as a whole: cheap to import, and its public names are where they are said to be."""
+
+import ast
+import importlib
+import statistics
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import pytest
+
+import layerroles
+
+# The contract of the public surface, written out here on purpose.
+NAMES = (
+    "Ablation Condition EditContext Engine Example InputError Mean Reference Roles Site Skip Sweep "
+    "SweepResult Task Zero __version__ ablated ablation each_head each_layer each_span figures "
+    "load localize model_folder prepare probes protocols read report task tasks"
+).split()
+
+
+def run(code: str, *options: str) -> str:
+    """The standard output of Python on `code` in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, *options, "-c", code], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_public_names() -> None:
+    assert sorted(layerroles.__all__) == sorted(NAMES)
+    assert set(NAMES) <= set(dir(layerroles))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_public_name_resolves(name: str) -> None:
+    value = getattr(layerroles, name)
+    assert value is getattr(layerroles, name)
+    if name in ("figures", "probes", "protocols", "tasks"):
+        assert isinstance(value, types.ModuleType)
+    elif name != "__version__":
+        assert value.__name__ == name or callable(value)
+
+
+def test_type_checkers_see_the_same_names() -> None:
+    tree = ast.parse(Path(layerroles.__file__).read_text(encoding="utf-8"))
+    (block,) = (
+        node
+        for node in tree.body
+        if isinstance(node, ast.If)
+        and isinstance(node.test, ast.Name)
+        and node.test.id == "TYPE_CHECKING"
+    )
+    seen = {}
+    for node in block.body:
+        assert isinstance(node, ast.ImportFrom)
+        for alias in node.names:
+            assert alias.asname == alias.name, "written `X as X`, it is re-exported"
+            seen[alias.name] = node.module
+    assert sorted([*seen, "__version__"]) == sorted(NAMES)
+    for name, module in seen.items():
+        if module != "layerroles":
+            assert getattr(layerroles, name) is getattr(importlib.import_module(str(module)), name)
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="'layerroles' has no attribute 'sweeep'"):
+        _ = layerroles.sweeep  # type: ignore[attr-defined]
+
+
+def test_no_public_function_shares_its_name_with_a_module() -> None:
+    # Importing the module later would replace the function.
+    folder = Path(layerroles.__file__).parent
+    modules = {path.stem for path in folder.glob("*.py")} | {
+        path.name for path in folder.iterdir() if path.is_dir()
+    }
+    shared = {
+        name
+        for name in NAMES
+        if name in modules and not isinstance(getattr(layerroles, name), types.ModuleType)
+    }
+    assert not shared
+
+
+def test_functions_are_still_there_when_every_module_is_imported() -> None:
+    out = run(
+        "import importlib, layerroles as lr\n"
+        "names = [n for n in lr.__all__ if n != '__version__']\n"
+        "before = {n: getattr(lr, n) for n in names}\n"
+        "for m in 'sites models ablations engine tasks protocols probes store sweep results "
+        "stats roles figures page cli'.split(): importlib.import_module(f'layerroles.{m}')\n"
+        "print([n for n in names if getattr(lr, n) is not before[n]])"
+    )
+    assert out == "[]"
+
+
+def test_import_is_quick() -> None:
+    code = (
+        "import time; start = time.perf_counter(); import layerroles; "
+        "print(time.perf_counter() - start)"
+    )
+    assert statistics.median(float(run(code)) for _ in range(3)) < 0.3
+
+
+def test_import_is_light_and_silent() -> None:
+    code = (
+        "import sys, layerroles; "
+        "print([m for m in ('torch', 'pandas', 'plotly', 'transformers') if m in sys.modules])"
+    )
+    assert run(code, "-W", "error") == "[]"
+
+
+def test_version() -> None:
+    assert importlib.import_module("importlib.metadata").version("layerroles") == (
+        layerroles.__version__
+    )
+
+
+def test_is_typed() -> None:
+    assert (Path(layerroles.__file__).parent / "py.typed").is_file()
