@@ -46,7 +46,7 @@ format: setup
 	$(BIN)/ruff format .
 
 docs: .venv/docs.stamp
-	$(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # The report is tested in headless Chromium.
 browser:

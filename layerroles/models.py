@@ -12,6 +12,7 @@ Example:
 
 import hashlib
 import importlib.metadata
+import inspect
 import logging
 import platform
 import weakref
@@ -99,7 +100,7 @@ def load(
         InputError: no such model or the hub cannot be reached; not a decoder-only model; a folder
             without a config; a damaged file; out of memory; a check fails.
     """
-    where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    where = _device(device)
     kind = resolve_dtype(dtype, where)
     source = _source(str(name))
     try:
@@ -220,7 +221,7 @@ def forward(
     if model._accepts_derived_position_ids():
         positions = (attended.cumsum(-1) - 1).clamp(min=0)
         arguments["position_ids"] = positions[:, -tokens.shape[1] :]
-    if keep and prepared_keeps(model):
+    if keep and _keeps(model):
         arguments["logits_to_keep"] = keep
     if cache is not None:
         arguments["past_key_values"] = cache
@@ -230,10 +231,8 @@ def forward(
     return (logits[:, -keep:] if keep else logits), cache
 
 
-def prepared_keeps(model: TransformerBridge) -> bool:
+def _keeps(model: TransformerBridge) -> bool:
     """Whether the model's forward can leave out logits that nobody reads."""
-    import inspect
-
     return "logits_to_keep" in inspect.signature(model.original_model.forward).parameters
 
 
@@ -271,12 +270,26 @@ def resolve_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype
     return DTYPES[dtype]
 
 
+def _device(device: str | torch.device | None) -> torch.device:
+    try:
+        return torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except RuntimeError:
+        raise InputError(f"unknown device {device!r}: known are cpu, cuda, cuda:0, mps") from None
+
+
 def _prepare(
     bridge: TransformerBridge, name: str, revision: str | None, tokenizer: Any
 ) -> TransformerBridge:
     bridge.eval()
     bridge.requires_grad_(False)
-    checks = check_model(bridge, name)
+    try:
+        checks = check_model(bridge, name)
+    except RuntimeError as error:
+        # Some architectures cannot be run in some dtypes by the libraries under this one.
+        raise InputError(
+            f"model {name!r} ({bridge.cfg.architecture}) does not run as {bridge.cfg.dtype}: "
+            f"{error}; try another dtype"
+        ) from error
     _PREPARED[bridge] = Prepared(name, revision, tokenizer, checks)
     return bridge
 
@@ -297,7 +310,7 @@ def _source(name: str) -> str:
 def _boot(
     name: str, source: str, dtype: torch.dtype, device: torch.device, revision: str | None
 ) -> tuple[TransformerBridge, Any]:
-    from transformers import AutoConfig, AutoTokenizer
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
     from transformers.utils import logging as progress
 
@@ -313,8 +326,21 @@ def _boot(
                 f"model {name!r} is {architecture}, not a decoder-only language model"
             )
         tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
+        # Loaded here and not by the bridge, which would also take pickled weights.
+        weights = AutoModelForCausalLM.from_pretrained(
+            source,
+            revision=revision,
+            dtype=dtype,
+            use_safetensors=True,
+            attn_implementation="eager",
+        )
         bridge = TransformerBridge.boot_transformers(
-            source, dtype=dtype, device=device, revision=revision
+            source,
+            hf_model=weights.to(device),
+            tokenizer=tokenizer,
+            dtype=dtype,
+            device=device,
+            revision=revision,
         )
     except (torch.OutOfMemoryError, InputError):
         raise

@@ -1,11 +1,11 @@
-"""The report: one HTML file that opens offline, with the verdict first.
+r"""The report: one HTML file that opens offline, with the verdict first.
 
 Everything that comes from a model or from data (prompts, answers, names) is escaped: in the text by
 the template engine, in the figures by `figures.style.escape`, in embedded JSON by `embed`. The file
 holds its own copy of plotly.js and asks nothing of the network.
 
     >>> embed({"prompt": "</script>"})
-    Markup('{"prompt": "\\\\u003c/script\\\\u003e"}')
+    Markup('{"prompt": "\\u003c/script\\u003e"}')
 """
 
 import html
@@ -33,27 +33,43 @@ _PROMPT_TAIL, _RESPONSE_HEAD = 260, 500  # characters
 _TITLE_SPACE = 58  # pixels of the figure's top margin that its title needs; the page sets its own
 
 _HOW = {
-    "role": "Read it downwards: a layer is one vertical line through every panel. Bars are harm when the "
-    "layer is ablated at every position: full where the interval lies above 0.2, an outline where it lies "
-    "within 0.1 of 0 (spare), pale where it does neither (undecided). Hollow circles are the same layer with "
-    "the first token spared: a full bar with its circle beside it is critical, a full bar whose circle is "
-    "near 0 is a sink and not the seat of a skill. A probe "
-    "that sees the answer emerge somewhere shows where it is readable, not what makes it.",
-    "depth": "Above: the score with the layer ablated; the solid line and its band are the intact model, "
-    "the dotted line is chance. Below: the paired effect on the same examples, negative where the ablation "
-    "hurts. Filled: at every position; hollow: the first token spared. An interval across 0 shows no effect.",
-    "harm": "Orange hurts, blue helps, and the scale is the same on both sides of 0. A dot marks an interval "
-    "that excludes 0, before any correction for the number of layers; p values after Holm are in the table. "
-    "Hatched cells have no harm to show, and say why under the pointer.",
-    "outcome": "Blue is right. Grey is an answer that is wrong; the warm colours are answers that fail as "
-    "answers: none found, cut short, repeating itself, empty. A model that cannot keep a format is not "
-    "a model that cannot reason.",
-    "lens": "Higher is better; at 1 the model would already say the answer if it stopped there. The last "
-    "point is the model's own output. Where bands overlap, the tasks cannot be told apart.",
-    "attention": "Darker (on a dark page, brighter) is more attention from the position that answers to the "
-    "evidence in the prompt. A head is named where its share is at least twice what even attention gives. "
-    "Attention shows where a head looks, not that the answer depends on it.",
-}  # fmt: skip
+    "role": (
+        "Read it downwards: a layer is one vertical line through every panel. Bars are harm "
+        "when the layer is ablated at every position: full where the interval lies above 0.2, "
+        "an outline where it lies within 0.1 of 0 (spare), pale where it does neither "
+        "(undecided). Hollow circles are the same layer with the first token spared: a full bar "
+        "with its circle beside it is critical, a full bar whose circle is near 0 is a sink and "
+        "not the seat of a skill. A probe that sees the answer emerge somewhere shows where it "
+        "is readable, not what makes it."
+    ),
+    "depth": (
+        "Above: the score with the layer ablated; the solid line and its band are the intact "
+        "model, the dotted line is chance. Below: the paired effect on the same examples, "
+        "negative where the ablation hurts. Filled: at every position; hollow: the first token "
+        "spared. An interval across 0 shows no effect of either sign."
+    ),
+    "harm": (
+        "Orange hurts, blue helps, and the scale is the same on both sides of 0. A dot marks an "
+        "interval that excludes 0, before any correction for the number of layers; p values "
+        "after Holm are in the table. Hatched cells have no harm to show, and say why under the "
+        "pointer."
+    ),
+    "outcome": (
+        "Blue is right. Grey is an answer that is wrong; the warm colours are answers that fail "
+        "as answers: none found, cut short, repeating itself, empty. A model that cannot keep a "
+        "format is not a model that cannot reason."
+    ),
+    "lens": (
+        "Higher is better; at 1 the model would already say the answer if it stopped there. The "
+        "last point is the model's own output. Bands are the interval of each median by itself."
+    ),
+    "attention": (
+        "Darker (on a dark page, brighter) is more attention from the position that answers to "
+        "the evidence in the prompt. A head is named where its share is at least twice what "
+        "even attention gives. Attention shows where a head looks, not that the answer depends "
+        "on it."
+    ),
+}
 
 
 def report(
@@ -80,7 +96,9 @@ def report(
         target.write_text(text, encoding="utf-8", errors="replace")
     except OSError as error:
         reason = error.strerror or type(error).__name__
-        raise InputError(f"cannot write the report to {str(target)!r}: {reason}; choose another path") from error
+        raise InputError(
+            f"cannot write the report to {str(target)!r}: {reason}; choose another path"
+        ) from error
     return target
 
 
@@ -88,10 +106,16 @@ def render(result: SweepResult, probes: Sequence[pd.DataFrame] = ()) -> str:
     """Return the report's HTML."""
     drawn = select.by_probe(probes)
     kinds = select.ablations(result)
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters.update(num=style.number, interval=style.interval, layers=layer_list, tail=_tail, head=_head)
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters.update(
+        num=style.number, interval=style.interval, layers=layer_list, tail=_tail, head=_head
+    )
     environment.globals.update(colour=style.colour, embed=embed)
-    template = environment.from_string(files("layerroles").joinpath("page.html.j2").read_text("utf-8"))
+    template = environment.from_string(
+        files("layerroles").joinpath("page.html.j2").read_text("utf-8")
+    )
     effects = result.effects()
     roles = {kind: localize(result, probes, ablation=kind) for kind in kinds}
     return template.render(
@@ -105,7 +129,7 @@ def render(result: SweepResult, probes: Sequence[pd.DataFrame] = ()) -> str:
         effects=effects.to_dict("records"),
         other_probes=sorted(set(drawn) - {"logit_lens", "attention"}),
         templates={name: made.to_plotly_json() for name, made in style.TEMPLATES.items()},
-        plotlyjs=Markup(get_plotlyjs()),  # noqa: S704 - the library's own text
+        plotlyjs=Markup(get_plotlyjs()),
     )
 
 
@@ -114,7 +138,7 @@ def embed(value: object) -> Markup:
     text = value if isinstance(value, str) else json.dumps(value, default=str)
     for sign in "<>&\u2028\u2029":
         text = text.replace(sign, f"\\u{ord(sign):04x}")
-    return Markup(text)  # noqa: S704 - escaped above
+    return Markup(text)
 
 
 def layer_list(layers: Sequence[int]) -> str:
@@ -130,7 +154,8 @@ def layer_list(layers: Sequence[int]) -> str:
         else:
             runs.append([layer])
     named = [
-        ", ".join(map(str, run)) if len(run) < 3 else f"{run[0]}\N{EN DASH}{run[-1]}" for run in runs
+        ", ".join(map(str, run)) if len(run) < 3 else f"{run[0]}\N{EN DASH}{run[-1]}"
+        for run in runs
     ]
     return ", ".join(named) or "\N{EM DASH}"
 
@@ -210,7 +235,7 @@ def _drawing(name: str, figure: go.Figure) -> dict[str, Any]:
 
 
 def _changed(result: SweepResult, effects: pd.DataFrame, roles: Roles) -> Iterator[dict[str, Any]]:
-    """Per task: a few answers that the most harmful layers changed, by generation where it was run."""
+    """Per task: answers that the most harmful layers changed, by generation where it was run."""
     single = effects[effects["layer"].notna() & (effects["part"] == "block")]
     single = single[(single["ablation"] == roles.ablation) & single["effect"].notna()]
     for task in dict.fromkeys(single["task"]):

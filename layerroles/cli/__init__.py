@@ -95,7 +95,7 @@ def _line(error: typer.TyperException) -> str:
     if near:
         line = f"no such option: {getattr(error, 'option_name', '')}, did you mean {near[0]}?"
     # typer checks values with pydantic, whose words leave the value out.
-    found = getattr(error.__cause__, "errors", list)()
+    found: list[dict[str, object]] = getattr(error.__cause__, "errors", list)()
     if found:
         line = f"{line.split(', unable')[0].replace(': Input', ': it')}, not {found[0]['input']!r}"
     context = getattr(error, "ctx", None)

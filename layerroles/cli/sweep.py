@@ -13,7 +13,7 @@ from layerroles.cli.words import split_list, split_settings
 from layerroles.errors import InputError
 
 if TYPE_CHECKING:
-    from layerroles.ablations import Ablation, Condition
+    from layerroles.ablations import Ablation, At, Condition
     from layerroles.tasks import Task
 
 REFERENCE_LIMIT = 64  # prompts of a reference that an ablation declares
@@ -114,8 +114,8 @@ def command(
     """
     import_plugins(plugin or [])
     asked = make_tasks(tasks, num_fewshot)
-    known_protocols(protocols_asked := split_list(protocols, "--protocols"))
-    known_ats(ats := split_list(at, "--at"))
+    ways = known_protocols(protocols)
+    ats = known_ats(at)
     if limit < 1:
         raise InputError(f"--limit {limit} asks for nothing: give 1 or more")
     ablations = make_ablations(ablation, split_settings(settings or []), asked, seed)
@@ -132,7 +132,7 @@ def command(
         for position in ats
         for site in where
     ]
-    sweep = lr.Sweep(bridge, asked, conditions, protocols=protocols_asked, limit=limit, seed=seed)
+    sweep = lr.Sweep(bridge, asked, conditions, protocols=ways, limit=limit, seed=seed)
     try:
         result = sweep.run(out)
     except KeyboardInterrupt:
@@ -157,21 +157,34 @@ def make_tasks(text: str, num_fewshot: int | None) -> list["Task"]:
     return [task(name, **shots) for name in split_list(text, "--tasks")]
 
 
-def known_protocols(names: Sequence[str]) -> None:
-    """Refuse an unknown protocol before the model is loaded."""
+def known_protocols(text: str) -> list[str]:
+    """The protocols that `--protocols` names.
+
+    Raises:
+        InputError: unknown protocol, or one named twice.
+    """
     from layerroles.protocols import PROTOCOLS
 
+    names = split_list(text, "--protocols")
     for name in names:
         PROTOCOLS[name]
+    return names
 
 
-def known_ats(names: Sequence[str]) -> None:
-    """Refuse an unknown `--at` before the model is loaded."""
-    from layerroles.ablations import Condition, Skip
-    from layerroles.sites import Site
+def known_ats(text: str) -> list["At"]:
+    """The positions that `--at` names.
 
+    Raises:
+        InputError: unknown positions, or some named twice.
+    """
+    from layerroles.ablations import ATS
+
+    known: dict[str, At] = {at: at for at in ATS}
+    names = split_list(text, "--at")
     for name in names:
-        Condition({Site(0): Skip()}, at=name)  # type: ignore[arg-type]  # this checks it
+        if name not in known:
+            raise InputError(f"unknown at={name!r}: known are {', '.join(known)}")
+    return [known[name] for name in names]
 
 
 def make_ablations(

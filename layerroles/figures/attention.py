@@ -20,8 +20,8 @@ _COLUMNS = ("task", "family", "example", "layer", "head", "evidence", "uniform")
 def attention_map(attention: pd.DataFrame, *, top: int = 3) -> go.Figure:
     """Draw the mean attention to the evidence per layer and head, a panel per task.
 
-    The strongest heads of each task are named, if their share is at least twice the even one. Tasks whose examples have no evidence
-    span are left out, and the subtitle says so.
+    The strongest heads of each task are named, if their share is at least twice the even one. Tasks
+    whose examples have no evidence span are left out, and the subtitle says so.
 
     Args:
         attention: an attention probe frame.
@@ -93,7 +93,7 @@ def attention_means(attention: pd.DataFrame) -> pd.DataFrame:
 
 
 def strongest(part: pd.DataFrame, top: int) -> pd.DataFrame:
-    """The heads with the largest share, among those with at least twice what even attention gives."""
+    """The heads with the largest share, at least twice what even attention gives."""
     return part[part["evidence"] >= 2 * part["uniform"]].nlargest(top, "evidence")
 
 
@@ -116,9 +116,15 @@ def _title(means: pd.DataFrame, family: str, task: str, top: int) -> str:
     part = means[means["task"] == task]
     best = strongest(part, top)
     named = ", ".join(f"{head_name(line)} {line['evidence']:.0%}" for _, line in best.iterrows())
-    strong = f" \N{EM DASH} strongest {named}" if named else " \N{EM DASH} no head at twice even attention"
+    strong = (
+        f" \N{EM DASH} strongest {named}"
+        if named
+        else " \N{EM DASH} no head at twice even attention"
+    )
     even = f" (even attention {part['uniform'].mean():.1%})"
-    return f"{style.swatch(family)} \N{MIDDLE DOT} {style.escape(task)}{strong if top else ''}{even}"
+    return (
+        f"{style.swatch(family)} \N{MIDDLE DOT} {style.escape(task)}{strong if top else ''}{even}"
+    )
 
 
 def _panel(

@@ -1,7 +1,7 @@
 """Depth profile: the score when each layer is ablated alone, with its effect below.
 
-    >>> figure = depth_profile(result, task="facts", protocol="generation")  # doctest: +SKIP
-    >>> figure.write_html("facts.html")  # doctest: +SKIP
+>>> figure = depth_profile(result, task="facts", protocol="generation")  # doctest: +SKIP
+>>> figure.write_html("facts.html")  # doctest: +SKIP
 """
 
 import numpy as np
@@ -171,7 +171,12 @@ def _points(figure: go.Figure, cell: pd.DataFrame, row: int, column: int, shown:
                     },
                     mode="lines+markers",
                     line={"color": style.fade(hue, 0.45), "width": 1, "dash": mark["dash"]},
-                    marker={"symbol": mark["symbol"], "color": hue, "size": 7, "line": {"width": 1.4}},
+                    marker={
+                        "symbol": mark["symbol"],
+                        "color": hue,
+                        "size": 7,
+                        "line": {"width": 1.4},
+                    },
                     name=f"at {at}",
                     legendgroup=at,
                     showlegend=at not in shown,

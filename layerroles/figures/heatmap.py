@@ -1,7 +1,9 @@
 """Harm map: harm of every layer for every task, protocol and `at`, as one heat map per protocol.
 
-    >>> figure = harm_map(result)  # doctest: +SKIP
+>>> figure = harm_map(result)  # doctest: +SKIP
 """
+
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -56,8 +58,9 @@ def harm_map(
     style.finish(
         figure,
         title=f"Harm of ablating one layer ({kind})",
-        subtitle=f"{style.counts(effects['n'])} examples per cell; 1 = all skill above chance gone, "
-        f"below 0 = helps; \N{BULLET} interval excludes 0; hatched = undefined; layers are 0-based",
+        subtitle=f"{style.counts(effects['n'])} examples per cell; 1 = all skill "
+        f"above chance gone, below 0 = helps; \N{BULLET} interval excludes 0; "
+        "hatched = undefined; layers are 0-based",
         height=168 + 24 * sum(sizes) + 44 * len(protocols),
         legend=False,
     )
@@ -124,7 +127,10 @@ def _panel(
     names = [f"{style.swatch(family)} \N{MIDDLE DOT} {at}" for family, _, at in rows]
     tasks = {(family, task) for family, task, _ in rows}
     if len(tasks) > len({family for family, _ in tasks}):
-        names = [f"{style.swatch(family)} {style.escape(task)} \N{MIDDLE DOT} {at}" for family, task, at in rows]
+        names = [
+            f"{style.swatch(family)} {style.escape(task)} \N{MIDDLE DOT} {at}"
+            for family, task, at in rows
+        ]
     figure.update_yaxes(
         tickmode="array",
         tickvals=list(range(len(rows))),
@@ -168,7 +174,7 @@ def _hatch(figure: go.Figure, harm: np.ndarray, hover: np.ndarray, row: int) -> 
     )
 
 
-def _mark(line: dict[str, float], most: float) -> str:
+def _mark(line: dict[str, Any], most: float) -> str:
     if pd.isna(line["harm"]):
         return ""
     if abs(line["harm"]) > most:
@@ -176,20 +182,20 @@ def _mark(line: dict[str, float], most: float) -> str:
     return "\N{BULLET}" if line["harm_low"] > 0 or line["harm_high"] < 0 else ""
 
 
-def _hover(line: dict[str, object]) -> str:
+def _hover(line: dict[str, Any]) -> str:
     head = f"<b>{style.escape(line['condition'])}</b> \N{MIDDLE DOT} {style.escape(line['task'])}"
     harm = f"harm {style.interval(line['harm'], line['harm_low'], line['harm_high'])}"
-    if pd.isna(line["harm"]):  # type: ignore[call-overload]
+    if pd.isna(line["harm"]):
         harm = "harm undefined: " + why_undefined(line)
     effect = f"effect {style.interval(line['effect'], line['ci_low'], line['ci_high'])}"
     return "<br>".join([head, harm, effect, f"n {line['n']}"])
 
 
-def why_undefined(line: dict[str, object]) -> str:
+def why_undefined(line: dict[str, Any]) -> str:
     """Say why there is no harm: no chance level, or no skill above it to lose."""
-    if pd.isna(line["chance"]):  # type: ignore[call-overload]
+    if pd.isna(line["chance"]):
         return "this protocol's score has no chance level"
-    if pd.isna(line["effect"]):  # type: ignore[call-overload]
+    if pd.isna(line["effect"]):
         return "no example could be scored"
     intact, chance = style.number(line["intact"]), style.number(line["chance"])
     return f"intact {intact} is not above chance {chance} by its interval"

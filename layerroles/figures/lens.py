@@ -6,8 +6,6 @@ answer's first token at the answering position, 1 where the model would already 
     >>> figure = lens_trajectories(lens, measure="logprob")  # doctest: +SKIP
 """
 
-from typing import Literal
-
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
@@ -16,11 +14,10 @@ from scipy.stats import binom, t
 from layerroles.errors import InputError
 from layerroles.figures import select, style
 
-Measure = Literal["rank", "logprob"]
 _COLUMNS = ("task", "family", "example", "layer", "rank", "logprob")
 
 
-def lens_trajectories(lens: pd.DataFrame, *, measure: Measure = "rank") -> go.Figure:
+def lens_trajectories(lens: pd.DataFrame, *, measure: str = "rank") -> go.Figure:
     """Draw the answer's median rank (log scale, 1 = top) or mean log-probability over depth.
 
     Layer -1 is the embedding, layer l the stream after block l, and the last one the model's own
@@ -51,7 +48,7 @@ def lens_trajectories(lens: pd.DataFrame, *, measure: Measure = "rank") -> go.Fi
     )
 
 
-def lens_summary(lens: pd.DataFrame, *, measure: Measure) -> pd.DataFrame:
+def lens_summary(lens: pd.DataFrame, *, measure: str) -> pd.DataFrame:
     """Summarise per task and layer: family, task, layer, value, low, high, n.
 
     Ranks are counted from 1 here, so that a log axis can show the top.
@@ -68,9 +65,7 @@ def lens_summary(lens: pd.DataFrame, *, measure: Measure) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=names)
 
 
-def lens_traces(
-    summary: pd.DataFrame, *, measure: Measure, legend: bool = True
-) -> list[go.Scatter]:
+def lens_traces(summary: pd.DataFrame, *, measure: str, legend: bool = True) -> list[go.Scatter]:
     """A band and a line per task, in the colour of its family."""
     traces = []
     # A legend lays the members of a group out vertically: no groups where it does not list them.
@@ -113,7 +108,7 @@ def lens_traces(
     return traces
 
 
-def lens_axis(measure: Measure) -> dict[str, object]:
+def lens_axis(measure: str) -> dict[str, object]:
     """The value axis: better is up for both measures."""
     if measure == "logprob":
         return {"title": {"text": "log-probability (nats)"}}
@@ -129,7 +124,7 @@ def lens_axis(measure: Measure) -> dict[str, object]:
     }
 
 
-def _hover(task: object, line: "pd.Series[float]", measure: Measure) -> str:
+def _hover(task: object, line: "pd.Series[float]", measure: str) -> str:
     layer = int(line["layer"])
     where = "embedding" if layer == -1 else f"after layer {layer}"
     places = 1 if measure == "rank" else 2

@@ -52,7 +52,9 @@ def outcome_profile(
     if not frame["outcome"].isin(list(_LOOK)).any():
         raise InputError(f"protocol {protocol!r} records no outcomes: choose one with answers")
     families = dict(zip(effects["task"], effects["family"], strict=True))
-    tasks = sorted(families, key=lambda task: style.ordered(families.values()).index(families[task]))
+    tasks = sorted(
+        families, key=lambda task: style.ordered(families.values()).index(families[task])
+    )
     ats = [at for at in select.AT if at in set(effects["at"])]
     n_layers = select.depth(result, effects)
     figure = make_subplots(
@@ -63,9 +65,7 @@ def outcome_profile(
         vertical_spacing=0.2 / max(2, len(tasks)),
         horizontal_spacing=0.04,
         subplot_titles=[
-            f"{style.swatch(families[task])} \N{MIDDLE DOT} {style.escape(task)} \N{MIDDLE DOT} at {at}"
-            for task in tasks
-            for at in ats
+            style.panel(families[task], task, f"at {at}") for task in tasks for at in ats
         ],
     )
     shown: set[str] = set()

@@ -68,7 +68,7 @@ def role_map(
     span = _span(effects)
     for row, (family, task, asked) in enumerate(panels, start=1):
         cell = effects[(effects["task"] == task) & (effects["protocol"] == asked)]
-        label = f"{style.swatch(family)} \N{MIDDLE DOT} {style.escape(task)} \N{MIDDLE DOT} {style.escape(asked)}"
+        label = style.panel(family, task, asked)
         _heading(figure, label, domains[row - 1])
         _axis(figure, row, domains[row - 1], title={"text": "harm"}, range=span, dtick=0.5)
         _harm(figure, cell, row, n_layers, span)
@@ -82,15 +82,23 @@ def role_map(
     if attention is not None:
         row += 1
         _heading(figure, "attention to the evidence: each layer's strongest head", domains[row - 1])
-        _axis(figure, row, domains[row - 1], title={"text": "share"}, tickformat=".0%", rangemode="tozero")
+        _axis(
+            figure,
+            row,
+            domains[row - 1],
+            title={"text": "share"},
+            tickformat=".0%",
+            rangemode="tozero",
+        )
         _attention(figure, attention_means(attention), row)
     _legend(figure)
     kind = effects["ablation"].iloc[0]
     style.finish(
         figure,
         title=f"Role map: harm of ablating one layer ({kind}), and what probes see there",
-        subtitle=f"{style.counts(effects['n'])} examples per harm, 95% intervals; harm 1 = all skill above "
-        "chance gone, dashed line = 0.2; one depth axis for all panels, layers are 0-based",
+        subtitle=f"{style.counts(effects['n'])} examples per harm, 95% intervals; harm "
+        "1 = all skill above chance gone, dashed line = 0.2; "
+        "one depth axis for all panels, layers are 0-based",
         height=168 + sum(sizes) + _GAP * (len(sizes) - 1),
     )
     return figure.update_layout(
@@ -145,16 +153,26 @@ def _harm(
     for value, dash in ((0.0, "solid"), (CRITICAL, "dash")):
         line = {"color": style.NEUTRAL, "width": 1, "dash": dash}
         figure.add_trace(
-            go.Scatter(x=ends, y=[value, value], mode="lines", line=line, yaxis=axis, hoverinfo="skip",
-                       showlegend=False, name=f"harm {value:g}")
-        )  # fmt: skip
+            go.Scatter(
+                x=ends,
+                y=[value, value],
+                mode="lines",
+                line=line,
+                yaxis=axis,
+                hoverinfo="skip",
+                showlegend=False,
+                name=f"harm {value:g}",
+            )
+        )
     if cell["harm"].isna().all():
         _unmeasured(figure, cell, row, n_layers)
         return
     hue = style.colour(cell["family"].iloc[0])
     everywhere, spared = (cell[cell["at"] == at] for at in select.AT)
     if not everywhere.empty:
-        standings = [standing(line["harm_low"], line["harm_high"]) for _, line in everywhere.iterrows()]
+        standings = [
+            standing(line["harm_low"], line["harm_high"]) for _, line in everywhere.iterrows()
+        ]
         shade = {"above": 0.9, "undecided": 0.28, "within": 0.0}
         figure.add_trace(
             go.Bar(
@@ -163,7 +181,10 @@ def _harm(
                 width=0.5,
                 marker={
                     "color": [style.fade(hue, shade[name]) for name in standings],
-                    "line": {"color": hue, "width": [1 if name == "within" else 0 for name in standings]},
+                    "line": {
+                        "color": hue,
+                        "width": [1 if name == "within" else 0 for name in standings],
+                    },
                 },
                 error_y=_bars(everywhere, hue),
                 customdata=standings,
@@ -175,12 +196,18 @@ def _harm(
             )
         )
     if not spared.empty:
+        size = 6 if n_layers <= 40 else 4
         figure.add_trace(
             go.Scatter(
                 x=spared["layer"] + 2 * _SHIFT,
                 y=spared["harm"],
                 mode="markers",
-                marker={"symbol": "circle-open", "size": 6, "color": hue, "line": {"width": 1.5}},
+                marker={
+                    "symbol": "circle-open",
+                    "size": size,
+                    "color": hue,
+                    "line": {"width": 1.4},
+                },
                 error_y=_bars(spared, hue),
                 hovertext=[_hover(line) for _, line in spared.iterrows()],
                 hoverinfo="text",
@@ -195,7 +222,9 @@ def _harm(
         arrow = "\N{UPWARDS ARROW}" if line["harm"] > span[1] else "\N{DOWNWARDS ARROW}"
         text = f"{arrow}{style.number(line['harm'], places=1)}"
         anchor = "top" if line["harm"] > span[1] else "bottom"
-        figure.add_annotation(x=line["layer"], y=edge, yref=axis, text=text, yanchor=anchor, font_size=10)
+        figure.add_annotation(
+            x=line["layer"], y=edge, yref=axis, text=text, yanchor=anchor, font_size=10
+        )
 
 
 def _bars(part: pd.DataFrame, hue: str) -> dict[str, object]:
@@ -252,17 +281,23 @@ def _attention(figure: go.Figure, means: pd.DataFrame, row: int) -> None:
 
 
 def _legend(figure: go.Figure) -> None:
-    """Entries for what the marks mean, drawn in no family's colour; the panels name the families."""
+    """Entries for what the marks mean, in no family's colour; the panels name the families."""
     grey = style.NEUTRAL
+    pale, thin = style.fade(grey, 0.35), {"width": 1.4}
     marks = [
         ("at all: above 0.2", {"symbol": "square", "color": grey, "size": 11}),
-        ("at all: undecided", {"symbol": "square", "color": style.fade(grey, 0.35), "size": 11}),
-        ("at all: within \N{PLUS-MINUS SIGN}0.1", {"symbol": "square-open", "color": grey, "size": 10, "line": {"width": 1}}),
-        ("at after_first", {"symbol": "circle-open", "color": grey, "size": 8, "line": {"width": 1.6}}),
-    ]  # fmt: skip
+        ("at all: undecided", {"symbol": "square", "color": pale, "size": 11}),
+        (
+            "at all: within \N{PLUS-MINUS SIGN}0.1",
+            {"symbol": "square-open", "color": grey, "size": 10, "line": thin},
+        ),
+        ("at after_first", {"symbol": "circle-open", "color": grey, "size": 8, "line": thin}),
+    ]
     for name, marker in marks:
         figure.add_trace(
-            go.Scatter(x=[None], y=[None], mode="markers", marker=marker, name=name, hoverinfo="skip")
+            go.Scatter(
+                x=[None], y=[None], mode="markers", marker=marker, name=name, hoverinfo="skip"
+            )
         )
 
 

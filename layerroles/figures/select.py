@@ -1,8 +1,8 @@
 """What the figures draw from: single-layer effects of one ablation, and probe frames by kind.
 
-    >>> import pandas as pd
-    >>> list(by_probe([pd.DataFrame({"probe": ["attention"]})]))
-    ['attention']
+>>> import pandas as pd
+>>> list(by_probe([pd.DataFrame({"probe": ["attention"]})]))
+['attention']
 """
 
 from collections.abc import Iterable
@@ -79,7 +79,9 @@ def narrow(frame: pd.DataFrame, column: str, value: str | None) -> pd.DataFrame:
         return frame
     known = list(dict.fromkeys(frame[column]))
     if value not in known:
-        raise InputError(f"unknown {column} {value!r}: this result holds {', '.join(map(str, known))}")
+        raise InputError(
+            f"unknown {column} {value!r}: this result holds {', '.join(map(str, known))}"
+        )
     return frame[frame[column] == value]
 
 
@@ -113,5 +115,7 @@ def require(frame: pd.DataFrame, columns: tuple[str, ...], what: str) -> None:
 
 def _describe(frame: object) -> str:
     if isinstance(frame, pd.DataFrame):
-        return f"columns {', '.join(map(str, frame.columns))}" if len(frame.columns) else "no columns"
+        return (
+            f"columns {', '.join(map(str, frame.columns))}" if len(frame.columns) else "no columns"
+        )
     return type(frame).__name__

@@ -14,15 +14,13 @@ its look when its template is changed:
 import html
 import math
 from collections.abc import Iterable, Sequence
-from typing import Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
 from layerroles.errors import InputError
-
-Theme = Literal["light", "dark"]
 
 FAMILY_COLOUR = {
     "retrieval": "#3a6fe0",
@@ -45,9 +43,13 @@ FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, s
 _TOP, _BOTTOM = 112, 56
 
 
-def _template(paper: str, text: str, soft: str, grid: str, middle: str, ramp: Sequence[str]) -> go.layout.Template:
+def _template(
+    paper: str, text: str, soft: str, grid: str, middle: str, ramp: Sequence[str]
+) -> go.layout.Template:
     blue, orange = ("#1f4fb8", "#b34700") if middle.startswith("#f") else ("#7aa7ff", "#ff9a4d")
-    half_blue, half_orange = ("#9db7e8", "#eeb48a") if middle.startswith("#f") else ("#3a5590", "#8a5228")
+    half_blue, half_orange = (
+        ("#9db7e8", "#eeb48a") if middle.startswith("#f") else ("#3a5590", "#8a5228")
+    )
     diverging = [[0, blue], [0.25, half_blue], [0.5, middle], [0.75, half_orange], [1, orange]]
     sequential = [[i / (len(ramp) - 1), colour] for i, colour in enumerate(ramp)]
     axis = {
@@ -66,7 +68,10 @@ def _template(paper: str, text: str, soft: str, grid: str, middle: str, ramp: Se
             "paper_bgcolor": paper,
             "plot_bgcolor": paper,
             "font": {"family": FONT, "size": 12, "color": text},
-            "title": {"font": {"size": 18, "color": text}, "subtitle": {"font": {"size": 13, "color": soft}}},
+            "title": {
+                "font": {"size": 18, "color": text},
+                "subtitle": {"font": {"size": 13, "color": soft}},
+            },
             "xaxis": axis,
             "yaxis": axis,
             "legend": {"font": {"size": 12}, "bgcolor": "rgba(0,0,0,0)"},
@@ -78,8 +83,14 @@ def _template(paper: str, text: str, soft: str, grid: str, middle: str, ramp: Se
             },
             "annotationdefaults": {"font": {"size": 12, "color": text}, "showarrow": False},
             "shapedefaults": {"line": {"color": soft}},
-            "colorscale": {"diverging": diverging, "sequential": sequential, "sequentialminus": sequential},
-            "coloraxis": {"colorbar": {"outlinewidth": 0, "thickness": 12, "tickfont": {"color": soft}}},
+            "colorscale": {
+                "diverging": diverging,
+                "sequential": sequential,
+                "sequentialminus": sequential,
+            },
+            "coloraxis": {
+                "colorbar": {"outlinewidth": 0, "thickness": 12, "tickfont": {"color": soft}}
+            },
             "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": soft, "activecolor": text},
         }
     )
@@ -97,7 +108,7 @@ TEMPLATES: dict[str, go.layout.Template] = {
 }  # fmt: skip
 
 
-def themed(figure: go.Figure, theme: Theme) -> go.Figure:
+def themed(figure: go.Figure, theme: str) -> go.Figure:
     """Give the figure the light or the dark template, and return it.
 
     Raises:
@@ -108,7 +119,9 @@ def themed(figure: go.Figure, theme: Theme) -> go.Figure:
     return figure.update_layout(template=TEMPLATES[theme])
 
 
-def finish(figure: go.Figure, *, title: str, subtitle: str, height: int, legend: bool = True) -> go.Figure:
+def finish(
+    figure: go.Figure, *, title: str, subtitle: str, height: int, legend: bool = True
+) -> go.Figure:
     """Set title, subtitle, size and margins; `title` and `subtitle` are plain text."""
     plot = height - _TOP - _BOTTOM
     return themed(figure, "light").update_layout(
@@ -126,7 +139,13 @@ def finish(figure: go.Figure, *, title: str, subtitle: str, height: int, legend:
         height=height,
         margin={"t": _TOP, "b": _BOTTOM, "l": 64, "r": 24},
         showlegend=legend,
-        legend={"orientation": "h", "x": 0, "xanchor": "left", "y": 1 + 22 / plot, "yanchor": "bottom"},
+        legend={
+            "orientation": "h",
+            "x": 0,
+            "xanchor": "left",
+            "y": 1 + 22 / plot,
+            "yanchor": "bottom",
+        },
         hovermode="closest",
     )
 
@@ -162,23 +181,29 @@ def escape(text: object) -> str:
     return html.escape(str(text), quote=False)
 
 
-def number(value: object, missing: str = "undefined", places: int = 2) -> str:
+def number(value: Any, missing: str = "undefined", places: int = 2) -> str:
     """A number for hover, captions and tables; `missing` where there is none."""
-    if value is None or pd.isna(value):  # type: ignore[call-overload]
+    if value is None or pd.isna(value):
         return missing
-    return f"{float(value):.{places}f}".replace("-", "\N{MINUS SIGN}")  # type: ignore[arg-type]
+    return f"{float(value):.{places}f}".replace("-", "\N{MINUS SIGN}")
 
 
-def interval(value: object, low: object, high: object, places: int = 2) -> str:
+def interval(value: Any, low: Any, high: Any, places: int = 2) -> str:
     """`value [low, high]`, or "undefined"."""
-    if value is None or pd.isna(value):  # type: ignore[call-overload]
+    if value is None or pd.isna(value):
         return "undefined"
-    return f"{number(value, places=places)} [{number(low, places=places)}, {number(high, places=places)}]"
+    shown, start, end = (number(x, places=places) for x in (value, low, high))
+    return f"{shown} [{start}, {end}]"
 
 
 def swatch(family: str) -> str:
     """A label for the family with a square of its colour before it, for axes and panel titles."""
     return f"<span style='color:{colour(family)}'>\N{BLACK SQUARE}</span> {escape(family)}"
+
+
+def panel(family: str, *names: str) -> str:
+    """A panel's title: the family with its colour, then the names."""
+    return " \N{MIDDLE DOT} ".join([swatch(family), *map(escape, names)])
 
 
 def layer_axis(n_layers: int, *, embedding: bool = False) -> dict[str, object]:
@@ -189,7 +214,7 @@ def layer_axis(n_layers: int, *, embedding: bool = False) -> dict[str, object]:
     step = next((s for s in (1, 2, 5, 10, 20) if n_layers / s <= 20), 50)
     ticks = list(range(0, n_layers, step))
     labels = [str(tick) for tick in ticks]
-    if embedding:
+    if embedding and step < 5:  # closer, its label would run into that of layer 0
         ticks, labels = [-1, *ticks], ["emb", *labels]
     return {
         "tickmode": "array",
@@ -207,9 +232,9 @@ def ordered(families: Iterable[str]) -> list[str]:
     return sorted(set(families), key=lambda f: (known.index(f) if f in known else len(known), f))
 
 
-def counts(values: Iterable[object]) -> str:
-    """ "32" or "28-32": how many examples stand behind each point of a figure."""
-    found = np.asarray([float(v) for v in values if not pd.isna(v)])  # type: ignore[call-overload, arg-type]
+def counts(values: Iterable[Any]) -> str:
+    """How many examples stand behind each point of a figure: one number or a range."""
+    found = np.asarray([float(v) for v in values if not pd.isna(v)])
     if found.size == 0:
         return "0"
     low, high = math.floor(found.min()), math.ceil(found.max())

@@ -18,7 +18,7 @@ from layerroles.errors import InputError
 from layerroles.tasks.base import Example, Task
 from layerroles.tasks.parameters import whole
 
-Draw = Callable[[random.Random, int, int], Example]
+Draw = Callable[[random.Random, int], Example]
 
 # So many draws in a row that give nothing new mean that there is nothing new.
 _DRAWS = 1000
@@ -29,7 +29,8 @@ class Generated(Task):
     """A task that makes its questions.
 
     Attributes:
-        num_fewshot: worked examples before each question, the same ones for all of a seed.
+        num_fewshot: worked examples before each question, the same ones for all questions of a kind
+            under a seed.
     """
 
     num_fewshot: int = 0
@@ -42,45 +43,60 @@ class Generated(Task):
         """
         whole(self.name, "num_fewshot", self.num_fewshot, 0, 16)
 
-    @abstractmethod
-    def question(self, rng: random.Random, seed: int, index: int) -> Example:
-        """Draw one question, without shots; its id is given to it afterwards.
+    @property
+    def kinds(self) -> int:
+        """How many kinds of questions there are; each stretch of so many asks each kind once."""
+        return 1
 
-        `seed` and `index` are for what has to be spread evenly over questions. Called again with
-        the same `rng` where the question drawn cannot be used.
+    @abstractmethod
+    def question(self, rng: random.Random, kind: int) -> Example:
+        """Draw one question of a kind, without shots; its id is given to it afterwards.
+
+        Called again with the same `rng` where the question drawn cannot be used.
         """
 
-    def shot(self, rng: random.Random, seed: int, index: int) -> Example:
-        """Draw one worked example; a question like the others unless a task has shorter ones."""
-        return self.question(rng, seed, index)
+    def shot(self, rng: random.Random, kind: int) -> Example:
+        """Draw one worked example for questions of a kind; like them unless a task differs."""
+        return self.question(rng, kind)
 
     def examples(self, limit: int, seed: int) -> list[Example]:
         """The first `limit` questions under `seed`; any limit can be had."""
-        shots = self._shots(seed)
-        stream = self._stream("examples", self.question, seed)
-        return [dataclasses.replace(example, shots=shots) for example in islice(stream, limit)]
+        asked = islice(self._asked("examples", seed), limit)
+        shots = [self._shots(seed, kind) for kind in range(self.kinds)]
+        return [dataclasses.replace(example, shots=shots[kind]) for kind, example in asked]
 
     def held_out(self, limit: int, seed: int) -> list[str]:
         """Contexts of `limit` questions that are never asked and are not among the shots."""
-        shots = self._shots(seed)
-        shown = {shot.id for shot in shots}
-        stream = self._stream("held out", self.question, seed)
-        unseen = (example for example in stream if example.id not in shown)
+        shots = [self._shots(seed, kind) for kind in range(self.kinds)]
+        shown = {shot.id for of_kind in shots for shot in of_kind}
+        unseen = (pair for pair in self._asked("held out", seed) if pair[1].id not in shown)
         return [
-            dataclasses.replace(example, shots=shots).context(worked=True)
-            for example in islice(unseen, limit)
+            dataclasses.replace(example, shots=shots[kind]).context(worked=True)
+            for kind, example in islice(unseen, limit)
         ]
 
-    def _shots(self, seed: int) -> tuple[Example, ...]:
-        return tuple(islice(self._stream("shots", self.shot, seed), self.num_fewshot))
+    def _shots(self, seed: int, kind: int) -> tuple[Example, ...]:
+        drawn = self._stream("shots", seed, self.shot, (kind for _ in count()))
+        return tuple(example for _, example in islice(drawn, self.num_fewshot))
 
-    def _stream(self, part: str, draw: Draw, seed: int) -> Iterator[Example]:
+    def _asked(self, part: str, seed: int) -> Iterator[tuple[int, Example]]:
+        return self._stream(part, seed, self.question, self._turns(part, seed))
+
+    def _turns(self, part: str, seed: int) -> Iterator[int]:
+        for turn in count():
+            kinds = list(range(self.kinds))
+            random.Random(f"{self.name}:{part}:{seed}:kinds:{turn}").shuffle(kinds)
+            yield from kinds
+
+    def _stream(
+        self, part: str, seed: int, draw: Draw, kinds: Iterator[int]
+    ) -> Iterator[tuple[int, Example]]:
         """Different questions of one part: `examples`, `shots` or `held out`."""
         seen: set[str] = set()
-        for index in count():
+        for index, kind in enumerate(kinds):
             rng = random.Random(f"{self.name}:{part}:{seed}:{index}")
             for _ in range(_DRAWS):
-                example = draw(rng, seed, index)
+                example = draw(rng, kind)
                 digest = hashlib.sha256(example.prompt.encode()).hexdigest()
                 apart = int(digest[-1], 16) < 4
                 if digest not in seen and apart == (part != "examples"):
@@ -91,7 +107,7 @@ class Generated(Task):
                     f"lower the limit to that or change the parameters"
                 )
             seen.add(digest)
-            yield dataclasses.replace(example, id=digest[:12])
+            yield kind, dataclasses.replace(example, id=digest[:12])
 
 
 def with_wrong(answer: str, wrong: list[str], rng: random.Random) -> tuple[str, ...]:

@@ -53,11 +53,11 @@ class Copying(Generated):
         """About half as much again as the text takes."""
         return 16 + 16 * self.sentences
 
-    def question(self, rng: random.Random, seed: int, index: int) -> Example:
+    def question(self, rng: random.Random, kind: int) -> Example:
         """Draw a text and three copies with one wrong word."""
         return _example(rng, self.sentences)
 
-    def shot(self, rng: random.Random, seed: int, index: int) -> Example:
+    def shot(self, rng: random.Random, kind: int) -> Example:
         """Draw a text of one sentence."""
         return _example(rng, 1)
 

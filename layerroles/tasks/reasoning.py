@@ -12,9 +12,10 @@ from typing import ClassVar
 from layerroles.tasks.base import Example, Grade, register
 from layerroles.tasks.generated import Generated, with_wrong
 from layerroles.tasks.numbers import grade_number
-from layerroles.tasks.parameters import whole
-from layerroles.tasks.stories import Step, Story, apply, tell
+from layerroles.tasks.parameters import one_of, whole
+from layerroles.tasks.stories import OPENINGS, SUMS, Step, Story, apply, tell
 
+OPERATIONS = ("add", "all")
 _OTHER = {"+": "-", "-": "+", "*": "+", "/": "-"}
 
 
@@ -29,32 +30,41 @@ class WordProblems(Generated):
 
     Attributes:
         steps: operations from what is told to the answer, 1 to 3.
-        num_fewshot: worked examples before each problem.
+        operations: `add`, sums only, which small models can do; or `all`: sums, differences,
+            products and equal shares.
+        num_fewshot: worked examples before each problem, stories that open as it does.
     """
 
     family: ClassVar[str] = "reasoning"
     until: ClassVar[tuple[str, ...]] = ("\n\n", "Question:")
 
     steps: int = 2
+    operations: str = "add"
     num_fewshot: int = 3
 
     def __post_init__(self) -> None:
         """Check the parameters.
 
         Raises:
-            InputError: `steps` is not 1, 2 or 3.
+            InputError: `steps` or `operations` is not one of those above.
         """
         super().__post_init__()
         whole(self.name, "steps", self.steps, 1, 3)
+        one_of(self.name, "operations", self.operations, OPERATIONS)
 
     @property
     def max_gen_toks(self) -> int:
         """About twice what a worked solution takes."""
         return 32 + 16 * self.steps
 
-    def question(self, rng: random.Random, seed: int, index: int) -> Example:
-        """Draw a story and put its question."""
-        story = tell(rng, self.steps)
+    @property
+    def kinds(self) -> int:
+        """One kind for each way in which a story opens."""
+        return len(SUMS if self.operations == "add" else OPENINGS)
+
+    def question(self, rng: random.Random, kind: int) -> Example:
+        """Draw a story that opens in the way `kind` and put its question."""
+        story = tell(rng, OPENINGS[kind], self.steps, sums_only=self.operations == "add")
         head = "Question: "
         told = " ".join(story.told)
         answer = str(story.steps[-1].after)
@@ -73,15 +83,8 @@ class WordProblems(Generated):
 
 
 def _solution(story: Story) -> str:
-    first, *rest = story.steps
-    lines = [f"{story.who} {_verb(story)} {first} {story.unit}."] if rest else []
-    lines += [f"Then {step} {story.unit}." for step in rest[:-1]]
-    lines.append(f"{'So' if rest else 'It is'} {story.steps[-1]} {story.unit}.")
-    return " ".join([*lines, f"The answer is {story.steps[-1].after}."])
-
-
-def _verb(story: Story) -> str:
-    return "spends" if story.unit == "dollars" else "has"
+    worked = " ".join(f"{step}." for step in story.steps)
+    return f"{worked} The answer is {story.steps[-1].after}."
 
 
 def _wrong(rng: random.Random, story: Story) -> list[int]:

@@ -60,13 +60,17 @@ class KVRetrieval(Generated):
         whole(self.name, "pairs", self.pairs, 4, 60)
         one_of(self.name, "key_style", self.key_style, KEY_STYLES)
 
-    def question(self, rng: random.Random, seed: int, index: int) -> Example:
-        """Draw an object and ask for the pair whose turn it is."""
-        turn, place = divmod(index, self.pairs)
-        order = list(range(self.pairs))
-        random.Random(f"{self.name}:places:{seed}:{turn}").shuffle(order)
-        asked = order[place]
+    @property
+    def kinds(self) -> int:
+        """One kind for each position of the asked pair."""
+        return self.pairs
 
+    def shot(self, rng: random.Random, kind: int) -> Example:
+        """Draw a worked example; its position tells nothing about the question's."""
+        return self.question(rng, rng.randrange(self.pairs))
+
+    def question(self, rng: random.Random, kind: int) -> Example:
+        """Draw an object and ask for the pair at position `kind`."""
         words = rng.sample(NOUNS, 2 * self.pairs)
         values = words[self.pairs :]
         keys = words[: self.pairs] if self.key_style == "words" else _keys(rng, self)
@@ -74,17 +78,17 @@ class KVRetrieval(Generated):
         before = ", ".join(f'"{key}": "{value}"' for key, value in zip(keys, values, strict=True))
         start = len(head) + sum(
             len(f'"{key}": "{value}", ')
-            for key, value in zip(keys[:asked], values[:asked], strict=True)
+            for key, value in zip(keys[:kind], values[:kind], strict=True)
         )
-        start += len(f'"{keys[asked]}": "')
-        others = [value for value in values if value != values[asked]]
-        answer = json.dumps(values[asked])
+        start += len(f'"{keys[kind]}": "')
+        others = [value for value in values if value != values[kind]]
+        answer = json.dumps(values[kind])
         return Example(
             id="",
-            prompt=f'{head}{before}}}\n\nPair looked up: "{keys[asked]}":',
+            prompt=f'{head}{before}}}\n\nPair looked up: "{keys[kind]}":',
             answer=answer,
             choices=with_wrong(answer, [json.dumps(word) for word in rng.sample(others, 3)], rng),
-            evidence=((start, start + len(values[asked])),),
+            evidence=((start, start + len(values[kind])),),
         )
 
     def grade(self, response: str, example: Example) -> Grade:

@@ -1,7 +1,7 @@
 """Little stories in which a number changes step by step: the stuff of word problems.
 
-A story starts with a number or with a first sum, goes on with gains and losses, and may end with an
-equal share. Numbers stay whole, above zero and small.
+A story starts with a number or with a first operation, goes on with gains and losses, and may end
+with an equal share. Numbers stay whole, above zero and small.
 """
 
 import operator
@@ -37,6 +37,7 @@ class Story:
 
     Attributes:
         who: whose story it is.
+        other: a second one who holds things too, or nobody.
         unit: what is counted.
         start: the number before the first step.
         told: the sentences of the story.
@@ -49,7 +50,11 @@ class Story:
     start: int
     told: tuple[str, ...]
     asked: str
+    other: str = ""
     steps: tuple[Step, ...] = ()
+
+
+Opening = Callable[[random.Random], Story]
 
 
 def apply(before: int, op: str, by: int) -> int:
@@ -58,24 +63,39 @@ def apply(before: int, op: str, by: int) -> int:
     return int(compute[op](before, by))
 
 
-def tell(rng: random.Random, steps: int) -> Story:
-    """Draw a story of exactly `steps` operations."""
+def tell(rng: random.Random, opening: Opening, steps: int, *, sums_only: bool) -> Story:
+    """Draw a story of exactly `steps` operations, all of them sums if `sums_only`."""
     while True:
-        story: Story | None = rng.choice(_OPENINGS)(rng)
+        story: Story | None = opening(rng)
         while story is not None and len(story.steps) < steps:
-            story = _next(rng, story, last=len(story.steps) == steps - 1)
+            last = len(story.steps) == steps - 1
+            story = _next(rng, story, last=last, sums_only=sums_only)
         if story is not None and max(step.after for step in story.steps) <= LARGEST:
             return story
 
 
 def _holding(rng: random.Random) -> Story:
-    who, things, start = rng.choice(NAMES), rng.choice(THINGS), rng.randint(3, 20)
+    who, things, start = rng.choice(NAMES), rng.choice(THINGS), rng.randint(2, 9)
     return Story(
         who=who,
         told=(f"{who} has {start} {things}.",),
         asked=f"How many {things} does {who} have now?",
         unit=things,
         start=start,
+    )
+
+
+def _more_than(rng: random.Random) -> Story:
+    (who, other), things = rng.sample(NAMES, 2), rng.choice(THINGS)
+    start, more = rng.randint(2, 9), rng.randint(2, 9)
+    return Story(
+        who=who,
+        told=(f"{who} has {start} {things}.", f"{other} has {more} {things} more than {who}."),
+        asked=f"How many {things} does {other} have?",
+        unit=things,
+        start=start,
+        other=other,
+        steps=(Step(start, "+", more),),
     )
 
 
@@ -96,10 +116,10 @@ def _boxes(rng: random.Random) -> Story:
 def _two_places(rng: random.Random) -> Story:
     who, things = rng.choice(NAMES), rng.choice(THINGS)
     first, second = rng.sample(PLACES, 2)
-    here, there = rng.randint(2, 15), rng.randint(2, 15)
+    here, there = rng.randint(2, 9), rng.randint(2, 9)
     return Story(
         who=who,
-        told=(f"{who} has {here} {things} in the {first} and {there} in the {second}.",),
+        told=(f"{who} has {here} {things} in the {first} and {there} {things} in the {second}.",),
         asked=f"How many {things} does {who} have now?",
         unit=things,
         start=here,
@@ -120,23 +140,23 @@ def _shopping(rng: random.Random) -> Story:
     )
 
 
-_OPENINGS: tuple[Callable[[random.Random], Story], ...] = (
-    _holding,
-    _boxes,
-    _two_places,
-    _shopping,
-)
+# Those whose operation is a sum come first, so that a kind is the same story with and without
+# the others.
+SUMS: tuple[Opening, ...] = (_holding, _two_places, _more_than)
+OPENINGS: tuple[Opening, ...] = (*SUMS, _boxes, _shopping)
 
 
-def _next(rng: random.Random, story: Story, *, last: bool) -> Story | None:
+def _next(rng: random.Random, story: Story, *, last: bool, sums_only: bool) -> Story | None:
     """The story with one operation more, or nothing if the draw does not fit."""
     now = story.steps[-1].after if story.steps else story.start
+    if story.other:
+        return _together(rng, story, now)
     if story.unit == "dollars":
         return _spend(rng, story, now, last=last)
-    if last and story.steps and rng.random() < 0.25:
+    if not sums_only and last and story.steps and rng.random() < 0.25:
         return _share(rng, story, now)
-    by = rng.randint(2, 12)
-    if rng.random() < 0.5:
+    by = rng.randint(2, 9)
+    if sums_only or rng.random() < 0.5:
         told, step = _gain(rng, story, by), Step(now, "+", by)
     elif by < now:
         told, step = _loss(rng, story, by), Step(now, "-", by)
@@ -145,13 +165,29 @@ def _next(rng: random.Random, story: Story, *, last: bool) -> Story | None:
     return replace(story, told=(*story.told, told), steps=(*story.steps, step))
 
 
+def _together(rng: random.Random, story: Story, now: int) -> Story:
+    if len(story.steps) == 1:
+        return replace(
+            story,
+            asked=f"How many {story.unit} do they have together?",
+            steps=(*story.steps, Step(story.start, "+", now)),
+        )
+    by = rng.randint(2, 9)
+    return replace(
+        story,
+        told=(*story.told, f"Then they {rng.choice(('buy', 'find', 'get'))} {by} more {story.unit}."),
+        asked=f"How many {story.unit} do they have together now?",
+        steps=(*story.steps, Step(now, "+", by)),
+    )
+
+
 def _gain(rng: random.Random, story: Story, by: int) -> str:
     other = rng.choice([name for name in NAMES if name != story.who])
     return rng.choice(
         (
-            f"{story.who} buys {by} more.",
-            f"{story.who} finds {by} more.",
-            f"{other} gives {story.who} {by} more.",
+            f"{story.who} buys {by} more {story.unit}.",
+            f"{story.who} finds {by} more {story.unit}.",
+            f"{other} gives {story.who} {by} more {story.unit}.",
         )
     )
 
@@ -160,9 +196,9 @@ def _loss(rng: random.Random, story: Story, by: int) -> str:
     other = rng.choice([name for name in NAMES if name != story.who])
     return rng.choice(
         (
-            f"{story.who} loses {by}.",
-            f"{story.who} sells {by}.",
-            f"{story.who} gives {by} to {other}.",
+            f"{story.who} loses {by} {story.unit}.",
+            f"{story.who} sells {by} {story.unit}.",
+            f"{story.who} gives {by} {story.unit} to {other}.",
         )
     )
 
@@ -176,7 +212,7 @@ def _spend(rng: random.Random, story: Story, now: int, *, last: bool) -> Story |
             asked=f"How many dollars does {story.who} have left?",
             steps=(*story.steps, Step(paid, "-", now)),
         )
-    by, where = rng.randint(2, 12), rng.choice(PLACES)
+    by, where = rng.randint(2, 9), rng.choice(PLACES)
     return replace(
         story,
         told=(*story.told, f"{story.who} also spends {by} dollars at the {where}."),

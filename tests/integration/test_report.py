@@ -1,5 +1,6 @@
 """The report in a real browser: it draws, stays silent and asks nothing of the network."""
 
+import itertools
 import json
 import shutil
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ import pandas as pd
 import pytest
 from selenium import webdriver
 from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 
 from layerroles.errors import InputError
@@ -17,7 +19,9 @@ from layerroles.results import SweepResult
 from tests.unit.synthetic import SCRIPT, synthetic_attention, synthetic_lens, synthetic_result
 
 N_LAYERS, N = 12, 16
-N_FIGURES = 1 + 1 + 4 + 1 + 1 + 1  # role map, harm map, a depth profile per task, outcomes, lens, attention
+N_FIGURES = (
+    1 + 1 + 4 + 1 + 1 + 1
+)  # role map, harm map, a depth profile per task, outcomes, lens, attention
 
 
 def program(*names: str) -> str:
@@ -25,7 +29,9 @@ def program(*names: str) -> str:
     for name in names:
         if found := shutil.which(name):
             return found
-    pytest.fail(f"{names[0]} is not installed: apt-get install chromium chromium-driver (make browser)")
+    pytest.fail(
+        f"{names[0]} is not installed: apt-get install chromium chromium-driver (make browser)"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +80,9 @@ def opened(browser: webdriver.Chrome, page: Path, scheme: str = "light") -> list
     browser.get(page.as_uri())
     WebDriverWait(browser, 60).until(lambda d: drawn(d) is not None)
     events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
-    asked = [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
+    asked = [
+        e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"
+    ]
     assert page.as_uri() in asked  # the log does work
     return asked
 
@@ -85,13 +93,17 @@ def drawn(browser: webdriver.Chrome) -> str | None:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_it_draws_every_figure_in_silence(browser: webdriver.Chrome, page: Path, scheme: str) -> None:
+def test_it_draws_every_figure_in_silence(
+    browser: webdriver.Chrome, page: Path, scheme: str
+) -> None:
     asked = opened(browser, page, scheme)
     assert [url for url in asked if not url.startswith(("file:", "data:", "blob:"))] == []
     assert browser.get_log("browser") == []
     assert drawn(browser) == str(N_FIGURES)
     assert len(browser.find_elements(By.CSS_SELECTOR, "figure .main-svg")) >= N_FIGURES
-    paper = browser.execute_script("return document.querySelector('.plot')._fullLayout.paper_bgcolor")
+    paper = browser.execute_script(
+        "return document.querySelector('.plot')._fullLayout.paper_bgcolor"
+    )
     assert (paper == "#ffffff") == (scheme == "light")
 
 
@@ -116,13 +128,15 @@ def test_no_figure_offers_to_send_its_data_away(browser: webdriver.Chrome, page:
     assert not any("Share" in title or "loud" in title for title in titles)
 
 
-def test_the_verdict_comes_first_and_headings_are_in_order(browser: webdriver.Chrome, page: Path) -> None:
+def test_the_verdict_comes_first_and_headings_are_in_order(
+    browser: webdriver.Chrome, page: Path
+) -> None:
     opened(browser, page)
     heads = browser.find_elements(By.CSS_SELECTOR, "h1, h2, h3")
     levels = [int(head.tag_name[1]) for head in heads]
     assert levels[0] == 1
     assert levels.count(1) == 1
-    assert all(b - a <= 1 for a, b in zip(levels, levels[1:], strict=False))
+    assert all(b - a <= 1 for a, b in itertools.pairwise(levels))
     assert [h.text for h in heads if h.tag_name == "h2"][:3] == ["Verdict", "Set-up", "Role map"]
     plots = browser.find_elements(By.CSS_SELECTOR, "[role=img]")
     assert all(plot.get_attribute("aria-label") for plot in plots)
@@ -140,16 +154,17 @@ def test_the_table_of_effects_is_whole_filters_and_sorts(
         "s.dispatchEvent(new Event('change'))"
     )
     assert len(browser.execute_script(rows)) == (result.effects()["task"] == "facts").sum()
-    browser.find_element(By.XPATH, "//th/button[text()='effect']").click()
+    head = browser.find_element(By.XPATH, "//th/button[text()='effect']")
+    head.send_keys(Keys.ENTER)  # the table is used without a mouse too
     values = browser.execute_script(f"{rows}.map(r => Number(r.cells[6].dataset.value))")
     assert values == sorted(values)
 
 
 def test_it_fits_a_laptop_and_a_phone(browser: webdriver.Chrome, page: Path) -> None:
     opened(browser, page)
+    spill = "return document.documentElement.scrollWidth - document.documentElement.clientWidth"
     for width in (1280, 500):
         browser.set_window_size(width, 900)
-        spill = "return document.documentElement.scrollWidth - document.documentElement.clientWidth"
         WebDriverWait(browser, 10).until(lambda d: d.execute_script(spill) <= 0)
     browser.set_window_size(1280, 1200)
 
@@ -168,7 +183,7 @@ def test_a_result_without_single_layers_has_a_report(result: SweepResult, tmp_pa
 def test_an_unwritable_path_is_named(result: SweepResult, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for path in (tmp_path, tmp_path / "file" / "report.html"):
-        with pytest.raises(InputError, match="cannot write the report to .*choose another path"):
+        with pytest.raises(InputError, match=r"cannot write the report to .*choose another path"):
             report(result, path=path)
 
 

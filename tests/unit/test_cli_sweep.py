@@ -230,11 +230,11 @@ def test_a_mistake_names_the_value(
 
 def test_lists(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     plugin = tmp_path / "scale.py"
-    plugin.write_text(PLUGIN)
+    plugin.write_text(PLUGIN.replace("scale_in_a_test", "scale_in_a_list"))
     assert main(["ablations", "--plugin", str(plugin)]) == 0
     shown = capsys.readouterr().out
     assert "factor=0.5" in shown
-    assert all(name in shown for name in ("skip", "zero", "mean", "scale_in_a_test"))
+    assert all(name in shown for name in ("skip", "zero", "mean", "scale_in_a_list"))
     assert main(["tasks"]) == 0
     shown = capsys.readouterr().out
     assert all(f in shown for f in ("retrieval", "knowledge", "reasoning", "language", "local"))

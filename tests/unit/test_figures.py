@@ -106,16 +106,16 @@ def test_harm_map_holds_every_harm_and_marks_intervals_off_zero(result: SweepRes
         assert (heat.text[row][line["layer"]] != "") == off
 
 
-def test_harm_map_scale_diverges_around_zero_and_prints_what_is_beyond(result: SweepResult) -> None:
-    loud = synthetic_result(4, 40, harms={"retrieval": {"all": [-2.9, 0.0, 0.0, 1.0]}},
-                            intact={("retrieval", "generation"): 0.25}, protocols=("generation",))  # fmt: skip
-    figure = figures.harm_map(loud)
+def test_harm_map_scale_diverges_around_zero_and_prints_what_is_beyond() -> None:
+    poor = synthetic_result(4, 40, intact={("retrieval", "generation"): 0.25})["retrieval"]
+    frame = poor.frame.copy()
+    frame.loc[frame["condition"] == "skip L3", "score"] = 1.0
+    figure = figures.harm_map(SweepResult(frame, poor.manifest), protocol="generation")
     axis = figure.layout.coloraxis
     assert axis.cmin == -axis.cmax == -1.5
     (heat,) = [t for t in figure.data if t.type == "heatmap"]
-    assert heat.z[0][0] < -1.5
-    assert heat.text[0][0] == style.number(heat.z[0][0], places=1)
-    assert figures.harm_map(result).layout.coloraxis.cmax <= 1.5
+    assert heat.z[0][3] == pytest.approx(-3)
+    assert heat.text[0][3] == "\N{MINUS SIGN}3.0"
 
 
 def test_harm_map_hatches_undefined_harm_and_says_why(result: SweepResult) -> None:
@@ -224,7 +224,12 @@ def test_role_map_lays_everything_over_one_depth_axis(
     assert list(bars[0].customdata) == expected
     assert "not measurable: intact 0.25 is not above chance" in text_of(figure)
     peaks = next(t for t in figure.data if t.name == "attention, kv_retrieval")
-    best = attention_means(attention).query("task == 'kv_retrieval'").groupby("layer")["evidence"].max()
+    best = (
+        attention_means(attention)
+        .query("task == 'kv_retrieval'")
+        .groupby("layer")["evidence"]
+        .max()
+    )
     np.testing.assert_allclose(peaks.y, best)
 
 
@@ -286,10 +291,12 @@ def test_nothing_to_draw_is_an_input_error(draw: object, result: SweepResult) ->
 
 
 def test_mistakes_name_the_value(result: SweepResult, lens: pd.DataFrame) -> None:
-    with pytest.raises(InputError, match="unknown task 'fact'.*facts"):
+    with pytest.raises(InputError, match=r"unknown task 'fact'.*facts"):
         figures.depth_profile(result, task="fact")
     with pytest.raises(InputError, match="unknown protocol 'letter'"):
         figures.harm_map(result, protocol="letter")
+    with pytest.raises(InputError, match="unknown measure 'entropy'"):
+        figures.lens_trajectories(lens, measure="entropy")
     with pytest.raises(InputError, match="empty frame"):
         figures.lens_trajectories(lens.iloc[:0])
     with pytest.raises(InputError, match="rank, logprob not found"):
@@ -317,7 +324,9 @@ def test_a_family_has_one_colour_in_every_figure(
     result: SweepResult, lens: pd.DataFrame, attention: pd.DataFrame
 ) -> None:
     hue = style.FAMILY_COLOUR["retrieval"]
-    assert named(figures.depth_profile(result, task="kv_retrieval"), "at all")[0].marker.color == hue
+    assert (
+        named(figures.depth_profile(result, task="kv_retrieval"), "at all")[0].marker.color == hue
+    )
     assert named(figures.lens_trajectories(lens), "retrieval")[0].line.color == hue
     mapped = figures.role_map(result, lens, attention)
     assert named(mapped, "harm, at after_first")[0].marker.color == hue
@@ -329,9 +338,10 @@ def test_themed_changes_only_the_template(result: SweepResult) -> None:
     dark = figures.themed(figures.harm_map(result), "dark")
     assert light.layout.template.layout.paper_bgcolor == "#ffffff"
     assert dark.layout.template.layout.paper_bgcolor != "#ffffff"
-    assert light.data == dark.data
+    plain = [figure.update_layout(template=None) for figure in (light, dark)]
+    assert text_of(plain[0]) == text_of(plain[1])
     with pytest.raises(InputError, match="unknown theme"):
-        figures.themed(light, "sepia")  # type: ignore[arg-type]
+        figures.themed(light, "sepia")
 
 
 # Machado, Oliveira & Fernandes (2009), severity 1.0, on linear RGB.

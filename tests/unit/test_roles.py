@@ -101,12 +101,12 @@ def test_a_family_without_harm_is_never_critical():
 def test_early_harm_gives_early_minus_late_above_zero_with_an_interval_that_covers():
     harm = [0.9, 0.8, 0.5, 0.3, 0.0, 0.0, 0.1, 0.1, 0.0]
     truth, inside, above = np.mean(harm[:3]) - np.mean(harm[6:]), 0, 0
-    for seed in range(40):
+    for seed in range(25):
         row = line(localize(planted(n=32, seed=seed, retrieval=harm)), "retrieval")
         inside += row["ci_low"] <= truth <= row["ci_high"]
         above += row["ci_low"] > 0
-    assert above == 40
-    assert inside >= 34  # 95% of 40 is 38; fewer than 34 by chance: about 2 in 100
+    assert above == 25
+    assert inside >= 21  # of 25; fewer by chance once in more than a hundred
 
 
 def test_an_interval_of_early_minus_late_never_collapses():
@@ -267,10 +267,10 @@ def test_emergence_is_the_layer_from_which_the_answer_stays():
     assert np.isnan(first.loc[("t", "c")])
 
 
-def test_the_same_result_gives_the_same_roles(demo):
-    again = localize(synthetic_result(n=32), [synthetic_lens(), synthetic_attention()])
-    assert again.verdict == demo.verdict
-    pd.testing.assert_frame_equal(again.frame, demo.frame)
+def test_the_same_result_gives_the_same_roles():
+    one, two = (localize(synthetic_result(6, 16)) for _ in range(2))
+    assert one.verdict == two.verdict
+    pd.testing.assert_frame_equal(one.frame, two.frame)
 
 
 def test_it_prints_everywhere(demo):

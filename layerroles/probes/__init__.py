@@ -1,0 +1,8 @@
+"""Measurements on the model that say what a layer or a head is doing."""
+
+from layerroles.probes.attention import Attention as Attention
+from layerroles.probes.base import PROBES as PROBES
+from layerroles.probes.base import Batch as Batch
+from layerroles.probes.base import Probe as Probe
+from layerroles.probes.base import register as register
+from layerroles.probes.logit_lens import LogitLens as LogitLens

@@ -1,0 +1,82 @@
+"""The one place from which progress is shown: a bar in a terminal, a line now and then elsewhere."""
+
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+log = logging.getLogger(__name__)
+
+_SECONDS_BETWEEN_LINES = 30.0
+
+
+@contextmanager
+def progress(total: int, what: str) -> Iterator[Callable[[int, str], None]]:
+    """Show how far a job of `total` rows is; yields a function that is told `(rows, now at)`."""
+    if sys.stderr.isatty():
+        with _bar(total, what) as advance:
+            yield advance
+    else:
+        yield _lines(total, what)
+
+
+@contextmanager
+def _bar(total: int, what: str) -> Iterator[Callable[[int, str], None]]:
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    # The rate comes in bursts, so the time left is taken over the whole run.
+    with Progress(*columns, console=Console(stderr=True), speed_estimate_period=3600) as bar:
+        job = bar.add_task(what, total=total, rate="")
+        began, done = time.monotonic(), 0
+
+        def advance(rows: int, now_at: str) -> None:
+            nonlocal done
+            done += rows
+            rate = done / max(time.monotonic() - began, 1e-9)
+            bar.update(job, advance=rows, description=now_at, rate=f"{rate:.1f} rows/s")
+
+        yield advance
+
+
+def _lines(total: int, what: str) -> Callable[[int, str], None]:
+    began = last = time.monotonic()
+    done = 0
+
+    def advance(rows: int, now_at: str) -> None:
+        nonlocal last, done
+        done += rows
+        now = time.monotonic()
+        if now - last < _SECONDS_BETWEEN_LINES and done < total:
+            return
+        last = now
+        rate = done / max(now - began, 1e-9)
+        left = (total - done) / rate if rate else float("inf")
+        log.info(
+            "%s: %d of %d rows, %.1f rows/s, %.0f s left, now at %s",
+            what,
+            done,
+            total,
+            rate,
+            left,
+            now_at,
+        )
+
+    return advance

@@ -1,0 +1,218 @@
+"""The run folder: `manifest.json` says what the run is, `rows.sqlite` holds one row per answer.
+
+Rows are keyed by content (condition hash, task, protocol, example), and the answers of one
+condition to one task under one protocol are one transaction: killed at any moment, a run goes on
+where it was. One process writes at a time, by a lock that dies with it.
+"""
+
+import fcntl
+import json
+import os
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+from layerroles.errors import InputError
+
+Key = tuple[str, str, str]  # condition hash, task, protocol
+
+ROW = ("score", "correct", "strict", "outcome", "response", "status", "changed", "n_tokens")
+EXAMPLE = ("context", "prompt", "answer", "evidence")
+_SCHEMA = f"""
+CREATE TABLE IF NOT EXISTS rows (
+    condition TEXT, task TEXT, protocol TEXT, example TEXT,
+    {", ".join(ROW)},
+    PRIMARY KEY (condition, task, protocol, example)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS examples (
+    task TEXT, protocol TEXT, example TEXT, place INTEGER,
+    {", ".join(f"{name} TEXT" for name in EXAMPLE)},
+    PRIMARY KEY (task, protocol, example)
+) WITHOUT ROWID;
+"""
+# What must be the same when a run goes on; anything else may grow or is only recorded.
+_SAME = (("model", "weights"), ("model", "dtype"), ("seed",))
+
+
+class Store:
+    """An open run folder; use `opened` to write, `read_run` to read."""
+
+    def __init__(self, folder: Path, manifest: dict[str, Any], db: sqlite3.Connection) -> None:
+        self.folder = folder
+        self.manifest = manifest
+        self._db = db
+
+    def done(self) -> dict[Key, set[str]]:
+        """The ids of the examples that are answered, by condition, task and protocol."""
+        found: dict[Key, set[str]] = {}
+        for *key, example in self._db.execute(
+            "SELECT condition, task, protocol, example FROM rows"
+        ):
+            found.setdefault((key[0], key[1], key[2]), set()).add(example)
+        return found
+
+    def add_examples(
+        self, task: str, protocol: str, examples: Mapping[str, Sequence[str]]
+    ) -> None:
+        """Note what is asked; `examples` maps ids to the values of `EXAMPLE`, in order.
+
+        Raises:
+            InputError: an example of that id was asked in other words before.
+        """
+        known = {
+            row[0]: row[1]
+            for row in self._db.execute(
+                "SELECT example, context FROM examples WHERE task = ? AND protocol = ?",
+                (task, protocol),
+            )
+        }
+        for id, values in examples.items():
+            if known.get(id, values[0]) != values[0]:
+                raise InputError(
+                    f"run folder {str(self.folder)!r} asked example {id!r} of task {task!r} under "
+                    f"{protocol!r} in other words: the task or protocol has changed, use a new "
+                    f"folder"
+                )
+        new = [
+            (task, protocol, id, place, *values)
+            for place, (id, values) in enumerate(examples.items())
+            if id not in known
+        ]
+        self._insert("examples", 4 + len(EXAMPLE), new)
+
+    def add_rows(self, key: Key, rows: Mapping[str, Sequence[Any]]) -> None:
+        """Write the answers of one work unit, all or none; maps example ids to `ROW` values."""
+        self._insert("rows", 4 + len(ROW), [(*key, id, *values) for id, values in rows.items()])
+
+    def save_manifest(self) -> None:
+        """Write the manifest, whole or not at all."""
+        _write_manifest(self.folder, self.manifest)
+
+    def _insert(self, table: str, n: int, rows: Sequence[Sequence[Any]]) -> None:
+        marks = ", ".join("?" * n)
+        with self._db:
+            self._db.executemany(f"INSERT INTO {table} VALUES ({marks})", rows)
+
+
+@contextmanager
+def opened(folder: Path, manifest: dict[str, Any]) -> Iterator[Store]:
+    """Create a run folder, or go on with one: its manifest is then merged with the one given.
+
+    Raises:
+        InputError: the folder cannot be written, is of another model, dtype or seed, is damaged,
+            or another process is writing to it.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / ".lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise InputError(
+                    f"run folder {str(folder)!r} is being written by another process"
+                ) from None
+            merged = _merged(folder, manifest)
+            _write_manifest(folder, merged)
+            with closing(sqlite3.connect(folder / "rows.sqlite")) as db:
+                db.execute("PRAGMA journal_mode = WAL")
+                db.execute("PRAGMA synchronous = NORMAL")
+                db.executescript(_SCHEMA)
+                yield Store(folder, merged, db)
+    except (OSError, sqlite3.OperationalError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"run folder {str(folder)!r} cannot be written: {reason}") from error
+    except sqlite3.DatabaseError as error:
+        raise InputError(f"run folder {str(folder)!r}: rows.sqlite is damaged ({error})") from error
+
+
+def read_run(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]], list[dict[str, Any]]]:
+    """Manifest, rows and examples of a run folder, in the order of the run.
+
+    Raises:
+        InputError: no run folder, or a damaged one.
+    """
+    manifest = _read_manifest(folder)
+    if manifest is None:
+        raise InputError(f"{str(folder)!r} is not a run folder: it has no manifest.json")
+    try:
+        with closing(sqlite3.connect(f"file:{folder / 'rows.sqlite'}?mode=ro", uri=True)) as db:
+            db.row_factory = sqlite3.Row
+            examples = list(map(dict, db.execute("SELECT * FROM examples ORDER BY place")))
+            rows = list(
+                map(
+                    dict,
+                    db.execute(
+                        "SELECT rows.* FROM rows JOIN examples USING (task, protocol, example) "
+                        "ORDER BY examples.place"
+                    ),
+                )
+            )
+    except sqlite3.DatabaseError as error:
+        raise InputError(
+            f"run folder {str(folder)!r}: rows.sqlite cannot be read ({error})"
+        ) from error
+    return manifest, rows, examples
+
+
+def _merged(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
+    known = _read_manifest(folder)
+    if known is None:
+        return manifest
+    for path in _SAME:
+        old, new = _at(known, path), _at(manifest, path)
+        if old != new:
+            what = " ".join(path)
+            name = _at(known, ("model", "name"))
+            raise InputError(
+                f"run folder {str(folder)!r} is of another run: its {what} is {old!r} "
+                f"(model {name!r}), not {new!r}; use another folder"
+            )
+    return {
+        **manifest,
+        "created": known["created"],
+        "seconds": known["seconds"],
+        "limit": max(known["limit"], manifest["limit"]),
+        "cells": _union(known["cells"], manifest["cells"], ("task", "protocol")),
+        "conditions": _union(known["conditions"], manifest["conditions"], ("hash",)),
+    }
+
+
+def _union(
+    old: list[dict[str, Any]], new: list[dict[str, Any]], keys: tuple[str, ...]
+) -> list[dict[str, Any]]:
+    """What was there, in its place, brought up to date; then what is new."""
+    merged = {tuple(item[key] for key in keys): item for item in old}
+    for item in new:
+        before = merged.get(tuple(item[key] for key in keys), {})
+        # A smaller limit than before takes nothing away.
+        if before.get("n", 0) <= item.get("n", 0):
+            merged[tuple(item[key] for key in keys)] = item
+    return list(merged.values())
+
+
+def _at(manifest: dict[str, Any], path: tuple[str, ...]) -> object:
+    value: Any = manifest
+    for key in path:
+        value = value.get(key) if isinstance(value, dict) else None
+    return value
+
+
+def _read_manifest(folder: Path) -> dict[str, Any] | None:
+    file = folder / "manifest.json"
+    if not file.is_file():
+        return None
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"run folder {str(folder)!r}: manifest.json is damaged") from error
+    if not isinstance(found, dict) or not {"cells", "conditions", "model"} <= set(found):
+        raise InputError(f"run folder {str(folder)!r}: manifest.json is not that of a run")
+    return found
+
+
+def _write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
+    scratch = folder / ".manifest.json"
+    scratch.write_text(json.dumps(manifest, indent=2, ensure_ascii=False), encoding="utf-8")
+    os.replace(scratch, folder / "manifest.json")

@@ -1,0 +1,316 @@
+"""A sweep: conditions x (task, protocol), giving one row per example, into a run folder.
+
+Example:
+    sweep = Sweep(model, tasks, each_layer(model, Skip()), protocols=["generation"], limit=32)
+    result = sweep.run("runs/first")          # interrupted, the same line goes on where it was
+    result = read("runs/first")               # the same, later
+"""
+
+import dataclasses
+import datetime
+import json
+import os
+import platform
+import shlex
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from transformer_lens.model_bridge import TransformerBridge
+
+from layerroles import __version__
+from layerroles.ablations import INTACT, Condition
+from layerroles.engine import Engine
+from layerroles.errors import InputError
+from layerroles.models import check_sites, provenance
+from layerroles.progress import progress
+from layerroles.protocols import PROTOCOLS, Answer, Asked, Protocol
+from layerroles.results import SweepResult
+from layerroles.store import ROW, Key, Store, opened, read_run
+from layerroles.tasks import Example, Task
+
+# Conditions that are asked together: they share the intact model's reading of the examples.
+_CONDITIONS_AT_ONCE = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """A task under a protocol, with the examples that are asked."""
+
+    task: Task
+    protocol: Protocol
+    examples: tuple[Example, ...]
+
+    @property
+    def names(self) -> tuple[str, str]:
+        """Task label and protocol name, as in the rows."""
+        return self.task.label, self.protocol.name
+
+
+class Sweep:
+    """What to run; `run` does it.
+
+    Args:
+        model: from `load` or `prepare`.
+        tasks: whose examples are asked.
+        conditions: under which they are asked; the intact model is always added.
+        protocols: names of protocols, under each of which every task is asked.
+        limit: examples of each task.
+        seed: of the tasks' examples.
+        engine: by default `Engine(model)`.
+
+    Raises:
+        InputError: nothing to run, an unknown protocol, a task that a protocol cannot ask, a limit
+            below 1, two conditions of one name, a site that the model lacks, or a reference that
+            holds an example that is asked.
+    """
+
+    def __init__(
+        self,
+        model: TransformerBridge,
+        tasks: Sequence[Task],
+        conditions: Sequence[Condition],
+        *,
+        protocols: Sequence[str] = ("continuation", "generation"),
+        limit: int = 32,
+        seed: int = 0,
+        engine: Engine | None = None,
+    ) -> None:
+        if limit < 1:
+            raise InputError(f"limit={limit} asks nothing: use a limit of 1 or more")
+        if not tasks or not protocols:
+            raise InputError("a sweep needs at least one task and one protocol")
+        self.model = model
+        self.conditions = _distinct([INTACT, *conditions])
+        self.limit = limit
+        self.seed = seed
+        self.cells = _cells(tasks, protocols, limit, seed)
+        self._engine = engine
+        for condition in self.conditions:
+            check_sites(model, tuple(condition.edits))
+        self._check_references()
+
+    def run(self, path: str | Path) -> SweepResult:
+        """Run what is not in the run folder yet; returns everything that is in it then.
+
+        Raises:
+            InputError: the folder cannot be written, or holds another run; a prompt is longer than
+                the model's context.
+        """
+        engine = self._engine or Engine(self.model)
+        asked = {cell.names: self._prepare(engine, cell, list(cell.examples)) for cell in self.cells}
+        with opened(Path(path), self._manifest(engine)) as store:
+            for cell in self.cells:
+                store.add_examples(*cell.names, _described(cell))
+            work = list(self._work(store))
+            total = sum(len(examples) * len(conditions) for _, conditions, examples in work)
+            with progress(total, "sweep") as advance:
+                for cell, conditions, examples in work:
+                    whole = len(examples) == len(cell.examples)
+                    ready = (
+                        asked[cell.names] if whole else self._prepare(engine, cell, examples)
+                    )
+                    self._do(store, engine, cell, conditions, examples, ready)
+                    advance(
+                        len(examples) * len(conditions),
+                        f"{cell.task.label}, {cell.protocol.name}, {conditions[-1].name}",
+                    )
+        return read(path)
+
+    def _prepare(self, engine: Engine, cell: Cell, examples: list[Example]) -> Asked:
+        try:
+            return cell.protocol.prepare(engine, cell.task, examples)
+        except InputError as error:
+            raise InputError(f"task {cell.task.label!r}: {error}") from error
+
+    def _work(self, store: Store) -> Iterator[tuple[Cell, list[Condition], list[Example]]]:
+        """What is missing: conditions that lack the same examples of a cell, a few at a time."""
+        done = store.done()
+        for cell in self.cells:
+            lacking: dict[tuple[str, ...], list[Condition]] = {}
+            for condition in self.conditions:
+                known = done.get((condition.hash, *cell.names), set())
+                ids = tuple(example.id for example in cell.examples if example.id not in known)
+                lacking.setdefault(ids, []).append(condition)
+            for ids, conditions in lacking.items():
+                wanted = set(ids)
+                examples = [example for example in cell.examples if example.id in wanted]
+                for start in range(0, len(conditions) if ids else 0, _CONDITIONS_AT_ONCE):
+                    yield cell, conditions[start : start + _CONDITIONS_AT_ONCE], examples
+
+    def _do(
+        self,
+        store: Store,
+        engine: Engine,
+        cell: Cell,
+        conditions: list[Condition],
+        examples: list[Example],
+        asked: Asked,
+    ) -> None:
+        began = time.monotonic()
+        for condition, answers in zip(conditions, asked.answers(engine, conditions), strict=True):
+            key: Key = (condition.hash, *cell.names)
+            rows = {e.id: _values(answer) for e, answer in zip(examples, answers, strict=True)}
+            store.add_rows(key, rows)
+        store.manifest["seconds"] += time.monotonic() - began
+        store.save_manifest()
+
+    def _check_references(self) -> None:
+        asked = {e.context(worked=w) for c in self.cells for e in c.examples for w in (True, False)}
+        for condition in self.conditions:
+            for reference in condition.references:
+                if asked & set(reference.prompts):
+                    raise InputError(
+                        f"condition {condition.name!r}: its reference holds prompts that the sweep "
+                        f"asks; lower the limit, or use other prompts"
+                    )
+
+    def _manifest(self, engine: Engine) -> dict[str, Any]:
+        return {
+            "layerroles": __version__,
+            "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "model": (model := provenance(self.model).to_dict()),
+            "versions": model.pop("versions"),
+            "seed": self.seed,
+            "limit": self.limit,
+            "cells": [
+                {
+                    "task": cell.task.label,
+                    "family": cell.task.family,
+                    "protocol": cell.protocol.name,
+                    "n": len(cell.examples),
+                    "chance": cell.protocol.chance(cell.examples),
+                    "unit": cell.protocol.unit,
+                }
+                for cell in self.cells
+            ],
+            "conditions": [_condition(condition) for condition in self.conditions],
+            "executor": engine.executor,
+            "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+            "seconds": 0.0,
+            "machine": f"{platform.machine()}, {os.cpu_count()} CPUs, {model['device']}",
+        }
+
+
+def read(path: str | Path) -> SweepResult:
+    """The result of a sweep, from its run folder.
+
+    Raises:
+        InputError: no run folder, or a damaged one.
+    """
+    manifest, rows, examples = read_run(Path(path))
+    conditions = {item["hash"]: item for item in manifest["conditions"]}
+    families = {cell["task"]: cell["family"] for cell in manifest["cells"]}
+    order = {hash: place for place, hash in enumerate(conditions)}
+    rows.sort(key=lambda row: order[row["condition"]])
+    frame = pd.DataFrame(
+        [
+            {
+                "model": manifest["model"]["name"],
+                **_columns(conditions[row["condition"]]),
+                "task": row["task"],
+                "family": families[row["task"]],
+                "protocol": row["protocol"],
+                "example": row["example"],
+                **{name: row[name] for name in ROW},
+            }
+            for row in rows
+        ]
+    )
+    if not frame.empty:
+        frame = frame.astype(
+            {
+                "layer": "Int64",
+                "head": "Int64",
+                "score": float,
+                "correct": "boolean",
+                "strict": "boolean",
+                "changed": "boolean",
+                "n_tokens": "Int64",
+            }
+        )
+        strict = frame.pop("strict")
+        frame["strict"] = strict
+    shown = pd.DataFrame(
+        [{k: e[k] for k in ("task", "example", "prompt", "answer", "evidence")} for e in examples],
+        columns=["task", "example", "prompt", "answer", "evidence"],
+    ).drop_duplicates(["task", "example"], ignore_index=True)
+    return SweepResult(frame=frame, manifest=manifest, examples=shown)
+
+
+def _distinct(conditions: Sequence[Condition]) -> list[Condition]:
+    by_name: dict[str, Condition] = {}
+    for condition in conditions:
+        other = by_name.setdefault(condition.name, condition)
+        if other != condition:
+            raise InputError(
+                f"two different conditions are called {condition.name!r}: give them names"
+            )
+    return list(dict.fromkeys(by_name.values()))
+
+
+def _cells(
+    tasks: Sequence[Task], protocols: Sequence[str], limit: int, seed: int
+) -> list[Cell]:
+    cells = []
+    labels = [task.label for task in tasks]
+    for label in labels:
+        if labels.count(label) > 1:
+            raise InputError(f"task {label!r} is given twice")
+    kinds = [PROTOCOLS[name]() for name in dict.fromkeys(protocols)]
+    for task in tasks:
+        examples = tuple(task.examples(limit, seed))
+        for protocol in kinds:
+            for example in examples:
+                try:
+                    protocol.check(example)
+                except InputError as error:
+                    raise InputError(f"task {task.label!r}: {error}") from error
+            cells.append(Cell(task, protocol, examples))
+    return cells
+
+
+def _described(cell: Cell) -> dict[str, tuple[str, str, str, str]]:
+    return {
+        example.id: (
+            cell.protocol.context(example),
+            example.prompt,
+            example.answer,
+            json.dumps([example.prompt[start:end] for start, end in example.evidence]),
+        )
+        for example in cell.examples
+    }
+
+
+def _values(answer: Answer) -> tuple[object, ...]:
+    return tuple(getattr(answer, name) for name in ROW)
+
+
+def _condition(condition: Condition) -> dict[str, Any]:
+    return {
+        "name": condition.name,
+        "hash": condition.hash,
+        "ablation": condition.ablation,
+        "at": condition.at,
+        "sites": [str(site) for site in condition],
+        "layers": sorted({site.layer for site in condition}),
+        "parts": sorted({site.part for site in condition}),
+        "heads": sorted({site.head for site in condition if site.head is not None}),
+        "parameters": {str(site): edit.parameters() for site, edit in condition.edits.items()},
+    }
+
+
+def _columns(condition: dict[str, Any]) -> dict[str, Any]:
+    layers, parts, heads = (condition[key] for key in ("layers", "parts", "heads"))
+    return {
+        "condition": condition["name"],
+        "ablation": condition["ablation"],
+        "at": condition["at"],
+        "site": "+".join(condition["sites"]),
+        "layer": layers[0] if len(layers) == 1 else None,
+        "part": parts[0] if len(parts) == 1 else "mixed" if parts else "",
+        "head": heads[0] if len(heads) == 1 and len(condition["sites"]) == 1 else None,
+    }

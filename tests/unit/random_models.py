@@ -1,0 +1,94 @@
+"""Small models with random weights, made from configs: one for each way to build a block."""
+
+import string
+from functools import cache
+from pathlib import Path
+from tempfile import mkdtemp
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformer_lens.model_bridge import TransformerBridge
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma2Config,
+    GPT2Config,
+    GPTNeoXConfig,
+    LlamaConfig,
+    Olmo2Config,
+    PretrainedConfig,
+    PreTrainedTokenizerFast,
+    Qwen3Config,
+)
+
+import layerroles as lr
+
+_ALPHABET = string.ascii_letters + string.digits + string.punctuation + " \n"
+_SPECIAL = ["<pad>", "<bos>", "<eos>"]
+VOCABULARY = len(_ALPHABET) + len(_SPECIAL)
+
+_SIZE = {"vocab_size": VOCABULARY, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+_LLAMA_LIKE = {
+    **_SIZE,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 256,
+}
+
+CONFIGS: dict[str, PretrainedConfig] = {
+    # Attention with a head of keys and values for each query head; learned positions.
+    "gpt2": GPT2Config(**_SIZE, n_embd=32, n_layer=3, n_head=4, n_positions=256),
+    # Grouped query heads, tied and untied.
+    "llama": LlamaConfig(**_LLAMA_LIKE, tie_word_embeddings=False),
+    # Norms on queries and keys; heads that are wider than d_model / n_heads.
+    "qwen3": Qwen3Config(**_LLAMA_LIKE, head_dim=16, tie_word_embeddings=True),
+    # Norms before and after, soft caps, sliding windows in turn.
+    "gemma2": Gemma2Config(**_LLAMA_LIKE, head_dim=8, sliding_window=64, query_pre_attn_scalar=8),
+    # Attention and MLP in parallel.
+    "neox": GPTNeoXConfig(
+        **_SIZE,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        max_position_embeddings=256,
+        use_parallel_residual=True,
+    ),
+    # Norms after the sublayers only.
+    "olmo2": Olmo2Config(**_LLAMA_LIKE),
+}
+ARCHITECTURES = tuple(CONFIGS)
+
+
+@cache
+def model_path(architecture: str) -> Path:
+    """A Hugging Face folder with a random model and a tokenizer of single characters."""
+    folder = Path(mkdtemp(prefix=f"layerroles-{architecture}-"))
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(CONFIGS[architecture], dtype=torch.float32)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            # Weights of the usual scale write so little that no ablation would show.
+            parameter.add_(torch.randn_like(parameter) * 0.2)
+    model.save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+    return folder
+
+
+def tokenizer() -> PreTrainedTokenizerFast:
+    """One token for each character."""
+    ids = {text: index for index, text in enumerate([*_SPECIAL, *_ALPHABET])}
+    spelling = Tokenizer(models.WordLevel(ids, unk_token="<pad>"))
+    spelling.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    spelling.decoder = decoders.Fuse()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=spelling, pad_token="<pad>", bos_token="<bos>", eos_token="<eos>"
+    )
+
+
+@cache
+def random_model(architecture: str, dtype: str = "float32") -> TransformerBridge:
+    """A random model, loaded as a user would."""
+    return lr.load(model_path(architecture), dtype=dtype)

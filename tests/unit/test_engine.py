@@ -1,0 +1,136 @@
+"""The engine: the reference is checked by hand, the shared executor against the reference."""
+
+import pytest
+import torch
+
+import layerroles as lr
+from layerroles.ablations import Condition
+from layerroles.engine.plain import Plain
+from layerroles.engine.requests import scored, written
+from tests.unit.random_models import ARCHITECTURES, random_model
+from tests.unit.test_ablations import Scale
+
+PREFIX = "Some words that all of the questions begin with. "
+PAIRS = [
+    (PREFIX + "a b c", " d"),
+    (PREFIX + "a b c", " e f g h"),
+    (PREFIX + "another, longer question", " yes"),
+    (PREFIX + "q", " a much longer continuation than the others"),
+    ("no prefix", "!"),
+    ("x", "y"),
+    ("", "empty context"),
+    ("x", "y"),
+]
+ASKED = [
+    (PREFIX + "a b c", {"until": ["z"], "max_gen_toks": 6}),
+    (PREFIX + "another, longer question", {"max_gen_toks": 9}),
+    ("x", {"until": "q", "max_gen_toks": 4}),
+    ("x", {"until": ["a", "b", "c", "d", "e"], "max_gen_toks": 12}),
+]
+
+
+def conditions(model: object) -> list[Condition]:
+    reference = lr.Reference(["one text", "and another text"])
+    return [
+        Condition({}),
+        *(Condition({lr.Site(n): lr.Skip()}, at=at) for n in range(3) for at in ("all", "after_first")),
+        Condition({lr.Site(1, "attn"): lr.Zero()}),
+        Condition({lr.Site(2, "mlp"): lr.Zero()}),
+        Condition({lr.Site(1): lr.Mean(reference)}),
+        Condition({lr.Site(2, "head", 1): lr.Zero(), lr.Site(1, "head", 3): Scale(2.0)}),
+    ]
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_the_reference_is_right(architecture: str) -> None:
+    """By hand: one request, no batch, plain log-softmax under `ablated`."""
+    model = random_model(architecture)
+    chosen = conditions(model)
+    found = lr.Engine(model, executor="plain", batch_size=3).loglikelihood(PAIRS, chosen)
+    for row, condition in enumerate(chosen):
+        for column, request in enumerate(scored(model, PAIRS)):
+            ids = torch.tensor([[*request.context, *request.continuation]])
+            n = len(request.continuation)
+            with torch.inference_mode(), lr.ablated(model, condition):
+                predicted = model(ids)[0, -n - 1 : -1].log_softmax(-1)
+            targets = torch.tensor(request.continuation)
+            logprob = predicted.gather(1, targets[:, None]).sum()
+            assert found.logprob[row, column] == pytest.approx(float(logprob), abs=1e-4)
+            assert found.is_greedy[row, column] == (predicted.argmax(-1) == targets).all()
+            assert found.n_tokens[column] == n
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_the_shared_executor_scores_like_the_reference(architecture: str) -> None:
+    model = random_model(architecture)
+    chosen = conditions(model)
+    shared = lr.Engine(model)
+    assert shared.executor == "hooked"
+    plain = lr.Engine(model, executor="plain", batch_size=1).loglikelihood(PAIRS, chosen)
+    found = shared.loglikelihood(PAIRS, chosen)
+    assert abs(found.logprob - plain.logprob).max() < 1e-4
+    assert (found.is_greedy == plain.is_greedy).all()
+    assert (found.changed == plain.changed).all()
+    assert not found.changed[0].any()
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_everyone_writes_the_same(architecture: str) -> None:
+    """Shared, batched with a cache, and alone without one."""
+    model = random_model(architecture)
+    chosen = conditions(model)
+    shared = lr.Engine(model)
+    found = shared.generate_until(ASKED, chosen)
+    assert lr.Engine(model, executor="plain").generate_until(ASKED, chosen) == found
+    references = lr.ablations.resolve(model, chosen)
+    alone = Plain(model, references, batch_size=1, use_cache=False)
+    texts = alone.write(written(model, ASKED), chosen)
+    assert [[one.text for one in row] for row in texts] == found
+
+
+def test_a_text_ends_where_it_was_asked_to() -> None:
+    model = random_model("llama")
+    (whole,) = lr.Engine(model).generate_until([("x", {"max_gen_toks": 12})])[0]
+    assert len(whole) > 4
+    stop = whole[3]
+    (cut,) = lr.Engine(model).generate_until([("x", {"until": stop, "max_gen_toks": 12})])[0]
+    assert cut == whole[: whole.index(stop)]
+
+
+def test_logits_that_are_not_finite_are_said_to_be() -> None:
+    model = random_model("llama")
+    broken = Condition({lr.Site(1): Scale(float("inf"))})
+    for executor in ("plain", "hooked"):
+        engine = lr.Engine(model, executor=executor)
+        found = engine.loglikelihood(PAIRS[:2], [Condition({}), broken])
+        assert not found.is_greedy[1].any()
+        assert [bool(x) for x in (found.logprob[1] != found.logprob[1])] == [True, True]
+        assert (found.logprob[0] == found.logprob[0]).all()
+        (writing,) = engine.write(written(model, [ASKED[0]]), [broken])[0]
+        assert not writing.finite
+
+
+@pytest.mark.parametrize(
+    ("ask", "line"),
+    [
+        (lambda e: e.loglikelihood([("a", "")]), "request 0: the continuation is empty"),
+        (lambda e: e.loglikelihood([("a" * 300, "b")]), "more than the 256 of the model's context"),
+        (lambda e: e.generate_until([("a", {"max_gen_toks": 256})]), "takes 257 tokens"),
+        (lambda e: e.generate_until([("a", {"max_gen_toks": 0})]), "max_gen_toks=0"),
+        (lambda e: e.generate_until([("a", {"top_k": 3})]), "unknown option 'top_k'"),
+        (
+            lambda e: e.loglikelihood([("a", "b")], [Condition({lr.Site(9): lr.Skip()})]),
+            "layer 9 is out of range",
+        ),
+    ],
+)
+def test_mistakes_are_told(ask: object, line: str) -> None:
+    with pytest.raises(lr.InputError) as caught:
+        ask(lr.Engine(random_model("llama")))  # type: ignore[operator]
+    assert line in str(caught.value)
+
+
+def test_context_and_continuation_are_encoded_together() -> None:
+    model = random_model("llama")
+    (request,) = scored(model, [("ends in a space ", "word")])
+    assert model.tokenizer.decode(list(request.continuation)) == " word"

@@ -1,0 +1,78 @@
+"""Sites: what they are called, and what is refused."""
+
+import subprocess
+import sys
+
+import pytest
+
+import layerroles as lr
+from layerroles.sites import parse_sites
+
+
+def test_ranges_are_half_open_and_order_is_kept() -> None:
+    found = parse_sites("L3,L5:7,L2.attn,L1.H0", n_layers=8, n_heads=2)
+    assert [str(site) for site in found] == ["L3", "L5", "L6", "L2.attn", "L1.H0"]
+
+
+def test_all_names_every_layer_or_part() -> None:
+    assert len(parse_sites("all", 30, 9)) == 30
+    assert parse_sites("all.mlp", 2, 9) == [lr.Site(0, "mlp"), lr.Site(1, "mlp")]
+    assert len(parse_sites("all.head", 30, 9)) == 270
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("L30", "layer 30 is out of range, the model has layers 0 to 29"),
+        ("L3.H9", "head 9 is out of range, the model has heads 0 to 8"),
+        ("L3.ffn", "unknown part 'ffn'"),
+        ("all.ffn", "unknown part 'ffn'"),
+        ("L9:5", "range 'L9:5' is empty"),
+        ("3", "'3' in '3' is not a site"),
+        ("", "is not a site"),
+        ("L3,L2:5", "name L3 more than once"),
+    ],
+)
+def test_what_is_not_a_site_is_told(text: str, line: str) -> None:
+    with pytest.raises(lr.InputError) as caught:
+        parse_sites(text, n_layers=30, n_heads=9)
+    assert line in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        ((-1,), "layer -1"),
+        ((3, "head"), "needs head="),
+        ((3, "attn", 1), "head=1 goes with part='head'"),
+    ],
+)
+def test_a_site_that_cannot_be_is_refused(arguments: tuple[object, ...], line: str) -> None:
+    with pytest.raises(lr.InputError) as caught:
+        lr.Site(*arguments)  # type: ignore[arg-type]  # wrong on purpose
+    assert line in str(caught.value)
+
+
+def test_words_that_are_not_known_are_told_without_type_checks() -> None:
+    """Where nothing checks types, as in a user's script."""
+    script = """
+import layerroles as lr
+for make in (
+    lambda: lr.Site(3, "ffn"),
+    lambda: lr.Condition({lr.Site(0): lr.Skip()}, at="start"),
+    lambda: lr.Condition({0: lr.Skip()}),
+):
+    try:
+        make()
+    except lr.InputError as error:
+        print(error)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    lines = done.stdout.splitlines()
+    assert [line.split(":")[0] for line in lines] == [
+        "unknown part 'ffn'",
+        "unknown at='start'",
+        "a condition maps sites to ablations, not 0",
+    ]
