@@ -107,7 +107,7 @@ def _observe(
             *(
                 Site(layer, part).hook_name
                 for part in ("attn", "mlp")
-                if layer not in missing[part]  # type: ignore[index]  # literal parts
+                if layer not in missing[part]
             ),
         )
     ]

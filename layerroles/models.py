@@ -322,9 +322,7 @@ def _boot(
         if config.is_encoder_decoder or (
             architecture not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
         ):
-            raise InputError(
-                f"model {name!r} is {architecture}, not a decoder-only language model"
-            )
+            raise InputError(f"model {name!r} is {architecture}, not a decoder-only language model")
         tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
         # Loaded here and not by the bridge, which would also take pickled weights.
         weights = AutoModelForCausalLM.from_pretrained(
@@ -336,7 +334,7 @@ def _boot(
         )
         bridge = TransformerBridge.boot_transformers(
             source,
-            hf_model=weights.to(device),
+            hf_model=weights.to(device),  # type: ignore[arg-type]  # a module takes a device
             tokenizer=tokenizer,
             dtype=dtype,
             device=device,

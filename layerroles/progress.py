@@ -1,4 +1,4 @@
-"""The one place from which progress is shown: a bar in a terminal, a line now and then elsewhere."""
+"""The one place that shows progress: a bar in a terminal, a line now and then elsewhere."""
 
 import logging
 import sys

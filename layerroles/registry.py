@@ -30,7 +30,8 @@ class Registry(Generic[T]):
         """
 
         def decorate(cls: Class) -> Class:
-            if not (isinstance(cls, type) and issubclass(cls, self.base)):
+            fits = isinstance(cls, type) and issubclass(cls, self.base)
+            if not fits:
                 raise InputError(
                     f"{self.kind} {name!r}: {cls!r} is not a subclass of {self.base.__name__}"
                 )

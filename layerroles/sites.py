@@ -12,9 +12,7 @@ Example:
 
 import re
 from dataclasses import dataclass
-from typing import get_args
-
-from typing_extensions import Literal
+from typing import Literal, get_args
 
 from layerroles.errors import InputError
 

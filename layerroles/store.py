@@ -7,7 +7,6 @@ where it was. One process writes at a time, by a lock that dies with it.
 
 import fcntl
 import json
-import os
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -53,9 +52,7 @@ class Store:
             found.setdefault((key[0], key[1], key[2]), set()).add(example)
         return found
 
-    def add_examples(
-        self, task: str, protocol: str, examples: Mapping[str, Sequence[str]]
-    ) -> None:
+    def add_examples(self, task: str, protocol: str, examples: Mapping[str, Sequence[str]]) -> None:
         """Note what is asked; `examples` maps ids to the values of `EXAMPLE`, in order.
 
         Raises:
@@ -215,4 +212,4 @@ def _read_manifest(folder: Path) -> dict[str, Any] | None:
 def _write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
     scratch = folder / ".manifest.json"
     scratch.write_text(json.dumps(manifest, indent=2, ensure_ascii=False), encoding="utf-8")
-    os.replace(scratch, folder / "manifest.json")
+    scratch.replace(folder / "manifest.json")

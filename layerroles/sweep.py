@@ -101,7 +101,9 @@ class Sweep:
                 the model's context.
         """
         engine = self._engine or Engine(self.model)
-        asked = {cell.names: self._prepare(engine, cell, list(cell.examples)) for cell in self.cells}
+        asked = {
+            cell.names: self._prepare(engine, cell, list(cell.examples)) for cell in self.cells
+        }
         with opened(Path(path), self._manifest(engine)) as store:
             for cell in self.cells:
                 store.add_examples(*cell.names, _described(cell))
@@ -110,9 +112,7 @@ class Sweep:
             with progress(total, "sweep") as advance:
                 for cell, conditions, examples in work:
                     whole = len(examples) == len(cell.examples)
-                    ready = (
-                        asked[cell.names] if whole else self._prepare(engine, cell, examples)
-                    )
+                    ready = asked[cell.names] if whole else self._prepare(engine, cell, examples)
                     self._do(store, engine, cell, conditions, examples, ready)
                     advance(
                         len(examples) * len(conditions),
@@ -252,9 +252,7 @@ def _distinct(conditions: Sequence[Condition]) -> list[Condition]:
     return list(dict.fromkeys(by_name.values()))
 
 
-def _cells(
-    tasks: Sequence[Task], protocols: Sequence[str], limit: int, seed: int
-) -> list[Cell]:
+def _cells(tasks: Sequence[Task], protocols: Sequence[str], limit: int, seed: int) -> list[Cell]:
     cells = []
     labels = [task.label for task in tasks]
     for label in labels:

@@ -91,7 +91,7 @@ class Ablation(ABC):
         equals the write, the model's own output passes through untouched.
         """
 
-    def check(self, site: Site) -> None:
+    def check(self, site: Site) -> None:  # noqa: B027  # most ablations refuse nothing
         """Refuse a site that this ablation cannot be applied to.
 
         Raises:

@@ -8,9 +8,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
-from typing import get_args
-
-from typing_extensions import Literal
+from typing import Literal, get_args
 
 from layerroles.ablations.base import Ablation, declared_reference
 from layerroles.ablations.reference import Reference
@@ -108,7 +106,6 @@ class Condition:
             if reference is not None:
                 needed.setdefault(reference, []).append(site)
         return needed
-
 
 
 def _name(edits: Mapping[Site, Ablation], at: At) -> str:

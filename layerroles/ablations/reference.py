@@ -92,9 +92,7 @@ class SiteReference:
 
 
 _Collected = dict[tuple[str, Site], SiteReference]
-_COLLECTED: "weakref.WeakKeyDictionary[TransformerBridge, _Collected]" = (
-    weakref.WeakKeyDictionary()
-)
+_COLLECTED: "weakref.WeakKeyDictionary[TransformerBridge, _Collected]" = weakref.WeakKeyDictionary()
 
 
 def collect(

@@ -3,11 +3,11 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 from transformer_lens.model_bridge import TransformerBridge
-from typing_extensions import Literal
 
 from layerroles.ablations import INTACT, Condition, resolve
 from layerroles.engine.hooked import Hooked
@@ -40,7 +40,7 @@ class LogLikelihoods:
 
 
 class Engine:
-    """Answers requests under conditions, in lm-eval's words.
+    r"""Answers requests under conditions, in lm-eval's words.
 
     Args:
         model: from `load` or `prepare`.
@@ -55,7 +55,7 @@ class Engine:
     Example:
         engine = Engine(model)
         engine.loglikelihood([("The capital of France is", " Paris")], each_layer(model, Skip()))
-        engine.generate_until([("1, 2, 3,", {"until": ["\\n"], "max_gen_toks": 8})])
+        engine.generate_until([("1, 2, 3,", {"until": ["\n"], "max_gen_toks": 8})])
     """
 
     def __init__(

@@ -82,12 +82,10 @@ class Decoding:
         request = self.requests[row]
         self.ids[row].append(token)
         self.finite[row] = self.finite[row] and finite
-        self.ended[row] = token in self.stops.eos or (
-            self.stops.text(self.ids[row], request.until)[1]
+        self.ended[row] = (
+            token in self.stops.eos or (self.stops.text(self.ids[row], request.until)[1])
         )
-        self.done[row] = (
-            self.ended[row] or len(self.ids[row]) >= request.max_gen_toks or not finite
-        )
+        self.done[row] = self.ended[row] or len(self.ids[row]) >= request.max_gen_toks or not finite
 
     def _without_eos(self, row: int) -> list[int]:
         ids = self.ids[row]

@@ -65,9 +65,7 @@ class Recording:
         return replace(self, after=replace(self.after, logits=self.after.logits[:, :0]))
 
 
-def record(
-    model: TransformerBridge, step: Stage, before: State | None, *, keep: int
-) -> Recording:
+def record(model: TransformerBridge, step: Stage, before: State | None, *, keep: int) -> Recording:
     """Let the intact model read a stage that goes on from `before`."""
     entries: dict[int, Tensor] = {}
 
@@ -116,6 +114,7 @@ def select(state: State, rows: Tensor | None, *, since: int = 0) -> State:
         return state
     cache = _copied(state.cache)
     for layer in cache.layers[since:]:
+        assert isinstance(layer, DynamicLayer)  # tried by `can_replay`
         layer.batch_select_indices(rows)
     return State(
         logits=state.logits[rows],
@@ -127,9 +126,7 @@ def select(state: State, rows: Tensor | None, *, since: int = 0) -> State:
 
 
 @contextmanager
-def starting_at(
-    model: TransformerBridge, first: int, entries: Sequence[Tensor]
-) -> Iterator[None]:
+def starting_at(model: TransformerBridge, first: int, entries: Sequence[Tensor]) -> Iterator[None]:
     """Within the context, blocks before `first` don't run; `first` gets its recorded stream.
 
     TransformerLens's own `start_at_layer` runs them and throws their output away.
@@ -190,9 +187,7 @@ def _read(
         attended = torch.cat([start.attended, attended], dim=1)
         tokens = torch.cat([start.tokens, tokens], dim=1)
         cache = start.cache
-    logits, cache = forward(
-        model, step.tokens, attended, cache=cache, use_cache=True, keep=keep
-    )
+    logits, cache = forward(model, step.tokens, attended, cache=cache, use_cache=True, keep=keep)
     changed = torch.zeros(len(tokens), dtype=torch.bool, device=tokens.device)
     if start is not None:
         changed |= start.changed

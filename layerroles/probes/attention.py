@@ -30,9 +30,7 @@ class Attention(Probe):
     without evidence are left out.
     """
 
-    def rows(
-        self, model: TransformerBridge, batch: Batch
-    ) -> Iterator[tuple[str, dict[str, Any]]]:
+    def rows(self, model: TransformerBridge, batch: Batch) -> Iterator[tuple[str, dict[str, Any]]]:
         """One row for each example, layer and head."""
         evidence = torch.zeros_like(batch.attended, dtype=torch.bool)
         for row, example in enumerate(batch.examples):
@@ -75,9 +73,7 @@ def evidence_tokens(model: TransformerBridge, example: Example) -> Bool[Tensor, 
     encoded = prepared(model).tokenizer(context, return_offsets_mapping=True)
     return torch.tensor(
         [
-            any(
-                start < stop + shift and begin + shift < end for begin, stop in example.evidence
-            )
+            any(start < stop + shift and begin + shift < end for begin, stop in example.evidence)
             for start, end in encoded["offset_mapping"]
         ],
         dtype=torch.bool,

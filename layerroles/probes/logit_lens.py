@@ -31,9 +31,7 @@ class LogitLens(Probe):
     (0 is the likeliest token), logprob and entropy (nats).
     """
 
-    def rows(
-        self, model: TransformerBridge, batch: Batch
-    ) -> Iterator[tuple[str, dict[str, Any]]]:
+    def rows(self, model: TransformerBridge, batch: Batch) -> Iterator[tuple[str, dict[str, Any]]]:
         """One row for each example and depth."""
         n_layers = model.cfg.n_layers
         streams: dict[int, Tensor] = {}

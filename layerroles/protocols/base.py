@@ -7,12 +7,10 @@ needs of an example (choices, say) it checks before anything is run.
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
-from typing_extensions import Literal
-
-from layerroles.engine import Engine, Score, Scored, Writing, Written, scored, written
 from layerroles.ablations import Condition
+from layerroles.engine import Engine, Score, Scored, Writing, Written, scored, written
 from layerroles.errors import InputError
 from layerroles.registry import Registry
 from layerroles.tasks import Example, Task

@@ -4,9 +4,7 @@ An ablated model that cannot keep a format, stops nowhere or repeats itself has 
 answer wrong, and is not reported as if it had.
 """
 
-from typing import get_args
-
-from typing_extensions import Literal
+from typing import Literal, get_args
 
 from layerroles.tasks import Grade
 

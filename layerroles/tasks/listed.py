@@ -1,4 +1,4 @@
-"""Tasks with a fixed list of questions: an order by seed, and worked examples from the same list."""
+"""Tasks with a fixed list of questions: an order by seed, worked examples from the same list."""
 
 import dataclasses
 import random
@@ -46,13 +46,8 @@ class Listed(Task):
 
     def held_out(self, limit: int, seed: int) -> list[str]:
         """Contexts of the last `limit` questions of the order, the last one first."""
-        groups = self.groups()
-        return [
-            dataclasses.replace(
-                example, shots=self._shots(example, groups[group], seed)
-            ).context(worked=True)
-            for group, example in self._order(groups, seed)[::-1][:limit]
-        ]
+        everything = self.examples(sum(map(len, self.groups().values())), seed)
+        return [example.context(worked=True) for example in everything[::-1][:limit]]
 
     def _order(self, groups: dict[str, list[Example]], seed: int) -> list[tuple[str, Example]]:
         placed = []

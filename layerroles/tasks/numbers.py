@@ -25,12 +25,9 @@ def grade_number(response: str, answer: str) -> Grade:
     stated = _STATED.search(response)
     bare = response.strip().rstrip(".")
     found = _IN_TEXT.findall(response)
-    if stated:
-        strict = _value(stated[1]) == right
-    else:
-        strict = is_number(bare) and _value(bare) == right
+    named = stated[1] if stated else bare
     return Grade(
-        strict=strict,
+        strict=is_number(named) and _value(named) == right,
         flexible=bool(found) and _value(found[-1]) == right,
         answered=bool(found),
     )

@@ -7,7 +7,8 @@ is nowhere but in the prompt: nothing has to be known or worked out.
 Example:
     >>> from layerroles.tasks import task
     >>> example = task("kv_retrieval", pairs=4).examples(limit=1, seed=0)[0]
-    >>> [example.prompt[start:end] for start, end in example.evidence] == [example.answer.strip('"')]
+    >>> (start, end), *_ = example.evidence
+    >>> f'"{example.prompt[start:end]}"' == example.answer
     True
 """
 

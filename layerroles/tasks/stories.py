@@ -172,10 +172,10 @@ def _together(rng: random.Random, story: Story, now: int) -> Story:
             asked=f"How many {story.unit} do they have together?",
             steps=(*story.steps, Step(story.start, "+", now)),
         )
-    by = rng.randint(2, 9)
+    by, get = rng.randint(2, 9), rng.choice(("buy", "find", "get"))
     return replace(
         story,
-        told=(*story.told, f"Then they {rng.choice(('buy', 'find', 'get'))} {by} more {story.unit}."),
+        told=(*story.told, f"Then they {get} {by} more {story.unit}."),
         asked=f"How many {story.unit} do they have together now?",
         steps=(*story.steps, Step(now, "+", by)),
     )

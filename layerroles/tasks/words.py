@@ -1,14 +1,14 @@
 """Plain English words of which generated questions are made."""
 
 NAMES = tuple(
-    """Alice Ben Carl Diana Emma Frank Grace Henry Jack Julia Kate Leo Lucy Mark Mary Nick Nora Oscar
-    Paul Peter Rose Ruth Sam Sarah Tom Will""".split()
+    """Alice Ben Carl Diana Emma Frank Grace Henry Jack Julia Kate Leo Lucy Mark Mary Nick Nora
+    Oscar Paul Peter Rose Ruth Sam Sarah Tom Will""".split()
 )
 
 # Things that are counted, in the plural.
 THINGS = tuple(
-    """apples balls bananas beads books bottles boxes buttons candles cards carrots coins cookies cups
-    dolls eggs flowers hats keys kites lemons marbles muffins onions oranges pears pencils pens
+    """apples balls bananas beads books bottles boxes buttons candles cards carrots coins cookies
+    cups dolls eggs flowers hats keys kites lemons marbles muffins onions oranges pears pencils pens
     plates potatoes rings shells shirts stamps stickers stones tickets tomatoes toys""".split()
 )
 

@@ -7,7 +7,9 @@ from layerroles.sites import Site, parse_sites
 
 SITES = st.one_of(
     st.builds(Site, st.integers(0, 79), st.sampled_from(["block", "attn", "mlp"])),
-    st.builds(lambda layer, head: Site(layer, "head", head), st.integers(0, 79), st.integers(0, 63)),
+    st.builds(
+        lambda layer, head: Site(layer, "head", head), st.integers(0, 79), st.integers(0, 63)
+    ),
 )
 
 

@@ -79,7 +79,7 @@ def test_an_identity_edit_is_bit_exact_and_changes_nothing(
 ) -> None:
     if (architecture, dtype) == ("olmo2", "bfloat16"):
         # TransformerLens 4.3 multiplies float32 with bfloat16 there.
-        with pytest.raises(lr.InputError, match="does not run as torch.bfloat16"):
+        with pytest.raises(lr.InputError, match=r"does not run as torch\.bfloat16"):
             random_model(architecture, dtype)
         return
     model = random_model(architecture, dtype)
@@ -185,9 +185,7 @@ def test_mean_writes_the_mean() -> None:
         entry = cache["blocks.1.hook_in"] if site.part == "block" else None
         write = write_of(site, cache[name], entry, model)[0].double()
         torch.testing.assert_close(write[0], means.first, atol=1e-5, rtol=1e-5)
-        torch.testing.assert_close(
-            write[1:], means.rest.expand_as(write[1:]), atol=1e-5, rtol=1e-5
-        )
+        torch.testing.assert_close(write[1:], means.rest.expand_as(write[1:]), atol=1e-5, rtol=1e-5)
 
 
 def test_hooks_are_gone_after_an_exception() -> None:

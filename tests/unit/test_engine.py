@@ -33,7 +33,11 @@ def conditions(model: object) -> list[Condition]:
     reference = lr.Reference(["one text", "and another text"])
     return [
         Condition({}),
-        *(Condition({lr.Site(n): lr.Skip()}, at=at) for n in range(3) for at in ("all", "after_first")),
+        *(
+            Condition({lr.Site(n): lr.Skip()}, at=at)
+            for n in range(3)
+            for at in ("all", "after_first")
+        ),
         Condition({lr.Site(1, "attn"): lr.Zero()}),
         Condition({lr.Site(2, "mlp"): lr.Zero()}),
         Condition({lr.Site(1): lr.Mean(reference)}),

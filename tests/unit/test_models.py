@@ -100,9 +100,7 @@ def test_a_model_that_is_no_decoder_is_refused(tmp_path: Path) -> None:
         lr.load(tmp_path)
 
 
-def test_a_file_that_is_no_gguf_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_that_is_no_gguf_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(gguf.CACHE_VARIABLE, str(tmp_path / "cache"))
     file = tmp_path / "broken.gguf"
     file.write_bytes(b"GGUF" + b"\0" * 64)
@@ -113,7 +111,7 @@ def test_a_file_that_is_no_gguf_is_refused(
 def test_a_damaged_file_is_told_by_its_hash(tmp_path: Path) -> None:
     file = tmp_path / "model.gguf"
     file.write_bytes(b"not the model")
-    with pytest.raises(lr.InputError, match="SHA-256 is .* expected b179c952"):
+    with pytest.raises(lr.InputError, match=r"SHA-256 is \w+\.\.\., expected b179c952"):
         gguf.convert(file, expected="b179c952" + "0" * 56)
 
 

@@ -1,0 +1,97 @@
+"""Knowledge: simple facts asked as the beginning of a sentence that the answer ends.
+
+The facts are written by hand in `facts.tsv`, chosen to be well known, to have one right answer and
+to stay true. Wrong choices are the right answers of other facts of the same relation.
+"""
+
+import csv
+import hashlib
+import random
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from types import MappingProxyType
+from typing import ClassVar
+
+from layerroles.errors import InputError
+from layerroles.tasks.base import Example, register
+from layerroles.tasks.generated import with_wrong
+from layerroles.tasks.listed import Listed
+from layerroles.tasks.parameters import one_of
+
+
+@register("facts")
+@dataclass(frozen=True, kw_only=True)
+class Facts(Listed):
+    """Complete a sentence that states a fact.
+
+    Evidence is the subject of the fact.
+
+    Attributes:
+        relations: which relations to ask, joined by `+`, as in `capital+author`; all if empty.
+        num_fewshot: other facts of the same relation before each.
+    """
+
+    family: ClassVar[str] = "knowledge"
+    max_gen_toks: ClassVar[int] = 12
+
+    relations: str = ""
+    num_fewshot: int = 2
+
+    def __post_init__(self) -> None:
+        """Check the parameters.
+
+        Raises:
+            InputError: a relation is unknown.
+        """
+        super().__post_init__()
+        if not isinstance(self.relations, str):
+            raise InputError(
+                f"task {self.name!r}: relations={self.relations!r} is not a text: "
+                f"join names by +, as in capital+author"
+            )
+        for relation in self._asked():
+            one_of(self.name, "relations", relation, facts())
+
+    def groups(self) -> dict[str, list[Example]]:
+        """The facts by relation."""
+        return {relation: list(facts()[relation]) for relation in self._asked()}
+
+    def _asked(self) -> list[str]:
+        if not self.relations:
+            return list(facts())
+        return list(dict.fromkeys(name.strip() for name in self.relations.split("+")))
+
+
+@cache
+def facts() -> MappingProxyType[str, tuple[Example, ...]]:
+    """All facts by relation, in the order of the file."""
+    source = files("layerroles.tasks").joinpath("facts.tsv")
+    with source.open(encoding="utf-8") as lines:
+        rows = list(csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE))
+    relations = dict.fromkeys(row["relation"] for row in rows)
+    return MappingProxyType(
+        {
+            relation: _examples([row for row in rows if row["relation"] == relation])
+            for relation in relations
+        }
+    )
+
+
+def _examples(rows: list[dict[str, str]]) -> tuple[Example, ...]:
+    answers = sorted({row["answer"] for row in rows})
+    return tuple(_example(row, answers) for row in rows)
+
+
+def _example(row: dict[str, str], answers: list[str]) -> Example:
+    name = f"{row['relation']}-{hashlib.sha256(row['prompt'].encode()).hexdigest()[:8]}"
+    rng = random.Random(name)
+    wrong = rng.sample([answer for answer in answers if answer != row["answer"]], 3)
+    start = row["prompt"].casefold().index(row["subject"].casefold())
+    return Example(
+        id=name,
+        prompt=row["prompt"],
+        answer=row["answer"],
+        choices=with_wrong(row["answer"], wrong, rng),
+        evidence=((start, start + len(row["subject"])),),
+    )

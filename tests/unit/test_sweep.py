@@ -1,0 +1,287 @@
+"""Sweeps: rows, resuming, extending, refusing; protocols and probes on the way."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+import layerroles as lr
+from layerroles.protocols.outcome import outcome, repetition
+from layerroles.tasks import Grade
+from tests.unit.random_models import model_path, random_model
+from tests.unit.test_ablations import Scale
+
+FAMILIES = {"retrieval": "abcdef", "reasoning": "uvwxyz"}
+
+
+def questions(folder: Path, family: str, n: int = 12) -> lr.Task:
+    letters = FAMILIES[family]
+    file = folder / f"{family}.jsonl"
+    rows = [
+        {
+            "id": f"q{i}",
+            "prompt": f"{letters[i % 6]}{i}: which letter?",
+            "answer": letters[i % 6],
+            "choices": [letters[i % 6], letters[(i + 1) % 6], "?"],
+            "evidence": [letters[i % 6] + str(i)],
+            "family": family,
+        }
+        for i in range(n)
+    ]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return lr.task(f"local:{file}", max_gen_toks=4)
+
+
+@pytest.fixture
+def tasks(tmp_path: Path) -> list[lr.Task]:
+    return [questions(tmp_path, family) for family in FAMILIES]
+
+
+def rows(result: lr.SweepResult) -> pd.DataFrame:
+    keys = ["condition", "task", "protocol", "example"]
+    return result.frame.sort_values(keys, ignore_index=True)
+
+
+def test_one_row_for_each_condition_task_protocol_and_example(
+    tasks: list[lr.Task], tmp_path: Path
+) -> None:
+    model = random_model("llama")
+    conditions = [*lr.each_layer(model, lr.Skip()), *lr.each_head(model, lr.Zero(), layers=[1])]
+    protocols = ["continuation", "letter", "answer_logprob", "generation"]
+    sweep = lr.Sweep(model, tasks, conditions, protocols=protocols, limit=5)
+    result = sweep.run(tmp_path / "run")
+    assert len(result.frame) == (1 + 3 + 4) * 2 * 4 * 5
+    assert not rows(result).duplicated(["condition", "task", "protocol", "example"]).any()
+    assert set(result.frame.condition) == {"intact", *(c.name for c in conditions)}
+    assert (result.frame.status == "ok").all()
+    assert result.frame[result.frame.condition == "intact"].layer.isna().all()
+    assert set(result.frame[result.frame.condition == "zero L1.H2"]["head"]) == {2}
+    assert not result.frame[result.frame.condition == "intact"].changed.any()
+    assert result.frame[result.frame.condition == "skip L1"].changed.all()
+    logprobs = result.frame[result.frame.protocol == "answer_logprob"]
+    assert (logprobs.score < 0).all()
+    assert logprobs.correct.isna().all()
+    assert list(lr.read(tmp_path / "run").frame.columns) == list(result.frame.columns)
+    pd.testing.assert_frame_equal(lr.read(tmp_path / "run").frame, result.frame)
+    cells = {(c["task"], c["protocol"]): c for c in result.manifest["cells"]}
+    assert cells["local:retrieval.jsonl", "letter"]["chance"] == pytest.approx(1 / 3)
+    assert cells["local:retrieval.jsonl", "answer_logprob"]["chance"] is None
+    assert set(result.effects().condition) == {c.name for c in conditions}
+
+
+def test_scores_are_those_of_the_engine(tasks: list[lr.Task], tmp_path: Path) -> None:
+    model = random_model("llama")
+    (skip,) = lr.each_layer(model, lr.Skip(), layers=[1])
+    task = tasks[0]
+    sweep = lr.Sweep(model, [task], [skip], protocols=["answer_logprob", "continuation"], limit=4)
+    frame = sweep.run(tmp_path / "run").frame
+    for example in task.examples(4, 0):
+        pairs = [(example.prompt, f" {choice}") for choice in example.choices]
+        found = lr.Engine(model, executor="plain").loglikelihood(pairs, [skip])
+        mine = frame[(frame.condition == skip.name) & (frame.example == example.id)]
+        by_protocol = mine.set_index("protocol").score
+        right = example.choices.index(example.answer)
+        expected = found.logprob[0, right] / found.n_tokens[right]
+        assert by_protocol["answer_logprob"] == pytest.approx(expected, abs=1e-4)
+        assert by_protocol["continuation"] == (found.logprob[0].argmax() == right)
+
+
+def test_a_finished_run_is_extended_and_nothing_is_done_twice(
+    tasks: list[lr.Task], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = random_model("llama")
+    first, *others = lr.each_layer(model, lr.Skip())
+    lr.Sweep(model, tasks, [first], protocols=["continuation"], limit=3).run(tmp_path / "run")
+    asked: list[int] = []
+    own = lr.Engine.score
+
+    def counted(engine: lr.Engine, requests: list, conditions: list) -> object:
+        asked.append(len(requests) * len(conditions))
+        return own(engine, requests, conditions)
+
+    monkeypatch.setattr(lr.Engine, "score", counted)
+    same = lr.Sweep(model, tasks, [first], protocols=["continuation"], limit=3)
+    same.run(tmp_path / "run")
+    assert asked == []
+    larger = lr.Sweep(model, tasks, [first, *others], protocols=["continuation"], limit=6)
+    result = larger.run(tmp_path / "run")
+    # 3 choices: 3 new examples under 2 old conditions, 6 examples under 2 new ones; 2 tasks.
+    assert sum(asked) == 3 * 2 * (2 * 3 + 2 * 6)
+    fresh = larger.run(tmp_path / "fresh")
+    pd.testing.assert_frame_equal(rows(result), rows(fresh), atol=1e-5)
+    # A smaller sweep on the same folder takes nothing away.
+    assert len(same.run(tmp_path / "run").frame) == len(result.frame)
+
+
+def test_a_killed_sweep_goes_on_to_the_same_rows(tasks: list[lr.Task], tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        f"""
+import sys, time
+import layerroles as lr
+from layerroles.store import Store
+if sys.argv[2] == "slow":
+    own = Store.add_rows
+    Store.add_rows = lambda *given: (own(*given), time.sleep(0.4))[0]
+model = lr.load({str(model_path("llama"))!r}, dtype="float32")
+tasks = [lr.task("local:" + path, max_gen_toks=4) for path in {[str(t.path) for t in tasks]!r}]
+print("ready", flush=True)
+lr.Sweep(model, tasks, lr.each_layer(model, lr.Skip()), limit=6).run(sys.argv[1])
+""",
+        encoding="utf-8",
+    )
+    run, whole = tmp_path / "run", tmp_path / "whole"
+    command = [sys.executable, str(script)]
+    with subprocess.Popen([*command, str(run), "slow"], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        while not (run / "rows.sqlite").exists() or not len(_done(run)):
+            time.sleep(0.05)
+        os.kill(process.pid, signal.SIGKILL)
+    n_done = len(_done(run))
+    assert 0 < n_done < 4 * 2 * 2 * 6
+    subprocess.run([*command, str(run), "fast"], check=True)
+    subprocess.run([*command, str(whole), "fast"], check=True)
+    pd.testing.assert_frame_equal(rows(lr.read(run)), rows(lr.read(whole)), atol=1e-5)
+    assert len(lr.read(run).frame) == 4 * 2 * 2 * 6
+
+
+def _done(run: Path) -> pd.DataFrame:
+    try:
+        return lr.read(run).frame
+    except lr.InputError:
+        return pd.DataFrame()
+
+
+def test_another_run_is_refused(tasks: list[lr.Task], tmp_path: Path) -> None:
+    model = random_model("llama")
+    lr.Sweep(model, tasks, [], protocols=["continuation"], limit=2).run(tmp_path / "run")
+    other = lr.Sweep(random_model("qwen3"), tasks, [], protocols=["continuation"], limit=2)
+    with pytest.raises(lr.InputError, match="of another run: its model weights is"):
+        other.run(tmp_path / "run")
+    seeded = lr.Sweep(model, tasks, [], protocols=["continuation"], limit=2, seed=1)
+    with pytest.raises(lr.InputError, match="its seed is 0"):
+        seeded.run(tmp_path / "run")
+    file = Path(tasks[0].path)
+    file.write_text(file.read_text().replace("which letter", "what letter"), encoding="utf-8")
+    changed = lr.Sweep(model, [lr.task(f"local:{file}")], [], protocols=["continuation"], limit=2)
+    with pytest.raises(lr.InputError, match="in other words"):
+        changed.run(tmp_path / "run")
+    assert len(lr.read(tmp_path / "run").frame) == 4
+
+
+def test_two_writers_and_damaged_folders_are_told(tasks: list[lr.Task], tmp_path: Path) -> None:
+    from layerroles.store import opened
+
+    sweep = lr.Sweep(random_model("llama"), tasks, [], protocols=["continuation"], limit=1)
+    result = sweep.run(tmp_path / "run")
+    with (
+        opened(tmp_path / "run", result.manifest),
+        pytest.raises(lr.InputError, match="being written by another process"),
+    ):
+        sweep.run(tmp_path / "run")
+    (tmp_path / "run" / "manifest.json").write_text("{")
+    with pytest.raises(lr.InputError, match=r"manifest\.json is damaged"):
+        lr.read(tmp_path / "run")
+    with pytest.raises(lr.InputError, match="is not a run folder"):
+        lr.read(tmp_path / "nothing")
+    file = tmp_path / "file"
+    file.write_text("")
+    with pytest.raises(lr.InputError, match="cannot be written"):
+        sweep.run(file / "run")
+
+
+@pytest.mark.parametrize(
+    ("changed", "line"),
+    [
+        ({"limit": 0}, "limit=0"),
+        ({"tasks": []}, "at least one task"),
+        ({"protocols": ["likelihood"]}, "unknown protocol 'likelihood'"),
+        ({"conditions": [lr.Condition({lr.Site(9): lr.Skip()})]}, "layer 9 is out of range"),
+    ],
+)
+def test_mistakes_are_told(changed: dict[str, object], line: str, tasks: list[lr.Task]) -> None:
+    given = {"tasks": tasks, "conditions": [], "protocols": ["generation"], "limit": 2} | changed
+    with pytest.raises(lr.InputError) as caught:
+        lr.Sweep(random_model("llama"), given.pop("tasks"), given.pop("conditions"), **given)
+    assert line in str(caught.value)
+
+
+def test_a_reference_that_is_asked_is_refused(tasks: list[lr.Task]) -> None:
+    model = random_model("llama")
+    conditions = lr.each_layer(model, lr.Mean(lr.Reference(tasks[0])), layers=[1])
+    with pytest.raises(lr.InputError, match="its reference holds prompts that the sweep asks"):
+        lr.Sweep(model, tasks, conditions, limit=12)
+
+
+def test_an_example_without_choices_cannot_be_chosen_from(tmp_path: Path) -> None:
+    file = tmp_path / "open.jsonl"
+    file.write_text('{"prompt": "a", "answer": "b"}\n')
+    task = lr.task(f"local:{file}")
+    with pytest.raises(lr.InputError, match="protocol 'continuation' needs choices"):
+        lr.Sweep(random_model("llama"), [task], [], protocols=["continuation"])
+
+
+def test_numbers_that_are_not_finite_are_not_wrong_answers(
+    tasks: list[lr.Task], tmp_path: Path
+) -> None:
+    model = random_model("llama")
+    broken = lr.Condition({lr.Site(1): Scale(float("inf"))}, name="broken")
+    frame = lr.Sweep(model, tasks, [broken], limit=2).run(tmp_path / "run").frame
+    found = frame[frame.condition == "broken"]
+    assert (found.status == "not finite").all()
+    assert found.score.isna().all()
+    assert found.correct.isna().all()
+
+
+def test_how_an_answer_fails() -> None:
+    right, wrong = Grade(True, True, True), Grade(False, False, True)
+    silent = Grade(False, False, False)
+    loop = "the cat and the dog " * 8
+    assert outcome("  \n", silent, ended=True) == "empty"
+    assert outcome("12", right, ended=True) == "correct"
+    assert outcome(loop, wrong, ended=False) == "degenerate"
+    assert outcome("a b", silent, ended=True) == "no answer"
+    assert outcome("a b", silent, ended=False) == "truncated"
+    assert outcome("13", wrong, ended=True) == "wrong"
+    assert repetition(loop) > 0.5
+    assert repetition("a few words only") == 0
+
+
+def test_the_lens_ends_in_the_models_own_output(tasks: list[lr.Task]) -> None:
+    for architecture in ("llama", "gemma2", "gpt2", "neox"):
+        model = random_model(architecture)
+        frame = lr.probes.LogitLens().measure(model, tasks, limit=3)
+        assert set(frame.layer) == {-1, 0, 1, 2}
+        assert len(frame) == 2 * 3 * 4
+        last = frame[frame.layer == 2].set_index(["task", "example"]).logprob
+        for task in tasks:
+            for example in task.examples(3, 0):
+                found = lr.Engine(model).loglikelihood([(example.prompt, f" {example.answer}")])
+                # " a": the blank is shared by all choices, the letter tells them apart.
+                blank = lr.Engine(model).loglikelihood([(example.prompt, " ")])
+                expected = found.logprob[0, 0] - blank.logprob[0, 0]
+                assert last[task.label, example.id] == pytest.approx(expected, abs=1e-3)
+
+
+def test_attention_to_the_evidence_equals_a_stored_pattern(tasks: list[lr.Task]) -> None:
+    import torch
+
+    model = random_model("llama")
+    frame = lr.probes.Attention().measure(model, tasks[:1], limit=3)
+    assert len(frame) == 3 * 3 * 4
+    for example in tasks[0].examples(3, 0):
+        ids = torch.tensor([lr.models.encode(model, example.prompt + " ")])
+        with torch.inference_mode():
+            _, cache = model.run_with_cache(ids, names_filter=["blocks.1.attn.hook_pattern"])
+        start, end = example.evidence[0]  # a token for each character
+        share = cache["blocks.1.attn.hook_pattern"][0, 2, -1, start:end].sum()
+        mine = frame[(frame.example == example.id) & (frame.layer == 1) & (frame["head"] == 2)]
+        assert mine.evidence.item() == pytest.approx(float(share), abs=1e-5)
+        assert mine.uniform.item() == pytest.approx((end - start) / ids.shape[1])

@@ -1,0 +1,198 @@
+"""Generated tasks: the same everywhere, disjoint, and right by an independent reading."""
+
+import re
+from itertools import pairwise
+from typing import Any
+
+import pytest
+
+from layerroles.errors import InputError
+from layerroles.tasks import Copying, KVRetrieval, Task, WordProblems, task
+
+TASKS = [
+    KVRetrieval(),
+    KVRetrieval(pairs=4, key_style="hex", num_fewshot=2),
+    KVRetrieval(pairs=20, key_style="uuid"),
+    WordProblems(),
+    WordProblems(steps=1),
+    WordProblems(steps=3),
+    WordProblems(steps=1, operations="all"),
+    WordProblems(steps=2, operations="all"),
+    WordProblems(steps=3, operations="all", num_fewshot=1),
+    Copying(),
+    Copying(sentences=1, num_fewshot=0),
+]
+
+
+@pytest.fixture(params=TASKS, ids=lambda made: made.label)
+def made(request: pytest.FixtureRequest) -> Task:
+    return request.param
+
+
+def test_a_larger_limit_extends(made: Task) -> None:
+    assert made.examples(40, seed=3)[:11] == made.examples(11, seed=3)
+    assert made.held_out(20, seed=3)[:7] == made.held_out(7, seed=3)
+
+
+def test_seeds_differ(made: Task) -> None:
+    first, second = ({e.prompt for e in made.examples(30, seed=seed)} for seed in (0, 1))
+    assert len(first & second) < 10
+
+
+def test_ids_name_the_content(made: Task) -> None:
+    prompts = {}
+    for seed in range(4):
+        examples = made.examples(60, seed)
+        assert len({example.id for example in examples}) == 60
+        for example in examples:
+            assert prompts.setdefault(example.id, example.prompt) == example.prompt
+
+
+def test_choices_hold_the_answer_once(made: Task) -> None:
+    examples = made.examples(80, seed=0)
+    for example in examples:
+        assert len(example.choices) == len(set(example.choices)) == 4
+        assert example.answer in example.choices
+    # The right one stands everywhere.
+    assert len({example.choices.index(example.answer) for example in examples}) == 4
+
+
+def test_shots_and_held_out_never_hold_a_question(made: Task) -> None:
+    asked = {example.prompt for seed in range(3) for example in made.examples(100, seed)}
+    for seed in range(3):
+        for example in made.examples(20, seed):
+            assert len(example.shots) == made.num_fewshot
+            assert not {shot.prompt for shot in example.shots} & asked
+        for context in made.held_out(30, seed):
+            assert not any(context.endswith(prompt) for prompt in asked)
+
+
+def test_held_out_contexts_do_not_repeat_their_shots(made: Task) -> None:
+    for context in made.held_out(30, seed=0):
+        parts = context.rsplit("\n\n", made.num_fewshot * 2)
+        assert context.count(parts[-1]) == 1
+
+
+def test_prompts_end_where_the_answer_follows(made: Task) -> None:
+    for example in made.examples(10, seed=0):
+        assert example.prompt == example.prompt.strip()
+        assert example.answer == example.answer.strip()
+        assert made.grade(f" {example.solution or example.answer}", example).strict
+
+
+@pytest.mark.parametrize("seed", [0, 7])
+def test_lookup_is_right_and_its_evidence_is_the_value(seed: int) -> None:
+    for made in TASKS[:3]:
+        positions = []
+        for example in made.examples(2 * made.pairs, seed):
+            key = re.search(r'Pair looked up: "(.+)":$', example.prompt)[1]
+            pairs = re.findall(r'"([^"]+)": "([^"]+)"', example.prompt)
+            keys = [name for name, _ in pairs]
+            assert len(pairs) == len(set(keys)) == len({value for _, value in pairs}) == made.pairs
+            assert example.answer == f'"{dict(pairs)[key]}"'
+            ((start, end),) = example.evidence
+            assert example.prompt[start:end] == dict(pairs)[key]
+            assert example.prompt[:start].endswith(f'"{key}": "')
+            values = {f'"{value}"' for _, value in pairs}
+            assert set(example.choices) <= values
+            positions.append(keys.index(key))
+        # Every position once in each stretch of `pairs` questions.
+        assert sorted(positions[: made.pairs]) == sorted(positions[made.pairs :])
+        assert sorted(positions[: made.pairs]) == list(range(made.pairs))
+
+
+# What each kind of sentence does to what its subject has; read from the sentences alone.
+_CHANGES = [
+    (r"\w+ has (\d+) \w+ with (\d+) \w+ in each", lambda has, a, b: a * b),
+    (r"\w+ buys (\d+) \w+ for (\d+) dollars each", lambda has, a, b: a * b),
+    (r"\w+ has (\d+) \w+ in the \w+ and (\d+) \w+ in the \w+", lambda has, a, b: a + b),
+    (r"\w+ has (\d+) \w+", lambda has, a: a),
+    (r"\w+ (?:buys|finds) (\d+) more \w+", lambda has, a: has + a),
+    (r"\w+ gives WHO (\d+) more \w+", lambda has, a: has + a),
+    (r"\w+ also spends (\d+) dollars at the \w+", lambda has, a: has + a),
+    (r"WHO (?:loses|sells) (\d+) \w+", lambda has, a: has - a),
+    (r"WHO gives (\d+) \w+ to \w+", lambda has, a: has - a),
+    (r"WHO shares them equally among (\d+) friends", lambda has, a: has / a),
+    (r"WHO had (\d+) dollars before", lambda has, a: a - has),
+    (r"(?!WHO)\w+ has (\d+) \w+ more than WHO", lambda has, a: (has, has + a)),
+    (r"Then they (?:buy|find|get) (\d+) more \w+", lambda has, a: (*has, a)),
+]
+
+
+def _told(prompt: str) -> float:
+    """Work the problem out from its sentences, knowing nothing of how it was made."""
+    story, asked = re.match(r"Question: (.*)\. (How many .*\?)\nAnswer:$", prompt).groups()
+    who = story.split()[0]
+    has: Any = None
+    for sentence in story.split(". "):
+        found = [
+            (match, change)
+            for pattern, change in _CHANGES
+            if (match := re.fullmatch(pattern.replace("WHO", who), sentence))
+        ]
+        assert len(found) == 1, sentence
+        match, change = found[0]
+        has = change(has, *map(int, match.groups()))
+    if "together" in asked:
+        return sum(has)
+    assert "left" in asked or "each friend" in asked or f"does {who} " in asked or len(has) == 2
+    return has[1] if isinstance(has, tuple) else has
+
+
+@pytest.mark.parametrize("operations", ["add", "all"])
+@pytest.mark.parametrize("steps", [1, 2, 3])
+def test_every_problem_comes_out_right(steps: int, operations: str) -> None:
+    seen = set()
+    compute = {"+": int.__add__, "-": int.__sub__, "*": int.__mul__, "/": int.__floordiv__}
+    for example in WordProblems(steps=steps, operations=operations).examples(400, seed=0):
+        worked = re.findall(r"(\d+) ([-+*/]) (\d+) = (\d+)\.", example.solution)
+        assert len(worked) == steps
+        for left, op, right, result in worked:
+            assert compute[op](int(left), int(right)) == int(result)
+            assert op != "/" or int(left) % int(right) == 0
+            assert 0 < int(result) <= 100
+            seen.add(op)
+        # Each step takes up what came out of the one before.
+        assert all(before[3] in (after[0], after[2]) for before, after in pairwise(worked))
+        assert worked[-1][3] == example.answer
+        assert example.solution.endswith(f" The answer is {example.answer}.")
+        assert _told(example.prompt) == int(example.answer), example.prompt
+        assert all(int(choice) > 0 for choice in example.choices)
+    possible = {"add": "+", "all": "+-*" if steps == 1 else "+-*/"}
+    assert seen == set(possible[operations])
+
+
+def test_copies_differ_in_one_word() -> None:
+    for example in Copying().examples(60, seed=0):
+        ((start, end),) = example.evidence
+        assert example.prompt[start:end] == example.answer
+        for choice in set(example.choices) - {example.answer}:
+            words = zip(choice.split(), example.answer.split(), strict=True)
+            assert sum(a != b for a, b in words) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "value"),
+    [
+        ("kv_retrieval", {"pairs": 3}, "3"),
+        ("kv_retrieval", {"pairs": "ten"}, "'ten'"),
+        ("kv_retrieval", {"key_style": "roman"}, "'roman'"),
+        ("kv_retrieval", {"num_fewshot": -1}, "-1"),
+        ("word_problems", {"steps": 4}, "4"),
+        ("word_problems", {"steps": True}, "True"),
+        ("word_problems", {"operations": "sub"}, "'sub'"),
+        ("copying", {"sentences": 0}, "0"),
+        ("facts", {"relations": "capitals"}, "'capitals'"),
+        ("facts", {"num_fewshot": 99}, "99"),
+        ("facts", {"colour": 1}, "'colour'"),
+    ],
+)
+def test_a_wrong_parameter_is_named(name: str, parameters: dict[str, object], value: str) -> None:
+    with pytest.raises(InputError) as error:
+        task(name, **parameters)
+    assert value in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("made", TASKS, ids=lambda made: made.label)
+def test_a_label_makes_the_same_task(made: Task) -> None:
+    assert task(made.label) == made
