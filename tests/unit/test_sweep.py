@@ -35,6 +35,10 @@ def questions(folder: Path, family: str, n: int = 12) -> lr.Task:
         for i in range(n)
     ]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return asked(file)
+
+
+def asked(file: Path) -> lr.Task:
     return lr.task(f"local:{file}", max_gen_toks=4)
 
 
@@ -70,8 +74,8 @@ def test_one_row_for_each_condition_task_protocol_and_example(
     assert list(lr.read(tmp_path / "run").frame.columns) == list(result.frame.columns)
     pd.testing.assert_frame_equal(lr.read(tmp_path / "run").frame, result.frame)
     cells = {(c["task"], c["protocol"]): c for c in result.manifest["cells"]}
-    assert cells["local:retrieval.jsonl", "letter"]["chance"] == pytest.approx(1 / 3)
-    assert cells["local:retrieval.jsonl", "answer_logprob"]["chance"] is None
+    assert cells[tasks[0].label, "letter"]["chance"] == pytest.approx(1 / 3)
+    assert cells[tasks[0].label, "answer_logprob"]["chance"] is None
     assert set(result.effects().condition) == {c.name for c in conditions}
 
 
@@ -98,21 +102,21 @@ def test_a_finished_run_is_extended_and_nothing_is_done_twice(
     model = random_model("llama")
     first, *others = lr.each_layer(model, lr.Skip())
     lr.Sweep(model, tasks, [first], protocols=["continuation"], limit=3).run(tmp_path / "run")
-    asked: list[int] = []
+    n_asked: list[int] = []
     own = lr.Engine.score
 
     def counted(engine: lr.Engine, requests: list, conditions: list) -> object:
-        asked.append(len(requests) * len(conditions))
+        n_asked.append(len(requests) * len(conditions))
         return own(engine, requests, conditions)
 
     monkeypatch.setattr(lr.Engine, "score", counted)
     same = lr.Sweep(model, tasks, [first], protocols=["continuation"], limit=3)
     same.run(tmp_path / "run")
-    assert asked == []
+    assert n_asked == []
     larger = lr.Sweep(model, tasks, [first, *others], protocols=["continuation"], limit=6)
     result = larger.run(tmp_path / "run")
     # 3 choices: 3 new examples under 2 old conditions, 6 examples under 2 new ones; 2 tasks.
-    assert sum(asked) == 3 * 2 * (2 * 3 + 2 * 6)
+    assert sum(n_asked) == 3 * 2 * (2 * 3 + 2 * 6)
     fresh = larger.run(tmp_path / "fresh")
     pd.testing.assert_frame_equal(rows(result), rows(fresh), atol=1e-5)
     # A smaller sweep on the same folder takes nothing away.
@@ -170,7 +174,7 @@ def test_another_run_is_refused(tasks: list[lr.Task], tmp_path: Path) -> None:
         seeded.run(tmp_path / "run")
     file = Path(tasks[0].path)
     file.write_text(file.read_text().replace("which letter", "what letter"), encoding="utf-8")
-    changed = lr.Sweep(model, [lr.task(f"local:{file}")], [], protocols=["continuation"], limit=2)
+    changed = lr.Sweep(model, [asked(file)], [], protocols=["continuation"], limit=2)
     with pytest.raises(lr.InputError, match="in other words"):
         changed.run(tmp_path / "run")
     assert len(lr.read(tmp_path / "run").frame) == 4
@@ -222,7 +226,7 @@ def test_a_reference_that_is_asked_is_refused(tasks: list[lr.Task]) -> None:
 
 def test_an_example_without_choices_cannot_be_chosen_from(tmp_path: Path) -> None:
     file = tmp_path / "open.jsonl"
-    file.write_text('{"prompt": "a", "answer": "b"}\n')
+    file.write_text('{"prompt": "a", "answer": "b", "family": "language"}\n')
     task = lr.task(f"local:{file}")
     with pytest.raises(lr.InputError, match="protocol 'continuation' needs choices"):
         lr.Sweep(random_model("llama"), [task], [], protocols=["continuation"])

