@@ -48,8 +48,8 @@ def main() -> None:
     )
     result = sweep.run(args.out)
     probes = [
-        lr.probes.LogitLens().measure(model, tasks, limit=args.limit),
-        lr.probes.Attention().measure(model, tasks, limit=args.limit),
+        lr.probes.measure_into(args.out, probe, model, tasks, limit=args.limit)
+        for probe in (lr.probes.LogitLens(), lr.probes.Attention())
     ]
 
     roles = lr.localize(result, probes=probes)

@@ -42,15 +42,16 @@ def command(
     sweep = lr.Sweep(bridge, tasks, conditions, protocols=PROTOCOLS, limit=limit, seed=seed)
     try:
         result = sweep.run(out)
-        lens = lr.probes.LogitLens().measure(bridge, tasks, limit=limit)
-        attention = lr.probes.Attention().measure(bridge, tasks, limit=limit)
+        probes = [
+            lr.probes.measure_into(out, probe, bridge, tasks, limit=limit, seed=seed)
+            for probe in (lr.probes.LogitLens(), lr.probes.Attention())
+        ]
     except KeyboardInterrupt:
         print(
             f"layerroles: stopped; what is done is kept in {out}, the same command goes on",
             file=sys.stderr,
         )
         raise typer.Exit(130) from None
-    probes = [lens, attention]
     page = lr.report(result, probes=probes, path=out / "report.html")
     typer.echo(lr.localize(result, probes=probes).verdict)
     typer.echo(f"Report: {page}")

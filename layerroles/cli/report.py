@@ -21,5 +21,7 @@ def command(
     import layerroles as lr
 
     result = lr.read(run)
-    page = lr.report(result, path=out or run / "report.html")
+    # The probes' module loads torch, which a run without probes does not need.
+    saved = lr.probes.read_saved(run) if (run / "probes").is_dir() else []
+    page = lr.report(result, probes=saved, path=out or run / "report.html")
     typer.echo(f"{page}")

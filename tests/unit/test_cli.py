@@ -109,7 +109,9 @@ def test_report_writes_beside_the_rows(
 ) -> None:
     monkeypatch.setitem(layerroles.__dict__, "read", lambda run: f"rows of {run}")
     monkeypatch.setitem(
-        layerroles.__dict__, "report", lambda result, *, path: Path(path) if result else None
+        layerroles.__dict__,
+        "report",
+        lambda result, *, probes, path: Path(path) if result and not probes else None,
     )
     assert main(["report", "runs/first"]) == 0
     assert capsys.readouterr().out == "runs/first/report.html\n"

@@ -289,3 +289,16 @@ def test_attention_to_the_evidence_equals_a_stored_pattern(tasks: list[lr.Task])
         mine = frame[(frame.example == example.id) & (frame.layer == 1) & (frame["head"] == 2)]
         assert mine.evidence.item() == pytest.approx(float(share), abs=1e-5)
         assert mine.uniform.item() == pytest.approx((end - start) / ids.shape[1])
+
+
+def test_a_probe_is_kept_and_read_back(
+    tasks: list[lr.Task], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, lens = random_model("llama"), lr.probes.LogitLens()
+    first = lr.probes.measure_into(tmp_path, lens, model, tasks, limit=2)
+    monkeypatch.setattr(lr.probes.Probe, "measure", None)  # would fail if it measured again
+    again = lr.probes.measure_into(tmp_path, lens, model, tasks, limit=2)
+    pd.testing.assert_frame_equal(first, again)
+    pd.testing.assert_frame_equal(lr.probes.read_saved(tmp_path)[0], first)
+    with pytest.raises(TypeError):  # a larger limit is another measurement
+        lr.probes.measure_into(tmp_path, lens, model, tasks, limit=3)
