@@ -16,9 +16,24 @@ from layerroles.tasks.generated import Generated, with_wrong
 from layerroles.tasks.parameters import whole
 from layerroles.tasks.words import NAMES, PLACES, THINGS
 
-_VERBS = ("buys", "counts", "finds", "gets", "hides", "keeps", "loses", "sees", "sells", "wants")
 _NUMBERS = tuple(str(number) for number in range(2, 21))
-_KINDS: tuple[Sequence[str], ...] = (NAMES, _VERBS, _NUMBERS, THINGS, PLACES)
+_DAYS = tuple("Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split())
+_KINDS: dict[str, Sequence[str]] = {
+    "name": NAMES,
+    "number": _NUMBERS,
+    "things": THINGS,
+    "place": PLACES,
+    "day": _DAYS,
+}
+# Each serves once in a text. Of one frame used over and over a copy would lose its place.
+_FRAMES = (
+    "{name} keeps {number} {things} in the {place}",
+    "on {day} {name} found {number} {things} near the {place}",
+    "there are also {number} {things} behind the {place}",
+    "after lunch {name} wants to buy {number} {things} from the {place}",
+    "some of the {number} {things} that {name} likes are still in the {place}",
+    "nobody took the {number} {things} that were left in the {place} on {day}",
+)
 
 
 @register("copying")
@@ -29,37 +44,33 @@ class Copying(Generated):
     Wrong choices are the text with one word replaced by another of its kind. Evidence is the text.
 
     Attributes:
-        sentences: length of the text, 1 to 8; a sentence takes about 10 tokens, and 3 are as long
-            as the solution of a word problem of two steps.
-        num_fewshot: worked examples before each text, of one sentence each.
+        clauses: length of the text, 1 to 6; a clause takes about 12 tokens, and 2 are as long as
+            the solution of a word problem of two steps.
+        num_fewshot: worked examples before each text, texts as long.
     """
 
     family: ClassVar[str] = "language"
 
-    sentences: int = 3
+    clauses: int = 2
     num_fewshot: int = 1
 
     def __post_init__(self) -> None:
         """Check the parameters.
 
         Raises:
-            InputError: `sentences` is not a whole number from 1 to 8.
+            InputError: `clauses` is not a whole number from 1 to 6.
         """
         super().__post_init__()
-        whole(self.name, "sentences", self.sentences, 1, 8)
+        whole(self.name, "clauses", self.clauses, 1, len(_FRAMES))
 
     @property
     def max_gen_toks(self) -> int:
         """About half as much again as the text takes."""
-        return 16 + 16 * self.sentences
+        return 16 + 20 * self.clauses
 
     def question(self, rng: random.Random, kind: int) -> Example:
         """Draw a text and three copies with one wrong word."""
-        return _example(rng, self.sentences)
-
-    def shot(self, rng: random.Random, kind: int) -> Example:
-        """Draw a text of one sentence."""
-        return _example(rng, 1)
+        return _example(rng, self.clauses)
 
     def grade(self, response: str, example: Example) -> Grade:
         """Strict: the text to the letter. Flexible: its words, without case and punctuation."""
@@ -71,36 +82,35 @@ class Copying(Generated):
         )
 
 
-def _example(rng: random.Random, sentences: int) -> Example:
-    drawn = [tuple(rng.choice(kind) for kind in _KINDS) for _ in range(sentences)]
-    text = _written(drawn)
+def _example(rng: random.Random, clauses: int) -> Example:
+    frames = rng.sample(_FRAMES, clauses)
+    # No word of a kind occurs twice.
+    drawn = {kind: rng.sample(words, clauses) for kind, words in _KINDS.items()}
+    used = [
+        (at, kind) for at, frame in enumerate(frames) for kind in _KINDS if f"{{{kind}}}" in frame
+    ]
+    text = _written(frames, drawn)
+    wrong = []
+    for at, kind in rng.sample(used, 3):
+        other = rng.choice([word for word in _KINDS[kind] if word not in drawn[kind]])
+        words = [*drawn[kind][:at], other, *drawn[kind][at + 1 :]]
+        wrong.append(_written(frames, {**drawn, kind: words}))
     head = "Text: "
-    places = [(row, column) for row in range(sentences) for column in range(len(_KINDS))]
-    wrong = [_written(_altered(rng, drawn, row, column)) for row, column in rng.sample(places, 3)]
     return Example(
         id="",
-        prompt=f"{head}{text}\nCopy:",
+        prompt=f"{head}{text}\nCopy of the text:",
         answer=text,
         choices=with_wrong(text, wrong, rng),
         evidence=((len(head), len(head) + len(text)),),
     )
 
 
-def _written(drawn: Sequence[tuple[str, ...]]) -> str:
-    return " ".join(
-        f"{name} {verb} {number} {things} in the {place}."
-        for name, verb, number, things, place in drawn
+def _written(frames: Sequence[str], drawn: dict[str, list[str]]) -> str:
+    text = ", and ".join(
+        frame.format(**{kind: words[at] for kind, words in drawn.items()})
+        for at, frame in enumerate(frames)
     )
-
-
-def _altered(
-    rng: random.Random, drawn: list[tuple[str, ...]], row: int, column: int
-) -> list[tuple[str, ...]]:
-    """The same words but for one, another of its kind."""
-    was = drawn[row][column]
-    word = rng.choice([other for other in _KINDS[column] if other != was])
-    changed = (*drawn[row][:column], word, *drawn[row][column + 1 :])
-    return [*drawn[:row], changed, *drawn[row + 1 :]]
+    return f"{text[0].upper()}{text[1:]}."
 
 
 def _words(text: str) -> list[str]:

@@ -20,7 +20,7 @@ TASKS = [
     WordProblems(steps=2, operations="all"),
     WordProblems(steps=3, operations="all", num_fewshot=1),
     Copying(),
-    Copying(sentences=1, num_fewshot=0),
+    Copying(clauses=1, num_fewshot=0),
 ]
 
 
@@ -181,7 +181,7 @@ def test_copies_differ_in_one_word() -> None:
         ("word_problems", {"steps": 4}, "4"),
         ("word_problems", {"steps": True}, "True"),
         ("word_problems", {"operations": "sub"}, "'sub'"),
-        ("copying", {"sentences": 0}, "0"),
+        ("copying", {"clauses": 0}, "0"),
         ("facts", {"relations": "capitals"}, "'capitals'"),
         ("facts", {"num_fewshot": 99}, "99"),
         ("facts", {"colour": 1}, "'colour'"),
