@@ -46,7 +46,7 @@ class Copying(Generated):
     Attributes:
         clauses: length of the text, 1 to 6; a clause takes about 12 tokens, and 2 are as long as
             the solution of a word problem of two steps.
-        num_fewshot: worked examples before each text, texts as long.
+        num_fewshot: worked examples before each text, as long, and opening as it does.
     """
 
     family: ClassVar[str] = "language"
@@ -68,9 +68,15 @@ class Copying(Generated):
         """About half as much again as the text takes."""
         return 16 + 20 * self.clauses
 
+    @property
+    def kinds(self) -> int:
+        """One kind for each clause that a text may open with."""
+        return len(_FRAMES)
+
     def question(self, rng: random.Random, kind: int) -> Example:
-        """Draw a text and three copies with one wrong word."""
-        return _example(rng, self.clauses)
+        """Draw a text that opens with clause `kind`, and three copies with one wrong word."""
+        others = [frame for frame in _FRAMES if frame != _FRAMES[kind]]
+        return _example(rng, [_FRAMES[kind], *rng.sample(others, self.clauses - 1)])
 
     def grade(self, response: str, example: Example) -> Grade:
         """Strict: the text to the letter. Flexible: its words, without case and punctuation."""
@@ -82,8 +88,8 @@ class Copying(Generated):
         )
 
 
-def _example(rng: random.Random, clauses: int) -> Example:
-    frames = rng.sample(_FRAMES, clauses)
+def _example(rng: random.Random, frames: list[str]) -> Example:
+    clauses = len(frames)
     # No word of a kind occurs twice.
     drawn = {kind: rng.sample(words, clauses) for kind, words in _KINDS.items()}
     used = [

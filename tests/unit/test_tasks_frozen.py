@@ -1,0 +1,61 @@
+"""The same seed gives the same questions on every machine and Python: these, to the letter.
+
+A change here changes what runs of before asked, and belongs into the changelog.
+"""
+
+import pytest
+
+from layerroles.tasks import Copying, Facts, KVRetrieval, Task, WordProblems
+
+COPIED = "On Monday Alice found 15 hats near the store, and Sarah keeps 5 shirts in the hall."
+FIRST = {
+    KVRetrieval(): (
+        "375c1f507652",
+        'JSON data:\n{"mountain": "tower", "jacket": "valley", "crown": "cousin", '
+        '"circle": "wolf", "sugar": "bridge", "star": "arrow", "lamp": "feather", '
+        '"yard": "bell", "hotel": "autumn", "dress": "shirt"}\n\nPair looked up: "sugar":',
+        '"bridge"',
+        ('"autumn"', '"wolf"', '"bridge"', '"cousin"'),
+    ),
+    Facts(): (
+        "currency-20308a1a",
+        "The currency of Kenya is the",
+        "shilling",
+        ("ruble", "shilling", "dong", "yuan"),
+    ),
+    WordProblems(): (
+        "ca155c0e8a46",
+        "Question: Julia has 7 shirts. Henry has 5 shirts more than Julia. "
+        "How many shirts do they have together?\nAnswer:",
+        "19",
+        ("9", "19", "21", "12"),
+    ),
+    Copying(): (
+        "9b732f4dea86",
+        f"Text: {COPIED}\nCopy of the text:",
+        COPIED,
+        (
+            COPIED,
+            COPIED.replace("shirts", "books"),
+            COPIED.replace("5 shirts", "8 shirts"),
+            COPIED.replace("store", "park"),
+        ),
+    ),
+}
+FINGERPRINTS = {
+    KVRetrieval(): "5d0664cd987f2632",
+    Facts(): "0cbc9eb17f63e86b",
+    WordProblems(): "7d450566a2ff6d83",
+    Copying(): "9a26cdba0ed377b6",
+}
+
+
+@pytest.mark.parametrize("made", FIRST, ids=lambda made: made.label)
+def test_the_first_question(made: Task) -> None:
+    example = made.examples(1, seed=0)[0]
+    assert (example.id, example.prompt, example.answer, example.choices) == FIRST[made]
+
+
+@pytest.mark.parametrize("made", FINGERPRINTS, ids=lambda made: made.label)
+def test_the_first_32_with_their_shots(made: Task) -> None:
+    assert made.fingerprint(32, seed=0) == FINGERPRINTS[made]
