@@ -21,6 +21,7 @@ Run it again and it goes on where it was; `--limit 200` extends the finished run
 
 import argparse
 import logging
+import sys
 from pathlib import Path
 
 import layerroles as lr
@@ -62,4 +63,8 @@ if __name__ == "__main__":
     try:
         main()
     except lr.InputError as error:
-        raise SystemExit(f"demo: error: {error}") from None
+        print(f"demo: error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("demo: stopped; the same command goes on where it was", file=sys.stderr)
+        sys.exit(130)

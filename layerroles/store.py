@@ -9,7 +9,7 @@ import fcntl
 import json
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -85,11 +85,12 @@ class Store:
 
     def save_manifest(self) -> None:
         """Write the manifest, whole or not at all."""
-        _write_manifest(self.folder, self.manifest)
+        with _writing(self.folder):
+            _write_manifest(self.folder, self.manifest)
 
     def _insert(self, table: str, n: int, rows: Sequence[Sequence[Any]]) -> None:
         marks = ", ".join("?" * n)
-        with self._db:
+        with _writing(self.folder), self._db:
             self._db.executemany(f"INSERT INTO {table} VALUES ({marks})", rows)
 
 
@@ -101,9 +102,10 @@ def opened(folder: Path, manifest: dict[str, Any]) -> Iterator[Store]:
         InputError: the folder cannot be written, is of another model, dtype or seed, is damaged,
             or another process is writing to it.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with (folder / ".lock").open("w") as lock:
+    with ExitStack() as closing_down:
+        with _writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            lock = closing_down.enter_context((folder / ".lock").open("w"))
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -112,11 +114,18 @@ def opened(folder: Path, manifest: dict[str, Any]) -> Iterator[Store]:
                 ) from None
             merged = _merged(folder, manifest)
             _write_manifest(folder, merged)
-            with closing(sqlite3.connect(folder / "rows.sqlite")) as db:
-                db.execute("PRAGMA journal_mode = WAL")
-                db.execute("PRAGMA synchronous = NORMAL")
-                db.executescript(_SCHEMA)
-                yield Store(folder, merged, db)
+            db = closing_down.enter_context(closing(sqlite3.connect(folder / "rows.sqlite")))
+            db.execute("PRAGMA journal_mode = WAL")
+            db.execute("PRAGMA synchronous = NORMAL")
+            db.executescript(_SCHEMA)
+        yield Store(folder, merged, db)
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """Tell what the disk or the database refuses as a fact about the run folder."""
+    try:
+        yield
     except (OSError, sqlite3.OperationalError) as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"run folder {str(folder)!r} cannot be written: {reason}") from error

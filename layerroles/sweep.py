@@ -189,7 +189,7 @@ class Sweep:
             ],
             "conditions": [_condition(condition) for condition in self.conditions],
             "executor": engine.executor,
-            "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+            "command": _command(),
             "seconds": 0.0,
             "machine": f"{platform.machine()}, {os.cpu_count()} CPUs, {model['device']}",
         }
@@ -285,6 +285,14 @@ def _described(cell: Cell) -> dict[str, tuple[str, str, str, str]]:
 
 def _values(answer: Answer) -> tuple[object, ...]:
     return tuple(getattr(answer, name) for name in ROW)
+
+
+def _command() -> str:
+    """The command line without the folder of its program, which is of this machine only."""
+    program = Path(sys.argv[0]).name
+    # `python -m layerroles`
+    shown = "layerroles" if program == "__main__.py" else program
+    return shlex.join([shown, *sys.argv[1:]])
 
 
 def _condition(condition: Condition) -> dict[str, Any]:

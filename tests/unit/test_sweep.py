@@ -302,3 +302,22 @@ def test_a_probe_is_kept_and_read_back(
     pd.testing.assert_frame_equal(lr.probes.read_saved(tmp_path)[0], first)
     with pytest.raises(TypeError):  # a larger limit is another measurement
         lr.probes.measure_into(tmp_path, lens, model, tasks, limit=3)
+
+
+def test_a_disk_that_fails_is_told_and_an_error_of_the_model_is_not_taken_for_one(
+    tasks: list[lr.Task], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep = lr.Sweep(random_model("llama"), tasks, [], protocols=["continuation"], limit=1)
+
+    def broken(*given: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(lr.Engine, "score", broken)
+        with pytest.raises(OSError, match="No space left"):
+            sweep.run(tmp_path / "run")
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", broken)
+        with pytest.raises(lr.InputError, match="cannot be written: No space left on device"):
+            sweep.run(tmp_path / "run")
+    assert len(sweep.run(tmp_path / "run").frame) == 2
