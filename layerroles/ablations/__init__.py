@@ -1,12 +1,15 @@
 """What can be done to a site, and how it is put in place."""
 
 from layerroles.ablations.apply import Applied as Applied
+from layerroles.ablations.apply import Edit as Edit
+from layerroles.ablations.apply import References as References
 from layerroles.ablations.apply import ablated as ablated
 from layerroles.ablations.apply import applied as applied
 from layerroles.ablations.apply import resolve as resolve
 from layerroles.ablations.base import ABLATIONS as ABLATIONS
 from layerroles.ablations.base import Ablation as Ablation
 from layerroles.ablations.base import EditContext as EditContext
+from layerroles.ablations.base import Pass as Pass
 from layerroles.ablations.base import ablation as ablation
 from layerroles.ablations.condition import ATS as ATS
 from layerroles.ablations.condition import INTACT as INTACT

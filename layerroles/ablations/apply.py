@@ -10,13 +10,13 @@ from contextlib import contextmanager
 from functools import partial
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
-from layerroles.ablations.base import Ablation, EditContext, declared_reference
+from layerroles.ablations.base import EditContext, Pass, declared_reference
 from layerroles.ablations.condition import Condition
-from layerroles.ablations.passes import Pass, Watch, watched
+from layerroles.ablations.passes import Watch, watched
 from layerroles.ablations.reference import (
     Reference,
     SiteReference,
@@ -29,6 +29,68 @@ from layerroles.models import check_sites
 from layerroles.sites import ENTRY, READ_OUT, Site
 
 References = Mapping[tuple[Reference, Site], SiteReference]
+
+
+class Edit:
+    """One site's ablation under a condition, put onto the value at the site's hook.
+
+    Args:
+        model: the bridge.
+        condition: whose ablation it is.
+        site: one of its sites.
+        references: what the conditions' ablations need to know.
+    """
+
+    def __init__(
+        self, model: TransformerBridge, condition: Condition, site: Site, references: References
+    ) -> None:
+        self._model = model
+        self._site = site
+        self._ablation = condition.edits[site]
+        self._spares_first = condition.at == "after_first"
+        reference = declared_reference(self._ablation)
+        self._reference = None if reference is None else references[reference, site]
+
+    def __call__(
+        self,
+        value: Float[Tensor, "row pos *hook"],
+        stream: Float[Tensor, "row pos d_model"],
+        now: Pass,
+    ) -> tuple[Tensor | None, Bool[Tensor, "row pos"]]:
+        """The new value (None where nothing changed), and where the write was changed.
+
+        Args:
+            value: at the site's hook (for a block, the stream that leaves it).
+            stream: that entered the site's block.
+            now: what the model is being run on.
+
+        Raises:
+            InputError: the ablation returned another shape than it was given.
+        """
+        site = self._site
+        write = write_of(site, value, stream, self._model)
+        context = EditContext(site, stream, now, self._reference)
+        # The edit is handed a copy: one that works in place must not hide what it changed.
+        new = self._ablation.edit(write.clone(), context)
+        if new.shape != write.shape:
+            raise InputError(
+                f"{self._ablation.name} on {site} returned shape {tuple(new.shape)} for a write of "
+                f"shape {tuple(write.shape)}: an edit keeps the shape"
+            )
+        acts = now.positions > 0 if self._spares_first else now.real
+        differs = (new != write).flatten(2).any(-1) & acts
+        if not differs.any():
+            return None, differs
+        where = differs[..., None]
+        if site.part == "block":
+            new = torch.where(where, (stream.float() + new.float()).to(value.dtype), value)
+            return new, differs
+        new = torch.where(where, new.to(value.dtype), write)
+        if site.part != "head":
+            return new, differs
+        z = heads_of(value, self._model).clone()
+        z[:, :, site.head] = new
+        return z.reshape(value.shape), differs
 
 
 class Applied:
@@ -96,45 +158,10 @@ class Applied:
         self.firings[site] += 1
         now = self._watch.current
         assert now is not None  # the model was called, so the watch has seen the call
-        edit = self.condition.edits[site]
-        stream = self._entries[site.layer]
-        write = write_of(site, value, stream, self._model)
-        context = self._context(site, edit, stream, now)
-        # The edit is handed a copy: one that works in place must not hide what it changed.
-        new = edit.edit(write.clone(), context)
-        if new.shape != write.shape:
-            raise InputError(
-                f"{edit.name} on {site} returned shape {tuple(new.shape)} for a write of shape "
-                f"{tuple(write.shape)}: an edit keeps the shape"
-            )
-        differs = (new != write).flatten(2).any(-1) & self._acts(now)
+        edit = Edit(self._model, self.condition, site, self._references)
+        new, differs = edit(value, self._entries[site.layer], now)
         self._note(differs)
-        if not differs.any():
-            return None
-        where = differs[..., None]
-        if site.part == "block":
-            return torch.where(where, (stream.float() + new.float()).to(value.dtype), value)
-        new = torch.where(where, new.to(value.dtype), write)
-        if site.part != "head":
-            return new
-        z = heads_of(value, self._model).clone()
-        z[:, :, site.head] = new
-        return z.reshape(value.shape)
-
-    def _context(self, site: Site, edit: Ablation, stream: Tensor, now: Pass) -> EditContext:
-        reference = declared_reference(edit)
-        return EditContext(
-            site=site,
-            stream=stream,
-            positions=now.positions,
-            real=now.real,
-            tokens=now.tokens,
-            attended=now.attended,
-            reference=None if reference is None else self._references[reference, site],
-        )
-
-    def _acts(self, now: Pass) -> Bool[Tensor, "row pos"]:
-        return now.positions > 0 if self.condition.at == "after_first" else now.real
+        return new
 
     def _note(self, differs: Bool[Tensor, "row pos"]) -> None:
         rows = differs.any(-1)

@@ -21,6 +21,7 @@ import dataclasses
 import hashlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -32,6 +33,27 @@ from layerroles.registry import Registry
 from layerroles.sites import Site
 
 
+@runtime_checkable
+class Pass(Protocol):
+    """What the model is being run on: some new tokens for some rows.
+
+    Attributes:
+        positions: of the new tokens among their row's real tokens; negative at pads.
+        real: false at pads.
+        tokens: ids of everything that the row has read, new ones last; None for embeddings.
+        attended: false at the pads of `tokens`.
+    """
+
+    @property
+    def positions(self) -> Int[Tensor, "row pos"]: ...  # noqa: D102
+    @property
+    def real(self) -> Bool[Tensor, "row pos"]: ...  # noqa: D102
+    @property
+    def tokens(self) -> Int[Tensor, "row all_pos"] | None: ...  # noqa: D102
+    @property
+    def attended(self) -> Bool[Tensor, "row all_pos"]: ...  # noqa: D102
+
+
 @dataclass(frozen=True)
 class EditContext:
     """What an edit may look at besides the write: its own rows and positions, nothing else.
@@ -39,22 +61,40 @@ class EditContext:
     Attributes:
         site: the site being edited.
         stream: the residual stream that entered the site's block.
-        positions: absolute positions among the row's real tokens, in prompts and in cached
-            decoding alike; negative at pads.
-        real: false at pads.
-        tokens: the row's token ids so far, pads included; position `p` of `write` is column
-            `p - n_pos` (counted from the end). None where the model was given embeddings.
-        attended: false at the pads of `tokens`.
+        read: the pass under way, which the properties below are taken from.
         reference: what the intact model wrote at this site, if the ablation declares a reference.
     """
 
     site: Site
     stream: Float[Tensor, "row pos d_model"]
-    positions: Int[Tensor, "row pos"]
-    real: Bool[Tensor, "row pos"]
-    tokens: Int[Tensor, "row all_pos"] | None
-    attended: Bool[Tensor, "row all_pos"] | None
+    read: Pass
     reference: SiteReference | None = None
+
+    @property
+    def positions(self) -> Int[Tensor, "row pos"]:
+        """Positions among the row's real tokens, in prompts and in cached decoding alike.
+
+        Negative at pads.
+        """
+        return self.read.positions
+
+    @property
+    def real(self) -> Bool[Tensor, "row pos"]:
+        """False at pads."""
+        return self.read.real
+
+    @property
+    def tokens(self) -> Int[Tensor, "row all_pos"] | None:
+        """The row's token ids so far, pads included; None where the model was given embeddings.
+
+        Position `p` of `write` is column `p - n_pos`, counted from the end.
+        """
+        return self.read.tokens
+
+    @property
+    def attended(self) -> Bool[Tensor, "row all_pos"]:
+        """False at the pads of `tokens`."""
+        return self.read.attended
 
     def generator(self, row: int, pos: int) -> torch.Generator:
         """A generator seeded by the row's real tokens up to and including column `pos`.
@@ -65,7 +105,7 @@ class EditContext:
         Raises:
             InputError: the model was run on embeddings, so there are no token ids.
         """
-        if self.tokens is None or self.attended is None:
+        if self.tokens is None:
             raise InputError(f"{self.site}: a seeded edit needs token ids, not embeddings")
         end = self.tokens.shape[1] - self.positions.shape[1] + pos + 1
         ids = self.tokens[row, :end][self.attended[row, :end]].tolist()

@@ -17,8 +17,8 @@ from transformer_lens.model_bridge import TransformerBridge
 
 
 @dataclass(frozen=True)
-class Pass:
-    """One forward pass.
+class Call:
+    """A call of the model (a `Pass`).
 
     Attributes:
         tokens: token ids of everything read so far, new ones last; None for embeddings.
@@ -37,7 +37,7 @@ class Watch:
     """Keeps the pass that is under way in `.current`, and the tokens read so far in `.tokens`."""
 
     def __init__(self) -> None:
-        self.current: Pass | None = None
+        self.current: Call | None = None
         self.tokens: Int[Tensor, "row all_pos"] | None = None
 
     def read(
@@ -55,7 +55,7 @@ class Watch:
         attended = mask.to(device=new.device, dtype=torch.bool)
         positions = (attended.long().cumsum(-1) - 1).masked_fill(~attended, -1)
         self.tokens = self._joined(tokens, n_past)
-        self.current = Pass(
+        self.current = Call(
             tokens=self.tokens,
             attended=attended,
             positions=positions[:, -n_new:],
