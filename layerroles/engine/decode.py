@@ -1,6 +1,7 @@
 """Greedy decoding of a batch of rows: the book-keeping, apart from who computes the logits."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -28,6 +29,19 @@ class Stops:
         return (whole[: min(starts)], True) if starts else (whole, False)
 
 
+@dataclass(frozen=True)
+class Chosen:
+    """The most likely next token of each row, and whether all of the row's logits were finite."""
+
+    tokens: Int[Tensor, " row"]
+    finite: Bool[Tensor, " row"]
+
+
+def greedy(logits: Float[Tensor, "row d_vocab"]) -> Chosen:
+    """The most likely next tokens."""
+    return Chosen(logits.float().argmax(-1), torch.isfinite(logits).all(-1))
+
+
 class Decoding:
     """The rows of one batch while they are being written.
 
@@ -47,10 +61,10 @@ class Decoding:
         self.finite = [True] * len(requests)
         self.live = list(range(len(requests)))
 
-    def add(self, logits: Float[Tensor, "row d_vocab"]) -> bool:
-        """Append each live row's most likely token; returns whether every row is done."""
-        finite = torch.isfinite(logits).all(-1).tolist()
-        self.last = logits.float().argmax(-1)
+    def add(self, chosen: Chosen) -> bool:
+        """Append each live row's chosen token; returns whether every row is done."""
+        self.last = chosen.tokens
+        finite = chosen.finite.tolist()
         for row, token, fine in zip(self.live, self.last.tolist(), finite, strict=True):
             if not self.done[row]:
                 self._append(row, token, fine)

@@ -16,7 +16,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from layerroles.ablations import Condition, applied
 from layerroles.ablations.apply import References
-from layerroles.engine.decode import Decoding, Stops
+from layerroles.engine.decode import Decoding, Stops, greedy
 from layerroles.engine.readout import read_out
 from layerroles.engine.replay import Recording, State, record, replay, select
 from layerroles.engine.requests import Score, Scored, Writing, Written
@@ -170,7 +170,7 @@ class Hooked:
         logits = state.logits
         with applied(self.model, condition, self.references) as run:
             run.begin(state.tokens)
-            while not decoding.add(logits[:, -1]):
+            while not decoding.add(greedy(logits[:, -1])):
                 places = decoding.unfinished()
                 if len(places) < _COMPACT_BELOW * len(decoding.live):
                     decoding.keep(places)

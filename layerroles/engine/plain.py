@@ -13,7 +13,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from layerroles.ablations import Condition, applied
 from layerroles.ablations.apply import References
 from layerroles.ablations.reference import pad_left
-from layerroles.engine.decode import Decoding, Stops
+from layerroles.engine.decode import Decoding, Stops, greedy
 from layerroles.engine.readout import read_out
 from layerroles.engine.requests import Score, Scored, Writing, Written
 from layerroles.models import forward
@@ -83,7 +83,7 @@ class Plain:
                     self.model, tokens, attended, keep=1, use_cache=self.use_cache
                 )
                 # Rows that ended run along until all have: the batch keeps its shape.
-                while not decoding.add(logits[:, -1]):
+                while not decoding.add(greedy(logits[:, -1])):
                     new = decoding.last[:, None]
                     tokens = torch.cat([tokens, new], dim=1)
                     attended = torch.cat([attended, torch.ones_like(new)], dim=1)

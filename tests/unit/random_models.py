@@ -14,9 +14,12 @@ from transformers import (
     GPT2Config,
     GPTNeoXConfig,
     LlamaConfig,
+    MistralConfig,
     Olmo2Config,
+    PhiConfig,
     PretrainedConfig,
     PreTrainedTokenizerFast,
+    Qwen2Config,
     Qwen3Config,
 )
 
@@ -60,6 +63,14 @@ CONFIGS: dict[str, PretrainedConfig] = {
     "olmo2": Olmo2Config(**_LLAMA_LIKE),
 }
 ARCHITECTURES = tuple(CONFIGS)
+
+# Built like one of the above, but by modules of their own, which the engine drives.
+CONFIGS |= {
+    "mistral": MistralConfig(**_LLAMA_LIKE, sliding_window=None),
+    "qwen2": Qwen2Config(**_LLAMA_LIKE, use_sliding_window=False),
+    "phi": PhiConfig(**_LLAMA_LIKE | {"num_key_value_heads": 4}, partial_rotary_factor=0.5),
+}
+ALL_ARCHITECTURES = tuple(CONFIGS)
 
 
 @cache

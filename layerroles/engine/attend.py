@@ -1,0 +1,193 @@
+"""Attention over parts of what a token sees, and how the parts are put together.
+
+What a token sees is split: its own segment, the trunks above it, what it wrote itself. Attention to
+each part is computed where the part's keys and values lie, once for all tokens that share them, and
+the parts are merged by the logarithms of their softmax sums, which is exact (as in flash decoding).
+"""
+
+from dataclasses import dataclass
+
+import torch
+from einops import rearrange, repeat
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from layerroles.engine.trie import Packed, Segment
+
+# Block sizes are rounded up to a multiple of this, so that blocks of like size run together.
+_ROUND = 16
+# Below this many keys, matmuls with a softmax beat the fused kernel.
+_FEW_KEYS = 48
+
+
+@dataclass(frozen=True)
+class Score:
+    """How a model turns queries and keys into attention logits.
+
+    Attributes:
+        scale: of the products.
+        cap: logits are squashed into this range by tanh (Gemma-2), if at all.
+    """
+
+    scale: float
+    cap: float | None = None
+
+
+@dataclass(frozen=True)
+class Part:
+    """Attention to a part of what the queries see.
+
+    Attributes:
+        out: the softmax-weighted values, float32.
+        lse: the log-sum-exp of the logits, float32.
+    """
+
+    out: Float[Tensor, "*q d_head"]
+    lse: Float[Tensor, "*q"]
+
+
+def part(
+    q: Float[Tensor, "group head n_q d_head"],
+    k: Float[Tensor, "group head n_k d_head"],
+    v: Float[Tensor, "group head n_k d_head"],
+    score: Score,
+    *,
+    bias: Float[Tensor, "group #head #n_q n_k"] | None = None,
+    causal: bool = False,
+) -> Part:
+    """Attention of each group's queries to its keys.
+
+    Args:
+        q: queries.
+        k: keys, as many heads as queries.
+        v: values.
+        score: how logits are made.
+        bias: added to the logits: 0 where a query sees a key, minus infinity where not.
+        causal: query i sees keys 0 to i; needs as many keys as queries.
+    """
+    if q.device.type == "cpu" and score.cap is None and (causal or k.shape[2] > _FEW_KEYS):
+        mask = None if bias is None else bias.expand(-1, -1, q.shape[2], -1)
+        out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+            q, k, v, 0.0, causal, attn_mask=mask, scale=score.scale
+        )
+        return Part(out.float(), lse.float())
+    logits = (q @ k.transpose(-1, -2)).float() * score.scale
+    if score.cap is not None:
+        logits = score.cap * torch.tanh(logits / score.cap)
+    if bias is not None:
+        logits = logits + bias
+    if causal:
+        later = torch.ones(logits.shape[-2:], dtype=torch.bool, device=q.device).triu(1)
+        logits = logits.masked_fill(later, float("-inf"))
+    lse = logits.logsumexp(-1)
+    weights = (logits - lse[..., None]).exp_()
+    return Part((weights.to(v.dtype) @ v).float(), lse)
+
+
+def merged(one: Part, two: Part) -> Part:
+    """Attention to both parts together."""
+    lse = torch.logaddexp(one.lse, two.lse)
+    out = one.out * (one.lse - lse).exp_()[..., None]
+    out += two.out * (two.lse - lse).exp_()[..., None]
+    return Part(out, lse)
+
+
+@dataclass(frozen=True)
+class _Blocks:
+    """Blocks of like size that run together.
+
+    Attributes:
+        places: of their tokens in the packed row; a short block repeats its first token.
+        bias: what each token sees; None if each sees those before it.
+        rows, columns: of `places` where a token stands, not a repetition.
+    """
+
+    places: Int[Tensor, "block n"]
+    bias: Float[Tensor, "block 1 n n"]
+    rows: Int[Tensor, " real"]
+    columns: Int[Tensor, " real"]
+
+
+class Layout:
+    """Who sees whom in a packed row; computes attention over it, one layer at a time.
+
+    Args:
+        packed: the row.
+        dtype: of the queries.
+        device: where they lie.
+    """
+
+    def __init__(self, packed: Packed, dtype: torch.dtype, device: torch.device) -> None:
+        self._causal: list[Segment] = []
+        self._trunks: list[Segment] = []
+        by_size: dict[int, list[Segment]] = {}
+        trunks = {index for segment in packed.segments for index in segment.trunks}
+        for index, segment in enumerate(packed.segments):
+            if index in trunks:
+                self._trunks.append(segment)
+            if segment.sees is None and (index in trunks or segment.n > 8 * _ROUND):
+                self._causal.append(segment)
+            else:
+                by_size.setdefault(-segment.n // _ROUND * -_ROUND, []).append(segment)
+        self._blocks = [_blocks(n, found, dtype, device) for n, found in by_size.items()]
+
+    def __call__(
+        self,
+        q: Float[Tensor, "head pos d_head"],
+        k: Float[Tensor, "kv_head pos d_head"],
+        v: Float[Tensor, "kv_head pos d_head"],
+        score: Score,
+    ) -> Float[Tensor, "pos head d_head"]:
+        """Attention over the packed row."""
+        n_heads, n, width = q.shape
+        share = n_heads // k.shape[0]
+        out = torch.empty(n_heads, n, v.shape[2], dtype=torch.float32, device=q.device)
+        lse = torch.empty(n_heads, n, dtype=torch.float32, device=q.device)
+        wide_k, wide_v = (repeat(x, "kv n d -> (kv share) n d", share=share) for x in (k, v))
+        for segment in self._causal:
+            where = slice(segment.start, segment.start + segment.n)
+            own = [x[None, :, where] for x in (q, wide_k, wide_v)]
+            found = part(*own, score, causal=True)
+            out[:, where], lse[:, where] = found.out[0], found.lse[0]
+        for blocks in self._blocks:
+            own = [x[:, blocks.places].transpose(0, 1) for x in (q, wide_k, wide_v)]
+            found = part(*own, score, bias=blocks.bias)
+            places = blocks.places[blocks.rows, blocks.columns]
+            out[:, places] = found.out[blocks.rows, :, blocks.columns].transpose(0, 1)
+            lse[:, places] = found.lse[blocks.rows, :, blocks.columns].transpose(0, 1)
+        for trunk in self._trunks:
+            below = slice(trunk.start + trunk.n, trunk.below)
+            where = slice(trunk.start, trunk.start + trunk.n)
+            # The queries that share a key head are put one behind the other: keys are read once.
+            asked = rearrange(q[:, below], "(kv share) n d -> 1 kv (share n) d", share=share)
+            found = part(asked, k[None, :, where], v[None, :, where], score)
+            both = merged(
+                Part(out[:, below], lse[:, below]),
+                Part(
+                    rearrange(found.out, "1 kv (share n) d -> (kv share) n d", share=share),
+                    rearrange(found.lse, "1 kv (share n) -> (kv share) n", share=share),
+                ),
+            )
+            out[:, below], lse[:, below] = both.out, both.lse
+        return out.transpose(0, 1).to(q.dtype)
+
+
+def _blocks(
+    n: int, segments: list[Segment], dtype: torch.dtype, device: torch.device
+) -> _Blocks:
+    places = torch.empty(len(segments), n, dtype=torch.long)
+    sees = torch.zeros(len(segments), n, n, dtype=torch.bool)
+    real = torch.zeros(len(segments), n, dtype=torch.bool)
+    for row, segment in enumerate(segments):
+        places[row] = segment.start
+        places[row, : segment.n] += torch.arange(segment.n)
+        real[row, : segment.n] = True
+        sees[row, :, 0] = True  # repetitions see something, so that nothing is NaN
+        own = torch.ones(segment.n, segment.n, dtype=torch.bool).tril()
+        if segment.sees is not None:
+            own = torch.from_numpy(segment.sees)
+        sees[row, : segment.n, : segment.n] = own
+    bias = torch.zeros(sees.shape, dtype=dtype).masked_fill_(~sees, float("-inf"))
+    rows, columns = real.nonzero(as_tuple=True)
+    found = (places, bias[:, None], rows, columns)
+    return _Blocks(*(tensor.to(device) for tensor in found))

@@ -1,0 +1,185 @@
+"""Edits on a packed row: hooks on transformers' modules instead of TransformerLens hook points."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor, nn
+
+from layerroles.ablations import Condition, Edit, References
+from layerroles.engine.twin import Twin
+from layerroles.sites import Site
+
+
+class Reading:
+    """What tokens of a packed row are read on (a `Pass`): each is a row of one new token.
+
+    Args:
+        positions: of the tokens in their sequences.
+        ids: gives each token's sequence up to itself; called only if an edit asks.
+    """
+
+    def __init__(
+        self, positions: Int[Tensor, " pos"], ids: Callable[[], Sequence[Sequence[int]]]
+    ) -> None:
+        self.positions = positions[:, None]
+        self.real = torch.ones_like(self.positions, dtype=torch.bool)
+        self._ids = ids
+
+    @property
+    def tokens(self) -> Int[Tensor, "row all_pos"]:
+        """Ids of each token's sequence up to itself, padded on the left."""
+        return self._read[0]
+
+    @property
+    def attended(self) -> Bool[Tensor, "row all_pos"]:
+        """False at the pads."""
+        return self._read[1]
+
+    @cached_property
+    def _read(self) -> tuple[Tensor, Tensor]:
+        rows = self._ids()
+        longest = max(map(len, rows))
+        tokens = torch.zeros(len(rows), longest, dtype=torch.long)
+        attended = torch.zeros(len(rows), longest, dtype=torch.bool)
+        for index, row in enumerate(rows):
+            tokens[index, longest - len(row) :] = torch.tensor(row)
+            attended[index, longest - len(row) :] = True
+        device = self.positions.device
+        return tokens.to(device), attended.to(device)
+
+
+@dataclass
+class Stretch:
+    """Neighbouring tokens of a packed row that are under a condition.
+
+    Attributes:
+        condition: under which they are.
+        start, end: where they lie.
+        read: what they are read on.
+        changed: whether an edit changed anything at each of them; None before any did.
+    """
+
+    condition: Condition
+    start: int
+    end: int
+    read: Reading
+    changed: Bool[Tensor, " pos"] | None = None
+
+    def note(self, differs: Bool[Tensor, "pos 1"]) -> None:
+        """Remember where an edit changed something."""
+        here = differs[:, 0]
+        self.changed = here if self.changed is None else self.changed | here
+
+
+class Edits:
+    """The edits of some conditions, made once and put in place around each pass.
+
+    Args:
+        twin: whose modules are hooked.
+        conditions: under which parts of the row will be.
+        references: what the conditions' ablations need to know.
+
+    Raises:
+        NoTwin: a site is not a module's input or output.
+    """
+
+    def __init__(
+        self, twin: Twin, conditions: Sequence[Condition], references: References
+    ) -> None:
+        self._twin = twin
+        self._edits = {
+            (condition, site): Edit(twin.bridge, condition, site, references)
+            for condition in conditions
+            for site in condition
+        }
+        self._places = {site: twin.place(site) for _, site in self._edits}
+
+    @contextmanager
+    def on(self, stretches: Sequence[Stretch]) -> Iterator[None]:
+        """Within the context, one pass sees the edits.
+
+        Raises:
+            RuntimeError: on leaving, if a hook did not fire.
+        """
+        wanted: dict[Site, list[Stretch]] = {}
+        for stretch in stretches:
+            if stretch.end > stretch.start:
+                for site in stretch.condition:
+                    wanted.setdefault(site, []).append(stretch)
+        streams: dict[int, Tensor] = {}
+        fired: dict[Site, int] = dict.fromkeys(wanted, 0)
+        handles = [
+            self._twin.blocks[layer].register_forward_pre_hook(
+                partial(_enter, layer=layer, streams=streams), with_kwargs=True
+            )
+            for layer in sorted({site.layer for site in wanted})
+        ]
+        for site in sorted(wanted, key=lambda site: site.order):
+            module, is_output = self._places[site]
+            edit = partial(
+                self._edit, site=site, stretches=wanted[site], streams=streams, fired=fired
+            )
+            if is_output:
+                handles.append(module.register_forward_hook(partial(_on_output, edit)))
+            else:
+                handles.append(module.register_forward_pre_hook(partial(_on_input, edit)))
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+        missed = [str(site) for site, n in fired.items() if n != 1]
+        if missed:
+            raise RuntimeError(f"the hooks of {', '.join(missed)} did not fire once in a pass")
+
+    def _edit(
+        self,
+        value: Tensor,
+        *,
+        site: Site,
+        stretches: Sequence[Stretch],
+        streams: dict[int, Tensor],
+        fired: dict[Site, int],
+    ) -> Tensor:
+        fired[site] += 1
+        stream = streams[site.layer]
+        copied = False
+        for stretch in stretches:
+            where = slice(stretch.start, stretch.end)
+            edit = self._edits[stretch.condition, site]
+            new, differs = edit(value[0, where, None], stream[0, where, None], stretch.read)
+            stretch.note(differs)
+            if new is not None:
+                value, copied = (value if copied else value.clone()), True
+                value[0, where] = new[:, 0]
+        return value
+
+
+def _enter(
+    module: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    *,
+    layer: int,
+    streams: dict[int, Tensor],
+) -> None:
+    streams[layer] = args[0] if args else kwargs["hidden_states"]
+
+
+def _on_output(
+    edit: Callable[[Tensor], Tensor], module: nn.Module, args: object, output: Any
+) -> Any:
+    if isinstance(output, tuple):
+        return (edit(output[0]), *output[1:])
+    return edit(output)
+
+
+def _on_input(
+    edit: Callable[[Tensor], Tensor], module: nn.Module, args: tuple[Any, ...]
+) -> tuple[Any, ...]:
+    return (edit(args[0]), *args[1:])

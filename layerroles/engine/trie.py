@@ -1,0 +1,196 @@
+"""Token sequences cut so that what they have in common is read once.
+
+Sequences that begin alike share those tokens. A long shared beginning with much below it becomes a
+*trunk*, whose keys and values all that follow look at; what is left falls into *blocks* of at most
+`BLOCK` tokens, each a small tree, in which a token sees its own path only. All segments, trunks and
+blocks, lie one behind the other in one packed row: a trunk, then everything below it.
+"""
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from jaxtyping import Bool, Int
+
+Ids = tuple[int, ...]
+
+# Tokens of a block at the most: within it, attention is computed between all tokens.
+BLOCK = 256
+# A shared beginning that is shorter than this is read again by each that shares it.
+_SHORTEST_TRUNK = 16
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Neighbouring tokens of the packed row.
+
+    Attributes:
+        start: of its first token in the packed row.
+        n: how many tokens.
+        trunks: the segments that all of its tokens see whole, outermost first.
+        sees: which of its own tokens each of its tokens sees; None if each sees those before it.
+        below: where the last segment below it ends; its own end if it is not a trunk.
+    """
+
+    start: int
+    n: int
+    trunks: tuple[int, ...]
+    sees: Bool[np.ndarray, "n n"] | None
+    below: int
+
+
+@dataclass
+class Packed:
+    """Sequences as one packed row.
+
+    Attributes:
+        tokens: of the row.
+        positions: of each token in the sequences that it belongs to.
+        segments: in the order in which they lie.
+        paths: for each sequence, the places of its tokens in the row.
+        segment_of: for each sequence, the segment that holds its last token.
+    """
+
+    tokens: list[int] = field(default_factory=list)
+    positions: list[int] = field(default_factory=list)
+    segments: list[Segment] = field(default_factory=list)
+    paths: dict[Ids, Int[np.ndarray, " pos"]] = field(default_factory=dict)
+    segment_of: dict[Ids, int] = field(default_factory=dict)
+
+    @property
+    def n_alone(self) -> int:
+        """Tokens that the sequences have when each is read alone."""
+        return sum(map(len, self.paths))
+
+
+def shared_lengths(ordered: Sequence[Ids]) -> list[int]:
+    """How many tokens each of the sorted sequences shares with the one before it."""
+    return [0, *(_common(one, two) for one, two in zip(ordered, ordered[1:], strict=False))]
+
+
+def packs(sequences: Sequence[Ids], max_tokens: int) -> list[list[Ids]]:
+    """The different sequences in groups whose packed rows have at most `max_tokens` tokens.
+
+    Sequences that begin alike stay together; one that is longer by itself makes a group of its own.
+    """
+    ordered = sorted(set(sequences))
+    groups: list[list[Ids]] = []
+    n = max_tokens
+    for sequence, shared in zip(ordered, shared_lengths(ordered), strict=True):
+        if n + len(sequence) - shared > max_tokens:
+            groups.append([])
+            n = shared = 0
+        groups[-1].append(sequence)
+        n += len(sequence) - shared
+    return groups
+
+
+def pack(sequences: Sequence[Ids]) -> Packed:
+    """One packed row of all the sequences, none of them empty."""
+    ordered = sorted(set(sequences))
+    return _Packing(ordered, shared_lengths(ordered)).packed
+
+
+class _Packing:
+    """Sorted sequences on their way into a packed row.
+
+    A part of the trie is a range of the sequences that begin alike, with the depth from which on
+    it is still to be laid down.
+    """
+
+    def __init__(self, ordered: list[Ids], shared: list[int]) -> None:
+        self.ordered = ordered
+        self.shared = shared
+        self.packed = Packed()
+        self.laid: list[list[int]] = [[] for _ in ordered]  # each sequence's path so far
+        # Ranges still to do, last first; a trunk's index alone closes it.
+        todo: list[tuple[int, int, int, tuple[int, ...]] | int] = [(0, len(ordered), 0, ())]
+        while todo:
+            step = todo.pop()
+            if isinstance(step, int):
+                self._close(step)
+            else:
+                todo += reversed(self._lay(*step))
+        starts = [segment.start for segment in self.packed.segments]
+        for sequence, path in zip(ordered, self.laid, strict=True):
+            self.packed.paths[sequence] = np.array(path)
+            self.packed.segment_of[sequence] = bisect_right(starts, path[-1]) - 1
+
+    def _lay(
+        self, a: int, b: int, depth: int, trunks: tuple[int, ...]
+    ) -> list[tuple[int, int, int, tuple[int, ...]] | int]:
+        """Lay down a range, or its trunk; returns what is left of it, in order."""
+        while a < b and len(self.ordered[a]) == depth:  # it ends with the trunk
+            a += 1
+        if a == b:
+            return []
+        n = len(self.ordered[a]) - depth + sum(
+            len(self.ordered[i]) - max(self.shared[i], depth) for i in range(a + 1, b)
+        )
+        if n <= BLOCK or b - a == 1:
+            self._block(a, b, depth, trunks)
+            return []
+        common = min(self.shared[a + 1 : b])
+        left: list[tuple[int, int, int, tuple[int, ...]] | int] = []
+        if common - depth >= _SHORTEST_TRUNK:
+            index = self._extend(self.ordered[a][depth:common], range(depth, common), trunks, None)
+            for i in range(a, b):
+                start = self.packed.segments[index].start
+                self.laid[i] += range(start, start + common - depth)
+            left.append(index)
+            trunks, depth = (*trunks, index), common
+        cuts = [a, *(i for i in range(a + 1, b) if self.shared[i] == common), b]
+        parts = [(x, y, depth, trunks) for x, y in zip(cuts, cuts[1:], strict=False)]
+        return [*parts, *left]
+
+    def _block(self, a: int, b: int, depth: int, trunks: tuple[int, ...]) -> None:
+        start = len(self.packed.tokens)
+        tokens: list[int] = []
+        positions: list[int] = []
+        rows: list[list[int]] = []
+        path: list[int] = []
+        for i in range(a, b):
+            kept = max(self.shared[i] - depth, 0) if i > a else 0
+            path = path[:kept]
+            for position in range(depth + kept, len(self.ordered[i])):
+                path.append(len(tokens))
+                rows.append(list(path))
+                tokens.append(self.ordered[i][position])
+                positions.append(position)
+            self.laid[i] += [start + place for place in path]
+        sees = None
+        if b - a > 1:
+            sees = np.zeros((len(tokens), len(tokens)), dtype=bool)
+            for place, seen in enumerate(rows):
+                sees[place, seen] = True
+        self._extend(tokens, positions, trunks, sees)
+
+    def _extend(
+        self,
+        tokens: Sequence[int],
+        positions: Sequence[int],
+        trunks: tuple[int, ...],
+        sees: Bool[np.ndarray, "n n"] | None,
+    ) -> int:
+        packed = self.packed
+        start = len(packed.tokens)
+        packed.tokens.extend(tokens)
+        packed.positions.extend(positions)
+        end = start + len(tokens)
+        packed.segments.append(Segment(start, len(tokens), trunks, sees, end))
+        return len(packed.segments) - 1
+
+    def _close(self, index: int) -> None:
+        old = self.packed.segments[index]
+        end = len(self.packed.tokens)
+        self.packed.segments[index] = Segment(old.start, old.n, old.trunks, old.sees, end)
+
+
+def _common(one: Ids, two: Ids) -> int:
+    n = 0
+    for x, y in zip(one, two, strict=False):
+        if x != y:
+            break
+        n += 1
+    return n

@@ -1,0 +1,186 @@
+"""The same model as transformers' own modules, with attention handed to the engine.
+
+A bridge replaces a model's modules in place, so the twin is built anew, on no memory, and given the
+very tensors of the bridge. Nothing here is written for one model family: a twin is any causal
+language model whose attention goes through transformers' attention interface.
+"""
+
+import copy
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from transformer_lens.model_bridge import TransformerBridge
+from transformers import AttentionInterface, AutoModelForCausalLM
+from transformers.modeling_outputs import BaseModelOutputWithPast
+
+from layerroles.engine.attend import Score
+from layerroles.sites import Site
+
+# How the engine attends: (layer, q, k, v, score) -> out; heads first, out with positions first.
+Attend = Callable[[int, Tensor, Tensor, Tensor, Score], Tensor]
+
+_NAME = "layerroles"
+_WRAPPER = "._original_component"
+
+
+class NoTwin(Exception):
+    """This model cannot be run in this way."""
+
+
+class Twin:
+    """Transformers' own modules, sharing the bridge's weights.
+
+    Args:
+        bridge: a prepared bridge.
+
+    Raises:
+        NoTwin: the architecture does something that the engine does not know.
+    """
+
+    def __init__(self, bridge: TransformerBridge) -> None:
+        AttentionInterface.register(_NAME, _attention)
+        self.bridge = bridge
+        self.model = _built(bridge)
+        self.base: nn.Module = self.model.base_model
+        if "position_ids" not in inspect.signature(self.base.forward).parameters:
+            raise NoTwin("its positions cannot be given")
+        paths = [block.name for block in bridge.blocks]
+        self.blocks = [self.model.get_submodule(path) for path in paths]
+        self._attend: Attend | None = None
+        self._output: Callable[..., Any] = BaseModelOutputWithPast
+        for layer, (block, path) in enumerate(zip(bridge.blocks, paths, strict=True)):
+            attention = self.model.get_submodule(f"{path}.{block.attn.name}")
+            attention.__dict__["layerroles_attend"] = self._attends(layer)
+
+    def run(
+        self, tokens: Int[Tensor, " pos"], positions: Int[Tensor, " pos"], attend: Attend
+    ) -> Float[Tensor, "pos d_model"]:
+        """One pass over a packed row; the stream after the last norm."""
+        self._attend = attend
+        try:
+            out = self.base(
+                input_ids=tokens[None], position_ids=positions[None], use_cache=False
+            )
+        finally:
+            self._attend = None
+        self._output = type(out)
+        found: Tensor = out.last_hidden_state
+        return found[0]
+
+    def logits(self, stream: Float[Tensor, "pos d_model"]) -> Float[Tensor, "pos d_vocab"]:
+        """The model's own read-out of the stream after the last norm."""
+
+        def given(*_args: Any, **_kwargs: Any) -> Any:
+            return self._output(last_hidden_state=stream[None])
+
+        with _instead(self.base, given):
+            tokens = torch.zeros(1, 1, dtype=torch.long, device=stream.device)
+            found: Tensor = self.model(input_ids=tokens, use_cache=False).logits
+        return found[0]
+
+    def place(self, site: Site) -> tuple[nn.Module, bool]:
+        """The module at whose output (True) or input (False) a site's value is.
+
+        Raises:
+            NoTwin: the bridge takes it from somewhere else.
+        """
+        block = self.bridge.blocks[site.layer]
+        if site.part == "block":
+            return self.blocks[site.layer], True
+        point = self.bridge.hook_dict[site.hook_name]
+        attn = block.attn
+        parts = [(name, part) for name, part in block.submodules.items()]
+        inner = [(f"{attn.name}.{part.name}", part) for part in attn.submodules.values()]
+        for path, part, is_output in (
+            *((part.name, getattr(block, name), True) for name, part in parts),
+            *((path, part, False) for path, part in inner),
+        ):
+            found = part.hook_out if is_output else part.hook_in
+            if found is point:
+                return self.model.get_submodule(f"{block.name}.{path}"), is_output
+        raise NoTwin(f"{site} is not a module's input or output")
+
+    @contextmanager
+    def starting_at(self, first: int, stream: Float[Tensor, "1 pos d_model"]) -> Iterator[None]:
+        """Within the context, blocks before `first` don't run; `first` is given this stream."""
+        blocks = self.blocks[:first]
+
+        def passed(*_args: Any, **_kwargs: Any) -> Tensor:
+            return stream
+
+        try:
+            for block in blocks:
+                block.__dict__["forward"] = passed
+            yield
+        finally:
+            for block in blocks:
+                block.__dict__.pop("forward", None)
+
+    def _attends(self, layer: int) -> Callable[..., Tensor]:
+        def attend(q: Tensor, k: Tensor, v: Tensor, score: Score) -> Tensor:
+            if self._attend is None:
+                raise RuntimeError("a twin is run through Twin.run")
+            return self._attend(layer, q, k, v, score)
+
+        return attend
+
+
+def _attention(
+    module: nn.Module,
+    query: Float[Tensor, "1 head pos d_head"],
+    key: Float[Tensor, "1 kv_head pos d_head"],
+    value: Float[Tensor, "1 kv_head pos d_head"],
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    softcap: float | None = None,
+    **others: Any,
+) -> tuple[Float[Tensor, "1 pos head d_head"], None]:
+    """What transformers calls instead of its own attention; who sees whom the engine knows."""
+    if others.get("s_aux") is not None or others.get("position_bias") is not None:
+        raise NoTwin("its attention has learned sinks or position biases")
+    attend = module.__dict__.get("layerroles_attend")
+    if attend is None:
+        raise NoTwin("its attention is not where the bridge says")
+    scale = query.shape[-1] ** -0.5 if scaling is None else float(scaling)
+    return attend(query[0], key[0], value[0], Score(scale, softcap))[None], None
+
+
+def _built(bridge: TransformerBridge) -> Any:
+    original: nn.Module = bridge.original_model
+    config = copy.deepcopy(original.config)
+    try:
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config, attn_implementation=_NAME)
+    except (ValueError, ImportError) as error:
+        raise NoTwin(str(error).split("\n")[0]) from error
+    if type(model).__name__ != bridge.cfg.architecture:
+        raise NoTwin(f"its configuration makes a {type(model).__name__}")
+    named = [*original.named_parameters(remove_duplicate=False), *original.named_buffers()]
+    tensors = {name.replace(_WRAPPER, ""): tensor for name, tensor in named}
+    for name, parameter in (*model.named_parameters(), *model.named_buffers()):
+        if name not in tensors or tensors[name].shape != parameter.shape:
+            raise NoTwin(f"the bridge has no {name}")
+        owner, _, last = name.rpartition(".")
+        module = model.get_submodule(owner)
+        if last in module._parameters:
+            module._parameters[last] = nn.Parameter(tensors[name].detach(), requires_grad=False)
+        else:
+            module._buffers[last] = tensors[name]
+    model.tie_weights()
+    return model.eval()
+
+
+@contextmanager
+def _instead(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    module.__dict__["forward"] = forward
+    try:
+        yield
+    finally:
+        module.__dict__.pop("forward")
+
+
