@@ -131,27 +131,28 @@ class Layout:
                 by_size.setdefault(-segment.n // _ROUND * -_ROUND, []).append(segment)
         self._blocks = [_blocks(n, found, dtype, device) for n, found in by_size.items()]
 
-    def __call__(
+    def attend(
         self,
+        layer: int,
         q: Float[Tensor, "head pos d_head"],
         k: Float[Tensor, "kv_head pos d_head"],
         v: Float[Tensor, "kv_head pos d_head"],
         score: Score,
     ) -> Float[Tensor, "pos head d_head"]:
         """Attention over the packed row."""
-        n_heads, n, width = q.shape
+        n_heads, n, _ = q.shape
         share = n_heads // k.shape[0]
         out = torch.empty(n_heads, n, v.shape[2], dtype=torch.float32, device=q.device)
         lse = torch.empty(n_heads, n, dtype=torch.float32, device=q.device)
         wide_k, wide_v = (repeat(x, "kv n d -> (kv share) n d", share=share) for x in (k, v))
         for segment in self._causal:
             where = slice(segment.start, segment.start + segment.n)
-            own = [x[None, :, where] for x in (q, wide_k, wide_v)]
-            found = part(*own, score, causal=True)
+            own_q, own_k, own_v = (x[None, :, where] for x in (q, wide_k, wide_v))
+            found = part(own_q, own_k, own_v, score, causal=True)
             out[:, where], lse[:, where] = found.out[0], found.lse[0]
         for blocks in self._blocks:
-            own = [x[:, blocks.places].transpose(0, 1) for x in (q, wide_k, wide_v)]
-            found = part(*own, score, bias=blocks.bias)
+            own_q, own_k, own_v = (x[:, blocks.places].transpose(0, 1) for x in (q, wide_k, wide_v))
+            found = part(own_q, own_k, own_v, score, bias=blocks.bias)
             places = blocks.places[blocks.rows, blocks.columns]
             out[:, places] = found.out[blocks.rows, :, blocks.columns].transpose(0, 1)
             lse[:, places] = found.lse[blocks.rows, :, blocks.columns].transpose(0, 1)
@@ -172,9 +173,7 @@ class Layout:
         return out.transpose(0, 1).to(q.dtype)
 
 
-def _blocks(
-    n: int, segments: list[Segment], dtype: torch.dtype, device: torch.device
-) -> _Blocks:
+def _blocks(n: int, segments: list[Segment], dtype: torch.dtype, device: torch.device) -> _Blocks:
     places = torch.empty(len(segments), n, dtype=torch.long)
     sees = torch.zeros(len(segments), n, n, dtype=torch.bool)
     real = torch.zeros(len(segments), n, dtype=torch.bool)

@@ -88,9 +88,7 @@ class Edits:
         NoTwin: a site is not a module's input or output.
     """
 
-    def __init__(
-        self, twin: Twin, conditions: Sequence[Condition], references: References
-    ) -> None:
+    def __init__(self, twin: Twin, conditions: Sequence[Condition], references: References) -> None:
         self._twin = twin
         self._edits = {
             (condition, site): Edit(twin.bridge, condition, site, references)
@@ -111,14 +109,10 @@ class Edits:
             if stretch.end > stretch.start:
                 for site in stretch.condition:
                     wanted.setdefault(site, []).append(stretch)
+        layers = sorted({site.layer for site in wanted})
         streams: dict[int, Tensor] = {}
         fired: dict[Site, int] = dict.fromkeys(wanted, 0)
-        handles = [
-            self._twin.blocks[layer].register_forward_pre_hook(
-                partial(_enter, layer=layer, streams=streams), with_kwargs=True
-            )
-            for layer in sorted({site.layer for site in wanted})
-        ]
+        handles = []
         for site in sorted(wanted, key=lambda site: site.order):
             module, is_output = self._places[site]
             edit = partial(
@@ -129,7 +123,8 @@ class Edits:
             else:
                 handles.append(module.register_forward_pre_hook(partial(_on_input, edit)))
         try:
-            yield
+            with self._twin.noting(layers, streams):
+                yield
         finally:
             for handle in handles:
                 handle.remove()
@@ -158,17 +153,6 @@ class Edits:
                 value, copied = (value if copied else value.clone()), True
                 value[0, where] = new[:, 0]
         return value
-
-
-def _enter(
-    module: nn.Module,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    *,
-    layer: int,
-    streams: dict[int, Tensor],
-) -> None:
-    streams[layer] = args[0] if args else kwargs["hidden_states"]
 
 
 def _on_output(

@@ -1,15 +1,94 @@
 """From logits to scores: log-softmax in float32, only where a token is scored."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 
+import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from layerroles.engine.requests import Score
+from layerroles.engine.requests import Score, Scored
+from layerroles.engine.trie import Packed
+from layerroles.engine.twin import Twin
 
 # Rows whose float32 logits are held at once.
 _CHUNK = 8
+# Logits of a packed row that are held at once.
+_LOGITS = 2**24
+
+
+class Places:
+    """Where in a packed row which tokens are scored.
+
+    Args:
+        packed: the row.
+        requests: whose continuations are scored; the row holds each with its context, without the
+            last token.
+        device: where the row is read.
+    """
+
+    def __init__(self, packed: Packed, requests: Sequence[Scored], device: torch.device) -> None:
+        sequences = [(*one.context, *one.continuation[:-1]) for one in requests]
+        self._paths = [packed.paths[ids] for ids in sequences]
+        spots = [
+            path[len(one.context) - 1 :] for path, one in zip(self._paths, requests, strict=True)
+        ]
+        self._ends = np.cumsum([len(each) for each in spots])
+        # Each place is read out once, whatever is asked there.
+        self._places, asked = np.unique(np.concatenate(spots), return_inverse=True)
+        self._order = np.argsort(asked, kind="stable")
+        self._rows = torch.tensor(asked[self._order], device=device)
+        ids = np.concatenate([np.array(one.continuation) for one in requests])
+        self._targets = torch.tensor(ids[self._order], device=device)
+        self._stream_places = torch.tensor(self._places, device=device)
+
+    def scores(
+        self,
+        twin: Twin,
+        stream: Float[Tensor, "pos d_model"],
+        changed_on: Callable[[Int[np.ndarray, " place"]], bool],
+    ) -> list[Score]:
+        """Score every request, from the stream after the last norm."""
+        logprobs, hits, fine = [], [], []
+        start = 0
+        for chunk in chunks(stream[self._stream_places], twin):
+            logits = twin.logits(chunk).float()
+            a, b = torch.searchsorted(
+                self._rows, torch.tensor([start, start + len(chunk)], device=self._rows.device)
+            ).tolist()
+            rows, targets = self._rows[a:b] - start, self._targets[a:b]
+            sums, best = logits.logsumexp(-1), logits.argmax(-1)
+            finite = torch.isfinite(sums) & torch.isfinite(logits.amin(-1))
+            logprobs.append(logits[rows, targets] - sums[rows])
+            hits.append(best[rows] == targets)
+            fine.append(finite[rows])
+            start += len(chunk)
+        back = np.argsort(self._order, kind="stable")
+        logprob, hit, finite_at = (
+            torch.cat(found).cpu().numpy()[back] for found in (logprobs, hits, fine)
+        )
+        cuts = self._ends[:-1]
+        return [
+            Score(
+                logprob=float(one.sum(dtype=np.float64)) if fine.all() else float("nan"),
+                is_greedy=bool(hit.all() and fine.all()),
+                n_tokens=len(one),
+                finite=bool(fine.all()),
+                changed=changed_on(path),
+            )
+            for one, hit, fine, path in zip(
+                np.split(logprob, cuts),
+                np.split(hit, cuts),
+                np.split(finite_at, cuts),
+                self._paths,
+                strict=True,
+            )
+        ]
+
+
+def chunks(stream: Float[Tensor, "pos d_model"], twin: Twin) -> Iterator[Tensor]:
+    """The stream in pieces whose logits can be held."""
+    yield from stream.split(max(1, _LOGITS // twin.bridge.cfg.d_vocab))
 
 
 def read_out(

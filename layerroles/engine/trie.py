@@ -9,6 +9,7 @@ blocks, lie one behind the other in one packed row: a trunk, then everything bel
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 from jaxtyping import Bool, Int
@@ -66,7 +67,7 @@ class Packed:
 
 def shared_lengths(ordered: Sequence[Ids]) -> list[int]:
     """How many tokens each of the sorted sequences shares with the one before it."""
-    return [0, *(_common(one, two) for one, two in zip(ordered, ordered[1:], strict=False))]
+    return [0, *(_common(one, two) for one, two in pairwise(ordered))]
 
 
 def packs(sequences: Sequence[Ids], max_tokens: int) -> list[list[Ids]]:
@@ -125,8 +126,10 @@ class _Packing:
             a += 1
         if a == b:
             return []
-        n = len(self.ordered[a]) - depth + sum(
-            len(self.ordered[i]) - max(self.shared[i], depth) for i in range(a + 1, b)
+        n = (
+            len(self.ordered[a])
+            - depth
+            + sum(len(self.ordered[i]) - max(self.shared[i], depth) for i in range(a + 1, b))
         )
         if n <= BLOCK or b - a == 1:
             self._block(a, b, depth, trunks)
@@ -141,7 +144,7 @@ class _Packing:
             left.append(index)
             trunks, depth = (*trunks, index), common
         cuts = [a, *(i for i in range(a + 1, b) if self.shared[i] == common), b]
-        parts = [(x, y, depth, trunks) for x, y in zip(cuts, cuts[1:], strict=False)]
+        parts = [(x, y, depth, trunks) for x, y in pairwise(cuts)]
         return [*parts, *left]
 
     def _block(self, a: int, b: int, depth: int, trunks: tuple[int, ...]) -> None:

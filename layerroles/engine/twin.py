@@ -7,8 +7,9 @@ language model whose attention goes through transformers' attention interface.
 
 import copy
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -63,9 +64,7 @@ class Twin:
         """One pass over a packed row; the stream after the last norm."""
         self._attend = attend
         try:
-            out = self.base(
-                input_ids=tokens[None], position_ids=positions[None], use_cache=False
-            )
+            out = self.base(input_ids=tokens[None], position_ids=positions[None], use_cache=False)
         finally:
             self._attend = None
         self._output = type(out)
@@ -120,6 +119,27 @@ class Twin:
         finally:
             for block in blocks:
                 block.__dict__.pop("forward", None)
+
+    @contextmanager
+    def noting(self, layers: Sequence[int], into: dict[int, Tensor]) -> Iterator[None]:
+        """Within the context, the streams that enter these blocks are kept."""
+
+        def note(
+            _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *, layer: int
+        ) -> None:
+            into[layer] = args[0] if args else kwargs["hidden_states"]
+
+        handles = [
+            self.blocks[layer].register_forward_pre_hook(
+                partial(note, layer=layer), with_kwargs=True
+            )
+            for layer in layers
+        ]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
 
     def _attends(self, layer: int) -> Callable[..., Tensor]:
         def attend(q: Tensor, k: Tensor, v: Tensor, score: Score) -> Tensor:
@@ -182,5 +202,3 @@ def _instead(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
         yield
     finally:
         module.__dict__.pop("forward")
-
-

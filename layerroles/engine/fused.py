@@ -1,0 +1,304 @@
+"""One sweep as one computation, on transformers' own modules.
+
+Requests are packed into one row of tokens, in which everything that they share stands once (see
+`trie`). The intact model reads it, and the stream that enters each block is kept. Under a condition
+the row is read from its first ablated layer on. Continuations are scored where they stand; texts
+are decoded for all conditions and requests together (see `rows`), each row with its own edits.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from layerroles.ablations import Condition, References
+from layerroles.engine.attend import Layout
+from layerroles.engine.attend import Score as Scoring
+from layerroles.engine.decode import Chosen, Decoding, Stops, greedy
+from layerroles.engine.edits import Edits, Reading, Stretch
+from layerroles.engine.readout import Places, chunks
+from layerroles.engine.requests import Score, Scored, Writing, Written
+from layerroles.engine.rows import Kept, Rows, contexts_of, kept
+from layerroles.engine.trie import Ids, Packed, pack, packs
+from layerroles.engine.twin import Attend, Twin
+
+# Rows are dropped from a decoding batch when fewer than this share of them still write.
+_COMPACT_BELOW = 0.75
+
+
+@dataclass(frozen=True)
+class Row:
+    """A packed row, ready to be read."""
+
+    packed: Packed
+    tokens: Int[Tensor, " pos"]
+    positions: Int[Tensor, " pos"]
+    layout: Layout
+
+    def ids(self) -> list[Sequence[int]]:
+        """Each token's sequence up to itself."""
+        rows: list[Sequence[int]] = [()] * len(self.packed.tokens)
+        for sequence, path in self.packed.paths.items():
+            for n, place in enumerate(path, 1):
+                rows[place] = sequence[:n]
+        return rows
+
+
+@dataclass(frozen=True)
+class Read:
+    """A row as it was read under a condition.
+
+    Attributes:
+        stream: after the last norm.
+        changed: where an edit changed something; None if nowhere.
+    """
+
+    stream: Float[Tensor, "pos d_model"]
+    changed: Bool[np.ndarray, " pos"] | None
+
+    def changed_on(self, path: Int[np.ndarray, " place"]) -> bool:
+        """Whether an edit changed something at one of these places."""
+        return self.changed is not None and bool(self.changed[path].any())
+
+
+class Fused:
+    """Answers requests under many conditions in one computation.
+
+    Args:
+        twin: of a prepared bridge.
+        references: what the conditions' ablations need to know.
+        max_tokens: of a packed row.
+        max_bytes: of the keys and values of rows that are decoded together.
+    """
+
+    name = "fused"
+
+    def __init__(
+        self,
+        twin: Twin,
+        references: References,
+        *,
+        max_tokens: int = 8192,
+        max_bytes: int = 4 * 2**30,
+    ) -> None:
+        self.twin = twin
+        self.references = references
+        self.max_tokens = max_tokens
+        self.max_bytes = max_bytes
+        weight = next(twin.base.parameters())
+        self.device, self.dtype = weight.device, weight.dtype
+
+    @torch.inference_mode()
+    def score(
+        self, requests: Sequence[Scored], conditions: Sequence[Condition]
+    ) -> list[list[Score]]:
+        """Score every request under every condition: `[condition][request]`."""
+        sequences = [(*one.context, *one.continuation[:-1]) for one in requests]
+        edits = Edits(self.twin, conditions, self.references)
+        answers: list[dict[int, Score]] = [{} for _ in conditions]
+        for group in packs(sequences, self.max_tokens):
+            chosen = set(group)
+            asked = [index for index, ids in enumerate(sequences) if ids in chosen]
+            row = self.row(group)
+            places = Places(row.packed, [requests[index] for index in asked], self.device)
+            intact = Intact(self.twin, row, conditions, row.layout.attend)
+            for condition, into in zip(conditions, answers, strict=True):
+                read = intact.again(condition, edits, row.layout.attend)
+                scores = places.scores(self.twin, read.stream, read.changed_on)
+                into |= dict(zip(asked, scores, strict=True))
+        return [[into[index] for index in range(len(requests))] for into in answers]
+
+    @torch.inference_mode()
+    def write(
+        self, requests: Sequence[Written], conditions: Sequence[Condition]
+    ) -> list[list[Writing]]:
+        """Generate greedily for every request under every condition: `[condition][request]`."""
+        edits = Edits(self.twin, conditions, self.references)
+        answers: list[dict[int, Writing]] = [{} for _ in conditions]
+        for group in packs([one.context for one in requests], self.max_tokens):
+            chosen = set(group)
+            asked = [index for index, one in enumerate(requests) if one.context in chosen]
+            batch = Batch(self, self.row(group), [requests[index] for index in asked], conditions)
+            for index, writings in batch.write(edits):
+                answers[index] |= dict(zip(asked, writings, strict=True))
+        return [[into[index] for index in range(len(requests))] for into in answers]
+
+    def row(self, sequences: Sequence[Ids]) -> Row:
+        """Sequences as one packed row."""
+        packed = pack(sequences)
+        return Row(
+            packed,
+            torch.tensor(packed.tokens, device=self.device),
+            torch.tensor(packed.positions, device=self.device),
+            Layout(packed, self.dtype, self.device),
+        )
+
+
+class Intact:
+    """How the intact model read a row, kept so that it can be read again from any layer on.
+
+    Args:
+        twin: the model.
+        row: what is read.
+        conditions: under which it will be read again.
+        attend: computes attention.
+    """
+
+    def __init__(
+        self, twin: Twin, row: Row, conditions: Sequence[Condition], attend: Attend
+    ) -> None:
+        self._twin = twin
+        self._row = row
+        firsts = {c.first_layer for c in conditions if c.first_layer is not None}
+        self._streams: dict[int, Tensor] = {}
+        with twin.noting(sorted(firsts), self._streams):
+            stream = twin.run(row.tokens, row.positions, attend)
+        self.read = Read(stream, None)
+
+    def again(self, condition: Condition, edits: Edits, attend: Attend) -> Read:
+        """Read the row under a condition, from its first ablated layer on."""
+        first = condition.first_layer
+        if first is None:
+            return self.read
+        row = self._row
+        reading = Reading(row.positions, row.ids)
+        stretch = Stretch(condition, 0, len(row.tokens), reading)
+        with self._twin.starting_at(first, self._streams[first]), edits.on([stretch]):
+            stream = self._twin.run(row.tokens, row.positions, attend)
+        assert stretch.changed is not None  # every edit notes what it did
+        return Read(stream, stretch.changed.cpu().numpy())
+
+
+class Batch:
+    """Requests whose contexts are packed in a row, to be written for under many conditions.
+
+    Args:
+        fused: whose model and bounds are used.
+        row: the contexts.
+        requests: what is asked.
+        conditions: under which it is asked.
+    """
+
+    def __init__(
+        self, fused: Fused, row: Row, requests: Sequence[Written], conditions: Sequence[Condition]
+    ) -> None:
+        self._twin = fused.twin
+        self._row = row
+        self._requests = requests
+        self._max_bytes = fused.max_bytes
+        self._n_layers = len(fused.twin.blocks)
+        asked = [one.context for one in requests]
+        self._paths = [row.packed.paths[ids] for ids in asked]
+        self._contexts = contexts_of(row.packed, asked, fused.dtype, fused.device)
+        self._lengths = torch.tensor([len(ids) for ids in asked], device=fused.device)
+        self._n_new = max(one.max_gen_toks for one in requests)
+        self._conditions = conditions
+        self._below: list[Kept] = []
+        self._intact = Intact(self._twin, row, conditions, self._keep_below)
+
+    def write(self, edits: Edits) -> Iterator[tuple[int, list[Writing]]]:
+        """What is written under each condition, with the condition's place."""
+        first = [self._first(condition) for condition in self._conditions]
+        order = sorted(range(len(first)), key=first.__getitem__)
+        while order:
+            n = self._fitting([first[place] for place in order])
+            now, order = order[:n], order[n:]
+            found = self._write([self._conditions[place] for place in now], edits)
+            yield from zip(now, found, strict=True)
+
+    def _write(self, conditions: Sequence[Condition], edits: Edits) -> list[list[Writing]]:
+        n = len(self._requests)
+        rows = Rows(self._contexts, self._below, list(map(self._first, conditions)), self._n_new)
+        begun = [
+            self._begin(rows, place, condition, edits) for place, condition in enumerate(conditions)
+        ]
+        asked = [request for _ in conditions for request in self._requests]
+        decoding = Decoding(Stops(self._twin.bridge), asked)
+        changed = np.array([one for _, each in begun for one in each])
+        chosen = Chosen(
+            torch.cat([one.tokens for one, _ in begun]), torch.cat([one.finite for one, _ in begun])
+        )
+        while not decoding.add(chosen):
+            places = decoding.unfinished()
+            if len(places) < _COMPACT_BELOW * len(decoding.live):
+                decoding.keep(places)
+                rows.keep(places)
+            chosen, differs = self._step(rows, decoding, conditions, edits)
+            changed[decoding.live] |= differs
+        writings = decoding.writings(torch.from_numpy(changed))
+        return [writings[start : start + n] for start in range(0, len(writings), n)]
+
+    def _begin(
+        self, rows: Rows, place: int, condition: Condition, edits: Edits
+    ) -> tuple[Chosen, list[bool]]:
+        """Read the contexts under a condition; the first tokens, and whether edits did anything."""
+        attend = self._row.layout.attend
+
+        def keep(layer: int, q: Tensor, k: Tensor, v: Tensor, score: Scoring) -> Tensor:
+            rows.fill(place, layer, k, v)
+            return attend(layer, q, k, v, score)
+
+        read = self._intact.again(condition, edits, keep)
+        chosen = self._choose(read.stream[self._contexts.ends])
+        return chosen, [read.changed_on(path) for path in self._paths]
+
+    def _step(
+        self, rows: Rows, decoding: Decoding, conditions: Sequence[Condition], edits: Edits
+    ) -> tuple[Chosen, Bool[np.ndarray, " row"]]:
+        """Read the newest token of each live row."""
+        n_before = rows.step()
+        positions = (
+            self._lengths[torch.tensor(rows.request, device=self._lengths.device)] + n_before
+        )
+        stretches = []
+        for place, condition in enumerate(conditions):
+            start, end = np.searchsorted(rows.condition, [place, place + 1]).tolist()
+            if start < end and not condition.is_intact:
+                ids = partial(self._ids, decoding, decoding.live[start:end])
+                reading = Reading(positions[start:end], ids)
+                stretches.append(Stretch(condition, start, end, reading))
+        with edits.on(stretches):
+            stream = self._twin.run(decoding.last, positions, rows.attend)
+        differs = np.zeros(len(positions), dtype=bool)
+        for stretch in stretches:
+            if stretch.changed is not None:
+                differs[stretch.start : stretch.end] = stretch.changed.cpu().numpy()
+        return self._choose(stream), differs
+
+    def _ids(self, decoding: Decoding, live: Sequence[int]) -> list[Sequence[int]]:
+        """What some rows have read, their newest token included."""
+        n = len(self._requests)
+        return [(*self._requests[row % n].context, *decoding.ids[row]) for row in live]
+
+    def _choose(self, stream: Float[Tensor, "row d_model"]) -> Chosen:
+        found = [greedy(self._twin.logits(chunk)) for chunk in chunks(stream, self._twin)]
+        return Chosen(
+            torch.cat([one.tokens for one in found]), torch.cat([one.finite for one in found])
+        )
+
+    def _keep_below(self, layer: int, q: Tensor, k: Tensor, v: Tensor, score: Scoring) -> Tensor:
+        self._below.append(kept(k, v, self._contexts))
+        return self._row.layout.attend(layer, q, k, v, score)
+
+    def _first(self, condition: Condition) -> int:
+        return self._n_layers if condition.first_layer is None else condition.first_layer
+
+    def _fitting(self, firsts: Sequence[int]) -> int:
+        """How many of the conditions, in order, fit into memory together; at least one."""
+        n_rows = len(self._requests)
+        left = self._max_bytes
+        for n, first in enumerate(firsts):
+            for layer, below in enumerate(self._below):
+                (k, v), trunks = below.own, below.trunks
+                each = k[0, :, 0].nbytes + v[0, :, 0].nbytes
+                own = self._n_new + (k.shape[2] if first <= layer else 0)
+                left -= n_rows * own * each
+                if first <= layer:
+                    left -= sum(x.nbytes + y.nbytes for x, y in trunks)
+            if left < 0:
+                return max(n, 1)
+        return len(firsts)

@@ -1,0 +1,316 @@
+"""Keys and values of the rows that are decoded together, and attention from their newest tokens.
+
+Rows are (condition, request) pairs, condition by condition in the order of their first layers. At a
+layer before its first, a condition's contexts are the intact model's: those keys and values are
+kept once for all such conditions ("below"). From its first layer on, a condition has its own
+("above"). What a row wrote itself is its own at every layer.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from einops import rearrange
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from layerroles.engine.attend import Part, Score, merged, part
+from layerroles.engine.trie import Ids, Packed
+
+Pair = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class Contexts:
+    """The requests' contexts in a packed row.
+
+    Attributes:
+        own: places of each context's tokens below its trunks, padded on the left with the first.
+        bias: minus infinity at those pads; None if there are none.
+        trunks: where each trunk lies in the packed row.
+        under: for each trunk, which requests' contexts go on from it.
+        ends: place of each context's last token.
+    """
+
+    own: Int[Tensor, "request n_own"]
+    bias: Float[Tensor, "request n_own"] | None
+    trunks: tuple[slice, ...]
+    under: Bool[np.ndarray, "trunk request"]
+    ends: Int[Tensor, " request"]
+
+
+def contexts_of(
+    packed: Packed, asked: Sequence[Ids], dtype: torch.dtype, device: torch.device
+) -> Contexts:
+    """Where the contexts of the requests lie in a packed row."""
+    segments = packed.segments
+    above = [segments[packed.segment_of[ids]].trunks for ids in asked]
+    used = sorted({trunk for trunks in above for trunk in trunks})
+    rows = [
+        packed.paths[ids][sum(segments[trunk].n for trunk in trunks) :]
+        for ids, trunks in zip(asked, above, strict=True)
+    ]
+    longest = max(map(len, rows))
+    own = torch.tensor(
+        np.stack([np.concatenate([np.full(longest - len(row), row[0]), row]) for row in rows])
+    )
+    bias = torch.zeros(own.shape, dtype=dtype)
+    for index, row in enumerate(rows):
+        bias[index, : longest - len(row)] = float("-inf")
+    return Contexts(
+        own=own.to(device),
+        bias=bias.to(device) if any(len(row) < longest for row in rows) else None,
+        trunks=tuple(slice(s.start, s.start + s.n) for s in (segments[t] for t in used)),
+        under=np.array([[trunk in trunks for trunks in above] for trunk in used], dtype=bool),
+        ends=own[:, -1].to(device),
+    )
+
+
+@dataclass
+class Kept:
+    """Keys and values of contexts at one layer: `[request head n_own d_head]`, and each trunk's."""
+
+    own: Pair
+    trunks: list[Pair]
+
+
+def kept(k: Tensor, v: Tensor, contexts: Contexts) -> Kept:
+    """Take the contexts' keys and values out of a packed row's `[head pos d_head]`."""
+    own_k, own_v = (x[:, contexts.own].transpose(0, 1).contiguous() for x in (k, v))
+    trunks = [(k[:, where].clone(), v[:, where].clone()) for where in contexts.trunks]
+    return Kept((own_k, own_v), trunks)
+
+
+@dataclass(frozen=True)
+class _Groups:
+    """Rows that attend to the same keys, put side by side.
+
+    Attributes:
+        ids: what the rows of each group share.
+        index: the rows of each group; short groups repeat a row.
+        back: where each row's answer stands, counted through `index`.
+    """
+
+    ids: Int[Tensor, " group"]
+    index: Int[Tensor, "group width"]
+    back: Int[Tensor, " row"]
+
+
+class Rows:
+    """The rows being decoded.
+
+    Args:
+        contexts: of the requests.
+        below: the intact model's keys and values of the contexts, layer by layer.
+        firsts: the first ablated layer of each condition, ascending; the number of layers for the
+            intact model.
+        n_new: tokens that a row may write.
+    """
+
+    def __init__(
+        self, contexts: Contexts, below: Sequence[Kept], firsts: Sequence[int], n_new: int
+    ) -> None:
+        self.n_requests = len(contexts.own)
+        self.n_conditions = len(firsts)
+        self.condition = np.repeat(np.arange(self.n_conditions), self.n_requests)
+        self.request = np.tile(np.arange(self.n_requests), self.n_conditions)
+        self._contexts = contexts
+        self._below = below
+        # At each layer, how many of the conditions have started.
+        self._starts = [int(np.searchsorted(firsts, layer, "right")) for layer in range(len(below))]
+        self._live = np.arange(self.n_conditions)
+        self._n_own = contexts.own.shape[1]
+        self._layers = [self._empty(layer, n_new) for layer in range(len(below))]
+        self._n_written = 0
+        self._known: dict[tuple[str, int, int], tuple[Tensor, _Groups]] = {}
+        self._bias_of_rows: Tensor | None = None
+
+    def fill(self, condition: int, layer: int, k: Tensor, v: Tensor) -> None:
+        """Keep the contexts' keys and values under a condition; `k`, `v`: `[head pos d_head]`."""
+        above = self._layers[layer]
+        rows = slice(condition * self.n_requests, (condition + 1) * self.n_requests)
+        for into, x in ((above.k, k), (above.v, v)):
+            into[rows, :, : self._n_own] = x[:, self._contexts.own].transpose(0, 1)
+        for where, (trunk_k, trunk_v) in zip(self._contexts.trunks, above.trunks, strict=True):
+            trunk_k[condition], trunk_v[condition] = k[:, where], v[:, where]
+
+    def step(self) -> int:
+        """A further token of each row follows; how many each wrote before."""
+        self._n_written += 1
+        return self._n_written - 1
+
+    def keep(self, places: Sequence[int]) -> None:
+        """Go on with these of the rows only."""
+        index = torch.tensor(places, device=self._contexts.own.device)
+        live = np.unique(self.condition[list(places)])
+        for layer, n_started in enumerate(self._starts):
+            cut = self._n_above(layer)
+            n = int(np.searchsorted(places, cut))
+            trunks = np.searchsorted(self._live, live[live < n_started])
+            self._layers[layer].keep(index[:n], index[n:] - cut, torch.tensor(trunks).to(index))
+        self.condition = self.condition[list(places)]
+        self.request = self.request[list(places)]
+        self._live = live
+        self._known.clear()
+        self._bias_of_rows = None
+
+    def attend(
+        self,
+        layer: int,
+        q: Float[Tensor, "head row d_head"],
+        k: Float[Tensor, "kv_head row d_head"],
+        v: Float[Tensor, "kv_head row d_head"],
+        score: Score,
+    ) -> Float[Tensor, "row head d_head"]:
+        """Attention of each row's newest token to all that the row has read."""
+        above, cut = self._layers[layer], self._n_above(layer)
+        share = q.shape[0] // k.shape[0]
+        asked = rearrange(q, "(kv share) row d -> row kv share d", share=share)
+        above.write(k.transpose(0, 1), v.transpose(0, 1), cut, self._n_own, self._n_written - 1)
+        end = self._n_own + self._n_written
+        parts = []
+        if cut:
+            own_k, own_v = above.k[:, :, :end], above.v[:, :, :end]
+            parts.append(part(asked[:cut], own_k, own_v, score, bias=self._bias(cut, end)))
+        if cut < len(asked):
+            late_k, late_v = (x[:, :, : self._n_written] for x in (above.late_k, above.late_v))
+            found = part(asked[cut:], late_k, late_v, score)
+            rows, groups = self._groups("request", cut)
+            bias = self._contexts.bias
+            if bias is not None:
+                bias = bias[groups.ids, None, None]
+            k, v = (_chosen(x, groups.ids) for x in self._below[layer].own)
+            parts.append(merged(found, _grouped(asked[rows], groups, k, v, score, bias)))
+        out = torch.cat([one.out for one in parts])
+        lse = torch.cat([one.lse for one in parts])
+        for trunk in range(len(self._contexts.trunks)):
+            self._look_at_trunk(trunk, layer, cut, asked, Part(out, lse), score)
+        return rearrange(out, "row kv share d -> row (kv share) d").to(q.dtype)
+
+    def _look_at_trunk(
+        self, trunk: int, layer: int, cut: int, asked: Tensor, so_far: Part, score: Score
+    ) -> None:
+        for kind in ("condition", "intact"):
+            rows, groups = self._groups(kind, cut, trunk)
+            if not len(rows):
+                continue
+            if kind == "condition":
+                k, v = (_chosen(x, groups.ids) for x in self._layers[layer].trunks[trunk])
+            else:
+                k, v = (x[None] for x in self._below[layer].trunks[trunk])
+            found = _grouped(asked[rows], groups, k, v, score, None)
+            both = merged(Part(so_far.out[rows], so_far.lse[rows]), found)
+            so_far.out[rows], so_far.lse[rows] = both.out, both.lse
+
+    def _groups(self, kind: str, cut: int, trunk: int = -1) -> tuple[Tensor, _Groups]:
+        """Rows that look at a thing, grouped by whose thing it is.
+
+        `request`: rows below look at their requests' contexts; `condition`: rows above look at
+        their conditions' trunk; `intact`: rows below look at the intact model's.
+        """
+        known = self._known.get((kind, cut, trunk))
+        if known is None:
+            rows = np.arange(cut) if kind == "condition" else np.arange(cut, len(self.request))
+            if trunk >= 0:
+                rows = rows[self._contexts.under[trunk][self.request[rows]]]
+            keys = {
+                "request": self.request,
+                "condition": np.searchsorted(self._live, self.condition),
+                "intact": np.zeros_like(self.request),
+            }[kind][rows]
+            device = self._contexts.own.device
+            known = torch.tensor(rows, device=device), _grouping(keys, device)
+            self._known[kind, cut, trunk] = known
+        return known
+
+    def _bias(self, cut: int, end: int) -> Tensor | None:
+        """What rows above see of their contexts and of what they wrote."""
+        if self._contexts.bias is None:
+            return None
+        if self._bias_of_rows is None:
+            own = self._contexts.bias[torch.tensor(self.request, device=self._contexts.own.device)]
+            room = self._layers[0].late_k.shape[2]
+            whole = torch.cat([own, own.new_zeros(len(own), room)], dim=1)
+            self._bias_of_rows = whole[:, None, None]
+        return self._bias_of_rows[:cut, :, :, :end]
+
+    def _n_above(self, layer: int) -> int:
+        """How many live rows' conditions start at or before a layer."""
+        return int(np.searchsorted(self.condition, self._starts[layer]))
+
+    def _empty(self, layer: int, n_new: int) -> "_Layer":
+        n = self._starts[layer]
+        k, v = self._below[layer].own
+        above = n * self.n_requests
+        late = (self.n_conditions - n) * self.n_requests
+        heads = k.shape[1]
+        return _Layer(
+            k=k.new_empty(above, heads, self._n_own + n_new, k.shape[3]),
+            v=v.new_empty(above, heads, self._n_own + n_new, v.shape[3]),
+            late_k=k.new_empty(late, heads, n_new, k.shape[3]),
+            late_v=v.new_empty(late, heads, n_new, v.shape[3]),
+            trunks=[
+                (k.new_empty(n, *k.shape), v.new_empty(n, *v.shape))
+                for k, v in self._below[layer].trunks
+            ],
+        )
+
+
+@dataclass
+class _Layer:
+    """One layer's keys and values; `k`, `v` of rows above, `late_k`, `late_v` of rows below."""
+
+    k: Float[Tensor, "above kv_head n_all d_head"]
+    v: Float[Tensor, "above kv_head n_all d_head"]
+    late_k: Float[Tensor, "below kv_head n_new d_head"]
+    late_v: Float[Tensor, "below kv_head n_new d_head"]
+    trunks: list[Pair]
+
+    def write(self, k: Tensor, v: Tensor, cut: int, n_own: int, step: int) -> None:
+        self.k[:, :, n_own + step], self.v[:, :, n_own + step] = k[:cut], v[:cut]
+        self.late_k[:, :, step], self.late_v[:, :, step] = k[cut:], v[cut:]
+
+    def keep(self, above: Tensor, below: Tensor, conditions: Tensor) -> None:
+        # One after the other, so that at most one of them is held twice.
+        self.k = self.k[above]
+        self.v = self.v[above]
+        self.late_k = self.late_k[below]
+        self.late_v = self.late_v[below]
+        if len(conditions) < len(self.trunks[0][0] if self.trunks else conditions):
+            self.trunks = [(k[conditions], v[conditions]) for k, v in self.trunks]
+
+
+def _chosen(x: Tensor, ids: Tensor) -> Tensor:
+    """The entries with these ascending ids, not copied if they are all."""
+    return x if len(ids) == len(x) else x[ids]
+
+
+def _grouping(keys: Int[np.ndarray, " row"], device: torch.device) -> _Groups:
+    ids, group, counts = np.unique(keys, return_inverse=True, return_counts=True)
+    order = np.argsort(group, kind="stable")
+    column = np.empty(len(keys), dtype=np.int64)
+    starts = np.cumsum(counts) - counts
+    column[order] = np.arange(len(keys)) - np.repeat(starts, counts)
+    width = int(counts.max(initial=0))
+    index = np.repeat(order[starts][:, None], width, axis=1) if len(keys) else np.empty((0, 0), int)
+    index[group, column] = np.arange(len(keys))
+    found = (ids, index, group * width + column)
+    return _Groups(*(torch.tensor(x, device=device, dtype=torch.long) for x in found))
+
+
+def _grouped(
+    asked: Float[Tensor, "row kv share d"],
+    groups: _Groups,
+    k: Float[Tensor, "group kv n d"],
+    v: Float[Tensor, "group kv n d"],
+    score: Score,
+    bias: Tensor | None,
+) -> Part:
+    """Attention of rows to what each group of them shares; the answers row by row."""
+    together = rearrange(asked[groups.index], "group w kv share d -> group kv (w share) d")
+    found = part(together, k, v, score, bias=bias)
+    share = asked.shape[2]
+    out = rearrange(found.out, "group kv (w share) d -> (group w) kv share d", share=share)
+    lse = rearrange(found.lse, "group kv (w share) -> (group w) kv share", share=share)
+    return Part(out[groups.back], lse[groups.back])
