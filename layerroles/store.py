@@ -1,7 +1,7 @@
 """The run folder: `manifest.json` says what the run is, `rows.sqlite` holds one row per answer.
 
-Rows are keyed by content (condition hash, task, protocol, example), and the answers of one
-condition to one task under one protocol are one transaction: killed at any moment, a run goes on
+Rows are keyed by content (condition hash, task, protocol, example), and the answers of a work unit
+(conditions that are answered together) are one transaction: killed at any moment, a run goes on
 where it was. One process writes at a time, by a lock that dies with it.
 """
 
@@ -79,9 +79,10 @@ class Store:
         ]
         self._insert("examples", 4 + len(EXAMPLE), new)
 
-    def add_rows(self, key: Key, rows: Mapping[str, Sequence[Any]]) -> None:
-        """Write the answers of one work unit, all or none; maps example ids to `ROW` values."""
-        self._insert("rows", 4 + len(ROW), [(*key, id, *values) for id, values in rows.items()])
+    def add_rows(self, unit: Mapping[Key, Mapping[str, Sequence[Any]]]) -> None:
+        """Write the answers of one work unit, all or none: for each key, example ids to `ROW`."""
+        rows = [(*key, id, *values) for key, each in unit.items() for id, values in each.items()]
+        self._insert("rows", 4 + len(ROW), rows)
 
     def save_manifest(self) -> None:
         """Write the manifest, whole or not at all."""
@@ -179,6 +180,7 @@ def _merged(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
         **manifest,
         "created": known["created"],
         "seconds": known["seconds"],
+        "executors": known.get("executors", []),
         "limit": max(known["limit"], manifest["limit"]),
         "cells": _union(known["cells"], manifest["cells"], ("task", "protocol")),
         "conditions": _union(known["conditions"], manifest["conditions"], ("hash",)),

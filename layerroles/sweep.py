@@ -32,8 +32,8 @@ from layerroles.results import SweepResult
 from layerroles.store import ROW, Key, Store, opened, read_run
 from layerroles.tasks import Example, Task
 
-# Conditions that are asked together: they share the intact model's reading of the examples.
-_CONDITIONS_AT_ONCE = 8
+# Conditions that are asked together: what they have in common is computed once.
+_CONDITIONS_AT_ONCE = 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,11 +113,8 @@ class Sweep:
                 for cell, conditions, examples in work:
                     whole = len(examples) == len(cell.examples)
                     ready = asked[cell.names] if whole else self._prepare(engine, cell, examples)
-                    self._do(store, engine, cell, conditions, examples, ready)
-                    advance(
-                        len(examples) * len(conditions),
-                        f"{cell.task.label}, {cell.protocol.name}, {conditions[-1].name}",
-                    )
+                    for name in self._do(store, engine, cell, conditions, examples, ready):
+                        advance(len(examples), f"{cell.task.label}, {cell.protocol.name}, {name}")
         return read(path)
 
     def _prepare(self, engine: Engine, cell: Cell, examples: list[Example]) -> Asked:
@@ -149,14 +146,27 @@ class Sweep:
         conditions: list[Condition],
         examples: list[Example],
         asked: Asked,
-    ) -> None:
+    ) -> Iterator[str]:
+        """Ask and store; the name of each condition as it is done.
+
+        Answers that depend on what is computed together are stored together, so that a run that
+        was interrupted computes the same together again.
+        """
         began = time.monotonic()
-        for condition, answers in zip(conditions, asked.answers(engine, conditions), strict=True):
-            key: Key = (condition.hash, *cell.names)
-            rows = {e.id: _values(answer) for e, answer in zip(examples, answers, strict=True)}
-            store.add_rows(key, rows)
-        store.manifest["seconds"] += time.monotonic() - began
-        store.save_manifest()
+        unit: dict[Key, dict[str, tuple[object, ...]]] = {}
+        left = len(conditions)
+        for place, answers in asked.answers(engine, conditions):
+            key: Key = (conditions[place].hash, *cell.names)
+            unit[key] = {e.id: _values(answer) for e, answer in zip(examples, answers, strict=True)}
+            left -= 1
+            if asked.apart or not left:
+                store.add_rows(unit)
+                unit = {}
+                store.manifest["seconds"] += time.monotonic() - began
+                store.manifest["executors"] = sorted({*store.manifest["executors"], *engine.used})
+                store.save_manifest()
+                began = time.monotonic()
+            yield conditions[place].name
 
     def _check_references(self) -> None:
         asked = {e.context(worked=w) for c in self.cells for e in c.examples for w in (True, False)}
@@ -188,7 +198,7 @@ class Sweep:
                 for cell in self.cells
             ],
             "conditions": [_condition(condition) for condition in self.conditions],
-            "executor": engine.executor,
+            "executors": [],
             "command": _command(),
             "seconds": 0.0,
             "machine": f"{platform.machine()}, {os.cpu_count()} CPUs, {model['device']}",

@@ -1,25 +1,34 @@
 """Ask a model, intact or under conditions: the front of the engine."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 from transformer_lens.model_bridge import TransformerBridge
 
-from layerroles.ablations import INTACT, Condition, resolve
+from layerroles.ablations import INTACT, Condition, References, resolve
+from layerroles.engine.fused import Fused
 from layerroles.engine.hooked import Hooked
+from layerroles.engine.memory import budget
 from layerroles.engine.plain import Plain
+from layerroles.engine.plan import Plan
 from layerroles.engine.replay import can_replay
 from layerroles.engine.requests import Options, Score, Scored, Writing, Written, scored, written
+from layerroles.engine.trust import Executor, Kind, agrees, kind
+from layerroles.engine.twin import NoTwin, Twin
 from layerroles.errors import InputError
 from layerroles.models import check_sites, prepared
 
 log = logging.getLogger(__name__)
 
-ExecutorName = Literal["auto", "hooked", "plain"]
+ExecutorName = Literal["auto", "fused", "hooked", "plain"]
+Answer = TypeVar("Answer", Score, Writing)
+
+# From the fastest to the reference.
+_NAMES: tuple[ExecutorName, ...] = ("fused", "hooked", "plain")
 
 
 @dataclass(frozen=True)
@@ -44,10 +53,17 @@ class Engine:
 
     Args:
         model: from `load` or `prepare`.
-        executor: `"plain"` is the reference, one condition and one request at a time;
-            `"hooked"` gives the same answers from less work; `"auto"` takes that one where the
-            model allows it.
+        executor: `"plain"` is the reference, one condition and one request at a time; `"hooked"`
+            gives the same answers from less work, through TransformerLens's own blocks; `"fused"`
+            computes a whole sweep at once on transformers' own modules. `"auto"` takes, for each
+            kind of condition, the fastest that gives what the reference gives on some of the
+            requests.
         batch_size: rows that the reference runs together.
+        memory: that a computation may take besides the weights, in bytes or as `"8GB"`; by default
+            half of what is free. It decides how much is computed together, not what comes out.
+
+    Attributes:
+        used: the executors that have answered so far.
 
     Raises:
         InputError: an executor that is not known, or that this model does not allow.
@@ -56,6 +72,7 @@ class Engine:
         engine = Engine(model)
         engine.loglikelihood([("The capital of France is", " Paris")], each_layer(model, Skip()))
         engine.generate_until([("1, 2, 3,", {"until": ["\n"], "max_gen_toks": 8})])
+        print(engine.plan([("The capital of France is", " Paris")], each_layer(model, Skip())))
     """
 
     def __init__(
@@ -64,22 +81,20 @@ class Engine:
         *,
         executor: ExecutorName = "auto",
         batch_size: int = 16,
+        memory: str | int | None = None,
     ) -> None:
-        if executor not in ("auto", "hooked", "plain"):
-            raise InputError(f"unknown executor {executor!r}: known are auto, hooked, plain")
+        if executor != "auto" and executor not in _NAMES:
+            raise InputError(f"unknown executor {executor!r}: known are auto, {', '.join(_NAMES)}")
         if batch_size < 1:
             raise InputError(f"batch_size={batch_size} is not a number above 0")
-        name = prepared(model).name
+        self._name = prepared(model).name
         self.model = model
+        self.executor = executor
         self.batch_size = batch_size
-        self.executor: Literal["hooked", "plain"] = "plain"
-        if executor != "plain":
-            if can_replay(model):
-                self.executor = "hooked"
-            elif executor == "hooked":
-                raise InputError(f"model {name!r} cannot be read from a recorded stream: use plain")
-            else:
-                log.warning("model %r cannot be read from a recorded stream: plain engine", name)
+        self.used: set[str] = set()
+        self._budget = budget(memory, next(model.parameters()).device)
+        self._twin: Twin | None = None
+        self._answers_for: dict[tuple[str, Kind], bool] = {}
 
     def loglikelihood(
         self, requests: Sequence[tuple[str, str]], conditions: Sequence[Condition] = (INTACT,)
@@ -124,26 +139,144 @@ class Engine:
         writings = self.write(written(self.model, requests), conditions)
         return [[one.text for one in row] for row in writings]
 
+    def plan(
+        self,
+        requests: Sequence[tuple[str, str]] | Sequence[tuple[str, Options]],
+        conditions: Sequence[Condition] = (INTACT,),
+    ) -> Plan:
+        """What would be computed, and how long it would take at the most; nothing is run.
+
+        Args:
+            requests: as for `loglikelihood` or for `generate_until`.
+            conditions: by default the intact model only.
+
+        Raises:
+            InputError: as for these, or a model that cannot be run fused.
+        """
+        self._check(conditions)
+        pairs = [(first, second) for first, second in requests if isinstance(second, str)]
+        asked = [(first, second) for first, second in requests if not isinstance(second, str)]
+        if pairs and asked:
+            raise InputError("a plan is for likelihoods or for generation, not for both at once")
+        if not pairs and not asked:
+            raise InputError("there is nothing to plan: no requests")
+        encoded = scored(self.model, pairs) if pairs else written(self.model, asked)
+        return self._fused({}).plan(encoded, conditions)
+
     def score(
         self, requests: Sequence[Scored], conditions: Sequence[Condition]
     ) -> list[list[Score]]:
         """Score encoded requests: `[condition][request]`."""
-        longest = max((len(r.context) + len(r.continuation) for r in requests), default=0)
-        return self._executor(conditions, longest).score(requests, conditions)
+        found = dict(self.score_each(requests, conditions))
+        return [found[place] for place in range(len(conditions))]
 
     def write(
         self, requests: Sequence[Written], conditions: Sequence[Condition]
     ) -> list[list[Writing]]:
         """Generate for encoded requests: `[condition][request]`."""
-        longest = max((len(r.context) + r.max_gen_toks for r in requests), default=0)
-        return self._executor(conditions, longest).write(requests, conditions)
+        found = dict(self.write_each(requests, conditions))
+        return [found[place] for place in range(len(conditions))]
 
-    def _executor(self, conditions: Sequence[Condition], longest: int) -> Hooked | Plain:
+    def score_each(
+        self, requests: Sequence[Scored], conditions: Sequence[Condition]
+    ) -> Iterator[tuple[int, list[Score]]]:
+        """Score encoded requests; each condition's place with its scores, as they are ready."""
+        longest = max((len(r.context) + len(r.continuation) for r in requests), default=0)
+        for executor, places in self._shared_out(requests, conditions, longest):
+            for place, scores in executor.score(requests, [conditions[place] for place in places]):
+                yield places[place], scores
+
+    def write_each(
+        self, requests: Sequence[Written], conditions: Sequence[Condition]
+    ) -> Iterator[tuple[int, list[Writing]]]:
+        """Generate for encoded requests; as `score_each`."""
+        longest = max((len(r.context) + r.max_gen_toks for r in requests), default=0)
+        for executor, places in self._shared_out(requests, conditions, longest):
+            for place, texts in executor.write(requests, [conditions[place] for place in places]):
+                yield places[place], texts
+
+    def _check(self, conditions: Sequence[Condition]) -> None:
         for condition in conditions:
             check_sites(self.model, tuple(condition.edits))
+
+    def _shared_out(
+        self,
+        requests: Sequence[Scored] | Sequence[Written],
+        conditions: Sequence[Condition],
+        longest: int,
+    ) -> Iterator[tuple[Executor, list[int]]]:
+        """The executors that answer, with the places of the conditions that each answers for."""
+        self._check(conditions)
+        if not requests:
+            yield Plain(self.model, {}), list(range(len(conditions)))
+            return
         references = resolve(self.model, list(conditions))
-        # A sliding window counts columns, pads between stages among them.
+        plain = Plain(self.model, references, batch_size=self.batch_size)
+        left = list(range(len(conditions)))
+        for name in _NAMES if self.executor == "auto" else (self.executor,):
+            executor = self._executor(name, references, longest)
+            if executor is None:
+                continue
+            mine = left
+            if not isinstance(executor, Plain) and self.executor == "auto":
+                mine = [p for p in left if self._agrees(executor, plain, requests, conditions[p])]
+            left = [place for place in left if place not in set(mine)]
+            if mine:
+                self.used.add(name)
+                yield executor, mine
+
+    def _executor(
+        self, name: ExecutorName, references: References, longest: int
+    ) -> Fused | Hooked | Plain | None:
+        """The executor of a name; None if this model or these requests don't allow it.
+
+        Raises:
+            InputError: it is not allowed, and was asked for.
+        """
+        if name == "plain":
+            return Plain(self.model, references, batch_size=self.batch_size)
+        reason = self._why_not(name, longest)
+        if reason is None:
+            if name == "hooked":
+                return Hooked(self.model, references)
+            return self._fused(references)
+        if self.executor == name:
+            raise InputError(f"model {self._name!r} cannot be run {name}: {reason}; use auto")
+        log.warning("model %r is not run %s: %s", self._name, name, reason)
+        return None
+
+    def _why_not(self, name: ExecutorName, longest: int) -> str | None:
+        # A sliding window counts columns, and packed rows and stages have others than a text alone.
         window = getattr(self.model.original_model.config, "sliding_window", None)
-        if self.executor == "hooked" and (window is None or longest <= window):
-            return Hooked(self.model, references)
-        return Plain(self.model, references, batch_size=self.batch_size)
+        if window is not None and longest > window:
+            return f"requests of {longest} tokens do not fit into its sliding window of {window}"
+        if name == "hooked":
+            return None if can_replay(self.model) else "it cannot go on from a recorded stream"
+        try:
+            self._fused({})
+        except NoTwin as error:
+            return str(error)
+        return None
+
+    def _fused(self, references: References) -> Fused:
+        if self._twin is None:
+            self._twin = Twin(self.model)
+        return Fused(self._twin, references, self._budget)
+
+    def _agrees(
+        self,
+        executor: Fused | Hooked,
+        plain: Plain,
+        requests: Sequence[Scored] | Sequence[Written],
+        condition: Condition,
+    ) -> bool:
+        key = executor.name, (*kind(condition), isinstance(requests[0], Written))
+        if key not in self._answers_for:
+            try:
+                reason = agrees(executor, plain, requests, condition, self.model.cfg.dtype)
+            except NoTwin as error:
+                reason = str(error)
+            if reason is not None:
+                log.warning("%s is not run %s: %s", condition.name, executor.name, reason)
+            self._answers_for[key] = reason is None
+        return self._answers_for[key]

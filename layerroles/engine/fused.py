@@ -20,10 +20,12 @@ from layerroles.engine.attend import Layout
 from layerroles.engine.attend import Score as Scoring
 from layerroles.engine.decode import Chosen, Decoding, Stops, greedy
 from layerroles.engine.edits import Edits, Reading, Stretch
-from layerroles.engine.readout import Places, chunks
+from layerroles.engine.memory import Budget
+from layerroles.engine.plan import Group, Plan, Requests, make_plan
+from layerroles.engine.readout import Places
 from layerroles.engine.requests import Score, Scored, Writing, Written
 from layerroles.engine.rows import Kept, Rows, contexts_of, kept
-from layerroles.engine.trie import Ids, Packed, pack, packs
+from layerroles.engine.trie import Ids, Packed, pack
 from layerroles.engine.twin import Attend, Twin
 
 # Rows are dropped from a decoding batch when fewer than this share of them still write.
@@ -71,61 +73,61 @@ class Fused:
     Args:
         twin: of a prepared bridge.
         references: what the conditions' ablations need to know.
-        max_tokens: of a packed row.
-        max_bytes: of the keys and values of rows that are decoded together.
+        budget: memory that may be taken.
     """
 
     name = "fused"
 
-    def __init__(
-        self,
-        twin: Twin,
-        references: References,
-        *,
-        max_tokens: int = 8192,
-        max_bytes: int = 4 * 2**30,
-    ) -> None:
+    def __init__(self, twin: Twin, references: References, budget: Budget) -> None:
         self.twin = twin
         self.references = references
-        self.max_tokens = max_tokens
-        self.max_bytes = max_bytes
+        self.budget = budget
         weight = next(twin.base.parameters())
         self.device, self.dtype = weight.device, weight.dtype
+
+    def plan(self, requests: Requests, conditions: Sequence[Condition]) -> Plan:
+        """What will be computed."""
+        return make_plan(requests, conditions, self.twin.shape, self.budget, self.twin.flops)
 
     @torch.inference_mode()
     def score(
         self, requests: Sequence[Scored], conditions: Sequence[Condition]
-    ) -> list[list[Score]]:
-        """Score every request under every condition: `[condition][request]`."""
-        sequences = [(*one.context, *one.continuation[:-1]) for one in requests]
+    ) -> Iterator[tuple[int, list[Score]]]:
+        """Score every request under every condition; each condition's place, with its scores."""
         edits = Edits(self.twin, conditions, self.references)
         answers: list[dict[int, Score]] = [{} for _ in conditions]
-        for group in packs(sequences, self.max_tokens):
-            chosen = set(group)
-            asked = [index for index, ids in enumerate(sequences) if ids in chosen]
-            row = self.row(group)
-            places = Places(row.packed, [requests[index] for index in asked], self.device)
+        groups = self.plan(requests, conditions).groups
+        for group in groups:
+            row = self.row(group.sequences)
+            asked = [requests[index] for index in group.asked]
+            places = Places(row.packed, asked, self.device)
             intact = Intact(self.twin, row, conditions, row.layout.attend)
-            for condition, into in zip(conditions, answers, strict=True):
+            for place, condition in enumerate(conditions):
                 read = intact.again(condition, edits, row.layout.attend)
-                scores = places.scores(self.twin, read.stream, read.changed_on)
-                into |= dict(zip(asked, scores, strict=True))
-        return [[into[index] for index in range(len(requests))] for into in answers]
+                scores = places.scores(self.twin, read.stream, read.changed_on, self.n_logits)
+                answers[place] |= dict(zip(group.asked, scores, strict=True))
+                if group is groups[-1]:
+                    yield place, [answers[place][index] for index in range(len(requests))]
 
     @torch.inference_mode()
     def write(
         self, requests: Sequence[Written], conditions: Sequence[Condition]
-    ) -> list[list[Writing]]:
-        """Generate greedily for every request under every condition: `[condition][request]`."""
+    ) -> Iterator[tuple[int, list[Writing]]]:
+        """Generate greedily for every request under every condition; as `score`."""
         edits = Edits(self.twin, conditions, self.references)
         answers: list[dict[int, Writing]] = [{} for _ in conditions]
-        for group in packs([one.context for one in requests], self.max_tokens):
-            chosen = set(group)
-            asked = [index for index, one in enumerate(requests) if one.context in chosen]
-            batch = Batch(self, self.row(group), [requests[index] for index in asked], conditions)
-            for index, writings in batch.write(edits):
-                answers[index] |= dict(zip(asked, writings, strict=True))
-        return [[into[index] for index in range(len(requests))] for into in answers]
+        groups = self.plan(requests, conditions).groups
+        for group in groups:
+            batch = Batch(self, group, [requests[index] for index in group.asked], conditions)
+            for place, writings in batch.write(edits):
+                answers[place] |= dict(zip(group.asked, writings, strict=True))
+                if group is groups[-1]:
+                    yield place, [answers[place][index] for index in range(len(requests))]
+
+    @property
+    def n_logits(self) -> int:
+        """Places whose logits are held at once."""
+        return self.budget.logits(self.twin.shape)
 
     def row(self, sequences: Sequence[Ids]) -> Row:
         """Sequences as one packed row."""
@@ -178,41 +180,43 @@ class Batch:
 
     Args:
         fused: whose model and bounds are used.
-        row: the contexts.
+        group: as planned.
         requests: what is asked.
         conditions: under which it is asked.
     """
 
     def __init__(
-        self, fused: Fused, row: Row, requests: Sequence[Written], conditions: Sequence[Condition]
+        self,
+        fused: Fused,
+        group: Group,
+        requests: Sequence[Written],
+        conditions: Sequence[Condition],
     ) -> None:
         self._twin = fused.twin
+        self._group = group
+        self._n_logits = fused.n_logits
+        row = fused.row(group.sequences)
         self._row = row
         self._requests = requests
-        self._max_bytes = fused.max_bytes
-        self._n_layers = len(fused.twin.blocks)
         asked = [one.context for one in requests]
         self._paths = [row.packed.paths[ids] for ids in asked]
         self._contexts = contexts_of(row.packed, asked, fused.dtype, fused.device)
         self._lengths = torch.tensor([len(ids) for ids in asked], device=fused.device)
-        self._n_new = max(one.max_gen_toks for one in requests)
         self._conditions = conditions
         self._below: list[Kept] = []
         self._intact = Intact(self._twin, row, conditions, self._keep_below)
 
     def write(self, edits: Edits) -> Iterator[tuple[int, list[Writing]]]:
         """What is written under each condition, with the condition's place."""
-        first = [self._first(condition) for condition in self._conditions]
-        order = sorted(range(len(first)), key=first.__getitem__)
-        while order:
-            n = self._fitting([first[place] for place in order])
-            now, order = order[:n], order[n:]
-            found = self._write([self._conditions[place] for place in now], edits)
-            yield from zip(now, found, strict=True)
+        for wave in self._group.waves:
+            found = self._write([self._conditions[place] for place in wave], edits)
+            yield from zip(wave, found, strict=True)
 
     def _write(self, conditions: Sequence[Condition], edits: Edits) -> list[list[Writing]]:
         n = len(self._requests)
-        rows = Rows(self._contexts, self._below, list(map(self._first, conditions)), self._n_new)
+        rows = Rows(
+            self._contexts, self._below, list(map(self._first, conditions)), self._group.n_new
+        )
         begun = [
             self._begin(rows, place, condition, edits) for place, condition in enumerate(conditions)
         ]
@@ -275,7 +279,7 @@ class Batch:
         return [(*self._requests[row % n].context, *decoding.ids[row]) for row in live]
 
     def _choose(self, stream: Float[Tensor, "row d_model"]) -> Chosen:
-        found = [greedy(self._twin.logits(chunk)) for chunk in chunks(stream, self._twin)]
+        found = [greedy(self._twin.logits(chunk)) for chunk in stream.split(self._n_logits)]
         return Chosen(
             torch.cat([one.tokens for one in found]), torch.cat([one.finite for one in found])
         )
@@ -285,20 +289,4 @@ class Batch:
         return self._row.layout.attend(layer, q, k, v, score)
 
     def _first(self, condition: Condition) -> int:
-        return self._n_layers if condition.first_layer is None else condition.first_layer
-
-    def _fitting(self, firsts: Sequence[int]) -> int:
-        """How many of the conditions, in order, fit into memory together; at least one."""
-        n_rows = len(self._requests)
-        left = self._max_bytes
-        for n, first in enumerate(firsts):
-            for layer, below in enumerate(self._below):
-                (k, v), trunks = below.own, below.trunks
-                each = k[0, :, 0].nbytes + v[0, :, 0].nbytes
-                own = self._n_new + (k.shape[2] if first <= layer else 0)
-                left -= n_rows * own * each
-                if first <= layer:
-                    left -= sum(x.nbytes + y.nbytes for x, y in trunks)
-            if left < 0:
-                return max(n, 1)
-        return len(firsts)
+        return len(self._twin.blocks) if condition.first_layer is None else condition.first_layer

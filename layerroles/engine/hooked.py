@@ -7,7 +7,7 @@ several continuations) is read once under each condition, see `stages`. All of i
 bridge's own blocks, so that every TransformerLens hook fires from the first ablated layer on.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -27,6 +27,8 @@ Request = TypeVar("Request", Scored, Written)
 
 # Rows are dropped from a decoding batch when fewer than this share of them still write.
 _COMPACT_BELOW = 0.75
+# Conditions that share the intact model's reading of the requests.
+_CONDITIONS_AT_ONCE = 8
 # Padded continuation tokens that are read together: their logits are held at once.
 _MAX_TAIL_TOKENS = 512
 
@@ -77,8 +79,23 @@ class Hooked:
 
     def score(
         self, requests: Sequence[Scored], conditions: Sequence[Condition]
+    ) -> Iterator[tuple[int, list[Score]]]:
+        """Score every request under every condition; each condition's place, with its scores."""
+        for start in range(0, len(conditions), _CONDITIONS_AT_ONCE):
+            some = conditions[start : start + _CONDITIONS_AT_ONCE]
+            yield from enumerate(self._score_some(requests, some), start)
+
+    def write(
+        self, requests: Sequence[Written], conditions: Sequence[Condition]
+    ) -> Iterator[tuple[int, list[Writing]]]:
+        """Generate greedily for every request under every condition; as `score`."""
+        for start in range(0, len(conditions), _CONDITIONS_AT_ONCE):
+            some = conditions[start : start + _CONDITIONS_AT_ONCE]
+            yield from enumerate(self._write_some(requests, some), start)
+
+    def _score_some(
+        self, requests: Sequence[Scored], conditions: Sequence[Condition]
     ) -> list[list[Score]]:
-        """Score every request under every condition: `[condition][request]`."""
         answers: list[dict[int, Score]] = [{} for _ in conditions]
         for batch in self._batches(requests):
             targets = [requests[index].continuation for index in batch.asked]
@@ -89,10 +106,9 @@ class Hooked:
                 into |= dict(zip(batch.asked, scores, strict=True))
         return [[into[index] for index in range(len(requests))] for into in answers]
 
-    def write(
+    def _write_some(
         self, requests: Sequence[Written], conditions: Sequence[Condition]
     ) -> list[list[Writing]]:
-        """Generate greedily for every request under every condition: `[condition][request]`."""
         answers: list[dict[int, Writing]] = [{} for _ in conditions]
         for batch in self._batches(requests):
             asked = [requests[index] for index in batch.asked]

@@ -48,15 +48,17 @@ class Plain:
 
     def score(
         self, requests: Sequence[Scored], conditions: Sequence[Condition]
-    ) -> list[list[Score]]:
-        """Score every request under every condition: `[condition][request]`."""
-        return [self._score(requests, condition) for condition in conditions]
+    ) -> Iterator[tuple[int, list[Score]]]:
+        """Score every request under every condition; each condition's place, with its scores."""
+        for place, condition in enumerate(conditions):
+            yield place, self._score(requests, condition)
 
     def write(
         self, requests: Sequence[Written], conditions: Sequence[Condition]
-    ) -> list[list[Writing]]:
-        """Generate greedily for every request under every condition: `[condition][request]`."""
-        return [self._write(requests, condition) for condition in conditions]
+    ) -> Iterator[tuple[int, list[Writing]]]:
+        """Generate greedily for every request under every condition; as `score`."""
+        for place, condition in enumerate(conditions):
+            yield place, self._write(requests, condition)
 
     def _score(self, requests: Sequence[Scored], condition: Condition) -> list[Score]:
         answers: dict[int, Score] = {}

@@ -1,6 +1,6 @@
 """From logits to scores: log-softmax in float32, only where a token is scored."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -13,8 +13,6 @@ from layerroles.engine.twin import Twin
 
 # Rows whose float32 logits are held at once.
 _CHUNK = 8
-# Logits of a packed row that are held at once.
-_LOGITS = 2**24
 
 
 class Places:
@@ -47,11 +45,19 @@ class Places:
         twin: Twin,
         stream: Float[Tensor, "pos d_model"],
         changed_on: Callable[[Int[np.ndarray, " place"]], bool],
+        n_logits: int,
     ) -> list[Score]:
-        """Score every request, from the stream after the last norm."""
+        """Score every request.
+
+        Args:
+            twin: whose read-out it is.
+            stream: after the last norm.
+            changed_on: whether an edit changed something at some places.
+            n_logits: places whose logits are held at once.
+        """
         logprobs, hits, fine = [], [], []
         start = 0
-        for chunk in chunks(stream[self._stream_places], twin):
+        for chunk in stream[self._stream_places].split(n_logits):
             logits = twin.logits(chunk).float()
             a, b = torch.searchsorted(
                 self._rows, torch.tensor([start, start + len(chunk)], device=self._rows.device)
@@ -84,11 +90,6 @@ class Places:
                 strict=True,
             )
         ]
-
-
-def chunks(stream: Float[Tensor, "pos d_model"], twin: Twin) -> Iterator[Tensor]:
-    """The stream in pieces whose logits can be held."""
-    yield from stream.split(max(1, _LOGITS // twin.bridge.cfg.d_vocab))
 
 
 def read_out(

@@ -62,7 +62,9 @@ def contexts_of(
         own=own.to(device),
         bias=bias.to(device) if any(len(row) < longest for row in rows) else None,
         trunks=tuple(slice(s.start, s.start + s.n) for s in (segments[t] for t in used)),
-        under=np.array([[trunk in trunks for trunks in above] for trunk in used], dtype=bool),
+        under=np.array(
+            [[trunk in trunks for trunks in above] for trunk in used], dtype=bool
+        ).reshape(len(used), len(asked)),
         ends=own[:, -1].to(device),
     )
 

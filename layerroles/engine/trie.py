@@ -70,7 +70,9 @@ def shared_lengths(ordered: Sequence[Ids]) -> list[int]:
     return [0, *(_common(one, two) for one, two in pairwise(ordered))]
 
 
-def packs(sequences: Sequence[Ids], max_tokens: int) -> list[list[Ids]]:
+def packs(
+    sequences: Sequence[Ids], max_tokens: int, max_sequences: int | None = None
+) -> list[list[Ids]]:
     """The different sequences in groups whose packed rows have at most `max_tokens` tokens.
 
     Sequences that begin alike stay together; one that is longer by itself makes a group of its own.
@@ -79,7 +81,8 @@ def packs(sequences: Sequence[Ids], max_tokens: int) -> list[list[Ids]]:
     groups: list[list[Ids]] = []
     n = max_tokens
     for sequence, shared in zip(ordered, shared_lengths(ordered), strict=True):
-        if n + len(sequence) - shared > max_tokens:
+        full = bool(groups) and max_sequences is not None and len(groups[-1]) >= max_sequences
+        if full or n + len(sequence) - shared > max_tokens:
             groups.append([])
             n = shared = 0
         groups[-1].append(sequence)

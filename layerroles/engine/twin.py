@@ -7,9 +7,11 @@ language model whose attention goes through transformers' attention interface.
 
 import copy
 import inspect
+import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -20,6 +22,8 @@ from transformers import AttentionInterface, AutoModelForCausalLM
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from layerroles.engine.attend import Score
+from layerroles.engine.memory import Shape
+from layerroles.errors import InputError
 from layerroles.sites import Site
 
 # How the engine attends: (layer, q, k, v, score) -> out; heads first, out with positions first.
@@ -29,8 +33,8 @@ _NAME = "layerroles"
 _WRAPPER = "._original_component"
 
 
-class NoTwin(Exception):
-    """This model cannot be run in this way."""
+class NoTwin(InputError):
+    """This model, or this site of it, cannot be run in this way."""
 
 
 class Twin:
@@ -57,6 +61,46 @@ class Twin:
         for layer, (block, path) in enumerate(zip(bridge.blocks, paths, strict=True)):
             attention = self.model.get_submodule(f"{path}.{block.attn.name}")
             attention.__dict__["layerroles_attend"] = self._attends(layer)
+        self.shape = self._measured()
+
+    def _measured(self) -> Shape:
+        """The model's size, keys and values measured on a pass over two tokens."""
+        seen: dict[int, int] = {}
+        calls: list[int] = []
+
+        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor, score: Score) -> Tensor:
+            calls.append(layer)
+            seen[layer] = (k.numel() + v.numel()) // k.shape[1] * k.element_size()
+            return torch.zeros(q.shape[1], q.shape[0], v.shape[2], dtype=q.dtype, device=q.device)
+
+        config, weight = self.bridge.cfg, next(self.base.parameters())
+        with torch.inference_mode():
+            pair = torch.zeros(2, dtype=torch.long, device=weight.device)
+            self.run(pair, torch.arange(2, device=weight.device), attend)
+        if calls != list(range(len(self.blocks))):
+            raise NoTwin("its layers do not attend once each")
+        d_mlp = config.d_mlp or 4 * config.d_model
+        return Shape(
+            n_layers=len(self.blocks),
+            d_model=config.d_model,
+            d_vocab=config.d_vocab,
+            n_weights=sum(p.numel() for block in self.blocks for p in block.parameters()),
+            n_bytes=weight.element_size(),
+            kv=tuple(seen[layer] for layer in range(len(self.blocks))),
+            inner=6 * config.d_model + 3 * d_mlp + 8 * config.n_heads * config.d_head,
+        )
+
+    @cached_property
+    def flops(self) -> float:
+        """Floating-point operations a second of a large matmul of the model's own kind."""
+        weight = next(p for p in self.blocks[0].parameters() if p.ndim == 2)
+        given = weight.new_ones(1024, weight.shape[1])
+        best = math.inf
+        for _ in range(3):
+            began = time.perf_counter()
+            float((given @ weight.T)[0, 0])
+            best = min(best, time.perf_counter() - began)
+        return float(2 * len(given) * weight.numel() / best)
 
     def run(
         self, tokens: Int[Tensor, " pos"], positions: Int[Tensor, " pos"], attend: Attend

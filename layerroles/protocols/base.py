@@ -5,7 +5,7 @@ needs of an example (choices, say) it checks before anything is run.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -79,11 +79,20 @@ class Protocol(ABC):
 
 
 class Asked(ABC):
-    """Encoded requests for some examples, ready to be answered under any condition."""
+    """Encoded requests for some examples, ready to be answered under any condition.
+
+    Class attributes:
+        apart: whether a condition's answers are the same to the last bit whatever other conditions
+            are asked together with it.
+    """
+
+    apart: ClassVar[bool]
 
     @abstractmethod
-    def answers(self, engine: Engine, conditions: Sequence[Condition]) -> list[list[Answer]]:
-        """Answers: `[condition][example]`."""
+    def answers(
+        self, engine: Engine, conditions: Sequence[Condition]
+    ) -> Iterator[tuple[int, list[Answer]]]:
+        """Each condition's place with its answers, `[example]`, as they are ready."""
 
 
 @dataclass(frozen=True)
@@ -95,18 +104,21 @@ class AskedScores(Asked):
     requests: list[Scored]
     n_each: list[int]
 
-    def answers(self, engine: Engine, conditions: Sequence[Condition]) -> list[list[Answer]]:
+    apart: ClassVar[bool] = True
+
+    def answers(
+        self, engine: Engine, conditions: Sequence[Condition]
+    ) -> Iterator[tuple[int, list[Answer]]]:
         """Score all requests and judge each example's."""
-        answered = []
-        for scores in engine.score(self.requests, conditions):
+        for place, scores in engine.score_each(self.requests, conditions):
             left = iter(scores)
-            answered.append(
+            yield (
+                place,
                 [
                     self.protocol.judge(example, [next(left) for _ in range(n)])
                     for example, n in zip(self.examples, self.n_each, strict=True)
-                ]
+                ],
             )
-        return answered
 
 
 class LikelihoodProtocol(Protocol):
@@ -140,15 +152,20 @@ class AskedWritings(Asked):
     examples: Sequence[Example]
     requests: list[Written]
 
-    def answers(self, engine: Engine, conditions: Sequence[Condition]) -> list[list[Answer]]:
+    apart: ClassVar[bool] = False  # rows of several conditions are decoded in one batch
+
+    def answers(
+        self, engine: Engine, conditions: Sequence[Condition]
+    ) -> Iterator[tuple[int, list[Answer]]]:
         """Generate for all examples and judge what was written."""
-        return [
-            [
-                self.protocol.judge(self.task, example, writing)
-                for example, writing in zip(self.examples, writings, strict=True)
-            ]
-            for writings in engine.write(self.requests, conditions)
-        ]
+        for place, writings in engine.write_each(self.requests, conditions):
+            yield (
+                place,
+                [
+                    self.protocol.judge(self.task, example, writing)
+                    for example, writing in zip(self.examples, writings, strict=True)
+                ],
+            )
 
 
 class GenerationProtocol(Protocol):

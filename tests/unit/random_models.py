@@ -48,7 +48,7 @@ CONFIGS: dict[str, PretrainedConfig] = {
     # Norms on queries and keys; heads that are wider than d_model / n_heads.
     "qwen3": Qwen3Config(**_LLAMA_LIKE, head_dim=16, tie_word_embeddings=True),
     # Norms before and after, soft caps, sliding windows in turn.
-    "gemma2": Gemma2Config(**_LLAMA_LIKE, head_dim=8, sliding_window=64, query_pre_attn_scalar=8),
+    "gemma2": Gemma2Config(**_LLAMA_LIKE, head_dim=8, sliding_window=128, query_pre_attn_scalar=8),
     # Attention and MLP in parallel.
     "neox": GPTNeoXConfig(
         **_SIZE,

@@ -1,4 +1,4 @@
-"""The engine: the reference is checked by hand, the shared executor against the reference."""
+"""The engine: the reference is checked by hand, the other executors against the reference."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ import layerroles as lr
 from layerroles.ablations import Condition
 from layerroles.engine.plain import Plain
 from layerroles.engine.requests import scored, written
-from tests.unit.random_models import ARCHITECTURES, random_model
+from tests.unit.random_models import ALL_ARCHITECTURES, ARCHITECTURES, random_model
 from tests.unit.test_ablations import Scale
 
 PREFIX = "Some words that all of the questions begin with. "
@@ -64,32 +64,53 @@ def test_the_reference_is_right(architecture: str) -> None:
             assert found.n_tokens[column] == n
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_the_shared_executor_scores_like_the_reference(architecture: str) -> None:
+@pytest.mark.parametrize("executor", ["fused", "hooked"])
+@pytest.mark.parametrize("architecture", ALL_ARCHITECTURES)
+def test_all_executors_score_like_the_reference(architecture: str, executor: str) -> None:
     model = random_model(architecture)
     chosen = conditions(model)
-    shared = lr.Engine(model)
-    assert shared.executor == "hooked"
     plain = lr.Engine(model, executor="plain", batch_size=1).loglikelihood(PAIRS, chosen)
-    found = shared.loglikelihood(PAIRS, chosen)
+    found = lr.Engine(model, executor=executor).loglikelihood(PAIRS, chosen)
     assert abs(found.logprob - plain.logprob).max() < 1e-4
     assert (found.is_greedy == plain.is_greedy).all()
     assert (found.changed == plain.changed).all()
     assert not found.changed[0].any()
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", ALL_ARCHITECTURES)
 def test_everyone_writes_the_same(architecture: str) -> None:
-    """Shared, batched with a cache, and alone without one."""
+    """All conditions together, shared, batched with a cache, and alone without one."""
     model = random_model(architecture)
     chosen = conditions(model)
-    shared = lr.Engine(model)
-    found = shared.generate_until(ASKED, chosen)
-    assert lr.Engine(model, executor="plain").generate_until(ASKED, chosen) == found
-    references = lr.ablations.resolve(model, chosen)
-    alone = Plain(model, references, batch_size=1, use_cache=False)
-    texts = alone.write(written(model, ASKED), chosen)
-    assert [[one.text for one in row] for row in texts] == found
+    alone = Plain(model, lr.ablations.resolve(model, chosen), batch_size=1, use_cache=False)
+    texts = dict(alone.write(written(model, ASKED), chosen))
+    found = [[one.text for one in texts[place]] for place in range(len(chosen))]
+    for executor in ("plain", "hooked", "fused"):
+        assert lr.Engine(model, executor=executor).generate_until(ASKED, chosen) == found
+
+
+@pytest.mark.parametrize("architecture", ALL_ARCHITECTURES)
+def test_the_fastest_executor_is_chosen(architecture: str) -> None:
+    model = random_model(architecture)
+    engine = lr.Engine(model)
+    chosen = conditions(model)
+    plain = lr.Engine(model, executor="plain").loglikelihood(PAIRS, chosen)
+    assert abs(engine.loglikelihood(PAIRS, chosen).logprob - plain.logprob).max() < 1e-4
+    engine.generate_until(ASKED, chosen)
+    assert engine.used == {"fused"}
+
+
+def test_a_request_that_outgrows_a_sliding_window_is_left_to_the_reference() -> None:
+    model = random_model("gemma2")
+    engine = lr.Engine(model)
+    chosen = [Condition({}), Condition({lr.Site(0): lr.Skip()}), Condition({lr.Site(2): lr.Skip()})]
+    pairs = [("ab " * 60, "c d"), ("ab " * 60 + "x", "y")]
+    found = engine.loglikelihood(pairs, chosen)
+    assert engine.used == {"plain"}
+    plain = lr.Engine(model, executor="plain", batch_size=1).loglikelihood(pairs, chosen)
+    assert abs(found.logprob - plain.logprob).max() < 1e-4
+    with pytest.raises(lr.InputError, match="183 tokens do not fit into its sliding window of 128"):
+        lr.Engine(model, executor="fused").loglikelihood(pairs, chosen)
 
 
 def test_a_text_ends_where_it_was_asked_to() -> None:
@@ -104,7 +125,7 @@ def test_a_text_ends_where_it_was_asked_to() -> None:
 def test_logits_that_are_not_finite_are_said_to_be() -> None:
     model = random_model("llama")
     broken = Condition({lr.Site(1): Scale(float("inf"))})
-    for executor in ("plain", "hooked"):
+    for executor in ("plain", "hooked", "fused"):
         engine = lr.Engine(model, executor=executor)
         found = engine.loglikelihood(PAIRS[:2], [Condition({}), broken])
         assert not found.is_greedy[1].any()

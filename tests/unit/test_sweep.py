@@ -103,13 +103,13 @@ def test_a_finished_run_is_extended_and_nothing_is_done_twice(
     first, *others = lr.each_layer(model, lr.Skip())
     lr.Sweep(model, tasks, [first], protocols=["continuation"], limit=3).run(tmp_path / "run")
     n_asked: list[int] = []
-    own = lr.Engine.score
+    own = lr.Engine.score_each
 
     def counted(engine: lr.Engine, requests: list, conditions: list) -> object:
         n_asked.append(len(requests) * len(conditions))
         return own(engine, requests, conditions)
 
-    monkeypatch.setattr(lr.Engine, "score", counted)
+    monkeypatch.setattr(lr.Engine, "score_each", counted)
     same = lr.Sweep(model, tasks, [first], protocols=["continuation"], limit=3)
     same.run(tmp_path / "run")
     assert n_asked == []
@@ -313,7 +313,7 @@ def test_a_disk_that_fails_is_told_and_an_error_of_the_model_is_not_taken_for_on
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(lr.Engine, "score", broken)
+        patch.setattr(lr.Engine, "score_each", broken)
         with pytest.raises(OSError, match="No space left"):
             sweep.run(tmp_path / "run")
     with monkeypatch.context() as patch:

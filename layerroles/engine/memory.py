@@ -1,0 +1,107 @@
+"""How much memory a computation may take, and what that allows."""
+
+import os
+import re
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from layerroles.errors import InputError
+
+_UNITS = {"": 1, "KB": 2**10, "MB": 2**20, "GB": 2**30, "TB": 2**40}
+# Of what is free, for lack of another wish.
+_SHARE_OF_FREE = 0.5
+# Of the budget: for a packed row (with what is recorded of it), for rows that decode, for logits.
+_FOR_ROW, _FOR_ROWS, _FOR_LOGITS = 0.4, 0.4, 0.1
+_LONGEST_ROW = 8192
+_MOST_LOGITS = 2**24
+# Logits are held as the model gives them, as float32, and once more while they are summed.
+_BYTES_PER_LOGIT = 12
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What of a model decides over memory and time.
+
+    Attributes:
+        n_layers, d_model, d_vocab: its size.
+        n_weights: parameters of all blocks.
+        n_bytes: of one number.
+        kv: for each layer, bytes of one token's keys and values.
+        inner: for one token, the most numbers that are alive within a block.
+    """
+
+    n_layers: int
+    d_model: int
+    d_vocab: int
+    n_weights: int
+    n_bytes: int
+    kv: tuple[int, ...]
+    inner: int
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Bytes that a computation may take besides the model's weights."""
+
+    total: int
+
+    def row_tokens(self, shape: Shape, n_recorded: int, *, keys: bool) -> int:
+        """How long a packed row may be.
+
+        Args:
+            shape: of the model.
+            n_recorded: streams kept of each token.
+            keys: whether the intact model's keys and values are kept as well.
+        """
+        each = shape.n_bytes * (n_recorded * shape.d_model + shape.inner)
+        each += sum(shape.kv) if keys else 0
+        return max(64, min(_LONGEST_ROW, int(_FOR_ROW * self.total) // each))
+
+    @property
+    def for_rows(self) -> int:
+        """Bytes for the keys and values of rows that are decoded together."""
+        return int(_FOR_ROWS * self.total)
+
+    def logits(self, shape: Shape) -> int:
+        """Places whose logits may be held at once."""
+        most = min(_MOST_LOGITS, int(_FOR_LOGITS * self.total) // _BYTES_PER_LOGIT)
+        return max(1, most // shape.d_vocab)
+
+
+def budget(memory: str | int | None, device: torch.device) -> Budget:
+    """A budget from a number of bytes, a text such as `"8GB"`, or half of what is free now.
+
+    Raises:
+        InputError: not a size, or less than 1 MB.
+    """
+    if memory is None:
+        return Budget(int(_SHARE_OF_FREE * _free(device)))
+    if isinstance(memory, str):
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)i?B?", memory.strip(), re.IGNORECASE)
+        if match is None:
+            raise InputError(f"memory={memory!r} is not a size: write 8GB, 500MB or bytes")
+        unit = match[2].upper()
+        memory = int(float(match[1]) * _UNITS[f"{unit}B" if unit else ""])
+    if isinstance(memory, bool) or memory < 2**20:
+        raise InputError(f"memory={memory!r} is too little: use 1 MB or more")
+    return Budget(memory)
+
+
+def _free(device: torch.device) -> int:
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    found = []
+    limit = Path("/sys/fs/cgroup/memory.max")
+    used = Path("/sys/fs/cgroup/memory.current")
+    with suppress(OSError, ValueError):  # no such control group, or no limit
+        found.append(int(limit.read_text()) - int(used.read_text()))
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        values = dict(line.split(":", 1) for line in lines)
+        found.append(int(values["MemAvailable"].split()[0]) * 2**10)
+    except (OSError, KeyError, ValueError):  # not Linux
+        found.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2)
+    return max(2**20, min(found))

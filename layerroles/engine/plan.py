@@ -1,0 +1,231 @@
+"""What will be computed for which answers, before anything is: the plan that execution follows.
+
+Example:
+    >>> print(engine.plan(requests, conditions))  # doctest: +SKIP
+    fused, loglikelihood: 128 requests x 31 conditions
+      31 passes in 1 group, 0 rows decoded together
+      ...
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from layerroles.ablations import Condition
+from layerroles.engine.memory import Budget, Shape
+from layerroles.engine.requests import Scored, Written
+from layerroles.engine.trie import Ids, Packed, pack, packs
+
+Requests = Sequence[Scored] | Sequence[Written]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Requests that are packed into one row, which each condition reads once.
+
+    Attributes:
+        asked: their places among all requests.
+        sequences: the different token sequences that are read.
+        n_tokens: of the packed row.
+        n_alone: tokens if each request is read alone.
+        n_new: tokens that each request may write; 0 for likelihoods.
+        waves: the conditions, as they are answered together.
+        n_bytes: taken at the most.
+    """
+
+    asked: tuple[int, ...]
+    sequences: tuple[Ids, ...]
+    n_tokens: int
+    n_alone: int
+    n_new: int
+    waves: tuple[tuple[int, ...], ...]
+    n_bytes: int
+
+    @property
+    def rows(self) -> int:
+        """The most (condition, request) rows that are decoded together; 0 for likelihoods."""
+        return max(map(len, self.waves)) * len(self.asked) if self.n_new else 0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What an engine will do for some requests under some conditions.
+
+    Attributes:
+        executor: that will do it.
+        verb: `"loglikelihood"` or `"generate_until"`.
+        n_requests, n_conditions: what is asked.
+        groups: the requests, as they are packed.
+        depths: for each condition, the share of the blocks that are run anew for it.
+        seconds: expected at the most, since texts may end early.
+    """
+
+    executor: str
+    verb: Literal["loglikelihood", "generate_until"]
+    n_requests: int
+    n_conditions: int
+    groups: tuple[Group, ...]
+    depths: tuple[float, ...]
+    seconds: float
+
+    @property
+    def passes(self) -> int:
+        """Passes over packed rows: the intact model's, and one for each condition that edits."""
+        return len(self.groups) * (1 + sum(depth > 0 for depth in self.depths))
+
+    @property
+    def tokens_alone(self) -> int:
+        """Tokens of contexts and continuations if each request is read alone each time."""
+        return self.n_conditions * sum(group.n_alone for group in self.groups)
+
+    @property
+    def tokens_read(self) -> float:
+        """Tokens that are read instead; one that runs through half of the blocks counts half."""
+        return (1 + sum(self.depths)) * sum(group.n_tokens for group in self.groups)
+
+    @property
+    def rows(self) -> int:
+        """The most (condition, request) rows that are decoded together; 0 for likelihoods."""
+        return max((group.rows for group in self.groups), default=0)
+
+    @property
+    def n_bytes(self) -> int:
+        """Memory taken at the most, besides the model's weights."""
+        return max((group.n_bytes for group in self.groups), default=0)
+
+    def __str__(self) -> str:
+        shared = self.tokens_alone / self.tokens_read if self.tokens_read else 1.0
+        lines = [
+            f"{self.executor}, {self.verb}: {self.n_requests} requests x "
+            f"{self.n_conditions} conditions",
+            f"  passes      {self.passes} over {len(self.groups)} packed rows",
+            f"  tokens      {self.tokens_alone:,} if each request is read alone, "
+            f"{self.tokens_read:,.0f} here ({shared:.1f} times fewer)",
+            f"  decoded     up to {self.rows} rows together" if self.rows else "",
+            f"  memory      up to {self.n_bytes / 2**20:,.0f} MB besides the weights",
+            f"  time        up to about {self.seconds:.0f} s",
+        ]
+        return "\n".join(line for line in lines if line)
+
+
+def make_plan(
+    requests: Requests,
+    conditions: Sequence[Condition],
+    shape: Shape,
+    budget: Budget,
+    flops: float,
+) -> Plan:
+    """Plan the computation of one sweep.
+
+    Args:
+        requests: all scored, or all written.
+        conditions: under which they are asked.
+        shape: of the model.
+        budget: what it may take.
+        flops: floating-point operations a second, for the time that is expected.
+    """
+    firsts = [shape.n_layers if c.first_layer is None else c.first_layer for c in conditions]
+    depths = tuple(1 - first / shape.n_layers for first in firsts)
+    writes = any(isinstance(request, Written) for request in requests)
+    sequences = [_sequence(request) for request in requests]
+    recorded = len({first for first in firsts if first < shape.n_layers})
+    longest = budget.row_tokens(shape, recorded, keys=writes)
+    most = len(requests)
+    if writes:
+        each = sum(shape.kv) * max(map(len, sequences))
+        each += sum(shape.kv) * max(_n_new(request) for request in requests)
+        most = max(1, budget.for_rows // each)
+    groups = tuple(
+        _group(found, requests, sequences, firsts, shape, budget, recorded)
+        for found in packs(sequences, longest, most)
+    )
+    seconds = sum(_flops(group, depths, shape, requests) for group in groups) / flops
+    return Plan(
+        executor="fused",
+        verb="generate_until" if writes else "loglikelihood",
+        n_requests=len(requests),
+        n_conditions=len(conditions),
+        groups=groups,
+        depths=depths,
+        seconds=seconds,
+    )
+
+
+def _group(
+    sequences: list[Ids],
+    requests: Requests,
+    all_sequences: list[Ids],
+    firsts: list[int],
+    shape: Shape,
+    budget: Budget,
+    recorded: int,
+) -> Group:
+    chosen = set(sequences)
+    asked = [index for index, ids in enumerate(all_sequences) if ids in chosen]
+    packed = pack(sequences)
+    n_new = max(_n_new(requests[index]) for index in asked)
+    n = len(packed.tokens)
+    n_bytes = n * shape.n_bytes * (recorded * shape.d_model + shape.inner)
+    n_bytes += budget.logits(shape) * shape.d_vocab * 12
+    waves = [[place] for place in range(len(firsts))]
+    if n_new:
+        n_bytes += n * sum(shape.kv)
+        weighed = [_row_bytes(first, packed, len(asked), n_new, shape) for first in firsts]
+        waves = _waves(firsts, weighed, budget.for_rows)
+        n_bytes += max(sum(weighed[place] for place in wave) for wave in waves)
+    return Group(
+        asked=tuple(asked),
+        sequences=tuple(sequences),
+        n_tokens=n,
+        n_alone=sum(len(all_sequences[index]) for index in asked),
+        n_new=n_new,
+        waves=tuple(map(tuple, waves)),
+        n_bytes=n_bytes,
+    )
+
+
+def _row_bytes(first: int, packed: Packed, n_requests: int, n_new: int, shape: Shape) -> int:
+    """Keys and values that a condition has for itself while it decodes."""
+    trunks = {trunk for segment in packed.segments for trunk in segment.trunks}
+    in_trunks = sum(packed.segments[trunk].n for trunk in trunks)
+    own = max(
+        len(path)
+        - sum(packed.segments[t].n for t in packed.segments[packed.segment_of[ids]].trunks)
+        for ids, path in packed.paths.items()
+    )
+    above = sum(shape.kv[first:])
+    return n_requests * (sum(shape.kv) * n_new + above * own) + above * in_trunks
+
+
+def _waves(firsts: list[int], weighed: list[int], most: int) -> list[list[int]]:
+    """Conditions in the order of their first layers, cut where memory ends."""
+    waves: list[list[int]] = []
+    left = -1
+    for place in sorted(range(len(firsts)), key=firsts.__getitem__):
+        if left < weighed[place]:
+            waves.append([])
+            left = most
+        waves[-1].append(place)
+        left -= weighed[place]
+    return waves
+
+
+def _flops(group: Group, depths: tuple[float, ...], shape: Shape, requests: Requests) -> float:
+    weights, head = 2 * shape.n_weights, 2 * shape.d_model * shape.d_vocab
+    n = len(depths) * len(group.asked)
+    read = (1 + sum(depths)) * group.n_tokens * weights
+    if group.n_new:
+        return read + n * group.n_new * (weights + head)
+    asked = (requests[index] for index in group.asked)
+    places = sum(len(one.continuation) for one in asked if isinstance(one, Scored))
+    return read + len(depths) * places * head
+
+
+def _sequence(request: Scored | Written) -> Ids:
+    if isinstance(request, Written):
+        return request.context
+    return (*request.context, *request.continuation[:-1])
+
+
+def _n_new(request: Scored | Written) -> int:
+    return request.max_gen_toks if isinstance(request, Written) else 0

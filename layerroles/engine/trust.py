@@ -1,0 +1,98 @@
+"""Which executor may answer for which conditions: tried on some of the requests that are asked.
+
+The reference (`plain`) answers a few of the requests, cut short, under one condition of each kind;
+an executor is used for those kinds for which it gives the same. So what an architecture, a library
+version or a user's own ablation does that an executor does not foresee shows here, not in results.
+"""
+
+import logging
+from collections.abc import Iterator, Sequence
+from typing import Protocol, runtime_checkable
+
+import torch
+
+from layerroles.ablations import Condition
+from layerroles.engine.plain import Plain
+from layerroles.engine.requests import Score, Scored, Writing, Written
+
+log = logging.getLogger(__name__)
+
+Kind = tuple[object, ...]
+
+# Requests that are tried, and how long they may be.
+_N_TRIED = 2
+_LONGEST_CONTEXT, _LONGEST_CONTINUATION, _N_WRITTEN = 48, 4, 4
+# Largest difference of a log-likelihood, in nats a token; bfloat16 also gets what the reference
+# differs from itself in another batch, times `_NOISE`.
+_TOLERANCE = {torch.float32: 2.5e-4, torch.float16: 0.02, torch.bfloat16: 0.1}
+_NOISE = 4.0
+
+
+@runtime_checkable
+class Executor(Protocol):
+    """What answers encoded requests under conditions: each condition's place, with its answers."""
+
+    def score(  # noqa: D102
+        self, requests: Sequence[Scored], conditions: Sequence[Condition]
+    ) -> Iterator[tuple[int, list[Score]]]: ...
+
+    def write(  # noqa: D102
+        self, requests: Sequence[Written], conditions: Sequence[Condition]
+    ) -> Iterator[tuple[int, list[Writing]]]: ...
+
+
+def kind(condition: Condition) -> Kind:
+    """What conditions have in common that an executor treats alike."""
+    edits = {(type(edit), site.part) for site, edit in condition.edits.items()}
+    return condition.at, tuple(sorted(edits, key=repr)), len(condition.edits) > 1
+
+
+def agrees(
+    executor: Executor,
+    plain: Plain,
+    requests: Sequence[Scored] | Sequence[Written],
+    condition: Condition,
+    dtype: torch.dtype,
+) -> str | None:
+    """Try an executor on some of the requests; what it does otherwise, or None if nothing."""
+    tried = _tried(requests)
+    (ours,), (theirs,) = (
+        [scores for _, scores in one.score(tried, [condition])] for one in (executor, plain)
+    )
+    bound = _TOLERANCE[dtype]
+    if dtype != torch.float32:
+        alone = [next(plain.score([request], [condition]))[1][0] for request in tried]
+        bound += _NOISE * max(map(_difference, theirs, alone))
+    found = max(map(_difference, ours, theirs))
+    if found > bound or any(x.changed != y.changed for x, y in zip(ours, theirs, strict=True)):
+        return f"log-likelihoods differ by {found:.2g} nats a token"
+    if dtype == torch.float32 and isinstance(requests[0], Written):
+        asked = [Written(request.context, (), _N_WRITTEN) for request in tried]
+        (ours_written,), (theirs_written,) = (
+            [texts for _, texts in one.write(asked, [condition])] for one in (executor, plain)
+        )
+        if ours_written != theirs_written:
+            return f"{ours_written[0].text!r} is written instead of {theirs_written[0].text!r}"
+    return None
+
+
+def _tried(requests: Sequence[Scored] | Sequence[Written]) -> list[Scored]:
+    """The shortest of the requests, cut short."""
+    order = sorted(range(len(requests)), key=lambda index: len(requests[index].context))
+    tried = []
+    for request in (requests[index] for index in order[:_N_TRIED]):
+        if isinstance(request, Scored):
+            context, continuation = request.context, request.continuation
+        else:
+            n = min(_LONGEST_CONTINUATION, len(request.context) - 1)
+            # A context of one token is scored against itself.
+            context = request.context[: len(request.context) - n]
+            continuation = request.context[len(context) :] or request.context
+        tried.append(Scored(context[-_LONGEST_CONTEXT:], continuation[:_LONGEST_CONTINUATION]))
+    return tried
+
+
+def _difference(one: Score, two: Score) -> float:
+    if one.finite != two.finite:
+        return float("inf")
+    return abs(one.logprob - two.logprob) / one.n_tokens if one.finite else 0.0
