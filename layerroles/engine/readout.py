@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from layerroles.engine.decode import finite
 from layerroles.engine.requests import Score, Scored
 from layerroles.engine.trie import Packed
 from layerroles.engine.twin import Twin
@@ -64,10 +65,9 @@ class Places:
             ).tolist()
             rows, targets = self._rows[a:b] - start, self._targets[a:b]
             sums, best = logits.logsumexp(-1), logits.argmax(-1)
-            finite = torch.isfinite(sums) & torch.isfinite(logits.amin(-1))
             logprobs.append(logits[rows, targets] - sums[rows])
             hits.append(best[rows] == targets)
-            fine.append(finite[rows])
+            fine.append(finite(logits)[rows])
             start += len(chunk)
         back = np.argsort(self._order, kind="stable")
         logprob, hit, finite_at = (
