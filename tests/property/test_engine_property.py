@@ -1,0 +1,80 @@
+"""Whatever is asked, in whatever order, under whatever conditions and budget: the same answers."""
+
+import string
+from dataclasses import replace
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import layerroles as lr
+from layerroles.ablations import Condition, resolve
+from layerroles.engine.fused import Fused
+from layerroles.engine.memory import Budget
+from layerroles.engine.plain import Plain
+from layerroles.engine.requests import scored, written
+from layerroles.engine.twin import Twin
+from tests.unit.random_models import random_model
+
+MODEL = random_model("llama")
+TWIN = Twin(MODEL)
+REFERENCE = lr.Reference(["some text", "another text"])
+
+texts = st.text(alphabet=string.ascii_lowercase + " ", min_size=1, max_size=12)
+starts = st.sampled_from(["", "s", "shared beginning of some tokens ", "shared beginning " * 6])
+contexts = st.builds(str.__add__, starts, st.text(alphabet="ab ", max_size=20))
+sites = st.one_of(
+    st.builds(lr.Site, st.integers(0, 2), st.sampled_from(["block", "attn", "mlp"])),
+    st.builds(lr.Site, st.integers(0, 2), st.just("head"), st.integers(0, 3)),
+)
+ablations = st.sampled_from([lr.Zero(), lr.Mean(REFERENCE)])
+conditions = st.builds(
+    Condition,
+    st.dictionaries(sites, ablations, min_size=1, max_size=3),
+    at=st.sampled_from(["all", "after_first"]),
+)
+many_conditions = st.lists(conditions, min_size=1, max_size=4).map(
+    lambda found: [Condition({}), *found]
+)
+budgets = st.sampled_from([2**20, 2**22, 2**28]).map(Budget)
+relaxed = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+
+@relaxed
+@given(st.lists(st.tuples(contexts, texts), min_size=1, max_size=8), many_conditions, budgets)
+def test_log_likelihoods(
+    pairs: list[tuple[str, str]], conditions: list[Condition], budget: Budget
+) -> None:
+    # A continuation that is all blanks melts into a context that is.
+    requests = scored(MODEL, [(context, text + "x") for context, text in pairs])
+    references = resolve(MODEL, conditions)
+    plain = dict(Plain(MODEL, references, batch_size=3).score(requests, conditions))
+    fused = dict(Fused(TWIN, references, budget).score(requests, conditions))
+    assert plain.keys() == fused.keys()
+    for place, scores in plain.items():
+        for one, two in zip(scores, fused[place], strict=True):
+            assert abs(one.logprob - two.logprob) < 1e-4
+            assert (one.n_tokens, one.finite, one.changed) == (
+                two.n_tokens,
+                two.finite,
+                two.changed,
+            )
+            assert one.is_greedy == two.is_greedy
+
+
+@relaxed
+@given(
+    st.lists(st.tuples(contexts, st.integers(1, 9)), min_size=1, max_size=6),
+    st.lists(st.sampled_from("abc"), max_size=1),
+    many_conditions,
+    budgets,
+)
+def test_texts(
+    asked: list[tuple[str, int]], until: list[str], conditions: list[Condition], budget: Budget
+) -> None:
+    requests = written(
+        MODEL, [(text, {"until": until, "max_gen_toks": most}) for text, most in asked]
+    )
+    references = resolve(MODEL, conditions)
+    plain = Plain(MODEL, references, batch_size=1, use_cache=False)
+    expected = dict(plain.write(requests, conditions))
+    assert dict(Fused(TWIN, references, budget).write(requests, conditions)) == expected

@@ -1,0 +1,140 @@
+"""Packing, planning and budgets: nothing here runs a model, but for the last tests."""
+
+import random
+
+import pytest
+
+import layerroles as lr
+from layerroles.engine.memory import Budget, Shape, budget
+from layerroles.engine.plan import make_plan
+from layerroles.engine.requests import Scored, Written
+from layerroles.engine.trie import pack, packs
+from tests.unit.random_models import random_model
+
+SHAPE = Shape(
+    n_layers=4, d_model=8, d_vocab=100, n_weights=1000, n_bytes=4, kv=(64,) * 4, inner=100
+)
+CONDITIONS = [lr.Condition({}), *(lr.Condition({lr.Site(n): lr.Skip()}) for n in range(4))]
+
+
+def sequences(kind: str) -> list[tuple[int, ...]]:
+    draw = random.Random(kind)
+    shots = tuple(range(100, 400))
+
+    def some(most: int, vocabulary: int = 5) -> tuple[int, ...]:
+        return tuple(draw.randrange(vocabulary) for _ in range(draw.randrange(1, most)))
+
+    return {
+        "few shots": [shots + some(60) for _ in range(20)],
+        "two levels": [shots + (n,) * 80 + some(70) for n in range(4) for _ in range(9)],
+        "nothing shared": [(n, *some(300)) for n in range(12)],
+        "short": [some(8, 2) for _ in range(60)],
+        "one within another": [(7,) * n for n in range(1, 600, 23)],
+        "ends with the shots": [shots, shots[:50], *(shots + some(60) for _ in range(12))],
+    }[kind]
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["few shots", "two levels", "nothing shared", "short", "one within another",
+     "ends with the shots"],
+)  # fmt: skip
+def test_a_packed_row_holds_every_sequence(kind: str) -> None:
+    asked = sequences(kind)
+    packed = pack(asked)
+    for ids in asked:
+        path = packed.paths[ids]
+        assert tuple(packed.tokens[place] for place in path) == ids
+        assert [packed.positions[place] for place in path] == list(range(len(ids)))
+        # What the last token may look at is exactly its path.
+        segment = packed.segments[packed.segment_of[ids]]
+        seen = {
+            place
+            for trunk in map(packed.segments.__getitem__, segment.trunks)
+            for place in range(trunk.start, trunk.start + trunk.n)
+        }
+        own = path[-1] - segment.start
+        row = range(own + 1) if segment.sees is None else segment.sees[own].nonzero()[0]
+        assert seen | {segment.start + int(place) for place in row} == set(path.tolist())
+    assert len(packed.tokens) <= packed.n_alone
+
+
+def test_shared_tokens_are_read_once() -> None:
+    asked = sequences("few shots")
+    packed = pack(asked)
+    longest = max(len(ids) - 300 for ids in asked)
+    assert len(packed.tokens) <= 300 + len(asked) * longest
+    assert [segment.n for segment in packed.segments].count(300) == 1
+    assert packed.n_alone == sum(map(len, set(asked)))
+
+
+def test_groups_hold_everything_once_and_keep_to_their_bounds() -> None:
+    asked = sequences("two levels") + sequences("nothing shared")
+    groups = packs(asked, max_tokens=500, max_sequences=5)
+    assert sorted(ids for group in groups for ids in group) == sorted(set(asked))
+    assert max(map(len, groups)) <= 5
+    assert all(len(group) == 1 or len(pack(group).tokens) <= 500 for group in groups)
+
+
+def test_a_plan_counts_what_is_shared() -> None:
+    shots = tuple(range(300))
+    requests = [Scored((*shots, n), (1, 2)) for n in range(10)]
+    plan = make_plan(requests, CONDITIONS, SHAPE, Budget(2**24), 1e9)
+    assert (plan.verb, plan.n_requests, plan.n_conditions, plan.rows) == ("loglikelihood", 10, 5, 0)
+    assert plan.passes == 5  # the intact model is one of them
+    assert plan.tokens_alone == 5 * 10 * 302
+    # Read: once intact, then from layers 0, 1, 2 and 3 of 4 on.
+    assert plan.tokens_read == pytest.approx((300 + 2 * 10) * (1 + 1 + 0.75 + 0.5 + 0.25))
+    assert "times fewer" in str(plan)
+
+
+def test_a_plan_of_texts_keeps_rows_within_memory() -> None:
+    requests = [Written((n, *range(60)), (), 20) for n in range(8)]
+    large = make_plan(requests, CONDITIONS, SHAPE, Budget(2**24), 1e9)
+    assert large.rows == 5 * 8
+    assert [wave for group in large.groups for wave in group.waves] == [(1, 2, 3, 4, 0)]
+    small = make_plan(requests, CONDITIONS, SHAPE, Budget(2**19), 1e9)
+    assert small.rows < large.rows
+    assert small.n_bytes < large.n_bytes
+    for plan in (small, large):
+        for group in plan.groups:
+            assert sorted(place for wave in group.waves for place in wave) == list(range(5))
+        assert sorted(index for group in plan.groups for index in group.asked) == list(range(8))
+
+
+@pytest.mark.parametrize(
+    ("given", "n"),
+    [("8GB", 8 * 2**30), ("1.5 gib", 3 * 2**29), ("500MB", 500 * 2**20), (2**20, 2**20)],
+)
+def test_sizes_are_read(given: str | int, n: int) -> None:
+    assert lr.Engine(random_model("llama"), memory=given)._budget.total == n
+
+
+@pytest.mark.parametrize("given", ["8 apples", "", "-1GB", 1000, "3KB", True])
+def test_what_is_not_a_size_is_told(given: str | int) -> None:
+    with pytest.raises(lr.InputError, match="memory="):
+        lr.Engine(random_model("llama"), memory=given)
+
+
+def test_by_default_half_of_the_free_memory_is_used() -> None:
+    import torch
+
+    found = budget(None, torch.device("cpu")).total
+    assert 2**20 < found < 2**50
+
+
+def test_an_engine_plans_without_running() -> None:
+    model = random_model("llama")
+    engine = lr.Engine(model)
+    conditions = [lr.Condition({}), *lr.each_layer(model, lr.Skip())]
+    plan = engine.plan([("a b c", " d"), ("a b c", " e")], conditions)
+    assert (plan.executor, plan.passes, plan.rows) == ("fused", 4, 0)
+    plan = engine.plan([("a b c", {"max_gen_toks": 5})] * 2, conditions)
+    assert (plan.verb, plan.rows) == ("generate_until", 8)
+    assert engine.used == set()
+    with pytest.raises(lr.InputError, match="not for both at once"):
+        engine.plan([("a", "b"), ("a", {"max_gen_toks": 5})], conditions)  # type: ignore[list-item]
+    with pytest.raises(lr.InputError, match="no requests"):
+        engine.plan([], conditions)
+    with pytest.raises(lr.InputError, match="out of range"):
+        engine.plan([("a", "b")], [lr.Condition({lr.Site(3): lr.Skip()})])
