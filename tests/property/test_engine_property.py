@@ -53,12 +53,7 @@ def test_log_likelihoods(
     for place, scores in plain.items():
         for one, two in zip(scores, fused[place], strict=True):
             assert abs(one.logprob - two.logprob) < 1e-4
-            assert (one.n_tokens, one.finite, one.changed) == (
-                two.n_tokens,
-                two.finite,
-                two.changed,
-            )
-            assert one.is_greedy == two.is_greedy
+            assert replace(one, logprob=0.0) == replace(two, logprob=0.0)
 
 
 @relaxed
