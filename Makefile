@@ -4,12 +4,13 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help setup demo test lint format docs browser clean
+.PHONY: help setup demo test bench lint format docs browser clean
 
 help:
 	@echo "make setup    .venv with everything that development needs"
 	@echo "make demo     ablate every layer of a 30-layer model; writes runs/demo/report.html"
 	@echo "make test     all tests (installs Chromium for the report's test where it is missing)"
+	@echo "make bench    time a sweep against other loops; writes docs/results/performance.md"
 	@echo "make lint     ruff and mypy"
 	@echo "make format   let ruff put the code in order"
 	@echo "make docs     the documentation, in site/"
@@ -35,6 +36,10 @@ demo: setup
 
 test: setup browser
 	$(BIN)/python -m pytest
+
+# REQUESTS=FOLDER times request files of one's own, see benchmarks/speed.py.
+bench: setup
+	$(BIN)/python benchmarks/speed.py $(if $(REQUESTS),--requests $(REQUESTS))
 
 lint: setup
 	$(BIN)/ruff check .
