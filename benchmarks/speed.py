@@ -1,11 +1,11 @@
-"""Time a whole layer sweep against the loops that one would write instead, in one run.
+r"""Time a whole layer sweep against the loops that one would write instead, in one run.
 
     python benchmarks/speed.py --requests FOLDER [--examples 32] [--out docs/results/performance.md]
 
 FOLDER holds request files, one workload each (`NAME.jsonl`), a JSON object a line:
 
     {"kind": "loglikelihood", "context": "...", "continuation": "..."}
-    {"kind": "generate_until", "context": "...", "until": ["\\n"], "max_gen_toks": 64}
+    {"kind": "generate_until", "context": "...", "until": ["\n"], "max_gen_toks": 64}
 
 A loop costs the same for each condition, so it is timed on the intact model and on one skipped
 layer in the middle, and multiplied; the engine is timed on all of them. Peer and engine take turns.
@@ -20,6 +20,7 @@ import resource
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,7 @@ KINDS = {
 
 
 def main() -> None:
+    """Read the command line, measure, write the page as it grows."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--requests", type=Path, help="a folder of request files")
@@ -83,7 +85,7 @@ def measure(
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     for turn in range(repeat):
         for label, loop in loops.items():
-            pair = [timed(lambda chosen=layer: loop(chosen)) for layer in (None, middle)]  # type: ignore[misc]
+            pair = [timed(partial(loop, layer)) for layer in (None, middle)]
             took[label].append(sum(pair) / len(pair))
         if turn + 1 < repeat:
             took["engine"].append(timed(lambda: ask(engine, asked, conditions)))
