@@ -109,7 +109,8 @@ class Engine:
             InputError: an empty continuation, a request longer than the model's context, or a
                 site that the model lacks.
         """
-        scores = self.score(scored(self.model, requests), conditions)
+        encoded = scored(self.model, requests)
+        scores = self.score(encoded, conditions)
         shape = (len(conditions), len(requests))
 
         def table(values: list[list[object]], kind: type) -> np.ndarray:
@@ -118,7 +119,7 @@ class Engine:
         return LogLikelihoods(
             logprob=table([[one.logprob for one in row] for row in scores], float),
             is_greedy=table([[one.is_greedy for one in row] for row in scores], bool),
-            n_tokens=np.array([one.n_tokens for one in scores[0]] if scores else [], dtype=int),
+            n_tokens=np.array([len(one.continuation) for one in encoded], dtype=int),
             changed=table([[one.changed for one in row] for row in scores], bool),
         )
 

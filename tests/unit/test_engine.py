@@ -159,3 +159,25 @@ def test_context_and_continuation_are_encoded_together() -> None:
     model = random_model("llama")
     (request,) = scored(model, [("ends in a space ", "word")])
     assert model.tokenizer.decode(list(request.continuation)) == " word"
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "llama", "gemma2", "neox"])
+def test_in_bfloat16_the_executors_agree_up_to_rounding(architecture: str) -> None:
+    model = random_model(architecture, dtype="bfloat16")
+    chosen = conditions(model)
+    plain = lr.Engine(model, executor="plain", batch_size=1).loglikelihood(PAIRS, chosen)
+    again = lr.Engine(model, executor="plain", batch_size=8).loglikelihood(PAIRS, chosen)
+    fused = lr.Engine(model, executor="fused").loglikelihood(PAIRS, chosen)
+    noise = abs(again.logprob - plain.logprob) / plain.n_tokens
+    found = abs(fused.logprob - plain.logprob) / plain.n_tokens
+    assert found.mean() < 2 * noise.mean() + 0.01
+    texts = lr.Engine(model, executor="fused").generate_until(ASKED, chosen)
+    assert all(isinstance(text, str) for row in texts for text in row)
+
+
+def test_nothing_asked_is_nothing_answered() -> None:
+    engine = lr.Engine(random_model("llama"))
+    assert engine.loglikelihood([], [Condition({})]).logprob.shape == (1, 0)
+    assert engine.loglikelihood(PAIRS, []).logprob.shape == (0, len(PAIRS))
+    assert engine.generate_until([], [Condition({})]) == [[]]
+    assert engine.generate_until(ASKED, []) == []
