@@ -16,7 +16,6 @@ import argparse
 import json
 import os
 import platform
-import resource
 import statistics
 import time
 from collections.abc import Callable
@@ -80,9 +79,9 @@ def measure(
              for size in sizes}  # fmt: skip
     loops[f"hooks, batch {sizes[0]}"] = hook_loop(model, asked, sizes[0])
     took: dict[str, list[float]] = {label: [] for label in (*loops, "engine")}
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = _memory("VmRSS", reset=True)
     took["engine"].append(timed(lambda: ask(engine, asked, conditions)))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    after = _memory("VmHWM")
     for turn in range(repeat):
         for label, loop in loops.items():
             pair = [timed(partial(loop, layer)) for layer in (None, middle)]
@@ -96,7 +95,7 @@ def measure(
         "conditions": len(conditions),
         "engine": seconds.pop("engine"),
         "loops": seconds,
-        "peak_mb": peak / 1024,
+        "peak_mb": None if before is None or after is None else after - before,
         "executors": sorted(engine.used),
         "shares": shares(lambda: ask(engine, asked, conditions[:: len(conditions) // 4])),
     }
@@ -130,10 +129,11 @@ def page(rows: list[dict[str, Any]], model: Any, args: argparse.Namespace) -> st
             kind: n * min(s for label, s in row["loops"].items() if label.startswith(kind))
             for kind in ("lm-eval", "hooks")
         }
+        peak = "-" if row["peak_mb"] is None else f"{row['peak_mb']:.0f}"
         table.append(
             f"| {row['name']} | {row['requests']} | {row['engine']:.0f} | {best['lm-eval']:.0f} "
             f"| {best['lm-eval'] / row['engine']:.1f} | {best['hooks']:.0f} "
-            f"| {best['hooks'] / row['engine']:.1f} | {row['peak_mb']:.0f} |"
+            f"| {best['hooks'] / row['engine']:.1f} | {peak} |"
         )
     kinds = list(rows[0]["shares"])
     where = [f"| workload | {' | '.join(kinds)} |", "|---" * (len(kinds) + 1) + "|"]
@@ -200,6 +200,17 @@ def _workloads(folder: Path | None, n: int) -> dict[str, list[dict[str, Any]]]:
             for e in generation.examples(n, 0)
         ],
     }
+
+
+def _memory(what: str, *, reset: bool = False) -> float | None:
+    """A line of `/proc/self/status` in MB, the highest mark set back first if asked; else None."""
+    try:
+        if reset:
+            Path("/proc/self/clear_refs").write_text("5")
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith(what)) / 1024
+    except OSError:  # not Linux, or not allowed
+        return None
 
 
 def _processor() -> str:
