@@ -219,7 +219,8 @@ def forward(
     arguments: dict[str, Any] = {"attention_mask": attended}
     # Models that derive positions from the mask themselves are left to it.
     if model._accepts_derived_position_ids():
-        positions = (attended.cumsum(-1) - 1).clamp(min=0)
+        # Rows that have ended may be fed on beyond the model's context; nobody reads them.
+        positions = (attended.cumsum(-1) - 1).clamp(0, model.cfg.n_ctx - 1)
         arguments["position_ids"] = positions[:, -tokens.shape[1] :]
     if keep and _keeps(model):
         arguments["logits_to_keep"] = keep

@@ -83,6 +83,8 @@ class Sweep:
             raise InputError(f"limit={limit} asks nothing: use a limit of 1 or more")
         if not tasks or not protocols:
             raise InputError("a sweep needs at least one task and one protocol")
+        if engine is not None and engine.model is not model:
+            raise InputError("the sweep's engine is one of another model: use Engine(model)")
         self.model = model
         self.conditions = _distinct([INTACT, *conditions])
         self.limit = limit
@@ -101,6 +103,7 @@ class Sweep:
                 the model's context.
         """
         engine = self._engine or Engine(self.model)
+        engine.used.clear()  # the manifest tells what answered here
         asked = {
             cell.names: self._prepare(engine, cell, list(cell.examples)) for cell in self.cells
         }

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeVar
 
 import numpy as np
+import torch
 from jaxtyping import Bool, Float, Int
 from transformer_lens.model_bridge import TransformerBridge
 
@@ -27,6 +28,8 @@ log = logging.getLogger(__name__)
 ExecutorName = Literal["auto", "fused", "hooked", "plain"]
 Answer = TypeVar("Answer", Score, Writing)
 
+# What a model that an executor does not foresee may raise when it is tried.
+_TELLING = (NoTwin, RuntimeError, KeyError, TypeError, ValueError, AttributeError, IndexError)
 # From the fastest to the reference.
 _NAMES: tuple[ExecutorName, ...] = ("fused", "hooked", "plain")
 
@@ -255,8 +258,10 @@ class Engine:
             return None if can_replay(self.model) else "it cannot go on from a recorded stream"
         try:
             self._fused({})
-        except NoTwin as error:
-            return str(error)
+        except (torch.OutOfMemoryError, *_TELLING) as error:
+            if isinstance(error, torch.OutOfMemoryError):
+                raise
+            return _line(error)
         return None
 
     def _fused(self, references: References) -> Fused:
@@ -275,9 +280,17 @@ class Engine:
         if key not in self._answers_for:
             try:
                 reason = agrees(executor, plain, requests, condition, self.model.cfg.dtype)
-            except NoTwin as error:
-                reason = str(error)
+            except (torch.OutOfMemoryError, InputError, *_TELLING) as error:
+                # A user's own mistake shows under the reference as well, which tells it best.
+                if isinstance(error, torch.OutOfMemoryError):
+                    raise
+                reason = _line(error)
             if reason is not None:
                 log.warning("%s is not run %s: %s", condition.name, executor.name, reason)
             self._answers_for[key] = reason is None
         return self._answers_for[key]
+
+
+def _line(error: Exception) -> str:
+    first = str(error).split("\n")[0]
+    return first if isinstance(error, InputError) else f"it fails ({type(error).__name__}: {first})"

@@ -16,6 +16,8 @@ from layerroles.engine.trie import Packed, Segment
 
 # Block sizes are rounded up to a multiple of this, so that blocks of like size run together.
 _ROUND = 16
+# Attention logits that matrix products hold at once.
+_MOST_LOGITS = 2**24
 # Below this many keys, matmuls with a softmax beat the fused kernel.
 _FEW_KEYS = 48
 
@@ -71,14 +73,35 @@ def part(
             q, k, v, 0.0, causal, attn_mask=mask, scale=score.scale
         )
         return Part(out.float(), lse.float())
+    n = max(1, _MOST_LOGITS // (q.shape[0] * q.shape[1] * k.shape[2]))
+    if causal or n < q.shape[2]:
+        pieces = []
+        for start in range(0, q.shape[2], n):
+            some = bias if bias is None or bias.shape[2] == 1 else bias[:, :, start : start + n]
+            if causal:
+                rows = torch.arange(start, min(start + n, q.shape[2]), device=q.device)
+                later = torch.arange(k.shape[2], device=q.device) > rows[:, None]
+                some = q.new_zeros(later.shape).masked_fill_(later, float("-inf"))[None, None]
+            pieces.append(_piece(q[:, :, start : start + n], k, v, score, some))
+        return Part(
+            torch.cat([one.out for one in pieces], 2), torch.cat([one.lse for one in pieces], 2)
+        )
+    return _piece(q, k, v, score, bias)
+
+
+def _piece(
+    q: Float[Tensor, "group head n_q d_head"],
+    k: Float[Tensor, "group head n_k d_head"],
+    v: Float[Tensor, "group head n_k d_head"],
+    score: Score,
+    bias: Float[Tensor, "#group #head #n_q n_k"] | None,
+) -> Part:
+    """Attention by matrix products, of as many queries as their logits leave room for."""
     logits = (q @ k.transpose(-1, -2)).float() * score.scale
     if score.cap is not None:
         logits = score.cap * torch.tanh(logits / score.cap)
     if bias is not None:
         logits = logits + bias
-    if causal:
-        later = torch.ones(logits.shape[-2:], dtype=torch.bool, device=q.device).triu(1)
-        logits = logits.masked_fill(later, float("-inf"))
     lse = logits.logsumexp(-1)
     weights = (logits - lse[..., None]).exp_()
     return Part((weights.to(v.dtype) @ v).float(), lse)

@@ -55,7 +55,7 @@ class Decoding:
 
     Attributes:
         last: the newest token of each live row, `[row]`.
-        live: the indices of the rows that are fed; `keep_live` narrows it to the unfinished.
+        live: the indices of the rows that are fed; `keep` narrows it to the unfinished.
     """
 
     last: Int[Tensor, " row"]
@@ -77,6 +77,10 @@ class Decoding:
             if not self.done[row]:
                 self._append(row, token, fine)
         return all(self.done)
+
+    def writing(self) -> list[bool]:
+        """Of each live row, whether it is not done."""
+        return [not self.done[row] for row in self.live]
 
     def unfinished(self) -> list[int]:
         """Places among the live rows of those that are not done."""

@@ -6,9 +6,10 @@ the row is read from its first ablated layer on. Continuations are scored where 
 are decoded for all conditions and requests together (see `rows`), each row with its own edits.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -27,6 +28,10 @@ from layerroles.engine.requests import Score, Scored, Writing, Written
 from layerroles.engine.rows import Kept, Rows, contexts_of, kept
 from layerroles.engine.trie import Ids, Packed, pack
 from layerroles.engine.twin import Attend, Twin
+
+Request = TypeVar("Request", Scored, Written)
+Answer = TypeVar("Answer", Score, Writing)
+Verb = Callable[[Sequence[Request], Sequence[Condition]], Iterator[tuple[int, list[Answer]]]]
 
 # Rows are dropped from a decoding batch when fewer than this share of them still write.
 _COMPACT_BELOW = 0.75
@@ -105,6 +110,11 @@ class Fused:
             for place, condition in enumerate(conditions):
                 read = intact.again(condition, edits, row.layout.attend)
                 scores = places.scores(self.twin, read.stream, read.changed_on, self.n_logits)
+                if len(group.sequences) > 1:
+                    scores = [
+                        one if one.finite else self._alone(self.score, request, condition)
+                        for one, request in zip(scores, asked, strict=True)
+                    ]
                 answers[place] |= dict(zip(group.asked, scores, strict=True))
                 if group is groups[-1]:
                     yield place, [answers[place][index] for index in range(len(requests))]
@@ -118,11 +128,23 @@ class Fused:
         answers: list[dict[int, Writing]] = [{} for _ in conditions]
         groups = self.plan(requests, conditions).groups
         for group in groups:
-            batch = Batch(self, group, [requests[index] for index in group.asked], conditions)
+            asked = [requests[index] for index in group.asked]
+            batch = Batch(self, group, asked, conditions)
             for place, writings in batch.write(edits):
+                if len(group.sequences) > 1:
+                    writings = [
+                        one if one.finite else self._alone(self.write, request, conditions[place])
+                        for one, request in zip(writings, asked, strict=True)
+                    ]
                 answers[place] |= dict(zip(group.asked, writings, strict=True))
                 if group is groups[-1]:
                     yield place, [answers[place][index] for index in range(len(requests))]
+
+    @staticmethod
+    def _alone(verb: Verb[Request, Answer], request: Request, condition: Condition) -> Answer:
+        """Ask again for a request by itself: a NaN beside it in the row may have reached it."""
+        ((_, (answer,)),) = verb([request], [condition])
+        return answer
 
     @property
     def n_logits(self) -> int:
@@ -231,8 +253,10 @@ class Batch:
             if len(places) < _COMPACT_BELOW * len(decoding.live):
                 decoding.keep(places)
                 rows.keep(places)
+            # A row that is done is fed on until the batch is compacted; nothing of it counts.
+            writing = decoding.writing()
             chosen, differs = self._step(rows, decoding, conditions, edits)
-            changed[decoding.live] |= differs
+            changed[decoding.live] |= differs & writing
         writings = decoding.writings(torch.from_numpy(changed))
         return [writings[start : start + n] for start in range(0, len(writings), n)]
 
@@ -255,9 +279,9 @@ class Batch:
     ) -> tuple[Chosen, Bool[np.ndarray, " row"]]:
         """Read the newest token of each live row."""
         n_before = rows.step()
-        positions = (
-            self._lengths[torch.tensor(rows.request, device=self._lengths.device)] + n_before
-        )
+        lengths = self._lengths[torch.tensor(rows.request, device=self._lengths.device)]
+        # Rows that are done may be fed on beyond the model's context; nobody reads them.
+        positions = (lengths + n_before).clamp(max=self._twin.bridge.cfg.n_ctx - 1)
         stretches = []
         for place, condition in enumerate(conditions):
             start, end = np.searchsorted(rows.condition, [place, place + 1]).tolist()

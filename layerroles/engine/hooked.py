@@ -194,9 +194,10 @@ class Hooked:
                     attended = attended[rows]
                     cache.batch_select_indices(rows)
                     run.keep(rows)
+                writing = decoding.writing()
                 new = decoding.last[:, None]
                 attended = torch.cat([attended, torch.ones_like(new)], dim=1)
                 logits, cache = forward(self.model, new, attended, cache=cache, keep=1)
                 if run.changed is not None:
-                    changed[decoding.live] |= run.changed
+                    changed[decoding.live] |= run.changed & torch.tensor(writing).to(changed)
         return decoding.writings(changed)

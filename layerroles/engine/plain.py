@@ -8,6 +8,8 @@ from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
 import torch
+from jaxtyping import Bool
+from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
 from layerroles.ablations import Condition, applied
@@ -84,8 +86,10 @@ class Plain:
                 logits, cache = forward(
                     self.model, tokens, attended, keep=1, use_cache=self.use_cache
                 )
+                changed = _or(None, run.changed, decoding.writing())
                 # Rows that ended run along until all have: the batch keeps its shape.
                 while not decoding.add(greedy(logits[:, -1])):
+                    writing = decoding.writing()
                     new = decoding.last[:, None]
                     tokens = torch.cat([tokens, new], dim=1)
                     attended = torch.cat([attended, torch.ones_like(new)], dim=1)
@@ -93,7 +97,8 @@ class Plain:
                     logits, cache = forward(
                         self.model, read, attended, cache=cache, keep=1, use_cache=self.use_cache
                     )
-                found = decoding.writings(run.changed)
+                    changed = _or(changed, run.changed, writing)
+                found = decoding.writings(changed)
                 answers |= dict(zip((index for index, _ in batch), found, strict=True))
         return [answers[index] for index in range(len(requests))]
 
@@ -102,3 +107,13 @@ class Plain:
         order = sorted(range(len(requests)), key=lambda index: -len(requests[index].context))
         for start in range(0, len(order), self.batch_size):
             yield [(index, requests[index]) for index in order[start : start + self.batch_size]]
+
+
+def _or(
+    before: Bool[Tensor, " row"] | None, now: Bool[Tensor, " row"] | None, writing: list[bool]
+) -> Bool[Tensor, " row"] | None:
+    """Whether an edit changed a row, in a pass in which it was still written."""
+    if now is None:
+        return before
+    found = now & torch.tensor(writing, device=now.device)
+    return found if before is None else before | found

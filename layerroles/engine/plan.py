@@ -44,7 +44,7 @@ class Group:
     @property
     def rows(self) -> int:
         """The most (condition, request) rows that are decoded together; 0 for likelihoods."""
-        return max(map(len, self.waves)) * len(self.asked) if self.n_new else 0
+        return max(map(len, self.waves), default=0) * len(self.asked) if self.n_new else 0
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,8 @@ def make_plan(
     writes = any(isinstance(request, Written) for request in requests)
     sequences = [_sequence(request) for request in requests]
     recorded = len({first for first in firsts if first < shape.n_layers})
-    longest = budget.row_tokens(shape, recorded, keys=writes)
+    # What is packed together does not depend on which conditions are left to do.
+    longest = budget.row_tokens(shape, shape.n_layers, keys=writes)
     most = len(requests)
     if writes:
         each = sum(shape.kv) * max(map(len, sequences))
@@ -172,7 +173,7 @@ def _group(
         n_bytes += n * sum(shape.kv)
         weighed = [_row_bytes(first, packed, len(asked), n_new, shape) for first in firsts]
         waves = _waves(firsts, weighed, budget.for_rows)
-        n_bytes += max(sum(weighed[place] for place in wave) for wave in waves)
+        n_bytes += max((sum(weighed[place] for place in wave) for wave in waves), default=0)
     return Group(
         asked=tuple(asked),
         sequences=tuple(sequences),
@@ -211,7 +212,7 @@ def _waves(firsts: list[int], weighed: list[int], most: int) -> list[list[int]]:
 
 
 def _flops(group: Group, depths: tuple[float, ...], shape: Shape, requests: Requests) -> float:
-    weights, head = 2 * shape.n_weights, 2 * shape.d_model * shape.d_vocab
+    weights, head = 2.0 * shape.n_weights, 2.0 * shape.d_model * shape.d_vocab
     n = len(depths) * len(group.asked)
     read = (1 + sum(depths)) * group.n_tokens * weights
     if group.n_new:

@@ -87,7 +87,15 @@ def packs(
             n = shared = 0
         groups[-1].append(sequence)
         n += len(sequence) - shared
-    return groups
+    return [part for group in groups for part in _halved(group, max_tokens)]
+
+
+def _halved(group: list[Ids], max_tokens: int) -> list[list[Ids]]:
+    """A group in parts that fit, as short shared beginnings are not shared but read again."""
+    if len(group) == 1 or len(pack(group).tokens) <= max_tokens:
+        return [group]
+    half = len(group) // 2
+    return [*_halved(group[:half], max_tokens), *_halved(group[half:], max_tokens)]
 
 
 def pack(sequences: Sequence[Ids]) -> Packed:

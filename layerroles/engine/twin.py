@@ -217,9 +217,13 @@ def _attention(
 def _built(bridge: TransformerBridge) -> Any:
     original: nn.Module = bridge.original_model
     config = copy.deepcopy(original.config)
+    if getattr(config, "attention_chunk_size", None) or _rope(config) & {"dynamic", "longrope"}:
+        raise NoTwin("what a token reads depends on the length of the whole text")
     try:
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config, attn_implementation=_NAME)
+    except KeyError as error:
+        raise NoTwin("its attention does not go through transformers' interface") from error
     except (ValueError, ImportError) as error:
         raise NoTwin(str(error).split("\n")[0]) from error
     if type(model).__name__ != bridge.cfg.architecture:
@@ -237,6 +241,13 @@ def _built(bridge: TransformerBridge) -> Any:
             module._buffers[last] = tensors[name]
     model.tie_weights()
     return model.eval()
+
+
+def _rope(config: Any) -> set[str]:
+    """The kinds of rotary positions that a configuration names, of all kinds of layers."""
+    named = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+    parts = [named, *(part for part in named.values() if isinstance(part, dict))]
+    return {str(part.get("rope_type")) for part in parts}
 
 
 @contextmanager

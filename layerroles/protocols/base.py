@@ -82,7 +82,7 @@ class Asked(ABC):
     """Encoded requests for some examples, ready to be answered under any condition.
 
     Class attributes:
-        apart: whether a condition's answers are the same to the last bit whatever other conditions
+        apart: whether what is computed for a condition does not depend on which other conditions
             are asked together with it.
     """
 

@@ -12,6 +12,7 @@ from transformers import (
     AutoModelForCausalLM,
     Gemma2Config,
     GPT2Config,
+    GPTNeoConfig,
     GPTNeoXConfig,
     LlamaConfig,
     MistralConfig,
@@ -71,6 +72,16 @@ CONFIGS |= {
     "phi": PhiConfig(**_LLAMA_LIKE | {"num_key_value_heads": 4}, partial_rotary_factor=0.5),
 }
 ALL_ARCHITECTURES = tuple(CONFIGS)
+
+# Attention of its own, which does not go through transformers' interface.
+CONFIGS["neo"] = GPTNeoConfig(
+    **_SIZE,
+    hidden_size=32,
+    num_layers=3,
+    num_heads=4,
+    attention_types=[[["global"], 3]],
+    max_position_embeddings=256,
+)
 
 
 @cache

@@ -6,7 +6,7 @@ import torch
 import layerroles as lr
 from layerroles.ablations import Condition
 from layerroles.engine.plain import Plain
-from layerroles.engine.requests import scored, written
+from layerroles.engine.requests import Scored, Written, scored, written
 from tests.unit.random_models import ALL_ARCHITECTURES, ARCHITECTURES, random_model
 from tests.unit.test_ablations import Scale
 
@@ -181,3 +181,60 @@ def test_nothing_asked_is_nothing_answered() -> None:
     assert engine.loglikelihood(PAIRS, []).logprob.shape == (0, len(PAIRS))
     assert engine.generate_until([], [Condition({})]) == [[]]
     assert engine.generate_until(ASKED, []) == []
+
+
+def test_a_model_that_cannot_be_run_fused_is_run_hooked() -> None:
+    model = random_model("neo")
+    engine = lr.Engine(model)
+    chosen = [Condition({}), Condition({lr.Site(1): lr.Skip()})]
+    found = engine.loglikelihood(PAIRS, chosen)
+    assert engine.used == {"hooked"}
+    plain = lr.Engine(model, executor="plain", batch_size=1).loglikelihood(PAIRS, chosen)
+    assert abs(found.logprob - plain.logprob).max() < 1e-4
+    with pytest.raises(lr.InputError, match="does not go through transformers' interface"):
+        lr.Engine(model, executor="fused").loglikelihood(PAIRS, chosen)
+
+
+@pytest.mark.parametrize("executor", ["plain", "hooked", "fused"])
+def test_a_row_that_is_done_takes_no_part(executor: str) -> None:
+    """It neither runs out of the model's context nor counts as changed."""
+    model = random_model("gpt2")
+    engine = lr.Engine(model, executor=executor)
+    full = Written(tuple(range(3, 53)) * 5, (), 6)
+    texts = engine.write([full, *(Written((5,) * 10, (), 60) for _ in range(4))], [Condition({})])
+    alone = lr.Engine(model, executor="plain", batch_size=1)
+    assert texts[0][0] == alone.write([full], [Condition({})])[0][0]
+    spared = Condition({lr.Site(1): lr.Skip()}, at="after_first")
+    one, *others = engine.write([Written((1,), (), 1), *([Written((5, 6), (), 9)] * 9)], [spared])[
+        0
+    ]
+    assert not one.changed
+    assert all(other.changed for other in others)
+
+
+class Burst(lr.Ablation):
+    """Infinite where the token is 50."""
+
+    name = "burst"
+
+    def edit(self, write: torch.Tensor, ctx: lr.EditContext) -> torch.Tensor:
+        """Infinity there."""
+        assert ctx.tokens is not None
+        here = ctx.tokens[:, -write.shape[1] :] == 50
+        return torch.where(here[..., None], torch.inf, write)
+
+
+@pytest.mark.parametrize("executor", ["plain", "hooked", "fused"])
+def test_one_request_that_is_not_finite_leaves_the_others_alone(executor: str) -> None:
+    engine = lr.Engine(random_model("llama"), executor=executor)
+    condition = Condition({lr.Site(0): Burst()})
+    asked = [Scored((1, 7, 8), (9,)), Scored((1, 7, 8, 50), (9,)), Scored((1, 7, 60), (9,))]
+    (scores,) = engine.score(asked, [condition])
+    assert [score.finite for score in scores] == [True, False, True]
+    contexts = [request.context for request in asked]
+    (texts,) = engine.write([Written(ids, (), 4) for ids in contexts], [condition])
+    assert texts[1].n_tokens == 1
+    assert not texts[1].finite
+    alone = lr.Engine(random_model("llama"), executor="plain", batch_size=1)
+    (expected,) = alone.write([Written(contexts[0], (), 4)], [condition])
+    assert texts[0] == expected[0]

@@ -76,6 +76,13 @@ def test_groups_hold_everything_once_and_keep_to_their_bounds() -> None:
     assert all(len(group) == 1 or len(pack(group).tokens) <= 500 for group in groups)
 
 
+def test_short_beginnings_that_are_read_again_are_counted() -> None:
+    asked = [(*range(10, 25), 100 + n) for n in range(1000)]
+    groups = packs(asked, max_tokens=2048)
+    assert sorted(ids for group in groups for ids in group) == asked
+    assert max(len(pack(group).tokens) for group in groups) <= 2048
+
+
 def test_a_plan_counts_what_is_shared() -> None:
     shots = tuple(range(300))
     requests = [Scored((*shots, n), (1, 2)) for n in range(10)]
@@ -134,6 +141,7 @@ def test_an_engine_plans_without_running() -> None:
     assert engine.used == set()
     with pytest.raises(lr.InputError, match="not for both at once"):
         engine.plan([("a", "b"), ("a", {"max_gen_toks": 5})], conditions)  # type: ignore[list-item]
+    assert engine.plan([("a", {"max_gen_toks": 5})], []).rows == 0
     with pytest.raises(lr.InputError, match="no requests"):
         engine.plan([], conditions)
     with pytest.raises(lr.InputError, match="out of range"):

@@ -321,3 +321,8 @@ def test_a_disk_that_fails_is_told_and_an_error_of_the_model_is_not_taken_for_on
         with pytest.raises(lr.InputError, match="cannot be written: No space left on device"):
             sweep.run(tmp_path / "run")
     assert len(sweep.run(tmp_path / "run").frame) == 2
+
+
+def test_an_engine_of_another_model_is_refused(tasks: list[lr.Task]) -> None:
+    with pytest.raises(lr.InputError, match="one of another model"):
+        lr.Sweep(random_model("llama"), tasks, [], engine=lr.Engine(random_model("qwen3")))
