@@ -147,7 +147,8 @@ def page(rows: list[dict[str, Any]], model: Any, args: argparse.Namespace) -> st
     command = (
         f"python benchmarks/speed.py --model {args.model} --dtype {args.dtype} "
         f"--examples {args.examples} --repeat {args.repeat} --batch-sizes {args.batch_sizes}"
-        f"{' --requests FOLDER' if args.requests else ''}{f' --only {args.only}' if args.only else ''}"
+        f"{' --requests FOLDER' if args.requests else ''}"
+        f"{f' --only {args.only}' if args.only else ''}"
     )
     return f"""# Performance
 
