@@ -254,9 +254,9 @@ class Engine:
         window = getattr(self.model.original_model.config, "sliding_window", None)
         if window is not None and longest > window:
             return f"requests of {longest} tokens do not fit into its sliding window of {window}"
-        if name == "hooked":
-            return None if can_replay(self.model) else "it cannot go on from a recorded stream"
         try:
+            if name == "hooked":
+                return None if can_replay(self.model) else "it cannot go on from a recorded stream"
             self._fused({})
         except (torch.OutOfMemoryError, *_TELLING) as error:
             if isinstance(error, torch.OutOfMemoryError):
