@@ -111,8 +111,7 @@ class Applied:
         self.n_passes = 0
         self.firings = dict.fromkeys(condition.edits, 0)
         self.changed: Bool[Tensor, " row"] | None = None
-        self._model = model
-        self._references = references
+        self._edits = {site: Edit(model, condition, site, references) for site in condition}
         self._watch = watch
         self._entries: dict[int, Tensor] = {}
 
@@ -158,8 +157,7 @@ class Applied:
         self.firings[site] += 1
         now = self._watch.current
         assert now is not None  # the model was called, so the watch has seen the call
-        edit = Edit(self._model, self.condition, site, self._references)
-        new, differs = edit(value, self._entries[site.layer], now)
+        new, differs = self._edits[site](value, self._entries[site.layer], now)
         self._note(differs)
         return new
 

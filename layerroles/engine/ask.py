@@ -18,8 +18,8 @@ from layerroles.engine.plain import Plain
 from layerroles.engine.plan import Plan
 from layerroles.engine.replay import can_replay
 from layerroles.engine.requests import Options, Score, Scored, Writing, Written, scored, written
-from layerroles.engine.trust import Executor, Kind, agrees, kind
-from layerroles.engine.twin import NoTwin, Twin
+from layerroles.engine.trust import UNFORESEEN, Executor, Kind, disagreement, kind, told
+from layerroles.engine.twin import Twin
 from layerroles.errors import InputError
 from layerroles.models import check_sites, prepared
 
@@ -28,8 +28,6 @@ log = logging.getLogger(__name__)
 ExecutorName = Literal["auto", "fused", "hooked", "plain"]
 Answer = TypeVar("Answer", Score, Writing)
 
-# What a model that an executor does not foresee may raise when it is tried.
-_TELLING = (NoTwin, RuntimeError, KeyError, TypeError, ValueError, AttributeError, IndexError)
 # From the fastest to the reference.
 _NAMES: tuple[ExecutorName, ...] = ("fused", "hooked", "plain")
 
@@ -63,10 +61,11 @@ class Engine:
             requests.
         batch_size: rows that the reference runs together.
         memory: that a computation may take besides the weights, in bytes or as `"8GB"`; by default
-            half of what is free. It decides how much is computed together, not what comes out.
+            half of what is free. It decides how much is computed together, not what comes out (but
+            for rounding).
 
     Attributes:
-        used: the executors that have answered so far.
+        used: the executors that have answered so far; a sweep begins it anew.
 
     Raises:
         InputError: an executor that is not known, or that this model does not allow.
@@ -165,6 +164,11 @@ class Engine:
         if not pairs and not asked:
             raise InputError("there is nothing to plan: no requests")
         encoded = scored(self.model, pairs) if pairs else written(self.model, asked)
+        reason = self._why_not("fused", 0)
+        if reason is not None:
+            raise InputError(
+                f"model {self._name!r} cannot be run fused ({reason}): there is no plan"
+            )
         return self._fused({}).plan(encoded, conditions)
 
     def score(
@@ -218,6 +222,8 @@ class Engine:
         plain = Plain(self.model, references, batch_size=self.batch_size)
         left = list(range(len(conditions)))
         for name in _NAMES if self.executor == "auto" else (self.executor,):
+            if not left:
+                break
             executor = self._executor(name, references, longest)
             if executor is None:
                 continue
@@ -258,10 +264,10 @@ class Engine:
             if name == "hooked":
                 return None if can_replay(self.model) else "it cannot go on from a recorded stream"
             self._fused({})
-        except (torch.OutOfMemoryError, *_TELLING) as error:
-            if isinstance(error, torch.OutOfMemoryError):
-                raise
-            return _line(error)
+        except torch.OutOfMemoryError:
+            raise
+        except UNFORESEEN as error:
+            return told(error)
         return None
 
     def _fused(self, references: References) -> Fused:
@@ -278,19 +284,8 @@ class Engine:
     ) -> bool:
         key = executor.name, (*kind(condition), isinstance(requests[0], Written))
         if key not in self._answers_for:
-            try:
-                reason = agrees(executor, plain, requests, condition, self.model.cfg.dtype)
-            except (torch.OutOfMemoryError, InputError, *_TELLING) as error:
-                # A user's own mistake shows under the reference as well, which tells it best.
-                if isinstance(error, torch.OutOfMemoryError):
-                    raise
-                reason = _line(error)
+            reason = disagreement(executor, plain, requests, condition, self.model.cfg.dtype)
             if reason is not None:
                 log.warning("%s is not run %s: %s", condition.name, executor.name, reason)
             self._answers_for[key] = reason is None
         return self._answers_for[key]
-
-
-def _line(error: Exception) -> str:
-    first = str(error).split("\n")[0]
-    return first if isinstance(error, InputError) else f"it fails ({type(error).__name__}: {first})"

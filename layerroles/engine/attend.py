@@ -16,6 +16,8 @@ from layerroles.engine.trie import Packed, Segment
 
 # Block sizes are rounded up to a multiple of this, so that blocks of like size run together.
 _ROUND = 16
+# A block without branches that is longer runs by itself, each token seeing those before it.
+_LONG = 128
 # Attention logits that matrix products hold at once.
 _MOST_LOGITS = 2**24
 # Below this many keys, matmuls with a softmax beat the fused kernel.
@@ -23,7 +25,7 @@ _FEW_KEYS = 48
 
 
 @dataclass(frozen=True)
-class Score:
+class Scoring:
     """How a model turns queries and keys into attention logits.
 
     Attributes:
@@ -52,7 +54,7 @@ def part(
     q: Float[Tensor, "group head n_q d_head"],
     k: Float[Tensor, "group head n_k d_head"],
     v: Float[Tensor, "group head n_k d_head"],
-    score: Score,
+    score: Scoring,
     *,
     bias: Float[Tensor, "group #head #n_q n_k"] | None = None,
     causal: bool = False,
@@ -93,7 +95,7 @@ def _piece(
     q: Float[Tensor, "group head n_q d_head"],
     k: Float[Tensor, "group head n_k d_head"],
     v: Float[Tensor, "group head n_k d_head"],
-    score: Score,
+    score: Scoring,
     bias: Float[Tensor, "#group #head #n_q n_k"] | None,
 ) -> Part:
     """Attention by matrix products, of as many queries as their logits leave room for."""
@@ -121,7 +123,7 @@ class _Blocks:
 
     Attributes:
         places: of their tokens in the packed row; a short block repeats its first token.
-        bias: what each token sees; None if each sees those before it.
+        bias: what each token sees.
         rows, columns: of `places` where a token stands, not a repetition.
     """
 
@@ -148,7 +150,7 @@ class Layout:
         for index, segment in enumerate(packed.segments):
             if index in trunks:
                 self._trunks.append(segment)
-            if segment.sees is None and (index in trunks or segment.n > 8 * _ROUND):
+            if segment.sees is None and (index in trunks or segment.n > _LONG):
                 self._causal.append(segment)
             else:
                 by_size.setdefault(-segment.n // _ROUND * -_ROUND, []).append(segment)
@@ -160,7 +162,7 @@ class Layout:
         q: Float[Tensor, "head pos d_head"],
         k: Float[Tensor, "kv_head pos d_head"],
         v: Float[Tensor, "kv_head pos d_head"],
-        score: Score,
+        score: Scoring,
     ) -> Float[Tensor, "pos head d_head"]:
         """Attention over the packed row."""
         n_heads, n, _ = q.shape

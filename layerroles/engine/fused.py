@@ -17,8 +17,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from layerroles.ablations import Condition, References
-from layerroles.engine.attend import Layout
-from layerroles.engine.attend import Score as Scoring
+from layerroles.engine.attend import Layout, Scoring
 from layerroles.engine.decode import Chosen, Decoding, Stops, greedy
 from layerroles.engine.edits import Edits, Reading, Stretch
 from layerroles.engine.memory import Budget

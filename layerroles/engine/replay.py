@@ -2,11 +2,10 @@
 
 import copy
 import weakref
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -16,6 +15,7 @@ from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from layerroles.ablations import INTACT, Applied, Condition, Skip, applied
 from layerroles.ablations.apply import References
+from layerroles.engine.instead import instead, passing
 from layerroles.engine.stages import Stage, stage
 from layerroles.models import forward
 from layerroles.sites import ENTRY, Site
@@ -125,25 +125,14 @@ def select(state: State, rows: Tensor | None, *, since: int = 0) -> State:
     )
 
 
-@contextmanager
-def starting_at(model: TransformerBridge, first: int, entries: Sequence[Tensor]) -> Iterator[None]:
+def starting_at(
+    model: TransformerBridge, first: int, entries: Sequence[Tensor]
+) -> AbstractContextManager[None]:
     """Within the context, blocks before `first` don't run; `first` gets its recorded stream.
 
     TransformerLens's own `start_at_layer` runs them and throws their output away.
     """
-    blocks = [model.blocks[layer] for layer in range(first)]
-
-    def passed(*args: Any, **kwargs: Any) -> Tensor:
-        return entries[first]
-
-    try:
-        for block in blocks:
-            # Past the bridge's own __setattr__, which would write through to the module it wraps.
-            block.__dict__["forward"] = passed
-        yield
-    finally:
-        for block in blocks:
-            block.__dict__.pop("forward", None)
+    return instead([model.blocks[layer] for layer in range(first)], passing(entries[first]))
 
 
 def can_replay(model: TransformerBridge) -> bool:

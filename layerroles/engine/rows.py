@@ -15,7 +15,7 @@ from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from layerroles.engine.attend import Part, Score, merged, part
+from layerroles.engine.attend import Part, Scoring, merged, part
 from layerroles.engine.trie import Ids, Packed
 
 Pair = tuple[Tensor, Tensor]
@@ -163,7 +163,7 @@ class Rows:
         q: Float[Tensor, "head row d_head"],
         k: Float[Tensor, "kv_head row d_head"],
         v: Float[Tensor, "kv_head row d_head"],
-        score: Score,
+        score: Scoring,
     ) -> Float[Tensor, "row head d_head"]:
         """Attention of each row's newest token to all that the row has read."""
         above, cut = self._layers[layer], self._n_above(layer)
@@ -191,7 +191,7 @@ class Rows:
         return rearrange(out, "row kv share d -> row (kv share) d").to(q.dtype)
 
     def _look_at_trunk(
-        self, trunk: int, layer: int, cut: int, asked: Tensor, so_far: Part, score: Score
+        self, trunk: int, layer: int, cut: int, asked: Tensor, so_far: Part, score: Scoring
     ) -> None:
         for kind in ("condition", "intact"):
             rows, groups = self._groups(kind, cut, trunk)
@@ -306,7 +306,7 @@ def _grouped(
     groups: _Groups,
     k: Float[Tensor, "group kv n d"],
     v: Float[Tensor, "group kv n d"],
-    score: Score,
+    score: Scoring,
     bias: Tensor | None,
 ) -> Part:
     """Attention of rows to what each group of them shares; the answers row by row."""

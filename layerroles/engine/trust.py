@@ -5,7 +5,6 @@ an executor is used for those kinds for which it gives the same. So what an arch
 version or a user's own ablation does that an executor does not foresee shows here, not in results.
 """
 
-import logging
 from collections.abc import Iterator, Sequence
 from typing import Protocol, runtime_checkable
 
@@ -14,18 +13,19 @@ import torch
 from layerroles.ablations import Condition
 from layerroles.engine.plain import Plain
 from layerroles.engine.requests import Score, Scored, Writing, Written
-
-log = logging.getLogger(__name__)
+from layerroles.errors import InputError
 
 Kind = tuple[object, ...]
 
 # Requests that are tried, and how long they may be.
 _N_TRIED = 2
 _LONGEST_CONTEXT, _LONGEST_CONTINUATION, _N_WRITTEN = 48, 4, 4
-# Largest difference of a log-likelihood, in nats a token; bfloat16 also gets what the reference
-# differs from itself in another batch, times `_NOISE`.
+# Largest difference of a log-likelihood, in nats a token; the half precisions also get what
+# the reference differs from itself in another batch, times `_NOISE`.
 _TOLERANCE = {torch.float32: 2.5e-4, torch.float16: 0.02, torch.bfloat16: 0.1}
 _NOISE = 4.0
+# What an executor may raise on a model or an ablation that it does not foresee.
+UNFORESEEN = (InputError, RuntimeError, LookupError, TypeError, ValueError, AttributeError)
 
 
 @runtime_checkable
@@ -47,33 +47,47 @@ def kind(condition: Condition) -> Kind:
     return condition.at, tuple(sorted(edits, key=repr)), len(condition.edits) > 1
 
 
-def agrees(
+def disagreement(
     executor: Executor,
     plain: Plain,
     requests: Sequence[Scored] | Sequence[Written],
     condition: Condition,
     dtype: torch.dtype,
 ) -> str | None:
-    """Try an executor on some of the requests; what it does otherwise, or None if nothing."""
+    """Try an executor on some of the requests; what it does otherwise, or None if nothing.
+
+    What the reference raises, such as a user's own mistake, is raised.
+    """
     tried = _tried(requests)
-    (ours,), (theirs,) = (
-        [scores for _, scores in one.score(tried, [condition])] for one in (executor, plain)
-    )
+    ((_, theirs),) = plain.score(tried, [condition])
     bound = _TOLERANCE[dtype]
     if dtype != torch.float32:
         alone = [next(plain.score([request], [condition]))[1][0] for request in tried]
         bound += _NOISE * max(map(_difference, theirs, alone))
-    found = max(map(_difference, ours, theirs))
-    if found > bound or any(x.changed != y.changed for x, y in zip(ours, theirs, strict=True)):
-        return f"log-likelihoods differ by {found:.2g} nats a token"
-    if dtype == torch.float32 and isinstance(requests[0], Written):
-        asked = [Written(request.context, (), _N_WRITTEN) for request in tried]
-        (ours_written,), (theirs_written,) = (
-            [texts for _, texts in one.write(asked, [condition])] for one in (executor, plain)
-        )
-        if ours_written != theirs_written:
-            return f"{ours_written[0].text!r} is written instead of {theirs_written[0].text!r}"
+    asked = [Written(request.context, (), _N_WRITTEN) for request in tried]
+    writes = dtype == torch.float32 and isinstance(requests[0], Written)
+    expected = next(plain.write(asked, [condition]))[1] if writes else []
+    try:
+        ((_, ours),) = executor.score(tried, [condition])
+        found = next(executor.write(asked, [condition]))[1] if writes else []
+    except torch.OutOfMemoryError:
+        raise
+    except UNFORESEEN as error:
+        return told(error)
+    most = max(map(_difference, ours, theirs))
+    if most > bound:
+        return f"log-likelihoods differ by {most:.2g} nats a token"
+    if any(x.changed != y.changed for x, y in zip(ours, theirs, strict=True)):
+        return "its edits change something where the reference's do not, or the other way round"
+    if found != expected:
+        return f"{found[0].text!r} is written instead of {expected[0].text!r}"
     return None
+
+
+def told(error: Exception) -> str:
+    """What went wrong when an executor was tried."""
+    first = str(error).split("\n")[0]
+    return first if isinstance(error, InputError) else f"it fails ({type(error).__name__}: {first})"
 
 
 def _tried(requests: Sequence[Scored] | Sequence[Written]) -> list[Scored]:

@@ -10,7 +10,7 @@ import inspect
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property, partial
 from typing import Any
 
@@ -21,13 +21,14 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformers import AttentionInterface, AutoModelForCausalLM
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
-from layerroles.engine.attend import Score
+from layerroles.engine.attend import Scoring
+from layerroles.engine.instead import instead, passing
 from layerroles.engine.memory import Shape
 from layerroles.errors import InputError
 from layerroles.sites import Site
 
 # How the engine attends: (layer, q, k, v, score) -> out; heads first, out with positions first.
-Attend = Callable[[int, Tensor, Tensor, Tensor, Score], Tensor]
+Attend = Callable[[int, Tensor, Tensor, Tensor, Scoring], Tensor]
 
 _NAME = "layerroles"
 _WRAPPER = "._original_component"
@@ -68,7 +69,7 @@ class Twin:
         seen: dict[int, int] = {}
         calls: list[int] = []
 
-        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor, score: Score) -> Tensor:
+        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor, score: Scoring) -> Tensor:
             calls.append(layer)
             seen[layer] = (k.numel() + v.numel()) // k.shape[1] * k.element_size()
             return torch.zeros(q.shape[1], q.shape[0], v.shape[2], dtype=q.dtype, device=q.device)
@@ -121,7 +122,7 @@ class Twin:
         def given(*_args: Any, **_kwargs: Any) -> Any:
             return self._output(last_hidden_state=stream[None])
 
-        with _instead(self.base, given):
+        with instead([self.base], given):
             tokens = torch.zeros(1, 1, dtype=torch.long, device=stream.device)
             found: Tensor = self.model(input_ids=tokens, use_cache=False).logits
         return found[0]
@@ -148,21 +149,11 @@ class Twin:
                 return self.model.get_submodule(f"{block.name}.{path}"), is_output
         raise NoTwin(f"{site} is not a module's input or output")
 
-    @contextmanager
-    def starting_at(self, first: int, stream: Float[Tensor, "1 pos d_model"]) -> Iterator[None]:
+    def starting_at(
+        self, first: int, stream: Float[Tensor, "1 pos d_model"]
+    ) -> AbstractContextManager[None]:
         """Within the context, blocks before `first` don't run; `first` is given this stream."""
-        blocks = self.blocks[:first]
-
-        def passed(*_args: Any, **_kwargs: Any) -> Tensor:
-            return stream
-
-        try:
-            for block in blocks:
-                block.__dict__["forward"] = passed
-            yield
-        finally:
-            for block in blocks:
-                block.__dict__.pop("forward", None)
+        return instead(self.blocks[:first], passing(stream))
 
     @contextmanager
     def noting(self, layers: Sequence[int], into: dict[int, Tensor]) -> Iterator[None]:
@@ -186,7 +177,7 @@ class Twin:
                 handle.remove()
 
     def _attends(self, layer: int) -> Callable[..., Tensor]:
-        def attend(q: Tensor, k: Tensor, v: Tensor, score: Score) -> Tensor:
+        def attend(q: Tensor, k: Tensor, v: Tensor, score: Scoring) -> Tensor:
             if self._attend is None:
                 raise RuntimeError("a twin is run through Twin.run")
             return self._attend(layer, q, k, v, score)
@@ -211,7 +202,7 @@ def _attention(
     if attend is None:
         raise NoTwin("its attention is not where the bridge says")
     scale = query.shape[-1] ** -0.5 if scaling is None else float(scaling)
-    return attend(query[0], key[0], value[0], Score(scale, softcap))[None], None
+    return attend(query[0], key[0], value[0], Scoring(scale, softcap))[None], None
 
 
 def _built(bridge: TransformerBridge) -> Any:
@@ -248,12 +239,3 @@ def _rope(config: Any) -> set[str]:
     named = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
     parts = [named, *(part for part in named.values() if isinstance(part, dict))]
     return {str(part.get("rope_type")) for part in parts}
-
-
-@contextmanager
-def _instead(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
-    module.__dict__["forward"] = forward
-    try:
-        yield
-    finally:
-        module.__dict__.pop("forward")
