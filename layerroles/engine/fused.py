@@ -25,7 +25,7 @@ from layerroles.engine.plan import Group, Plan, Requests, make_plan
 from layerroles.engine.readout import Places
 from layerroles.engine.requests import Score, Scored, Writing, Written
 from layerroles.engine.rows import Kept, Rows, contexts_of, kept
-from layerroles.engine.trie import Ids, Packed, pack
+from layerroles.engine.trie import Packed
 from layerroles.engine.twin import Attend, Twin
 
 Request = TypeVar("Request", Scored, Written)
@@ -102,18 +102,15 @@ class Fused:
         answers: list[dict[int, Score]] = [{} for _ in conditions]
         groups = self.plan(requests, conditions).groups
         for group in groups:
-            row = self.row(group.sequences)
+            row = self.row(group.packed)
             asked = [requests[index] for index in group.asked]
             places = Places(row.packed, asked, self.device)
             intact = Intact(self.twin, row, conditions, row.layout.attend)
             for place, condition in enumerate(conditions):
                 read = intact.again(condition, edits, row.layout.attend)
                 scores = places.scores(self.twin, read.stream, read.changed_on, self.n_logits)
-                if len(group.sequences) > 1:
-                    scores = [
-                        one if one.finite else self._alone(self.score, request, condition)
-                        for one, request in zip(scores, asked, strict=True)
-                    ]
+                if len(group.packed.paths) > 1:
+                    scores = _mended(self.score, asked, condition, scores)
                 answers[place] |= dict(zip(group.asked, scores, strict=True))
                 if group is groups[-1]:
                     yield place, [answers[place][index] for index in range(len(requests))]
@@ -130,29 +127,19 @@ class Fused:
             asked = [requests[index] for index in group.asked]
             batch = Batch(self, group, asked, conditions)
             for place, writings in batch.write(edits):
-                if len(group.sequences) > 1:
-                    writings = [
-                        one if one.finite else self._alone(self.write, request, conditions[place])
-                        for one, request in zip(writings, asked, strict=True)
-                    ]
+                if len(group.packed.paths) > 1:
+                    writings = _mended(self.write, asked, conditions[place], writings)
                 answers[place] |= dict(zip(group.asked, writings, strict=True))
                 if group is groups[-1]:
                     yield place, [answers[place][index] for index in range(len(requests))]
-
-    @staticmethod
-    def _alone(verb: Verb[Request, Answer], request: Request, condition: Condition) -> Answer:
-        """Ask again for a request by itself: a NaN beside it in the row may have reached it."""
-        ((_, (answer,)),) = verb([request], [condition])
-        return answer
 
     @property
     def n_logits(self) -> int:
         """Places whose logits are held at once."""
         return self.budget.logits(self.twin.shape)
 
-    def row(self, sequences: Sequence[Ids]) -> Row:
-        """Sequences as one packed row."""
-        packed = pack(sequences)
+    def row(self, packed: Packed) -> Row:
+        """A packed row, with who sees whom in it."""
         return Row(
             packed,
             torch.tensor(packed.tokens, device=self.device),
@@ -216,7 +203,7 @@ class Batch:
         self._twin = fused.twin
         self._group = group
         self._n_logits = fused.n_logits
-        row = fused.row(group.sequences)
+        row = fused.row(group.packed)
         self._row = row
         self._requests = requests
         asked = [one.context for one in requests]
@@ -313,3 +300,16 @@ class Batch:
 
     def _first(self, condition: Condition) -> int:
         return len(self._twin.blocks) if condition.first_layer is None else condition.first_layer
+
+
+def _mended(
+    verb: Verb[Request, Answer],
+    asked: Sequence[Request],
+    condition: Condition,
+    answers: Sequence[Answer],
+) -> list[Answer]:
+    """Ask again, alone, for what is not finite: a NaN beside it in the row may have reached it."""
+    return [
+        answer if answer.finite else next(verb([request], [condition]))[1][0]
+        for request, answer in zip(asked, answers, strict=True)
+    ]

@@ -70,6 +70,10 @@ class Budget:
         most = min(_MOST_LOGITS, int(_FOR_LOGITS * self.total) // _BYTES_PER_LOGIT)
         return max(1, most // shape.d_vocab)
 
+    def logit_bytes(self, shape: Shape) -> int:
+        """What these take."""
+        return self.logits(shape) * shape.d_vocab * _BYTES_PER_LOGIT
+
 
 def budget(memory: str | int | None, device: torch.device) -> Budget:
     """A budget from a number of bytes, a text such as `"8GB"`, or half of what is free now.

@@ -2,11 +2,14 @@
 
 Example:
     >>> print(engine.plan(requests, conditions))  # doctest: +SKIP
-    fused, loglikelihood: 128 requests x 31 conditions
-      31 passes in 1 group, 0 rows decoded together
-      ...
+    fused, loglikelihood: 128 requests x 5 conditions
+      passes      5 over 1 packed rows
+      tokens      113,120 if each request is read alone, 4,838 here (23.4 times fewer)
+      memory      up to 274 MB besides the weights
+      time        up to about 7 s
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -14,7 +17,7 @@ from typing import Literal
 from layerroles.ablations import Condition
 from layerroles.engine.memory import Budget, Shape
 from layerroles.engine.requests import Scored, Written
-from layerroles.engine.trie import Ids, Packed, pack, packs
+from layerroles.engine.trie import Ids, Packed, packs
 
 Requests = Sequence[Scored] | Sequence[Written]
 
@@ -25,8 +28,7 @@ class Group:
 
     Attributes:
         asked: their places among all requests.
-        sequences: the different token sequences that are read.
-        n_tokens: of the packed row.
+        packed: the row.
         n_alone: tokens if each request is read alone.
         n_new: tokens that each request may write; 0 for likelihoods.
         waves: the conditions, as they are answered together.
@@ -34,12 +36,16 @@ class Group:
     """
 
     asked: tuple[int, ...]
-    sequences: tuple[Ids, ...]
-    n_tokens: int
+    packed: Packed
     n_alone: int
     n_new: int
     waves: tuple[tuple[int, ...], ...]
     n_bytes: int
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens of the row."""
+        return len(self.packed.tokens)
 
     @property
     def rows(self) -> int:
@@ -135,7 +141,8 @@ def make_plan(
     if writes:
         each = sum(shape.kv) * max(map(len, sequences))
         each += sum(shape.kv) * max(_n_new(request) for request in requests)
-        most = max(1, budget.for_rows // each)
+        # Requests of one context are rows of their own.
+        most = max(1, budget.for_rows // (each * max(Counter(sequences).values())))
     groups = tuple(
         _group(found, requests, sequences, firsts, shape, budget, recorded)
         for found in packs(sequences, longest, most)
@@ -153,32 +160,30 @@ def make_plan(
 
 
 def _group(
-    sequences: list[Ids],
+    packed: Packed,
     requests: Requests,
-    all_sequences: list[Ids],
+    sequences: list[Ids],
     firsts: list[int],
     shape: Shape,
     budget: Budget,
     recorded: int,
 ) -> Group:
-    chosen = set(sequences)
-    asked = [index for index, ids in enumerate(all_sequences) if ids in chosen]
-    packed = pack(sequences)
+    asked = [index for index, ids in enumerate(sequences) if ids in packed.paths]
     n_new = max(_n_new(requests[index]) for index in asked)
     n = len(packed.tokens)
     n_bytes = n * shape.n_bytes * (recorded * shape.d_model + shape.inner)
-    n_bytes += budget.logits(shape) * shape.d_vocab * 12
+    n_bytes += budget.logit_bytes(shape)
     waves = [[place] for place in range(len(firsts))]
     if n_new:
-        n_bytes += n * sum(shape.kv)
+        # The intact model's keys and values of the contexts weigh as much as a condition's.
+        n_bytes += _row_bytes(0, packed, len(asked), 0, shape)
         weighed = [_row_bytes(first, packed, len(asked), n_new, shape) for first in firsts]
         waves = _waves(firsts, weighed, budget.for_rows)
         n_bytes += max((sum(weighed[place] for place in wave) for wave in waves), default=0)
     return Group(
         asked=tuple(asked),
-        sequences=tuple(sequences),
-        n_tokens=n,
-        n_alone=sum(len(all_sequences[index]) for index in asked),
+        packed=packed,
+        n_alone=sum(len(sequences[index]) for index in asked),
         n_new=n_new,
         waves=tuple(map(tuple, waves)),
         n_bytes=n_bytes,
@@ -189,11 +194,7 @@ def _row_bytes(first: int, packed: Packed, n_requests: int, n_new: int, shape: S
     """Keys and values that a condition has for itself while it decodes."""
     trunks = {trunk for segment in packed.segments for trunk in segment.trunks}
     in_trunks = sum(packed.segments[trunk].n for trunk in trunks)
-    own = max(
-        len(path)
-        - sum(packed.segments[t].n for t in packed.segments[packed.segment_of[ids]].trunks)
-        for ids, path in packed.paths.items()
-    )
+    own = max(len(packed.own(ids)) for ids in packed.paths)
     above = sum(shape.kv[first:])
     return n_requests * (sum(shape.kv) * n_new + above * own) + above * in_trunks
 

@@ -45,12 +45,9 @@ def contexts_of(
 ) -> Contexts:
     """Where the contexts of the requests lie in a packed row."""
     segments = packed.segments
-    above = [segments[packed.segment_of[ids]].trunks for ids in asked]
+    above = [packed.trunks(ids) for ids in asked]
     used = sorted({trunk for trunks in above for trunk in trunks})
-    rows = [
-        packed.paths[ids][sum(segments[trunk].n for trunk in trunks) :]
-        for ids, trunks in zip(asked, above, strict=True)
-    ]
+    rows = [packed.own(ids) for ids in asked]
     longest = max(map(len, rows))
     own = torch.tensor(
         np.stack([np.concatenate([np.full(longest - len(row), row[0]), row]) for row in rows])

@@ -59,10 +59,13 @@ class Packed:
     paths: dict[Ids, Int[np.ndarray, " pos"]] = field(default_factory=dict)
     segment_of: dict[Ids, int] = field(default_factory=dict)
 
-    @property
-    def n_alone(self) -> int:
-        """Tokens that the sequences have when each is read alone."""
-        return sum(map(len, self.paths))
+    def trunks(self, ids: Ids) -> tuple[int, ...]:
+        """The trunks that a sequence goes through, outermost first."""
+        return self.segments[self.segment_of[ids]].trunks
+
+    def own(self, ids: Ids) -> Int[np.ndarray, " place"]:
+        """The places of a sequence's tokens below its trunks."""
+        return self.paths[ids][sum(self.segments[trunk].n for trunk in self.trunks(ids)) :]
 
 
 def shared_lengths(ordered: Sequence[Ids]) -> list[int]:
@@ -72,10 +75,10 @@ def shared_lengths(ordered: Sequence[Ids]) -> list[int]:
 
 def packs(
     sequences: Sequence[Ids], max_tokens: int, max_sequences: int | None = None
-) -> list[list[Ids]]:
-    """The different sequences in groups whose packed rows have at most `max_tokens` tokens.
+) -> list[Packed]:
+    """The different sequences in packed rows of at most `max_tokens` tokens.
 
-    Sequences that begin alike stay together; one that is longer by itself makes a group of its own.
+    Sequences that begin alike stay together; one that is longer by itself makes a row of its own.
     """
     ordered = sorted(set(sequences))
     groups: list[list[Ids]] = []
@@ -87,13 +90,14 @@ def packs(
             n = shared = 0
         groups[-1].append(sequence)
         n += len(sequence) - shared
-    return [part for group in groups for part in _halved(group, max_tokens)]
+    return [packed for group in groups for packed in _halved(group, max_tokens)]
 
 
-def _halved(group: list[Ids], max_tokens: int) -> list[list[Ids]]:
-    """A group in parts that fit, as short shared beginnings are not shared but read again."""
-    if len(group) == 1 or len(pack(group).tokens) <= max_tokens:
-        return [group]
+def _halved(group: list[Ids], max_tokens: int) -> list[Packed]:
+    """A group in rows that fit, as short shared beginnings are not shared but read again."""
+    packed = pack(group)
+    if len(group) == 1 or len(packed.tokens) <= max_tokens:
+        return [packed]
     half = len(group) // 2
     return [*_halved(group[:half], max_tokens), *_halved(group[half:], max_tokens)]
 

@@ -171,8 +171,14 @@ def test_in_bfloat16_the_executors_agree_up_to_rounding(architecture: str) -> No
     noise = abs(again.logprob - plain.logprob) / plain.n_tokens
     found = abs(fused.logprob - plain.logprob) / plain.n_tokens
     assert found.mean() < 2 * noise.mean() + 0.01
-    texts = lr.Engine(model, executor="fused").generate_until(ASKED, chosen)
-    assert all(isinstance(text, str) for row in texts for text in row)
+    texts = [
+        [text for row in lr.Engine(model, executor=executor).generate_until(ASKED, chosen)
+         for text in row]
+        for executor in ("plain", "fused")
+    ]  # fmt: skip
+    same = sum(one == two for one, two in zip(*texts, strict=True))
+    # Rounding turns some choices between near-equals; an error would turn nearly all.
+    assert same >= 0.75 * len(texts[0])
 
 
 def test_nothing_asked_is_nothing_answered() -> None:

@@ -3,8 +3,10 @@
 import random
 
 import pytest
+import torch
 
 import layerroles as lr
+from layerroles.engine import memory
 from layerroles.engine.memory import Budget, Shape, budget
 from layerroles.engine.plan import make_plan
 from layerroles.engine.requests import Scored, Written
@@ -56,7 +58,7 @@ def test_a_packed_row_holds_every_sequence(kind: str) -> None:
         own = path[-1] - segment.start
         row = range(own + 1) if segment.sees is None else segment.sees[own].nonzero()[0]
         assert seen | {segment.start + int(place) for place in row} == set(path.tolist())
-    assert len(packed.tokens) <= packed.n_alone
+    assert len(packed.tokens) <= sum(map(len, set(asked)))
 
 
 def test_shared_tokens_are_read_once() -> None:
@@ -65,22 +67,21 @@ def test_shared_tokens_are_read_once() -> None:
     longest = max(len(ids) - 300 for ids in asked)
     assert len(packed.tokens) <= 300 + len(asked) * longest
     assert [segment.n for segment in packed.segments].count(300) == 1
-    assert packed.n_alone == sum(map(len, set(asked)))
 
 
 def test_groups_hold_everything_once_and_keep_to_their_bounds() -> None:
     asked = sequences("two levels") + sequences("nothing shared")
-    groups = packs(asked, max_tokens=500, max_sequences=5)
-    assert sorted(ids for group in groups for ids in group) == sorted(set(asked))
-    assert max(map(len, groups)) <= 5
-    assert all(len(group) == 1 or len(pack(group).tokens) <= 500 for group in groups)
+    rows = packs(asked, max_tokens=500, max_sequences=5)
+    assert sorted(ids for row in rows for ids in row.paths) == sorted(set(asked))
+    assert max(len(row.paths) for row in rows) <= 5
+    assert all(len(row.paths) == 1 or len(row.tokens) <= 500 for row in rows)
 
 
 def test_short_beginnings_that_are_read_again_are_counted() -> None:
     asked = [(*range(10, 25), 100 + n) for n in range(1000)]
-    groups = packs(asked, max_tokens=2048)
-    assert sorted(ids for group in groups for ids in group) == asked
-    assert max(len(pack(group).tokens) for group in groups) <= 2048
+    rows = packs(asked, max_tokens=2048)
+    assert sorted(ids for row in rows for ids in row.paths) == asked
+    assert max(len(row.tokens) for row in rows) <= 2048
 
 
 def test_a_plan_counts_what_is_shared() -> None:
@@ -123,11 +124,18 @@ def test_what_is_not_a_size_is_told(given: str | int) -> None:
         lr.Engine(random_model("llama"), memory=given)
 
 
-def test_by_default_half_of_the_free_memory_is_used() -> None:
-    import torch
+def test_by_default_half_of_the_free_memory_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "_free", lambda device: 6 * 2**30)
+    assert budget(None, torch.device("cpu")).total == 3 * 2**30
 
-    found = budget(None, torch.device("cpu")).total
-    assert 2**20 < found < 2**50
+
+def test_requests_of_one_context_are_rows_of_their_own() -> None:
+    requests = [Written((1, 2, 3), (str(n),), 20) for n in range(8)]
+    requests += [Written((4, 5, n), (), 20) for n in range(8)]
+    plan = make_plan(requests, CONDITIONS, SHAPE, Budget(2**19), 1e9)
+    rows = [[len(wave) * len(group.asked) for wave in group.waves] for group in plan.groups]
+    assert sum(map(sum, rows)) == 5 * 16
+    assert max(len(group.asked) for group in plan.groups) < 16
 
 
 def test_an_engine_plans_without_running() -> None:
