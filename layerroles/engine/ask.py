@@ -13,7 +13,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from layerroles.ablations import INTACT, Condition, References, resolve
 from layerroles.engine.fused import Fused
 from layerroles.engine.hooked import Hooked
-from layerroles.engine.memory import budget
+from layerroles.engine.memory import budget, keep_pages
 from layerroles.engine.plain import Plain
 from layerroles.engine.plan import Plan
 from layerroles.engine.replay import can_replay
@@ -272,6 +272,8 @@ class Engine:
 
     def _fused(self, references: References) -> Fused:
         if self._twin is None:
+            if torch.device(self.model.cfg.device or "cpu").type == "cpu":
+                keep_pages()
             self._twin = Twin(self.model)
         return Fused(self._twin, references, self._budget)
 

@@ -20,8 +20,8 @@ _ROUND = 16
 _LONG = 128
 # Attention logits that matrix products hold at once.
 _MOST_LOGITS = 2**24
-# Below this many keys, matmuls with a softmax beat the fused kernel.
-_FEW_KEYS = 48
+# Up to this many keys, or queries that share them, matmuls with a softmax beat the fused kernel.
+_FEW_KEYS, _FEW_QUERIES = 48, 16
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def part(
     v: Float[Tensor, "group head n_k d_head"],
     score: Scoring,
     *,
-    bias: Float[Tensor, "group #head #n_q n_k"] | None = None,
+    bias: Float[Tensor, "#group #head #n_q n_k"] | None = None,
     causal: bool = False,
 ) -> Part:
     """Attention of each group's queries to its keys.
@@ -69,8 +69,9 @@ def part(
         bias: added to the logits: 0 where a query sees a key, minus infinity where not.
         causal: query i sees keys 0 to i; needs as many keys as queries.
     """
-    if q.device.type == "cpu" and score.cap is None and (causal or k.shape[2] > _FEW_KEYS):
-        mask = None if bias is None else bias.expand(-1, -1, q.shape[2], -1)
+    many = k.shape[2] > _FEW_KEYS and q.shape[2] > _FEW_QUERIES
+    if q.device.type == "cpu" and score.cap is None and (causal or many):
+        mask = None if bias is None else bias.expand(q.shape[0], -1, q.shape[2], -1)
         out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
             q, k, v, 0.0, causal, attn_mask=mask, scale=score.scale
         )
@@ -99,14 +100,17 @@ def _piece(
     bias: Float[Tensor, "#group #head #n_q n_k"] | None,
 ) -> Part:
     """Attention by matrix products, of as many queries as their logits leave room for."""
-    logits = (q @ k.transpose(-1, -2)).float() * score.scale
+    # In place throughout: the logits are the largest thing here.
+    logits = (q @ k.transpose(-1, -2)).float().mul_(score.scale)
     if score.cap is not None:
-        logits = score.cap * torch.tanh(logits / score.cap)
+        logits.div_(score.cap).tanh_().mul_(score.cap)
     if bias is not None:
-        logits = logits + bias
-    lse = logits.logsumexp(-1)
-    weights = (logits - lse[..., None]).exp_()
-    return Part((weights.to(v.dtype) @ v).float(), lse)
+        logits.add_(bias)
+    most = logits.amax(-1, keepdim=True)
+    weights = logits.sub_(most).exp_()
+    total = weights.sum(-1, keepdim=True)
+    out = (weights.to(v.dtype) @ v).float().div_(total)
+    return Part(out, most.add_(total.log_())[..., 0])
 
 
 def merged(one: Part, two: Part) -> Part:

@@ -7,7 +7,7 @@ from functools import cached_property, partial
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from layerroles.ablations import Condition, Edit, References
@@ -97,9 +97,28 @@ class Edits:
         }
         self._places = {site: twin.place(site) for _, site in self._edits}
 
+    def block(
+        self,
+        site: Site,
+        stretch: Stretch,
+        entered: Float[Tensor, "1 pos d_model"],
+        left: Float[Tensor, "1 pos d_model"],
+    ) -> Float[Tensor, "1 pos d_model"]:
+        """What leaves a block under the stretch's condition, the block not being run.
+
+        Args:
+            site: the block.
+            stretch: the whole row.
+            entered: the stream that enters the block.
+            left: the stream that leaves it unedited.
+        """
+        return self._edit(
+            left, site=site, stretches=[stretch], streams={site.layer: entered}, fired={site: 0}
+        )
+
     @contextmanager
-    def on(self, stretches: Sequence[Stretch]) -> Iterator[None]:
-        """Within the context, one pass sees the edits.
+    def on(self, stretches: Sequence[Stretch], *, since: int = 0) -> Iterator[None]:
+        """Within the context, one pass sees the edits from a layer on.
 
         Raises:
             RuntimeError: on leaving, if a hook did not fire.
@@ -108,7 +127,8 @@ class Edits:
         for stretch in stretches:
             if stretch.end > stretch.start:
                 for site in stretch.condition:
-                    wanted.setdefault(site, []).append(stretch)
+                    if site.layer >= since:
+                        wanted.setdefault(site, []).append(stretch)
         layers = sorted({site.layer for site in wanted})
         streams: dict[int, Tensor] = {}
         fired: dict[Site, int] = dict.fromkeys(wanted, 0)

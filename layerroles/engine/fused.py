@@ -21,7 +21,16 @@ from layerroles.engine.attend import Layout, Scoring
 from layerroles.engine.decode import Chosen, Decoding, Stops, greedy
 from layerroles.engine.edits import Edits, Reading, Stretch
 from layerroles.engine.memory import Budget
-from layerroles.engine.plan import Group, Plan, Requests, make_plan
+from layerroles.engine.plan import (
+    Group,
+    Plan,
+    Requests,
+    edited_block,
+    first_own,
+    first_run,
+    make_plan,
+    recorded_at,
+)
 from layerroles.engine.readout import Places
 from layerroles.engine.requests import Score, Scored, Writing, Written
 from layerroles.engine.rows import Kept, Rows, contexts_of, kept
@@ -163,21 +172,25 @@ class Intact:
     ) -> None:
         self._twin = twin
         self._row = row
-        firsts = {c.first_layer for c in conditions if c.first_layer is not None}
+        layers = {layer for condition in conditions for layer in recorded_at(condition)}
         self._streams: dict[int, Tensor] = {}
-        with twin.noting(sorted(firsts), self._streams):
+        with twin.noting(sorted(layers), self._streams):
             stream = twin.run(row.tokens, row.positions, attend)
         self.read = Read(stream, None)
 
     def again(self, condition: Condition, edits: Edits, attend: Attend) -> Read:
         """Read the row under a condition, from its first ablated layer on."""
-        first = condition.first_layer
-        if first is None:
+        if condition.is_intact:
             return self.read
         row = self._row
         reading = Reading(row.positions, row.ids)
         stretch = Stretch(condition, 0, len(row.tokens), reading)
-        with self._twin.starting_at(first, self._streams[first]), edits.on([stretch]):
+        first = first_run(condition, len(self._twin.blocks))
+        stream = self._streams[first]
+        block = edited_block(condition)
+        if block is not None:
+            stream = edits.block(block, stretch, self._streams[block.layer], stream)
+        with self._twin.starting_at(first, stream), edits.on([stretch], since=first):
             stream = self._twin.run(row.tokens, row.positions, attend)
         assert stretch.changed is not None  # every edit notes what it did
         return Read(stream, stretch.changed.cpu().numpy())
@@ -299,7 +312,7 @@ class Batch:
         return self._row.layout.attend(layer, q, k, v, score)
 
     def _first(self, condition: Condition) -> int:
-        return len(self._twin.blocks) if condition.first_layer is None else condition.first_layer
+        return first_own(condition, len(self._twin.blocks))
 
 
 def _mended(

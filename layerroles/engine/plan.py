@@ -18,6 +18,7 @@ from layerroles.ablations import Condition
 from layerroles.engine.memory import Budget, Shape
 from layerroles.engine.requests import Scored, Written
 from layerroles.engine.trie import Ids, Packed, packs
+from layerroles.sites import Site
 
 Requests = Sequence[Scored] | Sequence[Written]
 
@@ -76,7 +77,10 @@ class Plan:
 
     @property
     def passes(self) -> int:
-        """Passes over packed rows: the intact model's, and one for each condition that edits."""
+        """Passes over packed rows: the intact model's, and one for each condition that runs blocks.
+
+        (An ablation of the last block is an edit of what the intact model was seen to do.)
+        """
         return len(self.groups) * (1 + sum(depth > 0 for depth in self.depths))
 
     @property
@@ -130,13 +134,13 @@ def make_plan(
         budget: what it may take.
         flops: floating-point operations a second, for the time that is expected.
     """
-    firsts = [shape.n_layers if c.first_layer is None else c.first_layer for c in conditions]
-    depths = tuple(1 - first / shape.n_layers for first in firsts)
+    depths = tuple(1 - first_run(c, shape.n_layers) / shape.n_layers for c in conditions)
+    firsts = [first_own(condition, shape.n_layers) for condition in conditions]
     writes = any(isinstance(request, Written) for request in requests)
     sequences = [_sequence(request) for request in requests]
-    recorded = len({first for first in firsts if first < shape.n_layers})
+    recorded = len({layer for c in conditions for layer in recorded_at(c)})
     # What is packed together does not depend on which conditions are left to do.
-    longest = budget.row_tokens(shape, shape.n_layers, keys=writes)
+    longest = budget.row_tokens(shape, shape.n_layers + 1, keys=writes)
     most = len(requests)
     if writes:
         each = sum(shape.kv) * max(map(len, sequences))
@@ -157,6 +161,39 @@ def make_plan(
         depths=depths,
         seconds=seconds,
     )
+
+
+def edited_block(condition: Condition) -> Site | None:
+    """The block whose recorded output is edited instead of running it again.
+
+    A condition's first site, if it is a whole block and the only site of its layer: what enters
+    the block, and so what leaves it before the edit, is the intact model's.
+    """
+    first = [site for site in condition if site.layer == condition.first_layer]
+    return first[0] if len(first) == 1 and first[0].part == "block" else None
+
+
+def first_run(condition: Condition, n_layers: int) -> int:
+    """The first block that is run anew under a condition; `n_layers` if none is."""
+    if condition.first_layer is None:
+        return n_layers
+    return condition.first_layer + (edited_block(condition) is not None)
+
+
+def first_own(condition: Condition, n_layers: int) -> int:
+    """The first layer whose keys and values are not the intact model's; `n_layers` if none.
+
+    An edit leaves its own layer's alone: they are made of what enters the block.
+    """
+    return n_layers if condition.first_layer is None else condition.first_layer + 1
+
+
+def recorded_at(condition: Condition) -> tuple[int, ...]:
+    """The streams that are kept of the intact model: those that enter these blocks."""
+    first = condition.first_layer
+    if first is None:
+        return ()
+    return (first, first + 1) if edited_block(condition) is not None else (first,)
 
 
 def _group(
@@ -190,12 +227,12 @@ def _group(
     )
 
 
-def _row_bytes(first: int, packed: Packed, n_requests: int, n_new: int, shape: Shape) -> int:
+def _row_bytes(first_own: int, packed: Packed, n_requests: int, n_new: int, shape: Shape) -> int:
     """Keys and values that a condition has for itself while it decodes."""
     trunks = {trunk for segment in packed.segments for trunk in segment.trunks}
     in_trunks = sum(packed.segments[trunk].n for trunk in trunks)
     own = max(len(packed.own(ids)) for ids in packed.paths)
-    above = sum(shape.kv[first:])
+    above = sum(shape.kv[first_own:])
     return n_requests * (sum(shape.kv) * n_new + above * own) + above * in_trunks
 
 

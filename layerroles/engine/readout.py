@@ -12,7 +12,7 @@ from layerroles.engine.requests import Score, Scored
 from layerroles.engine.trie import Packed
 from layerroles.engine.twin import Twin
 
-# Rows whose float32 logits are held at once.
+# Rows whose float32 logits are held at once: few, so that they stay in the processor's cache.
 _CHUNK = 8
 
 
@@ -59,15 +59,15 @@ class Places:
         logprobs, hits, fine = [], [], []
         start = 0
         for chunk in stream[self._stream_places].split(n_logits):
-            logits = twin.logits(chunk).float()
+            logits = twin.logits(chunk)
             a, b = torch.searchsorted(
                 self._rows, torch.tensor([start, start + len(chunk)], device=self._rows.device)
             ).tolist()
             rows, targets = self._rows[a:b] - start, self._targets[a:b]
-            sums, best = logits.logsumexp(-1), logits.argmax(-1)
-            logprobs.append(logits[rows, targets] - sums[rows])
+            sums, best, all_finite = map(torch.cat, zip(*map(_summed, logits.split(_CHUNK))))
+            logprobs.append(logits[rows, targets].float() - sums[rows])
             hits.append(best[rows] == targets)
-            fine.append(finite(logits)[rows])
+            fine.append(all_finite[rows])
             start += len(chunk)
         back = np.argsort(self._order, kind="stable")
         logprob, hit, finite_at = (
@@ -90,6 +90,14 @@ class Places:
                 strict=True,
             )
         ]
+
+
+def _summed(
+    logits: Float[Tensor, "pos d_vocab"],
+) -> tuple[Float[Tensor, " pos"], Int[Tensor, " pos"], Bool[Tensor, " pos"]]:
+    """The log-sum-exp of each place's logits in float32, the largest, and whether all are finite."""
+    logits = logits.float()
+    return logits.logsumexp(-1), logits.argmax(-1), finite(logits)
 
 
 def read_out(

@@ -1,9 +1,9 @@
 """Keys and values of the rows that are decoded together, and attention from their newest tokens.
 
-Rows are (condition, request) pairs, condition by condition in the order of their first layers. At a
-layer before its first, a condition's contexts are the intact model's: those keys and values are
-kept once for all such conditions ("below"). From its first layer on, a condition has its own
-("above"). What a row wrote itself is its own at every layer.
+Rows are (condition, request) pairs, condition by condition in the order of their first layers: the
+first whose keys and values are not the intact model's. Before it, a condition's contexts are the
+intact model's: those keys and values are kept once for all such conditions ("below"). From it on, a
+condition has its own ("above"). What a row wrote itself is its own at every layer.
 """
 
 from collections.abc import Sequence
@@ -13,12 +13,16 @@ import numpy as np
 import torch
 from einops import rearrange
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from layerroles.engine.attend import Part, Scoring, merged, part
 from layerroles.engine.trie import Ids, Packed
 
 Pair = tuple[Tensor, Tensor]
+
+# Room for what rows write is made this many tokens at a time: attention runs over all of the room
+# (its empty part hidden), since matrix products would copy a part of a tensor first.
+_ROOM = 32
 
 
 @dataclass(frozen=True)
@@ -102,8 +106,8 @@ class Rows:
     Args:
         contexts: of the requests.
         below: the intact model's keys and values of the contexts, layer by layer.
-        firsts: the first ablated layer of each condition, ascending; the number of layers for the
-            intact model.
+        firsts: the first layer of each condition whose keys and values are its own, ascending; the
+            number of layers if there is none.
         n_new: tokens that a row may write.
     """
 
@@ -120,13 +124,20 @@ class Rows:
         self._starts = [int(np.searchsorted(firsts, layer, "right")) for layer in range(len(below))]
         self._live = np.arange(self.n_conditions)
         self._n_own = contexts.own.shape[1]
-        self._layers = [self._empty(layer, n_new) for layer in range(len(below))]
+        self._n_new = n_new
+        self._room = min(_ROOM, n_new)
+        self._layers = [self._empty(layer) for layer in range(len(below))]
         self._n_written = 0
         self._known: dict[tuple[str, int, int], tuple[Tensor, _Groups]] = {}
-        self._bias_of_rows: Tensor | None = None
+        self._bias = self._hidden()
 
     def fill(self, condition: int, layer: int, k: Tensor, v: Tensor) -> None:
-        """Keep the contexts' keys and values under a condition; `k`, `v`: `[head pos d_head]`."""
+        """Keep the contexts' keys and values under a condition, where they are its own.
+
+        `k`, `v`: `[head pos d_head]`.
+        """
+        if condition >= self._starts[layer]:
+            return
         above = self._layers[layer]
         rows = slice(condition * self.n_requests, (condition + 1) * self.n_requests)
         for into, x in ((above.k, k), (above.v, v)):
@@ -136,6 +147,13 @@ class Rows:
 
     def step(self) -> int:
         """A further token of each row follows; how many each wrote before."""
+        if self._n_written == self._room:
+            more = min(_ROOM, self._n_new - self._room)
+            self._room += more
+            for layer in self._layers:
+                layer.widen(more)
+            self._bias = self._hidden()
+        self._bias[..., self._n_own + self._n_written] = 0.0
         self._n_written += 1
         return self._n_written - 1
 
@@ -152,7 +170,7 @@ class Rows:
         self.request = self.request[list(places)]
         self._live = live
         self._known.clear()
-        self._bias_of_rows = None
+        self._bias = self._hidden()
 
     def attend(
         self,
@@ -167,14 +185,13 @@ class Rows:
         share = q.shape[0] // k.shape[0]
         asked = rearrange(q, "(kv share) row d -> row kv share d", share=share)
         above.write(k.transpose(0, 1), v.transpose(0, 1), cut, self._n_own, self._n_written - 1)
-        end = self._n_own + self._n_written
         parts = []
         if cut:
-            own_k, own_v = above.k[:, :, :end], above.v[:, :, :end]
-            parts.append(part(asked[:cut], own_k, own_v, score, bias=self._bias(cut, end)))
+            bias = self._bias[:cut]
+            parts.append(part(asked[:cut], above.k, above.v, score, bias=bias))
         if cut < len(asked):
-            late_k, late_v = (x[:, :, : self._n_written] for x in (above.late_k, above.late_v))
-            found = part(asked[cut:], late_k, late_v, score)
+            late = self._bias[:1, ..., self._n_own :]
+            found = part(asked[cut:], above.late_k, above.late_v, score, bias=late)
             rows, groups = self._groups("request", cut)
             bias = self._contexts.bias
             if bias is not None:
@@ -223,32 +240,30 @@ class Rows:
             self._known[kind, cut, trunk] = known
         return known
 
-    def _bias(self, cut: int, end: int) -> Tensor | None:
-        """What rows above see of their contexts and of what they wrote."""
-        if self._contexts.bias is None:
-            return None
-        if self._bias_of_rows is None:
-            own = self._contexts.bias[torch.tensor(self.request, device=self._contexts.own.device)]
-            room = self._layers[0].late_k.shape[2]
-            whole = torch.cat([own, own.new_zeros(len(own), room)], dim=1)
-            self._bias_of_rows = whole[:, None, None]
-        return self._bias_of_rows[:cut, :, :, :end]
+    def _hidden(self) -> Float[Tensor, "row 1 1 n_all"]:
+        """Minus infinity where rows see nothing: pads of their contexts, room that is empty."""
+        device, dtype = self._contexts.own.device, self._below[0].own[0].dtype
+        bias = torch.zeros(len(self.request), self._n_own + self._room, device=device, dtype=dtype)
+        if self._contexts.bias is not None:
+            bias[:, : self._n_own] = self._contexts.bias[torch.tensor(self.request, device=device)]
+        bias[:, self._n_own + self._n_written :] = float("-inf")
+        return bias[:, None, None]
 
     def _n_above(self, layer: int) -> int:
         """How many live rows' conditions start at or before a layer."""
         return int(np.searchsorted(self.condition, self._starts[layer]))
 
-    def _empty(self, layer: int, n_new: int) -> "_Layer":
+    def _empty(self, layer: int) -> "_Layer":
         n = self._starts[layer]
         k, v = self._below[layer].own
         above = n * self.n_requests
         late = (self.n_conditions - n) * self.n_requests
         heads = k.shape[1]
         return _Layer(
-            k=k.new_empty(above, heads, self._n_own + n_new, k.shape[3]),
-            v=v.new_empty(above, heads, self._n_own + n_new, v.shape[3]),
-            late_k=k.new_empty(late, heads, n_new, k.shape[3]),
-            late_v=v.new_empty(late, heads, n_new, v.shape[3]),
+            k=k.new_zeros(above, heads, self._n_own + self._room, k.shape[3]),
+            v=v.new_zeros(above, heads, self._n_own + self._room, v.shape[3]),
+            late_k=k.new_zeros(late, heads, self._room, k.shape[3]),
+            late_v=v.new_zeros(late, heads, self._room, v.shape[3]),
             trunks=[
                 (k.new_empty(n, *k.shape), v.new_empty(n, *v.shape))
                 for k, v in self._below[layer].trunks
@@ -269,6 +284,13 @@ class _Layer:
     def write(self, k: Tensor, v: Tensor, cut: int, n_own: int, step: int) -> None:
         self.k[:, :, n_own + step], self.v[:, :, n_own + step] = k[:cut], v[:cut]
         self.late_k[:, :, step], self.late_v[:, :, step] = k[cut:], v[cut:]
+
+    def widen(self, more: int) -> None:
+        # As below; what is empty is zero, since it takes part with a weight of zero.
+        self.k = nn.functional.pad(self.k, (0, 0, 0, more))
+        self.v = nn.functional.pad(self.v, (0, 0, 0, more))
+        self.late_k = nn.functional.pad(self.late_k, (0, 0, 0, more))
+        self.late_v = nn.functional.pad(self.late_v, (0, 0, 0, more))
 
     def keep(self, above: Tensor, below: Tensor, conditions: Tensor) -> None:
         # One after the other, so that at most one of them is held twice.

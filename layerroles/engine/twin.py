@@ -152,24 +152,36 @@ class Twin:
     def starting_at(
         self, first: int, stream: Float[Tensor, "1 pos d_model"]
     ) -> AbstractContextManager[None]:
-        """Within the context, blocks before `first` don't run; `first` is given this stream."""
+        """Within the context, blocks before `first` don't run; `first` is given this stream.
+
+        If it is the number of blocks, the stream goes to what follows the last one.
+        """
         return instead(self.blocks[:first], passing(stream))
 
     @contextmanager
     def noting(self, layers: Sequence[int], into: dict[int, Tensor]) -> Iterator[None]:
-        """Within the context, the streams that enter these blocks are kept."""
+        """Within the context, the streams that enter these blocks are kept.
+
+        The number of blocks stands for the stream that leaves the last one.
+        """
 
         def note(
             _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *, layer: int
         ) -> None:
             into[layer] = args[0] if args else kwargs["hidden_states"]
 
+        def note_last(_module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
+            into[len(self.blocks)] = output[0] if isinstance(output, tuple) else output
+
         handles = [
             self.blocks[layer].register_forward_pre_hook(
                 partial(note, layer=layer), with_kwargs=True
             )
             for layer in layers
+            if layer < len(self.blocks)
         ]
+        if len(self.blocks) in layers:
+            handles.append(self.blocks[-1].register_forward_hook(note_last))
         try:
             yield
         finally:

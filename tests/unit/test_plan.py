@@ -89,10 +89,10 @@ def test_a_plan_counts_what_is_shared() -> None:
     requests = [Scored((*shots, n), (1, 2)) for n in range(10)]
     plan = make_plan(requests, CONDITIONS, SHAPE, Budget(2**24), 1e9)
     assert (plan.verb, plan.n_requests, plan.n_conditions, plan.rows) == ("loglikelihood", 10, 5, 0)
-    assert plan.passes == 5  # the intact model is one of them
+    assert plan.passes == 4  # the intact one; the last block needs none
     assert plan.tokens_alone == 5 * 10 * 302
-    # Read: once intact, then from layers 0, 1, 2 and 3 of 4 on.
-    assert plan.tokens_read == pytest.approx((300 + 2 * 10) * (1 + 1 + 0.75 + 0.5 + 0.25))
+    # Read: once intact, then from behind the blocks 0, 1, 2 and 3 of 4 on.
+    assert plan.tokens_read == pytest.approx((300 + 2 * 10) * (1 + 0.75 + 0.5 + 0.25 + 0))
     assert "times fewer" in str(plan)
 
 
@@ -100,7 +100,7 @@ def test_a_plan_of_texts_keeps_rows_within_memory() -> None:
     requests = [Written((n, *range(60)), (), 20) for n in range(8)]
     large = make_plan(requests, CONDITIONS, SHAPE, Budget(2**24), 1e9)
     assert large.rows == 5 * 8
-    assert [wave for group in large.groups for wave in group.waves] == [(1, 2, 3, 4, 0)]
+    assert [wave for group in large.groups for wave in group.waves] == [(1, 2, 3, 0, 4)]
     small = make_plan(requests, CONDITIONS, SHAPE, Budget(2**19), 1e9)
     assert small.rows < large.rows
     assert small.n_bytes < large.n_bytes
@@ -143,7 +143,7 @@ def test_an_engine_plans_without_running() -> None:
     engine = lr.Engine(model)
     conditions = [lr.Condition({}), *lr.each_layer(model, lr.Skip())]
     plan = engine.plan([("a b c", " d"), ("a b c", " e")], conditions)
-    assert (plan.executor, plan.passes, plan.rows) == ("fused", 4, 0)
+    assert (plan.executor, plan.passes, plan.rows) == ("fused", 3, 0)
     plan = engine.plan([("a b c", {"max_gen_toks": 5})] * 2, conditions)
     assert (plan.verb, plan.rows) == ("generate_until", 8)
     assert engine.used == set()
