@@ -64,7 +64,9 @@ class Places:
                 self._rows, torch.tensor([start, start + len(chunk)], device=self._rows.device)
             ).tolist()
             rows, targets = self._rows[a:b] - start, self._targets[a:b]
-            sums, best, all_finite = map(torch.cat, zip(*map(_summed, logits.split(_CHUNK))))
+            sums, best, all_finite = map(
+                torch.cat, zip(*map(_summed, logits.split(_CHUNK)), strict=True)
+            )
             logprobs.append(logits[rows, targets].float() - sums[rows])
             hits.append(best[rows] == targets)
             fine.append(all_finite[rows])
@@ -95,7 +97,7 @@ class Places:
 def _summed(
     logits: Float[Tensor, "pos d_vocab"],
 ) -> tuple[Float[Tensor, " pos"], Int[Tensor, " pos"], Bool[Tensor, " pos"]]:
-    """The log-sum-exp of each place's logits in float32, the largest, and whether all are finite."""
+    """The log-sum-exp of each place's logits in float32, the best, and whether all are finite."""
     logits = logits.float()
     return logits.logsumexp(-1), logits.argmax(-1), finite(logits)
 
