@@ -130,7 +130,7 @@ def lm_eval(args: argparse.Namespace, rows: Sequence[Row]) -> Loop:
 
 
 def nnsight(args: argparse.Namespace, rows: Sequence[Row]) -> Loop:
-    """nnsight's `skip`, in batches of rows of like length, padded on the right."""
+    """The `skip` of nnsight, in batches of rows of like length, padded on the right."""
     from nnsight import LanguageModel
 
     hf, tokenizer = _hugging_face(args)

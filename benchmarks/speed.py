@@ -5,8 +5,8 @@ r"""Time a whole layer sweep against the loops that one would write instead, in 
 FOLDER holds request files, one workload each (see `runner.py`). Each way of answering runs in a
 process of its own, one after the other. A loop costs the same for each condition, so it is timed on
 the intact model and on one skipped layer in the middle, and multiplied; the engine is timed on all
-conditions. Measurements are kept in a JSON file beside the page and are not made again; delete it to
-measure anew.
+conditions. Measurements are kept in a JSON file beside the page and are not made again; delete it
+to measure anew.
 """
 
 import argparse

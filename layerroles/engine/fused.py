@@ -42,7 +42,7 @@ Answer = TypeVar("Answer", Score, Writing)
 Verb = Callable[[Sequence[Request], Sequence[Condition]], Iterator[tuple[int, list[Answer]]]]
 
 # Rows are dropped from a decoding batch when fewer than this share of them still write.
-_COMPACT_BELOW = 0.75
+_COMPACT_BELOW = 0.9
 
 
 @dataclass(frozen=True)

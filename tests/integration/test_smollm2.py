@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import layerroles as lr
 from layerroles.models import encode, prepared
@@ -85,6 +86,44 @@ def test_batched_equals_single_equals_shared() -> None:
         assert abs(found.logprob - alone.logprob).max() < 1e-4
         assert (found.is_greedy == alone.is_greedy).all()
         assert engine.generate_until(ASKED, conditions()) == texts
+
+
+@pytest.mark.parametrize("layer", [None, 0, 15, 29])
+def test_the_answers_are_those_of_lm_eval(layer: int | None) -> None:
+    """Its own model class on the Hugging Face model, the layer replaced by the identity."""
+    from lm_eval.api.instance import Instance
+    from lm_eval.models.huggingface import HFLM
+
+    folder = str(lr.model_folder("smollm2-135m"))
+    hf = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    lm = HFLM(pretrained=hf, tokenizer=AutoTokenizer.from_pretrained(folder), batch_size=1)
+    condition = lr.Condition({} if layer is None else {lr.Site(layer): lr.Skip()})
+    if layer is not None:
+        hf.model.layers[layer].forward = lambda hidden_states, *args, **kwargs: hidden_states
+    engine = lr.Engine(model())
+    found = engine.loglikelihood(PAIRS, [condition])
+    asked = [Instance("loglikelihood", {}, pair, n) for n, pair in enumerate(PAIRS)]
+    theirs = lm.loglikelihood(asked, disable_tqdm=True)
+    assert engine.used == {"fused"}
+    assert abs(found.logprob[0] - [logprob for logprob, _ in theirs]).max() < 1e-3
+    assert found.is_greedy[0].tolist() == [greedy for _, greedy in theirs]
+    if layer == 0:  # transformers reads the length of its cache off layer 0, which then has none
+        return
+    asked = [
+        Instance("generate_until", {}, (text, {**options, "do_sample": False}), n)
+        for n, (text, options) in enumerate(ASKED)
+    ]
+    texts = lm.generate_until(asked, disable_tqdm=True)
+    assert engine.generate_until(ASKED, [condition]) == [texts]
+
+
+def test_a_budget_for_a_few_rows_gives_the_same_answers() -> None:
+    asked = [(f"{n}, {context}", options) for n in range(4) for context, options in ASKED]
+    small = lr.Engine(model(), executor="fused", memory="30MB")
+    assert 1 <= small.plan(asked, conditions()).rows <= 16
+    large = lr.Engine(model(), executor="fused")
+    assert large.plan(asked, conditions()).rows == 48
+    assert small.generate_until(asked, conditions()) == large.generate_until(asked, conditions())
 
 
 def test_layer_11_is_the_sinks_writer() -> None:

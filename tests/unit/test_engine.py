@@ -1,12 +1,18 @@
 """The engine: the reference is checked by hand, the other executors against the reference."""
 
+from collections.abc import Iterator
+from dataclasses import replace
+
 import pytest
 import torch
 
 import layerroles as lr
 from layerroles.ablations import Condition
+from layerroles.engine import rows
+from layerroles.engine.fused import Fused
 from layerroles.engine.plain import Plain
-from layerroles.engine.requests import Scored, Written, scored, written
+from layerroles.engine.requests import Score, Scored, Written, scored, written
+from layerroles.engine.trust import rounding_noise
 from tests.unit.random_models import ALL_ARCHITECTURES, ARCHITECTURES, random_model
 from tests.unit.test_ablations import Scale
 
@@ -42,6 +48,9 @@ def conditions(model: object) -> list[Condition]:
         Condition({lr.Site(2, "mlp"): lr.Zero()}),
         Condition({lr.Site(1): lr.Mean(reference)}),
         Condition({lr.Site(2, "head", 1): lr.Zero(), lr.Site(1, "head", 3): Scale(2.0)}),
+        # A whole block before a part of another, and one whose own part is edited before it.
+        Condition({lr.Site(0): Scale(0.5), lr.Site(2, "attn"): lr.Zero()}),
+        Condition({lr.Site(1): Scale(0.5), lr.Site(1, "mlp"): lr.Zero()}, at="after_first"),
     ]
 
 
@@ -179,6 +188,38 @@ def test_in_bfloat16_the_executors_agree_up_to_rounding(architecture: str) -> No
     same = sum(one == two for one, two in zip(*texts, strict=True))
     # Rounding turns some choices between near-equals; an error would turn nearly all.
     assert same >= 0.75 * len(texts[0])
+
+
+def test_in_bfloat16_an_executor_that_is_wrong_is_not_used(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    right = Fused.score
+
+    def wrong(self: Fused, *asked: object) -> Iterator[tuple[int, list[Score]]]:
+        for place, scores in right(self, *asked):
+            yield place, [replace(one, logprob=one.logprob - one.n_tokens) for one in scores]
+
+    monkeypatch.setattr(Fused, "score", wrong)
+    engine = lr.Engine(random_model("llama", dtype="bfloat16"))
+    engine.loglikelihood(PAIRS, [Condition({lr.Site(1): lr.Skip()})])
+    assert engine.used == {"hooked"}
+
+
+def test_the_last_bit_moves_a_half_precision_only() -> None:
+    asked = [Scored((4, 5, 6, 7), (8,))]
+    skip = Condition({lr.Site(1): lr.Skip()})
+    for dtype, least, most in (("bfloat16", 1e-4, 0.1), ("float32", 0.0, 1e-5)):
+        plain = Plain(random_model("llama", dtype=dtype), {})
+        ((_, scores),) = plain.score(asked, [skip])
+        assert least <= rounding_noise(plain, asked, skip, scores) <= most
+
+
+def test_room_is_made_as_texts_grow(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = random_model("llama")
+    chosen = conditions(model)
+    expected = lr.Engine(model, executor="plain").generate_until(ASKED, chosen)
+    monkeypatch.setattr(rows, "_ROOM", 3)
+    assert lr.Engine(model, executor="fused").generate_until(ASKED, chosen) == expected
 
 
 def test_nothing_asked_is_nothing_answered() -> None:

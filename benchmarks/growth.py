@@ -1,0 +1,147 @@
+"""How a sweep's time grows with conditions, layers of depth, examples, and length of the context.
+
+    python benchmarks/growth.py [--out docs/results]
+
+Random tokens are asked, so that each quantity can be varied by itself; the others stay at
+`START`. Writes `growth.md` (which `speed.py` puts into its page) and `docs/img/growth.svg`'s data.
+"""
+
+import argparse
+import random
+import statistics
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+from runner import timed
+
+import layerroles as lr
+from layerroles.engine import Scored
+from layerroles.figures.style import FAMILY_COLOUR, NEUTRAL, themed
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is asked.
+
+    Attributes:
+        conditions: single layers skipped, spread evenly over the depth.
+        examples: questions of 20 tokens with 4 endings of 4 tokens.
+        shared: tokens that all questions begin with.
+        own: tokens that each question has for itself.
+    """
+
+    conditions: int = 10
+    examples: int = 16
+    shared: int = 256
+    own: int = 20
+
+
+START = Asked()
+GRID = {
+    "conditions": (5, 10, 15, 30),
+    "examples": (8, 16, 32, 64),
+    "shared": (0, 256, 512, 1024),
+    "own": (20, 80, 160, 320),
+}
+NAMES = {
+    "conditions": "conditions (layers skipped one by one)",
+    "examples": "examples (with 4 endings each)",
+    "shared": "tokens that all examples share (shots)",
+    "own": "tokens of each example's own context",
+}
+
+
+def main() -> None:
+    """Measure each, write both."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--model", default="smollm2-135m")
+    parser.add_argument("--dtype", default="auto")
+    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--out", type=Path, default=Path("docs/results"))
+    parser.add_argument("--figure", type=Path, help="an HTML file for the figure")
+    args = parser.parse_args()
+
+    model = lr.load(args.model, dtype=args.dtype)
+    measure(lr.Engine(model, executor="fused"), replace(START, examples=4))
+    found: dict[str, list[list[float]]] = {}
+    for name, values in GRID.items():
+        found[name] = []
+        for value in values:
+            engine = lr.Engine(model, executor="fused")
+            asked = replace(START, **{name: value})
+            found[name].append([measure(engine, asked) for _ in range(args.repeat)])
+            print(name, value, found[name][-1], flush=True)
+    (args.out / "growth.md").write_text(text(found, args.repeat), encoding="utf-8")
+    if args.figure:
+        figure(found).write_html(args.figure, include_plotlyjs=True)
+
+
+def measure(engine: lr.Engine, asked: Asked) -> float:
+    """Seconds of one sweep."""
+    draw = random.Random(0)
+    n_layers = engine.model.cfg.n_layers
+
+    def some(n: int) -> tuple[int, ...]:
+        return tuple(draw.randrange(1000, 20000) for _ in range(n))
+
+    shared = some(asked.shared)
+    contexts = [(*shared, *some(asked.own)) for _ in range(asked.examples)]
+    requests = [Scored(context, some(4)) for context in contexts for _ in range(4)]
+    step = n_layers / asked.conditions
+    layers = [int(step * index) for index in range(asked.conditions)]
+    conditions = lr.each_layer(engine.model, lr.Skip(), layers=layers)
+    return timed(lambda: engine.score(requests, conditions))[0]
+
+
+def text(found: dict[str, list[list[float]]], repeat: int) -> str:
+    """The section of the page."""
+    lines = ["| what grows | values | seconds |", "|---|---|---|"]
+    for name, rows in found.items():
+        values = ", ".join(map(str, GRID[name]))
+        seconds = ", ".join(f"{statistics.median(row):.1f}" for row in rows)
+        lines.append(f"| {NAMES[name]} | {values} | {seconds} |")
+    start = ", ".join(f"{name} {value}" for name, value in vars(START).items())
+    return f"""## How cost grows
+
+Seconds of a sweep as one thing grows and the others stay ({start}); medians of {repeat}. Random
+tokens, likelihoods. Written by `python benchmarks/growth.py`.
+
+{chr(10).join(lines)}
+
+![Seconds of a sweep against conditions, examples, shared and own tokens](../img/growth.png)
+"""
+
+
+def figure(found: dict[str, list[list[float]]]) -> go.Figure:
+    """A panel for each thing that grows; points are single runs, the line joins medians."""
+    made = make_subplots(rows=2, cols=2, shared_yaxes=True, vertical_spacing=0.2)
+    for place, (name, rows) in enumerate(found.items()):
+        row, column = divmod(place, 2)
+        values = GRID[name]
+        dots = [(value, each) for value, runs in zip(values, rows, strict=True) for each in runs]
+        made.add_scatter(
+            x=[value for value, _ in dots],
+            y=[each for _, each in dots],
+            mode="markers",
+            marker={"color": NEUTRAL, "size": 6},
+            row=row + 1,
+            col=column + 1,
+        )
+        made.add_scatter(
+            x=values,
+            y=[statistics.median(runs) for runs in rows],
+            mode="lines+markers",
+            line={"color": FAMILY_COLOUR["retrieval"]},
+            row=row + 1,
+            col=column + 1,
+        )
+        made.update_xaxes(title_text=NAMES[name], rangemode="tozero", row=row + 1, col=column + 1)
+    made.update_yaxes(title_text="sweep, seconds", rangemode="tozero", col=1)
+    made.update_layout(title_text="How a sweep's time grows", showlegend=False)
+    return themed(made, "light")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,145 @@
+"""The measurements as a page of the documentation."""
+
+import argparse
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import layerroles as lr
+
+PACKAGES = ("torch", "transformers", "transformer-lens", "lm-eval", "nnsight")
+SPECIAL = ("heads", "demo")
+
+
+def page(found: dict[str, Any], args: argparse.Namespace) -> str:
+    """What was measured so far."""
+    work = {name: row for name, row in found.items() if name not in SPECIAL}
+    parts = [_head(args), _speed(work)]
+    if "heads" in found:
+        parts.append(_heads(found["heads"]))
+    if "demo" in found:
+        parts.append(_demo(found["demo"]))
+    parts += [_same(work), _memory(work)]
+    growth = args.out.with_name("growth.md")
+    if growth.exists():
+        parts.append(growth.read_text(encoding="utf-8"))
+    return "\n\n".join(parts) + "\n"
+
+
+def _head(args: argparse.Namespace) -> str:
+    versions = [f"layerroles {lr.__version__}", *filter(None, map(_version, PACKAGES))]
+    command = f"python benchmarks/speed.py --model {args.model} --dtype {args.dtype} "
+    command += f"--batch-sizes {args.batch_sizes} --repeat {args.repeat} --requests FOLDER"
+    command += f" --heads {args.heads}" if args.heads else ""
+    command += " --demo runs/demo" if args.demo else ""
+    return f"""# Performance
+
+What a whole layer sweep (the intact model and each of its layers skipped) costs, and what it costs
+in loops that evaluate once for each condition. Written by `make bench`; the numbers are of this
+run:
+
+- command: `{command}`
+- model: {args.model}, dtype {args.dtype}
+- machine: {_processor()}, {torch.get_num_threads()} threads, {platform.system()}; CUDA is not timed
+- versions: Python {platform.python_version()}, {", ".join(versions)}
+- turns: {args.repeat}
+
+Each way of answering runs in a process of its own, one after the other, on an idle machine."""
+
+
+def _speed(work: dict[str, Any]) -> str:
+    lines = [
+        "| workload | requests | sweep, s | lm-eval loop, s | ratio | untuned, s | ratio "
+        "| hooks loop | nnsight loop |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name, row in work.items():
+        took, n = row["seconds"], row["conditions"]
+        tuned = {k: s for k, s in took.items() if k.startswith("lm-eval ") and k[8:].isdigit()}
+        best = min(tuned, key=tuned.__getitem__)
+        cells = [name, str(row["requests"]), f"{took['engine']:.0f}"]
+        for seconds in (tuned[best], took["lm-eval untuned"]):
+            cells += [f"{n * seconds:.0f}", f"**{n * seconds / took['engine']:.1f}**"]
+        for way in ("hooks", "nnsight"):
+            cells.append(f"{n * took[way] / took['engine']:.1f}" if way in took else "-")
+        lines.append("| " + " | ".join(cells) + " |")
+    return (
+        "\n".join(lines)
+        + """
+
+*lm-eval loop*: lm-eval's `HFLM` on the Hugging Face model, the layer replaced by the identity, at
+the best batch size of those given, with glibc's allocator tuned so that it keeps its pages;
+*untuned*: the same as it comes. *hooks loop*: TransformerLens hooks around padded batches of 16
+(`executor="plain"`), the reference for exactness. *nnsight loop*: its `skip`, batches of 16. The
+last two columns are ratios, timed on a quarter of the questions and multiplied by four. A loop
+costs the same for each condition, so it is timed on the intact model and the middle layer (hooks
+and nnsight: the middle layer), and multiplied. The sweep's time is that of all conditions, its
+checks against the reference included."""
+    )
+
+
+def _heads(row: dict[str, Any]) -> str:
+    took, n = row["seconds"], row["conditions"]
+    return f"""## All heads
+
+`Zero` on each of {n} heads, {row["workload"]}: {took["engine"]:.0f} s in one sweep. lm-eval's loop
+takes {took["lm-eval"]:.1f} s for a head (six were timed), {n * took["lm-eval"]:.0f} s for all:
+**{n * took["lm-eval"] / took["engine"]:.1f} times** as long (at the smallest batch size)."""
+
+
+def _demo(row: dict[str, Any]) -> str:
+    took, n = row["seconds"], row["conditions"]
+    return f"""## The demo
+
+The sweep of `make demo` ({n} conditions, {row["rows"]:,} rows) took {took["engine"]:.0f} s. With
+`executor="plain"` a condition takes {took["hooks"]:.1f} s (two were timed), all of them
+{n * took["hooks"]:.0f} s: **{n * took["hooks"] / took["engine"]:.1f} times** as long."""
+
+
+def _same(work: dict[str, Any]) -> str:
+    pairs = list(next(iter(work.values()))["same"]) if work else []
+    lines = [f"| workload | {' | '.join(pairs)} |", "|---" * (len(pairs) + 1) + "|"]
+    for name, row in work.items():
+        shares = [f"{row['same'][pair]:.0%}" for pair in pairs]
+        lines.append(f"| {name} | {' | '.join(shares)} |")
+    return (
+        "## Rounding\n\nOf the choices (or texts) under two conditions, intact and the middle "
+        "layer skipped, the share that is the same. *float32* is the engine in float32; the "
+        "number behind *lm-eval* is its batch size. Rounding changes some choices in each run, "
+        "so two runs need not agree more than each agrees with float32.\n\n" + "\n".join(lines)
+    )
+
+
+def _memory(work: dict[str, Any]) -> str:
+    lines = ["| workload | planned, MB | measured, MB |", "|---|---|---|"]
+    for name, row in work.items():
+        peak = "-" if row["peak_mb"] is None else f"{row['peak_mb']:.0f}"
+        lines.append(f"| {name} | {row['planned_mb']:.0f} | {peak} |")
+    return (
+        "## Memory\n\nWhat the plan says that a sweep takes at the most besides the weights, and "
+        "what the process grew by.\n\n" + "\n".join(lines)
+    )
+
+
+def _version(package: str) -> str:
+    try:
+        return f"{package} {version(package)}"
+    except PackageNotFoundError:
+        return ""
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        name = platform.processor() or platform.machine()
+    fast = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+    allocator = [name for name in sorted(os.environ) if name.startswith("MALLOC_")]
+    return f"{name} ({'with' if fast else 'without'} bfloat16 in hardware)" + (
+        f", {', '.join(allocator)} set" if allocator else ""
+    )
