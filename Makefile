@@ -31,15 +31,20 @@ setup: .venv/dev.stamp
 	$(BIN)/python -m pip install --editable '.[docs]'
 	@touch $@
 
+.venv/bench.stamp: .venv/dev.stamp
+	$(BIN)/python -m pip install --editable '.[bench]'
+	@touch $@
+
 demo: setup
 	$(BIN)/python experiments/demo.py
 
 test: setup browser
 	$(BIN)/python -m pytest
 
-# REQUESTS=FOLDER times request files of one's own, see benchmarks/speed.py.
-bench: setup
-	$(BIN)/python benchmarks/speed.py $(if $(REQUESTS),--requests $(REQUESTS))
+# REQUESTS=FOLDER times request files of one's own, BENCH='--heads NAME' more: benchmarks/speed.py.
+bench: .venv/bench.stamp
+	$(BIN)/python benchmarks/growth.py
+	$(BIN)/python benchmarks/speed.py $(if $(REQUESTS),--requests $(REQUESTS)) $(BENCH)
 
 lint: setup
 	$(BIN)/ruff check .

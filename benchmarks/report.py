@@ -33,7 +33,8 @@ def page(found: dict[str, Any], args: argparse.Namespace) -> str:
 def _head(args: argparse.Namespace) -> str:
     versions = [f"layerroles {lr.__version__}", *filter(None, map(_version, PACKAGES))]
     command = f"python benchmarks/speed.py --model {args.model} --dtype {args.dtype} "
-    command += f"--batch-sizes {args.batch_sizes} --repeat {args.repeat} --requests FOLDER"
+    command += f"--batch-sizes {args.batch_sizes} --repeat {args.repeat}"
+    command += " --requests FOLDER" if args.requests else ""
     command += f" --heads {args.heads}" if args.heads else ""
     command += " --demo runs/demo" if args.demo else ""
     return f"""# Performance

@@ -1,8 +1,9 @@
 r"""Time a whole layer sweep against the loops that one would write instead, in one run.
 
-    python benchmarks/speed.py --requests FOLDER [--only arc_5shot] [--heads arc_5shot]
+    python benchmarks/speed.py [--requests FOLDER] [--only arc_5shot] [--heads arc_5shot]
 
-FOLDER holds request files, one workload each (see `runner.py`). Each way of answering runs in a
+FOLDER holds request files, one workload each (see `runner.py`); without it, the package's own tasks
+are asked. Each way of answering runs in a
 process of its own, one after the other. A loop costs the same for each condition, so it is timed on
 the intact model and on one skipped layer in the middle, and multiplied; the engine is timed on all
 conditions. Measurements are kept in a JSON file beside the page and are not made again; delete it
@@ -40,7 +41,7 @@ def main() -> None:
     """Read the command line, measure, write the page as it grows."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--model", default="smollm2-135m")
-    parser.add_argument("--requests", type=Path, required=True, help="a folder of request files")
+    parser.add_argument("--requests", type=Path, help="a folder of request files")
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--batch-sizes", default="8,32", help="that lm-eval may choose from")
     parser.add_argument("--repeat", type=int, default=1, help="turns; their median counts")
@@ -51,16 +52,20 @@ def main() -> None:
     args = parser.parse_args()
 
     args.sizes = [int(size) for size in args.batch_sizes.split(",")]
+    own = tempfile.TemporaryDirectory()
+    if args.requests is None:
+        write_own(Path(own.name))
+    folder = args.requests or Path(own.name)
     kept = args.out.with_suffix(".json")
     found: dict[str, Any] = json.loads(kept.read_text()) if kept.exists() else {}
     wanted = [name for name in args.only.split(",") if name]
     work = {
         file.stem: partial(measure, args, file)
-        for file in sorted(args.requests.glob("*.jsonl"))
+        for file in sorted(folder.glob("*.jsonl"))
         if not wanted or file.stem in wanted
     }
     if args.heads:
-        file = args.requests / f"{args.heads}.jsonl"
+        file = folder / f"{args.heads}.jsonl"
         work["heads"] = partial(heads, args, file)
     if args.demo:
         work["demo"] = partial(demo, args)
@@ -151,6 +156,30 @@ def demo(args: argparse.Namespace) -> dict[str, Any]:
         "seconds": {"engine": done.manifest["seconds"], "hooks": took / 2},
         "executors": done.manifest["executors"],
     }
+
+
+def write_own(folder: Path, n: int = 32) -> None:
+    """Request files from the package's own tasks: endings of facts, look-up by generation."""
+    facts, lookup = lr.task("facts"), lr.task("kv_retrieval")
+    rows = {
+        "facts": [
+            {"kind": "loglikelihood", "context": e.context(), "continuation": f" {choice}"}
+            for e in facts.examples(n, 0)
+            for choice in e.choices
+        ],
+        "kv_retrieval": [
+            {
+                "kind": "generate_until",
+                "context": e.context(worked=True),
+                "until": list(lookup.until),
+                "max_gen_toks": lookup.max_gen_toks,
+            }
+            for e in lookup.examples(n, 0)
+        ],
+    }
+    for name, asked in rows.items():
+        text = "".join(json.dumps(row) + "\n" for row in asked)
+        (folder / f"{name}.jsonl").write_text(text, encoding="utf-8")
 
 
 def run(

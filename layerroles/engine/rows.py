@@ -193,11 +193,11 @@ class Rows:
             late = self._bias[:1, ..., self._n_own :]
             found = part(asked[cut:], above.late_k, above.late_v, score, bias=late)
             rows, groups = self._groups("request", cut)
-            bias = self._contexts.bias
-            if bias is not None:
-                bias = bias[groups.ids, None, None]
+            pads = self._contexts.bias
+            if pads is not None:
+                pads = pads[groups.ids, None, None]
             k, v = (_chosen(x, groups.ids) for x in self._below[layer].own)
-            parts.append(merged(found, _grouped(asked[rows], groups, k, v, score, bias)))
+            parts.append(merged(found, _grouped(asked[rows], groups, k, v, score, pads)))
         out = torch.cat([one.out for one in parts])
         lse = torch.cat([one.lse for one in parts])
         for trunk in range(len(self._contexts.trunks)):
