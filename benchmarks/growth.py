@@ -1,9 +1,9 @@
-"""How a sweep's time grows with conditions, layers of depth, examples, and length of the context.
+"""How a sweep's time grows with conditions, examples, and length of the context.
 
-    python benchmarks/growth.py [--out docs/results]
+    python benchmarks/growth.py [--out runs/bench] [--figure growth.html]
 
 Random tokens are asked, so that each quantity can be varied by itself; the others stay at
-`START`. Writes `growth.md` (which `speed.py` puts into its page) and `docs/img/growth.svg`'s data.
+`START`. Writes `growth.md`, which `speed.py` puts into its page.
 """
 
 import argparse
@@ -59,11 +59,11 @@ def main() -> None:
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--repeat", type=int, default=3)
-    parser.add_argument("--out", type=Path, default=Path("docs/results"))
+    parser.add_argument("--out", type=Path, default=Path("runs/bench"))
     parser.add_argument("--figure", type=Path, help="an HTML file for the figure")
     args = parser.parse_args()
 
-    model = lr.load(args.model, dtype=args.dtype)
+    model = lr.load(args.model, dtype=args.dtype, device="cpu")
     measure(lr.Engine(model, executor="fused"), replace(START, examples=4))
     found: dict[str, list[list[float]]] = {}
     for name, values in GRID.items():
@@ -73,6 +73,7 @@ def main() -> None:
             asked = replace(START, **{name: value})
             found[name].append([measure(engine, asked) for _ in range(args.repeat)])
             print(name, value, found[name][-1], flush=True)
+    args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "growth.md").write_text(text(found, args.repeat), encoding="utf-8")
     if args.figure:
         figure(found).write_html(args.figure, include_plotlyjs=True)
@@ -109,8 +110,6 @@ Seconds of a sweep as one thing grows and the others stay ({start}); medians of 
 tokens, likelihoods. Written by `python benchmarks/growth.py`.
 
 {chr(10).join(lines)}
-
-![Seconds of a sweep against conditions, examples, shared and own tokens](../img/growth.png)
 """
 
 

@@ -24,7 +24,7 @@ def page(found: dict[str, Any], args: argparse.Namespace) -> str:
     if "demo" in found:
         parts.append(_demo(found["demo"]))
     parts += [_same(work), _memory(work)]
-    growth = args.out.with_name("growth.md")
+    growth = args.kept / "growth.md"
     if growth.exists():
         parts.append(growth.read_text(encoding="utf-8"))
     return "\n\n".join(parts) + "\n"
@@ -34,7 +34,7 @@ def _head(args: argparse.Namespace) -> str:
     versions = [f"layerroles {lr.__version__}", *filter(None, map(_version, PACKAGES))]
     command = f"python benchmarks/speed.py --model {args.model} --dtype {args.dtype} "
     command += f"--batch-sizes {args.batch_sizes} --repeat {args.repeat}"
-    command += " --requests FOLDER" if args.requests else ""
+    command += f" --ways {args.ways}" + (" --requests FOLDER" if args.requests else "")
     command += f" --heads {args.heads}" if args.heads else ""
     command += " --demo runs/demo" if args.demo else ""
     return f"""# Performance
@@ -63,8 +63,11 @@ def _speed(work: dict[str, Any]) -> str:
         tuned = {k: s for k, s in took.items() if k.startswith("lm-eval ") and k[8:].isdigit()}
         best = min(tuned, key=tuned.__getitem__)
         cells = [name, str(row["requests"]), f"{took['engine']:.0f}"]
-        for seconds in (tuned[best], took["lm-eval untuned"]):
-            cells += [f"{n * seconds:.0f}", f"**{n * seconds / took['engine']:.1f}**"]
+        for seconds in (tuned[best], took.get("lm-eval untuned")):
+            if seconds is None:
+                cells += ["-", "-"]
+            else:
+                cells += [f"{n * seconds:.0f}", f"**{n * seconds / took['engine']:.1f}**"]
         for way in ("hooks", "nnsight"):
             cells.append(f"{n * took[way] / took['engine']:.1f}" if way in took else "-")
         lines.append("| " + " | ".join(cells) + " |")
@@ -76,7 +79,7 @@ def _speed(work: dict[str, Any]) -> str:
 the best batch size of those given, with glibc's allocator tuned so that it keeps its pages;
 *untuned*: the same as it comes. *hooks loop*: TransformerLens hooks around padded batches of 16
 (`executor="plain"`), the reference for exactness. *nnsight loop*: its `skip`, batches of 16. The
-last two columns are ratios, timed on a quarter of the questions and multiplied by four. A loop
+last two columns are ratios, timed on half of the questions and multiplied by two. A loop
 costs the same for each condition, so it is timed on the intact model and the middle layer (hooks
 and nnsight: the middle layer), and multiplied. The sweep's time is that of all conditions, its
 checks against the reference included."""
@@ -89,7 +92,7 @@ def _heads(row: dict[str, Any]) -> str:
 
 `Zero` on each of {n} heads, {row["workload"]}: {took["engine"]:.0f} s in one sweep. lm-eval's loop
 takes {took["lm-eval"]:.1f} s for a head (six were timed), {n * took["lm-eval"]:.0f} s for all:
-**{n * took["lm-eval"] / took["engine"]:.1f} times** as long (at the smallest batch size)."""
+**{n * took["lm-eval"] / took["engine"]:.1f} times** as long (at its best batch size)."""
 
 
 def _demo(row: dict[str, Any]) -> str:
@@ -97,7 +100,7 @@ def _demo(row: dict[str, Any]) -> str:
     return f"""## The demo
 
 The sweep of `make demo` ({n} conditions, {row["rows"]:,} rows) took {took["engine"]:.0f} s. With
-`executor="plain"` a condition takes {took["hooks"]:.1f} s (two were timed), all of them
+`executor="plain"` a condition takes {took["hooks"]:.1f} s (two were timed later), all of them
 {n * took["hooks"]:.0f} s: **{n * took["hooks"] / took["engine"]:.1f} times** as long."""
 
 

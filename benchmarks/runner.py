@@ -23,6 +23,7 @@ from typing import Any
 import torch
 
 import layerroles as lr
+from layerroles.engine import scored
 
 Row = dict[str, Any]
 # All rows under one condition; an answer is [logprob, is_greedy] or a text.
@@ -67,7 +68,7 @@ def engine(
     args: argparse.Namespace, rows: Sequence[Row], sites: Sequence[lr.Site | None]
 ) -> dict[str, Any]:
     """The whole sweep at once, the engine's checks against the reference included."""
-    model = lr.load(args.model, dtype=args.dtype)
+    model = lr.load(args.model, dtype=args.dtype, device="cpu")
     conditions = [_condition(one) for one in sites]
     _ask(lr.Engine(model, memory=args.memory), rows[:1], conditions[:1])
     asked = lr.Engine(model, memory=args.memory)
@@ -100,7 +101,9 @@ def loop(
 def hooks(args: argparse.Namespace, rows: Sequence[Row]) -> Loop:
     """TransformerLens hooks around padded batches, as one writes it by hand: the plain engine."""
     asked = lr.Engine(
-        lr.load(args.model, dtype=args.dtype), executor="plain", batch_size=args.batch_size
+        lr.load(args.model, dtype=args.dtype, device="cpu"),
+        executor="plain",
+        batch_size=args.batch_size,
     )
     return lambda one: list(_ask(asked, rows, [_condition(one)])[0])
 
@@ -135,8 +138,8 @@ def nnsight(args: argparse.Namespace, rows: Sequence[Row]) -> Loop:
 
     hf, tokenizer = _hugging_face(args)
     model = LanguageModel(hf, tokenizer=tokenizer)
-    pairs = lr.engine.scored(
-        lr.load(args.model, dtype=args.dtype),
+    pairs = scored(
+        lr.load(args.model, dtype=args.dtype, device="cpu"),
         [(row["context"], row["continuation"]) for row in rows],
     )
     order = sorted(range(len(pairs)), key=lambda i: -len(pairs[i].context))
@@ -248,7 +251,7 @@ def _memory(what: str, *, reset: bool = False) -> float | None:
             Path("/proc/self/clear_refs").write_text("5")
         lines = Path("/proc/self/status").read_text().splitlines()
         return next(int(line.split()[1]) for line in lines if line.startswith(what)) / 1024
-    except OSError:  # not Linux, or not allowed
+    except (OSError, StopIteration):  # not Linux, or not allowed
         return None
 
 

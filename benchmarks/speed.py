@@ -3,11 +3,10 @@ r"""Time a whole layer sweep against the loops that one would write instead, in 
     python benchmarks/speed.py [--requests FOLDER] [--only arc_5shot] [--heads arc_5shot]
 
 FOLDER holds request files, one workload each (see `runner.py`); without it, the package's own tasks
-are asked. Each way of answering runs in a
-process of its own, one after the other. A loop costs the same for each condition, so it is timed on
-the intact model and on one skipped layer in the middle, and multiplied; the engine is timed on all
-conditions. Measurements are kept in a JSON file beside the page and are not made again; delete it
-to measure anew.
+are asked. Each way of answering runs in a process of its own, one after the other. A loop costs the
+same for each condition, so it is timed on the intact model and on one skipped layer in the middle,
+and multiplied; the engine is timed on all conditions. Measurements are kept in runs/bench
+and are not made again; delete it to measure anew, or with other options.
 """
 
 import argparse
@@ -32,8 +31,8 @@ TUNED = {
     "MALLOC_TOP_PAD_": str(2**28),
     "MALLOC_TRIM_THRESHOLD_": str(2**40),
 }
-# Of the requests, what slower loops are timed on (and multiplied).
-SHARE = 4
+# Slower loops are timed on every second question (whole batches), and multiplied.
+SHARE = 2
 N_HEADS_TIMED = 6
 
 
@@ -48,6 +47,8 @@ def main() -> None:
     parser.add_argument("--only", default="", help="names of workloads, by commas")
     parser.add_argument("--heads", default="", help="a workload on which all heads are zeroed too")
     parser.add_argument("--demo", type=Path, help="a finished run of make demo, to time its loop")
+    parser.add_argument("--ways", default="untuned,hooks,nnsight", help="that are timed besides")
+    parser.add_argument("--kept", type=Path, default=Path("runs/bench"), help="measurements")
     parser.add_argument("--out", type=Path, default=Path("docs/results/performance.md"))
     args = parser.parse_args()
 
@@ -56,7 +57,8 @@ def main() -> None:
     if args.requests is None:
         write_own(Path(own.name))
     folder = args.requests or Path(own.name)
-    kept = args.out.with_suffix(".json")
+    args.kept.mkdir(parents=True, exist_ok=True)
+    kept = args.kept / "speed.json"
     found: dict[str, Any] = json.loads(kept.read_text()) if kept.exists() else {}
     wanted = [name for name in args.only.split(",") if name]
     work = {
@@ -80,14 +82,16 @@ def main() -> None:
 def measure(args: argparse.Namespace, file: Path) -> dict[str, Any]:
     """Time everyone on one workload, and compare what they answer."""
     rows = read(file)
-    n_layers = _layers(args.model)
+    n_layers, ways = _layers(args.model), set(args.ways.split(","))
     pair = ["intact", f"L{n_layers // 2}"]
     whole = ["intact", *(f"L{layer}" for layer in range(n_layers))]
     took: dict[str, list[float]] = {}
     runs: dict[str, dict[str, Any]] = {}
 
-    def turn(label: str, way: str, conditions: list[str], **options: Any) -> None:
-        runs[label] = run(args, way, file, conditions, **options)
+    def turn(
+        label: str, way: str, conditions: list[str], *, requests: Path = file, **options: Any
+    ) -> None:
+        runs[label] = run(args, way, requests, conditions, **options)
         seconds = runs[label]["seconds"]
         each = seconds if isinstance(seconds, float) else statistics.fmean(seconds)
         took.setdefault(label, []).append(each)
@@ -96,17 +100,19 @@ def measure(args: argparse.Namespace, file: Path) -> dict[str, Any]:
         turn("engine", "engine", whole)
         for size in args.sizes:
             turn(f"lm-eval {size}", "lm-eval", pair, size=size)
-        best = min(args.sizes, key=lambda size: took[f"lm-eval {size}"][-1])
-        turn("lm-eval untuned", "lm-eval", pair, size=best, tuned=False)
-    less = _some(file, rows)
-    for way in ("hooks", "nnsight") if rows[0]["kind"] == "loglikelihood" else ("hooks",):
+        if "untuned" in ways:
+            best = min(args.sizes, key=lambda size: took[f"lm-eval {size}"][0])
+            turn("lm-eval untuned", "lm-eval", pair, size=best, tuned=False)
+    less, share = _some(rows)
+    able = ("hooks", "nnsight") if rows[0]["kind"] == "loglikelihood" else ("hooks",)
+    for way in sorted(set(able) & ways):
         turn(way, way, pair[1:], requests=less)
     less.unlink()
     runs["float32"] = run(args, "engine", file, pair, dtype="float32")
     seconds = {label: statistics.median(each) for label, each in took.items()}
     for way in ("hooks", "nnsight"):
         if way in seconds:
-            seconds[way] *= SHARE
+            seconds[way] *= share
     names = ["float32", "engine", *(f"lm-eval {size}" for size in args.sizes)]
     answers = {label: choices(rows, runs[label], pair) for label in names}
     return {
@@ -124,11 +130,13 @@ def measure(args: argparse.Namespace, file: Path) -> dict[str, Any]:
 
 def heads(args: argparse.Namespace, file: Path) -> dict[str, Any]:
     """Time a sweep over all heads, and the loop on some of them."""
-    config = lr.load(args.model, dtype=args.dtype).cfg
+    config = lr.load(args.model, dtype=args.dtype, device="cpu").cfg
     every = [f"L{x}.H{y}" for x in range(config.n_layers) for y in range(config.n_heads)]
     some = every[:: len(every) // N_HEADS_TIMED][:N_HEADS_TIMED]
     ours = run(args, "engine", file, every)
-    size = min(args.sizes)
+    # The best size of one run each.
+    peers = [run(args, "lm-eval", file, some[:1], size=size) for size in args.sizes]
+    size = min(zip(args.sizes, peers, strict=True), key=lambda pair: pair[1]["seconds"])[0]
     peer = run(args, "lm-eval", file, some, size=size)
     return {
         "workload": file.stem,
@@ -142,12 +150,15 @@ def heads(args: argparse.Namespace, file: Path) -> dict[str, Any]:
 def demo(args: argparse.Namespace) -> dict[str, Any]:
     """What the demo's sweep took, and what it takes condition by condition with plain hooks."""
     done = lr.read(args.demo)
-    model = lr.load(args.model, dtype=args.dtype)
+    limit = int(done.manifest["limit"])
+    model = lr.load(args.model, dtype=done.manifest["model"]["dtype"], device="cpu")
     names = ("kv_retrieval", "facts", "word_problems", "copying")
     engine = lr.Engine(model, executor="plain")
     middle = lr.each_layer(model, lr.Skip(), layers=[model.cfg.n_layers // 2])
     with tempfile.TemporaryDirectory() as folder:
-        sweep = lr.Sweep(model, [lr.task(name) for name in names], middle, limit=32, engine=engine)
+        sweep = lr.Sweep(
+            model, [lr.task(name) for name in names], middle, limit=limit, engine=engine
+        )
         took, _ = timed(lambda: sweep.run(Path(folder) / "plain"))
     n = len(done.manifest["conditions"])
     return {
@@ -199,7 +210,8 @@ def run(
         command += ["--model", args.model, "--requests", str(requests), "--out", str(out)]
         command += ["--conditions", ",".join(conditions), "--batch-size", str(size)]
         command += ["--dtype", dtype or args.dtype]
-        environment = {k: v for k, v in os.environ.items() if not k.startswith("MALLOC_")}
+        tuning = ("MALLOC_", "GLIBC_TUNABLES")
+        environment = {k: v for k, v in os.environ.items() if not k.startswith(tuning)}
         if tuned and way != "engine":
             environment |= TUNED
         subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL)
@@ -228,12 +240,13 @@ def _share(one: list[object], two: list[object]) -> float:
     return statistics.fmean(x == y for x, y in zip(one, two, strict=True))
 
 
-def _some(file: Path, rows: list[dict[str, Any]]) -> Path:
-    """Every fourth question in a file of their own."""
-    contexts = list(dict.fromkeys(row["context"] for row in rows))[::SHARE]
+def _some(rows: list[dict[str, Any]]) -> tuple[Path, float]:
+    """Half of the questions in a file of their own, and how often they go into all."""
+    contexts = list(dict.fromkeys(row["context"] for row in rows))
+    some = set(contexts[::SHARE])
     with tempfile.NamedTemporaryFile("w", suffix=".jsonl", delete=False) as out:
-        out.writelines(json.dumps(row) + "\n" for row in rows if row["context"] in contexts)
-    return Path(out.name)
+        out.writelines(json.dumps(row) + "\n" for row in rows if row["context"] in some)
+    return Path(out.name), len(contexts) / len(some)
 
 
 def _layers(model: str) -> int:

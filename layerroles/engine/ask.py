@@ -18,7 +18,15 @@ from layerroles.engine.plain import Plain
 from layerroles.engine.plan import Plan
 from layerroles.engine.replay import can_replay
 from layerroles.engine.requests import Options, Score, Scored, Writing, Written, scored, written
-from layerroles.engine.trust import UNFORESEEN, Executor, Kind, disagreement, kind, told
+from layerroles.engine.trust import (
+    UNFORESEEN,
+    Executor,
+    Kind,
+    disagreement,
+    kind,
+    telling,
+    told,
+)
 from layerroles.engine.twin import Twin
 from layerroles.errors import InputError
 from layerroles.models import check_sites, prepared
@@ -229,7 +237,9 @@ class Engine:
                 continue
             mine = left
             if not isinstance(executor, Plain) and self.executor == "auto":
-                mine = [p for p in left if self._agrees(executor, plain, requests, conditions[p])]
+                some = [conditions[place] for place in left]
+                agreed = self._agreed(executor, plain, requests, some)
+                mine = [place for place in left if kind(conditions[place]) in agreed]
             left = [place for place in left if place not in set(mine)]
             if mine:
                 self.used.add(name)
@@ -277,17 +287,27 @@ class Engine:
             self._twin = Twin(self.model)
         return Fused(self._twin, references, self._budget)
 
-    def _agrees(
+    def _agreed(
         self,
         executor: Fused | Hooked,
         plain: Plain,
         requests: Sequence[Scored] | Sequence[Written],
-        condition: Condition,
-    ) -> bool:
-        key = executor.name, (*kind(condition), isinstance(requests[0], Written))
-        if key not in self._answers_for:
-            reason = disagreement(executor, plain, requests, condition, self.model.cfg.dtype)
-            if reason is not None:
-                log.warning("%s is not run %s: %s", condition.name, executor.name, reason)
-            self._answers_for[key] = reason is None
-        return self._answers_for[key]
+        conditions: Sequence[Condition],
+    ) -> set[Kind]:
+        """The kinds of these conditions for which an executor does what the reference does."""
+        kinds: dict[Kind, list[Condition]] = {}
+        for condition in conditions:
+            kinds.setdefault(kind(condition), []).append(condition)
+        dtype = self.model.cfg.dtype
+        agreed = set()
+        for one, some in kinds.items():
+            key = executor.name, (*one, isinstance(requests[0], Written))
+            if key not in self._answers_for:
+                tried = telling(some, dtype)
+                reason = disagreement(executor, plain, requests, tried, dtype)
+                if reason is not None:
+                    log.warning("%s is not run %s: %s", tried.name, executor.name, reason)
+                self._answers_for[key] = reason is None
+            if self._answers_for[key]:
+                agreed.add(one)
+        return agreed

@@ -109,7 +109,7 @@ def _piece(
     most = logits.amax(-1, keepdim=True)
     weights = logits.sub_(most).exp_()
     total = weights.sum(-1, keepdim=True)
-    out = (weights.to(v.dtype) @ v).float().div_(total)
+    out = (weights.div_(total).to(v.dtype) @ v).float()
     return Part(out, most.add_(total.log_())[..., 0])
 
 

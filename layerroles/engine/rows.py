@@ -120,7 +120,7 @@ class Rows:
         self.request = np.tile(np.arange(self.n_requests), self.n_conditions)
         self._contexts = contexts
         self._below = below
-        # At each layer, how many of the conditions have started.
+        # At each layer, how many of the conditions have keys and values of their own.
         self._starts = [int(np.searchsorted(firsts, layer, "right")) for layer in range(len(below))]
         self._live = np.arange(self.n_conditions)
         self._n_own = contexts.own.shape[1]
@@ -250,7 +250,7 @@ class Rows:
         return bias[:, None, None]
 
     def _n_above(self, layer: int) -> int:
-        """How many live rows' conditions start at or before a layer."""
+        """How many live rows have keys and values of their own at a layer."""
         return int(np.searchsorted(self.condition, self._starts[layer]))
 
     def _empty(self, layer: int) -> "_Layer":

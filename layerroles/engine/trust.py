@@ -5,6 +5,7 @@ an executor is used for those kinds for which it gives the same. So what an arch
 version or a user's own ablation does that an executor does not foresee shows here, not in results.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Protocol, runtime_checkable
 
@@ -47,6 +48,17 @@ def kind(condition: Condition) -> Kind:
     """What conditions have in common that an executor treats alike."""
     edits = {(type(edit), site.part) for site, edit in condition.edits.items()}
     return condition.at, tuple(sorted(edits, key=repr)), len(condition.edits) > 1
+
+
+def telling(conditions: Sequence[Condition], dtype: torch.dtype) -> Condition:
+    """Of conditions of one kind, the one to try.
+
+    In float32 the one that starts first, since most is computed for it. The half precisions leave
+    little to be seen there (without its first layers, a model hangs on the last bit of what it
+    computes), so they are tried in the middle.
+    """
+    ordered = sorted(conditions, key=lambda condition: condition.first_layer or 0)
+    return ordered[0 if dtype == torch.float32 else len(ordered) // 2]
 
 
 def disagreement(
@@ -105,8 +117,9 @@ def rounding_noise(
     for _ in range(_N_NUDGED):
         with model.hooks(fwd_hooks=hooks):
             ((_, nudged),) = plain.score(requests, [condition])
-        found.append(max(map(_difference, scores, nudged)))
-    return max(found)
+        found += map(_difference, scores, nudged)
+    # Where the last bit decides over infinity, nothing is known of the noise.
+    return max((one for one in found if math.isfinite(one)), default=0.0)
 
 
 def told(error: Exception) -> str:
