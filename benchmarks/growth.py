@@ -1,6 +1,6 @@
 """How a sweep's time grows with conditions, examples, and length of the context.
 
-    python benchmarks/growth.py [--out runs/bench] [--figure growth.html]
+    python benchmarks/growth.py [--out runs/bench]
 
 Random tokens are asked, so that each quantity can be varied by itself; the others stay at
 `START`. Writes `growth.md`, which `speed.py` puts into its page.
@@ -12,13 +12,10 @@ import statistics
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 from runner import timed
 
 import layerroles as lr
 from layerroles.engine import Scored
-from layerroles.figures.style import FAMILY_COLOUR, NEUTRAL, themed
 
 
 @dataclass(frozen=True)
@@ -54,13 +51,12 @@ NAMES = {
 
 
 def main() -> None:
-    """Measure each, write both."""
+    """Measure each, write the section."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--out", type=Path, default=Path("runs/bench"))
-    parser.add_argument("--figure", type=Path, help="an HTML file for the figure")
     args = parser.parse_args()
 
     model = lr.load(args.model, dtype=args.dtype, device="cpu")
@@ -75,8 +71,6 @@ def main() -> None:
             print(name, value, found[name][-1], flush=True)
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "growth.md").write_text(text(found, args.repeat), encoding="utf-8")
-    if args.figure:
-        figure(found).write_html(args.figure, include_plotlyjs=True)
 
 
 def measure(engine: lr.Engine, asked: Asked) -> float:
@@ -111,35 +105,6 @@ tokens, likelihoods. Written by `python benchmarks/growth.py`.
 
 {chr(10).join(lines)}
 """
-
-
-def figure(found: dict[str, list[list[float]]]) -> go.Figure:
-    """A panel for each thing that grows; points are single runs, the line joins medians."""
-    made = make_subplots(rows=2, cols=2, shared_yaxes=True, vertical_spacing=0.2)
-    for place, (name, rows) in enumerate(found.items()):
-        row, column = divmod(place, 2)
-        values = GRID[name]
-        dots = [(value, each) for value, runs in zip(values, rows, strict=True) for each in runs]
-        made.add_scatter(
-            x=[value for value, _ in dots],
-            y=[each for _, each in dots],
-            mode="markers",
-            marker={"color": NEUTRAL, "size": 6},
-            row=row + 1,
-            col=column + 1,
-        )
-        made.add_scatter(
-            x=values,
-            y=[statistics.median(runs) for runs in rows],
-            mode="lines+markers",
-            line={"color": FAMILY_COLOUR["retrieval"]},
-            row=row + 1,
-            col=column + 1,
-        )
-        made.update_xaxes(title_text=NAMES[name], rangemode="tozero", row=row + 1, col=column + 1)
-    made.update_yaxes(title_text="sweep, seconds", rangemode="tozero", col=1)
-    made.update_layout(title_text="How a sweep's time grows", showlegend=False)
-    return themed(made, "light")
 
 
 if __name__ == "__main__":

@@ -113,7 +113,7 @@ def rounding_noise(
 
     model = plain.model
     hooks = [(ENTRY.format(layer=layer), nudge) for layer in range(model.cfg.n_layers)]
-    found = []
+    found: list[float] = []
     for _ in range(_N_NUDGED):
         with model.hooks(fwd_hooks=hooks):
             ((_, nudged),) = plain.score(requests, [condition])
