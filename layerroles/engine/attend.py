@@ -109,7 +109,11 @@ def _piece(
     most = logits.amax(-1, keepdim=True)
     weights = logits.sub_(most).exp_()
     total = weights.sum(-1, keepdim=True)
-    out = (weights.div_(total).to(v.dtype) @ v).float()
+    # Divided last, as rounding has it best, but where sums over many keys would overflow.
+    if v.dtype == torch.float16:
+        out = (weights.div_(total).to(v.dtype) @ v).float()
+    else:
+        out = (weights.to(v.dtype) @ v).float().div_(total)
     return Part(out, most.add_(total.log_())[..., 0])
 
 
