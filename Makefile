@@ -1,5 +1,5 @@
 # Everything runs in .venv, which `make setup` makes; each target works alone on a fresh machine.
-# With uv instead of pip: `uv venv .venv && uv pip install --python .venv -e ".[dev]" && touch .venv/dev.stamp`
+# With uv instead of pip: `uv venv .venv && uv pip install --python .venv -e ".[dev]" && touch .venv/core.stamp .venv/dev.stamp`
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -18,24 +18,31 @@ help:
 
 setup: .venv/dev.stamp
 
-.venv/dev.stamp: pyproject.toml
+# --no-compile: what is imported is compiled then, the rest never.
+INSTALL := $(BIN)/python -m pip install --no-compile --editable
+
+.venv/core.stamp: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "layerroles needs Python 3.11 or newer: make setup PYTHON=python3.12"; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' || \
 		{ echo "$(PYTHON) cannot make virtual environments: on Debian, apt-get install python3-venv"; exit 1; }
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --editable '.[dev]'
+	$(INSTALL) .
+	@touch $@
+
+.venv/dev.stamp: .venv/core.stamp
+	$(INSTALL) '.[dev]'
 	@touch $@
 
 .venv/docs.stamp: .venv/dev.stamp
-	$(BIN)/python -m pip install --editable '.[docs]'
+	$(INSTALL) '.[docs]'
 	@touch $@
 
 .venv/bench.stamp: .venv/dev.stamp
-	$(BIN)/python -m pip install --editable '.[bench]'
+	$(INSTALL) '.[bench]'
 	@touch $@
 
-demo: setup
+demo: .venv/core.stamp
 	$(BIN)/python experiments/demo.py
 
 test: setup browser

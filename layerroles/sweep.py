@@ -50,6 +50,23 @@ class Cell:
         return self.task.label, self.protocol.name
 
 
+@dataclasses.dataclass(frozen=True)
+class Unit:
+    """Work that is done together: cells of one task, under conditions, on examples.
+
+    What is in a unit is a function of the manifest and of what is done already.
+    """
+
+    cells: tuple[Cell, ...]
+    conditions: tuple[Condition, ...]
+    examples: tuple[Example, ...]
+
+    @property
+    def n_rows(self) -> int:
+        """How many rows it gives."""
+        return len(self.cells) * len(self.conditions) * len(self.examples)
+
+
 class Sweep:
     """What to run; `run` does it.
 
@@ -111,13 +128,16 @@ class Sweep:
             for cell in self.cells:
                 store.add_examples(*cell.names, _described(cell))
             work = list(self._work(store))
-            total = sum(len(examples) * len(conditions) for _, conditions, examples in work)
-            with progress(total, "sweep") as advance:
-                for cell, conditions, examples in work:
-                    whole = len(examples) == len(cell.examples)
-                    ready = asked[cell.names] if whole else self._prepare(engine, cell, examples)
-                    for name in self._do(store, engine, cell, conditions, examples, ready):
-                        advance(len(examples), f"{cell.task.label}, {cell.protocol.name}, {name}")
+            with progress(sum(unit.n_rows for unit in work), "sweep") as advance:
+                for unit in work:
+                    whole = len(unit.examples) == len(unit.cells[0].examples)
+                    ready = [
+                        asked[c.names] if whole else self._prepare(engine, c, list(unit.examples))
+                        for c in unit.cells
+                    ]
+                    for cell, condition in self._do(store, engine, unit, ready):
+                        names = f"{cell.task.label}, {cell.protocol.name}, {condition.name}"
+                        advance(len(unit.examples), names)
         return read(path)
 
     def _prepare(self, engine: Engine, cell: Cell, examples: list[Example]) -> Asked:
@@ -126,50 +146,67 @@ class Sweep:
         except InputError as error:
             raise InputError(f"task {cell.task.label!r}: {error}") from error
 
-    def _work(self, store: Store) -> Iterator[tuple[Cell, list[Condition], list[Example]]]:
-        """What is missing: conditions that lack the same examples of a cell, a few at a time."""
+    def _work(self, store: Store) -> Iterator[Unit]:
+        """What is missing: conditions that lack the same examples of a task under some protocols.
+
+        A task's protocols are asked together, since most of their contexts are the same.
+        """
         done = store.done()
-        for cell in self.cells:
-            lacking: dict[tuple[str, ...], list[Condition]] = {}
+        for cells in self._by_task():
+            lacking: dict[tuple[tuple[int, ...], tuple[str, ...]], list[Condition]] = {}
             for condition in self.conditions:
-                known = done.get((condition.hash, *cell.names), set())
-                ids = tuple(example.id for example in cell.examples if example.id not in known)
-                lacking.setdefault(ids, []).append(condition)
-            for ids, conditions in lacking.items():
+                # Of this condition: the examples that are missing, with the cells that miss them.
+                missing: dict[tuple[str, ...], list[int]] = {}
+                for place, cell in enumerate(cells):
+                    known = done.get((condition.hash, *cell.names), set())
+                    ids = tuple(example.id for example in cell.examples if example.id not in known)
+                    missing.setdefault(ids, []).append(place)
+                for ids, places in missing.items():
+                    if ids:
+                        lacking.setdefault((tuple(places), ids), []).append(condition)
+            for (those, ids), conditions in lacking.items():
                 wanted = set(ids)
-                examples = [example for example in cell.examples if example.id in wanted]
-                for start in range(0, len(conditions) if ids else 0, _CONDITIONS_AT_ONCE):
-                    yield cell, conditions[start : start + _CONDITIONS_AT_ONCE], examples
+                examples = tuple(one for one in cells[0].examples if one.id in wanted)
+                for start in range(0, len(conditions), _CONDITIONS_AT_ONCE):
+                    some = tuple(conditions[start : start + _CONDITIONS_AT_ONCE])
+                    yield Unit(tuple(cells[place] for place in those), some, examples)
+
+    def _by_task(self) -> list[list[Cell]]:
+        found: dict[str, list[Cell]] = {}
+        for cell in self.cells:
+            found.setdefault(cell.task.label, []).append(cell)
+        return list(found.values())
 
     def _do(
-        self,
-        store: Store,
-        engine: Engine,
-        cell: Cell,
-        conditions: list[Condition],
-        examples: list[Example],
-        asked: Asked,
-    ) -> Iterator[str]:
-        """Ask and store; the name of each condition as it is done.
+        self, store: Store, engine: Engine, unit: Unit, asked: Sequence[Asked]
+    ) -> Iterator[tuple[Cell, Condition]]:
+        """Ask and store; each cell and condition as it is answered.
 
         Answers that depend on what is computed together are stored together, so that a run that
         was interrupted computes the same together again.
         """
         began = time.monotonic()
-        unit: dict[Key, dict[str, tuple[object, ...]]] = {}
-        left = len(conditions)
-        for place, answers in asked.answers(engine, conditions):
-            key: Key = (conditions[place].hash, *cell.names)
-            unit[key] = {e.id: _values(answer) for e, answer in zip(examples, answers, strict=True)}
-            left -= 1
-            if asked.apart or not left:
-                store.add_rows(unit)
-                unit = {}
+        rows: dict[int, dict[Key, dict[str, tuple[object, ...]]]] = {}
+        apart = all(each.apart for each in asked)
+        whole: set[int] = set()
+        requests = [each.requests for each in asked]
+        for which, place, found in engine.answer_each(requests, unit.conditions):
+            cell, condition = unit.cells[which], unit.conditions[place]
+            mine = rows.setdefault(place, {})
+            mine[condition.hash, *cell.names] = {
+                example.id: _values(answer)
+                for example, answer in zip(unit.examples, asked[which].judge(found), strict=True)
+            }
+            if len(mine) == len(unit.cells):
+                whole.add(place)
+            if whole and (apart or len(whole) == len(unit.conditions)):
+                store.add_rows({key: row for each in whole for key, row in rows.pop(each).items()})
+                whole.clear()
                 store.manifest["seconds"] += time.monotonic() - began
                 store.manifest["executors"] = sorted({*store.manifest["executors"], *engine.used})
                 store.save_manifest()
                 began = time.monotonic()
-            yield conditions[place].name
+            yield cell, condition
 
     def _check_references(self) -> None:
         asked = {e.context(worked=w) for c in self.cells for e in c.examples for w in (True, False)}

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from layerroles.engine.fused import Fused
 from layerroles.engine.hooked import Hooked
 from layerroles.engine.memory import budget, keep_pages
 from layerroles.engine.plain import Plain
-from layerroles.engine.plan import Plan
+from layerroles.engine.plan import Plan, Requests
 from layerroles.engine.replay import can_replay
 from layerroles.engine.requests import Options, Score, Scored, Writing, Written, scored, written
 from layerroles.engine.trust import (
@@ -34,7 +34,6 @@ from layerroles.models import check_sites, prepared
 log = logging.getLogger(__name__)
 
 ExecutorName = Literal["auto", "fused", "hooked", "plain"]
-Answer = TypeVar("Answer", Score, Writing)
 
 # From the fastest to the reference.
 _NAMES: tuple[ExecutorName, ...] = ("fused", "hooked", "plain")
@@ -152,13 +151,14 @@ class Engine:
 
     def plan(
         self,
-        requests: Sequence[tuple[str, str]] | Sequence[tuple[str, Options]],
+        requests: Sequence[tuple[str, str | Options]],
         conditions: Sequence[Condition] = (INTACT,),
     ) -> Plan:
         """What would be computed, and how long it would take at the most; nothing is run.
 
         Args:
-            requests: as for `loglikelihood` or for `generate_until`.
+            requests: as for `loglikelihood` or for `generate_until`; some of each are planned as a
+                sweep asks them, together.
             conditions: by default the intact model only.
 
         Raises:
@@ -167,11 +167,9 @@ class Engine:
         self._check(conditions)
         pairs = [(first, second) for first, second in requests if isinstance(second, str)]
         asked = [(first, second) for first, second in requests if not isinstance(second, str)]
-        if pairs and asked:
-            raise InputError("a plan is for likelihoods or for generation, not for both at once")
-        if not pairs and not asked:
+        if not requests:
             raise InputError("there is nothing to plan: no requests")
-        encoded = scored(self.model, pairs) if pairs else written(self.model, asked)
+        encoded: Requests = [*scored(self.model, pairs), *written(self.model, asked)]
         reason = self._why_not("fused", 0)
         if reason is not None:
             raise InputError(
@@ -183,49 +181,49 @@ class Engine:
         self, requests: Sequence[Scored], conditions: Sequence[Condition]
     ) -> list[list[Score]]:
         """Score encoded requests: `[condition][request]`."""
-        found = dict(self.score_each(requests, conditions))
-        return [found[place] for place in range(len(conditions))]
+        return self._answers(requests, conditions)
 
     def write(
         self, requests: Sequence[Written], conditions: Sequence[Condition]
     ) -> list[list[Writing]]:
         """Generate for encoded requests: `[condition][request]`."""
-        found = dict(self.write_each(requests, conditions))
+        return self._answers(requests, conditions)
+
+    def answer_each(
+        self, asked: Sequence[Requests], conditions: Sequence[Condition]
+    ) -> Iterator[tuple[int, int, list[Any]]]:
+        """Answer several lists of encoded requests, reading once what they have in common.
+
+        Yields a list's place, a condition's place and the answers (scores or writings, as the list
+        asks), as they are ready.
+        """
+        self._check(conditions)
+        for which, each in enumerate(asked):
+            if not each:
+                yield from ((which, place, []) for place in range(len(conditions)))
+        lists = [which for which, each in enumerate(asked) if each]
+        if not lists:
+            return
+        some = [asked[which] for which in lists]
+        for executor, places in self._shared_out(some, conditions):
+            mine = [conditions[place] for place in places]
+            for which, place, answers in _answered(executor, some, mine):
+                yield lists[which], places[place], answers
+
+    def _answers(self, requests: Requests, conditions: Sequence[Condition]) -> list[list[Any]]:
+        found = {place: each for _, place, each in self.answer_each([requests], conditions)}
         return [found[place] for place in range(len(conditions))]
-
-    def score_each(
-        self, requests: Sequence[Scored], conditions: Sequence[Condition]
-    ) -> Iterator[tuple[int, list[Score]]]:
-        """Score encoded requests; each condition's place with its scores, as they are ready."""
-        longest = max((len(r.context) + len(r.continuation) for r in requests), default=0)
-        for executor, places in self._shared_out(requests, conditions, longest):
-            for place, scores in executor.score(requests, [conditions[place] for place in places]):
-                yield places[place], scores
-
-    def write_each(
-        self, requests: Sequence[Written], conditions: Sequence[Condition]
-    ) -> Iterator[tuple[int, list[Writing]]]:
-        """Generate for encoded requests; as `score_each`."""
-        longest = max((len(r.context) + r.max_gen_toks for r in requests), default=0)
-        for executor, places in self._shared_out(requests, conditions, longest):
-            for place, texts in executor.write(requests, [conditions[place] for place in places]):
-                yield places[place], texts
 
     def _check(self, conditions: Sequence[Condition]) -> None:
         for condition in conditions:
             check_sites(self.model, tuple(condition.edits))
 
     def _shared_out(
-        self,
-        requests: Sequence[Scored] | Sequence[Written],
-        conditions: Sequence[Condition],
-        longest: int,
+        self, asked: Sequence[Requests], conditions: Sequence[Condition]
     ) -> Iterator[tuple[Executor, list[int]]]:
         """The executors that answer, with the places of the conditions that each answers for."""
-        self._check(conditions)
-        if not requests:
-            yield Plain(self.model, {}), list(range(len(conditions)))
-            return
+        requests = [request for each in asked for request in each]
+        longest = max(map(_length, requests))
         references = resolve(self.model, list(conditions))
         plain = Plain(self.model, references, batch_size=self.batch_size)
         left = list(range(len(conditions)))
@@ -291,7 +289,7 @@ class Engine:
         self,
         executor: Fused | Hooked,
         plain: Plain,
-        requests: Sequence[Scored] | Sequence[Written],
+        requests: Requests,
         conditions: Sequence[Condition],
     ) -> set[Kind]:
         """The kinds of these conditions for which an executor does what the reference does."""
@@ -299,9 +297,10 @@ class Engine:
         for condition in conditions:
             kinds.setdefault(kind(condition), []).append(condition)
         dtype = self.model.cfg.dtype
+        writes = any(isinstance(request, Written) for request in requests)
         agreed = set()
         for one, some in kinds.items():
-            key = executor.name, (*one, isinstance(requests[0], Written))
+            key = executor.name, (*one, writes)
             if key not in self._answers_for:
                 tried = telling(some, dtype)
                 reason = disagreement(executor, plain, requests, tried, dtype)
@@ -311,3 +310,22 @@ class Engine:
             if self._answers_for[key]:
                 agreed.add(one)
         return agreed
+
+
+def _answered(
+    executor: Executor, asked: Sequence[Requests], conditions: Sequence[Condition]
+) -> Iterator[tuple[int, int, list[Any]]]:
+    if isinstance(executor, Fused):
+        yield from executor.answer(asked, conditions)
+        return
+    for which, requests in enumerate(asked):  # each of one verb
+        verb: Any = executor.write if isinstance(requests[0], Written) else executor.score
+        for place, answers in verb(requests, conditions):
+            yield which, place, answers
+
+
+def _length(request: Scored | Written) -> int:
+    """Tokens that a request may come to."""
+    if isinstance(request, Written):
+        return len(request.context) + request.max_gen_toks
+    return len(request.context) + len(request.continuation)

@@ -6,10 +6,10 @@ the row is read from its first ablated layer on. Continuations are scored where 
 are decoded for all conditions and requests together (see `rows`), each row with its own edits.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -37,9 +37,9 @@ from layerroles.engine.rows import Kept, Rows, contexts_of, kept
 from layerroles.engine.trie import Packed
 from layerroles.engine.twin import Attend, Twin
 
-Request = TypeVar("Request", Scored, Written)
-Answer = TypeVar("Answer", Score, Writing)
-Verb = Callable[[Sequence[Request], Sequence[Condition]], Iterator[tuple[int, list[Answer]]]]
+Request = Scored | Written
+# Answers by their requests' places.
+Answers = dict[int, Any]
 
 # Rows are dropped from a decoding batch when fewer than this share of them still write.
 _COMPACT_BELOW = 0.9
@@ -103,44 +103,40 @@ class Fused:
         return make_plan(requests, conditions, self.twin.shape, self.budget, self.twin.flops)
 
     @torch.inference_mode()
+    def answer(
+        self, asked: Sequence[Requests], conditions: Sequence[Condition]
+    ) -> Iterator[tuple[int, int, list[Any]]]:
+        """Answer several lists of requests under every condition, reading once what they share.
+
+        Yields a list's place, a condition's place and the answers, as they are ready.
+        """
+        edits = Edits(self.twin, conditions, self.references)
+        requests = [request for each in asked for request in each]
+        lists = [which for which, each in enumerate(asked) for _ in each]
+        found: list[list[Answers]] = [[{} for _ in asked] for _ in conditions]
+        for group in self.plan(requests, conditions).groups:
+            batch = Batch(self, group, requests, conditions)
+            for place, answers in batch.answers(edits):
+                for index, answer in answers.items():
+                    found[place][lists[index]][index] = answer
+                for which in sorted({lists[index] for index in answers}):
+                    so_far = found[place][which]
+                    if len(so_far) == len(asked[which]):
+                        yield which, place, [so_far[index] for index in sorted(so_far)]
+
     def score(
         self, requests: Sequence[Scored], conditions: Sequence[Condition]
     ) -> Iterator[tuple[int, list[Score]]]:
         """Score every request under every condition; each condition's place, with its scores."""
-        edits = Edits(self.twin, conditions, self.references)
-        answers: list[dict[int, Score]] = [{} for _ in conditions]
-        groups = self.plan(requests, conditions).groups
-        for group in groups:
-            row = self.row(group.packed)
-            asked = [requests[index] for index in group.asked]
-            places = Places(row.packed, asked, self.device)
-            intact = Intact(self.twin, row, conditions, row.layout.attend)
-            for place, condition in enumerate(conditions):
-                read = intact.again(condition, edits, row.layout.attend)
-                scores = places.scores(self.twin, read.stream, read.changed_on, self.n_logits)
-                if len(group.packed.paths) > 1:
-                    scores = _mended(self.score, asked, condition, scores)
-                answers[place] |= dict(zip(group.asked, scores, strict=True))
-                if group is groups[-1]:
-                    yield place, [answers[place][index] for index in range(len(requests))]
+        for _, place, scores in self.answer([requests], conditions):
+            yield place, scores
 
-    @torch.inference_mode()
     def write(
         self, requests: Sequence[Written], conditions: Sequence[Condition]
     ) -> Iterator[tuple[int, list[Writing]]]:
         """Generate greedily for every request under every condition; as `score`."""
-        edits = Edits(self.twin, conditions, self.references)
-        answers: list[dict[int, Writing]] = [{} for _ in conditions]
-        groups = self.plan(requests, conditions).groups
-        for group in groups:
-            asked = [requests[index] for index in group.asked]
-            batch = Batch(self, group, asked, conditions)
-            for place, writings in batch.write(edits):
-                if len(group.packed.paths) > 1:
-                    writings = _mended(self.write, asked, conditions[place], writings)
-                answers[place] |= dict(zip(group.asked, writings, strict=True))
-                if group is groups[-1]:
-                    yield place, [answers[place][index] for index in range(len(requests))]
+        for _, place, writings in self.answer([requests], conditions):
+            yield place, writings
 
     @property
     def n_logits(self) -> int:
@@ -197,51 +193,92 @@ class Intact:
 
 
 class Batch:
-    """Requests whose contexts are packed in a row, to be written for under many conditions.
+    """Requests that are packed in a row, to be answered under many conditions.
 
     Args:
         fused: whose model and bounds are used.
         group: as planned.
-        requests: what is asked.
-        conditions: under which it is asked.
+        requests: all that are asked.
+        conditions: under which they are asked.
     """
 
     def __init__(
         self,
         fused: Fused,
         group: Group,
-        requests: Sequence[Written],
+        requests: Sequence[Request],
         conditions: Sequence[Condition],
     ) -> None:
+        self._fused = fused
         self._twin = fused.twin
         self._group = group
         self._n_logits = fused.n_logits
-        row = fused.row(group.packed)
-        self._row = row
-        self._requests = requests
-        asked = [one.context for one in requests]
-        self._paths = [row.packed.paths[ids] for ids in asked]
-        self._contexts = contexts_of(row.packed, asked, fused.dtype, fused.device)
-        self._lengths = torch.tensor([len(ids) for ids in asked], device=fused.device)
+        self._row = row = fused.row(group.packed)
         self._conditions = conditions
+        self._scored = {i: one for i in group.asked if isinstance(one := requests[i], Scored)}
+        self._written = {i: one for i in group.asked if isinstance(one := requests[i], Written)}
         self._below: list[Kept] = []
-        self._intact = Intact(self._twin, row, conditions, self._keep_below)
+        attend = row.layout.attend
+        if self._scored:
+            self._places = Places(row.packed, list(self._scored.values()), fused.device)
+        if self._written:
+            contexts = [one.context for one in self._written.values()]
+            self._paths = [row.packed.paths[ids] for ids in contexts]
+            self._contexts = contexts_of(row.packed, contexts, fused.dtype, fused.device)
+            self._lengths = torch.tensor([len(ids) for ids in contexts], device=fused.device)
+            attend = self._keep_below
+        self._intact = Intact(self._twin, row, conditions, attend)
 
-    def write(self, edits: Edits) -> Iterator[tuple[int, list[Writing]]]:
-        """What is written under each condition, with the condition's place."""
+    def answers(self, edits: Edits) -> Iterator[tuple[int, Answers]]:
+        """A condition's place with some of its answers, as they are ready."""
         for wave in self._group.waves:
-            found = self._write([self._conditions[place] for place in wave], edits)
-            yield from zip(wave, found, strict=True)
+            conditions = [self._conditions[place] for place in wave]
+            rows = self._rows(conditions) if self._written else None
+            begun = []
+            for n, (place, condition) in enumerate(zip(wave, conditions, strict=True)):
+                attend = self._row.layout.attend if rows is None else self._filling(rows, n)
+                read = self._intact.again(condition, edits, attend)
+                if self._scored:
+                    yield place, self._scores(condition, read)
+                if rows is not None:
+                    chosen = self._choose(read.stream[self._contexts.ends])
+                    begun.append((chosen, [read.changed_on(path) for path in self._paths]))
+            if rows is not None:
+                found = self._write(rows, begun, conditions, edits)
+                for place, condition, writings in zip(wave, conditions, found, strict=True):
+                    yield place, self._answers(self._written, condition, writings)
 
-    def _write(self, conditions: Sequence[Condition], edits: Edits) -> list[list[Writing]]:
-        n = len(self._requests)
-        rows = Rows(
-            self._contexts, self._below, list(map(self._first, conditions)), self._group.n_new
-        )
-        begun = [
-            self._begin(rows, place, condition, edits) for place, condition in enumerate(conditions)
-        ]
-        asked = [request for _ in conditions for request in self._requests]
+    def _scores(self, condition: Condition, read: Read) -> Answers:
+        scores = self._places.scores(self._twin, read.stream, read.changed_on, self._n_logits)
+        return self._answers(self._scored, condition, scores)
+
+    def _answers(
+        self,
+        asked: Mapping[int, Request],
+        condition: Condition,
+        answers: Sequence[Score] | Sequence[Writing],
+    ) -> Answers:
+        """The answers by their requests' places, mended.
+
+        What is not finite is asked again, alone: a NaN beside it in the row may have reached it.
+        """
+        found: Answers = dict(zip(asked, answers, strict=True))
+        if len(self._row.packed.paths) > 1:
+            for index, answer in found.items():
+                if not answer.finite:
+                    ((_, _, (found[index],)),) = self._fused.answer([[asked[index]]], [condition])
+        return found
+
+    def _write(
+        self,
+        rows: Rows,
+        begun: Sequence[tuple[Chosen, list[bool]]],
+        conditions: Sequence[Condition],
+        edits: Edits,
+    ) -> list[list[Writing]]:
+        """What is written under each condition, once the contexts were read."""
+        n = len(self._written)
+        asked = [request for _ in conditions for request in self._written.values()]
         decoding = Decoding(Stops(self._twin.bridge), asked)
         changed = np.array([one for _, each in begun for one in each])
         chosen = Chosen(
@@ -259,19 +296,18 @@ class Batch:
         writings = decoding.writings(torch.from_numpy(changed))
         return [writings[start : start + n] for start in range(0, len(writings), n)]
 
-    def _begin(
-        self, rows: Rows, place: int, condition: Condition, edits: Edits
-    ) -> tuple[Chosen, list[bool]]:
-        """Read the contexts under a condition; the first tokens, and whether edits did anything."""
-        attend = self._row.layout.attend
+    def _rows(self, conditions: Sequence[Condition]) -> Rows:
+        firsts = [first_own(condition, len(self._twin.blocks)) for condition in conditions]
+        return Rows(self._contexts, self._below, firsts, self._group.n_new)
 
-        def keep(layer: int, q: Tensor, k: Tensor, v: Tensor, score: Scoring) -> Tensor:
+    def _filling(self, rows: Rows, place: int) -> Attend:
+        """Attention that also keeps the contexts' keys and values under a wave's condition."""
+
+        def fill(layer: int, q: Tensor, k: Tensor, v: Tensor, score: Scoring) -> Tensor:
             rows.fill(place, layer, k, v)
-            return attend(layer, q, k, v, score)
+            return self._row.layout.attend(layer, q, k, v, score)
 
-        read = self._intact.again(condition, edits, keep)
-        chosen = self._choose(read.stream[self._contexts.ends])
-        return chosen, [read.changed_on(path) for path in self._paths]
+        return fill
 
     def _step(
         self, rows: Rows, decoding: Decoding, conditions: Sequence[Condition], edits: Edits
@@ -298,8 +334,8 @@ class Batch:
 
     def _ids(self, decoding: Decoding, live: Sequence[int]) -> list[Sequence[int]]:
         """What some rows have read, their newest token included."""
-        n = len(self._requests)
-        return [(*self._requests[row % n].context, *decoding.ids[row]) for row in live]
+        contexts = [request.context for request in self._written.values()]
+        return [(*contexts[row % len(contexts)], *decoding.ids[row]) for row in live]
 
     def _choose(self, stream: Float[Tensor, "row d_model"]) -> Chosen:
         found = [greedy(self._twin.logits(chunk)) for chunk in stream.split(self._n_logits)]
@@ -310,19 +346,3 @@ class Batch:
     def _keep_below(self, layer: int, q: Tensor, k: Tensor, v: Tensor, score: Scoring) -> Tensor:
         self._below.append(kept(k, v, self._contexts))
         return self._row.layout.attend(layer, q, k, v, score)
-
-    def _first(self, condition: Condition) -> int:
-        return first_own(condition, len(self._twin.blocks))
-
-
-def _mended(
-    verb: Verb[Request, Answer],
-    asked: Sequence[Request],
-    condition: Condition,
-    answers: Sequence[Answer],
-) -> list[Answer]:
-    """Ask again, alone, for what is not finite: a NaN beside it in the row may have reached it."""
-    return [
-        answer if answer.finite else next(verb([request], [condition]))[1][0]
-        for request, answer in zip(asked, answers, strict=True)
-    ]

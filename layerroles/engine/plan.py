@@ -20,7 +20,7 @@ from layerroles.engine.requests import Scored, Written
 from layerroles.engine.trie import Ids, Packed, packs
 from layerroles.sites import Site
 
-Requests = Sequence[Scored] | Sequence[Written]
+Requests = Sequence[Scored | Written]
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,8 @@ class Group:
         asked: their places among all requests.
         packed: the row.
         n_alone: tokens if each request is read alone.
-        n_new: tokens that each request may write; 0 for likelihoods.
+        n_written: how many of them write.
+        n_new: tokens that each of these may write; 0 if there are none.
         waves: the conditions, as they are answered together.
         n_bytes: taken at the most.
     """
@@ -39,6 +40,7 @@ class Group:
     asked: tuple[int, ...]
     packed: Packed
     n_alone: int
+    n_written: int
     n_new: int
     waves: tuple[tuple[int, ...], ...]
     n_bytes: int
@@ -51,7 +53,7 @@ class Group:
     @property
     def rows(self) -> int:
         """The most (condition, request) rows that are decoded together; 0 for likelihoods."""
-        return max(map(len, self.waves), default=0) * len(self.asked) if self.n_new else 0
+        return max(map(len, self.waves), default=0) * self.n_written
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ class Plan:
 
     Attributes:
         executor: that will do it.
-        verb: `"loglikelihood"` or `"generate_until"`.
+        verb: `"loglikelihood"`, `"generate_until"`, or both.
         n_requests, n_conditions: what is asked.
         groups: the requests, as they are packed.
         depths: for each condition, the share of the blocks that are run anew for it.
@@ -68,7 +70,7 @@ class Plan:
     """
 
     executor: str
-    verb: Literal["loglikelihood", "generate_until"]
+    verb: Literal["loglikelihood", "generate_until", "loglikelihood and generate_until"]
     n_requests: int
     n_conditions: int
     groups: tuple[Group, ...]
@@ -128,7 +130,7 @@ def make_plan(
     """Plan the computation of one sweep.
 
     Args:
-        requests: all scored, or all written.
+        requests: what is asked.
         conditions: under which they are asked.
         shape: of the model.
         budget: what it may take.
@@ -136,25 +138,25 @@ def make_plan(
     """
     depths = tuple(1 - first_run(c, shape.n_layers) / shape.n_layers for c in conditions)
     firsts = [first_own(condition, shape.n_layers) for condition in conditions]
-    writes = any(isinstance(request, Written) for request in requests)
     sequences = [_sequence(request) for request in requests]
     recorded = len({layer for c in conditions for layer in recorded_at(c)})
+    contexts = Counter(request.context for request in requests if isinstance(request, Written))
     # What is packed together does not depend on which conditions are left to do.
-    longest = budget.row_tokens(shape, shape.n_layers + 1, keys=writes)
+    longest = budget.row_tokens(shape, shape.n_layers + 1, keys=bool(contexts))
     most = len(requests)
-    if writes:
-        each = sum(shape.kv) * max(map(len, sequences))
-        each += sum(shape.kv) * max(_n_new(request) for request in requests)
+    if contexts:
+        each = sum(shape.kv) * max(map(len, contexts))
+        each += sum(shape.kv) * max(map(_n_new, requests))
         # Requests of one context are rows of their own.
-        most = max(1, budget.for_rows // (each * max(Counter(sequences).values())))
+        most = max(1, budget.for_rows // (each * max(contexts.values())))
     groups = tuple(
         _group(found, requests, sequences, firsts, shape, budget, recorded)
-        for found in packs(sequences, longest, most)
+        for found in packs(sequences, longest, most, counted=contexts)
     )
     seconds = sum(_flops(group, depths, shape, requests) for group in groups) / flops
     return Plan(
         executor="fused",
-        verb="generate_until" if writes else "loglikelihood",
+        verb=_verb(n_written=contexts.total(), n=len(requests)),
         n_requests=len(requests),
         n_conditions=len(conditions),
         groups=groups,
@@ -196,6 +198,14 @@ def recorded_at(condition: Condition) -> tuple[int, ...]:
     return (first, first + 1) if edited_block(condition) is not None else (first,)
 
 
+def _verb(
+    *, n_written: int, n: int
+) -> Literal["loglikelihood", "generate_until", "loglikelihood and generate_until"]:
+    if not n_written:
+        return "loglikelihood"
+    return "generate_until" if n_written == n else "loglikelihood and generate_until"
+
+
 def _group(
     packed: Packed,
     requests: Requests,
@@ -211,29 +221,33 @@ def _group(
     n_bytes = n * shape.n_bytes * (recorded * shape.d_model + shape.inner)
     n_bytes += budget.logit_bytes(shape)
     waves = [[place] for place in range(len(firsts))]
-    if n_new:
+    contexts = [one.context for i in asked if isinstance(one := requests[i], Written)]
+    if contexts:
         # The intact model's keys and values of the contexts weigh as much as a condition's.
-        n_bytes += _row_bytes(0, packed, len(asked), 0, shape)
-        weighed = [_row_bytes(first, packed, len(asked), n_new, shape) for first in firsts]
+        n_bytes += _row_bytes(0, packed, contexts, 0, shape)
+        weighed = [_row_bytes(first, packed, contexts, n_new, shape) for first in firsts]
         waves = _waves(firsts, weighed, budget.for_rows)
         n_bytes += max((sum(weighed[place] for place in wave) for wave in waves), default=0)
     return Group(
         asked=tuple(asked),
         packed=packed,
         n_alone=sum(len(sequences[index]) for index in asked),
+        n_written=len(contexts),
         n_new=n_new,
         waves=tuple(map(tuple, waves)),
         n_bytes=n_bytes,
     )
 
 
-def _row_bytes(first_own: int, packed: Packed, n_requests: int, n_new: int, shape: Shape) -> int:
+def _row_bytes(
+    first_own: int, packed: Packed, contexts: Sequence[Ids], n_new: int, shape: Shape
+) -> int:
     """Keys and values that a condition has for itself while it decodes."""
-    trunks = {trunk for segment in packed.segments for trunk in segment.trunks}
+    trunks = {trunk for ids in contexts for trunk in packed.trunks(ids)}
     in_trunks = sum(packed.segments[trunk].n for trunk in trunks)
-    own = max(len(packed.own(ids)) for ids in packed.paths)
+    own = max(len(packed.own(ids)) for ids in contexts)
     above = sum(shape.kv[first_own:])
-    return n_requests * (sum(shape.kv) * n_new + above * own) + above * in_trunks
+    return len(contexts) * (sum(shape.kv) * n_new + above * own) + above * in_trunks
 
 
 def _waves(firsts: list[int], weighed: list[int], most: int) -> list[list[int]]:
@@ -251,13 +265,11 @@ def _waves(firsts: list[int], weighed: list[int], most: int) -> list[list[int]]:
 
 def _flops(group: Group, depths: tuple[float, ...], shape: Shape, requests: Requests) -> float:
     weights, head = 2.0 * shape.n_weights, 2.0 * shape.d_model * shape.d_vocab
-    n = len(depths) * len(group.asked)
     read = (1 + sum(depths)) * group.n_tokens * weights
-    if group.n_new:
-        return read + n * group.n_new * (weights + head)
     asked = (requests[index] for index in group.asked)
     places = sum(len(one.continuation) for one in asked if isinstance(one, Scored))
-    return read + len(depths) * places * head
+    wrote = group.n_written * group.n_new * (weights + head)
+    return read + len(depths) * (places * head + wrote)
 
 
 def _sequence(request: Scored | Written) -> Ids:

@@ -7,7 +7,7 @@ blocks, lie one behind the other in one packed row: a trunk, then everything bel
 """
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -74,22 +74,28 @@ def shared_lengths(ordered: Sequence[Ids]) -> list[int]:
 
 
 def packs(
-    sequences: Sequence[Ids], max_tokens: int, max_sequences: int | None = None
+    sequences: Sequence[Ids],
+    max_tokens: int,
+    max_sequences: int | None = None,
+    *,
+    counted: Container[Ids] | None = None,
 ) -> list[Packed]:
     """The different sequences in packed rows of at most `max_tokens` tokens.
 
     Sequences that begin alike stay together; one that is longer by itself makes a row of its own.
+    Of those in `counted` (by default, of all), a row holds at most `max_sequences`.
     """
     ordered = sorted(set(sequences))
     groups: list[list[Ids]] = []
-    n = max_tokens
+    n, left = max_tokens, 0
     for sequence, shared in zip(ordered, shared_lengths(ordered), strict=True):
-        full = bool(groups) and max_sequences is not None and len(groups[-1]) >= max_sequences
-        if full or n + len(sequence) - shared > max_tokens:
+        counts = max_sequences is not None and (counted is None or sequence in counted)
+        if not groups or (counts and not left) or n + len(sequence) - shared > max_tokens:
             groups.append([])
-            n = shared = 0
+            n, left, shared = 0, max_sequences or 0, 0
         groups[-1].append(sequence)
         n += len(sequence) - shared
+        left -= counts
     return [packed for group in groups for packed in _halved(group, max_tokens)]
 
 

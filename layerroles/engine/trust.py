@@ -14,6 +14,7 @@ from torch import Tensor
 
 from layerroles.ablations import Condition
 from layerroles.engine.plain import Plain
+from layerroles.engine.plan import Requests
 from layerroles.engine.requests import Score, Scored, Writing, Written
 from layerroles.errors import InputError
 from layerroles.sites import ENTRY
@@ -64,7 +65,7 @@ def telling(conditions: Sequence[Condition], dtype: torch.dtype) -> Condition:
 def disagreement(
     executor: Executor,
     plain: Plain,
-    requests: Sequence[Scored] | Sequence[Written],
+    requests: Requests,
     condition: Condition,
     dtype: torch.dtype,
 ) -> str | None:
@@ -78,7 +79,7 @@ def disagreement(
     if dtype != torch.float32:
         bound += _NOISE * rounding_noise(plain, tried, condition, theirs)
     asked = [Written(request.context, (), _N_WRITTEN) for request in tried]
-    writes = dtype == torch.float32 and isinstance(requests[0], Written)
+    writes = dtype == torch.float32 and any(isinstance(one, Written) for one in requests)
     expected = next(plain.write(asked, [condition]))[1] if writes else []
     try:
         ((_, ours),) = executor.score(tried, [condition])
@@ -128,7 +129,7 @@ def told(error: Exception) -> str:
     return first if isinstance(error, InputError) else f"it fails ({type(error).__name__}: {first})"
 
 
-def _tried(requests: Sequence[Scored] | Sequence[Written]) -> list[Scored]:
+def _tried(requests: Requests) -> list[Scored]:
     """The shortest of the requests, cut short."""
     order = sorted(range(len(requests)), key=lambda index: len(requests[index].context))
     tried = []

@@ -5,11 +5,10 @@ needs of an example (choices, say) it checks before anything is run.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
-from layerroles.ablations import Condition
 from layerroles.engine import Engine, Score, Scored, Writing, Written, scored, written
 from layerroles.errors import InputError
 from layerroles.registry import Registry
@@ -79,20 +78,20 @@ class Protocol(ABC):
 
 
 class Asked(ABC):
-    """Encoded requests for some examples, ready to be answered under any condition.
+    """Encoded requests for some examples, and how the answers to them are judged.
 
-    Class attributes:
+    Attributes:
+        requests: all of one verb.
         apart: whether what is computed for a condition does not depend on which other conditions
             are asked together with it.
     """
 
+    requests: Sequence[Scored] | Sequence[Written]
     apart: ClassVar[bool]
 
     @abstractmethod
-    def answers(
-        self, engine: Engine, conditions: Sequence[Condition]
-    ) -> Iterator[tuple[int, list[Answer]]]:
-        """Each condition's place with its answers, `[example]`, as they are ready."""
+    def judge(self, found: Sequence[Any]) -> list[Answer]:
+        """Each example's answer, from the model's answers to the requests."""
 
 
 @dataclass(frozen=True)
@@ -106,19 +105,13 @@ class AskedScores(Asked):
 
     apart: ClassVar[bool] = True
 
-    def answers(
-        self, engine: Engine, conditions: Sequence[Condition]
-    ) -> Iterator[tuple[int, list[Answer]]]:
-        """Score all requests and judge each example's."""
-        for place, scores in engine.score_each(self.requests, conditions):
-            left = iter(scores)
-            yield (
-                place,
-                [
-                    self.protocol.judge(example, [next(left) for _ in range(n)])
-                    for example, n in zip(self.examples, self.n_each, strict=True)
-                ],
-            )
+    def judge(self, found: Sequence[Score]) -> list[Answer]:
+        """Judge each example by the scores of its continuations."""
+        left = iter(found)
+        return [
+            self.protocol.judge(example, [next(left) for _ in range(n)])
+            for example, n in zip(self.examples, self.n_each, strict=True)
+        ]
 
 
 class LikelihoodProtocol(Protocol):
@@ -154,18 +147,12 @@ class AskedWritings(Asked):
 
     apart: ClassVar[bool] = False  # rows of several conditions are decoded in one batch
 
-    def answers(
-        self, engine: Engine, conditions: Sequence[Condition]
-    ) -> Iterator[tuple[int, list[Answer]]]:
-        """Generate for all examples and judge what was written."""
-        for place, writings in engine.write_each(self.requests, conditions):
-            yield (
-                place,
-                [
-                    self.protocol.judge(self.task, example, writing)
-                    for example, writing in zip(self.examples, writings, strict=True)
-                ],
-            )
+    def judge(self, found: Sequence[Writing]) -> list[Answer]:
+        """Judge what was written for each example."""
+        return [
+            self.protocol.judge(self.task, example, writing)
+            for example, writing in zip(self.examples, found, strict=True)
+        ]
 
 
 class GenerationProtocol(Protocol):

@@ -73,3 +73,37 @@ def test_texts(
     plain = Plain(MODEL, references, batch_size=1, use_cache=False)
     expected = dict(plain.write(requests, conditions))
     assert dict(Fused(TWIN, references, budget).write(requests, conditions)) == expected
+
+
+@relaxed
+@given(
+    st.lists(st.tuples(contexts, texts), min_size=1, max_size=5),
+    st.lists(st.tuples(contexts, st.integers(1, 6)), min_size=1, max_size=4),
+    many_conditions,
+    budgets,
+)
+def test_both_verbs_at_once(
+    pairs: list[tuple[str, str]],
+    asked: list[tuple[str, int]],
+    conditions: list[Condition],
+    budget: Budget,
+) -> None:
+    scores = scored(MODEL, [(context, text + "x") for context, text in pairs])
+    texts = written(MODEL, [(text, {"max_gen_toks": most}) for text, most in asked])
+    # A context that is scored and gone on from is read once.
+    texts += written(MODEL, [(pairs[0][0], {"max_gen_toks": 3})])
+    references = resolve(MODEL, conditions)
+    plain = Plain(MODEL, references, batch_size=1, use_cache=False)
+    expected = (dict(plain.score(scores, conditions)), dict(plain.write(texts, conditions)))
+    found: tuple[dict, dict] = ({}, {})
+    for which, place, answers in Fused(TWIN, references, budget).answer(
+        [scores, texts], conditions
+    ):
+        assert place not in found[which]  # each list once under each condition
+        found[which][place] = answers
+    assert found[1] == expected[1]
+    assert found[0].keys() == expected[0].keys()
+    for place, each in expected[0].items():
+        for one, two in zip(each, found[0][place], strict=True):
+            assert abs(one.logprob - two.logprob) < 1e-4
+            assert replace(one, logprob=0.0) == replace(two, logprob=0.0)

@@ -147,8 +147,10 @@ def test_an_engine_plans_without_running() -> None:
     plan = engine.plan([("a b c", {"max_gen_toks": 5})] * 2, conditions)
     assert (plan.verb, plan.rows) == ("generate_until", 8)
     assert engine.used == set()
-    with pytest.raises(lr.InputError, match="not for both at once"):
-        engine.plan([("a", "b"), ("a", {"max_gen_toks": 5})], conditions)  # type: ignore[list-item]
+    both = engine.plan([("a b c", " d"), ("a b c", {"max_gen_toks": 5})], conditions)
+    assert (both.verb, both.rows) == ("loglikelihood and generate_until", 4)
+    # The context is read once for both: "a b c" and the blank of " d".
+    assert [group.n_tokens for group in both.groups] == [6]
     assert engine.plan([("a", {"max_gen_toks": 5})], []).rows == 0
     with pytest.raises(lr.InputError, match="no requests"):
         engine.plan([], conditions)

@@ -103,13 +103,13 @@ def test_a_finished_run_is_extended_and_nothing_is_done_twice(
     first, *others = lr.each_layer(model, lr.Skip())
     lr.Sweep(model, tasks, [first], protocols=["continuation"], limit=3).run(tmp_path / "run")
     n_asked: list[int] = []
-    own = lr.Engine.score_each
+    own = lr.Engine.answer_each
 
-    def counted(engine: lr.Engine, requests: list, conditions: list) -> object:
-        n_asked.append(len(requests) * len(conditions))
-        return own(engine, requests, conditions)
+    def counted(engine: lr.Engine, asked: list, conditions: list) -> object:
+        n_asked.append(sum(map(len, asked)) * len(conditions))
+        return own(engine, asked, conditions)
 
-    monkeypatch.setattr(lr.Engine, "score_each", counted)
+    monkeypatch.setattr(lr.Engine, "answer_each", counted)
     same = lr.Sweep(model, tasks, [first], protocols=["continuation"], limit=3)
     same.run(tmp_path / "run")
     assert n_asked == []
@@ -121,6 +121,33 @@ def test_a_finished_run_is_extended_and_nothing_is_done_twice(
     pd.testing.assert_frame_equal(rows(result), rows(fresh), atol=1e-5)
     # A smaller sweep on the same folder takes nothing away.
     assert len(same.run(tmp_path / "run").frame) == len(result.frame)
+
+
+def test_a_tasks_protocols_are_asked_together_where_they_lack_the_same(
+    tasks: list[lr.Task], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = random_model("llama")
+    conditions = lr.each_layer(model, lr.Skip())
+    calls: list[tuple[list[int], int]] = []
+    own = lr.Engine.answer_each
+
+    def noted(engine: lr.Engine, asked: list, conditions: list) -> object:
+        calls.append(([len(each) for each in asked], len(conditions)))
+        return own(engine, asked, conditions)
+
+    monkeypatch.setattr(lr.Engine, "answer_each", noted)
+    both = ["continuation", "generation"]
+    apart = lr.Sweep(model, tasks[:1], conditions, protocols=both[:1], limit=4)
+    apart.run(tmp_path / "run")
+    assert calls == [([12], 4)]
+    calls.clear()
+    whole = lr.Sweep(model, tasks, conditions, protocols=both, limit=4)
+    result = whole.run(tmp_path / "run")
+    # The first task lacks generation only; the second is asked under both at once.
+    assert calls == [([4], 4), ([12, 4], 4)]
+    pd.testing.assert_frame_equal(
+        rows(result), rows(whole.run(tmp_path / "fresh")), check_exact=False, atol=1e-5
+    )
 
 
 def test_a_killed_sweep_goes_on_to_the_same_rows(tasks: list[lr.Task], tmp_path: Path) -> None:
@@ -313,7 +340,7 @@ def test_a_disk_that_fails_is_told_and_an_error_of_the_model_is_not_taken_for_on
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(lr.Engine, "score_each", broken)
+        patch.setattr(lr.Engine, "answer_each", broken)
         with pytest.raises(OSError, match="No space left"):
             sweep.run(tmp_path / "run")
     with monkeypatch.context() as patch:
