@@ -19,8 +19,8 @@ _SHARE_OF_FREE = 0.5
 _FOR_ROW, _FOR_ROWS, _FOR_LOGITS = 0.4, 0.4, 0.1
 _LONGEST_ROW = 8192
 _MOST_LOGITS = 2**24
-# Logits are held as the model gives them, as float32, and once more while they are summed.
-_BYTES_PER_LOGIT = 12
+# Logits are held as the head gives them, and twice more where the model scales or caps them.
+_COPIES_OF_LOGITS = 3
 # glibc's M_MMAP_MAX, M_TRIM_THRESHOLD and M_TOP_PAD (malloc.h): nothing is mapped by itself,
 # nothing is given back.
 _MALLOC_OPTIONS = ((-4, 0), (-1, 2**31 - 1), (-2, 2**26))
@@ -72,12 +72,13 @@ class Budget:
 
     def logits(self, shape: Shape) -> int:
         """Places whose logits may be held at once."""
-        most = min(_MOST_LOGITS, int(_FOR_LOGITS * self.total) // _BYTES_PER_LOGIT)
+        each = _COPIES_OF_LOGITS * shape.n_bytes
+        most = min(_MOST_LOGITS, int(_FOR_LOGITS * self.total) // each)
         return max(1, most // shape.d_vocab)
 
     def logit_bytes(self, shape: Shape) -> int:
         """What these take."""
-        return self.logits(shape) * shape.d_vocab * _BYTES_PER_LOGIT
+        return self.logits(shape) * shape.d_vocab * _COPIES_OF_LOGITS * shape.n_bytes
 
 
 def keep_pages() -> None:
@@ -89,10 +90,13 @@ def keep_pages() -> None:
     """
     if any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ):
         return
-    if platform.libc_ver()[0] == "glibc":
-        set_option = ctypes.CDLL(None).mallopt
+    if (libc := _glibc()) is not None:
         for option, value in _MALLOC_OPTIONS:
-            set_option(option, value)
+            libc.mallopt(option, value)
+
+
+def _glibc() -> ctypes.CDLL | None:
+    return ctypes.CDLL(None) if platform.libc_ver()[0] == "glibc" else None
 
 
 def budget(memory: str | int | None, device: torch.device) -> Budget:
@@ -117,6 +121,8 @@ def budget(memory: str | int | None, device: torch.device) -> Budget:
 def _free(device: torch.device) -> int:
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
+    if (libc := _glibc()) is not None:
+        libc.malloc_trim(0)  # what a sweep before this one left with the allocator is free as well
     found = []
     limit = Path("/sys/fs/cgroup/memory.max")
     used = Path("/sys/fs/cgroup/memory.current")

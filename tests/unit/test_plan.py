@@ -1,6 +1,10 @@
 """Packing, planning and budgets: nothing here runs a model, but for the last tests."""
 
+import os
+import platform
 import random
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -127,6 +131,32 @@ def test_what_is_not_a_size_is_told(given: str | int) -> None:
 def test_by_default_half_of_the_free_memory_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "_free", lambda device: 6 * 2**30)
     assert budget(None, torch.device("cpu")).total == 3 * 2**30
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="settings of glibc's allocator")
+def test_pages_are_kept_between_passes_and_given_back_when_memory_is_counted() -> None:
+    script = """
+from pathlib import Path
+import torch
+from layerroles.engine.memory import budget, keep_pages
+
+def resident():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) / 1024
+
+cpu = torch.device("cpu")
+keep_pages()
+before = resident()
+large = [torch.ones(2**24) for _ in range(4)]  # 64 MB each
+held = resident() - before
+del large
+kept = resident() - before
+budget(None, cpu)
+left = resident() - before
+assert held > 240 and kept > 240 and left < 120, (held, kept, left)
+"""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("MALLOC_", "GLIBC_"))}
+    subprocess.run([sys.executable, "-c", script], check=True, env=environment)
 
 
 def test_requests_of_one_context_are_rows_of_their_own() -> None:
