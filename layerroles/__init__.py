@@ -31,14 +31,19 @@ if TYPE_CHECKING:
     from layerroles.ablations import Condition as Condition
     from layerroles.ablations import EditContext as EditContext
     from layerroles.ablations import Mean as Mean
+    from layerroles.ablations import Noise as Noise
     from layerroles.ablations import Reference as Reference
     from layerroles.ablations import Skip as Skip
     from layerroles.ablations import Zero as Zero
     from layerroles.ablations import ablated as ablated
     from layerroles.ablations import ablation as ablation
+    from layerroles.ablations import cumulative as cumulative
     from layerroles.ablations import each_head as each_head
+    from layerroles.ablations import each_kv_group as each_kv_group
     from layerroles.ablations import each_layer as each_layer
     from layerroles.ablations import each_span as each_span
+    from layerroles.ablations import pairs as pairs
+    from layerroles.ablations import random_heads as random_heads
     from layerroles.engine import Engine as Engine
     from layerroles.errors import InputError as InputError
     from layerroles.models import load as load
@@ -67,14 +72,19 @@ _NAMES_OF = {
         "Condition",
         "EditContext",
         "Mean",
+        "Noise",
         "Reference",
         "Skip",
         "Zero",
         "ablated",
         "ablation",
+        "cumulative",
         "each_head",
+        "each_kv_group",
         "each_layer",
         "each_span",
+        "pairs",
+        "random_heads",
     ),
     "engine": ("Engine",),
     "tasks": ("Example", "Task", "task"),

@@ -16,7 +16,7 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
 from layerroles.errors import InputError
-from layerroles.sites import ENTRY, EXIT, PARTS, READ_OUT, Part, Site
+from layerroles.sites import ENTRY, EXIT, NUMBERED, PARTS, READ_OUT, Part, Site
 
 _N_TOKENS = 12
 _N_CACHED = 8
@@ -79,7 +79,7 @@ def check_model(model: TransformerBridge, name: str) -> Checks:
 
 
 def _missing(model: TransformerBridge, part: Part) -> tuple[int, ...]:
-    head = 0 if part == "head" else None
+    head = 0 if part in NUMBERED else None
     return tuple(
         layer
         for layer in range(model.cfg.n_layers)

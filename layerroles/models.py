@@ -29,7 +29,7 @@ from layerroles import __version__, gguf
 from layerroles.checks import Checks, check_model
 from layerroles.errors import InputError
 from layerroles.registry import nearest
-from layerroles.sites import Site
+from layerroles.sites import Site, size_of
 
 log = logging.getLogger(__name__)
 
@@ -245,7 +245,7 @@ def check_sites(model: TransformerBridge, sites: "list[Site] | tuple[Site, ...]"
     """
     known = prepared(model)
     for site in sites:
-        site.check(model.cfg.n_layers, model.cfg.n_heads)
+        site.check(size_of(model.cfg))
         reason = known.checks.refusal(site)
         if reason:
             raise InputError(f"site {site} of {known.name}: {reason}")

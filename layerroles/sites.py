@@ -6,18 +6,20 @@ the names under which TransformerLens exposes those places; everything else spea
 Example:
     >>> str(Site(3)), str(Site(3, "attn")), str(Site(3, "head", head=7))
     ('L3', 'L3.attn', 'L3.H7')
-    >>> parse_sites("L3,L5:7,L3.H7", n_layers=12, n_heads=8)
+    >>> parse_sites("L3,L5:7,L3.H7", Size(n_layers=12, n_heads=8, n_kv_heads=2))
     [Site('L3'), Site('L5'), Site('L6'), Site('L3.H7')]
 """
 
 import re
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from layerroles.errors import InputError
 
-Part = Literal["block", "attn", "mlp", "head"]
+Part = Literal["block", "attn", "mlp", "head", "kv_group", "stream"]
 PARTS: tuple[Part, ...] = get_args(Part)
+# The parts of which a layer has several, and how they are written.
+NUMBERED: dict[str, str] = {"head": "H", "kv_group": "KV"}
 
 # The hook points of TransformerLens that the project uses.
 ENTRY = "blocks.{layer}.hook_in"  # the stream entering a block [row pos d_model]
@@ -29,6 +31,8 @@ _WRITES = {
     "attn": "blocks.{layer}.hook_attn_out",
     "mlp": "blocks.{layer}.hook_mlp_out",
     "head": "blocks.{layer}.attn.hook_z",
+    "kv_group": "blocks.{layer}.attn.hook_z",
+    "stream": EXIT,
 }
 
 
@@ -38,12 +42,14 @@ class Site:
 
     Attributes:
         layer: the layer.
-        part: `"block"` (all that the layer writes), `"attn"`, `"mlp"`, or `"head"`.
-        head: the query head, for part `"head"` only.
+        part: `"block"` (all that the layer writes), `"attn"`, `"mlp"`, `"head"` (one query head's
+            `z`), `"kv_group"` (the `z` of all query heads that share a key/value head) or
+            `"stream"` (not a write but the residual stream itself, as it leaves the layer).
+        head: the query head of part `"head"`, or the key/value head of part `"kv_group"`.
 
     Raises:
-        InputError: unknown part, negative layer or head, a head without its number or a number
-            without part `"head"`.
+        InputError: unknown part, negative layer or head, a part that needs a head's number without
+            it, or another part with one.
     """
 
     layer: int
@@ -55,16 +61,20 @@ class Site:
             raise InputError(f"unknown part {self.part!r}: known are {', '.join(PARTS)}")
         if isinstance(self.layer, bool) or not isinstance(self.layer, int) or self.layer < 0:
             raise InputError(f"layer {self.layer!r} is not a layer number: layers count from 0")
-        if self.part != "head" and self.head is not None:
-            raise InputError(f"head={self.head} goes with part='head', not with {self.part!r}")
-        if self.part == "head" and (not isinstance(self.head, int) or self.head < 0):
-            raise InputError(f"part 'head' of layer {self.layer} needs head=, counted from 0")
+        if self.part not in NUMBERED and self.head is not None:
+            raise InputError(
+                f"head={self.head} goes with part='head' or 'kv_group', not with {self.part!r}"
+            )
+        if self.part in NUMBERED and (not isinstance(self.head, int) or self.head < 0):
+            raise InputError(
+                f"part {self.part!r} of layer {self.layer} needs head=, counted from 0"
+            )
 
     def __str__(self) -> str:
         if self.part == "block":
             return f"L{self.layer}"
-        if self.part == "head":
-            return f"L{self.layer}.H{self.head}"
+        if self.part in NUMBERED:
+            return f"L{self.layer}.{NUMBERED[self.part]}{self.head}"
         return f"L{self.layer}.{self.part}"
 
     def __repr__(self) -> str:
@@ -80,68 +90,103 @@ class Site:
         """The hook point that holds the site's write (for a block, the stream that leaves it)."""
         return _WRITES[self.part].format(layer=self.layer)
 
-    def check(self, n_layers: int, n_heads: int) -> None:
+    def check(self, size: "Size") -> None:
         """Check that a model of this size has the site.
 
         Raises:
             InputError: layer or head out of range.
         """
-        if self.layer >= n_layers:
+        if self.layer >= size.n_layers:
             raise InputError(
                 f"site {self}: layer {self.layer} is out of range, "
-                f"the model has layers 0 to {n_layers - 1}"
+                f"the model has layers 0 to {size.n_layers - 1}"
             )
-        if self.head is not None and self.head >= n_heads:
+        n = size.n_of(self.part)
+        if self.head is not None and self.head >= n:
+            kind = "head" if self.part == "head" else "key/value head"
             raise InputError(
-                f"site {self}: head {self.head} is out of range, "
-                f"the model has heads 0 to {n_heads - 1}"
+                f"site {self}: {kind} {self.head} is out of range, "
+                f"the model has {kind}s 0 to {n - 1}"
             )
 
 
-_PATTERN = re.compile(r"L(?P<start>\d+)(?::(?P<stop>\d+))?(?:\.(?:H(?P<head>\d+)|(?P<part>\w+)))?")
+@dataclass(frozen=True)
+class Size:
+    """How many layers a model has, and how many heads each.
+
+    Attributes:
+        n_layers: layers.
+        n_heads: query heads of a layer.
+        n_kv_heads: key/value heads of a layer, each shared by equally many query heads.
+    """
+
+    n_layers: int
+    n_heads: int
+    n_kv_heads: int
+
+    def n_of(self, part: str) -> int:
+        """How many of a part a layer has."""
+        return {"head": self.n_heads, "kv_group": self.n_kv_heads}.get(part, 1)
 
 
-def parse_sites(text: str, n_layers: int, n_heads: int) -> list[Site]:
-    """Read a list of sites: `"all"`, or `"L3,L5:9,L3.attn,L3.H7"` (ranges are half-open).
+def size_of(config: Any) -> Size:
+    """The size that a TransformerLens configuration tells."""
+    shared = getattr(config, "n_key_value_heads", None)
+    return Size(config.n_layers, config.n_heads, shared or config.n_heads)
 
-    `"all.attn"`, `"all.mlp"` and `"all.head"` name that part of every layer.
+
+_PATTERN = re.compile(
+    r"L(?P<start>\d+)(?::(?P<stop>\d+))?"
+    r"(?:\.(?:H(?P<head>\d+)|KV(?P<kv_group>\d+)|(?P<part>\w+)))?"
+)
+
+
+def parse_sites(text: str, size: Size) -> list[Site]:
+    """Read a list of sites: `"all"`, or `"L3,L5:9,L3.attn,L3.H7,L3.KV1"` (ranges are half-open).
+
+    `"all.attn"`, `"all.mlp"`, `"all.head"`, `"all.kv_group"` and `"all.stream"` name that part of
+    every layer.
 
     Raises:
         InputError: not a site, out of the model's range, an empty range, or a site named twice.
     """
-    sites = [
-        site
-        for word in text.split(",")
-        for site in _parse_word(word.strip(), text, n_layers, n_heads)
-    ]
+    sites = [site for word in text.split(",") for site in _parse_word(word.strip(), text, size)]
     for site in sites:
-        site.check(n_layers, n_heads)
+        site.check(size)
     twice = sorted({str(site) for site in sites if sites.count(site) > 1})
     if twice:
         raise InputError(f"sites {text!r} name {', '.join(twice)} more than once")
     return sites
 
 
-def _parse_word(word: str, text: str, n_layers: int, n_heads: int) -> list[Site]:
+def _parse_word(word: str, text: str, size: Size) -> list[Site]:
     whole, dot, part = word.partition(".")
     if whole == "all":
         if dot and part not in PARTS:
             raise InputError(f"unknown part {part!r} in {word!r}: known are {', '.join(PARTS)}")
-        heads = range(n_heads) if part == "head" else [None]
         chosen: Part = part if dot else "block"  # type: ignore[assignment]  # checked above
-        return [Site(layer, chosen, head) for layer in range(n_layers) for head in heads]
+        return each_site(size, chosen)
     match = _PATTERN.fullmatch(word)
     if match is None:
         raise InputError(
             f"{word!r} in {text!r} is not a site: write L3, L5:9 (half-open), L3.attn, L3.mlp, "
-            f"L3.H7 or all"
+            f"L3.H7, L3.KV1, L3.stream or all"
         )
     start = int(match["start"])
     stop = int(match["stop"]) if match["stop"] else start + 1
     if stop <= start:
         raise InputError(f"range {word!r} is empty: ranges are half-open, L5:9 is layers 5 to 8")
-    if match["part"] and match["part"] not in ("attn", "mlp", "block"):
-        raise InputError(f"unknown part {match['part']!r} in {word!r}: known are attn, mlp, H<n>")
-    part = "head" if match["head"] else match["part"] or "block"
-    head = int(match["head"]) if match["head"] else None
-    return [Site(layer, part, head) for layer in range(start, stop)]  # type: ignore[arg-type]
+    plain = [part for part in PARTS if part not in NUMBERED]
+    if match["part"] and match["part"] not in plain:
+        raise InputError(
+            f"unknown part {match['part']!r} in {word!r}: known are {', '.join(plain)}, H<n>, KV<n>"
+        )
+    named: str = next((part for part in NUMBERED if match[part]), match["part"] or "block")
+    head = int(match[named]) if named in NUMBERED else None
+    return [Site(layer, named, head) for layer in range(start, stop)]  # type: ignore[arg-type]
+
+
+def each_site(size: Size, part: Part) -> list[Site]:
+    """That part of every layer, each head where there are several."""
+    heads = range(size.n_of(part)) if part in NUMBERED else [None]
+    return [Site(layer, part, head) for layer in range(size.n_layers) for head in heads]

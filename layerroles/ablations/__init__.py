@@ -15,10 +15,15 @@ from layerroles.ablations.condition import ATS as ATS
 from layerroles.ablations.condition import INTACT as INTACT
 from layerroles.ablations.condition import At as At
 from layerroles.ablations.condition import Condition as Condition
+from layerroles.ablations.grids import cumulative as cumulative
 from layerroles.ablations.grids import each_head as each_head
+from layerroles.ablations.grids import each_kv_group as each_kv_group
 from layerroles.ablations.grids import each_layer as each_layer
 from layerroles.ablations.grids import each_span as each_span
+from layerroles.ablations.grids import pairs as pairs
+from layerroles.ablations.grids import random_heads as random_heads
 from layerroles.ablations.mean import Mean as Mean
+from layerroles.ablations.noise import Noise as Noise
 from layerroles.ablations.reference import Reference as Reference
 from layerroles.ablations.reference import SiteReference as SiteReference
 from layerroles.ablations.simple import Skip as Skip

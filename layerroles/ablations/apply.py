@@ -21,12 +21,13 @@ from layerroles.ablations.reference import (
     Reference,
     SiteReference,
     collect,
+    heads_at,
     heads_of,
     write_of,
 )
 from layerroles.errors import InputError
 from layerroles.models import check_sites
-from layerroles.sites import ENTRY, READ_OUT, Site
+from layerroles.sites import ENTRY, NUMBERED, READ_OUT, Site
 
 References = Mapping[tuple[Reference, Site], SiteReference]
 
@@ -81,15 +82,15 @@ class Edit:
         differs = (new != write).flatten(2).any(-1) & acts
         if not differs.any():
             return None, differs
-        where = differs[..., None]
+        where = differs.reshape(*differs.shape, *[1] * (write.ndim - 2))
         if site.part == "block":
             new = torch.where(where, (stream.float() + new.float()).to(value.dtype), value)
             return new, differs
         new = torch.where(where, new.to(value.dtype), write)
-        if site.part != "head":
+        if site.part not in NUMBERED:
             return new, differs
         z = heads_of(value, self._model).clone()
-        z[:, :, site.head] = new
+        z[:, :, heads_at(site, self._model)] = new
         return z.reshape(value.shape), differs
 
 

@@ -112,6 +112,16 @@ class EditContext:
         digest = hashlib.sha256(f"{self.site} {ids}".encode()).digest()
         return torch.Generator("cpu").manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
+    def normal(self, write: Float[Tensor, "row pos *site"]) -> Float[Tensor, "row pos *site"]:
+        """Standard normal numbers in the shape of a write, float32, seeded as by `generator`.
+
+        Zeros at pads.
+        """
+        drawn = torch.zeros(write.shape)
+        for row, pos in self.real.nonzero().tolist():
+            drawn[row, pos] = torch.randn(write.shape[2:], generator=self.generator(row, pos))
+        return drawn.to(write.device)
+
 
 class Ablation(ABC):
     """What is done to a site's write. Subclasses are frozen dataclasses; fields are parameters.

@@ -1,6 +1,9 @@
-"""Conditions by the dozen: one for each layer, head, or span of layers."""
+"""Conditions by the dozen: each layer, head, group of heads, span, pair; and growing sets."""
 
-from collections.abc import Iterable
+import random
+from collections.abc import Iterable, Sequence
+from itertools import combinations
+from typing import Literal
 
 from transformer_lens.model_bridge import TransformerBridge
 
@@ -8,7 +11,7 @@ from layerroles.ablations.base import Ablation
 from layerroles.ablations.condition import At, Condition
 from layerroles.errors import InputError
 from layerroles.models import check_sites
-from layerroles.sites import Part, Site
+from layerroles.sites import NUMBERED, Part, Site, size_of
 
 
 def each_layer(
@@ -25,14 +28,15 @@ def each_layer(
         model: whose layers.
         ablation: what is done to each.
         layers: which, all by default.
-        part: `"block"`, `"attn"` or `"mlp"` (for heads, see `each_head`).
+        part: `"block"`, `"attn"`, `"mlp"` or `"stream"` (for heads, see `each_head` and
+            `each_kv_group`).
         at: the positions at which the conditions act.
 
     Raises:
         InputError: a layer out of range, or a part that cannot be ablated in this model.
     """
-    if part == "head":
-        raise InputError("part='head' needs head numbers: use each_head")
+    if part in NUMBERED:
+        raise InputError(f"part={part!r} needs head numbers: use each_{part}")
     return _conditions(model, [Site(layer, part) for layer in _layers(model, layers)], ablation, at)
 
 
@@ -48,12 +52,22 @@ def each_head(
     Raises:
         InputError: a layer out of range, or an ablation that heads do not take (`Skip`).
     """
-    sites = [
-        Site(layer, "head", head)
-        for layer in _layers(model, layers)
-        for head in range(model.cfg.n_heads)
-    ]
-    return _conditions(model, sites, ablation, at)
+    return _conditions(model, _numbered(model, "head", layers), ablation, at)
+
+
+def each_kv_group(
+    model: TransformerBridge,
+    ablation: Ablation,
+    *,
+    layers: Iterable[int] | None = None,
+    at: At = "all",
+) -> list[Condition]:
+    """One condition for each key/value head with all its query heads, named like `"zero L3.KV1"`.
+
+    Raises:
+        InputError: a layer out of range, or an ablation that heads do not take (`Skip`).
+    """
+    return _conditions(model, _numbered(model, "kv_group", layers), ablation, at)
 
 
 def each_span(
@@ -76,17 +90,98 @@ def each_span(
             f"width={width}, stride={stride}: a span has 1 to {n_layers} layers and moves by >= 1"
         )
     spans = [range(start, start + width) for start in range(0, n_layers - width + 1, stride)]
-    check_sites(model, [Site(layer, part) for span in spans for layer in span])
     suffix = "" if part == "block" else f".{part}"
-    after = "" if at == "all" else f" {at}"
     return [
-        Condition(
-            {Site(layer, part): ablation for layer in span},
-            name=f"{ablation.name} L{span.start}:{span.stop}{suffix}{after}",
-            at=at,
-        )
+        _together(model, span, part, ablation, f"L{span.start}:{span.stop}{suffix}", at)
         for span in spans
     ]
+
+
+def pairs(
+    model: TransformerBridge,
+    ablation: Ablation,
+    *,
+    layers: Iterable[int] | None = None,
+    part: Part = "block",
+    at: At = "all",
+) -> list[Condition]:
+    """One condition for each pair of layers, named like `"skip L3,L7"`.
+
+    Beside `each_layer`, they show what two layers do for each other: a pair that costs more than
+    its layers cost together has one layer standing in for the other.
+
+    Raises:
+        InputError: a layer out of range, or fewer than two.
+    """
+    chosen = sorted(set(_layers(model, layers)))
+    if len(chosen) < 2:
+        raise InputError(f"layers={chosen}: a pair takes two layers")
+    return [
+        _together(model, pair, part, ablation, ",".join(str(Site(n, part)) for n in pair), at)
+        for pair in combinations(chosen, 2)
+    ]
+
+
+def cumulative(
+    model: TransformerBridge,
+    ablation: Ablation,
+    *,
+    order: Sequence[int] | Literal["top-down", "bottom-up"],
+    part: Part = "block",
+    at: At = "all",
+) -> list[Condition]:
+    """Ablate one layer, then two, three ...: a condition for each, named like `"skip 3 top-down"`.
+
+    Args:
+        model: whose layers.
+        ablation: what is done to each.
+        order: in which layers are added: `"top-down"` from the last layer, `"bottom-up"` from the
+            first, or layers in an order of one's own, such as by importance. All but one of the
+            model's layers at the most, for the first two.
+        part: which part of each layer.
+        at: the positions at which the conditions act.
+
+    Raises:
+        InputError: a layer out of range or named twice, or no layer.
+    """
+    n_layers = model.cfg.n_layers
+    known = {"top-down": range(n_layers - 1, 0, -1), "bottom-up": range(n_layers - 1)}
+    if isinstance(order, str) and order not in known:
+        raise InputError(f"unknown order={order!r}: known are top-down, bottom-up, or layers")
+    layers = list(known[order]) if isinstance(order, str) else list(order)
+    if not layers or len(set(layers)) < len(layers):
+        raise InputError(f"order={layers}: name each layer once, and at least one")
+    called = order if isinstance(order, str) else f"of {','.join(map(str, layers))}"
+    suffix = "" if part == "block" else f".{part}"
+    return [
+        _together(model, layers[:n], part, ablation, f"{n}{suffix} {called}", at)
+        for n in range(1, len(layers) + 1)
+    ]
+
+
+def random_heads(
+    model: TransformerBridge,
+    ablation: Ablation,
+    *,
+    n: int,
+    seed: int = 0,
+    layers: Iterable[int] | None = None,
+    at: At = "all",
+) -> Condition:
+    """One condition of `n` query heads drawn at random: a control for `n` heads that were chosen.
+
+    Named like `"zero 10 random heads, seed 0"`.
+
+    Raises:
+        InputError: fewer than one head, or more than there are.
+    """
+    known = _numbered(model, "head", layers)
+    if not 1 <= n <= len(known):
+        raise InputError(f"n={n}: there are {len(known)} heads to draw from")
+    drawn = random.Random(seed).sample(known, n)
+    check_sites(model, drawn)
+    name = f"{ablation.name} {n} random heads, seed {seed}"
+    return Condition(dict.fromkeys(drawn, ablation), name=_at(name, at), at=at)
 
 
 def _layers(model: TransformerBridge, layers: Iterable[int] | None) -> list[int]:
@@ -98,3 +193,26 @@ def _conditions(
 ) -> list[Condition]:
     check_sites(model, sites)
     return [Condition({site: ablation}, at=at) for site in sites]
+
+
+def _numbered(model: TransformerBridge, part: Part, layers: Iterable[int] | None) -> list[Site]:
+    heads = range(size_of(model.cfg).n_of(part))
+    return [Site(layer, part, head) for layer in _layers(model, layers) for head in heads]
+
+
+def _together(
+    model: TransformerBridge,
+    layers: Iterable[int],
+    part: Part,
+    ablation: Ablation,
+    where: str,
+    at: At,
+) -> Condition:
+    sites = [Site(layer, part) for layer in layers]
+    check_sites(model, sites)
+    name = _at(f"{ablation.name} {where}", at)
+    return Condition(dict.fromkeys(sites, ablation), name=name, at=at)
+
+
+def _at(name: str, at: At) -> str:
+    return name if at == "all" else f"{name} {at}"

@@ -1,7 +1,7 @@
 """Prompts, and what the intact model wrote on them.
 
-Means are taken over real tokens only and streamed in float64, so that they depend neither on
-batch size nor on padding. The first real token is always kept apart from the rest (see `mean`).
+Means and standard deviations are taken over real tokens only and streamed in float64, so that they
+depend neither on batch size nor on padding. The first real token is always kept apart (see `mean`).
 """
 
 import hashlib
@@ -18,7 +18,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from layerroles.errors import InputError
 from layerroles.models import check_sites, encode, forward
-from layerroles.sites import ENTRY, Site
+from layerroles.sites import ENTRY, NUMBERED, Site, size_of
 
 
 @runtime_checkable
@@ -82,11 +82,15 @@ class SiteReference:
     Attributes:
         first: mean over first real tokens.
         rest: mean over all other real tokens.
+        first_std: standard deviation over first real tokens.
+        rest_std: standard deviation over all other real tokens.
         n_first, n_rest: how many tokens each is over.
     """
 
     first: Float[Tensor, "*site"]
     rest: Float[Tensor, "*site"]
+    first_std: Float[Tensor, "*site"]
+    rest_std: Float[Tensor, "*site"]
     n_first: int
     n_rest: int
 
@@ -98,7 +102,7 @@ _COLLECTED: "weakref.WeakKeyDictionary[TransformerBridge, _Collected]" = weakref
 def collect(
     model: TransformerBridge, reference: Reference, sites: Iterable[Site], *, batch_size: int = 8
 ) -> dict[Site, SiteReference]:
-    """The mean write of each site over a reference; one pass collects all sites asked for.
+    """What each site writes over a reference; one pass collects all sites asked for.
 
     What was collected for this model before is reused.
 
@@ -127,7 +131,7 @@ def _collect(
             tokens, attended = pad_left(rows[start : start + batch_size], model)
             collector.begin(attended)
             forward(model, tokens, attended, keep=1)
-    return {site: found.means() for site, found in collector.sums.items()}
+    return {site: sums.found() for site, sums in collector.sums.items()}
 
 
 def write_of(
@@ -135,14 +139,26 @@ def write_of(
 ) -> Float[Tensor, "row pos *site"]:
     """A site's write, from the value at its hook (for a block, with the stream that entered it).
 
+    A head's is `[row pos d_head]`, a group's `[row pos head d_head]`, others' `[row pos d_model]`.
+
     The write of a block is taken in float32: in bfloat16, `block(x) - x` is not what was added.
     """
     if site.part == "block":
         assert entry is not None
         return value.float() - entry.float()
-    if site.part == "head":
-        return heads_of(value, model)[:, :, site.head]
+    if site.part in NUMBERED:
+        return heads_of(value, model)[:, :, heads_at(site, model)]
     return value
+
+
+def heads_at(site: Site, model: TransformerBridge) -> int | slice:
+    """Which query heads a head or a group of them is."""
+    assert site.head is not None
+    if site.part == "head":
+        return site.head
+    size = size_of(model.cfg)
+    share = size.n_heads // size.n_kv_heads
+    return slice(site.head * share, (site.head + 1) * share)
 
 
 def heads_of(z: Tensor, model: TransformerBridge) -> Float[Tensor, "row pos head d_head"]:
@@ -189,19 +205,43 @@ class _Sums:
     """Running sums in float64, first tokens apart from the rest."""
 
     def __init__(self) -> None:
-        self.total: dict[str, Tensor] = {}
-        self.n = {"first": 0, "rest": 0}
+        self.first, self.rest = _Moments(), _Moments()
 
     def add(self, write: Tensor, first: Tensor, rest: Tensor) -> None:
-        for key, where in (("first", first), ("rest", rest)):
-            chosen = write[where].double()
-            self.total[key] = self.total.get(key, 0) + chosen.sum(0)
-            self.n[key] += len(chosen)
+        self.first.add(write[first].double())
+        self.rest.add(write[rest].double())
 
-    def means(self) -> SiteReference:
+    def found(self) -> SiteReference:
         return SiteReference(
-            first=self.total["first"] / self.n["first"],
-            rest=self.total["rest"] / self.n["rest"],
-            n_first=self.n["first"],
-            n_rest=self.n["rest"],
+            first=self.first.mean,
+            rest=self.rest.mean,
+            first_std=self.first.std,
+            rest_std=self.rest.std,
+            n_first=self.first.n,
+            n_rest=self.rest.n,
         )
+
+
+class _Moments:
+    """Mean and sum of squared deviations so far, updated batch by batch (Chan et al. 1983)."""
+
+    def __init__(self) -> None:
+        self.n = 0
+        self.mean = torch.zeros(())
+        self._squares = torch.zeros(())
+
+    def add(self, some: Float[Tensor, "token *site"]) -> None:
+        n = len(some)
+        if not n:
+            return
+        mean = some.mean(0)
+        squares = (some - mean).square().sum(0)
+        if self.n:
+            off = mean - self.mean
+            squares += self._squares + off.square() * (self.n * n / (self.n + n))
+            mean = self.mean + off * (n / (self.n + n))
+        self.n, self.mean, self._squares = self.n + n, mean, squares
+
+    @property
+    def std(self) -> Tensor:
+        return (self._squares / self.n).sqrt()

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from layerroles.ablations.base import Ablation, EditContext, ablation
 from layerroles.errors import InputError
-from layerroles.sites import Site
+from layerroles.sites import NUMBERED, Site
 
 
 @ablation("skip")
@@ -27,9 +27,11 @@ class Skip(Ablation):
         return torch.zeros_like(write)
 
     def check(self, site: Site) -> None:
-        """Refuse heads: what one head adds is not a module that could be left out."""
-        if site.part == "head":
+        """Refuse what is not a module that could be left out."""
+        if site.part in NUMBERED:
             raise InputError(f"{site}: a head cannot be skipped, use Zero (its z set to 0)")
+        if site.part == "stream":
+            raise InputError(f"{site}: the stream cannot be skipped, use the layer or Zero")
 
 
 @ablation("zero")

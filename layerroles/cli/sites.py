@@ -1,8 +1,12 @@
 """`layerroles sites`: where a model can be ablated."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from layerroles.checks import Checks
+    from layerroles.sites import Part, Size
 
 
 def command(
@@ -14,28 +18,75 @@ def command(
         ),
     ],
 ) -> None:
-    """Show how many layers and heads a model has, and how its sites are written.
+    """Show how many layers and heads a model has, how its sites are written, and which can be used.
+
+    Sublayers and heads can be ablated where attention and MLP add up to what the layer adds, which
+    is tried when the model is loaded; the second table shows by how much they fail to.
 
     [bold]Example:[/bold]
     layerroles sites smollm2-135m
     """
     import layerroles as lr
     from layerroles.cli.tables import print_table
+    from layerroles.models import prepared
+    from layerroles.sites import size_of
 
-    config = lr.load(model).cfg
-    layers, heads = config.n_layers, config.n_heads
-    last, head = f"L{layers - 1}", f"H{heads - 1}"
-    groups = getattr(config, "n_key_value_heads", None) or heads
-    shared = f", {groups} key/value heads" if groups != heads else ""
+    bridge = lr.load(model)
+    config, size, checks = bridge.cfg, size_of(bridge.cfg), prepared(bridge).checks
+    shared = f", {size.n_kv_heads} key/value heads" if size.n_kv_heads != size.n_heads else ""
     typer.echo(
-        f"{model}: {layers} layers of {heads} heads{shared}; stream {config.d_model} wide, "
-        f"heads {config.d_head}. Layers and heads are counted from 0."
+        f"{model}: {size.n_layers} layers of {size.n_heads} heads{shared}; "
+        f"stream {config.d_model} wide, heads {config.d_head}. Layers and heads are counted from 0."
     )
-    rows = [
-        ("block", f"L0 ... {last}", "all", "everything the layer adds to the stream"),
-        ("attn", f"L0.attn ... {last}.attn", "all.attn", "what its attention adds"),
-        ("mlp", f"L0.mlp ... {last}.mlp", "all.mlp", "what its MLP adds"),
-        ("head", f"L0.H0 ... {last}.{head}", "all.head", "one query head's z (not with skip)"),
-    ]
-    print_table("Sites", ("part", "written", "all of them", "its write"), rows)
-    typer.echo(f"Ranges are half-open: L0:{min(5, layers)} is layers 0 to {min(5, layers) - 1}.")
+    print_table(
+        "Sites",
+        ("part", "written", "all of them", "what is ablated", "supported"),
+        [_row(part, size, checks) for part in _SHOWN],
+    )
+    print_table(
+        "What attention and MLP add, against what the layer adds",
+        ("layer", "relative error", "they add up"),
+        [
+            (f"L{layer}", f"{error:.1e}", "yes" if holds else "no")
+            for layer, (error, holds) in enumerate(
+                zip(checks.identity_error, checks.holds, strict=True)
+            )
+        ],
+    )
+    typer.echo(
+        f"Ranges are half-open: L0:{min(5, size.n_layers)} is layers 0 to "
+        f"{min(5, size.n_layers) - 1}."
+    )
+
+
+_SHOWN: dict["Part", str] = {
+    "block": "everything the layer adds to the stream",
+    "attn": "what its attention adds",
+    "mlp": "what its MLP adds",
+    "head": "one query head's z (not with skip)",
+    "kv_group": "z of the heads that share a key/value head (not with skip)",
+    "stream": "the stream as it leaves the layer, all that is upstream in it (not with skip)",
+}
+
+
+def _row(part: "Part", size: "Size", checks: "Checks") -> tuple[str, ...]:
+    from layerroles.sites import each_site
+
+    sites = each_site(size, part)
+    whole = "all" if part == "block" else f"all.{part}"
+    refused: dict[str, list[int]] = {}
+    for site in sites:
+        reason = checks.refusal(site)
+        if reason is not None:
+            # The number in it differs from layer to layer, and stands in the second table.
+            refused.setdefault(reason.split(" (")[0], []).append(site.layer)
+    supported = "yes"
+    if refused:
+        layers = sorted({layer for found in refused.values() for layer in found})
+        which = "no" if len(layers) == size.n_layers else f"not in {_listed(layers)}"
+        supported = f"{which}: {'; '.join(refused)}"
+    return part, f"{sites[0]} ... {sites[-1]}", whole, _SHOWN[part], supported
+
+
+def _listed(layers: list[int]) -> str:
+    return ", ".join(f"L{layer}" for layer in layers)

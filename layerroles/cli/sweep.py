@@ -122,10 +122,10 @@ def command(
 
     import layerroles as lr
     from layerroles.cli.tables import print_result
-    from layerroles.sites import parse_sites
+    from layerroles.sites import parse_sites, size_of
 
     bridge = lr.load(model, dtype=dtype, device=device, revision=revision)
-    where = parse_sites(sites, bridge.cfg.n_layers, bridge.cfg.n_heads)
+    where = parse_sites(sites, size_of(bridge.cfg))
     conditions: list[Condition] = [
         lr.Condition({site: edit}, at=position)
         for edit in ablations

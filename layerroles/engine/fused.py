@@ -123,6 +123,7 @@ class Fused:
                     so_far = found[place][which]
                     if len(so_far) == len(asked[which]):
                         yield which, place, [so_far[index] for index in sorted(so_far)]
+            del batch  # what it keeps would still be there while the next one reads
 
     def score(
         self, requests: Sequence[Scored], conditions: Sequence[Condition]
@@ -232,21 +233,25 @@ class Batch:
     def answers(self, edits: Edits) -> Iterator[tuple[int, Answers]]:
         """A condition's place with some of its answers, as they are ready."""
         for wave in self._group.waves:
-            conditions = [self._conditions[place] for place in wave]
-            rows = self._rows(conditions) if self._written else None
-            begun = []
-            for n, (place, condition) in enumerate(zip(wave, conditions, strict=True)):
-                attend = self._row.layout.attend if rows is None else self._filling(rows, n)
-                read = self._intact.again(condition, edits, attend)
-                if self._scored:
-                    yield place, self._scores(condition, read)
-                if rows is not None:
-                    chosen = self._choose(read.stream[self._contexts.ends])
-                    begun.append((chosen, [read.changed_on(path) for path in self._paths]))
+            yield from self._wave(wave, edits)
+
+    def _wave(self, wave: Sequence[int], edits: Edits) -> Iterator[tuple[int, Answers]]:
+        """`answers` under conditions whose rows decode together; their memory ends with it."""
+        conditions = [self._conditions[place] for place in wave]
+        rows = self._rows(conditions) if self._written else None
+        begun = []
+        for n, (place, condition) in enumerate(zip(wave, conditions, strict=True)):
+            attend = self._row.layout.attend if rows is None else self._filling(rows, n)
+            read = self._intact.again(condition, edits, attend)
+            if self._scored:
+                yield place, self._scores(condition, read)
             if rows is not None:
-                found = self._write(rows, begun, conditions, edits)
-                for place, condition, writings in zip(wave, conditions, found, strict=True):
-                    yield place, self._answers(self._written, condition, writings)
+                chosen = self._choose(read.stream[self._contexts.ends])
+                begun.append((chosen, [read.changed_on(path) for path in self._paths]))
+        if rows is not None:
+            found = self._write(rows, begun, conditions, edits)
+            for place, condition, writings in zip(wave, conditions, found, strict=True):
+                yield place, self._answers(self._written, condition, writings)
 
     def _scores(self, condition: Condition, read: Read) -> Answers:
         scores = self._places.scores(self._twin, read.stream, read.changed_on, self._n_logits)

@@ -172,7 +172,7 @@ def edited_block(condition: Condition) -> Site | None:
     the block, and so what leaves it before the edit, is the intact model's.
     """
     first = [site for site in condition if site.layer == condition.first_layer]
-    return first[0] if len(first) == 1 and first[0].part == "block" else None
+    return first[0] if len(first) == 1 and first[0].part in ("block", "stream") else None
 
 
 def first_run(condition: Condition, n_layers: int) -> int:

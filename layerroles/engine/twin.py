@@ -134,7 +134,7 @@ class Twin:
             NoTwin: the bridge takes it from somewhere else.
         """
         block = self.bridge.blocks[site.layer]
-        if site.part == "block":
+        if site.part in ("block", "stream"):
             return self.blocks[site.layer], True
         point = self.bridge.hook_dict[site.hook_name]
         attn = block.attn

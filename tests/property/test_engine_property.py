@@ -25,8 +25,10 @@ contexts = st.builds(str.__add__, starts, st.text(alphabet="ab ", max_size=20))
 sites = st.one_of(
     st.builds(lr.Site, st.integers(0, 2), st.sampled_from(["block", "attn", "mlp"])),
     st.builds(lr.Site, st.integers(0, 2), st.just("head"), st.integers(0, 3)),
+    st.builds(lr.Site, st.integers(0, 2), st.just("kv_group"), st.integers(0, 1)),
+    st.builds(lr.Site, st.integers(0, 2), st.just("stream")),
 )
-ablations = st.sampled_from([lr.Zero(), lr.Mean(REFERENCE)])
+ablations = st.sampled_from([lr.Zero(), lr.Mean(REFERENCE), lr.Noise(0.5, REFERENCE)])
 conditions = st.builds(
     Condition,
     st.dictionaries(sites, ablations, min_size=1, max_size=3),

@@ -10,6 +10,7 @@ from torch import Tensor
 import layerroles as lr
 from layerroles.ablations import ABLATIONS, ablated
 from layerroles.ablations.reference import _COLLECTED, collect, write_of
+from layerroles.sites import size_of
 from tests.unit.random_models import ARCHITECTURES, random_model
 
 TOKENS = torch.tensor([[5, 9, 40, 7, 22, 13, 60, 8]])
@@ -71,7 +72,16 @@ def test_skip_equals_a_hook_that_returns_the_blocks_input(architecture: str) -> 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize(
-    "site", [lr.Site(1), lr.Site(1, "attn"), lr.Site(1, "mlp"), lr.Site(1, "head", 2)], ids=str
+    "site",
+    [
+        lr.Site(1),
+        lr.Site(1, "attn"),
+        lr.Site(1, "mlp"),
+        lr.Site(1, "head", 2),
+        lr.Site(1, "kv_group", 1),
+        lr.Site(1, "stream"),
+    ],
+    ids=str,
 )
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_an_identity_edit_is_bit_exact_and_changes_nothing(
@@ -87,10 +97,14 @@ def test_an_identity_edit_is_bit_exact_and_changes_nothing(
         intact = model(TOKENS)
         with lr.ablated(model, lr.Condition({site: Scale(1.0)})) as run:
             same = model(TOKENS)
+        with lr.ablated(model, lr.Condition({site: lr.Noise(0.0)})) as quiet:
+            silent = model(TOKENS)
         with lr.ablated(model, lr.Condition({site: Scale(0.5)})) as other:
             different = model(TOKENS)
     assert torch.equal(intact, same)
+    assert torch.equal(intact, silent)
     assert not run.changed.any()
+    assert not quiet.changed.any()
     assert other.changed.all()
     assert not torch.equal(intact, different)
 
@@ -110,6 +124,62 @@ def test_a_head_edit_leaves_its_siblings_alone(architecture: str) -> None:
     assert torch.equal(old[:, :, others], new[:, :, others])
     assert not new[:, :, 2].any()
     assert old[:, :, 2].any()
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_group_is_its_heads(architecture: str) -> None:
+    model = random_model(architecture)
+    size = size_of(model.cfg)
+    share = size.n_heads // size.n_kv_heads
+    group = lr.Condition({lr.Site(1, "kv_group", 1): Scale(-0.5)})
+    heads = {lr.Site(1, "head", head): Scale(-0.5) for head in range(share, 2 * share)}
+    assert share == (1 if architecture in ("gpt2", "neox") else 2)
+    assert torch.equal(logits(architecture, group), logits(architecture, lr.Condition(heads)))
+    assert not torch.equal(logits(architecture, group), logits(architecture, lr.Condition({})))
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_the_stream_itself_is_replaced(architecture: str) -> None:
+    """`Zero` erases what is upstream, the embedding with it."""
+    model = random_model(architecture)
+    with torch.inference_mode():
+        by_hand = model.run_with_hooks(
+            TOKENS, fwd_hooks=[("blocks.1.hook_out", lambda value, hook: torch.zeros_like(value))]
+        )
+        halved = model.run_with_hooks(
+            TOKENS, fwd_hooks=[("blocks.1.hook_out", lambda value, hook: 0.5 * value)]
+        )
+    for edit, expected in ((lr.Zero(), by_hand), (Scale(0.5), halved)):
+        found = logits(architecture, lr.Condition({lr.Site(1, "stream"): edit}))
+        assert torch.equal(found, expected)
+
+
+def test_noise_has_the_scale_of_the_write_and_comes_from_the_tokens_alone() -> None:
+    model = random_model("llama")
+    reference = lr.Reference(["abc", "hello there", "one more text"])
+    site = lr.Site(1, "attn")
+    found = collect(model, reference, [site])[site]
+    condition = lr.Condition({site: lr.Noise(2.0, reference)})
+
+    def added(tokens: Tensor, *, mask: Tensor | None = None) -> Tensor:
+        options = {} if mask is None else {"attention_mask": mask}
+        with torch.inference_mode():
+            _, before = model.run_with_cache(tokens, names_filter=[site.hook_name], **options)
+            with lr.ablated(model, condition):
+                _, after = model.run_with_cache(tokens, names_filter=[site.hook_name], **options)
+        return after[site.hook_name] - before[site.hook_name]
+
+    alone = added(TOKENS)
+    # Beside another row, behind pads, and as the beginning of a longer text: the same numbers.
+    beside = added(torch.cat([TOKENS.flip(1), TOKENS]))[1:]
+    padded = torch.cat([torch.zeros(1, 3, dtype=torch.long), TOKENS], dim=1)
+    behind = added(padded, mask=(torch.arange(11) >= 3).long()[None])[:, 3:]
+    longer = added(torch.cat([TOKENS, TOKENS], dim=1))[:, :8]
+    for other in (beside, behind, longer):
+        torch.testing.assert_close(alone, other, atol=1e-5, rtol=1e-4)
+    normal = alone[0].double() / (2 * torch.stack([found.first_std, *[found.rest_std] * 7]))
+    assert 0.8 < float(normal[:, found.rest_std > 1e-3].std()) < 1.2
+    assert not torch.equal(alone[0, 1], alone[0, 2])
 
 
 @pytest.mark.parametrize("ablation", [lr.Skip(), Scale(0.3)], ids=["skip", "scale"])
@@ -171,6 +241,8 @@ def test_mean_equals_a_mean_taken_at_once_and_keeps_the_first_token_apart() -> N
         found = collect(model, lr.Reference(texts), [site], batch_size=batch_size)[site]
         torch.testing.assert_close(found.first, first, atol=2e-6, rtol=0)
         torch.testing.assert_close(found.rest, rest, atol=2e-6, rtol=0)
+        spread = torch.cat([write[1:] for write in writes]).std(0, correction=0)
+        torch.testing.assert_close(found.rest_std, spread, atol=2e-6, rtol=0)
         assert (found.n_first, found.n_rest) == (4, sum(map(len, writes)) - 4)
 
 
@@ -251,6 +323,17 @@ def test_an_edit_is_told_positions_and_tokens() -> None:
     ("make", "line"),
     [
         (lambda: lr.Condition({lr.Site(0, "head", 1): lr.Skip()}), "a head cannot be skipped"),
+        (lambda: lr.Condition({lr.Site(0, "stream"): lr.Skip()}), "the stream cannot be skipped"),
+        (lambda: lr.Condition({lr.Site(0, "kv_group", 1): lr.Skip()}), "cannot be skipped"),
+        (lambda: lr.Noise(-1.0), "scale=-1.0"),
+        (lambda: lr.Noise(float("nan")), "scale=nan"),
+        (lambda: lr.pairs(random_model("llama"), lr.Skip(), layers=[1]), "takes two layers"),
+        (
+            lambda: lr.cumulative(random_model("llama"), lr.Skip(), order=[1, 1]),
+            "name each layer once",
+        ),
+        (lambda: lr.random_heads(random_model("llama"), lr.Zero(), n=13), "there are 12 heads"),
+        (lambda: lr.random_heads(random_model("llama"), lr.Skip(), n=1), "cannot be skipped"),
         (lambda: lr.Condition({}, at="after_first"), "the empty condition is called 'intact'"),
         (lambda: lr.Condition({lr.Site(0): lr.Skip()}, name="intact"), "'intact' is the name"),
         (lambda: lr.each_layer(random_model("llama"), lr.Skip(), layers=[3]), "layers 0 to 2"),
@@ -301,6 +384,31 @@ def test_grids_name_their_conditions() -> None:
     assert len(lr.each_head(model, lr.Zero())) == 12
     spans = lr.each_span(model, lr.Skip(), width=2, at="after_first")
     assert [c.name for c in spans] == ["skip L0:2 after_first", "skip L1:3 after_first"]
+    assert [c.name for c in lr.each_span(model, lr.Skip(), width=1, stride=2)] == [
+        "skip L0:1",
+        "skip L2:3",
+    ]
+    groups = lr.each_kv_group(model, lr.Zero(), layers=[2])
+    assert [c.name for c in groups] == ["zero L2.KV0", "zero L2.KV1"]
+    assert [c.name for c in lr.pairs(model, lr.Skip())] == [
+        "skip L0,L1",
+        "skip L0,L2",
+        "skip L1,L2",
+    ]
+    grown = lr.cumulative(model, lr.Skip(), order="top-down")
+    assert [(c.name, [site.layer for site in c]) for c in grown] == [
+        ("skip 1 top-down", [2]),
+        ("skip 2 top-down", [1, 2]),
+    ]
+    mine = lr.cumulative(model, lr.Zero(), order=[1, 0], part="mlp", at="after_first")
+    assert [(c.name, [str(site) for site in c]) for c in mine] == [
+        ("zero 1.mlp of 1,0 after_first", ["L1.mlp"]),
+        ("zero 2.mlp of 1,0 after_first", ["L0.mlp", "L1.mlp"]),
+    ]
+    drawn = lr.random_heads(model, lr.Zero(), n=5, seed=1)
+    assert (drawn.name, len(drawn.edits)) == ("zero 5 random heads, seed 1", 5)
+    assert drawn == lr.random_heads(model, lr.Zero(), n=5, seed=1)
+    assert drawn != lr.random_heads(model, lr.Zero(), n=5, seed=2)
 
 
 def test_a_condition_is_known_by_its_content() -> None:

@@ -6,18 +6,23 @@ import sys
 import pytest
 
 import layerroles as lr
-from layerroles.sites import parse_sites
+from layerroles.sites import Size, parse_sites
+
+SIZE = Size(n_layers=30, n_heads=9, n_kv_heads=3)
 
 
 def test_ranges_are_half_open_and_order_is_kept() -> None:
-    found = parse_sites("L3,L5:7,L2.attn,L1.H0", n_layers=8, n_heads=2)
-    assert [str(site) for site in found] == ["L3", "L5", "L6", "L2.attn", "L1.H0"]
+    found = parse_sites("L3,L5:7,L2.attn,L1.H0,L1:3.KV2,L4.stream", SIZE)
+    expected = ["L3", "L5", "L6", "L2.attn", "L1.H0", "L1.KV2", "L2.KV2", "L4.stream"]
+    assert [str(site) for site in found] == expected
 
 
 def test_all_names_every_layer_or_part() -> None:
-    assert len(parse_sites("all", 30, 9)) == 30
-    assert parse_sites("all.mlp", 2, 9) == [lr.Site(0, "mlp"), lr.Site(1, "mlp")]
-    assert len(parse_sites("all.head", 30, 9)) == 270
+    assert len(parse_sites("all", SIZE)) == 30
+    assert parse_sites("all.mlp", Size(2, 9, 3)) == [lr.Site(0, "mlp"), lr.Site(1, "mlp")]
+    assert len(parse_sites("all.head", SIZE)) == 270
+    assert len(parse_sites("all.kv_group", SIZE)) == 90
+    assert parse_sites("all.stream", SIZE)[29] == lr.Site(29, "stream")
 
 
 @pytest.mark.parametrize(
@@ -25,7 +30,9 @@ def test_all_names_every_layer_or_part() -> None:
     [
         ("L30", "layer 30 is out of range, the model has layers 0 to 29"),
         ("L3.H9", "head 9 is out of range, the model has heads 0 to 8"),
+        ("L3.KV3", "key/value head 3 is out of range, the model has key/value heads 0 to 2"),
         ("L3.ffn", "unknown part 'ffn'"),
+        ("L3.head", "unknown part 'head'"),
         ("all.ffn", "unknown part 'ffn'"),
         ("L9:5", "range 'L9:5' is empty"),
         ("3", "'3' in '3' is not a site"),
@@ -35,7 +42,7 @@ def test_all_names_every_layer_or_part() -> None:
 )
 def test_what_is_not_a_site_is_told(text: str, line: str) -> None:
     with pytest.raises(lr.InputError) as caught:
-        parse_sites(text, n_layers=30, n_heads=9)
+        parse_sites(text, SIZE)
     assert line in str(caught.value)
 
 
@@ -44,7 +51,9 @@ def test_what_is_not_a_site_is_told(text: str, line: str) -> None:
     [
         ((-1,), "layer -1"),
         ((3, "head"), "needs head="),
+        ((3, "kv_group"), "needs head="),
         ((3, "attn", 1), "head=1 goes with part='head'"),
+        ((3, "stream", 1), "head=1 goes with part='head'"),
     ],
 )
 def test_a_site_that_cannot_be_is_refused(arguments: tuple[object, ...], line: str) -> None:
