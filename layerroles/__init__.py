@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from layerroles.ablations import Noise as Noise
     from layerroles.ablations import Reference as Reference
     from layerroles.ablations import Skip as Skip
+    from layerroles.ablations import Swap as Swap
     from layerroles.ablations import Zero as Zero
     from layerroles.ablations import ablated as ablated
     from layerroles.ablations import ablation as ablation
@@ -75,6 +76,7 @@ _NAMES_OF = {
         "Noise",
         "Reference",
         "Skip",
+        "Swap",
         "Zero",
         "ablated",
         "ablation",

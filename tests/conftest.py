@@ -2,6 +2,8 @@
 
 import os
 
+import pytest
+
 # Before anything imports the libraries that read these.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"
@@ -13,3 +15,12 @@ from jaxtyping import install_import_hook
 
 # Every annotated shape and type of the package is checked at each call, in doctests too.
 install_import_hook("layerroles", "beartype.beartype")
+
+
+@pytest.fixture(autouse=True)
+def kept_references(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """References are kept for the session only: none is read that another version wrote."""
+    folder = tmp_path_factory.getbasetemp() / "kept"
+    monkeypatch.setattr("layerroles.ablations.saved.cache_folder", lambda: folder)

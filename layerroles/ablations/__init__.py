@@ -28,3 +28,4 @@ from layerroles.ablations.reference import Reference as Reference
 from layerroles.ablations.reference import SiteReference as SiteReference
 from layerroles.ablations.simple import Skip as Skip
 from layerroles.ablations.simple import Zero as Zero
+from layerroles.ablations.swap import Swap as Swap

@@ -6,7 +6,7 @@ bit; elsewhere a block's new output is `x + edit(w)`, added in float32.
 """
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 
 import torch
@@ -20,11 +20,11 @@ from layerroles.ablations.passes import Watch, watched
 from layerroles.ablations.reference import (
     Reference,
     SiteReference,
-    collect,
     heads_at,
     heads_of,
     write_of,
 )
+from layerroles.ablations.saved import collected
 from layerroles.errors import InputError
 from layerroles.models import check_sites
 from layerroles.sites import ENTRY, NUMBERED, READ_OUT, Site
@@ -40,11 +40,19 @@ class Edit:
         condition: whose ablation it is.
         site: one of its sites.
         references: what the conditions' ablations need to know.
+        placed: whether the model has already been changed for it (`Ablation.placed`).
     """
 
     def __init__(
-        self, model: TransformerBridge, condition: Condition, site: Site, references: References
+        self,
+        model: TransformerBridge,
+        condition: Condition,
+        site: Site,
+        references: References,
+        *,
+        placed: bool = False,
     ) -> None:
+        self._placed = placed
         self._model = model
         self._site = site
         self._ablation = condition.edits[site]
@@ -69,6 +77,8 @@ class Edit:
             InputError: the ablation returned another shape than it was given.
         """
         site = self._site
+        if self._ablation.in_place:
+            return None, now.real & self._placed
         write = write_of(site, value, stream, self._model)
         context = EditContext(site, stream, now, self._reference)
         # The edit is handed a copy: one that works in place must not hide what it changed.
@@ -106,13 +116,21 @@ class Applied:
     """
 
     def __init__(
-        self, model: TransformerBridge, condition: Condition, references: References, watch: Watch
+        self,
+        model: TransformerBridge,
+        condition: Condition,
+        references: References,
+        watch: Watch,
+        placed: Mapping[Site, bool],
     ) -> None:
         self.condition = condition
         self.n_passes = 0
         self.firings = dict.fromkeys(condition.edits, 0)
         self.changed: Bool[Tensor, " row"] | None = None
-        self._edits = {site: Edit(model, condition, site, references) for site in condition}
+        self._edits = {
+            site: Edit(model, condition, site, references, placed=placed[site])
+            for site in condition
+        }
         self._watch = watch
         self._entries: dict[int, Tensor] = {}
 
@@ -193,8 +211,12 @@ def applied(
     model: TransformerBridge, condition: Condition, references: References
 ) -> Iterator[Applied]:
     """`ablated`, for sites that were checked and references that were resolved before."""
-    with watched(model) as watch:
-        run = Applied(model, condition, references, watch)
+    with watched(model) as watch, ExitStack() as stack:
+        placed = {
+            site: stack.enter_context(edit.placed(model, site))
+            for site, edit in condition.edits.items()
+        }
+        run = Applied(model, condition, references, watch, placed)
         with model.hooks(fwd_hooks=run.hooks):
             yield run
         run.verify()
@@ -209,5 +231,5 @@ def resolve(model: TransformerBridge, conditions: list[Condition]) -> References
     return {
         (reference, site): found
         for reference, sites in needed.items()
-        for site, found in collect(model, reference, sites).items()
+        for site, found in collected(model, reference, sites).items()
     }

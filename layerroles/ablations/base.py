@@ -20,12 +20,15 @@ Example:
 import dataclasses
 import hashlib
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from transformer_lens.model_bridge import TransformerBridge
 
 from layerroles.ablations.reference import Reference, SiteReference
 from layerroles.errors import InputError
@@ -128,7 +131,13 @@ class Ablation(ABC):
 
     A field named `reference` declares that the ablation needs to know what the intact model wrote
     on a `Reference`; it is collected before the first edit and comes in `ctx.reference`.
+
+    Class attributes:
+        in_place: the model itself is changed while the condition lasts (`placed`), and nothing is
+            left to edit. Such an ablation acts at all positions.
     """
+
+    in_place: ClassVar[bool] = False
 
     @abstractmethod
     def edit(
@@ -147,6 +156,14 @@ class Ablation(ABC):
         Raises:
             InputError: the ablation makes no sense there.
         """
+
+    @contextmanager
+    def placed(self, model: TransformerBridge, site: Site) -> Iterator[bool]:
+        """Within the context, the model is as this ablation needs it; whether that changes it.
+
+        Only ablations that are `in_place` do anything here.
+        """
+        yield False
 
     @property
     def name(self) -> str:

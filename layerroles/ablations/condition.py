@@ -57,6 +57,8 @@ class Condition:
             if not isinstance(site, Site) or not isinstance(edit, Ablation):
                 raise InputError(f"a condition maps sites to ablations, not {site!r}: {edit!r}")
             edit.check(site)
+            if edit.in_place and at != "all":
+                raise InputError(f"{edit.name} {site} acts at all positions, not at={at!r}")
         ordered = dict(sorted(edits.items(), key=lambda item: item[0].order))
         if not ordered and (name not in (None, "intact") or at != "all"):
             raise InputError(f"the empty condition is called 'intact', not {name!r} with at={at!r}")

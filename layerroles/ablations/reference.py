@@ -5,10 +5,11 @@ depend neither on batch size nor on padding. The first real token is always kept
 """
 
 import hashlib
-import weakref
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
+from itertools import islice
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -35,15 +36,16 @@ class Reference:
     """Prompts on which the intact model's writes are collected.
 
     Args:
-        source: texts, or a task, of which held-out examples are taken.
+        source: texts (a list, or a column of a `datasets` data set), a text file with a prompt on
+            each line, or a task, of which held-out examples are taken.
         limit: how many prompts at the most.
         seed: of the task's order.
 
     Raises:
-        InputError: no prompt, or a limit below 1.
+        InputError: no prompt, a limit below 1, or a file that cannot be read.
     """
 
-    source: Sequence[str] | HeldOut
+    source: Sequence[str] | Path | HeldOut
     limit: int = 64
     seed: int = 0
 
@@ -60,7 +62,9 @@ class Reference:
         """The prompts."""
         if isinstance(self.source, HeldOut):
             return self.source.held_out(self.limit, self.seed)
-        return [text for text in self.source if text][: self.limit]
+        if isinstance(self.source, Path):
+            return _lines(self.source, self.limit)
+        return list(islice((text for text in self.source if text), self.limit))
 
     @cached_property
     def digest(self) -> str:
@@ -73,6 +77,16 @@ class Reference:
 
     def __hash__(self) -> int:
         return hash(self.digest)
+
+
+def _lines(file: Path, limit: int) -> list[str]:
+    try:
+        with file.open(encoding="utf-8", newline="\n") as lines:
+            texts = (line.rstrip("\r\n") for line in lines)
+            return list(islice((text for text in texts if text.strip()), limit))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"reference file {str(file)!r} cannot be read: {reason}") from error
 
 
 @dataclass(frozen=True)
@@ -95,33 +109,16 @@ class SiteReference:
     n_rest: int
 
 
-_Collected = dict[tuple[str, Site], SiteReference]
-_COLLECTED: "weakref.WeakKeyDictionary[TransformerBridge, _Collected]" = weakref.WeakKeyDictionary()
-
-
 def collect(
     model: TransformerBridge, reference: Reference, sites: Iterable[Site], *, batch_size: int = 8
 ) -> dict[Site, SiteReference]:
     """What each site writes over a reference; one pass collects all sites asked for.
-
-    What was collected for this model before is reused.
 
     Raises:
         InputError: a site that the model lacks, or a reference of one-token prompts only.
     """
     sites = list(sites)
     check_sites(model, sites)
-    known = _COLLECTED.setdefault(model, {})
-    missing = [site for site in sites if (reference.digest, site) not in known]
-    if missing:
-        for site, found in _collect(model, reference, missing, batch_size).items():
-            known[reference.digest, site] = found
-    return {site: known[reference.digest, site] for site in sites}
-
-
-def _collect(
-    model: TransformerBridge, reference: Reference, sites: list[Site], batch_size: int
-) -> dict[Site, SiteReference]:
     rows = sorted((encode(model, text) for text in reference.prompts), key=len)
     if len(rows[-1]) < 2:
         raise InputError("a reference needs prompts of two tokens or more")

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from layerroles.ablations import Condition, Edit, References
-from layerroles.engine.twin import Twin
+from layerroles.engine.twin import NoTwin, Twin
 from layerroles.sites import Site
 
 
@@ -90,6 +90,10 @@ class Edits:
 
     def __init__(self, twin: Twin, conditions: Sequence[Condition], references: References) -> None:
         self._twin = twin
+        for condition in conditions:
+            for site, edit in condition.edits.items():
+                if edit.in_place:
+                    raise NoTwin(f"{edit.name} {site} changes the model itself")
         self._edits = {
             (condition, site): Edit(twin.bridge, condition, site, references)
             for condition in conditions

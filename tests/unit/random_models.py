@@ -85,10 +85,10 @@ CONFIGS["neo"] = GPTNeoConfig(
 
 
 @cache
-def model_path(architecture: str) -> Path:
+def model_path(architecture: str, seed: int = 0) -> Path:
     """A Hugging Face folder with a random model and a tokenizer of single characters."""
     folder = Path(mkdtemp(prefix=f"layerroles-{architecture}-"))
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(CONFIGS[architecture], dtype=torch.float32)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -111,6 +111,6 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 
 @cache
-def random_model(architecture: str, dtype: str = "float32") -> TransformerBridge:
+def random_model(architecture: str, dtype: str = "float32", seed: int = 0) -> TransformerBridge:
     """A random model, loaded as a user would."""
-    return lr.load(model_path(architecture), dtype=dtype)
+    return lr.load(model_path(architecture, seed), dtype=dtype)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 import layerroles as lr
 from layerroles.ablations import ABLATIONS, ablated
-from layerroles.ablations.reference import _COLLECTED, collect, write_of
+from layerroles.ablations.reference import collect, write_of
 from layerroles.sites import size_of
 from tests.unit.random_models import ARCHITECTURES, random_model
 
@@ -237,7 +237,6 @@ def test_mean_equals_a_mean_taken_at_once_and_keeps_the_first_token_apart() -> N
     first = torch.stack([write[0] for write in writes]).mean(0)
     rest = torch.cat([write[1:] for write in writes]).mean(0)
     for batch_size in (1, 3):
-        _COLLECTED.clear()
         found = collect(model, lr.Reference(texts), [site], batch_size=batch_size)[site]
         torch.testing.assert_close(found.first, first, atol=2e-6, rtol=0)
         torch.testing.assert_close(found.rest, rest, atol=2e-6, rtol=0)

@@ -1,0 +1,120 @@
+"""What the intact model wrote on a reference, kept on disk so that it is collected once.
+
+A file for each pair of model and prompts (known by hashes of the weights and of the prompts) lies
+in the cache folder, as safetensors: for each site its means and standard deviations, in float64,
+and in the metadata where they come from. Sites that are asked for later are added to it.
+"""
+
+import json
+import logging
+import os
+import tempfile
+import weakref
+from collections.abc import Iterable
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from transformer_lens.model_bridge import TransformerBridge
+
+from layerroles.ablations.reference import Reference, SiteReference, collect
+from layerroles.gguf import cache_folder
+from layerroles.models import Provenance, provenance
+from layerroles.sites import Site
+
+log = logging.getLogger(__name__)
+
+# To be raised when what is collected changes, so that no older file is read.
+_FORMAT = 1
+_TENSORS = ("first", "rest", "first_std", "rest_std")
+
+
+_Known = dict[tuple[str, Site], SiteReference]
+_KNOWN: "weakref.WeakKeyDictionary[TransformerBridge, _Known]" = weakref.WeakKeyDictionary()
+
+
+def collected(
+    model: TransformerBridge, reference: Reference, sites: Iterable[Site]
+) -> dict[Site, SiteReference]:
+    """What each site writes over a reference: from this process, from disk, or collected now.
+
+    Raises:
+        InputError: as `collect`.
+    """
+    sites = list(sites)
+    known = _KNOWN.setdefault(model, {})
+    missing = [site for site in sites if (reference.digest, site) not in known]
+    if missing:
+        saved = Saved(model, reference)
+        found = saved.read(missing)
+        new = [site for site in missing if site not in found]
+        if new:
+            made = collect(model, reference, new)
+            saved.add(made)
+            found |= made
+        known |= {(reference.digest, site): one for site, one in found.items()}
+    return {site: known[reference.digest, site] for site in sites}
+
+
+class Saved:
+    """The file of one model and one reference.
+
+    Args:
+        model: whose writes it holds, hashed now.
+        reference: on which they were collected.
+    """
+
+    def __init__(self, model: TransformerBridge, reference: Reference) -> None:
+        self._model: Provenance = provenance(model)
+        self._reference = reference
+        name = f"{self._model.weights}-{reference.digest}-{_FORMAT}.safetensors"
+        self.path: Path = cache_folder() / "references" / name
+
+    def read(self, sites: Iterable[Site]) -> dict[Site, SiteReference]:
+        """What is known of these sites."""
+        tensors, counts = self._held()
+        return {
+            site: SiteReference(
+                **{name: tensors[f"{site}.{name}"] for name in _TENSORS},
+                n_first=counts[str(site)][0],
+                n_rest=counts[str(site)][1],
+            )
+            for site in sites
+            if str(site) in counts
+        }
+
+    def add(self, found: dict[Site, SiteReference]) -> None:
+        """Add sites to the file; a folder that cannot be written is told, and no more."""
+        tensors, counts = self._held()
+        for site, one in found.items():
+            tensors |= {f"{site}.{name}": getattr(one, name).contiguous() for name in _TENSORS}
+            counts[str(site)] = (one.n_first, one.n_rest)
+        about = {
+            "counts": json.dumps(counts),
+            "model": json.dumps(self._model.to_dict()),
+            "prompts": self._reference.digest,
+            "n_prompts": str(len(self._reference.prompts)),
+        }
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            # Written beside its place and moved there whole: another process may do the same.
+            with tempfile.TemporaryDirectory(dir=self.path.parent, prefix=".save-") as scratch:
+                made = Path(scratch) / self.path.name
+                save_file(tensors, made, metadata=about)
+                os.replace(made, self.path)
+        except (OSError, SafetensorError) as error:
+            log.warning("reference %s cannot be kept: %s", self.path.name, error)
+
+    def _held(self) -> tuple[dict[str, Tensor], dict[str, tuple[int, int]]]:
+        """All tensors and counts of the file; a file that cannot be read holds nothing."""
+        if not self.path.is_file():
+            return {}, {}
+        try:
+            with safe_open(self.path, framework="pt") as file:
+                counts = json.loads(file.metadata()["counts"])
+                names = [f"{site}.{name}" for site in counts for name in _TENSORS]
+                return {name: file.get_tensor(name) for name in names}, counts
+        except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+            log.warning("reference %s cannot be read (%s): collected again", self.path.name, error)
+            return {}, {}

@@ -1,0 +1,148 @@
+"""Put a donor model's layer, or a sublayer of it, in the place of the host's own.
+
+The donor is a model of the same shape with other weights, such as a distilled twin: its block is
+run on the host's stream `x`, so what is written is the donor's `block(x) - x`. While the condition
+lasts, the donor's tensors stand in the host's modules; nothing is copied, and the keys and values
+of that layer are the donor's too, while generating as well.
+
+Example:
+    base, twin = load("base/"), load("distilled/")
+    with ablated(base, Condition({Site(3): Swap(twin)})):
+        logits = base(tokens)
+"""
+
+import hashlib
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformer_lens.model_bridge import TransformerBridge
+
+from layerroles.ablations.base import Ablation, EditContext, ablation
+from layerroles.errors import InputError
+from layerroles.models import prepared
+from layerroles.sites import NUMBERED, Site
+
+# What must be the same in host and donor, as TransformerLens's configurations call it.
+_SHAPE = {
+    "architecture": "architecture",
+    "n_layers": "layers",
+    "d_model": "width",
+    "n_heads": "heads",
+    "n_key_value_heads": "key/value heads",
+    "d_head": "width of a head",
+    "d_mlp": "width of the MLP",
+    "d_vocab": "vocabulary",
+    "act_fn": "activation",
+    "dtype": "dtype",
+    "device": "device",
+}
+# The same of the Hugging Face configurations: how positions are written.
+_ROTARY = ("rope_parameters", "rope_theta", "rope_scaling", "partial_rotary_factor")
+# The modules of a block that make up a sublayer, as bridges call them.
+_SUBLAYERS = {"attn": ("ln1", "ln1_post", "attn"), "mlp": ("ln2", "ln2_post", "mlp")}
+
+_DIGESTS: "weakref.WeakKeyDictionary[TransformerBridge, str]" = weakref.WeakKeyDictionary()
+
+
+@ablation("swap")
+@dataclass(frozen=True)
+class Swap(Ablation):
+    """Run the donor's block, or its sublayer with its norms, in place of the host's.
+
+    It acts at all positions: a layer's keys and values are either the host's or the donor's.
+    """
+
+    donor: TransformerBridge = field(repr=False)
+
+    in_place = True
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.donor, TransformerBridge):
+            raise InputError(f"swap: donor={self.donor!r} is not a model, use load(name)")
+
+    def edit(
+        self, write: Float[Tensor, "row pos *site"], ctx: EditContext
+    ) -> Float[Tensor, "row pos *site"]:
+        """The write as it is: it is the donor's already."""
+        return write
+
+    def check(self, site: Site) -> None:
+        """Refuse what is not made of modules of its own."""
+        if site.part in NUMBERED or site.part == "stream":
+            raise InputError(f"{site}: {site.part} cannot be swapped, use the layer, attn or mlp")
+
+    def parameters(self) -> dict[str, object]:
+        """The donor's name, and a hash of its weights."""
+        return {"donor": prepared(self.donor).name, "weights": _digest(self.donor)}
+
+    @contextmanager
+    def placed(self, model: TransformerBridge, site: Site) -> Iterator[bool]:
+        """Within the context, the donor's tensors stand in the host; whether they differ from its.
+
+        Raises:
+            InputError: donor and host are not of the same shape, or the sublayer shares its norm.
+        """
+        check_donor(model, self.donor)
+        ours, theirs = _modules(model, site), _modules(self.donor, site)
+        own: list[tuple[dict[str, Any], str, nn.Parameter]] = []
+        differs = False
+        try:
+            for one, two in zip(ours, theirs, strict=True):
+                donated = dict(two.named_parameters(remove_duplicate=False))
+                for name, parameter in list(one.named_parameters(remove_duplicate=False)):
+                    owner, _, last = name.rpartition(".")
+                    held: dict[str, Any] = one.get_submodule(owner)._parameters
+                    own.append((held, last, parameter))
+                    held[last] = donated[name]
+                    differs = differs or not torch.equal(parameter, donated[name])
+            yield differs
+        finally:
+            for held, last, parameter in own:
+                held[last] = parameter
+
+
+def check_donor(model: TransformerBridge, donor: TransformerBridge) -> None:
+    """Check that a donor's layers fit into a model.
+
+    Raises:
+        InputError: they do not; what differs is told.
+    """
+    prepared(donor)
+    pairs = [(model.cfg, donor.cfg, name, called) for name, called in _SHAPE.items()]
+    configs = (model.original_model.config, donor.original_model.config)
+    pairs += [(*configs, name, "rotary settings") for name in _ROTARY]
+    for one, two, name, called in pairs:
+        host, given = getattr(one, name, None), getattr(two, name, None)
+        if host != given:
+            raise InputError(
+                f"model {prepared(donor).name!r} cannot be a donor for {prepared(model).name!r}: "
+                f"{called} {given!r} against {host!r}"
+            )
+
+
+def _modules(model: TransformerBridge, site: Site) -> list[nn.Module]:
+    block = model.blocks[site.layer]
+    if site.part == "block":
+        return [block]
+    # Two sublayers behind one norm cannot be told apart.
+    if not {"ln2", "ln2_post"} & set(block.submodules):
+        raise InputError(f"{site}: attention and MLP share their norm, swap the whole block")
+    return [getattr(block, name) for name in _SUBLAYERS[site.part] if name in block.submodules]
+
+
+def _digest(model: TransformerBridge) -> str:
+    """A hash of a donor's blocks."""
+    if model not in _DIGESTS:
+        digest = hashlib.sha256()
+        for name, parameter in sorted(model.blocks.named_parameters()):
+            raw = parameter.detach().contiguous().cpu().reshape(-1).view(torch.uint8)
+            digest.update(f"{name} {tuple(parameter.shape)}".encode())
+            digest.update(raw.numpy())
+        _DIGESTS[model] = digest.hexdigest()[:16]
+    return _DIGESTS[model]

@@ -1,0 +1,213 @@
+"""Each architecture x ablation x part: equal to Hugging Face hooks by hand, or refused in words.
+
+The reference knows nothing of TransformerLens: it hooks Hugging Face modules, and takes its means
+and deviations from writes that it recorded itself. The matrix that comes out stands in
+docs/concepts.md, and is compared with it.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM
+
+import layerroles as lr
+from layerroles.sites import PARTS
+from tests.unit.random_models import ALL_ARCHITECTURES, model_path, random_model
+from tests.unit.test_ablations import Scale
+from tests.unit.test_swap import by_hand
+
+IDS = [5, 9, 40, 7, 22, 13, 60, 8]
+TEXTS = ["abc", "hello there", "x = 12"]
+LAYER = 1
+NUMBER = {"head": 2, "kv_group": 1}
+NAMES = {
+    "gpt2": "GPT-2", "llama": "Llama", "qwen3": "Qwen3", "gemma2": "Gemma-2", "neox": "GPT-NeoX",
+    "olmo2": "OLMo-2", "mistral": "Mistral", "qwen2": "Qwen2", "phi": "Phi",
+}  # fmt: skip
+ABLATIONS = ("skip", "zero", "mean", "noise", "swap", "scale")
+BLOCKS = {"gpt2": "transformer.h", "neox": "gpt_neox.layers"}
+# The modules whose output is what is added to the stream, and the one that is given the heads' z.
+WRITERS = {
+    "gpt2": {"attn": "attn", "mlp": "mlp", "z": "attn.c_proj"},
+    "neox": {"attn": "attention", "mlp": "mlp", "z": "attention.dense"},
+    "phi": {"attn": "self_attn", "mlp": "mlp", "z": "self_attn.dense"},
+    **dict.fromkeys(
+        ("gemma2", "olmo2"),
+        {
+            "attn": "post_attention_layernorm",
+            "mlp": "post_feedforward_layernorm",
+            "z": "self_attn.o_proj",
+        },
+    ),
+}
+LLAMA_LIKE = {"attn": "self_attn", "mlp": "mlp", "z": "self_attn.o_proj"}
+SHARED = {"gpt2": 1, "neox": 1, "phi": 1}  # query heads that share a key/value head; else 2
+
+Edit = Callable[[Tensor], Tensor]
+
+
+@cache
+def hugging_face(architecture: str) -> nn.Module:
+    model = AutoModelForCausalLM.from_pretrained(
+        model_path(architecture), attn_implementation="eager"
+    )
+    return model.eval()
+
+
+@contextmanager
+def edited(architecture: str, part: str, edit: Edit) -> Iterator[nn.Module]:
+    """Within the context, the part's write goes through `edit`."""
+    model = hugging_face(architecture)
+    block = model.get_submodule(f"{BLOCKS.get(architecture, 'model.layers')}.{LAYER}")
+    writers = WRITERS.get(architecture, LLAMA_LIKE)
+    entered: list[Tensor] = []
+
+    def first(output: object) -> Tensor:
+        return output[0] if isinstance(output, tuple) else output  # type: ignore[return-value]
+
+    def like(output: object, new: Tensor) -> object:
+        return (new, *output[1:]) if isinstance(output, tuple) else new
+
+    def on_block(_module: object, args: tuple, kwargs: dict, output: object) -> object:
+        entered[:] = [args[0] if args else kwargs["hidden_states"]]
+        if part == "stream":
+            return like(output, edit(first(output)))
+        return like(output, entered[0] + edit(first(output) - entered[0]))
+
+    def on_output(_module: object, _args: object, output: object) -> object:
+        return like(output, edit(first(output)))
+
+    def on_z(_module: object, args: tuple[Tensor]) -> tuple[Tensor]:
+        z = args[0].clone()
+        width = z.shape[-1] // 4
+        share = SHARED.get(architecture, 2)
+        n, some = (NUMBER[part], 1) if part == "head" else (NUMBER[part] * share, share)
+        where = slice(n * width, (n + some) * width)
+        z[..., where] = edit(z[..., where])
+        return (z,)
+
+    if part in ("block", "stream"):
+        handle = block.register_forward_hook(on_block, with_kwargs=True)
+    elif part in ("attn", "mlp"):
+        handle = block.get_submodule(writers[part]).register_forward_hook(on_output)
+    else:
+        handle = block.get_submodule(writers["z"]).register_forward_pre_hook(on_z)
+    try:
+        yield model
+    finally:
+        handle.remove()
+
+
+@cache
+def writes(architecture: str, part: str) -> list[Tensor]:
+    """What the part writes on each of the reference's texts, `[pos, ...]` in float64."""
+    found: list[Tensor] = []
+
+    def note(write: Tensor) -> Tensor:
+        found.append(write[0].double())
+        return write
+
+    with edited(architecture, part, note) as model, torch.inference_mode():
+        for text in TEXTS:
+            model(torch.tensor([lr.models.encode(random_model(architecture), text)]))
+    return found
+
+
+def reference_edit(architecture: str, part: str, ablation: str) -> Edit:
+    """The ablation as its definition says, written anew."""
+    if ablation in ("skip", "zero"):
+        return lambda write: torch.zeros_like(write)
+    if ablation == "scale":
+        return lambda write: -0.5 * write
+    seen = writes(architecture, part)
+    first = torch.stack([each[0] for each in seen])
+    rest = torch.cat([each[1:] for each in seen])
+    if ablation == "mean":
+        means = torch.cat([first.mean(0)[None], rest.mean(0).expand(len(IDS) - 1, -1)])
+        return lambda write: means[None].to(write)
+    spread = torch.cat(
+        [first.std(0, correction=0)[None], rest.std(0, correction=0).expand(len(IDS) - 1, -1)]
+    )
+    site = str(lr.Site(LAYER, part, NUMBER.get(part)))  # type: ignore[arg-type]  # a part
+    share = SHARED.get(architecture, 2) if part == "kv_group" else 0
+    drawn = []
+    for n in range(1, len(IDS) + 1):
+        digest = hashlib.sha256(f"{site} {IDS[:n]}".encode()).digest()
+        generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+        width = spread.shape[1]
+        shape = (share, width // share) if share else (width,)
+        drawn.append(torch.randn(shape, generator=generator).flatten())
+    return lambda write: write + 0.5 * torch.stack(drawn).to(write) * spread.to(write)
+
+
+def made(architecture: str, ablation: str) -> lr.Ablation:
+    return {
+        "skip": lambda: lr.Skip(),
+        "zero": lambda: lr.Zero(),
+        "mean": lambda: lr.Mean(lr.Reference(TEXTS)),
+        "noise": lambda: lr.Noise(0.5, lr.Reference(TEXTS)),
+        "swap": lambda: lr.Swap(random_model(architecture, seed=1)),
+        "scale": lambda: Scale(-0.5),
+    }[ablation]()
+
+
+def outcome(architecture: str, ablation: str, part: str) -> str | None:
+    """None if the ablation does what the reference does; else the reason why it is refused."""
+    model = random_model(architecture)
+    tokens = torch.tensor([IDS])
+    try:
+        site = lr.Site(LAYER, part, NUMBER.get(part))  # type: ignore[arg-type]  # a part
+        with (
+            torch.inference_mode(),
+            lr.ablated(model, lr.Condition({site: made(architecture, ablation)})),
+        ):
+            found = model(tokens)
+    except lr.InputError as error:
+        return str(error)
+    with torch.inference_mode():
+        if ablation == "swap":
+            expected = by_hand(architecture, [LAYER], part)(tokens).logits
+        else:
+            with edited(architecture, part, reference_edit(architecture, part, ablation)) as hf:
+                expected = hf(tokens).logits
+        intact = hugging_face(architecture)(tokens).logits
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    assert (expected - intact).abs().max() > 1e-3, "the reference itself does nothing"
+    return None
+
+
+@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("ablation", ABLATIONS)
+@pytest.mark.parametrize("architecture", ALL_ARCHITECTURES)
+def test_equal_to_hooks_by_hand_or_refused(architecture: str, ablation: str, part: str) -> None:
+    reason = outcome(architecture, ablation, part)
+    heads = part in ("head", "kv_group", "stream")
+    refused = ablation in ("skip", "swap") and heads
+    refused = refused or (architecture == "phi" and ablation == "swap" and part != "block")
+    assert (reason is not None) == refused, reason
+
+
+def test_the_matrix_stands_in_the_docs() -> None:
+    lines = [f"| ablation | {' | '.join(PARTS)} |", "| --- " * (len(PARTS) + 1) + "|"]
+    for ablation in ABLATIONS:
+        cells = []
+        for part in PARTS:
+            without = [a for a in ALL_ARCHITECTURES if outcome(a, ablation, part) is not None]
+            if not without:
+                cells.append("equal")
+            elif len(without) == len(ALL_ARCHITECTURES):
+                cells.append("refused")
+            else:
+                names = ", ".join(NAMES[architecture] for architecture in without)
+                cells.append(f"equal; {names}: refused")
+        lines.append(f"| `{ablation}` | {' | '.join(cells)} |")
+    table = "\n".join(lines)
+    print(table)
+    docs = Path(__file__).parents[2] / "docs" / "concepts.md"
+    assert table in docs.read_text(encoding="utf-8")

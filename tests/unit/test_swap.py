@@ -1,0 +1,155 @@
+"""A donor's layers in a host: against Hugging Face models that were put together by hand."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, LlamaConfig
+
+import layerroles as lr
+from tests.unit.random_models import ALL_ARCHITECTURES, CONFIGS, model_path, random_model, tokenizer
+
+TOKENS = torch.tensor([[5, 9, 40, 7, 22, 13, 60, 8]])
+# Where Hugging Face keeps the blocks, and which of a block's modules each sublayer is.
+BLOCKS = {"gpt2": "transformer.h", "neox": "gpt_neox.layers"}
+SUBLAYERS = {
+    "gpt2": (("ln_1", "attn"), ("ln_2", "mlp")),
+    "neox": (("input_layernorm", "attention"), ("post_attention_layernorm", "mlp")),
+    "gemma2": (
+        ("input_layernorm", "self_attn", "post_attention_layernorm"),
+        ("pre_feedforward_layernorm", "mlp", "post_feedforward_layernorm"),
+    ),
+    "olmo2": (("self_attn", "post_attention_layernorm"), ("mlp", "post_feedforward_layernorm")),
+}
+LLAMA_LIKE = (("input_layernorm", "self_attn"), ("post_attention_layernorm", "mlp"))
+
+
+def by_hand(architecture: str, layers: Iterable[int], part: str = "block") -> torch.nn.Module:
+    """The host, with these layers' weights loaded from the donor."""
+    host, donor = (
+        AutoModelForCausalLM.from_pretrained(
+            model_path(architecture, seed), attn_implementation="eager"
+        )
+        for seed in (0, 1)
+    )
+    path = BLOCKS.get(architecture, "model.layers")
+    for layer in layers:
+        one, two = (model.get_submodule(f"{path}.{layer}") for model in (host, donor))
+        names = [""]
+        if part != "block":
+            names = list(SUBLAYERS.get(architecture, LLAMA_LIKE)[part == "mlp"])
+        for name in names:
+            one.get_submodule(name).load_state_dict(two.get_submodule(name).state_dict())
+    return host.eval()
+
+
+def swapped(architecture: str, layers: Iterable[int], part: str = "block") -> lr.Condition:
+    donor = random_model(architecture, seed=1)
+    return lr.Condition({lr.Site(layer, part): lr.Swap(donor) for layer in layers})
+
+
+@pytest.mark.parametrize(
+    ("layers", "part"), [([1], "block"), ([0, 1, 2], "block"), ([1], "attn"), ([0, 2], "mlp")]
+)
+@pytest.mark.parametrize("architecture", ALL_ARCHITECTURES)
+def test_a_swap_equals_weights_that_were_exchanged(
+    architecture: str, layers: list[int], part: str
+) -> None:
+    model = random_model(architecture)
+    before = {name: tensor.clone() for name, tensor in model.original_model.state_dict().items()}
+    condition = swapped(architecture, layers, part)
+    if architecture == "phi" and part != "block":  # one norm for both sublayers
+        with pytest.raises(lr.InputError, match="share their norm"), lr.ablated(model, condition):
+            pass
+        return
+    with torch.inference_mode():
+        expected = by_hand(architecture, layers, part)(TOKENS).logits
+        intact = model(TOKENS)
+        with lr.ablated(model, condition) as run:
+            found = model(TOKENS)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    assert (found - intact).abs().max() > 1e-2
+    assert run.changed.all()
+    after = model.original_model.state_dict()
+    assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
+
+
+@pytest.mark.parametrize("part", ["block", "mlp"])
+def test_a_model_swapped_with_itself_is_the_same_bit_for_bit(part: str) -> None:
+    model = random_model("llama")
+    condition = lr.Condition({lr.Site(layer, part): lr.Swap(model) for layer in range(3)})
+    with torch.inference_mode():
+        intact = model(TOKENS)
+        with lr.ablated(model, condition) as run:
+            assert torch.equal(model(TOKENS), intact)
+    assert not run.changed.any()
+
+
+@pytest.mark.parametrize("executor", ["plain", "hooked", "auto"])
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "gemma2"])
+def test_the_engine_generates_with_the_donors_keys_and_values(
+    architecture: str, executor: str, tmp_path: Path
+) -> None:
+    by_hand(architecture, [0, 2]).save_pretrained(tmp_path)
+    tokenizer().save_pretrained(tmp_path)
+    exchanged, model = lr.load(tmp_path, dtype="float32"), random_model(architecture)
+    asked = [(text, {"max_gen_toks": 8}) for text in ("abc", "hello there", "abcd")]
+    pairs = [("abc", "de"), ("hello there", "x"), ("abc", "fgh")]
+    engine = lr.Engine(model, executor=executor)  # type: ignore[arg-type]  # a string to the checker
+    conditions = [lr.Condition({}), swapped(architecture, [0, 2])]
+    alone = lr.Engine(exchanged, executor="plain")
+    texts = engine.generate_until(asked, conditions)
+    assert texts[1] == alone.generate_until(asked)[0]
+    assert texts[0] != texts[1]
+    found, expected = engine.loglikelihood(pairs, conditions), alone.loglikelihood(pairs)
+    torch.testing.assert_close(
+        torch.tensor(found.logprob[1]), torch.tensor(expected.logprob[0]), atol=1e-4, rtol=0
+    )
+    assert found.changed.tolist() == [[False] * 3, [True] * 3]
+    assert "fused" not in engine.used or executor == "auto"
+
+
+def test_the_host_has_its_weights_back_after_an_error() -> None:
+    model = random_model("llama")
+    with torch.inference_mode():
+        intact = model(TOKENS)
+    with pytest.raises(ZeroDivisionError), lr.ablated(model, swapped("llama", [1])):
+        raise ZeroDivisionError
+    with torch.inference_mode():
+        assert torch.equal(model(TOKENS), intact)
+
+
+@pytest.mark.parametrize(
+    ("changed", "line"),
+    [
+        ({"intermediate_size": 64}, "width of the MLP 64 against 48"),
+        ({"num_hidden_layers": 2}, "layers 2 against 3"),
+        ({"num_key_value_heads": 4}, "key/value heads"),
+        ({"rope_theta": 5e5}, "rotary settings"),
+        ({"hidden_act": "gelu"}, "activation"),
+    ],
+)
+def test_a_donor_of_another_shape_is_refused(
+    changed: dict[str, object], line: str, tmp_path: Path
+) -> None:
+    config = LlamaConfig(**CONFIGS["llama"].to_diff_dict() | changed)
+    AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(tmp_path)
+    tokenizer().save_pretrained(tmp_path)
+    donor = lr.load(tmp_path, dtype="float32")
+    condition = lr.Condition({lr.Site(1): lr.Swap(donor)})
+    with pytest.raises(lr.InputError, match="cannot be a donor") as caught:
+        lr.Engine(random_model("llama")).loglikelihood([("a", "b")], [condition])
+    assert line in str(caught.value)
+
+
+def test_what_cannot_be_swapped_is_told() -> None:
+    donor = random_model("llama", seed=1)
+    for site in (lr.Site(0, "head", 1), lr.Site(0, "kv_group", 0), lr.Site(0, "stream")):
+        with pytest.raises(lr.InputError, match="cannot be swapped"):
+            lr.Condition({site: lr.Swap(donor)})
+    with pytest.raises(lr.InputError, match="acts at all positions"):
+        lr.Condition({lr.Site(0): lr.Swap(donor)}, at="after_first")
+    one, two = (lr.Condition({lr.Site(0): lr.Swap(random_model("llama", seed=n))}) for n in (0, 1))
+    assert one != two  # known by the donor's weights
+    assert one.hash == lr.Condition({lr.Site(0): lr.Swap(random_model("llama"))}).hash
