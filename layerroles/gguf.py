@@ -28,7 +28,7 @@ _SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 
 
 def cache_folder() -> Path:
-    """Where converted models are kept: `$LAYERROLES_CACHE`, else the user's cache folder."""
+    """Where models and references are kept: `$LAYERROLES_CACHE`, else the user's cache folder."""
     given = os.environ.get(CACHE_VARIABLE)
     if given:
         return Path(given).expanduser()

@@ -173,6 +173,27 @@ def provenance(model: TransformerBridge) -> Provenance:
     )
 
 
+def stamp(model: TransformerBridge) -> int:
+    """A number that changes when weights are exchanged or edited in place (in this process)."""
+    parameters = model.original_model.parameters()
+    return hash(tuple((p.data_ptr(), 0 if p.is_inference() else p._version) for p in parameters))
+
+
+# What a configuration says that decides nothing of what a block computes.
+_NO_BEHAVIOUR = {
+    *("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version"),
+    *("bos_token_id", "eos_token_id", "pad_token_id", "tie_word_embeddings", "use_cache"),
+    *("initializer_range", "max_position_embeddings", "n_positions", "n_ctx"),
+    *("quantization_config", "task_specific_params"),
+}
+
+
+def behaviour(model: TransformerBridge) -> dict[str, Any]:
+    """What the model's configuration says, besides its weights, of how its blocks compute."""
+    config: Any = model.original_model.config
+    return {name: value for name, value in config.to_dict().items() if name not in _NO_BEHAVIOUR}
+
+
 def model_folder(name: str) -> Path:
     """Where the Hugging Face folder of a built-in model or of a `.gguf` file lies, made if needed.
 
@@ -246,9 +267,20 @@ def check_sites(model: TransformerBridge, sites: "list[Site] | tuple[Site, ...]"
     known = prepared(model)
     for site in sites:
         site.check(size_of(model.cfg))
+        if site.part == "kv_group" and not _groups_alike(model):
+            raise InputError(
+                f"site {site} of {known.name}: its layers differ in key/value heads, use heads"
+            )
         reason = known.checks.refusal(site)
         if reason:
             raise InputError(f"site {site} of {known.name}: {reason}")
+
+
+def _groups_alike(model: TransformerBridge) -> bool:
+    """Whether each layer's query heads fall into as many equal groups."""
+    each = getattr(model.cfg, "per_layer_num_key_value_heads", None) or []
+    size = size_of(model.cfg)
+    return len(set(each)) < 2 and size.n_heads % size.n_kv_heads == 0
 
 
 def resolve_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:

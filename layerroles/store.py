@@ -176,6 +176,14 @@ def _merged(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
                 f"run folder {str(folder)!r} is of another run: its {what} is {old!r} "
                 f"(model {name!r}), not {new!r}; use another folder"
             )
+    names = {item["name"]: item["hash"] for item in known["conditions"]}
+    for item in manifest["conditions"]:
+        if names.get(item["name"], item["hash"]) != item["hash"]:
+            raise InputError(
+                f"run folder {str(folder)!r} holds another condition called {item['name']!r} "
+                f"(other parameters or another reference): give one of them a name of its own, or "
+                f"use another folder"
+            )
     return {
         **manifest,
         "created": known["created"],
@@ -194,9 +202,10 @@ def _union(
     merged = {tuple(item[key] for key in keys): item for item in old}
     for item in new:
         before = merged.get(tuple(item[key] for key in keys), {})
-        # A smaller limit than before takes nothing away.
+        # A smaller limit than before takes nothing away, and what has a name keeps it.
         if before.get("n", 0) <= item.get("n", 0):
-            merged[tuple(item[key] for key in keys)] = item
+            kept = {"name": before["name"]} if "name" in before else {}
+            merged[tuple(item[key] for key in keys)] = item | kept
     return list(merged.values())
 
 

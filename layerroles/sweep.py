@@ -25,7 +25,7 @@ from layerroles import __version__
 from layerroles.ablations import INTACT, Condition
 from layerroles.engine import Engine
 from layerroles.errors import InputError
-from layerroles.models import check_sites, provenance
+from layerroles.models import provenance
 from layerroles.progress import progress
 from layerroles.protocols import PROTOCOLS, Answer, Asked, Protocol
 from layerroles.results import SweepResult
@@ -109,7 +109,7 @@ class Sweep:
         self.cells = _cells(tasks, protocols, limit, seed)
         self._engine = engine
         for condition in self.conditions:
-            check_sites(model, tuple(condition.edits))
+            condition.check(model)
         self._check_references()
 
     def run(self, path: str | Path) -> SweepResult:

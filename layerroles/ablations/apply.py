@@ -26,7 +26,6 @@ from layerroles.ablations.reference import (
 )
 from layerroles.ablations.saved import collected
 from layerroles.errors import InputError
-from layerroles.models import check_sites
 from layerroles.sites import ENTRY, NUMBERED, READ_OUT, Site
 
 References = Mapping[tuple[Reference, Site], SiteReference]
@@ -201,7 +200,7 @@ def ablated(model: TransformerBridge, condition: Condition) -> Iterator[Applied]
         with ablated(model, Condition({Site(3): Skip()})):
             logits = model(tokens)
     """
-    check_sites(model, tuple(condition.edits))
+    condition.check(model)
     with applied(model, condition, resolve(model, [condition])) as run:
         yield run
 

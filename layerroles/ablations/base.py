@@ -157,6 +157,13 @@ class Ablation(ABC):
             InputError: the ablation makes no sense there.
         """
 
+    def fits(self, model: TransformerBridge, site: Site) -> None:  # noqa: B027  # as `check`
+        """Refuse a model that this ablation cannot be applied to at a site.
+
+        Raises:
+            InputError: it does not fit, and why.
+        """
+
     @contextmanager
     def placed(self, model: TransformerBridge, site: Site) -> Iterator[bool]:
         """Within the context, the model is as this ablation needs it; whether that changes it.
@@ -169,6 +176,19 @@ class Ablation(ABC):
     def name(self) -> str:
         """The registered name, such as `skip`."""
         return ABLATIONS.name_of(type(self))
+
+    @property
+    def label(self) -> str:
+        """The name with every simple parameter that is not the default: `noise[scale=0.5]`."""
+        if not dataclasses.is_dataclass(self):
+            return self.name
+        changed = [
+            f"{field.name}={value}"
+            for field in dataclasses.fields(self)
+            if isinstance(value := getattr(self, field.name), bool | int | float | str)
+            and value != field.default
+        ]
+        return f"{self.name}[{','.join(changed)}]" if changed else self.name
 
     def parameters(self) -> dict[str, object]:
         """The parameters as JSON values; a reference is given by the hash of its prompts."""

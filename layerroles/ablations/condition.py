@@ -10,9 +10,12 @@ from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Literal, get_args
 
+from transformer_lens.model_bridge import TransformerBridge
+
 from layerroles.ablations.base import Ablation, declared_reference
 from layerroles.ablations.reference import Reference
 from layerroles.errors import InputError
+from layerroles.models import check_sites
 from layerroles.sites import Site
 
 At = Literal["all", "after_first"]
@@ -84,6 +87,17 @@ class Condition:
     def __iter__(self) -> Iterator[Site]:
         return iter(self.edits)
 
+    def check(self, model: TransformerBridge) -> None:
+        """Check that it can be applied to a model.
+
+        Raises:
+            InputError: the model lacks a site, its parts cannot be trusted there, or an ablation
+                does not fit it.
+        """
+        check_sites(model, tuple(self.edits))
+        for site, edit in self.edits.items():
+            edit.fits(model, site)
+
     @property
     def is_intact(self) -> bool:
         """Whether nothing is ablated."""
@@ -115,7 +129,7 @@ def _name(edits: Mapping[Site, Ablation], at: At) -> str:
         return "intact"
     sites: dict[str, list[str]] = {}
     for site, edit in edits.items():
-        sites.setdefault(edit.name, []).append(str(site))
+        sites.setdefault(edit.label, []).append(str(site))
     what = " + ".join(f"{name} {','.join(where)}" for name, where in sites.items())
     return what if at == "all" else f"{what} {at}"
 

@@ -3,6 +3,7 @@
 import random
 from collections.abc import Iterable, Sequence
 from itertools import combinations
+from operator import index
 from typing import Literal
 
 from transformer_lens.model_bridge import TransformerBridge
@@ -148,7 +149,7 @@ def cumulative(
     known = {"top-down": range(n_layers - 1, 0, -1), "bottom-up": range(n_layers - 1)}
     if isinstance(order, str) and order not in known:
         raise InputError(f"unknown order={order!r}: known are top-down, bottom-up, or layers")
-    layers = list(known[order]) if isinstance(order, str) else list(order)
+    layers = list(known[order]) if isinstance(order, str) else list(map(index, order))
     if not layers or len(set(layers)) < len(layers):
         raise InputError(f"order={layers}: name each layer once, and at least one")
     called = order if isinstance(order, str) else f"of {','.join(map(str, layers))}"
@@ -175,12 +176,14 @@ def random_heads(
     Raises:
         InputError: fewer than one head, or more than there are.
     """
-    known = _numbered(model, "head", layers)
+    chosen = sorted(set(_layers(model, layers)))
+    known = _numbered(model, "head", chosen)
+    check_sites(model, known)
     if not 1 <= n <= len(known):
         raise InputError(f"n={n}: there are {len(known)} heads to draw from")
     drawn = random.Random(seed).sample(known, n)
-    check_sites(model, drawn)
-    name = f"{ablation.name} {n} random heads, seed {seed}"
+    where = "" if layers is None else f" of {','.join(f'L{layer}' for layer in chosen)}"
+    name = f"{ablation.label} {n} random heads{where}, seed {seed}"
     return Condition(dict.fromkeys(drawn, ablation), name=_at(name, at), at=at)
 
 
@@ -210,7 +213,7 @@ def _together(
 ) -> Condition:
     sites = [Site(layer, part) for layer in layers]
     check_sites(model, sites)
-    name = _at(f"{ablation.name} {where}", at)
+    name = _at(f"{ablation.label} {where}", at)
     return Condition(dict.fromkeys(sites, ablation), name=name, at=at)
 
 

@@ -5,7 +5,9 @@ depend neither on batch size nor on padding. The first real token is always kept
 """
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import islice
@@ -53,7 +55,9 @@ class Reference:
         if self.limit < 1:
             raise InputError(f"a reference needs limit >= 1, not {self.limit}")
         if isinstance(self.source, str):
-            raise InputError("a reference takes a list of texts, not one string: use [text]")
+            raise InputError(
+                "a reference takes a list of texts, not one string: use [text], or Path(file)"
+            )
         if not self.prompts:
             raise InputError("a reference needs at least one prompt that is not empty")
 
@@ -64,7 +68,13 @@ class Reference:
             return self.source.held_out(self.limit, self.seed)
         if isinstance(self.source, Path):
             return _lines(self.source, self.limit)
-        return list(islice((text for text in self.source if text), self.limit))
+        texts = list(islice((text for text in self.source if text), self.limit))
+        for text in texts:
+            if not isinstance(text, str):
+                raise InputError(
+                    f"a reference takes texts, and {text!r} is a {type(text).__name__}"
+                )
+        return texts
 
     @cached_property
     def digest(self) -> str:
@@ -123,12 +133,27 @@ def collect(
     if len(rows[-1]) < 2:
         raise InputError("a reference needs prompts of two tokens or more")
     collector = _Collector(model, sites)
-    with model.hooks(fwd_hooks=collector.hooks):
+    with bare(model), model.hooks(fwd_hooks=collector.hooks):
         for start in range(0, len(rows), batch_size):
             tokens, attended = pad_left(rows[start : start + batch_size], model)
             collector.begin(attended)
             forward(model, tokens, attended, keep=1)
     return {site: sums.found() for site, sums in collector.sums.items()}
+
+
+@contextmanager
+def bare(model: TransformerBridge) -> Iterator[None]:
+    """Within the context, no hook that is on the model fires: an outer condition's, or a user's."""
+    modules = [*model.hook_dict.values(), model.original_model]
+    names = ("_forward_hooks", "_forward_pre_hooks")
+    kept = [(module, name, module.__dict__[name]) for module in modules for name in names]
+    try:
+        for module, name, _ in kept:
+            module.__dict__[name] = OrderedDict()
+        yield
+    finally:
+        for module, name, hooks in kept:
+            module.__dict__[name] = hooks
 
 
 def write_of(

@@ -1,13 +1,13 @@
 """What the intact model wrote on a reference, kept on disk so that it is collected once.
 
-A file for each pair of model and prompts (known by hashes of the weights and of the prompts) lies
-in the cache folder, as safetensors: for each site its means and standard deviations, in float64,
-and in the metadata where they come from. Sites that are asked for later are added to it.
+A file for each pair of model and prompts (known by a hash of weights, configuration and token ids)
+lies in the cache folder, as safetensors: for each site its means and standard deviations, in
+float64, and in the metadata where they come from. Sites that are asked for later are added to it.
 """
 
+import hashlib
 import json
 import logging
-import os
 import tempfile
 import weakref
 from collections.abc import Iterable
@@ -20,7 +20,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from layerroles.ablations.reference import Reference, SiteReference, collect
 from layerroles.gguf import cache_folder
-from layerroles.models import Provenance, provenance
+from layerroles.models import Provenance, behaviour, encode, provenance, stamp
 from layerroles.sites import Site
 
 log = logging.getLogger(__name__)
@@ -30,7 +30,8 @@ _FORMAT = 1
 _TENSORS = ("first", "rest", "first_std", "rest_std")
 
 
-_Known = dict[tuple[str, Site], SiteReference]
+# By what the weights are now, the prompts, and the site.
+_Known = dict[tuple[int, str, Site], SiteReference]
 _KNOWN: "weakref.WeakKeyDictionary[TransformerBridge, _Known]" = weakref.WeakKeyDictionary()
 
 
@@ -43,8 +44,8 @@ def collected(
         InputError: as `collect`.
     """
     sites = list(sites)
-    known = _KNOWN.setdefault(model, {})
-    missing = [site for site in sites if (reference.digest, site) not in known]
+    known, now = _KNOWN.setdefault(model, {}), stamp(model)
+    missing = [site for site in sites if (now, reference.digest, site) not in known]
     if missing:
         saved = Saved(model, reference)
         found = saved.read(missing)
@@ -53,8 +54,8 @@ def collected(
             made = collect(model, reference, new)
             saved.add(made)
             found |= made
-        known |= {(reference.digest, site): one for site, one in found.items()}
-    return {site: known[reference.digest, site] for site in sites}
+        known |= {(now, reference.digest, site): one for site, one in found.items()}
+    return {site: known[now, reference.digest, site] for site in sites}
 
 
 class Saved:
@@ -68,8 +69,10 @@ class Saved:
     def __init__(self, model: TransformerBridge, reference: Reference) -> None:
         self._model: Provenance = provenance(model)
         self._reference = reference
-        name = f"{self._model.weights}-{reference.digest}-{_FORMAT}.safetensors"
-        self.path: Path = cache_folder() / "references" / name
+        ids = [encode(model, text) for text in reference.prompts]
+        content = [_FORMAT, self._model.weights, behaviour(model), ids]
+        name = hashlib.sha256(json.dumps(content, sort_keys=True, default=repr).encode())
+        self.path: Path = cache_folder() / "references" / f"{name.hexdigest()[:32]}.safetensors"
 
     def read(self, sites: Iterable[Site]) -> dict[Site, SiteReference]:
         """What is known of these sites."""
@@ -102,19 +105,20 @@ class Saved:
             with tempfile.TemporaryDirectory(dir=self.path.parent, prefix=".save-") as scratch:
                 made = Path(scratch) / self.path.name
                 save_file(tensors, made, metadata=about)
-                os.replace(made, self.path)
+                made.replace(self.path)
         except (OSError, SafetensorError) as error:
             log.warning("reference %s cannot be kept: %s", self.path.name, error)
 
     def _held(self) -> tuple[dict[str, Tensor], dict[str, tuple[int, int]]]:
         """All tensors and counts of the file; a file that cannot be read holds nothing."""
-        if not self.path.is_file():
-            return {}, {}
         try:
+            if not self.path.is_file():
+                return {}, {}
             with safe_open(self.path, framework="pt") as file:
                 counts = json.loads(file.metadata()["counts"])
                 names = [f"{site}.{name}" for site in counts for name in _TENSORS]
-                return {name: file.get_tensor(name) for name in names}, counts
+                pairs = {site: (first, rest) for site, (first, rest) in counts.items()}
+                return {name: file.get_tensor(name) for name in names}, pairs
         except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
             log.warning("reference %s cannot be read (%s): collected again", self.path.name, error)
             return {}, {}

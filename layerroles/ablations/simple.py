@@ -29,7 +29,7 @@ class Skip(Ablation):
     def check(self, site: Site) -> None:
         """Refuse what is not a module that could be left out."""
         if site.part in NUMBERED:
-            raise InputError(f"{site}: a head cannot be skipped, use Zero (its z set to 0)")
+            raise InputError(f"{site}: heads cannot be skipped, use Zero (their z set to 0)")
         if site.part == "stream":
             raise InputError(f"{site}: the stream cannot be skipped, use the layer or Zero")
 

@@ -12,6 +12,7 @@ Example:
 """
 
 import hashlib
+import json
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,29 +26,14 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from layerroles.ablations.base import Ablation, EditContext, ablation
 from layerroles.errors import InputError
-from layerroles.models import prepared
+from layerroles.models import behaviour, prepared, stamp
 from layerroles.sites import NUMBERED, Site
 
-# What must be the same in host and donor, as TransformerLens's configurations call it.
-_SHAPE = {
-    "architecture": "architecture",
-    "n_layers": "layers",
-    "d_model": "width",
-    "n_heads": "heads",
-    "n_key_value_heads": "key/value heads",
-    "d_head": "width of a head",
-    "d_mlp": "width of the MLP",
-    "d_vocab": "vocabulary",
-    "act_fn": "activation",
-    "dtype": "dtype",
-    "device": "device",
-}
-# The same of the Hugging Face configurations: how positions are written.
-_ROTARY = ("rope_parameters", "rope_theta", "rope_scaling", "partial_rotary_factor")
 # The modules of a block that make up a sublayer, as bridges call them.
 _SUBLAYERS = {"attn": ("ln1", "ln1_post", "attn"), "mlp": ("ln2", "ln2_post", "mlp")}
 
-_DIGESTS: "weakref.WeakKeyDictionary[TransformerBridge, str]" = weakref.WeakKeyDictionary()
+_Digests = dict[int, str]
+_DIGESTS: "weakref.WeakKeyDictionary[TransformerBridge, _Digests]" = weakref.WeakKeyDictionary()
 
 
 @ablation("swap")
@@ -78,17 +64,21 @@ class Swap(Ablation):
             raise InputError(f"{site}: {site.part} cannot be swapped, use the layer, attn or mlp")
 
     def parameters(self) -> dict[str, object]:
-        """The donor's name, and a hash of its weights."""
-        return {"donor": prepared(self.donor).name, "weights": _digest(self.donor)}
+        """The donor, by a hash of what its blocks compute."""
+        return {"donor": _digest(self.donor)}
+
+    def fits(self, model: TransformerBridge, site: Site) -> None:
+        """Check that the donor is of the host's shape, and that the part has norms of its own.
+
+        Raises:
+            InputError: it is not, or has not.
+        """
+        check_donor(model, self.donor)
+        _modules(model, site)
 
     @contextmanager
     def placed(self, model: TransformerBridge, site: Site) -> Iterator[bool]:
-        """Within the context, the donor's tensors stand in the host; whether they differ from its.
-
-        Raises:
-            InputError: donor and host are not of the same shape, or the sublayer shares its norm.
-        """
-        check_donor(model, self.donor)
+        """Within the context, the donor's tensors stand in the host; whether they are others."""
         ours, theirs = _modules(model, site), _modules(self.donor, site)
         own: list[tuple[dict[str, Any], str, nn.Parameter]] = []
         differs = False
@@ -108,22 +98,34 @@ class Swap(Ablation):
 
 
 def check_donor(model: TransformerBridge, donor: TransformerBridge) -> None:
-    """Check that a donor's layers fit into a model.
+    """Check that a donor's blocks compute the same with other weights.
 
     Raises:
-        InputError: they do not; what differs is told.
+        InputError: they do not; the first thing that differs is told.
     """
     prepared(donor)
-    pairs = [(model.cfg, donor.cfg, name, called) for name, called in _SHAPE.items()]
-    configs = (model.original_model.config, donor.original_model.config)
-    pairs += [(*configs, name, "rotary settings") for name in _ROTARY]
-    for one, two, name, called in pairs:
-        host, given = getattr(one, name, None), getattr(two, name, None)
-        if host != given:
-            raise InputError(
-                f"model {prepared(donor).name!r} cannot be a donor for {prepared(model).name!r}: "
-                f"{called} {given!r} against {host!r}"
-            )
+    host, given = behaviour(model), behaviour(donor)
+    # The most telling first.
+    for name in sorted(host.keys() | given.keys(), key=lambda name: (name != "model_type", name)):
+        _same(model, donor, name, host.get(name), given.get(name))
+    for name in ("dtype", "device"):
+        _same(model, donor, name, getattr(model.cfg, name), getattr(donor.cfg, name))
+    shapes = [
+        {name: tuple(p.shape) for name, p in one.blocks.named_parameters()}
+        for one in (model, donor)
+    ]
+    for name in sorted(shapes[0].keys() | shapes[1].keys()):
+        _same(model, donor, name, shapes[0].get(name), shapes[1].get(name))
+
+
+def _same(
+    model: TransformerBridge, donor: TransformerBridge, what: str, host: object, given: object
+) -> None:
+    if host != given:
+        raise InputError(
+            f"model {prepared(donor).name!r} cannot be a donor for {prepared(model).name!r}: "
+            f"{what} is {given!r} there and {host!r} here"
+        )
 
 
 def _modules(model: TransformerBridge, site: Site) -> list[nn.Module]:
@@ -137,12 +139,14 @@ def _modules(model: TransformerBridge, site: Site) -> list[nn.Module]:
 
 
 def _digest(model: TransformerBridge) -> str:
-    """A hash of a donor's blocks."""
-    if model not in _DIGESTS:
-        digest = hashlib.sha256()
+    """A hash of what a donor's blocks compute: their weights, and the configuration."""
+    known = _DIGESTS.setdefault(model, {})
+    now = stamp(model)
+    if now not in known:
+        digest = hashlib.sha256(json.dumps(behaviour(model), sort_keys=True, default=repr).encode())
         for name, parameter in sorted(model.blocks.named_parameters()):
             raw = parameter.detach().contiguous().cpu().reshape(-1).view(torch.uint8)
-            digest.update(f"{name} {tuple(parameter.shape)}".encode())
+            digest.update(f"{name} {tuple(parameter.shape)} {parameter.dtype}".encode())
             digest.update(raw.numpy())
-        _DIGESTS[model] = digest.hexdigest()[:16]
-    return _DIGESTS[model]
+        known[now] = digest.hexdigest()[:16]
+    return known[now]

@@ -20,8 +20,8 @@ def command(
 ) -> None:
     """Show how many layers and heads a model has, how its sites are written, and which can be used.
 
-    Sublayers and heads can be ablated where attention and MLP add up to what the layer adds, which
-    is tried when the model is loaded; the second table shows by how much they fail to.
+    Sublayers can be ablated where attention and MLP add up to what the layer adds, which is tried
+    when the model is loaded; the second table shows by how much they fail to.
 
     [bold]Example:[/bold]
     layerroles sites smollm2-135m
@@ -63,9 +63,9 @@ _SHOWN: dict["Part", str] = {
     "block": "everything the layer adds to the stream",
     "attn": "what its attention adds",
     "mlp": "what its MLP adds",
-    "head": "one query head's z (not with skip)",
-    "kv_group": "z of the heads that share a key/value head (not with skip)",
-    "stream": "the stream as it leaves the layer, all that is upstream in it (not with skip)",
+    "head": "one query head's z (not with skip or swap)",
+    "kv_group": "z of the heads that share a key/value head (likewise)",
+    "stream": "the stream itself, as it leaves the layer (likewise)",
 }
 
 

@@ -1,9 +1,10 @@
 """`layerroles sweep`: ablate sites of a model one at a time and ask it the same questions."""
 
+import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -58,7 +59,7 @@ def command(
         typer.Option(
             metavar="SITE,...",
             help="Where, one at a time: all, L3, L5:9 (half-open), L3.attn, L3.mlp, L3.H7, "
-            "all.attn. See: layerroles sites MODEL.",
+            "L3.KV2, L3.stream, all.attn. See: layerroles sites MODEL.",
         ),
     ] = "all",
     at: Annotated[
@@ -187,6 +188,11 @@ def known_ats(text: str) -> list["At"]:
     return [known[name] for name in names]
 
 
+def _is_required(field: "dataclasses.Field[Any]") -> bool:
+    no = dataclasses.MISSING
+    return field.init and field.default is no and field.default_factory is no
+
+
 def make_ablations(
     text: str, settings: dict[str, str], tasks: Sequence["Task"], seed: int
 ) -> list["Ablation"]:
@@ -212,6 +218,14 @@ def make_ablations(
         if "reference" in fields and "reference" not in values:
             values["reference"] = Reference(
                 _held_out(tasks, seed), limit=REFERENCE_LIMIT, seed=seed
+            )
+        missing = [
+            key for key, field in fields.items() if key not in values and _is_required(field)
+        ]
+        if missing:
+            raise InputError(
+                f"ablation {name!r} needs --set {missing[0]}=VALUE; what is no number or text, "
+                f"such as a model, can be given from Python only"
             )
         try:
             ablations.append(cls(**values))

@@ -29,7 +29,7 @@ from layerroles.engine.trust import (
 )
 from layerroles.engine.twin import Twin
 from layerroles.errors import InputError
-from layerroles.models import check_sites, prepared
+from layerroles.models import prepared
 
 log = logging.getLogger(__name__)
 
@@ -171,6 +171,9 @@ class Engine:
             raise InputError("there is nothing to plan: no requests")
         encoded: Requests = [*scored(self.model, pairs), *written(self.model, asked)]
         reason = self._why_not("fused", 0)
+        for condition in conditions:
+            if any(edit.in_place for edit in condition.edits.values()):
+                reason = f"{condition.name} changes the model itself"
         if reason is not None:
             raise InputError(
                 f"model {self._name!r} cannot be run fused ({reason}): there is no plan"
@@ -216,7 +219,7 @@ class Engine:
 
     def _check(self, conditions: Sequence[Condition]) -> None:
         for condition in conditions:
-            check_sites(self.model, tuple(condition.edits))
+            condition.check(self.model)
 
     def _shared_out(
         self, asked: Sequence[Requests], conditions: Sequence[Condition]

@@ -91,9 +91,8 @@ class Edits:
     def __init__(self, twin: Twin, conditions: Sequence[Condition], references: References) -> None:
         self._twin = twin
         for condition in conditions:
-            for site, edit in condition.edits.items():
-                if edit.in_place:
-                    raise NoTwin(f"{edit.name} {site} changes the model itself")
+            if any(edit.in_place for edit in condition.edits.values()):
+                raise NoTwin(f"{condition.name} changes the model itself; use auto")
         self._edits = {
             (condition, site): Edit(twin.bridge, condition, site, references)
             for condition in conditions

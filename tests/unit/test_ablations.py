@@ -210,12 +210,23 @@ def test_after_first_means_the_first_real_token() -> None:
 
 @pytest.mark.parametrize("at", ["all", "after_first"])
 @pytest.mark.parametrize(
-    "site", [lr.Site(0), lr.Site(1), lr.Site(2, "mlp"), lr.Site(1, "head", 0)], ids=str
+    ("site", "edit"),
+    [
+        (lr.Site(0), Scale(-0.5)),
+        (lr.Site(1), Scale(-0.5)),
+        (lr.Site(2, "mlp"), lr.Noise(2.0)),
+        (lr.Site(1, "head", 0), Scale(-0.5)),
+        (lr.Site(1, "kv_group", 1), lr.Noise(2.0)),
+        (lr.Site(0, "stream"), Scale(-0.5)),
+    ],
+    ids=str,
 )
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_cached_generation_equals_uncached(architecture: str, site: lr.Site, at: str) -> None:
+def test_cached_generation_equals_uncached(
+    architecture: str, site: lr.Site, edit: lr.Ablation, at: str
+) -> None:
     model = random_model(architecture)
-    condition = lr.Condition({site: Scale(-0.5)}, at=at)
+    condition = lr.Condition({site: edit}, at=at)
     options = {"max_new_tokens": 6, "do_sample": False, "stop_at_eos": False, "verbose": False}
     with torch.inference_mode(), lr.ablated(model, condition):
         cached = model.generate(TOKENS, use_past_kv_cache=True, **options)
@@ -321,7 +332,7 @@ def test_an_edit_is_told_positions_and_tokens() -> None:
 @pytest.mark.parametrize(
     ("make", "line"),
     [
-        (lambda: lr.Condition({lr.Site(0, "head", 1): lr.Skip()}), "a head cannot be skipped"),
+        (lambda: lr.Condition({lr.Site(0, "head", 1): lr.Skip()}), "heads cannot be skipped"),
         (lambda: lr.Condition({lr.Site(0, "stream"): lr.Skip()}), "the stream cannot be skipped"),
         (lambda: lr.Condition({lr.Site(0, "kv_group", 1): lr.Skip()}), "cannot be skipped"),
         (lambda: lr.Noise(-1.0), "scale=-1.0"),
@@ -332,12 +343,16 @@ def test_an_edit_is_told_positions_and_tokens() -> None:
             "name each layer once",
         ),
         (lambda: lr.random_heads(random_model("llama"), lr.Zero(), n=13), "there are 12 heads"),
+        (
+            lambda: lr.random_heads(random_model("llama"), lr.Zero(), n=1, layers=[0, 99]),
+            "layer 99 is out of range",
+        ),
         (lambda: lr.random_heads(random_model("llama"), lr.Skip(), n=1), "cannot be skipped"),
         (lambda: lr.Condition({}, at="after_first"), "the empty condition is called 'intact'"),
         (lambda: lr.Condition({lr.Site(0): lr.Skip()}, name="intact"), "'intact' is the name"),
         (lambda: lr.each_layer(random_model("llama"), lr.Skip(), layers=[3]), "layers 0 to 2"),
         (lambda: lr.each_layer(random_model("llama"), lr.Zero(), part="head"), "use each_head"),
-        (lambda: lr.each_head(random_model("llama"), lr.Skip()), "a head cannot be skipped"),
+        (lambda: lr.each_head(random_model("llama"), lr.Skip()), "heads cannot be skipped"),
         (lambda: lr.each_span(random_model("llama"), lr.Skip(), width=4), "width=4"),
         (lambda: lr.Reference([]), "at least one prompt"),
         (lambda: lr.Reference("text"), "not one string"),
@@ -408,6 +423,10 @@ def test_grids_name_their_conditions() -> None:
     assert (drawn.name, len(drawn.edits)) == ("zero 5 random heads, seed 1", 5)
     assert drawn == lr.random_heads(model, lr.Zero(), n=5, seed=1)
     assert drawn != lr.random_heads(model, lr.Zero(), n=5, seed=2)
+    few = lr.random_heads(model, Scale(0.25), n=4, layers=[2, 2])
+    assert few.name == "test-scale[factor=0.25] 4 random heads of L2, seed 0"
+    assert len(few.edits) == 4
+    assert lr.Condition({lr.Site(1): lr.Noise(0.5)}).name == "noise[scale=0.5] L1"
 
 
 def test_a_condition_is_known_by_its_content() -> None:

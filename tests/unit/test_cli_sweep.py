@@ -1,6 +1,7 @@
 """What `layerroles sweep` makes of its options; the model and the sweep itself are scripted."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar, Self
@@ -9,8 +10,10 @@ import pandas as pd
 import pytest
 
 import layerroles
+from layerroles import models
 from layerroles.ablations import Condition
 from layerroles.cli import main
+from tests.unit.random_models import model_path, random_model
 
 PLUGIN = '''
 from dataclasses import dataclass
@@ -151,7 +154,10 @@ def test_an_ablation_of_a_plugin_with_a_setting(tmp_path: Path) -> None:
     )
     (condition,) = asked.conditions
     (edit,) = condition.edits.values()
-    assert (condition.name, edit.parameters()) == ("scale_in_a_test L3", {"factor": 0.25})
+    assert (condition.name, edit.parameters()) == (
+        "scale_in_a_test[factor=0.25] L3",
+        {"factor": 0.25},
+    )
 
 
 @pytest.mark.usefixtures("loaded")
@@ -207,7 +213,7 @@ def test_an_interrupt_says_how_to_go_on(capsys: pytest.CaptureFixture[str]) -> N
         (["--plugin", "no_such_file.py"], "plugin 'no_such_file.py'"),
         (["--sites", "L4"], "layer 4 is out of range"),
         (["--sites", "L0.H2", "--ablation", "zero"], "head 2 is out of range"),
-        (["--sites", "L0.H1"], "a head cannot be skipped"),
+        (["--sites", "L0.H1"], "heads cannot be skipped"),
         (["--sites", "L0.mpl"], "unknown part 'mpl'"),
         (["--sites", "three"], "'three'"),
     ],
@@ -240,9 +246,19 @@ def test_lists(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert all(f in shown for f in ("retrieval", "knowledge", "reasoning", "language", "local"))
 
 
-@pytest.mark.usefixtures("loaded")
-def test_sites(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["sites", "m"]) == 0
+def test_sites(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    assert main(["sites", str(model_path("llama"))]) == 0
     shown = capsys.readouterr().out
-    assert "4 layers of 2 heads" in shown
-    assert all(site in shown for site in ("L3.attn", "L3.mlp", "L3.H1", "all.head"))
+    assert "3 layers of 4 heads, 2 key/value heads" in shown
+    written = ("L2.attn", "L2.mlp", "L2.H3", "L2.KV1", "L2.stream", "all.head", "all.kv_group")
+    assert all(site in shown for site in written)
+    assert "no:" not in shown
+    assert shown.count("e-0") == 3  # a relative error for each layer
+    # As if attention and MLP did not add up in one layer.
+    known = models.prepared(random_model("llama"))
+    checks = replace(known.checks, holds=(True, False, True), identity_error=(0.0, 0.5, 0.0))
+    monkeypatch.setattr(models, "prepared", lambda model: replace(known, checks=checks))
+    assert main(["sites", str(model_path("llama"))]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "not in L1" in shown
+    assert "5.0e-01" in shown

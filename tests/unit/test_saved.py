@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ import layerroles as lr
 from layerroles.ablations import saved
 from layerroles.ablations.reference import collect
 from layerroles.ablations.saved import Saved, collected
-from tests.unit.random_models import random_model
+from tests.unit.random_models import model_path, random_model
 
 SITES = [lr.Site(0), lr.Site(1, "attn"), lr.Site(2, "head", 3), lr.Site(1, "kv_group", 1)]
 
@@ -21,6 +22,7 @@ SITES = [lr.Site(0), lr.Site(1, "attn"), lr.Site(2, "head", 3), lr.Site(1, "kv_g
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(saved, "cache_folder", lambda: tmp_path)
+    forget(monkeypatch)
     return tmp_path
 
 
@@ -49,7 +51,7 @@ def test_a_second_use_reads_the_file(folder: Path, monkeypatch: pytest.MonkeyPat
     with safe_open(file, framework="pt") as opened:
         about = opened.metadata()
     assert set(json.loads(about["counts"])) == {*map(str, SITES), "L2.stream"}
-    assert json.loads(about["model"])["weights"] in file.name
+    assert json.loads(about["model"])["n_layers"] == 3
     assert about["n_prompts"] == "2"
 
 
@@ -58,6 +60,41 @@ def test_other_weights_and_other_prompts_have_files_of_their_own(folder: Path) -
         for texts in (["abc"], ["abd"]):
             collected(random_model("llama", seed=seed), lr.Reference(texts), SITES[:1])
     assert len(list((folder / "references").iterdir())) == 4
+
+
+def test_other_settings_of_the_same_weights_have_a_file_of_their_own(
+    folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    copy = tmp_path_factory.mktemp("copy") / "model"
+    shutil.copytree(model_path("llama"), copy)
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(config | {"rms_norm_eps": 0.1}))
+    found = [
+        collected(model, lr.Reference(["abc"]), SITES[:1])[SITES[0]]
+        for model in (random_model("llama"), lr.load(copy, dtype="float32"))
+    ]
+    assert not equal(*found)
+    assert len(list((folder / "references").iterdir())) == 2
+
+
+def test_what_is_on_the_model_while_it_is_collected_does_not_count() -> None:
+    model, reference = random_model("llama"), lr.Reference(["abc", "hello there"])
+    expected = collect(model, reference, [lr.Site(2)])[lr.Site(2)]
+    mean = lr.Condition({lr.Site(2): lr.Mean(reference)})
+    donor = lr.Swap(random_model("llama", seed=1))
+    tokens = torch.tensor([[5, 9, 40, 7]])
+    with torch.inference_mode():
+        with lr.ablated(model, lr.Condition({lr.Site(0): lr.Skip()})) as outer:
+            with lr.ablated(model, mean):
+                pass
+            model(tokens)
+        assert outer.n_passes == 1  # its hooks are back, and saw none of the collecting
+        assert outer.changed.all()
+        assert equal(collected(model, reference, [lr.Site(2)])[lr.Site(2)], expected)
+        with lr.ablated(model, lr.Condition({lr.Site(0): donor})):
+            swapped = collected(model, reference, [lr.Site(2)])[lr.Site(2)]
+        assert not equal(swapped, expected)
+        assert equal(collected(model, reference, [lr.Site(2)])[lr.Site(2)], expected)
 
 
 @pytest.mark.parametrize("content", [b"", b"no safetensors", None])
@@ -104,5 +141,10 @@ def test_prompts_come_from_lists_files_and_columns(tmp_path: Path) -> None:
         assert lr.Reference(source).prompts == texts
         assert lr.Reference(source).digest == lr.Reference(texts).digest
     assert lr.Reference(file, limit=2).prompts == texts[:2]
+    wrong = object.__new__(lr.Reference)
+    # Past the type checker that the tests run under.
+    wrong.__dict__.update(source=[1, 2], limit=64)
+    with pytest.raises(lr.InputError, match="takes texts, and 1 is a int"):
+        _ = wrong.prompts
     with pytest.raises(lr.InputError, match="cannot be read: No such file"):
         lr.Reference(tmp_path / "nothing")

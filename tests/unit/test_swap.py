@@ -1,5 +1,6 @@
 """A donor's layers in a host: against Hugging Face models that were put together by hand."""
 
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -107,7 +108,8 @@ def test_the_engine_generates_with_the_donors_keys_and_values(
         torch.tensor(found.logprob[1]), torch.tensor(expected.logprob[0]), atol=1e-4, rtol=0
     )
     assert found.changed.tolist() == [[False] * 3, [True] * 3]
-    assert "fused" not in engine.used or executor == "auto"
+    # The intact model is answered fused; a swap changes the model itself.
+    assert engine.used == {"auto": {"fused", "hooked"}}.get(executor, {executor})
 
 
 def test_the_host_has_its_weights_back_after_an_error() -> None:
@@ -123,11 +125,13 @@ def test_the_host_has_its_weights_back_after_an_error() -> None:
 @pytest.mark.parametrize(
     ("changed", "line"),
     [
-        ({"intermediate_size": 64}, "width of the MLP 64 against 48"),
-        ({"num_hidden_layers": 2}, "layers 2 against 3"),
-        ({"num_key_value_heads": 4}, "key/value heads"),
-        ({"rope_theta": 5e5}, "rotary settings"),
-        ({"hidden_act": "gelu"}, "activation"),
+        ({"intermediate_size": 64}, "intermediate_size is 64 there and 48 here"),
+        ({"num_hidden_layers": 2}, "num_hidden_layers is 2 there and 3 here"),
+        ({"num_key_value_heads": 4}, "num_key_value_heads is 4 there"),
+        ({"rope_parameters": {"rope_type": "default", "rope_theta": 5e5}}, "rope_parameters"),
+        ({"hidden_act": "gelu"}, "hidden_act is 'gelu'"),
+        ({"rms_norm_eps": 1e-3}, "rms_norm_eps is 0.001"),
+        ({"attention_bias": True}, "attention_bias is True"),
     ],
 )
 def test_a_donor_of_another_shape_is_refused(
@@ -143,7 +147,7 @@ def test_a_donor_of_another_shape_is_refused(
     assert line in str(caught.value)
 
 
-def test_what_cannot_be_swapped_is_told() -> None:
+def test_what_cannot_be_swapped_is_told(tmp_path: Path) -> None:
     donor = random_model("llama", seed=1)
     for site in (lr.Site(0, "head", 1), lr.Site(0, "kv_group", 0), lr.Site(0, "stream")):
         with pytest.raises(lr.InputError, match="cannot be swapped"):
@@ -151,5 +155,28 @@ def test_what_cannot_be_swapped_is_told() -> None:
     with pytest.raises(lr.InputError, match="acts at all positions"):
         lr.Condition({lr.Site(0): lr.Swap(donor)}, at="after_first")
     one, two = (lr.Condition({lr.Site(0): lr.Swap(random_model("llama", seed=n))}) for n in (0, 1))
-    assert one != two  # known by the donor's weights
-    assert one.hash == lr.Condition({lr.Site(0): lr.Swap(random_model("llama"))}).hash
+    assert one != two  # known by the donor's weights, wherever they come from
+    shutil.copytree(model_path("llama"), tmp_path / "elsewhere")
+    same = lr.load(tmp_path / "elsewhere", dtype="float32")
+    assert one.hash == lr.Condition({lr.Site(0): lr.Swap(same)}).hash
+    with torch.no_grad():
+        next(same.original_model.parameters()).add_(1.0)  # the embedding: not of a block
+        assert one.hash == lr.Condition({lr.Site(0): lr.Swap(same)}).hash
+        next(same.blocks[2].parameters()).add_(1.0)
+    assert one.hash != lr.Condition({lr.Site(0): lr.Swap(same)}).hash
+    with pytest.raises(lr.InputError, match="there is no plan"):
+        lr.Engine(random_model("llama")).plan([("a", "b")], [two])
+
+
+def test_a_swap_stands_beside_other_ablations() -> None:
+    model, donor = random_model("llama"), random_model("llama", seed=1)
+    both = lr.Condition({lr.Site(0, "mlp"): lr.Swap(donor), lr.Site(2): lr.Skip()})
+    with torch.inference_mode():
+        with lr.ablated(model, both) as run:
+            found = model(TOKENS)
+        with (
+            lr.ablated(model, lr.Condition({lr.Site(2): lr.Skip()})),
+            lr.ablated(model, lr.Condition({lr.Site(0, "mlp"): lr.Swap(donor)})),
+        ):
+            assert torch.equal(model(TOKENS), found)
+    assert run.changed.all()

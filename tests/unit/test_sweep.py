@@ -207,6 +207,24 @@ def test_another_run_is_refused(tasks: list[lr.Task], tmp_path: Path) -> None:
     assert len(lr.read(tmp_path / "run").frame) == 4
 
 
+def test_two_conditions_of_one_name_are_refused_and_a_name_stays(
+    tasks: list[lr.Task], tmp_path: Path
+) -> None:
+    model = random_model("llama")
+
+    def run(condition: lr.Condition) -> lr.SweepResult:
+        sweep = lr.Sweep(model, tasks[:1], [condition], protocols=["continuation"], limit=2)
+        return sweep.run(tmp_path / "run")
+
+    texts = ["one text", "another text"]
+    run(lr.Condition({lr.Site(1): lr.Mean(lr.Reference(texts))}))
+    with pytest.raises(lr.InputError, match="holds another condition called 'mean L1'"):
+        run(lr.Condition({lr.Site(1): lr.Mean(lr.Reference(texts[:1]))}))
+    run(lr.Condition({lr.Site(2): lr.Skip()}))
+    result = run(lr.cumulative(model, lr.Skip(), order="top-down")[0])  # the same, called otherwise
+    assert [c["name"] for c in result.manifest["conditions"]] == ["intact", "mean L1", "skip L2"]
+
+
 def test_two_writers_and_damaged_folders_are_told(tasks: list[lr.Task], tmp_path: Path) -> None:
     from layerroles.store import opened
 
