@@ -51,6 +51,7 @@ test: setup browser
 # REQUESTS=FOLDER times request files of one's own, BENCH='--heads NAME' more: benchmarks/speed.py.
 bench: .venv/bench.stamp
 	$(BIN)/python benchmarks/growth.py
+	$(BIN)/python benchmarks/shares.py $(if $(REQUESTS),--requests $(REQUESTS))
 	$(BIN)/python benchmarks/speed.py $(if $(REQUESTS),--requests $(REQUESTS)) $(BENCH)
 
 lint: setup

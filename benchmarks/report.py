@@ -12,7 +12,9 @@ import torch
 import layerroles as lr
 
 PACKAGES = ("torch", "transformers", "transformer-lens", "lm-eval", "nnsight")
-SPECIAL = ("heads", "demo")
+SPECIAL = ("heads", "demo", "start", "options")
+# Written by scripts of their own.
+SECTIONS = ("shares.md", "growth.md")
 
 
 def page(found: dict[str, Any], args: argparse.Namespace) -> str:
@@ -23,17 +25,19 @@ def page(found: dict[str, Any], args: argparse.Namespace) -> str:
         parts.append(_heads(found["heads"]))
     if "demo" in found:
         parts.append(_demo(found["demo"]))
+    if "start" in found:
+        parts.append(_start(found["start"]))
     parts += [_same(work), _memory(work)]
-    growth = args.kept / "growth.md"
-    if growth.exists():
-        parts.append(growth.read_text(encoding="utf-8"))
+    for section in (args.kept / name for name in SECTIONS):
+        if section.exists():
+            parts.append(section.read_text(encoding="utf-8").strip())
     return "\n\n".join(parts) + "\n"
 
 
 def _head(args: argparse.Namespace) -> str:
     versions = [f"layerroles {lr.__version__}", *filter(None, map(_version, PACKAGES))]
     command = f"python benchmarks/speed.py --model {args.model} --dtype {args.dtype} "
-    command += f"--batch-sizes {args.batch_sizes} --repeat {args.repeat}"
+    command += f"--batch-sizes {args.batch_sizes} --repeat N"
     command += f" --ways {args.ways}" + (" --requests FOLDER" if args.requests else "")
     command += f" --heads {args.heads}" if args.heads else ""
     command += " --demo runs/demo" if args.demo else ""
@@ -47,22 +51,22 @@ run:
 - model: {args.model}, dtype {args.dtype}
 - machine: {_processor()}, {torch.get_num_threads()} threads, {platform.system()}; CUDA is not timed
 - versions: Python {platform.python_version()}, {", ".join(versions)}
-- turns: {args.repeat}
 
-Each way of answering runs in a process of its own, one after the other, on an idle machine."""
+Each way of answering runs in a process of its own, one after the other, on an idle machine; the
+engine and lm-eval's loops take turns, N of them, and their medians count."""
 
 
 def _speed(work: dict[str, Any]) -> str:
     lines = [
-        "| workload | requests | sweep, s | lm-eval loop, s | ratio | untuned, s | ratio "
+        "| workload | requests | turns | sweep, s | lm-eval loop, s | ratio | untuned, s | ratio "
         "| hooks loop | nnsight loop |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for name, row in work.items():
         took, n = row["seconds"], row["conditions"]
         tuned = {k: s for k, s in took.items() if k.startswith("lm-eval ") and k[8:].isdigit()}
         best = min(tuned, key=tuned.__getitem__)
-        cells = [name, str(row["requests"]), f"{took['engine']:.0f}"]
+        cells = [name, str(row["requests"]), str(row["turns"]), f"{took['engine']:.0f}"]
         for seconds in (tuned[best], took.get("lm-eval untuned")):
             if seconds is None:
                 cells += ["-", "-"]
@@ -102,6 +106,13 @@ def _demo(row: dict[str, Any]) -> str:
 The sweep of `make demo` ({n} conditions, {row["rows"]:,} rows) took {took["engine"]:.0f} s. With
 `executor="plain"` a condition takes {took["hooks"]:.1f} s (two were timed later), all of them
 {n * took["hooks"]:.0f} s: **{n * took["hooks"] / took["engine"]:.1f} times** as long."""
+
+
+def _start(row: dict[str, Any]) -> str:
+    return f"""## Starting up
+
+`{row["command"]}`, a whole process: {row["auto"]:.1f} s; with `--executor plain` {row["plain"]:.1f}
+s (medians of {row["turns"]}, in turn)."""
 
 
 def _same(work: dict[str, Any]) -> str:

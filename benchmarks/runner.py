@@ -70,10 +70,10 @@ def engine(
     """The whole sweep at once, the engine's checks against the reference included."""
     model = lr.load(args.model, dtype=args.dtype, device="cpu")
     conditions = [_condition(one) for one in sites]
-    _ask(lr.Engine(model, memory=args.memory), rows[:1], conditions[:1])
+    ask(lr.Engine(model, memory=args.memory), rows[:1], conditions[:1])
     asked = lr.Engine(model, memory=args.memory)
     before = _memory("VmRSS", reset=True)
-    took, answers = timed(lambda: _ask(asked, rows, conditions))
+    took, answers = timed(lambda: ask(asked, rows, conditions))
     after = _memory("VmHWM")
     plan = asked.plan(_given(rows), conditions)
     return {
@@ -105,7 +105,7 @@ def hooks(args: argparse.Namespace, rows: Sequence[Row]) -> Loop:
         executor="plain",
         batch_size=args.batch_size,
     )
-    return lambda one: list(_ask(asked, rows, [_condition(one)])[0])
+    return lambda one: list(ask(asked, rows, [_condition(one)])[0])
 
 
 def lm_eval(args: argparse.Namespace, rows: Sequence[Row]) -> Loop:
@@ -191,7 +191,8 @@ def _given(rows: Sequence[Row]) -> list[Any]:
     return [(row["context"], {name: row[name] for name in names}) for row in rows]
 
 
-def _ask(asked: lr.Engine, rows: Sequence[Row], conditions: Sequence[lr.Condition]) -> list[Any]:
+def ask(asked: lr.Engine, rows: Sequence[Row], conditions: Sequence[lr.Condition]) -> list[Any]:
+    """What an engine answers, `[logprob, is_greedy]` or a text of each row per condition."""
     if rows[0]["kind"] != "loglikelihood":
         return asked.generate_until(_given(rows), conditions)
     found = asked.loglikelihood(_given(rows), conditions)

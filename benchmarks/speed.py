@@ -6,7 +6,7 @@ FOLDER holds request files, one workload each (see `runner.py`); without it, the
 are asked. Each way of answering runs in a process of its own, one after the other. A loop costs the
 same for each condition, so it is timed on the intact model and on one skipped layer in the middle,
 and multiplied; the engine is timed on all conditions. Measurements are kept in runs/bench
-and are not made again; delete it to measure anew, or with other options.
+and are not made again; delete it to measure anew, or on another model, or with another dtype.
 """
 
 import argparse
@@ -46,6 +46,7 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=1, help="turns; their median counts")
     parser.add_argument("--only", default="", help="names of workloads, by commas")
     parser.add_argument("--heads", default="", help="a workload on which all heads are zeroed too")
+    parser.add_argument("--start", action="store_true", help="time a tiny sweep as a process")
     parser.add_argument("--demo", type=Path, help="a finished run of make demo, to time its loop")
     parser.add_argument("--ways", default="untuned,hooks,nnsight", help="that are timed besides")
     parser.add_argument("--kept", type=Path, default=Path("runs/bench"), help="measurements")
@@ -60,6 +61,9 @@ def main() -> None:
     args.kept.mkdir(parents=True, exist_ok=True)
     kept = args.kept / "speed.json"
     found: dict[str, Any] = json.loads(kept.read_text()) if kept.exists() else {}
+    options = {name: getattr(args, name) for name in ("model", "dtype", "batch_sizes")}
+    if found.setdefault("options", options) != options:
+        raise SystemExit(f"{kept} was measured with {found['options']}: give these, or delete it")
     wanted = [name for name in args.only.split(",") if name]
     work = {
         file.stem: partial(measure, args, file)
@@ -71,6 +75,8 @@ def main() -> None:
         work["heads"] = partial(heads, args, file)
     if args.demo:
         work["demo"] = partial(demo, args)
+    if args.start:
+        work["start"] = partial(start, args)
     for name, make in work.items():
         if name not in found:
             found[name] = make()
@@ -118,6 +124,7 @@ def measure(args: argparse.Namespace, file: Path) -> dict[str, Any]:
     return {
         "requests": len(rows),
         "conditions": len(whole),
+        "turns": args.repeat,
         "seconds": seconds,
         **{name: runs["engine"][name] for name in ("peak_mb", "planned_mb", "executors")},
         "same": {
@@ -167,6 +174,22 @@ def demo(args: argparse.Namespace) -> dict[str, Any]:
         "seconds": {"engine": done.manifest["seconds"], "hooks": took / 2},
         "executors": done.manifest["executors"],
     }
+
+
+def start(args: argparse.Namespace, turns: int = 5) -> dict[str, Any]:
+    """Seconds of a tiny sweep from the command line, start-up included."""
+    tiny = f"layerroles sweep --model {args.model} --dtype {args.dtype} --tasks facts --limit 2"
+    tiny += " --sites L3 --out RUN"
+    took: dict[str, list[float]] = {"auto": [], "plain": []}
+    for _ in range(turns):
+        for executor, each in took.items():
+            with tempfile.TemporaryDirectory() as folder:
+                words = tiny.replace("RUN", folder + "/run").split()
+                command = [sys.executable, "-m", *words, "--executor", executor]
+                run = partial(subprocess.run, command, check=True, stdout=subprocess.DEVNULL)
+                each.append(timed(run)[0])
+    medians = {executor: statistics.median(each) for executor, each in took.items()}
+    return {"command": tiny, "turns": turns, **medians}
 
 
 def write_own(folder: Path, n: int = 32) -> None:

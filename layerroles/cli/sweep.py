@@ -4,7 +4,7 @@ import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -15,6 +15,7 @@ from layerroles.errors import InputError
 
 if TYPE_CHECKING:
     from layerroles.ablations import Ablation, At, Condition
+    from layerroles.engine.ask import ExecutorName
     from layerroles.tasks import Task
 
 REFERENCE_LIMIT = 64  # prompts of a reference that an ablation declares
@@ -91,6 +92,22 @@ def command(
     revision: Annotated[
         str | None, typer.Option(metavar="REV", help="A branch, tag or commit of the hub.")
     ] = None,
+    executor: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="auto, the fastest that gives what the reference gives; plain, the reference; "
+            "hooked or fused.",
+        ),
+    ] = "auto",
+    memory: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE",
+            help="That a computation may take besides the weights, as in 8GB; by default half of "
+            "what is free.",
+        ),
+    ] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option(
@@ -133,7 +150,11 @@ def command(
         for position in ats
         for site in where
     ]
-    sweep = lr.Sweep(bridge, asked, conditions, protocols=ways, limit=limit, seed=seed)
+    # What is no executor is told by the engine.
+    engine = lr.Engine(bridge, executor=cast("ExecutorName", executor), memory=memory)
+    sweep = lr.Sweep(
+        bridge, asked, conditions, protocols=ways, limit=limit, seed=seed, engine=engine
+    )
     try:
         result = sweep.run(out)
     except KeyboardInterrupt:

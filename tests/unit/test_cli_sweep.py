@@ -216,6 +216,8 @@ def test_an_interrupt_says_how_to_go_on(capsys: pytest.CaptureFixture[str]) -> N
         (["--sites", "L0.H1"], "heads cannot be skipped"),
         (["--sites", "L0.mpl"], "unknown part 'mpl'"),
         (["--sites", "three"], "'three'"),
+        (["--executor", "fast"], "unknown executor 'fast'"),
+        (["--memory", "much"], "memory='much' is not a size"),
     ],
 )
 def test_a_mistake_names_the_value(

@@ -1,0 +1,95 @@
+"""Where a sweep's time goes: matrix products, attention, read-out, other tensor work, Python.
+
+    python benchmarks/shares.py [--requests FOLDER] [--only arc_5shot,gsm8k_5shot]
+
+The engine answers each request file under the intact model and every skipped layer while torch's
+profiler notes how long each operation takes, what it calls left out. Writes `shares.md`, which
+`speed.py` puts into its page.
+"""
+
+import argparse
+import tempfile
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from runner import ask, read, timed
+from speed import write_own
+from torch.profiler import ProfilerActivity, profile
+
+import layerroles as lr
+
+# What operations are called that multiply matrices, and that attend.
+MATMUL = ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "mkldnn_linear", "gemm")
+ATTENTION = ("attention",)
+COPIES = ("aten::copy_", "aten::index", "aten::index_select", "aten::cat", "aten::index_put_")
+KINDS = ("matmul", "attention", "read-out", "copies", "other tensor work", "Python")
+
+
+def main() -> None:
+    """Measure each workload, write the section."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--model", default="smollm2-135m")
+    parser.add_argument("--dtype", default="auto")
+    parser.add_argument("--requests", type=Path, help="a folder of request files")
+    parser.add_argument("--only", default="", help="names of workloads, by commas")
+    parser.add_argument("--out", type=Path, default=Path("runs/bench"))
+    args = parser.parse_args()
+
+    own = tempfile.TemporaryDirectory()
+    if args.requests is None:
+        write_own(Path(own.name))
+    wanted = [name for name in args.only.split(",") if name]
+    model = lr.load(args.model, dtype=args.dtype, device="cpu")
+    lines = [f"| workload | seconds | {' | '.join(KINDS)} |", "|---" * (len(KINDS) + 2) + "|"]
+    for file in sorted((args.requests or Path(own.name)).glob("*.jsonl")):
+        if wanted and file.stem not in wanted:
+            continue
+        seconds, found = measure(model, read(file))
+        cells = " | ".join(f"{found[kind] / seconds:.0%}" for kind in KINDS)
+        lines.append(f"| {file.stem} | {seconds:.0f} | {cells} |")
+        print(lines[-1], flush=True)
+    args.out.mkdir(parents=True, exist_ok=True)
+    (args.out / "shares.md").write_text(text(lines), encoding="utf-8")
+
+
+def measure(model: Any, rows: list[dict[str, Any]]) -> tuple[float, Counter[str]]:
+    """Seconds of a sweep, and of each kind of work in it."""
+    conditions = [lr.Condition({}), *lr.each_layer(model, lr.Skip())]
+    # The first requests answered would otherwise pay for what is set up once.
+    ask(lr.Engine(model, executor="fused"), rows[:1], conditions[:2])
+    engine = lr.Engine(model, executor="fused")
+    with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as noted:
+        seconds, _ = timed(lambda: ask(engine, rows, conditions))
+    found: Counter[str] = Counter()
+    for event in noted.key_averages(group_by_input_shape=True):
+        found[_kind(event, model.cfg.d_vocab)] += event.self_cpu_time_total / 1e6
+    found["Python"] = seconds - found.total()
+    return seconds, found
+
+
+def _kind(event: Any, d_vocab: int) -> str:
+    name = event.key
+    if any(d_vocab in shape for shape in event.input_shapes if isinstance(shape, list)):
+        return "read-out"
+    if any(part in name for part in ATTENTION):
+        return "attention"
+    if any(part in name for part in MATMUL):
+        return "matmul"
+    return "copies" if name in COPIES else "other tensor work"
+
+
+def text(lines: list[str]) -> str:
+    """The section of the page."""
+    return f"""## Where the time goes
+
+Shares of a sweep's time (the intact model and every layer skipped), as torch's profiler saw it,
+which makes it somewhat longer: *read-out* is all that touches the vocabulary, *Python* what is
+left. Written by `python benchmarks/shares.py`.
+
+{chr(10).join(lines)}
+"""
+
+
+if __name__ == "__main__":
+    main()
