@@ -46,7 +46,7 @@ demo: .venv/core.stamp
 	$(BIN)/python experiments/demo.py
 
 test: setup browser
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
 
 # REQUESTS=FOLDER times request files of one's own, BENCH='--heads NAME' more: benchmarks/speed.py.
 bench: .venv/bench.stamp

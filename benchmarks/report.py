@@ -4,7 +4,9 @@ import argparse
 import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
+from itertools import combinations
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -12,14 +14,14 @@ import torch
 import layerroles as lr
 
 PACKAGES = ("torch", "transformers", "transformer-lens", "lm-eval", "nnsight")
-SPECIAL = ("heads", "demo", "start", "options")
 # Written by scripts of their own.
 SECTIONS = ("shares.md", "growth.md")
 
 
 def page(found: dict[str, Any], args: argparse.Namespace) -> str:
     """What was measured so far."""
-    work = {name: row for name, row in found.items() if name not in SPECIAL}
+    work = {name: row for name, row in found.items() if "same" in row}
+    graded = {name[7:]: row for name, row in found.items() if name.startswith("scores ")}
     parts = [_head(args), _speed(work)]
     if "heads" in found:
         parts.append(_heads(found["heads"]))
@@ -27,7 +29,10 @@ def page(found: dict[str, Any], args: argparse.Namespace) -> str:
         parts.append(_demo(found["demo"]))
     if "start" in found:
         parts.append(_start(found["start"]))
-    parts += [_same(work), _memory(work)]
+    parts.append(_same(work))
+    if graded:
+        parts.append(_graded(graded))
+    parts.append(_memory(work))
     for section in (args.kept / name for name in SECTIONS):
         if section.exists():
             parts.append(section.read_text(encoding="utf-8").strip())
@@ -126,6 +131,20 @@ def _same(work: dict[str, Any]) -> str:
         "layer skipped, the share that is the same. *float32* is the engine in float32; the "
         "number behind *lm-eval* is its batch size. Rounding changes some choices in each run, "
         "so two runs need not agree more than each agrees with float32.\n\n" + "\n".join(lines)
+    )
+
+
+def _graded(graded: dict[str, Any]) -> str:
+    lines = ["| workload | examples | conditions | between | largest | mean |", "|---" * 6 + "|"]
+    for name, row in graded.items():
+        head = f"| {name} | {row['examples']} | {row['conditions']} "
+        for (one, mine), (two, other) in combinations(row["accuracies"].items(), 2):
+            apart = [abs(x - y) for x, y in zip(mine, other, strict=True)]
+            lines.append(f"{head}| {one}, {two} | {max(apart):.3f} | {fmean(apart):.3f} |")
+    return (
+        "## Task scores\n\nAccuracy under every condition (intact, each layer skipped): by how "
+        "much two ways of answering differ over the conditions. Two batch sizes of lm-eval's loop "
+        "show what rounding alone does.\n\n" + "\n".join(lines)
     )
 
 

@@ -46,6 +46,7 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=1, help="turns; their median counts")
     parser.add_argument("--only", default="", help="names of workloads, by commas")
     parser.add_argument("--heads", default="", help="a workload on which all heads are zeroed too")
+    parser.add_argument("--scores", type=Path, help="a folder of request files with answers")
     parser.add_argument("--start", action="store_true", help="time a tiny sweep as a process")
     parser.add_argument("--demo", type=Path, help="a finished run of make demo, to time its loop")
     parser.add_argument("--ways", default="untuned,hooks,nnsight", help="that are timed besides")
@@ -75,6 +76,8 @@ def main() -> None:
         work["heads"] = partial(heads, args, file)
     if args.demo:
         work["demo"] = partial(demo, args)
+    for file in sorted(args.scores.glob("*.jsonl")) if args.scores else ():
+        work[f"scores {file.stem}"] = partial(scores, args, file)
     if args.start:
         work["start"] = partial(start, args)
     for name, make in work.items():
@@ -174,6 +177,32 @@ def demo(args: argparse.Namespace) -> dict[str, Any]:
         "seconds": {"engine": done.manifest["seconds"], "hooks": took / 2},
         "executors": done.manifest["executors"],
     }
+
+
+def scores(args: argparse.Namespace, file: Path) -> dict[str, Any]:
+    """Every condition's accuracy, by the engine and by lm-eval's loop at each batch size."""
+    rows = read(file)
+    whole = ["intact", *(f"L{layer}" for layer in range(_layers(args.model)))]
+    found = {"engine": run(args, "engine", file, whole)}
+    found |= {
+        f"lm-eval {size}": run(args, "lm-eval", file, whole, size=size) for size in args.sizes
+    }
+    accuracies = {}
+    for label, answers in found.items():
+        right = [graded(rows, choices(rows, answers, [name])) for name in whole]
+        accuracies[label] = [statistics.fmean(each) for each in right]
+    return {"examples": len(right[0]), "conditions": len(whole), "accuracies": accuracies}
+
+
+def graded(rows: list[dict[str, Any]], given: list[object]) -> list[bool]:
+    """Which questions are answered rightly: by the choice that is `right`, or by its `answer`."""
+    if rows[0]["kind"] != "loglikelihood":
+        pairs = zip(rows, map(str, given), strict=True)
+        return [text.strip().startswith(row["answer"]) for row, text in pairs]
+    right: dict[str, list[bool]] = {}
+    for row in rows:
+        right.setdefault(row["context"], []).append(row["right"])
+    return [each[int(str(choice))] for each, choice in zip(right.values(), given, strict=True)]
 
 
 def start(args: argparse.Namespace, turns: int = 5) -> dict[str, Any]:

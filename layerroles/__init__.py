@@ -32,7 +32,9 @@ if TYPE_CHECKING:
     from layerroles.ablations import EditContext as EditContext
     from layerroles.ablations import Mean as Mean
     from layerroles.ablations import Noise as Noise
+    from layerroles.ablations import Prompt as Prompt
     from layerroles.ablations import Reference as Reference
+    from layerroles.ablations import Resample as Resample
     from layerroles.ablations import Skip as Skip
     from layerroles.ablations import Swap as Swap
     from layerroles.ablations import Zero as Zero
@@ -74,7 +76,9 @@ _NAMES_OF = {
         "EditContext",
         "Mean",
         "Noise",
+        "Prompt",
         "Reference",
+        "Resample",
         "Skip",
         "Swap",
         "Zero",

@@ -9,7 +9,10 @@
 """
 
 import importlib.metadata
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,18 +36,22 @@ class Checks:
             position; NaN where a sublayer has no hook.
         holds: per layer, whether that is rounding.
         missing: parts without a hook, with the layers that lack it.
+        deaf: parts whose hook fires, but what it returns is not what goes on; with the layers.
         cache_error: largest difference of a logit with and without cache, in standard deviations.
     """
 
     identity_error: tuple[float, ...]
     holds: tuple[bool, ...]
     missing: dict[Part, tuple[int, ...]]
+    deaf: dict[Part, tuple[int, ...]]
     cache_error: float
 
     def refusal(self, site: Site) -> str | None:
         """Why the site cannot be ablated in this model; None if it can."""
         if site.layer in self.missing[site.part]:
             return f"TransformerLens has no hook for part {site.part!r} in this architecture"
+        if site.layer in self.deaf[site.part]:
+            return f"what a hook returns for part {site.part!r} does not go on through the model"
         if site.part in ("attn", "mlp") and not self.holds[site.layer]:
             error = self.identity_error[site.layer]
             return (
@@ -71,49 +78,50 @@ def check_model(model: TransformerBridge, name: str) -> Checks:
         raise InputError(f"model {name!r} ({model.cfg.architecture}) has no hooks on its blocks")
     with torch.inference_mode():
         whole, seen = _observe(model, tokens, missing)
+        sums = [_identity(model, layer, seen) for layer in range(model.cfg.n_layers)]
+        errors, holds = zip(*sums, strict=True)
+        deaf = _deaf(model, tokens, missing, holds)
         cache_error = _cache_error(model, tokens, whole, name)
-    errors, holds = zip(
-        *(_identity(model, layer, seen) for layer in range(model.cfg.n_layers)), strict=True
-    )
-    return Checks(errors, holds, missing, cache_error)
+    return Checks(errors, holds, missing, deaf, cache_error)
 
 
 def _missing(model: TransformerBridge, part: Part) -> tuple[int, ...]:
-    head = 0 if part in NUMBERED else None
     return tuple(
         layer
         for layer in range(model.cfg.n_layers)
-        if model.get_hook_point(Site(layer, part, head).hook_name) is None
+        if model.get_hook_point(_hook(part, layer)) is None
     )
 
 
+def _hook(part: Part, layer: int) -> str:
+    return Site(layer, part, 0 if part in NUMBERED else None).hook_name
+
+
 def _observe(
-    model: TransformerBridge, tokens: Tensor, missing: dict[Part, tuple[int, ...]]
+    model: TransformerBridge,
+    tokens: Tensor,
+    missing: dict[Part, tuple[int, ...]],
+    scales: Mapping[str, float] | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
+    """Logits, and what goes through each hook, some of which scale it."""
     seen: dict[str, Tensor] = {}
+    scales = scales or {}
 
-    def note(name: str):  # type: ignore[no-untyped-def]  # a hook function, typed by TransformerLens
-        def hook(value: Tensor, hook: object) -> None:
-            seen[name] = value.detach().float()
+    def note(value: Tensor, hook: Any, *, name: str) -> Tensor | None:
+        new = value * scales[name] if name in scales else None
+        seen[name] = (value if new is None else new).detach().float().cpu()
+        return new
 
-        return hook
-
+    layers = range(model.cfg.n_layers)
+    parts: tuple[Part, ...] = ("attn", "mlp", "head")
     names = [
-        name
-        for layer in range(model.cfg.n_layers)
-        for name in (
-            ENTRY.format(layer=layer),
-            EXIT.format(layer=layer),
-            *(
-                Site(layer, part).hook_name
-                for part in ("attn", "mlp")
-                if layer not in missing[part]
-            ),
-        )
+        READ_OUT,
+        *(form.format(layer=layer) for layer in layers for form in (ENTRY, EXIT)),
+        *(_hook(part, layer) for layer in layers for part in parts if layer not in missing[part]),
     ]
     logits = model.run_with_hooks(
         tokens,
-        fwd_hooks=[(name, note(name)) for name in names],
+        fwd_hooks=[(name, partial(note, name=name)) for name in names],
         attention_mask=torch.ones_like(tokens),
         use_cache=False,
     )
@@ -121,9 +129,12 @@ def _observe(
 
 
 def _identity(model: TransformerBridge, layer: int, seen: dict[str, Tensor]) -> tuple[float, bool]:
+    """By how much attention and MLP fail to add up to what the layer adds; whether that is little.
+
+    Where a hook scaled its value, with the scaled one.
+    """
     entry, exit_ = seen[ENTRY.format(layer=layer)], seen[EXIT.format(layer=layer)]
-    attn = seen.get(Site(layer, "attn").hook_name)
-    mlp = seen.get(Site(layer, "mlp").hook_name)
+    attn, mlp = (seen.get(_hook(part, layer)) for part in ("attn", "mlp"))
     if attn is None or mlp is None:
         return float("nan"), False
     written = (exit_ - entry).norm(dim=-1)
@@ -131,6 +142,58 @@ def _identity(model: TransformerBridge, layer: int, seen: dict[str, Tensor]) -> 
     rounding = 2 * torch.finfo(model.cfg.dtype).eps * exit_.norm(dim=-1)
     holds = bool((error <= 1e-3 * written + rounding).all())
     return float((error / written.clamp(min=1e-30)).max()), holds
+
+
+def _deaf(
+    model: TransformerBridge,
+    tokens: Tensor,
+    missing: dict[Part, tuple[int, ...]],
+    holds: Sequence[bool],
+) -> dict[Part, tuple[int, ...]]:
+    """The parts at which what a hook returns is not what goes on, with the layers."""
+    layers = range(model.cfg.n_layers)
+
+    def scaled(part: Part, factor: float) -> dict[str, Tensor]:
+        some = {_hook(part, layer): factor for layer in layers if layer not in missing[part]}
+        if part == "block":
+            some[EXIT.format(layer=layers[-1])] = 0.0
+        return _observe(model, tokens, missing, some)[1]
+
+    def alike(value: Tensor) -> bool:
+        """Whether it is the same at every token."""
+        return bool((value - value[:, :1]).abs().max() <= 1e-3 * value.abs().max())
+
+    # A layer's exit is the next one's entry; a stream of zeros is read out alike at every token.
+    seen = scaled("block", 0.5)
+    blocks = [
+        layer
+        for layer in layers[:-1]
+        if not torch.equal(seen[ENTRY.format(layer=layer + 1)], seen[EXIT.format(layer=layer)])
+    ]
+    blocks += [] if alike(seen[READ_OUT]) else [layers[-1]]
+    # What a sublayer is made to write is what the layer adds.
+    sublayers: dict[Part, tuple[int, ...]] = {}
+    for part in ("attn", "mlp"):
+        seen = scaled(part, -1.0)
+        sublayers[part] = tuple(
+            layer for layer in layers if holds[layer] and not _identity(model, layer, seen)[1]
+        )
+    # Attention that gathered nothing writes the same at every token.
+    seen = scaled("head", 0.0)
+    heads = tuple(
+        layer
+        for layer in layers
+        if layer not in {*missing["head"], *missing["attn"]}
+        and not alike(seen[_hook("attn", layer)])
+    )
+    return {
+        "block": tuple(blocks),
+        "stream": tuple(blocks),
+        "attn": sublayers["attn"],
+        "mlp": sublayers["mlp"],
+        "head": heads,
+        "kv_group": heads,
+    }
 
 
 def _cache_error(model: TransformerBridge, tokens: Tensor, whole: Tensor, name: str) -> float:
@@ -153,7 +216,8 @@ def _cache_error(model: TransformerBridge, tokens: Tensor, whole: Tensor, name: 
         )
         expected = whole[:, end - 1].float()
         difference = (step[:, -1].float() - expected).abs().max() / expected.std()
-        worst = max(worst, float(difference))
+        # A difference that is not a number stays.
+        worst = worst if float(difference) <= worst else float(difference)
     if not worst <= _CACHE_TOLERANCE.get(model.cfg.dtype, 0.1):
         versions = " with ".join(
             f"{package} {importlib.metadata.version(package)}"

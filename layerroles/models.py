@@ -1,8 +1,9 @@
 """Load a model, check that it can be trusted, and know what it is.
 
 Every model is a TransformerLens `TransformerBridge` on raw weights, in eval mode. Before it is
-handed out, two things are tried on a short prompt (see `checks`): that its parts add up to its
-blocks, and that decoding with a cache gives what decoding without one gives.
+handed out, three things are tried on a short prompt (see `checks`): that its parts add up to its
+blocks, that what hooks return goes on through it, and that decoding with a cache gives what
+decoding without one gives.
 
 Example:
     model = load("smollm2-135m")               # the built-in, no hub needed
@@ -30,6 +31,7 @@ from layerroles.checks import Checks, check_model
 from layerroles.errors import InputError
 from layerroles.registry import nearest
 from layerroles.sites import Site, size_of
+from layerroles.weights import weights
 
 log = logging.getLogger(__name__)
 
@@ -86,6 +88,7 @@ def load(
     dtype: str | torch.dtype = "auto",
     device: str | torch.device | None = None,
     revision: str | None = None,
+    device_map: str | dict[str, Any] | None = None,
 ) -> TransformerBridge:
     """Load a decoder-only language model as a checked `TransformerBridge`.
 
@@ -95,16 +98,20 @@ def load(
             the device multiplies it in hardware, else float32.
         device: by default CUDA if there is a device, else the CPU.
         revision: a branch, tag or commit of the hub.
+        device_map: spread the model over GPUs, or over the CPU and the disk, in place of `device`;
+            as in transformers: `"auto"`, or a map from module names.
 
     Raises:
         InputError: no such model or the hub cannot be reached; not a decoder-only model; a folder
             without a config; a damaged file; out of memory; a check fails.
     """
+    if device is not None and device_map is not None:
+        raise InputError(f"device={device!r} and device_map are both given: use one of them")
     where = _device(device)
     kind = resolve_dtype(dtype, where)
     source = _source(str(name))
     try:
-        bridge, tokenizer = _boot(str(name), source, kind, where, revision)
+        bridge, tokenizer = _boot(str(name), source, kind, where, revision, device_map)
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise InputError(
             f"model {str(name)!r} does not fit into the memory of {where} as {kind}: "
@@ -150,10 +157,10 @@ def provenance(model: TransformerBridge) -> Provenance:
     """What the model is, its weights hashed now."""
     known = prepared(model)
     digest = hashlib.sha256()
-    for key, value in sorted(model.original_model.state_dict().items()):
+    for key, value in weights(model):
         raw = value.detach().contiguous().cpu().reshape(-1).view(torch.uint8)
         digest.update(f"{key} {tuple(value.shape)} {value.dtype}".encode())
-        digest.update(raw.numpy())
+        digest.update(raw.numpy().data)
     packages = ("torch", "transformers", "transformer-lens")
     return Provenance(
         name=known.name,
@@ -171,27 +178,6 @@ def provenance(model: TransformerBridge) -> Provenance:
             **{package: importlib.metadata.version(package) for package in packages},
         },
     )
-
-
-def stamp(model: TransformerBridge) -> int:
-    """A number that changes when weights are exchanged or edited in place (in this process)."""
-    parameters = model.original_model.parameters()
-    return hash(tuple((p.data_ptr(), 0 if p.is_inference() else p._version) for p in parameters))
-
-
-# What a configuration says that decides nothing of what a block computes.
-_NO_BEHAVIOUR = {
-    *("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version"),
-    *("bos_token_id", "eos_token_id", "pad_token_id", "tie_word_embeddings", "use_cache"),
-    *("initializer_range", "max_position_embeddings", "n_positions", "n_ctx"),
-    *("quantization_config", "task_specific_params"),
-}
-
-
-def behaviour(model: TransformerBridge) -> dict[str, Any]:
-    """What the model's configuration says, besides its weights, of how its blocks compute."""
-    config: Any = model.original_model.config
-    return {name: value for name, value in config.to_dict().items() if name not in _NO_BEHAVIOUR}
 
 
 def model_folder(name: str) -> Path:
@@ -341,7 +327,12 @@ def _source(name: str) -> str:
 
 
 def _boot(
-    name: str, source: str, dtype: torch.dtype, device: torch.device, revision: str | None
+    name: str,
+    source: str,
+    dtype: torch.dtype,
+    device: torch.device,
+    revision: str | None,
+    device_map: str | dict[str, Any] | None,
 ) -> tuple[TransformerBridge, Any]:
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
@@ -358,19 +349,21 @@ def _boot(
             raise InputError(f"model {name!r} is {architecture}, not a decoder-only language model")
         tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
         # Loaded here and not by the bridge, which would also take pickled weights.
-        weights = AutoModelForCausalLM.from_pretrained(
+        loaded = AutoModelForCausalLM.from_pretrained(
             source,
             revision=revision,
             dtype=dtype,
             use_safetensors=True,
             attn_implementation="eager",
+            device_map=device_map,
         )
         bridge = TransformerBridge.boot_transformers(
             source,
-            hf_model=weights.to(device),  # type: ignore[arg-type]  # a module takes a device
+            # Spread weights stay where they are.
+            hf_model=loaded if device_map else loaded.to(device),  # type: ignore[arg-type]
             tokenizer=tokenizer,
             dtype=dtype,
-            device=device,
+            device=None if device_map else device,
             revision=revision,
         )
     except (torch.OutOfMemoryError, InputError):

@@ -34,19 +34,19 @@ _TITLE_SPACE = 58  # pixels of the figure's top margin that its title needs; the
 
 _HOW = {
     "role": (
-        "Read it downwards: a layer is one vertical line through every panel. Bars are harm "
-        "when the layer is ablated at every position: full where the interval lies above 0.2, "
-        "an outline where it lies within 0.1 of 0 (spare), pale where it does neither "
-        "(undecided). Hollow circles are the same layer with the first token spared: a full bar "
-        "with its circle beside it is critical, a full bar whose circle is near 0 is a sink and "
-        "not the seat of a skill. A probe that sees the answer emerge somewhere shows where it "
+        "Read it downwards: a layer is one vertical line through every panel. Bars are harm: full "
+        "where the interval lies above 0.2, an outline where it lies within 0.1 of 0 (spare), "
+        "pale where it does neither (undecided). Hollow circles are the same layer, ablated at "
+        "other positions; the legend names both. Where they spare the first token, a full bar "
+        "with its circle beside it is critical, and one whose circle is near 0 is a sink and not "
+        "the seat of a skill. A probe that sees the answer emerge somewhere shows where it "
         "is readable, not what makes it."
     ),
     "depth": (
         "Above: the score with the layer ablated; the solid line and its band are the intact "
         "model, the dotted line is chance. Below: the paired effect on the same examples, "
-        "negative where the ablation hurts. Filled: at every position; hollow: the first token "
-        "spared. An interval across 0 shows no effect of either sign."
+        "negative where the ablation hurts. The marks tell at which positions it acts. An "
+        "interval across 0 shows no effect of either sign."
     ),
     "harm": (
         "Orange hurts, blue helps, and the scale is the same on both sides of 0. A dot marks an "
@@ -117,20 +117,32 @@ def render(result: SweepResult, probes: Sequence[pd.DataFrame] = ()) -> str:
         files("layerroles").joinpath("page.html.j2").read_text("utf-8")
     )
     effects = result.effects()
-    roles = {kind: localize(result, probes, ablation=kind) for kind in kinds}
+    asked = [(kind, at) for kind in kinds for at in _judged(result, kind)]
+    roles = {
+        kind if at == "all" else f"{kind}, at {at}": localize(result, probes, ablation=kind, at=at)
+        for kind, at in asked
+    }
+    # Answers are shown once for each kind of ablation.
+    first = {found.ablation: found for found in reversed(roles.values())}.values()
     return template.render(
         manifest=result.manifest,
         model=result.manifest.get("model", {}),
         kinds=kinds,
-        verdicts=[(kind, _verdict(found)) for kind, found in roles.items()],
+        verdicts=[(label, _verdict(found)) for label, found in roles.items()],
         intact=result.intact().to_dict("records"),
         sections=list(_sections(result, drawn, kinds)),
-        changed=[(kind, list(_changed(result, effects, found))) for kind, found in roles.items()],
+        changed=[(found.ablation, list(_changed(result, effects, found))) for found in first],
         effects=effects.to_dict("records"),
         other_probes=sorted(set(drawn) - {"logit_lens", "attention"}),
         templates={name: made.to_plotly_json() for name, made in style.TEMPLATES.items()},
         plotlyjs=Markup(get_plotlyjs()),
     )
+
+
+def _judged(result: SweepResult, kind: str) -> list[str]:
+    """The positions that are judged; sparing the first token is judged with all positions."""
+    ats = select.ats(select.layer_effects(result, ablation=kind))
+    return [at for at in ats if at != "after_first" or "all" not in ats]
 
 
 def embed(value: object) -> Markup:

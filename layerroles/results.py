@@ -39,6 +39,7 @@ NUMBERS = [
     "p",
     "p_adjusted",
     "n_failed",
+    "n_changed",
 ]
 INTACT = "intact"
 
@@ -66,9 +67,12 @@ class SweepResult:
         is McNemar's exact or a sign-flip test's; `p_adjusted` is Holm's over the conditions of one
         ablation, `at` and part in one task and protocol.
 
-        `harm` is defined only where a chance level is known and the intact score's interval lies
-        above it, else NaN. Its interval is that of the effect divided by the same
-        `intact - chance`: how sure that denominator is does not enter.
+        `n_changed` counts the examples for which an edit changed anything: none, say, where an
+        ablation acts on what is generated and the answer is one token.
+
+        `harm` is defined only where a chance level is known, the intact score's interval lies above
+        it, and the ablation changed anything, else NaN. Its interval is that of the effect divided
+        by the same `intact - chance`: how sure that denominator is does not enter.
         """
         return self._effects.copy()
 
@@ -173,7 +177,9 @@ class SweepResult:
         ]
         rows = [row for table in tables for row in table]
         frame = pd.DataFrame(rows, columns=[*CONDITION, *CELL, *NUMBERS])
-        frame = frame.astype({"layer": "Int64", "head": "Int64", "n": int, "n_failed": int})
+        frame = frame.astype(
+            {"layer": "Int64", "head": "Int64", "n": int, "n_failed": int, "n_changed": int}
+        )
         groups = frame.groupby(["ablation", "at", "part", "task", "protocol"], sort=False)
         frame["p_adjusted"] = groups["p"].transform(lambda p: stats.holm(p.to_numpy(float)))
         return frame
@@ -193,6 +199,10 @@ class SweepResult:
             pairs = pd.concat([intact, _finite(own)], axis=1, join="inner").to_numpy(float)
             kept = pairs[~np.isnan(pairs).any(axis=1)]
             rng = self._rng(str(name), task, protocol)
+            numbers = _numbers(kept[:, 0], kept[:, 1], chance, binary, rng)
+            n_changed = int(own["changed"].fillna(True).sum())
+            if not n_changed:
+                numbers |= dict.fromkeys(("harm", "harm_low", "harm_high"), float("nan"))
             rows.append(
                 {
                     **{column: own[column].iloc[0] for column in CONDITION},
@@ -200,8 +210,9 @@ class SweepResult:
                     "family": family,
                     "protocol": protocol,
                     "chance": chance,
-                    **_numbers(kept[:, 0], kept[:, 1], chance, binary, rng),
+                    **numbers,
                     "n_failed": len(pairs) - len(kept),
+                    "n_changed": n_changed,
                 }
             )
         return rows

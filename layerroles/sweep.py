@@ -110,6 +110,7 @@ class Sweep:
         self._engine = engine
         for condition in self.conditions:
             condition.check(model)
+        self._check_evidence()
         self._check_references()
 
     def run(self, path: str | Path) -> SweepResult:
@@ -207,6 +208,18 @@ class Sweep:
                 store.save_manifest()
                 began = time.monotonic()
             yield cell, condition
+
+    def _check_evidence(self) -> None:
+        needed = next((c for c in self.conditions if c.at == "evidence"), None)
+        if needed is None:
+            return
+        for cell in self.cells:
+            for example in cell.examples:
+                if not cell.protocol.evidence(example):
+                    raise InputError(
+                        f"{needed.name}: task {cell.task.label!r} does not say where the evidence "
+                        f"of example {example.id!r} is, protocol {cell.protocol.name!r}"
+                    )
 
     def _check_references(self) -> None:
         asked = {e.context(worked=w) for c in self.cells for e in c.examples for w in (True, False)}
@@ -350,7 +363,7 @@ def _condition(condition: Condition) -> dict[str, Any]:
         "name": condition.name,
         "hash": condition.hash,
         "ablation": condition.ablation,
-        "at": condition.at,
+        "at": condition.at_name,
         "sites": [str(site) for site in condition],
         "layers": sorted({site.layer for site in condition}),
         "parts": sorted({site.part for site in condition}),

@@ -11,9 +11,7 @@ from layerroles.ablations.base import Ablation as Ablation
 from layerroles.ablations.base import EditContext as EditContext
 from layerroles.ablations.base import Pass as Pass
 from layerroles.ablations.base import ablation as ablation
-from layerroles.ablations.condition import ATS as ATS
 from layerroles.ablations.condition import INTACT as INTACT
-from layerroles.ablations.condition import At as At
 from layerroles.ablations.condition import Condition as Condition
 from layerroles.ablations.grids import cumulative as cumulative
 from layerroles.ablations.grids import each_head as each_head
@@ -24,8 +22,12 @@ from layerroles.ablations.grids import pairs as pairs
 from layerroles.ablations.grids import random_heads as random_heads
 from layerroles.ablations.mean import Mean as Mean
 from layerroles.ablations.noise import Noise as Noise
+from layerroles.ablations.prompts import Prompt as Prompt
 from layerroles.ablations.reference import Reference as Reference
 from layerroles.ablations.reference import SiteReference as SiteReference
+from layerroles.ablations.resample import Resample as Resample
 from layerroles.ablations.simple import Skip as Skip
 from layerroles.ablations.simple import Zero as Zero
 from layerroles.ablations.swap import Swap as Swap
+from layerroles.ablations.where import ATS as ATS
+from layerroles.ablations.where import At as At

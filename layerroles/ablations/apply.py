@@ -5,7 +5,8 @@ happened inside. An edit that returns its write leaves the model's own output un
 bit; elsewhere a block's new output is `x + edit(w)`, added in float32.
 """
 
-from collections.abc import Iterator, Mapping
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 
@@ -14,11 +15,13 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
-from layerroles.ablations.base import EditContext, Pass, declared_reference
+from layerroles.ablations.base import Ablation, EditContext, Pass, declared_reference
 from layerroles.ablations.condition import Condition
 from layerroles.ablations.passes import Watch, watched
+from layerroles.ablations.prompts import Prompt
 from layerroles.ablations.reference import (
-    Reference,
+    KINDS,
+    Kind,
     SiteReference,
     heads_at,
     heads_of,
@@ -27,8 +30,11 @@ from layerroles.ablations.reference import (
 from layerroles.ablations.saved import collected
 from layerroles.errors import InputError
 from layerroles.sites import ENTRY, NUMBERED, READ_OUT, Site
+from layerroles.weights import stamp
 
-References = Mapping[tuple[Reference, Site], SiteReference]
+# What the intact model wrote at a site on the reference that an ablation declares, and what the
+# ablation made of it (`Ablation.fit`).
+References = Mapping[tuple[Ablation, Site], tuple[SiteReference, object]]
 
 
 class Edit:
@@ -55,9 +61,10 @@ class Edit:
         self._model = model
         self._site = site
         self._ablation = condition.edits[site]
-        self._spares_first = condition.at == "after_first"
-        reference = declared_reference(self._ablation)
-        self._reference = None if reference is None else references[reference, site]
+        self._condition = condition
+        self._reference, self._fitted = None, None
+        if declared_reference(self._ablation) is not None:
+            self._reference, self._fitted = references[self._ablation, site]
 
     def __call__(
         self,
@@ -65,7 +72,7 @@ class Edit:
         stream: Float[Tensor, "row pos d_model"],
         now: Pass,
     ) -> tuple[Tensor | None, Bool[Tensor, "row pos"]]:
-        """The new value (None where nothing changed), and where the write was changed.
+        """The new value (None where it is known to be the old), and where the write was changed.
 
         Args:
             value: at the site's hook (for a block, the stream that leaves it).
@@ -78,8 +85,11 @@ class Edit:
         site = self._site
         if self._ablation.in_place:
             return None, now.real & self._placed
+        stream = stream.to(value.device)  # layers may lie on different devices
         write = write_of(site, value, stream, self._model)
-        context = EditContext(site, stream, now, self._reference)
+        context = EditContext(
+            site, stream, now, self._reference, self._fitted, self._condition.whole_prompt
+        )
         # The edit is handed a copy: one that works in place must not hide what it changed.
         new = self._ablation.edit(write.clone(), context)
         if new.shape != write.shape:
@@ -87,9 +97,9 @@ class Edit:
                 f"{self._ablation.name} on {site} returned shape {tuple(new.shape)} for a write of "
                 f"shape {tuple(write.shape)}: an edit keeps the shape"
             )
-        acts = now.positions > 0 if self._spares_first else now.real
-        differs = (new != write).flatten(2).any(-1) & acts
-        if not differs.any():
+        differs = (new != write).flatten(2).any(-1) & self._condition.acts(context)
+        # A GPU would have to be waited for to be asked; what is equal stays so, bit for bit.
+        if differs.device.type == "cpu" and not differs.any():
             return None, differs
         where = differs.reshape(*differs.shape, *[1] * (write.ndim - 2))
         if site.part == "block":
@@ -143,14 +153,27 @@ class Applied:
             (READ_OUT, self._finish),
         ]
 
-    def begin(self, tokens: Int[Tensor, "row pos"] | None = None) -> None:
-        """Other rows follow, which go on from a cache that holds these tokens (None: from none)."""
+    def begin(
+        self,
+        tokens: Int[Tensor, "row pos"] | None = None,
+        prompts: Sequence[Prompt] | None = None,
+        *,
+        check: bool = False,
+    ) -> None:
+        """Other rows follow.
+
+        Args:
+            tokens: that the cache holds which they go on from; None if there is none.
+            prompts: what the rows begin with; by default, what is read without a cache.
+            check: whether they do, in every pass.
+        """
         self.changed = None
-        self._watch.tokens = tokens
+        self._watch.begin(tokens, prompts, check=check)
 
     def keep(self, rows: Int[Tensor, " row"]) -> None:
         """Go on with these of the rows only."""
-        self.begin(None if self._watch.tokens is None else self._watch.tokens[rows])
+        self.changed = None
+        self._watch.keep(rows)
 
     def verify(self) -> None:
         """Check that every hook fired in every pass.
@@ -186,14 +209,26 @@ class Applied:
 
 
 @contextmanager
-def ablated(model: TransformerBridge, condition: Condition) -> Iterator[Applied]:
+def ablated(
+    model: TransformerBridge, condition: Condition, *, prompts: Sequence[Prompt] | None = None
+) -> Iterator[Applied]:
     """Within the context, every call of the model sees the ablation.
 
     Works for `model(...)`, `run_with_cache`, `run_with_hooks` and `generate`, with and without a
     key-value cache. Contexts may be nested.
 
+    Args:
+        model: from `load` or `prepare`.
+        condition: what is ablated.
+        prompts: of the rows that the model is called on, for conditions that act on some positions
+            of it; by default a row's prompt is what is read without a cache, and what is read on
+            top of one is generated. So a generation without a cache, which reads all anew for each
+            token, needs them.
+
     Raises:
-        InputError: the model lacks a site, or a sublayer's hook is not what it adds.
+        InputError: the model lacks a site, a sublayer's hook is not what it adds, or the condition
+            acts on evidence and the prompts don't say where it is; within the context, rows that do
+            not begin with their prompts.
         RuntimeError: on leaving, if a hook did not fire in a pass.
 
     Example:
@@ -202,6 +237,7 @@ def ablated(model: TransformerBridge, condition: Condition) -> Iterator[Applied]
     """
     condition.check(model)
     with applied(model, condition, resolve(model, [condition])) as run:
+        run.begin(prompts=prompts, check=True)
         yield run
 
 
@@ -221,14 +257,33 @@ def applied(
         run.verify()
 
 
+_Fitted = dict[tuple[int, Ablation, Site], object]
+_FITTED: "weakref.WeakKeyDictionary[TransformerBridge, _Fitted]" = weakref.WeakKeyDictionary()
+
+
 def resolve(model: TransformerBridge, conditions: list[Condition]) -> References:
-    """What the intact model wrote, for every reference that the conditions declare."""
-    needed: dict[Reference, dict[Site, None]] = {}
-    for condition in conditions:
-        for reference, sites in condition.references.items():
-            needed.setdefault(reference, {}).update(dict.fromkeys(sites))
-    return {
-        (reference, site): found
-        for reference, sites in needed.items()
-        for site, found in collected(model, reference, sites).items()
-    }
+    """What the conditions' ablations need to know of the references that they declare.
+
+    What several of them need of a reference is collected in one go.
+
+    Raises:
+        InputError: an ablation needs what no reference tells.
+    """
+    edits = dict.fromkeys(item for condition in conditions for item in condition.edits.items())
+    declared = {edit: declared_reference(edit) for _, edit in edits}
+    known: dict[tuple[Ablation, Site], tuple[SiteReference, object]] = {}
+    for reference in dict.fromkeys(filter(None, declared.values())):
+        mine = [(site, edit) for site, edit in edits if declared[edit] == reference]
+        kinds = frozenset[Kind]().union(*(edit.needs for _, edit in mine))
+        if unknown := sorted(kinds.difference(KINDS)):
+            names = ", ".join(KINDS)
+            raise InputError(
+                f"an ablation needs {unknown[0]!r} of its reference: known are {names}"
+            )
+        found = collected(model, reference, dict.fromkeys(site for site, _ in mine), kinds)
+        fitted, now = _FITTED.setdefault(model, {}), stamp(model)
+        for site, edit in mine:
+            if (now, edit, site) not in fitted:
+                fitted[now, edit, site] = edit.fit(found[site], site)
+            known[edit, site] = found[site], fitted[now, edit, site]
+    return known

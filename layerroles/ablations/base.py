@@ -20,17 +20,18 @@ Example:
 import dataclasses
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
-from layerroles.ablations.reference import Reference, SiteReference
+from layerroles.ablations.prompts import EVIDENCE, IN_PROMPT, LAST, UNKNOWN, Prompt
+from layerroles.ablations.reference import Kind, Reference, SiteReference
 from layerroles.errors import InputError
 from layerroles.registry import Registry
 from layerroles.sites import Site
@@ -45,6 +46,9 @@ class Pass(Protocol):
         real: false at pads.
         tokens: ids of everything that the row has read, new ones last; None for embeddings.
         attended: false at the pads of `tokens`.
+        marks: of the new tokens (see `prompts`).
+        prompts: of the rows; None for embeddings, or where rows of different prompts are read as
+            one.
     """
 
     @property
@@ -55,6 +59,10 @@ class Pass(Protocol):
     def tokens(self) -> Int[Tensor, "row all_pos"] | None: ...  # noqa: D102
     @property
     def attended(self) -> Bool[Tensor, "row all_pos"]: ...  # noqa: D102
+    @property
+    def marks(self) -> Int[Tensor, "row pos"]: ...  # noqa: D102
+    @property
+    def prompts(self) -> Sequence[Prompt] | None: ...  # noqa: D102
 
 
 @dataclass(frozen=True)
@@ -66,12 +74,16 @@ class EditContext:
         stream: the residual stream that entered the site's block.
         read: the pass under way, which the properties below are taken from.
         reference: what the intact model wrote at this site, if the ablation declares a reference.
+        fitted: what the ablation's `fit` made of it.
+        whole_prompt: whether the condition may look at `prompts`.
     """
 
     site: Site
     stream: Float[Tensor, "row pos d_model"]
     read: Pass
     reference: SiteReference | None = None
+    fitted: Any = None
+    whole_prompt: bool = False
 
     @property
     def positions(self) -> Int[Tensor, "row pos"]:
@@ -79,12 +91,12 @@ class EditContext:
 
         Negative at pads.
         """
-        return self.read.positions
+        return self.read.positions.to(self.stream.device)
 
     @property
     def real(self) -> Bool[Tensor, "row pos"]:
         """False at pads."""
-        return self.read.real
+        return self.read.real.to(self.stream.device)
 
     @property
     def tokens(self) -> Int[Tensor, "row all_pos"] | None:
@@ -98,6 +110,50 @@ class EditContext:
     def attended(self) -> Bool[Tensor, "row all_pos"]:
         """False at the pads of `tokens`."""
         return self.read.attended
+
+    @property
+    def in_prompt(self) -> Bool[Tensor, "row pos"]:
+        """True at the tokens that the row's answer follows on, false at those of the answer."""
+        return self.marked(IN_PROMPT)
+
+    @property
+    def is_last(self) -> Bool[Tensor, "row pos"]:
+        """True at the prompt's last token, from which the answer begins."""
+        return self.marked(LAST)
+
+    @property
+    def is_evidence(self) -> Bool[Tensor, "row pos"]:
+        """True at the prompt's tokens that hold what the answer needs.
+
+        Raises:
+            InputError: nobody said where that is.
+        """
+        if self.marked(UNKNOWN).any():
+            raise InputError(
+                f"{self.site}: where the evidence is was not told, give evidence= to the engine, "
+                f"or prompts=[Prompt(ids, evidence=...)] to ablated"
+            )
+        return self.marked(EVIDENCE)
+
+    def marked(self, mark: int) -> Bool[Tensor, "row pos"]:
+        """Where the tokens have this mark (see `prompts`)."""
+        return (self.read.marks.to(self.stream.device) & mark) > 0
+
+    @property
+    def prompts(self) -> Sequence[Prompt]:
+        """The rows' whole prompts, for ablations (or `at=` functions) that are `whole_prompt`.
+
+        Raises:
+            InputError: these did not say so, or the model was run on embeddings.
+        """
+        if not self.whole_prompt:
+            raise InputError(
+                f"{self.site}: what looks at ctx.prompts has to say so, by whole_prompt = True in "
+                f"the ablation's class, or as an attribute of the function"
+            )
+        if self.read.prompts is None:
+            raise InputError(f"{self.site}: prompts are known of token ids, not of embeddings")
+        return self.read.prompts
 
     def generator(self, row: int, pos: int) -> torch.Generator:
         """A generator seeded by the row's real tokens up to and including column `pos`.
@@ -135,9 +191,12 @@ class Ablation(ABC):
     Class attributes:
         in_place: the model itself is changed while the condition lasts (`placed`), and nothing is
             left to edit. Such an ablation acts at all positions.
+        whole_prompt: edits depend on the row's whole prompt (`ctx.prompts`), even those of its
+            first tokens; so what two prompts have in common can't be read once for both.
     """
 
     in_place: ClassVar[bool] = False
+    whole_prompt: ClassVar[bool] = False
 
     @abstractmethod
     def edit(
@@ -149,6 +208,19 @@ class Ablation(ABC):
         pads, and at positions that the condition's `at` leaves out, is ignored. Where the edit
         equals the write, the model's own output passes through untouched.
         """
+
+    @property
+    def needs(self) -> frozenset[Kind]:
+        """What its reference has to tell besides means and deviations: `positions`, `donors`."""
+        return frozenset()
+
+    def fit(self, reference: SiteReference, site: Site) -> object:
+        """What the ablation learns of its reference at a site, once; given as `ctx.fitted`.
+
+        Only ablations that declare a `reference` are asked. What they look at besides means and
+        deviations they name in `needs`.
+        """
+        return None
 
     def check(self, site: Site) -> None:  # noqa: B027  # most ablations refuse nothing
         """Refuse a site that this ablation cannot be applied to.

@@ -8,18 +8,17 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
-from typing import Literal, get_args
 
+from jaxtyping import Bool
+from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
-from layerroles.ablations.base import Ablation, declared_reference
+from layerroles.ablations.base import Ablation, EditContext, declared_reference
 from layerroles.ablations.reference import Reference
+from layerroles.ablations.where import At, acts, at_name, identity
 from layerroles.errors import InputError
 from layerroles.models import check_sites
 from layerroles.sites import Site
-
-At = Literal["all", "after_first"]
-ATS: tuple[At, ...] = get_args(At)
 
 
 class Condition:
@@ -29,8 +28,13 @@ class Condition:
         edits: what is done where; empty for the intact model.
         name: how the condition is called in frames and figures; by default made of its content,
             such as `"skip L3"`.
-        at: the positions at which it acts: `"all"`, or `"after_first"`, which spares the first
-            real token and with it the attention sink.
+        at: the positions at which it acts: `"all"`; `"after_first"`, which spares the first real
+            token and with it the attention sink; `"prompt"`, what is read before the answer;
+            `"generated"`, the answer's own tokens, given or written; `"last"`, the prompt's last
+            token; `"evidence"`, the prompt's tokens that hold what the answer needs; or a function
+            of an `EditContext` that returns a mask `[row pos]`, such as
+            `lambda ctx: ctx.positions >= 4` (with an attribute `whole_prompt = True` if it looks at
+            `ctx.prompts`).
 
     Raises:
         InputError: unknown `at`, something that is not a site or not an ablation, or an ablation
@@ -54,23 +58,27 @@ class Condition:
     def __init__(
         self, edits: Mapping[Site, Ablation], *, name: str | None = None, at: At = "all"
     ) -> None:
-        if at not in ATS:
-            raise InputError(f"unknown at={at!r}: known are {', '.join(ATS)}")
+        where = identity(at)
         for site, edit in edits.items():
             if not isinstance(site, Site) or not isinstance(edit, Ablation):
                 raise InputError(f"a condition maps sites to ablations, not {site!r}: {edit!r}")
             edit.check(site)
+            _check_hash(edit)
             if edit.in_place and at != "all":
-                raise InputError(f"{edit.name} {site} acts at all positions, not at={at!r}")
+                raise InputError(
+                    f"{edit.name} {site} acts at all positions, not at={at_name(at)!r}"
+                )
         ordered = dict(sorted(edits.items(), key=lambda item: item[0].order))
         if not ordered and (name not in (None, "intact") or at != "all"):
-            raise InputError(f"the empty condition is called 'intact', not {name!r} with at={at!r}")
+            raise InputError(
+                f"the empty condition is called 'intact', not {name!r} with at={at_name(at)!r}"
+            )
         if ordered and name == "intact":
             raise InputError("'intact' is the name of the empty condition, choose another name")
         object.__setattr__(self, "edits", MappingProxyType(ordered))
         object.__setattr__(self, "at", at)
         object.__setattr__(self, "name", name or _name(ordered, at))
-        object.__setattr__(self, "hash", _hash(ordered, at))
+        object.__setattr__(self, "hash", _hash(ordered, where))
 
     def __setattr__(self, key: str, value: object) -> None:
         raise AttributeError(f"a condition cannot be changed: make a new one to set {key!r}")
@@ -114,6 +122,26 @@ class Condition:
         return "+".join(sorted({edit.name for edit in self.edits.values()})) or "intact"
 
     @property
+    def at_name(self) -> str:
+        """Where it acts, in a word: the name of `at`, or of its function."""
+        return at_name(self.at)
+
+    @property
+    def whole_prompt(self) -> bool:
+        """Whether an ablation, or a function that tells where, depends on the whole prompt."""
+        if getattr(self.at, "whole_prompt", False):
+            return True
+        return any(edit.whole_prompt for edit in self.edits.values())
+
+    def acts(self, ctx: EditContext) -> Bool[Tensor, "row pos"]:
+        """Where it acts among the tokens of a pass.
+
+        Raises:
+            InputError: a function of the user's did not return a mask of this shape.
+        """
+        return acts(self.at, ctx)
+
+    @property
     def references(self) -> dict[Reference, list[Site]]:
         """The references that its ablations declare, with the sites that need each."""
         needed: dict[Reference, list[Site]] = {}
@@ -131,12 +159,22 @@ def _name(edits: Mapping[Site, Ablation], at: At) -> str:
     for site, edit in edits.items():
         sites.setdefault(edit.label, []).append(str(site))
     what = " + ".join(f"{name} {','.join(where)}" for name, where in sites.items())
-    return what if at == "all" else f"{what} {at}"
+    return what if at == "all" else f"{what} {at_name(at)}"
 
 
-def _hash(edits: Mapping[Site, Ablation], at: At) -> str:
+def _check_hash(edit: Ablation) -> None:
+    try:
+        hash(edit)
+    except TypeError as error:
+        raise InputError(
+            f"{edit.name} cannot be told from others ({error}): write @dataclass(frozen=True) over "
+            f"its class, with fields that can be hashed, such as tuples for lists"
+        ) from None
+
+
+def _hash(edits: Mapping[Site, Ablation], where: str) -> str:
     content = {str(site): [edit.name, edit.parameters()] for site, edit in edits.items()}
-    text = json.dumps({"at": at, "edits": content}, sort_keys=True, default=repr)
+    text = json.dumps({"at": where, "edits": content}, sort_keys=True, default=repr)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

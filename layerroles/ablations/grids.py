@@ -9,7 +9,8 @@ from typing import Literal
 from transformer_lens.model_bridge import TransformerBridge
 
 from layerroles.ablations.base import Ablation
-from layerroles.ablations.condition import At, Condition
+from layerroles.ablations.condition import Condition
+from layerroles.ablations.where import At, at_name
 from layerroles.errors import InputError
 from layerroles.models import check_sites
 from layerroles.sites import NUMBERED, Part, Site, size_of
@@ -218,4 +219,4 @@ def _together(
 
 
 def _at(name: str, at: At) -> str:
-    return name if at == "all" else f"{name} {at}"
+    return name if at == "all" else f"{name} {at_name(at)}"

@@ -5,7 +5,7 @@ An edit is told the absolute positions and the token ids of its rows. Plain Tran
 read off the arguments with which the Hugging Face model is called.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +14,9 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
+
+from layerroles.ablations.prompts import Marks, Prompt
+from layerroles.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -25,20 +28,65 @@ class Call:
         attended: false at pads, over the same columns.
         positions: positions of the new tokens among their row's real tokens; negative at pads.
         real: false at pads, over the new tokens.
+        marks: of the new tokens (see `prompts`).
+        given: the rows' prompts, or where nobody told them the first tokens read, with their mask;
+            None for embeddings.
     """
 
     tokens: Int[Tensor, "row all_pos"] | None
     attended: Bool[Tensor, "row all_pos"]
     positions: Int[Tensor, "row pos"]
     real: Bool[Tensor, "row pos"]
+    marks: Int[Tensor, "row pos"]
+    given: Sequence[Prompt] | tuple[Tensor, Tensor] | None
+
+    @property
+    def prompts(self) -> Sequence[Prompt] | None:
+        """The rows' prompts; None for embeddings."""
+        if not isinstance(self.given, tuple):
+            return self.given
+        rows = zip(*self.given, strict=True)
+        return [Prompt(tuple(ids[real].tolist())) for ids, real in rows]
 
 
 class Watch:
-    """Keeps the pass that is under way in `.current`, and the tokens read so far in `.tokens`."""
+    """Keeps the pass that is under way in `.current`, and the tokens read so far in `.tokens`.
+
+    Unless it is told (`begin`), a row's prompt is what is read without a cache; what is read on top
+    of one is generated.
+    """
 
     def __init__(self) -> None:
         self.current: Call | None = None
         self.tokens: Int[Tensor, "row all_pos"] | None = None
+        self._given: Sequence[Prompt] | tuple[Tensor, Tensor] | None = None
+        self._marks: Marks | None = None
+        self._check = False
+
+    def begin(
+        self,
+        tokens: Int[Tensor, "row all_pos"] | None,
+        prompts: Sequence[Prompt] | None,
+        *,
+        check: bool = False,
+    ) -> None:
+        """Other rows follow, with these prompts, which go on from a cache of these tokens.
+
+        With `check`, passes without a cache are refused where the rows do not begin so.
+        """
+        self.tokens, self._marks, self._check = tokens, None, check
+        self._given = None if prompts is None else list(prompts)
+
+    def keep(self, rows: Int[Tensor, " row"]) -> None:
+        """Go on with these of the rows only."""
+        if self.tokens is not None:
+            self.tokens = self.tokens[rows]
+        if self._marks is not None:
+            self._marks = self._marks.kept(rows)
+        if isinstance(self._given, tuple):
+            self._given = self._given[0][rows], self._given[1][rows]
+        elif self._given is not None:
+            self._given = [self._given[row] for row in rows.tolist()]
 
     def read(
         self, _module: torch.nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
@@ -55,12 +103,29 @@ class Watch:
         attended = mask.to(device=new.device, dtype=torch.bool)
         positions = (attended.long().cumsum(-1) - 1).masked_fill(~attended, -1)
         self.tokens = self._joined(tokens, n_past)
+        marks = self._known_marks(attended, fresh=n_past == 0)
         self.current = Call(
             tokens=self.tokens,
             attended=attended,
             positions=positions[:, -n_new:],
             real=attended[:, -n_new:],
+            marks=marks.at(positions[:, -n_new:]),
+            given=self._given,
         )
+
+    def _known_marks(self, attended: Bool[Tensor, "row all_pos"], *, fresh: bool) -> Marks:
+        if isinstance(self._given, list):
+            if len(self._given) != len(attended):
+                raise InputError(f"{len(self._given)} prompts are given for {len(attended)} rows")
+            if fresh and self._check and self.tokens is not None:
+                _check_begun(self._given, self.tokens, attended)
+            self._marks = self._marks or Marks.of(self._given, attended.device)
+        elif fresh:
+            self._marks = Marks.whole(attended)
+            self._given = None if self.tokens is None else (self.tokens, attended)
+        elif self._marks is None:  # a cache from elsewhere
+            return Marks(torch.zeros_like(attended[:, :0], dtype=torch.long))
+        return self._marks
 
     def _joined(self, tokens: Tensor | None, n_past: int) -> Tensor | None:
         if tokens is None or n_past == 0:
@@ -69,6 +134,16 @@ class Watch:
         if self.tokens is None or self.tokens.shape != (tokens.shape[0], n_past):
             return None
         return torch.cat([self.tokens, tokens], dim=1)
+
+
+def _check_begun(prompts: Sequence[Prompt], tokens: Tensor, attended: Tensor) -> None:
+    for index, (prompt, ids, real) in enumerate(zip(prompts, tokens, attended, strict=True)):
+        begun = tuple(ids[real][: len(prompt.ids)].tolist())
+        if begun != prompt.ids[: len(begun)]:
+            raise InputError(
+                f"row {index} begins with tokens {list(begun[:4])}..., its prompt with "
+                f"{list(prompt.ids[:4])}... (a bridge's own to_tokens prepends BOS)"
+            )
 
 
 @contextmanager

@@ -10,9 +10,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
-from itertools import islice
+from itertools import accumulate, islice
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, get_args, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -99,6 +99,36 @@ def _lines(file: Path, limit: int) -> list[str]:
         raise InputError(f"reference file {str(file)!r} cannot be read: {reason}") from error
 
 
+# What can be collected besides the moments: the means at each position, and every single write.
+Kind = Literal["positions", "donors"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+
+
+@dataclass(frozen=True)
+class Donors:
+    """Every write of one site on the prompts of a reference.
+
+    Attributes:
+        writes: at the real tokens of all prompts, one prompt behind the other; in the CPU's memory.
+        ids: the prompts' tokens.
+    """
+
+    writes: Float[Tensor, "token *site"]
+    ids: tuple[tuple[int, ...], ...]
+
+    @cached_property
+    def starts(self) -> list[int]:
+        """Where each prompt begins among the writes."""
+        return [0, *accumulate(map(len, self.ids))][:-1]
+
+    @property
+    def rest(self) -> Float[Tensor, "token *site"]:
+        """The writes at all but the first tokens (see `mean`)."""
+        kept = torch.ones(len(self.writes), dtype=torch.bool)
+        kept[self.starts] = False
+        return self.writes[kept]
+
+
 @dataclass(frozen=True)
 class SiteReference:
     """What the intact model wrote at one site.
@@ -109,6 +139,9 @@ class SiteReference:
         first_std: standard deviation over first real tokens.
         rest_std: standard deviation over all other real tokens.
         n_first, n_rest: how many tokens each is over.
+        positions: means at each position from the first on, as far as the longest prompt goes;
+            None if they were not asked for.
+        donors: every single write; None if they were not asked for.
     """
 
     first: Float[Tensor, "*site"]
@@ -117,22 +150,40 @@ class SiteReference:
     rest_std: Float[Tensor, "*site"]
     n_first: int
     n_rest: int
+    positions: Float[Tensor, "pos *site"] | None = None
+    donors: Donors | None = None
+
+    def has(self, kinds: Iterable[Kind]) -> bool:
+        """Whether these were collected."""
+        return all(getattr(self, kind) is not None for kind in kinds)
 
 
 def collect(
-    model: TransformerBridge, reference: Reference, sites: Iterable[Site], *, batch_size: int = 8
+    model: TransformerBridge,
+    reference: Reference,
+    sites: Iterable[Site],
+    kinds: Iterable[Kind] = (),
+    *,
+    batch_size: int = 8,
 ) -> dict[Site, SiteReference]:
     """What each site writes over a reference; one pass collects all sites asked for.
+
+    Args:
+        model: a prepared bridge.
+        reference: the prompts.
+        sites: where.
+        kinds: what is collected besides means and standard deviations.
+        batch_size: prompts that are read together.
 
     Raises:
         InputError: a site that the model lacks, or a reference of one-token prompts only.
     """
     sites = list(sites)
     check_sites(model, sites)
-    rows = sorted((encode(model, text) for text in reference.prompts), key=len)
+    rows = sorted((tuple(encode(model, text)) for text in reference.prompts), key=len)
     if len(rows[-1]) < 2:
         raise InputError("a reference needs prompts of two tokens or more")
-    collector = _Collector(model, sites)
+    collector = _Collector(model, sites, rows, frozenset(kinds))
     with bare(model), model.hooks(fwd_hooks=collector.hooks):
         for start in range(0, len(rows), batch_size):
             tokens, attended = pad_left(rows[start : start + batch_size], model)
@@ -167,7 +218,7 @@ def write_of(
     """
     if site.part == "block":
         assert entry is not None
-        return value.float() - entry.float()
+        return value.float() - entry.to(value.device).float()
     if site.part in NUMBERED:
         return heads_of(value, model)[:, :, heads_at(site, model)]
     return value
@@ -200,9 +251,15 @@ def pad_left(rows: Sequence[Sequence[int]], model: TransformerBridge) -> tuple[T
 class _Collector:
     """Hooks that sum the writes of some sites, batch by batch."""
 
-    def __init__(self, model: TransformerBridge, sites: list[Site]) -> None:
+    def __init__(
+        self,
+        model: TransformerBridge,
+        sites: list[Site],
+        rows: Sequence[tuple[int, ...]],
+        kinds: frozenset[Kind],
+    ) -> None:
         self.model = model
-        self.sums = {site: _Sums() for site in sites}
+        self.sums = {site: _Sums(rows, kinds) for site in sites}
         self.entries: dict[int, Tensor] = {}
         blocks = sorted({site.layer for site in sites if site.part == "block"})
         self.hooks = [
@@ -211,29 +268,40 @@ class _Collector:
         ]
 
     def begin(self, attended: Tensor) -> None:
-        real = attended.bool()
-        self.first = real & (attended.cumsum(-1) == 1)
-        self.rest = real & ~self.first
+        self.positions = (attended.cumsum(-1) - 1).masked_fill(attended == 0, -1)
 
     def _enter(self, value: Tensor, *, hook: object, layer: int) -> None:
         self.entries[layer] = value
 
     def _leave(self, value: Tensor, *, hook: object, site: Site) -> None:
         write = write_of(site, value, self.entries.get(site.layer), self.model)
-        self.sums[site].add(write, self.first, self.rest)
+        self.sums[site].add(write, self.positions.to(write.device))
 
 
 class _Sums:
-    """Running sums in float64, first tokens apart from the rest."""
+    """Running sums in float64, first tokens apart from the rest; and what else was asked for."""
 
-    def __init__(self) -> None:
+    def __init__(self, rows: Sequence[tuple[int, ...]], kinds: frozenset[Kind]) -> None:
+        self._rows, self._kinds = rows, kinds
         self.first, self.rest = _Moments(), _Moments()
+        self._at: list[_Moments] = [_Moments() for _ in range(len(rows[-1]))]
+        self._writes: list[Tensor] = []
 
-    def add(self, write: Tensor, first: Tensor, rest: Tensor) -> None:
-        self.first.add(write[first].double())
-        self.rest.add(write[rest].double())
+    def add(self, write: Tensor, positions: Tensor) -> None:
+        self.first.add(write[positions == 0].double())
+        self.rest.add(write[positions > 0].double())
+        if "positions" in self._kinds:
+            for position in range(int(positions.max()) + 1):
+                self._at[position].add(write[positions == position].double())
+        if "donors" in self._kinds:
+            self._writes.append(write[positions >= 0].cpu())  # row by row: the mask is row-major
 
     def found(self) -> SiteReference:
+        positions = donors = None
+        if "positions" in self._kinds:
+            positions = torch.stack([moments.mean for moments in self._at])
+        if "donors" in self._kinds:
+            donors = Donors(torch.cat(self._writes), tuple(self._rows))
         return SiteReference(
             first=self.first.mean,
             rest=self.rest.mean,
@@ -241,6 +309,8 @@ class _Sums:
             rest_std=self.rest.std,
             n_first=self.first.n,
             n_rest=self.rest.n,
+            positions=positions,
+            donors=donors,
         )
 
 

@@ -2,7 +2,8 @@
 
 A file for each pair of model and prompts (known by a hash of weights, configuration and token ids)
 lies in the cache folder, as safetensors: for each site its means and standard deviations, in
-float64, and in the metadata where they come from. Sites that are asked for later are added to it.
+float64, what else was asked for (means at each position, every single write), and in the metadata
+where they come from. What is asked for later is added to it.
 """
 
 import hashlib
@@ -18,10 +19,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
-from layerroles.ablations.reference import Reference, SiteReference, collect
+from layerroles.ablations.reference import Donors, Kind, Reference, SiteReference, collect
 from layerroles.gguf import cache_folder
-from layerroles.models import Provenance, behaviour, encode, provenance, stamp
+from layerroles.models import Provenance, encode, provenance
 from layerroles.sites import Site
+from layerroles.weights import behaviour, stamp
 
 log = logging.getLogger(__name__)
 
@@ -36,22 +38,26 @@ _KNOWN: "weakref.WeakKeyDictionary[TransformerBridge, _Known]" = weakref.WeakKey
 
 
 def collected(
-    model: TransformerBridge, reference: Reference, sites: Iterable[Site]
+    model: TransformerBridge,
+    reference: Reference,
+    sites: Iterable[Site],
+    kinds: Iterable[Kind] = (),
 ) -> dict[Site, SiteReference]:
     """What each site writes over a reference: from this process, from disk, or collected now.
 
     Raises:
         InputError: as `collect`.
     """
-    sites = list(sites)
+    sites, kinds = list(sites), frozenset(kinds)
     known, now = _KNOWN.setdefault(model, {}), stamp(model)
-    missing = [site for site in sites if (now, reference.digest, site) not in known]
+    held = {site: known.get((now, reference.digest, site)) for site in sites}
+    missing = [site for site, one in held.items() if one is None or not one.has(kinds)]
     if missing:
         saved = Saved(model, reference)
-        found = saved.read(missing)
+        found = saved.read(missing, kinds)
         new = [site for site in missing if site not in found]
         if new:
-            made = collect(model, reference, new)
+            made = collect(model, reference, new, kinds)
             saved.add(made)
             found |= made
         known |= {(now, reference.digest, site): one for site, one in found.items()}
@@ -70,28 +76,39 @@ class Saved:
         self._model: Provenance = provenance(model)
         self._reference = reference
         ids = [encode(model, text) for text in reference.prompts]
+        # In the order in which they are collected.
+        self._ids = tuple(sorted(map(tuple, ids), key=len))
         content = [_FORMAT, self._model.weights, behaviour(model), ids]
         name = hashlib.sha256(json.dumps(content, sort_keys=True, default=repr).encode())
         self.path: Path = cache_folder() / "references" / f"{name.hexdigest()[:32]}.safetensors"
 
-    def read(self, sites: Iterable[Site]) -> dict[Site, SiteReference]:
-        """What is known of these sites."""
-        tensors, counts = self._held()
-        return {
-            site: SiteReference(
-                **{name: tensors[f"{site}.{name}"] for name in _TENSORS},
-                n_first=counts[str(site)][0],
-                n_rest=counts[str(site)][1],
-            )
-            for site in sites
-            if str(site) in counts
-        }
+    def read(self, sites: Iterable[Site], kinds: Iterable[Kind] = ()) -> dict[Site, SiteReference]:
+        """Those of the sites of which all that is asked for is known."""
+        kinds = list(kinds)
+        wanted = {site: [f"{site}.{name}" for name in (*_TENSORS, *kinds)] for site in sites}
+        tensors, counts = self._held([name for names in wanted.values() for name in names])
+        found = {}
+        for site, names in wanted.items():
+            if all(name in tensors for name in names):
+                donors = tensors.get(f"{site}.donors")
+                found[site] = SiteReference(
+                    **{name: tensors[f"{site}.{name}"] for name in _TENSORS},
+                    n_first=counts[str(site)][0],
+                    n_rest=counts[str(site)][1],
+                    positions=tensors.get(f"{site}.positions"),
+                    donors=None if donors is None else Donors(donors, self._ids),
+                )
+        return found
 
     def add(self, found: dict[Site, SiteReference]) -> None:
         """Add sites to the file; a folder that cannot be written is told, and no more."""
         tensors, counts = self._held()
         for site, one in found.items():
             tensors |= {f"{site}.{name}": getattr(one, name).contiguous() for name in _TENSORS}
+            if one.positions is not None:
+                tensors[f"{site}.positions"] = one.positions
+            if one.donors is not None:
+                tensors[f"{site}.donors"] = one.donors.writes
             counts[str(site)] = (one.n_first, one.n_rest)
         about = {
             "counts": json.dumps(counts),
@@ -109,16 +126,22 @@ class Saved:
         except (OSError, SafetensorError) as error:
             log.warning("reference %s cannot be kept: %s", self.path.name, error)
 
-    def _held(self) -> tuple[dict[str, Tensor], dict[str, tuple[int, int]]]:
-        """All tensors and counts of the file; a file that cannot be read holds nothing."""
+    def _held(
+        self, wanted: Iterable[str] | None = None
+    ) -> tuple[dict[str, Tensor], dict[str, tuple[int, int]]]:
+        """Tensors of the file, by default all, and its counts.
+
+        A file that cannot be read holds nothing.
+        """
         try:
             if not self.path.is_file():
                 return {}, {}
             with safe_open(self.path, framework="pt") as file:
                 counts = json.loads(file.metadata()["counts"])
-                names = [f"{site}.{name}" for site in counts for name in _TENSORS]
                 pairs = {site: (first, rest) for site, (first, rest) in counts.items()}
-                return {name: file.get_tensor(name) for name in names}, pairs
+                names = set(file.keys())
+                chosen = names if wanted is None else names.intersection(wanted)
+                return {name: file.get_tensor(name) for name in chosen}, pairs
         except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
             log.warning("reference %s cannot be read (%s): collected again", self.path.name, error)
             return {}, {}

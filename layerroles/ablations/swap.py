@@ -26,8 +26,9 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from layerroles.ablations.base import Ablation, EditContext, ablation
 from layerroles.errors import InputError
-from layerroles.models import behaviour, prepared, stamp
+from layerroles.models import prepared
 from layerroles.sites import NUMBERED, Site
+from layerroles.weights import behaviour, is_spread, stamp
 
 # The modules of a block that make up a sublayer, as bridges call them.
 _SUBLAYERS = {"attn": ("ln1", "ln1_post", "attn"), "mlp": ("ln2", "ln2_post", "mlp")}
@@ -103,6 +104,7 @@ def check_donor(model: TransformerBridge, donor: TransformerBridge) -> None:
     Raises:
         InputError: they do not; the first thing that differs is told.
     """
+    _check_whole(model)
     prepared(donor)
     host, given = behaviour(model), behaviour(donor)
     # The most telling first.
@@ -116,6 +118,14 @@ def check_donor(model: TransformerBridge, donor: TransformerBridge) -> None:
     ]
     for name in sorted(shapes[0].keys() | shapes[1].keys()):
         _same(model, donor, name, shapes[0].get(name), shapes[1].get(name))
+
+
+def _check_whole(model: TransformerBridge) -> None:
+    if is_spread(model):
+        raise InputError(
+            f"model {prepared(model).name!r} is spread over devices or lies on disk: layers can be "
+            f"swapped only between models that lie whole on one device"
+        )
 
 
 def _same(
@@ -140,6 +150,7 @@ def _modules(model: TransformerBridge, site: Site) -> list[nn.Module]:
 
 def _digest(model: TransformerBridge) -> str:
     """A hash of what a donor's blocks compute: their weights, and the configuration."""
+    _check_whole(model)
     known = _DIGESTS.setdefault(model, {})
     now = stamp(model)
     if now not in known:

@@ -67,7 +67,8 @@ def command(
         str,
         typer.Option(
             metavar="AT,...",
-            help="At which positions: all, or after_first, which spares the attention sink.",
+            help="At which positions: all; after_first, which spares the attention sink; prompt; "
+            "generated; evidence; last (of the prompt).",
         ),
     ] = "all,after_first",
     protocols: Annotated[
@@ -136,6 +137,7 @@ def command(
     ats = known_ats(at)
     if limit < 1:
         raise InputError(f"--limit {limit} asks for nothing: give 1 or more")
+    check_engine(executor, memory)
     ablations = make_ablations(ablation, split_settings(settings or []), asked, seed)
 
     import layerroles as lr
@@ -150,7 +152,6 @@ def command(
         for position in ats
         for site in where
     ]
-    # What is no executor is told by the engine.
     engine = lr.Engine(bridge, executor=cast("ExecutorName", executor), memory=memory)
     sweep = lr.Sweep(
         bridge, asked, conditions, protocols=ways, limit=limit, seed=seed, engine=engine
@@ -207,6 +208,20 @@ def known_ats(text: str) -> list["At"]:
         if name not in known:
             raise InputError(f"unknown at={name!r}: known are {', '.join(known)}")
     return [known[name] for name in names]
+
+
+def check_engine(executor: str, memory: str | None) -> None:
+    """Refuse what `--executor` and `--memory` do not take.
+
+    Raises:
+        InputError: an unknown executor, or what is no size.
+    """
+    from layerroles.engine.ask import check_executor
+    from layerroles.engine.memory import n_bytes
+
+    check_executor(executor)
+    if memory is not None:
+        n_bytes(memory)
 
 
 def _is_required(field: "dataclasses.Field[Any]") -> bool:

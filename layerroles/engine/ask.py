@@ -17,7 +17,16 @@ from layerroles.engine.memory import budget, keep_pages
 from layerroles.engine.plain import Plain
 from layerroles.engine.plan import Plan, Requests
 from layerroles.engine.replay import can_replay
-from layerroles.engine.requests import Options, Score, Scored, Writing, Written, scored, written
+from layerroles.engine.requests import (
+    Options,
+    Score,
+    Scored,
+    Spans,
+    Writing,
+    Written,
+    scored,
+    written,
+)
 from layerroles.engine.trust import (
     UNFORESEEN,
     Executor,
@@ -56,6 +65,16 @@ class LogLikelihoods:
     changed: Bool[np.ndarray, "condition request"]
 
 
+def check_executor(name: str) -> None:
+    """Check that an executor is known.
+
+    Raises:
+        InputError: it is not.
+    """
+    if name != "auto" and name not in _NAMES:
+        raise InputError(f"unknown executor {name!r}: known are auto, {', '.join(_NAMES)}")
+
+
 class Engine:
     r"""Answers requests under conditions, in lm-eval's words.
 
@@ -92,8 +111,7 @@ class Engine:
         batch_size: int = 16,
         memory: str | int | None = None,
     ) -> None:
-        if executor != "auto" and executor not in _NAMES:
-            raise InputError(f"unknown executor {executor!r}: known are auto, {', '.join(_NAMES)}")
+        check_executor(executor)
         if batch_size < 1:
             raise InputError(f"batch_size={batch_size} is not a number above 0")
         self._name = prepared(model).name
@@ -106,19 +124,25 @@ class Engine:
         self._answers_for: dict[tuple[str, Kind], bool] = {}
 
     def loglikelihood(
-        self, requests: Sequence[tuple[str, str]], conditions: Sequence[Condition] = (INTACT,)
+        self,
+        requests: Sequence[tuple[str, str]],
+        conditions: Sequence[Condition] = (INTACT,),
+        *,
+        evidence: Spans | None = None,
     ) -> LogLikelihoods:
         """How likely each continuation is after its context, under each condition.
 
         Args:
             requests: pairs of context and continuation.
             conditions: by default the intact model only.
+            evidence: for each request, character spans `[start, end)` of its context; conditions
+                with `at="evidence"` act on their tokens.
 
         Raises:
-            InputError: an empty continuation, a request longer than the model's context, or a
-                site that the model lacks.
+            InputError: an empty continuation, a request longer than the model's context, a site
+                that the model lacks, or evidence that is needed and not given.
         """
-        encoded = scored(self.model, requests)
+        encoded = scored(self.model, requests, evidence)
         scores = self.score(encoded, conditions)
         shape = (len(conditions), len(requests))
 
@@ -133,7 +157,11 @@ class Engine:
         )
 
     def generate_until(
-        self, requests: Sequence[tuple[str, Options]], conditions: Sequence[Condition] = (INTACT,)
+        self,
+        requests: Sequence[tuple[str, Options]],
+        conditions: Sequence[Condition] = (INTACT,),
+        *,
+        evidence: Spans | None = None,
     ) -> list[list[str]]:
         """What the model writes greedily after each context: `[condition][request]`.
 
@@ -141,12 +169,13 @@ class Engine:
             requests: pairs of context and options: `until` (strings before which the text is
                 cut) and `max_gen_toks` (256 by default).
             conditions: by default the intact model only.
+            evidence: as for `loglikelihood`.
 
         Raises:
-            InputError: an unknown option, a request longer than the model's context, or a site
-                that the model lacks.
+            InputError: an unknown option, a request longer than the model's context, a site that
+                the model lacks, or evidence that is needed and not given.
         """
-        writings = self.write(written(self.model, requests), conditions)
+        writings = self.write(written(self.model, requests, evidence), conditions)
         return [[one.text for one in row] for row in writings]
 
     def plan(
@@ -208,6 +237,7 @@ class Engine:
         if not lists:
             return
         some = [asked[which] for which in lists]
+        _check_evidence(some, conditions)
         for executor, places in self._shared_out(some, conditions):
             mine = [conditions[place] for place in places]
             for which, place, answers in _answered(executor, some, mine):
@@ -313,6 +343,20 @@ class Engine:
             if self._answers_for[key]:
                 agreed.add(one)
         return agreed
+
+
+def _check_evidence(asked: Sequence[Requests], conditions: Sequence[Condition]) -> None:
+    needed = next((one for one in conditions if one.at == "evidence"), None)
+    if needed is None:
+        return
+    for requests in asked:
+        for index, request in enumerate(requests):
+            if not request.evidence:
+                raise InputError(
+                    f"{needed.name}: request {index} does not say where its evidence is, give it "
+                    f"as evidence=[[(start, end)], ...], character spans of each context (it takes "
+                    f"a fast tokenizer to find their tokens)"
+                )
 
 
 def _answered(

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from layerroles.ablations import Condition, Edit, References
+from layerroles.ablations import Condition, Edit, Prompt, References
 from layerroles.engine.twin import NoTwin, Twin
 from layerroles.sites import Site
 
@@ -20,15 +20,23 @@ class Reading:
 
     Args:
         positions: of the tokens in their sequences.
+        marks: of the tokens (see `ablations.prompts`).
         ids: gives each token's sequence up to itself; called only if an edit asks.
+        prompts: of each token; None where prompts share tokens.
     """
 
     def __init__(
-        self, positions: Int[Tensor, " pos"], ids: Callable[[], Sequence[Sequence[int]]]
+        self,
+        positions: Int[Tensor, " pos"],
+        marks: Int[Tensor, " pos"],
+        ids: Callable[[], Sequence[Sequence[int]]],
+        prompts: Sequence[Prompt] | None,
     ) -> None:
         self.positions = positions[:, None]
+        self.marks = marks[:, None]
         self.real = torch.ones_like(self.positions, dtype=torch.bool)
         self._ids = ids
+        self.prompts = prompts
 
     @property
     def tokens(self) -> Int[Tensor, "row all_pos"]:

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from layerroles.ablations import Condition, References
+from layerroles.ablations import Condition, Prompt, References
 from layerroles.engine.attend import Layout, Scoring
 from layerroles.engine.decode import Chosen, Decoding, Stops, greedy
 from layerroles.engine.edits import Edits, Reading, Stretch
@@ -34,6 +34,7 @@ from layerroles.engine.plan import (
 from layerroles.engine.readout import Places
 from layerroles.engine.requests import Score, Scored, Writing, Written
 from layerroles.engine.rows import Kept, Rows, contexts_of, kept
+from layerroles.engine.sequences import prompt_numbers, token_ids, token_marks
 from layerroles.engine.trie import Packed
 from layerroles.engine.twin import Attend, Twin
 
@@ -47,19 +48,31 @@ _COMPACT_BELOW = 0.9
 
 @dataclass(frozen=True)
 class Row:
-    """A packed row, ready to be read."""
+    """A packed row, ready to be read.
+
+    Attributes:
+        packed: what it is made of.
+        tokens: ids.
+        positions: in the sequences.
+        marks: see `ablations.prompts`.
+        prompts: of each token; None where prompts share tokens.
+        layout: who sees whom.
+    """
 
     packed: Packed
     tokens: Int[Tensor, " pos"]
     positions: Int[Tensor, " pos"]
+    marks: Int[Tensor, " pos"]
+    prompts: Sequence[Prompt] | None
     layout: Layout
 
     def ids(self) -> list[Sequence[int]]:
         """Each token's sequence up to itself."""
         rows: list[Sequence[int]] = [()] * len(self.packed.tokens)
         for sequence, path in self.packed.paths.items():
+            ids = token_ids(sequence).tolist()
             for n, place in enumerate(path, 1):
-                rows[place] = sequence[:n]
+                rows[place] = ids[:n]
         return rows
 
 
@@ -144,12 +157,17 @@ class Fused:
         """Places whose logits are held at once."""
         return self.budget.logits(self.twin.shape)
 
-    def row(self, packed: Packed) -> Row:
-        """A packed row, with who sees whom in it."""
+    def row(self, group: Group) -> Row:
+        """A group's packed row, with who sees whom in it."""
+        packed, prompts = group.packed, group.prompts
+        if prompts is not None:
+            prompts = tuple(prompts[number] for number in prompt_numbers(packed.tokens))
         return Row(
             packed,
-            torch.tensor(packed.tokens, device=self.device),
+            torch.tensor(token_ids(packed.tokens), device=self.device),
             torch.tensor(packed.positions, device=self.device),
+            torch.tensor(token_marks(packed.tokens), device=self.device),
+            prompts,
             Layout(packed, self.dtype, self.device),
         )
 
@@ -180,7 +198,7 @@ class Intact:
         if condition.is_intact:
             return self.read
         row = self._row
-        reading = Reading(row.positions, row.ids)
+        reading = Reading(row.positions, row.marks, row.ids, row.prompts)
         stretch = Stretch(condition, 0, len(row.tokens), reading)
         first = first_run(condition, len(self._twin.blocks))
         stream = self._streams[first]
@@ -214,21 +232,25 @@ class Batch:
         self._twin = fused.twin
         self._group = group
         self._n_logits = fused.n_logits
-        self._row = row = fused.row(group.packed)
+        self._row = row = fused.row(group)
         self._conditions = conditions
+        sequences = dict(zip(group.asked, group.sequences, strict=True))
         self._scored = {i: one for i in group.asked if isinstance(one := requests[i], Scored)}
         self._written = {i: one for i in group.asked if isinstance(one := requests[i], Written)}
         self._below: list[Kept] = []
         attend = row.layout.attend
         if self._scored:
-            self._places = Places(row.packed, list(self._scored.values()), fused.device)
+            read = [sequences[i] for i in self._scored]
+            self._places = Places(row.packed, list(self._scored.values()), read, fused.device)
         if self._written:
-            contexts = [one.context for one in self._written.values()]
+            contexts = [sequences[i] for i in self._written]
+            self._prompts = [one.prompt for one in self._written.values()]
             self._paths = [row.packed.paths[ids] for ids in contexts]
             self._contexts = contexts_of(row.packed, contexts, fused.dtype, fused.device)
             self._lengths = torch.tensor([len(ids) for ids in contexts], device=fused.device)
             attend = self._keep_below
-        self._intact = Intact(self._twin, row, conditions, attend)
+        some = [conditions[place] for place in group.conditions]
+        self._intact = Intact(self._twin, row, some, attend)
 
     def answers(self, edits: Edits) -> Iterator[tuple[int, Answers]]:
         """A condition's place with some of its answers, as they are ready."""
@@ -285,7 +307,8 @@ class Batch:
         n = len(self._written)
         asked = [request for _ in conditions for request in self._written.values()]
         decoding = Decoding(Stops(self._twin.bridge), asked)
-        changed = np.array([one for _, each in begun for one in each])
+        device = self._fused.device
+        changed = torch.tensor([one for _, each in begun for one in each], device=device)
         chosen = Chosen(
             torch.cat([one.tokens for one, _ in begun]), torch.cat([one.finite for one, _ in begun])
         )
@@ -295,10 +318,10 @@ class Batch:
                 decoding.keep(places)
                 rows.keep(places)
             # A row that is done is fed on until the batch is compacted; nothing of it counts.
-            writing = decoding.writing()
+            writing = torch.tensor(decoding.writing(), device=device)
             chosen, differs = self._step(rows, decoding, conditions, edits)
-            changed[decoding.live] |= differs & writing
-        writings = decoding.writings(torch.from_numpy(changed))
+            changed[torch.tensor(decoding.live, device=device)] |= differs & writing
+        writings = decoding.writings(changed.cpu())
         return [writings[start : start + n] for start in range(0, len(writings), n)]
 
     def _rows(self, conditions: Sequence[Condition]) -> Rows:
@@ -316,8 +339,8 @@ class Batch:
 
     def _step(
         self, rows: Rows, decoding: Decoding, conditions: Sequence[Condition], edits: Edits
-    ) -> tuple[Chosen, Bool[np.ndarray, " row"]]:
-        """Read the newest token of each live row."""
+    ) -> tuple[Chosen, Bool[Tensor, " row"]]:
+        """Read the newest token of each live row; what follows, and where an edit changed it."""
         n_before = rows.step()
         lengths = self._lengths[torch.tensor(rows.request, device=self._lengths.device)]
         # Rows that are done may be fed on beyond the model's context; nobody reads them.
@@ -326,21 +349,24 @@ class Batch:
         for place, condition in enumerate(conditions):
             start, end = np.searchsorted(rows.condition, [place, place + 1]).tolist()
             if start < end and not condition.is_intact:
-                ids = partial(self._ids, decoding, decoding.live[start:end])
-                reading = Reading(positions[start:end], ids)
+                live = decoding.live[start:end]
+                here = positions[start:end]
+                prompts = [self._prompts[row % len(self._prompts)] for row in live]
+                ids = partial(self._ids, decoding, live)
+                reading = Reading(here, torch.zeros_like(here), ids, prompts)
                 stretches.append(Stretch(condition, start, end, reading))
         with edits.on(stretches):
             stream = self._twin.run(decoding.last, positions, rows.attend)
-        differs = np.zeros(len(positions), dtype=bool)
+        differs = torch.zeros_like(positions, dtype=torch.bool)
         for stretch in stretches:
             if stretch.changed is not None:
-                differs[stretch.start : stretch.end] = stretch.changed.cpu().numpy()
+                differs[stretch.start : stretch.end] = stretch.changed
         return self._choose(stream), differs
 
     def _ids(self, decoding: Decoding, live: Sequence[int]) -> list[Sequence[int]]:
         """What some rows have read, their newest token included."""
-        contexts = [request.context for request in self._written.values()]
-        return [(*contexts[row % len(contexts)], *decoding.ids[row]) for row in live]
+        prompts = self._prompts
+        return [(*prompts[row % len(prompts)].ids, *decoding.ids[row]) for row in live]
 
     def _choose(self, stream: Float[Tensor, "row d_model"]) -> Chosen:
         found = [greedy(self._twin.logits(chunk)) for chunk in stream.split(self._n_logits)]

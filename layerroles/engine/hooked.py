@@ -14,7 +14,7 @@ from typing import TypeVar
 import torch
 from transformer_lens.model_bridge import TransformerBridge
 
-from layerroles.ablations import Condition, applied
+from layerroles.ablations import Condition, Prompt, applied
 from layerroles.ablations.apply import References
 from layerroles.engine.decode import Decoding, Stops, greedy
 from layerroles.engine.readout import read_out
@@ -52,9 +52,9 @@ class Tail:
 
 @dataclass(frozen=True)
 class Batch:
-    """Different contexts that are read together, with the requests that ask about them."""
+    """Different prompts that are read together, with the requests that ask about them."""
 
-    contexts: list[tuple[int, ...]]
+    prompts: list[Prompt]
     asked: list[int]
     owners: list[int]
 
@@ -81,17 +81,17 @@ class Hooked:
         self, requests: Sequence[Scored], conditions: Sequence[Condition]
     ) -> Iterator[tuple[int, list[Score]]]:
         """Score every request under every condition; each condition's place, with its scores."""
-        for start in range(0, len(conditions), _CONDITIONS_AT_ONCE):
-            some = conditions[start : start + _CONDITIONS_AT_ONCE]
-            yield from enumerate(self._score_some(requests, some), start)
+        for places in _together(conditions):
+            some = [conditions[place] for place in places]
+            yield from zip(places, self._score_some(requests, some), strict=True)
 
     def write(
         self, requests: Sequence[Written], conditions: Sequence[Condition]
     ) -> Iterator[tuple[int, list[Writing]]]:
         """Generate greedily for every request under every condition; as `score`."""
-        for start in range(0, len(conditions), _CONDITIONS_AT_ONCE):
-            some = conditions[start : start + _CONDITIONS_AT_ONCE]
-            yield from enumerate(self._write_some(requests, some), start)
+        for places in _together(conditions):
+            some = [conditions[place] for place in places]
+            yield from zip(places, self._write_some(requests, some), strict=True)
 
     def _score_some(
         self, requests: Sequence[Scored], conditions: Sequence[Condition]
@@ -99,8 +99,8 @@ class Hooked:
         answers: list[dict[int, Score]] = [{} for _ in conditions]
         for batch in self._batches(requests):
             targets = [requests[index].continuation for index in batch.asked]
-            recordings = self._read(batch.contexts)
-            tails = self._read_on(recordings[-1].after, batch.owners, targets)
+            recordings = self._read(batch.prompts, apart=conditions[0].whole_prompt)
+            tails = self._read_on(recordings[-1].after, batch, targets)
             for condition, into in zip(conditions, answers, strict=True):
                 scores = self._score(batch.owners, targets, recordings, tails, condition)
                 into |= dict(zip(batch.asked, scores, strict=True))
@@ -112,7 +112,7 @@ class Hooked:
         answers: list[dict[int, Writing]] = [{} for _ in conditions]
         for batch in self._batches(requests):
             asked = [requests[index] for index in batch.asked]
-            recordings = self._read(batch.contexts)
+            recordings = self._read(batch.prompts, apart=conditions[0].whole_prompt)
             for condition, into in zip(conditions, answers, strict=True):
                 state = replay(self.model, recordings, condition, self.references)
                 start = select(state, torch.tensor(batch.owners, device=state.tokens.device))
@@ -120,28 +120,26 @@ class Hooked:
         return [[into[index] for index in range(len(requests))] for into in answers]
 
     def _batches(self, requests: Sequence[Request]) -> list[Batch]:
-        by_context: dict[tuple[int, ...], list[int]] = {}
+        by_prompt: dict[Prompt, list[int]] = {}
         for index, request in enumerate(requests):
-            by_context.setdefault(request.context, []).append(index)
+            by_prompt.setdefault(request.prompt, []).append(index)
         return [
             Batch(
-                contexts,
-                asked=[index for context in contexts for index in by_context[context]],
-                owners=[row for row, context in enumerate(contexts) for _ in by_context[context]],
+                prompts,
+                asked=[index for prompt in prompts for index in by_prompt[prompt]],
+                owners=[row for row, prompt in enumerate(prompts) for _ in by_prompt[prompt]],
             )
-            for contexts in batches(list(by_context), max_tokens=self.max_tokens)
+            for prompts in batches(list(by_prompt), max_tokens=self.max_tokens)
         ]
 
-    def _read(self, contexts: Sequence[tuple[int, ...]]) -> list[Recording]:
+    def _read(self, prompts: Sequence[Prompt], *, apart: bool) -> list[Recording]:
         recordings: list[Recording] = []
-        for step in context_stages(contexts, self.model):
+        for step in context_stages(prompts, self.model, apart=apart):
             before = recordings[-1].after if recordings else None
             recordings.append(record(self.model, step, before, keep=1))
         return recordings
 
-    def _read_on(
-        self, before: State, owners: list[int], targets: Sequence[Sequence[int]]
-    ) -> list[Tail]:
+    def _read_on(self, before: State, batch: Batch, targets: Sequence[Sequence[int]]) -> list[Tail]:
         """The continuations without their last token, which predicts nothing that is scored."""
         longer = [place for place, target in enumerate(targets) if len(target) > 1]
         longer.sort(key=lambda place: -len(targets[place]))
@@ -150,7 +148,9 @@ class Hooked:
             n = max(1, _MAX_TAIL_TOKENS // (len(targets[longer[0]]) - 1))
             places, longer = longer[:n], longer[n:]
             rows = [targets[place][:-1] for place in places]
-            step = stage(rows, [owners[place] for place in places], self.model, left=False)
+            parents = [batch.owners[place] for place in places]
+            prompts = [batch.prompts[row] for row in parents]
+            step = stage(rows, prompts, parents, self.model, left=False)
             recording = record(self.model, step, before, keep=0)
             rest = [targets[place][1:] for place in places]
             scores = read_out(recording.after.logits, rest, None, left=False)
@@ -185,7 +185,7 @@ class Hooked:
         changed, attended, cache = state.changed.clone(), state.attended, state.cache
         logits = state.logits
         with applied(self.model, condition, self.references) as run:
-            run.begin(state.tokens)
+            run.begin(state.tokens, [request.prompt for request in asked])
             while not decoding.add(greedy(logits[:, -1])):
                 places = decoding.unfinished()
                 if len(places) < _COMPACT_BELOW * len(decoding.live):
@@ -201,3 +201,11 @@ class Hooked:
                 if run.changed is not None:
                     changed[decoding.live] |= run.changed & torch.tensor(writing).to(changed)
         return decoding.writings(changed)
+
+
+def _together(conditions: Sequence[Condition]) -> Iterator[list[int]]:
+    """Places of conditions that share what the intact model reads."""
+    for apart in (False, True):
+        places = [place for place, one in enumerate(conditions) if one.whole_prompt == apart]
+        for start in range(0, len(places), _CONDITIONS_AT_ONCE):
+            yield places[start : start + _CONDITIONS_AT_ONCE]

@@ -103,19 +103,27 @@ def budget(memory: str | int | None, device: torch.device) -> Budget:
     """A budget from a number of bytes, a text such as `"8GB"`, or half of what is free now.
 
     Raises:
+        InputError: as `n_bytes`.
+    """
+    return Budget(int(_SHARE_OF_FREE * _free(device)) if memory is None else n_bytes(memory))
+
+
+def n_bytes(memory: str | int) -> int:
+    """A size in bytes, from a number or a text such as `"8GB"`.
+
+    Raises:
         InputError: not a size, or less than 1 MB.
     """
-    if memory is None:
-        return Budget(int(_SHARE_OF_FREE * _free(device)))
-    if isinstance(memory, str):
-        match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)i?B?", memory.strip(), re.IGNORECASE)
+    size = memory
+    if isinstance(size, str):
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)i?B?", size.strip(), re.IGNORECASE)
         if match is None:
             raise InputError(f"memory={memory!r} is not a size: write 8GB, 500MB or bytes")
         unit = match[2].upper()
-        memory = int(float(match[1]) * _UNITS[f"{unit}B" if unit else ""])
-    if isinstance(memory, bool) or memory < 2**20:
+        size = int(float(match[1]) * _UNITS[f"{unit}B" if unit else ""])
+    if isinstance(size, bool) or size < 2**20:
         raise InputError(f"memory={memory!r} is too little: use 1 MB or more")
-    return Budget(memory)
+    return size
 
 
 def _free(device: torch.device) -> int:

@@ -66,7 +66,7 @@ class Plain:
         answers: dict[int, Score] = {}
         with applied(self.model, condition, self.references) as run:
             for batch in self._batches(requests):
-                run.begin()
+                run.begin(prompts=[request.prompt for _, request in batch])
                 rows = [(*request.context, *request.continuation[:-1]) for _, request in batch]
                 targets = [request.continuation for _, request in batch]
                 keep = max(map(len, targets))
@@ -79,8 +79,8 @@ class Plain:
         answers: dict[int, Writing] = {}
         with applied(self.model, condition, self.references) as run:
             for batch in self._batches(requests):
-                run.begin()
                 asked = [request for _, request in batch]
+                run.begin(prompts=[request.prompt for request in asked])
                 tokens, attended = pad_left([request.context for request in asked], self.model)
                 decoding = Decoding(Stops(self.model), asked)
                 logits, cache = forward(

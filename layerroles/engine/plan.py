@@ -14,10 +14,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from layerroles.ablations import Condition
+from layerroles.ablations import Condition, Prompt
 from layerroles.engine.memory import Budget, Shape
 from layerroles.engine.requests import Scored, Written
-from layerroles.engine.trie import Ids, Packed, packs
+from layerroles.engine.sequences import Ids, Sequences
+from layerroles.engine.trie import Packed, packs
 from layerroles.sites import Site
 
 Requests = Sequence[Scored | Written]
@@ -29,15 +30,19 @@ class Group:
 
     Attributes:
         asked: their places among all requests.
+        sequences: what is read for each of them.
+        prompts: by the numbers in `sequences`, where they are kept apart; else None.
         packed: the row.
         n_alone: tokens if each request is read alone.
         n_written: how many of them write.
         n_new: tokens that each of these may write; 0 if there are none.
-        waves: the conditions, as they are answered together.
+        waves: the conditions that read it, as they are answered together.
         n_bytes: taken at the most.
     """
 
     asked: tuple[int, ...]
+    sequences: tuple[Ids, ...]
+    prompts: tuple[Prompt, ...] | None
     packed: Packed
     n_alone: int
     n_written: int
@@ -49,6 +54,11 @@ class Group:
     def n_tokens(self) -> int:
         """Tokens of the row."""
         return len(self.packed.tokens)
+
+    @property
+    def conditions(self) -> tuple[int, ...]:
+        """The places of the conditions that read it."""
+        return tuple(place for wave in self.waves for place in wave)
 
     @property
     def rows(self) -> int:
@@ -83,17 +93,19 @@ class Plan:
 
         (An ablation of the last block is an edit of what the intact model was seen to do.)
         """
-        return len(self.groups) * (1 + sum(depth > 0 for depth in self.depths))
+        return sum(
+            1 + sum(self.depths[place] > 0 for place in group.conditions) for group in self.groups
+        )
 
     @property
     def tokens_alone(self) -> int:
         """Tokens of contexts and continuations if each request is read alone each time."""
-        return self.n_conditions * sum(group.n_alone for group in self.groups)
+        return sum(len(group.conditions) * group.n_alone for group in self.groups)
 
     @property
     def tokens_read(self) -> float:
         """Tokens that are read instead; one that runs through half of the blocks counts half."""
-        return (1 + sum(self.depths)) * sum(group.n_tokens for group in self.groups)
+        return sum(_depth(group, self.depths) * group.n_tokens for group in self.groups)
 
     @property
     def rows(self) -> int:
@@ -137,9 +149,6 @@ def make_plan(
         flops: floating-point operations a second, for the time that is expected.
     """
     depths = tuple(1 - first_run(c, shape.n_layers) / shape.n_layers for c in conditions)
-    firsts = [first_own(condition, shape.n_layers) for condition in conditions]
-    sequences = [_sequence(request) for request in requests]
-    recorded = len({layer for c in conditions for layer in recorded_at(c)})
     contexts = Counter(request.context for request in requests if isinstance(request, Written))
     # What is packed together does not depend on which conditions are left to do.
     longest = budget.row_tokens(shape, shape.n_layers + 1, keys=bool(contexts))
@@ -149,17 +158,25 @@ def make_plan(
         each += sum(shape.kv) * max(map(_n_new, requests))
         # Requests of one context are rows of their own.
         most = max(1, budget.for_rows // (each * max(contexts.values())))
-    groups = tuple(
-        _group(found, requests, sequences, firsts, shape, budget, recorded)
-        for found in packs(sequences, longest, most, counted=contexts)
-    )
+    groups = []
+    for apart in (False, True):
+        places = [place for place, one in enumerate(conditions) if one.whole_prompt == apart]
+        if not places:
+            continue
+        found = Sequences(requests, apart=apart)
+        sequences = [found.of(request) for request in requests]
+        begun = [ids for ids, one in zip(sequences, requests, strict=True) if _n_new(one)]
+        groups += [
+            _group(packed, requests, sequences, found.prompts, conditions, places, shape, budget)
+            for packed in packs(sequences, longest, most, counted=set(begun))
+        ]
     seconds = sum(_flops(group, depths, shape, requests) for group in groups) / flops
     return Plan(
         executor="fused",
         verb=_verb(n_written=contexts.total(), n=len(requests)),
         n_requests=len(requests),
         n_conditions=len(conditions),
-        groups=groups,
+        groups=tuple(groups),
         depths=depths,
         seconds=seconds,
     )
@@ -210,18 +227,22 @@ def _group(
     packed: Packed,
     requests: Requests,
     sequences: list[Ids],
-    firsts: list[int],
+    prompts: tuple[Prompt, ...] | None,
+    conditions: Sequence[Condition],
+    places: Sequence[int],
     shape: Shape,
     budget: Budget,
-    recorded: int,
 ) -> Group:
     asked = [index for index, ids in enumerate(sequences) if ids in packed.paths]
+    some = [conditions[place] for place in places]
+    recorded = len({layer for condition in some for layer in recorded_at(condition)})
+    firsts = [first_own(condition, shape.n_layers) for condition in some]
     n_new = max(_n_new(requests[index]) for index in asked)
     n = len(packed.tokens)
     n_bytes = n * shape.n_bytes * (recorded * shape.d_model + shape.inner)
     n_bytes += budget.logit_bytes(shape)
-    waves = [[place] for place in range(len(firsts))]
-    contexts = [one.context for i in asked if isinstance(one := requests[i], Written)]
+    waves = [[place] for place in range(len(places))]
+    contexts = [sequences[index] for index in asked if _n_new(requests[index])]
     if contexts:
         # The intact model's keys and values of the contexts weigh as much as a condition's.
         n_bytes += _row_bytes(0, packed, contexts, 0, shape)
@@ -230,13 +251,20 @@ def _group(
         n_bytes += max((sum(weighed[place] for place in wave) for wave in waves), default=0)
     return Group(
         asked=tuple(asked),
+        sequences=tuple(sequences[index] for index in asked),
+        prompts=prompts,
         packed=packed,
         n_alone=sum(len(sequences[index]) for index in asked),
         n_written=len(contexts),
         n_new=n_new,
-        waves=tuple(map(tuple, waves)),
+        waves=tuple(tuple(places[place] for place in wave) for wave in waves),
         n_bytes=n_bytes,
     )
+
+
+def _depth(group: Group, depths: tuple[float, ...]) -> float:
+    """How often a group's row is read: by the intact model, and by parts under its conditions."""
+    return 1 + sum(depths[place] for place in group.conditions)
 
 
 def _row_bytes(
@@ -265,17 +293,11 @@ def _waves(firsts: list[int], weighed: list[int], most: int) -> list[list[int]]:
 
 def _flops(group: Group, depths: tuple[float, ...], shape: Shape, requests: Requests) -> float:
     weights, head = 2.0 * shape.n_weights, 2.0 * shape.d_model * shape.d_vocab
-    read = (1 + sum(depths)) * group.n_tokens * weights
+    read = _depth(group, depths) * group.n_tokens * weights
     asked = (requests[index] for index in group.asked)
     places = sum(len(one.continuation) for one in asked if isinstance(one, Scored))
     wrote = group.n_written * group.n_new * (weights + head)
-    return read + len(depths) * (places * head + wrote)
-
-
-def _sequence(request: Scored | Written) -> Ids:
-    if isinstance(request, Written):
-        return request.context
-    return (*request.context, *request.continuation[:-1])
+    return read + len(group.conditions) * (places * head + wrote)
 
 
 def _n_new(request: Scored | Written) -> int:

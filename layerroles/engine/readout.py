@@ -9,6 +9,7 @@ from torch import Tensor
 
 from layerroles.engine.decode import finite
 from layerroles.engine.requests import Score, Scored
+from layerroles.engine.sequences import Ids
 from layerroles.engine.trie import Packed
 from layerroles.engine.twin import Twin
 
@@ -21,13 +22,18 @@ class Places:
 
     Args:
         packed: the row.
-        requests: whose continuations are scored; the row holds each with its context, without the
-            last token.
+        requests: whose continuations are scored.
+        sequences: what is read for each: its context, and the continuation without its last token.
         device: where the row is read.
     """
 
-    def __init__(self, packed: Packed, requests: Sequence[Scored], device: torch.device) -> None:
-        sequences = [(*one.context, *one.continuation[:-1]) for one in requests]
+    def __init__(
+        self,
+        packed: Packed,
+        requests: Sequence[Scored],
+        sequences: Sequence[Ids],
+        device: torch.device,
+    ) -> None:
         self._paths = [packed.paths[ids] for ids in sequences]
         spots = [
             path[len(one.context) - 1 :] for path, one in zip(self._paths, requests, strict=True)

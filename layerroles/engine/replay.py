@@ -13,7 +13,7 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
-from layerroles.ablations import INTACT, Applied, Condition, Skip, applied
+from layerroles.ablations import INTACT, Applied, Condition, Prompt, Skip, applied
 from layerroles.ablations.apply import References
 from layerroles.engine.instead import instead, passing
 from layerroles.engine.stages import Stage, stage
@@ -148,16 +148,19 @@ def can_replay(model: TransformerBridge) -> bool:
 
 def _try(model: TransformerBridge) -> bool:
     last = model.cfg.n_layers - 1
-    step = stage([[1, 2, 3, 4], [5, 6, 7]], None, model, left=True)
-    more = stage([[3, 2], [1, 2], [4]], [0, 1, 1], model, left=False)
-    begun = record(model, step, None, keep=1)
-    if not all(isinstance(layer, DynamicLayer) for layer in begun.after.cache.layers):
+    begun, longer = ((1, 2, 3, 4), (5, 6, 7)), ((3, 2), (1, 2), (4,))
+    prompts = [Prompt(ids) for ids in begun]
+    step = stage(begun, prompts, None, model, left=True)
+    more = stage(longer, [prompts[i] for i in (0, 1, 1)], [0, 1, 1], model, left=False)
+    first = record(model, step, None, keep=1)
+    if not all(isinstance(layer, DynamicLayer) for layer in first.after.cache.layers):
         return False
-    recordings = [begun, record(model, more, begun.after, keep=0)]
+    recordings = [first, record(model, more, first.after, keep=0)]
     condition = Condition({Site(last): Skip()})
     shared = replay(model, recordings, condition, {}).logits
     with applied(model, condition, {}):
-        own = stage([[1, 2, 3, 4, 3, 2], [5, 6, 7, 1, 2], [5, 6, 7, 4]], None, model, left=False)
+        rows = [(*begun[i], *rest) for i, rest in zip((0, 1, 1), longer, strict=True)]
+        own = stage(rows, more.prompts, None, model, left=False)
         whole, _ = forward(model, own.tokens, own.attended)
     pairs = ((shared[0, 1], whole[0, 5]), (shared[1, 1], whole[1, 4]), (shared[2, 0], whole[2, 3]))
     tolerance = 1e-3 if model.cfg.dtype == torch.float32 else 0.35
@@ -171,7 +174,7 @@ def _read(
     model: TransformerBridge, run: Applied, step: Stage, start: State | None, keep: int
 ) -> State:
     attended, tokens, cache = step.attended, step.tokens, None
-    run.begin(None if start is None else start.tokens)
+    run.begin(None if start is None else start.tokens, step.prompts)
     if start is not None:
         attended = torch.cat([start.attended, attended], dim=1)
         tokens = torch.cat([start.tokens, tokens], dim=1)

@@ -9,29 +9,57 @@ from dataclasses import dataclass
 
 from transformer_lens.model_bridge import TransformerBridge
 
+from layerroles.ablations import Prompt
 from layerroles.errors import InputError
 from layerroles.models import encode, prepared
 
 Options = Mapping[str, object]
+# For each request, character spans `[start, end)` of its context; None where not known.
+Spans = Sequence[Sequence[tuple[int, int]] | None]
 _KNOWN_OPTIONS = ("until", "max_gen_toks")
 _MAX_GEN_TOKS = 256
 
 
 @dataclass(frozen=True)
 class Scored:
-    """`loglikelihood(context, continuation)`: how likely is this text after that one?"""
+    """`loglikelihood(context, continuation)`: how likely is this text after that one?
+
+    Attributes:
+        context: what is read first.
+        continuation: what is scored.
+        evidence: positions of the context that hold what the answer needs; None if not known.
+    """
 
     context: tuple[int, ...]
     continuation: tuple[int, ...]
+    evidence: tuple[int, ...] | None = None
+
+    @property
+    def prompt(self) -> Prompt:
+        """The context, and where its evidence is."""
+        return Prompt(self.context, self.evidence)
 
 
 @dataclass(frozen=True)
 class Written:
-    """`generate_until(context, until, max_gen_toks)`: what does the model write?"""
+    """`generate_until(context, until, max_gen_toks)`: what does the model write?
+
+    Attributes:
+        context: what is read first.
+        until: strings that end what is written.
+        max_gen_toks: tokens after which it is cut.
+        evidence: as in `Scored`.
+    """
 
     context: tuple[int, ...]
     until: tuple[str, ...]
     max_gen_toks: int
+    evidence: tuple[int, ...] | None = None
+
+    @property
+    def prompt(self) -> Prompt:
+        """The context, and where its evidence is."""
+        return Prompt(self.context, self.evidence)
 
 
 @dataclass(frozen=True)
@@ -83,22 +111,40 @@ class Writing:
     changed: bool
 
 
-def scored(model: TransformerBridge, pairs: Sequence[tuple[str, str]]) -> list[Scored]:
+def scored(
+    model: TransformerBridge, pairs: Sequence[tuple[str, str]], evidence: Spans | None = None
+) -> list[Scored]:
     """Encode pairs of context and continuation.
 
+    Args:
+        model: whose tokenizer is used.
+        pairs: of texts.
+        evidence: for each pair, the spans of its context that conditions with `at="evidence"` act
+            on.
+
     Raises:
-        InputError: an empty continuation, or a request longer than the model's context.
+        InputError: an empty continuation, a request longer than the model's context, or evidence
+            that is no list of spans for each request.
     """
-    return [_scored(model, index, *pair) for index, pair in enumerate(pairs)]
+    given = _given(evidence, len(pairs))
+    return [_scored(model, index, *pair, given[index]) for index, pair in enumerate(pairs)]
 
 
-def written(model: TransformerBridge, asked: Sequence[tuple[str, Options]]) -> list[Written]:
+def written(
+    model: TransformerBridge, asked: Sequence[tuple[str, Options]], evidence: Spans | None = None
+) -> list[Written]:
     """Encode contexts with their options `until` (strings) and `max_gen_toks` (256 by default).
 
+    Args:
+        model: whose tokenizer is used.
+        asked: contexts with options.
+        evidence: as for `scored`.
+
     Raises:
-        InputError: an unknown option, or a request longer than the model's context.
+        InputError: an unknown option, or as `scored`.
     """
-    return [_written(model, index, *one) for index, one in enumerate(asked)]
+    given = _given(evidence, len(asked))
+    return [_written(model, index, *one, given[index]) for index, one in enumerate(asked)]
 
 
 def prefix_ids(model: TransformerBridge) -> tuple[int, ...]:
@@ -108,7 +154,43 @@ def prefix_ids(model: TransformerBridge) -> tuple[int, ...]:
     return (tokenizer.eos_token_id if known is None else known,)
 
 
-def _scored(model: TransformerBridge, index: int, context: str, continuation: str) -> Scored:
+def _given(evidence: Spans | None, n_requests: int) -> Sequence[Sequence[tuple[int, int]] | None]:
+    if evidence is None:
+        return [None] * n_requests
+    if len(evidence) != n_requests:
+        raise InputError(f"evidence of {len(evidence)} requests is given for {n_requests}")
+    for index, spans in enumerate(evidence):
+        if any(not isinstance(span, tuple | list) or len(span) != 2 for span in spans or ()):
+            raise InputError(
+                f"request {index}: evidence={spans!r} is not a list of spans, such as [(0, 5)]"
+            )
+    return evidence
+
+
+def _evidence(
+    model: TransformerBridge, text: str, spans: Sequence[tuple[int, int]] | None, n: int
+) -> tuple[int, ...] | None:
+    """Which of a text's first `n` tokens lie in the spans, in whole or in part."""
+    if not spans:
+        return None if spans is None else ()
+    tokenizer = prepared(model).tokenizer
+    if not tokenizer.is_fast:  # it does not tell where its tokens are in the text
+        return None
+    offsets = tokenizer(text, return_offsets_mapping=True)["offset_mapping"][:n]
+    return tuple(
+        position
+        for position, (start, end) in enumerate(offsets)
+        if any(start < last and first < end for first, last in spans)
+    )
+
+
+def _scored(
+    model: TransformerBridge,
+    index: int,
+    context: str,
+    continuation: str,
+    spans: Sequence[tuple[int, int]] | None,
+) -> Scored:
     if not continuation:
         raise InputError(f"request {index}: the continuation is empty, there is nothing to score")
     moved = len(context) - len(context.rstrip())
@@ -117,10 +199,11 @@ def _scored(model: TransformerBridge, index: int, context: str, continuation: st
         context = context[:-moved]
     if context:
         whole, start = encode(model, context + continuation), len(encode(model, context))
-        request = Scored(tuple(whole[:start]), tuple(whole[start:]))
+        evidence = _evidence(model, context + continuation, spans, start)
+        request = Scored(tuple(whole[:start]), tuple(whole[start:]), evidence)
     else:
         ids = prepared(model).tokenizer(continuation, add_special_tokens=False)["input_ids"]
-        request = Scored(prefix_ids(model), tuple(ids))
+        request = Scored(prefix_ids(model), tuple(ids), None if spans is None else ())
     if not request.continuation:
         raise InputError(
             f"request {index}: continuation {continuation!r} melts into the context's last token"
@@ -129,7 +212,13 @@ def _scored(model: TransformerBridge, index: int, context: str, continuation: st
     return request
 
 
-def _written(model: TransformerBridge, index: int, context: str, options: Options) -> Written:
+def _written(
+    model: TransformerBridge,
+    index: int,
+    context: str,
+    options: Options,
+    spans: Sequence[tuple[int, int]] | None,
+) -> Written:
     unknown = sorted(set(options) - set(_KNOWN_OPTIONS))
     if unknown:
         raise InputError(
@@ -141,7 +230,8 @@ def _written(model: TransformerBridge, index: int, context: str, options: Option
         raise InputError(f"request {index}: max_gen_toks={limit!r} is not a number above 0")
     ids = tuple(encode(model, context)) if context else prefix_ids(model)
     _check_length(model, index, len(ids) + limit)
-    return Written(ids, tuple(text for text in until if text), limit)
+    evidence = _evidence(model, context, spans, len(ids))
+    return Written(ids, tuple(text for text in until if text), limit, evidence)
 
 
 def _check_length(model: TransformerBridge, index: int, length: int) -> None:

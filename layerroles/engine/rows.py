@@ -16,7 +16,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from layerroles.engine.attend import Part, Scoring, merged, part
-from layerroles.engine.trie import Ids, Packed
+from layerroles.engine.sequences import Ids
+from layerroles.engine.trie import Packed
 
 Pair = tuple[Tensor, Tensor]
 

@@ -14,6 +14,8 @@ from jaxtyping import Int
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
+from layerroles.ablations import Prompt
+
 # A shared prefix shorter than this is not worth a stage of its own.
 _SHORTEST_PREFIX = 16
 
@@ -27,39 +29,48 @@ class Stage:
         attended: 1 at real new tokens, 0 at pads.
         parents: for each row, the row of the stage before that it goes on from; None for the
             first stage.
+        prompts: of the rows, whole (those of which they are a part).
     """
 
     tokens: Int[Tensor, "row pos"]
     attended: Int[Tensor, "row pos"]
     parents: Int[Tensor, " row"] | None
+    prompts: tuple[Prompt, ...]
 
 
-def batches(
-    contexts: Sequence[tuple[int, ...]], *, max_tokens: int
-) -> Iterator[list[tuple[int, ...]]]:
-    """The different contexts in batches of at most `max_tokens` padded tokens, longest first."""
-    batch: list[tuple[int, ...]] = []
-    for context in sorted(dict.fromkeys(contexts), key=lambda ids: (-len(ids), ids)):
-        if batch and (len(batch) + 1) * len(batch[0]) > max_tokens:
+def batches(prompts: Sequence[Prompt], *, max_tokens: int) -> Iterator[list[Prompt]]:
+    """The different prompts in batches of at most `max_tokens` padded tokens, longest first."""
+    batch: list[Prompt] = []
+    for prompt in sorted(dict.fromkeys(prompts), key=_order):
+        if batch and (len(batch) + 1) * len(batch[0].ids) > max_tokens:
             yield batch
             batch = []
-        batch.append(context)
+        batch.append(prompt)
     if batch:
         yield batch
 
 
-def context_stages(contexts: Sequence[tuple[int, ...]], model: TransformerBridge) -> list[Stage]:
-    """The stages that read a batch of contexts; the last has a row for each, padded on the left."""
-    shared = _common_prefix(contexts)
-    if shared < _SHORTEST_PREFIX or len(contexts) < 2:
-        return [stage(contexts, None, model, left=True)]
-    rests = [context[shared:] for context in contexts]
-    prefix = stage([contexts[0][:shared]], None, model, left=True)
-    return [prefix, stage(rests, [0] * len(rests), model, left=True)]
+def context_stages(
+    prompts: Sequence[Prompt], model: TransformerBridge, *, apart: bool = False
+) -> list[Stage]:
+    """The stages that read a batch of prompts; the last has a row for each, padded on the left.
+
+    Args:
+        prompts: to be read.
+        model: whose padding is used.
+        apart: read each by itself, whatever they have in common.
+    """
+    shared = 0 if apart else _common_prefix(prompts)
+    if shared < _SHORTEST_PREFIX or len(prompts) < 2:
+        return [stage([prompt.ids for prompt in prompts], prompts, None, model, left=True)]
+    rests = [prompt.ids[shared:] for prompt in prompts]
+    prefix = stage([prompts[0].ids[:shared]], prompts[:1], None, model, left=True)
+    return [prefix, stage(rests, prompts, [0] * len(rests), model, left=True)]
 
 
 def stage(
     rows: Sequence[Sequence[int]],
+    prompts: Sequence[Prompt],
     parents: Sequence[int] | None,
     model: TransformerBridge,
     *,
@@ -79,13 +90,19 @@ def stage(
         tokens.to(device),
         attended.to(device),
         None if parents is None else torch.tensor(parents, device=device),
+        tuple(prompts),
     )
 
 
-def _common_prefix(contexts: Sequence[tuple[int, ...]]) -> int:
-    """How many tokens all contexts begin with, each keeping one of its own."""
-    first, last = min(contexts), max(contexts)
+def _common_prefix(prompts: Sequence[Prompt]) -> int:
+    """How many tokens all prompts begin with, marked alike, each keeping one of its own."""
+    marked = [list(zip(prompt.ids, prompt.marks, strict=True))[:-1] for prompt in prompts]
+    first, last = min(marked), max(marked)
     n = 0
     while n < min(len(first), len(last)) and first[n] == last[n]:
         n += 1
-    return min(n, min(map(len, contexts)) - 1)
+    return n
+
+
+def _order(prompt: Prompt) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
+    return -len(prompt.ids), prompt.ids, prompt.evidence or ()

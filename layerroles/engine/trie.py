@@ -14,7 +14,7 @@ from itertools import pairwise
 import numpy as np
 from jaxtyping import Bool, Int
 
-Ids = tuple[int, ...]
+from layerroles.engine.sequences import Ids
 
 # Tokens of a block at the most: within it, attention is computed between all tokens.
 BLOCK = 256
@@ -46,7 +46,7 @@ class Packed:
     """Sequences as one packed row.
 
     Attributes:
-        tokens: of the row.
+        tokens: of the row, as they stand in the sequences (see `sequences`).
         positions: of each token in the sequences that it belongs to.
         segments: in the order in which they lie.
         paths: for each sequence, the places of its tokens in the row.

@@ -48,7 +48,7 @@ class Executor(Protocol):
 def kind(condition: Condition) -> Kind:
     """What conditions have in common that an executor treats alike."""
     edits = {(type(edit), site.part) for site, edit in condition.edits.items()}
-    return condition.at, tuple(sorted(edits, key=repr)), len(condition.edits) > 1
+    return condition.at_name, tuple(sorted(edits, key=repr)), len(condition.edits) > 1
 
 
 def telling(conditions: Sequence[Condition], dtype: torch.dtype) -> Condition:
@@ -78,7 +78,7 @@ def disagreement(
     bound = _TOLERANCE[dtype]
     if dtype != torch.float32:
         bound += _NOISE * rounding_noise(plain, tried, condition, theirs)
-    asked = [Written(request.context, (), _N_WRITTEN) for request in tried]
+    asked = [Written(one.context, (), _N_WRITTEN, one.evidence) for one in tried]
     writes = dtype == torch.float32 and any(isinstance(one, Written) for one in requests)
     expected = next(plain.write(asked, [condition]))[1] if writes else []
     try:
@@ -88,6 +88,8 @@ def disagreement(
         raise
     except UNFORESEEN as error:
         return told(error)
+    if not any(score.finite for score in theirs):
+        return "the reference's own answers are not finite, so nothing can be compared"
     most = max(map(_difference, ours, theirs))
     if most > bound:
         return f"log-likelihoods differ by {most:.2g} nats a token"
@@ -132,17 +134,25 @@ def told(error: Exception) -> str:
 def _tried(requests: Requests) -> list[Scored]:
     """The shortest of the requests, cut short."""
     order = sorted(range(len(requests)), key=lambda index: len(requests[index].context))
-    tried = []
-    for request in (requests[index] for index in order[:_N_TRIED]):
-        if isinstance(request, Scored):
-            context, continuation = request.context, request.continuation
-        else:
-            n = min(_LONGEST_CONTINUATION, len(request.context) - 1)
-            # A context of one token is scored against itself.
-            context = request.context[: len(request.context) - n]
-            continuation = request.context[len(context) :] or request.context
-        tried.append(Scored(context[-_LONGEST_CONTEXT:], continuation[:_LONGEST_CONTINUATION]))
-    return tried
+    return [_cut(requests[index]) for index in order[:_N_TRIED]]
+
+
+def _cut(request: Scored | Written) -> Scored:
+    """A request cut short, which scores some tokens, so that some are generated."""
+    context = request.context
+    continuation = request.continuation if isinstance(request, Scored) else ()
+    missing = min(_LONGEST_CONTINUATION - len(continuation), len(context) - 1)
+    if len(continuation) < 2 and missing > 0:
+        context, continuation = context[:-missing], context[-missing:] + continuation
+    # A context of one token is scored against itself.
+    continuation = continuation[:_LONGEST_CONTINUATION] or context
+    begun = max(0, len(context) - _LONGEST_CONTEXT)
+    evidence = request.evidence
+    if evidence:
+        inside = tuple(place - begun for place in evidence if begun <= place < len(context))
+        # Some must be left to be edited.
+        evidence = inside or ((len(context) - begun) // 2,)
+    return Scored(context[begun:], continuation, evidence)
 
 
 def _difference(one: Score, two: Score) -> float:

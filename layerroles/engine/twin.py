@@ -26,6 +26,7 @@ from layerroles.engine.instead import instead, passing
 from layerroles.engine.memory import Shape
 from layerroles.errors import InputError
 from layerroles.sites import Site
+from layerroles.weights import is_spread
 
 # How the engine attends: (layer, q, k, v, score) -> out; heads first, out with positions first.
 Attend = Callable[[int, Tensor, Tensor, Tensor, Scoring], Tensor]
@@ -49,6 +50,8 @@ class Twin:
     """
 
     def __init__(self, bridge: TransformerBridge) -> None:
+        if is_spread(bridge):
+            raise NoTwin("its weights lie on several devices or on disk")
         AttentionInterface.register(_NAME, _attention)
         self.bridge = bridge
         self.model = _built(bridge)

@@ -12,11 +12,17 @@ from plotly.subplots import make_subplots
 from layerroles.figures import select, style
 from layerroles.results import SweepResult
 
-# Filled for "all", hollow for "after_first"; side by side so that neither hides the other.
+# How conditions that act at these positions are drawn; others, by a function of the user's, last.
 _MARKS = {
-    "all": {"symbol": "circle", "dash": "solid", "shift": -0.14},
-    "after_first": {"symbol": "circle-open", "dash": "dot", "shift": 0.14},
+    "all": ("circle", "solid"),
+    "after_first": ("circle-open", "dot"),
+    "prompt": ("square", "solid"),
+    "generated": ("square-open", "dot"),
+    "evidence": ("diamond", "dash"),
+    "last": ("triangle-down-open", "dashdot"),
 }
+_OTHER = ("star-open", "longdash")
+_APART = 0.28  # of a layer's width, from the first of the marks to the last
 
 
 def depth_profile(
@@ -28,10 +34,11 @@ def depth_profile(
 ) -> go.Figure:
     """Draw the score per ablated layer, and the paired effect under it.
 
-    A column per protocol and a pair of rows per task. Filled markers: the ablation acts at every
-    position (`at="all"`); hollow: it spares the first token (`at="after_first"`). The solid line is
-    the intact score with its interval, the dotted one chance. Effects are paired differences to
-    intact in the unit of the score; negative means that the ablation hurts.
+    A column per protocol and a pair of rows per task. Marks tell at which positions the ablation
+    acts, side by side where there are several: filled circles everywhere (`at="all"`), hollow ones
+    everywhere but at the first token (`at="after_first"`). The solid line is the intact score with
+    its interval, the dotted one chance. Effects are paired differences to intact in the unit of the
+    score; negative means that the ablation hurts.
 
     Args:
         result: a sweep over single layers.
@@ -146,11 +153,11 @@ def _lines(
 
 def _points(figure: go.Figure, cell: pd.DataFrame, row: int, column: int, shown: set[str]) -> None:
     hue = style.colour(cell["family"].iloc[0])
-    for at in select.AT:
+    ats = select.ats(cell)
+    for place, at in enumerate(ats):
         part = cell[cell["at"] == at]
-        if part.empty:
-            continue
-        mark = _MARKS[at]
+        symbol, dash = _MARKS.get(at, _OTHER)
+        shift = _APART * (place / (len(ats) - 1) - 0.5) if len(ats) > 1 else 0.0
         hover = [_hover(line) for _, line in part.iterrows()]
         for offset, value, low, high in (
             (0, "score", "score_low", "score_high"),
@@ -158,7 +165,7 @@ def _points(figure: go.Figure, cell: pd.DataFrame, row: int, column: int, shown:
         ):
             figure.add_trace(
                 go.Scatter(
-                    x=part["layer"] + mark["shift"],
+                    x=part["layer"] + shift,
                     y=part[value],
                     error_y={
                         "type": "data",
@@ -170,9 +177,9 @@ def _points(figure: go.Figure, cell: pd.DataFrame, row: int, column: int, shown:
                         "color": style.fade(hue, 0.55),
                     },
                     mode="lines+markers",
-                    line={"color": style.fade(hue, 0.45), "width": 1, "dash": mark["dash"]},
+                    line={"color": style.fade(hue, 0.45), "width": 1, "dash": dash},
                     marker={
-                        "symbol": mark["symbol"],
+                        "symbol": symbol,
                         "color": hue,
                         "size": 7,
                         "line": {"width": 1.4},

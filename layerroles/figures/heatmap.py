@@ -82,7 +82,7 @@ def _rows(part: pd.DataFrame) -> list[tuple[str, str, str]]:
         (family, task, at)
         for family in style.ordered(part["family"])
         for task in dict.fromkeys(part.loc[part["family"] == family, "task"])
-        for at in select.AT
+        for at in select.ats(part)
         if (family, task, at) in seen
     ]
 
@@ -192,7 +192,9 @@ def _hover(line: dict[str, Any]) -> str:
 
 
 def why_undefined(line: dict[str, Any]) -> str:
-    """Say why there is no harm: no chance level, or no skill above it to lose."""
+    """Say why there is no harm: nothing ablated, no chance level, or no skill above it to lose."""
+    if not line["n_changed"]:
+        return "no token of these questions stands where the ablation acts"
     if pd.isna(line["chance"]):
         return "this protocol's score has no chance level"
     if pd.isna(line["effect"]):

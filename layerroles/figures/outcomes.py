@@ -55,7 +55,7 @@ def outcome_profile(
     tasks = sorted(
         families, key=lambda task: style.ordered(families.values()).index(families[task])
     )
-    ats = [at for at in select.AT if at in set(effects["at"])]
+    ats = select.ats(effects)
     n_layers = select.depth(result, effects)
     figure = make_subplots(
         rows=len(tasks),

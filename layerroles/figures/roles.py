@@ -37,8 +37,9 @@ def role_map(
     A panel per task and protocol: bars are harm with its 95% interval under `at="all"`; a full bar
     has its interval above 0.2 (critical, or a sink), an outline within 0.1 of 0 (spare), a pale bar
     neither (undecided). Hollow circles are harm under `at="after_first"`: where a full bar has its
-    circle near 0 the layer is a sink. Under them, where given: median rank of the answer in
-    the logit lens, and each layer's strongest attention to the evidence.
+    circle near 0 the layer is a sink. (A sweep over other positions has its first two drawn so.)
+    Under them, where given: median rank of the answer in the logit lens, and each layer's strongest
+    attention to the evidence.
 
     Args:
         result: a sweep over single layers.
@@ -56,6 +57,7 @@ def role_map(
     attention = found.get("attention") if attention is None else attention
     effects = select.layer_effects(result, ablation=ablation, protocol=protocol)
     n_layers = select.depth(result, effects)
+    ats = select.ats(effects)[:2]
     panels = [
         (family, task, asked)
         for family in style.ordered(effects["family"])
@@ -71,7 +73,7 @@ def role_map(
         label = style.panel(family, task, asked)
         _heading(figure, label, domains[row - 1])
         _axis(figure, row, domains[row - 1], title={"text": "harm"}, range=span, dtick=0.5)
-        _harm(figure, cell, row, n_layers, span)
+        _harm(figure, cell, ats, row, n_layers, span)
     row = len(panels)
     if lens is not None:
         row += 1
@@ -91,14 +93,14 @@ def role_map(
             rangemode="tozero",
         )
         _attention(figure, attention_means(attention), row)
-    _legend(figure)
+    _legend(figure, ats)
     kind = effects["ablation"].iloc[0]
     style.finish(
         figure,
         title=f"Role map: harm of ablating one layer ({kind}), and what probes see there",
         subtitle=f"{style.counts(effects['n'])} examples per harm, 95% intervals; harm "
         "1 = all skill above chance gone, dashed line = 0.2; "
-        "one depth axis for all panels, layers are 0-based",
+        f"one depth axis for all panels, layers are 0-based{_left_out(select.ats(effects)[2:])}",
         height=168 + sum(sizes) + _GAP * (len(sizes) - 1),
     )
     return figure.update_layout(
@@ -115,6 +117,10 @@ def role_map(
             "spikesnap": "data",
         },
     )
+
+
+def _left_out(ats: list[str]) -> str:
+    return f"; not drawn: at {', '.join(ats)}" if ats else ""
 
 
 def _domains(sizes: list[int]) -> list[tuple[float, float]]:
@@ -146,7 +152,12 @@ def _span(effects: pd.DataFrame) -> list[float]:
 
 
 def _harm(
-    figure: go.Figure, cell: pd.DataFrame, row: int, n_layers: int, span: list[float]
+    figure: go.Figure,
+    cell: pd.DataFrame,
+    ats: list[str],
+    row: int,
+    n_layers: int,
+    span: list[float],
 ) -> None:
     axis = _name(row)
     ends = [-0.6, n_layers - 0.4]
@@ -168,16 +179,14 @@ def _harm(
         _unmeasured(figure, cell, row, n_layers)
         return
     hue = style.colour(cell["family"].iloc[0])
-    everywhere, spared = (cell[cell["at"] == at] for at in select.AT)
-    if not everywhere.empty:
-        standings = [
-            standing(line["harm_low"], line["harm_high"]) for _, line in everywhere.iterrows()
-        ]
+    barred, circled = (cell[cell["at"] == at] for at in (*ats, "")[:2])
+    if not barred.empty:
+        standings = [standing(line["harm_low"], line["harm_high"]) for _, line in barred.iterrows()]
         shade = {"above": 0.9, "undecided": 0.28, "within": 0.0}
         figure.add_trace(
             go.Bar(
-                x=everywhere["layer"] - _SHIFT,
-                y=everywhere["harm"],
+                x=barred["layer"] - _SHIFT,
+                y=barred["harm"],
                 width=0.5,
                 marker={
                     "color": [style.fade(hue, shade[name]) for name in standings],
@@ -186,21 +195,21 @@ def _harm(
                         "width": [1 if name == "within" else 0 for name in standings],
                     },
                 },
-                error_y=_bars(everywhere, hue),
+                error_y=_bars(barred, hue),
                 customdata=standings,
-                hovertext=[_hover(line) for _, line in everywhere.iterrows()],
+                hovertext=[_hover(line) for _, line in barred.iterrows()],
                 hoverinfo="text",
-                name="harm, at all",
+                name=f"harm, at {ats[0]}",
                 yaxis=axis,
                 showlegend=False,
             )
         )
-    if not spared.empty:
+    if not circled.empty:
         size = 6 if n_layers <= 40 else 4
         figure.add_trace(
             go.Scatter(
-                x=spared["layer"] + 2 * _SHIFT,
-                y=spared["harm"],
+                x=circled["layer"] + 2 * _SHIFT,
+                y=circled["harm"],
                 mode="markers",
                 marker={
                     "symbol": "circle-open",
@@ -208,10 +217,10 @@ def _harm(
                     "color": hue,
                     "line": {"width": 1.4},
                 },
-                error_y=_bars(spared, hue),
-                hovertext=[_hover(line) for _, line in spared.iterrows()],
+                error_y=_bars(circled, hue),
+                hovertext=[_hover(line) for _, line in circled.iterrows()],
                 hoverinfo="text",
-                name="harm, at after_first",
+                name=f"harm, at {ats[1]}",
                 yaxis=axis,
                 showlegend=False,
             )
@@ -280,19 +289,20 @@ def _attention(figure: go.Figure, means: pd.DataFrame, row: int) -> None:
         )  # fmt: skip
 
 
-def _legend(figure: go.Figure) -> None:
+def _legend(figure: go.Figure, ats: list[str]) -> None:
     """Entries for what the marks mean, in no family's colour; the panels name the families."""
     grey = style.NEUTRAL
     pale, thin = style.fade(grey, 0.35), {"width": 1.4}
     marks = [
-        ("at all: above 0.2", {"symbol": "square", "color": grey, "size": 11}),
-        ("at all: undecided", {"symbol": "square", "color": pale, "size": 11}),
+        (f"at {ats[0]}: above 0.2", {"symbol": "square", "color": grey, "size": 11}),
+        (f"at {ats[0]}: undecided", {"symbol": "square", "color": pale, "size": 11}),
         (
-            "at all: within \N{PLUS-MINUS SIGN}0.1",
+            f"at {ats[0]}: within \N{PLUS-MINUS SIGN}0.1",
             {"symbol": "square-open", "color": grey, "size": 10, "line": thin},
         ),
-        ("at after_first", {"symbol": "circle-open", "color": grey, "size": 8, "line": thin}),
     ]
+    circle = {"symbol": "circle-open", "color": grey, "size": 8, "line": thin}
+    marks += [(f"at {at}", circle) for at in ats[1:]]
     for name, marker in marks:
         figure.add_trace(
             go.Scatter(

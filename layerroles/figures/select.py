@@ -12,7 +12,8 @@ import pandas as pd
 from layerroles.errors import InputError
 from layerroles.results import SweepResult
 
-AT = ("all", "after_first")
+# The positions at which conditions act, in the order in which they are drawn.
+_AT = ("all", "after_first", "prompt", "generated", "evidence", "last")
 
 
 def layer_effects(
@@ -51,6 +52,12 @@ def layer_effects(
     single = narrow(narrow(single, "task", task), "protocol", protocol)
     single = single.assign(layer=single["layer"].astype(int))
     return single.sort_values("layer", kind="stable").reset_index(drop=True)
+
+
+def ats(effects: pd.DataFrame) -> list[str]:
+    """The positions at which the conditions act, in order; those by a user's function last."""
+    there = list(dict.fromkeys(effects["at"]))
+    return [at for at in _AT if at in there] + sorted(at for at in there if at not in _AT)
 
 
 def ablations(result: SweepResult) -> list[str]:

@@ -68,6 +68,17 @@ class Protocol(ABC):
     def context(self, example: Example) -> str:
         """The text that the model reads before it answers."""
 
+    def evidence(self, example: Example) -> list[tuple[int, int]] | None:
+        """Where the example's evidence is in `context(example)`; None if it has none there."""
+        if not example.evidence:
+            return None
+        context = self.context(example)
+        # The question stands last; what asks for its answer may be put anew.
+        before = context.rfind(example.prompt.removesuffix("Answer:").rstrip())
+        if before < 0:
+            return None
+        return [(before + start, before + end) for start, end in example.evidence]
+
     @abstractmethod
     def chance(self, examples: Sequence[Example]) -> float | None:
         """The mean score of guessing; None where there is no such thing."""
@@ -133,7 +144,13 @@ class LikelihoodProtocol(Protocol):
             for example, each in zip(examples, texts, strict=True)
             for text in each
         ]
-        return AskedScores(self, examples, scored(engine.model, pairs), [len(t) for t in texts])
+        evidence = [
+            self.evidence(example)
+            for example, each in zip(examples, texts, strict=True)
+            for _ in each
+        ]
+        requests = scored(engine.model, pairs, evidence)
+        return AskedScores(self, examples, requests, [len(each) for each in texts])
 
 
 @dataclass(frozen=True)
@@ -166,7 +183,8 @@ class GenerationProtocol(Protocol):
         """Encode a request for each example, with the task's own stopping rules."""
         options = {"until": task.until, "max_gen_toks": task.max_gen_toks}
         asked = [(self.context(example), options) for example in examples]
-        return AskedWritings(self, task, examples, written(engine.model, asked))
+        evidence = [self.evidence(example) for example in examples]
+        return AskedWritings(self, task, examples, written(engine.model, asked, evidence))
 
 
 PROTOCOLS: Registry[Protocol] = Registry("protocol", Protocol)

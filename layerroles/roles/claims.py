@@ -125,8 +125,18 @@ def verdict(
     return lines + _probes(probes)
 
 
+_WHERE = {
+    "all": "every position",
+    "after_first": "every position but the first",
+    "prompt": "the positions of the prompt",
+    "generated": "the positions of the answer",
+    "evidence": "the positions of the evidence",
+    "last": "the prompt's last position",
+}
+
+
 def _opening(setting: Setting) -> str:
-    where = "every position" if setting.at == "all" else "every position but the first"
+    where = _WHERE.get(setting.at, f"the positions of {setting.at}")
     beside = "; again with the first token's write kept" if setting.after_first else ""
     return (
         f"{setting.model}: {setting.ablation} of one layer at a time, {setting.swept} of "

@@ -19,6 +19,7 @@ from jaxtyping import Float
 
 from layerroles import stats
 from layerroles.errors import InputError
+from layerroles.registry import unknown
 from layerroles.results import INTACT, SweepResult, records
 
 CRITICAL = 0.2
@@ -51,9 +52,15 @@ NO_CONTRAST = Contrast(float("nan"), float("nan"), float("nan"), 0, np.empty(0))
 
 
 class Harms:
-    """Harm over layers, per (family, protocol), of the single-layer conditions of one ablation."""
+    """Harm over layers, per (family, protocol), of the single-layer conditions of one ablation.
 
-    def __init__(self, result: SweepResult, ablation: str) -> None:
+    Args:
+        result: a sweep.
+        ablation: the kind.
+        at: the positions at which the conditions act; `all` if it is there, else the first.
+    """
+
+    def __init__(self, result: SweepResult, ablation: str, at: str | None = None) -> None:
         effects = single_layers(result)
         self.effects = effects[effects["ablation"] == ablation]
         self.ablation, self.result = ablation, result
@@ -63,7 +70,9 @@ class Harms:
             for row in records(self.effects)
         }
         ats = set(self.effects["at"])
-        self.at = "all" if "all" in ats else sorted(ats)[0]
+        if at is not None and at not in ats:
+            raise InputError(unknown("at", at, sorted(ats)))
+        self.at = at or ("all" if "all" in ats else sorted(ats)[0])
         self.after_first = self.at == "all" and "after_first" in ats
         swept = sorted(int(layer) for layer in self.effects["layer"].unique())
         self.swept = swept
@@ -178,7 +187,7 @@ class Harms:
         for task in tasks:
             scores = self.scores(task, protocol)
             rows = [self._row(task, protocol, layer, at) for layer in self.swept]
-            names = [row["condition"] for row in rows if row is not None]
+            names = [row["condition"] for row in rows if row is not None and row["n_changed"]]
             if len(names) < len(rows):
                 return None
             ablated = scores.loc[names].to_numpy(float)
@@ -235,6 +244,12 @@ def single_layers(result: SweepResult) -> pd.DataFrame:
     """The effects of conditions that ablate one whole layer."""
     effects = result.effects()
     return effects[(effects["part"] == "block") & effects["layer"].notna()]
+
+
+def ats_of(result: SweepResult, ablation: str) -> set[str]:
+    """The positions at which the single-layer conditions of an ablation act."""
+    effects = single_layers(result)
+    return set(effects.loc[effects["ablation"] == ablation, "at"])
 
 
 def _verdict(

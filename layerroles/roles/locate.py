@@ -10,7 +10,7 @@ from layerroles.errors import InputError
 from layerroles.registry import unknown
 from layerroles.results import SweepResult, records
 from layerroles.roles import claims, seen
-from layerroles.roles.harms import VERDICTS, Harms, single_layers
+from layerroles.roles.harms import VERDICTS, Harms, ats_of, single_layers
 from layerroles.roles.table import Roles
 
 CONTROL = "language"
@@ -21,6 +21,7 @@ def localize(
     probes: pd.DataFrame | Sequence[pd.DataFrame] = (),
     *,
     ablation: str | None = None,
+    at: str | None = None,
 ) -> Roles:
     """Say which layers each family needs, under each protocol, and how sure that is.
 
@@ -29,19 +30,26 @@ def localize(
         probes: frames of the logit lens or the attention probe, measured on the same tasks.
         ablation: the kind to take where the sweep has several; the others then serve to say
             whether a claim is supported by a second kind.
+        at: the positions at which the conditions act that are judged, such as `"prompt"`; by
+            default `"all"`, or where that was not swept the first by name.
 
     Raises:
-        InputError: no single-layer block condition, an unknown or ambiguous ablation, a layer that
+        InputError: no single-layer block condition, an unknown or ambiguous ablation, positions
+            at which no condition acts, a layer that
             is ablated twice alike, or a probe frame of an unknown kind.
     """
     given = [probes] if isinstance(probes, pd.DataFrame) else list(probes)
     measured = seen.summary(given)
     kinds = _kinds(result)
     chosen = _chosen(kinds, ablation)
-    harms = Harms(result, chosen)
+    harms = Harms(result, chosen, at)
     layers = harms.layers()
     frame = _frame(harms, layers)
-    second = [Harms(result, kind) for kind in kinds if _differs(kind, chosen)]
+    second = [
+        Harms(result, kind, harms.at)
+        for kind in kinds
+        if _differs(kind, chosen) and harms.at in ats_of(result, kind)
+    ]
     frame["claim"] = [_claim(line._asdict(), harms, second) for line in records(frame)]
     contrasts = _contrasts(harms)
     verdict = claims.verdict(

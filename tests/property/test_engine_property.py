@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
 import layerroles as lr
 from layerroles.ablations import Condition, resolve
@@ -17,7 +18,8 @@ from tests.unit.random_models import random_model
 
 MODEL = random_model("llama")
 TWIN = Twin(MODEL)
-REFERENCE = lr.Reference(["some text", "another text"])
+# None begins as a question does: a donor's write would equal it up to rounding.
+REFERENCE = lr.Reference(["Some text", "Another text"])
 
 texts = st.text(alphabet=string.ascii_lowercase + " ", min_size=1, max_size=12)
 starts = st.sampled_from(["", "s", "shared beginning of some tokens ", "shared beginning " * 6])
@@ -28,11 +30,25 @@ sites = st.one_of(
     st.builds(lr.Site, st.integers(0, 2), st.just("kv_group"), st.integers(0, 1)),
     st.builds(lr.Site, st.integers(0, 2), st.just("stream")),
 )
-ablations = st.sampled_from([lr.Zero(), lr.Mean(REFERENCE), lr.Noise(0.5, REFERENCE)])
+ablations = st.sampled_from(
+    [
+        lr.Zero(),
+        lr.Mean(REFERENCE),
+        lr.Mean(REFERENCE, per_position=True),
+        lr.Noise(0.5, REFERENCE),
+        lr.Resample(REFERENCE),
+    ]
+)
+
+
+def odd(ctx: lr.EditContext) -> Tensor:
+    return ctx.positions % 2 == 1
+
+
 conditions = st.builds(
     Condition,
     st.dictionaries(sites, ablations, min_size=1, max_size=3),
-    at=st.sampled_from(["all", "after_first"]),
+    at=st.sampled_from(["all", "after_first", "prompt", "generated", "last", odd]),
 )
 many_conditions = st.lists(conditions, min_size=1, max_size=4).map(
     lambda found: [Condition({}), *found]

@@ -10,18 +10,26 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import (
     AutoModelForCausalLM,
+    BloomConfig,
+    FalconConfig,
     Gemma2Config,
+    Gemma3TextConfig,
     GPT2Config,
+    GPTJConfig,
     GPTNeoConfig,
     GPTNeoXConfig,
+    JambaConfig,
     LlamaConfig,
+    MambaConfig,
     MistralConfig,
+    MixtralConfig,
     Olmo2Config,
     PhiConfig,
     PretrainedConfig,
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen3Config,
+    Qwen3MoeConfig,
 )
 
 import layerroles as lr
@@ -70,8 +78,62 @@ CONFIGS |= {
     "mistral": MistralConfig(**_LLAMA_LIKE, sliding_window=None),
     "qwen2": Qwen2Config(**_LLAMA_LIKE, use_sliding_window=False),
     "phi": PhiConfig(**_LLAMA_LIKE | {"num_key_value_heads": 4}, partial_rotary_factor=0.5),
+    "gemma3": Gemma3TextConfig(
+        **_LLAMA_LIKE,
+        head_dim=8,
+        sliding_window=128,
+        query_pre_attn_scalar=8,
+        layer_types=["sliding_attention", "full_attention", "sliding_attention"],
+    ),
+    "mixtral": MixtralConfig(**_LLAMA_LIKE, num_local_experts=4, num_experts_per_tok=2),
+    "qwen3_moe": Qwen3MoeConfig(
+        **_LLAMA_LIKE,
+        head_dim=16,
+        num_experts=4,
+        num_experts_per_tok=2,
+        moe_intermediate_size=24,
+        decoder_sparse_step=1,
+    ),
 }
 ALL_ARCHITECTURES = tuple(CONFIGS)
+
+# What the engine does not drive, so that the reference answers: attention of their own (GPT-J,
+# Falcon), positions as biases (BLOOM, Falcon).
+CONFIGS |= {
+    "gptj": GPTJConfig(**_SIZE, n_embd=32, n_layer=3, n_head=4, n_positions=256, rotary_dim=4),
+    "bloom": BloomConfig(**_SIZE, hidden_size=32, n_layer=3, n_head=4),
+    "falcon": FalconConfig(
+        **_SIZE,
+        hidden_size=32,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        alibi=True,
+        multi_query=False,
+        new_decoder_architecture=False,
+        parallel_attn=True,
+    ),
+}
+EVERY_ARCHITECTURE = tuple(CONFIGS)
+
+# Sliding windows that even short texts outgrow.
+CONFIGS |= {
+    "mistral_window": MistralConfig(**_LLAMA_LIKE, sliding_window=4),
+    "gemma2_window": Gemma2Config(
+        **_LLAMA_LIKE, head_dim=8, sliding_window=4, query_pre_attn_scalar=8
+    ),
+}
+WINDOWS = ("mistral_window", "gemma2_window")
+
+# Layers with attention among layers with a state; layers with a state only.
+CONFIGS["jamba"] = JambaConfig(
+    **_LLAMA_LIKE,
+    num_experts=2,
+    attn_layer_period=2,
+    attn_layer_offset=1,
+    mamba_d_state=4,
+    use_mamba_kernels=False,
+)
+CONFIGS["mamba"] = MambaConfig(**_SIZE, hidden_size=32, num_hidden_layers=3, state_size=4)
 
 # Attention of its own, which does not go through transformers' interface.
 CONFIGS["neo"] = GPTNeoConfig(
@@ -84,9 +146,13 @@ CONFIGS["neo"] = GPTNeoConfig(
 )
 
 
-@cache
 def model_path(architecture: str, seed: int = 0) -> Path:
     """A Hugging Face folder with a random model and a tokenizer of single characters."""
+    return _made(architecture, seed)
+
+
+@cache
+def _made(architecture: str, seed: int) -> Path:
     folder = Path(mkdtemp(prefix=f"layerroles-{architecture}-"))
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(CONFIGS[architecture], dtype=torch.float32)
@@ -110,7 +176,11 @@ def tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-@cache
 def random_model(architecture: str, dtype: str = "float32", seed: int = 0) -> TransformerBridge:
     """A random model, loaded as a user would."""
+    return _loaded(architecture, dtype, seed)
+
+
+@cache
+def _loaded(architecture: str, dtype: str, seed: int) -> TransformerBridge:
     return lr.load(model_path(architecture, seed), dtype=dtype)

@@ -267,7 +267,7 @@ def _cell(
     return pd.DataFrame(
         {
             "model": "synthetic-135m",
-            "condition": name + (" after_first" if at == "after_first" else ""),
+            "condition": name + ("" if at == "all" else f" {at}"),
             "ablation": ablation,
             "at": at,
             "site": "" if layer is None else f"L{layer}",
@@ -358,7 +358,7 @@ def _manifest(
 ) -> dict[str, object]:
     named = [
         (
-            f"{ablation} L{layer}" + (" after_first" if at == "after_first" else ""),
+            f"{ablation} L{layer}" + ("" if at == "all" else f" {at}"),
             ablation,
             at,
             layer,

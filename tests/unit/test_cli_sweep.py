@@ -94,6 +94,7 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, Any]]]:
 
     monkeypatch.setitem(layerroles.__dict__, "load", load)
     monkeypatch.setitem(layerroles.__dict__, "Sweep", ScriptedSweep)
+    monkeypatch.setitem(layerroles.__dict__, "Engine", lambda _model, **options: options)
     monkeypatch.setattr(ScriptedSweep, "made", [])
     return calls
 
@@ -121,8 +122,16 @@ def test_defaults() -> None:
         "protocols": ["continuation", "generation"],
         "limit": 32,
         "seed": 0,
+        "engine": {"executor": "auto", "memory": None},
     }
     assert asked.path == Path("runs/x")
+
+
+@pytest.mark.usefixtures("loaded")
+def test_every_position_can_be_asked_for() -> None:
+    asked = sweep("--sites", "L3", "--at", "prompt,generated,evidence,last")
+    names = [condition.name for condition in asked.conditions]
+    assert names == ["skip L3 prompt", "skip L3 generated", "skip L3 evidence", "skip L3 last"]
 
 
 def test_every_option_arrives(loaded: list[tuple[str, dict[str, Any]]]) -> None:
@@ -131,6 +140,7 @@ def test_every_option_arrives(loaded: list[tuple[str, dict[str, Any]]]) -> None:
         *["--sites", "L1:3,L0.attn", "--at", "after_first", "--protocols", "letter"],
         *["--limit", "5", "--seed", "7", "--num-fewshot", "1"],
         *["--dtype", "float32", "--device", "cpu", "--revision", "main"],
+        *["--executor", "plain", "--memory", "2GB"],
     )
     assert loaded == [("m", {"dtype": "float32", "device": "cpu", "revision": "main"})]
     assert [condition.name for condition in asked.conditions] == [
@@ -141,7 +151,8 @@ def test_every_option_arrives(loaded: list[tuple[str, dict[str, Any]]]) -> None:
     assert [task.name for task in asked.tasks] == ["kv_retrieval", "facts"]
     assert asked.tasks[0].pairs == 20
     assert [task.num_fewshot for task in asked.tasks] == [1, 1]
-    assert asked.options == {"protocols": ["letter"], "limit": 5, "seed": 7}
+    engine = {"executor": "plain", "memory": "2GB"}
+    assert asked.options == {"protocols": ["letter"], "limit": 5, "seed": 7, "engine": engine}
 
 
 @pytest.mark.usefixtures("loaded")

@@ -9,6 +9,7 @@ import plotly.graph_objects as go
 import pytest
 
 from layerroles import figures
+from layerroles.ablations import ATS
 from layerroles.errors import InputError
 from layerroles.figures import select, style
 from layerroles.figures.attention import attention_means, strongest
@@ -72,6 +73,38 @@ def test_depth_profile_draws_scores_and_effects_of_both_at(result: SweepResult) 
             np.asarray(changes.y) - changes.error_y.arrayminus, part["ci_low"].to_numpy(float)
         )
         assert np.round(np.asarray(scores.x, float)).tolist() == list(range(N_LAYERS))
+
+
+ELSEWHERE = ("early", "generated", "prompt", "evidence")
+
+
+@pytest.fixture(scope="module")
+def elsewhere() -> SweepResult:
+    """Conditions that act at other positions than most."""
+    harm = {at: [0.1 * place] * 6 for place, at in enumerate(ELSEWHERE)}
+    return synthetic_result(6, 16, harms={"knowledge": harm, "retrieval": harm})
+
+
+def test_every_position_is_drawn_in_order_and_apart(elsewhere: SweepResult) -> None:
+    figure = figures.depth_profile(elsewhere, task="facts", protocol="generation")
+    drawn = [t for t in figure.data if t.name.startswith("at ") and t.meta == "score"]
+    order = ("prompt", "generated", "evidence", "early")  # what is known first
+    assert [t.name for t in drawn] == [f"at {at}" for at in order]
+    assert len({t.marker.symbol for t in drawn}) == len(drawn)
+    places = [t.x[0] for t in drawn]
+    assert places == sorted(set(places))
+    assert max(map(abs, places)) < 0.2
+    harms = text_of(figures.harm_map(elsewhere))
+    assert all(at in harms for at in order)
+    roles = figures.role_map(elsewhere)
+    assert named(roles, "harm, at prompt", "bar")
+    assert named(roles, "harm, at generated", "scatter")
+    titles = text_of(figures.outcome_profile(elsewhere))
+    assert all(f"at {at}" in titles for at in order)
+
+
+def test_the_order_of_positions_is_that_of_the_conditions() -> None:
+    assert select._AT == ATS
 
 
 def test_depth_profile_draws_the_intact_and_the_chance_line(result: SweepResult) -> None:

@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM
 
 import layerroles as lr
 from layerroles.sites import PARTS
-from tests.unit.random_models import ALL_ARCHITECTURES, model_path, random_model
+from tests.unit.random_models import EVERY_ARCHITECTURE, WINDOWS, model_path, random_model
 from tests.unit.test_ablations import Scale
 from tests.unit.test_swap import by_hand
 
@@ -28,10 +28,13 @@ LAYER = 1
 NUMBER = {"head": 2, "kv_group": 1}
 NAMES = {
     "gpt2": "GPT-2", "llama": "Llama", "qwen3": "Qwen3", "gemma2": "Gemma-2", "neox": "GPT-NeoX",
-    "olmo2": "OLMo-2", "mistral": "Mistral", "qwen2": "Qwen2", "phi": "Phi",
+    "olmo2": "OLMo-2", "mistral": "Mistral", "qwen2": "Qwen2", "phi": "Phi", "gptj": "GPT-J",
+    "gemma3": "Gemma-3", "mixtral": "Mixtral", "qwen3_moe": "Qwen3-MoE", "bloom": "BLOOM",
+    "falcon": "Falcon",
 }  # fmt: skip
-ABLATIONS = ("skip", "zero", "mean", "noise", "swap", "scale")
-BLOCKS = {"gpt2": "transformer.h", "neox": "gpt_neox.layers"}
+ABLATIONS = ("skip", "zero", "mean", "resample", "noise", "swap", "scale")
+BLOCKS = {name: "transformer.h" for name in ("gpt2", "gptj", "bloom", "falcon")}
+BLOCKS["neox"] = "gpt_neox.layers"
 # The modules whose output is what is added to the stream, and the one that is given the heads' z.
 NORMS_BEHIND = {
     "attn": "post_attention_layernorm",
@@ -42,11 +45,22 @@ WRITERS = {
     "gpt2": {"attn": "attn", "mlp": "mlp", "z": "attn.c_proj"},
     "neox": {"attn": "attention", "mlp": "mlp", "z": "attention.dense"},
     "phi": {"attn": "self_attn", "mlp": "mlp", "z": "self_attn.dense"},
+    "gptj": {"attn": "attn", "mlp": "mlp", "z": "attn.out_proj"},
+    # What these modules put out is the stream, with what is added to it last.
+    "bloom": {
+        "attn": "self_attention.dense",
+        "mlp": "mlp.dense_4h_to_h",
+        "z": "self_attention.dense",
+    },
+    "falcon": {"attn": "self_attention", "mlp": "mlp", "z": "self_attention.dense"},
     "gemma2": NORMS_BEHIND,
+    "gemma3": NORMS_BEHIND,
+    "gemma2_window": NORMS_BEHIND,
     "olmo2": NORMS_BEHIND,
 }
 LLAMA_LIKE = {"attn": "self_attn", "mlp": "mlp", "z": "self_attn.o_proj"}
-SHARED = {"gpt2": 1, "neox": 1, "phi": 1}  # query heads that share a key/value head; else 2
+# Query heads that share a key/value head; in the others 2.
+SHARED = dict.fromkeys(("gpt2", "neox", "phi", "gptj", "bloom", "falcon"), 1)
 
 Edit = Callable[[Tensor], Tensor]
 
@@ -125,6 +139,14 @@ def reference_edit(architecture: str, part: str, ablation: str) -> Edit:
     if ablation == "scale":
         return lambda write: -0.5 * write
     seen = writes(architecture, part)
+    if ablation == "resample":
+        donors = sorted(seen, key=len)
+        digest = hashlib.sha256(f"0 {IDS}".encode()).digest()
+        donor = donors[int.from_bytes(digest[:8], "big") % len(donors)]
+        n = len(donor)
+        # From the end; no token but the first takes the donor's first.
+        rest = [min(max(place - len(IDS) + n, 1), n - 1) for place in range(1, len(IDS))]
+        return lambda write: donor[[0, *rest]][None].to(write)
     first = torch.stack([each[0] for each in seen])
     rest = torch.cat([each[1:] for each in seen])
     if ablation == "mean":
@@ -150,6 +172,7 @@ def made(architecture: str, ablation: str) -> lr.Ablation:
         "skip": lambda: lr.Skip(),
         "zero": lambda: lr.Zero(),
         "mean": lambda: lr.Mean(lr.Reference(TEXTS)),
+        "resample": lambda: lr.Resample(lr.Reference(TEXTS)),
         "noise": lambda: lr.Noise(0.5, lr.Reference(TEXTS)),
         "swap": lambda: lr.Swap(random_model(architecture, seed=1)),
         "scale": lambda: Scale(-0.5),
@@ -184,15 +207,44 @@ def outcome(architecture: str, ablation: str, part: str) -> str | None:
 
 @pytest.mark.parametrize("part", PARTS)
 @pytest.mark.parametrize("ablation", ABLATIONS)
-@pytest.mark.parametrize("architecture", ALL_ARCHITECTURES)
+@pytest.mark.parametrize("architecture", EVERY_ARCHITECTURE)
 def test_equal_to_hooks_by_hand_or_refused(architecture: str, ablation: str, part: str) -> None:
     reason = outcome(architecture, ablation, part)
     heads = part in ("head", "kv_group", "stream")
     refused = ablation in ("skip", "swap") and heads
-    refused = refused or (architecture == "phi" and ablation == "swap" and part != "block")
+    one_norm = architecture in ("phi", "gptj", "falcon")
+    refused = refused or (one_norm and ablation == "swap" and part != "block")
     assert (reason is not None) == refused, reason
     if reason is not None:
         assert any(text in reason for text in ("cannot be", "share their norm")), reason
+
+
+@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("ablation", ["zero", "mean", "resample", "noise", "scale"])
+@pytest.mark.parametrize("architecture", WINDOWS)
+def test_beyond_a_sliding_window(architecture: str, ablation: str, part: str) -> None:
+    assert outcome(architecture, ablation, part) is None
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("part", ["block", "attn", "mlp", "head"])
+def test_half_precisions(part: str, dtype: str) -> None:
+    model, site = random_model("llama", dtype), lr.Site(LAYER, part, NUMBER.get(part))  # type: ignore[arg-type]
+    with edited("llama", part, torch.zeros_like) as hf, torch.inference_mode():
+        expected = hf(torch.tensor([IDS])).logits
+    with lr.ablated(model, lr.Condition({site: lr.Zero()})), torch.inference_mode():
+        intact = hugging_face("llama")(torch.tensor([IDS])).logits
+        found = model(torch.tensor([IDS]))
+    rounding = {"bfloat16": 0.05, "float16": 0.01}[dtype] * float(expected.std())
+    assert found.dtype == getattr(torch, dtype)
+    assert (found.float() - expected).abs().mean() < rounding
+    assert (intact - expected).abs().mean() > 2 * rounding
+    pairs = [("abc", "de"), ("abcd", "x"), ("hello", "you")]
+    for at in ("all", "prompt", "generated"):
+        condition = lr.Condition({site: lr.Zero()}, at=at)  # type: ignore[arg-type]  # a string
+        engines = [lr.Engine(model, executor=name) for name in ("plain", "hooked", "fused")]  # type: ignore[arg-type]
+        logprobs = [one.loglikelihood(pairs, [condition]).logprob for one in engines]
+        assert max(abs(each - logprobs[0]).max() for each in logprobs) < 0.35
 
 
 def test_the_matrix_stands_in_the_docs() -> None:
@@ -200,10 +252,10 @@ def test_the_matrix_stands_in_the_docs() -> None:
     for ablation in ABLATIONS:
         cells = []
         for part in PARTS:
-            without = [a for a in ALL_ARCHITECTURES if outcome(a, ablation, part) is not None]
+            without = [a for a in EVERY_ARCHITECTURE if outcome(a, ablation, part) is not None]
             if not without:
                 cells.append("equal")
-            elif len(without) == len(ALL_ARCHITECTURES):
+            elif len(without) == len(EVERY_ARCHITECTURE):
                 cells.append("refused")
             else:
                 names = ", ".join(NAMES[architecture] for architecture in without)

@@ -1,6 +1,7 @@
 """Loading: what is checked, what is refused, and in which words."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,12 @@ from transformers import BertConfig, BertModel
 
 import layerroles as lr
 from layerroles import checks, gguf, models
-from tests.unit.random_models import ARCHITECTURES, model_path, random_model
+from tests.unit.random_models import (
+    ARCHITECTURES,
+    EVERY_ARCHITECTURE,
+    model_path,
+    random_model,
+)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -63,12 +69,74 @@ def test_a_cache_that_is_wrong_is_refused_with_both_versions(
         checks.check_model(bridge, "forgetful")
 
 
+def test_a_cache_that_gives_no_numbers_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    bridge = random_model("llama")
+    own = bridge.forward
+
+    def broken(tokens: torch.Tensor, **arguments: object) -> object:
+        found = own(tokens, **arguments)
+        if arguments.get("past_key_values") is None:
+            return found
+        return found[0] * float("nan"), found[1]
+
+    monkeypatch.setattr(bridge, "forward", broken)
+    with pytest.raises(lr.InputError, match="difference nan"):
+        checks.check_model(bridge, "broken")
+
+
 def test_sublayers_that_do_not_add_up_are_refused_and_blocks_are_not() -> None:
     sound = models.prepared(random_model("llama")).checks
-    broken = checks.Checks((0.5, 0.0, 0.0), (False, True, True), sound.missing, 0.0)
+    broken = replace(sound, identity_error=(0.5, 0.0, 0.0), holds=(False, True, True))
     assert "do not add up" in (broken.refusal(lr.Site(0, "attn")) or "")
     assert broken.refusal(lr.Site(0)) is None
     assert broken.refusal(lr.Site(1, "mlp")) is None
+
+
+@pytest.mark.parametrize("architecture", EVERY_ARCHITECTURE)
+def test_what_hooks_return_goes_on(architecture: str) -> None:
+    assert not any(models.prepared(random_model(architecture)).checks.deaf.values())
+
+
+@pytest.mark.parametrize("part", ["block", "attn", "mlp", "head"])
+@pytest.mark.parametrize("layer", [0, 2])
+@pytest.mark.parametrize("architecture", ["llama", "neox", "bloom"])
+def test_a_hook_whose_value_is_thrown_away_is_found_and_its_site_refused(
+    architecture: str, layer: int, part: str
+) -> None:
+    model = lr.load(model_path(architecture), dtype="float32")
+    site = lr.Site(layer, part, 3 if part == "head" else None)  # type: ignore[arg-type]  # a part
+    hook = model.get_hook_point(site.hook_name)
+
+    class Deaf(type(hook)):  # type: ignore[misc]  # whatever it is
+        def __call__(self, value: torch.Tensor) -> torch.Tensor:
+            super().__call__(value)
+            return value
+
+    hook.__class__ = Deaf
+    model = lr.prepare(model)
+    condition = lr.Condition({site: lr.Zero()})
+    with pytest.raises(lr.InputError, match="does not go on"), lr.ablated(model, condition):
+        pass
+    others = [lr.Site(one) for one in range(3) if one != layer]
+    lr.Engine(model).loglikelihood([("ab", "c")], [lr.Condition(dict.fromkeys(others, lr.Zero()))])
+
+
+def test_a_model_of_states_is_refused_and_layers_without_attention_too() -> None:
+    with pytest.raises(lr.InputError, match="not a stack of attention blocks"):
+        random_model("mamba")
+    hybrid = random_model("jamba")
+    for part in ("attn", "head"):
+        site = lr.Site(0, part, 1 if part == "head" else None)  # type: ignore[arg-type]  # a part
+        with pytest.raises(lr.InputError, match="has no hook"):
+            lr.Engine(hybrid).loglikelihood([("ab", "c")], [lr.Condition({site: lr.Zero()})])
+    condition = lr.Condition({lr.Site(0): lr.Skip(), lr.Site(1, "head", 1): lr.Zero()})
+    pairs = [("a", "bc"), ("some longer text", "x"), ("another one", "abc")]
+    together = lr.Engine(hybrid).loglikelihood(pairs, [condition]).logprob[0]
+    alone = [lr.Engine(hybrid).loglikelihood([one], [condition]).logprob[0, 0] for one in pairs]
+    assert together == pytest.approx(alone, abs=1e-4)
+    asked = [(text, {"max_gen_toks": 8}) for text, _ in pairs]
+    written = [lr.Engine(hybrid).generate_until([one], [condition])[0][0] for one in asked]
+    assert lr.Engine(hybrid).generate_until(asked, [condition])[0] == written
 
 
 @pytest.mark.parametrize(
@@ -144,3 +212,37 @@ def test_no_pickle_is_loaded(tmp_path: Path) -> None:
     with pytest.raises(lr.InputError):
         lr.load(tmp_path)
     assert not marker.exists()
+
+
+def test_a_model_that_lies_on_disk_in_part_answers_alike() -> None:
+    where = {f"model.layers.{layer}": "disk" for layer in (1, 2)}
+    rest = ("model.embed_tokens", "model.layers.0", "model.norm", "model.rotary_emb", "lm_head")
+    spread = lr.load(
+        model_path("llama"), dtype="float32", device_map=where | dict.fromkeys(rest, "cpu")
+    )
+    assert any(parameter.is_meta for parameter in spread.parameters())
+    conditions = [
+        lr.Condition({}),
+        lr.Condition({lr.Site(1): lr.Skip()}),
+        lr.Condition({lr.Site(2, "head", 1): lr.Mean(lr.Reference(["ab", "cde"]))}, at="prompt"),
+    ]
+    whole, pairs = random_model("llama"), [("abc", "de"), ("a", "bc")]
+    for executor in ("plain", "hooked", "auto"):
+        engine, other = (
+            lr.Engine(model, executor=executor)  # type: ignore[arg-type]  # a string to the checker
+            for model in (spread, whole)
+        )
+        found, expected = (one.loglikelihood(pairs, conditions).logprob for one in (engine, other))
+        assert abs(found - expected).max() < 1e-4
+        asked = [(text, {"max_gen_toks": 5}) for text, _ in pairs]
+        assert engine.generate_until(asked, conditions) == other.generate_until(asked, conditions)
+    with pytest.raises(lr.InputError, match="on several devices or on disk"):
+        lr.Engine(spread, executor="fused").loglikelihood(pairs)
+    with pytest.raises(lr.InputError, match="lie whole on one device"):
+        lr.Engine(whole).loglikelihood(pairs, [lr.Condition({lr.Site(1): lr.Swap(spread)})])
+    assert models.provenance(spread).weights == models.provenance(whole).weights
+
+
+def test_a_device_and_a_map_of_devices_are_one_too_many() -> None:
+    with pytest.raises(lr.InputError, match="are both given"):
+        lr.load(model_path("llama"), device="cpu", device_map="auto")

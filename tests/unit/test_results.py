@@ -12,7 +12,8 @@ from tests.unit.synthetic import SCRIPT, TASKS, synthetic_result
 
 COLUMNS = (
     "condition ablation at site layer part head task family protocol n intact chance score "
-    "score_low score_high effect ci_low ci_high harm harm_low harm_high p p_adjusted n_failed"
+    "score_low score_high effect ci_low ci_high harm harm_low harm_high p p_adjusted n_failed "
+    "n_changed"
 ).split()
 
 

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from layerroles.errors import InputError
+from layerroles.page import render
 from layerroles.results import SweepResult
 from layerroles.roles import Roles, localize
 from layerroles.roles.claims import least, listed
@@ -136,6 +137,64 @@ def test_without_after_first_there_are_no_sinks_and_that_is_said():
     assert roles.frame["sink"].map(len).sum() == 0
     assert roles.layers["after_first_harm"].isna().all()
     assert "sinks cannot be told" in roles.verdict
+
+
+def test_what_is_read_and_what_is_written_are_judged_apart():
+    harm = {"prompt": [0.9, 0, 0, 0], "generated": [0, 0, 0, 0.9]}
+    result = synthetic_result(
+        4, 200, harms={"knowledge": harm}, protocols=["generation"], churn=0.01
+    )
+    reading, writing = (localize(result, at=at) for at in ("prompt", "generated"))
+    assert line(reading, "knowledge")["critical"] == [0]
+    assert line(writing, "knowledge")["critical"] == [3]
+    assert "at the positions of the prompt" in reading.verdict
+    assert "at the positions of the answer" in writing.verdict
+    with pytest.raises(InputError, match="unknown at 'all': known are generated, prompt"):
+        localize(result, at="all")
+
+
+def test_where_nothing_was_changed_nothing_is_claimed():
+    result = synthetic_result(6, 400, harms={"knowledge": {"generated": [0.0] * 6}}, churn=0.0)
+    assert localize(result).frame["spare"].map(len).tolist() == [6, 6]
+    letters = result.frame["protocol"] == "continuation"
+    frame = result.frame.assign(changed=result.frame["changed"] & ~letters)
+    unchanged = dataclasses.replace(result, frame=frame)
+    effects = unchanged.effects().set_index("protocol")
+    assert effects.loc["continuation", "harm"].isna().all()
+    assert (effects.loc["continuation", "n_changed"] == 0).all()
+    roles = localize(unchanged)
+    assert line(roles, "knowledge", "continuation")["spare"] == []
+    assert np.isnan(line(roles, "knowledge", "continuation")["early_minus_late"])
+    assert line(roles, "knowledge", "generation")["spare"] == list(range(6))
+
+
+def test_a_second_kind_is_judged_at_the_same_positions():
+    harm = {"all": [0.9, 0, 0], "prompt": [0.9, 0, 0]}
+    both = synthetic_result(
+        3, 100, harms={"knowledge": harm}, protocols=["generation"], ablations=("skip", "mean")
+    )
+
+    def without(result: SweepResult, at: str) -> SweepResult:
+        own = (result.frame["ablation"] == "mean") & (result.frame["at"] == at)
+        return dataclasses.replace(result, frame=result.frame[~own])
+
+    def claim(result: SweepResult, at: str) -> str:
+        return line(localize(result, ablation="skip", at=at), "knowledge")["claim"]
+
+    neither = without(without(both, "prompt"), "all")
+    assert claim(both, "prompt") != claim(neither, "prompt")
+    assert claim(without(both, "prompt"), "all") != claim(neither, "all")
+    assert claim(without(both, "prompt"), "prompt") == claim(neither, "prompt")
+
+
+def test_the_report_judges_every_position():
+    harm = {at: [0.9, 0, 0] for at in ("all", "after_first", "prompt", "generated")}
+    result = synthetic_result(3, 40, harms={"knowledge": harm}, protocols=["generation"])
+    page = render(result)
+    assert [f"Ablation: {name}<" in page for name in ("skip", "skip, at prompt")] == [True, True]
+    assert "Ablation: skip, at after_first<" not in page
+    assert "at the positions of the answer" in page
+    assert "not drawn: at prompt, generated" in page
 
 
 def test_a_family_at_chance_is_not_measurable():

@@ -34,7 +34,15 @@ def forget(monkeypatch: pytest.MonkeyPatch) -> None:
 def equal(one: lr.ablations.SiteReference, two: lr.ablations.SiteReference) -> bool:
     names = ("first", "rest", "first_std", "rest_std")
     same = all(torch.equal(getattr(one, name), getattr(two, name)) for name in names)
-    return same and (one.n_first, one.n_rest) == (two.n_first, two.n_rest)
+    if one.donors is not None and two.donors is not None and one.positions is not None:
+        same = same and torch.equal(one.donors.writes, two.donors.writes)
+        same = same and one.donors.ids == two.donors.ids
+        same = same and torch.equal(one.positions, two.positions)
+    return (
+        same
+        and (one.donors is None) == (two.donors is None)
+        and (one.n_first, one.n_rest) == (two.n_first, two.n_rest)
+    )
 
 
 def test_a_second_use_reads_the_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -53,6 +61,20 @@ def test_a_second_use_reads_the_file(folder: Path, monkeypatch: pytest.MonkeyPat
     assert set(json.loads(about["counts"])) == {*map(str, SITES), "L2.stream"}
     assert json.loads(about["model"])["n_layers"] == 3
     assert about["n_prompts"] == "2"
+
+
+def test_what_is_asked_for_later_is_added(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, reference = random_model("llama"), lr.Reference(["abc", "hello there"])
+    kinds = ("positions", "donors")
+    collected(model, reference, SITES)
+    found = collected(model, reference, SITES[:2], kinds)
+    assert all(found[site].has(kinds) for site in SITES[:2])
+    forget(monkeypatch)
+    monkeypatch.setattr(saved, "collect", None)  # would fail if it collected again
+    again = collected(model, reference, SITES[:2], kinds)
+    assert all(equal(found[site], again[site]) for site in SITES[:2])
+    assert set(collected(model, reference, SITES)) == set(SITES)
+    assert len(list((folder / "references").iterdir())) == 1
 
 
 def test_other_weights_and_other_prompts_have_files_of_their_own(folder: Path) -> None:

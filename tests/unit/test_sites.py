@@ -66,10 +66,13 @@ def test_words_that_are_not_known_are_told_without_type_checks() -> None:
     """Where nothing checks types, as in a user's script."""
     script = """
 import layerroles as lr
+from layerroles.engine import written
 for make in (
     lambda: lr.Site(3, "ffn"),
     lambda: lr.Condition({lr.Site(0): lr.Skip()}, at="start"),
     lambda: lr.Condition({0: lr.Skip()}),
+    lambda: lr.Resample(["a", "b"]),
+    lambda: written(None, [("a", {})], [(0, 1)]),
 ):
     try:
         make()
@@ -84,4 +87,6 @@ for make in (
         "unknown part 'ffn'",
         "unknown at='start'",
         "a condition maps sites to ablations, not 0",
+        "resample",
+        "request 0",
     ]

@@ -13,7 +13,8 @@ from tests.unit.random_models import ALL_ARCHITECTURES, CONFIGS, model_path, ran
 
 TOKENS = torch.tensor([[5, 9, 40, 7, 22, 13, 60, 8]])
 # Where Hugging Face keeps the blocks, and which of a block's modules each sublayer is.
-BLOCKS = {"gpt2": "transformer.h", "neox": "gpt_neox.layers"}
+BLOCKS = {name: "transformer.h" for name in ("gpt2", "gptj", "bloom", "falcon")}
+BLOCKS["neox"] = "gpt_neox.layers"
 SUBLAYERS = {
     "gpt2": (("ln_1", "attn"), ("ln_2", "mlp")),
     "neox": (("input_layernorm", "attention"), ("post_attention_layernorm", "mlp")),
@@ -21,8 +22,10 @@ SUBLAYERS = {
         ("input_layernorm", "self_attn", "post_attention_layernorm"),
         ("pre_feedforward_layernorm", "mlp", "post_feedforward_layernorm"),
     ),
+    "bloom": (("input_layernorm", "self_attention"), ("post_attention_layernorm", "mlp")),
     "olmo2": (("self_attn", "post_attention_layernorm"), ("mlp", "post_feedforward_layernorm")),
 }
+SUBLAYERS["gemma3"] = SUBLAYERS["gemma2"]
 LLAMA_LIKE = (("input_layernorm", "self_attn"), ("post_attention_layernorm", "mlp"))
 
 

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from torch import Tensor
 
 import layerroles as lr
+from layerroles.protocols import PROTOCOLS
 from layerroles.protocols.outcome import outcome, repetition
 from layerroles.tasks import Grade
 from tests.unit.random_models import model_path, random_model
@@ -50,6 +52,59 @@ def tasks(tmp_path: Path) -> list[lr.Task]:
 def rows(result: lr.SweepResult) -> pd.DataFrame:
     keys = ["condition", "task", "protocol", "example"]
     return result.frame.sort_values(keys, ignore_index=True)
+
+
+def first_two(ctx: lr.EditContext) -> Tensor:
+    return ctx.positions < 2
+
+
+def test_where_conditions_act(tasks: list[lr.Task], tmp_path: Path) -> None:
+    model = random_model("llama")
+    ats = ["prompt", "generated", "last", "evidence", first_two]
+    conditions = [lr.Condition({lr.Site(1): Scale(-1.0)}, at=at) for at in ats]  # type: ignore[arg-type]
+    protocols = ["continuation", "letter", "generation"]
+    found = [
+        lr.Sweep(
+            model,
+            tasks,
+            conditions,
+            protocols=protocols,
+            limit=6,
+            engine=lr.Engine(model, executor=name),  # type: ignore[arg-type]  # a string
+        ).run(tmp_path / name)
+        for name in ("auto", "plain")
+    ]
+    columns = ["condition", "at", "task", "protocol", "example", "score", "response", "changed"]
+    pd.testing.assert_frame_equal(*(rows(each)[columns] for each in found))
+    assert found[0].manifest["executors"] == ["fused"]
+    frame = found[0].frame.set_index("at")
+    assert set(frame.index) == {"all", "prompt", "generated", "last", "evidence", "first_two"}
+    # Of these questions, the first two characters (which are tokens) are the evidence.
+    for column in ("score", "response"):
+        evidence, by_function = frame.loc["evidence", column], frame.loc["first_two", column]
+        assert evidence.tolist() == by_function.tolist()
+    bare = tmp_path / "bare.jsonl"
+    bare.write_text('{"prompt": "Why?", "answer": "so", "family": "language"}\n')
+    with pytest.raises(lr.InputError, match="does not say where the evidence"):
+        lr.Sweep(model, [asked(bare)], conditions, protocols=["generation"])
+
+
+def test_evidence_is_found_where_the_prompt_says_it_again(tmp_path: Path) -> None:
+    file = tmp_path / "again.jsonl"
+    row = {
+        "prompt": "The cat sat. The dog ran. Who sat?\nAnswer:",
+        "answer": "cat",
+        "choices": ["cat", "dog"],
+        "evidence": [[0, 7]],
+        "family": "language",
+    }
+    file.write_text(json.dumps(row))
+    (example,) = lr.task(f"local:{file}").examples(1, 0)
+    for name in ("continuation", "letter", "generation", "answer_logprob"):
+        protocol = PROTOCOLS[name]()
+        ((start, end),) = protocol.evidence(example) or []
+        assert protocol.context(example)[start:end] == "The cat"
+        assert (start, end) == (0, 7)
 
 
 def test_one_row_for_each_condition_task_protocol_and_example(

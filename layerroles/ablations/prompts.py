@@ -1,0 +1,87 @@
+"""Which of a row's tokens are its prompt, and which of these hold the evidence.
+
+A condition can be restricted to them (`at=`). What a row has read before its answer is its prompt;
+all that follows, given or written by the model, is generated. Each token has *marks*, the sum of
+`IN_PROMPT`, `LAST` (of the prompt), `EVIDENCE`, and `UNKNOWN` (where the evidence is, nobody said).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from layerroles.errors import InputError
+
+IN_PROMPT, LAST, EVIDENCE, UNKNOWN = 1, 2, 4, 8
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """The prompt of a row.
+
+    Attributes:
+        ids: its real tokens.
+        evidence: positions among them that hold what the answer needs; None if not known.
+
+    Raises:
+        InputError: no tokens, or evidence that is not among them.
+    """
+
+    ids: tuple[int, ...]
+    evidence: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if not self.ids:
+            raise InputError("a prompt needs a token or more")
+        if not all(0 <= position < len(self.ids) for position in self.evidence or ()):
+            raise InputError(
+                f"evidence at positions {self.evidence} of a prompt of {len(self.ids)} tokens"
+            )
+
+    @property
+    def marks(self) -> list[int]:
+        """The marks of its tokens; those that follow have none."""
+        marks = [IN_PROMPT | UNKNOWN * (self.evidence is None)] * len(self.ids)
+        marks[-1] |= LAST
+        for position in self.evidence or ():
+            marks[position] |= EVIDENCE
+        return marks
+
+
+class Marks:
+    """The marks of some rows' tokens, found by their positions.
+
+    Args:
+        table: marks at the first positions of each row; further ones have none.
+    """
+
+    def __init__(self, table: Int[Tensor, "row n"]) -> None:
+        self._table = torch.nn.functional.pad(table, (0, 1))
+
+    @classmethod
+    def of(cls, prompts: Sequence[Prompt], device: torch.device) -> "Marks":
+        """The marks of rows that begin with these prompts."""
+        longest = max(len(prompt.ids) for prompt in prompts)
+        table = torch.zeros(len(prompts), longest, dtype=torch.long)
+        for row, prompt in enumerate(prompts):
+            table[row, : len(prompt.ids)] = torch.tensor(prompt.marks)
+        return cls(table.to(device))
+
+    @classmethod
+    def whole(cls, attended: Bool[Tensor, "row pos"]) -> "Marks":
+        """The marks of rows that are all prompt."""
+        lengths = attended.long().sum(-1, keepdim=True)
+        places = torch.arange(attended.shape[1], device=attended.device)
+        return cls((IN_PROMPT + UNKNOWN) * (places < lengths) + LAST * (places == lengths - 1))
+
+    def at(self, positions: Int[Tensor, "row pos"]) -> Int[Tensor, "row pos"]:
+        """The marks of tokens at these positions of their rows; 0 at pads (negative ones)."""
+        beyond = self._table.shape[1] - 1
+        places = torch.where(positions < 0, beyond, positions.clamp(max=beyond))
+        return self._table.gather(1, places)
+
+    def kept(self, rows: Int[Tensor, " row"]) -> "Marks":
+        """Those of some rows."""
+        return Marks(self._table[rows, :-1])

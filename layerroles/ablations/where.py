@@ -1,0 +1,148 @@
+"""Where a condition acts: positions by name, or a function of the user's.
+
+A function is known by what it computes, so that its rows are found again in another process: by its
+code, and by every value that the code refers to.
+"""
+
+import dataclasses
+import dis
+import hashlib
+from collections.abc import Callable
+from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
+from typing import Literal, get_args
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from layerroles.ablations.base import EditContext
+from layerroles.errors import InputError
+
+NamedAt = Literal["all", "after_first", "prompt", "generated", "evidence", "last"]
+# A condition's positions by name, or a function that tells where it acts.
+At = NamedAt | Callable[[EditContext], Bool[Tensor, "row pos"]]
+ATS: tuple[NamedAt, ...] = get_args(NamedAt)
+
+_ACTS: dict[NamedAt, Callable[[EditContext], Bool[Tensor, "row pos"]]] = {
+    "all": lambda ctx: ctx.real,
+    "after_first": lambda ctx: ctx.positions > 0,
+    "prompt": lambda ctx: ctx.in_prompt,
+    "generated": lambda ctx: ctx.real & ~ctx.in_prompt,
+    "evidence": lambda ctx: ctx.is_evidence,
+    "last": lambda ctx: ctx.is_last,
+}
+_PLAIN = (type(None), type(...), bool, int, float, complex, str, bytes, torch.dtype, torch.device)
+# Whose functions are known by their names.
+_LIBRARIES = ("torch", "einops", "numpy", "math", "layerroles")
+
+
+def identity(at: At) -> str:
+    """What tells positions from others, in every process: a name, or a function's content.
+
+    Raises:
+        InputError: an unknown name, a function that is called like one, or one that refers to
+            something of which nobody can tell whether it is still the same.
+    """
+    if not callable(at):
+        if at not in ATS:
+            known = ", ".join(ATS)
+            raise InputError(f"unknown at={at!r}: known are {known}, or a function")
+        return at
+    if getattr(at, "__name__", None) in ATS:
+        raise InputError(f"a function called {at.__name__!r} is taken for at={at.__name__!r}")
+    return repr(_computed(at, ()))
+
+
+def at_name(at: At) -> str:
+    """A word for the positions at which a condition acts."""
+    if not callable(at):
+        return at
+    name = getattr(at, "__name__", type(at).__name__)
+    if name.isidentifier():
+        return name
+    # One lambda is told from another.
+    return f"lambda-{hashlib.sha256(identity(at).encode()).hexdigest()[:6]}"
+
+
+def acts(at: At, ctx: EditContext) -> Bool[Tensor, "row pos"]:
+    """Where a condition acts among the tokens of a pass.
+
+    Raises:
+        InputError: a function of the user's did not return a mask of this shape.
+    """
+    if not callable(at):
+        return _ACTS[at](ctx)
+    mask = at(ctx)
+    if not isinstance(mask, Tensor) or mask.dtype != torch.bool or mask.shape != ctx.real.shape:
+        found = f"{mask.dtype} {tuple(mask.shape)}" if isinstance(mask, Tensor) else repr(mask)
+        raise InputError(
+            f"at={at_name(at)} returned {found[:80]}: a mask is a torch.bool tensor of shape "
+            f"{tuple(ctx.real.shape)}"
+        )
+    return mask.to(ctx.real.device) & ctx.real
+
+
+def _content(value: object, above: tuple[object, ...]) -> object:
+    """A value in parts that read the same in every process.
+
+    `above` holds the functions through which it was reached.
+    """
+    if isinstance(value, _PLAIN):
+        return repr(value)
+    if isinstance(value, tuple | list):
+        return [type(value).__name__, *(_content(one, above) for one in value)]
+    if isinstance(value, set | frozenset):
+        return ["set", *sorted(repr(_content(one, above)) for one in value)]
+    if isinstance(value, dict):
+        pairs = ((_content(k, above), _content(v, above)) for k, v in value.items())
+        return ["dict", *sorted(map(repr, pairs))]
+    if isinstance(value, Tensor):
+        raw = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+        return [repr(value.dtype), *value.shape, hashlib.sha256(raw.tobytes()).hexdigest()]
+    if isinstance(value, ModuleType):
+        return value.__name__
+    return _computed(value, above)
+
+
+def _computed(value: object, above: tuple[object, ...]) -> object:
+    """`_content` of functions, classes and frozen dataclasses."""
+    if any(value is one for one in above):
+        return "itself"
+    if isinstance(value, FunctionType):
+        if value.__module__.partition(".")[0] in _LIBRARIES:
+            return f"{value.__module__}.{value.__qualname__}"
+        closure = [cell.cell_contents for cell in value.__closure__ or ()]
+        names = sorted(_globals(value.__code__) & value.__globals__.keys())
+        held = {name: value.__globals__[name] for name in names}
+        parts = (value.__defaults__, value.__kwdefaults__, closure, held)
+        code = _code(value.__code__, (*above, value))
+        return [value.__name__, code, *(_content(part, (*above, value)) for part in parts)]
+    if isinstance(value, type | BuiltinFunctionType):
+        return f"{value.__module__}.{value.__qualname__}"
+    kind = type(value)
+    if dataclasses.is_dataclass(value) and kind.__dataclass_params__.frozen:  # type: ignore[attr-defined]
+        fields = [getattr(value, field.name) for field in dataclasses.fields(value)]
+        call = kind.__dict__.get("__call__")
+        return [kind.__qualname__, _content(fields, above), call and _content(call, above)]
+    raise InputError(
+        f"at= depends on {kind.__name__} {value!r:.80}, of which nobody can tell in another "
+        f"process whether it is the same: give a function, or a frozen dataclass with __call__, "
+        f"of plain values"
+    )
+
+
+def _code(code: CodeType, above: tuple[object, ...]) -> object:
+    consts = [
+        _code(one, above) if isinstance(one, CodeType) else _content(one, above)
+        for one in code.co_consts
+    ]
+    return [code.co_code.hex(), *code.co_names, consts]
+
+
+def _globals(code: CodeType) -> set[str]:
+    """The names of globals that code refers to, that of functions within it included."""
+    found = {
+        str(step.argval) for step in dis.get_instructions(code) if step.opname == "LOAD_GLOBAL"
+    }
+    inner = (one for one in code.co_consts if isinstance(one, CodeType))
+    return found.union(*map(_globals, inner))

@@ -1,0 +1,54 @@
+"""Where a model's weights lie, what they are, and whether they are still the same."""
+
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformer_lens.model_bridge import TransformerBridge
+
+
+def is_spread(model: TransformerBridge) -> bool:
+    """Whether weights lie on several devices, or on disk until they are needed."""
+    devices = {parameter.device for parameter in model.original_model.parameters()}
+    return len(devices) > 1 or torch.device("meta") in devices
+
+
+def weights(model: TransformerBridge) -> Iterator[tuple[str, Tensor]]:
+    """All weights by name, each once; those that lie on disk are fetched."""
+    here: Callable[[nn.Module], Any] = nullcontext
+    if is_spread(model):
+        from accelerate.utils import align_module_device
+
+        here = align_module_device
+    modules = dict(model.original_model.named_modules())
+    for path in sorted(modules):
+        module = modules[path]
+        with here(module):
+            kept = set(module._buffers) - module._non_persistent_buffers_set
+            own = module._parameters | {name: module._buffers[name] for name in kept}
+            for name, value in sorted(own.items()):
+                if value is not None:
+                    yield f"{path}.{name}", value
+
+
+def stamp(model: TransformerBridge) -> int:
+    """A number that changes when weights are exchanged or edited in place (in this process)."""
+    parameters = model.original_model.parameters()
+    return hash(tuple((p.data_ptr(), 0 if p.is_inference() else p._version) for p in parameters))
+
+
+# What a configuration says that decides nothing of what a block computes.
+_NO_BEHAVIOUR = {
+    *("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version"),
+    *("bos_token_id", "eos_token_id", "pad_token_id", "tie_word_embeddings", "use_cache"),
+    *("initializer_range", "max_position_embeddings", "n_positions", "n_ctx"),
+    *("quantization_config", "task_specific_params"),
+}
+
+
+def behaviour(model: TransformerBridge) -> dict[str, Any]:
+    """What the model's configuration says, besides its weights, of how its blocks compute."""
+    config: Any = model.original_model.config
+    return {name: value for name, value in config.to_dict().items() if name not in _NO_BEHAVIOUR}
