@@ -127,6 +127,16 @@ class Condition:
         return at_name(self.at)
 
     @property
+    def in_prompt(self) -> bool:
+        """Whether it may act on a token of a prompt."""
+        return self.at != "generated"
+
+    @property
+    def in_answer(self) -> bool:
+        """Whether it may act on a token of an answer."""
+        return self.at not in ("prompt", "last", "evidence")
+
+    @property
     def whole_prompt(self) -> bool:
         """Whether an ablation, or a function that tells where, depends on the whole prompt."""
         if getattr(self.at, "whole_prompt", False):

@@ -148,7 +148,13 @@ def make_plan(
         budget: what it may take.
         flops: floating-point operations a second, for the time that is expected.
     """
-    depths = tuple(1 - first_run(c, shape.n_layers) / shape.n_layers for c in conditions)
+    reads_answers = any(isinstance(request, Scored) for request in requests)
+    depths = tuple(
+        1 - first_run(condition, shape.n_layers) / shape.n_layers
+        if condition.in_prompt or reads_answers
+        else 0.0  # contexts are read as the intact model does
+        for condition in conditions
+    )
     contexts = Counter(request.context for request in requests if isinstance(request, Written))
     # What is packed together does not depend on which conditions are left to do.
     longest = budget.row_tokens(shape, shape.n_layers + 1, keys=bool(contexts))
@@ -202,9 +208,12 @@ def first_run(condition: Condition, n_layers: int) -> int:
 def first_own(condition: Condition, n_layers: int) -> int:
     """The first layer whose keys and values are not the intact model's; `n_layers` if none.
 
-    An edit leaves its own layer's alone: they are made of what enters the block.
+    Those of a context, that is. An edit leaves its own layer's alone: they are made of what enters
+    the block.
     """
-    return n_layers if condition.first_layer is None else condition.first_layer + 1
+    if condition.first_layer is None or not condition.in_prompt:
+        return n_layers
+    return condition.first_layer + 1
 
 
 def recorded_at(condition: Condition) -> tuple[int, ...]:

@@ -159,6 +159,25 @@ assert held > 240 and kept > 240 and left < 120, (held, kept, left)
     subprocess.run([sys.executable, "-c", script], check=True, env=environment)
 
 
+def test_where_conditions_act_decides_what_is_read_for_them() -> None:
+    shots = tuple(range(100, 400))
+    asked = [Written((*shots, n), (), 8) for n in range(5)]
+    edits = [lr.Skip(), lr.Resample(lr.Reference(["one", "another"]))]
+    skipped, resampled = (lr.Condition({lr.Site(1): edit}) for edit in edits)
+    writing = lr.Condition({lr.Site(1): lr.Skip()}, at="generated")
+    conditions = [lr.Condition({}), skipped, resampled, writing]
+    plan = make_plan(asked, conditions, SHAPE, Budget(2**30), 1e9)
+    shared, apart = plan.groups
+    # A donor depends on the whole prompt, so prompts share nothing; else they share the shots.
+    assert (sorted(shared.conditions), apart.conditions) == ([0, 1, 3], (2,))
+    assert (shared.n_tokens, apart.n_tokens) == (305, 5 * 301)
+    # What is generated only leaves the contexts as they are.
+    assert plan.depths == (0.0, 0.5, 0.5, 0.0)
+    assert plan.passes == 4
+    scored = [Scored(one.context, (1, 2, 3)) for one in asked]
+    assert make_plan(scored, [writing], SHAPE, Budget(2**30), 1e9).depths == (0.5,)
+
+
 def test_requests_of_one_context_are_rows_of_their_own() -> None:
     requests = [Written((1, 2, 3), (str(n),), 20) for n in range(8)]
     requests += [Written((4, 5, n), (), 20) for n in range(8)]
