@@ -22,7 +22,8 @@ _MARKS = {
     "last": ("triangle-down-open", "dashdot"),
 }
 _OTHER = ("star-open", "longdash")
-_APART = 0.28  # of a layer's width, from the first of the marks to the last
+# From one mark to the next, and from the first to the last at the most, in widths of a layer.
+_APART, _WIDEST = 0.28, 0.7
 
 
 def depth_profile(
@@ -157,7 +158,8 @@ def _points(figure: go.Figure, cell: pd.DataFrame, row: int, column: int, shown:
     for place, at in enumerate(ats):
         part = cell[cell["at"] == at]
         symbol, dash = _MARKS.get(at, _OTHER)
-        shift = _APART * (place / (len(ats) - 1) - 0.5) if len(ats) > 1 else 0.0
+        wide = min(_APART * (len(ats) - 1), _WIDEST)
+        shift = wide * (place / (len(ats) - 1) - 0.5) if len(ats) > 1 else 0.0
         hover = [_hover(line) for _, line in part.iterrows()]
         for offset, value, low, high in (
             (0, "score", "score_low", "score_high"),
