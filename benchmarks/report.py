@@ -57,8 +57,8 @@ run:
 - machine: {_processor()}, {torch.get_num_threads()} threads, {platform.system()}; CUDA is not timed
 - versions: Python {platform.python_version()}, {", ".join(versions)}
 
-Each way of answering runs in a process of its own, one after the other, on an idle machine; the
-engine and lm-eval's loops take turns, N of them, and their medians count."""
+Each way of answering runs in a process of its own, one after the other; the machine should be idle.
+The engine and lm-eval's loops take turns, N of them, and their medians count."""
 
 
 def _speed(work: dict[str, Any]) -> str:
