@@ -226,16 +226,26 @@ def ablated(
             token, needs them.
 
     Raises:
-        InputError: the model lacks a site, a sublayer's hook is not what it adds, or the condition
-            acts on evidence and the prompts don't say where it is; within the context, rows that do
-            not begin with their prompts.
+        InputError: the model lacks a site, a sublayer's hook is not what it adds, or what are no
+            `Prompt`s; within the context, rows that do not begin with their prompts, or a condition
+            that acts on evidence while the prompts don't say where it is.
         RuntimeError: on leaving, if a hook did not fire in a pass.
 
     Example:
         with ablated(model, Condition({Site(3): Skip()})):
             logits = model(tokens)
+
+        prompt = Prompt(model.to_tokens("The capital of France is")[0].tolist())
+        with ablated(model, Condition({Site(3): Skip()}, at="generated"), prompts=[prompt]):
+            logits = model("The capital of France is Paris, which")
     """
     condition.check(model)
+    for prompt in prompts or ():
+        if not isinstance(prompt, Prompt):
+            raise InputError(
+                f"prompts= takes a Prompt for each row, not {type(prompt).__name__}: "
+                f"Prompt(ids), with ids from model.to_tokens(text)[0].tolist()"
+            )
     with applied(model, condition, resolve(model, [condition])) as run:
         run.begin(prompts=prompts, check=True)
         yield run

@@ -5,8 +5,10 @@ all that follows, given or written by the model, is generated. Each token has *m
 `IN_PROMPT`, `LAST` (of the prompt), `EVIDENCE`, and `UNKNOWN` (where the evidence is, nobody said).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from operator import index
+from typing import SupportsIndex
 
 import torch
 from jaxtyping import Bool, Int
@@ -26,13 +28,21 @@ class Prompt:
         evidence: positions among them that hold what the answer needs; None if not known.
 
     Raises:
-        InputError: no tokens, or evidence that is not among them.
+        InputError: no tokens, evidence that is not among them, or what are no whole numbers.
+
+    Example:
+        >>> Prompt((5, 9, 40), evidence=(1,)).marks == [IN_PROMPT, IN_PROMPT | EVIDENCE,
+        ...                                             IN_PROMPT | LAST]
+        True
     """
 
     ids: tuple[int, ...]
     evidence: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "ids", _numbers("ids", self.ids))
+        if self.evidence is not None:
+            object.__setattr__(self, "evidence", _numbers("evidence", self.evidence))
         if not self.ids:
             raise InputError("a prompt needs a token or more")
         if not all(0 <= position < len(self.ids) for position in self.evidence or ()):
@@ -48,6 +58,15 @@ class Prompt:
         for position in self.evidence or ():
             marks[position] |= EVIDENCE
         return marks
+
+
+def _numbers(what: str, values: Iterable[SupportsIndex]) -> tuple[int, ...]:
+    try:
+        return tuple(index(value) for value in values)
+    except TypeError:
+        raise InputError(
+            f"a prompt's {what} are whole numbers, such as (5, 9), not {values!r:.80}"
+        ) from None
 
 
 class Marks:

@@ -67,12 +67,17 @@ def test_words_that_are_not_known_are_told_without_type_checks() -> None:
     script = """
 import layerroles as lr
 from layerroles.engine import written
+from tests.unit.random_models import random_model
 for make in (
     lambda: lr.Site(3, "ffn"),
     lambda: lr.Condition({lr.Site(0): lr.Skip()}, at="start"),
     lambda: lr.Condition({0: lr.Skip()}),
     lambda: lr.Resample(["a", "b"]),
     lambda: written(None, [("a", {})], [(0, 1)]),
+    lambda: lr.Prompt((1, 2), evidence=((0, 1),)),
+    lambda: lr.Prompt("ab"),
+    lambda: lr.ablated(random_model("llama"), lr.Condition({}), prompts=["ab"]).__enter__(),
+    lambda: print(lr.Prompt([1, 2], evidence=[1]) == lr.Prompt((1, 2), evidence=(1,))),
 ):
     try:
         make()
@@ -89,4 +94,8 @@ for make in (
         "a condition maps sites to ablations, not 0",
         "resample",
         "request 0",
+        "a prompt's evidence are whole numbers, such as (5, 9), not ((0, 1),)",
+        "a prompt's ids are whole numbers, such as (5, 9), not 'ab'",
+        "prompts= takes a Prompt for each row, not str",
+        "True",
     ]
