@@ -127,12 +127,12 @@ class Condition:
         return at_name(self.at)
 
     @property
-    def in_prompt(self) -> bool:
+    def acts_in_prompt(self) -> bool:
         """Whether it may act on a token of a prompt."""
         return self.at != "generated"
 
     @property
-    def in_answer(self) -> bool:
+    def acts_in_answer(self) -> bool:
         """Whether it may act on a token of an answer."""
         return self.at not in ("prompt", "last", "evidence")
 

@@ -265,7 +265,7 @@ class Batch:
         for n, (place, condition) in enumerate(zip(wave, conditions, strict=True)):
             attend = self._row.layout.attend if rows is None else self._filling(rows, n)
             read = self._intact.read
-            if self._scored or condition.in_prompt:
+            if self._scored or condition.acts_in_prompt:
                 read = self._intact.again(condition, edits, attend)
             if self._scored:
                 yield place, self._scores(condition, read)
@@ -350,7 +350,7 @@ class Batch:
         stretches = []
         for place, condition in enumerate(conditions):
             start, end = np.searchsorted(rows.condition, [place, place + 1]).tolist()
-            if start < end and condition.in_answer and not condition.is_intact:
+            if start < end and condition.acts_in_answer and not condition.is_intact:
                 live = decoding.live[start:end]
                 here = positions[start:end]
                 prompts = [self._prompts[row % len(self._prompts)] for row in live]

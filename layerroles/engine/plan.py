@@ -151,7 +151,7 @@ def make_plan(
     reads_answers = any(isinstance(request, Scored) for request in requests)
     depths = tuple(
         1 - first_run(condition, shape.n_layers) / shape.n_layers
-        if condition.in_prompt or reads_answers
+        if condition.acts_in_prompt or reads_answers
         else 0.0  # contexts are read as the intact model does
         for condition in conditions
     )
@@ -211,7 +211,7 @@ def first_own(condition: Condition, n_layers: int) -> int:
     Those of a context, that is. An edit leaves its own layer's alone: they are made of what enters
     the block.
     """
-    if condition.first_layer is None or not condition.in_prompt:
+    if condition.first_layer is None or not condition.acts_in_prompt:
         return n_layers
     return condition.first_layer + 1
 
