@@ -31,7 +31,7 @@ from layerroles.checks import Checks, check_model
 from layerroles.errors import InputError
 from layerroles.registry import nearest
 from layerroles.sites import Site, size_of
-from layerroles.weights import weights
+from layerroles.weights import content, weights
 
 log = logging.getLogger(__name__)
 
@@ -158,9 +158,8 @@ def provenance(model: TransformerBridge) -> Provenance:
     known = prepared(model)
     digest = hashlib.sha256()
     for key, value in weights(model):
-        raw = value.detach().contiguous().cpu().reshape(-1).view(torch.uint8)
         digest.update(f"{key} {tuple(value.shape)} {value.dtype}".encode())
-        digest.update(raw.numpy().data)
+        digest.update(content(value))
     packages = ("torch", "transformers", "transformer-lens")
     return Provenance(
         name=known.name,
@@ -229,7 +228,8 @@ def forward(
         # Rows that have ended may be fed on beyond the model's context; nobody reads them.
         positions = (attended.cumsum(-1) - 1).clamp(0, model.cfg.n_ctx - 1)
         arguments["position_ids"] = positions[:, -tokens.shape[1] :]
-    if keep and _keeps(model):
+    # Not every model's forward can leave out logits that nobody reads.
+    if keep and "logits_to_keep" in inspect.signature(model.original_model.forward).parameters:
         arguments["logits_to_keep"] = keep
     if cache is not None:
         arguments["past_key_values"] = cache
@@ -237,11 +237,6 @@ def forward(
     with torch.inference_mode():
         logits, cache = model(tokens, return_type="logits_and_cache", **arguments)
     return (logits[:, -keep:] if keep else logits), cache
-
-
-def _keeps(model: TransformerBridge) -> bool:
-    """Whether the model's forward can leave out logits that nobody reads."""
-    return "logits_to_keep" in inspect.signature(model.original_model.forward).parameters
 
 
 def check_sites(model: TransformerBridge, sites: "list[Site] | tuple[Site, ...]") -> None:

@@ -52,3 +52,8 @@ def behaviour(model: TransformerBridge) -> dict[str, Any]:
     """What the model's configuration says, besides its weights, of how its blocks compute."""
     config: Any = model.original_model.config
     return {name: value for name, value in config.to_dict().items() if name not in _NO_BEHAVIOUR}
+
+
+def content(tensor: Tensor) -> memoryview:
+    """A tensor's values as bytes, to be hashed."""
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data

@@ -28,7 +28,7 @@ from layerroles.ablations.base import Ablation, EditContext, ablation
 from layerroles.errors import InputError
 from layerroles.models import prepared
 from layerroles.sites import NUMBERED, Site
-from layerroles.weights import behaviour, is_spread, stamp
+from layerroles.weights import behaviour, content, is_spread, stamp
 
 # The modules of a block that make up a sublayer, as bridges call them.
 _SUBLAYERS = {"attn": ("ln1", "ln1_post", "attn"), "mlp": ("ln2", "ln2_post", "mlp")}
@@ -156,8 +156,7 @@ def _digest(model: TransformerBridge) -> str:
     if now not in known:
         digest = hashlib.sha256(json.dumps(behaviour(model), sort_keys=True, default=repr).encode())
         for name, parameter in sorted(model.blocks.named_parameters()):
-            raw = parameter.detach().contiguous().cpu().reshape(-1).view(torch.uint8)
             digest.update(f"{name} {tuple(parameter.shape)} {parameter.dtype}".encode())
-            digest.update(raw.numpy())
+            digest.update(content(parameter))
         known[now] = digest.hexdigest()[:16]
     return known[now]

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from layerroles.ablations.base import EditContext
 from layerroles.errors import InputError
+from layerroles.weights import content
 
 NamedAt = Literal["all", "after_first", "prompt", "generated", "evidence", "last"]
 # A condition's positions by name, or a function that tells where it acts.
@@ -97,8 +98,7 @@ def _content(value: object, above: tuple[object, ...]) -> object:
         pairs = ((_content(k, above), _content(v, above)) for k, v in value.items())
         return ["dict", *sorted(map(repr, pairs))]
     if isinstance(value, Tensor):
-        raw = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
-        return [repr(value.dtype), *value.shape, hashlib.sha256(raw.tobytes()).hexdigest()]
+        return [repr(value.dtype), *value.shape, hashlib.sha256(content(value)).hexdigest()]
     if isinstance(value, ModuleType):
         return value.__name__
     return _computed(value, above)
