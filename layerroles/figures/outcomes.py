@@ -56,24 +56,25 @@ def outcome_profile(
         families, key=lambda task: style.ordered(families.values()).index(families[task])
     )
     ats = select.ats(effects)
+    panels = [(task, at) for task in tasks for at in ats]
+    # Two fit side by side; more stand one below the other.
+    n_columns = len(ats) if len(ats) <= 2 else 1
+    n_rows = len(panels) // n_columns
     n_layers = select.depth(result, effects)
     figure = make_subplots(
-        rows=len(tasks),
-        cols=len(ats),
+        rows=n_rows,
+        cols=n_columns,
         shared_xaxes="all",
         shared_yaxes="all",
-        vertical_spacing=0.2 / max(2, len(tasks)),
+        vertical_spacing=0.2 / max(2, n_rows),
         horizontal_spacing=0.04,
-        subplot_titles=[
-            style.panel(families[task], task, f"at {at}") for task in tasks for at in ats
-        ],
+        subplot_titles=[style.panel(families[task], task, f"at {at}") for task, at in panels],
     )
     shown: set[str] = set()
-    for row, task in enumerate(tasks, start=1):
-        for column, at in enumerate(ats, start=1):
-            cell = frame[(frame["task"] == task)]
-            cell = cell[(cell["at"] == at) | (cell["ablation"] == "intact")]
-            _bars(figure, cell, row, column, shown)
+    for place, (task, at) in enumerate(panels):
+        cell = frame[(frame["task"] == task)]
+        cell = cell[(cell["at"] == at) | (cell["ablation"] == "intact")]
+        _bars(figure, cell, place // n_columns + 1, place % n_columns + 1, shown)
     axis = style.layer_axis(n_layers)
     axis.update(
         tickvals=[_INTACT_AT, *axis["tickvals"]],  # type: ignore[misc]
@@ -81,7 +82,7 @@ def outcome_profile(
         range=[-2.7, n_layers - 0.4],
     )
     figure.update_xaxes(**axis)
-    figure.update_xaxes(title_text="ablated layer (0-based)", row=len(tasks))
+    figure.update_xaxes(title_text="ablated layer (0-based)", row=n_rows)
     style.headings(figure)
     figure.update_yaxes(range=[0, 1], dtick=0.5, tickformat=".0%")
     style.finish(
@@ -89,7 +90,7 @@ def outcome_profile(
         title=f"How answers come out when one layer is ablated ({kind}, {protocol})",
         subtitle=f"share of {style.counts(effects['n'] + effects['n_failed'])} examples per bar; "
         "left of layer 0: the intact model; layers are 0-based",
-        height=168 + 120 * len(tasks),
+        height=168 + 120 * n_rows,
     )
     return figure.update_layout(barmode="stack", bargap=0.12)
 

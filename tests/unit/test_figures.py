@@ -93,7 +93,7 @@ def test_every_position_is_drawn_in_order_and_apart(elsewhere: SweepResult) -> N
     assert len({t.marker.symbol for t in drawn}) == len(drawn)
     places = [t.x[0] for t in drawn]
     assert places == sorted(set(places))
-    assert max(map(abs, places)) < 0.5  # nearer to their own layer than to the next
+    assert max(map(abs, places)) <= 0.35  # nearer to their own layer than to the next
     harms = text_of(figures.harm_map(elsewhere))
     assert all(at in harms for at in order)
     roles = figures.role_map(elsewhere)
