@@ -17,7 +17,10 @@ from layerroles.errors import InputError
 
 Key = tuple[str, str, str]  # condition hash, task, protocol
 
-ROW = ("score", "correct", "strict", "outcome", "response", "status", "changed", "n_tokens")
+ROW = (
+    *("score", "correct", "strict", "outcome", "response", "status", "changed", "n_tokens"),
+    *("form", "thought", "details"),
+)
 EXAMPLE = ("context", "prompt", "answer", "evidence")
 _SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS rows (
@@ -119,6 +122,7 @@ def opened(folder: Path, manifest: dict[str, Any]) -> Iterator[Store]:
             db.execute("PRAGMA journal_mode = WAL")
             db.execute("PRAGMA synchronous = NORMAL")
             db.executescript(_SCHEMA)
+            _add_columns(db)
         yield Store(folder, merged, db)
 
 
@@ -193,6 +197,14 @@ def _merged(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
         "cells": _union(known["cells"], manifest["cells"], ("task", "protocol")),
         "conditions": _union(known["conditions"], manifest["conditions"], ("hash",)),
     }
+
+
+def _add_columns(db: sqlite3.Connection) -> None:
+    """Bring a folder that an earlier version wrote up to date; its rows lack what is new."""
+    known = {column[1] for column in db.execute("PRAGMA table_info(rows)")}
+    for name in ROW:
+        if name not in known:
+            db.execute(f"ALTER TABLE rows ADD COLUMN {name}")
 
 
 def _union(

@@ -34,6 +34,7 @@ from layerroles.tasks import Example, Task
 
 # Conditions that are asked together: what they have in common is computed once.
 _CONDITIONS_AT_ONCE = 64
+_LATER = ["strict", "form", "thought", "details"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -278,7 +279,7 @@ def read(path: str | Path) -> SweepResult:
                 "family": families[row["task"]],
                 "protocol": row["protocol"],
                 "example": row["example"],
-                **{name: row[name] for name in ROW},
+                **{name: row.get(name) for name in ROW},
             }
             for row in rows
         ]
@@ -291,12 +292,14 @@ def read(path: str | Path) -> SweepResult:
                 "score": float,
                 "correct": "boolean",
                 "strict": "boolean",
+                "form": "boolean",
+                "thought": "boolean",
                 "changed": "boolean",
                 "n_tokens": "Int64",
             }
         )
-        strict = frame.pop("strict")
-        frame["strict"] = strict
+        # What came after the first columns stands behind them.
+        frame = frame[[*(name for name in frame if name not in _LATER), *_LATER]]
     shown = pd.DataFrame(
         [{k: e[k] for k in ("task", "example", "prompt", "answer", "evidence")} for e in examples],
         columns=["task", "example", "prompt", "answer", "evidence"],
@@ -347,7 +350,8 @@ def _described(cell: Cell) -> dict[str, tuple[str, str, str, str]]:
 
 
 def _values(answer: Answer) -> tuple[object, ...]:
-    return tuple(getattr(answer, name) for name in ROW)
+    details = json.dumps(answer.details, ensure_ascii=False) if answer.details else ""
+    return tuple(details if name == "details" else getattr(answer, name) for name in ROW)
 
 
 def _command() -> str:

@@ -100,6 +100,7 @@ class Decoding:
                 ended=self.ended[row],
                 finite=self.finite[row],
                 changed=changed is not None and bool(changed[row]),
+                ids=tuple(self.ids[row]),
             )
             for row, request in enumerate(self.requests)
         ]

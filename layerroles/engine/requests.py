@@ -102,6 +102,7 @@ class Writing:
             at `max_gen_toks`.
         finite: whether all logits were finite.
         changed: whether the condition's edits changed anything for this request.
+        ids: the tokens generated, the ending ones included.
     """
 
     text: str
@@ -109,6 +110,7 @@ class Writing:
     ended: bool
     finite: bool
     changed: bool
+    ids: tuple[int, ...] = ()
 
 
 def scored(

@@ -5,8 +5,8 @@ needs of an example (choices, say) it checks before anything is run.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 from layerroles.engine import Engine, Score, Scored, Writing, Written, scored, written
@@ -30,6 +30,11 @@ class Answer:
         status: `"ok"`, or `"not finite"` if a scored logit was NaN or infinite.
         changed: whether the condition's edits changed anything for this example.
         n_tokens: tokens scored or generated.
+        form: whether the answer came in the form of the shots, right or wrong; None outside
+            generation.
+        thought: whether a thinking block was closed before the answer; None where there was none.
+        details: what else the protocol measured, such as `{"steps": [-0.3, -0.1]}`; values that
+            JSON can hold.
     """
 
     score: float
@@ -40,6 +45,9 @@ class Answer:
     status: str
     changed: bool
     n_tokens: int
+    form: bool | None = None
+    thought: bool | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Protocol(ABC):
