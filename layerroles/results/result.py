@@ -70,9 +70,9 @@ class SweepResult:
 
         `spearman` is the rank correlation of their effects over the `n_sites` conditions that both
         have, with a bootstrap interval (`low`, `high`) over the `n` examples, drawn jointly for all
-        sites and both protocols. NaN for fewer than 3 sites or where a profile is flat. Both
-        profiles are noisy, which lowers the correlation, and resampling lowers it once more: read
-        the interval as a cautious one.
+        sites and both protocols (`stats.profile_agreement`). NaN for fewer than 3 sites or where a
+        profile is flat. Few examples make profiles noisy, which lowers the correlation; the
+        interval makes up for it, the estimate does not.
         """
         return agreement_of(self._cells)
 

@@ -19,7 +19,12 @@ def profile_agreement(
     """Spearman's correlation between two profiles of means, with a bootstrap interval.
 
     Examples are drawn jointly for all sites and both profiles, since their errors are correlated.
-    NaN for fewer than 3 sites or where a profile is flat; the interval also where a resample's is.
+    Noise lowers a rank correlation, and resampling adds noise once more: the draws lie too low, as
+    the estimate does. So the interval reaches to both sides of the estimate as far as the farther
+    percentile of the draws lies from it, which covers the truth in nine of ten trials or more,
+    where the percentiles themselves may miss it in all. What is never found is an order among sites
+    that are all alike. NaN for fewer than 3 sites or where a profile is flat; the interval also
+    where a resample's is.
 
     Args:
         one: differences per example, such as ablated minus intact; NaN where unknown.
@@ -33,7 +38,11 @@ def profile_agreement(
     counts = resampled_counts(n, rng, DRAWS)
     whole = spearman(resampled_means(one, once), resampled_means(two, once))
     draws = spearman(resampled_means(one, counts), resampled_means(two, counts))
-    return float(whole[0]), percentile_interval(draws, n)
+    rho, drawn = float(whole[0]), percentile_interval(draws, n)
+    if np.isnan([rho, drawn.low]).any():
+        return rho, UNKNOWN
+    reach = max(rho - drawn.low, drawn.high - rho)
+    return rho, Interval(max(-1.0, rho - reach), min(1.0, rho + reach))
 
 
 def resampled_means(

@@ -308,8 +308,25 @@ def test_profiles_agree_as_scipy_says_and_as_surely_as_there_are_examples():
         one, two = (-(rng.random((12, n)) < harm[:, None]).astype(float) for _ in range(2))
         rho, interval = stats.profile_agreement(one, two, rng)
         assert rho == pytest.approx(spearmanr(one.mean(axis=1), two.mean(axis=1)).statistic)
-        assert interval.low <= rho
+        assert interval.low <= rho <= interval.high
         assert interval.high - interval.low < widest
+
+
+def test_the_interval_of_agreement_covers_although_noise_lowers_the_correlation():
+    rng, n, sites = np.random.default_rng(4), 64, 12
+    one = np.linspace(0.05, 0.9, sites)
+    two = one[[0, 2, 1, 3, 5, 4, 7, 6, 8, 10, 9, 11]]
+    truth = spearmanr(one, two).statistic
+    found, inside, runs = [], 0, 100
+    for _ in range(runs):
+        lots = rng.random((sites, n))  # the same examples break under both
+        changes = [-(lots < harm[:, None]).astype(float) for harm in (one, two)]
+        changes[1] = np.where(rng.random((sites, n)) < 0.5, changes[1], np.roll(changes[1], 7, 1))
+        rho, interval = stats.profile_agreement(*changes, rng)
+        found.append(rho)
+        inside += interval.low <= truth <= interval.high
+    assert np.mean(found) < truth
+    assert inside / runs >= 0.9
 
 
 def test_flat_or_short_profiles_have_no_agreement():
