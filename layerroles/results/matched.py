@@ -1,6 +1,6 @@
 """What two runs have in common, and, in words, what only one of them has."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from layerroles.results.cells import Cell, cells_of
@@ -8,8 +8,6 @@ from layerroles.results.result import SweepResult
 
 _KEY = ["ablation", "at", "site"]
 _NAMED = 5
-
-Key = tuple[str, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,42 +33,50 @@ def match(a: SweepResult, b: SweepResult) -> tuple[list[Match], list[str]]:
         {(cell.task, cell.protocol): cell for cell in cells_of(run.frame, run.manifest)}
         for run in (a, b)
     )
-    matches, only = [], [*_only("task and protocol", map(" ".join, ours), map(" ".join, theirs))]
-    apart = _other_prompts(a, b)
-    alone: tuple[dict[Key, str], dict[Key, str]] = {}, {}
-    for key in ours:
-        if key not in theirs:
-            continue
+    shared = [key for key in ours if key in theirs]
+    only = _only(
+        "task and protocol",
+        [" ".join(key) for key in ours if key not in theirs],
+        [" ".join(key) for key in theirs if key not in ours],
+    )
+    apart, matches = _other_prompts(a, b), []
+    alone: tuple[list[str], list[str]] = [], []
+    for key in shared:
         one, two = ours[key], theirs[key]
-        name = " ".join(key)
         if one.unit != two.unit:
-            only.append(f"{name} is measured in {one.unit} (a) and in {two.unit} (b)")
+            only.append(f"{' '.join(key)} is measured in {one.unit} (a) and in {two.unit} (b)")
             continue
-        keys = _keyed(one), _keyed(two)
-        for mine, others, found in zip(keys, reversed(keys), alone, strict=True):
-            found.update({key: mine[key] for key in mine if key not in others})
-        conditions = [(keys[0][key], keys[1][key]) for key in keys[0] if key in keys[1]]
-        examples = [
-            example
-            for example in one.scores.columns
-            if example in two.scores.columns and (one.task, example) not in apart
-        ]
-        lost = len(one.scores.columns) - len(examples), len(two.scores.columns) - len(examples)
+        conditions, examples = _same(one, two), _shared(one, two, apart)
+        for which, cell in enumerate((one, two)):
+            found = {names[which] for names in conditions}
+            alone[which].extend(name for name in cell.conditions.index if name not in found)
+        lost = [len(cell.scores.columns) - len(examples) for cell in (one, two)]
         if any(lost):
-            only.append(f"{name}: {lost[0]} examples of a and {lost[1]} of b have no match")
+            only.append(
+                f"{' '.join(key)}: {lost[0]} examples of a and {lost[1]} of b have no match"
+            )
         matches.append(Match(one, two, conditions, examples))
-    only += _only("condition", alone[0].values(), alone[1].values())
-    return matches, only
+    return matches, only + _only("condition", *alone)
 
 
-def _keyed(cell: Cell) -> dict[Key, str]:
-    """Each condition's name by what it does; also by its name where several do it at one site."""
-    known = cell.conditions
-    twins = known.duplicated(_KEY, keep=False)
-    return {
-        (*(str(known.at[name, column]) for column in _KEY), name if twins[name] else ""): name
-        for name in map(str, known.index)
-    }
+def _same(one: Cell, two: Cell) -> list[tuple[str, str]]:
+    """The names of what does the same at the same site; where several do, by their names."""
+    at_site = [_by_site(cell) for cell in (one, two)]
+    found = []
+    for key, ours in at_site[0].items():
+        theirs = at_site[1].get(key, [])
+        if len(ours) == len(theirs) == 1:
+            found.append((ours[0], theirs[0]))
+        else:
+            found += [(name, name) for name in ours if name in theirs]
+    return found
+
+
+def _by_site(cell: Cell) -> dict[tuple[str, ...], list[str]]:
+    found: dict[tuple[str, ...], list[str]] = {}
+    for name, *key in cell.conditions[["condition", *_KEY]].itertuples(index=False):
+        found.setdefault(tuple(map(str, key)), []).append(str(name))
+    return found
 
 
 def _other_prompts(a: SweepResult, b: SweepResult) -> set[tuple[str, str]]:
@@ -83,11 +89,20 @@ def _other_prompts(a: SweepResult, b: SweepResult) -> set[tuple[str, str]]:
     return set(zip(other["task"], other["example"], strict=True))
 
 
-def _only(kind: str, ours: Iterable[str], theirs: Iterable[str]) -> list[str]:
-    mine, others = list(dict.fromkeys(ours)), list(dict.fromkeys(theirs))
+def _shared(one: Cell, two: Cell, apart: set[tuple[str, str]]) -> list[str]:
+    """The examples that both asked in the same words."""
+    known = set(two.scores.columns)
+    return [
+        example
+        for example in one.scores.columns
+        if example in known and (one.task, example) not in apart
+    ]
+
+
+def _only(kind: str, ours: Sequence[str], theirs: Sequence[str]) -> list[str]:
     lines = []
-    for run, own, other in (("a", mine, others), ("b", others, mine)):
-        names = [name for name in own if name not in other]
+    for run, found in (("a", ours), ("b", theirs)):
+        names = list(dict.fromkeys(found))
         if names:
             more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
             lines.append(f"only {run} has the {kind} {', '.join(names[:_NAMED])}{more}")

@@ -26,7 +26,7 @@ def detectable_line(table: pd.DataFrame) -> str:
     parts = []
     for unit, rows in table[table["n"] > 0].groupby("unit", sort=False):
         found = rows["detectable"].dropna()
-        size = _span(found, ".3f") if len(found) else "none that could be found"
+        size = _span(found, ".3f") if len(found) else "none known (too few examples)"
         of_unit = "" if unit == "accuracy" else f" {unit}"
         parts.append(f"{size}{of_unit} at n = {_span(rows['n'], 'd')}")
     said = "; ".join(parts) or "unknown, for no example was scored under both"

@@ -84,7 +84,7 @@ def sign_flip_p(difference: Float[np.ndarray, " example"], rng: np.random.Genera
     """
     # A difference of 0 is the same under either sign.
     moved = difference[difference != 0]
-    if not len(moved):
+    if len(moved) < 2:
         return 1.0
     test = stats.permutation_test(
         (moved,),

@@ -65,5 +65,5 @@ def spearman(
     a, b = (each - each.mean(axis=1, keepdims=True) for each in ranks)
     scale = np.sqrt((a**2).sum(axis=1) * (b**2).sum(axis=1))
     scale[np.isnan(one).any(axis=1) | np.isnan(two).any(axis=1) | (scale == 0)] = np.nan
-    rho: np.ndarray = (a * b).sum(axis=1) / scale
+    rho: np.ndarray = ((a * b).sum(axis=1) / scale).clip(-1, 1)
     return rho

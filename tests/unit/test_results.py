@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from layerroles import stats
 from layerroles.errors import InputError
 from layerroles.results import SweepResult
 from tests.unit.synthetic import SCRIPT, TASKS, synthetic_result
@@ -189,3 +190,172 @@ def test_effects_are_the_callers_own(result):
     effects = result.effects()
     effects["effect"] = 9.0
     assert (result.effects()["effect"] < 1).all()
+
+
+def with_form(result: SweepResult, lost: dict[str, float]) -> SweepResult:
+    """The same rows, in which conditions lose the form of that share of their written answers."""
+    frame = result.frame.copy()
+    place = frame.groupby(["condition", "task", "protocol"]).cumcount()
+    n = frame["example"].groupby(frame["task"]).transform("nunique")
+    kept = place >= n * frame["condition"].map(lost).fillna(0.0)
+    frame["form"] = kept.astype("boolean").where(frame["protocol"] == "generation")
+    return dataclasses.replace(result, frame=frame)
+
+
+def test_a_model_that_only_breaks_the_format_loses_format_and_no_skill():
+    whole = synthetic_result(n_layers=3, n=32)
+    frame = whole.frame.copy()
+    key = ["task", "protocol", "example"]
+    intact = frame[frame["condition"] == "intact"].set_index(key)["score"]
+    broken = frame["condition"] == "skip L2"
+    frame.loc[broken, "score"] = intact.loc[[*frame.loc[broken, key].itertuples(index=False)]].array
+    result = with_form(dataclasses.replace(whole, frame=frame), {"skip L2": 0.75})
+    row = line(result.effects(), condition="skip L2", task="facts", protocol="generation")
+    assert (row["format_intact"], row["format"], row["format_effect"]) == (1, 0.25, -0.75)
+    assert row["format_low"] < -0.75 < row["format_high"] < -0.5
+    assert row["format_p"] < 1e-6
+    assert (row["effect"], row["harm"], row["p"]) == (0, 0, 1)
+    assert row["ci_low"] < 0 < row["ci_high"]
+    whole_form = line(result.effects(), condition="skip L1", task="facts", protocol="generation")
+    assert (whole_form["format_effect"], whole_form["format_p"]) == (0, 1)
+    scored = result.effects()
+    scored = scored[scored["protocol"] == "continuation"]
+    assert scored[["format_intact", "format", "format_effect", "format_p"]].isna().all(axis=None)
+    about = result.intact().set_index(["task", "protocol"])
+    assert about.loc[("facts", "generation"), "format"] == 1
+    assert 0.85 < about.loc[("facts", "generation"), "format_low"] < 1
+    assert np.isnan(about.loc[("facts", "continuation"), "format"])
+
+
+def test_rows_of_earlier_versions_have_no_format_noise_or_measures(result):
+    frame = result.frame.drop(columns=["form", "thought", "details"], errors="ignore")
+    old = dataclasses.replace(result, frame=frame)
+    assert old.effects()[["format", "format_p", "noise"]].isna().all(axis=None)
+    assert old.measures().empty
+    assert old.noise_floor().empty
+
+
+def test_what_is_detectable_is_of_the_rows_n_and_its_familys_size_and_churn():
+    still, restless = (
+        synthetic_result(n_layers=6, n=64, churn=churn).effects() for churn in (0.0, 0.2)
+    )
+    wanted = {"condition": "skip L3", "task": "facts", "protocol": "generation"}
+    assert line(still, **wanted)["detectable"] == stats.minimum_detectable(64, 6)
+    assert line(restless, **wanted)["detectable"] > line(still, **wanted)["detectable"]
+    few = synthetic_result(n_layers=6, n=6)
+    assert few.effects()["detectable"].isna().all()
+    assert "none known (too few examples) at n = 6" in repr(few)
+
+
+def test_in_nats_what_is_detectable_goes_by_how_much_differences_vary():
+    result = synthetic_result(n_layers=4, n=32, protocols=["answer_logprob"])
+    frame = result.frame[result.frame["task"] == "facts"]
+    table = frame.pivot(index="condition", columns="example", values="score")
+    row = line(result.effects(), condition="skip L3", task="facts")
+    sd = (table.loc["skip L3"] - table.loc["intact"]).std()
+    assert row["detectable"] == pytest.approx(stats.minimum_detectable_mean(32, sd, 4))
+    assert "nats per token at n = 32" in repr(result)
+
+
+def test_scores_between_0_and_1_are_not_taken_for_right_or_wrong():
+    result = synthetic_result(n_layers=2, n=16, protocols=["generation"])
+    half = result.frame.assign(score=result.frame["score"] / 2)
+    row = line(dataclasses.replace(result, frame=half).effects(), condition="skip L0", task="facts")
+    assert row["ci_low"] < row["effect"] < row["ci_high"] < 0
+    cells = [{**cell, "unit": "score"} for cell in result.manifest["cells"]]
+    other = dataclasses.replace(result, manifest={**result.manifest, "cells": cells})
+    assert set(other.effects()["unit"]) == {"score"}
+    assert line(other.effects(), condition="skip L0", task="facts")["p"] < 0.01
+
+
+def test_heads_are_corrected_by_benjamini_and_hochberg():
+    result = synthetic_result(n_layers=6, n=32)
+    heads = dataclasses.replace(
+        result, frame=result.frame.assign(part=result.frame["part"].replace("block", "head"))
+    )
+    keys = {"ablation": "skip", "at": "all", "task": "facts", "protocol": "generation"}
+    for own, correct in ((result, stats.holm), (heads, stats.benjamini_hochberg)):
+        rows = own.effects()
+        for column, value in keys.items():
+            rows = rows[rows[column] == value]
+        np.testing.assert_allclose(rows["p_adjusted"], correct(rows["p"].to_numpy()))
+
+
+def test_the_noise_floor_is_read_from_the_manifest(result):
+    line_of = {"task": "facts", "protocol": "generation", "n": 32, "n_changed": 2}
+    floor = [{**line_of, "score": 0.75, "intact": 0.78125}]
+    noisy = dataclasses.replace(result, manifest={**result.manifest, "noise_floor": floor})
+    (row,) = noisy.noise_floor().to_dict("records")
+    assert (row["changed"], row["effect"]) == (2 / 32, 0.75 - 0.78125)
+    assert (row["changed_low"], row["changed_high"]) == dataclasses.astuple(stats.wilson(2, 32))
+    assert noisy["copying"].noise_floor().empty
+    effects = noisy.effects().set_index(["task", "protocol"])
+    assert set(effects.loc[("facts", "generation"), "noise"]) == {2 / 32}
+    assert effects.drop(("facts", "generation"))["noise"].isna().all()
+
+
+def test_measures_are_the_numbers_of_the_details():
+    result = synthetic_result(n_layers=1, n=2, protocols=["generation"])
+    details = ["", '{"steps": [-0.5, null, -0.25], "loss": 1, "said": "so", "ended": true}']
+    frame = result.frame.assign(details=[details[i % 2] for i in range(len(result.frame))])
+    own = dataclasses.replace(result, frame=frame)["facts"].measures()
+    assert list(own.columns) == ("condition task protocol example measure step value".split())
+    assert set(own["example"]) == {"facts-0001"}
+    one = own[own["condition"] == "skip L0"]
+    assert list(one["measure"]) == ["steps", "steps", "steps", "loss", "ended"]
+    assert list(one["step"].fillna(-1)) == [0, 1, 2, -1, -1]
+    assert list(one["value"].fillna(9)) == [-0.5, 9, -0.25, 1, 1]
+
+
+def test_protocols_that_find_the_same_layers_agree():
+    depth = np.linspace(0, 0.9, 8)
+    harms = {"knowledge": {"all": depth}, "language": {"all": depth[::-1]}}
+    same = synthetic_result(8, 64, harms=harms, protocols=("generation", "letter", "continuation"))
+    agreement = same.agreement()
+    assert len(agreement) == 2 * 3
+    assert set(zip(agreement["protocol_a"], agreement["protocol_b"], strict=True)) == {
+        ("letter", "continuation"),
+        ("letter", "generation"),
+        ("continuation", "generation"),
+    }
+    assert (agreement["n_sites"] == 8).all()
+    assert (agreement["n"] == 64).all()
+    assert (agreement["low"] > 0.5).all()
+    assert (agreement["low"] <= agreement["spearman"]).all()
+    assert (agreement["spearman"] <= agreement["high"]).all()
+
+
+def test_a_likelihood_that_hides_harm_differs_above_zero():
+    hidden = synthetic_result(
+        4, 64, harms={"knowledge": {"all": np.zeros(4)}}, protocols=["continuation"]
+    )
+    shown = synthetic_result(
+        4, 64, harms={"knowledge": {"all": np.array([0, 0.3, 0.6, 0.9])}}, protocols=["generation"]
+    )
+    cells = hidden.manifest["cells"] + shown.manifest["cells"]
+    both = SweepResult(
+        pd.concat([shown.frame, hidden.frame], ignore_index=True),
+        {**hidden.manifest, "cells": cells},
+    )
+    rows = both.differences().set_index("condition")
+    assert set(rows["protocol_a"]) == {"continuation"}
+    assert rows["difference"].to_list() == pytest.approx(
+        (rows["harm_b"] - rows["harm_a"]).to_list()
+    )
+    assert (rows["low"] < rows["difference"]).all()
+    assert (rows["difference"] < rows["high"]).all()
+    assert rows.loc["skip L0", "low"] < 0 < rows.loc["skip L0", "high"]
+    assert (rows.loc[["skip L2", "skip L3"], "low"] > 0).all()
+
+
+def test_protocols_are_compared_only_where_both_harms_are_defined():
+    result = synthetic_result(
+        3, 32, intact={("knowledge", "continuation"): 0.3}, protocols=("continuation", "generation")
+    )
+    rows = result.differences()
+    unknown = rows["task"] == "facts"
+    assert rows.loc[unknown, ["difference", "low", "high"]].isna().all(axis=None)
+    assert rows.loc[~unknown, ["difference", "low", "high"]].notna().all(axis=None)
+    alone = synthetic_result(2, 8, protocols=["generation"])
+    assert alone.differences().empty
+    assert alone.agreement().empty

@@ -210,6 +210,9 @@ def test_a_continuous_effect_is_found_and_its_p_is_a_sign_flip():
     assert paired.p < 0.001
     few = stats.paired_continuous(np.zeros(4), np.array([-1.0, -2, -1, -3]), rng)
     assert few.p == pytest.approx(2 / 2**4)
+    # What does not change has no sign, and a single change may have either.
+    assert stats.sign_flip_p(np.r_[np.zeros(40), [-1.0, -2, -1, -3]], rng) == few.p
+    assert stats.sign_flip_p(np.array([0.0, -1.0]), rng) == 1
 
 
 def test_the_same_generator_gives_the_same_interval():
