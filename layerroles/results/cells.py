@@ -90,10 +90,11 @@ class Cell:
         return np.random.default_rng([self.seed, zlib.crc32(text)])
 
     def _table(self, values: "pd.Series[Any]") -> pd.DataFrame:
-        named = self.rows[["condition", "example"]].assign(value=values.astype("Float64"))
+        # By way of a type that knows NA, which `float` alone does not take.
+        plain = values.astype("Float64").astype(float)
+        named = self.rows[["condition", "example"]].assign(value=plain)
         table = named.pivot(index="condition", columns="example", values="value")
-        order = [INTACT, *self.conditions.index]
-        return table.reindex(order).astype("Float64").astype(float)
+        return table.reindex([INTACT, *self.conditions.index])
 
 
 def cells_of(frame: pd.DataFrame, manifest: dict[str, Any]) -> list[Cell]:

@@ -40,8 +40,8 @@ def intact_of(cells: Sequence[Cell]) -> pd.DataFrame:
     """A row per cell; see `SweepResult.intact`."""
     rows = []
     for cell in cells:
-        own = cell.scores.loc[INTACT].to_numpy(float)
-        scores, form = known(own)[0], known(cell.form.loc[INTACT].to_numpy(float))[0]
+        scores = known(cell.scores.loc[INTACT].to_numpy())[0]
+        form = known(cell.form.loc[INTACT].to_numpy())[0]
         interval = score_interval(scores, cell.unit, cell.rng(INTACT))
         of_form = stats.wilson(int(form.sum()), len(form))
         rows.append(
@@ -113,7 +113,7 @@ def mean(values: Float[np.ndarray, " example"]) -> float:
 
 
 def _row(cell: Cell, name: str) -> dict[str, Any]:
-    intact, score = known(*cell.scores.loc[[INTACT, name]].to_numpy(float))
+    intact, score = known(cell.scores.loc[INTACT].to_numpy(), cell.scores.loc[name].to_numpy())
     rng = cell.rng(name)
     own = score_interval(score, cell.unit, rng)
     effect = paired(intact, score, cell.unit, rng)
@@ -152,7 +152,7 @@ def _row(cell: Cell, name: str) -> dict[str, Any]:
 
 def _format(cell: Cell, name: str) -> dict[str, float]:
     """Whether answers keep the form of the shots, right or wrong: no loss of skill."""
-    intact, form = known(*cell.form.loc[[INTACT, name]].to_numpy(float))
+    intact, form = known(cell.form.loc[INTACT].to_numpy(), cell.form.loc[name].to_numpy())
     effect = stats.paired_binary(intact, form)
     return {
         "format_intact": mean(intact),

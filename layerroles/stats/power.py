@@ -12,6 +12,8 @@ import numpy as np
 from scipy import stats
 from statsmodels.stats.power import TTestPower
 
+from layerroles.stats.paired import FLIPS
+
 ALPHA = 0.05
 POWER = 0.8
 # Drops are tried in steps of a thousandth, so that the number as it is printed has the power.
@@ -62,7 +64,8 @@ def minimum_detectable_mean(n: int, sd: float, tests: int = 1) -> float:
         In the unit of `sd`; NaN where nothing varies, or where not even `n` differences of one sign
         would have a p that is small enough.
     """
-    if tests < 1 or n < 2 or not sd > 0 or 2.0 ** (1 - n) > ALPHA / tests:
+    least_p = max(2.0 ** (1 - n), 1 / (1 + FLIPS))
+    if tests < 1 or n < 2 or not sd > 0 or least_p > ALPHA / tests:
         return math.nan
     return sd * _standard_drop(n, tests)
 

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 from scipy.special import gammaln
-from scipy.stats import spearmanr
+from scipy.stats import permutation_test, spearmanr
 from statsmodels.stats.multitest import multipletests
 
 from layerroles import stats
@@ -191,6 +191,8 @@ def test_too_few_examples_detect_nothing():
     assert math.isnan(stats.minimum_detectable(0))
     assert math.isnan(stats.minimum_detectable_mean(8, 1.0, 30))
     assert math.isnan(stats.minimum_detectable_mean(64, 0.0, 30))
+    assert math.isnan(stats.minimum_detectable_mean(64, 1.0, 1001))
+    assert stats.minimum_detectable_mean(64, 1.0, 1000) > 0
 
 
 def test_a_continuous_drop_that_is_detectable_is_found():
@@ -210,6 +212,10 @@ def test_a_continuous_effect_is_found_and_its_p_is_a_sign_flip():
     assert paired.p < 0.001
     few = stats.paired_continuous(np.zeros(4), np.array([-1.0, -2, -1, -3]), rng)
     assert few.p == pytest.approx(2 / 2**4)
+    shifted = rng.normal(-0.4, 1, 20)
+    scipys = permutation_test((shifted,), np.mean, permutation_type="samples", rng=rng)
+    assert stats.sign_flip_p(shifted, rng) == pytest.approx(scipys.pvalue, abs=0.015)
+    assert stats.sign_flip_p(np.full(30, -1.0), rng) == 1 / 20_000
     # What does not change has no sign, and a single change may have either.
     assert stats.sign_flip_p(np.r_[np.zeros(40), [-1.0, -2, -1, -3]], rng) == few.p
     assert stats.sign_flip_p(np.array([0.0, -1.0]), rng) == 1
