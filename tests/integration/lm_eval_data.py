@@ -163,7 +163,10 @@ metric_list:
         encoding="utf-8",
     )
     (folder / "own_information.yaml").write_text(
-        letters.replace('["A", "B", "C", "D"]', "choices").replace("brier_score", "acc_mutual_info")
+        letters.replace('["A", "B", "C", "D"]', "choices")
+        .replace("metric: brier_score", "metric: acc_mutual_info")
+        .replace("aggregation: brier_score", "aggregation: mean")
+        .replace("higher_is_better: false", "higher_is_better: true")
         + '\ntask: own_information\ndoc_to_text: "{{question}} Answer:"\n',
         encoding="utf-8",
     )

@@ -58,6 +58,11 @@ def peer() -> Any:
     return AutoModelForCausalLM.from_pretrained(lr.model_folder("smollm2-135m"), dtype="float32")
 
 
+@cache
+def manager(include_path: str | None) -> TaskManager:
+    return TaskManager(include_path=include_path)
+
+
 class Identity(torch.nn.Module):
     """A layer that returns what it is given."""
 
@@ -119,7 +124,7 @@ def harness(case: Case, folders: dict[str, str], layer: int | None) -> dict[str,
             limit=LIMIT,
             apply_chat_template=case.chat,
             fewshot_as_multiturn=case.chat,
-            task_manager=TaskManager(include_path=where),
+            task_manager=manager(where),
             bootstrap_iters=0,
         )
     return found
@@ -220,7 +225,7 @@ def test_a_model_for_those_who_drive_lm_eval(case: Case, folders: dict[str, str]
         tasks=[spec],
         num_fewshot=case.num_fewshot,
         limit=LIMIT,
-        task_manager=TaskManager(include_path=folders["own"] if case.own else None),
+        task_manager=manager(folders["own"] if case.own else None),
         bootstrap_iters=0,
     )
     for member, metrics in theirs["results"].items():
