@@ -77,7 +77,9 @@ def main() -> None:
     conditions = lr.each_layer(model, lr.Skip())
     result = lr.Sweep(model, tasks, conditions, limit=args.limit).run(args.out)
     print(result)
-    print(lr.lm_eval_metrics(result).query("condition == 'intact'").to_string(index=False))
+    metrics = lr.lm_eval_metrics(result).query("condition == 'intact'")
+    whole = metrics.groupby("task")["n"].transform("max")  # a group's members are left out
+    print(metrics[metrics["n"] == whole].to_string(index=False))
     print(f"\nReport: {lr.report(result, path=args.out / 'report.html')}")
 
 

@@ -131,11 +131,11 @@ class LmEval(Task):
 
     @property
     def label(self) -> str:
-        """`lm_eval:NAME`, or with brackets where more than the name is given."""
+        """`lm_eval:NAME`, or with brackets where more is given; not where the data lie."""
         defaults = {
             name: field.default
             for name, field in self.__dataclass_fields__.items()
-            if name not in ("task", "family")
+            if name not in ("task", "family", "include_path", "data")
         }
         given = [
             f"{name}={getattr(self, name)}"
@@ -278,12 +278,17 @@ def _loaded(task: LmEval) -> dict[str, Any]:
             f"unknown lm-eval task {task.task!r}: {hint}lm-eval knows {len(manager.all_tasks)} "
             f"(lm-eval ls tasks); tasks of your own are found with include_path=FOLDER"
         )
-    spec: Any = task.task
-    if task.data:
-        spec = {"group": "layerroles", "task": _with_data(manager, task)}
     with _quiet():
         try:
-            members: dict[str, Any] = manager.load([spec])["tasks"]
+            made: Any = task.task
+            if task.data:  # what `load` calls for a name, which takes no other data
+                made = manager._factory.build(
+                    manager.task_index[task.task],
+                    overrides={"dataset_path": task.data},
+                    registry=manager.task_index,
+                )
+            made = made if isinstance(made, list) else [made]
+            members: dict[str, Any] = manager.load(made)["tasks"]
         except Exception as error:
             raise InputError(_why(task, error)) from error
     if not members:
@@ -296,16 +301,6 @@ def _loaded(task: LmEval) -> dict[str, Any]:
         elif fixed is None:
             member.set_config("num_fewshot", 0)
     return dict(sorted(members.items()))
-
-
-def _with_data(manager: Any, task: LmEval) -> list[dict[str, str]]:
-    """A task, or the members of a group or tag, as a group names them, with other data."""
-    if task.task in manager.all_groups:
-        return [{"group": task.task, "dataset_path": task.data}]
-    names = [task.task]
-    if task.task in manager.all_tags:
-        names = sorted(manager.task_index[task.task].tags)
-    return [{"task": name, "dataset_path": task.data} for name in names]
 
 
 def _why(task: LmEval, error: Exception) -> str:
