@@ -55,7 +55,9 @@ if TYPE_CHECKING:
     from layerroles.models import model_folder as model_folder
     from layerroles.models import prepare as prepare
     from layerroles.page import report as report
+    from layerroles.results import Comparison as Comparison
     from layerroles.results import SweepResult as SweepResult
+    from layerroles.results import compare as compare
     from layerroles.roles import Roles as Roles
     from layerroles.roles import localize as localize
     from layerroles.sites import Site as Site
@@ -98,7 +100,7 @@ _NAMES_OF = {
     "lm": ("AblatedLM",),
     "tasks": ("Example", "Task", "task"),
     "sweep": ("Sweep", "read"),
-    "results": ("SweepResult",),
+    "results": ("Comparison", "SweepResult", "compare"),
     "aggregates": ("lm_eval_metrics",),
     "roles": ("Roles", "localize"),
     "page": ("report",),

@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 
 from layerroles import __version__
-from layerroles.cli import ablations, demo, report, sites, sweep, tasks
+from layerroles.cli import ablations, compare, demo, report, sites, sweep, tasks
 from layerroles.errors import InputError
 
 app = typer.Typer(
@@ -27,6 +27,7 @@ app = typer.Typer(
 )
 app.command("sweep")(sweep.command)
 app.command("report")(report.command)
+app.command("compare")(compare.command)
 app.command("tasks")(tasks.command)
 app.command("ablations")(ablations.command)
 app.command("sites")(sites.command)

@@ -10,7 +10,7 @@ from rich.table import Table
 if TYPE_CHECKING:
     import pandas as pd
 
-    from layerroles.results import SweepResult
+    from layerroles.results import Comparison, SweepResult
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -20,10 +20,34 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
 
 def print_result(result: "SweepResult", *, top: int) -> None:
     """Print the intact scores, and for each task and protocol the `top` most harmful conditions."""
-    console = _console()
+    # pandas takes its time, and a command that prints names only does without it.
+    from layerroles.results import detectable_line
+
+    console, effects = _console(), result.effects()
     console.print(intact_table(result.intact()))
     if top:
-        console.print(effects_table(most_harmful(result.effects(), top)))
+        console.print(effects_table(most_harmful(effects, top)))
+    print_line(detectable_line(effects))
+
+
+def print_comparison(comparison: "Comparison", *, top: int) -> None:
+    """Print the profiles of two runs, the `top` largest differences, and what has no match."""
+    from layerroles.results import detectable_line
+
+    console = _console()
+    print_line(f"a: {comparison.names[0]}, b: {comparison.names[1]}; differences are b minus a")
+    console.print(profiles_table(comparison.profiles))
+    if top:
+        console.print(differences_table(comparison.largest(top)))
+    for line in (detectable_line(comparison.frame), *comparison.unmatched):
+        print_line(line)
+
+
+def print_line(line: str) -> None:
+    """Print a line of plain text, whole in a pipe."""
+    from rich.text import Text
+
+    _console().print(Text(line), soft_wrap=True)
 
 
 def intact_table(intact: "pd.DataFrame") -> Table:
@@ -50,9 +74,13 @@ def most_harmful(effects: "pd.DataFrame", top: int) -> "pd.DataFrame":
 
 
 def effects_table(effects: "pd.DataFrame") -> Table:
-    """Effects with intervals: negative means that the ablation hurts."""
+    """Effects with intervals: negative means that the ablation hurts.
+
+    Where the model writes, the effect on the form of answers stands beside that on their skill.
+    """
+    columns = ["task", "protocol", "condition", "score", "effect", "harm", "p adjusted", "format"]
     rows = [
-        (
+        [
             str(row["task"]),
             str(row["protocol"]),
             str(row["condition"]),
@@ -60,11 +88,54 @@ def effects_table(effects: "pd.DataFrame") -> Table:
             interval(row["effect"], row["ci_low"], row["ci_high"], sign=True),
             interval(row["harm"], row["harm_low"], row["harm_high"]),
             p_value(row["p_adjusted"]),
-        )
+            interval(row["format_effect"], row["format_low"], row["format_high"], sign=True),
+        ]
         for _, row in effects.iterrows()
     ]
-    columns = ("task", "protocol", "condition", "score", "effect", "harm", "p (Holm)")
+    if effects["format_effect"].isna().all():
+        columns, rows = columns[:-1], [row[:-1] for row in rows]
     return _table("Most harmful (layers are counted from 0)", columns, rows)
+
+
+def profiles_table(profiles: "pd.DataFrame") -> Table:
+    """How alike two runs' effects are over sites."""
+    rows = [
+        (
+            str(row["task"]),
+            str(row["protocol"]),
+            " ".join(str(row[name]) for name in ("ablation", "part", "at")),
+            str(row["n_sites"]),
+            str(row["n"]),
+            interval(row["spearman"], row["low"], row["high"], sign=True),
+            interval(row["mean_difference"], row["mean_low"], row["mean_high"], sign=True),
+        )
+        for _, row in profiles.iterrows()
+    ]
+    columns = ("task", "protocol", "conditions", "sites", "n", "Spearman", "mean difference")
+    return _table("Profiles over sites", columns, rows)
+
+
+def differences_table(differences: "pd.DataFrame") -> Table:
+    """The effects of two runs, and their difference with its interval."""
+    rows = [
+        (
+            str(row["task"]),
+            str(row["protocol"]),
+            str(row["condition"]),
+            str(row["n"]),
+            number(row["effect_a"], sign=True),
+            number(row["effect_b"], sign=True),
+            interval(row["difference"], row["low"], row["high"], sign=True),
+            interval(row["harm_difference"], row["harm_low"], row["harm_high"], sign=True),
+            p_value(row["p_adjusted"]),
+        )
+        for _, row in differences.iterrows()
+    ]
+    columns = (
+        *("task", "protocol", "condition", "n", "effect a", "effect b"),
+        *("difference", "of harm", "p adjusted"),
+    )
+    return _table("Largest differences (layers are counted from 0)", columns, rows)
 
 
 def number(value: float, *, sign: bool = False) -> str:

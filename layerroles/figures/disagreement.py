@@ -15,6 +15,8 @@ from layerroles.figures import select, style
 from layerroles.figures.depth import draw_lines, draw_points, effect_span, set_axes
 from layerroles.results import SweepResult
 
+_SIDES = ("harm under each", "generation \N{MINUS SIGN} likelihood")
+
 
 def protocols(
     result: SweepResult,
@@ -87,3 +89,157 @@ def _titles(effects: pd.DataFrame, cells: list[tuple[str, str]]) -> list[str]:
         for task, protocol in cells
     ]
     return [*named, *[""] * len(cells)]
+
+
+def likelihood_hides(
+    result: SweepResult,
+    *,
+    likelihood: str | None = None,
+    generation: str = "generation",
+    ablation: str | None = None,
+    at: str = "all",
+) -> go.Figure:
+    """Draw what scoring by likelihood hides: harm under it and under generation, layer by layer.
+
+    A row per task. On the left the two harms of each layer, joined; on the right the harm under
+    generation minus that under likelihood with its 95% interval, filled where the interval excludes
+    0. Harm is an effect divided by the range from intact to chance, so that protocols compare; it
+    is undefined where the intact model is not above chance, and the panel says so.
+
+    Args:
+        result: a sweep over single layers, asked under both protocols.
+        likelihood: a protocol that scores given answers; by default the first in the result.
+        generation: a protocol in which the model writes.
+        ablation: the kind of ablation; needed only where the sweep ran several.
+        at: the positions at which the ablation acts.
+
+    Raises:
+        InputError: no task was asked under both, several ablations and no choice, or an unknown
+            name.
+    """
+    layers = select.layer_effects(result, ablation=ablation, protocol=generation)
+    kind = layers["ablation"].iloc[0]
+    select.narrow(layers, "at", at)
+    both = result.differences()
+    both = both[(both["protocol_b"] == generation) & (both["part"] == "block")]
+    if both.empty:
+        raise InputError(f"no task was asked by likelihood and under {generation!r}: ask it so")
+    both = select.narrow(both, "protocol_a", likelihood or both["protocol_a"].iloc[0])
+    both = both[(both["ablation"] == kind) & (both["at"] == at) & both["layer"].notna()]
+    both = both.assign(layer=both["layer"].astype(int)).sort_values("layer", kind="stable")
+    asked = both["protocol_a"].iloc[0]
+    tasks = list(dict.fromkeys(both["task"]))
+    families = dict(zip(both["task"], both["family"], strict=True))
+    n_layers = select.depth(result, both)
+    heads = [style.panel(families[task], task, what) for task in tasks for what in _SIDES]
+    figure = make_subplots(
+        rows=len(tasks),
+        cols=2,
+        shared_xaxes="all",
+        vertical_spacing=0.22 / max(2, len(tasks)),
+        horizontal_spacing=0.06,
+        subplot_titles=heads,
+    )
+    for row, task in enumerate(tasks, start=1):
+        cell = both[both["task"] == task]
+        _harms(figure, cell, row)
+        _difference(figure, cell, row)
+        if cell["difference"].isna().all():
+            for column in (1, 2):
+                figure.add_annotation(
+                    text="undefined: intact is not above chance under both",
+                    x=(n_layers - 1) / 2, y=0, showarrow=False, row=row, col=column,
+                )  # fmt: skip
+    figure.update_xaxes(**style.layer_axis(n_layers))
+    figure.update_xaxes(title_text="ablated layer (0-based)", row=len(tasks))
+    figure.update_yaxes(zeroline=True, zerolinecolor=style.NEUTRAL)
+    figure.update_yaxes(title_text="harm", col=1)
+    style.headings(figure)
+    return style.finish(
+        figure,
+        title=f"What {asked} hides when one layer is ablated ({kind}, at {at})",
+        subtitle=f"{style.counts(both['n'])} examples per layer; harm 1 = all skill above chance "
+        "is gone; 95% intervals; layers are 0-based",
+        height=168 + 190 * len(tasks),
+    )
+
+
+def _harms(figure: go.Figure, cell: pd.DataFrame, row: int) -> None:
+    hue = style.colour(cell["family"].iloc[0])
+    joins: list[list[float | None]] = [[], []]
+    for line in cell.itertuples():
+        joins[0] += [line.layer, line.layer, None]
+        joins[1] += [line.harm_a, line.harm_b, None]
+    figure.add_trace(
+        go.Scatter(
+            x=joins[0], y=joins[1], mode="lines", hoverinfo="skip", showlegend=False,
+            line={"color": style.fade(hue, 0.45), "width": 2}, name="joined",
+        ),
+        row=row, col=1,
+    )  # fmt: skip
+    for side, filled in (("a", False), ("b", True)):
+        name = cell[f"protocol_{side}"].iloc[0]
+        figure.add_trace(
+            go.Scatter(
+                x=cell["layer"],
+                y=cell[f"harm_{side}"],
+                mode="markers",
+                marker={
+                    "symbol": "circle" if filled else "circle-open",
+                    "color": hue,
+                    "size": 8,
+                    "line": {"width": 1.6},
+                },
+                name=f"under {name}",
+                legendgroup=name,
+                showlegend=row == 1,
+                hovertext=[
+                    f"<b>{style.escape(line.condition)}</b><br>harm under {style.escape(name)} "
+                    f"{style.number(getattr(line, f'harm_{side}'))}, n {line.n}"
+                    for line in cell.itertuples()
+                ],
+                hoverinfo="text",
+            ),
+            row=row,
+            col=1,
+        )
+
+
+def _difference(figure: go.Figure, cell: pd.DataFrame, row: int) -> None:
+    hue = style.colour(cell["family"].iloc[0])
+    told = (cell["low"] > 0) | (cell["high"] < 0)
+    for sure in (True, False):
+        part = cell[told == sure]
+        figure.add_trace(
+            go.Scatter(
+                x=part["layer"],
+                y=part["difference"],
+                error_y={
+                    "type": "data",
+                    "symmetric": False,
+                    "array": part["high"] - part["difference"],
+                    "arrayminus": part["difference"] - part["low"],
+                    "width": 0,
+                    "thickness": 1.2,
+                    "color": style.fade(hue, 0.55),
+                },
+                mode="markers",
+                marker={
+                    "symbol": "diamond" if sure else "diamond-open",
+                    "color": hue,
+                    "size": 8,
+                    "line": {"width": 1.4},
+                },
+                name="interval excludes 0" if sure else "interval holds 0",
+                legendgroup=str(sure),
+                showlegend=row == 1,
+                hovertext=[
+                    f"<b>{style.escape(line.condition)}</b><br>difference "
+                    f"{style.interval(line.difference, line.low, line.high)}"
+                    for line in part.itertuples()
+                ],
+                hoverinfo="text",
+            ),
+            row=row,
+            col=2,
+        )

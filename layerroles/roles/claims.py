@@ -278,9 +278,9 @@ def _precision(protocol: str, rows: pd.DataFrame, layers: pd.DataFrame) -> list[
 def least(skill: float) -> int:
     """The fewest examples at which a layer that changes no answer is spare.
 
-    Tango's interval without discordant pairs is +-z^2 / (n + z^2).
+    Tango's interval without discordant pairs is +-z^2 / (n - 1 + z^2).
     """
-    return math.ceil(Z**2 * (1 / (SPARE * skill) - 1))
+    return 1 + math.ceil(Z**2 * (1 / (SPARE * skill) - 1))
 
 
 def _protocols(contrasts: pd.DataFrame) -> list[str]:

@@ -9,7 +9,7 @@ import pytest
 import layerroles
 from layerroles.cli import app, main
 
-COMMANDS = ("sweep", "report", "tasks", "ablations", "sites", "demo")
+COMMANDS = ("sweep", "report", "compare", "tasks", "ablations", "sites", "demo")
 
 
 def error_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:

@@ -52,7 +52,9 @@ class ScriptedResult:
         )
 
     def effects(self) -> pd.DataFrame:
-        row = {"task": "facts[b]", "protocol": "generation", "score": 0.25}
+        row = {"task": "facts[b]", "protocol": "generation", "score": 0.25, "n": 32}
+        row |= {"detectable": 0.4375, "unit": "accuracy"}
+        row |= {"format_effect": -0.25, "format_low": -0.4, "format_high": -0.1}
         effect = {"effect": -0.5, "ci_low": -0.66, "ci_high": -0.29}
         harm = {"harm": 0.667, "harm_low": 0.39, "harm_high": 0.88, "p_adjusted": 0.0004}
         nothing = {"effect": 0.0, "ci_low": -0.1, "ci_high": 0.1, "p_adjusted": 1.0}
@@ -188,6 +190,8 @@ def test_a_result_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
     assert "-0.500 [-0.660, -0.290]" in shown
     assert "0.667 [0.390, 0.880]" in shown
     assert "<.001" in shown
+    assert "-0.250 [-0.400, -0.100]" in shown, "the form of answers beside their skill"
+    assert "Minimum detectable effect (80% power after correction): 0.438 at n = 32" in shown
     assert shown.index("skip L0") < shown.index("skip L1"), "most harmful first"
     assert "layerroles report runs/x" in shown
 

@@ -13,7 +13,8 @@ from tests.unit.synthetic import SCRIPT, TASKS, synthetic_result
 COLUMNS = (
     "condition ablation at site layer part head task family protocol n intact chance score "
     "score_low score_high effect ci_low ci_high harm harm_low harm_high p p_adjusted n_failed "
-    "n_changed"
+    "n_changed detectable format_intact format format_effect format_low format_high format_p "
+    "noise unit"
 ).split()
 
 
@@ -174,7 +175,8 @@ def test_a_failed_score_counts_as_a_changed_answer():
 def test_it_prints_short_and_escaped(result):
     manifest = {**result.manifest, "model": {"name": SCRIPT, "n_layers": 6}}
     shown = SweepResult(result.frame, manifest, result.examples)
-    assert len(repr(shown).splitlines()) == 2 + 4 * 2
+    assert len(repr(shown).splitlines()) == 3 + 4 * 2
+    assert repr(shown).splitlines()[-1].startswith("Minimum detectable effect (80% power")
     assert all(task in repr(shown) for task in TASKS.values())
     assert "<script" not in shown._repr_html_()
     nothing = SweepResult(result.frame.iloc[:0], result.manifest)

@@ -1,0 +1,227 @@
+"""Compare two runs: two models, or one model under two settings.
+
+The same conditions are matched by ablation, `at` and site, the same examples by their ids. Of each
+condition, an example says by how much its effect differs between the runs:
+
+    (ablated - intact in the second run) - (ablated - intact in the first run)
+"""
+
+from dataclasses import dataclass
+from math import nan
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+
+from layerroles import stats
+from layerroles.errors import InputError
+from layerroles.results import effects
+from layerroles.results.cells import FAMILY, INTACT
+from layerroles.results.matched import Match, match
+from layerroles.results.result import SweepResult
+from layerroles.results.shown import as_html, as_text, detectable_line
+
+COLUMNS = [
+    *("condition", "ablation", "at", "site", "layer", "part", "head"),
+    *("task", "family", "protocol", "n"),
+    *("intact_a", "intact_b", "effect_a", "effect_b", "difference", "low", "high"),
+    *("p", "p_adjusted", "harm_a", "harm_b", "harm_difference", "harm_low", "harm_high"),
+    *("detectable", "unit"),
+]
+PROFILES = [
+    *("task", "family", "protocol", "ablation", "at", "part", "n_sites", "n"),
+    *("spearman", "low", "high", "mean_difference", "mean_low", "mean_high", "unit"),
+]
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """Two runs side by side; every difference is the second (b) minus the first (a).
+
+    Attributes:
+        frame: a row per ablation, `at`, site, task and protocol that both runs have, over the `n`
+            examples that both answered: intact scores, effects, their difference with a 95%
+            interval, `p` of a sign-flip test that there is none, `p_adjusted` for the number of
+            sites (Holm; Benjamini and Hochberg over heads), the same for harm where both are
+            defined, and `detectable`, the smallest difference that would probably be found.
+        profiles: a row per task, protocol, ablation, `at` and part: Spearman's correlation between
+            the two runs' effects over sites and the mean difference, with bootstrap intervals over
+            examples, drawn jointly.
+        unmatched: what only one run has, in words.
+        names: what the two runs are called.
+    """
+
+    frame: pd.DataFrame
+    profiles: pd.DataFrame
+    unmatched: tuple[str, ...]
+    names: tuple[str, str]
+
+    def __repr__(self) -> str:
+        below = (detectable_line(self.frame), *self.unmatched)
+        return as_text(self._headline(), self._short(), *below)
+
+    def _repr_html_(self) -> str:
+        below = (detectable_line(self.frame), *self.unmatched)
+        return as_html(self._headline(), self._short(), *below)
+
+    def largest(self, top: int) -> pd.DataFrame:
+        """The rows with the largest differences, `top` of each task and protocol."""
+        ordered = self.frame.sort_values(
+            "difference", key=abs, ascending=False, kind="stable", na_position="last"
+        )
+        first = ordered.groupby(["task", "protocol"], sort=False).head(top)
+        return first.sort_values(["task", "protocol"], kind="stable")
+
+    def _headline(self) -> str:
+        n_both = self.frame["condition"].nunique()
+        return (
+            f"Comparison: {self.names[1]} (b) minus {self.names[0]} (a), {n_both} conditions in "
+            f"both; agreement of profiles over sites, and mean difference of effects:"
+        )
+
+    def _short(self) -> pd.DataFrame:
+        return self.profiles.drop(columns=["family", "unit"])
+
+
+def compare(a: SweepResult, b: SweepResult) -> Comparison:
+    """Compare two runs: where do their effects differ, and do their profiles over sites agree?
+
+    Harm is defined as in `SweepResult.effects`, over the matched examples. Examples are the same if
+    they have the same id and, where both runs know it, the same prompt.
+
+    Raises:
+        InputError: the runs share no condition, task, protocol and example.
+    """
+    matches, unmatched = match(a, b)
+    rows = [_row(each, names) for each in matches for names in each.conditions]
+    frame = pd.DataFrame(rows, columns=[*COLUMNS, "sd"])
+    if not (frame["n"] > 0).any():
+        raise InputError(f"the two runs have nothing to compare: {'; '.join(unmatched)}")
+    frame = frame.astype({"layer": "Int64", "head": "Int64", "n": int})
+    frame[["p_adjusted", "detectable"]] = np.nan
+    for (_, _, part, *_), family in frame.groupby(FAMILY, sort=False):
+        tests = int(family["p"].notna().sum())
+        frame.loc[family.index, "p_adjusted"] = effects.adjusted(family["p"], part)
+        frame.loc[family.index, "detectable"] = [
+            stats.minimum_detectable_mean(int(n), float(sd), tests)
+            for n, sd in family[["n", "sd"]].to_numpy(float)
+        ]
+    profiles = [row for each in matches for row in _profiles(each)]
+    return Comparison(
+        frame=frame[COLUMNS],
+        profiles=pd.DataFrame(profiles, columns=PROFILES),
+        unmatched=tuple(unmatched),
+        names=_names(a, b),
+    )
+
+
+def _row(match: Match, names: tuple[str, str]) -> dict[str, Any]:
+    one, two = match.one, match.two
+    scores = [
+        cell.scores.loc[[INTACT, name], list(match.examples)].to_numpy(float)
+        for cell, name in zip((one, two), names, strict=True)
+    ]
+    intact_a, score_a, intact_b, score_b = effects.known(*scores[0], *scores[1])
+    rng = one.rng("compare", *names)
+    a = effects.paired(intact_a, score_a, one.unit, rng)
+    b = effects.paired(intact_b, score_b, two.unit, rng)
+    change = (score_b - intact_b) - (score_a - intact_a)
+    correlation = stats.correlation(score_a - intact_a, score_b - intact_b)
+    estimates, intervals = (a.effect, b.effect), (a.interval, b.interval)
+    difference, interval = stats.difference(estimates, intervals, correlation)
+    factors = (
+        effects.harm_factor(intact_a, one.chance, one.unit, rng)
+        if one.n_changed[names[0]]
+        else nan,
+        effects.harm_factor(intact_b, two.chance, two.unit, rng)
+        if two.n_changed[names[1]]
+        else nan,
+    )
+    harms = (a.effect * factors[0] + 0.0, b.effect * factors[1] + 0.0)  # no minus zero
+    of_harms = (a.interval.scaled(factors[0]), b.interval.scaled(factors[1]))
+    harm, of_harm = stats.difference(harms, of_harms, correlation)
+    return {
+        **one.conditions.loc[names[0]].to_dict(),
+        "task": one.task,
+        "family": one.family,
+        "protocol": one.protocol,
+        "n": a.n,
+        "intact_a": effects.mean(intact_a),
+        "intact_b": effects.mean(intact_b),
+        "effect_a": a.effect,
+        "effect_b": b.effect,
+        "difference": difference,
+        "low": interval.low,
+        "high": interval.high,
+        "p": stats.sign_flip_p(change, rng) if a.n else nan,
+        "harm_a": harms[0],
+        "harm_b": harms[1],
+        "harm_difference": harm,
+        "harm_low": of_harm.low,
+        "harm_high": of_harm.high,
+        "unit": one.unit,
+        "sd": float(change.std(ddof=1)) if a.n > 1 else nan,
+    }
+
+
+def _profiles(match: Match) -> list[dict[str, Any]]:
+    """The profiles of every ablation, `at` and part over its sites."""
+    one, two = match.one, match.two
+    kinds = one.conditions[["ablation", "at", "part"]]
+    names = pd.DataFrame(match.conditions, columns=["one", "two"]).set_index("one", drop=False)
+    rows = []
+    for (ablation, at, part), own in names.join(kinds).groupby(["ablation", "at", "part"]):
+        changes = [
+            one.differences(list(own["one"]), match.examples),
+            two.differences(list(own["two"]), match.examples),
+        ]
+        measured = np.all([(~np.isnan(each)).any(axis=1) for each in changes], axis=0)
+        a, b = (each[measured] for each in changes)
+        rng = one.rng("profiles", ablation, at, part)
+        rho, interval = stats.profile_agreement(a, b, rng)
+        mean, of_mean = _mean_difference(a, b, one.unit, rng)
+        rows.append(
+            {
+                "task": one.task,
+                "family": one.family,
+                "protocol": one.protocol,
+                "ablation": ablation,
+                "at": at,
+                "part": part,
+                "n_sites": int(measured.sum()),
+                "n": len(match.examples),
+                "spearman": rho,
+                "low": interval.low,
+                "high": interval.high,
+                "mean_difference": mean,
+                "mean_low": of_mean.low,
+                "mean_high": of_mean.high,
+                "unit": one.unit,
+            }
+        )
+    return rows
+
+
+def _mean_difference(
+    a: Float[np.ndarray, "site example"],
+    b: Float[np.ndarray, "site example"],
+    unit: str,
+    rng: np.random.Generator,
+) -> tuple[float, stats.Interval]:
+    """How much higher the second profile lies, on average over sites."""
+    n_sites, n = a.shape
+    if not n_sites or not n:
+        return nan, stats.UNKNOWN
+    counts = np.vstack([np.ones(n), stats.resampled_counts(n, rng)])
+    means = (stats.resampled_means(b, counts) - stats.resampled_means(a, counts)).mean(axis=1)
+    interval = stats.percentile_interval(means[1:], n)
+    if interval.low == interval.high and unit == "accuracy":
+        # No example differs: bound it as Tango's interval does.
+        interval = stats.tango(0, 0, n)
+    return float(means[0]), interval
+
+
+def _names(a: SweepResult, b: SweepResult) -> tuple[str, str]:
+    one, two = (str(run.manifest.get("model", {}).get("name", "model")) for run in (a, b))
+    return one, two

@@ -1,0 +1,41 @@
+"""The noise floor: intact against intact under another batch shape."""
+
+from typing import Any
+
+import pandas as pd
+
+from layerroles import stats
+
+COLUMNS = [
+    *("task", "protocol", "n", "n_changed", "changed", "changed_low", "changed_high"),
+    *("intact", "score", "effect"),
+]
+
+
+def noise_of(manifest: dict[str, Any], tasks: set[str]) -> pd.DataFrame:
+    """A row per task and protocol that was asked twice; see `SweepResult.noise_floor`."""
+    rows = []
+    for line in manifest.get("noise_floor") or []:
+        if line["task"] not in tasks:
+            continue
+        n, n_changed = int(line["n"]), int(line["n_changed"])
+        share = stats.wilson(n_changed, n)
+        rows.append(
+            {
+                "task": line["task"],
+                "protocol": line["protocol"],
+                "n": n,
+                "n_changed": n_changed,
+                "changed": n_changed / n if n else float("nan"),
+                "changed_low": share.low,
+                "changed_high": share.high,
+                "intact": _number(line["intact"]),
+                "score": _number(line["score"]),
+                "effect": _number(line["score"]) - _number(line["intact"]),
+            }
+        )
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def _number(value: float | None) -> float:
+    return float("nan") if value is None else float(value)

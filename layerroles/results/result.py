@@ -1,0 +1,194 @@
+"""The result of a sweep: its rows, and what they say."""
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+
+from layerroles.errors import InputError
+from layerroles.registry import unknown
+from layerroles.results.agreement import agreement_of, differences_of
+from layerroles.results.cells import INTACT, Cell, cells_of
+from layerroles.results.effects import effects_of, intact_of
+from layerroles.results.measures import measures_of
+from layerroles.results.noise import noise_of
+from layerroles.results.shown import as_html, as_text, detectable_line
+
+
+@dataclass(frozen=True, eq=False)
+class SweepResult:
+    """The rows of a sweep, with effects and harm.
+
+    Attributes:
+        frame: a row per condition, task, protocol and example, the intact model's among them.
+        manifest: what was run: model, versions, seed, cells (task x protocol), conditions.
+        examples: a row per task and example: prompt, answer, evidence; may be empty.
+    """
+
+    frame: pd.DataFrame
+    manifest: dict[str, Any]
+    examples: pd.DataFrame = field(default_factory=pd.DataFrame)
+
+    def effects(self) -> pd.DataFrame:
+        """Compare every condition with the intact model, a row per condition, task and protocol.
+
+        `score`, `intact` and `effect` are means over the `n` examples that both answered; pairs
+        with a score that is not finite are left out and counted in `n_failed`. All intervals are
+        95%: Wilson's for a 0/1 score and Tango's for its effect, bootstrap for other scores. `p`
+        is McNemar's exact or a sign-flip test's; `p_adjusted` is corrected over the conditions of
+        one ablation, `at` and part in one task and protocol: by Holm, or by Benjamini and Hochberg
+        over heads and key/value groups. `detectable` is the smallest drop that so many examples
+        would show after that correction, with 80% power (`stats.minimum_detectable`).
+
+        `n_changed` counts the examples for which an edit changed anything: none, say, where an
+        ablation acts on what is generated and the answer is one token.
+
+        `harm` is defined only where a chance level is known, the intact score's interval lies above
+        it, and the ablation changed anything, else NaN. Its interval is that of the effect divided
+        by the same `intact - chance`: how sure that denominator is does not enter.
+
+        The `format_` columns are the same comparison (Tango, McNemar) for whether an answer came in
+        the form of the shots, right or wrong, so that a lost form is not read as a lost skill; NaN
+        outside generation. `noise` is the share of intact answers that another batch shape changes;
+        NaN where that was not measured. `unit` is that of scores and effects.
+        """
+        return self._effects.copy()
+
+    def intact(self) -> pd.DataFrame:
+        """Score the intact model, a row per task and protocol.
+
+        Columns: task, family, protocol, n, score, score_low, score_high, chance (NaN if there is
+        none), above_chance (by the interval), unit, n_failed, format (share of answers in the form
+        of the shots; NaN outside generation), format_low, format_high.
+        """
+        return intact_of(self._cells)
+
+    def agreement(self) -> pd.DataFrame:
+        """Compare protocols over sites, a row per ablation, `at`, part, task and two protocols.
+
+        `spearman` is the rank correlation of their effects over the `n_sites` conditions that both
+        have, with a bootstrap interval (`low`, `high`) over the `n` examples, drawn jointly for all
+        sites and both protocols (`stats.profile_agreement`). NaN for fewer than 3 sites or where a
+        profile is flat. Few examples make profiles noisy, which lowers the correlation; the
+        interval makes up for it, the estimate does not.
+        """
+        return agreement_of(self._cells)
+
+    def differences(self) -> pd.DataFrame:
+        """Compare harm between protocols, a row per condition, task and two protocols.
+
+        `difference` is `harm_b - harm_a`, where protocols that score given answers come before
+        those in which the model writes: positive means that likelihood hides harm. Its interval
+        comes from those of the two harms and the correlation of their `n` paired differences
+        (`stats.difference`). NaN unless both harms are defined.
+        """
+        return differences_of(self._cells, self._effects)
+
+    def measures(self) -> pd.DataFrame:
+        """List what protocols measured beside the score, a row per number.
+
+        Columns: condition, task, protocol, example, measure, step (the place in a list, from 0; NA
+        for a single number), value (true is 1 and false 0). Whatever is no number is left out.
+        """
+        return measures_of(self.frame)
+
+    def noise_floor(self) -> pd.DataFrame:
+        """Compare intact with intact under another batch shape, a row per task and protocol.
+
+        Columns: task, protocol, n, n_changed, changed (the share of answers that came out
+        otherwise; `changed_low` and `changed_high` are Wilson's), intact, score (the second time),
+        effect (`score - intact`). No rows where the run did not ask twice.
+        """
+        return noise_of(self.manifest, {cell.task for cell in self._cells})
+
+    def changed_answers(self, condition: str, task: str, protocol: str) -> pd.DataFrame:
+        """List the examples whose outcome under `condition` differs from the intact one.
+
+        Columns: example, prompt, answer, intact_outcome, outcome, intact_response, response. A
+        score that was not finite counts as the outcome "not finite". Scores in nats have no
+        outcome, and so no changed answers.
+
+        Raises:
+            InputError: no such condition, task or protocol in this result.
+        """
+        rows = self.frame
+        for column, value in (("condition", condition), ("task", task), ("protocol", protocol)):
+            known = list(self.frame[column].unique())
+            if value not in known:
+                raise InputError(unknown(column, value, known))
+            if column != "condition":
+                rows = rows[rows[column] == value]
+        rows = rows.assign(outcome=rows["outcome"].where(rows["status"] == "ok", rows["status"]))
+        keep = ["example", "outcome", "response"]
+        before = rows.loc[rows["condition"] == INTACT, keep]
+        before = before.rename(columns={name: f"intact_{name}" for name in keep[1:]})
+        both = before.merge(rows.loc[rows["condition"] == condition, keep], on="example")
+        both = both[both["intact_outcome"] != both["outcome"]]
+        if self.examples.empty:
+            both = both.assign(prompt="", answer="")
+        else:
+            asked = self.examples[self.examples["task"] == task]
+            both = both.merge(asked[["example", "prompt", "answer"]], on="example", how="left")
+        order = ["example", "prompt", "answer", "intact_outcome", "outcome", "intact_response"]
+        return both[[*order, "response"]].reset_index(drop=True)
+
+    def __getitem__(self, name: str) -> "SweepResult":
+        """Narrow the result to one family or one task.
+
+        Raises:
+            InputError: neither a family nor a task of this result has that name.
+        """
+        for column in ("task", "family"):
+            if name in set(self.frame[column]):
+                break
+        else:
+            known = {*self.frame["task"], *self.frame["family"]}
+            raise InputError(unknown("family or task", str(name), sorted(known)))
+        frame = self.frame[self.frame[column] == name].reset_index(drop=True)
+        tasks = set(frame["task"])
+        cells = [cell for cell in self.manifest.get("cells", []) if cell["task"] in tasks]
+        examples = self.examples
+        if not examples.empty:
+            examples = examples[examples["task"].isin(tasks)].reset_index(drop=True)
+        return SweepResult(frame, {**self.manifest, "cells": cells}, examples)
+
+    def __repr__(self) -> str:
+        if self.frame.empty:
+            return "SweepResult without rows"
+        return as_text(self._headline(), self._short(), detectable_line(self._effects))
+
+    def _repr_html_(self) -> str:
+        if self.frame.empty:
+            return "<p>SweepResult without rows</p>"
+        return as_html(self._headline(), self._short(), detectable_line(self._effects))
+
+    @functools.cached_property
+    def _cells(self) -> Sequence[Cell]:
+        return cells_of(self.frame, self.manifest)
+
+    @functools.cached_property
+    def _effects(self) -> pd.DataFrame:
+        return effects_of(self._cells)
+
+    def _headline(self) -> str:
+        model = self.manifest.get("model", {})
+        return (
+            f"SweepResult: {model.get('name', 'model')}, {model.get('n_layers', '?')} layers "
+            f"(0-based), {self._effects['condition'].nunique()} conditions, "
+            f"{self.frame['example'].nunique()} examples; worst condition of each cell:"
+        )
+
+    def _short(self) -> pd.DataFrame:
+        """A row per task and protocol: intact score, and the condition with the worst effect."""
+        short = self.intact()[["task", "protocol", "n", "chance", "score", "score_low"]]
+        short = short.assign(score_high=self.intact()["score_high"]).rename(
+            columns={"score": "intact", "score_low": "low", "score_high": "high"}
+        )
+        known = self._effects.dropna(subset=["effect"])
+        if not known.empty:
+            worst = known.loc[known.groupby(["task", "protocol"])["effect"].idxmin()]
+            columns = ["task", "protocol", "condition", "effect", "ci_low", "ci_high", "harm"]
+            short = short.merge(worst[columns], on=["task", "protocol"], how="left")
+        return short
