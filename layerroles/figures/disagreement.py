@@ -140,10 +140,11 @@ def likelihood_hides(
         horizontal_spacing=0.06,
         subplot_titles=heads,
     )
+    shown: set[bool] = set()
     for row, task in enumerate(tasks, start=1):
         cell = both[both["task"] == task]
         _harms(figure, cell, row)
-        _difference(figure, cell, row)
+        _difference(figure, cell, row, shown)
         if cell["difference"].isna().all():
             for column in (1, 2):
                 figure.add_annotation(
@@ -154,6 +155,7 @@ def likelihood_hides(
     figure.update_xaxes(title_text="ablated layer (0-based)", row=len(tasks))
     figure.update_yaxes(zeroline=True, zerolinecolor=style.NEUTRAL)
     figure.update_yaxes(title_text="harm", col=1)
+    figure.update_yaxes(title_text="difference", col=2)
     style.headings(figure)
     return style.finish(
         figure,
@@ -188,7 +190,7 @@ def _harms(figure: go.Figure, cell: pd.DataFrame, row: int) -> None:
                     "symbol": "circle" if filled else "circle-open",
                     "color": hue,
                     "size": 8,
-                    "line": {"width": 1.6},
+                    "line": {"width": 1.6, "color": hue},
                 },
                 name=f"under {name}",
                 legendgroup=name,
@@ -205,11 +207,13 @@ def _harms(figure: go.Figure, cell: pd.DataFrame, row: int) -> None:
         )
 
 
-def _difference(figure: go.Figure, cell: pd.DataFrame, row: int) -> None:
+def _difference(figure: go.Figure, cell: pd.DataFrame, row: int, shown: set[bool]) -> None:
     hue = style.colour(cell["family"].iloc[0])
     told = (cell["low"] > 0) | (cell["high"] < 0)
     for sure in (True, False):
-        part = cell[told == sure]
+        part = cell[(told == sure) & cell["difference"].notna()]
+        if part.empty:
+            continue
         figure.add_trace(
             go.Scatter(
                 x=part["layer"],
@@ -228,11 +232,11 @@ def _difference(figure: go.Figure, cell: pd.DataFrame, row: int) -> None:
                     "symbol": "diamond" if sure else "diamond-open",
                     "color": hue,
                     "size": 8,
-                    "line": {"width": 1.4},
+                    "line": {"width": 1.4, "color": hue},
                 },
                 name="interval excludes 0" if sure else "interval holds 0",
                 legendgroup=str(sure),
-                showlegend=row == 1,
+                showlegend=sure not in shown,
                 hovertext=[
                     f"<b>{style.escape(line.condition)}</b><br>difference "
                     f"{style.interval(line.difference, line.low, line.high)}"
@@ -243,3 +247,4 @@ def _difference(figure: go.Figure, cell: pd.DataFrame, row: int) -> None:
             row=row,
             col=2,
         )
+        shown.add(sure)
