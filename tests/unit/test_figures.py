@@ -441,7 +441,7 @@ def test_protocols_stand_side_by_side_with_their_changes(result: SweepResult) ->
         assert list(score[0].y) == pytest.approx(list(cell["score"]))
     changes = [t for t in named(figure, "at all") if t.meta == "effect"]
     assert len(changes) == 2 and all(t.error_y.array is not None for t in changes)
-    with pytest.raises(InputError, match=r"holds the families retrieval, .*choose one with family="):
+    with pytest.raises(InputError, match=r"families retrieval, .*choose one with family="):
         figures.protocols(result)
 
 
