@@ -47,8 +47,10 @@ if TYPE_CHECKING:
     from layerroles.ablations import each_span as each_span
     from layerroles.ablations import pairs as pairs
     from layerroles.ablations import random_heads as random_heads
+    from layerroles.aggregates import lm_eval_metrics as lm_eval_metrics
     from layerroles.engine import Engine as Engine
     from layerroles.errors import InputError as InputError
+    from layerroles.lm import AblatedLM as AblatedLM
     from layerroles.models import load as load
     from layerroles.models import model_folder as model_folder
     from layerroles.models import prepare as prepare
@@ -95,9 +97,11 @@ _NAMES_OF = {
         "random_heads",
     ),
     "engine": ("Engine",),
+    "lm": ("AblatedLM",),
     "tasks": ("Example", "Task", "task"),
     "sweep": ("Sweep", "read"),
     "results": ("Comparison", "SweepResult", "compare"),
+    "aggregates": ("lm_eval_metrics",),
     "roles": ("Roles", "localize"),
     "page": ("report",),
 }

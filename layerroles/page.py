@@ -54,6 +54,11 @@ _HOW = {
         "after Holm are in the table. Hatched cells have no harm to show, and say why under the "
         "pointer."
     ),
+    "protocols": (
+        "The same layers, asked in two ways. Left: harm under each, joined; right: harm under "
+        "generation minus harm under likelihood, filled where its interval excludes 0. Above 0, a "
+        "layer is needed to write the answer though its likelihood hardly moves."
+    ),
     "outcome": (
         "Blue is right. Grey is an answer that is wrong; the warm colours are answers that fail "
         "as answers: none found, cut short, repeating itself, empty. A model that cannot keep a "
@@ -197,7 +202,7 @@ def _sections(
 ) -> Iterator[dict[str, Any]]:
     """The figures in reading order, grouped under headings."""
     lens, attention = found.get("logit_lens"), found.get("attention")
-    roles, harms, depth, outcomes = [], [], [], []
+    roles, harms, depth, outcomes, asked = [], [], [], [], []
     for kind in kinds:
         single = select.layer_effects(result, ablation=kind)
         roles.append(figures.role_map(result, lens, attention, ablation=kind))
@@ -206,14 +211,29 @@ def _sections(
         harms.append(figures.harm_map(result, ablation=kind))
         if "generation" in set(single["protocol"]):
             outcomes.append(figures.outcome_profile(result, ablation=kind))
+            asked += _hidden(result, kind)
     yield _section("roles", "Role map", "role", roles)
     yield _section("harm", "Harm map", "harm", harms)
     yield _section("depth", "Depth profiles", "depth", depth)
+    yield _section("protocols", "What likelihood hides", "protocols", asked)
     yield _section("outcomes", "How answers fail", "outcome", outcomes)
     lenses = [figures.lens_trajectories(lens)] if lens is not None else []
     yield _section("lens", "Logit lens", "lens", lenses)
     maps = [figures.attention_map(attention)] if _has_evidence(attention) else []
     yield _section("attention", "Attention", "attention", maps)
+
+
+def _hidden(result: SweepResult, kind: str) -> list[go.Figure]:
+    """Harm by likelihood against harm by generation, where tasks were asked both ways."""
+    both = result.differences()
+    both = both[(both["ablation"] == kind) & (both["protocol_b"] == "generation")]
+    both = both[both["layer"].notna() & (both["part"] == "block")]
+    asked = dict.fromkeys(zip(both["protocol_a"], both["at"], strict=True))
+    return [
+        figures.likelihood_hides(result, likelihood=likelihood, ablation=kind, at=at)
+        for likelihood, at in asked
+        if at == both["at"].iloc[0]
+    ]
 
 
 def _has_evidence(attention: pd.DataFrame | None) -> bool:

@@ -27,10 +27,10 @@ from layerroles.engine import Engine
 from layerroles.errors import InputError
 from layerroles.models import provenance
 from layerroles.progress import progress
-from layerroles.protocols import PROTOCOLS, Answer, Asked, Protocol
+from layerroles.protocols import PROTOCOLS, Answer, Asked, Harness, Protocol
 from layerroles.results import SweepResult
 from layerroles.store import ROW, Key, Store, opened, read_run
-from layerroles.tasks import Example, Task
+from layerroles.tasks import Example, LmEval, Task
 
 # Conditions that are asked together: what they have in common is computed once.
 _CONDITIONS_AT_ONCE = 64
@@ -248,6 +248,7 @@ class Sweep:
                     "n": len(cell.examples),
                     "chance": cell.protocol.chance(cell.examples),
                     "unit": cell.protocol.unit,
+                    **({"aggregation": how} if (how := cell.protocol.aggregation) else {}),
                 }
                 for cell in self.cells
             ],
@@ -327,7 +328,7 @@ def _cells(tasks: Sequence[Task], protocols: Sequence[str], limit: int, seed: in
     kinds = [PROTOCOLS[name]() for name in dict.fromkeys(protocols)]
     for task in tasks:
         examples = tuple(task.examples(limit, seed))
-        for protocol in kinds:
+        for protocol in [Harness(task)] if isinstance(task, LmEval) else kinds:
             for example in examples:
                 try:
                     protocol.check(example)

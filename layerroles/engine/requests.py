@@ -4,8 +4,11 @@ The two verbs and their meaning are lm-eval's. Context and continuation are enco
 then split, so that a word never falls apart at the seam; the ids are kept.
 """
 
+import dataclasses
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from transformer_lens.model_bridge import TransformerBridge
 
@@ -13,6 +16,9 @@ from layerroles.ablations import Prompt
 from layerroles.errors import InputError
 from layerroles.models import encode, prepared
 
+log = logging.getLogger(__name__)
+
+Asked = TypeVar("Asked", "Scored", "Written")
 Options = Mapping[str, object]
 # For each request, character spans `[start, end)` of its context; None where not known.
 Spans = Sequence[Sequence[tuple[int, int]] | None]
@@ -114,7 +120,11 @@ class Writing:
 
 
 def scored(
-    model: TransformerBridge, pairs: Sequence[tuple[str, str]], evidence: Spans | None = None
+    model: TransformerBridge,
+    pairs: Sequence[tuple[str, str]],
+    evidence: Spans | None = None,
+    *,
+    cut: int | None = None,
 ) -> list[Scored]:
     """Encode pairs of context and continuation.
 
@@ -123,17 +133,23 @@ def scored(
         pairs: of texts.
         evidence: for each pair, the spans of its context that conditions with `at="evidence"` act
             on.
+        cut: tokens that a request may come to; a longer one loses the start of its context, as in
+            lm-eval, instead of being refused.
 
     Raises:
         InputError: an empty continuation, a request longer than the model's context, or evidence
             that is no list of spans for each request.
     """
     given = _given(evidence, len(pairs))
-    return [_scored(model, index, *pair, given[index]) for index, pair in enumerate(pairs)]
+    return [_scored(model, index, *pair, given[index], cut) for index, pair in enumerate(pairs)]
 
 
 def written(
-    model: TransformerBridge, asked: Sequence[tuple[str, Options]], evidence: Spans | None = None
+    model: TransformerBridge,
+    asked: Sequence[tuple[str, Options]],
+    evidence: Spans | None = None,
+    *,
+    cut: int | None = None,
 ) -> list[Written]:
     """Encode contexts with their options `until` (strings) and `max_gen_toks` (256 by default).
 
@@ -141,12 +157,13 @@ def written(
         model: whose tokenizer is used.
         asked: contexts with options.
         evidence: as for `scored`.
+        cut: as for `scored`.
 
     Raises:
         InputError: an unknown option, or as `scored`.
     """
     given = _given(evidence, len(asked))
-    return [_written(model, index, *one, given[index]) for index, one in enumerate(asked)]
+    return [_written(model, index, *one, given[index], cut) for index, one in enumerate(asked)]
 
 
 def prefix_ids(model: TransformerBridge) -> tuple[int, ...]:
@@ -192,6 +209,7 @@ def _scored(
     context: str,
     continuation: str,
     spans: Sequence[tuple[int, int]] | None,
+    cut: int | None,
 ) -> Scored:
     if not continuation:
         raise InputError(f"request {index}: the continuation is empty, there is nothing to score")
@@ -205,11 +223,18 @@ def _scored(
         request = Scored(tuple(whole[:start]), tuple(whole[start:]), evidence)
     else:
         ids = prepared(model).tokenizer(continuation, add_special_tokens=False)["input_ids"]
-        request = Scored(prefix_ids(model), tuple(ids), None if spans is None else ())
+        begin = prefix_ids(model)
+        if tuple(ids[:1]) == begin:  # it stands there already
+            ids = ids[1:]
+        request = Scored(begin, tuple(ids), None if spans is None else ())
     if not request.continuation:
         raise InputError(
             f"request {index}: continuation {continuation!r} melts into the context's last token"
         )
+    # What is scored last is not read.
+    over = len(request.context) + len(request.continuation) - 1 - (cut or model.cfg.n_ctx)
+    if cut is not None and 0 < over < len(request.context):
+        return _without_start(request, over)
     _check_length(model, index, len(request.context) + len(request.continuation))
     return request
 
@@ -220,6 +245,7 @@ def _written(
     context: str,
     options: Options,
     spans: Sequence[tuple[int, int]] | None,
+    cut: int | None,
 ) -> Written:
     unknown = sorted(set(options) - set(_KNOWN_OPTIONS))
     if unknown:
@@ -231,9 +257,20 @@ def _written(
     if not isinstance(limit, int) or limit < 1:
         raise InputError(f"request {index}: max_gen_toks={limit!r} is not a number above 0")
     ids = tuple(encode(model, context)) if context else prefix_ids(model)
-    _check_length(model, index, len(ids) + limit)
     evidence = _evidence(model, context, spans, len(ids))
-    return Written(ids, tuple(text for text in until if text), limit, evidence)
+    request = Written(ids, tuple(text for text in until if text), limit, evidence)
+    over = len(ids) + limit - (cut or model.cfg.n_ctx)
+    if cut is not None and 0 < over < len(ids):
+        return _without_start(request, over)
+    _check_length(model, index, len(ids) + limit)
+    return request
+
+
+def _without_start(request: Asked, n: int) -> Asked:
+    """The request without the first `n` tokens of its context."""
+    log.warning("a request is longer than the model's context: its first %d tokens are cut", n)
+    evidence = request.evidence and tuple(place - n for place in request.evidence if place >= n)
+    return dataclasses.replace(request, context=request.context[n:], evidence=evidence)
 
 
 def _check_length(model: TransformerBridge, index: int, length: int) -> None:

@@ -6,6 +6,8 @@ the number of examples; `themed(figure, "dark")` changes the look. Layers and he
 
 from layerroles.figures.attention import attention_map as attention_map
 from layerroles.figures.depth import depth_profile as depth_profile
+from layerroles.figures.disagreement import likelihood_hides as likelihood_hides
+from layerroles.figures.disagreement import protocols as protocols
 from layerroles.figures.heatmap import harm_map as harm_map
 from layerroles.figures.lens import lens_trajectories as lens_trajectories
 from layerroles.figures.outcomes import outcome_profile as outcome_profile
@@ -17,7 +19,9 @@ __all__ = [
     "depth_profile",
     "harm_map",
     "lens_trajectories",
+    "likelihood_hides",
     "outcome_profile",
+    "protocols",
     "role_map",
     "themed",
 ]

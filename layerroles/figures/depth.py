@@ -66,7 +66,7 @@ def depth_profile(
         subplot_titles=_titles(effects, tasks, protocols),
     )
     shown: set[str] = set()
-    span = _span(effects, units)
+    span = effect_span(effects, units)
     for index, name in enumerate(tasks):
         for column, asked in enumerate(protocols, start=1):
             cell = effects[(effects["task"] == name) & (effects["protocol"] == asked)]
@@ -74,9 +74,9 @@ def depth_profile(
                 continue
             base = intact[(intact["task"] == name) & (intact["protocol"] == asked)].iloc[0]
             row = 2 * index + 1
-            _lines(figure, cell, base, n_layers, row, column, shown)
-            _points(figure, cell, row, column, shown)
-            _axes(figure, units.get((name, asked), "accuracy"), span, row, column)
+            draw_lines(figure, cell, base, n_layers, row, column, shown)
+            draw_points(figure, cell, row, column, shown)
+            set_axes(figure, units.get((name, asked), "accuracy"), span, row, column)
     figure.update_xaxes(**style.layer_axis(n_layers))
     figure.update_xaxes(title_text="ablated layer (0-based)", row=2 * len(tasks))
     style.headings(figure)
@@ -101,7 +101,7 @@ def _titles(effects: pd.DataFrame, tasks: list[str], protocols: list[str]) -> li
     return titles
 
 
-def _lines(
+def draw_lines(
     figure: go.Figure,
     cell: pd.DataFrame,
     base: "pd.Series[float]",
@@ -152,7 +152,10 @@ def _lines(
         shown.add(name)
 
 
-def _points(figure: go.Figure, cell: pd.DataFrame, row: int, column: int, shown: set[str]) -> None:
+def draw_points(
+    figure: go.Figure, cell: pd.DataFrame, row: int, column: int, shown: set[str]
+) -> None:
+    """Scores and, in the row below, effects, with their intervals; marks tell positions."""
     hue = style.colour(cell["family"].iloc[0])
     ats = select.ats(cell)
     for place, at in enumerate(ats):
@@ -211,7 +214,7 @@ def _hover(line: "pd.Series[float]") -> str:
     )
 
 
-def _span(effects: pd.DataFrame, units: dict[tuple[str, str], str]) -> list[float]:
+def effect_span(effects: pd.DataFrame, units: dict[tuple[str, str], str]) -> list[float]:
     """One range for all effects on accuracy, so that panels can be compared by eye."""
     cells = zip(effects["task"], effects["protocol"], strict=True)
     bounded = effects[[units.get(cell, "accuracy") == "accuracy" for cell in cells]]
@@ -221,7 +224,8 @@ def _span(effects: pd.DataFrame, units: dict[tuple[str, str], str]) -> list[floa
     return [low - 0.05 * (high - low), high + 0.05 * (high - low)]
 
 
-def _axes(figure: go.Figure, unit: str, span: list[float], row: int, column: int) -> None:
+def set_axes(figure: go.Figure, unit: str, span: list[float], row: int, column: int) -> None:
+    """Titles and ranges of a score's axis and of its effect's, in the row below."""
     bounded = unit == "accuracy"
     name = unit if column == 1 or not bounded else None
     figure.update_yaxes(title_text=name, row=row, col=column)

@@ -8,6 +8,7 @@ from layerroles.protocols.base import LikelihoodProtocol as LikelihoodProtocol
 from layerroles.protocols.base import Protocol as Protocol
 from layerroles.protocols.base import register as register
 from layerroles.protocols.generation import Generation as Generation
+from layerroles.protocols.harness import Harness as Harness
 from layerroles.protocols.likelihood import AnswerLogprob as AnswerLogprob
 from layerroles.protocols.likelihood import Continuation as Continuation
 from layerroles.protocols.likelihood import Letter as Letter

@@ -14,7 +14,7 @@ from layerroles.errors import InputError
 from layerroles.registry import Registry
 from layerroles.tasks import Example, Task
 
-Unit = Literal["accuracy", "nats per token"]
+Unit = Literal["accuracy", "score", "nats", "nats per token", "nats per byte"]
 
 
 @dataclass(frozen=True)
@@ -90,6 +90,11 @@ class Protocol(ABC):
     @abstractmethod
     def chance(self, examples: Sequence[Example]) -> float | None:
         """The mean score of guessing; None where there is no such thing."""
+
+    @property
+    def aggregation(self) -> dict[str, str | None]:
+        """How measures in `details` are aggregated by lm-eval; none outside its tasks."""
+        return {}
 
     @abstractmethod
     def prepare(self, engine: Engine, task: Task, examples: Sequence[Example]) -> "Asked":

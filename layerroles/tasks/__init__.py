@@ -9,6 +9,7 @@ from layerroles.tasks.base import register as register
 from layerroles.tasks.base import task as task
 from layerroles.tasks.knowledge import Facts as Facts
 from layerroles.tasks.language import Copying as Copying
+from layerroles.tasks.lm_eval import LmEval as LmEval
 from layerroles.tasks.local import Local as Local
 from layerroles.tasks.reasoning import WordProblems as WordProblems
 from layerroles.tasks.retrieval import KVRetrieval as KVRetrieval

@@ -75,9 +75,11 @@ class Task(ABC):
 
     Class attributes:
         until: strings that end a generated answer.
+        argument: the parameter that stands behind a colon, as the path in `local:FILE.jsonl`.
     """
 
     until: ClassVar[tuple[str, ...]] = ("\n",)
+    argument: ClassVar[str] = ""
 
     @property
     @abstractmethod
@@ -157,10 +159,12 @@ def task(name: str, **parameters: object) -> Task:
     if match:
         name = match["name"]
         parameters = {**_given(name, match["given"]), **parameters}
-    if ":" in name:
-        name, argument = name.split(":", 1)
-        parameters = {"path" if name == "local" else "name": argument, **parameters}
+    name, colon, argument = name.partition(":")
     cls = TASKS[name]
+    if colon:
+        if not cls.argument:
+            raise InputError(f"task {name!r} takes nothing behind a colon, not {argument!r}")
+        parameters = {cls.argument: argument, **parameters}
     fields = {field.name: field for field in dataclasses.fields(cls)}
     for given in parameters:
         if given not in fields:

@@ -19,6 +19,7 @@ Other fields are left alone, and empty lines are skipped. The file is UTF-8, and
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import ClassVar
 
 from layerroles.errors import InputError
 from layerroles.tasks.base import FAMILIES, Example, Grade, register
@@ -43,6 +44,8 @@ class Local(Listed):
         max_gen_toks: tokens after which a generated answer is cut.
         num_fewshot: other questions of the file before each.
     """
+
+    argument: ClassVar[str] = "path"
 
     path: str
     family: str = _OF_THE_FILE

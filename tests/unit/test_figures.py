@@ -427,3 +427,43 @@ def test_probe_frames_are_told_apart(lens: pd.DataFrame, attention: pd.DataFrame
         "attention": len(attention),
         "logit_lens": 2 * len(lens),
     }
+
+
+def test_protocols_stand_side_by_side_with_their_changes(result: SweepResult) -> None:
+    figure = figures.protocols(result, family="knowledge")
+    effects = result.effects()
+    for column, protocol in enumerate(("continuation", "generation")):
+        cell = effects[(effects["task"] == "facts") & (effects["protocol"] == protocol)]
+        cell = cell[cell["at"] == "all"].sort_values("layer")
+        x = "x" if column == 0 else f"x{column + 1}"
+        score = [t for t in named(figure, "at all") if t.meta == "score" and t.xaxis == x]
+        assert len(score) == 1
+        assert list(score[0].y) == pytest.approx(list(cell["score"]))
+    changes = [t for t in named(figure, "at all") if t.meta == "effect"]
+    assert len(changes) == 2 and all(t.error_y.array is not None for t in changes)
+    with pytest.raises(InputError, match=r"families retrieval, .*choose one with family="):
+        figures.protocols(result)
+
+
+def test_what_likelihood_hides_is_the_difference_of_harms(result: SweepResult) -> None:
+    figure = figures.likelihood_hides(result)
+    both = result.differences()
+    both = both[both["at"] == "all"]
+    drawn = [t for name in ("excludes", "holds") for t in named(figure, f"interval {name} 0")]
+    known = both["difference"].dropna()
+    assert sorted(y for t in drawn for y in t.y) == pytest.approx(sorted(known))
+    for trace in named(figure, "interval excludes 0"):
+        low = np.array(trace.y) - np.array(trace.error_y.arrayminus)
+        high = np.array(trace.y) + np.array(trace.error_y.array)
+        assert ((low > 0) | (high < 0)).all()
+    # Word problems are not above chance by likelihood: no harm, and the panel says so.
+    assert text_of(figure).count("undefined: intact is not above chance") == 2
+    with pytest.raises(InputError, match="unknown protocol_a 'letter'"):
+        figures.likelihood_hides(result, likelihood="letter")
+
+
+def test_without_both_protocols_likelihood_hides_nothing(result: SweepResult) -> None:
+    frame = result.frame[result.frame["protocol"] == "generation"]
+    alone = SweepResult(frame.reset_index(drop=True), result.manifest)
+    with pytest.raises(InputError, match="no task was asked by likelihood"):
+        figures.likelihood_hides(alone)

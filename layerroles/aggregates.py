@@ -1,0 +1,57 @@
+"""What lm-eval would report of a sweep: its metrics, aggregated by its own functions."""
+
+import json
+from typing import Any
+
+import pandas as pd
+
+from layerroles.results import SweepResult
+
+
+def lm_eval_metrics(result: SweepResult) -> pd.DataFrame:
+    """Aggregate the metrics of a sweep's lm-eval tasks with lm-eval's own functions.
+
+    A row per condition, task, member of a group, metric and filter: condition, task, member,
+    metric, filter, value, n. A group has a row besides, under the member `all`: the mean of its
+    members by their size. A metric that a task aggregates by a function of its own, which a run
+    folder cannot keep, is NaN.
+    """
+    from lm_eval.api.metrics import aggregate_subtask_metrics
+    from lm_eval.api.registry import get_aggregation
+
+    rows = []
+    cells = {cell["task"]: cell for cell in result.manifest["cells"] if "aggregation" in cell}
+    measured = result.frame[result.frame["task"].isin(list(cells))]
+    measured = measured.assign(member=measured["example"].str.rpartition("/")[0])
+    for (condition, task), cell in measured.groupby(["condition", "task"], sort=False):
+        found: dict[str, dict[str, tuple[float, int]]] = {}
+        for member, own in cell.groupby("member", sort=False):
+            for key, values in _values(own).items():
+                metric, _, _ = key.partition(",")
+                name = cells[task]["aggregation"].get(metric)
+                value = float(get_aggregation(name)(values)) if name else float("nan")
+                found.setdefault(key, {})[str(member)] = value, len(values)
+        for key, each in found.items():
+            if len(each) > 1:
+                means, sizes = zip(*each.values(), strict=True)
+                each["all"] = aggregate_subtask_metrics(means, sizes), sum(sizes)
+            metric, _, filter = key.partition(",")
+            rows += [
+                {
+                    **{"condition": condition, "task": task, "member": member},
+                    **{"metric": metric, "filter": filter, "value": value, "n": n},
+                }
+                for member, (value, n) in each.items()
+            ]
+    columns = ["condition", "task", "member", "metric", "filter", "value", "n"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _values(rows: pd.DataFrame) -> dict[str, list[Any]]:
+    """The documents' metrics by lm-eval's names, such as `acc,none`; failed rows have none."""
+    found: dict[str, list[Any]] = {}
+    for text in rows["details"]:
+        for key, value in json.loads(text or "{}").items():
+            if "," in key:
+                found.setdefault(key, []).append(value)
+    return found

@@ -1,0 +1,196 @@
+"""lm-eval's tasks without a real model: what is asked, what is refused, and in which words."""
+
+from pathlib import Path
+
+import pytest
+
+import layerroles as lr
+from layerroles.engine import Writing
+from layerroles.errors import InputError
+from layerroles.protocols import Harness
+from layerroles.protocols.harness import AskedTexts
+from tests.integration import lm_eval_data as data
+from tests.unit.random_models import random_model
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return data.own_tasks(tmp_path_factory.mktemp("lm_eval") / "own")
+
+
+def with_task(folder: Path, own: str, name: str, text: str) -> str:
+    """A folder with one task file more, on the same data."""
+    folder.mkdir(exist_ok=True)
+    facts = Path(own) / "data" / "facts.jsonl"
+    head = f"task: {name}\ndataset_path: json\ndataset_kwargs:\n  data_files:\n    test: {facts}\n"
+    (folder / f"{name}.yaml").write_text(head + "test_split: test\n" + text, encoding="utf-8")
+    return str(folder)
+
+
+def test_a_group_is_one_task_its_members_take_turns(own: str) -> None:
+    task = lr.task("lm_eval:own_group", include_path=own)
+    ids = [example.id for example in task.examples(5, 0)]
+    assert ids == ["own_one/0", "own_two/0", "own_one/1", "own_two/1", "own_one/2"]
+    assert [e.id for e in task.examples(3, 0)] == ids[:3]
+    first = task.examples(1, 0)[0]
+    assert (first.answer, first.choices) == ("A", ("A", "B", "C", "D"))
+    assert first.prompt.startswith("Which planet") and first.prompt.endswith("D. Saturn\nAnswer:")
+
+
+def test_a_longer_list_keeps_the_shots_of_a_shorter_one(own: str) -> None:
+    task = lr.task("lm_eval:own_sums", include_path=own)
+    short, long = task.examples(2, 0), task.examples(4, 0)
+    assert [e.prompt for e in long[:2]] == [e.prompt for e in short]
+    assert short[0].prompt.count("Question:") == 3  # two shots
+    other = lr.task("lm_eval:own_sums", include_path=own, fewshot_seed=7)
+    assert [e.prompt for e in other.examples(4, 0)] != [e.prompt for e in long]
+
+
+def test_the_label_says_what_is_not_the_default(own: str) -> None:
+    task = lr.task("lm_eval:own_sums", include_path=own, num_fewshot=1)
+    assert task.label == "lm_eval[task=own_sums,num_fewshot=1]"
+    assert lr.task(task.label, include_path=own) == task
+    assert task.family == "language"
+    assert lr.task("lm_eval:own_sums", include_path=own, family="reasoning").family == "reasoning"
+
+
+@pytest.mark.parametrize(
+    ("name", "protocol", "unit", "chance"),
+    [
+        ("own_one", "letter", "accuracy", 0.25),
+        ("own_information", "continuation", "accuracy", 0.25),
+        ("own_sums", "generation", "accuracy", None),
+    ],
+)
+def test_a_task_has_one_protocol(
+    own: str, name: str, protocol: str, unit: str, chance: float | None
+) -> None:
+    task = lr.task(f"lm_eval:{name}", include_path=own)
+    asked = Harness(task)
+    assert (asked.name, asked.unit) == (protocol, unit)
+    assert asked.chance(task.examples(2, 0)) == chance
+
+
+def test_a_sweep_keeps_lm_evals_metrics_and_aggregates_them(own: str, tmp_path: Path) -> None:
+    model = random_model("llama")
+    tasks = [lr.task(f"lm_eval:{name}", include_path=own) for name in ("own_group", "own_sums")]
+    conditions = lr.each_layer(model, lr.Skip())
+    result = lr.Sweep(model, tasks, conditions, limit=4).run(tmp_path / "run")
+    cells = {(cell["task"], cell["protocol"]) for cell in result.manifest["cells"]}
+    assert cells == {(tasks[0].label, "letter"), (tasks[1].label, "generation")}
+    table = lr.lm_eval_metrics(result)
+    group = table[table["task"] == tasks[0].label]
+    assert set(group["member"]) == {"own_one", "own_two", "all"}
+    letters = result.frame[result.frame["protocol"] == "letter"]
+    for condition, rows in group[group["metric"] == "acc"].groupby("condition"):
+        by_member = rows.set_index("member")["value"]
+        rows_of = letters[letters["condition"] == condition]
+        assert by_member["all"] == pytest.approx(rows_of["score"].mean())
+    sums = table[table["task"] == tasks[1].label]
+    assert set(sums["filter"]) == {"strict-match", "flexible-extract"}
+    again = lr.Sweep(model, tasks, conditions, limit=4).run(tmp_path / "run")
+    assert again.frame.equals(result.frame)
+
+
+def test_chance_of_a_written_answer_is_that_of_anothers(own: str) -> None:
+    """Of the four sums two have the same answer: given another's right answer, 1 in 6 is right."""
+    task = lr.task("lm_eval:own_sums", include_path=own)
+    asked = Harness(task).prepare(lr.Engine(random_model("llama")), task, task.examples(4, 0))
+    assert isinstance(asked, AskedTexts)
+    right = [
+        Writing(text=f" {answer}", n_tokens=3, ended=True, finite=True, changed=False)
+        for _, answer in data.SUMS
+    ]
+    assert [answer.score for answer in asked.judge(right)] == [1.0] * 4
+    assert all(answer.strict and answer.form for answer in asked.judge(right))
+    assert asked.shuffled(right) == pytest.approx(2 / 12)
+
+
+def test_format_and_skill_are_read_apart(own: str) -> None:
+    task = lr.task("lm_eval:own_sums", include_path=own)
+    asked = Harness(task).prepare(lr.Engine(random_model("llama")), task, task.examples(1, 0))
+    texts = {
+        " 3 + 4 = 7": (1.0, False),
+        " 3 + 4 = 8\n#### 8": (0.0, True),
+        " no idea": (0.0, False),
+    }
+    for text, (score, form) in texts.items():
+        (answer,) = asked.judge([Writing(text, 3, ended=True, finite=True, changed=False)])
+        assert (answer.score, answer.form) == (score, form)
+    assert answer.outcome == "no answer"
+
+
+def test_unknown_names_are_answered_with_the_nearest() -> None:
+    with pytest.raises(
+        InputError, match="unknown lm-eval task 'arc_eazy': did you mean 'arc_easy'"
+    ):
+        lr.task("lm_eval:arc_eazy")
+    with pytest.raises(InputError, match="takes nothing behind a colon"):
+        lr.task("facts:capital")
+
+
+def test_data_that_cannot_be_reached_can_be_given() -> None:
+    with pytest.raises(InputError, match=r"cannot be reached .*data=FOLDER.*dataset_path: json"):
+        lr.task("lm_eval:arc_easy")
+    with pytest.raises(InputError, match="data='nowhere' is not a folder"):
+        lr.task("lm_eval:arc_easy", data="nowhere")
+
+
+def test_a_split_that_the_data_lack_is_named(tmp_path: Path) -> None:
+    rows: list[dict[str, object]] = [{"text": "one two three"}]
+    folder = data.repository(tmp_path / "lambada", "default", validation=rows)
+    with pytest.raises(InputError, match="no split or field 'test'"):
+        lr.task("lm_eval:lambada_openai", data=folder)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('output_type: loglikelihood_rolling\ndoc_to_text: ""\ndoc_to_target: "{{question}}"\n',
+         "'loglikelihood_rolling', which is not supported: supported are generate_until, "),
+        ('output_type: generate_until\ndoc_to_text: "{{question}}"\ndoc_to_target: "{{answer}}"\n'
+         'generation_kwargs: {until: ["."], do_sample: true, temperature: 0.7}\n',
+         "asks for sampling or beams"),
+        ('output_type: generate_until\ndoc_to_text: "{{question}}"\ndoc_to_target: "{{answer}}"\n'
+         'repeats: 8\ngeneration_kwargs: {until: ["."]}\n', "asks each question 8 times"),
+    ],
+)  # fmt: skip
+def test_kinds_that_cannot_be_asked(tmp_path: Path, own: str, text: str, message: str) -> None:
+    folder = with_task(tmp_path / "more", own, "own_other", text)
+    with pytest.raises(InputError, match=message):
+        lr.task("lm_eval:own_other", include_path=folder)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_fewshot": 2}, "no split to take worked examples from: use num_fewshot=0"),
+        ({"num_fewshot": -1}, "num_fewshot=-1 is not a whole number"),
+        ({"metric": "accuracy"}, "metric='accuracy' is unknown: known are acc, brier_score"),
+        ({"filter": "strict"}, "filter='strict' is unknown: known are none"),
+        ({"family": "wisdom"}, "family='wisdom' is unknown"),
+        ({"include_path": "nowhere"}, "include_path='nowhere' is not a folder"),
+    ],
+)
+def test_options_that_a_task_does_not_take(
+    own: str, options: dict[str, object], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        lr.task("lm_eval:own_one", **{"include_path": own, **options})
+
+
+def test_more_shots_than_there_are(own: str) -> None:
+    task = lr.task("lm_eval:own_sums", include_path=own, num_fewshot=9)
+    with pytest.raises(InputError, match="'own_sums' cannot make its prompts, with 9 worked"):
+        task.examples(1, 0)
+
+
+def test_a_metric_that_is_no_number_for_a_document(own: str) -> None:
+    task = lr.task("lm_eval:own_one", include_path=own, metric="brier_score")
+    asked = Harness(task).prepare(lr.Engine(random_model("llama")), task, task.examples(1, 0))
+    engine = lr.Engine(random_model("llama"))
+    (scores,) = engine.score(list(asked.requests), [lr.Condition({})])
+    with pytest.raises(
+        InputError, match="gives no number for a document: give metric=, one of acc"
+    ):
+        asked.judge(scores)
