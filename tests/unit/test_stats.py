@@ -1,6 +1,8 @@
 """Intervals and p values against published numbers, exact coverage, the traps of few examples."""
 
+import doctest
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -348,3 +350,17 @@ def test_flat_or_short_profiles_have_no_agreement():
     holed = steep.copy()
     holed[2, :3] = np.nan
     assert stats.profile_agreement(steep, holed, rng)[0] > 0.8
+
+
+def test_the_page_on_statistics_shows_what_the_functions_give():
+    page = Path(__file__).resolve().parents[2] / "docs" / "statistics.md"
+    found = doctest.testfile(str(page), module_relative=False, optionflags=doctest.ELLIPSIS)
+    assert (found.failed, found.attempted) == (0, 7)
+    rows = [
+        line.split("|")[1:-1] for line in page.read_text("utf-8").splitlines() if "| 0." in line
+    ]
+    assert len(rows) == 5
+    for cells in rows:
+        n, *drops = map(float, cells)
+        families = ((1, 0.01), (30, 0.01), (30, 0.05), (270, 0.01))
+        assert drops == [stats.minimum_detectable(int(n), *family) for family in families]
