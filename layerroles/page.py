@@ -25,7 +25,7 @@ from plotly.offline import get_plotlyjs
 from layerroles import figures
 from layerroles.errors import InputError
 from layerroles.figures import select, style
-from layerroles.results import SweepResult
+from layerroles.results import SweepResult, detectable_line
 from layerroles.roles import Roles, localize
 
 _LAYERS_SHOWN, _ANSWERS_SHOWN = 3, 2  # changed answers: layers per task, examples per layer
@@ -138,6 +138,7 @@ def render(result: SweepResult, probes: Sequence[pd.DataFrame] = ()) -> str:
         sections=list(_sections(result, drawn, kinds)),
         changed=[(found.ablation, list(_changed(result, effects, found))) for found in first],
         effects=effects.to_dict("records"),
+        detectable=detectable_line(effects),
         other_probes=sorted(set(drawn) - {"logit_lens", "attention"}),
         templates={name: made.to_plotly_json() for name, made in style.TEMPLATES.items()},
         plotlyjs=Markup(get_plotlyjs()),

@@ -45,6 +45,35 @@ def test_a_paired_effect_is_the_difference_of_means(pairs):
     assert paired.interval.low < paired.interval.high
 
 
+@given(TABLES, TABLES, st.floats(-0.999, 0.999))
+def test_a_difference_never_collapses_and_is_mirrored(one, two, correlation):
+    estimates = [(gained - lost) / n for gained, lost, n in (one, two)]
+    intervals = [stats.tango(*table) for table in (one, two)]
+    there, way = stats.difference(tuple(estimates), tuple(intervals), correlation)
+    back, other = stats.difference(tuple(estimates[::-1]), tuple(intervals[::-1]), correlation)
+    assert there == -back
+    assert way.low <= there <= way.high
+    assert way.high - way.low > 1e-4
+    assert abs(way.low + other.high) < 1e-9
+
+
+@given(st.lists(st.sampled_from([-1.0, 0.0, 1.0]), min_size=1, max_size=60), st.randoms())
+def test_the_correlation_of_changes_stays_within_its_bounds(changes, shuffle):
+    one = np.array(changes)
+    two = one.copy()
+    shuffle.shuffle(two)
+    for other in (one, -one, two):
+        assert -1 < stats.correlation(one, other) < 1
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=40))
+def test_benjamini_and_hochberg_lies_between_p_and_holm(values):
+    p = np.array(values)
+    adjusted = stats.benjamini_hochberg(p)
+    assert (adjusted >= p - 1e-12).all()
+    assert (adjusted <= stats.holm(p) + 1e-12).all()
+
+
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=40))
 def test_holm_only_raises_p_and_keeps_their_order(values):
     p = np.array(values)
