@@ -95,18 +95,16 @@ def compare(a: SweepResult, b: SweepResult) -> Comparison:
     """
     matches, unmatched = match(a, b)
     rows = [_row(each, names) for each in matches for names in each.conditions]
-    frame = pd.DataFrame(rows, columns=[*COLUMNS, "sd"])
+    frame = pd.DataFrame(rows, columns=[*COLUMNS, "gained", "lost", "sd"])
     if not (frame["n"] > 0).any():
         raise InputError(f"the two runs have nothing to compare: {'; '.join(unmatched)}")
     frame = frame.astype({"layer": "Int64", "head": "Int64", "n": int})
     frame[["p_adjusted", "detectable"]] = np.nan
     for (_, _, part, *_), family in frame.groupby(FAMILY, sort=False):
-        tests = int(family["p"].notna().sum())
         frame.loc[family.index, "p_adjusted"] = effects.adjusted(family["p"], part)
-        frame.loc[family.index, "detectable"] = [
-            stats.minimum_detectable_mean(int(n), float(sd), tests)
-            for n, sd in family[["n", "sd"]].to_numpy(float)
-        ]
+        # What changes against the run of things does so for no reason, and as much along with it.
+        background = min(family["gained"].sum(), family["lost"].sum()) / max(1, family["n"].sum())
+        frame.loc[family.index, "detectable"] = effects.detectable(family, float(background))
     profiles = [row for each in matches for row in _profiles(each)]
     return Comparison(
         frame=frame[COLUMNS],
@@ -128,19 +126,13 @@ def _row(match: Match, names: tuple[str, str]) -> dict[str, Any]:
     b = effects.paired(intact_b, score_b, two.unit, rng)
     change = (score_b - intact_b) - (score_a - intact_a)
     correlation = stats.correlation(score_a - intact_a, score_b - intact_b)
-    estimates, intervals = (a.effect, b.effect), (a.interval, b.interval)
-    difference, interval = stats.difference(estimates, intervals, correlation)
-    factors = (
-        effects.harm_factor(intact_a, one.chance, one.unit, rng)
-        if one.n_changed[names[0]]
-        else nan,
-        effects.harm_factor(intact_b, two.chance, two.unit, rng)
-        if two.n_changed[names[1]]
-        else nan,
+    binary = one.unit == "accuracy" and stats.is_binary(intact_a, score_a, intact_b, score_b)
+    difference, interval = stats.difference(
+        (a.effect, b.effect), (a.interval, b.interval), correlation
     )
-    harms = (a.effect * factors[0] + 0.0, b.effect * factors[1] + 0.0)  # no minus zero
-    of_harms = (a.interval.scaled(factors[0]), b.interval.scaled(factors[1]))
-    harm, of_harm = stats.difference(harms, of_harms, correlation)
+    harm_a, of_harm_a = effects.harm_of(a, intact_a, one, names[0], rng)
+    harm_b, of_harm_b = effects.harm_of(b, intact_b, two, names[1], rng)
+    harm, of_harm = stats.difference((harm_a, harm_b), (of_harm_a, of_harm_b), correlation)
     return {
         **one.conditions.loc[names[0]].to_dict(),
         "task": one.task,
@@ -155,13 +147,15 @@ def _row(match: Match, names: tuple[str, str]) -> dict[str, Any]:
         "low": interval.low,
         "high": interval.high,
         "p": stats.sign_flip_p(change, rng) if a.n else nan,
-        "harm_a": harms[0],
-        "harm_b": harms[1],
+        "harm_a": harm_a,
+        "harm_b": harm_b,
         "harm_difference": harm,
         "harm_low": of_harm.low,
         "harm_high": of_harm.high,
         "unit": one.unit,
-        "sd": float(change.std(ddof=1)) if a.n > 1 else nan,
+        "gained": int((change > 0).sum()),
+        "lost": int((change < 0).sum()),
+        "sd": None if binary else effects.spread(change),
     }
 
 
@@ -215,11 +209,13 @@ def _mean_difference(
         return nan, stats.UNKNOWN
     counts = np.vstack([np.ones(n), stats.resampled_counts(n, rng)])
     means = (stats.resampled_means(b, counts) - stats.resampled_means(a, counts)).mean(axis=1)
-    interval = stats.percentile_interval(means[1:], n)
-    if interval.low == interval.high and unit == "accuracy":
-        # No example differs: bound it as Tango's interval does.
-        interval = stats.tango(0, 0, n)
-    return float(means[0]), interval
+    center, drawn = float(means[0]), stats.percentile_interval(means[1:], n)
+    if unit != "accuracy":
+        return center, drawn
+    # Few answers that differ give the bootstrap little to draw from: the interval is at least as
+    # wide as Tango's would be if none differed, of all examples at all sites.
+    reach = stats.tango(0, 0, n * n_sites).high
+    return center, stats.Interval(min(drawn.low, center - reach), max(drawn.high, center + reach))
 
 
 def _names(a: SweepResult, b: SweepResult) -> tuple[str, str]:

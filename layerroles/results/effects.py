@@ -83,13 +83,19 @@ def paired(
     return stats.paired_continuous(intact, score, rng)
 
 
-def harm_factor(
-    intact: Float[np.ndarray, " example"], chance: float, unit: str, rng: np.random.Generator
-) -> float:
-    """By what an effect is multiplied to give harm; NaN unless intact is shown above chance."""
-    if np.isnan(chance) or not score_interval(intact, unit, rng).low > chance:
-        return float("nan")
-    return -1 / (mean(intact) - chance)
+def harm_of(
+    effect: stats.PairedEffect,
+    intact: Float[np.ndarray, " example"],
+    cell: Cell,
+    name: str,
+    rng: np.random.Generator,
+) -> tuple[float, stats.Interval]:
+    """The harm of a condition; NaN unless intact is shown above chance and an edit changed it."""
+    skilled = score_interval(intact, cell.unit, rng).low > cell.chance  # not if there is no chance
+    if not skilled or not cell.n_changed[name]:
+        return float("nan"), stats.UNKNOWN
+    factor = -1 / (mean(intact) - cell.chance)
+    return effect.effect * factor + 0.0, effect.interval.scaled(factor)  # no minus zero
 
 
 def score_interval(
@@ -101,10 +107,27 @@ def score_interval(
     return stats.mean_interval(scores, rng)
 
 
+def detectable(family: pd.DataFrame, background: float) -> list[float]:
+    """What each row of a family would show, by its `n`; by its `sd` where scores are not 0/1."""
+    tests = int(family["p"].notna().sum())
+    background = max(stats.LEAST_BACKGROUND, background)
+    return [
+        stats.minimum_detectable(int(n), tests, background)
+        if np.isnan(sd)
+        else stats.minimum_detectable_mean(int(n), sd, tests)
+        for n, sd in family[["n", "sd"]].to_numpy(float).tolist()
+    ]
+
+
 def known(*scores: Float[np.ndarray, " example"]) -> Float[np.ndarray, "kind known"]:
     """The scores of the examples for which all of them are known."""
     table = np.array(scores)
     return table[:, ~np.isnan(table).any(axis=0)]
+
+
+def spread(changes: Float[np.ndarray, " example"]) -> float:
+    """The standard deviation of differences; 0 where there are too few."""
+    return float(changes.std(ddof=1)) if len(changes) > 1 else 0.0
 
 
 def mean(values: Float[np.ndarray, " example"]) -> float:
@@ -117,9 +140,7 @@ def _row(cell: Cell, name: str) -> dict[str, Any]:
     rng = cell.rng(name)
     own = score_interval(score, cell.unit, rng)
     effect = paired(intact, score, cell.unit, rng)
-    n_changed = int(cell.n_changed[name])
-    factor = harm_factor(intact, cell.chance, cell.unit, rng) if n_changed else float("nan")
-    harm = effect.interval.scaled(factor)
+    harm, of_harm = harm_of(effect, intact, cell, name, rng)
     binary = cell.unit == "accuracy" and stats.is_binary(intact, score)
     change = score - intact
     return {
@@ -136,17 +157,17 @@ def _row(cell: Cell, name: str) -> dict[str, Any]:
         "effect": effect.effect,
         "ci_low": effect.interval.low,
         "ci_high": effect.interval.high,
-        "harm": effect.effect * factor + 0.0,  # no minus zero
-        "harm_low": harm.low,
-        "harm_high": harm.high,
+        "harm": harm,
+        "harm_low": of_harm.low,
+        "harm_high": of_harm.high,
         "p": effect.p,
         "n_failed": len(cell.asked[INTACT] & cell.asked[name]) - effect.n,
-        "n_changed": n_changed,
+        "n_changed": int(cell.n_changed[name]),
         **_format(cell, name),
         "noise": cell.noise,
         "unit": cell.unit,
         "gained": int((change > 0).sum()) if binary else None,
-        "sd": float(change.std(ddof=1)) if len(change) > 1 and not binary else None,
+        "sd": None if binary else spread(change),
     }
 
 
@@ -165,15 +186,6 @@ def _format(cell: Cell, name: str) -> dict[str, float]:
 
 
 def _detectable(family: pd.DataFrame) -> list[float]:
-    tests = int(family["p"].notna().sum())
     binary = family[family["gained"].notna()]
     pairs = int(binary["n"].sum())
-    share = float(binary["gained"].sum()) / pairs if pairs else 0.0
-    background = max(stats.LEAST_BACKGROUND, share)
-    found = []
-    for n, gained, sd in family[["n", "gained", "sd"]].astype(float).to_numpy():
-        if np.isnan(gained):
-            found.append(stats.minimum_detectable_mean(int(n), float(sd), tests))
-        else:
-            found.append(stats.minimum_detectable(int(n), tests, background))
-    return found
+    return detectable(family, float(binary["gained"].sum()) / pairs if pairs else 0.0)
