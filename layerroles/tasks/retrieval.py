@@ -14,6 +14,7 @@ Example:
 
 import json
 import random
+import re
 import uuid
 from dataclasses import dataclass
 from typing import ClassVar
@@ -93,7 +94,10 @@ class KVRetrieval(Generated):
         )
 
     def grade(self, response: str, example: Example) -> Grade:
-        """Strict: the value in its quotes and nothing else. Flexible: quotes do not matter."""
+        """Strict: the value in its quotes and nothing else. Flexible: quotes do not matter.
+
+        Form: some value in its quotes and nothing else.
+        """
         line = response.strip().split("\n", 1)[0]
         for end in (",", "}"):
             line = line.split(end, 1)[0]
@@ -103,6 +107,7 @@ class KVRetrieval(Generated):
             strict=line == example.answer,
             flexible=bare.casefold() == example.answer.strip('"').casefold(),
             answered=bool(bare),
+            form=re.fullmatch(r'"[^"]+"', line) is not None,
         )
 
 
