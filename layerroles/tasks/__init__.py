@@ -12,3 +12,4 @@ from layerroles.tasks.language import Copying as Copying
 from layerroles.tasks.local import Local as Local
 from layerroles.tasks.reasoning import WordProblems as WordProblems
 from layerroles.tasks.retrieval import KVRetrieval as KVRetrieval
+from layerroles.tasks.texts import PlainText as PlainText
