@@ -38,7 +38,8 @@ EVERY = [
 @pytest.fixture
 def task(tmp_path: Path) -> lr.Task:
     file = tmp_path / "mmlu.jsonl"
-    file.write_text(json.dumps(ITEM) + "\n")
+    other = {**ITEM, "prompt": "Which is a prime?\nAnswer:"}
+    file.write_text("".join(json.dumps(item) + "\n" for item in (ITEM, other)))
     return lr.task(f"local:{file}", max_gen_toks=4)
 
 
@@ -57,6 +58,7 @@ def test_one_item_under_every_protocol(task: lr.Task, tmp_path: Path) -> None:
     ]
     plain, auto = (each.frame.set_index(["condition", "protocol"]) for each in found)
     assert set(plain.xs("intact").index) == set(EVERY)
+    assert len(plain) == 2 * 2 * len(EVERY)
     assert (plain.status == "ok").all()
     assert plain.response.tolist() == auto.response.tolist()
     np.testing.assert_allclose(plain.score, auto.score, atol=1e-4)
@@ -117,7 +119,7 @@ def test_labels_and_parameters() -> None:
         ("continuation[byte]", "parameter 'byte' is not of the form key=value"),
         ("letter[norm=sum]", "has no parameter 'norm': known are none"),
         ("continuations", "unknown protocol 'continuations': did you mean 'continuation'"),
-        ("generation[max_gen_toks=few]", "max_gen_toks='few' is not a whole number"),
+        ("generation[max_gen_toks=-1]", "max_gen_toks=-1 is not a whole number from 0 to"),
     ]:
         with pytest.raises(lr.InputError) as caught:
             protocol(label)
