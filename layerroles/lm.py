@@ -18,7 +18,7 @@ from layerroles.ablations import INTACT, Condition
 from layerroles.chat import chat_text
 from layerroles.engine import Engine, Scored, prefix_ids, scored, written
 from layerroles.models import encode, prepared
-from layerroles.tasks.lm_eval import generation_options
+from layerroles.tasks.harness import generation_options
 
 
 class AblatedLM(TemplateLM):  # type: ignore[misc]

@@ -197,10 +197,20 @@ def model_folder(name: str) -> Path:
 def encode(model: TransformerBridge, text: str) -> list[int]:
     """Token ids with the tokenizer's own default for special tokens, as lm-eval does.
 
-    (A bridge's `to_tokens` prepends a BOS token; the tokenizers of many models do not.)
+    (A bridge's `to_tokens` prepends a BOS token; the tokenizers of many models do not.) A text that
+    begins with the BOS token, as chat templates write it, does not get another.
     """
-    ids: list[int] = prepared(model).tokenizer(text)["input_ids"]
+    ids: list[int] = tokenized(model, text)["input_ids"]
     return ids
+
+
+def tokenized(model: TransformerBridge, text: str, *, offsets: bool = False) -> Any:
+    """What the tokenizer makes of a text, see `encode`; `offsets` adds where its tokens are."""
+    tokenizer = prepared(model).tokenizer
+    options: dict[str, Any] = {"return_offsets_mapping": True} if offsets else {}
+    if tokenizer.bos_token and text.startswith(tokenizer.bos_token):
+        options["add_special_tokens"] = False
+    return tokenizer(text, **options)
 
 
 def forward(

@@ -1,12 +1,14 @@
 """Names for things that users can add: ablations, tasks, protocols, probes.
 
 A registry checks the base class, refuses a name twice and answers an unknown name with the
-nearest known one.
+nearest known one. A label is a name with parameters in brackets, as in `kv_retrieval[pairs=20]`.
 """
 
+import dataclasses
 import difflib
-from collections.abc import Callable, Iterator
-from typing import Generic, TypeVar
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Generic, TypeVar
 
 from layerroles.errors import InputError
 
@@ -52,6 +54,27 @@ class Registry(Generic[T]):
         except KeyError:
             raise InputError(unknown(self.kind, name, self._classes)) from None
 
+    def make(self, name: str, parameters: Mapping[str, object]) -> T:
+        """An instance of the class called `name`, a dataclass whose fields are its parameters.
+
+        Raises:
+            InputError: unknown name or parameter, or a value that the class does not take.
+        """
+        cls = self[name]
+        fields = {field.name: field for field in _fields(cls)}
+        for given in parameters:
+            if given not in fields:
+                known = ", ".join(fields) or "none"
+                raise InputError(
+                    f"{self.kind} {name!r} has no parameter {given!r}: known are {known}"
+                )
+        try:
+            return cls(**parameters)
+        except InputError:
+            raise
+        except (TypeError, ValueError) as error:
+            raise InputError(f"{self.kind} {name!r}: {error}") from error
+
     def __iter__(self) -> Iterator[str]:
         return iter(sorted(self._classes))
 
@@ -69,6 +92,43 @@ class Registry(Generic[T]):
         )
 
 
+def label_of(name: str, made: object) -> str:
+    """The name with every parameter that is not the default, as in `kv_retrieval[pairs=20]`."""
+    changed = [
+        f"{field.name}={getattr(made, field.name)}"
+        for field in _fields(made)
+        if getattr(made, field.name) != field.default
+    ]
+    return f"{name}[{','.join(changed)}]" if changed else name
+
+
+def read_label(kind: str, label: str) -> tuple[str, dict[str, object]]:
+    """The name and the parameters that a label says; whole numbers are read as such.
+
+    Raises:
+        InputError: a parameter is not of the form key=value.
+
+    Example:
+        >>> read_label("task", "kv_retrieval[pairs=20,key_style=hex]")
+        ('kv_retrieval', {'pairs': 20, 'key_style': 'hex'})
+    """
+    match = re.fullmatch(r"(?P<name>[^\[\]]+)\[(?P<given>.*)\]", label)
+    if not match:
+        return label, {}
+    parameters: dict[str, object] = {}
+    for pair in filter(None, match["given"].split(",")):
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise InputError(
+                f"{kind} {match['name']!r}: parameter {pair!r} is not of the form key=value"
+            )
+        try:
+            parameters[key.strip()] = int(value)
+        except ValueError:
+            parameters[key.strip()] = value.strip()
+    return match["name"], parameters
+
+
 def unknown(kind: str, name: str, known: "Registry[T] | dict[str, type[T]] | list[str]") -> str:
     """The line that answers an unknown name: what it was, the nearest known, all known."""
     names = sorted(known)
@@ -81,6 +141,10 @@ def nearest(name: str, known: list[str]) -> str | None:
     """The known name that a misspelt one is most like, if any is."""
     near = difflib.get_close_matches(name.casefold(), known, n=1)
     return near[0] if near else None
+
+
+def _fields(made: object) -> tuple["dataclasses.Field[Any]", ...]:
+    return dataclasses.fields(made) if dataclasses.is_dataclass(made) else ()
 
 
 def _identity(cls: type) -> tuple[str, str]:

@@ -35,7 +35,9 @@ CREATE TABLE IF NOT EXISTS examples (
 ) WITHOUT ROWID;
 """
 # What must be the same when a run goes on; anything else may grow or is only recorded.
-_SAME = (("model", "weights"), ("model", "dtype"), ("seed",))
+_SAME = (("model", "weights"), ("model", "dtype"), ("seed",), ("chat",))
+# What folders of an earlier version do not say.
+_EARLIER: dict[str, Any] = {"chat": False, "noise_floor": []}
 
 
 class Store:
@@ -54,6 +56,30 @@ class Store:
         ):
             found.setdefault((key[0], key[1], key[2]), set()).add(example)
         return found
+
+    def answers(self, condition: str, task: str, protocol: str) -> dict[str, dict[str, Any]]:
+        """The rows of one condition in one cell: values of `ROW` by name, by example."""
+        found = self._db.execute(
+            f"SELECT example, {', '.join(ROW)} FROM rows "
+            "WHERE condition = ? AND task = ? AND protocol = ?",
+            (condition, task, protocol),
+        )
+        return {id: dict(zip(ROW, values, strict=True)) for id, *values in found}
+
+    def cell(self, task: str, protocol: str) -> dict[str, Any]:
+        """A cell of the manifest; what is changed in it is kept by `save_manifest`."""
+        (found,) = (
+            cell
+            for cell in self.manifest["cells"]
+            if (cell["task"], cell["protocol"]) == (task, protocol)
+        )
+        cell: dict[str, Any] = found
+        return cell
+
+    def add_noise_floor(self, floor: dict[str, Any]) -> None:
+        """Note a cell's noise floor in the manifest, in the place of one on fewer examples."""
+        keys = ("task", "protocol")
+        self.manifest["noise_floor"] = _union(self.manifest["noise_floor"], [floor], keys)
 
     def add_examples(self, task: str, protocol: str, examples: Mapping[str, Sequence[str]]) -> None:
         """Note what is asked; `examples` maps ids to the values of `EXAMPLE`, in order.
@@ -171,6 +197,7 @@ def _merged(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
     known = _read_manifest(folder)
     if known is None:
         return manifest
+    known = _EARLIER | known
     for path in _SAME:
         old, new = _at(known, path), _at(manifest, path)
         if old != new:
@@ -193,6 +220,7 @@ def _merged(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
         "created": known["created"],
         "seconds": known["seconds"],
         "executors": known.get("executors", []),
+        "noise_floor": known["noise_floor"],
         "limit": max(known["limit"], manifest["limit"]),
         "cells": _union(known["cells"], manifest["cells"], ("task", "protocol")),
         "conditions": _union(known["conditions"], manifest["conditions"], ("hash",)),
@@ -214,9 +242,12 @@ def _union(
     merged = {tuple(item[key] for key in keys): item for item in old}
     for item in new:
         before = merged.get(tuple(item[key] for key in keys), {})
-        # A smaller limit than before takes nothing away, and what has a name keeps it.
+        # A smaller limit than before takes nothing away; what has a name keeps it, and what was
+        # estimated on as many examples.
         if before.get("n", 0) <= item.get("n", 0):
             kept = {"name": before["name"]} if "name" in before else {}
+            if "chance_from" in before and before.get("n") == item.get("n"):
+                kept |= {key: before[key] for key in ("chance", "chance_from")}
             merged[tuple(item[key] for key in keys)] = item | kept
     return list(merged.values())
 

@@ -18,23 +18,24 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 from transformer_lens.model_bridge import TransformerBridge
 
-from layerroles import __version__
+from layerroles import __version__, again
 from layerroles.ablations import INTACT, Condition
+from layerroles.chat import check_template
 from layerroles.engine import Engine
 from layerroles.errors import InputError
+from layerroles.frame import read as read
 from layerroles.models import provenance
 from layerroles.progress import progress
-from layerroles.protocols import PROTOCOLS, Answer, Asked, Harness, Protocol
+from layerroles.protocols import Answer, Asked, Harness, Protocol, protocol
+from layerroles.protocols.coherence import add_coherence
 from layerroles.results import SweepResult
-from layerroles.store import ROW, Key, Store, opened, read_run
+from layerroles.store import ROW, Key, Store, opened
 from layerroles.tasks import Example, LmEval, Task
 
 # Conditions that are asked together: what they have in common is computed once.
 _CONDITIONS_AT_ONCE = 64
-_LATER = ["strict", "form", "thought", "details"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,8 +48,8 @@ class Cell:
 
     @property
     def names(self) -> tuple[str, str]:
-        """Task label and protocol name, as in the rows."""
-        return self.task.label, self.protocol.name
+        """Task and protocol label, as in the rows."""
+        return self.task.label, self.protocol.label
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,15 +76,20 @@ class Sweep:
         model: from `load` or `prepare`.
         tasks: whose examples are asked.
         conditions: under which they are asked; the intact model is always added.
-        protocols: names of protocols, under each of which every task is asked.
+        protocols: under each of which every task is asked that does not name its own: labels such
+            as `"continuation[norm=byte]"`, or protocols.
         limit: examples of each task.
         seed: of the tasks' examples.
         engine: by default `Engine(model)`.
+        chat: ask in the template of the model's tokenizer, shots as turns.
+        coherence: measure how likely the intact model finds what was written under each condition.
+        noise_floor: ask the intact model once more in batches of another shape, and note how many
+            answers change.
 
     Raises:
         InputError: nothing to run, an unknown protocol, a task that a protocol cannot ask, a limit
-            below 1, two conditions of one name, a site that the model lacks, or a reference that
-            holds an example that is asked.
+            below 1, two conditions of one name, a site that the model lacks, a reference that
+            holds an example that is asked, or a chat with a model that has no template.
     """
 
     def __init__(
@@ -92,10 +98,13 @@ class Sweep:
         tasks: Sequence[Task],
         conditions: Sequence[Condition],
         *,
-        protocols: Sequence[str] = ("continuation", "generation"),
+        protocols: Sequence[str | Protocol] = ("continuation", "generation"),
         limit: int = 32,
         seed: int = 0,
         engine: Engine | None = None,
+        chat: bool = False,
+        coherence: bool = True,
+        noise_floor: bool = True,
     ) -> None:
         if limit < 1:
             raise InputError(f"limit={limit} asks nothing: use a limit of 1 or more")
@@ -103,10 +112,15 @@ class Sweep:
             raise InputError("a sweep needs at least one task and one protocol")
         if engine is not None and engine.model is not model:
             raise InputError("the sweep's engine is one of another model: use Engine(model)")
+        if chat:
+            check_template(model)
         self.model = model
         self.conditions = _distinct([INTACT, *conditions])
         self.limit = limit
         self.seed = seed
+        self.chat = chat
+        self.coherence = coherence
+        self.noise_floor = noise_floor
         self.cells = _cells(tasks, protocols, limit, seed)
         self._engine = engine
         for condition in self.conditions:
@@ -128,7 +142,7 @@ class Sweep:
         }
         with opened(Path(path), self._manifest(engine)) as store:
             for cell in self.cells:
-                store.add_examples(*cell.names, _described(cell))
+                store.add_examples(*cell.names, self._described(cell))
             work = list(self._work(store))
             with progress(sum(unit.n_rows for unit in work), "sweep") as advance:
                 for unit in work:
@@ -138,13 +152,15 @@ class Sweep:
                         for c in unit.cells
                     ]
                     for cell, condition in self._do(store, engine, unit, ready):
-                        names = f"{cell.task.label}, {cell.protocol.name}, {condition.name}"
+                        names = f"{', '.join(cell.names)}, {condition.name}"
                         advance(len(unit.examples), names)
+            for cell in self.cells:
+                self._ask_again(store, engine, cell, asked[cell.names])
         return read(path)
 
     def _prepare(self, engine: Engine, cell: Cell, examples: list[Example]) -> Asked:
         try:
-            return cell.protocol.prepare(engine, cell.task, examples)
+            return cell.protocol.prepare(engine, cell.task, examples, chat=self.chat)
         except InputError as error:
             raise InputError(f"task {cell.task.label!r}: {error}") from error
 
@@ -188,27 +204,85 @@ class Sweep:
         was interrupted computes the same together again.
         """
         began = time.monotonic()
-        rows: dict[int, dict[Key, dict[str, tuple[object, ...]]]] = {}
+        answered: dict[int, dict[int, list[Any]]] = {}  # by the places of conditions and cells
         apart = all(each.apart for each in asked)
         whole: set[int] = set()
         requests = [each.requests for each in asked]
         for which, place, found in engine.answer_each(requests, unit.conditions):
-            cell, condition = unit.cells[which], unit.conditions[place]
-            mine = rows.setdefault(place, {})
-            mine[condition.hash, *cell.names] = {
-                example.id: _values(answer)
-                for example, answer in zip(unit.examples, asked[which].judge(found), strict=True)
-            }
+            mine = answered.setdefault(place, {})
+            mine[which] = found
             if len(mine) == len(unit.cells):
                 whole.add(place)
             if whole and (apart or len(whole) == len(unit.conditions)):
-                store.add_rows({key: row for each in whole for key, row in rows.pop(each).items()})
+                ready = {each: answered.pop(each) for each in sorted(whole)}
+                store.add_rows(self._rows(engine, unit, asked, ready))
                 whole.clear()
                 store.manifest["seconds"] += time.monotonic() - began
                 store.manifest["executors"] = sorted({*store.manifest["executors"], *engine.used})
                 store.save_manifest()
                 began = time.monotonic()
-            yield cell, condition
+            yield unit.cells[which], unit.conditions[place]
+
+    def _rows(
+        self,
+        engine: Engine,
+        unit: Unit,
+        asked: Sequence[Asked],
+        answered: dict[int, dict[int, list[Any]]],
+    ) -> dict[Key, dict[str, tuple[object, ...]]]:
+        """The rows of the conditions that are answered."""
+        judged = {
+            (place, which): asked[which].judge(found)
+            for place, each in answered.items()
+            for which, found in each.items()
+        }
+        if self.coherence:
+            found = {(place, which): answered[place][which] for place, which in judged}
+            requests = {(place, which): asked[which].requests for place, which in judged}
+            judged = add_coherence(engine, requests, found, judged)
+        return {
+            (unit.conditions[place].hash, *unit.cells[which].names): {
+                example.id: _values(answer)
+                for example, answer in zip(unit.examples, answers, strict=True)
+            }
+            for (place, which), answers in judged.items()
+        }
+
+    def _ask_again(self, store: Store, engine: Engine, cell: Cell, asked: Asked) -> None:
+        """Ask the intact model once more, where its noise floor or chance is not known yet."""
+        described = store.cell(*cell.names)
+        floor = self.noise_floor and again.needs_floor(
+            store.manifest, cell.names, len(cell.examples)
+        )
+        chance = again.needs_chance(described, asked)
+        if not floor and not chance:
+            return
+        found: list[Any] = []
+        with progress(len(cell.examples), "noise floor") as advance:
+            for some in again.batches(cell.examples):
+                part = self._prepare(engine, cell, list(some))
+                for _, _, answers in engine.answer_each([part.requests], [INTACT]):
+                    found += answers
+                advance(len(some), ", ".join(cell.names))
+        if floor:
+            ids = (example.id for example in cell.examples)
+            judged = dict(zip(ids, asked.judge(found), strict=True))
+            before = store.answers(INTACT.hash, *cell.names)
+            store.add_noise_floor(again.noise_floor(described, before, judged))
+        if chance and (estimate := asked.shuffled(found)) is not None:
+            described |= {"chance": estimate, "chance_from": "shuffled answers"}
+        store.save_manifest()
+
+    def _described(self, cell: Cell) -> dict[str, tuple[str, str, str, str]]:
+        return {
+            example.id: (
+                cell.protocol.prompt(self.model, example, chat=self.chat),
+                example.prompt,
+                example.answer,
+                json.dumps([example.prompt[start:end] for start, end in example.evidence]),
+            )
+            for example in cell.examples
+        }
 
     def _check_evidence(self) -> None:
         needed = next((c for c in self.conditions if c.at == "evidence"), None)
@@ -216,14 +290,21 @@ class Sweep:
             return
         for cell in self.cells:
             for example in cell.examples:
-                if not cell.protocol.evidence(example):
+                prompt = cell.protocol.prompt(self.model, example, chat=self.chat)
+                if not cell.protocol.evidence(example, prompt):
                     raise InputError(
                         f"{needed.name}: task {cell.task.label!r} does not say where the evidence "
-                        f"of example {example.id!r} is, protocol {cell.protocol.name!r}"
+                        f"of example {example.id!r} is, protocol {cell.protocol.label!r}"
                     )
 
     def _check_references(self) -> None:
-        asked = {e.context(worked=w) for c in self.cells for e in c.examples for w in (True, False)}
+        # A plain text has no context: it is what is asked.
+        asked = {
+            example.context(worked=worked) or example.answer
+            for cell in self.cells
+            for example in cell.examples
+            for worked in (True, False)
+        }
         for condition in self.conditions:
             for reference in condition.references:
                 if asked & set(reference.prompts):
@@ -239,12 +320,13 @@ class Sweep:
             "model": (model := provenance(self.model).to_dict()),
             "versions": model.pop("versions"),
             "seed": self.seed,
+            "chat": self.chat,
             "limit": self.limit,
             "cells": [
                 {
                     "task": cell.task.label,
                     "family": cell.task.family,
-                    "protocol": cell.protocol.name,
+                    "protocol": cell.protocol.label,
                     "n": len(cell.examples),
                     "chance": cell.protocol.chance(cell.examples),
                     "unit": cell.protocol.unit,
@@ -253,59 +335,12 @@ class Sweep:
                 for cell in self.cells
             ],
             "conditions": [_condition(condition) for condition in self.conditions],
+            "noise_floor": [],
             "executors": [],
             "command": _command(),
             "seconds": 0.0,
             "machine": f"{platform.machine()}, {os.cpu_count()} CPUs, {model['device']}",
         }
-
-
-def read(path: str | Path) -> SweepResult:
-    """The result of a sweep, from its run folder.
-
-    Raises:
-        InputError: no run folder, or a damaged one.
-    """
-    manifest, rows, examples = read_run(Path(path))
-    conditions = {item["hash"]: item for item in manifest["conditions"]}
-    families = {cell["task"]: cell["family"] for cell in manifest["cells"]}
-    order = {hash: place for place, hash in enumerate(conditions)}
-    rows.sort(key=lambda row: order[row["condition"]])
-    frame = pd.DataFrame(
-        [
-            {
-                "model": manifest["model"]["name"],
-                **_columns(conditions[row["condition"]]),
-                "task": row["task"],
-                "family": families[row["task"]],
-                "protocol": row["protocol"],
-                "example": row["example"],
-                **{name: row.get(name) for name in ROW},
-            }
-            for row in rows
-        ]
-    )
-    if not frame.empty:
-        frame = frame.astype(
-            {
-                "layer": "Int64",
-                "head": "Int64",
-                "score": float,
-                "correct": "boolean",
-                "strict": "boolean",
-                "form": "boolean",
-                "thought": "boolean",
-                "changed": "boolean",
-                "n_tokens": "Int64",
-            }
-        )
-        # What came after the first columns stands behind them.
-        frame = frame[[*(name for name in frame if name not in _LATER), *_LATER]]
-    shown = pd.DataFrame(
-        [{k: e[k] for k in ("task", "example", "prompt", "answer", "evidence")} for e in examples],
-        columns=["task", "example", "prompt", "answer", "evidence"],
-    ).drop_duplicates(["task", "example"], ignore_index=True)
-    return SweepResult(frame=frame, manifest=manifest, examples=shown)
 
 
 def _distinct(conditions: Sequence[Condition]) -> list[Condition]:
@@ -319,35 +354,34 @@ def _distinct(conditions: Sequence[Condition]) -> list[Condition]:
     return list(dict.fromkeys(by_name.values()))
 
 
-def _cells(tasks: Sequence[Task], protocols: Sequence[str], limit: int, seed: int) -> list[Cell]:
-    cells = []
+def _cells(
+    tasks: Sequence[Task], protocols: Sequence[str | Protocol], limit: int, seed: int
+) -> list[Cell]:
     labels = [task.label for task in tasks]
     for label in labels:
         if labels.count(label) > 1:
             raise InputError(f"task {label!r} is given twice")
-    kinds = [PROTOCOLS[name]() for name in dict.fromkeys(protocols)]
+    asked = {each.label: each for each in map(_protocol, protocols)}
+    cells = []
     for task in tasks:
+        own = Harness(task) if isinstance(task, LmEval) else task.protocol
         examples = tuple(task.examples(limit, seed))
-        for protocol in [Harness(task)] if isinstance(task, LmEval) else kinds:
+        for each in asked.values() if own is None else [_protocol(own)]:
             for example in examples:
                 try:
-                    protocol.check(example)
+                    each.check(example)
                 except InputError as error:
                     raise InputError(f"task {task.label!r}: {error}") from error
-            cells.append(Cell(task, protocol, examples))
+            cells.append(Cell(task, each, examples))
     return cells
 
 
-def _described(cell: Cell) -> dict[str, tuple[str, str, str, str]]:
-    return {
-        example.id: (
-            cell.protocol.context(example),
-            example.prompt,
-            example.answer,
-            json.dumps([example.prompt[start:end] for start, end in example.evidence]),
-        )
-        for example in cell.examples
-    }
+def _protocol(given: object) -> Protocol:
+    if isinstance(given, Protocol):
+        return given
+    if isinstance(given, str):
+        return protocol(given)
+    raise InputError(f"{given!r} is neither a protocol nor the label of one")
 
 
 def _values(answer: Answer) -> tuple[object, ...]:
@@ -374,17 +408,4 @@ def _condition(condition: Condition) -> dict[str, Any]:
         "parts": sorted({site.part for site in condition}),
         "heads": sorted({site.head for site in condition if site.head is not None}),
         "parameters": {str(site): edit.parameters() for site, edit in condition.edits.items()},
-    }
-
-
-def _columns(condition: dict[str, Any]) -> dict[str, Any]:
-    layers, parts, heads = (condition[key] for key in ("layers", "parts", "heads"))
-    return {
-        "condition": condition["name"],
-        "ablation": condition["ablation"],
-        "at": condition["at"],
-        "site": "+".join(condition["sites"]),
-        "layer": layers[0] if len(layers) == 1 else None,
-        "part": parts[0] if len(parts) == 1 else "mixed" if parts else "",
-        "head": heads[0] if len(heads) == 1 and len(condition["sites"]) == 1 else None,
     }

@@ -75,9 +75,27 @@ def command(
         str,
         typer.Option(
             metavar="NAME,...",
-            help="How it is asked: continuation, letter, answer_logprob, generation.",
+            help="How it is asked, parameters in brackets: generation, letter, answer_logprob, "
+            "chain_logprob, continuation\\[norm=byte]; its norms are sum, token, byte and "
+            "unconditional. plain_text is always asked under text_logprob.",
         ),
     ] = "continuation,generation",
+    chat: Annotated[
+        bool, typer.Option("--chat", help="Ask in the chat template of the model's tokenizer.")
+    ] = False,
+    coherence: Annotated[
+        bool,
+        typer.Option(
+            help="Measure how likely the intact model finds what was written, in nats per token."
+        ),
+    ] = True,
+    noise_floor: Annotated[
+        bool,
+        typer.Option(
+            help="Ask the intact model once more, in batches of another shape, and note how many "
+            "answers change."
+        ),
+    ] = True,
     limit: Annotated[int, typer.Option(metavar="N", help="Examples of each task.")] = 32,
     num_fewshot: Annotated[
         int | None,
@@ -154,7 +172,16 @@ def command(
     ]
     engine = lr.Engine(bridge, executor=cast("ExecutorName", executor), memory=memory)
     sweep = lr.Sweep(
-        bridge, asked, conditions, protocols=ways, limit=limit, seed=seed, engine=engine
+        bridge,
+        asked,
+        conditions,
+        protocols=ways,
+        limit=limit,
+        seed=seed,
+        engine=engine,
+        chat=chat,
+        coherence=coherence,
+        noise_floor=noise_floor,
     )
     try:
         result = sweep.run(out)
@@ -184,13 +211,14 @@ def known_protocols(text: str) -> list[str]:
     """The protocols that `--protocols` names.
 
     Raises:
-        InputError: unknown protocol, or one named twice.
+        InputError: unknown protocol or parameter, a value that it does not take, or one named
+            twice.
     """
-    from layerroles.protocols import PROTOCOLS
+    from layerroles.protocols import protocol
 
     names = split_list(text, "--protocols")
     for name in names:
-        PROTOCOLS[name]
+        protocol(name)
     return names
 
 

@@ -14,7 +14,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from layerroles.ablations import Prompt
 from layerroles.errors import InputError
-from layerroles.models import encode, prepared
+from layerroles.models import encode, prepared, tokenized
 
 log = logging.getLogger(__name__)
 
@@ -192,10 +192,9 @@ def _evidence(
     """Which of a text's first `n` tokens lie in the spans, in whole or in part."""
     if not spans:
         return None if spans is None else ()
-    tokenizer = prepared(model).tokenizer
-    if not tokenizer.is_fast:  # it does not tell where its tokens are in the text
+    if not prepared(model).tokenizer.is_fast:  # it does not tell where its tokens are in the text
         return None
-    offsets = tokenizer(text, return_offsets_mapping=True)["offset_mapping"][:n]
+    offsets = tokenized(model, text, offsets=True)["offset_mapping"][:n]
     return tuple(
         position
         for position, (start, end) in enumerate(offsets)

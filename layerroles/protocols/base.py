@@ -9,9 +9,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
-from layerroles.engine import Engine, Score, Scored, Writing, Written, scored, written
+from transformer_lens.model_bridge import TransformerBridge
+
+from layerroles.engine import Engine, Scored, Written
 from layerroles.errors import InputError
-from layerroles.registry import Registry
+from layerroles.protocols.chat import templated
+from layerroles.protocols.turns import Turn
+from layerroles.registry import Registry, label_of, read_label
 from layerroles.tasks import Example, Task
 
 Unit = Literal["accuracy", "score", "nats", "nats per token", "nats per byte"]
@@ -22,7 +26,7 @@ class Answer:
     """What one example came to under one condition.
 
     Attributes:
-        score: 1 or 0 for right or wrong, or nats per token; NaN if `status` is not `"ok"`.
+        score: 1 or 0 for right or wrong, or nats per token or byte; NaN if `status` is not `"ok"`.
         correct: whether the answer was right; None where the protocol does not say.
         strict: whether it stood where and how the shots put it; None outside generation.
         outcome: `"correct"`, or how it failed; empty where the protocol does not say.
@@ -51,7 +55,7 @@ class Answer:
 
 
 class Protocol(ABC):
-    """A way of asking. Subclasses are frozen dataclasses.
+    """A way of asking. Subclasses are frozen dataclasses; their fields are parameters.
 
     Class attributes:
         unit: what a score is.
@@ -63,6 +67,11 @@ class Protocol(ABC):
     def name(self) -> str:
         """The registered name, such as `generation`."""
         return PROTOCOLS.name_of(type(self))
+
+    @property
+    def label(self) -> str:
+        """The name with every parameter that is not the default: `continuation[norm=byte]`."""
+        return label_of(self.name, self)
 
     @abstractmethod
     def check(self, example: Example) -> None:
@@ -76,11 +85,26 @@ class Protocol(ABC):
     def context(self, example: Example) -> str:
         """The text that the model reads before it answers."""
 
-    def evidence(self, example: Example) -> list[tuple[int, int]] | None:
-        """Where the example's evidence is in `context(example)`; None if it has none there."""
+    def turns(self, example: Example) -> list[Turn]:
+        """The same as turns of a chat; by default the whole context is what the user says."""
+        return [Turn("user", self.context(example))]
+
+    def prompt(self, model: TransformerBridge, example: Example, *, chat: bool) -> str:
+        """What this model reads: the context, or in a chat its turns in the model's template.
+
+        Raises:
+            InputError: a chat with a model that has no template.
+        """
+        return templated(model, self.turns(example)) if chat else self.context(example)
+
+    def evidence(
+        self, example: Example, context: str | None = None
+    ) -> list[tuple[int, int]] | None:
+        """Where the example's evidence is in a context, by default its own; None if nowhere."""
         if not example.evidence:
             return None
-        context = self.context(example)
+        if context is None:
+            context = self.context(example)
         # The question stands last; what asks for its answer may be put anew.
         before = context.rfind(example.prompt.removesuffix("Answer:").rstrip())
         if before < 0:
@@ -97,8 +121,10 @@ class Protocol(ABC):
         return {}
 
     @abstractmethod
-    def prepare(self, engine: Engine, task: Task, examples: Sequence[Example]) -> "Asked":
-        """Encode the requests for these examples."""
+    def prepare(
+        self, engine: Engine, task: Task, examples: Sequence[Example], *, chat: bool = False
+    ) -> "Asked":
+        """Encode the requests for these examples; `chat` puts them into the model's template."""
 
 
 class Asked(ABC):
@@ -117,91 +143,29 @@ class Asked(ABC):
     def judge(self, found: Sequence[Any]) -> list[Answer]:
         """Each example's answer, from the model's answers to the requests."""
 
+    def shuffled(self, found: Sequence[Any]) -> float | None:
+        """Estimate the score of guessing: the mean score if right answers were dealt out anew.
 
-@dataclass(frozen=True)
-class AskedScores(Asked):
-    """Likelihood requests, some for each example, and how their scores become an answer."""
-
-    protocol: "LikelihoodProtocol"
-    examples: Sequence[Example]
-    requests: list[Scored]
-    n_each: list[int]
-
-    apart: ClassVar[bool] = True
-
-    def judge(self, found: Sequence[Score]) -> list[Answer]:
-        """Judge each example by the scores of its continuations."""
-        left = iter(found)
-        return [
-            self.protocol.judge(example, [next(left) for _ in range(n)])
-            for example, n in zip(self.examples, self.n_each, strict=True)
-        ]
-
-
-class LikelihoodProtocol(Protocol):
-    """A protocol that compares or reports likelihoods of given continuations."""
-
-    @abstractmethod
-    def continuations(self, example: Example) -> list[str]:
-        """What is scored after the context, leading spaces included."""
-
-    @abstractmethod
-    def judge(self, example: Example, scores: list[Score]) -> Answer:
-        """An answer from the continuations' scores."""
-
-    def prepare(self, engine: Engine, task: Task, examples: Sequence[Example]) -> Asked:
-        """Encode a request for each continuation of each example."""
-        texts = [self.continuations(example) for example in examples]
-        pairs = [
-            (self.context(example), text)
-            for example, each in zip(examples, texts, strict=True)
-            for text in each
-        ]
-        evidence = [
-            self.evidence(example)
-            for example, each in zip(examples, texts, strict=True)
-            for _ in each
-        ]
-        requests = scored(engine.model, pairs, evidence)
-        return AskedScores(self, examples, requests, [len(each) for each in texts])
-
-
-@dataclass(frozen=True)
-class AskedWritings(Asked):
-    """Generation requests, one for each example."""
-
-    protocol: "GenerationProtocol"
-    task: Task
-    examples: Sequence[Example]
-    requests: list[Written]
-
-    apart: ClassVar[bool] = False  # rows of several conditions are decoded in one batch
-
-    def judge(self, found: Sequence[Writing]) -> list[Answer]:
-        """Judge what was written for each example."""
-        return [
-            self.protocol.judge(self.task, example, writing)
-            for example, writing in zip(self.examples, found, strict=True)
-        ]
-
-
-class GenerationProtocol(Protocol):
-    """A protocol that lets the model write and reads its answer from the text."""
-
-    @abstractmethod
-    def judge(self, task: Task, example: Example, writing: Writing) -> Answer:
-        """An answer from what was written."""
-
-    def prepare(self, engine: Engine, task: Task, examples: Sequence[Example]) -> Asked:
-        """Encode a request for each example, with the task's own stopping rules."""
-        options = {"until": task.until, "max_gen_toks": task.max_gen_toks}
-        asked = [(self.context(example), options) for example in examples]
-        evidence = [self.evidence(example) for example in examples]
-        return AskedWritings(self, task, examples, written(engine.model, asked, evidence))
+        Asked for where a protocol whose scores are accuracies cannot state its chance; None where
+        it cannot be told this way either.
+        """
+        return None
 
 
 PROTOCOLS: Registry[Protocol] = Registry("protocol", Protocol)
 register = PROTOCOLS.register
+
+
+def protocol(label: str, **parameters: object) -> Protocol:
+    """Make a protocol by its name: `protocol("continuation", norm="byte")`.
+
+    A label works too: `protocol("continuation[norm=byte]")`.
+
+    Raises:
+        InputError: unknown protocol or parameter, or a value that the protocol does not take.
+    """
+    name, given = read_label("protocol", label)
+    return PROTOCOLS.make(name, {**given, **parameters})
 
 
 def need_choices(name: str, example: Example) -> None:

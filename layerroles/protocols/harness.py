@@ -11,13 +11,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from transformer_lens.model_bridge import TransformerBridge
+
 from layerroles.chat import chat_text
 from layerroles.engine import Engine, Score, Scored, Writing, Written, scored, written
 from layerroles.errors import InputError
 from layerroles.protocols.base import Answer, Asked, Protocol, Unit
-from layerroles.protocols.outcome import outcome
+from layerroles.protocols.outcome import distinct, outcome, repetition
+from layerroles.protocols.thinking import Said, opens, said
 from layerroles.tasks import Example, Grade, LmEval, Task
-from layerroles.tasks.lm_eval import generation_options
+from layerroles.tasks.harness import generation_options
 
 # What lm-eval's regular expressions give where they find nothing.
 _NOTHING = "[invalid]"
@@ -44,6 +47,11 @@ class Harness(Protocol):
             if all(len(choice) == 1 and choice.isalpha() for choice in choices):
                 return "letter"
         return "continuation"
+
+    @property
+    def label(self) -> str:
+        """The name: the task tells everything else."""
+        return self.name
 
     @property
     def unit(self) -> Unit:  # type: ignore[override]
@@ -82,6 +90,10 @@ class Harness(Protocol):
     def context(self, example: Example) -> str:
         """What the model reads, shots included."""
         return example.prompt
+
+    def prompt(self, model: TransformerBridge, example: Example, *, chat: bool) -> str:
+        """The context; lm-eval itself puts it into the template."""
+        return self.context(example)
 
     def chance(self, examples: Sequence[Example]) -> float | None:
         """As the task states it, or one over the number of choices; None where text is written."""
@@ -216,11 +228,17 @@ class AskedTexts(AskedInstances):
 
     def judge(self, found: Sequence[Writing]) -> list[Answer]:
         """Judge each example by lm-eval's filters and metrics."""
-        responses = [(one.text, one) for one in found]
+        prompts = (instances[0].arguments[0] for instances in self.instances)
+        parts = [
+            said(one.text, opened=opens(prompt)) for one, prompt in zip(found, prompts, strict=True)
+        ]
+        # Thinking is none of the answer, and blanks after it neither.
+        texts = [each.answer.lstrip() if each.closed else each.answer for each in parts]
+        answers = self.read(list(zip(texts, found, strict=True)))
         return [
-            self._answer(example, instances, writings[0], metrics)
-            for example, instances, (writings, metrics) in zip(
-                self.examples, self.instances, self.read(responses), strict=True
+            self._answer(example, instances, writing, each, metrics)
+            for example, instances, writing, each, (_, metrics) in zip(
+                self.examples, self.instances, found, parts, answers, strict=True
             )
         ]
 
@@ -246,6 +264,7 @@ class AskedTexts(AskedInstances):
         example: Example,
         instances: list[Any],
         writing: Writing,
+        parts: Said,
         metrics: dict[str, dict[str, Any]],
     ) -> Answer:
         value, name = self.score(example, metrics)
@@ -256,22 +275,32 @@ class AskedTexts(AskedInstances):
         if _STRICT in metrics:
             form = read[_STRICT] != _NOTHING
             strict = bool(metrics[_STRICT].get(metric) == 1) if binary else None
-        answered = bool(writing.text.strip()) and read[name] != _NOTHING
+        answered = bool(parts.answer.strip()) and read[name] != _NOTHING
         right = value == 1 if binary else None
         grade = Grade(strict=bool(strict), flexible=bool(right), answered=answered)
         fine = writing.finite
+        kind = outcome(parts.answer, grade, ended=writing.ended) if fine and binary else ""
         return Answer(
             score=value if fine else float("nan"),
             correct=right if fine else None,
             strict=strict if fine else None,
-            outcome=outcome(writing.text, grade, ended=writing.ended) if fine and binary else "",
-            response=writing.text,
+            outcome="truncated" if parts.closed is False and kind else kind,
+            response=parts.answer,
             status="ok" if fine else "not finite",
             changed=writing.changed,
             n_tokens=writing.n_tokens,
             form=form if fine else None,
-            details=_flat(metrics) if fine else {},
+            thought=parts.closed,
+            details={**_written(writing.text), **_flat(metrics)} if fine else {},
         )
+
+
+def _written(text: str) -> dict[str, float | None]:
+    return {
+        "repetition": repetition(text),
+        "distinct_1": distinct(text, 1),
+        "distinct_2": distinct(text, 2),
+    }
 
 
 def _enough(task: LmEval, examples: Sequence[Example]) -> int:

@@ -7,8 +7,13 @@ from typing import ClassVar
 
 from layerroles.engine import Score
 from layerroles.errors import InputError
-from layerroles.protocols.base import Answer, LikelihoodProtocol, Unit, need_choices, register
+from layerroles.protocols.base import Answer, Unit, need_choices, register
+from layerroles.protocols.scoring import LikelihoodProtocol, measured
+from layerroles.protocols.turns import Turn, as_text, bare
 from layerroles.tasks import Example
+from layerroles.tasks.parameters import one_of
+
+NORMS = ("sum", "token", "byte", "unconditional")
 
 
 class Choosing(LikelihoodProtocol):
@@ -22,13 +27,24 @@ class Choosing(LikelihoodProtocol):
         """One over the number of choices, on average."""
         return sum(1 / len(example.choices) for example in examples) / len(examples)
 
+    def compared(self, example: Example, scores: list[Score]) -> list[float]:
+        """What decides between the choices; by default their continuations' nats."""
+        return [score.logprob for score in scores]
+
     def judge(self, example: Example, scores: list[Score]) -> Answer:
-        """Right if the right choice is likeliest; ties count as wrong."""
+        """Right if the right choice is likeliest; ties count as wrong.
+
+        Details: `logprobs`, nats of each choice in the order of the choices, and `margin`, of the
+        right one over the best other in what is compared.
+        """
+        n = len(example.choices)
         finite = all(score.finite for score in scores)
         right = example.choices.index(example.answer)
-        best = max(range(len(scores)), key=lambda index: scores[index].logprob)
-        others = (s.logprob for i, s in enumerate(scores) if i != right)
-        correct = finite and scores[right].logprob > max(others)
+        compared = self.compared(example, scores)
+        best = max(range(n), key=lambda index: compared[index])
+        margin = compared[right] - max(compared[i] for i in range(n) if i != right)
+        correct = finite and margin > 0
+        logprobs = [score.logprob for score in scores[:n]]
         return Answer(
             score=float(correct) if finite else float("nan"),
             correct=correct if finite else None,
@@ -38,21 +54,68 @@ class Choosing(LikelihoodProtocol):
             status="ok" if finite else "not finite",
             changed=any(score.changed for score in scores),
             n_tokens=sum(score.n_tokens for score in scores),
+            details={"logprobs": logprobs, "margin": margin} if finite else {},
         )
 
 
 @register("continuation")
 @dataclass(frozen=True)
 class Continuation(Choosing):
-    """Compare the likelihoods of the choices' texts, summed over their tokens (lm-eval's `acc`)."""
+    """Compare the likelihoods of the choices' texts.
+
+    Attributes:
+        norm: what is compared. `sum`, over a choice's tokens (lm-eval's `acc`); `token`, the sum
+            over the number of tokens; `byte`, over that of UTF-8 bytes (`acc_bytes`; for ASCII
+            texts `acc_norm`); `unconditional`, how much likelier the context makes the choice:
+            log P(choice | context) - log P(choice) (`acc_mutual_info`).
+    """
+
+    norm: str = "sum"
+
+    def __post_init__(self) -> None:
+        """Check the parameters.
+
+        Raises:
+            InputError: `norm` is none of those above.
+        """
+        one_of("continuation", "norm", self.norm, NORMS, kind="protocol")
 
     def context(self, example: Example) -> str:
         """The question behind its shots, which show bare answers."""
-        return example.context()
+        return as_text(self.turns(example))
+
+    def turns(self, example: Example) -> list[Turn]:
+        """The same as a chat."""
+        return bare(example)
+
+    def evidence(
+        self, example: Example, context: str | None = None
+    ) -> list[tuple[int, int]] | None:
+        """As everywhere; but what is scored after no context at all has no evidence to act on."""
+        return None if self.norm == "unconditional" else super().evidence(example, context)
 
     def continuations(self, example: Example) -> list[str]:
         """Each choice after one space."""
         return [f" {choice}" for choice in example.choices]
+
+    def pairs(self, example: Example, context: str, *, chat: bool) -> list[tuple[str, str]]:
+        """Each choice after the context, and where the norm needs it after nothing."""
+        pairs = super().pairs(example, context, chat=chat)
+        return pairs + [("", text) for _, text in pairs] * (self.norm == "unconditional")
+
+    def compared(self, example: Example, scores: list[Score]) -> list[float]:
+        """Nats, by the norm."""
+        match self.norm:
+            case "token":
+                return [score.logprob / score.n_tokens for score in scores]
+            case "byte":
+                sizes = [len(choice.encode()) for choice in example.choices]
+                return [s.logprob / size for s, size in zip(scores, sizes, strict=True)]
+            case "unconditional":
+                n = len(example.choices)
+                both = zip(scores[:n], scores[n:], strict=True)
+                return [after.logprob - alone.logprob for after, alone in both]
+        return super().compared(example, scores)
 
 
 @register("letter")
@@ -69,8 +132,16 @@ class Letter(Choosing):
 
     def context(self, example: Example) -> str:
         """Question, lettered choices and `Answer:`, behind shots of the same form."""
-        shots = [f"{_lettered(shot)} {_letter(shot)}" for shot in example.shots]
-        return "\n\n".join([*shots, _lettered(example)])
+        return as_text(self.turns(example))
+
+    def turns(self, example: Example) -> list[Turn]:
+        """The same as a chat."""
+        shots = [
+            turn
+            for shot in example.shots
+            for turn in (Turn("user", _lettered(shot)), Turn("assistant", _letter(shot)))
+        ]
+        return [*shots, Turn("user", _lettered(example))]
 
     def continuations(self, example: Example) -> list[str]:
         """Each letter after one space."""
@@ -93,7 +164,11 @@ class AnswerLogprob(LikelihoodProtocol):
 
     def context(self, example: Example) -> str:
         """The question behind its shots, which show bare answers."""
-        return example.context()
+        return as_text(self.turns(example))
+
+    def turns(self, example: Example) -> list[Turn]:
+        """The same as a chat."""
+        return bare(example)
 
     def continuations(self, example: Example) -> list[str]:
         """The answer after one space."""
@@ -102,16 +177,7 @@ class AnswerLogprob(LikelihoodProtocol):
     def judge(self, example: Example, scores: list[Score]) -> Answer:
         """Nats per token of the answer."""
         (score,) = scores
-        return Answer(
-            score=score.logprob / score.n_tokens,
-            correct=None,
-            strict=None,
-            outcome="",
-            response="",
-            status="ok" if score.finite else "not finite",
-            changed=score.changed,
-            n_tokens=score.n_tokens,
-        )
+        return measured(score.logprob / score.n_tokens, scores, {})
 
 
 def _lettered(example: Example) -> str:

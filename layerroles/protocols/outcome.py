@@ -4,6 +4,7 @@ An ablated model that cannot keep a format, stops nowhere or repeats itself has 
 answer wrong, and is not reported as if it had.
 """
 
+from collections.abc import Sequence
 from typing import Literal, get_args
 
 from layerroles.tasks import Grade
@@ -20,15 +21,15 @@ _FEWEST_WORDS = 12
 def outcome(text: str, grade: Grade, *, ended: bool) -> Outcome:
     """Name what a response is.
 
-    In this order: `empty` (nothing but white space), `correct`, `degenerate` (half or more of its
-    4-word runs occurred before in it), `no answer` or `truncated` (no answer can be read; it ended
-    by itself or was cut), `wrong`.
+    In this order: `empty` (nothing but white space), `correct`, `degenerate` (12 words or more, and
+    half or more of its 4-word runs occurred before in it), `no answer` or `truncated` (no answer
+    can be read; it ended by itself or was cut), `wrong`.
     """
     if not text.strip():
         return "empty"
     if grade.flexible:
         return "correct"
-    if repetition(text) >= _REPETITIVE:
+    if len(text.split()) >= _FEWEST_WORDS and repetition(text) >= _REPETITIVE:
         return "degenerate"
     if not grade.answered:
         return "no answer" if ended else "truncated"
@@ -38,10 +39,31 @@ def outcome(text: str, grade: Grade, *, ended: bool) -> Outcome:
     return "wrong"
 
 
+def in_form(grade: Grade, outcome: Outcome) -> bool:
+    """Whether an answer came in the form of the shots, be it right or wrong.
+
+    As the grade says; where it does not, an answer is in form if it is strict, or wrong (a wrong
+    answer has no form that could be told from the right one's).
+    """
+    if outcome not in ("correct", "wrong"):
+        return False
+    return (grade.strict or outcome == "wrong") if grade.form is None else grade.form
+
+
 def repetition(text: str) -> float:
-    """The share of a text's 4-word runs that occurred before in it; 0 for short texts."""
-    words = text.split()
-    if len(words) < _FEWEST_WORDS:
-        return 0.0
-    runs = [tuple(words[i : i + _NGRAM]) for i in range(len(words) - _NGRAM + 1)]
-    return 1 - len(set(runs)) / len(runs)
+    """The share of a text's 4-word runs that occurred before in it; 0 if it has none."""
+    runs = _runs(text.split(), _NGRAM)
+    return 1 - len(set(runs)) / len(runs) if runs else 0.0
+
+
+def distinct(text: str, n: int) -> float | None:
+    """The share of a text's n-word runs that are different (distinct-n); None if it has none.
+
+    After Li et al. 2016, "A Diversity-Promoting Objective Function" (arXiv 1510.03055).
+    """
+    runs = _runs(text.split(), n)
+    return len(set(runs)) / len(runs) if runs else None
+
+
+def _runs(words: Sequence[str], n: int) -> list[tuple[str, ...]]:
+    return [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]

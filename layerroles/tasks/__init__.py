@@ -13,3 +13,4 @@ from layerroles.tasks.lm_eval import LmEval as LmEval
 from layerroles.tasks.local import Local as Local
 from layerroles.tasks.reasoning import WordProblems as WordProblems
 from layerroles.tasks.retrieval import KVRetrieval as KVRetrieval
+from layerroles.tasks.texts import PlainText as PlainText

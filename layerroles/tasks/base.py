@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from layerroles.errors import InputError
-from layerroles.registry import Registry
+from layerroles.registry import Registry, label_of, read_label
 
 FAMILIES = ("retrieval", "knowledge", "reasoning", "commonsense", "language")
 
@@ -30,7 +30,7 @@ class Example:
         choices: possible answers, the right one among them; empty if there are none.
         evidence: character spans `[start, end)` of `prompt` that hold what the answer needs.
         solution: a worked solution that ends in the answer; shown in the worked examples of
-            protocols that generate. Empty where the answer alone is shown.
+            protocols that generate, and what `chain_logprob` scores. Empty where there is none.
         shots: worked examples shown before the question.
     """
 
@@ -59,32 +59,47 @@ class Grade:
         strict: the answer stands where and how the worked examples put it.
         flexible: the right answer was given in some form.
         answered: some answer could be read from the response, right or wrong.
+        form: the answer, right or wrong, stands where and how the worked examples put theirs; None
+            where the task cannot tell that of wrong ones.
     """
 
     strict: bool
     flexible: bool
     answered: bool
+    form: bool | None = None
 
 
 @dataclass(frozen=True)
 class Task(ABC):
     """A named source of examples. Subclasses are frozen dataclasses; their fields are parameters.
 
-    A subclass sets `family`, and where it has to `max_gen_toks`, as a class attribute; a task whose
-    parameters decide makes it a field or a property.
+    A subclass sets `family`, and where it has to `until`, `max_gen_toks` and `protocol`, as class
+    attributes; a task whose parameters decide makes them fields or properties.
 
     Class attributes:
-        until: strings that end a generated answer.
         argument: the parameter that stands behind a colon, as the path in `local:FILE.jsonl`.
     """
 
-    until: ClassVar[tuple[str, ...]] = ("\n",)
     argument: ClassVar[str] = ""
 
     @property
     @abstractmethod
     def family(self) -> str:
         """One of `FAMILIES`."""
+
+    @property
+    def protocol(self) -> object | None:
+        """The one protocol that this task is asked under, whatever a sweep's protocols are.
+
+        A label such as `"text_logprob"`, or a `Protocol`, which need not be registered; None for a
+        task that is asked under all of the sweep's.
+        """
+        return None
+
+    @property
+    def until(self) -> tuple[str, ...]:
+        """Strings that end a generated answer."""
+        return ("\n",)
 
     @property
     def max_gen_toks(self) -> int:
@@ -112,14 +127,9 @@ class Task(ABC):
         """Read a generated response; the default suits answers that are a short text.
 
         Strict: the first line is the answer. Flexible: the answer occurs in it as whole words.
+        Form: it has no more words than an answer takes.
         """
-        line = normalised(response.strip().split("\n", 1)[0])
-        answer = normalised(example.answer)
-        return Grade(
-            strict=line == answer,
-            flexible=re.search(rf"(?<!\w){re.escape(answer)}(?!\w)", line) is not None,
-            answered=bool(line),
-        )
+        return grade_text(response.strip().split("\n", 1)[0], example)
 
     @property
     def name(self) -> str:
@@ -129,12 +139,7 @@ class Task(ABC):
     @property
     def label(self) -> str:
         """The name with every parameter that is not the default, as in `kv_retrieval[pairs=20]`."""
-        changed = [
-            f"{field.name}={getattr(self, field.name)}"
-            for field in dataclasses.fields(self)
-            if getattr(self, field.name) != field.default
-        ]
-        return f"{self.name}[{','.join(changed)}]" if changed else self.name
+        return label_of(self.name, self)
 
     def fingerprint(self, limit: int, seed: int) -> str:
         """A hash of the examples asked for: changes when the task's content changes."""
@@ -155,42 +160,33 @@ def task(name: str, **parameters: object) -> Task:
     Raises:
         InputError: unknown task or parameter, or a value that the task does not take.
     """
-    match = re.fullmatch(r"(?P<name>[^\[\]]+)\[(?P<given>.*)\]", name)
-    if match:
-        name = match["name"]
-        parameters = {**_given(name, match["given"]), **parameters}
+    name, given = read_label("task", name)
+    parameters = {**given, **parameters}
     name, colon, argument = name.partition(":")
-    cls = TASKS[name]
     if colon:
-        if not cls.argument:
+        if not TASKS[name].argument:
             raise InputError(f"task {name!r} takes nothing behind a colon, not {argument!r}")
-        parameters = {cls.argument: argument, **parameters}
-    fields = {field.name: field for field in dataclasses.fields(cls)}
-    for given in parameters:
-        if given not in fields:
-            known = ", ".join(fields) or "none"
-            raise InputError(f"task {name!r} has no parameter {given!r}: known are {known}")
-    try:
-        return cls(**parameters)
-    except InputError:
-        raise
-    except (TypeError, ValueError) as error:
-        raise InputError(f"task {name!r}: {error}") from error
+        parameters = {TASKS[name].argument: argument, **parameters}
+    return TASKS.make(name, parameters)
+
+
+def grade_text(line: str, example: Example) -> Grade:
+    """Read a line as a short text; see `Task.grade`."""
+    found, answer = normalised(line), normalised(example.answer)
+    return Grade(
+        strict=found == answer,
+        flexible=re.search(rf"(?<!\w){re.escape(answer)}(?!\w)", found) is not None,
+        answered=bool(found),
+        form=is_short(line, example),
+    )
+
+
+def is_short(line: str, example: Example) -> bool:
+    """Whether a line has no more words than the longest of answer, choices and shots' answers."""
+    known = [example.answer, *example.choices, *(shot.answer for shot in example.shots)]
+    return 0 < len(line.split()) <= max(len(text.split()) for text in known)
 
 
 def normalised(text: str) -> str:
     """Lower case, without surrounding quotes, full stops and repeated white space."""
     return " ".join(text.split()).strip(" .\"'`").casefold()
-
-
-def _given(name: str, text: str) -> dict[str, object]:
-    parameters: dict[str, object] = {}
-    for pair in filter(None, text.split(",")):
-        key, equals, value = pair.partition("=")
-        if not equals:
-            raise InputError(f"task {name!r}: parameter {pair!r} is not of the form key=value")
-        try:
-            parameters[key.strip()] = int(value)
-        except ValueError:
-            parameters[key.strip()] = value.strip()
-    return parameters

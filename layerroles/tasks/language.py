@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from layerroles.tasks.base import Example, Grade, register
+from layerroles.tasks.base import Example, Grade, is_short, register
 from layerroles.tasks.generated import Generated, with_wrong
 from layerroles.tasks.parameters import whole
 from layerroles.tasks.words import NAMES, PLACES, THINGS
@@ -79,12 +79,16 @@ class Copying(Generated):
         return _example(rng, [_FRAMES[kind], *rng.sample(others, self.clauses - 1)])
 
     def grade(self, response: str, example: Example) -> Grade:
-        """Strict: the text to the letter. Flexible: its words, without case and punctuation."""
+        """Strict: the text to the letter. Flexible: its words, without case and punctuation.
+
+        Form: it has no more words than a text of this length.
+        """
         line = response.strip().split("\n", 1)[0].strip()
         return Grade(
             strict=line == example.answer,
             flexible=_words(line) == _words(example.answer),
             answered=bool(_words(line)),
+            form=is_short(line, example),
         )
 
 

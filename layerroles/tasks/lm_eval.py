@@ -12,55 +12,16 @@ Example:
 """
 
 import functools
-import io
-import logging
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, ClassVar
 
 from layerroles.errors import InputError
-from layerroles.registry import nearest
 from layerroles.tasks.base import FAMILIES, Example, Task, register
+from layerroles.tasks.harness import check, family_of, filters, first_line, members, quiet
 from layerroles.tasks.parameters import one_of, whole
 
-log = logging.getLogger(__name__)
-
-OUTPUT_TYPES = ("generate_until", "multiple_choice", "loglikelihood")
-# The families of well-known tasks, by how their names begin; the longest beginning counts.
-_FAMILIES = MappingProxyType(
-    {
-        "arc": "knowledge",
-        "babi": "retrieval",
-        "boolq": "commonsense",
-        "commonsense_qa": "commonsense",
-        "copa": "commonsense",
-        "drop": "retrieval",
-        "gsm8k": "reasoning",
-        "gsm_plus": "reasoning",
-        "hellaswag": "commonsense",
-        "hendrycks_math": "reasoning",
-        "lambada": "language",
-        "leaderboard_math": "reasoning",
-        "longbench": "retrieval",
-        "mathqa": "reasoning",
-        "minerva_math": "reasoning",
-        "mmlu": "knowledge",
-        "nq_open": "knowledge",
-        "openbookqa": "commonsense",
-        "piqa": "commonsense",
-        "ruler": "retrieval",
-        "niah": "retrieval",
-        "sciq": "knowledge",
-        "social_iqa": "commonsense",
-        "squad": "retrieval",
-        "triviaqa": "knowledge",
-        "truthfulqa": "knowledge",
-        "winogrande": "commonsense",
-    }
-)
 _OF_THE_NAME = "of the name"
 
 
@@ -114,12 +75,17 @@ class LmEval(Task):
             folder = getattr(self, option)
             if folder and not Path(folder).is_dir():
                 raise InputError(f"task {self.label!r}: {option}={folder!r} is not a folder")
+        if isinstance(self.chance, str):  # of a label
+            object.__setattr__(self, "chance", float(self.chance))
         if self.family == _OF_THE_NAME:
-            object.__setattr__(self, "family", _family(self.task))
+            object.__setattr__(self, "family", family_of(self.task))
         one_of(self.name, "family", self.family, FAMILIES)
+        self._check_members()
+
+    def _check_members(self) -> None:
         for member in self.members.values():
-            _check(member, self.label)
-            for option, known in (("metric", member.aggregation()), ("filter", _filters(member))):
+            check(member, self.label)
+            for option, known in (("metric", member.aggregation()), ("filter", filters(member))):
                 if getattr(self, option):
                     one_of(self.label, option, getattr(self, option), known)
         types = {member.OUTPUT_TYPE for member in self.members.values()}
@@ -142,7 +108,7 @@ class LmEval(Task):
             for name, default in defaults.items()
             if getattr(self, name) != default
         ]
-        if self.family not in (_OF_THE_NAME, _family(self.task, tell=False)):
+        if self.family not in (_OF_THE_NAME, family_of(self.task, tell=False)):
             given.append(f"family={self.family}")
         if not given:
             return f"{self.name}:{self.task}"
@@ -151,7 +117,12 @@ class LmEval(Task):
     @functools.cached_property
     def members(self) -> dict[str, Any]:
         """lm-eval's own task objects by name; one, or those of the group or tag."""
-        return _loaded(self)
+        return members(
+            self.task,
+            num_fewshot=self.num_fewshot,
+            include_path=self.include_path,
+            data=self.data,
+        )
 
     @property
     def output_type(self) -> str:
@@ -189,7 +160,7 @@ class LmEval(Task):
             member = self.members[name]
             # Shots are drawn one document after the other.
             member.set_fewshot_seed(self.fewshot_seed)
-            with _quiet():
+            with quiet():
                 try:
                     member.build_all_requests(
                         limit=n,
@@ -200,7 +171,7 @@ class LmEval(Task):
                 except (ValueError, AssertionError, KeyError) as error:  # too few shots, say
                     raise InputError(
                         f"lm-eval task {name!r} cannot make its prompts, with "
-                        f"{member.config.num_fewshot} worked examples: {_first_line(error)}"
+                        f"{member.config.num_fewshot} worked examples: {first_line(error)}"
                     ) from error
             for instance in member.instances:
                 found.setdefault(f"{name}/{instance.doc_id}", []).append(instance)
@@ -251,147 +222,3 @@ def _numbered(name: str, member: Any) -> Iterator[tuple[str, int, Any]]:
     """The documents of a member, with its name and their places."""
     for place, doc in enumerate(member.eval_docs):
         yield name, place, doc
-
-
-def _family(name: str, *, tell: bool = True) -> str:
-    known = [begin for begin in _FAMILIES if name.startswith(begin)]
-    if known:
-        return _FAMILIES[max(known, key=len)]
-    if tell:
-        log.warning("lm-eval task %r is counted as language: give family= to change that", name)
-    return "language"
-
-
-@functools.cache
-def _manager(include_path: str) -> Any:
-    from lm_eval.tasks import TaskManager
-
-    return TaskManager(include_path=include_path or None)
-
-
-def _loaded(task: LmEval) -> dict[str, Any]:
-    manager = _manager(task.include_path)
-    if task.task not in manager.all_tasks:
-        near = nearest(task.task, manager.all_tasks)
-        hint = f"did you mean {near!r}? " if near else ""
-        raise InputError(
-            f"unknown lm-eval task {task.task!r}: {hint}lm-eval knows {len(manager.all_tasks)} "
-            f"(lm-eval ls tasks); tasks of your own are found with include_path=FOLDER"
-        )
-    with _quiet():
-        try:
-            made: Any = task.task
-            if task.data:  # what `load` calls for a name, which takes no other data
-                made = manager._factory.build(
-                    manager.task_index[task.task],
-                    overrides={"dataset_path": task.data},
-                    registry=manager.task_index,
-                )
-            made = made if isinstance(made, list) else [made]
-            members: dict[str, Any] = manager.load(made)["tasks"]
-        except Exception as error:
-            raise InputError(_why(task, error)) from error
-    if not members:
-        raise InputError(f"lm-eval group {task.task!r} has no task")
-    for member in members.values():
-        fixed = member.config.num_fewshot
-        # lm-eval never overrides a number of shots that a task sets to 0 itself.
-        if task.num_fewshot is not None and fixed != 0:
-            member.set_config("num_fewshot", task.num_fewshot)
-        elif fixed is None:
-            member.set_config("num_fewshot", 0)
-    return dict(sorted(members.items()))
-
-
-def _why(task: LmEval, error: Exception) -> str:
-    """One line on why lm-eval could not load a task."""
-    import datasets
-
-    reason = _first_line(error)
-    unreachable = (datasets.exceptions.DatasetNotFoundError, FileNotFoundError, OSError)
-    if isinstance(error, unreachable):
-        return (
-            f"lm-eval task {task.task!r}: its data set cannot be reached ({reason}): give a local "
-            f"copy of its repository as data=FOLDER, or write a task file of your own with "
-            f"dataset_path: json and dataset_kwargs: {{data_files: ...}} and give its folder as "
-            f"include_path=FOLDER"
-        )
-    if isinstance(error, KeyError):
-        return f"lm-eval task {task.task!r}: its data set has no split or field {reason}"
-    return f"lm-eval task {task.task!r} cannot be loaded: {type(error).__name__}: {reason}"
-
-
-def _check(member: Any, label: str) -> None:
-    """Check that a task can be asked here.
-
-    Raises:
-        InputError: its output type, repeats, sampling or missing shots do not allow it.
-    """
-    name = member.task_name
-    if not hasattr(member, "fewshot_cfg"):
-        raise InputError(f"lm-eval task {name!r} is written in Python: only task files are asked")
-    if member.OUTPUT_TYPE not in OUTPUT_TYPES:
-        raise InputError(
-            f"lm-eval task {name!r} is of output type {member.OUTPUT_TYPE!r}, which is not "
-            f"supported: supported are {', '.join(OUTPUT_TYPES)}"
-        )
-    if getattr(member, "MULTIMODAL", False):
-        raise InputError(f"lm-eval task {name!r} shows pictures or sound: only texts are asked")
-    if getattr(member, "UNSAFE_CODE", False):
-        raise InputError(f"lm-eval task {name!r} runs code that the model writes: it is not asked")
-    if (member.config.repeats or 1) > 1:
-        raise InputError(
-            f"lm-eval task {name!r} asks each question {member.config.repeats} times: answers are "
-            f"greedy here, so all would be the same"
-        )
-    shots = member.config.num_fewshot or 0
-    if shots and not _has_shots(member):
-        raise InputError(
-            f"task {label!r}: num_fewshot={shots}, and lm-eval task {name!r} has no split to take "
-            f"worked examples from: use num_fewshot=0"
-        )
-    if member.OUTPUT_TYPE == "generate_until":
-        generation_options(member.config.generation_kwargs, f"lm-eval task {name!r}")
-
-
-def _filters(member: Any) -> list[str]:
-    return [str(one.name) for one in member._filters]
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n", 1)[0] or type(error).__name__
-
-
-def _has_shots(member: Any) -> bool:
-    config = member.config
-    shots = member.fewshot_cfg
-    named = shots.split, config.training_split, config.validation_split
-    return any(split is not None for split in named) or shots.samples is not None
-
-
-def generation_options(given: Any, whose: str) -> dict[str, object]:
-    """`until` and `max_gen_toks` of lm-eval's generation arguments; answers are greedy.
-
-    Raises:
-        InputError: they ask for sampling or for beams.
-    """
-    from lm_eval.models.utils import normalize_gen_kwargs
-
-    options = normalize_gen_kwargs(dict(given or {}))
-    if options.get("do_sample") or (options.get("num_beams") or 1) > 1:
-        raise InputError(f"{whose} asks for sampling or beams: answers are greedy here")
-    until = [text for text in options["until"] if text]
-    return {"until": until, "max_gen_toks": options["max_gen_toks"]}
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep lm-eval's notes and progress bars, and those of its data sets, from the terminal."""
-    logger = logging.getLogger("lm_eval")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with redirect_stderr(io.StringIO()):
-            yield
-    finally:
-        logger.setLevel(level)

@@ -9,6 +9,8 @@ One question a row, with these fields:
 - `evidence`: what in the prompt holds the answer; a JSON list of texts that occur in the prompt
   (the first place counts) or of `[start, end]` pairs of character positions, the end excluded; in
   CSV texts separated by `|`.
+- `solution`: a worked solution that ends in the answer, as in "The answer is 7."; shown in the
+  worked examples of protocols that generate, and scored by `chain_logprob`.
 - `family`: one of the families, the same one in the whole file; else given as a parameter.
 - `id`: names the question, once in the file; else made from prompt and answer.
 
@@ -16,13 +18,14 @@ Other fields are left alone, and empty lines are skipped. The file is UTF-8, and
 `.jsonl` or `.csv`.
 """
 
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
 
 from layerroles.errors import InputError
-from layerroles.tasks.base import FAMILIES, Example, Grade, register
+from layerroles.tasks.base import FAMILIES, Example, Grade, grade_text, register
 from layerroles.tasks.listed import Listed
 from layerroles.tasks.numbers import grade_number, is_number
 from layerroles.tasks.parameters import one_of, whole
@@ -90,12 +93,34 @@ class Local(Listed):
         """All questions, as one group."""
         return {"": list(self._questions.examples)}
 
+    @property
+    def until(self) -> tuple[str, ...]:
+        """The end of the line; where worked solutions are shown, a blank line."""
+        return ("\n\n",) if self._worked else ("\n",)
+
     def grade(self, response: str, example: Example) -> Grade:
-        """By value where the answer is a number, else as a short text."""
+        """By value where the answer is a number, else as a short text.
+
+        The first line is read; where worked solutions are shown, all of it, and as a short text
+        what "answer is" names last, or else the last line.
+        """
+        response = response.strip()
+        if not self._worked:
+            response = response.split("\n", 1)[0]
         if is_number(example.answer):
-            return grade_number(response.strip().split("\n", 1)[0], example.answer)
-        return super().grade(response, example)
+            return grade_number(response, example.answer)
+        return grade_text(_concluded(response) if self._worked else response, example)
+
+    @property
+    def _worked(self) -> bool:
+        return self.num_fewshot > 0 and any(e.solution for e in self._questions.examples)
 
     @cached_property
     def _questions(self) -> Questions:
         return read_questions(Path(self.path))
+
+
+def _concluded(response: str) -> str:
+    """What a worked solution comes to."""
+    last = response.rsplit("\n", 1)[-1]
+    return re.split(r"answer is:?", last, flags=re.IGNORECASE)[-1].strip()

@@ -19,7 +19,7 @@ def grade_number(response: str, answer: str) -> Grade:
     """Compare numbers by value: thousands commas, `$` and trailing zeros do not matter.
 
     Strict: what "answer is" names first, or the response being just the number. Flexible: the last
-    number in the response.
+    number in the response. Form: it names a number so, or is one.
     """
     right = _value(answer)
     stated = _STATED.search(response)
@@ -30,6 +30,7 @@ def grade_number(response: str, answer: str) -> Grade:
         strict=is_number(named) and _value(named) == right,
         flexible=bool(found) and _value(found[-1]) == right,
         answered=bool(found),
+        form=is_number(named),
     )
 
 

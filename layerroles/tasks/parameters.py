@@ -1,11 +1,13 @@
-"""Checks of the parameters that a task is made with."""
+"""Checks of the parameters that a task or a protocol is made with."""
 
 from collections.abc import Iterable
 
 from layerroles.errors import InputError
 
 
-def whole(task: str, parameter: str, value: object, low: int, high: int) -> None:
+def whole(
+    name: str, parameter: str, value: object, low: int, high: int, *, kind: str = "task"
+) -> None:
     """Require a whole number from `low` to `high`, both included.
 
     Raises:
@@ -13,11 +15,13 @@ def whole(task: str, parameter: str, value: object, low: int, high: int) -> None
     """
     if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
         raise InputError(
-            f"task {task!r}: {parameter}={value!r} is not a whole number from {low} to {high}"
+            f"{kind} {name!r}: {parameter}={value!r} is not a whole number from {low} to {high}"
         )
 
 
-def one_of(task: str, parameter: str, value: object, known: Iterable[str]) -> None:
+def one_of(
+    name: str, parameter: str, value: object, known: Iterable[str], *, kind: str = "task"
+) -> None:
     """Require one of the known words.
 
     Raises:
@@ -26,5 +30,5 @@ def one_of(task: str, parameter: str, value: object, known: Iterable[str]) -> No
     names = list(known)
     if value not in names:
         raise InputError(
-            f"task {task!r}: {parameter}={value!r} is unknown: known are {', '.join(names)}"
+            f"{kind} {name!r}: {parameter}={value!r} is unknown: known are {', '.join(names)}"
         )

@@ -14,6 +14,7 @@ Example:
 
 import json
 import random
+import re
 import uuid
 from dataclasses import dataclass
 from typing import ClassVar
@@ -93,16 +94,24 @@ class KVRetrieval(Generated):
         )
 
     def grade(self, response: str, example: Example) -> Grade:
-        """Strict: the value in its quotes and nothing else. Flexible: quotes do not matter."""
+        """Strict: the value in its quotes and nothing else. Form: some value so.
+
+        Flexible: it is the first value in quotes; where nothing is in quotes, it occurs as a whole
+        word.
+        """
         line = response.strip().split("\n", 1)[0]
         for end in (",", "}"):
             line = line.split(end, 1)[0]
         line = line.strip()
-        bare = line.strip("\"'`. ")
+        value = example.answer.strip('"').casefold()
+        quoted = re.search(r'"([^"]+)"', line)
+        found = (quoted[1] if quoted else line).casefold()
+        whole_word = re.search(rf"(?<!\w){re.escape(value)}(?!\w)", found) is not None
         return Grade(
             strict=line == example.answer,
-            flexible=bare.casefold() == example.answer.strip('"').casefold(),
-            answered=bool(bare),
+            flexible=found.strip(" .") == value if quoted else whole_word,
+            answered=bool(line.strip("\"'`. ")),
+            form=re.fullmatch(r'"[^"]+"', line) is not None,
         )
 
 

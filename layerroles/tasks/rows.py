@@ -152,6 +152,7 @@ def _example(row: Row) -> Example:
         prompt=prompt,
         answer=answer,
         choices=choices,
+        solution=_text(row, "solution").strip() if "solution" in row else "",
     )
     evidence = tuple(_span(prompt, given) for given in _list(row, "evidence"))
     return dataclasses.replace(example, evidence=evidence)

@@ -125,6 +125,9 @@ def test_defaults() -> None:
         "limit": 32,
         "seed": 0,
         "engine": {"executor": "auto", "memory": None},
+        "chat": False,
+        "coherence": True,
+        "noise_floor": True,
     }
     assert asked.path == Path("runs/x")
 
@@ -139,7 +142,9 @@ def test_every_position_can_be_asked_for() -> None:
 def test_every_option_arrives(loaded: list[tuple[str, dict[str, Any]]]) -> None:
     asked = sweep(
         *["--tasks", "kv_retrieval[pairs=20],facts", "--ablation", "zero,skip"],
-        *["--sites", "L1:3,L0.attn", "--at", "after_first", "--protocols", "letter"],
+        *["--sites", "L1:3,L0.attn", "--at", "after_first"],
+        *["--protocols", "letter,continuation[norm=byte]"],
+        *["--chat", "--no-coherence", "--no-noise-floor"],
         *["--limit", "5", "--seed", "7", "--num-fewshot", "1"],
         *["--dtype", "float32", "--device", "cpu", "--revision", "main"],
         *["--executor", "plain", "--memory", "2GB"],
@@ -154,7 +159,15 @@ def test_every_option_arrives(loaded: list[tuple[str, dict[str, Any]]]) -> None:
     assert asked.tasks[0].pairs == 20
     assert [task.num_fewshot for task in asked.tasks] == [1, 1]
     engine = {"executor": "plain", "memory": "2GB"}
-    assert asked.options == {"protocols": ["letter"], "limit": 5, "seed": 7, "engine": engine}
+    assert asked.options == {
+        "protocols": ["letter", "continuation[norm=byte]"],
+        "limit": 5,
+        "seed": 7,
+        "engine": engine,
+        "chat": True,
+        "coherence": False,
+        "noise_floor": False,
+    }
 
 
 @pytest.mark.usefixtures("loaded")
@@ -219,6 +232,8 @@ def test_an_interrupt_says_how_to_go_on(capsys: pytest.CaptureFixture[str]) -> N
         (["--tasks", "kv_retrieval[pears=2]"], "no parameter 'pears'"),
         (["--tasks", "local:no/such/file.jsonl"], "no/such/file.jsonl"),
         (["--protocols", "generatoin"], "unknown protocol 'generatoin'"),
+        (["--protocols", "continuation[norm=bits]"], "norm='bits' is unknown: known are sum"),
+        (["--protocols", "letter[norm=sum]"], "protocol 'letter' has no parameter 'norm'"),
         (["--ablation", "skp"], "unknown ablation 'skp'"),
         (["--at", "first"], "unknown at='first'"),
         (["--limit", "0"], "--limit 0"),

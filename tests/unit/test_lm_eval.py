@@ -78,6 +78,9 @@ def test_a_sweep_keeps_lm_evals_metrics_and_aggregates_them(own: str, tmp_path: 
     result = lr.Sweep(model, tasks, conditions, limit=4).run(tmp_path / "run")
     cells = {(cell["task"], cell["protocol"]) for cell in result.manifest["cells"]}
     assert cells == {(tasks[0].label, "letter"), (tasks[1].label, "generation")}
+    written = next(one for one in result.manifest["cells"] if one["protocol"] == "generation")
+    assert (written["chance"], written["chance_from"]) == (0.0, "shuffled answers")
+    assert {one["protocol"] for one in result.manifest["noise_floor"]} == {"letter", "generation"}
     table = lr.lm_eval_metrics(result)
     group = table[table["task"] == tasks[0].label]
     assert set(group["member"]) == {"own_one", "own_two", "all"}

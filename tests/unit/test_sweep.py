@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -51,7 +52,17 @@ def tasks(tmp_path: Path) -> list[lr.Task]:
 
 def rows(result: lr.SweepResult) -> pd.DataFrame:
     keys = ["condition", "task", "protocol", "example"]
-    return result.frame.sort_values(keys, ignore_index=True)
+    frame = result.frame.sort_values(keys, ignore_index=True)
+    # As numbers, so that they can be compared as such.
+    return frame.assign(details=[list(_numbers(json.loads(d or "[]"))) for d in frame.details])
+
+
+def _numbers(value: object) -> Iterator[float]:
+    if isinstance(value, dict | list):
+        for each in value.values() if isinstance(value, dict) else value:
+            yield from _numbers(each)
+    elif isinstance(value, float):
+        yield value
 
 
 def first_two(ctx: lr.EditContext) -> Tensor:
@@ -168,7 +179,14 @@ def test_a_finished_run_is_extended_and_nothing_is_done_twice(
     same = lr.Sweep(model, tasks, [first], protocols=["continuation"], limit=3)
     same.run(tmp_path / "run")
     assert n_asked == []
-    larger = lr.Sweep(model, tasks, [first, *others], protocols=["continuation"], limit=6)
+    larger = lr.Sweep(
+        model,
+        tasks,
+        [first, *others],
+        protocols=["continuation"],
+        limit=6,
+        noise_floor=False,
+    )
     result = larger.run(tmp_path / "run")
     # 3 choices: 3 new examples under 2 old conditions, 6 examples under 2 new ones; 2 tasks.
     assert sum(n_asked) == 3 * 2 * (2 * 3 + 2 * 6)
@@ -192,11 +210,12 @@ def test_a_tasks_protocols_are_asked_together_where_they_lack_the_same(
 
     monkeypatch.setattr(lr.Engine, "answer_each", noted)
     both = ["continuation", "generation"]
-    apart = lr.Sweep(model, tasks[:1], conditions, protocols=both[:1], limit=4)
+    once = {"coherence": False, "noise_floor": False, "limit": 4}
+    apart = lr.Sweep(model, tasks[:1], conditions, protocols=both[:1], **once)
     apart.run(tmp_path / "run")
     assert calls == [([12], 4)]
     calls.clear()
-    whole = lr.Sweep(model, tasks, conditions, protocols=both, limit=4)
+    whole = lr.Sweep(model, tasks, conditions, protocols=both, **once)
     result = whole.run(tmp_path / "run")
     # The first task lacks generation only; the second is asked under both at once.
     assert calls == [([4], 4), ([12, 4], 4)]

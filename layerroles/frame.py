@@ -1,0 +1,72 @@
+"""A run folder as a tidy frame: a row per condition, task, protocol and example."""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from layerroles.results import SweepResult
+from layerroles.store import ROW, read_run
+
+# What came after the first columns stands behind them.
+_LATER = ["strict", "form", "thought", "details"]
+
+
+def read(path: str | Path) -> SweepResult:
+    """The result of a sweep, from its run folder.
+
+    Raises:
+        InputError: no run folder, or a damaged one.
+    """
+    manifest, rows, examples = read_run(Path(path))
+    conditions = {item["hash"]: item for item in manifest["conditions"]}
+    families = {cell["task"]: cell["family"] for cell in manifest["cells"]}
+    order = {hash: place for place, hash in enumerate(conditions)}
+    rows.sort(key=lambda row: order[row["condition"]])
+    frame = pd.DataFrame(
+        [
+            {
+                "model": manifest["model"]["name"],
+                **_columns(conditions[row["condition"]]),
+                "task": row["task"],
+                "family": families[row["task"]],
+                "protocol": row["protocol"],
+                "example": row["example"],
+                **{name: row.get(name) for name in ROW},
+            }
+            for row in rows
+        ]
+    )
+    if not frame.empty:
+        frame = frame.astype(
+            {
+                "layer": "Int64",
+                "head": "Int64",
+                "score": float,
+                "correct": "boolean",
+                "strict": "boolean",
+                "form": "boolean",
+                "thought": "boolean",
+                "changed": "boolean",
+                "n_tokens": "Int64",
+            }
+        )
+        frame = frame[[*(name for name in frame if name not in _LATER), *_LATER]]
+    shown = pd.DataFrame(
+        [{k: e[k] for k in ("task", "example", "prompt", "answer", "evidence")} for e in examples],
+        columns=["task", "example", "prompt", "answer", "evidence"],
+    ).drop_duplicates(["task", "example"], ignore_index=True)
+    return SweepResult(frame=frame, manifest=manifest, examples=shown)
+
+
+def _columns(condition: dict[str, Any]) -> dict[str, Any]:
+    layers, parts, heads = (condition[key] for key in ("layers", "parts", "heads"))
+    return {
+        "condition": condition["name"],
+        "ablation": condition["ablation"],
+        "at": condition["at"],
+        "site": "+".join(condition["sites"]),
+        "layer": layers[0] if len(layers) == 1 else None,
+        "part": parts[0] if len(parts) == 1 else "mixed" if parts else "",
+        "head": heads[0] if len(heads) == 1 and len(condition["sites"]) == 1 else None,
+    }

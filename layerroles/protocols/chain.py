@@ -1,0 +1,76 @@
+"""Measure reasoning without generating: how likely a gold chain of thought is, step by step."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from layerroles.engine import Score
+from layerroles.errors import InputError
+from layerroles.protocols.base import Answer, Unit, register
+from layerroles.protocols.scoring import LikelihoodProtocol, measured
+from layerroles.protocols.turns import Turn, as_text, worked
+from layerroles.tasks import Example
+
+# A step ends with its line, or with a sentence.
+_SEAM = re.compile(r"(?<=[.!?])(?=\s)|(?<=\S)(?=\s*\n)")
+
+
+@register("chain_logprob")
+@dataclass(frozen=True)
+class ChainLogprob(LikelihoodProtocol):
+    """How likely the worked solution is, in nats per token (0 at best).
+
+    Each step is scored after the question and the steps before it.
+    """
+
+    unit: ClassVar[Unit] = "nats per token"
+
+    def check(self, example: Example) -> None:
+        """A worked solution is needed."""
+        if not example.solution.strip():
+            raise InputError(
+                f"protocol 'chain_logprob' needs worked solutions, and example {example.id!r} has "
+                f"none: use answer_logprob, or give the field 'solution'"
+            )
+
+    def chance(self, examples: Sequence[Example]) -> float | None:
+        """There is no such thing as guessing here."""
+        return None
+
+    def context(self, example: Example) -> str:
+        """The question behind its shots, which show worked solutions where there are any."""
+        return as_text(self.turns(example))
+
+    def turns(self, example: Example) -> list[Turn]:
+        """The same as a chat."""
+        return worked(example)
+
+    def continuations(self, example: Example) -> list[str]:
+        """The steps, each with the white space before it."""
+        return steps(example.solution)
+
+    def pairs(self, example: Example, context: str, *, chat: bool) -> list[tuple[str, str]]:
+        """Each step after the context and the steps before it."""
+        first, *rest = (text for _, text in super().pairs(example, context, chat=chat))
+        pairs = [(context, first)]
+        for text in rest:
+            pairs.append(("".join(pairs[-1]), text))
+        return pairs
+
+    def judge(self, example: Example, scores: list[Score]) -> Answer:
+        """Nats per token of the whole; details: `steps`, those of each step."""
+        each = [score.logprob / score.n_tokens for score in scores]
+        nats, n_tokens = sum(s.logprob for s in scores), sum(s.n_tokens for s in scores)
+        return measured(nats / n_tokens, scores, {"steps": each})
+
+
+def steps(solution: str) -> list[str]:
+    r"""A solution's steps, one for each line and sentence; together they are ` solution`.
+
+    Example:
+        >>> steps("2 + 3 = 5.\nThe answer is 5.")
+        [' 2 + 3 = 5.', '\nThe answer is 5.']
+    """
+    first, *rest = _SEAM.split(solution.strip())
+    return [f" {first}", *rest]

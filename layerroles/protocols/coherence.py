@@ -1,0 +1,73 @@
+"""How coherent a written text is: how likely the intact model finds it, in nats per token."""
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from layerroles.ablations import INTACT
+from layerroles.engine import Engine, Scored, Writing, Written
+from layerroles.protocols.base import Answer
+
+# What was read and what was written, as tokens.
+Text = tuple[tuple[int, ...], tuple[int, ...]]
+# The places of a condition and of a cell.
+Place = tuple[int, int]
+
+
+def add_coherence(
+    engine: Engine,
+    requests: Mapping[Place, Sequence[Any]],
+    found: Mapping[Place, Sequence[Any]],
+    answers: Mapping[Place, Sequence[Answer]],
+) -> dict[Place, list[Answer]]:
+    """The answers, those that were written with `coherence` among their details.
+
+    Args:
+        engine: asks the intact model.
+        requests: of each condition and cell, one for each answer where something was written.
+        found: what the model answered to them.
+        answers: what that was judged to be.
+    """
+    texts = {
+        place: [text_of(*pair) for pair in zip(each, found[place], strict=True)]
+        for place, each in requests.items()
+        if each and isinstance(each[0], Written)
+    }
+    known = coherence(engine, (text for each in texts.values() for text in each if text))
+    return {
+        place: [
+            _with(answer, known.get(text)) if text else answer
+            for answer, text in zip(each, texts.get(place, [None] * len(each)), strict=True)
+        ]
+        for place, each in answers.items()
+    }
+
+
+def coherence(engine: Engine, texts: Iterable[Text]) -> dict[Text, float]:
+    """Nats per token of each text under the intact model, after what it was written for.
+
+    What several conditions wrote alike is scored once. Texts whose score is not finite are left
+    out.
+    """
+    distinct = list(dict.fromkeys(texts))
+    if not distinct:
+        return {}
+    (scores,) = engine.score([Scored(*text) for text in distinct], [INTACT])
+    return {
+        text: score.logprob / score.n_tokens
+        for text, score in zip(distinct, scores, strict=True)
+        if score.finite
+    }
+
+
+def text_of(request: Written, writing: Writing) -> Text | None:
+    """What was written, after what; None if there is nothing to score."""
+    if not writing.text.strip() or not writing.ids or not writing.finite:
+        return None
+    return request.context, writing.ids
+
+
+def _with(answer: Answer, nats: float | None) -> Answer:
+    if nats is None:
+        return answer
+    return dataclasses.replace(answer, details={**answer.details, "coherence": nats})

@@ -1,0 +1,203 @@
+"""What lm-evaluation-harness knows under a name: its task objects, loaded, checked, and told of.
+
+Importing it takes seconds, so that it is imported where it is needed.
+"""
+
+import functools
+import io
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr
+from types import MappingProxyType
+from typing import Any
+
+from layerroles.errors import InputError
+from layerroles.registry import nearest
+
+log = logging.getLogger(__name__)
+
+OUTPUT_TYPES = ("generate_until", "multiple_choice", "loglikelihood")
+# The families of well-known tasks, by how their names begin; the longest beginning counts.
+_FAMILIES = MappingProxyType(
+    {
+        "arc": "knowledge",
+        "babi": "retrieval",
+        "boolq": "commonsense",
+        "commonsense_qa": "commonsense",
+        "copa": "commonsense",
+        "drop": "retrieval",
+        "gsm8k": "reasoning",
+        "gsm_plus": "reasoning",
+        "hellaswag": "commonsense",
+        "hendrycks_math": "reasoning",
+        "lambada": "language",
+        "leaderboard_math": "reasoning",
+        "longbench": "retrieval",
+        "mathqa": "reasoning",
+        "minerva_math": "reasoning",
+        "mmlu": "knowledge",
+        "nq_open": "knowledge",
+        "openbookqa": "commonsense",
+        "piqa": "commonsense",
+        "ruler": "retrieval",
+        "niah": "retrieval",
+        "sciq": "knowledge",
+        "social_iqa": "commonsense",
+        "squad": "retrieval",
+        "triviaqa": "knowledge",
+        "truthfulqa": "knowledge",
+        "winogrande": "commonsense",
+    }
+)
+
+
+def family_of(name: str, *, tell: bool = True) -> str:
+    """The family of a well-known task, by how its name begins; else `language`, which is told."""
+    known = [begin for begin in _FAMILIES if name.startswith(begin)]
+    if known:
+        return _FAMILIES[max(known, key=len)]
+    if tell:
+        log.warning("lm-eval task %r is counted as language: give family= to change that", name)
+    return "language"
+
+
+@functools.cache
+def _manager(include_path: str) -> Any:
+    from lm_eval.tasks import TaskManager
+
+    return TaskManager(include_path=include_path or None)
+
+
+def members(name: str, *, num_fewshot: int | None, include_path: str, data: str) -> dict[str, Any]:
+    """lm-eval's task objects by name: one, or those of a group or tag; see `LmEval`.
+
+    Raises:
+        InputError: an unknown name, data that cannot be reached, or a task that cannot be loaded.
+    """
+    manager = _manager(include_path)
+    if name not in manager.all_tasks:
+        near = nearest(name, manager.all_tasks)
+        hint = f"did you mean {near!r}? " if near else ""
+        raise InputError(
+            f"unknown lm-eval task {name!r}: {hint}lm-eval knows {len(manager.all_tasks)} "
+            f"(lm-eval ls tasks); tasks of your own are found with include_path=FOLDER"
+        )
+    with quiet():
+        try:
+            made: Any = name
+            if data:  # what `load` calls for a name, which takes no other data
+                made = manager._factory.build(
+                    manager.task_index[name],
+                    overrides={"dataset_path": data},
+                    registry=manager.task_index,
+                )
+            made = made if isinstance(made, list) else [made]
+            found: dict[str, Any] = manager.load(made)["tasks"]
+        except Exception as error:
+            raise InputError(_why(name, error)) from error
+    if not found:
+        raise InputError(f"lm-eval group {name!r} has no task")
+    for member in found.values():
+        fixed = member.config.num_fewshot
+        # lm-eval never overrides a number of shots that a task sets to 0 itself.
+        if num_fewshot is not None and fixed != 0:
+            member.set_config("num_fewshot", num_fewshot)
+        elif fixed is None:
+            member.set_config("num_fewshot", 0)
+    return dict(sorted(found.items()))
+
+
+def _why(name: str, error: Exception) -> str:
+    """One line on why lm-eval could not load a task."""
+    import datasets
+
+    reason = first_line(error)
+    unreachable = (datasets.exceptions.DatasetNotFoundError, FileNotFoundError, OSError)
+    if isinstance(error, unreachable):
+        return (
+            f"lm-eval task {name!r}: its data set cannot be reached ({reason}): give a local "
+            f"copy of its repository as data=FOLDER, or write a task file of your own with "
+            f"dataset_path: json and dataset_kwargs: {{data_files: ...}} and give its folder as "
+            f"include_path=FOLDER"
+        )
+    if isinstance(error, KeyError):
+        return f"lm-eval task {name!r}: its data set has no split or field {reason}"
+    return f"lm-eval task {name!r} cannot be loaded: {type(error).__name__}: {reason}"
+
+
+def check(member: Any, label: str) -> None:
+    """Check that a task can be asked here.
+
+    Raises:
+        InputError: its output type, repeats, sampling or missing shots do not allow it.
+    """
+    name = member.task_name
+    if not hasattr(member, "fewshot_cfg"):
+        raise InputError(f"lm-eval task {name!r} is written in Python: only task files are asked")
+    if member.OUTPUT_TYPE not in OUTPUT_TYPES:
+        raise InputError(
+            f"lm-eval task {name!r} is of output type {member.OUTPUT_TYPE!r}, which is not "
+            f"supported: supported are {', '.join(OUTPUT_TYPES)}"
+        )
+    if getattr(member, "MULTIMODAL", False):
+        raise InputError(f"lm-eval task {name!r} shows pictures or sound: only texts are asked")
+    if getattr(member, "UNSAFE_CODE", False):
+        raise InputError(f"lm-eval task {name!r} runs code that the model writes: it is not asked")
+    if (member.config.repeats or 1) > 1:
+        raise InputError(
+            f"lm-eval task {name!r} asks each question {member.config.repeats} times: answers are "
+            f"greedy here, so all would be the same"
+        )
+    shots = member.config.num_fewshot or 0
+    if shots and not _has_shots(member):
+        raise InputError(
+            f"task {label!r}: num_fewshot={shots}, and lm-eval task {name!r} has no split to take "
+            f"worked examples from: use num_fewshot=0"
+        )
+    if member.OUTPUT_TYPE == "generate_until":
+        generation_options(member.config.generation_kwargs, f"lm-eval task {name!r}")
+
+
+def filters(member: Any) -> list[str]:
+    """The names of a task's filters."""
+    return [str(one.name) for one in member._filters]
+
+
+def first_line(error: Exception) -> str:
+    """The first line of what an error says."""
+    return str(error).strip().split("\n", 1)[0] or type(error).__name__
+
+
+def _has_shots(member: Any) -> bool:
+    config = member.config
+    shots = member.fewshot_cfg
+    named = shots.split, config.training_split, config.validation_split
+    return any(split is not None for split in named) or shots.samples is not None
+
+
+def generation_options(given: Any, whose: str) -> dict[str, object]:
+    """`until` and `max_gen_toks` of lm-eval's generation arguments; answers are greedy.
+
+    Raises:
+        InputError: they ask for sampling or for beams.
+    """
+    from lm_eval.models.utils import normalize_gen_kwargs
+
+    options = normalize_gen_kwargs(dict(given or {}))
+    if options.get("do_sample") or (options.get("num_beams") or 1) > 1:
+        raise InputError(f"{whose} asks for sampling or beams: answers are greedy here")
+    until = [text for text in options["until"] if text]
+    return {"until": until, "max_gen_toks": options["max_gen_toks"]}
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep lm-eval's notes and progress bars, and those of its data sets, from the terminal."""
+    logger = logging.getLogger("lm_eval")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        logger.setLevel(level)
