@@ -172,7 +172,6 @@ def demo(args: argparse.Namespace) -> dict[str, Any]:
             middle,
             limit=limit,
             engine=engine,
-            coherence=False,
             noise_floor=False,
         )
         took, _ = timed(lambda: sweep.run(Path(folder) / "plain"))

@@ -12,8 +12,8 @@ from tests.integration.test_smollm2 import model
 
 QUESTIONS = {
     "What is the capital of France?": "Paris",
-    "What is the capital of Italy?": "Rome",
-    "Which animal barks, a dog or a fish?": "dog",
+    "Name the capital city of Japan.": "Tokyo",
+    "What is 2 + 2?": "4",
 }
 
 
@@ -49,9 +49,8 @@ def test_questions_are_asked_in_the_models_own_template(task: lr.Task) -> None:
 
 
 def test_a_chat_model_answers_and_ends_its_turn(task: lr.Task, tmp_path: Path) -> None:
-    sweep = lr.Sweep(
-        model(), [task], [], protocols=["generation", "continuation", "answer_logprob"], chat=True
-    )
+    protocols = ["generation", "continuation", "answer_logprob"]
+    sweep = lr.Sweep(model(), [task], [], protocols=protocols, chat=True, coherence=True)
     frame = sweep.run(tmp_path / "run").frame
     written = frame[frame.protocol == "generation"]
     assert written.correct.all()
