@@ -167,7 +167,12 @@ def demo(args: argparse.Namespace) -> dict[str, Any]:
     middle = lr.each_layer(model, lr.Skip(), layers=[model.cfg.n_layers // 2])
     with tempfile.TemporaryDirectory() as folder:
         sweep = lr.Sweep(
-            model, [lr.task(name) for name in names], middle, limit=limit, engine=engine
+            model,
+            [lr.task(name) for name in names],
+            middle,
+            limit=limit,
+            engine=engine,
+            noise_floor=False,
         )
         took, _ = timed(lambda: sweep.run(Path(folder) / "plain"))
     n = len(done.manifest["conditions"])

@@ -11,8 +11,6 @@ import datetime
 import json
 import os
 import platform
-import shlex
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -26,6 +24,7 @@ from layerroles.chat import check_template
 from layerroles.engine import Engine
 from layerroles.errors import InputError
 from layerroles.frame import read as read
+from layerroles.manifest import command, described
 from layerroles.models import provenance
 from layerroles.progress import progress
 from layerroles.protocols import Answer, Asked, Harness, Protocol, protocol
@@ -82,7 +81,8 @@ class Sweep:
         seed: of the tasks' examples.
         engine: by default `Engine(model)`.
         chat: ask in the template of the model's tokenizer, shots as turns.
-        coherence: measure how likely the intact model finds what was written under each condition.
+        coherence: measure how likely the intact model finds what was written under each condition;
+            each text is read once more, which adds about a third to a sweep by generation alone.
         noise_floor: ask the intact model once more in batches of another shape, and note how many
             answers change.
 
@@ -103,7 +103,7 @@ class Sweep:
         seed: int = 0,
         engine: Engine | None = None,
         chat: bool = False,
-        coherence: bool = True,
+        coherence: bool = False,
         noise_floor: bool = True,
     ) -> None:
         if limit < 1:
@@ -250,11 +250,11 @@ class Sweep:
 
     def _ask_again(self, store: Store, engine: Engine, cell: Cell, asked: Asked) -> None:
         """Ask the intact model once more, where its noise floor or chance is not known yet."""
-        described = store.cell(*cell.names)
+        noted = store.cell(*cell.names)
         floor = self.noise_floor and again.needs_floor(
             store.manifest, cell.names, len(cell.examples)
         )
-        chance = again.needs_chance(described, asked)
+        chance = again.needs_chance(noted, asked)
         if not floor and not chance:
             return
         found: list[Any] = []
@@ -268,9 +268,9 @@ class Sweep:
             ids = (example.id for example in cell.examples)
             judged = dict(zip(ids, asked.judge(found), strict=True))
             before = store.answers(INTACT.hash, *cell.names)
-            store.add_noise_floor(again.noise_floor(described, before, judged))
+            store.add_noise_floor(again.noise_floor(noted, before, judged))
         if chance and (estimate := asked.shuffled(found)) is not None:
-            described |= {"chance": estimate, "chance_from": "shuffled answers"}
+            noted |= {"chance": estimate, "chance_from": "shuffled answers"}
         store.save_manifest()
 
     def _described(self, cell: Cell) -> dict[str, tuple[str, str, str, str]]:
@@ -334,10 +334,10 @@ class Sweep:
                 }
                 for cell in self.cells
             ],
-            "conditions": [_condition(condition) for condition in self.conditions],
+            "conditions": [described(condition) for condition in self.conditions],
             "noise_floor": [],
             "executors": [],
-            "command": _command(),
+            "command": command(),
             "seconds": 0.0,
             "machine": f"{platform.machine()}, {os.cpu_count()} CPUs, {model['device']}",
         }
@@ -387,25 +387,3 @@ def _protocol(given: object) -> Protocol:
 def _values(answer: Answer) -> tuple[object, ...]:
     details = json.dumps(answer.details, ensure_ascii=False) if answer.details else ""
     return tuple(details if name == "details" else getattr(answer, name) for name in ROW)
-
-
-def _command() -> str:
-    """The command line without the folder of its program, which is of this machine only."""
-    program = Path(sys.argv[0]).name
-    # `python -m layerroles`
-    shown = "layerroles" if program == "__main__.py" else program
-    return shlex.join([shown, *sys.argv[1:]])
-
-
-def _condition(condition: Condition) -> dict[str, Any]:
-    return {
-        "name": condition.name,
-        "hash": condition.hash,
-        "ablation": condition.ablation,
-        "at": condition.at_name,
-        "sites": [str(site) for site in condition],
-        "layers": sorted({site.layer for site in condition}),
-        "parts": sorted({site.part for site in condition}),
-        "heads": sorted({site.head for site in condition if site.head is not None}),
-        "parameters": {str(site): edit.parameters() for site, edit in condition.edits.items()},
-    }

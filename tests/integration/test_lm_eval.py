@@ -22,7 +22,7 @@ from layerroles.protocols import Harness
 from tests.integration import lm_eval_data as data
 
 LAYERS = [0, 11, 29]
-LIMIT = 4
+LIMIT = 3
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,13 @@ def test_samples_and_metrics_are_those_of_lm_eval(
     limit = LIMIT * len(task.members)
     conditions = lr.each_layer(model(), lr.Skip(), layers=LAYERS)
     sweep = lr.Sweep(
-        model(), [task], conditions, protocols=["generation"], limit=limit, chat=case.chat
+        model(),
+        [task],
+        conditions,
+        protocols=["generation"],
+        limit=limit,
+        chat=case.chat,
+        noise_floor=False,
     )
     result = sweep.run(tmp_path / "run")
     aggregated = lr.lm_eval_metrics(result).set_index(["condition", "member", "metric", "filter"])

@@ -126,7 +126,7 @@ def test_defaults() -> None:
         "seed": 0,
         "engine": {"executor": "auto", "memory": None},
         "chat": False,
-        "coherence": True,
+        "coherence": False,
         "noise_floor": True,
     }
     assert asked.path == Path("runs/x")
@@ -144,7 +144,7 @@ def test_every_option_arrives(loaded: list[tuple[str, dict[str, Any]]]) -> None:
         *["--tasks", "kv_retrieval[pairs=20],facts", "--ablation", "zero,skip"],
         *["--sites", "L1:3,L0.attn", "--at", "after_first"],
         *["--protocols", "letter,continuation[norm=byte]"],
-        *["--chat", "--no-coherence", "--no-noise-floor"],
+        *["--chat", "--coherence", "--no-noise-floor"],
         *["--limit", "5", "--seed", "7", "--num-fewshot", "1"],
         *["--dtype", "float32", "--device", "cpu", "--revision", "main"],
         *["--executor", "plain", "--memory", "2GB"],
@@ -165,7 +165,7 @@ def test_every_option_arrives(loaded: list[tuple[str, dict[str, Any]]]) -> None:
         "seed": 7,
         "engine": engine,
         "chat": True,
-        "coherence": False,
+        "coherence": True,
         "noise_floor": False,
     }
 

@@ -141,7 +141,9 @@ def test_coherence_is_what_the_intact_model_thinks_of_a_text(tmp_path: Path) -> 
     model = random_model("llama")
     task = questions(tmp_path)
     (skip,) = lr.each_layer(model, lr.Skip(), layers=[1])
-    sweep = lr.Sweep(model, [task], [skip], protocols=["generation", "letter"], limit=6)
+    sweep = lr.Sweep(
+        model, [task], [skip], protocols=["generation", "letter"], limit=6, coherence=True
+    )
     frame = sweep.run(tmp_path / "run").frame
     frame = frame[(frame.protocol == "generation") & (frame.condition == skip.name)]
     contexts = {example.id: example.context(worked=True) for example in task.examples(6, 0)}
@@ -162,7 +164,7 @@ def test_coherence_is_what_the_intact_model_thinks_of_a_text(tmp_path: Path) -> 
         assert details["coherence"] == pytest.approx(found.logprob / found.n_tokens, abs=1e-4)
         n_scored += 1
     assert n_scored
-    off = lr.Sweep(model, [task], [skip], protocols=["generation"], limit=6, coherence=False)
+    off = lr.Sweep(model, [task], [skip], protocols=["generation"], limit=6)
     frame = off.run(tmp_path / "off").frame
     assert not frame.details.str.contains("coherence").any()
 

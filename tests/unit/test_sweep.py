@@ -210,7 +210,7 @@ def test_a_tasks_protocols_are_asked_together_where_they_lack_the_same(
 
     monkeypatch.setattr(lr.Engine, "answer_each", noted)
     both = ["continuation", "generation"]
-    once = {"coherence": False, "noise_floor": False, "limit": 4}
+    once = {"noise_floor": False, "limit": 4}
     apart = lr.Sweep(model, tasks[:1], conditions, protocols=both[:1], **once)
     apart.run(tmp_path / "run")
     assert calls == [([12], 4)]
@@ -237,7 +237,8 @@ if sys.argv[2] == "slow":
 model = lr.load({str(model_path("llama"))!r}, dtype="float32")
 tasks = [lr.task("local:" + path, max_gen_toks=4) for path in {[str(t.path) for t in tasks]!r}]
 print("ready", flush=True)
-lr.Sweep(model, tasks, lr.each_layer(model, lr.Skip()), limit=6).run(sys.argv[1])
+sweep = lr.Sweep(model, tasks, lr.each_layer(model, lr.Skip()), limit=6, coherence=True)
+sweep.run(sys.argv[1])
 """,
         encoding="utf-8",
     )

@@ -53,6 +53,38 @@ def test_csv_with_every_field(tmp_path: Path) -> None:
     assert examples["b"].choices == examples["b"].evidence == ()
 
 
+def test_solutions_are_shown_where_answers_are_generated(tmp_path: Path) -> None:
+    rows = [{**ROW, "prompt": f"{n} + 1 =", "answer": n + 1} for n in range(3)]
+    rows = [{**row, "solution": f"One more.\nThe answer is {row['answer']}."} for row in rows]
+    made = task("local", path=written(tmp_path, *rows), num_fewshot=1)
+    example = made.examples(1, seed=0)[0]
+    (shot,) = example.shots
+    assert example.solution == f"One more.\nThe answer is {example.answer}."
+    worked = f"{shot.prompt} One more.\nThe answer is {shot.answer}.\n\n{example.prompt}"
+    assert example.context(worked=True) == worked
+    assert example.context() == f"{shot.prompt} {shot.answer}\n\n{example.prompt}"
+    # What such shots show is more than a line.
+    assert made.until == ("\n\n",)
+    assert made.grade(f" One.\nThe answer is {example.answer}.", example).strict
+    assert task("local", path=made.path).until == ("\n",)
+
+
+def test_a_solution_in_csv_that_ends_in_a_text(tmp_path: Path) -> None:
+    lines = ["prompt,answer,solution,family", 'a?,Rome,"It is there. The answer is Rome.",language']
+    path = written(tmp_path, *lines, 'b?,Bonn,"Here. The answer is Bonn.",language', name="q.csv")
+    made = task("local", path=path, num_fewshot=1)
+    example = next(e for e in made.examples(2, seed=0) if e.answer == "Rome")
+    assert example.solution == "It is there. The answer is Rome."
+    for response, strict, flexible, form in [
+        (" Hm.\nThe answer is Rome.", True, True, True),
+        (" Rome", True, True, True),
+        (" The answer is Bonn.", False, False, True),
+        (" The answer is old Rome.", False, True, False),
+    ]:
+        grade = made.grade(response, example)
+        assert (grade.strict, grade.flexible, grade.form) == (strict, flexible, form)
+
+
 def test_line_separators_within_a_text_do_not_cut_it(tmp_path: Path) -> None:
     texts = ["a\u2028b", "c\u0085d", "e\u2029f", "g\x0ch"]
     path = written(tmp_path, *({**ROW, "prompt": text} for text in texts))

@@ -1,0 +1,31 @@
+"""What a manifest says of a run besides its rows: the command, and what each condition is."""
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+from layerroles.ablations import Condition
+
+
+def command() -> str:
+    """The command line without the folder of its program, which is of this machine only."""
+    program = Path(sys.argv[0]).name
+    # `python -m layerroles`
+    shown = "layerroles" if program == "__main__.py" else program
+    return shlex.join([shown, *sys.argv[1:]])
+
+
+def described(condition: Condition) -> dict[str, Any]:
+    """A condition as JSON."""
+    return {
+        "name": condition.name,
+        "hash": condition.hash,
+        "ablation": condition.ablation,
+        "at": condition.at_name,
+        "sites": [str(site) for site in condition],
+        "layers": sorted({site.layer for site in condition}),
+        "parts": sorted({site.part for site in condition}),
+        "heads": sorted({site.head for site in condition if site.head is not None}),
+        "parameters": {str(site): edit.parameters() for site, edit in condition.edits.items()},
+    }
