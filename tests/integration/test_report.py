@@ -20,8 +20,8 @@ from tests.unit.synthetic import SCRIPT, synthetic_attention, synthetic_lens, sy
 
 N_LAYERS, N = 12, 16
 N_FIGURES = (
-    1 + 1 + 4 + 1 + 1 + 1
-)  # role map, harm map, a depth profile per task, outcomes, lens, attention
+    1 + 1 + 4 + 1 + 1 + 1 + 1
+)  # role map, harm map, a depth profile per task, what likelihood hides, outcomes, lens, attention
 
 
 def program(*names: str) -> str:
