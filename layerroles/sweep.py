@@ -84,7 +84,7 @@ class Sweep:
         coherence: measure how likely the intact model finds what was written under each condition;
             each text is read once more, which adds about a third to a sweep by generation alone.
         noise_floor: ask the intact model once more in batches of another shape, and note how many
-            answers change.
+            answers change; as long as one condition takes that shares nothing with others.
 
     Raises:
         InputError: nothing to run, an unknown protocol, a task that a protocol cannot ask, a limit
