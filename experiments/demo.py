@@ -45,7 +45,12 @@ def main() -> None:
     ]
 
     sweep = lr.Sweep(
-        model, tasks, conditions, protocols=["continuation", "generation"], limit=args.limit
+        model,
+        tasks,
+        conditions,
+        protocols=["continuation", "generation"],
+        limit=args.limit,
+        noise_floor=False,  # it would take as long as several conditions
     )
     result = sweep.run(args.out)
     probes = [

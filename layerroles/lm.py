@@ -9,16 +9,21 @@ answers all of them together.
 
 from typing import Any
 
-from lm_eval.api.instance import Instance
-from lm_eval.api.model import TemplateLM
-from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from transformer_lens.model_bridge import TransformerBridge
 
 from layerroles.ablations import INTACT, Condition
 from layerroles.chat import chat_text
 from layerroles.engine import Engine, Scored, prefix_ids, scored, written
+from layerroles.errors import InputError
 from layerroles.models import encode, prepared
-from layerroles.tasks.harness import generation_options
+from layerroles.tasks.harness import NOT_INSTALLED, generation_options
+
+try:
+    from lm_eval.api.instance import Instance
+    from lm_eval.api.model import TemplateLM
+    from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
+except ModuleNotFoundError as error:
+    raise InputError(NOT_INSTALLED) from error
 
 
 class AblatedLM(TemplateLM):  # type: ignore[misc]

@@ -16,6 +16,7 @@ from layerroles.registry import nearest
 
 log = logging.getLogger(__name__)
 
+NOT_INSTALLED = "lm-eval is not installed: pip install 'layerroles[lm-eval]'"
 OUTPUT_TYPES = ("generate_until", "multiple_choice", "loglikelihood")
 # The families of well-known tasks, by how their names begin; the longest beginning counts.
 _FAMILIES = MappingProxyType(
@@ -63,7 +64,10 @@ def family_of(name: str, *, tell: bool = True) -> str:
 
 @functools.cache
 def _manager(include_path: str) -> Any:
-    from lm_eval.tasks import TaskManager
+    try:
+        from lm_eval.tasks import TaskManager
+    except ModuleNotFoundError as error:
+        raise InputError(NOT_INSTALLED) from error
 
     return TaskManager(include_path=include_path or None)
 

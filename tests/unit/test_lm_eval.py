@@ -1,5 +1,7 @@
 """lm-eval's tasks without a real model: what is asked, what is refused, and in which words."""
 
+import importlib
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ from layerroles.engine import Writing
 from layerroles.errors import InputError
 from layerroles.protocols import Harness
 from layerroles.protocols.harness import AskedTexts
+from layerroles.tasks import harness
 from tests.integration import lm_eval_data as data
 from tests.unit.random_models import random_model
 
@@ -121,6 +124,17 @@ def test_format_and_skill_are_read_apart(own: str) -> None:
         (answer,) = asked.judge([Writing(text, 3, ended=True, finite=True, changed=False)])
         assert (answer.score, answer.form) == (score, form)
     assert answer.outcome == "no answer"
+
+
+def test_without_lm_eval_one_line_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    harness._manager.cache_clear()
+    monkeypatch.setitem(sys.modules, "lm_eval.tasks", None)
+    with pytest.raises(InputError, match=r"pip install 'layerroles\[lm-eval\]'"):
+        lr.task("lm_eval:arc_easy")
+    monkeypatch.setitem(sys.modules, "lm_eval.api.model", None)
+    monkeypatch.delitem(sys.modules, "layerroles.lm", raising=False)
+    with pytest.raises(InputError, match=r"pip install 'layerroles\[lm-eval\]'"):
+        importlib.import_module("layerroles.lm")
 
 
 def test_unknown_names_are_answered_with_the_nearest() -> None:
