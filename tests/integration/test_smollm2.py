@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import layerroles as lr
 from layerroles.models import encode, prepared
+from layerroles.protocols import protocol
 
 CONTEXTS = [
     "The capital of France is",
@@ -153,3 +154,17 @@ def test_the_lens_and_attention_on_a_real_model() -> None:
     assert len(means) == 270
     assert means.evidence.max() > 3 * means.uniform.max()
     assert (attention.evidence + attention["first"] <= 1 + 1e-4).all()
+
+
+def test_the_steps_of_a_chain_add_up_to_the_solution_in_one_piece() -> None:
+    task, engine = lr.task("word_problems"), lr.Engine(model())
+    examples = task.examples(2, 0)
+    asked = protocol("chain_logprob").prepare(engine, task, examples)
+    (found,) = engine.score(asked.requests, [lr.Condition({})])
+    pairs = [(example.context(worked=True), f" {example.solution}") for example in examples]
+    whole = engine.loglikelihood(pairs)
+    for index, answer in enumerate(asked.judge(found)):
+        assert len(answer.details["steps"]) == 3
+        assert answer.n_tokens == whole.n_tokens[index]
+        nats = answer.score * answer.n_tokens
+        assert nats == pytest.approx(whole.logprob[0, index], abs=1e-3)
