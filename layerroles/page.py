@@ -210,9 +210,9 @@ def _sections(
         tasks = dict.fromkeys(single["task"])
         depth += [figures.depth_profile(result, task=task, ablation=kind) for task in tasks]
         harms.append(figures.harm_map(result, ablation=kind))
-        if "generation" in set(single["protocol"]):
-            outcomes.append(figures.outcome_profile(result, ablation=kind))
-            asked += _hidden(result, kind)
+        for protocol in select.written(single["protocol"]):
+            outcomes.append(figures.outcome_profile(result, ablation=kind, protocol=protocol))
+            asked += _hidden(result, kind, protocol)
     yield _section("roles", "Role map", "role", roles)
     yield _section("harm", "Harm map", "harm", harms)
     yield _section("depth", "Depth profiles", "depth", depth)
@@ -224,14 +224,16 @@ def _sections(
     yield _section("attention", "Attention", "attention", maps)
 
 
-def _hidden(result: SweepResult, kind: str) -> list[go.Figure]:
+def _hidden(result: SweepResult, kind: str, protocol: str) -> list[go.Figure]:
     """Harm by likelihood against harm by generation, where tasks were asked both ways."""
     both = result.differences()
-    both = both[(both["ablation"] == kind) & (both["protocol_b"] == "generation")]
+    both = both[(both["ablation"] == kind) & (both["protocol_b"] == protocol)]
     both = both[both["layer"].notna() & (both["part"] == "block")]
     asked = dict.fromkeys(zip(both["protocol_a"], both["at"], strict=True))
     return [
-        figures.likelihood_hides(result, likelihood=likelihood, ablation=kind, at=at)
+        figures.likelihood_hides(
+            result, likelihood=likelihood, generation=protocol, ablation=kind, at=at
+        )
         for likelihood, at in asked
         if at == both["at"].iloc[0]
     ]
@@ -274,7 +276,7 @@ def _changed(result: SweepResult, effects: pd.DataFrame, roles: Roles) -> Iterat
     for task in dict.fromkeys(single["task"]):
         cell = single[single["task"] == task]
         protocols = list(dict.fromkeys(cell["protocol"]))
-        protocol = "generation" if "generation" in protocols else protocols[0]
+        protocol = [*select.written(protocols), *protocols][0]
         cell = cell[cell["protocol"] == protocol]
         family = cell["family"].iloc[0]
         layers = []

@@ -80,6 +80,11 @@ def units(result: SweepResult) -> dict[tuple[str, str], str]:
     return {(cell["task"], cell["protocol"]): cell.get("unit", "accuracy") for cell in cells}
 
 
+def written(protocols: Iterable[str]) -> list[str]:
+    """Those in which the model writes, such as `generation[max_gen_toks=512]`."""
+    return [label for label in dict.fromkeys(protocols) if label.partition("[")[0] == "generation"]
+
+
 def narrow(frame: pd.DataFrame, column: str, value: str | None) -> pd.DataFrame:
     """The rows in which `column` is `value`; all rows if it is None."""
     if value is None:
