@@ -35,9 +35,9 @@ CREATE TABLE IF NOT EXISTS examples (
 ) WITHOUT ROWID;
 """
 # What must be the same when a run goes on; anything else may grow or is only recorded.
-_SAME = (("model", "weights"), ("model", "dtype"), ("seed",), ("chat",))
+_SAME = (("model", "weights"), ("model", "dtype"), ("seed",), ("chat",), ("coherence",))
 # What folders of an earlier version do not say.
-_EARLIER: dict[str, Any] = {"chat": False, "noise_floor": []}
+_EARLIER: dict[str, Any] = {"chat": False, "coherence": False, "noise_floor": []}
 
 
 class Store:
@@ -88,18 +88,19 @@ class Store:
             InputError: an example of that id was asked in other words before.
         """
         known = {
-            row[0]: row[1]
+            row[0]: row[1:]
             for row in self._db.execute(
-                "SELECT example, context FROM examples WHERE task = ? AND protocol = ?",
+                "SELECT example, context, prompt, answer FROM examples "
+                "WHERE task = ? AND protocol = ?",
                 (task, protocol),
             )
         }
         for id, values in examples.items():
-            if known.get(id, values[0]) != values[0]:
+            if known.get(id, tuple(values[:3])) != tuple(values[:3]):
                 raise InputError(
                     f"run folder {str(self.folder)!r} asked example {id!r} of task {task!r} under "
-                    f"{protocol!r} in other words: the task or protocol has changed, use a new "
-                    f"folder"
+                    f"{protocol!r} in other words, or with another answer: the task or protocol "
+                    f"has changed, use a new folder"
                 )
         new = [
             (task, protocol, id, place, *values)
@@ -207,9 +208,17 @@ def _merged(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
                 f"run folder {str(folder)!r} is of another run: its {what} is {old!r} "
                 f"(model {name!r}), not {new!r}; use another folder"
             )
-    names = {item["name"]: item["hash"] for item in known["conditions"]}
+    rules = {(cell["task"], cell["protocol"]): cell.get("rules") for cell in known["cells"]}
+    for cell in manifest["cells"]:
+        names = cell["task"], cell["protocol"]
+        if rules.get(names, cell.get("rules")) != cell.get("rules"):
+            raise InputError(
+                f"run folder {str(folder)!r} asked task {names[0]!r} by other rules (its prompts, "
+                f"filters or metrics have changed): use another folder"
+            )
+    hashes = {item["name"]: item["hash"] for item in known["conditions"]}
     for item in manifest["conditions"]:
-        if names.get(item["name"], item["hash"]) != item["hash"]:
+        if hashes.get(item["name"], item["hash"]) != item["hash"]:
             raise InputError(
                 f"run folder {str(folder)!r} holds another condition called {item['name']!r} "
                 f"(other parameters or another reference): give one of them a name of its own, or "

@@ -13,6 +13,7 @@ import os
 import platform
 import time
 from collections.abc import Iterator, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -318,9 +319,10 @@ class Sweep:
             "layerroles": __version__,
             "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "model": (model := provenance(self.model).to_dict()),
-            "versions": model.pop("versions"),
+            "versions": model.pop("versions") | _versions(self.cells),
             "seed": self.seed,
             "chat": self.chat,
+            "coherence": self.coherence,
             "limit": self.limit,
             "cells": [
                 {
@@ -330,7 +332,7 @@ class Sweep:
                     "n": len(cell.examples),
                     "chance": cell.protocol.chance(cell.examples),
                     "unit": cell.protocol.unit,
-                    **({"aggregation": how} if (how := cell.protocol.aggregation) else {}),
+                    **cell.protocol.noted(),
                 }
                 for cell in self.cells
             ],
@@ -374,6 +376,12 @@ def _cells(
                     raise InputError(f"task {task.label!r}: {error}") from error
             cells.append(Cell(task, each, examples))
     return cells
+
+
+def _versions(cells: Sequence[Cell]) -> dict[str, str]:
+    """Versions of packages that decide what some of these cells ask."""
+    asked = any(isinstance(cell.task, LmEval) for cell in cells)
+    return {"lm-eval": version("lm_eval")} if asked else {}
 
 
 def _protocol(given: object) -> Protocol:

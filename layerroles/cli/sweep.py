@@ -48,7 +48,7 @@ def command(
         typer.Option(
             metavar="TASK,...",
             help="What is asked, parameters in brackets: facts, kv_retrieval\\[pairs=20], "
-            "local:FILE.jsonl. See: layerroles tasks.",
+            "local:FILE.jsonl, lm_eval:NAME. See: layerroles tasks.",
         ),
     ] = "kv_retrieval,facts,word_problems,copying",
     ablation: Annotated[

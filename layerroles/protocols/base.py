@@ -115,9 +115,11 @@ class Protocol(ABC):
     def chance(self, examples: Sequence[Example]) -> float | None:
         """The mean score of guessing; None where there is no such thing."""
 
-    @property
-    def aggregation(self) -> dict[str, str | None]:
-        """How measures in `details` are aggregated by lm-eval; none outside its tasks."""
+    def noted(self) -> dict[str, Any]:
+        """What a run's manifest tells of this protocol besides; as JSON.
+
+        A run folder whose cell has other `rules` is refused.
+        """
         return {}
 
     @abstractmethod

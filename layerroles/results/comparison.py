@@ -213,8 +213,9 @@ def _mean_difference(
     if unit != "accuracy":
         return center, drawn
     # Few answers that differ give the bootstrap little to draw from: the interval is at least as
-    # wide as Tango's would be if none differed, of all examples at all sites.
-    reach = stats.tango(0, 0, n * n_sites).high
+    # wide as Tango's would be if none differed. Sites may move together, so that many of them tell
+    # no more than one.
+    reach = stats.tango(0, 0, n).high
     return center, stats.Interval(min(drawn.low, center - reach), max(drawn.high, center + reach))
 
 

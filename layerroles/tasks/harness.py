@@ -4,9 +4,11 @@ Importing it takes seconds, so that it is imported where it is needed.
 """
 
 import functools
+import hashlib
 import io
+import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, redirect_stderr
 from types import MappingProxyType
 from typing import Any
@@ -16,6 +18,13 @@ from layerroles.registry import nearest
 
 log = logging.getLogger(__name__)
 
+# What of a configuration decides prompts and scores.
+_RULES = (
+    *("task", "dataset_name", "output_type", "test_split", "validation_split"),
+    *("fewshot_split", "num_fewshot", "doc_to_text", "doc_to_target", "doc_to_choice"),
+    *("description", "target_delimiter", "fewshot_delimiter", "gen_prefix", "process_docs"),
+    *("process_results", "generation_kwargs", "metric_list", "filter_list"),
+)
 NOT_INSTALLED = "lm-eval is not installed: pip install 'layerroles[lm-eval]'"
 OUTPUT_TYPES = ("generate_until", "multiple_choice", "loglikelihood")
 # The families of well-known tasks, by how their names begin; the longest beginning counts.
@@ -162,6 +171,73 @@ def check(member: Any, label: str) -> None:
         generation_options(member.config.generation_kwargs, f"lm-eval task {name!r}")
 
 
+def metric_of(task: Any, member: Any) -> str:
+    """The metric that is the score: the one asked for, `acc`, `exact_match`, or the first good one.
+
+    Raises:
+        InputError: of none of them higher is better.
+    """
+    if task.metric:
+        return str(task.metric)
+    better: dict[str, bool] = member.higher_is_better()
+    for name in ("acc", "exact_match", *(name for name in better if better[name]), "perplexity"):
+        if name in better:
+            return name
+    raise InputError(
+        f"lm-eval task {member.task_name!r} has no metric of which higher is better "
+        f"({', '.join(better)}): its scores cannot be told as skill"
+    )
+
+
+def refuse_worse(member: Any, metric: str) -> None:
+    """Check that higher is better; of `perplexity` documents have the log-likelihood, where it is.
+
+    Raises:
+        InputError: lower is better.
+    """
+    if metric != "perplexity" and not member.higher_is_better().get(metric, True):
+        raise InputError(
+            f"lm-eval task {member.task_name!r}: of metric={metric!r} lower is better, so that it "
+            f"cannot be a score: use another, or read it from lm_eval_metrics"
+        )
+
+
+def metrics_of(member: Any, instances: list[Any]) -> dict[str, dict[str, Any]]:
+    """The metrics of one document by filter, from its instances with their filtered answers."""
+    with told(member.task_name, "cannot score an answer"):
+        return {
+            name: member.process_results(
+                instances[0].doc, [one.filtered_resps[name] for one in instances]
+            )
+            for name in instances[0].filtered_resps
+        }
+
+
+def rules(members: Iterable[Any]) -> str:
+    """A hash of how tasks ask and score: of their configurations and lm-eval's version of them."""
+    settings = [
+        {key: _as_text(getattr(member.config, key, None)) for key in _RULES} for member in members
+    ]
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _as_text(value: Any) -> str:
+    """A setting as text; of a function its name, not where it lies in memory."""
+    return str(getattr(value, "__qualname__", None) or value)
+
+
+@contextmanager
+def told(name: str, what: str) -> Iterator[None]:
+    """Tell in one line what lm-eval, or a task's own template or function, does not get done."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        kind = "" if isinstance(error, ValueError | AssertionError) else f"{type(error).__name__}: "
+        raise InputError(f"lm-eval task {name!r} {what}: {kind}{first_line(error)}") from error
+
+
 def filters(member: Any) -> list[str]:
     """The names of a task's filters."""
     return [str(one.name) for one in member._filters]
@@ -197,11 +273,13 @@ def generation_options(given: Any, whose: str) -> dict[str, object]:
 @contextmanager
 def quiet() -> Iterator[None]:
     """Keep lm-eval's notes and progress bars, and those of its data sets, from the terminal."""
-    logger = logging.getLogger("lm_eval")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    loggers = [logging.getLogger(name) for name in ("lm_eval", "datasets", "huggingface_hub")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         with redirect_stderr(io.StringIO()):
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 
 from layerroles.errors import InputError
 from layerroles.tasks.base import FAMILIES, Example, Task, register
-from layerroles.tasks.harness import check, family_of, filters, first_line, members, quiet
+from layerroles.tasks.harness import check, family_of, filters, members, quiet, refuse_worse, told
 from layerroles.tasks.parameters import one_of, whole
 
 _OF_THE_NAME = "of the name"
@@ -88,6 +88,8 @@ class LmEval(Task):
             for option, known in (("metric", member.aggregation()), ("filter", filters(member))):
                 if getattr(self, option):
                     one_of(self.label, option, getattr(self, option), known)
+            if self.metric:
+                refuse_worse(member, self.metric)
         types = {member.OUTPUT_TYPE for member in self.members.values()}
         if len(types) > 1:
             raise InputError(
@@ -144,14 +146,26 @@ class LmEval(Task):
             turns = still
         return found
 
-    def instances(self, limit: int, template: Any = None) -> dict[str, list[Any]]:
+    def instances(self, limit: int, template: Any = None, key: str = "") -> dict[str, list[Any]]:
         """lm-eval's requests for the first `limit` documents, by example id.
 
         Args:
             limit: documents.
             template: renders a list of messages as a text (`AblatedLM.apply_chat_template`); None
                 asks without a chat template.
+            key: names the template; requests are built once for each.
         """
+        built: dict[str, dict[str, list[Any]]] = self._built
+        ids = [f"{name}/{place}" for name, place, _ in self.documents(limit)]
+        if not set(ids) <= set(built.get(key, {})):
+            built[key] = self._build(limit, template)
+        return {id: built[key][id] for id in ids}
+
+    @functools.cached_property
+    def _built(self) -> dict[str, dict[str, list[Any]]]:
+        return {}
+
+    def _build(self, limit: int, template: Any) -> dict[str, list[Any]]:
         counts: dict[str, int] = {}
         for name, _, _ in self.documents(limit):
             counts[name] = counts.get(name, 0) + 1
@@ -160,25 +174,36 @@ class LmEval(Task):
             member = self.members[name]
             # Shots are drawn one document after the other.
             member.set_fewshot_seed(self.fewshot_seed)
-            with quiet():
-                try:
-                    member.build_all_requests(
-                        limit=n,
-                        apply_chat_template=template is not None,
-                        fewshot_as_multiturn=template is not None,
-                        chat_template=template,
-                    )
-                except (ValueError, AssertionError, KeyError) as error:  # too few shots, say
-                    raise InputError(
-                        f"lm-eval task {name!r} cannot make its prompts, with "
-                        f"{member.config.num_fewshot} worked examples: {first_line(error)}"
-                    ) from error
+            shots = member.config.num_fewshot or 0
+            with quiet(), told(name, f"cannot make its prompts, with {shots} worked examples"):
+                member.build_all_requests(
+                    limit=n,
+                    apply_chat_template=template is not None,
+                    fewshot_as_multiturn=template is not None,
+                    chat_template=template,
+                )
             for instance in member.instances:
                 found.setdefault(f"{name}/{instance.doc_id}", []).append(instance)
-        return {
-            id: sorted(found[id], key=lambda instance: instance.idx)
-            for id in (f"{name}/{place}" for name, place, _ in self.documents(limit))
-        }
+        for instances in found.values():
+            instances.sort(key=lambda instance: instance.idx)
+        return found
+
+    def place(self, examples: Sequence[Example]) -> int:
+        """How many documents from the first on have these examples among them.
+
+        Raises:
+            InputError: an example that is not of this task.
+        """
+        wanted = {example.id for example in examples}
+        limit = len(examples)
+        while True:
+            there = [f"{name}/{place}" for name, place, _ in self.documents(limit)]
+            if wanted <= set(there):
+                return limit
+            if len(there) < limit:
+                unknown = sorted(wanted - set(there))[0]
+                raise InputError(f"task {self.label!r} has no example {unknown!r}")
+            limit *= 2
 
     def examples(self, limit: int, seed: int) -> list[Example]:
         """The first `limit` documents; the seed changes nothing."""
@@ -191,18 +216,34 @@ class LmEval(Task):
         """Contexts of the last `limit` documents, the last one first."""
         share = -(-limit // len(self.members))
         contexts = []
-        for member in self.members.values():
+        for name, member in self.members.items():
             member.set_fewshot_seed(self.fewshot_seed)
             docs = member.eval_docs
-            for place in range(len(docs) - 1, max(-1, len(docs) - 1 - share), -1):
-                shots = member.config.num_fewshot or 0
-                context = member.fewshot_context(docs[place], num_fewshot=shots)
-                contexts.append(context if isinstance(context, str) else context[0])
+            shots = member.config.num_fewshot or 0
+            with told(name, f"cannot make its prompts, with {shots} worked examples"):
+                for place in range(len(docs) - 1, max(-1, len(docs) - 1 - share), -1):
+                    context = member.fewshot_context(docs[place], num_fewshot=shots)
+                    contexts.append(context if isinstance(context, str) else context[0])
         return contexts[:limit]
+
+    def share_right(self, example: Example) -> float | None:
+        """Which share of an example's choices is right; None where the task scores by rules."""
+        member = self.member(example)
+        if callable(member.config.process_results):
+            return None
+        if member.multiple_target:
+            doc = self.instances(self.place([example]))[example.id][0].doc
+            right = member.doc_to_target(doc)
+            return len(set(right)) / len(example.choices)
+        return 1 / len(example.choices)
+
+    def member_name(self, example: Example) -> str:
+        """The name of the lm-eval task that an example is of."""
+        return example.id.rpartition("/")[0]
 
     def member(self, example: Example) -> Any:
         """The lm-eval task that an example is of."""
-        return self.members[example.id.rpartition("/")[0]]
+        return self.members[self.member_name(example)]
 
     def _example(self, id: str, instances: Sequence[Any]) -> Example:
         member = self.members[id.rpartition("/")[0]]

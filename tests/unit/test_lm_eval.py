@@ -10,7 +10,7 @@ import layerroles as lr
 from layerroles.engine import Writing
 from layerroles.errors import InputError
 from layerroles.protocols import Harness
-from layerroles.protocols.harness import AskedTexts
+from layerroles.protocols.instances import AskedTexts
 from layerroles.tasks import harness
 from tests.integration import lm_eval_data as data
 from tests.unit.random_models import random_model
@@ -202,8 +202,57 @@ def test_more_shots_than_there_are(own: str) -> None:
         task.examples(1, 0)
 
 
+def test_a_metric_of_which_lower_is_better_is_no_score(own: str) -> None:
+    with pytest.raises(InputError, match="of metric='brier_score' lower is better"):
+        lr.task("lm_eval:own_one", include_path=own, metric="brier_score")
+
+
+def test_another_gold_answer_or_filter_is_another_run(own: str, tmp_path: Path) -> None:
+    model, conditions = random_model("llama"), [lr.Condition({lr.Site(0): lr.Skip()})]
+
+    def swept(text: str, n: int) -> lr.SweepResult:
+        harness._manager.cache_clear()
+        folder = with_task(tmp_path / "more", own, "own_changing", text)
+        task = lr.task("lm_eval:own_changing", include_path=folder)
+        return lr.Sweep(model, [task], conditions, limit=n).run(tmp_path / "run")
+
+    text = """output_type: multiple_choice
+doc_to_text: "{{question}}"
+doc_to_choice: choices
+doc_to_target: answer
+"""
+    swept(text, 2)
+    with pytest.raises(InputError, match="by other rules"):
+        swept(text.replace("doc_to_target: answer", "doc_to_target: 0"), 4)
+    assert swept(text, 3).frame["example"].nunique() == 3
+
+
+def test_several_right_choices_are_easier_to_guess(own: str, tmp_path: Path) -> None:
+    text = """output_type: multiple_choice
+doc_to_text: "{{question}}"
+doc_to_choice: ["A", "B", "C", "D"]
+doc_to_target: "{{[answer, (answer + 1) % 4]}}"
+"""
+    folder = with_task(tmp_path / "more", own, "own_several", text)
+    task = lr.task("lm_eval:own_several", include_path=folder)
+    assert Harness(task).chance(task.examples(3, 0)) == 0.5
+
+
+def test_a_template_that_fails_on_a_later_document(own: str, tmp_path: Path) -> None:
+    text = """output_type: multiple_choice
+doc_to_text: "{{question}} {{1 // (answer - 1) if question != 'What do bees make?' else 1 // 0}}"
+doc_to_choice: choices
+doc_to_target: answer
+"""
+    folder = with_task(tmp_path / "more", own, "own_failing", text)
+    task = lr.task("lm_eval:own_failing", include_path=folder)
+    with pytest.raises(InputError, match=r"'own_failing' cannot make its prompts, .*ZeroDivision"):
+        task.examples(3, 0)
+
+
 def test_a_metric_that_is_no_number_for_a_document(own: str) -> None:
-    task = lr.task("lm_eval:own_one", include_path=own, metric="brier_score")
+    task = lr.task("lm_eval:own_one", include_path=own, filter="none")
+    object.__setattr__(task, "metric", "brier_score")  # as a task without another would have it
     asked = Harness(task).prepare(lr.Engine(random_model("llama")), task, task.examples(1, 0))
     engine = lr.Engine(random_model("llama"))
     (scores,) = engine.score(list(asked.requests), [lr.Condition({})])
