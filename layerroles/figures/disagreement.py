@@ -72,9 +72,10 @@ def protocols(
     figure.update_yaxes(title_text="change", row=2, col=1)
     style.headings(figure)
     kind = effects["ablation"].iloc[0]
+    what = "The same questions, asked in different ways," if len(cells) > 1 else "The score"
     return style.finish(
         figure,
-        title=f"The same questions, asked in different ways, when one layer is ablated ({kind})",
+        title=f"{what} when one layer is ablated ({kind})",
         subtitle=f"{style.counts(effects['n'])} examples per point; 95% intervals; change = score "
         "\N{MINUS SIGN} intact on the same examples; layers are 0-based",
         height=480,
@@ -83,7 +84,7 @@ def protocols(
 
 def _titles(effects: pd.DataFrame, cells: list[tuple[str, str]]) -> list[str]:
     families = dict(zip(effects["task"], effects["family"], strict=True))
-    several = len({task for task, _ in cells}) > 1
+    several = len({task for task, _ in cells}) > 1 or len(cells) == 1
     named = [
         style.panel(families[task], *([task] if several else []), protocol)
         for task, protocol in cells
