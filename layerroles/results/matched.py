@@ -1,5 +1,6 @@
 """What two runs have in common, and, in words, what only one of them has."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -56,7 +57,32 @@ def match(a: SweepResult, b: SweepResult) -> tuple[list[Match], list[str]]:
                 f"{' '.join(key)}: {lost[0]} examples of a and {lost[1]} of b have no match"
             )
         matches.append(Match(one, two, conditions, examples))
-    return matches, only + _only("condition", *alone)
+    return matches, [*_settings(a, b), *only, *_only("condition", *alone)]
+
+
+def _settings(a: SweepResult, b: SweepResult) -> list[str]:
+    """Lines on what was compared though it is not the same: settings, parameters of ablations."""
+    named = {
+        "dtype": [run.manifest.get("model", {}).get("dtype") for run in (a, b)],
+        "chat": [run.manifest.get("chat", False) for run in (a, b)],
+        "seed": [run.manifest.get("seed", 0) for run in (a, b)],
+    }
+    ours, theirs = (_parameters(run) for run in (a, b))
+    named |= {f"ablation {name}": [ours[name], theirs[name]] for name in ours if name in theirs}
+    return [
+        f"{name} is not the same: {one} (a), {two} (b)"
+        for name, (one, two) in named.items()
+        if one != two
+    ]
+
+
+def _parameters(run: SweepResult) -> dict[str, str]:
+    """With which parameters each ablation was made; references go by what they hold."""
+    found: dict[str, set[str]] = {}
+    for condition in run.manifest.get("conditions", []):
+        for given in condition.get("parameters", {}).values():
+            found.setdefault(condition["ablation"], set()).add(json.dumps(given, sort_keys=True))
+    return {name: " or ".join(sorted(each)) for name, each in found.items()}
 
 
 def _same(one: Cell, two: Cell) -> list[tuple[str, str]]:

@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 from scipy import stats as distributions
 
+from layerroles import stats
 from layerroles.results import records
 from layerroles.roles.harms import SPARE, Contrast
 
@@ -272,7 +273,9 @@ def _precision(protocol: str, rows: pd.DataFrame, layers: pd.DataFrame) -> list[
             f"; no layer could be spare (within ±{SPARE}) for {len(short)} of {len(rows)} families "
             f"even if not one answer changed: that takes n={', '.join(short)}"
         )
-    return [f"{text}."]
+    found = stats.minimum_detectable(n, tests=known["layer"].nunique())
+    least_drop = "no drop" if math.isnan(found) else f"a drop of {found:.2f} or more"
+    return [f"{text}. Of accuracy {least_drop} is found with 80% power after correction."]
 
 
 def least(skill: float) -> int:

@@ -226,3 +226,18 @@ def test_a_folder_that_is_no_run_is_answered_in_one_line(
     assert shown.out == ""
     assert shown.err.count("\n") == 1
     assert "is not a run folder" in shown.err
+
+
+def test_settings_and_parameters_that_differ_are_said():
+    one, two = run(0, FLAT), run(0, STEEP)
+    conditions = [
+        {**each, "parameters": {"L0": {"factor": factor}}}
+        for factor, each in zip((0.5, 0.5), one.manifest["conditions"][-2:], strict=True)
+    ]
+    other = [{**each, "parameters": {"L0": {"factor": 0.25}}} for each in conditions]
+    one = dataclasses.replace(one, manifest={**one.manifest, "conditions": conditions})
+    two = dataclasses.replace(two, manifest={**two.manifest, "conditions": other, "chat": True})
+    assert compare(one, two).unmatched == (
+        "chat is not the same: False (a), True (b)",
+        'ablation skip is not the same: {"factor": 0.5} (a), {"factor": 0.25} (b)',
+    )

@@ -12,7 +12,7 @@ from layerroles.results import SweepResult
 from layerroles.roles import Roles, localize
 from layerroles.roles.claims import least, listed
 from layerroles.roles.seen import emergence
-from layerroles.stats import tango
+from layerroles.stats import minimum_detectable, tango
 from tests.unit.synthetic import synthetic_attention, synthetic_lens, synthetic_result
 
 COLUMNS = (
@@ -59,6 +59,8 @@ def test_the_planted_roles_of_a_demo_are_found(demo):
 def test_thirty_two_examples_call_nothing_spare_and_say_so(demo):
     assert demo.frame["spare"].map(len).sum() == 0
     assert "at n=32 the interval of a layer's harm is about ±0." in demo.verdict
+    least = minimum_detectable(32, tests=demo.layers["layer"].nunique())
+    assert f"a drop of {least:.2f} or more is found with 80% power" in demo.verdict
     assert "no layer could be spare" in demo.verdict
     assert "specific: no layer" in demo.verdict.lower()
 
