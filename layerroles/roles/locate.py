@@ -10,7 +10,7 @@ from layerroles.errors import InputError
 from layerroles.registry import unknown
 from layerroles.results import SweepResult, records
 from layerroles.roles import claims, seen
-from layerroles.roles.harms import VERDICTS, Harms, ats_of, single_layers
+from layerroles.roles.harms import VERDICTS, Harms, ats_of, single_sites
 from layerroles.roles.table import Roles
 
 CONTROL = "language"
@@ -135,7 +135,7 @@ def _claim(line: dict[str, Any], harms: Harms, second: list[Harms]) -> str:
 
 
 def _kinds(result: SweepResult) -> list[str]:
-    kinds = list(dict.fromkeys(single_layers(result)["ablation"]))
+    kinds = list(dict.fromkeys(single_sites(result)["ablation"]))
     if not kinds:
         raise InputError(
             "roles need conditions that ablate one whole layer each, and this result has none: "
