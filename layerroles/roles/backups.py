@@ -4,7 +4,7 @@ Where one layer stands in for another, ablating either alone shows nothing. What
 ablations explain of the pair is taken example by example: an answer that either of them loses is
 lost,
 
-    excess = mean(min(score under one, score under the other) - score under both) / (intact - chance)
+    excess = mean(min(score of one, score of the other) - score of both) / (intact - chance)
 
 so two layers that are both needed have no excess, however much each of them hurts. On 0/1 scores
 this is a paired comparison of two sets of 0/1 scores, with Tango's interval and McNemar's p. An
@@ -12,6 +12,7 @@ excess says that the two layers do not add up; that one *stands in* for the othe
 reading of it, a model that bears one blow and not two is another.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,16 @@ COLUMNS = [
     *("explained", "excess", "excess_low", "excess_high", "p", "p_adjusted", "verdict"),
 ]
 Pair = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class _Cost:
+    """What a pair costs on one task: harm, the effect beyond the two alone, and the skill."""
+
+    harm: float
+    of_harm: stats.Interval
+    beyond: stats.PairedEffect
+    skill: float
 
 
 def pairs_of(harms: Harms) -> pd.DataFrame:
@@ -76,14 +87,14 @@ def _row(
     known = [each for each in found if each is not None]
     if not known or len(known) < len(tasks):
         return {**row, **nothing, "n": 0, "verdict": "not measurable"}
-    harm, of_harm = stats.pooled([each[0] for each in known], [each[1] for each in known])
+    harm, of_harm = stats.pooled([each.harm for each in known], [each.of_harm for each in known])
     excess, of_excess = stats.pooled(
-        [-each[2].effect / each[3] + 0.0 for each in known],
-        [each[2].interval.scaled(-1 / each[3]) for each in known],
+        [-each.beyond.effect / each.skill + 0.0 for each in known],
+        [each.beyond.interval.scaled(-1 / each.skill) for each in known],
     )
     return {
         **row,
-        "n": sum(each[2].n for each in known),
+        "n": sum(each.beyond.n for each in known),
         "harm": harm,
         "harm_low": of_harm.low,
         "harm_high": of_harm.high,
@@ -91,7 +102,7 @@ def _row(
         "excess": excess,
         "excess_low": of_excess.low,
         "excess_high": of_excess.high,
-        "p": min(1.0, len(known) * min(each[2].p for each in known)),
+        "p": min(1.0, len(known) * min(each.beyond.p for each in known)),
         "p_adjusted": float("nan"),
         "verdict": _verdict(of_excess),
     }
@@ -103,8 +114,8 @@ def _task(
     protocol: str,
     pair: Pair,
     effects: dict[tuple[str, str], dict[str, Any]],
-) -> tuple[float, stats.Interval, stats.PairedEffect, float] | None:
-    """Harm of the pair, what it costs beyond the two alone, and the skill, on one task."""
+) -> _Cost | None:
+    """What the pair costs on one task; None where it or one of its layers was not measured."""
     both = effects.get((task, protocol))
     singles = [harms.condition(task, protocol, (layer, -1)) for layer in pair]
     if both is None or None in singles or np.isnan(both["harm"]):
@@ -116,8 +127,8 @@ def _task(
         effect = stats.paired_binary(alone, together)
     else:
         effect = stats.paired_continuous(alone, together, harms.rng(f"{task} {pair}"))
-    harm = float(both["harm"]), stats.Interval(both["harm_low"], both["harm_high"])
-    return *harm, effect, harms.skill(task, protocol)
+    interval = stats.Interval(both["harm_low"], both["harm_high"])
+    return _Cost(float(both["harm"]), interval, effect, harms.skill(task, protocol))
 
 
 def _verdict(excess: stats.Interval) -> str:

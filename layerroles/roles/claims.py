@@ -8,7 +8,6 @@ from typing import Any
 import pandas as pd
 from scipy import stats as distributions
 
-from layerroles import stats
 from layerroles.results import records
 from layerroles.roles.harms import SPARE, Contrast
 

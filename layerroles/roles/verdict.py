@@ -9,28 +9,36 @@ from layerroles import stats
 from layerroles.results import records
 from layerroles.roles.claims import Setting, least, listed, number, sign
 from layerroles.roles.harms import SPARE
+from layerroles.roles.probed import probed
+from layerroles.roles.table import Roles
+
+_SHOWN = 5  # of pairs and heads, the worst by name
 
 
-def verdict(
-    frame: pd.DataFrame,
-    layers: pd.DataFrame,
-    contrasts: pd.DataFrame,
-    probes: pd.DataFrame,
-    setting: Setting,
-) -> list[str]:
-    """The sentences that may be claimed in all."""
+def verdict(roles: Roles, setting: Setting) -> list[str]:
+    """The sentences that may be claimed of roles whose own verdict is not written yet."""
+    frame, layers, contrasts = roles.frame, roles.layers, roles.contrasts
     lines = [_opening(setting)]
     for protocol, rows in frame.groupby("protocol", sort=False):
         own = layers[layers["protocol"] == protocol]
         known = rows[rows["early_minus_late"].notna()]
         lines += _depth(str(protocol), known, contrasts)
         lines += _layers(str(protocol), rows, own, setting)
+        lines += _spread(str(protocol), rows)
         lines += _precision(str(protocol), rows, own)
+        lines += _pairs(str(protocol), roles.pairs[roles.pairs["protocol"] == protocol])
+        lines += _heads(str(protocol), roles.heads[roles.heads["protocol"] == protocol])
     lines += _protocols(contrasts)
     lines += _unmeasured(frame, layers)
     lines += _failures(layers)
+    if roles.pairs.empty:
+        lines.append(
+            "No pairs of layers were ablated: a layer for which another stands in (a backup) looks "
+            "spare when it is ablated alone, so one at a time cannot tell the two apart."
+        )
+    lines += _claims(roles.claims)
     lines.append(_kinds(setting))
-    return lines + _probes(probes)
+    return lines + probed(roles.probes)
 
 
 _WHERE = {
@@ -43,8 +51,12 @@ _WHERE = {
 }
 
 
+def _where(at: str) -> str:
+    return _WHERE.get(at, f"the positions of {at}")
+
+
 def _opening(setting: Setting) -> str:
-    where = _WHERE.get(setting.at, f"the positions of {setting.at}")
+    where = _where(setting.at)
     beside = "; again with the first token's write kept" if setting.after_first else ""
     return (
         f"{setting.model}: {setting.ablation} of one layer at a time, {setting.swept} of "
@@ -100,11 +112,11 @@ def _kept(protocol: str, rows: pd.DataFrame, kept: pd.DataFrame) -> list[str]:
 
 def _pair(pair: Any) -> str:
     line = pair._asdict()
-    one, two, sign = line["family"], line["against"], 1.0
+    one, two, turn = line["family"], line["against"], 1.0
     low, high = line["ci_low"], line["ci_high"]
     if high < 0:
-        one, two, sign, low, high = two, one, -1.0, -high, -low
-    return f"{one} earlier than {two} by {number(sign * line['difference'], low, high)}"
+        one, two, turn, low, high = two, one, -1.0, -high, -low
+    return f"{one} earlier than {two} by {number(turn * line['difference'], low, high)}"
 
 
 def _layers(protocol: str, rows: pd.DataFrame, layers: pd.DataFrame, setting: Setting) -> list[str]:
@@ -151,6 +163,83 @@ def _general(protocol: str, rows: pd.DataFrame, measured: set[str], setting: Set
         f"Under {protocol}, critical for all {len(measured)} measured families, the copying "
         f"control included (general): {listed(general)}."
     )
+
+
+def _spread(protocol: str, rows: pd.DataFrame) -> list[str]:
+    """Over how many layers each family's harm is spread."""
+    known = rows[rows["effective"].notna()]
+    if known.empty:
+        return []
+    told = ", ".join(
+        f"{r.family} {r.effective:.1f} [{r.effective_low:.1f}, {r.effective_high:.1f}]"
+        for r in records(known)
+    )
+    return [
+        f"Under {protocol}, harm is spread over this many layers (effective number, sinks left "
+        f"out): {told}."
+    ]
+
+
+def _pairs(protocol: str, pairs: pd.DataFrame) -> list[str]:
+    """Which pairs of layers cost more than each of them alone."""
+    pairs = pairs[pairs["verdict"] != "not measurable"]
+    told = []
+    for family, rows in pairs.groupby("family", sort=False):
+        found = rows[rows["verdict"] == "backup"].sort_values("excess", ascending=False)
+        shown = [
+            f"{r.layer} with {r.other} {number(r.excess, r.excess_low, r.excess_high)} "
+            f"(pair {r.harm:+.2f}, explained {r.explained:+.2f})"
+            for r in records(found.head(_SHOWN))
+        ]
+        more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+        open_ = int((rows["verdict"] == "undecided").sum())
+        told.append(
+            f"{family} {', '.join(shown) or 'none'}{more} ({len(rows)} pairs, {open_} undecided)"
+        )
+    if not told:
+        return []
+    return [
+        f"Under {protocol}, backups, pairs of layers that cost more together than either alone "
+        f"explains: {'; '.join(told)}."
+    ]
+
+
+def _heads(protocol: str, heads: pd.DataFrame) -> list[str]:
+    """Which single heads are critical."""
+    heads = heads[heads["verdict"] != "not measurable"]
+    lines = []
+    for (ablation, at), own in heads.groupby(["ablation", "at"], sort=False):
+        told = []
+        for family, rows in own.groupby("family", sort=False):
+            found = rows[rows["verdict"] == "critical"].sort_values("harm", ascending=False)
+            shown = [
+                f"L{r.layer}.H{r.head} {number(r.harm, r.harm_low, r.harm_high)}"
+                for r in records(found.head(_SHOWN))
+            ]
+            more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+            moved = int((rows["p_adjusted"] < 0.05).sum())
+            told.append(
+                f"{family} {', '.join(shown) or 'none'}{more} (of {len(rows)}; {moved} with an "
+                f"effect at a false discovery rate of 5%)"
+            )
+        lines.append(
+            f"Under {protocol}, critical heads ({ablation} of one head at a time, at "
+            f"{_where(str(at))}): {'; '.join(told)}."
+        )
+    return lines
+
+
+def _claims(claims: pd.DataFrame) -> list[str]:
+    """Each claim of the literature, and what this sweep says to it."""
+    lines = []
+    for claim, rows in claims.groupby("claim", sort=False):
+        several = rows["family"].nunique() > 1
+        told = [
+            f"{r.status}{f' for {r.family}' if several else ''} under {r.protocol} ({r.evidence})"
+            for r in records(rows)
+        ]
+        lines.append(f"Claim of the literature, {claim[0].lower()}{claim[1:]}: {'; '.join(told)}.")
+    return lines
 
 
 def _precision(protocol: str, rows: pd.DataFrame, layers: pd.DataFrame) -> list[str]:
