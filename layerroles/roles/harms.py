@@ -69,7 +69,7 @@ class Harms:
     ) -> None:
         effects = single_sites(result, part)
         self.effects = effects[effects["ablation"] == ablation]
-        self.ablation, self.result = ablation, result
+        self.ablation, self.part, self.result = ablation, part, result
         _refuse_twins(self.effects)
         self._index: dict[tuple[str, str, Place, str], dict[str, Any]] = {
             (row.task, row.protocol, _place(row), row.at): row._asdict()

@@ -50,7 +50,7 @@ def summary(probes: Sequence[pd.DataFrame]) -> pd.DataFrame:
         InputError: a frame that no registered probe gave.
     """
     rows: list[dict[str, object]] = []
-    for name, own in _by_probe(probes):
+    for name, own in by_probe(probes):
         if name not in _KINDS:
             continue
         for family, rest in own.groupby("family", sort=False):
@@ -59,7 +59,7 @@ def summary(probes: Sequence[pd.DataFrame]) -> pd.DataFrame:
     return table.astype({"n": int, "layer": "Int64", "head": "Int64"})
 
 
-def _by_probe(probes: Sequence[pd.DataFrame]) -> list[tuple[str, pd.DataFrame]]:
+def by_probe(probes: Sequence[pd.DataFrame]) -> list[tuple[str, pd.DataFrame]]:
     """The intact rows of each probe, names checked."""
     found = []
     for frame in probes:
