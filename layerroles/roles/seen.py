@@ -91,6 +91,8 @@ def _stays(
     holds: Callable[[Float[np.ndarray, "example layer"]], Bool[np.ndarray, "example layer"]],
 ) -> "pd.Series[float]":
     """The first layer from which something holds to the end, per example; NaN for never."""
+    if "part" in frame:  # a lens may also be read between attention and MLP
+        frame = frame[frame["part"] == "block"]
     values = frame.pivot(index=["task", "example"], columns="layer", values=column)
     values = values.sort_index(axis=1)
     held = holds(values.to_numpy(float))
