@@ -32,17 +32,16 @@ def test_frames_are_kept_and_summed_up(
     asked: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"
-    assert probe(asked, run, "--probe", "logit_lens,attribution,attention") == 0
+    assert probe(asked, run, "--probe", "logit_lens,attribution") == 0
     shown = capsys.readouterr().out
     assert "logit_lens: 12 rows on 3 examples" in shown  # of 3 layers and the embedding
     assert "attribution: 24 rows on 3 examples" in shown
     assert "Logit lens, the layer from which the answer stays on top" in shown
     assert "Direct attribution, the layers that write most of the answer's logit: know" in shown
-    assert "attention: none of these examples has what it measures" in shown  # no evidence
     assert shown.splitlines()[-1] == (
         f"Frames are in {run / 'probes'}. Layers and heads are counted from 0."
     )
-    kept = {frame["probe"].iloc[0]: frame for frame in lr.probes.read_saved(run) if len(frame)}
+    kept = {frame["probe"].iloc[0]: frame for frame in lr.probes.read_saved(run)}
     lens = lr.probes.LogitLens().measure(random_model("llama"), [lr.task(asked)], limit=3)
     numbers = ["layer", "rank", "logprob"]
     pd.testing.assert_frame_equal(kept["logit_lens"][numbers], lens[numbers])
@@ -81,9 +80,16 @@ def test_a_plugins_probe_is_measured(
         "class Length(Probe):\n"
         "    def rows(self, model, batch):\n"
         "        for row, example in enumerate(batch.examples):\n"
-        "            yield example.id, {'length': int(batch.attended[row].sum())}\n",
+        "            yield example.id, {'length': int(batch.attended[row].sum())}\n"
+        "@register('nothing_in_a_test')\n"
+        "@dataclass(frozen=True)\n"
+        "class Nothing(Probe):\n"
+        "    def rows(self, model, batch):\n"
+        "        return iter(())\n",
         encoding="utf-8",
     )
-    options = ["--plugin", str(file), "--probe", "length_in_a_test"]
+    options = ["--plugin", str(file), "--probe", "length_in_a_test,nothing_in_a_test"]
     assert probe(asked, tmp_path / "run", *options) == 0
-    assert "length_in_a_test: 3 rows on 3 examples" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "length_in_a_test: 3 rows on 3 examples" in shown
+    assert "nothing_in_a_test: none of these examples has what it measures" in shown
