@@ -62,7 +62,7 @@ def test_every_probe_is_summed_up_or_passed_over() -> None:
     retrieval = heads.assign(probe="retrieval_score", score=heads["logit"])
     blocks = direct[direct["part"] == "attn"].assign(probe="similarity", n=1)
     blocks = blocks.assign(influence=blocks["logit"])
-    margin = blocks.assign(probe="decision", margin=blocks["layer"] - 2.5)
+    margin = blocks.assign(probe="decision", part="block", margin=blocks["layer"] - 2.5)
     under = margin.assign(condition="skip L0", margin=9.0)
     lens = blocks.assign(probe="tuned_lens", part="block", rank=5 - blocks["layer"])
     between = lens.assign(part="attn", rank=9)
