@@ -6,6 +6,7 @@ the number of examples; `themed(figure, "dark")` changes the look. Layers and he
 
 from layerroles.figures.attention import attention_map as attention_map
 from layerroles.figures.depth import depth_profile as depth_profile
+from layerroles.figures.direct import direct_against_total as direct_against_total
 from layerroles.figures.disagreement import likelihood_hides as likelihood_hides
 from layerroles.figures.disagreement import protocols as protocols
 from layerroles.figures.heatmap import harm_map as harm_map
@@ -17,6 +18,7 @@ from layerroles.figures.style import themed as themed
 __all__ = [
     "attention_map",
     "depth_profile",
+    "direct_against_total",
     "harm_map",
     "lens_trajectories",
     "likelihood_hides",

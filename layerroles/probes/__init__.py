@@ -1,6 +1,7 @@
 """Measurements on the model that say what a layer or a head is doing."""
 
 from layerroles.probes.attention import Attention as Attention
+from layerroles.probes.attribution import DirectAttribution as DirectAttribution
 from layerroles.probes.base import PROBES as PROBES
 from layerroles.probes.base import Batch as Batch
 from layerroles.probes.base import Probe as Probe

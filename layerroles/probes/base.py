@@ -1,12 +1,15 @@
-"""What a probe is: a measurement on the intact model, on the prompts that the sweep asks.
+"""What a probe is: a measurement on the model, on the prompts that the sweep asks.
 
-Probes look at the *answering position*: the token after which the answer is told from the other
-choices. That is the last token of the context (shots show bare answers, as under `continuation`)
-and of what all choices begin with, such as an opening quote; without choices, of the context.
+The model is intact, or under a condition: what is seen downstream of a skipped layer is a question
+too. Probes look at the *answering position*: the token after which the answer is told from the
+other choices. That is the last token of the context (shots show bare answers, as under
+`continuation`) and of what all choices begin with, such as an opening quote; without choices, of
+the context.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -16,6 +19,8 @@ from jaxtyping import Int
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
+from layerroles.ablations import Condition, Prompt, ablated
+from layerroles.ablations.condition import INTACT
 from layerroles.ablations.reference import pad_left
 from layerroles.engine import scored
 from layerroles.errors import InputError
@@ -35,22 +40,39 @@ class Probe(ABC):
         return PROBES.name_of(type(self))
 
     def measure(
-        self, model: TransformerBridge, tasks: Sequence[Task], *, limit: int = 32, seed: int = 0
+        self,
+        model: TransformerBridge,
+        tasks: Sequence[Task],
+        *,
+        limit: int = 32,
+        seed: int = 0,
+        condition: Condition | None = None,
     ) -> pd.DataFrame:
         """Measure on the first `limit` examples of each task.
 
+        Args:
+            model: from `load` or `prepare`.
+            tasks: what is asked.
+            limit: examples of each task.
+            seed: of the tasks' order.
+            condition: what is ablated meanwhile; nothing by default.
+
         Returns:
-            A tidy frame that begins with the columns probe, model, task, family, example.
+            A tidy frame that begins with the columns probe, model, condition (`intact`, or the
+            condition's name), task, family, example.
 
         Raises:
-            InputError: no task, a limit below 1, or a prompt longer than the model's context.
+            InputError: no task, a limit below 1, a prompt longer than the model's context, or a
+                condition that cannot be applied to the model.
         """
         if limit < 1 or not tasks:
             raise InputError(f"a probe needs tasks and a limit of 1 or more, not limit={limit}")
+        condition = condition or INTACT
         rows = [
             {
                 "probe": self.name,
                 "model": prepared(model).name,
+                "condition": condition.name,
                 "task": task.label,
                 "family": task.family,
                 "example": example,
@@ -58,9 +80,20 @@ class Probe(ABC):
             }
             for task in tasks
             for batch in batches(model, task.examples(limit, seed))
-            for example, values in self.rows(model, batch)
+            for example, values in self._under(model, batch, condition)
         ]
         return pd.DataFrame(rows)
+
+    def _under(
+        self, model: TransformerBridge, batch: "Batch", condition: Condition
+    ) -> Iterator[tuple[str, dict[str, Any]]]:
+        """The rows under a condition; what is ablated is so in every pass that a probe makes."""
+        with (
+            nullcontext()
+            if condition.is_intact
+            else ablated(model, condition, prompts=batch.prompts)
+        ):
+            yield from self.rows(model, batch)
 
     @abstractmethod
     def rows(
@@ -82,15 +115,23 @@ class Batch:
         tokens: what comes before the answering token, padded on the left: the last column answers.
         attended: 1 at real tokens.
         answers: the token of each answer that tells it from the other choices.
+        others: for each example, the tokens at that place of the choices that go on in another way
+            than the answer, each once; empty without choices.
+        prompts: the contexts, with their evidence: what a condition's `at` goes by.
     """
 
     examples: list[Example]
     tokens: Int[Tensor, "row pos"]
     attended: Int[Tensor, "row pos"]
     answers: list[int]
+    others: list[tuple[int, ...]]
+    prompts: list[Prompt]
 
     def run(self, model: TransformerBridge, hooks: dict[str, Any]) -> Tensor:
-        """Run the model with functions `(value) -> None` at hook points; the last logits."""
+        """Run the model with functions `(value) -> None` at hook points; the last logits.
+
+        What the functions see is what goes on through the model, ablations included.
+        """
         bound = [(name, partial(_call, function)) for name, function in hooks.items()]
         with model.hooks(fwd_hooks=bound):
             logits, _ = forward(model, self.tokens, self.attended, keep=1)
@@ -100,25 +141,55 @@ class Batch:
 def batches(model: TransformerBridge, examples: Sequence[Example]) -> Iterator[Batch]:
     """Examples of like length together, each read up to its answering position."""
     read = sorted(
-        ((example, *_answering(model, example)) for example in examples),
-        key=lambda item: len(item[1]),
+        (_answering(model, example) for example in examples), key=lambda one: len(one.tokens)
     )
     for start in range(0, len(read), _BATCH):
-        some, rows, answers = zip(*read[start : start + _BATCH], strict=True)
-        yield Batch(list(some), *pad_left(rows, model), list(answers))
+        some = read[start : start + _BATCH]
+        yield Batch(
+            [one.example for one in some],
+            *pad_left([one.tokens for one in some], model),
+            [one.answer for one in some],
+            [one.others for one in some],
+            [one.prompt for one in some],
+        )
 
 
-def _answering(model: TransformerBridge, example: Example) -> tuple[tuple[int, ...], int]:
-    """The tokens up to the answering position, and the answer's token there."""
+@dataclass(frozen=True)
+class _Answering:
+    """An example up to its answering position, and what may follow there."""
+
+    example: Example
+    tokens: tuple[int, ...]
+    answer: int
+    others: tuple[int, ...]
+    prompt: Prompt
+
+
+def _answering(model: TransformerBridge, example: Example) -> _Answering:
     texts = [example.answer, *(text for text in example.choices if text != example.answer)]
-    right, *others = scored(model, [(example.context(), f" {text}") for text in texts])
+    context = example.context()
+    before = len(context) - len(example.prompt)
+    spans = [(before + start, before + end) for start, end in example.evidence] or None
+    right, *others = scored(
+        model,
+        [(context, f" {text}") for text in texts],
+        None if spans is None else [spans] * len(texts),
+    )
     n = 0
     while n < len(right.continuation) - 1 and all(
         other.continuation[: n + 1] == right.continuation[: n + 1] for other in others
     ):
         n += 1
     n = n if others else 0
-    return (*right.context, *right.continuation[:n]), right.continuation[n]
+    answer = right.continuation[n]
+    told = dict.fromkeys(one for other in others for one in other.continuation[n : n + 1])
+    return _Answering(
+        example,
+        (*right.context, *right.continuation[:n]),
+        answer,
+        tuple(one for one in told if one != answer),
+        right.prompt,
+    )
 
 
 def _call(function: Any, value: Tensor, *, hook: object) -> None:

@@ -8,6 +8,8 @@ from pathlib import Path
 import pandas as pd
 from transformer_lens.model_bridge import TransformerBridge
 
+from layerroles.ablations import Condition
+from layerroles.ablations.condition import INTACT
 from layerroles.errors import InputError
 from layerroles.models import provenance
 from layerroles.probes.base import Probe
@@ -24,25 +26,31 @@ def measure_into(
     *,
     limit: int = 32,
     seed: int = 0,
+    condition: Condition | None = None,
 ) -> pd.DataFrame:
     """Measure and keep the frame in a run folder; what was measured alike before is read back.
+
+    A folder holds a frame for each probe and condition.
 
     Raises:
         InputError: as `Probe.measure`, or the folder cannot be written.
     """
     known = provenance(model)
+    condition = condition or INTACT
     asked = {
         "probe": repr(probe),
         "weights": known.weights,
         "dtype": known.dtype,
+        "condition": [condition.name, condition.hash],
         "tasks": {task.label: task.fingerprint(limit, seed) for task in tasks},
     }
     digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
-    table = Path(run) / _FOLDER / f"{probe.name}.csv"
+    under = "" if condition.is_intact else f".{condition.hash}"
+    table = Path(run) / _FOLDER / f"{probe.name}{under}.csv"
     note = table.with_suffix(".sha256")
     if table.is_file() and note.is_file() and note.read_text() == digest:
-        return pd.read_csv(table)
-    frame = probe.measure(model, tasks, limit=limit, seed=seed)
+        return _read(table)
+    frame = probe.measure(model, tasks, limit=limit, seed=seed, condition=condition)
     try:
         table.parent.mkdir(parents=True, exist_ok=True)
         # The note goes first and comes last: a table that was cut off is never taken for whole.
@@ -54,7 +62,28 @@ def measure_into(
     return frame
 
 
-def read_saved(run: str | Path) -> list[pd.DataFrame]:
-    """The probe frames that a run folder holds; an empty list if there are none."""
+def read_saved(run: str | Path, *, condition: str | None = "intact") -> list[pd.DataFrame]:
+    """The probe frames that a run folder holds; an empty list if there are none.
+
+    Args:
+        run: the folder.
+        condition: the name of the condition under which they were measured; None for all.
+    """
     tables = sorted((Path(run) / _FOLDER).glob("*.csv"))
-    return [pd.read_csv(table) for table in tables if table.with_suffix(".sha256").is_file()]
+    frames = [_read(table) for table in tables if table.with_suffix(".sha256").is_file()]
+    return [frame for frame in frames if condition is None or _under(frame) == condition]
+
+
+def _under(frame: pd.DataFrame) -> str:
+    """The name of a frame's condition; a frame that names none is of the intact model."""
+    return str(frame["condition"].iloc[0]) if "condition" in frame and len(frame) else "intact"
+
+
+def _read(table: Path) -> pd.DataFrame:
+    # A model may well write "nan" or "None": only an empty field says that there is no value.
+    return pd.read_csv(
+        table,
+        keep_default_na=False,
+        na_values=[""],
+        dtype={"example": str},
+    )

@@ -1,4 +1,4 @@
-"""The harm of each layer under one ablation, with intervals and bootstrap resamples.
+"""The harm of each layer, or of each head, under one ablation, with intervals and resamples.
 
 A family's harm under a protocol is the mean over its tasks that have skill above chance. The
 interval of one layer comes from the tasks' own (`stats.pooled`); sums over layers, such as
@@ -27,6 +27,9 @@ SPARE = 0.1
 VERDICTS = ("critical", "spare", "undecided", "sink")
 DRAWS = 2000
 
+# A layer and a head; -1 for all heads and the MLP, the whole layer.
+Place = tuple[int, int]
+
 _NOTHING = (float("nan"), stats.UNKNOWN)
 
 
@@ -52,21 +55,24 @@ NO_CONTRAST = Contrast(float("nan"), float("nan"), float("nan"), 0, np.empty(0))
 
 
 class Harms:
-    """Harm over layers, per (family, protocol), of the single-layer conditions of one ablation.
+    """Harm over sites, per (family, protocol), of the single-site conditions of one ablation.
 
     Args:
         result: a sweep.
         ablation: the kind.
         at: the positions at which the conditions act; `all` if it is there, else the first.
+        part: `"block"` for whole layers, or `"head"`.
     """
 
-    def __init__(self, result: SweepResult, ablation: str, at: str | None = None) -> None:
-        effects = single_layers(result)
+    def __init__(
+        self, result: SweepResult, ablation: str, at: str | None = None, *, part: str = "block"
+    ) -> None:
+        effects = single_sites(result, part)
         self.effects = effects[effects["ablation"] == ablation]
-        self.ablation, self.result = ablation, result
+        self.ablation, self.part, self.result = ablation, part, result
         _refuse_twins(self.effects)
-        self._index: dict[tuple[str, str, int, str], dict[str, Any]] = {
-            (row.task, row.protocol, int(row.layer), row.at): row._asdict()
+        self._index: dict[tuple[str, str, Place, str], dict[str, Any]] = {
+            (row.task, row.protocol, _place(row), row.at): row._asdict()
             for row in records(self.effects)
         }
         ats = set(self.effects["at"])
@@ -74,9 +80,10 @@ class Harms:
             raise InputError(unknown("at", at, sorted(ats)))
         self.at = at or ("all" if "all" in ats else sorted(ats)[0])
         self.after_first = self.at == "all" and "after_first" in ats
-        swept = sorted(int(layer) for layer in self.effects["layer"].unique())
-        self.swept = swept
-        self.n_layers = int(result.manifest.get("model", {}).get("n_layers", swept[-1] + 1))
+        self.places = sorted({place for _, _, place, _ in self._index})
+        self.swept = sorted({layer for layer, _ in self.places})
+        known = result.manifest.get("model", {})
+        self.n_layers = int(known.get("n_layers", self.swept[-1] + 1))
         intact = result.intact()
         asked = self.effects[["task", "protocol"]].drop_duplicates()
         groups = intact.merge(asked, on=["task", "protocol"]).groupby(
@@ -98,26 +105,27 @@ class Harms:
         return self._measured[family, protocol]
 
     def layers(self) -> pd.DataFrame:
-        """The rows of `Roles.layers`."""
+        """The rows of `Roles.layers`, a row per family, protocol and place."""
         rows = [
-            self._layer(family, protocol, layer)
+            self._layer(family, protocol, place)
             for family, protocol in self.keys
-            for layer in self.swept
+            for place in self.places
         ]
         return pd.DataFrame(rows)
 
-    def _layer(self, family: str, protocol: str, layer: int) -> dict[str, Any]:
+    def _layer(self, family: str, protocol: str, place: Place) -> dict[str, Any]:
         tasks = list(self.measured(family, protocol)["task"])
-        at = self._pooled(tasks, protocol, layer, self.at)
+        at = self._pooled(tasks, protocol, place, self.at)
         spared = (
-            self._pooled(tasks, protocol, layer, "after_first") if self.after_first else _NOTHING
+            self._pooled(tasks, protocol, place, "after_first") if self.after_first else _NOTHING
         )
-        gone = self._gone(tasks, protocol, layer) if self.after_first else _NOTHING
-        rows = [self._row(task, protocol, layer, self.at) for task in tasks]
+        gone = self._gone(tasks, protocol, place) if self.after_first else _NOTHING
+        rows = [self._row(task, protocol, place, self.at) for task in tasks]
         return {
             "family": family,
             "protocol": protocol,
-            "layer": layer,
+            "layer": place[0],
+            **({} if place[1] < 0 else {"head": place[1]}),
             "n": sum(row["n"] for row in rows if row is not None),
             "n_failed": sum(row["n_failed"] for row in rows if row is not None),
             "harm": at[0],
@@ -132,25 +140,25 @@ class Harms:
             "verdict": _verdict(at, spared, gone) if tasks else "not measurable",
         }
 
-    def _row(self, task: str, protocol: str, layer: int, at: str) -> dict[str, Any] | None:
-        return self._index.get((task, protocol, layer, at))
+    def _row(self, task: str, protocol: str, place: Place, at: str) -> dict[str, Any] | None:
+        return self._index.get((task, protocol, place, at))
 
     def _pooled(
-        self, tasks: list[str], protocol: str, layer: int, at: str
+        self, tasks: list[str], protocol: str, place: Place, at: str
     ) -> tuple[float, stats.Interval]:
-        rows = [self._row(task, protocol, layer, at) for task in tasks]
+        rows = [self._row(task, protocol, place, at) for task in tasks]
         known = [row for row in rows if row is not None and not math.isnan(row["harm"])]
         if not known or len(known) < len(tasks):
             return _NOTHING
         intervals = [stats.Interval(row["harm_low"], row["harm_high"]) for row in known]
         return stats.pooled([row["harm"] for row in known], intervals)
 
-    def _gone(self, tasks: list[str], protocol: str, layer: int) -> tuple[float, stats.Interval]:
+    def _gone(self, tasks: list[str], protocol: str, place: Place) -> tuple[float, stats.Interval]:
         """Harm under "all" minus harm under "after_first", on the same examples."""
         estimates, intervals = [], []
         for task in tasks:
-            every = self._row(task, protocol, layer, "all")
-            spared = self._row(task, protocol, layer, "after_first")
+            every = self._row(task, protocol, place, "all")
+            spared = self._row(task, protocol, place, "after_first")
             if every is None or spared is None:
                 return _NOTHING
             scores = self.scores(task, protocol)
@@ -159,11 +167,20 @@ class Harms:
             if np.isin(pair, (0.0, 1.0)).all():
                 paired = stats.paired_binary(before, after)
             else:
-                paired = stats.paired_continuous(before, after, self._rng(f"{task} {layer}"))
-            skill = self._skills[task, protocol]
+                paired = stats.paired_continuous(before, after, self.rng(f"{task} {place}"))
+            skill = self.skill(task, protocol)
             estimates.append(paired.effect / skill)
             intervals.append(paired.interval.scaled(1 / skill))
         return stats.pooled(estimates, intervals) if estimates else _NOTHING
+
+    def condition(self, task: str, protocol: str, place: Place) -> str | None:
+        """The name of the condition that ablates one place, at the positions that are judged."""
+        row = self._row(task, protocol, place, self.at)
+        return None if row is None else str(row["condition"])
+
+    def skill(self, task: str, protocol: str) -> float:
+        """The intact score above chance, by which effects are divided."""
+        return self._skills[task, protocol]
 
     @functools.cache  # noqa: B019 - lives as long as one call of localize
     def scores(self, task: str, protocol: str) -> pd.DataFrame:
@@ -186,21 +203,18 @@ class Harms:
         harms, draws = [], []
         for task in tasks:
             scores = self.scores(task, protocol)
-            rows = [self._row(task, protocol, layer, at) for layer in self.swept]
+            rows = [self._row(task, protocol, place, at) for place in self.places]
             names = [row["condition"] for row in rows if row is not None and row["n_changed"]]
             if len(names) < len(rows):
                 return None
             ablated = scores.loc[names].to_numpy(float)
-            lost = (scores.loc[INTACT].to_numpy(float) - ablated) / self._skills[task, protocol]
+            lost = (scores.loc[INTACT].to_numpy(float) - ablated) / self.skill(task, protocol)
             known = ~np.isnan(lost)
             if not known.any(axis=1).all():
                 return None
-            counts = stats.resampled_counts(lost.shape[1], self._rng(task), DRAWS)
-            total = counts @ known.T.astype(float)
-            drawn = np.full(total.shape, np.nan)
-            np.divide(counts @ np.nan_to_num(lost).T, total, out=drawn, where=total > 0)
+            counts = stats.resampled_counts(lost.shape[1], self.rng(task), DRAWS)
             harms.append(np.nanmean(lost, axis=1))
-            draws.append(drawn)
+            draws.append(stats.resampled_means(lost, counts))
         if not tasks:
             return None
         return np.mean(harms, axis=0), np.mean(draws, axis=0)
@@ -235,21 +249,27 @@ class Harms:
             interval = stats.Interval(estimate - width, estimate + width)
         return Contrast(estimate, interval.low, interval.high, n, draws)
 
-    def _rng(self, name: str) -> np.random.Generator:
+    def rng(self, name: str) -> np.random.Generator:
+        """Seeded by the sweep and by what it serves."""
         seed = int(self.result.manifest.get("seed", 0))
         return np.random.default_rng([seed, zlib.crc32(name.encode())])
 
 
-def single_layers(result: SweepResult) -> pd.DataFrame:
-    """The effects of conditions that ablate one whole layer."""
+def single_sites(result: SweepResult, part: str = "block") -> pd.DataFrame:
+    """The effects of conditions that ablate one whole layer, or one head."""
     effects = result.effects()
-    return effects[(effects["part"] == "block") & effects["layer"].notna()]
+    number = "head" if part == "head" else "layer"
+    return effects[(effects["part"] == part) & effects[number].notna()]
 
 
-def ats_of(result: SweepResult, ablation: str) -> set[str]:
-    """The positions at which the single-layer conditions of an ablation act."""
-    effects = single_layers(result)
+def ats_of(result: SweepResult, ablation: str, part: str = "block") -> set[str]:
+    """The positions at which the single-site conditions of an ablation act."""
+    effects = single_sites(result, part)
     return set(effects.loc[effects["ablation"] == ablation, "at"])
+
+
+def _place(row: Any) -> Place:
+    return int(row.layer), -1 if pd.isna(row.head) else int(row.head)
 
 
 def _verdict(
@@ -265,13 +285,12 @@ def _verdict(
 
 
 def _refuse_twins(effects: pd.DataFrame) -> None:
-    twins = effects[effects.duplicated(["layer", "at", "task", "protocol"], keep=False)]
+    twins = effects[effects.duplicated(["layer", "head", "at", "task", "protocol"], keep=False)]
     if not twins.empty:
         first = twins.iloc[0]
-        names = twins[(twins["layer"] == first["layer"]) & (twins["at"] == first["at"])][
-            "condition"
-        ]
+        names = twins[(twins["site"] == first["site"]) & (twins["at"] == first["at"])]["condition"]
+        which = f"layer {first['layer']}" if pd.isna(first["head"]) else f"head {first['site']}"
         raise InputError(
-            f"layer {first['layer']} is ablated more than once alike "
+            f"{which} is ablated more than once alike "
             f"({', '.join(dict.fromkeys(names))}): sweep them into results of their own"
         )

@@ -1,5 +1,6 @@
 """From a sweep to roles: layer verdicts, lists per family, contrasts of depth."""
 
+import dataclasses
 import itertools
 from collections.abc import Sequence
 from typing import Any
@@ -10,8 +11,13 @@ from layerroles.errors import InputError
 from layerroles.registry import unknown
 from layerroles.results import SweepResult, records
 from layerroles.roles import claims, seen
-from layerroles.roles.harms import VERDICTS, Harms, ats_of, single_layers
+from layerroles.roles.backups import pairs_of
+from layerroles.roles.effective import effective_number
+from layerroles.roles.harms import VERDICTS, Harms, ats_of, single_sites
+from layerroles.roles.heads import heads_of
+from layerroles.roles.published import Kind, claims_of, same_kind
 from layerroles.roles.table import Roles
+from layerroles.roles.verdict import verdict
 
 CONTROL = "language"
 
@@ -27,7 +33,8 @@ def localize(
 
     Args:
         result: a sweep with conditions that ablate one whole layer each.
-        probes: frames of the logit lens or the attention probe, measured on the same tasks.
+        probes: frames of probes, measured on the same tasks; of a frame under several conditions
+            what was seen of the intact model.
         ablation: the kind to take where the sweep has several; the others then serve to say
             whether a claim is supported by a second kind.
         at: the positions at which the conditions act that are judged, such as `"prompt"`; by
@@ -48,14 +55,24 @@ def localize(
     second = [
         Harms(result, kind, harms.at)
         for kind in kinds
-        if _differs(kind, chosen) and harms.at in ats_of(result, kind)
+        if same_kind(kind) != same_kind(chosen) and harms.at in ats_of(result, kind)
     ]
     frame["claim"] = [_claim(line._asdict(), harms, second) for line in records(frame)]
-    contrasts = _contrasts(harms)
-    verdict = claims.verdict(
-        frame, layers, contrasts, measured, setting=_setting(result, harms, bool(second))
+    held = [Kind(harms, layers), *(Kind(other, other.layers()) for other in second)]
+    heads = heads_of(result, harms.at)
+    roles = Roles(
+        frame=frame,
+        layers=layers,
+        contrasts=_contrasts(harms),
+        claims=claims_of(held, heads, CONTROL),
+        pairs=pairs_of(harms),
+        heads=heads,
+        probes=measured,
+        verdict="",
+        ablation=chosen,
     )
-    return Roles(frame, layers, contrasts, measured, "\n".join(verdict), chosen)
+    lines = verdict(roles, _setting(result, harms, bool(second)))
+    return dataclasses.replace(roles, verdict="\n".join(lines))
 
 
 def _frame(harms: Harms, layers: pd.DataFrame) -> pd.DataFrame:
@@ -70,6 +87,7 @@ def _frame(harms: Harms, layers: pd.DataFrame) -> pd.DataFrame:
         own = {verdict: found.get((family, protocol, verdict), []) for verdict in VERDICTS}
         measured = [f for f, p in harms.keys if p == protocol and not harms.measured(f, p).empty]
         others = [other for other in measured if other != family]
+        effective, of_effective = effective_number(harms, family, protocol, leave_out=own["sink"])
         rows.append(
             {
                 "family": family,
@@ -90,6 +108,9 @@ def _frame(harms: Harms, layers: pd.DataFrame) -> pd.DataFrame:
                     set(own["critical"]) & set(_in_all(found, others, protocol, "spare"))
                 ),
                 "sink": own["sink"],
+                "effective": effective,
+                "effective_low": of_effective.low,
+                "effective_high": of_effective.high,
             }
         )
     return pd.DataFrame(rows)
@@ -135,7 +156,7 @@ def _claim(line: dict[str, Any], harms: Harms, second: list[Harms]) -> str:
 
 
 def _kinds(result: SweepResult) -> list[str]:
-    kinds = list(dict.fromkeys(single_layers(result)["ablation"]))
+    kinds = list(dict.fromkeys(single_sites(result)["ablation"]))
     if not kinds:
         raise InputError(
             "roles need conditions that ablate one whole layer each, and this result has none: "
@@ -155,12 +176,6 @@ def _chosen(kinds: list[str], ablation: str | None) -> str:
     if ablation not in kinds:
         raise InputError(unknown("ablation", ablation, kinds))
     return ablation
-
-
-def _differs(kind: str, chosen: str) -> bool:
-    """Zero on a whole layer is the same as Skip, and so no second kind."""
-    same = {"zero": "skip"}
-    return same.get(kind, kind) != same.get(chosen, chosen)
 
 
 def _setting(result: SweepResult, harms: Harms, second: bool) -> claims.Setting:

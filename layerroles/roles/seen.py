@@ -1,14 +1,14 @@
-"""What the probes saw, per family: where answers emerge, which heads look at the evidence."""
+"""What the probes saw, per family: where answers emerge, which heads and layers stand out."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from scipy import stats as distributions
 
 from layerroles.errors import InputError
-from layerroles.registry import unknown
 
 TOP_HEADS = 3
 COLUMNS = [
@@ -22,61 +22,97 @@ COLUMNS = [
     "site",
     "layer",
     "head",
+    "measure",
+    "value",
     "evidence",
     "uniform",
 ]
 
 
 def summary(probes: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """Sum up probe frames, a row per family for the lens and a few per family for attention.
+    """Sum up probe frames, of the intact model, by probe and family.
 
-    For `probe == "logit_lens"`: `emerged` is the share of the `n` examples whose answer ends at
-    rank 0, and `emergence` the median, over those, of the first layer from which it stays there (-1
-    is the embedding), with the order-statistic interval of a median. For `probe == "attention"`:
-    the heads (`site`, such as L16.H3) whose mean share of attention to the evidence is largest,
-    beside the share that even attention would give. They are the largest of many, so their shares
-    are biased upward.
+    - `logit_lens`, `tuned_lens`: a row. `emerged` is the share of the `n` examples whose answer
+      ends at rank 0, and `emergence` the median, over those, of the first layer from which it stays
+      there (-1 is the embedding), with the order-statistic interval of a median.
+    - `decision`: likewise, of the right option's margin over the others staying above 0.
+    - `attention`: a row for each of the heads (`site`, such as L16.H3) whose mean share of
+      attention to the evidence is largest, beside the share that even attention would give.
+    - `retrieval_score`, `head_scores`: a row for each of the heads with the largest mean `value` of
+      each `measure`.
+    - `similarity`: a row for each of the layers whose block changes the stream least (`influence`).
+    - `attribution`: a row for each of the layers that write most of the answer's logit.
+
+    Heads and layers with the largest values of many are named, so their values are biased upward.
+    What another registered probe measured is left out.
 
     Raises:
-        InputError: a frame that is of neither probe.
+        InputError: a frame that no registered probe gave.
     """
-    kinds = {"logit_lens": _lens, "attention": _attention}
     rows: list[dict[str, object]] = []
+    for name, own in by_probe(probes):
+        if name not in _KINDS:
+            continue
+        for family, rest in own.groupby("family", sort=False):
+            rows += [{"probe": name, "family": family, **row} for row in _KINDS[name](rest)]
+    table = pd.DataFrame(rows, columns=COLUMNS)
+    return table.astype({"n": int, "layer": "Int64", "head": "Int64"})
+
+
+def by_probe(probes: Sequence[pd.DataFrame]) -> list[tuple[str, pd.DataFrame]]:
+    """The intact rows of each probe, names checked."""
+    found = []
     for frame in probes:
         if "probe" not in getattr(frame, "columns", ()):
             raise InputError(
                 f"a probe frame has a column 'probe', and this {type(frame).__name__} has none: "
                 "pass what LogitLens().measure or Attention().measure gave"
             )
+        if "condition" in frame:
+            frame = frame[frame["condition"] == "intact"]
         for name, own in frame.groupby("probe", sort=False):
-            if name not in kinds:
-                raise InputError(unknown("probe", str(name), list(kinds)))
-            for family, rest in own.groupby("family", sort=False):
-                rows += kinds[str(name)](str(family), rest)
-    table = pd.DataFrame(rows, columns=COLUMNS)
-    return table.astype({"n": int, "layer": "Int64", "head": "Int64"})
+            if name not in _KINDS:
+                # The probes' module loads torch, which a known name does without.
+                from layerroles.probes import PROBES
+
+                PROBES[str(name)]
+            found.append((str(name), own))
+    return found
 
 
 def emergence(lens: pd.DataFrame) -> "pd.Series[float]":
     """The first layer from which the answer stays at rank 0, per example; NaN for never."""
-    ranks = lens.pivot(index=["task", "example"], columns="layer", values="rank").sort_index(axis=1)
-    top = (ranks == 0).to_numpy()
-    from_the_end = np.logical_and.accumulate(top[:, ::-1], axis=1).sum(axis=1)
-    layers = np.array([*ranks.columns, np.nan], dtype=float)
-    first = np.where(from_the_end > 0, top.shape[1] - from_the_end, top.shape[1])
-    return pd.Series(layers[first], index=ranks.index)
+    return _stays(lens, "rank", lambda rank: rank == 0)
 
 
-def _lens(family: str, lens: pd.DataFrame) -> list[dict[str, object]]:
-    first = emergence(lens)
-    known = first.dropna().sort_values().to_numpy(float)
+def _stays(
+    frame: pd.DataFrame,
+    column: str,
+    holds: Callable[[Float[np.ndarray, "example layer"]], Bool[np.ndarray, "example layer"]],
+) -> "pd.Series[float]":
+    """The first layer from which something holds to the end, per example; NaN for never."""
+    if "part" in frame:  # a lens may also be read between attention and MLP
+        frame = frame[frame["part"] == "block"]
+    values = frame.pivot(index=["task", "example"], columns="layer", values=column)
+    values = values.sort_index(axis=1)
+    held = holds(values.to_numpy(float))
+    from_the_end = np.logical_and.accumulate(held[:, ::-1], axis=1).sum(axis=1)
+    layers = np.array([*values.columns, np.nan], dtype=float)
+    first = np.where(from_the_end > 0, held.shape[1] - from_the_end, held.shape[1])
+    return pd.Series(layers[first], index=values.index)
+
+
+def _depth(
+    frame: pd.DataFrame, first: Callable[[pd.DataFrame], "pd.Series[float]"]
+) -> list[dict[str, object]]:
+    """The median of a layer over examples, and in how many of them there is one."""
+    found = first(frame)
+    known = found.dropna().sort_values().to_numpy(float)
     low, high = _median_bounds(known)
     return [
         {
-            "probe": "logit_lens",
-            "family": family,
-            "n": len(first),
-            "emerged": len(known) / len(first),
+            "n": len(found),
+            "emerged": len(known) / len(found),
             "emergence": float(np.median(known)) if len(known) else np.nan,
             "emergence_low": low,
             "emergence_high": high,
@@ -84,23 +120,76 @@ def _lens(family: str, lens: pd.DataFrame) -> list[dict[str, object]]:
     ]
 
 
-def _attention(family: str, attention: pd.DataFrame) -> list[dict[str, object]]:
+def _attention(attention: pd.DataFrame) -> list[dict[str, object]]:
+    attention = attention.dropna(subset=["evidence"])
     heads = attention.groupby(["layer", "head"])[["evidence", "uniform"]].mean()
-    heads = heads.dropna(subset=["evidence"]).nlargest(TOP_HEADS, "evidence").reset_index()
-    n = len(attention[["task", "example"]].drop_duplicates())
+    n = _n(attention)
     return [
         {
-            "probe": "attention",
-            "family": family,
+            **_named(row["layer"], row["head"]),
             "n": n,
-            "site": f"L{int(row['layer'])}.H{int(row['head'])}",
-            "layer": int(row["layer"]),
-            "head": int(row["head"]),
             "evidence": row["evidence"],
             "uniform": row["uniform"],
         }
-        for _, row in heads.iterrows()
+        for _, row in heads.nlargest(TOP_HEADS, "evidence").reset_index().iterrows()
     ]
+
+
+def _heads(frame: pd.DataFrame, measures: tuple[str, ...]) -> list[dict[str, object]]:
+    """The heads with the largest means, for each measure."""
+    return [
+        {**_named(row["layer"], row["head"]), "n": n, "measure": measure, "value": row[measure]}
+        for measure in measures
+        for known in [frame.dropna(subset=[measure])]
+        for n in [_n(known)]
+        for _, row in known.groupby(["layer", "head"])[measure]
+        .mean()
+        .nlargest(TOP_HEADS)
+        .reset_index()
+        .iterrows()
+    ]
+
+
+def _similarity(frame: pd.DataFrame) -> list[dict[str, object]]:
+    """The layers whose block turns the stream least."""
+    single = frame[frame["n"] == 1].groupby("layer")["influence"].mean()
+    return [
+        {**_named(layer), "n": _n(frame), "measure": "influence", "value": value}
+        for layer, value in single.nsmallest(TOP_HEADS).items()
+    ]
+
+
+def _attribution(frame: pd.DataFrame) -> list[dict[str, object]]:
+    """The layers whose attention and MLP write most of the answer's logit."""
+    written = frame[frame["part"].isin(("attn", "mlp"))]
+    whole = written.groupby(["task", "example", "layer"])["logit"].sum().groupby("layer").mean()
+    return [
+        {**_named(layer), "n": _n(frame), "measure": "logit", "value": value}
+        for layer, value in whole.nlargest(TOP_HEADS).items()
+    ]
+
+
+_KINDS: dict[str, Callable[[pd.DataFrame], list[dict[str, object]]]] = {
+    "logit_lens": partial(_depth, first=emergence),
+    "tuned_lens": partial(_depth, first=emergence),
+    "decision": partial(
+        _depth, first=partial(_stays, column="margin", holds=lambda margin: margin > 0)
+    ),
+    "attention": _attention,
+    "retrieval_score": partial(_heads, measures=("score",)),
+    "head_scores": partial(_heads, measures=("previous", "duplicate", "induction")),
+    "similarity": _similarity,
+    "attribution": _attribution,
+}
+
+
+def _named(layer: object, head: object = None) -> dict[str, object]:
+    site = f"L{layer:.0f}" if head is None else f"L{layer:.0f}.H{head:.0f}"
+    return {"site": site, "layer": layer, "head": head}
+
+
+def _n(frame: pd.DataFrame) -> int:
+    return len(frame[["task", "example"]].drop_duplicates())
 
 
 def _median_bounds(ordered: Float[np.ndarray, " example"]) -> tuple[float, float]:

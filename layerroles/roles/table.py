@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from layerroles.results import records
-from layerroles.roles import claims
+from layerroles.roles.claims import listed, number
 
 
 @dataclass(frozen=True, eq=False)
@@ -17,7 +17,8 @@ class Roles:
     Attributes:
         frame: a row per family and protocol: family, protocol, n, intact, chance,
             early_minus_late, ci_low, ci_high, lists of layers (critical, spare, undecided,
-            general, specific, sink) and claim, a sentence.
+            general, specific, sink), effective, effective_low, effective_high (over how many
+            layers harm is spread, sinks left out) and claim, a sentence.
         layers: a row per family, protocol and layer: n, n_failed, harm, harm_low, harm_high, the
             same under `after_first` (NaN where not swept), gone, gone_low, gone_high (paired
             harm under "all" minus harm under "after_first") and verdict.
@@ -25,6 +26,14 @@ class Roles:
             and ci_high: `early_minus_late` of a family minus that of another (`against`) under one
             protocol; `early_minus_late` of a family alone (`against` empty) under "after_first";
             `mean_harm` over all layers of a family, between two protocols.
+        claims: a row per claim of the literature, family and protocol: status (supported,
+            contradicted, not shown, not measurable), evidence in words, and numbers, a list of
+            records of ablation, quantity, estimate, low, high.
+        pairs: a row per family, protocol and pair of layers (layer, other) that was ablated
+            jointly: n, harm, harm_low, harm_high, explained (by the two alone), excess,
+            excess_low, excess_high, p, p_adjusted and verdict (backup, none, undecided).
+        heads: a row per ablation, at, family, protocol, layer and head that was ablated alone,
+            with the columns of `layers`, p and p_adjusted (over heads).
         probes: what the probes saw per family; empty without probes.
         verdict: what may be claimed in all, a sentence a line.
         ablation: the kind of ablation that this was seen under.
@@ -33,6 +42,9 @@ class Roles:
     frame: pd.DataFrame
     layers: pd.DataFrame
     contrasts: pd.DataFrame
+    claims: pd.DataFrame
+    pairs: pd.DataFrame
+    heads: pd.DataFrame
     probes: pd.DataFrame
     verdict: str
     ablation: str
@@ -61,15 +73,17 @@ class Roles:
         """The frame, short enough to print."""
         shown = self.frame.copy()
         shown["first - last third"] = [
-            claims.number(row.early_minus_late, row.ci_low, row.ci_high)
-            for row in records(self.frame)
+            number(row.early_minus_late, row.ci_low, row.ci_high) for row in records(self.frame)
         ]
         for name in ("intact", "chance"):
             shown[name] = ["-" if math.isnan(value) else f"{value:.2f}" for value in shown[name]]
         for name in ("critical", "sink", "general"):
-            shown[name] = shown[name].map(claims.listed)
+            shown[name] = shown[name].map(listed)
         for name in ("spare", "undecided"):
             shown[name] = shown[name].map(len)
+        shown["spread"] = [
+            "-" if math.isnan(value) else f"{value:.1f}" for value in shown["effective"]
+        ]
         columns = ["family", "protocol", "n", "intact", "chance", "first - last third", "critical"]
-        shown = shown[[*columns, "sink", "general", "spare", "undecided"]]
+        shown = shown[[*columns, "sink", "general", "spread", "spare", "undecided"]]
         return shown.rename(columns={"spare": "spare (count)", "undecided": "undecided (count)"})

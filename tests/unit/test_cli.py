@@ -9,7 +9,7 @@ import pytest
 import layerroles
 from layerroles.cli import app, main
 
-COMMANDS = ("sweep", "report", "compare", "tasks", "ablations", "sites", "demo")
+COMMANDS = ("sweep", "probe", "report", "compare", "tasks", "ablations", "sites", "demo")
 
 
 def error_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -76,6 +76,15 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
             "(see layerroles sweep --help)",
         ),
         (["demo", "--limit", "0"], "--limit 0 asks for nothing: give 1 or more"),
+        (["probe", "--out", "r"], "missing option '--model' (see layerroles probe --help)"),
+        (
+            ["probe", "--model", "m", "--out", "r", "--limit", "0"],
+            "--limit 0 asks for nothing: give 1 or more",
+        ),
+        (
+            ["probe", "--model", "m", "--out", "r", "--probe", "attention,attention"],
+            "--probe 'attention,attention' names 'attention' more than once",
+        ),
     ],
 )
 def test_a_mistake_gets_one_line(

@@ -1,0 +1,100 @@
+"""`layerroles probe`: measure what layers and heads do on the intact model."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from layerroles.cli.plugins import import_plugins
+from layerroles.cli.sweep import Plugins, make_tasks
+from layerroles.cli.words import split_list
+from layerroles.errors import InputError
+
+if TYPE_CHECKING:
+    from layerroles.probes import Probe
+
+
+def command(
+    model: Annotated[str, typer.Option(help="Any model that `sweep` takes.")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            metavar="RUN", help="The run folder, of a sweep or not; frames go to RUN/probes."
+        ),
+    ],
+    probe: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME,...",
+            help="What is measured, parameters in brackets. An unknown name is answered with all "
+            "known ones.",
+        ),
+    ] = "logit_lens,attention",
+    tasks: Annotated[
+        str, typer.Option(metavar="TASK,...", help="On what, as in `sweep`.")
+    ] = "kv_retrieval,facts,word_problems,copying",
+    limit: Annotated[int, typer.Option(metavar="N", help="Examples of each task.")] = 32,
+    num_fewshot: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Worked examples shown first; by default each task's own."),
+    ] = None,
+    seed: Annotated[int, typer.Option(metavar="N", help="Draws the examples.")] = 0,
+    dtype: Annotated[
+        str, typer.Option(metavar="DTYPE", help="auto, float32, bfloat16 or float16.")
+    ] = "auto",
+    device: Annotated[
+        str | None, typer.Option(metavar="DEVICE", help="cpu, cuda, cuda:1; by default the best.")
+    ] = None,
+    revision: Annotated[
+        str | None, typer.Option(metavar="REV", help="A branch, tag or commit of the hub.")
+    ] = None,
+    plugin: Plugins = None,
+) -> None:
+    """Measure probes on a task's prompts, keep the frames in a run folder, and sum them up.
+
+    Measured on the tasks of a sweep and kept in its folder, they stand in its report.
+
+    [bold]Example:[/bold]
+    layerroles probe --model smollm2-135m --tasks facts --probe logit_lens --out runs/first
+    """
+    import_plugins(plugin or [])
+    asked = make_tasks(tasks, num_fewshot)
+    probes = make_probes(probe)
+    if limit < 1:
+        raise InputError(f"--limit {limit} asks for nothing: give 1 or more")
+
+    import layerroles as lr
+    from layerroles.cli.tables import print_line
+    from layerroles.roles.probed import probed
+    from layerroles.roles.seen import summary
+
+    bridge = lr.load(model, dtype=dtype, device=device, revision=revision)
+    for each in probes:
+        try:
+            frame = lr.probes.measure_into(out, each, bridge, asked, limit=limit, seed=seed)
+        except KeyboardInterrupt:
+            print(
+                f"layerroles: stopped; the probes that were done are kept in {out}", file=sys.stderr
+            )
+            raise typer.Exit(130) from None
+        if frame.empty:
+            print_line(f"{each.name}: none of these examples has what it measures")
+            continue
+        n = len(frame[["task", "example"]].drop_duplicates())
+        print_line(f"{each.name}: {len(frame)} rows on {n} examples")
+        for line in probed(summary([frame])):
+            print_line(line)
+    typer.echo(f"Frames are in {out / 'probes'}. Layers and heads are counted from 0.")
+
+
+def make_probes(text: str) -> list["Probe"]:
+    """The probes that `--probe` names, parameters in brackets.
+
+    Raises:
+        InputError: unknown probe or parameter, a value that it does not take, or one named twice.
+    """
+    from layerroles.probes import PROBES
+    from layerroles.registry import read_label
+
+    return [PROBES.make(*read_label("probe", name)) for name in split_list(text, "--probe")]

@@ -1,0 +1,138 @@
+r"""Direct attribution: what each layer's attention and MLP write into the answer's logit.
+
+The stream before the read-out is a sum of writes, `x = embed + sum_l (attn_l + mlp_l)`, and with
+the final norm's statistics held as they are, logits are linear in it. So with `u` the unembedding
+of the answer minus the mean of that of the other choices (where there are choices), `g` the norm's
+weight and `s` what it divides by,
+
+    logit(answer) - mean logit(others) = sum_p u . (g * center(p) / s) + bias,
+
+center taking the mean off for a layer norm and doing nothing for an RMS norm. Each term is the
+*direct* effect of one part. What a part does by way of later layers, which read it, is not in it:
+the total effect is what ablating the part costs.
+
+The arithmetic is that of TransformerLens's `direct_logit_attribution`, by its
+`ActivationCache.apply_ln_to_stack`; the tool itself wants weights that were folded for good, and
+models here keep theirs. (Elhage et al. 2021, "A Mathematical Framework for Transformer Circuits";
+Wang et al. 2022, arXiv 2211.00593.)
+
+    >>> frame = DirectAttribution().measure(model, [lr.task("facts")])  # doctest: +SKIP
+    >>> frame.groupby(["layer", "part"]).logit.mean()  # doctest: +SKIP
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from einops import einsum
+from jaxtyping import Float
+from torch import Tensor
+from transformer_lens.ActivationCache import ActivationCache
+from transformer_lens.model_bridge import TransformerBridge
+
+from layerroles.errors import InputError
+from layerroles.models import prepared
+from layerroles.probes.base import Batch, Probe, register
+from layerroles.sites import ENTRY, FINAL_SCALE, Part, Site
+
+# Largest difference of the parts' sum from the model's own logit. In half precision the stream is
+# rounded after each addition, and logits are rounded themselves.
+_TOLERANCE = {torch.float32: 1e-2, torch.float16: 0.1, torch.bfloat16: 0.5}
+
+
+_SUBLAYERS: tuple[Part, ...] = ("attn", "mlp")
+
+
+@register("attribution")
+@dataclass(frozen=True)
+class DirectAttribution(Probe):
+    """The part of the answer's logit that each layer's attention and MLP write directly.
+
+    Columns: layer (0-based; -1 for what is no layer's), part (`attn`, `mlp`; `embed`, the stream
+    before layer 0, and `bias`, of the final norm and the unembedding, at layer -1) and logit
+    (logits; before a soft cap or scale, where the model has one). Of an example, the parts add up
+    to the model's own logit of the token that tells the answer, minus the mean of the other
+    choices' where there are choices; that is checked.
+
+    Raises:
+        InputError: attention and MLP do not add up to the layer, or the parts not to the model's
+            own logits: this architecture cannot be taken apart.
+    """
+
+    def rows(self, model: TransformerBridge, batch: Batch) -> Iterator[tuple[str, dict[str, Any]]]:
+        """One row for each example and part."""
+        places = _places(model)
+        seen: dict[str, Tensor] = {}
+
+        def note(value: Tensor, name: str) -> None:
+            seen[name] = value[:, -1:].float()
+
+        hooks = {name: partial(note, name=name) for name in places.values()}
+        if model.get_hook_point(FINAL_SCALE) is not None:
+            hooks[FINAL_SCALE] = partial(note, name=FINAL_SCALE)
+        logits = batch.run(model, hooks).float()
+        device = model.W_U.device
+        parts = torch.stack([seen[name].to(device) for name in places.values()])
+        scale = {FINAL_SCALE: seen[FINAL_SCALE].to(device)} if FINAL_SCALE in seen else {}
+        normed = ActivationCache(scale, model).apply_ln_to_stack(parts)[:, :, 0]
+        for row, example in enumerate(batch.examples):
+            tokens = torch.tensor([batch.answers[row], *batch.others[row]], device=device)
+            written, bias = _read(model, normed[:, row], tokens)
+            _check(model, written.sum(0) + bias, logits[row, tokens.to(logits.device)])
+            for (layer, part), value in zip(places, _against(written), strict=True):
+                yield example.id, {"layer": layer, "part": part, "logit": float(value)}
+            yield example.id, {"layer": -1, "part": "bias", "logit": float(_against(bias))}
+
+
+def _places(model: TransformerBridge) -> dict[tuple[int, str], str]:
+    """The parts that the stream is a sum of, and the hook points that show them."""
+    checks = prepared(model).checks
+    places = {(-1, "embed"): ENTRY.format(layer=0)}
+    for layer in range(model.cfg.n_layers):
+        for part in _SUBLAYERS:
+            site = Site(layer, part)
+            reason = checks.refusal(site)
+            if reason:
+                raise InputError(
+                    f"direct attribution cannot take {prepared(model).name} apart: at {site} "
+                    f"{reason}"
+                )
+            places[layer, part] = site.hook_name
+    return places
+
+
+def _read(
+    model: TransformerBridge, normed: Float[Tensor, "part d_model"], tokens: Tensor
+) -> tuple[Float[Tensor, "part token"], Float[Tensor, " token"]]:
+    """What each part writes into the logits of some tokens, and what their biases add."""
+    unembedding = model.W_U[:, tokens].float()
+    bias = model.b_U[tokens].float()
+    norm = getattr(model, "ln_final", None)
+    weight, shift = (getattr(norm, name, None) for name in ("weight", "bias"))
+    if isinstance(shift, Tensor):
+        bias = bias + einsum(shift.float(), unembedding, "d, d token -> token")
+    if isinstance(weight, Tensor):
+        offset = float(getattr(model.cfg, "rmsnorm_uses_offset", False))
+        normed = normed * (weight.float() + offset)
+    return einsum(normed, unembedding, "part d, d token -> part token"), bias
+
+
+def _against(values: Float[Tensor, "*part token"]) -> Float[Tensor, "*part"]:
+    """The answer's minus the mean of the other choices', where there are any."""
+    others = values[..., 1:]
+    return values[..., 0] - (others.mean(-1) if others.shape[-1] else 0)
+
+
+def _check(
+    model: TransformerBridge, summed: Float[Tensor, " token"], own: Float[Tensor, " token"]
+) -> None:
+    """Check that the parts add up, after the soft cap or scale that some models put on logits."""
+    shown = model.adapter.apply_output_logits_transform(summed)
+    error = float((shown.to(own.device) - own).abs().max())
+    if not error <= _TOLERANCE[model.cfg.dtype]:
+        raise InputError(
+            f"direct attribution cannot take {prepared(model).name} apart: its parts add up to a "
+            f"logit that differs from the model's own by {error:.2g}"
+        )

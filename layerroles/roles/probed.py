@@ -1,0 +1,63 @@
+"""Sentences on what the probes saw."""
+
+import pandas as pd
+
+from layerroles.results import records
+
+_EMERGES = {
+    "logit_lens": "Logit lens, the layer from which the answer stays on top",
+    "tuned_lens": "Tuned lens, the layer from which the answer stays on top",
+    "decision": "Decision, the layer from which the right option stays ahead of the others",
+}
+_TOP = {
+    "retrieval_score": "Retrieval score, the heads that copy the largest share of the evidence",
+    "similarity": "Similarity, the layers that change the stream least (block influence)",
+    "attribution": "Direct attribution, the layers that write most of the answer's logit",
+}
+
+
+def probed(probes: pd.DataFrame) -> list[str]:
+    """A sentence for each probe whose summary says something."""
+    lines = []
+    for name, rows in probes.groupby("probe", sort=False):
+        if name in _EMERGES:
+            lines.append(_emergence(_EMERGES[name], rows))
+        elif name == "attention":
+            lines.append(_attention(rows))
+        elif name in _TOP:
+            lines.append(f"{_TOP[name]}: {_top(rows)}.")
+        else:
+            told = [f"{measure}: {_top(own)}" for measure, own in rows.groupby("measure")]
+            lines.append(f"{str(name).replace('_', ' ').capitalize()}, {'. '.join(told)}.")
+    return lines
+
+
+def _emergence(what: str, rows: pd.DataFrame) -> str:
+    told = [
+        f"{r.family} {r.emergence:.0f} [{r.emergence_low:.0f}, {r.emergence_high:.0f}] "
+        f"({r.emerged:.0%} of {r.n})"
+        if r.emerged
+        else f"{r.family} never (0% of {r.n})"
+        for r in records(rows)
+    ]
+    return f"{what}, median (share of examples in which it does): {', '.join(told)}."
+
+
+def _attention(rows: pd.DataFrame) -> str:
+    told = [
+        f"{family} {', '.join(f'{r.site} {r.evidence:.2f}' for r in records(own))} "
+        f"(even: {own['uniform'].mean():.2f}, n={own['n'].iloc[0]})"
+        for family, own in rows.groupby("family", sort=False)
+    ]
+    return (
+        f"Attention, the heads with the largest mean share on the evidence (and what even "
+        f"attention would give): {'; '.join(told)}."
+    )
+
+
+def _top(rows: pd.DataFrame) -> str:
+    return "; ".join(
+        f"{family} {', '.join(f'{r.site} {r.value:.2f}' for r in records(own))} "
+        f"(n={own['n'].iloc[0]})"
+        for family, own in rows.groupby("family", sort=False)
+    )
