@@ -9,7 +9,7 @@ the context.
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -63,10 +63,11 @@ class Probe(ABC):
 
         Raises:
             InputError: no task, a limit below 1, a prompt longer than the model's context, or a
-                condition that cannot be applied to the model.
+                model that the probe or the condition does not fit.
         """
         if limit < 1 or not tasks:
             raise InputError(f"a probe needs tasks and a limit of 1 or more, not limit={limit}")
+        self.check(model)
         condition = condition or INTACT
         rows = [
             {
@@ -94,6 +95,13 @@ class Probe(ABC):
             else ablated(model, condition, prompts=batch.prompts)
         ):
             yield from self.rows(model, batch)
+
+    def check(self, model: TransformerBridge) -> None:  # noqa: B027  # most fit every model
+        """Check that the probe fits a model.
+
+        Raises:
+            InputError: it does not; by default every model will do.
+        """
 
     @abstractmethod
     def rows(
@@ -132,8 +140,7 @@ class Batch:
 
         What the functions see is what goes on through the model, ablations included.
         """
-        bound = [(name, partial(_call, function)) for name, function in hooks.items()]
-        with model.hooks(fwd_hooks=bound):
+        with hooked(model, hooks):
             logits, _ = forward(model, self.tokens, self.attended, keep=1)
         return logits[:, -1]
 
@@ -190,6 +197,14 @@ def _answering(model: TransformerBridge, example: Example) -> _Answering:
         tuple(one for one in told if one != answer),
         right.prompt,
     )
+
+
+@contextmanager
+def hooked(model: TransformerBridge, hooks: dict[str, Any]) -> Iterator[None]:
+    """Within the context, functions `(value) -> None` are told what goes on at hook points."""
+    bound = [(name, partial(_call, function)) for name, function in hooks.items()]
+    with model.hooks(fwd_hooks=bound):
+        yield
 
 
 def _call(function: Any, value: Tensor, *, hook: object) -> None:
