@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import pandas as pd
 from jaxtyping import Int
@@ -32,7 +32,14 @@ _BATCH = 8
 
 
 class Probe(ABC):
-    """A measurement. Subclasses are frozen dataclasses; `measure` gives a tidy frame."""
+    """A measurement. Subclasses are frozen dataclasses; `measure` gives a tidy frame.
+
+    Class attributes:
+        needs: what an example must have to be measured, as in "choices"; a probe that sets it
+            refuses tasks of which no example has it.
+    """
+
+    needs: ClassVar[str] = ""
 
     @property
     def name(self) -> str:
@@ -62,8 +69,9 @@ class Probe(ABC):
             condition's name), task, family, example.
 
         Raises:
-            InputError: no task, a limit below 1, a prompt longer than the model's context, or a
-                model that the probe or the condition does not fit.
+            InputError: no task, a limit below 1, a prompt longer than the model's context, a model
+                that the probe or the condition does not fit, or no example that has what the probe
+                needs.
         """
         if limit < 1 or not tasks:
             raise InputError(f"a probe needs tasks and a limit of 1 or more, not limit={limit}")
@@ -83,6 +91,12 @@ class Probe(ABC):
             for batch in batches(model, task.examples(limit, seed))
             for example, values in self._under(model, batch, condition)
         ]
+        if self.needs and not rows:
+            labels = ", ".join(task.label for task in tasks)
+            raise InputError(
+                f"probe {self.name!r} needs examples with {self.needs}, and none of {labels} has "
+                f"any: choose other tasks"
+            )
         return pd.DataFrame(rows)
 
     def _under(
