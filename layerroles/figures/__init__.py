@@ -5,6 +5,7 @@ the number of examples; `themed(figure, "dark")` changes the look. Layers and he
 """
 
 from layerroles.figures.attention import attention_map as attention_map
+from layerroles.figures.decision import decision_margin as decision_margin
 from layerroles.figures.depth import depth_profile as depth_profile
 from layerroles.figures.disagreement import likelihood_hides as likelihood_hides
 from layerroles.figures.disagreement import protocols as protocols
@@ -13,9 +14,11 @@ from layerroles.figures.lens import lens_trajectories as lens_trajectories
 from layerroles.figures.outcomes import outcome_profile as outcome_profile
 from layerroles.figures.roles import role_map as role_map
 from layerroles.figures.style import themed as themed
+from layerroles.figures.tokens import token_table as token_table
 
 __all__ = [
     "attention_map",
+    "decision_margin",
     "depth_profile",
     "harm_map",
     "lens_trajectories",
@@ -24,4 +27,5 @@ __all__ = [
     "protocols",
     "role_map",
     "themed",
+    "token_table",
 ]

@@ -21,11 +21,14 @@ _EXAMPLE = ["probe", "model", "condition", "task", "family", "example"]
 def emergence_depths(lens: pd.DataFrame) -> pd.DataFrame:
     """Where the answer emerges in a lens, for each example, by two measures.
 
-    `top`: the first layer from which the answer stays at rank 0. `half`: the first from which its
-    log-probability stays at or above the middle between its value at the embedding and its final
-    one. (Half of the final value itself would say nothing: log-probabilities are negative, and
-    half of one is likelier than it.) An answer that is no likelier at the end than at the embedding
-    never emerges by that measure.
+    `top`: the first layer from which the answer stays at rank 0.
+
+    `half`: the first from which its log-probability stays at or above half of its final value,
+    counted from that of a token of which nothing is known: `(uniform + final) / 2`, with `uniform`
+    as `-log d_vocab`. (Counted from 0, half of a log-probability would be likelier than the whole;
+    counted from the embedding, which with tied weights says its own token and makes all others as
+    good as impossible, any layer would do.) An answer that ends no likelier than `uniform` never
+    emerges by this measure.
 
     Args:
         lens: what `measure` of a lens gave. The stream between attention and MLP is left out.
@@ -37,9 +40,10 @@ def emergence_depths(lens: pd.DataFrame) -> pd.DataFrame:
     Raises:
         InputError: no frame of a lens.
     """
-    ranks, logprobs = (_over_depth(lens, name) for name in ("rank", "logprob"))
-    first, last = logprobs.iloc[:, :1].to_numpy(), logprobs.iloc[:, -1:].to_numpy()
-    risen = (logprobs.to_numpy() >= (first + last) / 2) & (last > first)
+    ranks, *values = (_over_depth(lens, name) for name in ("rank", "logprob", "uniform"))
+    logprobs, uniform = (table.to_numpy() for table in values)
+    last = logprobs[:, -1:]
+    risen = (logprobs >= (uniform + last) / 2) & (last > uniform)
     layers = [int(layer) for layer in ranks.columns]
     return _depths(
         ranks.index.to_frame(index=False),

@@ -6,6 +6,7 @@ TransformerLens's `logit_readout` does the reading, soft caps and scaled logits 
 entry is checked to be the model's own output.
 """
 
+import math
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
@@ -34,7 +35,8 @@ class Lens(Probe):
 
     Columns: layer (-1 is the embedding, l is after block l, the last is the model's output), part
     (`block`, or `attn` for the stream between attention and MLP), rank (of the answer; 0 is the
-    likeliest token), logprob (of the answer) and entropy (nats), kl (from the model's final
+    likeliest token), logprob (of the answer) and entropy (nats), uniform (nats; the log-probability
+    of a token of which nothing is known, `-log d_vocab`), kl (from the model's final
     distribution to this one, `sum(p log(p / q))` with the final one as `p`, nats), agrees (whether
     the likeliest token is the final one's), and if asked for the likeliest tokens `top_0`, `top_1`,
     ... with their log-probabilities `top_0_logprob`, ...
@@ -156,6 +158,7 @@ class Lens(Probe):
                     # As logits: log-probabilities may round what differs to the same.
                     "rank": (logits > logits.gather(-1, targets[:, None])).sum(-1).tolist(),
                     "logprob": said[:, 0].tolist(),
+                    "uniform": [-math.log(logits.shape[-1])] * len(logits),
                     "entropy": (-(found.exp() * found).sum(-1)).tolist(),
                     "kl": divergence(own, found).tolist(),
                     "agrees": (logits.argmax(-1) == final.argmax(-1)).tolist(),

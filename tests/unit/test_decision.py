@@ -19,18 +19,20 @@ OPEN = Example("open", "one two", "three")
 def lens_frame(ranks: list[int], logprobs: list[float], example: str = "a") -> pd.DataFrame:
     layers = range(-1, len(ranks) - 1)
     names = {"task": "t", "family": "knowledge", "example": example, "part": "block"}
-    return pd.DataFrame({"layer": layers, "rank": ranks, "logprob": logprobs}).assign(**names)
+    return pd.DataFrame({"layer": layers, "rank": ranks, "logprob": logprobs}).assign(
+        uniform=-10.0, **names
+    )
 
 
 @pytest.mark.parametrize(
     ("ranks", "logprobs", "top", "half"),
     [
-        # From -10 to -2: the middle is -6, reached for good after layer 2.
-        ([9, 0, 4, 0, 0], [-10, -5, -8, -6, -2], 2, 2),
-        ([0, 0, 0, 0, 0], [-10, -9, -8, -7, -2], -1, 3),
-        ([5, 5, 5, 5, 1], [-10, -3, -3, -3, -2], math.nan, 0),
-        ([0, 0, 0, 0, 5], [-2, -2, -2, -2, -4], math.nan, math.nan),  # likelier at the embedding
-        ([3, 3, 3, 3, 3], [-4, -1, -1, -1, -4], math.nan, math.nan),
+        # From -10, where nothing is known, to -2: the middle is -6, reached for good at layer 2.
+        ([9, 0, 4, 0, 0], [-99, -5, -8, -6, -2], 2, 2),
+        ([0, 0, 0, 0, 0], [-1, -9, -8, -7, -2], -1, 3),
+        ([5, 5, 5, 5, 1], [-9, -3, -3, -3, -2], math.nan, 0),
+        ([0, 0, 0, 0, 5], [-2, -2, -2, -2, -4], math.nan, -1),
+        ([3, 3, 3, 3, 3], [-4, -1, -1, -1, -10], math.nan, math.nan),  # no likelier in the end
     ],
 )
 def test_emergence_by_rank_and_by_half_the_way(

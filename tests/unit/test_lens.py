@@ -61,6 +61,7 @@ def test_the_lens_reads_as_the_models_own_modules(architecture: str) -> None:
         own = found[row.layer + 1, row.position]
         final = found[-1, row.position]
         assert row.entropy == pytest.approx(float(-(own.exp() * own).sum()), abs=1e-4)
+        assert row.uniform == pytest.approx(-math.log(own.shape[-1]))
         assert row.kl == pytest.approx(float((final.exp() * (final - own)).sum()), abs=1e-4)
         assert row.top_0_logprob == pytest.approx(float(own.max()), abs=1e-4)
         assert row.top_1_logprob == pytest.approx(float(own.topk(2).values[1]), abs=1e-4)
