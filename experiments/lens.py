@@ -95,11 +95,13 @@ def compared(raw: pd.DataFrame, tuned: pd.DataFrame) -> pd.DataFrame:
 def markdown(table: pd.DataFrame) -> str:
     """The table as the documentation shows it."""
     head = "| after layer | raw | tuned | difference |\n| --- | --- | --- | --- |\n"
-    lines = [
-        f"| {'embedding' if row.layer < 0 else row.layer} | {row.raw:.2f} | {row.tuned:.2f} | "
-        f"{row.difference:+.2f} [{row.low:+.2f}, {row.high:+.2f}] |"
-        for row in table.itertuples()
-    ]
+    lines = []
+    for row in table.itertuples():
+        name = "embedding" if row.layer < 0 else str(row.layer)
+        change = f"{row.difference:+.2f} [{row.low:+.2f}, {row.high:+.2f}]"
+        if pd.isna(row.low):  # the last depth has no map
+            change = "0"
+        lines.append(f"| {name} | {row.raw:.2f} | {row.tuned:.2f} | {change} |")
     return head + "\n".join(lines) + "\n"
 
 
