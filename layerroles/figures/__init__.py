@@ -5,6 +5,7 @@ the number of examples; `themed(figure, "dark")` changes the look. Layers and he
 """
 
 from layerroles.figures.attention import attention_map as attention_map
+from layerroles.figures.decision import decision_margin as decision_margin
 from layerroles.figures.depth import depth_profile as depth_profile
 from layerroles.figures.direct import direct_against_total as direct_against_total
 from layerroles.figures.disagreement import likelihood_hides as likelihood_hides
@@ -14,9 +15,11 @@ from layerroles.figures.lens import lens_trajectories as lens_trajectories
 from layerroles.figures.outcomes import outcome_profile as outcome_profile
 from layerroles.figures.roles import role_map as role_map
 from layerroles.figures.style import themed as themed
+from layerroles.figures.tokens import token_table as token_table
 
 __all__ = [
     "attention_map",
+    "decision_margin",
     "depth_profile",
     "direct_against_total",
     "harm_map",
@@ -26,4 +29,5 @@ __all__ = [
     "protocols",
     "role_map",
     "themed",
+    "token_table",
 ]
