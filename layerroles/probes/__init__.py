@@ -5,6 +5,11 @@ from layerroles.probes.base import PROBES as PROBES
 from layerroles.probes.base import Batch as Batch
 from layerroles.probes.base import Probe as Probe
 from layerroles.probes.base import register as register
+from layerroles.probes.head_scores import HeadScores as HeadScores
 from layerroles.probes.logit_lens import LogitLens as LogitLens
+from layerroles.probes.patterns import head_patterns as head_patterns
+from layerroles.probes.retrieval_score import RetrievalScore as RetrievalScore
 from layerroles.probes.saved import measure_into as measure_into
 from layerroles.probes.saved import read_saved as read_saved
+from layerroles.probes.similarity import Similarity as Similarity
+from layerroles.probes.similarity import least_change as least_change
