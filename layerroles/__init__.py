@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     from layerroles.results import compare as compare
     from layerroles.roles import Roles as Roles
     from layerroles.roles import localize as localize
+    from layerroles.roles import rank_stability as rank_stability
     from layerroles.sites import Site as Site
     from layerroles.sweep import Sweep as Sweep
     from layerroles.sweep import read as read
@@ -102,7 +103,7 @@ _NAMES_OF = {
     "sweep": ("Sweep", "read"),
     "results": ("Comparison", "SweepResult", "compare"),
     "aggregates": ("lm_eval_metrics",),
-    "roles": ("Roles", "localize"),
+    "roles": ("Roles", "localize", "rank_stability"),
     "page": ("report",),
 }
 _MODULES = ("figures", "probes", "protocols", "tasks")

@@ -3,7 +3,7 @@
 >>> figure = head_map(frame, value="induction", top=5)  # doctest: +SKIP
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,8 +50,9 @@ class Look:
 def head_map(frame: pd.DataFrame, *, value: str, top: int = 3) -> go.Figure:
     """Draw the mean of a per-head value, layer by head, a panel per task.
 
-    The heads with the largest values (for values of both signs: farthest from 0) are named. They
-    are the largest of many, so what is written beside them is biased upward.
+    The heads with the largest values (for values of both signs: farthest from 0) are named over
+    their panel, and in it where there is room. They are the largest of many, so what is written
+    beside them is biased upward.
 
     Args:
         frame: rows with layer, head and the value; averaged over its rows per task and head. With
@@ -196,11 +197,7 @@ def _panel(
         row=row,
         col=1,
     )
-    places = set(zip(named["head"], named["layer"], strict=True))
-    room = max(3, shape[1] // 10)  # columns that a name takes
-    for _, line in named.iterrows():
-        crowded = any((line["head"], line["layer"] + n) in places for n in range(1, room + 1))
-        right = line["layer"] < 0.85 * shape[1] and not (crowded and line["layer"] >= room)
+    for line, right in _labels(named, shape[1]):
         figure.add_annotation(
             x=line["layer"] + (0.55 if right else -0.55),
             y=line["head"],
@@ -210,6 +207,22 @@ def _panel(
             row=row,
             col=1,
         )
+
+
+def _labels(named: pd.DataFrame, n_layers: int) -> Iterator[tuple["pd.Series[float]", bool]]:
+    """The heads that have room for their name in the map, and whether it stands to their right."""
+    width = 0.06 * n_layers  # of a name, in layers
+    for _, part in named.sort_values("layer").groupby("head"):
+        taken = [(layer - 0.5, layer + 0.5) for layer in part["layer"]]
+        for _, line in part.iterrows():
+            layer = line["layer"]
+            sides = [(layer + 0.5, layer + 0.5 + width), (layer - 0.5 - width, layer - 0.5)]
+            for right, (start, stop) in zip((True, False), sides, strict=True):
+                inside = start >= -0.6 and stop <= n_layers + 0.5
+                if inside and not any(start < end and begin < stop for begin, end in taken):
+                    taken.append((start, stop))
+                    yield line, right
+                    break
 
 
 def _heading(_: pd.DataFrame, named: pd.DataFrame) -> str:

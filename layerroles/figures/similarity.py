@@ -43,7 +43,7 @@ def similarity_triangle(similarity: pd.DataFrame) -> go.Figure:
         part = means[(means["family"] == family) & (means["task"] == task)]
         _triangle(figure, part, n_layers, 1 + place // columns, 1 + place % columns)
     figure.update_xaxes(**style.layer_axis(n_layers))
-    figure.update_xaxes(title_text="first block of the run (0-based)", row=rows)
+    figure.update_xaxes(title_text="first block of the run (0-based)")
     figure.update_yaxes(range=[0.4, n_layers + 0.6], showgrid=False)
     figure.update_yaxes(title_text="blocks in the run", col=1)
     style.headings(figure)

@@ -19,6 +19,7 @@ protocol. Several tasks of a family count equally; each is resampled within itse
 """
 
 from layerroles.roles.locate import localize as localize
+from layerroles.roles.stability import rank_stability as rank_stability
 from layerroles.roles.table import Roles as Roles
 
-__all__ = ["Roles", "localize"]
+__all__ = ["Roles", "localize", "rank_stability"]
