@@ -85,8 +85,9 @@ def _lens(family: str, lens: pd.DataFrame) -> list[dict[str, object]]:
 
 
 def _attention(family: str, attention: pd.DataFrame) -> list[dict[str, object]]:
+    attention = attention.dropna(subset=["evidence"])
     heads = attention.groupby(["layer", "head"])[["evidence", "uniform"]].mean()
-    heads = heads.dropna(subset=["evidence"]).nlargest(TOP_HEADS, "evidence").reset_index()
+    heads = heads.nlargest(TOP_HEADS, "evidence").reset_index()
     n = len(attention[["task", "example"]].drop_duplicates())
     return [
         {
