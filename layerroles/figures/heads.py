@@ -130,7 +130,8 @@ def draw_map(
     parts = [means[(means["family"] == f) & (means["task"] == t)] for f, t in tasks]
     names = [style.panel(family, task) if task else "" for family, task in tasks]
     headings = [
-        name + look.heading(part, named(part)) for name, part in zip(names, parts, strict=True)
+        (name + look.heading(part, named(part))).removeprefix(" \N{EM DASH} ")
+        for name, part in zip(names, parts, strict=True)
     ]
     figure = make_subplots(
         rows=len(tasks),
