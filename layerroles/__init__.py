@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     from layerroles.roles import Roles as Roles
     from layerroles.roles import localize as localize
     from layerroles.roles import probe_agreement as probe_agreement
+    from layerroles.roles import rank_stability as rank_stability
     from layerroles.sites import Site as Site
     from layerroles.sweep import Sweep as Sweep
     from layerroles.sweep import read as read
@@ -103,7 +104,7 @@ _NAMES_OF = {
     "sweep": ("Sweep", "read"),
     "results": ("Comparison", "SweepResult", "compare"),
     "aggregates": ("lm_eval_metrics",),
-    "roles": ("Roles", "localize", "probe_agreement"),
+    "roles": ("Roles", "localize", "probe_agreement", "rank_stability"),
     "page": ("report",),
 }
 _MODULES = ("figures", "probes", "protocols", "tasks")

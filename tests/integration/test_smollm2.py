@@ -186,3 +186,16 @@ def test_the_steps_of_a_chain_add_up_to_the_solution_in_one_piece() -> None:
         assert answer.n_tokens == whole.n_tokens[index]
         nats = answer.score * answer.n_tokens
         assert nats == pytest.approx(whole.logprob[0, index], abs=1e-3)
+
+
+def test_the_retrieval_head_of_a_real_model() -> None:
+    task = lr.task("kv_retrieval", pairs=4)
+    frame = lr.probes.RetrievalScore(max_gen_toks=8).measure(model(), [task], limit=4)
+    assert len(frame) == 4 * 270
+    found = frame[frame.recall >= 0.5].groupby(["layer", "head"]).score.mean()
+    assert found.idxmax() == (18, 6)
+    assert found.max() > 0.5 > 0.1 > found.median()
+    kinds = lr.probes.HeadScores().measure_repeated(model(), length=24, limit=2)
+    means = kinds.groupby(["layer", "head"])[["previous", "induction"]].mean()
+    assert means.previous.max() > 0.8
+    assert means.induction.max() > 0.5
