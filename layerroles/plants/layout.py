@@ -59,7 +59,7 @@ class Layout:
     reasoning: tuple[int, ...]
     knowledge: tuple[int, ...]
     inert: tuple[int, ...]
-    backup: tuple[tuple[int, int], ...]
+    backup: tuple[Sequence[int], ...]
     steps: tuple[Step, ...] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -117,7 +117,7 @@ class Layout:
         return tuple(sorted(found))
 
     def _steps(self) -> tuple[Step, ...]:
-        double = dict(self.backup)
+        double = {layer: other for layer, other in self.backup}
 
         def step(kind: Kind, layer: int, part: int = 0) -> Step:
             return Step(kind, (layer, double[layer]) if layer in double else (layer,), part)

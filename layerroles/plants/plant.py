@@ -56,7 +56,7 @@ def planted(
     reasoning: Iterable[int] = (5,),
     knowledge: Iterable[int] = (3,),
     inert: Iterable[int] = (6,),
-    backup: Iterable[tuple[int, int]] = (),
+    backup: Iterable[Sequence[int]] = (),
     heads: int = 2,
     strength: float = 1.0,
     noise: float = 0.05,

@@ -1,6 +1,7 @@
 r"""The weights of a planted model.
 
-There are no norms, so the residual stream is a sum, split into subspaces that hold one-hot vectors:
+The architecture is TransformerLens's native one, with learned positions and without norms (see
+`native`), so the residual stream is a sum, split into subspaces that hold one-hot vectors:
 
     token       the word itself, written by the embedding (a marker has a place of its own)
     position    written by the position embedding
@@ -40,6 +41,7 @@ from torch import Tensor, nn
 from transformer_lens.config import TransformerBridgeConfig
 from transformer_lens.model_bridge import TransformerBridge
 
+from layerroles.plants import native
 from layerroles.plants.layout import Kind, Layout, Step
 from layerroles.plants.words import (
     END,
@@ -115,14 +117,11 @@ def wired(layout: Layout, noise: float, seed: int) -> Wiring:
         act_fn="relu",
         normalization_type=None,
         positional_embedding_type="standard",
-        seed=0,
+        architecture="TransformerLensNative",
+        model_name="planted",
     )
-    model = TransformerBridge.boot_native(  # type: ignore[attr-defined]  # attached when imported
-        config, dtype=torch.float32, device="cpu", model_name="planted"
-    )
+    model = native.boot(config)
     with torch.no_grad():
-        for parameter in model.original_model.parameters():
-            parameter.zero_()
         _embed(model)
         _unembed(model, rng)
         heads = torch.randint(layout.heads, (layout.n_layers,), generator=rng).tolist()
