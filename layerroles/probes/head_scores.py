@@ -25,6 +25,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
+from layerroles.ablations import Prompt
 from layerroles.errors import InputError
 from layerroles.models import prepared
 from layerroles.probes.base import Batch, Probe, register
@@ -99,14 +100,15 @@ class HeadScores(Probe):
                 f"not limit={limit} and length={length}"
             )
         draws = torch.Generator().manual_seed(seed)
-        known = {"probe": self.name, "model": prepared(model).name}
+        known = {"probe": self.name, "model": prepared(model).name, "condition": "intact"}
         known |= {"task": "repeated_tokens", "family": "language"}
         found = []
         for place in range(limit):
             once = plain[torch.randperm(len(plain), generator=draws)[:length]]
             tokens = torch.cat([once, once])[None].to(model.cfg.device)
             example = Example(id=f"{seed}-{place}", prompt="", answer="")
-            batch = Batch([example], tokens, torch.ones_like(tokens), [0])
+            prompt = Prompt(tuple(tokens[0].tolist()))
+            batch = Batch([example], tokens, torch.ones_like(tokens), [0], [()], [prompt])
             found += [{**known, "example": name, **row} for name, row in self.rows(model, batch)]
         return pd.DataFrame(found)
 
