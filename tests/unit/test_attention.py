@@ -78,6 +78,7 @@ def own_words(model: TransformerBridge, path: Path) -> lr.Task:
     rows = [
         {"prompt": prompt + text, "answer": "x", "evidence": [text.strip()]}
         for (prompt, _), text in zip(asked, texts, strict=True)
+        if text.strip()  # some end at once
     ]
     rows.append({"prompt": "nothing to find", "answer": "x"})
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
