@@ -27,7 +27,7 @@ def main() -> None:
     parser.add_argument("texts", type=Path, help="a JSONL file with a text in each row")
     parser.add_argument("--field", default="text", help="the field that holds the text")
     parser.add_argument("--train", type=int, default=240, help="rows to train on, from the first")
-    parser.add_argument("--held-out", type=int, default=16, help="rows to read, from the last")
+    parser.add_argument("--held-out", type=int, default=8, help="rows to read, from the last")
     parser.add_argument("--length", type=int, default=300, help="characters of each text")
     parser.add_argument("--steps", type=int, default=60, help="training steps")
     parser.add_argument("--tokens", type=int, default=32, help="tokens of a step")
