@@ -17,8 +17,8 @@ NAMES = (
     "AblatedLM Ablation Comparison Condition EditContext Engine Example InputError Mean Noise "
     "Prompt Reference Resample Roles Site Skip Swap Sweep SweepResult Task Zero __version__ "
     "ablated ablation compare cumulative each_head each_kv_group each_layer each_span figures "
-    "lm_eval_metrics load localize model_folder pairs prepare probes protocols random_heads read "
-    "report task tasks"
+    "lm_eval_metrics load localize model_folder pairs planted prepare probes protocols "
+    "random_heads read report task tasks"
 ).split()
 
 
