@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import layerroles as lr
+from layerroles.plants import Plant
 
 PROTOCOLS = ("continuation", "generation")
 # Harm from which a layer must be found, and above which the interval of a critical one lies.
@@ -54,7 +55,7 @@ def main() -> None:
     (args.out / "planted.md").write_text(page, encoding="utf-8")
 
 
-def drawn(seed: int) -> tuple[dict[str, Any], lr.Plant]:
+def drawn(seed: int) -> tuple[dict[str, Any], Plant]:
     """A random placement, and the model."""
     rng = random.Random(f"planted {seed}")
     while True:
@@ -107,11 +108,12 @@ def asked(seed: int, n: int) -> Found:
         "pairs": [pair for family in made.joint for pair in paired(made, family, roles, n)],
     }
     found["seconds"] = time.process_time() - began
-    return json.loads(json.dumps(found, default=int))
+    plain: Found = json.loads(json.dumps(found, default=int))
+    return plain
 
 
 def swept(
-    made: lr.Plant,
+    made: Plant,
     tasks: list[lr.Task],
     conditions: list[lr.Condition],
     protocols: Iterable[str],
@@ -125,7 +127,7 @@ def swept(
         return sweep.run(Path(folder) / "run")
 
 
-def paired(made: lr.Plant, family: str, roles: lr.Roles, n: int) -> list[Found]:
+def paired(made: Plant, family: str, roles: lr.Roles, n: int) -> list[Found]:
     """Skip every pair of layers that single ablation showed nothing for."""
     if not made.joint[family]:
         return []
@@ -149,7 +151,8 @@ def paired(made: lr.Plant, family: str, roles: lr.Roles, n: int) -> list[Found]:
 def records(frame: Any, columns: str) -> list[Found]:
     """Some columns of a frame as JSON, with null for what is not known."""
     some = frame[columns.split()].astype(object)
-    return some.where(some.notna(), None).to_dict("records")
+    rows: list[Found] = some.where(some.notna(), None).to_dict("records")
+    return rows
 
 
 class Count:
@@ -194,14 +197,21 @@ def judged_layer(one: Found, row: Found) -> Judged:
     """One layer's verdict for one family."""
     family, layer = row["family"], row["layer"]
     critical, spare = row["verdict"] == "critical", row["verdict"] == "spare"
-    inert = layer in one["placement"]["inert"]
     yield from judged_place(one, family, layer, one["truth"], critical)
-    if inert:
-        yield "inert spare", spare
+    if is_still(one, layer):
+        yield "still spare", spare
     elif layer not in one["truth"][family]:
         yield "spare", spare
     if any(layer in pair for pair in one["joint"][family]):
         yield "backup alone", critical
+
+
+def is_still(one: Found, layer: int) -> bool:
+    """Whether a layer writes nothing at all."""
+    placement = one["placement"]
+    roles = {*placement["retrieval"], *placement["reasoning"], *placement["knowledge"]}
+    roles |= {double for _, double in placement["backup"]}
+    return layer in placement["inert"] or (not placement["noise"] and layer not in roles)
 
 
 def judged_place(
@@ -273,8 +283,8 @@ ROWS = {
     "inert": "inert layers that are critical",
     "null": "layers that are critical for the null family",
     "backup alone": "layers with a double that are critical by themselves",
-    "spare": "layers without a role for the family, not inert, that are spare",
-    "inert spare": "inert layers that are spare",
+    "spare": "layers that write, but nothing that the family needs, that are spare",
+    "still spare": "layers that write nothing that are spare",
     "specific": "specific layers that no other family needs, and this one does",
     "specific recall": f"such layers, harm {LARGE} or more, that are specific",
     "sign": "early against late, where claimed, that has the planted sign",
@@ -331,6 +341,7 @@ def written(found: list[Found], n: int) -> str:
             for name, words in ROWS.items()
         ),
         "",
+        *unknowable(layers["generation"]),
         "## Heads, each zeroed, under generation",
         "",
         f"Critical: the interval of the harm (Tango's) lies above {CRITICAL}.",
@@ -350,6 +361,18 @@ def written(found: list[Found], n: int) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def unknowable(counts: dict[str, Count]) -> list[str]:
+    """Why some verdicts are missing, if they are."""
+    if counts["still spare"].so == counts["still spare"].of:
+        return []
+    return [
+        "Layers that write nothing are inert ones, and where the noise is 0 all that lack a role.",
+        "Skipping one changes nothing at all, for which no harm is defined: such a layer is",
+        "undecided, and in a model that has one early against late is not known.",
+        "",
+    ]
 
 
 if __name__ == "__main__":

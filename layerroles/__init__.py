@@ -55,7 +55,6 @@ if TYPE_CHECKING:
     from layerroles.models import model_folder as model_folder
     from layerroles.models import prepare as prepare
     from layerroles.page import report as report
-    from layerroles.plants import Plant as Plant
     from layerroles.plants import planted as planted
     from layerroles.results import Comparison as Comparison
     from layerroles.results import SweepResult as SweepResult
@@ -108,7 +107,7 @@ _NAMES_OF = {
     "aggregates": ("lm_eval_metrics",),
     "roles": ("Roles", "localize", "probe_agreement", "rank_stability"),
     "page": ("report",),
-    "plants": ("Plant", "planted"),
+    "plants": ("planted",),
 }
 _MODULES = ("figures", "probes", "protocols", "tasks")
 _HOME = {name: module for module, names in _NAMES_OF.items() for name in names}

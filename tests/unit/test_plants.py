@@ -11,6 +11,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 import layerroles as lr
 from layerroles.models import prepared, provenance
+from layerroles.plants import Plant
 from layerroles.plants.words import END, ID, LAST, SUBJECTS, WORDS, fact, tokenizer
 from layerroles.probes import Attention, LogitLens
 from layerroles.tasks import FAMILIES
@@ -27,15 +28,20 @@ PLACEMENTS[3]["inert"] = (1,)
 
 
 @cache
-def default() -> lr.Plant:
+def default() -> Plant:
     return lr.planted()
 
 
+@cache
+def asked_of(task: lr.Task, n: int) -> list[lr.Example]:
+    return task.examples(n, 3)
+
+
 def right(
-    made: lr.Plant, task: lr.Task, condition: lr.Condition | None = None, n: int = 40
+    made: Plant, task: lr.Task, condition: lr.Condition | None = None, n: int = 40
 ) -> torch.Tensor:
     """Which of the first answers plain TransformerLens gives, as its likeliest next token."""
-    examples = task.examples(n, 3)
+    examples = asked_of(task, n)
     tokens = torch.tensor([[ID["<bos>"], *map(ID.get, e.prompt.split())] for e in examples])  # type: ignore[arg-type]
     answers = torch.tensor([ID[example.answer] for example in examples])
     with lr.ablated(made.model, condition or lr.Condition({})), torch.no_grad():
@@ -95,7 +101,7 @@ def test_truth_follows_from_the_placement() -> None:
     assert set(made.truth) <= set(FAMILIES)
 
 
-@pytest.mark.parametrize("heads", [1, 3])
+@pytest.mark.parametrize("heads", [3])
 def test_heads_hold_what_their_layers_do(heads: int) -> None:
     made = lr.planted(n_layers=4, retrieval=(0, 1), reasoning=(3,), inert=(), heads=heads, seed=2)
     for task in made.tasks:
@@ -151,7 +157,7 @@ def test_every_step_can_be_doubled_at_once() -> None:
 def test_a_table_can_lie_in_several_layers() -> None:
     made = lr.planted(knowledge=(0, 3, 7), inert=())
     task = next(task for task in made.tasks if task.family == "knowledge")
-    people = [solved_by(example) for example in task.examples(90, 3)]
+    people = [solved_by(example) for example in asked_of(task, 90)]
     for part, layer in enumerate((0, 3, 7)):
         there = torch.tensor([place % 3 == part for place in people])
         kept = right(made, task, skip(layer), n=90)
@@ -160,7 +166,7 @@ def test_a_table_can_lie_in_several_layers() -> None:
     assert right(made, task, skip(0, 3, 7), n=90).float().mean() <= 0.15
 
 
-@pytest.mark.parametrize("strength", [0.2, 0.55, 1.0])
+@pytest.mark.parametrize("strength", [0.2, 0.55])
 def test_strength_is_the_share_that_depends_on_the_role(strength: float) -> None:
     made = lr.planted(strength=strength)
     for task in made.tasks:
@@ -307,7 +313,9 @@ def test_the_tokenizer_knows_every_word_as_one_token() -> None:
 
 @pytest.mark.parametrize("protocol", ["continuation", "generation"])
 def test_a_sweep_and_the_localizer_find_the_truth(protocol: str, tmp_path: Path) -> None:
-    made = lr.planted(strength=0.6, inert=(), seed=4)
+    made = lr.planted(
+        n_layers=6, retrieval=(0, 1), reasoning=(4,), knowledge=(2,), inert=(), strength=0.6, seed=4
+    )
     conditions = lr.each_layer(made.model, lr.Skip())
     sweep = lr.Sweep(
         made.model, made.tasks, conditions, protocols=[protocol], limit=56, noise_floor=False
@@ -316,9 +324,9 @@ def test_a_sweep_and_the_localizer_find_the_truth(protocol: str, tmp_path: Path)
     found = roles.frame.set_index("family")
     for family, truth in made.truth.items():
         assert tuple(found.loc[family, "critical"]) == truth
-    assert found.loc["reasoning", "specific"] == [5]
-    assert found.loc["knowledge", "specific"] == [3]
-    assert found.loc["retrieval", "early_minus_late"] > 0.2
+    assert found.loc["reasoning", "specific"] == [4]
+    assert found.loc["knowledge", "specific"] == [2]
+    assert found.loc["retrieval", "early_minus_late"] == pytest.approx(0.6, abs=0.1)
     assert found.loc["retrieval", "ci_low"] > 0
 
 
@@ -366,7 +374,7 @@ def test_means_are_taken_on_a_planted_model(tmp_path: Path) -> None:
     assert right(made, task, unharmed).all()
 
 
-def native(made: lr.Plant) -> TransformerBridge:
+def native(made: Plant) -> TransformerBridge:
     """The same weights in TransformerLens's own model, which keeps no cache."""
     bridge = TransformerBridge.boot_native(made.model.cfg, dtype=torch.float32, device="cpu")
     weights = dict(made.model.original_model.named_parameters())
