@@ -12,6 +12,7 @@ which the tuned lens is not trained); intervals are of means over texts.
 import argparse
 import json
 import logging
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -106,4 +107,8 @@ def markdown(table: pd.DataFrame) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except lr.InputError as error:
+        print(f"lens: error: {error}", file=sys.stderr)
+        sys.exit(2)
