@@ -2,9 +2,9 @@
 
     python benchmarks/shares.py [--requests FOLDER] [--only arc_5shot,gsm8k_5shot]
 
-The engine answers each request file under the intact model and every skipped layer while torch's
-profiler notes how long each operation takes, what it calls left out. Writes `shares.md`, which
-`speed.py` puts into its page.
+The engine answers some of each request file under the intact model and every sixth layer skipped
+while torch's profiler notes how long each operation takes, what it calls left out. Writes
+`shares.md`, which `speed.py` puts into its page.
 """
 
 import argparse
@@ -19,8 +19,10 @@ from torch.profiler import ProfilerActivity, profile
 
 import layerroles as lr
 
-# Requests of each verb at the most: the profiler keeps every operation, with its shapes.
-MOST = {"loglikelihood": 64, "generate_until": 4}
+# The profiler keeps every operation, with its shapes: of each verb so many requests at the most, of
+# layers one in so many, of a text so many tokens.
+MOST = {"loglikelihood": 64, "generate_until": 8}
+STRIDE, MOST_TOKENS = 6, 24
 # What operations are called that multiply matrices, and that attend.
 MATMUL = ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "mkldnn_linear", "gemm")
 ATTENTION = ("attention",)
@@ -52,7 +54,7 @@ def main() -> None:
         if wanted and file.stem not in wanted:
             continue
         rows = read(file)
-        rows = rows[: MOST[rows[0]["kind"]]]
+        rows = [cut(row) for row in rows[: MOST[rows[0]["kind"]]]]
         seconds, found = measure(model, rows)
         cells = " | ".join(f"{found[kind] / seconds:.0%}" for kind in KINDS)
         lines.append(f"| {file.stem} | {len(rows)} | {seconds:.0f} | {cells} |")
@@ -60,9 +62,17 @@ def main() -> None:
         (args.out / "shares.md").write_text(text(lines), encoding="utf-8")
 
 
+def cut(row: dict[str, Any]) -> dict[str, Any]:
+    """The request, its text not longer than what the profiler can keep."""
+    if "max_gen_toks" not in row:
+        return row
+    return {**row, "max_gen_toks": min(row["max_gen_toks"], MOST_TOKENS)}
+
+
 def measure(model: Any, rows: list[dict[str, Any]]) -> tuple[float, Counter[str]]:
     """Seconds of a sweep, and of each kind of work in it."""
-    conditions = [lr.Condition({}), *lr.each_layer(model, lr.Skip())]
+    layers = range(0, model.cfg.n_layers, STRIDE)
+    conditions = [lr.Condition({}), *lr.each_layer(model, lr.Skip(), layers=layers)]
     # The first requests answered would otherwise pay for what is set up once.
     ask(lr.Engine(model, executor="fused"), rows[:1], conditions[:2])
     engine = lr.Engine(model, executor="fused")
@@ -90,9 +100,9 @@ def text(lines: list[str]) -> str:
     """The section of the page."""
     return f"""## Where the time goes
 
-Shares of a sweep's time (the intact model and every layer skipped), as torch's profiler saw it,
-which makes it somewhat longer: *read-out* is all that touches the vocabulary, *Python* what is
-left. Written by `python benchmarks/shares.py`.
+Shares of a sweep's time (the intact model and every {STRIDE}th layer skipped; texts of up to
+{MOST_TOKENS} tokens), as torch's profiler saw it, which makes it somewhat longer: *read-out* is all
+that touches the vocabulary, *Python* what is left. Written by `python benchmarks/shares.py`.
 
 {chr(10).join(lines)}
 """

@@ -55,12 +55,14 @@ if TYPE_CHECKING:
     from layerroles.models import model_folder as model_folder
     from layerroles.models import prepare as prepare
     from layerroles.page import report as report
+    from layerroles.plants import planted as planted
     from layerroles.results import Comparison as Comparison
     from layerroles.results import SweepResult as SweepResult
     from layerroles.results import compare as compare
     from layerroles.roles import Roles as Roles
     from layerroles.roles import localize as localize
     from layerroles.roles import probe_agreement as probe_agreement
+    from layerroles.roles import rank_stability as rank_stability
     from layerroles.sites import Site as Site
     from layerroles.sweep import Sweep as Sweep
     from layerroles.sweep import read as read
@@ -103,8 +105,9 @@ _NAMES_OF = {
     "sweep": ("Sweep", "read"),
     "results": ("Comparison", "SweepResult", "compare"),
     "aggregates": ("lm_eval_metrics",),
-    "roles": ("Roles", "localize", "probe_agreement"),
+    "roles": ("Roles", "localize", "probe_agreement", "rank_stability"),
     "page": ("report",),
+    "plants": ("planted",),
 }
 _MODULES = ("figures", "probes", "protocols", "tasks")
 _HOME = {name: module for module, names in _NAMES_OF.items() for name in names}

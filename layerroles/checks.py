@@ -5,7 +5,9 @@
    (some architectures scale or normalise afterwards), and ablating sublayers there is refused;
    whole blocks stay possible.
 2. *Cached equals uncached.* The logits of tokens decoded with a cache equal those of one pass. Some
-   pairs of library versions get this silently wrong, and with it every generated answer.
+   pairs of library versions get this silently wrong, and with it every generated answer. A model
+   that gives no cache (those of `TransformerBridge.boot_native`) reads the whole text for every
+   token that it writes.
 """
 
 import importlib.metadata
@@ -37,14 +39,20 @@ class Checks:
         holds: per layer, whether that is rounding.
         missing: parts without a hook, with the layers that lack it.
         deaf: parts whose hook fires, but what it returns is not what goes on; with the layers.
-        cache_error: largest difference of a logit with and without cache, in standard deviations.
+        cache_error: largest difference of a logit with and without cache, in standard deviations;
+            None for a model that gives no cache.
     """
 
     identity_error: tuple[float, ...]
     holds: tuple[bool, ...]
     missing: dict[Part, tuple[int, ...]]
     deaf: dict[Part, tuple[int, ...]]
-    cache_error: float
+    cache_error: float | None
+
+    @property
+    def caches(self) -> bool:
+        """Whether the model keeps keys and values between passes."""
+        return self.cache_error is not None
 
     def refusal(self, site: Site) -> str | None:
         """Why the site cannot be ablated in this model; None if it can."""
@@ -196,7 +204,9 @@ def _deaf(
     }
 
 
-def _cache_error(model: TransformerBridge, tokens: Tensor, whole: Tensor, name: str) -> float:
+def _cache_error(
+    model: TransformerBridge, tokens: Tensor, whole: Tensor, name: str
+) -> float | None:
     if not model.adapter.supports_kv_cache:
         raise InputError(f"model {name!r} ({model.cfg.architecture}) cannot decode with a cache")
     ones = torch.ones_like(tokens)
@@ -206,6 +216,8 @@ def _cache_error(model: TransformerBridge, tokens: Tensor, whole: Tensor, name: 
         attention_mask=ones[:, :_N_CACHED],
         use_cache=True,
     )
+    if cache is None:
+        return None
     worst = 0.0
     for end in range(_N_CACHED + 1, _N_TOKENS + 1):
         step, cache = model(

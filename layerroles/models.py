@@ -398,6 +398,8 @@ def _own_tokenizer(tokenizer: Any) -> Any:
     """The tokenizer as its maker meant it: a bridge's copy has been told to prepend BOS."""
     from transformers import AutoTokenizer
 
+    if not tokenizer.name_or_path:  # made in memory: there is no other copy, nor was it told so
+        return tokenizer
     try:
         return AutoTokenizer.from_pretrained(tokenizer.name_or_path)
     except (OSError, ValueError):

@@ -24,6 +24,7 @@ NUMBERED: dict[str, str] = {"head": "H", "kv_group": "KV"}
 # The hook points of TransformerLens that the project uses.
 ENTRY = "blocks.{layer}.hook_in"  # the stream entering a block [row pos d_model]
 EXIT = "blocks.{layer}.hook_out"  # the stream leaving it
+MIDDLE = "blocks.{layer}.hook_resid_mid"  # between attention and MLP; parallel blocks have none
 READ_OUT = "unembed.hook_in"  # fires once in every pass that reaches the end
 FINAL_SCALE = "ln_final.hook_scale"  # what the final norm divides the stream by [row pos 1]
 PATTERN = "blocks.{layer}.attn.hook_pattern"  # attention weights [row head query key]

@@ -45,12 +45,15 @@ _NO_BEHAVIOUR = {
     *("bos_token_id", "eos_token_id", "pad_token_id", "tie_word_embeddings", "use_cache"),
     *("initializer_range", "max_position_embeddings", "n_positions", "n_ctx"),
     *("quantization_config", "task_specific_params"),
+    # Of a model that TransformerLens made itself.
+    *("device", "init_mode", "init_weights", "model_name", "n_devices", "n_params", "seed"),
+    *("tokenizer_appends_eos", "tokenizer_name", "tokenizer_prepends_bos", "default_prepend_bos"),
 }
 
 
 def behaviour(model: TransformerBridge) -> dict[str, Any]:
     """What the model's configuration says, besides its weights, of how its blocks compute."""
-    config: Any = model.original_model.config
+    config: Any = getattr(model.original_model, "config", model.cfg)
     return {name: value for name, value in config.to_dict().items() if name not in _NO_BEHAVIOUR}
 
 

@@ -122,6 +122,7 @@ class Engine:
         self._budget = budget(memory, next(model.parameters()).device)
         self._twin: Twin | None = None
         self._answers_for: dict[tuple[str, Kind], bool] = {}
+        self._told: set[tuple[str, str]] = set()
 
     def loglikelihood(
         self,
@@ -293,15 +294,20 @@ class Engine:
             return self._fused(references)
         if self.executor == name:
             raise InputError(f"model {self._name!r} cannot be run {name}: {reason}; use auto")
-        log.warning("model %r is not run %s: %s", self._name, name, reason)
+        if (name, reason) not in self._told:
+            self._told.add((name, reason))
+            log.warning("model %r is not run %s: %s", self._name, name, reason)
         return None
 
     def _why_not(self, name: ExecutorName, longest: int) -> str | None:
         # A sliding window counts columns, and packed rows and stages have others than a text alone.
-        window = getattr(self.model.original_model.config, "sliding_window", None)
+        config = getattr(self.model.original_model, "config", None)
+        window = getattr(config, "sliding_window", None)
         if window is not None and longest > window:
             return f"requests of {longest} tokens do not fit into its sliding window of {window}"
         try:
+            if name == "hooked" and not prepared(self.model).checks.caches:
+                return "it keeps no keys and values between passes"
             if name == "hooked":
                 return None if can_replay(self.model) else "it cannot go on from a recorded stream"
             self._fused({})

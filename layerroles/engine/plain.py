@@ -18,7 +18,7 @@ from layerroles.ablations.reference import pad_left
 from layerroles.engine.decode import Decoding, Stops, greedy
 from layerroles.engine.readout import read_out
 from layerroles.engine.requests import Score, Scored, Writing, Written
-from layerroles.models import forward
+from layerroles.models import forward, prepared
 
 Request = TypeVar("Request", Scored, Written)
 
@@ -30,7 +30,7 @@ class Plain:
         model: a prepared bridge.
         references: what the conditions' ablations need to know.
         batch_size: rows run together.
-        use_cache: keep keys and values while generating.
+        use_cache: keep keys and values while generating; by default if the model does.
     """
 
     name = "plain"
@@ -41,12 +41,12 @@ class Plain:
         references: References,
         *,
         batch_size: int = 16,
-        use_cache: bool = True,
+        use_cache: bool | None = None,
     ) -> None:
         self.model = model
         self.references = references
         self.batch_size = batch_size
-        self.use_cache = use_cache
+        self.use_cache = prepared(model).checks.caches if use_cache is None else use_cache
 
     def score(
         self, requests: Sequence[Scored], conditions: Sequence[Condition]

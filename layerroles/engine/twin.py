@@ -222,6 +222,8 @@ def _attention(
 
 def _built(bridge: TransformerBridge) -> Any:
     original: nn.Module = bridge.original_model
+    if not hasattr(original, "config"):
+        raise NoTwin("it is not made of transformers' modules")
     config = copy.deepcopy(original.config)
     if getattr(config, "attention_chunk_size", None) or _rope(config) & {"dynamic", "longrope"}:
         raise NoTwin("what a token reads depends on the length of the whole text")

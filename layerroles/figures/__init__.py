@@ -5,25 +5,37 @@ the number of examples; `themed(figure, "dark")` changes the look. Layers and he
 """
 
 from layerroles.figures.attention import attention_map as attention_map
+from layerroles.figures.decision import decision_margin as decision_margin
 from layerroles.figures.depth import depth_profile as depth_profile
 from layerroles.figures.direct import direct_against_total as direct_against_total
 from layerroles.figures.disagreement import likelihood_hides as likelihood_hides
 from layerroles.figures.disagreement import protocols as protocols
+from layerroles.figures.heads import head_map as head_map
 from layerroles.figures.heatmap import harm_map as harm_map
 from layerroles.figures.lens import lens_trajectories as lens_trajectories
 from layerroles.figures.outcomes import outcome_profile as outcome_profile
+from layerroles.figures.patterns import attention_pattern as attention_pattern
 from layerroles.figures.roles import role_map as role_map
+from layerroles.figures.similarity import influence_profile as influence_profile
+from layerroles.figures.similarity import similarity_triangle as similarity_triangle
 from layerroles.figures.style import themed as themed
+from layerroles.figures.tokens import token_table as token_table
 
 __all__ = [
     "attention_map",
+    "attention_pattern",
+    "decision_margin",
     "depth_profile",
     "direct_against_total",
     "harm_map",
+    "head_map",
+    "influence_profile",
     "lens_trajectories",
     "likelihood_hides",
     "outcome_profile",
     "protocols",
     "role_map",
+    "similarity_triangle",
     "themed",
+    "token_table",
 ]

@@ -6,6 +6,8 @@ change per ablated layer, a panel for each way of scoring.
     >>> figure = protocols(result, family="knowledge")  # doctest: +SKIP
 """
 
+import re
+
 import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
@@ -83,13 +85,21 @@ def protocols(
 
 
 def _titles(effects: pd.DataFrame, cells: list[tuple[str, str]]) -> list[str]:
-    families = dict(zip(effects["task"], effects["family"], strict=True))
-    several = len({task for task, _ in cells}) > 1 or len(cells) == 1
-    named = [
-        style.panel(families[task], *([task] if several else []), protocol)
-        for task, protocol in cells
-    ]
+    family = effects["family"].iloc[0]
+    tasks = list(dict.fromkeys(task for task, _ in cells))
+    if len(cells) > 1 and len(tasks) == 1:
+        return [*(style.panel(family, protocol) for _, protocol in cells), *[""] * len(cells)]
+    short = dict(zip(tasks, map(_short, tasks), strict=True))
+    if len(set(short.values())) < len(tasks):  # told apart by their parameters alone
+        short = dict(zip(tasks, tasks, strict=True))
+    named = [style.panel(family, short[task], protocol) for task, protocol in cells]
     return [*named, *[""] * len(cells)]
+
+
+def _short(task: str) -> str:
+    """The name alone of a task of lm-eval: `mmlu` of `lm_eval[task=mmlu,num_fewshot=5]`."""
+    found = re.match(r"lm_eval(?::|\[task=)([^,\]]+)", task)
+    return found[1] if found else task
 
 
 def likelihood_hides(

@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from layerroles.figures import select, style
-from layerroles.results import SweepResult
+from layerroles.results import SweepResult, acted
 
 _SATURATION = 1.5  # colours stop here; the value of a cell beyond it is printed in the cell
 
@@ -193,7 +193,7 @@ def _hover(line: dict[str, Any]) -> str:
 
 def why_undefined(line: dict[str, Any]) -> str:
     """Say why there is no harm: nothing ablated, no chance level, or no skill above it to lose."""
-    if not line["n_changed"]:
+    if not acted(line["at"], int(line["n_changed"])):
         return "no token of these questions stands where the ablation acts"
     if pd.isna(line["chance"]):
         return "this protocol's score has no chance level"

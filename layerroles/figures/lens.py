@@ -1,10 +1,13 @@
 """Lens trajectories: where in depth the answer becomes the model's first choice.
 
-The logit lens reads the residual stream after every block as if it were the last: the rank of the
-answer's first token at the answering position, 1 where the model would already say it.
+A lens reads the residual stream after every block as if it were the last: the rank of the answer's
+first token at the answering position, 1 where the model would already say it.
 
     >>> figure = lens_trajectories(lens, measure="logprob")  # doctest: +SKIP
+    >>> figure = lens_trajectories([lens, tuned], measure="kl")  # doctest: +SKIP
 """
+
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pandas as pd
@@ -14,104 +17,167 @@ from scipy.stats import binom, t
 from layerroles.errors import InputError
 from layerroles.figures import select, style
 
-_COLUMNS = ("task", "family", "example", "layer", "rank", "logprob")
+# What each measure is called, what it is of, and how its axis is.
+_TITLES = {
+    "rank": "Median rank of the answer over depth",
+    "logprob": "Mean log-probability of the answer over depth",
+    "kl": "Mean divergence from the final distribution over depth",
+}
+_HOVERS = {"rank": "median rank", "logprob": "mean log-probability", "kl": "mean divergence"}
+# What tells lines of one family apart, where frames hold several of it.
+_LINES = ("family", "task", "probe", "condition")
+# A divergence at the embedding that is so many times all others stands outside the axis.
+_BEYOND = 1.5
+# So many lines are named in a row above the figure.
+_ABOVE = 4
 
 
-def lens_trajectories(lens: pd.DataFrame, *, measure: str = "rank") -> go.Figure:
-    """Draw the answer's median rank (log scale, 1 = top) or mean log-probability over depth.
+def lens_trajectories(
+    lens: pd.DataFrame | Sequence[pd.DataFrame], *, measure: str = "rank"
+) -> go.Figure:
+    """Draw rank (log scale, 1 = top), log-probability or divergence over depth.
 
     Layer -1 is the embedding, layer l the stream after block l, and the last one the model's own
-    output. Bands are 95% intervals: of the median by order statistics, of the mean by Student's t.
+    output; the stream between attention and MLP is left out. Bands are 95% intervals: of the median
+    rank by order statistics, of means by Student's t. A task has a line for each lens and each
+    condition.
 
     Args:
-        lens: a logit-lens probe frame.
-        measure: "rank" or "logprob" (nats).
+        lens: what one lens measured, or several.
+        measure: "rank" or "logprob" (nats) of the answer, or "kl" (nats), the divergence
+            `KL(final || lens)` over the whole vocabulary.
 
     Raises:
-        InputError: an unknown measure, or a frame that is empty or no logit-lens frame.
+        InputError: an unknown measure, or a frame that is empty or no lens's.
     """
+    if not isinstance(lens, pd.DataFrame):
+        lens = pd.concat(lens, ignore_index=True) if len(lens) else pd.DataFrame()
     summary = lens_summary(lens, measure=measure)
     n_layers = int(summary["layer"].max()) + 1
     figure = go.Figure()
     for trace in lens_traces(summary, measure=measure):
         figure.add_trace(trace)
     figure.update_xaxes(**style.layer_axis(n_layers, embedding=True))
-    figure.update_xaxes(title_text="logit lens after layer (0-based; emb = embedding)")
+    figure.update_xaxes(title_text="read after layer (0-based; emb = embedding)")
     figure.update_yaxes(**lens_axis(measure))
-    what = "Median rank" if measure == "rank" else "Mean log-probability"
-    return style.finish(
+    note = _cut(figure, summary) if measure == "kl" else ""
+    conditions = list(dict.fromkeys(summary.get("condition", ["intact"])))
+    model = "intact model; " if conditions == ["intact"] else ""
+    what = "" if measure == "kl" else "first token of the answer, "
+    style.finish(
         figure,
-        title=f"{what} of the answer over depth",
+        title=_TITLES[measure],
         subtitle=f"{style.counts(summary['n'])} examples per task; bands are 95% intervals; "
-        "first token of the answer, intact model; layers are 0-based",
+        f"{what}{model}{note}layers are 0-based",
         height=430,
     )
+    return beside(figure, len(list(lines(summary))))
 
 
 def lens_summary(lens: pd.DataFrame, *, measure: str) -> pd.DataFrame:
-    """Summarise per task and layer: family, task, layer, value, low, high, n.
+    """Summarise per task, lens, condition and layer: layer, value, low, high, n and their names.
 
     Ranks are counted from 1 here, so that a log axis can show the top.
     """
-    if measure not in ("rank", "logprob"):
-        raise InputError(f"unknown measure {measure!r}: known are 'rank' and 'logprob'")
-    select.require(lens, _COLUMNS, "the logit-lens figure")
+    if measure not in _TITLES:
+        known = ", ".join(map(repr, _TITLES))
+        raise InputError(f"unknown measure {measure!r}: known are {known}")
+    columns = ("task", "family", "example", "layer")
+    needed = (*columns, "kl") if measure == "kl" else (*columns, "rank", "logprob")
+    select.require(lens, needed, "the lens figure")
+    if "part" in lens:
+        lens = lens[lens["part"] == "block"]
+    names = [name for name in _LINES if name in lens]
     rows = []
-    for (family, task, layer), part in lens.groupby(["family", "task", "layer"], sort=True):
+    for (*key, layer), part in lens.groupby([*names, "layer"], sort=True):
         values = part[measure].dropna().to_numpy(dtype=float)
-        found = _median(values + 1) if measure == "rank" else _mean(values)
-        rows.append((family, task, int(layer), *found, len(values)))
-    names = ["family", "task", "layer", "value", "low", "high", "n"]
-    return pd.DataFrame(rows, columns=names)
+        found = median(values + 1) if measure == "rank" else mean(values)
+        rows.append((*key, int(layer), *found, len(values)))
+    return pd.DataFrame(rows, columns=[*names, "layer", "value", "low", "high", "n"])
 
 
 def lens_traces(summary: pd.DataFrame, *, measure: str, legend: bool = True) -> list[go.Scatter]:
-    """A band and a line per task, in the colour of its family."""
+    """A band and a line per task, lens and condition, in the colour of its family."""
     traces = []
-    # A legend lays the members of a group out vertically: no groups where it does not list them.
-    group = "lens {}" if legend else ""
-    several = summary["task"].nunique() > summary["family"].nunique()
-    for family in style.ordered(summary["family"]):
-        of_family = summary[summary["family"] == family]
-        for index, (task, part) in enumerate(of_family.groupby("task", sort=False)):
-            hue = style.colour(family)
-            name = f"{family} \N{MIDDLE DOT} {task}" if several else family
-            place = part["layer"].tolist()
-            traces.append(
-                go.Scatter(
-                    x=[*place, *reversed(place)],
-                    y=[*part["high"], *reversed(part["low"].tolist())],
-                    mode="lines",
-                    fill="toself",
-                    fillcolor=style.fade(hue, 0.16),
-                    line={"width": 0},
-                    hoverinfo="skip",
-                    showlegend=False,
-                    legendgroup=group.format(task),
-                    name=f"{style.escape(name)} interval",
-                )
-            )
-            traces.append(
-                go.Scatter(
-                    x=place,
-                    y=part["value"],
-                    mode="lines+markers",
-                    line={"color": hue, "width": 2, "dash": ("solid", "dash", "dot")[index % 3]},
-                    marker={"symbol": style.symbol(family), "size": 6, "color": hue},
-                    name=style.escape(name),
-                    legendgroup=group.format(task),
-                    showlegend=legend,
-                    hovertext=[_hover(task, line, measure) for _, line in part.iterrows()],
-                    hoverinfo="text",
-                )
-            )
+    for family, index, name, part in lines(summary):
+        hover = [_hover(name, line, measure) for _, line in part.iterrows()]
+        traces += band_and_line(family, index, name, part, hover, legend=legend)
     return traces
 
 
+def lines(summary: pd.DataFrame) -> Iterator[tuple[str, int, str, pd.DataFrame]]:
+    """Family, number within it, name and rows of each line of a summary.
+
+    A line is named by what tells it from others: the task where a family has several, the probe and
+    the condition where there are several at all.
+    """
+    names = [name for name in _LINES if name in summary]
+    told = [name for name in names if summary[name].nunique() > 1 and name not in _LINES[:2]]
+    if summary["task"].nunique() > summary["family"].nunique():
+        told = ["task", *told]
+    for family in style.ordered(summary["family"]):
+        of_family = summary[summary["family"] == family]
+        for index, (_, part) in enumerate(of_family.groupby(names, sort=False)):
+            words = [str(part[name].iloc[0]).replace("_", " ") for name in told if name != "task"]
+            task = [str(part["task"].iloc[0])] if "task" in told else []
+            yield family, index, " \N{MIDDLE DOT} ".join([family, *task, *words]), part
+
+
+def band_and_line(
+    family: str,
+    index: int,
+    name: str,
+    part: pd.DataFrame,
+    hover: list[str],
+    *,
+    legend: bool = True,
+) -> list[go.Scatter]:
+    """The interval and the values of one line over `layer`, in its family's colour."""
+    hue, place = style.colour(family), part["layer"].tolist()
+    # A legend lays the members of a group out vertically: no groups where it does not list them.
+    group = f"lens {name}" if legend else ""
+    return [
+        go.Scatter(
+            x=[*place, *reversed(place)],
+            y=[*part["high"], *reversed(part["low"].tolist())],
+            mode="lines",
+            fill="toself",
+            fillcolor=style.fade(hue, 0.16),
+            line={"width": 0},
+            hoverinfo="skip",
+            showlegend=False,
+            legendgroup=group,
+            name=f"{style.escape(name)} interval",
+        ),
+        go.Scatter(
+            x=place,
+            y=part["value"],
+            mode="lines+markers",
+            line={"color": hue, "width": 2, "dash": ("solid", "dash", "dot")[index % 3]},
+            marker={"symbol": style.symbol(family), "size": 6, "color": hue},
+            name=style.escape(name),
+            legendgroup=group,
+            showlegend=legend,
+            hovertext=hover,
+            hoverinfo="text",
+        ),
+    ]
+
+
+def beside(figure: go.Figure, n_lines: int) -> go.Figure:
+    """Set the legend of many lines beside the figure: above, it would run into the subtitle."""
+    if n_lines > _ABOVE:
+        legend = {"orientation": "v", "x": 1.01, "y": 1, "yanchor": "top"}
+        figure.update_layout(legend=legend, margin_r=210)
+    return figure
+
+
 def lens_axis(measure: str) -> dict[str, object]:
-    """The value axis: better is up for both measures."""
+    """The value axis: better is up for rank and log-probability, down for divergence."""
     if measure == "logprob":
         return {"title": {"text": "log-probability (nats)"}}
+    if measure == "kl":
+        return {"title": {"text": "KL(final \N{PARALLEL TO} lens), nats"}, "rangemode": "tozero"}
     ticks = [10**k for k in range(7)]
     labels = ["1 (top)", "10", "100", "1k", "10k", "100k", "1M"]
     return {
@@ -124,18 +190,28 @@ def lens_axis(measure: str) -> dict[str, object]:
     }
 
 
-def _hover(task: object, line: "pd.Series[float]", measure: str) -> str:
+def _cut(figure: go.Figure, summary: pd.DataFrame) -> str:
+    """Leave the embedding outside the axis where it would flatten the rest; the words for it."""
+    embedding = summary["layer"] == -1
+    most = float(summary.loc[~embedding, ["value", "high"]].max(axis=None))
+    if not summary.loc[embedding, "value"].max() > _BEYOND * most:
+        return ""
+    figure.update_yaxes(range=[-0.03 * most, 1.05 * most])
+    return f"embedding up to {summary.loc[embedding, 'value'].max():.0f} nats, beyond the axis; "
+
+
+def _hover(name: str, line: "pd.Series[float]", measure: str) -> str:
     layer = int(line["layer"])
     where = "embedding" if layer == -1 else f"after layer {layer}"
     places = 1 if measure == "rank" else 2
-    what = "median rank" if measure == "rank" else "mean log-probability"
     unit = " (1 = top)" if measure == "rank" else " nats"
     value = style.interval(line["value"], line["low"], line["high"], places)
-    head = f"<b>{style.escape(task)}</b> \N{MIDDLE DOT} {where}"
-    return f"{head}<br>{what} {value}{unit}<br>n {int(line['n'])}"
+    words = name if name.partition(" \N{MIDDLE DOT} ")[2] else line["task"]
+    head = f"<b>{style.escape(words)}</b> \N{MIDDLE DOT} {where}"
+    return f"{head}<br>{_HOVERS[measure]} {value}{unit}<br>n {int(line['n'])}"
 
 
-def _median(values: np.ndarray) -> tuple[float, float, float]:
+def median(values: np.ndarray) -> tuple[float, float, float]:
     """Median with its distribution-free 95% interval between two order statistics."""
     if not len(values):
         return (np.nan, np.nan, np.nan)
@@ -145,7 +221,7 @@ def _median(values: np.ndarray) -> tuple[float, float, float]:
     return float(np.median(ranked)), float(ranked[below]), float(ranked[len(values) - 1 - below])
 
 
-def _mean(values: np.ndarray) -> tuple[float, float, float]:
+def mean(values: np.ndarray) -> tuple[float, float, float]:
     """Mean with its 95% interval by Student's t."""
     if not len(values):
         return (np.nan, np.nan, np.nan)

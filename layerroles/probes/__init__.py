@@ -6,6 +6,17 @@ from layerroles.probes.base import PROBES as PROBES
 from layerroles.probes.base import Batch as Batch
 from layerroles.probes.base import Probe as Probe
 from layerroles.probes.base import register as register
+from layerroles.probes.decision import Decision as Decision
+from layerroles.probes.emergence import decision_depths as decision_depths
+from layerroles.probes.emergence import depth_intervals as depth_intervals
+from layerroles.probes.emergence import emergence_depths as emergence_depths
+from layerroles.probes.head_scores import HeadScores as HeadScores
+from layerroles.probes.lens import Lens as Lens
 from layerroles.probes.logit_lens import LogitLens as LogitLens
+from layerroles.probes.patterns import head_patterns as head_patterns
+from layerroles.probes.retrieval_score import RetrievalScore as RetrievalScore
 from layerroles.probes.saved import measure_into as measure_into
 from layerroles.probes.saved import read_saved as read_saved
+from layerroles.probes.similarity import Similarity as Similarity
+from layerroles.probes.similarity import least_change as least_change
+from layerroles.probes.tuned_lens import TunedLens as TunedLens

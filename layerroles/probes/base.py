@@ -9,10 +9,10 @@ the context.
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import pandas as pd
 from jaxtyping import Int
@@ -32,7 +32,14 @@ _BATCH = 8
 
 
 class Probe(ABC):
-    """A measurement. Subclasses are frozen dataclasses; `measure` gives a tidy frame."""
+    """A measurement. Subclasses are frozen dataclasses; `measure` gives a tidy frame.
+
+    Class attributes:
+        needs: what an example must have to be measured, as in "choices"; a probe that sets it
+            refuses tasks of which no example has it.
+    """
+
+    needs: ClassVar[str] = ""
 
     @property
     def name(self) -> str:
@@ -62,11 +69,13 @@ class Probe(ABC):
             condition's name), task, family, example.
 
         Raises:
-            InputError: no task, a limit below 1, a prompt longer than the model's context, or a
-                condition that cannot be applied to the model.
+            InputError: no task, a limit below 1, a prompt longer than the model's context, a model
+                that the probe or the condition does not fit, or no example that has what the probe
+                needs.
         """
         if limit < 1 or not tasks:
             raise InputError(f"a probe needs tasks and a limit of 1 or more, not limit={limit}")
+        self.check(model)
         condition = condition or INTACT
         rows = [
             {
@@ -82,6 +91,12 @@ class Probe(ABC):
             for batch in batches(model, task.examples(limit, seed))
             for example, values in self._under(model, batch, condition)
         ]
+        if self.needs and not rows:
+            labels = ", ".join(task.label for task in tasks)
+            raise InputError(
+                f"probe {self.name!r} needs examples with {self.needs}, and none of {labels} has "
+                f"any: choose other tasks"
+            )
         return pd.DataFrame(rows)
 
     def _under(
@@ -94,6 +109,13 @@ class Probe(ABC):
             else ablated(model, condition, prompts=batch.prompts)
         ):
             yield from self.rows(model, batch)
+
+    def check(self, model: TransformerBridge) -> None:  # noqa: B027  # most fit every model
+        """Check that the probe fits a model.
+
+        Raises:
+            InputError: it does not; by default every model will do.
+        """
 
     @abstractmethod
     def rows(
@@ -132,8 +154,7 @@ class Batch:
 
         What the functions see is what goes on through the model, ablations included.
         """
-        bound = [(name, partial(_call, function)) for name, function in hooks.items()]
-        with model.hooks(fwd_hooks=bound):
+        with hooked(model, hooks):
             logits, _ = forward(model, self.tokens, self.attended, keep=1)
         return logits[:, -1]
 
@@ -190,6 +211,14 @@ def _answering(model: TransformerBridge, example: Example) -> _Answering:
         tuple(one for one in told if one != answer),
         right.prompt,
     )
+
+
+@contextmanager
+def hooked(model: TransformerBridge, hooks: dict[str, Any]) -> Iterator[None]:
+    """Within the context, functions `(value) -> None` are told what goes on at hook points."""
+    bound = [(name, partial(_call, function)) for name, function in hooks.items()]
+    with model.hooks(fwd_hooks=bound):
+        yield
 
 
 def _call(function: Any, value: Tensor, *, hook: object) -> None:

@@ -2,6 +2,7 @@
 
 import math
 import statistics
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -21,6 +22,19 @@ _STRICT, _FLEXIBLE = "strict-match", "flexible-extract"
 _SHUFFLES = 10
 # Words of the longest answer that has a form: a summary has none.
 _SHORT = 8
+
+
+def alike(names: Sequence[str]) -> list[list[int]]:
+    """Places of equal names together; names that occur once, together too, being all there is.
+
+    >>> alike(["anatomy", "law", "anatomy", "virology"])
+    [[0, 2], [1, 3]]
+    """
+    counts = Counter(names)
+    groups: dict[str, list[int]] = {}
+    for place, name in enumerate(names):
+        groups.setdefault(name if counts[name] > 1 else "", []).append(place)
+    return list(groups.values())
 
 
 @dataclass(frozen=True)
@@ -137,14 +151,12 @@ class AskedTexts(AskedInstances):
 
     def shuffled(self, found: Sequence[Writing]) -> float | None:
         """The mean score if each example is given the answer to another one of its task."""
-        groups: dict[str, list[int]] = {}
-        for place, example in enumerate(self.examples):
-            groups.setdefault(self.task.member_name(example), []).append(place)
+        groups = alike([self.task.member_name(example) for example in self.examples])
         scores: list[float] = []
-        for shift in range(1, min(_SHUFFLES + 1, max(map(len, groups.values())))):
+        for shift in range(1, min(_SHUFFLES + 1, max(map(len, groups)))):
             source = {
                 place: places[(at + shift) % len(places)]
-                for places in groups.values()
+                for places in groups
                 for at, place in enumerate(places)
             }
             answers = self.judge([found[source[place]] for place in range(len(found))])

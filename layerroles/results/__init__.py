@@ -7,7 +7,7 @@ Both are taken over the same examples. A negative effect means that the ablation
 that the whole skill above chance is gone, a negative harm that the ablation helps.
 """
 
-from layerroles.results.cells import CELL, CONDITION, INTACT, records
+from layerroles.results.cells import CELL, CONDITION, INTACT, acted, records
 from layerroles.results.comparison import Comparison, compare
 from layerroles.results.effects import NUMBERS
 from layerroles.results.result import SweepResult
@@ -20,6 +20,7 @@ __all__ = [
     "NUMBERS",
     "Comparison",
     "SweepResult",
+    "acted",
     "compare",
     "detectable_line",
     "records",

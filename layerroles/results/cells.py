@@ -13,6 +13,8 @@ from jaxtyping import Float
 CONDITION = ["condition", "ablation", "at", "site", "layer", "part", "head"]
 CELL = ["task", "family", "protocol"]
 INTACT = "intact"
+# Where every text has positions: an edit that changes nothing there is a write that is nothing.
+_EVERYWHERE = ("all", "after_first")
 # Whose p values are corrected together.
 FAMILY = ["ablation", "at", "part", "task", "protocol"]
 
@@ -95,6 +97,15 @@ class Cell:
         named = self.rows[["condition", "example"]].assign(value=plain)
         table = named.pivot(index="condition", columns="example", values="value")
         return table.reindex([INTACT, *self.conditions.index])
+
+
+def acted(at: str, n_changed: int) -> bool:
+    """Whether a condition acted at all: it changed something, or acts where every text has tokens.
+
+    One that acts at the evidence did nothing to texts without any, so that nothing is known of its
+    harm; a block that writes nothing, skipped, is known to do no harm.
+    """
+    return n_changed > 0 or at in _EVERYWHERE
 
 
 def cells_of(frame: pd.DataFrame, manifest: dict[str, Any]) -> list[Cell]:

@@ -8,7 +8,7 @@ import pandas as pd
 from jaxtyping import Float
 
 from layerroles import stats
-from layerroles.results.cells import CELL, CONDITION, FAMILY, INTACT, Cell
+from layerroles.results.cells import CELL, CONDITION, FAMILY, INTACT, Cell, acted
 
 NUMBERS = [
     *("n", "intact", "chance", "score", "score_low", "score_high"),
@@ -90,9 +90,9 @@ def harm_of(
     name: str,
     rng: np.random.Generator,
 ) -> tuple[float, stats.Interval]:
-    """The harm of a condition; NaN unless intact is shown above chance and an edit changed it."""
+    """The harm of a condition; NaN unless intact is shown above chance and the condition acted."""
     skilled = score_interval(intact, cell.unit, rng).low > cell.chance  # not if there is no chance
-    if not skilled or not cell.n_changed[name]:
+    if not skilled or not acted(str(cell.conditions.loc[name, "at"]), int(cell.n_changed[name])):
         return float("nan"), stats.UNKNOWN
     factor = -1 / (mean(intact) - cell.chance)
     return effect.effect * factor + 0.0, effect.interval.scaled(factor)  # no minus zero

@@ -46,7 +46,8 @@ class SweepResult:
         ablation acts on what is generated and the answer is one token.
 
         `harm` is defined only where a chance level is known, the intact score's interval lies above
-        it, and the ablation changed anything, else NaN. Its interval is that of the effect divided
+        it, and the ablation acted on anything, else NaN (a block that writes nothing, skipped
+        everywhere, does no harm: 0). Its interval is that of the effect divided
         by the same `intact - chance`: how sure that denominator is does not enter.
 
         The `format_` columns are the same comparison (Tango, McNemar) for whether an answer came in

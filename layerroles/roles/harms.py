@@ -20,7 +20,7 @@ from jaxtyping import Float
 from layerroles import stats
 from layerroles.errors import InputError
 from layerroles.registry import unknown
-from layerroles.results import INTACT, SweepResult, records
+from layerroles.results import INTACT, SweepResult, acted, records
 
 CRITICAL = 0.2
 SPARE = 0.1
@@ -204,7 +204,11 @@ class Harms:
         for task in tasks:
             scores = self.scores(task, protocol)
             rows = [self._row(task, protocol, place, at) for place in self.places]
-            names = [row["condition"] for row in rows if row is not None and row["n_changed"]]
+            names = [
+                row["condition"]
+                for row in rows
+                if row is not None and acted(row["at"], int(row["n_changed"]))
+            ]
             if len(names) < len(rows):
                 return None
             ablated = scores.loc[names].to_numpy(float)

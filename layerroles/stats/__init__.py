@@ -32,6 +32,7 @@ from layerroles.stats.paired import (
 )
 from layerroles.stats.power import LEAST_BACKGROUND, minimum_detectable, minimum_detectable_mean
 from layerroles.stats.profiles import profile_agreement, resampled_means, spearman
+from layerroles.stats.stability import rank_stability
 
 __all__ = [
     "LEAST_BACKGROUND",
@@ -53,6 +54,7 @@ __all__ = [
     "percentile_interval",
     "pooled",
     "profile_agreement",
+    "rank_stability",
     "resampled_counts",
     "resampled_means",
     "sign_flip_p",

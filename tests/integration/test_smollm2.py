@@ -156,6 +156,24 @@ def test_the_lens_and_attention_on_a_real_model() -> None:
     assert (attention.evidence + attention["first"] <= 1 + 1e-4).all()
 
 
+def test_lenses_and_decisions_on_a_real_model() -> None:
+    lens = lr.probes.LogitLens(sublayers=True, top=1)
+    table = lens.read(model(), ["The capital of France is"])
+    assert len(table) == 5 * 61
+    last = table[table.layer == 29].query("part == 'block'")
+    assert last.agrees.all()
+    assert (last.kl < 1e-4).all()
+    assert last.top_0.iloc[-1] == " Paris"
+    # Tied weights: the embedding of a token says the token.
+    assert (table[table.layer == -1].kl > 10).all()
+    decision = lr.probes.Decision().measure(model(), [lr.task("facts")], limit=8)
+    end = decision[decision.layer == 29]
+    assert (end.margin > 0).tolist() == end.right.tolist()
+    assert end.right.mean() > 0.5
+    depths = lr.probes.depth_intervals(lr.probes.decision_depths(decision))
+    assert depths.reached.tolist() == [8]
+
+
 def test_the_steps_of_a_chain_add_up_to_the_solution_in_one_piece() -> None:
     task, engine = lr.task("word_problems"), lr.Engine(model())
     examples = task.examples(2, 0)
@@ -168,3 +186,16 @@ def test_the_steps_of_a_chain_add_up_to_the_solution_in_one_piece() -> None:
         assert answer.n_tokens == whole.n_tokens[index]
         nats = answer.score * answer.n_tokens
         assert nats == pytest.approx(whole.logprob[0, index], abs=1e-3)
+
+
+def test_the_retrieval_head_of_a_real_model() -> None:
+    task = lr.task("kv_retrieval", pairs=4)
+    frame = lr.probes.RetrievalScore(max_gen_toks=8).measure(model(), [task], limit=4)
+    assert len(frame) == 4 * 270
+    found = frame[frame.recall >= 0.5].groupby(["layer", "head"]).score.mean()
+    assert found.idxmax() == (18, 6)
+    assert found.max() > 0.5 > 0.1 > found.median()
+    kinds = lr.probes.HeadScores().measure_repeated(model(), length=24, limit=2)
+    means = kinds.groupby(["layer", "head"])[["previous", "induction"]].mean()
+    assert means.previous.max() > 0.8
+    assert means.induction.max() > 0.5

@@ -11,6 +11,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformers import (
     AutoModelForCausalLM,
     BloomConfig,
+    CohereConfig,
     FalconConfig,
     Gemma2Config,
     Gemma3TextConfig,
@@ -18,6 +19,7 @@ from transformers import (
     GPTJConfig,
     GPTNeoConfig,
     GPTNeoXConfig,
+    GraniteConfig,
     JambaConfig,
     LlamaConfig,
     MambaConfig,
@@ -143,6 +145,11 @@ CONFIGS["neo"] = GPTNeoConfig(
     num_heads=4,
     attention_types=[[["global"], 3]],
     max_position_embeddings=256,
+)
+# Logits that are scaled, from tied embeddings; what sublayers write is scaled in the second.
+CONFIGS["cohere"] = CohereConfig(**_LLAMA_LIKE, logit_scale=0.25, tie_word_embeddings=True)
+CONFIGS["granite"] = GraniteConfig(
+    **_LLAMA_LIKE, logits_scaling=4.0, residual_multiplier=0.5, tie_word_embeddings=True
 )
 
 

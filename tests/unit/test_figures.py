@@ -462,6 +462,25 @@ def test_what_likelihood_hides_is_the_difference_of_harms(result: SweepResult) -
         figures.likelihood_hides(result, likelihood="letter")
 
 
+def test_tasks_of_lm_eval_are_named_without_what_they_share(result: SweepResult) -> None:
+    def named(*labels: str) -> list[str]:
+        parts = []
+        for label in labels:
+            frame = result.frame[result.frame["task"] == result.frame["task"].iloc[0]]
+            parts.append(frame.assign(task=label, family="knowledge"))
+        manifest = {**result.manifest, "cells": []}
+        figure = figures.protocols(SweepResult(pd.concat(parts), manifest))
+        return [note.text.split("</span> ")[1] for note in figure.layout.annotations]
+
+    one, two = "lm_eval[task=mmlu,num_fewshot=5]", "lm_eval:mmlu_generative"
+    assert {text.split(" \N{MIDDLE DOT} ")[1] for text in named(one, two)} == {
+        "mmlu",
+        "mmlu_generative",
+    }
+    twice = named(one, "lm_eval[task=mmlu,num_fewshot=0]")
+    assert any("num_fewshot=5" in text for text in twice)
+
+
 def test_without_both_protocols_likelihood_hides_nothing(result: SweepResult) -> None:
     frame = result.frame[result.frame["protocol"] == "generation"]
     alone = SweepResult(frame.reset_index(drop=True), result.manifest)

@@ -11,6 +11,7 @@ import torch
 from transformer_lens.model_bridge import TransformerBridge
 
 import layerroles as lr
+from layerroles.probes import chunks
 from layerroles.probes.base import Batch, batches
 from layerroles.tasks.base import Example, Task
 from tests.unit.random_models import random_model
@@ -123,3 +124,17 @@ def test_frames_of_several_conditions_are_kept_side_by_side(
     assert len(lr.probes.read_saved(tmp_path, condition=None)) == 2
     (other,) = lr.probes.read_saved(tmp_path, condition=skip.name)
     pd.testing.assert_frame_equal(other, under)
+
+
+@pytest.mark.parametrize("at", ["all", "after_first", "prompt", "last", "evidence", "generated"])
+def test_a_prompt_read_in_pieces_is_ablated_where_it_is_in_one(
+    at: lr.ablations.where.NamedAt, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, tasks = random_model("llama"), [Listed(QUESTIONS[:1])]
+    condition = lr.Condition({lr.Site(0): lr.Skip()}, at=at)
+    for probe in (lr.probes.Attention(), lr.probes.Similarity(position="all")):
+        whole = probe.measure(model, tasks, condition=condition)
+        monkeypatch.setattr(chunks, "_LONGEST", 5)
+        pieces = probe.measure(model, tasks, condition=condition)
+        monkeypatch.undo()
+        pd.testing.assert_frame_equal(whole, pieces, rtol=0, atol=1e-5)

@@ -170,6 +170,17 @@ def test_where_nothing_was_changed_nothing_is_claimed():
     assert line(roles, "knowledge", "generation")["spare"] == list(range(6))
 
 
+def test_a_layer_that_writes_nothing_is_spare():
+    result = synthetic_result(6, 400, harms={"knowledge": {"all": [0.5, 0, 0, 0, 0, 0]}}, churn=0.0)
+    nothing = result.frame["layer"] == 4
+    frame = result.frame.assign(changed=result.frame["changed"] & ~nothing)
+    roles = localize(dataclasses.replace(result, frame=frame))
+    for protocol in ("continuation", "generation"):
+        found = line(roles, "knowledge", protocol)
+        assert (found["critical"], found["spare"]) == ([0], [1, 2, 3, 4, 5])
+        assert found["early_minus_late"] == pytest.approx(0.25, abs=0.05)
+
+
 def test_a_second_kind_is_judged_at_the_same_positions():
     harm = {"all": [0.9, 0, 0], "prompt": [0.9, 0, 0]}
     both = synthetic_result(

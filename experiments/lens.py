@@ -1,0 +1,114 @@
+"""How far each layer's stream is from the model's own output, read raw and through a tuned lens.
+
+A tuned lens (one affine map a layer, arXiv 2303.08112) is trained on some rows of a file, and both
+lenses are read on others:
+
+    python experiments/lens.py boolq/validation.jsonl --field passage --out runs/lens
+
+What is told: `KL(final || lens)` in nats at every layer, over all tokens but each text's first (on
+which the tuned lens is not trained); intervals are of means over texts.
+"""
+
+import argparse
+import json
+import logging
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+import layerroles as lr
+from layerroles import stats
+
+
+def main() -> None:
+    """Train, read held-out texts, and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("texts", type=Path, help="a JSONL file with a text in each row")
+    parser.add_argument("--field", default="text", help="the field that holds the text")
+    parser.add_argument("--train", type=int, default=240, help="rows to train on, from the first")
+    parser.add_argument("--held-out", type=int, default=8, help="rows to read, from the last")
+    parser.add_argument("--length", type=int, default=300, help="characters of each text")
+    parser.add_argument("--steps", type=int, default=60, help="training steps")
+    parser.add_argument("--tokens", type=int, default=32, help="tokens of a step")
+    parser.add_argument("--rate", type=float, default=3e-3, help="learning rate of the first step")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--model", default="smollm2-135m")
+    parser.add_argument("--dtype", default="float32", help="auto, float32, bfloat16 or float16")
+    parser.add_argument("--out", type=Path, required=True, help="a folder")
+    args = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+
+    with args.texts.open(encoding="utf-8") as lines:
+        texts = [json.loads(line)[args.field][: args.length] for line in lines]
+    texts = list(dict.fromkeys(texts))  # none is on both sides
+    if len(texts) < args.train + args.held_out:
+        parser.error(f"{args.texts} holds {len(texts)} texts: fewer than are asked for")
+    model = lr.load(args.model, dtype=args.dtype)
+    kept = args.out / "tuned.safetensors"
+    if kept.is_file():
+        tuned = lr.probes.TunedLens.load(kept)
+    else:
+        tuned = lr.probes.TunedLens.fit(
+            model,
+            texts[: args.train],
+            steps=args.steps,
+            tokens=args.tokens,
+            rate=args.rate,
+            seed=args.seed,
+        )
+        tuned.save(kept)
+    held = texts[-args.held_out :]
+    raw, mapped = (by_text(lens.read(model, held)) for lens in (lr.probes.LogitLens(), tuned))
+    table = compared(raw, mapped)
+    table.to_csv(args.out / "lens.csv", index=False)
+    text = markdown(table)
+    (args.out / "lens.md").write_text(text, encoding="utf-8")
+    print(text)
+
+
+def by_text(frame: pd.DataFrame) -> pd.DataFrame:
+    """The mean divergence of each text (columns) at each layer (rows)."""
+    later = frame[frame["position"] > 0]
+    return later.groupby(["layer", "text"])["kl"].mean().unstack("text")
+
+
+def compared(raw: pd.DataFrame, tuned: pd.DataFrame) -> pd.DataFrame:
+    """Both lenses' divergence at each layer, and the paired difference with its interval."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for layer in raw.index:
+        difference = (tuned.loc[layer] - raw.loc[layer]).to_numpy()
+        interval = stats.mean_interval(difference, rng)
+        row = {
+            "layer": layer,
+            "raw": raw.loc[layer].mean(),
+            "tuned": tuned.loc[layer].mean(),
+            "difference": difference.mean(),
+            "low": interval.low,
+            "high": interval.high,
+        }
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """The table as the documentation shows it."""
+    head = "| after layer | raw | tuned | difference |\n| --- | --- | --- | --- |\n"
+    lines = []
+    for row in table.itertuples():
+        name = "embedding" if row.layer < 0 else str(row.layer)
+        change = f"{row.difference:+.2f} [{row.low:+.2f}, {row.high:+.2f}]"
+        if pd.isna(row.low):  # the last depth has no map
+            change = "0"
+        lines.append(f"| {name} | {row.raw:.2f} | {row.tuned:.2f} | {change} |")
+    return head + "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except lr.InputError as error:
+        print(f"lens: error: {error}", file=sys.stderr)
+        sys.exit(2)

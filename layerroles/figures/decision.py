@@ -1,0 +1,127 @@
+"""Decision margin: at which depth the model chooses among the options, and how clearly.
+
+>>> figure = decision_margin(Decision().measure(model, tasks))  # doctest: +SKIP
+"""
+
+import pandas as pd
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from layerroles.figures import lens, select, style
+
+_COLUMNS = ("task", "family", "example", "layer", "margin", "phase")
+_NAMES = ("family", "task", "condition")
+_ROW = 26  # of a line's depth, in pixels
+
+
+def decision_margin(decision: pd.DataFrame) -> go.Figure:
+    """Draw the right option's mean margin over depth, and where choices become final.
+
+    Above: the margin over the best other option (nats), positive where the right one leads, with
+    95% intervals by Student's t. Below: the median depth at which the decisive phase begins, over
+    examples, with its interval by order statistics. Layer -1 is the embedding, layer l the stream
+    after block l; the stream between attention and MLP is left out.
+
+    Args:
+        decision: what the decision probe measured.
+
+    Raises:
+        InputError: a frame that is empty or not the decision probe's.
+    """
+    select.require(decision, _COLUMNS, "the decision figure")
+    if "part" in decision:
+        decision = decision[decision["part"] == "block"]
+    summary = _summary(decision)
+    n_layers = int(summary["layer"].max()) + 1
+    drawn = list(lens.lines(summary))
+    upper, lower = 300, 30 + _ROW * len(drawn)
+    figure = make_subplots(
+        rows=2,
+        cols=1,
+        shared_xaxes=True,
+        row_heights=[upper, lower],
+        vertical_spacing=34 / (upper + lower + 34),
+        subplot_titles=["margin of the right option", "start of the decisive phase, median"],
+    )
+    for place, (family, index, name, part) in enumerate(drawn):
+        hover = [_hover(name, line) for _, line in part.iterrows()]
+        for trace in lens.band_and_line(family, index, name, part, hover):
+            figure.add_trace(trace, row=1, col=1)
+        figure.add_trace(_start(family, name, place, part.iloc[0]), row=2, col=1)
+    figure.add_hline(y=0, line={"color": style.NEUTRAL, "width": 1, "dash": "dot"}, row=1, col=1)
+    figure.update_xaxes(**style.layer_axis(n_layers, embedding=True))
+    figure.update_xaxes(title_text="read after layer (0-based; emb = embedding)", row=2)
+    figure.update_yaxes(title_text="nats", row=1)
+    figure.update_yaxes(
+        tickmode="array",
+        tickvals=list(range(len(drawn))),
+        ticktext=[style.escape(name) for _, _, name, _ in drawn],
+        range=[len(drawn) - 0.4, -0.6],
+        showgrid=False,
+        ticks="",
+        row=2,
+    )
+    style.headings(figure)
+    conditions = list(dict.fromkeys(decision.get("condition", ["intact"])))
+    model = ", intact model" if conditions == ["intact"] else ""
+    style.finish(
+        figure,
+        title="Where the model chooses among the options",
+        subtitle=f"{style.counts(summary['n'])} examples per task{model}; 95% intervals; "
+        "decisive = the choice is the final one from there on; layers are 0-based",
+        height=168 + upper + lower + 34,
+    )
+    return lens.beside(figure, len(drawn)).update_layout(margin_l=110)
+
+
+def _summary(decision: pd.DataFrame) -> pd.DataFrame:
+    """Per task, condition and layer: mean margin with low and high, n, and the start with its."""
+    names = [name for name in _NAMES if name in decision]
+    rows = []
+    for key, of_line in decision.groupby(names, sort=False):
+        decisive = of_line[of_line["phase"] == "decisive"]
+        starts = decisive.groupby(["task", "example"])["layer"].min().to_numpy(float)
+        # The last layer is decisive by definition: every example has a start.
+        start, low, high = lens.median(starts)
+        for layer, part in of_line.groupby("layer", sort=True):
+            found = lens.mean(part["margin"].dropna().to_numpy(float))
+            rows.append((*key, layer, *found, len(part), start, low, high))
+    columns = ["layer", "value", "low", "high", "n", "start", "start_low", "start_high"]
+    return pd.DataFrame(rows, columns=[*names, *columns])
+
+
+def _start(family: str, name: str, place: int, line: "pd.Series[float]") -> go.Scatter:
+    """The median start of the decisive phase, with its interval."""
+    hue = style.colour(family)
+    shown = style.interval(line["start"], line["start_low"], line["start_high"], 1)
+    return go.Scatter(
+        x=[line["start"]],
+        y=[place],
+        error_x={
+            "type": "data",
+            "symmetric": False,
+            "array": [line["start_high"] - line["start"]],
+            "arrayminus": [line["start"] - line["start_low"]],
+            "color": hue,
+            "thickness": 2,
+            "width": 5,
+        },
+        mode="markers",
+        marker={"symbol": style.symbol(family), "size": 9, "color": hue},
+        hovertext=[
+            f"<b>{style.escape(name)}</b><br>decisive from layer {shown}<br>n {int(line['n'])}"
+        ],
+        hoverinfo="text",
+        showlegend=False,
+        name=f"{style.escape(name)} start",
+    )
+
+
+def _hover(name: str, line: "pd.Series[float]") -> str:
+    layer = int(line["layer"])
+    where = "embedding" if layer == -1 else f"after layer {layer}"
+    value = style.interval(line["value"], line["low"], line["high"])
+    return (
+        f"<b>{style.escape(name)}</b> \N{MIDDLE DOT} {where}<br>margin {value} nats"
+        f"<br>n {int(line['n'])}"
+    )

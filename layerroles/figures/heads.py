@@ -1,0 +1,241 @@
+"""Head map: a score of every head as a heat map, layer by head, with the top heads named.
+
+>>> figure = head_map(frame, value="induction", top=5)  # doctest: +SKIP
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+from scipy import stats
+
+from layerroles.errors import InputError
+from layerroles.figures import select, style
+
+# What the columns of the probes are called, and their unit.
+_KNOWN = {
+    "evidence": ("Attention from the answering position to the evidence", "share"),
+    "first": ("Attention from the answering position to the first token", "share"),
+    "question": ("Attention from the answering position to the question", "share"),
+    "entropy": ("Entropy of attention from the answering position", "nats"),
+    "previous": ("Previous-token score", "score"),
+    "duplicate": ("Duplicate-token score", "score"),
+    "induction": ("Induction score", "score"),
+    "score": ("Retrieval score", "score"),
+}
+
+
+@dataclass(frozen=True)
+class Look:
+    """How a head map is labelled.
+
+    Attributes:
+        title: of the figure.
+        unit: of the values, over the colour bar.
+        subtitle: what a value is, and of how many examples.
+        heading: of a panel, from its rows and the heads to name, behind family and task.
+        percent: whether values are shown as percentages.
+    """
+
+    title: str
+    unit: str
+    subtitle: str
+    heading: Callable[[pd.DataFrame, pd.DataFrame], str]
+    percent: bool = False
+
+
+def head_map(frame: pd.DataFrame, *, value: str, top: int = 3) -> go.Figure:
+    """Draw the mean of a per-head value, layer by head, a panel per task.
+
+    The heads with the largest values (for values of both signs: farthest from 0) are named over
+    their panel, and in it where there is room. They are the largest of many, so what is written
+    beside them is biased upward.
+
+    Args:
+        frame: rows with layer, head and the value; averaged over its rows per task and head. With
+            columns task and family there is a panel for each task, else one in all.
+        value: the column to draw, such as `"induction"` of `HeadScores` or `"score"` of
+            `RetrievalScore`.
+        top: how many heads to name per task.
+
+    Raises:
+        InputError: `top` is negative, the frame is empty or lacks the columns, or the value is
+            nowhere known.
+    """
+    if top < 0:
+        raise InputError(f"top must be 0 or more, got {top}")
+    means = head_means(frame, value)
+    title, unit = _KNOWN.get(value, (value, value))
+    left = sorted(set(map(str, frame["task"])) - set(means["task"])) if "task" in frame else []
+    without = f"; not known for {', '.join(left)}" if left else ""
+    look = Look(
+        title=title,
+        unit=unit,
+        subtitle=f"mean over {style.counts(means['n'])} examples per task{without}; "
+        "layers and heads are 0-based",
+        heading=_heading if top else lambda _, __: "",
+    )
+    return draw_map(means, lambda part: farthest(part, top), look)
+
+
+def head_means(frame: pd.DataFrame, value: str) -> pd.DataFrame:
+    """Average over examples: family, task, layer, head, value, low, high, n.
+
+    `low` and `high` are the 95% interval of the mean by Student's t; NaN for a single example.
+    """
+    select.require(frame, ("layer", "head", value), "the head map")
+    known = frame[frame[value].notna()]
+    if known.empty:
+        raise InputError(f"the head map's {value!r} is not known for any head: nothing to draw")
+    for column in ("family", "task"):
+        if column not in known:
+            known = known.assign(**{column: ""})
+    grouped = known.groupby(["family", "task", "layer", "head"], sort=False)[value]
+    means = grouped.agg(value="mean", error="sem", n="size").reset_index()
+    half = stats.t.ppf(0.975, (means["n"] - 1).clip(lower=1)) * means.pop("error")
+    means["low"], means["high"] = means["value"] - half, means["value"] + half
+    order = {family: place for place, family in enumerate(style.ordered(means["family"]))}
+    means = means.sort_values("family", key=lambda names: names.map(order), kind="stable")
+    return means.reset_index(drop=True)
+
+
+def farthest(part: pd.DataFrame, top: int) -> pd.DataFrame:
+    """The heads with the values farthest from 0."""
+    return part.loc[part["value"].abs().nlargest(top).index]
+
+
+def head_name(line: "pd.Series[float]") -> str:
+    """`L3.H7`."""
+    return f"L{int(line['layer'])}.H{int(line['head'])}"
+
+
+def draw_map(
+    means: pd.DataFrame, named: Callable[[pd.DataFrame], pd.DataFrame], look: Look
+) -> go.Figure:
+    """Draw means as `head_means` gives them, a panel per task.
+
+    Args:
+        means: family, task, layer, head, value, low, high, n, and what hovers say, if there is a
+            column `hover`.
+        named: which rows of a task are named in its panel.
+        look: its texts.
+    """
+    tasks = list(dict.fromkeys(zip(means["family"], means["task"], strict=True)))
+    n_layers, n_heads = int(means["layer"].max()) + 1, int(means["head"].max()) + 1
+    panel = max(90, min(16, 420 // n_heads) * n_heads)
+    gap = 46 / (len(tasks) * panel + 46 * max(1, len(tasks) - 1))
+    parts = [means[(means["family"] == f) & (means["task"] == t)] for f, t in tasks]
+    names = [style.panel(family, task) if task else "" for family, task in tasks]
+    headings = [
+        (name + look.heading(part, named(part))).removeprefix(" \N{EM DASH} ")
+        for name, part in zip(names, parts, strict=True)
+    ]
+    figure = make_subplots(
+        rows=len(tasks),
+        cols=1,
+        shared_xaxes=True,
+        vertical_spacing=gap if len(tasks) > 1 else 0,
+        subplot_titles=headings,
+    )
+    for row, part in enumerate(parts, start=1):
+        _panel(figure, part, named(part), (n_heads, n_layers), look, row)
+    figure.update_xaxes(**style.layer_axis(n_layers))
+    figure.update_xaxes(title_text="layer (0-based)", row=len(tasks))
+    step = next(s for s in (1, 2, 4, 8, 16, 32) if n_heads / s <= 10 or s == 32)
+    figure.update_yaxes(title_text="head", dtick=step, range=[n_heads - 0.5, -0.5], showgrid=False)
+    style.headings(figure)
+    style.finish(
+        figure,
+        title=look.title,
+        subtitle=look.subtitle,
+        height=168 + len(tasks) * (panel + 46),
+        legend=False,
+    )
+    lowest, highest = float(means["value"].min()), float(means["value"].max())
+    most = max(abs(lowest), abs(highest), 0.01)
+    form = ".0%" if look.percent else None
+    return figure.update_layout(
+        coloraxis={
+            "autocolorscale": True,  # diverging where there are values of both signs
+            "cmin": -most if lowest < 0 else 0,
+            "cmax": most,
+            "colorbar": {"title": {"text": style.escape(look.unit), "side": "top"}}
+            | ({"tickformat": form} if form else {}),
+        }
+    )
+
+
+def _panel(
+    figure: go.Figure,
+    part: pd.DataFrame,
+    named: pd.DataFrame,
+    shape: tuple[int, int],
+    look: Look,
+    row: int,
+) -> None:
+    values = np.full(shape, np.nan)
+    hover = np.full(shape, "", dtype=object)
+    for _, line in part.iterrows():
+        place = int(line["head"]), int(line["layer"])
+        values[place] = line["value"]
+        hover[place] = line["hover"] if "hover" in part else _hover(line, look)
+    figure.add_trace(
+        go.Heatmap(
+            x=list(range(shape[1])),
+            y=list(range(shape[0])),
+            z=values,
+            hovertext=hover,
+            hoverinfo="text",
+            hoverongaps=False,
+            coloraxis="coloraxis",
+            xgap=1,
+            ygap=1,
+            name=style.escape(look.title),
+        ),
+        row=row,
+        col=1,
+    )
+    for line, right in _labels(named, shape[1]):
+        figure.add_annotation(
+            x=line["layer"] + (0.55 if right else -0.55),
+            y=line["head"],
+            text=f"<b>{head_name(line)}</b>",
+            xanchor="left" if right else "right",
+            font_size=11,
+            row=row,
+            col=1,
+        )
+
+
+def _labels(named: pd.DataFrame, n_layers: int) -> Iterator[tuple["pd.Series[float]", bool]]:
+    """The heads that have room for their name in the map, and whether it stands to their right."""
+    width = 0.06 * n_layers  # of a name, in layers
+    for _, part in named.sort_values("layer").groupby("head"):
+        taken = [(layer - 0.5, layer + 0.5) for layer in part["layer"]]
+        for _, line in part.iterrows():
+            layer = line["layer"]
+            sides = [(layer + 0.5, layer + 0.5 + width), (layer - 0.5 - width, layer - 0.5)]
+            for right, (start, stop) in zip((True, False), sides, strict=True):
+                inside = start >= -0.6 and stop <= n_layers + 0.5
+                if inside and not any(start < end and begin < stop for begin, end in taken):
+                    taken.append((start, stop))
+                    yield line, right
+                    break
+
+
+def _heading(_: pd.DataFrame, named: pd.DataFrame) -> str:
+    listed = ", ".join(
+        f"{head_name(line)} {style.number(line['value'])}" for _, line in named.iterrows()
+    )
+    return f" \N{EM DASH} strongest {listed}"
+
+
+def _hover(line: "pd.Series[float]", look: Look) -> str:
+    task = f" \N{MIDDLE DOT} {style.escape(line['task'])}" if line["task"] else ""
+    value = style.interval(line["value"], line["low"], line["high"], 3)
+    return (
+        f"<b>{head_name(line)}</b>{task}<br>{style.escape(look.unit)} {value}<br>n {int(line['n'])}"
+    )

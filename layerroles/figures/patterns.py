@@ -1,0 +1,109 @@
+"""Attention patterns of chosen heads, with the tokens as labels.
+
+>>> figure = attention_pattern(lr.probes.head_patterns(model, text, heads))  # doctest: +SKIP
+"""
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from layerroles.figures import select, style
+from layerroles.figures.heads import head_name
+
+_COLUMNS = ("layer", "head", "query", "key", "query_token", "key_token", "weight")
+_BESIDE = 36  # with more keys, patterns stand below each other
+_LABELLED = 110  # with more tokens, not every one has its label
+
+
+def attention_pattern(patterns: pd.DataFrame) -> go.Figure:
+    """Draw what each token attends to, a panel per head.
+
+    Args:
+        patterns: from `probes.head_patterns`.
+
+    Raises:
+        InputError: the frame is empty or no frame of patterns.
+    """
+    select.require(patterns, _COLUMNS, "the attention pattern")
+    heads = list(patterns.groupby(["layer", "head"], sort=False))
+    first, last = int(patterns["query"].min()), int(patterns["query"].max())
+    columns = 1 if last >= _BESIDE else min(2, len(heads))
+    rows = -(-len(heads) // columns)
+    panel = min(900, max(200, (15 if columns == 1 else 12) * (last - first + 1)))
+    below = 92  # room for the labels of keys
+    figure = make_subplots(
+        rows=rows,
+        cols=columns,
+        subplot_titles=[f"<b>{head_name(part.iloc[0])}</b>" for _, part in heads],
+        vertical_spacing=below / (rows * panel + below * max(1, rows - 1)) if rows > 1 else 0,
+        horizontal_spacing=0.12,
+    )
+    for place, (_, part) in enumerate(heads):
+        _panel(figure, part, 1 + place // columns, 1 + place % columns)
+    keys = patterns.drop_duplicates("key").set_index("key")["key_token"].sort_index()
+    queries = patterns.drop_duplicates("query").set_index("query")["query_token"].sort_index()
+    figure.update_xaxes(**_labels(keys), tickangle=-90)
+    figure.update_yaxes(**_labels(queries), autorange="reversed")
+    figure.update_xaxes(title_text="looked at", row=rows)
+    figure.update_yaxes(title_text="from", col=1)
+    style.headings(figure)
+    style.finish(
+        figure,
+        title="Attention patterns",
+        subtitle=f"share of each token's attention, 1 text of {last + 1} tokens; "
+        "layers and heads are 0-based",
+        height=180 + rows * panel + below * (rows - 1),
+        legend=False,
+    )
+    bar = {"title": {"text": "share", "side": "top"}, "tickformat": ".0%"}
+    return figure.update_layout(
+        margin={"l": 104, "b": 108},
+        coloraxis={"autocolorscale": True, "cmin": 0, "cmax": 1, "colorbar": bar},
+    )
+
+
+def _panel(figure: go.Figure, part: pd.DataFrame, row: int, column: int) -> None:
+    grid = part.pivot(index="query", columns="key", values="weight")
+    known = part.drop_duplicates("key").set_index("key")["key_token"]
+    asked = part.drop_duplicates("query").set_index("query")["query_token"]
+    name = head_name(part.iloc[0])
+    hover = np.full(grid.shape, "", dtype=object)
+    for place, query in enumerate(grid.index):
+        for key in grid.columns[grid.columns <= query]:
+            hover[place, key] = (
+                f"<b>{name}</b><br>{_shown(asked[query])} ({query}) looks at "
+                f"{_shown(known[key])} ({key})<br>share {grid.at[query, key]:.3f}"
+            )
+    figure.add_trace(
+        go.Heatmap(
+            x=list(grid.columns),
+            y=list(grid.index),
+            z=grid.to_numpy(),
+            hovertext=hover,
+            hoverinfo="text",
+            hoverongaps=False,
+            coloraxis="coloraxis",
+            name=name,
+        ),
+        row=row,
+        col=column,
+    )
+
+
+def _labels(tokens: "pd.Series[str]") -> dict[str, object]:
+    step = -(-len(tokens) // _LABELLED)
+    some = tokens.iloc[::step]
+    return {
+        "tickmode": "array",
+        "tickvals": list(some.index),
+        "ticktext": [_shown(token) for token in some],
+        "tickfont": {"size": 10},
+        "showgrid": False,
+    }
+
+
+def _shown(token: str) -> str:
+    """A token's text with its line ends visible, and a mark where it is blank."""
+    text = token.replace("\n", "\N{DOWNWARDS ARROW WITH CORNER LEFTWARDS}").strip()
+    return style.escape(text) or "\N{OPEN BOX}"

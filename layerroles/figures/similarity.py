@@ -1,0 +1,168 @@
+"""How little runs of blocks change the stream: a triangle of them all, and each block over depth.
+
+>>> figure = similarity_triangle(frame)  # doctest: +SKIP
+"""
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+from scipy import stats
+
+from layerroles.figures import select, style
+
+_COLUMNS = ("task", "family", "example", "layer", "n", "influence", "angular")
+
+
+def similarity_triangle(similarity: pd.DataFrame) -> go.Figure:
+    """Draw the mean angular distance over every run of blocks, first block by length of the run.
+
+    A ring marks, for each length, the run that changes the stream least: the one to cut by
+    arXiv 2403.17887.
+
+    Args:
+        similarity: a similarity probe frame.
+
+    Raises:
+        InputError: the frame is empty or no similarity frame.
+    """
+    means = run_means(similarity, "angular")
+    tasks = list(dict.fromkeys(zip(means["family"], means["task"], strict=True)))
+    n_layers = int((means["layer"] + means["n"]).max())
+    columns = min(2, len(tasks))
+    rows = -(-len(tasks) // columns)
+    panel, between = max(160, min(360, 13 * n_layers)), 74
+    figure = make_subplots(
+        rows=rows,
+        cols=columns,
+        subplot_titles=[style.panel(family, task) for family, task in tasks],
+        vertical_spacing=between / (rows * panel + between * max(1, rows - 1)) if rows > 1 else 0,
+        horizontal_spacing=0.09,
+    )
+    for place, (family, task) in enumerate(tasks):
+        part = means[(means["family"] == family) & (means["task"] == task)]
+        _triangle(figure, part, n_layers, 1 + place // columns, 1 + place % columns)
+    figure.update_xaxes(**style.layer_axis(n_layers))
+    figure.update_xaxes(title_text="first block of the run (0-based)")
+    figure.update_yaxes(range=[0.4, n_layers + 0.6], showgrid=False)
+    figure.update_yaxes(title_text="blocks in the run", col=1)
+    style.headings(figure)
+    style.finish(
+        figure,
+        title="Angular distance between the stream before and after a run of blocks",
+        subtitle=f"mean over {style.counts(means['examples'])} examples per task; \N{WHITE CIRCLE} "
+        "least for its length; 0 = same direction, 0.5 = orthogonal; layers are 0-based",
+        height=168 + rows * (panel + between),
+        legend=False,
+    )
+    bar = {"title": {"text": "distance", "side": "top"}}
+    most = float(means["value"].max())
+    return figure.update_layout(
+        coloraxis={"autocolorscale": True, "cmin": 0, "cmax": max(most, 0.01), "colorbar": bar}
+    )
+
+
+def influence_profile(similarity: pd.DataFrame) -> go.Figure:
+    """Draw the influence of each block, `1 - cos(in, out)`, over depth, a line per task.
+
+    Args:
+        similarity: a similarity probe frame.
+
+    Raises:
+        InputError: the frame is empty or no similarity frame.
+    """
+    means = run_means(similarity, "influence")
+    means = means[means["n"] == 1]
+    figure = go.Figure()
+    several = means["task"].nunique() > means["family"].nunique()
+    seen: dict[str, int] = {}
+    for (family, task), part in means.groupby(["family", "task"], sort=False):
+        index = seen[family] = seen.get(family, -1) + 1
+        hue = style.colour(family)
+        name = f"{family} \N{MIDDLE DOT} {task}" if several else family
+        figure.add_trace(
+            go.Scatter(
+                x=part["layer"],
+                y=part["value"],
+                error_y={
+                    "type": "data",
+                    "array": part["high"] - part["value"],
+                    "width": 0,
+                    "thickness": 1.2,
+                    "color": style.fade(hue, 0.55) if hue.startswith("#") else hue,
+                },
+                mode="lines+markers",
+                line={"color": hue, "width": 1.6, "dash": ("solid", "dash", "dot")[index % 3]},
+                marker={"symbol": style.symbol(family), "size": 6, "color": hue},
+                name=style.escape(name),
+                hovertext=[_hover(line, "influence") for _, line in part.iterrows()],
+                hoverinfo="text",
+            )
+        )
+    figure.update_xaxes(**style.layer_axis(int(means["layer"].max()) + 1))
+    figure.update_xaxes(title_text="block (0-based)")
+    figure.update_yaxes(title_text="influence, 1 \N{MINUS SIGN} cos(in, out)", rangemode="tozero")
+    return style.finish(
+        figure,
+        title="Influence of each block on the stream",
+        subtitle=f"mean over {style.counts(means['examples'])} examples per task; 95% intervals; "
+        "says how much is written, not how much it is needed; layers are 0-based",
+        height=430,
+    )
+
+
+def run_means(similarity: pd.DataFrame, value: str) -> pd.DataFrame:
+    """Average over examples: family, task, layer, n, value, low, high, examples."""
+    select.require(similarity, _COLUMNS, "the similarity figure")
+    grouped = similarity.groupby(["family", "task", "layer", "n"], sort=False)[value]
+    means = grouped.agg(value="mean", error="sem", examples="size").reset_index()
+    half = stats.t.ppf(0.975, (means["examples"] - 1).clip(lower=1)) * means.pop("error")
+    means["low"], means["high"] = means["value"] - half, means["value"] + half
+    order = {family: place for place, family in enumerate(style.ordered(means["family"]))}
+    means = means.sort_values("family", key=lambda names: names.map(order), kind="stable")
+    return means.reset_index(drop=True)
+
+
+def _triangle(figure: go.Figure, part: pd.DataFrame, n_layers: int, row: int, column: int) -> None:
+    values = np.full((n_layers, n_layers), np.nan)
+    hover = np.full(values.shape, "", dtype=object)
+    for _, line in part.iterrows():
+        place = int(line["n"]) - 1, int(line["layer"])
+        values[place], hover[place] = line["value"], _hover(line, "angular distance")
+    figure.add_trace(
+        go.Heatmap(
+            x=list(range(n_layers)),
+            y=list(range(1, n_layers + 1)),
+            z=values,
+            hovertext=hover,
+            hoverinfo="text",
+            hoverongaps=False,
+            coloraxis="coloraxis",
+            xgap=0.5,
+            ygap=0.5,
+            name="angular distance",
+        ),
+        row=row,
+        col=column,
+    )
+    least = part.loc[part.groupby("n")["value"].idxmin()]
+    figure.add_trace(
+        go.Scatter(
+            x=least["layer"],
+            y=least["n"],
+            mode="markers",
+            marker={"symbol": "circle-open", "size": 6, "color": "#dd5a00", "line": {"width": 1.6}},
+            hoverinfo="skip",
+            name="least for its length",
+        ),
+        row=row,
+        col=column,
+    )
+
+
+def _hover(line: "pd.Series[float]", what: str) -> str:
+    start, stop = int(line["layer"]), int(line["layer"] + line["n"])
+    blocks = f"block {start}" if stop == start + 1 else f"blocks {start} to {stop - 1}"
+    value = style.interval(line["value"], line["low"], line["high"], 3)
+    task = style.escape(line["task"])
+    return f"<b>{blocks}</b> \N{MIDDLE DOT} {task}<br>{what} {value}<br>n {int(line['examples'])}"

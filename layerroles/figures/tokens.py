@@ -1,0 +1,136 @@
+"""Token table: what the model would say at every layer and token of one text.
+
+>>> table = LogitLens(top=1).read(model, ["The capital of France is"])  # doctest: +SKIP
+>>> figure = token_table(table)  # doctest: +SKIP
+"""
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from layerroles.errors import InputError
+from layerroles.figures import select, style
+
+_COLUMNS = ("text", "position", "token", "layer", "part", "kl", "agrees", "top_0", "top_0_logprob")
+# Of a cell, in pixels, and the characters that it holds.
+_HEIGHT, _WIDTH, _LETTERS = 19, 74, 9
+
+
+def token_table(read: pd.DataFrame, *, text: int = 0, last: int = 14) -> go.Figure:
+    """Draw the likeliest token at each depth (rows, the output on top) and token (columns).
+
+    A cell is coloured by the probability of its token, and printed in bold where that is what the
+    model says in the end. Under each column stands the token that is read there.
+
+    Args:
+        read: what `read` of a lens gave, with `top=1` or more.
+        text: the number of the text.
+        last: how many of its last tokens are drawn.
+
+    Raises:
+        InputError: no such text, `last` below 1, several lenses or conditions, or a frame that is
+            empty or lacks the likeliest tokens.
+    """
+    if last < 1:
+        raise InputError(f"last must be 1 or more, got {last}")
+    select.require(read, _COLUMNS, "the token table (read a text with LogitLens(top=1))")
+    table = read[read["text"] == text]
+    if table.empty:
+        raise InputError(f"unknown text {text}: the frame holds 0 to {int(read['text'].max())}")
+    for column in ("probe", "condition", "model"):
+        if column in table and table[column].nunique() > 1:
+            known = ", ".join(map(str, dict.fromkeys(table[column])))
+            raise InputError(f"the token table draws one {column}, and the frame holds {known}")
+    positions = sorted(table["position"].unique())[-last:]
+    table = table[table["position"].isin(positions)]
+    depths = list(dict.fromkeys(zip(table["layer"], table["part"], strict=True)))
+    shape = (len(depths), len(positions))
+    chance, said, hover = np.full(shape, np.nan), *(np.full(shape, "", dtype=object) for _ in "12")
+    for line in table.to_dict("records"):
+        place = depths.index((line["layer"], line["part"])), positions.index(line["position"])
+        chance[place] = np.exp(line["top_0_logprob"])
+        word = style.escape(_visible(line["top_0"]))
+        said[place] = f"<b>{word}</b>" if line["agrees"] else word
+        hover[place] = _hover(line)
+    figure = go.Figure(
+        go.Heatmap(
+            x=list(range(len(positions))),
+            y=list(range(len(depths))),
+            z=chance,
+            text=said,
+            texttemplate="%{text}",
+            textfont={"size": 11},
+            hovertext=hover,
+            hoverinfo="text",
+            coloraxis="coloraxis",
+            xgap=1,
+            ygap=1,
+            name="likeliest token",
+        )
+    )
+    tokens = table.drop_duplicates("position").set_index("position")["token"]
+    figure.update_xaxes(
+        tickmode="array",
+        tickvals=list(range(len(positions))),
+        ticktext=[style.escape(_visible(tokens[position])) for position in positions],
+        title_text="token read",
+        showgrid=False,
+        tickangle=0,
+    )
+    step = next(s for s in (1, 2, 4, 8) if len(depths) / s <= 40 or s == 8)
+    figure.update_yaxes(
+        tickmode="array",
+        tickvals=list(range(0, len(depths), step)),
+        ticktext=[_depth(*depth) for depth in depths[::step]],
+        title_text="read after layer (0-based)",
+        range=[-0.5, len(depths) - 0.5],
+        showgrid=False,
+    )
+    name = str(table["probe"].iloc[0]).replace("_", " ") if "probe" in table else "lens"
+    condition = str(table["condition"].iloc[0]) if "condition" in table else "intact"
+    style.finish(
+        figure,
+        title=f"What the {name} reads at every layer and token",
+        subtitle=f"likeliest next token; bold = what the model says in the end; one text, "
+        f"{'intact model' if condition == 'intact' else condition}; layers are 0-based",
+        height=190 + _HEIGHT * len(depths),
+        legend=False,
+    )
+    return figure.update_layout(
+        width=190 + _WIDTH * len(positions),
+        margin_l=84,
+        coloraxis={
+            "autocolorscale": True,
+            "cmin": 0,
+            "cmax": 1,
+            "colorbar": {"title": {"text": "probability", "side": "top"}, "tickformat": ".0%"},
+        },
+    )
+
+
+def _depth(layer: int, part: str) -> str:
+    if layer == -1:
+        return "emb"
+    return str(layer) if part == "block" else f"{layer} {part}"
+
+
+def _visible(token: object) -> str:
+    """A token with its blanks shown, cut to fit a cell."""
+    shown = str(token).replace("\n", "\N{DOWNWARDS ARROW WITH CORNER LEFTWARDS}")
+    shown = shown.replace(" ", "\N{OPEN BOX}").replace("\t", "\N{RIGHTWARDS ARROW}")
+    return shown if len(shown) <= _LETTERS else shown[: _LETTERS - 1] + "\N{HORIZONTAL ELLIPSIS}"
+
+
+def _hover(line: dict[str, object]) -> str:
+    where = _depth(int(str(line["layer"])), str(line["part"])).replace("emb", "embedding")
+    chance = style.number(np.exp(float(str(line["top_0_logprob"]))), places=3)
+    lines = [
+        f"<b>{style.escape(repr(line['top_0']))}</b> \N{MIDDLE DOT} probability {chance}",
+        f"after {'the ' if where == 'embedding' else 'layer '}{where}, "
+        f"at {style.escape(repr(line['token']))} (position {line['position']})",
+        f"KL(final \N{PARALLEL TO} lens) {style.number(line['kl'])} nats",
+    ]
+    if not pd.isna(line.get("rank")):
+        follows = f"the token that follows has rank {int(float(str(line['rank'])))} (0 = top)"
+        lines.append(follows)
+    return "<br>".join(lines)

@@ -1,0 +1,19 @@
+"""Models whose roles are known, because their weights are set by hand.
+
+Where the truth is known, a verdict can be checked. A planted model is a small transformer that
+looks up keys in its prompt, follows a chain of two look-ups and knows facts by heart, each in the
+layers that it was told to do it in. Nothing is trained.
+
+    made = planted(n_layers=8, retrieval=(1, 2), reasoning=(5,), knowledge=(3,), inert=(6,))
+    sweep = Sweep(made.model, made.tasks, each_layer(made.model, Skip()), limit=96)
+    print(localize(sweep.run("runs/planted")).verdict, made.truth)
+
+How it works: see `layerroles.plants.wiring`.
+"""
+
+from layerroles.plants.plant import Plant as Plant
+from layerroles.plants.plant import planted as planted
+from layerroles.plants.questions import Chain as Chain
+from layerroles.plants.questions import Echo as Echo
+from layerroles.plants.questions import Fact as Fact
+from layerroles.plants.questions import LookUp as LookUp

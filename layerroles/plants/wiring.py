@@ -1,0 +1,260 @@
+r"""The weights of a planted model.
+
+The architecture is TransformerLens's native one, with learned positions and without norms (see
+`native`), so the residual stream is a sum, split into subspaces that hold one-hot vectors:
+
+    token       the word itself, written by the embedding (a marker has a place of its own)
+    position    written by the position embedding
+    previous    the word one position earlier
+    first       what the first look-up found
+    second      what the second look-up found
+    fact        what is known of a subject
+
+A step is one head, or one MLP:
+
+- `previous`: position p attends to p - 1 and copies its token into `previous`.
+- `first`: attends from the last position to the value whose `previous` equals its own (the word
+  asked, which stands before the marker), and copies that token into `first`: an induction head
+  (Olsson et al. 2022, arXiv 2209.11895).
+- `second`: the same from `first`: to the value whose `previous` is what was found.
+- `fact`: a hidden unit for each subject writes its word into `fact`.
+
+With S the sharpness, a look-up scores S for each match of `previous`, S for being a value, and the
+first token gets 1.5 S, so that without a match nothing is found (the first token holds no word).
+Only a marker opens a look-up: elsewhere the first token gets 7 S, more than any match. That is the
+gate: `find` opens the first look-up, `follow` both.
+
+The unembedding is one for all: logits = G (token + first + 3 second + fact), so that the second
+look-up outweighs the first and a last word that is the answer repeats itself. A small preference
+over words (below 0.2 G, drawn by seed) and a larger one for `unsure` decide where nothing was
+found. At the position after the answer the position embedding says `<eos>`.
+
+Layers without a role, unused heads and the rest of MLPs write `noise`: random vectors of about that
+length, in all subspaces, that depend on word and position.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformer_lens.config import TransformerBridgeConfig
+from transformer_lens.model_bridge import TransformerBridge
+
+from layerroles.plants import native
+from layerroles.plants.layout import Kind, Layout, Step
+from layerroles.plants.words import (
+    END,
+    FIND,
+    FOLLOW,
+    ID,
+    LAST,
+    N_CTX,
+    SUBJECTS,
+    UNSURE,
+    VALUES,
+    VOCABULARY,
+    WORDS,
+    fact,
+)
+from layerroles.sites import Site
+
+_N, _M = len(WORDS), len(SUBJECTS)
+_SPACES = {
+    **{"word": _N, "subject": _M, "marker": 2, "position": N_CTX},
+    **{"previous": _N, "first": _N, "second": _N, "fact": _N},
+}
+_STARTS = dict(zip(_SPACES, torch.tensor([0, *_SPACES.values()]).cumsum(0).tolist(), strict=False))
+D_MODEL = sum(_SPACES.values())
+# A head compares words and, besides, what is a value and what is the first token.
+D_HEAD = max(_N + 2, N_CTX)
+_N_NOISE = 8
+D_MLP = _M + _N_NOISE
+
+SHARPNESS, CLOSED, UNMATCHED = 40.0, 7.0, 1.5
+GAIN, SECOND, PREFERENCE, DOUBT = 10.0, 3.0, 0.2, 0.3
+_READS: dict[Kind, tuple[str, str]] = {
+    "first": ("previous", FIND),
+    "second": ("first", FOLLOW),
+}
+
+
+def space(name: str) -> slice:
+    """Where a subspace lies in the stream."""
+    return slice(_STARTS[name], _STARTS[name] + _SPACES[name])
+
+
+@dataclass(frozen=True)
+class Wiring:
+    """A model whose weights are set, and where each step is.
+
+    Attributes:
+        model: the bridge, without a tokenizer.
+        sites: for each step, the heads or MLPs that do it, as its layers are listed.
+    """
+
+    model: TransformerBridge
+    sites: tuple[tuple[Site, ...], ...]
+
+
+def wired(layout: Layout, noise: float, seed: int) -> Wiring:
+    """Build the model and set its weights.
+
+    Args:
+        layout: which layer does what.
+        noise: length of the random vectors (a word's own vector has length 1).
+        seed: of noise, preferences and the choice of heads.
+    """
+    rng = torch.Generator().manual_seed(seed)
+    config = TransformerBridgeConfig(
+        d_model=D_MODEL,
+        d_head=D_HEAD,
+        n_layers=layout.n_layers,
+        n_heads=layout.heads,
+        n_ctx=N_CTX,
+        d_vocab=len(VOCABULARY),
+        d_mlp=D_MLP,
+        act_fn="relu",
+        normalization_type=None,
+        positional_embedding_type="standard",
+        architecture="TransformerLensNative",
+        model_name="planted",
+    )
+    model = native.boot(config)
+    with torch.no_grad():
+        _embed(model)
+        _unembed(model, rng)
+        heads = torch.randint(layout.heads, (layout.n_layers,), generator=rng).tolist()
+        sites = tuple(_place(model, step, heads, len(layout.knowledge)) for step in layout.steps)
+        taken = {site for some in sites for site in some}
+        for layer in range(layout.n_layers):
+            if layer not in layout.inert:
+                _add_noise(model, layer, taken, noise, rng)
+    return Wiring(model, sites)
+
+
+def _place(
+    model: TransformerBridge, step: Step, heads: list[int], n_parts: int
+) -> tuple[Site, ...]:
+    """Set the weights of a step in each of its layers."""
+    if step.kind == "fact":
+        for layer in step.layers:
+            _know(model, layer, step.part, n_parts)
+        return tuple(Site(layer, "mlp") for layer in step.layers)
+    for layer in step.layers:
+        if step.kind == "previous":
+            _look_back(Head(model, layer, heads[layer]))
+        else:
+            _look_up(Head(model, layer, heads[layer]), step.kind)
+    return tuple(Site(layer, "head", heads[layer]) for layer in step.layers)
+
+
+class Head:
+    """One head's weights, as views of the model's.
+
+    Attributes:
+        q, k, v: `[d_head d_model]`.
+        q_bias: `[d_head]`.
+        o: `[d_model d_head]`.
+    """
+
+    def __init__(self, model: TransformerBridge, layer: int, head: int) -> None:
+        attn = model.blocks[layer].attn
+        own = slice(head * D_HEAD, (head + 1) * D_HEAD)
+        q, k, v, o = (getattr(attn, name).original_component for name in "qkvo")
+        self.q: Float[Tensor, "d_head d_model"] = q.weight[own]
+        self.k: Float[Tensor, "d_head d_model"] = k.weight[own]
+        self.v: Float[Tensor, "d_head d_model"] = v.weight[own]
+        self.q_bias: Float[Tensor, " d_head"] = q.bias[own]
+        self.o: Float[Tensor, "d_model d_head"] = o.weight[:, own]
+
+
+def _embed(model: TransformerBridge) -> None:
+    embedding = model.embed.original_component.weight
+    places = model.pos_embed.original_component.weight
+    for name, some in (("word", WORDS), ("subject", SUBJECTS), ("marker", (FIND, FOLLOW))):
+        embedding[[ID[word] for word in some], space(name)] = torch.eye(len(some))
+    places[:, space("position")] = torch.eye(N_CTX)
+
+
+def _unembed(model: TransformerBridge, rng: torch.Generator) -> None:
+    """Read words from four subspaces; prefer some slightly; say `<eos>` after the answer."""
+    read = torch.zeros(len(VOCABULARY), D_MODEL)
+    words = [ID[word] for word in WORDS]
+    for name, weight in (("word", 1.0), ("first", 1.0), ("second", SECOND), ("fact", 1.0)):
+        read[words, space(name)] = weight * torch.eye(_N)
+    places = read[:, space("position")]
+    places[words, LAST] = PREFERENCE * torch.rand(_N, generator=rng)
+    places[ID[UNSURE], LAST] = DOUBT
+    places[END, LAST + 1 :] = 2 * SECOND
+    model.unembed.original_component.weight.copy_(GAIN * read)
+
+
+def _look_back(head: Head) -> None:
+    """Attend to the position before and copy its word."""
+    shift = torch.eye(N_CTX - 1)
+    head.q[: N_CTX - 1, space("position")][:, 1:] = _SCALE * SHARPNESS * shift
+    head.k[: N_CTX - 1, space("position")][:, :-1] = shift
+    _copy(head, "previous")
+
+
+def _look_up(head: Head, kind: Kind) -> None:
+    """Attend to the value that stands behind a word, and copy it."""
+    source, opener = _READS[kind]
+    sharpness = _SCALE * SHARPNESS
+    head.q[:_N, space(source)] = sharpness * torch.eye(_N)
+    head.k[:_N, space("previous")] = torch.eye(_N)
+    head.q_bias[_N] = sharpness
+    head.k[_N, space("position")][list(VALUES)] = 1
+    head.q_bias[_N + 1] = CLOSED * sharpness
+    opened = (1.0, 1.0) if opener == FIND else (0.0, 1.0)  # `follow` opens both
+    head.q[_N + 1, space("marker")] = (UNMATCHED - CLOSED) * sharpness * torch.tensor(opened)
+    head.k[_N + 1, space("position")][0] = 1
+    _copy(head, kind)
+
+
+def _copy(head: Head, target: str) -> None:
+    head.v[:_N, space("word")] = torch.eye(_N)
+    head.o[space(target), :_N] = torch.eye(_N)
+
+
+def _know(model: TransformerBridge, layer: int, part: int, n_parts: int) -> None:
+    """Write the words of every subject of a part of the table: a hidden unit for each."""
+    entry, exit_ = _mlp(model, layer)
+    for subject in range(part, _M, n_parts):
+        # Half of a subject's own vector is the threshold, so that noise does not ring.
+        entry.weight[subject, space("subject")][subject] = 2
+        entry.bias[subject] = -1
+        exit_.weight[space("fact"), subject][fact(subject)] = 1
+
+
+def _add_noise(
+    model: TransformerBridge, layer: int, taken: set[Site], noise: float, rng: torch.Generator
+) -> None:
+    """Let unused heads and hidden units write random vectors, together about `noise` long."""
+    each = noise * 0.5**0.5
+    entry, exit_ = _mlp(model, layer)
+    # A position and a word, each with a vector of positive numbers of length 0.5: no unit is off.
+    drawn = torch.randn(_N_NOISE, D_MODEL, generator=rng).abs()
+    entry.weight[_M:] = 0.5 * drawn / drawn.norm(dim=0)
+    exit_.weight[:, _M:] = each * _orthonormal(_N_NOISE, rng)
+    free = [h for h in range(model.cfg.n_heads) if Site(layer, "head", h) not in taken]
+    for place in free:
+        head = Head(model, layer, place)  # without queries it attends evenly
+        drawn = torch.randn(D_HEAD, D_MODEL, generator=rng)
+        head.v.copy_(drawn / drawn.norm(dim=0))
+        head.o.copy_(each / len(free) ** 0.5 * _orthonormal(D_HEAD, rng))
+
+
+def _orthonormal(n: int, rng: torch.Generator) -> Float[Tensor, "d_model n"]:
+    columns: Tensor = torch.linalg.qr(torch.randn(D_MODEL, n, generator=rng)).Q
+    return columns
+
+
+def _mlp(model: TransformerBridge, layer: int) -> tuple[nn.Linear, nn.Linear]:
+    mlp = model.blocks[layer].mlp.original_component
+    return mlp.fc_in.original_component, mlp.fc_out.original_component
+
+
+# Scores are divided by the root of d_head.
+_SCALE = D_HEAD**0.5

@@ -1,0 +1,63 @@
+"""The language of planted models: some forty words, each one token, and prompts of one length.
+
+A prompt is four pairs of words, then two words that ask:
+
+    ghost silver summer hammer dragon road hotel ghost ghost find
+
+It has the form below, with the position of each token; `LAST` is where the answer is given.
+
+    0      1 2  3 4  5 6  7 8   9     10
+    <bos>  k v  k v  k v  k v   asked LAST
+"""
+
+from functools import cache
+
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
+
+from layerroles.tasks.words import NAMES, NOUNS
+
+# What is looked up and answered; who is known by heart.
+# Few, so that a sweep takes seconds.
+WORDS = tuple(NOUNS[::9][:16])
+SUBJECTS = tuple(NAMES[:16])
+# The word before the last, or the last, says what is asked.
+FIND, FOLLOW, RECALL, ECHO = "find", "follow", "recall", "echo"
+# What a model says that does not know.
+UNSURE = "unsure"
+
+_PAD, _BOS, _EOS, _UNKNOWN = "<pad>", "<bos>", "<eos>", "<unk>"
+VOCABULARY = (
+    *(_PAD, _BOS, _EOS, _UNKNOWN, UNSURE, FIND, FOLLOW, RECALL, ECHO),
+    *WORDS,
+    *SUBJECTS,
+)
+ID = {word: place for place, word in enumerate(VOCABULARY)}
+END = ID[_EOS]
+
+N_PAIRS = 4
+VALUES = tuple(range(2, 2 * N_PAIRS + 1, 2))
+LAST = 2 * N_PAIRS + 2
+N_CTX = 16
+
+
+def fact(subject: int) -> int:
+    """Which word the planted knowledge holds of a subject, both by their places."""
+    return (5 * subject + 3) % len(WORDS)
+
+
+@cache
+def tokenizer() -> PreTrainedTokenizerFast:
+    """One token for each word; every text begins with `<bos>`."""
+    spelling = Tokenizer(models.WordLevel(ID, unk_token=_UNKNOWN))
+    spelling.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    spelling.post_processor = processors.TemplateProcessing(
+        single=f"{_BOS} $A", special_tokens=[(_BOS, ID[_BOS])]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=spelling,
+        pad_token=_PAD,
+        bos_token=_BOS,
+        eos_token=_EOS,
+        unk_token=_UNKNOWN,
+    )

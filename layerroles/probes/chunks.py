@@ -1,0 +1,130 @@
+"""Read long prompts a piece at a time, so that what a probe sees can be reduced as it comes.
+
+Attention patterns of a whole prompt take layers x heads x length^2 numbers, and even one layer's
+take heads x length^2. Here a prompt is read with a cache of keys and values, so many positions at
+a time that one layer's patterns stay below a fixed size: a probe reduces each piece and drops it,
+and what is held grows with the length alone.
+"""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformer_lens.model_bridge import TransformerBridge
+
+from layerroles.errors import InputError
+from layerroles.models import forward, prepared
+from layerroles.sites import PATTERN
+
+# Called with the value at a hook and the column at which the piece begins, of all columns read.
+Note = Callable[[Tensor, int], None]
+# Called with a layer, its attention from the columns of a piece to all columns up to the piece's
+# end `[row head query key]`, and the column at which the piece begins.
+NotePattern = Callable[[int, Tensor, int], None]
+
+# A piece has this many positions, or as many as keep one layer's patterns below so many numbers
+# (128 MB in float32), but at least a few.
+_LONGEST, _MOST_WEIGHTS, _SHORTEST = 256, 2**25, 16
+
+
+def read(
+    model: TransformerBridge,
+    tokens: Int[Tensor, "row pos"],
+    attended: Int[Tensor, "row all_pos"],
+    hooks: Mapping[str, Note],
+    *,
+    cache: Any = None,
+    chunk: int | None = None,
+    keep_cache: bool = False,
+) -> tuple[Float[Tensor, "row d_vocab"], Any]:
+    """Read a batch from its first column to its last; the last logits and, if asked for, the cache.
+
+    Args:
+        model: a prepared bridge.
+        tokens: padded on the left.
+        attended: 1 at real tokens, over what the cache holds and the new tokens.
+        hooks: functions `(value, start)` by the name of a hook point; `value` is that of a piece
+            that begins at column `start`.
+        cache: keys and values of what came before.
+        chunk: positions of a piece; by default as many as fit (see above). A model with layers of
+            another kind than attention is read in one piece: those don't go on from a cache by
+            more than a token.
+        keep_cache: return the keys and values, to go on from.
+
+    Raises:
+        InputError: a hook did not fire.
+    """
+    rows, n = attended.shape
+    known = n - tokens.shape[1]
+    if len(pattern_layers(model)) < model.cfg.n_layers:
+        chunk = n
+    elif chunk is None:
+        chunk = min(_LONGEST, max(_SHORTEST, _MOST_WEIGHTS // (rows * model.cfg.n_heads * n)))
+    fired = dict.fromkeys(hooks, 0)
+    for start in range(known, n, chunk):
+        stop = min(start + chunk, n)
+        with model.hooks(fwd_hooks=_bound(hooks, start, fired)):
+            logits, cache = forward(
+                model,
+                tokens[:, start - known : stop - known],
+                attended[:, :stop],
+                cache=cache,
+                use_cache=keep_cache or stop < n,
+                keep=1,
+            )
+    silent = [name for name, count in fired.items() if not count]
+    if silent:
+        raise InputError(
+            f"model {prepared(model).name!r} ({model.cfg.architecture}) does not run through "
+            f"{silent[0]}: this probe cannot read it"
+        )
+    return logits[:, -1], cache
+
+
+def read_patterns(
+    model: TransformerBridge,
+    tokens: Int[Tensor, "row pos"],
+    attended: Int[Tensor, "row all_pos"],
+    note: NotePattern,
+    *,
+    cache: Any = None,
+    chunk: int | None = None,
+    keep_cache: bool = False,
+) -> tuple[Float[Tensor, "row d_vocab"], Any]:
+    """Read a batch as `read` does, and hand each layer's patterns on, a piece at a time.
+
+    Raises:
+        InputError: the model shows no attention patterns.
+    """
+    layers = pattern_layers(model)
+    if not layers:
+        raise InputError(
+            f"model {prepared(model).name!r} ({model.cfg.architecture}) shows no attention patterns"
+        )
+
+    def whole(pattern: Tensor, start: int, *, layer: int) -> None:
+        # A cache of a sliding window lacks the keys that no query of the piece sees any more.
+        missing = start + pattern.shape[2] - pattern.shape[3]
+        note(layer, torch.nn.functional.pad(pattern, (missing, 0)), start)
+
+    hooks = {PATTERN.format(layer=layer): partial(whole, layer=layer) for layer in layers}
+    return read(model, tokens, attended, hooks, cache=cache, chunk=chunk, keep_cache=keep_cache)
+
+
+def pattern_layers(model: TransformerBridge) -> list[int]:
+    """The layers that show attention patterns; all, but in models that mix kinds of layers."""
+    layers = range(model.cfg.n_layers)
+    return [n for n in layers if model.get_hook_point(PATTERN.format(layer=n)) is not None]
+
+
+def _bound(
+    hooks: Mapping[str, Note], start: int, fired: dict[str, int]
+) -> list[tuple[str, Callable[..., None]]]:
+    def call(value: Tensor, *, hook: object, name: str) -> None:
+        fired[name] += 1
+        hooks[name](value, start)
+
+    return [(name, partial(call, name=name)) for name in hooks]

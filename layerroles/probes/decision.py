@@ -1,0 +1,100 @@
+"""Decision: at which depth the model chooses among the options, and whether it chooses right.
+
+The lens is restricted to the options of a multiple-choice question (after Shi et al. 2026, arXiv
+2605.07271): at each depth, the tokens by which the options go on at the answering position are
+compared, and nothing else of the vocabulary. The *choice* at a depth is the likeliest of them, and
+
+    margin = log p(right option) - max over other options of log p(option)
+
+in nats, which does not depend on the rest of the vocabulary; positive where the right one leads.
+
+The last layers at which the choice is the final one, without a break, are the *decisive* phase; all
+before is the *silent* phase, in which options may lead by chance. The paper tells phases of a
+network, by the mean margin of right options; here they are told of each example, and of its final
+choice, right or wrong.
+
+Example:
+    frame = Decision().measure(model, [lr.task("facts")])
+    depth_intervals(decision_depths(frame))
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from transformer_lens.model_bridge import TransformerBridge
+
+from layerroles.probes.base import Batch, Probe, register
+from layerroles.probes.depths import noted
+from layerroles.probes.emergence import first_stays
+from layerroles.probes.lens import Lens
+from layerroles.probes.logit_lens import LogitLens
+
+
+@register("decision")
+@dataclass(frozen=True)
+class Decision(Probe):
+    """The right option's margin over the best other, over depth.
+
+    Columns: layer (-1 is the embedding, l is after block l), part (`block`, or `attn` for the
+    stream between attention and MLP), margin (nats; positive where the right option leads), lead
+    (nats; of the final choice over the best other, positive at all layers that are decisive), phase
+    (`silent` or `decisive`), right (whether the final choice is the right option), options (how
+    many are compared). Options that begin as the right one does, or as another, cannot be told
+    from it at the answering position, and count as one. Examples without other options are left
+    out.
+
+    Attributes:
+        lens: by which the stream is read.
+    """
+
+    needs: ClassVar[str] = "several choices"
+
+    lens: Lens = field(default_factory=LogitLens)
+
+    def check(self, model: TransformerBridge) -> None:
+        """Check that the lens fits a model."""
+        self.lens.check(model)
+
+    def rows(self, model: TransformerBridge, batch: Batch) -> Iterator[tuple[str, dict[str, Any]]]:
+        """One row for each example with options and each depth."""
+        streams, hooks = noted(model, self.lens.sublayers, slice(-1, None))
+        batch.run(model, hooks)
+        options = [
+            (answer, *others) for answer, others in zip(batch.answers, batch.others, strict=True)
+        ]
+        read = [
+            (place, [logits[row, list(ids)].float() for row, ids in enumerate(options)])
+            for place, logits in self.lens.readings(model, streams)
+        ]
+        places = [place for place, _ in read]
+        for row, example in enumerate(batch.examples):
+            if len(options[row]) == 1:
+                continue
+            found = torch.stack([logits[row] for _, logits in read]).cpu()
+            choice = found.argmax(-1)
+            decided = first_stays((choice == choice[-1])[None].numpy(), range(len(read)))[0]
+            margins, leads = (_over_others(found, one) for one in (0, int(choice[-1])))
+            for depth, place in enumerate(places):
+                yield (
+                    example.id,
+                    {
+                        **place._asdict(),
+                        "margin": margins[depth],
+                        "lead": leads[depth],
+                        "phase": "decisive" if depth >= decided else "silent",
+                        "right": int(choice[-1]) == 0,
+                        "options": len(options[row]),
+                    },
+                )
+
+
+def _over_others(logits: Float[Tensor, "depth option"], one: int) -> list[float]:
+    """By how much an option's logits exceed the best of the others."""
+    others = logits.clone()
+    others[:, one] = -torch.inf
+    margins: list[float] = (logits[:, one] - others.max(-1).values).tolist()
+    return margins

@@ -1,0 +1,107 @@
+"""Depths: where the stream is seen, and what the model would say there.
+
+The stream after a block, or between its attention and its MLP, is read by the model's own final
+norm and unembedding, with TransformerLens's `logit_readout`.
+"""
+
+from functools import partial
+from typing import Any, Literal, NamedTuple
+
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn.functional import kl_div
+from transformer_lens.model_bridge import TransformerBridge
+from transformer_lens.tools.analysis.logit_lens import logit_readout
+
+from layerroles.errors import InputError
+from layerroles.models import forward, prepared
+from layerroles.probes.base import hooked
+from layerroles.sites import ENTRY, EXIT, MIDDLE
+
+
+class Place(NamedTuple):
+    """A depth at which the stream is read.
+
+    Attributes:
+        layer: -1 for the embedding, else the block.
+        part: `"block"` after the whole block (and for the embedding), `"attn"` after its attention.
+    """
+
+    layer: int
+    part: Literal["attn", "block"]
+
+
+def places(model: TransformerBridge, *, sublayers: bool = False) -> list[Place]:
+    """The depths at which the stream is read, from the embedding on.
+
+    Raises:
+        InputError: `sublayers`, and a block has no stream between attention and MLP.
+    """
+    found = [Place(-1, "block")]
+    for layer in range(model.cfg.n_layers):
+        if sublayers:
+            if model.get_hook_point(MIDDLE.format(layer=layer)) is None:
+                raise InputError(
+                    f"layer {layer} of {prepared(model).name} has no stream between attention and "
+                    f"MLP, which read the same one: use sublayers=False"
+                )
+            found.append(Place(layer, "attn"))
+        found.append(Place(layer, "block"))
+    return found
+
+
+def read_out(
+    model: TransformerBridge, stream: Float[Tensor, "row d_model"], *, grad: bool = False
+) -> Float[Tensor, "row d_vocab"]:
+    """Logits of streams that are read as if they were the last.
+
+    Args:
+        model: whose norm and unembedding read them.
+        stream: what is read.
+        grad: whether gradients go through.
+
+    Raises:
+        InputError: the model's read-out is not one of a stream, by its norm and unembedding.
+    """
+    try:
+        return logit_readout(model, stream, enable_grad=grad).values
+    except (ValueError, NotImplementedError) as error:
+        raise InputError(
+            f"model {prepared(model).name!r} cannot be read by a lens: {error}"
+        ) from error
+
+
+def divergence(
+    final: Float[Tensor, "row d_vocab"], found: Float[Tensor, "row d_vocab"]
+) -> Float[Tensor, " row"]:
+    """`sum(p log(p / q))` in nats, of log-probabilities `log p` (final) and `log q` (found)."""
+    return kl_div(found, final, log_target=True, reduction="none").sum(-1).clamp(min=0)
+
+
+def streams_of(
+    model: TransformerBridge, tokens: Int[Tensor, "row pos"], attended: Int[Tensor, "row pos"]
+) -> dict[Place, Float[Tensor, "row pos d_model"]]:
+    """The stream after each block, and before the first, of one pass."""
+    streams, hooks = noted(model, False, slice(None))
+    with hooked(model, hooks):
+        forward(model, tokens, attended, keep=1)
+    return streams
+
+
+def noted(
+    model: TransformerBridge, sublayers: bool, positions: slice
+) -> tuple[dict[Place, Tensor], dict[str, Any]]:
+    """Where streams will be found after a pass, and the hooks that put them there."""
+    streams: dict[Place, Tensor] = {}
+
+    def note(value: Tensor, place: Place) -> None:
+        streams[place] = value[:, positions]
+
+    points = {"block": EXIT, "attn": MIDDLE}
+    hooks = {
+        (ENTRY if place.layer < 0 else points[place.part]).format(
+            layer=max(place.layer, 0)
+        ): partial(note, place=place)
+        for place in places(model, sublayers=sublayers)
+    }
+    return streams, hooks

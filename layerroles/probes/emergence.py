@@ -1,0 +1,148 @@
+"""At which depth it happens, for each example, and for a family with an interval.
+
+Everything here is of the form "the first layer from which something holds at all later ones".
+A depth of -1 is the embedding, l is after block l; an example for which it does not hold at the
+last layer never gets there, and has no depth (NaN).
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool, Float
+from scipy.stats import binom
+
+from layerroles.errors import InputError
+
+# What tells examples apart; frames that lack some are told apart by the rest.
+_EXAMPLE = ["probe", "model", "condition", "task", "family", "example"]
+
+
+def emergence_depths(lens: pd.DataFrame) -> pd.DataFrame:
+    """Where the answer emerges in a lens, for each example, by two measures.
+
+    `top`: the first layer from which the answer stays at rank 0.
+
+    `half`: the first from which its log-probability stays at or above half of its final value,
+    counted from that of a token of which nothing is known: `(uniform + final) / 2`, with `uniform`
+    as `-log d_vocab`. (Counted from 0, half of a log-probability would be likelier than the whole;
+    counted from the embedding, which with tied weights says its own token and makes all others as
+    good as impossible, any layer would do.) An answer that ends no likelier than `uniform` never
+    emerges by this measure.
+
+    Args:
+        lens: what `measure` of a lens gave. The stream between attention and MLP is left out.
+
+    Returns:
+        A row for each example and measure, with the columns of the lens that name the example,
+        measure and depth.
+
+    Raises:
+        InputError: no frame of a lens.
+    """
+    ranks, *values = (_over_depth(lens, name) for name in ("rank", "logprob", "uniform"))
+    logprobs, uniform = (table.to_numpy() for table in values)
+    last = logprobs[:, -1:]
+    risen = (logprobs >= (uniform + last) / 2) & (last > uniform)
+    layers = [int(layer) for layer in ranks.columns]
+    return _depths(
+        ranks.index.to_frame(index=False),
+        {"top": first_stays(ranks.to_numpy() == 0, layers), "half": first_stays(risen, layers)},
+    )
+
+
+def decision_depths(decision: pd.DataFrame) -> pd.DataFrame:
+    """Where the choice among the options is made, for each example: the start of `decisive`.
+
+    Args:
+        decision: what `Decision().measure` gave.
+
+    Returns:
+        As `emergence_depths`, with the measure `decisive`.
+
+    Raises:
+        InputError: no frame of the decision probe.
+    """
+    phases = _over_depth(decision, "phase")
+    layers = [int(layer) for layer in phases.columns]
+    return _depths(
+        phases.index.to_frame(index=False),
+        {"decisive": first_stays((phases == "decisive").to_numpy(), layers)},
+    )
+
+
+def depth_intervals(
+    depths: pd.DataFrame,
+    by: Sequence[str] = ("probe", "model", "condition", "family", "task", "measure"),
+) -> pd.DataFrame:
+    """Median depths with 95% intervals, by order statistics.
+
+    Args:
+        depths: from `emergence_depths` or `decision_depths`.
+        by: the columns to sum up by; without `task`, a row is of a family.
+
+    Returns:
+        A row for each group: n (examples), reached (how many have a depth), and over those the
+        median with low and high: the two ordered depths that hold the median of what they are drawn
+        from with a probability of 95% or more. NaN for fewer than six, which no two depths do.
+
+    Raises:
+        InputError: no frame of depths.
+    """
+    by = [name for name in by if name in depths]
+    if not {"measure", "depth"} <= set(depths.columns):
+        raise InputError("depth_intervals takes what emergence_depths or decision_depths gave")
+    rows = []
+    for key, part in depths.groupby(by, sort=False):
+        known = np.sort(part["depth"].dropna().to_numpy(float))
+        low, high = _median_bounds(known)
+        found = {"median": float(np.median(known)) if len(known) else np.nan}
+        rows.append(
+            {
+                **dict(zip(by, key, strict=True)),
+                "n": len(part),
+                "reached": len(known),
+                **found,
+                "low": low,
+                "high": high,
+            }
+        )
+    return pd.DataFrame(rows, columns=[*by, "n", "reached", "median", "low", "high"])
+
+
+def first_stays(
+    holds: Bool[np.ndarray, "example depth"], layers: Sequence[int]
+) -> Float[np.ndarray, " example"]:
+    """The first layer from which something holds at all later ones; NaN for never."""
+    held = np.logical_and.accumulate(holds[:, ::-1], axis=1).sum(axis=1)
+    depths = np.array([*layers, np.nan], dtype=float)
+    first: np.ndarray = depths[holds.shape[1] - held]
+    return first
+
+
+def _over_depth(frame: pd.DataFrame, column: str) -> pd.DataFrame:
+    """A column with a row for each example and a column for each layer, in order."""
+    needed = {"example", "layer", column}
+    if missing := sorted(needed - set(frame.columns)):
+        raise InputError(f"depths are told of what a probe measured; {missing[0]!r} is not in it")
+    if "part" in frame:
+        frame = frame[frame["part"] == "block"]
+    names = [name for name in _EXAMPLE if name in frame]
+    return frame.pivot(index=names, columns="layer", values=column).sort_index(axis=1)
+
+
+def _depths(
+    examples: pd.DataFrame, found: dict[str, Float[np.ndarray, " example"]]
+) -> pd.DataFrame:
+    return pd.concat(
+        [examples.assign(measure=measure, depth=depth) for measure, depth in found.items()],
+        ignore_index=True,
+    )
+
+
+def _median_bounds(ordered: Float[np.ndarray, " example"]) -> tuple[float, float]:
+    n = len(ordered)
+    below = int(binom.ppf(0.025, n, 0.5)) - 1 if n else -1
+    if below < 0:
+        return np.nan, np.nan
+    return float(ordered[below]), float(ordered[n - 1 - below])

@@ -1,0 +1,194 @@
+"""What every lens does: read the stream at some depth as if it were the last.
+
+A stream `h` at depth `l` is read as `unembed(norm(T_l(h)))`, with the model's own final norm and
+unembedding and a translation `T_l`: nothing for the logit lens, an affine map for the tuned lens.
+TransformerLens's `logit_readout` does the reading, soft caps and scaled logits included. The last
+entry is checked to be the model's own output.
+"""
+
+import math
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import pandas as pd
+import torch
+from einops import rearrange
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformer_lens.model_bridge import TransformerBridge
+
+from layerroles.ablations import Condition, Prompt, ablated
+from layerroles.ablations.condition import INTACT
+from layerroles.errors import InputError
+from layerroles.models import encode, forward, prepared
+from layerroles.probes.base import Batch, Probe, hooked
+from layerroles.probes.depths import Place, divergence, noted, places, read_out
+
+# Largest difference of the last entry from the model's own log-probability, in nats.
+_TOLERANCE = {torch.float32: 1e-2, torch.float16: 0.1, torch.bfloat16: 0.5}
+
+
+class Lens(Probe):
+    """A probe that reads the stream over depth; `measure` at answers, `read` along texts.
+
+    Columns: layer (-1 is the embedding, l is after block l, the last is the model's output), part
+    (`block`, or `attn` for the stream between attention and MLP), rank (of the answer; 0 is the
+    likeliest token), logprob (of the answer) and entropy (nats), uniform (nats; the log-probability
+    of a token of which nothing is known, `-log d_vocab`), kl (from the model's final
+    distribution to this one, `sum(p log(p / q))` with the final one as `p`, nats), agrees (whether
+    the likeliest token is the final one's), and if asked for the likeliest tokens `top_0`, `top_1`,
+    ... with their log-probabilities `top_0_logprob`, ...
+
+    Attributes:
+        sublayers: whether the stream between attention and MLP is read too.
+        top: how many of the likeliest tokens are told.
+    """
+
+    sublayers: bool
+    top: int
+
+    @abstractmethod
+    def translated(
+        self, stream: Float[Tensor, "row d_model"], place: Place
+    ) -> Float[Tensor, "row d_model"]:
+        """The stream as it is read out at a depth."""
+
+    def check(self, model: TransformerBridge) -> None:
+        """Check that the lens can be used on a model.
+
+        Raises:
+            InputError: more tokens are asked for than there are, or the stream between attention
+                and MLP of blocks that have none.
+        """
+        if not 0 <= self.top <= model.cfg.d_vocab:
+            raise InputError(
+                f"top={self.top} tokens of a vocabulary of {model.cfg.d_vocab}: use 0 or more"
+            )
+        places(model, sublayers=self.sublayers)
+
+    def rows(self, model: TransformerBridge, batch: Batch) -> Iterator[tuple[str, dict[str, Any]]]:
+        """One row for each example and depth."""
+        streams, hooks = noted(model, self.sublayers, slice(-1, None))
+        final = batch.run(model, hooks)
+        answers = torch.tensor(batch.answers, device=final.device)
+        for place, columns in self._columns(model, streams, final, answers):
+            for row, example in enumerate(batch.examples):
+                yield example.id, {**place._asdict(), **{k: v[row] for k, v in columns.items()}}
+
+    def read(
+        self, model: TransformerBridge, texts: Sequence[str], *, condition: Condition | None = None
+    ) -> pd.DataFrame:
+        """Read texts at every token.
+
+        Args:
+            model: from `load` or `prepare`.
+            texts: what is read; each is one prompt.
+            condition: what is ablated meanwhile; nothing by default.
+
+        Returns:
+            A tidy frame with the columns probe, model, condition, text (its number), position,
+            token (the one that is read there) and those of the lens; rank and logprob are of the
+            token that follows in the text, and not known at its last one.
+
+        Raises:
+            InputError: no text or an empty one, one longer than the model's context, a lens of
+                another model, or a condition that cannot be applied to it.
+        """
+        if isinstance(texts, str) or not texts or not all(texts):
+            raise InputError("a lens reads a list of texts, none of them empty")
+        self.check(model)
+        condition = condition or INTACT
+        before = {"probe": self.name, "model": prepared(model).name, "condition": condition.name}
+        frames = [
+            self._along(model, encode(model, text), condition).assign(text=number)
+            for number, text in enumerate(texts)
+        ]
+        frame = pd.concat(frames, ignore_index=True).assign(**before)
+        first = [*before, "text", "position", "token"]
+        return frame[[*first, *(name for name in frame if name not in first)]]
+
+    def _along(
+        self, model: TransformerBridge, ids: list[int], condition: Condition
+    ) -> pd.DataFrame:
+        if len(ids) > model.cfg.n_ctx:
+            raise InputError(
+                f"a text of {len(ids)} tokens is longer than the model's context of "
+                f"{model.cfg.n_ctx}: cut it"
+            )
+        tokens = torch.tensor([ids], device=model.cfg.device)
+        streams, hooks = noted(model, self.sublayers, slice(None))
+        under = (
+            nullcontext()
+            if condition.is_intact
+            else ablated(model, condition, prompts=[Prompt(tuple(ids))])
+        )
+        with under, hooked(model, hooks):
+            final, _ = forward(model, tokens, torch.ones_like(tokens))
+        follows = torch.tensor([*ids[1:], ids[0]], device=final.device)  # the last is not known
+        token = [prepared(model).tokenizer.decode([one]) for one in ids]
+        known = [True] * (len(ids) - 1) + [False]
+        frames = []
+        for place, columns in self._columns(model, streams, final[0], follows):
+            at = {"position": range(len(ids)), "token": token, **place._asdict()}
+            frames.append(pd.DataFrame({**at, **columns}))
+            frames[-1][["rank", "logprob"]] = frames[-1][["rank", "logprob"]].where(
+                pd.Series(known)
+            )
+        return pd.concat(frames, ignore_index=True).sort_values(
+            ["position"], kind="stable", ignore_index=True
+        )
+
+    def _columns(
+        self,
+        model: TransformerBridge,
+        streams: dict[Place, Tensor],
+        final: Float[Tensor, "row d_vocab"],
+        targets: Int[Tensor, " row"],
+    ) -> Iterator[tuple[Place, dict[str, list[Any]]]]:
+        """The lens's columns at each depth, a value for each row."""
+        own = final.float().log_softmax(-1)
+        for place, logits in self.readings(model, streams):
+            found = logits.float().log_softmax(-1)
+            said = found.gather(-1, targets[:, None])
+            yield (
+                place,
+                {
+                    # As logits: log-probabilities may round what differs to the same.
+                    "rank": (logits > logits.gather(-1, targets[:, None])).sum(-1).tolist(),
+                    "logprob": said[:, 0].tolist(),
+                    "uniform": [-math.log(logits.shape[-1])] * len(logits),
+                    "entropy": (-(found.exp() * found).sum(-1)).tolist(),
+                    "kl": divergence(own, found).tolist(),
+                    "agrees": (logits.argmax(-1) == final.argmax(-1)).tolist(),
+                    **self._likeliest(model, found),
+                },
+            )
+        error = float((said[:, 0] - own.gather(-1, targets[:, None])[:, 0]).abs().max())
+        if not error <= _TOLERANCE[model.cfg.dtype]:
+            raise InputError(
+                f"the last entry of the lens on {prepared(model).name} differs from the model's "
+                f"own output by {error:.2g} nats: the lens does not read this architecture"
+            )
+
+    def readings(
+        self, model: TransformerBridge, streams: dict[Place, Float[Tensor, "row pos d_model"]]
+    ) -> Iterator[tuple[Place, Float[Tensor, "token d_vocab"]]]:
+        """The logits at each depth, in order, one at a time: all of them may not fit."""
+        for place in places(model, sublayers=self.sublayers):
+            stream = rearrange(streams[place], "row pos d_model -> (row pos) d_model")
+            yield place, read_out(model, self.translated(stream, place))
+
+    def _likeliest(
+        self, model: TransformerBridge, logprobs: Float[Tensor, "row d_vocab"]
+    ) -> dict[str, list[Any]]:
+        if not self.top:
+            return {}
+        values, ids = logprobs.topk(self.top, dim=-1)
+        decode = prepared(model).tokenizer.decode
+        columns: dict[str, list[Any]] = {}
+        for k in range(self.top):
+            columns[f"top_{k}"] = [decode([one]) for one in ids[:, k].tolist()]
+            columns[f"top_{k}_logprob"] = values[:, k].tolist()
+        return columns

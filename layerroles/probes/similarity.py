@@ -1,0 +1,119 @@
+"""How little the stream changes over a block, or over several.
+
+With `x_l` the stream that enters block `l` (and `x_L` what leaves the last one, before the final
+norm), at one token, for every block `l` and every number `n` of blocks,
+
+- influence: `1 - cos(x_l, x_(l+n))`; for `n = 1` it is the block influence of ShortGPT (Men et al.
+  2024, arXiv 2403.03853);
+- angular distance: `arccos(cos(x_l, x_(l+n))) / pi`, 0 to 1, by which "The Unreasonable
+  Ineffectiveness of the Deeper Layers" (Gromov et al. 2024, arXiv 2403.17887) chooses the `n`
+  blocks to cut.
+
+Both say how much is written, not how much it is needed.
+
+    >>> frame = Similarity(position="all").measure(model, tasks)  # doctest: +SKIP
+    >>> least_change(frame)  # doctest: +SKIP
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import pandas as pd
+import torch
+from einops import einsum
+from jaxtyping import Float
+from torch import Tensor
+from transformer_lens.model_bridge import TransformerBridge
+
+from layerroles.errors import InputError
+from layerroles.probes.base import Batch, Probe, register
+from layerroles.probes.chunks import read
+from layerroles.sites import ENTRY, EXIT
+
+POSITIONS = ("last", "all")
+
+
+@register("similarity")
+@dataclass(frozen=True)
+class Similarity(Probe):
+    """Influence and angular distance of every run of blocks.
+
+    Columns: layer (the first block of the run), n (its blocks), influence (0 to 2), angular (0 to
+    1), both averaged over the tokens measured, and n_tokens (how many those are).
+
+    Attributes:
+        position: `"last"` measures at the answering position, `"all"` at all tokens of the prompt.
+    """
+
+    position: str = "last"
+
+    def __post_init__(self) -> None:
+        if self.position not in POSITIONS:
+            raise InputError(f"unknown position {self.position!r}: known are 'last' and 'all'")
+
+    def rows(self, model: TransformerBridge, batch: Batch) -> Iterator[tuple[str, dict[str, Any]]]:
+        """One row for each example and run of blocks."""
+        counted = batch.attended.bool()
+        if self.position == "last":
+            counted = torch.zeros_like(counted)
+            counted[:, -1] = True
+        n_layers = model.cfg.n_layers
+        sums = torch.zeros(2, len(batch.examples), n_layers + 1, n_layers + 1, dtype=torch.float64)
+        streams: list[Tensor] = []
+
+        def note(value: Tensor, start: int, *, last: bool) -> None:
+            streams.append(value)
+            if last:
+                where = counted[:, start : start + value.shape[1]]
+                for row, some in enumerate(where):
+                    if some.any():
+                        sums[:, row] += _changes([stream[row, some] for stream in streams])
+                streams.clear()
+
+        hooks = {ENTRY.format(layer=n): partial(note, last=False) for n in range(n_layers)}
+        hooks[EXIT.format(layer=n_layers - 1)] = partial(note, last=True)
+        read(model, batch.tokens, batch.attended, hooks)
+        n_tokens = counted.sum(-1).tolist()
+        for row, example in enumerate(batch.examples):
+            influence, angular = (sums[:, row] / n_tokens[row]).tolist()
+            for layer in range(n_layers):
+                for n in range(1, n_layers - layer + 1):
+                    yield (
+                        example.id,
+                        {
+                            "layer": layer,
+                            "n": n,
+                            "influence": influence[layer][layer + n],
+                            "angular": angular[layer][layer + n],
+                            "n_tokens": n_tokens[row],
+                        },
+                    )
+
+
+def least_change(frame: pd.DataFrame) -> pd.DataFrame:
+    """The run of blocks with the smallest mean angular distance, for each number of blocks.
+
+    Returns:
+        Columns: task, n, layer, stop (the run is `[layer, stop)`), angular.
+
+    Raises:
+        InputError: no frame of the similarity probe, or an empty one.
+    """
+    if frame.empty or not {"task", "layer", "n", "angular"} <= set(frame.columns):
+        raise InputError("least_change needs a frame that Similarity().measure gave")
+    means = frame.groupby(["task", "n", "layer"], as_index=False, sort=False)["angular"].mean()
+    best = means.loc[means.groupby(["task", "n"], sort=False)["angular"].idxmin()]
+    best = best.assign(stop=best["layer"] + best["n"])
+    return best[["task", "n", "layer", "stop", "angular"]].reset_index(drop=True)
+
+
+def _changes(streams: list[Float[Tensor, "token d_model"]]) -> Float[Tensor, "2 layer layer"]:
+    """Influence and angular distance of each two streams, summed over tokens; float64."""
+    device = streams[0].device  # layers may lie on different devices
+    x = torch.stack([stream.to(device) for stream in streams]).double()
+    unit = x / x.norm(dim=-1, keepdim=True)
+    # Rounding may bring a cosine beyond 1, where it has no angle.
+    cosine = einsum(unit, unit, "one token d, two token d -> token one two").clamp(-1, 1)
+    return torch.stack([(1 - cosine).sum(0), (cosine.arccos() / torch.pi).sum(0)]).cpu()

@@ -1,0 +1,223 @@
+"""The tuned lens: an affine map for each depth, so that early streams are read as they are meant.
+
+The stream after block `l` is mapped before it is read (Belrose et al. 2023, arXiv 2303.08112):
+
+    logits_l = unembed(norm(h + A_l h + b_l))
+
+`A_l` and `b_l` begin at zero, which is the logit lens, and are trained, with the model frozen, to
+lower `KL(final || lens)` on given texts. The last depth has no map: it is the model's own output.
+
+Example:
+    lens = TunedLens.fit(model, texts, steps=200)
+    lens.save("smollm2.safetensors")
+    frame = TunedLens.load("smollm2.safetensors").measure(model, tasks)
+"""
+
+import dataclasses
+import hashlib
+import json
+import tempfile
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from jaxtyping import Float
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from transformer_lens.model_bridge import TransformerBridge
+
+from layerroles.errors import InputError
+from layerroles.models import prepared, provenance
+from layerroles.probes.base import register
+from layerroles.probes.depths import Place
+from layerroles.probes.fitting import Fit, fitted
+from layerroles.probes.lens import Lens
+from layerroles.weights import content, stamp
+
+# To be raised when what is kept changes, so that no older file is read.
+_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Where the maps of a tuned lens come from.
+
+    Attributes:
+        model: its name.
+        weights: the hash of its weights, as in `Provenance`.
+        dtype: of its weights.
+        texts: a hash of the texts.
+        n_texts: how many they were.
+        fit: how the maps were trained.
+        versions: of the packages that computed.
+    """
+
+    model: str
+    weights: str
+    dtype: str
+    texts: str
+    n_texts: int
+    fit: Fit
+    versions: dict[str, str]
+
+
+@register("tuned_lens")
+@dataclass(frozen=True, eq=False, repr=False)
+class TunedLens(Lens):
+    """Read the stream over depth through trained maps; for the columns, see `Lens`.
+
+    Made by `fit` or `load`.
+
+    Attributes:
+        maps: `A` for the embedding and after each block but the last.
+        shifts: `b` for the same.
+        trained: where they come from.
+        top: how many of the likeliest tokens are told at each depth.
+        sublayers: false: there are no maps between attention and MLP.
+    """
+
+    maps: Float[Tensor, "depth d_model d_model"]
+    shifts: Float[Tensor, "depth d_model"]
+    trained: Trained
+    top: int = 0
+    sublayers: bool = field(default=False, init=False)
+
+    def __repr__(self) -> str:
+        digest = hashlib.sha256()
+        for tensor in (self.maps, self.shifts):
+            digest.update(content(tensor))
+        kept = digest.hexdigest()[:16]
+        return f"TunedLens(model={self.trained.model!r}, maps={kept!r}, top={self.top})"
+
+    @classmethod
+    def fit(
+        cls,
+        model: TransformerBridge,
+        texts: Sequence[str],
+        *,
+        steps: int = 200,
+        tokens: int = 32,
+        rate: float = 3e-3,
+        seed: int = 0,
+    ) -> "TunedLens":
+        """Train a lens for a model on texts, at all tokens but each text's first.
+
+        The first is left out since many models park attention on it, with a stream like no other.
+        Equal arguments give an equal lens, on the same machine.
+
+        Args:
+            model: from `load` or `prepare`; it is not changed.
+            texts: what is read.
+            steps: of Adam, for each map.
+            tokens: drawn for each step, out of some of the texts.
+            rate: of the first step; it falls linearly to zero.
+            seed: draws texts and tokens.
+
+        Raises:
+            InputError: no text of two tokens or more, numbers that are not above 0, or a model that
+                no lens can read.
+        """
+        how = Fit(steps=steps, tokens=tokens, rate=rate, seed=seed)
+        maps, shifts = fitted(model, texts, how)
+        known = provenance(model)
+        trained = Trained(
+            model=known.name,
+            weights=known.weights,
+            dtype=known.dtype,
+            texts=hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16],
+            n_texts=len(texts),
+            fit=how,
+            versions=known.versions,
+        )
+        return cls(maps, shifts, trained)
+
+    def save(self, path: str | Path) -> Path:
+        """Keep the lens in a safetensors file, with where it comes from; returns the path.
+
+        Raises:
+            InputError: the file cannot be written.
+        """
+        path = Path(path)
+        about = {"format": str(_FORMAT), "trained": json.dumps(dataclasses.asdict(self.trained))}
+        tensors = {"maps": self.maps.contiguous(), "shifts": self.shifts.contiguous()}
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # Written beside its place and moved there whole.
+            with tempfile.TemporaryDirectory(dir=path.parent, prefix=".save-") as scratch:
+                made = Path(scratch) / "lens.safetensors"
+                save_file(tensors, made, metadata=about)
+                made.replace(path)
+        except (OSError, SafetensorError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise InputError(f"tuned lens {str(path)!r} cannot be written: {reason}") from error
+        return path
+
+    @classmethod
+    def load(cls, path: str | Path, *, top: int = 0) -> "TunedLens":
+        """Read a lens that `save` kept.
+
+        Args:
+            path: the file.
+            top: how many of the likeliest tokens are told at each depth.
+
+        Raises:
+            InputError: no such file, or not one of a tuned lens.
+        """
+        try:
+            with safe_open(path, framework="pt") as file:
+                about: dict[str, str] = file.metadata() or {}
+                if about.get("format") != str(_FORMAT):
+                    raise InputError(
+                        f"{str(path)!r} holds no tuned lens of format {_FORMAT}: "
+                        f"name a file that TunedLens.save wrote"
+                    )
+                known: dict[str, Any] = json.loads(about["trained"])
+                trained = Trained(**known | {"fit": Fit(**known["fit"])})
+                return cls(file.get_tensor("maps"), file.get_tensor("shifts"), trained, top)
+        except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(f"tuned lens {str(path)!r} cannot be read: {error}") from error
+
+    def check(self, model: TransformerBridge) -> None:
+        """As every lens; and refuse a model of other weights.
+
+        Raises:
+            InputError: the lens was trained on other weights.
+        """
+        super().check(model)
+        now = _weights(model)
+        if now != self.trained.weights:
+            raise InputError(
+                f"the tuned lens was trained on {self.trained.model} ({self.trained.dtype}, "
+                f"weights {self.trained.weights}), not on {prepared(model).name} "
+                f"({str(model.cfg.dtype).removeprefix('torch.')}, weights {now}): "
+                f"fit one for this model"
+            )
+
+    def translated(
+        self, stream: Float[Tensor, "row d_model"], place: Place
+    ) -> Float[Tensor, "row d_model"]:
+        """The stream, mapped; the last depth's as it is."""
+        depth = place.layer + 1
+        if depth == len(self.maps):
+            return stream
+        maps, shifts = (one[depth].to(stream.device) for one in (self.maps, self.shifts))
+        wide = stream.float()
+        return (wide + wide @ maps.T + shifts).to(stream.dtype)
+
+
+_WEIGHTS: "weakref.WeakKeyDictionary[TransformerBridge, tuple[int, str]]" = (
+    weakref.WeakKeyDictionary()
+)
+
+
+def _weights(model: TransformerBridge) -> str:
+    """The hash of a model's weights, taken once for as long as they stay the same."""
+    now = stamp(model)
+    if model not in _WEIGHTS or _WEIGHTS[model][0] != now:
+        _WEIGHTS[model] = now, provenance(model).weights
+    return _WEIGHTS[model][1]

@@ -1,0 +1,206 @@
+r"""The sections of the report: figures in reading order, each with how to read it.
+
+Figures go into the page as JSON:
+
+    >>> embed({"prompt": "</script>"})
+    Markup('{"prompt": "\\u003c/script\\u003e"}')
+"""
+
+import html
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pandas as pd
+import plotly.graph_objects as go
+from markupsafe import Markup
+
+from layerroles import figures
+from layerroles.figures import select
+from layerroles.results import SweepResult
+
+_TITLE_SPACE = 58  # pixels of the figure's top margin that its title needs; the page sets its own
+
+_HOW = {
+    "role": (
+        "Read it downwards: a layer is one vertical line through every panel. Bars are harm: full "
+        "where the interval lies above 0.2, an outline where it lies within 0.1 of 0 (spare), "
+        "pale where it does neither (undecided). Hollow circles are the same layer, ablated at "
+        "other positions; the legend names both. Where they spare the first token, a full bar "
+        "with its circle beside it is critical, and one whose circle is near 0 is a sink and not "
+        "the seat of a skill. A probe that sees the answer emerge somewhere shows where it "
+        "is readable, not what makes it."
+    ),
+    "depth": (
+        "Above: the score with the layer ablated; the solid line and its band are the intact "
+        "model, the dotted line is chance. Below: the paired effect on the same examples, "
+        "negative where the ablation hurts. The marks tell at which positions it acts. An "
+        "interval across 0 shows no effect of either sign."
+    ),
+    "harm": (
+        "Orange hurts, blue helps, and the scale is the same on both sides of 0. A dot marks an "
+        "interval that excludes 0, before any correction for the number of layers; p values "
+        "after Holm are in the table. Hatched cells have no harm to show, and say why under the "
+        "pointer."
+    ),
+    "protocols": (
+        "The same layers, asked in two ways. Left: harm under each, joined; right: harm under "
+        "generation minus harm under likelihood, filled where its interval excludes 0. Above 0, a "
+        "layer is needed to write the answer though its likelihood hardly moves."
+    ),
+    "outcome": (
+        "Blue is right. Grey is an answer that is wrong; the warm colours are answers that fail "
+        "as answers: none found, cut short, repeating itself, empty. A model that cannot keep a "
+        "format is not a model that cannot reason."
+    ),
+    "logit_lens": (
+        "Higher is better; at 1 the model would already say the answer if it stopped there. The "
+        "last point is the model's own output. Bands are the interval of each median by itself."
+    ),
+    "attention": (
+        "Darker (on a dark page, brighter) is more attention from the position that answers to "
+        "the evidence in the prompt. A head is named where its share is at least twice what "
+        "even attention gives. Attention shows where a head looks, not that the answer depends "
+        "on it."
+    ),
+    "tuned_lens": (
+        "As above, with the stream of each layer first mapped by a fitted affine map, so that "
+        "early layers are read in the last one's terms. What a map has learnt it can also supply."
+    ),
+    "decision": (
+        "Above 0, the right option is ahead of the best other one. The decisive phase of an "
+        "example begins at the layer from which its final choice stays ahead; before it, the "
+        "model is silent on the choice."
+    ),
+    "retrieval_score": (
+        "The share of the evidence that a head copies: it attends most to a token of it, and that "
+        "token is what the model writes next. The heads that are named are the largest of many."
+    ),
+    "head_scores": (
+        "How much attention goes to the token before, to earlier occurrences of the same token, "
+        "and to what followed them. Averages over the tokens that have such a key."
+    ),
+    "similarity": (
+        "How little a run of layers turns the stream. A small change is not a small effect: a "
+        "layer may write little, and all of it matter."
+    ),
+    "attribution": (
+        "Across, what a layer writes into the answer's logit directly; up, the harm when it is "
+        "ablated. A layer high up and near the middle acts by way of later ones; one far to the "
+        "right and low writes the answer, and others would write it too."
+    ),
+}
+
+
+def _evidence(attention: pd.DataFrame) -> list[go.Figure]:
+    """The map of attention to the evidence, if any example has evidence."""
+    return [figures.attention_map(attention)] if attention["evidence"].notna().any() else []
+
+
+# Heading and figures of each probe, in the page's order.
+_PROBES: dict[str, tuple[str, Callable[[pd.DataFrame], list[go.Figure]]]] = {
+    "logit_lens": ("Logit lens", lambda frame: [figures.lens_trajectories(frame)]),
+    "tuned_lens": ("Tuned lens", lambda frame: [figures.lens_trajectories(frame)]),
+    "decision": ("Decision", lambda frame: [figures.decision_margin(frame)]),
+    "attention": ("Attention", _evidence),
+    "retrieval_score": (
+        "Retrieval heads",
+        lambda frame: [figures.head_map(frame, value="score")],
+    ),
+    "head_scores": (
+        "Kinds of heads",
+        lambda frame: [
+            figures.head_map(frame, value=kind) for kind in ("previous", "duplicate", "induction")
+        ],
+    ),
+    "similarity": (
+        "Similarity",
+        lambda frame: [figures.influence_profile(frame), figures.similarity_triangle(frame)],
+    ),
+}
+DRAWN = {*_PROBES, "attribution"}
+
+
+def sections(
+    result: SweepResult, found: dict[str, pd.DataFrame], kinds: list[str]
+) -> Iterator[dict[str, Any]]:
+    """The figures in reading order, grouped under headings."""
+    lens, attention = found.get("logit_lens"), found.get("attention")
+    roles, harms, depth, outcomes, asked = [], [], [], [], []
+    for kind in kinds:
+        single = select.layer_effects(result, ablation=kind)
+        roles.append(figures.role_map(result, lens, attention, ablation=kind))
+        tasks = dict.fromkeys(single["task"])
+        depth += [figures.depth_profile(result, task=task, ablation=kind) for task in tasks]
+        harms.append(figures.harm_map(result, ablation=kind))
+        for protocol in select.written(single["protocol"]):
+            outcomes.append(figures.outcome_profile(result, ablation=kind, protocol=protocol))
+            asked += _hidden(result, kind, protocol)
+    yield _section("roles", "Role map", "role", roles)
+    yield _section("harm", "Harm map", "harm", harms)
+    yield _section("depth", "Depth profiles", "depth", depth)
+    yield _section("protocols", "What likelihood hides", "protocols", asked)
+    yield _section("outcomes", "How answers fail", "outcome", outcomes)
+    yield from _probed(result, found, kinds)
+
+
+def _probed(
+    result: SweepResult, found: dict[str, pd.DataFrame], kinds: list[str]
+) -> Iterator[dict[str, Any]]:
+    """A section for each probe that was measured and has a figure."""
+    for name, (heading, draw) in _PROBES.items():
+        if name in found:
+            yield _section(name.replace("_", "-"), heading, name, draw(found[name]))
+    if "attribution" in found:
+        direct = found["attribution"]
+        drawn = [figures.direct_against_total(direct, result, ablation=kind) for kind in kinds]
+        yield _section("direct", "Direct against total effect", "attribution", drawn)
+
+
+def _hidden(result: SweepResult, kind: str, protocol: str) -> list[go.Figure]:
+    """Harm by likelihood against harm by generation, where tasks were asked both ways."""
+    both = result.differences()
+    both = both[(both["ablation"] == kind) & (both["protocol_b"] == protocol)]
+    both = both[both["layer"].notna() & (both["part"] == "block")]
+    asked = dict.fromkeys(zip(both["protocol_a"], both["at"], strict=True))
+    return [
+        figures.likelihood_hides(
+            result, likelihood=likelihood, generation=protocol, ablation=kind, at=at
+        )
+        for likelihood, at in asked
+        if at == both["at"].iloc[0]
+    ]
+
+
+def _section(name: str, heading: str, how: str, drawn: list[go.Figure]) -> dict[str, Any]:
+    return {
+        "id": name,
+        "heading": heading,
+        "how": _HOW[how],
+        "figures": [_drawing(f"{name}-{index}", figure) for index, figure in enumerate(drawn)],
+    }
+
+
+def _drawing(name: str, figure: go.Figure) -> dict[str, Any]:
+    """A figure for the page: title and subtitle as text of the page, the rest as JSON."""
+    title = html.unescape(figure.layout.title.text)
+    subtitle = html.unescape(figure.layout.title.subtitle.text)
+    figure.update_layout(title=None, template=None)
+    figure.update_layout(
+        margin_t=figure.layout.margin.t - _TITLE_SPACE, height=figure.layout.height - _TITLE_SPACE
+    )
+    return {
+        "id": name,
+        "title": title,
+        "subtitle": subtitle,
+        "height": int(figure.layout.height),
+        "json": embed(figure.to_json()),
+    }
+
+
+def embed(value: object) -> Markup:
+    """JSON that can stand in a script element: nothing in it ends the element or a line."""
+    text = value if isinstance(value, str) else json.dumps(value, default=str)
+    for sign in "<>&\u2028\u2029":
+        text = text.replace(sign, f"\\u{ord(sign):04x}")
+    return Markup(text)
