@@ -8,21 +8,19 @@ Material
     Key-value look-up in JSON (retrieval) and cloze facts (knowledge), which have nothing to copy.
 
 Method
-    Every head is scored on look-up questions other than those that are asked then, by what it
-    copies (Wu et al., arXiv 2404.15574: questions of which the model wrote half the evidence or
-    more count). The `k` heads with the largest mean score are zeroed together, and so are `k`
-    random heads of the same layers, for several seeds. Effects are paired with the intact model on
-    the same questions; the interval of the random heads is over seeds, by Student's t.
+    Every head is scored on look-up questions that are not asked again, by what it copies (Wu et
+    al., arXiv 2404.15574; where the model wrote half the evidence or more). The `k` heads with the
+    largest mean score are zeroed together, and so are, for several seeds, as many random others of
+    each of their layers. Effects are paired with the intact model on the same questions; the
+    interval of the random heads is over seeds, by Student's t.
 
 Run
-    python experiments/heads.py --limit 48 --out runs/heads
-
-Another score takes its place by name, as in `--score attention:evidence`. Run again, it goes on
-where it was.
+    python experiments/heads.py --limit 48 --out runs/heads  # again, and it goes on where it was
 """
 
 import argparse
 import logging
+import random
 import sys
 from pathlib import Path
 
@@ -38,9 +36,13 @@ def main() -> None:
     """Score the heads, silence the best and random ones, compare."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--model", default="smollm2-135m")
-    parser.add_argument("--score", default="retrieval_score:score", help="PROBE:COLUMN, by head")
+    parser.add_argument(
+        "--score",
+        default="retrieval_score:score",
+        help="PROBE:COLUMN of heads, as in attention:evidence",
+    )
     parser.add_argument("--heads", type=int, default=10, help="how many are silenced together")
-    parser.add_argument("--seeds", type=int, default=8, help="draws of random heads")
+    parser.add_argument("--seeds", type=int, default=8, help="draws of other heads")
     parser.add_argument("--protocol", default="generation")
     parser.add_argument("--limit", type=int, default=48, help="questions of each task")
     parser.add_argument("--dtype", default="auto", help="auto, float32, bfloat16 or float16")
@@ -57,28 +59,30 @@ def main() -> None:
     if "recall" in scores:
         scores = scores[scores["recall"] >= 0.5]
     best = scores.groupby(["layer", "head"])[column].mean().nlargest(args.heads)
-    n = scores["example"].nunique()
-    print(f"The {len(best)} heads with the largest {args.score}, over {n} questions:")
+    print(f"Largest {args.score} over {scores['example'].nunique()} questions:")
     print(", ".join(f"L{layer}.H{head} {score:.2f}" for (layer, head), score in best.items()))
 
-    sites = [lr.Site(int(layer), "head", head=int(head)) for layer, head in best.index]
-    layers = sorted({site.layer for site in sites})
-    top = lr.Condition(dict.fromkeys(sites, lr.Zero()), name=f"top {len(best)}")
-    random = [
-        lr.random_heads(model, lr.Zero(), n=len(best), seed=seed, layers=layers)
-        for seed in range(args.seeds)
-    ]
-    sweep = lr.Sweep(
-        model,
-        tasks,
-        [top, *random],
-        protocols=[args.protocol],
-        limit=args.limit,
-        noise_floor=False,
-    )
+    chosen = [lr.Site(int(layer), "head", head=int(head)) for layer, head in best.index]
+    top = lr.Condition(dict.fromkeys(chosen, lr.Zero()), name=f"top {len(chosen)}")
+    others = [unchosen(chosen, model.cfg.n_heads, seed) for seed in range(args.seeds)]
+    options = {"protocols": [args.protocol], "limit": args.limit, "noise_floor": False}
+    sweep = lr.Sweep(model, tasks, [top, *others], **options)
     table = compared(sweep.run(args.out), top.name)
     print(table.round(3).to_string(index=False))
     table.to_csv(args.out / "heads.csv", index=False)
+
+
+def unchosen(chosen: list[lr.Site], n_heads: int, seed: int) -> lr.Condition:
+    """As many heads of each layer, drawn from those that were not chosen."""
+    rng = random.Random(seed)
+    drawn = []
+    for layer in sorted({site.layer for site in chosen}):
+        heads = {site.head for site in chosen if site.layer == layer}
+        rest = [head for head in range(n_heads) if head not in heads]
+        if len(rest) < len(heads):
+            raise lr.InputError(f"layer {layer} has {len(rest)} heads left to draw: ask for fewer")
+        drawn += [lr.Site(layer, "head", head=head) for head in rng.sample(rest, len(heads))]
+    return lr.Condition(dict.fromkeys(drawn, lr.Zero()), name=f"{len(drawn)} others, seed {seed}")
 
 
 def compared(result: lr.SweepResult, top: str) -> pd.DataFrame:
