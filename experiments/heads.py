@@ -8,20 +8,22 @@ Material
     Key-value look-up in JSON (retrieval) and cloze facts (knowledge), which have nothing to copy.
 
 Method
-    A probe scores every head on look-up questions other than those that are asked then. The `k`
-    heads with the largest mean score are zeroed together, and so are `k` random heads of the same
-    layers, for several seeds. Effects are paired with the intact model on the same questions; the
-    interval of the random heads is over seeds, by Student's t.
+    Every head is scored on look-up questions other than those that are asked then, by what it
+    copies (Wu et al., arXiv 2404.15574: questions of which the model wrote half the evidence or
+    more count). The `k` heads with the largest mean score are zeroed together, and so are `k`
+    random heads of the same layers, for several seeds. Effects are paired with the intact model on
+    the same questions; the interval of the random heads is over seeds, by Student's t.
 
 Run
     python experiments/heads.py --limit 48 --out runs/heads
 
-Another score takes its place by name, as in `--score retrieval_score:score`. Run again, it goes on
+Another score takes its place by name, as in `--score attention:evidence`. Run again, it goes on
 where it was.
 """
 
 import argparse
 import logging
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -36,7 +38,7 @@ def main() -> None:
     """Score the heads, silence the best and random ones, compare."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--model", default="smollm2-135m")
-    parser.add_argument("--score", default="attention:evidence", help="PROBE:COLUMN, by head")
+    parser.add_argument("--score", default="retrieval_score:score", help="PROBE:COLUMN, by head")
     parser.add_argument("--heads", type=int, default=10, help="how many are silenced together")
     parser.add_argument("--seeds", type=int, default=8, help="draws of random heads")
     parser.add_argument("--protocol", default="generation")
@@ -52,8 +54,11 @@ def main() -> None:
     scores = lr.probes.measure_into(
         args.out, lr.probes.PROBES.make(probe, {}), model, tasks[:1], limit=16, seed=1
     )
+    if "recall" in scores:
+        scores = scores[scores["recall"] >= 0.5]
     best = scores.groupby(["layer", "head"])[column].mean().nlargest(args.heads)
-    print(f"The {len(best)} heads with the largest {args.score}, over 16 questions:")
+    n = scores["example"].nunique()
+    print(f"The {len(best)} heads with the largest {args.score}, over {n} questions:")
     print(", ".join(f"L{layer}.H{head} {score:.2f}" for (layer, head), score in best.items()))
 
     sites = [lr.Site(int(layer), "head", head=int(head)) for layer, head in best.index]
@@ -103,4 +108,8 @@ def compared(result: lr.SweepResult, top: str) -> pd.DataFrame:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except lr.InputError as error:
+        print(f"heads: error: {error}", file=sys.stderr)
+        sys.exit(2)
