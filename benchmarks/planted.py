@@ -242,9 +242,14 @@ def judged_family(one: Found, row: Found) -> Judged:
         yield from (("specific recall", layer in row["specific"]) for layer in alone)
     low, high = row["ci_low"], row["ci_high"]
     yield "depth known", low is not None
-    if low is not None and (low > 0 or high < 0):
-        planted = lean(own, one["placement"]["n_layers"])
-        yield "sign", (planted > 0) if low > 0 else (planted < 0)
+    if low is None:
+        return
+    claimed = low > 0 or high < 0
+    planted = lean(own, one["placement"]["n_layers"])
+    if not planted:
+        yield "even", claimed
+    elif claimed:
+        yield "sign", (planted > 0) == (low > 0)
 
 
 def lean(truth: list[int], n_layers: int) -> int:
@@ -288,6 +293,7 @@ ROWS = {
     "specific": "specific layers that no other family needs, and this one does",
     "specific recall": f"such layers, harm {LARGE} or more, that are specific",
     "sign": "early against late, where claimed, that has the planted sign",
+    "even": "families whose truth is even, for which a side is claimed (0.05 is expected)",
     "depth known": "families for which early against late is known at all",
 }
 HEAD_ROWS = {
