@@ -293,7 +293,7 @@ ROWS = {
     "specific": "specific layers that no other family needs, and this one does",
     "specific recall": f"such layers, harm {LARGE} or more, that are specific",
     "sign": "early against late, where claimed, that has the planted sign",
-    "even": "families whose truth is even, for which a side is claimed (0.05 is expected)",
+    "even": "families whose truth is even, for which a side is claimed (at most 0.05 is expected)",
     "depth known": "families for which early against late is known at all",
 }
 HEAD_ROWS = {
@@ -350,7 +350,7 @@ def written(found: list[Found], n: int) -> str:
         *unknowable(layers["generation"]),
         "## Heads, each zeroed, under generation",
         "",
-        f"Critical: the interval of the harm (Tango's) lies above {CRITICAL}.",
+        f"Critical: the interval of the harm (Tango's, in `effects`) lies above {CRITICAL}.",
         "",
         "| | |",
         "|---|---|",

@@ -110,7 +110,9 @@ _PROBES: dict[str, tuple[str, Callable[[pd.DataFrame], list[go.Figure]]]] = {
     "head_scores": (
         "Kinds of heads",
         lambda frame: [
-            figures.head_map(frame, value=kind) for kind in ("previous", "duplicate", "induction")
+            figures.head_map(frame, value=kind)
+            for kind in ("previous", "duplicate", "induction")
+            if frame[kind].notna().any()
         ],
     ),
     "similarity": (
@@ -126,6 +128,8 @@ def sections(
 ) -> Iterator[dict[str, Any]]:
     """The figures in reading order, grouped under headings."""
     lens, attention = found.get("logit_lens"), found.get("attention")
+    if attention is not None and attention["evidence"].isna().all():
+        attention = None
     roles, harms, depth, outcomes, asked = [], [], [], [], []
     for kind in kinds:
         single = select.layer_effects(result, ablation=kind)
@@ -153,7 +157,9 @@ def _probed(
             yield _section(name.replace("_", "-"), heading, name, draw(found[name]))
     if "attribution" in found:
         direct = found["attribution"]
-        drawn = [figures.direct_against_total(direct, result, ablation=kind) for kind in kinds]
+        direct = direct[direct["task"].isin(set(result.frame["task"]))]
+        asked = kinds if len(direct) else []
+        drawn = [figures.direct_against_total(direct, result, ablation=kind) for kind in asked]
         yield _section("direct", "Direct against total effect", "attribution", drawn)
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Bool
@@ -94,11 +95,11 @@ def planted(
     layout = Layout(
         n_layers=n_layers,
         heads=heads,
-        retrieval=tuple(retrieval),
-        reasoning=tuple(reasoning),
-        knowledge=tuple(knowledge),
-        inert=tuple(inert),
-        backup=tuple(backup),
+        retrieval=_listed("retrieval", retrieval),
+        reasoning=_listed("reasoning", reasoning),
+        knowledge=_listed("knowledge", knowledge),
+        inert=_listed("inert", inert),
+        backup=_listed("backup", backup),
     )
     share("strength", strength, LEAST_STRENGTH, 1.0)
     share("noise", noise, 0.0, MOST_NOISE)
@@ -123,6 +124,12 @@ def planted(
             for family in layout.families
         },
     )
+
+
+def _listed(name: str, given: Any) -> tuple[Any, ...]:
+    if not isinstance(given, Iterable) or isinstance(given, str):
+        raise InputError(f"{name}={given!r} is no list: write it as a tuple, such as ({given!r},)")
+    return tuple(given)
 
 
 def _task(family: str, strength: float) -> Task:

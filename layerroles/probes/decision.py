@@ -27,6 +27,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
+from layerroles.errors import InputError
 from layerroles.probes.base import Batch, Probe, register
 from layerroles.probes.depths import noted
 from layerroles.probes.emergence import first_stays
@@ -54,6 +55,10 @@ class Decision(Probe):
     needs: ClassVar[str] = "several choices"
 
     lens: Lens = field(default_factory=LogitLens)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.lens, Lens):
+            raise InputError(f"lens={self.lens!r} is no lens: give LogitLens() or a TunedLens")
 
     def check(self, model: TransformerBridge) -> None:
         """Check that the lens fits a model."""

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
+from layerroles.errors import InputError
 from layerroles.probes.base import register
 from layerroles.probes.depths import Place
 from layerroles.probes.lens import Lens
@@ -31,6 +32,12 @@ class LogitLens(Lens):
 
     sublayers: bool = False
     top: int = 0
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.top, int):
+            raise InputError(f"top={self.top!r} is not a whole number")
+        if self.sublayers not in (True, False):  # 0 and 1 come from the command line
+            raise InputError(f"sublayers={self.sublayers!r} is neither 1 nor 0")
 
     def translated(
         self, stream: Float[Tensor, "row d_model"], place: Place

@@ -16,7 +16,7 @@ position at a time, and only which key gets most is kept.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Bool, Int
@@ -46,6 +46,8 @@ class RetrievalScore(Probe):
     Attributes:
         max_gen_toks: tokens after which the answer is cut; it also ends with its line.
     """
+
+    needs: ClassVar[str] = "evidence"
 
     max_gen_toks: int = 32
 

@@ -35,6 +35,11 @@ def number(estimate: float, low: float, high: float) -> str:
     return f"{estimate:+.2f} [{low:+.2f}, {high:+.2f}]"
 
 
+def bounds(low: float, high: float, places: int) -> str:
+    """An interval behind its estimate, such as ` [3, 9]`; nothing where it is not known."""
+    return "" if math.isnan(low) else f" [{low:.{places}f}, {high:.{places}f}]"
+
+
 def listed(layers: Iterable[int]) -> str:
     """Layers in words: `0, 1, 16`; four or more in a row as `7 to 23`."""
     runs: list[list[int]] = []

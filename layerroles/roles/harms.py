@@ -48,7 +48,11 @@ class Contrast:
         if not self.n or not other.n:
             return (float("nan"),) * 3
         interval = stats.percentile_interval(self.draws - other.draws, min(self.n, other.n))
-        return self.estimate - other.estimate, interval.low, interval.high
+        estimate = self.estimate - other.estimate
+        if interval.low == interval.high:  # no draw varied: as wide as the two intervals make it
+            reach = math.hypot(self.high - self.low, other.high - other.low) / 2
+            return estimate, estimate - reach, estimate + reach
+        return estimate, interval.low, interval.high
 
 
 NO_CONTRAST = Contrast(float("nan"), float("nan"), float("nan"), 0, np.empty(0))

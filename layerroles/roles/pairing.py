@@ -28,7 +28,10 @@ COLUMNS = [
 ]
 # What a probe frame holds beside its measures, and columns that measure nothing about a site.
 _KEYS = {"probe", "model", "condition", "task", "family", "example", "layer", "head"}
-_OF_EXAMPLES = {"uniform", "n", "n_tokens", "n_evidence", "n_written", "recall", "copied"}
+_OF_EXAMPLES = {
+    *("uniform", "n", "n_tokens", "n_evidence", "n_written", "recall", "copied"),
+    *("with_previous", "with_duplicate", "with_induction"),
+}
 # Of lenses, what a layer adds.
 _GAINS = {"logit_lens": "logprob", "tuned_lens": "logprob", "decision": "margin"}
 _KEY = ["task", "example"]

@@ -3,6 +3,7 @@
 import pandas as pd
 
 from layerroles.results import records
+from layerroles.roles.claims import bounds
 
 _EMERGES = {
     "logit_lens": "Logit lens, the layer from which the answer stays on top",
@@ -34,7 +35,7 @@ def probed(probes: pd.DataFrame) -> list[str]:
 
 def _emergence(what: str, rows: pd.DataFrame) -> str:
     told = [
-        f"{r.family} {r.emergence:.0f} [{r.emergence_low:.0f}, {r.emergence_high:.0f}] "
+        f"{r.family} {r.emergence:.0f}{bounds(r.emergence_low, r.emergence_high, 0)} "
         f"({r.emerged:.0%} of {r.n})"
         if r.emerged
         else f"{r.family} never (0% of {r.n})"

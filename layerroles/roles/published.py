@@ -116,6 +116,8 @@ def _early(harms: Harms, family: str, protocol: str, control: str) -> Finding:
 
 def _contrast(harms: Harms, quantity: str, one: tuple[str, str], two: tuple[str, str]) -> Finding:
     """The quantity of one family and protocol minus that of another."""
+    if quantity == "mean_harm" and len(harms.swept) < harms.n_layers:
+        return _of_interval(harms.ablation, quantity, (float("nan"),) * 3)
     parts: list[Contrast] = [
         harms.mean_harm(*key, harms.at)
         if quantity == "mean_harm"
@@ -226,7 +228,9 @@ def _heads(harms: Harms, heads: pd.DataFrame) -> Iterator[dict[str, Any]]:
 def _few(ablation: str, heads: pd.DataFrame, total: int) -> Finding:
     critical = heads[heads["verdict"] == "critical"]
     of_all = max(total, len(heads))
-    few = len(critical) <= FEW_HEADS * of_all
+    may_be = len(heads) - int((heads["harm_high"] < CRITICAL).sum()) + of_all - len(heads)
+    few = may_be <= FEW_HEADS * of_all  # those that may yet be critical, unswept ones among them
+    many = len(critical) > FEW_HEADS * of_all
     none = len(heads) == of_all and bool((heads["harm_high"] < CRITICAL).all())
     words = f"{ablation}: {len(critical)} of {len(heads)} heads are critical"
     if len(heads) < of_all:
@@ -241,7 +245,7 @@ def _few(ablation: str, heads: pd.DataFrame, total: int) -> Finding:
         }
         for row in records(critical)
     )
-    shown = -1 if none or not few else int(len(critical) > 0)
+    shown = -1 if none or many else int(few and len(critical) > 0)
     return Finding(ablation, shown, words, numbers)
 
 

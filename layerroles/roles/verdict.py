@@ -7,7 +7,7 @@ import pandas as pd
 
 from layerroles import stats
 from layerroles.results import records
-from layerroles.roles.claims import Setting, least, listed, number, sign
+from layerroles.roles.claims import Setting, bounds, least, listed, number, sign
 from layerroles.roles.harms import SPARE
 from layerroles.roles.probed import probed
 from layerroles.roles.table import Roles
@@ -33,8 +33,9 @@ def verdict(roles: Roles, setting: Setting) -> list[str]:
     lines += _failures(layers)
     if roles.pairs.empty:
         lines.append(
-            "No pairs of layers were ablated: a layer for which another stands in (a backup) looks "
-            "spare when it is ablated alone, so one at a time cannot tell the two apart."
+            f"No pairs of layers were ablated by {setting.ablation} at {_where(setting.at)}: a "
+            "layer for which another stands in (a backup) looks spare when it is ablated alone, so "
+            "one at a time cannot tell the two apart."
         )
     lines += _claims(roles.claims)
     lines.append(_kinds(setting))
@@ -100,6 +101,7 @@ def _depth(protocol: str, rows: pd.DataFrame, contrasts: pd.DataFrame) -> list[s
 def _kept(protocol: str, rows: pd.DataFrame, kept: pd.DataFrame) -> list[str]:
     """Where keeping the first token's write changes what is said of early against late."""
     both = rows.merge(kept[["family", "difference", "ci_low", "ci_high"]], on="family")
+    both = both[both["difference"].notna()]
     changed = [
         f"{r.family} {number(r.difference, r.ci_low_y, r.ci_high_y)}"
         for r in records(both)
@@ -171,7 +173,7 @@ def _spread(protocol: str, rows: pd.DataFrame) -> list[str]:
     if known.empty:
         return []
     told = ", ".join(
-        f"{r.family} {r.effective:.1f} [{r.effective_low:.1f}, {r.effective_high:.1f}]"
+        f"{r.family} {r.effective:.1f}{bounds(r.effective_low, r.effective_high, 1)}"
         for r in records(known)
     )
     return [

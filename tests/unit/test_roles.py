@@ -11,6 +11,7 @@ from layerroles.page import render
 from layerroles.results import SweepResult
 from layerroles.roles import Roles, localize
 from layerroles.roles.claims import least, listed
+from layerroles.roles.harms import Contrast
 from layerroles.roles.seen import emergence
 from layerroles.stats import minimum_detectable, tango
 from tests.unit.synthetic import synthetic_attention, synthetic_lens, synthetic_result
@@ -354,3 +355,13 @@ def test_it_prints_everywhere(demo):
     assert "<table" in markup
     assert listed([0, 1, 2, 5, 7, 8, 9, 10]) == "0, 1, 2, 5, 7 to 10"
     assert listed([]) == "none"
+
+
+def test_a_difference_in_which_no_draw_varies_is_no_point():
+    one = Contrast(1.0, 0.6, 1.1, 8, np.ones(50))
+    two = Contrast(0.5, 0.2, 0.8, 8, np.full(50, 0.5))
+    estimate, low, high = one.minus(two)
+    assert estimate == 0.5
+    assert (low, high) == pytest.approx(
+        (0.5 - np.hypot(0.5, 0.6) / 2, 0.5 + np.hypot(0.5, 0.6) / 2)
+    )
