@@ -52,11 +52,7 @@ def test_frames_are_kept_and_summed_up(
     ("options", "line"),
     [
         (["--probe", "logit_len"], "unknown probe 'logit_len': did you mean 'logit_lens'? known"),
-<<<<<<< HEAD
-        (["--probe", "logit_lens[depth=3]"], "probe 'logit_lens' has no parameter 'depth': known"),
-=======
         (["--probe", "logit_lens[tops=3]"], "probe 'logit_lens' has no parameter 'tops': known"),
->>>>>>> main
         (["--probe", "logit_lens,"], "--probe 'logit_lens,' has an empty item"),
         (["--tasks", "fact"], "unknown task 'fact': did you mean 'facts'?"),
         (["--model", "none/such"], "model 'none/such'"),
