@@ -172,15 +172,9 @@ def draw_points(
                 go.Scatter(
                     x=part["layer"] + shift,
                     y=part[value],
-                    error_y={
-                        "type": "data",
-                        "symmetric": False,
-                        "array": part[high] - part[value],
-                        "arrayminus": part[value] - part[low],
-                        "width": 0,
-                        "thickness": 1.2,
-                        "color": style.fade(hue, 0.55),
-                    },
+                    error_y=style.error_bars(
+                        part[value], part[low], part[high], colour=style.fade(hue, 0.55)
+                    ),
                     mode="lines+markers",
                     line={"color": style.fade(hue, 0.45), "width": 1, "dash": dash},
                     marker={

@@ -147,15 +147,8 @@ def _panel(figure: go.Figure, cell: pd.DataFrame, n_layers: int, row: int, colum
 
 
 def _bars(part: pd.DataFrame, value: str, hue: str) -> dict[str, object]:
-    return {
-        "type": "data",
-        "symmetric": False,
-        "array": part[f"{value}_high"] - part[value],
-        "arrayminus": part[value] - part[f"{value}_low"],
-        "width": 0,
-        "thickness": 1,
-        "color": style.fade(hue, 0.35),
-    }
+    low, high = part[f"{value}_low"], part[f"{value}_high"]
+    return style.error_bars(part[value], low, high, colour=style.fade(hue, 0.35), thickness=1.0)
 
 
 def _hover(line: "pd.Series[float]") -> str:

@@ -229,15 +229,9 @@ def _difference(figure: go.Figure, cell: pd.DataFrame, row: int, shown: set[bool
             go.Scatter(
                 x=part["layer"],
                 y=part["difference"],
-                error_y={
-                    "type": "data",
-                    "symmetric": False,
-                    "array": part["high"] - part["difference"],
-                    "arrayminus": part["difference"] - part["low"],
-                    "width": 0,
-                    "thickness": 1.2,
-                    "color": style.fade(hue, 0.55),
-                },
+                error_y=style.error_bars(
+                    part["difference"], part["low"], part["high"], colour=style.fade(hue, 0.55)
+                ),
                 mode="markers",
                 marker={
                     "symbol": "diamond" if sure else "diamond-open",

@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
-from scipy import stats
 
 from layerroles.errors import InputError
 from layerroles.figures import select, style
@@ -93,13 +92,7 @@ def head_means(frame: pd.DataFrame, value: str) -> pd.DataFrame:
     for column in ("family", "task"):
         if column not in known:
             known = known.assign(**{column: ""})
-    grouped = known.groupby(["family", "task", "layer", "head"], sort=False)[value]
-    means = grouped.agg(value="mean", error="sem", n="size").reset_index()
-    half = stats.t.ppf(0.975, (means["n"] - 1).clip(lower=1)) * means.pop("error")
-    means["low"], means["high"] = means["value"] - half, means["value"] + half
-    order = {family: place for place, family in enumerate(style.ordered(means["family"]))}
-    means = means.sort_values("family", key=lambda names: names.map(order), kind="stable")
-    return means.reset_index(drop=True)
+    return select.means(known, ["family", "task", "layer", "head"], value, count="n")
 
 
 def farthest(part: pd.DataFrame, top: int) -> pd.DataFrame:

@@ -237,15 +237,8 @@ def _harm(
 
 
 def _bars(part: pd.DataFrame, hue: str) -> dict[str, object]:
-    return {
-        "type": "data",
-        "symmetric": False,
-        "array": part["harm_high"] - part["harm"],
-        "arrayminus": part["harm"] - part["harm_low"],
-        "width": 0,
-        "thickness": 1.1,
-        "color": style.fade(hue, 0.6),
-    }
+    low, high = part["harm_low"], part["harm_high"]
+    return style.error_bars(part["harm"], low, high, colour=style.fade(hue, 0.6), thickness=1.1)
 
 
 def _unmeasured(figure: go.Figure, cell: pd.DataFrame, row: int, n_layers: int) -> None:

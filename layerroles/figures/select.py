@@ -5,11 +5,13 @@
 ['attention']
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import pandas as pd
+from scipy.stats import t
 
 from layerroles.errors import InputError
+from layerroles.figures import style
 from layerroles.results import SweepResult
 
 # The positions at which conditions act, in the order in which they are drawn.
@@ -112,6 +114,21 @@ def by_probe(probes: Iterable[pd.DataFrame]) -> dict[str, pd.DataFrame]:
         for name, part in frame.groupby("probe", sort=False):
             found.setdefault(str(name), []).append(part)
     return {name: pd.concat(parts, ignore_index=True) for name, parts in found.items()}
+
+
+def means(frame: pd.DataFrame, by: Sequence[str], value: str, *, count: str) -> pd.DataFrame:
+    """Average a column by others, `family` among them; families in their usual order.
+
+    Columns: those of `by`, value, `count` (rows averaged), low and high (95%, Student's t; NaN for
+    a single row).
+    """
+    grouped = frame.groupby(list(by), sort=False)[value]
+    found = grouped.agg(**{"value": "mean", "error": "sem", count: "size"}).reset_index()
+    half = t.ppf(0.975, (found[count] - 1).clip(lower=1)) * found.pop("error")
+    found["low"], found["high"] = found["value"] - half, found["value"] + half
+    order = {family: place for place, family in enumerate(style.ordered(found["family"]))}
+    found = found.sort_values("family", key=lambda names: names.map(order), kind="stable")
+    return found.reset_index(drop=True)
 
 
 def require(frame: pd.DataFrame, columns: tuple[str, ...], what: str) -> None:

@@ -7,7 +7,6 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
-from scipy import stats
 
 from layerroles.figures import select, style
 
@@ -114,13 +113,7 @@ def influence_profile(similarity: pd.DataFrame) -> go.Figure:
 def run_means(similarity: pd.DataFrame, value: str) -> pd.DataFrame:
     """Average over examples: family, task, layer, n, value, low, high, examples."""
     select.require(similarity, _COLUMNS, "the similarity figure")
-    grouped = similarity.groupby(["family", "task", "layer", "n"], sort=False)[value]
-    means = grouped.agg(value="mean", error="sem", examples="size").reset_index()
-    half = stats.t.ppf(0.975, (means["examples"] - 1).clip(lower=1)) * means.pop("error")
-    means["low"], means["high"] = means["value"] - half, means["value"] + half
-    order = {family: place for place, family in enumerate(style.ordered(means["family"]))}
-    means = means.sort_values("family", key=lambda names: names.map(order), kind="stable")
-    return means.reset_index(drop=True)
+    return select.means(similarity, ["family", "task", "layer", "n"], value, count="examples")
 
 
 def _triangle(figure: go.Figure, part: pd.DataFrame, n_layers: int, row: int, column: int) -> None:

@@ -226,6 +226,21 @@ def layer_axis(n_layers: int, *, embedding: bool = False) -> dict[str, object]:
     }
 
 
+def error_bars(
+    value: Any, low: Any, high: Any, *, colour: str, thickness: float = 1.2
+) -> dict[str, object]:
+    """The bars of intervals around values, for `error_x` or `error_y` of a trace."""
+    return {
+        "type": "data",
+        "symmetric": False,
+        "array": high - value,
+        "arrayminus": value - low,
+        "width": 0,
+        "thickness": thickness,
+        "color": colour,
+    }
+
+
 def ordered(families: Iterable[str]) -> list[str]:
     """Families in the palette's order, unknown ones after them by name."""
     known = list(FAMILY_COLOUR)
