@@ -1,8 +1,8 @@
 """`layerroles ablations`: the ablations that `--ablation` takes."""
 
 from layerroles.cli.fields import describe_fields, first_line
+from layerroles.cli.options import Plugins
 from layerroles.cli.plugins import import_plugins
-from layerroles.cli.sweep import Plugins
 
 
 def command(plugin: Plugins = None) -> None:

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from layerroles.cli.options import Dtype, Limit, Seed
 from layerroles.errors import InputError
 
 TASKS = ("kv_retrieval", "facts", "word_problems", "copying")
@@ -15,11 +16,9 @@ PROTOCOLS = ("continuation", "generation")
 def command(
     out: Annotated[Path, typer.Option(metavar="RUN", help="The run folder.")] = Path("runs/demo"),
     model: Annotated[str, typer.Option(help="Any model that `sweep` takes.")] = "smollm2-135m",
-    limit: Annotated[int, typer.Option(metavar="N", help="Examples of each task.")] = 32,
-    seed: Annotated[int, typer.Option(metavar="N", help="Draws the examples.")] = 0,
-    dtype: Annotated[
-        str, typer.Option(metavar="DTYPE", help="auto, float32, bfloat16 or float16.")
-    ] = "auto",
+    limit: Limit = 32,
+    seed: Seed = 0,
+    dtype: Dtype = "auto",
 ) -> None:
     """Skip every layer of a real 30-layer model on four families of tasks; write a report.
 

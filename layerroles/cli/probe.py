@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from layerroles.cli.options import Device, Dtype, Limit, NumFewshot, Plugins, Revision, Seed
 from layerroles.cli.plugins import import_plugins
-from layerroles.cli.sweep import Plugins, make_tasks
+from layerroles.cli.sweep import make_tasks
 from layerroles.cli.words import split_list
 from layerroles.errors import InputError
 
@@ -34,21 +35,12 @@ def command(
     tasks: Annotated[
         str, typer.Option(metavar="TASK,...", help="On what, as in `sweep`.")
     ] = "kv_retrieval,facts,word_problems,copying",
-    limit: Annotated[int, typer.Option(metavar="N", help="Examples of each task.")] = 32,
-    num_fewshot: Annotated[
-        int | None,
-        typer.Option(metavar="N", help="Worked examples shown first; by default each task's own."),
-    ] = None,
-    seed: Annotated[int, typer.Option(metavar="N", help="Draws the examples.")] = 0,
-    dtype: Annotated[
-        str, typer.Option(metavar="DTYPE", help="auto, float32, bfloat16 or float16.")
-    ] = "auto",
-    device: Annotated[
-        str | None, typer.Option(metavar="DEVICE", help="cpu, cuda, cuda:1; by default the best.")
-    ] = None,
-    revision: Annotated[
-        str | None, typer.Option(metavar="REV", help="A branch, tag or commit of the hub.")
-    ] = None,
+    limit: Limit = 32,
+    num_fewshot: NumFewshot = None,
+    seed: Seed = 0,
+    dtype: Dtype = "auto",
+    device: Device = None,
+    revision: Revision = None,
     plugin: Plugins = None,
 ) -> None:
     """Measure probes on a task's prompts, keep the frames in a run folder, and sum them up.

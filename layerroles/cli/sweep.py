@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from layerroles.cli.fields import describe_fields, typed_fields
+from layerroles.cli.options import Device, Dtype, Limit, NumFewshot, Plugins, Revision, Seed
 from layerroles.cli.plugins import import_plugins
 from layerroles.cli.words import split_list, split_settings
 from layerroles.errors import InputError
@@ -19,15 +20,6 @@ if TYPE_CHECKING:
     from layerroles.tasks import Task
 
 REFERENCE_LIMIT = 64  # prompts of a reference that an ablation declares
-
-Plugins = Annotated[
-    list[Path] | None,
-    typer.Option(
-        "--plugin",
-        metavar="FILE.py",
-        help="A file that registers ablations, tasks or protocols of your own; repeatable.",
-    ),
-]
 
 
 def command(
@@ -98,21 +90,12 @@ def command(
             "answers change."
         ),
     ] = True,
-    limit: Annotated[int, typer.Option(metavar="N", help="Examples of each task.")] = 32,
-    num_fewshot: Annotated[
-        int | None,
-        typer.Option(metavar="N", help="Worked examples shown first; by default each task's own."),
-    ] = None,
-    seed: Annotated[int, typer.Option(metavar="N", help="Draws the examples.")] = 0,
-    dtype: Annotated[
-        str, typer.Option(metavar="DTYPE", help="auto, float32, bfloat16 or float16.")
-    ] = "auto",
-    device: Annotated[
-        str | None, typer.Option(metavar="DEVICE", help="cpu, cuda, cuda:1; by default the best.")
-    ] = None,
-    revision: Annotated[
-        str | None, typer.Option(metavar="REV", help="A branch, tag or commit of the hub.")
-    ] = None,
+    limit: Limit = 32,
+    num_fewshot: NumFewshot = None,
+    seed: Seed = 0,
+    dtype: Dtype = "auto",
+    device: Device = None,
+    revision: Revision = None,
     executor: Annotated[
         str,
         typer.Option(
