@@ -95,7 +95,7 @@ def depth_intervals(
     rows = []
     for key, part in depths.groupby(by, sort=False):
         known = np.sort(part["depth"].dropna().to_numpy(float))
-        low, high = _median_bounds(known)
+        low, high = median_bounds(known)
         found = {"median": float(np.median(known)) if len(known) else np.nan}
         rows.append(
             {
@@ -140,7 +140,8 @@ def _depths(
     )
 
 
-def _median_bounds(ordered: Float[np.ndarray, " example"]) -> tuple[float, float]:
+def median_bounds(ordered: Float[np.ndarray, " example"]) -> tuple[float, float]:
+    """The two ordered values that hold the median with at least 95% confidence; NaN for few."""
     n = len(ordered)
     below = int(binom.ppf(0.025, n, 0.5)) - 1 if n else -1
     if below < 0:

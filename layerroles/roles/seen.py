@@ -6,9 +6,10 @@ from functools import partial
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float
-from scipy import stats as distributions
 
 from layerroles.errors import InputError
+from layerroles.probes import PROBES
+from layerroles.probes.emergence import first_stays, median_bounds
 
 TOP_HEADS = 3
 COLUMNS = [
@@ -71,11 +72,7 @@ def by_probe(probes: Sequence[pd.DataFrame]) -> list[tuple[str, pd.DataFrame]]:
         if "condition" in frame:
             frame = frame[frame["condition"] == "intact"]
         for name, own in frame.groupby("probe", sort=False):
-            if name not in _KINDS:
-                # The probes' module loads torch, which a known name does without.
-                from layerroles.probes import PROBES
-
-                PROBES[str(name)]
+            PROBES[str(name)]  # an unknown name is refused
             found.append((str(name), own))
     return found
 
@@ -95,11 +92,8 @@ def _stays(
         frame = frame[frame["part"] == "block"]
     values = frame.pivot(index=["task", "example"], columns="layer", values=column)
     values = values.sort_index(axis=1)
-    held = holds(values.to_numpy(float))
-    from_the_end = np.logical_and.accumulate(held[:, ::-1], axis=1).sum(axis=1)
-    layers = np.array([*values.columns, np.nan], dtype=float)
-    first = np.where(from_the_end > 0, held.shape[1] - from_the_end, held.shape[1])
-    return pd.Series(layers[first], index=values.index)
+    first = first_stays(holds(values.to_numpy(float)), list(values.columns))
+    return pd.Series(first, index=values.index)
 
 
 def _depth(
@@ -108,7 +102,7 @@ def _depth(
     """The median of a layer over examples, and in how many of them there is one."""
     found = first(frame)
     known = found.dropna().sort_values().to_numpy(float)
-    low, high = _median_bounds(known)
+    low, high = median_bounds(known)
     return [
         {
             "n": len(found),
@@ -190,12 +184,3 @@ def _named(layer: object, head: object = None) -> dict[str, object]:
 
 def _n(frame: pd.DataFrame) -> int:
     return len(frame[["task", "example"]].drop_duplicates())
-
-
-def _median_bounds(ordered: Float[np.ndarray, " example"]) -> tuple[float, float]:
-    """The two ordered values that hold the median with at least 95% confidence."""
-    n = len(ordered)
-    below = int(distributions.binom.ppf(0.025, n, 0.5)) - 1 if n else -1
-    if below < 0:
-        return np.nan, np.nan
-    return float(ordered[below]), float(ordered[n - 1 - below])
