@@ -27,15 +27,13 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
 from layerroles import __version__, gguf
+from layerroles.boot import boot, device_of, resolve_dtype, source_of
 from layerroles.checks import Checks, check_model
 from layerroles.errors import InputError
-from layerroles.registry import nearest
 from layerroles.sites import Site, size_of
 from layerroles.weights import content, weights
 
 log = logging.getLogger(__name__)
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -107,11 +105,11 @@ def load(
     """
     if device is not None and device_map is not None:
         raise InputError(f"device={device!r} and device_map are both given: use one of them")
-    where = _device(device)
+    where = device_of(device)
     kind = resolve_dtype(dtype, where)
-    source = _source(str(name))
+    source = source_of(str(name))
     try:
-        bridge, tokenizer = _boot(str(name), source, kind, where, revision, device_map)
+        bridge, tokenizer = boot(str(name), source, kind, where, revision, device_map)
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise InputError(
             f"model {str(name)!r} does not fit into the memory of {where} as {kind}: "
@@ -185,7 +183,7 @@ def model_folder(name: str) -> Path:
     Raises:
         InputError: neither of these, nor a local folder.
     """
-    folder = Path(_source(name))
+    folder = Path(source_of(name))
     if not folder.is_dir():
         raise InputError(
             f"model {name!r} has no local folder: known are {gguf.BUILT_IN!r}, "
@@ -274,33 +272,6 @@ def _groups_alike(model: TransformerBridge) -> bool:
     return len(set(each)) < 2 and size.n_heads % size.n_kv_heads == 0
 
 
-def resolve_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
-    """A torch dtype; `"auto"` is bfloat16 where the device multiplies it in hardware.
-
-    Raises:
-        InputError: unknown dtype.
-    """
-    if isinstance(dtype, torch.dtype) and dtype in DTYPES.values():
-        return dtype
-    if dtype == "auto":
-        fast = (
-            torch.cuda.is_bf16_supported()
-            if device.type == "cuda"
-            else torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
-        )
-        return torch.bfloat16 if fast else torch.float32
-    if dtype not in DTYPES:
-        raise InputError(f"unknown dtype {dtype!r}: known are auto, {', '.join(DTYPES)}")
-    return DTYPES[dtype]
-
-
-def _device(device: str | torch.device | None) -> torch.device:
-    try:
-        return torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    except RuntimeError:
-        raise InputError(f"unknown device {device!r}: known are cpu, cuda, cuda:0, mps") from None
-
-
 def _prepare(
     bridge: TransformerBridge, name: str, revision: str | None, tokenizer: Any
 ) -> TransformerBridge:
@@ -316,82 +287,6 @@ def _prepare(
         ) from error
     _PREPARED[bridge] = Prepared(name, revision, tokenizer, checks)
     return bridge
-
-
-def _source(name: str) -> str:
-    if name == gguf.BUILT_IN:
-        return str(gguf.built_in_folder())
-    path = Path(name).expanduser()
-    if path.suffix == ".gguf":
-        return str(gguf.convert(path))
-    if path.is_dir():
-        if not (path / "config.json").is_file():
-            raise InputError(f"model folder {name!r} has no config.json")
-        return str(path)
-    return name
-
-
-def _boot(
-    name: str,
-    source: str,
-    dtype: torch.dtype,
-    device: torch.device,
-    revision: str | None,
-    device_map: str | dict[str, Any] | None,
-) -> tuple[TransformerBridge, Any]:
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-    from transformers.utils import logging as progress
-
-    shown = progress.is_progress_bar_enabled()
-    progress.disable_progress_bar()
-    try:
-        config = AutoConfig.from_pretrained(source, revision=revision)
-        architecture = (config.architectures or ["unknown"])[0]
-        if config.is_encoder_decoder or (
-            architecture not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
-        ):
-            raise InputError(f"model {name!r} is {architecture}, not a decoder-only language model")
-        tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
-        # Loaded here and not by the bridge, which would also take pickled weights.
-        loaded = AutoModelForCausalLM.from_pretrained(
-            source,
-            revision=revision,
-            dtype=dtype,
-            use_safetensors=True,
-            attn_implementation="eager",
-            device_map=device_map,
-        )
-        bridge = TransformerBridge.boot_transformers(
-            source,
-            # Spread weights stay where they are.
-            hf_model=loaded if device_map else loaded.to(device),  # type: ignore[arg-type]
-            tokenizer=tokenizer,
-            dtype=dtype,
-            device=None if device_map else device,
-            revision=revision,
-        )
-    except (torch.OutOfMemoryError, InputError):
-        raise
-    except (OSError, ValueError, RuntimeError, KeyError, AttributeError) as error:
-        raise InputError(_reason(name, source, error)) from error
-    finally:
-        if shown:
-            progress.enable_progress_bar()
-    return bridge, tokenizer
-
-
-def _reason(name: str, source: str, error: Exception) -> str:
-    line = next((text for text in str(error).split("\n") if text.strip()), type(error).__name__)
-    if Path(source).exists():
-        return f"model {name!r} cannot be loaded: {line}"
-    hint = nearest(name, [gguf.BUILT_IN])
-    did = f"did you mean {hint!r}? " if hint else ""
-    return (
-        f"model {name!r}: {did}there is no such folder or file, and the Hugging Face hub did not "
-        f"give it ({line.strip().rstrip('.')}); offline, use {gguf.BUILT_IN!r}, a local folder or "
-        f"a .gguf file"
-    )
 
 
 def _own_tokenizer(tokenizer: Any) -> Any:

@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).resolve().parents[2] / "layerroles"
 
 # Left may not import right.
 ORDER = (
-    "errors registry progress sites gguf weights checks models chat ablations engine tasks "
+    "errors registry progress sites gguf weights checks boot models chat ablations engine tasks "
     "protocols probes plants lm manifest store backends frame again sweep aggregates roles prune "
     "figures sections page cli __main__"
 ).split()

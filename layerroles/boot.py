@@ -1,0 +1,143 @@
+"""From a name to a bridge: where its weights lie, and their dtype and device.
+
+Only safetensors are taken; a `.gguf` file is converted first. What the libraries under this one say
+of a model that they cannot load is told in one line.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformer_lens.model_bridge import TransformerBridge
+
+from layerroles import gguf
+from layerroles.errors import InputError
+from layerroles.registry import nearest
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def boot(
+    name: str,
+    source: str,
+    dtype: torch.dtype,
+    device: torch.device,
+    revision: str | None,
+    device_map: str | dict[str, Any] | None,
+) -> tuple[TransformerBridge, Any]:
+    """A raw bridge and its tokenizer.
+
+    Args:
+        name: as it was asked for.
+        source: where it is, see `source_of`.
+        dtype: of the weights.
+        device: where they go, unless a map says so.
+        revision: of the hub.
+        device_map: as in transformers.
+
+    Raises:
+        InputError: not a decoder-only model, or the libraries cannot load it.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    from transformers.utils import logging as progress
+
+    shown = progress.is_progress_bar_enabled()
+    progress.disable_progress_bar()
+    try:
+        config = AutoConfig.from_pretrained(source, revision=revision)
+        architecture = (config.architectures or ["unknown"])[0]
+        if config.is_encoder_decoder or (
+            architecture not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
+        ):
+            raise InputError(f"model {name!r} is {architecture}, not a decoder-only language model")
+        tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
+        # Loaded here and not by the bridge, which would also take pickled weights.
+        loaded = AutoModelForCausalLM.from_pretrained(
+            source,
+            revision=revision,
+            dtype=dtype,
+            use_safetensors=True,
+            attn_implementation="eager",
+            device_map=device_map,
+        )
+        bridge = TransformerBridge.boot_transformers(
+            source,
+            # Spread weights stay where they are.
+            hf_model=loaded if device_map else loaded.to(device),  # type: ignore[arg-type]
+            tokenizer=tokenizer,
+            dtype=dtype,
+            device=None if device_map else device,
+            revision=revision,
+        )
+    except (torch.OutOfMemoryError, InputError):
+        raise
+    except (OSError, ValueError, RuntimeError, KeyError, AttributeError) as error:
+        raise InputError(_reason(name, source, error)) from error
+    finally:
+        if shown:
+            progress.enable_progress_bar()
+    return bridge, tokenizer
+
+
+def source_of(name: str) -> str:
+    """The folder of a built-in model, a `.gguf` file or a folder; else the name, for the hub.
+
+    Raises:
+        InputError: a folder without a config, or a file that cannot be converted.
+    """
+    if name == gguf.BUILT_IN:
+        return str(gguf.built_in_folder())
+    path = Path(name).expanduser()
+    if path.suffix == ".gguf":
+        return str(gguf.convert(path))
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise InputError(f"model folder {name!r} has no config.json")
+        return str(path)
+    return name
+
+
+def resolve_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
+    """A torch dtype; `"auto"` is bfloat16 where the device multiplies it in hardware.
+
+    Raises:
+        InputError: unknown dtype.
+    """
+    if isinstance(dtype, torch.dtype) and dtype in DTYPES.values():
+        return dtype
+    if dtype == "auto":
+        fast = (
+            torch.cuda.is_bf16_supported()
+            if device.type == "cuda"
+            else torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+        )
+        return torch.bfloat16 if fast else torch.float32
+    if dtype not in DTYPES:
+        raise InputError(f"unknown dtype {dtype!r}: known are auto, {', '.join(DTYPES)}")
+    return DTYPES[dtype]
+
+
+def device_of(device: str | torch.device | None) -> torch.device:
+    """A torch device; by default CUDA if there is one, else the CPU.
+
+    Raises:
+        InputError: unknown device.
+    """
+    try:
+        return torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except RuntimeError:
+        raise InputError(f"unknown device {device!r}: known are cpu, cuda, cuda:0, mps") from None
+
+
+def _reason(name: str, source: str, error: Exception) -> str:
+    line = next((text for text in str(error).split("\n") if text.strip()), type(error).__name__)
+    if Path(source).exists():
+        return f"model {name!r} cannot be loaded: {line}"
+    hint = nearest(name, [gguf.BUILT_IN])
+    did = f"did you mean {hint!r}? " if hint else ""
+    return (
+        f"model {name!r}: {did}there is no such folder or file, and the Hugging Face hub did not "
+        f"give it ({line.strip().rstrip('.')}); offline, use {gguf.BUILT_IN!r}, a local folder or "
+        f"a .gguf file"
+    )
