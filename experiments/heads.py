@@ -36,11 +36,7 @@ def main() -> None:
     """Score the heads, silence the best and random ones, compare."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--model", default="smollm2-135m")
-    parser.add_argument(
-        "--score",
-        default="retrieval_score:score",
-        help="PROBE:COLUMN of heads, as in attention:evidence",
-    )
+    parser.add_argument("--score", default="retrieval_score:score", help="PROBE:COLUMN, of heads")
     parser.add_argument("--heads", type=int, default=10, help="how many are silenced together")
     parser.add_argument("--seeds", type=int, default=8, help="draws of other heads")
     parser.add_argument("--protocol", default="generation")
@@ -56,6 +52,8 @@ def main() -> None:
     scores = lr.probes.measure_into(
         args.out, lr.probes.PROBES.make(probe, {}), model, tasks[:1], limit=16, seed=1
     )
+    if not {"layer", "head", column} <= set(scores):
+        raise lr.InputError(f"--score {args.score}: {probe} has the columns {', '.join(scores)}")
     if "recall" in scores:
         scores = scores[scores["recall"] >= 0.5]
     best = scores.groupby(["layer", "head"])[column].mean().nlargest(args.heads)

@@ -40,25 +40,24 @@ def main() -> None:
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
 
-    with args.texts.open(encoding="utf-8") as lines:
-        texts = [json.loads(line)[args.field][: args.length] for line in lines]
+    try:
+        with args.texts.open(encoding="utf-8") as lines:
+            texts = [json.loads(line)[args.field][: args.length] for line in lines]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        parser.error(f"{args.texts} is no JSONL file with texts in {args.field!r}: {error}")
     texts = list(dict.fromkeys(texts))  # none is on both sides
     if len(texts) < args.train + args.held_out:
         parser.error(f"{args.texts} holds {len(texts)} texts: fewer than are asked for")
     model = lr.load(args.model, dtype=args.dtype)
-    kept = args.out / "tuned.safetensors"
-    if kept.is_file():
+    asked = {name: getattr(args, name) for name in ("steps", "tokens", "rate", "seed")}
+    kept, note = args.out / "tuned.safetensors", args.out / "asked.json"
+    settings = json.dumps({**asked, "texts": texts[: args.train]})
+    if kept.is_file() and note.is_file() and note.read_text(encoding="utf-8") == settings:
         tuned = lr.probes.TunedLens.load(kept)
     else:
-        tuned = lr.probes.TunedLens.fit(
-            model,
-            texts[: args.train],
-            steps=args.steps,
-            tokens=args.tokens,
-            rate=args.rate,
-            seed=args.seed,
-        )
+        tuned = lr.probes.TunedLens.fit(model, texts[: args.train], **asked)
         tuned.save(kept)
+        note.write_text(settings, encoding="utf-8")
     held = texts[-args.held_out :]
     raw, mapped = (by_text(lens.read(model, held)) for lens in (lr.probes.LogitLens(), tuned))
     table = compared(raw, mapped)
