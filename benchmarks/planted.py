@@ -3,11 +3,11 @@
     python benchmarks/planted.py --models 100 --n 96 --out runs/planted
 
 Each model is drawn at random: depth, heads, which layers do what, which write nothing, how large a
-share of the examples depends on the roles, how much noise the other layers write, and whether a
-layer has a double. Every layer is skipped under two protocols and every head is zeroed under
-generation; where a layer has a double, so are the pairs of layers that nothing showed for. The
-verdicts are held against the truth. What was found of each model is kept in `models.jsonl`, so that
-an interrupted run goes on; `planted.md` is the page.
+share of the examples depends on the roles, how much noise the other layers write, which heads of a
+layer do its step, and whether a layer has a double. Every layer is skipped under two protocols and
+every head is zeroed under generation; where a layer has a double, pairs of layers that nothing
+showed for are skipped too. What `lr.localize` says is held against the truth. What was found of
+each model is kept in `models.jsonl`, so that an interrupted run goes on; `planted.md` is the page.
 """
 
 import argparse
@@ -25,8 +25,8 @@ import layerroles as lr
 from layerroles.plants import Plant
 
 PROTOCOLS = ("continuation", "generation")
-# Harm from which a layer must be found, and above which the interval of a critical one lies.
-LARGE, CRITICAL = 0.35, 0.2
+# Harm from which a layer or head must be found.
+LARGE = 0.35
 
 Found = dict[str, Any]
 
@@ -66,6 +66,11 @@ def drawn(seed: int) -> tuple[dict[str, Any], Plant]:
         backup = []
         if rng.random() < 0.3:
             backup = [(rng.choice(sorted(roles)), rng.randrange(n_layers))]
+        heads = rng.randint(1, 3)
+        chosen = {}
+        if heads > 1 and rng.random() < 0.5:
+            layer = rng.choice((previous, first, second))
+            chosen = {layer: tuple(rng.sample(range(heads), rng.randint(2, heads)))}
         free = sorted(set(range(n_layers)) - roles - {layer for pair in backup for layer in pair})
         placement: dict[str, Any] = {
             "n_layers": n_layers,
@@ -74,7 +79,8 @@ def drawn(seed: int) -> tuple[dict[str, Any], Plant]:
             "knowledge": (knowledge,),
             "inert": tuple(sorted(rng.sample(free, rng.randint(0, min(2, len(free)))))),
             "backup": tuple(backup),
-            "heads": rng.randint(1, 3),
+            "heads": heads,
+            "heads_of": chosen,
             "strength": round(rng.uniform(0.3, 1), 2),
             "noise": round(rng.uniform(0, 0.1), 3),
             "seed": seed,
@@ -90,22 +96,26 @@ def asked(seed: int, n: int) -> Found:
     began = time.process_time()
     placement, made = drawn(seed)
     layers = lr.each_layer(made.model, lr.Skip())
-    result = swept(made, made.tasks, layers, PROTOCOLS, n)
-    roles = lr.localize(result)
-    heads = swept(made, made.tasks, lr.each_head(made.model, lr.Zero()), ["generation"], n)
+    with tempfile.TemporaryDirectory() as folder:
+        roles = lr.localize(swept(made, layers, PROTOCOLS, n, Path(folder) / "layers"))
+        smaller = [*layers, *lr.each_head(made.model, lr.Zero()), *doubles(made, roles)]
+        parts = lr.localize(swept(made, smaller, ["generation"], n, Path(folder) / "parts"))
     found: Found = {
         "seed": seed,
         "n": n,
-        "placement": placement,
+        "placement": {**placement, "heads_of": list(placement["heads_of"].items())},
         "truth": made.truth,
         "joint": made.joint,
-        "sites": {family: [str(site) for site in own] for family, own in made.sites.items()},
+        "harms": {
+            family: {str(site): harm for site, harm in own.items()}
+            for family, own in made.harms.items()
+        },
         "layers": records(roles.layers, "family protocol layer harm harm_low harm_high verdict"),
         "families": records(
             roles.frame, "family protocol early_minus_late ci_low ci_high specific"
         ),
-        "heads": records(heads.effects(), "family layer head harm harm_low harm_high n_changed"),
-        "pairs": [pair for family in made.joint for pair in paired(made, family, roles, n)],
+        "heads": records(parts.heads, "family layer head harm harm_low harm_high verdict"),
+        "pairs": records(parts.pairs, "family layer other excess excess_low excess_high verdict"),
     }
     found["seconds"] = time.process_time() - began
     plain: Found = json.loads(json.dumps(found, default=int))
@@ -113,39 +123,23 @@ def asked(seed: int, n: int) -> Found:
 
 
 def swept(
-    made: Plant,
-    tasks: list[lr.Task],
-    conditions: list[lr.Condition],
-    protocols: Iterable[str],
-    n: int,
+    made: Plant, conditions: list[lr.Condition], protocols: Iterable[str], n: int, folder: Path
 ) -> lr.SweepResult:
-    """One sweep, whose folder is not kept."""
-    with tempfile.TemporaryDirectory() as folder:
-        sweep = lr.Sweep(
-            made.model, tasks, conditions, protocols=list(protocols), limit=n, noise_floor=False
-        )
-        return sweep.run(Path(folder) / "run")
+    """One sweep over all tasks."""
+    sweep = lr.Sweep(
+        made.model, made.tasks, conditions, protocols=list(protocols), limit=n, noise_floor=False
+    )
+    return sweep.run(folder)
 
 
-def paired(made: Plant, family: str, roles: lr.Roles, n: int) -> list[Found]:
-    """Skip every pair of layers that single ablation showed nothing for."""
-    if not made.joint[family]:
+def doubles(made: Plant, roles: lr.Roles) -> list[lr.Condition]:
+    """Where a layer has a double: every pair of layers critical for no family by themselves."""
+    if not any(made.joint.values()):
         return []
-    own = roles.layers[
-        (roles.layers["family"] == family) & (roles.layers["protocol"] == "generation")
-    ]
-    quiet = [int(layer) for layer in own.loc[own["verdict"] != "critical", "layer"]]
-    tasks = [task for task in made.tasks if task.family == family]
-    conditions = lr.pairs(made.model, lr.Skip(), layers=quiet)
-    effects = swept(made, tasks, conditions, ["generation"], n).effects()
-    return [
-        {
-            "family": family,
-            "pair": [site.layer for site in next(c for c in conditions if c.name == row.condition)],
-            "harm_low": row.harm_low,
-        }
-        for row in effects.itertuples()
-    ]
+    own = roles.layers[roles.layers["protocol"] == "generation"]
+    shown = set(own.loc[own["verdict"] == "critical", "layer"])
+    quiet = [layer for layer in range(made.model.cfg.n_layers) if layer not in shown]
+    return lr.pairs(made.model, lr.Skip(), layers=quiet)
 
 
 def records(frame: Any, columns: str) -> list[Found]:
@@ -197,7 +191,9 @@ def judged_layer(one: Found, row: Found) -> Judged:
     """One layer's verdict for one family."""
     family, layer = row["family"], row["layer"]
     critical, spare = row["verdict"] == "critical", row["verdict"] == "spare"
-    yield from judged_place(one, family, layer, one["truth"], critical)
+    strength = one["placement"]["strength"]
+    harms = {name: dict.fromkeys(own, strength) for name, own in one["truth"].items()}
+    yield from judged_place(one, family, layer, harms, critical)
     if is_still(one, layer):
         yield "still spare", spare
     elif layer not in one["truth"][family]:
@@ -215,16 +211,16 @@ def is_still(one: Found, layer: int) -> bool:
 
 
 def judged_place(
-    one: Found, family: str, place: object, truth: dict[str, list[Any]], critical: bool
+    one: Found, family: str, place: object, harms: dict[str, dict[Any, float]], critical: bool
 ) -> Judged:
-    """Whether a layer or a head is critical for a family, against what is true of both."""
-    true = place in truth[family]
+    """Whether a layer or a head is critical for a family, against the harms that are true."""
+    harm = harms[family].get(place, 0.0)
     layer = int(str(place).removeprefix("L").split(".")[0])
-    if true and one["placement"]["strength"] >= LARGE:
+    if harm >= LARGE:
         yield "recall", critical
     if critical:
-        yield "precision", true
-    if not true and any(place in own for own in truth.values()):
+        yield "precision", harm > 0
+    if not harm and any(place in own for own in harms.values()):
         yield "other truth", critical
     if layer in one["placement"]["inert"]:
         yield "inert", critical
@@ -259,26 +255,23 @@ def lean(truth: list[int], n_layers: int) -> int:
 
 
 def judged_heads(found: list[Found]) -> Judged:
-    """Heads, critical by the interval of their harm."""
+    """Head verdicts."""
     for one in found:
         for row in one["heads"]:
             place = f"L{row['layer']}.H{row['head']}"
-            yield from judged_place(one, row["family"], place, one["sites"], is_critical(row))
+            critical = row["verdict"] == "critical"
+            yield from judged_place(one, row["family"], place, one["harms"], critical)
 
 
 def judged_pairs(found: list[Found]) -> Judged:
-    """Pairs of layers that single ablation showed nothing for."""
+    """Verdicts of pairs of layers that nothing showed for."""
     for one in found:
         for row in one["pairs"]:
-            if sorted(row["pair"]) not in one["joint"][row["family"]]:
-                yield "others", is_critical(row)
+            backup = row["verdict"] == "backup"
+            if [row["layer"], row["other"]] not in one["joint"][row["family"]]:
+                yield "others", backup
             elif one["placement"]["strength"] >= LARGE:
-                yield "recall", is_critical(row)
-
-
-def is_critical(row: Found) -> bool:
-    """Whether the interval of a harm lies above what makes a layer critical."""
-    return row["harm_low"] is not None and row["harm_low"] > CRITICAL
+                yield "recall", backup
 
 
 ROWS = {
@@ -304,8 +297,8 @@ HEAD_ROWS = {
     "null": "heads that are critical for the null family",
 }
 PAIR_ROWS = {
-    "recall": f"pairs that stand in for each other, harm {LARGE} or more, that are critical",
-    "others": "other pairs that are critical",
+    "recall": f"pairs that stand in for each other, harm {LARGE} or more, that are backups",
+    "others": "other pairs that are called backups",
 }
 
 
@@ -320,6 +313,7 @@ def written(found: list[Found], n: int) -> str:
     ranges = {name: f"{min(some):g} to {max(some):g}" for name, some in drawn_of.items()}
     doubles = sum(bool(one["placement"]["backup"]) for one in found)
     still = sum(bool(one["placement"]["inert"]) for one in found)
+    shared = sum(bool(one["placement"]["heads_of"]) for one in found)
     lines = [
         "# Planted truth",
         "",
@@ -347,10 +341,10 @@ def written(found: list[Found], n: int) -> str:
             for name, words in ROWS.items()
         ),
         "",
-        *unknowable(layers["generation"]),
         "## Heads, each zeroed, under generation",
         "",
-        f"Critical: the interval of the harm (Tango's, in `effects`) lies above {CRITICAL}.",
+        f"In {shared} models several heads share the step of a layer, each for its own part of the",
+        "words; the true harm of such a head is the share of the examples that takes it.",
         "",
         "| | |",
         "|---|---|",
@@ -367,18 +361,6 @@ def written(found: list[Found], n: int) -> str:
         "",
     ]
     return "\n".join(lines)
-
-
-def unknowable(counts: dict[str, Count]) -> list[str]:
-    """Why some verdicts are missing, if they are."""
-    if counts["still spare"].so == counts["still spare"].of:
-        return []
-    return [
-        "Layers that write nothing are inert ones, and where the noise is 0 all that lack a role.",
-        "Skipping one changes nothing at all, for which no harm is defined: such a layer is",
-        "undecided, and in a model that has one early against late is not known.",
-        "",
-    ]
 
 
 if __name__ == "__main__":

@@ -32,6 +32,12 @@ def command(
             "known ones.",
         ),
     ] = "logit_lens,attention",
+    tuned_lens: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Measure a tuned lens too: a file that TunedLens.save wrote."
+        ),
+    ] = None,
     tasks: Annotated[
         str, typer.Option(metavar="TASK,...", help="On what, as in `sweep`.")
     ] = "kv_retrieval,facts,word_problems,copying",
@@ -52,7 +58,7 @@ def command(
     """
     import_plugins(plugin or [])
     asked = make_tasks(tasks, num_fewshot)
-    probes = make_probes(probe)
+    probes = make_probes(probe, tuned_lens)
     if limit < 1:
         raise InputError(f"--limit {limit} asks for nothing: give 1 or more")
 
@@ -80,13 +86,18 @@ def command(
     typer.echo(f"Frames are in {out / 'probes'}. Layers and heads are counted from 0.")
 
 
-def make_probes(text: str) -> list["Probe"]:
-    """The probes that `--probe` names, parameters in brackets.
+def make_probes(text: str, tuned_lens: Path | None = None) -> list["Probe"]:
+    """The probes that `--probe` names, parameters in brackets, and the tuned lens of a file.
 
     Raises:
-        InputError: unknown probe or parameter, a value that it does not take, or one named twice.
+        InputError: unknown probe or parameter, a value that it does not take, one named twice, or a
+            file that holds no lens.
     """
-    from layerroles.probes import PROBES
+    from layerroles.probes import PROBES, TunedLens
     from layerroles.registry import read_label
 
-    return [PROBES.make(*read_label("probe", name)) for name in split_list(text, "--probe")]
+    labels = [read_label("probe", name) for name in split_list(text, "--probe")]
+    if any(name == "tuned_lens" for name, _ in labels):
+        raise InputError("a tuned lens is read from its file: give --tuned-lens FILE")
+    made: list[Probe] = [PROBES.make(*label) for label in labels]
+    return made if tuned_lens is None else [*made, TunedLens.load(tuned_lens)]

@@ -1,6 +1,6 @@
 """Which layer does what in a planted model, and what follows from it: the truth."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from numbers import Real
@@ -47,10 +47,12 @@ class Layout:
         knowledge: layers that share the table of facts.
         inert: layers that write nothing.
         backup: pairs of a layer and the one that does its work a second time.
+        heads_of: the heads that share the step of a layer, where they were chosen.
 
     Raises:
         InputError: a layer out of range or named twice, an order in which a step would be read
-            before it is written, an inert layer with a role, or too many layers or heads.
+            before it is written, an inert layer with a role, too many layers or heads, or heads
+            chosen for a layer that has no step for them.
     """
 
     n_layers: int
@@ -60,6 +62,7 @@ class Layout:
     knowledge: tuple[int, ...]
     inert: tuple[int, ...]
     backup: tuple[Sequence[int], ...]
+    heads_of: Mapping[int, Sequence[int]]
     steps: tuple[Step, ...] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -71,6 +74,7 @@ class Layout:
         self._check_backup()
         object.__setattr__(self, "steps", self._steps())
         self._check_order()
+        self._check_heads()
         for layer in self.inert:
             if layer in {*sum((step.layers for step in self.steps), ())}:
                 raise InputError(
@@ -169,6 +173,22 @@ class Layout:
                     f"retrieval={self.retrieval}, reasoning={self.reasoning}, "
                     f"backup={self.backup}: layer {min(after.layers)} reads what layer "
                     f"{max(before.layers)} writes, so it must come later"
+                )
+
+    def _check_heads(self) -> None:
+        looking = {layer for step in self.steps if step.kind != "fact" for layer in step.layers}
+        for layer, chosen in self.heads_of.items():
+            if layer not in looking:
+                raise InputError(
+                    f"heads_of={self.heads_of!r}: layer {layer!r} has no step that heads do; those "
+                    f"that have are {', '.join(map(str, sorted(looking))) or 'none'}"
+                )
+            given = tuple(chosen) if isinstance(chosen, Iterable) else (chosen,)
+            known = [head for head in given if type(head) is int and 0 <= head < self.heads]
+            if not given or len(set(known)) < len(given):
+                raise InputError(
+                    f"heads_of={self.heads_of!r}: layer {layer} takes different heads from 0 to "
+                    f"{self.heads - 1}, such as ({self.heads - 1},), and not {chosen!r}"
                 )
 
 

@@ -1,7 +1,8 @@
 """Make a planted model, and check that it is what it is said to be."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -9,18 +10,25 @@ from jaxtyping import Bool
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
-from layerroles.ablations import INTACT, Condition, Skip, applied
+from layerroles.ablations import INTACT, Condition, Skip, Zero, applied
 from layerroles.errors import InputError
 from layerroles.models import encode, forward, prepare
-from layerroles.plants.layout import LEAST_STRENGTH, MOST_NOISE, NEEDS, Layout, Step, share
+from layerroles.plants.layout import (
+    LEAST_STRENGTH,
+    MOST_NOISE,
+    NEEDS,
+    Layout,
+    share,
+)
 from layerroles.plants.questions import Chain, Echo, Fact, LookUp, Planted
+from layerroles.plants.shares import Share, is_lost, shares_of
 from layerroles.plants.wiring import wired
-from layerroles.plants.words import ID, SUBJECTS, tokenizer
+from layerroles.plants.words import ID, tokenizer
 from layerroles.sites import Site
 from layerroles.tasks import Task
 
 _TASKS: dict[str, type[Planted]] = {"retrieval": LookUp, "knowledge": Fact, "reasoning": Chain}
-_N_TRIED = 24
+_N_TRIED, _N_COUNTED = 24, 200
 # A word that comes up where nothing was found is right now and then.
 _BY_LUCK = 0.25
 
@@ -41,6 +49,8 @@ class Plant:
         joint: for each family, the pairs of layers that stand in for each other: it takes both of a
             pair away to show either.
         sites: for each family, the heads and MLPs that it depends on, as `truth` is for layers.
+        harms: for each family, the harm to expect without each of `sites`: the share of its
+            questions whose answer takes that head or MLP, 0 to 1.
     """
 
     model: TransformerBridge
@@ -49,6 +59,7 @@ class Plant:
     truth: dict[str, tuple[int, ...]]
     joint: dict[str, tuple[tuple[int, int], ...]]
     sites: dict[str, tuple[Site, ...]]
+    harms: dict[str, dict[Site, float]]
 
 
 def planted(
@@ -62,6 +73,8 @@ def planted(
     strength: float = 1.0,
     noise: float = 0.05,
     seed: int = 0,
+    *,
+    heads_of: Mapping[int, Sequence[int]] = MappingProxyType({}),
 ) -> Plant:
     """Make a model whose roles are known because its weights are set, not trained.
 
@@ -74,18 +87,23 @@ def planted(
         inert: layers that write nothing at all.
         backup: pairs of a layer and its double, which does the layer's work a second time: with
             `((5, 7),)` it takes both layer 5 and layer 7 away for reasoning to fail.
-        heads: heads of each layer, 1 to 16. A step takes one, which one is drawn by `seed`.
+        heads: heads of each layer, 1 to 16. A step takes one, which one is drawn by `seed`, unless
+            `heads_of` says.
         strength: share of examples that depends on the role, 0.2 to 1, in hundredths; the rest
             tell their answer. The harm of a layer of `truth` is about this (of a layer with a part
             of the table, about that part of it).
         noise: length of the random vectors that layers without a role, unused heads and the rest of
             MLPs write, 0 to 0.2; a word's own vector has length 1.
         seed: of noise, of heads, and of what the model prefers to say where it does not know.
+        heads_of: the heads that do the step of a layer: with `{2: (0, 3)}` heads 0 and 3 of layer 2
+            share it, each for its own part of the words, and without one of them a part of the
+            answers is lost.
 
     Raises:
         InputError: layers out of range or named twice, a look-up of other than two layers, an
             order in which a step would be read before it is written, an inert layer with a role,
-            another value out of range, or noise that drowns a role.
+            heads for a layer that has no step for them, another value out of range, or noise that
+            drowns a role.
 
     Example:
         >>> made = planted(n_layers=4, retrieval=(0, 1), reasoning=(3,), knowledge=(2,), inert=())
@@ -100,30 +118,41 @@ def planted(
         knowledge=_listed("knowledge", knowledge),
         inert=_listed("inert", inert),
         backup=_listed("backup", backup),
+        heads_of=_mapped("heads_of", heads_of),
     )
     share("strength", strength, LEAST_STRENGTH, 1.0)
     share("noise", noise, 0.0, MOST_NOISE)
     wiring = wired(layout, noise, seed)
     wiring.model.tokenizer = tokenizer()
     prepare(wiring.model, name="planted")
-    _check(wiring.model, layout, noise)
-    single = [
-        (step, site)
-        for step, sites in zip(layout.steps, wiring.sites, strict=True)
-        for site in sites
-        if len(sites) == 1
-    ]
+    shares = shares_of(layout, wiring)
+    _check(wiring.model, layout, shares, noise)
+    harms = _harms(layout, shares, strength)
     return Plant(
         model=wiring.model,
         tasks=[_task(family, strength) for family in layout.families],
         roles=layout.roles,
         truth=layout.truth,
         joint=layout.joint,
-        sites={
-            family: tuple(site for step, site in single if step.kind in NEEDS[family])
-            for family in layout.families
-        },
+        sites={family: tuple(own) for family, own in harms.items()},
+        harms=harms,
     )
+
+
+def _harms(layout: Layout, shares: list[Share], strength: float) -> dict[str, dict[Site, float]]:
+    """For each family, its sites that nothing stands in for, and the harm to expect of each."""
+    harms = {}
+    for family in layout.families:
+        asked = [example.prompt for example in _task(family, 1.0).examples(_N_COUNTED, 0)]
+        own = [share for share in shares if share.step.kind in NEEDS[family]]
+        harms[family] = {
+            share.site: strength
+            * sum(is_lost([share.site], own, family, prompt) for prompt in asked)
+            / len(asked)
+            for share in own
+            if len(share.step.layers) == 1
+        }
+    return harms
 
 
 def _listed(name: str, given: Any) -> tuple[Any, ...]:
@@ -132,13 +161,19 @@ def _listed(name: str, given: Any) -> tuple[Any, ...]:
     return tuple(given)
 
 
+def _mapped(name: str, given: Any) -> dict[Any, Any]:
+    if not isinstance(given, Mapping):
+        raise InputError(f"{name}={given!r} does not say of which layer: write {{2: (0, 1)}}")
+    return dict(given)
+
+
 def _task(family: str, strength: float) -> Task:
     """The task of a family."""
     return Echo() if family == "language" else _TASKS[family](strength=strength)
 
 
-def _check(model: TransformerBridge, layout: Layout, noise: float) -> None:
-    """Ask some questions of every family, intact and without each layer and each joint pair.
+def _check(model: TransformerBridge, layout: Layout, shares: list[Share], noise: float) -> None:
+    """Ask some questions of every family, intact and without each layer, joint pair and head.
 
     Raises:
         InputError: an answer is wrong that should be right, or right that should be wrong.
@@ -150,38 +185,30 @@ def _check(model: TransformerBridge, layout: Layout, noise: float) -> None:
     ]
     tokens = torch.tensor([encode(model, example.prompt) for _, example in asked])
     answers = torch.tensor([ID[example.answer] for _, example in asked])
-    needs = [
-        [_needs(step, family, example.prompt, len(layout.knowledge)) for family, example in asked]
-        for step in layout.steps
-    ]
-    pairs = {step.layers for step in layout.steps if len(step.layers) == 2}
-    for layers in [(), *((layer,) for layer in range(layout.n_layers)), *sorted(pairs)]:
-        right = _right(model, layers, tokens, answers)
-        gone = torch.zeros(len(asked), dtype=torch.bool)
-        for step, own in zip(layout.steps, needs, strict=True):
-            if set(step.layers) <= set(layers):
-                gone |= torch.tensor(own)
-        lucky = float(right[gone].float().mean()) if gone.any() else 0.0
-        if not right[~gone].all() or lucky > _BY_LUCK:
+    layers = [(Site(layer),) for layer in range(layout.n_layers)]
+    pairs = {tuple(map(Site, step.layers)) for step in layout.steps if len(step.layers) == 2}
+    heads = [(share.site,) for share in shares if share.n_parts > 1 and share.site.part == "head"]
+    for gone in [(), *layers, *sorted(pairs, key=str), *heads]:
+        right = _right(model, gone, tokens, answers)
+        lost = torch.tensor(
+            [is_lost(gone, shares, family, example.prompt) for family, example in asked]
+        )
+        lucky = float(right[lost].float().mean()) if lost.any() else 0.0
+        if not right[~lost].all() or lucky > _BY_LUCK:
+            without = ", ".join(map(str, gone)) or "anything"
             raise InputError(
-                f"noise={noise} drowns what is planted: without layers {layers}, "
-                f"{int((~right[~gone]).sum())} answers are lost and {lucky:.0%} of those that "
+                f"noise={noise} drowns what is planted: without {without}, "
+                f"{int((~right[~lost]).sum())} answers are lost and {lucky:.0%} of those that "
                 f"should be lost are right; use less noise"
             )
 
 
-def _needs(step: Step, family: str, prompt: str, n_parts: int) -> bool:
-    """Whether the answer to a question takes a step."""
-    if step.kind != "fact" or family != "knowledge":
-        return step.kind in NEEDS[family]
-    return SUBJECTS.index(prompt.split()[-1]) % n_parts == step.part
-
-
 def _right(
-    model: TransformerBridge, layers: Sequence[int], tokens: Tensor, answers: Tensor
+    model: TransformerBridge, gone: Sequence[Site], tokens: Tensor, answers: Tensor
 ) -> Bool[Tensor, " row"]:
-    """Which answers the model would give without these layers."""
-    condition = Condition({Site(layer): Skip() for layer in layers}) if layers else INTACT
+    """Which answers the model would give without these layers and heads."""
+    ablations = {site: Skip() if site.part == "block" else Zero() for site in gone}
+    condition = Condition(ablations) if gone else INTACT
     with applied(model, condition, {}):
         logits, _ = forward(model, tokens, torch.ones_like(tokens), keep=1)
     return logits[:, -1].argmax(-1) == answers

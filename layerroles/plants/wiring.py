@@ -19,6 +19,8 @@ A step is one head, or one MLP:
 - `second`: the same from `first`: to the value whose `previous` is what was found.
 - `fact`: a hidden unit for each subject writes its word into `fact`.
 
+Where several heads share a step, they attend alike, and each copies its own part of the words.
+
 With S the sharpness, a look-up scores S for each match of `previous`, S for being a value, and the
 first token gets 1.5 S, so that without a match nothing is found (the first token holds no word).
 Only a marker opens a look-up: elsewhere the first token gets 7 S, more than any match. That is the
@@ -33,6 +35,7 @@ Layers without a role, unused heads and the rest of MLPs write `noise`: random v
 length, in all subspaces, that depend on word and position.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -90,11 +93,12 @@ class Wiring:
 
     Attributes:
         model: the bridge, without a tokenizer.
-        sites: for each step, the heads or MLPs that do it, as its layers are listed.
+        sites: for each step and each of its layers, the MLP that does it, or the heads: with
+            several, number `i` of `n` copies the words `i`, `i + n`, ... of the vocabulary.
     """
 
     model: TransformerBridge
-    sites: tuple[tuple[Site, ...], ...]
+    sites: tuple[tuple[tuple[Site, ...], ...], ...]
 
 
 def wired(layout: Layout, noise: float, seed: int) -> Wiring:
@@ -124,9 +128,10 @@ def wired(layout: Layout, noise: float, seed: int) -> Wiring:
     with torch.no_grad():
         _embed(model)
         _unembed(model, rng)
-        heads = torch.randint(layout.heads, (layout.n_layers,), generator=rng).tolist()
+        drawn = torch.randint(layout.heads, (layout.n_layers,), generator=rng).tolist()
+        heads = [layout.heads_of.get(layer, (head,)) for layer, head in enumerate(drawn)]
         sites = tuple(_place(model, step, heads, len(layout.knowledge)) for step in layout.steps)
-        taken = {site for some in sites for site in some}
+        taken = {site for step in sites for layer in step for site in layer}
         for layer in range(layout.n_layers):
             if layer not in layout.inert:
                 _add_noise(model, layer, taken, noise, rng)
@@ -134,19 +139,29 @@ def wired(layout: Layout, noise: float, seed: int) -> Wiring:
 
 
 def _place(
-    model: TransformerBridge, step: Step, heads: list[int], n_parts: int
-) -> tuple[Site, ...]:
+    model: TransformerBridge, step: Step, heads: list[Sequence[int]], n_parts: int
+) -> tuple[tuple[Site, ...], ...]:
     """Set the weights of a step in each of its layers."""
     if step.kind == "fact":
         for layer in step.layers:
             _know(model, layer, step.part, n_parts)
-        return tuple(Site(layer, "mlp") for layer in step.layers)
+        return tuple((Site(layer, "mlp"),) for layer in step.layers)
     for layer in step.layers:
-        if step.kind == "previous":
-            _look_back(Head(model, layer, heads[layer]))
-        else:
-            _look_up(Head(model, layer, heads[layer]), step.kind)
-    return tuple(Site(layer, "head", heads[layer]) for layer in step.layers)
+        for part, place in enumerate(heads[layer]):
+            head = Head(model, layer, place)
+            if step.kind == "previous":
+                _look_back(head)
+            else:
+                _look_up(head, step.kind)
+            _copy(head, step.kind, words_of(part, len(heads[layer])))
+    return tuple(
+        tuple(Site(layer, "head", place) for place in heads[layer]) for layer in step.layers
+    )
+
+
+def words_of(part: int, n_parts: int) -> list[int]:
+    """Places of the words that one of several heads copies."""
+    return list(range(part, _N, n_parts))
 
 
 class Head:
@@ -191,15 +206,14 @@ def _unembed(model: TransformerBridge, rng: torch.Generator) -> None:
 
 
 def _look_back(head: Head) -> None:
-    """Attend to the position before and copy its word."""
+    """Attend to the position before."""
     shift = torch.eye(N_CTX - 1)
     head.q[: N_CTX - 1, space("position")][:, 1:] = _SCALE * SHARPNESS * shift
     head.k[: N_CTX - 1, space("position")][:, :-1] = shift
-    _copy(head, "previous")
 
 
 def _look_up(head: Head, kind: Kind) -> None:
-    """Attend to the value that stands behind a word, and copy it."""
+    """Attend to the value that stands behind a word."""
     source, opener = _READS[kind]
     sharpness = _SCALE * SHARPNESS
     head.q[:_N, space(source)] = sharpness * torch.eye(_N)
@@ -210,11 +224,11 @@ def _look_up(head: Head, kind: Kind) -> None:
     opened = (1.0, 1.0) if opener == FIND else (0.0, 1.0)  # `follow` opens both
     head.q[_N + 1, space("marker")] = (UNMATCHED - CLOSED) * sharpness * torch.tensor(opened)
     head.k[_N + 1, space("position")][0] = 1
-    _copy(head, kind)
 
 
-def _copy(head: Head, target: str) -> None:
-    head.v[:_N, space("word")] = torch.eye(_N)
+def _copy(head: Head, target: str, words: list[int]) -> None:
+    """Copy the word attended to, if it is one of these."""
+    head.v[:_N, space("word")][words, words] = 1
     head.o[space(target), :_N] = torch.eye(_N)
 
 

@@ -50,8 +50,8 @@ def read(
             that begins at column `start`.
         cache: keys and values of what came before.
         chunk: positions of a piece; by default as many as fit (see above). A model with layers of
-            another kind than attention is read in one piece: those don't go on from a cache by
-            more than a token.
+            another kind than attention is read in one piece, since those don't go on from a cache
+            by more than a token, and so is one that keeps no cache.
         keep_cache: return the keys and values, to go on from.
 
     Raises:
@@ -59,7 +59,7 @@ def read(
     """
     rows, n = attended.shape
     known = n - tokens.shape[1]
-    if len(pattern_layers(model)) < model.cfg.n_layers:
+    if len(pattern_layers(model)) < model.cfg.n_layers or not prepared(model).checks.caches:
         chunk = n
     elif chunk is None:
         chunk = min(_LONGEST, max(_SHORTEST, _MOST_WEIGHTS // (rows * model.cfg.n_heads * n)))

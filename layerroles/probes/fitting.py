@@ -119,7 +119,9 @@ class _Map:
 
     def __init__(self, moments: Float[Tensor, "token d_model"], how: Fit) -> None:
         moments = moments.float()
-        self._mean, self._std = moments.mean(0), moments.std(0).clamp(min=1e-6)
+        self._mean = moments.mean(0)
+        # A single token has no spread: the correction for a sample would divide by zero.
+        self._std = moments.std(0, correction=min(1, len(moments) - 1)).clamp(min=1e-6)
         size, device = moments.shape[1], moments.device
         self._weight = torch.zeros(size, size, device=device, requires_grad=True)
         self._shift = torch.zeros(size, device=device, requires_grad=True)

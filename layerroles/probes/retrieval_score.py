@@ -27,6 +27,7 @@ from layerroles.ablations.reference import pad_left
 from layerroles.engine import Written, written
 from layerroles.engine.decode import Decoding, Stops, greedy
 from layerroles.errors import InputError
+from layerroles.models import prepared
 from layerroles.probes.base import Batch, Probe, register
 from layerroles.probes.chunks import read_patterns
 from layerroles.tasks import Example
@@ -54,6 +55,19 @@ class RetrievalScore(Probe):
     def __post_init__(self) -> None:
         if self.max_gen_toks < 1:
             raise InputError(f"max_gen_toks={self.max_gen_toks} is not a number above 0")
+
+    def check(self, model: TransformerBridge) -> None:
+        """Refuse a model that keeps no cache: it cannot be watched while it writes.
+
+        Raises:
+            InputError: the model keeps no cache.
+        """
+        known = prepared(model)
+        if not known.checks.caches:
+            raise InputError(
+                f"model {known.name!r} keeps no cache of keys and values, and probe {self.name!r} "
+                f"reads on from one: choose head_scores or attention"
+            )
 
     def rows(self, model: TransformerBridge, batch: Batch) -> Iterator[tuple[str, dict[str, Any]]]:
         """One row for each example with evidence, layer and head."""

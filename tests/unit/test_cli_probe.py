@@ -48,12 +48,28 @@ def test_frames_are_kept_and_summed_up(
     assert {"logit_lens", "attribution"} <= set(kept)
 
 
+def test_a_tuned_lens_is_measured_from_its_file(
+    asked: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "lens.safetensors"
+    lens = lr.probes.TunedLens.fit(random_model("llama"), ["one two three"], steps=2)
+    lens.save(file)
+    run = tmp_path / "run"
+    assert probe(asked, run, "--tuned-lens", str(file)) == 0
+    assert "tuned_lens: 12 rows on 3 examples" in capsys.readouterr().out
+    kept = {frame["probe"].iloc[0]: frame for frame in lr.probes.read_saved(run)}
+    expected = lens.measure(random_model("llama"), [lr.task(asked)], limit=3)
+    pd.testing.assert_series_equal(kept["tuned_lens"]["logprob"], expected["logprob"])
+
+
 @pytest.mark.parametrize(
     ("options", "line"),
     [
         (["--probe", "logit_len"], "unknown probe 'logit_len': did you mean 'logit_lens'? known"),
         (["--probe", "logit_lens[tops=3]"], "probe 'logit_lens' has no parameter 'tops': known"),
         (["--probe", "logit_lens,"], "--probe 'logit_lens,' has an empty item"),
+        (["--probe", "tuned_lens"], "a tuned lens is read from its file: give --tuned-lens FILE"),
+        (["--tuned-lens", "no.safetensors"], "tuned lens 'no.safetensors' cannot be read"),
         (["--tasks", "fact"], "unknown task 'fact': did you mean 'facts'?"),
         (["--model", "none/such"], "model 'none/such'"),
     ],

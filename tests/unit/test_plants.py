@@ -5,6 +5,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from transformer_lens.model_bridge import TransformerBridge
@@ -13,7 +14,7 @@ import layerroles as lr
 from layerroles.models import prepared, provenance
 from layerroles.plants import Plant
 from layerroles.plants.words import END, ID, LAST, SUBJECTS, WORDS, fact, tokenizer
-from layerroles.probes import Attention, LogitLens
+from layerroles.probes import Attention, LogitLens, RetrievalScore, chunks
 from layerroles.tasks import FAMILIES
 
 PLACEMENTS: list[dict[str, Any]] = [
@@ -115,6 +116,36 @@ def test_heads_hold_what_their_layers_do(heads: int) -> None:
         assert [str(site) for c in lost for site in c] == (
             ["L3.mlp"] if task.family == "knowledge" else []
         )
+
+
+def test_chosen_heads_share_a_step_and_each_loses_its_own_words() -> None:
+    heads_of = {1: (0, 2), 2: (1,), 5: (2, 0, 1)}
+    made = lr.planted(heads=3, heads_of=heads_of, strength=0.5)
+    placed = {lr.Site(layer, "head", h) for layer, chosen in heads_of.items() for h in chosen}
+    assert set(made.sites["reasoning"]) == placed
+    assert set(made.sites["retrieval"]) == {site for site in placed if site.layer < 5}
+    for task in made.tasks:
+        for condition in lr.each_head(made.model, lr.Zero()):
+            (site,) = condition
+            lost = 1 - float(right(made, task, condition, n=100).float().mean())
+            # Of a hundred questions, so within four standard deviations.
+            assert lost == pytest.approx(made.harms[task.family].get(site, 0.0), abs=0.15)
+            if site not in made.sites[task.family]:
+                assert lost == 0
+    # The value that is answered says which of the three heads is needed.
+    whole = lr.planted(heads=3, heads_of=heads_of)
+    chain = next(task for task in whole.tasks if task.family == "reasoning")
+    for part, head in enumerate(heads_of[5]):
+        without = lr.Condition({lr.Site(5, "head", head): lr.Zero()})
+        needed = torch.tensor([WORDS.index(e.answer) % 3 == part for e in asked_of(chain, 60)])
+        assert torch.equal(right(whole, chain, without, n=60), ~needed)
+
+
+def test_what_is_expected_of_whole_layers_and_parts_of_the_table() -> None:
+    made = lr.planted(knowledge=(0, 3), strength=0.8)
+    assert set(made.harms["retrieval"].values()) == {0.8}
+    assert list(made.harms["knowledge"].values()) == pytest.approx([0.4, 0.4], abs=0.1)
+    assert made.harms["language"] == {}
 
 
 @pytest.mark.parametrize(
@@ -259,6 +290,10 @@ def test_families_without_layers_are_left_out() -> None:
         ({"backup": ((5, 7), (5, 4))}, "one double only"),
         ({"backup": ((5, 7, 4),)}, r"not a list of pairs .* such as \(\(5, 7\),\)"),
         ({"backup": ((5, 5),)}, "names a layer twice"),
+        ({"heads_of": {3: (0,)}}, r"layer 3 has no step that heads do; .* are 1, 2, 5"),
+        ({"heads_of": {5: (0, 2)}}, r"layer 5 takes different heads from 0 to 1, .* not \(0, 2\)"),
+        ({"heads_of": {5: (1, 1)}}, "layer 5 takes different heads"),
+        ({"heads_of": {5: ()}}, "layer 5 takes different heads"),
         ({"strength": 0.1}, "strength=0.1 is not a number from 0.2 to 1"),
         ({"noise": -0.1}, "noise=-0.1 is not a number from 0 to 0.2"),
         ({"heads": 0}, "heads=0 is not a whole number from 1 to 16"),
@@ -427,6 +462,17 @@ def test_a_bridge_without_a_cache_decodes_alike(at: str, caplog: pytest.LogCaptu
     for name in ("fused", "hooked"):
         with pytest.raises(lr.InputError, match=f"cannot be run {name}"):
             lr.Engine(bare, executor=name).generate_until(requests)  # type: ignore[arg-type]
+
+
+def test_probes_read_a_bridge_without_a_cache_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = default()
+    monkeypatch.setattr(chunks, "_LONGEST", 4)
+    ours = Attention().measure(made.model, made.tasks[:1], limit=3)
+    theirs = Attention().measure(native(made), made.tasks[:1], limit=3)
+    numbers = ["layer", "head", "evidence", "first"]
+    pd.testing.assert_frame_equal(ours[numbers], theirs[numbers], atol=1e-5)
+    with pytest.raises(lr.InputError, match=r"'mine' keeps no cache .* choose head_scores"):
+        RetrievalScore(max_gen_toks=2).measure(native(made), made.tasks[:1], limit=1)
 
 
 def test_a_bridge_without_a_cache_scores_alike() -> None:

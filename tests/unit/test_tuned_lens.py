@@ -129,6 +129,14 @@ def test_a_lens_of_other_weights_is_refused(lens: TunedLens) -> None:
         lr.probes.Decision(lens=lens).measure(random_model("qwen3"), [Listed(QUESTIONS)])
 
 
+def test_two_tokens_are_enough_to_train_on() -> None:
+    model = random_model("llama")
+    lens = TunedLens.fit(model, ["ab"], steps=2)
+    assert lens.maps.isfinite().all()
+    assert lens.shifts.isfinite().all()
+    assert lens.shifts.abs().max() > 0
+
+
 def test_mistakes_with_tuned_lenses_are_told(lens: TunedLens, tmp_path: Path) -> None:
     model = random_model("llama")
     with pytest.raises(lr.InputError, match="needs steps above 0, not steps=0"):
