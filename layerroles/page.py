@@ -5,7 +5,7 @@ the template engine, in the figures by `figures.style.escape`, in embedded JSON 
 The file holds its own copy of plotly.js and asks nothing of the network.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from importlib.resources import files
 from os import PathLike
 from pathlib import Path
@@ -20,8 +20,7 @@ from layerroles.errors import InputError
 from layerroles.figures import select, style
 from layerroles.results import SweepResult, detectable_line
 from layerroles.roles import Roles, localize
-from layerroles.roles.probed import probed
-from layerroles.sections import DRAWN, embed, sections
+from layerroles.sections import DRAWN, embed, sections, seen_in
 
 _LAYERS_SHOWN, _ANSWERS_SHOWN = 3, 2  # changed answers: layers per task, examples per layer
 _PROMPT_TAIL, _RESPONSE_HEAD = 260, 500  # characters
@@ -78,13 +77,15 @@ def render(result: SweepResult, probes: Sequence[pd.DataFrame] = ()) -> str:
     }
     # Answers are shown once for each kind of ablation.
     first = {found.ablation: found for found in reversed(roles.values())}.values()
+    shown = list(sections(result, drawn, kinds, list(roles.values())))
+    there = {"setup", "effects", *(section["id"] for section in shown if section["figures"])}
     return template.render(
         manifest=result.manifest,
         model=result.manifest.get("model", {}),
         kinds=kinds,
-        verdicts=[(label, _verdict(found)) for label, found in roles.items()],
+        verdicts=[(label, _verdict(found, there)) for label, found in roles.items()],
         intact=result.intact().to_dict("records"),
-        sections=list(sections(result, drawn, kinds)),
+        sections=shown,
         changed=[(found.ablation, list(_changed(result, effects, found))) for found in first],
         effects=effects.to_dict("records"),
         detectable=detectable_line(effects),
@@ -119,26 +120,25 @@ def layer_list(layers: Sequence[int]) -> str:
     return ", ".join(named) or "\N{EM DASH}"
 
 
-def _verdict(roles: Roles) -> dict[str, Any]:
-    """The verdict's sentences, those on one protocol or on probes together under a heading."""
-    opening, *lines = [line.strip() for line in roles.verdict.splitlines() if line.strip()] or [""]
-    groups: dict[str, list[str]] = {}
-    seen = probed(roles.probes)
+def _verdict(roles: Roles, there: Collection[str]) -> dict[str, Any]:
+    """The verdict's sentences, those on one protocol or on probes together under a heading.
+
+    Each has the id of the section that shows it, if the page has it.
+    """
+    opening, *rest = roles.sentences
+    groups: dict[str, list[dict[str, str]]] = {}
     for protocol in dict.fromkeys(roles.frame["protocol"]):
         groups[f"Under {protocol}"] = []
-    for line in lines:
-        heading, comma, rest = line.partition(", ")
-        if comma and heading in groups:
-            groups[heading].append(_sentence(rest))
-        else:
-            groups.setdefault("Seen by probes" if line in seen else "In all", []).append(
-                _sentence(line)
-            )
-    return {"opening": opening, "groups": groups, "rows": roles.frame.to_dict("records")}
-
-
-def _sentence(line: str) -> str:
-    return line[:1].upper() + line[1:]
+    measured = set(roles.probes["probe"]) if len(roles.probes) else set()
+    for sentence in rest:
+        place = "Seen by probes" if sentence.about in measured else "In all"
+        heading = f"Under {sentence.protocol}" if sentence.protocol else place
+        text = sentence.text.removeprefix(f"{heading}, ")
+        see = seen_in(sentence.about)
+        groups.setdefault(heading, []).append(
+            {"text": text[:1].upper() + text[1:], "see": see if see in there else ""}
+        )
+    return {"opening": opening.text, "groups": groups, "rows": roles.frame.to_dict("records")}
 
 
 def _changed(result: SweepResult, effects: pd.DataFrame, roles: Roles) -> Iterator[dict[str, Any]]:

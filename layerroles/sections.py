@@ -8,7 +8,7 @@ Figures go into the page as JSON:
 
 import html
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pandas as pd
@@ -18,6 +18,7 @@ from markupsafe import Markup
 from layerroles import figures
 from layerroles.figures import select
 from layerroles.results import SweepResult
+from layerroles.roles import Roles
 
 _TITLE_SPACE = 58  # pixels of the figure's top margin that its title needs; the page sets its own
 
@@ -30,6 +31,19 @@ _HOW = {
         "with its circle beside it is critical, and one whose circle is near 0 is a sink and not "
         "the seat of a skill. A probe that sees the answer emerge somewhere shows where it "
         "is readable, not what makes it."
+    ),
+    "contrasts": (
+        "The numbers in which the verdict sums up depth. Above 0 in the first panel, early layers "
+        "matter more; an interval across 0 shows no difference. Every mark is reckoned from the "
+        "harms of the map above, example by example."
+    ),
+    "heads": (
+        "Orange is harm: what is lost without that one head. Others often stand in for a head, so "
+        "a map without harm does not show that no heads matter."
+    ),
+    "pairs": (
+        "Orange: the two layers cost more together than either alone explains, which one layer "
+        "standing in for the other would do. Single ablation cannot see that."
     ),
     "depth": (
         "Above: the score with the layer ablated; the solid line and its band are the intact "
@@ -121,12 +135,33 @@ _PROBES: dict[str, tuple[str, Callable[[pd.DataFrame], list[go.Figure]]]] = {
     ),
 }
 DRAWN = {*_PROBES, "attribution"}
+# The section in which what a sentence of the verdict is about can be seen.
+_SEEN = {
+    **{"depth": "contrasts", "spread": "contrasts", "protocols": "contrasts", "layers": "roles"},
+    **{"precision": "harm", "unmeasured": "setup", "failures": "effects"},
+    **{"attribution": "direct", **{probe: probe.replace("_", "-") for probe in _PROBES}},
+}
+
+
+def seen_in(about: str) -> str:
+    """The id of the section that shows what a sentence is about."""
+    return _SEEN.get(about, about)
 
 
 def sections(
-    result: SweepResult, found: dict[str, pd.DataFrame], kinds: list[str]
+    result: SweepResult,
+    found: dict[str, pd.DataFrame],
+    kinds: list[str],
+    localized: Sequence[Roles],
 ) -> Iterator[dict[str, Any]]:
-    """The figures in reading order, grouped under headings."""
+    """The figures in reading order, grouped under headings.
+
+    Args:
+        result: a sweep.
+        found: probe frames by the name of the probe.
+        kinds: of ablation that are drawn.
+        localized: the roles under each kind, at each of the positions that are judged.
+    """
     lens, attention = found.get("logit_lens"), found.get("attention")
     if attention is not None and attention["evidence"].isna().all():
         attention = None
@@ -142,10 +177,35 @@ def sections(
             asked += _hidden(result, kind, protocol)
     yield _section("roles", "Role map", "role", roles)
     yield _section("harm", "Harm map", "harm", harms)
+    yield _section("contrasts", "Depth in numbers", "contrasts", _contrasts(localized))
+    yield _section("heads", "Heads ablated alone", "heads", _heads(localized))
+    yield _section("pairs", "Pairs of layers", "pairs", _pairs(localized))
     yield _section("depth", "Depth profiles", "depth", depth)
     yield _section("protocols", "What likelihood hides", "protocols", asked)
     yield _section("outcomes", "How answers fail", "outcome", outcomes)
     yield from _probed(result, found, kinds)
+
+
+def _contrasts(localized: Sequence[Roles]) -> list[go.Figure]:
+    known = [
+        roles
+        for roles in localized
+        if roles.frame[["early_minus_late", "effective"]].notna().any(axis=None)
+    ]
+    return [figures.depth_contrasts(roles) for roles in known]
+
+
+def _heads(localized: Sequence[Roles]) -> list[go.Figure]:
+    """Heads are judged once for each kind that was applied to them, whatever is done to layers."""
+    if not localized:
+        return []
+    known = localized[0].heads.dropna(subset="harm")["ablation"]
+    return [figures.head_harms(localized[0], ablation=kind) for kind in dict.fromkeys(known)]
+
+
+def _pairs(localized: Sequence[Roles]) -> list[go.Figure]:
+    known = [roles for roles in localized if roles.pairs["excess"].notna().any()]
+    return [figures.pair_excess(roles) for roles in known]
 
 
 def _probed(

@@ -81,8 +81,8 @@ def command(
             continue
         n = len(frame[["task", "example"]].drop_duplicates())
         print_line(f"{each.name}: {len(frame)} rows on {n} examples")
-        for line in probed(summary([frame])):
-            print_line(line)
+        for sentence in probed(summary([frame])):
+            print_line(sentence.text)
     typer.echo(f"Frames are in {out / 'probes'}. Layers and heads are counted from 0.")
 
 

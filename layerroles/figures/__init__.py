@@ -5,6 +5,7 @@ the number of examples; `themed(figure, "dark")` changes the look. Layers and he
 """
 
 from layerroles.figures.attention import attention_map as attention_map
+from layerroles.figures.contrasts import depth_contrasts as depth_contrasts
 from layerroles.figures.decision import decision_margin as decision_margin
 from layerroles.figures.depth import depth_profile as depth_profile
 from layerroles.figures.direct import direct_against_total as direct_against_total
@@ -12,6 +13,8 @@ from layerroles.figures.disagreement import likelihood_hides as likelihood_hides
 from layerroles.figures.disagreement import protocols as protocols
 from layerroles.figures.heads import head_map as head_map
 from layerroles.figures.heatmap import harm_map as harm_map
+from layerroles.figures.joint import head_harms as head_harms
+from layerroles.figures.joint import pair_excess as pair_excess
 from layerroles.figures.lens import lens_trajectories as lens_trajectories
 from layerroles.figures.outcomes import outcome_profile as outcome_profile
 from layerroles.figures.patterns import attention_pattern as attention_pattern
@@ -25,14 +28,17 @@ __all__ = [
     "attention_map",
     "attention_pattern",
     "decision_margin",
+    "depth_contrasts",
     "depth_profile",
     "direct_against_total",
     "harm_map",
+    "head_harms",
     "head_map",
     "influence_profile",
     "lens_trajectories",
     "likelihood_hides",
     "outcome_profile",
+    "pair_excess",
     "protocols",
     "role_map",
     "similarity_triangle",

@@ -37,6 +37,7 @@ class Look:
         subtitle: what a value is, and of how many examples.
         heading: of a panel, from its rows and the heads to name, behind family and task.
         percent: whether values are shown as percentages.
+        diverging: whether the scale has two sides though no value is below 0, as harm has.
     """
 
     title: str
@@ -44,6 +45,7 @@ class Look:
     subtitle: str
     heading: Callable[[pd.DataFrame, pd.DataFrame], str]
     percent: bool = False
+    diverging: bool = False
 
 
 def head_map(frame: pd.DataFrame, *, value: str, top: int = 3) -> go.Figure:
@@ -153,7 +155,7 @@ def draw_map(
     return figure.update_layout(
         coloraxis={
             "autocolorscale": True,  # diverging where there are values of both signs
-            "cmin": -most if lowest < 0 else 0,
+            "cmin": -most if lowest < 0 or look.diverging else 0,
             "cmax": most,
             "colorbar": {"title": {"text": style.escape(look.unit), "side": "top"}}
             | ({"tickformat": form} if form else {}),

@@ -119,3 +119,18 @@ def least(skill: float) -> int:
     Tango's interval without discordant pairs is +-z^2 / (n - 1 + z^2).
     """
     return 1 + math.ceil(Z**2 * (1 / (SPARE * skill) - 1))
+
+
+_WHERE = {
+    "all": "every position",
+    "after_first": "every position but the first",
+    "prompt": "the positions of the prompt",
+    "generated": "the positions of the answer",
+    "evidence": "the positions of the evidence",
+    "last": "the prompt's last position",
+}
+
+
+def where(at: str) -> str:
+    """The positions at which conditions act, in words."""
+    return _WHERE.get(at, f"the positions of {at}")

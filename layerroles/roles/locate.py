@@ -68,11 +68,11 @@ def localize(
         pairs=pairs_of(harms),
         heads=heads,
         probes=measured,
-        verdict="",
         ablation=chosen,
+        at=harms.at,
     )
-    lines = verdict(roles, _setting(result, harms, bool(second)))
-    return dataclasses.replace(roles, verdict="\n".join(lines))
+    told = verdict(roles, _setting(result, harms, bool(second)))
+    return dataclasses.replace(roles, sentences=tuple(told))
 
 
 def _frame(harms: Harms, layers: pd.DataFrame) -> pd.DataFrame:

@@ -1,9 +1,12 @@
 """Sentences on what the probes saw."""
 
+from collections.abc import Iterator
+
 import pandas as pd
 
 from layerroles.results import records
 from layerroles.roles.claims import bounds
+from layerroles.roles.table import Sentence
 
 _EMERGES = {
     "logit_lens": "Logit lens, the layer from which the answer stays on top",
@@ -17,20 +20,21 @@ _TOP = {
 }
 
 
-def probed(probes: pd.DataFrame) -> list[str]:
-    """A sentence for each probe whose summary says something."""
-    lines = []
+def probed(probes: pd.DataFrame) -> Iterator[Sentence]:
+    """A sentence for each probe whose summary says something; it is about the probe."""
     for name, rows in probes.groupby("probe", sort=False):
-        if name in _EMERGES:
-            lines.append(_emergence(_EMERGES[name], rows))
-        elif name == "attention":
-            lines.append(_attention(rows))
-        elif name in _TOP:
-            lines.append(f"{_TOP[name]}: {_top(rows)}.")
-        else:
-            told = [f"{measure}: {_top(own)}" for measure, own in rows.groupby("measure")]
-            lines.append(f"{str(name).replace('_', ' ').capitalize()}, {'. '.join(told)}.")
-    return lines
+        yield Sentence(_told(str(name), rows), str(name))
+
+
+def _told(name: str, rows: pd.DataFrame) -> str:
+    if name in _EMERGES:
+        return _emergence(_EMERGES[name], rows)
+    if name == "attention":
+        return _attention(rows)
+    if name in _TOP:
+        return f"{_TOP[name]}: {_top(rows)}."
+    told = [f"{measure}: {_top(own)}" for measure, own in rows.groupby("measure")]
+    return f"{name.replace('_', ' ').capitalize()}, {'. '.join(told)}."
 
 
 def _emergence(what: str, rows: pd.DataFrame) -> str:

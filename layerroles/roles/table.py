@@ -10,6 +10,26 @@ from layerroles.results import records
 from layerroles.roles.claims import listed, number
 
 
+@dataclass(frozen=True)
+class Sentence:
+    """One thing that may be claimed.
+
+    Attributes:
+        text: the sentence, with its numbers.
+        about: what it rests on: `setting`; `depth` (early against late), `layers` (verdicts on
+            them), `spread`, `precision`, `pairs`, `heads`; `protocols` (mean harm under each),
+            `unmeasured`, `failures`; or the name of a probe.
+        protocol: the one it is about; empty if it is about all or none.
+    """
+
+    text: str
+    about: str
+    protocol: str = ""
+
+    def __str__(self) -> str:
+        return self.text
+
+
 @dataclass(frozen=True, eq=False)
 class Roles:
     """What can be claimed about harm over depth. Layers are 0-based; intervals are 95%.
@@ -35,8 +55,9 @@ class Roles:
         heads: a row per ablation, at, family, protocol, layer and head that was ablated alone,
             with the columns of `layers`, p and p_adjusted (over heads).
         probes: what the probes saw per family; empty without probes.
-        verdict: what may be claimed in all, a sentence a line.
         ablation: the kind of ablation that this was seen under.
+        at: the positions that are judged.
+        sentences: what may be claimed in all.
     """
 
     frame: pd.DataFrame
@@ -46,12 +67,18 @@ class Roles:
     pairs: pd.DataFrame
     heads: pd.DataFrame
     probes: pd.DataFrame
-    verdict: str
     ablation: str
+    at: str
+    sentences: tuple[Sentence, ...] = ()
+
+    @property
+    def verdict(self) -> str:
+        """What may be claimed in all, a sentence a line."""
+        return "\n".join(map(str, self.sentences))
 
     def to_markdown(self) -> str:
         """The verdict as a list and the frame as a table, in Markdown."""
-        lines = [f"- {line}" for line in self.verdict.splitlines()]
+        lines = [f"- {sentence}" for sentence in self.sentences]
         table = self._table()
         rows = [list(table.columns), ["---"] * len(table.columns), *table.to_numpy().tolist()]
         body = [
@@ -66,7 +93,7 @@ class Roles:
         return str(self)
 
     def _repr_html_(self) -> str:
-        lines = "".join(f"<li>{html.escape(line)}</li>" for line in self.verdict.splitlines())
+        lines = "".join(f"<li>{html.escape(str(line))}</li>" for line in self.sentences)
         return f"<ul>{lines}</ul>{self._table().to_html(index=False, border=0)}"
 
     def _table(self) -> pd.DataFrame:

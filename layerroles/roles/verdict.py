@@ -1,275 +1,43 @@
-"""Sentences: what the numbers allow to be said in all, each with its numbers."""
+"""The verdict: what the numbers allow to be said in all, a sentence each, with its numbers."""
 
-import math
-from typing import Any
+from collections.abc import Iterator
 
 import pandas as pd
 
-from layerroles import stats
 from layerroles.results import records
-from layerroles.roles.claims import Setting, bounds, least, listed, number, sign
-from layerroles.roles.harms import SPARE
+from layerroles.roles import published
+from layerroles.roles.claims import Setting, number, where
 from layerroles.roles.probed import probed
-from layerroles.roles.table import Roles
+from layerroles.roles.table import Roles, Sentence
+from layerroles.roles.under import under
 
-_SHOWN = 5  # of pairs and heads, the worst by name
+# By which claims of the literature are decided.
+_DECIDED_BY = {published.DEEP: "layers", published.FEW: "heads", published.MORE: "protocols"}
 
 
-def verdict(roles: Roles, setting: Setting) -> list[str]:
-    """The sentences that may be claimed of roles whose own verdict is not written yet."""
-    frame, layers, contrasts = roles.frame, roles.layers, roles.contrasts
-    lines = [_opening(setting)]
-    for protocol, rows in frame.groupby("protocol", sort=False):
-        own = layers[layers["protocol"] == protocol]
-        known = rows[rows["early_minus_late"].notna()]
-        lines += _depth(str(protocol), known, contrasts)
-        lines += _layers(str(protocol), rows, own, setting)
-        lines += _spread(str(protocol), rows)
-        lines += _precision(str(protocol), rows, own)
-        lines += _pairs(str(protocol), roles.pairs[roles.pairs["protocol"] == protocol])
-        lines += _heads(str(protocol), roles.heads[roles.heads["protocol"] == protocol])
-    lines += _protocols(contrasts)
-    lines += _unmeasured(frame, layers)
-    lines += _failures(layers)
+def verdict(roles: Roles, setting: Setting) -> Iterator[Sentence]:
+    """The sentences that may be claimed of roles, which have none yet."""
+    yield Sentence(_opening(setting), "setting")
+    for protocol in dict.fromkeys(roles.frame["protocol"]):
+        yield from under(str(protocol), roles, setting)
+    yield from (Sentence(line, "protocols") for line in _protocols(roles.contrasts))
+    yield from (Sentence(line, "unmeasured") for line in _unmeasured(roles.frame, roles.layers))
+    yield from (Sentence(line, "failures") for line in _failures(roles.layers))
     if roles.pairs.empty:
-        lines.append(
-            f"No pairs of layers were ablated by {setting.ablation} at {_where(setting.at)}: a "
-            "layer for which another stands in (a backup) looks spare when it is ablated alone, so "
-            "one at a time cannot tell the two apart."
-        )
-    lines += _claims(roles.claims)
-    lines.append(_kinds(setting))
-    return lines + probed(roles.probes)
-
-
-_WHERE = {
-    "all": "every position",
-    "after_first": "every position but the first",
-    "prompt": "the positions of the prompt",
-    "generated": "the positions of the answer",
-    "evidence": "the positions of the evidence",
-    "last": "the prompt's last position",
-}
-
-
-def _where(at: str) -> str:
-    return _WHERE.get(at, f"the positions of {at}")
+        yield Sentence(_unpaired(setting), "pairs")
+    yield from _claims(roles.claims)
+    yield Sentence(_kinds(setting), "setting")
+    yield from probed(roles.probes)
 
 
 def _opening(setting: Setting) -> str:
-    where = _where(setting.at)
+    place = where(setting.at)
     beside = "; again with the first token's write kept" if setting.after_first else ""
     return (
         f"{setting.model}: {setting.ablation} of one layer at a time, {setting.swept} of "
-        f"{setting.n_layers} layers (0-based), at {where}{beside}. Harm 1 is the whole skill "
+        f"{setting.n_layers} layers (0-based), at {place}{beside}. Harm 1 is the whole skill "
         f"above chance."
     )
-
-
-def _depth(protocol: str, rows: pd.DataFrame, contrasts: pd.DataFrame) -> list[str]:
-    if rows.empty:
-        return []
-    kinds = (
-        ("early layers matter more for", rows[rows["ci_low"] > 0]),
-        ("late layers matter more for", rows[rows["ci_high"] < 0]),
-        ("no difference is shown for", rows[(rows["ci_low"] <= 0) & (rows["ci_high"] >= 0)]),
-    )
-    parts = [
-        f"{words} "
-        + ", ".join(
-            f"{r.family} {number(r.early_minus_late, r.ci_low, r.ci_high)}" for r in records(some)
-        )
-        for words, some in kinds
-        if not some.empty
-    ]
-    lines = [
-        f"Under {protocol}, by harm of the first third of layers minus the last: "
-        f"{'; '.join(parts)}."
-    ]
-    own = contrasts[contrasts["protocol"] == protocol]
-    lines += _kept(protocol, rows, own[own["against"] == ""])
-    own = own[own["against"] != ""]
-    apart = own[(own["ci_low"] > 0) | (own["ci_high"] < 0)]
-    if not apart.empty:
-        pairs = ", ".join(_pair(r) for r in records(apart))
-        lines.append(f"Under {protocol}, families differ in this: {pairs}.")
-    elif own["difference"].notna().any():
-        lines.append(f"Under {protocol}, no two families are shown to differ in this.")
-    return lines
-
-
-def _kept(protocol: str, rows: pd.DataFrame, kept: pd.DataFrame) -> list[str]:
-    """Where keeping the first token's write changes what is said of early against late."""
-    both = rows.merge(kept[["family", "difference", "ci_low", "ci_high"]], on="family")
-    both = both[both["difference"].notna()]
-    changed = [
-        f"{r.family} {number(r.difference, r.ci_low_y, r.ci_high_y)}"
-        for r in records(both)
-        if sign(r.ci_low_x, r.ci_high_x) != sign(r.ci_low_y, r.ci_high_y)
-    ]
-    if not changed:
-        return []
-    return [f"Under {protocol}, this changes with the first token kept: {', '.join(changed)}."]
-
-
-def _pair(pair: Any) -> str:
-    line = pair._asdict()
-    one, two, turn = line["family"], line["against"], 1.0
-    low, high = line["ci_low"], line["ci_high"]
-    if high < 0:
-        one, two, turn, low, high = two, one, -1.0, -high, -low
-    return f"{one} earlier than {two} by {number(turn * line['difference'], low, high)}"
-
-
-def _layers(protocol: str, rows: pd.DataFrame, layers: pd.DataFrame, setting: Setting) -> list[str]:
-    measured = set(layers.loc[layers["verdict"] != "not measurable", "family"])
-    rows = rows[rows["family"].isin(measured)]
-    if rows.empty:
-        return []
-    told = []
-    for name in ("critical", "specific", "spare"):
-        found = [f"{r['family']} {listed(r[name])}" for _, r in rows.iterrows() if r[name]]
-        told.append(f"{name}: {'; '.join(found) or 'no layer'}")
-    lines = [f"Under {protocol}, {'. '.join(word[0].upper() + word[1:] for word in told)}."]
-    lines[0] = lines[0].replace("Critical", "critical", 1)
-    lines.append(_general(protocol, rows, measured, setting))
-    sinks = layers[layers["verdict"] == "sink"]
-    if not sinks.empty:
-        found = []
-        for layer, own in sinks.groupby("layer"):
-            harms = [
-                f"{r.family} {r.harm:+.2f} to {r.after_first_harm:+.2f} "
-                f"(goes away: [{r.gone_low:+.2f}, {r.gone_high:+.2f}])"
-                for r in records(own)
-            ]
-            found.append(f"layer {layer} for {', '.join(harms)}")
-        lines.append(
-            f"Under {protocol}, sinks, whose harm goes away when the first token's write is kept: "
-            f"{'; '.join(found)}."
-        )
-    elif not setting.after_first:
-        lines.append(
-            f"Under {protocol}, sinks cannot be told: that takes both all and after_first."
-        )
-    return lines
-
-
-def _general(protocol: str, rows: pd.DataFrame, measured: set[str], setting: Setting) -> str:
-    if setting.control not in measured or len(measured) < 2:
-        return (
-            f"Under {protocol}, no layer can be called general: that takes the copying control "
-            f"(family {setting.control}) and another family, both above chance."
-        )
-    general = rows["general"].iloc[0]
-    return (
-        f"Under {protocol}, critical for all {len(measured)} measured families, the copying "
-        f"control included (general): {listed(general)}."
-    )
-
-
-def _spread(protocol: str, rows: pd.DataFrame) -> list[str]:
-    """Over how many layers each family's harm is spread."""
-    known = rows[rows["effective"].notna()]
-    if known.empty:
-        return []
-    told = ", ".join(
-        f"{r.family} {r.effective:.1f}{bounds(r.effective_low, r.effective_high, 1)}"
-        for r in records(known)
-    )
-    return [
-        f"Under {protocol}, harm is spread over this many layers (effective number, sinks left "
-        f"out): {told}."
-    ]
-
-
-def _pairs(protocol: str, pairs: pd.DataFrame) -> list[str]:
-    """Which pairs of layers cost more than each of them alone."""
-    pairs = pairs[pairs["verdict"] != "not measurable"]
-    told = []
-    for family, rows in pairs.groupby("family", sort=False):
-        found = rows[rows["verdict"] == "backup"].sort_values("excess", ascending=False)
-        shown = [
-            f"{r.layer} with {r.other} {number(r.excess, r.excess_low, r.excess_high)} "
-            f"(pair {r.harm:+.2f}, explained {r.explained:+.2f})"
-            for r in records(found.head(_SHOWN))
-        ]
-        more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
-        open_ = int((rows["verdict"] == "undecided").sum())
-        told.append(
-            f"{family} {', '.join(shown) or 'none'}{more} ({len(rows)} pairs, {open_} undecided)"
-        )
-    if not told:
-        return []
-    return [
-        f"Under {protocol}, backups, pairs of layers that cost more together than either alone "
-        f"explains: {'; '.join(told)}."
-    ]
-
-
-def _heads(protocol: str, heads: pd.DataFrame) -> list[str]:
-    """Which single heads are critical."""
-    heads = heads[heads["verdict"] != "not measurable"]
-    lines = []
-    for (ablation, at), own in heads.groupby(["ablation", "at"], sort=False):
-        told = []
-        for family, rows in own.groupby("family", sort=False):
-            found = rows[rows["verdict"] == "critical"].sort_values("harm", ascending=False)
-            shown = [
-                f"L{r.layer}.H{r.head} {number(r.harm, r.harm_low, r.harm_high)}"
-                for r in records(found.head(_SHOWN))
-            ]
-            more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
-            moved = int((rows["p_adjusted"] < 0.05).sum())
-            told.append(
-                f"{family} {', '.join(shown) or 'none'}{more} (of {len(rows)}; {moved} with an "
-                f"effect at a false discovery rate of 5%)"
-            )
-        lines.append(
-            f"Under {protocol}, critical heads ({ablation} of one head at a time, at "
-            f"{_where(str(at))}): {'; '.join(told)}."
-        )
-    return lines
-
-
-def _claims(claims: pd.DataFrame) -> list[str]:
-    """Each claim of the literature, and what this sweep says to it."""
-    lines = []
-    for claim, rows in claims.groupby("claim", sort=False):
-        several = rows["family"].nunique() > 1
-        told = [
-            f"{r.status}{f' for {r.family}' if several else ''} under {r.protocol} ({r.evidence})"
-            for r in records(rows)
-        ]
-        lines.append(f"Claim of the literature, {claim[0].lower()}{claim[1:]}: {'; '.join(told)}.")
-    return lines
-
-
-def _precision(protocol: str, rows: pd.DataFrame, layers: pd.DataFrame) -> list[str]:
-    """How fine the measurement is, and what it could have called spare at best."""
-    known = layers[layers["harm"].notna()]
-    if known.empty:
-        return []
-    half = ((known["harm_high"] - known["harm_low"]) / 2).median()
-    n, most = int(known["n"].min()), int(known["n"].max())
-    rows = rows[rows["family"].isin(set(known["family"]))]
-    undecided, total = int((known["verdict"] == "undecided").sum()), len(known)
-    text = (
-        f"Under {protocol}, at n={n if n == most else f'{n} to {most}'} the interval of a layer's "
-        f"harm is about ±{half:.2f} wide, so {undecided} of {total} layer verdicts are undecided"
-    )
-    short = [
-        f"{r.family} {least(r.intact - r.chance)}"
-        for r in records(rows)
-        if r.n < least(r.intact - r.chance)
-    ]
-    if short:
-        text += (
-            f"; no layer could be spare (within ±{SPARE}) for {len(short)} of {len(rows)} families "
-            f"even if not one answer changed: that takes n={', '.join(short)}"
-        )
-    found = stats.minimum_detectable(n, tests=known["layer"].nunique())
-    least_drop = "no drop" if math.isnan(found) else f"a drop of {found:.2f} or more"
-    return [f"{text}. Of accuracy {least_drop} is found with 80% power after correction."]
 
 
 def _protocols(contrasts: pd.DataFrame) -> list[str]:
@@ -300,6 +68,26 @@ def _failures(layers: pd.DataFrame) -> list[str]:
         f"{failed} pairs were left out because a score was not finite, in {rows} of {len(layers)} "
         f"layer verdicts: those rest on the examples that remain."
     ]
+
+
+def _unpaired(setting: Setting) -> str:
+    return (
+        f"No pairs of layers were ablated by {setting.ablation} at {where(setting.at)}: a layer "
+        "for which another stands in (a backup) looks spare when it is ablated alone, so one at a "
+        "time cannot tell the two apart."
+    )
+
+
+def _claims(claims: pd.DataFrame) -> Iterator[Sentence]:
+    """Each claim of the literature, and what this sweep says to it."""
+    for claim, rows in claims.groupby("claim", sort=False):
+        several = rows["family"].nunique() > 1
+        told = [
+            f"{r.status}{f' for {r.family}' if several else ''} under {r.protocol} ({r.evidence})"
+            for r in records(rows)
+        ]
+        text = f"Claim of the literature, {claim[0].lower()}{claim[1:]}: {'; '.join(told)}."
+        yield Sentence(text, _DECIDED_BY.get(claim, "depth"))
 
 
 def _kinds(setting: Setting) -> str:

@@ -13,6 +13,7 @@ from layerroles.roles import Roles, localize
 from layerroles.roles.claims import least, listed
 from layerroles.roles.harms import Contrast
 from layerroles.roles.seen import emergence
+from layerroles.roles.table import Sentence
 from layerroles.stats import minimum_detectable, tango
 from tests.unit.synthetic import synthetic_attention, synthetic_lens, synthetic_result
 
@@ -350,7 +351,9 @@ def test_it_prints_everywhere(demo):
     assert "0-based" in demo.verdict
     assert "+0." in str(demo)
     assert demo.to_markdown().count("\n| ") == 10
-    markup = dataclasses.replace(demo, verdict="<b>5 & 6</b>")._repr_html_()
+    markup = dataclasses.replace(
+        demo, sentences=(Sentence("<b>5 & 6</b>", "setting"),)
+    )._repr_html_()
     assert "<b>5" not in markup
     assert "<table" in markup
     assert listed([0, 1, 2, 5, 7, 8, 9, 10]) == "0, 1, 2, 5, 7 to 10"

@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 from layerroles.errors import InputError
+from layerroles.results import SweepResult
 from layerroles.roles import localize
 from layerroles.roles.published import DEEP, FEW, MORE, ORDER, SHALLOW
 from layerroles.stats import mcnemar_p, tango
@@ -21,7 +22,7 @@ def lost(n: int, first: int, right: int) -> np.ndarray:
     return scores
 
 
-def with_pairs(n: int = 100) -> pd.DataFrame:
+def pairs_result(n: int = 100) -> SweepResult:
     """Layers 0 and 1 stand in for each other; 2 and 3 lose the same answers, 4 others."""
     right, other = 80, lost(n, 0, 80)
     other[50:70] = 0
@@ -34,11 +35,11 @@ def with_pairs(n: int = 100) -> pd.DataFrame:
     pairs = {"0+L1": lost(n, 76, right), "2+L3": lost(n, 40, right), "2+L4": both, "1+L5": one[
         "intact"]}  # fmt: skip
     cells = {GENERATION: one | {f"skip L{name}": scores for name, scores in pairs.items()}}
-    return localize(scripted_result(cells, n_layers=6))
+    return scripted_result(cells, n_layers=6)
 
 
 def test_a_backup_is_what_neither_layer_alone_explains() -> None:
-    roles = with_pairs()
+    roles = localize(pairs_result())
     pairs = roles.pairs.set_index(["layer", "other"])
     assert pairs.loc[(0, 1), "verdict"] == "backup"
     assert pairs.loc[(0, 1), "harm"] == pytest.approx(76 / 80)
@@ -82,17 +83,27 @@ def test_independent_losses_are_no_backups() -> None:
     assert found == 0  # of 240
 
 
-def test_critical_heads_are_found_by_the_rule_of_layers() -> None:
-    n = 100
-    intact = lost(n, 0, 80)
-    heads = {
-        f"zero L{layer}.H{head}": lost(n, 40 * (layer == 2 and head == 1), 80)
+def scored_heads(kind: str, n: int = 100) -> dict[str, np.ndarray]:
+    """Scores without each of 24 heads, of which one is needed."""
+    return {
+        f"{kind} L{layer}.H{head}": lost(n, 40 * (layer == 2 and head == 1), 80)
         for layer in range(6)
         for head in range(4)
     }
-    layers = {f"skip L{layer}": intact for layer in range(6)}
-    cells = {GENERATION: {"intact": intact, **layers, **heads}}
-    roles = localize(scripted_result(cells, n_layers=6, n_heads=4))
+
+
+def heads_result(*kinds: str, n: int = 100) -> SweepResult:
+    """Layers that nothing needs, and heads of which one is needed."""
+    scores = {"intact": lost(n, 0, 80)}
+    scores |= {f"skip L{layer}": lost(n, 0, 80) for layer in range(6)}
+    for kind in kinds or ("zero",):
+        scores |= scored_heads(kind, n)
+    return scripted_result({GENERATION: scores}, n_layers=6, n_heads=4)
+
+
+def test_critical_heads_are_found_by_the_rule_of_layers() -> None:
+    n = 100
+    roles = localize(heads_result(n=n))
     own = roles.heads.set_index(["layer", "head"])
     assert len(own) == 24
     assert own.index[own["verdict"] == "critical"].tolist() == [(2, 1)]
@@ -106,8 +117,7 @@ def test_critical_heads_are_found_by_the_rule_of_layers() -> None:
     (few,) = roles.claims[roles.claims["claim"] == FEW].to_dict("records")
     assert few["status"] == "not shown"
     assert "1 of 24 heads are critical; a second kind of ablation has to agree" in few["evidence"]
-    both = cells[GENERATION] | {name.replace("zero", "mean"): each for name, each in heads.items()}
-    supported = localize(scripted_result({GENERATION: both}, n_layers=6, n_heads=4))
+    supported = localize(heads_result("zero", "mean"))
     assert supported.claims.set_index("claim").loc[FEW, "status"] == "supported"
 
 
