@@ -1,7 +1,7 @@
 """The sentences in which the experiments tell their numbers; each holds what it is said of."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import layerroles as lr
@@ -10,9 +10,16 @@ from layerroles import stats
 Row = Mapping[str, Any]
 
 
-def interval(estimate: float, low: float, high: float) -> str:
+def interval(estimate: float, low: float, high: float, places: int = 2) -> str:
     """A number with its 95% interval."""
-    return "not known" if math.isnan(estimate) else f"{estimate:+.2f} [{low:+.2f}, {high:+.2f}]"
+    if math.isnan(estimate):
+        return "not known"
+    return f"{estimate:+.{places}f} [{low:+.{places}f}, {high:+.{places}f}]"
+
+
+def listed(layers: Iterable[int]) -> str:
+    """Layers in words."""
+    return ", ".join(map(str, layers)) or "none"
 
 
 def role(result: lr.SweepResult, task: str, protocol: str, at: str | None = None) -> Row:
@@ -26,12 +33,11 @@ def on_task(name: str, row: Row) -> str:
     """A task's skill, which end of the depth it leans on, and its critical layers."""
     skill = f"{name}: intact {row['intact']:.2f} (n = {row['n']}, chance {row['chance']:.2f})"
     if math.isnan(row["early_minus_late"]):
-        return f"{skill}; harm by thirds of the depth is not known."
+        return f"{skill}; it has no skill above chance that could be harmed."
     lean = interval(row["early_minus_late"], row["ci_low"], row["ci_high"])
-    critical = ", ".join(map(str, row["critical"])) or "none"
     return (
         f"{skill}; harm of the first third of layers minus that of the last: {lean}; critical "
-        f"layers: {critical}."
+        f"layers: {listed(row['critical'])}."
     )
 
 

@@ -23,11 +23,11 @@ class Options(argparse.ArgumentParser):
 
     Args:
         doc: the script's docstring; its first line describes the command.
-        limit: examples of each task, by default.
+        limit: examples of each task, by default; None leaves it to others.
         out: the run folder, by default.
     """
 
-    def __init__(self, doc: str | None, *, limit: int, out: str) -> None:
+    def __init__(self, doc: str | None, *, limit: int | None, out: str) -> None:
         super().__init__(description=(doc or "").splitlines()[0])
         self.add_argument("--model", default="smollm2-135m")
         self.add_argument("--limit", type=int, default=limit, help="examples of each task")
@@ -51,7 +51,7 @@ class Options(argparse.ArgumentParser):
             InputError: an option is wrong, or `--no-resume` and a folder that holds a run.
         """
         args = self.parse_args(argv)
-        if args.limit < 1:
+        if args.limit is not None and args.limit < 1:
             raise lr.InputError(f"--limit {args.limit} asks nothing: use 1 or more")
         if not args.resume and (args.out / "manifest.json").exists():
             raise lr.InputError(
