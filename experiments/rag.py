@@ -36,6 +36,8 @@ import layerroles as lr
 
 CONTEXTS = ("none", "support", "distractors")
 PROTOCOLS = ("continuation", "generation")
+WRONG = ("distractor1", "distractor2", "distractor3")
+FIELDS = ("question", "support", "correct_answer", *WRONG)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -44,30 +46,21 @@ def main(argv: Sequence[str] | None = None) -> None:
     options.add_argument("--data", type=Path, help="a folder with the questions of SciQ")
     thorough(options)
     args = options.parse(argv)
+    tasks = {context: lr.task("facts", context=context) for context in CONTEXTS}
     if args.data:
         tasks = sciq(args.data, args.out / "data")
-    else:
-        tasks = {context: lr.task("facts", context=context) for context in CONTEXTS}
     model = lr.load(args.model, dtype=args.dtype)
-    sweep = lr.Sweep(
-        model,
-        list(tasks.values()),
-        skipped(model, args),
-        protocols=PROTOCOLS,
-        limit=args.limit,
-        noise_floor=False,
-    )
-    result = sweep.run(args.out)
+    how = {"protocols": PROTOCOLS, "limit": args.limit, "noise_floor": False}
+    result = lr.Sweep(model, list(tasks.values()), skipped(model, args), **how).run(args.out)
     conclude(args, __doc__, result, findings(result, {c: task.label for c, task in tasks.items()}))
 
 
 def sciq(source: Path, folder: Path) -> dict[str, lr.Task]:
     """Questions of SciQ whose passage holds the answer, written down in each context."""
-    names = ("question", "support", "correct_answer", "distractor1", "distractor2", "distractor3")
-    rows = once(rows_of(source, "validation*.jsonl", names), "question")
+    rows = once(rows_of(source, "validation*.jsonl", FIELDS), "question")
     rows = [row for row in rows if found(row["correct_answer"], row["support"])]
-    if len(rows) < 3:
-        raise lr.InputError(f"--data {str(source)!r}: {len(rows)} passages hold their answer")
+    if len({row["support"] for row in rows}) < 3:
+        raise lr.InputError(f"--data {str(source)!r}: too few passages hold their answer")
     tasks = {}
     for context in CONTEXTS:
         asked = (put(row, rows, context) for row in rows)
@@ -91,8 +84,7 @@ def put(row: dict[str, Any], rows: Sequence[dict[str, Any]], context: str) -> di
         place = prompt.index(passage)
         answer = found(row["correct_answer"], passage)
         asked["evidence"] = [[place + answer.start(), place + answer.end()]]
-    wrong = [row[f"distractor{number}"] for number in (1, 2, 3)]
-    choices = list(dict.fromkeys(map(str.strip, [row["correct_answer"], *wrong])))
+    choices = list(dict.fromkeys(row[name].strip() for name in ("correct_answer", *WRONG)))
     return asked | {"answer": row["correct_answer"].strip(), "choices": choices}
 
 
@@ -102,7 +94,7 @@ def found(answer: str, passage: str) -> re.Match[str] | None:
 
 
 def findings(result: lr.SweepResult, labels: dict[str, str]) -> list[str]:
-    """A sentence on each context, on what changes, and on the claim, under each protocol."""
+    """A sentence on each context and on what changes with it, under each protocol."""
     lines = []
     for protocol in PROTOCOLS:
         roles = {context: role(result, label, protocol) for context, label in labels.items()}

@@ -70,14 +70,14 @@ def alike(frame: pd.DataFrame, task: str) -> list[str]:
     found = stats.mean_interval(gap, np.random.default_rng(0))
     more = "more" if found.low > 0 else "less" if found.high < 0 else "no more, as far as is shown,"
     width = max(1, round(single.shape[1] / 4))
+    angle = interval(float(gap.mean()), found.low, found.high, 4)
     cut = lr.probes.least_change(frame).set_index("n").loc[width]
     return [
         f"{task}: least influence at layers {least}; the mean angle over one block is "
         f"{single.to_numpy().mean():.3f} of pi (n = {len(single)}).",
         f"{task}: blocks of the first and last third turn the stream {more} than those of the "
-        f"middle: "
-        f"{interval(float(gap.mean()), found.low, found.high, 4)} of pi; of {width} blocks in a row, "
-        f"[{cut['layer']}, {cut['stop']}) changes it least ({cut['angular']:.3f}).",
+        f"middle: {angle} of pi; of {width} blocks in a row, [{cut['layer']}, {cut['stop']}) "
+        f"changes it least ({cut['angular']:.3f}).",
     ]
 
 

@@ -25,6 +25,8 @@ from layerroles.tasks.words import NAMES, NOUNS, PLACES
 
 # A text is asked at so many depths, from before its first sentence to behind its last.
 _DEPTHS = 9
+# No thing is a place too: the answer occurs once.
+_THINGS = tuple(noun for noun in NOUNS if noun not in PLACES)
 _FRAMES = (
     "{name} walked past the {place} and saw a {noun} near the door.",
     "In the morning somebody had left a {noun} in the {place}.",
@@ -84,8 +86,8 @@ class Needle(Generated):
         return self._at(rng, third(self.position, _DEPTHS)[kind])
 
     def _at(self, rng: random.Random, depth: int) -> Example:
-        who, answer = rng.choice(NAMES), rng.choice(NOUNS)
-        others = [noun for noun in NOUNS if noun != answer]
+        who, answer = rng.choice(NAMES), rng.choice(_THINGS)
+        others = [noun for noun in _THINGS if noun != answer]
         sentences, seen = _prose(rng, self.words, who, others)
         place = round(depth / (_DEPTHS - 1) * len(sentences))
         before = "".join(f"{sentence} " for sentence in sentences[:place])

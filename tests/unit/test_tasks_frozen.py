@@ -5,9 +5,20 @@ A change here changes what runs of before asked, and belongs into the changelog.
 
 import pytest
 
-from layerroles.tasks import Copying, Facts, KVRetrieval, Task, WordProblems
+from layerroles.tasks import Copying, Facts, KVRetrieval, Needle, Task, WordProblems
 
 COPIED = "On Monday Alice found 15 hats near the store, and Sarah keeps 5 shirts in the hall."
+NEEDLE = (
+    "Later Tom carried the temple back to the attic without a word. In the morning "
+    "somebody had left a sister in the library. When Kate came home, the pocket still "
+    "stood behind the tent. Rose walked past the hall and saw a planet near the door. "
+    "Nobody at the shed could say where the camera came from. There was a mask in the "
+    "window, which Nick had never liked. The password of Mary is soldier. It rained all "
+    "day, and the garage looked smaller than the desert in the old picture. Nick and "
+    "Diana talked about the castle for more than an hour. When Frank came home, the "
+    "harbor still stood behind the station."
+    "\n\nThe password of Mary is"
+)
 FIRST = {
     KVRetrieval(): (
         "375c1f507652",
@@ -30,6 +41,12 @@ FIRST = {
         "19",
         ("9", "19", "21", "12"),
     ),
+    Needle(): (
+        "c7d935b0eff1",
+        NEEDLE,
+        "soldier",
+        ("soldier", "mask", "temple", "pocket"),
+    ),
     Copying(): (
         "9b732f4dea86",
         f"Text: {COPIED}\nCopy of the text:",
@@ -46,6 +63,9 @@ FINGERPRINTS = {
     KVRetrieval(): "5d0664cd987f2632",
     Facts(): "0cbc9eb17f63e86b",
     WordProblems(): "7d450566a2ff6d83",
+    Needle(): "b78928325aee850a",
+    KVRetrieval(position="late"): "42cba1d603e5c6b3",
+    Facts(context="distractors"): "e7e0b69ebe4033bc",
     Copying(): "9a26cdba0ed377b6",
 }
 
