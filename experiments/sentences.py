@@ -14,6 +14,8 @@ def interval(estimate: float, low: float, high: float, places: int = 2) -> str:
     """A number with its 95% interval."""
     if math.isnan(estimate):
         return "not known"
+    if math.isnan(low):  # not one example differs from the others
+        return f"{estimate:+.{places}f}"
     return f"{estimate:+.{places}f} [{low:+.{places}f}, {high:+.{places}f}]"
 
 

@@ -96,7 +96,7 @@ class Needle(Generated):
         start = len(before) + len(asked) + 1
         return Example(
             id="",
-            prompt=f"{text}\n\n{asked}",
+            prompt=f"{text}\n{asked}",
             answer=answer,
             choices=with_wrong(answer, rng.sample(seen, 3), rng),
             evidence=((start, start + len(answer)),),
@@ -108,16 +108,16 @@ def _prose(
 ) -> tuple[list[str], list[str]]:
     """Sentences of so many words in all, none about `without`, and the nouns in them."""
     names = [name for name in NAMES if name != without]
+    # Every thing comes up once before one comes up again.
+    deck = rng.sample(nouns, len(nouns))
     sentences: list[str] = []
-    seen: dict[str, None] = {}
-    while sum(len(sentence.split()) for sentence in sentences) < words or len(seen) < 3:
+    while sum(len(sentence.split()) for sentence in sentences) < words:
         # Every frame serves once before one serves again.
         at = len(sentences) % len(_FRAMES)
         if at == 0:
             frames = rng.sample(_FRAMES, len(_FRAMES))
         name, other = rng.sample(names, 2)
-        noun = rng.choice(nouns)
-        seen[noun] = None
+        noun = deck[len(sentences) % len(deck)]
         sentence = frames[at].format(name=name, other=other, noun=noun, place=rng.choice(PLACES))
         sentences.append(sentence)
-    return sentences, list(seen)
+    return sentences, deck[: len(sentences)]

@@ -9,15 +9,15 @@ from layerroles.tasks import Copying, Facts, KVRetrieval, Needle, Task, WordProb
 
 COPIED = "On Monday Alice found 15 hats near the store, and Sarah keeps 5 shirts in the hall."
 NEEDLE = (
-    "Later Tom carried the temple back to the attic without a word. In the morning "
-    "somebody had left a sister in the library. When Kate came home, the pocket still "
-    "stood behind the tent. Rose walked past the hall and saw a planet near the door. "
-    "Nobody at the shed could say where the camera came from. There was a mask in the "
-    "window, which Nick had never liked. The password of Mary is soldier. It rained all "
-    "day, and the garage looked smaller than the desert in the old picture. Nick and "
-    "Diana talked about the castle for more than an hour. When Frank came home, the "
-    "harbor still stood behind the station."
-    "\n\nThe password of Mary is"
+    "Paul and Tom talked about the parrot for more than an hour. When Frank came home, "
+    "the letter still stood behind the shop. Later Jack carried the bottle back to the "
+    "village without a word. Jack walked past the store and saw a needle near the door. "
+    "Nobody at the market could say where the mask came from. In the morning somebody had"
+    " left a doctor in the garage. The password of Mary is soldier. It rained all day, "
+    "and the market looked smaller than the branch in the old picture. There was a rocket"
+    " in the window, which Tom had never liked. It rained all day, and the yard looked "
+    "smaller than the temple in the old picture."
+    "\nThe password of Mary is"
 )
 FIRST = {
     KVRetrieval(): (
@@ -42,10 +42,10 @@ FIRST = {
         ("9", "19", "21", "12"),
     ),
     Needle(): (
-        "c7d935b0eff1",
+        "03fac5297541",
         NEEDLE,
         "soldier",
-        ("soldier", "mask", "temple", "pocket"),
+        ("rocket", "letter", "soldier", "parrot"),
     ),
     Copying(): (
         "9b732f4dea86",
@@ -63,7 +63,7 @@ FINGERPRINTS = {
     KVRetrieval(): "5d0664cd987f2632",
     Facts(): "0cbc9eb17f63e86b",
     WordProblems(): "7d450566a2ff6d83",
-    Needle(): "b78928325aee850a",
+    Needle(): "17bb3e511d473be1",
     KVRetrieval(position="late"): "42cba1d603e5c6b3",
     Facts(context="distractors"): "e7e0b69ebe4033bc",
     Copying(): "9a26cdba0ed377b6",

@@ -136,7 +136,7 @@ def test_the_asked_key_stands_where_it_is_said(pairs: int, position: str, places
 def test_a_needle_is_found_by_its_name_alone(words: int) -> None:
     depths = []
     for example in Needle(words=words).examples(90, seed=1):
-        text, asked = example.prompt.split("\n\n")
+        text, asked = example.prompt.split("\n")
         who = re.fullmatch(r"The password of (\w+) is", asked)[1]
         assert re.findall(rf"The password of {who} is (\w+)\.", text) == [example.answer]
         ((start, end),) = example.evidence
