@@ -19,24 +19,16 @@ Method
 Run it again and it goes on where it was; `--limit 200` extends the finished run.
 """
 
-import argparse
-import logging
-import sys
-from pathlib import Path
+from collections.abc import Sequence
+
+from setting import Options, run
 
 import layerroles as lr
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Sweep, probe, localize, report."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default="smollm2-135m")
-    parser.add_argument("--limit", type=int, default=32, help="examples of each task")
-    parser.add_argument("--dtype", default="auto", help="auto, float32, bfloat16 or float16")
-    parser.add_argument("--out", type=Path, default=Path("runs/demo"))
-    args = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-
+    args = Options(__doc__, limit=32, out="runs/demo").parse(argv)
     model = lr.load(args.model, dtype=args.dtype)
     tasks = [lr.task(name) for name in ("kv_retrieval", "facts", "word_problems", "copying")]
     conditions = [
@@ -65,11 +57,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except lr.InputError as error:
-        print(f"demo: error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("demo: stopped; the same command goes on where it was", file=sys.stderr)
-        sys.exit(130)
+    run("demo", main)

@@ -21,12 +21,13 @@ On two cores in bfloat16 MMLU takes about an hour for 57 questions, HellaSwag a 
 Run again, it goes on where it was.
 """
 
-import argparse
 import json
-import logging
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from files import rows_of, write_rows
+from setting import Options, conclude, run
 
 import layerroles as lr
 
@@ -51,18 +52,12 @@ metric_list:
 """
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Put the data where lm-eval finds them, sweep, report."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("benchmark", choices=("mmlu", "hellaswag"))
-    parser.add_argument("--data", type=Path, required=True, help="a folder of JSONL files")
-    parser.add_argument("--model", default="smollm2-135m")
-    parser.add_argument("--limit", type=int, default=57, help="questions under each protocol")
-    parser.add_argument("--dtype", default="auto", help="auto, float32, bfloat16 or float16")
-    parser.add_argument("--out", type=Path, required=True)
-    args = parser.parse_args()
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
-
+    options = Options(__doc__, limit=57, out="runs/protocols")
+    options.add_argument("benchmark", choices=("mmlu", "hellaswag"))
+    options.add_argument("--data", type=Path, required=True, help="a folder of JSONL files")
+    args = options.parse(argv)
     if args.benchmark == "mmlu":
         data = str(mmlu_folder(args.data, args.out / "data"))
         tasks = [lr.task(f"lm_eval:{name}", num_fewshot=5, data=data) for name in MMLU]
@@ -77,14 +72,21 @@ def main() -> None:
     metrics = lr.lm_eval_metrics(result).query("condition == 'intact'")
     whole = metrics.groupby("task")["n"].transform("max")  # a group's members are left out
     print(metrics[metrics["n"] == whole].to_string(index=False))
-    print(f"\nReport: {lr.report(result, path=args.out / 'report.html')}")
+    conclude(args, __doc__, result, findings(result))
 
 
-def files(folder: Path, pattern: str) -> list[Path]:
-    """The data files of that name."""
-    if not (found := sorted(folder.glob(pattern))):
-        raise lr.InputError(f"--data {str(folder)!r} holds no {pattern}: see --help")
-    return found
+def findings(result: lr.SweepResult) -> list[str]:
+    """A sentence on each protocol."""
+    lines = []
+    for (task, protocol), own in result.effects().groupby(["task", "protocol"], sort=False):
+        row = result.intact().query("task == @task and protocol == @protocol").iloc[0]
+        left = list(own.loc[own["p_adjusted"] < 0.05, "condition"])
+        lines.append(
+            f"{task}, {protocol}: intact {row['score']:.2f} [{row['score_low']:.2f}, "
+            f"{row['score_high']:.2f}] (n = {row['n']}, chance {row['chance']:.2f}); effects left "
+            f"after Holm's correction: {', '.join(left) or 'none'}."
+        )
+    return lines
 
 
 def mmlu_folder(source: Path, folder: Path) -> Path:
@@ -92,11 +94,8 @@ def mmlu_folder(source: Path, folder: Path) -> Path:
     splits = {"dev": "dev*.jsonl", "test": "test*.jsonl"}
     subjects: dict[str, dict[str, list[Any]]] = {}
     for split, pattern in splits.items():
-        for file in files(source, pattern):
-            with file.open(encoding="utf-8") as lines:
-                for row in map(json.loads, lines):
-                    kept = {key: row[key] for key in ("question", "subject", "choices", "answer")}
-                    subjects.setdefault(row["subject"], {}).setdefault(split, []).append(kept)
+        for row in rows_of(source, pattern, ("question", "subject", "choices", "answer")):
+            subjects.setdefault(row["subject"], {}).setdefault(split, []).append(row)
     head = "---\nconfigs:\n"
     for subject, rows in sorted(subjects.items()):
         head += f"- config_name: {subject}\n  data_files:\n"
@@ -111,15 +110,11 @@ def mmlu_folder(source: Path, folder: Path) -> Path:
 
 def hellaswag_folder(source: Path, folder: Path) -> Path:
     """A task file for rows whose endings are cleaned already."""
-    text = HELLASWAG.format(file=files(source, "validation*.jsonl")[0].resolve())
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "hellaswag_rows.yaml").write_text(text, encoding="utf-8")
+    rows = rows_of(source, "validation*.jsonl", ("query", "choices", "gold"))
+    file = write_rows(folder / "validation.jsonl", rows).resolve()
+    (folder / "hellaswag_rows.yaml").write_text(HELLASWAG.format(file=file), encoding="utf-8")
     return folder
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except lr.InputError as error:
-        print(f"protocols: error: {error}", file=sys.stderr)
-        sys.exit(2)
+    run("protocols", main)

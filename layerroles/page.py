@@ -30,6 +30,8 @@ def report(
     result: SweepResult,
     probes: Sequence[pd.DataFrame] = (),
     path: str | PathLike[str] = "report.html",
+    *,
+    findings: Sequence[str] = (),
 ) -> Path:
     """Write the report of a sweep as one self-contained HTML file, and return its path.
 
@@ -37,12 +39,13 @@ def report(
         result: a sweep.
         probes: probe frames of the same model and tasks.
         path: the file to write; folders on the way to it are made.
+        findings: sentences of one's own, shown above the verdict.
 
     Raises:
         InputError: the file cannot be written, or a probe frame has another form.
     """
     target = Path(path)
-    text = render(result, probes)
+    text = render(result, probes, findings)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         # A lone surrogate from a damaged model must not cost the report.
@@ -55,7 +58,9 @@ def report(
     return target
 
 
-def render(result: SweepResult, probes: Sequence[pd.DataFrame] = ()) -> str:
+def render(
+    result: SweepResult, probes: Sequence[pd.DataFrame] = (), findings: Sequence[str] = ()
+) -> str:
     """Return the report's HTML."""
     drawn = select.by_probe(probes)
     kinds = select.ablations(result)
@@ -83,6 +88,7 @@ def render(result: SweepResult, probes: Sequence[pd.DataFrame] = ()) -> str:
         manifest=result.manifest,
         model=result.manifest.get("model", {}),
         kinds=kinds,
+        findings=findings,
         verdicts=[(label, _verdict(found, there)) for label, found in roles.items()],
         intact=result.intact().to_dict("records"),
         sections=shown,

@@ -1,6 +1,11 @@
 """What every test runs under: shapes and types are checked, and nothing reaches for the hub."""
 
+import importlib
 import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -26,3 +31,15 @@ def kept_references(
     """References are kept for the session only: none is read that another version wrote."""
     folder = tmp_path_factory.getbasetemp() / "kept"
     monkeypatch.setattr("layerroles.ablations.saved.cache_folder", lambda: folder)
+
+
+@pytest.fixture
+def experiment() -> Iterator[Callable[[str], ModuleType]]:
+    """Import an experiment as Python does when it is run: its own folder comes first."""
+    folder, before = str(Path(__file__).parents[1] / "experiments"), set(sys.modules)
+    sys.path.insert(0, folder)
+    yield importlib.import_module
+    sys.path.remove(folder)
+    for name in set(sys.modules) - before:
+        if str(getattr(sys.modules[name], "__file__", "")).startswith(folder):
+            del sys.modules[name]

@@ -11,6 +11,7 @@ from layerroles.tasks.knowledge import Facts as Facts
 from layerroles.tasks.language import Copying as Copying
 from layerroles.tasks.lm_eval import LmEval as LmEval
 from layerroles.tasks.local import Local as Local
+from layerroles.tasks.needle import Needle as Needle
 from layerroles.tasks.reasoning import WordProblems as WordProblems
 from layerroles.tasks.retrieval import KVRetrieval as KVRetrieval
 from layerroles.tasks.texts import PlainText as PlainText

@@ -1,10 +1,13 @@
 """Knowledge: simple facts asked as the beginning of a sentence that the answer ends.
 
 The facts are written by hand in `facts.tsv`, chosen to be well known, to have one right answer and
-to stay true. Wrong choices are the right answers of other facts of the same relation.
+to stay true. Wrong choices are the right answers of other facts of the same relation. The same
+questions can be asked with the fact in the prompt, alone or among others, as retrieval augmentation
+puts it there.
 """
 
 import csv
+import dataclasses
 import hashlib
 import random
 from dataclasses import dataclass
@@ -19,16 +22,23 @@ from layerroles.tasks.generated import with_wrong
 from layerroles.tasks.listed import Listed
 from layerroles.tasks.parameters import one_of
 
+CONTEXTS = ("none", "support", "distractors")
+_DISTRACTORS = 4
+
 
 @register("facts")
 @dataclass(frozen=True, kw_only=True)
 class Facts(Listed):
     """Complete a sentence that states a fact.
 
-    Evidence is the subject of the fact.
+    Evidence is the subject of the fact; where a context tells the fact, it is the answer there. A
+    question has the same id in every context.
 
     Attributes:
         relations: which relations to ask, joined by `+`, as in `capital+author`; all if empty.
+        context: what stands before the question: `none`; `support`, the fact itself; or
+            `distractors`, the fact among four others of its relation, in random order. Shots have
+            contexts of their own.
         num_fewshot: other facts of the same relation before each.
     """
 
@@ -36,13 +46,14 @@ class Facts(Listed):
     max_gen_toks: ClassVar[int] = 12
 
     relations: str = ""
+    context: str = "none"
     num_fewshot: int = 2
 
     def __post_init__(self) -> None:
         """Check the parameters.
 
         Raises:
-            InputError: a relation is unknown.
+            InputError: a relation or a context is unknown.
         """
         super().__post_init__()
         if not isinstance(self.relations, str):
@@ -52,15 +63,43 @@ class Facts(Listed):
             )
         for relation in self._asked():
             one_of(self.name, "relations", relation, facts())
+        one_of(self.name, "context", self.context, CONTEXTS)
 
     def groups(self) -> dict[str, list[Example]]:
         """The facts by relation."""
-        return {relation: list(facts()[relation]) for relation in self._asked()}
+        asked = {relation: facts()[relation] for relation in self._asked()}
+        if self.context == "none":
+            return {relation: list(own) for relation, own in asked.items()}
+        return {
+            relation: [self._told(fact, own) for fact in own] for relation, own in asked.items()
+        }
+
+    def _told(self, fact: Example, own: tuple[Example, ...]) -> Example:
+        """The question behind a context that tells the fact."""
+        told = [fact]
+        if self.context == "distractors":
+            rng = random.Random(f"{self.name}:distractors:{fact.id}")
+            # Nobody else's answer is the right one, and no other fact is asked in the same words.
+            others = [o for o in own if o.answer != fact.answer and o.prompt != fact.prompt]
+            told += rng.sample(others, min(_DISTRACTORS, len(others)))
+            rng.shuffle(told)
+        before = "".join(f"{_stated(one)} " for one in told[: told.index(fact)])
+        start = len(before) + len(fact.prompt) + 1
+        context = " ".join(map(_stated, told))
+        return dataclasses.replace(
+            fact,
+            prompt=f"{context}\n{fact.prompt}",
+            evidence=((start, start + len(fact.answer)),),
+        )
 
     def _asked(self) -> list[str]:
         if not self.relations:
             return list(facts())
         return list(dict.fromkeys(name.strip() for name in self.relations.split("+")))
+
+
+def _stated(fact: Example) -> str:
+    return f"{fact.prompt} {fact.answer}."
 
 
 @cache

@@ -25,6 +25,7 @@ from layerroles.tasks.parameters import one_of, whole
 from layerroles.tasks.words import NOUNS
 
 KEY_STYLES = ("words", "hex", "uuid")
+POSITIONS = ("any", "early", "middle", "late")
 
 
 @register("kv_retrieval")
@@ -36,8 +37,10 @@ class KVRetrieval(Generated):
     two places are left out, since looking at them finds nothing.
 
     Attributes:
-        pairs: pairs in the object, 4 to 60. The asked one takes every position equally often: once
-            in every `pairs` questions.
+        pairs: pairs in the object, 4 to 60.
+        position: where the asked pair stands: `early`, `middle`, `late` (a third of the positions
+            each, the middle has what is left over) or `any`. It takes every position that is
+            allowed equally often; a worked example may stand anywhere.
         key_style: `words`, `hex` (four hexadecimal digits) or `uuid`. Values are words in all
             three.
         num_fewshot: worked examples before each question, of as many pairs.
@@ -49,30 +52,35 @@ class KVRetrieval(Generated):
     max_gen_toks: ClassVar[int] = 12
 
     pairs: int = 10
+    position: str = "any"
     key_style: str = "words"
 
     def __post_init__(self) -> None:
         """Check the parameters.
 
         Raises:
-            InputError: `pairs` or `key_style` is not one of those above.
+            InputError: `pairs`, `position` or `key_style` is not one of those above.
         """
         super().__post_init__()
         # The answer and its three wrong choices are values of one object; words serve once.
         whole(self.name, "pairs", self.pairs, 4, 60)
+        one_of(self.name, "position", self.position, POSITIONS)
         one_of(self.name, "key_style", self.key_style, KEY_STYLES)
 
     @property
     def kinds(self) -> int:
-        """One kind for each position of the asked pair."""
-        return self.pairs
+        """One kind for each position that the asked pair may take."""
+        return len(third(self.position, self.pairs))
 
     def shot(self, rng: random.Random, kind: int) -> Example:
         """Draw a worked example; its position tells nothing about the question's."""
-        return self.question(rng, rng.randrange(self.pairs))
+        return self._asking(rng, rng.randrange(self.pairs))
 
     def question(self, rng: random.Random, kind: int) -> Example:
-        """Draw an object and ask for the pair at position `kind`."""
+        """Draw an object and ask for the pair at the position of this `kind`."""
+        return self._asking(rng, third(self.position, self.pairs)[kind])
+
+    def _asking(self, rng: random.Random, place: int) -> Example:
         words = rng.sample(NOUNS, 2 * self.pairs)
         values = words[self.pairs :]
         keys = words[: self.pairs] if self.key_style == "words" else _keys(rng, self)
@@ -80,17 +88,17 @@ class KVRetrieval(Generated):
         before = ", ".join(f'"{key}": "{value}"' for key, value in zip(keys, values, strict=True))
         start = len(head) + sum(
             len(f'"{key}": "{value}", ')
-            for key, value in zip(keys[:kind], values[:kind], strict=True)
+            for key, value in zip(keys[:place], values[:place], strict=True)
         )
-        start += len(f'"{keys[kind]}": "')
-        others = [value for value in values if value != values[kind]]
-        answer = json.dumps(values[kind])
+        start += len(f'"{keys[place]}": "')
+        others = [value for value in values if value != values[place]]
+        answer = json.dumps(values[place])
         return Example(
             id="",
-            prompt=f'{head}{before}}}\n\nPair looked up: "{keys[kind]}":',
+            prompt=f'{head}{before}}}\n\nPair looked up: "{keys[place]}":',
             answer=answer,
             choices=with_wrong(answer, [json.dumps(word) for word in rng.sample(others, 3)], rng),
-            evidence=((start, start + len(values[kind])),),
+            evidence=((start, start + len(values[place])),),
         )
 
     def grade(self, response: str, example: Example) -> Grade:
@@ -113,6 +121,17 @@ class KVRetrieval(Generated):
             answered=bool(line.strip("\"'`. ")),
             form=re.fullmatch(r'"[^"]+"', line) is not None,
         )
+
+
+def third(position: str, places: int) -> range:
+    """The places that `early`, `middle`, `late` or `any` leaves open, of so many."""
+    early, late = places // 3, places - places // 3
+    return {
+        "any": range(places),
+        "early": range(early),
+        "middle": range(early, late),
+        "late": range(late, places),
+    }[position]
 
 
 def _keys(rng: random.Random, task: KVRetrieval) -> list[str]:

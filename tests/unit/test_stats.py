@@ -133,6 +133,12 @@ def test_wilson_agrees_with_newcombe():
     assert math.isnan(stats.wilson(0, 0).low)
 
 
+def test_wilson_reaches_the_ends_exactly():
+    for n in range(1, 200):
+        assert stats.wilson(0, n).low == 0
+        assert stats.wilson(n, n).high == 1
+
+
 def test_holm_leaves_unknown_p_values_out():
     adjusted = stats.holm(np.array([0.01, np.nan, 0.04, 0.03]))
     np.testing.assert_allclose(adjusted, [0.03, np.nan, 0.06, 0.06])

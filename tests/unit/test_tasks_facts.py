@@ -105,3 +105,43 @@ def test_grades() -> None:
     assert (loose.strict, loose.flexible, loose.answered) == (False, True, True)
     assert not made.grade(" Santiago", example).flexible
     assert not made.grade(" \n", example).answered
+
+
+def test_a_context_tells_the_fact_once_and_the_question_stays_the_same() -> None:
+    bare = {example.id: example for example in Facts().examples(10_000, seed=0)}
+    for context, sentences in (("support", {1}), ("distractors", {2, 3, 4, 5})):
+        told = Facts(context=context).examples(10_000, seed=0)
+        assert [example.id for example in told] == list(bare)
+        lengths = set()
+        for example in told:
+            asked = bare[example.id]
+            text, question = example.prompt.split("\n")
+            assert (question, example.answer) == (asked.prompt, asked.answer)
+            assert example.choices == asked.choices
+            assert [shot.id for shot in example.shots] == [shot.id for shot in asked.shots]
+            assert text.count(f"{question} {example.answer}.") == 1
+            ((start, end),) = example.evidence
+            assert example.prompt[start:end] == example.answer
+            assert example.prompt[:start].endswith(f"{question} ")
+            for shot in example.shots:
+                assert f"{shot.prompt.split(chr(10))[1]} {shot.answer}." in shot.prompt
+            relation = facts()[example.id.rsplit("-", 1)[0]]
+            others = [f for f in relation if f"{f.prompt} {f.answer}." in text and f.id != asked.id]
+            assert example.answer not in {other.answer for other in others}
+            lengths.add(1 + len(others))
+        assert max(lengths) == max(sentences) and lengths <= sentences
+
+
+def test_distractors_are_the_same_each_time_and_in_random_order() -> None:
+    made = Facts(context="distractors")
+    assert made.examples(40, seed=0) == made.examples(40, seed=0)
+    places = Counter(
+        example.prompt[: example.evidence[0][0]].count(". ") for example in made.examples(200, 0)
+    )
+    assert set(places) == set(range(5))
+    assert max(places.values()) < 80
+
+
+def test_an_unknown_context_is_told() -> None:
+    with pytest.raises(InputError, match="context='wiki' is unknown: known are none, support"):
+        task("facts", context="wiki")

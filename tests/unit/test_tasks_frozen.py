@@ -5,9 +5,20 @@ A change here changes what runs of before asked, and belongs into the changelog.
 
 import pytest
 
-from layerroles.tasks import Copying, Facts, KVRetrieval, Task, WordProblems
+from layerroles.tasks import Copying, Facts, KVRetrieval, Needle, Task, WordProblems
 
 COPIED = "On Monday Alice found 15 hats near the store, and Sarah keeps 5 shirts in the hall."
+NEEDLE = (
+    "Paul and Tom talked about the parrot for more than an hour. When Frank came home, "
+    "the letter still stood behind the shop. Later Jack carried the bottle back to the "
+    "village without a word. Jack walked past the store and saw a needle near the door. "
+    "Nobody at the market could say where the mask came from. In the morning somebody had"
+    " left a doctor in the garage. The password of Mary is soldier. It rained all day, "
+    "and the market looked smaller than the branch in the old picture. There was a rocket"
+    " in the window, which Tom had never liked. It rained all day, and the yard looked "
+    "smaller than the temple in the old picture."
+    "\nThe password of Mary is"
+)
 FIRST = {
     KVRetrieval(): (
         "375c1f507652",
@@ -30,6 +41,12 @@ FIRST = {
         "19",
         ("9", "19", "21", "12"),
     ),
+    Needle(): (
+        "03fac5297541",
+        NEEDLE,
+        "soldier",
+        ("rocket", "letter", "soldier", "parrot"),
+    ),
     Copying(): (
         "9b732f4dea86",
         f"Text: {COPIED}\nCopy of the text:",
@@ -46,6 +63,9 @@ FINGERPRINTS = {
     KVRetrieval(): "5d0664cd987f2632",
     Facts(): "0cbc9eb17f63e86b",
     WordProblems(): "7d450566a2ff6d83",
+    Needle(): "17bb3e511d473be1",
+    KVRetrieval(position="late"): "42cba1d603e5c6b3",
+    Facts(context="distractors"): "e7e0b69ebe4033bc",
     Copying(): "9a26cdba0ed377b6",
 }
 

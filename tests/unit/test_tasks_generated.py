@@ -7,12 +7,15 @@ from typing import Any
 import pytest
 
 from layerroles.errors import InputError
-from layerroles.tasks import Copying, KVRetrieval, Task, WordProblems, task
+from layerroles.tasks import Copying, KVRetrieval, Needle, Task, WordProblems, task
 
 TASKS = [
     KVRetrieval(),
     KVRetrieval(pairs=4, key_style="hex", num_fewshot=2),
     KVRetrieval(pairs=20, key_style="uuid"),
+    KVRetrieval(pairs=7, position="middle", num_fewshot=1),
+    Needle(),
+    Needle(words=60, position="late", num_fewshot=1),
     WordProblems(),
     WordProblems(steps=1),
     WordProblems(steps=3),
@@ -101,6 +104,64 @@ def test_lookup_is_right_and_its_evidence_is_the_value(seed: int) -> None:
         assert sorted(positions[: made.pairs]) == list(range(made.pairs))
 
 
+@pytest.mark.parametrize(
+    ("pairs", "position", "places"),
+    [
+        (9, "early", {0, 1, 2}),
+        (9, "middle", {3, 4, 5}),
+        (9, "late", {6, 7, 8}),
+        (4, "early", {0}),
+        (4, "middle", {1, 2}),
+        (5, "late", {4}),
+    ],
+)
+def test_the_asked_key_stands_where_it_is_said(pairs: int, position: str, places: set[int]) -> None:
+    made = KVRetrieval(pairs=pairs, position=position, num_fewshot=1)
+    found, shown = [], set()
+    for seed in range(12):
+        for example in made.examples(2 * len(places), seed):
+            for asked in (example, *example.shots):
+                keys = re.findall(r'"([^"]+)": "', asked.prompt)
+                place = keys.index(re.search(r'looked up: "(.+)":$', asked.prompt)[1])
+                if asked is example:
+                    found.append(place)
+                else:
+                    shown.add(place)
+    assert set(found) == places
+    assert {found.count(place) for place in places} == {24}
+    assert shown - places  # a worked example may stand anywhere
+
+
+@pytest.mark.parametrize("words", [40, 100, 400])
+def test_a_needle_is_found_by_its_name_alone(words: int) -> None:
+    depths = []
+    for example in Needle(words=words).examples(90, seed=1):
+        text, asked = example.prompt.split("\n")
+        who = re.fullmatch(r"The password of (\w+) is", asked)[1]
+        assert re.findall(rf"The password of {who} is (\w+)\.", text) == [example.answer]
+        ((start, end),) = example.evidence
+        assert example.prompt[start:end] == example.answer
+        rest = text.replace(f"{asked} {example.answer}.", "").split()
+        assert words <= len(rest) < words + 20
+        assert who not in " ".join(rest)
+        assert f"the {example.answer} " not in text
+        for choice in example.choices:
+            assert choice == example.answer or re.search(rf"\b(a|the) {choice}\b", text)
+        depths.append(start / len(text))
+    assert min(depths) < 0.1 < 0.9 < max(depths)
+    assert 0.4 < sum(depths) / len(depths) < 0.6
+
+
+def test_a_needle_stands_in_the_third_that_is_asked_for() -> None:
+    means = []
+    for position in ("early", "middle", "late"):
+        examples = Needle(words=300, position=position).examples(30, seed=0)
+        places = [e.evidence[0][0] / len(e.prompt) for e in examples]
+        assert max(places) - min(places) < 0.4
+        means.append(sum(places) / len(places))
+    assert means[0] < 0.2 < 0.4 < means[1] < 0.6 < 0.8 < means[2]
+
+
 # What each kind of sentence does to what its subject has; read from the sentences alone.
 _CHANGES = [
     (r"\w+ has (\d+) \w+ with (\d+) \w+ in each", lambda has, a, b: a * b),
@@ -177,6 +238,9 @@ def test_copies_differ_in_one_word() -> None:
         ("kv_retrieval", {"pairs": 3}, "3"),
         ("kv_retrieval", {"pairs": "ten"}, "'ten'"),
         ("kv_retrieval", {"key_style": "roman"}, "'roman'"),
+        ("kv_retrieval", {"position": "last"}, "'last'"),
+        ("needle", {"words": 39}, "39"),
+        ("needle", {"position": 0.5}, "0.5"),
         ("kv_retrieval", {"num_fewshot": -1}, "-1"),
         ("word_problems", {"steps": 4}, "4"),
         ("word_problems", {"steps": True}, "True"),

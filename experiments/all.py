@@ -1,0 +1,98 @@
+r"""Run the experiments in order, and put what they found on one page.
+
+Each is run as its own command into a folder of `--out`, with its own default `--limit` unless one
+is given. With `--data FOLDER` those that ask benchmarks ask them: `FOLDER/mmlu`, `hellaswag`,
+`openbookqa`, `arc_easy`, `sciq`, `gsm8k`, `mathqa`, where they are there. A mistake in what is
+given ends it at the first script that tells it; a script that fails is named on the page, and the
+others are run. What else lies in `--out` with a report of its own is put on the page too.
+
+Cost: the sum of the scripts' own, about an hour with a 135M model in float32 on two free cores.
+Again, and it goes on where it was.
+
+    python experiments/all.py --out runs/all            # then open runs/all/index.html
+"""
+
+import argparse
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from index import written
+from setting import Options, run
+
+import layerroles as lr
+
+HERE = Path(__file__).parent
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run what can be run, then write the page."""
+    options = Options(__doc__, limit=None, out="runs/all")
+    options.add_argument("--data", type=Path, help="a folder with folders of benchmarks")
+    options.add_argument("--only", default="", help="names of experiments, joined by commas")
+    args = options.parse(argv)
+    if args.data and not args.data.is_dir():
+        raise lr.InputError(f"--data {str(args.data)!r} is not a folder")
+    known = steps(args.data)
+    only = [name for name in args.only.split(",") if name] or list(known)
+    if unknown := [name for name in only if name not in known]:
+        raise lr.InputError(f"--only {','.join(unknown)}: known are {', '.join(known)}")
+    failed = {}
+    for name in only:
+        print(f"== {name}", flush=True)
+        if why := failure(name, command(args, known[name], args.out / name)):
+            failed[name] = why
+    print(f"\nPage: {written(args.out, only, failed)}")
+    if failed:
+        raise lr.InputError(f"these failed: {', '.join(failed)}")
+
+
+def steps(data: Path | None) -> dict[str, list[str]]:
+    """The command of each experiment, by the name of its folder; first the script."""
+    found = {"knowledge": ["knowledge.py"], "retrieval": ["retrieval.py"], "rag": ["rag.py"]}
+    found |= {"reasoning": ["reasoning.py"], "reading_writing": ["reading_writing.py"]}
+    found |= {"heads": ["heads.py"], "similarity": ["similarity.py"]}
+    if data is None:
+        return found
+    for name, parts in (
+        ("knowledge", ("openbookqa", "arc_easy", "hellaswag")),
+        ("reasoning", ("gsm8k", "mathqa")),
+    ):
+        if any((data / part).is_dir() for part in parts):
+            found[name] += ["--data", str(data)]
+    if (data / "sciq").is_dir():
+        found["rag_sciq"] = ["rag.py", "--data", str(data / "sciq")]
+    for benchmark in ("mmlu", "hellaswag"):
+        if (data / benchmark).is_dir():
+            own = ["protocols.py", benchmark, "--data", str(data / benchmark)]
+            found[f"protocols_{benchmark}"] = own
+    return found
+
+
+def command(args: argparse.Namespace, step: list[str], out: Path) -> list[str]:
+    """The whole command of an experiment."""
+    line = [sys.executable, str(HERE / step[0]), *step[1:], "--out", str(out)]
+    line += ["--model", args.model, "--dtype", args.dtype]
+    if args.limit is not None:
+        line += ["--limit", str(args.limit)]
+    return line if args.resume else [*line, "--no-resume"]
+
+
+def failure(name: str, line: list[str]) -> str:
+    """Run an experiment; what it said last if it failed, else nothing.
+
+    Raises:
+        InputError: something that was given is wrong.
+    """
+    done = subprocess.run(line, stderr=subprocess.PIPE, text=True, check=False)
+    said = (done.stderr.strip().splitlines() or ["it ended without a word"])[-1]
+    if done.returncode == 2:
+        raise lr.InputError(said)
+    if done.returncode in (130, -2):
+        raise KeyboardInterrupt
+    return f"{name} failed: {said}" if done.returncode else ""
+
+
+if __name__ == "__main__":
+    run("all", main)

@@ -1,0 +1,88 @@
+r"""Do knowledge and commonsense lean on shallow layers when they are asked by likelihood?
+
+Claim
+    "Knowledge and commonsense lean on shallow layers": by the likelihood of given choices, only
+    the first few layers matter (arXiv 2510.02091, on HellaSwag, OpenBookQA and the like).
+
+Setting
+    The package's facts, and copying as the control; with `--data FOLDER`, every benchmark that it
+    holds as `openbookqa/`, `arc_easy/` or `hellaswag/`, each with `test*.jsonl` or
+    `validation*.jsonl` of `query`, `choices` and `gold`. Each layer is skipped in turn; the answer
+    is the likeliest of the choices, per byte; effects are paired. No worked examples but the two
+    before a fact.
+
+Cost
+    About 6 minutes for 32 questions of facts and copying with a 135M model in float32 on two free
+    cores, and about as much again for the three benchmarks.
+
+Run
+    python experiments/knowledge.py --data FOLDER --out runs/knowledge  # again, and it goes on
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from files import once, rows_of, write_rows
+from sentences import claims, on_task, role
+from setting import Options, conclude, run, skipped, thorough
+
+import layerroles as lr
+
+FAMILIES = {"openbookqa": "knowledge", "arc_easy": "knowledge", "hellaswag": "commonsense"}
+PROTOCOL = "continuation[norm=byte]"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Ask by likelihood, sweep, report."""
+    options = Options(__doc__, limit=32, out="runs/knowledge")
+    options.add_argument("--data", type=Path, help="a folder with folders of benchmarks")
+    thorough(options)
+    args = options.parse(argv)
+    tasks = [lr.task("facts"), lr.task("copying")]
+    if args.data:
+        tasks += benchmarks(args.data, args.out / "data")
+    model = lr.load(args.model, dtype=args.dtype)
+    sweep = lr.Sweep(
+        model,
+        tasks,
+        skipped(model, args),
+        protocols=[PROTOCOL],
+        limit=args.limit,
+        noise_floor=False,
+    )
+    result = sweep.run(args.out)
+    roles = lr.localize(result, ablation="skip")
+    lines = [on_task(task.label, role(result, task.label, PROTOCOL)) for task in tasks]
+    conclude(args, __doc__, result, lines + claims(roles, "knowledge", "commonsense"))
+
+
+def benchmarks(source: Path, folder: Path) -> list[lr.Task]:
+    """The benchmarks that a folder holds, as files of questions.
+
+    Raises:
+        InputError: it holds none.
+    """
+    found = []
+    for name, family in FAMILIES.items():
+        if not (source / name).is_dir():
+            continue
+        split = "test*.jsonl" if list((source / name).glob("test*.jsonl")) else "validation*.jsonl"
+        lines = [
+            {
+                "family": family,
+                "prompt": row["query"],
+                "answer": row["choices"][row["gold"]].strip(),
+                "choices": list(dict.fromkeys(choice.strip() for choice in row["choices"])),
+            }
+            for row in rows_of(source / name, split, ("query", "choices", "gold"))
+        ]
+        found.append(
+            lr.task(f"local:{write_rows(folder / f'{name}.jsonl', once(lines, 'prompt'))}")
+        )
+    if not found:
+        raise lr.InputError(f"--data {str(source)!r} holds none of {', '.join(FAMILIES)}")
+    return found
+
+
+if __name__ == "__main__":
+    run("knowledge", main)

@@ -1,0 +1,69 @@
+"""The sentences in which the experiments tell their numbers; each holds what it is said of."""
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import layerroles as lr
+from layerroles import stats
+
+Row = Mapping[str, Any]
+
+
+def interval(estimate: float, low: float, high: float, places: int = 2) -> str:
+    """A number with its 95% interval."""
+    if math.isnan(estimate):
+        return "not known"
+    if math.isnan(low):  # not one example differs from the others
+        return f"{estimate:+.{places}f}"
+    return f"{estimate:+.{places}f} [{low:+.{places}f}, {high:+.{places}f}]"
+
+
+def listed(layers: Iterable[int]) -> str:
+    """Layers in words."""
+    return ", ".join(map(str, layers)) or "none"
+
+
+def role(result: lr.SweepResult, task: str, protocol: str, at: str | None = None) -> Row:
+    """What skipping layers says of one task under one protocol: a row of `lr.Roles.frame`."""
+    frame = lr.localize(result[task], ablation="skip", at=at).frame
+    found: Row = frame[frame["protocol"] == protocol].iloc[0].to_dict()
+    return found
+
+
+def on_task(name: str, row: Row) -> str:
+    """A task's skill, which end of the depth it leans on, and its critical layers."""
+    skill = f"{name}: intact {row['intact']:.2f} (n = {row['n']}, chance {row['chance']:.2f})"
+    if math.isnan(row["early_minus_late"]):
+        return f"{skill}; it has no skill above chance that could be harmed."
+    lean = interval(row["early_minus_late"], row["ci_low"], row["ci_high"])
+    return (
+        f"{skill}; harm of the first third of layers minus that of the last: {lean}; critical "
+        f"layers: {listed(row['critical'])}."
+    )
+
+
+def leaning(words: str, one: Row, two: Row) -> str:
+    """How much more the second leans on early layers than the first, and whether that is shown."""
+    change, found = stats.difference(
+        (one["early_minus_late"], two["early_minus_late"]),
+        (
+            stats.Interval(one["ci_low"], one["ci_high"]),
+            stats.Interval(two["ci_low"], two["ci_high"]),
+        ),
+    )
+    if math.isnan(change):
+        return f"{words}: cannot be compared, one of them has no skill above chance."
+    end = "early" if change > 0 else "late"
+    shown = found.low > 0 or found.high < 0
+    verdict = f"leans more on {end} layers" if shown else "no difference in lean is shown"
+    return f"{words}: {verdict}, {interval(change, found.low, found.high)}."
+
+
+def claims(roles: lr.Roles, *families: str) -> list[str]:
+    """What the paper's claims come to for these families."""
+    own = roles.claims[roles.claims["family"].isin(families)].to_dict("records")
+    return [
+        f"{row['claim']} ({row['family']}, {row['protocol']}): {row['status']}. {row['evidence']}."
+        for row in own
+    ]

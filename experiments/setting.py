@@ -1,0 +1,110 @@
+"""What the experiments share: their options, their conditions, and how each of them ends.
+
+Every script goes on with the run that its `--out` holds; `--no-resume` refuses such a folder. A
+mistake in what is given is told in one line, with exit code 2. At the end a script prints its
+findings, writes `report.html` with them on top, and leaves them in `findings.json` for `all.py`.
+"""
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pandas as pd
+
+import layerroles as lr
+
+
+class Options(argparse.ArgumentParser):
+    """The options that all experiments take.
+
+    Args:
+        doc: the script's docstring; its first line describes the command.
+        limit: examples of each task, by default; None leaves it to others.
+        out: the run folder, by default.
+    """
+
+    def __init__(self, doc: str | None, *, limit: int | None, out: str) -> None:
+        super().__init__(description=(doc or "").splitlines()[0])
+        self.add_argument("--model", default="smollm2-135m")
+        self.add_argument("--limit", type=int, default=limit, help="examples of each task")
+        self.add_argument("--dtype", default="auto", help="auto, float32, bfloat16 or float16")
+        self.add_argument("--out", type=Path, default=Path(out), help="the run folder")
+        self.add_argument(
+            "--resume",
+            action=argparse.BooleanOptionalAction,
+            default=True,
+            help="go on with the run that --out holds (the default), or refuse it",
+        )
+
+    def error(self, message: str) -> NoReturn:
+        """Tell a mistake in one line."""
+        raise lr.InputError(f"{message}; --help lists the options")
+
+    def parse(self, argv: Sequence[str] | None) -> argparse.Namespace:
+        """Read the command line.
+
+        Raises:
+            InputError: an option is wrong, or `--no-resume` and a folder that holds a run.
+        """
+        args = self.parse_args(argv)
+        if args.limit is not None and args.limit < 1:
+            raise lr.InputError(f"--limit {args.limit} asks nothing: use 1 or more")
+        if not args.resume and (args.out / "manifest.json").exists():
+            raise lr.InputError(
+                f"--out {str(args.out)!r} holds a run: leave out --no-resume to go on with it, or "
+                f"name another folder"
+            )
+        logging.basicConfig(level=logging.WARNING, format="%(message)s")
+        return args
+
+
+def thorough(options: Options) -> None:
+    """Offer the conditions without which no claim of the paper can be called supported."""
+    options.add_argument(
+        "--thorough",
+        action="store_true",
+        help="also spare the first token, and put means in place of layers: three times as long",
+    )
+
+
+def skipped(model: Any, args: argparse.Namespace) -> list[lr.Condition]:
+    """Each layer skipped; if asked for, also but for the first token, and with means instead."""
+    conditions = lr.each_layer(model, lr.Skip())
+    if args.thorough:
+        mean = lr.Mean(lr.Reference(lr.task("plain_text"), limit=8))
+        conditions += lr.each_layer(model, lr.Skip(), at="after_first")
+        conditions += lr.each_layer(model, mean)
+    return conditions
+
+
+def conclude(
+    args: argparse.Namespace,
+    doc: str | None,
+    result: lr.SweepResult,
+    findings: Sequence[str],
+    probes: Sequence[pd.DataFrame] = (),
+) -> None:
+    """Print the findings, and write them and the report; the verdict is the last of them."""
+    page = lr.report(result, probes, path=args.out / "report.html", findings=findings)
+    model = result.manifest["model"]
+    kept = {"claim": (doc or "").splitlines()[0], "model": model["name"], "findings": [*findings]}
+    text = json.dumps(kept | {"limit": args.limit, "dtype": model["dtype"]}, indent=1)
+    (args.out / "findings.json").write_text(text + "\n", encoding="utf-8")
+    print("\n".join(findings), f"\nReport: {page}")
+
+
+def run(name: str, main: Callable[[], None]) -> NoReturn:
+    """Run a script to its exit code: 0, 2 for a mistake told in one line, 130 when stopped."""
+    try:
+        main()
+    except lr.InputError as error:
+        print(f"{name}: error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print(f"{name}: stopped; the same command goes on where it was", file=sys.stderr)
+        sys.exit(130)
+    sys.exit(0)

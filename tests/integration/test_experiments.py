@@ -1,0 +1,183 @@
+"""The experiments end to end on a random model: they run, go on, report.
+
+A random model has no skill, so what they say of skill is tried in `tests/unit`.
+"""
+
+import json
+import re
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from tempfile import mkdtemp
+from types import ModuleType
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, LlamaConfig
+
+import layerroles as lr
+from tests.unit.random_models import CONFIGS, tokenizer
+
+Load = Callable[[str], ModuleType]
+
+
+@cache
+def random_folder() -> str:
+    """A random model of three layers that reads long prompts, a token for each character."""
+    folder = Path(mkdtemp(prefix="layerroles-long-"))
+    config = CONFIGS["llama"].to_dict() | {"max_position_embeddings": 4096}
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(LlamaConfig(**config), dtype=torch.float32)
+    model.save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+    return str(folder)
+
+
+def options(out: Path, limit: int = 1) -> list[str]:
+    model = ["--model", random_folder(), "--dtype", "float32"]
+    return [*model, "--limit", str(limit), "--out", str(out)]
+
+
+def write(file: Path, rows: list[dict[str, object]]) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+
+
+def sciq(folder: Path) -> Path:
+    rows = [
+        {
+            "question": f"What is number {n}?",
+            "support": f"As all know, Number <{n}> is good." if n else "",
+            "correct_answer": f"number <{n}>",
+            **{f"distractor{k}": f"wrong {n}{k}" for k in (1, 2, 3)},
+        }
+        for n in range(5)
+    ]
+    write(folder / "validation.jsonl", [*rows, rows[1]])
+    return folder
+
+
+def benchmarks(folder: Path) -> Path:
+    rows = [{"query": f"Q{n}", "choices": ["a", "b "], "gold": n % 2} for n in range(4)]
+    write(folder / "openbookqa" / "test.jsonl", [*rows, rows[0]])
+    write(folder / "hellaswag" / "validation_9.jsonl", rows)
+    solved = [{"question": f"1 + {n}?", "answer": f"It is.\n#### {n + 1}"} for n in range(8)]
+    write(folder / "gsm8k" / "train.jsonl", solved)
+    write(folder / "gsm8k" / "test.jsonl", solved)
+    listed = {"A": "1", "B": "2", "C": "3", "D": "4", "E": "5"}
+    asked = [{"question": f"is it {n}?", "options": listed, "answer": "B"} for n in range(4)]
+    write(folder / "mathqa" / "test.jsonl", asked)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "name", ["retrieval", "rag", "knowledge", "reasoning", "reading_writing", "similarity"]
+)
+def test_an_experiment_runs_goes_on_and_reports_its_findings(
+    name: str, experiment: Load, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script = experiment(name)
+    script.main(options(tmp_path))
+    first = capsys.readouterr().out
+    rows = len(lr.read(tmp_path).frame)
+    found = json.loads((tmp_path / "findings.json").read_text(encoding="utf-8"))
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert len(found["findings"]) >= 3
+    assert (found["limit"], found["dtype"]) == (1, "float32")
+    for line in found["findings"]:
+        assert line in first
+        assert line.replace("&", "&amp;").replace("<", "&lt;").replace("'", "&#39;") in page
+
+    stamp = (tmp_path / "rows.sqlite").stat().st_mtime_ns
+    script.main(options(tmp_path))
+    assert capsys.readouterr().out == first
+    assert (tmp_path / "rows.sqlite").stat().st_mtime_ns == stamp  # nothing was asked again
+    script.main(options(tmp_path, limit=2))
+    assert len(lr.read(tmp_path).frame) == rows * 2
+    with pytest.raises(lr.InputError, match="holds a run: leave out --no-resume"):
+        script.main([*options(tmp_path), "--no-resume"])
+
+
+def test_thorough_spares_the_first_token_and_takes_means(experiment: Load, tmp_path: Path) -> None:
+    experiment("knowledge").main([*options(tmp_path), "--thorough"])
+    conditions = lr.read(tmp_path).manifest["conditions"]
+    kinds = {(each["ablation"], each["at"]) for each in conditions if each["name"] != "intact"}
+    assert kinds == {("skip", "all"), ("skip", "after_first"), ("mean", "all")}
+
+
+def test_sciq_is_asked_in_each_context(experiment: Load, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    experiment("rag").main([*options(out, limit=4), "--data", str(sciq(tmp_path / "sciq"))])
+    result = lr.read(out)
+    assert result.frame.groupby("task")["example"].nunique().tolist() == [4, 4, 4]
+    assert result.frame["example"].nunique() == 4  # the same in each context
+    for _, row in result.examples.iterrows():
+        passages = {"none": 0, "support": 1, "distractors": 3}[Path(row["task"]).stem]
+        assert row["prompt"].count("As all know") == passages
+        assert json.loads(row["evidence"]) == [row["answer"].capitalize()] * (passages > 0)
+
+
+def test_benchmarks_are_read_once_a_row(experiment: Load, tmp_path: Path) -> None:
+    out, data = tmp_path / "out", benchmarks(tmp_path / "data")
+    experiment("knowledge").main([*options(out, limit=9), "--data", str(data)])
+    counts = lr.read(out).frame.groupby("task")["example"].nunique()
+    asked = {Path(task).stem: n for task, n in counts.items() if task.startswith("local:")}
+    assert asked == {"openbookqa": 4, "hellaswag": 4}
+
+
+def test_a_benchmark_out_of_reach_is_not_swept(experiment: Load, tmp_path: Path) -> None:
+    out, data = tmp_path / "out", benchmarks(tmp_path / "data")
+    experiment("reasoning").main([*options(out), "--data", str(data)])
+    told = json.loads((out / "findings.json").read_text(encoding="utf-8"))["findings"]
+    assert told[0].startswith("lm_eval[task=gsm8k") or told[0].startswith("lm_eval:gsm8k")
+    for line in told[:2]:
+        assert "not above chance, so nothing is said of its layers" in line
+    assert not any(task.startswith("lm_eval") for task in lr.read(out).frame["task"])
+    assert set(lr.read(out / "intact").frame["condition"]) == {"intact"}
+
+
+def test_similarity_is_compared_with_a_run(experiment: Load, tmp_path: Path) -> None:
+    experiment("knowledge").main(options(tmp_path / "knowledge"))
+    out = tmp_path / "out"
+    experiment("similarity").main([*options(out), "--run", str(tmp_path / "knowledge")])
+    told = json.loads((out / "findings.json").read_text(encoding="utf-8"))["findings"]
+    assert sum("Influence and cost over 3 layers" in line for line in told) == 2
+
+
+def test_the_page_of_all_links_reports_and_is_escaped(
+    experiment: Load, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["--only", "knowledge,similarity", "--data", str(benchmarks(tmp_path / "data"))]
+    out = tmp_path / "out"
+    other = out / "<b>other"
+    other.mkdir(parents=True)
+    (other / "report.html").write_text("", encoding="utf-8")
+    kept = {"claim": "<i>?", "model": "m&m", "findings": ["first <u>", "last <s>"]}
+    (other / "findings.json").write_text(json.dumps(kept), encoding="utf-8")
+    experiment("all").main([*options(out), *given])
+    page = (out / "index.html").read_text(encoding="utf-8")
+    for name in ("knowledge", "similarity"):
+        (verdict,) = json.loads((out / name / "findings.json").read_text())["findings"][-1:]
+        assert f'<a href="{name}/report.html">' in page
+        assert verdict.split(" (")[0] in page
+    assert page.count("<td>facts</td>") == 2
+    assert "openbookqa" in page  # the data were handed on
+    assert '<a href="%3Cb%3Eother/report.html">' in page
+    for tag in ("<b>", "<i>", "<u>", "<s>"):
+        assert tag not in page
+        assert tag.replace("<", "&lt;").replace(">", "&gt;") in page
+
+
+def test_all_stops_at_a_mistake_and_names_what_failed(
+    experiment: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = experiment("all")
+    with pytest.raises(lr.InputError, match="similarity: error: model 'no/such'"):
+        script.main(["--model", "no/such", "--only", "similarity", "--out", str(tmp_path)])
+    broken = tmp_path / "broken.py"
+    broken.write_text("raise RuntimeError('<worn out>')\n", encoding="utf-8")
+    monkeypatch.setattr(script, "steps", lambda data: {"broken": [str(broken)]})
+    with pytest.raises(lr.InputError, match="these failed: broken"):
+        script.main(["--out", str(tmp_path)])
+    page = (tmp_path / "index.html").read_text(encoding="utf-8")
+    assert re.search(r'class="failed">broken failed: RuntimeError: &lt;worn out&gt;', page)

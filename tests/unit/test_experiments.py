@@ -1,0 +1,115 @@
+"""What the experiments say of results with planted harms, and of mistakes."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+import layerroles as lr
+from tests.unit.synthetic import synthetic_result
+
+Load = Callable[[str], ModuleType]
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "said"),
+    [
+        ("retrieval", ["--limit", "0"], "--limit 0 asks nothing"),
+        ("retrieval", ["--limit", "many"], "invalid int value: 'many'"),
+        ("retrieval", ["--dtype", "float8"], "unknown dtype 'float8'"),
+        ("reasoning", ["--model", "no/such"], "model 'no/such'"),
+        ("reading_writing", ["--colour", "red"], "unrecognized arguments: --colour red"),
+        ("rag", ["--data", "nowhere"], "'nowhere' holds no validation"),
+        ("knowledge", ["--data", "nowhere"], "'nowhere' holds none of openbookqa"),
+        ("reasoning", ["--data", "nowhere"], "'nowhere' holds none of gsm8k, mathqa"),
+        ("similarity", ["--run", "nowhere"], "'nowhere' is not a run folder"),
+        ("protocols", ["mmlu", "--data", "nowhere"], "'nowhere' holds no dev"),
+        ("all", ["--data", "nowhere"], "'nowhere' is not a folder"),
+        ("all", ["--only", "rag,rug"], "--only rug: known are knowledge"),
+    ],
+)
+def test_a_mistake_is_told_in_one_line(
+    name: str,
+    given: list[str],
+    said: str,
+    experiment: Load,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    script, setting = experiment(name), experiment("setting")
+    with pytest.raises(SystemExit) as ended:
+        setting.run(name, lambda: script.main([*given]))
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.strip().split("\n")
+    assert line.startswith(f"{name}: error: ")
+    assert said in line
+
+
+def test_a_bad_row_is_named(experiment: Load, tmp_path: Path) -> None:
+    (tmp_path / "validation.jsonl").write_text('{"question": 1}\n', encoding="utf-8")
+    with pytest.raises(lr.InputError, match=r"validation.jsonl, line 1 is no JSON object with"):
+        experiment("rag").main(["--data", str(tmp_path), "--out", str(tmp_path / "out")])
+
+
+def test_what_is_planted_is_said(experiment: Load) -> None:
+    result = synthetic_result(n=400)
+    sentences = experiment("sentences")
+    told = {
+        name: sentences.role(result, name, "generation")
+        for name in ("facts", "kv_retrieval", "word_problems")
+    }
+    line = sentences.on_task("facts", told["facts"])
+    assert line.startswith("facts: intact 0.78 (n = 400, chance 0.00)")
+    assert "critical layers: 0, 1, 23, 24, 29." in line
+    assert "leans more on early layers" in sentences.leaning(
+        "x", told["facts"], told["kv_retrieval"]
+    )
+    assert "leans more on late layers" in sentences.leaning(
+        "x", told["kv_retrieval"], told["facts"]
+    )
+    same = sentences.leaning("x", told["facts"], told["facts"])
+    assert same.startswith("x: no difference in lean is shown, +0.00 [")
+    roles = lr.localize(result)
+    told = sentences.claims(roles, "reasoning")
+    assert any(line.startswith("Reasoning needs middle and deep layers (reas") for line in told)
+    statuses = roles.claims[roles.claims["family"] == "reasoning"]["status"]
+    assert [line.split("): ")[1].split(".")[0] for line in told] == list(statuses)
+
+
+def test_contexts_that_need_other_layers_are_told_apart(experiment: Load) -> None:
+    labels = {"none": "facts", "support": "kv_retrieval", "distractors": "facts"}
+    told = experiment("rag").findings(synthetic_result(n=400), labels)
+    moved = told.index(next(t for t in told if t.startswith("support against closed-book, gen")))
+    assert "leans more on early layers" in told[moved]
+    assert told[moved + 1] == (
+        "support, generation: critical closed-book and spare with the text: 23, 24, 29; spare "
+        "closed-book and critical with the text: 2, 16, 18."
+    )
+    assert "no difference in lean is shown" in told[moved + 2]
+    assert told[moved + 3].endswith(
+        "the text: none; spare closed-book and critical with the text: none."
+    )
+
+
+@pytest.mark.parametrize(
+    ("reading", "writing", "verdict"),
+    [
+        (0.8, 0.1, "reading needs the layers more than writing: +0."),
+        (0.1, 0.8, "writing needs the layers more than reading: -0."),
+        (0.0, 0.0, "no difference is shown: +0.00."),
+    ],
+)
+def test_reading_and_writing_are_compared(
+    reading: float, writing: float, verdict: str, experiment: Load
+) -> None:
+    harms = {"retrieval": {"prompt": np.full(6, reading), "generated": np.full(6, writing)}}
+    result = synthetic_result(6, 200, harms=harms, protocols=["generation"], churn=0.0)
+    line = experiment("reading_writing").compared(result, "kv_retrieval")
+    assert verdict in line
+    cost = re.search(r"over layers (.+) while reading and (.+) while writing", line)
+    assert [float(each) for each in cost.groups()] == pytest.approx([reading, writing], abs=0.1)
