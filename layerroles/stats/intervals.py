@@ -75,7 +75,8 @@ def wilson(right: int, n: int) -> Interval:
     if n == 0:
         return UNKNOWN
     low, high = proportion_confint(right, n, alpha=1 - LEVEL, method="wilson")
-    return Interval(float(low), float(high))
+    # Rounding must not put a score of 0 above a chance of 0.
+    return Interval(float(low) if right else 0.0, float(high) if right < n else 1.0)
 
 
 def mean_interval(values: Float[np.ndarray, " example"], rng: np.random.Generator) -> Interval:
