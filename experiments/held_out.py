@@ -4,7 +4,7 @@ Run
     python experiments/held_out.py --model smollm2-135m --model runs/twins/solver --limit 200 \
         --out runs/twins/held_out
 
-A cell is as long as generating for its questions takes: minutes for 200 on two cores.
+It takes as long as generating for so many questions with each model.
 """
 
 import argparse
