@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from layerroles.results import Comparison as Comparison
     from layerroles.results import SweepResult as SweepResult
     from layerroles.results import compare as compare
+    from layerroles.roles import HeadSearch as HeadSearch
     from layerroles.roles import Roles as Roles
     from layerroles.roles import localize as localize
     from layerroles.roles import probe_agreement as probe_agreement
@@ -105,7 +106,7 @@ _NAMES_OF = {
     "sweep": ("Sweep", "read"),
     "results": ("Comparison", "SweepResult", "compare"),
     "aggregates": ("lm_eval_metrics",),
-    "roles": ("Roles", "localize", "probe_agreement", "rank_stability"),
+    "roles": ("HeadSearch", "Roles", "localize", "probe_agreement", "rank_stability"),
     "page": ("report",),
     "plants": ("planted",),
 }

@@ -20,7 +20,9 @@ protocol. Several tasks of a family count equally; each is resampled within itse
 
 from layerroles.roles.locate import localize as localize
 from layerroles.roles.pairing import probe_agreement as probe_agreement
+from layerroles.roles.search import FoundHeads as FoundHeads
+from layerroles.roles.search import HeadSearch as HeadSearch
 from layerroles.roles.stability import rank_stability as rank_stability
 from layerroles.roles.table import Roles as Roles
 
-__all__ = ["Roles", "localize", "probe_agreement", "rank_stability"]
+__all__ = ["FoundHeads", "HeadSearch", "Roles", "localize", "probe_agreement", "rank_stability"]

@@ -84,6 +84,7 @@ def _frame(harms: Harms, layers: pd.DataFrame) -> pd.DataFrame:
         cell = harms.measured(family, protocol)
         cell = harms.cell(family, protocol) if cell.empty else cell
         depth = harms.early_minus_late(family, protocol, harms.at)
+        mean = harms.mean_harm(family, protocol, harms.at)
         own = {verdict: found.get((family, protocol, verdict), []) for verdict in VERDICTS}
         measured = [f for f, p in harms.keys if p == protocol and not harms.measured(f, p).empty]
         others = [other for other in measured if other != family]
@@ -111,6 +112,9 @@ def _frame(harms: Harms, layers: pd.DataFrame) -> pd.DataFrame:
                 "effective": effective,
                 "effective_low": of_effective.low,
                 "effective_high": of_effective.high,
+                "mean_harm": mean.estimate,
+                "mean_harm_low": mean.low,
+                "mean_harm_high": mean.high,
             }
         )
     return pd.DataFrame(rows)

@@ -38,7 +38,8 @@ class Roles:
         frame: a row per family and protocol: family, protocol, n, intact, chance,
             early_minus_late, ci_low, ci_high, lists of layers (critical, spare, undecided,
             general, specific, sink), effective, effective_low, effective_high (over how many
-            layers harm is spread, sinks left out) and claim, a sentence.
+            layers harm is spread, sinks left out), mean_harm, mean_harm_low, mean_harm_high (over
+            all layers swept) and claim, a sentence.
         layers: a row per family, protocol and layer: n, n_failed, harm, harm_low, harm_high, the
             same under `after_first` (NaN where not swept), gone, gone_low, gone_high (paired
             harm under "all" minus harm under "after_first") and verdict.

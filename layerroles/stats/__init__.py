@@ -32,6 +32,7 @@ from layerroles.stats.paired import (
 )
 from layerroles.stats.power import LEAST_BACKGROUND, minimum_detectable, minimum_detectable_mean
 from layerroles.stats.profiles import profile_agreement, resampled_means, spearman
+from layerroles.stats.sampled import sampled_total
 from layerroles.stats.stability import rank_stability
 
 __all__ = [
@@ -57,6 +58,7 @@ __all__ = [
     "rank_stability",
     "resampled_counts",
     "resampled_means",
+    "sampled_total",
     "sign_flip_p",
     "spearman",
     "tango",

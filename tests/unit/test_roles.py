@@ -19,7 +19,8 @@ from tests.unit.synthetic import synthetic_attention, synthetic_lens, synthetic_
 
 COLUMNS = (
     "family protocol n intact chance early_minus_late ci_low ci_high critical spare undecided "
-    "general specific sink effective effective_low effective_high claim"
+    "general specific sink effective effective_low effective_high "
+    "mean_harm mean_harm_low mean_harm_high claim"
 ).split()
 FLAT = dict.fromkeys(("all", "after_first"), [0.0] * 6)
 

@@ -158,6 +158,18 @@ def test_the_effective_number_of_layers_covers_the_truth(harm: list[float], trut
     assert np.mean(estimates) == pytest.approx(truth, rel=0.1)
 
 
+def test_the_mean_harm_of_all_layers_covers_the_truth() -> None:
+    harms = {"language": {"all": [0.8] * 3 + [0.0] * 9}}
+    rows = [
+        localize(synthetic_result(12, 64, seed, harms=harms, protocols=["generation"])).frame.iloc[
+            0
+        ]
+        for seed in range(20)
+    ]
+    assert sum(row["mean_harm_low"] <= 0.2 <= row["mean_harm_high"] for row in rows) >= 17
+    assert np.mean([row["mean_harm"] for row in rows]) == pytest.approx(0.2, abs=0.02)
+
+
 def test_noise_alone_has_no_effective_number() -> None:
     harms = {"language": {"all": [0.0] * 12}}
     found = [

@@ -131,6 +131,8 @@ def test_wilson_agrees_with_newcombe():
         interval = stats.wilson(right, n)
         assert (interval.low, interval.high) == pytest.approx((low, high), abs=5e-5)
     assert math.isnan(stats.wilson(0, 0).low)
+    # To the last bit: a score of 0 is not above a chance of 0.
+    assert all(stats.wilson(0, n).low == 0 and stats.wilson(n, n).high == 1 for n in range(1, 60))
 
 
 def test_wilson_reaches_the_ends_exactly():

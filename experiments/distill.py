@@ -1,0 +1,119 @@
+r"""Make twins of a model by fine-tuning it on solutions, and on text without reasoning.
+
+Question
+    Distilled models are said to reason more robustly, with more of their layers. Made of the same
+    base with the same number of steps: do twins that are taught to reason differ, and does one
+    that is taught something else not?
+
+Method
+    Full fine-tuning (all weights, AdamW, cosine schedule after a tenth of warm-up), loss on the
+    solutions' tokens only; a text holds several lessons, so that shots are learned too. The twins:
+      solver   solutions of an exact solver (solver-taught, not distilled from a model);
+      self     the model's own greedy solutions that came out right (self-distilled);
+      control  the same stories, told and not worked out; the loss is on the story.
+    Held out are `word_problems`, which share no sentence and no word for people, things and places
+    with the lessons (see `lessons.py`).
+
+Run
+    python experiments/distill.py --out runs/twins   # --twin solver makes that one only
+
+A twin is a Hugging Face folder, with `distill.json` beside the weights; a finished one is kept. A
+step takes 6 FLOPs a weight and token, and a text of solved problems has some 300 tokens.
+"""
+
+import argparse
+import hashlib
+import json
+import logging
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import lessons
+import torch
+import transformers
+from held_out import examined
+from training import batches, trained
+
+import layerroles as lr
+
+TWINS = ("solver", "self", "control")
+PACKED = 4
+
+
+def main() -> None:
+    """Teach each twin, then examine all on what none was taught."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--model", default="smollm2-135m", help="the base")
+    parser.add_argument("--twin", choices=TWINS, action="append", help="one; by default all three")
+    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--lessons", type=int, default=800, help="problems made")
+    parser.add_argument("--texts", type=int, default=2, help="texts of a step, of 4 lessons each")
+    parser.add_argument("--rate", type=float, default=5e-5, help="largest learning rate")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--minutes", type=float, default=30, help="that a twin may take")
+    parser.add_argument("--limit", type=int, default=100, help="held-out questions; 0 asks none")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args()
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    transformers.utils.logging.disable_progress_bar()
+    if min(args.steps, args.texts) < 1 or args.lessons < PACKED * args.texts:
+        raise lr.InputError("--steps and --texts are 1 or more, --lessons at least 4 for each text")
+
+    base, twins = lr.load(args.model, dtype=args.dtype), args.twin or list(TWINS)
+    problems = lessons.problems(args.lessons, args.seed)
+    for twin in twins:
+        taught(args, base, twin, problems)
+    if args.limit:
+        models = {"base": base}
+        models |= {twin: lr.load(args.out / twin, dtype=args.dtype) for twin in twins}
+        print(examined(models, "word_problems", args.limit, args.out / "held_out"))
+
+
+def taught(args: argparse.Namespace, base: Any, twin: str, problems: list[lr.Example]) -> None:
+    """Make one twin, unless it is there."""
+    folder, names = args.out / twin, ("model", "steps", "lessons", "texts", "rate", "seed", "dtype")
+    asked = {name: getattr(args, name) for name in names} | {"twin": twin}
+    note = folder / "distill.json"
+    if note.is_file():
+        if (made := json.loads(note.read_text()))["asked"] != asked:
+            raise lr.InputError(f"{folder} was made with {made['asked']}: use another --out")
+        return
+    given = {
+        "solver": lambda: [lessons.Lesson(one.prompt, one.solution) for one in problems],
+        "self": lambda: lessons.own_solutions(base, problems),
+        "control": lambda: [lessons.told(one) for one in problems],
+    }[twin]()
+    if len(given) < PACKED * args.texts:
+        raise lr.InputError(f"{twin}: {len(given)} lessons are too few: make more --lessons")
+    began, local = time.monotonic(), args.model == "smollm2-135m" or Path(args.model).exists()
+    source = lr.model_folder(args.model) if local else args.model
+    torch.manual_seed(args.seed)
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        source, dtype=getattr(torch, args.dtype), use_safetensors=True
+    )
+    tokenizer = transformers.AutoTokenizer.from_pretrained(source)
+    fed = batches(given, tokenizer, texts=args.texts, packed=PACKED, seed=args.seed)
+    losses = trained(model, fed, steps=args.steps, rate=args.rate, minutes=args.minutes)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    told = {
+        "asked": asked,
+        "taught": f"{len(given)} different lessons",
+        "lessons_sha256": hashlib.sha256(repr(given).encode()).hexdigest(),
+        "losses": [round(loss, 4) for loss in losses],
+        "seconds": round(time.monotonic() - began),
+        "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
+    }
+    note.write_text(json.dumps(told, indent=1), encoding="utf-8")
+    print(f"{twin}: {told['taught']}, loss {losses[0]:.2f} to {losses[-1]:.2f}")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except lr.InputError as error:
+        print(f"distill: error: {error}", file=sys.stderr)
+        sys.exit(2)

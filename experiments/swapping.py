@@ -1,0 +1,75 @@
+"""Partial swaps: layers of one model in another, from a single one to all of them.
+
+The ends (embedding, last norm, unembedding) are always the host's. So the base with layers of its
+twin has the base's ends, and the twin with the *other* layers of the base is the same set of layers
+with the twin's ends: no model has to be put together for that. The twin with all layers of the base
+is the base but for the ends, exactly.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+import layerroles as lr
+
+
+def swaps(host: Any, donor: Any, kinds: Sequence[str], parts: int) -> dict[str, lr.Condition]:
+    """Conditions that put layers of the donor into the host, by what is put.
+
+    Args:
+        host: whose layers are replaced, and whose ends stay.
+        donor: of the same shape.
+        kinds: of `single` (each layer), `span` (`parts` contiguous spans that cover the depth) and
+            `fraction` (the first, and the last, 1/parts to all of the layers).
+        parts: into how many the depth is cut.
+
+    Raises:
+        InputError: a donor of another shape.
+    """
+    n, swap = host.cfg.n_layers, lr.Swap(donor)
+    cuts = sorted({round(n * part / parts) for part in range(parts + 1)})
+    chosen: dict[str, range] = {}
+    if "single" in kinds:
+        chosen |= {f"L{layer}": range(layer, layer + 1) for layer in range(n)}
+    if "span" in kinds:
+        chosen |= {f"L{start}:{stop}": range(start, stop) for start, stop in pairwise(cuts)}
+    if "fraction" in kinds:
+        chosen |= {f"first {cut}": range(cut) for cut in cuts[1:]}
+        chosen |= {f"last {n - cut}": range(cut, n) for cut in cuts[1:-1]}
+    found = {
+        what: lr.Condition({lr.Site(layer): swap for layer in layers}, name=f"swap {what}")
+        for what, layers in chosen.items()
+    }
+    for condition in found.values():
+        condition.check(host)
+    return found
+
+
+def swapped(host: Any, conditions: dict[str, lr.Condition], out: Path, **asked: Any) -> list[dict]:
+    """Ask the host with each set of layers; a row each, with the paired effect."""
+    each = list({one.hash: one for one in conditions.values()}.values())
+    effects = lr.Sweep(host, conditions=each, noise_floor=False, **asked).run(out).effects()
+    names = {one.hash: one.name for one in each}
+    table = effects.set_index("condition")
+    rows = []
+    for what, condition in conditions.items():
+        own = table.loc[names[condition.hash]]
+        row = {"layers": what, "n": own["n"], "host": own["intact"], "score": own["score"]}
+        rows.append(row | {"effect": own["effect"], "low": own["ci_low"], "high": own["ci_high"]})
+    return rows
+
+
+def both_ways(
+    base: Any, twin: Any, name: str, out: Path, kinds: Sequence[str], parts: int, **asked
+):
+    """The twin's layers in the base, and back: a row for each set of layers and direction."""
+    rows = []
+    for way, host, donor in ((f"{name} into base", base, twin), (f"base into {name}", twin, base)):
+        found = swapped(
+            host, swaps(host, donor, kinds, parts), out / way.replace(" ", "_"), **asked
+        )
+        rows += [{"swap": way, **row} for row in found]
+    return pd.DataFrame(rows)

@@ -1,0 +1,63 @@
+"""What differs between a base and its twins, layer by layer and in sum, and what may be claimed."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import layerroles as lr
+from layerroles import stats
+
+# What is compared, where roles hold it, and which sign the paper's claim gives it (0: none).
+QUANTITIES = {
+    "mean harm": ("mean_harm", "mean_harm_low", "mean_harm_high", -1),
+    "effective layers": ("effective", "effective_low", "effective_high", 1),
+    "early minus late": ("early_minus_late", "ci_low", "ci_high", 0),
+}
+
+
+def moved(runs: dict[str, lr.SweepResult], controls: Sequence[str], out: Path) -> list[str]:
+    """Lines: profiles, quantities and verdicts of each twin against the run called `base`.
+
+    The interval of a difference takes the two as if they had been asked other questions, which is
+    wide rather than narrow for two models that were asked the same.
+    """
+    rows = {name: lr.localize(run).frame.iloc[0] for name, run in runs.items()}
+    base, lines, sides = rows.pop("base"), [], {}
+    for name, row in rows.items():
+        lines.append(layers(runs["base"], runs[name], name, out))
+        for what, (value, low, high, _) in QUANTITIES.items():
+            each = [stats.Interval(one[low], one[high]) for one in (base, row)]
+            change, of = stats.difference((base[value], row[value]), (each[0], each[1]))
+            sides[name, what] = 0 if math.isnan(change) else int(of.low > 0) - int(of.high < 0)
+            two = f"{shown(row[value], each[1])}, base {shown(base[value], each[0])}"
+            lines.append(f"{name}, {what}: {two}, difference {shown(change, of)}")
+    for what, (*_, claimed) in QUANTITIES.items():
+        for name in (name for name in rows if name not in controls):
+            side = sides[name, what]
+            also = [one for one in controls if sides[one, what] == side != 0]
+            said = f"moves {'up' if side > 0 else 'down'}" if side else "is not shown to move"
+            against = ", against the claim" if side * claimed < 0 else ""
+            too = f", and so it does in {', '.join(also)}" if also else ""
+            lines.append(f"**{what} of {name} {said}{against}{too}**")
+    if math.isnan(base["mean_harm"]):
+        lines.append("the base's skill is not measurable: take a task that it can do")
+    return lines
+
+
+def layers(base: lr.SweepResult, twin: lr.SweepResult, name: str, out: Path) -> str:
+    """Whether the profiles agree, and the layers whose effects differ after correction."""
+    both = lr.compare(base, twin)
+    both.frame.to_csv(out / f"layers_{name}.csv", index=False)
+    profile = both.profiles.iloc[0]
+    agree = shown(profile["spearman"], stats.Interval(profile["low"], profile["high"]))
+    differ = [int(n) for n in both.frame.loc[both.frame["p_adjusted"] < 0.05, "layer"]]
+    return (
+        f"{name}: rank correlation of its layers' effects with the base's {agree}; layers whose "
+        + (f"effects differ after correction: {', '.join(map(str, differ)) or 'none'}")
+    )
+
+
+def shown(value: Any, interval: stats.Interval) -> str:
+    """A number with its interval."""
+    return f"{value:.2f} [{interval.low:.2f}, {interval.high:.2f}]"
