@@ -1,0 +1,1 @@
+from layerroles.prune.checkpoint import export as export
