@@ -15,6 +15,7 @@ from layerroles.figures.heatmap import harm_map as harm_map
 from layerroles.figures.lens import lens_trajectories as lens_trajectories
 from layerroles.figures.outcomes import outcome_profile as outcome_profile
 from layerroles.figures.patterns import attention_pattern as attention_pattern
+from layerroles.figures.pruned import pruned_harm as pruned_harm
 from layerroles.figures.roles import role_map as role_map
 from layerroles.figures.similarity import influence_profile as influence_profile
 from layerroles.figures.similarity import similarity_triangle as similarity_triangle
@@ -34,6 +35,7 @@ __all__ = [
     "likelihood_hides",
     "outcome_profile",
     "protocols",
+    "pruned_harm",
     "role_map",
     "similarity_triangle",
     "themed",

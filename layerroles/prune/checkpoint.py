@@ -62,12 +62,7 @@ def export(model: TransformerBridge, *, drop: Iterable[int], path: str | Path) -
     known, folder = prepared(model), Path(path)
     dropped = checked_layers(model, drop)
     left = [layer for layer in range(model.cfg.n_layers) if layer not in dropped]
-    try:
-        used = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
-    except OSError as error:
-        raise InputError(f"folder {str(path)!r} cannot be read: {error.strerror}") from error
-    if used:
-        raise InputError(f"{str(path)!r} exists and is not an empty folder: choose another path")
+    check_empty(folder)
     original = _original(model)
     made = _without(model, original, left)
     _try(model, made, dropped)
@@ -97,6 +92,20 @@ def export(model: TransformerBridge, *, drop: Iterable[int], path: str | Path) -
             f"folder {str(path)!r} cannot be written: {error.strerror or error}"
         ) from error
     return folder
+
+
+def check_empty(folder: Path) -> None:
+    """Check that a checkpoint may be written there.
+
+    Raises:
+        InputError: it exists and is not an empty folder, or cannot be read.
+    """
+    try:
+        used = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+    except OSError as error:
+        raise InputError(f"folder {str(folder)!r} cannot be read: {error.strerror}") from error
+    if used:
+        raise InputError(f"{str(folder)!r} exists and is not an empty folder: choose another path")
 
 
 def checked_layers(model: TransformerBridge, drop: Iterable[int]) -> set[int]:
@@ -223,9 +232,7 @@ def _source(name: str, stack: str, left: Sequence[int]) -> str:
     return f"{stack}.{left[int(place)]}.{rest}"
 
 
-def _give(
-    made: nn.Module, name: str, tensors: dict[str, Tensor], source: str, what: str
-) -> None:
+def _give(made: nn.Module, name: str, tensors: dict[str, Tensor], source: str, what: str) -> None:
     owner, _, last = name.rpartition(".")
     module = made.get_submodule(owner)
     held = getattr(module, last)

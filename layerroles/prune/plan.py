@@ -1,10 +1,8 @@
 """What a plan is: the layers to drop, and how they were chosen."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import pandas as pd
-from transformer_lens.model_bridge import TransformerBridge
 
 from layerroles.ablations import Condition, Skip
 from layerroles.results.shown import as_html, as_text
@@ -19,9 +17,10 @@ METHODS = {
     "angular": "angular distance over the run, arccos(cos(in, out)) / pi",
     "random": "chance",
 }
+_SHOWN = 3  # candidates of each step
 COLUMNS = [
     *("method", "step", "layers", "score", "low", "high", "influence", "n", "n_failed"),
-    *("screened", "chosen"),
+    "chosen",
 ]
 
 
@@ -37,7 +36,6 @@ class Candidate:
         influence: mean block influence of the layers.
         n: examples.
         n_failed: answers that were not finite; candidates with any are chosen last.
-        screened: whether it was among those that the next step may try.
     """
 
     layers: tuple[int, ...]
@@ -46,7 +44,6 @@ class Candidate:
     influence: float = float("nan")
     n: int = 0
     n_failed: int = 0
-    screened: bool = True
 
     @property
     def order(self) -> tuple[bool, float, float, tuple[int, ...]]:
@@ -110,7 +107,7 @@ class PruningPlan:
         """A row per step and candidate, the best first.
 
         Columns: method, step (from 1), layers (`L3`, or `L3:6` for a run), score with low and high
-        (what `METHODS` says of the method), influence, n, n_failed, screened, chosen.
+        (what `METHODS` says of the method), influence, n, n_failed, chosen.
         """
         rows = [
             {
@@ -123,21 +120,12 @@ class PruningPlan:
                 "influence": one.influence,
                 "n": one.n,
                 "n_failed": one.n_failed,
-                "screened": one.screened,
                 "chosen": one.layers == step.chosen,
             }
             for number, step in enumerate(self.steps, start=1)
             for one in step.candidates
         ]
         return pd.DataFrame(rows, columns=COLUMNS)
-
-    def check(self, model: TransformerBridge) -> None:
-        """Check that a model has these layers.
-
-        Raises:
-            InputError: it has not.
-        """
-        self.condition.check(model)
 
     def __str__(self) -> str:
         return as_text(self._headline(), self._short(), *self._below())
@@ -147,21 +135,19 @@ class PruningPlan:
 
     def _headline(self) -> str:
         layers = ", ".join(map(str, self.layers))
-        asked = f" by {', '.join(self.protocols)}" if self.protocols else ""
-        about = "" if self.method == "random" else f"; on {self.limit} examples of each of "
-        tasks = "" if self.method == "random" else ", ".join(self.tasks)
-        return (
+        line = (
             f"PruningPlan of {self.model}: drop {len(self.layers)} of {self.n_layers} layers "
-            f"(0-based): {layers}; {self.method}, least {METHODS[self.method]}"
-            f"{f' ({chr(44).join(self.keep)})' if asked else ''}{asked}{about}{tasks}, "
-            f"seed {self.seed}"
+            f"(0-based): {layers}; {self.method}, by {METHODS[self.method]}"
         )
+        if self.protocols:
+            line += f" ({', '.join(self.keep)}) under {', '.join(self.protocols)}"
+        if self.method != "random":
+            line += f"; {self.limit} examples of each of {', '.join(self.tasks)}"
+        return f"{line}, seed {self.seed}; the best candidates of each step:"
 
     def _short(self) -> pd.DataFrame:
-        """The three best candidates of each step."""
-        shown = self.frame.groupby("step", sort=False).head(3)
-        shown = shown.drop(columns=["method", "screened"])
-        return shown if self.steps else pd.DataFrame({"layers": [named(self.layers)]})
+        shown = self.frame.groupby("step", sort=False).head(_SHOWN)
+        return shown.drop(columns="method")
 
     def _below(self) -> list[str]:
         if not self.protocols:
@@ -183,5 +169,3 @@ def named(layers: tuple[int, ...]) -> str:
 def best_first(candidates: list[Candidate]) -> tuple[Candidate, ...]:
     """Candidates with the best first."""
     return tuple(sorted(candidates, key=lambda one: one.order))
-
-
