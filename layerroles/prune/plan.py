@@ -69,7 +69,7 @@ class Step:
     chosen: tuple[int, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class PruningPlan:
     """Layers to drop, such that what is to be kept loses least, and how that was found.
 
@@ -127,7 +127,7 @@ class PruningPlan:
         ]
         return pd.DataFrame(rows, columns=COLUMNS)
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         return as_text(self._headline(), self._short(), *self._below())
 
     def _repr_html_(self) -> str:

@@ -86,7 +86,7 @@ def plan_pruning(
             f"{n_layers - 1} of them"
         )
     if method not in METHODS:
-        raise InputError(unknown("method", method, METHODS))
+        raise InputError(unknown("method", method, list(METHODS)))
     if limit < 1 or screen < 1:
         raise InputError(f"limit={limit}, screen={screen}: both must be 1 or more")
     kept = _kept(keep, [task(name) for name in TASKS] if tasks is None else tasks)
