@@ -11,7 +11,6 @@ from typing import Any
 
 import pandas as pd
 
-from layerroles import stats
 from layerroles.errors import InputError
 from layerroles.prune.plan import PruningPlan, named
 from layerroles.results import SweepResult
@@ -104,7 +103,7 @@ def _difference(cell: Cell, name: str, ours: str | None) -> dict[str, float]:
         return dict.fromkeys(("difference", "low", "high"), nan)
     if ours == name:
         return dict.fromkeys(("difference", "low", "high"), 0.0)
-    scores = known(cell.scores.loc[name].to_numpy(), cell.scores.loc[ours].to_numpy())
-    effect: stats.PairedEffect = paired(*scores, cell.unit, cell.rng(ours, name))
+    theirs, own = known(cell.scores.loc[name].to_numpy(), cell.scores.loc[ours].to_numpy())
+    effect = paired(theirs, own, cell.unit, cell.rng(ours, name))
     interval = effect.interval
     return {"difference": effect.effect, "low": interval.low, "high": interval.high}
