@@ -75,7 +75,8 @@ def wilson(right: int, n: int) -> Interval:
     if n == 0:
         return UNKNOWN
     low, high = proportion_confint(right, n, alpha=1 - LEVEL, method="wilson")
-    return Interval(float(low), float(high))
+    # Rounding leaves a bound a hair within 0 or 1, so that none right of 6 would be more than none.
+    return Interval(float(low) if right else 0.0, float(high) if right < n else 1.0)
 
 
 def mean_interval(values: Float[np.ndarray, " example"], rng: np.random.Generator) -> Interval:
