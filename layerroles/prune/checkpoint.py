@@ -108,7 +108,7 @@ def check_empty(folder: Path) -> None:
         raise InputError(f"{str(folder)!r} exists and is not an empty folder: choose another path")
 
 
-def checked_layers(model: TransformerBridge, drop: Iterable[int]) -> set[int]:
+def checked_layers(model: TransformerBridge, drop: Any) -> set[int]:
     """The layers as a set.
 
     Raises:

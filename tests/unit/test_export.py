@@ -14,7 +14,7 @@ from transformers import (
 )
 
 import layerroles as lr
-from layerroles.prune.checkpoint import _alike, _smaller
+from layerroles.prune.checkpoint import _alike, _smaller, _try, _without, checked_layers
 from tests.unit.random_models import (
     CONFIGS,
     EVERY_ARCHITECTURE,
@@ -119,8 +119,6 @@ def test_a_list_as_long_as_the_model_may_be_no_list_of_layers() -> None:
         ([1, 1], r"^drop=\[1, 1\]: name each layer once, and at least one$"),
         ([], r"^drop=\[\]: name each layer once, and at least one$"),
         ([0, 1, 2], r"^drop=\[0, 1, 2\] leaves none of the 3 layers of "),
-        (["1"], r"^drop=\['1'\] is no list of layers: write it as \[21, 22\]$"),
-        (2, r"^drop=2 is no list of layers"),
     ],
 )
 def test_wrong_layers_are_told_in_one_line(drop: list, line: str, tmp_path: Path) -> None:
@@ -128,6 +126,12 @@ def test_wrong_layers_are_told_in_one_line(drop: list, line: str, tmp_path: Path
         lr.export(random_model("llama"), drop=drop, path=tmp_path / "pruned")
     assert "\n" not in str(told.value)
     assert not (tmp_path / "pruned").exists()
+
+
+@pytest.mark.parametrize("drop", [["1"], 2, [1.0], None])
+def test_what_is_no_list_of_layers_is_told(drop: object) -> None:
+    with pytest.raises(lr.InputError, match=r"is no list of layers: write it as \[21, 22\]$"):
+        checked_layers(random_model("llama"), drop)
 
 
 def test_a_folder_in_use_is_left_alone(tmp_path: Path) -> None:
@@ -159,9 +163,17 @@ def test_blocks_that_depend_on_their_number_are_refused(drop: list[int], tmp_pat
     source.save_pretrained(tmp_path / "source")
     tokenizer().save_pretrained(tmp_path / "source")
     model = lr.load(tmp_path / "source", dtype="float32")
-    with pytest.raises(lr.InputError, match=r"does not answer as the model that skips them"):
+    with pytest.raises(lr.InputError, match=r"depends on their number \(L\d would change\)$"):
         lr.export(model, drop=drop, path=tmp_path / "pruned")
     lr.export(model, drop=[2], path=tmp_path / "pruned")  # the others keep their numbers
+
+
+def test_a_smaller_model_that_answers_otherwise_is_refused() -> None:
+    model = random_model("llama")
+    made = _without(model, model.original_model, [0, 1])
+    _try(model, made, {2})
+    with pytest.raises(lr.InputError, match=r"without layers 1: .* does not answer as the model"):
+        _try(model, made, {1})
 
 
 def test_blocks_of_another_kind_under_another_number_are_refused() -> None:
