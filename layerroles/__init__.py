@@ -56,6 +56,10 @@ if TYPE_CHECKING:
     from layerroles.models import prepare as prepare
     from layerroles.page import report as report
     from layerroles.plants import planted as planted
+    from layerroles.prune import PruningPlan as PruningPlan
+    from layerroles.prune import compare_plans as compare_plans
+    from layerroles.prune import export as export
+    from layerroles.prune import plan_pruning as plan_pruning
     from layerroles.results import Comparison as Comparison
     from layerroles.results import SweepResult as SweepResult
     from layerroles.results import compare as compare
@@ -107,6 +111,7 @@ _NAMES_OF = {
     "results": ("Comparison", "SweepResult", "compare"),
     "aggregates": ("lm_eval_metrics",),
     "roles": ("HeadSearch", "Roles", "localize", "probe_agreement", "rank_stability"),
+    "prune": ("PruningPlan", "compare_plans", "export", "plan_pruning"),
     "page": ("report",),
     "plants": ("planted",),
 }

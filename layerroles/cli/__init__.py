@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 
 from layerroles import __version__
-from layerroles.cli import ablations, compare, demo, probe, report, sites, sweep, tasks
+from layerroles.cli import ablations, compare, demo, probe, prune, report, sites, sweep, tasks
 from layerroles.errors import InputError
 
 app = typer.Typer(
@@ -29,6 +29,7 @@ app.command("sweep")(sweep.command)
 app.command("probe")(probe.command)
 app.command("report")(report.command)
 app.command("compare")(compare.command)
+app.command("prune")(prune.command)
 app.command("tasks")(tasks.command)
 app.command("ablations")(ablations.command)
 app.command("sites")(sites.command)

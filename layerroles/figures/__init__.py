@@ -18,6 +18,7 @@ from layerroles.figures.joint import pair_excess as pair_excess
 from layerroles.figures.lens import lens_trajectories as lens_trajectories
 from layerroles.figures.outcomes import outcome_profile as outcome_profile
 from layerroles.figures.patterns import attention_pattern as attention_pattern
+from layerroles.figures.pruned import pruned_harm as pruned_harm
 from layerroles.figures.roles import role_map as role_map
 from layerroles.figures.similarity import influence_profile as influence_profile
 from layerroles.figures.similarity import similarity_triangle as similarity_triangle
@@ -40,6 +41,7 @@ __all__ = [
     "outcome_profile",
     "pair_excess",
     "protocols",
+    "pruned_harm",
     "role_map",
     "similarity_triangle",
     "themed",

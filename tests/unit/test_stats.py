@@ -141,6 +141,13 @@ def test_wilson_reaches_the_ends_exactly():
         assert stats.wilson(n, n).high == 1
 
 
+def test_wilson_ends_at_0_and_1_where_none_or_all_are_right():
+    # Rounding would have "none of 6" lie above a chance of 0.
+    assert {stats.wilson(0, n).low for n in range(1, 130)} == {0.0}
+    assert {stats.wilson(n, n).high for n in range(1, 130)} == {1.0}
+    assert 0 < stats.wilson(1, 130).low < stats.wilson(129, 130).high < 1
+
+
 def test_holm_leaves_unknown_p_values_out():
     adjusted = stats.holm(np.array([0.01, np.nan, 0.04, 0.03]))
     np.testing.assert_allclose(adjusted, [0.03, np.nan, 0.06, 0.06])

@@ -1,0 +1,111 @@
+"""`layerroles prune`: choose layers to drop that named skills need least, and write the rest."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from layerroles.cli.options import Device, Dtype, Limit, NumFewshot, Plugins, Revision, Seed
+from layerroles.cli.plugins import import_plugins
+from layerroles.cli.sweep import known_protocols, make_tasks
+from layerroles.cli.words import split_list
+from layerroles.errors import InputError
+
+
+def command(
+    model: Annotated[str, typer.Option(help="Any model that `sweep` takes.")],
+    drop: Annotated[int, typer.Option(metavar="K", help="How many layers to drop.")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            metavar="RUN", help="The run folder of what is asked; a plan that lies there goes on."
+        ),
+    ],
+    keep: Annotated[
+        str,
+        typer.Option(
+            metavar="FAMILY,...",
+            help="What is to lose least: families, or tasks, of those in --tasks.",
+        ),
+    ] = "reasoning",
+    tasks: Annotated[
+        str, typer.Option(metavar="TASK,...", help="What stands for the families, as in `sweep`.")
+    ] = "kv_retrieval,facts,word_problems",
+    method: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="How layers are chosen: role_aware, or for comparison likelihood, "
+            "block_influence, angular, random.",
+        ),
+    ] = "role_aware",
+    protocols: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME,...",
+            help="How it is asked; generation by default, continuation for likelihood.",
+        ),
+    ] = None,
+    screen: Annotated[
+        int, typer.Option(metavar="N", help="Layers tried in each step after the first.")
+    ] = 8,
+    export: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER", help="Write the model without these layers there, for transformers."
+        ),
+    ] = None,
+    limit: Limit = 32,
+    num_fewshot: NumFewshot = None,
+    seed: Seed = 0,
+    dtype: Dtype = "auto",
+    device: Device = None,
+    revision: Revision = None,
+    plugin: Plugins = None,
+) -> None:
+    """Choose layers to drop such that the named families lose least, and write the smaller model.
+
+    Greedy: each layer is skipped alone, then the most promising together with those dropped before.
+
+    [bold]Example:[/bold]
+    layerroles prune --model smollm2-135m --drop 2 --keep reasoning --out runs/plan --export pruned
+    """
+    import_plugins(plugin or [])
+    asked = make_tasks(tasks, num_fewshot)
+    kept = split_list(keep, "--keep")
+    ways = None if protocols is None else known_protocols(protocols)
+    if limit < 1:
+        raise InputError(f"--limit {limit} asks for nothing: give 1 or more")
+
+    import layerroles as lr
+    from layerroles.cli.tables import print_line
+    from layerroles.prune import check_empty
+
+    if export is not None:
+        check_empty(export)  # before hours of work
+    bridge = lr.load(model, dtype=dtype, device=device, revision=revision)
+    try:
+        plan = lr.plan_pruning(
+            bridge,
+            drop=drop,
+            keep=kept,
+            tasks=asked,
+            method=method,
+            protocols=ways,
+            limit=limit,
+            seed=seed,
+            screen=screen,
+            path=out,
+        )
+    except KeyboardInterrupt:
+        print(
+            f"layerroles: stopped; what is done is kept in {out}, the same command goes on",
+            file=sys.stderr,
+        )
+        raise typer.Exit(130) from None
+    for line in str(plan).split("\n"):
+        print_line(line)
+    if export is not None:
+        folder = lr.export(bridge, drop=plan.layers, path=export)
+        typer.echo(f"The model without these layers is in {folder}; it loads with --model {folder}")

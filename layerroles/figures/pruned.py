@@ -1,0 +1,97 @@
+"""What pruning costs: harm by how many layers are dropped, a line for each way to choose them.
+
+>>> figure = pruned_harm(table)  # doctest: +SKIP
+"""
+
+import pandas as pd
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from layerroles.errors import InputError
+from layerroles.figures import select, style
+
+_COLUMNS = (
+    *("drop", "method", "layers", "task", "family", "protocol", "n"),
+    *("harm", "harm_low", "harm_high"),
+)
+# Not the family palette: a line is a way to choose.
+_LOOK = {
+    "role_aware": ("#7c3f6b", "circle"),
+    "likelihood": ("#4f7fa8", "square"),
+    "block_influence": ("#c98a2b", "diamond"),
+    "angular": ("#5a8f5a", "triangle-up"),
+    "random": (style.NEUTRAL, "x"),
+}
+_APART = 0.07  # of a layer, between methods
+
+
+def pruned_harm(table: pd.DataFrame) -> go.Figure:
+    """Draw the harm of every plan by the number of layers dropped, a panel per task and protocol.
+
+    Args:
+        table: what `compare_plans` gave; rows without a harm (such as those in nats) are left out.
+
+    Raises:
+        InputError: no such table, or no harm in it.
+    """
+    select.require(table, _COLUMNS, "the pruning figure")
+    known = table[table["harm"].notna()]
+    if known.empty:
+        raise InputError("the pruning figure needs tasks with skill above chance: none has any")
+    order = {family: place for place, family in enumerate(style.ordered(known["family"]))}
+    keys = ["family", "task", "protocol"]
+    panels = known[keys].drop_duplicates()
+    panels = panels.sort_values("family", key=lambda names: names.map(order), kind="stable")
+    names = list(panels.itertuples(index=False, name=None))
+    figure = make_subplots(
+        rows=1,
+        cols=len(names),
+        shared_yaxes="all",
+        horizontal_spacing=0.04,
+        subplot_titles=[style.panel(*each) for each in names],
+    )
+    methods = list(dict.fromkeys(known["method"]))
+    for column, each in enumerate(names, start=1):
+        part = known[(known[keys] == list(each)).all(axis=1)]
+        for place, method in enumerate(methods):
+            line = part[part["method"] == method].sort_values("drop")
+            shift = _APART * (place - (len(methods) - 1) / 2)
+            figure.add_trace(_line(line, method, shift, column == 1), row=1, col=column)
+    drops = sorted(int(drop) for drop in known["drop"].unique())
+    figure.update_xaxes(
+        title_text="layers dropped", tickvals=drops, range=[drops[0] - 0.4, drops[-1] + 0.4]
+    )
+    figure.update_yaxes(zeroline=True, zerolinecolor=style.NEUTRAL)
+    figure.update_yaxes(title_text="harm", col=1)
+    style.headings(figure)
+    return style.finish(
+        figure,
+        title="What is lost without the layers that each method chose",
+        subtitle=f"{style.counts(known['n'])} examples per mark; 95% intervals; 0: nothing lost, "
+        "1: no better than chance",
+        height=440,
+    )
+
+
+def _line(line: pd.DataFrame, method: str, shift: float, named: bool) -> go.Scatter:
+    hue, symbol = _LOOK.get(method, (style.NEUTRAL, "cross"))
+    return go.Scatter(
+        x=line["drop"] + shift,
+        y=line["harm"],
+        error_y=style.error_bars(line["harm"], line["harm_low"], line["harm_high"], colour=hue),
+        mode="lines+markers",
+        line={"color": hue, "width": 1.4},
+        marker={"symbol": symbol, "size": 8, "color": hue},
+        name=style.escape(method.replace("_", " ")),
+        legendgroup=method,
+        showlegend=named,
+        hovertext=[_hover(row) for _, row in line.iterrows()],
+        hoverinfo="text",
+    )
+
+
+def _hover(row: "pd.Series[float]") -> str:
+    harm = style.interval(row["harm"], row["harm_low"], row["harm_high"])
+    layers = style.escape(row["layers"])
+    method = style.escape(str(row["method"]).replace("_", " "))
+    return f"<b>{method}</b> \N{MIDDLE DOT} {layers}<br>harm {harm}<br>n {int(row['n'])}"

@@ -1,0 +1,14 @@
+"""Leave layers out for good: choose which by the skills that are to stay, and write the checkpoint.
+
+plan = plan_pruning(model, drop=2, keep=["reasoning"], path="runs/plan")
+export(model, drop=plan.layers, path="pruned/")
+"""
+
+from layerroles.prune.checkpoint import check_empty as check_empty
+from layerroles.prune.checkpoint import export as export
+from layerroles.prune.compared import compare_plans as compare_plans
+from layerroles.prune.plan import METHODS as METHODS
+from layerroles.prune.plan import Candidate as Candidate
+from layerroles.prune.plan import PruningPlan as PruningPlan
+from layerroles.prune.plan import Step as Step
+from layerroles.prune.planning import plan_pruning as plan_pruning

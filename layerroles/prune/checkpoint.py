@@ -1,0 +1,269 @@
+"""Write a model without some of its layers as a Hugging Face checkpoint.
+
+Deleting blocks in place leaves a model's numbering wrong: attention keeps the `layer_idx` under
+which it takes its cache, and the configuration its lists of one entry a layer (transformers issue
+30508). So the smaller model is made anew from a smaller configuration, given the very weights of
+the larger one, and tried against it with the layers skipped before anything is written.
+
+    export(model, drop=[21, 22], path="pruned/")
+    AutoModelForCausalLM.from_pretrained("pruned/")
+"""
+
+import copy
+import datetime
+import json
+import tempfile
+from collections.abc import Iterable, Sequence
+from operator import index
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformer_lens.model_bridge import TransformerBridge
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from layerroles.ablations import Condition, Skip, applied
+from layerroles.errors import InputError
+from layerroles.models import forward, prepared, provenance
+from layerroles.sites import Site
+from layerroles.weights import is_spread
+
+_WRAPPER = "._original_component"  # what a bridge puts around the modules of a model
+_NUMBER = {"layer_idx", "layer_id", "layer_number"}
+# Configurations name layers by number here, and in other lists have an entry for each.
+_NUMBERS = {"mlp_only_layers", "attn_layer_indices"}
+_N_TOKENS = 48
+# Largest difference of logits, as a share of their standard deviation.
+_TOLERANCE = {torch.float32: 1e-3, torch.float16: 0.05, torch.bfloat16: 0.2}
+
+
+def export(model: TransformerBridge, *, drop: Iterable[int], path: str | Path) -> Path:
+    """Write a checkpoint without the layers `drop`, which plain transformers reloads.
+
+    The folder holds weights (safetensors), configuration, generation settings, tokenizer, and
+    `layerroles.json`: which model, which layers were dropped and kept, versions. The checkpoint
+    answers as the model does with `Skip()` at those layers.
+
+    Args:
+        model: from `load` or `prepare`, of a Hugging Face architecture.
+        drop: the layers to leave out (0-based), such as the `layers` of a `PruningPlan`.
+        path: a folder that does not exist yet, or is empty.
+
+    Returns:
+        The folder.
+
+    Raises:
+        InputError: a layer that the model lacks or that is named twice, no layer or all of them; a
+            folder that is not empty or cannot be written; a model that is not of transformers, is
+            quantized or lies on several devices; or one whose blocks work in another way under
+            another number, so that they cannot simply be left out.
+    """
+    known, folder = prepared(model), Path(path)
+    dropped = checked_layers(model, drop)
+    left = [layer for layer in range(model.cfg.n_layers) if layer not in dropped]
+    check_empty(folder)
+    original = _original(model)
+    made = _without(model, original, left)
+    _try(model, made, dropped)
+    about = {
+        "source": provenance(model).to_dict(),
+        "dropped": sorted(dropped),
+        "kept": left,
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        # Written beside its place and moved there whole.
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".export-") as scratch:
+            whole = Path(scratch) / "model"
+            made.save_pretrained(whole)
+            if original.can_generate():
+                # As it is: settings that many models have (a temperature without sampling) are
+                # refused by `save_pretrained`.
+                settings = whole / "generation_config.json"
+                original.generation_config.to_json_file(settings)
+            known.tokenizer.save_pretrained(whole)
+            text = json.dumps(about, indent=2, ensure_ascii=False) + "\n"
+            (whole / "layerroles.json").write_text(text, encoding="utf-8")
+            whole.replace(folder)
+    except OSError as error:
+        raise InputError(
+            f"folder {str(path)!r} cannot be written: {error.strerror or error}"
+        ) from error
+    return folder
+
+
+def check_empty(folder: Path) -> None:
+    """Check that a checkpoint may be written there.
+
+    Raises:
+        InputError: it exists and is not an empty folder, or cannot be read.
+    """
+    try:
+        used = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+    except OSError as error:
+        raise InputError(f"folder {str(folder)!r} cannot be read: {error.strerror}") from error
+    if used:
+        raise InputError(f"{str(folder)!r} exists and is not an empty folder: choose another path")
+
+
+def checked_layers(model: TransformerBridge, drop: Any) -> set[int]:
+    """The layers as a set.
+
+    Raises:
+        InputError: one that the model lacks or that is named twice, none, or all.
+    """
+    n_layers, name = model.cfg.n_layers, prepared(model).name
+    try:
+        layers = [index(layer) for layer in drop]
+    except TypeError:
+        raise InputError(f"drop={drop!r} is no list of layers: write it as [21, 22]") from None
+    wrong = next((layer for layer in layers if not 0 <= layer < n_layers), None)
+    if wrong is not None:
+        raise InputError(f"drop={layers}: {name} has layers 0 to {n_layers - 1}, not {wrong}")
+    if not layers or len(set(layers)) < len(layers):
+        raise InputError(f"drop={layers}: name each layer once, and at least one")
+    if len(layers) == n_layers:
+        raise InputError(f"drop={layers} leaves none of the {n_layers} layers of {name}")
+    return set(layers)
+
+
+def _original(model: TransformerBridge) -> Any:
+    original, name = model.original_model, prepared(model).name
+    if not isinstance(original, PreTrainedModel):
+        raise InputError(
+            f"model {name!r} ({type(original).__name__}) has no Hugging Face form: only models of "
+            f"transformers can be exported"
+        )
+    if getattr(original.config, "quantization_config", None):
+        raise InputError(f"model {name!r} is quantized: load it in float32 or bfloat16 to export")
+    if is_spread(model):
+        raise InputError(
+            f"model {name!r} lies on several devices or on disk: load it with device='cpu' to "
+            f"export"
+        )
+    return original
+
+
+def _without(model: TransformerBridge, original: Any, left: Sequence[int]) -> Any:
+    """The smaller model, on the larger one's own tensors.
+
+    Raises:
+        InputError: its blocks are not those of the larger model.
+    """
+    what = f"model {prepared(model).name!r} ({model.cfg.architecture})"
+    places = [block.name for block in model.blocks]
+    stack = places[0].rpartition(".")[0]
+    try:
+        small = _smaller(original.config, left, len(places))
+        # Neither takes memory.
+        with torch.device("meta"):
+            made, whole = (
+                AutoModelForCausalLM.from_config(
+                    config, dtype=model.cfg.dtype, attn_implementation="eager"
+                )
+                for config in (small, copy.deepcopy(original.config))
+            )
+        blocks, before = made.get_submodule(stack), whole.get_submodule(stack)
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, ImportError) as error:
+        line = str(error).split("\n")[0] or type(error).__name__
+        raise InputError(f"{what} cannot be made with {len(left)} layers: {line}") from error
+    changed = [
+        layer
+        for place, layer in enumerate(left)
+        if place >= len(blocks) or not _alike(blocks[place], before[layer])
+    ]
+    if len(blocks) != len(left) or changed:
+        raise InputError(
+            f"{what} cannot be exported without these layers: how its blocks are built depends on "
+            f"their number (L{changed[0] if changed else left[-1]} would change)"
+        )
+    named = [*original.named_parameters(remove_duplicate=False), *original.named_buffers()]
+    tensors = {name.replace(_WRAPPER, ""): tensor for name, tensor in named}
+    for name, _ in [*made.named_parameters(), *made.named_buffers()]:
+        _give(made, name, tensors, _source(name, stack, left), what)
+    made.tie_weights()
+    return made.eval()
+
+
+def _smaller(config: Any, left: Sequence[int], n_layers: int) -> Any:
+    """The configuration with fewer layers: the lists that have an entry for each are cut."""
+    values = copy.deepcopy(config).to_dict()
+    for name, value in values.items():
+        if name in _NUMBERS and isinstance(value, list):
+            values[name] = [left.index(layer) for layer in value if layer in left]
+        elif (
+            isinstance(value, list)
+            and len(value) == n_layers
+            and "token" not in name  # there may be as many ends of a text as layers
+            and name != "architectures"
+        ):
+            values[name] = [value[layer] for layer in left]
+    values[config.attribute_map.get("num_hidden_layers", "num_hidden_layers")] = len(left)
+    return type(config)(**values)
+
+
+def _alike(one: nn.Module, two: nn.Module) -> bool:
+    """Whether two blocks are built alike: modules, shapes, and plain values but their number."""
+    modules = [dict(block.named_modules()) for block in (one, two)]
+    return modules[0].keys() == modules[1].keys() and all(
+        _built(module) == _built(modules[1][name]) for name, module in modules[0].items()
+    )
+
+
+def _built(module: nn.Module) -> tuple[type, dict[str, Any], dict[str, torch.Size]]:
+    plain = {
+        name: value
+        for name, value in vars(module).items()
+        if isinstance(value, bool | int | float | str | tuple | None)
+        and not name.startswith("_")
+        and name not in _NUMBER
+    }
+    own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
+    return type(module), plain, {name: tensor.shape for name, tensor in own}
+
+
+def _source(name: str, stack: str, left: Sequence[int]) -> str:
+    """The name that a tensor of the smaller model has in the larger one."""
+    if not name.startswith(f"{stack}."):
+        return name
+    place, _, rest = name.removeprefix(f"{stack}.").partition(".")
+    return f"{stack}.{left[int(place)]}.{rest}"
+
+
+def _give(made: nn.Module, name: str, tensors: dict[str, Tensor], source: str, what: str) -> None:
+    owner, _, last = name.rpartition(".")
+    module = made.get_submodule(owner)
+    held = getattr(module, last)
+    if source not in tensors or tensors[source].shape != held.shape:
+        raise InputError(f"{what} cannot be exported: TransformerLens keeps no {source} of it")
+    if last in module._parameters:
+        module._parameters[last] = nn.Parameter(tensors[source].detach(), requires_grad=False)
+    else:
+        module._buffers[last] = tensors[source]
+
+
+def _try(model: TransformerBridge, made: Any, dropped: set[int]) -> None:
+    """Compare the logits of the smaller model with those under `Skip`.
+
+    Raises:
+        InputError: they differ by more than rounding.
+    """
+    n_tokens = min(_N_TOKENS, model.cfg.n_ctx)
+    tokens = (torch.arange(n_tokens) * 37 + 11) % (model.cfg.d_vocab - 1)
+    tokens = tokens[None].to(model.cfg.device)
+    attended = torch.ones_like(tokens)
+    condition = Condition({Site(layer): Skip() for layer in dropped})
+    with applied(model, condition, {}):
+        skipped, _ = forward(model, tokens, attended)
+    with torch.inference_mode():
+        found = made(input_ids=tokens, attention_mask=attended, use_cache=False).logits
+    error = float((found.float() - skipped.float()).abs().max() / skipped.float().std())
+    if not error <= _TOLERANCE[model.cfg.dtype]:
+        raise InputError(
+            f"model {prepared(model).name!r} ({model.cfg.architecture}) cannot be exported without "
+            f"layers {', '.join(map(str, sorted(dropped)))}: the smaller model does not answer as "
+            f"the model that skips them (logits differ by {error:.1e} standard deviations), so "
+            f"its blocks depend on their number"
+        )

@@ -1,0 +1,208 @@
+"""What skipping layers costs the skills that are to stay, on the planning examples.
+
+A condition's harm is the mean over the kept families, each the mean over its tasks that have skill
+above chance. Its interval is made from those of the tasks (`stats.pooled`); where a task is asked
+under several protocols, which share its examples, bounds are averaged as if they moved together.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from transformer_lens.model_bridge import TransformerBridge
+
+from layerroles.ablations import INTACT, Condition
+from layerroles.engine import Engine
+from layerroles.errors import InputError
+from layerroles.models import provenance
+from layerroles.registry import unknown
+from layerroles.results import SweepResult, records
+from layerroles.stats import UNKNOWN, Interval, pooled
+from layerroles.sweep import Sweep
+from layerroles.tasks import Task
+
+
+@dataclass(frozen=True)
+class Harm:
+    """Mean harm of the kept families; NaN where it cannot be told."""
+
+    value: float
+    interval: Interval
+    n: int
+    n_failed: int
+
+
+class Asker:
+    """Ask the kept tasks under conditions, in one run folder.
+
+    Args:
+        model: that is pruned.
+        tasks: whose families are kept.
+        protocols: under which they are asked.
+        limit: examples of each.
+        seed: of the examples.
+        path: the run folder.
+    """
+
+    def __init__(
+        self,
+        model: TransformerBridge,
+        tasks: Sequence[Task],
+        protocols: Sequence[str],
+        limit: int,
+        seed: int,
+        path: Path,
+    ) -> None:
+        self.model, self.path = model, path
+        self._engine = Engine(model)
+        self._tasks, self._protocols = list(tasks), list(protocols)
+        self._limit, self._seed = limit, seed
+
+    def intact(self) -> SweepResult:
+        """The intact model's answers.
+
+        Raises:
+            InputError: a family has no skill above chance.
+        """
+        return self._run([])
+
+    def harms(self, conditions: Sequence[Condition]) -> list[Harm]:
+        """The harm of each condition, all of them asked together."""
+        result = self._run(conditions)
+        found = harms_of(result)
+        return [found[condition.name] for condition in conditions]
+
+    def _run(self, conditions: Sequence[Condition]) -> SweepResult:
+        sweep = Sweep(
+            self.model,
+            self._tasks,
+            conditions,
+            protocols=self._protocols,
+            limit=self._limit,
+            seed=self._seed,
+            engine=self._engine,
+            noise_floor=False,
+        )
+        whole = sweep.run(self.path)
+        # The folder may hold more: of a sweep, or of a plan on more examples.
+        frame = whole.frame
+        asked = {(*cell.names, example.id) for cell in sweep.cells for example in cell.examples}
+        keys = frame[["task", "protocol", "example"]].itertuples(index=False, name=None)
+        names = {INTACT.name, *(condition.name for condition in conditions)}
+        mine = frame["condition"].isin(names) & np.array([key in asked for key in keys])
+        result = SweepResult(frame[mine].reset_index(drop=True), whole.manifest, whole.examples)
+        skills(result)
+        return result
+
+
+def harms_of(result: SweepResult) -> dict[str, Harm]:
+    """The harm of each condition of a result, by name.
+
+    Raises:
+        InputError: a family has no skill above chance under a protocol.
+    """
+    kept = skills(result)
+    effects = result.effects()
+    if effects.empty:
+        return {}
+    rows = {(row.condition, row.task, row.protocol): row for row in records(effects)}
+    return {
+        str(name): _harm(
+            [
+                [[rows[name, *cell] for cell in cells] for cells in family.values()]
+                for family in kept.values()
+            ]
+        )
+        for name in dict.fromkeys(effects["condition"])
+    }
+
+
+def skills(result: SweepResult) -> Mapping[str, Mapping[str, list[tuple[str, str]]]]:
+    """Family, protocol: the cells (task, protocol) whose intact score is above chance.
+
+    Raises:
+        InputError: a family has none under a protocol.
+    """
+    found: dict[str, dict[str, list[tuple[str, str]]]] = {}
+    for (family, protocol), cells in result.intact().groupby(["family", "protocol"], sort=False):
+        measured = cells[cells["above_chance"]]
+        if measured.empty:
+            raise InputError(_nothing_to_keep(str(family), str(protocol), cells))
+        names = [(str(row.task), str(row.protocol)) for row in records(measured)]
+        found.setdefault(str(family), {})[str(protocol)] = names
+    return found
+
+
+def _nothing_to_keep(family: str, protocol: str, cells: pd.DataFrame) -> str:
+    scores = "; ".join(
+        f"{row.task} {row.score:.2f} [{row.score_low:.2f}, {row.score_high:.2f}] on {row.n} "
+        f"examples, " + ("no chance level" if pd.isna(row.chance) else f"chance {row.chance:.2f}")
+        for row in records(cells)
+    )
+    return (
+        f"family {family!r} has no skill above chance under {protocol!r} that could be kept "
+        f"({scores}): take easier tasks, more examples or another model"
+    )
+
+
+def _harm(families: Sequence[Sequence[Sequence[Any]]]) -> Harm:
+    """Pool rows of effects: [family][protocol][task]."""
+    of_family = []
+    for protocols in families:
+        each = [
+            _pooled([(row.harm, Interval(row.harm_low, row.harm_high)) for row in rows])
+            for rows in protocols
+        ]
+        ends = np.mean([(value, bound.low, bound.high) for value, bound in each], axis=0)
+        of_family.append((float(ends[0]), Interval(float(ends[1]), float(ends[2]))))
+    value, interval = _pooled(of_family)
+    seen = [row for protocols in families for rows in protocols for row in rows]
+    return Harm(value, interval, sum(r.n for r in seen), sum(r.n_failed for r in seen))
+
+
+def _pooled(parts: Sequence[tuple[float, Interval]]) -> tuple[float, Interval]:
+    if any(np.isnan(value) for value, _ in parts):
+        return float("nan"), UNKNOWN
+    return pooled([value for value, _ in parts], [interval for _, interval in parts])
+
+
+def single_layers(
+    result: SweepResult,
+    model: TransformerBridge,
+    tasks: Sequence[Task],
+    protocols: Sequence[str],
+) -> list[Harm]:
+    """The harm of each layer, from a sweep that has skipped every one of them.
+
+    Raises:
+        InputError: a sweep of another model, of other tasks or protocols, or not of every layer.
+    """
+    source, mine = result.manifest.get("model", {}), provenance(model)
+    if source.get("weights") != mine.weights:
+        raise InputError(
+            f"singles is a sweep of {source.get('name', 'another model')!r} with other weights "
+            f"than those of {mine.name!r}"
+        )
+    frame = result.frame
+    for column, asked in (("task", [task.label for task in tasks]), ("protocol", protocols)):
+        known = list(dict.fromkeys(frame[column]))
+        for name in asked:
+            if name not in known:
+                raise InputError(f"singles: {unknown(column, name, known)}")
+    frame = frame[frame["task"].isin([task.label for task in tasks])]
+    frame = frame[frame["protocol"].isin(protocols)]
+    skipped = (frame["ablation"] == "skip") & (frame["part"] == "block") & (frame["at"] == "all")
+    layers = frame.loc[skipped & frame["layer"].notna()]
+    names = dict(zip(layers["layer"].astype(int), layers["condition"], strict=True))
+    missing = [layer for layer in range(mine.n_layers) if layer not in names]
+    if missing:
+        raise InputError(
+            f"singles skips no layer {missing[0]} at all positions: sweep each_layer(model, Skip())"
+        )
+    frame = frame[frame["condition"].isin([INTACT.name, *names.values()])]
+    part = SweepResult(frame.reset_index(drop=True), result.manifest, result.examples)
+    found = harms_of(part)
+    return [found[names[layer]] for layer in range(mine.n_layers)]
