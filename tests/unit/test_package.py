@@ -14,11 +14,11 @@ import layerroles
 
 # The contract of the public surface, written out here on purpose.
 NAMES = (
-    "AblatedLM Ablation Comparison Condition EditContext Engine Example InputError Mean Noise "
-    "Prompt Reference Resample Roles Site Skip Swap Sweep SweepResult Task Zero __version__ "
-    "ablated ablation compare cumulative each_head each_kv_group each_layer each_span figures "
-    "lm_eval_metrics load localize model_folder pairs planted prepare probe_agreement probes "
-    "protocols random_heads rank_stability read report task tasks"
+    "AblatedLM Ablation Comparison Condition EditContext Engine Estimate Example InputError Mean "
+    "Noise Prompt Reference Resample Roles Site Skip Swap Sweep SweepResult Task Zero __version__ "
+    "ablated ablation compare cumulative each_head each_kv_group each_layer each_span estimate "
+    "figures lm_eval_metrics load localize model_folder pairs planted prepare probe_agreement "
+    "probes protocols random_heads rank_stability read report task tasks"
 ).split()
 
 
