@@ -17,6 +17,8 @@ from layerroles.registry import nearest
 # products of small matrices, by what is moved; and seconds to start an operation from Python.
 # Assumed, not measured: no such device was at hand.
 PRODUCTS, ATTENTION, BANDWIDTH, START = 0.5, 0.2, 0.7, 1e-5
+# Of the speed that is measured with one large matrix on the machine at hand.
+MEASURED = 0.8
 _GB = 1e9
 
 

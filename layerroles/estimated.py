@@ -150,7 +150,7 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
-def size(n_bytes: float) -> str:
+def size(n_bytes: int) -> str:
     """A size for people, as the makers of devices count: 1 GB is 10^9 bytes."""
     if n_bytes < 1e9:
         return f"{n_bytes / 1e6:.0f} MB"

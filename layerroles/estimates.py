@@ -8,9 +8,11 @@ The engine's own plan is made for every call that a run makes; its passes are co
     print(estimate(sweep, device="h100"))
 """
 
+from dataclasses import replace
+
 import torch
 
-from layerroles.devices import BANDWIDTH, PRODUCTS, published
+from layerroles.devices import BANDWIDTH, MEASURED, PRODUCTS, published
 from layerroles.engine import Engine
 from layerroles.engine.cost import Speed, Work, reading
 from layerroles.engine.memory import Budget, Shape, budget, n_bytes
@@ -60,8 +62,8 @@ def estimate(
     there = published(device)
     if there is None:
         at = _here(sweep, device)
-        name = f"{device} ({at}, measured)"
-        speed = measured(at, model.cfg.dtype, shape, known.tokenizer)
+        name = f"{device} ({at}; {MEASURED:.0%} of its speed as measured)"
+        speed = _reached(measured(at, model.cfg.dtype, shape, known.tokenizer))
         free = 2 * budget(None, at).total - (0 if known.has_weights else weights)
         total = None
     else:
@@ -83,6 +85,11 @@ def estimate(
         memory=total,
         parts=tuple(parts),
     )
+
+
+def _reached(speed: Speed) -> Speed:
+    """What is left of the speed of large matrices that stand alone."""
+    return replace(speed, products=MEASURED * speed.products, attention=MEASURED * speed.attention)
 
 
 def _here(sweep: Sweep, device: str) -> torch.device:

@@ -14,7 +14,7 @@ from layerroles.engine.memory import Shape
 
 # Small enough that some are done before other programs have their turn.
 # Rows of a matrix product, tokens that attend to as many, numbers that are multiplied one by one.
-_ROWS, _TOKENS, _NUMBERS = 128, 256, 2**20
+_ROWS, _TOKENS, _NUMBERS = 128, 256, 2**23
 _SMALL, _MANY = 8, 200
 _TEXT = 48  # tokens of a text that is spelled
 _LONGEST, _MOST = 0.3, 100  # seconds of one kind of measurement, and how often at the most
@@ -34,7 +34,7 @@ def measured(device: torch.device, dtype: torch.dtype, shape: Shape, tokenizer: 
     rows = torch.ones(_ROWS, shape.d_model, **options)
     weight = torch.ones(shape.d_mlp, shape.d_model, **options)
     heads = torch.ones(1, shape.n_heads, _TOKENS, shape.d_head, **options)
-    numbers = torch.ones(_NUMBERS, device=device)
+    numbers, into = (torch.ones(_NUMBERS, device=device) for _ in range(2))
     small, module = torch.ones(1, _SMALL, **options), nn.Linear(_SMALL, _SMALL, **options)
     scale = Scoring(shape.d_head**-0.5)
 
@@ -50,7 +50,9 @@ def measured(device: torch.device, dtype: torch.dtype, shape: Shape, tokenizer: 
         * shape.n_heads
         * shape.d_head
         / _seconds(lambda: part(heads, heads, heads, scale), device),
-        bandwidth=3.0 * numbers.nbytes / _seconds(lambda: numbers * numbers, device),
+        bandwidth=2.0
+        * numbers.nbytes
+        / _seconds(lambda: torch.mul(numbers, numbers, out=into), device),
         start=_seconds(many, device) / _MANY,
         text=text_seconds(tokenizer),
         queues=device.type == "cuda",
