@@ -80,12 +80,12 @@ class Estimate:
     @property
     def flops(self) -> float:
         """Floating-point operations."""
-        return sum(part.flops for part in self.parts)
+        return sum((part.flops for part in self.parts), 0.0)
 
     @property
     def seconds(self) -> float:
         """On the device; loading the model is not counted."""
-        return sum(part.seconds for part in self.parts)
+        return sum((part.seconds for part in self.parts), 0.0)
 
     @property
     def peak_bytes(self) -> int:

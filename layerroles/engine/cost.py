@@ -107,16 +107,16 @@ class Work:
     @property
     def flops(self) -> float:
         """Floating-point operations; a multiplication with an addition counts as two."""
-        return sum(one.flops for one in self.passes)
+        return sum((one.flops for one in self.passes), 0.0)
 
     @property
     def texts(self) -> float:
         """Tokens that are written."""
-        return sum(one.times * one.texts for one in self.passes)
+        return sum((one.times * one.texts for one in self.passes), 0.0)
 
     def seconds(self, speed: Speed) -> float:
         """On a device."""
-        return sum(one.seconds(speed) for one in self.passes)
+        return sum((one.seconds(speed) for one in self.passes), 0.0)
 
 
 def reading(

