@@ -176,13 +176,17 @@ $ python experiments/similarity.py   --model meta-llama/Llama-3.1-8B --limit 100
       --dtype bfloat16 --out runs/llama/similarity
 $ python experiments/reading_writing.py --model Qwen/Qwen3-8B --limit 100 \\
       --dtype bfloat16 --out runs/qwen/reading_writing
+$ python experiments/all.py          --model meta-llama/Llama-3.1-8B --limit 100 \\
+      --dtype bfloat16 --out runs/llama/all
 ```
 
 ## What sweeps take
 
 The same questions put by `layerroles sweep` with the package's own tasks, which need no hub: one
 layer skipped at a time (heads: zeroed), the intact model and its noise floor among them. The
-scripts above ask more tasks or longer ones, so that the sums are not theirs.
+scripts above ask more tasks or longer ones, so that the sums are not theirs. Retrieval
+augmentation, similarity and layers put into another model have no command of this kind: their
+times are not reckoned.
 
 ```console
 $ python benchmarks/paper.py

@@ -1,6 +1,7 @@
 """What a sweep is expected to take: a value that prints well."""
 
 from dataclasses import asdict, dataclass
+from html import escape
 from typing import Any
 
 
@@ -124,6 +125,9 @@ class Estimate:
             *(f"    {part.name:<{width}}  {duration(part.seconds)}" for part in self.parts),
         ]
         return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{escape(str(self))}</pre>"
 
     def _written(self) -> str:
         if not self.tokens_written:
