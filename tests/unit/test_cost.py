@@ -212,7 +212,9 @@ def test_what_a_run_asks_is_what_was_estimated(
 
 
 def test_fewer_tokens_written_take_less_time() -> None:
-    all_of_them, half, none = (estimated("llama", device="h100", generated=g) for g in (1, 0.5, 0))
+    all_of_them, half, none = (
+        estimated("llama", device="h100", generated=g) for g in (1.0, 0.5, 0.0)
+    )
     assert all_of_them.tokens_written == pytest.approx(2 * half.tokens_written, abs=2)
     assert none.tokens_written == 0
     assert all_of_them.seconds > half.seconds > none.seconds > 0
