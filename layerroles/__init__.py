@@ -50,6 +50,8 @@ if TYPE_CHECKING:
     from layerroles.aggregates import lm_eval_metrics as lm_eval_metrics
     from layerroles.engine import Engine as Engine
     from layerroles.errors import InputError as InputError
+    from layerroles.estimated import Estimate as Estimate
+    from layerroles.estimates import estimate as estimate
     from layerroles.lm import AblatedLM as AblatedLM
     from layerroles.models import load as load
     from layerroles.models import model_folder as model_folder
@@ -108,6 +110,8 @@ _NAMES_OF = {
     "lm": ("AblatedLM",),
     "tasks": ("Example", "Task", "task"),
     "sweep": ("Sweep", "read"),
+    "estimated": ("Estimate",),
+    "estimates": ("estimate",),
     "results": ("Comparison", "SweepResult", "compare"),
     "aggregates": ("lm_eval_metrics",),
     "roles": ("HeadSearch", "Roles", "localize", "probe_agreement", "rank_stability"),

@@ -17,6 +17,11 @@ from layerroles.registry import nearest
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
+def outlined(device: torch.device) -> bool:
+    """Whether a model on this device has no weights, only their shapes."""
+    return device.type == "meta"
+
+
 def boot(
     name: str,
     source: str,
@@ -31,14 +36,14 @@ def boot(
         name: as it was asked for.
         source: where it is, see `source_of`.
         dtype: of the weights.
-        device: where they go, unless a map says so.
+        device: where they go, unless a map says so; none are read for the meta device.
         revision: of the hub.
         device_map: as in transformers.
 
     Raises:
         InputError: not a decoder-only model, or the libraries cannot load it.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoConfig, AutoModelForCausalLM
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
     from transformers.utils import logging as progress
 
@@ -51,7 +56,9 @@ def boot(
             architecture not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
         ):
             raise InputError(f"model {name!r} is {architecture}, not a decoder-only language model")
-        tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
+        tokenizer = _tokenizer(name, source, revision)
+        if outlined(device):
+            return _outline(source, config, tokenizer, dtype), tokenizer
         # Loaded here and not by the bridge, which would also take pickled weights.
         loaded = AutoModelForCausalLM.from_pretrained(
             source,
@@ -78,6 +85,45 @@ def boot(
         if shown:
             progress.enable_progress_bar()
     return bridge, tokenizer
+
+
+def _outline(source: str, config: Any, tokenizer: Any, dtype: torch.dtype) -> TransformerBridge:
+    """A bridge whose weights have shapes and no values.
+
+    They are fake tensors, which are on the meta device but say that they are on the CPU: a bridge
+    takes apart some architectures' weights, which plain meta tensors do not let it do.
+    """
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from transformers import AutoModelForCausalLM
+
+    # Some ways to multiply experts' matrices cannot be followed without values.
+    experts = {"experts_implementation": "batched_mm"} if _n_experts(config) else {}
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        model = AutoModelForCausalLM.from_config(
+            config, dtype=dtype, attn_implementation="eager", **experts
+        )
+        return TransformerBridge.boot_transformers(
+            source, hf_model=model, tokenizer=tokenizer, dtype=dtype, device="cpu"
+        )
+
+
+def _n_experts(config: Any) -> int:
+    return getattr(config, "num_experts", 0) or getattr(config, "num_local_experts", 0) or 0
+
+
+def _tokenizer(name: str, source: str, revision: str | None) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(source, revision=revision)
+    except (OSError, ValueError) as error:
+        if not Path(source).exists():
+            raise
+        line = next(text.strip() for text in str(error).split("\n") if text.strip())
+        raise InputError(
+            f"model {name!r} has no tokenizer that can be loaded ({line}): put its tokenizer.json "
+            f"and tokenizer_config.json beside its config.json"
+        ) from error
 
 
 def source_of(name: str) -> str:
@@ -127,7 +173,9 @@ def device_of(device: str | torch.device | None) -> torch.device:
     try:
         return torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     except RuntimeError:
-        raise InputError(f"unknown device {device!r}: known are cpu, cuda, cuda:0, mps") from None
+        raise InputError(
+            f"unknown device {device!r}: known are cpu, cuda, cuda:0, mps, meta"
+        ) from None
 
 
 def _reason(name: str, source: str, error: Exception) -> str:

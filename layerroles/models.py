@@ -27,8 +27,8 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
 from layerroles import __version__, gguf
-from layerroles.boot import boot, device_of, resolve_dtype, source_of
-from layerroles.checks import Checks, check_model
+from layerroles.boot import boot, device_of, outlined, resolve_dtype, source_of
+from layerroles.checks import Checks, check_model, unchecked
 from layerroles.errors import InputError
 from layerroles.sites import Site, size_of
 from layerroles.weights import content, weights
@@ -75,6 +75,7 @@ class Prepared:
     revision: str | None
     tokenizer: Any
     checks: Checks
+    has_weights: bool = True
 
 
 _PREPARED: "weakref.WeakKeyDictionary[TransformerBridge, Prepared]" = weakref.WeakKeyDictionary()
@@ -94,7 +95,8 @@ def load(
         name: a Hugging Face name, a local folder, a `.gguf` file, or `"smollm2-135m"`.
         dtype: `"float32"`, `"bfloat16"`, `"float16"`, a torch dtype, or `"auto"`: bfloat16 where
             the device multiplies it in hardware, else float32.
-        device: by default CUDA if there is a device, else the CPU.
+        device: by default CUDA if there is a device, else the CPU. On `"meta"` no weights are
+            read: such a model can be estimated, not run.
         revision: a branch, tag or commit of the hub.
         device_map: spread the model over GPUs, or over the CPU and the disk, in place of `device`;
             as in transformers: `"auto"`, or a map from module names.
@@ -117,6 +119,11 @@ def load(
         ) from error
     known = gguf.BUILT_IN if str(name) == gguf.BUILT_IN else Path(str(name)).name
     shown = str(name) if source == str(name) and not Path(source).exists() else known
+    if outlined(where):
+        bridge.eval()
+        checks = unchecked(bridge)
+        _PREPARED[bridge] = Prepared(shown, revision, tokenizer, checks, has_weights=False)
+        return bridge
     return _prepare(bridge, shown, revision, tokenizer)
 
 
@@ -151,8 +158,27 @@ def prepared(model: TransformerBridge) -> Prepared:
     return _PREPARED[model]
 
 
+def check_weights(model: TransformerBridge) -> None:
+    """Check that the model can be run.
+
+    Raises:
+        InputError: it was loaded without weights.
+    """
+    known = prepared(model)
+    if not known.has_weights:
+        raise InputError(
+            f"model {known.name!r} has no weights (device='meta'): it can be estimated, not run; "
+            f"load it on cpu or cuda"
+        )
+
+
 def provenance(model: TransformerBridge) -> Provenance:
-    """What the model is, its weights hashed now."""
+    """What the model is, its weights hashed now.
+
+    Raises:
+        InputError: it was loaded without weights.
+    """
+    check_weights(model)
     known = prepared(model)
     digest = hashlib.sha256()
     for key, value in weights(model):

@@ -12,7 +12,7 @@ import json
 import os
 import platform
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from layerroles import __version__, again
 from layerroles.ablations import INTACT, Condition
 from layerroles.chat import check_template
 from layerroles.engine import Engine
+from layerroles.engine.groups import Requests
 from layerroles.errors import InputError
 from layerroles.frame import read as read
 from layerroles.manifest import command, described
@@ -67,6 +68,21 @@ class Unit:
     def n_rows(self) -> int:
         """How many rows it gives."""
         return len(self.cells) * len(self.conditions) * len(self.examples)
+
+
+@dataclasses.dataclass(frozen=True)
+class Call:
+    """What the engine is asked at once.
+
+    Attributes:
+        name: what for: the task, or another word.
+        requests: a list for each cell.
+        conditions: under which all of them are asked.
+    """
+
+    name: str
+    requests: tuple[Requests, ...]
+    conditions: tuple[Condition, ...]
 
 
 class Sweep:
@@ -144,7 +160,7 @@ class Sweep:
         with opened(Path(path), self._manifest(engine)) as store:
             for cell in self.cells:
                 store.add_examples(*cell.names, self._described(cell))
-            work = list(self._work(store))
+            work = list(self._work(store.done()))
             with progress(sum(unit.n_rows for unit in work), "sweep") as advance:
                 for unit in work:
                     whole = len(unit.examples) == len(unit.cells[0].examples)
@@ -159,18 +175,36 @@ class Sweep:
                 self._ask_again(store, engine, cell, asked[cell.names])
         return read(path)
 
+    def calls(self) -> Iterator[Call]:
+        """What a run asks the engine, if nothing is in its folder yet; nothing is run.
+
+        (What `coherence` reads again is what is written, so it is not among it.)
+
+        Raises:
+            InputError: a prompt is longer than the model's context.
+        """
+        engine = self._engine or Engine(self.model)
+        for unit in self._work({}):
+            asked = [self._prepare(engine, cell, list(unit.examples)) for cell in unit.cells]
+            requests = tuple(each.requests for each in asked)
+            yield Call(unit.cells[0].task.label, requests, unit.conditions)
+        for cell in self.cells:
+            for some in again.batches(cell.examples):
+                part = self._prepare(engine, cell, list(some))
+                if self.noise_floor or again.needs_chance(_noted(cell), part):
+                    yield Call("noise floor", (part.requests,), (INTACT,))
+
     def _prepare(self, engine: Engine, cell: Cell, examples: list[Example]) -> Asked:
         try:
             return cell.protocol.prepare(engine, cell.task, examples, chat=self.chat)
         except InputError as error:
             raise InputError(f"task {cell.task.label!r}: {error}") from error
 
-    def _work(self, store: Store) -> Iterator[Unit]:
+    def _work(self, done: Mapping[Key, set[str]]) -> Iterator[Unit]:
         """What is missing: conditions that lack the same examples of a task under some protocols.
 
         A task's protocols are asked together, since most of their contexts are the same.
         """
-        done = store.done()
         for cells in self._by_task():
             lacking: dict[tuple[tuple[int, ...], tuple[str, ...]], list[Condition]] = {}
             for condition in self.conditions:
@@ -324,18 +358,7 @@ class Sweep:
             "chat": self.chat,
             "coherence": self.coherence,
             "limit": self.limit,
-            "cells": [
-                {
-                    "task": cell.task.label,
-                    "family": cell.task.family,
-                    "protocol": cell.protocol.label,
-                    "n": len(cell.examples),
-                    "chance": cell.protocol.chance(cell.examples),
-                    "unit": cell.protocol.unit,
-                    **cell.protocol.noted(),
-                }
-                for cell in self.cells
-            ],
+            "cells": [{**_noted(cell), **cell.protocol.noted()} for cell in self.cells],
             "conditions": [described(condition) for condition in self.conditions],
             "noise_floor": [],
             "executors": [],
@@ -343,6 +366,17 @@ class Sweep:
             "seconds": 0.0,
             "machine": f"{platform.machine()}, {os.cpu_count()} CPUs, {model['device']}",
         }
+
+
+def _noted(cell: Cell) -> dict[str, Any]:
+    return {
+        "task": cell.task.label,
+        "family": cell.task.family,
+        "protocol": cell.protocol.label,
+        "n": len(cell.examples),
+        "chance": cell.protocol.chance(cell.examples),
+        "unit": cell.protocol.unit,
+    }
 
 
 def _distinct(conditions: Sequence[Condition]) -> list[Condition]:

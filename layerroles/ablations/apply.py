@@ -29,6 +29,7 @@ from layerroles.ablations.reference import (
 )
 from layerroles.ablations.saved import collected
 from layerroles.errors import InputError
+from layerroles.models import check_weights
 from layerroles.sites import ENTRY, NUMBERED, READ_OUT, Site
 from layerroles.weights import stamp
 
@@ -226,9 +227,9 @@ def ablated(
             token, needs them.
 
     Raises:
-        InputError: the model lacks a site, a sublayer's hook is not what it adds, or what are no
-            `Prompt`s; within the context, rows that do not begin with their prompts, or a condition
-            that acts on evidence while the prompts don't say where it is.
+        InputError: the model lacks a site or its weights, a sublayer's hook is not what it adds, or
+            what are no `Prompt`s; within the context, rows that do not begin with their prompts, or
+            a condition that acts on evidence while the prompts don't say where it is.
         RuntimeError: on leaving, if a hook did not fire in a pass.
 
     Example:
@@ -239,6 +240,7 @@ def ablated(
         with ablated(model, Condition({Site(3): Skip()}, at="generated"), prompts=[prompt]):
             logits = model("The capital of France is Paris, which")
     """
+    check_weights(model)
     condition.check(model)
     for prompt in prompts or ():
         if not isinstance(prompt, Prompt):

@@ -15,7 +15,18 @@ from typing import Annotated
 import typer
 
 from layerroles import __version__
-from layerroles.cli import ablations, compare, demo, probe, prune, report, sites, sweep, tasks
+from layerroles.cli import (
+    ablations,
+    compare,
+    demo,
+    estimate,
+    probe,
+    prune,
+    report,
+    sites,
+    sweep,
+    tasks,
+)
 from layerroles.errors import InputError
 
 app = typer.Typer(
@@ -26,6 +37,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("sweep")(sweep.command)
+app.command("estimate")(estimate.command)
 app.command("probe")(probe.command)
 app.command("report")(report.command)
 app.command("compare")(compare.command)

@@ -5,6 +5,75 @@ from typing import Annotated
 
 import typer
 
+Model = Annotated[
+    str,
+    typer.Option(
+        help="A Hugging Face name, a local folder, a .gguf file, or the built-in smollm2-135m."
+    ),
+]
+Tasks = Annotated[
+    str,
+    typer.Option(
+        metavar="TASK,...",
+        help="What is asked, parameters in brackets: facts, kv_retrieval\\[pairs=20], "
+        "local:FILE.jsonl, lm_eval:NAME. See: layerroles tasks.",
+    ),
+]
+Ablations = Annotated[
+    str,
+    typer.Option(metavar="NAME,...", help="What is done. See: layerroles ablations."),
+]
+Sites = Annotated[
+    str,
+    typer.Option(
+        metavar="SITE,...",
+        help="Where, one at a time: all, L3, L5:9 (half-open), L3.attn, L3.mlp, L3.H7, "
+        "L3.KV2, L3.stream, all.attn. See: layerroles sites MODEL.",
+    ),
+]
+Positions = Annotated[
+    str,
+    typer.Option(
+        metavar="AT,...",
+        help="At which positions: all; after_first, which spares the attention sink; prompt; "
+        "generated; evidence; last (of the prompt).",
+    ),
+]
+Protocols = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME,...",
+        help="How it is asked, parameters in brackets: generation, letter, answer_logprob, "
+        "chain_logprob, continuation\\[norm=byte]; its norms are sum, token, byte and "
+        "unconditional. plain_text is always asked under text_logprob.",
+    ),
+]
+Chat = Annotated[
+    bool, typer.Option("--chat", help="Ask in the chat template of the model's tokenizer.")
+]
+NoiseFloor = Annotated[
+    bool,
+    typer.Option(
+        help="Ask the intact model once more, in batches of another shape, and note how many "
+        "answers change."
+    ),
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="NAME=VALUE",
+        help="A parameter of the ablation, as in factor=0.25; repeatable.",
+    ),
+]
+Memory = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SIZE",
+        help="That a computation may take besides the weights, as in 8GB; by default half of "
+        "what is free.",
+    ),
+]
 Limit = Annotated[int, typer.Option(metavar="N", help="Examples of each task.")]
 NumFewshot = Annotated[
     int | None,

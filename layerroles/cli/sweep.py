@@ -9,72 +9,54 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from layerroles.cli.fields import describe_fields, typed_fields
-from layerroles.cli.options import Device, Dtype, Limit, NumFewshot, Plugins, Revision, Seed
+from layerroles.cli.options import (
+    Ablations,
+    Chat,
+    Device,
+    Dtype,
+    Limit,
+    Memory,
+    Model,
+    NoiseFloor,
+    NumFewshot,
+    Plugins,
+    Positions,
+    Protocols,
+    Revision,
+    Seed,
+    Settings,
+    Sites,
+    Tasks,
+)
 from layerroles.cli.plugins import import_plugins
 from layerroles.cli.words import split_list, split_settings
 from layerroles.errors import InputError
 
 if TYPE_CHECKING:
+    from transformer_lens.model_bridge import TransformerBridge
+
     from layerroles.ablations import Ablation, At, Condition
     from layerroles.engine.ask import ExecutorName
     from layerroles.tasks import Task
 
+TASKS = "kv_retrieval,facts,word_problems,copying"
 REFERENCE_LIMIT = 64  # prompts of a reference that an ablation declares
 
 
 def command(
-    model: Annotated[
-        str,
-        typer.Option(
-            help="A Hugging Face name, a local folder, a .gguf file, or the built-in smollm2-135m."
-        ),
-    ],
+    model: Model,
     out: Annotated[
         Path,
         typer.Option(
             metavar="RUN", help="The run folder; a run that lies there is resumed or extended."
         ),
     ],
-    tasks: Annotated[
-        str,
-        typer.Option(
-            metavar="TASK,...",
-            help="What is asked, parameters in brackets: facts, kv_retrieval\\[pairs=20], "
-            "local:FILE.jsonl, lm_eval:NAME. See: layerroles tasks.",
-        ),
-    ] = "kv_retrieval,facts,word_problems,copying",
-    ablation: Annotated[
-        str,
-        typer.Option(metavar="NAME,...", help="What is done. See: layerroles ablations."),
-    ] = "skip",
-    sites: Annotated[
-        str,
-        typer.Option(
-            metavar="SITE,...",
-            help="Where, one at a time: all, L3, L5:9 (half-open), L3.attn, L3.mlp, L3.H7, "
-            "L3.KV2, L3.stream, all.attn. See: layerroles sites MODEL.",
-        ),
-    ] = "all",
-    at: Annotated[
-        str,
-        typer.Option(
-            metavar="AT,...",
-            help="At which positions: all; after_first, which spares the attention sink; prompt; "
-            "generated; evidence; last (of the prompt).",
-        ),
-    ] = "all,after_first",
-    protocols: Annotated[
-        str,
-        typer.Option(
-            metavar="NAME,...",
-            help="How it is asked, parameters in brackets: generation, letter, answer_logprob, "
-            "chain_logprob, continuation\\[norm=byte]; its norms are sum, token, byte and "
-            "unconditional. plain_text is always asked under text_logprob.",
-        ),
-    ] = "continuation,generation",
-    chat: Annotated[
-        bool, typer.Option("--chat", help="Ask in the chat template of the model's tokenizer.")
-    ] = False,
+    tasks: Tasks = TASKS,
+    ablation: Ablations = "skip",
+    sites: Sites = "all",
+    at: Positions = "all,after_first",
+    protocols: Protocols = "continuation,generation",
+    chat: Chat = False,
     coherence: Annotated[
         bool,
         typer.Option(
@@ -83,13 +65,7 @@ def command(
             "adds about a third to the time of generation.",
         ),
     ] = False,
-    noise_floor: Annotated[
-        bool,
-        typer.Option(
-            help="Ask the intact model once more, in batches of another shape, and note how many "
-            "answers change."
-        ),
-    ] = True,
+    noise_floor: NoiseFloor = True,
     limit: Limit = 32,
     num_fewshot: NumFewshot = None,
     seed: Seed = 0,
@@ -104,22 +80,8 @@ def command(
             "hooked or fused.",
         ),
     ] = "auto",
-    memory: Annotated[
-        str | None,
-        typer.Option(
-            metavar="SIZE",
-            help="That a computation may take besides the weights, as in 8GB; by default half of "
-            "what is free.",
-        ),
-    ] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="NAME=VALUE",
-            help="A parameter of the ablation, as in factor=0.25; repeatable.",
-        ),
-    ] = None,
+    memory: Memory = None,
+    settings: Settings = None,
     plugin: Plugins = None,
     top: Annotated[
         int,
@@ -145,16 +107,9 @@ def command(
 
     import layerroles as lr
     from layerroles.cli.tables import print_result
-    from layerroles.sites import parse_sites, size_of
 
     bridge = lr.load(model, dtype=dtype, device=device, revision=revision)
-    where = parse_sites(sites, size_of(bridge.cfg))
-    conditions: list[Condition] = [
-        lr.Condition({site: edit}, at=position)
-        for edit in ablations
-        for position in ats
-        for site in where
-    ]
+    conditions = one_at_a_time(bridge, ablations, sites, ats)
     engine = lr.Engine(bridge, executor=cast("ExecutorName", executor), memory=memory)
     sweep = lr.Sweep(
         bridge,
@@ -178,6 +133,26 @@ def command(
         raise typer.Exit(130) from None
     print_result(result, top=top)
     typer.echo(f"Rows are in {out}. A page to read them: layerroles report {out}")
+
+
+def one_at_a_time(
+    model: "TransformerBridge", ablations: Sequence["Ablation"], sites: str, ats: Sequence["At"]
+) -> list["Condition"]:
+    """A condition for each ablation, position and site.
+
+    Raises:
+        InputError: what is no site, or none of the model's.
+    """
+    import layerroles as lr
+    from layerroles.sites import parse_sites, size_of
+
+    where = parse_sites(sites, size_of(model.cfg))
+    return [
+        lr.Condition({site: edit}, at=position)
+        for edit in ablations
+        for position in ats
+        for site in where
+    ]
 
 
 def make_tasks(text: str, num_fewshot: int | None) -> list["Task"]:

@@ -11,11 +11,13 @@ from jaxtyping import Bool, Float, Int
 from transformer_lens.model_bridge import TransformerBridge
 
 from layerroles.ablations import INTACT, Condition, References, resolve
+from layerroles.engine.cost import Speed
 from layerroles.engine.fused import Fused
+from layerroles.engine.groups import Requests
 from layerroles.engine.hooked import Hooked
-from layerroles.engine.memory import budget, keep_pages
+from layerroles.engine.memory import Budget, Shape, budget, keep_pages
 from layerroles.engine.plain import Plain
-from layerroles.engine.plan import Plan, Requests
+from layerroles.engine.plan import Plan, make_plan
 from layerroles.engine.replay import can_replay
 from layerroles.engine.requests import (
     Options,
@@ -38,7 +40,7 @@ from layerroles.engine.trust import (
 )
 from layerroles.engine.twin import Twin
 from layerroles.errors import InputError
-from layerroles.models import prepared
+from layerroles.models import check_weights, prepared
 
 log = logging.getLogger(__name__)
 
@@ -194,12 +196,51 @@ class Engine:
         Raises:
             InputError: as for these, or a model that cannot be run fused.
         """
-        self._check(conditions)
         pairs = [(first, second) for first, second in requests if isinstance(second, str)]
         asked = [(first, second) for first, second in requests if not isinstance(second, str)]
         if not requests:
             raise InputError("there is nothing to plan: no requests")
         encoded: Requests = [*scored(self.model, pairs), *written(self.model, asked)]
+        return self.planned(encoded, conditions, speed=self._speed())
+
+    def planned(
+        self,
+        requests: Requests,
+        conditions: Sequence[Condition],
+        *,
+        budget: Budget | None = None,
+        speed: Speed | None = None,
+        generated: float = 1.0,
+    ) -> Plan:
+        """A plan for encoded requests, perhaps for another machine.
+
+        Args:
+            requests: what is asked.
+            conditions: under which it is asked.
+            budget: that a computation may take; by default the engine's own.
+            speed: of the device, for the time that is expected.
+            generated: share of the tokens that may be written that is written.
+
+        Raises:
+            InputError: as `plan`.
+        """
+        self._check(conditions)
+        shape = self.shape(conditions)
+        return make_plan(
+            requests,
+            conditions,
+            shape,
+            budget or self._budget,
+            speed=speed,
+            generated=generated,
+        )
+
+    def shape(self, conditions: Sequence[Condition] = ()) -> Shape:
+        """What of the model decides over memory and time.
+
+        Raises:
+            InputError: the model cannot be run fused, or not under these conditions.
+        """
         reason = self._why_not("fused", 0)
         for condition in conditions:
             if any(edit.in_place for edit in condition.edits.values()):
@@ -208,7 +249,13 @@ class Engine:
             raise InputError(
                 f"model {self._name!r} cannot be run fused ({reason}): there is no plan"
             )
-        return self._fused({}).plan(encoded, conditions)
+        return self._fused({}).twin.shape
+
+    def _speed(self) -> Speed | None:
+        """Of the device at hand; None where there are no weights to be fast with."""
+        if not prepared(self.model).has_weights or self._why_not("fused", 0) is not None:
+            return None
+        return self._fused({}).twin.speed
 
     def score(
         self, requests: Sequence[Scored], conditions: Sequence[Condition]
@@ -230,6 +277,7 @@ class Engine:
         Yields a list's place, a condition's place and the answers (scores or writings, as the list
         asks), as they are ready.
         """
+        check_weights(self.model)
         self._check(conditions)
         for which, each in enumerate(asked):
             if not each:
@@ -319,7 +367,8 @@ class Engine:
 
     def _fused(self, references: References) -> Fused:
         if self._twin is None:
-            if torch.device(self.model.cfg.device or "cpu").type == "cpu":
+            on_cpu = torch.device(self.model.cfg.device or "cpu").type == "cpu"
+            if on_cpu and prepared(self.model).has_weights:
                 keep_pages()
             self._twin = Twin(self.model)
         return Fused(self._twin, references, self._budget)

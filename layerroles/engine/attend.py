@@ -206,6 +206,20 @@ class Layout:
         return out.transpose(0, 1).to(q.dtype)
 
 
+def n_pairs(packed: Packed) -> int:
+    """Pairs of a query and a key that attention over a packed row computes."""
+    trunks = {index for segment in packed.segments for index in segment.trunks}
+    total = 0
+    for index, segment in enumerate(packed.segments):
+        if index in trunks:
+            total += segment.n * (segment.below - segment.start - segment.n)
+        if segment.sees is None and (index in trunks or segment.n > _LONG):
+            total += segment.n * (segment.n + 1) // 2
+        else:
+            total += (-segment.n // _ROUND * -_ROUND) ** 2
+    return total
+
+
 def _blocks(n: int, segments: list[Segment], dtype: torch.dtype, device: torch.device) -> _Blocks:
     places = torch.empty(len(segments), n, dtype=torch.long)
     sees = torch.zeros(len(segments), n, n, dtype=torch.bool)

@@ -19,18 +19,11 @@ from torch import Tensor
 from layerroles.ablations import Condition, Prompt, References
 from layerroles.engine.attend import Layout, Scoring
 from layerroles.engine.decode import Chosen, Decoding, Stops, greedy
+from layerroles.engine.depths import edited_block, first_own, first_run, recorded_at
 from layerroles.engine.edits import Edits, Reading, Stretch
+from layerroles.engine.groups import Group, Requests
 from layerroles.engine.memory import Budget
-from layerroles.engine.plan import (
-    Group,
-    Plan,
-    Requests,
-    edited_block,
-    first_own,
-    first_run,
-    make_plan,
-    recorded_at,
-)
+from layerroles.engine.plan import make_plan
 from layerroles.engine.readout import Places
 from layerroles.engine.requests import Score, Scored, Writing, Written
 from layerroles.engine.rows import Kept, Rows, contexts_of, kept
@@ -111,10 +104,6 @@ class Fused:
         weight = next(twin.base.parameters())
         self.device, self.dtype = weight.device, weight.dtype
 
-    def plan(self, requests: Requests, conditions: Sequence[Condition]) -> Plan:
-        """What will be computed."""
-        return make_plan(requests, conditions, self.twin.shape, self.budget, self.twin.flops)
-
     @torch.inference_mode()
     def answer(
         self, asked: Sequence[Requests], conditions: Sequence[Condition]
@@ -127,7 +116,8 @@ class Fused:
         requests = [request for each in asked for request in each]
         lists = [which for which, each in enumerate(asked) for _ in each]
         found: list[list[Answers]] = [[{} for _ in asked] for _ in conditions]
-        for group in self.plan(requests, conditions).groups:
+        plan = make_plan(requests, conditions, self.twin.shape, self.budget)
+        for group in plan.groups:
             batch = Batch(self, group, requests, conditions)
             for place, answers in batch.answers(edits):
                 for index, answer in answers.items():

@@ -31,17 +31,23 @@ class Shape:
     """What of a model decides over memory and time.
 
     Attributes:
-        n_layers, d_model, d_vocab: its size.
+        n_layers, n_heads, d_head, d_model, d_mlp, d_vocab: its size.
         n_weights: parameters of all blocks.
+        n_active: of the entries of their matrices, those that one token is multiplied with (of a
+            mixture of experts, some).
         n_bytes: of one number.
         kv: for each layer, bytes of one token's keys and values.
         inner: for one token, the most numbers that are alive within a block.
     """
 
     n_layers: int
+    n_heads: int
+    d_head: int
     d_model: int
+    d_mlp: int
     d_vocab: int
     n_weights: int
+    n_active: int
     n_bytes: int
     kv: tuple[int, ...]
     inner: int

@@ -11,59 +11,17 @@ Example:
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from layerroles.ablations import Condition, Prompt
+from layerroles.engine.cost import Speed, Work
+from layerroles.engine.depths import first_own, first_run, recorded_at
+from layerroles.engine.groups import Group, Requests, n_new, row_bytes, work_of
 from layerroles.engine.memory import Budget, Shape
 from layerroles.engine.requests import Scored, Written
 from layerroles.engine.sequences import Ids, Sequences
 from layerroles.engine.trie import Packed, packs
-from layerroles.sites import Site
-
-Requests = Sequence[Scored | Written]
-
-
-@dataclass(frozen=True)
-class Group:
-    """Requests that are packed into one row, which each condition reads once.
-
-    Attributes:
-        asked: their places among all requests.
-        sequences: what is read for each of them.
-        prompts: by the numbers in `sequences`, where they are kept apart; else None.
-        packed: the row.
-        n_alone: tokens if each request is read alone.
-        n_written: how many of them write.
-        n_new: tokens that each of these may write; 0 if there are none.
-        waves: the conditions that read it, as they are answered together.
-        n_bytes: taken at the most.
-    """
-
-    asked: tuple[int, ...]
-    sequences: tuple[Ids, ...]
-    prompts: tuple[Prompt, ...] | None
-    packed: Packed
-    n_alone: int
-    n_written: int
-    n_new: int
-    waves: tuple[tuple[int, ...], ...]
-    n_bytes: int
-
-    @property
-    def n_tokens(self) -> int:
-        """Tokens of the row."""
-        return len(self.packed.tokens)
-
-    @property
-    def conditions(self) -> tuple[int, ...]:
-        """The places of the conditions that read it."""
-        return tuple(place for wave in self.waves for place in wave)
-
-    @property
-    def rows(self) -> int:
-        """The most (condition, request) rows that are decoded together; 0 for likelihoods."""
-        return max(map(len, self.waves), default=0) * self.n_written
 
 
 @dataclass(frozen=True)
@@ -76,7 +34,7 @@ class Plan:
         n_requests, n_conditions: what is asked.
         groups: the requests, as they are packed.
         depths: for each condition, the share of the blocks that are run anew for it.
-        seconds: expected at the most, since texts may end early.
+        speed: of the device, if the time is to be told.
     """
 
     executor: str
@@ -85,7 +43,7 @@ class Plan:
     n_conditions: int
     groups: tuple[Group, ...]
     depths: tuple[float, ...]
-    seconds: float
+    speed: Speed | None
 
     @property
     def passes(self) -> int:
@@ -117,6 +75,16 @@ class Plan:
         """Memory taken at the most, besides the model's weights."""
         return max((group.n_bytes for group in self.groups), default=0)
 
+    @property
+    def work(self) -> Work:
+        """What is computed."""
+        return Work.together(group.work for group in self.groups)
+
+    @property
+    def seconds(self) -> float | None:
+        """Expected at the most, since texts may end early; None if no speed is known."""
+        return None if self.speed is None else self.work.seconds(self.speed)
+
     def __str__(self) -> str:
         shared = self.tokens_alone / self.tokens_read if self.tokens_read else 1.0
         lines = [
@@ -127,7 +95,7 @@ class Plan:
             f"{self.tokens_read:,.0f} here ({shared:.1f} times fewer)",
             f"  decoded     up to {self.rows} rows together" if self.rows else "",
             f"  memory      up to {self.n_bytes / 2**20:,.0f} MB besides the weights",
-            f"  time        up to about {self.seconds:.0f} s",
+            "" if self.seconds is None else f"  time        up to about {self.seconds:.0f} s",
         ]
         return "\n".join(line for line in lines if line)
 
@@ -137,7 +105,9 @@ def make_plan(
     conditions: Sequence[Condition],
     shape: Shape,
     budget: Budget,
-    flops: float,
+    *,
+    speed: Speed | None = None,
+    generated: float = 1.0,
 ) -> Plan:
     """Plan the computation of one sweep.
 
@@ -146,7 +116,8 @@ def make_plan(
         conditions: under which they are asked.
         shape: of the model.
         budget: what it may take.
-        flops: floating-point operations a second, for the time that is expected.
+        speed: of the device, for the time that is expected.
+        generated: share of the tokens that may be written that is written, for the work.
     """
     reads_answers = any(isinstance(request, Scored) for request in requests)
     depths = tuple(
@@ -161,7 +132,7 @@ def make_plan(
     most = len(requests)
     if contexts:
         each = sum(shape.kv) * max(map(len, contexts))
-        each += sum(shape.kv) * max(map(_n_new, requests))
+        each += sum(shape.kv) * max(map(n_new, requests))
         # Requests of one context are rows of their own.
         most = max(1, budget.for_rows // (each * max(contexts.values())))
     groups = []
@@ -171,12 +142,15 @@ def make_plan(
             continue
         found = Sequences(requests, apart=apart)
         sequences = [found.of(request) for request in requests]
-        begun = [ids for ids, one in zip(sequences, requests, strict=True) if _n_new(one)]
+        begun = [ids for ids, one in zip(sequences, requests, strict=True) if n_new(one)]
         groups += [
             _group(packed, requests, sequences, found.prompts, conditions, places, shape, budget)
             for packed in packs(sequences, longest, most, counted=set(begun))
         ]
-    seconds = sum(_flops(group, depths, shape, requests) for group in groups) / flops
+    groups = [
+        replace(group, work=work_of(group, requests, conditions, depths, shape, generated))
+        for group in groups
+    ]
     return Plan(
         executor="fused",
         verb=_verb(n_written=contexts.total(), n=len(requests)),
@@ -184,44 +158,8 @@ def make_plan(
         n_conditions=len(conditions),
         groups=tuple(groups),
         depths=depths,
-        seconds=seconds,
+        speed=speed,
     )
-
-
-def edited_block(condition: Condition) -> Site | None:
-    """The block whose recorded output is edited instead of running it again.
-
-    A condition's first site, if it is a whole block and the only site of its layer: what enters
-    the block, and so what leaves it before the edit, is the intact model's.
-    """
-    first = [site for site in condition if site.layer == condition.first_layer]
-    return first[0] if len(first) == 1 and first[0].part in ("block", "stream") else None
-
-
-def first_run(condition: Condition, n_layers: int) -> int:
-    """The first block that is run anew under a condition; `n_layers` if none is."""
-    if condition.first_layer is None:
-        return n_layers
-    return condition.first_layer + (edited_block(condition) is not None)
-
-
-def first_own(condition: Condition, n_layers: int) -> int:
-    """The first layer whose keys and values are not the intact model's; `n_layers` if none.
-
-    Those of a context, that is. An edit leaves its own layer's alone: they are made of what enters
-    the block.
-    """
-    if condition.first_layer is None or not condition.acts_in_prompt:
-        return n_layers
-    return condition.first_layer + 1
-
-
-def recorded_at(condition: Condition) -> tuple[int, ...]:
-    """The streams that are kept of the intact model: those that enter these blocks."""
-    first = condition.first_layer
-    if first is None:
-        return ()
-    return (first, first + 1) if edited_block(condition) is not None else (first,)
 
 
 def _verb(
@@ -246,16 +184,16 @@ def _group(
     some = [conditions[place] for place in places]
     recorded = len({layer for condition in some for layer in recorded_at(condition)})
     firsts = [first_own(condition, shape.n_layers) for condition in some]
-    n_new = max(_n_new(requests[index]) for index in asked)
+    most_new = max(n_new(requests[index]) for index in asked)
     n = len(packed.tokens)
     n_bytes = n * shape.n_bytes * (recorded * shape.d_model + shape.inner)
     n_bytes += budget.logit_bytes(shape)
     waves = [[place] for place in range(len(places))]
-    contexts = [sequences[index] for index in asked if _n_new(requests[index])]
+    contexts = [sequences[index] for index in asked if n_new(requests[index])]
     if contexts:
         # The intact model's keys and values of the contexts weigh as much as a condition's.
-        n_bytes += _row_bytes(0, packed, contexts, 0, shape)
-        weighed = [_row_bytes(first, packed, contexts, n_new, shape) for first in firsts]
+        n_bytes += row_bytes(0, packed, contexts, 0, shape)
+        weighed = [row_bytes(first, packed, contexts, most_new, shape) for first in firsts]
         waves = _waves(firsts, weighed, budget.for_rows)
         n_bytes += max((sum(weighed[place] for place in wave) for wave in waves), default=0)
     return Group(
@@ -265,26 +203,16 @@ def _group(
         packed=packed,
         n_alone=sum(len(sequences[index]) for index in asked),
         n_written=len(contexts),
-        n_new=n_new,
+        n_new=most_new,
         waves=tuple(tuple(places[place] for place in wave) for wave in waves),
         n_bytes=n_bytes,
+        work=Work(),
     )
 
 
 def _depth(group: Group, depths: tuple[float, ...]) -> float:
     """How often a group's row is read: by the intact model, and by parts under its conditions."""
     return 1 + sum(depths[place] for place in group.conditions)
-
-
-def _row_bytes(
-    first_own: int, packed: Packed, contexts: Sequence[Ids], n_new: int, shape: Shape
-) -> int:
-    """Keys and values that a condition has for itself while it decodes."""
-    trunks = {trunk for ids in contexts for trunk in packed.trunks(ids)}
-    in_trunks = sum(packed.segments[trunk].n for trunk in trunks)
-    own = max(len(packed.own(ids)) for ids in contexts)
-    above = sum(shape.kv[first_own:])
-    return len(contexts) * (sum(shape.kv) * n_new + above * own) + above * in_trunks
 
 
 def _waves(firsts: list[int], weighed: list[int], most: int) -> list[list[int]]:
@@ -298,16 +226,3 @@ def _waves(firsts: list[int], weighed: list[int], most: int) -> list[list[int]]:
         waves[-1].append(place)
         left -= weighed[place]
     return waves
-
-
-def _flops(group: Group, depths: tuple[float, ...], shape: Shape, requests: Requests) -> float:
-    weights, head = 2.0 * shape.n_weights, 2.0 * shape.d_model * shape.d_vocab
-    read = _depth(group, depths) * group.n_tokens * weights
-    asked = (requests[index] for index in group.asked)
-    places = sum(len(one.continuation) for one in asked if isinstance(one, Scored))
-    wrote = group.n_written * group.n_new * (weights + head)
-    return read + len(group.conditions) * (places * head + wrote)
-
-
-def _n_new(request: Scored | Written) -> int:
-    return request.max_gen_toks if isinstance(request, Written) else 0

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from layerroles.ablations import Condition
+from layerroles.engine.groups import Requests
 from layerroles.engine.plain import Plain
-from layerroles.engine.plan import Requests
 from layerroles.engine.requests import Score, Scored, Writing, Written
 from layerroles.errors import InputError
 from layerroles.sites import ENTRY

@@ -7,8 +7,6 @@ language model whose attention goes through transformers' attention interface.
 
 import copy
 import inspect
-import math
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property, partial
@@ -22,9 +20,12 @@ from transformers import AttentionInterface, AutoModelForCausalLM
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from layerroles.engine.attend import Scoring
+from layerroles.engine.cost import Speed
 from layerroles.engine.instead import instead, passing
 from layerroles.engine.memory import Shape
+from layerroles.engine.speed import measured
 from layerroles.errors import InputError
+from layerroles.models import prepared
 from layerroles.sites import Site
 from layerroles.weights import is_spread
 
@@ -84,27 +85,27 @@ class Twin:
         if calls != list(range(len(self.blocks))):
             raise NoTwin("its layers do not attend once each")
         d_mlp = config.d_mlp or 4 * config.d_model
+        weights = [p for block in self.blocks for p in block.parameters()]
         return Shape(
             n_layers=len(self.blocks),
+            n_heads=config.n_heads,
+            d_head=config.d_head,
             d_model=config.d_model,
+            d_mlp=d_mlp,
             d_vocab=config.d_vocab,
-            n_weights=sum(p.numel() for block in self.blocks for p in block.parameters()),
+            n_weights=sum(p.numel() for p in weights),
+            n_active=sum(_met(p, self.model.config) for p in weights),
             n_bytes=weight.element_size(),
             kv=tuple(seen[layer] for layer in range(len(self.blocks))),
             inner=6 * config.d_model + 3 * d_mlp + 8 * config.n_heads * config.d_head,
         )
 
     @cached_property
-    def flops(self) -> float:
-        """Floating-point operations a second of a large matmul of the model's own kind."""
-        weight = next(p for p in self.blocks[0].parameters() if p.ndim == 2)
-        given = weight.new_ones(1024, weight.shape[1])
-        best = math.inf
-        for _ in range(3):
-            began = time.perf_counter()
-            float((given @ weight.T)[0, 0])
-            best = min(best, time.perf_counter() - began)
-        return float(2 * len(given) * weight.numel() / best)
+    def speed(self) -> Speed:
+        """How fast the device computes, measured when it is first asked for."""
+        weight = next(self.base.parameters())
+        tokenizer = prepared(self.bridge).tokenizer
+        return measured(weight.device, weight.dtype, self.shape, tokenizer)
 
     def run(
         self, tokens: Int[Tensor, " pos"], positions: Int[Tensor, " pos"], attend: Attend
@@ -249,6 +250,18 @@ def _built(bridge: TransformerBridge) -> Any:
             module._buffers[last] = tensors[name]
     model.tie_weights()
     return model.eval()
+
+
+def _met(weight: Tensor, config: Any) -> int:
+    """How many of a weight's entries one token is multiplied with.
+
+    Experts' matrices lie behind one another; a token goes to some of them. (The gate that chooses
+    them is a matrix like another.)
+    """
+    if weight.ndim < 3:
+        return weight.numel() if weight.ndim == 2 else 0
+    chosen = getattr(config, "num_experts_per_tok", None) or len(weight)
+    return int(weight.numel() // len(weight) * chosen)
 
 
 def _rope(config: Any) -> set[str]:

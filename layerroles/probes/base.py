@@ -24,7 +24,7 @@ from layerroles.ablations.condition import INTACT
 from layerroles.ablations.reference import pad_left
 from layerroles.engine import scored
 from layerroles.errors import InputError
-from layerroles.models import forward, prepared
+from layerroles.models import check_weights, forward, prepared
 from layerroles.registry import Registry
 from layerroles.tasks import Example, Task
 
@@ -75,6 +75,7 @@ class Probe(ABC):
         """
         if limit < 1 or not tasks:
             raise InputError(f"a probe needs tasks and a limit of 1 or more, not limit={limit}")
+        check_weights(model)
         self.check(model)
         condition = condition or INTACT
         rows = [

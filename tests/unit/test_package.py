@@ -14,12 +14,12 @@ import layerroles
 
 # The contract of the public surface, written out here on purpose.
 NAMES = (
-    "AblatedLM Ablation Comparison Condition EditContext Engine Example HeadSearch InputError Mean Noise "
-    "Prompt PruningPlan Reference Resample Roles Site Skip Swap Sweep SweepResult Task Zero "
-    "__version__ ablated ablation compare compare_plans cumulative each_head each_kv_group "
-    "each_layer each_span export figures lm_eval_metrics load localize model_folder pairs "
-    "plan_pruning planted prepare probe_agreement probes protocols random_heads rank_stability "
-    "read report task tasks"
+    "AblatedLM Ablation Comparison Condition EditContext Engine Estimate Example HeadSearch "
+    "InputError Mean Noise Prompt PruningPlan Reference Resample Roles Site Skip Swap Sweep "
+    "SweepResult Task Zero __version__ ablated ablation compare compare_plans cumulative each_head "
+    "each_kv_group each_layer each_span estimate export figures lm_eval_metrics load localize "
+    "model_folder pairs plan_pruning planted prepare probe_agreement probes protocols random_heads "
+    "rank_stability read report task tasks"
 ).split()
 
 

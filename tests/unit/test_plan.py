@@ -18,7 +18,17 @@ from layerroles.engine.trie import pack, packs
 from tests.unit.random_models import random_model
 
 SHAPE = Shape(
-    n_layers=4, d_model=8, d_vocab=100, n_weights=1000, n_bytes=4, kv=(64,) * 4, inner=100
+    n_layers=4,
+    n_heads=2,
+    d_head=4,
+    d_model=8,
+    d_mlp=32,
+    d_vocab=100,
+    n_weights=1000,
+    n_active=960,
+    n_bytes=4,
+    kv=(64,) * 4,
+    inner=100,
 )
 CONDITIONS = [lr.Condition({}), *(lr.Condition({lr.Site(n): lr.Skip()}) for n in range(4))]
 
@@ -91,7 +101,7 @@ def test_short_beginnings_that_are_read_again_are_counted() -> None:
 def test_a_plan_counts_what_is_shared() -> None:
     shots = tuple(range(300))
     requests = [Scored((*shots, n), (1, 2)) for n in range(10)]
-    plan = make_plan(requests, CONDITIONS, SHAPE, Budget(2**24), 1e9)
+    plan = make_plan(requests, CONDITIONS, SHAPE, Budget(2**24))
     assert (plan.verb, plan.n_requests, plan.n_conditions, plan.rows) == ("loglikelihood", 10, 5, 0)
     assert plan.passes == 4  # the intact one; the last block needs none
     assert plan.tokens_alone == 5 * 10 * 302
@@ -102,10 +112,10 @@ def test_a_plan_counts_what_is_shared() -> None:
 
 def test_a_plan_of_texts_keeps_rows_within_memory() -> None:
     requests = [Written((n, *range(60)), (), 20) for n in range(8)]
-    large = make_plan(requests, CONDITIONS, SHAPE, Budget(2**24), 1e9)
+    large = make_plan(requests, CONDITIONS, SHAPE, Budget(2**24))
     assert large.rows == 5 * 8
     assert [wave for group in large.groups for wave in group.waves] == [(1, 2, 3, 0, 4)]
-    small = make_plan(requests, CONDITIONS, SHAPE, Budget(2**19), 1e9)
+    small = make_plan(requests, CONDITIONS, SHAPE, Budget(2**19))
     assert small.rows < large.rows
     assert small.n_bytes < large.n_bytes
     for plan in (small, large):
@@ -166,7 +176,7 @@ def test_where_conditions_act_decides_what_is_read_for_them() -> None:
     skipped, resampled = (lr.Condition({lr.Site(1): edit}) for edit in edits)
     writing = lr.Condition({lr.Site(1): lr.Skip()}, at="generated")
     conditions = [lr.Condition({}), skipped, resampled, writing]
-    plan = make_plan(asked, conditions, SHAPE, Budget(2**30), 1e9)
+    plan = make_plan(asked, conditions, SHAPE, Budget(2**30))
     shared, apart = plan.groups
     # A donor depends on the whole prompt, so prompts share nothing; else they share the shots.
     assert (sorted(shared.conditions), apart.conditions) == ([0, 1, 3], (2,))
@@ -175,13 +185,13 @@ def test_where_conditions_act_decides_what_is_read_for_them() -> None:
     assert plan.depths == (0.0, 0.5, 0.5, 0.0)
     assert plan.passes == 4
     scored = [Scored(one.context, (1, 2, 3)) for one in asked]
-    assert make_plan(scored, [writing], SHAPE, Budget(2**30), 1e9).depths == (0.5,)
+    assert make_plan(scored, [writing], SHAPE, Budget(2**30)).depths == (0.5,)
 
 
 def test_requests_of_one_context_are_rows_of_their_own() -> None:
     requests = [Written((1, 2, 3), (str(n),), 20) for n in range(8)]
     requests += [Written((4, 5, n), (), 20) for n in range(8)]
-    plan = make_plan(requests, CONDITIONS, SHAPE, Budget(2**19), 1e9)
+    plan = make_plan(requests, CONDITIONS, SHAPE, Budget(2**19))
     rows = [[len(wave) * len(group.asked) for wave in group.waves] for group in plan.groups]
     assert sum(map(sum, rows)) == 5 * 16
     assert max(len(group.asked) for group in plan.groups) < 16

@@ -1,0 +1,113 @@
+"""`layerroles estimate`: what a sweep would take, on this machine or on another."""
+
+import json
+from typing import Annotated
+
+import typer
+
+from layerroles.cli.options import (
+    Ablations,
+    Chat,
+    Dtype,
+    Limit,
+    Memory,
+    Model,
+    NoiseFloor,
+    NumFewshot,
+    Plugins,
+    Positions,
+    Protocols,
+    Revision,
+    Seed,
+    Settings,
+    Sites,
+    Tasks,
+)
+from layerroles.cli.plugins import import_plugins
+from layerroles.cli.sweep import (
+    TASKS,
+    known_ats,
+    known_protocols,
+    make_ablations,
+    make_tasks,
+    one_at_a_time,
+)
+from layerroles.cli.words import split_settings
+from layerroles.errors import InputError
+
+
+def command(
+    model: Model,
+    tasks: Tasks = TASKS,
+    ablation: Ablations = "skip",
+    sites: Sites = "all",
+    at: Positions = "all,after_first",
+    protocols: Protocols = "continuation,generation",
+    chat: Chat = False,
+    noise_floor: NoiseFloor = True,
+    limit: Limit = 32,
+    num_fewshot: NumFewshot = None,
+    seed: Seed = 0,
+    dtype: Dtype = "auto",
+    device: Annotated[
+        str,
+        typer.Option(
+            metavar="DEVICE",
+            help="cpu or measured (the device of this machine), which are measured; a100-40gb, "
+            "a100-80gb, h100, h200, l4, l40s, rtx4090, of which half of the published peak is "
+            "assumed.",
+        ),
+    ] = "measured",
+    generated: Annotated[
+        float,
+        typer.Option(
+            metavar="SHARE",
+            min=0,
+            max=1,
+            help="Of the tokens that may be written, the share that is expected to be; nobody "
+            "knows beforehand, so all of them by default.",
+        ),
+    ] = 1.0,
+    revision: Revision = None,
+    memory: Memory = None,
+    settings: Settings = None,
+    plugin: Plugins = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Say what a sweep would take: tokens, operations, memory, time. Nothing is run.
+
+    It takes the options of layerroles sweep. Of the model, its config.json and its tokenizer are
+    enough; loading the weights is not counted.
+
+    [bold]Example:[/bold]
+    layerroles estimate --model meta-llama/Llama-3.1-8B --device h100 --tasks kv_retrieval
+    """
+    import_plugins(plugin or [])
+    asked = make_tasks(tasks, num_fewshot)
+    ways = known_protocols(protocols)
+    ats = known_ats(at)
+    if limit < 1:
+        raise InputError(f"--limit {limit} asks for nothing: give 1 or more")
+    ablations = make_ablations(ablation, split_settings(settings or []), asked, seed)
+
+    import layerroles as lr
+    from layerroles.devices import dtype_on
+    from layerroles.engine.memory import n_bytes
+
+    if memory is not None:
+        n_bytes(memory)
+    kind = dtype_on(device, dtype)
+    bridge = lr.load(model, dtype=kind, device="meta", revision=revision)
+    conditions = one_at_a_time(bridge, ablations, sites, ats)
+    sweep = lr.Sweep(
+        bridge,
+        asked,
+        conditions,
+        protocols=ways,
+        limit=limit,
+        seed=seed,
+        chat=chat,
+        noise_floor=noise_floor,
+    )
+    found = lr.estimate(sweep, device=device, memory=memory, generated=generated)
+    typer.echo(json.dumps(found.to_dict(), indent=1) if as_json else str(found))
