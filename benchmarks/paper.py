@@ -2,7 +2,7 @@ r"""What the paper's figures take on its models, before anything is run: writes 
 
     python benchmarks/paper.py
 
-There need be no hub: a model is a folder with a config.json made of its published
+Nothing is downloaded: a model is a folder with a config.json made of its published
 hyper-parameters, and the tokenizer of the built-in model, so that tokens are that tokenizer's.
 Every number on the page is printed by the command beside it.
 """
@@ -148,36 +148,38 @@ def page(lines: list[str], args: argparse.Namespace) -> str:
 
 PAGE = """# The paper on its own models
 
-Commands for the figures of arXiv 2510.02091, and what they are expected to take. None of these runs
-was made: here were neither a hub nor a GPU. On a machine with both, use the models' names on the
-hub (`meta-llama/Llama-3.1-8B`, `Qwen/Qwen3-8B`, `deepseek-ai/DeepSeek-R1-Distill-Llama-8B`,
+Commands for the figures of arXiv 2510.02091, and what they are expected to take. These runs were
+not made; times are the cost model's. The models are named as on the hub (`meta-llama/Llama-3.1-8B`,
+`Qwen/Qwen3-8B`, `deepseek-ai/DeepSeek-R1-Distill-Llama-8B`,
 `deepseek-ai/DeepSeek-R1-Distill-Qwen-7B`); Llama is gated, so log in first.
 
 ## The experiments
 
-One script for each claim, all with `--model --limit --dtype --out`, bfloat16 throughout:
+One script for each claim, bfloat16 throughout. All take `--limit --dtype --out`, and `--model` but
+for `distillation.py`, which takes `--base` and `--twin`. FOLDER holds the benchmarks as JSONL
+files, each in a folder of its own; the scripts' docstrings name them.
 
 ```console
-$ python experiments/protocols.py mmlu --data MMLU --model meta-llama/Llama-3.1-8B \\
+$ python experiments/protocols.py mmlu --data FOLDER/mmlu --model meta-llama/Llama-3.1-8B \\
       --limit 1000 --dtype bfloat16 --out runs/llama/protocols
 $ python experiments/retrieval.py    --model meta-llama/Llama-3.1-8B --limit 100 \\
       --dtype bfloat16 --out runs/llama/retrieval
 $ python experiments/knowledge.py    --model meta-llama/Llama-3.1-8B --limit 100 \\
-      --dtype bfloat16 --out runs/llama/knowledge
+      --data FOLDER --dtype bfloat16 --out runs/llama/knowledge
 $ python experiments/rag.py          --model meta-llama/Llama-3.1-8B --limit 100 \\
       --dtype bfloat16 --out runs/llama/rag
 $ python experiments/reasoning.py    --model Qwen/Qwen3-8B --limit 100 \\
-      --dtype bfloat16 --out runs/qwen/reasoning
+      --data FOLDER --dtype bfloat16 --out runs/qwen/reasoning
 $ python experiments/heads.py        --model meta-llama/Llama-3.1-8B --limit 48 \\
       --dtype bfloat16 --out runs/llama/heads
-$ python experiments/distillation.py --model deepseek-ai/DeepSeek-R1-Distill-Llama-8B --limit 100 \\
-      --dtype bfloat16 --out runs/llama/distillation
+$ python experiments/distillation.py --base meta-llama/Llama-3.1-8B --limit 100 \\
+      --twin deepseek-ai/DeepSeek-R1-Distill-Llama-8B --dtype bfloat16 --out runs/llama/distillation
 $ python experiments/similarity.py   --model meta-llama/Llama-3.1-8B --limit 100 \\
       --dtype bfloat16 --out runs/llama/similarity
 $ python experiments/reading_writing.py --model Qwen/Qwen3-8B --limit 100 \\
       --dtype bfloat16 --out runs/qwen/reading_writing
 $ python experiments/all.py          --model meta-llama/Llama-3.1-8B --limit 100 \\
-      --dtype bfloat16 --out runs/llama/all
+      --data FOLDER --dtype bfloat16 --out runs/llama/all
 ```
 
 ## What sweeps take
@@ -208,7 +210,7 @@ those of the row. `layerroles sweep` takes the same, with `--out RUN` in place o
 - *memory*: weights and, besides, what the plan takes at the most; the budget is half of what the
   weights leave free (`--memory`).
 - The device is {device}: half of its published peak and 70% of its bandwidth are assumed, and 10
-  microseconds to start an operation. The engine was never timed on a GPU, so the times are no more
+  microseconds to start an operation. The times are not measured on the device: they are no more
   than these assumptions. Loading and downloading are not counted.
 """
 

@@ -81,6 +81,7 @@ def taught(args: argparse.Namespace, base: Any, twin: str, problems: list[lr.Exa
         if (made := json.loads(note.read_text()))["asked"] != asked:
             raise lr.InputError(f"{folder} was made with {made['asked']}: use another --out")
         return
+    began = time.monotonic()
     given = {
         "solver": lambda: [lessons.Lesson(one.prompt, one.solution) for one in problems],
         "self": lambda: lessons.own_solutions(base, problems),
@@ -88,7 +89,7 @@ def taught(args: argparse.Namespace, base: Any, twin: str, problems: list[lr.Exa
     }[twin]()
     if len(given) < PACKED * args.texts:
         raise lr.InputError(f"{twin}: {len(given)} lessons are too few: make more --lessons")
-    began, local = time.monotonic(), args.model == "smollm2-135m" or Path(args.model).exists()
+    local = args.model == "smollm2-135m" or Path(args.model).exists()
     source = lr.model_folder(args.model) if local else args.model
     torch.manual_seed(args.seed)
     model = transformers.AutoModelForCausalLM.from_pretrained(

@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from held_out import compared
+from setting import asked_now
 from swapping import both_ways, swaps
 from twins import moved
 
@@ -61,7 +62,8 @@ def main() -> None:
     if not set(kinds) <= {"single", "span", "fraction"} or args.parts < 1:
         raise lr.InputError(f"--swaps {args.swaps}: known are single, span, fraction")
 
-    asked: dict[str, Any] = {"tasks": [lr.task(args.task)], "protocols": [args.protocol]}
+    task = lr.task(args.task)
+    asked: dict[str, Any] = {"tasks": [task], "protocols": [args.protocol]}
     base = lr.load(args.base, dtype=args.dtype)
     for name in names.values():  # a donor of another shape is refused before anything is run
         swaps(base, lr.load(name, dtype=args.dtype), ["fraction"], 1)
@@ -72,7 +74,7 @@ def main() -> None:
         if args.swap_limit:
             given = (base, twin, short, args.out / "swaps", kinds, args.parts)
             tables.append(both_ways(*given, limit=args.swap_limit, **asked))
-    lines = [f"# {args.base} and its twins: {args.task}, {args.protocol}, n = {args.limit}", ""]
+    lines = [f"# {args.base} and its twins: {task.label}, {args.protocol}", ""]
     lines += [
         f"- {line}"
         for line in [
@@ -94,7 +96,7 @@ def profile(model: Any, out: Path, limit: int, asked: dict[str, Any]) -> lr.Swee
         out
     )
     lr.report(result, path=out / "report.html")
-    return result
+    return asked_now(result, asked["tasks"][0].label, asked["protocols"][0])
 
 
 if __name__ == "__main__":

@@ -1,12 +1,13 @@
 """Questions from files that a user has: read row by row, and put where lm-eval finds them."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import layerroles as lr
 
+PLACE = "_place"  # where a row comes from, among its fields
 MATHQA = """task: mathqa_rows
 dataset_path: json
 dataset_kwargs:
@@ -35,7 +36,7 @@ configs:
 
 
 def rows_of(folder: Path, pattern: str, fields: Sequence[str]) -> list[dict[str, Any]]:
-    """The rows of the JSONL files of that name.
+    """The rows of the JSONL files of that name, each with its place.
 
     Raises:
         InputError: no such file, or a row without one of the fields.
@@ -48,7 +49,9 @@ def rows_of(folder: Path, pattern: str, fields: Sequence[str]) -> list[dict[str,
             for number, line in enumerate(lines, start=1):
                 try:
                     row = json.loads(line)
-                    rows.append({name: row[name] for name in fields})
+                    rows.append(
+                        {name: row[name] for name in fields} | {PLACE: f"{file}, line {number}"}
+                    )
                 except (ValueError, KeyError, TypeError):
                     raise lr.InputError(
                         f"--data: {file}, line {number} is no JSON object with the fields "
@@ -57,18 +60,42 @@ def rows_of(folder: Path, pattern: str, fields: Sequence[str]) -> list[dict[str,
     return rows
 
 
+def mapped(
+    rows: Iterable[dict[str, Any]], one: Callable[[dict[str, Any]], dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """Each row made into another.
+
+    Raises:
+        InputError: a row whose fields are not of the types that they should be.
+    """
+    found = []
+    for row in rows:
+        try:
+            found.append(one(row))
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+            what = f"{type(error).__name__}: {error}"
+            raise lr.InputError(
+                f"--data: {row[PLACE]} cannot be read as --help says ({what})"
+            ) from None
+    return found
+
+
 def write_rows(file: Path, rows: Iterable[dict[str, Any]]) -> Path:
     """Write a JSONL file, and the folders on the way to it."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+    file.write_text("".join(f"{json.dumps(_own(row))}\n" for row in rows), encoding="utf-8")
     return file
+
+
+def _own(row: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if name != PLACE}
 
 
 def once(rows: Iterable[dict[str, Any]], *names: str) -> list[dict[str, Any]]:
     """The rows without those that say the same in these fields: some files repeat themselves."""
     first: dict[tuple[Any, ...], dict[str, Any]] = {}
     for row in rows:
-        first.setdefault(tuple(row[name] for name in names), row)
+        first.setdefault(tuple(json.dumps(row[name]) for name in names), row)
     return list(first.values())
 
 
@@ -83,14 +110,15 @@ def gsm8k(source: Path, folder: Path) -> lr.Task:
 
 def mathqa(source: Path, folder: Path) -> lr.Task:
     """MathQA by the likelihood of its options, from `test*.jsonl` as `--help` says."""
-    rows = [
-        {
+    read = rows_of(source, "test*.jsonl", ("question", "options", "answer"))
+    rows = mapped(
+        read,
+        lambda row: {
             "question": row["question"],
             "choices": list(row["options"].values()),
             "gold": list(row["options"]).index(row["answer"]),
-        }
-        for row in rows_of(source, "test*.jsonl", ("question", "options", "answer"))
-    ]
+        },
+    )
     file = write_rows(folder / "test.jsonl", rows).resolve()
     (folder / "mathqa_rows.yaml").write_text(MATHQA.format(file=file), encoding="utf-8")
     return lr.task("lm_eval:mathqa_rows", include_path=str(folder), family="reasoning")

@@ -18,56 +18,59 @@ Run
     python experiments/heads.py --limit 48 --out runs/heads  # again, and it goes on where it was
 """
 
-import argparse
-import logging
 import random
-import sys
-from pathlib import Path
+from collections.abc import Sequence
 
 import pandas as pd
-from scipy import stats
+from scipy.stats import t
+from sentences import interval
+from setting import Options, asked_now, conclude, run
 
 import layerroles as lr
+from layerroles import stats
 
 ASKED = ("kv_retrieval", "facts")
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Score the heads, silence the best and random ones, compare."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--model", default="smollm2-135m")
-    parser.add_argument("--score", default="retrieval_score:score", help="PROBE:COLUMN, of heads")
-    parser.add_argument("--heads", type=int, default=10, help="how many are silenced together")
-    parser.add_argument("--seeds", type=int, default=8, help="draws of other heads")
-    parser.add_argument("--protocol", default="generation")
-    parser.add_argument("--limit", type=int, default=48, help="questions of each task")
-    parser.add_argument("--dtype", default="auto", help="auto, float32, bfloat16 or float16")
-    parser.add_argument("--out", type=Path, required=True)
-    args = parser.parse_args()
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    options = Options(__doc__, limit=48, out="runs/heads")
+    options.add_argument("--score", default="retrieval_score:score", help="PROBE:COLUMN, of heads")
+    options.add_argument("--heads", type=int, default=10, help="how many are silenced together")
+    options.add_argument("--seeds", type=int, default=8, help="draws of other heads")
+    options.add_argument("--protocol", default="generation")
+    args = options.parse(argv)
+    if args.heads < 1 or args.seeds < 2:
+        raise lr.InputError("--heads is 1 or more, --seeds 2 or more")
 
     model = lr.load(args.model, dtype=args.dtype)
     tasks = [lr.task(name) for name in ASKED]
     probe, _, column = args.score.partition(":")
-    scores = lr.probes.measure_into(
-        args.out, lr.probes.PROBES.make(probe, {}), model, tasks[:1], limit=16, seed=1
-    )
+    made = lr.probes.PROBES.make(probe, {})
+    scores = lr.probes.measure_into(args.out, made, model, tasks[:1], limit=16, seed=1)
     if not {"layer", "head", column} <= set(scores):
         raise lr.InputError(f"--score {args.score}: {probe} has the columns {', '.join(scores)}")
     if "recall" in scores:
         scores = scores[scores["recall"] >= 0.5]
-    best = scores.groupby(["layer", "head"])[column].mean().nlargest(args.heads)
-    print(f"Largest {args.score} over {scores['example'].nunique()} questions:")
-    print(", ".join(f"L{layer}.H{head} {score:.2f}" for (layer, head), score in best.items()))
-
+    n, best = scores["example"].nunique(), scores.groupby(["layer", "head"])[column].mean()
+    best = best[best > 0].nlargest(args.heads)
+    named = ", ".join(f"L{layer}.H{head} {score:.2f}" for (layer, head), score in best.items())
+    lines = [f"Largest {args.score} (n = {n}): {named or 'none above zero'}."]
     chosen = [lr.Site(int(layer), "head", head=int(head)) for layer, head in best.index]
-    top = lr.Condition(dict.fromkeys(chosen, lr.Zero()), name=f"top {len(chosen)}")
-    others = [unchosen(chosen, model.cfg.n_heads, seed) for seed in range(args.seeds)]
-    options = {"protocols": [args.protocol], "limit": args.limit, "noise_floor": False}
-    sweep = lr.Sweep(model, tasks, [top, *others], **options)
-    table = compared(sweep.run(args.out), top.name)
-    print(table.round(3).to_string(index=False))
-    table.to_csv(args.out / "heads.csv", index=False)
+    conditions = []
+    if chosen:
+        conditions = [lr.Condition(dict.fromkeys(chosen, lr.Zero()), name=f"top {len(chosen)}")]
+        conditions += [unchosen(chosen, model.cfg.n_heads, seed) for seed in range(args.seeds)]
+    how = {"protocols": [args.protocol], "limit": args.limit, "noise_floor": False}
+    result = lr.Sweep(model, tasks, conditions, **how).run(args.out)
+    if chosen:
+        own = [asked_now(result, task.label, args.protocol) for task in tasks]
+        table = compared([one.effects() for one in own], [one.name for one in conditions])
+        table.to_csv(args.out / "heads.csv", index=False)
+        lines += findings(table)
+    else:
+        lines.append("No head copies the evidence into the answer: none is silenced.")
+    conclude(args, __doc__, result, lines)
 
 
 def unchosen(chosen: list[lr.Site], n_heads: int, seed: int) -> lr.Condition:
@@ -83,35 +86,38 @@ def unchosen(chosen: list[lr.Site], n_heads: int, seed: int) -> lr.Condition:
     return lr.Condition(dict.fromkeys(drawn, lr.Zero()), name=f"{len(drawn)} others, seed {seed}")
 
 
-def compared(result: lr.SweepResult, top: str) -> pd.DataFrame:
-    """The effect of the best heads beside that of random ones, a row per task."""
+def compared(effects: Sequence[pd.DataFrame], names: Sequence[str]) -> pd.DataFrame:
+    """The effect of the best heads, named first, beside that of random ones, a row per task."""
     rows = []
-    for task, effects in result.effects().groupby("task", sort=False):
-        best = effects[effects["condition"] == top].iloc[0]
-        drawn = effects.loc[effects["condition"] != top, "effect"]
-        reach = stats.t.ppf(0.975, len(drawn) - 1) * drawn.sem()
-        rows.append(
-            {
-                "task": task,
-                "n": best["n"],
-                "intact": best["intact"],
-                "top": best["effect"],
-                "low": best["ci_low"],
-                "high": best["ci_high"],
-                "random": drawn.mean(),
-                "random_low": drawn.mean() - reach,
-                "random_high": drawn.mean() + reach,
-                "worst_random": drawn.min(),
-                "as_bad": int((drawn <= best["effect"]).sum()),
-                "draws": len(drawn),
-            }
-        )
+    for own in effects:
+        best = own[own["condition"] == names[0]].iloc[0]
+        drawn = own.loc[own["condition"].isin(names[1:]), "effect"]
+        mean, reach = drawn.mean(), t.ppf(0.975, len(drawn) - 1) * drawn.sem()
+        row = {"task": best["task"], "n": best["n"], "intact": best["intact"]}
+        row |= {"top": best["effect"], "low": best["ci_low"], "high": best["ci_high"]}
+        row |= {"random": mean, "random_low": mean - reach, "random_high": mean + reach}
+        row |= {"as_bad": int((drawn <= best["effect"]).sum()), "draws": len(drawn)}
+        rows.append(row)
     return pd.DataFrame(rows)
 
 
+def findings(table: pd.DataFrame) -> list[str]:
+    """A sentence on each task, and the verdict."""
+    lines, verdict = [], []
+    for row in table.to_dict("records"):
+        own = stats.Interval(row["low"], row["high"])
+        others = stats.Interval(row["random_low"], row["random_high"])
+        change, of = stats.difference((row["random"], row["top"]), (others, own))
+        lines.append(
+            f"{row['task']}: intact {row['intact']:.2f} (n = {row['n']}); the best heads "
+            f"{interval(row['top'], own.low, own.high)}, others "
+            f"{interval(row['random'], others.low, others.high)}, difference "
+            f"{interval(change, of.low, of.high)}; {row['as_bad']} of {row['draws']} draws as bad."
+        )
+        shown = "shown" if of.high < 0 else "not shown"
+        verdict.append(f"{row['task']} suffers more than from other heads: {shown}")
+    return [*lines, f"{'; '.join(verdict)}."]
+
+
 if __name__ == "__main__":
-    try:
-        main()
-    except lr.InputError as error:
-        print(f"heads: error: {error}", file=sys.stderr)
-        sys.exit(2)
+    run("heads", main)

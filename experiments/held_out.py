@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from setting import asked_now, folder
 
 import layerroles as lr
 from layerroles import stats
@@ -36,11 +37,12 @@ def main() -> None:
 
 def examined(models: dict[str, Any], task: str, limit: int, out: Path) -> str:
     """Ask all models the same questions by generation; what they score, and by how much more."""
-    runs = {}
+    runs, what = {}, lr.task(task)
     for name, model in models.items():
         options = {"protocols": ["generation"], "limit": limit, "noise_floor": False}
-        runs[name] = lr.Sweep(model, [lr.task(task)], [], **options).run(out / name)
-    text = "\n".join([f"{task} by generation, {limit} questions:", *compared(runs), ""])
+        run = lr.Sweep(model, [what], [], **options).run(out / folder(what.label) / name)
+        runs[name] = asked_now(run, what.label, "generation")
+    text = "\n".join([f"{what.label} by generation:", *compared(runs), ""])
     (out / "held_out.txt").write_text(text, encoding="utf-8")
     return text
 
@@ -48,10 +50,13 @@ def examined(models: dict[str, Any], task: str, limit: int, out: Path) -> str:
 def compared(runs: dict[str, lr.SweepResult]) -> list[str]:
     """Lines: the intact score of each run, and the difference of each pair, with intervals."""
     scores = {name: intact(run) for name, run in runs.items()}
+    shared = set.intersection(*(set(own.index) for own in scores.values()))
+    scores = {name: own[own.index.isin(shared)] for name, own in scores.items()}
     lines = []
     for name, own in scores.items():
         right = stats.wilson(int(own.sum()), len(own))
-        lines.append(f"{name}: {own.mean():.2f} [{right.low:.2f}, {right.high:.2f}]")
+        spread = f"[{right.low:.2f}, {right.high:.2f}]"
+        lines.append(f"{name}: {own.mean():.2f} {spread}, n = {len(own)}")
     for (one, a), (two, b) in itertools.combinations(scores.items(), 2):
         pair = stats.paired_binary(a.to_numpy(), b.loc[a.index].to_numpy())
         bounds = f"[{pair.interval.low:+.2f}, {pair.interval.high:+.2f}]"

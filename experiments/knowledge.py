@@ -21,8 +21,9 @@ Run
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from files import once, rows_of, write_rows
+from files import mapped, once, rows_of, write_rows
 from sentences import claims, on_task, role
 from setting import Options, conclude, run, skipped, thorough
 
@@ -67,21 +68,23 @@ def benchmarks(source: Path, folder: Path) -> list[lr.Task]:
         if not (source / name).is_dir():
             continue
         split = "test*.jsonl" if list((source / name).glob("test*.jsonl")) else "validation*.jsonl"
-        lines = [
-            {
-                "family": family,
-                "prompt": row["query"],
-                "answer": row["choices"][row["gold"]].strip(),
-                "choices": list(dict.fromkeys(choice.strip() for choice in row["choices"])),
-            }
-            for row in rows_of(source / name, split, ("query", "choices", "gold"))
-        ]
+        rows = rows_of(source / name, split, ("query", "choices", "gold"))
+        lines = [{"family": family, **row} for row in mapped(rows, put)]
         found.append(
             lr.task(f"local:{write_rows(folder / f'{name}.jsonl', once(lines, 'prompt'))}")
         )
     if not found:
         raise lr.InputError(f"--data {str(source)!r} holds none of {', '.join(FAMILIES)}")
     return found
+
+
+def put(row: dict[str, Any]) -> dict[str, Any]:
+    """A question as a row of a file of questions."""
+    return {
+        "prompt": "" + row["query"],
+        "answer": row["choices"][row["gold"]].strip(),
+        "choices": list(dict.fromkeys(choice.strip() for choice in row["choices"])),
+    }
 
 
 if __name__ == "__main__":

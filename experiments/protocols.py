@@ -21,12 +21,14 @@ On two cores in bfloat16 MMLU takes about an hour for 57 questions, HellaSwag a 
 Run again, it goes on where it was.
 """
 
-import json
+import itertools
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from files import rows_of, write_rows
+from sentences import leaning
 from setting import Options, conclude, run
 
 import layerroles as lr
@@ -86,7 +88,25 @@ def findings(result: lr.SweepResult) -> list[str]:
             f"{row['score_high']:.2f}] (n = {row['n']}, chance {row['chance']:.2f}); effects left "
             f"after Holm's correction: {', '.join(left) or 'none'}."
         )
-    return lines
+    return [*lines, verdict(result)]
+
+
+def verdict(result: lr.SweepResult) -> str:
+    """Whether two ways of scoring lean on different ends of the depth, pair by pair."""
+    rows = lr.localize(result, ablation="skip").frame.to_dict("records")
+    ways = [(f"{row['task']}, {row['protocol']}", row) for row in rows]
+    ways = [(name, row) for name, row in ways if not math.isnan(row["early_minus_late"])]
+    pairs = list(itertools.combinations(ways, 2))
+    told = [leaning(f"{two[0]} against {one[0]}", one[1], two[1]) for one, two in pairs]
+    shown = [line for line in told if "leans more on" in line]
+    if not pairs:
+        return "Importance depends on the scoring: cannot be said, fewer than two ways show skill."
+    if not shown:
+        return f"Importance depends on the scoring: not shown in any of {len(pairs)} pairs of ways."
+    return (
+        f"Importance depends on the scoring: shown in {len(shown)} of {len(pairs)} pairs of ways, "
+        f"each by its own interval, not corrected. {' '.join(shown)}"
+    )
 
 
 def mmlu_folder(source: Path, folder: Path) -> Path:
@@ -95,14 +115,13 @@ def mmlu_folder(source: Path, folder: Path) -> Path:
     subjects: dict[str, dict[str, list[Any]]] = {}
     for split, pattern in splits.items():
         for row in rows_of(source, pattern, ("question", "subject", "choices", "answer")):
-            subjects.setdefault(row["subject"], {}).setdefault(split, []).append(row)
+            subjects.setdefault(str(row["subject"]), {}).setdefault(split, []).append(row)
     head = "---\nconfigs:\n"
     for subject, rows in sorted(subjects.items()):
         head += f"- config_name: {subject}\n  data_files:\n"
         for split, each in rows.items():
             file = folder / subject / f"{split}.jsonl"
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text("".join(json.dumps(row) + "\n" for row in each), encoding="utf-8")
+            write_rows(file, each)
             head += f"  - split: {split}\n    path: {subject}/{split}.jsonl\n"
     (folder / "README.md").write_text(head + "---\n", encoding="utf-8")
     return folder

@@ -24,6 +24,7 @@ import sys
 from pathlib import Path
 
 import pandas as pd
+from setting import asked_now, folder
 
 import layerroles as lr
 
@@ -58,8 +59,8 @@ def main() -> None:
         protocols = ["generation", args.beside] if task == kept else ["generation"]
         options = {"limit": limit, "seed": HELD_OUT, "noise_floor": False}
         sweep = lr.Sweep(model, [task], conditions, protocols=protocols, **options)
-        result = unseen(sweep.run(args.out / task.name), task, args.plan_limit)
-        tables.append(lr.compare_plans(result, plans))
+        result = unseen(sweep.run(args.out / folder(task.label)), task, args.plan_limit)
+        tables += [lr.compare_plans(asked_now(result, task.label, p), plans) for p in protocols]
     table = pd.concat(tables, ignore_index=True)
     table.to_csv(args.out / "pruning.csv", index=False)
     shown = ["drop", "method", "layers", "task", "protocol", "n", "intact", "score", "harm"]

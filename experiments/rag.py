@@ -28,7 +28,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from files import once, rows_of, write_rows
+from files import mapped, once, rows_of, write_rows
 from sentences import leaning, listed, on_task, role
 from setting import Options, conclude, run, skipped, thorough
 
@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def sciq(source: Path, folder: Path) -> dict[str, lr.Task]:
     """Questions of SciQ whose passage holds the answer, written down in each context."""
     rows = once(rows_of(source, "validation*.jsonl", FIELDS), "question")
-    rows = [row for row in rows if found(row["correct_answer"], row["support"])]
+    rows = [row for row in mapped(rows, checked) if found(row["correct_answer"], row["support"])]
     if len({row["support"] for row in rows}) < 3:
         raise lr.InputError(f"--data {str(source)!r}: too few passages hold their answer")
     tasks = {}
@@ -66,6 +66,11 @@ def sciq(source: Path, folder: Path) -> dict[str, lr.Task]:
         asked = (put(row, rows, context) for row in rows)
         tasks[context] = lr.task(f"local:{write_rows(folder / f'{context}.jsonl', asked)}")
     return tasks
+
+
+def checked(row: dict[str, Any]) -> dict[str, Any]:
+    """The row without spaces around its fields, all of which are texts."""
+    return row | {name: row[name].strip() for name in FIELDS}
 
 
 def put(row: dict[str, Any], rows: Sequence[dict[str, Any]], context: str) -> dict[str, Any]:
@@ -82,26 +87,29 @@ def put(row: dict[str, Any], rows: Sequence[dict[str, Any]], context: str) -> di
     if passages:
         passage = row["support"].strip()
         place = prompt.index(passage)
-        answer = found(row["correct_answer"], passage)
-        asked["evidence"] = [[place + answer.start(), place + answer.end()]]
+        answers = found(row["correct_answer"], passage)
+        asked["evidence"] = [[place + one.start(), place + one.end()] for one in answers]
     choices = list(dict.fromkeys(row[name].strip() for name in ("correct_answer", *WRONG)))
     return asked | {"answer": row["correct_answer"].strip(), "choices": choices}
 
 
-def found(answer: str, passage: str) -> re.Match[str] | None:
-    """Where a passage says the answer."""
-    return re.search(re.escape(answer.strip()), passage, re.IGNORECASE)
+def found(answer: str, passage: str) -> list[re.Match[str]]:
+    """Wherever a passage says the answer, in whole words."""
+    whole = rf"(?<!\w){re.escape(answer)}(?!\w)"
+    return list(re.finditer(whole, passage, re.IGNORECASE)) if answer else []
 
 
 def findings(result: lr.SweepResult, labels: dict[str, str]) -> list[str]:
     """A sentence on each context and on what changes with it, under each protocol."""
-    lines = []
+    lines, moved = [], []
     for protocol in PROTOCOLS:
         roles = {context: role(result, label, protocol) for context, label in labels.items()}
         lines += [on_task(f"{labels[one]}, {protocol}", row) for one, row in roles.items()]
         closed = roles.pop("none")
         for context, given in roles.items():
             lines.append(leaning(f"{context} against closed-book, {protocol}", closed, given))
+            if "leans more on" in lines[-1]:
+                moved.append(f"{context}, {protocol}")
             if math.isnan(closed["early_minus_late"] - given["early_minus_late"]):
                 continue
             gone = sorted(set(closed["critical"]) & set(given["spare"]))
@@ -110,7 +118,8 @@ def findings(result: lr.SweepResult, labels: dict[str, str]) -> list[str]:
                 f"{context}, {protocol}: critical closed-book and spare with the text: "
                 f"{listed(gone)}; spare closed-book and critical with the text: {listed(new)}."
             )
-    return lines
+    shown = f"shown for {'; '.join(moved)}" if moved else "not shown"
+    return [*lines, f"A text in the prompt changes which end of the depth is leant on: {shown}."]
 
 
 if __name__ == "__main__":

@@ -59,7 +59,23 @@ def findings(result: lr.SweepResult) -> list[str]:
         for name in TASKS
         for at in (READING, WRITING)
     ]
-    return lines + [compared(result, name) for name in TASKS]
+    told = [compared(result, name) for name in TASKS]
+    return [*lines, *told, verdict(told)]
+
+
+def verdict(told: Sequence[str]) -> str:
+    """The comparisons of all tasks in one sentence."""
+    parts = {
+        "reading needs the layers more in": "reading needs the layers more than writing",
+        "writing needs them more in": "writing needs the layers more than reading",
+        "no difference is shown in": "no difference is shown",
+        "not to be compared, without skill, in": "cannot be compared",
+    }
+    found = {
+        words: [line.split(":")[0] for line in told if said in line]
+        for words, said in parts.items()
+    }
+    return "; ".join(f"{words} {', '.join(of)}" for words, of in found.items() if of) + "."
 
 
 def compared(result: lr.SweepResult, task: str) -> str:

@@ -8,6 +8,7 @@ findings, writes `report.html` with them on top, and leaves them in `findings.js
 import argparse
 import json
 import logging
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -79,6 +80,20 @@ def skipped(model: Any, args: argparse.Namespace) -> list[lr.Condition]:
         conditions += lr.each_layer(model, lr.Skip(), at="after_first")
         conditions += lr.each_layer(model, mean)
     return conditions
+
+
+def folder(task: str) -> str:
+    """A task's label as the name of a folder."""
+    return re.sub(r"[^\w=.,-]+", "_", task).strip("_")
+
+
+def asked_now(result: lr.SweepResult, task: str, protocol: str) -> lr.SweepResult:
+    """Of all that a folder holds, one task by one protocol."""
+    own = result[task]
+    protocol = lr.protocols.protocol(protocol).label
+    cells = [cell for cell in own.manifest["cells"] if cell["protocol"] == protocol]
+    frame = own.frame[own.frame["protocol"] == protocol].reset_index(drop=True)
+    return lr.SweepResult(frame, {**own.manifest, "cells": cells}, own.examples)
 
 
 def conclude(

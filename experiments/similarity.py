@@ -17,8 +17,10 @@ Run
     python experiments/similarity.py --run runs/retrieval --out runs/similarity
 """
 
+import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -27,6 +29,7 @@ from setting import Options, conclude, run
 
 import layerroles as lr
 from layerroles import stats
+from layerroles.models import provenance
 
 TASKS = ("kv_retrieval", "facts", "word_problems")
 SHOWN = 5
@@ -39,6 +42,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = options.parse(argv)
     other = lr.read(args.run) if args.run else None
     model = lr.load(args.model, dtype=args.dtype)
+    if other is not None:
+        same_model(other, model, args)
     tasks = [lr.task(name) for name in TASKS]
     sweep = lr.Sweep(
         model, tasks, [], protocols=["continuation"], limit=args.limit, noise_floor=False
@@ -53,7 +58,17 @@ def main(argv: Sequence[str] | None = None) -> None:
         into = args.out / "paired"
         seen = lr.probes.measure_into(into, probe, model, asked, limit=limit, seed=seed)
         lines += paired(other, seen)
+    lines.append(verdict(frame))
     conclude(args, __doc__, result, lines, [frame])
+
+
+def same_model(run: lr.SweepResult, model: Any, args: argparse.Namespace) -> None:
+    """Refuse a run of another model: by its weights where both are known, or by its name."""
+    theirs, mine = run.manifest["model"], provenance(model)
+    if (theirs.get("weights") or theirs["name"]) != (mine.weights or mine.name):
+        raise lr.InputError(
+            f"--run {str(args.run)!r} is a run of {theirs['name']}, not of {args.model}"
+        )
 
 
 def alike(frame: pd.DataFrame, task: str) -> list[str]:
@@ -79,6 +94,25 @@ def alike(frame: pd.DataFrame, task: str) -> list[str]:
         f"middle: {angle} of pi; of {width} blocks in a row, [{cut['layer']}, {cut['stop']}) "
         f"changes it least ({cut['angular']:.3f}).",
     ]
+
+
+def verdict(frame: pd.DataFrame) -> str:
+    """Whether neighbours are similar, and whether those in the middle are so most."""
+    single = frame[frame["n"] == 1]
+    mean = single.groupby("task", sort=False)["angular"].mean()
+    n_layers = int(single["layer"].max()) + 1
+    width, places = max(1, round(n_layers / 4)), []
+    for _, own in frame.groupby("task", sort=False):
+        cut = lr.probes.least_change(own).set_index("n").loc[width]
+        places.append((int(cut["layer"]), int(cut["stop"])))
+    inside = [n_layers / 3 <= (start + stop) / 2 <= n_layers * 2 / 3 for start, stop in places]
+    flattest = ", ".join(f"[{start}, {stop})" for start, stop in dict.fromkeys(places))
+    return (
+        f"Neighbours are similar: {'yes' if mean.max() < 0.25 else 'no'} (largest mean angle over "
+        f"one block {mean.max():.3f} of pi; unrelated streams have 0.5); most so in the middle: "
+        f"{'yes' if all(inside) else 'not shown'}, the flattest {width} blocks are {flattest} of "
+        f"{n_layers}."
+    )
 
 
 def paired(result: lr.SweepResult, seen: pd.DataFrame) -> list[str]:

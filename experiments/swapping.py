@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from setting import asked_now
 
 import layerroles as lr
 
@@ -51,8 +52,10 @@ def swaps(host: Any, donor: Any, kinds: Sequence[str], parts: int) -> dict[str, 
 def swapped(host: Any, conditions: dict[str, lr.Condition], out: Path, **asked: Any) -> list[dict]:
     """Ask the host with each set of layers; a row each, with the paired effect."""
     each = list({one.hash: one for one in conditions.values()}.values())
-    effects = lr.Sweep(host, conditions=each, noise_floor=False, **asked).run(out).effects()
-    names = {one.hash: one.name for one in each}
+    result = lr.Sweep(host, conditions=each, noise_floor=False, **asked).run(out)
+    effects = asked_now(result, asked["tasks"][0].label, asked["protocols"][0]).effects()
+    # A folder may know the same set of layers by the name that it had when it was first asked.
+    names = {one["hash"]: one["name"] for one in result.manifest["conditions"]}
     table = effects.set_index("condition")
     rows = []
     for what, condition in conditions.items():

@@ -23,11 +23,12 @@ def moved(runs: dict[str, lr.SweepResult], controls: Sequence[str], out: Path) -
     wide rather than narrow for two models that were asked the same.
     """
     rows = {name: lr.localize(run).frame.iloc[0] for name, run in runs.items()}
-    base, lines, sides = rows.pop("base"), [], {}
+    base, lines, sides, found = rows.pop("base"), [], {}, {}
     for name, row in rows.items():
         lines.append(layers(runs["base"], runs[name], name, out))
         for what, (value, low, high, _) in QUANTITIES.items():
             each = [stats.Interval(one[low], one[high]) for one in (base, row)]
+            found[name, what] = row[value], each[1]
             change, of = stats.difference((base[value], row[value]), (each[0], each[1]))
             sides[name, what] = 0 if math.isnan(change) else int(of.low > 0) - int(of.high < 0)
             two = f"{shown(row[value], each[1])}, base {shown(base[value], each[0])}"
@@ -35,14 +36,25 @@ def moved(runs: dict[str, lr.SweepResult], controls: Sequence[str], out: Path) -
     for what, (*_, claimed) in QUANTITIES.items():
         for name in (name for name in rows if name not in controls):
             side = sides[name, what]
-            also = [one for one in controls if sides[one, what] == side != 0]
             said = f"moves {'up' if side > 0 else 'down'}" if side else "is not shown to move"
             against = ", against the claim" if side * claimed < 0 else ""
-            too = f", and so it does in {', '.join(also)}" if also else ""
-            lines.append(f"**{what} of {name} {said}{against}{too}**")
+            lines.append(f"**{what} of {name} {said}{against}**")
+            lines += [apart(what, name, one, found) for one in controls]
     if math.isnan(base["mean_harm"]):
         lines.append("the base's skill is not measurable: take a task that it can do")
     return lines
+
+
+def apart(
+    what: str, twin: str, control: str, found: dict[tuple[str, str], tuple[float, stats.Interval]]
+) -> str:
+    """How much more of something a twin has than a control, and whether that is shown."""
+    (one, of_one), (two, of_two) = found[control, what], found[twin, what]
+    change, of = stats.difference((one, two), (of_one, of_two))
+    if math.isnan(change):
+        return f"{what}, {twin} against {control}: cannot be compared"
+    differs = "they differ" if of.low > 0 or of.high < 0 else "no difference is shown"
+    return f"{what}, {twin} minus {control}: {shown(change, of)}, {differs}"
 
 
 def layers(base: lr.SweepResult, twin: lr.SweepResult, name: str, out: Path) -> str:
@@ -51,10 +63,11 @@ def layers(base: lr.SweepResult, twin: lr.SweepResult, name: str, out: Path) -> 
     both.frame.to_csv(out / f"layers_{name}.csv", index=False)
     profile = both.profiles.iloc[0]
     agree = shown(profile["spearman"], stats.Interval(profile["low"], profile["high"]))
-    differ = [int(n) for n in both.frame.loc[both.frame["p_adjusted"] < 0.05, "layer"]]
+    frame = both.frame
+    differ = frame.loc[(frame["harm_low"] > 0) | (frame["harm_high"] < 0), "layer"].astype(int)
     return (
         f"{name}: rank correlation of its layers' effects with the base's {agree}; layers whose "
-        + (f"effects differ after correction: {', '.join(map(str, differ)) or 'none'}")
+        + (f"harms differ, each by its 95% interval: {', '.join(map(str, differ)) or 'none'}")
     )
 
 

@@ -15,7 +15,7 @@ from layerroles.registry import nearest
 
 # Shares of the peaks that are taken to be reached: by matrix products, by attention as plain
 # products of small matrices, by what is moved; and seconds to start an operation from Python.
-# Assumed, not measured: no such device was at hand.
+# Assumed, and not measured on the device.
 PRODUCTS, ATTENTION, BANDWIDTH, START = 0.5, 0.2, 0.7, 1e-5
 # Of the speed that is measured with one large matrix on the machine at hand.
 MEASURED = 0.8

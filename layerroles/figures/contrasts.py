@@ -82,8 +82,10 @@ def depth_contrasts(roles: Roles) -> go.Figure:
 
 def _panels(roles: Roles) -> Iterator[tuple[str, list[_Row]]]:
     order = {family: place for place, family in enumerate(style.ordered(roles.frame["family"]))}
-    frame = roles.frame.sort_values("family", key=lambda names: names.map(order), kind="stable")
-    contrasts = roles.contrasts[roles.contrasts["difference"].notna()]
+    frame, contrasts = (
+        some.sort_values("family", key=lambda names: names.map(order), kind="stable")
+        for some in (roles.frame, roles.contrasts[roles.contrasts["difference"].notna()])
+    )
     early = contrasts[contrasts["quantity"] == "early_minus_late"]
     kept = early[(early["against"] == "") & (early["at"] == "after_first")]
     yield (

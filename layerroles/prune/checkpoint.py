@@ -25,7 +25,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from layerroles.ablations import Condition, Skip, applied
 from layerroles.errors import InputError
-from layerroles.models import forward, prepared, provenance
+from layerroles.models import check_weights, forward, prepared, provenance
 from layerroles.sites import Site
 from layerroles.weights import is_spread
 
@@ -60,6 +60,7 @@ def export(model: TransformerBridge, *, drop: Iterable[int], path: str | Path) -
             another number, so that they cannot simply be left out.
     """
     known, folder = prepared(model), Path(path)
+    check_weights(model)
     dropped = checked_layers(model, drop)
     left = [layer for layer in range(model.cfg.n_layers) if layer not in dropped]
     check_empty(folder)
@@ -260,7 +261,7 @@ def _try(model: TransformerBridge, made: Any, dropped: set[int]) -> None:
     with torch.inference_mode():
         found = made(input_ids=tokens, attention_mask=attended, use_cache=False).logits
     error = float((found.float() - skipped.float()).abs().max() / skipped.float().std())
-    if not error <= _TOLERANCE[model.cfg.dtype]:
+    if not error <= _TOLERANCE.get(model.cfg.dtype, 1e-3):
         raise InputError(
             f"model {prepared(model).name!r} ({model.cfg.architecture}) cannot be exported without "
             f"layers {', '.join(map(str, sorted(dropped)))}: the smaller model does not answer as "

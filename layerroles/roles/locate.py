@@ -135,7 +135,7 @@ def _contrasts(harms: Harms) -> pd.DataFrame:
             depth = [harms.early_minus_late(*key, harms.at) for key in (one, two)]
             difference = depth[0].minus(depth[1])
             rows.append(("early_minus_late", harms.at, protocol, family, other, *difference))
-        elif family == other:
+        elif family == other and len(harms.swept) == harms.n_layers:
             total = [harms.mean_harm(*key, harms.at) for key in (one, two)]
             between = f"{protocol} - {second}"
             rows.append(("mean_harm", harms.at, between, family, "", *total[0].minus(total[1])))

@@ -168,7 +168,7 @@ def _missed(judged: pd.DataFrame, top: int) -> list[dict[str, object]]:
             int((confirmed["verdict"] == "critical").sum()),
             int((audited["verdict"] == "critical").sum()),
         ),
-        f"top {top}": (len(best), int((audited["harm"].astype(float) > best.min()).sum())),
+        f"top {len(best)}": (len(best), int((audited["harm"].astype(float) > best.min()).sum())),
     }
     rows = []
     for name, (found, hits) in wanted.items():

@@ -38,7 +38,7 @@ class Facts(Listed):
         relations: which relations to ask, joined by `+`, as in `capital+author`; all if empty.
         context: what stands before the question: `none`; `support`, the fact itself; or
             `distractors`, the fact among four others of its relation, in random order. Shots have
-            contexts of their own.
+            contexts of their own, without the fact that is asked.
         num_fewshot: other facts of the same relation before each.
     """
 
@@ -73,6 +73,16 @@ class Facts(Listed):
         return {
             relation: [self._told(fact, own) for fact in own] for relation, own in asked.items()
         }
+
+    def _shots(self, example: Example, group: list[Example], seed: int) -> tuple[Example, ...]:
+        """The shots, none of which tells the fact that is asked."""
+        shots = super()._shots(example, group, seed)
+        if self.context != "distractors":
+            return shots
+        own = facts()[example.id.rpartition("-")[0]]
+        by_id = {fact.id: fact for fact in own}
+        untold = tuple(fact for fact in own if fact.id != example.id)
+        return tuple(self._told(by_id[shot.id], untold) for shot in shots)
 
     def _told(self, fact: Example, own: tuple[Example, ...]) -> Example:
         """The question behind a context that tells the fact."""

@@ -13,8 +13,10 @@ Example:
     True
 """
 
+import dataclasses
 import random
 from dataclasses import dataclass
+from itertools import islice, repeat
 from typing import ClassVar
 
 from layerroles.tasks.base import Example, register
@@ -52,7 +54,8 @@ class Needle(Generated):
             or so. It ends with the sentence that reaches the length.
         position: in which third of the text the needle stands: `early`, `middle`, `late`, or `any`
             of nine depths, each equally often.
-        num_fewshot: worked examples before each question, texts as long.
+        num_fewshot: worked examples before each question, texts as long, about others than who is
+            asked for; otherwise the same ones for all questions under a seed.
     """
 
     family: ClassVar[str] = "retrieval"
@@ -71,6 +74,23 @@ class Needle(Generated):
         super().__post_init__()
         whole(self.name, "words", self.words, 40, 20_000)
         one_of(self.name, "position", self.position, POSITIONS)
+
+    def examples(self, limit: int, seed: int) -> list[Example]:
+        """The first `limit` questions under `seed`; no shot gives a password to who is asked."""
+        asked = super().examples(limit, seed)
+        if not self.num_fewshot:
+            return asked
+        drawn = self._stream("shots", seed, self.shot, repeat(0))
+        pool = [shot for _, shot in islice(drawn, self.num_fewshot)]
+
+        def apart(question: Example) -> tuple[Example, ...]:
+            while True:
+                shots = [shot for shot in pool if _end(shot) != _end(question)]
+                if len(shots) >= self.num_fewshot:
+                    return tuple(shots[: self.num_fewshot])
+                pool.append(next(drawn)[1])
+
+        return [dataclasses.replace(each, shots=apart(each)) for each in asked]
 
     @property
     def kinds(self) -> int:
@@ -101,6 +121,11 @@ class Needle(Generated):
             choices=with_wrong(answer, rng.sample(seen, 3), rng),
             evidence=((start, start + len(answer)),),
         )
+
+
+def _end(example: Example) -> str:
+    """The beginning of a sentence that asks for the password."""
+    return example.prompt.rpartition("\n")[2]
 
 
 def _prose(

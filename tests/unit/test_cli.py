@@ -9,7 +9,10 @@ import pytest
 import layerroles
 from layerroles.cli import app, main
 
-COMMANDS = ("sweep", "probe", "report", "compare", "tasks", "ablations", "sites", "demo")
+COMMANDS = (
+    *("sweep", "estimate", "probe", "report", "compare", "prune"),
+    *("tasks", "ablations", "sites", "demo"),
+)
 
 
 def error_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:

@@ -1,5 +1,6 @@
 """What the experiments say of results with planted harms, and of mistakes."""
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -54,6 +55,24 @@ def test_a_bad_row_is_named(experiment: Load, tmp_path: Path) -> None:
     (tmp_path / "validation.jsonl").write_text('{"question": 1}\n', encoding="utf-8")
     with pytest.raises(lr.InputError, match=r"validation.jsonl, line 1 is no JSON object with"):
         experiment("rag").main(["--data", str(tmp_path), "--out", str(tmp_path / "out")])
+
+
+@pytest.mark.parametrize(
+    ("gold", "choices"), [("0", ["a", "b"]), (7, ["a", "b"]), (0, [1, 2]), (0, None)]
+)
+def test_a_row_of_wrong_types_is_named(
+    gold: object, choices: object, experiment: Load, tmp_path: Path
+) -> None:
+    row = json.dumps({"query": "Q", "choices": choices, "gold": gold})
+    (tmp_path / "openbookqa").mkdir()
+    (tmp_path / "openbookqa" / "test.jsonl").write_text(f"{row}\n", encoding="utf-8")
+    with pytest.raises(lr.InputError, match=r"test.jsonl, line 1 cannot be read as --help says"):
+        experiment("knowledge").main(["--data", str(tmp_path), "--out", str(tmp_path / "out")])
+
+
+def test_an_answer_is_found_in_whole_words(experiment: Load) -> None:
+    found = experiment("rag").found("ion", "An ion is no million; Ions are not, ion.")
+    assert [one.start() for one in found] == [3, 36]
 
 
 def test_what_is_planted_is_said(experiment: Load) -> None:

@@ -65,7 +65,7 @@ FINGERPRINTS = {
     WordProblems(): "7d450566a2ff6d83",
     Needle(): "17bb3e511d473be1",
     KVRetrieval(position="late"): "42cba1d603e5c6b3",
-    Facts(context="distractors"): "e7e0b69ebe4033bc",
+    Facts(context="distractors"): "acad5a4f503c7ff3",
     Copying(): "9a26cdba0ed377b6",
 }
 
