@@ -19,9 +19,9 @@ from layerroles.results import SweepResult
 from tests.unit.synthetic import SCRIPT, synthetic_attention, synthetic_lens, synthetic_result
 
 N_LAYERS, N = 12, 16
-N_FIGURES = (
-    1 + 1 + 4 + 1 + 1 + 1 + 1
-)  # role map, harm map, a depth profile per task, what likelihood hides, outcomes, lens, attention
+# Role map, harm map, depth in numbers, a depth profile per task, what likelihood hides, outcomes,
+# lens, attention.
+N_FIGURES = 1 + 1 + 1 + 4 + 1 + 1 + 1 + 1
 
 
 def program(*names: str) -> str:
