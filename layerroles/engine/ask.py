@@ -17,7 +17,7 @@ from layerroles.engine.groups import Requests
 from layerroles.engine.hooked import Hooked
 from layerroles.engine.memory import Budget, Shape, budget, keep_pages
 from layerroles.engine.plain import Plain
-from layerroles.engine.plan import Plan, make_plan
+from layerroles.engine.plan import Plan, make_plan, reckoned
 from layerroles.engine.replay import can_replay
 from layerroles.engine.requests import (
     Options,
@@ -226,14 +226,8 @@ class Engine:
         """
         self._check(conditions)
         shape = self.shape(conditions)
-        return make_plan(
-            requests,
-            conditions,
-            shape,
-            budget or self._budget,
-            speed=speed,
-            generated=generated,
-        )
+        plan = make_plan(requests, conditions, shape, budget or self._budget)
+        return reckoned(plan, requests, conditions, shape, speed=speed, generated=generated)
 
     def shape(self, conditions: Sequence[Condition] = ()) -> Shape:
         """What of the model decides over memory and time.

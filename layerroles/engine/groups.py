@@ -29,7 +29,6 @@ class Group:
         n_new: tokens that each of these may write; 0 if there are none.
         waves: the conditions that read it, as they are answered together.
         n_bytes: taken at the most.
-        work: what is computed.
     """
 
     asked: tuple[int, ...]
@@ -41,7 +40,6 @@ class Group:
     n_new: int
     waves: tuple[tuple[int, ...], ...]
     n_bytes: int
-    work: Work
 
     @property
     def n_tokens(self) -> int:

@@ -11,7 +11,7 @@ Example:
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from layerroles.ablations import Condition, Prompt
@@ -34,6 +34,7 @@ class Plan:
         n_requests, n_conditions: what is asked.
         groups: the requests, as they are packed.
         depths: for each condition, the share of the blocks that are run anew for it.
+        work: what is computed, where it was reckoned.
         speed: of the device, if the time is to be told.
     """
 
@@ -43,7 +44,8 @@ class Plan:
     n_conditions: int
     groups: tuple[Group, ...]
     depths: tuple[float, ...]
-    speed: Speed | None
+    work: Work = field(default_factory=Work)
+    speed: Speed | None = None
 
     @property
     def passes(self) -> int:
@@ -76,11 +78,6 @@ class Plan:
         return max((group.n_bytes for group in self.groups), default=0)
 
     @property
-    def work(self) -> Work:
-        """What is computed."""
-        return Work.together(group.work for group in self.groups)
-
-    @property
     def seconds(self) -> float | None:
         """Expected at the most, since texts may end early; None if no speed is known."""
         return None if self.speed is None else self.work.seconds(self.speed)
@@ -105,9 +102,6 @@ def make_plan(
     conditions: Sequence[Condition],
     shape: Shape,
     budget: Budget,
-    *,
-    speed: Speed | None = None,
-    generated: float = 1.0,
 ) -> Plan:
     """Plan the computation of one sweep.
 
@@ -116,8 +110,6 @@ def make_plan(
         conditions: under which they are asked.
         shape: of the model.
         budget: what it may take.
-        speed: of the device, for the time that is expected.
-        generated: share of the tokens that may be written that is written, for the work.
     """
     reads_answers = any(isinstance(request, Scored) for request in requests)
     depths = tuple(
@@ -147,10 +139,6 @@ def make_plan(
             _group(packed, requests, sequences, found.prompts, conditions, places, shape, budget)
             for packed in packs(sequences, longest, most, counted=set(begun))
         ]
-    groups = [
-        replace(group, work=work_of(group, requests, conditions, depths, shape, generated))
-        for group in groups
-    ]
     return Plan(
         executor="fused",
         verb=_verb(n_written=contexts.total(), n=len(requests)),
@@ -158,8 +146,32 @@ def make_plan(
         n_conditions=len(conditions),
         groups=tuple(groups),
         depths=depths,
-        speed=speed,
     )
+
+
+def reckoned(
+    plan: Plan,
+    requests: Requests,
+    conditions: Sequence[Condition],
+    shape: Shape,
+    *,
+    speed: Speed | None = None,
+    generated: float = 1.0,
+) -> Plan:
+    """The plan with the work that it takes, which execution does not need to know.
+
+    Args:
+        plan: made of the next three.
+        requests: what is asked.
+        conditions: under which they are asked.
+        shape: of the model.
+        speed: of the device, for the time that is expected.
+        generated: share of the tokens that may be written that is written.
+    """
+    found = Work.together(
+        work_of(group, requests, conditions, plan.depths, shape, generated) for group in plan.groups
+    )
+    return replace(plan, work=found, speed=speed)
 
 
 def _verb(
@@ -206,7 +218,6 @@ def _group(
         n_new=most_new,
         waves=tuple(tuple(places[place] for place in wave) for wave in waves),
         n_bytes=n_bytes,
-        work=Work(),
     )
 
 

@@ -55,7 +55,7 @@ def measured(device: torch.device, dtype: torch.dtype, shape: Shape, tokenizer: 
         / _seconds(lambda: torch.mul(numbers, numbers, out=into), device),
         start=_seconds(many, device) / _MANY,
         text=text_seconds(tokenizer),
-        queues=device.type == "cuda",
+        queues=device.type != "cpu",
         fuses=device.type == "cpu",
     )
 
@@ -74,7 +74,7 @@ def _seconds(do: Callable[[], object], device: torch.device) -> float:
     while len(took) < _MOST and (len(took) < 2 or time.perf_counter() < end):
         began = time.perf_counter()
         do()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        if device.type != "cpu":
+            torch.accelerator.synchronize(device)
         took.append(time.perf_counter() - began)
     return min(took)
