@@ -73,16 +73,21 @@ def main() -> None:
 
     args.kept.parent.mkdir(parents=True, exist_ok=True)
     found = json.loads(args.kept.read_text()) if args.kept.exists() else {}
+    shown: dict[str, Any] = {}
     for name in CASES:
-        if name not in found:
+        # Another model or dtype is another measurement.
+        key = f"{name} [{args.model}, {args.dtype}]"
+        if key not in found:
             command = [sys.executable, __file__, "--case", name]
             command += ["--model", args.model, "--dtype", args.dtype]
             alone = {**os.environ, "OMP_NUM_THREADS": "1"}
             done = subprocess.run(command, check=True, capture_output=True, text=True, env=alone)
-            found[name] = json.loads(done.stdout.strip().splitlines()[-1])
+            made = json.loads(done.stdout.strip().splitlines()[-1])
+            found[key] = {**made, "name": name, "date": time.strftime("%Y-%m-%d")}
             args.kept.write_text(json.dumps(found, indent=1), encoding="utf-8")
-            print(name, found[name], flush=True)
-        args.out.write_text(page(found, args), encoding="utf-8")
+            print(key, found[key], flush=True)
+        shown[name] = found[key]
+        args.out.write_text(page(shown, args), encoding="utf-8")
 
 
 def run(args: argparse.Namespace, case: dict[str, Any]) -> dict[str, Any]:
@@ -151,7 +156,7 @@ What `lr.estimate` says, and what sweeps then took. Written by `python benchmark
 
 - model: {args.model}, {args.dtype}, on the CPU with one thread ({platform.machine()}); {versions}
 - layers skipped one at a time, or heads zeroed, the intact model and its noise floor among them
-- date: {time.strftime("%Y-%m-%d")}
+- date: {" and ".join(sorted({one["date"] for one in found.values()}))}
 
 | sweep | conditions | written | estimated, s | took, s | ratio | estimated, MB | took, MB |
 |---|---|---|---|---|---|---|---|
@@ -159,8 +164,8 @@ What `lr.estimate` says, and what sweeps then took. Written by `python benchmark
 
 Within a factor of 1.5: {sum(reached)} of {len(reached)}.
 
-*took, s*: seconds of the processor, loading left out; other programs ran on the machine meanwhile,
-which wall-clock time would show. *written*: how much of what might be written was, over all
+*took, s*: seconds of the processor, loading left out, which other programs on the machine move less
+than wall-clock time. *written*: how much of what might be written was, over all
 conditions and the noise floor; the estimate is told this share after the run, since nobody knows it
 before (`--generated`). Without it, an estimate is the bound for texts that all run to their limit.
 *estimated, MB*: the weights and the largest plan; *took, MB*: what the process grew by from before

@@ -58,7 +58,7 @@ def boot(
             raise InputError(f"model {name!r} is {architecture}, not a decoder-only language model")
         tokenizer = _tokenizer(name, source, revision)
         if outlined(device):
-            return _outline(source, config, tokenizer, dtype), tokenizer
+            return _outline(source, config, tokenizer, dtype, revision), tokenizer
         # Loaded here and not by the bridge, which would also take pickled weights.
         loaded = AutoModelForCausalLM.from_pretrained(
             source,
@@ -87,7 +87,9 @@ def boot(
     return bridge, tokenizer
 
 
-def _outline(source: str, config: Any, tokenizer: Any, dtype: torch.dtype) -> TransformerBridge:
+def _outline(
+    source: str, config: Any, tokenizer: Any, dtype: torch.dtype, revision: str | None
+) -> TransformerBridge:
     """A bridge whose weights have shapes and no values.
 
     They are fake tensors, which are on the meta device but say that they are on the CPU: a bridge
@@ -103,7 +105,12 @@ def _outline(source: str, config: Any, tokenizer: Any, dtype: torch.dtype) -> Tr
             config, dtype=dtype, attn_implementation="eager", **experts
         )
         return TransformerBridge.boot_transformers(
-            source, hf_model=model, tokenizer=tokenizer, dtype=dtype, device="cpu"
+            source,
+            hf_model=model,
+            tokenizer=tokenizer,
+            dtype=dtype,
+            device="cpu",
+            revision=revision,
         )
 
 

@@ -9,26 +9,33 @@ The engine's own plan is made for every call that a run makes; its passes are co
 """
 
 from dataclasses import replace
+from numbers import Real
 
 import torch
 
 from layerroles.devices import BANDWIDTH, MEASURED, PRODUCTS, published
 from layerroles.engine import Engine
 from layerroles.engine.cost import Speed, Work, reading
-from layerroles.engine.memory import Budget, Shape, budget, n_bytes
+from layerroles.engine.memory import SHARE_OF_FREE, Budget, Shape, budget, n_bytes
 from layerroles.engine.plan import Plan
 from layerroles.engine.requests import Written
 from layerroles.engine.speed import measured, text_seconds
-from layerroles.engine.trust import Kind, kind
+from layerroles.engine.trust import (
+    LONGEST_CONTEXT,
+    LONGEST_CONTINUATION,
+    N_NUDGED,
+    N_TRIED,
+    Kind,
+    kind,
+)
 from layerroles.errors import InputError
 from layerroles.estimated import Estimate, Part
 from layerroles.models import encode, prepared
 from layerroles.sweep import Call, Sweep
 
-# Of what the weights leave free, for lack of another wish: as the engine takes.
-_SHARE_OF_FREE = 0.5
-# Passes in which an executor is tried on a kind of condition, and their tokens; as `engine.trust`.
-_TRIED, _NUDGED, _TRIED_WRITING, _TRIED_TOKENS = 3, 3, 9, 104
+# Passes in which an executor is tried on a kind of condition, and while it writes; their tokens.
+_TRIED, _TRIED_WRITING = 3, 9
+_TRIED_TOKENS = N_TRIED * (LONGEST_CONTEXT + LONGEST_CONTINUATION)
 
 
 def estimate(
@@ -52,8 +59,10 @@ def estimate(
     Raises:
         InputError: unknown device, what is no size or no share, a model or conditions that cannot
             be run fused, or a prompt that is longer than the model's context.
+
+    What `Sweep(coherence=True)` reads again is what was written, and is not counted.
     """
-    if not 0 <= generated <= 1:
+    if not isinstance(generated, Real) or not 0 <= generated <= 1:
         raise InputError(f"generated={generated!r} is not a share from 0 to 1")
     model, known = sweep.model, prepared(sweep.model)
     engine, dtype = Engine(model), str(model.cfg.dtype).removeprefix("torch.")
@@ -64,7 +73,7 @@ def estimate(
         at = _here(sweep, device)
         name = f"{device} ({at}; {MEASURED:.0%} of its speed as measured)"
         speed = _reached(measured(at, model.cfg.dtype, shape, known.tokenizer))
-        free = 2 * budget(None, at).total - (0 if known.has_weights else weights)
+        free = int(budget(None, at).total / SHARE_OF_FREE) - (0 if known.has_weights else weights)
         total = None
     else:
         reached = f"{PRODUCTS:.0%} of its peak and {BANDWIDTH:.0%} of its bandwidth"
@@ -72,7 +81,7 @@ def estimate(
         speed = there.speed(dtype, text_seconds(known.tokenizer))
         free, total = int(there.memory) - weights, int(there.memory)
     # Where the weights alone are too much, the time is still that of a device with room for them.
-    allowed = Budget(n_bytes(memory or max(2**30, int(_SHARE_OF_FREE * free))))
+    allowed = Budget(n_bytes(memory or max(2**30, int(SHARE_OF_FREE * free))))
     parts = _parts(sweep, engine, shape, allowed, speed, generated)
     return Estimate(
         model=known.name,
@@ -144,7 +153,7 @@ def _tried(sweep: Sweep, calls: list[Call], shape: Shape) -> Work:
         writes = any(isinstance(request, Written) for each in call.requests for request in each)
         kinds = {(kind(condition), writes) for condition in call.conditions} - tried
         tried |= kinds
-        n += len(kinds) * (_TRIED + (_TRIED_WRITING * writes if single else _NUDGED))
+        n += len(kinds) * (_TRIED + (_TRIED_WRITING * writes if single else N_NUDGED))
     one = reading(shape, tokens=_TRIED_TOKENS, pairs=_TRIED_TOKENS**2, places=_TRIED_TOKENS)
     return Work((one,) * n)
 

@@ -20,6 +20,7 @@ from layerroles.errors import InputError
 from layerroles.figures import select, style
 from layerroles.results import SweepResult, detectable_line
 from layerroles.roles import Roles, localize
+from layerroles.roles.heads import heads_of
 from layerroles.sections import DRAWN, embed, sections, seen_in
 
 _LAYERS_SHOWN, _ANSWERS_SHOWN = 3, 2  # changed answers: layers per task, examples per layer
@@ -82,7 +83,11 @@ def render(
     }
     # Answers are shown once for each kind of ablation.
     first = {found.ablation: found for found in reversed(roles.values())}.values()
-    shown = list(sections(result, drawn, kinds, list(roles.values())))
+    # Heads are judged in the same way whatever is done to layers, and where nothing is.
+    heads = next((found.heads for found in roles.values()), None)
+    if heads is None:
+        heads = heads_of(result, "all")
+    shown = list(sections(result, drawn, kinds, list(roles.values()), heads))
     there = {"setup", "effects", *(section["id"] for section in shown if section["figures"])}
     return template.render(
         manifest=result.manifest,

@@ -153,6 +153,7 @@ def sections(
     found: dict[str, pd.DataFrame],
     kinds: list[str],
     localized: Sequence[Roles],
+    heads: pd.DataFrame,
 ) -> Iterator[dict[str, Any]]:
     """The figures in reading order, grouped under headings.
 
@@ -161,6 +162,7 @@ def sections(
         found: probe frames by the name of the probe.
         kinds: of ablation that are drawn.
         localized: the roles under each kind, at each of the positions that are judged.
+        heads: what is said of heads that were ablated alone, as in `Roles.heads`.
     """
     lens, attention = found.get("logit_lens"), found.get("attention")
     if attention is not None and attention["evidence"].isna().all():
@@ -178,7 +180,7 @@ def sections(
     yield _section("roles", "Role map", "role", roles)
     yield _section("harm", "Harm map", "harm", harms)
     yield _section("contrasts", "Depth in numbers", "contrasts", _contrasts(localized))
-    yield _section("heads", "Heads ablated alone", "heads", _heads(localized))
+    yield _section("heads", "Heads ablated alone", "heads", _heads(heads))
     yield _section("pairs", "Pairs of layers", "pairs", _pairs(localized))
     yield _section("depth", "Depth profiles", "depth", depth)
     yield _section("protocols", "What likelihood hides", "protocols", asked)
@@ -195,12 +197,9 @@ def _contrasts(localized: Sequence[Roles]) -> list[go.Figure]:
     return [figures.depth_contrasts(roles) for roles in known]
 
 
-def _heads(localized: Sequence[Roles]) -> list[go.Figure]:
-    """Heads are judged once for each kind that was applied to them, whatever is done to layers."""
-    if not localized:
-        return []
-    known = localized[0].heads.dropna(subset="harm")["ablation"]
-    return [figures.head_harms(localized[0], ablation=kind) for kind in dict.fromkeys(known)]
+def _heads(heads: pd.DataFrame) -> list[go.Figure]:
+    kinds = dict.fromkeys(heads.dropna(subset="harm")["ablation"])
+    return [figures.head_harms(heads, ablation=kind) for kind in kinds]
 
 
 def _pairs(localized: Sequence[Roles]) -> list[go.Figure]:

@@ -14,7 +14,7 @@ from layerroles.errors import InputError
 
 _UNITS = {"": 1, "KB": 2**10, "MB": 2**20, "GB": 2**30, "TB": 2**40}
 # Of what is free, for lack of another wish.
-_SHARE_OF_FREE = 0.5
+SHARE_OF_FREE = 0.5
 # Of the budget: for a packed row (with what is recorded of it), for rows that decode, for logits.
 _FOR_ROW, _FOR_ROWS, _FOR_LOGITS = 0.4, 0.4, 0.1
 _LONGEST_ROW = 8192
@@ -111,7 +111,7 @@ def budget(memory: str | int | None, device: torch.device) -> Budget:
     Raises:
         InputError: as `n_bytes`.
     """
-    return Budget(int(_SHARE_OF_FREE * _free(device)) if memory is None else n_bytes(memory))
+    return Budget(int(SHARE_OF_FREE * _free(device)) if memory is None else n_bytes(memory))
 
 
 def n_bytes(memory: str | int) -> int:

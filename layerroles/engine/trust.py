@@ -22,12 +22,12 @@ from layerroles.sites import ENTRY
 Kind = tuple[object, ...]
 
 # Requests that are tried, and how long they may be.
-_N_TRIED = 2
-_LONGEST_CONTEXT, _LONGEST_CONTINUATION, _N_WRITTEN = 48, 4, 4
+N_TRIED = 2
+LONGEST_CONTEXT, LONGEST_CONTINUATION, _N_WRITTEN = 48, 4, 4
 # Largest difference of a log-likelihood, in nats a token; the half precisions also get `_NOISE`
-# times the rounding noise, the largest of `_N_NUDGED` draws of it.
+# times the rounding noise, the largest of `N_NUDGED` draws of it.
 _TOLERANCE = {torch.float32: 2.5e-4, torch.float16: 0.02, torch.bfloat16: 0.1}
-_NOISE, _N_NUDGED = 2.0, 3
+_NOISE, N_NUDGED = 2.0, 3
 # What an executor may raise on a model or an ablation that it does not foresee.
 UNFORESEEN = (InputError, RuntimeError, LookupError, TypeError, ValueError, AttributeError)
 
@@ -117,7 +117,7 @@ def rounding_noise(
     model = plain.model
     hooks = [(ENTRY.format(layer=layer), nudge) for layer in range(model.cfg.n_layers)]
     found: list[float] = []
-    for _ in range(_N_NUDGED):
+    for _ in range(N_NUDGED):
         with model.hooks(fwd_hooks=hooks):
             ((_, nudged),) = plain.score(requests, [condition])
         found += map(_difference, scores, nudged)
@@ -134,19 +134,19 @@ def told(error: Exception) -> str:
 def _tried(requests: Requests) -> list[Scored]:
     """The shortest of the requests, cut short."""
     order = sorted(range(len(requests)), key=lambda index: len(requests[index].context))
-    return [_cut(requests[index]) for index in order[:_N_TRIED]]
+    return [_cut(requests[index]) for index in order[:N_TRIED]]
 
 
 def _cut(request: Scored | Written) -> Scored:
     """A request cut short, which scores some tokens, so that some are generated."""
     context = request.context
     continuation = request.continuation if isinstance(request, Scored) else ()
-    missing = min(_LONGEST_CONTINUATION - len(continuation), len(context) - 1)
+    missing = min(LONGEST_CONTINUATION - len(continuation), len(context) - 1)
     if len(continuation) < 2 and missing > 0:
         context, continuation = context[:-missing], context[-missing:] + continuation
     # A context of one token is scored against itself.
-    continuation = continuation[:_LONGEST_CONTINUATION] or context
-    begun = max(0, len(context) - _LONGEST_CONTEXT)
+    continuation = continuation[:LONGEST_CONTINUATION] or context
+    begun = max(0, len(context) - LONGEST_CONTEXT)
     evidence = request.evidence
     if evidence:
         inside = tuple(place - begun for place in evidence if begun <= place < len(context))

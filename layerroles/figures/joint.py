@@ -1,12 +1,11 @@
 """What single heads cost, and pairs of layers beyond each alone: the parts of a verdict.
 
->>> figure = head_harms(roles)  # doctest: +SKIP
+>>> figure = head_harms(roles.heads)  # doctest: +SKIP
 """
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
 from layerroles.errors import InputError
 from layerroles.figures import style
@@ -17,19 +16,19 @@ _NAMED = 3
 _RING = "#3a6fe0"  # to be seen on the orange of harm
 
 
-def head_harms(roles: Roles, *, ablation: str | None = None) -> go.Figure:
+def head_harms(heads: pd.DataFrame, *, ablation: str | None = None) -> go.Figure:
     """Draw the harm of ablating each head alone, layer by head, a panel per family and protocol.
 
     Critical heads, the three of most harm, are named.
 
     Args:
-        roles: what `localize` gave.
+        heads: `Roles.heads`.
         ablation: the kind applied to the heads; needed only where there were several.
 
     Raises:
         InputError: no head was ablated alone, none has a harm, or the kind is unknown or ambiguous.
     """
-    heads = roles.heads[roles.heads["harm"].notna()]
+    heads = heads[heads["harm"].notna()]
     if heads.empty:
         raise InputError("these roles hold no harm of single heads: sweep each_head(model, Zero())")
     kinds = list(dict.fromkeys(heads["ablation"]))
@@ -80,19 +79,11 @@ def pair_excess(roles: Roles) -> go.Figure:
     pairs = _in_order(pairs)
     cells = list(dict.fromkeys(zip(pairs["family"], pairs["protocol"], strict=True)))
     n_layers = int(roles.layers["layer"].max()) + 1
-    columns = min(2, len(cells))
-    rows = -(-len(cells) // columns)
-    panel, between = max(180, min(360, 13 * n_layers)), 74
-    figure = make_subplots(
-        rows=rows,
-        cols=columns,
-        subplot_titles=[style.panel(family, protocol) for family, protocol in cells],
-        vertical_spacing=between / (rows * panel + between * max(1, rows - 1)) if rows > 1 else 0,
-        horizontal_spacing=0.09,
-    )
-    for place, (family, protocol) in enumerate(cells):
+    titles = [style.panel(family, protocol) for family, protocol in cells]
+    figure, places, height = style.squares(titles, n_layers)
+    for (family, protocol), place in zip(cells, places, strict=True):
         part = pairs[(pairs["family"] == family) & (pairs["protocol"] == protocol)]
-        _panel(figure, part, n_layers, {"row": 1 + place // columns, "col": 1 + place % columns})
+        _panel(figure, part, n_layers, place)
     figure.update_xaxes(**style.layer_axis(n_layers))
     figure.update_xaxes(title_text="one layer (0-based)")
     axis = style.layer_axis(n_layers)
@@ -104,7 +95,7 @@ def pair_excess(roles: Roles) -> go.Figure:
         title=f"What two layers cost together beyond each alone ({roles.ablation})",
         subtitle=f"{style.counts(pairs['n'])} examples per family; share of the skill; "
         f"\N{WHITE CIRCLE} backup: the interval lies above 0.2; at {roles.at}",
-        height=168 + rows * (panel + between),
+        height=height,
         legend=False,
     )
     most = max(float(pairs["excess"].abs().max()), 0.01)

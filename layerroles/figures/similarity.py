@@ -6,7 +6,6 @@
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
 from layerroles.figures import select, style
 
@@ -28,19 +27,11 @@ def similarity_triangle(similarity: pd.DataFrame) -> go.Figure:
     means = run_means(similarity, "angular")
     tasks = list(dict.fromkeys(zip(means["family"], means["task"], strict=True)))
     n_layers = int((means["layer"] + means["n"]).max())
-    columns = min(2, len(tasks))
-    rows = -(-len(tasks) // columns)
-    panel, between = max(160, min(360, 13 * n_layers)), 74
-    figure = make_subplots(
-        rows=rows,
-        cols=columns,
-        subplot_titles=[style.panel(family, task) for family, task in tasks],
-        vertical_spacing=between / (rows * panel + between * max(1, rows - 1)) if rows > 1 else 0,
-        horizontal_spacing=0.09,
-    )
-    for place, (family, task) in enumerate(tasks):
+    titles = [style.panel(family, task) for family, task in tasks]
+    figure, places, height = style.squares(titles, n_layers)
+    for (family, task), place in zip(tasks, places, strict=True):
         part = means[(means["family"] == family) & (means["task"] == task)]
-        _triangle(figure, part, n_layers, 1 + place // columns, 1 + place % columns)
+        _triangle(figure, part, n_layers, place)
     figure.update_xaxes(**style.layer_axis(n_layers))
     figure.update_xaxes(title_text="first block of the run (0-based)")
     figure.update_yaxes(range=[0.4, n_layers + 0.6], showgrid=False)
@@ -51,7 +42,7 @@ def similarity_triangle(similarity: pd.DataFrame) -> go.Figure:
         title="Angular distance between the stream before and after a run of blocks",
         subtitle=f"mean over {style.counts(means['examples'])} examples per task; \N{WHITE CIRCLE} "
         "least for its length; 0 = same direction, 0.5 = orthogonal; layers are 0-based",
-        height=168 + rows * (panel + between),
+        height=height,
         legend=False,
     )
     bar = {"title": {"text": "distance", "side": "top"}}
@@ -116,7 +107,7 @@ def run_means(similarity: pd.DataFrame, value: str) -> pd.DataFrame:
     return select.means(similarity, ["family", "task", "layer", "n"], value, count="examples")
 
 
-def _triangle(figure: go.Figure, part: pd.DataFrame, n_layers: int, row: int, column: int) -> None:
+def _triangle(figure: go.Figure, part: pd.DataFrame, n_layers: int, at: dict[str, int]) -> None:
     values = np.full((n_layers, n_layers), np.nan)
     hover = np.full(values.shape, "", dtype=object)
     for _, line in part.iterrows():
@@ -135,8 +126,7 @@ def _triangle(figure: go.Figure, part: pd.DataFrame, n_layers: int, row: int, co
             ygap=0.5,
             name="angular distance",
         ),
-        row=row,
-        col=column,
+        **at,
     )
     least = part.loc[part.groupby("n")["value"].idxmin()]
     figure.add_trace(
@@ -148,8 +138,7 @@ def _triangle(figure: go.Figure, part: pd.DataFrame, n_layers: int, row: int, co
             hoverinfo="skip",
             name="least for its length",
         ),
-        row=row,
-        col=column,
+        **at,
     )
 
 

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
+from plotly.subplots import make_subplots
 
 from layerroles.errors import InputError
 
@@ -158,6 +159,30 @@ def headings(figure: go.Figure) -> go.Figure:
         start = max(begin for begin in starts if begin <= note.x)
         note.update(x=start, xanchor="left", font_size=13)
     return figure
+
+
+_BETWEEN = 74  # pixels between panels, one above the other
+
+
+def squares(titles: Sequence[str], n_layers: int) -> tuple[go.Figure, list[dict[str, int]], int]:
+    """A figure of panels in which layers stand against layers, two in a row.
+
+    Returns:
+        The figure, the place of each panel (row, col), and the height that `finish` is to get.
+    """
+    columns = min(2, len(titles))
+    rows = -(-len(titles) // columns)
+    panel = max(160, min(360, 13 * n_layers))
+    plot = rows * panel + _BETWEEN * max(1, rows - 1)
+    figure = make_subplots(
+        rows=rows,
+        cols=columns,
+        subplot_titles=titles,
+        vertical_spacing=_BETWEEN / plot if rows > 1 else 0,
+        horizontal_spacing=0.09,
+    )
+    places = [{"row": 1 + n // columns, "col": 1 + n % columns} for n in range(len(titles))]
+    return figure, places, 168 + rows * (panel + _BETWEEN)
 
 
 def colour(family: str) -> str:

@@ -6,12 +6,14 @@ compare_plans(result, plans)
 """
 
 from collections.abc import Sequence
+from itertools import product
 from math import nan
 from typing import Any
 
 import pandas as pd
 
 from layerroles.errors import InputError
+from layerroles.prune.harm import called
 from layerroles.prune.plan import PruningPlan, named
 from layerroles.results import SweepResult
 from layerroles.results.cells import Cell, cells_of
@@ -42,8 +44,8 @@ def compare_plans(result: SweepResult, plans: Sequence[PruningPlan]) -> pd.DataF
         plans: at most one for each method and number of layers.
 
     Raises:
-        InputError: no plan, two of one method and number of layers, or one whose condition the
-            result lacks.
+        InputError: no plan, two of one method and number of layers, one whose condition the result
+            lacks, or one that was not asked something that the result holds.
     """
     keys = [(len(plan.layers), plan.method) for plan in plans]
     twice = next((key for key in keys if keys.count(key) > 1), None)
@@ -54,8 +56,15 @@ def compare_plans(result: SweepResult, plans: Sequence[PruningPlan]) -> pd.DataF
             else "there are no plans to compare"
         )
     effects = result.effects().set_index(["condition", "task", "protocol"])
+    cells = cells_of(result.frame, result.manifest)
+    for plan, cell in product(plans, cells):
+        if (_condition(result, plan), cell.task, cell.protocol) not in effects.index:
+            raise InputError(
+                f"{cell.task!r} was not asked under {cell.protocol!r} with "
+                f"{plan.condition.name!r}, by method {plan.method!r}: sweep all plans together"
+            )
     rows: list[dict[str, Any]] = []
-    for cell in cells_of(result.frame, result.manifest):
+    for cell in cells:
         for plan in plans:
             name = _condition(result, plan)
             found = effects.loc[name, cell.task, cell.protocol]
@@ -80,13 +89,13 @@ def compare_plans(result: SweepResult, plans: Sequence[PruningPlan]) -> pd.DataF
 
 def _condition(result: SweepResult, plan: PruningPlan) -> str:
     """What the plan's condition is called in the result."""
-    wanted = plan.condition.hash
-    for condition in result.manifest["conditions"]:
-        if condition["hash"] == wanted:
-            return str(condition["name"])
-    raise InputError(
-        f"the result lacks {plan.condition.name!r}, by method {plan.method!r}: sweep plan.condition"
-    )
+    try:
+        return called(result, plan.condition)
+    except InputError:
+        raise InputError(
+            f"the result lacks {plan.condition.name!r}, by method {plan.method!r}: sweep "
+            f"plan.condition"
+        ) from None
 
 
 def _role_aware(result: SweepResult, plans: Sequence[PruningPlan], plan: PruningPlan) -> str | None:

@@ -73,7 +73,7 @@ class Asker:
         """The harm of each condition, all of them asked together."""
         result = self._run(conditions)
         found = harms_of(result)
-        return [found[condition.name] for condition in conditions]
+        return [found[called(result, condition)] for condition in conditions]
 
     def _run(self, conditions: Sequence[Condition]) -> SweepResult:
         sweep = Sweep(
@@ -91,11 +91,23 @@ class Asker:
         frame = whole.frame
         asked = {(*cell.names, example.id) for cell in sweep.cells for example in cell.examples}
         keys = frame[["task", "protocol", "example"]].itertuples(index=False, name=None)
-        names = {INTACT.name, *(condition.name for condition in conditions)}
+        names = {INTACT.name, *(called(whole, condition) for condition in conditions)}
         mine = frame["condition"].isin(names) & np.array([key in asked for key in keys])
         result = SweepResult(frame[mine].reset_index(drop=True), whole.manifest, whole.examples)
         skills(result)
         return result
+
+
+def called(result: SweepResult, condition: Condition) -> str:
+    """What a condition is called in a result; a run folder keeps the name it first had.
+
+    Raises:
+        InputError: the result lacks it.
+    """
+    for known in result.manifest["conditions"]:
+        if known["hash"] == condition.hash:
+            return str(known["name"])
+    raise InputError(f"the result lacks {condition.name!r}: sweep it")
 
 
 def harms_of(result: SweepResult) -> dict[str, Harm]:

@@ -80,15 +80,17 @@ def plan_pruning(
             or `singles` of another model or without some layer.
     """
     n_layers = model.cfg.n_layers
-    if not 1 <= drop < n_layers:
+    if not isinstance(drop, int) or not 1 <= drop < n_layers:
         raise InputError(
-            f"drop={drop}: {prepared(model).name} has {n_layers} layers, drop 1 to "
+            f"drop={drop!r}: {prepared(model).name} has {n_layers} layers, drop 1 to "
             f"{n_layers - 1} of them"
         )
     if method not in METHODS:
         raise InputError(unknown("method", method, list(METHODS)))
     if limit < 1 or screen < 1:
         raise InputError(f"limit={limit}, screen={screen}: both must be 1 or more")
+    if isinstance(protocols, str):
+        raise InputError(f"protocols={protocols!r} is no list: write it as [{protocols!r}]")
     kept = _kept(keep, [task(name) for name in TASKS] if tasks is None else tasks)
     if method not in _PROTOCOLS and protocols:
         raise InputError(f"method {method!r} asks nothing: leave out protocols={protocols!r}")

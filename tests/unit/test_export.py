@@ -183,3 +183,9 @@ def test_blocks_of_another_kind_under_another_number_are_refused() -> None:
     assert not _alike(blocks[0], blocks[2])
     blocks[1].sliding_window = 8
     assert not _alike(blocks[0], blocks[1])
+
+
+def test_a_model_without_weights_is_not_exported(tmp_path: Path) -> None:
+    model = lr.load(str(model_path("llama")), device="meta")
+    with pytest.raises(lr.InputError, match=r"has no weights .* estimated, not run"):
+        lr.export(model, drop=[1], path=tmp_path / "pruned")

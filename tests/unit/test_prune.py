@@ -124,6 +124,16 @@ def test_a_folder_that_holds_more_does_not_change_a_plan(plant: Plant, tmp_path:
     assert plan(plant, 1, path=tmp_path / "run") == plan(plant, 1)
 
 
+def test_conditions_of_a_folder_are_known_by_their_content(plant: Plant, tmp_path: Path) -> None:
+    mine = lr.Condition({lr.Site(6): lr.Skip()}, name="mine")
+    kept = [task for task in plant.tasks if task.family == "reasoning"]
+    sweep = lr.Sweep(
+        plant.model, kept, [mine], protocols=["generation"], limit=LIMIT, noise_floor=False
+    )
+    sweep.run(tmp_path / "run")
+    assert plan(plant, 1, path=tmp_path / "run").frame.equals(plan(plant, 1).frame)
+
+
 def test_single_layers_may_come_from_a_sweep(plant: Plant, tmp_path: Path) -> None:
     tasks = [task for task in plant.tasks if task.family == "reasoning"]
     conditions = lr.each_layer(plant.model, lr.Skip())
@@ -253,6 +263,14 @@ def test_plans_are_compared_on_other_examples(plant: Plant, tmp_path: Path) -> N
         lr.compare_plans(result, [three])
     with pytest.raises(lr.InputError, match=r"^two plans drop 2 layers by method 'angular'"):
         lr.compare_plans(result, [drawn, drawn])
+    both = lr.Sweep(plant.model, plant.tasks, [], protocols=["generation"], limit=4, seed=1)
+    both.run(tmp_path / "apart")
+    alone = lr.Sweep(
+        plant.model, tasks, [ours.condition], protocols=["generation"], limit=4, seed=1
+    )
+    held = alone.run(tmp_path / "apart")
+    with pytest.raises(lr.InputError, match=r"was not asked under 'generation' with 'skip .*'"):
+        lr.compare_plans(held, [ours])
     with pytest.raises(lr.InputError, match=r"^there are no plans"):
         lr.compare_plans(result, [])
 

@@ -132,19 +132,33 @@ def test_pairs_and_heads_are_drawn_where_they_were_ablated() -> None:
 def by_section(result: SweepResult, roles: Roles) -> list[tuple[str, dict[str, Any]]]:
     outcome = np.where(result.frame["score"] > 0, "correct", "wrong")
     rows = result.frame.assign(outcome=outcome, response="")
-    shown = sections(SweepResult(rows, result.manifest), {}, [roles.ablation], [roles])
+    shown = sections(SweepResult(rows, result.manifest), {}, [roles.ablation], [roles], roles.heads)
     return [(section["id"], section) for section in shown]
+
+
+def test_heads_are_shown_where_no_layer_was_ablated() -> None:
+    whole = heads_result()
+    rows = whole.frame[whole.frame["part"].isin(["", "head"])].assign(outcome="", response="")
+    page = render(SweepResult(rows.reset_index(drop=True), whole.manifest))
+    assert '<section id="heads"' in page
+    assert "1 critical: L2.H1 0.50 [" in page
+
+
+def test_mean_harm_over_all_layers_takes_all_layers(result: SweepResult) -> None:
+    some = result.frame["layer"].isna() | result.frame["layer"].isin([0, 2])
+    partly = SweepResult(result.frame[some].reset_index(drop=True), result.manifest)
+    assert "Mean harm over all layers" not in localize(partly).verdict
 
 
 def test_head_harms_name_the_critical_heads() -> None:
     roles = localize(heads_result())
-    figure = figures.head_harms(roles)
+    figure = figures.head_harms(roles.heads)
     (cells,) = figure.data
     assert cells.z[1][2] == pytest.approx(0.5)
     assert np.nanmax(np.delete(np.array(cells.z, dtype=float).ravel(), 1 * 6 + 2)) == 0
     (heading,) = [note.text for note in figure.layout.annotations if "critical" in note.text]
     assert "1 critical: L2.H1 0.50 [" in heading
     with pytest.raises(InputError, match="heads were ablated by zero, name one"):
-        figures.head_harms(roles, ablation="mean")
+        figures.head_harms(roles.heads, ablation="mean")
     with pytest.raises(InputError, match=r"no harm of single heads: sweep each_head\(model"):
-        figures.head_harms(localize(pairs_result()))
+        figures.head_harms(localize(pairs_result()).heads)
