@@ -31,7 +31,8 @@ from layerroles.engine.trust import (
 from layerroles.errors import InputError
 from layerroles.estimated import Estimate, Part
 from layerroles.models import encode, prepared
-from layerroles.sweep import Call, Sweep
+from layerroles.sweep import Sweep
+from layerroles.units import Call
 
 # Passes in which an executor is tried on a kind of condition, and while it writes; their tokens.
 _TRIED, _TRIED_WRITING = 3, 9

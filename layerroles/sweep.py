@@ -6,7 +6,6 @@ Example:
     result = read("runs/first")               # the same, later
 """
 
-import dataclasses
 import datetime
 import json
 import os
@@ -23,66 +22,20 @@ from layerroles import __version__, again
 from layerroles.ablations import INTACT, Condition
 from layerroles.chat import check_template
 from layerroles.engine import Engine
-from layerroles.engine.groups import Requests
 from layerroles.errors import InputError
 from layerroles.frame import read as read
 from layerroles.manifest import command, described
 from layerroles.models import provenance
 from layerroles.progress import progress
-from layerroles.protocols import Answer, Asked, Harness, Protocol, protocol
+from layerroles.protocols import Answer, Asked, Protocol
 from layerroles.protocols.coherence import add_coherence
 from layerroles.results import SweepResult
 from layerroles.store import ROW, Key, Store, opened
 from layerroles.tasks import Example, LmEval, Task
+from layerroles.units import Call, Cell, Unit, cells_of, distinct
 
 # Conditions that are asked together: what they have in common is computed once.
 _CONDITIONS_AT_ONCE = 64
-
-
-@dataclasses.dataclass(frozen=True)
-class Cell:
-    """A task under a protocol, with the examples that are asked."""
-
-    task: Task
-    protocol: Protocol
-    examples: tuple[Example, ...]
-
-    @property
-    def names(self) -> tuple[str, str]:
-        """Task and protocol label, as in the rows."""
-        return self.task.label, self.protocol.label
-
-
-@dataclasses.dataclass(frozen=True)
-class Unit:
-    """Work that is done together: cells of one task, under conditions, on examples.
-
-    What is in a unit is a function of the manifest and of what is done already.
-    """
-
-    cells: tuple[Cell, ...]
-    conditions: tuple[Condition, ...]
-    examples: tuple[Example, ...]
-
-    @property
-    def n_rows(self) -> int:
-        """How many rows it gives."""
-        return len(self.cells) * len(self.conditions) * len(self.examples)
-
-
-@dataclasses.dataclass(frozen=True)
-class Call:
-    """What the engine is asked at once.
-
-    Attributes:
-        name: what for: the task, or another word.
-        requests: a list for each cell.
-        conditions: under which all of them are asked.
-    """
-
-    name: str
-    requests: tuple[Requests, ...]
-    conditions: tuple[Condition, ...]
 
 
 class Sweep:
@@ -132,13 +85,13 @@ class Sweep:
         if chat:
             check_template(model)
         self.model = model
-        self.conditions = _distinct([INTACT, *conditions])
+        self.conditions = distinct([INTACT, *conditions])
         self.limit = limit
         self.seed = seed
         self.chat = chat
         self.coherence = coherence
         self.noise_floor = noise_floor
-        self.cells = _cells(tasks, protocols, limit, seed)
+        self.cells = cells_of(tasks, protocols, limit, seed)
         self._engine = engine
         for condition in self.conditions:
             condition.check(model)
@@ -191,7 +144,7 @@ class Sweep:
         for cell in self.cells:
             for some in again.batches(cell.examples):
                 part = self._prepare(engine, cell, list(some))
-                if self.noise_floor or again.needs_chance(_noted(cell), part):
+                if self.noise_floor or again.needs_chance(cell.noted(), part):
                     yield Call("noise floor", (part.requests,), (INTACT,))
 
     def _prepare(self, engine: Engine, cell: Cell, examples: list[Example]) -> Asked:
@@ -358,7 +311,7 @@ class Sweep:
             "chat": self.chat,
             "coherence": self.coherence,
             "limit": self.limit,
-            "cells": [{**_noted(cell), **cell.protocol.noted()} for cell in self.cells],
+            "cells": [{**cell.noted(), **cell.protocol.noted()} for cell in self.cells],
             "conditions": [described(condition) for condition in self.conditions],
             "noise_floor": [],
             "executors": [],
@@ -368,62 +321,10 @@ class Sweep:
         }
 
 
-def _noted(cell: Cell) -> dict[str, Any]:
-    return {
-        "task": cell.task.label,
-        "family": cell.task.family,
-        "protocol": cell.protocol.label,
-        "n": len(cell.examples),
-        "chance": cell.protocol.chance(cell.examples),
-        "unit": cell.protocol.unit,
-    }
-
-
-def _distinct(conditions: Sequence[Condition]) -> list[Condition]:
-    by_name: dict[str, Condition] = {}
-    for condition in conditions:
-        other = by_name.setdefault(condition.name, condition)
-        if other != condition:
-            raise InputError(
-                f"two different conditions are called {condition.name!r}: give them names"
-            )
-    return list(dict.fromkeys(by_name.values()))
-
-
-def _cells(
-    tasks: Sequence[Task], protocols: Sequence[str | Protocol], limit: int, seed: int
-) -> list[Cell]:
-    labels = [task.label for task in tasks]
-    for label in labels:
-        if labels.count(label) > 1:
-            raise InputError(f"task {label!r} is given twice")
-    asked = {each.label: each for each in map(_protocol, protocols)}
-    cells = []
-    for task in tasks:
-        own = Harness(task) if isinstance(task, LmEval) else task.protocol
-        examples = tuple(task.examples(limit, seed))
-        for each in asked.values() if own is None else [_protocol(own)]:
-            for example in examples:
-                try:
-                    each.check(example)
-                except InputError as error:
-                    raise InputError(f"task {task.label!r}: {error}") from error
-            cells.append(Cell(task, each, examples))
-    return cells
-
-
 def _versions(cells: Sequence[Cell]) -> dict[str, str]:
     """Versions of packages that decide what some of these cells ask."""
     asked = any(isinstance(cell.task, LmEval) for cell in cells)
     return {"lm-eval": version("lm_eval")} if asked else {}
-
-
-def _protocol(given: object) -> Protocol:
-    if isinstance(given, Protocol):
-        return given
-    if isinstance(given, str):
-        return protocol(given)
-    raise InputError(f"{given!r} is neither a protocol nor the label of one")
 
 
 def _values(answer: Answer) -> tuple[object, ...]:
