@@ -16,7 +16,8 @@ body {{ max-width: 62rem; margin: 2rem auto; padding: 0 1.2rem; font: 16px/1.55 
 h2 {{ margin: 2.2rem 0 .3rem; }} p {{ margin: .3rem 0; }} .verdict {{ font-weight: 600; }}
 table {{ border-collapse: collapse; margin: .8rem 0; font-size: .9rem; }}
 td, th {{ padding: .2rem .9rem .2rem 0; text-align: left; border-bottom: 1px solid #8884; }}
-td, th, p, li {{ overflow-wrap: anywhere; font-variant-numeric: tabular-nums; }}
+th {{ white-space: nowrap; }}
+td, p, li {{ overflow-wrap: anywhere; font-variant-numeric: tabular-nums; }}
 li {{ margin: .2rem 0; }} .failed {{ color: #b3401f; }}
 </style></head><body><h1>All experiments</h1>
 {body}
