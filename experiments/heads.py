@@ -18,7 +18,6 @@ Run
     python experiments/heads.py --limit 48 --out runs/heads  # again, and it goes on where it was
 """
 
-import random
 from collections.abc import Sequence
 
 import pandas as pd
@@ -60,7 +59,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     conditions = []
     if chosen:
         conditions = [lr.Condition(dict.fromkeys(chosen, lr.Zero()), name=f"top {len(chosen)}")]
-        conditions += [unchosen(chosen, model.cfg.n_heads, seed) for seed in range(args.seeds)]
+        conditions += [
+            lr.random_heads(model, lr.Zero(), like=chosen, seed=seed) for seed in range(args.seeds)
+        ]
     how = {"protocols": [args.protocol], "limit": args.limit, "noise_floor": False}
     result = lr.Sweep(model, tasks, conditions, **how).run(args.out)
     if chosen:
@@ -73,19 +74,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     conclude(args, __doc__, result, lines)
 
 
-def unchosen(chosen: list[lr.Site], n_heads: int, seed: int) -> lr.Condition:
-    """As many heads of each layer, drawn from those that were not chosen."""
-    rng = random.Random(seed)
-    drawn = []
-    for layer in sorted({site.layer for site in chosen}):
-        heads = {site.head for site in chosen if site.layer == layer}
-        rest = [head for head in range(n_heads) if head not in heads]
-        if len(rest) < len(heads):
-            raise lr.InputError(f"layer {layer} has {len(rest)} heads left to draw: ask for fewer")
-        drawn += [lr.Site(layer, "head", head=head) for head in rng.sample(rest, len(heads))]
-    return lr.Condition(dict.fromkeys(drawn, lr.Zero()), name=f"{len(drawn)} others, seed {seed}")
-
-
 def compared(effects: Sequence[pd.DataFrame], names: Sequence[str]) -> pd.DataFrame:
     """The effect of the best heads, named first, beside that of random ones, a row per task."""
     rows = []
@@ -96,7 +84,11 @@ def compared(effects: Sequence[pd.DataFrame], names: Sequence[str]) -> pd.DataFr
         row = {"task": best["task"], "n": best["n"], "intact": best["intact"]}
         row |= {"top": best["effect"], "low": best["ci_low"], "high": best["ci_high"]}
         row |= {"random": mean, "random_low": mean - reach, "random_high": mean + reach}
-        row |= {"as_bad": int((drawn <= best["effect"]).sum()), "draws": len(drawn)}
+        row |= {
+            "worst": drawn.min(),
+            "as_bad": int((drawn <= best["effect"]).sum()),
+            "draws": len(drawn),
+        }
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -112,7 +104,8 @@ def findings(table: pd.DataFrame) -> list[str]:
             f"{row['task']}: intact {row['intact']:.2f} (n = {row['n']}); the best heads "
             f"{interval(row['top'], own.low, own.high)}, others "
             f"{interval(row['random'], others.low, others.high)}, difference "
-            f"{interval(change, of.low, of.high)}; {row['as_bad']} of {row['draws']} draws as bad."
+            f"{interval(change, of.low, of.high)}; worst draw {row['worst']:+.2f}, "
+            f"{row['as_bad']} of {row['draws']} as bad."
         )
         shown = "shown" if of.high < 0 else "not shown"
         verdict.append(f"{row['task']} suffers more than from other heads: {shown}")

@@ -165,27 +165,67 @@ def random_heads(
     model: TransformerBridge,
     ablation: Ablation,
     *,
-    n: int,
+    n: int | None = None,
+    like: Iterable[Site] = (),
     seed: int = 0,
     layers: Iterable[int] | None = None,
     at: At = "all",
 ) -> Condition:
-    """One condition of `n` query heads drawn at random: a control for `n` heads that were chosen.
+    """One condition of query heads drawn at random: a control for heads that were chosen.
 
-    Named like `"zero 10 random heads, seed 0"`.
+    Named like `"zero 10 random heads, seed 0"` or `"zero 10 other heads, seed 0"`.
+
+    Args:
+        model: whose heads.
+        ablation: what is done to each.
+        n: how many.
+        like: heads that were chosen: as many others of each of their layers are drawn, which `n`
+            and `layers` then do not say.
+        seed: of the draw.
+        layers: of which heads are drawn, all by default.
+        at: the positions at which the condition acts.
 
     Raises:
-        InputError: fewer than one head, or more than there are.
+        InputError: fewer than one head, more than there are, sites that are no heads, or both `n`
+            and `like`.
     """
-    chosen = sorted(set(_layers(model, layers)))
-    known = _numbered(model, "head", chosen)
+    chosen = list(like)
+    if (n is None) == (not chosen) or (chosen and layers is not None):
+        raise InputError("random heads are drawn by n=, or like= heads that were chosen")
+    drawn = _others(model, chosen, seed) if n is None else _any(model, n, layers, seed)
+    if n is None:
+        name = f"{ablation.label} {len(drawn)} other heads, seed {seed}"
+    else:
+        among = sorted(set(_layers(model, layers)))
+        where = "" if layers is None else f" of {','.join(f'L{layer}' for layer in among)}"
+        name = f"{ablation.label} {n} random heads{where}, seed {seed}"
+    return Condition(dict.fromkeys(drawn, ablation), name=_at(name, at), at=at)
+
+
+def _any(model: TransformerBridge, n: int, layers: Iterable[int] | None, seed: int) -> list[Site]:
+    known = _numbered(model, "head", sorted(set(_layers(model, layers))))
     check_sites(model, known)
     if not 1 <= n <= len(known):
         raise InputError(f"n={n}: there are {len(known)} heads to draw from")
-    drawn = random.Random(seed).sample(known, n)
-    where = "" if layers is None else f" of {','.join(f'L{layer}' for layer in chosen)}"
-    name = f"{ablation.label} {n} random heads{where}, seed {seed}"
-    return Condition(dict.fromkeys(drawn, ablation), name=_at(name, at), at=at)
+    return random.Random(seed).sample(known, n)
+
+
+def _others(model: TransformerBridge, chosen: list[Site], seed: int) -> list[Site]:
+    check_sites(model, chosen)
+    wrong = next((site for site in chosen if site.part != "head"), None)
+    if wrong is not None:
+        raise InputError(f"like= takes heads, such as L3.H7, and {wrong} is none")
+    draw, drawn = random.Random(seed), []
+    for layer in sorted({site.layer for site in chosen}):
+        own = _numbered(model, "head", [layer])
+        rest = [site for site in own if site not in chosen]
+        taken = len(own) - len(rest)
+        if len(rest) < taken:
+            raise InputError(
+                f"layer {layer} has {len(rest)} heads beside the {taken} chosen: choose fewer"
+            )
+        drawn += draw.sample(rest, taken)
+    return drawn
 
 
 def _layers(model: TransformerBridge, layers: Iterable[int] | None) -> list[int]:

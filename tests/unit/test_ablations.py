@@ -14,6 +14,7 @@ from layerroles.sites import size_of
 from tests.unit.random_models import ARCHITECTURES, random_model
 
 TOKENS = torch.tensor([[5, 9, 40, 7, 22, 13, 60, 8]])
+HEADS = [lr.Site(1, "head", head) for head in range(4)]
 
 
 @lr.ablation("test-scale")
@@ -348,6 +349,19 @@ def test_an_edit_is_told_positions_and_tokens() -> None:
             "layer 99 is out of range",
         ),
         (lambda: lr.random_heads(random_model("llama"), lr.Skip(), n=1), "cannot be skipped"),
+        (lambda: lr.random_heads(random_model("llama"), lr.Zero()), "drawn by n=, or like="),
+        (
+            lambda: lr.random_heads(random_model("llama"), lr.Zero(), n=1, like=HEADS[:1]),
+            "drawn by n=, or like=",
+        ),
+        (
+            lambda: lr.random_heads(random_model("llama"), lr.Zero(), like=HEADS[:3]),
+            "layer 1 has 1 heads beside the 3 chosen",
+        ),
+        (
+            lambda: lr.random_heads(random_model("llama"), lr.Zero(), like=[lr.Site(1)]),
+            "such as L3.H7, and L1 is none",
+        ),
         (lambda: lr.Condition({}, at="after_first"), "the empty condition is called 'intact'"),
         (lambda: lr.Condition({lr.Site(0): lr.Skip()}, name="intact"), "'intact' is the name"),
         (lambda: lr.each_layer(random_model("llama"), lr.Skip(), layers=[3]), "layers 0 to 2"),
@@ -426,6 +440,11 @@ def test_grids_name_their_conditions() -> None:
     few = lr.random_heads(model, Scale(0.25), n=4, layers=[2, 2])
     assert few.name == "test-scale[factor=0.25] 4 random heads of L2, seed 0"
     assert len(few.edits) == 4
+    chosen = [HEADS[0], HEADS[2], lr.Site(2, "head", 3)]
+    others = lr.random_heads(model, lr.Zero(), like=chosen, seed=3)
+    assert others.name == "zero 3 other heads, seed 3"
+    assert [site.layer for site in others] == [1, 1, 2]
+    assert not set(others.edits) & set(chosen)
     assert lr.Condition({lr.Site(1): lr.Noise(0.5)}).name == "noise[scale=0.5] L1"
 
 
