@@ -12,6 +12,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from layerroles import gguf
 from layerroles.errors import InputError
+from layerroles.progress import without_bars
 from layerroles.registry import nearest
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -22,6 +23,7 @@ def outlined(device: torch.device) -> bool:
     return device.type == "meta"
 
 
+@without_bars()
 def boot(
     name: str,
     source: str,
@@ -45,10 +47,7 @@ def boot(
     """
     from transformers import AutoConfig, AutoModelForCausalLM
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-    from transformers.utils import logging as progress
 
-    shown = progress.is_progress_bar_enabled()
-    progress.disable_progress_bar()
     try:
         config = AutoConfig.from_pretrained(source, revision=revision)
         architecture = (config.architectures or ["unknown"])[0]
@@ -81,9 +80,6 @@ def boot(
         raise
     except (OSError, ValueError, RuntimeError, KeyError, AttributeError) as error:
         raise InputError(_reason(name, source, error)) from error
-    finally:
-        if shown:
-            progress.enable_progress_bar()
     return bridge, tokenizer
 
 

@@ -17,6 +17,7 @@ import zipfile
 from pathlib import Path
 
 from layerroles.errors import InputError
+from layerroles.progress import without_bars
 
 log = logging.getLogger(__name__)
 
@@ -96,13 +97,11 @@ def convert(file: Path, *, expected: str | None = None) -> Path:
     return folder
 
 
+@without_bars()
 def _dequantize(file: Path, folder: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
-    from transformers.utils import logging as progress
 
-    shown = progress.is_progress_bar_enabled()
-    progress.disable_progress_bar()
     try:
         source = str(file.parent)
         tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=file.name)
@@ -112,9 +111,6 @@ def _dequantize(file: Path, folder: Path) -> None:
     except (ValueError, KeyError, TypeError, RuntimeError, NotImplementedError) as error:
         reason = str(error).strip().split("\n")[0]
         raise InputError(f"model {str(file)!r} cannot be read as GGUF: {reason}") from error
-    finally:
-        if shown:
-            progress.enable_progress_bar()
     # transformers still takes the de-quantized weights for a quantized model, which it won't save.
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config

@@ -22,6 +22,20 @@ def progress(total: int, what: str) -> Iterator[Callable[[int, str], None]]:
 
 
 @contextmanager
+def without_bars() -> Iterator[None]:
+    """Keep transformers from showing bars of its own."""
+    from transformers.utils import logging as theirs
+
+    shown = theirs.is_progress_bar_enabled()
+    theirs.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            theirs.enable_progress_bar()
+
+
+@contextmanager
 def _bar(total: int, what: str) -> Iterator[Callable[[int, str], None]]:
     from rich.console import Console
     from rich.progress import (

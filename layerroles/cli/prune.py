@@ -80,11 +80,13 @@ def command(
 
     import layerroles as lr
     from layerroles.cli.tables import print_line
-    from layerroles.prune import check_empty
+    from layerroles.prune import check_empty, exportable
 
     if export is not None:
-        check_empty(export)  # before hours of work
+        check_empty(export)  # before hours of work, as what follows
     bridge = lr.load(model, dtype=dtype, device=device, revision=revision)
+    if export is not None:
+        exportable(bridge)
     try:
         plan = lr.plan_pruning(
             bridge,

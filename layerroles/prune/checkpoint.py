@@ -26,6 +26,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from layerroles.ablations import Condition, Skip, applied
 from layerroles.errors import InputError
 from layerroles.models import check_weights, forward, prepared, provenance
+from layerroles.progress import without_bars
 from layerroles.sites import Site
 from layerroles.weights import is_spread
 
@@ -38,6 +39,7 @@ _N_TOKENS = 48
 _TOLERANCE = {torch.float32: 1e-3, torch.float16: 0.05, torch.bfloat16: 0.2}
 
 
+@without_bars()
 def export(model: TransformerBridge, *, drop: Iterable[int], path: str | Path) -> Path:
     """Write a checkpoint without the layers `drop`, which plain transformers reloads.
 
@@ -60,11 +62,10 @@ def export(model: TransformerBridge, *, drop: Iterable[int], path: str | Path) -
             another number, so that they cannot simply be left out.
     """
     known, folder = prepared(model), Path(path)
-    check_weights(model)
     dropped = checked_layers(model, drop)
     left = [layer for layer in range(model.cfg.n_layers) if layer not in dropped]
     check_empty(folder)
-    original = _original(model)
+    original = exportable(model)
     made = _without(model, original, left)
     _try(model, made, dropped)
     about = {
@@ -130,7 +131,13 @@ def checked_layers(model: TransformerBridge, drop: Any) -> set[int]:
     return set(layers)
 
 
-def _original(model: TransformerBridge) -> Any:
+def exportable(model: TransformerBridge) -> Any:
+    """The model as transformers has it.
+
+    Raises:
+        InputError: it cannot be written: no weights, no Hugging Face form, quantized, or spread.
+    """
+    check_weights(model)
     original, name = model.original_model, prepared(model).name
     if not isinstance(original, PreTrainedModel):
         raise InputError(
