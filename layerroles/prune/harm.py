@@ -181,13 +181,23 @@ def _pooled(parts: Sequence[tuple[float, Interval]]) -> tuple[float, Interval]:
     return pooled([value for value, _ in parts], [interval for _, interval in parts])
 
 
-def single_layers(
+def with_skill(result: SweepResult) -> tuple[str, ...]:
+    """Labels of the tasks that are counted: above chance under one of the protocols or more.
+
+    Raises:
+        InputError: a family has none under a protocol.
+    """
+    cells = (cells for protocols in skills(result).values() for cells in protocols.values())
+    return tuple(dict.fromkeys(task for each in cells for task, _ in each))
+
+
+def swept_alone(
     result: SweepResult,
     model: TransformerBridge,
     tasks: Sequence[Task],
     protocols: Sequence[str],
-) -> list[Harm]:
-    """The harm of each layer, from a sweep that has skipped every one of them.
+) -> SweepResult:
+    """Of a sweep that has skipped every layer alone, what these tasks and protocols say.
 
     Raises:
         InputError: a sweep of another model, of other tasks or protocols, or not of every layer.
@@ -207,14 +217,19 @@ def single_layers(
     frame = frame[frame["task"].isin([task.label for task in tasks])]
     frame = frame[frame["protocol"].isin(protocols)]
     skipped = (frame["ablation"] == "skip") & (frame["part"] == "block") & (frame["at"] == "all")
-    layers = frame.loc[skipped & frame["layer"].notna()]
-    names = dict(zip(layers["layer"].astype(int), layers["condition"], strict=True))
-    missing = [layer for layer in range(mine.n_layers) if layer not in names]
+    mine_too = skipped & frame["layer"].notna()
+    missing = set(range(mine.n_layers)) - set(frame.loc[mine_too, "layer"].astype(int))
     if missing:
         raise InputError(
-            f"singles skips no layer {missing[0]} at all positions: sweep each_layer(model, Skip())"
+            f"singles skips no layer {min(missing)} at all positions: sweep "
+            f"each_layer(model, Skip())"
         )
-    frame = frame[frame["condition"].isin([INTACT.name, *names.values()])]
-    part = SweepResult(frame.reset_index(drop=True), result.manifest, result.examples)
-    found = harms_of(part)
-    return [found[names[layer]] for layer in range(mine.n_layers)]
+    frame = frame[mine_too | (frame["condition"] == INTACT.name)]
+    return SweepResult(frame.reset_index(drop=True), result.manifest, result.examples)
+
+
+def single_layers(alone: SweepResult) -> list[Harm]:
+    """The harm of each layer, from what `swept_alone` gave."""
+    found, layers = harms_of(alone), alone.frame[alone.frame["layer"].notna()]
+    names = dict(zip(layers["layer"].astype(int), layers["condition"], strict=True))
+    return [found[names[layer]] for layer in sorted(names)]

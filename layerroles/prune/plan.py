@@ -81,6 +81,8 @@ class PruningPlan:
         steps: the choices, each with its candidates and their scores.
         keep: the families that are to lose least.
         tasks: labels of the tasks that stood for them.
+        without_skill: labels of those that were asked and do not count, since the intact model is
+            not above chance on them.
         protocols: under which they were asked; empty where nothing was asked.
         limit: examples of each task.
         seed: of the examples.
@@ -93,6 +95,7 @@ class PruningPlan:
     steps: tuple[Step, ...]
     keep: tuple[str, ...]
     tasks: tuple[str, ...]
+    without_skill: tuple[str, ...]
     protocols: tuple[str, ...]
     limit: int
     seed: int
@@ -152,9 +155,16 @@ class PruningPlan:
     def _below(self) -> list[str]:
         if not self.protocols:
             return []
+        lines = []
+        if self.without_skill:
+            lines.append(
+                f"Not counted, since the intact model is not above chance: "
+                f"{', '.join(self.without_skill)}."
+            )
         return [
+            *lines,
             "The harm of what was chosen is the least of several noisy ones, and so too hopeful: "
-            "ask other examples for it (sweep plan.condition under another seed)."
+            "ask other examples for it (sweep plan.condition under another seed).",
         ]
 
 

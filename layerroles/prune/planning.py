@@ -29,7 +29,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from layerroles.ablations import Condition, Skip
 from layerroles.errors import InputError
 from layerroles.models import prepared
-from layerroles.prune.harm import Asker, Harm, single_layers
+from layerroles.prune.harm import Asker, Harm, single_layers, swept_alone, with_skill
 from layerroles.prune.influence import Change, changes
 from layerroles.prune.plan import METHODS, Candidate, PruningPlan, Step, best_first
 from layerroles.registry import unknown
@@ -77,7 +77,8 @@ def plan_pruning(
     Raises:
         InputError: no layer to drop or not one left, an unknown method, nothing that is to be kept,
             a kept family without skill above chance, a protocol that a task cannot be asked under,
-            or `singles` of another model or without some layer.
+            `singles` of another model or without some layer, or either of them for a method that
+            asks nothing.
     """
     n_layers = model.cfg.n_layers
     if not isinstance(drop, int) or not 1 <= drop < n_layers:
@@ -92,18 +93,21 @@ def plan_pruning(
     if isinstance(protocols, str):
         raise InputError(f"protocols={protocols!r} is no list: write it as [{protocols!r}]")
     kept = _kept(keep, [task(name) for name in TASKS] if tasks is None else tasks)
-    if method not in _PROTOCOLS and protocols:
-        raise InputError(f"method {method!r} asks nothing: leave out protocols={protocols!r}")
+    if method not in _PROTOCOLS and (protocols or singles is not None):
+        raise InputError(f"method {method!r} asks nothing: leave out protocols and singles")
     asked = tuple(_PROTOCOLS.get(method, ()) if protocols is None else protocols)
+    counted = tuple(each.label for each in kept)
     with _folder(path) as folder:
         measured = partial(changes, model, kept, limit=limit, seed=seed, path=folder)
         if method in _PROTOCOLS:
             asker = Asker(model, kept, asked, limit, seed, folder)
             if singles is None:
-                asker.intact()  # what cannot be kept is told before every layer is tried
+                # What cannot be kept is told before every layer is tried.
+                counted = with_skill(asker.intact())
                 first = asker.harms([_skipping(layer) for layer in range(n_layers)])
             else:
-                first = single_layers(singles, model, kept, asked)
+                alone = swept_alone(singles, model, kept, asked)
+                counted, first = with_skill(alone), single_layers(alone)
             influence = [change.value for change in measured(measure="influence", n=1)]
             steps = _search(asker, first, influence, drop, screen)
         elif method == "block_influence":
@@ -119,7 +123,8 @@ def plan_pruning(
         layers=tuple(layer for step in steps for layer in step.chosen),
         steps=tuple(steps),
         keep=tuple(dict.fromkeys(each.family for each in kept)),
-        tasks=tuple(each.label for each in kept),
+        tasks=counted,
+        without_skill=tuple(one.label for one in kept if one.label not in counted),
         protocols=asked,
         limit=limit,
         seed=seed,

@@ -1,5 +1,6 @@
 """Plans on models whose roles are known; what is to be kept decides what is dropped."""
 
+import json
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -149,6 +150,8 @@ def test_single_layers_may_come_from_a_sweep(plant: Plant, tmp_path: Path) -> No
         plan(plant, 1, singles=singles, protocols=["continuation"])
     with pytest.raises(lr.InputError, match=r"^singles is a sweep of 'planted' with other weights"):
         plan(lr.planted(seed=1), 1, singles=singles)
+    with pytest.raises(lr.InputError, match=r"^method 'random' asks nothing: leave out"):
+        plan(plant, 1, method="random", singles=singles)
     some = singles.frame[singles.frame["layer"].ne(5).fillna(True)]
     with pytest.raises(lr.InputError, match=r"^singles skips no layer 5 at all positions"):
         plan(plant, 1, singles=lr.SweepResult(some, singles.manifest))
@@ -186,6 +189,23 @@ def test_wrong_input_is_told_in_one_line(plant: Plant, options: dict, line: str)
     with pytest.raises(lr.InputError, match=line) as told:
         plan(plant, options.pop("drop", 1), **options)
     assert "\n" not in str(told.value)
+
+
+def test_a_task_without_skill_is_not_counted_and_named(plant: Plant, tmp_path: Path) -> None:
+    able = next(task for task in plant.tasks if task.family == "reasoning")
+    rows = [
+        {"prompt": one.prompt, "answer": "no such answer", "family": "reasoning"}
+        for one in able.examples(LIMIT, 0)
+    ]
+    file = tmp_path / "wrong.jsonl"
+    file.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+    unable = lr.task(f"local:{file}", max_gen_toks=2)
+    found = plan(plant, 1, tasks=[able, unable], path=tmp_path / "run")
+    assert (found.tasks, found.without_skill) == ((able.label,), (unable.label,))
+    assert f"Not counted, since the intact model is not above chance: {unable.label}." in str(found)
+    alone = plan(plant, 1, tasks=[able], path=tmp_path / "alone")
+    assert alone.without_skill == () and "Not counted" not in str(alone)
+    assert found.layers == alone.layers
 
 
 def test_a_skill_that_is_not_there_cannot_be_kept() -> None:
