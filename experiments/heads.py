@@ -5,7 +5,8 @@ Question
     suffer more than if as many random heads are, and does another skill suffer too?
 
 Material
-    Key-value look-up in JSON (retrieval) and cloze facts (knowledge), which have nothing to copy.
+    Key-value look-up in JSON (retrieval); two-step word problems (reasoning), whose numbers are
+    copied too; and cloze facts (knowledge), which have nothing to copy.
 
 Method
     Every head is scored on look-up questions that are not asked again, by what it copies (Wu et
@@ -15,7 +16,7 @@ Method
     interval of the random heads is over seeds, by Student's t.
 
 Run
-    python experiments/heads.py --limit 48 --out runs/heads  # again, and it goes on where it was
+    python experiments/heads.py --out runs/heads  # again, and it goes on where it was
 """
 
 from collections.abc import Sequence
@@ -28,7 +29,7 @@ from setting import Options, asked_now, conclude, run
 import layerroles as lr
 from layerroles import stats
 
-ASKED = ("kv_retrieval", "facts")
+ASKED = ("kv_retrieval", "word_problems", "facts")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
