@@ -155,9 +155,8 @@ not made; times are the cost model's. The models are named as on the hub (`meta-
 
 ## The experiments
 
-One script for each claim, bfloat16 throughout. All take `--limit --dtype --out`, and `--model` but
-for `distillation.py`, which takes `--base` and `--twin`. FOLDER holds the benchmarks as JSONL
-files, each in a folder of its own; the scripts' docstrings name them.
+One script for each claim, bfloat16 throughout. All take `--model --limit --dtype --out`. FOLDER
+holds the benchmarks as JSONL files, each in a folder of its own; the scripts' docstrings name them.
 
 ```console
 $ python experiments/protocols.py mmlu --data FOLDER/mmlu --model meta-llama/Llama-3.1-8B \\
@@ -172,7 +171,7 @@ $ python experiments/reasoning.py    --model Qwen/Qwen3-8B --limit 100 \\
       --data FOLDER --dtype bfloat16 --out runs/qwen/reasoning
 $ python experiments/heads.py        --model meta-llama/Llama-3.1-8B --limit 48 \\
       --dtype bfloat16 --out runs/llama/heads
-$ python experiments/distillation.py --base meta-llama/Llama-3.1-8B --limit 100 \\
+$ python experiments/distillation.py --model meta-llama/Llama-3.1-8B --limit 100 \\
       --twin deepseek-ai/DeepSeek-R1-Distill-Llama-8B --dtype bfloat16 --out runs/llama/distillation
 $ python experiments/similarity.py   --model meta-llama/Llama-3.1-8B --limit 100 \\
       --dtype bfloat16 --out runs/llama/similarity

@@ -6,8 +6,8 @@ is given. With `--data FOLDER` those that ask benchmarks ask them: `FOLDER/mmlu`
 named on the page, the others are run, and the end is exit code 2. What else lies in `--out` with a
 report of its own is put on the page too.
 
-Cost: the sum of the scripts' own, about an hour with a 135M model in float32 on two free cores.
-Again, and it goes on where it was.
+Cost: the sum of the scripts' own, some two hours with a 135M model in float32 on two free cores.
+Again, and it goes on where it was. `distillation` compares the twins that `distill` makes.
 
     python experiments/all.py --out runs/all            # then open runs/all/index.html
 """
@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = options.parse(argv)
     if args.data and not args.data.is_dir():
         raise lr.InputError(f"--data {str(args.data)!r} is not a folder")
-    known = steps(args.data)
+    known = steps(args.data, args.out)
     only = [name for name in args.only.split(",") if name] or list(known)
     if unknown := [name for name in only if name not in known]:
         raise lr.InputError(f"--only {','.join(unknown)}: known are {', '.join(known)}")
@@ -51,11 +51,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise lr.InputError(f"these failed: {', '.join(failed)}: {next(iter(failed.values()))}")
 
 
-def steps(data: Path | None) -> dict[str, list[str]]:
+def steps(data: Path | None, out: Path) -> dict[str, list[str]]:
     """The command of each experiment, by the name of its folder; first the script."""
-    found = {"knowledge": ["knowledge.py"], "retrieval": ["retrieval.py"], "rag": ["rag.py"]}
-    found |= {"reasoning": ["reasoning.py"], "reading_writing": ["reading_writing.py"]}
-    found |= {"heads": ["heads.py"], "similarity": ["similarity.py"]}
+    names = ("knowledge", "retrieval", "rag", "reasoning", "reading_writing", "heads")
+    names = (*names, "head_search", "similarity", "pruning", "distill", "distillation")
+    found = {name: [f"{name}.py"] for name in names}
+    for name, option in (("solver", "--twin"), ("self", "--twin"), ("control", "--control")):
+        found["distillation"] += [option, str(out / "distill" / name)]
     if data is None:
         return found
     for name, parts in (

@@ -24,9 +24,8 @@ step takes 6 FLOPs a weight and token, and a text of solved problems has some 30
 import argparse
 import hashlib
 import json
-import logging
-import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +33,7 @@ import lessons
 import torch
 import transformers
 from held_out import examined
+from setting import Options, run
 from training import batches, trained
 
 import layerroles as lr
@@ -42,25 +42,23 @@ TWINS = ("solver", "self", "control")
 PACKED = 4
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Teach each twin, then examine all on what none was taught."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--model", default="smollm2-135m", help="the base")
-    parser.add_argument("--twin", choices=TWINS, action="append", help="one; by default all three")
-    parser.add_argument("--steps", type=int, default=100)
-    parser.add_argument("--lessons", type=int, default=800, help="problems made")
-    parser.add_argument("--texts", type=int, default=2, help="texts of a step, of 4 lessons each")
-    parser.add_argument("--rate", type=float, default=5e-5, help="largest learning rate")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--minutes", type=float, default=30, help="that a twin may take")
-    parser.add_argument("--limit", type=int, default=100, help="held-out questions; 0 asks none")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
-    parser.add_argument("--out", type=Path, required=True)
-    args = parser.parse_args()
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    options = Options(__doc__, limit=100, out="runs/twins")
+    options.add_argument("--twin", choices=TWINS, action="append", help="one; by default all three")
+    options.add_argument("--steps", type=int, default=60)
+    options.add_argument("--lessons", type=int, default=1200, help="problems made")
+    options.add_argument("--texts", type=int, default=2, help="texts of a step, of 4 lessons each")
+    options.add_argument("--rate", type=float, default=2e-5, help="largest learning rate")
+    options.add_argument("--seed", type=int, default=0)
+    options.add_argument("--minutes", type=float, default=30, help="that a twin may take")
+    args = options.parse(argv, least=0, kept="*/distill.json")
     transformers.utils.logging.disable_progress_bar()
     if min(args.steps, args.texts) < 1 or args.lessons < PACKED * args.texts:
         raise lr.InputError("--steps and --texts are 1 or more, --lessons at least 4 for each text")
+    args.dtype = "float32" if args.dtype == "auto" else args.dtype
+    if args.dtype not in ("float32", "bfloat16"):
+        raise lr.InputError(f"--dtype {args.dtype}: float32 and bfloat16 can be trained")
 
     base, twins = lr.load(args.model, dtype=args.dtype), args.twin or list(TWINS)
     problems = lessons.problems(args.lessons, args.seed)
@@ -113,8 +111,4 @@ def taught(args: argparse.Namespace, base: Any, twin: str, problems: list[lr.Exa
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except lr.InputError as error:
-        print(f"distill: error: {error}", file=sys.stderr)
-        sys.exit(2)
+    run("distill", main)

@@ -14,9 +14,9 @@ Method
 Run
     python experiments/distillation.py --twin runs/twins/solver --twin runs/twins/self \
         --control runs/twins/control --limit 100 --out runs/distillation
-    python experiments/distillation.py --base meta-llama/Llama-3.1-8B --dtype bfloat16 \
+    python experiments/distillation.py --model meta-llama/Llama-3.1-8B --dtype bfloat16 \
         --twin deepseek-ai/DeepSeek-R1-Distill-Llama-8B --limit 200 --out runs/distilled_llama
-    python experiments/distillation.py --base Qwen/Qwen2.5-Math-7B --dtype bfloat16 \
+    python experiments/distillation.py --model Qwen/Qwen2.5-Math-7B --dtype bfloat16 \
         --twin deepseek-ai/DeepSeek-R1-Distill-Qwen-7B --limit 200 --out runs/distilled_qwen
 
 Profiles cost one run of the questions for each layer and model, swaps one for each set of layers.
@@ -24,84 +24,73 @@ Run again, it goes on where it was.
 """
 
 import argparse
-import logging
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from held_out import compared
-from setting import asked_now
-from swapping import both_ways, swaps
+from setting import Options, asked_now, conclude, run
+from swapping import KINDS, both_ways, swaps, told
 from twins import moved
 
 import layerroles as lr
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Profiles of all models, their differences, swaps, and the verdict."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--base", default="smollm2-135m")
-    parser.add_argument("--twin", action="append", default=[], help="taught; several times")
-    parser.add_argument("--control", action="append", default=[], help="taught something else")
-    parser.add_argument("--task", default="word_problems", help="a task's label")
-    parser.add_argument("--protocol", default="generation")
-    parser.add_argument("--limit", type=int, default=100, help="questions of the profiles")
-    parser.add_argument("--swap-limit", type=int, default=100, help="of the swaps; 0 for none")
-    parser.add_argument("--swaps", default="single,span,fraction", help="kinds, by commas")
-    parser.add_argument("--parts", type=int, default=4, help="parts of the depth, for swaps")
-    parser.add_argument("--dtype", default="auto", help="auto, float32, bfloat16 or float16")
-    parser.add_argument("--out", type=Path, required=True)
-    args = parser.parse_args()
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    options = Options(__doc__, limit=32, out="runs/distillation")
+    options.add_argument("--twin", action="append", default=[], help="taught; several times")
+    options.add_argument("--control", action="append", default=[], help="taught something else")
+    options.add_argument("--task", default="word_problems", help="a task's label")
+    options.add_argument("--protocol", default="generation")
+    options.add_argument("--swap-limit", type=int, default=16, help="of the swaps; 0 for none")
+    options.add_argument("--swaps", default=",".join(KINDS), help="kinds, by commas")
+    options.add_argument("--parts", type=int, default=4, help="parts of the depth, for swaps")
+    args = options.parse(argv)
     names = {Path(name).name: name for name in [*args.twin, *args.control]}
     if len(names) < max(1, len(args.twin) + len(args.control)) or "base" in names:
         raise lr.InputError(
             "name at least one --twin; the last parts of names differ, none is base"
         )
     kinds = args.swaps.split(",")
-    if not set(kinds) <= {"single", "span", "fraction"} or args.parts < 1:
-        raise lr.InputError(f"--swaps {args.swaps}: known are single, span, fraction")
+    if not set(kinds) <= set(KINDS) or args.parts < 1 or args.swap_limit < 0:
+        raise lr.InputError(
+            f"--swaps {args.swaps} --parts {args.parts} --swap-limit {args.swap_limit}: known are "
+            f"{', '.join(KINDS)}, 1 or more parts, 0 or more questions"
+        )
 
-    task = lr.task(args.task)
-    asked: dict[str, Any] = {"tasks": [task], "protocols": [args.protocol]}
-    base = lr.load(args.base, dtype=args.dtype)
+    asked: dict[str, Any] = {"tasks": [lr.task(args.task)], "protocols": [args.protocol]}
+    base = lr.load(args.model, dtype=args.dtype)
     for name in names.values():  # a donor of another shape is refused before anything is run
         swaps(base, lr.load(name, dtype=args.dtype), ["fraction"], 1)
-    runs, tables = {"base": profile(base, args.out / "base", args.limit, asked)}, []
+    whole = profile(base, args, args.out, asked)
+    runs, tables = {"base": asked_now(whole, asked["tasks"][0].label, args.protocol)}, []
     for short, name in names.items():
         twin = lr.load(name, dtype=args.dtype)
-        runs[short] = profile(twin, args.out / short, args.limit, asked)
+        run_of_twin = profile(twin, args, args.out / short, asked)
+        lr.report(run_of_twin, path=args.out / short / "report.html")
+        runs[short] = asked_now(run_of_twin, asked["tasks"][0].label, args.protocol)
         if args.swap_limit:
             given = (base, twin, short, args.out / "swaps", kinds, args.parts)
             tables.append(both_ways(*given, limit=args.swap_limit, **asked))
-    lines = [f"# {args.base} and its twins: {task.label}, {args.protocol}", ""]
-    lines += [
-        f"- {line}"
-        for line in [
-            *compared(runs),
-            *moved(runs, [Path(name).name for name in args.control], args.out),
-        ]
-    ]
-    for table in tables:
-        lines += ["", "```", table.round(3).to_string(index=False), "```"]
-        table.to_csv(args.out / f"swaps_{table['swap'].iloc[0].split()[0]}.csv", index=False)
-    text = "\n".join([*lines, ""])
-    (args.out / "distillation.md").write_text(text, encoding="utf-8")
-    print(text)
+    lines = compared(runs)
+    if tables:
+        swapped = pd.concat(tables, ignore_index=True)
+        swapped.to_csv(args.out / "swaps.csv", index=False)
+        lines += told(swapped)
+    lines += moved(runs, [Path(name).name for name in args.control], args.out)
+    conclude(args, __doc__, whole, lines)
 
 
-def profile(model: Any, out: Path, limit: int, asked: dict[str, Any]) -> lr.SweepResult:
+def profile(
+    model: Any, args: argparse.Namespace, out: Path, asked: dict[str, Any]
+) -> lr.SweepResult:
+    """Skip each layer in turn."""
     conditions = lr.each_layer(model, lr.Skip())
-    result = lr.Sweep(model, conditions=conditions, limit=limit, noise_floor=False, **asked).run(
-        out
-    )
-    lr.report(result, path=out / "report.html")
-    return asked_now(result, asked["tasks"][0].label, asked["protocols"][0])
+    sweep = lr.Sweep(model, conditions=conditions, limit=args.limit, noise_floor=False, **asked)
+    return sweep.run(out)
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except lr.InputError as error:
-        print(f"distillation: error: {error}", file=sys.stderr)
-        sys.exit(2)
+    run("distillation", main)

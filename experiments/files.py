@@ -1,42 +1,22 @@
-"""Questions from files that a user has: read row by row, and put where lm-eval finds them."""
+"""Questions from files that a user has: read and written row by row."""
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import layerroles as lr
 
 PLACE = "_place"  # where a row comes from, among its fields
-MATHQA = """task: mathqa_rows
-dataset_path: json
-dataset_kwargs:
-  data_files:
-    test: {file}
-output_type: multiple_choice
-test_split: test
-doc_to_text: "Question: {{{{question}}}}\\nAnswer:"
-doc_to_target: "{{{{gold}}}}"
-doc_to_choice: choices
-metric_list:
-  - metric: acc
-    aggregation: mean
-    higher_is_better: true
-"""
-GSM8K = """---
-configs:
-- config_name: main
-  data_files:
-  - split: train
-    path: train.jsonl
-  - split: test
-    path: test.jsonl
----
-"""
 
 
-def rows_of(folder: Path, pattern: str, fields: Sequence[str]) -> list[dict[str, Any]]:
+def rows_of(folder: Path, pattern: str, **fields: type) -> list[dict[str, Any]]:
     """The rows of the JSONL files of that name, each with its place.
+
+    Args:
+        folder: that holds them.
+        pattern: of their names.
+        **fields: what each row must hold, and of which type.
 
     Raises:
         InputError: no such file, or a row without one of the fields.
@@ -45,19 +25,23 @@ def rows_of(folder: Path, pattern: str, fields: Sequence[str]) -> list[dict[str,
         raise lr.InputError(f"--data: {str(folder)!r} holds no {pattern}: see --help")
     rows = []
     for file in files:
-        with file.open(encoding="utf-8") as lines:
-            for number, line in enumerate(lines, start=1):
-                try:
-                    row = json.loads(line)
-                    rows.append(
-                        {name: row[name] for name in fields} | {PLACE: f"{file}, line {number}"}
-                    )
-                except (ValueError, KeyError, TypeError):
-                    raise lr.InputError(
-                        f"--data: {file}, line {number} is no JSON object with the fields "
-                        f"{', '.join(fields)}"
-                    ) from None
+        # A line of JSON may hold what `splitlines` takes for the end of one.
+        for number, line in enumerate(file.read_text(encoding="utf-8").rstrip("\n").split("\n"), 1):
+            place = f"{file}, line {number}"
+            row = _parsed(line)
+            if not all(isinstance(row.get(name), kind) for name, kind in fields.items()):
+                wanted = ", ".join(f"{name} ({kind.__name__})" for name, kind in fields.items())
+                raise lr.InputError(f"--data: {place} is no JSON object with {wanted}")
+            rows.append({name: row[name] for name in fields} | {PLACE: place})
     return rows
+
+
+def _parsed(line: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return {}
+    return row if isinstance(row, dict) else {}
 
 
 def mapped(
@@ -97,28 +81,3 @@ def once(rows: Iterable[dict[str, Any]], *names: str) -> list[dict[str, Any]]:
     for row in rows:
         first.setdefault(tuple(json.dumps(row[name]) for name in names), row)
     return list(first.values())
-
-
-def gsm8k(source: Path, folder: Path) -> lr.Task:
-    """GSM8K as lm-eval asks it, from `test*.jsonl` and `train*.jsonl` of `question`, `answer`."""
-    for split in ("train", "test"):
-        rows = rows_of(source, f"{split}*.jsonl", ("question", "answer"))
-        write_rows(folder / f"{split}.jsonl", rows)
-    (folder / "README.md").write_text(GSM8K, encoding="utf-8")
-    return lr.task("lm_eval:gsm8k", num_fewshot=5, data=str(folder))
-
-
-def mathqa(source: Path, folder: Path) -> lr.Task:
-    """MathQA by the likelihood of its options, from `test*.jsonl` as `--help` says."""
-    read = rows_of(source, "test*.jsonl", ("question", "options", "answer"))
-    rows = mapped(
-        read,
-        lambda row: {
-            "question": row["question"],
-            "choices": list(row["options"].values()),
-            "gold": list(row["options"]).index(row["answer"]),
-        },
-    )
-    file = write_rows(folder / "test.jsonl", rows).resolve()
-    (folder / "mathqa_rows.yaml").write_text(MATHQA.format(file=file), encoding="utf-8")
-    return lr.task("lm_eval:mathqa_rows", include_path=str(folder), family="reasoning")

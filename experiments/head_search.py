@@ -13,79 +13,83 @@ Method
     and again without a screen: the truth that the search is held against, with the time of both.
 
 Run
-    python experiments/head_search.py --limit 48 --out runs/head_search
+    python experiments/head_search.py --out runs/head_search  # again, and it goes on
     python experiments/head_search.py --exhaustive-layers 6 --audit 8 --out runs/head_search_6
 
-A head costs about what generating for all examples once does. Run again, it goes on where it was.
+A head costs about what generating for all examples once does.
 """
 
-import argparse
-import logging
-import sys
 import time
-from pathlib import Path
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+from setting import Options, conclude, run
 
 import layerroles as lr
 
 PLACE = ["layer", "head"]
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Screen, confirm, audit; where asked, do without the screen too."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--model", default="smollm2-135m")
-    parser.add_argument("--task", default="kv_retrieval", help="a task's label")
-    parser.add_argument("--screen", default="answer_logprob", help="a protocol, or PROBE:COLUMN")
-    parser.add_argument("--screen-limit", type=int, default=8, help="examples of the screen")
-    parser.add_argument("--confirm", type=int, default=20, help="heads that are confirmed")
-    parser.add_argument("--audit", type=int, default=20, help="others looked at beside them")
-    parser.add_argument("--top", type=int, default=10, help="heads sought")
-    parser.add_argument("--limit", type=int, default=48, help="examples that confirm")
-    parser.add_argument("--exhaustive-layers", type=int, default=0, help="layers to try in full")
-    parser.add_argument("--dtype", default="auto", help="auto, float32, bfloat16 or float16")
-    parser.add_argument("--out", type=Path, required=True)
-    args = parser.parse_args()
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
-
+    options = Options(__doc__, limit=48, out="runs/head_search")
+    options.add_argument("--task", default="kv_retrieval", help="a task's label")
+    options.add_argument("--screen", default="answer_logprob", help="a protocol, or PROBE:COLUMN")
+    options.add_argument("--screen-limit", type=int, default=8, help="examples of the screen")
+    options.add_argument("--confirm", type=int, default=20, help="heads that are confirmed")
+    options.add_argument("--audit", type=int, default=20, help="others looked at beside them")
+    options.add_argument("--top", type=int, default=10, help="heads sought")
+    options.add_argument("--exhaustive-layers", type=int, default=0, help="layers to try in full")
+    args = options.parse(argv)
     model, task = lr.load(args.model, dtype=args.dtype), lr.task(args.task)
     tried, depth = args.exhaustive_layers, model.cfg.n_layers
     if not 0 <= tried <= depth:
         raise lr.InputError(f"--exhaustive-layers {tried}: the model has {depth} layers")
     layers = [round(n * (depth - 1) / max(1, tried - 1)) for n in range(tried)] or range(depth)
     every = lr.each_head(model, lr.Zero(), layers=layers)
+    asked = {"protocols": ["generation"], "limit": args.limit, "noise_floor": False}
 
-    def swept(name: str, conditions: list[lr.Condition], protocol: str, limit: int, seed: int = 0):
-        options = {"protocols": [protocol], "limit": limit, "seed": seed, "noise_floor": False}
-        return lr.Sweep(model, [task], conditions, **options).run(args.out / name)
-
-    probe, colon, column = args.screen.partition(":")
-    if colon:
-        began, measured = time.monotonic(), lr.probes.PROBES.make(probe, {})
-        scores = measured.measure(model, [task], limit=args.screen_limit, seed=1)
-        if not {*PLACE, column} <= set(scores):
-            raise lr.InputError(f"--screen {args.screen}: {probe} has {', '.join(scores)}")
-        scores = scores[scores["layer"].isin(layers)].groupby(PLACE)[column].mean()
+    if ":" in args.screen:
+        began = time.monotonic()
+        scores = probed(model, task, args.screen, args.screen_limit)
+        scores = scores[scores.index.isin(layers, level="layer")]
         seconds = time.monotonic() - began
     else:
-        screen = swept("screen", every, args.screen, args.screen_limit, seed=1)
+        cheap = asked | {"protocols": [args.screen], "limit": args.screen_limit, "seed": 1}
+        screen = lr.Sweep(model, [task], every, **cheap).run(args.out / "screen")
         scores = -screen.effects().set_index(PLACE)["effect"]
         seconds = screen.manifest["seconds"]
     search = lr.HeadSearch(scores, confirm=args.confirm, audit=args.audit)
-    result = swept("confirm", search.conditions(), "generation", args.limit)
+    result = lr.Sweep(model, [task], search.conditions(), **asked).run(args.out)
     found = search.judge(result, top=args.top)
-    seconds = f"{seconds:.0f} s for the screen, {result.manifest['seconds']:.0f} s for the rest"
+    found.frame.to_csv(args.out / "head_search.csv", index=False)
     lines = [
-        f"{search} (of {len(scores)}): {seconds}.",
+        best(found.frame, args.top),
+        f"{search} (of {len(scores)}): {seconds:.0f} s for the screen, "
+        f"{result.manifest['seconds']:.0f} s for the rest.",
         *map(said, found.misses.to_dict("records")),
     ]
     if tried:
-        whole = swept("exhaustive", every, "generation", args.limit)
+        whole = lr.Sweep(model, [task], every, **asked).run(args.out / "exhaustive")
         lines.append(against(search, whole, args.top, list(layers)))
-    found.frame.to_csv(args.out / "head_search.csv", index=False)
-    best = found.frame.sort_values("harm", ascending=False).head(args.top)
-    text = "\n".join([best.round(3).to_string(index=False), "", *lines, ""])
-    (args.out / "head_search.txt").write_text(text, encoding="utf-8")
-    print(text)
+    conclude(args, __doc__, result, lines)
+
+
+def probed(model: Any, task: lr.Task, screen: str, limit: int) -> "pd.Series[float]":
+    """What a probe of the intact model says of each head, on average over examples."""
+    probe, _, column = screen.partition(":")
+    scores = lr.probes.PROBES.make(probe, {}).measure(model, [task], limit=limit, seed=1)
+    if not {*PLACE, column} <= set(scores):
+        raise lr.InputError(f"--screen {screen}: {probe} has {', '.join(scores)}")
+    return scores.groupby(PLACE)[column].mean()
+
+
+def best(frame: pd.DataFrame, top: int) -> str:
+    """The heads that do most harm, in words."""
+    rows = frame.sort_values("harm", ascending=False).head(top).to_dict("records")
+    named = ", ".join(f"L{row['layer']}.H{row['head']} {row['harm']:.2f}" for row in rows)
+    return f"Most harm where zeroed alone: {named}."
 
 
 def said(row: dict[str, object]) -> str:
@@ -112,8 +116,4 @@ def against(search: lr.HeadSearch, whole: lr.SweepResult, top: int, layers: list
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except lr.InputError as error:
-        print(f"head_search: error: {error}", file=sys.stderr)
-        sys.exit(2)
+    run("head_search", main)

@@ -68,7 +68,7 @@ def benchmarks(source: Path, folder: Path) -> list[lr.Task]:
         if not (source / name).is_dir():
             continue
         split = "test*.jsonl" if list((source / name).glob("test*.jsonl")) else "validation*.jsonl"
-        rows = rows_of(source / name, split, ("query", "choices", "gold"))
+        rows = rows_of(source / name, split, query=str, choices=list, gold=int)
         lines = [{"family": family, **row} for row in mapped(rows, put)]
         found.append(
             lr.task(f"local:{write_rows(folder / f'{name}.jsonl', once(lines, 'prompt'))}")
@@ -81,7 +81,7 @@ def benchmarks(source: Path, folder: Path) -> list[lr.Task]:
 def put(row: dict[str, Any]) -> dict[str, Any]:
     """A question as a row of a file of questions."""
     return {
-        "prompt": "" + row["query"],
+        "prompt": row["query"],
         "answer": row["choices"][row["gold"]].strip(),
         "choices": list(dict.fromkeys(choice.strip() for choice in row["choices"])),
     }

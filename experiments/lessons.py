@@ -1,7 +1,9 @@
 """What the twins of `distill.py` are taught: stories and their solutions.
 
 The stories have sentences and words of their own. None of them occurs in `word_problems`, which is
-what the twins are examined on: only numbers, and the form of question and answer, are the same.
+what the twins are examined on: only numbers, operations, and the form of question and answer are
+the same. So are the kinds of stories: a number that changes, one in two parts, and one that is
+larger than another; what is taught on one kind alone is done to the others too.
 """
 
 import random
@@ -34,10 +36,27 @@ LOSSES = (
     "{other} carries away {b} of the {things}.",
     "As many as {b} {things} are sent to the {place}.",
 )
+PARTS = (
+    "{name} keeps {a} {things} at the {place}, and {b} at the {elsewhere}.",
+    "Of the {things} that belong to {name}, {a} lie in the {place} and {b} in the {elsewhere}.",
+)
+BEYOND = (
+    "{other} owns just as many and another {b} on top.",
+    "What {other} owns is {b} {things} beyond that.",
+)
+JOINT = (
+    "The two then collect another {b} {things}.",
+    "After that, {b} {things} reach the two of them.",
+)
 QUESTIONS = (
     "What is the number of {things} in the end?",
     "How large is the collection of {name} in the end?",
     "What number of {things} is that in all?",
+)
+OWNED = ("What number of {things} does {other} own?",)
+BOTH = (
+    "What number of {things} do {name} and {other} own between them?",
+    "How large are both collections in all?",
 )
 
 
@@ -65,9 +84,10 @@ def told(problem: lr.Example) -> Lesson:
 
 
 def own_solutions(base: Any, problems: list[lr.Example]) -> list[Lesson]:
-    """The model's own greedy solutions that came out right, asked behind worked examples."""
-    *asked, one, two, three = problems
-    shots = "".join(f"{shot.prompt} {shot.solution}\n\n" for shot in (one, two, three))
+    """The model's own greedy solutions that came out right; one of each size is shown to it."""
+    shown = {one.solution.count("="): one for one in problems}
+    asked = [one for one in problems if one not in shown.values()]
+    shots = "".join(f"{one.prompt} {one.solution}\n\n" for _, one in sorted(shown.items()))
     options = {"until": ["\n\n", "Question:"], "max_gen_toks": 64}
     (texts,) = lr.Engine(base).generate_until([(shots + one.prompt, options) for one in asked])
     grade = lr.task("word_problems").grade
@@ -79,23 +99,68 @@ def own_solutions(base: Any, problems: list[lr.Example]) -> list[Lesson]:
 
 
 def _problem(rng: random.Random, steps: int) -> lr.Example:
-    name, other = rng.sample(NAMES, 2)
-    given = {"name": name, "other": other, "things": rng.choice(THINGS)}
-    given["place"] = rng.choice(PLACES)
+    (name, other), (place, elsewhere) = rng.sample(NAMES, 2), rng.sample(PLACES, 2)
+    given: dict[str, Any] = {"name": name, "other": other, "things": rng.choice(THINGS)}
+    given |= {"place": place, "elsewhere": elsewhere}
+    story, worked, asked = rng.choice((_changed, _in_parts, _compared))(rng, given, steps)
+    text = " ".join(story)
+    answer = worked[-1].rstrip(".").split()[-1]
+    return lr.Example(
+        id="",
+        prompt=f"Question: {text} {asked}\nAnswer:",
+        answer=answer,
+        evidence=((len("Question: "), len("Question: ") + len(text)),),
+        solution=" ".join([*worked, f"The answer is {answer}."]),
+    )
+
+
+_Told = tuple[list[str], list[str], str]  # the story, what is worked out, the question
+
+
+def _changed(rng: random.Random, given: dict[str, Any], steps: int) -> _Told:
+    """A number that grows and shrinks."""
     number = rng.randint(2, 9)
-    story, worked = [rng.choice(OPENINGS).format(a=number, **given)], []
-    for _ in range(steps):
+    return _go_on(rng, given, steps, [_put(rng, OPENINGS, given, a=number)], [], number)
+
+
+def _in_parts(rng: random.Random, given: dict[str, Any], steps: int) -> _Told:
+    """A number in two parts, which then changes."""
+    a, b = rng.randint(2, 9), rng.randint(2, 9)
+    story = [_put(rng, PARTS, given, a=a, b=b)]
+    return _go_on(rng, given, steps, story, [f"{a} + {b} = {a + b}."], a + b)
+
+
+def _compared(rng: random.Random, given: dict[str, Any], steps: int) -> _Told:
+    """A number and one that is larger; then both; then more of both."""
+    a, b, more = (rng.randint(2, 9) for _ in range(3))
+    story = [_put(rng, OPENINGS, given, a=a), _put(rng, BEYOND, given, b=b)]
+    worked = [f"{a} + {b} = {a + b}.", f"{a} + {a + b} = {a + a + b}."]
+    worked.append(f"{a + a + b} + {more} = {a + a + b + more}.")
+    if steps == 3:
+        story.append(_put(rng, JOINT, given, b=more))
+    return story, worked[:steps], _put(rng, OWNED if steps == 1 else BOTH, given)
+
+
+def _go_on(
+    rng: random.Random,
+    given: dict[str, Any],
+    steps: int,
+    story: list[str],
+    worked: list[str],
+    number: int,
+) -> _Told:
+    """The story with gains and losses until it has so many steps."""
+    while len(worked) < steps:
         by = rng.randint(2, 9)
         loses = by < number and rng.random() < 0.25
-        story.append(rng.choice(LOSSES if loses else GAINS).format(b=by, **given))
+        story.append(_put(rng, LOSSES if loses else GAINS, given, b=by))
         after = number - by if loses else number + by
         worked.append(f"{number} {'-' if loses else '+'} {by} = {after}.")
         number = after
-    text = " ".join(story)
-    return lr.Example(
-        id="",
-        prompt=f"Question: {text} {rng.choice(QUESTIONS).format(**given)}\nAnswer:",
-        answer=str(number),
-        evidence=((len("Question: "), len("Question: ") + len(text)),),
-        solution=" ".join([*worked, f"The answer is {number}."]),
-    )
+    return story, worked, _put(rng, QUESTIONS, given)
+
+
+def _put(
+    rng: random.Random, templates: tuple[str, ...], given: dict[str, Any], **numbers: int
+) -> str:
+    return rng.choice(templates).format(**given, **numbers)

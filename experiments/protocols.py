@@ -25,33 +25,14 @@ import itertools
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from files import rows_of, write_rows
+from lm_eval_files import hellaswag_folder, mmlu_folder
 from sentences import leaning
 from setting import Options, conclude, run
 
 import layerroles as lr
 
 MMLU = ("mmlu", "mmlu_continuation", "mmlu_generative")
-HELLASWAG = """task: hellaswag_rows
-dataset_path: json
-dataset_kwargs:
-  data_files:
-    validation: {file}
-output_type: multiple_choice
-validation_split: validation
-doc_to_text: "{{{{query}}}}"
-doc_to_target: "{{{{gold}}}}"
-doc_to_choice: choices
-metric_list:
-  - metric: acc
-    aggregation: mean
-    higher_is_better: true
-  - metric: acc_norm
-    aggregation: mean
-    higher_is_better: true
-"""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -107,32 +88,6 @@ def verdict(result: lr.SweepResult) -> str:
         f"Importance depends on the scoring: shown in {len(shown)} of {len(pairs)} pairs of ways, "
         f"each by its own interval, not corrected. {' '.join(shown)}"
     )
-
-
-def mmlu_folder(source: Path, folder: Path) -> Path:
-    """The rows as their repository on the hub holds them: a configuration for each subject."""
-    splits = {"dev": "dev*.jsonl", "test": "test*.jsonl"}
-    subjects: dict[str, dict[str, list[Any]]] = {}
-    for split, pattern in splits.items():
-        for row in rows_of(source, pattern, ("question", "subject", "choices", "answer")):
-            subjects.setdefault(str(row["subject"]), {}).setdefault(split, []).append(row)
-    head = "---\nconfigs:\n"
-    for subject, rows in sorted(subjects.items()):
-        head += f"- config_name: {subject}\n  data_files:\n"
-        for split, each in rows.items():
-            file = folder / subject / f"{split}.jsonl"
-            write_rows(file, each)
-            head += f"  - split: {split}\n    path: {subject}/{split}.jsonl\n"
-    (folder / "README.md").write_text(head + "---\n", encoding="utf-8")
-    return folder
-
-
-def hellaswag_folder(source: Path, folder: Path) -> Path:
-    """A task file for rows whose endings are cleaned already."""
-    rows = rows_of(source, "validation*.jsonl", ("query", "choices", "gold"))
-    file = write_rows(folder / "validation.jsonl", rows).resolve()
-    (folder / "hellaswag_rows.yaml").write_text(HELLASWAG.format(file=file), encoding="utf-8")
-    return folder
 
 
 if __name__ == "__main__":

@@ -20,58 +20,55 @@ Run
 
 import argparse
 import logging
-import sys
-from pathlib import Path
+from collections.abc import Sequence
+from typing import Any
 
 import pandas as pd
-from setting import asked_now, folder
+from setting import Options, asked_now, conclude, folder, run
 
 import layerroles as lr
 
 METHODS = ("role_aware", "likelihood", "block_influence", "angular", "random")
 MARGIN = 0.05
 PLANNED, HELD_OUT = 0, 1  # seeds
+SHOWN = ["drop", "method", "layers", "task", "protocol", "n", "intact", "score"]
+SHOWN += ["harm", "harm_low", "harm_high", "difference", "low", "high", "best_baseline"]
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Plan, ask other examples, compare."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--model", default="smollm2-135m")
-    parser.add_argument("--keep", default="word_problems", help="the task that is to stay")
-    parser.add_argument("--others", nargs="*", default=["kv_retrieval", "facts"])
-    parser.add_argument("--drop", type=int, nargs="+", default=[1, 2, 3])
-    parser.add_argument("--plan-limit", type=int, default=64, help="examples of the plans")
-    parser.add_argument("--beside", default="chain_logprob", help="a second protocol of --keep")
-    parser.add_argument("--limit", type=int, default=300, help="held-out examples of what is kept")
-    parser.add_argument("--others-limit", type=int, default=60, help="and of each other task")
-    parser.add_argument("--dtype", default="auto", help="auto, float32, bfloat16 or float16")
-    parser.add_argument("--out", type=Path, required=True)
-    args = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    options = Options(__doc__, limit=100, out="runs/pruning")
+    options.add_argument("--keep", default="word_problems", help="the task that is to stay")
+    options.add_argument("--others", nargs="*", default=["kv_retrieval", "facts"])
+    options.add_argument("--drop", type=int, nargs="+", default=[1, 2, 3])
+    options.add_argument("--plan-limit", type=int, default=32, help="examples of the plans")
+    options.add_argument("--beside", default="chain_logprob", help="a second protocol of --keep")
+    options.add_argument("--others-limit", type=int, default=32, help="of each other task")
+    args = options.parse(argv)
+    logging.getLogger().setLevel(logging.INFO)
 
     model = lr.load(args.model, dtype=args.dtype)
     kept, others = lr.task(args.keep), [lr.task(name) for name in args.others]
     plans = made(model, kept, args)
-    conditions = [plan.condition for plan in plans]
-    sizes = [(kept, args.limit), *((task, args.others_limit) for task in others)]
-    tables = []
-    for task, limit in sizes:
-        protocols = ["generation", args.beside] if task == kept else ["generation"]
-        options = {"limit": limit, "seed": HELD_OUT, "noise_floor": False}
-        sweep = lr.Sweep(model, [task], conditions, protocols=protocols, **options)
-        result = unseen(sweep.run(args.out / folder(task.label)), task, args.plan_limit)
-        tables += [lr.compare_plans(asked_now(result, task.label, p), plans) for p in protocols]
+    asked: dict[str, Any] = {"conditions": [plan.condition for plan in plans]}
+    asked |= {"seed": HELD_OUT, "noise_floor": False}
+    both = ["generation", args.beside]
+    sweep = lr.Sweep(model, [kept], protocols=both, limit=args.limit, **asked)
+    result = unseen(sweep.run(args.out), kept, args.plan_limit)
+    tables = [lr.compare_plans(asked_now(result, kept.label, one), plans) for one in both]
+    for task in others:
+        how = asked | {"protocols": ["generation"], "limit": args.others_limit}
+        other = lr.Sweep(model, [task], **how).run(args.out / folder(task.label))
+        other = unseen(other, task, args.plan_limit)
+        tables.append(lr.compare_plans(asked_now(other, task.label, "generation"), plans))
     table = pd.concat(tables, ignore_index=True)
     table.to_csv(args.out / "pruning.csv", index=False)
-    shown = ["drop", "method", "layers", "task", "protocol", "n", "intact", "score", "harm"]
-    shown += ["harm_low", "harm_high", "difference", "low", "high", "best_baseline"]
-    print(table[shown].round(3).to_string(index=False))
+    print(table[SHOWN].round(3).to_string(index=False))
     lr.figures.pruned_harm(table).write_html(args.out / "pruning.html", include_plotlyjs=True)
-    for line in verdict(table, kept.label):
-        print(line)
+    conclude(args, __doc__, result, verdict(table, kept.label))
 
 
-def made(model: object, kept: lr.Task, args: argparse.Namespace) -> list[lr.PruningPlan]:
+def made(model: Any, kept: lr.Task, args: argparse.Namespace) -> list[lr.PruningPlan]:
     """A plan for each method and number of layers; a method that cannot choose is left out."""
     plans = []
     for method in METHODS:
@@ -113,8 +110,4 @@ def verdict(table: pd.DataFrame, task: str) -> list[str]:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except lr.InputError as error:
-        print(f"pruning: error: {error}", file=sys.stderr)
-        sys.exit(2)
+    run("pruning", main)

@@ -20,24 +20,17 @@ Run
     python experiments/rag.py --out runs/rag  # again, and it goes on where it was
 """
 
-import hashlib
 import math
-import random
-import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from files import mapped, once, rows_of, write_rows
+from passages import CONTEXTS, sciq
 from sentences import leaning, listed, on_task, role
 from setting import Options, conclude, run, skipped, thorough
 
 import layerroles as lr
 
-CONTEXTS = ("none", "support", "distractors")
 PROTOCOLS = ("continuation", "generation")
-WRONG = ("distractor1", "distractor2", "distractor3")
-FIELDS = ("question", "support", "correct_answer", *WRONG)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -53,50 +46,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     how = {"protocols": PROTOCOLS, "limit": args.limit, "noise_floor": False}
     result = lr.Sweep(model, list(tasks.values()), skipped(model, args), **how).run(args.out)
     conclude(args, __doc__, result, findings(result, {c: task.label for c, task in tasks.items()}))
-
-
-def sciq(source: Path, folder: Path) -> dict[str, lr.Task]:
-    """Questions of SciQ whose passage holds the answer, written down in each context."""
-    rows = once(rows_of(source, "validation*.jsonl", FIELDS), "question")
-    rows = [row for row in mapped(rows, checked) if found(row["correct_answer"], row["support"])]
-    if len({row["support"] for row in rows}) < 3:
-        raise lr.InputError(f"--data {str(source)!r}: too few passages hold their answer")
-    tasks = {}
-    for context in CONTEXTS:
-        asked = (put(row, rows, context) for row in rows)
-        tasks[context] = lr.task(f"local:{write_rows(folder / f'{context}.jsonl', asked)}")
-    return tasks
-
-
-def checked(row: dict[str, Any]) -> dict[str, Any]:
-    """The row without spaces around its fields, all of which are texts."""
-    return row | {name: row[name].strip() for name in FIELDS}
-
-
-def put(row: dict[str, Any], rows: Sequence[dict[str, Any]], context: str) -> dict[str, Any]:
-    """A question in one context, as a row of a file of questions."""
-    digest = hashlib.sha256(row["question"].encode()).hexdigest()[:12]
-    passages = [] if context == "none" else [row["support"].strip()]
-    if context == "distractors":
-        others = [other for other in rows if other["support"] != row["support"]]
-        first, last = random.Random(digest).sample(others, 2)
-        passages = [first["support"].strip(), *passages, last["support"].strip()]
-    question = f"Question: {row['question'].strip()}\nAnswer:"
-    prompt = "\n\n".join([*passages, question])
-    asked: dict[str, Any] = {"id": digest, "family": "knowledge", "prompt": prompt}
-    if passages:
-        passage = row["support"].strip()
-        place = prompt.index(passage)
-        answers = found(row["correct_answer"], passage)
-        asked["evidence"] = [[place + one.start(), place + one.end()] for one in answers]
-    choices = list(dict.fromkeys(row[name].strip() for name in ("correct_answer", *WRONG)))
-    return asked | {"answer": row["correct_answer"].strip(), "choices": choices}
-
-
-def found(answer: str, passage: str) -> list[re.Match[str]]:
-    """Wherever a passage says the answer, in whole words."""
-    whole = rf"(?<!\w){re.escape(answer)}(?!\w)"
-    return list(re.finditer(whole, passage, re.IGNORECASE)) if answer else []
 
 
 def findings(result: lr.SweepResult, labels: dict[str, str]) -> list[str]:

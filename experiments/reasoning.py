@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from files import gsm8k, mathqa
+from lm_eval_files import gsm8k, mathqa
 from sentences import claims, leaning, on_task, role
 from setting import Options, conclude, run, skipped, thorough
 

@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 import pandas as pd
 
 import layerroles as lr
+from layerroles.models import provenance
 
 
 class Options(argparse.ArgumentParser):
@@ -45,16 +46,23 @@ class Options(argparse.ArgumentParser):
         """Tell a mistake in one line."""
         raise lr.InputError(f"{message}; --help lists the options")
 
-    def parse(self, argv: Sequence[str] | None) -> argparse.Namespace:
+    def parse(
+        self, argv: Sequence[str] | None, *, least: int = 1, kept: str = "manifest.json"
+    ) -> argparse.Namespace:
         """Read the command line.
+
+        Args:
+            argv: its words; by default those of the process.
+            least: the smallest `--limit`.
+            kept: a file in a folder of `--out` that holds a run, as a pattern.
 
         Raises:
             InputError: an option is wrong, or `--no-resume` and a folder that holds a run.
         """
         args = self.parse_args(argv)
-        if args.limit is not None and args.limit < 1:
-            raise lr.InputError(f"--limit {args.limit} asks nothing: use 1 or more")
-        if not args.resume and (args.out / "manifest.json").exists():
+        if args.limit is not None and args.limit < least:
+            raise lr.InputError(f"--limit {args.limit} asks nothing: use {least} or more")
+        if not args.resume and list(args.out.glob(kept)):
             raise lr.InputError(
                 f"--out {str(args.out)!r} holds a run: leave out --no-resume to go on with it, or "
                 f"name another folder"
@@ -94,6 +102,15 @@ def asked_now(result: lr.SweepResult, task: str, protocol: str) -> lr.SweepResul
     cells = [cell for cell in own.manifest["cells"] if cell["protocol"] == protocol]
     frame = own.frame[own.frame["protocol"] == protocol].reset_index(drop=True)
     return lr.SweepResult(frame, {**own.manifest, "cells": cells}, own.examples)
+
+
+def same_model(run: lr.SweepResult, model: Any, args: argparse.Namespace) -> None:
+    """Refuse a run of another model: by its weights where both are known, or by its name."""
+    theirs, mine = run.manifest["model"], provenance(model)
+    if (theirs.get("weights") or theirs["name"]) != (mine.weights or mine.name):
+        raise lr.InputError(
+            f"--run {str(args.run)!r} is a run of {theirs['name']}, not of {args.model}"
+        )
 
 
 def conclude(

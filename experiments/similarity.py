@@ -17,19 +17,16 @@ Run
     python experiments/similarity.py --run runs/retrieval --out runs/similarity
 """
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from sentences import interval
-from setting import Options, conclude, run
+from setting import Options, conclude, run, same_model
 
 import layerroles as lr
 from layerroles import stats
-from layerroles.models import provenance
 
 TASKS = ("kv_retrieval", "facts", "word_problems")
 SHOWN = 5
@@ -60,15 +57,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         lines += paired(other, seen)
     lines.append(verdict(frame))
     conclude(args, __doc__, result, lines, [frame])
-
-
-def same_model(run: lr.SweepResult, model: Any, args: argparse.Namespace) -> None:
-    """Refuse a run of another model: by its weights where both are known, or by its name."""
-    theirs, mine = run.manifest["model"], provenance(model)
-    if (theirs.get("weights") or theirs["name"]) != (mine.weights or mine.name):
-        raise lr.InputError(
-            f"--run {str(args.run)!r} is a run of {theirs['name']}, not of {args.model}"
-        )
 
 
 def alike(frame: pd.DataFrame, task: str) -> list[str]:

@@ -12,9 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from sentences import interval
 from setting import asked_now
 
 import layerroles as lr
+
+KINDS = ("single", "span", "fraction")
 
 
 def swaps(host: Any, donor: Any, kinds: Sequence[str], parts: int) -> dict[str, lr.Condition]:
@@ -76,3 +79,25 @@ def both_ways(
         )
         rows += [{"swap": way, **row} for row in found]
     return pd.DataFrame(rows)
+
+
+def told(table: pd.DataFrame) -> list[str]:
+    """For each direction, the sets of layers of each kind that change the host most."""
+    lines = []
+    for way, own in table.groupby("swap", sort=False):
+        parts = []
+        for kind, rows in own.groupby(own["layers"].map(kind_of), sort=False):
+            most = rows.loc[rows["effect"].abs().idxmax()]
+            effect = interval(most["effect"], most["low"], most["high"])
+            parts.append(f"{most['layers']} of {len(rows)} by {kind}, {effect}")
+        lines.append(
+            f"{way} (n = {own['n'].iloc[0]}), what changes the host's score of "
+            f"{own['host'].iloc[0]:.2f} most: {'; '.join(parts)}."
+        )
+    return lines
+
+
+def kind_of(layers: str) -> str:
+    """The kind of a set of layers, by its name."""
+    single, span, fraction = KINDS
+    return fraction if " " in layers else span if ":" in layers else single

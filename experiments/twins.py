@@ -17,7 +17,7 @@ QUANTITIES = {
 
 
 def moved(runs: dict[str, lr.SweepResult], controls: Sequence[str], out: Path) -> list[str]:
-    """Lines: profiles, quantities and verdicts of each twin against the run called `base`.
+    """Lines: profiles and quantities of each twin against the run called `base`, then the verdict.
 
     The interval of a difference takes the two as if they had been asked other questions, which is
     wide rather than narrow for two models that were asked the same.
@@ -33,16 +33,17 @@ def moved(runs: dict[str, lr.SweepResult], controls: Sequence[str], out: Path) -
             sides[name, what] = 0 if math.isnan(change) else int(of.low > 0) - int(of.high < 0)
             two = f"{shown(row[value], each[1])}, base {shown(base[value], each[0])}"
             lines.append(f"{name}, {what}: {two}, difference {shown(change, of)}")
+    verdicts = []
     for what, (*_, claimed) in QUANTITIES.items():
         for name in (name for name in rows if name not in controls):
             side = sides[name, what]
             said = f"moves {'up' if side > 0 else 'down'}" if side else "is not shown to move"
             against = ", against the claim" if side * claimed < 0 else ""
-            lines.append(f"**{what} of {name} {said}{against}**")
+            verdicts.append(f"{what} of {name} {said}{against}")
             lines += [apart(what, name, one, found) for one in controls]
     if math.isnan(base["mean_harm"]):
         lines.append("the base's skill is not measurable: take a task that it can do")
-    return lines
+    return [*lines, f"Taught against base: {'; '.join(verdicts)}."]
 
 
 def apart(
@@ -73,4 +74,6 @@ def layers(base: lr.SweepResult, twin: lr.SweepResult, name: str, out: Path) -> 
 
 def shown(value: Any, interval: stats.Interval) -> str:
     """A number with its interval."""
+    if math.isnan(value):
+        return "not known"
     return f"{value:.2f} [{interval.low:.2f}, {interval.high:.2f}]"

@@ -29,7 +29,10 @@ def scripts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def run(monkeypatch: pytest.MonkeyPatch, script: str, *given: object) -> None:
     monkeypatch.setattr(sys, "argv", [script, *map(str, given)])
-    runpy.run_path(str(FOLDER / script), run_name="__main__")
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(FOLDER / script), run_name="__main__")
+    if ended.value.code:
+        raise ended.value
 
 
 def fails(
@@ -79,7 +82,9 @@ def test_what_is_held_out_shares_no_word_and_no_sentence_with_the_lessons() -> N
             text = example.prompt.split("\n")[0].removeprefix("Question: ")
             held_out |= skeletons(text, asked)
     # As many as there are templates: everything that is drawn was masked.
-    n_lessons = len((*lessons.OPENINGS, *lessons.GAINS, *lessons.LOSSES, *lessons.QUESTIONS))
+    kinds = ("OPENINGS", "GAINS", "LOSSES", "PARTS", "BEYOND", "JOINT")
+    kinds = (*kinds, "QUESTIONS", "OWNED", "BOTH")
+    n_lessons = sum(len(getattr(lessons, kind)) for kind in kinds)
     assert len(told) == n_lessons
     assert 15 < len(held_out) < 40
     assert not told & held_out
@@ -92,21 +97,26 @@ def test_the_solver_is_exact_and_lessons_are_the_same_under_a_seed() -> None:
     assert problems[:50] == lessons.problems(50, 3)
     assert problems != lessons.problems(200, 4)
     assert len({one.prompt for one in problems}) == 200
-    signs = set()
+    signs, kinds = set(), set()
     for one in problems:
         story = one.prompt[slice(*one.evidence[0])]
-        numbers = list(map(int, re.findall(r"\d+", story)))
+        first, *others = map(int, re.findall(r"\d+", story))
         steps = re.findall(r"(\d+) ([+-]) (\d+) = (\d+)\.", one.solution)
-        number = numbers[0]
-        assert len(steps) == len(numbers) - 1
-        for (before, sign, by, after), told in zip(steps, numbers[1:], strict=True):
-            assert (int(before), int(by)) == (number, told)
-            number += told if sign == "+" else -told
+        number, told = first, list(others)
+        compared = "on top" in story or "beyond that" in story
+        for place, (before, sign, by, after) in enumerate(steps):
+            # The second step of a comparison adds the larger number to the smaller one.
+            both = compared and place == 1
+            assert (int(before), int(by)) == ((first, number) if both else (number, told.pop(0)))
+            number = int(before) + int(by) * (1 if sign == "+" else -1)
             assert int(after) == number > 0
             signs.add(sign)
+        assert not told  # every number was used
+        kinds.add((compared, len(steps)))
         assert one.solution.endswith(f" The answer is {number}.") and one.answer == str(number)
         assert lessons.told(one) == lessons.Lesson("Story:", story)
     assert signs == {"+", "-"}
+    assert kinds == {(compared, steps) for compared in (False, True) for steps in (1, 2, 3)}
 
 
 def test_only_what_is_taught_is_learned() -> None:
@@ -127,27 +137,30 @@ def test_only_what_is_taught_is_learned() -> None:
 def test_own_solutions_are_those_that_came_out_right(monkeypatch: pytest.MonkeyPatch) -> None:
     import lessons
 
-    problems = lessons.problems(9, 1)
+    problems = lessons.problems(12, 1)
+    shots = list({one.solution.count("="): one for one in problems}.values())
+    asked = [one for one in problems if one not in shots]
+    assert len(shots) == 3
 
     class Scripted:
         def __init__(self, model: object) -> None: ...
 
         def generate_until(self, requests: list[tuple[str, Any]]) -> list[list[str]]:
-            assert all(text.endswith(one.prompt) for (text, _), one in zip(requests, problems))  # noqa: B905
-            shots = problems[-3:]
-            assert all(one.solution in text for text, _ in requests for one in shots)
-            assert not any(one.solution + "\n" in requests[0][0] for one in problems[:6])
+            texts = [text for text, _ in requests]
+            assert all(text.endswith(one.prompt) for text, one in zip(texts, asked, strict=True))
+            assert all(f"{one.prompt} {one.solution}\n" in text for text in texts for one in shots)
+            assert not any(one.prompt in texts[0] for one in asked[1:])
             return [
                 [
                     f" So. The answer is {one.answer}." if place % 2 else " The answer is 999."
-                    for place, one in enumerate(problems[: len(requests)])
+                    for place, one in enumerate(asked)
                 ]
             ]
 
     monkeypatch.setattr(lr, "Engine", Scripted)
     found = lessons.own_solutions(None, problems)
-    assert [one.prompt for one in found] == [problems[place].prompt for place in (1, 3, 5)]
-    assert found[0].target == f"So. The answer is {problems[1].answer}."
+    assert [one.prompt for one in found] == [one.prompt for one in asked[1::2]]
+    assert found[0].target == f"So. The answer is {asked[1].answer}."
 
 
 def test_twins_are_made_kept_and_compared(
@@ -185,18 +198,24 @@ def test_twins_are_made_kept_and_compared(
     assert "--steps and --texts" in fails(monkeypatch, capsys, "distill.py", *options, "--steps", 0)
 
     asked = ("--task", TASK, "--limit", 4, "--swap-limit", 3, "--parts", 3, "--dtype", "float32")
-    asked = ("--base", base, *asked, "--out", tmp_path / "compared")
+    asked = ("--model", base, *asked, "--out", tmp_path / "compared")
     capsys.readouterr()
     named = ("--twin", out / "solver", "--control", out / "control")
     run(monkeypatch, "distillation.py", *asked, *named)
     shown = capsys.readouterr().out
-    report = (tmp_path / "compared" / "distillation.md").read_text(encoding="utf-8")
-    assert report in shown
-    assert "**mean harm of solver is not shown to move**" in report
-    assert "mean harm of control" not in report
-    assert "the base's skill is not measurable" in report
+    kept = json.loads((tmp_path / "compared" / "findings.json").read_text(encoding="utf-8"))
+    told = "\n".join(kept["findings"])
+    assert told in shown
+    assert kept["findings"][-1].startswith(
+        "Taught against base: mean harm of solver is not shown to move; "
+    )
+    assert "mean harm of control" not in told
+    assert "the base's skill is not measurable" in told
+    assert "solver into base (n = 3), what changes the host's score of" in told
+    assert (tmp_path / "compared" / "report.html").is_file()
     assert (tmp_path / "compared" / "solver" / "report.html").is_file()
-    swaps = pd.read_csv(tmp_path / "compared" / "swaps_solver.csv")
+    swaps = pd.read_csv(tmp_path / "compared" / "swaps.csv")
+    swaps = swaps[swaps["swap"].str.contains("solver")]
     # Three single layers, as many spans, the first 1, 2, 3 and the last 2, 1; there and back.
     assert len(swaps) == 2 * 11
     assert set(swaps["swap"]) == {"solver into base", "base into solver"}
@@ -230,11 +249,11 @@ def test_a_taught_twin_that_moves_is_told_from_its_control(tmp_path: Path) -> No
     runs["taught"].frame["example"] = runs["taught"].frame["example"].map(theirs)
     runs["taught"] = lr.SweepResult(runs["taught"].frame, runs["taught"].manifest)
     text = "\n".join(moved(runs, ["other"], tmp_path))
-    assert "**mean harm of taught moves down**" in text
-    assert "**effective layers of taught is not shown to move**" in text
+    assert "mean harm of taught moves down;" in text
+    assert "effective layers of taught is not shown to move;" in text
     assert "of other" not in text and "not measurable" not in text
     same = "\n".join(moved({"base": runs["taught"], "more": runs["base"]}, [], tmp_path))
-    assert "**mean harm of more moves up, against the claim**" in same
+    assert "mean harm of more moves up, against the claim;" in same
 
 
 def test_all_layers_and_the_ends_make_the_donor(tmp_path: Path) -> None:
@@ -271,7 +290,7 @@ def test_a_donor_of_another_shape_is_one_line(
     config = LlamaConfig(**CONFIGS["llama"].to_diff_dict() | {"num_hidden_layers": 2})
     AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(tmp_path / "two")
     tokenizer().save_pretrained(tmp_path / "two")
-    given = ("--base", model_path("llama"), "--task", TASK, "--limit", 2, "--dtype", "float32")
+    given = ("--model", model_path("llama"), "--task", TASK, "--limit", 2, "--dtype", "float32")
     given = ("distillation.py", *given, "--out", tmp_path / "out")
     said = fails(monkeypatch, capsys, *given, "--twin", tmp_path / "two")
     assert "cannot be a donor" in said and "num_hidden_layers is 2 there and 3 here" in said

@@ -1,41 +1,43 @@
 """The script of the two-stage search, on a planted model."""
 
-import runpy
-import sys
+import json
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pandas as pd
 import pytest
 
 import layerroles as lr
 
-SCRIPT = Path(__file__).resolve().parents[2] / "experiments" / "head_search.py"
-
-
-def run(monkeypatch: pytest.MonkeyPatch, *given: str) -> None:
-    monkeypatch.setattr(sys, "argv", [str(SCRIPT), *given])
-    runpy.run_path(str(SCRIPT), run_name="__main__")
+Load = Callable[[str], ModuleType]
 
 
 def test_it_finds_what_the_exhaustive_run_finds(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    experiment: Load,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    script = experiment("head_search")
     made = lr.planted(n_layers=4, retrieval=(0, 1), reasoning=(3,), heads=3, inert=(), seed=1)
     monkeypatch.setattr(lr, "load", lambda name, dtype: made.model)
     given = ("--task", "planted_chain", "--limit", "24", "--screen-limit", "4", "--top", "3")
     given += ("--confirm", "4", "--audit", "3", "--out", str(tmp_path))
-    run(monkeypatch, *given, "--exhaustive-layers", "4")
+    script.main([*given, "--exhaustive-layers", "4"])
     shown = capsys.readouterr().out
     assert "Of their true top 3 the search confirms 3; halves" in shown
     assert "critical heads: 3 among the confirmed; 0 among 3 audited" in shown
-    assert (tmp_path / "head_search.txt").read_text(encoding="utf-8") in shown
+    kept = json.loads((tmp_path / "findings.json").read_text(encoding="utf-8"))["findings"]
+    assert "\n".join(kept) in shown and kept[0].startswith("Most harm where zeroed alone: L")
+    assert (tmp_path / "report.html").is_file()
     table = pd.read_csv(tmp_path / "head_search.csv")
     critical = table[table["verdict"] == "critical"]
     heads = {(site.layer, site.head) for site in made.sites["reasoning"] if site.head is not None}
     assert set(zip(critical["layer"], critical["head"], strict=True)) == heads
 
     # A probe screens as well: the attention of heads to the evidence.
-    run(monkeypatch, *given[:-1], str(tmp_path / "probe"), "--screen", "attention:evidence")
+    script.main([*given[:-1], str(tmp_path / "probe"), "--screen", "attention:evidence"])
     assert "4 of 12 heads to confirm, 3 of the others to audit" in capsys.readouterr().out
 
 
@@ -51,6 +53,7 @@ def test_it_finds_what_the_exhaustive_run_finds(
 def test_a_mistake_is_one_line(
     given: tuple[str, ...],
     line: str,
+    experiment: Load,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -58,8 +61,9 @@ def test_a_mistake_is_one_line(
     made = lr.planted(n_layers=4, retrieval=(0, 1), reasoning=(3,), heads=3, inert=(), seed=1)
     monkeypatch.setattr(lr, "load", lambda name, dtype: made.model)
     options = ("--task", "planted_chain", "--screen-limit", "2", "--limit", "2")
+    script, setting = experiment("head_search"), experiment("setting")
     with pytest.raises(SystemExit) as stopped:
-        run(monkeypatch, *options, "--out", str(tmp_path), *given)
+        setting.run("head_search", lambda: script.main([*options, "--out", str(tmp_path), *given]))
     assert stopped.value.code == 2
     said = capsys.readouterr().err
     assert said.startswith("head_search: error: ") and said.count("\n") == 1

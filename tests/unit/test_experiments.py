@@ -58,20 +58,44 @@ def test_a_bad_row_is_named(experiment: Load, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("gold", "choices"), [("0", ["a", "b"]), (7, ["a", "b"]), (0, [1, 2]), (0, None)]
+    ("gold", "choices", "said"),
+    [
+        ("0", ["a", "b"], r"is no JSON object with query \(str\), choices \(list\), gold \(int\)"),
+        (0, None, r"is no JSON object with query \(str\), choices \(list\), gold \(int\)"),
+        (7, ["a", "b"], "cannot be read as --help says"),
+        (0, [1, 2], "cannot be read as --help says"),
+    ],
 )
 def test_a_row_of_wrong_types_is_named(
-    gold: object, choices: object, experiment: Load, tmp_path: Path
+    gold: object, choices: object, said: str, experiment: Load, tmp_path: Path
 ) -> None:
     row = json.dumps({"query": "Q", "choices": choices, "gold": gold})
     (tmp_path / "openbookqa").mkdir()
     (tmp_path / "openbookqa" / "test.jsonl").write_text(f"{row}\n", encoding="utf-8")
-    with pytest.raises(lr.InputError, match=r"test.jsonl, line 1 cannot be read as --help says"):
+    with pytest.raises(lr.InputError, match=f"test.jsonl, line 1 {said}"):
         experiment("knowledge").main(["--data", str(tmp_path), "--out", str(tmp_path / "out")])
 
 
+@pytest.mark.parametrize(
+    ("given", "file", "row"),
+    [
+        (("protocols", "mmlu"), "dev.jsonl", {"question": 1, "subject": "s", "choices": []}),
+        (("protocols", "hellaswag"), "validation.jsonl", {"query": "q", "choices": "ab"}),
+        (("reasoning",), "gsm8k/train.jsonl", {"question": "q", "answer": 4}),
+    ],
+)
+def test_rows_of_benchmarks_are_checked(
+    given: tuple[str, ...], file: str, row: dict[str, object], experiment: Load, tmp_path: Path
+) -> None:
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / file).write_text(f"{json.dumps(row)}\n", encoding="utf-8")
+    name, *more = given
+    with pytest.raises(lr.InputError, match=f"{file}, line 1 is no JSON object with "):
+        experiment(name).main([*more, "--data", str(tmp_path), "--out", str(tmp_path / "out")])
+
+
 def test_an_answer_is_found_in_whole_words(experiment: Load) -> None:
-    found = experiment("rag").found("ion", "An ion is no million; Ions are not, ion.")
+    found = experiment("passages").found("ion", "An ion is no million; Ions are not, ion.")
     assert [one.start() for one in found] == [3, 36]
 
 

@@ -1,0 +1,103 @@
+"""Benchmarks as lm-eval asks them, from files that a user has."""
+
+from pathlib import Path
+from typing import Any
+
+from files import mapped, rows_of, write_rows
+
+import layerroles as lr
+
+MATHQA = """task: mathqa_rows
+dataset_path: json
+dataset_kwargs:
+  data_files:
+    test: {file}
+output_type: multiple_choice
+test_split: test
+doc_to_text: "Question: {{{{question}}}}\\nAnswer:"
+doc_to_target: "{{{{gold}}}}"
+doc_to_choice: choices
+metric_list:
+  - metric: acc
+    aggregation: mean
+    higher_is_better: true
+"""
+GSM8K = """---
+configs:
+- config_name: main
+  data_files:
+  - split: train
+    path: train.jsonl
+  - split: test
+    path: test.jsonl
+---
+"""
+HELLASWAG = """task: hellaswag_rows
+dataset_path: json
+dataset_kwargs:
+  data_files:
+    validation: {file}
+output_type: multiple_choice
+validation_split: validation
+doc_to_text: "{{{{query}}}}"
+doc_to_target: "{{{{gold}}}}"
+doc_to_choice: choices
+metric_list:
+  - metric: acc
+    aggregation: mean
+    higher_is_better: true
+  - metric: acc_norm
+    aggregation: mean
+    higher_is_better: true
+"""
+
+
+def gsm8k(source: Path, folder: Path) -> lr.Task:
+    """GSM8K as lm-eval asks it, from `test*.jsonl` and `train*.jsonl` of `question`, `answer`."""
+    for split in ("train", "test"):
+        rows = rows_of(source, f"{split}*.jsonl", question=str, answer=str)
+        write_rows(folder / f"{split}.jsonl", rows)
+    (folder / "README.md").write_text(GSM8K, encoding="utf-8")
+    return lr.task("lm_eval:gsm8k", num_fewshot=5, data=str(folder))
+
+
+def mathqa(source: Path, folder: Path) -> lr.Task:
+    """MathQA by the likelihood of its options, from `test*.jsonl` as `--help` says."""
+    read = rows_of(source, "test*.jsonl", question=str, options=dict, answer=str)
+    rows = mapped(
+        read,
+        lambda row: {
+            "question": row["question"],
+            "choices": list(row["options"].values()),
+            "gold": list(row["options"]).index(row["answer"]),
+        },
+    )
+    file = write_rows(folder / "test.jsonl", rows).resolve()
+    (folder / "mathqa_rows.yaml").write_text(MATHQA.format(file=file), encoding="utf-8")
+    return lr.task("lm_eval:mathqa_rows", include_path=str(folder), family="reasoning")
+
+
+def mmlu_folder(source: Path, folder: Path) -> Path:
+    """The rows as their repository on the hub holds them: a configuration for each subject."""
+    splits = {"dev": "dev*.jsonl", "test": "test*.jsonl"}
+    subjects: dict[str, dict[str, list[Any]]] = {}
+    for split, pattern in splits.items():
+        for row in rows_of(source, pattern, question=str, subject=str, choices=list, answer=int):
+            subjects.setdefault(row["subject"], {}).setdefault(split, []).append(row)
+    head = "---\nconfigs:\n"
+    for subject, rows in sorted(subjects.items()):
+        head += f"- config_name: {subject}\n  data_files:\n"
+        for split, each in rows.items():
+            file = folder / subject / f"{split}.jsonl"
+            write_rows(file, each)
+            head += f"  - split: {split}\n    path: {subject}/{split}.jsonl\n"
+    (folder / "README.md").write_text(head + "---\n", encoding="utf-8")
+    return folder
+
+
+def hellaswag_folder(source: Path, folder: Path) -> Path:
+    """A task file for rows whose endings are cleaned already."""
+    rows = rows_of(source, "validation*.jsonl", query=str, choices=list, gold=int)
+    file = write_rows(folder / "validation.jsonl", rows).resolve()
+    (folder / "hellaswag_rows.yaml").write_text(HELLASWAG.format(file=file), encoding="utf-8")
+    return folder
