@@ -178,7 +178,8 @@ $ python experiments/similarity.py   --model meta-llama/Llama-3.1-8B --limit 100
 $ python experiments/reading_writing.py --model Qwen/Qwen3-8B --limit 100 \\
       --dtype bfloat16 --out runs/qwen/reading_writing
 $ python experiments/all.py          --model meta-llama/Llama-3.1-8B --limit 100 \\
-      --data FOLDER --dtype bfloat16 --out runs/llama/all
+      --twin deepseek-ai/DeepSeek-R1-Distill-Llama-8B --data FOLDER --dtype bfloat16 \\
+      --out runs/llama/all
 ```
 
 ## What sweeps take

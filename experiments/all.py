@@ -7,7 +7,8 @@ named on the page, the others are run, and the end is exit code 2. What else lie
 report of its own is put on the page too.
 
 Cost: the sum of the scripts' own, some two hours with a 135M model in float32 on two free cores.
-Again, and it goes on where it was. `distillation` compares the twins that `distill` makes.
+Again, and it goes on where it was. `distillation` compares the twins that `distill` makes, or
+those that are named: `--twin deepseek-ai/DeepSeek-R1-Distill-Llama-8B`.
 
     python experiments/all.py --out runs/all            # then open runs/all/index.html
 """
@@ -30,11 +31,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run what can be run, then write the page."""
     options = Options(__doc__, limit=None, out="runs/all")
     options.add_argument("--data", type=Path, help="a folder with folders of benchmarks")
+    options.add_argument(
+        "--twin", action="append", default=[], help="for distillation, in place of those of distill"
+    )
     options.add_argument("--only", default="", help="names of experiments, joined by commas")
     args = options.parse(argv)
     if args.data and not args.data.is_dir():
         raise lr.InputError(f"--data {str(args.data)!r} is not a folder")
-    known = steps(args.data, args.out)
+    known = steps(args)
     only = [name for name in args.only.split(",") if name] or list(known)
     if unknown := [name for name in only if name not in known]:
         raise lr.InputError(f"--only {','.join(unknown)}: known are {', '.join(known)}")
@@ -51,13 +55,19 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise lr.InputError(f"these failed: {', '.join(failed)}: {next(iter(failed.values()))}")
 
 
-def steps(data: Path | None, out: Path) -> dict[str, list[str]]:
+def steps(args: argparse.Namespace) -> dict[str, list[str]]:
     """The command of each experiment, by the name of its folder; first the script."""
+    data = args.data
     names = ("knowledge", "retrieval", "rag", "reasoning", "reading_writing", "heads")
     names = (*names, "head_search", "similarity", "pruning", "distill", "distillation")
     found = {name: [f"{name}.py"] for name in names}
-    for name, option in (("solver", "--twin"), ("self", "--twin"), ("control", "--control")):
-        found["distillation"] += [option, str(out / "distill" / name)]
+    twins = [("--twin", name) for name in args.twin]
+    if twins:
+        del found["distill"]
+    else:
+        made = (("--twin", "solver"), ("--twin", "self"), ("--control", "control"))
+        twins = [(option, str(args.out / "distill" / name)) for option, name in made]
+    found["distillation"] += [word for option in twins for word in option]
     if data is None:
         return found
     for name, parts in (

@@ -7,7 +7,8 @@ Question
 
 Method
     Full fine-tuning (all weights, AdamW, cosine schedule after a tenth of warm-up), loss on the
-    solutions' tokens only; a text holds several lessons, so that shots are learned too. The twins:
+    solutions' tokens only; a text holds several lessons of one kind, as a prompt with shots does.
+    The twins:
       solver   solutions of an exact solver (solver-taught, not distilled from a model);
       self     the model's own greedy solutions that came out right (self-distilled);
       control  the same stories, told and not worked out; the loss is on the story.
@@ -32,8 +33,8 @@ from typing import Any
 import lessons
 import torch
 import transformers
-from held_out import examined
-from setting import Options, run
+from held_out import better, compared, examined
+from setting import Options, conclude, run
 from training import batches, trained
 
 import layerroles as lr
@@ -67,13 +68,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.limit:
         models = {"base": base}
         models |= {twin: lr.load(args.out / twin, dtype=args.dtype) for twin in twins}
-        print(examined(models, "word_problems", args.limit, args.out / "held_out"))
+        runs = examined(models, "word_problems", args.limit, args.out / "held_out")
+        conclude(args, __doc__, runs["base"], [*compared(runs), better(runs)])
 
 
 def taught(args: argparse.Namespace, base: Any, twin: str, problems: list[lr.Example]) -> None:
     """Make one twin, unless it is there."""
     folder, names = args.out / twin, ("model", "steps", "lessons", "texts", "rate", "seed", "dtype")
     asked = {name: getattr(args, name) for name in names} | {"twin": twin}
+    asked["problems_sha256"] = hashlib.sha256(repr(problems).encode()).hexdigest()
     note = folder / "distill.json"
     if note.is_file():
         if (made := json.loads(note.read_text()))["asked"] != asked:
@@ -81,7 +84,7 @@ def taught(args: argparse.Namespace, base: Any, twin: str, problems: list[lr.Exa
         return
     began = time.monotonic()
     given = {
-        "solver": lambda: [lessons.Lesson(one.prompt, one.solution) for one in problems],
+        "solver": lambda: [lessons.solved(one) for one in problems],
         "self": lambda: lessons.own_solutions(base, problems),
         "control": lambda: [lessons.told(one) for one in problems],
     }[twin]()

@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     options.add_argument("--parts", type=int, default=4, help="parts of the depth, for swaps")
     args = options.parse(argv)
     names = {Path(name).name: name for name in [*args.twin, *args.control]}
-    if len(names) < max(1, len(args.twin) + len(args.control)) or "base" in names:
+    if not args.twin or len(names) < len(args.twin) + len(args.control) or "base" in names:
         raise lr.InputError(
             "name at least one --twin; the last parts of names differ, none is base"
         )

@@ -1,7 +1,7 @@
 """Questions from files that a user has: read and written row by row."""
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +10,13 @@ import layerroles as lr
 PLACE = "_place"  # where a row comes from, among its fields
 
 
-def rows_of(folder: Path, pattern: str, **fields: type) -> list[dict[str, Any]]:
+def rows_of(folder: Path, pattern: str, fields: Mapping[str, type]) -> list[dict[str, Any]]:
     """The rows of the JSONL files of that name, each with its place.
 
     Args:
         folder: that holds them.
         pattern: of their names.
-        **fields: what each row must hold, and of which type.
+        fields: what each row must hold, and of which type.
 
     Raises:
         InputError: no such file, or a row without one of the fields.
@@ -62,6 +62,19 @@ def mapped(
                 f"--data: {row[PLACE]} cannot be read as --help says ({what})"
             ) from None
     return found
+
+
+def right(choices: list[str], gold: int) -> str:
+    """The choice that is right.
+
+    Raises:
+        ValueError: choices that are not texts, or none of that number.
+    """
+    if not all(isinstance(choice, str) for choice in choices):
+        raise ValueError("choices must be texts")
+    if isinstance(gold, bool) or not 0 <= gold < len(choices):
+        raise ValueError(f"there is no choice {gold}")
+    return choices[gold]
 
 
 def write_rows(file: Path, rows: Iterable[dict[str, Any]]) -> Path:

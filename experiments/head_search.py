@@ -24,11 +24,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
-from setting import Options, conclude, run
+from found_heads import PLACE, against, missed, most_harm, verdict
+from setting import Options, asked_now, conclude, run
 
 import layerroles as lr
-
-PLACE = ["layer", "head"]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -46,6 +45,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     tried, depth = args.exhaustive_layers, model.cfg.n_layers
     if not 0 <= tried <= depth:
         raise lr.InputError(f"--exhaustive-layers {tried}: the model has {depth} layers")
+    if args.confirm < 1 or min(args.audit, args.top - 1, args.screen_limit - 1) < 0:
+        raise lr.InputError("--confirm, --top and --screen-limit are 1 or more, --audit 0 or more")
     layers = [round(n * (depth - 1) / max(1, tried - 1)) for n in range(tried)] or range(depth)
     every = lr.each_head(model, lr.Zero(), layers=layers)
     asked = {"protocols": ["generation"], "limit": args.limit, "noise_floor": False}
@@ -53,27 +54,28 @@ def main(argv: Sequence[str] | None = None) -> None:
     if ":" in args.screen:
         began = time.monotonic()
         scores = probed(model, task, args.screen, args.screen_limit)
-        scores = scores[scores.index.isin(layers, level="layer")]
         seconds = time.monotonic() - began
     else:
         cheap = asked | {"protocols": [args.screen], "limit": args.screen_limit, "seed": 1}
         screen = lr.Sweep(model, [task], every, **cheap).run(args.out / "screen")
-        scores = -screen.effects().set_index(PLACE)["effect"]
+        scores = -asked_now(screen, task.label, args.screen).effects().set_index(PLACE)["effect"]
         seconds = screen.manifest["seconds"]
+    scores = scores[scores.index.isin(layers, level="layer")]
     search = lr.HeadSearch(scores, confirm=args.confirm, audit=args.audit)
     result = lr.Sweep(model, [task], search.conditions(), **asked).run(args.out)
-    found = search.judge(result, top=args.top)
+    found = search.judge(asked_now(result, task.label, "generation"), top=args.top)
     found.frame.to_csv(args.out / "head_search.csv", index=False)
     lines = [
-        best(found.frame, args.top),
+        most_harm(found.frame, args.top),
         f"{search} (of {len(scores)}): {seconds:.0f} s for the screen, "
         f"{result.manifest['seconds']:.0f} s for the rest.",
-        *map(said, found.misses.to_dict("records")),
+        *missed(found.misses),
     ]
     if tried:
         whole = lr.Sweep(model, [task], every, **asked).run(args.out / "exhaustive")
+        whole = asked_now(whole, task.label, "generation")
         lines.append(against(search, whole, args.top, list(layers)))
-    conclude(args, __doc__, result, lines)
+    conclude(args, __doc__, result, [*lines, verdict(found, args.screen)])
 
 
 def probed(model: Any, task: lr.Task, screen: str, limit: int) -> "pd.Series[float]":
@@ -83,36 +85,6 @@ def probed(model: Any, task: lr.Task, screen: str, limit: int) -> "pd.Series[flo
     if not {*PLACE, column} <= set(scores):
         raise lr.InputError(f"--screen {screen}: {probe} has {', '.join(scores)}")
     return scores.groupby(PLACE)[column].mean()
-
-
-def best(frame: pd.DataFrame, top: int) -> str:
-    """The heads that do most harm, in words."""
-    rows = frame.sort_values("harm", ascending=False).head(top).to_dict("records")
-    named = ", ".join(f"L{row['layer']}.H{row['head']} {row['harm']:.2f}" for row in rows)
-    return f"Most harm where zeroed alone: {named}."
-
-
-def said(row: dict[str, object]) -> str:
-    return (
-        "{wanted} heads: {found} among the confirmed; {hits} among {audited} audited, so that "
-        "{missed:.1f} [{missed_low:.0f}, {missed_high:.0f}] of {screened_out} were missed."
-    ).format(**row)
-
-
-def against(search: lr.HeadSearch, whole: lr.SweepResult, top: int, layers: list[int]) -> str:
-    """How many of the true top the search finds, and whether two halves of the truth agree."""
-    rows = whole.frame[whole.frame["condition"] != "intact"]
-    scores = rows.pivot(index=PLACE, columns="example", values="score").astype(float)
-    truth, one, two = (
-        {(int(layer), int(head)) for layer, head in part.mean(axis=1).nsmallest(top).index}
-        for part in (scores, scores.iloc[:, ::2], scores.iloc[:, 1::2])
-    )
-    found = {(site.layer, site.head) for site in search.confirmed} & truth
-    return (
-        f"Without a screen: {whole.manifest['seconds']:.0f} s for {len(scores)} heads of layers "
-        f"{layers}. Of their true top {top} the search confirms {len(found)}; halves of the "
-        f"examples, each taken as the truth, share {len(one & two)} of theirs."
-    )
 
 
 if __name__ == "__main__":

@@ -1,50 +1,46 @@
 r"""Held-out word problems: what models score, and their differences on the same questions.
 
 Run
-    python experiments/held_out.py --model smollm2-135m --model runs/twins/solver --limit 200 \
-        --out runs/twins/held_out
+    python experiments/held_out.py --also runs/twins/solver --limit 200 --out runs/held_out
 
 It takes as long as generating for so many questions with each model.
 """
 
-import argparse
 import itertools
-import logging
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
-from setting import asked_now, folder
+from setting import Options, asked_now, folder, run
 
 import layerroles as lr
 from layerroles import stats
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Examine models by name."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--model", action="append", required=True, help="give it several times")
-    parser.add_argument("--task", default="word_problems", help="a task's label")
-    parser.add_argument("--limit", type=int, default=100, help="questions")
-    parser.add_argument("--dtype", default="auto", help="auto, float32, bfloat16 or float16")
-    parser.add_argument("--out", type=Path, required=True)
-    args = parser.parse_args()
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    models = {Path(name).name: lr.load(name, dtype=args.dtype) for name in args.model}
-    print(examined(models, args.task, args.limit, args.out))
+    options = Options(__doc__, limit=100, out="runs/held_out")
+    options.add_argument("--also", action="append", default=[], help="another; several times")
+    options.add_argument("--task", default="word_problems", help="a task's label")
+    args = options.parse(argv)
+    names = [args.model, *args.also]
+    models = {Path(name).name: lr.load(name, dtype=args.dtype) for name in names}
+    if len(models) < len(names):
+        raise lr.InputError("--also: the last parts of the models' names must differ")
+    runs = examined(models, args.task, args.limit, args.out)
+    print("\n".join([f"{args.task} by generation:", *compared(runs)]))
 
 
-def examined(models: dict[str, Any], task: str, limit: int, out: Path) -> str:
-    """Ask all models the same questions by generation; what they score, and by how much more."""
+def examined(models: dict[str, Any], task: str, limit: int, out: Path) -> dict[str, lr.SweepResult]:
+    """Ask all models the same questions by generation; a run of each."""
     runs, what = {}, lr.task(task)
     for name, model in models.items():
         options = {"protocols": ["generation"], "limit": limit, "noise_floor": False}
         run = lr.Sweep(model, [what], [], **options).run(out / folder(what.label) / name)
         runs[name] = asked_now(run, what.label, "generation")
-    text = "\n".join([f"{what.label} by generation:", *compared(runs), ""])
-    (out / "held_out.txt").write_text(text, encoding="utf-8")
-    return text
+    return runs
 
 
 def compared(runs: dict[str, lr.SweepResult]) -> list[str]:
@@ -54,14 +50,36 @@ def compared(runs: dict[str, lr.SweepResult]) -> list[str]:
     scores = {name: own[own.index.isin(shared)] for name, own in scores.items()}
     lines = []
     for name, own in scores.items():
-        right = stats.wilson(int(own.sum()), len(own))
-        spread = f"[{right.low:.2f}, {right.high:.2f}]"
-        lines.append(f"{name}: {own.mean():.2f} {spread}, n = {len(own)}")
+        of = spread(own.to_numpy())
+        lines.append(f"{name}: {own.mean():.2f} [{of.low:.2f}, {of.high:.2f}], n = {len(own)}")
     for (one, a), (two, b) in itertools.combinations(scores.items(), 2):
-        pair = stats.paired_binary(a.to_numpy(), b.loc[a.index].to_numpy())
-        bounds = f"[{pair.interval.low:+.2f}, {pair.interval.high:+.2f}]"
-        lines.append(f"{two} - {one}: {pair.effect:+.2f} {bounds}")
+        of = apart(a.to_numpy(), b.loc[a.index].to_numpy())
+        lines.append(f"{two} - {one}: {(b - a).mean():+.2f} [{of.low:+.2f}, {of.high:+.2f}]")
     return lines
+
+
+def better(runs: dict[str, lr.SweepResult]) -> str:
+    """Which models are better than the one called `base`, in a sentence."""
+    base, told = intact(runs["base"]).to_numpy(), []
+    for name in (name for name in runs if name != "base"):
+        of = apart(base, intact(runs[name]).to_numpy())
+        side = "better" if of.low > 0 else "worse" if of.high < 0 else "neither better nor worse"
+        told.append(f"{name} is {side}")
+    return f"On held-out problems, by 95% intervals against the base: {', '.join(told)}."
+
+
+def spread(scores: np.ndarray) -> stats.Interval:
+    """The interval of a mean: Wilson's where scores are 0 and 1."""
+    if np.isin(scores, (0, 1)).all():
+        return stats.wilson(int(scores.sum()), len(scores))
+    return stats.mean_interval(scores, np.random.default_rng(0))
+
+
+def apart(one: np.ndarray, two: np.ndarray) -> stats.Interval:
+    """The interval of a paired difference: Tango's where scores are 0 and 1."""
+    if np.isin([one, two], (0, 1)).all():
+        return stats.paired_binary(one, two).interval
+    return stats.mean_interval(two - one, np.random.default_rng(0))
 
 
 def intact(run: lr.SweepResult) -> "pd.Series[float]":
@@ -71,8 +89,4 @@ def intact(run: lr.SweepResult) -> "pd.Series[float]":
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except lr.InputError as error:
-        print(f"held_out: error: {error}", file=sys.stderr)
-        sys.exit(2)
+    run("held_out", main)

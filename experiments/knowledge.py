@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from files import mapped, once, rows_of, write_rows
+from files import mapped, once, right, rows_of, write_rows
 from sentences import claims, on_task, role
 from setting import Options, conclude, run, skipped, thorough
 
@@ -68,7 +68,7 @@ def benchmarks(source: Path, folder: Path) -> list[lr.Task]:
         if not (source / name).is_dir():
             continue
         split = "test*.jsonl" if list((source / name).glob("test*.jsonl")) else "validation*.jsonl"
-        rows = rows_of(source / name, split, query=str, choices=list, gold=int)
+        rows = rows_of(source / name, split, {"query": str, "choices": list, "gold": int})
         lines = [{"family": family, **row} for row in mapped(rows, put)]
         found.append(
             lr.task(f"local:{write_rows(folder / f'{name}.jsonl', once(lines, 'prompt'))}")
@@ -82,7 +82,7 @@ def put(row: dict[str, Any]) -> dict[str, Any]:
     """A question as a row of a file of questions."""
     return {
         "prompt": row["query"],
-        "answer": row["choices"][row["gold"]].strip(),
+        "answer": right(row["choices"], row["gold"]).strip(),
         "choices": list(dict.fromkeys(choice.strip() for choice in row["choices"])),
     }
 

@@ -3,7 +3,7 @@
 The stories have sentences and words of their own. None of them occurs in `word_problems`, which is
 what the twins are examined on: only numbers, operations, and the form of question and answer are
 the same. So are the kinds of stories: a number that changes, one in two parts, and one that is
-larger than another; what is taught on one kind alone is done to the others too.
+compared with another.
 """
 
 import random
@@ -59,17 +59,29 @@ BOTH = (
     "How large are both collections in all?",
 )
 
+SHOTS = 3
+
 
 @dataclass(frozen=True)
 class Lesson:
-    """A text of which `target`, which follows after one space, is learned."""
+    """A text of which `target`, which follows after one space, is learned.
+
+    Attributes:
+        prompt: what comes before it.
+        target: what is learned.
+        kind: of story and number of steps; the lessons of a text are of one kind, as shots are.
+    """
 
     prompt: str
     target: str
+    kind: str = ""
 
 
 def problems(n: int, seed: int) -> list[lr.Example]:
-    """Word problems of one to three steps with the solutions of an exact solver, no two alike."""
+    """Word problems of one to three steps with the solutions of an exact solver, no two alike.
+
+    Their `id` is their kind and number of steps.
+    """
     rng, found = random.Random(f"lessons:{seed}"), {}
     while len(found) < n:
         one = _problem(rng, rng.choice((1, 2, 2, 3)))
@@ -77,36 +89,49 @@ def problems(n: int, seed: int) -> list[lr.Example]:
     return list(found.values())
 
 
+def solved(problem: lr.Example) -> Lesson:
+    """A problem with the solver's solution."""
+    return Lesson(problem.prompt, problem.solution, problem.id)
+
+
 def told(problem: lr.Example) -> Lesson:
     """A problem's story without question and solution."""
     ((start, end),) = problem.evidence
-    return Lesson("Story:", problem.prompt[start:end])
+    return Lesson("Story:", problem.prompt[start:end], problem.id)
 
 
 def own_solutions(base: Any, problems: list[lr.Example]) -> list[Lesson]:
-    """The model's own greedy solutions that came out right; one of each size is shown to it."""
-    shown = {one.solution.count("="): one for one in problems}
-    asked = [one for one in problems if one not in shown.values()]
-    shots = "".join(f"{one.prompt} {one.solution}\n\n" for _, one in sorted(shown.items()))
+    """The model's own greedy solutions that came out right, asked behind three of their kind."""
+    shown: dict[str, list[lr.Example]] = {}
+    asked: list[tuple[str, lr.Example]] = []
+    for one in problems:
+        shots = shown.setdefault(one.id, [])
+        if len(shots) < SHOTS:
+            shots.append(one)
+        else:
+            before = "".join(f"{shot.prompt} {shot.solution}\n\n" for shot in shots)
+            asked.append((before + one.prompt, one))
     options = {"until": ["\n\n", "Question:"], "max_gen_toks": 64}
-    (texts,) = lr.Engine(base).generate_until([(shots + one.prompt, options) for one in asked])
+    (texts,) = lr.Engine(base).generate_until([(text, options) for text, _ in asked])
     grade = lr.task("word_problems").grade
     return [
-        Lesson(one.prompt, text.strip())
-        for one, text in zip(asked, texts, strict=True)
+        Lesson(one.prompt, text.strip(), one.id)
+        for (_, one), text in zip(asked, texts, strict=True)
         if grade(text, one).strict
     ]
 
 
 def _problem(rng: random.Random, steps: int) -> lr.Example:
-    (name, other), (place, elsewhere) = rng.sample(NAMES, 2), rng.sample(PLACES, 2)
+    name, other = rng.sample(NAMES, 2)
     given: dict[str, Any] = {"name": name, "other": other, "things": rng.choice(THINGS)}
-    given |= {"place": place, "elsewhere": elsewhere}
-    story, worked, asked = rng.choice((_changed, _in_parts, _compared))(rng, given, steps)
+    # No place comes twice, so that nothing is brought to where other things lie already.
+    given["places"] = rng.sample(PLACES, len(PLACES))
+    kind = rng.choice(tuple(KINDS))
+    story, worked, asked = KINDS[kind](rng, given, steps)
     text = " ".join(story)
     answer = worked[-1].rstrip(".").split()[-1]
     return lr.Example(
-        id="",
+        id=f"{kind}, {steps}",
         prompt=f"Question: {text} {asked}\nAnswer:",
         answer=answer,
         evidence=((len("Question: "), len("Question: ") + len(text)),),
@@ -161,6 +186,13 @@ def _go_on(
 
 
 def _put(
-    rng: random.Random, templates: tuple[str, ...], given: dict[str, Any], **numbers: int
+    rng: random.Random, templates: tuple[str, ...], given: dict[str, Any], **numbers: Any
 ) -> str:
-    return rng.choice(templates).format(**given, **numbers)
+    template = rng.choice(templates)
+    for role in ("place", "elsewhere"):
+        if f"{{{role}}}" in template:
+            numbers |= {role: given["places"].pop()}
+    return template.format(**given, **numbers)
+
+
+KINDS = {"changed": _changed, "in parts": _in_parts, "compared": _compared}

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from files import mapped, rows_of, write_rows
+from files import mapped, right, rows_of, write_rows
 
 import layerroles as lr
 
@@ -55,7 +55,7 @@ metric_list:
 def gsm8k(source: Path, folder: Path) -> lr.Task:
     """GSM8K as lm-eval asks it, from `test*.jsonl` and `train*.jsonl` of `question`, `answer`."""
     for split in ("train", "test"):
-        rows = rows_of(source, f"{split}*.jsonl", question=str, answer=str)
+        rows = rows_of(source, f"{split}*.jsonl", {"question": str, "answer": str})
         write_rows(folder / f"{split}.jsonl", rows)
     (folder / "README.md").write_text(GSM8K, encoding="utf-8")
     return lr.task("lm_eval:gsm8k", num_fewshot=5, data=str(folder))
@@ -63,7 +63,7 @@ def gsm8k(source: Path, folder: Path) -> lr.Task:
 
 def mathqa(source: Path, folder: Path) -> lr.Task:
     """MathQA by the likelihood of its options, from `test*.jsonl` as `--help` says."""
-    read = rows_of(source, "test*.jsonl", question=str, options=dict, answer=str)
+    read = rows_of(source, "test*.jsonl", {"question": str, "options": dict, "answer": str})
     rows = mapped(
         read,
         lambda row: {
@@ -77,12 +77,19 @@ def mathqa(source: Path, folder: Path) -> lr.Task:
     return lr.task("lm_eval:mathqa_rows", include_path=str(folder), family="reasoning")
 
 
+def answered(row: dict[str, Any]) -> dict[str, Any]:
+    """The row, if its answer is one of its choices."""
+    right(row["choices"], row["answer"] if "answer" in row else row["gold"])
+    return row
+
+
 def mmlu_folder(source: Path, folder: Path) -> Path:
     """The rows as their repository on the hub holds them: a configuration for each subject."""
     splits = {"dev": "dev*.jsonl", "test": "test*.jsonl"}
+    fields = {"question": str, "subject": str, "choices": list, "answer": int}
     subjects: dict[str, dict[str, list[Any]]] = {}
     for split, pattern in splits.items():
-        for row in rows_of(source, pattern, question=str, subject=str, choices=list, answer=int):
+        for row in mapped(rows_of(source, pattern, fields), answered):
             subjects.setdefault(row["subject"], {}).setdefault(split, []).append(row)
     head = "---\nconfigs:\n"
     for subject, rows in sorted(subjects.items()):
@@ -97,7 +104,8 @@ def mmlu_folder(source: Path, folder: Path) -> Path:
 
 def hellaswag_folder(source: Path, folder: Path) -> Path:
     """A task file for rows whose endings are cleaned already."""
-    rows = rows_of(source, "validation*.jsonl", query=str, choices=list, gold=int)
+    fields = {"query": str, "choices": list, "gold": int}
+    rows = mapped(rows_of(source, "validation*.jsonl", fields), answered)
     file = write_rows(folder / "validation.jsonl", rows).resolve()
     (folder / "hellaswag_rows.yaml").write_text(HELLASWAG.format(file=file), encoding="utf-8")
     return folder

@@ -18,7 +18,7 @@ FIELDS = ("question", "support", "correct_answer", *WRONG)
 
 def sciq(source: Path, folder: Path) -> dict[str, lr.Task]:
     """Questions of SciQ whose passage holds the answer, written down in each context."""
-    read = rows_of(source, "validation*.jsonl", **dict.fromkeys(FIELDS, str))
+    read = rows_of(source, "validation*.jsonl", dict.fromkeys(FIELDS, str))
     rows = [row | {name: row[name].strip() for name in FIELDS} for row in once(read, "question")]
     rows = [row for row in rows if found(row["correct_answer"], row["support"])]
     if len({row["support"] for row in rows}) < 3:

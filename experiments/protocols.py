@@ -27,7 +27,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lm_eval_files import hellaswag_folder, mmlu_folder
-from sentences import leaning
+from sentences import leaning, role
 from setting import Options, conclude, run
 
 import layerroles as lr
@@ -74,8 +74,8 @@ def findings(result: lr.SweepResult) -> list[str]:
 
 def verdict(result: lr.SweepResult) -> str:
     """Whether two ways of scoring lean on different ends of the depth, pair by pair."""
-    rows = lr.localize(result, ablation="skip").frame.to_dict("records")
-    ways = [(f"{row['task']}, {row['protocol']}", row) for row in rows]
+    cells = [(cell["task"], cell["protocol"]) for cell in result.manifest["cells"]]
+    ways = [(", ".join(cell), role(result, *cell)) for cell in dict.fromkeys(cells)]
     ways = [(name, row) for name, row in ways if not math.isnan(row["early_minus_late"])]
     pairs = list(itertools.combinations(ways, 2))
     told = [leaning(f"{two[0]} against {one[0]}", one[1], two[1]) for one, two in pairs]

@@ -14,6 +14,9 @@ Method
     role-aware one is compared with the best of the others, chosen with hindsight on these very
     examples, to its disadvantage. It is not worse if the paired interval lies above -5 points.
 
+Cost
+    COST
+
 Run
     python experiments/pruning.py --limit 300 --out runs/pruning  # again, and it goes on
 """
@@ -24,13 +27,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
+from plans import unseen, verdict
 from setting import Options, asked_now, conclude, folder, run
 
 import layerroles as lr
 
 METHODS = ("role_aware", "likelihood", "block_influence", "angular", "random")
-MARGIN = 0.05
-PLANNED, HELD_OUT = 0, 1  # seeds
+HELD_OUT = 1  # the seed of the examples; plans have 0
 SHOWN = ["drop", "method", "layers", "task", "protocol", "n", "intact", "score"]
 SHOWN += ["harm", "harm_low", "harm_high", "difference", "low", "high", "best_baseline"]
 
@@ -45,10 +48,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     options.add_argument("--beside", default="chain_logprob", help="a second protocol of --keep")
     options.add_argument("--others-limit", type=int, default=32, help="of each other task")
     args = options.parse(argv)
+    if min(args.plan_limit, args.others_limit) < 1:
+        raise lr.InputError("--plan-limit and --others-limit are 1 or more")
     logging.getLogger().setLevel(logging.INFO)
 
     model = lr.load(args.model, dtype=args.dtype)
     kept, others = lr.task(args.keep), [lr.task(name) for name in args.others]
+    lr.protocols.protocol(args.beside)  # told before anything is run
+    if (most := max(args.drop)) >= model.cfg.n_layers or len(set(args.drop)) < len(args.drop):
+        raise lr.InputError(
+            f"--drop {most}: name each number once, of 1 to {model.cfg.n_layers - 1} layers"
+        )
     plans = made(model, kept, args)
     asked: dict[str, Any] = {"conditions": [plan.condition for plan in plans]}
     asked |= {"seed": HELD_OUT, "noise_floor": False}
@@ -65,7 +75,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     table.to_csv(args.out / "pruning.csv", index=False)
     print(table[SHOWN].round(3).to_string(index=False))
     lr.figures.pruned_harm(table).write_html(args.out / "pruning.html", include_plotlyjs=True)
-    conclude(args, __doc__, result, verdict(table, kept.label))
+    told = [f"{name} could not choose." for name in METHODS if name not in set(table["method"])]
+    conclude(args, __doc__, result, told + verdict(table, kept.label))
 
 
 def made(model: Any, kept: lr.Task, args: argparse.Namespace) -> list[lr.PruningPlan]:
@@ -82,31 +93,6 @@ def made(model: Any, kept: lr.Task, args: argparse.Namespace) -> list[lr.Pruning
                     raise
                 print(f"likelihood cannot choose {drop}: {error}")
     return plans
-
-
-def unseen(result: lr.SweepResult, task: lr.Task, limit: int) -> lr.SweepResult:
-    """The rows of examples that no plan was made on."""
-    planned = {example.id for example in task.examples(limit, PLANNED)}
-    new = ~result.frame["example"].isin(planned)
-    if not new.any():
-        raise lr.InputError("every held-out example was planned on: ask more of them")
-    return lr.SweepResult(result.frame[new], result.manifest, result.examples)
-
-
-def verdict(table: pd.DataFrame, task: str) -> list[str]:
-    """One line for each number of layers."""
-    lines = []
-    own = table[(table["task"] == task) & (table["protocol"] == "generation")]
-    for drop, rows in own[own["best_baseline"]].groupby("drop"):
-        best = rows.sort_values("low").iloc[0]
-        held = "is" if best["low"] > -MARGIN else "is not shown to be"
-        lines.append(
-            f"{drop} dropped: role-aware {held} within {100 * MARGIN:.0f} points of the best "
-            f"baseline ({best['method']}, {best['layers']}): it scores {best['difference']:+.3f} "
-            f"[{best['low']:+.3f}, {best['high']:+.3f}] more, intact {best['intact']:.2f}, "
-            f"n {best['n']}"
-        )
-    return lines
 
 
 if __name__ == "__main__":

@@ -17,20 +17,19 @@ from typing import Any, NoReturn
 import pandas as pd
 
 import layerroles as lr
-from layerroles.models import provenance
 
 
 class Options(argparse.ArgumentParser):
     """The options that all experiments take.
 
     Args:
-        doc: the script's docstring; its first line describes the command.
+        doc: the script's docstring, which `--help` shows.
         limit: examples of each task, by default; None leaves it to others.
         out: the run folder, by default.
     """
 
     def __init__(self, doc: str | None, *, limit: int | None, out: str) -> None:
-        super().__init__(description=(doc or "").splitlines()[0])
+        super().__init__(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
         self.add_argument("--model", default="smollm2-135m")
         self.add_argument("--limit", type=int, default=limit, help="examples of each task")
         self.add_argument("--dtype", default="auto", help="auto, float32, bfloat16 or float16")
@@ -47,7 +46,7 @@ class Options(argparse.ArgumentParser):
         raise lr.InputError(f"{message}; --help lists the options")
 
     def parse(
-        self, argv: Sequence[str] | None, *, least: int = 1, kept: str = "manifest.json"
+        self, argv: Sequence[str] | None, *, least: int = 1, kept: str = "**/manifest.json"
     ) -> argparse.Namespace:
         """Read the command line.
 
@@ -102,15 +101,6 @@ def asked_now(result: lr.SweepResult, task: str, protocol: str) -> lr.SweepResul
     cells = [cell for cell in own.manifest["cells"] if cell["protocol"] == protocol]
     frame = own.frame[own.frame["protocol"] == protocol].reset_index(drop=True)
     return lr.SweepResult(frame, {**own.manifest, "cells": cells}, own.examples)
-
-
-def same_model(run: lr.SweepResult, model: Any, args: argparse.Namespace) -> None:
-    """Refuse a run of another model: by its weights where both are known, or by its name."""
-    theirs, mine = run.manifest["model"], provenance(model)
-    if (theirs.get("weights") or theirs["name"]) != (mine.weights or mine.name):
-        raise lr.InputError(
-            f"--run {str(args.run)!r} is a run of {theirs['name']}, not of {args.model}"
-        )
 
 
 def conclude(

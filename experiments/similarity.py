@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from sentences import interval
-from setting import Options, conclude, run, same_model
+from setting import Options, conclude, run
 
 import layerroles as lr
 from layerroles import stats
@@ -39,13 +39,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = options.parse(argv)
     other = lr.read(args.run) if args.run else None
     model = lr.load(args.model, dtype=args.dtype)
-    if other is not None:
-        same_model(other, model, args)
     tasks = [lr.task(name) for name in TASKS]
-    sweep = lr.Sweep(
-        model, tasks, [], protocols=["continuation"], limit=args.limit, noise_floor=False
-    )
-    result = sweep.run(args.out)
+    how = {"protocols": ["continuation"], "limit": args.limit, "noise_floor": False}
+    result = lr.Sweep(model, tasks, [], **how).run(args.out)
+    if other is not None:
+        mine, theirs = result.manifest["model"], other.manifest["model"]
+        if (theirs.get("weights") or theirs["name"]) != (mine.get("weights") or mine["name"]):
+            raise lr.InputError(
+                f"--run {str(args.run)!r} is a run of {theirs['name']}, not of {args.model}"
+            )
     probe = lr.probes.Similarity()
     frame = lr.probes.measure_into(args.out, probe, model, tasks, limit=args.limit)
     lines = [line for task in TASKS for line in alike(frame[frame["task"] == task], task)]

@@ -92,7 +92,8 @@ def told(table: pd.DataFrame) -> list[str]:
             parts.append(f"{most['layers']} of {len(rows)} by {kind}, {effect}")
         lines.append(
             f"{way} (n = {own['n'].iloc[0]}), what changes the host's score of "
-            f"{own['host'].iloc[0]:.2f} most: {'; '.join(parts)}."
+            f"{own['host'].iloc[0]:.2f} most: {'; '.join(parts)}; each the largest of several, and "
+            f"so too large."
         )
     return lines
 

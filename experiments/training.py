@@ -48,13 +48,17 @@ def trained(
 def batches(
     lessons: Sequence[Lesson], tokenizer: Any, *, texts: int, packed: int, seed: int
 ) -> Iterator[dict[str, torch.Tensor]]:
-    """Batches without end, of `texts` texts of `packed` lessons each; every round shuffled anew."""
-    rng, waiting = random.Random(f"batches:{seed}"), []
+    """Batches without end, of `texts` texts of `packed` lessons of one kind, in a random order."""
+    rng, ready = random.Random(f"batches:{seed}"), []
+    waiting: dict[str, list[Lesson]] = {}
     while True:
-        waiting += rng.sample(lessons, len(lessons))
-        while len(waiting) >= texts * packed:
-            now, waiting = waiting[: texts * packed], waiting[texts * packed :]
-            rows = [encoded(now[at::texts], tokenizer) for at in range(texts)]
+        for lesson in rng.sample(lessons, len(lessons)):
+            own = waiting.setdefault(lesson.kind, [])
+            own.append(lesson)
+            if len(own) == packed:
+                ready.append(encoded(waiting.pop(lesson.kind), tokenizer))
+        while len(ready) >= texts:
+            rows, ready = ready[:texts], ready[texts:]
             longest = max(len(ids) for ids, _ in rows)
             ids = torch.zeros(texts, longest, dtype=torch.long)
             labels, mask = torch.full_like(ids, -100), torch.zeros_like(ids)

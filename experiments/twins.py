@@ -23,27 +23,38 @@ def moved(runs: dict[str, lr.SweepResult], controls: Sequence[str], out: Path) -
     wide rather than narrow for two models that were asked the same.
     """
     rows = {name: lr.localize(run).frame.iloc[0] for name, run in runs.items()}
-    base, lines, sides, found = rows.pop("base"), [], {}, {}
+    base, lines, changes, found = rows.pop("base"), [], {}, {}
     for name, row in rows.items():
         lines.append(layers(runs["base"], runs[name], name, out))
         for what, (value, low, high, _) in QUANTITIES.items():
             each = [stats.Interval(one[low], one[high]) for one in (base, row)]
             found[name, what] = row[value], each[1]
             change, of = stats.difference((base[value], row[value]), (each[0], each[1]))
-            sides[name, what] = 0 if math.isnan(change) else int(of.low > 0) - int(of.high < 0)
+            changes[name, what] = change, of
             two = f"{shown(row[value], each[1])}, base {shown(base[value], each[0])}"
             lines.append(f"{name}, {what}: {two}, difference {shown(change, of)}")
     verdicts = []
     for what, (*_, claimed) in QUANTITIES.items():
         for name in (name for name in rows if name not in controls):
-            side = sides[name, what]
-            said = f"moves {'up' if side > 0 else 'down'}" if side else "is not shown to move"
+            said, side = moves(*changes[name, what])
             against = ", against the claim" if side * claimed < 0 else ""
-            verdicts.append(f"{what} of {name} {said}{against}")
+            alike = [one for one in controls if side and moves(*changes[one, what])[1] == side]
+            too = f", and so does {' and '.join(alike)}" if alike else ""
+            verdicts.append(f"{what} of {name} {said}{against}{too}")
             lines += [apart(what, name, one, found) for one in controls]
-    if math.isnan(base["mean_harm"]):
-        lines.append("the base's skill is not measurable: take a task that it can do")
-    return [*lines, f"Taught against base: {'; '.join(verdicts)}."]
+    for name, row in {"base": base, **rows}.items():
+        if math.isnan(row["mean_harm"]):
+            lines.append(f"the skill of {name} is not measurable: take a task that it can do")
+    each = "each by its own interval, not corrected"
+    return [*lines, f"Taught against base, {each}: {'; '.join(verdicts)}."]
+
+
+def moves(change: float, of: stats.Interval) -> tuple[str, int]:
+    """Whether something has changed, in words and as a sign."""
+    if math.isnan(change):
+        return "cannot be compared", 0
+    side = int(of.low > 0) - int(of.high < 0)
+    return (f"moves {'up' if side > 0 else 'down'}" if side else "is not shown to move"), side
 
 
 def apart(
@@ -54,12 +65,12 @@ def apart(
     change, of = stats.difference((one, two), (of_one, of_two))
     if math.isnan(change):
         return f"{what}, {twin} against {control}: cannot be compared"
-    differs = "they differ" if of.low > 0 or of.high < 0 else "no difference is shown"
+    differs = "they differ" if moves(change, of)[1] else "no difference is shown"
     return f"{what}, {twin} minus {control}: {shown(change, of)}, {differs}"
 
 
 def layers(base: lr.SweepResult, twin: lr.SweepResult, name: str, out: Path) -> str:
-    """Whether the profiles agree, and the layers whose effects differ after correction."""
+    """Whether the profiles agree, and the layers whose harms differ, each by its own interval."""
     both = lr.compare(base, twin)
     both.frame.to_csv(out / f"layers_{name}.csv", index=False)
     profile = both.profiles.iloc[0]

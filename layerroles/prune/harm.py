@@ -217,14 +217,14 @@ def swept_alone(
     frame = frame[frame["task"].isin([task.label for task in tasks])]
     frame = frame[frame["protocol"].isin(protocols)]
     skipped = (frame["ablation"] == "skip") & (frame["part"] == "block") & (frame["at"] == "all")
-    mine_too = skipped & frame["layer"].notna()
-    missing = set(range(mine.n_layers)) - set(frame.loc[mine_too, "layer"].astype(int))
+    alone = skipped & frame["layer"].notna()
+    missing = set(range(mine.n_layers)) - set(frame.loc[alone, "layer"].astype(int))
     if missing:
         raise InputError(
             f"singles skips no layer {min(missing)} at all positions: sweep "
             f"each_layer(model, Skip())"
         )
-    frame = frame[mine_too | (frame["condition"] == INTACT.name)]
+    frame = frame[alone | (frame["condition"] == INTACT.name)]
     return SweepResult(frame.reset_index(drop=True), result.manifest, result.examples)
 
 

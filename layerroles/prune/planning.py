@@ -93,8 +93,8 @@ def plan_pruning(
     if isinstance(protocols, str):
         raise InputError(f"protocols={protocols!r} is no list: write it as [{protocols!r}]")
     kept = _kept(keep, [task(name) for name in TASKS] if tasks is None else tasks)
-    if method not in _PROTOCOLS and (protocols or singles is not None):
-        raise InputError(f"method {method!r} asks nothing: leave out protocols and singles")
+    if method not in _PROTOCOLS:
+        _asks_nothing(method, protocols=protocols, singles=singles)
     asked = tuple(_PROTOCOLS.get(method, ()) if protocols is None else protocols)
     counted = tuple(each.label for each in kept)
     with _folder(path) as folder:
@@ -129,6 +129,12 @@ def plan_pruning(
         limit=limit,
         seed=seed,
     )
+
+
+def _asks_nothing(method: str, **given: object) -> None:
+    for name, value in given.items():
+        if value is not None:
+            raise InputError(f"method {method!r} asks nothing: leave out {name}")
 
 
 def _kept(keep: Sequence[str], tasks: Sequence[Task]) -> list[Task]:

@@ -94,6 +94,9 @@ def test_the_solver_is_exact_and_lessons_are_the_same_under_a_seed() -> None:
     import lessons
 
     problems = lessons.problems(200, 3)
+    for one in problems:  # nothing is brought to where other things lie already
+        places = [word for word in re.findall(r"\w+", one.prompt) if word in lessons.PLACES]
+        assert len(places) == len(set(places))
     assert problems[:50] == lessons.problems(50, 3)
     assert problems != lessons.problems(200, 4)
     assert len({one.prompt for one in problems}) == 200
@@ -114,7 +117,7 @@ def test_the_solver_is_exact_and_lessons_are_the_same_under_a_seed() -> None:
         assert not told  # every number was used
         kinds.add((compared, len(steps)))
         assert one.solution.endswith(f" The answer is {number}.") and one.answer == str(number)
-        assert lessons.told(one) == lessons.Lesson("Story:", story)
+        assert lessons.told(one) == lessons.Lesson("Story:", story, one.id)
     assert signs == {"+", "-"}
     assert kinds == {(compared, steps) for compared in (False, True) for steps in (1, 2, 3)}
 
@@ -132,6 +135,9 @@ def test_only_what_is_taught_is_learned() -> None:
     assert batch["input_ids"].shape == batch["labels"].shape == batch["attention_mask"].shape
     assert ((batch["labels"] >= 0) <= (batch["attention_mask"] == 1)).all()
     assert not torch.equal(batch["input_ids"], next(fed)["input_ids"])
+    mixed = [Lesson("Q", f"{kind}{n}", kind) for n in range(7) for kind in "xyz"]
+    for batch, _ in zip(training.batches(mixed, tokenizer(), texts=1, packed=3, seed=0), range(9)):  # noqa: B905
+        assert len(set(tokenizer().decode(batch["input_ids"][0])) & set("xyz")) == 1
 
 
 def test_own_solutions_are_those_that_came_out_right(monkeypatch: pytest.MonkeyPatch) -> None:

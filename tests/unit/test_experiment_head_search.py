@@ -29,12 +29,22 @@ def test_it_finds_what_the_exhaustive_run_finds(
     assert "Of their true top 3 the search confirms 3; halves" in shown
     assert "critical heads: 3 among the confirmed; 0 among 3 audited" in shown
     kept = json.loads((tmp_path / "findings.json").read_text(encoding="utf-8"))["findings"]
-    assert "\n".join(kept) in shown and kept[0].startswith("Most harm where zeroed alone: L")
+    assert "\n".join(kept) in shown and kept[0].startswith(
+        "Most harm where zeroed alone (n = 24): L"
+    )
+    assert kept[-1].startswith("Heads that are critical alone: L")
+    assert "it is not shown to miss any, though up to " in kept[-1]
     assert (tmp_path / "report.html").is_file()
     table = pd.read_csv(tmp_path / "head_search.csv")
     critical = table[table["verdict"] == "critical"]
     heads = {(site.layer, site.head) for site in made.sites["reasoning"] if site.head is not None}
     assert set(zip(critical["layer"], critical["head"], strict=True)) == heads
+
+    # Fewer layers in the same folder: what was asked of the others does not count.
+    script.main([*given, "--exhaustive-layers", "2", "--confirm", "2", "--audit", "0"])
+    kept = json.loads((tmp_path / "findings.json").read_text(encoding="utf-8"))["findings"]
+    assert "2 of 6 heads to confirm" in kept[1] and "for 6 heads of layers [0, 3]" in kept[-2]
+    assert kept[-1].endswith("what it missed is not known, none was audited.")
 
     # A probe screens as well: the attention of heads to the evidence.
     script.main([*given[:-1], str(tmp_path / "probe"), "--screen", "attention:evidence"])
@@ -46,7 +56,8 @@ def test_it_finds_what_the_exhaustive_run_finds(
     [
         (("--exhaustive-layers", "9"), "--exhaustive-layers 9: the model has 4 layers"),
         (("--screen", "attention:size"), "--screen attention:size: attention has "),
-        (("--confirm", "0"), "confirm=0, audit=20: of 12 heads"),
+        (("--confirm", "0"), "--confirm, --top and --screen-limit are 1 or more"),
+        (("--confirm", "13"), "confirm=13, audit=20: of 12 heads"),
         (("--task", "nonsense"), "unknown task"),
     ],
 )

@@ -13,6 +13,8 @@ import layerroles as lr
 from tests.unit.synthetic import synthetic_result
 
 Load = Callable[[str], ModuleType]
+MMLU = {"question": "q", "subject": "s", "choices": ["a", "b"], "answer": 1}
+HELLASWAG = {"query": "q", "choices": ["a", "b"], "gold": 0}
 
 
 @pytest.mark.parametrize(
@@ -63,6 +65,8 @@ def test_a_bad_row_is_named(experiment: Load, tmp_path: Path) -> None:
         ("0", ["a", "b"], r"is no JSON object with query \(str\), choices \(list\), gold \(int\)"),
         (0, None, r"is no JSON object with query \(str\), choices \(list\), gold \(int\)"),
         (7, ["a", "b"], "cannot be read as --help says"),
+        (-1, ["a", "b"], "cannot be read as --help says"),
+        (True, ["a", "b"], "cannot be read as --help says"),
         (0, [1, 2], "cannot be read as --help says"),
     ],
 )
@@ -79,8 +83,11 @@ def test_a_row_of_wrong_types_is_named(
 @pytest.mark.parametrize(
     ("given", "file", "row"),
     [
-        (("protocols", "mmlu"), "dev.jsonl", {"question": 1, "subject": "s", "choices": []}),
-        (("protocols", "hellaswag"), "validation.jsonl", {"query": "q", "choices": "ab"}),
+        (("protocols", "mmlu"), "dev.jsonl", {**MMLU, "question": 1}),
+        (("protocols", "mmlu"), "dev.jsonl", {**MMLU, "answer": "B"}),
+        (("protocols", "mmlu"), "dev.jsonl", {**MMLU, "answer": 2}),
+        (("protocols", "hellaswag"), "validation.jsonl", {**HELLASWAG, "choices": "ab"}),
+        (("protocols", "hellaswag"), "validation.jsonl", {**HELLASWAG, "gold": -1}),
         (("reasoning",), "gsm8k/train.jsonl", {"question": "q", "answer": 4}),
     ],
 )
@@ -90,7 +97,7 @@ def test_rows_of_benchmarks_are_checked(
     (tmp_path / file).parent.mkdir(exist_ok=True)
     (tmp_path / file).write_text(f"{json.dumps(row)}\n", encoding="utf-8")
     name, *more = given
-    with pytest.raises(lr.InputError, match=f"{file}, line 1 is no JSON object with "):
+    with pytest.raises(lr.InputError, match=f"{file}, line 1 (is no JSON object with|cannot be)"):
         experiment(name).main([*more, "--data", str(tmp_path), "--out", str(tmp_path / "out")])
 
 
@@ -122,6 +129,19 @@ def test_what_is_planted_is_said(experiment: Load) -> None:
     assert any(line.startswith("Reasoning needs middle and deep layers (reas") for line in told)
     statuses = roles.claims[roles.claims["family"] == "reasoning"]["status"]
     assert [line.split("): ")[1].split(".")[0] for line in told] == list(statuses)
+
+
+def test_ways_of_scoring_are_compared_pair_by_pair(experiment: Load) -> None:
+    result = synthetic_result(n=400)
+    *lines, verdict = experiment("protocols").findings(result)
+    cells = result.manifest["cells"]
+    assert len(lines) == len(cells)
+    assert lines[0].startswith(f"{cells[0]['task']}, {cells[0]['protocol']}: intact 0.")
+    shown = re.match(
+        r"Importance depends on the scoring: shown in (\d+) of (\d+) pairs of ways", verdict
+    )
+    assert int(shown[2]) == len(cells) * (len(cells) - 1) // 2
+    assert int(shown[1]) == verdict.count("leans more on") > 0
 
 
 def test_contexts_that_need_other_layers_are_told_apart(experiment: Load) -> None:
