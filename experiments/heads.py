@@ -15,6 +15,9 @@ Method
     each of their layers. Effects are paired with the intact model on the same questions; the
     interval of the random heads is over seeds, by Student's t.
 
+Cost
+    About 5 minutes with a 135M model in float32 on one core.
+
 Run
     python experiments/heads.py --out runs/heads  # again, and it goes on where it was
 """
@@ -85,11 +88,8 @@ def compared(effects: Sequence[pd.DataFrame], names: Sequence[str]) -> pd.DataFr
         row = {"task": best["task"], "n": best["n"], "intact": best["intact"]}
         row |= {"top": best["effect"], "low": best["ci_low"], "high": best["ci_high"]}
         row |= {"random": mean, "random_low": mean - reach, "random_high": mean + reach}
-        row |= {
-            "worst": drawn.min(),
-            "as_bad": int((drawn <= best["effect"]).sum()),
-            "draws": len(drawn),
-        }
+        row |= {"worst": drawn.min(), "draws": len(drawn)}
+        row["as_bad"] = int((drawn <= best["effect"]).sum())
         rows.append(row)
     return pd.DataFrame(rows)
 
