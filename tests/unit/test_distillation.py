@@ -143,10 +143,11 @@ def test_only_what_is_taught_is_learned() -> None:
 def test_own_solutions_are_those_that_came_out_right(monkeypatch: pytest.MonkeyPatch) -> None:
     import lessons
 
-    problems = lessons.problems(12, 1)
-    shots = list({one.solution.count("="): one for one in problems}.values())
-    asked = [one for one in problems if one not in shots]
-    assert len(shots) == 3
+    problems = lessons.problems(60, 1)
+    kinds = {one.id: [each for each in problems if each.id == one.id] for one in problems}
+    shots = {kind: own[: lessons.SHOTS] for kind, own in kinds.items()}
+    asked = [one for one in problems if one not in shots[one.id]]
+    assert len(kinds) == 9 and len(asked) > 20
 
     class Scripted:
         def __init__(self, model: object) -> None: ...
@@ -154,8 +155,9 @@ def test_own_solutions_are_those_that_came_out_right(monkeypatch: pytest.MonkeyP
         def generate_until(self, requests: list[tuple[str, Any]]) -> list[list[str]]:
             texts = [text for text, _ in requests]
             assert all(text.endswith(one.prompt) for text, one in zip(texts, asked, strict=True))
-            assert all(f"{one.prompt} {one.solution}\n" in text for text in texts for one in shots)
-            assert not any(one.prompt in texts[0] for one in asked[1:])
+            for text, one in zip(texts, asked, strict=True):
+                before = [f"{shot.prompt} {shot.solution}" for shot in shots[one.id]]
+                assert text.split("\n\n") == [*before, one.prompt]
             return [
                 [
                     f" So. The answer is {one.answer}." if place % 2 else " The answer is 999."
@@ -213,10 +215,12 @@ def test_twins_are_made_kept_and_compared(
     told = "\n".join(kept["findings"])
     assert told in shown
     assert kept["findings"][-1].startswith(
-        "Taught against base: mean harm of solver is not shown to move; "
+        "Taught against base, each by its own interval, not corrected: mean harm of solver cannot be "
+        "compared; "
     )
     assert "mean harm of control" not in told
-    assert "the base's skill is not measurable" in told
+    for name in ("base", "solver", "control"):
+        assert f"the skill of {name} is not measurable" in told
     assert "solver into base (n = 3), what changes the host's score of" in told
     assert (tmp_path / "compared" / "report.html").is_file()
     assert (tmp_path / "compared" / "solver" / "report.html").is_file()
