@@ -15,8 +15,8 @@ Method
     examples, to its disadvantage. It is not worse if the paired interval lies above -5 points.
 
 Cost
-    About 45 minutes for 330 problems with a 135M model in float32 on one core, a third of it for the
-    plans.
+    About 45 minutes for 330 problems with a 135M model in float32 on one core, a third of it for
+    the plans.
 
 Run
     python experiments/pruning.py --limit 330 --out runs/pruning  # again, and it goes on
