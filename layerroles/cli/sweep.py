@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
 
     from layerroles.ablations import Ablation, At, Condition
-    from layerroles.engine.ask import ExecutorName
+    from layerroles.engine.executors import ExecutorName
     from layerroles.tasks import Task
 
 TASKS = "kv_retrieval,facts,word_problems,copying"
@@ -204,7 +204,7 @@ def check_engine(executor: str, memory: str | None) -> None:
     Raises:
         InputError: an unknown executor, or what is no size.
     """
-    from layerroles.engine.ask import check_executor
+    from layerroles.engine.executors import check_executor
     from layerroles.engine.memory import n_bytes
 
     check_executor(executor)

@@ -1,24 +1,19 @@
 """Ask a model, intact or under conditions: the front of the engine."""
 
-import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Bool, Float, Int
 from transformer_lens.model_bridge import TransformerBridge
 
-from layerroles.ablations import INTACT, Condition, References, resolve
+from layerroles.ablations import INTACT, Condition
 from layerroles.engine.cost import Speed
-from layerroles.engine.fused import Fused
+from layerroles.engine.executors import ExecutorName, Executors, answered
 from layerroles.engine.groups import Requests
-from layerroles.engine.hooked import Hooked
-from layerroles.engine.memory import Budget, Shape, budget, keep_pages
-from layerroles.engine.plain import Plain
+from layerroles.engine.memory import Budget, Shape, budget
 from layerroles.engine.plan import Plan, make_plan, reckoned
-from layerroles.engine.replay import can_replay
 from layerroles.engine.requests import (
     Options,
     Score,
@@ -29,25 +24,8 @@ from layerroles.engine.requests import (
     scored,
     written,
 )
-from layerroles.engine.trust import (
-    UNFORESEEN,
-    Executor,
-    Kind,
-    disagreement,
-    kind,
-    telling,
-    told,
-)
-from layerroles.engine.twin import Twin
 from layerroles.errors import InputError
 from layerroles.models import check_weights, prepared
-
-log = logging.getLogger(__name__)
-
-ExecutorName = Literal["auto", "fused", "hooked", "plain"]
-
-# From the fastest to the reference.
-_NAMES: tuple[ExecutorName, ...] = ("fused", "hooked", "plain")
 
 
 @dataclass(frozen=True)
@@ -65,16 +43,6 @@ class LogLikelihoods:
     is_greedy: Bool[np.ndarray, "condition request"]
     n_tokens: Int[np.ndarray, " request"]
     changed: Bool[np.ndarray, "condition request"]
-
-
-def check_executor(name: str) -> None:
-    """Check that an executor is known.
-
-    Raises:
-        InputError: it is not.
-    """
-    if name != "auto" and name not in _NAMES:
-        raise InputError(f"unknown executor {name!r}: known are auto, {', '.join(_NAMES)}")
 
 
 class Engine:
@@ -113,18 +81,10 @@ class Engine:
         batch_size: int = 16,
         memory: str | int | None = None,
     ) -> None:
-        check_executor(executor)
-        if batch_size < 1:
-            raise InputError(f"batch_size={batch_size} is not a number above 0")
-        self._name = prepared(model).name
         self.model = model
-        self.executor = executor
-        self.batch_size = batch_size
-        self.used: set[str] = set()
         self._budget = budget(memory, next(model.parameters()).device)
-        self._twin: Twin | None = None
-        self._answers_for: dict[tuple[str, Kind], bool] = {}
-        self._told: set[tuple[str, str]] = set()
+        self._executors = Executors(model, executor, batch_size, self._budget)
+        self.used = self._executors.used
 
     def loglikelihood(
         self,
@@ -235,21 +195,22 @@ class Engine:
         Raises:
             InputError: the model cannot be run fused, or not under these conditions.
         """
-        reason = self._why_not("fused", 0)
+        reason = self._executors.why_not("fused")
         for condition in conditions:
             if any(edit.in_place for edit in condition.edits.values()):
                 reason = f"{condition.name} changes the model itself"
         if reason is not None:
             raise InputError(
-                f"model {self._name!r} cannot be run fused ({reason}): there is no plan"
+                f"model {prepared(self.model).name!r} cannot be run fused ({reason}): there is no "
+                f"plan"
             )
-        return self._fused({}).twin.shape
+        return self._executors.fused({}).twin.shape
 
     def _speed(self) -> Speed | None:
         """Of the device at hand; None where there are no weights to be fast with."""
-        if not prepared(self.model).has_weights or self._why_not("fused", 0) is not None:
+        if not prepared(self.model).has_weights or self._executors.why_not("fused") is not None:
             return None
-        return self._fused({}).twin.speed
+        return self._executors.fused({}).twin.speed
 
     def score(
         self, requests: Sequence[Scored], conditions: Sequence[Condition]
@@ -281,9 +242,9 @@ class Engine:
             return
         some = [asked[which] for which in lists]
         _check_evidence(some, conditions)
-        for executor, places in self._shared_out(some, conditions):
+        for executor, places in self._executors.shared_out(some, conditions):
             mine = [conditions[place] for place in places]
-            for which, place, answers in _answered(executor, some, mine):
+            for which, place, answers in answered(executor, some, mine):
                 yield lists[which], places[place], answers
 
     def _answers(self, requests: Requests, conditions: Sequence[Condition]) -> list[list[Any]]:
@@ -293,105 +254,6 @@ class Engine:
     def _check(self, conditions: Sequence[Condition]) -> None:
         for condition in conditions:
             condition.check(self.model)
-
-    def _shared_out(
-        self, asked: Sequence[Requests], conditions: Sequence[Condition]
-    ) -> Iterator[tuple[Executor, list[int]]]:
-        """The executors that answer, with the places of the conditions that each answers for."""
-        requests = [request for each in asked for request in each]
-        longest = max(map(_length, requests))
-        references = resolve(self.model, list(conditions))
-        plain = Plain(self.model, references, batch_size=self.batch_size)
-        left = list(range(len(conditions)))
-        for name in _NAMES if self.executor == "auto" else (self.executor,):
-            if not left:
-                break
-            executor = self._executor(name, references, longest)
-            if executor is None:
-                continue
-            mine = left
-            if not isinstance(executor, Plain) and self.executor == "auto":
-                some = [conditions[place] for place in left]
-                agreed = self._agreed(executor, plain, requests, some)
-                mine = [place for place in left if kind(conditions[place]) in agreed]
-            left = [place for place in left if place not in set(mine)]
-            if mine:
-                self.used.add(name)
-                yield executor, mine
-
-    def _executor(
-        self, name: ExecutorName, references: References, longest: int
-    ) -> Fused | Hooked | Plain | None:
-        """The executor of a name; None if this model or these requests don't allow it.
-
-        Raises:
-            InputError: it is not allowed, and was asked for.
-        """
-        if name == "plain":
-            return Plain(self.model, references, batch_size=self.batch_size)
-        reason = self._why_not(name, longest)
-        if reason is None:
-            if name == "hooked":
-                return Hooked(self.model, references)
-            return self._fused(references)
-        if self.executor == name:
-            raise InputError(f"model {self._name!r} cannot be run {name}: {reason}; use auto")
-        if (name, reason) not in self._told:
-            self._told.add((name, reason))
-            log.warning("model %r is not run %s: %s", self._name, name, reason)
-        return None
-
-    def _why_not(self, name: ExecutorName, longest: int) -> str | None:
-        # A sliding window counts columns, and packed rows and stages have others than a text alone.
-        config = getattr(self.model.original_model, "config", None)
-        window = getattr(config, "sliding_window", None)
-        if window is not None and longest > window:
-            return f"requests of {longest} tokens do not fit into its sliding window of {window}"
-        try:
-            if name == "hooked" and not prepared(self.model).checks.caches:
-                return "it keeps no keys and values between passes"
-            if name == "hooked":
-                return None if can_replay(self.model) else "it cannot go on from a recorded stream"
-            self._fused({})
-        except torch.OutOfMemoryError:
-            raise
-        except UNFORESEEN as error:
-            return told(error)
-        return None
-
-    def _fused(self, references: References) -> Fused:
-        if self._twin is None:
-            on_cpu = torch.device(self.model.cfg.device or "cpu").type == "cpu"
-            if on_cpu and prepared(self.model).has_weights:
-                keep_pages()
-            self._twin = Twin(self.model)
-        return Fused(self._twin, references, self._budget)
-
-    def _agreed(
-        self,
-        executor: Fused | Hooked,
-        plain: Plain,
-        requests: Requests,
-        conditions: Sequence[Condition],
-    ) -> set[Kind]:
-        """The kinds of these conditions for which an executor does what the reference does."""
-        kinds: dict[Kind, list[Condition]] = {}
-        for condition in conditions:
-            kinds.setdefault(kind(condition), []).append(condition)
-        dtype = self.model.cfg.dtype
-        writes = any(isinstance(request, Written) for request in requests)
-        agreed = set()
-        for one, some in kinds.items():
-            key = executor.name, (*one, writes)
-            if key not in self._answers_for:
-                tried = telling(some, dtype)
-                reason = disagreement(executor, plain, requests, tried, dtype)
-                if reason is not None:
-                    log.warning("%s is not run %s: %s", tried.name, executor.name, reason)
-                self._answers_for[key] = reason is None
-            if self._answers_for[key]:
-                agreed.add(one)
-        return agreed
 
 
 def _check_evidence(asked: Sequence[Requests], conditions: Sequence[Condition]) -> None:
@@ -406,22 +268,3 @@ def _check_evidence(asked: Sequence[Requests], conditions: Sequence[Condition]) 
                     f"as evidence=[[(start, end)], ...], character spans of each context (it takes "
                     f"a fast tokenizer to find their tokens)"
                 )
-
-
-def _answered(
-    executor: Executor, asked: Sequence[Requests], conditions: Sequence[Condition]
-) -> Iterator[tuple[int, int, list[Any]]]:
-    if isinstance(executor, Fused):
-        yield from executor.answer(asked, conditions)
-        return
-    for which, requests in enumerate(asked):  # each of one verb
-        verb: Any = executor.write if isinstance(requests[0], Written) else executor.score
-        for place, answers in verb(requests, conditions):
-            yield which, place, answers
-
-
-def _length(request: Scored | Written) -> int:
-    """Tokens that a request may come to."""
-    if isinstance(request, Written):
-        return len(request.context) + request.max_gen_toks
-    return len(request.context) + len(request.continuation)

@@ -85,7 +85,7 @@ class Traced(TorchDispatchMode):
 
 def traced(engine: lr.Engine, requests: list[Scored]) -> Traced:
     """A pass over the packed row of these requests."""
-    fused = engine._fused({})
+    fused = engine._executors.fused({})
     (group,) = engine.planned(requests, [lr.Condition({})]).groups
     row = fused.row(group)
     with torch.inference_mode(), Traced() as seen:

@@ -1,0 +1,198 @@
+"""Which executor answers for which conditions: the fastest that gives what the reference gives."""
+
+import logging
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
+
+import torch
+from transformer_lens.model_bridge import TransformerBridge
+
+from layerroles.ablations import Condition, References, resolve
+from layerroles.engine.fused import Fused
+from layerroles.engine.groups import Requests
+from layerroles.engine.hooked import Hooked
+from layerroles.engine.memory import Budget, keep_pages
+from layerroles.engine.plain import Plain
+from layerroles.engine.replay import can_replay
+from layerroles.engine.requests import Scored, Written
+from layerroles.engine.trust import (
+    UNFORESEEN,
+    Executor,
+    Kind,
+    disagreement,
+    kind,
+    telling,
+    told,
+)
+from layerroles.engine.twin import Twin
+from layerroles.errors import InputError
+from layerroles.models import prepared
+
+log = logging.getLogger(__name__)
+
+ExecutorName = Literal["auto", "fused", "hooked", "plain"]
+
+# From the fastest to the reference.
+_NAMES: tuple[ExecutorName, ...] = ("fused", "hooked", "plain")
+
+
+def check_executor(name: str) -> None:
+    """Check that an executor is known.
+
+    Raises:
+        InputError: it is not.
+    """
+    if name != "auto" and name not in _NAMES:
+        raise InputError(f"unknown executor {name!r}: known are auto, {', '.join(_NAMES)}")
+
+
+class Executors:
+    """The executors of a model, and what each of them has been found to be good for.
+
+    Args:
+        model: from `load` or `prepare`.
+        wanted: the only one that may answer, or `"auto"`.
+        batch_size: rows that the reference runs together.
+        budget: of memory.
+
+    Attributes:
+        used: those that have answered so far.
+
+    Raises:
+        InputError: an executor that is not known, or no rows.
+    """
+
+    def __init__(
+        self, model: TransformerBridge, wanted: ExecutorName, batch_size: int, budget: Budget
+    ) -> None:
+        check_executor(wanted)
+        if batch_size < 1:
+            raise InputError(f"batch_size={batch_size} is not a number above 0")
+        self.used: set[str] = set()
+        self._name = prepared(model).name
+        self._model, self._wanted = model, wanted
+        self._batch_size, self._budget = batch_size, budget
+        self._twin: Twin | None = None
+        self._answers_for: dict[tuple[str, Kind], bool] = {}
+        self._told: set[tuple[str, str]] = set()
+
+    def shared_out(
+        self, asked: Sequence[Requests], conditions: Sequence[Condition]
+    ) -> Iterator[tuple[Executor, list[int]]]:
+        """The executors that answer, with the places of the conditions that each answers for."""
+        requests = [request for each in asked for request in each]
+        longest = max(map(_length, requests))
+        references = resolve(self._model, list(conditions))
+        plain = Plain(self._model, references, batch_size=self._batch_size)
+        left = list(range(len(conditions)))
+        for name in _NAMES if self._wanted == "auto" else (self._wanted,):
+            if not left:
+                break
+            executor = self._made(name, references, longest)
+            if executor is None:
+                continue
+            mine = left
+            if not isinstance(executor, Plain) and self._wanted == "auto":
+                some = [conditions[place] for place in left]
+                agreed = self._agreed(executor, plain, requests, some)
+                mine = [place for place in left if kind(conditions[place]) in agreed]
+            left = [place for place in left if place not in set(mine)]
+            if mine:
+                self.used.add(name)
+                yield executor, mine
+
+    def _made(
+        self, name: ExecutorName, references: References, longest: int
+    ) -> Fused | Hooked | Plain | None:
+        """The executor of a name; None if this model or these requests don't allow it.
+
+        Raises:
+            InputError: it is not allowed, and was asked for.
+        """
+        if name == "plain":
+            return Plain(self._model, references, batch_size=self._batch_size)
+        reason = self.why_not(name, longest)
+        if reason is None:
+            if name == "hooked":
+                return Hooked(self._model, references)
+            return self.fused(references)
+        if self._wanted == name:
+            raise InputError(f"model {self._name!r} cannot be run {name}: {reason}; use auto")
+        if (name, reason) not in self._told:
+            self._told.add((name, reason))
+            log.warning("model %r is not run %s: %s", self._name, name, reason)
+        return None
+
+    def why_not(self, name: ExecutorName, longest: int = 0) -> str | None:
+        """Why the model cannot be run so, with requests of so many tokens; None if it can."""
+        # A sliding window counts columns, and packed rows and stages have others than a text alone.
+        config = getattr(self._model.original_model, "config", None)
+        window = getattr(config, "sliding_window", None)
+        if window is not None and longest > window:
+            return f"requests of {longest} tokens do not fit into its sliding window of {window}"
+        try:
+            if name == "hooked" and not prepared(self._model).checks.caches:
+                return "it keeps no keys and values between passes"
+            if name == "hooked":
+                return None if can_replay(self._model) else "it cannot go on from a recorded stream"
+            self.fused({})
+        except torch.OutOfMemoryError:
+            raise
+        except UNFORESEEN as error:
+            return told(error)
+        return None
+
+    def fused(self, references: References) -> Fused:
+        """The fused executor; what it knows of the model is kept."""
+        if self._twin is None:
+            on_cpu = torch.device(self._model.cfg.device or "cpu").type == "cpu"
+            if on_cpu and prepared(self._model).has_weights:
+                keep_pages()
+            self._twin = Twin(self._model)
+        return Fused(self._twin, references, self._budget)
+
+    def _agreed(
+        self,
+        executor: Fused | Hooked,
+        plain: Plain,
+        requests: Requests,
+        conditions: Sequence[Condition],
+    ) -> set[Kind]:
+        """The kinds of these conditions for which an executor does what the reference does."""
+        kinds: dict[Kind, list[Condition]] = {}
+        for condition in conditions:
+            kinds.setdefault(kind(condition), []).append(condition)
+        dtype = self._model.cfg.dtype
+        writes = any(isinstance(request, Written) for request in requests)
+        agreed = set()
+        for one, some in kinds.items():
+            key = executor.name, (*one, writes)
+            if key not in self._answers_for:
+                tried = telling(some, dtype)
+                reason = disagreement(executor, plain, requests, tried, dtype)
+                if reason is not None:
+                    log.warning("%s is not run %s: %s", tried.name, executor.name, reason)
+                self._answers_for[key] = reason is None
+            if self._answers_for[key]:
+                agreed.add(one)
+        return agreed
+
+
+def answered(
+    executor: Executor, asked: Sequence[Requests], conditions: Sequence[Condition]
+) -> Iterator[tuple[int, int, list[Any]]]:
+    """What an executor answers: a list's place, a condition's place and the answers."""
+    if isinstance(executor, Fused):
+        yield from executor.answer(asked, conditions)
+        return
+    for which, requests in enumerate(asked):  # each of one verb
+        verb: Any = executor.write if isinstance(requests[0], Written) else executor.score
+        for place, answers in verb(requests, conditions):
+            yield which, place, answers
+
+
+def _length(request: Scored | Written) -> int:
+    """Tokens that a request may come to."""
+    if isinstance(request, Written):
+        return len(request.context) + request.max_gen_toks
+    return len(request.context) + len(request.continuation)
