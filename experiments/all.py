@@ -6,8 +6,8 @@ is given. With `--data FOLDER` those that ask benchmarks ask them: `FOLDER/mmlu`
 named on the page, the others are run, and the end is exit code 2. What else lies in `--out` with a
 report of its own is put on the page too.
 
-Cost: the sum of the scripts' own, some two hours with a 135M model in float32 on two free cores.
-Again, and it goes on where it was. `distillation` compares the twins that `distill` makes, or
+Cost: the sum of the scripts' own, several hours with a 135M model in float32 on two cores. Again,
+and it goes on where it was. `distillation` compares the twins that `distill` makes, or
 those that are named: `--twin deepseek-ai/DeepSeek-R1-Distill-Llama-8B`.
 
     python experiments/all.py --out runs/all            # then open runs/all/index.html

@@ -16,7 +16,8 @@ Run
     python experiments/head_search.py --out runs/head_search  # again, and it goes on
     python experiments/head_search.py --exhaustive-layers 6 --audit 8 --out runs/head_search_6
 
-A head costs about what generating for all examples once does.
+A head costs about what generating for all examples once does. With a 135M model of 270 heads in
+float32 on two cores the screen takes about 4 minutes and the rest 7 (estimated).
 """
 
 import time

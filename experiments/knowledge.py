@@ -12,8 +12,8 @@ Setting
     before a fact.
 
 Cost
-    About 6 minutes for 32 questions of facts and copying with a 135M model in float32 on two free
-    cores, and about as much again for the three benchmarks.
+    About 3 minutes for 32 questions of facts and copying with a 135M model in float32 on two cores
+    (estimated); the three benchmarks come on top.
 
 Run
     python experiments/knowledge.py --data FOLDER --out runs/knowledge  # again, and it goes on

@@ -1,5 +1,7 @@
 """Benchmarks as lm-eval asks them, from files that a user has."""
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -7,21 +9,6 @@ from files import mapped, right, rows_of, write_rows
 
 import layerroles as lr
 
-MATHQA = """task: mathqa_rows
-dataset_path: json
-dataset_kwargs:
-  data_files:
-    test: {file}
-output_type: multiple_choice
-test_split: test
-doc_to_text: "Question: {{{{question}}}}\\nAnswer:"
-doc_to_target: "{{{{gold}}}}"
-doc_to_choice: choices
-metric_list:
-  - metric: acc
-    aggregation: mean
-    higher_is_better: true
-"""
 GSM8K = """---
 configs:
 - config_name: main
@@ -31,24 +18,6 @@ configs:
   - split: test
     path: test.jsonl
 ---
-"""
-HELLASWAG = """task: hellaswag_rows
-dataset_path: json
-dataset_kwargs:
-  data_files:
-    validation: {file}
-output_type: multiple_choice
-validation_split: validation
-doc_to_text: "{{{{query}}}}"
-doc_to_target: "{{{{gold}}}}"
-doc_to_choice: choices
-metric_list:
-  - metric: acc
-    aggregation: mean
-    higher_is_better: true
-  - metric: acc_norm
-    aggregation: mean
-    higher_is_better: true
 """
 
 
@@ -66,15 +35,44 @@ def mathqa(source: Path, folder: Path) -> lr.Task:
     read = rows_of(source, "test*.jsonl", {"question": str, "options": dict, "answer": str})
     rows = mapped(
         read,
-        lambda row: {
-            "question": row["question"],
-            "choices": list(row["options"].values()),
-            "gold": list(row["options"]).index(row["answer"]),
-        },
+        lambda row: answered(
+            {
+                "question": row["question"],
+                "choices": list(row["options"].values()),
+                "gold": list(row["options"]).index(row["answer"]),
+            }
+        ),
     )
-    file = write_rows(folder / "test.jsonl", rows).resolve()
-    (folder / "mathqa_rows.yaml").write_text(MATHQA.format(file=file), encoding="utf-8")
+    file = write_rows(folder / "test.jsonl", rows)
+    asked = "Question: {{question}}\nAnswer:"
+    task_file(folder / "mathqa_rows.yaml", "test", file, asked, metrics=["acc"])
     return lr.task("lm_eval:mathqa_rows", include_path=str(folder), family="reasoning")
+
+
+def task_file(file: Path, split: str, rows: Path, asked: str, *, metrics: Sequence[str]) -> None:
+    """Write a task file of lm-eval for rows with `choices` and `gold`.
+
+    Args:
+        file: whose name is the task's.
+        split: what lm-eval calls the rows.
+        rows: their file.
+        asked: what stands before the choices, with fields of a row in double braces.
+        metrics: of lm-eval, such as acc.
+    """
+    task = {
+        "task": file.stem,
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": {split: str(rows.resolve())}},
+        "output_type": "multiple_choice",
+        f"{split}_split": split,
+        "doc_to_text": asked,
+        "doc_to_target": "{{gold}}",
+        "doc_to_choice": "choices",
+        "metric_list": [
+            {"metric": name, "aggregation": "mean", "higher_is_better": True} for name in metrics
+        ],
+    }
+    file.write_text(json.dumps(task, indent=1), encoding="utf-8")  # YAML reads JSON
 
 
 def answered(row: dict[str, Any]) -> dict[str, Any]:
@@ -106,6 +104,7 @@ def hellaswag_folder(source: Path, folder: Path) -> Path:
     """A task file for rows whose endings are cleaned already."""
     fields = {"query": str, "choices": list, "gold": int}
     rows = mapped(rows_of(source, "validation*.jsonl", fields), answered)
-    file = write_rows(folder / "validation.jsonl", rows).resolve()
-    (folder / "hellaswag_rows.yaml").write_text(HELLASWAG.format(file=file), encoding="utf-8")
+    file = write_rows(folder / "validation.jsonl", rows)
+    asked, metrics = "{{query}}", ["acc", "acc_norm"]
+    task_file(folder / "hellaswag_rows.yaml", "validation", file, asked, metrics=metrics)
     return folder

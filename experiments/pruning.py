@@ -28,13 +28,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
-from plans import unseen, verdict
+from plans import PLANNED, unseen, verdict
 from setting import Options, asked_now, conclude, folder, run
 
 import layerroles as lr
 
 METHODS = ("role_aware", "likelihood", "block_influence", "angular", "random")
-HELD_OUT = 1  # the seed of the examples; plans have 0
+HELD_OUT = 1  # the seed of the examples, as PLANNED is of those of the plans
 SHOWN = ["drop", "method", "layers", "task", "protocol", "n", "intact", "score"]
 SHOWN += ["harm", "harm_low", "harm_high", "difference", "low", "high", "best_baseline"]
 
@@ -56,10 +56,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     model = lr.load(args.model, dtype=args.dtype)
     kept, others = lr.task(args.keep), [lr.task(name) for name in args.others]
     lr.protocols.protocol(args.beside)  # told before anything is run
-    if (most := max(args.drop)) >= model.cfg.n_layers or len(set(args.drop)) < len(args.drop):
-        raise lr.InputError(
-            f"--drop {most}: name each number once, of 1 to {model.cfg.n_layers - 1} layers"
-        )
+    known = set(range(1, model.cfg.n_layers))
+    if not set(args.drop) <= known or len(set(args.drop)) < len(args.drop):
+        named = " ".join(map(str, args.drop))
+        raise lr.InputError(f"--drop {named}: name each number once, of 1 to {len(known)} layers")
     plans = made(model, kept, args)
     asked: dict[str, Any] = {"conditions": [plan.condition for plan in plans]}
     asked |= {"seed": HELD_OUT, "noise_floor": False}
@@ -86,8 +86,9 @@ def made(model: Any, kept: lr.Task, args: argparse.Namespace) -> list[lr.Pruning
     for method in METHODS:
         for drop in args.drop:
             asked = {"method": method, "limit": args.plan_limit, "path": args.out / "plans"}
+            asked |= {"tasks": [kept], "seed": PLANNED}
             try:
-                plans.append(lr.plan_pruning(model, drop=drop, tasks=[kept], **asked))
+                plans.append(lr.plan_pruning(model, drop=drop, **asked))
                 print(f"{plans[-1]}\n")
             except lr.InputError as error:  # where likelihood shows no skill
                 if method != "likelihood":

@@ -13,7 +13,8 @@ Setting
     context, by the likelihood of four choices and by greedy generation.
 
 Cost
-    About 12 minutes for 48 facts in each context with a 135M model in float32 on two free cores;
+    About 8 minutes for 48 facts in each context with a 135M model in float32 on two cores
+    (estimated);
     passages of SciQ are about four times as long.
 
 Run

@@ -11,8 +11,8 @@ Setting
     model and, between the two, on the same questions.
 
 Cost
-    About 12 minutes for 24 questions of each of the three tasks with a 135M model in float32 on two
-    free cores.
+    About 7 minutes for 24 questions of each of the three tasks with a 135M model in float32 on two
+    cores (estimated).
 
 Run
     python experiments/reading_writing.py --out runs/reading_writing  # again, and it goes on

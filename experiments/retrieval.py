@@ -12,7 +12,7 @@ Setting
 
 Cost
     About 10 minutes for 24 questions of each of the six tasks with a 135M model in float32 on two
-    free cores; it grows with `--limit`, and threefold with `--thorough`.
+    cores (estimated); it grows with `--limit`, and threefold with `--thorough`.
 
 Run
     python experiments/retrieval.py --out runs/retrieval  # again, and it goes on where it was

@@ -69,8 +69,8 @@ def swapped(host: Any, conditions: dict[str, lr.Condition], out: Path, **asked: 
 
 
 def both_ways(
-    base: Any, twin: Any, name: str, out: Path, kinds: Sequence[str], parts: int, **asked
-):
+    base: Any, twin: Any, name: str, out: Path, kinds: Sequence[str], parts: int, **asked: Any
+) -> pd.DataFrame:
     """The twin's layers in the base, and back: a row for each set of layers and direction."""
     rows = []
     for way, host, donor in ((f"{name} into base", base, twin), (f"base into {name}", twin, base)):

@@ -136,6 +136,17 @@ def test_a_benchmark_out_of_reach_is_not_swept(experiment: Load, tmp_path: Path)
     assert set(lr.read(out / "intact").frame["condition"]) == {"intact"}
 
 
+def test_hellaswag_is_asked_by_lm_eval(experiment: Load, tmp_path: Path) -> None:
+    data, out = benchmarks(tmp_path / "data"), tmp_path / "out"
+    script = experiment("protocols")
+    script.main(["hellaswag", *options(out, limit=4), "--data", str(data / "hellaswag")])
+    (row,) = lr.read(out).intact().to_dict("records")
+    assert (row["n"], row["chance"]) == (4, 0.5)
+    told = json.loads((out / "findings.json").read_text(encoding="utf-8"))["findings"]
+    assert told[0].startswith(f"{row['task']}, {row['protocol']}: intact {row['score']:.2f} ")
+    assert told[-1].endswith("cannot be said, fewer than two ways show skill.")
+
+
 def test_similarity_is_compared_with_a_run(experiment: Load, tmp_path: Path) -> None:
     experiment("knowledge").main(options(tmp_path / "knowledge"))
     out = tmp_path / "out"

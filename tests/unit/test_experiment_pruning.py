@@ -44,5 +44,6 @@ def test_what_reasoning_needs_is_kept_on_examples_that_no_plan_saw(
     capsys.readouterr()
     with pytest.raises(lr.InputError, match="holds a run: leave out --no-resume"):
         script.main([*given, "--no-resume"])
-    with pytest.raises(lr.InputError, match="--drop 9: name each number once, of 1 to 5 layers"):
-        script.main([*given[:-1], str(tmp_path / "many"), "--drop", "9"])
+    for drop in ("9", "0 1", "1 1"):
+        with pytest.raises(lr.InputError, match=f"--drop {drop}: name each number once, of 1 to 5"):
+            script.main([*given[:-1], str(tmp_path / "many"), "--drop", *drop.split()])
