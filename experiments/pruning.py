@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not set(args.drop) <= known or len(set(args.drop)) < len(args.drop):
         named = " ".join(map(str, args.drop))
         raise lr.InputError(f"--drop {named}: name each number once, of 1 to {len(known)} layers")
-    plans = made(model, kept, args)
+    plans, left_out = made(model, kept, args)
     asked: dict[str, Any] = {"conditions": [plan.condition for plan in plans]}
     asked |= {"seed": HELD_OUT, "noise_floor": False}
     both = ["generation", args.beside]
@@ -76,13 +76,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     table.to_csv(args.out / "pruning.csv", index=False)
     print(table[SHOWN].round(3).to_string(index=False))
     lr.figures.pruned_harm(table).write_html(args.out / "pruning.html", include_plotlyjs=True)
-    told = [f"{name} could not choose." for name in METHODS if name not in set(table["method"])]
-    conclude(args, __doc__, result, told + verdict(table, kept.label))
+    conclude(args, __doc__, result, left_out + verdict(table, kept.label))
 
 
-def made(model: Any, kept: lr.Task, args: argparse.Namespace) -> list[lr.PruningPlan]:
-    """A plan for each method and number of layers; a method that cannot choose is left out."""
-    plans = []
+def made(
+    model: Any, kept: lr.Task, args: argparse.Namespace
+) -> tuple[list[lr.PruningPlan], list[str]]:
+    """A plan for each method and number of layers, and why those that lack could not be made."""
+    plans, left_out = [], []
     for method in METHODS:
         for drop in args.drop:
             asked = {"method": method, "limit": args.plan_limit, "path": args.out / "plans"}
@@ -93,8 +94,8 @@ def made(model: Any, kept: lr.Task, args: argparse.Namespace) -> list[lr.Pruning
             except lr.InputError as error:  # where likelihood shows no skill
                 if method != "likelihood":
                     raise
-                print(f"likelihood cannot choose {drop}: {error}")
-    return plans
+                left_out.append(f"likelihood cannot choose {drop}: {error}.")
+    return plans, left_out
 
 
 if __name__ == "__main__":

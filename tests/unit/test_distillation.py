@@ -189,6 +189,15 @@ def test_twins_are_made_kept_and_compared(
     assert all((logits[0] - each).abs().max() > 1e-3 for each in logits[1:])
     assert (logits[1] - logits[2]).abs().max() > 1e-3
 
+    capsys.readouterr()
+    examined = ("--model", base, "--task", TASK, "--limit", 2, "--dtype", "float32")
+    examined = (*examined, "--out", tmp_path / "examined")
+    run(monkeypatch, "held_out.py", *examined, "--also", out / "solver")
+    told = capsys.readouterr().out.split("\n")
+    assert told[0] == f"{TASK} by generation:" and told[2].startswith("solver: 0.00 [0.00, ")
+    said = fails(monkeypatch, capsys, "held_out.py", *examined, "--also", base)
+    assert "--also: the last parts of the models' names must differ" in said
+
     # Finished twins are kept; others are not taken for them.
     weights = out / "solver" / "model.safetensors"
     before = weights.stat().st_mtime_ns
