@@ -33,6 +33,17 @@ def weights(model: TransformerBridge) -> Iterator[tuple[str, Tensor]]:
                     yield f"{path}.{name}", value
 
 
+# What a bridge puts around transformers' modules, as the names of their tensors show it.
+_WRAPPER = "._original_component"
+
+
+def named(model: TransformerBridge) -> dict[str, Tensor]:
+    """All tensors (buffers too) by the names that transformers gives them; nothing is fetched."""
+    original = model.original_model
+    found = [*original.named_parameters(remove_duplicate=False), *original.named_buffers()]
+    return {name.replace(_WRAPPER, ""): tensor for name, tensor in found}
+
+
 def stamp(model: TransformerBridge) -> int:
     """A number that changes when weights are exchanged or edited in place (in this process)."""
     parameters = model.original_model.parameters()

@@ -20,7 +20,7 @@ Example:
 import dataclasses
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, runtime_checkable
@@ -190,7 +190,8 @@ class Ablation(ABC):
 
     Class attributes:
         in_place: the model itself is changed while the condition lasts (`placed`), and nothing is
-            left to edit. Such an ablation acts at all positions.
+            left to edit. Such an ablation acts at all positions, and changes nothing but weights of
+            the site's block if it tells them (`donated`).
         whole_prompt: edits depend on the row's whole prompt (`ctx.prompts`), even those of its
             first tokens; so what two prompts have in common can't be read once for both.
     """
@@ -243,6 +244,13 @@ class Ablation(ABC):
         Only ablations that are `in_place` do anything here.
         """
         yield False
+
+    def donated(self, model: TransformerBridge, site: Site) -> Mapping[str, Tensor] | None:
+        """The tensors that `placed` puts in, by transformers' names; None if that is not all.
+
+        Where they are told, rows under many conditions can be run together.
+        """
+        return None
 
     @property
     def name(self) -> str:

@@ -28,7 +28,7 @@ from layerroles.ablations.base import Ablation, EditContext, ablation
 from layerroles.errors import InputError
 from layerroles.models import prepared
 from layerroles.sites import NUMBERED, Site
-from layerroles.weights import behaviour, content, is_spread, stamp
+from layerroles.weights import behaviour, content, is_spread, named, stamp
 
 # The modules of a block that make up a sublayer, as bridges call them.
 _SUBLAYERS = {"attn": ("ln1", "ln1_post", "attn"), "mlp": ("ln2", "ln2_post", "mlp")}
@@ -96,6 +96,17 @@ class Swap(Ablation):
         finally:
             for held, last, parameter in own:
                 held[last] = parameter
+
+    def donated(self, model: TransformerBridge, site: Site) -> dict[str, Tensor]:
+        """The donor's weights, by transformers' names."""
+        block = model.blocks[site.layer]
+        modules = [block] if site.part == "block" else _modules(model, site)
+        paths = tuple(
+            f"{block.name}." if module is block else f"{block.name}.{module.name}."
+            for module in modules
+        )
+        parameters = dict(named(self.donor))
+        return {name: value for name, value in parameters.items() if name.startswith(paths)}
 
 
 def check_donor(model: TransformerBridge, donor: TransformerBridge) -> None:

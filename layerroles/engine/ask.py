@@ -197,7 +197,10 @@ class Engine:
         """
         reason = self._executors.why_not("fused")
         for condition in conditions:
-            if any(edit.in_place for edit in condition.edits.values()):
+            edits = condition.edits.items()
+            if any(
+                edit.in_place and edit.donated(self.model, site) is None for site, edit in edits
+            ):
                 reason = f"{condition.name} changes the model itself"
         if reason is not None:
             raise InputError(

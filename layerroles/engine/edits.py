@@ -10,7 +10,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from layerroles.ablations import Condition, Edit, Prompt, References
+from layerroles.ablations import Ablation, Condition, Edit, Prompt, References
+from layerroles.engine.donors import Donated, donating
 from layerroles.engine.twin import NoTwin, Twin
 from layerroles.sites import Site
 
@@ -98,14 +99,17 @@ class Edits:
 
     def __init__(self, twin: Twin, conditions: Sequence[Condition], references: References) -> None:
         self._twin = twin
+        self._donated: dict[tuple[Ablation, Site], Donated] = {}
+        self._edits: dict[tuple[Condition, Site], Edit] = {}
         for condition in conditions:
-            if any(edit.in_place for edit in condition.edits.values()):
-                raise NoTwin(f"{condition.name} changes the model itself; use auto")
-        self._edits = {
-            (condition, site): Edit(twin.bridge, condition, site, references)
-            for condition in conditions
-            for site in condition
-        }
+            for site, edit in condition.edits.items():
+                if not edit.in_place:
+                    self._edits[condition, site] = Edit(twin.bridge, condition, site, references)
+                elif (edit, site) not in self._donated:
+                    tensors = edit.donated(twin.bridge, site)
+                    if tensors is None:
+                        raise NoTwin(f"{condition.name} changes the model itself; use auto")
+                    self._donated[edit, site] = Donated(twin, site, tensors)
         self._places = {site: twin.place(site) for _, site in self._edits}
 
     def block(
@@ -134,12 +138,7 @@ class Edits:
         Raises:
             RuntimeError: on leaving, if a hook did not fire.
         """
-        wanted: dict[Site, list[Stretch]] = {}
-        for stretch in stretches:
-            if stretch.end > stretch.start:
-                for site in stretch.condition:
-                    if site.layer >= since:
-                        wanted.setdefault(site, []).append(stretch)
+        wanted, given = self._by_site(stretches, since)
         layers = sorted({site.layer for site in wanted})
         streams: dict[int, Tensor] = {}
         fired: dict[Site, int] = dict.fromkeys(wanted, 0)
@@ -154,7 +153,7 @@ class Edits:
             else:
                 handles.append(module.register_forward_pre_hook(partial(_on_input, edit)))
         try:
-            with self._twin.noting(layers, streams):
+            with self._twin.noting(layers, streams), donating(given):
                 yield
         finally:
             for handle in handles:
@@ -162,6 +161,27 @@ class Edits:
         missed = [str(site) for site, n in fired.items() if n != 1]
         if missed:
             raise RuntimeError(f"the hooks of {', '.join(missed)} did not fire once in a pass")
+
+    def _by_site(
+        self, stretches: Sequence[Stretch], since: int
+    ) -> tuple[dict[Site, list[Stretch]], dict[Donated, list[slice]]]:
+        """The stretches that are edited at each site, and those that meet donated weights."""
+        wanted: dict[Site, list[Stretch]] = {}
+        given: dict[Donated, list[slice]] = {}
+        for stretch in stretches:
+            if stretch.end == stretch.start:
+                continue
+            for site, edit in stretch.condition.edits.items():
+                if site.layer < since:
+                    continue
+                if not edit.in_place:
+                    wanted.setdefault(site, []).append(stretch)
+                    continue
+                donated = self._donated[edit, site]
+                where = slice(stretch.start, stretch.end)
+                given.setdefault(donated, []).append(where)
+                stretch.note(torch.full_like(stretch.read.real, donated.differs))
+        return wanted, given
 
     def _edit(
         self,

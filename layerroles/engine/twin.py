@@ -27,13 +27,12 @@ from layerroles.engine.speed import measured
 from layerroles.errors import InputError
 from layerroles.models import prepared
 from layerroles.sites import Site
-from layerroles.weights import is_spread
+from layerroles.weights import is_spread, named
 
 # How the engine attends: (layer, q, k, v, score) -> out; heads first, out with positions first.
 Attend = Callable[[int, Tensor, Tensor, Tensor, Scoring], Tensor]
 
 _NAME = "layerroles"
-_WRAPPER = "._original_component"
 
 
 class NoTwin(InputError):
@@ -76,12 +75,10 @@ class Twin:
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor, score: Scoring) -> Tensor:
             calls.append(layer)
             seen[layer] = (k.numel() + v.numel()) // k.shape[1] * k.element_size()
-            return torch.zeros(q.shape[1], q.shape[0], v.shape[2], dtype=q.dtype, device=q.device)
+            return _nothing(layer, q, k, v, score)
 
         config, weight = self.bridge.cfg, next(self.base.parameters())
-        with torch.inference_mode():
-            pair = torch.zeros(2, dtype=torch.long, device=weight.device)
-            self.run(pair, torch.arange(2, device=weight.device), attend)
+        self._try(2, attend)
         if calls != list(range(len(self.blocks))):
             raise NoTwin("its layers do not attend once each")
         d_mlp = config.d_mlp or 4 * config.d_model
@@ -99,6 +96,42 @@ class Twin:
             kv=tuple(seen[layer] for layer in range(len(self.blocks))),
             inner=6 * config.d_model + 3 * d_mlp + 8 * config.n_heads * config.d_head,
         )
+
+    @torch.inference_mode()
+    def _try(self, n: int, attend: Attend) -> None:
+        """One pass over some tokens."""
+        device = next(self.base.parameters()).device
+        self.run(
+            torch.zeros(n, dtype=torch.long, device=device), torch.arange(n).to(device), attend
+        )
+
+    @cached_property
+    def token_dims(self) -> dict[nn.Module, int]:
+        """Which dimension of what is given to a module counts tokens, for modules with weights.
+
+        Those of the blocks only, and not those that hold further modules or of which it isn't
+        known. (A norm of queries may be given them heads first.)
+        """
+        n = 2 + max(self.bridge.cfg.n_heads, getattr(self.bridge.cfg, "n_key_value_heads", 0) or 0)
+        dims: dict[nn.Module, int] = {}
+
+        def note(module: nn.Module, args: tuple[Any, ...]) -> None:
+            sizes = list(args[0].shape[:-1]) if args and isinstance(args[0], Tensor) else []
+            if sizes.count(n) == 1:
+                dims[module] = sizes.index(n)
+
+        handles = [
+            module.register_forward_pre_hook(note)
+            for block in self.blocks
+            for module in block.modules()
+            if module._parameters and next(module.children(), None) is None
+        ]
+        try:
+            self._try(n, _nothing)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return dims
 
     @cached_property
     def speed(self) -> Speed:
@@ -201,6 +234,11 @@ class Twin:
         return attend
 
 
+def _nothing(layer: int, q: Tensor, k: Tensor, v: Tensor, score: Scoring) -> Tensor:
+    """What attention gives where nobody attends."""
+    return torch.zeros(q.shape[1], q.shape[0], v.shape[2], dtype=q.dtype, device=q.device)
+
+
 def _attention(
     module: nn.Module,
     query: Float[Tensor, "1 head pos d_head"],
@@ -237,8 +275,7 @@ def _built(bridge: TransformerBridge) -> Any:
         raise NoTwin(str(error).split("\n")[0]) from error
     if type(model).__name__ != bridge.cfg.architecture:
         raise NoTwin(f"its configuration makes a {type(model).__name__}")
-    named = [*original.named_parameters(remove_duplicate=False), *original.named_buffers()]
-    tensors = {name.replace(_WRAPPER, ""): tensor for name, tensor in named}
+    tensors = named(bridge)
     for name, parameter in (*model.named_parameters(), *model.named_buffers()):
         if name not in tensors or tensors[name].shape != parameter.shape:
             raise NoTwin(f"the bridge has no {name}")

@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -90,7 +91,7 @@ def test_a_model_swapped_with_itself_is_the_same_bit_for_bit(part: str) -> None:
     assert not run.changed.any()
 
 
-@pytest.mark.parametrize("executor", ["plain", "hooked", "auto"])
+@pytest.mark.parametrize("executor", ["plain", "hooked", "fused", "auto"])
 @pytest.mark.parametrize("architecture", ["llama", "gpt2", "gemma2"])
 def test_the_engine_generates_with_the_donors_keys_and_values(
     architecture: str, executor: str, tmp_path: Path
@@ -111,8 +112,7 @@ def test_the_engine_generates_with_the_donors_keys_and_values(
         torch.tensor(found.logprob[1]), torch.tensor(expected.logprob[0]), atol=1e-4, rtol=0
     )
     assert found.changed.tolist() == [[False] * 3, [True] * 3]
-    # The intact model is answered fused; a swap changes the model itself.
-    assert engine.used == {"auto": {"fused", "hooked"}}.get(executor, {executor})
+    assert engine.used == {executor if executor != "auto" else "fused"}
 
 
 def test_the_host_has_its_weights_back_after_an_error() -> None:
@@ -167,8 +167,58 @@ def test_what_cannot_be_swapped_is_told(tmp_path: Path) -> None:
         assert one.hash == lr.Condition({lr.Site(0): lr.Swap(same)}).hash
         next(same.blocks[2].parameters()).add_(1.0)
     assert one.hash != lr.Condition({lr.Site(0): lr.Swap(same)}).hash
+
+
+@lr.ablation("elsewhere")
+@dataclass(frozen=True)
+class Elsewhere(lr.Swap):
+    """A swap that does not tell which tensors it puts in place."""
+
+    def donated(self, model: object, site: lr.Site) -> None:
+        return None
+
+
+def test_what_is_not_told_of_a_change_is_not_fused() -> None:
+    model = random_model("llama")
+    told, untold = (
+        lr.Condition({lr.Site(1): edit(random_model("llama", seed=1))})
+        for edit in (lr.Swap, Elsewhere)
+    )
     with pytest.raises(lr.InputError, match="there is no plan"):
-        lr.Engine(random_model("llama")).plan([("a", "b")], [two])
+        lr.Engine(model).plan([("a", "b")], [untold])
+    assert lr.Engine(model).plan([("a", "b")], [told]).groups
+    engine = lr.Engine(model)
+    one, two = engine.loglikelihood([("a", "b")], [told, untold]).logprob
+    assert abs(one[0] - two[0]) < 1e-4
+    assert engine.used == {"fused", "hooked"}
+
+
+@pytest.mark.parametrize("architecture", ALL_ARCHITECTURES)
+def test_rows_under_several_donors_and_edits_are_answered_together(architecture: str) -> None:
+    model, other = random_model(architecture), random_model(architecture, seed=2)
+    conditions = [
+        lr.Condition({}),
+        swapped(architecture, [0]),
+        swapped(architecture, [1, 2]),
+        lr.Condition({lr.Site(layer): lr.Swap(other) for layer in (1, 2)}),
+        lr.Condition({lr.Site(1): lr.Skip()}),
+        swapped(architecture, range(model.cfg.n_layers)),
+        lr.Condition({lr.Site(1): lr.Skip(), **swapped(architecture, [2]).edits}),
+    ]
+    if architecture != "phi":  # one norm for both sublayers
+        conditions += [swapped(architecture, [1], part) for part in ("attn", "mlp")]
+    pairs = [("abc", "de"), ("abc", "fgh"), ("hello there", "x")]
+    asked = [(text, {"max_gen_toks": 6}) for text in ("abc", "hello there", "abcd")]
+    plain, engine = lr.Engine(model, executor="plain"), lr.Engine(model)
+    found, expected = (one.loglikelihood(pairs, conditions) for one in (engine, plain))
+    torch.testing.assert_close(
+        torch.tensor(found.logprob), torch.tensor(expected.logprob), atol=1e-4, rtol=0
+    )
+    assert (found.changed == expected.changed).all()
+    assert engine.generate_until(asked, conditions) == plain.generate_until(asked, conditions)
+    # The weights of experts meet the tokens that were sent to them.
+    experts = architecture in ("mixtral", "qwen3_moe")
+    assert engine.used == ({"fused", "hooked"} if experts else {"fused"})
 
 
 def test_a_swap_stands_beside_other_ablations() -> None:
