@@ -18,6 +18,7 @@ from layerroles.figures.joint import pair_excess as pair_excess
 from layerroles.figures.lens import lens_trajectories as lens_trajectories
 from layerroles.figures.outcomes import outcome_profile as outcome_profile
 from layerroles.figures.patterns import attention_pattern as attention_pattern
+from layerroles.figures.profiles import harm_profiles as harm_profiles
 from layerroles.figures.pruned import pruned_harm as pruned_harm
 from layerroles.figures.roles import role_map as role_map
 from layerroles.figures.similarity import influence_profile as influence_profile
@@ -33,6 +34,7 @@ __all__ = [
     "depth_profile",
     "direct_against_total",
     "harm_map",
+    "harm_profiles",
     "head_harms",
     "head_map",
     "influence_profile",

@@ -125,6 +125,33 @@ def test_depth_profile_of_nats_has_no_chance_line() -> None:
     assert figure.layout.yaxis.range is None
 
 
+def test_harm_profiles_hold_each_run_against_the_first(result: SweepResult) -> None:
+    runs = {"base": result["facts"], "<i>twin</i>": result["word_problems"]}
+    figure = figures.harm_profiles(runs, protocol="generation", at="all")
+    for name, run in (("base", runs["base"]), ("&lt;i&gt;twin&lt;/i&gt;", runs["<i>twin</i>"])):
+        cell = run.effects().query("protocol == 'generation' and at == 'all'")
+        cell = cell.sort_values("layer")
+        (line,) = named(figure, name)
+        np.testing.assert_array_equal(line.y, cell["harm"])
+        np.testing.assert_allclose(line.y + line.error_y.array, cell["harm_high"].to_numpy(float))
+        assert line.marker.color == style.colour(cell["family"].iloc[0])
+    (reference,) = named(figure, "base, for comparison")
+    np.testing.assert_array_equal(reference.y, named(figure, "base")[0].y)
+    assert reference.xaxis == named(figure, "&lt;i&gt;twin&lt;/i&gt;")[0].xaxis != "x"
+    assert "<i>" not in text_of(figure)
+
+
+def test_harm_profiles_draw_one_thing_of_each_run(result: SweepResult) -> None:
+    with pytest.raises(InputError, match="no results"):
+        figures.harm_profiles({})
+    with pytest.raises(InputError, match=r"more than one task .*choose with task="):
+        figures.harm_profiles({"a": result}, protocol="generation", at="all")
+    with pytest.raises(InputError, match=r"more than one at \(all, after_first\)"):
+        figures.harm_profiles({"a": result["facts"]}, protocol="generation")
+    with pytest.raises(InputError, match="no run has any"):
+        figures.harm_profiles({"a": result["word_problems"]}, protocol="continuation", at="all")
+
+
 def test_harm_map_holds_every_harm_and_marks_intervals_off_zero(result: SweepResult) -> None:
     figure = figures.harm_map(result, protocol="generation")
     (heat,) = [t for t in figure.data if t.type == "heatmap"]

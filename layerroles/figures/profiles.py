@@ -1,0 +1,150 @@
+"""Harm over depth in several runs, one under the other: models, contexts, kinds of a question.
+
+>>> figure = harm_profiles({"base": base, "twin": twin})  # doctest: +SKIP
+>>> figure = harm_profiles({name: result[name] for name in tasks})  # doctest: +SKIP
+"""
+
+from collections.abc import Mapping
+
+import pandas as pd
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from layerroles.errors import InputError
+from layerroles.figures import select, style
+from layerroles.results import SweepResult
+
+# Harm beyond these is cut off by the axis; the hover tells it.
+_LOWEST, _HIGHEST = -0.6, 1.6
+_PANEL = 128
+
+
+def harm_profiles(
+    results: Mapping[str, SweepResult],
+    *,
+    task: str | None = None,
+    protocol: str | None = None,
+    ablation: str | None = None,
+    at: str | None = None,
+) -> go.Figure:
+    """Draw the harm of ablating each layer, a panel for each run, on one axis.
+
+    The first run is the one that the others are held against: its line is drawn thin in every
+    other panel. Harm is the share of a run's own skill that is lost, so runs of different skill can
+    be compared; 0 is nothing, 1 down to chance.
+
+    Args:
+        results: sweeps over single layers by what they are called. After the choices below each has
+            one task, protocol, ablation and set of positions; `result[task]` is a part of a sweep.
+        task: a task label, if the runs hold several.
+        protocol: a protocol, if the runs hold several.
+        ablation: the kind of ablation, if the runs hold several.
+        at: the positions at which the ablation acts, if the runs hold several.
+
+    Raises:
+        InputError: no runs, nothing or several things to draw of one, no skill in any.
+    """
+    if not results:
+        raise InputError("harm_profiles got no results: give at least one, by name")
+    chosen = {"task": task, "protocol": protocol, "at": at}
+    profiles = {
+        name: _profile(name, select.layer_effects(result, ablation=ablation), chosen)
+        for name, result in results.items()
+    }
+    if all(profile["harm"].isna().all() for profile in profiles.values()):
+        raise InputError("harm_profiles needs skill above chance: no run has any")
+    n_layers = max(select.depth(results[name], one) for name, one in profiles.items())
+    figure = make_subplots(
+        rows=len(profiles),
+        cols=1,
+        shared_xaxes=True,
+        vertical_spacing=0.3 / (len(profiles) + 1) if len(profiles) > 1 else 0,
+        subplot_titles=[_title(name, results[name], one) for name, one in profiles.items()],
+    )
+    first = next(iter(profiles))
+    for row, (name, profile) in enumerate(profiles.items(), start=1):
+        if name != first:
+            figure.add_trace(_reference(first, profiles[first], row == 2), row=row, col=1)
+        figure.add_trace(_line(name, profile), row=row, col=1)
+    ends = pd.concat([one[["harm_low", "harm_high"]].stack() for one in profiles.values()])
+    low, high = max(_LOWEST, min(-0.1, ends.min())), min(_HIGHEST, max(1.1, ends.max()))
+    figure.update_yaxes(range=[low, high], dtick=0.5, zeroline=True, zerolinecolor=style.NEUTRAL)
+    figure.update_yaxes(title_text="harm")
+    figure.update_xaxes(**style.layer_axis(n_layers))
+    figure.update_xaxes(title_text="ablated layer (0-based)", row=len(profiles), col=1)
+    style.headings(figure)
+    kind = next(iter(profiles.values()))["ablation"].iloc[0]
+    counts = [n for profile in profiles.values() for n in profile["n"]]
+    return style.finish(
+        figure,
+        title=f"Harm when one layer is ablated ({kind})",
+        subtitle=f"{style.counts(counts)} examples per point; 95% intervals; 0: nothing lost, "
+        "1: no better than chance",
+        height=168 + _PANEL * len(profiles),
+    )
+
+
+def _profile(name: str, effects: pd.DataFrame, chosen: Mapping[str, str | None]) -> pd.DataFrame:
+    """The effects of single layers in one cell and at one set of positions.
+
+    Raises:
+        InputError: there are several.
+    """
+    for column, value in chosen.items():
+        effects = select.narrow(effects, column, value)
+    for column in chosen:
+        several = list(map(str, dict.fromkeys(effects[column])))
+        if len(several) > 1:
+            raise InputError(
+                f"{name!r} has more than one {column} ({', '.join(several)}): choose with {column}="
+            )
+    return effects
+
+
+def _title(name: str, result: SweepResult, profile: pd.DataFrame) -> str:
+    cell = profile.iloc[0]
+    intact = result.intact()
+    there = (intact["task"] == cell["task"]) & (intact["protocol"] == cell["protocol"])
+    base = intact[there].iloc[0]
+    told = f"intact {style.number(base['score'])}, n {int(base['n'])}"
+    if profile["harm"].isna().all():
+        told += ", not above chance"
+    return style.panel(cell["family"], name, told)
+
+
+def _line(name: str, profile: pd.DataFrame) -> go.Scatter:
+    hue = style.colour(profile["family"].iloc[0])
+    harm, low, high = (profile[column] for column in ("harm", "harm_low", "harm_high"))
+    return go.Scatter(
+        x=profile["layer"],
+        y=harm,
+        error_y=style.error_bars(harm, low, high, colour=style.fade(hue, 0.6)),
+        mode="lines+markers",
+        line={"color": style.fade(hue, 0.45), "width": 1},
+        marker={
+            "color": hue,
+            "size": 7,
+            "symbol": style.symbol(profile["family"].iloc[0]),
+        },
+        name=style.escape(name),
+        showlegend=False,
+        hovertext=[
+            f"<b>{style.escape(line['condition'])}</b> {style.escape(name)}<br>"
+            f"harm {style.interval(line['harm'], line['harm_low'], line['harm_high'])}<br>"
+            f"n {int(line['n'])}"
+            for _, line in profile.iterrows()
+        ],
+        hoverinfo="text",
+    )
+
+
+def _reference(name: str, profile: pd.DataFrame, named: bool) -> go.Scatter:
+    return go.Scatter(
+        x=profile["layer"],
+        y=profile["harm"],
+        mode="lines",
+        line={"color": style.NEUTRAL, "width": 1.4, "dash": "dot"},
+        name=f"{style.escape(name)}, for comparison",
+        showlegend=named,
+        hoverinfo="skip",
+    )
