@@ -246,9 +246,11 @@ class Ablation(ABC):
         yield False
 
     def donated(self, model: TransformerBridge, site: Site) -> Mapping[str, Tensor] | None:
-        """The tensors that `placed` puts in, by transformers' names; None if that is not all.
+        """The weights that `placed` puts into the site's block, by transformers' names.
 
-        Where they are told, rows under many conditions can be run together.
+        None if that is not all that it does. Where they are told, rows under many conditions can be
+        run together. Buffers stay the host's, and names that transformers does not have are passed
+        over.
         """
         return None
 

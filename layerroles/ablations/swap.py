@@ -98,15 +98,15 @@ class Swap(Ablation):
                 held[last] = parameter
 
     def donated(self, model: TransformerBridge, site: Site) -> dict[str, Tensor]:
-        """The donor's weights, by transformers' names."""
+        """The donor's weights, by transformers' names (and a bridge's further ones)."""
         block = model.blocks[site.layer]
         modules = [block] if site.part == "block" else _modules(model, site)
         paths = tuple(
             f"{block.name}." if module is block else f"{block.name}.{module.name}."
             for module in modules
         )
-        parameters = dict(named(self.donor))
-        return {name: value for name, value in parameters.items() if name.startswith(paths)}
+        weights = named(self.donor).items()
+        return {name: weight for name, weight in weights if name.startswith(paths)}
 
 
 def check_donor(model: TransformerBridge, donor: TransformerBridge) -> None:

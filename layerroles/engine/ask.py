@@ -197,11 +197,7 @@ class Engine:
         """
         reason = self._executors.why_not("fused")
         for condition in conditions:
-            edits = condition.edits.items()
-            if any(
-                edit.in_place and edit.donated(self.model, site) is None for site, edit in edits
-            ):
-                reason = f"{condition.name} changes the model itself"
+            reason = reason or self._executors.why_not_under(condition)
         if reason is not None:
             raise InputError(
                 f"model {prepared(self.model).name!r} cannot be run fused ({reason}): there is no "

@@ -12,9 +12,9 @@ def edited_block(condition: Condition) -> Site | None:
     block itself is another.)
     """
     first = [site for site in condition if site.layer == condition.first_layer]
-    if len(first) > 1 or _is_other(condition):
+    if len(first) != 1 or _is_other(condition):
         return None
-    return first[0] if first and first[0].part in ("block", "stream") else None
+    return first[0] if first[0].part in ("block", "stream") else None
 
 
 def first_run(condition: Condition, n_layers: int) -> int:

@@ -8,7 +8,7 @@ with the other weights, and nothing else is done.
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -30,30 +30,38 @@ class Donated:
         site: as given.
         dims: see `Twin.token_dims`.
         modules: the stand-ins, by the modules that they stand in for.
-        differs: whether any of the weights are others.
 
     Raises:
-        NoTwin: what a module with such weights is given is not known to be tokens.
+        NoTwin: a module with such weights is not known to take each token alone, or there is none.
     """
 
     def __init__(self, twin: Twin, site: Site, tensors: Mapping[str, Tensor]) -> None:
         self.site, self.dims = site, twin.token_dims
         self.modules: dict[nn.Module, nn.Module] = {}
-        self.differs = False
-        # A bridge knows some of its tensors by further names.
-        for name, own in twin.model.named_parameters(remove_duplicate=False):
-            if name not in tensors:
-                continue
-            path, _, last = name.rpartition(".")
-            module, tensor = twin.model.get_submodule(path), tensors[name]
-            if module not in twin.token_dims:
-                raise NoTwin(f"{name} is not the weight of a module that takes each token alone")
-            if module not in self.modules:
+        for path, module in twin.blocks[site.layer].named_modules(prefix=twin.paths[site.layer]):
+            given = {
+                last: nn.Parameter(tensors[f"{path}.{last}"], requires_grad=False)
+                for last, own in module._parameters.items()
+                if own is not None and f"{path}.{last}" in tensors
+            }
+            if given and module not in twin.token_dims:
+                raise NoTwin(f"{path}, which would be another's, is not known to take tokens alone")
+            if given:
                 self.modules[module] = stand_in = copy.copy(module)
                 # All else is shared with the module.
-                stand_in.__dict__["_parameters"] = dict(module._parameters)
-            self.modules[module]._parameters[last] = nn.Parameter(tensor, requires_grad=False)
-            self.differs = self.differs or not torch.equal(own, tensor)
+                stand_in.__dict__["_parameters"] = module._parameters | given
+        if not self.modules:
+            raise NoTwin(f"none of the tensors for {site} has a name that transformers gives")
+
+    @cached_property
+    def differs(self) -> bool:
+        """Whether any of the weights are others."""
+        pairs = [
+            pair
+            for module, stand_in in self.modules.items()
+            for pair in zip(module.parameters(), stand_in.parameters(), strict=True)
+        ]
+        return not all(torch.equal(own, other) for own, other in pairs)
 
 
 @contextmanager
@@ -67,12 +75,13 @@ def donating(given: Mapping[Donated, Sequence[slice]]) -> Iterator[None]:
         RuntimeError: on leaving, if some were not met.
     """
     met: set[Donated] = set()
+    # Of two that stand in for the same module, a block's and its attention's, the latter wins.
+    ordered = sorted(given.items(), key=lambda item: item[0].site.order)
     with ExitStack() as stack:
-        # Those of several sites may stand in for the same module: a block's and its attention's.
         for module in dict.fromkeys(module for donated in given for module in donated.modules):
             pieces = [
                 (donated, piece)
-                for donated, stretches in given.items()
+                for donated, stretches in ordered
                 if module in donated.modules
                 for piece in _joined(stretches)
             ]
@@ -87,24 +96,24 @@ def _pieced(
 ) -> Callable[..., Tensor]:
     """What a module gives, but that some tokens are given to another one in its place."""
 
-    def forward(value: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    def forward(value: Tensor) -> Tensor:
         met.update(donated for donated, _ in pieces)
-        donated, piece = pieces[0]
+        donated, piece = pieces[-1]
         before = (slice(None),) * donated.dims[module]
         if piece == slice(0, value.shape[len(before)]):
-            return _given(donated.modules[module], value, *args, **kwargs)
-        out = _given(module, value, *args, **kwargs)
+            return _given(donated.modules[module], value)
+        out = _given(module, value)
         for donated, piece in pieces:
             here = (*before, piece)
-            out[here] = _given(donated.modules[module], value[here], *args, **kwargs)
+            out[here] = _given(donated.modules[module], value[here])
         return out
 
     return forward
 
 
-def _given(module: nn.Module, value: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+def _given(module: nn.Module, value: Tensor) -> Tensor:
     """What the module's own class makes of the value."""
-    out: Tensor = type(module).forward(module, value, *args, **kwargs)
+    out: Tensor = type(module).forward(module, value)
     return out
 
 

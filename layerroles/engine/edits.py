@@ -94,7 +94,8 @@ class Edits:
         references: what the conditions' ablations need to know.
 
     Raises:
-        NoTwin: a site is not a module's input or output.
+        NoTwin: a site is not a module's input or output, or an edit changes the model itself in
+            another way than by weights that take each token alone.
     """
 
     def __init__(self, twin: Twin, conditions: Sequence[Condition], references: References) -> None:
@@ -106,10 +107,7 @@ class Edits:
                 if not edit.in_place:
                     self._edits[condition, site] = Edit(twin.bridge, condition, site, references)
                 elif (edit, site) not in self._donated:
-                    tensors = edit.donated(twin.bridge, site)
-                    if tensors is None:
-                        raise NoTwin(f"{condition.name} changes the model itself; use auto")
-                    self._donated[edit, site] = Donated(twin, site, tensors)
+                    self._donated[edit, site] = _donated(twin, edit, site)
         self._places = {site: twin.place(site) for _, site in self._edits}
 
     def block(
@@ -204,6 +202,26 @@ class Edits:
                 value, copied = (value if copied else value.clone()), True
                 value[0, where] = new[:, 0]
         return value
+
+
+def refusal(twin: Twin, condition: Condition) -> str | None:
+    """Why a condition cannot be put onto transformers' modules; None if it can."""
+    try:
+        for site, edit in condition.edits.items():
+            if edit.in_place:
+                _donated(twin, edit, site)
+            else:
+                twin.place(site)
+    except NoTwin as error:
+        return str(error)
+    return None
+
+
+def _donated(twin: Twin, edit: Ablation, site: Site) -> Donated:
+    tensors = edit.donated(twin.bridge, site)
+    if tensors is None:
+        raise NoTwin(f"{edit.name} on {site} changes the model itself; use auto")
+    return Donated(twin, site, tensors)
 
 
 def _on_output(

@@ -8,6 +8,7 @@ import torch
 from transformer_lens.model_bridge import TransformerBridge
 
 from layerroles.ablations import Condition, References, resolve
+from layerroles.engine.edits import refusal
 from layerroles.engine.fused import Fused
 from layerroles.engine.groups import Requests
 from layerroles.engine.hooked import Hooked
@@ -93,9 +94,11 @@ class Executors:
                 continue
             mine = left
             if not isinstance(executor, Plain) and self._wanted == "auto":
-                some = [conditions[place] for place in left]
+                if isinstance(executor, Fused):
+                    mine = [place for place in left if self._fusible(conditions[place])]
+                some = [conditions[place] for place in mine]
                 agreed = self._agreed(executor, plain, requests, some)
-                mine = [place for place in left if kind(conditions[place]) in agreed]
+                mine = [place for place in mine if kind(conditions[place]) in agreed]
             left = [place for place in left if place not in set(mine)]
             if mine:
                 self.used.add(name)
@@ -118,10 +121,20 @@ class Executors:
             return self.fused(references)
         if self._wanted == name:
             raise InputError(f"model {self._name!r} cannot be run {name}: {reason}; use auto")
+        self._tell(f"model {self._name!r}", name, reason)
+        return None
+
+    def _tell(self, what: str, name: str, reason: str) -> None:
+        """Say why something is not run by an executor, once."""
         if (name, reason) not in self._told:
             self._told.add((name, reason))
-            log.warning("model %r is not run %s: %s", self._name, name, reason)
-        return None
+            log.warning("%s is not run %s: %s", what, name, reason)
+
+    def _fusible(self, condition: Condition) -> bool:
+        reason = self.why_not_under(condition)
+        if reason is not None:
+            self._tell(condition.name, "fused", reason)
+        return reason is None
 
     def why_not(self, name: ExecutorName, longest: int = 0) -> str | None:
         """Why the model cannot be run so, with requests of so many tokens; None if it can."""
@@ -141,6 +154,10 @@ class Executors:
         except UNFORESEEN as error:
             return told(error)
         return None
+
+    def why_not_under(self, condition: Condition) -> str | None:
+        """Why a model that can be run fused cannot be under a condition; None if it can."""
+        return refusal(self.fused({}).twin, condition)
 
     def fused(self, references: References) -> Fused:
         """The fused executor; what it knows of the model is kept."""

@@ -12,7 +12,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from layerroles.ablations import Condition
+from layerroles.ablations import INTACT, Condition
 from layerroles.engine.groups import Requests
 from layerroles.engine.plain import Plain
 from layerroles.engine.requests import Score, Scored, Writing, Written
@@ -79,11 +79,13 @@ def disagreement(
     if dtype != torch.float32:
         bound += _NOISE * rounding_noise(plain, tried, condition, theirs)
     asked = [Written(one.context, (), _N_WRITTEN, one.evidence) for one in tried]
-    writes = dtype == torch.float32 and any(isinstance(one, Written) for one in requests)
-    expected = next(plain.write(asked, [condition]))[1] if writes else []
+    writes = any(isinstance(one, Written) for one in requests)
+    compares = writes and dtype == torch.float32
+    expected = next(plain.write(asked, [condition]))[1] if compares else []
     try:
         ((_, ours),) = executor.score(tried, [condition])
-        found = next(executor.write(asked, [condition]))[1] if writes else []
+        # Beside rows that are not edited, as in a sweep.
+        found = dict(executor.write(asked, [INTACT, condition]))[1] if writes else []
     except torch.OutOfMemoryError:
         raise
     except UNFORESEEN as error:
@@ -95,7 +97,7 @@ def disagreement(
         return f"log-likelihoods differ by {most:.2g} nats a token"
     if any(x.changed != y.changed for x, y in zip(ours, theirs, strict=True)):
         return "its edits change something where the reference's do not, or the other way round"
-    if found != expected:
+    if compares and found != expected:
         return f"{found[0].text!r} is written instead of {expected[0].text!r}"
     return None
 

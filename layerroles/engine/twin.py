@@ -58,11 +58,11 @@ class Twin:
         self.base: nn.Module = self.model.base_model
         if "position_ids" not in inspect.signature(self.base.forward).parameters:
             raise NoTwin("its positions cannot be given")
-        paths = [block.name for block in bridge.blocks]
-        self.blocks = [self.model.get_submodule(path) for path in paths]
+        self.paths = [block.name for block in bridge.blocks]
+        self.blocks = [self.model.get_submodule(path) for path in self.paths]
         self._attend: Attend | None = None
         self._output: Callable[..., Any] = BaseModelOutputWithPast
-        for layer, (block, path) in enumerate(zip(bridge.blocks, paths, strict=True)):
+        for layer, (block, path) in enumerate(zip(bridge.blocks, self.paths, strict=True)):
             attention = self.model.get_submodule(f"{path}.{block.attn.name}")
             attention.__dict__["layerroles_attend"] = self._attends(layer)
         self.shape = self._measured()
@@ -107,21 +107,24 @@ class Twin:
 
     @cached_property
     def token_dims(self) -> dict[nn.Module, int]:
-        """Which dimension of what is given to a module counts tokens, for modules with weights.
+        """Modules with weights that take each token alone; which dimension counts the tokens.
 
-        Those of the blocks only, and not those that hold further modules or of which it isn't
-        known. (A norm of queries may be given them heads first.)
+        They are given nothing else, hold no further modules, and give as many. (A norm of queries
+        may be given them heads first.)
         """
         n = 2 + max(self.bridge.cfg.n_heads, getattr(self.bridge.cfg, "n_key_value_heads", 0) or 0)
         dims: dict[nn.Module, int] = {}
 
-        def note(module: nn.Module, args: tuple[Any, ...]) -> None:
-            sizes = list(args[0].shape[:-1]) if args and isinstance(args[0], Tensor) else []
-            if sizes.count(n) == 1:
-                dims[module] = sizes.index(n)
+        def note(
+            module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
+        ) -> None:
+            if len(args) == 1 and not kwargs and isinstance(output, Tensor):
+                sizes = list(args[0].shape[:-1])
+                if sizes.count(n) == 1 and sizes == list(output.shape[:-1]):
+                    dims[module] = sizes.index(n)
 
         handles = [
-            module.register_forward_pre_hook(note)
+            module.register_forward_hook(note, with_kwargs=True)
             for block in self.blocks
             for module in block.modules()
             if module._parameters and next(module.children(), None) is None

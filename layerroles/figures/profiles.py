@@ -14,7 +14,7 @@ from layerroles.errors import InputError
 from layerroles.figures import select, style
 from layerroles.results import SweepResult
 
-# Harm beyond these is cut off by the axis; the hover tells it.
+# Intervals beyond these are cut off by the axis; the hover tells them.
 _LOWEST, _HIGHEST = -0.6, 1.6
 _PANEL = 128
 
@@ -42,7 +42,8 @@ def harm_profiles(
         at: the positions at which the ablation acts, if the runs hold several.
 
     Raises:
-        InputError: no runs, nothing or several things to draw of one, no skill in any.
+        InputError: no runs, nothing or several things to draw of one, runs that differ in protocol,
+            ablation or positions, no skill in any.
     """
     if not results:
         raise InputError("harm_profiles got no results: give at least one, by name")
@@ -51,6 +52,13 @@ def harm_profiles(
         name: _profile(name, select.layer_effects(result, ablation=ablation), chosen)
         for name, result in results.items()
     }
+    for column in ("protocol", "ablation", "at"):
+        several = sorted({str(profile[column].iloc[0]) for profile in profiles.values()})
+        if len(several) > 1:
+            raise InputError(
+                f"harm_profiles got runs that differ in {column} ({', '.join(several)}): harm is "
+                f"compared within one, choose with {column}="
+            )
     if all(profile["harm"].isna().all() for profile in profiles.values()):
         raise InputError("harm_profiles needs skill above chance: no run has any")
     n_layers = max(select.depth(results[name], one) for name, one in profiles.items())
@@ -66,20 +74,20 @@ def harm_profiles(
         if name != first:
             figure.add_trace(_reference(first, profiles[first], row == 2), row=row, col=1)
         figure.add_trace(_line(name, profile), row=row, col=1)
-    ends = pd.concat([one[["harm_low", "harm_high"]].stack() for one in profiles.values()])
-    low, high = max(_LOWEST, min(-0.1, ends.min())), min(_HIGHEST, max(1.1, ends.max()))
+    drawn = pd.concat(profiles.values())
+    low = min(-0.1, drawn["harm"].min() - 0.05, max(_LOWEST, drawn["harm_low"].min()))
+    high = max(1.1, drawn["harm"].max() + 0.05, min(_HIGHEST, drawn["harm_high"].max()))
     figure.update_yaxes(range=[low, high], dtick=0.5, zeroline=True, zerolinecolor=style.NEUTRAL)
     figure.update_yaxes(title_text="harm")
     figure.update_xaxes(**style.layer_axis(n_layers))
     figure.update_xaxes(title_text="ablated layer (0-based)", row=len(profiles), col=1)
     style.headings(figure)
-    kind = next(iter(profiles.values()))["ablation"].iloc[0]
-    counts = [n for profile in profiles.values() for n in profile["n"]]
+    kind, asked, where = (drawn[column].iloc[0] for column in ("ablation", "protocol", "at"))
     return style.finish(
         figure,
-        title=f"Harm when one layer is ablated ({kind})",
-        subtitle=f"{style.counts(counts)} examples per point; 95% intervals; 0: nothing lost, "
-        "1: no better than chance",
+        title=f"Harm when one layer is ablated ({kind}), by {asked}",
+        subtitle=f"{style.counts(drawn['n'])} examples per point; ablated at: {where}; "
+        "95% intervals; 0: nothing lost, 1: no better than chance",
         height=168 + _PANEL * len(profiles),
     )
 

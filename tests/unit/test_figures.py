@@ -150,6 +150,26 @@ def test_harm_profiles_draw_one_thing_of_each_run(result: SweepResult) -> None:
         figures.harm_profiles({"a": result["facts"]}, protocol="generation")
     with pytest.raises(InputError, match="no run has any"):
         figures.harm_profiles({"a": result["word_problems"]}, protocol="continuation", at="all")
+    one, two = (
+        synthetic_result(3, 8, harms={"knowledge": {"all": [0.5] * 3}}, protocols=(protocol,))
+        for protocol in ("continuation", "generation")
+    )
+    with pytest.raises(InputError, match=r"differ in protocol \(continuation, generation\)"):
+        figures.harm_profiles({"a": one, "b": two})
+
+
+def test_harm_profiles_show_every_point() -> None:
+    weak = synthetic_result(
+        3,
+        2000,
+        harms={"knowledge": {"all": [2.5, 0.5, 0.0]}},
+        protocols=("continuation",),
+        intact={("knowledge", "continuation"): 0.35},
+    )
+    figure = figures.harm_profiles({"weak": weak})
+    low, high = figure.layout.yaxis.range
+    assert low < min(figure.data[0].y)
+    assert 2 < max(figure.data[0].y) < high
 
 
 def test_harm_map_holds_every_harm_and_marks_intervals_off_zero(result: SweepResult) -> None:

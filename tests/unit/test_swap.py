@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -178,6 +179,15 @@ class Elsewhere(lr.Swap):
         return None
 
 
+@lr.ablation("some_elsewhere")
+@dataclass(frozen=True)
+class SomeElsewhere(lr.Swap):
+    """A swap that tells what it does in the first layer only."""
+
+    def donated(self, model: Any, site: lr.Site) -> dict[str, torch.Tensor] | None:
+        return super().donated(model, site) if site.layer == 0 else None
+
+
 def test_what_is_not_told_of_a_change_is_not_fused() -> None:
     model = random_model("llama")
     told, untold = (
@@ -190,6 +200,44 @@ def test_what_is_not_told_of_a_change_is_not_fused() -> None:
     engine = lr.Engine(model)
     one, two = engine.loglikelihood([("a", "b")], [told, untold]).logprob
     assert abs(one[0] - two[0]) < 1e-4
+    assert engine.used == {"fused", "hooked"}
+
+
+@pytest.mark.parametrize("executor", ["plain", "hooked", "fused"])
+def test_a_sublayers_donor_goes_before_its_blocks(executor: str) -> None:
+    model = random_model("llama")
+    one, two = (lr.Swap(random_model("llama", seed=seed)) for seed in (1, 2))
+    block, attention = lr.Site(1), lr.Site(1, "attn")
+    conditions = [
+        lr.Condition({attention: two}),
+        lr.Condition({block: one, attention: two}),
+        lr.Condition({block: one}),
+        lr.Condition({block: one, lr.Site(1, "head", 2): lr.Zero()}),
+    ]
+    asked = [(text, {"max_gen_toks": 6}) for text in ("abc", "hello there")]
+    engine = lr.Engine(model, executor=executor)  # type: ignore[arg-type]  # a string to the checker
+    reference = lr.Engine(model, executor="plain", batch_size=1)
+    found, expected = (
+        e.loglikelihood([("abc", "de"), ("hello there", "x")], conditions)
+        for e in (engine, reference)
+    )
+    torch.testing.assert_close(
+        torch.tensor(found.logprob), torch.tensor(expected.logprob), atol=1e-4, rtol=0
+    )
+    assert len(set(map(tuple, found.logprob))) == 4
+    assert engine.generate_until(asked, conditions) == reference.generate_until(asked, conditions)
+
+
+def test_layers_that_cannot_be_fused_are_left_to_another_executor() -> None:
+    model = random_model("llama")
+    conditions = [
+        lr.Condition({lr.Site(layer): SomeElsewhere(random_model("llama", seed=1))})
+        for layer in (0, 2)
+    ]
+    engine = lr.Engine(model)
+    found = engine.loglikelihood([("abc", "de")], conditions).logprob
+    expected = lr.Engine(model, executor="plain").loglikelihood([("abc", "de")], conditions).logprob
+    torch.testing.assert_close(torch.tensor(found), torch.tensor(expected), atol=1e-4, rtol=0)
     assert engine.used == {"fused", "hooked"}
 
 
