@@ -30,6 +30,7 @@ from layerroles.progress import progress
 from layerroles.protocols import Answer, Asked, Protocol
 from layerroles.protocols.coherence import add_coherence
 from layerroles.results import SweepResult
+from layerroles.status import telling
 from layerroles.store import ROW, Key, Store, opened
 from layerroles.tasks import Example, LmEval, Task
 from layerroles.units import Call, Cell, Unit, cells_of, distinct
@@ -114,16 +115,17 @@ class Sweep:
             for cell in self.cells:
                 store.add_examples(*cell.names, self._described(cell))
             work = list(self._work(store.done()))
-            with progress(sum(unit.n_rows for unit in work), "sweep") as advance:
+            total = sum(unit.n_rows for unit in work)
+            with progress(total, "sweep") as advance, telling(store.folder, total) as tell:
                 for unit in work:
                     whole = len(unit.examples) == len(unit.cells[0].examples)
                     ready = [
                         asked[c.names] if whole else self._prepare(engine, c, list(unit.examples))
                         for c in unit.cells
                     ]
-                    for cell, condition in self._do(store, engine, unit, ready):
-                        names = f"{', '.join(cell.names)}, {condition.name}"
-                        advance(len(unit.examples), names)
+                    for n_rows, now_at in self._do(store, engine, unit, ready):
+                        advance(n_rows, now_at)
+                        tell(n_rows, now_at)
             for cell in self.cells:
                 self._ask_again(store, engine, cell, asked[cell.names])
         return read(path)
@@ -185,8 +187,8 @@ class Sweep:
 
     def _do(
         self, store: Store, engine: Engine, unit: Unit, asked: Sequence[Asked]
-    ) -> Iterator[tuple[Cell, Condition]]:
-        """Ask and store; each cell and condition as it is answered.
+    ) -> Iterator[tuple[int, str]]:
+        """Ask and store; how many rows have been stored, and what they are of, as it is done.
 
         Answers that depend on what is computed together are stored together, so that a run that
         was interrupted computes the same together again.
@@ -203,13 +205,15 @@ class Sweep:
                 whole.add(place)
             if whole and (apart or len(whole) == len(unit.conditions)):
                 ready = {each: answered.pop(each) for each in sorted(whole)}
-                store.add_rows(self._rows(engine, unit, asked, ready))
+                rows = self._rows(engine, unit, asked, ready)
+                store.add_rows(rows)
                 whole.clear()
                 store.manifest["seconds"] += time.monotonic() - began
                 store.manifest["executors"] = sorted({*store.manifest["executors"], *engine.used})
                 store.save_manifest()
                 began = time.monotonic()
-            yield unit.cells[which], unit.conditions[place]
+                now_at = f"{unit.cells[0].task.label}, {unit.conditions[place].name}"
+                yield sum(map(len, rows.values())), now_at
 
     def _rows(
         self,

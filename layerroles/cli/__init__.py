@@ -24,6 +24,7 @@ from layerroles.cli import (
     prune,
     report,
     sites,
+    status,
     sweep,
     tasks,
 )
@@ -39,6 +40,7 @@ app = typer.Typer(
 app.command("sweep")(sweep.command)
 app.command("estimate")(estimate.command)
 app.command("probe")(probe.command)
+app.command("status")(status.command)
 app.command("report")(report.command)
 app.command("compare")(compare.command)
 app.command("prune")(prune.command)

@@ -10,7 +10,7 @@ import layerroles
 from layerroles.cli import app, main
 
 COMMANDS = (
-    *("sweep", "estimate", "probe", "report", "compare", "prune"),
+    *("sweep", "estimate", "probe", "status", "report", "compare", "prune"),
     *("tasks", "ablations", "sites", "demo"),
 )
 

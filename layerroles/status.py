@@ -1,0 +1,165 @@
+"""How far a run is: a small file in the run folder that the run keeps up to date.
+
+`progress.json` is replaced as a whole, at most once a second. Reading it, or the rows beside it,
+takes no lock and makes no run wait.
+
+Example:
+    print(status("runs/first"))  # from another process, while the run goes on
+"""
+
+import json
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+
+from layerroles.errors import InputError
+
+_FILE = "progress.json"
+_SECONDS_BETWEEN_WRITES = 1.0
+
+
+@dataclass(frozen=True)
+class Status:
+    """How far a run is.
+
+    Attributes:
+        state: `running`, `done`, `stopped` (by an error or by hand, see `reason`), or `died`: its
+            process is gone without a word.
+        reason: why it stopped, if it said so.
+        rows_done: answers that are stored, of those that this start of the run was to give.
+        rows_total: answers that it was to give; what was in the folder before is not counted.
+        rows_per_second: since it started.
+        seconds_left: at that rate; None if nothing is known of it yet.
+        now: what was answered last.
+        began, updated: seconds since 1970.
+        host, pid, started: its process.
+    """
+
+    state: str
+    rows_total: int
+    host: str
+    pid: int
+    started: str
+    began: float
+    updated: float
+    rows_done: int = 0
+    now: str = ""
+    reason: str = ""
+
+    @property
+    def rows_per_second(self) -> float:
+        """Answers stored in a second, since it started."""
+        return self.rows_done / max(self.updated - self.began, 1e-9)
+
+    @property
+    def seconds_left(self) -> float | None:
+        """At the rate so far."""
+        if not self.rows_done:
+            return None
+        return (self.rows_total - self.rows_done) / self.rows_per_second
+
+    def to_dict(self) -> dict[str, object]:
+        """Everything that is known, as JSON values."""
+        more = {"rows_per_second": self.rows_per_second, "seconds_left": self.seconds_left}
+        return asdict(self) | more
+
+    def __str__(self) -> str:
+        told = f"{self.state}: {self.rows_done} of {self.rows_total} rows"
+        if self.rows_done:
+            told += f", {self.rows_per_second:.1f} rows/s"
+        if self.state == "running" and self.seconds_left is not None:
+            told += f", {span(self.seconds_left)} left"
+        if self.now and self.state != "done":
+            told += f", last {self.now}"
+        return f"{told} ({self.reason})" if self.reason else told
+
+
+def status(folder: str | Path) -> Status:
+    """How far the run of a folder is; nothing is written, and the run is not made to wait.
+
+    Raises:
+        InputError: no run has told its progress in that folder.
+    """
+    file = Path(folder) / _FILE
+    if not file.is_file():
+        raise InputError(f"{str(folder)!r} holds no {_FILE}: no run tells there how far it is")
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        known = Status(**{field.name: found[field.name] for field in fields(Status)})
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise InputError(f"run folder {str(folder)!r}: {_FILE} is damaged") from error
+    if known.state == "running" and known.host == socket.gethostname() and not _lives(known):
+        return replace(known, state="died")
+    return known
+
+
+@contextmanager
+def telling(folder: Path, rows_total: int) -> Iterator[Callable[[int, str], None]]:
+    """Within the context, a run tells how far it is; yields what is told `(rows, now at)`.
+
+    That the file cannot be written stops no run: what counts are its rows.
+    """
+    now = time.time()
+    pid = os.getpid()
+    known = Status("running", rows_total, socket.gethostname(), pid, _started(pid), now, now)
+    _write(folder, known)
+    last = now
+
+    def advance(rows: int, now_at: str) -> None:
+        nonlocal known, last
+        now = time.time()
+        known = replace(known, rows_done=known.rows_done + rows, now=now_at, updated=now)
+        # A clock that was set back must not silence the run.
+        if abs(now - last) >= _SECONDS_BETWEEN_WRITES:
+            last = now
+            _write(folder, known)
+
+    try:
+        yield advance
+    except BaseException as error:
+        reason = str(error).split("\n")[0] or type(error).__name__
+        _write(folder, replace(known, state="stopped", reason=reason, updated=time.time()))
+        raise
+    _write(folder, replace(known, state="done", updated=time.time()))
+
+
+def span(seconds: float) -> str:
+    """A length of time in words.
+
+    >>> span(45), span(600), span(9000)
+    ('45 s', '10 min', '2.5 h')
+    """
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _write(folder: Path, known: Status) -> None:
+    with suppress(OSError):
+        scratch = folder / f".{_FILE}"
+        scratch.write_text(json.dumps(known.to_dict(), indent=1), encoding="utf-8")
+        scratch.replace(folder / _FILE)
+
+
+def _lives(known: Status) -> bool:
+    """Whether the process is there, and no other one has got its number since."""
+    try:
+        os.kill(known.pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's
+        pass
+    return _started(known.pid) == known.started
+
+
+def _started(pid: int) -> str:
+    """When a process was started, as its system counts; empty where the system does not tell."""
+    try:
+        # The name, in brackets, may hold anything; start time is the 22nd field.
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        return ""
