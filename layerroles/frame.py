@@ -10,6 +10,17 @@ from layerroles.store import ROW, read_run
 
 # What came after the first columns stands behind them.
 _LATER = ["strict", "form", "thought", "details"]
+_COLUMNS = [
+    *("model", "condition", "ablation", "at", "site", "layer", "part", "head"),
+    *("task", "family", "protocol", "example"),
+    *(name for name in ROW if name not in _LATER),
+    *_LATER,
+]
+_TYPES = {
+    **dict.fromkeys(("layer", "head", "n_tokens"), "Int64"),
+    **dict.fromkeys(("correct", "strict", "form", "thought", "changed"), "boolean"),
+    "score": "float",
+}
 
 
 def read(path: str | Path) -> SweepResult:
@@ -35,23 +46,9 @@ def read(path: str | Path) -> SweepResult:
                 **{name: row.get(name) for name in ROW},
             }
             for row in rows
-        ]
-    )
-    if not frame.empty:
-        frame = frame.astype(
-            {
-                "layer": "Int64",
-                "head": "Int64",
-                "score": float,
-                "correct": "boolean",
-                "strict": "boolean",
-                "form": "boolean",
-                "thought": "boolean",
-                "changed": "boolean",
-                "n_tokens": "Int64",
-            }
-        )
-        frame = frame[[*(name for name in frame if name not in _LATER), *_LATER]]
+        ],
+        columns=_COLUMNS,
+    ).astype(_TYPES)
     shown = pd.DataFrame(
         [{k: e[k] for k in ("task", "example", "prompt", "answer", "evidence")} for e in examples],
         columns=["task", "example", "prompt", "answer", "evidence"],

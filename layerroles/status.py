@@ -4,7 +4,7 @@
 takes no lock and makes no run wait.
 
 Example:
-    print(status("runs/first"))  # from another process, while the run goes on
+    print(read_status("runs/first"))  # from another process, while the run goes on
 """
 
 import json
@@ -78,7 +78,7 @@ class Status:
         return f"{told} ({self.reason})" if self.reason else told
 
 
-def status(folder: str | Path) -> Status:
+def read_status(folder: str | Path) -> Status:
     """How far the run of a folder is; nothing is written, and the run is not made to wait.
 
     Raises:

@@ -23,9 +23,9 @@ def command(
     layerroles status runs/first --top 3
     """
     from layerroles.cli.tables import print_line, print_result
-    from layerroles.status import status
+    from layerroles.status import read_status
 
-    found = status(run)
+    found = read_status(run)
     if as_json:
         typer.echo(json.dumps(found.to_dict(), indent=1))
         return

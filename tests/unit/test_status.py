@@ -11,7 +11,7 @@ import pytest
 import layerroles as lr
 import layerroles.sweep as module
 from layerroles.cli import main
-from layerroles.status import span, status, telling
+from layerroles.status import read_status, span, telling
 from tests.unit.random_models import random_model
 
 
@@ -24,13 +24,13 @@ def sweep(limit: int = 3) -> lr.Sweep:
 
 def test_a_run_tells_how_far_it_is(tmp_path: Path) -> None:
     result = sweep().run(tmp_path)
-    found = status(tmp_path)
+    found = read_status(tmp_path)
     assert found.state == "done"
     assert found.rows_done == found.rows_total == len(result.frame)
     assert found.rows_per_second > 0
     assert found.seconds_left == 0
     sweep(4).run(tmp_path)  # what was there is not counted
-    assert status(tmp_path).rows_total == len(lr.read(tmp_path).frame) - len(result.frame)
+    assert read_status(tmp_path).rows_total == len(lr.read(tmp_path).frame) - len(result.frame)
 
 
 def test_only_what_is_stored_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -64,7 +64,7 @@ def test_an_error_and_a_kill_are_told(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError), telling(tmp_path, 10) as tell:
         tell(4, "facts, skip L1")
         raise ZeroDivisionError("a reason\nand more")
-    found = status(tmp_path)
+    found = read_status(tmp_path)
     assert (found.state, found.rows_done, found.reason) == ("stopped", 4, "a reason")
     assert str(found).startswith("stopped: 4 of 10 rows")
     assert str(found).endswith("last facts, skip L1 (a reason)")
@@ -74,19 +74,19 @@ def test_an_error_and_a_kill_are_told(tmp_path: Path) -> None:
         "with telling(Path(sys.argv[1]), 10) as tell: os.kill(os.getpid(), 9)"
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False)
-    assert status(tmp_path).state == "died"
+    assert read_status(tmp_path).state == "died"
 
 
 def test_a_process_of_the_same_number_is_another_one(tmp_path: Path) -> None:
     with telling(tmp_path, 1):
-        assert status(tmp_path).state == "running"
+        assert read_status(tmp_path).state == "running"
         file = tmp_path / "progress.json"
         found = json.loads(file.read_text())
         assert found["pid"] == os.getpid()
         file.write_text(json.dumps(found | {"started": "1"}))
-        assert status(tmp_path).state == "died"
+        assert read_status(tmp_path).state == "died"
         file.write_text(json.dumps(found | {"started": "1", "host": "elsewhere"}))
-        assert status(tmp_path).state == "running"  # as far as can be told from here
+        assert read_status(tmp_path).state == "running"  # as far as can be told from here
 
 
 def test_a_file_that_cannot_be_written_stops_nothing(tmp_path: Path) -> None:
@@ -104,6 +104,24 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "skip L" in capsys.readouterr().out
     assert main(["status", str(tmp_path), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["rows_done"] == 12
+
+
+def test_a_run_without_rows_yet_can_be_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("before the first row")
+
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError):
+        patch.setattr(lr.Engine, "answer_each", broken)
+        sweep().run(tmp_path)
+    empty, whole = lr.read(tmp_path), sweep().run(tmp_path / "whole")
+    assert len(empty.frame) == 0
+    assert list(empty.frame) == list(whole.frame)
+    assert empty.frame["score"].dtype == whole.frame["score"].dtype
+    assert len(empty.effects()) == len(empty.intact()) == 0
+    assert main(["status", str(tmp_path), "--top", "3"]) == 0
+    assert capsys.readouterr().out.startswith("stopped: 0 of 12 rows (before the first row)")
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"state": 1}', "\xff"])
