@@ -229,6 +229,7 @@ def _merged(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
         "created": known["created"],
         "seconds": known["seconds"],
         "executors": known.get("executors", []),
+        **{name: known.get(name, 0) for name in ("memory_halved", "peak_memory")},
         "noise_floor": known["noise_floor"],
         "limit": max(known["limit"], manifest["limit"]),
         "cells": _union(known["cells"], manifest["cells"], ("task", "protocol")),

@@ -208,8 +208,7 @@ class Sweep:
                 rows = self._rows(engine, unit, asked, ready)
                 store.add_rows(rows)
                 whole.clear()
-                store.manifest["seconds"] += time.monotonic() - began
-                store.manifest["executors"] = sorted({*store.manifest["executors"], *engine.used})
+                _note(store.manifest, engine, time.monotonic() - began)
                 store.save_manifest()
                 began = time.monotonic()
                 now_at = f"{unit.cells[0].task.label}, {unit.conditions[place].name}"
@@ -319,6 +318,8 @@ class Sweep:
             "conditions": [described(condition) for condition in self.conditions],
             "noise_floor": [],
             "executors": [],
+            "memory_halved": 0,
+            "peak_memory": 0,
             "command": command(),
             "seconds": 0.0,
             "machine": f"{platform.machine()}, {os.cpu_count()} CPUs, {model['device']}",
@@ -329,6 +330,14 @@ def _versions(cells: Sequence[Cell]) -> dict[str, str]:
     """Versions of packages that decide what some of these cells ask."""
     asked = any(isinstance(cell.task, LmEval) for cell in cells)
     return {"lm-eval": version("lm_eval")} if asked else {}
+
+
+def _note(manifest: dict[str, Any], engine: Engine, seconds: float) -> None:
+    """Add to a manifest what it took to answer."""
+    manifest["seconds"] += seconds
+    manifest["executors"] = sorted({*manifest["executors"], *engine.used})
+    manifest["memory_halved"] = max(manifest["memory_halved"], engine.halved)
+    manifest["peak_memory"] = max(manifest["peak_memory"], engine.peak())
 
 
 def _values(answer: Answer) -> tuple[object, ...]:

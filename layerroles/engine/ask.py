@@ -12,7 +12,7 @@ from layerroles.ablations import INTACT, Condition
 from layerroles.engine.cost import Speed
 from layerroles.engine.executors import ExecutorName, Executors, answered
 from layerroles.engine.groups import Requests
-from layerroles.engine.memory import Budget, Shape, budget
+from layerroles.engine.memory import Budget, Shape, budget, out_of_memory, peak
 from layerroles.engine.plan import Plan, make_plan, reckoned
 from layerroles.engine.requests import (
     Options,
@@ -58,7 +58,8 @@ class Engine:
         batch_size: rows that the reference runs together.
         memory: that a computation may take besides the weights, in bytes or as `"8GB"`; by default
             half of what is free. It decides how much is computed together, not what comes out (but
-            for rounding).
+            for rounding). Where memory gives out all the same, half as much is computed together,
+            and what was answered stays.
 
     Attributes:
         used: the executors that have answered so far; a sweep begins it anew.
@@ -82,9 +83,18 @@ class Engine:
         memory: str | int | None = None,
     ) -> None:
         self.model = model
-        self._budget = budget(memory, next(model.parameters()).device)
-        self._executors = Executors(model, executor, batch_size, self._budget)
+        most = budget(memory, next(model.parameters()).device)
+        self._executors = Executors(model, executor, batch_size, most)
         self.used = self._executors.used
+
+    @property
+    def halved(self) -> int:
+        """How often what is computed together was halved, since memory gave out."""
+        return self._executors.halved
+
+    def peak(self) -> int:
+        """The most bytes that were held at once: on the model's GPU, or by this process."""
+        return peak(next(self.model.parameters()).device)
 
     def loglikelihood(
         self,
@@ -186,7 +196,7 @@ class Engine:
         """
         self._check(conditions)
         shape = self.shape(conditions)
-        plan = make_plan(requests, conditions, shape, budget or self._budget)
+        plan = make_plan(requests, conditions, shape, budget or self._executors.budget)
         return reckoned(plan, requests, conditions, shape, speed=speed, generated=generated)
 
     def shape(self, conditions: Sequence[Condition] = ()) -> Shape:
@@ -241,10 +251,30 @@ class Engine:
             return
         some = [asked[which] for which in lists]
         _check_evidence(some, conditions)
-        for executor, places in self._executors.shared_out(some, conditions):
+        left, told = list(range(len(conditions))), set[tuple[int, int]]()
+        while left:
+            try:
+                for which, place, answers in self._answered(some, [conditions[at] for at in left]):
+                    one = lists[which], left[place]
+                    if one not in told:
+                        told.add(one)
+                        yield *one, answers
+                return
+            except (RuntimeError, MemoryError) as error:
+                if not out_of_memory(error):
+                    raise
+            # Outside of the handler, which would keep what was computed.
+            self._executors.take_less()
+            left = [place for place in left if any((which, place) not in told for which in lists)]
+
+    def _answered(
+        self, asked: Sequence[Requests], conditions: Sequence[Condition]
+    ) -> Iterator[tuple[int, int, list[Any]]]:
+        """`answer_each` of lists that ask something, as long as there is memory."""
+        for executor, places in self._executors.shared_out(asked, conditions):
             mine = [conditions[place] for place in places]
-            for which, place, answers in answered(executor, some, mine):
-                yield lists[which], places[place], answers
+            for which, place, answers in answered(executor, asked, mine):
+                yield which, places[place], answers
 
     def _answers(self, requests: Requests, conditions: Sequence[Condition]) -> list[list[Any]]:
         found = {place: each for _, place, each in self.answer_each([requests], conditions)}

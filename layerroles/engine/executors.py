@@ -11,8 +11,8 @@ from layerroles.ablations import Condition, References, resolve
 from layerroles.engine.edits import refusal
 from layerroles.engine.fused import Fused
 from layerroles.engine.groups import Requests
-from layerroles.engine.hooked import Hooked
-from layerroles.engine.memory import Budget, keep_pages
+from layerroles.engine.hooked import MAX_TOKENS, Hooked
+from layerroles.engine.memory import Budget, keep_pages, out_of_memory
 from layerroles.engine.plain import Plain
 from layerroles.engine.replay import can_replay
 from layerroles.engine.requests import Scored, Written
@@ -35,6 +35,8 @@ ExecutorName = Literal["auto", "fused", "hooked", "plain"]
 
 # From the fastest to the reference.
 _NAMES: tuple[ExecutorName, ...] = ("fused", "hooked", "plain")
+# Less than this is not tried when memory gives out: a budget in bytes, tokens read together.
+_LEAST, _FEWEST_TOKENS = 2**16, 64
 
 
 def check_executor(name: str) -> None:
@@ -58,6 +60,7 @@ class Executors:
 
     Attributes:
         used: those that have answered so far.
+        halved: how often what is computed together was halved since memory gave out.
 
     Raises:
         InputError: an executor that is not known, or no rows.
@@ -72,10 +75,39 @@ class Executors:
         self.used: set[str] = set()
         self._name = prepared(model).name
         self._model, self._wanted = model, wanted
-        self._batch_size, self._budget = batch_size, budget
+        self.halved = 0
+        self._rows, self._budget = batch_size, budget
         self._twin: Twin | None = None
         self._answers_for: dict[tuple[str, Kind], bool] = {}
         self._told: set[tuple[str, str]] = set()
+
+    @property
+    def budget(self) -> Budget:
+        """Of memory, now."""
+        return self._budget.halved(self.halved)
+
+    @property
+    def _batch_size(self) -> int:
+        return max(1, self._rows >> self.halved)
+
+    def take_less(self) -> None:
+        """Compute half as much together from now on.
+
+        Raises:
+            InputError: it is next to nothing already.
+        """
+        if self._budget.halved(self.halved + 1).total < _LEAST:
+            raise InputError(
+                f"memory gave out for model {self._name!r} even with next to nothing computed "
+                f"together: ask for shorter texts, or use a machine with more memory"
+            )
+        self.halved += 1
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        log.warning(
+            "memory gave out: half as much is computed together from now on (%d MB)",
+            self.budget.total >> 20,
+        )
 
     def shared_out(
         self, asked: Sequence[Requests], conditions: Sequence[Condition]
@@ -117,7 +149,8 @@ class Executors:
         reason = self.why_not(name, longest)
         if reason is None:
             if name == "hooked":
-                return Hooked(self._model, references)
+                tokens = max(_FEWEST_TOKENS, MAX_TOKENS >> self.halved)
+                return Hooked(self._model, references, max_tokens=tokens)
             return self.fused(references)
         if self._wanted == name:
             raise InputError(f"model {self._name!r} cannot be run {name}: {reason}; use auto")
@@ -149,9 +182,9 @@ class Executors:
             if name == "hooked":
                 return None if can_replay(self._model) else "it cannot go on from a recorded stream"
             self.fused({})
-        except torch.OutOfMemoryError:
-            raise
         except UNFORESEEN as error:
+            if out_of_memory(error):
+                raise
             return told(error)
         return None
 
@@ -166,7 +199,7 @@ class Executors:
             if on_cpu and prepared(self._model).has_weights:
                 keep_pages()
             self._twin = Twin(self._model)
-        return Fused(self._twin, references, self._budget)
+        return Fused(self._twin, references, self.budget)
 
     def _agreed(
         self,

@@ -29,6 +29,8 @@ Request = TypeVar("Request", Scored, Written)
 _COMPACT_BELOW = 0.75
 # Conditions that share the intact model's reading of the requests.
 _CONDITIONS_AT_ONCE = 8
+# Padded tokens of contexts that are read together.
+MAX_TOKENS = 4096
 # Padded continuation tokens that are read together: their logits are held at once.
 _MAX_TAIL_TOKENS = 512
 
@@ -71,7 +73,7 @@ class Hooked:
     name = "hooked"
 
     def __init__(
-        self, model: TransformerBridge, references: References, *, max_tokens: int = 4096
+        self, model: TransformerBridge, references: References, *, max_tokens: int = MAX_TOKENS
     ) -> None:
         self.model = model
         self.references = references

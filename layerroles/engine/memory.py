@@ -4,6 +4,8 @@ import ctypes
 import os
 import platform
 import re
+import resource
+import sys
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,6 +61,10 @@ class Budget:
 
     total: int
 
+    def halved(self, times: int) -> "Budget":
+        """The budget, halved so often."""
+        return Budget(self.total >> times)
+
     def row_tokens(self, shape: Shape, n_recorded: int, *, keys: bool) -> int:
         """How long a packed row may be.
 
@@ -85,6 +91,21 @@ class Budget:
     def logit_bytes(self, shape: Shape) -> int:
         """What these take."""
         return self.logits(shape) * shape.d_vocab * _COPIES_OF_LOGITS * shape.n_bytes
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory gave out, on a CPU (by an allocator) or on a GPU."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "allocate memory" in str(error)
+
+
+def peak(device: torch.device) -> int:
+    """The most bytes that this process has held at once: on a GPU, or in all."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 2**10
 
 
 def keep_pages() -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from layerroles.ablations import INTACT, Condition
 from layerroles.engine.groups import Requests
+from layerroles.engine.memory import out_of_memory
 from layerroles.engine.plain import Plain
 from layerroles.engine.requests import Score, Scored, Writing, Written
 from layerroles.errors import InputError
@@ -86,9 +87,9 @@ def disagreement(
         ((_, ours),) = executor.score(tried, [condition])
         # Beside rows that are not edited, as in a sweep.
         found = dict(executor.write(asked, [INTACT, condition]))[1] if writes else []
-    except torch.OutOfMemoryError:
-        raise
     except UNFORESEEN as error:
+        if out_of_memory(error):
+            raise
         return told(error)
     if not any(score.finite for score in theirs):
         return "the reference's own answers are not finite, so nothing can be compared"
