@@ -28,6 +28,7 @@ from layerroles.cli import (
     sweep,
     tasks,
 )
+from layerroles.cli.words import shown
 from layerroles.errors import InputError
 
 app = typer.Typer(
@@ -79,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     told = logging.StreamHandler()
-    told.setFormatter(logging.Formatter("layerroles: %(message)s"))
+    told.setFormatter(_Lines("layerroles: %(message)s"))
     log = logging.getLogger("layerroles")
     before = log.level
     log.addHandler(told)
@@ -101,8 +102,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _fail(line: str) -> int:
-    print(f"layerroles: error: {line}", file=sys.stderr)
+    print(f"layerroles: error: {shown(line)}", file=sys.stderr)
     return 2
+
+
+class _Lines(logging.Formatter):
+    """What is logged, without what would steer a terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return shown(super().format(record))
 
 
 def _line(error: typer.TyperException) -> str:

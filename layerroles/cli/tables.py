@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
+from layerroles.cli.words import shown
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -47,7 +49,7 @@ def print_line(line: str) -> None:
     """Print a line of plain text, whole in a pipe."""
     from rich.text import Text
 
-    _console().print(Text(line), soft_wrap=True)
+    _console().print(Text(shown(line)), soft_wrap=True)
 
 
 def intact_table(intact: "pd.DataFrame") -> Table:
@@ -179,7 +181,7 @@ def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) ->
         table.add_column(column, overflow="fold")
     for row in rows:
         # Names come from users' files: they are text, never markup.
-        table.add_row(*(Text(cell) for cell in row))
+        table.add_row(*(Text(shown(cell)) for cell in row))
     return table
 
 
