@@ -17,7 +17,7 @@ Run
     python experiments/head_search.py --exhaustive-layers 6 --audit 8 --out runs/head_search_6
 
 A head costs about what generating for all examples once does. With a 135M model of 270 heads in
-float32 on two cores the screen takes about 4 minutes and the rest 7 (estimated).
+bfloat16 on one core all of it takes 6 minutes.
 """
 
 import time

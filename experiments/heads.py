@@ -16,7 +16,7 @@ Method
     interval of the random heads is over seeds, by Student's t.
 
 Cost
-    About 5 minutes with a 135M model in float32 on one core.
+    3 minutes with a 135M model in bfloat16 on one core, 5 in float32.
 
 Run
     python experiments/heads.py --out runs/heads  # again, and it goes on where it was

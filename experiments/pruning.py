@@ -15,8 +15,7 @@ Method
     examples, to its disadvantage. It is not worse if the paired interval lies above -5 points.
 
 Cost
-    About 45 minutes for 330 problems with a 135M model in float32 on one core, a third of it for
-    the plans.
+    11 minutes for 100 problems with a 135M model in bfloat16 on one core; 45 for 330 in float32.
 
 Run
     python experiments/pruning.py --limit 330 --out runs/pruning  # again, and it goes on

@@ -13,9 +13,8 @@ Setting
     context, by the likelihood of four choices and by greedy generation.
 
 Cost
-    About 8 minutes for 48 facts in each context with a 135M model in float32 on two cores
-    (estimated);
-    passages of SciQ are about four times as long.
+    7 minutes for 48 facts in each context with a 135M model in bfloat16 on one core; passages of
+    SciQ are about four times as long.
 
 Run
     python experiments/rag.py --out runs/rag  # again, and it goes on where it was

@@ -13,8 +13,8 @@ Setting
     asked of the intact model first, and swept only where it is above chance.
 
 Cost
-    About 13 minutes for 24 problems of each kind with a 135M model in float32 on two cores
-    (estimated).
+    14 minutes for 24 problems of each kind with a 135M model in bfloat16 on one core, a third of it
+    for the benchmarks.
 
 Run
     python experiments/reasoning.py --out runs/reasoning  # again, and it goes on where it was

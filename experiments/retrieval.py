@@ -11,8 +11,8 @@ Setting
     same questions. Every setting is a task of its own, so each has its own numbers.
 
 Cost
-    About 10 minutes for 24 questions of each of the six tasks with a 135M model in float32 on two
-    cores (estimated); it grows with `--limit`, and threefold with `--thorough`.
+    8 minutes for 24 questions of each of the six tasks with a 135M model in bfloat16 on one core;
+    it grows with `--limit`, and threefold with `--thorough`.
 
 Run
     python experiments/retrieval.py --out runs/retrieval  # again, and it goes on where it was

@@ -11,7 +11,7 @@ Setting
     the other experiments: how far the influence of a layer says what skipping it costs.
 
 Cost
-    About two minutes for 32 prompts of each task with a 135M model in float32 on two free cores.
+    A minute for 32 prompts of each task with a 135M model in bfloat16 on one core.
 
 Run
     python experiments/similarity.py --run runs/retrieval --out runs/similarity
