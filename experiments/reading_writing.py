@@ -11,7 +11,7 @@ Setting
     model and, between the two, on the same questions.
 
 Cost
-    6.5 minutes for 24 questions of each of the three tasks with a 135M model in bfloat16 on one core.
+    6.5 minutes for 24 questions of each task with a 135M model in bfloat16 on one core.
 
 Run
     python experiments/reading_writing.py --out runs/reading_writing  # again, and it goes on
