@@ -110,7 +110,11 @@ def conclude(
     findings: Sequence[str],
     probes: Sequence[pd.DataFrame] = (),
 ) -> None:
-    """Print the findings, and write them and the report; the verdict is the last of them."""
+    """Print the findings, and write them and the report; the verdict is the last of them.
+
+    A file of questions is called by its name there, without its folder.
+    """
+    findings = [re.sub(r"local:\S*?([^/\s]+)\.jsonl", r"\1", line) for line in findings]
     page = lr.report(result, probes, path=args.out / "report.html", findings=findings)
     model = result.manifest["model"]
     kept = {"claim": (doc or "").splitlines()[0], "model": model["name"], "findings": [*findings]}
