@@ -145,6 +145,7 @@ def opened(folder: Path, manifest: dict[str, Any]) -> Iterator[Store]:
                 ) from None
             merged = _merged(folder, manifest)
             _write_manifest(folder, merged)
+            _check_whole(folder / "rows.sqlite")
             db = closing_down.enter_context(closing(sqlite3.connect(folder / "rows.sqlite")))
             db.execute("PRAGMA journal_mode = WAL")
             db.execute("PRAGMA synchronous = NORMAL")
@@ -175,6 +176,7 @@ def read_run(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]], list[d
     if manifest is None:
         raise InputError(f"{str(folder)!r} is not a run folder: it has no manifest.json")
     try:
+        _check_whole(folder / "rows.sqlite")
         with closing(sqlite3.connect(f"file:{folder / 'rows.sqlite'}?mode=ro", uri=True)) as db:
             db.row_factory = sqlite3.Row
             examples = list(map(dict, db.execute("SELECT * FROM examples ORDER BY place")))
@@ -192,6 +194,22 @@ def read_run(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]], list[d
             f"run folder {str(folder)!r}: rows.sqlite cannot be read ({error})"
         ) from error
     return manifest, rows, examples
+
+
+def _check_whole(file: Path) -> None:
+    """Refuse a database that was cut off inside its last page, which SQLite reads as zeros.
+
+    Raises:
+        sqlite3.DatabaseError: it was.
+    """
+    journal = file.with_name(f"{file.name}-wal")
+    if not file.is_file() or (journal.is_file() and journal.stat().st_size):
+        return  # a journal puts right what it finds
+    with file.open("rb") as reading:
+        header = reading.read(18)
+    page = int.from_bytes(header[16:18])
+    if len(header) == 18 and file.stat().st_size % (65536 if page == 1 else max(page, 1)):
+        raise sqlite3.DatabaseError("the file was cut off")
 
 
 def _merged(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:

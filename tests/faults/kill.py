@@ -54,7 +54,7 @@ def killed_at_random(folder: Path, kills: int, seed: int = 0) -> Found:
     """
     chance, found, job = random.Random(seed), Found(), sweep()
     began = time.monotonic()
-    expected = _rows(job.run(folder / "left alone"))
+    expected = rows(job.run(folder / "left alone"))
     seconds = time.monotonic() - began
     run, before = folder / "run 0", expected.iloc[:0]
     while found.kills < kills:
@@ -68,17 +68,17 @@ def killed_at_random(folder: Path, kills: int, seed: int = 0) -> Found:
         os.kill(child, signal.SIGKILL)
         _, how = os.waitpid(child, 0)
         now = _stored(run, expected.iloc[:0])
-        _same(before, now.loc[now.index.intersection(before.index)])
+        same(before, now.loc[now.index.intersection(before.index)])
         told = read_status(run).rows_done if (run / "progress.json").is_file() else 0
         assert told <= len(now), f"{told} rows were told to be stored, {len(now)} are"
         found.kills += how == signal.SIGKILL
         found.half_done += 0 < len(now) < len(expected)
         before = now
         if how != signal.SIGKILL or chance.random() < 0.2:
-            _same(expected, _rows(job.run(run)))
+            same(expected, rows(job.run(run)))
             found.whole += 1
             run, before = folder / f"run {found.whole}", expected.iloc[:0]
-    _same(expected, _rows(job.run(run)))
+    same(expected, rows(job.run(run)))
     found.whole += 1
     return found
 
@@ -86,19 +86,19 @@ def killed_at_random(folder: Path, kills: int, seed: int = 0) -> Found:
 def _stored(run: Path, nothing: pd.DataFrame) -> pd.DataFrame:
     """What can be read of a run that may not have got far enough to be read."""
     try:
-        return _rows(lr.read(run))
+        return rows(lr.read(run))
     except lr.InputError as error:
         assert "not a run folder" in str(error) or "no such table" in str(error), error
         return nothing
 
 
-def _rows(result: Any) -> pd.DataFrame:
+def rows(result: Any) -> pd.DataFrame:
     frame: pd.DataFrame = result.frame.set_index(KEY).sort_index()
     assert not frame.index.has_duplicates
     return frame[["score", "response", "outcome", "status"]]
 
 
-def _same(one: pd.DataFrame, two: pd.DataFrame) -> None:
+def same(one: pd.DataFrame, two: pd.DataFrame) -> None:
     assert len(one) == len(two)
     if len(one):  # the types of what is empty are others
         pd.testing.assert_frame_equal(one, two, check_exact=False, atol=1e-5, rtol=0)
