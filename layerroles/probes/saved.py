@@ -81,9 +81,8 @@ def _under(frame: pd.DataFrame) -> str:
 
 def _read(table: Path) -> pd.DataFrame:
     # A model may well write "nan" or "None": only an empty field says that there is no value.
-    return pd.read_csv(
-        table,
-        keep_default_na=False,
-        na_values=[""],
-        dtype={"example": str},
-    )
+    try:
+        return pd.read_csv(table, keep_default_na=False, na_values=[""], dtype={"example": str})
+    except (OSError, ValueError) as error:
+        reason = str(error).split("\n")[0]
+        raise InputError(f"probe's table {str(table)!r} cannot be read: {reason}") from error
