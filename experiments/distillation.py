@@ -19,8 +19,9 @@ Run
     python experiments/distillation.py --model Qwen/Qwen2.5-Math-7B --dtype bfloat16 \
         --twin deepseek-ai/DeepSeek-R1-Distill-Qwen-7B --limit 200 --out runs/distilled_qwen
 
-Profiles cost one run of the questions for each layer and model, swaps one for each set of layers.
-Run again, it goes on where it was.
+Profiles cost one run of the questions for each layer and model, swaps one for each set of layers
+and direction: with a 135M model in bfloat16 on one core seven rows a second. Swaps of single layers
+(`--swaps single,span,fraction`) take three times as long as the others. Run again, it goes on.
 """
 
 import argparse
@@ -45,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     options.add_argument("--task", default="word_problems", help="a task's label")
     options.add_argument("--protocol", default="generation")
     options.add_argument("--swap-limit", type=int, default=16, help="of the swaps; 0 for none")
-    options.add_argument("--swaps", default=",".join(KINDS), help="kinds, by commas")
+    options.add_argument("--swaps", default="span,fraction", help=f"of {', '.join(KINDS)}")
     options.add_argument("--parts", type=int, default=4, help="parts of the depth, for swaps")
     args = options.parse(argv)
     names = {Path(name).name: name for name in [*args.twin, *args.control]}

@@ -10,3 +10,13 @@ class InputError(ValueError):
 
     def __init__(self, message: str) -> None:
         super().__init__(" ".join(message.split()))
+
+
+def shown(text: str) -> str:
+    r"""Text from models, data and users for a terminal: what would steer it is written out.
+
+    Example:
+        >>> print(shown("a\x1b[2J b\u202e"))
+        a\x1b[2J b\u202e
+    """
+    return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)

@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from layerroles.errors import shown
+
 log = logging.getLogger(__name__)
 
 _SECONDS_BETWEEN_LINES = 30.0
@@ -48,7 +50,7 @@ def _bar(total: int, what: str) -> Iterator[Callable[[int, str], None]]:
     )
 
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("{task.fields[rate]}"),
@@ -65,7 +67,7 @@ def _bar(total: int, what: str) -> Iterator[Callable[[int, str], None]]:
             nonlocal done
             done += rows
             rate = done / max(time.monotonic() - began, 1e-9)
-            bar.update(job, advance=rows, description=now_at, rate=f"{rate:.1f} rows/s")
+            bar.update(job, advance=rows, description=shown(now_at), rate=f"{rate:.1f} rows/s")
 
         yield advance
 

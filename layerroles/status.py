@@ -8,13 +8,15 @@ Example:
 """
 
 import json
+import math
 import os
 import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import Field, asdict, dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 from layerroles.errors import InputError
 
@@ -35,7 +37,8 @@ class Status:
         rows_per_second: since it started.
         seconds_left: at that rate; None if nothing is known of it yet.
         now: what was answered last.
-        began, updated: seconds since 1970.
+        seconds: that it has taken.
+        updated: when this was told, in seconds since 1970.
         host, pid, started: its process.
     """
 
@@ -44,7 +47,7 @@ class Status:
     host: str
     pid: int
     started: str
-    began: float
+    seconds: float
     updated: float
     rows_done: int = 0
     now: str = ""
@@ -53,7 +56,7 @@ class Status:
     @property
     def rows_per_second(self) -> float:
         """Answers stored in a second, since it started."""
-        return self.rows_done / max(self.updated - self.began, 1e-9)
+        return self.rows_done / max(self.seconds, 1e-9)
 
     @property
     def seconds_left(self) -> float | None:
@@ -89,7 +92,7 @@ def read_status(folder: str | Path) -> Status:
         raise InputError(f"{str(folder)!r} holds no {_FILE}: no run tells there how far it is")
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
-        known = Status(**{field.name: found[field.name] for field in fields(Status)})
+        known = Status(**{field.name: _checked(found, field) for field in fields(Status)})
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise InputError(f"run folder {str(folder)!r}: {_FILE} is damaged") from error
     if known.state == "running" and known.host == socket.gethostname() and not _lives(known):
@@ -103,28 +106,30 @@ def telling(folder: Path, rows_total: int) -> Iterator[Callable[[int, str], None
 
     That the file cannot be written stops no run: what counts are its rows.
     """
-    now = time.time()
-    pid = os.getpid()
-    known = Status("running", rows_total, socket.gethostname(), pid, _started(pid), now, now)
+    pid, began = os.getpid(), time.monotonic()
+    host = socket.gethostname()
+    known = Status("running", rows_total, host, pid, _started(pid), 0.0, time.time())
     _write(folder, known)
-    last = now
+    last = began
+
+    def at_once(**changed: Any) -> Status:
+        seconds = time.monotonic() - began  # a clock that is set back must not change it
+        return replace(known, seconds=seconds, updated=time.time(), **changed)
 
     def advance(rows: int, now_at: str) -> None:
         nonlocal known, last
-        now = time.time()
-        known = replace(known, rows_done=known.rows_done + rows, now=now_at, updated=now)
-        # A clock that was set back must not silence the run.
-        if abs(now - last) >= _SECONDS_BETWEEN_WRITES:
-            last = now
+        known = at_once(rows_done=known.rows_done + rows, now=now_at)
+        if began + known.seconds - last >= _SECONDS_BETWEEN_WRITES:
+            last = began + known.seconds
             _write(folder, known)
 
     try:
         yield advance
     except BaseException as error:
         reason = str(error).split("\n")[0] or type(error).__name__
-        _write(folder, replace(known, state="stopped", reason=reason, updated=time.time()))
+        _write(folder, at_once(state="stopped", reason=reason))
         raise
-    _write(folder, replace(known, state="done", updated=time.time()))
+    _write(folder, at_once(state="done"))
 
 
 def span(seconds: float) -> str:
@@ -157,9 +162,28 @@ def _lives(known: Status) -> bool:
 
 
 def _started(pid: int) -> str:
-    """When a process was started, as its system counts; empty where the system does not tell."""
+    """When a process was started, as its system counts; empty where the system does not tell.
+
+    That of one that is dead, and only waits to be asked for its exit code, is told as `dead`.
+    """
     try:
-        # The name, in brackets, may hold anything; start time is the 22nd field.
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+        # The name, in brackets, may hold anything; state and start time are fields 3 and 22.
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return "dead" if fields[0] in ("Z", "X") else fields[19]
     except (OSError, IndexError):
         return ""
+
+
+def _checked(found: dict[str, Any], field: "Field[Any]") -> Any:
+    """A value of a field, as it can stand there.
+
+    Raises:
+        ValueError: it cannot.
+    """
+    value = found[field.name]
+    if field.type is float and isinstance(value, int | float) and math.isfinite(value):
+        return float(value)
+    fits = type(value) is field.type and (field.type is not int or 0 <= value < 2**62)
+    if not fits or (field.name == "pid" and not 0 < value < 2**31):
+        raise ValueError(f"{field.name} is {value!r}")
+    return value

@@ -9,7 +9,7 @@ import fcntl
 import json
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -189,7 +189,7 @@ def read_run(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]], list[d
                     ),
                 )
             )
-    except sqlite3.DatabaseError as error:
+    except (sqlite3.DatabaseError, OSError) as error:
         raise InputError(
             f"run folder {str(folder)!r}: rows.sqlite cannot be read ({error})"
         ) from error
@@ -203,8 +203,11 @@ def _check_whole(file: Path) -> None:
         sqlite3.DatabaseError: it was.
     """
     journal = file.with_name(f"{file.name}-wal")
-    if not file.is_file() or (journal.is_file() and journal.stat().st_size):
-        return  # a journal puts right what it finds
+    with suppress(FileNotFoundError):  # it may go at any moment, and then the file is whole
+        if journal.stat().st_size:
+            return  # it puts right what it finds
+    if not file.is_file():
+        return
     with file.open("rb") as reading:
         header = reading.read(18)
     page = int.from_bytes(header[16:18])

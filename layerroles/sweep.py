@@ -116,18 +116,15 @@ class Sweep:
                 store.add_examples(*cell.names, self._described(cell))
             work = list(self._work(store.done()))
             total = sum(unit.n_rows for unit in work)
-            with progress(total, "sweep") as advance, telling(store.folder, total) as tell:
-                for unit in work:
-                    whole = len(unit.examples) == len(unit.cells[0].examples)
-                    ready = [
-                        asked[c.names] if whole else self._prepare(engine, c, list(unit.examples))
-                        for c in unit.cells
-                    ]
-                    for n_rows, now_at in self._do(store, engine, unit, ready):
-                        advance(n_rows, now_at)
-                        tell(n_rows, now_at)
-            for cell in self.cells:
-                self._ask_again(store, engine, cell, asked[cell.names])
+            with telling(store.folder, total) as tell:
+                with progress(total, "sweep") as advance:
+                    for unit in work:
+                        ready = self._ready(engine, unit, asked)
+                        for n_rows, now_at in self._do(store, engine, unit, ready):
+                            advance(n_rows, now_at)
+                            tell(n_rows, now_at)
+                for cell in self.cells:
+                    self._ask_again(store, engine, cell, asked[cell.names])
         return read(path)
 
     def calls(self) -> Iterator[Call]:
@@ -154,6 +151,16 @@ class Sweep:
             return cell.protocol.prepare(engine, cell.task, examples, chat=self.chat)
         except InputError as error:
             raise InputError(f"task {cell.task.label!r}: {error}") from error
+
+    def _ready(
+        self, engine: Engine, unit: Unit, asked: Mapping[tuple[str, str], Asked]
+    ) -> list[Asked]:
+        """What is asked in each cell of a unit: all of its examples, or some."""
+        whole = len(unit.examples) == len(unit.cells[0].examples)
+        return [
+            asked[cell.names] if whole else self._prepare(engine, cell, list(unit.examples))
+            for cell in unit.cells
+        ]
 
     def _work(self, done: Mapping[Key, set[str]]) -> Iterator[Unit]:
         """What is missing: conditions that lack the same examples of a task under some protocols.
@@ -262,6 +269,7 @@ class Sweep:
             store.add_noise_floor(again.noise_floor(noted, before, judged))
         if chance and (estimate := asked.shuffled(found)) is not None:
             noted |= {"chance": estimate, "chance_from": "shuffled answers"}
+        _note(store.manifest, engine, 0.0)
         store.save_manifest()
 
     def _described(self, cell: Cell) -> dict[str, tuple[str, str, str, str]]:

@@ -28,8 +28,7 @@ from layerroles.cli import (
     sweep,
     tasks,
 )
-from layerroles.cli.words import shown
-from layerroles.errors import InputError
+from layerroles.errors import InputError, shown
 
 app = typer.Typer(
     name="layerroles",

@@ -33,7 +33,7 @@ from layerroles.cli.sweep import (
     one_at_a_time,
 )
 from layerroles.cli.words import split_settings
-from layerroles.errors import InputError
+from layerroles.errors import InputError, shown
 
 
 def command(
@@ -110,4 +110,4 @@ def command(
         noise_floor=noise_floor,
     )
     found = lr.estimate(sweep, device=device, memory=memory, generated=generated)
-    typer.echo(json.dumps(found.to_dict(), indent=1) if as_json else str(found))
+    typer.echo(json.dumps(found.to_dict(), indent=1) if as_json else shown(str(found)))

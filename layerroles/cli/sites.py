@@ -27,14 +27,14 @@ def command(
     layerroles sites smollm2-135m
     """
     import layerroles as lr
-    from layerroles.cli.tables import print_table
+    from layerroles.cli.tables import print_line, print_table
     from layerroles.models import prepared
     from layerroles.sites import size_of
 
     bridge = lr.load(model)
     config, size, checks = bridge.cfg, size_of(bridge.cfg), prepared(bridge).checks
     shared = f", {size.n_kv_heads} key/value heads" if size.n_kv_heads != size.n_heads else ""
-    typer.echo(
+    print_line(
         f"{model}: {size.n_layers} layers of {size.n_heads} heads{shared}; "
         f"stream {config.d_model} wide, heads {config.d_head}. Layers and heads are counted from 0."
     )

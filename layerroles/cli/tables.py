@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
-from layerroles.cli.words import shown
+from layerroles.errors import shown
 
 if TYPE_CHECKING:
     import pandas as pd

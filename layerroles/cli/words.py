@@ -1,4 +1,4 @@
-"""Read what the value of an option says: lists and settings; and show text as it is."""
+"""Read what the value of an option says: lists and settings."""
 
 import re
 from collections.abc import Iterable
@@ -41,13 +41,3 @@ def split_settings(pairs: Iterable[str]) -> dict[str, str]:
             raise InputError(f"--set names {name!r} more than once")
         settings[name] = value.strip()
     return settings
-
-
-def shown(text: str) -> str:
-    r"""Text from models, data and users for a terminal: what would steer it is written out.
-
-    Example:
-        >>> print(shown("a\x1b[2J b\u202e"))
-        a\x1b[2J b\u202e
-    """
-    return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)

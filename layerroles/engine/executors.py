@@ -91,12 +91,15 @@ class Executors:
         return max(1, self._rows >> self.halved)
 
     def take_less(self) -> None:
-        """Compute half as much together from now on.
+        """Compute half as much together from now on, or less.
 
         Raises:
             InputError: it is next to nothing already.
         """
-        if self._budget.halved(self.halved + 1).total < _LEAST:
+        if not self.halved and self._twin is not None:
+            self._budget = self._budget.at_work(self._twin.shape)
+        alone = self._wanted == "plain" and self._batch_size == 1
+        if alone or self._budget.halved(self.halved + 1).total < _LEAST:
             raise InputError(
                 f"memory gave out for model {self._name!r} even with next to nothing computed "
                 f"together: ask for shorter texts, or use a machine with more memory"

@@ -28,6 +28,10 @@ _COPIES_OF_LOGITS = 3
 _MALLOC_OPTIONS = ((-4, 0), (-1, 2**31 - 1), (-2, 2**26))
 
 
+# What libraries say when memory gives out, in small letters.
+_NO_MEMORY = ("allocate memory", "out of memory", "alloc_failed", "bad_alloc")
+
+
 @dataclass(frozen=True)
 class Shape:
     """What of a model decides over memory and time.
@@ -73,9 +77,13 @@ class Budget:
             n_recorded: streams kept of each token.
             keys: whether the intact model's keys and values are kept as well.
         """
-        each = shape.n_bytes * (n_recorded * shape.d_model + shape.inner)
-        each += sum(shape.kv) if keys else 0
+        each = _token_bytes(shape, n_recorded, keys=keys)
         return max(64, min(_LONGEST_ROW, int(_FOR_ROW * self.total) // each))
+
+    def at_work(self, shape: Shape) -> "Budget":
+        """So much of the budget as makes a difference: beyond it no row gets longer."""
+        each = _token_bytes(shape, shape.n_layers + 1, keys=True)
+        return Budget(min(self.total, int(_LONGEST_ROW * each / _FOR_ROW)))
 
     @property
     def for_rows(self) -> int:
@@ -93,11 +101,17 @@ class Budget:
         return self.logits(shape) * shape.d_vocab * _COPIES_OF_LOGITS * shape.n_bytes
 
 
+def _token_bytes(shape: Shape, n_recorded: int, *, keys: bool) -> int:
+    each = shape.n_bytes * (n_recorded * shape.d_model + shape.inner)
+    return each + (sum(shape.kv) if keys else 0)
+
+
 def out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory gave out, on a CPU (by an allocator) or on a GPU."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    return isinstance(error, RuntimeError) and "allocate memory" in str(error)
+    said = str(error).lower()
+    return isinstance(error, RuntimeError) and any(words in said for words in _NO_MEMORY)
 
 
 def peak(device: torch.device) -> int:

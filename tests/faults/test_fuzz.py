@@ -6,6 +6,7 @@ For five minutes instead of seconds:  FUZZ=100 python -m pytest tests/faults/tes
 import hashlib
 import json
 import os
+import socket
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -115,6 +116,22 @@ def test_json_as_a_run(value: Any) -> None:
         (file.parent / "progress.json").write_text(json.dumps(value))
         with clean():
             read_status(file.parent)
+
+
+PROGRESS = {
+    **{"state": "running", "rows_total": 9, "host": "h", "pid": 1, "started": "1", "seconds": 1.0},
+    **{"updated": 1.0, "rows_done": 3, "now": "", "reason": ""},
+}
+
+
+@fuzzed
+@given(st.sampled_from(sorted(PROGRESS)), VALUES)
+def test_one_wrong_value_of_a_progress(name: str, value: Any) -> None:
+    text = json.dumps({**PROGRESS, "host": socket.gethostname(), name: value})
+    with a_file("progress.json", text.encode()) as file, clean():
+        found = read_status(file.parent)
+        assert str(found)
+        assert found.to_dict()
 
 
 @fuzzed

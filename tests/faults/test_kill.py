@@ -15,5 +15,4 @@ def test_a_sweep_that_is_killed_loses_nothing(tmp_path: Path) -> None:
     finally:
         torch.set_num_threads(threads)
     assert found.kills == 5
-    assert found.whole > 0
     assert found.half_done > 0

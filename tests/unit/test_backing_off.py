@@ -134,3 +134,17 @@ except BaseException as error:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stdout.strip() == "True", done.stderr
     assert not out_of_memory(RuntimeError("other"))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "CUDA error: out of memory",
+        "MPS backend out of memory (MPS allocated: 1 GB)",
+        "std::bad_alloc",
+    ],
+)
+def test_what_others_say(words: str) -> None:
+    assert out_of_memory(RuntimeError(words))
+    assert not out_of_memory(ValueError(words))

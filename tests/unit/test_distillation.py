@@ -215,6 +215,7 @@ def test_twins_are_made_kept_and_compared(
     assert "--steps and --texts" in fails(monkeypatch, capsys, "distill.py", *options, "--steps", 0)
 
     asked = ("--task", TASK, "--limit", 4, "--swap-limit", 3, "--parts", 3, "--dtype", "float32")
+    asked = (*asked, "--swaps", "single,span,fraction")
     asked = ("--model", base, *asked, "--out", tmp_path / "compared")
     capsys.readouterr()
     named = ("--twin", out / "solver", "--control", out / "control")

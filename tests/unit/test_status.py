@@ -89,6 +89,30 @@ def test_a_process_of_the_same_number_is_another_one(tmp_path: Path) -> None:
         assert read_status(tmp_path).state == "running"  # as far as can be told from here
 
 
+def test_a_process_that_nobody_has_buried_is_dead(tmp_path: Path) -> None:
+    code = (
+        "import os, sys; from pathlib import Path; from layerroles.status import telling\n"
+        "with telling(Path(sys.argv[1]), 10) as tell: os.kill(os.getpid(), 9)"
+    )
+    child = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)])
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # it has ended, and stays
+    assert read_status(tmp_path).state == "died"
+    child.wait()
+
+
+def test_a_clock_that_is_set_back_changes_no_rate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with telling(tmp_path, 10) as tell:
+        before = read_status(tmp_path).updated
+        monkeypatch.setattr("time.time", lambda: before - 3600)
+        tell(5, "half")
+    found = read_status(tmp_path)
+    assert found.updated < before
+    assert found.seconds >= 0
+    assert found.rows_per_second > 0
+
+
 def test_a_file_that_cannot_be_written_stops_nothing(tmp_path: Path) -> None:
     (tmp_path / "progress.json").mkdir()
     with telling(tmp_path, 1) as tell:
