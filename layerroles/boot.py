@@ -8,12 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformer_lens.model_bridge import TransformerBridge
 
 from layerroles import gguf
 from layerroles.errors import InputError
 from layerroles.progress import without_bars
 from layerroles.registry import nearest
+
+# What a damaged or unknown model makes the libraries raise, besides errors of their own.
+_UNLOADABLE = (OSError, ValueError, RuntimeError, KeyError, AttributeError)
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -78,7 +82,7 @@ def boot(
         )
     except (torch.OutOfMemoryError, InputError):
         raise
-    except (OSError, ValueError, RuntimeError, KeyError, AttributeError) as error:
+    except (*_UNLOADABLE, SafetensorError) as error:
         raise InputError(_reason(name, source, error)) from error
     return bridge, tokenizer
 
