@@ -129,7 +129,7 @@ def test_a_plan_of_texts_keeps_rows_within_memory() -> None:
     [("8GB", 8 * 2**30), ("1.5 gib", 3 * 2**29), ("500MB", 500 * 2**20), (2**20, 2**20)],
 )
 def test_sizes_are_read(given: str | int, n: int) -> None:
-    assert lr.Engine(random_model("llama"), memory=given)._budget.total == n
+    assert lr.Engine(random_model("llama"), memory=given)._executors.budget.total == n
 
 
 @pytest.mark.parametrize("given", ["8 apples", "", "-1GB", 1000, "3KB", True])
