@@ -135,7 +135,7 @@ def telling(folder: Path, rows_total: int) -> Iterator[Callable[[int, str], None
 def span(seconds: float) -> str:
     """A length of time in words.
 
-    >>> span(45), span(600), span(9000)
+    >>> span(45.0), span(600.0), span(9000.0)
     ('45 s', '10 min', '2.5 h')
     """
     if seconds < 90:
