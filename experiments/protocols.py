@@ -17,7 +17,7 @@ Run
     python experiments/protocols.py mmlu --data FOLDER --limit 57 --out runs/mmlu
     python experiments/protocols.py hellaswag --data FOLDER --limit 100 --out runs/hellaswag
 
-In bfloat16 MMLU takes about an hour for 57 questions on two cores, HellaSwag 7 on one.
+In bfloat16 MMLU takes 8 minutes for 16 questions on two cores, HellaSwag 7 for 57 on one.
 Run again, it goes on where it was.
 """
 
