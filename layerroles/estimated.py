@@ -4,6 +4,8 @@ from dataclasses import asdict, dataclass
 from html import escape
 from typing import Any
 
+from layerroles.progress import duration
+
 
 @dataclass(frozen=True)
 class Part:
@@ -145,13 +147,6 @@ class Estimate:
                 f"as fast with room for them"
             )
         return f", of {size(self.memory)}" if self.fits else f": too much for {size(self.memory)}"
-
-
-def duration(seconds: float) -> str:
-    """A time for people: `48 s`, `12 min`, `3.4 h`."""
-    if seconds < 100:
-        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
 def size(n_bytes: int) -> str:

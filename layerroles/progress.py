@@ -37,6 +37,13 @@ def without_bars() -> Iterator[None]:
             theirs.enable_progress_bar()
 
 
+def duration(seconds: float) -> str:
+    """A time for people: `48 s`, `12 min`, `3.4 h`."""
+    if seconds < 100:
+        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
 @contextmanager
 def _bar(total: int, what: str) -> Iterator[Callable[[int, str], None]]:
     from rich.console import Console

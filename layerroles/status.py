@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from layerroles.errors import InputError
+from layerroles.progress import duration
 
 _FILE = "progress.json"
 _SECONDS_BETWEEN_WRITES = 1.0
@@ -75,7 +76,7 @@ class Status:
         if self.rows_done:
             told += f", {self.rows_per_second:.1f} rows/s"
         if self.state == "running" and self.seconds_left is not None:
-            told += f", {span(self.seconds_left)} left"
+            told += f", {duration(self.seconds_left)} left"
         if self.now and self.state != "done":
             told += f", last {self.now}"
         return f"{told} ({self.reason})" if self.reason else told
@@ -132,17 +133,6 @@ def telling(folder: Path, rows_total: int) -> Iterator[Callable[[int, str], None
     _write(folder, at_once(state="done"))
 
 
-def span(seconds: float) -> str:
-    """A length of time in words.
-
-    >>> span(45.0), span(600.0), span(9000.0)
-    ('45 s', '10 min', '2.5 h')
-    """
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
 def _write(folder: Path, known: Status) -> None:
     with suppress(OSError):
         scratch = folder / f".{_FILE}"
@@ -168,8 +158,8 @@ def _started(pid: int) -> str:
     """
     try:
         # The name, in brackets, may hold anything; state and start time are fields 3 and 22.
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        return "dead" if fields[0] in ("Z", "X") else fields[19]
+        words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return "dead" if words[0] in ("Z", "X") else words[19]
     except (OSError, IndexError):
         return ""
 

@@ -11,7 +11,7 @@ import pytest
 import layerroles as lr
 import layerroles.sweep as module
 from layerroles.cli import main
-from layerroles.status import read_status, span, telling
+from layerroles.status import read_status, telling
 from tests.unit.random_models import random_model
 
 
@@ -173,10 +173,3 @@ def test_the_effects_of_a_run_that_is_going_on(tmp_path: Path) -> None:
         json.dumps(manifest | {"conditions": full["conditions"]})
     )
     assert main(["status", str(tmp_path), "--top", "3"]) == 0
-
-
-@pytest.mark.parametrize(
-    ("seconds", "words"), [(3.0, "3 s"), (89.6, "90 s"), (90.0, "2 min"), (7000.0, "1.9 h")]
-)
-def test_spans(seconds: float, words: str) -> None:
-    assert span(seconds) == words
