@@ -118,7 +118,12 @@ class Twin:
         def note(
             module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
         ) -> None:
-            if len(args) == 1 and not kwargs and isinstance(output, Tensor):
+            if (
+                len(args) == 1
+                and not kwargs
+                and isinstance(args[0], Tensor)
+                and isinstance(output, Tensor)
+            ):
                 sizes = list(args[0].shape[:-1])
                 if sizes.count(n) == 1 and sizes == list(output.shape[:-1]):
                     dims[module] = sizes.index(n)
