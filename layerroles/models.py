@@ -68,6 +68,15 @@ class Provenance:
 
 
 @dataclass(frozen=True)
+class Origin:
+    """What another process needs to load the same model: arguments of `load`."""
+
+    name: str
+    dtype: str
+    revision: str | None
+
+
+@dataclass(frozen=True)
 class Prepared:
     """What is remembered of a bridge that passed the checks."""
 
@@ -76,6 +85,7 @@ class Prepared:
     tokenizer: Any
     checks: Checks
     has_weights: bool = True
+    origin: Origin | None = None
 
 
 _PREPARED: "weakref.WeakKeyDictionary[TransformerBridge, Prepared]" = weakref.WeakKeyDictionary()
@@ -119,12 +129,15 @@ def load(
         ) from error
     known = gguf.BUILT_IN if str(name) == gguf.BUILT_IN else Path(str(name)).name
     shown = str(name) if source == str(name) and not Path(source).exists() else known
+    # Without weights, the dtype is left to where they will be loaded.
+    origin = _origin(str(name), dtype if outlined(where) else kind, revision)
     if outlined(where):
         bridge.eval()
-        checks = unchecked(bridge)
-        _PREPARED[bridge] = Prepared(shown, revision, tokenizer, checks, has_weights=False)
+        _PREPARED[bridge] = Prepared(
+            shown, revision, tokenizer, unchecked(bridge), has_weights=False, origin=origin
+        )
         return bridge
-    return _prepare(bridge, shown, revision, tokenizer)
+    return _prepare(bridge, shown, revision, tokenizer, origin)
 
 
 def prepare(bridge: TransformerBridge, *, name: str | None = None) -> TransformerBridge:
@@ -201,6 +214,21 @@ def provenance(model: TransformerBridge) -> Provenance:
             **{package: importlib.metadata.version(package) for package in packages},
         },
     )
+
+
+def origin(model: TransformerBridge) -> Origin:
+    """What another process needs to load the same model.
+
+    Raises:
+        InputError: it did not come from `load`.
+    """
+    known = prepared(model)
+    if known.origin is None:
+        raise InputError(
+            f"model {known.name!r} was not loaded by name, and no other process can load it: save "
+            f"it as a Hugging Face folder, and use load(folder)"
+        )
+    return known.origin
 
 
 def model_folder(name: str) -> Path:
@@ -298,8 +326,19 @@ def _groups_alike(model: TransformerBridge) -> bool:
     return len(set(each)) < 2 and size.n_heads % size.n_kv_heads == 0
 
 
+def _origin(name: str, dtype: str | torch.dtype, revision: str | None) -> Origin:
+    path = Path(name).expanduser()
+    local = path.exists() and name != gguf.BUILT_IN
+    where = str(path.resolve()) if local else name
+    return Origin(where, str(dtype).removeprefix("torch."), revision)
+
+
 def _prepare(
-    bridge: TransformerBridge, name: str, revision: str | None, tokenizer: Any
+    bridge: TransformerBridge,
+    name: str,
+    revision: str | None,
+    tokenizer: Any,
+    origin: Origin | None = None,
 ) -> TransformerBridge:
     bridge.eval()
     bridge.requires_grad_(False)
@@ -311,7 +350,7 @@ def _prepare(
             f"model {name!r} ({bridge.cfg.architecture}) does not run as {bridge.cfg.dtype}: "
             f"{error}; try another dtype"
         ) from error
-    _PREPARED[bridge] = Prepared(name, revision, tokenizer, checks)
+    _PREPARED[bridge] = Prepared(name, revision, tokenizer, checks, origin=origin)
     return bridge
 
 

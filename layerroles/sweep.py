@@ -8,24 +8,27 @@ Example:
 
 import datetime
 import json
-import os
-import platform
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
 from importlib.metadata import version
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 from transformer_lens.model_bridge import TransformerBridge
 
 from layerroles import __version__, again
 from layerroles.ablations import INTACT, Condition
+from layerroles.backends import Answering, Backend, Job, Part, Workers
+from layerroles.backends import backend as chosen
 from layerroles.chat import check_template
 from layerroles.engine import Engine
 from layerroles.errors import InputError
 from layerroles.frame import read as read
 from layerroles.manifest import command, described
-from layerroles.models import provenance
 from layerroles.progress import progress
 from layerroles.protocols import Answer, Asked, Protocol
 from layerroles.protocols.coherence import add_coherence
@@ -35,7 +38,7 @@ from layerroles.store import ROW, Key, Store, opened
 from layerroles.tasks import Example, LmEval, Task
 from layerroles.units import Call, Cell, Unit, cells_of, distinct
 
-# Conditions that are asked together: what they have in common is computed once.
+# Conditions that are asked together at the most: what they have in common is computed once.
 _CONDITIONS_AT_ONCE = 64
 
 
@@ -57,11 +60,17 @@ class Sweep:
         noise_floor: ask the intact model once more in batches of another shape, and note how many
             answers change; as long as one condition takes that shares nothing with others.
 
+    Class attributes:
+        rows_at_once: about how many rows of each cell are asked, and stored, together: what one
+            worker does at a stretch, and what a run loses that is killed.
+
     Raises:
         InputError: nothing to run, an unknown protocol, a task that a protocol cannot ask, a limit
             below 1, two conditions of one name, a site that the model lacks, a reference that
             holds an example that is asked, or a chat with a model that has no template.
     """
+
+    rows_at_once: ClassVar[int] = 1024
 
     def __init__(
         self,
@@ -99,32 +108,52 @@ class Sweep:
         self._check_evidence()
         self._check_references()
 
-    def run(self, path: str | Path) -> SweepResult:
+    def run(
+        self,
+        path: str | Path,
+        *,
+        backend: str | Backend = "local",
+        address: str | None = None,
+        workers: int | Literal["auto"] | None = None,
+        gpus_per_worker: float | None = None,
+        timeout: float | None = None,
+    ) -> SweepResult:
         """Run what is not in the run folder yet; returns everything that is in it then.
+
+        Args:
+            path: the run folder.
+            backend: who answers: `"local"`, this process; `"ray"`, workers of a Ray cluster, each
+                with a model of its own (the sweep's may then be one of `device="meta"`); or a
+                backend.
+            address: of `backends.Ray`.
+            workers: of it, too.
+            gpus_per_worker: of it, too.
+            timeout: of it, too.
 
         Raises:
             InputError: the folder cannot be written, or holds another run; a prompt is longer than
-                the model's context.
+                the model's context; nobody can answer.
         """
+        options = {"address": address, "workers": workers, "gpus_per_worker": gpus_per_worker}
+        answering = chosen(backend, options | {"timeout": timeout})
         engine = self._engine or Engine(self.model)
-        engine.used.clear()  # the manifest tells what answered here
         asked = {
             cell.names: self._prepare(engine, cell, list(cell.examples)) for cell in self.cells
         }
-        with opened(Path(path), self._manifest(engine)) as store:
+        with ExitStack() as closing:
+            there = closing.enter_context(answering.opened(engine))
+            store = closing.enter_context(opened(Path(path), self._manifest(there.workers)))
             for cell in self.cells:
                 store.add_examples(*cell.names, self._described(cell))
             work = list(self._work(store.done()))
             total = sum(unit.n_rows for unit in work)
             with telling(store.folder, total) as tell:
                 with progress(total, "sweep") as advance:
-                    for unit in work:
-                        ready = self._ready(engine, unit, asked)
-                        for n_rows, now_at in self._do(store, engine, unit, ready):
-                            advance(n_rows, now_at)
-                            tell(n_rows, now_at)
+                    for n_rows, now_at in self._do(store, there, engine, work):
+                        advance(n_rows, now_at)
+                        tell(n_rows, now_at)
                 for cell in self.cells:
-                    self._ask_again(store, engine, cell, asked[cell.names])
+                    self._ask_again(store, there, engine, cell, asked[cell.names])
         return read(path)
 
     def calls(self) -> Iterator[Call]:
@@ -152,39 +181,43 @@ class Sweep:
         except InputError as error:
             raise InputError(f"task {cell.task.label!r}: {error}") from error
 
-    def _ready(
-        self, engine: Engine, unit: Unit, asked: Mapping[tuple[str, str], Asked]
-    ) -> list[Asked]:
-        """What is asked in each cell of a unit: all of its examples, or some."""
-        whole = len(unit.examples) == len(unit.cells[0].examples)
-        return [
-            asked[cell.names] if whole else self._prepare(engine, cell, list(unit.examples))
-            for cell in unit.cells
-        ]
-
     def _work(self, done: Mapping[Key, set[str]]) -> Iterator[Unit]:
         """What is missing: conditions that lack the same examples of a task under some protocols.
 
         A task's protocols are asked together, since most of their contexts are the same.
         """
-        for cells in self._by_task():
+        for cells, some in self._blocks():
             lacking: dict[tuple[tuple[int, ...], tuple[str, ...]], list[Condition]] = {}
             for condition in self.conditions:
                 # Of this condition: the examples that are missing, with the cells that miss them.
                 missing: dict[tuple[str, ...], list[int]] = {}
                 for place, cell in enumerate(cells):
                     known = done.get((condition.hash, *cell.names), set())
-                    ids = tuple(example.id for example in cell.examples if example.id not in known)
+                    ids = tuple(example.id for example in some if example.id not in known)
                     missing.setdefault(ids, []).append(place)
                 for ids, places in missing.items():
                     if ids:
                         lacking.setdefault((tuple(places), ids), []).append(condition)
             for (those, ids), conditions in lacking.items():
                 wanted = set(ids)
-                examples = tuple(one for one in cells[0].examples if one.id in wanted)
+                examples = tuple(one for one in some if one.id in wanted)
                 for start in range(0, len(conditions), _CONDITIONS_AT_ONCE):
-                    some = tuple(conditions[start : start + _CONDITIONS_AT_ONCE])
-                    yield Unit(tuple(cells[place] for place in those), some, examples)
+                    asked = tuple(conditions[start : start + _CONDITIONS_AT_ONCE])
+                    yield Unit(tuple(cells[place] for place in those), asked, examples)
+
+    def _blocks(self) -> Iterator[tuple[list[Cell], Sequence[Example]]]:
+        """Cells of each task, with some examples at a time, of which units are made.
+
+        They depend on what is asked, and neither on what is done nor on who answers, so that
+        the same is computed together by a run that is resumed, and by workers.
+        """
+        together = max(1, self.rows_at_once // min(len(self.conditions), _CONDITIONS_AT_ONCE))
+        for cells in self._by_task():
+            examples = cells[0].examples
+            n_blocks = math.ceil(len(examples) / together)
+            ends = [len(examples) * i // n_blocks for i in range(n_blocks + 1)]
+            for start, end in pairwise(ends):
+                yield cells, examples[start:end]
 
     def _by_task(self) -> list[list[Cell]]:
         found: dict[str, list[Cell]] = {}
@@ -193,60 +226,49 @@ class Sweep:
         return list(found.values())
 
     def _do(
-        self, store: Store, engine: Engine, unit: Unit, asked: Sequence[Asked]
+        self, store: Store, there: Answering, engine: Engine, work: Sequence[Unit]
     ) -> Iterator[tuple[int, str]]:
         """Ask and store; how many rows have been stored, and what they are of, as it is done.
 
         Answers that depend on what is computed together are stored together, so that a run that
         was interrupted computes the same together again.
         """
-        began = time.monotonic()
-        answered: dict[int, dict[int, list[Any]]] = {}  # by the places of conditions and cells
-        apart = all(each.apart for each in asked)
-        whole: set[int] = set()
-        requests = [each.requests for each in asked]
-        for which, place, found in engine.answer_each(requests, unit.conditions):
-            mine = answered.setdefault(place, {})
-            mine[which] = found
-            if len(mine) == len(unit.cells):
-                whole.add(place)
-            if whole and (apart or len(whole) == len(unit.conditions)):
-                ready = {each: answered.pop(each) for each in sorted(whole)}
-                rows = self._rows(engine, unit, asked, ready)
-                store.add_rows(rows)
-                whole.clear()
-                _note(store.manifest, engine, time.monotonic() - began)
+        asked: dict[int, list[Asked]] = {}  # of the units that are being answered
+        left = [unit.n_rows for unit in work]
+
+        def jobs() -> Iterator[Job]:
+            for place, unit in enumerate(work):
+                asked[place] = [
+                    self._prepare(engine, cell, list(unit.examples)) for cell in unit.cells
+                ]
+                yield Job(
+                    unit.cells[0].task.label,
+                    tuple(each.requests for each in asked[place]),
+                    unit.conditions,
+                    apart=all(each.apart for each in asked[place]),
+                    coherence=self.coherence,
+                )
+
+        saved = time.monotonic()
+        for place, part in there.answers(jobs()):
+            unit = work[place]
+            rows = _rows(unit, asked[place], part)
+            store.add_rows(rows)
+            # Rows are what counts: of how long they took, a second may be lost.
+            if _note(store.manifest, part) or time.monotonic() - saved > 1:
                 store.save_manifest()
-                began = time.monotonic()
-                now_at = f"{unit.cells[0].task.label}, {unit.conditions[place].name}"
-                yield sum(map(len, rows.values())), now_at
+                saved = time.monotonic()
+            n_rows = sum(map(len, rows.values()))
+            left[place] -= n_rows
+            if not left[place]:
+                del asked[place]
+            last = max(condition for condition, _ in part.found)
+            yield n_rows, f"{unit.cells[0].task.label}, {unit.conditions[last].name}"
+        store.save_manifest()
 
-    def _rows(
-        self,
-        engine: Engine,
-        unit: Unit,
-        asked: Sequence[Asked],
-        answered: dict[int, dict[int, list[Any]]],
-    ) -> dict[Key, dict[str, tuple[object, ...]]]:
-        """The rows of the conditions that are answered."""
-        judged = {
-            (place, which): asked[which].judge(found)
-            for place, each in answered.items()
-            for which, found in each.items()
-        }
-        if self.coherence:
-            found = {(place, which): answered[place][which] for place, which in judged}
-            requests = {(place, which): asked[which].requests for place, which in judged}
-            judged = add_coherence(engine, requests, found, judged)
-        return {
-            (unit.conditions[place].hash, *unit.cells[which].names): {
-                example.id: _values(answer)
-                for example, answer in zip(unit.examples, answers, strict=True)
-            }
-            for (place, which), answers in judged.items()
-        }
-
-    def _ask_again(self, store: Store, engine: Engine, cell: Cell, asked: Asked) -> None:
+    def _ask_again(
+        self, store: Store, there: Answering, engine: Engine, cell: Cell, asked: Asked
+    ) -> None:
         """Ask the intact model once more, where its noise floor or chance is not known yet."""
         noted = store.cell(*cell.names)
         floor = self.noise_floor and again.needs_floor(
@@ -255,13 +277,18 @@ class Sweep:
         chance = again.needs_chance(noted, asked)
         if not floor and not chance:
             return
-        found: list[Any] = []
+        batches = list(again.batches(cell.examples))
+        jobs = (
+            Job("noise floor", (self._prepare(engine, cell, list(some)).requests,), (INTACT,))
+            for some in batches
+        )
+        answered: dict[int, list[Any]] = {}
         with progress(len(cell.examples), "noise floor") as advance:
-            for some in again.batches(cell.examples):
-                part = self._prepare(engine, cell, list(some))
-                for _, _, answers in engine.answer_each([part.requests], [INTACT]):
-                    found += answers
-                advance(len(some), ", ".join(cell.names))
+            for place, part in there.answers(jobs):
+                answered[place] = part.found[0, 0]
+                _note(store.manifest, replace(part, seconds=0.0))
+                advance(len(batches[place]), ", ".join(cell.names))
+        found = [one for place in range(len(batches)) for one in answered[place]]
         if floor:
             ids = (example.id for example in cell.examples)
             judged = dict(zip(ids, asked.judge(found), strict=True))
@@ -269,7 +296,6 @@ class Sweep:
             store.add_noise_floor(again.noise_floor(noted, before, judged))
         if chance and (estimate := asked.shuffled(found)) is not None:
             noted |= {"chance": estimate, "chance_from": "shuffled answers"}
-        _note(store.manifest, engine, 0.0)
         store.save_manifest()
 
     def _described(self, cell: Cell) -> dict[str, tuple[str, str, str, str]]:
@@ -312,11 +338,12 @@ class Sweep:
                         f"asks; lower the limit, or use other prompts"
                     )
 
-    def _manifest(self, engine: Engine) -> dict[str, Any]:
+    def _manifest(self, workers: Workers) -> dict[str, Any]:
+        model = dict(workers.model)
         return {
             "layerroles": __version__,
             "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "model": (model := provenance(self.model).to_dict()),
+            "model": model,
             "versions": model.pop("versions") | _versions(self.cells),
             "seed": self.seed,
             "chat": self.chat,
@@ -330,8 +357,23 @@ class Sweep:
             "peak_memory": 0,
             "command": command(),
             "seconds": 0.0,
-            "machine": f"{platform.machine()}, {os.cpu_count()} CPUs, {model['device']}",
+            "machine": workers.machine,
         }
+
+
+def _rows(
+    unit: Unit, asked: Sequence[Asked], part: Part
+) -> dict[Key, dict[str, tuple[object, ...]]]:
+    """The rows of the conditions that are answered."""
+    rows: dict[Key, dict[str, tuple[object, ...]]] = {}
+    for (place, which), found in part.found.items():
+        answers = asked[which].judge(found)
+        answers = add_coherence(part.coherence, asked[which].requests, found, answers)
+        rows[unit.conditions[place].hash, *unit.cells[which].names] = {
+            example.id: _values(answer)
+            for example, answer in zip(unit.examples, answers, strict=True)
+        }
+    return rows
 
 
 def _versions(cells: Sequence[Cell]) -> dict[str, str]:
@@ -340,12 +382,14 @@ def _versions(cells: Sequence[Cell]) -> dict[str, str]:
     return {"lm-eval": version("lm_eval")} if asked else {}
 
 
-def _note(manifest: dict[str, Any], engine: Engine, seconds: float) -> None:
-    """Add to a manifest what it took to answer."""
-    manifest["seconds"] += seconds
-    manifest["executors"] = sorted({*manifest["executors"], *engine.used})
-    manifest["memory_halved"] = max(manifest["memory_halved"], engine.halved)
-    manifest["peak_memory"] = max(manifest["peak_memory"], engine.peak())
+def _note(manifest: dict[str, Any], part: Part) -> bool:
+    """Add to a manifest what it took to answer; whether it tells of more than time and memory."""
+    before = manifest["executors"], manifest["memory_halved"]
+    manifest["seconds"] += part.seconds
+    manifest["executors"] = sorted({*manifest["executors"], *part.executors})
+    manifest["memory_halved"] = max(manifest["memory_halved"], part.halved)
+    manifest["peak_memory"] = max(manifest["peak_memory"], part.peak_memory)
+    return before != (manifest["executors"], manifest["memory_halved"])
 
 
 def _values(answer: Answer) -> tuple[object, ...]:

@@ -13,7 +13,7 @@ from jaxtyping import Bool
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
-from layerroles.ablations.base import Ablation, EditContext, declared_reference
+from layerroles.ablations.base import Ablation, EditContext, ablation, declared_reference
 from layerroles.ablations.reference import Reference
 from layerroles.ablations.where import At, acts, at_name, identity
 from layerroles.errors import InputError
@@ -82,6 +82,10 @@ class Condition:
 
     def __setattr__(self, key: str, value: object) -> None:
         raise AttributeError(f"a condition cannot be changed: make a new one to set {key!r}")
+
+    def __reduce__(self) -> tuple[object, ...]:
+        kinds = {edit.name: type(edit) for edit in self.edits.values()}
+        return _rebuilt, (dict(self.edits), self.name, self.at, self.hash, kinds)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Condition) and self.hash == other.hash
@@ -160,6 +164,29 @@ class Condition:
             if reference is not None:
                 needed.setdefault(reference, []).append(site)
         return needed
+
+
+def _rebuilt(
+    edits: Mapping[Site, Ablation],
+    name: str,
+    at: At,
+    known_hash: str,
+    kinds: Mapping[str, type[Ablation]],
+) -> Condition:
+    """A condition that was sent by another process, which may know ablations that this does not.
+
+    Raises:
+        InputError: it does something else here.
+    """
+    for kind, cls in kinds.items():
+        ablation(kind)(cls)
+    made = Condition(edits, name=name, at=at)
+    if made.hash != known_hash:
+        raise InputError(
+            f"condition {name!r} is another one here than where it was made: what it does depends "
+            f"on something that differs between the two processes"
+        )
+    return made
 
 
 def _name(edits: Mapping[Site, Ablation], at: At) -> str:

@@ -82,6 +82,10 @@ class Reference:
         joined = "\0".join(self.prompts)
         return hashlib.sha256(joined.encode()).hexdigest()[:16]
 
+    def __reduce__(self) -> tuple[object, ...]:
+        # Its source may be a file, or anything else that is only here.
+        return Reference, (tuple(self.prompts), len(self.prompts), self.seed)
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Reference) and self.digest == other.digest
 

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
 
     from layerroles.ablations import Ablation, At, Condition
+    from layerroles.backends import Backend
     from layerroles.engine.executors import ExecutorName
     from layerroles.tasks import Task
 
@@ -81,6 +82,42 @@ def command(
         ),
     ] = "auto",
     memory: Memory = None,
+    backend: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="local, this process; ray, workers of a Ray cluster, each with a model of its "
+            "own (this process then holds none).",
+        ),
+    ] = "local",
+    address: Annotated[
+        str | None,
+        typer.Option(
+            help="Of the Ray cluster, such as auto or ray://HOST:10001; by default one is started "
+            "on this machine.",
+        ),
+    ] = None,
+    workers: Annotated[
+        str,
+        typer.Option(
+            metavar="N",
+            help="How many; auto: one for each GPU (or --gpus-per-worker), without GPUs one a "
+            "node.",
+        ),
+    ] = "auto",
+    gpus_per_worker: Annotated[
+        float | None,
+        typer.Option(
+            metavar="N", help="Over more than one the model is spread, a fraction shares one."
+        ),
+    ] = None,
+    timeout: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SECONDS",
+            help="That a worker may take for one job before it is replaced; by default an hour.",
+        ),
+    ] = None,
     settings: Settings = None,
     plugin: Plugins = None,
     top: Annotated[
@@ -104,10 +141,16 @@ def command(
         raise InputError(f"--limit {limit} asks for nothing: give 1 or more")
     check_engine(executor, memory)
     ablations = make_ablations(ablation, split_settings(settings or []), asked, seed)
+    there = known_backend(backend, address, workers, gpus_per_worker, timeout)
+    if backend == "ray" and device is not None:
+        raise InputError(
+            f"--device {device} is of --backend local: with ray, each worker takes what it is given"
+        )
 
     import layerroles as lr
     from layerroles.cli.tables import print_result
 
+    device = "meta" if backend == "ray" else device  # the workers read the weights
     bridge = lr.load(model, dtype=dtype, device=device, revision=revision)
     conditions = one_at_a_time(bridge, ablations, sites, ats)
     engine = lr.Engine(bridge, executor=cast("ExecutorName", executor), memory=memory)
@@ -124,7 +167,7 @@ def command(
         noise_floor=noise_floor,
     )
     try:
-        result = sweep.run(out)
+        result = sweep.run(out, backend=there)
     except KeyboardInterrupt:
         print(
             f"layerroles: stopped; what is done is kept in {out}, the same command goes on",
@@ -210,6 +253,31 @@ def check_engine(executor: str, memory: str | None) -> None:
     check_executor(executor)
     if memory is not None:
         n_bytes(memory)
+
+
+def known_backend(
+    name: str,
+    address: str | None,
+    workers: str,
+    gpus_per_worker: float | None,
+    timeout: float | None,
+) -> "Backend":
+    """The backend that `--backend` names, with its options.
+
+    Raises:
+        InputError: unknown backend, an option that it has not, or a value that it does not take.
+    """
+    from layerroles.backends import backend
+
+    if workers != "auto" and not workers.isdecimal():
+        raise InputError(f"--workers {workers!r} is neither auto nor a number")
+    options = {
+        "address": address,
+        "workers": None if workers == "auto" else int(workers),
+        "gpus_per_worker": gpus_per_worker,
+        "timeout": timeout,
+    }
+    return backend(name, options)
 
 
 def _is_required(field: "dataclasses.Field[Any]") -> bool:

@@ -62,6 +62,7 @@ class Engine:
             and what was answered stays.
 
     Attributes:
+        options: how it was made, besides the model.
         used: the executors that have answered so far; a sweep begins it anew.
 
     Raises:
@@ -83,6 +84,11 @@ class Engine:
         memory: str | int | None = None,
     ) -> None:
         self.model = model
+        self.options: dict[str, Any] = {
+            "executor": executor,
+            "batch_size": batch_size,
+            "memory": memory,
+        }
         most = budget(memory, next(model.parameters()).device)
         self._executors = Executors(model, executor, batch_size, most)
         self.used = self._executors.used

@@ -1,7 +1,7 @@
 """How coherent a written text is: how likely the intact model finds it, in nats per token."""
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from layerroles.ablations import INTACT
@@ -10,37 +10,36 @@ from layerroles.protocols.base import Answer
 
 # What was read and what was written, as tokens.
 Text = tuple[tuple[int, ...], tuple[int, ...]]
-# The places of a condition and of a cell.
-Place = tuple[int, int]
 
 
 def add_coherence(
-    engine: Engine,
-    requests: Mapping[Place, Sequence[Any]],
-    found: Mapping[Place, Sequence[Any]],
-    answers: Mapping[Place, Sequence[Answer]],
-) -> dict[Place, list[Answer]]:
+    known: Mapping[Text, float],
+    requests: Sequence[Any],
+    found: Sequence[Any],
+    answers: Sequence[Answer],
+) -> list[Answer]:
     """The answers, those that were written with `coherence` among their details.
 
     Args:
-        engine: asks the intact model.
-        requests: of each condition and cell, one for each answer where something was written.
+        known: how coherent texts are, see `coherence`.
+        requests: one for each answer, where something was written.
         found: what the model answered to them.
         answers: what that was judged to be.
     """
-    texts = {
-        place: [text_of(*pair) for pair in zip(each, found[place], strict=True)]
-        for place, each in requests.items()
-        if each and isinstance(each[0], Written)
-    }
-    known = coherence(engine, (text for each in texts.values() for text in each if text))
-    return {
-        place: [
-            _with(answer, known.get(text)) if text else answer
-            for answer, text in zip(each, texts.get(place, [None] * len(each)), strict=True)
-        ]
-        for place, each in answers.items()
-    }
+    if not known or not requests or not isinstance(requests[0], Written):
+        return list(answers)
+    texts = (text_of(*pair) for pair in zip(requests, found, strict=True))
+    return [
+        _with(answer, known.get(text)) if text else answer
+        for answer, text in zip(answers, texts, strict=True)
+    ]
+
+
+def texts_of(requests: Sequence[Any], found: Sequence[Any]) -> Iterator[Text]:
+    """What was written in answer to requests, where there is something to score."""
+    if requests and isinstance(requests[0], Written):
+        texts = (text_of(*pair) for pair in zip(requests, found, strict=True))
+        yield from (text for text in texts if text)
 
 
 def coherence(engine: Engine, texts: Iterable[Text]) -> dict[Text, float]:

@@ -1,0 +1,150 @@
+"""What a sweep hands out and what comes back: a job is asked by whoever holds a model."""
+
+import os
+import platform
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any
+
+from layerroles.ablations import Condition
+from layerroles.engine import Engine
+from layerroles.engine.groups import Requests
+from layerroles.models import provenance
+from layerroles.protocols.coherence import Text, coherence, texts_of
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is asked at once, and stored at once.
+
+    Attributes:
+        name: of it, for people: the task, or another word.
+        asked: a list of encoded requests for each cell.
+        conditions: under which all of them are asked.
+        apart: whether what comes out for a condition does not depend on which others it is asked
+            with, so that conditions may be told one by one.
+        coherence: whether the intact model reads what was written.
+    """
+
+    name: str
+    asked: tuple[Requests, ...]
+    conditions: tuple[Condition, ...]
+    apart: bool = True
+    coherence: bool = False
+
+    def __str__(self) -> str:
+        names = [condition.name for condition in self.conditions]
+        what = names[0] if len(names) == 1 else f"{names[0]} to {names[-1]}"
+        return f"{self.name} under {what} ({len(self.asked[0])} requests)"
+
+
+@dataclass(frozen=True)
+class Part:
+    """Answers under some of a job's conditions, all cells of each, and what they took.
+
+    Attributes:
+        found: scores or writings, by the places of the condition and of the cell.
+        coherence: nats per token of what was written, if that was asked for.
+        seconds: that it took to answer.
+        executors: that answered.
+        halved: how often what is computed together has been halved, since memory gave out.
+        peak_memory: the most bytes that were held at once.
+    """
+
+    found: Mapping[tuple[int, int], list[Any]]
+    coherence: Mapping[Text, float] = field(default_factory=dict)
+    seconds: float = 0.0
+    executors: tuple[str, ...] = ()
+    halved: int = 0
+    peak_memory: int = 0
+
+
+@dataclass(frozen=True)
+class Workers:
+    """Who answers, for a manifest.
+
+    Attributes:
+        model: what they hold, as `Provenance` tells it.
+        machine: in words.
+    """
+
+    model: Mapping[str, Any]
+    machine: str
+
+
+class Answering(ABC):
+    """Those who answer, while a backend is open."""
+
+    @property
+    @abstractmethod
+    def workers(self) -> Workers:
+        """Who they are."""
+
+    @abstractmethod
+    def answers(self, jobs: Iterable[Job]) -> Iterator[tuple[int, Part]]:
+        """What jobs come to, with their places, in any order; jobs are taken as they are needed.
+
+        Raises:
+            InputError: a job cannot be answered.
+        """
+
+
+class Backend(ABC):
+    """A way to have jobs answered; frozen, so that it serves for many sweeps."""
+
+    @abstractmethod
+    def opened(self, engine: Engine) -> AbstractContextManager[Answering]:
+        """Within the context, jobs are answered.
+
+        Args:
+            engine: of the sweep: its model, and how it answers.
+
+        Raises:
+            InputError: nobody can answer.
+        """
+
+
+def work(engine: Engine, job: Job) -> Iterator[Part]:
+    """Ask a job: some conditions together, as they are ready, all cells of each."""
+    began = time.monotonic()
+    answered: dict[int, dict[int, list[Any]]] = {}  # by the places of conditions and cells
+    whole: set[int] = set()
+    for which, place, found in engine.answer_each(job.asked, job.conditions):
+        mine = answered.setdefault(place, {})
+        mine[which] = found
+        if len(mine) == len(job.asked):
+            whole.add(place)
+        if whole and (job.apart or len(whole) == len(job.conditions)):
+            ready = {
+                (place, which): each
+                for place in sorted(whole)
+                for which, each in sorted(answered.pop(place).items())
+            }
+            whole.clear()
+            known: dict[Text, float] = {}
+            if job.coherence:
+                texts = (
+                    text
+                    for (_, which), each in ready.items()
+                    for text in texts_of(job.asked[which], each)
+                )
+                known = coherence(engine, texts)
+            yield Part(
+                ready,
+                known,
+                time.monotonic() - began,
+                tuple(sorted(engine.used)),
+                engine.halved,
+                engine.peak(),
+            )
+            began = time.monotonic()
+
+
+def workers_of(engine: Engine) -> Workers:
+    """This process as a worker."""
+    model = provenance(engine.model).to_dict()
+    machine = f"{platform.machine()}, {os.cpu_count()} CPUs, {model['device']}"
+    return Workers(model, machine)
