@@ -7,10 +7,18 @@ units, shared out, and of loading the model once on each worker.
     python benchmarks/scale.py
 """
 
-from paper import MODELS
+import argparse
+import math
+from pathlib import Path
+from typing import Any
+
+from paper import MODELS, make_folder
 from transformers import LlamaConfig
 
 import layerroles as lr
+from layerroles.devices import DEVICES
+from layerroles.engine.memory import SHARE_OF_FREE
+from layerroles.progress import duration
 
 _LLAMA_70B = LlamaConfig(
     architectures=["LlamaForCausalLM"],
@@ -30,11 +38,45 @@ GPUS = (1, 8, 64)
 READING = 2e9
 
 
-def study(model: lr.load, limit: int) -> lr.Sweep:  # type: ignore[valid-type]
-    """Every layer, skipped at all positions and after the first, five tasks, two protocols."""
-    names = ("facts", "copying", "kv_retrieval[pairs=20]", "word_problems[steps=2]", "rag_facts")
+def study(model: Any, limit: int) -> lr.Sweep:
+    """Every layer skipped, at all positions and after the first; four tasks, two protocols."""
+    names = ("facts", "copying", "kv_retrieval[pairs=20]", "word_problems[steps=2]")
     conditions = [
         *lr.each_layer(model, lr.Skip()),
         *lr.each_layer(model, lr.Skip(), at="after_first"),
     ]
     return lr.Sweep(model, [lr.task(name) for name in names], conditions, limit=limit)
+
+
+def main() -> None:
+    """Estimate, share out, print."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--folders", type=Path, default=Path("runs/configs"))
+    parser.add_argument("--device", default="h100")
+    parser.add_argument("--limit", type=int, default=100)
+    args = parser.parse_args()
+    columns = " | ".join(f"{n} GPU{'s' * (n > 1)}" for n in GPUS)
+    print(f"| model | GPUs a worker | rows | units | a unit | {columns} |")
+    print("|---" * (5 + len(GPUS)) + "|")
+    for name, (config, each) in STUDIED.items():
+        make_folder(args.folders / name, config)
+        model = lr.load(args.folders / name, dtype="bfloat16", device="meta")
+        sweep = study(model, args.limit)
+        weights = sum(p.numel() * p.element_size() for p in set(model.original_model.parameters()))
+        room = each * DEVICES[args.device].memory - weights
+        found = lr.estimate(sweep, device=args.device, memory=int(SHARE_OF_FREE * room))
+        n_units = sum(call.name != "noise floor" for call in sweep.calls())
+        rows = len(sweep.conditions) * args.limit * len(sweep.cells)
+        loading = found.weight_bytes / READING
+        times = [
+            loading + math.ceil(n_units / (n // each)) * found.seconds / n_units
+            for n in GPUS
+            if n >= each
+        ]
+        told = [*["does not fit"] * (len(GPUS) - len(times)), *map(duration, times)]
+        unit = duration(found.seconds / n_units)
+        print(f"| {name} | {each} | {rows:,} | {n_units} | {unit} | {' | '.join(told)} |")
+
+
+if __name__ == "__main__":
+    main()

@@ -23,7 +23,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from layerroles import backends as backends
     from layerroles import figures as figures
     from layerroles import probes as probes
     from layerroles import protocols as protocols
@@ -120,7 +119,7 @@ _NAMES_OF = {
     "page": ("report",),
     "plants": ("planted",),
 }
-_MODULES = ("backends", "figures", "probes", "protocols", "tasks")
+_MODULES = ("figures", "probes", "protocols", "tasks")
 _HOME = {name: module for module, names in _NAMES_OF.items() for name in names}
 
 __all__ = sorted([*_HOME, *_MODULES, "__version__"])

@@ -201,8 +201,8 @@ class Sweep:
             for (those, ids), conditions in lacking.items():
                 wanted = set(ids)
                 examples = tuple(one for one in some if one.id in wanted)
-                for start in range(0, len(conditions), _CONDITIONS_AT_ONCE):
-                    asked = tuple(conditions[start : start + _CONDITIONS_AT_ONCE])
+                for start in range(0, len(conditions), self._at_once):
+                    asked = tuple(conditions[start : start + self._at_once])
                     yield Unit(tuple(cells[place] for place in those), asked, examples)
 
     def _blocks(self) -> Iterator[tuple[list[Cell], Sequence[Example]]]:
@@ -211,13 +211,19 @@ class Sweep:
         They depend on what is asked, and neither on what is done nor on who answers, so that
         the same is computed together by a run that is resumed, and by workers.
         """
-        together = max(1, self.rows_at_once // min(len(self.conditions), _CONDITIONS_AT_ONCE))
+        together = max(1, self.rows_at_once // self._at_once)
         for cells in self._by_task():
             examples = cells[0].examples
             n_blocks = math.ceil(len(examples) / together)
             ends = [len(examples) * i // n_blocks for i in range(n_blocks + 1)]
             for start, end in pairwise(ends):
                 yield cells, examples[start:end]
+
+    @property
+    def _at_once(self) -> int:
+        """How many conditions are asked together: of equal shares, the largest that is allowed."""
+        n = len(self.conditions)
+        return math.ceil(n / math.ceil(n / _CONDITIONS_AT_ONCE))
 
     def _by_task(self) -> list[list[Cell]]:
         found: dict[str, list[Cell]] = {}

@@ -21,6 +21,7 @@ from pathlib import Path
 import torch
 
 import layerroles as lr
+from layerroles.backends import Ray
 from tests.faults.kill import KEY
 from tests.unit.random_models import model_path
 
@@ -100,7 +101,7 @@ def killed_workers(expected: lr.SweepResult, folder: Path, kills: int, seed: int
         killer.start()
         try:
             # A job, or a start, that is hit again and again is no failure of its own.
-            backend = lr.backends.Ray(workers=2, attempts=100)
+            backend = Ray(workers=2, attempts=100)
             found = sweep("meta").run(folder / f"run {runs}", backend=backend)
         finally:
             killer.stop()

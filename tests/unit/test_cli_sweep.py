@@ -13,6 +13,7 @@ import pytest
 import layerroles
 from layerroles import models
 from layerroles.ablations import Condition
+from layerroles.backends import Backend, Local, Ray
 from layerroles.cli import main
 from tests.unit.random_models import model_path, random_model
 
@@ -79,8 +80,8 @@ class ScriptedSweep:
         self.options = options
         self.made.append(self)
 
-    def run(self, path: Path) -> ScriptedResult:
-        self.path = path
+    def run(self, path: Path, *, backend: Backend) -> ScriptedResult:
+        self.path, self.backend = path, backend
         if path.name == "interrupted":
             raise KeyboardInterrupt
         return ScriptedResult()
@@ -169,6 +170,35 @@ def test_every_option_arrives(loaded: list[tuple[str, dict[str, Any]]]) -> None:
         "coherence": True,
         "noise_floor": False,
     }
+
+
+def test_workers_read_the_weights_and_this_process_none(
+    loaded: list[tuple[str, dict[str, Any]]],
+) -> None:
+    asked = sweep("--backend", "ray", "--workers", "3", "--gpus-per-worker", "2")
+    assert asked.backend == Ray(workers=3, gpus_per_worker=2.0)
+    more = sweep("--backend", "ray", "--address", "auto", "--timeout", "60")
+    assert more.backend == Ray(address="auto", workers="auto", timeout=60.0)
+    assert [options["device"] for _, options in loaded] == ["meta", "meta"]
+    assert isinstance(sweep().backend, Local)
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        (["--backend", "rey"], "unknown backend 'rey': did you mean 'ray'? known are local, ray"),
+        (["--workers", "2"], "workers is an option of backend='ray', not of 'local'"),
+        (["--backend", "ray", "--workers", "two"], "--workers 'two' is neither auto nor a number"),
+        (["--backend", "ray", "--device", "cpu"], "--device cpu is of --backend local"),
+        (["--backend", "ray", "--timeout", "0"], "timeout=0.0 is not a number above 0"),
+    ],
+)
+@pytest.mark.usefixtures("loaded")
+def test_a_wrong_backend_is_told(
+    options: list[str], line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["sweep", "--model", "m", "--out", "runs/x", *options]) == 2
+    assert line in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("loaded")
