@@ -142,22 +142,31 @@ class _Blocks:
 
 
 class Layout:
-    """Who sees whom in a packed row; computes attention over it, one layer at a time.
+    """Who sees whom in a packed row, or in a piece of it; computes attention, layer by layer.
 
     Args:
         packed: the row.
         dtype: of the queries.
         device: where they lie.
+        piece: whose tokens ask; by default all.
     """
 
-    def __init__(self, packed: Packed, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(
+        self, packed: Packed, dtype: torch.dtype, device: torch.device, piece: slice | None = None
+    ) -> None:
+        piece = piece or slice(0, len(packed.tokens))
+        self._start: int = piece.start
+        self._end: int = piece.stop
         self._causal: list[Segment] = []
         self._trunks: list[Segment] = []
         by_size: dict[int, list[Segment]] = {}
         trunks = {index for segment in packed.segments for index in segment.trunks}
         for index, segment in enumerate(packed.segments):
-            if index in trunks:
+            end = segment.start + segment.n
+            if index in trunks and end < self._end and segment.below > self._start:
                 self._trunks.append(segment)
+            if end <= self._start or segment.start >= self._end:
+                continue
             if segment.sees is None and (index in trunks or segment.n > _LONG):
                 self._causal.append(segment)
             else:
@@ -167,43 +176,76 @@ class Layout:
     def attend(
         self,
         layer: int,
-        q: Float[Tensor, "head pos d_head"],
+        q: Float[Tensor, "head asked d_head"],
         k: Float[Tensor, "kv_head pos d_head"],
         v: Float[Tensor, "kv_head pos d_head"],
         score: Scoring,
-    ) -> Float[Tensor, "pos head d_head"]:
-        """Attention over the packed row."""
+    ) -> Float[Tensor, "asked head d_head"]:
+        """Attention of the piece's tokens to what they see of the row's."""
         n_heads, n, _ = q.shape
         share = n_heads // k.shape[0]
         out = torch.empty(n_heads, n, v.shape[2], dtype=torch.float32, device=q.device)
         lse = torch.empty(n_heads, n, dtype=torch.float32, device=q.device)
-        wide_k, wide_v = (repeat(x, "kv n d -> (kv share) n d", share=share) for x in (k, v))
         for segment in self._causal:
-            where = slice(segment.start, segment.start + segment.n)
-            own_q, own_k, own_v = (x[None, :, where] for x in (q, wide_k, wide_v))
-            found = part(own_q, own_k, own_v, score, causal=True)
+            here = slice(max(segment.start, self._start), min(segment.start + segment.n, self._end))
+            where = self._asked(here)
+            own_q, own_k, own_v = (
+                q[None, :, where],
+                _wide(k[:, here], share),
+                _wide(v[:, here], share),
+            )
+            found = part(own_q, own_k[None], own_v[None], score, causal=True)
             out[:, where], lse[:, where] = found.out[0], found.lse[0]
+            if here.start > segment.start:
+                self._look_at(slice(segment.start, here.start), where, q, k, v, score, out, lse)
         for blocks in self._blocks:
-            own_q, own_k, own_v = (x[:, blocks.places].transpose(0, 1) for x in (q, wide_k, wide_v))
+            asked = blocks.places - self._start
+            own_q = q[:, asked].transpose(0, 1)
+            own_k, own_v = (_wide(x[:, blocks.places], share).transpose(0, 1) for x in (k, v))
             found = part(own_q, own_k, own_v, score, bias=blocks.bias)
-            places = blocks.places[blocks.rows, blocks.columns]
+            places = asked[blocks.rows, blocks.columns]
             out[:, places] = found.out[blocks.rows, :, blocks.columns].transpose(0, 1)
             lse[:, places] = found.lse[blocks.rows, :, blocks.columns].transpose(0, 1)
         for trunk in self._trunks:
-            below = slice(trunk.start + trunk.n, trunk.below)
-            where = slice(trunk.start, trunk.start + trunk.n)
-            # The queries that share a key head are put one behind the other: keys are read once.
-            asked = rearrange(q[:, below], "(kv share) n d -> 1 kv (share n) d", share=share)
-            found = part(asked, k[None, :, where], v[None, :, where], score)
-            both = merged(
-                Part(out[:, below], lse[:, below]),
-                Part(
-                    rearrange(found.out, "1 kv (share n) d -> (kv share) n d", share=share),
-                    rearrange(found.lse, "1 kv (share n) -> (kv share) n", share=share),
-                ),
-            )
-            out[:, below], lse[:, below] = both.out, both.lse
+            end = trunk.start + trunk.n
+            below = slice(max(end, self._start), min(trunk.below, self._end))
+            where = self._asked(below)
+            self._look_at(slice(trunk.start, end), where, q, k, v, score, out, lse)
         return out.transpose(0, 1).to(q.dtype)
+
+    def _asked(self, where: slice) -> slice:
+        """Where places of the row stand among the piece's."""
+        return slice(where.start - self._start, where.stop - self._start)
+
+    def _look_at(
+        self,
+        keys: slice,
+        where: slice,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        score: Scoring,
+        out: Tensor,
+        lse: Tensor,
+    ) -> None:
+        """Let some queries see all of these keys besides what they have seen."""
+        share = q.shape[0] // k.shape[0]
+        # The queries that share a key head are put one behind the other: keys are read once.
+        asked = rearrange(q[:, where], "(kv share) n d -> 1 kv (share n) d", share=share)
+        found = part(asked, k[None, :, keys], v[None, :, keys], score)
+        both = merged(
+            Part(out[:, where], lse[:, where]),
+            Part(
+                rearrange(found.out, "1 kv (share n) d -> (kv share) n d", share=share),
+                rearrange(found.lse, "1 kv (share n) -> (kv share) n", share=share),
+            ),
+        )
+        out[:, where], lse[:, where] = both.out, both.lse
+
+
+def _wide(x: Float[Tensor, "kv_head *pos d"], share: int) -> Float[Tensor, "head *pos d"]:
+    """Keys or values once for each query head that reads them."""
+    return repeat(x, "kv ... d -> (kv share) ... d", share=share)
 
 
 def n_pairs(packed: Packed) -> int:

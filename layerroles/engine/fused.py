@@ -7,6 +7,7 @@ are decoded for all conditions and requests together (see `rows`), each row with
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -17,19 +18,20 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from layerroles.ablations import Condition, Prompt, References
-from layerroles.engine.attend import Layout, Scoring
+from layerroles.engine.attend import Layout
 from layerroles.engine.decode import Chosen, Decoding, Stops, greedy
 from layerroles.engine.depths import edited_block, first_own, first_run, recorded_at
 from layerroles.engine.edits import Edits, Reading, Stretch
 from layerroles.engine.groups import Group, Requests
 from layerroles.engine.memory import Budget
+from layerroles.engine.pieces import Keep, pieces, read
 from layerroles.engine.plan import make_plan
 from layerroles.engine.readout import Places
 from layerroles.engine.requests import Score, Scored, Writing, Written
 from layerroles.engine.rows import Kept, Rows, contexts_of, kept
 from layerroles.engine.sequences import prompt_numbers, token_ids, token_marks
 from layerroles.engine.trie import Packed
-from layerroles.engine.twin import Attend, Twin
+from layerroles.engine.twin import Twin
 
 Request = Scored | Written
 # Answers by their requests' places.
@@ -49,7 +51,7 @@ class Row:
         positions: in the sequences.
         marks: see `ablations.prompts`.
         prompts: of each token; None where prompts share tokens.
-        layout: who sees whom.
+        layouts: the pieces in which it is read, with who sees whom in each.
     """
 
     packed: Packed
@@ -57,15 +59,22 @@ class Row:
     positions: Int[Tensor, " pos"]
     marks: Int[Tensor, " pos"]
     prompts: Sequence[Prompt] | None
-    layout: Layout
+    layouts: list[tuple[slice, Layout]]
 
-    def ids(self) -> list[Sequence[int]]:
-        """Each token's sequence up to itself."""
-        rows: list[Sequence[int]] = [()] * len(self.packed.tokens)
+    def reading(self, where: slice) -> Reading:
+        """A piece, as edits see it."""
+        prompts = None if self.prompts is None else self.prompts[where]
+        ids = partial(self._ids, where)
+        return Reading(self.positions[where], self.marks[where], ids, prompts)
+
+    def _ids(self, where: slice) -> list[Sequence[int]]:
+        """The sequence of each token of a piece up to itself."""
+        rows: list[Sequence[int]] = [()] * (where.stop - where.start)
         for sequence, path in self.packed.paths.items():
             ids = token_ids(sequence).tolist()
-            for n, place in enumerate(path, 1):
-                rows[place] = ids[:n]
+            for n, place in enumerate(path.tolist(), 1):
+                if where.start <= place < where.stop:
+                    rows[place - where.start] = ids[:n]
         return rows
 
 
@@ -158,7 +167,10 @@ class Fused:
             torch.tensor(packed.positions, device=self.device),
             torch.tensor(token_marks(packed.tokens), device=self.device),
             prompts,
-            Layout(packed, self.dtype, self.device),
+            [
+                (piece, Layout(packed, self.dtype, self.device, piece))
+                for piece in pieces(packed, group.piece)
+            ],
         )
 
 
@@ -169,36 +181,56 @@ class Intact:
         twin: the model.
         row: what is read.
         conditions: under which it will be read again.
-        attend: computes attention.
+        keep: is told the keys and values of each layer.
     """
 
     def __init__(
-        self, twin: Twin, row: Row, conditions: Sequence[Condition], attend: Attend
+        self, twin: Twin, row: Row, conditions: Sequence[Condition], keep: Keep | None
     ) -> None:
         self._twin = twin
         self._row = row
-        layers = {layer for condition in conditions for layer in recorded_at(condition)}
         self._streams: dict[int, Tensor] = {}
-        with twin.noting(sorted(layers), self._streams):
-            stream = twin.run(row.tokens, row.positions, attend)
+        self._layers = sorted({layer for one in conditions for layer in recorded_at(one)})
+        stream = read(twin, row.tokens, row.positions, row.layouts, self._noting, keep)
         self.read = Read(stream, None)
 
-    def again(self, condition: Condition, edits: Edits, attend: Attend) -> Read:
+    @contextmanager
+    def _noting(self, where: slice) -> Iterator[None]:
+        """Within the context, the streams of a piece are kept."""
+        found: dict[int, Tensor] = {}
+        with self._twin.noting(self._layers, found):
+            yield
+        n = len(self._row.tokens)
+        for layer, piece in found.items():
+            if where == slice(0, n):
+                self._streams[layer] = piece
+                continue
+            if layer not in self._streams:
+                self._streams[layer] = piece.new_empty(1, n, piece.shape[2])
+            self._streams[layer][:, where] = piece
+
+    def again(self, condition: Condition, edits: Edits, keep: Keep | None) -> Read:
         """Read the row under a condition, from its first ablated layer on."""
         if condition.is_intact:
             return self.read
-        row = self._row
-        reading = Reading(row.positions, row.marks, row.ids, row.prompts)
-        stretch = Stretch(condition, 0, len(row.tokens), reading)
-        first = first_run(condition, len(self._twin.blocks))
-        stream = self._streams[first]
+        row, n_blocks = self._row, len(self._twin.blocks)
+        first = first_run(condition, n_blocks)
         block = edited_block(condition)
-        if block is not None:
-            stream = edits.block(block, stretch, self._streams[block.layer], stream)
-        with self._twin.starting_at(first, stream), edits.on([stretch], since=first):
-            stream = self._twin.run(row.tokens, row.positions, attend)
-        assert stretch.changed is not None  # every edit notes what it did
-        return Read(stream, stretch.changed.cpu().numpy())
+        changed: list[Tensor] = []
+
+        @contextmanager
+        def edited(where: slice) -> Iterator[None]:
+            stretch = Stretch(condition, 0, where.stop - where.start, row.reading(where))
+            stream = self._streams[first][:, where]
+            if block is not None:
+                stream = edits.block(block, stretch, self._streams[block.layer][:, where], stream)
+            with self._twin.starting_at(first, stream), edits.on([stretch], since=first):
+                yield
+            assert stretch.changed is not None  # every edit notes what it did
+            changed.append(stretch.changed)
+
+        stream = read(self._twin, row.tokens, row.positions, row.layouts, edited, keep)
+        return Read(stream, torch.cat(changed).cpu().numpy())
 
 
 class Batch:
@@ -228,7 +260,7 @@ class Batch:
         self._scored = {i: one for i in group.asked if isinstance(one := requests[i], Scored)}
         self._written = {i: one for i in group.asked if isinstance(one := requests[i], Written)}
         self._below: list[Kept] = []
-        attend = row.layout.attend
+        keep: Keep | None = None
         if self._scored:
             read = [sequences[i] for i in self._scored]
             self._places = Places(row.packed, list(self._scored.values()), read, fused.device)
@@ -238,9 +270,9 @@ class Batch:
             self._paths = [row.packed.paths[ids] for ids in contexts]
             self._contexts = contexts_of(row.packed, contexts, fused.dtype, fused.device)
             self._lengths = torch.tensor([len(ids) for ids in contexts], device=fused.device)
-            attend = self._keep_below
+            keep = self._keep_below
         some = [conditions[place] for place in group.conditions]
-        self._intact = Intact(self._twin, row, some, attend)
+        self._intact = Intact(self._twin, row, some, keep)
 
     def answers(self, edits: Edits) -> Iterator[tuple[int, Answers]]:
         """A condition's place with some of its answers, as they are ready."""
@@ -253,10 +285,10 @@ class Batch:
         rows = self._rows(conditions) if self._written else None
         begun = []
         for n, (place, condition) in enumerate(zip(wave, conditions, strict=True)):
-            attend = self._row.layout.attend if rows is None else self._filling(rows, n)
+            keep = None if rows is None else partial(rows.fill, n)
             read = self._intact.read
             if self._scored or condition.acts_in_prompt:
-                read = self._intact.again(condition, edits, attend)
+                read = self._intact.again(condition, edits, keep)
             if self._scored:
                 yield place, self._scores(condition, read)
             if rows is not None:
@@ -320,15 +352,6 @@ class Batch:
         firsts = [first_own(condition, len(self._twin.blocks)) for condition in conditions]
         return Rows(self._contexts, self._below, firsts, self._group.n_new)
 
-    def _filling(self, rows: Rows, place: int) -> Attend:
-        """Attention that also keeps the contexts' keys and values under a wave's condition."""
-
-        def fill(layer: int, q: Tensor, k: Tensor, v: Tensor, score: Scoring) -> Tensor:
-            rows.fill(place, layer, k, v)
-            return self._row.layout.attend(layer, q, k, v, score)
-
-        return fill
-
     def _step(
         self, rows: Rows, decoding: Decoding, conditions: Sequence[Condition], edits: Edits
     ) -> tuple[Chosen, Bool[Tensor, " row"]]:
@@ -366,6 +389,5 @@ class Batch:
             torch.cat([one.tokens for one in found]), torch.cat([one.finite for one in found])
         )
 
-    def _keep_below(self, layer: int, q: Tensor, k: Tensor, v: Tensor, score: Scoring) -> Tensor:
+    def _keep_below(self, layer: int, k: Tensor, v: Tensor) -> None:
         self._below.append(kept(k, v, self._contexts))
-        return self._row.layout.attend(layer, q, k, v, score)

@@ -28,6 +28,7 @@ class Group:
         n_written: how many of them write.
         n_new: tokens that each of these may write; 0 if there are none.
         waves: the conditions that read it, as they are answered together.
+        piece: tokens of it that are read at a time.
         n_bytes: taken at the most.
     """
 
@@ -39,6 +40,7 @@ class Group:
     n_written: int
     n_new: int
     waves: tuple[tuple[int, ...], ...]
+    piece: int
     n_bytes: int
 
     @property

@@ -20,6 +20,7 @@ SHARE_OF_FREE = 0.5
 # Of the budget: for a packed row (with what is recorded of it), for rows that decode, for logits.
 _FOR_ROW, _FOR_ROWS, _FOR_LOGITS = 0.4, 0.4, 0.1
 _LONGEST_ROW = 8192
+_SHORTEST_PIECE = 256
 _MOST_LOGITS = 2**24
 # Logits are held as the head gives them, and twice more where the model scales or caps them.
 _COPIES_OF_LOGITS = 3
@@ -79,6 +80,22 @@ class Budget:
         """
         each = _token_bytes(shape, n_recorded, keys=keys)
         return max(64, min(_LONGEST_ROW, int(_FOR_ROW * self.total) // each))
+
+    def piece(self, shape: Shape, n: int, n_recorded: int) -> int:
+        """How many tokens of a packed row may be read at a time.
+
+        Args:
+            shape: of the model.
+            n: tokens of the row.
+            n_recorded: streams kept of each of them.
+        """
+        most, inner = int(_FOR_ROW * self.total), shape.n_bytes * shape.inner
+        streams = n * shape.n_bytes * n_recorded * shape.d_model
+        if streams + n * inner <= most:
+            return n
+        # Between pieces, the keys and values of those before are kept.
+        left = most - streams - n * sum(shape.kv)
+        return min(n, max(_SHORTEST_PIECE, left // inner))
 
     def at_work(self, shape: Shape) -> "Budget":
         """So much of the budget as makes a difference: beyond it no row gets longer."""

@@ -198,7 +198,9 @@ def _group(
     firsts = [first_own(condition, shape.n_layers) for condition in some]
     most_new = max(n_new(requests[index]) for index in asked)
     n = len(packed.tokens)
-    n_bytes = n * shape.n_bytes * (recorded * shape.d_model + shape.inner)
+    piece = budget.piece(shape, n, recorded)
+    n_bytes = n * shape.n_bytes * recorded * shape.d_model + piece * shape.n_bytes * shape.inner
+    n_bytes += n * sum(shape.kv) if piece < n else 0
     n_bytes += budget.logit_bytes(shape)
     waves = [[place] for place in range(len(places))]
     contexts = [sequences[index] for index in asked if n_new(requests[index])]
@@ -217,6 +219,7 @@ def _group(
         n_written=len(contexts),
         n_new=most_new,
         waves=tuple(tuple(places[place] for place in wave) for wave in waves),
+        piece=piece,
         n_bytes=n_bytes,
     )
 

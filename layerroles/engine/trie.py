@@ -20,6 +20,8 @@ from layerroles.engine.sequences import Ids
 BLOCK = 256
 # A shared beginning that is shorter than this is read again by each that shares it.
 _SHORTEST_TRUNK = 16
+# A row with a sequence that is too long by itself may grow by this factor.
+_ADDED = 1.25
 
 
 @dataclass(frozen=True)
@@ -82,17 +84,19 @@ def packs(
 ) -> list[Packed]:
     """The different sequences in packed rows of at most `max_tokens` tokens.
 
-    Sequences that begin alike stay together; one that is longer by itself makes a row of its own.
-    Of those in `counted` (by default, of all), a row holds at most `max_sequences`.
+    Sequences that begin alike stay together. One that is longer by itself makes a row of its own,
+    with those that go on from its beginning and add little. Of those in `counted` (by default, of
+    all), a row holds at most `max_sequences`.
     """
     ordered = sorted(set(sequences))
     groups: list[list[Ids]] = []
-    n, left = max_tokens, 0
+    n, left, most = max_tokens, 0, max_tokens
     for sequence, shared in zip(ordered, shared_lengths(ordered), strict=True):
         counts = max_sequences is not None and (counted is None or sequence in counted)
-        if not groups or (counts and not left) or n + len(sequence) - shared > max_tokens:
+        if not groups or (counts and not left) or n + len(sequence) - shared > most:
             groups.append([])
             n, left, shared = 0, max_sequences or 0, 0
+            most = _allowed(sequence, max_tokens)
         groups[-1].append(sequence)
         n += len(sequence) - shared
         left -= counts
@@ -102,10 +106,15 @@ def packs(
 def _halved(group: list[Ids], max_tokens: int) -> list[Packed]:
     """A group in rows that fit, as short shared beginnings are not shared but read again."""
     packed = pack(group)
-    if len(group) == 1 or len(packed.tokens) <= max_tokens:
+    if len(group) == 1 or len(packed.tokens) <= _allowed(group[0], max_tokens):
         return [packed]
     half = len(group) // 2
     return [*_halved(group[:half], max_tokens), *_halved(group[half:], max_tokens)]
+
+
+def _allowed(first: Ids, max_tokens: int) -> int:
+    """Tokens of a row that begins with this sequence."""
+    return max(max_tokens, int(_ADDED * len(first)))
 
 
 def pack(sequences: Sequence[Ids]) -> Packed:
