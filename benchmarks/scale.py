@@ -2,7 +2,8 @@
 
 Nothing is run, and nothing is downloaded: models are folders with a config.json of published sizes
 (see paper.py). A sweep's units go to workers as they are free, so that the time is that of the
-units, shared out, and of loading the model once on each worker.
+units, shared out in whole, of the noise floor, which is asked in small parts, and of loading the
+model once on each worker.
 
     python benchmarks/scale.py
 """
@@ -66,16 +67,19 @@ def main() -> None:
         room = each * DEVICES[args.device].memory - weights
         found = lr.estimate(sweep, device=args.device, memory=int(SHARE_OF_FREE * room))
         n_units = sum(call.name != "noise floor" for call in sweep.calls())
-        rows = len(sweep.conditions) * args.limit * len(sweep.cells)
-        loading = found.weight_bytes / READING
+        rows = len(sweep.conditions) * sum(len(cell.examples) for cell in sweep.cells)
+        floor = sum(part.seconds for part in found.parts if part.name == "noise floor")
+        unit = (found.seconds - floor) / n_units
         times = [
-            loading + math.ceil(n_units / (n // each)) * found.seconds / n_units
+            found.weight_bytes / READING
+            + math.ceil(n_units / (n // each)) * unit
+            + floor / (n // each)
             for n in GPUS
             if n >= each
         ]
         told = [*["does not fit"] * (len(GPUS) - len(times)), *map(duration, times)]
-        unit = duration(found.seconds / n_units)
-        print(f"| {name} | {each} | {rows:,} | {n_units} | {unit} | {' | '.join(told)} |")
+        start = f"| {name} | {each} | {rows:,} | {n_units} | {duration(unit)}"
+        print(f"{start} | {' | '.join(told)} |", flush=True)
 
 
 if __name__ == "__main__":

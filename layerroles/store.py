@@ -126,12 +126,11 @@ class Store:
 
 
 @contextmanager
-def opened(folder: Path, manifest: dict[str, Any]) -> Iterator[Store]:
-    """Create a run folder, or go on with one: its manifest is then merged with the one given.
+def reserved(folder: Path) -> Iterator[None]:
+    """Within the context, no other process writes to a run folder; it is made if need be.
 
     Raises:
-        InputError: the folder cannot be written, is of another model, dtype or seed, is damaged,
-            or another process is writing to it.
+        InputError: it cannot be written, or another process is writing to it.
     """
     with ExitStack() as closing_down:
         with _writing(folder):
@@ -143,6 +142,19 @@ def opened(folder: Path, manifest: dict[str, Any]) -> Iterator[Store]:
                 raise InputError(
                     f"run folder {str(folder)!r} is being written by another process"
                 ) from None
+        yield
+
+
+@contextmanager
+def opened(folder: Path, manifest: dict[str, Any]) -> Iterator[Store]:
+    """Begin in a folder that is `reserved`, or go on: its manifest is merged with the one given.
+
+    Raises:
+        InputError: the folder cannot be written, is of another model, dtype or seed, or is
+            damaged.
+    """
+    with ExitStack() as closing_down:
+        with _writing(folder):
             merged = _merged(folder, manifest)
             _write_manifest(folder, merged)
             _check_whole(folder / "rows.sqlite")
@@ -305,5 +317,7 @@ def _read_manifest(folder: Path) -> dict[str, Any] | None:
 
 def _write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
     scratch = folder / ".manifest.json"
-    scratch.write_text(json.dumps(manifest, indent=2, ensure_ascii=False), encoding="utf-8")
+    # A parameter of a user's ablation may be anything.
+    text = json.dumps(manifest, indent=2, ensure_ascii=False, default=repr)
+    scratch.write_text(text, encoding="utf-8")
     scratch.replace(folder / "manifest.json")

@@ -34,7 +34,7 @@ from layerroles.protocols import Answer, Asked, Protocol
 from layerroles.protocols.coherence import add_coherence
 from layerroles.results import SweepResult
 from layerroles.status import telling
-from layerroles.store import ROW, Key, Store, opened
+from layerroles.store import ROW, Key, Store, opened, reserved
 from layerroles.tasks import Example, LmEval, Task
 from layerroles.units import Call, Cell, Unit, cells_of, distinct
 
@@ -137,10 +137,13 @@ class Sweep:
         options = {"address": address, "workers": workers, "gpus_per_worker": gpus_per_worker}
         answering = chosen(backend, options | {"timeout": timeout})
         engine = self._engine or Engine(self.model)
+        answering.check(engine)
         asked = {
             cell.names: self._prepare(engine, cell, list(cell.examples)) for cell in self.cells
         }
         with ExitStack() as closing:
+            # A folder that somebody writes to is refused before workers are started.
+            closing.enter_context(reserved(Path(path)))
             there = closing.enter_context(answering.opened(engine))
             store = closing.enter_context(opened(Path(path), self._manifest(there.workers)))
             for cell in self.cells:
@@ -152,8 +155,7 @@ class Sweep:
                     for n_rows, now_at in self._do(store, there, engine, work):
                         advance(n_rows, now_at)
                         tell(n_rows, now_at)
-                for cell in self.cells:
-                    self._ask_again(store, there, engine, cell, asked[cell.names])
+                self._ask_again(store, there, engine, asked)
         return read(path)
 
     def calls(self) -> Iterator[Call]:
@@ -273,36 +275,50 @@ class Sweep:
         store.save_manifest()
 
     def _ask_again(
-        self, store: Store, there: Answering, engine: Engine, cell: Cell, asked: Asked
+        self,
+        store: Store,
+        there: Answering,
+        engine: Engine,
+        asked: Mapping[tuple[str, str], Asked],
     ) -> None:
         """Ask the intact model once more, where its noise floor or chance is not known yet."""
-        noted = store.cell(*cell.names)
-        floor = self.noise_floor and again.needs_floor(
-            store.manifest, cell.names, len(cell.examples)
-        )
-        chance = again.needs_chance(noted, asked)
-        if not floor and not chance:
-            return
-        batches = list(again.batches(cell.examples))
+        cells = [cell for cell in self.cells if any(self._unknown(store, cell, asked[cell.names]))]
+        batches = [(cell, list(some)) for cell in cells for some in again.batches(cell.examples)]
         jobs = (
-            Job("noise floor", (self._prepare(engine, cell, list(some)).requests,), (INTACT,))
-            for some in batches
+            Job("noise floor", (self._prepare(engine, cell, some).requests,), (INTACT,))
+            for cell, some in batches
         )
         answered: dict[int, list[Any]] = {}
-        with progress(len(cell.examples), "noise floor") as advance:
+        with progress(sum(len(some) for _, some in batches), "noise floor") as advance:
             for place, part in there.answers(jobs):
                 answered[place] = part.found[0, 0]
+                cell, some = batches[place]
                 _note(store.manifest, replace(part, seconds=0.0))
-                advance(len(batches[place]), ", ".join(cell.names))
-        found = [one for place in range(len(batches)) for one in answered[place]]
-        if floor:
-            ids = (example.id for example in cell.examples)
-            judged = dict(zip(ids, asked.judge(found), strict=True))
-            before = store.answers(INTACT.hash, *cell.names)
-            store.add_noise_floor(again.noise_floor(noted, before, judged))
-        if chance and (estimate := asked.shuffled(found)) is not None:
-            noted |= {"chance": estimate, "chance_from": "shuffled answers"}
-        store.save_manifest()
+                advance(len(some), ", ".join(cell.names))
+        for cell in cells:
+            found = [
+                one
+                for place, (of, _) in enumerate(batches)
+                if of.names == cell.names
+                for one in answered[place]
+            ]
+            noted, each = store.cell(*cell.names), asked[cell.names]
+            floor, chance = self._unknown(store, cell, each)
+            if floor:
+                ids = (example.id for example in cell.examples)
+                judged = dict(zip(ids, each.judge(found), strict=True))
+                before = store.answers(INTACT.hash, *cell.names)
+                store.add_noise_floor(again.noise_floor(noted, before, judged))
+            if chance and (estimate := each.shuffled(found)) is not None:
+                noted |= {"chance": estimate, "chance_from": "shuffled answers"}
+        if cells:
+            store.save_manifest()
+
+    def _unknown(self, store: Store, cell: Cell, asked: Asked) -> tuple[bool, bool]:
+        """Whether a cell's noise floor, and its chance, are still to be found out."""
+        n = len(cell.examples)
+        floor = self.noise_floor and again.needs_floor(store.manifest, cell.names, n)
+        return floor, again.needs_chance(store.cell(*cell.names), asked)
 
     def _described(self, cell: Cell) -> dict[str, tuple[str, str, str, str]]:
         return {

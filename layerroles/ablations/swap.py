@@ -26,7 +26,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from layerroles.ablations.base import Ablation, EditContext, ablation
 from layerroles.errors import InputError
-from layerroles.models import prepared
+from layerroles.models import check_weights, prepared
 from layerroles.sites import NUMBERED, Site
 from layerroles.weights import behaviour, content, is_spread, named, stamp
 
@@ -161,6 +161,7 @@ def _modules(model: TransformerBridge, site: Site) -> list[nn.Module]:
 
 def _digest(model: TransformerBridge) -> str:
     """A hash of what a donor's blocks compute: their weights, and the configuration."""
+    check_weights(model)
     _check_whole(model)
     known = _DIGESTS.setdefault(model, {})
     now = stamp(model)

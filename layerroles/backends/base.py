@@ -96,6 +96,14 @@ class Backend(ABC):
     """A way to have jobs answered; frozen, so that it serves for many sweeps."""
 
     @abstractmethod
+    def check(self, engine: Engine) -> None:
+        """Refuse what can be told of a sweep's engine before anything is done.
+
+        Raises:
+            InputError: its model cannot be run so.
+        """
+
+    @abstractmethod
     def opened(self, engine: Engine) -> AbstractContextManager[Answering]:
         """Within the context, jobs are answered.
 

@@ -23,7 +23,10 @@ def backend(name: str | Backend, options: Mapping[str, object]) -> Backend:
     if name == "ray":
         return Ray(**given)  # type: ignore[arg-type]
     if given:
-        raise InputError(f"{next(iter(given))} is an option of backend='ray', not of {name!r}")
+        what = f"{next(iter(given))} is an option of backend='ray'"
+        if isinstance(name, Backend):
+            raise InputError(f"{what}: give it to the backend itself")
+        raise InputError(f"{what}, not of {name!r}")
     if isinstance(name, Backend):
         return name
     if name == "local":

@@ -5,10 +5,15 @@ from contextlib import contextmanager
 
 from layerroles.backends.base import Answering, Backend, Job, Part, Workers, work, workers_of
 from layerroles.engine import Engine
+from layerroles.models import check_weights
 
 
 class Local(Backend):
     """The sweep's own engine answers, one job after the other."""
+
+    def check(self, engine: Engine) -> None:
+        """It takes weights."""
+        check_weights(engine.model)
 
     @contextmanager
     def opened(self, engine: Engine) -> Iterator["OneByOne"]:

@@ -1,15 +1,17 @@
 """Hand jobs to Ray actors, one at a time each, and see that every job is answered once.
 
-What fails is asked again. A worker that dies, takes too long, or fails twice in a row (an error of
-a GPU spoils what comes after it in that process) is replaced by a fresh process.
+What fails is asked again, by another worker if there is one. A worker that dies, takes too long, or
+fails twice in a row (an error of a GPU spoils what comes after it in that process) is replaced by a
+fresh process.
 """
 
 import logging
 import sys
 import sysconfig
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,11 +23,13 @@ from layerroles.errors import InputError
 log = logging.getLogger(__name__)
 
 _SECONDS_BETWEEN_LOOKS = 1.0
+# After so long without a worker it is told what is waited for.
+_PATIENCE = 60.0
 # Where what an environment is made of lies.
 _INSTALLED = ("purelib", "platlib", "stdlib")
 
 
-@dataclass
+@dataclass(eq=False)
 class _Slot:
     """A worker and what it is at: a job, or making ready (then there is no place)."""
 
@@ -46,12 +50,11 @@ class _Failed:
 
 
 class Pool(Answering):
-    """Workers that have been started, until `close`.
+    """Workers, from `start` until `close`.
 
     Args:
         ray: the module.
-        start: starts a worker; gives its actor, and the reference to what it says when it is ready.
-        n: how many there are to be.
+        start_one: starts a worker; gives its actor, and the reference to what it says when ready.
         model: what they have to hold, if that is known.
         timeout: seconds that a worker may take for one thing.
         attempts: how often a job, or a start, is tried.
@@ -60,26 +63,41 @@ class Pool(Answering):
     def __init__(
         self,
         ray: Any,
-        start: Callable[[], tuple[Any, Any]],
-        n: int,
+        start_one: Callable[[], tuple[Any, Any]],
         *,
         model: dict[str, Any] | None,
         timeout: float,
         attempts: int,
     ) -> None:
-        self._ray, self._start = ray, start
+        self._ray, self._start_one = ray, start_one
         self._model, self._timeout, self._attempts = model, timeout, attempts
         self._by_value: set[str] = set()
         self._first: Workers | None = None
-        self._slots = [_Slot(*self._start(), time.monotonic()) for _ in range(n)]
+        self._slots: list[_Slot] = []
+        # Of the run that is going on: jobs that are not answered, and who failed at them last.
+        self._asked: dict[int, Job] = {}
+        self._again: dict[int, _Slot] = {}
+
+    def start(self, n: int) -> None:
+        """Start so many workers; they are waited for when they are needed.
+
+        Raises:
+            InputError: what makes an engine there cannot be sent.
+        """
+        log.info("%d workers are starting", n)
+        for _ in range(n):
+            actor, ref = self._sent(self._start_one, "what workers start with")
+            self._slots.append(_Slot(actor, ref, time.monotonic()))
 
     def close(self) -> None:
         """End the workers."""
         for slot in self._slots:
-            self._ray.kill(slot.actor)
+            with suppress(Exception):  # the cluster may be gone; others are ended all the same
+                self._ray.kill(slot.actor)
         self._slots.clear()
         for name in self._by_value:
             self._ray.cloudpickle.unregister_pickle_by_value(sys.modules[name])
+        self._by_value.clear()
 
     @property
     def workers(self) -> Workers:
@@ -88,8 +106,17 @@ class Pool(Answering):
         Raises:
             InputError: none can be started.
         """
+        began, told = time.monotonic(), False
         while self._first is None:
             self._look()
+            if not told and time.monotonic() - began > _PATIENCE:
+                told = True
+                free = self._ray.available_resources()
+                log.warning(
+                    "no worker is ready yet; free in the cluster are %g CPUs and %g GPUs",
+                    free.get("CPU", 0),
+                    free.get("GPU", 0),
+                )
         return self._first
 
     def answers(self, jobs: Iterable[Job]) -> Iterator[tuple[int, Part]]:
@@ -98,113 +125,146 @@ class Pool(Answering):
         Raises:
             InputError: a job that cannot be answered, or no worker is left.
         """
-        coming, again = enumerate(jobs), deque[int]()
-        asked: dict[int, Job] = {}  # and not answered yet
-        tried, failed, n_done = Counter[int](), list[str](), 0
-        while self._hand_out(coming, again, asked):
-            for place, outcome in self._look():
-                if not isinstance(outcome, _Failed):
-                    del asked[place]
+        coming, n_done = enumerate(jobs), 0
+        tried, failed = Counter[int](), list[str]()
+        self._asked.clear()
+        self._again.clear()
+        while self._hand_out(coming):
+            wrong: InputError | None = None
+            for slot, place, outcome in self._look():
+                if isinstance(outcome, InputError):
+                    wrong = outcome
+                elif not isinstance(outcome, _Failed):
+                    del self._asked[place]
                     n_done += 1
                     yield from ((place, part) for part in outcome)
-                    continue
-                tried[place] += 1
-                log.warning("%s: %s (attempt %d)", asked[place], outcome.reason, tried[place])
-                if tried[place] < self._attempts:
-                    again.append(place)
-                    continue
-                job = asked.pop(place)
-                failed.append(f"{job} failed (attempts: {tried[place]}): {outcome.reason}")
-                if not n_done:  # so will the others
-                    raise InputError(failed[0])
+                else:
+                    tried[place] += 1
+                    job = self._asked[place]
+                    log.warning("%s: %s (attempt %d)", job, outcome.reason, tried[place])
+                    if tried[place] < self._attempts:
+                        self._again[place] = slot
+                        continue
+                    del self._asked[place]
+                    failed.append(f"{job} failed (attempts: {tried[place]}): {outcome.reason}")
+            if wrong is not None:  # what else was answered meanwhile is told first
+                raise wrong
+            if not n_done and len(failed) > len(self._slots):  # so will the others
+                raise InputError(failed[0])
         if failed:
             raise InputError(
                 f"{failed[0]}; {len(failed)} of the jobs failed, what all others came to is stored"
             )
 
-    def _hand_out(
-        self, coming: Iterator[tuple[int, Job]], again: deque[int], asked: dict[int, Job]
-    ) -> bool:
+    def _hand_out(self, coming: Iterator[tuple[int, Job]]) -> bool:
         """Give idle workers something to do; whether anything is not answered yet."""
-        for slot in self._slots:
-            if not slot.ready or slot.ref is not None:
-                continue
-            if again:
-                place = again.popleft()
+        idle = [slot for slot in self._slots if slot.ready and slot.ref is None]
+        for slot in idle:
+            alone = not any(other.ready for other in self._slots if other is not slot)
+            again = (place for place, by in self._again.items() if by is not slot or alone)
+            place = next(again, None)
+            if place is not None:
+                del self._again[place]
             elif (one := next(coming, None)) is not None:
-                place, asked[place] = one[0], one[1]
+                place, self._asked[place] = one[0], one[1]
             else:
-                break
-            self._send(slot, asked[place])
+                continue
+            self._send(slot, self._asked[place])
             slot.place = place
-        return bool(asked) or not any(slot.ready for slot in self._slots)
+        return bool(self._asked) or not any(slot.ready for slot in self._slots)
 
     def _send(self, slot: _Slot, job: Job) -> None:
         for name in _own_modules(job.conditions) - self._by_value:
             self._ray.cloudpickle.register_pickle_by_value(sys.modules[name])
             self._by_value.add(name)
-        try:
-            slot.ref = slot.actor.answer.remote(job)
-        except InputError:
-            raise
-        except (TypeError, ValueError, AttributeError) as error:
-            reason = str(error).strip().split("\n")[0]
-            raise InputError(f"{job} cannot be sent to a worker: {reason}") from error
+        slot.ref = self._sent(lambda: slot.actor.answer.remote(job), str(job))
         slot.began = time.monotonic()
 
-    def _look(self) -> list[tuple[int, list[Part] | _Failed]]:
-        """Wait a moment for the workers; places of jobs, with their answers or why they failed.
+    def _sent(self, send: Callable[[], Any], what: str) -> Any:
+        """What sending something gives.
 
         Raises:
-            InputError: what was asked cannot be done, or no worker is left.
+            InputError: it cannot be sent.
+        """
+        try:
+            return send()
+        except (InputError, self._ray.exceptions.RayError):
+            raise
+        except Exception as error:  # of what pickles, anything may come
+            cause = error.__cause__ or error
+            while cause.__cause__ is not None:
+                cause = cause.__cause__
+            if isinstance(cause, InputError):
+                raise cause from None
+            reason = str(cause).strip().split("\n")[0][:200]
+            raise InputError(f"{what} cannot be sent to a worker: {reason}") from error
+
+    def _look(self) -> list[tuple[_Slot, int, Any]]:
+        """Wait a moment for the workers; jobs that they were at, by place, with what they came to.
+
+        Raises:
+            InputError: a worker holds another model, or none is left.
         """
         busy = {slot.ref: slot for slot in self._slots if slot.ref is not None}
         ready, _ = self._ray.wait(list(busy), num_returns=1, timeout=_SECONDS_BETWEEN_LOOKS)
         more, _ = self._ray.wait(list(busy), num_returns=len(busy), timeout=0)
-        told: list[tuple[int, list[Part] | _Failed]] = []
+        told: list[tuple[_Slot, int, Any]] = []
         for ref, slot in busy.items():
             outcome: Any = None
             if ref in ready or ref in more:
                 outcome = self._outcome(ref)
             elif time.monotonic() - slot.began > self._timeout:
-                outcome = _Failed(f"it took longer than timeout={self._timeout:g} s", gone=True)
+                took = f"it took longer than {self._timeout:g} s, raise the timeout if it should"
+                outcome = _Failed(took, gone=True)
             if outcome is None:
                 continue
             if slot.place is not None:
-                told.append((slot.place, outcome))
+                told.append((slot, slot.place, outcome))
             slot.ref = slot.place = None
+            if not slot.ready:
+                outcome = self._started(outcome)
+                slot.ready = not isinstance(outcome, _Failed)
             slot.failed = slot.failed + 1 if isinstance(outcome, _Failed) else 0
-            if isinstance(outcome, Workers):
-                self._check(outcome)
-                slot.ready = True
-            elif isinstance(outcome, _Failed) and (
-                outcome.gone or slot.failed > 1 or not slot.ready
-            ):
+            if isinstance(outcome, _Failed) and (outcome.gone or slot.failed > 1 or not slot.ready):
                 self._replace(slot, outcome.reason)
         return told
 
-    def _outcome(self, ref: Any) -> Any:
-        """What a worker came to, or that it failed.
+    def _started(self, outcome: Any) -> Any:
+        """What a worker's start came to.
 
         Raises:
-            InputError: the worker said so.
+            InputError: the very first cannot be started as it was asked, or holds another model.
         """
+        if isinstance(outcome, InputError):
+            if self._first is None:
+                raise outcome
+            return _Failed(str(outcome))
+        if isinstance(outcome, Workers):
+            self._check(outcome)
+            self._first = self._first or outcome
+        return outcome
+
+    def _outcome(self, ref: Any) -> Any:
+        """What a worker came to: answers, what it says of itself, a mistake, or that it failed."""
         try:
             return self._ray.get(ref)
         except self._ray.exceptions.RayTaskError as error:
-            if isinstance(error.cause, InputError):
-                raise error.cause from None
-            reason = str(error.cause).strip().split("\n")[0]
-            return _Failed(f"{type(error.cause).__name__}: {reason}")
+            # What fails while it is unpickled there is wrapped once more.
+            cause = getattr(error.cause, "client_exc", error.cause)
+            if isinstance(cause, InputError):
+                return cause
+            reason = str(cause).strip().split("\n")[0]
+            return _Failed(f"{type(cause).__name__}: {reason}")
         except self._ray.exceptions.RayError as error:
             return _Failed(f"its worker is gone ({type(error).__name__})", gone=True)
 
     def _replace(self, slot: _Slot, reason: str) -> None:
-        self._ray.kill(slot.actor)
+        with suppress(self._ray.exceptions.RayError):
+            self._ray.kill(slot.actor)
         if slot.ready:
             slot.ready, slot.failed = False, 0
         if slot.failed < self._attempts:
-            slot.actor, slot.ref = self._start()
+            slot.actor, slot.ref = self._start_one()
             slot.began = time.monotonic()
             return
         log.warning("a worker could not be started (attempts: %d): %s", slot.failed, reason)
@@ -219,14 +279,21 @@ class Pool(Answering):
             InputError: it does not.
         """
         known = self._first.model if self._first else self._model
-        for name in ("weights", "dtype"):
-            if known is not None and known[name] != found.model[name]:
+        for name in ("weights", "dtype", "versions"):
+            one, two = (_compared(each, name) for each in (known or found.model, found.model))
+            if one != two:
                 raise InputError(
-                    f"a worker's model {found.model['name']!r} has other {name} "
-                    f"({found.model[name]}) than another process's ({known[name]}): let all of "
-                    f"them load the same files"
+                    f"a worker's model {found.model['name']!r} has other {name} ({two}) than "
+                    f"another process's ({one}): let all of them load the same files, with the "
+                    f"same packages"
                 )
-        self._first = self._first or found
+
+
+def _compared(model: Any, name: str) -> Any:
+    """What has to be alike; of Python's own version no number depends."""
+    if name == "versions":
+        return {key: value for key, value in model[name].items() if key != "python"}
+    return model[name]
 
 
 def _own_modules(conditions: Iterable[Condition]) -> set[str]:

@@ -93,8 +93,8 @@ def command(
     address: Annotated[
         str | None,
         typer.Option(
-            help="Of the Ray cluster, such as auto or ray://HOST:10001; by default one is started "
-            "on this machine.",
+            help="Of the Ray cluster of which this machine is a node, such as auto; by default one "
+            "is started on this machine.",
         ),
     ] = None,
     workers: Annotated[

@@ -114,7 +114,7 @@ def _halved(group: list[Ids], max_tokens: int) -> list[Packed]:
 
 def _allowed(first: Ids, max_tokens: int) -> int:
     """Tokens of a row that begins with this sequence."""
-    return max(max_tokens, int(_ADDED * len(first)))
+    return max_tokens if len(first) <= max_tokens else int(_ADDED * len(first))
 
 
 def pack(sequences: Sequence[Ids]) -> Packed:

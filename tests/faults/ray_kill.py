@@ -54,17 +54,23 @@ def sweep(device: str | None = None) -> lr.Sweep:
     return Small(model, [task], conditions, limit=16, noise_floor=False)
 
 
-def workers() -> list[int]:
-    """Numbers of the processes that are workers."""
-    found = []
+def workers(of: int) -> list[int]:
+    """Numbers of the processes that are workers, of a cluster that a process has started."""
+    parents, named = dict[int, int](), list[int]()
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
+                stat = (entry / "stat").read_text().rpartition(")")[2].split()
+                parents[int(entry.name)] = int(stat[1])
                 if (entry / "cmdline").read_bytes().startswith(_WORKER.encode()):
-                    found.append(int(entry.name))
+                    named.append(int(entry.name))
             except OSError:  # it ended meanwhile
                 continue
-    return found
+
+    def descends(one: int) -> bool:
+        return one == of or (one in parents and descends(parents[one]))
+
+    return [one for one in named if descends(one)]
 
 
 def check_same(one: lr.SweepResult, two: lr.SweepResult) -> None:
@@ -84,7 +90,7 @@ class Killer(threading.Thread):
 
     def run(self) -> None:
         while self.killed < self._most and not self._stop_it.wait(self._chance.uniform(4, 12)):
-            if there := workers():
+            if there := workers(os.getpid()):
                 os.kill(self._chance.choice(there), signal.SIGKILL)
                 self.killed += 1
 
@@ -121,10 +127,11 @@ def killed_drivers(expected: lr.SweepResult, run: Path, kills: int, seed: int = 
         while _stored(run) <= before and child.poll() is None:
             time.sleep(0.05)
         time.sleep(chance.uniform(0, 2))
+        left = workers(child.pid)
         child.kill()
         child.wait()
         patience = time.monotonic() + 60
-        while workers():
+        while any(Path(f"/proc/{one}").exists() for one in left):
             assert time.monotonic() < patience, "workers outlive the process that handed out"
             time.sleep(0.2)
         print(f"driver killed with {_stored(run)} of {len(expected.frame)} rows", flush=True)

@@ -1,6 +1,9 @@
 """Loading: what is checked, what is refused, and in which words."""
 
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -174,6 +177,48 @@ def test_a_file_that_is_no_gguf_is_refused(tmp_path: Path, monkeypatch: pytest.M
     file.write_bytes(b"GGUF" + b"\0" * 64)
     with pytest.raises(lr.InputError, match="cannot be read as GGUF"):
         lr.load(file)
+
+
+CONVERTS = """
+import pathlib, sys, time
+from layerroles import gguf
+
+def slowly(file, folder):
+    folder.mkdir()
+    for name in ("config.json", "model.safetensors"):
+        time.sleep(0.5)
+        (folder / name).write_text(name)
+
+gguf._dequantize = slowly
+file, gate = map(pathlib.Path, sys.argv[1:])
+print("ready", flush=True)
+while not gate.exists():
+    time.sleep(0.01)
+print(gguf.convert(file))
+"""
+
+
+def test_two_processes_that_convert_at_once_come_to_one_folder(tmp_path: Path) -> None:
+    file, gate, cache = tmp_path / "model.gguf", tmp_path / "gate", tmp_path / "cache"
+    file.write_bytes(b"a model")
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-c", CONVERTS, str(file), str(gate)],
+            env={**os.environ, gguf.CACHE_VARIABLE: str(cache)},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(2)
+    ]
+    for one in both:
+        assert one.stdout is not None
+        assert one.stdout.readline() == "ready\n"
+    gate.touch()
+    found = {one.communicate(timeout=60)[0].strip() for one in both}
+    assert [one.returncode for one in both] == [0, 0]
+    (folder,) = map(Path, found)
+    assert {entry.name for entry in folder.iterdir()} == {"config.json", "model.safetensors"}
+    assert list(folder.parent.iterdir()) == [folder]
 
 
 def test_a_damaged_file_is_told_by_its_hash(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 import layerroles as lr
 from layerroles.backends.base import Job, Part, Workers
 from layerroles.backends.pool import Pool
+from layerroles.backends.ray import Where, shared_out
 
 GONE, HANGS = "gone", "hangs"
 
@@ -54,8 +55,10 @@ class Ref:
         self.outcome = outcome
 
 
-def workers(weights: str = "w", dtype: str = "float32") -> Workers:
-    return Workers({"name": "m", "weights": weights, "dtype": dtype}, "a machine")
+def workers(weights: str = "w", dtype: str = "float32", torch: str = "2.6") -> Workers:
+    versions = {"torch": torch, "python": "3.11"}
+    model = {"name": "m", "weights": weights, "dtype": dtype, "versions": versions}
+    return Workers(model, "a machine")
 
 
 def pool(
@@ -72,10 +75,17 @@ def pool(
 
     def start() -> tuple[Any, Any]:
         number = next(numbers)
-        remote = types.SimpleNamespace(remote=lambda job: Ref(answer(number, job)))
+
+        def asked(job: Job) -> Ref:
+            found = answer(number, job)
+            return found if isinstance(found, Ref) else Ref(found)
+
+        remote = types.SimpleNamespace(remote=asked)
         return types.SimpleNamespace(answer=remote, number=number), Ref(next(ready))
 
-    return Pool(ray, start, n, model=model, timeout=timeout, attempts=attempts)
+    made = Pool(ray, start, model=model, timeout=timeout, attempts=attempts)
+    made.start(n)
+    return made
 
 
 def jobs(n: int) -> list[Job]:
@@ -159,7 +169,7 @@ def test_what_fails_always_is_told_when_all_else_is_done() -> None:
     assert sorted(places) == [0, 1, 3, 4]
 
 
-def test_where_nothing_succeeds_it_is_told_at_once() -> None:
+def test_where_nothing_succeeds_it_is_told_soon() -> None:
     tried = list[str]()
 
     def answer(_: int, job: Job) -> Any:
@@ -167,16 +177,82 @@ def test_where_nothing_succeeds_it_is_told_at_once() -> None:
         return RuntimeError("bad")
 
     with pytest.raises(lr.InputError, match="RuntimeError: bad"):
-        told(pool(FakeRay(), answer, n=1).answers(jobs(100)))
-    assert len(tried) < 10
+        told(pool(FakeRay(), answer, n=2).answers(jobs(100)))
+    assert 9 <= len(tried) < 20
 
 
-def test_a_mistake_in_what_is_asked_is_told_as_it_is() -> None:
+def test_a_job_that_fails_at_once_does_not_stop_those_that_take_long() -> None:
+    """All its attempts are over before any other job is done."""
+    slow = dict[str, Ref]()
+
+    def answer(number: int, job: Job) -> Any:
+        if job.name == "job 0":
+            return RuntimeError("bad")
+        slow[job.name] = ref = Ref(HANGS)
+        return ref
+
+    one = pool(FakeRay(), answer, n=3)
+    found = one.answers(jobs(4))
+    wait = FakeRay.wait
+
+    def patient(self: FakeRay, refs: list[Any], num_returns: int, timeout: float) -> Any:
+        if all(ref.outcome is HANGS for ref in refs):
+            for name, ref in slow.items():
+                ref.outcome = done(0, Job(name, ([],), ()))
+        return wait(self, refs, num_returns, timeout)
+
+    FakeRay.wait = patient  # type: ignore[method-assign]
+    try:
+        places = []
+        with pytest.raises(lr.InputError, match=r"job 0 .*RuntimeError: bad"):
+            for place, _ in found:
+                places.append(place)
+    finally:
+        FakeRay.wait = wait  # type: ignore[method-assign]
+    assert sorted(places) == [1, 2, 3]
+
+
+def test_another_worker_tries_what_one_failed_at() -> None:
+    tried: list[int] = []
+
+    def answer(number: int, job: Job) -> Any:
+        if job.name == "job 0":
+            tried.append(number)
+            return RuntimeError("bad") if len(tried) < 3 else done(number, job)
+        return done(number, job)
+
+    assert sorted(told(pool(FakeRay(), answer, n=2).answers(jobs(8)))) == list(range(8))
+    assert all(one != two for one, two in itertools.pairwise(tried))
+
+
+def test_a_mistake_in_what_is_asked_is_told_as_it_is_and_nothing_is_lost() -> None:
     def answer(_: int, job: Job) -> Any:
-        return lr.InputError("no such layer")
+        return lr.InputError("no such layer") if job.name == "job 0" else done(0, job)
 
+    places = []
     with pytest.raises(lr.InputError, match=r"^no such layer$"):
+        for place, _ in pool(FakeRay(), answer, n=3).answers(jobs(9)):
+            places.append(place)
+    assert sorted(places) == [1, 2]  # answered in the same moment
+
+
+def test_a_mistake_that_shows_while_it_is_unpickled_is_told_as_it_is() -> None:
+    wrapped = RuntimeError("System error")
+    wrapped.client_exc = lr.InputError("another one here")  # type: ignore[attr-defined]
+    with pytest.raises(lr.InputError, match=r"^another one here$"):
+        told(pool(FakeRay(), lambda *_: wrapped).answers(jobs(3)))
+
+
+def test_what_cannot_be_sent_is_told_in_short() -> None:
+    def answer(_: int, job: Job) -> Any:
+        try:
+            raise TypeError("cannot pickle '_thread.lock' object")
+        except TypeError as error:
+            raise TypeError("Could not serialize " + "x" * 10_000) from error
+
+    with pytest.raises(lr.InputError, match=r"cannot be sent to a worker: cannot pickle") as told_:
         told(pool(FakeRay(), answer).answers(jobs(3)))
+    assert len(str(told_.value)) < 300
 
 
 def test_workers_that_cannot_start() -> None:
@@ -188,12 +264,43 @@ def test_workers_that_cannot_start() -> None:
     assert sorted(told(pool(FakeRay(), done, mixed, n=2).answers(jobs(6)))) == list(range(6))
 
 
+def test_a_worker_that_cannot_start_later_on_ends_nothing() -> None:
+    """Such as one that finds no room on a GPU that a hung one still holds."""
+    starts = itertools.chain(
+        [workers(), lr.InputError("does not fit")], itertools.repeat(workers())
+    )
+    one = pool(FakeRay(), done, starts, n=2)
+    assert one.workers.machine == "a machine"
+    assert sorted(told(one.answers(jobs(6)))) == list(range(6))
+    first = pool(FakeRay(), done, iter([lr.InputError("no such model")] * 2), n=2)
+    with pytest.raises(lr.InputError, match=r"^no such model$"):
+        _ = first.workers
+
+
 def test_workers_that_hold_another_model_are_refused() -> None:
     with pytest.raises(lr.InputError, match=r"other weights \(w\) than another process's \(mine\)"):
-        _ = pool(FakeRay(), done, model={"weights": "mine", "dtype": "float32"}).workers
-    starts = iter([workers(), workers(dtype="bfloat16")])
-    with pytest.raises(lr.InputError, match=r"other dtype \(bfloat16\)"):
-        told(pool(FakeRay(), done, starts).answers(jobs(3)))
+        _ = pool(FakeRay(), done, model={**workers().model, "weights": "mine"}).workers
+    for other in (workers(dtype="bfloat16"), workers(torch="2.7")):
+        with pytest.raises(lr.InputError, match=r"other (dtype|versions) \("):
+            told(pool(FakeRay(), done, iter([workers(), other])).answers(jobs(3)))
+
+
+def test_how_a_cluster_is_shared_out() -> None:
+    gpus = [{"CPU": 8.0}, {"CPU": 64.0, "GPU": 8.0}, {"CPU": 64.0, "GPU": 1.0}]
+    assert shared_out(gpus, "auto", None) == (9, Where(0.0, 1.0, 8, 1))
+    assert shared_out(gpus, 3, None)[0] == 3
+    assert shared_out(gpus, "auto", 4.0) == (2, Where(0.0, 4.0, 2, 1))
+    # Fractions do not reach over GPUs.
+    assert shared_out(gpus, "auto", 0.3) == (27, Where(0.0, 0.3, 24, 3))
+    assert shared_out(gpus, "auto", 0.4)[0] == 18
+    assert shared_out([{"CPU": 4.0, "GPU": 1.0}], "auto", 0.2) == (5, Where(0.0, 0.2, 5, 5))
+    assert shared_out(gpus, "auto", 0.0) == (3, Where(8.0, 0.0, 1, 1))
+    cpus = [{"CPU": 2.0}, {"CPU": 64.0}, {"memory": 1.0}]
+    assert shared_out(cpus, "auto", None) == (2, Where(2.0, 0.0, 1, 1))
+    assert shared_out(cpus[:1], 4, None) == (4, Where(0.5, 0.0, 4, 4))
+    for asked in ((10, None), ("auto", 16.0)):
+        with pytest.raises(lr.InputError, match="the cluster has 9 GPUs on 3 nodes, enough for"):
+            shared_out(gpus, *asked)  # type: ignore[arg-type]
 
 
 def test_close_ends_the_workers() -> None:

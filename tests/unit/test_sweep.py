@@ -301,12 +301,12 @@ def test_two_conditions_of_one_name_are_refused_and_a_name_stays(
 
 
 def test_two_writers_and_damaged_folders_are_told(tasks: list[lr.Task], tmp_path: Path) -> None:
-    from layerroles.store import opened
+    from layerroles.store import reserved
 
     sweep = lr.Sweep(random_model("llama"), tasks, [], protocols=["continuation"], limit=1)
-    result = sweep.run(tmp_path / "run")
+    sweep.run(tmp_path / "run")
     with (
-        opened(tmp_path / "run", result.manifest),
+        reserved(tmp_path / "run"),
         pytest.raises(lr.InputError, match="being written by another process"),
     ):
         sweep.run(tmp_path / "run")
