@@ -89,7 +89,8 @@ def traced(engine: lr.Engine, requests: list[Scored]) -> Traced:
     (group,) = engine.planned(requests, [lr.Condition({})]).groups
     row = fused.row(group)
     with torch.inference_mode(), Traced() as seen:
-        fused.twin.run(row.tokens, row.positions, row.layout.attend)
+        ((_, layout),) = row.layouts
+        fused.twin.run(row.tokens, row.positions, layout.attend)
     return seen
 
 
