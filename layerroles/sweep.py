@@ -10,6 +10,7 @@ import datetime
 import json
 import math
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -289,30 +290,31 @@ class Sweep:
             for cell, some in batches
         )
         answered: dict[int, list[Any]] = {}
+        left = Counter(cell.names for cell, _ in batches)
         with progress(sum(len(some) for _, some in batches), "noise floor") as advance:
             for place, part in there.answers(jobs):
                 answered[place] = part.found[0, 0]
                 cell, some = batches[place]
                 _note(store.manifest, replace(part, seconds=0.0))
+                left[cell.names] -= 1
+                if not left[cell.names]:
+                    mine = [at for at, (of, _) in enumerate(batches) if of.names == cell.names]
+                    found = [one for at in mine for one in answered.pop(at)]
+                    self._find_out(store, cell, asked[cell.names], found)
                 advance(len(some), ", ".join(cell.names))
-        for cell in cells:
-            found = [
-                one
-                for place, (of, _) in enumerate(batches)
-                if of.names == cell.names
-                for one in answered[place]
-            ]
-            noted, each = store.cell(*cell.names), asked[cell.names]
-            floor, chance = self._unknown(store, cell, each)
-            if floor:
-                ids = (example.id for example in cell.examples)
-                judged = dict(zip(ids, each.judge(found), strict=True))
-                before = store.answers(INTACT.hash, *cell.names)
-                store.add_noise_floor(again.noise_floor(noted, before, judged))
-            if chance and (estimate := each.shuffled(found)) is not None:
-                noted |= {"chance": estimate, "chance_from": "shuffled answers"}
-        if cells:
-            store.save_manifest()
+
+    def _find_out(self, store: Store, cell: Cell, asked: Asked, found: list[Any]) -> None:
+        """Store the noise floor and chance of a cell that was asked once more."""
+        noted = store.cell(*cell.names)
+        floor, chance = self._unknown(store, cell, asked)
+        if floor:
+            ids = (example.id for example in cell.examples)
+            judged = dict(zip(ids, asked.judge(found), strict=True))
+            before = store.answers(INTACT.hash, *cell.names)
+            store.add_noise_floor(again.noise_floor(noted, before, judged))
+        if chance and (estimate := asked.shuffled(found)) is not None:
+            noted |= {"chance": estimate, "chance_from": "shuffled answers"}
+        store.save_manifest()
 
     def _unknown(self, store: Store, cell: Cell, asked: Asked) -> tuple[bool, bool]:
         """Whether a cell's noise floor, and its chance, are still to be found out."""

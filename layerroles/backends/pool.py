@@ -74,9 +74,12 @@ class Pool(Answering):
         self._by_value: set[str] = set()
         self._first: Workers | None = None
         self._slots: list[_Slot] = []
-        # Of the run that is going on: jobs that are not answered, and who failed at them last.
+        self._wrong: InputError | None = None  # to be told when what else came is
+        # Of the run that is going on: jobs that are not answered, who failed at them last, and
+        # whether all have been taken.
         self._asked: dict[int, Job] = {}
-        self._again: dict[int, _Slot] = {}
+        self._again: dict[int, Any] = {}
+        self._taken = False
 
     def start(self, n: int) -> None:
         """Start so many workers; they are waited for when they are needed.
@@ -109,6 +112,7 @@ class Pool(Answering):
         began, told = time.monotonic(), False
         while self._first is None:
             self._look()
+            self._tell()
             if not told and time.monotonic() - began > _PATIENCE:
                 told = True
                 free = self._ray.available_resources()
@@ -129,56 +133,63 @@ class Pool(Answering):
         tried, failed = Counter[int](), list[str]()
         self._asked.clear()
         self._again.clear()
+        self._taken = False
         while self._hand_out(coming):
-            wrong: InputError | None = None
-            for slot, place, outcome in self._look():
-                if isinstance(outcome, InputError):
-                    wrong = outcome
-                elif not isinstance(outcome, _Failed):
+            for actor, place, outcome in self._look():
+                if not isinstance(outcome, _Failed):
                     del self._asked[place]
                     n_done += 1
                     yield from ((place, part) for part in outcome)
-                else:
-                    tried[place] += 1
-                    job = self._asked[place]
-                    log.warning("%s: %s (attempt %d)", job, outcome.reason, tried[place])
-                    if tried[place] < self._attempts:
-                        self._again[place] = slot
-                        continue
-                    del self._asked[place]
-                    failed.append(f"{job} failed (attempts: {tried[place]}): {outcome.reason}")
-            if wrong is not None:  # what else was answered meanwhile is told first
-                raise wrong
-            if not n_done and len(failed) > len(self._slots):  # so will the others
+                    continue
+                tried[place] += 1
+                job = self._asked[place]
+                log.warning("%s: %s (attempt %d)", job, outcome.reason, tried[place])
+                if tried[place] < self._attempts:
+                    self._again[place] = actor
+                    continue
+                del self._asked[place]
+                failed.append(f"{job} failed (attempts: {tried[place]}): {outcome.reason}")
+            self._tell(*failed[:1])
+            if not n_done and len(failed) >= len(self._slots):  # so will the others
                 raise InputError(failed[0])
         if failed:
             raise InputError(
                 f"{failed[0]}; {len(failed)} of the jobs failed, what all others came to is stored"
             )
 
+    def _tell(self, *before: str) -> None:
+        """Raise what is wrong with what was asked, or with the workers, if anything is."""
+        if self._wrong is not None:
+            wrong, self._wrong = self._wrong, None
+            raise InputError("; ".join([*before, str(wrong)])) from wrong
+
     def _hand_out(self, coming: Iterator[tuple[int, Job]]) -> bool:
         """Give idle workers something to do; whether anything is not answered yet."""
-        idle = [slot for slot in self._slots if slot.ready and slot.ref is None]
-        for slot in idle:
-            alone = not any(other.ready for other in self._slots if other is not slot)
-            again = (place for place, by in self._again.items() if by is not slot or alone)
+        for slot in self._idle():  # first by others than those that failed
+            again = (place for place, by in self._again.items() if by is not slot.actor)
             place = next(again, None)
-            if place is not None:
-                del self._again[place]
-            elif (one := next(coming, None)) is not None:
+            if place is None and (one := next(coming, None)) is not None:
                 place, self._asked[place] = one[0], one[1]
-            else:
+            if place is None:
+                self._taken = True
                 continue
-            self._send(slot, self._asked[place])
-            slot.place = place
-        return bool(self._asked) or not any(slot.ready for slot in self._slots)
+            self._send(slot, place)
+        for slot in self._idle():
+            if self._again:
+                self._send(slot, next(iter(self._again)))
+        return bool(self._asked) or not self._taken
 
-    def _send(self, slot: _Slot, job: Job) -> None:
+    def _idle(self) -> list[_Slot]:
+        return [slot for slot in self._slots if slot.ready and slot.ref is None]
+
+    def _send(self, slot: _Slot, place: int) -> None:
+        job = self._asked[place]
+        self._again.pop(place, None)
         for name in _own_modules(job.conditions) - self._by_value:
             self._ray.cloudpickle.register_pickle_by_value(sys.modules[name])
             self._by_value.add(name)
         slot.ref = self._sent(lambda: slot.actor.answer.remote(job), str(job))
-        slot.began = time.monotonic()
+        slot.place, slot.began = place, time.monotonic()
 
     def _sent(self, send: Callable[[], Any], what: str) -> Any:
         """What sending something gives.
@@ -188,8 +199,6 @@ class Pool(Answering):
         """
         try:
             return send()
-        except (InputError, self._ray.exceptions.RayError):
-            raise
         except Exception as error:  # of what pickles, anything may come
             cause = error.__cause__ or error
             while cause.__cause__ is not None:
@@ -199,16 +208,12 @@ class Pool(Answering):
             reason = str(cause).strip().split("\n")[0][:200]
             raise InputError(f"{what} cannot be sent to a worker: {reason}") from error
 
-    def _look(self) -> list[tuple[_Slot, int, Any]]:
-        """Wait a moment for the workers; jobs that they were at, by place, with what they came to.
-
-        Raises:
-            InputError: a worker holds another model, or none is left.
-        """
+    def _look(self) -> list[tuple[Any, int, "list[Part] | _Failed"]]:
+        """Wait a moment for the workers; the jobs that some were at, with what they came to."""
         busy = {slot.ref: slot for slot in self._slots if slot.ref is not None}
         ready, _ = self._ray.wait(list(busy), num_returns=1, timeout=_SECONDS_BETWEEN_LOOKS)
         more, _ = self._ray.wait(list(busy), num_returns=len(busy), timeout=0)
-        told: list[tuple[_Slot, int, Any]] = []
+        told: list[tuple[Any, int, list[Part] | _Failed]] = []
         for ref, slot in busy.items():
             outcome: Any = None
             if ref in ready or ref in more:
@@ -218,22 +223,27 @@ class Pool(Answering):
                 outcome = _Failed(took, gone=True)
             if outcome is None:
                 continue
-            if slot.place is not None:
-                told.append((slot, slot.place, outcome))
-            slot.ref = slot.place = None
-            if not slot.ready:
-                outcome = self._started(outcome)
-                slot.ready = not isinstance(outcome, _Failed)
-            slot.failed = slot.failed + 1 if isinstance(outcome, _Failed) else 0
-            if isinstance(outcome, _Failed) and (outcome.gone or slot.failed > 1 or not slot.ready):
-                self._replace(slot, outcome.reason)
+            place, slot.ref, slot.place = slot.place, None, None
+            try:
+                if place is None:
+                    outcome = self._begun(outcome)
+                    slot.ready = isinstance(outcome, Workers)
+                elif isinstance(outcome, InputError):
+                    raise outcome
+                else:
+                    told.append((slot.actor, place, outcome))
+                slot.failed = slot.failed + 1 if isinstance(outcome, _Failed) else 0
+                if slot.failed and (outcome.gone or slot.failed > 1 or not slot.ready):
+                    self._replace(slot, outcome.reason)
+            except InputError as error:
+                self._wrong = self._wrong or error
         return told
 
-    def _started(self, outcome: Any) -> Any:
+    def _begun(self, outcome: Any) -> Any:
         """What a worker's start came to.
 
         Raises:
-            InputError: the very first cannot be started as it was asked, or holds another model.
+            InputError: the very first cannot be started as it was asked, or it holds another model.
         """
         if isinstance(outcome, InputError):
             if self._first is None:
@@ -264,7 +274,7 @@ class Pool(Answering):
         if slot.ready:
             slot.ready, slot.failed = False, 0
         if slot.failed < self._attempts:
-            slot.actor, slot.ref = self._start_one()
+            slot.actor, slot.ref = self._sent(self._start_one, "what workers start with")
             slot.began = time.monotonic()
             return
         log.warning("a worker could not be started (attempts: %d): %s", slot.failed, reason)

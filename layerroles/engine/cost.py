@@ -120,7 +120,14 @@ class Work:
 
 
 def reading(
-    shape: Shape, *, tokens: int, pairs: int, depth: float = 1.0, places: int = 0, edits: int = 0
+    shape: Shape,
+    *,
+    tokens: int,
+    pairs: int,
+    depth: float = 1.0,
+    places: int = 0,
+    edits: int = 0,
+    pieces: int = 1,
 ) -> Pass:
     """A pass over a packed row.
 
@@ -131,6 +138,7 @@ def reading(
         depth: share of the blocks that are run.
         places: whose logits are read out.
         edits: conditions under which it is read.
+        pieces: in which it is read.
     """
     layers = depth * shape.n_layers
     each = 2.0 * shape.d_model * shape.d_vocab
@@ -140,9 +148,10 @@ def reading(
         attention=layers * pairs * 4.0 * shape.n_heads * shape.d_head,
         beside=0.0,
         logits=layers * pairs * shape.n_heads,
-        weights=depth * shape.n_weights * shape.n_bytes + bool(places) * _head_bytes(shape),
+        weights=pieces * depth * shape.n_weights * shape.n_bytes
+        + bool(places) * _head_bytes(shape),
         moved=layers * tokens * _moved(shape) + places * _logit_bytes(shape),
-        operations=layers * _READING + edits * _EDIT,
+        operations=pieces * (layers * _READING + edits * _EDIT),
         texts=0.0,
     )
 

@@ -24,7 +24,7 @@ from layerroles.engine.depths import edited_block, first_own, first_run, recorde
 from layerroles.engine.edits import Edits, Reading, Stretch
 from layerroles.engine.groups import Group, Requests
 from layerroles.engine.memory import Budget
-from layerroles.engine.pieces import Keep, pieces, read
+from layerroles.engine.pieces import Keep, Streams, pieces, read
 from layerroles.engine.plan import make_plan
 from layerroles.engine.readout import Places
 from layerroles.engine.requests import Score, Scored, Writing, Written
@@ -189,7 +189,7 @@ class Intact:
     ) -> None:
         self._twin = twin
         self._row = row
-        self._streams: dict[int, Tensor] = {}
+        self._streams = Streams(len(row.tokens))
         self._layers = sorted({layer for one in conditions for layer in recorded_at(one)})
         stream = read(twin, row.tokens, row.positions, row.layouts, self._noting, keep)
         self.read = Read(stream, None)
@@ -197,17 +197,9 @@ class Intact:
     @contextmanager
     def _noting(self, where: slice) -> Iterator[None]:
         """Within the context, the streams of a piece are kept."""
-        found: dict[int, Tensor] = {}
-        with self._twin.noting(self._layers, found):
+        self._streams.where = where
+        with self._twin.noting(self._layers, self._streams):
             yield
-        n = len(self._row.tokens)
-        for layer, piece in found.items():
-            if where == slice(0, n):
-                self._streams[layer] = piece
-                continue
-            if layer not in self._streams:
-                self._streams[layer] = piece.new_empty(1, n, piece.shape[2])
-            self._streams[layer][:, where] = piece
 
     def again(self, condition: Condition, edits: Edits, keep: Keep | None) -> Read:
         """Read the row under a condition, from its first ablated layer on."""

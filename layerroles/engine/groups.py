@@ -1,5 +1,6 @@
 """Requests that are packed into one row, and what answering them under conditions costs."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -81,7 +82,8 @@ def work_of(
     """The passes over a group's row, and the steps in which its texts are written."""
     pairs, places = n_pairs(group.packed), _n_places(group, requests)
     asked = group.n_written + places
-    passes = [reading(shape, tokens=group.n_tokens, pairs=pairs)]
+    pieces = math.ceil(group.n_tokens / group.piece)
+    passes = [reading(shape, tokens=group.n_tokens, pairs=pairs, pieces=pieces)]
     for place in group.conditions:
         passes.append(
             reading(
@@ -91,6 +93,7 @@ def work_of(
                 depth=depths[place],
                 places=asked,
                 edits=1,
+                pieces=pieces,
             )
         )
     if group.n_written:

@@ -81,21 +81,23 @@ class Budget:
         each = _token_bytes(shape, n_recorded, keys=keys)
         return max(64, min(_LONGEST_ROW, int(_FOR_ROW * self.total) // each))
 
-    def piece(self, shape: Shape, n: int, n_recorded: int) -> int:
+    def piece(self, shape: Shape, n: int, kept: int = 0) -> int:
         """How many tokens of a packed row may be read at a time.
 
         Args:
-            shape: of the model.
+            shape: of the model, of which all streams are taken to be kept: what is read together
+                does not depend on which conditions are left to do.
             n: tokens of the row.
-            n_recorded: streams kept of each of them.
+            kept: bytes of its keys and values that are kept besides.
         """
         most, inner = int(_FOR_ROW * self.total), shape.n_bytes * shape.inner
-        streams = n * shape.n_bytes * n_recorded * shape.d_model
-        if streams + n * inner <= most:
+        streams = n * shape.n_bytes * (shape.n_layers + 1) * shape.d_model
+        if streams + kept + n * inner <= most:
             return n
-        # Between pieces, the keys and values of those before are kept.
-        left = most - streams - n * sum(shape.kv)
-        return min(n, max(_SHORTEST_PIECE, left // inner))
+        between = between_pieces(shape, n)
+        piece = min(n, max(_SHORTEST_PIECE, (most - streams - kept - between) // inner))
+        # What is kept between pieces may be more than is saved.
+        return piece if between + piece * inner < n * inner else n
 
     def at_work(self, shape: Shape) -> "Budget":
         """So much of the budget as makes a difference: beyond it no row gets longer."""
@@ -116,6 +118,11 @@ class Budget:
     def logit_bytes(self, shape: Shape) -> int:
         """What these take."""
         return self.logits(shape) * shape.d_vocab * _COPIES_OF_LOGITS * shape.n_bytes
+
+
+def between_pieces(shape: Shape, n: int) -> int:
+    """Bytes that reading a row of `n` tokens in pieces keeps: keys, values, what leaves the end."""
+    return n * (sum(shape.kv) + 2 * shape.n_bytes * shape.d_model)
 
 
 def _token_bytes(shape: Shape, n_recorded: int, *, keys: bool) -> int:

@@ -9,12 +9,11 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from itertools import pairwise
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from layerroles.engine.attend import Layout, Scoring
-from layerroles.engine.trie import Packed
+from layerroles.engine.trie import BLOCK, Packed
 from layerroles.engine.twin import Twin
 
 # What is told of a layer's keys and values, `[head pos d_head]`, when all of them are known.
@@ -24,8 +23,8 @@ Around = Callable[[slice], AbstractContextManager[None]]
 
 
 def pieces(packed: Packed, most: int) -> list[slice]:
-    """Cut a row into pieces of at most `most` tokens, or of one segment that cannot be cut."""
-    cuts = [0]
+    """Cut a row into pieces of at most `most` tokens, or of a block, which is not cut."""
+    cuts, most = [0], max(most, BLOCK)
     for segment in packed.segments:
         end = segment.start + segment.n
         if end - cuts[-1] <= most:
@@ -55,13 +54,40 @@ def read(
         around: entered for each piece.
         keep: is told the keys and values of each layer.
     """
-    found = []
     held: dict[int, tuple[Tensor, Tensor]] = {}
+    whole: Tensor | None = None
     for where, layout in layouts:
         attend = _attends(where, layout, len(tokens), held, keep)
         with around(where):
-            found.append(twin.run(tokens[where], positions[where], attend))
-    return found[0] if len(found) == 1 else torch.cat(found)
+            stream = twin.run(tokens[where], positions[where], attend)
+        if len(layouts) == 1:
+            return stream
+        if whole is None:
+            whole = stream.new_empty(len(tokens), stream.shape[1])
+        whole[where] = stream
+    assert whole is not None  # a row is not empty
+    return whole
+
+
+class Streams(dict[int, Tensor]):
+    """Streams `[1 pos d_model]` of a row by their layers, filled piece by piece.
+
+    Args:
+        n: tokens of the row.
+    """
+
+    def __init__(self, n: int) -> None:
+        super().__init__()
+        self._n = n
+        self.where = slice(0, n)
+
+    def __setitem__(self, layer: int, piece: Tensor) -> None:
+        if self.where == slice(0, self._n):
+            super().__setitem__(layer, piece)
+            return
+        if layer not in self:
+            super().__setitem__(layer, piece.new_empty(1, self._n, piece.shape[2]))
+        self[layer][:, self.where] = piece
 
 
 def _attends(

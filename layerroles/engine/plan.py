@@ -18,7 +18,7 @@ from layerroles.ablations import Condition, Prompt
 from layerroles.engine.cost import Speed, Work
 from layerroles.engine.depths import first_own, first_run, recorded_at
 from layerroles.engine.groups import Group, Requests, n_new, row_bytes, work_of
-from layerroles.engine.memory import Budget, Shape
+from layerroles.engine.memory import Budget, Shape, between_pieces
 from layerroles.engine.requests import Scored, Written
 from layerroles.engine.sequences import Ids, Sequences
 from layerroles.engine.trie import Packed, packs
@@ -198,17 +198,18 @@ def _group(
     firsts = [first_own(condition, shape.n_layers) for condition in some]
     most_new = max(n_new(requests[index]) for index in asked)
     n = len(packed.tokens)
-    piece = budget.piece(shape, n, recorded)
-    n_bytes = n * shape.n_bytes * recorded * shape.d_model + piece * shape.n_bytes * shape.inner
-    n_bytes += n * sum(shape.kv) if piece < n else 0
-    n_bytes += budget.logit_bytes(shape)
     waves = [[place] for place in range(len(places))]
     contexts = [sequences[index] for index in asked if n_new(requests[index])]
+    # The intact model's keys and values of the contexts weigh as much as a condition's.
+    kept = row_bytes(0, packed, contexts, 0, shape) if contexts else 0
+    piece = budget.piece(shape, n, kept)
+    n_bytes = n * shape.n_bytes * recorded * shape.d_model + piece * shape.n_bytes * shape.inner
+    n_bytes += budget.logit_bytes(shape) + kept
+    n_bytes += between_pieces(shape, n) if piece < n else 0
     if contexts:
-        # The intact model's keys and values of the contexts weigh as much as a condition's.
-        n_bytes += row_bytes(0, packed, contexts, 0, shape)
+        left = budget.total - n_bytes if piece < n else budget.for_rows
         weighed = [row_bytes(first, packed, contexts, most_new, shape) for first in firsts]
-        waves = _waves(firsts, weighed, budget.for_rows)
+        waves = _waves(firsts, weighed, min(budget.for_rows, max(0, left)))
         n_bytes += max((sum(weighed[place] for place in wave) for wave in waves), default=0)
     return Group(
         asked=tuple(asked),

@@ -22,6 +22,8 @@ BLOCK = 256
 _SHORTEST_TRUNK = 16
 # A row with a sequence that is too long by itself may grow by this factor.
 _ADDED = 1.25
+# Those that it may hold besides share at least this of themselves with the one before.
+_ALIKE = 0.75
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,10 @@ def packs(
     n, left, most = max_tokens, 0, max_tokens
     for sequence, shared in zip(ordered, shared_lengths(ordered), strict=True):
         counts = max_sequences is not None and (counted is None or sequence in counted)
-        if not groups or (counts and not left) or n + len(sequence) - shared > most:
+        grown = n + len(sequence) - shared
+        # Beyond the bound, only what goes on from the same long beginning.
+        stranger = grown > max_tokens and shared < _ALIKE * len(sequence)
+        if not groups or (counts and not left) or grown > most or stranger:
             groups.append([])
             n, left, shared = 0, max_sequences or 0, 0
             most = _allowed(sequence, max_tokens)

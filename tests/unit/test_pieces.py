@@ -1,5 +1,6 @@
 """Rows that are read in pieces give what they give when they are read at once."""
 
+import dataclasses
 import random
 from itertools import pairwise
 from typing import Any
@@ -22,7 +23,7 @@ PAIRS = [(text, ending) for text in TEXTS for ending in (" more", " and no more"
 ASKED: list[tuple[str, dict[str, Any]]] = [(text, {"max_gen_toks": 6}) for text in TEXTS]
 
 
-@pytest.mark.parametrize("most", [128, 150, 300])
+@pytest.mark.parametrize("most", [256, 300, 500])
 @pytest.mark.parametrize("n", [1, 6, 40])
 def test_a_row_is_cut_where_it_may_be(n: int, most: int) -> None:
     drawn = random.Random(n)
@@ -76,7 +77,8 @@ def test_answers_are_the_same(architecture: str, monkeypatch: pytest.MonkeyPatch
     at_once = answers("fused")
     assert max(lengths) > 300
     lengths.clear()
-    monkeypatch.setattr(Budget, "piece", lambda _self, _shape, n, _recorded: min(n, 128))
+    monkeypatch.setattr(Budget, "piece", lambda _self, _shape, n, _kept=0: min(n, 128))
+    monkeypatch.setattr("layerroles.engine.pieces.BLOCK", 128)
     cut = answers("fused")
     assert max(lengths) <= 256
     for one in (at_once, answers("plain")):
@@ -86,15 +88,43 @@ def test_answers_are_the_same(architecture: str, monkeypatch: pytest.MonkeyPatch
 
 
 def test_what_does_not_fit_is_read_in_pieces() -> None:
+    shape = Twin(random_model("llama")).shape
+    wide = dataclasses.replace(shape, inner=10 * shape.inner)  # as compared with keys and values
+    budget = Budget(2**26)
+    n = budget.row_tokens(wide, wide.n_layers + 1, keys=True)
+    assert budget.piece(wide, n) == n
+    assert 256 <= budget.piece(wide, 2 * n) < 2 * n
+    # The more is kept of each token, the less is read at a time.
+    assert budget.piece(wide, 2 * n, kept=2**22) < budget.piece(wide, 2 * n)
+    # Where what is kept between pieces is more than they save, it is read at once.
+    many = dataclasses.replace(shape, kv=(100 * shape.inner * shape.n_bytes,))
+    assert budget.piece(many, 2**16) == 2**16
+
+
+def test_a_budget_that_is_too_small_is_kept_to_by_reading_in_pieces(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     model = random_model("llama")
     shape = Twin(model).shape
-    budget = Budget(2**23)
-    fits = budget.row_tokens(shape, 1, keys=False)
-    assert budget.piece(shape, fits, 1) == fits
-    many = budget.piece(shape, 2 * fits, 1)
-    assert 256 <= many < 2 * fits
-    # The more is kept of each token, the less is read at a time.
-    assert budget.piece(shape, 2 * fits, 3) <= many
+    wide = dataclasses.replace(shape, inner=100 * shape.inner)
+    monkeypatch.setattr(Twin, "_measured", lambda _twin: wide)
+    monkeypatch.setattr("layerroles.engine.memory._SHORTEST_PIECE", 128)
+    monkeypatch.setattr("layerroles.engine.pieces.BLOCK", 128)
+    conditions = [lr.Condition({}), *lr.each_layer(model, lr.Skip())]
+    pairs = [(TEXTS[0], " more"), (TEXTS[1], " more")]
+    n_all = len(TEXTS[0]) + 5
+    # So that 0.4 of it holds half of the text.
+    small = int(n_all / 2 * wide.inner * wide.n_bytes / 0.4)
+    engine = lr.Engine(model, executor="fused", memory=max(2**20, small))
+    (group,) = engine.plan(pairs, conditions).groups
+    assert group.piece < group.n_tokens
+    assert group.n_bytes < lr.Engine(model, memory="1GB").plan(pairs, conditions).n_bytes
+    expected = lr.Engine(model, executor="plain").loglikelihood(pairs, conditions).logprob
+    found = engine.loglikelihood(pairs, conditions).logprob
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+    # What is read together does not depend on which conditions are left.
+    alone = engine.loglikelihood(pairs, conditions[2:3]).logprob
+    np.testing.assert_array_equal(alone[0], found[2])
 
 
 def test_a_long_text_keeps_those_that_add_little() -> None:
@@ -103,6 +133,8 @@ def test_a_long_text_keeps_those_that_add_little() -> None:
     rows = packs(asked, max_tokens=300)
     assert sorted(ids for row in rows for ids in row.paths) == sorted(asked)
     assert sum(len(row.tokens) for row in rows) < 1200
+    assert all(len(row.tokens) < 1300 for row in rows)
+    assert all(7000 not in row.tokens for row in rows if len(row.tokens) > 300)  # no strangers
     alike = packs([(*long, *range(2000 + 900 * n, 2900 + 900 * n)) for n in range(3)], 300)
     assert len(alike) == 3
     assert all(one <= two for one, two in pairwise(len(row.tokens) for row in alike))
