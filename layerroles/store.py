@@ -79,7 +79,10 @@ class Store:
     def add_noise_floor(self, floor: dict[str, Any]) -> None:
         """Note a cell's noise floor in the manifest, in the place of one on fewer examples."""
         keys = ("task", "protocol")
-        self.manifest["noise_floor"] = _union(self.manifest["noise_floor"], [floor], keys)
+        found = _union(self.manifest["noise_floor"], [floor], keys)
+        order = [(cell["task"], cell["protocol"]) for cell in self.manifest["cells"]]
+        found.sort(key=lambda one: order.index((one["task"], one["protocol"])))
+        self.manifest["noise_floor"] = found
 
     def add_examples(self, task: str, protocol: str, examples: Mapping[str, Sequence[str]]) -> None:
         """Note what is asked; `examples` maps ids to the values of `EXAMPLE`, in order.
