@@ -141,7 +141,7 @@ def source_of(name: str) -> str:
     """
     if name == gguf.BUILT_IN:
         return str(gguf.built_in_folder())
-    path = Path(name).expanduser()
+    path = expanded(name)
     if path.suffix == ".gguf":
         return str(gguf.convert(path))
     if path.is_dir():
@@ -149,6 +149,14 @@ def source_of(name: str) -> str:
             raise InputError(f"model folder {name!r} has no config.json")
         return str(path)
     return name
+
+
+def expanded(name: str) -> Path:
+    """A path whose `~` is a home folder, where there is one."""
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:  # of nobody's
+        return Path(name)
 
 
 def resolve_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:

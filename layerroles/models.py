@@ -27,7 +27,7 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
 from layerroles import __version__, gguf
-from layerroles.boot import boot, device_of, outlined, resolve_dtype, source_of
+from layerroles.boot import boot, device_of, expanded, outlined, resolve_dtype, source_of
 from layerroles.checks import Checks, check_model, unchecked
 from layerroles.errors import InputError
 from layerroles.sites import Site, size_of
@@ -327,7 +327,7 @@ def _groups_alike(model: TransformerBridge) -> bool:
 
 
 def _origin(name: str, dtype: str | torch.dtype, revision: str | None) -> Origin:
-    path = Path(name).expanduser()
+    path = expanded(name)
     local = path.exists() and name != gguf.BUILT_IN
     where = str(path.resolve()) if local else name
     return Origin(where, str(dtype).removeprefix("torch."), revision)

@@ -148,6 +148,7 @@ def test_a_model_of_states_is_refused_and_layers_without_attention_too() -> None
         ("smollm2-13m", "'smollm2-13m': did you mean 'smollm2-135m'?"),
         ("no/such-model", "offline, use 'smollm2-135m'"),
         ("missing.gguf", "there is no such file"),
+        ("~nobody-of-that-name", "there is no such folder or file"),
     ],
 )
 def test_an_unknown_model_is_told_in_one_line(name: str, line: str) -> None:
