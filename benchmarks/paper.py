@@ -19,7 +19,7 @@ from layerroles.cli.sweep import one_at_a_time
 from layerroles.estimated import size
 from layerroles.progress import duration
 
-_LLAMA = {
+LLAMA = {
     "architectures": ["LlamaForCausalLM"],
     "hidden_size": 4096,
     "intermediate_size": 14336,
@@ -31,7 +31,7 @@ _LLAMA = {
     "tie_word_embeddings": False,
 }
 MODELS: dict[str, PretrainedConfig] = {
-    "Llama-3.1-8B": LlamaConfig(**_LLAMA),
+    "Llama-3.1-8B": LlamaConfig(**LLAMA),
     "Qwen3-8B": Qwen3Config(
         architectures=["Qwen3ForCausalLM"],
         hidden_size=4096,
@@ -44,7 +44,7 @@ MODELS: dict[str, PretrainedConfig] = {
         max_position_embeddings=40960,
         tie_word_embeddings=False,
     ),
-    "DeepSeek-R1-Distill-Llama-8B": LlamaConfig(**_LLAMA),
+    "DeepSeek-R1-Distill-Llama-8B": LlamaConfig(**LLAMA),
     "DeepSeek-R1-Distill-Qwen-7B": Qwen2Config(
         architectures=["Qwen2ForCausalLM"],
         hidden_size=3584,

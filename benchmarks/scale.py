@@ -13,7 +13,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from paper import MODELS, make_folder
+from paper import LLAMA, MODELS, make_folder
 from transformers import LlamaConfig
 
 import layerroles as lr
@@ -21,19 +21,17 @@ from layerroles.devices import DEVICES
 from layerroles.engine.memory import SHARE_OF_FREE
 from layerroles.progress import duration
 
-_LLAMA_70B = LlamaConfig(
-    architectures=["LlamaForCausalLM"],
-    hidden_size=8192,
-    intermediate_size=28672,
-    num_hidden_layers=80,
-    num_attention_heads=64,
-    num_key_value_heads=8,
-    vocab_size=128256,
-    max_position_embeddings=131072,
-    tie_word_embeddings=False,
-)
+_LARGER = {
+    "hidden_size": 8192,
+    "intermediate_size": 28672,
+    "num_hidden_layers": 80,
+    "num_attention_heads": 64,
+}
 # GPUs a worker: the 70B model's weights alone are 141 GB, and it is spread over the GPUs.
-STUDIED = {"Llama-3.1-8B": (MODELS["Llama-3.1-8B"], 1), "Llama-3.1-70B": (_LLAMA_70B, 4)}
+STUDIED = {
+    "Llama-3.1-8B": (MODELS["Llama-3.1-8B"], 1),
+    "Llama-3.1-70B": (LlamaConfig(**LLAMA | _LARGER), 4),
+}
 GPUS = (1, 8, 64)
 # Bytes a second at which weights are read from disk: assumed.
 READING = 2e9

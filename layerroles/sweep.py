@@ -8,14 +8,12 @@ Example:
 
 import datetime
 import json
-import math
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from importlib.metadata import version
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -37,10 +35,7 @@ from layerroles.results import SweepResult
 from layerroles.status import telling
 from layerroles.store import ROW, Key, Store, opened, reserved
 from layerroles.tasks import Example, LmEval, Task
-from layerroles.units import Call, Cell, Unit, cells_of, distinct
-
-# Conditions that are asked together at the most: what they have in common is computed once.
-_CONDITIONS_AT_ONCE = 64
+from layerroles.units import Call, Cell, Unit, cells_of, distinct, missing
 
 
 class Sweep:
@@ -126,10 +121,10 @@ class Sweep:
             backend: who answers: `"local"`, this process; `"ray"`, workers of a Ray cluster, each
                 with a model of its own (the sweep's may then be one of `device="meta"`); or a
                 backend.
-            address: of `backends.Ray`.
-            workers: of it, too.
-            gpus_per_worker: of it, too.
-            timeout: of it, too.
+            address: of the Ray cluster; of this and what follows `backends.Ray` tells more.
+            workers: how many processes hold a model.
+            gpus_per_worker: that each of them takes.
+            timeout: seconds after which a worker is taken for hung.
 
         Raises:
             InputError: the folder cannot be written, or holds another run; a prompt is longer than
@@ -185,54 +180,7 @@ class Sweep:
             raise InputError(f"task {cell.task.label!r}: {error}") from error
 
     def _work(self, done: Mapping[Key, set[str]]) -> Iterator[Unit]:
-        """What is missing: conditions that lack the same examples of a task under some protocols.
-
-        A task's protocols are asked together, since most of their contexts are the same.
-        """
-        for cells, some in self._blocks():
-            lacking: dict[tuple[tuple[int, ...], tuple[str, ...]], list[Condition]] = {}
-            for condition in self.conditions:
-                # Of this condition: the examples that are missing, with the cells that miss them.
-                missing: dict[tuple[str, ...], list[int]] = {}
-                for place, cell in enumerate(cells):
-                    known = done.get((condition.hash, *cell.names), set())
-                    ids = tuple(example.id for example in some if example.id not in known)
-                    missing.setdefault(ids, []).append(place)
-                for ids, places in missing.items():
-                    if ids:
-                        lacking.setdefault((tuple(places), ids), []).append(condition)
-            for (those, ids), conditions in lacking.items():
-                wanted = set(ids)
-                examples = tuple(one for one in some if one.id in wanted)
-                for start in range(0, len(conditions), self._at_once):
-                    asked = tuple(conditions[start : start + self._at_once])
-                    yield Unit(tuple(cells[place] for place in those), asked, examples)
-
-    def _blocks(self) -> Iterator[tuple[list[Cell], Sequence[Example]]]:
-        """Cells of each task, with some examples at a time, of which units are made.
-
-        They depend on what is asked, and neither on what is done nor on who answers, so that
-        the same is computed together by a run that is resumed, and by workers.
-        """
-        together = max(1, self.rows_at_once // self._at_once)
-        for cells in self._by_task():
-            examples = cells[0].examples
-            n_blocks = math.ceil(len(examples) / together)
-            ends = [len(examples) * i // n_blocks for i in range(n_blocks + 1)]
-            for start, end in pairwise(ends):
-                yield cells, examples[start:end]
-
-    @property
-    def _at_once(self) -> int:
-        """How many conditions are asked together: of equal shares, the largest that is allowed."""
-        n = len(self.conditions)
-        return math.ceil(n / math.ceil(n / _CONDITIONS_AT_ONCE))
-
-    def _by_task(self) -> list[list[Cell]]:
-        found: dict[str, list[Cell]] = {}
-        for cell in self.cells:
-            found.setdefault(cell.task.label, []).append(cell)
-        return list(found.values())
+        return missing(self.cells, self.conditions, done, self.rows_at_once)
 
     def _do(
         self, store: Store, there: Answering, engine: Engine, work: Sequence[Unit]

@@ -1,14 +1,20 @@
 """What a sweep consists of: cells, the units of its work, and what the engine is asked at once."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from layerroles.ablations import Condition
 from layerroles.engine.groups import Requests
 from layerroles.errors import InputError
 from layerroles.protocols import Harness, Protocol, protocol
+from layerroles.store import Key
 from layerroles.tasks import Example, LmEval, Task
+
+# Conditions that are asked together at the most: what they have in common is computed once.
+_CONDITIONS_AT_ONCE = 64
 
 
 @dataclass(frozen=True)
@@ -110,6 +116,61 @@ def cells_of(
                     raise InputError(f"task {task.label!r}: {error}") from error
             cells.append(Cell(task, each, examples))
     return cells
+
+
+def missing(
+    cells: Sequence[Cell],
+    conditions: Sequence[Condition],
+    done: Mapping[Key, set[str]],
+    rows_at_once: int,
+) -> Iterator[Unit]:
+    """What is to be done: conditions that lack the same examples of a task under some protocols.
+
+    A task's protocols are asked together, since most of their contexts are the same.
+
+    Args:
+        cells: all that are asked.
+        conditions: under which.
+        done: ids of the examples that are answered, by condition hash, task and protocol.
+        rows_at_once: about how many rows a unit has of each cell.
+    """
+    # Of equal shares, the largest that is allowed.
+    at_once = math.ceil(len(conditions) / math.ceil(len(conditions) / _CONDITIONS_AT_ONCE))
+    for some, block in _blocks(cells, max(1, rows_at_once // at_once)):
+        lacking: dict[tuple[tuple[int, ...], tuple[str, ...]], list[Condition]] = {}
+        for condition in conditions:
+            # Of this condition: the examples that are missing, with the cells that miss them.
+            unknown: dict[tuple[str, ...], list[int]] = {}
+            for place, cell in enumerate(some):
+                known = done.get((condition.hash, *cell.names), set())
+                ids = tuple(example.id for example in block if example.id not in known)
+                unknown.setdefault(ids, []).append(place)
+            for ids, places in unknown.items():
+                if ids:
+                    lacking.setdefault((tuple(places), ids), []).append(condition)
+        for (those, ids), alike in lacking.items():
+            wanted = set(ids)
+            examples = tuple(one for one in block if one.id in wanted)
+            for start in range(0, len(alike), at_once):
+                together = tuple(alike[start : start + at_once])
+                yield Unit(tuple(some[place] for place in those), together, examples)
+
+
+def _blocks(cells: Sequence[Cell], most: int) -> Iterator[tuple[list[Cell], tuple[Example, ...]]]:
+    """The cells of each task, with at most so many examples at a time, of which units are made.
+
+    They depend on what is asked, and neither on what is done nor on who answers, so that the same
+    is computed together by a run that is resumed, and by workers.
+    """
+    by_task: dict[str, list[Cell]] = {}
+    for cell in cells:
+        by_task.setdefault(cell.task.label, []).append(cell)
+    for some in by_task.values():
+        examples = some[0].examples
+        n_blocks = math.ceil(len(examples) / most)
+        ends = [len(examples) * i // n_blocks for i in range(n_blocks + 1)]
+        for start, end in pairwise(ends):
+            yield some, examples[start:end]
 
 
 def _protocol(given: object) -> Protocol:

@@ -1,0 +1,49 @@
+"""How a sweep is cut into units: by what is asked, not by what is done already."""
+
+import random
+
+import pytest
+
+import layerroles as lr
+from layerroles.store import Key
+from layerroles.units import Unit, cells_of, distinct, missing
+
+
+def keys(unit: Unit) -> list[tuple[Key, str]]:
+    """Condition, task, protocol and example of each row that a unit gives."""
+    return [
+        ((condition.hash, *cell.names), example.id)
+        for cell in unit.cells
+        for condition in unit.conditions
+        for example in unit.examples
+    ]
+
+
+@pytest.mark.parametrize("n_layers", [1, 30, 64, 150])
+def test_units_are_whole_and_stay_what_they_are_when_some_are_done(n_layers: int) -> None:
+    tasks = [lr.task("facts"), lr.task("word_problems")]
+    cells = cells_of(tasks, ["answer_logprob", "generation"], limit=70, seed=0)
+    conditions = distinct(
+        [lr.Condition({}), *(lr.Condition({lr.Site(n): lr.Skip()}) for n in range(n_layers))]
+    )
+    first = list(missing(cells, conditions, {}, rows_at_once=500))
+    rows = [row for unit in first for row in keys(unit)]
+    assert len(rows) == len(set(rows)) == 2 * 2 * 70 * len(conditions)
+    assert all(len(unit.conditions) <= 64 for unit in first)
+    assert all(len(unit.conditions) * len(unit.examples) <= 500 for unit in first)
+    assert {len(unit.cells) for unit in first} == {2}
+    # Workers are done in any order.
+    done = random.Random(n_layers).sample(first, len(first) // 2)
+    known: dict[Key, set[str]] = {}
+    for unit in done:
+        for key, example in keys(unit):
+            known.setdefault(key, set()).add(example)
+    left = list(missing(cells, conditions, known, rows_at_once=500))
+    assert left == [unit for unit in first if unit not in done]
+
+
+def test_equal_shares_of_conditions() -> None:
+    cells = cells_of([lr.task("facts")], ["generation"], limit=4, seed=0)
+    conditions = [lr.Condition({}), *(lr.Condition({lr.Site(n): lr.Skip()}) for n in range(64))]
+    found = missing(cells, conditions, {}, rows_at_once=1024)
+    assert [len(unit.conditions) for unit in found] == [33, 32]
