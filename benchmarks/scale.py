@@ -55,8 +55,8 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=100)
     args = parser.parse_args()
     columns = " | ".join(f"{n} GPU{'s' * (n > 1)}" for n in GPUS)
-    print(f"| model | GPUs a worker | rows | units | a unit | {columns} |")
-    print("|---" * (5 + len(GPUS)) + "|")
+    print(f"| model | rows | units | {columns} |")
+    print("|---" * (3 + len(GPUS)) + "|")
     for name, (config, each) in STUDIED.items():
         make_folder(args.folders / name, config)
         model = lr.load(args.folders / name, dtype="bfloat16", device="meta")
@@ -76,7 +76,7 @@ def main() -> None:
             if n >= each
         ]
         told = [*["does not fit"] * (len(GPUS) - len(times)), *map(duration, times)]
-        start = f"| {name} | {each} | {rows:,} | {n_units} | {duration(unit)}"
+        start = f"| {name} | {rows:,} | {n_units} of {duration(unit)}"
         print(f"{start} | {' | '.join(told)} |", flush=True)
 
 
