@@ -34,6 +34,7 @@ TUNED = {
 # Slower loops are timed on every second question (whole batches), and multiplied.
 SHARE = 2
 N_HEADS_TIMED = 6
+N_LAYERS_SCORED = 3
 
 
 def main() -> None:
@@ -185,18 +186,31 @@ def demo(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def scores(args: argparse.Namespace, file: Path) -> dict[str, Any]:
-    """Every condition's accuracy, by the engine and by lm-eval's loop at each batch size."""
+    """Accuracies by the engine, and by lm-eval's loop at each batch size under some conditions.
+
+    The engine answers in float32 besides, in which it and the loop give the same answers.
+    """
     rows = read(file)
-    whole = ["intact", *(f"L{layer}" for layer in range(_layers(args.model)))]
-    found = {"engine": run(args, "engine", file, whole)}
-    found |= {
-        f"lm-eval {size}": run(args, "lm-eval", file, whole, size=size) for size in args.sizes
+    n_layers = _layers(args.model)
+    whole = ["intact", *(f"L{layer}" for layer in range(n_layers))]
+    step = n_layers // N_LAYERS_SCORED
+    some = ["intact", *(f"L{layer}" for layer in range(step // 2, n_layers, step))]
+    found = {
+        "engine": run(args, "engine", file, whole),
+        "float32": run(args, "engine", file, whole, dtype="float32"),
     }
-    accuracies = {}
-    for label, answers in found.items():
-        right = [graded(rows, choices(rows, answers, [name])) for name in whole]
-        accuracies[label] = [statistics.fmean(each) for each in right]
-    return {"examples": len(right[0]), "conditions": len(whole), "accuracies": accuracies}
+    found |= {f"lm-eval {size}": run(args, "lm-eval", file, some, size=size) for size in args.sizes}
+    right = {
+        label: {name: graded(rows, choices(rows, answers, [name])) for name in answers["answers"]}
+        for label, answers in found.items()
+    }
+    return {
+        "examples": len(right["engine"]["intact"]),
+        "accuracies": {
+            label: {name: statistics.fmean(each) for name, each in by_name.items()}
+            for label, by_name in right.items()
+        },
+    }
 
 
 def graded(rows: list[dict[str, Any]], given: list[object]) -> list[bool]:
