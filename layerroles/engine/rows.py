@@ -13,16 +13,17 @@ import numpy as np
 import torch
 from einops import rearrange
 from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from layerroles.engine.attend import Part, Scoring, merged, part
+from layerroles.engine.held import Held
 from layerroles.engine.sequences import Ids
 from layerroles.engine.trie import Packed
 
 Pair = tuple[Tensor, Tensor]
 
-# Room for what rows write is made this many tokens at a time: attention runs over all of the room
-# (its empty part hidden), since matrix products would copy a part of a tensor first.
+# Rows get longer by this many tokens at a time: attention runs over all of a row (its empty part
+# hidden), since matrix products would copy a part of a tensor first.
 _ROOM = 32
 
 
@@ -142,7 +143,7 @@ class Rows:
         above = self._layers[layer]
         rows = slice(condition * self.n_requests, (condition + 1) * self.n_requests)
         for into, x in ((above.k, k), (above.v, v)):
-            into[rows, :, : self._n_own] = x[:, self._contexts.own].transpose(0, 1)
+            into.now[rows, :, : self._n_own] = x[:, self._contexts.own].transpose(0, 1)
         for where, (trunk_k, trunk_v) in zip(self._contexts.trunks, above.trunks, strict=True):
             trunk_k[condition], trunk_v[condition] = k[:, where], v[:, where]
 
@@ -189,10 +190,10 @@ class Rows:
         parts = []
         if cut:
             bias = self._bias[:cut]
-            parts.append(part(asked[:cut], above.k, above.v, score, bias=bias))
+            parts.append(part(asked[:cut], above.k.now, above.v.now, score, bias=bias))
         if cut < len(asked):
             late = self._bias[:1, ..., self._n_own :]
-            found = part(asked[cut:], above.late_k, above.late_v, score, bias=late)
+            found = part(asked[cut:], above.late_k.now, above.late_v.now, score, bias=late)
             rows, groups = self._groups("request", cut)
             pads = self._contexts.bias
             if pads is not None:
@@ -256,15 +257,20 @@ class Rows:
 
     def _empty(self, layer: int) -> "_Layer":
         n = self._starts[layer]
-        k, v = self._below[layer].own
         above = n * self.n_requests
-        late = (self.n_conditions - n) * self.n_requests
-        heads = k.shape[1]
+        below = (self.n_conditions - n) * self.n_requests
+
+        def held(x: Tensor, n_rows: int, n_own: int) -> Held:
+            """Room for the rows' own contexts, and for what they write."""
+            most = n_own + self._n_new
+            return Held(x, n_rows, x.shape[1], n_own + self._room, x.shape[3], most=most)
+
+        k, v = self._below[layer].own
         return _Layer(
-            k=k.new_zeros(above, heads, self._n_own + self._room, k.shape[3]),
-            v=v.new_zeros(above, heads, self._n_own + self._room, v.shape[3]),
-            late_k=k.new_zeros(late, heads, self._room, k.shape[3]),
-            late_v=v.new_zeros(late, heads, self._room, v.shape[3]),
+            k=held(k, above, self._n_own),
+            v=held(v, above, self._n_own),
+            late_k=held(k, below, 0),
+            late_v=held(v, below, 0),
             trunks=[
                 (k.new_empty(n, *k.shape), v.new_empty(n, *v.shape))
                 for k, v in self._below[layer].trunks
@@ -276,29 +282,26 @@ class Rows:
 class _Layer:
     """One layer's keys and values; `k`, `v` of rows above, `late_k`, `late_v` of rows below."""
 
-    k: Float[Tensor, "above kv_head n_all d_head"]
-    v: Float[Tensor, "above kv_head n_all d_head"]
-    late_k: Float[Tensor, "below kv_head n_new d_head"]
-    late_v: Float[Tensor, "below kv_head n_new d_head"]
+    k: Held
+    v: Held
+    late_k: Held
+    late_v: Held
     trunks: list[Pair]
 
     def write(self, k: Tensor, v: Tensor, cut: int, n_own: int, step: int) -> None:
-        self.k[:, :, n_own + step], self.v[:, :, n_own + step] = k[:cut], v[:cut]
-        self.late_k[:, :, step], self.late_v[:, :, step] = k[cut:], v[cut:]
+        self.k.now[:, :, n_own + step], self.v.now[:, :, n_own + step] = k[:cut], v[:cut]
+        self.late_k.now[:, :, step], self.late_v.now[:, :, step] = k[cut:], v[cut:]
 
     def widen(self, more: int) -> None:
-        # As below; what is empty is zero, since it takes part with a weight of zero.
-        self.k = nn.functional.pad(self.k, (0, 0, 0, more))
-        self.v = nn.functional.pad(self.v, (0, 0, 0, more))
-        self.late_k = nn.functional.pad(self.late_k, (0, 0, 0, more))
-        self.late_v = nn.functional.pad(self.late_v, (0, 0, 0, more))
+        # What is empty is zero, since it takes part with a weight of zero.
+        for held in (self.k, self.v, self.late_k, self.late_v):
+            held.widen(more)
 
     def keep(self, above: Tensor, below: Tensor, conditions: Tensor) -> None:
-        # One after the other, so that at most one of them is held twice.
-        self.k = self.k[above]
-        self.v = self.v[above]
-        self.late_k = self.late_k[below]
-        self.late_v = self.late_v[below]
+        for held in (self.k, self.v):
+            held.keep(above)
+        for held in (self.late_k, self.late_v):
+            held.keep(below)
         if len(conditions) < len(self.trunks[0][0] if self.trunks else conditions):
             self.trunks = [(k[conditions], v[conditions]) for k, v in self.trunks]
 
