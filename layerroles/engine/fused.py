@@ -23,7 +23,7 @@ from layerroles.engine.decode import Chosen, Decoding, Stops, greedy
 from layerroles.engine.depths import edited_block, first_own, first_run, recorded_at
 from layerroles.engine.edits import Edits, Reading, Stretch
 from layerroles.engine.groups import Group, Requests
-from layerroles.engine.memory import Budget
+from layerroles.engine.memory import Budget, give_back
 from layerroles.engine.pieces import Keep, Streams, pieces, read
 from layerroles.engine.plan import make_plan
 from layerroles.engine.readout import Places
@@ -341,6 +341,7 @@ class Batch:
         return [writings[start : start + n] for start in range(0, len(writings), n)]
 
     def _rows(self, conditions: Sequence[Condition]) -> Rows:
+        give_back()  # rows before these had other sizes, and left holes that may not fit
         firsts = [first_own(condition, len(self._twin.blocks)) for condition in conditions]
         return Rows(self._contexts, self._below, firsts, self._group.n_new)
 

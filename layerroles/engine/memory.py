@@ -160,6 +160,12 @@ def keep_pages() -> None:
             libc.mallopt(option, value)
 
 
+def give_back() -> None:
+    """Give the system what glibc keeps and nothing uses, before much is taken in other sizes."""
+    if (libc := _glibc()) is not None:
+        libc.malloc_trim(0)
+
+
 def _glibc() -> ctypes.CDLL | None:
     return ctypes.CDLL(None) if platform.libc_ver()[0] == "glibc" else None
 
@@ -194,8 +200,7 @@ def n_bytes(memory: str | int) -> int:
 def _free(device: torch.device) -> int:
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    if (libc := _glibc()) is not None:
-        libc.malloc_trim(0)  # what a sweep before this one left with the allocator is free as well
+    give_back()  # what a sweep before this one left with the allocator is free as well
     found = []
     limit = Path("/sys/fs/cgroup/memory.max")
     used = Path("/sys/fs/cgroup/memory.current")
