@@ -164,3 +164,25 @@ def test_an_example_runs(name: str, names: dict[str, Any], monkeypatch: pytest.M
     for registry in (ABLATIONS, lr.probes.PROBES):
         monkeypatch.setattr(registry, "_classes", dict(registry._classes))
     exec(compile(example(doc(DOCUMENTED[name])), name, "exec"), dict(names))
+
+
+def test_the_checks_of_the_gotchas_run(names: dict[str, Any]) -> None:
+    text = (DOCS / "gotchas.md").read_text(encoding="utf-8")
+    made = dict(names)
+    for code in re.findall(r"^```python\n(.*?)```", text, re.DOTALL | re.MULTILINE):
+        exec(compile(code, "docs/gotchas.md", "exec"), made)
+
+
+def test_the_tests_that_the_gotchas_name_exist() -> None:
+    text = (DOCS / "gotchas.md").read_text(encoding="utf-8")
+    named = re.findall(r"`(tests/\S+\.py)::(test_\w+)`", text)
+    assert named
+    for file, test in named:
+        source = (DOCS.parent / file).read_text(encoding="utf-8")
+        assert f"def {test}(" in source, f"{file} has no {test}"
+
+
+def test_the_gallery_shows_every_figure() -> None:
+    text = (DOCS / "gallery.md").read_text(encoding="utf-8")
+    drawn = set(re.findall(r"lr\.figures\.(\w+)\(", text))
+    assert drawn == {name for name in lr.figures.__all__ if name[0].islower()}
