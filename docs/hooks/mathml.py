@@ -6,9 +6,7 @@ import re
 from latex2mathml.converter import convert
 
 # What pymdownx.arithmatex leaves of $...$ and $$...$$.
-_MATH = re.compile(
-    r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL
-)
+_MATH = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL)
 
 
 def on_page_content(content: str, **_: object) -> str:

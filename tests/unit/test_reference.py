@@ -1,4 +1,4 @@
-"""Every public name is documented: a line, an example that runs, its errors, a place in the docs."""
+"""Every public name is documented: a line, an example that runs, its errors, a place in docs."""
 
 import ast
 import inspect
