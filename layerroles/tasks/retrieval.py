@@ -49,7 +49,7 @@ class KVRetrieval(Generated):
         >>> from layerroles.tasks import task
         >>> (example,) = task("kv_retrieval", pairs=4).examples(limit=1, seed=0)
         >>> start, end = example.evidence[0]
-        >>> example.prompt[start:end] == example.answer
+        >>> example.answer == f'"{example.prompt[start:end]}"'
         True
     """
 
