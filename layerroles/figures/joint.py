@@ -30,7 +30,7 @@ def head_harms(heads: pd.DataFrame, *, ablation: str | None = None) -> go.Figure
 
     Example:
         conditions = [*lr.each_layer(model, lr.Skip()), *lr.each_head(model, lr.Zero(), layers=[1])]
-        asked = lr.Sweep(model, tasks, conditions, protocols=["generation"], limit=16)
+        asked = lr.Sweep(model, tasks, conditions, protocols=["generation"], limit=8)
         figure = lr.figures.head_harms(lr.localize(asked.run("runs/each_head")).heads)
     """
     heads = heads[heads["harm"].notna()]
@@ -81,7 +81,7 @@ def pair_excess(roles: Roles) -> go.Figure:
     Example:
         two = lr.pairs(model, lr.Skip(), layers=[0, 2, 3])
         conditions = [*lr.each_layer(model, lr.Skip()), *two]
-        asked = lr.Sweep(model, tasks, conditions, protocols=["generation"], limit=16)
+        asked = lr.Sweep(model, tasks, conditions, protocols=["generation"], limit=8)
         figure = lr.figures.pair_excess(lr.localize(asked.run("runs/pairs")))
     """
     pairs = roles.pairs[roles.pairs["excess"].notna()]

@@ -186,3 +186,7 @@ def test_the_gallery_shows_every_figure() -> None:
     text = (DOCS / "gallery.md").read_text(encoding="utf-8")
     drawn = set(re.findall(r"lr\.figures\.(\w+)\(", text))
     assert drawn == {name for name in lr.figures.__all__ if name[0].islower()}
+    pictures = re.findall(r"^!\[.+\]\((img/\S+)\)", text, re.MULTILINE)
+    assert len(pictures) >= len(drawn - {"themed"})
+    for picture in pictures:
+        assert (DOCS / picture).is_file(), picture
