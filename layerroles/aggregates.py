@@ -15,6 +15,9 @@ def lm_eval_metrics(result: SweepResult) -> pd.DataFrame:
     metric, filter, value, n. A group has a row besides, under the member `all`: the mean of its
     members by their size. A metric that a task aggregates by a function of its own, which a run
     folder cannot keep, is NaN.
+
+    Example:
+        lr.lm_eval_metrics(result)  # no rows here: none of these tasks is lm-eval's
     """
     from lm_eval.api.metrics import aggregate_subtask_metrics
     from lm_eval.api.registry import get_aggregation
@@ -22,7 +25,7 @@ def lm_eval_metrics(result: SweepResult) -> pd.DataFrame:
     rows = []
     cells = {cell["task"]: cell for cell in result.manifest["cells"] if "aggregation" in cell}
     measured = result.frame[result.frame["task"].isin(list(cells))]
-    measured = measured.assign(member=measured["example"].str.rpartition("/")[0])
+    measured = measured.assign(member=[name.rpartition("/")[0] for name in measured["example"]])
     for (condition, task), cell in measured.groupby(["condition", "task"], sort=False):
         found: dict[str, dict[str, tuple[float, int]]] = {}
         for member, own in cell.groupby("member", sort=False):

@@ -6,6 +6,14 @@ class InputError(ValueError):
 
     The command line prints the line and exits with code 2; from a script it is an ordinary
     `ValueError`. Anything else that is raised is a defect of the package or of a library under it.
+
+    Example:
+        >>> import layerroles as lr
+        >>> try:
+        ...     lr.Site(-1)
+        ... except lr.InputError as error:
+        ...     print(error)
+        layer -1 is not a layer number: layers count from 0
     """
 
     def __init__(self, message: str) -> None:

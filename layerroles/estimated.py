@@ -48,6 +48,11 @@ class Estimate:
         working_bytes: at the most besides, without what the libraries keep for themselves.
         memory: bytes of the device; None for the machine at hand.
         parts: what each task takes.
+
+    Example:
+        sweep = lr.Sweep(lr.load("smollm2-135m", device="meta"), [lr.task("facts")], [])
+        expected = lr.estimate(sweep, device="h100")
+        print(expected.seconds, expected.peak_bytes, expected.fits)
     """
 
     model: str

@@ -62,6 +62,11 @@ def estimate(
             be run fused, or a prompt that is longer than the model's context.
 
     What `Sweep(coherence=True)` reads again is what was written, and is not counted.
+
+    Example:
+        spared = lr.load("smollm2-135m", device="meta")  # no weights are read
+        sweep = lr.Sweep(spared, [lr.task("facts")], lr.each_layer(spared, lr.Skip()), limit=4)
+        print(lr.estimate(sweep, device="h100"))
     """
     if not isinstance(generated, Real) or not 0 <= generated <= 1:
         raise InputError(f"generated={generated!r} is not a share from 0 to 1")

@@ -28,6 +28,9 @@ def read(path: str | Path) -> SweepResult:
 
     Raises:
         InputError: no run folder, or a damaged one.
+
+    Example:
+        result = lr.read("runs/first")
     """
     manifest, rows, examples = read_run(Path(path))
     conditions = {item["hash"]: item for item in manifest["conditions"]}

@@ -34,6 +34,10 @@ class AblatedLM(TemplateLM):  # type: ignore[misc]
         condition: by default the intact model.
         engine: by default `Engine(model)`; give one to several conditions of a model.
         max_length: tokens after which a request loses its start; by default the model's context.
+
+    Example:
+        lm = lr.AblatedLM(model, lr.Condition({lr.Site(2): lr.Skip()}))
+        lm.tok_encode("silver fence")  # lm_eval.simple_evaluate(lm, tasks=["arc_easy"]) asks it
     """
 
     backend = "causal"

@@ -114,6 +114,10 @@ def load(
     Raises:
         InputError: no such model or the hub cannot be reached; not a decoder-only model; a folder
             without a config; a damaged file; out of memory; a check fails.
+
+    Example:
+        model = lr.load("smollm2-135m")  # the built-in model, no hub needed
+        model.cfg.n_layers, model.cfg.n_heads
     """
     if device is not None and device_map is not None:
         raise InputError(f"device={device!r} and device_map are both given: use one of them")
@@ -150,6 +154,12 @@ def prepare(bridge: TransformerBridge, *, name: str | None = None) -> Transforme
     Raises:
         InputError: not a bridge, one in compatibility mode (which has changed its weights for
             good), one without a tokenizer, or a check fails.
+
+    Example:
+        from transformer_lens.model_bridge import TransformerBridge
+
+        folder = str(lr.model_folder("smollm2-135m"))
+        bridge = lr.prepare(TransformerBridge.boot_transformers(folder), name="mine")
     """
     if not isinstance(bridge, TransformerBridge):
         raise InputError(f"{type(bridge).__name__} is not a TransformerBridge: use load(name)")
@@ -236,6 +246,9 @@ def model_folder(name: str) -> Path:
 
     Raises:
         InputError: neither of these, nor a local folder.
+
+    Example:
+        folder = lr.model_folder("smollm2-135m")  # transformers' from_pretrained takes it
     """
     folder = Path(source_of(name))
     if not folder.is_dir():

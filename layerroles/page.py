@@ -44,6 +44,10 @@ def report(
 
     Raises:
         InputError: the file cannot be written, or a probe frame has another form.
+
+    Example:
+        lens = lr.probes.LogitLens().measure(model, tasks, limit=8)
+        path = lr.report(result, probes=[lens], path="runs/first/report.html")
     """
     target = Path(path)
     text = render(result, probes, findings)

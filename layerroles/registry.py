@@ -29,6 +29,15 @@ class Registry(Generic[T]):
 
         Raises:
             InputError: the name is taken by another class, or the class is not of this kind.
+
+        Example:
+            from dataclasses import dataclass
+
+            @lr.ablation("double")  # and so tasks, protocols and probes, by their `register`
+            @dataclass(frozen=True)
+            class Double(lr.Ablation):
+                def edit(self, write, ctx):
+                    return 2 * write
         """
 
         def decorate(cls: Class) -> Class:

@@ -52,6 +52,11 @@ class Site:
     Raises:
         InputError: unknown part, negative layer or head, a part that needs a head's number without
             it, or another part with one.
+
+    Example:
+        >>> import layerroles as lr
+        >>> lr.Site(3), lr.Site(3, "attn"), lr.Site(3, "head", head=7)
+        (Site('L3'), Site('L3.attn'), Site('L3.H7'))
     """
 
     layer: int

@@ -64,6 +64,12 @@ class Sweep:
         InputError: nothing to run, an unknown protocol, a task that a protocol cannot ask, a limit
             below 1, two conditions of one name, a site that the model lacks, a reference that
             holds an example that is asked, or a chat with a model that has no template.
+
+    Example:
+        conditions = lr.each_layer(model, lr.Skip())
+        sweep = lr.Sweep(model, tasks, conditions, protocols=["generation"], limit=4)
+        again = sweep.run("runs/again")  # interrupted, the same line goes on where it was
+        again.effects()
     """
 
     rows_at_once: ClassVar[int] = 1024

@@ -233,12 +233,11 @@ def ablated(
         RuntimeError: on leaving, if a hook did not fire in a pass.
 
     Example:
-        with ablated(model, Condition({Site(3): Skip()})):
-            logits = model(tokens)
-
-        prompt = Prompt(model.to_tokens("The capital of France is")[0].tolist())
-        with ablated(model, Condition({Site(3): Skip()}, at="generated"), prompts=[prompt]):
-            logits = model("The capital of France is Paris, which")
+        condition = lr.Condition({lr.Site(2): lr.Skip()}, at="generated")
+        text = "silver fence church money silver"
+        prompt = lr.Prompt(tuple(model.to_tokens("silver fence", prepend_bos=False)[0].tolist()))
+        with lr.ablated(model, condition, prompts=[prompt]):
+            logits = model(text, prepend_bos=False)  # [row, pos, d_vocab]
     """
     check_weights(model)
     condition.check(model)

@@ -76,6 +76,12 @@ class EditContext:
         reference: what the intact model wrote at this site, if the ablation declares a reference.
         fitted: what the ablation's `fit` made of it.
         whole_prompt: whether the condition may look at `prompts`.
+
+    Example:
+        def early(ctx):  # an `at=` function; an ablation's `edit` is given the same
+            return ctx.in_prompt & (ctx.positions < 4)
+
+        condition = lr.Condition({lr.Site(1): lr.Zero()}, at=early)
     """
 
     site: Site
@@ -194,6 +200,19 @@ class Ablation(ABC):
             the site's block if it tells them (`donated`).
         whole_prompt: edits depend on the row's whole prompt (`ctx.prompts`), even those of its
             first tokens; so what two prompts have in common can't be read once for both.
+
+    Example:
+        from dataclasses import dataclass
+
+        @lr.ablation("halve")
+        @dataclass(frozen=True)
+        class Halve(lr.Ablation):
+            "Write half as much."
+
+            def edit(self, write, ctx):
+                return write / 2
+
+        halved = lr.each_layer(model, Halve(), part="mlp")
     """
 
     in_place: ClassVar[bool] = False

@@ -41,10 +41,10 @@ class Condition:
             that cannot be applied to its site.
 
     Example:
-        >>> from layerroles import Condition, Site, Skip
-        >>> Condition({Site(3): Skip()}, at="after_first").name
+        >>> import layerroles as lr
+        >>> lr.Condition({lr.Site(3): lr.Skip()}, at="after_first").name
         'skip L3 after_first'
-        >>> Condition({}).name
+        >>> lr.Condition({}).name
         'intact'
     """
 

@@ -36,6 +36,9 @@ def each_layer(
 
     Raises:
         InputError: a layer out of range, or a part that cannot be ablated in this model.
+
+    Example:
+        conditions = lr.each_layer(model, lr.Skip(), at="after_first")
     """
     if part in NUMBERED:
         raise InputError(f"part={part!r} needs head numbers: use each_{part}")
@@ -53,6 +56,9 @@ def each_head(
 
     Raises:
         InputError: a layer out of range, or an ablation that heads do not take (`Skip`).
+
+    Example:
+        conditions = lr.each_head(model, lr.Zero(), layers=[1, 2])
     """
     return _conditions(model, _numbered(model, "head", layers), ablation, at)
 
@@ -68,6 +74,9 @@ def each_kv_group(
 
     Raises:
         InputError: a layer out of range, or an ablation that heads do not take (`Skip`).
+
+    Example:
+        conditions = lr.each_kv_group(model, lr.Zero(), layers=[1])
     """
     return _conditions(model, _numbered(model, "kv_group", layers), ablation, at)
 
@@ -85,6 +94,9 @@ def each_span(
 
     Raises:
         InputError: a width or stride below 1, or a width beyond the model's depth.
+
+    Example:
+        conditions = lr.each_span(model, lr.Skip(), width=2)
     """
     n_layers = model.cfg.n_layers
     if not 1 <= width <= n_layers or stride < 1:
@@ -114,6 +126,9 @@ def pairs(
 
     Raises:
         InputError: a layer out of range, or fewer than two.
+
+    Example:
+        conditions = lr.pairs(model, lr.Skip(), layers=[1, 2, 3])
     """
     chosen = sorted(set(_layers(model, layers)))
     if len(chosen) < 2:
@@ -145,6 +160,9 @@ def cumulative(
 
     Raises:
         InputError: a layer out of range or named twice, or no layer.
+
+    Example:
+        conditions = lr.cumulative(model, lr.Skip(), order="top-down")
     """
     n_layers = model.cfg.n_layers
     known = {"top-down": range(n_layers - 1, 0, -1), "bottom-up": range(n_layers - 1)}
@@ -188,6 +206,9 @@ def random_heads(
     Raises:
         InputError: fewer than one head, more than there are, sites that are no heads, or both `n`
             and `like`.
+
+    Example:
+        control = lr.random_heads(model, lr.Zero(), n=2, seed=0)
     """
     chosen = list(like)
     if (n is None) == (not chosen) or (chosen and layers is not None):

@@ -22,6 +22,12 @@ class Mean(Ablation):
 
     With `per_position`, by its mean at the same position from the start; positions that no prompt
     of the reference reaches take the mean of all but the first.
+
+    Example:
+        >>> import layerroles as lr
+        >>> reference = lr.Reference(["The sky is blue.", "Snow is white."])
+        >>> lr.Condition({lr.Site(3, "mlp"): lr.Mean(reference)}).name
+        'mean L3.mlp'
     """
 
     reference: Reference

@@ -27,6 +27,11 @@ class Noise(Ablation):
 
     Raises:
         InputError: a scale that is negative or not finite.
+
+    Example:
+        >>> import layerroles as lr
+        >>> lr.Condition({lr.Site(3): lr.Noise(0.5)}).name
+        'noise[scale=0.5] L3'
     """
 
     scale: float = 1.0

@@ -31,9 +31,10 @@ class Prompt:
         InputError: no tokens, evidence that is not among them, or what are no whole numbers.
 
     Example:
-        >>> Prompt((5, 9, 40), evidence=(1,)).marks == [IN_PROMPT, IN_PROMPT | EVIDENCE,
-        ...                                             IN_PROMPT | LAST]
-        True
+        >>> import layerroles as lr
+        >>> prompt = lr.Prompt((5, 9, 40), evidence=(1,))
+        >>> len(prompt.ids), len(prompt.marks)
+        (3, 3)
     """
 
     ids: tuple[int, ...]

@@ -45,6 +45,11 @@ class Reference:
 
     Raises:
         InputError: no prompt, a limit below 1, or a file that cannot be read.
+
+    Example:
+        >>> import layerroles as lr
+        >>> len(lr.Reference(lr.task("facts"), limit=8).prompts)
+        8
     """
 
     source: Sequence[str] | Path | HeldOut
@@ -63,7 +68,11 @@ class Reference:
 
     @cached_property
     def prompts(self) -> list[str]:
-        """The prompts."""
+        """The prompts.
+
+        Raises:
+            InputError: a file that cannot be read, or something among them that is no text.
+        """
         if isinstance(self.source, HeldOut):
             return self.source.held_out(self.limit, self.seed)
         if isinstance(self.source, Path):

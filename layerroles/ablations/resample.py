@@ -36,6 +36,12 @@ class Resample(Ablation):
     Raises:
         InputError: no reference, or one with fewer than two different prompts (of two tokens or
             more, which only a model's tokenizer can tell).
+
+    Example:
+        >>> import layerroles as lr
+        >>> reference = lr.Reference(["The sky is blue.", "Snow is white."])
+        >>> lr.Condition({lr.Site(3): lr.Resample(reference)}).name
+        'resample L3'
     """
 
     reference: Reference

@@ -18,7 +18,13 @@ from layerroles.sites import NUMBERED, Site
 @ablation("skip")
 @dataclass(frozen=True)
 class Skip(Ablation):
-    """Delete the block or sublayer: nothing is added to the stream."""
+    """Delete the block or sublayer: nothing is added to the stream.
+
+    Example:
+        >>> import layerroles as lr
+        >>> lr.Condition({lr.Site(3): lr.Skip(), lr.Site(4, "mlp"): lr.Skip()}).name
+        'skip L3,L4.mlp'
+    """
 
     def edit(
         self, write: Float[Tensor, "row pos *site"], ctx: EditContext
@@ -27,7 +33,11 @@ class Skip(Ablation):
         return torch.zeros_like(write)
 
     def check(self, site: Site) -> None:
-        """Refuse what is not a module that could be left out."""
+        """Refuse what is not a module that could be left out.
+
+        Raises:
+            InputError: a head, a key/value group or the stream.
+        """
         if site.part in NUMBERED:
             raise InputError(f"{site}: heads cannot be skipped, use Zero (their z set to 0)")
         if site.part == "stream":
@@ -37,7 +47,13 @@ class Skip(Ablation):
 @ablation("zero")
 @dataclass(frozen=True)
 class Zero(Ablation):
-    """Set the write to 0 (for a head, its `z`, the values it gathered)."""
+    """Set the write to 0 (for a head, its `z`, the values it gathered).
+
+    Example:
+        >>> import layerroles as lr
+        >>> lr.Condition({lr.Site(3, "head", head=7): lr.Zero()}).name
+        'zero L3.H7'
+    """
 
     def edit(
         self, write: Float[Tensor, "row pos *site"], ctx: EditContext

@@ -43,6 +43,15 @@ class Swap(Ablation):
     """Run the donor's block, or its sublayer with its norms, in place of the host's.
 
     It acts at all positions: a layer's keys and values are either the host's or the donor's.
+
+    Raises:
+        InputError: a donor that is no model; when it is used, a part that cannot be swapped, or a
+            donor that does not fit the model.
+
+    Example:
+        twin = lr.planted(n_layers=4, retrieval=(0, 1), reasoning=(3,), inert=(), seed=1)
+        with lr.ablated(model, lr.Condition({lr.Site(1): lr.Swap(twin.model)})):
+            logits = model("silver fence")
     """
 
     donor: TransformerBridge = field(repr=False)
@@ -60,7 +69,11 @@ class Swap(Ablation):
         return write
 
     def check(self, site: Site) -> None:
-        """Refuse what is not made of modules of its own."""
+        """Refuse what is not made of modules of its own.
+
+        Raises:
+            InputError: a head, a key/value group or the stream.
+        """
         if site.part in NUMBERED or site.part == "stream":
             raise InputError(f"{site}: {site.part} cannot be swapped, use the layer, attn or mlp")
 

@@ -69,10 +69,13 @@ class Engine:
         InputError: an executor that is not known, or that this model does not allow.
 
     Example:
-        engine = Engine(model)
-        engine.loglikelihood([("The capital of France is", " Paris")], each_layer(model, Skip()))
-        engine.generate_until([("1, 2, 3,", {"until": ["\n"], "max_gen_toks": 8})])
-        print(engine.plan([("The capital of France is", " Paris")], each_layer(model, Skip())))
+        engine = lr.Engine(model)
+        conditions = lr.each_layer(model, lr.Skip())
+        asked = [("silver fence church money silver", " fence")]
+        engine.loglikelihood(asked, conditions).logprob  # [condition, request], nats
+        until = {"until": ["."], "max_gen_toks": 2}
+        engine.generate_until([("silver fence", until)], conditions)  # [condition][request], text
+        engine.used  # the executors that answered
     """
 
     def __init__(

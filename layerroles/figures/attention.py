@@ -29,6 +29,10 @@ def attention_map(attention: pd.DataFrame, *, top: int = 3) -> go.Figure:
     Raises:
         InputError: `top` is negative, the frame is empty or no attention frame, or no task has
             evidence.
+
+    Example:
+        attention = lr.probes.Attention().measure(model, tasks, limit=8)
+        figure = lr.figures.attention_map(attention)
     """
     if top < 0:
         raise InputError(f"top must be 0 or more, got {top}")

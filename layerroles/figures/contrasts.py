@@ -51,6 +51,9 @@ def depth_contrasts(roles: Roles) -> go.Figure:
 
     Raises:
         InputError: none of these numbers is known.
+
+    Example:
+        figure = lr.figures.depth_contrasts(lr.localize(result))
     """
     panels = {title: rows for title, rows in _panels(roles) if rows}
     if not panels:

@@ -27,6 +27,10 @@ def decision_margin(decision: pd.DataFrame) -> go.Figure:
 
     Raises:
         InputError: a frame that is empty or not the decision probe's.
+
+    Example:
+        decision = lr.probes.Decision().measure(model, tasks, limit=8)
+        figure = lr.figures.decision_margin(decision)
     """
     select.require(decision, _COLUMNS, "the decision figure")
     if "part" in decision:

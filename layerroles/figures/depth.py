@@ -49,6 +49,10 @@ def depth_profile(
 
     Raises:
         InputError: nothing to draw, or an unknown task, protocol or ablation.
+
+    Example:
+        figure = lr.figures.depth_profile(result, protocol="generation")
+        figure.write_html("depth.html")
     """
     effects = select.layer_effects(result, ablation=ablation, task=task, protocol=protocol)
     tasks = list(dict.fromkeys(effects["task"]))

@@ -47,6 +47,10 @@ def direct_against_total(
 
     Raises:
         InputError: nothing to draw, an unknown task, protocol or ablation, or another frame.
+
+    Example:
+        attribution = lr.probes.DirectAttribution().measure(model, tasks, limit=8)
+        figure = lr.figures.direct_against_total(attribution, result, protocol="generation")
     """
     select.require(attribution, _COLUMNS, "the figure of direct effects")
     direct = _direct(attribution)

@@ -42,6 +42,9 @@ def protocols(
 
     Raises:
         InputError: nothing to draw, several families and none chosen, or an unknown name.
+
+    Example:
+        figure = lr.figures.protocols(result, family="retrieval")
     """
     effects = select.layer_effects(result, ablation=ablation, task=task)
     families = style.ordered(effects["family"])
@@ -127,6 +130,9 @@ def likelihood_hides(
     Raises:
         InputError: no task was asked under both, several ablations and no choice, or an unknown
             name.
+
+    Example:
+        figure = lr.figures.likelihood_hides(result)
     """
     layers = select.layer_effects(result, ablation=ablation, protocol=generation)
     kind = layers["ablation"].iloc[0]

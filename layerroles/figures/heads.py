@@ -65,6 +65,10 @@ def head_map(frame: pd.DataFrame, *, value: str, top: int = 3) -> go.Figure:
     Raises:
         InputError: `top` is negative, the frame is empty or lacks the columns, or the value is
             nowhere known.
+
+    Example:
+        scores = lr.probes.HeadScores().measure_repeated(model, length=6)
+        figure = lr.figures.head_map(scores, value="induction")
     """
     if top < 0:
         raise InputError(f"top must be 0 or more, got {top}")

@@ -33,6 +33,9 @@ def harm_map(
 
     Raises:
         InputError: nothing to draw, or an unknown ablation or protocol.
+
+    Example:
+        figure = lr.figures.harm_map(result, protocol="generation")
     """
     effects = select.layer_effects(result, ablation=ablation, protocol=protocol)
     protocols = list(dict.fromkeys(effects["protocol"]))

@@ -27,6 +27,11 @@ def head_harms(heads: pd.DataFrame, *, ablation: str | None = None) -> go.Figure
 
     Raises:
         InputError: no head was ablated alone, none has a harm, or the kind is unknown or ambiguous.
+
+    Example:
+        conditions = [*lr.each_layer(model, lr.Skip()), *lr.each_head(model, lr.Zero(), layers=[1])]
+        asked = lr.Sweep(model, tasks, conditions, protocols=["generation"], limit=8)
+        figure = lr.figures.head_harms(lr.localize(asked.run("runs/each_head")).heads)
     """
     heads = heads[heads["harm"].notna()]
     if heads.empty:
@@ -72,6 +77,12 @@ def pair_excess(roles: Roles) -> go.Figure:
 
     Raises:
         InputError: no pair of layers was ablated jointly, or none has a harm.
+
+    Example:
+        two = lr.pairs(model, lr.Skip(), layers=[0, 2, 3])
+        conditions = [*lr.each_layer(model, lr.Skip()), *two]
+        asked = lr.Sweep(model, tasks, conditions, protocols=["generation"], limit=8)
+        figure = lr.figures.pair_excess(lr.localize(asked.run("runs/pairs")))
     """
     pairs = roles.pairs[roles.pairs["excess"].notna()]
     if pairs.empty:

@@ -49,6 +49,10 @@ def lens_trajectories(
 
     Raises:
         InputError: an unknown measure, or a frame that is empty or no lens's.
+
+    Example:
+        lens = lr.probes.LogitLens().measure(model, tasks, limit=8)
+        figure = lr.figures.lens_trajectories(lens, measure="logprob")
     """
     if not isinstance(lens, pd.DataFrame):
         lens = pd.concat(lens, ignore_index=True) if len(lens) else pd.DataFrame()

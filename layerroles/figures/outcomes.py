@@ -41,6 +41,9 @@ def outcome_profile(
 
     Raises:
         InputError: the protocol was not run or has no outcomes, or several ablations and no choice.
+
+    Example:
+        figure = lr.figures.outcome_profile(result)
     """
     effects = select.layer_effects(result, ablation=ablation, protocol=protocol)
     kind = effects["ablation"].iloc[0]

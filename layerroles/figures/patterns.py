@@ -24,6 +24,11 @@ def attention_pattern(patterns: pd.DataFrame) -> go.Figure:
 
     Raises:
         InputError: the frame is empty or no frame of patterns.
+
+    Example:
+        heads = [lr.Site(1, "head", head=0)]
+        patterns = lr.probes.head_patterns(model, "silver fence silver", heads)
+        figure = lr.figures.attention_pattern(patterns)
     """
     select.require(patterns, _COLUMNS, "the attention pattern")
     heads = list(patterns.groupby(["layer", "head"], sort=False))

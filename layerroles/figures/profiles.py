@@ -44,6 +44,10 @@ def harm_profiles(
     Raises:
         InputError: no runs, nothing or several things to draw of one, runs that differ in protocol,
             ablation or positions, no skill in any.
+
+    Example:
+        tasks_of = {name: result[name] for name in ("planted_look_up", "planted_chain")}
+        figure = lr.figures.harm_profiles(tasks_of, protocol="generation")
     """
     if not results:
         raise InputError("harm_profiles got no results: give at least one, by name")

@@ -33,6 +33,11 @@ def pruned_harm(table: pd.DataFrame) -> go.Figure:
 
     Raises:
         InputError: no such table, or no harm in it.
+
+    Example:
+        plan = lr.plan_pruning(model, drop=1, tasks=tasks, limit=4)
+        asked = lr.Sweep(model, tasks, [plan.condition], protocols=["generation"], limit=8, seed=1)
+        figure = lr.figures.pruned_harm(lr.compare_plans(asked.run("runs/plan"), [plan]))
     """
     select.require(table, _COLUMNS, "the pruning figure")
     known = table[table["harm"].notna()]

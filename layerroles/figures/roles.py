@@ -51,6 +51,11 @@ def role_map(
 
     Raises:
         InputError: nothing to draw, an unknown ablation or protocol, or a frame of another form.
+
+    Example:
+        lens = lr.probes.LogitLens().measure(model, tasks, limit=8)
+        attention = lr.probes.Attention().measure(model, tasks, limit=8)
+        figure = lr.figures.role_map(result, lens, attention)
     """
     found = select.by_probe(probes)
     lens = found.get("logit_lens") if lens is None else lens

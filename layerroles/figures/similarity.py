@@ -23,6 +23,10 @@ def similarity_triangle(similarity: pd.DataFrame) -> go.Figure:
 
     Raises:
         InputError: the frame is empty or no similarity frame.
+
+    Example:
+        similarity = lr.probes.Similarity(position="all").measure(model, tasks, limit=8)
+        figure = lr.figures.similarity_triangle(similarity)
     """
     means = run_means(similarity, "angular")
     tasks = list(dict.fromkeys(zip(means["family"], means["task"], strict=True)))
@@ -60,6 +64,10 @@ def influence_profile(similarity: pd.DataFrame) -> go.Figure:
 
     Raises:
         InputError: the frame is empty or no similarity frame.
+
+    Example:
+        similarity = lr.probes.Similarity().measure(model, tasks, limit=8)
+        figure = lr.figures.influence_profile(similarity)
     """
     means = run_means(similarity, "influence")
     means = means[means["n"] == 1]

@@ -114,6 +114,9 @@ def themed(figure: go.Figure, theme: str) -> go.Figure:
 
     Raises:
         InputError: the theme is neither "light" nor "dark".
+
+    Example:
+        figure = lr.figures.themed(lr.figures.harm_map(result), "dark")
     """
     if theme not in TEMPLATES:
         raise InputError(f"unknown theme {theme!r}: known are 'light' and 'dark'")

@@ -30,6 +30,10 @@ def token_table(read: pd.DataFrame, *, text: int = 0, last: int = 14) -> go.Figu
     Raises:
         InputError: no such text, `last` below 1, several lenses or conditions, or a frame that is
             empty or lacks the likeliest tokens.
+
+    Example:
+        read = lr.probes.LogitLens(top=1).read(model, ["silver fence silver"])
+        figure = lr.figures.token_table(read)
     """
     if last < 1:
         raise InputError(f"last must be 1 or more, got {last}")

@@ -34,6 +34,10 @@ class Attention(Probe):
     or the first token), entropy (nats; 0 where one token gets all), uniform (the share that even
     attention would give to the evidence). Where an example has no evidence, `evidence` and
     `uniform` are NaN.
+
+    Example:
+        attention = lr.probes.Attention().measure(model, tasks, limit=8)
+        attention.groupby(["task", "layer", "head"])["evidence"].mean()
     """
 
     def rows(self, model: TransformerBridge, batch: Batch) -> Iterator[tuple[str, dict[str, Any]]]:

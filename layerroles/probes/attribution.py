@@ -59,6 +59,10 @@ class DirectAttribution(Probe):
     Raises:
         InputError: attention and MLP do not add up to the layer, or the parts not to the model's
             own logits: this architecture cannot be taken apart.
+
+    Example:
+        attribution = lr.probes.DirectAttribution().measure(model, tasks, limit=8)
+        attribution.groupby(["task", "layer", "part"])["logit"].mean()
     """
 
     def rows(self, model: TransformerBridge, batch: Batch) -> Iterator[tuple[str, dict[str, Any]]]:

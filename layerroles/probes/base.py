@@ -37,6 +37,20 @@ class Probe(ABC):
     Class attributes:
         needs: what an example must have to be measured, as in "choices"; a probe that sets it
             refuses tasks of which no example has it.
+
+    Example:
+        from dataclasses import dataclass
+
+        @lr.probes.register("length")
+        @dataclass(frozen=True)
+        class Length(lr.probes.Probe):
+            "How many tokens a prompt has; `rows` names the example and gives the columns."
+
+            def rows(self, model, batch):
+                for example, attended in zip(batch.examples, batch.attended, strict=True):
+                    yield example.id, {"n_tokens": int(attended.sum())}
+
+        Length().measure(model, tasks, limit=4)
     """
 
     needs: ClassVar[str] = ""
@@ -141,6 +155,15 @@ class Batch:
         others: for each example, the tokens at that place of the choices that go on in another way
             than the answer, each once; empty without choices.
         prompts: the contexts, with their evidence: what a condition's `at` goes by.
+
+    Example:
+        class Answering(lr.probes.Probe):
+            def rows(self, model, batch):
+                logits = batch.run(model, {})  # [row, d_vocab], of the answering position
+                for row, example in enumerate(batch.examples):
+                    yield example.id, {"logit": float(logits[row, batch.answers[row]])}
+
+        lr.probes.register("answering")(Answering)().measure(model, tasks, limit=4)
     """
 
     examples: list[Example]

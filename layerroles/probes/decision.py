@@ -50,6 +50,13 @@ class Decision(Probe):
 
     Attributes:
         lens: by which the stream is read.
+
+    Raises:
+        InputError: `lens` is no lens.
+
+    Example:
+        decision = lr.probes.Decision().measure(model, tasks, limit=8)
+        decision.groupby(["task", "layer"])["margin"].mean()
     """
 
     needs: ClassVar[str] = "several choices"

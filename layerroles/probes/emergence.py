@@ -39,6 +39,10 @@ def emergence_depths(lens: pd.DataFrame) -> pd.DataFrame:
 
     Raises:
         InputError: no frame of a lens.
+
+    Example:
+        lens = lr.probes.LogitLens().measure(model, tasks, limit=8)
+        lr.probes.emergence_depths(lens)[["task", "example", "measure", "depth"]]
     """
     ranks, *values = (_over_depth(lens, name) for name in ("rank", "logprob", "uniform"))
     logprobs, uniform = (table.to_numpy() for table in values)
@@ -62,6 +66,9 @@ def decision_depths(decision: pd.DataFrame) -> pd.DataFrame:
 
     Raises:
         InputError: no frame of the decision probe.
+
+    Example:
+        depths = lr.probes.decision_depths(lr.probes.Decision().measure(model, tasks, limit=8))
     """
     phases = _over_depth(decision, "phase")
     layers = [int(layer) for layer in phases.columns]
@@ -88,6 +95,10 @@ def depth_intervals(
 
     Raises:
         InputError: no frame of depths.
+
+    Example:
+        lens = lr.probes.LogitLens().measure(model, tasks, limit=8)
+        lr.probes.depth_intervals(lr.probes.emergence_depths(lens))
     """
     by = [name for name in by if name in depths]
     if not {"measure", "depth"} <= set(depths.columns):

@@ -43,6 +43,10 @@ class HeadScores(Probe):
     Columns: layer, head, previous, duplicate, induction (0 to 1; NaN where no token of the text has
     such a key), and for each of them the share of tokens that have one: with_previous,
     with_duplicate, with_induction.
+
+    Example:
+        scores = lr.probes.HeadScores().measure_repeated(model, length=6)
+        scores.groupby(["layer", "head"])["induction"].mean()
     """
 
     def rows(self, model: TransformerBridge, batch: Batch) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -44,6 +44,11 @@ class Lens(Probe):
     Attributes:
         sublayers: whether the stream between attention and MLP is read too.
         top: how many of the likeliest tokens are told.
+
+    Example:
+        lens = lr.probes.LogitLens(top=2)
+        lens.measure(model, tasks, limit=8)  # at the answers of tasks
+        lens.read(model, ["silver fence silver"])  # at every token of a text
     """
 
     sublayers: bool

@@ -28,6 +28,13 @@ class LogitLens(Lens):
     Attributes:
         sublayers: whether the stream between attention and MLP is read too.
         top: how many of the likeliest tokens are told at each depth.
+
+    Raises:
+        InputError: `top` is no whole number, or `sublayers` neither true nor false.
+
+    Example:
+        lens = lr.probes.LogitLens().measure(model, tasks, limit=8)
+        lens.groupby(["task", "layer"])["rank"].median()
     """
 
     sublayers: bool = False

@@ -35,6 +35,11 @@ def head_patterns(
     Raises:
         InputError: no head, a site that is no head or that the model lacks, an empty text, or one
             longer than the model's context.
+
+    Example:
+        heads = [lr.Site(1, "head", head=0)]
+        patterns = lr.probes.head_patterns(model, "silver fence silver", heads)
+        patterns.pivot(index="query", columns="key", values="weight")
     """
     if not heads or any(site.part != "head" for site in heads):
         given = ", ".join(map(str, heads)) or "none"

@@ -46,6 +46,13 @@ class RetrievalScore(Probe):
 
     Attributes:
         max_gen_toks: tokens after which the answer is cut; it also ends with its line.
+
+    Raises:
+        InputError: `max_gen_toks` is not above 0.
+
+    Example:
+        scores = lr.probes.RetrievalScore(max_gen_toks=4).measure(model, tasks, limit=8)
+        scores[scores["recall"] >= 0.5].groupby(["layer", "head"])["score"].mean()
     """
 
     needs: ClassVar[str] = "evidence"

@@ -34,6 +34,9 @@ def measure_into(
 
     Raises:
         InputError: as `Probe.measure`, or the folder cannot be written.
+
+    Example:
+        lens = lr.probes.measure_into("runs/first", lr.probes.LogitLens(), model, tasks, limit=8)
     """
     known = provenance(model)
     condition = condition or INTACT
@@ -68,6 +71,10 @@ def read_saved(run: str | Path, *, condition: str | None = "intact") -> list[pd.
     Args:
         run: the folder.
         condition: the name of the condition under which they were measured; None for all.
+
+    Example:
+        lr.probes.measure_into("runs/first", lr.probes.LogitLens(), model, tasks, limit=8)
+        [frame["probe"].iloc[0] for frame in lr.probes.read_saved("runs/first")]
     """
     tables = sorted((Path(run) / _FOLDER).glob("*.csv"))
     frames = [_read(table) for table in tables if table.with_suffix(".sha256").is_file()]

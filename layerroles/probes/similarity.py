@@ -45,6 +45,13 @@ class Similarity(Probe):
 
     Attributes:
         position: `"last"` measures at the answering position, `"all"` at all tokens of the prompt.
+
+    Raises:
+        InputError: an unknown `position`.
+
+    Example:
+        similarity = lr.probes.Similarity().measure(model, tasks, limit=8)
+        similarity[similarity["n"] == 1].groupby("layer")["influence"].mean()
     """
 
     position: str = "last"
@@ -100,6 +107,10 @@ def least_change(frame: pd.DataFrame) -> pd.DataFrame:
 
     Raises:
         InputError: no frame of the similarity probe, or an empty one.
+
+    Example:
+        similarity = lr.probes.Similarity().measure(model, tasks, limit=8)
+        lr.probes.least_change(similarity)
     """
     if frame.empty or not {"task", "layer", "n", "angular"} <= set(frame.columns):
         raise InputError("least_change needs a frame that Similarity().measure gave")

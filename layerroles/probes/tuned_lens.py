@@ -77,6 +77,12 @@ class TunedLens(Lens):
         trained: where they come from.
         top: how many of the likeliest tokens are told at each depth.
         sublayers: false: there are no maps between attention and MLP.
+
+    Example:
+        texts = ["silver fence church money", "money orange diamond silver"]
+        lens = lr.probes.TunedLens.fit(model, texts, steps=2, tokens=4)
+        lens.measure(model, tasks, limit=4)
+        lens = lr.probes.TunedLens.load(lens.save("lens.safetensors"))
     """
 
     maps: Float[Tensor, "depth d_model d_model"]

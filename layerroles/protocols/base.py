@@ -39,6 +39,13 @@ class Answer:
         thought: whether a thinking block was closed before the answer; None where there was none.
         details: what else the protocol measured, such as `{"steps": [-0.3, -0.1]}`; values that
             JSON can hold.
+
+    Example:
+        >>> from layerroles.protocols import Answer
+        >>> answer = Answer(score=1.0, correct=True, strict=True, outcome="correct", response=" 8",
+        ...                 status="ok", changed=False, n_tokens=2)
+        >>> answer.form is None, dict(answer.details)
+        (True, {})
     """
 
     score: float
@@ -59,6 +66,12 @@ class Protocol(ABC):
 
     Class attributes:
         unit: what a score is.
+
+    Example:
+        >>> from layerroles.protocols import protocol
+        >>> byte = protocol("continuation[norm=byte]")
+        >>> byte.name, byte.label, byte.unit
+        ('continuation', 'continuation[norm=byte]', 'accuracy')
     """
 
     unit: ClassVar[Unit] = "accuracy"
@@ -136,6 +149,13 @@ class Asked(ABC):
         requests: all of one verb.
         apart: whether what is computed for a condition does not depend on which other conditions
             are asked together with it.
+
+    Example:
+        from layerroles.protocols import Continuation
+
+        examples = tasks[0].examples(limit=2, seed=0)
+        asked = Continuation().prepare(lr.Engine(model), tasks[0], examples)
+        len(asked.requests)  # one for each choice of each
     """
 
     requests: Sequence[Scored] | Sequence[Written]
@@ -165,6 +185,11 @@ def protocol(label: str, **parameters: object) -> Protocol:
 
     Raises:
         InputError: unknown protocol or parameter, or a value that the protocol does not take.
+
+    Example:
+        >>> from layerroles.protocols import protocol
+        >>> protocol("continuation", norm="byte").label
+        'continuation[norm=byte]'
     """
     name, given = read_label("protocol", label)
     return PROTOCOLS.make(name, {**given, **parameters})

@@ -22,12 +22,23 @@ class ChainLogprob(LikelihoodProtocol):
     """How likely the worked solution is, in nats per token (0 at best).
 
     Each step is scored after the question and the steps before it.
+
+    Example:
+        >>> from layerroles.protocols import ChainLogprob
+        >>> from layerroles.tasks import task
+        >>> (example,) = task("word_problems", steps=1, num_fewshot=0).examples(limit=1, seed=0)
+        >>> ChainLogprob().continuations(example)
+        [' 7 + 5 = 12.', ' The answer is 12.']
     """
 
     unit: ClassVar[Unit] = "nats per token"
 
     def check(self, example: Example) -> None:
-        """A worked solution is needed."""
+        """A worked solution is needed.
+
+        Raises:
+            InputError: there is none.
+        """
         if not example.solution.strip():
             raise InputError(
                 f"protocol 'chain_logprob' needs worked solutions, and example {example.id!r} has "

@@ -22,6 +22,11 @@ class Generation(GenerationProtocol):
     Attributes:
         max_gen_toks: tokens after which an answer is cut; 0 leaves it to the task, whose limit is
             meant for answers without thinking.
+
+    Example:
+        >>> from layerroles.protocols import Generation
+        >>> Generation(max_gen_toks=64).label
+        'generation[max_gen_toks=64]'
     """
 
     max_gen_toks: int = 0

@@ -28,7 +28,12 @@ _RIGHT_OR_WRONG = (
 
 @dataclass(frozen=True)
 class Harness(Protocol):
-    """Ask an lm-eval task as lm-eval does, and let it score the answers."""
+    """Ask an lm-eval task as lm-eval does, and let it score the answers.
+
+    Example:
+        arc = lr.task("lm_eval:arc_easy")
+        arc.protocol  # Harness(arc): a sweep asks the task by it
+    """
 
     task: LmEval
 

@@ -68,6 +68,13 @@ class Continuation(Choosing):
             over the number of tokens; `byte`, over that of UTF-8 bytes (`acc_bytes`; for ASCII
             texts `acc_norm`); `unconditional`, how much likelier the context makes the choice:
             log P(choice | context) - log P(choice) (`acc_mutual_info`).
+
+    Example:
+        >>> from layerroles.protocols import Continuation
+        >>> from layerroles.tasks import Example
+        >>> Continuation(norm="byte").continuations(
+        ...     Example(id="1", prompt="2 + 2 =", answer="4", choices=("3", "4")))
+        [' 3', ' 4']
     """
 
     norm: str = "sum"
@@ -121,10 +128,25 @@ class Continuation(Choosing):
 @register("letter")
 @dataclass(frozen=True)
 class Letter(Choosing):
-    """List the choices under letters and compare the likelihoods of the letters (as in MMLU)."""
+    """List the choices under letters and compare the likelihoods of the letters (as in MMLU).
+
+    Example:
+        >>> from layerroles.protocols import Letter
+        >>> from layerroles.tasks import Example
+        >>> two = Example(id="1", prompt="2 + 2 =", answer="4", choices=("3", "4"))
+        >>> print(Letter().context(two))
+        2 + 2 =
+        A. 3
+        B. 4
+        Answer:
+    """
 
     def check(self, example: Example) -> None:
-        """Choices are needed, in the shots too, and no more than there are letters."""
+        """Choices are needed, in the shots too, and no more than there are letters.
+
+        Raises:
+            InputError: there are none, or too many.
+        """
         for one in (example, *example.shots):
             need_choices(self.name, one)
             if len(one.choices) > len(ascii_uppercase):
@@ -151,7 +173,14 @@ class Letter(Choosing):
 @register("answer_logprob")
 @dataclass(frozen=True)
 class AnswerLogprob(LikelihoodProtocol):
-    """How likely the right answer is, in nats per token (0 at best)."""
+    """How likely the right answer is, in nats per token (0 at best).
+
+    Example:
+        >>> from layerroles.protocols import AnswerLogprob
+        >>> from layerroles.tasks import Example
+        >>> AnswerLogprob().continuations(Example(id="1", prompt="2 + 2 =", answer="4"))
+        [' 4']
+    """
 
     unit: ClassVar[Unit] = "nats per token"
 

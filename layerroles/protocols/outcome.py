@@ -24,6 +24,11 @@ def outcome(text: str, grade: Grade, *, ended: bool) -> Outcome:
     In this order: `empty` (nothing but white space), `correct`, `degenerate` (12 words or more, and
     half or more of its 4-word runs occurred before in it), `no answer` or `truncated` (no answer
     can be read; it ended by itself or was cut), `wrong`.
+
+    Example:
+        >>> from layerroles.tasks import Grade
+        >>> outcome("I think", Grade(strict=False, flexible=False, answered=False), ended=False)
+        'truncated'
     """
     if not text.strip():
         return "empty"

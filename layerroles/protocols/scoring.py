@@ -33,7 +33,13 @@ class AskedScores(Asked):
 
 
 class LikelihoodProtocol(Protocol):
-    """A protocol that compares or reports likelihoods of given continuations."""
+    """A protocol that compares or reports likelihoods of given continuations.
+
+    Example:
+        >>> from layerroles.protocols import LikelihoodProtocol, protocol
+        >>> isinstance(protocol("letter"), LikelihoodProtocol)
+        True
+    """
 
     @abstractmethod
     def continuations(self, example: Example) -> list[str]:

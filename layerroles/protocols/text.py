@@ -24,12 +24,21 @@ class TextLogprob(LikelihoodProtocol):
     As lm-eval's `loglikelihood_rolling`, divided by bytes, so that models with different tokenizers
     can be compared. Takes examples without a prompt, whose answer is the text. A text is read as it
     is, in a chat too.
+
+    Example:
+        >>> from layerroles.protocols import TextLogprob
+        >>> TextLogprob().name, TextLogprob().unit
+        ('text_logprob', 'nats per byte')
     """
 
     unit: ClassVar[Unit] = "nats per byte"
 
     def check(self, example: Example) -> None:
-        """A text without a question is needed."""
+        """A text without a question is needed.
+
+        Raises:
+            InputError: there is a question.
+        """
         if example.prompt:
             raise InputError(
                 f"protocol 'text_logprob' scores plain texts, and example {example.id!r} is a "

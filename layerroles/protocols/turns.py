@@ -9,7 +9,13 @@ from layerroles.tasks import Example
 
 @dataclass(frozen=True)
 class Turn:
-    """What one side says."""
+    """What one side says.
+
+    Example:
+        >>> from layerroles.protocols import Turn
+        >>> Turn("user", "2 + 2 =")
+        Turn(role='user', text='2 + 2 =')
+    """
 
     role: Literal["user", "assistant"]
     text: str

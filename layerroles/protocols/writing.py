@@ -59,7 +59,13 @@ class AskedWritings(Asked):
 
 
 class GenerationProtocol(Protocol):
-    """A protocol that lets the model write and reads its answer from the text."""
+    """A protocol that lets the model write and reads its answer from the text.
+
+    Example:
+        >>> from layerroles.protocols import GenerationProtocol, protocol
+        >>> isinstance(protocol("generation"), GenerationProtocol)
+        True
+    """
 
     @abstractmethod
     def judge(self, task: Task, example: Example, writing: Writing) -> Answer:

@@ -60,6 +60,11 @@ def export(model: TransformerBridge, *, drop: Iterable[int], path: str | Path) -
             folder that is not empty or cannot be written; a model that is not of transformers, is
             quantized or lies on several devices; or one whose blocks work in another way under
             another number, so that they cannot simply be left out.
+
+    Example:
+        real = lr.load("smollm2-135m")
+        folder = lr.export(real, drop=[1], path="pruned")
+        pruned = lr.load(folder)
     """
     known, folder = prepared(model), Path(path)
     dropped = checked_layers(model, drop)

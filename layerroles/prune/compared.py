@@ -46,6 +46,15 @@ def compare_plans(result: SweepResult, plans: Sequence[PruningPlan]) -> pd.DataF
     Raises:
         InputError: no plan, two of one method and number of layers, one whose condition the result
             lacks, or one that was not asked something that the result holds.
+
+    Example:
+        plans = [
+            lr.plan_pruning(model, drop=1, method=method, tasks=tasks, limit=4)
+            for method in ("role_aware", "random")
+        ]
+        conditions = [plan.condition for plan in plans]
+        asked = lr.Sweep(model, tasks, conditions, protocols=["generation"], limit=4, seed=1)
+        lr.compare_plans(asked.run("runs/plans"), plans)
     """
     keys = [(len(plan.layers), plan.method) for plan in plans]
     twice = next((key for key in keys if keys.count(key) > 1), None)

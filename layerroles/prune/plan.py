@@ -86,6 +86,12 @@ class PruningPlan:
         protocols: under which they were asked; empty where nothing was asked.
         limit: examples of each task.
         seed: of the examples.
+
+    Example:
+        plan = lr.plan_pruning(model, drop=1, keep=["retrieval"], tasks=tasks, limit=8)
+        plan.layers, plan.frame
+        with lr.ablated(model, plan.condition):
+            logits = model("silver fence")
     """
 
     model: str

@@ -79,6 +79,10 @@ def plan_pruning(
             a kept family without skill above chance, a protocol that a task cannot be asked under,
             `singles` of another model or without some layer, or either of them for a method that
             asks nothing.
+
+    Example:
+        plan = lr.plan_pruning(model, drop=1, keep=["retrieval"], tasks=tasks, limit=8)
+        print(plan)
     """
     n_layers = model.cfg.n_layers
     if not isinstance(drop, int) or not 1 <= drop < n_layers:

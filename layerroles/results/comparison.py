@@ -50,6 +50,10 @@ class Comparison:
             examples, drawn jointly.
         unmatched: what only one run has, in words.
         names: what the two runs are called.
+
+    Example:
+        comparison = lr.compare(result, result)
+        comparison.frame[comparison.frame["p_adjusted"] < 0.05]
     """
 
     frame: pd.DataFrame
@@ -85,13 +89,16 @@ class Comparison:
 
 
 def compare(a: SweepResult, b: SweepResult) -> Comparison:
-    """Compare two runs: where do their effects differ, and do their profiles over sites agree?
+    """Compare two runs: where effects differ, and whether profiles over sites agree.
 
     Harm is defined as in `SweepResult.effects`, over the matched examples. Examples are the same if
     they have the same id and, where both runs know it, the same prompt.
 
     Raises:
         InputError: the runs share no condition, task, protocol and example.
+
+    Example:
+        print(lr.compare(result, lr.read("runs/first")))
     """
     matches, unmatched = match(a, b)
     rows = [_row(each, names) for each in matches for names in each.conditions]

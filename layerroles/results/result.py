@@ -25,6 +25,10 @@ class SweepResult:
         frame: a row per condition, task, protocol and example, the intact model's among them.
         manifest: what was run: model, versions, seed, cells (task x protocol), conditions.
         examples: a row per task and example: prompt, answer, evidence; may be empty.
+
+    Example:
+        result.effects()[["condition", "task", "protocol", "effect", "ci_low", "ci_high", "harm"]]
+        result["planted_look_up"]  # the part that asked one task
     """
 
     frame: pd.DataFrame

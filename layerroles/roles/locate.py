@@ -44,6 +44,11 @@ def localize(
         InputError: no single-layer block condition, an unknown or ambiguous ablation, positions
             at which no condition acts, a layer that
             is ablated twice alike, or a probe frame of an unknown kind.
+
+    Example:
+        lens = lr.probes.LogitLens().measure(model, tasks, limit=8)
+        roles = lr.localize(result, probes=[lens])
+        print(roles.verdict)
     """
     given = [probes] if isinstance(probes, pd.DataFrame) else list(probes)
     measured = seen.summary(given)

@@ -82,6 +82,11 @@ def probe_agreement(
 
     Raises:
         InputError: no probe frame, or a sweep without such single-site conditions.
+
+    Example:
+        attention = lr.probes.Attention().measure(model, tasks, limit=16)
+        table = lr.probe_agreement(result, [attention])
+        table[["measure", "task", "protocol", "spearman", "low", "high"]]
     """
     given = [probes] if isinstance(probes, pd.DataFrame) else list(probes)
     profiles = [profile for name, own in by_probe(given) for profile in _profiles(name, own)]

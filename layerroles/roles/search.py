@@ -76,6 +76,13 @@ class HeadSearch:
     Raises:
         InputError: no scores, a head that is scored twice, numbers that are not heads, or nothing
             to confirm.
+
+    Example:
+        attention = lr.probes.Attention().measure(model, tasks, limit=8)
+        scores = attention.groupby(["layer", "head"])["evidence"].mean()
+        search = lr.HeadSearch(scores, confirm=2, audit=2)
+        asked = lr.Sweep(model, tasks, search.conditions(), protocols=["generation"], limit=8)
+        found = search.judge(asked.run("runs/heads"))
     """
 
     def __init__(

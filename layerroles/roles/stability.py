@@ -31,6 +31,12 @@ def rank_stability(
     Raises:
         InputError: fewer than two frames, a frame without the columns, or frames of different
             tasks or heads.
+
+    Example:
+        attention = [
+            lr.probes.Attention().measure(model, tasks, limit=8, seed=seed) for seed in (0, 1, 2)
+        ]
+        lr.rank_stability(attention, value="evidence")
     """
     if len(frames) < 2:
         raise InputError(f"rank stability compares two frames or more, not {len(frames)}")

@@ -59,6 +59,11 @@ class Roles:
         ablation: the kind of ablation that this was seen under.
         at: the positions that are judged.
         sentences: what may be claimed in all.
+
+    Example:
+        roles = lr.localize(result)
+        print(roles.verdict)
+        roles.layers.query("verdict == 'critical'")[["family", "protocol", "layer", "harm"]]
     """
 
     frame: pd.DataFrame

@@ -32,6 +32,12 @@ class Example:
         solution: a worked solution that ends in the answer; shown in the worked examples of
             protocols that generate, and what `chain_logprob` scores. Empty where there is none.
         shots: worked examples shown before the question.
+
+    Example:
+        >>> import layerroles as lr
+        >>> shot = lr.Example(id="1", prompt="2 + 2 =", answer="4")
+        >>> lr.Example(id="2", prompt="3 + 5 =", answer="8", shots=(shot,)).context().splitlines()
+        ['2 + 2 = 4', '', '3 + 5 =']
     """
 
     id: str
@@ -61,6 +67,13 @@ class Grade:
         answered: some answer could be read from the response, right or wrong.
         form: the answer, right or wrong, stands where and how the worked examples put theirs; None
             where the task cannot tell that of wrong ones.
+
+    Example:
+        >>> from layerroles.tasks import task
+        >>> facts = task("facts")
+        >>> (example,) = facts.examples(limit=1, seed=0)
+        >>> facts.grade(f" {example.answer}.", example)
+        Grade(strict=True, flexible=True, answered=True, form=True)
     """
 
     strict: bool
@@ -78,6 +91,12 @@ class Task(ABC):
 
     Class attributes:
         argument: the parameter that stands behind a colon, as the path in `local:FILE.jsonl`.
+
+    Example:
+        >>> import layerroles as lr
+        >>> task = lr.task("kv_retrieval", pairs=4)
+        >>> task.family, task.label, len(task.examples(limit=3, seed=0))
+        ('retrieval', 'kv_retrieval[pairs=4]', 3)
     """
 
     argument: ClassVar[str] = ""
@@ -159,6 +178,12 @@ def task(name: str, **parameters: object) -> Task:
 
     Raises:
         InputError: unknown task or parameter, or a value that the task does not take.
+
+    Example:
+        >>> import layerroles as lr
+        >>> (example,) = lr.task("facts", relations="capital").examples(limit=1, seed=0)
+        >>> example.prompt, example.answer
+        ('The capital of Syria is', 'Damascus')
     """
     name, given = read_label("task", name)
     parameters = {**given, **parameters}

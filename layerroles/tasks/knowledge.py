@@ -40,6 +40,15 @@ class Facts(Listed):
             `distractors`, the fact among four others of its relation, in random order. Shots have
             contexts of their own, without the fact that is asked.
         num_fewshot: other facts of the same relation before each.
+
+    Raises:
+        InputError: a relation that is unknown, or no text.
+
+    Example:
+        >>> from layerroles.tasks import task
+        >>> (example,) = task("facts", relations="capital", num_fewshot=0).examples(limit=1, seed=0)
+        >>> example.context(), example.answer, len(example.choices)
+        ('The capital of Syria is', 'Damascus', 4)
     """
 
     family: ClassVar[str] = "knowledge"

@@ -47,6 +47,12 @@ class Copying(Generated):
         clauses: length of the text, 1 to 6; a clause takes about 12 tokens, and 2 are as long as
             the solution of a word problem of two steps.
         num_fewshot: worked examples before each text, as long, and opening as it does.
+
+    Example:
+        >>> from layerroles.tasks import task
+        >>> (example,) = task("copying", clauses=1, num_fewshot=0).examples(limit=1, seed=0)
+        >>> example.answer in example.prompt
+        True
     """
 
     family: ClassVar[str] = "language"

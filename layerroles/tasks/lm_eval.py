@@ -48,6 +48,14 @@ class LmEval(Task):
         fewshot_seed: of the worked examples; lm-eval's default.
         chance: the mean score of guessing; by default one over the number of choices where there
             are choices, and estimated by shuffling answers where one is written.
+
+    Raises:
+        InputError: a folder that does not exist, lm-eval is missing or has no such task, its data
+            cannot be had, or a group whose members are asked in different ways.
+
+    Example:
+        arc = lr.task("lm_eval:arc_easy", num_fewshot=5)
+        arc.examples(limit=8, seed=0)
     """
 
     argument: ClassVar[str] = "task"
@@ -206,7 +214,11 @@ class LmEval(Task):
             limit *= 2
 
     def examples(self, limit: int, seed: int) -> list[Example]:
-        """The first `limit` documents; the seed changes nothing."""
+        """The first `limit` documents; the seed changes nothing.
+
+        Raises:
+            InputError: there are none.
+        """
         found = self.instances(limit)
         if not found:
             raise InputError(f"task {self.label!r} has no example")

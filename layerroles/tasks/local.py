@@ -46,6 +46,21 @@ class Local(Listed):
         family: the family of the questions; needed only where the rows do not name it.
         max_gen_toks: tokens after which a generated answer is cut.
         num_fewshot: other questions of the file before each.
+
+    Raises:
+        InputError: a file that cannot be read, a row that is no question, no family, or several.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> from layerroles.tasks import task
+        >>> with TemporaryDirectory() as folder:
+        ...     path = Path(folder, "questions.jsonl")
+        ...     row = '{"prompt": "2 + 2 =", "answer": "4", "family": "reasoning"}'
+        ...     _ = path.write_text(row, encoding="utf-8")
+        ...     asked = task(f"local:{path}")
+        >>> asked.family, asked.examples(limit=1, seed=0)[0].answer
+        ('reasoning', '4')
     """
 
     argument: ClassVar[str] = "path"

@@ -56,6 +56,13 @@ class Needle(Generated):
             of nine depths, each equally often.
         num_fewshot: worked examples before each question, texts as long, about others than who is
             asked for; otherwise the same ones for all questions under a seed.
+
+    Example:
+        >>> from layerroles.tasks import task
+        >>> (example,) = task("needle", words=60, position="late").examples(limit=1, seed=0)
+        >>> start, end = example.evidence[0]
+        >>> example.prompt[start:end] == example.answer
+        True
     """
 
     family: ClassVar[str] = "retrieval"

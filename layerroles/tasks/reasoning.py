@@ -33,6 +33,12 @@ class WordProblems(Generated):
         operations: `add`, sums only, which small models can do; or `all`: sums, differences,
             products and equal shares.
         num_fewshot: worked examples before each problem, stories that open as it does.
+
+    Example:
+        >>> from layerroles.tasks import task
+        >>> (example,) = task("word_problems", steps=1, num_fewshot=0).examples(limit=1, seed=0)
+        >>> example.answer in example.choices, example.solution.endswith(f"{example.answer}.")
+        (True, True)
     """
 
     family: ClassVar[str] = "reasoning"

@@ -44,6 +44,13 @@ class KVRetrieval(Generated):
         key_style: `words`, `hex` (four hexadecimal digits) or `uuid`. Values are words in all
             three.
         num_fewshot: worked examples before each question, of as many pairs.
+
+    Example:
+        >>> from layerroles.tasks import task
+        >>> (example,) = task("kv_retrieval", pairs=4).examples(limit=1, seed=0)
+        >>> start, end = example.evidence[0]
+        >>> example.answer == f'"{example.prompt[start:end]}"'
+        True
     """
 
     family: ClassVar[str] = "retrieval"

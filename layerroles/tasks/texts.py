@@ -26,6 +26,15 @@ class PlainText(Task):
     Attributes:
         path: a text file of one's own, passages separated by blank lines; if empty, the 40 passages
             of this package. One in five is held out.
+
+    Raises:
+        InputError: a file that cannot be read, or holds no text.
+
+    Example:
+        >>> from layerroles.tasks import task
+        >>> text = task("plain_text")
+        >>> len(text.examples(limit=100, seed=0)), len(text.held_out(limit=100, seed=0))
+        (32, 8)
     """
 
     family: ClassVar[str] = "language"

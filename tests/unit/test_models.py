@@ -55,6 +55,13 @@ def test_a_bridge_of_ones_own_is_prepared() -> None:
     )
 
 
+def test_a_bridge_in_compatibility_mode_is_refused() -> None:
+    bridge = TransformerBridge.boot_transformers(str(model_path("gpt2")), device="cpu")
+    bridge.enable_compatibility_mode()  # changes its weights for good
+    with pytest.raises(lr.InputError, match="compatibility mode"):
+        lr.prepare(bridge)
+
+
 def test_a_cache_that_is_wrong_is_refused_with_both_versions(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -1,0 +1,192 @@
+"""Every public name is documented: a line, an example that runs, its errors, a place in docs."""
+
+import ast
+import inspect
+import re
+import textwrap
+import types
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import layerroles as lr
+from layerroles.ablations.base import ABLATIONS
+from layerroles.errors import InputError
+from tests.unit.random_models import model_path
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+# Their examples take a data set of the hub; tests/integration/test_lm_eval.py asks such tasks.
+NEED_DATA = {"tasks.LmEval", "protocols.Harness"}
+# A first line that is shown in one row of a table.
+LONGEST_LINE = 180
+
+
+def public() -> Iterator[tuple[str, Any]]:
+    """Every public name, as it is written behind `lr.`, with what it stands for."""
+    for name in lr.__all__:
+        value = getattr(lr, name)
+        if isinstance(value, types.ModuleType):
+            own = getattr(value, "__all__", [one for one in vars(value) if one[0] != "_"])
+            found = {one: getattr(value, one) for one in own}
+            yield from (
+                (f"{name}.{one}", what)
+                for one, what in found.items()
+                if not isinstance(what, types.ModuleType)
+            )
+        elif name != "__version__":
+            yield name, value
+
+
+PUBLIC = dict(public())
+# Constants, such as `tasks.FAMILIES`, have no docstring; the pages speak of them.
+DOCUMENTED = {
+    name: value
+    for name, value in PUBLIC.items()
+    if inspect.isclass(value) or inspect.isroutine(value)
+}
+
+
+def doc(value: object) -> str:
+    """A docstring, an inherited one not counted."""
+    return inspect.cleandoc(value.__doc__ or "")
+
+
+def example(text: str) -> str:
+    """What stands under `Example:` in a docstring, without its indent."""
+    found = re.search(r"^Example:\n((?: {4}.*\n?|\n)+)", text, re.MULTILINE)
+    return textwrap.dedent(found[1]) if found else ""
+
+
+def raises_input_error(function: ast.AST) -> bool:
+    """Whether `raise InputError(...)` stands in it."""
+    return any(
+        isinstance(node, ast.Raise)
+        and isinstance(node.exc, ast.Call)
+        and isinstance(node.exc.func, ast.Name)
+        and node.exc.func.id == "InputError"
+        for node in ast.walk(function)
+    )
+
+
+def silent(value: object) -> list[str]:
+    """What of a class or function raises `InputError` and has no `Raises:` that says so."""
+    source = textwrap.dedent(inspect.getsource(inspect.unwrap(value)))  # type: ignore[arg-type]
+    tree = ast.parse(source).body[0]
+    if not isinstance(tree, ast.ClassDef):
+        return ["itself"] if raises_input_error(tree) and "Raises:" not in doc(value) else []
+    told = {"__init__": doc(value), "__post_init__": doc(value)}
+    methods = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
+    told |= {node.name: ast.get_docstring(node) or "" for node in methods if node.name[0] != "_"}
+    return [
+        node.name
+        for node in methods
+        if node.name in told and raises_input_error(node) and "Raises:" not in told[node.name]
+    ]
+
+
+@pytest.mark.parametrize("name", DOCUMENTED)
+def test_a_docstring_begins_with_a_line_and_has_an_example(name: str) -> None:
+    text = doc(DOCUMENTED[name])
+    first = text.split("\n\n")[0]
+    assert first.endswith(".") and len(first) <= LONGEST_LINE, f"{name}: {first!r}"
+    assert example(text), f"{name} has no `Example:`"
+
+
+@pytest.mark.parametrize("name", DOCUMENTED)
+def test_what_raises_input_error_says_so(name: str) -> None:
+    assert not silent(DOCUMENTED[name]), f"{name}: `Raises:` is missing"
+
+
+def test_what_is_silent_is_found() -> None:
+    class Loud:
+        """Speak up."""
+
+        def speak(self) -> None:
+            """Speak."""
+            raise InputError("no")
+
+        def shout(self) -> None:
+            """Shout.
+
+            Raises:
+                InputError: always.
+            """
+            raise InputError("no")
+
+    assert silent(Loud) == ["speak"]
+
+
+def test_the_reference_holds_every_public_name() -> None:
+    pages = "\n".join(page.read_text(encoding="utf-8") for page in DOCS.glob("reference/*.md"))
+    index = (DOCS / "api.md").read_text(encoding="utf-8")
+    shown = set(re.findall(r"^::: layerroles\.(\S+)", pages, re.MULTILINE))
+    listed = set(re.findall(r"\]\[layerroles\.(\S+?)\]", index))
+    assert shown == listed, "docs/api.md and docs/reference/ name different things"
+    registers = {"ablation", "tasks.register", "protocols.register", "probes.register"}
+    same = {name.removeprefix("tasks.") for name in PUBLIC}  # lr.task and lr.tasks.task
+    missing = set(DOCUMENTED) & same - registers - shown
+    assert not missing, f"put {sorted(missing)} into docs/api.md and a page of docs/reference/"
+    for name in set(PUBLIC) - set(DOCUMENTED) | registers - {"ablation"}:
+        assert f"lr.{name}" in pages, f"no page of docs/reference/ speaks of lr.{name}"
+
+
+@pytest.fixture(scope="module")
+def names(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+    """What docs/api.md makes before its examples begin, in a folder of its own."""
+    begin = re.search(r"```python\n(.*?)```", (DOCS / "api.md").read_text(encoding="utf-8"), re.S)
+    assert begin is not None
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("examples"))
+        patch.setattr("layerroles.ablations.saved.cache_folder", lambda: Path("kept").resolve())
+        made: dict[str, Any] = {"__name__": "examples"}
+        exec(compile(begin[1], "docs/api.md", "exec"), made)
+        # The built-in model is large; one with random weights takes its place.
+        load = lr.load
+        patch.setattr(lr, "model_folder", lambda _: model_path("llama"))
+        patch.setattr(
+            lr,
+            "load",
+            lambda name, **options: load(
+                model_path("llama") if name == "smollm2-135m" else name, **options
+            ),
+        )
+        yield made
+
+
+CODE = [name for name, value in DOCUMENTED.items() if ">>>" not in example(doc(value))]
+
+
+@pytest.mark.parametrize("name", sorted(set(CODE) - NEED_DATA))
+def test_an_example_runs(name: str, names: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    # What it registers is forgotten again.
+    for registry in (ABLATIONS, lr.probes.PROBES):
+        monkeypatch.setattr(registry, "_classes", dict(registry._classes))
+    exec(compile(example(doc(DOCUMENTED[name])), name, "exec"), dict(names))
+
+
+def test_the_checks_of_the_gotchas_run(names: dict[str, Any]) -> None:
+    text = (DOCS / "gotchas.md").read_text(encoding="utf-8")
+    made = dict(names)
+    for code in re.findall(r"^```python\n(.*?)```", text, re.DOTALL | re.MULTILINE):
+        exec(compile(code, "docs/gotchas.md", "exec"), made)
+
+
+def test_the_tests_that_the_gotchas_name_exist() -> None:
+    text = (DOCS / "gotchas.md").read_text(encoding="utf-8")
+    named = re.findall(r"`(tests/\S+\.py)::(test_\w+)`", text)
+    assert named
+    for file, test in named:
+        source = (DOCS.parent / file).read_text(encoding="utf-8")
+        assert f"def {test}(" in source, f"{file} has no {test}"
+
+
+def test_the_gallery_shows_every_figure() -> None:
+    text = (DOCS / "gallery.md").read_text(encoding="utf-8")
+    drawn = set(re.findall(r"lr\.figures\.(\w+)\(", text))
+    assert drawn == {name for name in lr.figures.__all__ if name[0].islower()}
+    pictures = re.findall(r"^!\[.+\]\((img/\S+)\)", text, re.MULTILINE)
+    assert len(pictures) >= len(drawn - {"themed"})
+    for picture in pictures:
+        assert (DOCS / picture).is_file(), picture
