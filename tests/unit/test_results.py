@@ -176,8 +176,9 @@ def test_a_failed_score_counts_as_a_changed_answer():
 def test_it_prints_short_and_escaped(result):
     manifest = {**result.manifest, "model": {"name": SCRIPT, "n_layers": 6}}
     shown = SweepResult(result.frame, manifest, result.examples)
-    assert len(repr(shown).splitlines()) == 3 + 4 * 2
-    assert repr(shown).splitlines()[-1].startswith("Minimum detectable effect (80% power")
+    assert len(repr(shown).splitlines()) == 4 + 4 * 2
+    assert repr(shown).splitlines()[-2].startswith("Minimum detectable effect (80% power")
+    assert repr(shown).splitlines()[-1].startswith("Next: result.effects()")
     assert all(task in repr(shown) for task in TASKS.values())
     assert "<script" not in shown._repr_html_()
     nothing = SweepResult(result.frame.iloc[:0], result.manifest)
