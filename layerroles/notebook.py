@@ -32,6 +32,11 @@ def lines(texts: Iterable[str]) -> str:
     return f"<ul>{''.join(f'<li>{html.escape(text)}</li>' for text in texts)}</ul>"
 
 
+def folded(name: str, inside: str) -> str:
+    """Something that is HTML, shown when its name is clicked."""
+    return f"<details><summary>{html.escape(name)}</summary>{inside}</details>"
+
+
 def plain(text: str) -> str:
     """Text with its own line breaks and columns."""
     return f"<pre>{html.escape(text)}</pre>"

@@ -110,8 +110,10 @@ class Sweep:
         labels = dict.fromkeys(cell.task.label for cell in self.cells)
         ways = dict.fromkeys(cell.protocol.label for cell in self.cells)
         return (
-            f"Sweep: {prepared(self.model).name}, {len(self.conditions)} conditions (intact among "
-            f"them) x {', '.join(labels)} under {', '.join(ways)}: {n_rows:,} rows\n"
+            f"Sweep: {prepared(self.model).name}, {n_rows:,} rows\n"
+            f"  conditions  {len(self.conditions)}, intact among them\n"
+            f"  tasks       {', '.join(labels)}\n"
+            f"  protocols   {', '.join(ways)}\n"
             f'Next: sweep.run("runs/NAME") runs it, and goes on where it was stopped.'
         )
 

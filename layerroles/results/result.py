@@ -219,10 +219,10 @@ class SweepResult:
         )
 
     def _headline(self) -> str:
-        model = self.manifest.get("model", {})
+        model, n = self.manifest.get("model", {}), self._effects["condition"].nunique()
         return (
             f"SweepResult: {model.get('name', 'model')}, {model.get('n_layers', '?')} layers "
-            f"(0-based), {self._effects['condition'].nunique()} conditions, "
+            f"(0-based), {n} condition{'s' * (n != 1)}, "
             f"{self.frame['example'].nunique()} examples; worst condition of each cell:"
         )
 

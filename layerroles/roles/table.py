@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from layerroles.notebook import block, line, lines
+from layerroles.notebook import block, folded, line, lines
 from layerroles.results import records
 from layerroles.roles.claims import listed, number
 
@@ -97,7 +97,7 @@ class Roles:
     def _repr_html_(self) -> str:
         table = self._table().to_html(index=False, border=0)
         below = f"Next: roles.verdict {self._next()}"
-        sentences = lines(map(str, self.sentences))
+        sentences = folded("What may be claimed", lines(map(str, self.sentences)))
         return block(line(self._headline()), table, sentences, line(below))
 
     def _headline(self) -> str:
