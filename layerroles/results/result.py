@@ -33,7 +33,9 @@ class SweepResult:
         manifest: what was run: model, versions, seed, cells (task x protocol), conditions.
         examples: a row per task and example: prompt, answer, evidence; may be empty.
 
-    `result["retrieval"]` is the same for one family; see `__getitem__`.
+    `result[name]` is the part of one task, family, protocol or condition, as in
+    `result["retrieval"]["generation"]`. A condition comes with the intact model, and its p value
+    stays corrected over all conditions that were swept.
     """
 
     frame: pd.DataFrame
