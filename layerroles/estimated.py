@@ -1,9 +1,9 @@
 """What a sweep is expected to take: a value that prints well."""
 
 from dataclasses import asdict, dataclass
-from html import escape
 from typing import Any
 
+from layerroles.notebook import block, plain
 from layerroles.progress import duration
 
 
@@ -34,7 +34,7 @@ class Part:
     seconds: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Estimate:
     """What a sweep is expected to take.
 
@@ -133,8 +133,11 @@ class Estimate:
         ]
         return "\n".join(lines)
 
+    def __repr__(self) -> str:
+        return str(self)
+
     def _repr_html_(self) -> str:
-        return f"<pre>{escape(str(self))}</pre>"
+        return block(plain(str(self)))
 
     def _written(self) -> str:
         if not self.tokens_written:

@@ -1,5 +1,6 @@
-"""The one place that shows progress: a bar in a terminal, a line now and then elsewhere."""
+"""The one place that shows progress: a bar in a terminal or notebook, else a line now and then."""
 
+import html
 import logging
 import sys
 import time
@@ -7,16 +8,23 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from layerroles.errors import shown
+from layerroles.notebook import block, in_notebook
 
 log = logging.getLogger(__name__)
 
 _SECONDS_BETWEEN_LINES = 30.0
+_SECONDS_BETWEEN_UPDATES = 0.2
 
 
 @contextmanager
 def progress(total: int, what: str) -> Iterator[Callable[[int, str], None]]:
     """Show how far a job of `total` rows is; yields a function that is told `(rows, now at)`."""
-    if sys.stderr.isatty():
+    if not total:
+        yield lambda rows, now_at: None
+    elif in_notebook():
+        with _cell(total, what) as advance:
+            yield advance
+    elif sys.stderr.isatty():
         with _bar(total, what) as advance:
             yield advance
     else:
@@ -77,6 +85,42 @@ def _bar(total: int, what: str) -> Iterator[Callable[[int, str], None]]:
             bar.update(job, advance=rows, description=shown(now_at), rate=f"{rate:.1f} rows/s")
 
         yield advance
+
+
+@contextmanager
+def _cell(total: int, what: str) -> Iterator[Callable[[int, str], None]]:
+    """One output of a notebook's cell, which is replaced as rows are done, and stays as a line."""
+    from IPython.display import display
+
+    began = last = time.monotonic()
+    done, now = 0, ""
+
+    def at_once(state: str = "") -> dict[str, str]:
+        seconds = time.monotonic() - began
+        told = f"{what}: {state}{done:,} of {total:,} rows, {duration(seconds)}"
+        if state or done >= total:
+            return {"text/plain": told, "text/html": block(html.escape(told))}
+        if done:
+            left = (total - done) / done * seconds
+            told += f", {done / max(seconds, 1e-9):.1f} rows/s, {duration(left)} left, now at {now}"
+        bar = f'<progress value="{done}" max="{total}"></progress> '
+        return {"text/plain": told, "text/html": block(bar, html.escape(told))}
+
+    place = display(at_once(), raw=True, display_id=True)
+
+    def advance(rows: int, now_at: str) -> None:
+        nonlocal last, done, now
+        done, now = done + rows, now_at
+        if time.monotonic() - last >= _SECONDS_BETWEEN_UPDATES:
+            last = time.monotonic()
+            place.update(at_once(), raw=True)
+
+    try:
+        yield advance
+    except BaseException:
+        place.update(at_once("stopped at "), raw=True)
+        raise
+    place.update(at_once(), raw=True)
 
 
 def _lines(total: int, what: str) -> Callable[[int, str], None]:

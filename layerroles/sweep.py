@@ -28,6 +28,7 @@ from layerroles.engine import Engine
 from layerroles.errors import InputError
 from layerroles.frame import read as read
 from layerroles.manifest import command, described
+from layerroles.models import prepared
 from layerroles.progress import progress
 from layerroles.protocols import Answer, Asked, Protocol
 from layerroles.protocols.coherence import add_coherence
@@ -109,6 +110,18 @@ class Sweep:
             condition.check(model)
         self._check_evidence()
         self._check_references()
+
+    def __repr__(self) -> str:
+        n_rows = len(self.conditions) * sum(len(cell.examples) for cell in self.cells)
+        labels = dict.fromkeys(cell.task.label for cell in self.cells)
+        ways = dict.fromkeys(cell.protocol.label for cell in self.cells)
+        return (
+            f"Sweep: {prepared(self.model).name}, {n_rows:,} rows\n"
+            f"  conditions  {len(self.conditions)}, intact among them\n"
+            f"  tasks       {', '.join(labels)}\n"
+            f"  protocols   {', '.join(ways)}\n"
+            f'Next: sweep.run("runs/NAME") runs it, and goes on where it was stopped.'
+        )
 
     def run(
         self,

@@ -20,6 +20,7 @@ from layerroles.ablations.grids import each_layer as each_layer
 from layerroles.ablations.grids import each_span as each_span
 from layerroles.ablations.grids import pairs as pairs
 from layerroles.ablations.grids import random_heads as random_heads
+from layerroles.ablations.listed import Conditions as Conditions
 from layerroles.ablations.mean import Mean as Mean
 from layerroles.ablations.noise import Noise as Noise
 from layerroles.ablations.prompts import Prompt as Prompt

@@ -65,7 +65,7 @@ class Pass(Protocol):
     def prompts(self) -> Sequence[Prompt] | None: ...  # noqa: D102
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class EditContext:
     """What an edit may look at besides the write: its own rows and positions, nothing else.
 
@@ -90,6 +90,10 @@ class EditContext:
     reference: SiteReference | None = None
     fitted: Any = None
     whole_prompt: bool = False
+
+    def __repr__(self) -> str:
+        n_rows, n_pos, _ = self.stream.shape
+        return f"EditContext({self.site}, stream [row={n_rows} pos={n_pos} d_model])"
 
     @property
     def positions(self) -> Int[Tensor, "row pos"]:

@@ -1,4 +1,7 @@
-"""Conditions by the dozen: each layer, head, group of heads, span, pair; and growing sets."""
+"""Conditions by the dozen: each layer, head, group of heads, span, pair; and growing sets.
+
+A grid is a list: add lists, slice them. It prints in a line, and `grid["skip L3"]` is one of them.
+"""
 
 import random
 from collections.abc import Iterable, Sequence
@@ -10,6 +13,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from layerroles.ablations.base import Ablation
 from layerroles.ablations.condition import Condition
+from layerroles.ablations.listed import Conditions
 from layerroles.ablations.where import At, at_name
 from layerroles.errors import InputError
 from layerroles.models import check_sites
@@ -23,7 +27,7 @@ def each_layer(
     layers: Iterable[int] | None = None,
     part: Part = "block",
     at: At = "all",
-) -> list[Condition]:
+) -> Conditions:
     """One condition for each layer, named like `"skip L0"`.
 
     Args:
@@ -51,7 +55,7 @@ def each_head(
     *,
     layers: Iterable[int] | None = None,
     at: At = "all",
-) -> list[Condition]:
+) -> Conditions:
     """One condition for each query head of each layer, named like `"zero L3.H7"`.
 
     Raises:
@@ -69,7 +73,7 @@ def each_kv_group(
     *,
     layers: Iterable[int] | None = None,
     at: At = "all",
-) -> list[Condition]:
+) -> Conditions:
     """One condition for each key/value head with all its query heads, named like `"zero L3.KV1"`.
 
     Raises:
@@ -89,7 +93,7 @@ def each_span(
     stride: int = 1,
     part: Part = "block",
     at: At = "all",
-) -> list[Condition]:
+) -> Conditions:
     """One condition for each run of `width` neighbouring layers, named like `"skip L5:9"`.
 
     Raises:
@@ -105,10 +109,10 @@ def each_span(
         )
     spans = [range(start, start + width) for start in range(0, n_layers - width + 1, stride)]
     suffix = "" if part == "block" else f".{part}"
-    return [
+    return Conditions(
         _together(model, span, part, ablation, f"L{span.start}:{span.stop}{suffix}", at)
         for span in spans
-    ]
+    )
 
 
 def pairs(
@@ -118,7 +122,7 @@ def pairs(
     layers: Iterable[int] | None = None,
     part: Part = "block",
     at: At = "all",
-) -> list[Condition]:
+) -> Conditions:
     """One condition for each pair of layers, named like `"skip L3,L7"`.
 
     Beside `each_layer`, they show what two layers do for each other: a pair that costs more than
@@ -133,10 +137,10 @@ def pairs(
     chosen = sorted(set(_layers(model, layers)))
     if len(chosen) < 2:
         raise InputError(f"layers={chosen}: a pair takes two layers")
-    return [
+    return Conditions(
         _together(model, pair, part, ablation, ",".join(str(Site(n, part)) for n in pair), at)
         for pair in combinations(chosen, 2)
-    ]
+    )
 
 
 def cumulative(
@@ -146,7 +150,7 @@ def cumulative(
     order: Sequence[int] | Literal["top-down", "bottom-up"],
     part: Part = "block",
     at: At = "all",
-) -> list[Condition]:
+) -> Conditions:
     """Ablate one layer, then two, three ...: a condition for each, named like `"skip 3 top-down"`.
 
     Args:
@@ -173,10 +177,10 @@ def cumulative(
         raise InputError(f"order={layers}: name each layer once, and at least one")
     called = order if isinstance(order, str) else f"of {','.join(map(str, layers))}"
     suffix = "" if part == "block" else f".{part}"
-    return [
+    return Conditions(
         _together(model, layers[:n], part, ablation, f"{n}{suffix} {called}", at)
         for n in range(1, len(layers) + 1)
-    ]
+    )
 
 
 def random_heads(
@@ -255,9 +259,9 @@ def _layers(model: TransformerBridge, layers: Iterable[int] | None) -> list[int]
 
 def _conditions(
     model: TransformerBridge, sites: list[Site], ablation: Ablation, at: At
-) -> list[Condition]:
+) -> Conditions:
     check_sites(model, sites)
-    return [Condition({site: ablation}, at=at) for site in sites]
+    return Conditions(Condition({site: ablation}, at=at) for site in sites)
 
 
 def _numbered(model: TransformerBridge, part: Part, layers: Iterable[int] | None) -> list[Site]:

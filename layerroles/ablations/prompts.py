@@ -5,6 +5,7 @@ all that follows, given or written by the model, is generated. Each token has *m
 `IN_PROMPT`, `LAST` (of the prompt), `EVIDENCE`, and `UNKNOWN` (where the evidence is, nobody said).
 """
 
+import reprlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from operator import index
@@ -19,7 +20,7 @@ from layerroles.errors import InputError
 IN_PROMPT, LAST, EVIDENCE, UNKNOWN = 1, 2, 4, 8
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Prompt:
     """The prompt of a row.
 
@@ -50,6 +51,10 @@ class Prompt:
             raise InputError(
                 f"evidence at positions {self.evidence} of a prompt of {len(self.ids)} tokens"
             )
+
+    def __repr__(self) -> str:
+        ids = reprlib.repr(self.ids)
+        return f"Prompt({len(self.ids)} tokens {ids}, evidence={self.evidence})"
 
     @property
     def marks(self) -> list[int]:

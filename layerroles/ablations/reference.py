@@ -5,6 +5,7 @@ depend neither on batch size nor on padding. The first real token is always kept
 """
 
 import hashlib
+import reprlib
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -33,7 +34,7 @@ class HeldOut(Protocol):
         ...
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Reference:
     """Prompts on which the intact model's writes are collected.
 
@@ -90,6 +91,12 @@ class Reference:
         """A hash of the prompts."""
         joined = "\0".join(self.prompts)
         return hashlib.sha256(joined.encode()).hexdigest()[:16]
+
+    def __repr__(self) -> str:
+        n, source = len(self.prompts), self.source
+        told = isinstance(source, Path | HeldOut)
+        shown = repr(source) if told else f"{reprlib.repr(self.prompts[0])} ..."
+        return f"Reference({n} {'prompt' if n == 1 else 'prompts'}: {shown}, {self.digest})"
 
     def __reduce__(self) -> tuple[object, ...]:
         # Its source may be a file, or anything else that is only here.

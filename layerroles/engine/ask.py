@@ -28,7 +28,7 @@ from layerroles.errors import InputError
 from layerroles.models import check_weights, prepared
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class LogLikelihoods:
     """Answers to `loglikelihood` requests; axes are conditions and requests, in the order given.
 
@@ -43,6 +43,14 @@ class LogLikelihoods:
     is_greedy: Bool[np.ndarray, "condition request"]
     n_tokens: Int[np.ndarray, " request"]
     changed: Bool[np.ndarray, "condition request"]
+
+    def __repr__(self) -> str:
+        n_conditions, n_requests = self.logprob.shape
+        n_greedy = int(self.is_greedy.sum())
+        return (
+            f"LogLikelihoods: {n_conditions} conditions x {n_requests} requests; .logprob in nats, "
+            f".is_greedy ({n_greedy} of {self.is_greedy.size}), .n_tokens, .changed"
+        )
 
 
 class Engine:
@@ -95,6 +103,10 @@ class Engine:
         most = budget(memory, next(model.parameters()).device)
         self._executors = Executors(model, executor, batch_size, most)
         self.used = self._executors.used
+
+    def __repr__(self) -> str:
+        how = ", ".join(f"{name}={value!r}" for name, value in self.options.items())
+        return f"Engine({prepared(self.model).name}, {how})"
 
     @property
     def halved(self) -> int:

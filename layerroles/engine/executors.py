@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 ExecutorName = Literal["auto", "fused", "hooked", "plain"]
 
 # From the fastest to the reference.
+_NOT_RUN = "%s is not run %s: %s"
 _NAMES: tuple[ExecutorName, ...] = ("fused", "hooked", "plain")
 # Less than this is not tried when memory gives out: a budget in bytes, tokens read together.
 _LEAST, _FEWEST_TOKENS = 2**16, 64
@@ -164,7 +165,9 @@ class Executors:
         """Say why something is not run by an executor, once."""
         if (name, reason) not in self._told:
             self._told.add((name, reason))
-            log.warning("%s is not run %s: %s", what, name, reason)
+            # A model of TransformerLens's own modules is a toy: nothing to be warned of.
+            toy = not hasattr(self._model.original_model, "config")
+            log.log(logging.INFO if toy else logging.WARNING, _NOT_RUN, what, name, reason)
 
     def _fusible(self, condition: Condition) -> bool:
         reason = self.why_not_under(condition)
@@ -224,7 +227,7 @@ class Executors:
                 tried = telling(some, dtype)
                 reason = disagreement(executor, plain, requests, tried, dtype)
                 if reason is not None:
-                    log.warning("%s is not run %s: %s", tried.name, executor.name, reason)
+                    log.warning(_NOT_RUN, tried.name, executor.name, reason)
                 self._answers_for[key] = reason is None
             if self._answers_for[key]:
                 agreed.add(one)

@@ -22,9 +22,10 @@ from layerroles.engine.memory import Budget, Shape, between_pieces
 from layerroles.engine.requests import Scored, Written
 from layerroles.engine.sequences import Ids, Sequences
 from layerroles.engine.trie import Packed, packs
+from layerroles.notebook import block, plain
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Plan:
     """What an engine will do for some requests under some conditions.
 
@@ -95,6 +96,12 @@ class Plan:
             "" if self.seconds is None else f"  time        up to about {self.seconds:.0f} s",
         ]
         return "\n".join(line for line in lines if line)
+
+    def __repr__(self) -> str:
+        return str(self)
+
+    def _repr_html_(self) -> str:
+        return block(plain(str(self)))
 
 
 def make_plan(

@@ -13,6 +13,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from layerroles.ablations import INTACT, Condition, Skip, Zero, applied
 from layerroles.errors import InputError
 from layerroles.models import encode, forward, prepare
+from layerroles.notebook import block, line, table
 from layerroles.plants.layout import (
     LEAST_STRENGTH,
     MOST_NOISE,
@@ -33,7 +34,7 @@ _N_TRIED, _N_COUNTED = 24, 200
 _BY_LUCK = 0.25
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Plant:
     """A model whose roles are known, and tasks that show them.
 
@@ -60,6 +61,27 @@ class Plant:
     joint: dict[str, tuple[tuple[int, int], ...]]
     sites: dict[str, tuple[Site, ...]]
     harms: dict[str, dict[Site, float]]
+
+    def __repr__(self) -> str:
+        rows = "".join(f"\n  {family}: {needs}" for family, needs in self._needs())
+        return f"{self._headline()}{rows}"
+
+    def _repr_html_(self) -> str:
+        return block(
+            line(self._headline()), table(["family", "layers it depends on"], self._needs())
+        )
+
+    def _headline(self) -> str:
+        cfg = self.model.cfg
+        return (
+            f"Plant: .model has {cfg.n_layers} layers of {cfg.n_heads} heads (0-based), "
+            f"{len(self.tasks)} .tasks ask it; layers that each family depends on, in .truth:"
+        )
+
+    def _needs(self) -> list[tuple[str, str]]:
+        return [
+            (family, ", ".join(map(str, layers)) or "none") for family, layers in self.truth.items()
+        ]
 
 
 def planted(

@@ -159,8 +159,9 @@ class PruningPlan:
         return shown.drop(columns="method")
 
     def _below(self) -> list[str]:
+        export = "Next: lr.export(model, drop=plan.layers, path=FOLDER) writes the pruned model."
         if not self.protocols:
-            return []
+            return [export]
         lines = []
         if self.without_skill:
             lines.append(
@@ -171,6 +172,7 @@ class PruningPlan:
             *lines,
             "The harm of what was chosen is the least of several noisy ones, and so too hopeful: "
             "ask other examples for it (sweep plan.condition under another seed).",
+            export,
         ]
 
 

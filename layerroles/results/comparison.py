@@ -33,6 +33,10 @@ PROFILES = [
     *("task", "family", "protocol", "ablation", "at", "part", "n_sites", "n"),
     *("spearman", "low", "high", "mean_difference", "mean_low", "mean_high", "unit"),
 ]
+_NEXT = (
+    "Next: comparison.largest(3) has the largest differences, "
+    'lr.figures.harm_profiles({"a": a, "b": b}) draws both runs.'
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,12 +66,10 @@ class Comparison:
     names: tuple[str, str]
 
     def __repr__(self) -> str:
-        below = (detectable_line(self.frame), *self.unmatched)
-        return as_text(self._headline(), self._short(), *below)
+        return as_text(self._headline(), self._short(), *self._below())
 
     def _repr_html_(self) -> str:
-        below = (detectable_line(self.frame), *self.unmatched)
-        return as_html(self._headline(), self._short(), *below)
+        return as_html(self._headline(), self._short(), *self._below())
 
     def largest(self, top: int) -> pd.DataFrame:
         """The rows with the largest differences, `top` of each task and protocol."""
@@ -83,6 +85,9 @@ class Comparison:
             f"Comparison: {self.names[1]} (b) minus {self.names[0]} (a), {n_both} conditions in "
             f"both; agreement of profiles over sites, and mean difference of effects:"
         )
+
+    def _below(self) -> tuple[str, ...]:
+        return (detectable_line(self.frame), *self.unmatched, _NEXT)
 
     def _short(self) -> pd.DataFrame:
         return self.profiles.drop(columns=["family", "unit"])

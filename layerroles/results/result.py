@@ -3,18 +3,25 @@
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NoReturn
 
 import pandas as pd
 
 from layerroles.errors import InputError
-from layerroles.registry import unknown
+from layerroles.registry import nearest, unknown
 from layerroles.results.agreement import agreement_of, differences_of
 from layerroles.results.cells import INTACT, Cell, cells_of
 from layerroles.results.effects import effects_of, intact_of
 from layerroles.results.measures import measures_of
 from layerroles.results.noise import noise_of
 from layerroles.results.shown import as_html, as_text, detectable_line
+
+# What a result is narrowed by.
+_NARROWED = ("task", "family", "protocol", "condition")
+_NEXT = (
+    "Next: result.effects() is the table, lr.localize(result) says what may be claimed, "
+    'lr.report(result, path="report.html") is a page.'
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,6 +33,10 @@ class SweepResult:
         manifest: what was run: model, versions, seed, cells (task x protocol), conditions.
         examples: a row per task and example: prompt, answer, evidence; may be empty.
 
+    `result[name]` is the part of one task, family, protocol or condition, as in
+    `result["retrieval"]["generation"]`. A condition comes with the intact model, and its p value
+    stays corrected over all conditions that were swept.
+
     Example:
         result.effects()[["condition", "task", "protocol", "effect", "ci_low", "ci_high", "harm"]]
         result["planted_look_up"]  # the part that asked one task
@@ -34,6 +45,8 @@ class SweepResult:
     frame: pd.DataFrame
     manifest: dict[str, Any]
     examples: pd.DataFrame = field(default_factory=pd.DataFrame)
+    # What this is a part of.
+    _whole: "SweepResult | None" = field(default=None, init=False, repr=False)
 
     def effects(self) -> pd.DataFrame:
         """Compare every condition with the intact model, a row per condition, task and protocol.
@@ -140,34 +153,49 @@ class SweepResult:
         return both[[*order, "response"]].reset_index(drop=True)
 
     def __getitem__(self, name: str) -> "SweepResult":
-        """Narrow the result to one family or one task.
+        """Narrow the result to one task, family, protocol or condition, looked for in that order.
+
+        A condition comes with the intact model. Its p value and what is detectable stay those of
+        the whole result: they are corrected over all conditions that were swept.
 
         Raises:
-            InputError: neither a family nor a task of this result has that name.
+            InputError: nothing in this result has that name.
+
+        Example:
+            result["retrieval"]["generation"].effects()
         """
-        for column in ("task", "family"):
-            if name in set(self.frame[column]):
-                break
-        else:
-            known = {*self.frame["task"], *self.frame["family"]}
-            raise InputError(unknown("family or task", str(name), sorted(known)))
-        frame = self.frame[self.frame[column] == name].reset_index(drop=True)
-        tasks = set(frame["task"])
-        cells = [cell for cell in self.manifest.get("cells", []) if cell["task"] in tasks]
+        column = next((each for each in _NARROWED if name in self._names(each)), None)
+        if column is None:
+            raise InputError(self._unknown(str(name)))
+        kept = self.frame[column] == name
+        if column == "condition":
+            kept |= self.frame["condition"] == INTACT
+        frame = self.frame[kept].reset_index(drop=True)
+        left = set(zip(frame["task"], frame["protocol"], strict=True))
+        said = self.manifest.get("cells", [])
+        cells = [cell for cell in said if (cell["task"], cell["protocol"]) in left]
         examples = self.examples
         if not examples.empty:
-            examples = examples[examples["task"].isin(tasks)].reset_index(drop=True)
-        return SweepResult(frame, {**self.manifest, "cells": cells}, examples)
+            examples = examples[examples["task"].isin(frame["task"])].reset_index(drop=True)
+        narrowed = SweepResult(frame, {**self.manifest, "cells": cells}, examples)
+        object.__setattr__(narrowed, "_whole", self._whole or self)
+        return narrowed
+
+    def __iter__(self) -> NoReturn:
+        raise TypeError("a SweepResult is not a sequence: its rows are in result.frame")
+
+    def _ipython_key_completions_(self) -> list[str]:
+        return [name for column in _NARROWED for name in self._names(column)]
 
     def __repr__(self) -> str:
         if self.frame.empty:
             return "SweepResult without rows"
-        return as_text(self._headline(), self._short(), detectable_line(self._effects))
+        return as_text(self._headline(), self._short(), *self._below())
 
     def _repr_html_(self) -> str:
         if self.frame.empty:
             return "<p>SweepResult without rows</p>"
-        return as_html(self._headline(), self._short(), detectable_line(self._effects))
+        return as_html(self._headline(), self._short(), *self._below())
 
     @functools.cached_property
     def _cells(self) -> Sequence[Cell]:
@@ -175,15 +203,37 @@ class SweepResult:
 
     @functools.cached_property
     def _effects(self) -> pd.DataFrame:
-        return effects_of(self._cells)
+        if self._whole is None:
+            return effects_of(self._cells)
+        whole, kept = self._whole._effects, ["condition", "task", "protocol"]
+        there = pd.MultiIndex.from_frame(self.frame[kept])
+        return whole[pd.MultiIndex.from_frame(whole[kept]).isin(there)].reset_index(drop=True)
+
+    def _names(self, column: str) -> list[str]:
+        return [str(name) for name in self.frame[column].unique()]
+
+    def _unknown(self, name: str) -> str:
+        """The line that answers a name of nothing: the nearest known, and what there is."""
+        conditions = self._names("condition")
+        near = nearest(name, self._ipython_key_completions_())
+        hint = f"did you mean {near!r}? " if near else ""
+        return (
+            f"unknown task, family, protocol or condition {name!r}: {hint}tasks are "
+            f"{', '.join(self._names('task'))}, families {', '.join(self._names('family'))}, "
+            f"protocols {', '.join(self._names('protocol'))}, and there are {len(conditions)} "
+            f"conditions, such as {conditions[-1]!r}"
+        )
 
     def _headline(self) -> str:
-        model = self.manifest.get("model", {})
+        model, n = self.manifest.get("model", {}), self._effects["condition"].nunique()
         return (
             f"SweepResult: {model.get('name', 'model')}, {model.get('n_layers', '?')} layers "
-            f"(0-based), {self._effects['condition'].nunique()} conditions, "
+            f"(0-based), {n} condition{'s' * (n != 1)}, "
             f"{self.frame['example'].nunique()} examples; worst condition of each cell:"
         )
+
+    def _below(self) -> tuple[str, str]:
+        return detectable_line(self._effects), _NEXT
 
     def _short(self) -> pd.DataFrame:
         """A row per task and protocol: intact score, and the condition with the worst effect."""

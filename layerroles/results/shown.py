@@ -1,20 +1,26 @@
 """How tables are shown: rounded, escaped, and never without what their n can show."""
 
-import html
-
 import pandas as pd
+
+from layerroles.notebook import block, line
+
+_ROWS = 40  # that are shown of a table; the frame has them all
 
 
 def as_text(above: str, table: pd.DataFrame, *below: str) -> str:
     """A table between lines, for a terminal."""
-    return "\n".join([above, table.round(3).to_string(index=False, na_rep="-"), *below])
+    shown = table.round(3).to_string(index=False, na_rep="-", max_rows=_ROWS)
+    return "\n".join([above, shown, *_left_out(table), *below])
 
 
 def as_html(above: str, table: pd.DataFrame, *below: str) -> str:
     """A table between lines, for a notebook."""
-    shown = table.round(3).to_html(index=False, na_rep="–", border=0)
-    lines = "".join(f"<p>{html.escape(line)}</p>" for line in below)
-    return f"<p>{html.escape(above)}</p>{shown}{lines}"
+    shown = table.round(3).to_html(index=False, na_rep="–", border=0, max_rows=_ROWS)
+    return block(line(above), shown, *map(line, (*_left_out(table), *below)))
+
+
+def _left_out(table: pd.DataFrame) -> list[str]:
+    return [f"({len(table)} rows, {_ROWS} shown)"] if len(table) > _ROWS else []
 
 
 def detectable_line(table: pd.DataFrame) -> str:

@@ -110,7 +110,8 @@ class HeadSearch:
     def __repr__(self) -> str:
         return (
             f"HeadSearch: {len(self.confirmed)} of {len(self.scores)} heads to confirm, "
-            f"{len(self.audited)} of the others to audit"
+            f"{len(self.audited)} of the others to audit\nNext: sweep search.conditions(), then "
+            f"search.judge(result)."
         )
 
     def conditions(self, ablation: Ablation | None = None) -> list[Condition]:

@@ -1,11 +1,11 @@
 """What `localize` gives back, and how it prints."""
 
-import html
 import math
 from dataclasses import dataclass
 
 import pandas as pd
 
+from layerroles.notebook import block, folded, line, lines
 from layerroles.results import records
 from layerroles.roles.claims import listed, number
 
@@ -96,11 +96,23 @@ class Roles:
         return f"{self._table().to_string(index=False)}\n\n{self.verdict}"
 
     def __repr__(self) -> str:
-        return str(self)
+        table = self._table().to_string(index=False)
+        return f"{self._headline()}\n{table}\nNext: print(roles.verdict) {self._next()}"
 
     def _repr_html_(self) -> str:
-        lines = "".join(f"<li>{html.escape(str(line))}</li>" for line in self.sentences)
-        return f"<ul>{lines}</ul>{self._table().to_html(index=False, border=0)}"
+        table = self._table().to_html(index=False, border=0)
+        below = f"Next: roles.verdict {self._next()}"
+        sentences = folded("What may be claimed", lines(map(str, self.sentences)))
+        return block(line(self._headline()), table, sentences, line(below))
+
+    def _headline(self) -> str:
+        return f"Roles under {self.ablation} at {self.at}; layers are 0-based:"
+
+    def _next(self) -> str:
+        return (
+            f"says it in {len(self.sentences)} sentences, roles.layers has each layer's harm and "
+            f"verdict, lr.figures.role_map(result) draws them."
+        )
 
     def _table(self) -> pd.DataFrame:
         """The frame, short enough to print."""

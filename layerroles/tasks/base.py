@@ -9,17 +9,21 @@ import dataclasses
 import hashlib
 import json
 import re
+import reprlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
+from layerroles import notebook
 from layerroles.errors import InputError
 from layerroles.registry import Registry, label_of, read_label
 
 FAMILIES = ("retrieval", "knowledge", "reasoning", "commonsense", "language")
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = 60
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Example:
     """One question.
 
@@ -47,6 +51,25 @@ class Example:
     evidence: tuple[tuple[int, int], ...] = ()
     solution: str = ""
     shots: tuple["Example", ...] = ()
+
+    def __repr__(self) -> str:
+        more = [
+            f"{len(self.choices)} choices" if self.choices else "",
+            f"{len(self.evidence)} evidence" if self.evidence else "",
+            f"{len(self.shots)} shots" if self.shots else "",
+        ]
+        asked = f"{_SHORT.repr(self.prompt)} -> {_SHORT.repr(self.answer)}"
+        return f"Example({', '.join(filter(None, [repr(self.id), asked, *more]))})"
+
+    def _repr_html_(self) -> str:
+        told = [f"Answer: {self.answer}", f"Choices: {', '.join(self.choices)}"]
+        if self.shots:
+            told.append(f"Before it stand {len(self.shots)} worked examples: example.shots")
+        return notebook.block(
+            notebook.line(f"Example {self.id}; what the answer needs is marked"),
+            notebook.marked(self.prompt, self.evidence),
+            notebook.lines(told if self.choices else [told[0], *told[2:]]),
+        )
 
     def context(self, *, worked: bool = False) -> str:
         """The prompt behind its shots; `worked` shows their solutions instead of bare answers."""

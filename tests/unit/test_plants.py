@@ -447,6 +447,7 @@ def test_a_bridge_without_a_cache_decodes_alike(at: str, caplog: pytest.LogCaptu
     condition = lr.Condition({lr.Site(2): lr.Skip()}, at=at)  # type: ignore[arg-type]
     answers = [example.answer for example in asked]
     expected = answers if at in ("generated", "evidence") else ["unsure"] * 5
+    caplog.set_level("INFO")
     for model, executor in ((made.model, "hooked"), (bare, "plain")):
         engine = lr.Engine(model, batch_size=2)
         for _ in range(2):

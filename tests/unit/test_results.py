@@ -139,16 +139,41 @@ def test_four_of_sixty_against_seven_of_sixty_stays_noise():
     assert row["p"] > 0.05
 
 
-def test_narrowing_takes_a_family_or_a_task(result):
+def test_narrowing_takes_a_family_a_task_a_protocol_or_a_condition(result):
     for name in ("knowledge", "facts"):
         own = result[name]
         assert set(own.frame["task"]) == set(own.examples["task"]) == {"facts"}
         assert {cell["task"] for cell in own.manifest["cells"]} == {"facts"}
     assert len(result.manifest["cells"]) == 8
-    with pytest.raises(
-        InputError, match=r"'knowlege': did you mean 'knowledge'\? known are copying"
+    written = result["generation"]
+    assert set(written.frame["protocol"]) == {"generation"}
+    assert len(written.manifest["cells"]) == 4
+    one = result["skip L3"]
+    assert set(one.frame["condition"]) == {"intact", "skip L3"}
+    assert len(one.examples) == len(result.examples)
+    for name, near in (("knowlege", "knowledge"), ("skip L33", "skip L3")):
+        with pytest.raises(InputError, match=rf"'{name}': did you mean '{near}'\? tasks are"):
+            result[name]
+    with pytest.raises(TypeError, match=r"result\.frame"):
+        list(result)
+
+
+def test_a_narrowed_result_is_corrected_over_all_that_was_swept(result):
+    whole = result.effects()
+    for own, column, name in (
+        (result["skip L3"]["knowledge"], "condition", "skip L3"),
+        (result["knowledge"]["skip L3"], "family", "knowledge"),
     ):
-        result["knowlege"]
+        wanted = whole[(whole["condition"] == "skip L3") & (whole["family"] == "knowledge")]
+        pd.testing.assert_frame_equal(own.effects(), wanted.reset_index(drop=True))
+        assert set(own.effects()[column]) == {name}
+
+
+def test_every_name_that_narrows_is_completed(result):
+    names = result._ipython_key_completions_()
+    assert {"facts", "knowledge", "generation", "skip L3", "intact"} <= set(names)
+    for name in names:
+        assert len(result[name].frame)
 
 
 def test_changed_answers_are_those_whose_outcome_changed(result):
@@ -176,8 +201,9 @@ def test_a_failed_score_counts_as_a_changed_answer():
 def test_it_prints_short_and_escaped(result):
     manifest = {**result.manifest, "model": {"name": SCRIPT, "n_layers": 6}}
     shown = SweepResult(result.frame, manifest, result.examples)
-    assert len(repr(shown).splitlines()) == 3 + 4 * 2
-    assert repr(shown).splitlines()[-1].startswith("Minimum detectable effect (80% power")
+    assert len(repr(shown).splitlines()) == 4 + 4 * 2
+    assert repr(shown).splitlines()[-2].startswith("Minimum detectable effect (80% power")
+    assert repr(shown).splitlines()[-1].startswith("Next: result.effects()")
     assert all(task in repr(shown) for task in TASKS.values())
     assert "<script" not in shown._repr_html_()
     nothing = SweepResult(result.frame.iloc[:0], result.manifest)

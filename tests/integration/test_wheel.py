@@ -1,0 +1,216 @@
+"""The package as users get it: built, unpacked elsewhere, and imported from there."""
+
+import importlib.metadata
+import os
+import subprocess
+import sys
+import tarfile
+import zipfile
+from email.message import Message
+from email.parser import HeaderParser
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# What a user does first, with the package alone: no tests, no clone.
+FIRST = """
+import importlib, pkgutil, sys, warnings
+import layerroles as lr
+
+assert lr.__file__.startswith(sys.argv[1]), lr.__file__
+assert not [module for module in ("torch", "pandas", "plotly") if module in sys.modules]
+
+import torch, transformers, transformer_lens  # which may warn, of each other too
+
+with warnings.catch_warnings():
+    warnings.simplefilter("error")
+    for one in pkgutil.walk_packages(lr.__path__, "layerroles."):
+        if not one.name.endswith("__main__"):
+            importlib.import_module(one.name)
+for name in lr.__all__:
+    getattr(lr, name)
+
+made = lr.planted()
+conditions = lr.each_layer(made.model, lr.Skip())
+result = lr.Sweep(made.model, made.tasks, conditions, limit=4).run("run")
+assert lr.read("run").frame.equals(result.frame)
+assert lr.report(result, path="page.html").stat().st_size > 100_000
+assert lr.task("facts").examples(1, 0) and lr.task("word_problems").examples(1, 0)
+print(lr.localize(result).frame.shape[0], "rows")
+"""
+
+# What a user writes who has their scripts checked.
+TYPED = '''
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+import layerroles as lr
+
+
+@lr.ablation("scale")
+@dataclass(frozen=True)
+class Scale(lr.Ablation):
+    """Multiply the site's write by `factor`."""
+
+    factor: float = 0.5
+
+    def edit(self, write: Tensor, ctx: lr.EditContext) -> Tensor:
+        return self.factor * write
+
+
+def run(out: Path) -> lr.SweepResult:
+    model = lr.load("smollm2-135m", dtype="bfloat16")
+    tasks: list[lr.Task] = [lr.task("kv_retrieval", pairs=10), lr.task("facts")]
+    reference = lr.Reference(tasks[0], limit=8)
+    conditions = [
+        *lr.each_layer(model, lr.Skip(), at="after_first"),
+        *lr.each_head(model, lr.Zero(), layers=[3, 4]),
+        *lr.each_span(model, lr.Mean(reference), width=4),
+        lr.Condition({lr.Site(3, "mlp"): Scale(0.25), lr.Site(4): lr.Noise(0.1, reference)}),
+        lr.each_layer(model, lr.Resample(reference))["resample L3"],
+    ]
+    with lr.ablated(model, conditions[0]):
+        model("The capital of France is")
+    scores = lr.Engine(model).loglikelihood([("1 + 1 =", " 2")], conditions)
+    print(scores.logprob.shape, lr.localize(lr.read(out)).verdict.upper())
+    sweep = lr.Sweep(model, tasks, conditions, protocols=["generation"], limit=8)
+    print(lr.estimate(sweep, device="h100").seconds / 60)
+    result = sweep.run(out)
+    lens = lr.probes.LogitLens().measure(model, tasks, limit=8)
+    lr.figures.role_map(result, lens)
+    page: Path = lr.report(result, probes=[lens], path=out / "report.html")
+    comparison: lr.Comparison = lr.compare(result["retrieval"], lr.read(page.parent))
+    print(comparison.largest(3), lr.planted().truth["retrieval"][0] + 1)
+    plan = lr.plan_pruning(model, tasks=tasks, drop=2)
+    lr.export(model, drop=plan.layers, path=out / "pruned")
+    return result
+
+
+try:
+    run(Path("runs/first"))
+except lr.InputError as error:
+    print(error)
+'''
+WRONG = """
+import layerroles as lr
+
+lr.Site("3")
+lr.read("run").efects()
+lr.Sweeep
+"""
+
+
+def python(*words: str, folder: Path, path: Path | None = None) -> str:
+    """What Python prints, run in a folder; the package is taken from `path`."""
+    env = {**os.environ, **({} if path is None else {"PYTHONPATH": str(path)})}
+    done = subprocess.run(
+        [sys.executable, *words], cwd=folder, env=env, capture_output=True, text=True, timeout=600
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the wheel and the sdist."""
+    folder = tmp_path_factory.mktemp("dist")
+    python("-m", "hatchling", "build", "-d", str(folder), folder=ROOT)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def unpacked(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel as an installer lays it out."""
+    folder = tmp_path_factory.mktemp("site")
+    with zipfile.ZipFile(wheel_in(built)) as wheel:
+        wheel.extractall(folder)
+    return folder
+
+
+def wheel_in(folder: Path) -> Path:
+    (found,) = folder.glob("*.whl")
+    return found
+
+
+def contents(wheel: Path) -> dict[str, bytes]:
+    with zipfile.ZipFile(wheel) as files:
+        return {name: files.read(name) for name in files.namelist()}
+
+
+def metadata(unpacked: Path) -> Message:
+    (file,) = unpacked.glob("*.dist-info/METADATA")
+    return HeaderParser().parsestr(file.read_text(encoding="utf-8"))
+
+
+def test_the_wheel_holds_the_package_and_nothing_else(built: Path) -> None:
+    names = {name for name in contents(wheel_in(built)) if ".dist-info/" not in name}
+    there = {
+        path.relative_to(ROOT).as_posix()
+        for path in (ROOT / "layerroles").rglob("*")
+        if path.is_file() and path.suffix != ".pyc"
+    }
+    assert names == there
+    assert {"layerroles/py.typed", "layerroles/page.html.j2", "layerroles/tasks/facts.tsv"} <= names
+
+
+def test_the_sdist_builds_the_same_wheel(built: Path, tmp_path: Path) -> None:
+    (source,) = built.glob("*.tar.gz")
+    with tarfile.open(source) as files:
+        files.extractall(tmp_path, filter="data")
+    (folder,) = tmp_path.glob("layerroles-*")
+    assert (folder / "CITATION.cff").is_file()
+    python("-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path), folder=folder)
+    assert contents(wheel_in(tmp_path)) == contents(wheel_in(built))
+
+
+def test_the_metadata_are_whole(unpacked: Path) -> None:
+    told = metadata(unpacked)
+    assert told["Name"] == "layerroles"
+    assert told["License-Expression"] == "Apache-2.0"
+    assert told["Requires-Python"] == ">=3.11"
+    assert told["Description-Content-Type"] == "text/markdown"
+    needed = [line for line in told.get_all("Requires-Dist") if "extra ==" not in line]
+    for line in needed:
+        assert any(sign in line for sign in "<>"), f"no version is asked of {line}"
+    (scripts,) = unpacked.glob("*.dist-info/entry_points.txt")
+    assert "layerroles = layerroles.cli:main" in scripts.read_text(encoding="utf-8")
+
+
+def test_every_extra_of_the_metadata_is_installable_by_name(unpacked: Path) -> None:
+    # A name that is spelt otherwise in the messages of the package would send users nowhere.
+    extras = set(metadata(unpacked).get_all("Provides-Extra"))
+    assert {"lm-eval", "ray", "notebook", "export", "dev", "docs"} <= extras
+
+
+def test_the_wheel_works_without_the_clone(unpacked: Path, tmp_path: Path) -> None:
+    told = python("-W", "error", "-c", "import layerroles", folder=tmp_path, path=unpacked)
+    assert not told
+    assert python("-c", FIRST, str(unpacked), folder=tmp_path, path=unpacked).endswith("8 rows\n")
+    told = python("-m", "layerroles", "--help", folder=tmp_path, path=unpacked)
+    assert all(command in told for command in ("sweep", "report", "demo"))
+
+
+def test_a_script_of_a_users_is_checked_strictly(tmp_path: Path) -> None:
+    script, wrong = tmp_path / "script.py", tmp_path / "wrong.py"
+    script.write_text(TYPED, encoding="utf-8")
+    wrong.write_text(WRONG, encoding="utf-8")
+    # With the options that `make lint` uses, whose cache is then there.
+    told = subprocess.run(
+        [sys.executable, "-m", "mypy", "--strict", str(script), str(wrong)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    ).stdout
+    lines = [line for line in told.splitlines() if ": error:" in line]
+    assert [line.partition(".py:")[2].partition(":")[0] for line in lines] == ["4", "5", "6"], told
+    assert all("wrong.py" in line for line in lines), told
+
+
+def test_the_versions_agree() -> None:
+    cited = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert f"\nversion: {importlib.metadata.version('layerroles')}\n" in cited
