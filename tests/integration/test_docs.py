@@ -31,6 +31,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 import layerroles as lr
 from layerroles import boot, gguf, models
+from layerroles.ablations import At
 from layerroles.ablations.base import ABLATIONS
 from layerroles.cli import app
 from layerroles.models import prepared
@@ -47,9 +48,10 @@ PAGES = sorted(
 LAYERS, QUESTIONS, STEPS = 21, 2, 3
 
 # What cannot run here, and why.
-NO_SKILL = "a layer is dropped from a skill, and the stand-in has none (tests/unit/test_prune.py)"
+NO_SKILL = "the stand-in has no skill to keep, and finds nothing that it could copy"
 RAY = "workers of a cluster (tests/integration/test_ray.py)"
 ELSEWHERE = {
+    "docs/attention.md: retrieval = lr.probes.RetrievalScore()": NO_SKILL,
     "docs/lm_eval.md: lr.task(\"lm_eval:mmlu_generative\", num_fewshot=5)": "data from the hub",
     "docs/pruning.md: import layerroles as lr": NO_SKILL,
     "docs/pruning.md: sweep = lr.Sweep(model, tasks, [plan.condition], protocols=[\"generation\"], limit=300, seed=1)": NO_SKILL,
@@ -144,14 +146,11 @@ def _asking_little(function: Callable[..., Any]) -> Callable[..., Any]:
 # What pages take for granted.
 
 
-def finished(folder: Path, *labels: str) -> None:
+def finished(folder: Path, *labels: str, ats: tuple[At, ...] = ("all", "after_first")) -> None:
     """A run of the stand-in with probes, and with scores as of a model with skill."""
     model = lr.load("smollm2-135m", dtype="float32")
     tasks = [lr.task(label) for label in labels or ("kv_retrieval", "facts", "copying")]
-    conditions = [
-        *lr.each_layer(model, lr.Skip()),
-        *lr.each_layer(model, lr.Skip(), at="after_first"),
-    ]
+    conditions = [one for at in ats for one in lr.each_layer(model, lr.Skip(), at=at)]
     sweep = lr.Sweep(model, tasks, conditions, noise_floor=False)
     sweep.run(folder)
     with sqlite3.connect(folder / "rows.sqlite") as rows:
@@ -178,7 +177,8 @@ def two_runs(*names: str) -> Callable[[], None]:
 def gallery() -> None:
     """The demo, its run on facts in context, and the table of the experiment on pruning."""
     finished(Path("runs/demo"))
-    finished(Path("runs/rag"), *(f"facts{more}" for more in ("", "[context=support]", "[context=distractors]")))
+    contexts = ("facts", "facts[context=support]", "facts[context=distractors]")
+    finished(Path("runs/rag"), *contexts, ats=("all",))
     Path("runs/pruning").mkdir()
     line = {"family": "reasoning", "task": "word_problems", "protocol": "generation"}
     line |= {"method": "role_aware", "n": 32, "harm_low": -0.04, "harm_high": 0.16}
@@ -188,7 +188,7 @@ def gallery() -> None:
 
 def questions() -> None:
     """The reader's own, and an earlier run."""
-    line = {"prompt": "Tower Bridge is in the city of", "answer": "London"}
+    line = {"prompt": "The Tower is in", "answer": "London", "family": "knowledge"}
     Path("questions.jsonl").write_text(json.dumps(line) + "\n", encoding="utf-8")
     two_runs("second")()
 
