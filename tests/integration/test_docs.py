@@ -1,13 +1,14 @@
 """What the pages print is run: README, tutorials, recipes and every other page with code.
 
 The text runs exactly as printed, block after block of a page in one namespace and an empty folder.
-Some things are other than at a reader's, since 30 layers of a real model take minutes on a processor
-and nothing comes from the network:
+Some things are other than at a reader's, since 30 layers of a real model take minutes on a
+processor, and nothing comes from the network:
 
-- Every model that a page names is a stand-in: SmolLM2's own tokenizer, but narrow, with 21 layers of
-  random weights. So the numbers of such a page are not tried here; those of the pages on
+- Every model that a page names is a stand-in: SmolLM2's own tokenizer, but narrow, with 21 layers
+  of random weights. So the numbers of such a page are not tried here; those of the pages on
   `lr.planted` are, whose models are the reader's own.
 - The stand-in is asked two questions of a task, whatever the `limit`. Planted models are asked all.
+- A tuned lens is trained for three steps.
 - lm-eval's `arc_easy` reads six questions that lie here.
 - What a page takes for granted is there: finished runs, a file of questions.
 
@@ -15,7 +16,6 @@ Commands are read by the real command line; those that only look at a finished r
 """
 
 import json
-import re
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -49,14 +49,16 @@ LAYERS, QUESTIONS, STEPS = 21, 2, 3
 
 # What cannot run here, and why.
 NO_SKILL = "the stand-in has no skill to keep, and finds nothing that it could copy"
+HUB = "data from the hub (tests/integration/test_lm_eval.py)"
 RAY = "workers of a cluster (tests/integration/test_ray.py)"
 ELSEWHERE = {
     "docs/attention.md: retrieval = lr.probes.RetrievalScore()": NO_SKILL,
-    "docs/lm_eval.md: lr.task(\"lm_eval:mmlu_generative\", num_fewshot=5)": "data from the hub",
-    "docs/pruning.md: import layerroles as lr": NO_SKILL,
-    "docs/pruning.md: sweep = lr.Sweep(model, tasks, [plan.condition], protocols=[\"generation\"], limit=300, seed=1)": NO_SKILL,
+    'docs/how_to/many_gpus.md: sweep.run("runs/8b", backend="ray")': RAY,
     "docs/how_to/pruned_model.md: plan = lr.plan_pruning(": NO_SKILL,
-    "docs/how_to/many_gpus.md: sweep.run(\"runs/8b\", backend=\"ray\")": RAY,
+    "docs/lm_eval.md: import lm_eval": HUB,
+    'docs/lm_eval.md: lr.task("lm_eval:mmlu_generative", num_fewshot=5)': HUB,
+    "docs/pruning.md: import layerroles as lr": NO_SKILL,
+    "docs/pruning.md: sweep = lr.Sweep(": NO_SKILL,
     "docs/scale.md: import layerroles as lr": RAY,
 }
 
@@ -236,7 +238,17 @@ def test_a_page_that_prints_something_else_is_found_out(tmp_path: Path) -> None:
 
 # Commands.
 
-OTHER_PROGRAMS = {"cd", "git", "make", "pip", "python", "sky", "touch", "uv", ".venv/bin/pre-commit"}
+OTHER_PROGRAMS = {
+    "cd",
+    "git",
+    "make",
+    "pip",
+    "python",
+    "sky",
+    "touch",
+    "uv",
+    ".venv/bin/pre-commit",
+}
 
 
 @pytest.mark.parametrize("page", [*PAGES, "CONTRIBUTING.md"])

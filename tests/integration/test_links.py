@@ -8,6 +8,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).parents[2]
 OUTSIDE_DOCS = sorted(path.name for path in ROOT.glob("*.md"))
@@ -46,6 +47,18 @@ def test_links_to_elsewhere_are_https_and_well_formed(page: str) -> None:
         if "://" in link:
             parts = urlsplit(link)
             assert parts.scheme == "https" and "." in parts.netloc, f"{page}: {link}"
+
+
+def test_pages_that_are_opened_offline_ask_nothing_of_the_network() -> None:
+    config = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
+    assert config["theme"]["font"] is False
+    # What the plugin would load from elsewhere, were there no file of that name here.
+    assert {"search", "offline"} <= {str(plugin) for plugin in config["plugins"]}
+    assert [path for path in config["extra"]["polyfills"] if "iframe-worker" in path]
+    for path in [*config["extra"]["polyfills"], *config["extra_css"]]:
+        assert "://" not in (ROOT / "docs" / path).read_text(encoding="utf-8")
+    for page in PAGES:
+        assert "](http" not in "".join(re.findall(r"!\[.*", (ROOT / page).read_text())), page
 
 
 def test_a_link_that_leads_nowhere_is_found_out() -> None:
