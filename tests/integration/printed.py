@@ -5,8 +5,8 @@ A page is a list of fenced blocks. What becomes of one is said by its language:
 - `python` is run, all blocks of a page in one namespace; a `text` block right behind one is what it
   must have printed (`...` stands for anything, blanks for blanks);
 - `pycon` is run as a doctest;
-- `console` holds commands behind `$ `, one a line, `\\` goes on; those that only read a run which the
-  page has made are run, see `commands` for all;
+- `console` holds commands behind `$ `, one a line, `\\` goes on; those that only read a run which
+  the page has made are run, see `commands` for all;
 - anything with a `title` is a file of that name beside the others, and python is run as well;
 - everything else is only shown.
 """
@@ -30,6 +30,7 @@ _FENCE = re.compile(
     r"^(?P<indent> *)```(?P<language>\w+)?(?P<options>[^\n]*)\n(?P<body>.*?)^(?P=indent)```$",
     re.MULTILINE | re.DOTALL,
 )
+MODULE = "printed_page"  # in which the code of a page stands
 READING = ("status", "compare")
 _FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
@@ -87,7 +88,7 @@ def run_page(page: str, *, elsewhere: frozenset[str] = frozenset()) -> list[str]
         page: relative to the project.
         elsewhere: names of blocks that are left out.
     """
-    module = types.ModuleType("printed_page")  # pickle and dataclasses look for their module
+    module = types.ModuleType(MODULE)  # pickle and dataclasses look for their module
     sys.modules[module.__name__] = module
     printed, wrong = "", []
     try:
