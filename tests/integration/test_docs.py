@@ -1,0 +1,295 @@
+"""What the pages print is run: README, tutorials, recipes and every other page with code.
+
+The text runs exactly as printed, block after block of a page in one namespace and an empty folder.
+Some things are other than at a reader's, since 30 layers of a real model take minutes on a
+processor, and nothing comes from the network:
+
+- Every model that a page names is a stand-in: SmolLM2's own tokenizer, but narrow, with 19 layers
+  of random weights. So the numbers of such a page are not tried here; those of the pages on
+  `lr.planted` are, whose models are the reader's own.
+- The stand-in is asked two questions of a task, whatever the `limit`. Planted models are asked all.
+- A tuned lens is trained for three steps.
+- lm-eval's `arc_easy` reads six questions that lie here.
+- What a page takes for granted is there: finished runs, a file of questions.
+
+Commands are read by the real command line; those that only look at a finished run are run.
+"""
+
+import json
+import shutil
+import sqlite3
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+import typer
+import yaml
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+import layerroles as lr
+from layerroles import boot, gguf, models
+from layerroles.ablations import At
+from layerroles.ablations.base import ABLATIONS
+from layerroles.cli import app
+from layerroles.models import prepared
+from layerroles.probes import PROBES, Probe
+from layerroles.protocols.base import PROTOCOLS
+from layerroles.tasks import lm_eval
+from layerroles.tasks.base import TASKS
+from tests.integration import lm_eval_data, printed
+
+ROOT = printed.ROOT
+PAGES = sorted(
+    ["README.md", *(path.relative_to(ROOT).as_posix() for path in ROOT.glob("docs/**/*.md"))]
+)
+LAYERS, QUESTIONS, STEPS = 19, 2, 3
+
+# What cannot run here, and why.
+NO_SKILL = "the stand-in has no skill to keep, and finds nothing that it could copy"
+HUB = "data from the hub (tests/integration/test_lm_eval.py)"
+RAY = "workers of a cluster (tests/integration/test_ray.py)"
+ELSEWHERE = {
+    "docs/attention.md: retrieval = lr.probes.RetrievalScore()": NO_SKILL,
+    'docs/how_to/many_gpus.md: sweep.run("runs/8b", backend="ray")': RAY,
+    "docs/how_to/pruned_model.md: plan = lr.plan_pruning(": NO_SKILL,
+    "docs/lm_eval.md: import lm_eval": HUB,
+    'docs/lm_eval.md: lr.task("lm_eval:mmlu_generative", num_fewshot=5)': HUB,
+    "docs/pruning.md: import layerroles as lr": NO_SKILL,
+    "docs/pruning.md: sweep = lr.Sweep(": NO_SKILL,
+    "docs/roles.md: cheap = lr.Sweep(": NO_SKILL,
+    "docs/scale.md: import layerroles as lr": RAY,
+}
+
+
+def with_code() -> list[str]:
+    """The pages with something to run."""
+    return [
+        page
+        for page in PAGES
+        if any(block.language in ("python", "pycon") for block in printed.blocks(page))
+    ]
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache folder in which the built-in model is the stand-in."""
+    real, kept = gguf.built_in_folder(), gguf.cache_folder()
+    config = AutoConfig.from_pretrained(real)
+    config.hidden_size, config.head_dim, config.intermediate_size = 36, 4, 48
+    config.num_hidden_layers, config.tie_word_embeddings = LAYERS, False
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.ndim > 1:
+                weight.normal_(0, 0.1)
+        model.lm_head.weight.normal_(0, 1)
+        # One coordinate says of every token that the text may end: it does after a few.
+        model.model.embed_tokens.weight.normal_(0, 1)[:, 0] = 6.0
+        for layer in model.model.layers:
+            layer.self_attn.o_proj.weight[0] = layer.mlp.down_proj.weight[0] = 0.0
+        model.lm_head.weight[:, 0] = model.lm_head.weight[config.eos_token_id] = 0.0
+        model.lm_head.weight[config.eos_token_id, 0] = 8.0
+    folder: Path = tmp_path_factory.mktemp("cache")
+    made = folder / real.relative_to(kept)
+    model.save_pretrained(made)
+    AutoTokenizer.from_pretrained(real).save_pretrained(made)
+    return folder
+
+
+@pytest.fixture
+def reader(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty folder, the stand-in for every model; what a page registers is forgotten."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(gguf.CACHE_VARIABLE, str(cache))
+    stand_in = str(gguf.built_in_folder())
+
+    def source_of(name: str, known: Callable[[str], str] = boot.source_of) -> str:
+        found = known(name)
+        return found if Path(found).exists() else stand_in
+
+    for module in (boot, models):
+        monkeypatch.setattr(module, "source_of", source_of)
+    monkeypatch.setattr(lr.Sweep, "__init__", _asking_little(lr.Sweep.__init__))
+    monkeypatch.setattr(Probe, "measure", _asking_little(Probe.measure))
+    fit = lr.probes.TunedLens.fit.__func__
+    monkeypatch.setattr(
+        lr.probes.TunedLens,
+        "fit",
+        classmethod(lambda *given, **options: fit(*given, **options | {"steps": STEPS})),
+    )
+    members = lm_eval.members
+    arc = lm_eval_data.arc(tmp_path / "copies" / "ai2_arc")
+
+    def local(name: str, *, data: str, **options: Any) -> dict[str, Any]:
+        return members(name, data=data or arc * (name == "arc_easy"), **options)
+
+    monkeypatch.setattr(lm_eval, "members", local)
+    yield tmp_path
+    for registry in (ABLATIONS, TASKS, PROTOCOLS, PROBES):
+        for name, made in list(registry._classes.items()):
+            if made.__module__ == printed.MODULE:
+                del registry._classes[name]
+
+
+def _asking_little(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The same, with fewer questions where the model is the stand-in."""
+
+    def asking(
+        self: Any, model: Any, tasks: Any, *given: Any, limit: int = 32, **options: Any
+    ) -> Any:
+        own = prepared(model).origin is None
+        limit = limit if own else min(limit, QUESTIONS)
+        return function(self, model, tasks, *given, limit=limit, **options)
+
+    return asking
+
+
+# What pages take for granted.
+
+
+def finished(folder: Path, *labels: str, ats: tuple[At, ...] = ("all", "after_first")) -> None:
+    """A run of the stand-in with probes, and with scores as of a model with skill."""
+    model = lr.load("smollm2-135m", dtype="float32")
+    tasks = [lr.task(label) for label in labels or ("kv_retrieval", "facts", "copying")]
+    conditions = [one for at in ats for one in lr.each_layer(model, lr.Skip(), at=at)]
+    sweep = lr.Sweep(model, tasks, conditions, noise_floor=False)
+    sweep.run(folder)
+    with sqlite3.connect(folder / "rows.sqlite") as rows:
+        rows.execute("UPDATE rows SET score = abs(random()) % 2")
+        intact = lr.Condition({}).hash
+        rows.execute("UPDATE rows SET score = 1 WHERE condition = ?", (intact,))
+    rows.close()
+    for probe in (lr.probes.LogitLens(), lr.probes.Attention()):
+        lr.probes.measure_into(folder, probe, model, tasks)
+
+
+def two_runs(*names: str) -> Callable[[], None]:
+    """Finished runs of the same questions."""
+
+    def make() -> None:
+        first, *others = (Path("runs", name) for name in names)
+        finished(first, "facts")
+        for other in others:
+            shutil.copytree(first, other)
+
+    return make
+
+
+def gallery() -> None:
+    """The demo, its run on facts in context, and the table of the experiment on pruning."""
+    finished(Path("runs/demo"))
+    contexts = ("facts", "facts[context=support]", "facts[context=distractors]")
+    finished(Path("runs/rag"), *contexts, ats=("all",))
+    Path("runs/pruning").mkdir()
+    line = {"family": "reasoning", "task": "word_problems", "protocol": "generation"}
+    line |= {"method": "role_aware", "n": 32, "harm_low": -0.04, "harm_high": 0.16}
+    lines = [line | {"drop": n, "layers": "[3]", "harm": 0.06 * n} for n in (1, 2)]
+    pd.DataFrame(lines).to_csv("runs/pruning/pruning.csv", index=False)
+
+
+def questions() -> None:
+    """The reader's own, and an earlier run."""
+    line = {"prompt": "The Tower is in", "answer": "London", "family": "knowledge"}
+    Path("questions.jsonl").write_text(json.dumps(line) + "\n", encoding="utf-8")
+    two_runs("second")()
+
+
+def my_tasks() -> None:
+    """The task file that the page shows, with its data."""
+    shown = next(b for b in printed.blocks("docs/lm_eval.md") if b.language == "yaml")
+    assert yaml.safe_load(shown.code)["task"] == "my_task"
+    Path("my_tasks").mkdir()
+    Path("my_tasks/my_task.yaml").write_text(shown.code, encoding="utf-8")
+    line = {"question": "What is frozen water called?", "choices": ["ice", "fog"], "answer": 0}
+    Path("questions.jsonl").write_text(json.dumps(line) + "\n", encoding="utf-8")
+
+
+GRANTED: dict[str, Callable[[], None]] = {
+    "README.md": questions,
+    "docs/extending.md": questions,
+    "docs/gallery.md": gallery,
+    "docs/lm_eval.md": my_tasks,
+    "docs/statistics.md": two_runs("base", "distilled"),
+}
+
+
+@pytest.mark.parametrize("page", with_code())
+def test_the_code_on_a_page_runs_and_prints_what_is_shown(page: str, reader: Path) -> None:
+    GRANTED.get(page, lambda: None)()
+    wrong = printed.run_page(page, elsewhere=frozenset(ELSEWHERE))
+    assert not wrong, "\n".join(wrong)
+
+
+def test_blocks_that_run_elsewhere_are_there_and_each_is_one() -> None:
+    names = [
+        block.name for page in PAGES for block in printed.blocks(page) if block.language == "python"
+    ]
+    assert [names.count(name) for name in ELSEWHERE] == [1] * len(ELSEWHERE)
+    assert set(GRANTED) <= set(with_code())
+
+
+def test_a_page_that_prints_something_else_is_found_out(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("```python\nprint(1 + 1)\n```\n\n```text\n3\n```\n", encoding="utf-8")
+    (told,) = printed.run_page(str(page))
+    assert "3" in told and "2" in told
+
+
+# Commands.
+
+OTHER_PROGRAMS = {
+    "cd",
+    "git",
+    "make",
+    "pip",
+    "python",
+    "sky",
+    "touch",
+    "uv",
+    ".venv/bin/pre-commit",
+}
+
+
+@pytest.mark.parametrize("page", [*PAGES, "CONTRIBUTING.md"])
+def test_the_command_line_knows_every_command_and_option_on_a_page(
+    page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    for line, words in printed.commands(page):
+        program, *arguments = words
+        told = f"{page}:{line}: {' '.join(words)}"
+        if program == "layerroles":
+            _parse(arguments, told)
+        elif program == "python" and arguments[0] != "-m":
+            _find_script(arguments, told)
+        elif program == "make":
+            assert f"\n{arguments[0]}:" in (ROOT / "Makefile").read_text(), told
+        else:
+            assert program in OTHER_PROGRAMS, told
+
+
+def _parse(arguments: list[str], told: str) -> None:
+    """Read the options as the command line does, and go no further."""
+    group = typer.main.get_command(app)
+    name, *options = (word for word in arguments if word != "OPTIONS")
+    assert name in group.commands, told  # type: ignore[attr-defined]
+    command = group.commands[name]  # type: ignore[attr-defined]
+    try:
+        command.make_context(name, options)
+    except typer.TyperException as error:
+        pytest.fail(f"{told}: {error.format_message()}")
+
+
+def _find_script(arguments: list[str], told: str) -> None:
+    """The script is there, and it or what it shares with others names every option."""
+    script = ROOT / arguments[0]
+    assert script.is_file(), told
+    text = "".join(file.read_text(encoding="utf-8") for file in script.parent.glob("*.py"))
+    for word in arguments[1:]:
+        if word.startswith("--"):
+            option = word.removeprefix("--no-").removeprefix("--").partition("=")[0]
+            assert f'"--{option}"' in text or f'"--no-{option}"' in text, f"{told}: {word}"
