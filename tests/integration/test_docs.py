@@ -64,6 +64,11 @@ ELSEWHERE = {
     "docs/roles.md: cheap = lr.Sweep(": NO_SKILL,
     "docs/scale.md: import layerroles as lr": RAY,
 }
+# Pages that go on from another one, or are a notebook: each is run by a test of its own.
+OWN_TESTS = {
+    "docs/gotchas.md": "tests/unit/test_reference.py",
+    "docs/tutorials/jupyter.md": "tests/integration/test_notebook.py",
+}
 
 
 def with_code() -> list[str]:
@@ -71,7 +76,8 @@ def with_code() -> list[str]:
     return [
         page
         for page in PAGES
-        if any(block.language in ("python", "pycon") for block in printed.blocks(page))
+        if page not in OWN_TESTS
+        and any(block.language in ("python", "pycon") for block in printed.blocks(page))
     ]
 
 
@@ -236,6 +242,8 @@ def test_blocks_that_run_elsewhere_are_there_and_each_is_one() -> None:
     ]
     assert [names.count(name) for name in ELSEWHERE] == [1] * len(ELSEWHERE)
     assert set(GRANTED) <= set(with_code())
+    for page, test in OWN_TESTS.items():
+        assert (page in PAGES) == (ROOT / test).is_file(), f"{page}, {test}"
 
 
 def test_a_page_that_prints_something_else_is_found_out(tmp_path: Path) -> None:
