@@ -7,7 +7,8 @@ processor, and nothing comes from the network:
 - Every model that a page names is a stand-in: SmolLM2's own tokenizer, but narrow, with 19 layers
   of random weights. So the numbers of such a page are not tried here; those of the pages on
   `lr.planted` are, whose models are the reader's own.
-- The stand-in is asked two questions of a task, whatever the `limit`. Planted models are asked all.
+- The stand-in is asked two questions of a task, whatever the `limit`. Planted models are asked all
+  where the page shows what is printed, and eight elsewhere.
 - A tuned lens is trained for three steps.
 - lm-eval's `arc_easy` reads six questions that lie here.
 - What a page takes for granted is there: finished runs, a file of questions.
@@ -45,7 +46,8 @@ ROOT = printed.ROOT
 PAGES = sorted(
     ["README.md", *(path.relative_to(ROOT).as_posix() for path in ROOT.glob("docs/**/*.md"))]
 )
-LAYERS, QUESTIONS, STEPS = 19, 2, 3
+LAYERS, STEPS = 19, 3
+QUESTIONS, QUESTIONS_OF_PLANTED = 2, 8
 
 # What cannot run here, and why.
 NO_SKILL = "the stand-in has no skill to keep, and finds nothing that it could copy"
@@ -62,6 +64,11 @@ ELSEWHERE = {
     "docs/roles.md: cheap = lr.Sweep(": NO_SKILL,
     "docs/scale.md: import layerroles as lr": RAY,
 }
+# Pages that go on from another one, or are a notebook: each is run by a test of its own.
+OWN_TESTS = {
+    "docs/gotchas.md": "tests/unit/test_reference.py",
+    "docs/tutorials/jupyter.md": "tests/integration/test_notebook.py",
+}
 
 
 def with_code() -> list[str]:
@@ -69,7 +76,8 @@ def with_code() -> list[str]:
     return [
         page
         for page in PAGES
-        if any(block.language in ("python", "pycon") for block in printed.blocks(page))
+        if page not in OWN_TESTS
+        and any(block.language in ("python", "pycon") for block in printed.blocks(page))
     ]
 
 
@@ -101,7 +109,9 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def reader(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def reader(
+    page: str, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Path]:
     """An empty folder, the stand-in for every model; what a page registers is forgotten."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv(gguf.CACHE_VARIABLE, str(cache))
@@ -113,8 +123,10 @@ def reader(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
 
     for module in (boot, models):
         monkeypatch.setattr(module, "source_of", source_of)
-    monkeypatch.setattr(lr.Sweep, "__init__", _asking_little(lr.Sweep.__init__))
-    monkeypatch.setattr(Probe, "measure", _asking_little(Probe.measure))
+    shown = any(block.language == "text" for block in printed.blocks(page))
+    few = QUESTIONS, None if shown else QUESTIONS_OF_PLANTED
+    monkeypatch.setattr(lr.Sweep, "__init__", _asking(few, lr.Sweep.__init__))
+    monkeypatch.setattr(Probe, "measure", _asking(few, Probe.measure))
     fit = lr.probes.TunedLens.fit.__func__
     monkeypatch.setattr(
         lr.probes.TunedLens,
@@ -135,14 +147,14 @@ def reader(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
                 del registry._classes[name]
 
 
-def _asking_little(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The same, with fewer questions where the model is the stand-in."""
+def _asking(few: tuple[int, int | None], function: Callable[..., Any]) -> Callable[..., Any]:
+    """The same with fewer questions: of the stand-in, and of planted models."""
 
     def asking(
         self: Any, model: Any, tasks: Any, *given: Any, limit: int = 32, **options: Any
     ) -> Any:
-        own = prepared(model).origin is None
-        limit = limit if own else min(limit, QUESTIONS)
+        most = few[prepared(model).origin is None]
+        limit = limit if most is None else min(limit, most)
         return function(self, model, tasks, *given, limit=limit, **options)
 
     return asking
@@ -230,6 +242,8 @@ def test_blocks_that_run_elsewhere_are_there_and_each_is_one() -> None:
     ]
     assert [names.count(name) for name in ELSEWHERE] == [1] * len(ELSEWHERE)
     assert set(GRANTED) <= set(with_code())
+    for page, test in OWN_TESTS.items():
+        assert (page in PAGES) == (ROOT / test).is_file(), f"{page}, {test}"
 
 
 def test_a_page_that_prints_something_else_is_found_out(tmp_path: Path) -> None:
