@@ -60,7 +60,8 @@ ELSEWHERE = {
     "docs/lm_eval.md: import lm_eval": HUB,
     'docs/lm_eval.md: lr.task("lm_eval:mmlu_generative", num_fewshot=5)': HUB,
     "docs/pruning.md: import layerroles as lr": NO_SKILL,
-    "docs/pruning.md: sweep = lr.Sweep(": NO_SKILL,
+    'docs/pruning.md: sweep = lr.Sweep(model, tasks, [plan.condition], protocols=["generation"], '
+    "limit=300, seed=1)": NO_SKILL,
     "docs/roles.md: cheap = lr.Sweep(": NO_SKILL,
     "docs/scale.md: import layerroles as lr": RAY,
 }
@@ -265,6 +266,7 @@ OTHER_PROGRAMS = {
     "touch",
     "uv",
     ".venv/bin/pre-commit",
+    ".venv/bin/python",
 }
 
 
