@@ -12,16 +12,22 @@ def command(
         Path | None,
         typer.Option(metavar="FILE.html", help="The page; by default RUN/report.html."),
     ] = None,
+    against: Annotated[
+        Path | None,
+        typer.Option(metavar="RUN", help="Another run, shown side by side on the same page."),
+    ] = None,
 ) -> None:
     """Write one self-contained HTML page about a run; it opens offline.
 
     [bold]Example:[/bold]
     layerroles report runs/first --out first.html
+    layerroles report runs/base --against runs/twin --out both.html
     """
     import layerroles as lr
 
     result = lr.read(run)
     # The probes' module loads torch, which a run without probes does not need.
     saved = lr.probes.read_saved(run) if (run / "probes").is_dir() else []
-    page = lr.report(result, probes=saved, path=out or run / "report.html")
+    other = None if against is None else lr.read(against)
+    page = lr.report(result, probes=saved, path=out or run / "report.html", against=other)
     typer.echo(f"{page}")

@@ -192,7 +192,7 @@ def draw_points(
                     showlegend=at not in shown,
                     hovertext=hover,
                     hoverinfo="text",
-                    meta=value,
+                    meta={"value": value, **select.shown_of(part)},
                 ),
                 row=row + offset,
                 col=column,

@@ -41,7 +41,7 @@ def harm_map(
     protocols = list(dict.fromkeys(effects["protocol"]))
     n_layers = select.depth(result, effects)
     rows = {asked: _rows(effects[effects["protocol"] == asked]) for asked in protocols}
-    most = max(1.0, min(_SATURATION, float(np.nanmax(np.abs([0.0, *effects["harm"]])))))
+    most = saturation(effects["harm"])
     sizes = [len(rows[asked]) for asked in protocols]
     figure = make_subplots(
         rows=len(protocols),
@@ -76,6 +76,11 @@ def harm_map(
             "colorbar": {"title": {"text": "harm", "side": "top"}, "tickformat": ".2~f"},
         },
     )
+
+
+def saturation(harm: "pd.Series[float]") -> float:
+    """The harm at which colours stop, the same on both sides of 0."""
+    return max(1.0, min(_SATURATION, float(np.nanmax(np.abs([0.0, *harm])))))
 
 
 def _rows(part: pd.DataFrame) -> list[tuple[str, str, str]]:
@@ -122,6 +127,7 @@ def _panel(
             xgap=1,
             ygap=1,
             name="harm",
+            meta=_shown(part, rows),
         ),
         row=row,
         col=1,
@@ -144,6 +150,12 @@ def _panel(
         row=row,
         col=1,
     )
+
+
+def _shown(part: pd.DataFrame, rows: list[tuple[str, str, str]]) -> dict[str, object]:
+    """What each row shows, as `select.shown_of` says it of a trace."""
+    cells = [part[(part["task"] == task) & (part["at"] == at)] for _, task, at in rows]
+    return {"rows": [select.shown_of(cell) for cell in cells]}
 
 
 def _hatch(figure: go.Figure, harm: np.ndarray, hover: np.ndarray, row: int) -> None:

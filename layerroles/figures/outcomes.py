@@ -78,6 +78,10 @@ def outcome_profile(
         cell = frame[(frame["task"] == task)]
         cell = cell[(cell["at"] == at) | (cell["ablation"] == "intact")]
         _bars(figure, cell, place // n_columns + 1, place % n_columns + 1, shown)
+        own = effects[(effects["task"] == task) & (effects["at"] == at)]
+        if not own.empty:
+            meta = select.shown_of(own)
+            figure.update_traces(meta=meta, row=place // n_columns + 1, col=place % n_columns + 1)
     axis = style.layer_axis(n_layers)
     axis.update(
         tickvals=[_INTACT_AT, *axis["tickvals"]],  # type: ignore[misc]

@@ -140,6 +140,7 @@ def _line(name: str, profile: pd.DataFrame) -> go.Scatter:
         },
         name=style.escape(name),
         showlegend=False,
+        meta=select.shown_of(profile),
         hovertext=[
             f"<b>{style.escape(line['condition'])}</b> {style.escape(name)}<br>"
             f"harm {style.interval(line['harm'], line['harm_low'], line['harm_high'])}<br>"

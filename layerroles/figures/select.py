@@ -62,6 +62,16 @@ def ats(effects: pd.DataFrame) -> list[str]:
     return [at for at in _AT if at in there] + sorted(at for at in there if at not in _AT)
 
 
+def shown_of(part: pd.DataFrame) -> dict[str, str]:
+    """What the rows of a trace have in common: task, protocol, ablation and `at`, escaped.
+
+    It goes into the trace's `meta`, so that a click on a mark can be answered.
+    """
+    return {
+        name: style.escape(part[name].iloc[0]) for name in ("task", "protocol", "ablation", "at")
+    }
+
+
 def ablations(result: SweepResult) -> list[str]:
     """The kinds of ablation that the sweep ran over single whole layers."""
     frame = result.frame

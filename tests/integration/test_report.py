@@ -1,9 +1,6 @@
 """The report in a real browser: it draws, stays silent and asks nothing of the network."""
 
 import itertools
-import json
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -16,22 +13,13 @@ from selenium.webdriver.support.ui import WebDriverWait
 from layerroles.errors import InputError
 from layerroles.page import report
 from layerroles.results import SweepResult
+from tests.integration.pages import drawn, opened, overflow
 from tests.unit.synthetic import SCRIPT, synthetic_attention, synthetic_lens, synthetic_result
 
 N_LAYERS, N = 12, 16
 # Role map, harm map, depth in numbers, a depth profile per task, what likelihood hides, outcomes,
 # lens, attention.
 N_FIGURES = 1 + 1 + 1 + 4 + 1 + 1 + 1 + 1
-
-
-def program(*names: str) -> str:
-    """The path of an installed program; its absence fails the test, with what to do."""
-    for name in names:
-        if found := shutil.which(name):
-            return found
-    pytest.fail(
-        f"{names[0]} is not installed: apt-get install chromium chromium-driver (make browser)"
-    )
 
 
 @pytest.fixture(scope="module")
@@ -53,43 +41,6 @@ def page(result: SweepResult, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("report") / "new folder" / "report.html"
     assert report(result, probes, path) == path
     return path
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
-    options = webdriver.ChromeOptions()
-    options.binary_location = program("chromium", "chromium-browser", "google-chrome")
-    quiet = ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
-             "--disable-quic", "--no-first-run", "--disable-background-networking",
-             "--disable-component-update", "--disable-sync", "--window-size=1280,1200")  # fmt: skip
-    for argument in (*quiet, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    service = webdriver.ChromeService(program("chromedriver"))
-    driver = webdriver.Chrome(options=options, service=service)
-    yield driver
-    driver.quit()
-
-
-def opened(browser: webdriver.Chrome, page: Path, scheme: str = "light") -> list[str]:
-    """Open the page, wait until all is drawn, and return the addresses that it asked for."""
-    browser.get_log("performance")
-    browser.get_log("browser")
-    media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
-    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
-    browser.get(page.as_uri())
-    WebDriverWait(browser, 60).until(lambda d: drawn(d) is not None)
-    events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
-    asked = [
-        e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"
-    ]
-    assert page.as_uri() in asked  # the log does work
-    return asked
-
-
-def drawn(browser: webdriver.Chrome) -> str | None:
-    count = browser.execute_script("return document.documentElement.dataset.drawn")
-    return count if count is None else str(count)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -116,8 +67,8 @@ def test_text_from_models_and_data_stays_text(browser: webdriver.Chrome, page: P
     assert browser.find_elements(By.CSS_SELECTOR, "main b") == []
     command = browser.find_element(By.CSS_SELECTOR, "#reproduce pre").text
     assert "</script><script>window.ran=1</script>" in command
-    # plotly.js, its two data blocks' runner, a block per figure and the templates: no script more.
-    assert len(browser.find_elements(By.TAG_NAME, "script")) == N_FIGURES + 3
+    # plotly.js, the page's own, a block per figure, the explorer's, the templates: no script more.
+    assert len(browser.find_elements(By.TAG_NAME, "script")) == N_FIGURES + 4
 
 
 def test_no_figure_offers_to_send_its_data_away(browser: webdriver.Chrome, page: Path) -> None:
@@ -137,7 +88,7 @@ def test_the_verdict_comes_first_and_headings_are_in_order(
     assert levels[0] == 1
     assert levels.count(1) == 1
     assert all(b - a <= 1 for a, b in itertools.pairwise(levels))
-    assert [h.text for h in heads if h.tag_name == "h2"][:3] == ["Verdict", "Set-up", "Role map"]
+    assert [h.text for h in heads if h.tag_name == "h2"][:3] == ["Verdict", "Explore", "Set-up"]
     plots = browser.find_elements(By.CSS_SELECTOR, "[role=img]")
     assert all(plot.get_attribute("aria-label") for plot in plots)
 
@@ -162,10 +113,9 @@ def test_the_table_of_effects_is_whole_filters_and_sorts(
 
 def test_it_fits_a_laptop_and_a_phone(browser: webdriver.Chrome, page: Path) -> None:
     opened(browser, page)
-    spill = "return document.documentElement.scrollWidth - document.documentElement.clientWidth"
     for width in (1280, 500):
         browser.set_window_size(width, 900)
-        WebDriverWait(browser, 10).until(lambda d: d.execute_script(spill) <= 0)
+        WebDriverWait(browser, 10).until(lambda d: overflow(d) <= 0)
     browser.set_window_size(1280, 1200)
 
 

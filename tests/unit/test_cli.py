@@ -119,16 +119,21 @@ def test_a_defect_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_report_writes_beside_the_rows(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    beside: list[str | None] = []
     monkeypatch.setitem(layerroles.__dict__, "read", lambda run: f"rows of {run}")
     monkeypatch.setitem(
         layerroles.__dict__,
         "report",
-        lambda result, *, probes, path: Path(path) if result and not probes else None,
+        lambda result, *, probes, path, against: (
+            Path(path) if result and not probes else None,
+            beside.append(against),
+        )[0],
     )
     assert main(["report", "runs/first"]) == 0
     assert capsys.readouterr().out == "runs/first/report.html\n"
-    assert main(["report", "runs/first", "--out", "page.html"]) == 0
+    assert main(["report", "runs/first", "--out", "page.html", "--against", "runs/second"]) == 0
     assert capsys.readouterr().out == "page.html\n"
+    assert beside == [None, "rows of runs/second"]
 
 
 def test_as_a_program_in_a_pipe_that_closes() -> None:

@@ -87,7 +87,7 @@ def elsewhere() -> SweepResult:
 
 def test_every_position_is_drawn_in_order_and_apart(elsewhere: SweepResult) -> None:
     figure = figures.depth_profile(elsewhere, task="facts", protocol="generation")
-    drawn = [t for t in figure.data if t.name.startswith("at ") and t.meta == "score"]
+    drawn = [t for t in figure.data if t.name.startswith("at ") and t.meta["value"] == "score"]
     order = ("prompt", "generated", "evidence", "early")  # what is known first
     assert [t.name for t in drawn] == [f"at {at}" for at in order]
     assert len({t.marker.symbol for t in drawn}) == len(drawn)
@@ -483,10 +483,10 @@ def test_protocols_stand_side_by_side_with_their_changes(result: SweepResult) ->
         cell = effects[(effects["task"] == "facts") & (effects["protocol"] == protocol)]
         cell = cell[cell["at"] == "all"].sort_values("layer")
         x = "x" if column == 0 else f"x{column + 1}"
-        score = [t for t in named(figure, "at all") if t.meta == "score" and t.xaxis == x]
+        score = [t for t in named(figure, "at all") if t.meta["value"] == "score" and t.xaxis == x]
         assert len(score) == 1
         assert list(score[0].y) == pytest.approx(list(cell["score"]))
-    changes = [t for t in named(figure, "at all") if t.meta == "effect"]
+    changes = [t for t in named(figure, "at all") if t.meta["value"] == "effect"]
     assert len(changes) == 2 and all(t.error_y.array is not None for t in changes)
     with pytest.raises(InputError, match=r"families retrieval, .*choose one with family="):
         figures.protocols(result)

@@ -242,11 +242,11 @@ def _section(name: str, heading: str, how: str, drawn: list[go.Figure]) -> dict[
         "id": name,
         "heading": heading,
         "how": _HOW[how],
-        "figures": [_drawing(f"{name}-{index}", figure) for index, figure in enumerate(drawn)],
+        "figures": [drawing(f"{name}-{index}", figure) for index, figure in enumerate(drawn)],
     }
 
 
-def _drawing(name: str, figure: go.Figure) -> dict[str, Any]:
+def drawing(name: str, figure: go.Figure) -> dict[str, Any]:
     """A figure for the page: title and subtitle as text of the page, the rest as JSON."""
     title = html.unescape(figure.layout.title.text)
     subtitle = html.unescape(figure.layout.title.subtitle.text)

@@ -5,26 +5,28 @@ the template engine, in the figures by `figures.style.escape`, in embedded JSON 
 The file holds its own copy of plotly.js and asks nothing of the network.
 """
 
-from collections.abc import Collection, Iterator, Sequence
+import json
+from collections.abc import Collection, Mapping, Sequence
 from importlib.resources import files
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from layerroles.errors import InputError
 from layerroles.figures import select, style
-from layerroles.results import SweepResult, detectable_line
+from layerroles.page.answers import changed
+from layerroles.page.beside import beside, names
+from layerroles.page.explored import Run, explored
+from layerroles.page.said import head, tail
+from layerroles.page.sections import DRAWN, embed, sections, seen_in
+from layerroles.results import Comparison, SweepResult, compare, detectable_line
 from layerroles.roles import Roles, localize
 from layerroles.roles.heads import heads_of
-from layerroles.sections import DRAWN, embed, sections, seen_in
-
-_LAYERS_SHOWN, _ANSWERS_SHOWN = 3, 2  # changed answers: layers per task, examples per layer
-_PROMPT_TAIL, _RESPONSE_HEAD = 260, 500  # characters
 
 
 def report(
@@ -33,6 +35,7 @@ def report(
     path: str | PathLike[str] = "report.html",
     *,
     findings: Sequence[str] = (),
+    against: SweepResult | None = None,
 ) -> Path:
     """Write the report of a sweep as one self-contained HTML file, and return its path.
 
@@ -41,16 +44,20 @@ def report(
         probes: probe frames of the same model and tasks.
         path: the file to write; folders on the way to it are made.
         findings: sentences of one's own, shown above the verdict.
+        against: another sweep, which the page holds against the first (see `compare`): effects and
+            answers of both side by side.
 
     Raises:
-        InputError: the file cannot be written, or a probe frame has another form.
+        InputError: the file cannot be written, a probe frame has another form, or the two sweeps
+            have no task, protocol, condition and example in common.
 
     Example:
         lens = lr.probes.LogitLens().measure(model, tasks, limit=8)
         path = lr.report(result, probes=[lens], path="runs/first/report.html")
+        # lr.report(base, path="base-and-twin.html", against=lr.read("runs/twin"))
     """
     target = Path(path)
-    text = render(result, probes, findings)
+    text = render(result, probes, findings, against=against)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         # A lone surrogate from a damaged model must not cost the report.
@@ -64,27 +71,18 @@ def report(
 
 
 def render(
-    result: SweepResult, probes: Sequence[pd.DataFrame] = (), findings: Sequence[str] = ()
+    result: SweepResult,
+    probes: Sequence[pd.DataFrame] = (),
+    findings: Sequence[str] = (),
+    *,
+    against: SweepResult | None = None,
 ) -> str:
     """Return the report's HTML."""
     drawn = select.by_probe(probes)
+    comparison = None if against is None else compare(result, against)
     kinds = select.ablations(result)
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters.update(
-        num=style.number, interval=style.interval, layers=layer_list, tail=_tail, head=_head
-    )
-    environment.globals.update(colour=style.colour, embed=embed)
-    template = environment.from_string(
-        files("layerroles").joinpath("page.html.j2").read_text("utf-8")
-    )
     effects = result.effects()
-    asked = [(kind, at) for kind in kinds for at in _judged(result, kind)]
-    roles = {
-        kind if at == "all" else f"{kind}, at {at}": localize(result, probes, ablation=kind, at=at)
-        for kind, at in asked
-    }
+    roles = _localized(result, probes)
     # Answers are shown once for each kind of ablation.
     first = {found.ablation: found for found in reversed(roles.values())}.values()
     # Heads are judged in the same way whatever is done to layers, and where nothing is.
@@ -93,7 +91,9 @@ def render(
         heads = heads_of(result, "all")
     shown = list(sections(result, drawn, kinds, list(roles.values()), heads))
     there = {"setup", "effects", *(section["id"] for section in shown if section["figures"])}
-    return template.render(
+    data = explored(_runs(result, roles, against, comparison), drawn, comparison)
+    environment = _environment()
+    return environment.get_template("page.html.j2").render(
         manifest=result.manifest,
         model=result.manifest.get("model", {}),
         kinds=kinds,
@@ -101,13 +101,67 @@ def render(
         verdicts=[(label, _verdict(found, there)) for label, found in roles.items()],
         intact=result.intact().to_dict("records"),
         sections=shown,
-        changed=[(found.ablation, list(_changed(result, effects, found))) for found in first],
+        explored=None if data is None else _compact(data),
+        two=None if against is None or comparison is None else beside(result, against, comparison),
+        changed=[(found.ablation, list(changed(result, effects, found))) for found in first],
         effects=effects.to_dict("records"),
         detectable=detectable_line(effects),
         other_probes=sorted(set(drawn) - DRAWN),
         templates={name: made.to_plotly_json() for name, made in style.TEMPLATES.items()},
         plotlyjs=Markup(get_plotlyjs()),
     )
+
+
+def _environment() -> Environment:
+    """What fills in the template: all text is escaped, and what steers the text written out."""
+    environment = Environment(
+        loader=FunctionLoader(_part),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=lambda value: style.visible(value) if type(value) is str else value,
+    )
+    environment.filters.update(
+        num=style.number, interval=style.interval, layers=layer_list, tail=tail, head=head
+    )
+    environment.globals.update(
+        colour=style.colour, embed=embed, part=lambda name: Markup(_part(name))
+    )
+    return environment
+
+
+def _part(name: str) -> str:
+    """A file of the page's own."""
+    return files("layerroles.page").joinpath(name).read_text("utf-8")
+
+
+def _compact(data: dict[str, Any]) -> Markup:
+    return embed(json.dumps(data, ensure_ascii=False, separators=(",", ":")))
+
+
+def _localized(result: SweepResult, probes: Sequence[pd.DataFrame] = ()) -> dict[str, Roles]:
+    """The roles under each kind of ablation, at each of the positions that are judged."""
+    asked = [(kind, at) for kind in select.ablations(result) for at in _judged(result, kind)]
+    return {
+        kind if at == "all" else f"{kind}, at {at}": localize(result, probes, ablation=kind, at=at)
+        for kind, at in asked
+    }
+
+
+def _runs(
+    result: SweepResult,
+    roles: Mapping[str, Roles],
+    against: SweepResult | None,
+    comparison: Comparison | None,
+) -> list[Run]:
+    """The runs to explore: this one, and the one that it is held against."""
+    if against is None or comparison is None:
+        name = str(result.manifest.get("model", {}).get("name", "model"))
+        return [Run(name, result, list(roles.values()))]
+    one, two = names(comparison)
+    other = list(_localized(against).values())
+    return [Run(one, result, list(roles.values())), Run(two, against, other)]
 
 
 def _judged(result: SweepResult, kind: str) -> list[str]:
@@ -154,50 +208,3 @@ def _verdict(roles: Roles, there: Collection[str]) -> dict[str, Any]:
             {"text": text[:1].upper() + text[1:], "see": see if see in there else ""}
         )
     return {"opening": opening.text, "groups": groups, "rows": roles.frame.to_dict("records")}
-
-
-def _changed(result: SweepResult, effects: pd.DataFrame, roles: Roles) -> Iterator[dict[str, Any]]:
-    """Per task: answers that the most harmful layers changed, by generation where it was run."""
-    single = effects[effects["layer"].notna() & (effects["part"] == "block")]
-    single = single[(single["ablation"] == roles.ablation) & single["effect"].notna()]
-    for task in dict.fromkeys(single["task"]):
-        cell = single[single["task"] == task]
-        protocols = list(dict.fromkeys(cell["protocol"]))
-        protocol = [*select.written(protocols), *protocols][0]
-        cell = cell[cell["protocol"] == protocol]
-        family = cell["family"].iloc[0]
-        layers = []
-        for line in _worst(cell, roles, family, protocol).to_dict("records"):
-            rows = result.changed_answers(line["condition"], task, protocol)
-            if len(rows):
-                shown = rows.head(_ANSWERS_SHOWN).to_dict("records")
-                layers.append({**line, "total": len(rows), "answers": shown})
-        if layers:
-            yield {"task": task, "family": family, "protocol": protocol, "layers": layers}
-
-
-def _worst(cell: pd.DataFrame, roles: Roles, family: str, protocol: str) -> pd.DataFrame:
-    """The layers that hurt a task most, those that break everything left out where others are."""
-    row = roles.frame[(roles.frame["family"] == family) & (roles.frame["protocol"] == protocol)]
-    general = set(row["general"].iloc[0]) if len(row) else set()
-    spared, hurts = cell["at"] == "after_first", cell["ci_high"] < 0
-    own = ~cell["layer"].isin(general)
-    for choice in (spared & hurts & own, spared & hurts, hurts & own, hurts):
-        if choice.any():
-            return cell[choice].nsmallest(_LAYERS_SHOWN, "effect").sort_values("layer")
-    return cell.iloc[:0]
-
-
-def _tail(text: str) -> str:
-    """The end of a prompt, where the question stands."""
-    text = str(text)
-    return text if len(text) <= _PROMPT_TAIL else "\N{HORIZONTAL ELLIPSIS}" + text[-_PROMPT_TAIL:]
-
-
-def _head(text: str) -> str:
-    """The start of a response."""
-    text = str(text)
-    if len(text) <= _RESPONSE_HEAD:
-        return text
-    more = len(text) - _RESPONSE_HEAD
-    return f"{text[:_RESPONSE_HEAD]}\N{HORIZONTAL ELLIPSIS} ({more} characters more)"

@@ -1,0 +1,209 @@
+"""What the explorer shows, laid out for its script: effects and answers of every condition.
+
+A *slice* is what the strip shows at once: the conditions of one task, protocol, ablation, `at` and
+kind of site. Texts are kept once each and named by numbers; an answer that is word for word the
+intact one is the number 0.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from layerroles.figures import style
+from layerroles.figures.heatmap import saturation, why_undefined
+from layerroles.figures.roles import standing
+from layerroles.page.packed import Book, Cell, number, numbers
+from layerroles.page.said import room
+from layerroles.results import INTACT, Comparison, SweepResult, records
+from layerroles.roles import Roles
+
+# Kinds of sites of which a layer has one, and those of which it has several, with a number.
+_ONE, _SEVERAL = ("block", "attn", "mlp", "stream"), ("head", "kv_group")
+_JOINT = "several sites"
+_VERDICTS = {"above": "critical", "within": "spare", "undecided": "undecided"}
+_LENSES = ("logit_lens", "tuned_lens")
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """A run to explore.
+
+    Attributes:
+        name: what it is called.
+        result: the run.
+        localized: its roles under each ablation, at each of the positions that are judged.
+    """
+
+    name: str
+    result: SweepResult
+    localized: Sequence[Roles]
+
+
+def explored(
+    runs: Sequence[Run],
+    probes: dict[str, pd.DataFrame],
+    comparison: Comparison | None = None,
+) -> dict[str, Any] | None:
+    """Lay out one run, or two that are compared; None if there is no condition to look at.
+
+    Args:
+        runs: the runs; the first is the one that the page is about.
+        probes: probe frames of the first run, by the name of the probe.
+        comparison: of the two runs.
+    """
+    effects = [run.result.effects() for run in runs]
+    if all(frame.empty for frame in effects):
+        return None
+    book = Book(room([run.result.frame for run in runs]))
+    told = [_run(run, frame, book) for run, frame in zip(runs, effects, strict=True)]
+    if comparison is not None:
+        _set_beside(told[0]["slices"], comparison)
+    every = pd.concat([_grouped(frame) for frame in effects], ignore_index=True)
+    most = {
+        "\n".join(key): saturation(rows["harm"])
+        for key, rows in every.groupby(["ablation", "kind"], sort=False)
+    }
+    return {
+        "runs": told,
+        "most": most,
+        "lenses": list(_lenses(probes, book)),
+        "questions": book.questions,
+        "texts": book.texts.all,
+        "examples": book.room.examples,
+    }
+
+
+def _run(run: Run, effects: pd.DataFrame, book: Book) -> dict[str, Any]:
+    """A run: its cells with the intact answers, and its slices with those of every condition."""
+    base = run.result.intact().set_index(["task", "protocol"])
+    answers = {key: Cell(key, rows, run.result, book) for key, rows in _cells(run.result.frame)}
+    verdicts = _verdicts(run.localized)
+    slices = []
+    for key, rows in _grouped(effects).groupby(
+        ["task", "protocol", "ablation", "at", "kind"], sort=False
+    ):
+        cell = answers[key[:2]]
+        sites = [_site(line, cell, verdicts) for line in records(_ordered(rows))]
+        slices.append({"key": list(map(style.visible, key)), "sites": sites})
+    families = effects.drop_duplicates("task").set_index("task")["family"]
+    tasks = effects.drop_duplicates("task").groupby("family")["task"].size()
+    cells = [
+        {
+            "key": [style.visible(task), style.visible(protocol)],
+            "family": style.visible(families.get(task, "")),
+            "tasks": int(tasks.get(families.get(task, ""), 0)),
+            "unit": base.loc[(task, protocol), "unit"],
+            "chance": number(base.loc[(task, protocol), "chance"]),
+            "intact": numbers(*base.loc[(task, protocol), ["score", "score_low", "score_high"]]),
+            **cell.intact(),
+        }
+        for (task, protocol), cell in answers.items()
+    ]
+    return {"name": style.visible(run.name), "cells": cells, "slices": slices}
+
+
+def _cells(frame: pd.DataFrame) -> Iterator[tuple[tuple[str, str], pd.DataFrame]]:
+    for (task, protocol), rows in frame.groupby(["task", "protocol"], sort=False):
+        yield (str(task), str(protocol)), rows
+
+
+def _grouped(effects: pd.DataFrame) -> pd.DataFrame:
+    """Effects with the kind of site that each condition ablates, families in their order."""
+    single = ~effects["site"].str.contains("+", regex=False) & effects["layer"].notna()
+    alone = single & effects["part"].isin([*_ONE, *_SEVERAL])
+    kind = effects["part"].where(alone, _JOINT)
+    families = {family: place for place, family in enumerate(style.ordered(effects["family"]))}
+    ordered = effects.assign(kind=kind, order=effects["family"].map(families))
+    return ordered.sort_values("order", kind="stable")
+
+
+def _ordered(rows: pd.DataFrame) -> pd.DataFrame:
+    """The conditions of a slice in the order of depth; joint ones in that of the sweep."""
+    if rows["kind"].iloc[0] == _JOINT:
+        return rows
+    return rows.sort_values(["layer", "head"], kind="stable")
+
+
+def _verdicts(localized: Sequence[Roles]) -> dict[tuple[str, ...], str]:
+    """What is said of each layer for each family, by ablation, positions, protocol and layer."""
+    found: dict[tuple[str, ...], str] = {}
+    for roles in localized:
+        where = roles.ablation, roles.at
+        for line in records(roles.layers):
+            found[(*where, line.family, line.protocol, str(line.layer))] = str(line.verdict)
+        for line in records(roles.frame):
+            for name in ("general", "specific"):
+                for layer in getattr(line, name):
+                    key = (*where, line.family, line.protocol, str(layer))
+                    found[key] = f"{found[key]}, {name}"
+    return found
+
+
+def _site(line: Any, cell: Cell, verdicts: dict[tuple[str, ...], str]) -> dict[str, Any]:
+    """A condition: its effect, what is said of it, and its answers."""
+    own = _VERDICTS[standing(line.harm_low, line.harm_high)]
+    judged = None
+    if line.kind == "block":
+        key = (line.ablation, line.at, line.family, line.protocol, str(line.layer))
+        judged = verdicts.get(key)
+    undefined = pd.isna(line.harm)
+    return {
+        "name": style.visible(line.condition),
+        "site": style.visible(line.site),
+        "layer": None if line.kind == _JOINT else int(line.layer),
+        "n": int(line.n),
+        "failed": int(line.n_failed),
+        "intact": number(line.intact),
+        "score": numbers(line.score, line.score_low, line.score_high),
+        "effect": numbers(line.effect, line.ci_low, line.ci_high),
+        "harm": None if undefined else numbers(line.harm, line.harm_low, line.harm_high),
+        "p": number(line.p_adjusted),
+        "verdict": "not measurable" if undefined else judged or own,
+        "judged": judged is not None,
+        **({"why": why_undefined(line._asdict())} if undefined else {}),
+        **cell.under(line.condition),
+    }
+
+
+def _set_beside(slices: list[dict[str, Any]], comparison: Comparison) -> None:
+    """Add to the first run's conditions how the second run's effect differs."""
+    there = {
+        (line.task, line.protocol, line.condition): line
+        for line in records(comparison.frame)
+        if line.n
+    }
+    for each in slices:
+        for site in each["sites"]:
+            line = there.get((*each["key"][:2], site["name"]))
+            if line is not None:
+                site["against"] = {
+                    "n": int(line.n),
+                    "effect": numbers(line.difference, line.low, line.high),
+                    "harm": numbers(line.harm_difference, line.harm_low, line.harm_high),
+                    "p": number(line.p_adjusted),
+                }
+
+
+def _lenses(probes: dict[str, pd.DataFrame], book: Book) -> Iterator[dict[str, Any]]:
+    """What each lens saw of each question over depth: rank from 1, and log-probability in nats."""
+    for name in _LENSES:
+        if name not in probes:
+            continue
+        frame = probes[name]
+        if "part" in frame:
+            frame = frame[frame["part"] == "block"]
+        under = frame["condition"] if "condition" in frame else pd.Series(INTACT, frame.index)
+        for condition, seen in frame.groupby(under, sort=False):
+            depths = sorted(seen["layer"].unique().tolist())
+            seen = seen.sort_values("layer", kind="stable")
+            read = {}
+            for (task, example), rows in seen.groupby(["task", "example"], sort=False):
+                place = book.first(str(task), str(example))
+                if place is not None and len(rows) == len(depths):
+                    ranks = [int(rank) + 1 for rank in rows["rank"]]
+                    read[place] = [ranks, [number(x, 2) for x in rows["logprob"]]]
+            if read:
+                words = {"name": name.replace("_", " "), "condition": style.visible(str(condition))}
+                yield {**words, "depths": depths, "read": read}
