@@ -77,6 +77,8 @@ def protocols(
     what = "The same questions, asked in different ways," if len(cells) > 1 else "The score"
     return style.finish(
         figure,
+        kind="protocols",
+        about=effects,
         title=f"{what} when one layer is ablated ({kind})",
         subtitle=f"{style.counts(effects['n'])} examples per point; 95% intervals; change = score "
         "\N{MINUS SIGN} intact on the same examples; layers are 0-based",
@@ -170,6 +172,8 @@ def likelihood_hides(
     style.headings(figure)
     return style.finish(
         figure,
+        kind="likelihood_hides",
+        about=both.assign(protocol=generation),
         title=f"What {asked} hides when one layer is ablated ({kind}, at {at})",
         subtitle=f"{style.counts(both['n'])} examples per layer; harm 1 = all skill above chance "
         "is gone; 95% intervals; layers are 0-based",
