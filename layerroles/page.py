@@ -18,6 +18,7 @@ from plotly.offline import get_plotlyjs
 
 from layerroles.errors import InputError
 from layerroles.figures import select, style
+from layerroles.figures.catalogue import judged
 from layerroles.results import SweepResult, detectable_line
 from layerroles.roles import Roles, localize
 from layerroles.roles.heads import heads_of
@@ -76,7 +77,7 @@ def render(
         files("layerroles").joinpath("page.html.j2").read_text("utf-8")
     )
     effects = result.effects()
-    asked = [(kind, at) for kind in kinds for at in _judged(result, kind)]
+    asked = [(kind, at) for kind in kinds for at in judged(result, kind)]
     roles = {
         kind if at == "all" else f"{kind}, at {at}": localize(result, probes, ablation=kind, at=at)
         for kind, at in asked
@@ -104,12 +105,6 @@ def render(
         templates={name: made.to_plotly_json() for name, made in style.TEMPLATES.items()},
         plotlyjs=Markup(get_plotlyjs()),
     )
-
-
-def _judged(result: SweepResult, kind: str) -> list[str]:
-    """The positions that are judged; sparing the first token is judged with all positions."""
-    ats = select.ats(select.layer_effects(result, ablation=kind))
-    return [at for at in ats if at != "after_first" or "all" not in ats]
 
 
 def layer_list(layers: Sequence[int]) -> str:

@@ -1,5 +1,6 @@
 """What commands print: tables for a terminal that stay plain text in a pipe."""
 
+import json
 import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -18,6 +19,27 @@ if TYPE_CHECKING:
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a table of text; nothing in it is read as markup."""
     _console().print(_table(title, columns, rows))
+
+
+def print_json(value: object) -> None:
+    """Print JSON: what is not a number, or unknown, is null."""
+    print(json.dumps(_plain(value), indent=1, allow_nan=False))
+
+
+def records(frame: "pd.DataFrame") -> list[dict[str, object]]:
+    """The rows of a frame as JSON has them."""
+    found: list[dict[str, object]] = json.loads(
+        frame.to_json(orient="records", double_precision=15)
+    )
+    return found
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, dict):
+        return {str(key): _plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def print_result(result: "SweepResult", *, top: int) -> None:

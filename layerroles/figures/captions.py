@@ -1,7 +1,7 @@
 r"""Captions: what a figure shows, of how many examples, of which model, and with which intervals.
 
-    >>> latex("Harm \N{MINUS SIGN} 5% of x_1.", "harm.pdf", full=False).splitlines()[2]
-    '  \\includegraphics{harm.pdf}'
+>>> latex("Harm \N{MINUS SIGN} 5% of x_1.", "harm.pdf", full=False).splitlines()[2]
+'  \\includegraphics{harm.pdf}'
 """
 
 import html

@@ -18,7 +18,9 @@ def cells(figure: go.Figure) -> None:
     axis = figure.layout.coloraxis
     made: list[Any] = []
     for trace in figure.data:
-        made += _bars(trace, axis.cmin, axis.cmax) if trace.type == "heatmap" else [trace]
+        made += (
+            _bars(trace, float(axis.cmin), float(axis.cmax)) if trace.type == "heatmap" else [trace]
+        )
     figure.data = []
     figure.add_traces(made)
     figure.update_layout(barmode="overlay", bargap=0)

@@ -159,7 +159,8 @@ def likelihood_hides(
         _harms(figure, cell, row)
         _difference(figure, cell, row, shown)
         if cell["difference"].isna().all():
-            for column in (1, 2):
+            drawn = cell[["harm_a", "harm_b"]].notna().any(axis=None)
+            for column in (2,) if drawn else (1, 2):
                 figure.add_annotation(
                     text="undefined: intact is not above chance under both",
                     x=(n_layers - 1) / 2, y=0, showarrow=False, row=row, col=column,

@@ -173,9 +173,7 @@ def _page() -> Any:
     )
     script = (files("layerroles.figures") / "drawing.js").read_text("utf-8")
     page.header = page.header.replace("Kaleido-fier", "layerroles") + _NO_MARGIN
-    page.footer = (
-        f"<script>{measured}{script.replace('@FACES@', embedded)}</script>{page.footer}"
-    )
+    page.footer = f"<script>{measured}{script.replace('@FACES@', embedded)}</script>{page.footer}"
     return page
 
 

@@ -29,27 +29,39 @@ def lines(shape: str, box: Box) -> Iterator[Line]:
     """The lines of a pattern in a box, at the same places whatever the box.
 
     Example:
-        >>> [tuple(round(x, 1) for x in line) for line in lines("-", Box(0, 1, 5, 4))]
-        [(0, 3.6, 5, 3.6)]
+        >>> [tuple(round(x, 1) for x in line) for line in lines("-", Box(0.0, 1.0, 5.0, 4.0))]
+        [(0.0, 3.6, 5.0, 3.6)]
     """
-    if shape in "/x":
-        for c in _steps(box.low - box.right, box.high - box.left, _STEP * 1.4):
-            start, end = max(box.left, box.low - c), min(box.right, box.high - c)
-            yield (start, start + c, end, end + c)
-    if shape in "\\x":
-        for c in _steps(box.low + box.left, box.high + box.right, _STEP * 1.4):
-            start, end = max(box.left, c - box.high), min(box.right, c - box.low)
-            yield (start, c - start, end, c - end)
-    if shape in "-+":
-        for y in _steps(box.low, box.high, _STEP):
-            yield (box.left, y, box.right, y)
-    if shape in "|+":
-        for x in _steps(box.left, box.right, _STEP):
-            yield (x, box.low, x, box.high)
-    if shape == ".":
-        for y in _steps(box.low + 0.5, box.high - 0.5, _STEP):
-            for x in _steps(box.left + 0.5, box.right - 0.5, _STEP):
-                yield (x - 0.5, y, x + 0.5, y)
+    for sign in {"x": "/\\", "+": "-|"}.get(shape, shape):
+        yield from _KINDS[sign](box)
+
+
+def _rising(box: Box) -> Iterator[Line]:
+    for c in _steps(box.low - box.right, box.high - box.left, _STEP * 1.4):
+        start, end = max(box.left, box.low - c), min(box.right, box.high - c)
+        yield (start, start + c, end, end + c)
+
+
+def _falling(box: Box) -> Iterator[Line]:
+    for c in _steps(box.low + box.left, box.high + box.right, _STEP * 1.4):
+        start, end = max(box.left, c - box.high), min(box.right, c - box.low)
+        yield (start, c - start, end, c - end)
+
+
+def _level(box: Box) -> Iterator[Line]:
+    yield from ((box.left, y, box.right, y) for y in _steps(box.low, box.high, _STEP))
+
+
+def _upright(box: Box) -> Iterator[Line]:
+    yield from ((x, box.low, x, box.high) for x in _steps(box.left, box.right, _STEP))
+
+
+def _dots(box: Box) -> Iterator[Line]:
+    for y in _steps(box.low + 0.5, box.high - 0.5, _STEP):
+        yield from ((x - 0.5, y, x + 0.5, y) for x in _steps(box.left + 1, box.right - 1, _STEP))
+
+
+_KINDS = {"/": _rising, "\\": _falling, "-": _level, "|": _upright, ".": _dots}
 
 
 def _steps(low: float, high: float, step: float) -> Iterator[float]:
@@ -94,9 +106,10 @@ def _boxes(
     x_axis, y_axis = trace.xaxis or "x", trace.yaxis or "y"
     gap = figure.layout.bargap or 0.0
     per = _scale(figure, trace)
-    for place, (x, y) in enumerate(zip(trace.x, trace.y, strict=True)):
-        key = (x_axis, y_axis, float(x))
-        base = trace.base[place] if trace.base is not None else stacked.get(key, 0.0)
+    values = zip(map(float, trace.x), map(float, trace.y), strict=True)
+    for place, (x, y) in enumerate(values):
+        key = (x_axis, y_axis, x)
+        base = float(trace.base[place]) if trace.base is not None else stacked.get(key, 0.0)
         stacked[key] = stacked.get(key, 0.0) + y
         half = (1 - gap if trace.width is None else trace.width) / 2
         (left, low), (right, high) = per(x - half, base), per(x + half, base + y)
@@ -183,7 +196,7 @@ def _entry(
         **where,
     )
     if shape := _shape(trace):
-        found = lines(shape, Box(0, 0, _SWATCH, _SWATCH))
+        found = lines(shape, Box(0.0, 0.0, _SWATCH, _SWATCH))
         path = " ".join(f"M{x + a:.2f},{y + b:.2f}L{x + c:.2f},{y + d:.2f}" for a, b, c, d in found)
         pen = {"width": _THIN, "color": trace.marker.pattern.fgcolor}
         figure.add_shape(type="path", path=path, line=pen, **where)

@@ -5,23 +5,26 @@ proportions; where too many stand side by side, the next ones go below. Room for
 so that none is cut.
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import plotly.graph_objects as go
 
+from layerroles.figures.around import has_bar, set_bar, set_head, set_legend
+from layerroles.figures.ticks import thin_ticks, tick_texts
 from layerroles.figures.words import plain, text_width, wrapped
 
 _HEIGHT = 0.62  # of a panel on a screen
 _LOWEST = 36.0  # pixels of a panel
+_HIGHEST = 780.0  # pixels of all panels: what a page has, with a caption
 _NARROWEST = 160.0  # pixels of a panel with its labels, below which fewer stand side by side
 _APART, _EDGE = 7.0, 3.0  # between panels, and around the figure
 _OVER = 4.0  # from a panel to its heading, for half of the highest label
 _TICK = 4.0  # from the axis to its labels
-_LEGEND_ROW, _LEGEND_MARK = 17.0, 44.0
-_BAR, _BAR_LONG = 6.0, 100.0
-_STEPS = (1, 2, 5, 10, 20, 50, 100)
+_PAPER = "rgba(255,255,255,0.8)"  # behind what is written over lines and cells
 _MARK_OF_DETAIL = " \N{EM DASH} "
 
 
@@ -65,9 +68,7 @@ class _Panel:
 _Unit = list[_Panel]  # a panel with a heading and those under it without
 
 
-def lay_out(
-    figure: go.Figure, sizes: Sizes, head: Sequence[tuple[str, float]] = ()
-) -> list[str]:
+def lay_out(figure: go.Figure, sizes: Sizes, head: Sequence[tuple[str, float]] = ()) -> list[str]:
     """Set size, margins, domains, legend and colour bar of a figure.
 
     Args:
@@ -89,7 +90,7 @@ def lay_out(
         for place, unit in enumerate(band):
             details += _set_heading(unit[0], across.room(place), sizes)
             for panel in unit:
-                _thin_ticks(panel, across.panel, sizes)
+                thin_ticks(panel.x, panel.y, across.panel, panel.high, sizes.small)
                 panel.below = _below(panel, sizes)
     rows = [row for band in bands for row in _rows(band)]
     above, tops, plot = _heights(rows, sizes)
@@ -97,13 +98,13 @@ def lay_out(
         for place, panel in enumerate(row):
             _set_panel(panel, across, place, (top, plot), sizes)
     _fit_notes(figure, bands, across.panel, sizes)
-    if _has_bar(figure):
-        above += _set_bar(figure, 1 + above / plot, sizes)
-    above += _set_legend(figure, across.edge, above, plot, sizes)
-    above += _set_head(figure, head, across.edge, above, plot)
+    figure.layout.width = round(sizes.wide, 2)
+    if has_bar(figure):
+        above += set_bar(figure, 1 + above / plot, sizes.small)
+    above += set_legend(figure, across.edge, above, plot, sizes.small)
+    above += set_head(figure, head, across.edge, above, plot)
     below = max(panel.below for panel in rows[-1])
     figure.update_layout(
-        width=round(sizes.wide, 2),
         height=round(above + plot + below + 2 * _EDGE),
         margin={"l": across.left, "r": across.right, "t": above + _EDGE, "b": below + _EDGE}
         | {"pad": 0, "autoexpand": False},
@@ -145,13 +146,20 @@ class _Across:
 
 def _heights(rows: Sequence[Sequence[_Panel]], sizes: Sizes) -> tuple[float, list[float], float]:
     """Pixels above the first row, from there to the top of each row, and to the end of the last."""
+    rest = sum(max(panel.below for panel in row) + _APART for row in rows)
+    highs = sum(max(panel.high for panel in row) for row in rows)
+    shrunk = min(1.0, max(0.0, _HIGHEST - rest - len(rows) * 2 * sizes.text) / highs)
+    for row in rows:
+        for panel in row:
+            panel.high = max(_LOWEST, panel.high * shrunk)
+            _fit_title(panel, sizes)
 
     def above(row: Sequence[_Panel]) -> float:
         lines = max(len(panel.lines) for panel in row)
         return lines * sizes.text * 1.2 + _OVER + 2 if lines else _APART
 
     tops = [0.0]
-    for row, following in zip(rows, rows[1:], strict=False):
+    for row, following in pairwise(rows):
         taken = max(panel.high for panel in row) + max(panel.below for panel in row)
         tops.append(tops[-1] + taken + above(following) + 1)
     return above(rows[0]), tops, tops[-1] + max(panel.high for panel in rows[-1])
@@ -253,16 +261,8 @@ def _labels(panel: _Panel, sizes: Sizes) -> float:
     axis = panel.y
     wide = _TICK
     if axis.showticklabels is not False:
-        wide += max(text_width(text, sizes.small) for text in _tick_texts(axis))
+        wide += max(text_width(text, sizes.small) for text in tick_texts(axis))
     return wide + (sizes.small * 1.25 if axis.title.text else 0) + 2
-
-
-def _tick_texts(axis: Any) -> Sequence[str]:
-    if axis.ticktext is not None:
-        return [str(text) for text in axis.ticktext] or [""]
-    if axis.tickformat and "%" in axis.tickformat:
-        return ["100%"]
-    return ["\N{MINUS SIGN}0.5" if axis.dtick != 0.25 else "0.75", "10"]
 
 
 def _set_heading(panel: _Panel, room: float, sizes: Sizes) -> list[str]:
@@ -278,42 +278,11 @@ def _set_heading(panel: _Panel, room: float, sizes: Sizes) -> list[str]:
     return notes
 
 
-def _thin_ticks(panel: _Panel, wide: float, sizes: Sizes) -> None:
-    """Label as many ticks of a panel as there is room for."""
-    x, y = panel.x, panel.y
-    if x.tickvals is not None and x.range is not None and len(x.tickvals):
-        per = wide / (x.range[1] - x.range[0])
-        kept = _kept(list(zip(x.tickvals, map(str, x.ticktext), strict=True)), per, x, sizes)
-        x.tickvals, x.ticktext = [value for value, _ in kept], [text for _, text in kept]
-    if y.dtick and y.range is not None and y.tickvals is None:
-        per = panel.high / abs(y.range[1] - y.range[0])
-        while y.dtick * per < sizes.small * 1.3:
-            y.dtick *= 2
-
-
-def _kept(
-    ticks: list[tuple[Any, str]], per: float, axis: Any, sizes: Sizes
-) -> list[tuple[Any, str]]:
-    """Ticks of round numbers far enough apart; named ones stay, and push away their neighbours."""
-
-    def size(text: str) -> float:
-        upright = axis.tickangle in (-90, 90)
-        return sizes.small * 0.95 if upright else text_width(text, sizes.small) + 5
-
-    numbers = [(value, text) for value, text in ticks if text.isdecimal()]
-    named = [tick for tick in ticks if tick not in numbers]
-    widest = max(size(text) for _, text in ticks)
-    if len(numbers) < 2:
-        step = -(-widest // per) if per < widest else 1
-        return ticks[:: max(1, int(step))]
-    step = next((s for s in _STEPS if s * per >= max(size(t) for _, t in numbers)), _STEPS[-1])
-    numbers = [(value, text) for value, text in numbers if int(text) % step == 0]
-    clear = [
-        (value, text)
-        for value, text in numbers
-        if all(abs(value - at) * per >= (size(text) + size(name)) / 2 for at, name in named)
-    ]
-    return [*named, *clear]
+def _fit_title(panel: _Panel, sizes: Sizes) -> None:
+    """Leave what a y axis is of to the heading, where it has no room for it."""
+    title = panel.y.title
+    if title.text and text_width(title.text, sizes.small) > panel.high:
+        title.text = re.split(r" of |, | \(", title.text)[0]
 
 
 def _below(panel: _Panel, sizes: Sizes) -> float:
@@ -323,7 +292,7 @@ def _below(panel: _Panel, sizes: Sizes) -> float:
         return 0.0
     high = _TICK
     if x.showticklabels is not False:
-        texts = _tick_texts(x)
+        texts = tick_texts(x)
         upright = x.tickangle in (-90, 90)
         high += max(text_width(t, sizes.small) for t in texts) if upright else sizes.small * 1.1
     return high + (sizes.small * 1.45 if x.title.text else 0)
@@ -344,7 +313,10 @@ def _fit_notes(
         if note.xref in (None, "paper") and note.yref in (None, "paper"):
             continue
         note.font.size = sizes.small
-        lines = [line for text in note.text.split("<br>") for line in wrapped(text, wide, sizes.small)]
+        note.bgcolor = _PAPER
+        lines = [
+            line for text in note.text.split("<br>") for line in wrapped(text, wide, sizes.small)
+        ]
         note.text = "<br>".join(lines)
         groups.setdefault((note.xref or "x", note.yref or "y"), []).append(note)
     for (x, _), notes in groups.items():
@@ -355,84 +327,8 @@ def _fit_notes(
         notes.sort(key=lambda note: note.x)
         near = any(
             (two.x - one.x) * per < text_width(one.text, sizes.small) + 2 and one.y == two.y
-            for one, two in zip(notes, notes[1:], strict=False)
+            for one, two in pairwise(notes)
         )
         if near:
             for note in notes:
                 note.textangle = -90
-
-
-def _has_bar(figure: go.Figure) -> bool:
-    axis = figure.layout.coloraxis
-    return axis.cmin is not None and axis.showscale is not False
-
-
-def _set_bar(figure: go.Figure, y: float, sizes: Sizes) -> float:
-    """Lay the colour bar above the panels, at the right; the pixels that it takes."""
-    bar = figure.layout.coloraxis.colorbar
-    bar.update(
-        orientation="h",
-        x=1,
-        xanchor="right",
-        y=y,
-        yanchor="bottom",
-        thicknessmode="pixels",
-        thickness=_BAR,
-        lenmode="pixels",
-        len=_BAR_LONG,
-        xpad=0,
-        ypad=0,
-        tickfont={"size": sizes.small},
-        nticks=5,
-    )
-    bar.title.update(side="top", font={"size": sizes.small})
-    return _BAR + 2.4 * sizes.small + 6
-
-
-def _set_legend(figure: go.Figure, x: float, above: float, plot: float, sizes: Sizes) -> float:
-    """Lay the legend above the panels, from the left edge; the pixels that it takes."""
-    if figure.layout.showlegend is False:
-        return 0.0
-    entries, seen = [], set()
-    for trace in figure.data:
-        group = trace.legendgroup or trace.name
-        if trace.showlegend is not False and group not in seen:
-            seen.add(group)
-            entries.append(text_width(trace.name or "", sizes.small) + _LEGEND_MARK)
-    if not entries or (len(entries) == 1 and figure.layout.showlegend is None):
-        return 0.0
-    each = max(entries)
-    in_a_row = len(entries) if sum(entries) <= sizes.wide else max(1, int(sizes.wide / each))
-    figure.update_layout(
-        legend={
-            "orientation": "h",
-            "x": x,
-            "xanchor": "left",
-            "y": 1 + (above + 1) / plot,
-            "yanchor": "bottom",
-            "font": {"size": sizes.small},
-            "itemwidth": 30,
-            "tracegroupgap": 2,
-        }
-    )
-    return -(-len(entries) // in_a_row) * _LEGEND_ROW + 5
-
-
-def _set_head(
-    figure: go.Figure, head: Sequence[tuple[str, float]], x: float, above: float, plot: float
-) -> float:
-    """Write lines over everything; the pixels that they take."""
-    taken = 4.0 if head else 0.0
-    for text, size in reversed(head):
-        figure.add_annotation(
-            text=text.replace("&", "&amp;").replace("<", "&lt;"),
-            x=x,
-            y=1 + (above + taken) / plot,
-            xref="paper",
-            yref="paper",
-            xanchor="left",
-            yanchor="bottom",
-            font={"size": size},
-        )
-        taken += size * 1.25
-    return taken

@@ -129,7 +129,7 @@ def _thin(figure: go.Figure) -> None:
         shape.line.width = _line(shape.line.width or 1)
 
 
-def _line(width: float | None) -> float:
+def _line(width: int | float | None) -> float:
     """A line's width; one that is 0 is none, and stays so."""
     return max(width * _LINE, _THINNEST) if width else 0.0
 

@@ -40,7 +40,7 @@ def wrapped(text: str, room: float, size: float) -> list[str]:
     """Break a label between words into lines that fit into `room`; tags are left whole.
 
     Example:
-        >>> wrapped("one two three", 40, 10)
+        >>> wrapped("one two three", 40.0, 10.0)
         ['one two', 'three']
     """
     # A space inside a tag is no place to break.
