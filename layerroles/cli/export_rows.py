@@ -1,5 +1,6 @@
 """`layerroles export-rows`: the rows of a run as a table for other programs."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -43,7 +44,8 @@ def command(
         _write(frame, scratch, file.suffix)
         scratch.replace(file)
     except OSError as error:
-        scratch.unlink(missing_ok=True)
+        with suppress(OSError):
+            scratch.unlink()
         reason = error.strerror or type(error).__name__
         raise InputError(f"cannot write {str(file)!r}: {reason}; choose another path") from error
     if as_json:

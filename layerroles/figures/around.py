@@ -33,6 +33,7 @@ def set_bar(figure: go.Figure, y: float, size: float) -> float:
         ypad=0,
         tickfont={"size": size},
         nticks=4,
+        ticklabeloverflow="allow",
     )
     bar.title.update(side="top", font={"size": size})
     return _BAR + 2.4 * size + 6

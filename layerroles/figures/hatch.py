@@ -12,6 +12,8 @@ from layerroles.figures.words import text_width
 _STEP, _THIN = 3.6, 0.55  # pixels between lines, and of one
 _SWATCH, _AFTER, _BETWEEN, _ROW = 9.0, 4.0, 12.0, 13.0  # of the legend, in pixels
 
+_OFF = 5.0  # from the legend to what stands below it
+
 Line = tuple[float, float, float, float]  # x and y of its start, then of its end
 
 
@@ -189,15 +191,18 @@ def _entry(
         type="rect",
         x0=x,
         x1=x + _SWATCH,
-        y0=y,
-        y1=y + _SWATCH,
+        y0=y + _OFF,
+        y1=y + _OFF + _SWATCH,
         fillcolor=trace.marker.color,
         line={"width": 0},
         **where,
     )
     if shape := _shape(trace):
         found = lines(shape, Box(0.0, 0.0, _SWATCH, _SWATCH))
-        path = " ".join(f"M{x + a:.2f},{y + b:.2f}L{x + c:.2f},{y + d:.2f}" for a, b, c, d in found)
+        path = " ".join(
+            f"M{x + a:.2f},{y + b + _OFF:.2f}L{x + c:.2f},{y + d + _OFF:.2f}"
+            for a, b, c, d in found
+        )
         pen = {"width": _THIN, "color": trace.marker.pattern.fgcolor}
         figure.add_shape(type="path", path=path, line=pen, **where)
     figure.add_annotation(
@@ -207,7 +212,7 @@ def _entry(
         xref="paper",
         yref="paper",
         xshift=x + _SWATCH + _AFTER,
-        yshift=y - 2,
+        yshift=y - 2 + _OFF,
         xanchor="left",
         yanchor="bottom",
         borderpad=0,

@@ -81,7 +81,9 @@ def inches(width: str | float) -> float:
 
 def _template() -> go.layout.Template:
     """The light template in black ink, with thin lines and small type."""
-    light = style.TEMPLATES["light"].to_plotly_json()["layout"]
+    light = dict(style.TEMPLATES["light"].to_plotly_json()["layout"])
+    for name in ("hoverlabel", "modebar", "title"):  # paper has none of them
+        light.pop(name)
     axis = {
         "linewidth": 0.7,
         "gridwidth": 0.5,
