@@ -81,6 +81,8 @@ def every(
 
     @functools.cache
     def roles() -> list[Roles]:
+        if only and not {"depth_contrasts", "pair_excess"} & set(only):
+            return []  # they take seconds, and nothing else is drawn of them
         asked = [(kind, at) for kind in kinds for at in judged(result, kind)]
         return [localize(result, probes, ablation=kind, at=at) for kind, at in asked]
 
