@@ -42,8 +42,6 @@ NEUTRAL = "#7d848f"
 UNDEFINED = "rgba(125,132,143,0.22)"
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 _TOP, _BOTTOM = 112, 56
-# Columns that name what a row is of.
-_NAMES = ("task", "family", "protocol", "ablation", "at", "probe", "method")
 
 
 def _template(
@@ -174,6 +172,10 @@ def finish(
         },
         hovermode="closest",
     )
+
+
+# Columns that name what a row is of.
+_NAMES = ("task", "family", "protocol", "ablation", "at", "probe", "method")
 
 
 def _named(about: pd.DataFrame) -> dict[str, list[Any]]:
