@@ -20,6 +20,8 @@ from layerroles.cli import (
     compare,
     demo,
     estimate,
+    export_rows,
+    figures,
     probe,
     prune,
     report,
@@ -32,7 +34,6 @@ from layerroles.errors import InputError, shown
 
 app = typer.Typer(
     name="layerroles",
-    add_completion=False,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -42,7 +43,9 @@ app.command("estimate")(estimate.command)
 app.command("probe")(probe.command)
 app.command("status")(status.command)
 app.command("report")(report.command)
+app.command("figures")(figures.command)
 app.command("compare")(compare.command)
+app.command("export-rows")(export_rows.command)
 app.command("prune")(prune.command)
 app.command("tasks")(tasks.command)
 app.command("ablations")(ablations.command)

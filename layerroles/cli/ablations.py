@@ -1,11 +1,11 @@
 """`layerroles ablations`: the ablations that `--ablation` takes."""
 
 from layerroles.cli.fields import describe_fields, first_line
-from layerroles.cli.options import Plugins
+from layerroles.cli.options import AsJson, Plugins
 from layerroles.cli.plugins import import_plugins
 
 
-def command(plugin: Plugins = None) -> None:
+def command(plugin: Plugins = None, as_json: AsJson = False) -> None:
     """List the ablations with their parameters and defaults.
 
     A parameter is given by --set NAME=VALUE; a reference is made of the tasks' held-out prompts.
@@ -16,9 +16,13 @@ def command(plugin: Plugins = None) -> None:
     import_plugins(plugin or [])
 
     from layerroles.ablations import ABLATIONS
-    from layerroles.cli.tables import print_table
+    from layerroles.cli.tables import print_json, print_table
 
     rows = [
         (name, describe_fields(ABLATIONS[name]), first_line(ABLATIONS[name])) for name in ABLATIONS
     ]
+    if as_json:
+        keys = ("name", "parameters", "what")
+        print_json([dict(zip(keys, row, strict=True)) for row in rows])
+        return
     print_table("Ablations", ("name", "parameters", "what it does"), rows)

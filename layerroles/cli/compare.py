@@ -5,14 +5,21 @@ from typing import Annotated
 
 import typer
 
+from layerroles.cli import complete
+from layerroles.cli.options import AsJson, Run
+
 
 def command(
-    first: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
-    second: Annotated[Path, typer.Argument(metavar="RUN", help="Another run folder.")],
+    first: Run,
+    second: Annotated[
+        Path,
+        typer.Argument(metavar="RUN", help="Another run folder.", autocompletion=complete.runs),
+    ],
     top: Annotated[
         int,
         typer.Option(metavar="N", min=0, help="Largest differences shown per task, protocol."),
     ] = 3,
+    as_json: AsJson = False,
 ) -> None:
     """Compare two runs: where do effects differ, and do the profiles over sites agree?
 
@@ -23,6 +30,18 @@ def command(
     layerroles compare runs/first runs/second --top 5
     """
     import layerroles as lr
-    from layerroles.cli.tables import print_comparison
+    from layerroles.cli.tables import print_comparison, print_json, records
 
-    print_comparison(lr.compare(lr.read(first), lr.read(second)), top=top)
+    found = lr.compare(lr.read(first), lr.read(second))
+    if as_json:
+        print_json(
+            {
+                "a": found.names[0],
+                "b": found.names[1],
+                "profiles": records(found.profiles),
+                "differences": records(found.largest(top)),
+                "unmatched": found.unmatched,
+            }
+        )
+        return
+    print_comparison(found, top=top)

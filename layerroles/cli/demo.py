@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from layerroles.cli.options import Dtype, Limit, Seed
+from layerroles.cli.options import Dtype, Limit, OtherModel, Seed
 from layerroles.errors import InputError
 
 TASKS = ("kv_retrieval", "facts", "word_problems", "copying")
@@ -15,7 +15,7 @@ PROTOCOLS = ("continuation", "generation")
 
 def command(
     out: Annotated[Path, typer.Option(metavar="RUN", help="The run folder.")] = Path("runs/demo"),
-    model: Annotated[str, typer.Option(help="Any model that `sweep` takes.")] = "smollm2-135m",
+    model: OtherModel = "smollm2-135m",
     limit: Limit = 32,
     seed: Seed = 0,
     dtype: Dtype = "auto",

@@ -1,12 +1,13 @@
 """`layerroles estimate`: what a sweep would take, on this machine or on another."""
 
-import json
 from typing import Annotated
 
 import typer
 
+from layerroles.cli import complete
 from layerroles.cli.options import (
     Ablations,
+    AsJson,
     Chat,
     Dtype,
     Limit,
@@ -32,6 +33,7 @@ from layerroles.cli.sweep import (
     make_tasks,
     one_at_a_time,
 )
+from layerroles.cli.tables import print_json
 from layerroles.cli.words import split_settings
 from layerroles.errors import InputError, shown
 
@@ -56,6 +58,7 @@ def command(
             help="cpu or measured (the device of this machine), which are measured; a100-40gb, "
             "a100-80gb, h100, h200, l4, l40s, rtx4090, of which half of the published peak is "
             "assumed.",
+            autocompletion=complete.one_of(complete.TARGETS),
         ),
     ] = "measured",
     generated: Annotated[
@@ -72,7 +75,7 @@ def command(
     memory: Memory = None,
     settings: Settings = None,
     plugin: Plugins = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Say what a sweep would take: tokens, operations, memory, time. Nothing is run.
 
@@ -110,4 +113,7 @@ def command(
         noise_floor=noise_floor,
     )
     found = lr.estimate(sweep, device=device, memory=memory, generated=generated)
-    typer.echo(json.dumps(found.to_dict(), indent=1) if as_json else shown(str(found)))
+    if as_json:
+        print_json(found.to_dict())
+    else:
+        typer.echo(shown(str(found)))

@@ -5,10 +5,25 @@ from typing import Annotated
 
 import typer
 
+from layerroles.cli import complete
+
+Run = Annotated[
+    Path, typer.Argument(metavar="RUN", help="A run folder.", autocompletion=complete.runs)
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
+Width = Annotated[
+    str,
+    typer.Option(
+        metavar="WIDTH",
+        help="column (3.25 in), full (6.75 in), or a width of your own: 5.5, 5.5in, 89mm.",
+        autocompletion=complete.one_of(complete.WIDTHS),
+    ),
+]
 Model = Annotated[
     str,
     typer.Option(
-        help="A Hugging Face name, a local folder, a .gguf file, or the built-in smollm2-135m."
+        help="A Hugging Face name, a local folder, a .gguf file, or the built-in smollm2-135m.",
+        autocompletion=complete.models,
     ),
 ]
 Tasks = Annotated[
@@ -17,11 +32,16 @@ Tasks = Annotated[
         metavar="TASK,...",
         help="What is asked, parameters in brackets: facts, kv_retrieval\\[pairs=20], "
         "local:FILE.jsonl, lm_eval:NAME. See: layerroles tasks.",
+        autocompletion=complete.list_of(complete.TASKS),
     ),
 ]
 Ablations = Annotated[
     str,
-    typer.Option(metavar="NAME,...", help="What is done. See: layerroles ablations."),
+    typer.Option(
+        metavar="NAME,...",
+        help="What is done. See: layerroles ablations.",
+        autocompletion=complete.list_of(complete.ABLATIONS),
+    ),
 ]
 Sites = Annotated[
     str,
@@ -37,6 +57,7 @@ Positions = Annotated[
         metavar="AT,...",
         help="At which positions: all; after_first, which spares the attention sink; prompt; "
         "generated; evidence; last (of the prompt).",
+        autocompletion=complete.list_of(complete.ATS),
     ),
 ]
 Protocols = Annotated[
@@ -46,6 +67,7 @@ Protocols = Annotated[
         help="How it is asked, parameters in brackets: generation, letter, answer_logprob, "
         "chain_logprob, continuation\\[norm=byte]; its norms are sum, token, byte and "
         "unconditional. plain_text is always asked under text_logprob.",
+        autocompletion=complete.list_of(complete.PROTOCOLS),
     ),
 ]
 Chat = Annotated[
@@ -80,12 +102,27 @@ NumFewshot = Annotated[
     typer.Option(metavar="N", help="Worked examples shown first; by default each task's own."),
 ]
 Seed = Annotated[int, typer.Option(metavar="N", help="Draws the examples.")]
-Dtype = Annotated[str, typer.Option(metavar="DTYPE", help="auto, float32, bfloat16 or float16.")]
+Dtype = Annotated[
+    str,
+    typer.Option(
+        metavar="DTYPE",
+        help="auto, float32, bfloat16 or float16.",
+        autocompletion=complete.one_of(complete.DTYPES),
+    ),
+]
 Device = Annotated[
-    str | None, typer.Option(metavar="DEVICE", help="cpu, cuda, cuda:1; by default the best.")
+    str | None,
+    typer.Option(
+        metavar="DEVICE",
+        help="cpu, cuda, cuda:1; by default the best.",
+        autocompletion=complete.one_of(complete.DEVICES),
+    ),
 ]
 Revision = Annotated[
     str | None, typer.Option(metavar="REV", help="A branch, tag or commit of the hub.")
+]
+OtherModel = Annotated[
+    str, typer.Option(help="Any model that `sweep` takes.", autocompletion=complete.models)
 ]
 Plugins = Annotated[
     list[Path] | None,

@@ -6,7 +6,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from layerroles.cli.options import Device, Dtype, Limit, NumFewshot, Plugins, Revision, Seed
+from layerroles.cli import complete
+from layerroles.cli.options import (
+    AsJson,
+    Device,
+    Dtype,
+    Limit,
+    NumFewshot,
+    OtherModel,
+    Plugins,
+    Revision,
+    Seed,
+)
 from layerroles.cli.plugins import import_plugins
 from layerroles.cli.sweep import make_tasks
 from layerroles.cli.words import split_list
@@ -17,7 +28,7 @@ if TYPE_CHECKING:
 
 
 def command(
-    model: Annotated[str, typer.Option(help="Any model that `sweep` takes.")],
+    model: OtherModel,
     out: Annotated[
         Path,
         typer.Option(
@@ -30,6 +41,7 @@ def command(
             metavar="NAME,...",
             help="What is measured, parameters in brackets. An unknown name is answered with all "
             "known ones.",
+            autocompletion=complete.list_of(complete.PROBES),
         ),
     ] = "logit_lens,attention",
     tuned_lens: Annotated[
@@ -39,7 +51,12 @@ def command(
         ),
     ] = None,
     tasks: Annotated[
-        str, typer.Option(metavar="TASK,...", help="On what, as in `sweep`.")
+        str,
+        typer.Option(
+            metavar="TASK,...",
+            help="On what, as in `sweep`.",
+            autocompletion=complete.list_of(complete.TASKS),
+        ),
     ] = "kv_retrieval,facts,word_problems,copying",
     limit: Limit = 32,
     num_fewshot: NumFewshot = None,
@@ -48,6 +65,7 @@ def command(
     device: Device = None,
     revision: Revision = None,
     plugin: Plugins = None,
+    as_json: AsJson = False,
 ) -> None:
     """Measure probes on a task's prompts, keep the frames in a run folder, and sum them up.
 
@@ -63,11 +81,12 @@ def command(
         raise InputError(f"--limit {limit} asks for nothing: give 1 or more")
 
     import layerroles as lr
-    from layerroles.cli.tables import print_line
+    from layerroles.cli.tables import print_json, print_line
     from layerroles.roles.probed import probed
     from layerroles.roles.seen import summary
 
     bridge = lr.load(model, dtype=dtype, device=device, revision=revision)
+    told: list[dict[str, object]] = []
     for each in probes:
         try:
             frame = lr.probes.measure_into(out, each, bridge, asked, limit=limit, seed=seed)
@@ -76,13 +95,20 @@ def command(
                 f"layerroles: stopped; the probes that were done are kept in {out}", file=sys.stderr
             )
             raise typer.Exit(130) from None
+        n = 0 if frame.empty else len(frame[["task", "example"]].drop_duplicates())
+        said = [] if frame.empty else [one.text for one in probed(summary([frame]))]
+        told.append({"probe": each.name, "rows": len(frame), "examples": n, "sentences": said})
+        if as_json:
+            continue
         if frame.empty:
             print_line(f"{each.name}: none of these examples has what it measures")
             continue
-        n = len(frame[["task", "example"]].drop_duplicates())
         print_line(f"{each.name}: {len(frame)} rows on {n} examples")
-        for sentence in probed(summary([frame])):
-            print_line(sentence.text)
+        for sentence in said:
+            print_line(sentence)
+    if as_json:
+        print_json({"folder": str(out / "probes"), "probes": told})
+        return
     typer.echo(f"Frames are in {out / 'probes'}. Layers and heads are counted from 0.")
 
 

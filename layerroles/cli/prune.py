@@ -6,7 +6,18 @@ from typing import Annotated
 
 import typer
 
-from layerroles.cli.options import Device, Dtype, Limit, NumFewshot, Plugins, Revision, Seed
+from layerroles.cli import complete
+from layerroles.cli.options import (
+    AsJson,
+    Device,
+    Dtype,
+    Limit,
+    NumFewshot,
+    OtherModel,
+    Plugins,
+    Revision,
+    Seed,
+)
 from layerroles.cli.plugins import import_plugins
 from layerroles.cli.sweep import known_protocols, make_tasks
 from layerroles.cli.words import split_list
@@ -14,7 +25,7 @@ from layerroles.errors import InputError
 
 
 def command(
-    model: Annotated[str, typer.Option(help="Any model that `sweep` takes.")],
+    model: OtherModel,
     drop: Annotated[int, typer.Option(metavar="K", help="How many layers to drop.")],
     out: Annotated[
         Path,
@@ -27,10 +38,16 @@ def command(
         typer.Option(
             metavar="FAMILY,...",
             help="What is to lose least: families, or tasks, of those in --tasks.",
+            autocompletion=complete.list_of(complete.FAMILIES),
         ),
     ] = "reasoning",
     tasks: Annotated[
-        str, typer.Option(metavar="TASK,...", help="What stands for the families, as in `sweep`.")
+        str,
+        typer.Option(
+            metavar="TASK,...",
+            help="What stands for the families, as in `sweep`.",
+            autocompletion=complete.list_of(complete.TASKS),
+        ),
     ] = "kv_retrieval,facts,word_problems",
     method: Annotated[
         str,
@@ -38,6 +55,7 @@ def command(
             metavar="NAME",
             help="How layers are chosen: role_aware, or for comparison likelihood, "
             "block_influence, angular, random.",
+            autocompletion=complete.one_of(complete.METHODS),
         ),
     ] = "role_aware",
     protocols: Annotated[
@@ -45,6 +63,7 @@ def command(
         typer.Option(
             metavar="NAME,...",
             help="How it is asked; generation by default, continuation for likelihood.",
+            autocompletion=complete.list_of(complete.PROTOCOLS),
         ),
     ] = None,
     screen: Annotated[
@@ -63,6 +82,7 @@ def command(
     device: Device = None,
     revision: Revision = None,
     plugin: Plugins = None,
+    as_json: AsJson = False,
 ) -> None:
     """Choose layers to drop such that the named families lose least, and write the smaller model.
 
@@ -79,7 +99,7 @@ def command(
         raise InputError(f"--limit {limit} asks for nothing: give 1 or more")
 
     import layerroles as lr
-    from layerroles.cli.tables import print_line
+    from layerroles.cli.tables import print_json, print_line, records
     from layerroles.prune import check_empty, exportable
 
     if export is not None:
@@ -106,8 +126,22 @@ def command(
             file=sys.stderr,
         )
         raise typer.Exit(130) from None
+    folder = None if export is None else lr.export(bridge, drop=plan.layers, path=export)
+    if as_json:
+        print_json(
+            {
+                "model": plan.model,
+                "method": plan.method,
+                "layers": plan.layers,
+                "n_layers": plan.n_layers,
+                "keep": plan.keep,
+                "without_skill": plan.without_skill,
+                "steps": records(plan.frame),
+                "export": None if folder is None else str(folder),
+            }
+        )
+        return
     for line in str(plan).split("\n"):
         print_line(line)
-    if export is not None:
-        folder = lr.export(bridge, drop=plan.layers, path=export)
+    if folder is not None:
         typer.echo(f"The model without these layers is in {folder}; it loads with --model {folder}")

@@ -5,9 +5,11 @@ from typing import Annotated
 
 import typer
 
+from layerroles.cli.options import Run
+
 
 def command(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+    run: Run,
     out: Annotated[
         Path | None,
         typer.Option(metavar="FILE.html", help="The page; by default RUN/report.html."),

@@ -4,6 +4,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from layerroles.cli import complete
+from layerroles.cli.options import AsJson
+
 if TYPE_CHECKING:
     from layerroles.checks import Checks
     from layerroles.sites import Part, Size
@@ -15,8 +18,10 @@ def command(
         typer.Argument(
             metavar="MODEL",
             help="A Hugging Face name, a local folder, a .gguf file, or the built-in smollm2-135m.",
+            autocompletion=complete.models,
         ),
     ],
+    as_json: AsJson = False,
 ) -> None:
     """Show how many layers and heads a model has, how its sites are written, and which can be used.
 
@@ -27,12 +32,27 @@ def command(
     layerroles sites smollm2-135m
     """
     import layerroles as lr
-    from layerroles.cli.tables import print_line, print_table
+    from layerroles.cli.tables import print_json, print_line, print_table
     from layerroles.models import prepared
     from layerroles.sites import size_of
 
     bridge = lr.load(model)
     config, size, checks = bridge.cfg, size_of(bridge.cfg), prepared(bridge).checks
+    if as_json:
+        print_json(
+            {
+                "model": model,
+                "n_layers": size.n_layers,
+                "n_heads": size.n_heads,
+                "n_kv_heads": size.n_kv_heads,
+                "d_model": config.d_model,
+                "d_head": config.d_head,
+                "parts": [_part(part, size, checks) for part in _SHOWN],
+                "identity_error": list(checks.identity_error),
+                "adds_up": list(checks.holds),
+            }
+        )
+        return
     shared = f", {size.n_kv_heads} key/value heads" if size.n_kv_heads != size.n_heads else ""
     print_line(
         f"{model}: {size.n_layers} layers of {size.n_heads} heads{shared}; "
@@ -67,6 +87,20 @@ _SHOWN: dict["Part", str] = {
     "kv_group": "z of the heads that share a key/value head (likewise)",
     "stream": "the stream itself, as it leaves the layer (likewise)",
 }
+
+
+def _part(part: "Part", size: "Size", checks: "Checks") -> dict[str, object]:
+    """A part for scripts: how its sites are written, and which of them are refused."""
+    from layerroles.sites import each_site
+
+    sites = each_site(size, part)
+    return {
+        "part": part,
+        "first": str(sites[0]),
+        "last": str(sites[-1]),
+        "all": "all" if part == "block" else f"all.{part}",
+        "refused": [str(site) for site in sites if checks.refusal(site) is not None],
+    }
 
 
 def _row(part: "Part", size: "Size", checks: "Checks") -> tuple[str, ...]:

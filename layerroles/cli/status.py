@@ -1,33 +1,38 @@
 """`layerroles status`: how far a run is, from another terminal."""
 
-import json
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from layerroles.cli.options import AsJson, Run
+
 
 def command(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+    run: Run,
     top: Annotated[
         int,
         typer.Option(
             metavar="N", min=0, help="Also show the effects so far: the N most harmful conditions."
         ),
     ] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Tell how far a run is; the run goes on undisturbed.
 
     [bold]Example:[/bold]
     layerroles status runs/first --top 3
     """
-    from layerroles.cli.tables import print_line, print_result
+    from layerroles.cli.tables import most_harmful, print_json, print_line, print_result, records
     from layerroles.status import read_status
 
     found = read_status(run)
     if as_json:
-        typer.echo(json.dumps(found.to_dict(), indent=1))
+        told = found.to_dict()
+        if top:
+            import layerroles as lr
+
+            told["effects"] = records(most_harmful(lr.read(run).effects(), top))
+        print_json(told)
         return
     print_line(str(found))
     if top:

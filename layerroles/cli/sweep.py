@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
+from layerroles.cli import complete
 from layerroles.cli.fields import describe_fields, typed_fields
 from layerroles.cli.options import (
     Ablations,
+    AsJson,
     Chat,
     Device,
     Dtype,
@@ -79,6 +81,7 @@ def command(
             metavar="NAME",
             help="auto, the fastest that gives what the reference gives; plain, the reference; "
             "hooked or fused.",
+            autocompletion=complete.one_of(complete.EXECUTORS),
         ),
     ] = "auto",
     memory: Memory = None,
@@ -88,6 +91,7 @@ def command(
             metavar="NAME",
             help="local, this process; ray, workers of a Ray cluster, each with a model of its "
             "own (this process then holds none).",
+            autocompletion=complete.one_of(complete.BACKENDS),
         ),
     ] = "local",
     address: Annotated[
@@ -124,6 +128,7 @@ def command(
         int,
         typer.Option(metavar="N", min=0, help="Most harmful conditions shown per task, protocol."),
     ] = 5,
+    as_json: AsJson = False,
 ) -> None:
     """Ablate sites one at a time and ask the same questions, the intact model's answers beside.
 
@@ -148,7 +153,7 @@ def command(
         )
 
     import layerroles as lr
-    from layerroles.cli.tables import print_result
+    from layerroles.cli.tables import most_harmful, print_json, print_result, records
 
     device = "meta" if backend == "ray" else device  # the workers read the weights
     bridge = lr.load(model, dtype=dtype, device=device, revision=revision)
@@ -174,6 +179,10 @@ def command(
             file=sys.stderr,
         )
         raise typer.Exit(130) from None
+    if as_json:
+        worst = most_harmful(result.effects(), top)
+        print_json({"run": str(out), "intact": records(result.intact()), "effects": records(worst)})
+        return
     print_result(result, top=top)
     typer.echo(f"Rows are in {out}. A page to read them: layerroles report {out}")
 

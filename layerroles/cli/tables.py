@@ -1,16 +1,16 @@
 """What commands print: tables for a terminal that stay plain text in a pipe."""
 
+import json
 import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
-
-from rich.console import Console
-from rich.table import Table
 
 from layerroles.errors import shown
 
 if TYPE_CHECKING:
     import pandas as pd
+    from rich.console import Console
+    from rich.table import Table
 
     from layerroles.results import Comparison, SweepResult
 
@@ -18,6 +18,27 @@ if TYPE_CHECKING:
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a table of text; nothing in it is read as markup."""
     _console().print(_table(title, columns, rows))
+
+
+def print_json(value: object) -> None:
+    """Print JSON: what is not a number, or unknown, is null."""
+    print(json.dumps(_plain(value), indent=1, allow_nan=False))
+
+
+def records(frame: "pd.DataFrame") -> list[dict[str, object]]:
+    """The rows of a frame as JSON has them."""
+    found: list[dict[str, object]] = json.loads(
+        frame.to_json(orient="records", double_precision=15)
+    )
+    return found
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, dict):
+        return {str(key): _plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def print_result(result: "SweepResult", *, top: int) -> None:
@@ -52,7 +73,7 @@ def print_line(line: str) -> None:
     _console().print(Text(shown(line)), soft_wrap=True)
 
 
-def intact_table(intact: "pd.DataFrame") -> Table:
+def intact_table(intact: "pd.DataFrame") -> "Table":
     """The intact model's scores with their intervals."""
     rows = [
         (
@@ -75,7 +96,7 @@ def most_harmful(effects: "pd.DataFrame", top: int) -> "pd.DataFrame":
     return first.sort_values(["task", "protocol"], kind="stable")
 
 
-def effects_table(effects: "pd.DataFrame") -> Table:
+def effects_table(effects: "pd.DataFrame") -> "Table":
     """Effects with intervals: negative means that the ablation hurts.
 
     Where the model writes, the effect on the form of answers stands beside that on their skill.
@@ -99,7 +120,7 @@ def effects_table(effects: "pd.DataFrame") -> Table:
     return _table("Most harmful (layers are counted from 0)", columns, rows)
 
 
-def profiles_table(profiles: "pd.DataFrame") -> Table:
+def profiles_table(profiles: "pd.DataFrame") -> "Table":
     """How alike two runs' effects are over sites."""
     rows = [
         (
@@ -117,7 +138,7 @@ def profiles_table(profiles: "pd.DataFrame") -> Table:
     return _table("Profiles over sites", columns, rows)
 
 
-def differences_table(differences: "pd.DataFrame") -> Table:
+def differences_table(differences: "pd.DataFrame") -> "Table":
     """The effects of two runs, and their difference with its interval."""
     rows = [
         (
@@ -173,7 +194,8 @@ def _defined(value: float) -> bool:
         return False
 
 
-def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> "Table":
+    from rich.table import Table
     from rich.text import Text
 
     table = Table(title=title, title_justify="left")
@@ -185,7 +207,10 @@ def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) ->
     return table
 
 
-def _console() -> Console:
+def _console() -> "Console":
+    # What is asked at every press of a key does without rich.
+    from rich.console import Console
+
     console = Console()
     # A pipe has no width: do not fold what a program reads.
     if not console.is_terminal:

@@ -1,11 +1,11 @@
 """`layerroles tasks`: the tasks that `--tasks` takes."""
 
 from layerroles.cli.fields import describe_fields, first_line
-from layerroles.cli.options import Plugins
+from layerroles.cli.options import AsJson, Plugins
 from layerroles.cli.plugins import import_plugins
 
 
-def command(plugin: Plugins = None) -> None:
+def command(plugin: Plugins = None, as_json: AsJson = False) -> None:
     r"""List the tasks with their families, parameters and defaults.
 
     A parameter is set in brackets: kv_retrieval\[pairs=20].
@@ -15,7 +15,7 @@ def command(plugin: Plugins = None) -> None:
     """
     import_plugins(plugin or [])
 
-    from layerroles.cli.tables import print_table
+    from layerroles.cli.tables import print_json, print_table
     from layerroles.tasks import TASKS
 
     rows = []
@@ -25,4 +25,8 @@ def command(plugin: Plugins = None) -> None:
         # A task that reads its questions from a file knows its family only when it is made.
         shown = family if isinstance(family, str) else "of the file"
         rows.append((name, shown, describe_fields(cls), first_line(cls)))
+    if as_json:
+        keys = ("name", "family", "parameters", "what")
+        print_json([dict(zip(keys, row, strict=True)) for row in rows])
+        return
     print_table("Tasks", ("name", "family", "parameters", "what it asks"), rows)

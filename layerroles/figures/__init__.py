@@ -2,15 +2,21 @@
 
 Every function here is pure: it draws what it is given, on white, with titles, units, intervals and
 the number of examples; `themed(figure, "dark")` changes the look. Layers and heads are 0-based.
+
+For a paper: `every` gives all figures of a run, `paper` one at its final size, `save` writes PDF,
+SVG or PNG with captions, `caption` gives the words alone.
 """
 
 from layerroles.figures.attention import attention_map as attention_map
+from layerroles.figures.captions import caption as caption
+from layerroles.figures.catalogue import every as every
 from layerroles.figures.contrasts import depth_contrasts as depth_contrasts
 from layerroles.figures.decision import decision_margin as decision_margin
 from layerroles.figures.depth import depth_profile as depth_profile
 from layerroles.figures.direct import direct_against_total as direct_against_total
 from layerroles.figures.disagreement import likelihood_hides as likelihood_hides
 from layerroles.figures.disagreement import protocols as protocols
+from layerroles.figures.files import save as save
 from layerroles.figures.heads import head_map as head_map
 from layerroles.figures.heatmap import harm_map as harm_map
 from layerroles.figures.joint import head_harms as head_harms
@@ -18,6 +24,7 @@ from layerroles.figures.joint import pair_excess as pair_excess
 from layerroles.figures.lens import lens_trajectories as lens_trajectories
 from layerroles.figures.outcomes import outcome_profile as outcome_profile
 from layerroles.figures.patterns import attention_pattern as attention_pattern
+from layerroles.figures.printed import paper as paper
 from layerroles.figures.profiles import harm_profiles as harm_profiles
 from layerroles.figures.pruned import pruned_harm as pruned_harm
 from layerroles.figures.roles import role_map as role_map
@@ -29,10 +36,12 @@ from layerroles.figures.tokens import token_table as token_table
 __all__ = [
     "attention_map",
     "attention_pattern",
+    "caption",
     "decision_margin",
     "depth_contrasts",
     "depth_profile",
     "direct_against_total",
+    "every",
     "harm_map",
     "harm_profiles",
     "head_harms",
@@ -42,9 +51,11 @@ __all__ = [
     "likelihood_hides",
     "outcome_profile",
     "pair_excess",
+    "paper",
     "protocols",
     "pruned_harm",
     "role_map",
+    "save",
     "similarity_triangle",
     "themed",
     "token_table",

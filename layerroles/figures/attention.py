@@ -40,6 +40,7 @@ def attention_map(attention: pd.DataFrame, *, top: int = 3) -> go.Figure:
     without = sorted(set(attention["task"]) - set(means["task"]))
     left_out = f"; without evidence: {', '.join(without)}" if without else ""
     look = Look(
+        kind="attention_map",
         title="Attention from the answering position to the evidence",
         unit="share",
         subtitle=f"mean share over {style.counts(means['n'])} examples per task, intact model"

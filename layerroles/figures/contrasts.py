@@ -74,6 +74,8 @@ def depth_contrasts(roles: Roles) -> go.Figure:
     beside = "; hollow: with the first token's write kept" if hollow else ""
     style.finish(
         figure,
+        kind="depth_contrasts",
+        about=roles.frame.assign(ablation=roles.ablation, at=roles.at),
         title=f"Depth in numbers ({roles.ablation})",
         subtitle=f"{style.counts(roles.frame['n'])} examples per family; 95% intervals, examples "
         f"resampled jointly over layers and protocols; at {roles.at}{beside}",

@@ -70,6 +70,8 @@ def decision_margin(decision: pd.DataFrame) -> go.Figure:
     model = ", intact model" if conditions == ["intact"] else ""
     style.finish(
         figure,
+        kind="decision_margin",
+        about=summary,
         title="Where the model chooses among the options",
         subtitle=f"{style.counts(summary['n'])} examples per task{model}; 95% intervals; "
         "decisive = the choice is the final one from there on; layers are 0-based",

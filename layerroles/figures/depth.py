@@ -88,6 +88,8 @@ def depth_profile(
     of = f" on {tasks[0]}" if len(tasks) == 1 else ""
     return style.finish(
         figure,
+        kind="depth_profile",
+        about=effects,
         title=f"Score{of} when one layer is ablated ({kind}), and the effect",
         subtitle=f"{style.counts(effects['n'])} examples per point; 95% intervals; "
         "effect = score \N{MINUS SIGN} intact on the same examples; layers are 0-based",

@@ -89,6 +89,8 @@ def direct_against_total(
     kind = effects["ablation"].iloc[0]
     return style.finish(
         figure,
+        kind="direct_against_total",
+        about=effects,
         title=f"What a layer writes into the answer, and the harm of ablating it ({kind})",
         subtitle=f"{style.counts(effects['n'])} examples per harm, {style.counts(both['n_d'])} per "
         f"direct effect; 95% intervals; at {at}; darker marks are deeper layers (0-based)",

@@ -80,6 +80,8 @@ def protocols(
     what = "The same questions, asked in different ways," if len(cells) > 1 else "The score"
     return style.finish(
         figure,
+        kind="protocols",
+        about=effects,
         title=f"{what} when one layer is ablated ({kind})",
         subtitle=f"{style.counts(effects['n'])} examples per point; 95% intervals; change = score "
         "\N{MINUS SIGN} intact on the same examples; layers are 0-based",
@@ -163,7 +165,8 @@ def likelihood_hides(
         _harms(figure, cell, row)
         _difference(figure, cell, row, shown)
         if cell["difference"].isna().all():
-            for column in (1, 2):
+            drawn = cell[["harm_a", "harm_b"]].notna().any(axis=None)
+            for column in (2,) if drawn else (1, 2):
                 figure.add_annotation(
                     text="undefined: intact is not above chance under both",
                     x=(n_layers - 1) / 2, y=0, showarrow=False, row=row, col=column,
@@ -176,6 +179,8 @@ def likelihood_hides(
     style.headings(figure)
     return style.finish(
         figure,
+        kind="likelihood_hides",
+        about=both.assign(protocol=generation),
         title=f"What {asked} hides when one layer is ablated ({kind}, at {at})",
         subtitle=f"{style.counts(both['n'])} examples per layer; harm 1 = all skill above chance "
         "is gone; 95% intervals; layers are 0-based",

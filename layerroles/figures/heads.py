@@ -32,6 +32,7 @@ class Look:
     """How a head map is labelled.
 
     Attributes:
+        kind: the name of the public function that draws.
         title: of the figure.
         unit: of the values, over the colour bar.
         subtitle: what a value is, and of how many examples.
@@ -40,6 +41,7 @@ class Look:
         diverging: whether the scale has two sides though no value is below 0, as harm has.
     """
 
+    kind: str
     title: str
     unit: str
     subtitle: str
@@ -77,6 +79,7 @@ def head_map(frame: pd.DataFrame, *, value: str, top: int = 3) -> go.Figure:
     left = sorted(set(map(str, frame["task"])) - set(means["task"])) if "task" in frame else []
     without = f"; not known for {', '.join(left)}" if left else ""
     look = Look(
+        kind="head_map",
         title=title,
         unit=unit,
         subtitle=f"mean over {style.counts(means['n'])} examples per task{without}; "
@@ -148,6 +151,8 @@ def draw_map(
     style.headings(figure)
     style.finish(
         figure,
+        kind=look.kind,
+        about=means,
         title=look.title,
         subtitle=look.subtitle,
         height=168 + len(tasks) * (panel + 46),

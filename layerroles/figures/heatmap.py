@@ -60,6 +60,8 @@ def harm_map(
     kind = effects["ablation"].iloc[0]
     style.finish(
         figure,
+        kind="harm_map",
+        about=effects,
         title=f"Harm of ablating one layer ({kind})",
         subtitle=f"{style.counts(effects['n'])} examples per cell; 1 = all skill "
         f"above chance gone, below 0 = helps; \N{BULLET} interval excludes 0; "

@@ -44,6 +44,7 @@ def head_harms(heads: pd.DataFrame, *, ablation: str | None = None) -> go.Figure
     heads = heads[heads["ablation"] == (ablation or kinds[0])]
     means = heads.rename(columns={"harm": "value", "harm_low": "low", "harm_high": "high"})
     look = Look(
+        kind="head_harms",
         title=f"Harm of ablating one head at a time ({ablation or kinds[0]})",
         unit="harm",
         subtitle=f"{style.counts(means['n'])} examples per family; 1 is the whole skill above "
@@ -103,6 +104,8 @@ def pair_excess(roles: Roles) -> go.Figure:
     style.headings(figure)
     style.finish(
         figure,
+        kind="pair_excess",
+        about=pairs.assign(ablation=roles.ablation, at=roles.at),
         title=f"What two layers cost together beyond each alone ({roles.ablation})",
         subtitle=f"{style.counts(pairs['n'])} examples per family; share of the skill; "
         f"\N{WHITE CIRCLE} backup: the interval lies above 0.2; at {roles.at}",

@@ -70,6 +70,8 @@ def lens_trajectories(
     what = "" if measure == "kl" else "first token of the answer, "
     style.finish(
         figure,
+        kind="lens_trajectories",
+        about=summary,
         title=_TITLES[measure],
         subtitle=f"{style.counts(summary['n'])} examples per task; bands are 95% intervals; "
         f"{what}{model}{note}layers are 0-based",

@@ -94,6 +94,8 @@ def outcome_profile(
     figure.update_yaxes(range=[0, 1], dtick=0.5, tickformat=".0%")
     style.finish(
         figure,
+        kind="outcome_profile",
+        about=effects.assign(n=effects["n"] + effects["n_failed"]),
         title=f"How answers come out when one layer is ablated ({kind}, {protocol})",
         subtitle=f"share of {style.counts(effects['n'] + effects['n_failed'])} examples per bar; "
         "left of layer 0: the intact model; layers are 0-based",

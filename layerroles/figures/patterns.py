@@ -55,6 +55,8 @@ def attention_pattern(patterns: pd.DataFrame) -> go.Figure:
     style.headings(figure)
     style.finish(
         figure,
+        kind="attention_pattern",
+        about=patterns,
         title="Attention patterns",
         subtitle=f"share of each token's attention, 1 text of {last + 1} tokens; "
         "layers and heads are 0-based",

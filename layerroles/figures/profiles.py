@@ -89,6 +89,8 @@ def harm_profiles(
     kind, asked, where = (drawn[column].iloc[0] for column in ("ablation", "protocol", "at"))
     return style.finish(
         figure,
+        kind="harm_profiles",
+        about=drawn,
         title=f"Harm when one layer is ablated ({kind}), by {asked}",
         subtitle=f"{style.counts(drawn['n'])} examples per point; ablated at: {where}; "
         "95% intervals; 0: nothing lost, 1: no better than chance",

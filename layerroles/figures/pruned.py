@@ -71,6 +71,8 @@ def pruned_harm(table: pd.DataFrame) -> go.Figure:
     style.headings(figure)
     return style.finish(
         figure,
+        kind="pruned_harm",
+        about=known,
         title="What is lost without the layers that each method chose",
         subtitle=f"{style.counts(known['n'])} examples per mark; 95% intervals; 0: nothing lost, "
         "1: no better than chance",

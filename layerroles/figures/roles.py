@@ -102,6 +102,8 @@ def role_map(
     kind = effects["ablation"].iloc[0]
     style.finish(
         figure,
+        kind="role_map",
+        about=effects[effects["at"].isin(ats)],
         title=f"Role map: harm of ablating one layer ({kind}), and what probes see there",
         subtitle=f"{style.counts(effects['n'])} examples per harm, 95% intervals; harm "
         "1 = all skill above chance gone, dashed line = 0.2; "

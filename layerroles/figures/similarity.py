@@ -43,6 +43,8 @@ def similarity_triangle(similarity: pd.DataFrame) -> go.Figure:
     style.headings(figure)
     style.finish(
         figure,
+        kind="similarity_triangle",
+        about=means.assign(n=means["examples"]),
         title="Angular distance between the stream before and after a run of blocks",
         subtitle=f"mean over {style.counts(means['examples'])} examples per task; \N{WHITE CIRCLE} "
         "least for its length; 0 = same direction, 0.5 = orthogonal; layers are 0-based",
@@ -102,6 +104,8 @@ def influence_profile(similarity: pd.DataFrame) -> go.Figure:
     figure.update_yaxes(title_text="influence, 1 \N{MINUS SIGN} cos(in, out)", rangemode="tozero")
     return style.finish(
         figure,
+        kind="influence_profile",
+        about=means.assign(n=means["examples"]),
         title="Influence of each block on the stream",
         subtitle=f"mean over {style.counts(means['examples'])} examples per task; 95% intervals; "
         "says how much is written, not how much it is needed; layers are 0-based",

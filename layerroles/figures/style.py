@@ -131,11 +131,34 @@ def themed(figure: go.Figure, theme: str) -> go.Figure:
 
 
 def finish(
-    figure: go.Figure, *, title: str, subtitle: str, height: int, legend: bool = True
+    figure: go.Figure,
+    *,
+    kind: str,
+    about: pd.DataFrame,
+    title: str,
+    subtitle: str,
+    height: int,
+    legend: bool = True,
 ) -> go.Figure:
-    """Set title, subtitle, size and margins; `title` and `subtitle` are plain text."""
+    """Set title, subtitle, size and margins, and note what the figure shows (`layout.meta`).
+
+    Args:
+        figure: with its traces and axes.
+        kind: the name of the public function that draws it.
+        about: the rows that it draws; their names and their n are noted, for captions.
+        title: plain text.
+        subtitle: plain text.
+        height: in pixels.
+        legend: whether there is one.
+    """
     plot = height - _TOP - _BOTTOM
     return themed(figure, "light").update_layout(
+        meta={
+            "figure": kind,
+            "title": escape(title),
+            "subtitle": escape(subtitle),
+            **_named(about),
+        },
         title={
             "text": escape(title),
             "subtitle": {"text": escape(subtitle)},
@@ -159,6 +182,22 @@ def finish(
         },
         hovermode="closest",
     )
+
+
+# Columns that name what a row is of.
+_NAMES = ("task", "family", "protocol", "ablation", "at", "probe", "method")
+
+
+def _named(about: pd.DataFrame) -> dict[str, list[Any]]:
+    """What rows are of: the values of each column that names something, and the range of n."""
+    columns = [name for name in _NAMES if name in about]
+    found: dict[str, list[Any]] = {
+        name: list(map(escape, dict.fromkeys(about[name].dropna()))) for name in columns
+    }
+    n = about["n"].dropna() if "n" in about else []
+    if len(n):
+        found["n"] = [int(min(n)), int(max(n))]
+    return found
 
 
 def headings(figure: go.Figure) -> go.Figure:

@@ -94,6 +94,8 @@ def token_table(read: pd.DataFrame, *, text: int = 0, last: int = 14) -> go.Figu
     condition = str(table["condition"].iloc[0]) if "condition" in table else "intact"
     style.finish(
         figure,
+        kind="token_table",
+        about=table,
         title=f"What the {name} reads at every layer and token",
         subtitle=f"likeliest next token; bold = what the model says in the end; one text, "
         f"{'intact model' if condition == 'intact' else condition}; layers are 0-based",

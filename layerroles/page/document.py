@@ -19,6 +19,7 @@ from plotly.offline import get_plotlyjs
 
 from layerroles.errors import InputError
 from layerroles.figures import select, style
+from layerroles.figures.catalogue import judged
 from layerroles.page.answers import changed
 from layerroles.page.beside import beside, names
 from layerroles.page.explored import Run, explored
@@ -142,7 +143,7 @@ def _compact(data: dict[str, Any]) -> Markup:
 
 def _localized(result: SweepResult, probes: Sequence[pd.DataFrame] = ()) -> dict[str, Roles]:
     """The roles under each kind of ablation, at each of the positions that are judged."""
-    asked = [(kind, at) for kind in select.ablations(result) for at in _judged(result, kind)]
+    asked = [(kind, at) for kind in select.ablations(result) for at in judged(result, kind)]
     return {
         kind if at == "all" else f"{kind}, at {at}": localize(result, probes, ablation=kind, at=at)
         for kind, at in asked
@@ -162,12 +163,6 @@ def _runs(
     one, two = names(comparison)
     other = list(_localized(against).values())
     return [Run(one, result, list(roles.values())), Run(two, against, other)]
-
-
-def _judged(result: SweepResult, kind: str) -> list[str]:
-    """The positions that are judged; sparing the first token is judged with all positions."""
-    ats = select.ats(select.layer_effects(result, ablation=kind))
-    return [at for at in ats if at != "after_first" or "all" not in ats]
 
 
 def layer_list(layers: Sequence[int]) -> str:

@@ -8,15 +8,14 @@ Figures go into the page as JSON:
 
 import html
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
 from markupsafe import Markup
 
-from layerroles import figures
-from layerroles.figures import select
+from layerroles.figures.catalogue import PROBED, catalogue
 from layerroles.results import SweepResult
 from layerroles.roles import Roles
 
@@ -106,40 +105,31 @@ _HOW = {
 }
 
 
-def _evidence(attention: pd.DataFrame) -> list[go.Figure]:
-    """The map of attention to the evidence, if any example has evidence."""
-    return [figures.attention_map(attention)] if attention["evidence"].notna().any() else []
-
-
-# Heading and figures of each probe, in the page's order.
-_PROBES: dict[str, tuple[str, Callable[[pd.DataFrame], list[go.Figure]]]] = {
-    "logit_lens": ("Logit lens", lambda frame: [figures.lens_trajectories(frame)]),
-    "tuned_lens": ("Tuned lens", lambda frame: [figures.lens_trajectories(frame)]),
-    "decision": ("Decision", lambda frame: [figures.decision_margin(frame)]),
-    "attention": ("Attention", _evidence),
-    "retrieval_score": (
-        "Retrieval heads",
-        lambda frame: [figures.head_map(frame, value="score")],
-    ),
-    "head_scores": (
-        "Kinds of heads",
-        lambda frame: [
-            figures.head_map(frame, value=kind)
-            for kind in ("previous", "duplicate", "induction")
-            if frame[kind].notna().any()
-        ],
-    ),
-    "similarity": (
-        "Similarity",
-        lambda frame: [figures.influence_profile(frame), figures.similarity_triangle(frame)],
-    ),
-}
-DRAWN = {*_PROBES, "attribution"}
+# Sections in the page's order: id, heading, how to read it.
+_ORDER = (
+    ("roles", "Role map", "role"),
+    ("harm", "Harm map", "harm"),
+    ("contrasts", "Depth in numbers", "contrasts"),
+    ("heads", "Heads ablated alone", "heads"),
+    ("pairs", "Pairs of layers", "pairs"),
+    ("depth", "Depth profiles", "depth"),
+    ("protocols", "What likelihood hides", "protocols"),
+    ("outcomes", "How answers fail", "outcome"),
+    ("logit-lens", "Logit lens", "logit_lens"),
+    ("tuned-lens", "Tuned lens", "tuned_lens"),
+    ("decision", "Decision", "decision"),
+    ("attention", "Attention", "attention"),
+    ("retrieval-score", "Retrieval heads", "retrieval_score"),
+    ("head-scores", "Kinds of heads", "head_scores"),
+    ("similarity", "Similarity", "similarity"),
+    ("direct", "Direct against total effect", "attribution"),
+)
+DRAWN = {*PROBED, "attribution"}
 # The section in which what a sentence of the verdict is about can be seen.
 _SEEN = {
     **{"depth": "contrasts", "spread": "contrasts", "protocols": "contrasts", "layers": "roles"},
     **{"precision": "harm", "unmeasured": "setup", "failures": "effects"},
-    **{"attribution": "direct", **{probe: probe.replace("_", "-") for probe in _PROBES}},
+    **{"attribution": "direct", **{probe: probe.replace("_", "-") for probe in PROBED}},
 }
 
 
@@ -164,77 +154,11 @@ def sections(
         localized: the roles under each kind, at each of the positions that are judged.
         heads: what is said of heads that were ablated alone, as in `Roles.heads`.
     """
-    lens, attention = found.get("logit_lens"), found.get("attention")
-    if attention is not None and attention["evidence"].isna().all():
-        attention = None
-    roles, harms, depth, outcomes, asked = [], [], [], [], []
-    for kind in kinds:
-        single = select.layer_effects(result, ablation=kind)
-        roles.append(figures.role_map(result, lens, attention, ablation=kind))
-        tasks = dict.fromkeys(single["task"])
-        depth += [figures.depth_profile(result, task=task, ablation=kind) for task in tasks]
-        harms.append(figures.harm_map(result, ablation=kind))
-        for protocol in select.written(single["protocol"]):
-            outcomes.append(figures.outcome_profile(result, ablation=kind, protocol=protocol))
-            asked += _hidden(result, kind, protocol)
-    yield _section("roles", "Role map", "role", roles)
-    yield _section("harm", "Harm map", "harm", harms)
-    yield _section("contrasts", "Depth in numbers", "contrasts", _contrasts(localized))
-    yield _section("heads", "Heads ablated alone", "heads", _heads(heads))
-    yield _section("pairs", "Pairs of layers", "pairs", _pairs(localized))
-    yield _section("depth", "Depth profiles", "depth", depth)
-    yield _section("protocols", "What likelihood hides", "protocols", asked)
-    yield _section("outcomes", "How answers fail", "outcome", outcomes)
-    yield from _probed(result, found, kinds)
-
-
-def _contrasts(localized: Sequence[Roles]) -> list[go.Figure]:
-    known = [
-        roles
-        for roles in localized
-        if roles.frame[["early_minus_late", "effective"]].notna().any(axis=None)
-    ]
-    return [figures.depth_contrasts(roles) for roles in known]
-
-
-def _heads(heads: pd.DataFrame) -> list[go.Figure]:
-    kinds = dict.fromkeys(heads.dropna(subset="harm")["ablation"])
-    return [figures.head_harms(heads, ablation=kind) for kind in kinds]
-
-
-def _pairs(localized: Sequence[Roles]) -> list[go.Figure]:
-    known = [roles for roles in localized if roles.pairs["excess"].notna().any()]
-    return [figures.pair_excess(roles) for roles in known]
-
-
-def _probed(
-    result: SweepResult, found: dict[str, pd.DataFrame], kinds: list[str]
-) -> Iterator[dict[str, Any]]:
-    """A section for each probe that was measured and has a figure."""
-    for name, (heading, draw) in _PROBES.items():
-        if name in found:
-            yield _section(name.replace("_", "-"), heading, name, draw(found[name]))
-    if "attribution" in found:
-        direct = found["attribution"]
-        direct = direct[direct["task"].isin(set(result.frame["task"]))]
-        asked = kinds if len(direct) else []
-        drawn = [figures.direct_against_total(direct, result, ablation=kind) for kind in asked]
-        yield _section("direct", "Direct against total effect", "attribution", drawn)
-
-
-def _hidden(result: SweepResult, kind: str, protocol: str) -> list[go.Figure]:
-    """Harm by likelihood against harm by generation, where tasks were asked both ways."""
-    both = result.differences()
-    both = both[(both["ablation"] == kind) & (both["protocol_b"] == protocol)]
-    both = both[both["layer"].notna() & (both["part"] == "block")]
-    asked = dict.fromkeys(zip(both["protocol_a"], both["at"], strict=True))
-    return [
-        figures.likelihood_hides(
-            result, likelihood=likelihood, generation=protocol, ablation=kind, at=at
-        )
-        for likelihood, at in asked
-        if at == both["at"].iloc[0]
-    ]
+    shown: dict[str, list[go.Figure]] = {}
+    for drawing in catalogue(result, found, kinds, lambda: localized, heads):
+        shown.setdefault(drawing.section, []).append(drawing.draw())
+    for name, heading, how in _ORDER:
+        yield _section(name, heading, how, shown.get(name, []))
 
 
 def _section(name: str, heading: str, how: str, drawn: list[go.Figure]) -> dict[str, Any]:

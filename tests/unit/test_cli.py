@@ -11,7 +11,7 @@ from layerroles.cli import app, main, tables
 
 COMMANDS = (
     *("sweep", "estimate", "probe", "status", "report", "compare", "prune"),
-    *("tasks", "ablations", "sites", "demo"),
+    *("tasks", "ablations", "sites", "demo", "figures", "export-rows"),
 )
 
 

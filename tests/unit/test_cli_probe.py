@@ -48,6 +48,17 @@ def test_frames_are_kept_and_summed_up(
     assert {"logit_lens", "attribution"} <= set(kept)
 
 
+def test_a_script_reads_what_was_measured(
+    asked: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert probe(asked, tmp_path, "--probe", "logit_lens", "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["folder"] == str(tmp_path / "probes")
+    (lens,) = found["probes"]
+    assert (lens["probe"], lens["rows"], lens["examples"]) == ("logit_lens", 12, 3)
+    assert lens["sentences"]
+
+
 def test_a_tuned_lens_is_measured_from_its_file(
     asked: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

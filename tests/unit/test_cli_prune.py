@@ -56,6 +56,11 @@ def test_a_plan_is_printed_and_its_model_written(
     about = json.loads((tmp_path / "small" / "layerroles.json").read_text())
     assert about["dropped"] == sorted(plan.layers)
     assert set(lr.read(tmp_path / "run").frame["protocol"]) == {"generation"}
+    assert prune(asked, tmp_path / "run", "--drop", "2", "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["layers"] == list(plan.layers)
+    assert found["steps"][0]["chosen"] in (True, False)
+    assert (found["model"], found["export"]) == (plan.model, None)
 
 
 def test_a_baseline_asks_nothing(

@@ -1,5 +1,6 @@
 """What `layerroles sweep` makes of its options; the model and the sweep itself are scripted."""
 
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -132,6 +133,16 @@ def test_defaults() -> None:
         "noise_floor": True,
     }
     assert asked.path == Path("runs/x")
+
+
+@pytest.mark.usefixtures("loaded")
+def test_a_script_reads_the_worst_effects(capsys: pytest.CaptureFixture[str]) -> None:
+    sweep("--json", "--top", "1")
+    found = json.loads(capsys.readouterr().out)
+    assert set(found) == {"run", "intact", "effects"}
+    assert found["run"] == "runs/x"
+    assert found["intact"][0]["score"] == 0.75
+    assert found["effects"][0]["effect"] == -0.5
 
 
 @pytest.mark.usefixtures("loaded")

@@ -1,0 +1,103 @@
+"""What a shell completes: names of tasks, ablations, models, figures; run folders.
+
+A shell asks at every press of a key, so nothing is imported here; that the names are those of the
+registries is for a test to say. Of a list with commas, its last name is completed.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+
+TASKS = (
+    *("copying", "facts", "kv_retrieval", "lm_eval", "local", "needle", "plain_text"),
+    "word_problems",
+)
+ABLATIONS = ("mean", "noise", "resample", "skip", "swap", "zero")
+ATS = ("all", "after_first", "prompt", "generated", "evidence", "last")
+PROTOCOLS = (
+    *("answer_logprob", "chain_logprob", "continuation", "generation", "letter"),
+    "text_logprob",
+)
+PROBES = (
+    *("attention", "attribution", "decision", "head_scores", "logit_lens", "retrieval_score"),
+    "similarity",
+)
+METHODS = ("role_aware", "likelihood", "block_influence", "angular", "random")
+EXECUTORS = ("auto", "fused", "hooked", "plain")
+BACKENDS = ("local", "ray")
+FAMILIES = ("retrieval", "knowledge", "reasoning", "commonsense", "language")
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+DEVICES = ("cpu", "cuda")
+TARGETS = ("cpu", "measured", "a100-40gb", "a100-80gb", "h100", "h200", "l4", "l40s", "rtx4090")
+FIGURES = (
+    *("role_map", "harm_map", "depth_contrasts", "head_harms", "pair_excess", "depth_profile"),
+    *("likelihood_hides", "outcome_profile", "lens_trajectories", "decision_margin"),
+    *("attention_map", "head_map", "influence_profile", "similarity_triangle"),
+    "direct_against_total",
+)
+FORMATS = ("pdf", "svg", "png", "html")
+WIDTHS = ("column", "full")
+BUILT_IN = "smollm2-135m"
+_LOOKED_AT = 500  # entries of a folder
+
+Complete = Callable[[str], list[str]]
+
+
+def one_of(names: Iterable[str]) -> Complete:
+    """A completion for one of these names."""
+
+    def complete(incomplete: str) -> list[str]:
+        return [name for name in names if name.startswith(incomplete)]
+
+    return complete
+
+
+def list_of(names: Iterable[str]) -> Complete:
+    """A completion for a list with commas of these names."""
+
+    def complete(incomplete: str) -> list[str]:
+        before, comma, last = incomplete.rpartition(",")
+        said = before.split(",")
+        left = [name for name in names if name not in said]
+        return [f"{before}{comma}{name}" for name in left if name.startswith(last)]
+
+    return complete
+
+
+def runs(incomplete: str) -> list[str]:
+    """Run folders: those that begin so, here or in a folder that begins so, or in `runs`."""
+    found = {str(folder) for folder in _below(Path(incomplete), incomplete)}
+    if not incomplete:
+        found |= {str(folder) for folder in _below(Path("runs"), "runs/")}
+    return sorted(found)
+
+
+def models(incomplete: str) -> list[str]:
+    """The built-in model, and what the Hugging Face cache of this machine holds."""
+    home = Path(os.environ.get("HF_HOME", "~/.cache/huggingface"))
+    cache = Path(os.environ.get("HF_HUB_CACHE", home / "hub")).expanduser()
+    kept = [
+        folder.name.removeprefix("models--").replace("--", "/")
+        for folder in _folders(cache)
+        if folder.name.startswith("models--")
+    ]
+    return one_of([BUILT_IN, *sorted(kept)])(incomplete)
+
+
+def _below(path: Path, incomplete: str) -> Iterator[Path]:
+    parent = path if incomplete.endswith("/") or not incomplete else path.parent
+    for folder in _folders(parent):
+        if incomplete and not str(folder).startswith(incomplete.rstrip("/")):
+            continue
+        if (folder / "manifest.json").is_file():
+            yield folder
+        elif folder.name.startswith(path.name):
+            yield from (one for one in _folders(folder) if (one / "manifest.json").is_file())
+
+
+def _folders(parent: Path) -> list[Path]:
+    try:
+        return [entry for entry in islice(parent.iterdir(), _LOOKED_AT) if entry.is_dir()]
+    except OSError:
+        return []

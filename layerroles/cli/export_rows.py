@@ -1,0 +1,63 @@
+"""`layerroles export-rows`: the rows of a run as a table for other programs."""
+
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from layerroles.cli.options import AsJson, Run
+from layerroles.cli.tables import print_json, print_line
+from layerroles.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_ENDINGS = (".parquet", ".csv", ".jsonl")
+
+
+def command(
+    run: Run,
+    file: Annotated[
+        Path,
+        typer.Argument(metavar="FILE", help="What is written: .parquet, .csv or .jsonl."),
+    ],
+    as_json: AsJson = False,
+) -> None:
+    """Write the rows of a run, one per condition, task, protocol and example, as a table.
+
+    The columns are those of `result.frame`; the intact model's rows are among them.
+
+    [bold]Example:[/bold]
+    layerroles export-rows runs/first rows.parquet
+    """
+    if file.suffix not in _ENDINGS:
+        raise InputError(f"{str(file)!r} ends in none of {', '.join(_ENDINGS)}: choose one")
+
+    import layerroles as lr
+
+    frame = lr.read(run).frame
+    # Rows that were there before stay whole until the new ones are.
+    scratch = file.with_name(f".{file.name}")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        _write(frame, scratch, file.suffix)
+        scratch.replace(file)
+    except OSError as error:
+        with suppress(OSError):
+            scratch.unlink()
+        reason = error.strerror or type(error).__name__
+        raise InputError(f"cannot write {str(file)!r}: {reason}; choose another path") from error
+    if as_json:
+        print_json({"file": str(file), "rows": len(frame), "columns": list(frame.columns)})
+    else:
+        print_line(f"{len(frame)} rows in {file}")
+
+
+def _write(frame: "pd.DataFrame", file: Path, ending: str) -> None:
+    if ending == ".parquet":
+        frame.to_parquet(file, index=False)
+    elif ending == ".csv":
+        frame.to_csv(file, index=False)
+    else:
+        frame.to_json(file, orient="records", lines=True, force_ascii=False)

@@ -1,0 +1,197 @@
+r"""Captions: what a figure shows, of how many examples, of which model, and with which intervals.
+
+>>> latex("Harm \N{MINUS SIGN} 5% of x_1.", "harm.pdf", full=False).splitlines()[2]
+'  \\includegraphics{harm.pdf}'
+"""
+
+import html
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import plotly.graph_objects as go
+
+from layerroles.errors import InputError
+from layerroles.results import SweepResult
+
+_OF_EFFECTS = (
+    "Intervals: Wilson's of shares of right answers, Tango's of paired effects on them, bootstrap "
+    "of other scores"
+)
+_OF_HARM = (
+    "Intervals of harm: Tango's of the paired effect on 0/1 scores (bootstrap on others), divided "
+    "by intact minus chance"
+)
+_NOT_CORRECTED = "not corrected for the number of {many}"
+_OF_MEANS = "Intervals: Student's t over examples"
+_LENS = "Intervals: order statistics of a median, Student's t of a mean"
+_JOINT = "Intervals: bootstrap over examples, drawn jointly for all layers and protocols"
+_SINGLE = f"{_OF_HARM}; {_NOT_CORRECTED.format(many='layers')}"
+
+# How to read each figure, and what its intervals are.
+_READ: dict[str, tuple[str, str]] = {
+    "role_map": (
+        "Bars: full where the interval of harm lies above 0.2, outlined where it lies within 0.1 "
+        "of 0, pale where it does neither. Circles: the same layer, ablated at other positions",
+        _SINGLE,
+    ),
+    "harm_map": ("", _SINGLE),
+    "depth_contrasts": ("", _JOINT),
+    "depth_profile": (
+        "Solid line and band: the intact model; dotted line: chance. Marks tell at which "
+        "positions the ablation acts",
+        f"{_OF_EFFECTS}; {_NOT_CORRECTED.format(many='layers')}",
+    ),
+    "protocols": (
+        "Solid line and band: the intact model; dotted line: chance. Marks tell at which "
+        "positions the ablation acts",
+        f"{_OF_EFFECTS}; {_NOT_CORRECTED.format(many='layers')}",
+    ),
+    "likelihood_hides": (
+        "The two harms of a layer are joined; their difference is filled where its interval "
+        "excludes 0",
+        "Intervals of differences: from those of the two harms and the correlation of their "
+        f"paired differences; {_NOT_CORRECTED.format(many='layers')}",
+    ),
+    "harm_profiles": ("Dotted: the first panel's line", _SINGLE),
+    "outcome_profile": ("", ""),
+    "pruned_harm": ("", _OF_HARM),
+    "head_harms": ("", f"{_OF_HARM}; {_NOT_CORRECTED.format(many='heads')}"),
+    "pair_excess": ("", "Intervals of the excess: of a difference of paired harms"),
+    "lens_trajectories": ("", _LENS),
+    "decision_margin": ("", _LENS),
+    "attention_map": ("", ""),
+    "head_map": ("", ""),
+    "attention_pattern": ("", ""),
+    "token_table": ("", ""),
+    "similarity_triangle": ("", ""),
+    "influence_profile": ("", _OF_MEANS),
+    "direct_against_total": (
+        "Across, what attention and MLP of a layer write into the answer's logit; up, the harm of "
+        "ablating it",
+        f"{_OF_MEANS} across; up as of paired effects; {_NOT_CORRECTED.format(many='layers')}",
+    ),
+}
+# In which order, and under which word, what a figure shows is told.
+_WORDS = (
+    ("ablation", "ablation"),
+    ("at", "at"),
+    ("probe", "probe"),
+    ("task", "task"),
+    ("protocol", "protocol"),
+)
+
+
+def caption(figure: go.Figure, result: SweepResult | None = None) -> str:
+    """Say what a figure shows: its reading, n, ablation and positions, intervals, model, versions.
+
+    Args:
+        figure: one of this module's, as drawn or as `paper` made it.
+        result: the sweep of which it is: model, dtype, seed and versions are told from it.
+
+    Raises:
+        InputError: a figure that is none of this module's.
+    """
+    meta = figure.layout.meta
+    if not isinstance(meta, Mapping) or meta.get("figure") not in _READ:
+        raise InputError("caption takes a figure of lr.figures, which notes what it shows")
+    meta = _unescaped(meta)
+    reading, intervals = _READ[meta["figure"]]
+    sentences = [
+        meta["title"],
+        meta["subtitle"],
+        reading,
+        "; ".join(meta.get("notes", [])),
+        intervals,
+        _shown(meta),
+        *(_provenance(result.manifest) if result is not None else ()),
+    ]
+    return " ".join(f"{_capital(text).rstrip('.')}." for text in sentences if text)
+
+
+def latex(caption: str, file: str, *, full: bool) -> str:
+    """A LaTeX figure with this caption; over both columns if it is `full`."""
+    kind = "figure*" if full else "figure"
+    name = file.rpartition(".")[0]
+    return "\n".join(
+        [
+            rf"\begin{{{kind}}}[t]",
+            r"  \centering",
+            rf"  \includegraphics{{{file}}}",
+            rf"  \caption{{{escaped(caption)}}}",
+            rf"  \label{{fig:{name}}}",
+            rf"\end{{{kind}}}",
+            "",
+        ]
+    )
+
+
+_TEX = {
+    "\\": r"\textbackslash{}",
+    **{sign: f"\\{sign}" for sign in "&%$#_{}"},
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"$<$",
+    ">": r"$>$",
+    "|": r"$|$",
+    "\N{MINUS SIGN}": r"$-$",
+    "\N{PLUS-MINUS SIGN}": r"$\pm$",
+    "\N{MIDDLE DOT}": r"$\cdot$",
+    "\N{BULLET}": r"$\bullet$",
+    "\N{WHITE CIRCLE}": r"$\circ$",
+    "\N{PARALLEL TO}": r"$\parallel$",
+    "\N{EN DASH}": "--",
+    "\N{EM DASH}": "---",
+}
+
+
+def escaped(text: str) -> str:
+    r"""Text as LaTeX sets it.
+
+    Example:
+        >>> print(escaped("5% of a_b"))
+        5\% of a\_b
+    """
+    return "".join(_TEX.get(letter, letter) for letter in text)
+
+
+def _shown(meta: Mapping[str, Any]) -> str:
+    """What is drawn, by the words of its rows, with n."""
+    parts = []
+    for column, word in _WORDS:
+        values = meta.get(column)
+        if values:
+            several = "s" if len(values) > 1 and column not in ("at",) else ""
+            parts.append(f"{word}{several} {', '.join(values)}")
+    if n := meta.get("n"):
+        parts.append(f"n = {n[0]}" if n[0] == n[1] else f"n = {n[0]}\N{EN DASH}{n[1]}")
+    return "; ".join(parts)
+
+
+def _provenance(manifest: Mapping[str, Any]) -> Iterator[str]:
+    """Model, seed and versions, as far as the run noted them."""
+    model = manifest.get("model", {})
+    told = [str(model.get("name", "unknown"))]
+    told += [str(model[key]) for key in ("dtype",) if model.get(key)]
+    told += [f"revision {model['revision']}"] if model.get("revision") else []
+    told += [f"{model['n_layers']} layers"] if model.get("n_layers") else []
+    told += [f"seed {manifest['seed']}"] if "seed" in manifest else []
+    yield f"Model {', '.join(told)}"
+    versions = dict(manifest.get("versions", {}))
+    if "layerroles" in manifest:
+        versions = {"layerroles": manifest["layerroles"], **versions}
+    yield ", ".join(f"{name} {number}" for name, number in versions.items())
+
+
+def _unescaped(meta: Mapping[str, Any]) -> dict[str, Any]:
+    def plain(value: Any) -> Any:
+        if isinstance(value, str):
+            return html.unescape(value)
+        return [plain(each) for each in value] if isinstance(value, list | tuple) else value
+
+    return {name: plain(value) for name, value in meta.items()}
+
+
+def _capital(text: str) -> str:
+    """The first letter large, unless a name in lower case with a version begins the sentence."""
+    return text if re.match(r"[a-z_]+ \d", text) else text[:1].upper() + text[1:]

@@ -1,0 +1,236 @@
+"""Which figures a run allows: those of the report, and those that are written to files.
+
+>>> list(every(result, only=["harm_map"]))  # doctest: +SKIP
+['harm_map']
+"""
+
+import functools
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from layerroles.errors import InputError
+from layerroles.figures import select
+from layerroles.figures.attention import attention_map
+from layerroles.figures.contrasts import depth_contrasts
+from layerroles.figures.decision import decision_margin
+from layerroles.figures.depth import depth_profile
+from layerroles.figures.direct import direct_against_total
+from layerroles.figures.disagreement import likelihood_hides
+from layerroles.figures.heads import head_map
+from layerroles.figures.heatmap import harm_map
+from layerroles.figures.joint import head_harms, pair_excess
+from layerroles.figures.lens import lens_trajectories
+from layerroles.figures.outcomes import outcome_profile
+from layerroles.figures.roles import role_map
+from layerroles.figures.similarity import influence_profile, similarity_triangle
+from layerroles.registry import unknown
+from layerroles.results import SweepResult
+from layerroles.roles import Roles, localize
+from layerroles.roles.heads import heads_of
+
+# The figures that a run may allow, in reading order.
+KINDS = (
+    *("role_map", "harm_map", "depth_contrasts", "head_harms", "pair_excess", "depth_profile"),
+    *("likelihood_hides", "outcome_profile", "lens_trajectories", "decision_margin"),
+    *("attention_map", "head_map", "influence_profile", "similarity_triangle"),
+    "direct_against_total",
+)
+# The section of the report in which the figures of a probe stand is called after it.
+_HEADS = {"retrieval_score": ("score",), "head_scores": ("previous", "duplicate", "induction")}
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure that can be drawn.
+
+    Attributes:
+        section: of the report, where it stands.
+        kind: the name of the function that draws it.
+        of: what tells it from others of its kind.
+        draw: draws it.
+    """
+
+    section: str
+    kind: str
+    of: tuple[str, ...]
+    draw: Callable[[], go.Figure]
+
+
+def every(
+    result: SweepResult, probes: Sequence[pd.DataFrame] = (), *, only: Sequence[str] = ()
+) -> dict[str, go.Figure]:
+    """Draw every figure that a run allows, by name: those that its report shows.
+
+    Args:
+        result: a sweep.
+        probes: probe frames of the same model and tasks, as `probes.read_saved` gives them.
+        only: names of figures, such as `depth_profile`; all if not given.
+
+    Raises:
+        InputError: an unknown name, or a figure for which the run has no data.
+    """
+    for name in only:
+        if name not in KINDS:
+            raise InputError(unknown("figure", name, list(KINDS)))
+    found = select.by_probe(probes)
+    kinds = select.ablations(result)
+
+    @functools.cache
+    def roles() -> list[Roles]:
+        if only and not {"depth_contrasts", "pair_excess"} & set(only):
+            return []  # they take seconds, and nothing else is drawn of them
+        asked = [(kind, at) for kind in kinds for at in judged(result, kind)]
+        return [localize(result, probes, ablation=kind, at=at) for kind, at in asked]
+
+    heads = heads_of(result, "all")
+    drawings = [
+        drawing
+        for drawing in catalogue(result, found, kinds, roles, heads)
+        if not only or drawing.kind in only
+    ]
+    drawn = {name: drawing.draw() for name, drawing in _named(drawings).items()}
+    missing = set(only) - {drawing.kind for drawing in drawings}
+    if missing or not drawn:
+        names = [name for name in only if name in missing]
+        which = f" for {names[0]}" if names else ": it ablates no single layer and has no probes"
+        raise InputError(f"the run has no data{which}; layerroles figures RUN draws what it allows")
+    return drawn
+
+
+def judged(result: SweepResult, kind: str) -> list[str]:
+    """The positions that are judged; sparing the first token is judged with all positions."""
+    ats = select.ats(select.layer_effects(result, ablation=kind))
+    return [at for at in ats if at != "after_first" or "all" not in ats]
+
+
+def catalogue(
+    result: SweepResult,
+    found: Mapping[str, pd.DataFrame],
+    kinds: Sequence[str],
+    roles: Callable[[], Sequence[Roles]],
+    heads: pd.DataFrame,
+) -> Iterator[Drawing]:
+    """What can be drawn of a run, in reading order.
+
+    Args:
+        result: a sweep.
+        found: probe frames by the name of the probe.
+        kinds: of ablation that are drawn.
+        roles: gives the roles under each kind, at each of the positions that are judged.
+        heads: what is said of heads that were ablated alone, as in `Roles.heads`.
+    """
+    lens, attention = found.get("logit_lens"), found.get("attention")
+    if attention is not None and attention["evidence"].isna().all():
+        attention = None
+    for kind in kinds:
+        draw = functools.partial(role_map, result, lens, attention, ablation=kind)
+        yield Drawing("roles", "role_map", (kind,), draw)
+    for kind in kinds:
+        draw = functools.partial(harm_map, result, ablation=kind)
+        yield Drawing("harm", "harm_map", (kind,), draw)
+    for one in roles():
+        if one.frame[["early_minus_late", "effective"]].notna().any(axis=None):
+            draw = functools.partial(depth_contrasts, one)
+            yield Drawing("contrasts", "depth_contrasts", (one.ablation, one.at), draw)
+    for kind in dict.fromkeys(heads.dropna(subset="harm")["ablation"]):
+        draw = functools.partial(head_harms, heads, ablation=kind)
+        yield Drawing("heads", "head_harms", (kind,), draw)
+    for one in roles():
+        if one.pairs["excess"].notna().any():
+            draw = functools.partial(pair_excess, one)
+            yield Drawing("pairs", "pair_excess", (one.ablation, one.at), draw)
+    yield from _over_layers(result, kinds)
+    yield from _of_probes(result, found, kinds)
+
+
+def _over_layers(result: SweepResult, kinds: Sequence[str]) -> Iterator[Drawing]:
+    single = {kind: select.layer_effects(result, ablation=kind) for kind in kinds}
+    for kind in kinds:
+        for task in dict.fromkeys(single[kind]["task"]):
+            draw = functools.partial(depth_profile, result, task=task, ablation=kind)
+            yield Drawing("depth", "depth_profile", (kind, task), draw)
+    written = [
+        (kind, asked) for kind in kinds for asked in select.written(single[kind]["protocol"])
+    ]
+    for kind, asked in written:
+        for likelihood, at in _asked_both_ways(result, kind, asked):
+            draw = functools.partial(
+                likelihood_hides, result, likelihood=likelihood, generation=asked, ablation=kind,
+                at=at,
+            )  # fmt: skip
+            yield Drawing("protocols", "likelihood_hides", (kind, likelihood, asked), draw)
+    for kind, asked in written:
+        draw = functools.partial(outcome_profile, result, ablation=kind, protocol=asked)
+        yield Drawing("outcomes", "outcome_profile", (kind, asked), draw)
+
+
+def _asked_both_ways(result: SweepResult, kind: str, protocol: str) -> Iterator[tuple[str, str]]:
+    """The likelihood protocols, with the first position, under which tasks were asked too."""
+    both = result.differences()
+    both = both[(both["ablation"] == kind) & (both["protocol_b"] == protocol)]
+    both = both[both["layer"].notna() & (both["part"] == "block")]
+    asked = dict.fromkeys(zip(both["protocol_a"], both["at"], strict=True))
+    yield from ((likelihood, at) for likelihood, at in asked if at == both["at"].iloc[0])
+
+
+def _of_probes(
+    result: SweepResult, found: Mapping[str, pd.DataFrame], kinds: Sequence[str]
+) -> Iterator[Drawing]:
+    """The figures of each probe that was measured."""
+    frames = {name: found[name] for name in PROBED if name in found}
+    for probe, frame in frames.items():
+        for kind, of, draw in _of_probe(probe, frame):
+            yield Drawing(probe.replace("_", "-"), kind, of, draw)
+    if "attribution" in found:
+        direct = found["attribution"]
+        direct = direct[direct["task"].isin(set(result.frame["task"]))]
+        for kind in kinds if len(direct) else ():
+            draw = functools.partial(direct_against_total, direct, result, ablation=kind)
+            yield Drawing("direct", "direct_against_total", (kind,), draw)
+
+
+# The probes that have figures of their own, in reading order.
+PROBED = (
+    *("logit_lens", "tuned_lens", "decision", "attention"),
+    *("retrieval_score", "head_scores", "similarity"),
+)
+
+
+def _of_probe(
+    probe: str, frame: pd.DataFrame
+) -> Iterator[tuple[str, tuple[str, ...], Callable[[], go.Figure]]]:
+    of = (probe,)
+    if probe in ("logit_lens", "tuned_lens"):
+        yield "lens_trajectories", of, functools.partial(lens_trajectories, frame)
+    elif probe == "decision":
+        yield "decision_margin", of, functools.partial(decision_margin, frame)
+    elif probe == "attention":
+        if frame["evidence"].notna().any():
+            yield "attention_map", of, functools.partial(attention_map, frame)
+    elif probe in _HEADS:
+        for value in _HEADS[probe]:
+            if frame[value].notna().any():
+                name = (value if probe == "head_scores" else probe,)
+                yield "head_map", name, functools.partial(head_map, frame, value=value)
+    else:
+        yield "influence_profile", of, functools.partial(influence_profile, frame)
+        yield "similarity_triangle", of, functools.partial(similarity_triangle, frame)
+
+
+def _named(drawings: Sequence[Drawing]) -> dict[str, Drawing]:
+    """Drawings by a name that is good for a file: the kind, and what tells it from others of it."""
+    found: dict[str, Drawing] = {}
+    for drawing in drawings:
+        alike = [other.of for other in drawings if other.kind == drawing.kind]
+        told = [
+            part for place, part in enumerate(drawing.of) if len({of[place] for of in alike}) > 1
+        ]
+        name = re.sub(r"[^A-Za-z0-9]+", "_", "_".join([drawing.kind, *told])).strip("_")
+        while name in found:
+            name += "_"
+        found[name] = drawing
+    return found

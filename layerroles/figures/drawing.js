@@ -1,0 +1,26 @@
+// Every picture is made of an SVG that holds its fonts: one that is shown as an image sees no others.
+{
+  const STYLE = "<style>@FACES@</style>";
+  const HEAD = "data:image/svg+xml,";
+  const draw = Plotly.toImage;
+
+  const withFonts = (svg) => svg.replace(/<svg[^>]*>/, (tag) => tag + STYLE);
+
+  const pixels = async (svg, { width, height, scale }) => {
+    const image = new Image();
+    image.src = HEAD + encodeURIComponent(svg);
+    await image.decode();
+    const canvas = document.createElement("canvas");
+    canvas.width = Math.round(width * scale);
+    canvas.height = Math.round(height * scale);
+    canvas.getContext("2d").drawImage(image, 0, 0, canvas.width, canvas.height);
+    return canvas.toDataURL("image/png").split(",")[1];
+  };
+
+  Plotly.toImage = async (figure, options) => {
+    const asked = { ...options, format: "svg", scale: 1, imageDataOnly: true };
+    const svg = withFonts(await draw(figure, asked));
+    if (options.format === "png") return pixels(svg, options);
+    return options.imageDataOnly ? svg : HEAD + encodeURIComponent(svg);
+  };
+}

@@ -1,0 +1,220 @@
+"""Hatched bars as lines: a browser prints the pattern of a bar as an image."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+
+from layerroles.figures.words import text_width
+
+_STEP, _THIN = 3.6, 0.55  # pixels between lines, and of one
+_SWATCH, _AFTER, _BETWEEN, _ROW = 9.0, 4.0, 12.0, 13.0  # of the legend, in pixels
+
+_OFF = 5.0  # from the legend to what stands below it
+
+Line = tuple[float, float, float, float]  # x and y of its start, then of its end
+
+
+@dataclass(frozen=True)
+class Box:
+    """A rectangle in pixels, y upwards."""
+
+    left: float
+    low: float
+    right: float
+    high: float
+
+
+def lines(shape: str, box: Box) -> Iterator[Line]:
+    """The lines of a pattern in a box, at the same places whatever the box.
+
+    Example:
+        >>> [tuple(round(x, 1) for x in line) for line in lines("-", Box(0.0, 1.0, 5.0, 4.0))]
+        [(0.0, 3.6, 5.0, 3.6)]
+    """
+    for sign in {"x": "/\\", "+": "-|"}.get(shape, shape):
+        yield from _KINDS[sign](box)
+
+
+def _rising(box: Box) -> Iterator[Line]:
+    for c in _steps(box.low - box.right, box.high - box.left, _STEP * 1.4):
+        start, end = max(box.left, box.low - c), min(box.right, box.high - c)
+        yield (start, start + c, end, end + c)
+
+
+def _falling(box: Box) -> Iterator[Line]:
+    for c in _steps(box.low + box.left, box.high + box.right, _STEP * 1.4):
+        start, end = max(box.left, c - box.high), min(box.right, c - box.low)
+        yield (start, c - start, end, c - end)
+
+
+def _level(box: Box) -> Iterator[Line]:
+    yield from ((box.left, y, box.right, y) for y in _steps(box.low, box.high, _STEP))
+
+
+def _upright(box: Box) -> Iterator[Line]:
+    yield from ((x, box.low, x, box.high) for x in _steps(box.left, box.right, _STEP))
+
+
+def _dots(box: Box) -> Iterator[Line]:
+    for y in _steps(box.low + 0.5, box.high - 0.5, _STEP):
+        yield from ((x - 0.5, y, x + 0.5, y) for x in _steps(box.left + 1, box.right - 1, _STEP))
+
+
+_KINDS = {"/": _rising, "\\": _falling, "-": _level, "|": _upright, ".": _dots}
+
+
+def _steps(low: float, high: float, step: float) -> Iterator[float]:
+    yield from (step * k for k in range(int(np.ceil(low / step)), int(np.floor(high / step)) + 1))
+
+
+def hatch(figure: go.Figure) -> None:
+    """Replace the patterns of bars by lines over them, in their panels and in the legend.
+
+    The figure is laid out: its size, its margins and the ranges of its axes are known.
+    """
+    patterned = [trace for trace in figure.data if trace.type == "bar" and _shape(trace)]
+    if not patterned:
+        return
+    if figure.layout.showlegend is not False:
+        _legend(figure)
+    stacked: dict[tuple[str, str, float], float] = {}
+    drawn: list[Any] = []
+    for trace in figure.data:
+        if trace.type != "bar":
+            continue
+        boxes = list(_boxes(figure, trace, stacked))
+        shape = _shape(trace)
+        if not shape:
+            continue
+        colour = trace.marker.pattern.fgcolor
+        drawn.append(_over(trace, [line for box in boxes for line in lines(shape, box)], figure))
+        drawn[-1].line.color = colour
+        trace.marker.pattern = None
+    figure.add_traces(drawn)
+
+
+def _shape(trace: go.Bar) -> str:
+    shape = trace.marker.pattern.shape
+    return shape if isinstance(shape, str) else ""
+
+
+def _boxes(
+    figure: go.Figure, trace: go.Bar, stacked: dict[tuple[str, str, float], float]
+) -> Iterator[Box]:
+    """The bars of a trace in pixels of its panel; where bars are stacked, on those before."""
+    x_axis, y_axis = trace.xaxis or "x", trace.yaxis or "y"
+    gap = figure.layout.bargap or 0.0
+    per = _scale(figure, trace)
+    values = zip(map(float, trace.x), map(float, trace.y), strict=True)
+    for place, (x, y) in enumerate(values):
+        key = (x_axis, y_axis, x)
+        base = float(trace.base[place]) if trace.base is not None else stacked.get(key, 0.0)
+        stacked[key] = stacked.get(key, 0.0) + y
+        half = (1 - gap if trace.width is None else trace.width) / 2
+        (left, low), (right, high) = per(x - half, base), per(x + half, base + y)
+        yield Box(left, min(low, high), right, max(low, high))
+
+
+def _scale(figure: go.Figure, trace: go.Bar) -> Any:
+    """From values of a trace's axes to pixels; `.back` is the other way."""
+    layout = figure.layout
+    x, y = layout[f"xaxis{(trace.xaxis or 'x')[1:]}"], layout[f"yaxis{(trace.yaxis or 'y')[1:]}"]
+    wide = (layout.width - layout.margin.l - layout.margin.r) * np.ptp(x.domain or (0, 1))
+    high = (layout.height - layout.margin.t - layout.margin.b) * np.ptp(y.domain or (0, 1))
+    per_x, per_y = wide / (x.range[1] - x.range[0]), high / (y.range[1] - y.range[0])
+
+    def scaled(at_x: float, at_y: float) -> tuple[float, float]:
+        return (at_x - x.range[0]) * per_x, (at_y - y.range[0]) * per_y
+
+    scaled.back = lambda px, py: (px / per_x + x.range[0], py / per_y + y.range[0])  # type: ignore[attr-defined]
+    return scaled
+
+
+def _over(trace: go.Bar, found: list[Line], figure: go.Figure) -> go.Scatter:
+    back = _scale(figure, trace).back
+    x: list[float | None] = []
+    y: list[float | None] = []
+    for left, low, right, high in found:
+        (x0, y0), (x1, y1) = back(left, low), back(right, high)
+        x += [x0, x1, None]
+        y += [y0, y1, None]
+    return go.Scatter(
+        x=x,
+        y=y,
+        mode="lines",
+        line={"width": _THIN},
+        name=f"{trace.name}, hatched",
+        showlegend=False,
+        hoverinfo="skip",
+        xaxis=trace.xaxis,
+        yaxis=trace.yaxis,
+    )
+
+
+def _legend(figure: go.Figure) -> None:
+    """A legend of swatches that are hatched as the bars are, in the place of plotly's."""
+    layout = figure.layout
+    plot = layout.width - layout.margin.l - layout.margin.r
+    left, bottom, size = layout.legend.x, layout.legend.y, layout.legend.font.size
+    entries = {t.name: t for t in reversed(figure.data) if t.type == "bar" and t.showlegend}
+    rows: list[list[tuple[float, go.Bar]]] = [[]]
+    x = 0.0
+    for trace in reversed(entries.values()):
+        wide = _SWATCH + _AFTER + text_width(trace.name, size) + _BETWEEN
+        if rows[-1] and x + wide - _BETWEEN > plot * (1 - left):
+            rows.append([])
+            x = 0.0
+        rows[-1].append((x, trace))
+        x += wide
+    for row, found in enumerate(reversed(rows)):
+        for x, trace in found:
+            _entry(figure, trace, x, row * _ROW, (left, bottom, size))
+    figure.update_layout(showlegend=False)
+
+
+def _entry(
+    figure: go.Figure, trace: go.Bar, x: float, y: float, at: tuple[float, float, float]
+) -> None:
+    left, bottom, size = at
+    where = {
+        "xref": "paper",
+        "yref": "paper",
+        "xsizemode": "pixel",
+        "ysizemode": "pixel",
+        "xanchor": left,
+        "yanchor": bottom,
+    }
+    figure.add_shape(
+        type="rect",
+        x0=x,
+        x1=x + _SWATCH,
+        y0=y + _OFF,
+        y1=y + _OFF + _SWATCH,
+        fillcolor=trace.marker.color,
+        line={"width": 0},
+        **where,
+    )
+    if shape := _shape(trace):
+        found = lines(shape, Box(0.0, 0.0, _SWATCH, _SWATCH))
+        path = " ".join(
+            f"M{x + a:.2f},{y + b + _OFF:.2f}L{x + c:.2f},{y + d + _OFF:.2f}"
+            for a, b, c, d in found
+        )
+        pen = {"width": _THIN, "color": trace.marker.pattern.fgcolor}
+        figure.add_shape(type="path", path=path, line=pen, **where)
+    figure.add_annotation(
+        text=trace.name,
+        x=left,
+        y=bottom,
+        xref="paper",
+        yref="paper",
+        xshift=x + _SWATCH + _AFTER,
+        yshift=y - 2 + _OFF,
+        xanchor="left",
+        yanchor="bottom",
+        borderpad=0,
+        font={"size": size},
+    )
