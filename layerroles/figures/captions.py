@@ -91,6 +91,9 @@ def caption(figure: go.Figure, result: SweepResult | None = None) -> str:
 
     Raises:
         InputError: a figure that is none of this module's.
+
+    Example:
+        print(lr.figures.caption(lr.figures.harm_map(result), result))
     """
     meta = figure.layout.meta
     if not isinstance(meta, Mapping) or meta.get("figure") not in _READ:

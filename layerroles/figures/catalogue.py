@@ -72,6 +72,10 @@ def every(
 
     Raises:
         InputError: an unknown name, or a figure for which the run has no data.
+
+    Example:
+        figures = lr.figures.every(result, only=["role_map", "depth_profile"])
+        list(figures)
     """
     for name in only:
         if name not in KINDS:

@@ -59,6 +59,9 @@ def save(
     Raises:
         InputError: an unknown format or width, no kaleido or browser, or a file that cannot be
             written.
+
+    Example:
+        lr.figures.save(lr.figures.harm_map(result), "figures/harm.pdf", result=result)
     """
     target = Path(path)
     if isinstance(figures, Mapping):

@@ -41,6 +41,9 @@ def paper(figure: go.Figure, width: str | float = "column", *, title: bool = Fal
 
     Raises:
         InputError: no width, or one that is not between 2 and 20 inches.
+
+    Example:
+        lr.figures.paper(lr.figures.depth_profile(result), width="89mm")
     """
     wide = inches(width) * PER_INCH
     made = go.Figure(figure)
