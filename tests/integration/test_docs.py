@@ -60,7 +60,7 @@ ELSEWHERE = {
     "docs/lm_eval.md: import lm_eval": HUB,
     'docs/lm_eval.md: lr.task("lm_eval:mmlu_generative", num_fewshot=5)': HUB,
     "docs/pruning.md: import layerroles as lr": NO_SKILL,
-    "docs/pruning.md: sweep = lr.Sweep(": NO_SKILL,
+    "docs/pruning.md: # Another seed: other questions.": NO_SKILL,
     "docs/roles.md: cheap = lr.Sweep(": NO_SKILL,
     "docs/scale.md: import layerroles as lr": RAY,
 }
