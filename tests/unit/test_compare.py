@@ -177,7 +177,8 @@ def test_it_prints_short_and_escaped():
     lines = repr(comparison).splitlines()
     assert lines[0].startswith(f"Comparison: {SCRIPT} (b) minus synthetic-135m (a), 3 conditions")
     assert any(line.startswith("Minimum detectable effect") for line in lines)
-    assert lines[-1] == "only b has the condition skip L0, skip L1, skip L2"
+    assert lines[-2] == "only b has the condition skip L0, skip L1, skip L2"
+    assert lines[-1].startswith("Next: comparison.largest(3)")
     assert "<script" not in comparison._repr_html_()
     assert list(comparison.largest(1)["condition"]) == ["skip L5"]
 
