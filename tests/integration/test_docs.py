@@ -179,7 +179,7 @@ def finished(folder: Path, *labels: str, ats: tuple[At, ...] = ("all", "after_fi
         lr.probes.measure_into(folder, probe, model, tasks)
 
 
-def two_runs(*names: str) -> Callable[[], None]:
+def runs(*names: str) -> Callable[[], None]:
     """Finished runs of the same questions."""
 
     def make() -> None:
@@ -207,7 +207,7 @@ def questions() -> None:
     """The reader's own, and an earlier run."""
     line = {"prompt": "The Tower is in", "answer": "London", "family": "knowledge"}
     Path("questions.jsonl").write_text(json.dumps(line) + "\n", encoding="utf-8")
-    two_runs("second")()
+    runs("second")()
 
 
 def my_tasks() -> None:
@@ -224,8 +224,10 @@ GRANTED: dict[str, Callable[[], None]] = {
     "README.md": questions,
     "docs/extending.md": questions,
     "docs/gallery.md": gallery,
+    "docs/how_to/paper_figures.md": runs("demo"),
     "docs/lm_eval.md": my_tasks,
-    "docs/statistics.md": two_runs("base", "distilled"),
+    "docs/report.md": runs("demo", "base", "twin"),
+    "docs/statistics.md": runs("base", "distilled"),
 }
 
 
