@@ -13,6 +13,7 @@ from scipy.stats import t
 from layerroles.errors import InputError
 from layerroles.figures import style
 from layerroles.results import SweepResult
+from layerroles.roles.harms import refuse_twins
 
 # The positions at which conditions act, in the order in which they are drawn.
 _AT = ("all", "after_first", "prompt", "generated", "evidence", "last")
@@ -35,7 +36,7 @@ def layer_effects(
 
     Raises:
         InputError: the sweep has no such ablation, task or protocol, has several ablations and none
-            was chosen, or ablated no single layer.
+            was chosen, ablated a layer with several settings, or ablated no single layer.
     """
     effects = result.effects()
     if effects.empty:
@@ -52,6 +53,7 @@ def layer_effects(
         )
     single = narrow(single, "ablation", ablation)
     single = narrow(narrow(single, "task", task), "protocol", protocol)
+    refuse_twins(single)
     single = single.assign(layer=single["layer"].astype(int))
     return single.sort_values("layer", kind="stable").reset_index(drop=True)
 

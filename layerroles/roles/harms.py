@@ -74,7 +74,7 @@ class Harms:
         effects = single_sites(result, part)
         self.effects = effects[effects["ablation"] == ablation]
         self.ablation, self.part, self.result = ablation, part, result
-        _refuse_twins(self.effects)
+        refuse_twins(self.effects)
         self._index: dict[tuple[str, str, Place, str], dict[str, Any]] = {
             (row.task, row.protocol, _place(row), row.at): row._asdict()
             for row in records(self.effects)
@@ -292,7 +292,12 @@ def _verdict(
     return "spare" if interval.low >= -SPARE and interval.high <= SPARE else "undecided"
 
 
-def _refuse_twins(effects: pd.DataFrame) -> None:
+def refuse_twins(effects: pd.DataFrame) -> None:
+    """Refuse effects of which two are of one place: a layer has one harm.
+
+    Raises:
+        InputError: one ablation with two settings, say.
+    """
     twins = effects[effects.duplicated(["layer", "head", "at", "task", "protocol"], keep=False)]
     if not twins.empty:
         first = twins.iloc[0]

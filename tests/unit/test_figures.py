@@ -1,7 +1,9 @@
 """What the figures draw: the numbers in their traces, never pixels."""
 
+import dataclasses
 import itertools
 import json
+from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
@@ -356,6 +358,16 @@ def test_several_ablations_ask_for_a_choice() -> None:
     with pytest.raises(InputError, match="skip, mean: choose one with ablation="):
         figures.harm_map(result)
     assert "(mean)" in figures.harm_map(result, ablation="mean").layout.title.text
+
+
+@pytest.mark.parametrize("draw", [figures.depth_profile, figures.harm_map, figures.role_map])
+def test_one_ablation_with_two_settings_is_refused_not_drawn_over(draw: Callable) -> None:
+    result = synthetic_result(3, 6)
+    other = result.frame[result.frame["ablation"] == "skip"]
+    other = other.assign(condition=other["condition"].str.replace("skip", "skip[twice]"))
+    both = dataclasses.replace(result, frame=pd.concat([result.frame, other]))
+    with pytest.raises(InputError, match=r"more than once alike \(skip L0, skip\[twice\] L0\)"):
+        draw(both)
 
 
 @pytest.mark.parametrize("draw", [figures.depth_profile, figures.harm_map, figures.role_map])
