@@ -4,12 +4,14 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help setup demo test bench lint format docs browser clean
+.PHONY: help setup demo test coverage wheel bench lint format docs browser clean
 
 help:
 	@echo "make setup    .venv with everything that development needs"
 	@echo "make demo     ablate every layer of a 30-layer model; writes runs/demo/report.html"
 	@echo "make test     all tests (installs Chromium for the report's test where it is missing)"
+	@echo "make coverage the tests, and which lines and branches they do not reach"
+	@echo "make wheel    build the wheel; install and use it under each of PYTHONS='python3.11 ...'"
 	@echo "make bench    time a sweep against other loops; writes docs/results/performance.md"
 	@echo "make lint     ruff and mypy"
 	@echo "make format   let ruff put the code in order"
@@ -48,6 +50,23 @@ demo: .venv/core.stamp
 test: setup browser
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
 
+coverage: setup browser
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal --cov --cov-report=term
+
+# In an empty environment each, away from this folder: what is not declared is missing there.
+PYTHONS ?= $(PYTHON)
+wheel: setup
+	rm -rf dist
+	$(BIN)/python -m hatchling build -d dist
+	@for python in $(PYTHONS); do \
+		folder=$$(mktemp -d) && echo "$$python in $$folder" && $$python -m venv $$folder/env && \
+		$$folder/env/bin/python -m pip install -q --no-compile dist/*.whl && \
+		$$folder/env/bin/python -m pip check && cp tests/integration/first_use.py $$folder && \
+		(cd $$folder && env/bin/python -W error -c "import layerroles" && \
+			env/bin/python first_use.py "$$folder" && env/bin/layerroles --help >/dev/null) && \
+		rm -rf $$folder || exit 1; \
+	done
+
 # REQUESTS=FOLDER times request files of one's own, BENCH='--heads NAME' more: benchmarks/speed.py.
 bench: .venv/bench.stamp
 	$(BIN)/python benchmarks/growth.py
@@ -84,5 +103,5 @@ browser:
 	$$as_root env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends chromium chromium-driver
 
 clean:
-	rm -rf build dist site .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf build dist site .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find layerroles tests experiments -name __pycache__ -type d -prune -exec rm -rf {} +

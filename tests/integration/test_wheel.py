@@ -15,32 +15,6 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 # What a user does first, with the package alone: no tests, no clone.
-FIRST = """
-import importlib, pkgutil, sys, warnings
-import layerroles as lr
-
-assert lr.__file__.startswith(sys.argv[1]), lr.__file__
-assert not [module for module in ("torch", "pandas", "plotly") if module in sys.modules]
-
-import torch, transformers, transformer_lens  # which may warn, of each other too
-
-with warnings.catch_warnings():
-    warnings.simplefilter("error")
-    for one in pkgutil.walk_packages(lr.__path__, "layerroles."):
-        if not one.name.endswith("__main__"):
-            importlib.import_module(one.name)
-for name in lr.__all__:
-    getattr(lr, name)
-
-made = lr.planted()
-conditions = lr.each_layer(made.model, lr.Skip())
-result = lr.Sweep(made.model, made.tasks, conditions, limit=4).run("run")
-assert lr.read("run").frame.equals(result.frame)
-assert lr.report(result, path="page.html").stat().st_size > 100_000
-assert lr.task("facts").examples(1, 0) and lr.task("word_problems").examples(1, 0)
-print(lr.localize(result).frame.shape[0], "rows")
-"""
-
 # What a user writes who has their scripts checked.
 TYPED = '''
 from dataclasses import dataclass
@@ -154,7 +128,8 @@ def test_the_wheel_holds_the_package_and_nothing_else(built: Path) -> None:
         if path.is_file() and path.suffix != ".pyc"
     }
     assert names == there
-    assert {"layerroles/py.typed", "layerroles/page.html.j2", "layerroles/tasks/facts.tsv"} <= names
+    needed = ("py.typed", "page/page.html.j2", "tasks/facts.tsv", "figures/fonts/OFL.txt")
+    assert {f"layerroles/{name}" for name in needed} <= names
 
 
 def test_the_sdist_builds_the_same_wheel(built: Path, tmp_path: Path) -> None:
@@ -170,7 +145,7 @@ def test_the_sdist_builds_the_same_wheel(built: Path, tmp_path: Path) -> None:
 def test_the_metadata_are_whole(unpacked: Path) -> None:
     told = metadata(unpacked)
     assert told["Name"] == "layerroles"
-    assert told["License-Expression"] == "Apache-2.0"
+    assert told["License-Expression"] == "Apache-2.0 AND OFL-1.1"
     assert told["Requires-Python"] == ">=3.11"
     assert told["Description-Content-Type"] == "text/markdown"
     needed = [line for line in told.get_all("Requires-Dist") if "extra ==" not in line]
@@ -189,7 +164,8 @@ def test_every_extra_of_the_metadata_is_installable_by_name(unpacked: Path) -> N
 def test_the_wheel_works_without_the_clone(unpacked: Path, tmp_path: Path) -> None:
     told = python("-W", "error", "-c", "import layerroles", folder=tmp_path, path=unpacked)
     assert not told
-    assert python("-c", FIRST, str(unpacked), folder=tmp_path, path=unpacked).endswith("8 rows\n")
+    first = str(ROOT / "tests" / "integration" / "first_use.py")
+    assert python(first, str(unpacked), folder=tmp_path, path=unpacked).endswith("8 rows\n")
     told = python("-m", "layerroles", "--help", folder=tmp_path, path=unpacked)
     assert all(command in told for command in ("sweep", "report", "demo"))
 
