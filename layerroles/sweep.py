@@ -10,7 +10,7 @@ import datetime
 import json
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from importlib.metadata import version
@@ -89,8 +89,12 @@ class Sweep:
         coherence: bool = False,
         noise_floor: bool = True,
     ) -> None:
-        if limit < 1:
-            raise InputError(f"limit={limit} asks nothing: use a limit of 1 or more")
+        given = {"tasks": tasks, "conditions": conditions, "protocols": protocols}
+        for name, several in given.items():
+            if isinstance(several, str | Condition) or not isinstance(several, Iterable):
+                raise InputError(f"{name}={several!r} is one, not several: write [{several!r}]")
+        if not isinstance(limit, int) or limit < 1:
+            raise InputError(f"limit={limit!r} asks nothing: use a whole number of 1 or more")
         if not tasks or not protocols:
             raise InputError("a sweep needs at least one task and one protocol")
         if engine is not None and engine.model is not model:

@@ -93,6 +93,11 @@ class Edit:
         )
         # The edit is handed a copy: one that works in place must not hide what it changed.
         new = self._ablation.edit(write.clone(), context)
+        if not isinstance(new, Tensor):
+            raise InputError(
+                f"{self._ablation.name} on {site} returned {new!r}: an edit returns the write, "
+                "changed or not"
+            )
         if new.shape != write.shape:
             raise InputError(
                 f"{self._ablation.name} on {site} returned shape {tuple(new.shape)} for a write of "

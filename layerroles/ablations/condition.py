@@ -60,6 +60,8 @@ class Condition:
     ) -> None:
         where = identity(at)
         for site, edit in edits.items():
+            if isinstance(edit, type) and issubclass(edit, Ablation):
+                raise InputError(f"{edit.__name__} is a class: write {edit.__name__}()")
             if not isinstance(site, Site) or not isinstance(edit, Ablation):
                 raise InputError(f"a condition maps sites to ablations, not {site!r}: {edit!r}")
             edit.check(site)

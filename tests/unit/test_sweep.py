@@ -446,3 +446,66 @@ def test_a_disk_that_fails_is_told_and_an_error_of_the_model_is_not_taken_for_on
 def test_an_engine_of_another_model_is_refused(tasks: list[lr.Task]) -> None:
     with pytest.raises(lr.InputError, match="one of another model"):
         lr.Sweep(random_model("llama"), tasks, [], engine=lr.Engine(random_model("qwen3")))
+
+
+# In a process of its own: here each call's types are checked before it begins.
+MISUSED = """
+import sys
+from dataclasses import dataclass
+import layerroles as lr
+
+model, task = lr.load(sys.argv[1]), lr.task("facts")
+
+@lr.ablation("forgetful")
+@dataclass(frozen=True)
+class Forgetful(lr.Ablation):
+    def edit(self, write, ctx):
+        write * 2
+
+def forget():
+    with lr.ablated(model, lr.Condition({lr.Site(1, "mlp"): Forgetful()})):
+        model("a")
+
+skip = lr.each_layer(model, lr.Skip())
+for misuse in (
+    lambda: lr.Sweep(model, "facts", skip),
+    lambda: lr.Sweep(model, ["facts"], skip),
+    lambda: lr.Sweep(model, task, skip),
+    lambda: lr.Sweep(model, [task], [lr.Skip()]),
+    lambda: lr.Sweep(model, [task], skip[0]),
+    lambda: lr.Sweep(model, [task], skip, protocols="continuation"),
+    lambda: lr.Sweep(model, [task], skip, limit="8"),
+    lambda: lr.each_layer(model, lr.Skip),
+    forget,
+):
+    try:
+        misuse()
+        print("taken")
+    except lr.InputError as error:
+        print(error)
+"""
+
+
+def test_slips_of_python_get_one_line_each() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", MISUSED, model_path("llama")],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    told = [
+        "tasks='facts' is one, not several: write ['facts']",
+        "'facts' is no task: lr.task('facts') makes one",
+        "is one, not several: write [",
+        "Skip() is no condition: lr.each_layer(model, ablation) makes some, ",
+        "is one, not several: write [",
+        "protocols='continuation' is one, not several: write ['continuation']",
+        "limit='8' asks nothing: use a whole number of 1 or more",
+        "Skip is a class: write Skip()",
+        "forgetful on L1.mlp returned None: an edit returns the write, changed or not",
+    ]
+    lines = done.stdout.splitlines()
+    assert len(lines) == len(told)
+    for line, expected in zip(lines, told, strict=True):
+        assert expected in line
