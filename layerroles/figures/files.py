@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import plotly.graph_objects as go
 
 from layerroles.errors import InputError
-from layerroles.figures.captions import caption, latex
+from layerroles.figures.captions import caption, latex, noted
 from layerroles.figures.printed import PER_INCH, paper
 
 if TYPE_CHECKING:
@@ -45,7 +45,8 @@ def save(
 ) -> list[Path]:
     """Write figures for a paper, each with its caption beside it, and return the files.
 
-    Beside `NAME.pdf` stand `NAME.txt`, the caption, and `NAME.tex`, a LaTeX figure with it.
+    Beside `NAME.pdf` stand `NAME.txt`, the caption, and `NAME.tex`, a LaTeX figure with it. LaTeX
+    reads neither svg nor html: where they are all that is written, there is no `NAME.tex`.
 
     Args:
         figures: one figure, or several by name.
@@ -57,8 +58,8 @@ def save(
         result: the sweep of which they are, for what captions say of model, seed and versions.
 
     Raises:
-        InputError: an unknown format or width, no kaleido or browser, or a file that cannot be
-            written.
+        InputError: no figures, or one that is none of this module's; an unknown format or width;
+            no kaleido or browser; what is no sweep's result; or a file that cannot be written.
 
     Example:
         lr.figures.save(lr.figures.harm_map(result), "figures/harm.pdf", result=result)
@@ -68,11 +69,17 @@ def save(
         folder, named = target, dict(figures)
     else:
         folder, named, formats = target.parent, {target.stem: figures}, [target.suffix[1:]]
+    if not named:
+        raise InputError("there are no figures to save: give one, or several by name")
     check_formats(formats)
     if not 30 <= dpi <= 2400:
         raise InputError(f"dpi={dpi}: from 30 to 2400 dots per inch")
+    for figure in named.values():
+        noted(figure, "save")
     printed = {name: paper(figure, width, title=title) for name, figure in named.items()}
+    captions = {name: caption(figure, result) for name, figure in printed.items()}
     drawn = _drawn(printed, [each for each in formats if each != "html"], dpi)
+    picture = next((each for each in formats if each in ("pdf", "png")), "")
     written = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -85,13 +92,12 @@ def save(
                 else:
                     file.write_bytes(drawn[name, each])
                 written.append(file)
-            words = caption(printed[name], result)
-            picture = next((each for each in formats if each in ("pdf", "png")), "pdf")
-            wide = printed[name].layout.width / PER_INCH
-            for ending, text in (
-                ("txt", words + "\n"),
-                ("tex", latex(words, f"{name}.{picture}", full=wide > _TWO_COLUMNS)),
-            ):
+            words = captions[name]
+            texts = {"txt": words + "\n"}
+            if picture:
+                full = printed[name].layout.width / PER_INCH > _TWO_COLUMNS
+                texts["tex"] = latex(words, f"{name}.{picture}", full=full)
+            for ending, text in texts.items():
                 file = folder / f"{name}.{ending}"
                 file.write_text(text, encoding="utf-8", errors="replace")
                 written.append(file)

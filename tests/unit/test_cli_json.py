@@ -117,6 +117,6 @@ def test_figures_are_listed_and_need_nothing_for_html(
     (one,) = found
     assert set(one) == keys_of("figures")
     assert one["kind"] == "harm_map"
-    assert [Path(file).suffix for file in one["files"]] == [".html", ".txt", ".tex"]
+    assert [Path(file).suffix for file in one["files"]] == [".html", ".txt"]
     assert "Plotly.newPlot" in Path(one["files"][0]).read_text("utf-8")
     assert one["caption"].endswith("transformers 5.23.0.")
