@@ -72,13 +72,14 @@ _READ: dict[str, tuple[str, str]] = {
         f"{_OF_MEANS} across; up as of paired effects; {_NOT_CORRECTED.format(many='layers')}",
     ),
 }
-# In which order, and under which word, what a figure shows is told.
+# In which order, and under which words for one and several, what a figure shows is told.
 _WORDS = (
-    ("ablation", "ablation"),
-    ("at", "at"),
-    ("probe", "probe"),
-    ("task", "task"),
-    ("protocol", "protocol"),
+    ("ablation", "ablation", "ablations"),
+    ("at", "at", "at"),
+    ("probe", "probe", "probes"),
+    ("task", "task", "tasks"),
+    ("family", "family", "families"),
+    ("protocol", "protocol", "protocols"),
 )
 
 
@@ -190,11 +191,10 @@ def escaped(text: str) -> str:
 def _shown(meta: Mapping[str, Any]) -> str:
     """What is drawn, by the words of its rows, with n."""
     parts = []
-    for column, word in _WORDS:
+    for column, one, several in _WORDS:
         values = meta.get(column)
-        if values:
-            several = "s" if len(values) > 1 and column not in ("at",) else ""
-            parts.append(f"{word}{several} {', '.join(values)}")
+        if values and not (column == "family" and meta.get("task")):  # tasks say it closer
+            parts.append(f"{several if len(values) > 1 else one} {', '.join(values)}")
     if n := meta.get("n"):
         parts.append(f"n = {n[0]}" if n[0] == n[1] else f"n = {n[0]}\N{EN DASH}{n[1]}")
     return "; ".join(parts)
