@@ -69,13 +69,10 @@ def save(
         folder, named = target, dict(figures)
     else:
         folder, named, formats = target.parent, {target.stem: figures}, [target.suffix[1:]]
-    if not named:
-        raise InputError("there are no figures to save: give one, or several by name")
     check_formats(formats)
     if not 30 <= dpi <= 2400:
         raise InputError(f"dpi={dpi}: from 30 to 2400 dots per inch")
-    for figure in named.values():
-        noted(figure, "save")
+    _check_figures(named)
     printed = {name: paper(figure, width, title=title) for name, figure in named.items()}
     captions = {name: caption(figure, result) for name, figure in printed.items()}
     drawn = _drawn(printed, [each for each in formats if each != "html"], dpi)
@@ -93,11 +90,9 @@ def save(
                     file.write_bytes(drawn[name, each])
                 written.append(file)
             words = captions[name]
-            texts = {"txt": words + "\n"}
-            if picture:
-                full = printed[name].layout.width / PER_INCH > _TWO_COLUMNS
-                texts["tex"] = latex(words, f"{name}.{picture}", full=full)
-            for ending, text in texts.items():
+            full = printed[name].layout.width / PER_INCH > _TWO_COLUMNS
+            texts = {"tex": latex(words, f"{name}.{picture}", full=full)} if picture else {}
+            for ending, text in {"txt": words + "\n", **texts}.items():
                 file = folder / f"{name}.{ending}"
                 file.write_text(text, encoding="utf-8", errors="replace")
                 written.append(file)
@@ -108,6 +103,13 @@ def save(
 
 
 _TWO_COLUMNS = 4.5  # inches from which a figure stands over both columns
+
+
+def _check_figures(named: Mapping[str, go.Figure]) -> None:
+    if not named:
+        raise InputError("there are no figures to save: give one, or several by name")
+    for figure in named.values():
+        noted(figure, "save")
 
 
 def check_formats(formats: Sequence[str]) -> None:
@@ -131,7 +133,13 @@ def _drawn(
     if not formats or not printed:
         return {}
     import kaleido
-    from choreographer.errors import BrowserFailedError, ChromeNotFoundError
+    from choreographer.errors import (
+        BrowserClosedError,
+        BrowserFailedError,
+        ChannelClosedError,
+        ChromeNotFoundError,
+    )
+    from kaleido.errors import JavascriptError, KaleidoError
 
     with TemporaryDirectory() as scratch:
         wanted: dict[tuple[str, str], Path] = {
@@ -156,6 +164,15 @@ def _drawn(
                 f"{formats[0]} needs Chrome or Chromium, and none was found that starts: install "
                 "it (on Debian, apt-get install chromium), or run plotly_get_chrome; "
                 "html does without"
+            ) from error
+        except (
+            *(TimeoutError, BrowserClosedError, ChannelClosedError, JavascriptError),
+            KaleidoError,
+        ) as error:
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise InputError(
+                f"the browser drew no {formats[0]} ({reason}): try again, with fewer figures at "
+                "once; html does without it"
             ) from error
         return {
             key: _with_resolution(file.read_bytes(), dpi) if key[1] == "png" else file.read_bytes()

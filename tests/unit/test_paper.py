@@ -11,6 +11,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import pytest
 
+import layerroles as lr
 from layerroles import figures
 from layerroles.errors import InputError
 from layerroles.figures import files, outcomes, pruned, style
@@ -269,6 +270,16 @@ def test_a_figure_for_paper_is_not_shrunk_again(drawn: dict[str, go.Figure]) -> 
         figures.paper(made, "89mm", title=True)
 
 
+def test_a_caption_names_all_protocols_and_families(
+    result: SweepResult, drawn: dict[str, go.Figure]
+) -> None:
+    assert "protocols continuation, generation;" in figures.caption(drawn["likelihood_hides"])
+    lens = figures.caption(drawn["lens_trajectories"])
+    assert "the token that tells the answer" in lens and "first token" not in lens
+    named = figures.caption(figures.depth_contrasts(lr.localize(result, at="all")))
+    assert "families retrieval, knowledge, reasoning" in named
+
+
 def test_captions_of_hostile_names_are_plain_text(result: SweepResult) -> None:
     label = "<b>a_b</b> & 50%"
     frame = result.frame.replace({"task": {"facts": label}})
@@ -300,6 +311,7 @@ def test_what_is_missing_is_told_in_a_line(
 ) -> None:
     import kaleido
     from choreographer.errors import ChromeNotFoundError
+    from kaleido.errors import BrowserClosedError, KaleidoError
 
     figure = figures.harm_map(result, protocol="generation")
 
@@ -310,6 +322,15 @@ def test_what_is_missing_is_told_in_a_line(
         patched.setattr(kaleido, "write_fig_from_object_sync", no_browser)
         with pytest.raises(InputError, match="needs Chrome or Chromium"):
             figures.save(figure, tmp_path / "x.pdf")
+    for error in (TimeoutError(), BrowserClosedError("it\nfell"), KaleidoError(-32000, "no page")):
+
+        def fails(*_: object, error: Exception = error, **__: object) -> None:
+            raise error
+
+        with monkeypatch.context() as patched:
+            patched.setattr(kaleido, "write_fig_from_object_sync", fails)
+            with pytest.raises(InputError, match=r"^the browser drew no pdf \(.+\): try again"):
+                figures.save(figure, tmp_path / "x.pdf")
     with monkeypatch.context() as patched:
         patched.setattr(files.importlib.util, "find_spec", lambda name: None)
         with pytest.raises(InputError, match=r"kaleido.*pip install 'layerroles\[export\]'"):
