@@ -19,6 +19,7 @@ from layerroles.figures.captions import noted
 from layerroles.figures.cells import cells, fit_texts
 from layerroles.figures.hatch import hatch
 from layerroles.figures.layout import Sizes, lay_out
+from layerroles.figures.words import wrapped
 
 WIDTHS = {"column": 3.25, "full": 6.75}  # inches
 PER_INCH = 96  # pixels of a browser
@@ -160,8 +161,6 @@ def _scaled(value: Any, by: float, least: float) -> Any:
 
 def _title_lines(figure: go.Figure, wide: float) -> list[tuple[str, float]]:
     """Title and subtitle, broken into lines that fit, each with its size."""
-    from layerroles.figures.words import wrapped
-
     found = []
     for text, size in (
         (figure.layout.meta["title"], _TITLE),
