@@ -16,9 +16,13 @@ def command(
         typer.Argument(metavar="RUN", help="Another run folder.", autocompletion=complete.runs),
     ],
     top: Annotated[
-        int,
-        typer.Option(metavar="N", min=0, help="Largest differences shown per task, protocol."),
-    ] = 3,
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=0,
+            help="Largest differences shown per task, protocol; by default 3, with --json all.",
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Compare two runs: where do effects differ, and do the profiles over sites agree?
@@ -39,9 +43,9 @@ def command(
                 "a": found.names[0],
                 "b": found.names[1],
                 "profiles": records(found.profiles),
-                "differences": records(found.largest(top)),
+                "differences": records(found.largest(len(found.frame) if top is None else top)),
                 "unmatched": found.unmatched,
             }
         )
         return
-    print_comparison(found, top=top)
+    print_comparison(found, top=3 if top is None else top)

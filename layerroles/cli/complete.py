@@ -67,9 +67,9 @@ def list_of(names: Iterable[str]) -> Complete:
 
 def runs(incomplete: str) -> list[str]:
     """Run folders: those that begin so, here or in a folder that begins so, or in `runs`."""
-    found = {str(folder) for folder in _below(Path(incomplete), incomplete)}
+    found = set(_below(incomplete))
     if not incomplete:
-        found |= {str(folder) for folder in _below(Path("runs"), "runs/")}
+        found |= set(_below("runs/"))
     return sorted(found)
 
 
@@ -85,15 +85,22 @@ def models(incomplete: str) -> list[str]:
     return one_of([BUILT_IN, *sorted(kept)])(incomplete)
 
 
-def _below(path: Path, incomplete: str) -> Iterator[Path]:
-    parent = path if incomplete.endswith("/") or not incomplete else path.parent
-    for folder in _folders(parent):
-        if incomplete and not str(folder).startswith(incomplete.rstrip("/")):
+def _below(incomplete: str) -> Iterator[str]:
+    """Runs as they are typed: a shell takes no word that begins otherwise, `./` and `~` kept."""
+    typed, slash, begun = incomplete.rpartition("/")
+    before = typed + slash
+    for folder in _folders(Path(os.path.expanduser(before))):  # noqa: PTH111 (it never raises)
+        if not folder.name.startswith(begun):
             continue
-        if (folder / "manifest.json").is_file():
-            yield folder
-        elif folder.name.startswith(path.name):
-            yield from (one for one in _folders(folder) if (one / "manifest.json").is_file())
+        if _is_run(folder):
+            yield f"{before}{folder.name}"
+        else:
+            runs = (one for one in _folders(folder) if _is_run(one))
+            yield from (f"{before}{folder.name}/{run.name}" for run in runs)
+
+
+def _is_run(folder: Path) -> bool:
+    return (folder / "manifest.json").is_file()
 
 
 def _folders(parent: Path) -> list[Path]:

@@ -1,7 +1,7 @@
 """`layerroles export-rows`: the rows of a run as a table for other programs."""
 
-from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -38,20 +38,29 @@ def command(
 
     frame = lr.read(run).frame
     # Rows that were there before stay whole until the new ones are.
-    scratch = file.with_name(f".{file.name}")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        _write(frame, scratch, file.suffix)
-        scratch.replace(file)
+        with TemporaryDirectory(dir=file.parent, prefix=".rows-") as folder:
+            scratch = Path(folder) / f"rows{file.suffix}"
+            try:
+                _write(frame, scratch, file.suffix)
+            except UnicodeEncodeError:
+                texts = [name for name, column in frame.items() if column.dtype == object]
+                encodable = {name: frame[name].map(_encodable) for name in texts}
+                _write(frame.assign(**encodable), scratch, file.suffix)
+            scratch.replace(file)
     except OSError as error:
-        with suppress(OSError):
-            scratch.unlink()
         reason = error.strerror or type(error).__name__
         raise InputError(f"cannot write {str(file)!r}: {reason}; choose another path") from error
     if as_json:
         print_json({"file": str(file), "rows": len(frame), "columns": list(frame.columns)})
     else:
         print_line(f"{len(frame)} rows in {file}")
+
+
+def _encodable(value: object) -> object:
+    """Half a surrogate pair, which no UTF-8 has, becomes a question mark."""
+    return value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
 
 
 def _write(frame: "pd.DataFrame", file: Path, ending: str) -> None:

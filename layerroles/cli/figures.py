@@ -43,7 +43,7 @@ def command(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write the figures that a run allows, each with its caption (.txt, and .tex for LaTeX).
+    """Write the figures that a run allows, each with its caption (.txt; for LaTeX also .tex).
 
     What is drawn is what the report shows: of the sweep, and of probes measured into its folder.
 

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from layerroles.cli import complete
 from layerroles.cli.options import Run
 
 
@@ -16,7 +17,11 @@ def command(
     ] = None,
     against: Annotated[
         Path | None,
-        typer.Option(metavar="RUN", help="Another run, shown side by side on the same page."),
+        typer.Option(
+            metavar="RUN",
+            help="Another run, shown side by side on the same page.",
+            autocompletion=complete.runs,
+        ),
     ] = None,
 ) -> None:
     """Write one self-contained HTML page about a run; it opens offline.

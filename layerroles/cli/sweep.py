@@ -125,9 +125,13 @@ def command(
     settings: Settings = None,
     plugin: Plugins = None,
     top: Annotated[
-        int,
-        typer.Option(metavar="N", min=0, help="Most harmful conditions shown per task, protocol."),
-    ] = 5,
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=0,
+            help="Most harmful conditions shown per task, protocol; by default 5, with --json all.",
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Ablate sites one at a time and ask the same questions, the intact model's answers beside.
@@ -180,10 +184,11 @@ def command(
         )
         raise typer.Exit(130) from None
     if as_json:
-        worst = most_harmful(result.effects(), top)
+        effects = result.effects()
+        worst = most_harmful(effects, len(effects) if top is None else top)
         print_json({"run": str(out), "intact": records(result.intact()), "effects": records(worst)})
         return
-    print_result(result, top=top)
+    print_result(result, top=5 if top is None else top)
     typer.echo(f"Rows are in {out}. A page to read them: layerroles report {out}")
 
 

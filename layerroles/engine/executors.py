@@ -33,8 +33,8 @@ log = logging.getLogger(__name__)
 
 ExecutorName = Literal["auto", "fused", "hooked", "plain"]
 
-# From the fastest to the reference.
 _NOT_RUN = "%s is not run %s: %s"
+# From the fastest to the reference.
 _NAMES: tuple[ExecutorName, ...] = ("fused", "hooked", "plain")
 # Less than this is not tried when memory gives out: a budget in bytes, tokens read together.
 _LEAST, _FEWEST_TOKENS = 2**16, 64

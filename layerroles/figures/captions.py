@@ -72,13 +72,14 @@ _READ: dict[str, tuple[str, str]] = {
         f"{_OF_MEANS} across; up as of paired effects; {_NOT_CORRECTED.format(many='layers')}",
     ),
 }
-# In which order, and under which word, what a figure shows is told.
+# In which order, and under which words for one and several, what a figure shows is told.
 _WORDS = (
-    ("ablation", "ablation"),
-    ("at", "at"),
-    ("probe", "probe"),
-    ("task", "task"),
-    ("protocol", "protocol"),
+    ("ablation", "ablation", "ablations"),
+    ("at", "at", "at"),
+    ("probe", "probe", "probes"),
+    ("task", "task", "tasks"),
+    ("family", "family", "families"),
+    ("protocol", "protocol", "protocols"),
 )
 
 
@@ -90,15 +91,13 @@ def caption(figure: go.Figure, result: SweepResult | None = None) -> str:
         result: the sweep of which it is: model, dtype, seed and versions are told from it.
 
     Raises:
-        InputError: a figure that is none of this module's.
+        InputError: a figure that is none of this module's, or what is no sweep's result.
 
     Example:
         print(lr.figures.caption(lr.figures.harm_map(result), result))
     """
-    meta = figure.layout.meta
-    if not isinstance(meta, Mapping) or meta.get("figure") not in _READ:
-        raise InputError("caption takes a figure of lr.figures, which notes what it shows")
-    meta = _unescaped(meta)
+    meta = _unescaped(noted(figure, "caption"))
+    check_result(result)
     reading, intervals = _READ[meta["figure"]]
     sentences = [
         meta["title"],
@@ -112,22 +111,53 @@ def caption(figure: go.Figure, result: SweepResult | None = None) -> str:
     return " ".join(f"{_capital(text).rstrip('.')}." for text in sentences if text)
 
 
+def check_result(result: object) -> None:
+    """Refuse what is neither a sweep's result nor nothing.
+
+    Raises:
+        InputError: it is something else, such as the path of a run.
+    """
+    if result is not None and not isinstance(result, SweepResult):
+        raise InputError(
+            f"result={result!r} is no sweep's result: give what Sweep.run or lr.read returned"
+        )
+
+
+def noted(figure: object, by: str) -> Mapping[str, Any]:
+    """What a figure of this module notes of itself (`layout.meta`).
+
+    Raises:
+        InputError: a figure that is none of this module's; `by` is what was to take it.
+    """
+    meta = figure.layout.meta if isinstance(figure, go.Figure) else None
+    if not isinstance(meta, Mapping) or meta.get("figure") not in _READ:
+        raise InputError(f"{by} takes a figure of lr.figures, which notes what it shows")
+    return meta
+
+
 def latex(caption: str, file: str, *, full: bool) -> str:
     """A LaTeX figure with this caption; over both columns if it is `full`."""
     kind = "figure*" if full else "figure"
-    name = file.rpartition(".")[0]
+    label = re.sub(r"[^A-Za-z0-9_.:-]+", "-", file.rpartition(".")[0])
+    # Signs that mean something to LaTeX are, in the name of a file, letters as others.
+    signs = [sign for sign in _SPECIAL if sign in file]
+    plain = "".join(rf"\catcode`\{sign}=12 " for sign in signs)
     return "\n".join(
         [
             rf"\begin{{{kind}}}[t]",
             r"  \centering",
-            rf"  \includegraphics{{{file}}}",
+            rf"  {{{plain}\includegraphics{{{file}}}}}"
+            if plain
+            else rf"  \includegraphics{{{file}}}",
             rf"  \caption{{{escaped(caption)}}}",
-            rf"  \label{{fig:{name}}}",
+            rf"  \label{{fig:{label}}}",
             rf"\end{{{kind}}}",
             "",
         ]
     )
 
+
+_SPECIAL = "%#&$~^"
 
 _TEX = {
     "\\": r"\textbackslash{}",
@@ -161,11 +191,10 @@ def escaped(text: str) -> str:
 def _shown(meta: Mapping[str, Any]) -> str:
     """What is drawn, by the words of its rows, with n."""
     parts = []
-    for column, word in _WORDS:
+    for column, one, several in _WORDS:
         values = meta.get(column)
-        if values:
-            several = "s" if len(values) > 1 and column not in ("at",) else ""
-            parts.append(f"{word}{several} {', '.join(values)}")
+        if values and not (column == "family" and meta.get("task")):  # tasks say it closer
+            parts.append(f"{several if len(values) > 1 else one} {', '.join(values)}")
     if n := meta.get("n"):
         parts.append(f"n = {n[0]}" if n[0] == n[1] else f"n = {n[0]}\N{EN DASH}{n[1]}")
     return "; ".join(parts)

@@ -39,7 +39,7 @@ KINDS = (
     *("attention_map", "head_map", "influence_profile", "similarity_triangle"),
     "direct_against_total",
 )
-# The section of the report in which the figures of a probe stand is called after it.
+# The columns of the probes of heads that have a map each, where they were measured.
 _HEADS = {"retrieval_score": ("score",), "head_scores": ("previous", "duplicate", "induction")}
 
 

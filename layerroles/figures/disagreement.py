@@ -180,7 +180,7 @@ def likelihood_hides(
     return style.finish(
         figure,
         kind="likelihood_hides",
-        about=both.assign(protocol=generation),
+        about=pd.concat([both.assign(protocol=name) for name in (asked, generation)]),
         title=f"What {asked} hides when one layer is ablated ({kind}, at {at})",
         subtitle=f"{style.counts(both['n'])} examples per layer; harm 1 = all skill above chance "
         "is gone; 95% intervals; layers are 0-based",

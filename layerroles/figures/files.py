@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import plotly.graph_objects as go
 
 from layerroles.errors import InputError
-from layerroles.figures.captions import caption, latex
+from layerroles.figures.captions import caption, latex, noted
 from layerroles.figures.printed import PER_INCH, paper
 
 if TYPE_CHECKING:
@@ -45,7 +45,8 @@ def save(
 ) -> list[Path]:
     """Write figures for a paper, each with its caption beside it, and return the files.
 
-    Beside `NAME.pdf` stand `NAME.txt`, the caption, and `NAME.tex`, a LaTeX figure with it.
+    Beside `NAME.pdf` stand `NAME.txt`, the caption, and `NAME.tex`, a LaTeX figure with it. LaTeX
+    reads neither svg nor html: where they are all that is written, there is no `NAME.tex`.
 
     Args:
         figures: one figure, or several by name.
@@ -57,8 +58,8 @@ def save(
         result: the sweep of which they are, for what captions say of model, seed and versions.
 
     Raises:
-        InputError: an unknown format or width, no kaleido or browser, or a file that cannot be
-            written.
+        InputError: no figures, or one that is none of this module's; an unknown format or width;
+            no kaleido or browser; what is no sweep's result; or a file that cannot be written.
 
     Example:
         lr.figures.save(lr.figures.harm_map(result), "figures/harm.pdf", result=result)
@@ -71,8 +72,11 @@ def save(
     check_formats(formats)
     if not 30 <= dpi <= 2400:
         raise InputError(f"dpi={dpi}: from 30 to 2400 dots per inch")
+    _check_figures(named)
     printed = {name: paper(figure, width, title=title) for name, figure in named.items()}
+    captions = {name: caption(figure, result) for name, figure in printed.items()}
     drawn = _drawn(printed, [each for each in formats if each != "html"], dpi)
+    picture = next((each for each in formats if each in ("pdf", "png")), "")
     written = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -85,13 +89,10 @@ def save(
                 else:
                     file.write_bytes(drawn[name, each])
                 written.append(file)
-            words = caption(printed[name], result)
-            picture = next((each for each in formats if each in ("pdf", "png")), "pdf")
-            wide = printed[name].layout.width / PER_INCH
-            for ending, text in (
-                ("txt", words + "\n"),
-                ("tex", latex(words, f"{name}.{picture}", full=wide > _TWO_COLUMNS)),
-            ):
+            words = captions[name]
+            full = printed[name].layout.width / PER_INCH > _TWO_COLUMNS
+            texts = {"tex": latex(words, f"{name}.{picture}", full=full)} if picture else {}
+            for ending, text in {"txt": words + "\n", **texts}.items():
                 file = folder / f"{name}.{ending}"
                 file.write_text(text, encoding="utf-8", errors="replace")
                 written.append(file)
@@ -102,6 +103,13 @@ def save(
 
 
 _TWO_COLUMNS = 4.5  # inches from which a figure stands over both columns
+
+
+def _check_figures(named: Mapping[str, go.Figure]) -> None:
+    if not named:
+        raise InputError("there are no figures to save: give one, or several by name")
+    for figure in named.values():
+        noted(figure, "save")
 
 
 def check_formats(formats: Sequence[str]) -> None:
@@ -125,7 +133,13 @@ def _drawn(
     if not formats or not printed:
         return {}
     import kaleido
-    from choreographer.errors import BrowserFailedError, ChromeNotFoundError
+    from choreographer.errors import (
+        BrowserClosedError,
+        BrowserFailedError,
+        ChannelClosedError,
+        ChromeNotFoundError,
+    )
+    from kaleido.errors import JavascriptError, KaleidoError
 
     with TemporaryDirectory() as scratch:
         wanted: dict[tuple[str, str], Path] = {
@@ -150,6 +164,15 @@ def _drawn(
                 f"{formats[0]} needs Chrome or Chromium, and none was found that starts: install "
                 "it (on Debian, apt-get install chromium), or run plotly_get_chrome; "
                 "html does without"
+            ) from error
+        except (
+            *(TimeoutError, BrowserClosedError, ChannelClosedError, JavascriptError),
+            KaleidoError,
+        ) as error:
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise InputError(
+                f"the browser drew no {formats[0]} ({reason}): try again, with fewer figures at "
+                "once; html does without it"
             ) from error
         return {
             key: _with_resolution(file.read_bytes(), dpi) if key[1] == "png" else file.read_bytes()

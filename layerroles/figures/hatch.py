@@ -107,7 +107,7 @@ def _boxes(
     """The bars of a trace in pixels of its panel; where bars are stacked, on those before."""
     x_axis, y_axis = trace.xaxis or "x", trace.yaxis or "y"
     gap = figure.layout.bargap or 0.0
-    per = _scale(figure, trace)
+    per = _scale(figure, trace).pixels
     values = zip(map(float, trace.x), map(float, trace.y), strict=True)
     for place, (x, y) in enumerate(values):
         key = (x_axis, y_axis, x)
@@ -118,23 +118,38 @@ def _boxes(
         yield Box(left, min(low, high), right, max(low, high))
 
 
-def _scale(figure: go.Figure, trace: go.Bar) -> Any:
-    """From values of a trace's axes to pixels; `.back` is the other way."""
+@dataclass(frozen=True)
+class _Scale:
+    """Values of a trace's axes, and pixels of its panel from its lower left corner.
+
+    Attributes:
+        x, y: the values at that corner.
+        per_x, per_y: pixels to one.
+    """
+
+    x: float
+    y: float
+    per_x: float
+    per_y: float
+
+    def pixels(self, x: float, y: float) -> tuple[float, float]:
+        return (x - self.x) * self.per_x, (y - self.y) * self.per_y
+
+    def values(self, x: float, y: float) -> tuple[float, float]:
+        return x / self.per_x + self.x, y / self.per_y + self.y
+
+
+def _scale(figure: go.Figure, trace: go.Bar) -> _Scale:
     layout = figure.layout
     x, y = layout[f"xaxis{(trace.xaxis or 'x')[1:]}"], layout[f"yaxis{(trace.yaxis or 'y')[1:]}"]
     wide = (layout.width - layout.margin.l - layout.margin.r) * np.ptp(x.domain or (0, 1))
     high = (layout.height - layout.margin.t - layout.margin.b) * np.ptp(y.domain or (0, 1))
     per_x, per_y = wide / (x.range[1] - x.range[0]), high / (y.range[1] - y.range[0])
-
-    def scaled(at_x: float, at_y: float) -> tuple[float, float]:
-        return (at_x - x.range[0]) * per_x, (at_y - y.range[0]) * per_y
-
-    scaled.back = lambda px, py: (px / per_x + x.range[0], py / per_y + y.range[0])  # type: ignore[attr-defined]
-    return scaled
+    return _Scale(x.range[0], y.range[0], per_x, per_y)
 
 
 def _over(trace: go.Bar, found: list[Line], figure: go.Figure) -> go.Scatter:
-    back = _scale(figure, trace).back
+    back = _scale(figure, trace).values
     x: list[float | None] = []
     y: list[float | None] = []
     for left, low, right, high in found:

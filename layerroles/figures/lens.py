@@ -67,7 +67,7 @@ def lens_trajectories(
     note = _cut(figure, summary) if measure == "kl" else ""
     conditions = list(dict.fromkeys(summary.get("condition", ["intact"])))
     model = "intact model; " if conditions == ["intact"] else ""
-    what = "" if measure == "kl" else "first token of the answer, "
+    what = "" if measure == "kl" else "the token that tells the answer, "
     style.finish(
         figure,
         kind="lens_trajectories",

@@ -15,9 +15,11 @@ import plotly.graph_objects as go
 
 from layerroles.errors import InputError
 from layerroles.figures import style
+from layerroles.figures.captions import noted
 from layerroles.figures.cells import cells, fit_texts
 from layerroles.figures.hatch import hatch
 from layerroles.figures.layout import Sizes, lay_out
+from layerroles.figures.words import wrapped
 
 WIDTHS = {"column": 3.25, "full": 6.75}  # inches
 PER_INCH = 96  # pixels of a browser
@@ -28,6 +30,7 @@ _INK, _SOFT = "#000000", "#33383f"
 _TEXT, _SMALL, _TITLE = (points * PER_INCH / 72 for points in (8, 7, 9))
 # A figure on a screen is so much larger than on paper: its marks, its lines and its panels.
 _MARK, _LINE = 0.55, 0.62
+_SAME = 0.5  # pixels by which one width may be off
 _THINNEST, _SMALLEST = 0.6, 3.0  # pixels: a line, a mark
 
 
@@ -39,24 +42,35 @@ def paper(figure: go.Figure, width: str | float = "column", *, title: bool = Fal
         width: "column" (3.25 in), "full" (6.75 in), inches, or a text such as "89mm".
         title: whether title and subtitle stay, for where no caption stands.
 
+    A figure that `paper` made before is returned as it is.
+
     Raises:
-        InputError: no width, or one that is not between 2 and 20 inches.
+        InputError: no width, or one that is not between 2 and 20 inches; a figure that is none of
+            this module's, or that `paper` made before with another width or without the title.
 
     Example:
         lr.figures.paper(lr.figures.depth_profile(result), width="89mm")
     """
     wide = inches(width) * PER_INCH
+    meta = noted(figure, "paper")
     made = go.Figure(figure)
+    if before := meta.get("paper"):
+        if abs(before["wide"] - wide) > _SAME or (title and not before["title"]):
+            raise InputError(
+                f"this figure is already for paper, {before['wide'] / PER_INCH:.4g} inches wide"
+                f"{'' if before['title'] else ' without a title'}: give the figure as it was drawn"
+            )
+        return made
     made.update_layout(template=_template())
     _thin(made)
     cells(made)
     head = _title_lines(made, wide) if title else []
     made.layout.title = None
-    if made.layout.width:
-        made.layout.width = None
     notes = lay_out(made, Sizes(wide, _TEXT, _SMALL), head) + fit_texts(made, _SMALL)
     hatch(made)
-    return made.update_layout(meta={**made.layout.meta, "notes": notes})
+    return made.update_layout(
+        meta={**meta, "notes": notes, "paper": {"wide": wide, "title": title}}
+    )
 
 
 def inches(width: str | float) -> float:
@@ -147,8 +161,6 @@ def _scaled(value: Any, by: float, least: float) -> Any:
 
 def _title_lines(figure: go.Figure, wide: float) -> list[tuple[str, float]]:
     """Title and subtitle, broken into lines that fit, each with its size."""
-    from layerroles.figures.words import wrapped
-
     found = []
     for text, size in (
         (figure.layout.meta["title"], _TITLE),

@@ -10,13 +10,11 @@ from collections.abc import Iterable, Sequence
 import pandas as pd
 from scipy.stats import t
 
+from layerroles.ablations import ATS
 from layerroles.errors import InputError
 from layerroles.figures import style
 from layerroles.results import SweepResult
 from layerroles.roles.harms import refuse_twins
-
-# The positions at which conditions act, in the order in which they are drawn.
-_AT = ("all", "after_first", "prompt", "generated", "evidence", "last")
 
 
 def layer_effects(
@@ -61,7 +59,7 @@ def layer_effects(
 def ats(effects: pd.DataFrame) -> list[str]:
     """The positions at which the conditions act, in order; those by a user's function last."""
     there = list(dict.fromkeys(effects["at"]))
-    return [at for at in _AT if at in there] + sorted(at for at in there if at not in _AT)
+    return [at for at in ATS if at in there] + sorted(at for at in there if at not in ATS)
 
 
 def shown_of(part: pd.DataFrame) -> dict[str, str]:

@@ -21,6 +21,7 @@ import textwrap
 import types
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
 from layerroles.cli import main
@@ -144,14 +145,24 @@ def _look(block: Block) -> list[str]:
 
 
 def commands(page: str) -> Iterator[tuple[int, list[str]]]:
-    """The commands of a page's consoles, as words, with their lines; comments are left out."""
+    """The commands of a page's consoles, as words, with their lines; comments are left out.
+
+    Of a `bash` script, those of `layerroles` alone.
+    """
     for block in blocks(page):
         if block.language == "console":
             yield from _commands(block)
+        elif block.language == "bash":
+            for line in block.code.replace("\\\n", " ").splitlines():
+                words = shlex.split(line, comments=True)
+                if "layerroles" in words:
+                    yield block.line, words[words.index("layerroles") :]
 
 
 def _commands(block: Block) -> Iterator[tuple[int, list[str]]]:
     for line in block.code.replace("\\\n", " ").splitlines():
         if line.startswith("$ "):
-            for part in line[2:].split("&&"):
-                yield block.line, shlex.split(part, comments=True)
+            words = shlex.split(line[2:], comments=True)
+            for joined, part in groupby(words, lambda word: word in ("&&", "|")):
+                if not joined:
+                    yield block.line, list(part)

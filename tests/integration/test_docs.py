@@ -281,7 +281,7 @@ def test_the_command_line_knows_every_command_and_option_on_a_page(
         told = f"{page}:{line}: {' '.join(words)}"
         if program == "layerroles":
             _parse(arguments, told)
-        elif program == "python" and arguments[0] != "-m":
+        elif program == "python" and arguments[0] not in ("-m", "-c"):
             _find_script(arguments, told)
         elif program == "make":
             assert f"\n{arguments[0]}:" in (ROOT / "Makefile").read_text(), told
@@ -289,10 +289,36 @@ def test_the_command_line_knows_every_command_and_option_on_a_page(
             assert program in OTHER_PROGRAMS, told
 
 
+@pytest.mark.parametrize("page", [*PAGES, "CONTRIBUTING.md"])
+def test_commands_stand_in_consoles_where_they_are_read(page: str) -> None:
+    for block in printed.blocks(page):
+        told = f"{page}:{block.line}"
+        if block.language in ("bash", "sh", "shell"):
+            assert block.code.startswith("#!"), f"{told}: commands are `console`, behind `$ `"
+        elif block.language == "console":
+            assert list(printed._commands(block)), f"{told}: no command behind `$ `"
+
+
+def test_commands_are_found_in_pipes_and_scripts(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    script = "#!/bin/bash\nsrun x -- \\\n    layerroles status runs/a\n"
+    page.write_text(
+        f"```console\n$ cd a && layerroles tasks | \\\n  head\n```\n\n```bash\n{script}```\n",
+        encoding="utf-8",
+    )
+    assert [words for _, words in printed.commands(str(page))] == [
+        *(["cd", "a"], ["layerroles", "tasks"], ["head"]),
+        ["layerroles", "status", "runs/a"],
+    ]
+
+
 def _parse(arguments: list[str], told: str) -> None:
     """Read the options as the command line does, and go no further."""
     group = typer.main.get_command(app)
     name, *options = (word for word in arguments if word != "OPTIONS")
+    if name.startswith("--"):
+        assert any(name in param.opts for param in group.params), told
+        return
     assert name in group.commands, told  # type: ignore[attr-defined]
     command = group.commands[name]  # type: ignore[attr-defined]
     try:

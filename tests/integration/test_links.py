@@ -30,15 +30,20 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", head.lower()).strip().replace(" ", "-") for head in found}
 
 
-@pytest.mark.parametrize("page", OUTSIDE_DOCS)
-def test_links_between_files_lead_to_something(page: str) -> None:
+def dead(page: str) -> list[str]:
+    """The links of a page to files of the project, or anchors in them, that are not there."""
+    found = []
     for link in links(page):
-        if "://" in link:
-            continue
         path, _, anchor = link.partition("#")
         there = ROOT / (path or page)
-        assert there.exists(), f"{page}: {link}"
-        assert not anchor or anchor in anchors(there), f"{page}: {link}"
+        if "://" not in link and not (there.exists() and (not anchor or anchor in anchors(there))):
+            found.append(link)
+    return found
+
+
+@pytest.mark.parametrize("page", OUTSIDE_DOCS)
+def test_links_between_files_lead_to_something(page: str) -> None:
+    assert not dead(page)
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -61,7 +66,9 @@ def test_pages_that_are_opened_offline_ask_nothing_of_the_network() -> None:
         assert "](http" not in "".join(re.findall(r"!\[.*", (ROOT / page).read_text())), page
 
 
-def test_a_link_that_leads_nowhere_is_found_out() -> None:
-    (dead,) = [match["to"] for match in _LINK.finditer("[there](docs/nowhere.md)")]
-    assert not (ROOT / dead).exists()
-    assert "the-noise-floor" in anchors(ROOT / "docs/protocols.md")
+def test_a_link_that_leads_nowhere_is_found_out(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    right = "[a](docs/protocols.md#the-noise-floor), [b](#here), [c](https://example.org/x)"
+    wrong = "[d](docs/nowhere.md), [e](docs/protocols.md#nowhere), [f](#nowhere)"
+    page.write_text(f"# Here\n\n{right}, {wrong}\n", encoding="utf-8")
+    assert dead(str(page)) == ["docs/nowhere.md", "docs/protocols.md#nowhere", "#nowhere"]

@@ -28,9 +28,9 @@ def block(name: str) -> str:
     examples = [line.strip() for line in example.split("\n")[1:] if line.strip()]
     rows = [_row(param) for param in command.params if param.name != "help"]
     about = " ".join(_plain(text).split())
-    shown = "\n".join(examples)
+    shown = "\n".join(f"$ {line}" for line in examples)
     table = "\n".join(["| option | default | what it says |", "| --- | --- | --- |", *rows])
-    body = f"\n{about}\n\n```bash\n{shown}\n```\n\n{table}\n\n"
+    body = f"\n{about}\n\n```console\n{shown}\n```\n\n{table}\n\n"
     return _BLOCK.format(name=name, body=body)
 
 

@@ -59,11 +59,16 @@ def test_sites_tell_what_can_be_used(capsys: pytest.CaptureFixture[str]) -> None
 
 
 @pytest.mark.usefixtures("runs")
-def test_a_comparison_has_no_number_that_json_has_not(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_comparison_has_no_number_that_json_has_not(
+    result: SweepResult, capsys: pytest.CaptureFixture[str]
+) -> None:
     found = printed(capsys, "compare", "runs/a", "runs/b", "--top", "1", "--json")
     assert isinstance(found, dict)
     assert set(found) == keys_of("compare")
     assert len(found["differences"]) == 8  # one of each task and protocol
+    every = printed(capsys, "compare", "runs/a", "runs/b", "--json")
+    assert isinstance(every, dict)
+    assert len(every["differences"]) == len(lr.compare(result, result).frame)
     reasoning = [
         one
         for one in found["differences"]
@@ -93,6 +98,22 @@ def test_rows_are_written_whole(
         assert (rows.dtypes == result.frame.dtypes).all()
 
 
+@pytest.mark.parametrize("ending", ["parquet", "csv", "jsonl"])
+def test_rows_that_utf_8_cannot_hold_are_written_and_no_other_file_is(
+    ending: str, result: SweepResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    half = ["half \ud83d"] * len(result.frame)
+    responses = pd.Series(half, index=result.frame.index, dtype=object)
+    frame = result.frame.assign(response=responses)
+    monkeypatch.setitem(lr.__dict__, "read", lambda run: SweepResult(frame, result.manifest))
+    (tmp_path / f".rows.{ending}").write_text("mine", encoding="utf-8")
+    file = tmp_path / f"rows.{ending}"
+    assert main(["export-rows", "runs/a", str(file)]) == 0
+    assert b"half ?" in file.read_bytes()
+    assert (tmp_path / f".rows.{ending}").read_text(encoding="utf-8") == "mine"
+    assert len(list(tmp_path.iterdir())) == 2
+
+
 @pytest.mark.usefixtures("runs")
 def test_rows_have_a_known_ending_and_a_place(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -117,6 +138,6 @@ def test_figures_are_listed_and_need_nothing_for_html(
     (one,) = found
     assert set(one) == keys_of("figures")
     assert one["kind"] == "harm_map"
-    assert [Path(file).suffix for file in one["files"]] == [".html", ".txt", ".tex"]
+    assert [Path(file).suffix for file in one["files"]] == [".html", ".txt"]
     assert "Plotly.newPlot" in Path(one["files"][0]).read_text("utf-8")
     assert one["caption"].endswith("transformers 5.23.0.")

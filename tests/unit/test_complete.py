@@ -46,6 +46,7 @@ def test_a_shell_is_told_commands_values_and_runs(tmp_path: Path) -> None:
     assert asked("exp", cwd=tmp_path) == ["export-rows"]
     assert asked("sweep", "--tasks", "facts,kv", cwd=tmp_path) == ["facts,kv_retrieval"]
     assert asked("report", "ru", cwd=tmp_path) == ["runs/first"]
+    assert asked("report", "r", "--against", "./ru", cwd=tmp_path) == ["./runs/first"]
 
 
 def test_runs_are_found_where_they_lie(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -60,6 +61,11 @@ def test_runs_are_found_where_they_lie(tmp_path: Path, monkeypatch: pytest.Monke
     assert complete.runs("th") == ["three"]
     assert complete.runs(f"{tmp_path}/runs/o") == [f"{tmp_path}/runs/one"]
     assert complete.runs("nowhere/x") == []
+    assert complete.runs("./ru") == ["./runs/one", "./runs/two"]
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert complete.runs("~/") == ["~/runs/one", "~/runs/two", "~/three"]
+    assert complete.runs("~/runs/o") == ["~/runs/one"]
+    assert complete.runs("~nobody-of-this-name/") == []
 
 
 def test_a_list_offers_what_is_not_in_it() -> None:

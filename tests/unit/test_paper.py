@@ -11,9 +11,11 @@ import pandas as pd
 import plotly.graph_objects as go
 import pytest
 
+import layerroles as lr
 from layerroles import figures
 from layerroles.errors import InputError
 from layerroles.figures import files, outcomes, pruned, style
+from layerroles.figures.captions import check_result, latex, noted
 from layerroles.figures.printed import inches
 from layerroles.figures.words import text_width
 from layerroles.results import SweepResult
@@ -236,6 +238,48 @@ def test_a_caption_tells_what_is_drawn(result: SweepResult, drawn: dict[str, go.
         figures.caption(go.Figure())
 
 
+def test_what_is_no_figure_of_these_is_refused(drawn: dict[str, go.Figure], tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"^paper takes a figure of lr\.figures"):
+        figures.paper(go.Figure())
+    for given in (go.Figure(), {"fine": drawn["harm_map"], "not": go.Figure()}):
+        with pytest.raises(InputError, match=r"^save takes a figure of lr\.figures"):
+            figures.save(given, tmp_path / "x.html", formats=["html"])
+    assert not list(tmp_path.iterdir())
+    for other in (None, "x", {"data": []}):
+        with pytest.raises(InputError, match=r"^save takes a figure of lr\.figures"):
+            noted(other, "save")
+
+
+def test_what_cannot_be_saved_is_told_in_a_line(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"^result='runs/x' is no sweep's result: give"):
+        check_result("runs/x")
+    with pytest.raises(InputError, match="no figures to save"):
+        figures.save({}, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_figure_for_paper_is_not_shrunk_again(drawn: dict[str, go.Figure]) -> None:
+    made = figures.paper(drawn["harm_map"], "89mm")
+    assert figures.paper(made, "89mm") == made
+    assert figures.paper(made, 89 / 25.4) == made
+    titled = figures.paper(drawn["harm_map"], title=True)
+    assert figures.paper(titled) == titled
+    with pytest.raises(InputError, match=r"already for paper, 3\.504 inches wide without a title"):
+        figures.paper(made, "full")
+    with pytest.raises(InputError, match="without a title: give the figure as it was drawn"):
+        figures.paper(made, "89mm", title=True)
+
+
+def test_a_caption_names_all_protocols_and_families(
+    result: SweepResult, drawn: dict[str, go.Figure]
+) -> None:
+    assert "protocols continuation, generation;" in figures.caption(drawn["likelihood_hides"])
+    lens = figures.caption(drawn["lens_trajectories"])
+    assert "the token that tells the answer" in lens and "first token" not in lens
+    named = figures.caption(figures.depth_contrasts(lr.localize(result, at="all")))
+    assert "families retrieval, knowledge, reasoning" in named
+
+
 def test_captions_of_hostile_names_are_plain_text(result: SweepResult) -> None:
     label = "<b>a_b</b> & 50%"
     frame = result.frame.replace({"task": {"facts": label}})
@@ -267,6 +311,7 @@ def test_what_is_missing_is_told_in_a_line(
 ) -> None:
     import kaleido
     from choreographer.errors import ChromeNotFoundError
+    from kaleido.errors import BrowserClosedError, KaleidoError
 
     figure = figures.harm_map(result, protocol="generation")
 
@@ -277,6 +322,15 @@ def test_what_is_missing_is_told_in_a_line(
         patched.setattr(kaleido, "write_fig_from_object_sync", no_browser)
         with pytest.raises(InputError, match="needs Chrome or Chromium"):
             figures.save(figure, tmp_path / "x.pdf")
+    for error in (TimeoutError(), BrowserClosedError("it\nfell"), KaleidoError(-32000, "no page")):
+
+        def fails(*_: object, error: Exception = error, **__: object) -> None:
+            raise error
+
+        with monkeypatch.context() as patched:
+            patched.setattr(kaleido, "write_fig_from_object_sync", fails)
+            with pytest.raises(InputError, match=r"^the browser drew no pdf \(.+\): try again"):
+                figures.save(figure, tmp_path / "x.pdf")
     with monkeypatch.context() as patched:
         patched.setattr(files.importlib.util, "find_spec", lambda name: None)
         with pytest.raises(InputError, match=r"kaleido.*pip install 'layerroles\[export\]'"):
@@ -284,7 +338,17 @@ def test_what_is_missing_is_told_in_a_line(
     with pytest.raises(InputError, match="unknown format 'gif'"):
         figures.save(figure, tmp_path / "x.gif")
     assert not list(tmp_path.iterdir())
-    assert len(figures.save(figure, tmp_path / "x.html")) == 3
+    # No picture that LaTeX could include, so nothing that includes one.
+    written = figures.save(figure, tmp_path / "x.html")
+    assert written == [tmp_path / "x.html", tmp_path / "x.txt"]
+
+
+def test_latex_takes_any_name() -> None:
+    words = latex("A caption.", "50% of $x_1.pdf", full=False)
+    assert r"{\catcode`\%=12 \catcode`\$=12 \includegraphics{50% of $x_1.pdf}}" in words
+    assert r"\label{fig:50-of-x_1}" in words
+    plain = latex("A caption.", "harm_map.pdf", full=False)
+    assert "\n  \\includegraphics{harm_map.pdf}\n" in plain and r"\label{fig:harm_map}" in plain
 
 
 def test_frames_without_n_have_a_caption() -> None:

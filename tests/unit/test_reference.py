@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import pydoc
 import re
 import textwrap
 import types
@@ -130,6 +131,18 @@ def test_the_reference_holds_every_public_name() -> None:
     assert not missing, f"put {sorted(missing)} into docs/api.md and a page of docs/reference/"
     for name in set(PUBLIC) - set(DOCUMENTED) | registers - {"ablation"}:
         assert f"lr.{name}" in pages, f"no page of docs/reference/ speaks of lr.{name}"
+
+
+def test_the_index_says_what_docstrings_say_first() -> None:
+    index = (DOCS / "api.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| \[`\S+`\]\[(layerroles\.\S+)\] \| (.*) \|$", index, re.MULTILINE)
+    assert len(rows) > 100
+    for path, said in rows:
+        if path == "layerroles.registry.Registry.register":  # there of ablations alone
+            continue
+        value = pydoc.locate(path)
+        assert value is not None, path
+        assert said == " ".join(doc(value).split("\n\n")[0].split()), path
 
 
 @pytest.fixture(scope="module")
