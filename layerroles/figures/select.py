@@ -12,8 +12,7 @@ from scipy.stats import t
 
 from layerroles.errors import InputError
 from layerroles.figures import style
-from layerroles.results import SweepResult
-from layerroles.roles.harms import refuse_twins
+from layerroles.results import SweepResult, refuse_twins
 
 # The positions at which conditions act, in the order in which they are drawn.
 _AT = ("all", "after_first", "prompt", "generated", "evidence", "last")
