@@ -1,5 +1,14 @@
 """What the package raises when the user asked for something that cannot be done."""
 
+import re
+
+# Control characters but for tab and line feed, marks of direction, other invisible signs, lone
+# surrogates.
+_UNSEEN = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff"
+    "\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e007f]"
+)
+
 
 class InputError(ValueError):
     """A mistake in what was asked, told in one plain line: what, which value, what to do.
@@ -20,11 +29,13 @@ class InputError(ValueError):
         super().__init__(" ".join(message.split()))
 
 
-def shown(text: str) -> str:
-    r"""Text from models, data and users for a terminal: what would steer it is written out.
+def visible(text: str) -> str:
+    r"""Text from models, data and users, with what is unseen or steers a display written out.
+
+    Spaces, tabs, line ends and the joiners that some scripts need stay as they are.
 
     Example:
-        >>> print(shown("a\x1b[2J b\u202e"))
+        >>> print(visible("a\x1b[2J b\u202e"))
         a\x1b[2J b\u202e
     """
-    return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
+    return _UNSEEN.sub(lambda found: repr(found[0])[1:-1], text)

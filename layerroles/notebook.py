@@ -1,13 +1,15 @@
 """What values and progress look like in a notebook: plain HTML, which every front end shows.
 
 It has no script and no colours of its own, so that it is readable on light and on dark ground.
-Whatever comes from models, data and users is escaped, and MathJax is kept away from it: a question
-about prices has dollar signs, and holds no formula.
+Whatever comes from models, data and users is escaped, what is unseen in it is written out, and
+MathJax is kept away from it: a question about prices has dollar signs, and holds no formula.
 """
 
 import html
 import sys
 from collections.abc import Iterable, Sequence
+
+from layerroles.errors import visible
 
 
 def in_notebook() -> bool:
@@ -18,8 +20,8 @@ def in_notebook() -> bool:
 
 
 def block(*parts: str) -> str:
-    """Parts that are HTML, as one whole that MathJax passes over."""
-    return f'<div class="tex2jax_ignore mathjax_ignore">{"".join(parts)}</div>'
+    """Parts that are HTML, as one whole that MathJax passes over, without unseen signs."""
+    return f'<div class="tex2jax_ignore mathjax_ignore">{visible("".join(parts))}</div>'
 
 
 def line(text: str) -> str:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from layerroles.errors import shown
+from layerroles.errors import visible
 from layerroles.notebook import block, in_notebook
 
 log = logging.getLogger(__name__)
@@ -82,7 +82,7 @@ def _bar(total: int, what: str) -> Iterator[Callable[[int, str], None]]:
             nonlocal done
             done += rows
             rate = done / max(time.monotonic() - began, 1e-9)
-            bar.update(job, advance=rows, description=shown(now_at), rate=f"{rate:.1f} rows/s")
+            bar.update(job, advance=rows, description=visible(now_at), rate=f"{rate:.1f} rows/s")
 
         yield advance
 
@@ -99,12 +99,12 @@ def _cell(total: int, what: str) -> Iterator[Callable[[int, str], None]]:
         seconds = time.monotonic() - began
         told = f"{what}: {state}{done:,} of {total:,} rows, {duration(seconds)}"
         if state or done >= total:
-            return {"text/plain": told, "text/html": block(html.escape(told))}
+            return {"text/plain": visible(told), "text/html": block(html.escape(told))}
         if done:
             left = (total - done) / done * seconds
             told += f", {done / max(seconds, 1e-9):.1f} rows/s, {duration(left)} left, now at {now}"
         bar = f'<progress value="{done}" max="{total}"></progress> '
-        return {"text/plain": told, "text/html": block(bar, html.escape(told))}
+        return {"text/plain": visible(told), "text/html": block(bar, html.escape(told))}
 
     place = display(at_once(), raw=True, display_id=True)
 

@@ -30,7 +30,7 @@ from layerroles.cli import (
     sweep,
     tasks,
 )
-from layerroles.errors import InputError, shown
+from layerroles.errors import InputError, visible
 
 app = typer.Typer(
     name="layerroles",
@@ -104,7 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _fail(line: str) -> int:
-    print(f"layerroles: error: {shown(line)}", file=sys.stderr)
+    print(f"layerroles: error: {visible(line)}", file=sys.stderr)
     return 2
 
 
@@ -112,7 +112,7 @@ class _Lines(logging.Formatter):
     """What is logged, without what would steer a terminal."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return shown(super().format(record))
+        return visible(super().format(record))
 
 
 def _line(error: typer.TyperException) -> str:

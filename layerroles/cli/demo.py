@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from layerroles.cli.options import Dtype, Limit, OtherModel, Seed
-from layerroles.errors import InputError
+from layerroles.errors import InputError, visible
 
 TASKS = ("kv_retrieval", "facts", "word_problems", "copying")
 PROTOCOLS = ("continuation", "generation")
@@ -52,5 +52,5 @@ def command(
         )
         raise typer.Exit(130) from None
     page = lr.report(result, probes=probes, path=out / "report.html")
-    typer.echo(lr.localize(result, probes=probes).verdict)
+    typer.echo(visible(lr.localize(result, probes=probes).verdict))
     typer.echo(f"Report: {page}")

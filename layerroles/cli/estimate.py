@@ -35,7 +35,7 @@ from layerroles.cli.sweep import (
 )
 from layerroles.cli.tables import print_json
 from layerroles.cli.words import split_settings
-from layerroles.errors import InputError, shown
+from layerroles.errors import InputError, visible
 
 
 def command(
@@ -116,4 +116,4 @@ def command(
     if as_json:
         print_json(found.to_dict())
     else:
-        typer.echo(shown(str(found)))
+        typer.echo(visible(str(found)))

@@ -5,7 +5,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from layerroles.errors import shown
+from layerroles.errors import visible
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -70,7 +70,7 @@ def print_line(line: str) -> None:
     """Print a line of plain text, whole in a pipe."""
     from rich.text import Text
 
-    _console().print(Text(shown(line)), soft_wrap=True)
+    _console().print(Text(visible(line)), soft_wrap=True)
 
 
 def intact_table(intact: "pd.DataFrame") -> "Table":
@@ -203,7 +203,7 @@ def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) ->
         table.add_column(column, overflow="fold")
     for row in rows:
         # Names come from users' files: they are text, never markup.
-        table.add_row(*(Text(shown(cell)) for cell in row))
+        table.add_row(*(Text(visible(cell)) for cell in row))
     return table
 
 

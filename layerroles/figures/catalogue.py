@@ -87,8 +87,7 @@ def every(
     def roles() -> list[Roles]:
         if only and not {"depth_contrasts", "pair_excess"} & set(only):
             return []  # they take seconds, and nothing else is drawn of them
-        asked = [(kind, at) for kind in kinds for at in judged(result, kind)]
-        return [localize(result, probes, ablation=kind, at=at) for kind, at in asked]
+        return localized(result, probes)
 
     heads = heads_of(result, "all")
     drawings = [
@@ -105,7 +104,13 @@ def every(
     return drawn
 
 
-def judged(result: SweepResult, kind: str) -> list[str]:
+def localized(result: SweepResult, probes: Sequence[pd.DataFrame] = ()) -> list[Roles]:
+    """The roles under each kind of ablation, at each of the positions that are judged."""
+    asked = [(kind, at) for kind in select.ablations(result) for at in _judged(result, kind)]
+    return [localize(result, probes, ablation=kind, at=at) for kind, at in asked]
+
+
+def _judged(result: SweepResult, kind: str) -> list[str]:
     """The positions that are judged; sparing the first token is judged with all positions."""
     ats = select.ats(select.layer_effects(result, ablation=kind))
     return [at for at in ats if at != "after_first" or "all" not in ats]

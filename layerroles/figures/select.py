@@ -13,8 +13,7 @@ from scipy.stats import t
 from layerroles.ablations import ATS
 from layerroles.errors import InputError
 from layerroles.figures import style
-from layerroles.results import SweepResult
-from layerroles.roles.harms import refuse_twins
+from layerroles.results import SweepResult, refuse_twins
 
 
 def layer_effects(

@@ -13,7 +13,6 @@ its look when its template is changed:
 
 import html
 import math
-import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -22,7 +21,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from layerroles.errors import InputError
+from layerroles.errors import InputError, visible
 
 FAMILY_COLOUR = {
     "retrieval": "#3a6fe0",
@@ -43,12 +42,6 @@ NEUTRAL = "#7d848f"
 UNDEFINED = "rgba(125,132,143,0.22)"
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 _TOP, _BOTTOM = 112, 56
-# Control characters but for tab and line feed, marks of direction, other invisible signs, lone
-# surrogates.
-_UNSEEN = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff"
-    "\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e007f]"
-)
 
 
 def _template(
@@ -253,17 +246,6 @@ def fade(hexadecimal: str, alpha: float) -> str:
 def escape(text: object) -> str:
     """Text from models and data as plotly shows it: its own tags and entities are inert."""
     return html.escape(visible(str(text)), quote=False)
-
-
-def visible(text: str) -> str:
-    r"""Text in which what cannot be seen, or would turn the text around it, is written out.
-
-    Spaces, line ends and the joiners that some scripts need stay as they are.
-
-    >>> print(visible("a\x1b[2J b\u202e"))
-    a\x1b[2J b\u202e
-    """
-    return _UNSEEN.sub(lambda found: repr(found[0])[1:-1], text)
 
 
 def number(value: Any, missing: str = "undefined", places: int = 2) -> str:

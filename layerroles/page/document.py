@@ -6,7 +6,7 @@ The file holds its own copy of plotly.js and asks nothing of the network.
 """
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from importlib.resources import files
 from os import PathLike
 from pathlib import Path
@@ -17,16 +17,16 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from layerroles.errors import InputError
+from layerroles.errors import InputError, visible
 from layerroles.figures import select, style
-from layerroles.figures.catalogue import judged
+from layerroles.figures.catalogue import localized
 from layerroles.page.answers import changed
 from layerroles.page.beside import beside, names
 from layerroles.page.explored import Run, explored
 from layerroles.page.said import head, tail
 from layerroles.page.sections import DRAWN, embed, sections, seen_in
 from layerroles.results import Comparison, SweepResult, compare, detectable_line
-from layerroles.roles import Roles, localize
+from layerroles.roles import Roles
 from layerroles.roles.heads import heads_of
 
 
@@ -83,14 +83,14 @@ def render(
     comparison = None if against is None else compare(result, against)
     kinds = select.ablations(result)
     effects = result.effects()
-    roles = _localized(result, probes)
+    roles = localized(result, probes)
     # Answers are shown once for each kind of ablation.
-    first = {found.ablation: found for found in reversed(roles.values())}.values()
+    first = {found.ablation: found for found in reversed(roles)}.values()
     # Heads are judged in the same way whatever is done to layers, and where nothing is.
-    heads = next((found.heads for found in roles.values()), None)
+    heads = next((found.heads for found in roles), None)
     if heads is None:
         heads = heads_of(result, "all")
-    shown = list(sections(result, drawn, kinds, list(roles.values()), heads))
+    shown = list(sections(result, drawn, kinds, roles, heads))
     there = {"setup", "effects", *(section["id"] for section in shown if section["figures"])}
     data = explored(_runs(result, roles, against, comparison), drawn, comparison)
     environment = _environment()
@@ -99,7 +99,7 @@ def render(
         model=result.manifest.get("model", {}),
         kinds=kinds,
         findings=findings,
-        verdicts=[(label, _verdict(found, there)) for label, found in roles.items()],
+        verdicts=[(_under(found), _verdict(found, there)) for found in roles],
         intact=result.intact().to_dict("records"),
         sections=shown,
         explored=None if data is None else _compact(data),
@@ -121,7 +121,7 @@ def _environment() -> Environment:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        finalize=lambda value: style.visible(value) if type(value) is str else value,
+        finalize=lambda value: visible(value) if type(value) is str else value,
     )
     environment.filters.update(
         num=style.number, interval=style.interval, layers=layer_list, tail=tail, head=head
@@ -141,28 +141,23 @@ def _compact(data: dict[str, Any]) -> Markup:
     return embed(json.dumps(data, ensure_ascii=False, separators=(",", ":")))
 
 
-def _localized(result: SweepResult, probes: Sequence[pd.DataFrame] = ()) -> dict[str, Roles]:
-    """The roles under each kind of ablation, at each of the positions that are judged."""
-    asked = [(kind, at) for kind in select.ablations(result) for at in judged(result, kind)]
-    return {
-        kind if at == "all" else f"{kind}, at {at}": localize(result, probes, ablation=kind, at=at)
-        for kind, at in asked
-    }
+def _under(roles: Roles) -> str:
+    """The ablation, and where it acts if not everywhere."""
+    return roles.ablation if roles.at == "all" else f"{roles.ablation}, at {roles.at}"
 
 
 def _runs(
     result: SweepResult,
-    roles: Mapping[str, Roles],
+    roles: Sequence[Roles],
     against: SweepResult | None,
     comparison: Comparison | None,
 ) -> list[Run]:
     """The runs to explore: this one, and the one that it is held against."""
     if against is None or comparison is None:
         name = str(result.manifest.get("model", {}).get("name", "model"))
-        return [Run(name, result, list(roles.values()))]
+        return [Run(name, result, roles)]
     one, two = names(comparison)
-    other = list(_localized(against).values())
-    return [Run(one, result, list(roles.values())), Run(two, against, other)]
+    return [Run(one, result, roles), Run(two, against, localized(against))]
 
 
 def layer_list(layers: Sequence[int]) -> str:

@@ -65,7 +65,8 @@ const explorer = (data, root) => {
   };
 
   // Questions with what each run answered, in the order of the first run that asked them.
-  const textOf = (at) => (at > 0 ? data.texts[at - 1] : at === -2 ? null : "");
+  const textOf = (at) => (at === -2 ? null
+    : at > 0 ? {text: data.texts[at - 1], more: data.more[at - 1] ?? 0} : {text: "", more: 0});
   const answersOf = (run, into, which) => {
     const cell = cellOf(run), site = siteOf(run);
     if (!cell || !site) return;
@@ -74,7 +75,8 @@ const explorer = (data, root) => {
       const [[before, score], [after, scored]] = [cell.grades[cell.got[at]], cell.grades[site.got[at]]];
       const intact = textOf(cell.said[at]);
       const known = score !== null && scored !== null;
-      const row = {intact, ablated: site.said[at] === 0 ? intact : textOf(site.said[at]), before, after, score, scored,
+      const alike = site.said[at] === 0;
+      const row = {intact, ablated: alike ? intact : textOf(site.said[at]), alike, before, after, score, scored,
         changed: before !== after, worse: known && scored < score, better: known && scored > score, all: true};
       if (!into.has(question)) into.set(question, []);
       into.get(question)[which] = row;
@@ -111,12 +113,13 @@ const explorer = (data, root) => {
   };
 
   const pair = (row, run) => {
-    const apart = row.intact === null || row.ablated === null ? [[[row.intact, false]], [[row.ablated, false]]]
-      : difference(row.intact, row.ablated);
-    const label = row.intact === row.ablated && row.intact !== null ? "ablated: word for word the same" : "ablated";
+    const {intact, ablated} = row, there = intact !== null && ablated !== null;
+    const apart = there ? difference(intact.text, ablated.text) : [[], []];
+    const label = !there || intact.text !== ablated.text ? "ablated"
+      : row.alike ? "ablated: word for word the same" : "ablated: the same as far as shown";
     return make("div", {class: "pair"},
-      said(two ? `${run.name}, intact` : "intact", row.before, row.score, row.intact, words_(apart[0], "del")),
-      said(label, row.after, row.scored, row.ablated, words_(apart[1], "ins")));
+      said(two ? `${run.name}, intact` : "intact", row.before, row.score, intact, words_(apart[0], "del")),
+      said(label, row.after, row.scored, ablated, words_(apart[1], "ins")));
   };
   const lensesOf = (question) => data.lenses.filter(({read, condition}) =>
     question in read && (condition === "intact" || condition === chosen.name));
@@ -197,12 +200,13 @@ const explorer = (data, root) => {
     root.querySelector("[data-end=low]").textContent = `helps ${number(-limit, 1)}`;
     root.querySelector("[data-end=high]").textContent = `${number(limit, 1)} harm`;
     const site = runs.map(siteOf).find(Boolean), where = wordsOf(site);
+    const sites = runs.map((run) => sliceOf(run, chosen.key)?.sites ?? []).find((some) => some.includes(site));
     const title = `${where[0].toUpperCase()}${where.slice(1)}`, [task, protocol] = chosen.key;
     part("chosen").textContent = `${title} \u00b7 ${site.name} \u00b7 ${task}, ${protocol}`;
     part("told").replaceChildren(...runs.map(told), ...(two ? [between()] : []));
     radios(part("lens-measure"), "lens", MEASURES, (value) => MEASURES[value]);
     const changed = renderCards();
-    part("said").textContent = `${where}: harm ${interval(site.harm)}, ${site.verdict}; ${changed} answers changed`;
+    part("said").textContent = `${labelOf(site, sites)}: harm ${interval(site.harm)}, ${site.verdict}; ${changed} answers changed`;
     if (how) remember(how);
   };
   const paintRamp = () => {

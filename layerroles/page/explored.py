@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 
+from layerroles.errors import visible
 from layerroles.figures import style
 from layerroles.figures.heatmap import saturation, why_undefined
 from layerroles.figures.roles import standing
@@ -62,7 +63,7 @@ def explored(
         _set_beside(told[0]["slices"], comparison)
     every = pd.concat([_grouped(frame) for frame in effects], ignore_index=True)
     most = {
-        "\n".join(key): saturation(rows["harm"])
+        "\n".join(map(visible, key)): saturation(rows["harm"])
         for key, rows in every.groupby(["ablation", "kind"], sort=False)
     }
     return {
@@ -71,6 +72,7 @@ def explored(
         "lenses": list(_lenses(probes, book)),
         "questions": book.questions,
         "texts": book.texts.all,
+        "more": book.texts.more,
         "examples": book.room.examples,
     }
 
@@ -86,13 +88,13 @@ def _run(run: Run, effects: pd.DataFrame, book: Book) -> dict[str, Any]:
     ):
         cell = answers[key[:2]]
         sites = [_site(line, cell, verdicts) for line in records(_ordered(rows))]
-        slices.append({"key": list(map(style.visible, key)), "sites": sites})
+        slices.append({"key": list(map(visible, key)), "sites": sites})
     families = effects.drop_duplicates("task").set_index("task")["family"]
     tasks = effects.drop_duplicates("task").groupby("family")["task"].size()
     cells = [
         {
-            "key": [style.visible(task), style.visible(protocol)],
-            "family": style.visible(families.get(task, "")),
+            "key": [visible(task), visible(protocol)],
+            "family": visible(families.get(task, "")),
             "tasks": int(tasks.get(families.get(task, ""), 0)),
             "unit": base.loc[(task, protocol), "unit"],
             "chance": number(base.loc[(task, protocol), "chance"]),
@@ -101,7 +103,7 @@ def _run(run: Run, effects: pd.DataFrame, book: Book) -> dict[str, Any]:
         }
         for (task, protocol), cell in answers.items()
     ]
-    return {"name": style.visible(run.name), "cells": cells, "slices": slices}
+    return {"name": visible(run.name), "cells": cells, "slices": slices}
 
 
 def _cells(frame: pd.DataFrame) -> Iterator[tuple[tuple[str, str], pd.DataFrame]]:
@@ -150,8 +152,8 @@ def _site(line: Any, cell: Cell, verdicts: dict[tuple[str, ...], str]) -> dict[s
         judged = verdicts.get(key)
     undefined = pd.isna(line.harm)
     return {
-        "name": style.visible(line.condition),
-        "site": style.visible(line.site),
+        "name": visible(line.condition),
+        "site": visible(line.site),
         "layer": None if line.kind == _JOINT else int(line.layer),
         "n": int(line.n),
         "failed": int(line.n_failed),
@@ -170,7 +172,7 @@ def _site(line: Any, cell: Cell, verdicts: dict[tuple[str, ...], str]) -> dict[s
 def _set_beside(slices: list[dict[str, Any]], comparison: Comparison) -> None:
     """Add to the first run's conditions how the second run's effect differs."""
     there = {
-        (line.task, line.protocol, line.condition): line
+        tuple(map(visible, (line.task, line.protocol, line.condition))): line
         for line in records(comparison.frame)
         if line.n
     }
@@ -202,8 +204,8 @@ def _lenses(probes: dict[str, pd.DataFrame], book: Book) -> Iterator[dict[str, A
             for (task, example), rows in seen.groupby(["task", "example"], sort=False):
                 place = book.first(str(task), str(example))
                 if place is not None and len(rows) == len(depths):
-                    ranks = [int(rank) + 1 for rank in rows["rank"]]
+                    ranks = [None if pd.isna(rank) else int(rank) + 1 for rank in rows["rank"]]
                     read[place] = [ranks, [number(x, 2) for x in rows["logprob"]]]
             if read:
-                words = {"name": name.replace("_", " "), "condition": style.visible(str(condition))}
+                words = {"name": name.replace("_", " "), "condition": visible(str(condition))}
                 yield {**words, "depths": depths, "read": read}

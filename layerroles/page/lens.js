@@ -8,7 +8,7 @@ const lensValues = ({read}, question, measure) => {
 
 const lensWords = (lens, question, measure, layer) => {
   const values = lensValues(lens, question, measure);
-  const told = (at) => measure === "rank" ? `rank ${values[at]}` : `probability ${number(values[at], 3)}`;
+  const told = (at) => values[at] === null ? `${measure} unknown` : measure === "rank" ? `rank ${values[at]}` : `probability ${number(values[at], 3)}`;
   const under = lens.condition === "intact" ? "intact model" : lens.condition;
   let since = values.length;
   const [ranks] = lens.read[question];

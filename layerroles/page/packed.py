@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from layerroles.figures import style
+from layerroles.errors import visible
 from layerroles.page.said import Room, Texts, known
 from layerroles.results import INTACT, SweepResult
 
@@ -50,10 +50,10 @@ class Cell:
         return _SAME if text == same else self._numbered(text)
 
     def _numbered(self, text: str) -> int:
-        return self._book.texts.number(text) + 1
+        return self._book.texts.number(*self._book.room.start(text)) + 1
 
     def _answers(self, condition: str) -> tuple[list[str | None], list[int]]:
-        """Texts, None where there is no room, and numbers of grades, of each question."""
+        """Whole texts, None where there is no room, and numbers of grades, of each question."""
         texts: list[str | None] = [""] * len(self._columns)
         got = [_NOT_ASKED] * len(self._columns)
         most = self._book.room.examples
@@ -64,9 +64,9 @@ class Cell:
             if column is None:
                 continue
             fits = most is None or column < most
-            texts[column] = self._book.room.response(response) if fits else None
+            texts[column] = known(response) if fits else None
             told = known(outcome) if status == "ok" else str(status)
-            grade = style.visible(told), number(score)
+            grade = visible(told), number(score)
             got[column] = self._grades.setdefault(grade, len(self._grades))
         return texts, got
 
@@ -96,7 +96,7 @@ class Book:
             return same[0]
         places[prompt] = len(self.questions)
         shown = [self.room.question(prompt), self.room.response(answer)]
-        self.questions.append([style.visible(str(example)), *shown])
+        self.questions.append([visible(str(example)), *shown])
         return places[prompt]
 
     def first(self, task: str, example: str) -> int | None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 
-from layerroles.figures import style
+from layerroles.errors import visible
 
 PROMPT_TAIL, ANSWER_HEAD = 260, 500  # characters, in the part of the page that stands still
 
@@ -56,11 +56,15 @@ class Room:
 
     def response(self, text: object) -> str:
         """A response, cut where it is too long."""
-        return style.visible(head(known(text), self.length))
+        return visible(head(known(text), self.length))
+
+    def start(self, text: str) -> tuple[str, int]:
+        """The start of a response, and how many characters of it are left out."""
+        return visible(text[: self.length]), max(0, len(text) - self.length)
 
     def question(self, text: object) -> str:
         """A prompt, of which the end is kept."""
-        return style.visible(tail(known(text), self.prompt))
+        return visible(tail(known(text), self.prompt))
 
 
 def room(frames: Sequence[pd.DataFrame], budget: int = _BUDGET) -> Room:
@@ -93,14 +97,22 @@ def _size(texts: "pd.Series[str]", length: int) -> int:
 
 @dataclass
 class Texts:
-    """Each text once, by number."""
+    """Each text once, by number.
+
+    Attributes:
+        all: the texts.
+        more: how many characters are left out of those that are cut, by number.
+    """
 
     all: list[str] = field(default_factory=list)
-    _places: dict[str, int] = field(default_factory=dict)
+    more: dict[int, int] = field(default_factory=dict)
+    _places: dict[tuple[str, int], int] = field(default_factory=dict)
 
-    def number(self, text: str) -> int:
+    def number(self, text: str, more: int = 0) -> int:
         """The number of a text, which is kept if it is new."""
-        if text not in self._places:
-            self._places[text] = len(self.all)
+        if (text, more) not in self._places:
+            place = self._places[text, more] = len(self.all)
             self.all.append(text)
-        return self._places[text]
+            if more:
+                self.more[place] = more
+        return self._places[text, more]

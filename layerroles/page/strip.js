@@ -23,6 +23,10 @@ const signOf = (site) => site.verdict.startsWith("critical") ? "\u25a0"
   : site.harm && (site.harm[1] > 0 || site.harm[2] < 0) ? "\u2022" : "";
 const wordsOf = (site) => site.layer === null || /\./.test(site.site) ? site.site : `layer ${site.layer}`;
 
+// The same, or the condition's name where its slice has more than one of the site.
+const labelOf = (site, sites) =>
+  sites.filter((each) => each.site === site.site).length > 1 ? site.name : wordsOf(site);
+
 const makeStrip = (name, choose) => {
   const list = make("div", {role: "listbox", "aria-orientation": "horizontal", class: "strip"});
   const place = make("div", {class: "lane"}, name ? make("p", {class: "lane-name"}, name) : null, list);
@@ -89,10 +93,11 @@ const makeStrip = (name, choose) => {
       list.setAttribute("aria-label", `${name ? `${name}: ` : ""}${layered ? "layers" : "conditions"}, coloured by harm`);
       cells = sites.map((site) => {
         const sign = signOf(site);
+        const label = labelOf(site, sites);
         const words = `harm ${interval(site.harm)}, ${site.verdict}`;
         const cell = make("div",
-          {role: "option", "aria-label": `${wordsOf(site)}, ${words}`, title: `${site.name}: ${words}`},
-          make("span", {"aria-hidden": true}, layered ? String(site.layer) : site.site),
+          {role: "option", "aria-label": `${label}, ${words}`, title: `${site.name}: ${words}`},
+          make("span", {"aria-hidden": true}, layered ? String(site.layer) : label === site.name ? label : site.site),
           make("span", {"aria-hidden": true, class: "sign"}, sign));
         cell.addEventListener("click", () => choose(slice, site));
         return {cell, site};

@@ -21,7 +21,9 @@ const outcome = (name, score) => {
     name ? `${right ? "\u2713" : "\u2717"} ${text}` : text);
 };
 const words_ = (told, tag) => told.map(([text, only]) => (only ? make(tag, {}, text) : text));
-const said = (label, name, score, text, content) => make("div", {},
+const leftOut = ({more}) => (more ? [make("span", {class: "soft"}, `\u2026 (${more} characters more)`)] : []);
+const said = (label, name, score, told, content) => make("div", {},
   make("div", {class: "label"}, make("span", {}, label), outcome(name, score)),
-  text === null ? make("p", {class: "soft"}, "left out of this page to keep it small")
-    : make("div", {class: "said", dir: "auto"}, ...(text ? content : [make("span", {class: "soft"}, "(empty)")])));
+  told === null ? make("p", {class: "soft"}, "left out of this page to keep it small")
+    : make("div", {class: "said", dir: "auto"}, ...(told.text ? [...content, ...leftOut(told)]
+      : [make("span", {class: "soft"}, "(empty)")])));

@@ -11,6 +11,7 @@ from layerroles.results.cells import CELL, CONDITION, INTACT, acted, records
 from layerroles.results.comparison import Comparison, compare
 from layerroles.results.effects import NUMBERS
 from layerroles.results.result import SweepResult
+from layerroles.results.settings import refuse_twins
 from layerroles.results.shown import detectable_line
 
 __all__ = [
@@ -24,4 +25,5 @@ __all__ = [
     "compare",
     "detectable_line",
     "records",
+    "refuse_twins",
 ]

@@ -14,10 +14,11 @@ from layerroles.results.cells import INTACT, Cell, cells_of
 from layerroles.results.effects import effects_of, intact_of
 from layerroles.results.measures import measures_of
 from layerroles.results.noise import noise_of
+from layerroles.results.settings import labels
 from layerroles.results.shown import as_html, as_text, detectable_line
 
-# What a result is narrowed by.
-_NARROWED = ("task", "family", "protocol", "condition")
+# What a result is narrowed by; a label is what a condition does, wherever.
+_NARROWED = ("task", "family", "protocol", "condition", "label")
 _NEXT = (
     "Next: result.effects() is the table, lr.localize(result) says what may be claimed, "
     'lr.report(result, path="report.html") is a page.'
@@ -34,8 +35,10 @@ class SweepResult:
         examples: a row per task and example: prompt, answer, evidence; may be empty.
 
     `result[name]` is the part of one task, family, protocol or condition, as in
-    `result["retrieval"]["generation"]`. A condition comes with the intact model, and its p value
-    stays corrected over all conditions that were swept.
+    `result["retrieval"]["generation"]`, or of all conditions that do the same somewhere, as in
+    `result["clip[length=0.25]"]` where one ablation was swept at several settings. Conditions come
+    with the intact model, and their p values in `effects` stay corrected over all conditions that
+    were swept; `compare` corrects over those that it is given.
 
     Example:
         result.effects()[["condition", "task", "protocol", "effect", "ci_low", "ci_high", "harm"]]
@@ -155,8 +158,13 @@ class SweepResult:
     def __getitem__(self, name: str) -> "SweepResult":
         """Narrow the result to one task, family, protocol or condition, looked for in that order.
 
-        A condition comes with the intact model. Its p value and what is detectable stay those of
-        the whole result: they are corrected over all conditions that were swept.
+        Then the labels of conditions are looked for, their names without site and `at`:
+        `result["clip"]` holds the conditions `clip L0`, `clip L1 after_first` and so on, but not
+        `clip[length=0.25] L0`.
+
+        Conditions come with the intact model. In `effects`, their p values and what is detectable
+        stay those of the whole result: they are corrected over all conditions that were swept.
+        `compare` corrects over the conditions that it is given.
 
         Raises:
             InputError: nothing in this result has that name.
@@ -167,8 +175,8 @@ class SweepResult:
         column = next((each for each in _NARROWED if name in self._names(each)), None)
         if column is None:
             raise InputError(self._unknown(str(name)))
-        kept = self.frame[column] == name
-        if column == "condition":
+        kept = (self._labels if column == "label" else self.frame[column]) == name
+        if column in ("condition", "label"):
             kept |= self.frame["condition"] == INTACT
         frame = self.frame[kept].reset_index(drop=True)
         left = set(zip(frame["task"], frame["protocol"], strict=True))
@@ -185,7 +193,7 @@ class SweepResult:
         raise TypeError("a SweepResult is not a sequence: its rows are in result.frame")
 
     def _ipython_key_completions_(self) -> list[str]:
-        return [name for column in _NARROWED for name in self._names(column)]
+        return list(dict.fromkeys(name for each in _NARROWED for name in self._names(each)))
 
     def __repr__(self) -> str:
         if self.frame.empty:
@@ -209,7 +217,13 @@ class SweepResult:
         there = pd.MultiIndex.from_frame(self.frame[kept])
         return whole[pd.MultiIndex.from_frame(whole[kept]).isin(there)].reset_index(drop=True)
 
+    @functools.cached_property
+    def _labels(self) -> "pd.Series[str]":
+        return labels(self.frame)
+
     def _names(self, column: str) -> list[str]:
+        if column == "label":
+            return [label for label in self._labels.unique() if label]
         return [str(name) for name in self.frame[column].unique()]
 
     def _unknown(self, name: str) -> str:

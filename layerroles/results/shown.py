@@ -2,6 +2,7 @@
 
 import pandas as pd
 
+from layerroles.errors import visible
 from layerroles.notebook import block, line
 
 _ROWS = 40  # that are shown of a table; the frame has them all
@@ -10,7 +11,7 @@ _ROWS = 40  # that are shown of a table; the frame has them all
 def as_text(above: str, table: pd.DataFrame, *below: str) -> str:
     """A table between lines, for a terminal."""
     shown = table.round(3).to_string(index=False, na_rep="-", max_rows=_ROWS)
-    return "\n".join([above, shown, *_left_out(table), *below])
+    return visible("\n".join([above, shown, *_left_out(table), *below]))
 
 
 def as_html(above: str, table: pd.DataFrame, *below: str) -> str:

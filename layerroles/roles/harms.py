@@ -20,7 +20,7 @@ from jaxtyping import Float
 from layerroles import stats
 from layerroles.errors import InputError
 from layerroles.registry import unknown
-from layerroles.results import INTACT, SweepResult, acted, records
+from layerroles.results import INTACT, SweepResult, acted, records, refuse_twins
 
 CRITICAL = 0.2
 SPARE = 0.1
@@ -290,20 +290,3 @@ def _verdict(
         shown = gone[1].low > 0 and gone[0] > harm[0] / 2
         return "sink" if shown and spared[1].low <= CRITICAL else "critical"
     return "spare" if interval.low >= -SPARE and interval.high <= SPARE else "undecided"
-
-
-def refuse_twins(effects: pd.DataFrame) -> None:
-    """Refuse effects of which two are of one place: a layer has one harm.
-
-    Raises:
-        InputError: one ablation with two settings, say.
-    """
-    twins = effects[effects.duplicated(["layer", "head", "at", "task", "protocol"], keep=False)]
-    if not twins.empty:
-        first = twins.iloc[0]
-        names = twins[(twins["site"] == first["site"]) & (twins["at"] == first["at"])]["condition"]
-        which = f"layer {first['layer']}" if pd.isna(first["head"]) else f"head {first['site']}"
-        raise InputError(
-            f"{which} is ablated more than once alike "
-            f"({', '.join(dict.fromkeys(names))}): sweep them into results of their own"
-        )

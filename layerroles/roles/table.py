@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from layerroles.errors import visible
 from layerroles.notebook import block, folded, line, lines
 from layerroles.results import records
 from layerroles.roles.claims import listed, number
@@ -93,11 +94,11 @@ class Roles:
         return "\n".join([*lines, "", *body, ""])
 
     def __str__(self) -> str:
-        return f"{self._table().to_string(index=False)}\n\n{self.verdict}"
+        return visible(f"{self._table().to_string(index=False)}\n\n{self.verdict}")
 
     def __repr__(self) -> str:
         table = self._table().to_string(index=False)
-        return f"{self._headline()}\n{table}\nNext: print(roles.verdict) {self._next()}"
+        return visible(f"{self._headline()}\n{table}\nNext: print(roles.verdict) {self._next()}")
 
     def _repr_html_(self) -> str:
         table = self._table().to_html(index=False, border=0)

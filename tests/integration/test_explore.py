@@ -13,6 +13,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 
+from layerroles.errors import visible
 from layerroles.figures import style
 from layerroles.page import report
 from layerroles.results import SweepResult, compare
@@ -123,10 +124,10 @@ def test_the_answers_are_those_of_changed_answers(
         assert [card["id"] for card in shown] == expected["example"].tolist()
         for card, row in zip(shown, expected.to_dict("records"), strict=True):
             (intact, ablated) = card["pairs"][0]
-            assert card["prompt"] == style.visible(row["prompt"])
+            assert card["prompt"] == visible(row["prompt"])
             assert card["answer"] == row["answer"]
-            assert intact["text"] == (style.visible(row["intact_response"]) or "(empty)")
-            assert ablated["text"] == (style.visible(row["response"]) or "(empty)")
+            assert intact["text"] == (visible(row["intact_response"]) or "(empty)")
+            assert ablated["text"] == (visible(row["response"]) or "(empty)")
             assert intact["outcome"][2:] == row["intact_outcome"]
             assert ablated["outcome"][2:] == row["outcome"]
             assert ablated["outcome"].startswith("✓") == (row["outcome"] == "correct")
@@ -346,4 +347,36 @@ def test_two_runs_are_shown_side_by_side(
     assert state(browser)[0] == ["layer 10"]  # b has no such layer
     assert "This run has no such condition." in browser.find_element(By.ID, "told").text
     assert browser.find_element(By.ID, "two").is_displayed()
+    assert browser.get_log("browser") == []
+
+
+def test_what_looks_alike_is_told_apart(browser: webdriver.Chrome, tmp_path: Path) -> None:
+    made = synthetic_result(2, 8, protocols=["generation"], ablations=["cut\u202e"])
+    own = (made.frame["at"] == "all") & (made.frame["condition"] != "intact")
+    mlp = {"part": "mlp", "site": "L0.mlp", "layer": 0}
+    frame = made.frame.copy()
+    names = {0: "weak L0.mlp", 1: "strong L0.mlp"}
+    frame.loc[own, "condition"] = frame.loc[own, "layer"].map(names)
+    frame.loc[own, list(mlp)] = list(mlp.values())
+    start = "word " * 240 + ", the end: "  # texts of so many characters are cut at 1200
+    frame["response"] = start + "one"
+    frame.loc[frame["condition"] == "strong L0.mlp", "response"] = start + "another"
+    opened(browser, report(SweepResult(frame, made.manifest), path=tmp_path / "alike.html"))
+    where = {"task": "facts", "protocol": "generation", "show": "all"}
+    choose(browser, **where, condition="strong L0.mlp")
+    cells = browser.find_elements(By.CSS_SELECTOR, "#strips [role=option]")
+    assert [cell.get_attribute("aria-label").split(",")[0] for cell in cells] == list(
+        names.values()
+    )
+    assert [cell.text.split("\n")[0] for cell in cells] == list(names.values())
+    said = browser.find_element(By.ID, "said").get_attribute("textContent")
+    assert said.startswith("strong L0.mlp: ")
+    labels = "return [...document.querySelectorAll('#cards .pair')].map(e => e.textContent)"
+    assert all("the same as far as shown" in each for each in browser.execute_script(labels))
+    (before, after), *_ = [card["pairs"][0] for card in cards(browser)]
+    assert before["text"] == f"{start[:1200]}… (14 characters more)"
+    assert after["text"] == f"{start[:1200]}… (18 characters more)"
+    assert before["marked"] == after["marked"] == []
+    choose(browser, **where, condition="weak L0.mlp")
+    assert all("word for word the same" in each for each in browser.execute_script(labels))
     assert browser.get_log("browser") == []

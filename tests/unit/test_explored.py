@@ -8,8 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from layerroles.errors import InputError
-from layerroles.figures import style
+from layerroles.errors import InputError, visible
 from layerroles.page import render
 from layerroles.page.explored import Run, explored
 from layerroles.page.said import Room, Texts, head, room
@@ -68,7 +67,7 @@ def test_every_answer_is_that_of_the_frame(result: SweepResult) -> None:
     frame = frame.set_index(key).sort_index()
     assert list(told.index) == list(frame.index)
     for column in ("outcome", "response", "prompt", "answer"):
-        assert told[column].tolist() == frame[column].map(style.visible).tolist()
+        assert told[column].tolist() == frame[column].map(visible).tolist()
     np.testing.assert_allclose(told["score"].astype(float), frame["score"], atol=1e-4)
 
 
@@ -124,6 +123,30 @@ def test_a_lens_is_told_by_rank_from_1(result: SweepResult) -> None:
     assert told["read"][3][0] == (rows["rank"] + 1).tolist()
 
 
+def test_a_rank_that_is_not_known_is_none(result: SweepResult) -> None:
+    lens = synthetic_lens(N_LAYERS, N).astype({"rank": float})
+    lens.loc[(lens["example"] == "facts-0003") & (lens["layer"] == 1), ["rank", "logprob"]] = np.nan
+    data = explored([Run("a", result, [])], {"logit_lens": lens})
+    assert data is not None
+    (place,) = (place for place, each in enumerate(data["questions"]) if each[0] == "facts-0003")
+    ranks, logprobs = data["lenses"][0]["read"][place]
+    assert [place for place, rank in enumerate(ranks) if rank is None] == [2]
+    assert logprobs[2] is None
+
+
+def test_names_with_unseen_signs_are_found_under_all_keys(result: SweepResult) -> None:
+    frame = result.frame.copy()
+    for column in ("ablation", "condition", "task"):
+        known = frame[column] != "intact"
+        frame.loc[known, column] = "\u202e" + frame.loc[known, column]
+    cells = [{**cell, "task": "\u202e" + cell["task"]} for cell in result.manifest["cells"]]
+    hostile = SweepResult(frame, {**result.manifest, "cells": cells})
+    data = laid_out(hostile, hostile)
+    slices = data["runs"][0]["slices"]
+    assert {"\n".join((each["key"][2], each["key"][4])) for each in slices} == set(data["most"])
+    assert all("against" in site for each in slices for site in each["sites"])
+
+
 def test_long_texts_are_cut_and_then_examples_left_out() -> None:
     texts = [f"{number} {'x' * 2000}" for number in range(40)]
     frame = pd.DataFrame(
@@ -139,6 +162,25 @@ def test_long_texts_are_cut_and_then_examples_left_out() -> None:
     assert cut.endswith("(1852 characters more)")
     kept = Texts()
     assert [kept.number(text) for text in ("a", "b", "a")] == [0, 1, 0]
+
+
+def test_answers_that_differ_beyond_the_cut_are_not_the_same(
+    result: SweepResult, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("layerroles.page.explored.room", lambda frames: Room(150, 150, None))
+    lost = result.frame["condition"] == "skip L1"
+    frame = result.frame.assign(response="x" * 150 + "y")
+    frame.loc[lost, "response"] = "x" * 150 + "no"
+    data = laid_out(SweepResult(frame, result.manifest, result.examples))
+    (intact,) = {number for cell in data["runs"][0]["cells"] for number in cell["said"]}
+    sites = [site for each in data["runs"][0]["slices"] for site in each["sites"]]
+    told = {site["name"] == "skip L1": set(site["said"]) for site in sites}
+    assert told[False] == {0}
+    (ablated,) = told[True]
+    assert ablated not in (0, intact)
+    # The text that words are compared of is what is shown, without how much is left out.
+    assert data["texts"][intact - 1] == data["texts"][ablated - 1] == "x" * 150
+    assert [data["more"][number - 1] for number in (intact, ablated)] == [1, 2]
 
 
 def test_what_is_left_out_is_said(result: SweepResult, monkeypatch: pytest.MonkeyPatch) -> None:

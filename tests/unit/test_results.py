@@ -6,9 +6,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from layerroles import stats
+from layerroles import figures, stats
 from layerroles.errors import InputError
+from layerroles.page import render
 from layerroles.results import SweepResult
+from layerroles.results.settings import labels
+from layerroles.roles import localize
 from tests.unit.synthetic import SCRIPT, TASKS, synthetic_result
 
 COLUMNS = (
@@ -156,6 +159,46 @@ def test_narrowing_takes_a_family_a_task_a_protocol_or_a_condition(result):
             result[name]
     with pytest.raises(TypeError, match=r"result\.frame"):
         list(result)
+
+
+def test_one_setting_of_an_ablation_is_chosen_by_its_label():
+    once = synthetic_result(3, 16)
+    skips = once.frame["condition"].str.startswith("skip")
+    other = once.frame[skips]
+    named = other["condition"].str.replace("skip", "skip[twice=True]")
+    result = dataclasses.replace(once, frame=pd.concat([once.frame, other.assign(condition=named)]))
+    labels = [name for name in result._ipython_key_completions_() if name.startswith("skip")]
+    assert labels[-2:] == ["skip", "skip[twice=True]"]
+    refused = (
+        r"layer 0 is ablated more than once alike \(skip L0, skip\[twice=True\] L0\): "
+        r'choose one setting, as in result\["skip"\]'
+    )
+    with pytest.raises(InputError, match=refused):
+        localize(result)
+    whole = result.effects()
+    for label, names in (("skip", other["condition"]), ("skip[twice=True]", named)):
+        own = result[label]
+        assert set(own.frame["condition"]) == {"intact", *names}
+        assert own.frame["at"].nunique() == 2
+        wanted = whole[whole["condition"].isin(set(names))].reset_index(drop=True)
+        pd.testing.assert_frame_equal(own.effects(), wanted)
+        assert localize(own).verdict
+        assert "harm_map" in figures.every(own, only=["harm_map"])
+        assert "Harm" in render(own)
+
+
+def test_labels_leave_out_site_and_positions_and_no_name_of_ones_own():
+    frame = pd.DataFrame(
+        [
+            ("clip[length=0.25] L0", "L0", "all", "clip[length=0.25]"),
+            ("clip L1.mlp after_first", "L1.mlp", "after_first", "clip"),
+            ("skip L1,L2", "L1+L2", "all", "skip"),
+            ("mine", "L1", "all", ""),
+            ("intact", "", "all", ""),
+        ],
+        columns=["condition", "site", "at", "label"],
+    )
+    assert labels(frame).tolist() == frame["label"].tolist()
 
 
 def test_a_narrowed_result_is_corrected_over_all_that_was_swept(result):

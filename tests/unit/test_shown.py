@@ -14,6 +14,7 @@ import torch
 import layerroles as lr
 from layerroles import notebook
 from layerroles.ablations import EditContext
+from layerroles.errors import visible
 from layerroles.plants import Plant
 from layerroles.results import SweepResult
 from tests.unit.random_models import random_model
@@ -206,6 +207,32 @@ def test_progress_is_left_whole_when_it_is_interrupted(page: Page) -> None:
         raise KeyboardInterrupt
     assert page.shown[-1]["text/plain"].startswith("sweep: stopped at 4 of 10 rows, ")
     assert not any("<script" in each["text/html"] for each in page.shown)
+
+
+def test_unseen_signs_are_written_out_in_a_notebook(
+    page: Page, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from layerroles.progress import progress
+
+    hostile, seen = "a\u202eb\x1b[2J", r"a\u202eb\x1b[2J"
+    frame = swept().frame.replace("facts", hostile)
+    cells = [
+        {**cell, "task": hostile if cell["task"] == "facts" else cell["task"]}
+        for cell in swept().manifest["cells"]
+    ]
+    result = SweepResult(frame, {**swept().manifest, "cells": cells})
+    parts = notebook.table([hostile], [[hostile]]), notebook.marked(hostile, [(1, 2)])
+    monkeypatch.setattr("layerroles.progress._SECONDS_BETWEEN_UPDATES", 0)
+    with progress(10, "sweep") as advance:
+        advance(4, hostile)
+    for text in (
+        *(repr(result), result._repr_html_(), notebook.block(*parts)),
+        *page.shown[1].values(),
+    ):
+        assert not set("\u202e\x1b") & set(text)
+        assert r"\u202e" in text
+    assert seen in repr(result)
+    assert visible("1\u00a0000\u3000\t\n") == "1\u00a0000\u3000\t\n"  # spaces are seen as such
 
 
 def test_updates_are_not_a_flood(page: Page) -> None:
