@@ -145,7 +145,7 @@ def _scale(figure: go.Figure, trace: go.Bar) -> _Scale:
     wide = (layout.width - layout.margin.l - layout.margin.r) * np.ptp(x.domain or (0, 1))
     high = (layout.height - layout.margin.t - layout.margin.b) * np.ptp(y.domain or (0, 1))
     per_x, per_y = wide / (x.range[1] - x.range[0]), high / (y.range[1] - y.range[0])
-    return _Scale(x.range[0], y.range[0], per_x, per_y)
+    return _Scale(float(x.range[0]), float(y.range[0]), float(per_x), float(per_y))
 
 
 def _over(trace: go.Bar, found: list[Line], figure: go.Figure) -> go.Scatter:

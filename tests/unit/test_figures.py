@@ -11,7 +11,6 @@ import plotly.graph_objects as go
 import pytest
 
 from layerroles import figures
-from layerroles.ablations import ATS
 from layerroles.errors import InputError
 from layerroles.figures import select, style
 from layerroles.figures.attention import attention_means, strongest
@@ -103,10 +102,6 @@ def test_every_position_is_drawn_in_order_and_apart(elsewhere: SweepResult) -> N
     assert named(roles, "harm, at generated", "scatter")
     titles = text_of(figures.outcome_profile(elsewhere))
     assert all(f"at {at}" in titles for at in order)
-
-
-def test_the_order_of_positions_is_that_of_the_conditions() -> None:
-    assert select._AT == ATS
 
 
 def test_depth_profile_draws_the_intact_and_the_chance_line(result: SweepResult) -> None:
