@@ -33,9 +33,9 @@ log = logging.getLogger(__name__)
 
 ExecutorName = Literal["auto", "fused", "hooked", "plain"]
 
-_NOT_RUN = "%s is not run %s: %s"
 # From the fastest to the reference.
 _NAMES: tuple[ExecutorName, ...] = ("fused", "hooked", "plain")
+_NOT_RUN = "%s is not run %s: %s"
 # Less than this is not tried when memory gives out: a budget in bytes, tokens read together.
 _LEAST, _FEWEST_TOKENS = 2**16, 64
 
@@ -165,9 +165,9 @@ class Executors:
         """Say why something is not run by an executor, once."""
         if (name, reason) not in self._told:
             self._told.add((name, reason))
-            # A model of TransformerLens's own modules is a toy: nothing to be warned of.
-            toy = not hasattr(self._model.original_model, "config")
-            log.log(logging.INFO if toy else logging.WARNING, _NOT_RUN, what, name, reason)
+            # Nobody expects it of TransformerLens's own modules, of which planted models are made.
+            expected = hasattr(self._model.original_model, "config")
+            log.log(logging.WARNING if expected else logging.INFO, _NOT_RUN, what, name, reason)
 
     def _fusible(self, condition: Condition) -> bool:
         reason = self.why_not_under(condition)

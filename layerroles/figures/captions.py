@@ -82,6 +82,26 @@ _WORDS = (
     ("protocol", "protocol", "protocols"),
 )
 
+# Signs that mean something to LaTeX in the name of a file, and how it sets signs in a text.
+_SPECIAL = "%#&$~^"
+_TEX = {
+    "\\": r"\textbackslash{}",
+    **{sign: f"\\{sign}" for sign in "&%$#_{}"},
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"$<$",
+    ">": r"$>$",
+    "|": r"$|$",
+    "\N{MINUS SIGN}": r"$-$",
+    "\N{PLUS-MINUS SIGN}": r"$\pm$",
+    "\N{MIDDLE DOT}": r"$\cdot$",
+    "\N{BULLET}": r"$\bullet$",
+    "\N{WHITE CIRCLE}": r"$\circ$",
+    "\N{PARALLEL TO}": r"$\parallel$",
+    "\N{EN DASH}": "--",
+    "\N{EM DASH}": "---",
+}
+
 
 def caption(figure: go.Figure, result: SweepResult | None = None) -> str:
     """Say what a figure shows: its reading, n, ablation and positions, intervals, model, versions.
@@ -155,27 +175,6 @@ def latex(caption: str, file: str, *, full: bool) -> str:
             "",
         ]
     )
-
-
-_SPECIAL = "%#&$~^"
-
-_TEX = {
-    "\\": r"\textbackslash{}",
-    **{sign: f"\\{sign}" for sign in "&%$#_{}"},
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"$<$",
-    ">": r"$>$",
-    "|": r"$|$",
-    "\N{MINUS SIGN}": r"$-$",
-    "\N{PLUS-MINUS SIGN}": r"$\pm$",
-    "\N{MIDDLE DOT}": r"$\cdot$",
-    "\N{BULLET}": r"$\bullet$",
-    "\N{WHITE CIRCLE}": r"$\circ$",
-    "\N{PARALLEL TO}": r"$\parallel$",
-    "\N{EN DASH}": "--",
-    "\N{EM DASH}": "---",
-}
 
 
 def escaped(text: str) -> str:

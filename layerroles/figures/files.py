@@ -30,6 +30,7 @@ _FACES = {400: "arimo-regular.woff2", 700: "arimo-bold.woff2"}
 # Without it, kaleido leaves a tenth of an inch at each side, and cuts the picture by as much.
 _NO_MARGIN = "<style>@page { margin: 0 !important } body { margin: 0 }</style>"
 _PNG_HEADER = 33  # bytes
+_TWO_COLUMNS = 4.5  # inches from which a figure stands over both columns
 _INSTALL = "pip install 'layerroles[export]'"
 
 
@@ -100,9 +101,6 @@ def save(
         reason = error.strerror or type(error).__name__
         raise InputError(f"cannot write figures to {str(folder)!r}: {reason}") from error
     return written
-
-
-_TWO_COLUMNS = 4.5  # inches from which a figure stands over both columns
 
 
 def _check_figures(named: Mapping[str, go.Figure]) -> None:

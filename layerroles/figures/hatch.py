@@ -11,7 +11,6 @@ from layerroles.figures.words import text_width
 
 _STEP, _THIN = 3.6, 0.55  # pixels between lines, and of one
 _SWATCH, _AFTER, _BETWEEN, _ROW = 9.0, 4.0, 12.0, 13.0  # of the legend, in pixels
-
 _OFF = 5.0  # from the legend to what stands below it
 
 Line = tuple[float, float, float, float]  # x and y of its start, then of its end

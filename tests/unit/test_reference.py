@@ -15,6 +15,7 @@ import pytest
 import layerroles as lr
 from layerroles.ablations.base import ABLATIONS
 from layerroles.errors import InputError
+from tests.integration import printed
 from tests.unit.random_models import model_path
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -145,16 +146,20 @@ def test_the_index_says_what_docstrings_say_first() -> None:
         assert said == " ".join(doc(value).split("\n\n")[0].split()), path
 
 
+def code_of(page: str) -> list[str]:
+    """The python that stands on a page."""
+    return [block.code for block in printed.blocks(page) if block.language == "python"]
+
+
 @pytest.fixture(scope="module")
 def names(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
     """What docs/api.md makes before its examples begin, in a folder of its own."""
-    begin = re.search(r"```python\n(.*?)```", (DOCS / "api.md").read_text(encoding="utf-8"), re.S)
-    assert begin is not None
+    begin = code_of("docs/api.md")[0]
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("examples"))
         patch.setattr("layerroles.ablations.saved.cache_folder", lambda: Path("kept").resolve())
         made: dict[str, Any] = {"__name__": "examples"}
-        exec(compile(begin[1], "docs/api.md", "exec"), made)
+        exec(compile(begin, "docs/api.md", "exec"), made)
         # The built-in model is large; one with random weights takes its place.
         load = lr.load
         patch.setattr(lr, "model_folder", lambda _: model_path("llama"))
@@ -180,9 +185,8 @@ def test_an_example_runs(name: str, names: dict[str, Any], monkeypatch: pytest.M
 
 
 def test_the_checks_of_the_gotchas_run(names: dict[str, Any]) -> None:
-    text = (DOCS / "gotchas.md").read_text(encoding="utf-8")
     made = dict(names)
-    for code in re.findall(r"^```python\n(.*?)```", text, re.DOTALL | re.MULTILINE):
+    for code in code_of("docs/gotchas.md"):
         exec(compile(code, "docs/gotchas.md", "exec"), made)
 
 
