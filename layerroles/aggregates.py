@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from layerroles.results import SweepResult
+from layerroles.results import SweepResult, check_result
 
 
 def lm_eval_metrics(result: SweepResult) -> pd.DataFrame:
@@ -16,12 +16,16 @@ def lm_eval_metrics(result: SweepResult) -> pd.DataFrame:
     members by their size. A metric that a task aggregates by a function of its own, which a run
     folder cannot keep, is NaN.
 
+    Raises:
+        InputError: it is no sweep's result.
+
     Example:
         lr.lm_eval_metrics(result)  # no rows here: none of these tasks is lm-eval's
     """
     from lm_eval.api.metrics import aggregate_subtask_metrics
     from lm_eval.api.registry import get_aggregation
 
+    check_result(result)
     rows = []
     cells = {cell["task"]: cell for cell in result.manifest["cells"] if "aggregation" in cell}
     measured = result.frame[result.frame["task"].isin(list(cells))]

@@ -19,6 +19,9 @@ from layerroles.registry import nearest
 # What a damaged or unknown model makes the libraries raise, besides errors of their own.
 _UNLOADABLE = (OSError, ValueError, RuntimeError, KeyError, AttributeError)
 
+# How a path begins that is no name on the hub, which is NAME or OWNER/NAME.
+_PATHS = (".", "/", "~")
+
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -137,7 +140,8 @@ def source_of(name: str) -> str:
     """The folder of a built-in model, a `.gguf` file or a folder; else the name, for the hub.
 
     Raises:
-        InputError: a folder without a config, or a file that cannot be converted.
+        InputError: a folder without a config, a file that cannot be converted, or a path of
+            nothing.
     """
     if name == gguf.BUILT_IN:
         return str(gguf.built_in_folder())
@@ -148,6 +152,8 @@ def source_of(name: str) -> str:
         if not (path / "config.json").is_file():
             raise InputError(f"model folder {name!r} has no config.json")
         return str(path)
+    if name.startswith(_PATHS) or name.count("/") > 1 or "\\" in name:
+        raise InputError(f"model {name!r}: there is no such folder or file")
     return name
 
 

@@ -36,7 +36,7 @@ class Status:
         rows_done: answers that are stored, of those that this start of the run was to give.
         rows_total: answers that it was to give; what was in the folder before is not counted.
         rows_per_second: since it started.
-        seconds_left: at that rate; None if nothing is known of it yet.
+        seconds_left: at that rate; None if nothing is known of it.
         now: what was answered last.
         seconds: that it has taken.
         updated: when this was told, in seconds since 1970.
@@ -61,8 +61,8 @@ class Status:
 
     @property
     def seconds_left(self) -> float | None:
-        """At the rate so far."""
-        if not self.rows_done:
+        """At the rate so far; None before the first row, and while it asks for the noise floor."""
+        if not self.rows_done or (self.state == "running" and self.rows_done == self.rows_total):
             return None
         return (self.rows_total - self.rows_done) / self.rows_per_second
 
@@ -103,7 +103,7 @@ def read_status(folder: str | Path) -> Status:
 
 @contextmanager
 def telling(folder: Path, rows_total: int) -> Iterator[Callable[[int, str], None]]:
-    """Within the context, a run tells how far it is; yields what is told `(rows, now at)`.
+    """Within the context, a run tells how far it is; yields what is told `(rows stored, of what)`.
 
     That the file cannot be written stops no run: what counts are its rows.
     """

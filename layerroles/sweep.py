@@ -10,7 +10,7 @@ import datetime
 import json
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from importlib.metadata import version
@@ -174,7 +174,7 @@ class Sweep:
                     for n_rows, now_at in self._do(store, there, engine, work):
                         advance(n_rows, now_at)
                         tell(n_rows, now_at)
-                self._ask_again(store, there, engine, asked)
+                self._ask_again(store, there, engine, asked, tell)
         return read(path)
 
     def calls(self) -> Iterator[Call]:
@@ -252,6 +252,7 @@ class Sweep:
         there: Answering,
         engine: Engine,
         asked: Mapping[tuple[str, str], Asked],
+        tell: Callable[[int, str], None],
     ) -> None:
         """Ask the intact model once more, where its noise floor or chance is not known yet."""
         cells = [cell for cell in self.cells if any(self._unknown(store, cell, asked[cell.names]))]
@@ -273,6 +274,7 @@ class Sweep:
                     found = [one for at in mine for one in answered.pop(at)]
                     self._find_out(store, cell, asked[cell.names], found)
                 advance(len(some), ", ".join(cell.names))
+                tell(0, f"noise floor of {', '.join(cell.names)}")  # these are no rows
 
     def _find_out(self, store: Store, cell: Cell, asked: Asked, found: list[Any]) -> None:
         """Store the noise floor and chance of a cell that was asked once more."""

@@ -16,8 +16,8 @@ from layerroles.ablations.condition import Condition
 from layerroles.ablations.listed import Conditions
 from layerroles.ablations.where import At, at_name
 from layerroles.errors import InputError
-from layerroles.models import check_sites
-from layerroles.sites import NUMBERED, Part, Site, size_of
+from layerroles.models import check_sites, prepared
+from layerroles.sites import NUMBERED, Part, Site, Size, size_of
 
 
 def each_layer(
@@ -102,7 +102,7 @@ def each_span(
     Example:
         conditions = lr.each_span(model, lr.Skip(), width=2)
     """
-    n_layers = model.cfg.n_layers
+    n_layers = _size(model).n_layers
     if not 1 <= width <= n_layers or stride < 1:
         raise InputError(
             f"width={width}, stride={stride}: a span has 1 to {n_layers} layers and moves by >= 1"
@@ -168,7 +168,7 @@ def cumulative(
     Example:
         conditions = lr.cumulative(model, lr.Skip(), order="top-down")
     """
-    n_layers = model.cfg.n_layers
+    n_layers = _size(model).n_layers
     known = {"top-down": range(n_layers - 1, 0, -1), "bottom-up": range(n_layers - 1)}
     if isinstance(order, str) and order not in known:
         raise InputError(f"unknown order={order!r}: known are top-down, bottom-up, or layers")
@@ -253,8 +253,14 @@ def _others(model: TransformerBridge, chosen: list[Site], seed: int) -> list[Sit
     return drawn
 
 
+def _size(model: TransformerBridge) -> Size:
+    """Of a model that can be trusted; what is none is refused."""
+    prepared(model)
+    return size_of(model.cfg)
+
+
 def _layers(model: TransformerBridge, layers: Iterable[int] | None) -> list[int]:
-    return list(range(model.cfg.n_layers)) if layers is None else list(layers)
+    return list(range(_size(model).n_layers)) if layers is None else list(layers)
 
 
 def _conditions(
@@ -265,7 +271,7 @@ def _conditions(
 
 
 def _numbered(model: TransformerBridge, part: Part, layers: Iterable[int] | None) -> list[Site]:
-    heads = range(size_of(model.cfg).n_of(part))
+    heads = range(_size(model).n_of(part))
     return [Site(layer, part, head) for layer in _layers(model, layers) for head in heads]
 
 

@@ -94,6 +94,7 @@ class Engine:
         batch_size: int = 16,
         memory: str | int | None = None,
     ) -> None:
+        prepared(model)
         self.model = model
         self.options: dict[str, Any] = {
             "executor": executor,

@@ -12,7 +12,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from layerroles.errors import InputError
-from layerroles.results import SweepResult
+from layerroles.results import SweepResult, check_result
 
 _OF_EFFECTS = (
     "Intervals: Wilson's of shares of right answers, Tango's of paired effects on them, bootstrap "
@@ -117,7 +117,8 @@ def caption(figure: go.Figure, result: SweepResult | None = None) -> str:
         print(lr.figures.caption(lr.figures.harm_map(result), result))
     """
     meta = _unescaped(noted(figure, "caption"))
-    check_result(result)
+    if result is not None:
+        check_result(result)
     reading, intervals = _READ[meta["figure"]]
     sentences = [
         meta["title"],
@@ -129,18 +130,6 @@ def caption(figure: go.Figure, result: SweepResult | None = None) -> str:
         *(_provenance(result.manifest) if result is not None else ()),
     ]
     return " ".join(f"{_capital(text).rstrip('.')}." for text in sentences if text)
-
-
-def check_result(result: object) -> None:
-    """Refuse what is neither a sweep's result nor nothing.
-
-    Raises:
-        InputError: it is something else, such as the path of a run.
-    """
-    if result is not None and not isinstance(result, SweepResult):
-        raise InputError(
-            f"result={result!r} is no sweep's result: give what Sweep.run or lr.read returned"
-        )
 
 
 def noted(figure: object, by: str) -> Mapping[str, Any]:

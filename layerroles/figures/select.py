@@ -13,7 +13,7 @@ from scipy.stats import t
 from layerroles.ablations import ATS
 from layerroles.errors import InputError
 from layerroles.figures import style
-from layerroles.results import SweepResult, refuse_twins
+from layerroles.results import SweepResult, check_result, refuse_twins
 
 
 def layer_effects(
@@ -35,6 +35,7 @@ def layer_effects(
         InputError: the sweep has no such ablation, task or protocol, has several ablations and none
             was chosen, ablated a layer with several settings, or ablated no single layer.
     """
+    check_result(result)
     effects = result.effects()
     if effects.empty:
         raise InputError("the result holds no ablated condition: nothing to draw over depth")
@@ -73,6 +74,7 @@ def shown_of(part: pd.DataFrame) -> dict[str, str]:
 
 def ablations(result: SweepResult) -> list[str]:
     """The kinds of ablation that the sweep ran over single whole layers."""
+    check_result(result)
     frame = result.frame
     single = frame[frame["layer"].notna() & (frame["part"] == "block")]
     return list(dict.fromkeys(single["ablation"]))

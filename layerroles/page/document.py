@@ -25,7 +25,7 @@ from layerroles.page.beside import beside, names
 from layerroles.page.explored import Run, explored
 from layerroles.page.said import head, tail
 from layerroles.page.sections import DRAWN, embed, sections, seen_in
-from layerroles.results import Comparison, SweepResult, compare, detectable_line
+from layerroles.results import Comparison, SweepResult, check_result, compare, detectable_line
 from layerroles.roles import Roles
 from layerroles.roles.heads import heads_of
 
@@ -79,6 +79,7 @@ def render(
     against: SweepResult | None = None,
 ) -> str:
     """Return the report's HTML."""
+    check_result(result)
     drawn = select.by_probe(probes)
     comparison = None if against is None else compare(result, against)
     kinds = select.ablations(result)

@@ -128,7 +128,7 @@ DRAWN = {*PROBED, "attribution"}
 # The section in which what a sentence of the verdict is about can be seen.
 _SEEN = {
     **{"depth": "contrasts", "spread": "contrasts", "protocols": "contrasts", "layers": "roles"},
-    **{"precision": "harm", "unmeasured": "setup", "failures": "effects"},
+    **{"precision": "harm", "unmeasured": "setup", "noise": "setup", "failures": "effects"},
     **{"attribution": "direct", **{probe: probe.replace("_", "-") for probe in PROBED}},
 }
 

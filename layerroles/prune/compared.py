@@ -15,7 +15,7 @@ import pandas as pd
 from layerroles.errors import InputError
 from layerroles.prune.harm import called
 from layerroles.prune.plan import PruningPlan, named
-from layerroles.results import SweepResult
+from layerroles.results import SweepResult, check_result
 from layerroles.results.cells import Cell, cells_of
 from layerroles.results.effects import known, paired
 
@@ -56,6 +56,7 @@ def compare_plans(result: SweepResult, plans: Sequence[PruningPlan]) -> pd.DataF
         asked = lr.Sweep(model, tasks, conditions, protocols=["generation"], limit=4, seed=1)
         lr.compare_plans(asked.run("runs/plans"), plans)
     """
+    check_result(result)
     keys = [(len(plan.layers), plan.method) for plan in plans]
     twice = next((key for key in keys if keys.count(key) > 1), None)
     if not plans or twice:

@@ -19,7 +19,7 @@ from layerroles.engine import Engine
 from layerroles.errors import InputError
 from layerroles.models import provenance
 from layerroles.registry import unknown
-from layerroles.results import SweepResult, records
+from layerroles.results import SweepResult, check_result, records
 from layerroles.stats import UNKNOWN, Interval, pooled
 from layerroles.sweep import Sweep
 from layerroles.tasks import Task
@@ -202,6 +202,7 @@ def swept_alone(
     Raises:
         InputError: a sweep of another model, of other tasks or protocols, or not of every layer.
     """
+    check_result(result)
     source, mine = result.manifest.get("model", {}), provenance(model)
     if source.get("weights") != mine.weights:
         raise InputError(

@@ -84,11 +84,10 @@ def plan_pruning(
         plan = lr.plan_pruning(model, drop=1, keep=["retrieval"], tasks=tasks, limit=8)
         print(plan)
     """
-    n_layers = model.cfg.n_layers
+    known, n_layers = prepared(model), model.cfg.n_layers
     if not isinstance(drop, int) or not 1 <= drop < n_layers:
         raise InputError(
-            f"drop={drop!r}: {prepared(model).name} has {n_layers} layers, drop 1 to "
-            f"{n_layers - 1} of them"
+            f"drop={drop!r}: {known.name} has {n_layers} layers, drop 1 to {n_layers - 1} of them"
         )
     if method not in METHODS:
         raise InputError(unknown("method", method, list(METHODS)))
@@ -121,7 +120,7 @@ def plan_pruning(
         else:
             steps = _drawn(n_layers, drop, seed)
     return PruningPlan(
-        model=prepared(model).name,
+        model=known.name,
         n_layers=n_layers,
         method=method,
         layers=tuple(layer for step in steps for layer in step.chosen),

@@ -10,7 +10,7 @@ that the whole skill above chance is gone, a negative harm that the ablation hel
 from layerroles.results.cells import CELL, CONDITION, INTACT, acted, records
 from layerroles.results.comparison import Comparison, compare
 from layerroles.results.effects import NUMBERS
-from layerroles.results.result import SweepResult
+from layerroles.results.result import SweepResult, check_result
 from layerroles.results.settings import refuse_twins
 from layerroles.results.shown import detectable_line
 
@@ -22,6 +22,7 @@ __all__ = [
     "Comparison",
     "SweepResult",
     "acted",
+    "check_result",
     "compare",
     "detectable_line",
     "records",

@@ -19,7 +19,7 @@ from layerroles.errors import InputError
 from layerroles.results import effects
 from layerroles.results.cells import FAMILY, INTACT
 from layerroles.results.matched import Match, match
-from layerroles.results.result import SweepResult
+from layerroles.results.result import SweepResult, check_result
 from layerroles.results.shown import as_html, as_text, detectable_line
 
 COLUMNS = [
@@ -105,6 +105,8 @@ def compare(a: SweepResult, b: SweepResult) -> Comparison:
     Example:
         print(lr.compare(result, lr.read("runs/first")))
     """
+    for run in (a, b):
+        check_result(run)
     matches, unmatched = match(a, b)
     rows = [_row(each, names) for each in matches for names in each.conditions]
     frame = pd.DataFrame(rows, columns=[*COLUMNS, "gained", "lost", "sd"])

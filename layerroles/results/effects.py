@@ -60,6 +60,7 @@ def intact_of(cells: Sequence[Cell]) -> pd.DataFrame:
                 "format": mean(form),
                 "format_low": of_form.low,
                 "format_high": of_form.high,
+                "noise": cell.noise,
             }
         )
     return pd.DataFrame(rows)

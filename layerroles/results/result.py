@@ -25,6 +25,18 @@ _NEXT = (
 )
 
 
+def check_result(result: object) -> None:
+    """Check that something is the result of a sweep.
+
+    Raises:
+        InputError: it is something else, such as the path of a run.
+    """
+    if not isinstance(result, SweepResult):
+        raise InputError(
+            f"result={result!r} is no sweep's result: give what Sweep.run or lr.read returned"
+        )
+
+
 @dataclass(frozen=True, eq=False)
 class SweepResult:
     """The rows of a sweep, with effects and harm.
@@ -82,7 +94,8 @@ class SweepResult:
 
         Columns: task, family, protocol, n, score, score_low, score_high, chance (NaN if there is
         none), above_chance (by the interval), unit, n_failed, format (share of answers in the form
-        of the shots; NaN outside generation), format_low, format_high.
+        of the shots; NaN outside generation), format_low, format_high, noise (share of answers that
+        another batch shape changes; NaN where it was not asked).
         """
         return intact_of(self._cells)
 

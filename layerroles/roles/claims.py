@@ -26,6 +26,7 @@ class Setting:
     after_first: bool
     second: bool
     control: str
+    noise_floor: pd.DataFrame
 
 
 def number(estimate: float, low: float, high: float) -> str:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from layerroles.errors import InputError
 from layerroles.registry import unknown
-from layerroles.results import SweepResult, records
+from layerroles.results import SweepResult, check_result, records
 from layerroles.roles import claims, seen
 from layerroles.roles.backups import pairs_of
 from layerroles.roles.effective import effective_number
@@ -50,6 +50,7 @@ def localize(
         roles = lr.localize(result, probes=[lens])
         print(roles.verdict)
     """
+    check_result(result)
     given = [probes] if isinstance(probes, pd.DataFrame) else list(probes)
     measured = seen.summary(given)
     kinds = _kinds(result)
@@ -198,4 +199,5 @@ def _setting(result: SweepResult, harms: Harms, second: bool) -> claims.Setting:
         after_first=harms.after_first,
         second=second,
         control=CONTROL,
+        noise_floor=result.noise_floor(),
     )

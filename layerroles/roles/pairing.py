@@ -18,7 +18,7 @@ from jaxtyping import Float
 
 from layerroles import stats
 from layerroles.errors import InputError
-from layerroles.results import INTACT, SweepResult
+from layerroles.results import INTACT, SweepResult, check_result
 from layerroles.roles.harms import Harms, ats_of, single_sites
 from layerroles.roles.seen import by_probe
 
@@ -88,6 +88,7 @@ def probe_agreement(
         table = lr.probe_agreement(result, [attention])
         table[["measure", "task", "protocol", "spearman", "low", "high"]]
     """
+    check_result(result)
     given = [probes] if isinstance(probes, pd.DataFrame) else list(probes)
     profiles = [profile for name, own in by_probe(given) for profile in _profiles(name, own)]
     if not profiles:

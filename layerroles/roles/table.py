@@ -19,7 +19,7 @@ class Sentence:
         text: the sentence, with its numbers.
         about: what it rests on: `setting`; `depth` (early against late), `layers` (verdicts on
             them), `spread`, `precision`, `pairs`, `heads`; `protocols` (mean harm under each),
-            `unmeasured`, `failures`; or the name of a probe.
+            `unmeasured`, `noise` (of rounding), `failures`; or the name of a probe.
         protocol: the one it is about; empty if it is about all or none.
     """
 

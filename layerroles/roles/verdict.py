@@ -13,6 +13,8 @@ from layerroles.roles.under import under
 
 # By which claims of the literature are decided.
 _DECIDED_BY = {published.DEEP: "layers", published.FEW: "heads", published.MORE: "protocols"}
+# Beyond this share of answers that change by rounding, the verdict says so.
+_NOISY = 0.1
 
 
 def verdict(roles: Roles, setting: Setting) -> Iterator[Sentence]:
@@ -22,6 +24,7 @@ def verdict(roles: Roles, setting: Setting) -> Iterator[Sentence]:
         yield from under(str(protocol), roles, setting)
     yield from (Sentence(line, "protocols") for line in _protocols(roles.contrasts))
     yield from (Sentence(line, "unmeasured") for line in _unmeasured(roles.frame, roles.layers))
+    yield from (Sentence(line, "noise") for line in _noise(setting.noise_floor))
     yield from (Sentence(line, "failures") for line in _failures(roles.layers))
     if roles.pairs.empty:
         yield Sentence(_unpaired(setting), "pairs")
@@ -57,6 +60,17 @@ def _unmeasured(frame: pd.DataFrame, layers: pd.DataFrame) -> list[str]:
     rows = frame.merge(gone, on=["family", "protocol"])
     return [
         f"{r.family} under {r.protocol}: {r.claim[0].lower()}{r.claim[1:]}" for r in records(rows)
+    ]
+
+
+def _noise(floor: pd.DataFrame) -> list[str]:
+    noisy = floor[floor["changed"] > _NOISY]
+    if noisy.empty:
+        return []
+    shares = [f"{r.n_changed} of {r.n} to {r.task} ({r.protocol})" for r in records(noisy)]
+    return [
+        f"Other batches, which only round otherwise, change these answers of the intact model: "
+        f"{', '.join(shares)}. An effect on as few answers as that is none."
     ]
 
 

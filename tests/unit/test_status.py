@@ -43,6 +43,19 @@ def test_only_what_is_stored_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert told[-1][0] == told[-1][1] == 12
 
 
+def test_after_the_last_row_it_says_what_is_asked_for_still(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("layerroles.status._SECONDS_BETWEEN_WRITES", 0.0)
+    with telling(tmp_path, 4) as tell:
+        tell(4, "facts, skip L1")
+        tell(0, "noise floor of facts")
+        found = read_status(tmp_path)
+        assert found.seconds_left is None
+        assert str(found).endswith("rows/s, last noise floor of facts")
+    assert read_status(tmp_path).seconds_left == 0
+
+
 class _Noting:
     """Stands in for the bar: after each step, how many rows were told and how many are stored."""
 

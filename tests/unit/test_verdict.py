@@ -1,5 +1,6 @@
 """Every sentence of a verdict can be followed to a figure, and every number in it to rows."""
 
+import dataclasses
 import re
 from typing import Any
 
@@ -162,3 +163,16 @@ def test_head_harms_name_the_critical_heads() -> None:
         figures.head_harms(roles.heads, ablation="mean")
     with pytest.raises(InputError, match=r"no harm of single heads: sweep each_head\(model"):
         figures.head_harms(localize(pairs_result()).heads)
+
+
+@pytest.mark.parametrize(("n_changed", "said"), [(3, False), (12, True)])
+def test_much_rounding_is_named(result: SweepResult, n_changed: int, said: bool) -> None:
+    line = result.intact().iloc[0]
+    floor = {"task": line["task"], "protocol": line["protocol"], "n": N, "n_changed": n_changed}
+    known = result.manifest | {"noise_floor": [floor | {"score": 0.5, "intact": 0.5}]}
+    noisy = dataclasses.replace(result, manifest=known)
+    lines = told(localize(noisy), "noise")
+    share = f"{n_changed} of {N} to {line['task']} ({line['protocol']})"
+    assert any(share in text for text in lines) == said
+    assert noisy.intact()["noise"].iloc[0] == n_changed / N
+    assert f'<td class="n">{n_changed / N:.2f}</td>' in render(noisy)
