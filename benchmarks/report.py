@@ -32,7 +32,7 @@ def page(found: dict[str, Any], args: argparse.Namespace) -> str:
     parts.append(_same(work))
     if graded:
         parts.append(_graded(graded))
-    parts.append(_memory(work))
+    parts.append(_memory(work, args.memory))
     for section in (args.kept / name for name in SECTIONS):
         if section.exists():
             parts.append(section.read_text(encoding="utf-8").strip())
@@ -150,14 +150,21 @@ def _graded(graded: dict[str, Any]) -> str:
     )
 
 
-def _memory(work: dict[str, Any]) -> str:
-    lines = ["| workload | planned, MB | measured, MB |", "|---|---|---|"]
+def _memory(work: dict[str, Any], budget: str) -> str:
+    lines = [
+        f"| workload | planned, MB | measured, MB | planned under {budget}, MB | measured, MB |",
+        "|---|---|---|---|---|",
+    ]
     for name, row in work.items():
-        peak = "-" if row["peak_mb"] is None else f"{row['peak_mb']:.0f}"
-        lines.append(f"| {name} | {row['planned_mb']:.0f} | {peak} |")
+        cells = []
+        for found in (row, row["bounded"]):
+            peak = "-" if found["peak_mb"] is None else f"{found['peak_mb']:.0f}"
+            cells += [f"{found['planned_mb']:.0f}", peak]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
     return (
         "## Memory\n\nWhat the plan says that a sweep takes at the most besides the weights, and "
-        "what the process grew by.\n\n" + "\n".join(lines)
+        "what the process grew by: with the default budget, half of what is free, and on every "
+        f'third condition with `memory="{budget}"`.\n\n' + "\n".join(lines)
     )
 
 

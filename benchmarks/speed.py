@@ -34,6 +34,8 @@ TUNED = {
 # Slower loops are timed on every second question (whole batches), and multiplied.
 SHARE = 2
 N_HEADS_TIMED = 6
+# Under a small budget, on so many of the conditions.
+BUDGET_SHARE = 3
 N_LAYERS_SCORED = 3
 
 
@@ -45,6 +47,7 @@ def main() -> None:
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--batch-sizes", default="8,32", help="that lm-eval may choose from")
     parser.add_argument("--repeat", type=int, default=1, help="turns; their median counts")
+    parser.add_argument("--memory", default="512MB", help="a budget to measure the peak under")
     parser.add_argument("--only", default="", help="names of workloads, by commas")
     parser.add_argument("--heads", default="", help="a workload on which all heads are zeroed too")
     parser.add_argument("--scores", type=Path, help="a folder of request files with answers")
@@ -63,7 +66,7 @@ def main() -> None:
     args.kept.mkdir(parents=True, exist_ok=True)
     kept = args.kept / "speed.json"
     found: dict[str, Any] = json.loads(kept.read_text()) if kept.exists() else {}
-    options = {name: getattr(args, name) for name in ("model", "dtype", "batch_sizes")}
+    options = {name: getattr(args, name) for name in ("model", "dtype", "batch_sizes", "memory")}
     if found.setdefault("options", options) != options:
         raise SystemExit(f"{kept} was measured with {found['options']}: give these, or delete it")
     wanted = [name for name in args.only.split(",") if name]
@@ -119,6 +122,7 @@ def measure(args: argparse.Namespace, file: Path) -> dict[str, Any]:
         turn(way, way, pair[1:], requests=less)
     less.unlink()
     runs["float32"] = run(args, "engine", file, pair, dtype="float32")
+    bounded = run(args, "engine", file, whole[::BUDGET_SHARE], memory=args.memory)
     seconds = {label: statistics.median(each) for label, each in took.items()}
     for way in ("hooks", "nnsight"):
         if way in seconds:
@@ -131,6 +135,7 @@ def measure(args: argparse.Namespace, file: Path) -> dict[str, Any]:
         "turns": args.repeat,
         "seconds": seconds,
         **{name: runs["engine"][name] for name in ("peak_mb", "planned_mb", "executors")},
+        "bounded": {name: bounded[name] for name in ("peak_mb", "planned_mb")},
         "same": {
             f"{one} = {two}": _share(answers[one], answers[two])
             for i, one in enumerate(names)
@@ -273,6 +278,7 @@ def run(
     size: int = 16,
     tuned: bool = True,
     dtype: str | None = None,
+    memory: str | None = None,
 ) -> dict[str, Any]:
     """Let `runner.py` answer in a process of its own; the engine's allocator is never tuned."""
     with tempfile.TemporaryDirectory() as folder:
@@ -281,6 +287,7 @@ def run(
         command += ["--model", args.model, "--requests", str(requests), "--out", str(out)]
         command += ["--conditions", ",".join(conditions), "--batch-size", str(size)]
         command += ["--dtype", dtype or args.dtype]
+        command += ["--memory", memory] if memory else []
         tuning = ("MALLOC_", "GLIBC_TUNABLES")
         environment = {k: v for k, v in os.environ.items() if not k.startswith(tuning)}
         if tuned and way != "engine":

@@ -4,6 +4,7 @@ Only safetensors are taken; a `.gguf` file is converted first. What the librarie
 of a model that they cannot load is told in one line.
 """
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,22 @@ from layerroles.registry import nearest
 # What a damaged or unknown model makes the libraries raise, besides errors of their own.
 _UNLOADABLE = (OSError, ValueError, RuntimeError, KeyError, AttributeError)
 
+# More than a step of decoding takes under many conditions: what is dropped is compiled again.
+_MOST_KERNELS = 256
+
 # How a path begins that is no name on the hub, which is NAME or OWNER/NAME.
 _PATHS = (".", "/", "~")
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def keep_few_kernels() -> None:
+    """Tell oneDNN to keep the code of fewer matrix products than its 1024, before the first.
+
+    It compiles each shape anew; where lengths vary, what it keeps grows to hundreds of MB that no
+    budget knows of. Where the environment has a setting, it stays.
+    """
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(_MOST_KERNELS))
 
 
 def outlined(device: torch.device) -> bool:

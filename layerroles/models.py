@@ -27,7 +27,15 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
 from layerroles import __version__, gguf
-from layerroles.boot import boot, device_of, expanded, outlined, resolve_dtype, source_of
+from layerroles.boot import (
+    boot,
+    device_of,
+    expanded,
+    keep_few_kernels,
+    outlined,
+    resolve_dtype,
+    source_of,
+)
 from layerroles.checks import Checks, check_model, unchecked
 from layerroles.errors import InputError
 from layerroles.sites import Site, size_of
@@ -355,6 +363,7 @@ def _prepare(
 ) -> TransformerBridge:
     bridge.eval()
     bridge.requires_grad_(False)
+    keep_few_kernels()
     try:
         checks = check_model(bridge, name)
     except RuntimeError as error:

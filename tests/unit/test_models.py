@@ -55,6 +55,22 @@ def test_a_bridge_of_ones_own_is_prepared() -> None:
     )
 
 
+def test_few_compiled_kernels_are_kept_unless_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
+    bridge = TransformerBridge.boot_transformers(str(model_path("gpt2")), device="cpu")
+    seen: list[str | None] = []
+
+    def noting(*_: object) -> checks.Checks:  # the first that computes
+        seen.append(os.environ.get(name))
+        return checks.unchecked(bridge)
+
+    monkeypatch.setattr(models, "check_model", noting)
+    for said in (None, "7"):
+        monkeypatch.delenv(name, raising=False) if said is None else monkeypatch.setenv(name, said)
+        lr.prepare(bridge)
+    assert seen == ["256", "7"]
+
+
 def test_a_bridge_in_compatibility_mode_is_refused() -> None:
     bridge = TransformerBridge.boot_transformers(str(model_path("gpt2")), device="cpu")
     bridge.enable_compatibility_mode()  # changes its weights for good
@@ -153,6 +169,8 @@ def test_a_model_of_states_is_refused_and_layers_without_attention_too() -> None
     ("name", "line"),
     [
         ("smollm2-13m", "'smollm2-13m': did you mean 'smollm2-135m'?"),
+        ("./modles/mine", "there is no such folder or file"),
+        ("runs/twins/missing", "'runs/twins/missing': there is no such folder or file"),
         ("no/such-model", "offline, use 'smollm2-135m'"),
         ("missing.gguf", "there is no such file"),
         ("~nobody-of-that-name", "there is no such folder or file"),
