@@ -166,7 +166,10 @@ def source_of(name: str) -> str:
             raise InputError(f"model folder {name!r} has no config.json")
         return str(path)
     if name.startswith(_PATHS) or name.count("/") > 1 or "\\" in name:
-        raise InputError(f"model {name!r}: there is no such folder or file")
+        raise InputError(
+            f"model {name!r}: there is no such folder or file; give a Hugging Face folder, a .gguf "
+            f"file, or a name on the hub, such as OWNER/NAME"
+        )
     return name
 
 

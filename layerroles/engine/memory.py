@@ -19,6 +19,8 @@ _UNITS = {"": 1, "KB": 2**10, "MB": 2**20, "GB": 2**30, "TB": 2**40}
 SHARE_OF_FREE = 0.5
 # Of the budget: for a packed row (with what is recorded of it), for rows that decode, for logits.
 _FOR_ROW, _FOR_ROWS, _FOR_LOGITS = 0.4, 0.4, 0.1
+# Set aside for what no plan counts: kernels that libraries compile, holes between tensors.
+_ASIDE, _MOST_ASIDE = 0.2, 96 * 2**20
 _LONGEST_ROW = 8192
 _SHORTEST_PIECE = 256
 _MOST_LOGITS = 2**24
@@ -66,6 +68,11 @@ class Budget:
 
     total: int
 
+    @property
+    def for_tensors(self) -> int:
+        """What is left of it beside what the libraries keep for themselves."""
+        return self.total - min(int(_ASIDE * self.total), _MOST_ASIDE)
+
     def halved(self, times: int) -> "Budget":
         """The budget, halved so often."""
         return Budget(self.total >> times)
@@ -79,7 +86,7 @@ class Budget:
             keys: whether the intact model's keys and values are kept as well.
         """
         each = _token_bytes(shape, n_recorded, keys=keys)
-        return max(64, min(_LONGEST_ROW, int(_FOR_ROW * self.total) // each))
+        return max(64, min(_LONGEST_ROW, int(_FOR_ROW * self.for_tensors) // each))
 
     def piece(self, shape: Shape, n: int, kept: int = 0) -> int:
         """How many tokens of a packed row may be read at a time.
@@ -90,7 +97,7 @@ class Budget:
             n: tokens of the row.
             kept: bytes of its keys and values that are kept besides.
         """
-        most, inner = int(_FOR_ROW * self.total), shape.n_bytes * shape.inner
+        most, inner = int(_FOR_ROW * self.for_tensors), shape.n_bytes * shape.inner
         streams = n * shape.n_bytes * (shape.n_layers + 1) * shape.d_model
         if streams + kept + n * inner <= most:
             return n
@@ -107,12 +114,12 @@ class Budget:
     @property
     def for_rows(self) -> int:
         """Bytes for the keys and values of rows that are decoded together."""
-        return int(_FOR_ROWS * self.total)
+        return int(_FOR_ROWS * self.for_tensors)
 
     def logits(self, shape: Shape) -> int:
         """Places whose logits may be held at once."""
         each = _COPIES_OF_LOGITS * shape.n_bytes
-        most = min(_MOST_LOGITS, int(_FOR_LOGITS * self.total) // each)
+        most = min(_MOST_LOGITS, int(_FOR_LOGITS * self.for_tensors) // each)
         return max(1, most // shape.d_vocab)
 
     def logit_bytes(self, shape: Shape) -> int:

@@ -214,7 +214,7 @@ def _group(
     n_bytes += budget.logit_bytes(shape) + kept
     n_bytes += between_pieces(shape, n) if piece < n else 0
     if contexts:
-        left = budget.total - n_bytes if piece < n else budget.for_rows
+        left = budget.for_tensors - n_bytes if piece < n else budget.for_rows
         weighed = [row_bytes(first, packed, contexts, most_new, shape) for first in firsts]
         waves = _waves(firsts, weighed, min(budget.for_rows, max(0, left)))
         n_bytes += max((sum(weighed[place] for place in wave) for wave in waves), default=0)

@@ -1,5 +1,6 @@
 """Conditions that act at some positions only: what is read, what is written, the evidence."""
 
+import pickle
 import re
 import subprocess
 import sys
@@ -220,6 +221,23 @@ def test_a_function_is_the_same_in_another_process() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == [one.hash for one in conditions_of(Before(2), by_a_global)]
+
+
+def test_a_condition_that_would_do_something_else_there_is_not_sent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    condition = lr.Condition({lr.Site(1): lr.Skip()}, at=by_a_global)
+    sent = pickle.dumps(condition)
+    assert pickle.loads(sent).hash == condition.hash
+    monkeypatch.setattr(sys.modules[__name__], "LIMIT", 5)
+    with pytest.raises(lr.InputError, match="is another one here than where it was made"):
+        pickle.loads(sent)
+
+
+def test_a_condition_cannot_be_changed() -> None:
+    condition = lr.Condition({lr.Site(1): lr.Skip()})
+    with pytest.raises(AttributeError, match="make a new one to set 'name'"):
+        condition.name = "another"
 
 
 def test_mistakes_are_told() -> None:

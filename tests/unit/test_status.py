@@ -141,6 +141,9 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "skip L" in capsys.readouterr().out
     assert main(["status", str(tmp_path), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["rows_done"] == 12
+    assert main(["status", str(tmp_path), "--json", "--top", "1"]) == 0
+    (worst,) = json.loads(capsys.readouterr().out)["effects"]
+    assert worst["effect"] == lr.read(tmp_path).effects()["effect"].min()
 
 
 def test_a_run_without_rows_yet_can_be_read(

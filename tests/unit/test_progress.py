@@ -1,0 +1,61 @@
+"""What a terminal and a file are told of how far a job is."""
+
+import io
+import logging
+
+import pytest
+
+from layerroles import progress as module
+from layerroles.progress import duration, progress
+
+
+class Terminal(io.StringIO):
+    """Text that says it is shown to somebody."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = Terminal()
+    monkeypatch.setattr("sys.stderr", shown)
+    monkeypatch.setenv("COLUMNS", "120")
+    with progress(8, "sweep") as advance:
+        advance(2, "facts, skip L1")
+        advance(6, "facts, \x1b[2Jskip [bold]L2")
+    assert "8/8" in shown.getvalue()
+    assert "rows/s" in shown.getvalue()
+    assert r"facts, \x1b[2Jskip [bold]L2" in shown.getvalue()  # what comes from data steers nothing
+
+
+def test_a_file_gets_a_line_now_and_then(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level(logging.INFO, logger=module.__name__)
+    with progress(8, "sweep") as advance:
+        advance(2, "facts, skip L1")  # half a minute has not passed
+        assert not caplog.messages
+        monkeypatch.setattr(module, "_SECONDS_BETWEEN_LINES", 0.0)
+        advance(2, "facts, skip L2")
+        advance(4, "facts, skip L3")
+    assert [line.split(",")[0] for line in caplog.messages] == [
+        "sweep: 4 of 8 rows",
+        "sweep: 8 of 8 rows",
+    ]
+    assert caplog.messages[-1].endswith("0 s left, now at facts, skip L3")
+
+
+def test_nothing_to_do_is_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = Terminal()
+    monkeypatch.setattr("sys.stderr", shown)
+    with progress(0, "sweep") as advance:
+        advance(0, "")
+    assert not shown.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"),
+    [(0.04, "0.0 s"), (9.96, "10.0 s"), (48.0, "48 s"), (720.0, "12 min"), (12240.0, "3.4 h")],
+)
+def test_durations_are_for_people(seconds: float, told: str) -> None:
+    assert duration(seconds) == told
