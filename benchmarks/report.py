@@ -45,7 +45,9 @@ def _head(args: argparse.Namespace) -> str:
     command += f"--batch-sizes {args.batch_sizes} --repeat N"
     command += f" --ways {args.ways}" + (" --requests FOLDER" if args.requests else "")
     command += f" --heads {args.heads}" if args.heads else ""
+    command += " --start" if args.start else ""
     command += " --demo runs/demo" if args.demo else ""
+    command += " --scores FOLDER" if args.scores else ""
     return f"""# Performance
 
 What a whole layer sweep (the intact model and each of its layers skipped) costs, and what it costs
