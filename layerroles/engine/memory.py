@@ -20,7 +20,7 @@ SHARE_OF_FREE = 0.5
 # Of the budget: for a packed row (with what is recorded of it), for rows that decode, for logits.
 _FOR_ROW, _FOR_ROWS, _FOR_LOGITS = 0.4, 0.4, 0.1
 # Set aside for what no plan counts: kernels that libraries compile, holes between tensors.
-_ASIDE, _MOST_ASIDE = 0.2, 96 * 2**20
+_ASIDE, _MOST_ASIDE = 0.25, 128 * 2**20
 _LONGEST_ROW = 8192
 _SHORTEST_PIECE = 256
 _MOST_LOGITS = 2**24
