@@ -49,8 +49,10 @@ def harm_profiles(
         tasks_of = {name: result[name] for name in ("planted_look_up", "planted_chain")}
         figure = lr.figures.harm_profiles(tasks_of, protocol="generation")
     """
-    if not results or not isinstance(results, Mapping):
-        raise InputError(f"harm_profiles got {results!r}: give at least one result, by its name")
+    if not isinstance(results, Mapping):
+        raise InputError(f"results={results!r} names no results: give them as {{name: result}}")
+    if not results:
+        raise InputError("harm_profiles got no results: give at least one, by name")
     chosen = {"task": task, "protocol": protocol, "at": at}
     profiles = {
         name: _profile(name, select.layer_effects(result, ablation=ablation), chosen)
