@@ -8,12 +8,13 @@ from layerroles import stats
 
 COLUMNS = [
     *("task", "protocol", "n", "n_changed", "changed", "changed_low", "changed_high"),
-    *("intact", "score", "effect"),
+    *("intact", "score", "effect", "unit"),
 ]
 
 
 def noise_of(manifest: dict[str, Any], tasks: set[str]) -> pd.DataFrame:
     """A row per task and protocol that was asked twice; see `SweepResult.noise_floor`."""
+    cells = {(cell["task"], cell["protocol"]): cell for cell in manifest.get("cells", [])}
     rows = []
     for line in manifest.get("noise_floor") or []:
         if line["task"] not in tasks:
@@ -32,6 +33,7 @@ def noise_of(manifest: dict[str, Any], tasks: set[str]) -> pd.DataFrame:
                 "intact": _number(line["intact"]),
                 "score": _number(line["score"]),
                 "effect": _number(line["score"]) - _number(line["intact"]),
+                "unit": cells.get((line["task"], line["protocol"]), {}).get("unit", "accuracy"),
             }
         )
     return pd.DataFrame(rows, columns=COLUMNS)

@@ -133,7 +133,8 @@ class SweepResult:
 
         Columns: task, protocol, n, n_changed, changed (the share of answers that came out
         otherwise; `changed_low` and `changed_high` are Wilson's), intact, score (the second time),
-        effect (`score - intact`). No rows where the run did not ask twice.
+        effect (`score - intact`), unit. Scores in nats nearly all change. No rows where the run did
+        not ask twice.
         """
         return noise_of(self.manifest, {cell.task for cell in self._cells})
 

@@ -64,7 +64,8 @@ def _unmeasured(frame: pd.DataFrame, layers: pd.DataFrame) -> list[str]:
 
 
 def _noise(floor: pd.DataFrame) -> list[str]:
-    noisy = floor[floor["changed"] > _NOISY]
+    # What is measured in nats changes a little in every batch: that is told by no count.
+    noisy = floor[(floor["changed"] > _NOISY) & (floor["unit"] == "accuracy")]
     if noisy.empty:
         return []
     shares = [f"{r.n_changed} of {r.n} to {r.task} ({r.protocol})" for r in records(noisy)]

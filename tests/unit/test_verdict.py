@@ -174,5 +174,9 @@ def test_much_rounding_is_named(result: SweepResult, n_changed: int, said: bool)
     lines = told(localize(noisy), "noise")
     share = f"{n_changed} of {N} to {line['task']} ({line['protocol']})"
     assert any(share in text for text in lines) == said
+    cells = [{**cell, "unit": "nats per token"} for cell in known["cells"]]
+    assert not told(
+        localize(dataclasses.replace(noisy, manifest=known | {"cells": cells})), "noise"
+    )
     assert noisy.intact()["noise"].iloc[0] == n_changed / N
     assert f'<td class="n">{n_changed / N:.2f}</td>' in render(noisy)
