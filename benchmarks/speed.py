@@ -12,10 +12,12 @@ and are not made again; delete it to measure anew, or on another model, or with 
 import argparse
 import json
 import os
+import re
 import statistics
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -51,6 +53,7 @@ def main() -> None:
     parser.add_argument("--only", default="", help="names of workloads, by commas")
     parser.add_argument("--heads", default="", help="a workload on which all heads are zeroed too")
     parser.add_argument("--scores", type=Path, help="a folder of request files with answers")
+    parser.add_argument("--jobs", type=int, default=1, help="scores, not timed: processes at once")
     parser.add_argument("--start", action="store_true", help="time a tiny sweep as a process")
     parser.add_argument("--demo", type=Path, help="a finished run of make demo, to time its loop")
     parser.add_argument("--ways", default="untuned,hooks,nnsight", help="that are timed besides")
@@ -193,18 +196,23 @@ def demo(args: argparse.Namespace) -> dict[str, Any]:
 def scores(args: argparse.Namespace, file: Path) -> dict[str, Any]:
     """Accuracies by the engine, and by lm-eval's loop at each batch size under some conditions.
 
-    The engine answers in float32 besides, in which it and the loop give the same answers.
+    The engine answers in float32 besides, in which it and the loop give the same answers; texts,
+    which take long, under those conditions only.
     """
     rows = read(file)
     n_layers = _layers(args.model)
     whole = ["intact", *(f"L{layer}" for layer in range(n_layers))]
     step = n_layers // N_LAYERS_SCORED
     some = ["intact", *(f"L{layer}" for layer in range(step // 2, n_layers, step))]
-    found = {
-        "engine": run(args, "engine", file, whole),
-        "float32": run(args, "engine", file, whole, dtype="float32"),
+    exact = whole if rows[0]["kind"] == "loglikelihood" else some
+    ask = partial(run, args, requests=file)
+    ways = {
+        "engine": partial(ask, "engine", conditions=whole),
+        "float32": partial(ask, "engine", conditions=exact, dtype="float32"),
     }
-    found |= {f"lm-eval {size}": run(args, "lm-eval", file, some, size=size) for size in args.sizes}
+    ways |= {f"lm-eval {n}": partial(ask, "lm-eval", conditions=some, size=n) for n in args.sizes}
+    with ThreadPoolExecutor(args.jobs) as pool:
+        found = dict(zip(ways, pool.map(lambda way: way(), ways.values()), strict=True))
     right = {
         label: {name: graded(rows, choices(rows, answers, [name])) for name in answers["answers"]}
         for label, answers in found.items()
@@ -219,10 +227,13 @@ def scores(args: argparse.Namespace, file: Path) -> dict[str, Any]:
 
 
 def graded(rows: list[dict[str, Any]], given: list[object]) -> list[bool]:
-    """Which questions are answered rightly: by the choice that is `right`, or by its `answer`."""
+    """Which questions are answered rightly: the choice is `right`, the text begins as `answer`.
+
+    An answer is a regular expression.
+    """
     if rows[0]["kind"] != "loglikelihood":
         pairs = zip(rows, map(str, given), strict=True)
-        return [text.strip().startswith(row["answer"]) for row, text in pairs]
+        return [re.match(row["answer"], text.strip()) is not None for row, text in pairs]
     right: dict[str, list[bool]] = {}
     for row in rows:
         right.setdefault(row["context"], []).append(row["right"])
