@@ -22,7 +22,8 @@ def page(found: dict[str, Any], args: argparse.Namespace) -> str:
     """What was measured so far."""
     work = {name: row for name, row in found.items() if "same" in row}
     graded = {name[7:]: row for name, row in found.items() if name.startswith("scores ")}
-    parts = [_head(args), _speed(work)]
+    dates = sorted({row["date"] for row in found.values() if "date" in row})
+    parts = [_head(args, dates), _speed(work)]
     if "heads" in found:
         parts.append(_heads(found["heads"]))
     if "demo" in found:
@@ -39,7 +40,7 @@ def page(found: dict[str, Any], args: argparse.Namespace) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _head(args: argparse.Namespace) -> str:
+def _head(args: argparse.Namespace, dates: list[str]) -> str:
     versions = [f"layerroles {lr.__version__}", *filter(None, map(_version, PACKAGES))]
     command = f"python benchmarks/speed.py --model {args.model} --dtype {args.dtype} "
     command += f"--batch-sizes {args.batch_sizes} --repeat N"
@@ -52,13 +53,15 @@ def _head(args: argparse.Namespace) -> str:
 
 What a whole layer sweep (the intact model and each of its layers skipped) costs, and what it costs
 in loops that evaluate once for each condition. Written by `make bench`; the numbers are of this
-run:
+run, whose parts may be measured one by one (what is measured is kept):
 
 - command: `{command}`
 - model: {args.model}, dtype {args.dtype}
 - machine: {_processor()}, {torch.get_num_threads()} threads, {platform.system()}; CUDA is not timed
+- measured: {" to ".join(dict.fromkeys((dates[0], dates[-1]))) if dates else "not yet"}
 - versions: Python {platform.python_version()}, {", ".join(versions)}
 
+FOLDER holds request files, one workload each (`benchmarks/runner.py` says how they are written).
 Each way of answering runs in a process of its own, one after the other; the machine should be idle.
 The engine and lm-eval's loops take turns, N of them, and their medians count."""
 
@@ -90,7 +93,8 @@ def _speed(work: dict[str, Any]) -> str:
 the best batch size of those given, with glibc's allocator tuned so that it keeps its pages;
 *untuned*: the same as it comes. *hooks loop*: TransformerLens hooks around padded batches of 16
 (`executor="plain"`), the reference for exactness. *nnsight loop*: its `skip`, batches of 16. The
-last two columns are ratios, timed on half of the questions and multiplied by two. A loop
+last two columns are ratios, timed on half of the questions and multiplied by two. lm-eval asks a
+question once whose choices are single tokens (MMLU's letters), those two ask each choice. A loop
 costs the same for each condition, so it is timed on the intact model and the middle layer (hooks
 and nnsight: the middle layer), and multiplied. The sweep's time is that of all conditions, its
 checks against the reference included."""
@@ -164,9 +168,11 @@ def _memory(work: dict[str, Any], budget: str) -> str:
             cells += [f"{found['planned_mb']:.0f}", peak]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return (
-        "## Memory\n\nWhat the plan says that a sweep takes at the most besides the weights, and "
-        "what the process grew by: with the default budget, half of what is free, and on every "
-        f'third condition with `memory="{budget}"`.\n\n' + "\n".join(lines)
+        "## Memory\n\nWhat the plan says that a sweep's tensors take at the most besides the "
+        "weights, and what the process grew by, with what libraries keep for themselves: with the "
+        "default "
+        f'budget, half of what is free, and on every third condition with `memory="{budget}"`, '
+        "which should be kept to within a tenth.\n\n" + "\n".join(lines)
     )
 
 

@@ -10,24 +10,30 @@ while torch's profiler notes how long each operation takes, what it calls left o
 import argparse
 import tempfile
 from collections import Counter
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import wraps
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from runner import ask, read, timed
 from speed import write_own
-from torch.profiler import ProfilerActivity, profile
+from torch.profiler import ProfilerActivity, profile, record_function
 
 import layerroles as lr
+from layerroles.engine.attend import Layout
+from layerroles.engine.rows import Rows
 
 # The profiler keeps every operation, with its shapes: of each verb so many requests at the most, of
 # layers one in so many, of a text so many tokens.
 MOST = {"loglikelihood": 64, "generate_until": 8}
 STRIDE, MOST_TOKENS = 6, 24
-# What operations are called that multiply matrices, and that attend.
+# What operations are called that multiply matrices.
 MATMUL = ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "mkldnn_linear", "gemm")
-ATTENTION = ("attention",)
 COPIES = ("aten::copy_", "aten::index", "aten::index_select", "aten::cat", "aten::index_put_")
-KINDS = ("matmul", "attention", "read-out", "copies", "other tensor work", "Python")
+ATTENTION = "attention"
+KINDS = ("matmul", ATTENTION, "read-out", "copies", "other tensor work", "Python")
 
 
 def main() -> None:
@@ -76,21 +82,37 @@ def measure(model: Any, rows: list[dict[str, Any]]) -> tuple[float, Counter[str]
     # The first requests answered would otherwise pay for what is set up once.
     ask(lr.Engine(model, executor="fused"), rows[:1], conditions[:2])
     engine = lr.Engine(model, executor="fused")
-    with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as noted:
+    with ExitStack() as stack:
+        for kind in (Layout, Rows):
+            stack.enter_context(patch.object(kind, "attend", _marked(kind.attend)))
+        noted = stack.enter_context(profile(activities=[ProfilerActivity.CPU], record_shapes=True))
         seconds, _ = timed(lambda: ask(engine, rows, conditions))
     found: Counter[str] = Counter()
-    for event in noted.key_averages(group_by_input_shape=True):
+    for event in noted.events():
         found[_kind(event, model.cfg.d_vocab)] += event.self_cpu_time_total / 1e6
     found["Python"] = seconds - found.total()
     return seconds, found
 
 
+def _marked(attend: Callable[..., Any]) -> Callable[..., Any]:
+    """Attention, so that what is called within it is known to be."""
+
+    @wraps(attend)
+    def marked(*args: Any) -> Any:
+        with record_function(ATTENTION):
+            return attend(*args)
+
+    return marked
+
+
 def _kind(event: Any, d_vocab: int) -> str:
-    name = event.key
+    name, above = event.name, event
+    while above is not None:
+        if above.name == ATTENTION:
+            return ATTENTION
+        above = above.cpu_parent
     if any(d_vocab in shape for shape in event.input_shapes if isinstance(shape, list)):
         return "read-out"
-    if any(part in name for part in ATTENTION):
-        return "attention"
     if any(part in name for part in MATMUL):
         return "matmul"
     return "copies" if name in COPIES else "other tensor work"
@@ -101,7 +123,8 @@ def text(lines: list[str]) -> str:
     return f"""## Where the time goes
 
 Shares of a sweep's time (the intact model and every {STRIDE}th layer skipped; texts of up to
-{MOST_TOKENS} tokens), as torch's profiler saw it, which makes it somewhat longer: *read-out* is all
+{MOST_TOKENS} tokens), as torch's profiler saw it, which makes it somewhat longer: *attention* is
+all that happens between queries, keys and values, its products and copies included, *read-out* all
 that touches the vocabulary, *Python* what is left. Written by `python benchmarks/shares.py`.
 
 {chr(10).join(lines)}

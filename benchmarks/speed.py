@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
+from datetime import date
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -89,7 +90,7 @@ def main() -> None:
         work["start"] = partial(start, args)
     for name, make in work.items():
         if name not in found:
-            found[name] = make()
+            found[name] = {"date": date.today().isoformat(), **make()}
             print(name, json.dumps(found[name]), flush=True)
             kept.write_text(json.dumps(found, indent=1), encoding="utf-8")
         args.out.write_text(page(found, args), encoding="utf-8")
@@ -197,18 +198,19 @@ def scores(args: argparse.Namespace, file: Path) -> dict[str, Any]:
     """Accuracies by the engine, and by lm-eval's loop at each batch size under some conditions.
 
     The engine answers in float32 besides, in which it and the loop give the same answers; texts,
-    which take long, under those conditions only.
+    which take long, are asked for under those conditions only.
     """
     rows = read(file)
     n_layers = _layers(args.model)
     whole = ["intact", *(f"L{layer}" for layer in range(n_layers))]
     step = n_layers // N_LAYERS_SCORED
     some = ["intact", *(f"L{layer}" for layer in range(step // 2, n_layers, step))]
-    exact = whole if rows[0]["kind"] == "loglikelihood" else some
+    if rows[0]["kind"] != "loglikelihood":
+        whole = some
     ask = partial(run, args, requests=file)
     ways = {
         "engine": partial(ask, "engine", conditions=whole),
-        "float32": partial(ask, "engine", conditions=exact, dtype="float32"),
+        "float32": partial(ask, "engine", conditions=whole, dtype="float32"),
     }
     ways |= {f"lm-eval {n}": partial(ask, "lm-eval", conditions=some, size=n) for n in args.sizes}
     with ThreadPoolExecutor(args.jobs) as pool:
