@@ -8,10 +8,12 @@
    pairs of library versions get this silently wrong, and with it every generated answer. A model
    that gives no cache (those of `TransformerBridge.boot_native`) reads the whole text for every
    token that it writes.
+3. *Pads are not read.* The logits of a row that is padded on the left are those of the row alone.
+   Some recurrent layers read pads, and answer by what a row is batched with.
 """
 
 import importlib.metadata
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -25,8 +27,9 @@ from layerroles.sites import ENTRY, EXIT, NUMBERED, PARTS, READ_OUT, Part, Site
 
 _N_TOKENS = 12
 _N_CACHED = 8
+_N_PADS = 5
 # Largest difference of logits, as a share of their standard deviation. A broken cache gives 1.
-_CACHE_TOLERANCE = {torch.float32: 1e-2, torch.float16: 0.1, torch.bfloat16: 0.35}
+_TOLERANCE = {torch.float32: 1e-2, torch.float16: 0.1, torch.bfloat16: 0.35}
 
 
 @dataclass(frozen=True)
@@ -79,8 +82,7 @@ def check_model(model: TransformerBridge, name: str) -> Checks:
         raise InputError(
             f"model {name!r} ({model.cfg.architecture}) is not a stack of attention blocks"
         )
-    tokens = (torch.arange(_N_TOKENS) * 37 + 11) % (model.cfg.d_vocab - 1)
-    tokens = tokens[None].to(model.cfg.device)
+    tokens = _tokens(model)
     missing = {part: _missing(model, part) for part in PARTS}
     if missing["block"] or model.get_hook_point(READ_OUT) is None:
         raise InputError(f"model {name!r} ({model.cfg.architecture}) has no hooks on its blocks")
@@ -91,6 +93,39 @@ def check_model(model: TransformerBridge, name: str) -> Checks:
         deaf = _deaf(model, tokens, missing, holds)
         cache_error = _cache_error(model, tokens, whole, name)
     return Checks(errors, holds, missing, deaf, cache_error)
+
+
+def check_pads(
+    model: TransformerBridge, name: str, run: Callable[[Tensor, Tensor], Tensor]
+) -> None:
+    """Try the model on a short prompt with and without pads.
+
+    Args:
+        model: the bridge.
+        name: of the model.
+        run: gives logits `[row pos d_vocab]` of tokens with their mask.
+
+    Raises:
+        InputError: it reads pads.
+    """
+    tokens = _tokens(model)
+    padded = torch.nn.functional.pad(tokens, (_N_PADS, 0))
+    attended = torch.nn.functional.pad(torch.ones_like(tokens), (_N_PADS, 0))
+    expected = run(tokens, torch.ones_like(tokens))[0, -1].float()
+    found = run(padded, attended)[0, -1].float()
+    error = float((found - expected).abs().max() / expected.std())
+    if not error <= _TOLERANCE.get(model.cfg.dtype, 0.1):
+        raise InputError(
+            f"model {name!r} ({model.cfg.architecture}) reads the pads of a batch (they move its "
+            f"logits by {error:.2g} standard deviations), so what it answers would depend on what "
+            f"is asked beside it"
+        )
+
+
+def _tokens(model: TransformerBridge) -> Tensor:
+    """A prompt."""
+    tokens = (torch.arange(_N_TOKENS) * 37 + 11) % (model.cfg.d_vocab - 1)
+    return tokens[None].to(model.cfg.device)
 
 
 def unchecked(model: TransformerBridge) -> Checks:
@@ -238,7 +273,7 @@ def _cache_error(
         difference = (step[:, -1].float() - expected).abs().max() / expected.std()
         # A difference that is not a number stays.
         worst = worst if float(difference) <= worst else float(difference)
-    if not worst <= _CACHE_TOLERANCE.get(model.cfg.dtype, 0.1):
+    if not worst <= _TOLERANCE.get(model.cfg.dtype, 0.1):
         versions = " with ".join(
             f"{package} {importlib.metadata.version(package)}"
             for package in ("transformer-lens", "transformers")

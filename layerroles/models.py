@@ -36,7 +36,7 @@ from layerroles.boot import (
     resolve_dtype,
     source_of,
 )
-from layerroles.checks import Checks, check_model, unchecked
+from layerroles.checks import Checks, check_model, check_pads, unchecked
 from layerroles.errors import InputError
 from layerroles.sites import Site, size_of
 from layerroles.weights import content, weights
@@ -366,6 +366,7 @@ def _prepare(
     keep_few_kernels()
     try:
         checks = check_model(bridge, name)
+        check_pads(bridge, name, lambda tokens, attended: forward(bridge, tokens, attended)[0])
     except RuntimeError as error:
         # Some architectures cannot be run in some dtypes by the libraries under this one.
         raise InputError(

@@ -50,6 +50,24 @@ def stamp(model: TransformerBridge) -> int:
     return hash(tuple((p.data_ptr(), 0 if p.is_inference() else p._version) for p in parameters))
 
 
+def text_config(original: nn.Module) -> Any:
+    """What a transformers model's configuration says of its text blocks; None if it has none.
+
+    Models that read more than text keep that in a part of it.
+    """
+    config: Any = getattr(original, "config", None)
+    inner = getattr(config, "get_text_config", None)
+    return config if inner is None else inner(decoder=True)
+
+
+def hooks(model: TransformerBridge) -> tuple[int, ...]:
+    """Numbers of all hooks that are on the model's modules and hook points."""
+    modules = {*model.original_model.modules(), *model.hook_dict.values()}
+    return tuple(
+        sorted(key for one in modules for key in (*one._forward_hooks, *one._forward_pre_hooks))
+    )
+
+
 # What a configuration says that decides nothing of what a block computes.
 _NO_BEHAVIOUR = {
     *("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version"),

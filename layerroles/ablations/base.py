@@ -63,6 +63,9 @@ class Pass(Protocol):
     def marks(self) -> Int[Tensor, "row pos"]: ...  # noqa: D102
     @property
     def prompts(self) -> Sequence[Prompt] | None: ...  # noqa: D102
+    def read_at(self, row: int, pos: int) -> list[int]:
+        """The real tokens that a row has read up to and including its new token `pos`."""
+        ...
 
 
 @dataclass(frozen=True, repr=False)
@@ -174,10 +177,12 @@ class EditContext:
         Raises:
             InputError: the model was run on embeddings, so there are no token ids.
         """
-        if self.tokens is None:
-            raise InputError(f"{self.site}: a seeded edit needs token ids, not embeddings")
-        end = self.tokens.shape[1] - self.positions.shape[1] + pos + 1
-        ids = self.tokens[row, :end][self.attended[row, :end]].tolist()
+        try:
+            ids = self.read.read_at(row, pos)
+        except LookupError:
+            raise InputError(
+                f"{self.site}: a seeded edit needs token ids, not embeddings"
+            ) from None
         digest = hashlib.sha256(f"{self.site} {ids}".encode()).digest()
         return torch.Generator("cpu").manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
@@ -297,9 +302,9 @@ class Ablation(ABC):
 
     def parameters(self) -> dict[str, object]:
         """The parameters as JSON values; a reference is given by the hash of its prompts."""
-        if not dataclasses.is_dataclass(self):
-            return {}
-        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        values = dict(vars(self))
+        if dataclasses.is_dataclass(self):
+            values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         return {
             key: value.digest if isinstance(value, Reference) else value
             for key, value in values.items()

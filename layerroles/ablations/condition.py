@@ -15,7 +15,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from layerroles.ablations.base import Ablation, EditContext, ablation, declared_reference
 from layerroles.ablations.reference import Reference
-from layerroles.ablations.where import At, acts, at_name, identity
+from layerroles.ablations.where import At, acts, at_name, identity, told
 from layerroles.errors import InputError
 from layerroles.models import check_sites
 from layerroles.sites import Site
@@ -213,7 +213,7 @@ def _check_hash(edit: Ablation) -> None:
 
 def _hash(edits: Mapping[Site, Ablation], where: str) -> str:
     content = {str(site): [edit.name, edit.parameters()] for site, edit in edits.items()}
-    text = json.dumps({"at": where, "edits": content}, sort_keys=True, default=repr)
+    text = json.dumps({"at": where, "edits": content}, sort_keys=True, default=told)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

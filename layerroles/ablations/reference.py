@@ -256,7 +256,11 @@ def heads_at(site: Site, model: TransformerBridge) -> int | slice:
 
 def heads_of(z: Tensor, model: TransformerBridge) -> Float[Tensor, "row pos head d_head"]:
     """`z` with one axis for heads, whether or not the hook shows them joined."""
-    return z if z.ndim == 4 else z.unflatten(-1, (model.cfg.n_heads, -1))
+    if z.ndim == 4 and z.shape[2] == model.cfg.n_heads:
+        return z
+    joined = z.flatten(2)  # heads whose values have another width than their keys are split wrongly
+    heads: Tensor = joined.unflatten(-1, (model.cfg.n_heads, -1))
+    return heads
 
 
 def pad_left(rows: Sequence[Sequence[int]], model: TransformerBridge) -> tuple[Tensor, Tensor]:

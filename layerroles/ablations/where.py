@@ -11,6 +11,7 @@ from collections.abc import Callable
 from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
 from typing import Literal, get_args
 
+import numpy as np
 import torch
 from jaxtyping import Bool
 from torch import Tensor
@@ -65,6 +66,14 @@ def at_name(at: At) -> str:
     return f"lambda-{hashlib.sha256(identity(at).encode()).hexdigest()[:6]}"
 
 
+def told(value: object) -> object:
+    """What tells a parameter of an ablation from others, as JSON can hold it."""
+    try:
+        return _content(value, ())
+    except InputError:
+        return repr(value)
+
+
 def acts(at: At, ctx: EditContext) -> Bool[Tensor, "row pos"]:
     """Where a condition acts among the tokens of a pass.
 
@@ -99,6 +108,9 @@ def _content(value: object, above: tuple[object, ...]) -> object:
         return ["dict", *sorted(map(repr, pairs))]
     if isinstance(value, Tensor):
         return [repr(value.dtype), *value.shape, hashlib.sha256(content(value)).hexdigest()]
+    if isinstance(value, np.ndarray):
+        digest = hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest()
+        return [str(value.dtype), *value.shape, digest]
     if isinstance(value, ModuleType):
         return value.__name__
     return _computed(value, above)

@@ -49,9 +49,17 @@ class Reading:
         """False at the pads."""
         return self._read[1]
 
+    def read_at(self, row: int, pos: int) -> list[int]:
+        """The tokens of a token's sequence up to itself; rows have one new token."""
+        return list(self._rows[row])
+
+    @cached_property
+    def _rows(self) -> Sequence[Sequence[int]]:
+        return self._ids()
+
     @cached_property
     def _read(self) -> tuple[Tensor, Tensor]:
-        rows = self._ids()
+        rows = self._rows
         longest = max(map(len, rows))
         tokens = torch.zeros(len(rows), longest, dtype=torch.long)
         attended = torch.zeros(len(rows), longest, dtype=torch.bool)

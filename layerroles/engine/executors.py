@@ -28,6 +28,7 @@ from layerroles.engine.trust import (
 from layerroles.engine.twin import Twin
 from layerroles.errors import InputError
 from layerroles.models import prepared
+from layerroles.weights import hooks, stamp, text_config
 
 log = logging.getLogger(__name__)
 
@@ -79,6 +80,7 @@ class Executors:
         self.halved = 0
         self._rows, self._budget = batch_size, budget
         self._twin: Twin | None = None
+        self._found_of: object = None
         self._answers_for: dict[tuple[str, Kind], bool] = {}
         self._told: set[tuple[str, str]] = set()
 
@@ -117,8 +119,9 @@ class Executors:
         self, asked: Sequence[Requests], conditions: Sequence[Condition]
     ) -> Iterator[tuple[Executor, list[int]]]:
         """The executors that answer, with the places of the conditions that each answers for."""
+        self._forget()
         requests = [request for each in asked for request in each]
-        longest = max(map(_length, requests))
+        longest = max(map(length, requests))
         references = resolve(self._model, list(conditions))
         plain = Plain(self._model, references, batch_size=self._batch_size)
         left = list(range(len(conditions)))
@@ -139,6 +142,13 @@ class Executors:
             if mine:
                 self.used.add(name)
                 yield executor, mine
+
+    def _forget(self) -> None:
+        """What was found holds as long as the model has the same weights, and the same hooks."""
+        now = stamp(self._model), hooks(self._model)
+        if now != self._found_of:
+            self._found_of, self._twin = now, None
+            self._answers_for.clear()
 
     def _made(
         self, name: ExecutorName, references: References, longest: int
@@ -178,10 +188,11 @@ class Executors:
     def why_not(self, name: ExecutorName, longest: int = 0) -> str | None:
         """Why the model cannot be run so, with requests of so many tokens; None if it can."""
         # A sliding window counts columns, and packed rows and stages have others than a text alone.
-        config = getattr(self._model.original_model, "config", None)
-        window = getattr(config, "sliding_window", None)
-        if window is not None and longest > window:
+        window = getattr(text_config(self._model.original_model), "sliding_window", None)
+        if window and longest > window:
             return f"requests of {longest} tokens do not fit into its sliding window of {window}"
+        if any(point.has_hooks() for point in self._model.hook_dict.values()):
+            return "there are hooks on it"
         try:
             if name == "hooked" and not prepared(self._model).checks.caches:
                 return "it keeps no keys and values between passes"
@@ -247,7 +258,7 @@ def answered(
             yield which, place, answers
 
 
-def _length(request: Scored | Written) -> int:
+def length(request: Scored | Written) -> int:
     """Tokens that a request may come to."""
     if isinstance(request, Written):
         return len(request.context) + request.max_gen_toks

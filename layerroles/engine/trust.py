@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from layerroles.ablations import INTACT, Condition
+from layerroles.ablations.where import identity
 from layerroles.engine.groups import Requests
 from layerroles.engine.memory import out_of_memory
 from layerroles.engine.plain import Plain
@@ -48,8 +49,9 @@ class Executor(Protocol):
 
 def kind(condition: Condition) -> Kind:
     """What conditions have in common that an executor treats alike."""
-    edits = {(type(edit), site.part) for site, edit in condition.edits.items()}
-    return condition.at_name, tuple(sorted(edits, key=repr)), len(condition.edits) > 1
+    edits = {(edit, site.part) for site, edit in condition.edits.items()}
+    where = condition.at if isinstance(condition.at, str) else identity(condition.at)
+    return where, tuple(sorted(edits, key=repr)), len(condition.edits) > 1
 
 
 def telling(conditions: Sequence[Condition], dtype: torch.dtype) -> Condition:

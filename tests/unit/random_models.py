@@ -12,8 +12,10 @@ from transformers import (
     AutoModelForCausalLM,
     BloomConfig,
     CohereConfig,
+    DeepseekV3Config,
     FalconConfig,
     Gemma2Config,
+    Gemma3Config,
     Gemma3TextConfig,
     GPT2Config,
     GPTJConfig,
@@ -32,6 +34,7 @@ from transformers import (
     Qwen2Config,
     Qwen3Config,
     Qwen3MoeConfig,
+    RecurrentGemmaConfig,
 )
 
 import layerroles as lr
@@ -136,6 +139,51 @@ CONFIGS["jamba"] = JambaConfig(
     use_mamba_kernels=False,
 )
 CONFIGS["mamba"] = MambaConfig(**_SIZE, hidden_size=32, num_hidden_layers=3, state_size=4)
+
+# Recurrent layers that read the pads of a batch.
+CONFIGS["recurrent_gemma"] = RecurrentGemmaConfig(**_LLAMA_LIKE, lru_width=32, head_dim=8)
+
+# Values that are narrower than keys; heads that a bridge's hook splits by the keys' width.
+CONFIGS["deepseek_v3"] = DeepseekV3Config(
+    **_LLAMA_LIKE | {"num_key_value_heads": 4},
+    n_routed_experts=4,
+    num_experts_per_tok=2,
+    n_shared_experts=1,
+    moe_intermediate_size=24,
+    n_group=1,
+    topk_group=1,
+    first_k_dense_replace=1,
+    q_lora_rank=16,
+    kv_lora_rank=16,
+    qk_rope_head_dim=8,
+    qk_nope_head_dim=8,
+    v_head_dim=12,
+)
+
+# A model that reads more than text keeps what it says of its text blocks in a part of its
+# configuration.
+CONFIGS["gemma3_whole"] = Gemma3Config(
+    text_config={
+        **_LLAMA_LIKE,
+        "head_dim": 8,
+        "sliding_window": 32,
+        "query_pre_attn_scalar": 8,
+        "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+    },
+    vision_config={
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "image_size": 14,
+        "patch_size": 7,
+    },
+    mm_tokens_per_image=4,
+    image_token_index=50,
+    boi_token_index=51,
+    eoi_token_index=52,
+    architectures=["Gemma3ForConditionalGeneration"],
+)
 
 # Attention of its own, which does not go through transformers' interface.
 CONFIGS["neo"] = GPTNeoConfig(

@@ -54,6 +54,43 @@ def test_skip_equals_zero_equals_zero_of_both_sublayers(architecture: str, layer
     assert (skipped - logits(architecture, lr.Condition({}))).abs().max() > 1e-3
 
 
+@dataclass(frozen=True, eq=False)
+class Steered(lr.Ablation):
+    """Adds a vector."""
+
+    vector: torch.Tensor
+    name = "steered"
+
+    def edit(self, write: torch.Tensor, ctx: lr.EditContext) -> torch.Tensor:
+        """Adds it."""
+        return write + self.vector[: write.shape[-1]]
+
+
+class Times(lr.Ablation):
+    """No dataclass."""
+
+    name = "times"
+
+    def __init__(self, factor: float) -> None:
+        self.factor = factor
+
+    def edit(self, write: torch.Tensor, ctx: lr.EditContext) -> torch.Tensor:
+        """Multiplies."""
+        return self.factor * write
+
+
+def test_conditions_are_told_apart_by_all_that_their_parameters_hold() -> None:
+    """Of a long tensor its `repr` shows the ends only, and few digits."""
+    ones = [torch.zeros(2048).index_fill(0, torch.tensor(n), 1.0) for n in (5, 9)]
+    steered = [lr.Condition({lr.Site(1): Steered(one)}) for one in (*ones, ones[0].clone())]
+    assert steered[0] != steered[1]
+    assert steered[0].hash == steered[2].hash
+    assert lr.Condition({lr.Site(1): Times(2.0)}) != lr.Condition({lr.Site(1): Times(3.0)})
+    pairs, engine = [("a b c", " d")], lr.Engine(random_model("llama"))
+    one, two, _ = engine.loglikelihood(pairs, steered).logprob[:, 0]
+    assert abs(one - two) > 0.01
+
+
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_skip_equals_a_hook_that_returns_the_blocks_input(architecture: str) -> None:
     model = random_model(architecture)

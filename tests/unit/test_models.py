@@ -147,6 +147,11 @@ def test_a_hook_whose_value_is_thrown_away_is_found_and_its_site_refused(
     lr.Engine(model).loglikelihood([("ab", "c")], [lr.Condition(dict.fromkeys(others, lr.Zero()))])
 
 
+def test_a_model_that_reads_pads_is_refused() -> None:
+    with pytest.raises(lr.InputError, match="reads the pads of a batch"):
+        random_model("recurrent_gemma")
+
+
 def test_a_model_of_states_is_refused_and_layers_without_attention_too() -> None:
     with pytest.raises(lr.InputError, match="not a stack of attention blocks"):
         random_model("mamba")
