@@ -10,7 +10,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from layerroles.ablations import INTACT, Condition
 from layerroles.engine.cost import Speed
-from layerroles.engine.executors import ExecutorName, Executors, answered
+from layerroles.engine.executors import ExecutorName, Executors, answered, length
 from layerroles.engine.groups import Requests
 from layerroles.engine.memory import Budget, Shape, budget, out_of_memory, peak
 from layerroles.engine.plan import Plan, make_plan, reckoned
@@ -58,8 +58,8 @@ class Engine:
 
     Args:
         model: from `load` or `prepare`.
-        executor: `"plain"` is the reference, one condition and one request at a time; `"hooked"`
-            gives the same answers from less work, through TransformerLens's own blocks; `"fused"`
+        executor: `"plain"` is the reference, one condition after the other; `"hooked"` gives the
+            same answers from less work, through TransformerLens's own blocks; `"fused"`
             computes a whole sweep at once on transformers' own modules. `"auto"` takes, for each
             kind of condition, the fastest that gives what the reference gives on some of the
             requests.
@@ -186,7 +186,7 @@ class Engine:
             conditions: by default the intact model only.
 
         Raises:
-            InputError: as for these, or a model that cannot be run fused.
+            InputError: as for these, or what would not be run fused.
         """
         pairs = [(first, second) for first, second in requests if isinstance(second, str)]
         asked = [(first, second) for first, second in requests if not isinstance(second, str)]
@@ -217,17 +217,21 @@ class Engine:
             InputError: as `plan`.
         """
         self._check(conditions)
-        shape = self.shape(conditions)
+        shape = self.shape(conditions, longest=max(map(length, requests), default=0))
         plan = make_plan(requests, conditions, shape, budget or self._executors.budget)
         return reckoned(plan, requests, conditions, shape, speed=speed, generated=generated)
 
-    def shape(self, conditions: Sequence[Condition] = ()) -> Shape:
+    def shape(self, conditions: Sequence[Condition] = (), *, longest: int = 0) -> Shape:
         """What of the model decides over memory and time.
 
         Raises:
-            InputError: the model cannot be run fused, or not under these conditions.
+            InputError: the model cannot be run fused, or not under these conditions, or not with
+                requests of so many tokens as the longest, or is asked to be run otherwise.
         """
-        reason = self._executors.why_not("fused")
+        wanted = self.options["executor"]
+        if wanted not in ("auto", "fused"):
+            raise InputError(f"executor={wanted!r}: only what is run fused is planned; use auto")
+        reason = self._executors.why_not("fused", longest)
         for condition in conditions:
             reason = reason or self._executors.why_not_under(condition)
         if reason is not None:

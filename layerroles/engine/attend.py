@@ -18,8 +18,9 @@ from layerroles.engine.trie import Packed, Segment
 _ROUND = 16
 # A block without branches that is longer runs by itself, each token seeing those before it.
 _LONG = 128
-# Attention logits that matrix products hold at once.
-_MOST_LOGITS = 2**24
+# Attention logits that matrix products hold at once; on a processor, where that is so because
+# they are capped, fewer, since no plan counts them.
+_MOST_LOGITS, _MOST_CAPPED = 2**24, 2**22
 # Up to this many keys, or queries that share them, matmuls with a softmax beat the fused kernel.
 _FEW_KEYS, _FEW_QUERIES = 48, 16
 
@@ -46,14 +47,14 @@ class Part:
         lse: the log-sum-exp of the logits, float32.
     """
 
-    out: Float[Tensor, "*q d_head"]
+    out: Float[Tensor, "*q d_value"]
     lse: Float[Tensor, "*q"]
 
 
 def part(
     q: Float[Tensor, "group head n_q d_head"],
     k: Float[Tensor, "group head n_k d_head"],
-    v: Float[Tensor, "group head n_k d_head"],
+    v: Float[Tensor, "group head n_k d_value"],
     score: Scoring,
     *,
     bias: Float[Tensor, "#group #head #n_q n_k"] | None = None,
@@ -70,13 +71,16 @@ def part(
         causal: query i sees keys 0 to i; needs as many keys as queries.
     """
     many = k.shape[2] > _FEW_KEYS and q.shape[2] > _FEW_QUERIES
-    if q.device.type == "cpu" and score.cap is None and (causal or many):
+    alike = q.shape[3] == v.shape[3]  # the kernel knows no others
+    if q.device.type == "cpu" and alike and score.cap is None and (causal or many):
         mask = None if bias is None else bias.expand(q.shape[0], -1, q.shape[2], -1)
         out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
             q, k, v, 0.0, causal, attn_mask=mask, scale=score.scale
         )
         return Part(out.float(), lse.float())
-    n = max(1, _MOST_LOGITS // (q.shape[0] * q.shape[1] * k.shape[2]))
+    capped = q.device.type == "cpu" and score.cap is not None
+    most = _MOST_CAPPED if capped else _MOST_LOGITS
+    n = max(1, most // (q.shape[0] * q.shape[1] * k.shape[2]))
     if causal or n < q.shape[2]:
         pieces = []
         for start in range(0, q.shape[2], n):
@@ -95,7 +99,7 @@ def part(
 def _piece(
     q: Float[Tensor, "group head n_q d_head"],
     k: Float[Tensor, "group head n_k d_head"],
-    v: Float[Tensor, "group head n_k d_head"],
+    v: Float[Tensor, "group head n_k d_value"],
     score: Scoring,
     bias: Float[Tensor, "#group #head #n_q n_k"] | None,
 ) -> Part:
@@ -160,17 +164,17 @@ class Layout:
         self._causal: list[Segment] = []
         self._trunks: list[Segment] = []
         by_size: dict[int, list[Segment]] = {}
-        trunks = {index for segment in packed.segments for index in segment.trunks}
+        trunks = packed.all_trunks
         for index, segment in enumerate(packed.segments):
             end = segment.start + segment.n
             if index in trunks and end < self._end and segment.below > self._start:
                 self._trunks.append(segment)
             if end <= self._start or segment.start >= self._end:
                 continue
-            if segment.sees is None and (index in trunks or segment.n > _LONG):
+            if _runs_alone(segment, is_trunk=index in trunks):
                 self._causal.append(segment)
             else:
-                by_size.setdefault(-segment.n // _ROUND * -_ROUND, []).append(segment)
+                by_size.setdefault(_rounded(segment.n), []).append(segment)
         self._blocks = [_blocks(n, found, dtype, device) for n, found in by_size.items()]
 
     def attend(
@@ -178,9 +182,9 @@ class Layout:
         layer: int,
         q: Float[Tensor, "head asked d_head"],
         k: Float[Tensor, "kv_head pos d_head"],
-        v: Float[Tensor, "kv_head pos d_head"],
+        v: Float[Tensor, "kv_head pos d_value"],
         score: Scoring,
-    ) -> Float[Tensor, "asked head d_head"]:
+    ) -> Float[Tensor, "asked head d_value"]:
         """Attention of the piece's tokens to what they see of the row's."""
         n_heads, n, _ = q.shape
         share = n_heads // k.shape[0]
@@ -250,16 +254,25 @@ def _wide(x: Float[Tensor, "kv_head *pos d"], share: int) -> Float[Tensor, "head
 
 def n_pairs(packed: Packed) -> int:
     """Pairs of a query and a key that attention over a packed row computes."""
-    trunks = {index for segment in packed.segments for index in segment.trunks}
-    total = 0
+    trunks, total = packed.all_trunks, 0
     for index, segment in enumerate(packed.segments):
         if index in trunks:
             total += segment.n * (segment.below - segment.start - segment.n)
-        if segment.sees is None and (index in trunks or segment.n > _LONG):
+        if _runs_alone(segment, is_trunk=index in trunks):
             total += segment.n * (segment.n + 1) // 2
         else:
-            total += (-segment.n // _ROUND * -_ROUND) ** 2
+            total += _rounded(segment.n) ** 2
     return total
+
+
+def _runs_alone(segment: Segment, *, is_trunk: bool) -> bool:
+    """Whether a segment is not run together with blocks of like size."""
+    return segment.sees is None and (is_trunk or segment.n > _LONG)
+
+
+def _rounded(n: int) -> int:
+    """The size of the blocks that a block of `n` tokens runs together with."""
+    return -n // _ROUND * -_ROUND
 
 
 def _blocks(n: int, segments: list[Segment], dtype: torch.dtype, device: torch.device) -> _Blocks:

@@ -72,10 +72,11 @@ class Decoding:
     def add(self, chosen: Chosen) -> bool:
         """Append each live row's chosen token; returns whether every row is done."""
         self.last = chosen.tokens
-        finite = chosen.finite.tolist()
-        for row, token, fine in zip(self.live, self.last.tolist(), finite, strict=True):
+        # In one piece: a GPU is waited for once.
+        both = torch.stack([chosen.tokens, chosen.finite.to(chosen.tokens)]).tolist()
+        for row, token, fine in zip(self.live, *both, strict=True):
             if not self.done[row]:
-                self._append(row, token, fine)
+                self._append(row, token, bool(fine))
         return all(self.done)
 
     def writing(self) -> list[bool]:
@@ -109,8 +110,9 @@ class Decoding:
         request = self.requests[row]
         self.ids[row].append(token)
         self.finite[row] = self.finite[row] and finite
-        self.ended[row] = (
-            token in self.stops.eos or (self.stops.text(self.ids[row], request.until)[1])
+        self.ended[row] = token in self.stops.eos or (
+            # Spelled only where something is looked for in it.
+            bool(request.until) and self.stops.text(self.ids[row], request.until)[1]
         )
         self.done[row] = self.ended[row] or len(self.ids[row]) >= request.max_gen_toks or not finite
 

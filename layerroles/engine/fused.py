@@ -67,15 +67,33 @@ class Row:
         ids = partial(self._ids, where)
         return Reading(self.positions[where], self.marks[where], ids, prompts)
 
-    def _ids(self, where: slice) -> list[Sequence[int]]:
+    def _ids(self, where: slice) -> "Begun":
         """The sequence of each token of a piece up to itself."""
-        rows: list[Sequence[int]] = [()] * (where.stop - where.start)
+        begun: list[tuple[list[int], int]] = [([], 0)] * (where.stop - where.start)
         for sequence, path in self.packed.paths.items():
             ids = token_ids(sequence).tolist()
             for n, place in enumerate(path.tolist(), 1):
                 if where.start <= place < where.stop:
-                    rows[place - where.start] = ids[:n]
-        return rows
+                    begun[place - where.start] = ids, n
+        return Begun(begun)
+
+
+class Begun(Sequence[Sequence[int]]):
+    """Beginnings of sequences, cut off when they are asked for: all of them would fill the memory.
+
+    Args:
+        begun: for each, the sequence and how much of it.
+    """
+
+    def __init__(self, begun: Sequence[tuple[list[int], int]]) -> None:
+        self._begun = begun
+
+    def __len__(self) -> int:
+        return len(self._begun)
+
+    def __getitem__(self, index: Any) -> Any:
+        ids, n = self._begun[index]
+        return ids[:n]
 
 
 @dataclass(frozen=True)
@@ -328,15 +346,23 @@ class Batch:
         chosen = Chosen(
             torch.cat([one.tokens for one, _ in begun]), torch.cat([one.finite for one, _ in begun])
         )
+        lengths = self._lengths.repeat(len(conditions))
+        n_writing = -1
         while not decoding.add(chosen):
             places = decoding.unfinished()
             if len(places) < _COMPACT_BELOW * len(decoding.live):
                 decoding.keep(places)
                 rows.keep(places)
-            # A row that is done is fed on until the batch is compacted; nothing of it counts.
-            writing = torch.tensor(decoding.writing(), device=device)
-            chosen, differs = self._step(rows, decoding, conditions, edits)
-            changed[torch.tensor(decoding.live, device=device)] |= differs & writing
+                lengths = lengths[places]
+                places = decoding.unfinished()
+            # A row that is done is fed on until the batch is compacted; nothing of it counts. The
+            # device is told as rows end, and never waited for but in `decoding.add`.
+            if len(places) != n_writing:
+                n_writing = len(places)
+                writing = torch.tensor(places, device=device)
+                counted = torch.tensor([decoding.live[place] for place in places], device=device)
+            chosen, differs = self._step(rows, decoding, lengths, conditions, edits)
+            changed[counted] |= differs[writing]
         writings = decoding.writings(changed.cpu())
         return [writings[start : start + n] for start in range(0, len(writings), n)]
 
@@ -346,11 +372,18 @@ class Batch:
         return Rows(self._contexts, self._below, firsts, self._group.n_new)
 
     def _step(
-        self, rows: Rows, decoding: Decoding, conditions: Sequence[Condition], edits: Edits
+        self,
+        rows: Rows,
+        decoding: Decoding,
+        lengths: Int[Tensor, " row"],
+        conditions: Sequence[Condition],
+        edits: Edits,
     ) -> tuple[Chosen, Bool[Tensor, " row"]]:
-        """Read the newest token of each live row; what follows, and where an edit changed it."""
+        """Read the newest token of each live row; what follows, and where an edit changed it.
+
+        `lengths`: of the live rows' contexts.
+        """
         n_before = rows.step()
-        lengths = self._lengths[torch.tensor(rows.request, device=self._lengths.device)]
         # Rows that are done may be fed on beyond the model's context; nobody reads them.
         positions = (lengths + n_before).clamp(max=self._twin.bridge.cfg.n_ctx - 1)
         stretches = []

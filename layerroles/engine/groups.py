@@ -29,6 +29,7 @@ class Group:
         n_written: how many of them write.
         n_new: tokens that each of these may write; 0 if there are none.
         waves: the conditions that read it, as they are answered together.
+        depths: for each of these, wave by wave, the share of the blocks that are run anew for it.
         piece: tokens of it that are read at a time.
         n_bytes: taken at the most.
     """
@@ -41,6 +42,7 @@ class Group:
     n_written: int
     n_new: int
     waves: tuple[tuple[int, ...], ...]
+    depths: tuple[float, ...]
     piece: int
     n_bytes: int
 
@@ -75,7 +77,6 @@ def work_of(
     group: Group,
     requests: Requests,
     conditions: Sequence[Condition],
-    depths: tuple[float, ...],
     shape: Shape,
     generated: float,
 ) -> Work:
@@ -84,13 +85,13 @@ def work_of(
     asked = group.n_written + places
     pieces = math.ceil(group.n_tokens / group.piece)
     passes = [reading(shape, tokens=group.n_tokens, pairs=pairs, pieces=pieces)]
-    for place in group.conditions:
+    for depth in group.depths:
         passes.append(
             reading(
                 shape,
-                tokens=group.n_tokens if depths[place] else 0,
+                tokens=group.n_tokens if depth else 0,
                 pairs=pairs,
-                depth=depths[place],
+                depth=depth,
                 places=asked,
                 edits=1,
                 pieces=pieces,

@@ -54,7 +54,13 @@ class Tail:
 
 @dataclass(frozen=True)
 class Batch:
-    """Different prompts that are read together, with the requests that ask about them."""
+    """Different prompts that are read together, with the requests that ask about them.
+
+    Attributes:
+        prompts: each once.
+        asked: places of the requests among all.
+        owners: for each of these, which of the prompts it is about.
+    """
 
     prompts: list[Prompt]
     asked: list[int]

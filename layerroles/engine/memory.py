@@ -30,7 +30,6 @@ _COPIES_OF_LOGITS = 3
 # nothing is given back.
 _MALLOC_OPTIONS = ((-4, 0), (-1, 2**31 - 1), (-2, 2**26))
 
-
 # What libraries say when memory gives out, in small letters.
 _NO_MEMORY = ("allocate memory", "out of memory", "alloc_failed", "bad_alloc")
 

@@ -5,7 +5,7 @@ Example:
     fused, loglikelihood: 128 requests x 5 conditions
       passes      5 over 1 packed rows
       tokens      113,120 if each request is read alone, 4,838 here (23.4 times fewer)
-      memory      up to 274 MB besides the weights
+      memory      up to 274 MB of tensors besides the weights
       time        up to about 7 s
 """
 
@@ -34,7 +34,6 @@ class Plan:
         verb: `"loglikelihood"`, `"generate_until"`, or both.
         n_requests, n_conditions: what is asked.
         groups: the requests, as they are packed.
-        depths: for each condition, the share of the blocks that are run anew for it.
         work: what is computed, where it was reckoned.
         speed: of the device, if the time is to be told.
     """
@@ -44,7 +43,6 @@ class Plan:
     n_requests: int
     n_conditions: int
     groups: tuple[Group, ...]
-    depths: tuple[float, ...]
     work: Work = field(default_factory=Work)
     speed: Speed | None = None
 
@@ -54,9 +52,7 @@ class Plan:
 
         (An ablation of the last block is an edit of what the intact model was seen to do.)
         """
-        return sum(
-            1 + sum(self.depths[place] > 0 for place in group.conditions) for group in self.groups
-        )
+        return sum(1 + sum(depth > 0 for depth in group.depths) for group in self.groups)
 
     @property
     def tokens_alone(self) -> int:
@@ -66,7 +62,7 @@ class Plan:
     @property
     def tokens_read(self) -> float:
         """Tokens that are read instead; one that runs through half of the blocks counts half."""
-        return sum(_depth(group, self.depths) * group.n_tokens for group in self.groups)
+        return sum((1 + sum(group.depths)) * group.n_tokens for group in self.groups)
 
     @property
     def rows(self) -> int:
@@ -75,7 +71,10 @@ class Plan:
 
     @property
     def n_bytes(self) -> int:
-        """Memory taken at the most, besides the model's weights."""
+        """Memory that tensors take at the most, besides the model's weights.
+
+        What libraries keep for themselves comes on top (`Budget.for_tensors`).
+        """
         return max((group.n_bytes for group in self.groups), default=0)
 
     @property
@@ -92,7 +91,7 @@ class Plan:
             f"  tokens      {self.tokens_alone:,} if each request is read alone, "
             f"{self.tokens_read:,.0f} here ({shared:.1f} times fewer)",
             f"  decoded     up to {self.rows} rows together" if self.rows else "",
-            f"  memory      up to {self.n_bytes / 2**20:,.0f} MB besides the weights",
+            f"  memory      up to {self.n_bytes / 2**20:,.0f} MB of tensors besides the weights",
             "" if self.seconds is None else f"  time        up to about {self.seconds:.0f} s",
         ]
         return "\n".join(line for line in lines if line)
@@ -118,13 +117,6 @@ def make_plan(
         shape: of the model.
         budget: what it may take.
     """
-    reads_answers = any(isinstance(request, Scored) for request in requests)
-    depths = tuple(
-        1 - first_run(condition, shape.n_layers) / shape.n_layers
-        if condition.acts_in_prompt or reads_answers
-        else 0.0  # contexts are read as the intact model does
-        for condition in conditions
-    )
     contexts = Counter(request.context for request in requests if isinstance(request, Written))
     # What is packed together does not depend on which conditions are left to do.
     longest = budget.row_tokens(shape, shape.n_layers + 1, keys=bool(contexts))
@@ -152,7 +144,6 @@ def make_plan(
         n_requests=len(requests),
         n_conditions=len(conditions),
         groups=tuple(groups),
-        depths=depths,
     )
 
 
@@ -176,7 +167,7 @@ def reckoned(
         generated: share of the tokens that may be written that is written.
     """
     found = Work.together(
-        work_of(group, requests, conditions, plan.depths, shape, generated) for group in plan.groups
+        work_of(group, requests, conditions, shape, generated) for group in plan.groups
     )
     return replace(plan, work=found, speed=speed)
 
@@ -218,6 +209,13 @@ def _group(
         weighed = [row_bytes(first, packed, contexts, most_new, shape) for first in firsts]
         waves = _waves(firsts, weighed, min(budget.for_rows, max(0, left)))
         n_bytes += max((sum(weighed[place] for place in wave) for wave in waves), default=0)
+    scores = any(isinstance(requests[index], Scored) for index in asked)
+    depths = [
+        1 - first_run(condition, shape.n_layers) / shape.n_layers
+        if condition.acts_in_prompt or scores
+        else 0.0  # contexts are read as the intact model does
+        for condition in some
+    ]
     return Group(
         asked=tuple(asked),
         sequences=tuple(sequences[index] for index in asked),
@@ -227,14 +225,10 @@ def _group(
         n_written=len(contexts),
         n_new=most_new,
         waves=tuple(tuple(places[place] for place in wave) for wave in waves),
+        depths=tuple(depths[place] for wave in waves for place in wave),
         piece=piece,
         n_bytes=n_bytes,
     )
-
-
-def _depth(group: Group, depths: tuple[float, ...]) -> float:
-    """How often a group's row is read: by the intact model, and by parts under its conditions."""
-    return 1 + sum(depths[place] for place in group.conditions)
 
 
 def _waves(firsts: list[int], weighed: list[int], most: int) -> list[list[int]]:

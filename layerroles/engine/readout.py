@@ -42,7 +42,8 @@ class Places:
         # Each place is read out once, whatever is asked there.
         self._places, asked = np.unique(np.concatenate(spots), return_inverse=True)
         self._order = np.argsort(asked, kind="stable")
-        self._rows = torch.tensor(asked[self._order], device=device)
+        self._asked = asked[self._order]
+        self._rows = torch.tensor(self._asked, device=device)
         ids = np.concatenate([np.array(one.continuation) for one in requests])
         self._targets = torch.tensor(ids[self._order], device=device)
         self._stream_places = torch.tensor(self._places, device=device)
@@ -66,9 +67,7 @@ class Places:
         start = 0
         for chunk in stream[self._stream_places].split(n_logits):
             logits = twin.logits(chunk)
-            a, b = torch.searchsorted(
-                self._rows, torch.tensor([start, start + len(chunk)], device=self._rows.device)
-            ).tolist()
+            a, b = np.searchsorted(self._asked, [start, start + len(chunk)])
             rows, targets = self._rows[a:b] - start, self._targets[a:b]
             sums, best, all_finite = map(
                 torch.cat, zip(*map(_summed, logits.split(_CHUNK)), strict=True)
@@ -140,7 +139,7 @@ def score(predicted: Float[Tensor, "pos d_vocab"], target: Sequence[int], change
     logprobs = predicted.gather(1, ids[:, None])[:, 0] - predicted.logsumexp(-1)
     finite = bool(torch.isfinite(predicted).all())
     return Score(
-        logprob=float(logprobs.sum()) if finite else float("nan"),
+        logprob=float(logprobs.double().sum()) if finite else float("nan"),
         is_greedy=finite and bool((predicted.argmax(-1) == ids).all()),
         n_tokens=len(target),
         finite=finite,

@@ -170,7 +170,26 @@ def prefix_ids(model: TransformerBridge) -> tuple[int, ...]:
     """What stands for an empty context: the BOS token, else the end-of-text token."""
     tokenizer = prepared(model).tokenizer
     known = tokenizer.bos_token_id
-    return (tokenizer.eos_token_id if known is None else known,)
+    known = tokenizer.eos_token_id if known is None else known
+    if known is None:
+        raise InputError(
+            "a context is empty, and the tokenizer has neither a BOS nor an end-of-text token that "
+            "could stand for it: give a context"
+        )
+    return (known,)
+
+
+def _check_text(index: int, what: str, text: object) -> None:
+    """What cannot be encoded is refused."""
+    if not isinstance(text, str):
+        raise InputError(f"request {index}: the {what} is {text!r}, not a text")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"request {index}: the {what} holds {text[error.start]!r} at {error.start}, half of a "
+            f"character (a surrogate), which no tokenizer can read"
+        ) from None
 
 
 def _given(evidence: Spans | None, n_requests: int) -> Sequence[Sequence[tuple[int, int]] | None]:
@@ -179,11 +198,17 @@ def _given(evidence: Spans | None, n_requests: int) -> Sequence[Sequence[tuple[i
     if len(evidence) != n_requests:
         raise InputError(f"evidence of {len(evidence)} requests is given for {n_requests}")
     for index, spans in enumerate(evidence):
-        if any(not isinstance(span, tuple | list) or len(span) != 2 for span in spans or ()):
+        if not all(_is_span(span) for span in spans or ()):
             raise InputError(
                 f"request {index}: evidence={spans!r} is not a list of spans, such as [(0, 5)]"
             )
     return evidence
+
+
+def _is_span(span: object) -> bool:
+    return (
+        isinstance(span, tuple | list) and len(span) == 2 and all(isinstance(x, int) for x in span)
+    )
 
 
 def _evidence(
@@ -210,6 +235,8 @@ def _scored(
     spans: Sequence[tuple[int, int]] | None,
     cut: int | None,
 ) -> Scored:
+    _check_text(index, "context", context)
+    _check_text(index, "continuation", continuation)
     if not continuation:
         raise InputError(f"request {index}: the continuation is empty, there is nothing to score")
     moved = len(context) - len(context.rstrip())
@@ -251,8 +278,11 @@ def _written(
         raise InputError(
             f"request {index}: unknown option {unknown[0]!r}, known are {', '.join(_KNOWN_OPTIONS)}"
         )
-    until, limit = options.get("until", ()), options.get("max_gen_toks", _MAX_GEN_TOKS)
-    until = (until,) if isinstance(until, str) else tuple(until)  # type: ignore[arg-type]
+    _check_text(index, "context", context)
+    until, limit = options.get("until") or (), options.get("max_gen_toks", _MAX_GEN_TOKS)
+    until = (until,) if isinstance(until, str) else until
+    if not isinstance(until, list | tuple) or not all(isinstance(text, str) for text in until):
+        raise InputError(f"request {index}: until={until!r} is not a string, or a list of strings")
     if not isinstance(limit, int) or limit < 1:
         raise InputError(f"request {index}: max_gen_toks={limit!r} is not a number above 0")
     ids = tuple(encode(model, context)) if context else prefix_ids(model)

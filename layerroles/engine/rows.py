@@ -179,9 +179,9 @@ class Rows:
         layer: int,
         q: Float[Tensor, "head row d_head"],
         k: Float[Tensor, "kv_head row d_head"],
-        v: Float[Tensor, "kv_head row d_head"],
+        v: Float[Tensor, "kv_head row d_value"],
         score: Scoring,
-    ) -> Float[Tensor, "row head d_head"]:
+    ) -> Float[Tensor, "row head d_value"]:
         """Attention of each row's newest token to all that the row has read."""
         above, cut = self._layers[layer], self._n_above(layer)
         share = q.shape[0] // k.shape[0]
@@ -328,7 +328,7 @@ def _grouped(
     asked: Float[Tensor, "row kv share d"],
     groups: _Groups,
     k: Float[Tensor, "group kv n d"],
-    v: Float[Tensor, "group kv n d"],
+    v: Float[Tensor, "group kv n d_value"],
     score: Scoring,
     bias: Tensor | None,
 ) -> Part:

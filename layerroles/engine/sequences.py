@@ -29,6 +29,7 @@ class Sequences:
 
     def __init__(self, requests: Iterable[Scored | Written], *, apart: bool) -> None:
         self._numbers: dict[Prompt, int] | None = None
+        self._known: dict[int, int] = {}  # each number is held once
         if apart:
             prompts = dict.fromkeys(request.prompt for request in requests)
             self._numbers = {prompt: number for number, prompt in enumerate(prompts)}
@@ -42,7 +43,7 @@ class Sequences:
         ]
         if isinstance(request, Scored):
             read += [token | own for token in request.continuation[:-1]]
-        return tuple(read)
+        return tuple(self._known.setdefault(number, number) for number in read)
 
     @property
     def prompts(self) -> tuple[Prompt, ...] | None:

@@ -63,6 +63,11 @@ class Packed:
     paths: dict[Ids, Int[np.ndarray, " pos"]] = field(default_factory=dict)
     segment_of: dict[Ids, int] = field(default_factory=dict)
 
+    @property
+    def all_trunks(self) -> set[int]:
+        """Which of the segments are trunks."""
+        return {trunk for segment in self.segments for trunk in segment.trunks}
+
     def trunks(self, ids: Ids) -> tuple[int, ...]:
         """The trunks that a sequence goes through, outermost first."""
         return self.segments[self.segment_of[ids]].trunks
@@ -139,7 +144,7 @@ class _Packing:
         self.ordered = ordered
         self.shared = shared
         self.packed = Packed()
-        self.laid: list[list[int]] = [[] for _ in ordered]  # each sequence's path so far
+        self.laid: list[list[Sequence[int]]] = [[] for _ in ordered]  # each sequence's path so far
         # Ranges still to do, last first; a trunk's index alone closes it.
         todo: list[tuple[int, int, int, tuple[int, ...]] | int] = [(0, len(ordered), 0, ())]
         while todo:
@@ -149,9 +154,10 @@ class _Packing:
             else:
                 todo += reversed(self._lay(*step))
         starts = [segment.start for segment in self.packed.segments]
-        for sequence, path in zip(ordered, self.laid, strict=True):
-            self.packed.paths[sequence] = np.array(path)
-            self.packed.segment_of[sequence] = bisect_right(starts, path[-1]) - 1
+        for sequence, parts in zip(ordered, self.laid, strict=True):
+            path = np.concatenate([np.asarray(part) for part in parts])
+            self.packed.paths[sequence] = path
+            self.packed.segment_of[sequence] = bisect_right(starts, int(path[-1])) - 1
 
     def _lay(
         self, a: int, b: int, depth: int, trunks: tuple[int, ...]
@@ -175,7 +181,7 @@ class _Packing:
             index = self._extend(self.ordered[a][depth:common], range(depth, common), trunks, None)
             for i in range(a, b):
                 start = self.packed.segments[index].start
-                self.laid[i] += range(start, start + common - depth)
+                self.laid[i].append(range(start, start + common - depth))
             left.append(index)
             trunks, depth = (*trunks, index), common
         cuts = [a, *(i for i in range(a + 1, b) if self.shared[i] == common), b]
@@ -193,10 +199,11 @@ class _Packing:
             path = path[:kept]
             for position in range(depth + kept, len(self.ordered[i])):
                 path.append(len(tokens))
-                rows.append(list(path))
+                if b - a > 1:  # else each token sees all before it
+                    rows.append(list(path))
                 tokens.append(self.ordered[i][position])
                 positions.append(position)
-            self.laid[i] += [start + place for place in path]
+            self.laid[i].append([start + place for place in path])
         sees = None
         if b - a > 1:
             sees = np.zeros((len(tokens), len(tokens)), dtype=bool)

@@ -27,7 +27,7 @@ from layerroles.engine.speed import measured
 from layerroles.errors import InputError
 from layerroles.models import prepared
 from layerroles.sites import Site
-from layerroles.weights import is_spread, named
+from layerroles.weights import is_spread, named, text_config
 
 # How the engine attends: (layer, q, k, v, score) -> out; heads first, out with positions first.
 Attend = Callable[[int, Tensor, Tensor, Tensor, Scoring], Tensor]
@@ -77,24 +77,27 @@ class Twin:
             seen[layer] = (k.numel() + v.numel()) // k.shape[1] * k.element_size()
             return _nothing(layer, q, k, v, score)
 
-        config, weight = self.bridge.cfg, next(self.base.parameters())
+        size, weight = self.bridge.cfg, next(self.base.parameters())
+        config = text_config(self.model)
         self._try(2, attend)
         if calls != list(range(len(self.blocks))):
             raise NoTwin("its layers do not attend once each")
-        d_mlp = config.d_mlp or 4 * config.d_model
+        d_mlp = size.d_mlp or 4 * size.d_model
+        # What a token's experts compute is held at once.
+        n_experts = getattr(config, "num_experts_per_tok", None) or 1
         weights = [p for block in self.blocks for p in block.parameters()]
         return Shape(
             n_layers=len(self.blocks),
-            n_heads=config.n_heads,
-            d_head=config.d_head,
-            d_model=config.d_model,
+            n_heads=size.n_heads,
+            d_head=size.d_head,
+            d_model=size.d_model,
             d_mlp=d_mlp,
-            d_vocab=config.d_vocab,
+            d_vocab=size.d_vocab,
             n_weights=sum(p.numel() for p in weights),
-            n_active=sum(_met(p, self.model.config) for p in weights),
+            n_active=sum(_met(p, config) for p in weights),
             n_bytes=weight.element_size(),
             kv=tuple(seen[layer] for layer in range(len(self.blocks))),
-            inner=6 * config.d_model + 3 * d_mlp + 8 * config.n_heads * config.d_head,
+            inner=6 * size.d_model + 3 * n_experts * d_mlp + 8 * size.n_heads * size.d_head,
         )
 
     @torch.inference_mode()
@@ -251,12 +254,12 @@ def _attention(
     module: nn.Module,
     query: Float[Tensor, "1 head pos d_head"],
     key: Float[Tensor, "1 kv_head pos d_head"],
-    value: Float[Tensor, "1 kv_head pos d_head"],
+    value: Float[Tensor, "1 kv_head pos d_value"],
     attention_mask: Tensor | None,
     scaling: float | None = None,
     softcap: float | None = None,
     **others: Any,
-) -> tuple[Float[Tensor, "1 pos head d_head"], None]:
+) -> tuple[Float[Tensor, "1 pos head d_value"], None]:
     """What transformers calls instead of its own attention; who sees whom the engine knows."""
     if others.get("s_aux") is not None or others.get("position_bias") is not None:
         raise NoTwin("its attention has learned sinks or position biases")
@@ -271,8 +274,8 @@ def _built(bridge: TransformerBridge) -> Any:
     original: nn.Module = bridge.original_model
     if not hasattr(original, "config"):
         raise NoTwin("it is not made of transformers' modules")
-    config = copy.deepcopy(original.config)
-    if getattr(config, "attention_chunk_size", None) or _rope(config) & {"dynamic", "longrope"}:
+    config, text = copy.deepcopy(original.config), text_config(original)
+    if getattr(text, "attention_chunk_size", None) or _rope(text) & {"dynamic", "longrope"}:
         raise NoTwin("what a token reads depends on the length of the whole text")
     try:
         with torch.device("meta"):

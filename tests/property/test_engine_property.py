@@ -1,6 +1,8 @@
 """Whatever is asked, in whatever order, under whatever conditions and budget: the same answers."""
 
 import string
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import replace
 
 from hypothesis import HealthCheck, given, settings
@@ -8,13 +10,17 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import layerroles as lr
-from layerroles.ablations import Condition, resolve
+from layerroles.ablations import At, Condition, resolve
 from layerroles.engine.fused import Fused
 from layerroles.engine.memory import Budget
 from layerroles.engine.plain import Plain
 from layerroles.engine.requests import scored, written
 from layerroles.engine.twin import Twin
 from tests.unit.random_models import random_model
+from tests.unit.test_ablations import Scale
+from tests.unit.test_exact import blocks_as_they_are, small_blocks
+
+Size = Callable[[], AbstractContextManager[object]]
 
 MODEL = random_model("llama")
 TWIN = Twin(MODEL)
@@ -24,8 +30,9 @@ REFERENCE = lr.Reference(["Some text", "Another text"])
 texts = st.text(alphabet=string.ascii_lowercase + " ", min_size=1, max_size=12)
 starts = st.sampled_from(["", "s", "shared beginning of some tokens ", "shared beginning " * 6])
 contexts = st.builds(str.__add__, starts, st.text(alphabet="ab ", max_size=20))
+parts = st.builds(lr.Site, st.integers(0, 2), st.sampled_from(["block", "attn", "mlp"]))
 sites = st.one_of(
-    st.builds(lr.Site, st.integers(0, 2), st.sampled_from(["block", "attn", "mlp"])),
+    parts,
     st.builds(lr.Site, st.integers(0, 2), st.just("head"), st.integers(0, 3)),
     st.builds(lr.Site, st.integers(0, 2), st.just("kv_group"), st.integers(0, 1)),
     st.builds(lr.Site, st.integers(0, 2), st.just("stream")),
@@ -37,7 +44,12 @@ ablations = st.sampled_from(
         lr.Mean(REFERENCE, per_position=True),
         lr.Noise(0.5, REFERENCE),
         lr.Resample(REFERENCE),
+        Scale(0.5),
     ]
+)
+edits = st.one_of(
+    st.tuples(sites, ablations),
+    st.tuples(parts, st.sampled_from([lr.Skip(), lr.Swap(random_model("llama", seed=1))])),
 )
 
 
@@ -45,28 +57,39 @@ def odd(ctx: lr.EditContext) -> Tensor:
     return ctx.positions % 2 == 1
 
 
+def condition(edits: list[tuple[lr.Site, lr.Ablation]], at: At) -> Condition:
+    """Modules of a donor act at all positions only."""
+    everywhere = any(edit.in_place for _, edit in edits)
+    return Condition(dict(edits), at="all" if everywhere else at)
+
+
 conditions = st.builds(
-    Condition,
-    st.dictionaries(sites, ablations, min_size=1, max_size=3),
-    at=st.sampled_from(["all", "after_first", "prompt", "generated", "last", odd]),
+    condition,
+    st.lists(edits, min_size=1, max_size=3),
+    st.sampled_from(["all", "after_first", "prompt", "generated", "last", odd]),
 )
-many_conditions = st.lists(conditions, min_size=1, max_size=4).map(
-    lambda found: [Condition({}), *found]
+many_conditions = st.lists(conditions, min_size=1, max_size=4).flatmap(
+    lambda found: st.permutations([Condition({}), *found])
 )
+# Of blocks: what short requests share becomes a trunk of small ones only.
+sizes = st.sampled_from([blocks_as_they_are, small_blocks])
 budgets = st.sampled_from([2**20, 2**22, 2**28]).map(Budget)
 relaxed = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 @relaxed
-@given(st.lists(st.tuples(contexts, texts), min_size=1, max_size=8), many_conditions, budgets)
+@given(
+    st.lists(st.tuples(contexts, texts), min_size=1, max_size=8), many_conditions, budgets, sizes
+)
 def test_log_likelihoods(
-    pairs: list[tuple[str, str]], conditions: list[Condition], budget: Budget
+    pairs: list[tuple[str, str]], conditions: list[Condition], budget: Budget, size: Size
 ) -> None:
     # A continuation that is all blanks melts into a context that is.
     requests = scored(MODEL, [(context, text + "x") for context, text in pairs])
     references = resolve(MODEL, conditions)
     plain = dict(Plain(MODEL, references, batch_size=3).score(requests, conditions))
-    fused = dict(Fused(TWIN, references, budget).score(requests, conditions))
+    with size():
+        fused = dict(Fused(TWIN, references, budget).score(requests, conditions))
     assert plain.keys() == fused.keys()
     for place, scores in plain.items():
         for one, two in zip(scores, fused[place], strict=True):
@@ -80,9 +103,14 @@ def test_log_likelihoods(
     st.lists(st.sampled_from("abc"), max_size=1),
     many_conditions,
     budgets,
+    sizes,
 )
 def test_texts(
-    asked: list[tuple[str, int]], until: list[str], conditions: list[Condition], budget: Budget
+    asked: list[tuple[str, int]],
+    until: list[str],
+    conditions: list[Condition],
+    budget: Budget,
+    size: Size,
 ) -> None:
     requests = written(
         MODEL, [(text, {"until": until, "max_gen_toks": most}) for text, most in asked]
@@ -90,7 +118,8 @@ def test_texts(
     references = resolve(MODEL, conditions)
     plain = Plain(MODEL, references, batch_size=1, use_cache=False)
     expected = dict(plain.write(requests, conditions))
-    assert dict(Fused(TWIN, references, budget).write(requests, conditions)) == expected
+    with size():
+        assert dict(Fused(TWIN, references, budget).write(requests, conditions)) == expected
 
 
 @relaxed
@@ -99,12 +128,14 @@ def test_texts(
     st.lists(st.tuples(contexts, st.integers(1, 6)), min_size=1, max_size=4),
     many_conditions,
     budgets,
+    sizes,
 )
 def test_both_verbs_at_once(
     pairs: list[tuple[str, str]],
     asked: list[tuple[str, int]],
     conditions: list[Condition],
     budget: Budget,
+    size: Size,
 ) -> None:
     scores = scored(MODEL, [(context, text + "x") for context, text in pairs])
     texts = written(MODEL, [(text, {"max_gen_toks": most}) for text, most in asked])
@@ -114,11 +145,12 @@ def test_both_verbs_at_once(
     plain = Plain(MODEL, references, batch_size=1, use_cache=False)
     expected = (dict(plain.score(scores, conditions)), dict(plain.write(texts, conditions)))
     found: tuple[dict, dict] = ({}, {})
-    for which, place, answers in Fused(TWIN, references, budget).answer(
-        [scores, texts], conditions
-    ):
-        assert place not in found[which]  # each list once under each condition
-        found[which][place] = answers
+    with size():
+        for which, place, answers in Fused(TWIN, references, budget).answer(
+            [scores, texts], conditions
+        ):
+            assert place not in found[which]  # each list once under each condition
+            found[which][place] = answers
     assert found[1] == expected[1]
     assert found[0].keys() == expected[0].keys()
     for place, each in expected[0].items():

@@ -1,7 +1,7 @@
 """The engine: the reference is checked by hand, the other executors against the reference."""
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -122,6 +122,100 @@ def test_a_request_that_outgrows_a_sliding_window_is_left_to_the_reference() -> 
         lr.Engine(model, executor="fused").loglikelihood(pairs, chosen)
 
 
+def test_a_sliding_window_is_found_where_a_model_reads_more_than_text() -> None:
+    model = random_model("gemma3_whole")
+    engine, chosen = lr.Engine(model), [Condition({}), Condition({lr.Site(1): lr.Skip()})]
+    pairs = [("ab " * 20, "c d"), ("x", "y")]
+    found = engine.loglikelihood(pairs, chosen)
+    assert engine.used == {"plain"}
+    plain = lr.Engine(model, executor="plain", batch_size=1).loglikelihood(pairs, chosen)
+    assert abs(found.logprob - plain.logprob).max() < 1e-4
+
+
+def test_values_may_be_narrower_than_keys() -> None:
+    """In contexts that are long enough for another kernel than that of the trial, too."""
+    model = random_model("deepseek_v3")
+    head = Condition({lr.Site(1, "head", 2): lr.Zero()})
+    chosen = [Condition({}), Condition({lr.Site(1): lr.Skip()}), head]
+    pairs = [("abcd " * 40 + end, "xyz") for end in "pq"]
+    engine = lr.Engine(model)
+    found = engine.loglikelihood(pairs, chosen)
+    assert engine.used == {"fused"}
+    plain = lr.Engine(model, executor="plain", batch_size=1).loglikelihood(pairs, chosen)
+    assert abs(found.logprob - plain.logprob).max() < 1e-4
+
+    joined = model.original_model.model.layers[1].self_attn.o_proj
+
+    def without(_module: object, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        z = args[0].clone()
+        z.view(*z.shape[:2], 4, 12)[:, :, 2] = 0.0
+        return (z, *args[1:])
+
+    ids = torch.tensor([[10, 11, 12, 13]])
+    with torch.inference_mode():
+        with lr.ablated(model, head):
+            ablated = model(ids)
+        handle = joined.register_forward_pre_hook(without)
+        by_hand = model(ids)
+        handle.remove()
+        assert torch.equal(ablated, by_hand)
+        assert not torch.equal(ablated, model(ids))
+
+
+def test_weights_that_are_exchanged_are_seen() -> None:
+    model = random_model("llama", seed=3)
+    engine, plain = lr.Engine(model), lr.Engine(model, executor="plain")
+    before = engine.loglikelihood(PAIRS)
+    weight = model.original_model.model.layers[1].mlp.down_proj.weight
+    old = weight.data
+    try:
+        weight.data = old * 3  # as where adapters are merged
+        found, expected = engine.loglikelihood(PAIRS), plain.loglikelihood(PAIRS)
+        assert engine.used == {"fused"}
+        assert abs(found.logprob - expected.logprob).max() < 1e-4
+        assert abs(found.logprob - before.logprob).max() > 0.01
+    finally:
+        weight.data = old
+
+
+def test_an_outer_condition_and_hooks_of_others_are_obeyed() -> None:
+    model = random_model("llama")
+    engine, skip = lr.Engine(model), Condition({lr.Site(1): lr.Skip()})
+    before = engine.loglikelihood(PAIRS, [Condition({}), skip])
+    assert engine.used == {"fused"}
+    with lr.ablated(model, skip):
+        within = engine.loglikelihood(PAIRS)
+        with pytest.raises(lr.InputError, match="there are hooks on it"):
+            lr.Engine(model, executor="fused").loglikelihood(PAIRS)
+    assert abs(within.logprob[0] - before.logprob[1]).max() < 1e-4
+    with model.hooks(fwd_hooks=[("blocks.1.hook_out", lambda value, hook: value * 0)]):
+        silent = engine.loglikelihood(PAIRS)
+    assert abs(silent.logprob - before.logprob[0]).max() > 0.01
+    engine.used.clear()
+    assert (engine.loglikelihood(PAIRS).logprob == before.logprob[0]).all()
+    assert engine.used == {"fused"}
+
+
+@dataclass(frozen=True)
+class Smeared(lr.Ablation):
+    """Takes a write from the token before, which no ablation should, if it is told to."""
+
+    by: int
+    name = "smeared"
+
+    def edit(self, write: torch.Tensor, ctx: lr.EditContext) -> torch.Tensor:
+        """As it says."""
+        return torch.roll(write, self.by, 1) * (0.5 if self.by else 1.0)
+
+
+def test_an_ablation_is_tried_with_each_of_its_parameters() -> None:
+    model = random_model("llama")
+    chosen = [Condition({lr.Site(1): Smeared(by)}) for by in (0, 1)]
+    found = lr.Engine(model, batch_size=1).loglikelihood(PAIRS, chosen)
+    plain = lr.Engine(model, executor="plain", batch_size=1).loglikelihood(PAIRS, chosen)
+    assert abs(found.logprob - plain.logprob).max() < 1e-4
+
+
 def test_a_text_ends_where_it_was_asked_to() -> None:
     model = random_model("llama")
     (whole,) = lr.Engine(model).generate_until([("x", {"max_gen_toks": 12})])[0]
@@ -152,6 +246,10 @@ def test_logits_that_are_not_finite_are_said_to_be() -> None:
         (lambda e: e.generate_until([("a", {"max_gen_toks": 256})]), "takes 257 tokens"),
         (lambda e: e.generate_until([("a", {"max_gen_toks": 0})]), "max_gen_toks=0"),
         (lambda e: e.generate_until([("a", {"top_k": 3})]), "unknown option 'top_k'"),
+        (lambda e: e.generate_until([("a", {"until": 5})]), "until=5 is not a string, or a list"),
+        (lambda e: e.generate_until([("a", {"until": ["b", 5]})]), "until=['b', 5] is not a"),
+        (lambda e: e.generate_until([("a\ud800", {})]), "half of a character (a surrogate)"),
+        (lambda e: e.loglikelihood([("a", "b\ud800")]), "the continuation holds '\\ud800' at 1"),
         (
             lambda e: e.loglikelihood([("a", "b")], [Condition({lr.Site(9): lr.Skip()})]),
             "layer 9 is out of range",

@@ -5,12 +5,15 @@ import platform
 import random
 import subprocess
 import sys
+import tracemalloc
+from dataclasses import replace
 
 import pytest
 import torch
 
 import layerroles as lr
 from layerroles.engine import memory
+from layerroles.engine.cost import Speed
 from layerroles.engine.memory import Budget, Shape, budget
 from layerroles.engine.plan import make_plan
 from layerroles.engine.requests import Scored, Written
@@ -215,3 +218,65 @@ def test_an_engine_plans_without_running() -> None:
         engine.plan([], conditions)
     with pytest.raises(lr.InputError, match="out of range"):
         engine.plan([("a", "b")], [lr.Condition({lr.Site(3): lr.Skip()})])
+
+
+def test_a_condition_on_answers_reads_again_only_where_answers_are_scored() -> None:
+    """Contexts that are only gone on from are read as the intact model does."""
+    conditions = [lr.Condition({}), lr.Condition({lr.Site(0): lr.Skip()}, at="generated")]
+    scores = [Scored((9, *range(n, n + 40)), (1,)) for n in range(3)]
+    texts = [Written((8, *range(n, n + 40)), (), 4) for n in range(3)]
+    plan = make_plan([*scores, *texts], conditions, SHAPE, Budget(2**16))
+    kinds = [
+        {"scored" if index < 3 else "written" for index in group.asked} for group in plan.groups
+    ]
+    assert {"scored"} in kinds
+    assert {"written"} in kinds
+    assert plan.passes == sum(1 + ("scored" in kind) for kind in kinds)
+
+
+def test_one_long_text_is_packed_in_little_memory() -> None:
+    tracemalloc.start()
+    packed = pack([tuple(range(20_000))])
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(packed.tokens) == 20_000
+    assert most < 20 * 2**20
+
+
+def test_what_would_not_be_run_fused_is_not_planned() -> None:
+    with pytest.raises(lr.InputError, match="executor='plain': only what is run fused is planned"):
+        lr.Engine(random_model("llama"), executor="plain").plan([("a", "b")])
+    engine = lr.Engine(random_model("gemma2"))
+    assert engine.plan([("a", "b")]).executor == "fused"
+    with pytest.raises(lr.InputError, match="do not fit into its sliding window of 128"):
+        engine.plan([("a" * 200, "b")])
+
+
+def test_a_plan_is_printed_with_all_that_it_tells() -> None:
+    """In numbers that can be counted by hand.
+
+    Two contexts of 4 tokens that share 3 are a row of 5; it is read by the intact model, and
+    without the first of three layers through the other two, a pass of two thirds. Skipping the
+    last layer is an edit of what the intact model did. Each of six rows writes 4 tokens after the
+    one that its context told, at 2 seconds a token.
+    """
+    engine = lr.Engine(random_model("llama"))
+    conditions = [lr.Condition({}), *lr.each_layer(engine.model, lr.Skip(), layers=[0, 2])]
+    plan = engine.plan([("abcd", {"max_gen_toks": 5}), ("abce", {"max_gen_toks": 5})], conditions)
+    fast = Speed(
+        products=float("inf"),
+        attention=float("inf"),
+        bandwidth=float("inf"),
+        start=0.0,
+        text=2.0,
+        queues=False,
+        fuses=False,
+    )
+    assert str(replace(plan, speed=fast)).split("\n") == [
+        "fused, generate_until: 2 requests x 3 conditions",
+        "  passes      2 over 1 packed rows",
+        "  tokens      24 if each request is read alone, 8 here (2.9 times fewer)",
+        "  decoded     up to 6 rows together",
+        f"  memory      up to {plan.n_bytes / 2**20:.0f} MB of tensors besides the weights",
+        "  time        up to about 48 s",
+    ]
