@@ -143,16 +143,20 @@ def _same(work: dict[str, Any]) -> str:
 def _graded(graded: dict[str, Any]) -> str:
     lines = ["| workload | examples | between | conditions | largest | mean |", "|---" * 6 + "|"]
     for name, row in graded.items():
-        head = f"| {name} | {row['examples']} "
-        for (one, mine), (two, other) in combinations(row["accuracies"].items(), 2):
-            apart = [abs(mine[each] - other[each]) for each in mine if each in other]
-            line = f"| {one}, {two} | {len(apart)} | {max(apart):.3f} | {fmean(apart):.3f} |"
-            lines.append(head + line)
+        head, found = f"| {name} | {row['examples']} ", row["accuracies"]
+        asked = set.intersection(*map(set, found.values()))
+        for (one, mine), (two, other) in combinations(found.items(), 2):
+            both = mine.keys() & other.keys()
+            for some in (asked, both) if both > asked else (asked,):
+                apart = [abs(mine[each] - other[each]) for each in some]
+                line = f"| {one}, {two} | {len(apart)} | {max(apart):.3f} | {fmean(apart):.3f} |"
+                lines.append(head + line)
     return (
         "## Task scores\n\nBy how much the accuracies of two ways of answering differ, over "
-        "conditions (intact, layers skipped). *float32* is the engine in float32. Two batch sizes "
-        "of lm-eval's loop, which was asked under some of the conditions, show what rounding alone "
-        "does.\n\n" + "\n".join(lines)
+        "conditions (intact, layers skipped). *float32* is the engine in float32, in which it and "
+        "lm-eval's loop answer alike; the loop was asked under some of the conditions, at two "
+        "batch sizes. What either is away from float32 is what rounding does to it.\n\n"
+        + "\n".join(lines)
     )
 
 
