@@ -185,10 +185,11 @@ def test_where_conditions_act_decides_what_is_read_for_them() -> None:
     assert (sorted(shared.conditions), apart.conditions) == ([0, 1, 3], (2,))
     assert (shared.n_tokens, apart.n_tokens) == (305, 5 * 301)
     # What is generated only leaves the contexts as they are.
-    assert plan.depths == (0.0, 0.5, 0.5, 0.0)
+    assert dict(zip(shared.conditions, shared.depths, strict=True)) == {0: 0.0, 1: 0.5, 3: 0.0}
+    assert apart.depths == (0.5,)
     assert plan.passes == 4
     scored = [Scored(one.context, (1, 2, 3)) for one in asked]
-    assert make_plan(scored, [writing], SHAPE, Budget(2**30)).depths == (0.5,)
+    assert make_plan(scored, [writing], SHAPE, Budget(2**30)).groups[0].depths == (0.5,)
 
 
 def test_requests_of_one_context_are_rows_of_their_own() -> None:
