@@ -39,7 +39,7 @@ from layerroles.boot import (
 from layerroles.checks import Checks, check_model, check_pads, unchecked
 from layerroles.errors import InputError
 from layerroles.sites import Site, size_of
-from layerroles.weights import content, weights
+from layerroles.weights import content, hook_ids, weights
 
 log = logging.getLogger(__name__)
 
@@ -86,7 +86,17 @@ class Origin:
 
 @dataclass(frozen=True)
 class Prepared:
-    """What is remembered of a bridge that passed the checks."""
+    """What is remembered of a bridge that passed the checks.
+
+    Attributes:
+        name: of the model.
+        revision: of it on the hub.
+        tokenizer: as its maker meant it.
+        checks: their outcome.
+        has_weights: whether it can be run.
+        origin: from where it can be loaded again.
+        hooks: those that were on it then (see `weights.hook_ids`), which belong to it.
+    """
 
     name: str
     revision: str | None
@@ -94,6 +104,7 @@ class Prepared:
     checks: Checks
     has_weights: bool = True
     origin: Origin | None = None
+    hooks: frozenset[int] = frozenset()
 
 
 _PREPARED: "weakref.WeakKeyDictionary[TransformerBridge, Prepared]" = weakref.WeakKeyDictionary()
@@ -146,7 +157,13 @@ def load(
     if outlined(where):
         bridge.eval()
         _PREPARED[bridge] = Prepared(
-            shown, revision, tokenizer, unchecked(bridge), has_weights=False, origin=origin
+            shown,
+            revision,
+            tokenizer,
+            unchecked(bridge),
+            has_weights=False,
+            origin=origin,
+            hooks=hook_ids(bridge),
         )
         return bridge
     return _prepare(bridge, shown, revision, tokenizer, origin)
@@ -373,7 +390,8 @@ def _prepare(
             f"model {name!r} ({bridge.cfg.architecture}) does not run as {bridge.cfg.dtype}: "
             f"{error}; try another dtype"
         ) from error
-    _PREPARED[bridge] = Prepared(name, revision, tokenizer, checks, origin=origin)
+    hooks = hook_ids(bridge)
+    _PREPARED[bridge] = Prepared(name, revision, tokenizer, checks, origin=origin, hooks=hooks)
     return bridge
 
 

@@ -60,12 +60,28 @@ def text_config(original: nn.Module) -> Any:
     return config if inner is None else inner(decoder=True)
 
 
-def hooks(model: TransformerBridge) -> tuple[int, ...]:
-    """Numbers of all hooks that are on the model's modules and hook points."""
-    modules = {*model.original_model.modules(), *model.hook_dict.values()}
-    return tuple(
-        sorted(key for one in modules for key in (*one._forward_hooks, *one._forward_pre_hooks))
+_LIBRARIES = ("transformer_lens.", "transformers.")
+
+
+def hook_ids(model: TransformerBridge) -> frozenset[int]:
+    """Which hooks are on the model's modules and hook points.
+
+    Left out are those that the libraries put on modules when they first need to, to feed hook
+    points or to give streams and patterns out.
+    """
+    points = set(model.hook_dict.values())
+    return frozenset(
+        key
+        for module in {*model.original_model.modules(), *points}
+        for found in (module._forward_hooks, module._forward_pre_hooks)
+        for key, hook in found.items()
+        if module in points or not _made_in(hook).startswith(_LIBRARIES)
     )
+
+
+def _made_in(hook: Any) -> str:
+    """The module in which a hook's function was written."""
+    return getattr(getattr(hook, "func", hook), "__module__", None) or ""
 
 
 # What a configuration says that decides nothing of what a block computes.

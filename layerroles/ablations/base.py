@@ -63,8 +63,11 @@ class Pass(Protocol):
     def marks(self) -> Int[Tensor, "row pos"]: ...  # noqa: D102
     @property
     def prompts(self) -> Sequence[Prompt] | None: ...  # noqa: D102
-    def read_at(self, row: int, pos: int) -> list[int]:
-        """The real tokens that a row has read up to and including its new token `pos`."""
+    def read_at(self, row: int, pos: int) -> list[int] | None:
+        """The real tokens that a row has read up to and including its new token `pos`.
+
+        None for embeddings.
+        """
         ...
 
 
@@ -177,12 +180,9 @@ class EditContext:
         Raises:
             InputError: the model was run on embeddings, so there are no token ids.
         """
-        try:
-            ids = self.read.read_at(row, pos)
-        except LookupError:
-            raise InputError(
-                f"{self.site}: a seeded edit needs token ids, not embeddings"
-            ) from None
+        ids = self.read.read_at(row, pos)
+        if ids is None:
+            raise InputError(f"{self.site}: a seeded edit needs token ids, not embeddings")
         digest = hashlib.sha256(f"{self.site} {ids}".encode()).digest()
         return torch.Generator("cpu").manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 

@@ -15,7 +15,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from layerroles.ablations.base import Ablation, EditContext, ablation, declared_reference
 from layerroles.ablations.reference import Reference
-from layerroles.ablations.where import At, acts, at_name, identity, told
+from layerroles.ablations.where import At, acts, at_name, fingerprint, identity
 from layerroles.errors import InputError
 from layerroles.models import check_sites
 from layerroles.sites import Site
@@ -48,12 +48,15 @@ class Condition:
         'intact'
     """
 
-    __slots__ = ("at", "edits", "hash", "name")
+    __slots__ = ("at", "edits", "hash", "name", "parameters", "where")
 
     edits: Mapping[Site, Ablation]
     name: str
     at: At
     hash: str
+    # What tells its ablations, and where it acts, from others.
+    parameters: Mapping[Site, str]
+    where: str
 
     def __init__(
         self, edits: Mapping[Site, Ablation], *, name: str | None = None, at: At = "all"
@@ -80,7 +83,10 @@ class Condition:
         object.__setattr__(self, "edits", MappingProxyType(ordered))
         object.__setattr__(self, "at", at)
         object.__setattr__(self, "name", name or _name(ordered, at))
-        object.__setattr__(self, "hash", _hash(ordered, where))
+        told = {site: _told(edit) for site, edit in ordered.items()}
+        object.__setattr__(self, "where", where)
+        object.__setattr__(self, "parameters", MappingProxyType(told))
+        object.__setattr__(self, "hash", _hash(ordered, told, where))
 
     def __setattr__(self, key: str, value: object) -> None:
         raise AttributeError(f"a condition cannot be changed: make a new one to set {key!r}")
@@ -186,7 +192,8 @@ def _rebuilt(
     if made.hash != known_hash:
         raise InputError(
             f"condition {name!r} is another one here than where it was made: what it does depends "
-            f"on something that differs between the two processes"
+            f"on something that differs between the two processes (let its ablations be frozen "
+            f"dataclasses of plain values, tensors and functions)"
         )
     return made
 
@@ -211,9 +218,23 @@ def _check_hash(edit: Ablation) -> None:
         ) from None
 
 
-def _hash(edits: Mapping[Site, Ablation], where: str) -> str:
-    content = {str(site): [edit.name, edit.parameters()] for site, edit in edits.items()}
-    text = json.dumps({"at": where, "edits": content}, sort_keys=True, default=told)
+def _told(edit: Ablation) -> str:
+    """An ablation's parameters as JSON, in which what JSON does not know is told by its content."""
+    found = {name: _plain(value) for name, value in edit.parameters().items()}
+    return json.dumps(found, sort_keys=True)
+
+
+def _plain(value: object) -> object:
+    try:
+        json.dumps(value, sort_keys=True)
+    except (TypeError, ValueError):
+        return fingerprint(value)
+    return value
+
+
+def _hash(edits: Mapping[Site, Ablation], told: Mapping[Site, str], where: str) -> str:
+    content = {str(site): [edit.name, json.loads(told[site])] for site, edit in edits.items()}
+    text = json.dumps({"at": where, "edits": content}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

@@ -40,14 +40,13 @@ class Call:
     marks: Int[Tensor, "row pos"]
     given: Sequence[Prompt] | tuple[Tensor, Tensor] | None
 
-    def read_at(self, row: int, pos: int) -> list[int]:
+    def read_at(self, row: int, pos: int) -> list[int] | None:
         """The real tokens that a row has read up to and including its new token `pos`.
 
-        Raises:
-            LookupError: the model was given embeddings.
+        None for embeddings.
         """
         if self.tokens is None:
-            raise LookupError("there are no token ids")
+            return None
         end = self.tokens.shape[1] - self.positions.shape[1] + pos + 1
         found: list[int] = self.tokens[row, :end][self.attended[row, :end]].tolist()
         return found

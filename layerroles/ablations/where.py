@@ -66,11 +66,11 @@ def at_name(at: At) -> str:
     return f"lambda-{hashlib.sha256(identity(at).encode()).hexdigest()[:6]}"
 
 
-def told(value: object) -> object:
+def fingerprint(value: object) -> object:
     """What tells a parameter of an ablation from others, as JSON can hold it."""
     try:
         return _content(value, ())
-    except InputError:
+    except (InputError, NotImplementedError, ValueError):  # nobody can tell, or it has no values
         return repr(value)
 
 

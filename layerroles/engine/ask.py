@@ -1,7 +1,7 @@
 """Ask a model, intact or under conditions: the front of the engine."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -193,7 +193,8 @@ class Engine:
         if not requests:
             raise InputError("there is nothing to plan: no requests")
         encoded: Requests = [*scored(self.model, pairs), *written(self.model, asked)]
-        return self.planned(encoded, conditions, speed=self._speed())
+        plan = self.planned(encoded, conditions)
+        return replace(plan, speed=self._speed())
 
     def planned(
         self,

@@ -49,7 +49,7 @@ class Reading:
         """False at the pads."""
         return self._read[1]
 
-    def read_at(self, row: int, pos: int) -> list[int]:
+    def read_at(self, row: int, pos: int) -> list[int] | None:
         """The tokens of a token's sequence up to itself; rows have one new token."""
         return list(self._rows[row])
 

@@ -28,7 +28,7 @@ from layerroles.engine.trust import (
 from layerroles.engine.twin import Twin
 from layerroles.errors import InputError
 from layerroles.models import prepared
-from layerroles.weights import hooks, stamp, text_config
+from layerroles.weights import hook_ids, stamp, text_config
 
 log = logging.getLogger(__name__)
 
@@ -145,7 +145,7 @@ class Executors:
 
     def _forget(self) -> None:
         """What was found holds as long as the model has the same weights, and the same hooks."""
-        now = stamp(self._model), hooks(self._model)
+        now = stamp(self._model), hook_ids(self._model)
         if now != self._found_of:
             self._found_of, self._twin = now, None
             self._answers_for.clear()
@@ -187,13 +187,16 @@ class Executors:
 
     def why_not(self, name: ExecutorName, longest: int = 0) -> str | None:
         """Why the model cannot be run so, with requests of so many tokens; None if it can."""
-        # A sliding window counts columns, and packed rows and stages have others than a text alone.
-        window = getattr(text_config(self._model.original_model), "sliding_window", None)
-        if window and longest > window:
-            return f"requests of {longest} tokens do not fit into its sliding window of {window}"
-        if any(point.has_hooks() for point in self._model.hook_dict.values()):
+        self._forget()
+        if hook_ids(self._model) - prepared(self._model).hooks:
             return "there are hooks on it"
         try:
+            # It counts columns, and packed rows and stages have others than a text alone.
+            window = getattr(text_config(self._model.original_model), "sliding_window", None)
+            if window and longest > window:
+                return (
+                    f"requests of {longest} tokens do not fit into its sliding window of {window}"
+                )
             if name == "hooked" and not prepared(self._model).checks.caches:
                 return "it keeps no keys and values between passes"
             if name == "hooked":

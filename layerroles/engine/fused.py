@@ -67,7 +67,7 @@ class Row:
         ids = partial(self._ids, where)
         return Reading(self.positions[where], self.marks[where], ids, prompts)
 
-    def _ids(self, where: slice) -> "Begun":
+    def _ids(self, where: slice) -> "_Begun":
         """The sequence of each token of a piece up to itself."""
         begun: list[tuple[list[int], int]] = [([], 0)] * (where.stop - where.start)
         for sequence, path in self.packed.paths.items():
@@ -75,10 +75,10 @@ class Row:
             for n, place in enumerate(path.tolist(), 1):
                 if where.start <= place < where.stop:
                     begun[place - where.start] = ids, n
-        return Begun(begun)
+        return _Begun(begun)
 
 
-class Begun(Sequence[Sequence[int]]):
+class _Begun(Sequence[Sequence[int]]):
     """Beginnings of sequences, cut off when they are asked for: all of them would fill the memory.
 
     Args:
@@ -91,7 +91,7 @@ class Begun(Sequence[Sequence[int]]):
     def __len__(self) -> int:
         return len(self._begun)
 
-    def __getitem__(self, index: Any) -> Any:
+    def __getitem__(self, index: int) -> list[int]:  # type: ignore[override]  # no slices
         ids, n = self._begun[index]
         return ids[:n]
 
@@ -355,8 +355,8 @@ class Batch:
                 rows.keep(places)
                 lengths = lengths[places]
                 places = decoding.unfinished()
-            # A row that is done is fed on until the batch is compacted; nothing of it counts. The
-            # device is told as rows end, and never waited for but in `decoding.add`.
+            # A row that is done is fed on until the batch is compacted; nothing of it counts. But
+            # in `decoding.add`, a device is waited for only as rows end.
             if len(places) != n_writing:
                 n_writing = len(places)
                 writing = torch.tensor(places, device=device)

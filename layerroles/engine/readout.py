@@ -139,7 +139,7 @@ def score(predicted: Float[Tensor, "pos d_vocab"], target: Sequence[int], change
     logprobs = predicted.gather(1, ids[:, None])[:, 0] - predicted.logsumexp(-1)
     finite = bool(torch.isfinite(predicted).all())
     return Score(
-        logprob=float(logprobs.double().sum()) if finite else float("nan"),
+        logprob=float(logprobs.cpu().double().sum()) if finite else float("nan"),
         is_greedy=finite and bool((predicted.argmax(-1) == ids).all()),
         n_tokens=len(target),
         finite=finite,

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+import numpy as np
 from transformer_lens.model_bridge import TransformerBridge
 
 from layerroles.ablations import Prompt
@@ -206,9 +207,9 @@ def _given(evidence: Spans | None, n_requests: int) -> Sequence[Sequence[tuple[i
 
 
 def _is_span(span: object) -> bool:
-    return (
-        isinstance(span, tuple | list) and len(span) == 2 and all(isinstance(x, int) for x in span)
-    )
+    if not isinstance(span, tuple | list) or len(span) != 2:
+        return False
+    return all(isinstance(place, int | np.integer) for place in span)
 
 
 def _evidence(

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from layerroles.ablations import INTACT, Condition
-from layerroles.ablations.where import identity
 from layerroles.engine.groups import Requests
 from layerroles.engine.memory import out_of_memory
 from layerroles.engine.plain import Plain
@@ -49,9 +48,11 @@ class Executor(Protocol):
 
 def kind(condition: Condition) -> Kind:
     """What conditions have in common that an executor treats alike."""
-    edits = {(edit, site.part) for site, edit in condition.edits.items()}
-    where = condition.at if isinstance(condition.at, str) else identity(condition.at)
-    return where, tuple(sorted(edits, key=repr)), len(condition.edits) > 1
+    edits = {
+        (type(edit), condition.parameters[site], site.part)
+        for site, edit in condition.edits.items()
+    }
+    return condition.where, tuple(sorted(edits, key=repr)), len(condition.edits) > 1
 
 
 def telling(conditions: Sequence[Condition], dtype: torch.dtype) -> Condition:

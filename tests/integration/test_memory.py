@@ -1,4 +1,4 @@
-"""What a process grows by stays within the budget that a sweep is given."""
+"""What a process grows by stays within the budget that a sweep is given, to a tenth."""
 
 import json
 import subprocess
@@ -16,7 +16,8 @@ BUDGET = 256
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux tells the peak")
 def test_the_peak_is_within_the_budget(tmp_path: Path) -> None:
     """Look-up, whose rows share nothing: together they would take more than there is."""
-    examples, task = lr.task("kv_retrieval").examples(10, 0), lr.task("kv_retrieval")
+    task = lr.task("kv_retrieval")
+    examples = task.examples(10, 0)
     asked = [(one.context(worked=True), {"max_gen_toks": 24}) for one in examples]
     lines = [
         {"kind": "generate_until", "context": context, "until": list(task.until), **options}
@@ -37,5 +38,4 @@ def test_the_peak_is_within_the_budget(tmp_path: Path) -> None:
         lr.Engine(model, memory=memory).plan(asked, conditions) for memory in (f"{BUDGET}MB", "8GB")
     ]
     assert plans[1].n_bytes > BUDGET * 2**20  # without a budget it would be more
-    print(found["peak_mb"])
-    assert found["peak_mb"] < 1.1 * BUDGET
+    assert found["peak_mb"] < 1.1 * BUDGET, f"planned {plans[0].n_bytes / 2**20:.0f} MB"

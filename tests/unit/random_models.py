@@ -28,6 +28,7 @@ from transformers import (
     MistralConfig,
     MixtralConfig,
     Olmo2Config,
+    OPTConfig,
     PhiConfig,
     PretrainedConfig,
     PreTrainedTokenizerFast,
@@ -139,6 +140,17 @@ CONFIGS["jamba"] = JambaConfig(
     use_mamba_kernels=False,
 )
 CONFIGS["mamba"] = MambaConfig(**_SIZE, hidden_size=32, num_hidden_layers=3, state_size=4)
+
+# MLPs without a module of their own, at which a bridge has hooks of its own.
+CONFIGS["opt"] = OPTConfig(
+    **_SIZE,
+    hidden_size=32,
+    word_embed_proj_dim=32,
+    ffn_dim=48,
+    num_hidden_layers=3,
+    num_attention_heads=4,
+    max_position_embeddings=256,
+)
 
 # Recurrent layers that read the pads of a batch.
 CONFIGS["recurrent_gemma"] = RecurrentGemmaConfig(**_LLAMA_LIKE, lru_width=32, head_dim=8)

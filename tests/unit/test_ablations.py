@@ -10,6 +10,7 @@ from torch import Tensor
 import layerroles as lr
 from layerroles.ablations import ABLATIONS, ablated
 from layerroles.ablations.reference import collect, write_of
+from layerroles.engine.trust import kind
 from layerroles.sites import size_of
 from tests.unit.random_models import ARCHITECTURES, random_model
 
@@ -85,7 +86,14 @@ def test_conditions_are_told_apart_by_all_that_their_parameters_hold() -> None:
     steered = [lr.Condition({lr.Site(1): Steered(one)}) for one in (*ones, ones[0].clone())]
     assert steered[0] != steered[1]
     assert steered[0].hash == steered[2].hash
-    assert lr.Condition({lr.Site(1): Times(2.0)}) != lr.Condition({lr.Site(1): Times(3.0)})
+    twice, again, thrice = (lr.Condition({lr.Site(1): Times(by)}) for by in (2.0, 2.0, 3.0))
+    assert twice == again
+    assert twice != thrice
+    assert kind(steered[0]) == kind(steered[2])  # tried once
+    assert kind(steered[0]) != kind(steered[1])
+    lr.Condition({lr.Site(1): Steered(torch.zeros(3, device="meta"))})  # has no values to tell by
+    odd = Times({(1, 2): lr.Site(0), "a": 1})  # type: ignore[arg-type]
+    assert lr.Condition({lr.Site(1): odd}) == lr.Condition({lr.Site(1): odd})
     pairs, engine = [("a b c", " d")], lr.Engine(random_model("llama"))
     one, two, _ = engine.loglikelihood(pairs, steered).logprob[:, 0]
     assert abs(one - two) > 0.01

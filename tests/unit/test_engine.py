@@ -124,12 +124,33 @@ def test_a_request_that_outgrows_a_sliding_window_is_left_to_the_reference() -> 
 
 def test_a_sliding_window_is_found_where_a_model_reads_more_than_text() -> None:
     model = random_model("gemma3_whole")
+    assert "window of 32" in (lr.Engine(model)._executors.why_not("fused", 33) or "")
+    assert lr.Engine(model)._executors.why_not("fused", 32) is None
     engine, chosen = lr.Engine(model), [Condition({}), Condition({lr.Site(1): lr.Skip()})]
     pairs = [("ab " * 20, "c d"), ("x", "y")]
     found = engine.loglikelihood(pairs, chosen)
     assert engine.used == {"plain"}
     plain = lr.Engine(model, executor="plain", batch_size=1).loglikelihood(pairs, chosen)
     assert abs(found.logprob - plain.logprob).max() < 1e-4
+
+
+def test_hooks_that_belong_to_a_model_are_no_hindrance() -> None:
+    model = random_model("opt")
+    engine = lr.Engine(model)
+    found = engine.loglikelihood(PAIRS, [Condition({lr.Site(1): lr.Skip()})])
+    assert engine.used & {"fused", "hooked"}
+    plain = lr.Engine(model, executor="plain", batch_size=1)
+    expected = plain.loglikelihood(PAIRS, [Condition({lr.Site(1): lr.Skip()})])
+    assert abs(found.logprob - expected.logprob).max() < 1e-4
+
+
+def test_a_plan_keeps_what_it_found_of_the_model() -> None:
+    engine = lr.Engine(random_model("llama"))
+    engine.plan([("a", "b")])
+    twin = engine._executors._twin
+    engine.loglikelihood([("a", "b")])
+    assert engine._executors._twin is twin
+    assert twin is not None
 
 
 def test_values_may_be_narrower_than_keys() -> None:
@@ -191,6 +212,13 @@ def test_an_outer_condition_and_hooks_of_others_are_obeyed() -> None:
     with model.hooks(fwd_hooks=[("blocks.1.hook_out", lambda value, hook: value * 0)]):
         silent = engine.loglikelihood(PAIRS)
     assert abs(silent.logprob - before.logprob[0]).max() > 0.01
+    module = model.original_model.model.layers[1].mlp
+    handle = module.register_forward_hook(lambda _module, _args, output: output * 0)
+    without = engine.loglikelihood(PAIRS)
+    handle.remove()
+    mlp = lr.Engine(model).loglikelihood(PAIRS, [Condition({lr.Site(1, "mlp"): lr.Zero()})])
+    assert abs(without.logprob - mlp.logprob).max() < 1e-4
+    model.run_with_cache(torch.tensor([[5, 6, 7]]))  # the libraries put hooks of their own then
     engine.used.clear()
     assert (engine.loglikelihood(PAIRS).logprob == before.logprob[0]).all()
     assert engine.used == {"fused"}
