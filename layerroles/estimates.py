@@ -59,7 +59,8 @@ def estimate(
 
     Raises:
         InputError: unknown device, what is no size or no share, a model or conditions that cannot
-            be run fused, or a prompt that is longer than the model's context.
+            be run fused, or a prompt that is longer than the model's context, or than its sliding
+            window.
 
     What `Sweep(coherence=True)` reads again is what was written, and is not counted.
 

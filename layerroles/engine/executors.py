@@ -145,7 +145,8 @@ class Executors:
 
     def _forget(self) -> None:
         """What was found holds as long as the model has the same weights, and the same hooks."""
-        now = stamp(self._model), hook_ids(self._model)
+        weights = stamp(self._model) if prepared(self._model).has_weights else None
+        now = weights, hook_ids(self._model)
         if now != self._found_of:
             self._found_of, self._twin = now, None
             self._answers_for.clear()
