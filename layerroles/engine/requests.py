@@ -280,8 +280,8 @@ def _written(
             f"request {index}: unknown option {unknown[0]!r}, known are {', '.join(_KNOWN_OPTIONS)}"
         )
     _check_text(index, "context", context)
-    until, limit = options.get("until") or (), options.get("max_gen_toks", _MAX_GEN_TOKS)
-    until = (until,) if isinstance(until, str) else until
+    until, limit = options.get("until"), options.get("max_gen_toks", _MAX_GEN_TOKS)
+    until = () if until is None else (until,) if isinstance(until, str) else until
     if not isinstance(until, list | tuple) or not all(isinstance(text, str) for text in until):
         raise InputError(f"request {index}: until={until!r} is not a string, or a list of strings")
     if not isinstance(limit, int) or limit < 1:

@@ -275,6 +275,7 @@ def test_logits_that_are_not_finite_are_said_to_be() -> None:
         (lambda e: e.generate_until([("a", {"max_gen_toks": 0})]), "max_gen_toks=0"),
         (lambda e: e.generate_until([("a", {"top_k": 3})]), "unknown option 'top_k'"),
         (lambda e: e.generate_until([("a", {"until": 5})]), "until=5 is not a string, or a list"),
+        (lambda e: e.generate_until([("a", {"until": 0})]), "until=0 is not a string, or a list"),
         (lambda e: e.generate_until([("a", {"until": ["b", 5]})]), "until=['b', 5] is not a"),
         (lambda e: e.generate_until([("a\ud800", {})]), "half of a character (a surrogate)"),
         (lambda e: e.loglikelihood([("a", "b\ud800")]), "the continuation holds '\\ud800' at 1"),
