@@ -1,9 +1,9 @@
 """Load a model, check that it can be trusted, and know what it is.
 
 Every model is a TransformerLens `TransformerBridge` on raw weights, in eval mode. Before it is
-handed out, three things are tried on a short prompt (see `checks`): that its parts add up to its
-blocks, that what hooks return goes on through it, and that decoding with a cache gives what
-decoding without one gives.
+handed out, four things are tried on a short prompt (see `checks`): that its parts add up to its
+blocks, that what hooks return goes on through it, that decoding with a cache gives what decoding
+without one gives, and that pads are not read.
 
 Example:
     model = load("smollm2-135m")               # the built-in, no hub needed

@@ -48,14 +48,14 @@ class Condition:
         'intact'
     """
 
-    __slots__ = ("at", "edits", "hash", "name", "parameters", "where")
+    __slots__ = ("at", "edits", "fingerprints", "hash", "name", "where")
 
     edits: Mapping[Site, Ablation]
     name: str
     at: At
     hash: str
-    # What tells its ablations, and where it acts, from others.
-    parameters: Mapping[Site, str]
+    # What tells its ablations' parameters, and where it acts, from others.
+    fingerprints: Mapping[Site, str]
     where: str
 
     def __init__(
@@ -85,7 +85,7 @@ class Condition:
         object.__setattr__(self, "name", name or _name(ordered, at))
         told = {site: _told(edit) for site, edit in ordered.items()}
         object.__setattr__(self, "where", where)
-        object.__setattr__(self, "parameters", MappingProxyType(told))
+        object.__setattr__(self, "fingerprints", MappingProxyType(told))
         object.__setattr__(self, "hash", _hash(ordered, told, where))
 
     def __setattr__(self, key: str, value: object) -> None:

@@ -80,7 +80,8 @@ class Executors:
         self.halved = 0
         self._rows, self._budget = batch_size, budget
         self._twin: Twin | None = None
-        self._found_of: object = None
+        self._stamp: int | None = None
+        self._hooks: frozenset[int] | None = None
         self._answers_for: dict[tuple[str, Kind], bool] = {}
         self._told: set[tuple[str, str]] = set()
 
@@ -147,8 +148,9 @@ class Executors:
         """What was found holds as long as the model has the same weights, and the same hooks."""
         weights = stamp(self._model) if prepared(self._model).has_weights else None
         now = weights, hook_ids(self._model)
-        if now != self._found_of:
-            self._found_of, self._twin = now, None
+        if now != (self._stamp, self._hooks):
+            self._stamp, self._hooks = now
+            self._twin = None
             self._answers_for.clear()
 
     def _made(
@@ -189,7 +191,8 @@ class Executors:
     def why_not(self, name: ExecutorName, longest: int = 0) -> str | None:
         """Why the model cannot be run so, with requests of so many tokens; None if it can."""
         self._forget()
-        if hook_ids(self._model) - prepared(self._model).hooks:
+        assert self._hooks is not None  # they were just looked for
+        if self._hooks - prepared(self._model).hooks:
             return "there are hooks on it"
         try:
             # It counts columns, and packed rows and stages have others than a text alone.

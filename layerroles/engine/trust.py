@@ -49,7 +49,7 @@ class Executor(Protocol):
 def kind(condition: Condition) -> Kind:
     """What conditions have in common that an executor treats alike."""
     edits = {
-        (type(edit), condition.parameters[site], site.part)
+        (type(edit), condition.fingerprints[site], site.part)
         for site, edit in condition.edits.items()
     }
     return condition.where, tuple(sorted(edits, key=repr)), len(condition.edits) > 1

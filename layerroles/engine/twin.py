@@ -86,7 +86,7 @@ class Twin:
         # What a token's experts compute is held at once.
         n_experts = getattr(config, "num_experts_per_tok", None) or 1
         d_expert = getattr(config, "moe_intermediate_size", None) or d_mlp
-        inner = max(d_mlp, n_experts * d_expert)
+        d_wide = max(d_mlp, n_experts * d_expert)
         weights = [p for block in self.blocks for p in block.parameters()]
         return Shape(
             n_layers=len(self.blocks),
@@ -99,7 +99,7 @@ class Twin:
             n_active=sum(_met(p, config) for p in weights),
             n_bytes=weight.element_size(),
             kv=tuple(seen[layer] for layer in range(len(self.blocks))),
-            inner=6 * size.d_model + 3 * inner + 8 * size.n_heads * size.d_head,
+            inner=6 * size.d_model + 3 * d_wide + 8 * size.n_heads * size.d_head,
         )
 
     @torch.inference_mode()
