@@ -20,7 +20,7 @@ from typing import Any, ClassVar, Literal
 from transformer_lens.model_bridge import TransformerBridge
 
 from layerroles import __version__, again
-from layerroles.ablations import INTACT, Condition
+from layerroles.ablations import INTACT, Condition, as_conditions
 from layerroles.backends import Answering, Backend, Job, Part, Workers
 from layerroles.backends import backend as chosen
 from layerroles.chat import check_template
@@ -79,7 +79,7 @@ class Sweep:
         self,
         model: TransformerBridge,
         tasks: Sequence[Task],
-        conditions: Sequence[Condition],
+        conditions: Iterable[Condition],
         *,
         protocols: Sequence[str | Protocol] = ("continuation", "generation"),
         limit: int = 32,
@@ -89,9 +89,8 @@ class Sweep:
         coherence: bool = False,
         noise_floor: bool = True,
     ) -> None:
-        given = {"tasks": tasks, "conditions": conditions, "protocols": protocols}
-        for name, several in given.items():
-            if isinstance(several, str | Condition) or not isinstance(several, Iterable):
+        for name, several in {"tasks": tasks, "protocols": protocols}.items():
+            if isinstance(several, str) or not isinstance(several, Iterable):
                 raise InputError(f"{name}={several!r} is one, not several: write [{several!r}]")
         if not isinstance(limit, int) or limit < 1:
             raise InputError(f"limit={limit!r} asks nothing: use a whole number of 1 or more")
@@ -102,7 +101,7 @@ class Sweep:
         if chat:
             check_template(model)
         self.model = model
-        self.conditions = distinct([INTACT, *conditions])
+        self.conditions = distinct([INTACT, *as_conditions(conditions)])
         self.limit = limit
         self.seed = seed
         self.chat = chat

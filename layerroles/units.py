@@ -78,15 +78,10 @@ def distinct(conditions: Sequence[Condition]) -> list[Condition]:
     """The conditions, each once.
 
     Raises:
-        InputError: two that differ have one name, or something is no condition.
+        InputError: two that differ have one name.
     """
     by_name: dict[str, Condition] = {}
     for condition in conditions:
-        if not isinstance(condition, Condition):
-            raise InputError(
-                f"{condition!r} is no condition: lr.each_layer(model, ablation) makes some, "
-                "lr.Condition({site: ablation}) one"
-            )
         other = by_name.setdefault(condition.name, condition)
         if other != condition:
             raise InputError(

@@ -6,7 +6,7 @@ hash of its content (sites, ablations, their parameters, `at`), not by its name.
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType
 
 from jaxtyping import Bool
@@ -172,6 +172,24 @@ class Condition:
             if reference is not None:
                 needed.setdefault(reference, []).append(site)
         return needed
+
+
+def as_conditions(given: Iterable[Condition]) -> list[Condition]:
+    """Conditions that a user gave, in their order.
+
+    Raises:
+        InputError: one alone, or something that is no condition.
+    """
+    if isinstance(given, Condition):
+        raise InputError(f"conditions={given!r} is one, not several: write [{given!r}]")
+    found = list(given) if isinstance(given, Iterable) else [given]
+    for one in found:
+        if not isinstance(one, Condition):
+            raise InputError(
+                f"{one!r} is no condition: lr.each_layer(model, ablation) makes some, "
+                "lr.Condition({site: ablation}) one"
+            )
+    return found
 
 
 def _rebuilt(
