@@ -35,7 +35,7 @@ from layerroles.protocols.coherence import add_coherence
 from layerroles.results import SweepResult
 from layerroles.status import telling
 from layerroles.store import ROW, Key, Store, opened, reserved
-from layerroles.tasks import Example, LmEval, Task
+from layerroles.tasks import Example, LmEval, Task, as_tasks
 from layerroles.units import Call, Cell, Unit, cells_of, distinct, missing
 
 
@@ -78,7 +78,7 @@ class Sweep:
     def __init__(
         self,
         model: TransformerBridge,
-        tasks: Sequence[Task],
+        tasks: Iterable[Task],
         conditions: Iterable[Condition],
         *,
         protocols: Sequence[str | Protocol] = ("continuation", "generation"),
@@ -89,9 +89,9 @@ class Sweep:
         coherence: bool = False,
         noise_floor: bool = True,
     ) -> None:
-        for name, several in {"tasks": tasks, "protocols": protocols}.items():
-            if isinstance(several, str) or not isinstance(several, Iterable):
-                raise InputError(f"{name}={several!r} is one, not several: write [{several!r}]")
+        tasks = as_tasks(tasks)
+        if isinstance(protocols, str) or not isinstance(protocols, Iterable):
+            raise InputError(f"protocols={protocols!r} is one, not several: write [{protocols!r}]")
         if not isinstance(limit, int) or limit < 1:
             raise InputError(f"limit={limit!r} asks nothing: use a whole number of 1 or more")
         if not tasks or not protocols:

@@ -96,12 +96,9 @@ def cells_of(
     """Every task under every protocol, or under its own.
 
     Raises:
-        InputError: a task given twice, what is no task or protocol, or a protocol that a task
-            cannot be asked under.
+        InputError: a task given twice, what is no protocol, or a protocol that a task cannot be
+            asked under.
     """
-    for task in tasks:
-        if not isinstance(task, Task):
-            raise InputError(f"{task!r} is no task: lr.task({task!r}) makes one")
     labels = [task.label for task in tasks]
     for label in labels:
         if labels.count(label) > 1:

@@ -466,7 +466,7 @@ def forget():
     with lr.ablated(model, lr.Condition({lr.Site(1, "mlp"): Forgetful()})):
         model("a")
 
-skip, engine = lr.each_layer(model, lr.Skip()), lr.Engine(model)
+skip, engine, lens = lr.each_layer(model, lr.Skip()), lr.Engine(model), lr.probes.LogitLens()
 for misuse in (
     lambda: lr.Sweep(model, "facts", skip),
     lambda: lr.Sweep(model, ["facts"], skip),
@@ -489,6 +489,16 @@ for misuse in (
     lambda: engine.generate_until([("a", {})], [lr.Skip()]),
     lambda: engine.plan(["abc"], skip),
     lambda: engine.plan([("a", "b")], None),
+    lambda: lr.ablated(model, lr.Skip()).__enter__(),
+    lambda: lr.ablated(model, skip).__enter__(),
+    lambda: lr.AblatedLM(model, {lr.Site(1): lr.Skip()}),
+    lambda: lr.Condition([lr.Site(1)]),
+    lambda: lr.each_layer(model, lr.Skip(), layers=1),
+    lambda: lens.measure(model, task),
+    lambda: lens.measure(model, ["facts"]),
+    lambda: lens.measure(model, [task], condition=skip),
+    lambda: lens.read(model, ["a"], condition=lr.Skip()),
+    lambda: lr.plan_pruning(model, drop=1, tasks=["facts"]),
 ):
     try:
         misuse()
@@ -528,6 +538,16 @@ def test_slips_of_python_get_one_line_each() -> None:
         "Skip() is no condition",
         "request 0: 'abc' is no pair",
         "None is no condition",
+        "Skip() is no condition",
+        "condition=<3 conditions: skip L0, skip L1, skip L2> is a list: take one of it",
+        "{Site('L1'): Skip()} is no condition",
+        "a condition maps sites to ablations: [Site('L1')] is no such map",
+        "layers=1 is one, not several: write [1]",
+        "is one, not several: write [Facts(",
+        "'facts' is no task: lr.task('facts') makes one",
+        "condition=<3 conditions: skip L0, skip L1, skip L2> is a list: take one of it",
+        "Skip() is no condition",
+        "'facts' is no task",
     ]
     lines = done.stdout.splitlines()
     assert len(lines) == len(told)
