@@ -35,7 +35,8 @@ from layerroles.protocols.coherence import add_coherence
 from layerroles.results import SweepResult
 from layerroles.status import telling
 from layerroles.store import ROW, Key, Store, opened, reserved
-from layerroles.tasks import Example, LmEval, Task, as_tasks
+from layerroles.tasks import Example, LmEval, Task
+from layerroles.tasks.base import as_tasks
 from layerroles.units import Call, Cell, Unit, cells_of, distinct, missing
 
 

@@ -26,7 +26,8 @@ from layerroles.engine import scored
 from layerroles.errors import InputError
 from layerroles.models import check_weights, forward, prepared
 from layerroles.registry import Registry
-from layerroles.tasks import Example, Task, as_tasks
+from layerroles.tasks import Example, Task
+from layerroles.tasks.base import as_tasks
 
 _BATCH = 8
 

@@ -13,7 +13,8 @@ from layerroles.ablations.condition import INTACT, as_condition
 from layerroles.errors import InputError
 from layerroles.models import provenance
 from layerroles.probes.base import Probe
-from layerroles.tasks import Task, as_tasks
+from layerroles.tasks import Task
+from layerroles.tasks.base import as_tasks
 
 _FOLDER = "probes"
 

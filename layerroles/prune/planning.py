@@ -35,7 +35,8 @@ from layerroles.prune.plan import METHODS, Candidate, PruningPlan, Step, best_fi
 from layerroles.registry import unknown
 from layerroles.results import SweepResult
 from layerroles.sites import Site
-from layerroles.tasks import Task, as_tasks, task
+from layerroles.tasks import Task, task
+from layerroles.tasks.base import as_tasks
 
 TASKS = ("kv_retrieval", "facts", "word_problems")
 # Under what the two searches ask.

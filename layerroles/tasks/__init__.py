@@ -5,7 +5,6 @@ from layerroles.tasks.base import TASKS as TASKS
 from layerroles.tasks.base import Example as Example
 from layerroles.tasks.base import Grade as Grade
 from layerroles.tasks.base import Task as Task
-from layerroles.tasks.base import as_tasks as as_tasks
 from layerroles.tasks.base import register as register
 from layerroles.tasks.base import task as task
 from layerroles.tasks.knowledge import Facts as Facts
