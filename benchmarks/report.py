@@ -155,8 +155,8 @@ def _graded(graded: dict[str, Any]) -> str:
         "## Task scores\n\nBy how much the accuracies of two ways of answering differ, over "
         "conditions (intact, layers skipped). *float32* is the engine in float32, in which it and "
         "lm-eval's loop answer alike; the loop was asked under some of the conditions, at two "
-        "batch sizes. What either is away from float32 is what rounding does to it.\n\n"
-        + "\n".join(lines)
+        "batch sizes (smaller ones where memory does not do for those above). What either is away "
+        "from float32 is what rounding does to it.\n\n" + "\n".join(lines)
     )
 
 
