@@ -1,6 +1,6 @@
 """Ask a model, intact or under conditions: the front of the engine."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from transformer_lens.model_bridge import TransformerBridge
 
-from layerroles.ablations import INTACT, Condition, as_conditions
+from layerroles.ablations import INTACT, Condition
 from layerroles.engine.cost import Speed
 from layerroles.engine.executors import ExecutorName, Executors, answered, length
 from layerroles.engine.groups import Requests
@@ -21,7 +21,6 @@ from layerroles.engine.requests import (
     Spans,
     Writing,
     Written,
-    as_pairs,
     scored,
     written,
 )
@@ -121,8 +120,8 @@ class Engine:
 
     def loglikelihood(
         self,
-        requests: Iterable[tuple[str, str]],
-        conditions: Iterable[Condition] = (INTACT,),
+        requests: Sequence[tuple[str, str]],
+        conditions: Sequence[Condition] = (INTACT,),
         *,
         evidence: Spans | None = None,
     ) -> LogLikelihoods:
@@ -135,14 +134,12 @@ class Engine:
                 with `at="evidence"` act on their tokens.
 
         Raises:
-            InputError: what is no request or no condition, an empty continuation, a request longer
-                than the model's context, a site that the model lacks, or evidence that is needed
-                and not given.
+            InputError: an empty continuation, a request longer than the model's context, a site
+                that the model lacks, or evidence that is needed and not given.
         """
-        conditions = as_conditions(conditions)
         encoded = scored(self.model, requests, evidence)
         scores = self.score(encoded, conditions)
-        shape = (len(conditions), len(encoded))
+        shape = (len(conditions), len(requests))
 
         def table(values: list[list[object]], kind: type) -> np.ndarray:
             return np.array(values, dtype=kind).reshape(shape)
@@ -156,8 +153,8 @@ class Engine:
 
     def generate_until(
         self,
-        requests: Iterable[tuple[str, Options]],
-        conditions: Iterable[Condition] = (INTACT,),
+        requests: Sequence[tuple[str, Options]],
+        conditions: Sequence[Condition] = (INTACT,),
         *,
         evidence: Spans | None = None,
     ) -> list[list[str]]:
@@ -170,18 +167,16 @@ class Engine:
             evidence: as for `loglikelihood`.
 
         Raises:
-            InputError: what is no request or no condition, an unknown option, a request longer
-                than the model's context, a site that the model lacks, or evidence that is needed
-                and not given.
+            InputError: an unknown option, a request longer than the model's context, a site that
+                the model lacks, or evidence that is needed and not given.
         """
-        conditions = as_conditions(conditions)
         writings = self.write(written(self.model, requests, evidence), conditions)
         return [[one.text for one in row] for row in writings]
 
     def plan(
         self,
-        requests: Iterable[tuple[str, str | Options]],
-        conditions: Iterable[Condition] = (INTACT,),
+        requests: Sequence[tuple[str, str | Options]],
+        conditions: Sequence[Condition] = (INTACT,),
     ) -> Plan:
         """What would be computed, and how long it would take at the most; nothing is run.
 
@@ -193,13 +188,12 @@ class Engine:
         Raises:
             InputError: as for these, or what would not be run fused.
         """
-        requests = as_pairs(requests)
         pairs = [(first, second) for first, second in requests if isinstance(second, str)]
         asked = [(first, second) for first, second in requests if not isinstance(second, str)]
         if not requests:
             raise InputError("there is nothing to plan: no requests")
         encoded: Requests = [*scored(self.model, pairs), *written(self.model, asked)]
-        plan = self.planned(encoded, as_conditions(conditions))
+        plan = self.planned(encoded, conditions)
         return replace(plan, speed=self._speed())
 
     def planned(

@@ -9,12 +9,11 @@ import pandas as pd
 from transformer_lens.model_bridge import TransformerBridge
 
 from layerroles.ablations import Condition
-from layerroles.ablations.condition import INTACT, as_condition
+from layerroles.ablations.condition import INTACT
 from layerroles.errors import InputError
 from layerroles.models import provenance
 from layerroles.probes.base import Probe
 from layerroles.tasks import Task
-from layerroles.tasks.base import as_tasks
 
 _FOLDER = "probes"
 
@@ -39,8 +38,8 @@ def measure_into(
     Example:
         lens = lr.probes.measure_into("runs/first", lr.probes.LogitLens(), model, tasks, limit=8)
     """
-    known, tasks = provenance(model), as_tasks(tasks)
-    condition = INTACT if condition is None else as_condition(condition)
+    known = provenance(model)
+    condition = condition or INTACT
     asked = {
         "probe": repr(probe),
         "weights": known.weights,
