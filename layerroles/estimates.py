@@ -123,7 +123,10 @@ def _parts(
     found: dict[str, list[tuple[Call, Plan]]] = {}
     for call in sweep.calls():
         requests = [request for each in call.requests for request in each]
-        plan = engine.planned(requests, call.conditions, budget=allowed, generated=generated)
+        try:
+            plan = engine.planned(requests, call.conditions, budget=allowed, generated=generated)
+        except InputError as error:
+            raise InputError(f"{call.name}: {error}") from error
         found.setdefault(call.name, []).append((call, plan))
     parts = [_part(name, calls, speed) for name, calls in found.items()]
     work = _tried(sweep, [call for calls in found.values() for call, _ in calls], shape)

@@ -11,7 +11,7 @@ from typing import Any
 
 from transformer_lens.model_bridge import TransformerBridge
 
-from layerroles.ablations import INTACT, Condition
+from layerroles.ablations import INTACT, Condition, as_condition
 from layerroles.chat import chat_text
 from layerroles.engine import Engine, Scored, prefix_ids, scored, written
 from layerroles.errors import InputError
@@ -51,6 +51,7 @@ class AblatedLM(TemplateLM):  # type: ignore[misc]
         max_length: int | None = None,
     ) -> None:
         super().__init__()
+        condition = as_condition(condition)
         condition.check(model)
         self.model = model
         self.condition = condition

@@ -20,7 +20,7 @@ from typing import Any, ClassVar, Literal
 from transformer_lens.model_bridge import TransformerBridge
 
 from layerroles import __version__, again
-from layerroles.ablations import INTACT, Condition
+from layerroles.ablations import INTACT, Condition, as_conditions
 from layerroles.backends import Answering, Backend, Job, Part, Workers
 from layerroles.backends import backend as chosen
 from layerroles.chat import check_template
@@ -36,6 +36,7 @@ from layerroles.results import SweepResult
 from layerroles.status import telling
 from layerroles.store import ROW, Key, Store, opened, reserved
 from layerroles.tasks import Example, LmEval, Task
+from layerroles.tasks.base import as_tasks
 from layerroles.units import Call, Cell, Unit, cells_of, distinct, missing
 
 
@@ -78,8 +79,8 @@ class Sweep:
     def __init__(
         self,
         model: TransformerBridge,
-        tasks: Sequence[Task],
-        conditions: Sequence[Condition],
+        tasks: Iterable[Task],
+        conditions: Iterable[Condition],
         *,
         protocols: Sequence[str | Protocol] = ("continuation", "generation"),
         limit: int = 32,
@@ -89,10 +90,9 @@ class Sweep:
         coherence: bool = False,
         noise_floor: bool = True,
     ) -> None:
-        given = {"tasks": tasks, "conditions": conditions, "protocols": protocols}
-        for name, several in given.items():
-            if isinstance(several, str | Condition) or not isinstance(several, Iterable):
-                raise InputError(f"{name}={several!r} is one, not several: write [{several!r}]")
+        tasks = as_tasks(tasks)
+        if isinstance(protocols, str) or not isinstance(protocols, Iterable):
+            raise InputError(f"protocols={protocols!r} is one, not several: write [{protocols!r}]")
         if not isinstance(limit, int) or limit < 1:
             raise InputError(f"limit={limit!r} asks nothing: use a whole number of 1 or more")
         if not tasks or not protocols:
@@ -102,7 +102,7 @@ class Sweep:
         if chat:
             check_template(model)
         self.model = model
-        self.conditions = distinct([INTACT, *conditions])
+        self.conditions = distinct([INTACT, *as_conditions(conditions)])
         self.limit = limit
         self.seed = seed
         self.chat = chat

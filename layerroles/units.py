@@ -78,15 +78,10 @@ def distinct(conditions: Sequence[Condition]) -> list[Condition]:
     """The conditions, each once.
 
     Raises:
-        InputError: two that differ have one name, or something is no condition.
+        InputError: two that differ have one name.
     """
     by_name: dict[str, Condition] = {}
     for condition in conditions:
-        if not isinstance(condition, Condition):
-            raise InputError(
-                f"{condition!r} is no condition: lr.each_layer(model, ablation) makes some, "
-                "lr.Condition({site: ablation}) one"
-            )
         other = by_name.setdefault(condition.name, condition)
         if other != condition:
             raise InputError(
@@ -101,12 +96,9 @@ def cells_of(
     """Every task under every protocol, or under its own.
 
     Raises:
-        InputError: a task given twice, what is no task or protocol, or a protocol that a task
-            cannot be asked under.
+        InputError: a task given twice, what is no protocol, or a protocol that a task cannot be
+            asked under.
     """
-    for task in tasks:
-        if not isinstance(task, Task):
-            raise InputError(f"{task!r} is no task: lr.task({task!r}) makes one")
     labels = [task.label for task in tasks]
     for label in labels:
         if labels.count(label) > 1:

@@ -13,6 +13,8 @@ from layerroles.ablations.base import Pass as Pass
 from layerroles.ablations.base import ablation as ablation
 from layerroles.ablations.condition import INTACT as INTACT
 from layerroles.ablations.condition import Condition as Condition
+from layerroles.ablations.condition import as_condition as as_condition
+from layerroles.ablations.condition import as_conditions as as_conditions
 from layerroles.ablations.grids import cumulative as cumulative
 from layerroles.ablations.grids import each_head as each_head
 from layerroles.ablations.grids import each_kv_group as each_kv_group

@@ -16,7 +16,7 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
 from layerroles.ablations.base import Ablation, EditContext, Pass, declared_reference
-from layerroles.ablations.condition import Condition
+from layerroles.ablations.condition import Condition, as_condition
 from layerroles.ablations.passes import Watch, watched
 from layerroles.ablations.prompts import Prompt
 from layerroles.ablations.reference import (
@@ -245,6 +245,7 @@ def ablated(
             logits = model(text, prepend_bos=False)  # [row, pos, d_vocab]
     """
     check_weights(model)
+    condition = as_condition(condition)
     condition.check(model)
     for prompt in prompts or ():
         if not isinstance(prompt, Prompt):

@@ -6,7 +6,7 @@ hash of its content (sites, ablations, their parameters, `at`), not by its name.
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType
 
 from jaxtyping import Bool
@@ -62,6 +62,8 @@ class Condition:
         self, edits: Mapping[Site, Ablation], *, name: str | None = None, at: At = "all"
     ) -> None:
         where = identity(at)
+        if not isinstance(edits, Mapping):
+            raise InputError(f"a condition maps sites to ablations: {edits!r} is no such map")
         for site, edit in edits.items():
             if isinstance(edit, type) and issubclass(edit, Ablation):
                 raise InputError(f"{edit.__name__} is a class: write {edit.__name__}()")
@@ -172,6 +174,33 @@ class Condition:
             if reference is not None:
                 needed.setdefault(reference, []).append(site)
         return needed
+
+
+def as_conditions(given: Iterable[Condition]) -> list[Condition]:
+    """Conditions that a user gave, in their order.
+
+    Raises:
+        InputError: one alone, or something that is no condition.
+    """
+    if isinstance(given, Condition):
+        raise InputError(f"conditions={given!r} is one, not several: write [{given!r}]")
+    return [as_condition(one) for one in (given if isinstance(given, Iterable) else [given])]
+
+
+def as_condition(given: Condition) -> Condition:
+    """A condition that a user gave.
+
+    Raises:
+        InputError: several, or something that is no condition.
+    """
+    if isinstance(given, list | tuple):
+        raise InputError(f"condition={given!r} is a list: take one of it, such as conditions[0]")
+    if not isinstance(given, Condition):
+        raise InputError(
+            f"{given!r} is no condition: lr.each_layer(model, ablation) makes some, "
+            "lr.Condition({site: ablation}) one"
+        )
+    return given
 
 
 def _rebuilt(

@@ -260,7 +260,11 @@ def _size(model: TransformerBridge) -> Size:
 
 
 def _layers(model: TransformerBridge, layers: Iterable[int] | None) -> list[int]:
-    return list(range(_size(model).n_layers)) if layers is None else list(layers)
+    if layers is None:
+        return list(range(_size(model).n_layers))
+    if not isinstance(layers, Iterable):
+        raise InputError(f"layers={layers!r} is one, not several: write [{layers!r}]")
+    return list(layers)
 
 
 def _conditions(

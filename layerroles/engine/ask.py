@@ -1,6 +1,6 @@
 """Ask a model, intact or under conditions: the front of the engine."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from transformer_lens.model_bridge import TransformerBridge
 
-from layerroles.ablations import INTACT, Condition
+from layerroles.ablations import INTACT, Condition, as_conditions
 from layerroles.engine.cost import Speed
 from layerroles.engine.executors import ExecutorName, Executors, answered, length
 from layerroles.engine.groups import Requests
@@ -21,6 +21,7 @@ from layerroles.engine.requests import (
     Spans,
     Writing,
     Written,
+    as_pairs,
     scored,
     written,
 )
@@ -120,8 +121,8 @@ class Engine:
 
     def loglikelihood(
         self,
-        requests: Sequence[tuple[str, str]],
-        conditions: Sequence[Condition] = (INTACT,),
+        requests: Iterable[tuple[str, str]],
+        conditions: Iterable[Condition] = (INTACT,),
         *,
         evidence: Spans | None = None,
     ) -> LogLikelihoods:
@@ -134,12 +135,14 @@ class Engine:
                 with `at="evidence"` act on their tokens.
 
         Raises:
-            InputError: an empty continuation, a request longer than the model's context, a site
-                that the model lacks, or evidence that is needed and not given.
+            InputError: what is no request or no condition, an empty continuation, a request longer
+                than the model's context, a site that the model lacks, or evidence that is needed
+                and not given.
         """
+        conditions = as_conditions(conditions)
         encoded = scored(self.model, requests, evidence)
         scores = self.score(encoded, conditions)
-        shape = (len(conditions), len(requests))
+        shape = (len(conditions), len(encoded))
 
         def table(values: list[list[object]], kind: type) -> np.ndarray:
             return np.array(values, dtype=kind).reshape(shape)
@@ -153,8 +156,8 @@ class Engine:
 
     def generate_until(
         self,
-        requests: Sequence[tuple[str, Options]],
-        conditions: Sequence[Condition] = (INTACT,),
+        requests: Iterable[tuple[str, Options]],
+        conditions: Iterable[Condition] = (INTACT,),
         *,
         evidence: Spans | None = None,
     ) -> list[list[str]]:
@@ -167,16 +170,18 @@ class Engine:
             evidence: as for `loglikelihood`.
 
         Raises:
-            InputError: an unknown option, a request longer than the model's context, a site that
-                the model lacks, or evidence that is needed and not given.
+            InputError: what is no request or no condition, an unknown option, a request longer
+                than the model's context, a site that the model lacks, or evidence that is needed
+                and not given.
         """
+        conditions = as_conditions(conditions)
         writings = self.write(written(self.model, requests, evidence), conditions)
         return [[one.text for one in row] for row in writings]
 
     def plan(
         self,
-        requests: Sequence[tuple[str, str | Options]],
-        conditions: Sequence[Condition] = (INTACT,),
+        requests: Iterable[tuple[str, str | Options]],
+        conditions: Iterable[Condition] = (INTACT,),
     ) -> Plan:
         """What would be computed, and how long it would take at the most; nothing is run.
 
@@ -188,12 +193,13 @@ class Engine:
         Raises:
             InputError: as for these, or what would not be run fused.
         """
+        requests = as_pairs(requests)
         pairs = [(first, second) for first, second in requests if isinstance(second, str)]
         asked = [(first, second) for first, second in requests if not isinstance(second, str)]
         if not requests:
             raise InputError("there is nothing to plan: no requests")
         encoded: Requests = [*scored(self.model, pairs), *written(self.model, asked)]
-        plan = self.planned(encoded, conditions)
+        plan = self.planned(encoded, as_conditions(conditions))
         return replace(plan, speed=self._speed())
 
     def planned(

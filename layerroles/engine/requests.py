@@ -6,7 +6,7 @@ then split, so that a word never falls apart at the seam; the ids are kept.
 
 import dataclasses
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -20,6 +20,7 @@ from layerroles.models import encode, prepared, tokenized
 log = logging.getLogger(__name__)
 
 Asked = TypeVar("Asked", "Scored", "Written")
+Second = TypeVar("Second")
 Options = Mapping[str, object]
 # For each request, character spans `[start, end)` of its context; None where not known.
 Spans = Sequence[Sequence[tuple[int, int]] | None]
@@ -122,7 +123,7 @@ class Writing:
 
 def scored(
     model: TransformerBridge,
-    pairs: Sequence[tuple[str, str]],
+    pairs: Iterable[tuple[str, str]],
     evidence: Spans | None = None,
     *,
     cut: int | None = None,
@@ -138,16 +139,17 @@ def scored(
             lm-eval, instead of being refused.
 
     Raises:
-        InputError: an empty continuation, a request longer than the model's context, or evidence
-            that is no list of spans for each request.
+        InputError: what is no pair of texts, an empty continuation, a request longer than the
+            model's context, or evidence that is no list of spans for each request.
     """
+    pairs = as_pairs(pairs)
     given = _given(evidence, len(pairs))
     return [_scored(model, index, *pair, given[index], cut) for index, pair in enumerate(pairs)]
 
 
 def written(
     model: TransformerBridge,
-    asked: Sequence[tuple[str, Options]],
+    asked: Iterable[tuple[str, Options]],
     evidence: Spans | None = None,
     *,
     cut: int | None = None,
@@ -163,8 +165,26 @@ def written(
     Raises:
         InputError: an unknown option, or as `scored`.
     """
+    asked = as_pairs(asked)
     given = _given(evidence, len(asked))
     return [_written(model, index, *one, given[index], cut) for index, one in enumerate(asked)]
+
+
+def as_pairs(given: Iterable[tuple[str, Second]]) -> list[tuple[str, Second]]:
+    """Requests that a user gave, in their order.
+
+    Raises:
+        InputError: what is no list of pairs.
+    """
+    found = list(given) if isinstance(given, Iterable) else [given]
+    for index, pair in enumerate(found):
+        if not isinstance(pair, tuple | list) or len(pair) != 2:
+            raise InputError(
+                f"request {index}: {pair!r} is no pair of a context and a continuation, or of a "
+                f'context and options: write [("1 + 1 =", " 2")], or '
+                f'[("1 + 1 =", {{"max_gen_toks": 4}})]'
+            )
+    return found
 
 
 def prefix_ids(model: TransformerBridge) -> tuple[int, ...]:
@@ -274,7 +294,9 @@ def _written(
     spans: Sequence[tuple[int, int]] | None,
     cut: int | None,
 ) -> Written:
-    unknown = sorted(set(options) - set(_KNOWN_OPTIONS))
+    if not isinstance(options, Mapping):
+        raise InputError(f'request {index}: {options!r} are no options, such as {{"until": ["."]}}')
+    unknown = sorted(map(str, set(options) - set(_KNOWN_OPTIONS)))
     if unknown:
         raise InputError(
             f"request {index}: unknown option {unknown[0]!r}, known are {', '.join(_KNOWN_OPTIONS)}"

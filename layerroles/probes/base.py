@@ -20,13 +20,14 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
 from layerroles.ablations import Condition, Prompt, ablated
-from layerroles.ablations.condition import INTACT
+from layerroles.ablations.condition import INTACT, as_condition
 from layerroles.ablations.reference import pad_left
 from layerroles.engine import scored
 from layerroles.errors import InputError
 from layerroles.models import check_weights, forward, prepared
 from layerroles.registry import Registry
 from layerroles.tasks import Example, Task
+from layerroles.tasks.base import as_tasks
 
 _BATCH = 8
 
@@ -87,11 +88,12 @@ class Probe(ABC):
                 that the probe or the condition does not fit, or no example that has what the probe
                 needs.
         """
+        tasks = as_tasks(tasks)
         if limit < 1 or not tasks:
             raise InputError(f"a probe needs tasks and a limit of 1 or more, not limit={limit}")
         check_weights(model)
         self.check(model)
-        condition = condition or INTACT
+        condition = INTACT if condition is None else as_condition(condition)
         rows = [
             {
                 "probe": self.name,

@@ -20,7 +20,7 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
 from layerroles.ablations import Condition, Prompt, ablated
-from layerroles.ablations.condition import INTACT
+from layerroles.ablations.condition import INTACT, as_condition
 from layerroles.errors import InputError
 from layerroles.models import encode, forward, prepared
 from layerroles.probes.base import Batch, Probe, hooked
@@ -104,7 +104,7 @@ class Lens(Probe):
         if isinstance(texts, str) or not texts or not all(texts):
             raise InputError("a lens reads a list of texts, none of them empty")
         self.check(model)
-        condition = condition or INTACT
+        condition = INTACT if condition is None else as_condition(condition)
         before = {"probe": self.name, "model": prepared(model).name, "condition": condition.name}
         frames = [
             self._along(model, encode(model, text), condition).assign(text=number)

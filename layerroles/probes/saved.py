@@ -9,11 +9,12 @@ import pandas as pd
 from transformer_lens.model_bridge import TransformerBridge
 
 from layerroles.ablations import Condition
-from layerroles.ablations.condition import INTACT
+from layerroles.ablations.condition import INTACT, as_condition
 from layerroles.errors import InputError
 from layerroles.models import provenance
 from layerroles.probes.base import Probe
 from layerroles.tasks import Task
+from layerroles.tasks.base import as_tasks
 
 _FOLDER = "probes"
 
@@ -38,8 +39,8 @@ def measure_into(
     Example:
         lens = lr.probes.measure_into("runs/first", lr.probes.LogitLens(), model, tasks, limit=8)
     """
-    known = provenance(model)
-    condition = condition or INTACT
+    known, tasks = provenance(model), as_tasks(tasks)
+    condition = INTACT if condition is None else as_condition(condition)
     asked = {
         "probe": repr(probe),
         "weights": known.weights,

@@ -36,6 +36,7 @@ from layerroles.registry import unknown
 from layerroles.results import SweepResult
 from layerroles.sites import Site
 from layerroles.tasks import Task, task
+from layerroles.tasks.base import as_tasks
 
 TASKS = ("kv_retrieval", "facts", "word_problems")
 # Under what the two searches ask.
@@ -144,6 +145,7 @@ def _kept(keep: Sequence[str], tasks: Sequence[Task]) -> list[Task]:
     """The tasks of the families, or of the labels, that are to be kept."""
     if isinstance(keep, str):
         raise InputError(f"keep={keep!r} is no list: write it as [{keep!r}]")
+    tasks = as_tasks(tasks)
     if not tasks:
         raise InputError("a plan needs tasks that stand for what is to be kept")
     known = list(dict.fromkeys([*(one.family for one in tasks), *(one.label for one in tasks)]))

@@ -11,6 +11,7 @@ import json
 import re
 import reprlib
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -216,6 +217,21 @@ def task(name: str, **parameters: object) -> Task:
             raise InputError(f"task {name!r} takes nothing behind a colon, not {argument!r}")
         parameters = {TASKS[name].argument: argument, **parameters}
     return TASKS.make(name, parameters)
+
+
+def as_tasks(given: Iterable[Task]) -> list[Task]:
+    """Tasks that a user gave, in their order.
+
+    Raises:
+        InputError: one alone, or something that is no task.
+    """
+    if isinstance(given, str | Task) or not isinstance(given, Iterable):
+        raise InputError(f"tasks={given!r} is one, not several: write [{given!r}]")
+    found = list(given)
+    for one in found:
+        if not isinstance(one, Task):
+            raise InputError(f"{one!r} is no task: lr.task({one!r}) makes one")
+    return found
 
 
 def grade_text(line: str, example: Example) -> Grade:

@@ -270,6 +270,14 @@ def test_a_model_without_weights_is_not_run(act: Callable[[Any], object]) -> Non
     assert not Path("nowhere").exists()
 
 
+def test_a_task_that_outgrows_a_sliding_window_is_named() -> None:
+    model = outline("gemma2")
+    task = lr.task("facts", num_fewshot=4)
+    asked = lr.Sweep(model, [task], [], protocols=["continuation"], limit=2)
+    with pytest.raises(lr.InputError, match=r"^facts.*: model .* sliding window of 128"):
+        lr.estimate(asked, device="h100")
+
+
 @pytest.mark.parametrize("share", [-0.1, 1.5, float("nan")])
 def test_what_is_no_share_is_told(share: float) -> None:
     with pytest.raises(lr.InputError, match="generated="):

@@ -291,6 +291,16 @@ def test_mistakes_are_told(ask: object, line: str) -> None:
     assert line in str(caught.value)
 
 
+def test_requests_and_conditions_may_be_made_as_they_are_read() -> None:
+    engine = lr.Engine(random_model("llama"))
+    chosen = [Condition({}), Condition({lr.Site(1): lr.Skip()})]
+    found = engine.loglikelihood(iter(PAIRS), iter(chosen))
+    assert (found.logprob == engine.loglikelihood(PAIRS, chosen).logprob).all()
+    texts = engine.generate_until(iter(ASKED), iter(chosen))
+    assert texts == engine.generate_until(ASKED, chosen)
+    assert str(engine.plan(iter(PAIRS), iter(chosen))) == str(engine.plan(PAIRS, chosen))
+
+
 def test_context_and_continuation_are_encoded_together() -> None:
     model = random_model("llama")
     (request,) = scored(model, [("ends in a space ", "word")])

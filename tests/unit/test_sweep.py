@@ -466,7 +466,7 @@ def forget():
     with lr.ablated(model, lr.Condition({lr.Site(1, "mlp"): Forgetful()})):
         model("a")
 
-skip = lr.each_layer(model, lr.Skip())
+skip, engine, lens = lr.each_layer(model, lr.Skip()), lr.Engine(model), lr.probes.LogitLens()
 for misuse in (
     lambda: lr.Sweep(model, "facts", skip),
     lambda: lr.Sweep(model, ["facts"], skip),
@@ -477,6 +477,28 @@ for misuse in (
     lambda: lr.Sweep(model, [task], skip, limit="8"),
     lambda: lr.each_layer(model, lr.Skip),
     forget,
+    lambda: engine.loglikelihood(("a", "b"), skip),
+    lambda: engine.loglikelihood(["ab"], skip),
+    lambda: engine.loglikelihood([("a", "b"), ("a", "b", "c")], skip),
+    lambda: engine.loglikelihood(None, skip),
+    lambda: engine.loglikelihood([("a", "b")], skip[0]),
+    lambda: engine.loglikelihood([("a", "b")], lr.Skip()),
+    lambda: engine.generate_until(["abc"], skip),
+    lambda: engine.generate_until([("a", None)], skip),
+    lambda: engine.generate_until([("a", {3: "."})], skip),
+    lambda: engine.generate_until([("a", {})], [lr.Skip()]),
+    lambda: engine.plan(["abc"], skip),
+    lambda: engine.plan([("a", "b")], None),
+    lambda: lr.ablated(model, lr.Skip()).__enter__(),
+    lambda: lr.ablated(model, skip).__enter__(),
+    lambda: lr.AblatedLM(model, {lr.Site(1): lr.Skip()}),
+    lambda: lr.Condition([lr.Site(1)]),
+    lambda: lr.each_layer(model, lr.Skip(), layers=1),
+    lambda: lens.measure(model, task),
+    lambda: lens.measure(model, ["facts"]),
+    lambda: lens.measure(model, [task], condition=skip),
+    lambda: lens.read(model, ["a"], condition=lr.Skip()),
+    lambda: lr.plan_pruning(model, drop=1, tasks=["facts"]),
 ):
     try:
         misuse()
@@ -504,6 +526,28 @@ def test_slips_of_python_get_one_line_each() -> None:
         "limit='8' asks nothing: use a whole number of 1 or more",
         "Skip is a class: write Skip()",
         "forgetful on L1.mlp returned None: an edit returns the write, changed or not",
+        "request 0: 'a' is no pair of a context and a continuation, or of a context and options",
+        "request 0: 'ab' is no pair",
+        "request 1: ('a', 'b', 'c') is no pair",
+        "request 0: None is no pair",
+        "conditions=Condition('skip L0') is one, not several: write [Condition('skip L0')]",
+        "Skip() is no condition: lr.each_layer(model, ablation) makes some, ",
+        "request 0: 'abc' is no pair",
+        "request 0: None are no options, such as {",
+        "request 0: unknown option '3', known are until, max_gen_toks",
+        "Skip() is no condition",
+        "request 0: 'abc' is no pair",
+        "None is no condition",
+        "Skip() is no condition",
+        "condition=<3 conditions: skip L0, skip L1, skip L2> is a list: take one of it",
+        "{Site('L1'): Skip()} is no condition",
+        "a condition maps sites to ablations: [Site('L1')] is no such map",
+        "layers=1 is one, not several: write [1]",
+        "is one, not several: write [Facts(",
+        "'facts' is no task: lr.task('facts') makes one",
+        "condition=<3 conditions: skip L0, skip L1, skip L2> is a list: take one of it",
+        "Skip() is no condition",
+        "'facts' is no task",
     ]
     lines = done.stdout.splitlines()
     assert len(lines) == len(told)
