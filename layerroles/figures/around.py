@@ -8,6 +8,7 @@ from layerroles.figures.words import text_width
 
 _LEGEND_ROW, _LEGEND_MARK = 20.5, 44.0
 _BAR, _BAR_LONG = 6.0, 100.0  # pixels
+_BAR_END = 7.0  # from its end to that of the panels: half of its last label stands out
 
 
 def has_bar(figure: go.Figure) -> bool:
@@ -16,15 +17,17 @@ def has_bar(figure: go.Figure) -> bool:
     return axis.cmin is not None and axis.showscale is not False
 
 
-def set_bar(figure: go.Figure, y: float, size: float) -> float:
+def set_bar(figure: go.Figure, above: float, plot: float, size: float) -> float:
     """Lay the colour bar above the panels, at the right; the pixels that it takes."""
     bar = figure.layout.coloraxis.colorbar
+    high = _BAR + 2.1 * size  # with its labels and its title
     bar.update(
         orientation="h",
-        x=1,
+        x=1 - _BAR_END / figure.layout.width,
         xanchor="right",
-        y=y,
-        yanchor="bottom",
+        # Anchored at its bottom, plotly.js 4.1 moves the titles of x axes up, onto their labels.
+        y=1 + (above + high / 2) / plot,
+        yanchor="middle",
         thicknessmode="pixels",
         thickness=_BAR,
         lenmode="pixels",
@@ -36,7 +39,7 @@ def set_bar(figure: go.Figure, y: float, size: float) -> float:
         ticklabeloverflow="allow",
     )
     bar.title.update(side="top", font={"size": size})
-    return _BAR + 2.4 * size + 6
+    return high + 0.3 * size + 6
 
 
 def set_legend(figure: go.Figure, x: float, above: float, plot: float, size: float) -> float:

@@ -100,7 +100,7 @@ def lay_out(figure: go.Figure, sizes: Sizes, head: Sequence[tuple[str, float]] =
     _fit_notes(figure, bands, across.panel, sizes)
     figure.layout.width = round(sizes.wide, 2)
     if has_bar(figure):
-        above += set_bar(figure, 1 + above / plot, sizes.small)
+        above += set_bar(figure, above, plot, sizes.small)
     above += set_legend(figure, across.edge, above, plot, sizes.small)
     above += set_head(figure, head, across.edge, above, plot)
     below = max(panel.below for panel in rows[-1])

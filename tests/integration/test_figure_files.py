@@ -139,6 +139,7 @@ def test_an_svg_holds_its_fonts_and_no_pixels(drawn: dict[str, go.Figure], folde
         assert 'width="312"' in svg[:300], name
         assert svg.count("@font-face") == 2, name
         assert "<image" not in svg, name
+        assert not re.search(r'class="x\d*title" transform', svg), f"{name}: title not in its place"
         assert not re.search(r"(href|src)=.https?:", svg), name
 
 
