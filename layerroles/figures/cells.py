@@ -5,9 +5,10 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from layerroles.figures.words import text_width
+from layerroles.figures.words import cut, text_width
 
 _DARK = 0.62  # of the way from the palest colour to the darkest, from which text is white
+_SIGNS = ("+", "\N{MINUS SIGN}")
 _MEANS = "+ and \N{MINUS SIGN} mark values beyond the colour scale"
 
 
@@ -27,7 +28,9 @@ def cells(figure: go.Figure) -> None:
 
 
 def fit_texts(figure: go.Figure, size: float) -> list[str]:
-    """Put a sign for each number that is wider than its cell; what the signs mean, if any stand.
+    """Shorten what is wider than its cell; what the signs mean that stand for numbers, if any do.
+
+    A number becomes a sign; of a word, as much is left as there is room for.
 
     Args:
         figure: laid out.
@@ -45,16 +48,19 @@ def fit_texts(figure: go.Figure, size: float) -> list[str]:
         low, high = axis.range or (-0.5, max(trace.x, default=0) + 0.5)
         cell = plot * (end - start) / (high - low)
         texts = [_short(text, cell, size) for text in trace.text]
-        shortened |= texts != list(trace.text)
+        shortened |= any(
+            text in _SIGNS and text != whole for text, whole in zip(texts, trace.text, strict=True)
+        )
         trace.text = texts
     return [_MEANS] if shortened else []
 
 
 def _short(text: str, cell: float, size: float) -> str:
-    number = text.strip("\N{MINUS SIGN}").replace(".", "").isdecimal()
-    if not number or text_width(text, size) <= cell:
+    if text_width(text, size) <= cell:
         return text
-    return "\N{MINUS SIGN}" if text.startswith("\N{MINUS SIGN}") else "+"
+    if text.strip("\N{MINUS SIGN}").replace(".", "").isdecimal():
+        return "\N{MINUS SIGN}" if text.startswith("\N{MINUS SIGN}") else "+"
+    return cut(text, cell, size)
 
 
 def _bars(heat: go.Heatmap, low: float, high: float) -> list[Any]:

@@ -14,7 +14,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from layerroles.figures.around import has_bar, set_bar, set_head, set_legend
-from layerroles.figures.ticks import thin_ticks, tick_texts
+from layerroles.figures.ticks import rows_high, thin_ticks, tick_texts
 from layerroles.figures.words import plain, text_width, wrapped
 
 _HEIGHT = 0.62  # of a panel on a screen
@@ -90,6 +90,7 @@ def lay_out(figure: go.Figure, sizes: Sizes, head: Sequence[tuple[str, float]] =
         for place, unit in enumerate(band):
             details += _set_heading(unit[0], across.room(place), sizes)
             for panel in unit:
+                panel.high = max(panel.high, rows_high(panel.y, sizes.small))
                 thin_ticks(panel.x, panel.y, across.panel, panel.high, sizes.small)
                 panel.below = _below(panel, sizes)
     rows = [row for band in bands for row in _rows(band)]

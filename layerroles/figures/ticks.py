@@ -6,6 +6,7 @@ from typing import Any
 from layerroles.figures.words import text_width
 
 _STEPS = (1, 2, 4, 5, 10, 20, 50, 100)
+_ROW = 1.15  # from one label to the next below it, in sizes of type
 
 
 def tick_texts(axis: Any) -> Sequence[str]:
@@ -29,14 +30,26 @@ def thin_ticks(x: Any, y: Any, wide: float, high: float, size: float) -> None:
         high: likewise.
         size: of the type, in pixels.
     """
-    if x.tickvals is not None and x.range is not None and len(x.tickvals):
-        per = wide / (x.range[1] - x.range[0])
-        kept = _kept(list(zip(x.tickvals, tick_texts(x), strict=True)), per, x, size)
-        x.tickvals, x.ticktext = [value for value, _ in kept], [text for _, text in kept]
+    if x.tickvals is not None and len(x.tickvals):
+        if x.range is None:  # tokens: each is labelled, upright where they would touch
+            if max(text_width(text, size) for text in tick_texts(x)) > wide / len(x.tickvals):
+                x.tickangle = -90
+        else:
+            per = wide / (x.range[1] - x.range[0])
+            kept = _kept(list(zip(x.tickvals, tick_texts(x), strict=True)), per, x, size)
+            x.tickvals, x.ticktext = [value for value, _ in kept], [text for _, text in kept]
     if y.dtick and y.range is not None and y.tickvals is None:
         per = high / abs(y.range[1] - y.range[0])
         while y.dtick * per < size * 1.3:
             y.dtick *= 2
+
+
+def rows_high(y: Any, size: float) -> float:
+    """Pixels that a panel needs for the labels of its rows not to touch; 0 where it names none."""
+    if y.type == "log" or y.tickvals is None or y.ticktext is None or len(y.tickvals) < 2:
+        return 0.0
+    low, high = y.range or (min(y.tickvals) - 0.5, max(y.tickvals) + 0.5)
+    return float(size * _ROW * abs(high - low) / abs(y.tickvals[1] - y.tickvals[0]))
 
 
 def _kept(

@@ -16,6 +16,7 @@ _WIDTHS = {
     **dict.fromkeys("W%\N{EM DASH}", 960),
     **dict.fromkeys("+<>=~\N{MINUS SIGN}\N{PLUS-MINUS SIGN}", 584),
     "\N{BLACK SQUARE}": 604,
+    "\N{HORIZONTAL ELLIPSIS}": 1000,
 }
 _DIGIT = 556
 
@@ -34,6 +35,20 @@ def text_width(text: str, size: float) -> float:
     """The width of a label, of its widest line, in the unit of `size`."""
     lines = (plain(line) for line in str(text).split("<br>"))
     return max(sum(_WIDTHS.get(letter, _DIGIT) for letter in line) for line in lines) / 1000 * size
+
+
+def cut(text: str, room: float, size: float) -> str:
+    """As much of a label as fits into `room`, and an ellipsis; bold stays bold.
+
+    Example:
+        >>> cut("<b>one &lt; two</b>", 40.0, 10.0)
+        '<b>one &lt;…</b>'
+    """
+    words, bold = plain(text), text.startswith("<b>")
+    while words and text_width(f"{words}\N{HORIZONTAL ELLIPSIS}", size) > room:
+        words = words[:-1]
+    short = html.escape(words.rstrip(), quote=False) + "\N{HORIZONTAL ELLIPSIS}"
+    return f"<b>{short}</b>" if bold else short
 
 
 def wrapped(text: str, room: float, size: float) -> list[str]:

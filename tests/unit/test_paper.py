@@ -21,6 +21,7 @@ from layerroles.figures.words import text_width
 from layerroles.results import SweepResult
 from tests.unit.synthetic import synthetic_attention, synthetic_lens, synthetic_result
 from tests.unit.test_figures import BLINDNESS, lab, linear
+from tests.unit.test_figures_heads import pattern
 
 N_LAYERS, N = 30, 8
 POINT = 96 / 72
@@ -80,6 +81,35 @@ def test_the_figure_that_is_given_stays_as_it_is(drawn: dict[str, go.Figure]) ->
     before = json.loads(figure.to_json())
     figures.paper(figure)
     assert json.loads(figure.to_json()) == before
+
+
+def test_tokens_do_not_meet_at_column_width() -> None:
+    tokens = ["The", " 12", " Constantinople", " of", " <b>", "\n", " Rome", "."]
+    read = pd.DataFrame(
+        [
+            {"probe": "logit_lens", "condition": "intact", "text": 0, "position": position,
+             "token": tokens[position], "layer": layer, "part": "block", "kl": 1.0, "rank": 0,
+             "agrees": layer > 20, "top_0": " Constantinople", "top_0_logprob": -0.1}
+            for position in range(8)
+            for layer in range(-1, 30)
+        ]
+    )  # fmt: skip
+    figure = figures.paper(figures.token_table(read))
+    (words,) = figure.select_traces({"type": "scatter"})
+    cell = figure.layout.width - figure.layout.margin.l - figure.layout.margin.r
+    assert {text_width(text, words.textfont.size) <= cell / 8 for text in words.text} == {True}
+    assert {text.startswith("<b>\N{OPEN BOX}C") for text in words.text[-8:]} == {True}
+    assert len(figure.layout.xaxis.ticktext) == 8  # numbers among them stay
+    assert figure.layout.xaxis.tickangle == -90
+    assert figures.paper(figures.token_table(read), "full").layout.xaxis.tickangle == 0
+
+
+def test_rows_of_an_attention_pattern_stand_apart() -> None:
+    figure = figures.paper(figures.attention_pattern(pattern(24)))
+    plot = figure.layout.height - figure.layout.margin.t - figure.layout.margin.b
+    for axis in figure.select_yaxes():
+        high = plot * (axis.domain[1] - axis.domain[0])
+        assert high / 24 > 9.4  # pixels: the labels are of 7 points
 
 
 def test_labels_of_30_layers_do_not_meet_at_column_width(drawn: dict[str, go.Figure]) -> None:
