@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from layerroles.figures.words import cut, text_width
+from layerroles.figures.words import cut, plain, text_width
 
 _DARK = 0.62  # of the way from the palest colour to the darkest, from which text is white
 _SIGNS = ("+", "\N{MINUS SIGN}")
@@ -30,7 +30,7 @@ def cells(figure: go.Figure) -> None:
 def fit_texts(figure: go.Figure, size: float) -> list[str]:
     """Shorten what is wider than its cell; what the signs mean that stand for numbers, if any do.
 
-    A number becomes a sign; of a word, as much is left as there is room for.
+    A number becomes a sign; of a word, as much is left as there is room for; a mark stays.
 
     Args:
         figure: laid out.
@@ -60,7 +60,8 @@ def _short(text: str, cell: float, size: float) -> str:
         return text
     if text.strip("\N{MINUS SIGN}").replace(".", "").isdecimal():
         return "\N{MINUS SIGN}" if text.startswith("\N{MINUS SIGN}") else "+"
-    return cut(text, cell, size)
+    mark = len(plain(text)) == 1
+    return text if mark else cut(text, cell, size)
 
 
 def _bars(heat: go.Heatmap, low: float, high: float) -> list[Any]:

@@ -104,6 +104,15 @@ def test_tokens_do_not_meet_at_column_width() -> None:
     assert figures.paper(figures.token_table(read), "full").layout.xaxis.tickangle == 0
 
 
+def test_marks_stay_in_cells_narrower_than_they_are(result: SweepResult) -> None:
+    def marks(width: str | float) -> list[str]:
+        drawn = figures.paper(figures.harm_map(result), width).select_traces({"type": "scatter"})
+        return [text for trace in drawn if trace.mode == "text" for text in trace.text]
+
+    assert len(set(marks("full"))) == 1
+    assert marks(2.0) == marks("full")
+
+
 def test_rows_of_an_attention_pattern_stand_apart() -> None:
     figure = figures.paper(figures.attention_pattern(pattern(24)))
     plot = figure.layout.height - figure.layout.margin.t - figure.layout.margin.b
