@@ -205,14 +205,21 @@ def device_of(device: str | torch.device | None) -> torch.device:
     """A torch device; by default CUDA if there is one, else the CPU.
 
     Raises:
-        InputError: unknown device.
+        InputError: unknown device, or one that is not there.
     """
     try:
-        return torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        found = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     except RuntimeError:
         raise InputError(
             f"unknown device {device!r}: known are cpu, cuda, cuda:0, mps, meta"
         ) from None
+    try:
+        torch.empty(0, device=found)
+    # A build without it raises an AssertionError or an ImportError.
+    except (RuntimeError, AssertionError, ImportError, NotImplementedError) as error:
+        line = str(error).split("\n")[0].rstrip(".")
+        raise InputError(f"device {str(found)!r} cannot be used here ({line}): try cpu") from None
+    return found
 
 
 def _reason(name: str, source: str, error: Exception) -> str:

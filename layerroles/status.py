@@ -101,6 +101,16 @@ def read_status(folder: str | Path) -> Status:
     return known
 
 
+def unfinished(folder: str | Path) -> str:
+    """Words on a run that has not ended; empty if it has, or if its folder does not say."""
+    if not (Path(folder) / _FILE).is_file():
+        return ""
+    found = read_status(folder)
+    if found.state == "done":
+        return ""
+    return f"{str(folder)!r} is not finished, and what follows is of the answers so far ({found})"
+
+
 @contextmanager
 def telling(folder: Path, rows_total: int) -> Iterator[Callable[[int, str], None]]:
     """Within the context, a run tells how far it is; yields what is told `(rows stored, of what)`.

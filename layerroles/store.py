@@ -208,6 +208,15 @@ def read_run(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]], list[d
         raise InputError(
             f"run folder {str(folder)!r}: rows.sqlite cannot be read ({error})"
         ) from error
+    conditions = {item["hash"] for item in manifest["conditions"]}
+    cells = {(cell["task"], cell["protocol"]) for cell in manifest["cells"]}
+    if any(
+        r["condition"] not in conditions or (r["task"], r["protocol"]) not in cells for r in rows
+    ):
+        raise InputError(
+            f"run folder {str(folder)!r}: rows.sqlite holds rows of which manifest.json knows "
+            f"nothing; the two are of different runs"
+        )
     return manifest, rows, examples
 
 
@@ -313,9 +322,33 @@ def _read_manifest(folder: Path) -> dict[str, Any] | None:
         found = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"run folder {str(folder)!r}: manifest.json is damaged") from error
-    if not isinstance(found, dict) or not {"cells", "conditions", "model"} <= set(found):
+    if not isinstance(found, dict) or not _is_manifest(found):
         raise InputError(f"run folder {str(folder)!r}: manifest.json is not that of a run")
     return found
+
+
+def refuse_other_weights(folder: Path, name: str, weights: str) -> None:
+    """Refuse a run folder whose answers are those of a model with other weights.
+
+    Raises:
+        InputError: it is one.
+    """
+    known = _read_manifest(folder)
+    if known is not None and known["model"].get("weights", weights) != weights:
+        raise InputError(
+            f"run folder {str(folder)!r} is of another model: its weights are "
+            f"{known['model']['weights']!r} (model {known['model'].get('name')!r}), and those of "
+            f"{name!r} are {weights!r}; use another folder"
+        )
+
+
+def _is_manifest(found: dict[str, Any]) -> bool:
+    lists = {"cells": {"task", "protocol", "family"}, "conditions": {"name", "hash"}}
+    return isinstance(found.get("model"), dict) and all(
+        isinstance(found.get(name), list)
+        and all(isinstance(one, dict) and keys <= set(one) for one in found[name])
+        for name, keys in lists.items()
+    )
 
 
 def _write_manifest(folder: Path, manifest: dict[str, Any]) -> None:

@@ -95,6 +95,8 @@ class Sweep:
             raise InputError(f"protocols={protocols!r} is one, not several: write [{protocols!r}]")
         if not isinstance(limit, int) or limit < 1:
             raise InputError(f"limit={limit!r} asks nothing: use a whole number of 1 or more")
+        if not isinstance(seed, int) or seed < 0:
+            raise InputError(f"seed={seed!r} is not a whole number of 0 or more")
         if not tasks or not protocols:
             raise InputError("a sweep needs at least one task and one protocol")
         if engine is not None and engine.model is not model:

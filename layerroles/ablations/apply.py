@@ -88,10 +88,12 @@ class Edit:
             return None, now.real & self._placed
         stream = stream.to(value.device)  # layers may lie on different devices
         write = write_of(site, value, stream, self._model)
+        # The edit is handed copies: one that works in place must not hide what it changed, nor
+        # change what other conditions go on from.
+        own = stream.clone()
         context = EditContext(
-            site, stream, now, self._reference, self._fitted, self._condition.whole_prompt
+            site, own, now, self._reference, self._fitted, self._condition.whole_prompt
         )
-        # The edit is handed a copy: one that works in place must not hide what it changed.
         new = self._ablation.edit(write.clone(), context)
         if not isinstance(new, Tensor):
             raise InputError(

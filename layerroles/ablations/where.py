@@ -14,7 +14,7 @@ from typing import Literal, get_args
 import numpy as np
 import torch
 from jaxtyping import Bool
-from torch import Tensor
+from torch import Tensor, nn
 
 from layerroles.ablations.base import EditContext
 from layerroles.errors import InputError
@@ -111,6 +111,9 @@ def _content(value: object, above: tuple[object, ...]) -> object:
     if isinstance(value, np.ndarray):
         digest = hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest()
         return [str(value.dtype), *value.shape, digest]
+    if isinstance(value, nn.Module):
+        # What it prints tells its shape; what it computes lies with its weights.
+        return [repr(value), _content(dict(value.state_dict()), above)]
     if isinstance(value, ModuleType):
         return value.__name__
     return _computed(value, above)

@@ -59,8 +59,11 @@ def command(
     names = [] if only is None else split_list(only, "--only")
 
     import layerroles as lr
+    from layerroles.status import unfinished
 
     result = lr.read(run)
+    if line := unfinished(run):
+        typer.echo(f"layerroles: {line}", err=True)
     # The probes' module loads torch, which a run without probes does not need.
     saved = lr.probes.read_saved(run) if (run / "probes").is_dir() else []
     drawn = lr.figures.every(result, saved, only=names)

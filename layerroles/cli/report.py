@@ -31,10 +31,17 @@ def command(
     layerroles report runs/base --against runs/twin --out both.html
     """
     import layerroles as lr
+    from layerroles.status import unfinished
 
     result = lr.read(run)
     # The probes' module loads torch, which a run without probes does not need.
     saved = lr.probes.read_saved(run) if (run / "probes").is_dir() else []
     other = None if against is None else lr.read(against)
-    page = lr.report(result, probes=saved, path=out or run / "report.html", against=other)
+    runs = [run] if against is None else [run, against]
+    partly = [line for line in map(unfinished, runs) if line]
+    for line in partly:
+        typer.echo(f"layerroles: {line}", err=True)
+    page = lr.report(
+        result, probes=saved, findings=partly, path=out or run / "report.html", against=other
+    )
     typer.echo(f"{page}")

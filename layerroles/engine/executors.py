@@ -25,7 +25,7 @@ from layerroles.engine.trust import (
     telling,
     told,
 )
-from layerroles.engine.twin import Twin
+from layerroles.engine.twin import WHOLE_LENGTH, Twin, reads_by_length
 from layerroles.errors import InputError
 from layerroles.models import prepared
 from layerroles.weights import hook_ids, stamp, text_config
@@ -72,8 +72,8 @@ class Executors:
         self, model: TransformerBridge, wanted: ExecutorName, batch_size: int, budget: Budget
     ) -> None:
         check_executor(wanted)
-        if batch_size < 1:
-            raise InputError(f"batch_size={batch_size} is not a number above 0")
+        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+            raise InputError(f"batch_size={batch_size!r} is not a whole number above 0")
         self.used: set[str] = set()
         self._name = prepared(model).name
         self._model, self._wanted = model, wanted
@@ -123,13 +123,17 @@ class Executors:
         self._forget()
         requests = [request for each in asked for request in each]
         longest = max(map(length, requests))
+        # In stages, contexts are padded to the longest one, and what follows begins after that.
+        widest = max(len(one.context) for one in requests)
+        widest += max(length(one) - len(one.context) for one in requests)
         references = resolve(self._model, list(conditions))
         plain = Plain(self._model, references, batch_size=self._batch_size)
         left = list(range(len(conditions)))
         for name in _NAMES if self._wanted == "auto" else (self._wanted,):
             if not left:
                 break
-            executor = self._made(name, references, longest)
+            n_columns = widest if name == "hooked" else longest
+            executor = self._made(name, references, n_columns)
             if executor is None:
                 continue
             mine = left
@@ -198,9 +202,13 @@ class Executors:
             # It counts columns, and packed rows and stages have others than a text alone.
             window = getattr(text_config(self._model.original_model), "sliding_window", None)
             if window and longest > window:
+                beside = " side by side, padded" if name == "hooked" else ""
                 return (
-                    f"requests of {longest} tokens do not fit into its sliding window of {window}"
+                    f"requests of {longest} tokens{beside} do not fit into its sliding window of "
+                    f"{window}"
                 )
+            if name == "hooked" and reads_by_length(text_config(self._model.original_model)):
+                return WHOLE_LENGTH
             if name == "hooked" and not prepared(self._model).checks.caches:
                 return "it keeps no keys and values between passes"
             if name == "hooked":

@@ -198,7 +198,9 @@ def n_bytes(memory: str | int) -> int:
             raise InputError(f"memory={memory!r} is not a size: write 8GB, 500MB or bytes")
         unit = match[2].upper()
         size = int(float(match[1]) * _UNITS[f"{unit}B" if unit else ""])
-    if isinstance(size, bool) or size < 2**20:
+    if isinstance(size, bool) or not isinstance(size, int):
+        raise InputError(f"memory={memory!r} is not a size: write 8GB, 500MB or whole bytes")
+    if size < 2**20:
         raise InputError(f"memory={memory!r} is too little: use 1 MB or more")
     return size
 

@@ -216,10 +216,13 @@ def _check_text(index: int, what: str, text: object) -> None:
 def _given(evidence: Spans | None, n_requests: int) -> Sequence[Sequence[tuple[int, int]] | None]:
     if evidence is None:
         return [None] * n_requests
+    if isinstance(evidence, str) or not isinstance(evidence, Sequence):
+        raise InputError(f"evidence={evidence!r:.80} is not a list with spans for each request")
     if len(evidence) != n_requests:
         raise InputError(f"evidence of {len(evidence)} requests is given for {n_requests}")
     for index, spans in enumerate(evidence):
-        if not all(_is_span(span) for span in spans or ()):
+        listed = spans is None or isinstance(spans, Sequence)
+        if not listed or not all(map(_is_span, spans or ())):
             raise InputError(
                 f"request {index}: evidence={spans!r} is not a list of spans, such as [(0, 5)]"
             )

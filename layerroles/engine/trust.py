@@ -78,28 +78,29 @@ def disagreement(
     What the reference raises, such as a user's own mistake, is raised.
     """
     tried = _tried(requests)
-    ((_, theirs),) = plain.score(tried, [condition])
+    # Beside the intact model: an edit may cut off what else is amiss.
+    both = [INTACT, condition]
+    theirs = dict(plain.score(tried, both))
     bound = _TOLERANCE[dtype]
     if dtype != torch.float32:
-        bound += _NOISE * rounding_noise(plain, tried, condition, theirs)
+        bound += _NOISE * rounding_noise(plain, tried, condition, theirs[1])
     asked = [Written(one.context, (), _N_WRITTEN, one.evidence) for one in tried]
     writes = any(isinstance(one, Written) for one in requests)
     compares = writes and dtype == torch.float32
     expected = next(plain.write(asked, [condition]))[1] if compares else []
     try:
-        ((_, ours),) = executor.score(tried, [condition])
-        # Beside rows that are not edited, as in a sweep.
-        found = dict(executor.write(asked, [INTACT, condition]))[1] if writes else []
+        ours = dict(executor.score(tried, both))
+        found = dict(executor.write(asked, both))[1] if writes else []
     except UNFORESEEN as error:
         if out_of_memory(error):
             raise
         return told(error)
-    if not any(score.finite for score in theirs):
+    if not any(score.finite for score in theirs[1]):
         return "the reference's own answers are not finite, so nothing can be compared"
-    most = max(map(_difference, ours, theirs))
+    most = max(max(map(_difference, ours[place], theirs[place])) for place in theirs)
     if most > bound:
         return f"log-likelihoods differ by {most:.2g} nats a token"
-    if any(x.changed != y.changed for x, y in zip(ours, theirs, strict=True)):
+    if any(x.changed != y.changed for x, y in zip(ours[1], theirs[1], strict=True)):
         return "its edits change something where the reference's do not, or the other way round"
     if compares and found != expected:
         return f"{found[0].text!r} is written instead of {expected[0].text!r}"

@@ -33,6 +33,8 @@ from layerroles.weights import is_spread, named, text_config
 Attend = Callable[[int, Tensor, Tensor, Tensor, Scoring], Tensor]
 
 _NAME = "layerroles"
+# Why a model is not read in parts that are put together.
+WHOLE_LENGTH = "what a token reads depends on the length of the whole text"
 
 
 class NoTwin(InputError):
@@ -277,8 +279,8 @@ def _built(bridge: TransformerBridge) -> Any:
     if not hasattr(original, "config"):
         raise NoTwin("it is not made of transformers' modules")
     config, text = copy.deepcopy(original.config), text_config(original)
-    if getattr(text, "attention_chunk_size", None) or _rope(text) & {"dynamic", "longrope"}:
-        raise NoTwin("what a token reads depends on the length of the whole text")
+    if reads_by_length(text):
+        raise NoTwin(WHOLE_LENGTH)
     try:
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config, attn_implementation=_NAME)
@@ -312,6 +314,12 @@ def _met(weight: Tensor, config: Any) -> int:
         return weight.numel() if weight.ndim == 2 else 0
     chosen = getattr(config, "num_experts_per_tok", None) or len(weight)
     return int(weight.numel() // len(weight) * chosen)
+
+
+def reads_by_length(config: Any) -> bool:
+    """Whether what a token reads depends on how long the whole text is (a configuration's word)."""
+    chunked = getattr(config, "attention_chunk_size", None)
+    return bool(chunked or _rope(config) & {"dynamic", "longrope"})
 
 
 def _rope(config: Any) -> set[str]:

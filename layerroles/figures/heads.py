@@ -115,7 +115,10 @@ def head_name(line: "pd.Series[float]") -> str:
 
 
 def draw_map(
-    means: pd.DataFrame, named: Callable[[pd.DataFrame], pd.DataFrame], look: Look
+    means: pd.DataFrame,
+    named: Callable[[pd.DataFrame], pd.DataFrame],
+    look: Look,
+    about: pd.DataFrame | None = None,
 ) -> go.Figure:
     """Draw means as `head_means` gives them, a panel per task.
 
@@ -124,6 +127,7 @@ def draw_map(
             column `hover`.
         named: which rows of a task are named in its panel.
         look: its texts.
+        about: what the caption names, where panels are of something else than tasks.
     """
     tasks = list(dict.fromkeys(zip(means["family"], means["task"], strict=True)))
     n_layers, n_heads = int(means["layer"].max()) + 1, int(means["head"].max()) + 1
@@ -152,7 +156,7 @@ def draw_map(
     style.finish(
         figure,
         kind=look.kind,
-        about=means,
+        about=means if about is None else about,
         title=look.title,
         subtitle=look.subtitle,
         height=168 + len(tasks) * (panel + 46),

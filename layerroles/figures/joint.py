@@ -52,7 +52,8 @@ def head_harms(heads: pd.DataFrame, *, ablation: str | None = None) -> go.Figure
         heading=_heading,
         diverging=True,
     )
-    return draw_map(_in_order(means.assign(task=means["protocol"])), _critical, look)
+    panels = _in_order(means.assign(task=means["protocol"]))
+    return draw_map(panels, _critical, look, about=means)
 
 
 def _critical(part: pd.DataFrame) -> pd.DataFrame:

@@ -13,6 +13,7 @@ from layerroles.ablations.condition import INTACT, as_condition
 from layerroles.errors import InputError
 from layerroles.models import provenance
 from layerroles.probes.base import Probe
+from layerroles.store import refuse_other_weights
 from layerroles.tasks import Task
 from layerroles.tasks.base import as_tasks
 
@@ -34,12 +35,14 @@ def measure_into(
     A folder holds a frame for each probe and condition.
 
     Raises:
-        InputError: as `Probe.measure`, or the folder cannot be written.
+        InputError: as `Probe.measure`, the folder cannot be written, or it is a run of a model with
+            other weights.
 
     Example:
         lens = lr.probes.measure_into("runs/first", lr.probes.LogitLens(), model, tasks, limit=8)
     """
     known, tasks = provenance(model), as_tasks(tasks)
+    refuse_other_weights(Path(run), known.name, known.weights)
     condition = INTACT if condition is None else as_condition(condition)
     asked = {
         "probe": repr(probe),

@@ -11,7 +11,7 @@ from layerroles.results.cells import CELL, CONDITION, INTACT, acted, records
 from layerroles.results.comparison import Comparison, compare
 from layerroles.results.effects import NUMBERS
 from layerroles.results.result import SweepResult, check_result
-from layerroles.results.settings import refuse_twins
+from layerroles.results.settings import refuse_twins, twins
 from layerroles.results.shown import detectable_line
 
 __all__ = [
@@ -27,4 +27,5 @@ __all__ = [
     "detectable_line",
     "records",
     "refuse_twins",
+    "twins",
 ]

@@ -21,17 +21,23 @@ def _label(name: str, site: str, at: str) -> str:
     return name.removesuffix(end) if site and name.endswith(end) else ""
 
 
+def twins(effects: pd.DataFrame) -> pd.DataFrame:
+    """The effects that are not alone at their place."""
+    place = ["layer", "head", "at", "task", "protocol"]
+    return effects[effects.duplicated(place, keep=False)]
+
+
 def refuse_twins(effects: pd.DataFrame) -> None:
     """Refuse effects of which two are of one place: a layer has one harm.
 
     Raises:
         InputError: one ablation with two settings, say.
     """
-    twins = effects[effects.duplicated(["layer", "head", "at", "task", "protocol"], keep=False)]
-    if twins.empty:
+    found = twins(effects)
+    if found.empty:
         return
-    first = twins.iloc[0]
-    alike = twins[(twins["site"] == first["site"]) & (twins["at"] == first["at"])]
+    first = found.iloc[0]
+    alike = found[(found["site"] == first["site"]) & (found["at"] == first["at"])]
     which = f"layer {first['layer']}" if pd.isna(first["head"]) else f"head {first['site']}"
     one = next(filter(None, labels(alike)), None)
     how = (

@@ -16,7 +16,11 @@ Z = float(distributions.norm.isf(0.025))
 
 @dataclass(frozen=True)
 class Setting:
-    """What was swept, as far as the sentences need it."""
+    """What was swept, as far as the sentences need it.
+
+    `tasks`: those with skill above chance, by family and protocol: n, skill and the smallest drop
+    that is found (`detectable`, NaN for what is no accuracy).
+    """
 
     model: str
     n_layers: int
@@ -27,6 +31,7 @@ class Setting:
     second: bool
     control: str
     noise_floor: pd.DataFrame
+    tasks: pd.DataFrame
 
 
 def number(estimate: float, low: float, high: float) -> str:
@@ -88,7 +93,10 @@ def lean(line: dict[str, Any]) -> str:
     """Whether harm is early or late, as far as its interval says."""
     estimate, low, high = (float(line[k]) for k in ("early_minus_late", "ci_low", "ci_high"))
     if math.isnan(estimate):
-        return "Early against late is not known: the first and last third were not all measured"
+        return (
+            "Early against late is not known: it takes two examples or more at every layer of the "
+            "first and the last third"
+        )
     shown = number(estimate, low, high)
     if low > 0:
         return f"Early layers matter more than late ones: {shown}"
@@ -114,12 +122,19 @@ def sign(low: float, high: float) -> int:
     return 1 if low > 0 else -1 if high < 0 else 0
 
 
-def least(skill: float) -> int:
-    """The fewest examples at which a layer that changes no answer is spare.
+def unchanged(n: Iterable[int], skill: Iterable[float]) -> float:
+    """How far the interval of harm reaches at a layer that changes no answer of any task.
 
-    Tango's interval without discordant pairs is +-z^2 / (n - 1 + z^2).
+    Tango's interval without discordant pairs is +-z^2 / (n - 1 + z^2); those of tasks are pooled.
     """
-    return 1 + math.ceil(Z**2 * (1 / (SPARE * skill) - 1))
+    reach = [Z**2 / (m - 1 + Z**2) / s for m, s in zip(n, skill, strict=True)]
+    return math.hypot(*reach) / len(reach)
+
+
+def least(skill: Iterable[float]) -> int:
+    """The fewest examples of each task at which a layer that changes no answer is spare."""
+    inverse = [1 / s for s in skill]
+    return 1 + math.ceil(Z**2 * (math.hypot(*inverse) / len(inverse) / SPARE - 1))
 
 
 _WHERE = {

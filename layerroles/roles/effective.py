@@ -51,6 +51,8 @@ def effective_number(
     if found is None or not counted or n < 2:
         return _UNKNOWN
     harm, draws = found[0][counted], found[1][:, counted]
+    if np.isnan(draws).any():
+        return _UNKNOWN
     # The bootstrap's variance is that of a mean, short by (n - 1) / n.
     of_sum = float(draws.sum(axis=1).var()) * n / (n - 1)
     of_squares = float(draws.var(axis=0).sum()) * n / (n - 1)

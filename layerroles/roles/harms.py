@@ -20,11 +20,13 @@ from jaxtyping import Float
 from layerroles import stats
 from layerroles.errors import InputError
 from layerroles.registry import unknown
-from layerroles.results import INTACT, SweepResult, acted, records, refuse_twins
+from layerroles.results import INTACT, SweepResult, acted, records, refuse_twins, twins
 
 CRITICAL = 0.2
 SPARE = 0.1
 VERDICTS = ("critical", "spare", "undecided", "sink")
+# Of a layer without finite scores, where the family has skill.
+NOT_MEASURED = "not measured"
 DRAWS = 2000
 
 # A layer and a head; -1 for all heads and the MLP, the whole layer.
@@ -49,10 +51,11 @@ class Contrast:
             return (float("nan"),) * 3
         interval = stats.percentile_interval(self.draws - other.draws, min(self.n, other.n))
         estimate = self.estimate - other.estimate
-        if interval.low == interval.high:  # no draw varied: as wide as the two intervals make it
-            reach = math.hypot(self.high - self.low, other.high - other.low) / 2
-            return estimate, estimate - reach, estimate + reach
-        return estimate, interval.low, interval.high
+        # Draws that do not vary say nothing of how sure their side is: its interval does.
+        still = [(each.high - each.low) / 2 for each in (self, other) if not np.ptp(each.draws)]
+        below = math.hypot(estimate - interval.low, *still)
+        above = math.hypot(interval.high - estimate, *still)
+        return estimate, estimate - below, estimate + above
 
 
 NO_CONTRAST = Contrast(float("nan"), float("nan"), float("nan"), 0, np.empty(0))
@@ -196,34 +199,30 @@ class Harms:
 
     @functools.cache  # noqa: B019 - lives as long as one call of localize
     def draws(
-        self, family: str, protocol: str, at: str
+        self, family: str, protocol: str, at: str, tasks: tuple[str, ...] | None = None
     ) -> tuple[Float[np.ndarray, " layer"], Float[np.ndarray, "resample layer"]] | None:
-        """Harm of every layer, as measured and resampled; None where any of it is undefined.
+        """Harm of every layer, as measured and resampled, NaN where it is undefined.
 
-        The counts of a task depend on its name and examples alone, so that the same examples are
-        drawn for every layer and, where they are the same, for every protocol.
+        None if no task has skill above chance. The counts of a task depend on its name and examples
+        alone, so that the same examples are drawn for every layer and, where they are the same, for
+        every protocol. `tasks`: of those with skill the ones that count; by default all.
         """
-        tasks = list(self.measured(family, protocol)["task"])
+        measured = self.measured(family, protocol)["task"]
         harms, draws = [], []
-        for task in tasks:
+        for task in measured if tasks is None else tasks:
             scores = self.scores(task, protocol)
-            rows = [self._row(task, protocol, place, at) for place in self.places]
-            names = [
-                row["condition"]
-                for row in rows
-                if row is not None and acted(row["at"], int(row["n_changed"]))
-            ]
-            if len(names) < len(rows):
-                return None
-            ablated = scores.loc[names].to_numpy(float)
+            ablated = np.full((len(self.places), scores.shape[1]), np.nan)
+            for index, place in enumerate(self.places):
+                row = self._row(task, protocol, place, at)
+                if row is not None and acted(row["at"], int(row["n_changed"])):
+                    ablated[index] = scores.loc[row["condition"]].to_numpy(float)
             lost = (scores.loc[INTACT].to_numpy(float) - ablated) / self.skill(task, protocol)
-            known = ~np.isnan(lost)
-            if not known.any(axis=1).all():
-                return None
             counts = stats.resampled_counts(lost.shape[1], self.rng(task), DRAWS)
-            harms.append(np.nanmean(lost, axis=1))
-            draws.append(stats.resampled_means(lost, counts))
-        if not tasks:
+            every = np.vstack([np.ones(lost.shape[1]), counts])
+            means = stats.resampled_means(lost, every)
+            harms.append(means[0])
+            draws.append(means[1:])
+        if not harms:
             return None
         return np.mean(harms, axis=0), np.mean(draws, axis=0)
 
@@ -235,27 +234,68 @@ class Harms:
         if found is None or not third or not (early | late) <= set(self.swept):
             return NO_CONTRAST
         weights = np.array([(layer in early) - (layer in late) for layer in self.swept]) / third
-        harm, draws = found
-        return self._contrast(float(harm @ weights), draws @ weights, family, protocol)
+        counted = weights != 0  # whether the layers between are known plays no part
+        harm, draws = (each[..., counted] @ weights[counted] for each in found)
+        return self._contrast(float(harm), draws, self.measured(family, protocol))
 
-    def mean_harm(self, family: str, protocol: str, at: str) -> Contrast:
-        """Mean harm of all layers swept."""
-        found = self.draws(family, protocol, at)
+    def mean_harm(
+        self, family: str, protocol: str, at: str, tasks: tuple[str, ...] | None = None
+    ) -> Contrast:
+        """Mean harm of all layers swept, over some of the tasks with skill or all of them."""
+        found = self.draws(family, protocol, at, tasks)
         if found is None:
             return NO_CONTRAST
-        return self._contrast(float(found[0].mean()), found[1].mean(axis=1), family, protocol)
+        cell = self.measured(family, protocol)
+        cell = cell if tasks is None else cell[cell["task"].isin(tasks)]
+        return self._contrast(float(found[0].mean()), found[1].mean(axis=1), cell)
+
+    def mean_harm_apart(
+        self, family: str, protocol: str, other: str, at: str
+    ) -> tuple[float, float, float]:
+        """Mean harm under one protocol minus another's, over the tasks with skill under both.
+
+        Estimate and interval. NaN unless all layers of the model were swept.
+        """
+        if len(self.swept) < self.n_layers:
+            return NO_CONTRAST.minus(NO_CONTRAST)
+        tasks, others = (self.measured(family, each)["task"] for each in (protocol, other))
+        both = tuple(task for task in tasks if task in set(others))
+        parts = [self.mean_harm(family, each, at, both) for each in (protocol, other)]
+        return parts[0].minus(parts[1])
 
     def _contrast(
-        self, estimate: float, draws: Float[np.ndarray, " resample"], family: str, protocol: str
+        self, estimate: float, draws: Float[np.ndarray, " resample"], cell: pd.DataFrame
     ) -> Contrast:
-        cell = self.measured(family, protocol)
+        """With the interval of its draws; `cell`: the intact rows of the tasks that count."""
         n = int(cell["n"].min())
         interval = stats.percentile_interval(draws, n)
+        if math.isnan(interval.low):  # a single example, or a layer that has none in some draw
+            return NO_CONTRAST
         if interval.low == interval.high:
             # Not one answer changed in a way that counts: bound it as Tango's interval does.
             width = stats.tango(0, 0, n).high / float((cell["score"] - cell["chance"]).min())
             interval = stats.Interval(estimate - width, estimate + width)
         return Contrast(estimate, interval.low, interval.high, n, draws)
+
+    def precision(self) -> pd.DataFrame:
+        """Of each task with skill: family, protocol, task, n, skill, detectable (of accuracies)."""
+        own = self.effects[(self.effects["at"] == self.at) & (self.effects["unit"] == "accuracy")]
+        found = own.groupby(["task", "protocol"])["detectable"].median()
+        rows = [
+            {
+                "family": family,
+                "protocol": protocol,
+                "task": row.task,
+                "n": int(row.n),
+                "skill": self.skill(row.task, protocol),
+                "detectable": float(found.get((row.task, protocol), math.nan)),
+            }
+            for family, protocol in self.keys
+            for row in records(self.measured(family, protocol))
+        ]
+        return pd.DataFrame(
+            rows, columns=["family", "protocol", "task", "n", "skill", "detectable"]
+        )
 
     def rng(self, name: str) -> np.random.Generator:
         """Seeded by the sweep and by what it serves."""
@@ -276,6 +316,12 @@ def ats_of(result: SweepResult, ablation: str, part: str = "block") -> set[str]:
     return set(effects.loc[effects["ablation"] == ablation, "at"])
 
 
+def at_one_setting(result: SweepResult, ablation: str) -> bool:
+    """Whether an ablation was swept at one setting, so that a layer has one harm."""
+    effects = single_sites(result)
+    return bool(twins(effects[effects["ablation"] == ablation]).empty)
+
+
 def _place(row: Any) -> Place:
     return int(row.layer), -1 if pd.isna(row.head) else int(row.head)
 
@@ -286,6 +332,8 @@ def _verdict(
     gone: tuple[float, stats.Interval],
 ) -> str:
     interval = harm[1]
+    if math.isnan(harm[0]):
+        return NOT_MEASURED
     if interval.low > CRITICAL:
         shown = gone[1].low > 0 and gone[0] > harm[0] / 2
         return "sink" if shown and spared[1].low <= CRITICAL else "critical"

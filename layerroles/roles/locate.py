@@ -13,7 +13,7 @@ from layerroles.results import SweepResult, check_result, records
 from layerroles.roles import claims, seen
 from layerroles.roles.backups import pairs_of
 from layerroles.roles.effective import effective_number
-from layerroles.roles.harms import VERDICTS, Harms, ats_of, single_sites
+from layerroles.roles.harms import VERDICTS, Harms, at_one_setting, ats_of, single_sites
 from layerroles.roles.heads import heads_of
 from layerroles.roles.published import Kind, claims_of, same_kind
 from layerroles.roles.table import Roles
@@ -36,7 +36,7 @@ def localize(
         probes: frames of probes, measured on the same tasks; of a frame under several conditions
             what was seen of the intact model.
         ablation: the kind to take where the sweep has several; the others then serve to say
-            whether a claim is supported by a second kind.
+            whether a claim is supported by a second kind, unless swept at several settings.
         at: the positions at which the conditions act that are judged, such as `"prompt"`; by
             default `"all"`, or where that was not swept the first by name.
 
@@ -61,7 +61,9 @@ def localize(
     second = [
         Harms(result, kind, harms.at)
         for kind in kinds
-        if same_kind(kind) != same_kind(chosen) and harms.at in ats_of(result, kind)
+        if same_kind(kind) != same_kind(chosen)
+        and harms.at in ats_of(result, kind)
+        and at_one_setting(result, kind)
     ]
     frame["claim"] = [_claim(line._asdict(), harms, second) for line in records(frame)]
     held = [Kind(harms, layers), *(Kind(other, other.layers()) for other in second)]
@@ -142,9 +144,8 @@ def _contrasts(harms: Harms) -> pd.DataFrame:
             difference = depth[0].minus(depth[1])
             rows.append(("early_minus_late", harms.at, protocol, family, other, *difference))
         elif family == other and len(harms.swept) == harms.n_layers:
-            total = [harms.mean_harm(*key, harms.at) for key in (one, two)]
-            between = f"{protocol} - {second}"
-            rows.append(("mean_harm", harms.at, between, family, "", *total[0].minus(total[1])))
+            apart = harms.mean_harm_apart(family, protocol, second, harms.at)
+            rows.append(("mean_harm", harms.at, f"{protocol} - {second}", family, "", *apart))
     if harms.after_first:
         for family, protocol in harms.keys:
             depth = [harms.early_minus_late(family, protocol, "after_first")]
@@ -200,4 +201,5 @@ def _setting(result: SweepResult, harms: Harms, second: bool) -> claims.Setting:
         second=second,
         control=CONTROL,
         noise_floor=result.noise_floor(),
+        tasks=harms.precision(),
     )

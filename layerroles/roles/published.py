@@ -10,8 +10,10 @@ a claim, shows the opposite, or neither, by an interval; a claim is
 - not measurable: the intact model has no skill at which harm could be measured.
 """
 
-from collections.abc import Iterable, Iterator
+import math
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -19,7 +21,10 @@ import pandas as pd
 from layerroles import stats
 from layerroles.results import records
 from layerroles.roles.claims import listed, number, reason, sign
-from layerroles.roles.harms import CRITICAL, Contrast, Harms
+from layerroles.roles.harms import CRITICAL, Harms
+
+# An estimate and its interval.
+Estimate = tuple[float, float, float]
 
 COLUMNS = ["claim", "family", "protocol", "status", "evidence", "numbers"]
 SHALLOW = {
@@ -94,18 +99,16 @@ def _depth(kinds: list[Kind], control: str) -> Iterator[dict[str, Any]]:
     for protocol in dict.fromkeys(protocol for _, protocol in first.keys):
         both = [(family, protocol) for family in ("retrieval", "reasoning")]
         if set(both) <= set(first.keys):
-            found = [_contrast(kind.harms, "early_minus_late", *both) for kind in kinds]
+            found = [_between(kind.harms, *both) for kind in kinds]
             yield _row(ORDER, "reasoning", protocol, _unmeasured(first, both), found)
 
 
 def _early(harms: Harms, family: str, protocol: str, control: str) -> Finding:
     """Early against late, and how much of it is the family's own: copying has it too."""
-    depth = harms.early_minus_late(family, protocol, harms.at)
-    whole = (depth.estimate, depth.low, depth.high)
-    found = _of_interval(harms.ablation, "early_minus_late", whole)
+    found = _found(harms, "early_minus_late", partial(_whole, harms, family, protocol))
     if (control, protocol) not in harms.keys:
         return found
-    beyond = _contrast(harms, "early_minus_late", (family, protocol), (control, protocol))
+    beyond = _between(harms, (family, protocol), (control, protocol))
     if not beyond.numbers:
         return found
     own = beyond.numbers[0]
@@ -114,26 +117,48 @@ def _early(harms: Harms, family: str, protocol: str, control: str) -> Finding:
     return Finding(found.ablation, found.sign, words, numbers)
 
 
-def _contrast(harms: Harms, quantity: str, one: tuple[str, str], two: tuple[str, str]) -> Finding:
-    """The quantity of one family and protocol minus that of another."""
-    if quantity == "mean_harm" and len(harms.swept) < harms.n_layers:
-        return _of_interval(harms.ablation, quantity, (float("nan"),) * 3)
-    parts: list[Contrast] = [
-        harms.mean_harm(*key, harms.at)
-        if quantity == "mean_harm"
-        else harms.early_minus_late(*key, harms.at)
-        for key in (one, two)
-    ]
-    return _of_interval(harms.ablation, quantity, parts[0].minus(parts[1]))
+def _between(harms: Harms, one: tuple[str, str], two: tuple[str, str]) -> Finding:
+    """Early against late of one family minus that of another."""
+
+    def measured(at: str) -> Estimate:
+        return harms.early_minus_late(*one, at).minus(harms.early_minus_late(*two, at))
+
+    return _found(harms, "early_minus_late", measured)
 
 
-def _of_interval(ablation: str, quantity: str, found: tuple[float, float, float]) -> Finding:
+def _whole(harms: Harms, family: str, protocol: str, at: str) -> Estimate:
+    depth = harms.early_minus_late(family, protocol, at)
+    return depth.estimate, depth.low, depth.high
+
+
+def _found(harms: Harms, quantity: str, measured: Callable[[str], Estimate]) -> Finding:
+    """What a quantity says, positions of the ablation given.
+
+    Where it says something only because the first token's write is lost, it says nothing: a sink is
+    no skill.
+    """
+    found = _of_interval(harms.ablation, quantity, measured(harms.at))
+    if not found.sign or not harms.after_first:
+        return found
+    kept = measured("after_first")
+    if math.isnan(kept[0]) or sign(*kept[1:]) == found.sign:
+        return found
+    words = f"{found.words}, with the first token kept {number(*kept)}"
+    record = _record(harms.ablation, f"{quantity}, first token kept", kept)
+    return Finding(found.ablation, 0, words, (*found.numbers, record))
+
+
+def _of_interval(ablation: str, quantity: str, found: Estimate) -> Finding:
     estimate, low, high = found
-    if estimate != estimate:
+    if math.isnan(estimate):
         return Finding(ablation, 0, f"{ablation}: not known, for not all layers were measured")
-    record = dict(zip(("estimate", "low", "high"), found, strict=True))
-    numbers = ({"ablation": ablation, "quantity": quantity, **record},)
+    numbers = (_record(ablation, quantity, found),)
     return Finding(ablation, sign(low, high), f"{ablation} {number(*found)}", numbers)
+
+
+def _record(ablation: str, quantity: str, found: Estimate) -> dict[str, Any]:
+    values = dict(zip(("estimate", "low", "high"), found, strict=True))
+    return {"ablation": ablation, "quantity": quantity, **values}
 
 
 def _reasoning(kinds: list[Kind], control: str) -> Iterator[dict[str, Any]]:
@@ -172,12 +197,8 @@ def _needs(kind: Kind, protocol: str, control: str) -> Finding:
         f"{listed(parts[1])} of the last third"
     )
     numbers = tuple(
-        {
-            "ablation": name,
-            "quantity": f"harm at L{layer} beyond copying",
-            **dict(zip(("estimate", "low", "high"), found, strict=True)),
-        }
-        for layer, *found in needed
+        _record(name, f"harm at L{layer} beyond copying", (estimate, low, high))
+        for layer, estimate, low, high in needed
     )
     return Finding(name, int(all(parts)), words, numbers)
 
@@ -204,7 +225,14 @@ def _protocols(kinds: list[Kind]) -> Iterator[dict[str, Any]]:
             if other != family or _written(scored):
                 continue
             both = [(family, protocol), (family, scored)]
-            found = [_contrast(kind.harms, "mean_harm", *both) for kind in kinds]
+            found = [
+                _found(
+                    kind.harms,
+                    "mean_harm",
+                    partial(kind.harms.mean_harm_apart, family, protocol, scored),
+                )
+                for kind in kinds
+            ]
             between = f"{protocol} - {scored}"
             yield _row(MORE, family, between, _unmeasured(first, both), found)
 

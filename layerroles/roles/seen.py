@@ -61,8 +61,12 @@ def summary(probes: Sequence[pd.DataFrame]) -> pd.DataFrame:
 
 
 def by_probe(probes: Sequence[pd.DataFrame]) -> list[tuple[str, pd.DataFrame]]:
-    """The intact rows of each probe, names checked."""
-    found = []
+    """The intact rows of each probe, names checked; frames of one probe are joined.
+
+    Raises:
+        InputError: a frame that no registered probe gave, or two of one probe on the same examples.
+    """
+    found: dict[str, list[pd.DataFrame]] = {}
     for frame in probes:
         if "probe" not in getattr(frame, "columns", ()):
             raise InputError(
@@ -73,8 +77,21 @@ def by_probe(probes: Sequence[pd.DataFrame]) -> list[tuple[str, pd.DataFrame]]:
             frame = frame[frame["condition"] == "intact"]
         for name, own in frame.groupby("probe", sort=False):
             PROBES[str(name)]  # an unknown name is refused
-            found.append((str(name), own))
-    return found
+            if not any(own.equals(other) for other in found.get(str(name), [])):
+                found.setdefault(str(name), []).append(own)
+    return [(name, _joined(name, own)) for name, own in found.items()]
+
+
+def _joined(name: str, frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Frames of one probe as one, which have no example in common."""
+    asked = [frame[["task", "example"]].drop_duplicates() for frame in frames]
+    twice = pd.concat(asked)[lambda rows: rows.duplicated()]
+    if not twice.empty:
+        raise InputError(
+            f"two frames of {name} measured {twice['task'].iloc[0]} on the same examples: "
+            "pass one of them"
+        )
+    return pd.concat(frames, ignore_index=True)
 
 
 def emergence(lens: pd.DataFrame) -> "pd.Series[float]":

@@ -1,14 +1,12 @@
 """Sentences on what holds under one protocol, each with its numbers."""
 
-import math
 from collections.abc import Iterator
 from typing import Any
 
 import pandas as pd
 
-from layerroles import stats
 from layerroles.results import records
-from layerroles.roles.claims import Setting, bounds, least, listed, number, sign, where
+from layerroles.roles.claims import Setting, bounds, least, listed, number, sign, unchanged, where
 from layerroles.roles.harms import SPARE
 from layerroles.roles.table import Roles, Sentence
 
@@ -24,7 +22,7 @@ def under(protocol: str, roles: Roles, setting: Setting) -> Iterator[Sentence]:
         "depth": _depth(protocol, known, roles.contrasts),
         "layers": _layers(protocol, rows, own, setting),
         "spread": _spread(protocol, rows),
-        "precision": _precision(protocol, rows, own),
+        "precision": _precision(protocol, own, setting.tasks),
         "pairs": _pairs(protocol, roles.pairs[roles.pairs["protocol"] == protocol]),
         "heads": _heads(protocol, roles.heads[roles.heads["protocol"] == protocol]),
     }
@@ -58,7 +56,9 @@ def _depth(protocol: str, rows: pd.DataFrame, contrasts: pd.DataFrame) -> list[s
     apart = own[(own["ci_low"] > 0) | (own["ci_high"] < 0)]
     if not apart.empty:
         pairs = ", ".join(_pair(r) for r in records(apart))
-        lines.append(f"Under {protocol}, families differ in this: {pairs}.")
+        looked_at = int(own["difference"].notna().sum())
+        each = f" (of {looked_at} pairs, each by its own interval)" if looked_at > 1 else ""
+        lines.append(f"Under {protocol}, families differ in this{each}: {pairs}.")
     elif own["difference"].notna().any():
         lines.append(f"Under {protocol}, no two families are shown to differ in this.")
     return lines
@@ -148,32 +148,42 @@ def _spread(protocol: str, rows: pd.DataFrame) -> list[str]:
     ]
 
 
-def _precision(protocol: str, rows: pd.DataFrame, layers: pd.DataFrame) -> list[str]:
+def _precision(protocol: str, layers: pd.DataFrame, tasks: pd.DataFrame) -> list[str]:
     """How fine the measurement is, and what it could have called spare at best."""
     known = layers[layers["harm"].notna()]
     if known.empty:
         return []
     half = ((known["harm_high"] - known["harm_low"]) / 2).median()
     n, most = int(known["n"].min()), int(known["n"].max())
-    rows = rows[rows["family"].isin(set(known["family"]))]
+    tasks = tasks[(tasks["protocol"] == protocol) & tasks["family"].isin(set(known["family"]))]
     undecided, total = int((known["verdict"] == "undecided").sum()), len(known)
     text = (
         f"Under {protocol}, at n={n if n == most else f'{n} to {most}'} the interval of a layer's "
         f"harm is about ±{half:.2f} wide, so {undecided} of {total} layer verdicts are undecided"
     )
+    families = tasks.groupby("family", sort=False)
     short = [
-        f"{r.family} {least(r.intact - r.chance)}"
-        for r in records(rows)
-        if r.n < least(r.intact - r.chance)
+        f"{family} {least(list(own['skill']))}{' a task' if len(own) > 1 else ''}"
+        for family, own in families
+        if unchanged(list(own["n"]), list(own["skill"])) > SPARE
     ]
     if short:
         text += (
-            f"; no layer could be spare (within ±{SPARE}) for {len(short)} of {len(rows)} families "
-            f"even if not one answer changed: that takes n={', '.join(short)}"
+            f"; no layer could be spare (within ±{SPARE}) for {len(short)} of {len(families)} "
+            f"families even if not one answer changed: that takes n={', '.join(short)}"
         )
-    found = stats.minimum_detectable(n, tests=known["layer"].nunique())
-    least_drop = "no drop" if math.isnan(found) else f"a drop of {found:.2f} or more"
-    return [f"{text}. Of accuracy {least_drop} is found with 80% power after correction."]
+    return [f"{text}.{_power(tasks['detectable'])}"]
+
+
+def _power(detectable: "pd.Series[float]") -> str:
+    """The drops of accuracy that are found, of the tasks that are measured in it."""
+    if detectable.empty:
+        return ""
+    if detectable.isna().all():
+        return " Of accuracy no drop is found with 80% power after correction."
+    low, high = detectable.min(), detectable.max()
+    drop = f"{low:.2f}" if f"{low:.2f}" == f"{high:.2f}" else f"{low:.2f} to {high:.2f} (by task)"
+    return f" Of accuracy a drop of {drop} or more is found with 80% power after correction."
 
 
 def _pairs(protocol: str, pairs: pd.DataFrame) -> list[str]:

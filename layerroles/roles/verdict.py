@@ -108,11 +108,11 @@ def _claims(claims: pd.DataFrame) -> Iterator[Sentence]:
 def _kinds(setting: Setting) -> str:
     if setting.second:
         return (
-            f"All this was seen under {setting.ablation}; what another ablation of this sweep says "
-            f"to early against late stands in each row's claim."
+            f"What is said of layers was seen under {setting.ablation}; what another ablation of "
+            f"this sweep says to early against late stands in each row's claim."
         )
     same = " (Zero on a whole layer is Skip)" if setting.ablation in ("skip", "zero") else ""
     return (
-        f"All this was seen under {setting.ablation} only: a claim counts as supported when a "
-        f"second kind of ablation agrees{same}."
+        f"What is said of layers was seen under {setting.ablation} only: a claim counts as "
+        f"supported when a second kind of ablation agrees{same}."
     )

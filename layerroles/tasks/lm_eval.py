@@ -85,10 +85,13 @@ class LmEval(Task):
                 raise InputError(f"task {self.label!r}: {option}={folder!r} is not a folder")
         if isinstance(self.chance, str):  # of a label
             object.__setattr__(self, "chance", float(self.chance))
-        if self.family == _OF_THE_NAME:
-            object.__setattr__(self, "family", family_of(self.task))
+        named = self.family != _OF_THE_NAME
+        if not named:
+            object.__setattr__(self, "family", family_of(self.task, tell=False))
         one_of(self.name, "family", self.family, FAMILIES)
         self._check_members()
+        if not named:
+            family_of(self.task)  # says what it is counted as, once there is such a task
 
     def _check_members(self) -> None:
         for member in self.members.values():

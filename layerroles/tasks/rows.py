@@ -8,6 +8,7 @@ import dataclasses
 import hashlib
 import io
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -180,7 +181,7 @@ def _choice(value: object, name: str = "choices") -> str:
     """A text; a number written as one serves too."""
     if isinstance(value, str):
         return value.strip() if name == "choices" else value
-    if isinstance(value, int | float) and not isinstance(value, bool):
+    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
         return str(value)
     raise _RowError(f"field {name!r} holds {value!r}, which is not a text")
 
