@@ -202,7 +202,7 @@ class Executors:
             # It counts columns, and packed rows and stages have others than a text alone.
             window = getattr(text_config(self._model.original_model), "sliding_window", None)
             if window and longest > window:
-                beside = " side by side, padded" if name == "hooked" else ""
+                beside = " side by side (padded)" if name == "hooked" else ""
                 return (
                     f"requests of {longest} tokens{beside} do not fit into its sliding window of "
                     f"{window}"

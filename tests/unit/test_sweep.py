@@ -499,6 +499,15 @@ for misuse in (
     lambda: lens.measure(model, [task], condition=skip),
     lambda: lens.read(model, ["a"], condition=lr.Skip()),
     lambda: lr.plan_pruning(model, drop=1, tasks=["facts"]),
+    lambda: lr.Sweep(model, [task], skip, seed=-1),
+    lambda: lr.Sweep(model, [task], skip, seed="a"),
+    lambda: lr.Engine(model, memory=8e9),
+    lambda: lr.Engine(model, memory=[1]),
+    lambda: lr.Engine(model, batch_size="16").loglikelihood([("a", "b")]),
+    lambda: lr.Engine(model, batch_size=None).loglikelihood([("a", "b")]),
+    lambda: engine.loglikelihood([("a", "b")], skip, evidence=5),
+    lambda: engine.loglikelihood([("a", "b")], skip, evidence="a"),
+    lambda: engine.loglikelihood([("a", "b")], skip, evidence=[5]),
 ):
     try:
         misuse()
@@ -548,6 +557,15 @@ def test_slips_of_python_get_one_line_each() -> None:
         "condition=<3 conditions: skip L0, skip L1, skip L2> is a list: take one of it",
         "Skip() is no condition",
         "'facts' is no task",
+        "seed=-1 is not a whole number of 0 or more",
+        "seed='a' is not a whole number of 0 or more",
+        "memory=8000000000.0 is not a size: write 8GB, 500MB or whole bytes",
+        "memory=[1] is not a size",
+        "batch_size='16' is not a whole number above 0",
+        "batch_size=None is not a whole number above 0",
+        "evidence=5 is not a list with spans for each request",
+        "evidence='a' is not a list with spans for each request",
+        "request 0: evidence=5 is not a list of spans",
     ]
     lines = done.stdout.splitlines()
     assert len(lines) == len(told)
