@@ -272,6 +272,13 @@ def test_an_unknown_device_is_told() -> None:
         lr.load(model_path("llama"), device="abacus")
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is such a device")
+@pytest.mark.parametrize("device", ["cuda", "cuda:7", "xpu", "hpu"])
+def test_a_device_that_is_not_there_is_told(device: str) -> None:
+    with pytest.raises(lr.InputError, match=f"device '{device}' cannot be used here .*: try cpu"):
+        lr.load(model_path("llama"), device=device)
+
+
 def test_no_pickle_is_loaded(tmp_path: Path) -> None:
     """A folder whose weights are a pickle only is refused, and the pickle is not run."""
     config = json.loads((model_path("llama") / "config.json").read_text())

@@ -11,7 +11,7 @@ import pytest
 import layerroles as lr
 import layerroles.sweep as module
 from layerroles.cli import main
-from layerroles.status import read_status, telling
+from layerroles.status import read_status, telling, unfinished
 from tests.unit.random_models import random_model
 
 
@@ -144,6 +144,25 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert main(["status", str(tmp_path), "--json", "--top", "1"]) == 0
     (worst,) = json.loads(capsys.readouterr().out)["effects"]
     assert worst["effect"] == lr.read(tmp_path).effects()["effect"].min()
+
+
+def test_what_is_drawn_of_a_run_that_has_not_ended_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep().run(tmp_path)
+    assert unfinished(tmp_path) == ""
+    assert main(["report", str(tmp_path)]) == 0
+    assert "is not finished" not in (tmp_path / "report.html").read_text("utf-8")
+    with pytest.raises(KeyboardInterrupt), telling(tmp_path, 20) as tell:
+        tell(12, "facts, skip L2")
+        raise KeyboardInterrupt
+    assert "(stopped: 12 of 20 rows" in unfinished(tmp_path)
+    capsys.readouterr()
+    for command in ("report", "figures"):
+        assert main([command, str(tmp_path)]) == 0
+        assert "is not finished, and what follows is of the answers" in capsys.readouterr().err
+    assert "is not finished" in (tmp_path / "report.html").read_text("utf-8")
+    assert unfinished(tmp_path / "probes") == ""  # of a folder that says nothing
 
 
 def test_a_run_without_rows_yet_can_be_read(

@@ -315,6 +315,17 @@ def test_two_writers_and_damaged_folders_are_told(tasks: list[lr.Task], tmp_path
         lr.read(tmp_path / "run")
     with pytest.raises(lr.InputError, match="is not a run folder"):
         lr.read(tmp_path / "nothing")
+    other = lr.Sweep(random_model("qwen3"), tasks, [], protocols=["continuation"], limit=1)
+    known = other.run(tmp_path / "b").manifest
+    cells = [cell | {"task": "copying"} for cell in known["cells"]]
+    (tmp_path / "run" / "manifest.json").write_text(json.dumps(known | {"cells": cells}))
+    with pytest.raises(lr.InputError, match="the two are of different runs"):
+        lr.read(tmp_path / "run")
+    for broken in ({"cells": 5}, {"conditions": [5]}, {"model": "llama"}, {"cells": [{}]}):
+        text = json.dumps(known | broken)
+        (tmp_path / "run" / "manifest.json").write_text(text)
+        with pytest.raises(lr.InputError, match=r"manifest\.json is not that of a run"):
+            lr.read(tmp_path / "run")
     file = tmp_path / "file"
     file.write_text("")
     with pytest.raises(lr.InputError, match="cannot be written"):
@@ -409,6 +420,17 @@ def test_attention_to_the_evidence_equals_a_stored_pattern(tasks: list[lr.Task])
         mine = frame[(frame.example == example.id) & (frame.layer == 1) & (frame["head"] == 2)]
         assert mine.evidence.item() == pytest.approx(float(share), abs=1e-5)
         assert mine.uniform.item() == pytest.approx((end - start) / ids.shape[1])
+
+
+def test_probes_of_another_model_are_kept_out_of_a_run(
+    tasks: list[lr.Task], tmp_path: Path
+) -> None:
+    model, lens = random_model("llama"), lr.probes.LogitLens()
+    lr.Sweep(model, tasks, [], protocols=["continuation"], limit=1).run(tmp_path)
+    frame = lr.probes.measure_into(tmp_path, lens, model, tasks, limit=1)
+    with pytest.raises(lr.InputError, match="is of another model: its weights are"):
+        lr.probes.measure_into(tmp_path, lens, random_model("qwen3"), tasks, limit=1)
+    pd.testing.assert_frame_equal(lr.probes.read_saved(tmp_path)[0], frame)
 
 
 def test_a_probe_is_kept_and_read_back(

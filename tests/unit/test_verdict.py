@@ -159,6 +159,8 @@ def test_head_harms_name_the_critical_heads() -> None:
     assert np.nanmax(np.delete(np.array(cells.z, dtype=float).ravel(), 1 * 6 + 2)) == 0
     (heading,) = [note.text for note in figure.layout.annotations if "critical" in note.text]
     assert "1 critical: L2.H1 0.50 [" in heading
+    assert "task" not in figures.caption(figure)  # its panels are of protocols
+    assert "protocol generation" in figures.caption(figure)
     with pytest.raises(InputError, match="heads were ablated by zero, name one"):
         figures.head_harms(roles.heads, ablation="mean")
     with pytest.raises(InputError, match=r"no harm of single heads: sweep each_head\(model"):
