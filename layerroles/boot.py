@@ -213,12 +213,14 @@ def device_of(device: str | torch.device | None) -> torch.device:
         raise InputError(
             f"unknown device {device!r}: known are cpu, cuda, cuda:0, mps, meta"
         ) from None
+    if device is None:
+        return found
     try:
         torch.empty(0, device=found)
     # A build without it raises an AssertionError or an ImportError.
     except (RuntimeError, AssertionError, ImportError, NotImplementedError) as error:
         line = str(error).split("\n")[0].rstrip(".")
-        raise InputError(f"device {str(found)!r} cannot be used here ({line}): try cpu") from None
+        raise InputError(f"device {str(found)!r} cannot be used here: {line}") from None
     return found
 
 

@@ -103,9 +103,10 @@ def read_status(folder: str | Path) -> Status:
 
 def unfinished(folder: str | Path) -> str:
     """Words on a run that has not ended; empty if it has, or if its folder does not say."""
-    if not (Path(folder) / _FILE).is_file():
+    try:
+        found = read_status(folder)
+    except InputError:  # what counts are its rows
         return ""
-    found = read_status(folder)
     if found.state == "done":
         return ""
     return f"{str(folder)!r} is not finished, and what follows is of the answers so far ({found})"

@@ -71,6 +71,8 @@ def fingerprint(value: object) -> object:
     try:
         return _content(value, ())
     except (InputError, NotImplementedError, ValueError):  # nobody can tell, or it has no values
+        if isinstance(value, nn.Module):  # a model, say, whose code reaches far
+            return [repr(value), _content(dict(value.state_dict()), ())]
         return repr(value)
 
 
@@ -112,8 +114,7 @@ def _content(value: object, above: tuple[object, ...]) -> object:
         digest = hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest()
         return [str(value.dtype), *value.shape, digest]
     if isinstance(value, nn.Module):
-        # What it prints tells its shape; what it computes lies with its weights.
-        return [repr(value), _content(dict(value.state_dict()), above)]
+        return _module(value, above)
     if isinstance(value, ModuleType):
         return value.__name__
     return _computed(value, above)
@@ -144,6 +145,24 @@ def _computed(value: object, above: tuple[object, ...]) -> object:
         f"process whether it is the same: give a function, or a frozen dataclass with __call__, "
         f"of plain values"
     )
+
+
+def _module(value: nn.Module, above: tuple[object, ...]) -> object:
+    """`_content` of a module: its weights and attributes, its parts, and the code that it runs."""
+    if any(value is one for one in above):
+        return "itself"
+    above = (*above, value)
+    kind = type(value)
+    held = {name: one for name, one in vars(value).items() if not name.startswith("_")}
+    tensors = [*value.named_parameters(recurse=False), *value.named_buffers(recurse=False)]
+    known = kind.__module__.partition(".")[0] in _LIBRARIES
+    return [
+        f"{kind.__module__}.{kind.__qualname__}",
+        None if known else _content(kind.forward, above),
+        _content(held, above),
+        _content(dict(tensors), above),
+        [[name, _module(part, above)] for name, part in value.named_children()],
+    ]
 
 
 def _code(code: CodeType, above: tuple[object, ...]) -> object:

@@ -124,8 +124,12 @@ class Executors:
         requests = [request for each in asked for request in each]
         longest = max(map(length, requests))
         # In stages, contexts are padded to the longest one, and what follows begins after that.
-        widest = max(len(one.context) for one in requests)
-        widest += max(length(one) - len(one.context) for one in requests)
+        widest = max(
+            max(len(one.context) for one in each)
+            + max(length(one) - len(one.context) for one in each)
+            for each in asked
+            if each
+        )
         references = resolve(self._model, list(conditions))
         plain = Plain(self._model, references, batch_size=self._batch_size)
         left = list(range(len(conditions)))

@@ -81,9 +81,10 @@ def disagreement(
     # Beside the intact model: an edit may cut off what else is amiss.
     both = [INTACT, condition]
     theirs = dict(plain.score(tried, both))
-    bound = _TOLERANCE[dtype]
+    bounds = [_TOLERANCE[dtype]] * 2
     if dtype != torch.float32:
-        bound += _NOISE * rounding_noise(plain, tried, condition, theirs[1])
+        for place, one in enumerate(both):
+            bounds[place] += _NOISE * rounding_noise(plain, tried, one, theirs[place])
     asked = [Written(one.context, (), _N_WRITTEN, one.evidence) for one in tried]
     writes = any(isinstance(one, Written) for one in requests)
     compares = writes and dtype == torch.float32
@@ -97,9 +98,10 @@ def disagreement(
         return told(error)
     if not any(score.finite for score in theirs[1]):
         return "the reference's own answers are not finite, so nothing can be compared"
-    most = max(max(map(_difference, ours[place], theirs[place])) for place in theirs)
-    if most > bound:
-        return f"log-likelihoods differ by {most:.2g} nats a token"
+    for place, whose in ((1, ""), (0, " of the intact model")):
+        most = max(map(_difference, ours[place], theirs[place]))
+        if most > bounds[place]:
+            return f"log-likelihoods{whose} differ by {most:.2g} nats a token"
     if any(x.changed != y.changed for x, y in zip(ours[1], theirs[1], strict=True)):
         return "its edits change something where the reference's do not, or the other way round"
     if compares and found != expected:

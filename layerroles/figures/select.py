@@ -111,7 +111,7 @@ def narrow(frame: pd.DataFrame, column: str, value: str | None) -> pd.DataFrame:
 
 
 def by_probe(probes: Iterable[pd.DataFrame]) -> dict[str, pd.DataFrame]:
-    """Probe frames by the name in their `probe` column; frames of one probe are joined.
+    """Probe frames by the name in their `probe` column; frames of one probe are joined, once each.
 
     Raises:
         InputError: a frame has no `probe` column, so that it is no probe's result.
@@ -123,7 +123,8 @@ def by_probe(probes: Iterable[pd.DataFrame]) -> dict[str, pd.DataFrame]:
                 f"a probe frame has a column 'probe' that names it; got {_describe(frame)}"
             )
         for name, part in frame.groupby("probe", sort=False):
-            found.setdefault(str(name), []).append(part)
+            if not any(part.equals(other) for other in found.get(str(name), [])):
+                found.setdefault(str(name), []).append(part)
     return {name: pd.concat(parts, ignore_index=True) for name, parts in found.items()}
 
 

@@ -36,7 +36,7 @@ def measure_into(
 
     Raises:
         InputError: as `Probe.measure`, the folder cannot be written, or it is a run of a model with
-            other weights.
+            other weights, or a damaged one.
 
     Example:
         lens = lr.probes.measure_into("runs/first", lr.probes.LogitLens(), model, tasks, limit=8)

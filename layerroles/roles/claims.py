@@ -18,8 +18,8 @@ Z = float(distributions.norm.isf(0.025))
 class Setting:
     """What was swept, as far as the sentences need it.
 
-    `tasks`: those with skill above chance, by family and protocol: n, skill and the smallest drop
-    that is found (`detectable`, NaN for what is no accuracy).
+    `tasks`: those with skill above chance, by family and protocol: unit, n, skill and the smallest
+    drop that is found (`detectable`, NaN where none is).
     """
 
     model: str
@@ -105,14 +105,17 @@ def lean(line: dict[str, Any]) -> str:
     return f"No difference of early and late layers is shown: {shown}"
 
 
-def agreement(line: dict[str, Any], other: Contrast, ablation: str) -> str:
-    """What a second kind of ablation says to the same claim."""
+def agreement(line: dict[str, Any], other: Contrast, ablation: str, held: bool) -> str:
+    """What a second kind of ablation says to the same claim.
+
+    `held`: whether both say the same with the first token's write kept, where that was swept.
+    """
     low, high = float(line["ci_low"]), float(line["ci_high"])
     first, second = sign(low, high), sign(other.low, other.high)
     shown = number(other.estimate, other.low, other.high)
-    if first and first == second:
+    if held and first and first == second:
         return f"supported by {ablation} too: {shown}"
-    if first and first == -second:
+    if held and first and first == -second:
         return f"contradicted by {ablation}: {shown}"
     return f"not shown by both, {ablation}: {shown}"
 

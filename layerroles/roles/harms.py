@@ -52,10 +52,15 @@ class Contrast:
         interval = stats.percentile_interval(self.draws - other.draws, min(self.n, other.n))
         estimate = self.estimate - other.estimate
         # Draws that do not vary say nothing of how sure their side is: its interval does.
-        still = [(each.high - each.low) / 2 for each in (self, other) if not np.ptp(each.draws)]
+        still = [(each.high - each.low) / 2 for each in (self, other) if _still(each.draws)]
         below = math.hypot(estimate - interval.low, *still)
         above = math.hypot(interval.high - estimate, *still)
         return estimate, estimate - below, estimate + above
+
+
+def _still(draws: Float[np.ndarray, " resample"]) -> bool:
+    """Whether draws do not vary, but for rounding."""
+    return bool(np.ptp(draws) < 1e-9)
 
 
 NO_CONTRAST = Contrast(float("nan"), float("nan"), float("nan"), 0, np.empty(0))
@@ -238,6 +243,12 @@ class Harms:
         harm, draws = (each[..., counted] @ weights[counted] for each in found)
         return self._contrast(float(harm), draws, self.measured(family, protocol))
 
+    def holds_with_first_token_kept(self, family: str, protocol: str) -> bool:
+        """Whether early against late lies on the same side of 0 then, or that was not swept."""
+        ats = (self.at, *(("after_first",) if self.after_first else ()))
+        found = [self.early_minus_late(family, protocol, at) for at in ats]
+        return len({(one.low > 0, one.high < 0) for one in found}) == 1
+
     def mean_harm(
         self, family: str, protocol: str, at: str, tasks: tuple[str, ...] | None = None
     ) -> Contrast:
@@ -271,21 +282,22 @@ class Harms:
         interval = stats.percentile_interval(draws, n)
         if math.isnan(interval.low):  # a single example, or a layer that has none in some draw
             return NO_CONTRAST
-        if interval.low == interval.high:
+        if _still(draws):
             # Not one answer changed in a way that counts: bound it as Tango's interval does.
             width = stats.tango(0, 0, n).high / float((cell["score"] - cell["chance"]).min())
             interval = stats.Interval(estimate - width, estimate + width)
         return Contrast(estimate, interval.low, interval.high, n, draws)
 
     def precision(self) -> pd.DataFrame:
-        """Of each task with skill: family, protocol, task, n, skill, detectable (of accuracies)."""
-        own = self.effects[(self.effects["at"] == self.at) & (self.effects["unit"] == "accuracy")]
+        """Of each task with skill: family, protocol, task, unit, n, skill and detectable."""
+        own = self.effects[self.effects["at"] == self.at]
         found = own.groupby(["task", "protocol"])["detectable"].median()
         rows = [
             {
                 "family": family,
                 "protocol": protocol,
                 "task": row.task,
+                "unit": row.unit,
                 "n": int(row.n),
                 "skill": self.skill(row.task, protocol),
                 "detectable": float(found.get((row.task, protocol), math.nan)),
@@ -293,9 +305,8 @@ class Harms:
             for family, protocol in self.keys
             for row in records(self.measured(family, protocol))
         ]
-        return pd.DataFrame(
-            rows, columns=["family", "protocol", "task", "n", "skill", "detectable"]
-        )
+        columns = ["family", "protocol", "task", "unit", "n", "skill", "detectable"]
+        return pd.DataFrame(rows, columns=columns)
 
     def rng(self, name: str) -> np.random.Generator:
         """Seeded by the sweep and by what it serves."""

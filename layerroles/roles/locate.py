@@ -159,9 +159,13 @@ def _claim(line: dict[str, Any], harms: Harms, second: list[Harms]) -> str:
     family, protocol = str(line["family"]), str(line["protocol"])
     cell = harms.cell(family, protocol)
     standing = [f"seen under {harms.ablation}{'' if second else ' only'}"]
+    held = harms.holds_with_first_token_kept(family, protocol)
+    if not held:
+        standing.append("not so with the first token's write kept")
     for other in second:
         contrast = other.early_minus_late(family, protocol, other.at)
-        standing.append(claims.agreement(line, contrast, other.ablation))
+        both = held and other.holds_with_first_token_kept(family, protocol)
+        standing.append(claims.agreement(line, contrast, other.ablation, both))
     left_out = list(cell.loc[~cell["above_chance"], "task"])
     return claims.row(line, claims.reason(cell), left_out, ", ".join(standing))
 

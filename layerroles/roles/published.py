@@ -111,10 +111,9 @@ def _early(harms: Harms, family: str, protocol: str, control: str) -> Finding:
     beyond = _between(harms, (family, protocol), (control, protocol))
     if not beyond.numbers:
         return found
-    own = beyond.numbers[0]
-    words = f"{found.words}, beyond copying {number(own['estimate'], own['low'], own['high'])}"
-    numbers = (*found.numbers, {**own, "quantity": "early_minus_late beyond copying"})
-    return Finding(found.ablation, found.sign, words, numbers)
+    words = f"{found.words}, beyond copying {beyond.words.removeprefix(harms.ablation).strip()}"
+    own = [one | {"quantity": f"{one['quantity']} beyond copying"} for one in beyond.numbers]
+    return Finding(found.ablation, found.sign, words, (*found.numbers, *own))
 
 
 def _between(harms: Harms, one: tuple[str, str], two: tuple[str, str]) -> Finding:
@@ -141,8 +140,11 @@ def _found(harms: Harms, quantity: str, measured: Callable[[str], Estimate]) -> 
     if not found.sign or not harms.after_first:
         return found
     kept = measured("after_first")
-    if math.isnan(kept[0]) or sign(*kept[1:]) == found.sign:
+    if sign(*kept[1:]) == found.sign:
         return found
+    if math.isnan(kept[0]):
+        words = f"{found.words}, not known with the first token kept"
+        return Finding(found.ablation, 0, words, found.numbers)
     words = f"{found.words}, with the first token kept {number(*kept)}"
     record = _record(harms.ablation, f"{quantity}, first token kept", kept)
     return Finding(found.ablation, 0, words, (*found.numbers, record))
@@ -151,7 +153,8 @@ def _found(harms: Harms, quantity: str, measured: Callable[[str], Estimate]) -> 
 def _of_interval(ablation: str, quantity: str, found: Estimate) -> Finding:
     estimate, low, high = found
     if math.isnan(estimate):
-        return Finding(ablation, 0, f"{ablation}: not known, for not all layers were measured")
+        why = "it takes two examples or more at every layer that it is about"
+        return Finding(ablation, 0, f"{ablation}: not known ({why})")
     numbers = (_record(ablation, quantity, found),)
     return Finding(ablation, sign(low, high), f"{ablation} {number(*found)}", numbers)
 
@@ -233,8 +236,11 @@ def _protocols(kinds: list[Kind]) -> Iterator[dict[str, Any]]:
                 )
                 for kind in kinds
             ]
-            between = f"{protocol} - {scored}"
-            yield _row(MORE, family, between, _unmeasured(first, both), found)
+            tasks, others = (set(first.measured(*key)["task"]) for key in both)
+            missing = _unmeasured(first, both)
+            if not missing and not tasks & others:
+                missing = "no task has skill above chance under both"
+            yield _row(MORE, family, f"{protocol} - {scored}", missing, found)
 
 
 def _written(protocol: str) -> bool:

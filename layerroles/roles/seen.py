@@ -84,6 +84,8 @@ def by_probe(probes: Sequence[pd.DataFrame]) -> list[tuple[str, pd.DataFrame]]:
 
 def _joined(name: str, frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
     """Frames of one probe as one, which have no example in common."""
+    if len(frames) == 1:
+        return frames[0]
     asked = [frame[["task", "example"]].drop_duplicates() for frame in frames]
     twice = pd.concat(asked)[lambda rows: rows.duplicated()]
     if not twice.empty:

@@ -1,5 +1,6 @@
 """Sentences on what holds under one protocol, each with its numbers."""
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -88,7 +89,7 @@ def _pair(pair: Any) -> str:
 
 
 def _layers(protocol: str, rows: pd.DataFrame, layers: pd.DataFrame, setting: Setting) -> list[str]:
-    measured = set(layers.loc[layers["verdict"] != "not measurable", "family"])
+    measured = set(layers.loc[layers["harm"].notna(), "family"])
     rows = rows[rows["family"].isin(measured)]
     if rows.empty:
         return []
@@ -154,12 +155,13 @@ def _precision(protocol: str, layers: pd.DataFrame, tasks: pd.DataFrame) -> list
     if known.empty:
         return []
     half = ((known["harm_high"] - known["harm_low"]) / 2).median()
+    wide = "not known" if math.isnan(half) else f"about ±{half:.2f} wide"
     n, most = int(known["n"].min()), int(known["n"].max())
     tasks = tasks[(tasks["protocol"] == protocol) & tasks["family"].isin(set(known["family"]))]
     undecided, total = int((known["verdict"] == "undecided").sum()), len(known)
     text = (
         f"Under {protocol}, at n={n if n == most else f'{n} to {most}'} the interval of a layer's "
-        f"harm is about ±{half:.2f} wide, so {undecided} of {total} layer verdicts are undecided"
+        f"harm is {wide}, so {undecided} of {total} layer verdicts are undecided"
     )
     families = tasks.groupby("family", sort=False)
     short = [
@@ -172,18 +174,21 @@ def _precision(protocol: str, layers: pd.DataFrame, tasks: pd.DataFrame) -> list
             f"; no layer could be spare (within ±{SPARE}) for {len(short)} of {len(families)} "
             f"families even if not one answer changed: that takes n={', '.join(short)}"
         )
-    return [f"{text}.{_power(tasks['detectable'])}"]
+    return [f"{text}.{_power(tasks[tasks['unit'] == 'accuracy'])}"]
 
 
-def _power(detectable: "pd.Series[float]") -> str:
-    """The drops of accuracy that are found, of the tasks that are measured in it."""
-    if detectable.empty:
+def _power(tasks: pd.DataFrame) -> str:
+    """The drops of accuracy that are found, in the tasks that are measured in it."""
+    if tasks.empty:
         return ""
-    if detectable.isna().all():
+    found = tasks["detectable"].dropna()
+    if found.empty:
         return " Of accuracy no drop is found with 80% power after correction."
-    low, high = detectable.min(), detectable.max()
-    drop = f"{low:.2f}" if f"{low:.2f}" == f"{high:.2f}" else f"{low:.2f} to {high:.2f} (by task)"
-    return f" Of accuracy a drop of {drop} or more is found with 80% power after correction."
+    low, high = f"{found.min():.2f}", f"{found.max():.2f}"
+    drop = low if low == high else f"{low} to {high} (by task)"
+    text = f" Of accuracy a drop of {drop} or more is found with 80% power after correction"
+    none = tasks.loc[tasks["detectable"].isna(), "task"]
+    return f"{text}, of {', '.join(none)} none." if len(none) else f"{text}."
 
 
 def _pairs(protocol: str, pairs: pd.DataFrame) -> list[str]:
@@ -212,7 +217,7 @@ def _pairs(protocol: str, pairs: pd.DataFrame) -> list[str]:
 
 def _heads(protocol: str, heads: pd.DataFrame) -> list[str]:
     """Which single heads are critical."""
-    heads = heads[heads["verdict"] != "not measurable"]
+    heads = heads[heads["harm"].notna()]
     lines = []
     for (ablation, at), own in heads.groupby(["ablation", "at"], sort=False):
         told = []

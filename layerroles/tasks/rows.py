@@ -181,7 +181,8 @@ def _choice(value: object, name: str = "choices") -> str:
     """A text; a number written as one serves too."""
     if isinstance(value, str):
         return value.strip() if name == "choices" else value
-    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if whole or (isinstance(value, float) and math.isfinite(value)):
         return str(value)
     raise _RowError(f"field {name!r} holds {value!r}, which is not a text")
 

@@ -72,6 +72,36 @@ def test_modules_are_told_apart_by_their_weights(executor: str) -> None:
     assert (answers.logprob[0] != answers.logprob[2]).all()
 
 
+class Above(nn.Module):
+    """Where a stream's first number is above a bound."""
+
+    def __init__(self, bound: float) -> None:
+        super().__init__()
+        self.bound = bound
+
+    def forward(self, stream: torch.Tensor) -> torch.Tensor:
+        """As it says."""
+        return stream[..., 0] > self.bound
+
+
+def test_modules_are_told_apart_by_their_attributes_and_their_code() -> None:
+    def acting(module: nn.Module) -> Condition:
+        return Condition({lr.Site(1): lr.Zero()}, at=lambda ctx: module(ctx.stream) & ctx.real)
+
+    class Below(Above):
+        def forward(self, stream: torch.Tensor) -> torch.Tensor:
+            return stream[..., 0] <= self.bound
+
+    hashes = [acting(module).hash for module in (Above(1.0), Above(2.0), Below(1.0))]
+    assert len(set(hashes)) == 3
+    assert acting(Above(1.0)).hash == hashes[0]
+    nested = [acting(nn.Sequential(nn.Identity(), Above(by))).hash for by in (1.0, 2.0)]
+    assert nested[0] != nested[1]
+    # A whole model as a parameter is told by its weights.
+    whole = [random_model("llama", seed=seed).original_model for seed in (0, 1)]
+    assert len({Condition({lr.Site(1): Mapped(model)}).hash for model in whole}) == 2
+
+
 @dataclass(frozen=True)
 class Careless(lr.Ablation):
     """Centres the stream that it is shown, where it lies."""

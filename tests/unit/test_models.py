@@ -275,7 +275,7 @@ def test_an_unknown_device_is_told() -> None:
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is such a device")
 @pytest.mark.parametrize("device", ["cuda", "cuda:7", "xpu", "hpu"])
 def test_a_device_that_is_not_there_is_told(device: str) -> None:
-    with pytest.raises(lr.InputError, match=f"device '{device}' cannot be used here .*: try cpu"):
+    with pytest.raises(lr.InputError, match=f"device '{device}' cannot be used here: "):
         lr.load(model_path("llama"), device=device)
 
 

@@ -121,6 +121,9 @@ def test_a_sink_alone_supports_no_claim_of_depth(kept: float, status: str) -> No
     found = claim(result_of([cell], 12), "Retrieval leans on shallow")
     assert found["status"] == status, found["evidence"]
     assert ("with the first token kept" in found["evidence"]) == (status == "not shown")
+    (row,) = localize(result_of([cell], 12), ablation="skip").frame["claim"]
+    assert ("supported by mean too" in row) == (status == "supported")
+    assert ("not so with the first token's write kept" in row) == (status == "not shown")
     quantities = {record["quantity"] for record in found["numbers"]}
     assert ("early_minus_late, first token kept" in quantities) == (status == "not shown")
 
@@ -146,16 +149,24 @@ def test_protocols_are_compared_on_the_tasks_that_have_skill_under_both() -> Non
     apart = [cell for cell in cells if (cell.task == "a") == (cell.protocol == "continuation")]
     contrasts = localize(result_of(apart, 12), ablation="skip").contrasts
     assert contrasts.loc[contrasts["quantity"] == "mean_harm", "difference"].isna().all()
+    found = claim(result_of(apart, 12), "Generation needs more")
+    assert found["status"] == "not measurable"
+    assert found["evidence"] == "no task has skill above chance under both"
 
 
-def test_a_difference_is_no_surer_than_a_side_that_does_not_vary() -> None:
+@pytest.mark.parametrize("chance", [0.0, 0.25])  # with .25 all draws are 1/.75, but for rounding
+def test_a_difference_is_no_surer_than_a_side_that_does_not_vary(chance: float) -> None:
     rng = np.random.default_rng(0)
-    few, many = right(6), right(400)
+    few, many = right(16), right(400)
     one = every(6, lambda _k, _a, layer: few * (layer >= 2))
     two = every(6, lambda _k, _a, layer: lost(many, 0.3 if layer < 2 else 0.0, rng))
-    cells = [Cell("a", few, one), Cell("b", many, two, "reasoning")]
+    cells = [
+        Cell("a", few, one, chance=chance),
+        Cell("b", many, two, "reasoning", chance=chance),
+    ]
     roles = localize(result_of(cells, 6))
     width = roles.frame.set_index("family")
+    assert width.loc["retrieval", "ci_high"] - width.loc["retrieval", "ci_low"] > 0.3
     pair = roles.contrasts.iloc[0]
     assert pair["ci_high"] - pair["ci_low"] >= (
         width.loc["retrieval", "ci_high"] - width.loc["retrieval", "ci_low"]

@@ -163,6 +163,8 @@ def test_what_is_drawn_of_a_run_that_has_not_ended_says_so(
         assert "is not finished, and what follows is of the answers" in capsys.readouterr().err
     assert "is not finished" in (tmp_path / "report.html").read_text("utf-8")
     assert unfinished(tmp_path / "probes") == ""  # of a folder that says nothing
+    (tmp_path / "progress.json").write_text("{")
+    assert main(["report", str(tmp_path)]) == 0
 
 
 def test_a_run_without_rows_yet_can_be_read(
