@@ -327,21 +327,6 @@ def _read_manifest(folder: Path) -> dict[str, Any] | None:
     return found
 
 
-def refuse_other_weights(folder: Path, name: str, weights: str) -> None:
-    """Refuse a run folder whose answers are those of a model with other weights.
-
-    Raises:
-        InputError: it is one.
-    """
-    known = _read_manifest(folder)
-    if known is not None and known["model"].get("weights", weights) != weights:
-        raise InputError(
-            f"run folder {str(folder)!r} is of another model: its weights are "
-            f"{known['model']['weights']!r} (model {known['model'].get('name')!r}), and those of "
-            f"{name!r} are {weights!r}; use another folder"
-        )
-
-
 def _is_manifest(found: dict[str, Any]) -> bool:
     lists = {"cells": {"task", "protocol", "family"}, "conditions": {"name", "hash"}}
     return isinstance(found.get("model"), dict) and all(

@@ -111,7 +111,7 @@ def narrow(frame: pd.DataFrame, column: str, value: str | None) -> pd.DataFrame:
 
 
 def by_probe(probes: Iterable[pd.DataFrame]) -> dict[str, pd.DataFrame]:
-    """Probe frames by the name in their `probe` column; frames of one probe are joined, once each.
+    """Probe frames by the name in their `probe` column; frames of one probe are joined.
 
     Raises:
         InputError: a frame has no `probe` column, so that it is no probe's result.
@@ -123,8 +123,7 @@ def by_probe(probes: Iterable[pd.DataFrame]) -> dict[str, pd.DataFrame]:
                 f"a probe frame has a column 'probe' that names it; got {_describe(frame)}"
             )
         for name, part in frame.groupby("probe", sort=False):
-            if not any(part.equals(other) for other in found.get(str(name), [])):
-                found.setdefault(str(name), []).append(part)
+            found.setdefault(str(name), []).append(part)
     return {name: pd.concat(parts, ignore_index=True) for name, parts in found.items()}
 
 

@@ -11,9 +11,8 @@ from transformer_lens.model_bridge import TransformerBridge
 from layerroles.ablations import Condition
 from layerroles.ablations.condition import INTACT, as_condition
 from layerroles.errors import InputError
-from layerroles.models import provenance
+from layerroles.models import Provenance, provenance
 from layerroles.probes.base import Probe
-from layerroles.store import refuse_other_weights
 from layerroles.tasks import Task
 from layerroles.tasks.base import as_tasks
 
@@ -36,13 +35,13 @@ def measure_into(
 
     Raises:
         InputError: as `Probe.measure`, the folder cannot be written, or it is a run of a model with
-            other weights, or a damaged one.
+            other weights.
 
     Example:
         lens = lr.probes.measure_into("runs/first", lr.probes.LogitLens(), model, tasks, limit=8)
     """
     known, tasks = provenance(model), as_tasks(tasks)
-    refuse_other_weights(Path(run), known.name, known.weights)
+    _refuse_other_weights(Path(run), known)
     condition = INTACT if condition is None else as_condition(condition)
     asked = {
         "probe": repr(probe),
@@ -83,6 +82,19 @@ def read_saved(run: str | Path, *, condition: str | None = "intact") -> list[pd.
     tables = sorted((Path(run) / _FOLDER).glob("*.csv"))
     frames = [_read(table) for table in tables if table.with_suffix(".sha256").is_file()]
     return [frame for frame in frames if condition is None or _under(frame) == condition]
+
+
+def _refuse_other_weights(run: Path, known: Provenance) -> None:
+    try:
+        theirs = json.loads((run / "manifest.json").read_text(encoding="utf-8"))["model"]
+        weights, name = theirs["weights"], theirs["name"]
+    except (OSError, ValueError, LookupError, TypeError):  # no run, or it does not say
+        return
+    if weights != known.weights:
+        raise InputError(
+            f"run folder {str(run)!r} is of another model: its weights are {weights!r} (model "
+            f"{name!r}), and those of {known.name!r} are {known.weights!r}; use another folder"
+        )
 
 
 def _under(frame: pd.DataFrame) -> str:

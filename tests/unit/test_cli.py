@@ -124,8 +124,8 @@ def test_report_writes_beside_the_rows(
     monkeypatch.setitem(
         layerroles.__dict__,
         "report",
-        lambda result, *, probes, path, against: (
-            Path(path) if result and not probes else None,
+        lambda result, *, probes, findings, path, against: (
+            Path(path) if result and not probes and not findings else None,
             beside.append(against),
         )[0],
     )
