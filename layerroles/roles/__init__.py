@@ -10,7 +10,8 @@ family and protocol, calls a layer
   nothing of the sink is called one in a fifth of all draws at 32 examples; with them in 2-3%.)
 - spare: the interval lies within -0.1 and 0.1;
 - undecided: else. More examples decide more layers.
-- not measured: no score of it was finite.
+- not measured: no harm of it is known. It was not asked, had no finite score, or no position to
+  act at.
 
 A layer is general when it is critical for every measured family, the copying control (family
 language) among them, and specific when it is critical for one family and spare for all others.

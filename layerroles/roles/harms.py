@@ -25,7 +25,7 @@ from layerroles.results import INTACT, SweepResult, acted, records, refuse_twins
 CRITICAL = 0.2
 SPARE = 0.1
 VERDICTS = ("critical", "spare", "undecided", "sink")
-# Of a layer without finite scores, where the family has skill.
+# Of a layer without a harm, though the family has skill.
 NOT_MEASURED = "not measured"
 DRAWS = 2000
 
@@ -244,10 +244,12 @@ class Harms:
         return self._contrast(float(harm), draws, self.measured(family, protocol))
 
     def holds_with_first_token_kept(self, family: str, protocol: str) -> bool:
-        """Whether early against late lies on the same side of 0 then, or that was not swept."""
-        ats = (self.at, *(("after_first",) if self.after_first else ()))
-        found = [self.early_minus_late(family, protocol, at) for at in ats]
-        return len({(one.low > 0, one.high < 0) for one in found}) == 1
+        """Whether what early against late shows, if anything, is shown then too, where swept."""
+        whole = self.early_minus_late(family, protocol, self.at)
+        if not self.after_first or not (whole.low > 0 or whole.high < 0):
+            return True
+        kept = self.early_minus_late(family, protocol, "after_first")
+        return kept.low > 0 if whole.low > 0 else kept.high < 0
 
     def mean_harm(
         self, family: str, protocol: str, at: str, tasks: tuple[str, ...] | None = None

@@ -161,7 +161,7 @@ def _claim(line: dict[str, Any], harms: Harms, second: list[Harms]) -> str:
     standing = [f"seen under {harms.ablation}{'' if second else ' only'}"]
     held = harms.holds_with_first_token_kept(family, protocol)
     if not held:
-        standing.append("not so with the first token's write kept")
+        standing.append("not shown with the first token's write kept")
     for other in second:
         contrast = other.early_minus_late(family, protocol, other.at)
         both = held and other.holds_with_first_token_kept(family, protocol)

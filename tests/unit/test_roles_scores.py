@@ -123,7 +123,7 @@ def test_a_sink_alone_supports_no_claim_of_depth(kept: float, status: str) -> No
     assert ("with the first token kept" in found["evidence"]) == (status == "not shown")
     (row,) = localize(result_of([cell], 12), ablation="skip").frame["claim"]
     assert ("supported by mean too" in row) == (status == "supported")
-    assert ("not so with the first token's write kept" in row) == (status == "not shown")
+    assert ("not shown with the first token's write kept" in row) == (status == "not shown")
     quantities = {record["quantity"] for record in found["numbers"]}
     assert ("early_minus_late, first token kept" in quantities) == (status == "not shown")
 
