@@ -74,7 +74,7 @@ class Sweep:
         again.effects()
     """
 
-    rows_at_once: ClassVar[int] = 1024
+    rows_at_once: ClassVar[int] = 2048
 
     def __init__(
         self,

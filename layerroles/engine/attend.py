@@ -6,6 +6,7 @@ the parts are merged by the logarithms of their softmax sums, which is exact (as
 """
 
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from einops import rearrange, repeat
@@ -21,8 +22,9 @@ _LONG = 128
 # Attention logits that matrix products hold at once; on a processor, where that is so because
 # they are capped, fewer, since no plan counts them.
 _MOST_LOGITS, _MOST_CAPPED = 2**24, 2**22
-# Up to this many keys, or queries that share them, matmuls with a softmax beat the fused kernel.
-_FEW_KEYS, _FEW_QUERIES = 48, 16
+# Up to this many keys, or queries that share them, matmuls with a softmax beat the fused kernel,
+# which is slow in 16 bits on a processor without tiles for them (AMX).
+_FEW_KEYS, _FEW_QUERIES, _FEW_WITHOUT_TILES = 48, 16, 192
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ def part(
         bias: added to the logits: 0 where a query sees a key, minus infinity where not.
         causal: query i sees keys 0 to i; needs as many keys as queries.
     """
-    many = k.shape[2] > _FEW_KEYS and q.shape[2] > _FEW_QUERIES
+    many = k.shape[2] > _FEW_KEYS and q.shape[2] > _few_queries(q.dtype)
     alike = q.shape[3] == v.shape[3]  # the kernel knows no others
     if q.device.type == "cpu" and alike and score.cap is None and (causal or many):
         mask = None if bias is None else bias.expand(q.shape[0], -1, q.shape[2], -1)
@@ -94,6 +96,13 @@ def part(
             torch.cat([one.out for one in pieces], 2), torch.cat([one.lse for one in pieces], 2)
         )
     return _piece(q, k, v, score, bias)
+
+
+@cache
+def _few_queries(dtype: torch.dtype) -> int:
+    if dtype.itemsize > 2 or torch.cpu._is_amx_tile_supported():
+        return _FEW_QUERIES
+    return _FEW_WITHOUT_TILES
 
 
 def _piece(
