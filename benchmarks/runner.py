@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from read_back import ReadBack
 
 import layerroles as lr
 from layerroles.engine import scored
@@ -40,6 +41,11 @@ def main() -> None:
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--memory", default=None)
+    parser.add_argument(
+        "--read-back",
+        action="store_true",
+        help="lm-eval: layers below a skipped one are not computed again; intact comes first",
+    )
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
 
@@ -124,9 +130,12 @@ def lm_eval(args: argparse.Namespace, rows: Sequence[Row]) -> Loop:
             given = (row["context"], options | {"do_sample": False})
         asked.append(Instance(row["kind"], {}, given, index))
     verb = getattr(lm, rows[0]["kind"])
+    ablated = partial(_ablated, model)
+    if args.read_back:
+        ablated = ReadBack(model, writes=rows[0]["kind"] == "generate_until").under
 
     def answer(one: lr.Site | None) -> list[Any]:
-        with _ablated(model, one):
+        with ablated(one):
             return list(verb(asked, disable_tqdm=True))
 
     return answer

@@ -195,24 +195,26 @@ def demo(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def scores(args: argparse.Namespace, file: Path) -> dict[str, Any]:
-    """Accuracies by the engine, and by lm-eval's loop at each batch size under some conditions.
+    """Accuracies by the engine and by lm-eval's loop, there at each batch size.
 
-    The engine answers in float32 besides, in which it and the loop give the same answers; texts,
-    which take long, are asked for under those conditions only.
+    The loop answers under all conditions at the first size, by reading back what lies below a
+    skipped layer, under some at the others. The engine answers in float32 besides, in which it and
+    the loop give the same answers; texts, which take long, under those conditions only.
     """
     rows = read(file)
     n_layers = _layers(args.model)
     whole = ["intact", *(f"L{layer}" for layer in range(n_layers))]
     step = n_layers // N_LAYERS_SCORED
     some = ["intact", *(f"L{layer}" for layer in range(step // 2, n_layers, step))]
-    if rows[0]["kind"] != "loglikelihood":
-        whole = some
     ask = partial(run, args, requests=file)
+    exact = whole if rows[0]["kind"] == "loglikelihood" else some
     ways = {
         "engine": partial(ask, "engine", conditions=whole),
-        "float32": partial(ask, "engine", conditions=whole, dtype="float32"),
+        "float32": partial(ask, "engine", conditions=exact, dtype="float32"),
     }
     ways |= {f"lm-eval {n}": partial(ask, "lm-eval", conditions=some, size=n) for n in args.sizes}
+    first = args.sizes[0]
+    ways[f"lm-eval {first}"] = partial(ask, "lm-eval", conditions=whole, size=first, read_back=True)
     with ThreadPoolExecutor(args.jobs) as pool:
         found = dict(zip(ways, pool.map(lambda way: way(), ways.values()), strict=True))
     right = {
@@ -292,6 +294,7 @@ def run(
     tuned: bool = True,
     dtype: str | None = None,
     memory: str | None = None,
+    read_back: bool = False,
 ) -> dict[str, Any]:
     """Let `runner.py` answer in a process of its own; the engine's allocator is never tuned."""
     with tempfile.TemporaryDirectory() as folder:
@@ -301,6 +304,7 @@ def run(
         command += ["--conditions", ",".join(conditions), "--batch-size", str(size)]
         command += ["--dtype", dtype or args.dtype]
         command += ["--memory", memory] if memory else []
+        command += ["--read-back"] if read_back else []
         tuning = ("MALLOC_", "GLIBC_TUNABLES")
         environment = {k: v for k, v in os.environ.items() if not k.startswith(tuning)}
         if tuned and way != "engine":
