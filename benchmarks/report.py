@@ -154,12 +154,13 @@ def _graded(graded: dict[str, Any]) -> str:
     return (
         "## Task scores\n\nBy how much the accuracies of two ways of answering differ, over "
         "conditions (intact, layers skipped). *float32* is the engine in float32, in which it and "
-        "lm-eval's loop answer alike. The loop was asked under all conditions at a batch size of "
-        "8, under some at another (a smaller one where memory does not do for 32). For all, the "
-        "layers below the skipped one are read back from its pass over the intact model, in the "
-        "same calls and shapes, which gives the loop's own answers bit for bit "
-        "(`benchmarks/read_back.py`); but for texts with layer 0 skipped, where transformers loses "
-        "count of what it has read, and the keys are counted right here. What either is away "
+        "lm-eval's loop answer alike. The number of conditions says whether the loop was asked "
+        "under all of them or under some, at another batch size (a smaller one where memory does "
+        "not do for 32). For all, the layers below the skipped one are read back from its pass "
+        "over the intact model, in the same calls and shapes, which gives the loop's own answers "
+        "bit for bit (`benchmarks/read_back.py`); but for texts with layer 0 skipped, where "
+        "transformers loses count of what it has read, and the keys are counted right here. What "
+        "either is away "
         "from float32 is what rounding does to it.\n\n" + "\n".join(lines)
     )
 
