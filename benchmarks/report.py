@@ -160,8 +160,7 @@ def _graded(graded: dict[str, Any]) -> str:
         "over the intact model, in the same calls and shapes, which gives the loop's own answers "
         "bit for bit (`benchmarks/read_back.py`); but for texts with layer 0 skipped, where "
         "transformers loses count of what it has read, and the keys are counted right here. What "
-        "either is away "
-        "from float32 is what rounding does to it.\n\n" + "\n".join(lines)
+        "either is away from float32 is what rounding does to it.\n\n" + "\n".join(lines)
     )
 
 

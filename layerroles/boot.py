@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
+from torch import nn
 from transformer_lens.model_bridge import TransformerBridge
 
 from layerroles import gguf
@@ -36,6 +37,18 @@ def keep_few_kernels() -> None:
     budget knows of. Where the environment has a setting, it stays.
     """
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(_MOST_KERNELS))
+
+
+def read_out_in_one_piece(bridge: TransformerBridge) -> None:
+    """Have the positions that are read out copied out of the others.
+
+    torch multiplies a part of a batched tensor as a batch, with a copy of the matrix for each row.
+    """
+    bridge.unembed.register_forward_pre_hook(_copied)
+
+
+def _copied(_module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    return (args[0].contiguous(), *args[1:])
 
 
 def outlined(device: torch.device) -> bool:

@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
 from layerroles import __version__, gguf
@@ -33,6 +33,7 @@ from layerroles.boot import (
     expanded,
     keep_few_kernels,
     outlined,
+    read_out_in_one_piece,
     resolve_dtype,
     source_of,
 )
@@ -381,7 +382,7 @@ def _prepare(
     bridge.eval()
     bridge.requires_grad_(False)
     keep_few_kernels()
-    bridge.unembed.register_forward_pre_hook(_in_one_piece)
+    read_out_in_one_piece(bridge)
     try:
         checks = check_model(bridge, name)
         check_pads(bridge, name, lambda tokens, attended: forward(bridge, tokens, attended)[0])
@@ -394,14 +395,6 @@ def _prepare(
     hooks = hook_ids(bridge)
     _PREPARED[bridge] = Prepared(name, revision, tokenizer, checks, origin=origin, hooks=hooks)
     return bridge
-
-
-def _in_one_piece(_module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-    """The positions that are read out, copied out of the others.
-
-    torch multiplies a part of a batched tensor as a batch, with a copy of the matrix for each row.
-    """
-    return (args[0].contiguous(), *args[1:])
 
 
 def _own_tokenizer(tokenizer: Any) -> Any:

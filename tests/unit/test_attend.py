@@ -1,0 +1,62 @@
+"""Attention to a part is a softmax over its keys, whichever way it is computed."""
+
+import pytest
+import torch
+
+from layerroles.engine import attend
+from layerroles.engine.attend import Part, Scoring, part
+
+SCORING = Scoring(0.3)
+N_GROUPS, N_HEADS, D_HEAD = 5, 2, 8
+# By rounding of what is read and of the weights: 8 bits, or 24.
+CLOSE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
+
+
+def softmax(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor) -> Part:
+    logits = SCORING.scale * (q.double() @ k.double().mT) + bias.double()
+    return Part((logits.softmax(-1) @ v.double()).float(), logits.logsumexp(-1).float())
+
+
+@pytest.mark.parametrize("most", [2**22, 3 * 40 * 100 * N_HEADS, 50])
+@pytest.mark.parametrize("few", [16, 192])
+@pytest.mark.parametrize("biased", ["not", "alike", "each"])
+@pytest.mark.parametrize("n_keys", [20, 100])
+@pytest.mark.parametrize("n_queries", [3, 40])
+@pytest.mark.parametrize("dtype", CLOSE)
+def test_it_is_a_softmax(
+    dtype: torch.dtype,
+    n_queries: int,
+    n_keys: int,
+    biased: str,
+    few: int,
+    most: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """By the fused kernel or by products, of all groups at once, of some, of a part of one."""
+    monkeypatch.setattr(attend, "_few_queries", lambda _: few)
+    monkeypatch.setattr(attend, "_MOST_ON_CPU", most)
+    held = []
+    piece = attend._piece
+
+    def noting(q: torch.Tensor, k: torch.Tensor, *others: object) -> Part:
+        held.append(q.shape[0] * q.shape[1] * q.shape[2] * k.shape[2])
+        return piece(q, k, *others)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(attend, "_piece", noting)
+    made = torch.Generator().manual_seed(0)
+    q, k, v = (
+        torch.randn(N_GROUPS, N_HEADS, n, D_HEAD, generator=made).to(dtype)
+        for n in (n_queries, n_keys, n_keys)
+    )
+    bias = torch.zeros(1 if biased == "alike" else N_GROUPS, 1, n_queries, n_keys, dtype=dtype)
+    if biased != "not":
+        hidden = torch.rand(bias.shape, generator=made) < 0.3
+        hidden[..., 0] = False
+        bias.masked_fill_(hidden, float("-inf"))
+    found = part(q, k, v, SCORING, bias=None if biased == "not" else bias)
+    wanted = softmax(q, k, v, bias)
+    torch.testing.assert_close(found.out, wanted.out, atol=CLOSE[dtype], rtol=CLOSE[dtype])
+    torch.testing.assert_close(found.lse, wanted.lse, atol=CLOSE[dtype], rtol=CLOSE[dtype])
+    # A query's logits are not parted.
+    assert all(n <= max(most, N_HEADS * n_keys) for n in held)
+    assert bool(held) == (n_queries <= few or n_keys <= 48)
