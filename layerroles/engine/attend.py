@@ -5,9 +5,7 @@ each part is computed where the part's keys and values lie, once for all tokens 
 the parts are merged by the logarithms of their softmax sums, which is exact (as in flash decoding).
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 
 import torch
 from einops import rearrange, repeat
@@ -20,12 +18,11 @@ from layerroles.engine.trie import Packed, Segment
 _ROUND = 16
 # A block without branches that is longer runs by itself, each token seeing those before it.
 _LONG = 128
-# Attention logits that matrix products hold at once; on a processor fewer, since no plan counts
-# them, and its caches are small.
-_MOST_LOGITS, _MOST_ON_CPU = 2**24, 2**22
-# Up to this many keys, or queries that share them, matmuls with a softmax beat the fused kernel,
-# which is slow in 16 bits on a processor without tiles for them (AMX).
-_FEW_KEYS, _FEW_QUERIES, _FEW_WITHOUT_TILES = 48, 16, 192
+# Attention logits that matrix products hold at once; on a processor, where that is so because
+# they are capped, fewer, since no plan counts them.
+_MOST_LOGITS, _MOST_CAPPED = 2**24, 2**22
+# Up to this many keys, or queries that share them, matmuls with a softmax beat the fused kernel.
+_FEW_KEYS, _FEW_QUERIES = 48, 16
 
 
 @dataclass(frozen=True)
@@ -73,7 +70,7 @@ def part(
         bias: added to the logits: 0 where a query sees a key, minus infinity where not.
         causal: query i sees keys 0 to i; needs as many keys as queries.
     """
-    many = k.shape[2] > _FEW_KEYS and q.shape[2] > _few_queries(q.dtype)
+    many = k.shape[2] > _FEW_KEYS and q.shape[2] > _FEW_QUERIES
     alike = q.shape[3] == v.shape[3]  # the kernel knows no others
     if q.device.type == "cpu" and alike and score.cap is None and (causal or many):
         mask = None if bias is None else bias.expand(q.shape[0], -1, q.shape[2], -1)
@@ -81,17 +78,9 @@ def part(
             q, k, v, 0.0, causal, attn_mask=mask, scale=score.scale
         )
         return Part(out.float(), lse.float())
-    most = _MOST_ON_CPU if q.device.type == "cpu" else _MOST_LOGITS
-    of_one = q.shape[1] * k.shape[2]
-    together = max(1, most // (of_one * q.shape[2]))
-    if together < len(q):
-        pieces = []
-        for start in range(0, len(q), together):
-            here = slice(start, start + together)
-            some = bias if bias is None or len(bias) == 1 else bias[here]
-            pieces.append(part(q[here], k[here], v[here], score, bias=some, causal=causal))
-        return _joined(pieces, 0)
-    n = max(1, most // (of_one * len(q)))
+    capped = q.device.type == "cpu" and score.cap is not None
+    most = _MOST_CAPPED if capped else _MOST_LOGITS
+    n = max(1, most // (q.shape[0] * q.shape[1] * k.shape[2]))
     if causal or n < q.shape[2]:
         pieces = []
         for start in range(0, q.shape[2], n):
@@ -101,23 +90,10 @@ def part(
                 later = torch.arange(k.shape[2], device=q.device) > rows[:, None]
                 some = q.new_zeros(later.shape).masked_fill_(later, float("-inf"))[None, None]
             pieces.append(_piece(q[:, :, start : start + n], k, v, score, some))
-        return _joined(pieces, 2)
+        return Part(
+            torch.cat([one.out for one in pieces], 2), torch.cat([one.lse for one in pieces], 2)
+        )
     return _piece(q, k, v, score, bias)
-
-
-def _joined(pieces: Sequence[Part], dim: int) -> Part:
-    """Attention of some groups or queries beside that of others."""
-    return Part(
-        torch.cat([one.out for one in pieces], dim), torch.cat([one.lse for one in pieces], dim)
-    )
-
-
-@cache
-def _few_queries(dtype: torch.dtype) -> int:
-    """Up to how many queries count as few on this processor."""
-    if dtype.itemsize > 2 or torch.cpu._is_amx_tile_supported():
-        return _FEW_QUERIES
-    return _FEW_WITHOUT_TILES
 
 
 def _piece(

@@ -17,8 +17,7 @@ def softmax(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tenso
     return Part((logits.softmax(-1) @ v.double()).float(), logits.logsumexp(-1).float())
 
 
-@pytest.mark.parametrize("most", [2**22, 3 * 40 * 100 * N_HEADS, 50])
-@pytest.mark.parametrize("few", [16, 192])
+@pytest.mark.parametrize("most", [2**24, 2 * N_GROUPS * N_HEADS * 20, 50])
 @pytest.mark.parametrize("biased", ["not", "alike", "each"])
 @pytest.mark.parametrize("n_keys", [20, 100])
 @pytest.mark.parametrize("n_queries", [3, 40])
@@ -28,13 +27,11 @@ def test_it_is_a_softmax(
     n_queries: int,
     n_keys: int,
     biased: str,
-    few: int,
     most: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """By the fused kernel or by products, of all groups at once, of some, of a part of one."""
-    monkeypatch.setattr(attend, "_few_queries", lambda _: few)
-    monkeypatch.setattr(attend, "_MOST_ON_CPU", most)
+    """By the fused kernel or by products, of all queries at once, of some, of one."""
+    monkeypatch.setattr(attend, "_MOST_LOGITS", most)
     held = []
     piece = attend._piece
 
@@ -58,5 +55,5 @@ def test_it_is_a_softmax(
     torch.testing.assert_close(found.out, wanted.out, atol=CLOSE[dtype], rtol=CLOSE[dtype])
     torch.testing.assert_close(found.lse, wanted.lse, atol=CLOSE[dtype], rtol=CLOSE[dtype])
     # A query's logits are not parted.
-    assert all(n <= max(most, N_HEADS * n_keys) for n in held)
-    assert bool(held) == (n_queries <= few or n_keys <= 48)
+    assert all(n <= max(most, N_GROUPS * N_HEADS * n_keys) for n in held)
+    assert bool(held) == (n_queries <= 16 or n_keys <= 48)
