@@ -11,6 +11,9 @@ from transformer_lens.model_bridge import TransformerBridge
 from layerroles.engine.requests import Writing, Written
 from layerroles.models import prepared
 
+# Rows whose logits a processor compares at once, in float32: twice as fast as in 16 bits.
+_CHUNK = 32
+
 
 class Stops:
     """What ends a text: the model's end-of-text tokens, or a string that was asked for."""
@@ -39,7 +42,9 @@ class Chosen:
 
 def greedy(logits: Float[Tensor, "row d_vocab"]) -> Chosen:
     """The most likely next tokens."""
-    return Chosen(logits.argmax(-1), finite(logits))
+    n = _CHUNK if logits.device.type == "cpu" else len(logits)
+    found = [(some.argmax(-1), finite(some)) for some in map(Tensor.float, logits.split(n))]
+    return Chosen(*map(torch.cat, zip(*found, strict=True)))
 
 
 def finite(logits: Float[Tensor, "*row d_vocab"]) -> Bool[Tensor, "*row"]:

@@ -34,14 +34,15 @@ class Contexts:
     Attributes:
         own: places of each context's tokens below its trunks, padded on the left with the first.
         bias: minus infinity at those pads; None if there are none.
-        trunks: where each trunk lies in the packed row.
-        under: for each trunk, which requests' contexts go on from it.
+        trunks: the places of trunks in the packed row, of those that the same contexts go on from
+            together.
+        under: for each of these, which requests' contexts go on from it.
         ends: place of each context's last token.
     """
 
     own: Int[Tensor, "request n_own"]
     bias: Float[Tensor, "request n_own"] | None
-    trunks: tuple[slice, ...]
+    trunks: tuple[Int[Tensor, " n_trunk"], ...]
     under: Bool[np.ndarray, "trunk request"]
     ends: Int[Tensor, " request"]
 
@@ -51,8 +52,10 @@ def contexts_of(
 ) -> Contexts:
     """Where the contexts of the requests lie in a packed row."""
     segments = packed.segments
-    above = [packed.trunks(ids) for ids in asked]
-    used = sorted({trunk for trunks in above for trunk in trunks})
+    found = dict[tuple[bool, ...], list[int]]()
+    for trunk in sorted({trunk for ids in asked for trunk in packed.trunks(ids)}):
+        places = range(segments[trunk].start, segments[trunk].start + segments[trunk].n)
+        found.setdefault(tuple(trunk in packed.trunks(ids) for ids in asked), []).extend(places)
     rows = [packed.own(ids) for ids in asked]
     longest = max(map(len, rows))
     own = torch.tensor(
@@ -64,10 +67,8 @@ def contexts_of(
     return Contexts(
         own=own.to(device),
         bias=bias.to(device) if any(len(row) < longest for row in rows) else None,
-        trunks=tuple(slice(s.start, s.start + s.n) for s in (segments[t] for t in used)),
-        under=np.array(
-            [[trunk in trunks for trunks in above] for trunk in used], dtype=bool
-        ).reshape(len(used), len(asked)),
+        trunks=tuple(torch.tensor(places, device=device) for places in found.values()),
+        under=np.array(list(found), dtype=bool).reshape(len(found), len(asked)),
         ends=own[:, -1].to(device),
     )
 
@@ -83,7 +84,7 @@ class Kept:
 def kept(k: Tensor, v: Tensor, contexts: Contexts) -> Kept:
     """Take the contexts' keys and values out of a packed row's `[head pos d_head]`."""
     own_k, own_v = (x[:, contexts.own].transpose(0, 1).contiguous() for x in (k, v))
-    trunks = [(k[:, where].clone(), v[:, where].clone()) for where in contexts.trunks]
+    trunks = [(k[:, where], v[:, where]) for where in contexts.trunks]
     return Kept((own_k, own_v), trunks)
 
 
