@@ -42,7 +42,7 @@ class Contexts:
 
     own: Int[Tensor, "request n_own"]
     bias: Float[Tensor, "request n_own"] | None
-    trunks: tuple[Int[Tensor, " n_trunk"], ...]
+    trunks: tuple[Int[Tensor, " _"], ...]
     under: Bool[np.ndarray, "trunk request"]
     ends: Int[Tensor, " request"]
 

@@ -20,7 +20,7 @@ def test_contexts_see_their_trunks_and_their_own(seed: int) -> None:
         return tuple(drawn.choices(range(50), k=n))
 
     # Three beginnings; at 100 tokens some turn off that are only scored, and part the trunks.
-    starts = [some(300) for _ in range(3)]
+    starts = [some(drawn.randrange(200, 300)) for _ in range(3)]
     asked = [start + some(drawn.randrange(20, 60)) for start in starts for _ in range(6)]
     others = [start[:100] + some(90) for start in starts for _ in range(6)]
     packed = pack([*asked, *others])
