@@ -52,10 +52,11 @@ def contexts_of(
 ) -> Contexts:
     """Where the contexts of the requests lie in a packed row."""
     segments = packed.segments
-    found = dict[tuple[bool, ...], list[int]]()
-    for trunk in sorted({trunk for ids in asked for trunk in packed.trunks(ids)}):
-        places = range(segments[trunk].start, segments[trunk].start + segments[trunk].n)
-        found.setdefault(tuple(trunk in packed.trunks(ids) for ids in asked), []).extend(places)
+    above = [packed.trunks(ids) for ids in asked]
+    together: dict[tuple[bool, ...], list[int]] = {}
+    for trunk in sorted({trunk for trunks in above for trunk in trunks}):
+        places = together.setdefault(tuple(trunk in trunks for trunks in above), [])
+        places += range(segments[trunk].start, segments[trunk].start + segments[trunk].n)
     rows = [packed.own(ids) for ids in asked]
     longest = max(map(len, rows))
     own = torch.tensor(
@@ -67,8 +68,8 @@ def contexts_of(
     return Contexts(
         own=own.to(device),
         bias=bias.to(device) if any(len(row) < longest for row in rows) else None,
-        trunks=tuple(torch.tensor(places, device=device) for places in found.values()),
-        under=np.array(list(found), dtype=bool).reshape(len(found), len(asked)),
+        trunks=tuple(torch.tensor(places, device=device) for places in together.values()),
+        under=np.array(list(together), dtype=bool).reshape(len(together), len(asked)),
         ends=own[:, -1].to(device),
     )
 
