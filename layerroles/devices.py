@@ -17,7 +17,7 @@ from layerroles.registry import nearest
 # products of small matrices, by what is moved; and seconds to start an operation from Python.
 # Assumed, and not measured on the device.
 PRODUCTS, ATTENTION, BANDWIDTH, START = 0.5, 0.2, 0.7, 1e-5
-# Of the speed that is measured with one large matrix on the machine at hand.
+# Of the speed that is measured with one matrix of the model's width on the machine at hand.
 MEASURED = 0.8
 _GB = 1e9
 

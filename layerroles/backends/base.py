@@ -120,35 +120,44 @@ def work(engine: Engine, job: Job) -> Iterator[Part]:
     began = time.monotonic()
     answered: dict[int, dict[int, list[Any]]] = {}  # by the places of conditions and cells
     whole: set[int] = set()
+    # What was written is read only when nothing else is held in memory.
+    at_once = job.apart and not job.coherence
     for which, place, found in engine.answer_each(job.asked, job.conditions):
         mine = answered.setdefault(place, {})
         mine[which] = found
         if len(mine) == len(job.asked):
             whole.add(place)
-        if whole and (job.apart or len(whole) == len(job.conditions)):
-            ready = {
-                (place, which): each
-                for place in sorted(whole)
-                for which, each in sorted(answered.pop(place).items())
-            }
+        if whole and at_once:
+            yield _part(engine, job, {place: answered.pop(place) for place in whole}, began)
             whole.clear()
-            known: dict[Text, float] = {}
-            if job.coherence:
-                texts = (
-                    text
-                    for (_, which), each in ready.items()
-                    for text in texts_of(job.asked[which], each)
-                )
-                known = coherence(engine, texts)
-            yield Part(
-                ready,
-                known,
-                time.monotonic() - began,
-                tuple(sorted(engine.used)),
-                engine.halved,
-                engine.peak(),
-            )
             began = time.monotonic()
+    if whole:
+        yield _part(engine, job, {place: answered[place] for place in sorted(whole)}, began)
+
+
+def _part(
+    engine: Engine, job: Job, answered: Mapping[int, Mapping[int, list[Any]]], began: float
+) -> Part:
+    """What was answered under some conditions since a time; what was written is read again."""
+    ready = {
+        (place, which): each
+        for place, mine in answered.items()
+        for which, each in sorted(mine.items())
+    }
+    known: dict[Text, float] = {}
+    if job.coherence:
+        texts = (
+            text for (_, which), each in ready.items() for text in texts_of(job.asked[which], each)
+        )
+        known = coherence(engine, texts)
+    return Part(
+        ready,
+        known,
+        time.monotonic() - began,
+        tuple(sorted(engine.used)),
+        engine.halved,
+        engine.peak(),
+    )
 
 
 def workers_of(engine: Engine) -> Workers:

@@ -24,6 +24,15 @@ class Stops:
         known = getattr(config, "eos_token_id", None)
         listed = known if isinstance(known, list) else [known]
         self.eos = {id for id in (*listed, self.tokenizer.eos_token_id) if id is not None}
+        specials = zip(
+            self.tokenizer.all_special_ids, self.tokenizer.all_special_tokens, strict=True
+        )
+        self._specials = dict(specials)  # which are not spelled in a text
+
+    def ends(self, token: int, until: Sequence[str]) -> bool:
+        """Whether a text ends with this token, of itself or since its own name was asked for."""
+        name = self._specials.get(token, "")
+        return token in self.eos or any(text in name for text in until)
 
     def text(self, ids: Sequence[int], until: Sequence[str]) -> tuple[str, bool]:
         """The text that the ids spell, cut before the first `until`, and whether there was one."""
@@ -115,7 +124,7 @@ class Decoding:
         request = self.requests[row]
         self.ids[row].append(token)
         self.finite[row] = self.finite[row] and finite
-        self.ended[row] = token in self.stops.eos or (
+        self.ended[row] = self.stops.ends(token, request.until) or (
             # Spelled only where something is looked for in it.
             bool(request.until) and self.stops.text(self.ids[row], request.until)[1]
         )

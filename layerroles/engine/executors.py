@@ -250,9 +250,11 @@ class Executors:
             kinds.setdefault(kind(condition), []).append(condition)
         dtype = self._model.cfg.dtype
         writes = any(isinstance(request, Written) for request in requests)
+        # A request alone does not show what others beside it would do.
+        asked = writes, len(requests) > 1
         agreed = set()
         for one, some in kinds.items():
-            key = executor.name, (*one, writes)
+            key = executor.name, (*one, *asked)
             if key not in self._answers_for:
                 tried = telling(some, dtype)
                 reason = disagreement(executor, plain, requests, tried, dtype)

@@ -210,10 +210,8 @@ def _free(device: torch.device) -> int:
         return int(torch.cuda.mem_get_info(device)[0])
     give_back()  # what a sweep before this one left with the allocator is free as well
     found = []
-    limit = Path("/sys/fs/cgroup/memory.max")
-    used = Path("/sys/fs/cgroup/memory.current")
-    with suppress(OSError, ValueError):  # no such control group, or no limit
-        found.append(int(limit.read_text()) - int(used.read_text()))
+    with suppress(OSError, ValueError, KeyError):  # no such control group, or no limit
+        found.append(_free_in(Path("/sys/fs/cgroup")))
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
         values = dict(line.split(":", 1) for line in lines)
@@ -221,3 +219,11 @@ def _free(device: torch.device) -> int:
     except (OSError, KeyError, ValueError):  # not Linux
         found.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2)
     return max(2**20, min(found))
+
+
+def _free_in(group: Path) -> int:
+    """Bytes that a control group may still take; files that it has read are given up for them."""
+    limit, used = (int((group / name).read_text()) for name in ("memory.max", "memory.current"))
+    lines = (group / "memory.stat").read_text().splitlines()
+    of = {name: int(size) for name, size in map(str.split, lines)}
+    return limit - used + of["inactive_file"] + of["active_file"]

@@ -105,8 +105,20 @@ class Plain:
     def _batches(self, requests: Sequence[Request]) -> Iterator[list[tuple[int, Request]]]:
         """Requests of like length together, longest first, with their places."""
         order = sorted(range(len(requests)), key=lambda index: -len(requests[index].context))
-        for start in range(0, len(order), self.batch_size):
-            yield [(index, requests[index]) for index in order[start : start + self.batch_size]]
+        batch: list[tuple[int, Request]] = []
+        for index in order:
+            full = len(batch) == self.batch_size
+            if batch and (full or not self._fits([*(one for _, one in batch), requests[index]])):
+                yield batch
+                batch = []
+            batch.append((index, requests[index]))
+        if batch:
+            yield batch
+
+    def _fits(self, requests: Sequence[Request]) -> bool:
+        """Whether what is padded, and written on until all have ended, is within the context."""
+        new = max(one.max_gen_toks if isinstance(one, Written) else 0 for one in requests)
+        return max(len(one.context) for one in requests) + new <= self.model.cfg.n_ctx
 
 
 def _or(

@@ -282,10 +282,11 @@ def _scored(
             f"request {index}: continuation {continuation!r} melts into the context's last token"
         )
     # What is scored last is not read.
-    over = len(request.context) + len(request.continuation) - 1 - (cut or model.cfg.n_ctx)
+    n_read = len(request.context) + len(request.continuation) - 1
+    over = n_read - (cut or model.cfg.n_ctx)
     if cut is not None and 0 < over < len(request.context):
         return _without_start(request, over)
-    _check_length(model, index, len(request.context) + len(request.continuation))
+    _check_length(model, index, n_read)
     return request
 
 

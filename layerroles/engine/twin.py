@@ -54,6 +54,8 @@ class Twin:
     def __init__(self, bridge: TransformerBridge) -> None:
         if is_spread(bridge):
             raise NoTwin("its weights lie on several devices or on disk")
+        if getattr(text_config(bridge.original_model), "num_kv_shared_layers", None):
+            raise NoTwin("some layers attend to keys of layers before them")
         AttentionInterface.register(_NAME, _attention)
         self.bridge = bridge
         self.model = _built(bridge)

@@ -17,6 +17,7 @@ from transformers import (
     Gemma2Config,
     Gemma3Config,
     Gemma3TextConfig,
+    Gemma4TextConfig,
     GPT2Config,
     GPTJConfig,
     GPTNeoConfig,
@@ -205,6 +206,16 @@ CONFIGS["neo"] = GPTNeoConfig(
     num_heads=4,
     attention_types=[[["global"], 3]],
     max_position_embeddings=256,
+)
+# The last two layers attend to keys and values of those before them.
+CONFIGS["gemma4"] = Gemma4TextConfig(
+    **_LLAMA_LIKE | {"num_hidden_layers": 5},
+    head_dim=8,
+    global_head_dim=8,
+    hidden_size_per_layer_input=8,
+    vocab_size_per_layer_input=VOCABULARY,
+    layer_types=[f"{kind}_attention" for kind in ("sliding", "full", "full", "sliding", "full")],
+    num_kv_shared_layers=2,
 )
 # Logits that are scaled, from tied embeddings; what sublayers write is scaled in the second.
 CONFIGS["cohere"] = CohereConfig(**_LLAMA_LIKE, logit_scale=0.25, tie_word_embeddings=True)

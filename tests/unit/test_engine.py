@@ -2,18 +2,20 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 import layerroles as lr
 from layerroles.ablations import Condition
-from layerroles.engine import rows
+from layerroles.engine import executors, rows
 from layerroles.engine.fused import Fused
 from layerroles.engine.plain import Plain
 from layerroles.engine.requests import Score, Scored, Written, scored, written
 from layerroles.engine.trust import rounding_noise, telling
-from tests.unit.random_models import ALL_ARCHITECTURES, ARCHITECTURES, random_model
+from tests.unit.random_models import ALL_ARCHITECTURES, ARCHITECTURES, model_path, random_model
 from tests.unit.test_ablations import Scale
 
 PREFIX = "Some words that all of the questions begin with. "
@@ -388,6 +390,83 @@ def test_a_model_that_no_other_executor_can_run_is_left_to_the_reference() -> No
     assert abs(found.logprob - plain.logprob).max() < 1e-4
     with pytest.raises(lr.InputError, match="does not go through transformers' interface"):
         lr.Engine(model, executor="fused").loglikelihood(PAIRS, chosen)
+
+
+def test_what_is_tried_on_one_request_is_tried_again_on_several(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tried: list[int] = []
+
+    def noting(*given: Any) -> None:
+        tried.append(len(given[2]))
+
+    monkeypatch.setattr(executors, "disagreement", noting)
+    engine = lr.Engine(random_model("llama"))
+    for asked in (PAIRS[:1], PAIRS[1:2], PAIRS[:3], PAIRS[1:4], PAIRS[:1]):
+        engine.loglikelihood(asked)
+    assert tried == [1, 3]
+
+
+def test_layers_that_attend_to_keys_of_others_are_run_by_the_reference() -> None:
+    model = random_model("gemma4")
+    original = AutoModelForCausalLM.from_pretrained(model_path("gemma4")).eval()
+    engine = lr.Engine(model)
+    asked = [Condition({}), *lr.each_layer(model, lr.Skip())]
+    found = engine.loglikelihood(PAIRS, asked)
+    assert engine.used == {"plain"}
+    for place, block in enumerate([None, *original.model.layers]):
+        passed = lambda _, args, output: args[0]  # noqa: E731
+        handle = block.register_forward_hook(passed) if block is not None else None
+        for which, request in enumerate(scored(model, PAIRS)):
+            ids, n = torch.tensor([[*request.context, *request.continuation]]), len(request.context)
+            with torch.inference_mode():
+                logprobs = original(ids).logits[0, n - 1 : -1].log_softmax(-1)
+            expected = logprobs.gather(1, ids[0, n:, None]).sum()
+            assert abs(found.logprob[place, which] - float(expected)) < 1e-4
+        if handle is not None:
+            handle.remove()
+    with pytest.raises(lr.InputError, match="attend to keys of layers before them"):
+        lr.Engine(model, executor="fused").loglikelihood(PAIRS)
+
+
+def test_written_requests_that_fit_alone_fit_together() -> None:
+    model = random_model("neo")  # its masks end with its context
+    asked = [Written(tuple(range(3, 53)) * 5, (), 6), Written((5,) * 10, (), 60)]
+    (texts,) = lr.Engine(model, executor="plain").write(asked, [Condition({})])
+    alone = lr.Engine(model, executor="plain", batch_size=1)
+    assert texts == alone.write(asked, [Condition({})])[0]
+
+
+@pytest.mark.parametrize("executor", ["plain", "hooked", "fused"])
+def test_a_continuation_may_end_behind_the_models_context(executor: str) -> None:
+    """Its last token is scored, and not read."""
+    engine = lr.Engine(random_model("llama"), executor=executor)
+    found = engine.loglikelihood([("a" * 254, "bcd")])  # 256 tokens are read
+    assert found.n_tokens.tolist() == [3]
+    assert -100 < found.logprob[0, 0] < 0
+    with pytest.raises(lr.InputError, match="takes 257 tokens, more than the 256"):
+        engine.loglikelihood([("a" * 254, "bcde")])
+    assert len(scored(engine.model, [("a" * 254, "bcd")], cut=256)[0].context) == 254
+    assert len(scored(engine.model, [("a" * 254, "bcde")], cut=256)[0].context) == 253
+
+
+@pytest.mark.parametrize("executor", ["plain", "hooked", "fused"])
+def test_a_text_ends_with_a_special_token_that_was_asked_for(executor: str) -> None:
+    model = lr.load(model_path("llama"))  # its tokenizer is changed
+    engine = lr.Engine(model, executor=executor)
+    freely = Written((5, 6, 7), (), 12)
+    ((whole,),) = engine.write([freely], [Condition({})])
+    token = whole.ids[1]
+    assert token != whole.ids[0]
+    known = lr.models.prepared(model).tokenizer
+    name = known.convert_ids_to_tokens(token)
+    known.add_special_tokens({"additional_special_tokens": [name]})  # it is not spelled
+    ((text, other),) = engine.write(
+        [replace(freely, until=until) for until in (("?!", name), ("?!",))], [Condition({})]
+    )
+    assert text.ended
+    assert (text.ids, text.text) == (whole.ids[:2], whole.text[:1])
+    assert other.ids == whole.ids
 
 
 @pytest.mark.parametrize("executor", ["plain", "hooked", "fused"])

@@ -137,12 +137,32 @@ def test_repetition_and_distinct_runs() -> None:
     assert distinct("a", 2) is None
 
 
+class OneAfterTheOther(lr.Engine):
+    """Holds the memory of one question at a time."""
+
+    asking = False
+
+    def answer_each(
+        self, asked: Sequence[Any], conditions: Sequence[lr.Condition]
+    ) -> Iterator[tuple[int, int, list[Any]]]:
+        assert not self.asking
+        self.asking = True
+        yield from super().answer_each(asked, conditions)
+        self.asking = False
+
+
 def test_coherence_is_what_the_intact_model_thinks_of_a_text(tmp_path: Path) -> None:
     model = random_model("llama")
     task = questions(tmp_path)
     (skip,) = lr.each_layer(model, lr.Skip(), layers=[1])
     sweep = lr.Sweep(
-        model, [task], [skip], protocols=["generation", "letter"], limit=6, coherence=True
+        model,
+        [task],
+        [skip],
+        protocols=["generation", "letter"],
+        limit=6,
+        coherence=True,
+        engine=OneAfterTheOther(model),
     )
     frame = sweep.run(tmp_path / "run").frame
     frame = frame[(frame.protocol == "generation") & (frame.condition == skip.name)]

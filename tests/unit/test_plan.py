@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tracemalloc
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -144,6 +145,14 @@ def test_what_is_not_a_size_is_told(given: str | int) -> None:
 def test_by_default_half_of_the_free_memory_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "_free", lambda device: 6 * 2**30)
     assert budget(None, torch.device("cpu")).total == 3 * 2**30
+
+
+def test_files_that_were_read_do_not_count_as_taken(tmp_path: Path) -> None:
+    (tmp_path / "memory.max").write_text("1000\n")
+    (tmp_path / "memory.current").write_text("900\n")
+    stat = "anon 100\nfile 800\ninactive_file 500\nactive_file 200\n"
+    (tmp_path / "memory.stat").write_text(stat)
+    assert memory._free_in(tmp_path) == 800
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="settings of glibc's allocator")
