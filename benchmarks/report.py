@@ -14,8 +14,9 @@ import torch
 import layerroles as lr
 
 PACKAGES = ("torch", "transformers", "transformer-lens", "lm-eval", "nnsight")
-# Written by scripts of their own.
-SECTIONS = ("shares.md", "growth.md")
+# Beside the measurements: what the request files ask, by whoever made them; the others are written
+# by scripts of their own.
+WORKLOADS, SECTIONS = "workloads.md", ("shares.md", "growth.md")
 
 
 def page(found: dict[str, Any], args: argparse.Namespace) -> str:
@@ -23,7 +24,7 @@ def page(found: dict[str, Any], args: argparse.Namespace) -> str:
     work = {name: row for name, row in found.items() if "same" in row}
     graded = {name[7:]: row for name, row in found.items() if name.startswith("scores ")}
     dates = sorted({row["date"] for row in found.values() if "date" in row})
-    parts = [_head(args, dates), _speed(work)]
+    parts = [_head(args, dates), *_sections(args.kept, WORKLOADS), "## Sweeps", _speed(work)]
     if "heads" in found:
         parts.append(_heads(found["heads"]))
     if "demo" in found:
@@ -34,10 +35,13 @@ def page(found: dict[str, Any], args: argparse.Namespace) -> str:
     if graded:
         parts.append(_graded(graded))
     parts.append(_memory(work, args.memory))
-    for section in (args.kept / name for name in SECTIONS):
-        if section.exists():
-            parts.append(section.read_text(encoding="utf-8").strip())
+    parts += _sections(args.kept, *SECTIONS)
     return "\n\n".join(parts) + "\n"
+
+
+def _sections(kept: Path, *names: str) -> list[str]:
+    files = [kept / name for name in names]
+    return [file.read_text(encoding="utf-8").strip() for file in files if file.exists()]
 
 
 def _head(args: argparse.Namespace, dates: list[str]) -> str:
@@ -48,12 +52,12 @@ def _head(args: argparse.Namespace, dates: list[str]) -> str:
     command += f" --heads {args.heads}" if args.heads else ""
     command += " --start" if args.start else ""
     command += " --demo runs/demo" if args.demo else ""
-    command += " --scores FOLDER" if args.scores else ""
+    command += " --scores SCORED --score-sizes N,N" if args.scores else ""
     return f"""# Performance
 
 What a whole layer sweep (the intact model and each of its layers skipped) costs, and what it costs
-in loops that evaluate once for each condition. Written by `make bench`; the numbers are of this
-run, whose parts may be measured one by one (what is measured is kept):
+in loops that evaluate once for each condition. Written by `make bench` with this command's options;
+parts may be measured one by one, on different days (what is measured is kept):
 
 - command: `{command}`
 - model: {args.model}, dtype {args.dtype}
@@ -61,9 +65,11 @@ run, whose parts may be measured one by one (what is measured is kept):
 - measured: {" to ".join(dict.fromkeys((dates[0], dates[-1]))) if dates else "not yet"}
 - versions: Python {platform.python_version()}, {", ".join(versions)}
 
-FOLDER holds request files, one workload each (`benchmarks/runner.py` says how they are written).
+FOLDER and SCORED hold request files, one workload each (`benchmarks/runner.py` says how they are
+written; those in SCORED say what is right). N are numbers.
 Each way of answering runs in a process of its own, one after the other; the machine should be idle.
-The engine and lm-eval's loops take turns, N of them, and their medians count."""
+The engine and lm-eval's loops take turns, N of them, and their medians count. Speeds of different
+days may differ: what is compared was measured one after the other."""
 
 
 def _speed(work: dict[str, Any]) -> str:
@@ -94,10 +100,11 @@ the best batch size of those given, with glibc's allocator tuned so that it keep
 *untuned*: the same as it comes. *hooks loop*: TransformerLens hooks around padded batches of 16
 (`executor="plain"`), the reference for exactness. *nnsight loop*: its `skip`, batches of 16. The
 last two columns are ratios, timed on half of the questions and multiplied by two. lm-eval asks a
-question once whose choices are single tokens (MMLU's letters), those two ask each choice. A loop
-costs the same for each condition, so it is timed on the intact model and the middle layer (hooks
-and nnsight: the middle layer), and multiplied. The sweep's time is that of all conditions, its
-checks against the reference included."""
+question once whose choices are single tokens (MMLU's letters), those two ask each choice. A loop is
+timed on the intact model and the middle layer (hooks and nnsight: the middle layer), and
+multiplied: likelihoods cost it the same under each condition; texts cost what is written, so for
+those the ratios are estimates. The sweep's time is that of all conditions, its checks against the
+reference included."""
     )
 
 
@@ -115,7 +122,8 @@ def _demo(row: dict[str, Any]) -> str:
     return f"""## The demo
 
 The sweep of `make demo` ({n} conditions, {row["rows"]:,} rows) took {took["engine"]:.0f} s. With
-`executor="plain"` a condition takes {took["hooks"]:.1f} s (two were timed later), all of them
+`executor="plain"` a condition takes {took["hooks"]:.1f} s (the mean of the intact model and the
+middle layer, timed after it), all of them
 {n * took["hooks"]:.0f} s: **{n * took["hooks"] / took["engine"]:.1f} times** as long."""
 
 
@@ -154,9 +162,10 @@ def _graded(graded: dict[str, Any]) -> str:
     return (
         "## Task scores\n\nBy how much the accuracies of two ways of answering differ, over "
         "conditions (intact, layers skipped). *float32* is the engine in float32, in which it and "
-        "lm-eval's loop answer alike. The number of conditions says whether the loop was asked "
-        "under all of them or under some, at another batch size (a smaller one where memory does "
-        "not do for 32). For all, the layers below the skipped one are read back from its pass "
+        "lm-eval's loop answer alike; the number behind *lm-eval* is its batch size, of which the "
+        "first of those given is asked under all conditions and the others under some. Two ways "
+        "are compared under those that both were asked under, and under those that all ways were. "
+        "Under all conditions, the layers below the skipped one are read back from the loop's pass "
         "over the intact model, in the same calls and shapes, which gives the loop's own answers "
         "bit for bit (`benchmarks/read_back.py`); but for texts with layer 0 skipped, where "
         "transformers loses count of what it has read, and the keys are counted right here. What "
@@ -178,9 +187,8 @@ def _memory(work: dict[str, Any], budget: str) -> str:
     return (
         "## Memory\n\nWhat the plan says that a sweep's tensors take at the most besides the "
         "weights, and what the process grew by, with what libraries keep for themselves: with the "
-        "default "
-        f'budget, half of what is free, and on every third condition with `memory="{budget}"`, '
-        "which should be kept to within a tenth.\n\n" + "\n".join(lines)
+        "default budget, half of what is free on the machine, and on every third condition with "
+        f'`memory="{budget}"`, which should be kept to within a tenth.\n\n' + "\n".join(lines)
     )
 
 

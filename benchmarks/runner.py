@@ -9,6 +9,9 @@ three once for each condition. A condition is `intact`, a layer to skip (`L3`) o
 
     {"kind": "loglikelihood", "context": "...", "continuation": "..."}
     {"kind": "generate_until", "context": "...", "until": ["\n"], "max_gen_toks": 64}
+
+Where scores are told, a continuation says whether it is the right one (`"right": true`), and a text
+what the right ones begin with (`"answer"`, a regular expression).
 """
 
 import argparse

@@ -3,10 +3,11 @@ r"""Time a whole layer sweep against the loops that one would write instead, in 
     python benchmarks/speed.py [--requests FOLDER] [--only arc_5shot] [--heads arc_5shot]
 
 FOLDER holds request files, one workload each (see `runner.py`); without it, the package's own tasks
-are asked. Each way of answering runs in a process of its own, one after the other. A loop costs the
-same for each condition, so it is timed on the intact model and on one skipped layer in the middle,
-and multiplied; the engine is timed on all conditions. Measurements are kept in runs/bench
-and are not made again; delete it to measure anew, or on another model, or with another dtype.
+are asked. Each way of answering runs in a process of its own, one after the other. A loop is timed
+on the intact model and on one skipped layer in the middle, and multiplied; the engine is timed on
+all conditions. Measurements are kept in runs/bench and are not made again; delete it to measure
+anew, or on another model, or with another dtype. What the request files ask may be told in
+`workloads.md` there, which is put on the page.
 """
 
 import argparse
@@ -54,6 +55,9 @@ def main() -> None:
     parser.add_argument("--only", default="", help="names of workloads, by commas")
     parser.add_argument("--heads", default="", help="a workload on which all heads are zeroed too")
     parser.add_argument("--scores", type=Path, help="a folder of request files with answers")
+    parser.add_argument(
+        "--score-sizes", default="", help="lm-eval's there; the first under all conditions"
+    )
     parser.add_argument("--jobs", type=int, default=1, help="scores, not timed: processes at once")
     parser.add_argument("--start", action="store_true", help="time a tiny sweep as a process")
     parser.add_argument("--demo", type=Path, help="a finished run of make demo, to time its loop")
@@ -63,6 +67,7 @@ def main() -> None:
     args = parser.parse_args()
 
     args.sizes = [int(size) for size in args.batch_sizes.split(",")]
+    args.score_sizes = [int(size) for size in (args.score_sizes or args.batch_sizes).split(",")]
     own = tempfile.TemporaryDirectory()
     if args.requests is None:
         write_own(Path(own.name))
@@ -212,9 +217,12 @@ def scores(args: argparse.Namespace, file: Path) -> dict[str, Any]:
         "engine": partial(ask, "engine", conditions=whole),
         "float32": partial(ask, "engine", conditions=exact, dtype="float32"),
     }
-    ways |= {f"lm-eval {n}": partial(ask, "lm-eval", conditions=some, size=n) for n in args.sizes}
-    first = args.sizes[0]
-    ways[f"lm-eval {first}"] = partial(ask, "lm-eval", conditions=whole, size=first, read_back=True)
+    for n in args.score_sizes:
+        read_back = n == args.score_sizes[0]
+        asked = whole if read_back else some
+        ways[f"lm-eval {n}"] = partial(
+            ask, "lm-eval", conditions=asked, size=n, read_back=read_back
+        )
     with ThreadPoolExecutor(args.jobs) as pool:
         found = dict(zip(ways, pool.map(lambda way: way(), ways.values()), strict=True))
     right = {
