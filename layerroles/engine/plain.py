@@ -115,7 +115,7 @@ class Plain:
         if batch:
             yield batch
 
-    def _fits(self, requests: Sequence[Request]) -> bool:
+    def _fits(self, requests: Sequence[Scored | Written]) -> bool:
         """Whether what is padded, and written on until all have ended, is within the context."""
         new = max(one.max_gen_toks if isinstance(one, Written) else 0 for one in requests)
         return max(len(one.context) for one in requests) + new <= self.model.cfg.n_ctx

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from layerroles.ablations import INTACT, Condition
+from layerroles.engine.depths import first_run
 from layerroles.engine.groups import Requests
 from layerroles.engine.memory import out_of_memory
 from layerroles.engine.plain import Plain
@@ -58,12 +59,14 @@ def kind(condition: Condition) -> Kind:
 def telling(conditions: Sequence[Condition], dtype: torch.dtype) -> Condition:
     """Of conditions of one kind, the one to try.
 
-    In float32 the one that starts first, since most is computed for it. The half precisions leave
-    little to be seen there (without its first layers, a model hangs on the last bit of what it
-    computes), so they are tried in the middle.
+    In float32 the first that goes on from a recorded stream, since most is computed for it. The
+    half precisions leave little to be seen there (without its first layers, a model hangs on the
+    last bit of what it computes), so they are tried in the middle.
     """
     ordered = sorted(conditions, key=lambda condition: condition.first_layer or 0)
-    return ordered[0 if dtype == torch.float32 else len(ordered) // 2]
+    if dtype != torch.float32:
+        return ordered[len(ordered) // 2]
+    return next((one for one in ordered if first_run(one, 0) > 0), ordered[0])
 
 
 def disagreement(

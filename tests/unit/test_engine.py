@@ -345,11 +345,14 @@ def test_in_bfloat16_an_executor_that_is_wrong_is_not_used(
     assert engine.used == {"hooked"}
 
 
-def test_half_precisions_are_tried_in_the_middle() -> None:
-    """Without its first layers a model may hang on the last bit, and anything would agree."""
+def test_which_condition_is_tried() -> None:
+    """In half precision in the middle: without its first layers a model hangs on the last bit."""
     skips = [Condition({lr.Site(n): lr.Skip()}) for n in (3, 0, 9, 6, 1)]
     assert telling(skips, torch.bfloat16) == skips[0]
-    assert telling(skips, torch.float32) == skips[1]
+    assert telling(skips, torch.float32) == skips[1]  # nothing below its output is computed
+    zeros = [Condition({lr.Site(n, "mlp"): lr.Zero()}) for n in (3, 0, 9, 6, 1)]
+    assert telling(zeros, torch.float32) == zeros[4]
+    assert telling(zeros[1:2], torch.float32) == zeros[1]
 
 
 def test_the_last_bit_moves_a_half_precision_only() -> None:
