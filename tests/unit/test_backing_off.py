@@ -112,7 +112,7 @@ def test_no_memory_at_all_is_told(executor: str, monkeypatch: pytest.MonkeyPatch
 
 def test_other_errors_are_not_taken_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = lr.Engine(random_model("llama"))
-    engine.loglikelihood(PAIRS[:1])
+    engine.loglikelihood(PAIRS[:2])
     scarce(monkeypatch, "fused", 0, RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
     with pytest.raises(RuntimeError, match="mat1"):
         engine.loglikelihood(PAIRS)
