@@ -123,8 +123,8 @@ def _demo(row: dict[str, Any]) -> str:
 
 The sweep of `make demo` ({n} conditions, {row["rows"]:,} rows) took {took["engine"]:.0f} s. With
 `executor="plain"` a condition takes {took["hooks"]:.1f} s (the mean of the intact model and the
-middle layer, timed after it), all of them
-{n * took["hooks"]:.0f} s: **{n * took["hooks"] / took["engine"]:.1f} times** as long."""
+middle layer, timed after it), all of them {n * took["hooks"]:.0f} s:
+**{n * took["hooks"] / took["engine"]:.1f} times** as long."""
 
 
 def _start(row: dict[str, Any]) -> str:

@@ -40,7 +40,7 @@ from layerroles.boot import (
 from layerroles.checks import Checks, check_model, check_pads, unchecked
 from layerroles.errors import InputError
 from layerroles.sites import Site, size_of
-from layerroles.weights import content, hook_ids, text_config, weights
+from layerroles.weights import content, hook_ids, shares_keys, weights
 
 log = logging.getLogger(__name__)
 
@@ -329,7 +329,10 @@ def forward(
         # Rows that have ended may be fed on beyond the model's context; nobody reads them.
         positions = (attended.cumsum(-1) - 1).clamp(0, model.cfg.n_ctx - 1)
         arguments["position_ids"] = positions[:, -tokens.shape[1] :]
-    if keep and _leaves_out_logits_only(model.original_model):
+    # Not every model's forward can leave out logits that nobody reads, and where layers share keys
+    # it leaves out what they do at the other positions as well.
+    known = inspect.signature(model.original_model.forward).parameters
+    if keep and "logits_to_keep" in known and not shares_keys(model.original_model):
         arguments["logits_to_keep"] = keep
     if cache is not None:
         arguments["past_key_values"] = cache
@@ -337,17 +340,6 @@ def forward(
     with torch.inference_mode():
         logits, cache = model(tokens, return_type="logits_and_cache", **arguments)
     return (logits[:, -keep:] if keep else logits), cache
-
-
-def _leaves_out_logits_only(model: torch.nn.Module) -> bool:
-    """Whether a forward can leave out logits that nobody reads, and runs its blocks on all tokens.
-
-    Models with layers that attend to keys of layers before them (Gemma 4) run those on the tokens
-    whose logits are kept.
-    """
-    if getattr(text_config(model), "num_kv_shared_layers", None):
-        return False
-    return "logits_to_keep" in inspect.signature(model.forward).parameters
 
 
 def check_sites(model: TransformerBridge, sites: "list[Site] | tuple[Site, ...]") -> None:

@@ -60,6 +60,11 @@ def text_config(original: nn.Module) -> Any:
     return config if inner is None else inner(decoder=True)
 
 
+def shares_keys(original: nn.Module) -> bool:
+    """Whether some layers attend to keys of layers before them, as the last of Gemma 4 do."""
+    return bool(getattr(text_config(original), "num_kv_shared_layers", None))
+
+
 _LIBRARIES = ("transformer_lens.", "transformers.")
 
 

@@ -26,7 +26,7 @@ class Job:
         conditions: under which all of them are asked.
         apart: whether what comes out for a condition does not depend on which others it is asked
             with, so that conditions may be told one by one.
-        coherence: whether the intact model reads what was written.
+        coherence: whether the intact model reads what was written; then all is told together.
     """
 
     name: str

@@ -24,14 +24,15 @@ class Stops:
         known = getattr(config, "eos_token_id", None)
         listed = known if isinstance(known, list) else [known]
         self.eos = {id for id in (*listed, self.tokenizer.eos_token_id) if id is not None}
-        specials = zip(
-            self.tokenizer.all_special_ids, self.tokenizer.all_special_tokens, strict=True
-        )
-        self._specials = dict(specials)  # which are not spelled in a text
+        ids, names = self.tokenizer.all_special_ids, self.tokenizer.all_special_tokens
+        self._names = dict(zip(ids, names, strict=True))  # of what is not spelled in a text
 
     def ends(self, token: int, until: Sequence[str]) -> bool:
-        """Whether a text ends with this token, of itself or since its own name was asked for."""
-        name = self._specials.get(token, "")
+        """Whether a text ends with this token, spelled or not.
+
+        A special token's name is looked through as in lm-eval, though it is not part of the text.
+        """
+        name = self._names.get(token, "")
         return token in self.eos or any(text in name for text in until)
 
     def text(self, ids: Sequence[int], until: Sequence[str]) -> tuple[str, bool]:

@@ -27,7 +27,7 @@ from layerroles.engine.speed import measured
 from layerroles.errors import InputError
 from layerroles.models import prepared
 from layerroles.sites import Site
-from layerroles.weights import is_spread, named, text_config
+from layerroles.weights import is_spread, named, shares_keys, text_config
 
 # How the engine attends: (layer, q, k, v, score) -> out; heads first, out with positions first.
 Attend = Callable[[int, Tensor, Tensor, Tensor, Scoring], Tensor]
@@ -54,7 +54,7 @@ class Twin:
     def __init__(self, bridge: TransformerBridge) -> None:
         if is_spread(bridge):
             raise NoTwin("its weights lie on several devices or on disk")
-        if getattr(text_config(bridge.original_model), "num_kv_shared_layers", None):
+        if shares_keys(bridge.original_model):
             raise NoTwin("some layers attend to keys of layers before them")
         AttentionInterface.register(_NAME, _attention)
         self.bridge = bridge

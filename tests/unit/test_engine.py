@@ -410,6 +410,11 @@ def test_what_is_tried_on_one_request_is_tried_again_on_several(
     assert tried == [1, 3]
 
 
+def passed(_: object, args: tuple[torch.Tensor, ...], output: object) -> torch.Tensor:
+    """What entered a block, instead of what leaves it."""
+    return args[0]
+
+
 def test_layers_that_attend_to_keys_of_others_are_run_by_the_reference() -> None:
     model = random_model("gemma4")
     original = AutoModelForCausalLM.from_pretrained(model_path("gemma4")).eval()
@@ -418,8 +423,7 @@ def test_layers_that_attend_to_keys_of_others_are_run_by_the_reference() -> None
     found = engine.loglikelihood(PAIRS, asked)
     assert engine.used == {"plain"}
     for place, block in enumerate([None, *original.model.layers]):
-        passed = lambda _, args, output: args[0]  # noqa: E731
-        handle = block.register_forward_hook(passed) if block is not None else None
+        handle = None if block is None else block.register_forward_hook(passed)
         for which, request in enumerate(scored(model, PAIRS)):
             ids, n = torch.tensor([[*request.context, *request.continuation]]), len(request.context)
             with torch.inference_mode():
