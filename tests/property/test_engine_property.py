@@ -27,7 +27,7 @@ TWIN = Twin(MODEL)
 # None begins as a question does: a donor's write would equal it up to rounding.
 REFERENCE = lr.Reference(["Some text", "Another text"])
 
-texts = st.text(alphabet=string.ascii_lowercase + " ", min_size=1, max_size=12)
+texts = st.text(alphabet=string.ascii_lowercase + " ", max_size=12)
 starts = st.sampled_from(["", "s", "shared beginning of some tokens ", "shared beginning " * 6])
 contexts = st.builds(str.__add__, starts, st.text(alphabet="ab ", max_size=20))
 parts = st.builds(lr.Site, st.integers(0, 2), st.sampled_from(["block", "attn", "mlp"]))
@@ -84,7 +84,7 @@ relaxed = settings(max_examples=25, deadline=None, suppress_health_check=[Health
 def test_log_likelihoods(
     pairs: list[tuple[str, str]], conditions: list[Condition], budget: Budget, size: Size
 ) -> None:
-    # A continuation that is all blanks melts into a context that is.
+    # A continuation that is all blanks melts into a context that is; "x" alone is one token.
     requests = scored(MODEL, [(context, text + "x") for context, text in pairs])
     references = resolve(MODEL, conditions)
     plain = dict(Plain(MODEL, references, batch_size=3).score(requests, conditions))

@@ -4,7 +4,7 @@ Once with blocks as they are, into which the short requests here fit whole, and 
 ones, so that what the requests share becomes trunks, as it does in requests of real length.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import pytest
@@ -16,7 +16,7 @@ from layerroles.engine.attend import Layout
 from layerroles.engine.fused import Fused
 from layerroles.engine.memory import Budget
 from layerroles.engine.plain import Plain
-from layerroles.engine.requests import scored, written
+from layerroles.engine.requests import Score, scored, written
 from layerroles.engine.rows import Rows
 from layerroles.engine.twin import Twin
 from tests.unit.random_models import ALL_ARCHITECTURES, random_model
@@ -85,6 +85,14 @@ def conditions(kind: str) -> list[Condition]:
     return [first, Condition({}), *others]
 
 
+def choices(scores: Sequence[Score]) -> list[int]:
+    """The likeliest ending of each context."""
+    endings: dict[str, list[float]] = {}
+    for (context, _), score in zip(PAIRS, scores, strict=True):
+        endings.setdefault(context, []).append(score.logprob)
+    return [max(range(len(each)), key=each.__getitem__) for each in endings.values()]
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("architecture", [*ALL_ARCHITECTURES, "deepseek_v3"])
 def test_answers_are_the_references(architecture: str, kind: str) -> None:
@@ -104,3 +112,4 @@ def test_answers_are_the_references(architecture: str, kind: str) -> None:
             for one, two in zip(expected, found[place], strict=True):
                 assert one.logprob == pytest.approx(two.logprob, abs=1e-4)
                 assert (one.is_greedy, one.changed) == (two.is_greedy, two.changed)
+            assert choices(found[place]) == choices(expected)
