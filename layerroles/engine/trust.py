@@ -7,6 +7,7 @@ version or a user's own ablation does that an executor does not foresee shows he
 
 import math
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -84,10 +85,9 @@ def disagreement(
     # Beside the intact model: an edit may cut off what else is amiss.
     both = [INTACT, condition]
     theirs = dict(plain.score(tried, both))
-    asked = [Written(one.context, (), _N_WRITTEN, one.evidence) for one in tried]
     writes = any(isinstance(one, Written) for one in requests)
-    compares = writes and dtype == torch.float32
-    expected = next(plain.write(asked, [condition]))[1] if compares else []
+    asked = [Written(one.context, (), _N_WRITTEN, one.evidence) for one in tried if writes]
+    expected = next(plain.write(asked, [condition]))[1] if writes else []
     try:
         ours = dict(executor.score(tried, both))
         found = dict(executor.write(asked, both))[1] if writes else []
@@ -97,18 +97,47 @@ def disagreement(
         return told(error)
     if not any(score.finite for score in theirs[1]):
         return "the reference's own answers are not finite, so nothing can be compared"
+    allowed = partial(_allowed, plain, tried, dtype)
     for place, whose in ((1, ""), (0, " of the intact model")):
-        most = max(map(_difference, ours[place], theirs[place]))
-        bound = _TOLERANCE[dtype]
-        if most > bound and dtype != torch.float32:  # it is looked for where it decides
-            bound += _NOISE * rounding_noise(plain, tried, both[place], theirs[place])
-        if most > bound:
-            return f"log-likelihoods{whose} differ by {most:.2g} nats a token"
+        apart = max(map(_difference, ours[place], theirs[place]))
+        if not allowed(both[place], theirs[place], apart):
+            return f"log-likelihoods{whose} differ by {apart:.2g} nats a token"
     if any(x.changed != y.changed for x, y in zip(ours[1], theirs[1], strict=True)):
         return "its edits change something where the reference's do not, or the other way round"
-    if compares and found != expected:
-        return f"{found[0].text!r} is written instead of {expected[0].text!r}"
+    for request, one, two in zip(asked, found, expected, strict=True):
+        apart = math.inf if dtype == torch.float32 else _margin(plain, request, condition, one, two)
+        # Either token's log-probability may be as far off as is allowed.
+        if one != two and not allowed(condition, theirs[1], apart / 2):
+            return f"{one.text!r} is written instead of {two.text!r}"
     return None
+
+
+def _allowed(
+    plain: Plain,
+    requests: Sequence[Scored],
+    dtype: torch.dtype,
+    condition: Condition,
+    scores: Sequence[Score],
+    apart: float,
+) -> bool:
+    """Whether rounding may make such a difference, in nats a token."""
+    bound = _TOLERANCE[dtype]
+    if apart > bound and dtype != torch.float32:  # it is looked for where it decides
+        bound += _NOISE * rounding_noise(plain, requests, condition, scores)
+    return apart <= bound
+
+
+def _margin(
+    plain: Plain, request: Written, condition: Condition, ours: Writing, theirs: Writing
+) -> float:
+    """By how many nats the reference prefers its own token where two texts part, if they do."""
+    pairs = enumerate(zip(ours.ids, theirs.ids, strict=False), 1)
+    n = next((n for n, (one, two) in pairs if one != two), None)
+    if n is None:  # the same tokens, with something else about them
+        return math.inf
+    both = [Scored(request.context, text.ids[:n], request.evidence) for text in (ours, theirs)]
+    ((_, (one, two)),) = plain.score(both, [condition])
+    return two.logprob - one.logprob
 
 
 def rounding_noise(

@@ -10,12 +10,19 @@ from transformers import AutoModelForCausalLM
 
 import layerroles as lr
 from layerroles.ablations import Condition
-from layerroles.engine import executors, rows
+from layerroles.engine import executors, fused, rows, trust
+from layerroles.engine.decode import Chosen, Decoding
 from layerroles.engine.fused import Fused
 from layerroles.engine.plain import Plain
 from layerroles.engine.requests import Score, Scored, Written, scored, written
 from layerroles.engine.trust import rounding_noise, telling
-from tests.unit.random_models import ALL_ARCHITECTURES, ARCHITECTURES, model_path, random_model
+from tests.unit.random_models import (
+    ALL_ARCHITECTURES,
+    ARCHITECTURES,
+    VOCABULARY,
+    model_path,
+    random_model,
+)
 from tests.unit.test_ablations import Scale
 
 PREFIX = "Some words that all of the questions begin with. "
@@ -343,6 +350,27 @@ def test_in_bfloat16_an_executor_that_is_wrong_is_not_used(
     engine = lr.Engine(model)
     engine.loglikelihood(PAIRS, lr.each_layer(model, lr.Skip()))
     assert engine.used == {"hooked"}
+
+
+@pytest.mark.parametrize("rank", [1, VOCABULARY - 1])
+def test_in_bfloat16_texts_may_part_where_rounding_decides_and_nowhere_else(
+    rank: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its second choice is as good as its first for a model of random weights, its last is not."""
+    right = Decoding.add
+
+    def other(self: Decoding, chosen: Chosen) -> bool:
+        return right(self, replace(chosen, tokens=torch.full_like(chosen.tokens, token)))
+
+    model = random_model("llama", dtype="bfloat16")
+    ((tried,), skips) = trust._tried(written(model, ASKED[:1])), lr.each_layer(model, lr.Skip())
+    with torch.inference_mode(), lr.ablated(model, skips[1]):
+        order = model(torch.tensor([tried.context]))[0, -1].argsort(descending=True)
+    token = int(order[rank])
+    engine = lr.Engine(model)
+    monkeypatch.setattr(fused, "Decoding", type("Other", (Decoding,), {"add": other}))
+    engine.generate_until(ASKED[:1], skips)
+    assert engine.used == ({"fused"} if rank == 1 else {"hooked"})
 
 
 def test_which_condition_is_tried() -> None:
