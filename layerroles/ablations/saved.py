@@ -74,6 +74,7 @@ class Saved:
 
     def __init__(self, model: TransformerBridge, reference: Reference) -> None:
         self._model: Provenance = provenance(model)
+        self._device = model.cfg.device
         self._reference = reference
         ids = [encode(model, text) for text in reference.prompts]
         # In the order in which they are collected.
@@ -87,15 +88,20 @@ class Saved:
         kinds = list(kinds)
         wanted = {site: [f"{site}.{name}" for name in (*_TENSORS, *kinds)] for site in sites}
         tensors, counts = self._held([name for names in wanted.values() for name in names])
+        # Where the model is, so that edits don't move them each time; donors are drawn on the CPU.
+        moved = {
+            name: tensor if name.endswith(".donors") else tensor.to(self._device)
+            for name, tensor in tensors.items()
+        }
         found = {}
         for site, names in wanted.items():
-            if all(name in tensors for name in names):
-                donors = tensors.get(f"{site}.donors")
+            if all(name in moved for name in names):
+                donors = moved.get(f"{site}.donors")
                 found[site] = SiteReference(
-                    **{name: tensors[f"{site}.{name}"] for name in _TENSORS},
+                    **{name: moved[f"{site}.{name}"] for name in _TENSORS},
                     n_first=counts[str(site)][0],
                     n_rest=counts[str(site)][1],
-                    positions=tensors.get(f"{site}.positions"),
+                    positions=moved.get(f"{site}.positions"),
                     donors=None if donors is None else Donors(donors, self._ids),
                 )
         return found

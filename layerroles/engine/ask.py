@@ -65,7 +65,7 @@ class Engine:
             kind of condition, the fastest that gives what the reference gives on some of the
             requests.
         batch_size: rows that the reference runs together.
-        memory: that a computation may take besides the weights, in bytes or as `"8GB"`; by default
+        memory: that `"fused"` may take besides the weights, in bytes or as `"8GB"`; by default
             half of what is free. It decides how much is computed together, not what comes out (but
             for rounding). Where memory gives out all the same, half as much is computed together,
             and what was answered stays.

@@ -63,6 +63,19 @@ def test_a_second_use_reads_the_file(folder: Path, monkeypatch: pytest.MonkeyPat
     assert about["n_prompts"] == "2"
 
 
+def test_what_edits_use_lies_where_the_model_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the device, so that no step of decoding moves it; donors are drawn on the CPU."""
+    model, reference = random_model("llama"), lr.Reference(["abc", "hello there"])
+    collected(model, reference, SITES, ("positions", "donors"))
+    kept = Saved(model, reference)
+    monkeypatch.setattr(kept, "_device", "meta")
+    (found,) = kept.read(SITES[:1], ("positions", "donors")).values()
+    assert found.positions is not None
+    assert found.donors is not None
+    small = (found.first, found.rest, found.first_std, found.rest_std, found.positions)
+    assert [x.device.type for x in (*small, found.donors.writes)] == ["meta"] * 5 + ["cpu"]
+
+
 def test_what_is_asked_for_later_is_added(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model, reference = random_model("llama"), lr.Reference(["abc", "hello there"])
     kinds = ("positions", "donors")
