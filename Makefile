@@ -12,7 +12,7 @@ help:
 	@echo "make test     all tests (installs Chromium for the report's test where it is missing)"
 	@echo "make coverage the tests, and which lines and branches they do not reach"
 	@echo "make wheel    build the wheel; install and use it under each of PYTHONS='python3.11 ...'"
-	@echo "make bench    time a sweep against other loops; writes docs/results/performance.md"
+	@echo "make bench    time a sweep against other loops; writes runs/bench/performance.md"
 	@echo "make lint     ruff and mypy"
 	@echo "make format   let ruff put the code in order"
 	@echo "make docs     the documentation, in site/"
@@ -67,11 +67,17 @@ wheel: setup
 		rm -rf $$folder || exit 1; \
 	done
 
-# REQUESTS=FOLDER times request files of one's own, BENCH='--heads NAME' more: benchmarks/speed.py.
+# The package's own tasks, or REQUESTS=FOLDER of request files, or DATA=FOLDER of benchmarks of which
+# benchmarks/workloads.py makes them: the documentation's page. BENCH='--heads NAME' times more.
+REQUESTS ?= $(if $(DATA),runs/bench/requests)
+bench: ASKED := $(if $(REQUESTS),--requests $(REQUESTS))
+bench: KEPT := runs/bench$(if $(REQUESTS),,/own)
+bench: PAGE := $(if $(REQUESTS),docs/results,runs/bench)/performance.md
 bench: .venv/bench.stamp
-	$(BIN)/python benchmarks/growth.py
-	$(BIN)/python benchmarks/shares.py $(if $(REQUESTS),--requests $(REQUESTS))
-	$(BIN)/python benchmarks/speed.py $(if $(REQUESTS),--requests $(REQUESTS)) $(BENCH)
+	$(if $(DATA),$(BIN)/python benchmarks/workloads.py --data $(DATA) --out $(REQUESTS))
+	$(BIN)/python benchmarks/growth.py --out $(KEPT)
+	$(BIN)/python benchmarks/shares.py $(ASKED) --out $(KEPT)
+	$(BIN)/python benchmarks/speed.py $(ASKED) --kept $(KEPT) --out $(PAGE) $(BENCH)
 
 lint: setup
 	$(BIN)/ruff check .

@@ -14,9 +14,20 @@ import torch
 import layerroles as lr
 
 PACKAGES = ("torch", "transformers", "transformer-lens", "lm-eval", "nnsight")
-# Beside the measurements: what the request files ask, by whoever made them; the others are written
-# by scripts of their own.
-WORKLOADS, SECTIONS = "workloads.md", ("shares.md", "growth.md")
+# What the request files ask, beside them, by whoever made them.
+WORKLOADS = "workloads.md"
+# Beside the measurements, written by scripts of their own.
+SECTIONS = ("shares.md", "growth.md")
+# The ways of `runner.py` whose ratios are told if they were timed; the column's name, and a note.
+LOOPS = {
+    "hooks": (
+        "hooks loop",
+        "TransformerLens's `run_with_hooks` on padded batches of 16, texts by its `generate`; a "
+        "hook gives the block's input back as its output",
+    ),
+    "nnsight": ("nnsight loop", "its `skip`, batches of 16"),
+    "plain": ("plain", 'the reference for exactness (`executor="plain"`), batches of 16'),
+}
 
 
 def page(found: dict[str, Any], args: argparse.Namespace) -> str:
@@ -24,7 +35,8 @@ def page(found: dict[str, Any], args: argparse.Namespace) -> str:
     work = {name: row for name, row in found.items() if "same" in row}
     graded = {name[7:]: row for name, row in found.items() if name.startswith("scores ")}
     dates = sorted({row["date"] for row in found.values() if "date" in row})
-    parts = [_head(args, dates), *_sections(args.kept, WORKLOADS), "## Sweeps", _speed(work)]
+    asked = _sections(args.requests, WORKLOADS) if args.requests else []
+    parts = [_head(args, dates), *asked, "## Sweeps", _speed(work)]
     if "heads" in found:
         parts.append(_heads(found["heads"]))
     if "demo" in found:
@@ -39,8 +51,8 @@ def page(found: dict[str, Any], args: argparse.Namespace) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _sections(kept: Path, *names: str) -> list[str]:
-    files = [kept / name for name in names]
+def _sections(folder: Path, *names: str) -> list[str]:
+    files = [folder / name for name in names]
     return [file.read_text(encoding="utf-8").strip() for file in files if file.exists()]
 
 
@@ -66,18 +78,17 @@ parts may be measured one by one, on different days (what is measured is kept):
 - versions: Python {platform.python_version()}, {", ".join(versions)}
 
 FOLDER and SCORED hold request files, one workload each (`benchmarks/runner.py` says how they are
-written; those in SCORED say what is right). N are numbers.
+written; those in SCORED have to say what is right). N are numbers.
 Each way of answering runs in a process of its own, one after the other; the machine should be idle.
 The engine and lm-eval's loops take turns, N of them, and their medians count. Speeds of different
 days may differ: what is compared was measured one after the other."""
 
 
 def _speed(work: dict[str, Any]) -> str:
-    lines = [
-        "| workload | requests | turns | sweep, s | lm-eval loop, s | ratio | untuned, s | ratio "
-        "| hooks loop | nnsight loop |",
-        "|---|---|---|---|---|---|---|---|---|---|",
-    ]
+    loops = [way for way in LOOPS if any(way in row["seconds"] for row in work.values())]
+    names = ["workload", "requests", "turns", "sweep, s", "lm-eval loop, s", "ratio", "untuned, s"]
+    names += ["ratio", *(LOOPS[way][0] for way in loops)]
+    lines = [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
     for name, row in work.items():
         took, n = row["seconds"], row["conditions"]
         tuned = {k: s for k, s in took.items() if k.startswith("lm-eval ") and k[8:].isdigit()}
@@ -88,23 +99,28 @@ def _speed(work: dict[str, Any]) -> str:
                 cells += ["-", "-"]
             else:
                 cells += [f"{n * seconds:.0f}", f"**{n * seconds / took['engine']:.1f}**"]
-        for way in ("hooks", "nnsight"):
+        for way in loops:
             cells.append(f"{n * took[way] / took['engine']:.1f}" if way in took else "-")
-        lines.append("| " + " | ".join(cells) + " |")
+        lines.append(f"| {' | '.join(cells)} |")
+    notes = [f"*{name}*: {note}." for name, note in map(LOOPS.__getitem__, loops)]
+    if loops:
+        notes.append(
+            "Of these, ratios are told, timed on the middle layer and half of the questions, and "
+            "multiplied; they ask each choice, where lm-eval asks a question once whose choices "
+            "are single tokens (MMLU's letters)."
+        )
     return (
         "\n".join(lines)
-        + """
+        + f"""
 
 *lm-eval loop*: lm-eval's `HFLM` on the Hugging Face model, the layer replaced by the identity, at
 the best batch size of those given, with glibc's allocator tuned so that it keeps its pages;
-*untuned*: the same as it comes. *hooks loop*: TransformerLens hooks around padded batches of 16
-(`executor="plain"`), the reference for exactness. *nnsight loop*: its `skip`, batches of 16. The
-last two columns are ratios, timed on half of the questions and multiplied by two. lm-eval asks a
-question once whose choices are single tokens (MMLU's letters), those two ask each choice. A loop is
-timed on the intact model and the middle layer (hooks and nnsight: the middle layer), and
-multiplied: likelihoods cost it the same under each condition; texts cost what is written, so for
-those the ratios are estimates. The sweep's time is that of all conditions, its checks against the
-reference included."""
+*untuned*: the same as it comes. Both are timed on the intact model and the middle layer, and
+multiplied. {" ".join(notes)}
+
+Likelihoods cost a loop the same under each condition; texts cost what is written, so for those the
+ratios are estimates. The sweep's time is that of all conditions, its checks against the reference
+included."""
     )
 
 
@@ -122,9 +138,9 @@ def _demo(row: dict[str, Any]) -> str:
     return f"""## The demo
 
 The sweep of `make demo` ({n} conditions, {row["rows"]:,} rows) took {took["engine"]:.0f} s. With
-`executor="plain"` a condition takes {took["hooks"]:.1f} s (the mean of the intact model and the
-middle layer, timed after it), all of them {n * took["hooks"]:.0f} s:
-**{n * took["hooks"] / took["engine"]:.1f} times** as long."""
+`executor="plain"` a condition takes {took["plain"]:.1f} s (the mean of the intact model and the
+middle layer, timed after it), all of them {n * took["plain"]:.0f} s:
+**{n * took["plain"] / took["engine"]:.1f} times** as long."""
 
 
 def _start(row: dict[str, Any]) -> str:

@@ -2,12 +2,12 @@ r"""Time a whole layer sweep against the loops that one would write instead, in 
 
     python benchmarks/speed.py [--requests FOLDER] [--only arc_5shot] [--heads arc_5shot]
 
-FOLDER holds request files, one workload each (see `runner.py`); without it, the package's own tasks
-are asked. Each way of answering runs in a process of its own, one after the other. A loop is timed
-on the intact model and on one skipped layer in the middle, and multiplied; the engine is timed on
-all conditions. Measurements are kept in runs/bench and are not made again; delete it to measure
-anew, or on another model, or with another dtype. What the request files ask may be told in
-`workloads.md` there, which is put on the page.
+FOLDER holds request files, one workload each (see `runner.py`; `workloads.py` makes some); without
+it, the package's own tasks are asked. What the files ask may be told in `workloads.md` beside them,
+which is put on the page. Each way of answering runs in a process of its own, one after the other. A
+loop is timed on the intact model and on one skipped layer in the middle, and multiplied; the engine
+is timed on all conditions. Measurements are kept in runs/bench and are not made again; delete it to
+measure anew, or on another model, or with another dtype.
 """
 
 import argparse
@@ -18,13 +18,14 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from report import page
+from report import LOOPS, page
 from runner import read, timed
 
 import layerroles as lr
@@ -43,8 +44,8 @@ BUDGET_SHARE = 3
 N_LAYERS_SCORED = 3
 
 
-def main() -> None:
-    """Read the command line, measure, write the page as it grows."""
+def main(argv: Sequence[str] | None = None) -> None:
+    """Read the command line, and measure."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--requests", type=Path, help="a folder of request files")
@@ -61,17 +62,23 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1, help="scores, not timed: processes at once")
     parser.add_argument("--start", action="store_true", help="time a tiny sweep as a process")
     parser.add_argument("--demo", type=Path, help="a finished run of make demo, to time its loop")
-    parser.add_argument("--ways", default="untuned,hooks,nnsight", help="that are timed besides")
+    parser.add_argument(
+        "--ways", default="untuned,hooks,nnsight", help="that are timed besides (plain is another)"
+    )
     parser.add_argument("--kept", type=Path, default=Path("runs/bench"), help="measurements")
     parser.add_argument("--out", type=Path, default=Path("docs/results/performance.md"))
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
 
     args.sizes = [int(size) for size in args.batch_sizes.split(",")]
     args.score_sizes = [int(size) for size in (args.score_sizes or args.batch_sizes).split(",")]
-    own = tempfile.TemporaryDirectory()
-    if args.requests is None:
-        write_own(Path(own.name))
-    folder = args.requests or Path(own.name)
+    with tempfile.TemporaryDirectory() as own:
+        if args.requests is None:
+            write_own(Path(own))
+        measure_each(args, args.requests or Path(own))
+
+
+def measure_each(args: argparse.Namespace, folder: Path) -> None:
+    """Measure what is not kept, write the page as it grows."""
     args.kept.mkdir(parents=True, exist_ok=True)
     kept = args.kept / "speed.json"
     found: dict[str, Any] = json.loads(kept.read_text()) if kept.exists() else {}
@@ -126,16 +133,16 @@ def measure(args: argparse.Namespace, file: Path) -> dict[str, Any]:
             best = min(args.sizes, key=lambda size: took[f"lm-eval {size}"][0])
             turn("lm-eval untuned", "lm-eval", pair, size=best, tuned=False)
     less, share = _some(rows)
-    able = ("hooks", "nnsight") if rows[0]["kind"] == "loglikelihood" else ("hooks",)
-    for way in sorted(set(able) & ways):
+    writes = rows[0]["kind"] != "loglikelihood"
+    loops = [way for way in LOOPS if way in ways and not (writes and way == "nnsight")]
+    for way in loops:
         turn(way, way, pair[1:], requests=less)
     less.unlink()
     runs["float32"] = run(args, "engine", file, pair, dtype="float32")
     bounded = run(args, "engine", file, whole[::BUDGET_SHARE], memory=args.memory)
     seconds = {label: statistics.median(each) for label, each in took.items()}
-    for way in ("hooks", "nnsight"):
-        if way in seconds:
-            seconds[way] *= share
+    for way in loops:
+        seconds[way] *= share
     names = ["float32", "engine", *(f"lm-eval {size}" for size in args.sizes)]
     answers = {label: choices(rows, runs[label], pair) for label in names}
     return {
@@ -173,7 +180,7 @@ def heads(args: argparse.Namespace, file: Path) -> dict[str, Any]:
 
 
 def demo(args: argparse.Namespace) -> dict[str, Any]:
-    """What the demo's sweep took, and what it takes condition by condition with plain hooks."""
+    """What the demo's sweep took, and what it takes condition by condition."""
     done = lr.read(args.demo)
     limit = int(done.manifest["limit"])
     model = lr.load(args.model, dtype=done.manifest["model"]["dtype"], device="cpu")
@@ -194,7 +201,7 @@ def demo(args: argparse.Namespace) -> dict[str, Any]:
     return {
         "conditions": n,
         "rows": len(done.frame),
-        "seconds": {"engine": done.manifest["seconds"], "hooks": took / 2},
+        "seconds": {"engine": done.manifest["seconds"], "plain": took / 2},
         "executors": done.manifest["executors"],
     }
 
