@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-# Less than this share of the rows is not worth leaving out.
+# Less than this share of the blocks' work is not worth putting rows together.
 _LEAST = 0.05
 
 
@@ -99,12 +99,7 @@ class Alike:
         self.layers = [made[start] for start in starts]
 
     def _few(self, rows: Int[np.ndarray, " few"], back: Int[np.ndarray, " row"]) -> Few | None:
-        if len(rows) >= (1 - _LEAST) * len(back):
+        if len(rows) == len(back):
             return None
-        return Few(rows, there(rows, self._device), there(back, self._device))
-
-
-def there(places: Int[np.ndarray, "*_"], device: torch.device) -> Int[Tensor, "*_"]:
-    """Places on a device; a GPU is not waited for."""
-    here = torch.from_numpy(np.ascontiguousarray(places))
-    return here.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else here
+        index, places = (torch.tensor(x, device=self._device) for x in (rows, back))
+        return Few(rows, index, places)

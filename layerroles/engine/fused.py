@@ -252,9 +252,10 @@ class Batch:
 
     def _alike(self, rows: Rows, conditions: Sequence[Condition]) -> Alike:
         n_layers = len(self._twin.blocks)
-        runs = [first_run(condition, n_layers) for condition in conditions]
-        # They have to ascend; what acts on answers only stands last, wherever it begins.
-        firsts = np.minimum.accumulate(runs[::-1])[::-1] * self._twin.narrows
+        firsts = np.array([first_run(condition, n_layers) for condition in conditions])
+        # What acts on answers only stands last, where nothing of contexts is its own.
+        if not all(condition.acts_in_prompt or condition.is_intact for condition in conditions):
+            firsts[:] = 0
         return Alike(rows.request, firsts[rows.condition], n_layers, self._fused.device)
 
     def _step(

@@ -65,16 +65,12 @@ class Group:
 def row_bytes(
     first_own: int, packed: Packed, contexts: Sequence[Ids], n_new: int, shape: Shape
 ) -> int:
-    """Keys and values that a condition has for itself while it decodes.
-
-    Of what is written, those of a layer are copied while some of the rows attend.
-    """
+    """Keys and values that a condition has for itself while it decodes."""
     trunks = {trunk for ids in contexts for trunk in packed.trunks(ids)}
     in_trunks = sum(packed.segments[trunk].n for trunk in trunks)
     own = max(len(packed.own(ids)) for ids in contexts)
     above = sum(shape.kv[first_own:])
-    written = (sum(shape.kv) + max(shape.kv)) * n_new
-    return len(contexts) * (written + above * own) + above * in_trunks
+    return len(contexts) * (sum(shape.kv) * n_new + above * own) + above * in_trunks
 
 
 def work_of(

@@ -16,7 +16,7 @@ from typing import Literal
 
 from layerroles.ablations import Condition, Prompt
 from layerroles.engine.cost import Speed, Work
-from layerroles.engine.depths import first_own, first_run, recorded_at
+from layerroles.engine.depths import depth, first_own, first_run, recorded_at
 from layerroles.engine.groups import Group, Requests, n_new, row_bytes, work_of
 from layerroles.engine.memory import Budget, Shape, between_pieces
 from layerroles.engine.requests import Scored, Written
@@ -207,9 +207,7 @@ def _group(
     if contexts:
         left = budget.for_tensors - n_bytes if piece < n else budget.for_rows
         weighed = [row_bytes(first, packed, contexts, most_new, shape) for first in firsts]
-        # Of conditions with the same layers of their own, those that run the more anew come first.
-        runs = [first_run(condition, shape.n_layers) for condition in some]
-        depths = list(zip(firsts, runs, strict=True))
+        depths = [depth(condition, shape.n_layers) for condition in some]
         waves = _waves(depths, weighed, min(budget.for_rows, max(0, left)))
         n_bytes += max((sum(weighed[place] for place in wave) for wave in waves), default=0)
     scores = any(isinstance(requests[index], Scored) for index in asked)

@@ -15,7 +15,7 @@ from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from layerroles.engine.alike import Few, there
+from layerroles.engine.alike import Few
 from layerroles.engine.attend import Part, Scoring, merged, part
 from layerroles.engine.held import Held
 from layerroles.engine.sequences import Ids
@@ -265,7 +265,7 @@ class Rows:
                 "intact": np.zeros_like(request),
             }[kind][rows]
             device = self._contexts.own.device
-            found[kind, cut, trunk] = there(rows, device), _grouping(keys, device)
+            found[kind, cut, trunk] = torch.tensor(rows, device=device), _grouping(keys, device)
         return found[kind, cut, trunk]
 
     def _hidden(self) -> Float[Tensor, "row 1 1 n_all"]:
@@ -347,7 +347,7 @@ def _grouping(keys: Int[np.ndarray, " row"], device: torch.device) -> _Groups:
     index = np.repeat(order[starts][:, None], width, axis=1) if len(keys) else np.empty((0, 0), int)
     index[group, column] = np.arange(len(keys))
     found = (ids, index, group * width + column)
-    return _Groups(*(there(x.astype(np.int64), device) for x in found))
+    return _Groups(*(torch.tensor(x, device=device, dtype=torch.long) for x in found))
 
 
 def _grouped(

@@ -12,7 +12,6 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import cached_property, partial
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -151,25 +150,6 @@ class Twin:
             for handle in handles:
                 handle.remove()
         return dims
-
-    @cached_property
-    def narrows(self) -> bool:
-        """Whether blocks can be given some of the tokens, as `for_few` does."""
-        device = next(self.base.parameters()).device
-        index, back = (torch.tensor(places, device=device) for places in ([1], [0, 0, 0]))
-        few = Few(np.array([1]), index, back)
-        seen: list[int] = []
-
-        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor, score: Scoring) -> Tensor:
-            seen.append(q.shape[1])
-            return _nothing(layer, q, k, v, score)
-
-        try:
-            with self.for_few([few] * len(self.blocks)):
-                self._try(3, attend)
-        except (RuntimeError, LookupError, TypeError, ValueError, AttributeError):
-            return False
-        return seen == [1] * len(self.blocks)
 
     @cached_property
     def speed(self) -> Speed:
