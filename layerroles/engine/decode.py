@@ -70,12 +70,10 @@ class Decoding:
 
     Attributes:
         last: the newest token of each live row, `[row]`.
-        newest: the same as numbers.
         live: the indices of the rows that are fed; `keep` narrows it to the unfinished.
     """
 
     last: Int[Tensor, " row"]
-    newest: list[int]
 
     def __init__(self, stops: Stops, requests: Sequence[Written]) -> None:
         self.stops = stops
@@ -90,8 +88,8 @@ class Decoding:
         """Append each live row's chosen token; returns whether every row is done."""
         self.last = chosen.tokens
         # In one piece: a GPU is waited for once.
-        self.newest, finite = torch.stack([chosen.tokens, chosen.finite.to(chosen.tokens)]).tolist()
-        for row, token, fine in zip(self.live, self.newest, finite, strict=True):
+        both = torch.stack([chosen.tokens, chosen.finite.to(chosen.tokens)]).tolist()
+        for row, token, fine in zip(self.live, *both, strict=True):
             if not self.done[row]:
                 self._append(row, token, bool(fine))
         return all(self.done)
@@ -108,7 +106,6 @@ class Decoding:
         """Feed only these of the live rows from now on."""
         self.live = [self.live[place] for place in places]
         self.last = self.last[list(places)]
-        self.newest = [self.newest[place] for place in places]
 
     def writings(self, changed: Bool[Tensor, " row"] | None) -> list[Writing]:
         """What was written, row by row; `changed` as in `readout`."""

@@ -35,14 +35,6 @@ def first_own(condition: Condition, n_layers: int) -> int:
     return condition.first_layer + (not _is_other(condition))
 
 
-def depth(condition: Condition, n_layers: int) -> tuple[int, int]:
-    """What conditions that decode together are ordered by: at any layer, those that differ first.
-
-    Ordered so, both `first_own` and `first_run` ascend where prompts are acted on.
-    """
-    return first_own(condition, n_layers), first_run(condition, n_layers)
-
-
 def recorded_at(condition: Condition) -> tuple[int, ...]:
     """The streams that are kept of the intact model: those that enter these blocks."""
     first = condition.first_layer

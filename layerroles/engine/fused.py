@@ -16,10 +16,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from layerroles.ablations import Condition, References
-from layerroles.engine.alike import Alike
-from layerroles.engine.attend import Layout, Scoring
+from layerroles.engine.attend import Layout
 from layerroles.engine.decode import Chosen, Decoding, Stops, greedy
-from layerroles.engine.depths import first_own, first_run
+from layerroles.engine.depths import first_own
 from layerroles.engine.edits import Edits, Reading, Stretch
 from layerroles.engine.groups import Group, Requests
 from layerroles.engine.intact import Intact, Read, Row
@@ -223,14 +222,12 @@ class Batch:
             torch.cat([one.tokens for one, _ in begun]), torch.cat([one.finite for one, _ in begun])
         )
         lengths = self._lengths.repeat(len(conditions))
-        alike = self._alike(rows, conditions)
         n_writing = -1
         while not decoding.add(chosen):
             places = decoding.unfinished()
             if len(places) < _COMPACT_BELOW * len(decoding.live):
                 decoding.keep(places)
                 rows.keep(places)
-                alike.keep(places)
                 lengths = lengths[places]
                 places = decoding.unfinished()
             # A row that is done is fed on until the batch is compacted; nothing of it counts. But
@@ -239,8 +236,7 @@ class Batch:
                 n_writing = len(places)
                 writing = torch.tensor(places, device=device)
                 counted = torch.tensor([decoding.live[place] for place in places], device=device)
-            alike.add(decoding.newest)
-            chosen, differs = self._step(rows, alike, decoding, lengths, conditions, edits)
+            chosen, differs = self._step(rows, decoding, lengths, conditions, edits)
             changed[counted] |= differs[writing]
         writings = decoding.writings(changed.cpu())
         return [writings[start : start + n] for start in range(0, len(writings), n)]
@@ -250,18 +246,9 @@ class Batch:
         firsts = [first_own(condition, len(self._twin.blocks)) for condition in conditions]
         return Rows(self._contexts, self._below, firsts, self._group.n_new)
 
-    def _alike(self, rows: Rows, conditions: Sequence[Condition]) -> Alike:
-        n_layers = len(self._twin.blocks)
-        firsts = np.array([first_run(condition, n_layers) for condition in conditions])
-        # What acts on answers only stands last, where nothing of contexts is its own.
-        if not all(condition.acts_in_prompt or condition.is_intact for condition in conditions):
-            firsts[:] = 0
-        return Alike(rows.request, firsts[rows.condition], n_layers, self._fused.device)
-
     def _step(
         self,
         rows: Rows,
-        alike: Alike,
         decoding: Decoding,
         lengths: Int[Tensor, " row"],
         conditions: Sequence[Condition],
@@ -284,12 +271,8 @@ class Batch:
                 ids = partial(self._ids, decoding, live)
                 reading = Reading(here, torch.zeros_like(here), ids, prompts)
                 stretches.append(Stretch(condition, start, end, reading))
-
-        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor, score: Scoring) -> Tensor:
-            return rows.attend(layer, q, k, v, score, alike.layers[layer])
-
-        with edits.on(stretches), self._twin.for_few(alike.layers):
-            stream = self._twin.run(decoding.last, positions, attend)
+        with edits.on(stretches):
+            stream = self._twin.run(decoding.last, positions, rows.attend)
         differs = torch.zeros_like(positions, dtype=torch.bool)
         for stretch in stretches:
             if stretch.changed is not None:

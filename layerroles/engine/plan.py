@@ -16,7 +16,7 @@ from typing import Literal
 
 from layerroles.ablations import Condition, Prompt
 from layerroles.engine.cost import Speed, Work
-from layerroles.engine.depths import depth, first_own, first_run, recorded_at
+from layerroles.engine.depths import first_own, first_run, recorded_at
 from layerroles.engine.groups import Group, Requests, n_new, row_bytes, work_of
 from layerroles.engine.memory import Budget, Shape, between_pieces
 from layerroles.engine.requests import Scored, Written
@@ -207,11 +207,10 @@ def _group(
     if contexts:
         left = budget.for_tensors - n_bytes if piece < n else budget.for_rows
         weighed = [row_bytes(first, packed, contexts, most_new, shape) for first in firsts]
-        depths = [depth(condition, shape.n_layers) for condition in some]
-        waves = _waves(depths, weighed, min(budget.for_rows, max(0, left)))
+        waves = _waves(firsts, weighed, min(budget.for_rows, max(0, left)))
         n_bytes += max((sum(weighed[place] for place in wave) for wave in waves), default=0)
     scores = any(isinstance(requests[index], Scored) for index in asked)
-    shares = [
+    depths = [
         1 - first_run(condition, shape.n_layers) / shape.n_layers
         if condition.acts_in_prompt or scores
         else 0.0  # contexts are read as the intact model does
@@ -226,17 +225,17 @@ def _group(
         n_written=len(contexts),
         n_new=most_new,
         waves=tuple(tuple(places[place] for place in wave) for wave in waves),
-        depths=tuple(shares[place] for wave in waves for place in wave),
+        depths=tuple(depths[place] for wave in waves for place in wave),
         piece=piece,
         n_bytes=n_bytes,
     )
 
 
-def _waves(depths: list[tuple[int, int]], weighed: list[int], most: int) -> list[list[int]]:
+def _waves(firsts: list[int], weighed: list[int], most: int) -> list[list[int]]:
     """Conditions in the order of their first layers, cut where memory ends."""
     waves: list[list[int]] = []
     left = -1
-    for place in sorted(range(len(depths)), key=depths.__getitem__):
+    for place in sorted(range(len(firsts)), key=firsts.__getitem__):
         if left < weighed[place]:
             waves.append([])
             left = most

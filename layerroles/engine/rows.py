@@ -15,15 +15,12 @@ from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from layerroles.engine.alike import Few
 from layerroles.engine.attend import Part, Scoring, merged, part
 from layerroles.engine.held import Held
 from layerroles.engine.sequences import Ids
 from layerroles.engine.trie import Packed
 
 Pair = tuple[Tensor, Tensor]
-# Whose thing rows look at, how many rows are above, and which trunk it is.
-_Looked = tuple[str, int, int]
 
 # Rows get longer by this many tokens at a time: attention runs over all of a row (its empty part
 # hidden), since matrix products would copy a part of a tensor first.
@@ -135,7 +132,7 @@ class Rows:
         self._room = min(_ROOM, n_new)
         self._layers = [self._empty(layer) for layer in range(len(below))]
         self._n_written = 0
-        self._known: dict[_Looked, tuple[Tensor, _Groups]] = {}
+        self._known: dict[tuple[str, int, int], tuple[Tensor, _Groups]] = {}
         self._bias = self._hidden()
 
     def fill(self, condition: int, layer: int, k: Tensor, v: Tensor) -> None:
@@ -186,30 +183,20 @@ class Rows:
         k: Float[Tensor, "kv_head row d_head"],
         v: Float[Tensor, "kv_head row d_value"],
         score: Scoring,
-        few: Few | None = None,
     ) -> Float[Tensor, "row head d_value"]:
-        """Attention of each row's newest token to all that the row has read.
-
-        Of `few` rows, if they are given: each of the others is like one of them, and keeps its keys
-        and values.
-        """
+        """Attention of each row's newest token to all that the row has read."""
         above, cut = self._layers[layer], self._n_above(layer)
         share = q.shape[0] // k.shape[0]
         asked = rearrange(q, "(kv share) row d -> row kv share d", share=share)
-        new_k, new_v = (x if few is None else x[:, few.back] for x in (k, v))
-        above.write(
-            new_k.transpose(0, 1), new_v.transpose(0, 1), cut, self._n_own, self._n_written - 1
-        )
+        above.write(k.transpose(0, 1), v.transpose(0, 1), cut, self._n_own, self._n_written - 1)
         parts = []
         if cut:
             bias = self._bias[:cut]
             parts.append(part(asked[:cut], above.k.now, above.v.now, score, bias=bias))
         if cut < len(asked):
             late = self._bias[:1, ..., self._n_own :]
-            own = (above.late_k.now, above.late_v.now)
-            k, v = own if few is None else (x[few.index[cut:] - cut] for x in own)
-            found = part(asked[cut:], k, v, score, bias=late)
-            rows, groups = self._groups("request", cut, few)
+            found = part(asked[cut:], above.late_k.now, above.late_v.now, score, bias=late)
+            rows, groups = self._groups("request", cut)
             pads = self._contexts.bias
             if pads is not None:
                 pads = pads[groups.ids, None, None]
@@ -218,21 +205,14 @@ class Rows:
         out = torch.cat([one.out for one in parts])
         lse = torch.cat([one.lse for one in parts])
         for trunk in range(len(self._contexts.trunks)):
-            self._look_at_trunk(trunk, layer, cut, few, asked, Part(out, lse), score)
+            self._look_at_trunk(trunk, layer, cut, asked, Part(out, lse), score)
         return rearrange(out, "row kv share d -> row (kv share) d").to(q.dtype)
 
     def _look_at_trunk(
-        self,
-        trunk: int,
-        layer: int,
-        cut: int,
-        few: Few | None,
-        asked: Tensor,
-        so_far: Part,
-        score: Scoring,
+        self, trunk: int, layer: int, cut: int, asked: Tensor, so_far: Part, score: Scoring
     ) -> None:
         for kind in ("condition", "intact"):
-            rows, groups = self._groups(kind, cut, few, trunk)
+            rows, groups = self._groups(kind, cut, trunk)
             if not len(rows):
                 continue
             if kind == "condition":
@@ -243,30 +223,26 @@ class Rows:
             both = merged(Part(so_far.out[rows], so_far.lse[rows]), found)
             so_far.out[rows], so_far.lse[rows] = both.out, both.lse
 
-    def _groups(
-        self, kind: str, cut: int, few: Few | None, trunk: int = -1
-    ) -> tuple[Tensor, _Groups]:
+    def _groups(self, kind: str, cut: int, trunk: int = -1) -> tuple[Tensor, _Groups]:
         """Rows that look at a thing, grouped by whose thing it is.
 
         `request`: rows below look at their requests' contexts; `condition`: rows above look at
         their conditions' trunk; `intact`: rows below look at the intact model's.
         """
-        found = self._known if few is None or kind == "condition" else few.known
-        if (kind, cut, trunk) not in found:
-            request, condition = self.request, self.condition
-            if few is not None:
-                request, condition = request[few.rows], condition[few.rows]
-            rows = np.arange(cut) if kind == "condition" else np.arange(cut, len(request))
+        known = self._known.get((kind, cut, trunk))
+        if known is None:
+            rows = np.arange(cut) if kind == "condition" else np.arange(cut, len(self.request))
             if trunk >= 0:
-                rows = rows[self._contexts.under[trunk][request[rows]]]
+                rows = rows[self._contexts.under[trunk][self.request[rows]]]
             keys = {
-                "request": request,
-                "condition": np.searchsorted(self._live, condition),
-                "intact": np.zeros_like(request),
+                "request": self.request,
+                "condition": np.searchsorted(self._live, self.condition),
+                "intact": np.zeros_like(self.request),
             }[kind][rows]
             device = self._contexts.own.device
-            found[kind, cut, trunk] = torch.tensor(rows, device=device), _grouping(keys, device)
-        return found[kind, cut, trunk]
+            known = torch.tensor(rows, device=device), _grouping(keys, device)
+            self._known[kind, cut, trunk] = known
+        return known
 
     def _hidden(self) -> Float[Tensor, "row 1 1 n_all"]:
         """Minus infinity where rows see nothing: pads of their contexts, room that is empty."""

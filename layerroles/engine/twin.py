@@ -8,7 +8,7 @@ language model whose attention goes through transformers' attention interface.
 import copy
 import inspect
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property, partial
 from typing import Any
 
@@ -19,7 +19,6 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformers import AttentionInterface, AutoModelForCausalLM
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
-from layerroles.engine.alike import Few
 from layerroles.engine.attend import Scoring
 from layerroles.engine.cost import Speed
 from layerroles.engine.instead import instead, passing
@@ -214,18 +213,6 @@ class Twin:
         return instead(self.blocks[:first], passing(stream))
 
     @contextmanager
-    def for_few(self, layers: Sequence[Few | None]) -> Iterator[None]:
-        """Within the context, blocks compute some tokens only, and give the others what these get.
-
-        Hooks on the blocks see all of them, hooks within the blocks some.
-        """
-        with ExitStack() as stack:
-            for block, few in zip(self.blocks, layers, strict=True):
-                if few is not None:
-                    stack.enter_context(instead([block], partial(_for_few, block.forward, few)))
-            yield
-
-    @contextmanager
     def noting(self, layers: Sequence[int], into: dict[int, Tensor]) -> Iterator[None]:
         """Within the context, the streams that enter these blocks are kept.
 
@@ -262,22 +249,6 @@ class Twin:
             return self._attend(layer, q, k, v, score)
 
         return attend
-
-
-def _for_few(forward: Callable[..., Any], few: Few, *args: Any, **kwargs: Any) -> Any:
-    """A block's output on all tokens, computed on few of them."""
-
-    def some(x: Any) -> Any:
-        if isinstance(x, tuple):  # of rotary positions
-            return tuple(map(some, x))
-        # Streams, positions: what has a row of all tokens.
-        return x[:, few.index] if isinstance(x, Tensor) and x.shape[:2] == (1, n) else x
-
-    n = len(few.back)
-    found = forward(*map(some, args), **{name: some(x) for name, x in kwargs.items()})
-    if isinstance(found, tuple):
-        return (found[0][:, few.back], *found[1:])
-    return found[:, few.back]
 
 
 def _nothing(layer: int, q: Tensor, k: Tensor, v: Tensor, score: Scoring) -> Tensor:
