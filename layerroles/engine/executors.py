@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterator, Sequence
+from itertools import product
 from typing import Any, Literal
 
 import torch
@@ -250,18 +251,21 @@ class Executors:
             kinds.setdefault(kind(condition), []).append(condition)
         dtype = self._model.cfg.dtype
         writes = any(isinstance(request, Written) for request in requests)
-        # A request alone does not show what others beside it would do.
+        # A request alone does not show what others beside it would do, nor a score what would be
+        # written; the other way round they do.
         asked = writes, len(requests) > 1
+        showing = set(product({asked[0], True}, {asked[1], True}))
         agreed = set()
         for one, some in kinds.items():
             key = executor.name, (*one, *asked)
-            if key not in self._answers_for:
+            shown = any(self._answers_for.get((executor.name, (*one, *each))) for each in showing)
+            if key not in self._answers_for and not shown:
                 tried = telling(some, dtype)
                 reason = disagreement(executor, plain, requests, tried, dtype)
                 if reason is not None:
                     log.warning(_NOT_RUN, tried.name, executor.name, reason)
                 self._answers_for[key] = reason is None
-            if self._answers_for[key]:
+            if self._answers_for.get(key, True):
                 agreed.add(one)
         return agreed
 

@@ -1,6 +1,6 @@
 """The engine: the reference is checked by hand, the other executors against the reference."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,7 +15,7 @@ from layerroles.engine.decode import Chosen, Decoding
 from layerroles.engine.fused import Fused
 from layerroles.engine.plain import Plain
 from layerroles.engine.requests import Score, Scored, Written, scored, written
-from layerroles.engine.trust import rounding_noise, telling
+from layerroles.engine.trust import Executor, rounding_noise, telling
 from tests.unit.random_models import (
     ALL_ARCHITECTURES,
     ARCHITECTURES,
@@ -436,6 +436,36 @@ def test_what_is_tried_on_one_request_is_tried_again_on_several(
     for asked in (PAIRS[:1], PAIRS[1:2], PAIRS[:3], PAIRS[1:4], PAIRS[:1]):
         engine.loglikelihood(asked)
     assert tried == [1, 3]
+
+
+def test_what_is_tried_on_several_that_are_written_is_not_tried_on_less(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tried: list[tuple[str, int]] = []
+    # Differs on two requests, agrees on three.
+    verdicts = {2: "it differs", 3: None}
+
+    def noting(executor: Executor, _: object, asked: Sequence[Any], *rest: Any) -> str | None:
+        tried.append((type(asked[0]).__name__, len(asked)))
+        return verdicts.get(len(asked))
+
+    monkeypatch.setattr(executors, "disagreement", noting)
+    monkeypatch.setattr(executors, "_NAMES", ("fused", "plain"))
+    engine = lr.Engine(random_model("llama"))
+    for asked in (ASKED[:1], ASKED[:3], ASKED[:1]):
+        engine.generate_until(asked)
+    engine.loglikelihood(PAIRS[:3])
+    assert tried == [("Written", 1), ("Written", 3)]  # it shows what is scored, too
+    engine.loglikelihood(PAIRS[:1])
+    assert len(tried) == 2 and engine.used == {"fused"}
+
+    # What differed stays refused, whatever agrees after it.
+    tried.clear()
+    engine = lr.Engine(random_model("llama"))
+    engine.loglikelihood(PAIRS[:2])
+    engine.generate_until(ASKED[:3])
+    engine.loglikelihood(PAIRS[:2])
+    assert tried == [("Scored", 2), ("Written", 3)] and engine.used == {"plain", "fused"}
 
 
 def passed(_: object, args: tuple[torch.Tensor, ...], output: object) -> torch.Tensor:
