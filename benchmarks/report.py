@@ -221,8 +221,11 @@ def _processor() -> str:
         name = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         name = platform.processor() or platform.machine()
-    fast = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+    if torch.cpu._is_amx_tile_supported():
+        bfloat16 = "bfloat16 by AMX"
+    elif torch.cpu._is_avx512_bf16_supported():
+        bfloat16 = "bfloat16 by AVX-512"
+    else:
+        bfloat16 = "without bfloat16 in hardware"
     allocator = [name for name in sorted(os.environ) if name.startswith("MALLOC_")]
-    return f"{name} ({'with' if fast else 'without'} bfloat16 in hardware)" + (
-        f", {', '.join(allocator)} set" if allocator else ""
-    )
+    return f"{name} ({bfloat16})" + (f", {', '.join(allocator)} set" if allocator else "")

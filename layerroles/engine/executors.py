@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Iterator, Sequence
-from itertools import product
 from typing import Any, Literal
 
 import torch
@@ -251,21 +250,19 @@ class Executors:
             kinds.setdefault(kind(condition), []).append(condition)
         dtype = self._model.cfg.dtype
         writes = any(isinstance(request, Written) for request in requests)
-        # A request alone does not show what others beside it would do, nor a score what would be
-        # written; the other way round they do.
-        asked = writes, len(requests) > 1
-        showing = set(product({asked[0], True}, {asked[1], True}))
         agreed = set()
         for one, some in kinds.items():
-            key = executor.name, (*one, *asked)
-            shown = any(self._answers_for.get((executor.name, (*one, *each))) for each in showing)
-            if key not in self._answers_for and not shown:
+            # A request alone does not show what others beside it would do; they show what it does.
+            key = executor.name, (*one, writes, len(requests) > 1)
+            if self._answers_for.get((executor.name, (*one, writes, True))):
+                self._answers_for.setdefault(key, True)
+            if key not in self._answers_for:
                 tried = telling(some, dtype)
                 reason = disagreement(executor, plain, requests, tried, dtype)
                 if reason is not None:
                     log.warning(_NOT_RUN, tried.name, executor.name, reason)
                 self._answers_for[key] = reason is None
-            if self._answers_for.get(key, True):
+            if self._answers_for[key]:
                 agreed.add(one)
         return agreed
 

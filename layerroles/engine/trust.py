@@ -83,35 +83,34 @@ def disagreement(
     """
     tried = _tried(requests)
     # Beside the intact model: an edit may cut off what else is amiss.
-    both = [condition, INTACT] if condition.edits else [condition]
+    both = [INTACT] if condition.is_intact else [INTACT, condition]
+    last = len(both) - 1
     theirs = dict(plain.score(tried, both))
     writes = any(isinstance(one, Written) for one in requests)
     asked = [Written(one.context, (), _N_WRITTEN, one.evidence) for one in tried if writes]
     expected = next(plain.write(asked, [condition]))[1] if writes else []
     try:
         ours = dict(executor.score(tried, both))
-        found = dict(executor.write(asked, both))[0] if writes else []
+        found = dict(executor.write(asked, both))[last] if writes else []
     except UNFORESEEN as error:
         if out_of_memory(error):
             raise
         return told(error)
-    if not any(score.finite for score in theirs[0]):
+    if not any(score.finite for score in theirs[last]):
         return "the reference's own answers are not finite, so nothing can be compared"
     allowed = partial(_allowed, plain, tried, dtype)
-    for place, one in enumerate(both):
+    for place in reversed(range(len(both))):
         apart = max(map(_difference, ours[place], theirs[place]))
-        if not allowed(one, theirs[place], apart):
-            whose = " of the intact model" if place else ""
+        if not allowed(both[place], theirs[place], apart):
+            whose = "" if place == last else " of the intact model"
             return f"log-likelihoods{whose} differ by {apart:.2g} nats a token"
-    if any(x.changed != y.changed for x, y in zip(ours[0], theirs[0], strict=True)):
+    if any(x.changed != y.changed for x, y in zip(ours[last], theirs[last], strict=True)):
         return "its edits change something where the reference's do not, or the other way round"
-    for request, mine, its in zip(asked, found, expected, strict=True):
-        apart = (
-            math.inf if dtype == torch.float32 else _margin(plain, request, condition, mine, its)
-        )
+    for request, one, two in zip(asked, found, expected, strict=True):
+        apart = math.inf if dtype == torch.float32 else _margin(plain, request, condition, one, two)
         # Either token's log-probability may be as far off as is allowed.
-        if mine != its and not allowed(condition, theirs[0], apart / 2):
-            return f"{mine.text!r} is written instead of {its.text!r}"
+        if one != two and not allowed(condition, theirs[last], apart / 2):
+            return f"{one.text!r} is written instead of {two.text!r}"
     return None
 
 

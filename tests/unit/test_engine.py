@@ -15,7 +15,7 @@ from layerroles.engine.decode import Chosen, Decoding
 from layerroles.engine.fused import Fused
 from layerroles.engine.plain import Plain
 from layerroles.engine.requests import Score, Scored, Written, scored, written
-from layerroles.engine.trust import Executor, rounding_noise, telling
+from layerroles.engine.trust import rounding_noise, telling
 from tests.unit.random_models import (
     ALL_ARCHITECTURES,
     ARCHITECTURES,
@@ -438,34 +438,44 @@ def test_what_is_tried_on_one_request_is_tried_again_on_several(
     assert tried == [1, 3]
 
 
-def test_what_is_tried_on_several_that_are_written_is_not_tried_on_less(
+def test_what_is_tried_on_several_requests_is_not_tried_on_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     tried: list[tuple[str, int]] = []
-    # Differs on two requests, agrees on three.
-    verdicts = {2: "it differs", 3: None}
 
-    def noting(executor: Executor, _: object, asked: Sequence[Any], *rest: Any) -> str | None:
+    def noting(_: object, __: object, asked: Sequence[Any], *rest: object) -> None:
         tried.append((type(asked[0]).__name__, len(asked)))
-        return verdicts.get(len(asked))
 
     monkeypatch.setattr(executors, "disagreement", noting)
-    monkeypatch.setattr(executors, "_NAMES", ("fused", "plain"))
     engine = lr.Engine(random_model("llama"))
-    for asked in (ASKED[:1], ASKED[:3], ASKED[:1]):
-        engine.generate_until(asked)
-    engine.loglikelihood(PAIRS[:3])
-    assert tried == [("Written", 1), ("Written", 3)]  # it shows what is scored, too
-    engine.loglikelihood(PAIRS[:1])
-    assert len(tried) == 2 and engine.used == {"fused"}
+    for n in (3, 1, 3):
+        engine.generate_until(ASKED[:n])
+    assert tried == [("Written", 3)]
+    # What is scored is tried for itself.
+    for n in (3, 1):
+        engine.loglikelihood(PAIRS[:n])
+    assert tried[1:] == [("Scored", 3)] and engine.used == {"fused"}
 
-    # What differed stays refused, whatever agrees after it.
-    tried.clear()
+
+@pytest.mark.parametrize(
+    ("refused", "asked", "answers"),
+    [(1, (1, 3), "plain"), (1, (3,), "fused"), (3, (3,), "fused"), (3, (1, 3), "fused")],
+)
+def test_what_differs_alone_stays_refused(
+    monkeypatch: pytest.MonkeyPatch, refused: int, asked: Sequence[int], answers: str
+) -> None:
+    """One request, after others; what several requests are refused is tried on one."""
+
+    def differs(_: object, __: object, given: Sequence[Any], *rest: object) -> str | None:
+        return "it differs" if len(given) == refused else None
+
+    monkeypatch.setattr(executors, "disagreement", differs)
     engine = lr.Engine(random_model("llama"))
-    engine.loglikelihood(PAIRS[:2])
-    engine.generate_until(ASKED[:3])
-    engine.loglikelihood(PAIRS[:2])
-    assert tried == [("Scored", 2), ("Written", 3)] and engine.used == {"plain", "fused"}
+    for n in asked:
+        engine.loglikelihood(PAIRS[:n])
+    engine.used.clear()
+    engine.loglikelihood(PAIRS[:1])
+    assert engine.used == {answers}
 
 
 def passed(_: object, args: tuple[torch.Tensor, ...], output: object) -> torch.Tensor:
