@@ -48,10 +48,9 @@ class ReadBack:
         yield
         self._skipped = None
 
-    def _begin(self, _module: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        tokens = kwargs["input_ids"] if "input_ids" in kwargs else args[0]
-        # A call with one token goes on with a text.
-        self._reads = not self._writes or tokens.shape[1] > 1
+    def _begin(self, _module: object, _args: object, kwargs: dict[str, Any]) -> None:
+        # A call with something read before goes on with a text.
+        self._reads = not self._writes or not kwargs["past_key_values"].get_seq_length()
         self._call += self._reads
         if self._reads and self._skipped is None:
             self._streams.append([])

@@ -4,9 +4,7 @@ import argparse
 import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
-from itertools import combinations
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 import torch
@@ -165,27 +163,31 @@ def _same(work: dict[str, Any]) -> str:
 
 
 def _graded(graded: dict[str, Any]) -> str:
-    lines = ["| workload | examples | between | conditions | largest | mean |", "|---" * 6 + "|"]
+    lines = [
+        "| workload | examples | between | conditions | accuracies apart: largest | mean | same |",
+        "|---" * 7 + "|",
+    ]
     for name, row in graded.items():
-        head, found = f"| {name} | {row['examples']} ", row["accuracies"]
-        asked = set.intersection(*map(set, found.values()))
-        for (one, mine), (two, other) in combinations(found.items(), 2):
-            both = mine.keys() & other.keys()
-            for some in (asked, both) if both > asked else (asked,):
-                apart = [abs(mine[each] - other[each]) for each in some]
-                line = f"| {one}, {two} | {len(apart)} | {max(apart):.3f} | {fmean(apart):.3f} |"
-                lines.append(head + line)
+        for pair in row["pairs"]:
+            cells = [name, row["examples"], ", ".join(pair["between"]), pair["conditions"]]
+            cells += [f"{pair['largest']:.3f}", f"{pair['mean']:.3f}", f"{pair['same']:.1%}"]
+            lines.append(f"| {' | '.join(map(str, cells))} |")
     return (
         "## Task scores\n\nBy how much the accuracies of two ways of answering differ, over "
-        "conditions (intact, layers skipped). *float32* is the engine in float32, in which it and "
-        "lm-eval's loop answer alike; the number behind *lm-eval* is its batch size, of which the "
-        "first of those given is asked under all conditions and the others under some. Two ways "
-        "are compared under those that both were asked under, and under those that all ways were. "
-        "Under all conditions, the layers below the skipped one are read back from the loop's pass "
-        "over the intact model, in the same calls and shapes, which gives the loop's own answers "
-        "bit for bit (`benchmarks/read_back.py`); but for texts with layer 0 skipped, where "
-        "transformers loses count of what it has read, and the keys are counted right here. What "
-        "either is away from float32 is what rounding does to it.\n\n" + "\n".join(lines)
+        "conditions (intact, layers skipped), and the share of choices or texts that are the same. "
+        "*float32* is the engine in float32, in which it and lm-eval's loop answer alike; the "
+        "number behind *lm-eval* is its batch size. As it comes, lm-eval rounds each token's "
+        "log-probability and a continuation's sum to bfloat16 (a sum of -25 to the next eighth, so "
+        'that choices tie); the star is its `softmax_dtype="float32"`, with which, as in the '
+        "engine, only the logits are rounded. The tilde is the loop with the last bit of what "
+        "enters each of its layers drawn anew: as much as another order of adding up would change. "
+        "Two ways are compared under the conditions that both "
+        "were asked under, and under those that all ways were. Layers below the skipped one are "
+        "read back from the loop's pass over the intact model, in the same calls and shapes, which "
+        "gives the loop's own answers bit for bit (`benchmarks/read_back.py`); but for texts with "
+        "layer 0 skipped, where transformers loses count of what it has read, and the keys are "
+        "counted right here. What either is away from float32 is what rounding does to it.\n\n"
+        + "\n".join(lines)
     )
 
 

@@ -43,6 +43,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         action="store_true",
         help="lm-eval: layers below a skipped one are not computed again; intact comes first",
     )
+    parser.add_argument(
+        "--softmax-dtype", help="lm-eval: its own option; without it log-likelihoods are bfloat16's"
+    )
+    parser.add_argument(
+        "--nudged",
+        action="store_true",
+        help="lm-eval: what enters each layer has its last bit drawn anew",
+    )
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args(argv)
 

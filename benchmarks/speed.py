@@ -18,10 +18,11 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 from functools import partial
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -207,42 +208,90 @@ def demo(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def scores(args: argparse.Namespace, file: Path) -> dict[str, Any]:
-    """Accuracies by the engine and by lm-eval's loop, there at each batch size.
+    """Accuracies, and the share of same answers, by the engine and by lm-eval's loop.
 
-    The loop answers under all conditions at the first size, by reading back what lies below a
-    skipped layer, under some at the others. The engine answers in float32 besides, in which it and
-    the loop give the same answers; texts, which take long, under those conditions only.
+    The loop answers at each batch size, by reading back what lies below a skipped layer.
+    Likelihoods are asked under all conditions; with `softmax_dtype` in float32 besides (a star),
+    and so nudged at the first size (a tilde). Texts, which take long, are asked under all at the
+    first size, under some at the others and in float32.
     """
     rows = read(file)
     n_layers = _layers(args.model)
     whole = ["intact", *(f"L{layer}" for layer in range(n_layers))]
     step = n_layers // N_LAYERS_SCORED
     some = ["intact", *(f"L{layer}" for layer in range(step // 2, n_layers, step))]
+    are_scored, first = rows[0]["kind"] == "loglikelihood", args.score_sizes[0]
+    loops: dict[str, dict[str, Any]] = {}
+    for n in args.score_sizes:
+        loops[f"lm-eval {n}"] = {"size": n}
+        if are_scored:
+            loops[f"lm-eval {n}*"] = {"size": n, "softmax_dtype": "float32"}
+    if are_scored:
+        loops[f"lm-eval {first}*~"] = loops[f"lm-eval {first}*"] | {"nudged": True}
     ask = partial(run, args, requests=file)
-    exact = whole if rows[0]["kind"] == "loglikelihood" else some
+    exact = whole if are_scored else some
     ways = {
         "engine": partial(ask, "engine", conditions=whole),
         "float32": partial(ask, "engine", conditions=exact, dtype="float32"),
     }
-    for n in args.score_sizes:
-        read_back = n == args.score_sizes[0]
-        asked = whole if read_back else some
-        ways[f"lm-eval {n}"] = partial(
-            ask, "lm-eval", conditions=asked, size=n, read_back=read_back
-        )
+    for label, options in loops.items():
+        asked = whole if are_scored or options["size"] == first else some
+        ways[label] = partial(ask, "lm-eval", conditions=asked, read_back=True, **options)
     with ThreadPoolExecutor(args.jobs) as pool:
         found = dict(zip(ways, pool.map(lambda way: way(), ways.values()), strict=True))
-    right = {
-        label: {name: graded(rows, choices(rows, answers, [name])) for name in answers["answers"]}
+    return compared(rows, found, telling(ways, loops))
+
+
+def telling(
+    ways: Iterable[str], loops: Mapping[str, Mapping[str, object]]
+) -> list[tuple[str, str]]:
+    """Pairs of ways; of two loops, only those that differ in one option."""
+    return [
+        (one, two)
+        for one, two in combinations(ways, 2)
+        if not {one, two} <= loops.keys() or _n_different(loops[one], loops[two]) == 1
+    ]
+
+
+def _n_different(one: Mapping[str, object], two: Mapping[str, object]) -> int:
+    return sum(one.get(name) != two.get(name) for name in one.keys() | two.keys())
+
+
+def compared(
+    rows: list[dict[str, Any]],
+    found: Mapping[str, Mapping[str, Any]],
+    pairs: Iterable[tuple[str, str]],
+) -> dict[str, Any]:
+    """Each way's accuracies, and how far the ways of each pair are apart.
+
+    Two are compared under the conditions that both were asked under, and under those that all were.
+    """
+    chosen = {
+        label: {name: choices(rows, answers, [name]) for name in answers["answers"]}
         for label, answers in found.items()
     }
-    return {
-        "examples": len(right["engine"]["intact"]),
-        "accuracies": {
-            label: {name: statistics.fmean(each) for name, each in by_name.items()}
-            for label, by_name in right.items()
-        },
+    right = {
+        label: {name: statistics.fmean(graded(rows, each)) for name, each in by_name.items()}
+        for label, by_name in chosen.items()
     }
+    asked = set.intersection(*map(set, chosen.values()))
+    told = []
+    for one, two in pairs:
+        both = chosen[one].keys() & chosen[two].keys()
+        for names in (asked, both) if both > asked else (asked,):
+            apart = [abs(right[one][name] - right[two][name]) for name in names]
+            same = [_share(chosen[one][name], chosen[two][name]) for name in names]
+            told.append(
+                {
+                    "between": [one, two],
+                    "conditions": len(apart),
+                    "largest": max(apart),
+                    "mean": statistics.fmean(apart),
+                    "same": statistics.fmean(same),
+                }
+            )
+    examples = len(graded(rows, chosen["engine"]["intact"]))
+    return {"examples": examples, "accuracies": right, "pairs": told}
 
 
 def graded(rows: list[dict[str, Any]], given: list[object]) -> list[bool]:
@@ -310,6 +359,8 @@ def run(
     dtype: str | None = None,
     memory: str | None = None,
     read_back: bool = False,
+    softmax_dtype: str | None = None,
+    nudged: bool = False,
 ) -> dict[str, Any]:
     """Let `runner.py` answer in a process of its own; the engine's allocator is never tuned."""
     with tempfile.TemporaryDirectory() as folder:
@@ -320,6 +371,8 @@ def run(
         command += ["--dtype", dtype or args.dtype]
         command += ["--memory", memory] if memory else []
         command += ["--read-back"] if read_back else []
+        command += ["--softmax-dtype", softmax_dtype] if softmax_dtype else []
+        command += ["--nudged"] if nudged else []
         tuning = ("MALLOC_", "GLIBC_TUNABLES")
         environment = {k: v for k, v in os.environ.items() if not k.startswith(tuning)}
         if tuned and way != "engine":

@@ -6,11 +6,13 @@ import re
 import sys
 from collections.abc import Callable
 from importlib import import_module
+from itertools import combinations
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+import torch
 
 from tests.unit.random_models import model_path
 
@@ -132,7 +134,13 @@ def test_all_ways_answer_alike_in_float32(script: Load, rows: Rows, names: list[
     runner = script("runner")
     sites = [None if name == "intact" else runner.site(name) for name in names]
     args = argparse.Namespace(
-        model=str(model_path("llama")), dtype="float32", batch_size=2, memory=None, read_back=False
+        model=str(model_path("llama")),
+        dtype="float32",
+        batch_size=2,
+        memory=None,
+        read_back=False,
+        softmax_dtype=None,
+        nudged=False,
     )
     expected = runner.engine(args, rows, sites)["answers"]
     for way in ("hooks", "plain", "lm-eval"):
@@ -192,3 +200,115 @@ def test_a_page_is_written_and_measurements_are_kept(
     assert out.read_text(encoding="utf-8") == page
     with pytest.raises(SystemExit, match="was measured with"):
         speed.main([*words, "--memory", "1GB"])
+
+
+def test_scores_are_told_and_how_far_ways_are_apart(
+    script: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    speed, runner = script("speed"), script("runner")
+    monkeypatch.setattr(speed.subprocess, "run", lambda command, **_: runner.main(command[2:]))
+    requests, out, kept = tmp_path / "requests", tmp_path / "page.md", tmp_path / "kept"
+    graded = [{**row, "right": place % 2 == 0} for place, row in enumerate(SCORED)]
+    write(requests / "own.jsonl", SCORED)
+    write(tmp_path / "scored" / "own.jsonl", graded)
+    write(tmp_path / "scored" / "texts.jsonl", [{**row, "answer": "^"} for row in WRITTEN])
+    words = ["--model", str(model_path("llama")), "--requests", str(requests), "--only", "none"]
+    words += ["--dtype", "bfloat16", "--scores", str(tmp_path / "scored"), "--score-sizes", "2,3"]
+    speed.main([*words, "--kept", str(kept), "--out", str(out)])
+
+    found = json.loads((kept / "speed.json").read_text(encoding="utf-8"))
+    own, texts = found["scores own"], found["scores texts"]
+    loops = ["lm-eval 2", "lm-eval 2*", "lm-eval 3", "lm-eval 3*", "lm-eval 2*~"]
+    ways = ["engine", "float32", *loops]
+    assert list(own["accuracies"]) == ways
+    assert {len(each) for each in own["accuracies"].values()} == {4}  # intact and three layers
+    assert own["examples"] == 3
+    pairs = {tuple(pair["between"]): pair for pair in own["pairs"]}
+    assert {pair for pair in pairs if {*pair} <= {*loops}} == {
+        ("lm-eval 2", "lm-eval 2*"), ("lm-eval 2", "lm-eval 3"), ("lm-eval 2*", "lm-eval 3*"),
+        ("lm-eval 2*", "lm-eval 2*~"), ("lm-eval 3", "lm-eval 3*"),
+    }  # fmt: skip
+    assert len(pairs) == 1 + 2 * 5 + 5
+    apart = [
+        abs(own["accuracies"]["engine"][name] - own["accuracies"]["lm-eval 2*"][name])
+        for name in ("intact", "L0", "L1", "L2")
+    ]
+    assert pairs["engine", "lm-eval 2*"]["largest"] == pytest.approx(max(apart))
+    assert pairs["engine", "lm-eval 2*"]["mean"] == pytest.approx(sum(apart) / 4)
+
+    assert list(texts["accuracies"]) == ["engine", "float32", "lm-eval 2", "lm-eval 3"]
+    assert set(texts["accuracies"]["engine"].values()) == {1.0}
+    line = next(
+        x for x in out.read_text(encoding="utf-8").splitlines() if "engine, lm-eval 2*" in x
+    )
+    assert line.startswith("| own | 3 | engine, lm-eval 2* | 4 | ")
+
+
+def test_ways_are_compared_under_what_both_were_asked_under(script: Load) -> None:
+    rows = [
+        {"context": c, "kind": "loglikelihood", "right": r} for c in "ab" for r in (True, False)
+    ]
+    first, second = [[[-1.0, True], [-2.0, True]] * 2, [[-2.0, True], [-1.0, True]] * 2]
+    mixed = [*first[:2], *second[:2]]
+    answers = {
+        "engine": {"intact": first, "L0": first, "L1": second},
+        "loop": {"intact": first, "L0": mixed, "L1": mixed},
+        "other": {"intact": first, "L0": second},
+    }
+    found = {way: {"answers": each} for way, each in answers.items()}
+    told = script("speed").compared(rows, found, combinations(found, 2))
+    assert told["accuracies"]["loop"] == {"intact": 1.0, "L0": 0.5, "L1": 0.5}
+    by_pair = {(*pair["between"], pair["conditions"]): pair for pair in told["pairs"]}
+    assert set(by_pair) == {
+        ("engine", "loop", 2), ("engine", "loop", 3), ("engine", "other", 2), ("loop", "other", 2)
+    }  # fmt: skip
+    whole = by_pair["engine", "loop", 3]
+    assert (whole["largest"], whole["mean"], whole["same"]) == (
+        0.5,
+        pytest.approx(1 / 3),
+        pytest.approx(2 / 3),
+    )
+    assert by_pair["engine", "other", 2]["same"] == 0.5
+
+
+def test_the_loops_log_probabilities_are_rounded_as_its_model_unless_asked(script: Load) -> None:
+    """lm-eval's `softmax_dtype`: in float32 the loop reads out as the engine does."""
+    runner, sites = script("runner"), [None]
+    args = argparse.Namespace(
+        model=str(model_path("llama")),
+        dtype="bfloat16",
+        batch_size=2,
+        memory=None,
+        read_back=False,
+        nudged=False,
+    )
+    engine = runner.engine(args, SCORED, sites)["answers"][0]
+    apart = {}
+    for softmax_dtype in (None, "float32"):
+        args.softmax_dtype = softmax_dtype
+        loop = runner.loop(runner.LOOPS["lm-eval"], args, SCORED, sites)["answers"][0]
+        pairs = list(zip(engine, loop, strict=True))
+        apart[softmax_dtype] = sum(abs(one - other) for (one, _), (other, _) in pairs)
+        sums = [other for _, (other, _) in pairs]
+        coarse = [float(torch.tensor(value).bfloat16()) == value for value in sums]
+        assert all(coarse) if softmax_dtype is None else not any(coarse)
+    assert apart["float32"] < apart[None]
+
+
+def test_a_nudged_loop_moves_by_rounding_alone(script: Load) -> None:
+    runner = script("runner")
+    args = argparse.Namespace(
+        model=str(model_path("llama")),
+        dtype="float32",
+        batch_size=2,
+        softmax_dtype="float32",
+        read_back=True,
+    )
+    found = {}
+    for nudged in (False, True):
+        args.nudged = nudged
+        sites = [None, runner.site("L1")]
+        found[nudged] = runner.loop(runner.LOOPS["lm-eval"], args, SCORED, sites)["answers"]
+    for plain, moved in zip(found[False], found[True], strict=True):
+        apart = [abs(one - other) for (one, _), (other, _) in zip(plain, moved, strict=True)]
+        assert 0 < max(apart) < 1e-4
