@@ -14,7 +14,6 @@ from torch.nn.utils.rnn import pad_sequence
 import layerroles as lr
 from layerroles.boot import resolve_dtype
 from layerroles.engine import Scored, Written, scored, written
-from layerroles.engine.trust import nudged
 
 Row = dict[str, Any]
 # All rows under one condition; an answer is [logprob, is_greedy] or a text.
@@ -97,10 +96,6 @@ def lm_eval(args: argparse.Namespace, rows: Sequence[Row]) -> Loop:
             request = (row["context"], how | {"do_sample": False})
         asked.append(Instance(row["kind"], {}, request, index))
     verb = getattr(lm, rows[0]["kind"])
-    if args.nudged:
-        draw = partial(_nudged, generator=torch.Generator().manual_seed(0))
-        for layer in model.base_model.layers:
-            layer.register_forward_pre_hook(draw)
     ablated = partial(_ablated, model)
     if args.read_back:
         ablated = ReadBack(model, writes=rows[0]["kind"] == "generate_until").under
@@ -221,12 +216,6 @@ def _ablated(model: Any, one: lr.Site | None) -> Iterator[None]:
 
 def _same(hidden_states: Tensor, *_args: object, **_kwargs: object) -> Tensor:
     return hidden_states
-
-
-def _nudged(
-    _module: object, args: tuple[Tensor], *, generator: torch.Generator
-) -> tuple[Tensor, ...]:
-    return (nudged(args[0], generator), *args[1:])
 
 
 def _zeroed(_module: object, args: tuple[Tensor], *, where: slice) -> tuple[Tensor]:

@@ -169,7 +169,8 @@ def _graded(graded: dict[str, Any]) -> str:
     ]
     for name, row in graded.items():
         for pair in row["pairs"]:
-            cells = [name, row["examples"], ", ".join(pair["between"]), pair["conditions"]]
+            ways = ", ".join(f"`{way}`" for way in pair["between"])  # a star is no emphasis
+            cells = [name, row["examples"], ways, pair["conditions"]]
             cells += [f"{pair['largest']:.3f}", f"{pair['mean']:.3f}", f"{pair['same']:.1%}"]
             lines.append(f"| {' | '.join(map(str, cells))} |")
     return (
@@ -177,17 +178,15 @@ def _graded(graded: dict[str, Any]) -> str:
         "conditions (intact, layers skipped), and the share of choices or texts that are the same. "
         "*float32* is the engine in float32, in which it and lm-eval's loop answer alike; the "
         "number behind *lm-eval* is its batch size. As it comes, lm-eval rounds each token's "
-        "log-probability and a continuation's sum to bfloat16 (a sum of -25 to the next eighth, so "
-        'that choices tie); the star is its `softmax_dtype="float32"`, with which, as in the '
-        "engine, only the logits are rounded. The tilde is the loop with the last bit of what "
-        "enters each of its layers drawn anew: as much as another order of adding up would change. "
-        "Two ways are compared under the conditions that both "
-        "were asked under, and under those that all ways were. Layers below the skipped one are "
-        "read back from the loop's pass over the intact model, in the same calls and shapes, which "
-        "gives the loop's own answers bit for bit (`benchmarks/read_back.py`); but for texts with "
-        "layer 0 skipped, where transformers loses count of what it has read, and the keys are "
-        "counted right here. What either is away from float32 is what rounding does to it.\n\n"
-        + "\n".join(lines)
+        "log-probability and a continuation's sum to the model's dtype (in bfloat16, a sum of -25 "
+        'to an eighth); the star is its `softmax_dtype="float32"`, with which, as in the engine, '
+        "only the logits are. Two ways are compared under the conditions that both were asked "
+        "under, and under those that all ways were; two loops, if they differ in one thing. Layers "
+        "below the skipped one are read back from the loop's pass over the intact model, in the "
+        "same calls and shapes, which gives the loop's own answers bit for bit "
+        "(`benchmarks/read_back.py`); but for texts with layer 0 skipped, where transformers loses "
+        "count of what it has read, and the keys are counted right here. What either is away from "
+        "float32 is what rounding does to it.\n\n" + "\n".join(lines)
     )
 
 

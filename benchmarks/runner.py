@@ -44,15 +44,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         help="lm-eval: layers below a skipped one are not computed again; intact comes first",
     )
     parser.add_argument(
-        "--softmax-dtype", help="lm-eval: its own option; without it log-likelihoods are bfloat16's"
-    )
-    parser.add_argument(
-        "--nudged",
-        action="store_true",
-        help="lm-eval: what enters each layer has its last bit drawn anew",
+        "--softmax-dtype", help="lm-eval: of log-probabilities; without it, the model's"
     )
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args(argv)
+    if args.way != "lm-eval" and (args.read_back or args.softmax_dtype):
+        parser.error(f"{args.way}: --read-back and --softmax-dtype are lm-eval's")
 
     rows = read(args.requests)
     names = args.conditions.split(",")

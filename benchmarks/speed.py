@@ -13,21 +13,20 @@ measure anew, or on another model, or with another dtype.
 import argparse
 import json
 import os
-import re
 import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 from functools import partial
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 from report import LOOPS, page
 from runner import read, timed
+from scores import choices, compared, same_share
 
 import layerroles as lr
 
@@ -58,9 +57,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--heads", default="", help="a workload on which all heads are zeroed too")
     parser.add_argument("--scores", type=Path, help="a folder of request files with answers")
     parser.add_argument(
-        "--score-sizes", default="", help="lm-eval's there; the first under all conditions"
+        "--score-sizes", default="", help="lm-eval's there; texts at the first under all conditions"
     )
-    parser.add_argument("--jobs", type=int, default=1, help="scores, not timed: processes at once")
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        default=1,
+        help="scores, not timed: processes at once; each holds 35 KB a token",
+    )
     parser.add_argument("--start", action="store_true", help="time a tiny sweep as a process")
     parser.add_argument("--demo", type=Path, help="a finished run of make demo, to time its loop")
     parser.add_argument(
@@ -102,6 +106,8 @@ def measure_each(args: argparse.Namespace, folder: Path) -> None:
     if args.start:
         work["start"] = partial(start, args)
     for name, make in work.items():
+        if name.startswith("scores ") and found.get(name, {}).get("sizes") != args.score_sizes:
+            found.pop(name, None)
         if name not in found:
             found[name] = {"date": date.today().isoformat(), **make()}
             print(name, json.dumps(found[name]), flush=True)
@@ -154,7 +160,7 @@ def measure(args: argparse.Namespace, file: Path) -> dict[str, Any]:
         **{name: runs["engine"][name] for name in ("peak_mb", "planned_mb", "executors")},
         "bounded": {name: bounded[name] for name in ("peak_mb", "planned_mb")},
         "same": {
-            f"{one} = {two}": _share(answers[one], answers[two])
+            f"{one} = {two}": same_share(answers[one], answers[two])
             for i, one in enumerate(names)
             for two in names[i + 1 :]
         },
@@ -211,101 +217,31 @@ def scores(args: argparse.Namespace, file: Path) -> dict[str, Any]:
     """Accuracies, and the share of same answers, by the engine and by lm-eval's loop.
 
     The loop answers at each batch size, by reading back what lies below a skipped layer.
-    Likelihoods are asked under all conditions; with `softmax_dtype` in float32 besides (a star),
-    and so nudged at the first size (a tilde). Texts, which take long, are asked under all at the
-    first size, under some at the others and in float32.
+    Likelihoods are asked under all conditions, and with `softmax_dtype` in float32 besides (a star
+    marks it). Texts, which take long, are asked under all conditions at the first size, under some
+    at the others and in float32.
     """
     rows = read(file)
     n_layers = _layers(args.model)
     whole = ["intact", *(f"L{layer}" for layer in range(n_layers))]
     step = n_layers // N_LAYERS_SCORED
     some = ["intact", *(f"L{layer}" for layer in range(step // 2, n_layers, step))]
-    are_scored, first = rows[0]["kind"] == "loglikelihood", args.score_sizes[0]
-    loops: dict[str, dict[str, Any]] = {}
-    for n in args.score_sizes:
-        loops[f"lm-eval {n}"] = {"size": n}
-        if are_scored:
-            loops[f"lm-eval {n}*"] = {"size": n, "softmax_dtype": "float32"}
-    if are_scored:
-        loops[f"lm-eval {first}*~"] = loops[f"lm-eval {first}*"] | {"nudged": True}
+    are_scored = rows[0]["kind"] == "loglikelihood"
     ask = partial(run, args, requests=file)
     exact = whole if are_scored else some
     ways = {
         "engine": partial(ask, "engine", conditions=whole),
         "float32": partial(ask, "engine", conditions=exact, dtype="float32"),
     }
-    for label, options in loops.items():
-        asked = whole if are_scored or options["size"] == first else some
-        ways[label] = partial(ask, "lm-eval", conditions=asked, read_back=True, **options)
+    for n in args.score_sizes:
+        asked = whole if are_scored or n == args.score_sizes[0] else some
+        loop = partial(ask, "lm-eval", conditions=asked, size=n, read_back=True)
+        ways[f"lm-eval {n}"] = loop
+        if are_scored:
+            ways[f"lm-eval {n}*"] = partial(loop, softmax_dtype="float32")
     with ThreadPoolExecutor(args.jobs) as pool:
         found = dict(zip(ways, pool.map(lambda way: way(), ways.values()), strict=True))
-    return compared(rows, found, telling(ways, loops))
-
-
-def telling(
-    ways: Iterable[str], loops: Mapping[str, Mapping[str, object]]
-) -> list[tuple[str, str]]:
-    """Pairs of ways; of two loops, only those that differ in one option."""
-    return [
-        (one, two)
-        for one, two in combinations(ways, 2)
-        if not {one, two} <= loops.keys() or _n_different(loops[one], loops[two]) == 1
-    ]
-
-
-def _n_different(one: Mapping[str, object], two: Mapping[str, object]) -> int:
-    return sum(one.get(name) != two.get(name) for name in one.keys() | two.keys())
-
-
-def compared(
-    rows: list[dict[str, Any]],
-    found: Mapping[str, Mapping[str, Any]],
-    pairs: Iterable[tuple[str, str]],
-) -> dict[str, Any]:
-    """Each way's accuracies, and how far the ways of each pair are apart.
-
-    Two are compared under the conditions that both were asked under, and under those that all were.
-    """
-    chosen = {
-        label: {name: choices(rows, answers, [name]) for name in answers["answers"]}
-        for label, answers in found.items()
-    }
-    right = {
-        label: {name: statistics.fmean(graded(rows, each)) for name, each in by_name.items()}
-        for label, by_name in chosen.items()
-    }
-    asked = set.intersection(*map(set, chosen.values()))
-    told = []
-    for one, two in pairs:
-        both = chosen[one].keys() & chosen[two].keys()
-        for names in (asked, both) if both > asked else (asked,):
-            apart = [abs(right[one][name] - right[two][name]) for name in names]
-            same = [_share(chosen[one][name], chosen[two][name]) for name in names]
-            told.append(
-                {
-                    "between": [one, two],
-                    "conditions": len(apart),
-                    "largest": max(apart),
-                    "mean": statistics.fmean(apart),
-                    "same": statistics.fmean(same),
-                }
-            )
-    examples = len(graded(rows, chosen["engine"]["intact"]))
-    return {"examples": examples, "accuracies": right, "pairs": told}
-
-
-def graded(rows: list[dict[str, Any]], given: list[object]) -> list[bool]:
-    """Which questions are answered rightly: the choice is `right`, the text begins as `answer`.
-
-    An answer is a regular expression.
-    """
-    if rows[0]["kind"] != "loglikelihood":
-        pairs = zip(rows, map(str, given), strict=True)
-        return [re.match(row["answer"], text.strip()) is not None for row, text in pairs]
-    right: dict[str, list[bool]] = {}
-    for row in rows:
-        right.setdefault(row["context"], []).append(row["right"])
-    return [each[int(str(choice))] for each, choice in zip(right.values(), given, strict=True)]
+    return {"sizes": args.score_sizes, **compared(rows, found)}
 
 
 def start(args: argparse.Namespace, turns: int = 5) -> dict[str, Any]:
@@ -360,7 +296,6 @@ def run(
     memory: str | None = None,
     read_back: bool = False,
     softmax_dtype: str | None = None,
-    nudged: bool = False,
 ) -> dict[str, Any]:
     """Let `runner.py` answer in a process of its own; the engine's allocator is never tuned."""
     with tempfile.TemporaryDirectory() as folder:
@@ -372,7 +307,6 @@ def run(
         command += ["--memory", memory] if memory else []
         command += ["--read-back"] if read_back else []
         command += ["--softmax-dtype", softmax_dtype] if softmax_dtype else []
-        command += ["--nudged"] if nudged else []
         tuning = ("MALLOC_", "GLIBC_TUNABLES")
         environment = {k: v for k, v in os.environ.items() if not k.startswith(tuning)}
         if tuned and way != "engine":
@@ -380,27 +314,6 @@ def run(
         subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL)
         found: dict[str, Any] = json.loads(out.read_text())
     return found
-
-
-def choices(
-    rows: list[dict[str, Any]], found: dict[str, Any], conditions: list[str]
-) -> list[object]:
-    """What was chosen for each question, or written, under these conditions."""
-    chosen: list[object] = []
-    for name in conditions:
-        answers = found["answers"][name]
-        if rows[0]["kind"] != "loglikelihood":
-            chosen += answers
-            continue
-        questions: dict[str, list[float]] = {}
-        for row, (logprob, _) in zip(rows, answers, strict=True):
-            questions.setdefault(row["context"], []).append(logprob)
-        chosen += [max(range(len(each)), key=each.__getitem__) for each in questions.values()]
-    return chosen
-
-
-def _share(one: list[object], two: list[object]) -> float:
-    return statistics.fmean(x == y for x, y in zip(one, two, strict=True))
 
 
 def _some(rows: list[dict[str, Any]]) -> tuple[Path, float]:

@@ -11,7 +11,6 @@ from functools import partial
 from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from layerroles.ablations import INTACT, Condition
@@ -154,23 +153,18 @@ def rounding_noise(
     generator = torch.Generator().manual_seed(0)
 
     def nudge(value: Tensor, *, hook: object) -> Tensor:
-        return nudged(value, generator)
+        draws = torch.rand(value.shape, generator=generator).to(value.device) - 0.5
+        return (value.float() * (1 + torch.finfo(value.dtype).eps * draws)).to(value.dtype)
 
     model = plain.model
     hooks = [(ENTRY.format(layer=layer), nudge) for layer in range(model.cfg.n_layers)]
     found: list[float] = []
     for _ in range(N_NUDGED):
         with model.hooks(fwd_hooks=hooks):
-            ((_, others),) = plain.score(requests, [condition])
-        found += map(_difference, scores, others)
+            ((_, nudged),) = plain.score(requests, [condition])
+        found += map(_difference, scores, nudged)
     # Where the last bit decides over infinity, nothing is known of the noise.
     return max((one for one in found if math.isfinite(one)), default=0.0)
-
-
-def nudged(value: Float[Tensor, "*shape"], generator: torch.Generator) -> Float[Tensor, "*shape"]:
-    """With the last bit drawn anew: each number moves by up to half an epsilon, and is rounded."""
-    draws = torch.rand(value.shape, generator=generator).to(value.device) - 0.5
-    return (value.float() * (1 + torch.finfo(value.dtype).eps * draws)).to(value.dtype)
 
 
 def told(error: Exception) -> str:

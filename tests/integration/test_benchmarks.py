@@ -6,7 +6,6 @@ import re
 import sys
 from collections.abc import Callable
 from importlib import import_module
-from itertools import combinations
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -140,7 +139,6 @@ def test_all_ways_answer_alike_in_float32(script: Load, rows: Rows, names: list[
         memory=None,
         read_back=False,
         softmax_dtype=None,
-        nudged=False,
     )
     expected = runner.engine(args, rows, sites)["answers"]
     for way in ("hooks", "plain", "lm-eval"):
@@ -206,19 +204,25 @@ def test_scores_are_told_and_how_far_ways_are_apart(
     script: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     speed, runner = script("speed"), script("runner")
-    monkeypatch.setattr(speed.subprocess, "run", lambda command, **_: runner.main(command[2:]))
+    calls: list[list[str]] = []
+
+    def here(command: list[str], **_: object) -> None:
+        calls.append(command[2:])
+        runner.main(command[2:])
+
+    monkeypatch.setattr(speed.subprocess, "run", here)
     requests, out, kept = tmp_path / "requests", tmp_path / "page.md", tmp_path / "kept"
     graded = [{**row, "right": place % 2 == 0} for place, row in enumerate(SCORED)]
     write(requests / "own.jsonl", SCORED)
     write(tmp_path / "scored" / "own.jsonl", graded)
-    write(tmp_path / "scored" / "texts.jsonl", [{**row, "answer": "^"} for row in WRITTEN])
+    write(tmp_path / "scored" / "texts.jsonl", [{**row, "answer": "x"} for row in WRITTEN])
     words = ["--model", str(model_path("llama")), "--requests", str(requests), "--only", "none"]
     words += ["--dtype", "bfloat16", "--scores", str(tmp_path / "scored"), "--score-sizes", "2,3"]
     speed.main([*words, "--kept", str(kept), "--out", str(out)])
 
     found = json.loads((kept / "speed.json").read_text(encoding="utf-8"))
     own, texts = found["scores own"], found["scores texts"]
-    loops = ["lm-eval 2", "lm-eval 2*", "lm-eval 3", "lm-eval 3*", "lm-eval 2*~"]
+    loops = ["lm-eval 2", "lm-eval 2*", "lm-eval 3", "lm-eval 3*"]
     ways = ["engine", "float32", *loops]
     assert list(own["accuracies"]) == ways
     assert {len(each) for each in own["accuracies"].values()} == {4}  # intact and three layers
@@ -226,9 +230,9 @@ def test_scores_are_told_and_how_far_ways_are_apart(
     pairs = {tuple(pair["between"]): pair for pair in own["pairs"]}
     assert {pair for pair in pairs if {*pair} <= {*loops}} == {
         ("lm-eval 2", "lm-eval 2*"), ("lm-eval 2", "lm-eval 3"), ("lm-eval 2*", "lm-eval 3*"),
-        ("lm-eval 2*", "lm-eval 2*~"), ("lm-eval 3", "lm-eval 3*"),
+        ("lm-eval 3", "lm-eval 3*"),
     }  # fmt: skip
-    assert len(pairs) == 1 + 2 * 5 + 5
+    assert len(pairs) == 1 + 2 * 4 + 4
     apart = [
         abs(own["accuracies"]["engine"][name] - own["accuracies"]["lm-eval 2*"][name])
         for name in ("intact", "L0", "L1", "L2")
@@ -237,11 +241,38 @@ def test_scores_are_told_and_how_far_ways_are_apart(
     assert pairs["engine", "lm-eval 2*"]["mean"] == pytest.approx(sum(apart) / 4)
 
     assert list(texts["accuracies"]) == ["engine", "float32", "lm-eval 2", "lm-eval 3"]
-    assert set(texts["accuracies"]["engine"].values()) == {1.0}
     line = next(
-        x for x in out.read_text(encoding="utf-8").splitlines() if "engine, lm-eval 2*" in x
+        x for x in out.read_text(encoding="utf-8").splitlines() if "`engine`, `lm-eval 2*`" in x
     )
-    assert line.startswith("| own | 3 | engine, lm-eval 2* | 4 | ")
+    assert line.startswith("| own | 3 | `engine`, `lm-eval 2*` | 4 | ")
+
+    asked = [(call[0], call[call.index("--batch-size") + 1]) for call in calls]
+    loops = [("lm-eval", "2"), ("lm-eval", "2"), ("lm-eval", "3"), ("lm-eval", "3")]
+    assert asked[:6] == [("engine", "16"), ("engine", "16"), *loops]
+    assert [call[call.index("--dtype") + 1] for call in calls[:2]] == ["bfloat16", "float32"]
+    assert ["--read-back" in call for call in calls[:6]] == [False, False, True, True, True, True]
+    exact = ["--softmax-dtype float32" in " ".join(call) for call in calls]
+    assert exact == [False, False, False, True, False, True, False, False, False, False]
+
+    speed.main([*words, "--kept", str(kept), "--out", str(out)])
+    assert len(calls) == 10  # kept
+    words[-1] = "2"
+    speed.main([*words, "--kept", str(kept), "--out", str(out)])
+    assert len(calls) == 10 + 4 + 3  # of other sizes
+
+
+def test_an_answer_is_right_if_it_begins_so(script: Load) -> None:
+    rows = [{"kind": "generate_until", "context": "", "answer": r"v4\."} for _ in range(3)]
+    assert script("scores").graded(rows, [" v4. And", "v40", "So v4."]) == [True, False, False]
+
+
+def test_options_of_another_way_are_refused(
+    script: Load, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["engine", "--requests", "none", "--out", "none", "--softmax-dtype", "float32"]
+    with pytest.raises(SystemExit):
+        script("runner").main(words)
+    assert "engine: --read-back and --softmax-dtype are lm-eval's" in capsys.readouterr().err
 
 
 def test_ways_are_compared_under_what_both_were_asked_under(script: Load) -> None:
@@ -256,7 +287,7 @@ def test_ways_are_compared_under_what_both_were_asked_under(script: Load) -> Non
         "other": {"intact": first, "L0": second},
     }
     found = {way: {"answers": each} for way, each in answers.items()}
-    told = script("speed").compared(rows, found, combinations(found, 2))
+    told = script("scores").compared(rows, found)
     assert told["accuracies"]["loop"] == {"intact": 1.0, "L0": 0.5, "L1": 0.5}
     by_pair = {(*pair["between"], pair["conditions"]): pair for pair in told["pairs"]}
     assert set(by_pair) == {
@@ -280,7 +311,6 @@ def test_the_loops_log_probabilities_are_rounded_as_its_model_unless_asked(scrip
         batch_size=2,
         memory=None,
         read_back=False,
-        nudged=False,
     )
     engine = runner.engine(args, SCORED, sites)["answers"][0]
     apart = {}
@@ -293,22 +323,3 @@ def test_the_loops_log_probabilities_are_rounded_as_its_model_unless_asked(scrip
         coarse = [float(torch.tensor(value).bfloat16()) == value for value in sums]
         assert all(coarse) if softmax_dtype is None else not any(coarse)
     assert apart["float32"] < apart[None]
-
-
-def test_a_nudged_loop_moves_by_rounding_alone(script: Load) -> None:
-    runner = script("runner")
-    args = argparse.Namespace(
-        model=str(model_path("llama")),
-        dtype="float32",
-        batch_size=2,
-        softmax_dtype="float32",
-        read_back=True,
-    )
-    found = {}
-    for nudged in (False, True):
-        args.nudged = nudged
-        sites = [None, runner.site("L1")]
-        found[nudged] = runner.loop(runner.LOOPS["lm-eval"], args, SCORED, sites)["answers"]
-    for plain, moved in zip(found[False], found[True], strict=True):
-        apart = [abs(one - other) for (one, _), (other, _) in zip(plain, moved, strict=True)]
-        assert 0 < max(apart) < 1e-4

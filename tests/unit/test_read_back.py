@@ -19,6 +19,7 @@ BENCHMARKS = str(Path(__file__).parents[2] / "benchmarks")
 PROMPTS = torch.tensor([[0, 0, 11, 12, 13, 14], [21, 22, 23, 24, 25, 26]])
 MASK = (PROMPTS > 0).long()
 MORE = torch.tensor([[31, 32, 33], [34, 35, 36]])
+ONE = torch.tensor([[41], [42]])
 
 
 @contextmanager
@@ -40,8 +41,10 @@ def made() -> Any:
 
 def texts(model: Any) -> list[list[int]]:
     options = {"max_new_tokens": 12, "min_new_tokens": 12, "do_sample": False}
-    found = model.generate(input_ids=PROMPTS, attention_mask=MASK, **options)
-    return found.tolist()  # type: ignore[no-any-return]
+    found = []
+    for tokens, mask in ((PROMPTS, MASK), (ONE, torch.ones_like(ONE))):
+        found += model.generate(input_ids=tokens, attention_mask=mask, **options).tolist()
+    return found
 
 
 @pytest.fixture
