@@ -164,18 +164,21 @@ def _same(work: dict[str, Any]) -> str:
 
 def _graded(graded: dict[str, Any]) -> str:
     lines = [
-        "| workload | examples | between | conditions | accuracies apart: largest | mean | same |",
-        "|---" * 7 + "|",
+        "| workload | examples | between | conditions | largest | mean | same | only one right |",
+        "|---" * 8 + "|",
     ]
     for name, row in graded.items():
         for pair in row["pairs"]:
             ways = ", ".join(f"`{way}`" for way in pair["between"])  # a star is no emphasis
             cells = [name, row["examples"], ways, pair["conditions"]]
             cells += [f"{pair['largest']:.3f}", f"{pair['mean']:.3f}", f"{pair['same']:.1%}"]
+            cells.append(f"{pair['first_right']} : {pair['second_right']}")
             lines.append(f"| {' | '.join(map(str, cells))} |")
     return (
         "## Task scores\n\nBy how much the accuracies of two ways of answering differ, over "
-        "conditions (intact, layers skipped), and the share of choices or texts that are the same. "
+        "conditions (intact, layers skipped); the share of choices or texts that are the same; and "
+        "how often only the first of the two is right, and only the second, which are as many but "
+        "for chance where rounding alone decides. "
         "*float32* is the engine in float32, in which it and lm-eval's loop answer alike; the "
         "number behind *lm-eval* is its batch size. As it comes, lm-eval rounds each token's "
         "log-probability and a continuation's sum to the model's dtype (in bfloat16, a sum of -25 "

@@ -21,8 +21,12 @@ def compared(
         for label, answers in found.items()
     }
     right = {
-        label: {name: statistics.fmean(graded(rows, each)) for name, each in by_name.items()}
+        label: {name: graded(rows, each) for name, each in by_name.items()}
         for label, by_name in chosen.items()
+    }
+    means = {
+        label: {name: statistics.fmean(each) for name, each in by_name.items()}
+        for label, by_name in right.items()
     }
     asked = set.intersection(*map(set, chosen.values()))
     told = []
@@ -31,8 +35,13 @@ def compared(
             continue
         both = chosen[one].keys() & chosen[two].keys()
         for names in (asked, both) if both > asked else (asked,):
-            apart = [abs(right[one][name] - right[two][name]) for name in names]
+            apart = [abs(means[one][name] - means[two][name]) for name in names]
             same = [same_share(chosen[one][name], chosen[two][name]) for name in names]
+            pairs = [
+                pair
+                for name in names
+                for pair in zip(right[one][name], right[two][name], strict=True)
+            ]
             told.append(
                 {
                     "between": [one, two],
@@ -40,10 +49,12 @@ def compared(
                     "largest": max(apart),
                     "mean": statistics.fmean(apart),
                     "same": statistics.fmean(same),
+                    "first_right": pairs.count((True, False)),
+                    "second_right": pairs.count((False, True)),
                 }
             )
-    examples = len(graded(rows, chosen["engine"]["intact"]))
-    return {"examples": examples, "accuracies": right, "pairs": told}
+    examples = len(right["engine"]["intact"])
+    return {"examples": examples, "accuracies": means, "pairs": told}
 
 
 def _in_both(one: str, two: str) -> bool:

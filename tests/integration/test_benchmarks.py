@@ -299,7 +299,9 @@ def test_ways_are_compared_under_what_both_were_asked_under(script: Load) -> Non
         pytest.approx(1 / 3),
         pytest.approx(2 / 3),
     )
+    assert (whole["first_right"], whole["second_right"]) == (1, 1)
     assert by_pair["engine", "other", 2]["same"] == 0.5
+    assert by_pair["engine", "other", 2]["first_right"] == 2
 
 
 def test_the_loops_log_probabilities_are_rounded_as_its_model_unless_asked(script: Load) -> None:
