@@ -85,15 +85,19 @@ def lm_eval(args: argparse.Namespace, rows: Sequence[Row]) -> Loop:
     from lm_eval.models.huggingface import HFLM
 
     model, tokenizer = _hugging_face(args)
-    options: dict[str, Any] = {"batch_size": args.batch_size, "softmax_dtype": args.softmax_dtype}
-    lm = HFLM(pretrained=model, tokenizer=tokenizer, **options)
+    lm = HFLM(
+        pretrained=model,
+        tokenizer=tokenizer,
+        batch_size=args.batch_size,
+        softmax_dtype=args.softmax_dtype,
+    )
     asked = []
     for index, row in enumerate(rows):
         if row["kind"] == "loglikelihood":
             request: tuple[Any, ...] = (row["context"], row["continuation"])
         else:
-            how = {name: row[name] for name in ("until", "max_gen_toks")}
-            request = (row["context"], how | {"do_sample": False})
+            options = {name: row[name] for name in ("until", "max_gen_toks")}
+            request = (row["context"], options | {"do_sample": False})
         asked.append(Instance(row["kind"], {}, request, index))
     verb = getattr(lm, rows[0]["kind"])
     ablated = partial(_ablated, model)

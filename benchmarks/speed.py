@@ -106,8 +106,9 @@ def measure_each(args: argparse.Namespace, folder: Path) -> None:
     if args.start:
         work["start"] = partial(start, args)
     for name, make in work.items():
-        if name.startswith("scores ") and found.get(name, {}).get("sizes") != args.score_sizes:
-            found.pop(name, None)
+        sizes = found.get(name, {}).get("sizes", args.score_sizes)
+        if sizes != args.score_sizes:
+            raise SystemExit(f"{kept}: {name} were asked with --score-sizes {sizes}: give these")
         if name not in found:
             found[name] = {"date": date.today().isoformat(), **make()}
             print(name, json.dumps(found[name]), flush=True)

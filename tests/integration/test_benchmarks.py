@@ -34,6 +34,18 @@ def write(file: Path, rows: Rows) -> Path:
     return file
 
 
+def options(dtype: str) -> argparse.Namespace:
+    """What the ways of answering are given."""
+    return argparse.Namespace(
+        model=str(model_path("llama")),
+        dtype=dtype,
+        batch_size=2,
+        memory=None,
+        read_back=False,
+        softmax_dtype=None,
+    )
+
+
 def data(folder: Path) -> Path:
     """Two questions of each benchmark (of MMLU, ten of one subject and one of another)."""
     chosen = [
@@ -132,14 +144,7 @@ WRITTEN: Rows = [
 def test_all_ways_answer_alike_in_float32(script: Load, rows: Rows, names: list[str]) -> None:
     runner = script("runner")
     sites = [None if name == "intact" else runner.site(name) for name in names]
-    args = argparse.Namespace(
-        model=str(model_path("llama")),
-        dtype="float32",
-        batch_size=2,
-        memory=None,
-        read_back=False,
-        softmax_dtype=None,
-    )
+    args = options("float32")
     expected = runner.engine(args, rows, sites)["answers"]
     for way in ("hooks", "plain", "lm-eval"):
         found = runner.loop(runner.LOOPS[way], args, rows, sites)["answers"]
@@ -257,8 +262,9 @@ def test_scores_are_told_and_how_far_ways_are_apart(
     speed.main([*words, "--kept", str(kept), "--out", str(out)])
     assert len(calls) == 10  # kept
     words[-1] = "2"
-    speed.main([*words, "--kept", str(kept), "--out", str(out)])
-    assert len(calls) == 10 + 4 + 3  # of other sizes
+    with pytest.raises(SystemExit, match="scores own were asked with --score-sizes"):
+        speed.main([*words, "--kept", str(kept), "--out", str(out)])
+    assert json.loads((kept / "speed.json").read_text(encoding="utf-8")) == found
 
 
 def test_an_answer_is_right_if_it_begins_so(script: Load) -> None:
@@ -307,13 +313,7 @@ def test_ways_are_compared_under_what_both_were_asked_under(script: Load) -> Non
 def test_the_loops_log_probabilities_are_rounded_as_its_model_unless_asked(script: Load) -> None:
     """lm-eval's `softmax_dtype`: in float32 the loop reads out as the engine does."""
     runner, sites = script("runner"), [None]
-    args = argparse.Namespace(
-        model=str(model_path("llama")),
-        dtype="bfloat16",
-        batch_size=2,
-        memory=None,
-        read_back=False,
-    )
+    args = options("bfloat16")
     engine = runner.engine(args, SCORED, sites)["answers"][0]
     apart = {}
     for softmax_dtype in (None, "float32"):
