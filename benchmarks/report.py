@@ -164,13 +164,13 @@ def _same(work: dict[str, Any]) -> str:
 
 def _graded(graded: dict[str, Any]) -> str:
     lines = [
-        "| workload | examples | between | conditions | largest | mean | same | only one right |",
-        "|---" * 8 + "|",
+        "| workload, examples | between | conditions | largest | mean | same | only one right |",
+        "|---" * 7 + "|",
     ]
     for name, row in graded.items():
         for pair in row["pairs"]:
             ways = ", ".join(f"`{way}`" for way in pair["between"])  # a star is no emphasis
-            cells = [name, row["examples"], ways, pair["conditions"]]
+            cells = [f"{name}, {row['examples']}", ways, pair["conditions"]]
             cells += [f"{pair['largest']:.3f}", f"{pair['mean']:.3f}", f"{pair['same']:.1%}"]
             cells.append(f"{pair['first_right']} : {pair['second_right']}")
             lines.append(f"| {' | '.join(map(str, cells))} |")

@@ -249,7 +249,7 @@ def test_scores_are_told_and_how_far_ways_are_apart(
     line = next(
         x for x in out.read_text(encoding="utf-8").splitlines() if "`engine`, `lm-eval 2*`" in x
     )
-    assert line.startswith("| own | 3 | `engine`, `lm-eval 2*` | 4 | ")
+    assert line.startswith("| own, 3 | `engine`, `lm-eval 2*` | 4 | ")
 
     asked = [(call[0], call[call.index("--batch-size") + 1]) for call in calls]
     loops = [("lm-eval", "2"), ("lm-eval", "2"), ("lm-eval", "3"), ("lm-eval", "3")]
