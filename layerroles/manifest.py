@@ -22,6 +22,7 @@ def described(condition: Condition) -> dict[str, Any]:
         "name": condition.name,
         "hash": condition.hash,
         "ablation": condition.ablation,
+        "mechanism": condition.mechanism,
         "at": condition.at_name,
         "sites": [str(site) for site in condition],
         "layers": sorted({site.layer for site in condition}),

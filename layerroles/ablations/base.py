@@ -33,8 +33,11 @@ from transformer_lens.model_bridge import TransformerBridge
 from layerroles.ablations.prompts import EVIDENCE, IN_PROMPT, LAST, UNKNOWN, Prompt
 from layerroles.ablations.reference import Kind, Reference, SiteReference
 from layerroles.errors import InputError
-from layerroles.registry import Registry
+from layerroles.registry import Registry, unknown
 from layerroles.sites import Site
+
+# Kinds of damage: nothing is written, the mean, another prompt's write, the write with noise.
+MECHANISMS = ("deletion", "mean", "resample", "noise")
 
 
 @runtime_checkable
@@ -204,6 +207,9 @@ class Ablation(ABC):
     on a `Reference`; it is collected before the first edit and comes in `ctx.reference`.
 
     Class attributes:
+        mechanism: what kind of damage it does, one of `MECHANISMS`. A claim takes two kinds of
+            ablation, and ablations of one mechanism are one kind, whatever they are called and
+            however strong they are. One that declares none (`""`, the default) is no second kind.
         in_place: the model itself is changed while the condition lasts (`placed`), and nothing is
             left to edit. Such an ablation acts at all positions, and changes nothing but weights of
             the site's block if it tells them (`donated`).
@@ -224,8 +230,20 @@ class Ablation(ABC):
         halved = lr.each_layer(model, Halve(), part="mlp")
     """
 
+    mechanism: ClassVar[str] = ""
     in_place: ClassVar[bool] = False
     whole_prompt: ClassVar[bool] = False
+
+    def __init_subclass__(cls) -> None:
+        """Refuse a mechanism that is not known.
+
+        Raises:
+            InputError: `mechanism` is none of `MECHANISMS`.
+        """
+        super().__init_subclass__()
+        if cls.mechanism not in ("", *MECHANISMS):
+            told = unknown("mechanism", str(cls.mechanism), list(MECHANISMS))
+            raise InputError(f"{cls.__name__}: {told}; leave it out where none of them fits")
 
     @abstractmethod
     def edit(

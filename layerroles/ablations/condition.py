@@ -136,6 +136,12 @@ class Condition:
         return "+".join(sorted({edit.name for edit in self.edits.values()})) or "intact"
 
     @property
+    def mechanism(self) -> str:
+        """That of its ablations; empty if one declares none, or they have several."""
+        (found, *others) = {edit.mechanism for edit in self.edits.values()} or {""}
+        return "" if others else found
+
+    @property
     def at_name(self) -> str:
         """Where it acts, in a word: the name of `at`, or of its function."""
         return at_name(self.at)

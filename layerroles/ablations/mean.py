@@ -6,6 +6,7 @@ rest is the mean of nothing.
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -29,6 +30,8 @@ class Mean(Ablation):
         >>> lr.Condition({lr.Site(3, "mlp"): lr.Mean(reference)}).name
         'mean L3.mlp'
     """
+
+    mechanism: ClassVar[str] = "mean"
 
     reference: Reference
     per_position: bool = False

@@ -6,6 +6,7 @@ embeddings in this way (Meng et al. 2022, arXiv 2202.05262).
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from einops import rearrange
@@ -33,6 +34,8 @@ class Noise(Ablation):
         >>> lr.Condition({lr.Site(3): lr.Noise(0.5)}).name
         'noise[scale=0.5] L3'
     """
+
+    mechanism: ClassVar[str] = "noise"
 
     scale: float = 1.0
     reference: Reference | None = None

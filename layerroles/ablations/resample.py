@@ -44,6 +44,8 @@ class Resample(Ablation):
         'resample L3'
     """
 
+    mechanism: ClassVar[str] = "resample"
+
     reference: Reference
     seed: int = 0
 

@@ -5,6 +5,7 @@ to: a head cannot be skipped, since its share of the attention output is not a m
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -25,6 +26,8 @@ class Skip(Ablation):
         >>> lr.Condition({lr.Site(3): lr.Skip(), lr.Site(4, "mlp"): lr.Skip()}).name
         'skip L3,L4.mlp'
     """
+
+    mechanism: ClassVar[str] = "deletion"
 
     def edit(
         self, write: Float[Tensor, "row pos *site"], ctx: EditContext
@@ -54,6 +57,8 @@ class Zero(Ablation):
         >>> lr.Condition({lr.Site(3, "head", head=7): lr.Zero()}).name
         'zero L3.H7'
     """
+
+    mechanism: ClassVar[str] = "deletion"
 
     def edit(
         self, write: Float[Tensor, "row pos *site"], ctx: EditContext

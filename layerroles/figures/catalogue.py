@@ -182,6 +182,7 @@ def _asked_both_ways(result: SweepResult, kind: str, protocol: str) -> Iterator[
     both = result.differences()
     both = both[(both["ablation"] == kind) & (both["protocol_b"] == protocol)]
     both = both[both["layer"].notna() & (both["part"] == "block")]
+    both = both[both["protocol_a"] != protocol]
     asked = dict.fromkeys(zip(both["protocol_a"], both["at"], strict=True))
     yield from ((likelihood, at) for likelihood, at in asked if at == both["at"].iloc[0])
 

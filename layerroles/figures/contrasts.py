@@ -77,8 +77,8 @@ def depth_contrasts(roles: Roles) -> go.Figure:
         kind="depth_contrasts",
         about=roles.frame.assign(ablation=roles.ablation, at=roles.at),
         title=f"Depth in numbers ({roles.ablation})",
-        subtitle=f"{style.counts(roles.frame['n'])} examples per family; 95% intervals, examples "
-        f"resampled jointly over layers and protocols; at {roles.at}{beside}",
+        subtitle=f"{style.counts(roles.frame['n'])} examples per family; 95% intervals, paired "
+        f"by question; at {roles.at}{beside}",
         height=168 + plot,
         legend=False,
     )
@@ -112,7 +112,21 @@ def _panels(roles: Roles) -> Iterator[tuple[str, list[_Row]]]:
         ],
     )
     yield (
-        "the same, one family minus another",
+        "what of it goes away with the first token's write kept",
+        [
+            _Row(
+                _label(r.family, r.protocol),
+                r.family,
+                f"{r.family}, {r.protocol}, {r.at}",
+                r.difference,
+                r.ci_low,
+                r.ci_high,
+            )
+            for r in records(early[(early["against"] == "") & (early["at"] != "after_first")])
+        ],
+    )
+    yield (
+        "first third minus last third, one family minus another",
         [
             _Row(
                 f"{style.swatch(r.family)} \N{MINUS SIGN} {style.swatch(r.against)}"

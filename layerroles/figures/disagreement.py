@@ -141,6 +141,9 @@ def likelihood_hides(
     select.narrow(layers, "at", at)
     both = result.differences()
     both = both[(both["protocol_b"] == generation) & (both["part"] == "block")]
+    both = both[both["protocol_a"] != generation]
+    twin = both["task"] != both["task_b"]
+    both = both.assign(task=both["task"].where(~twin, both["task"] + " | " + both["task_b"]))
     if both.empty:
         raise InputError(f"no task was asked by likelihood and under {generation!r}: ask it so")
     both = select.narrow(both, "protocol_a", likelihood or both["protocol_a"].iloc[0])

@@ -15,8 +15,7 @@ import pandas as pd
 from layerroles.errors import InputError
 from layerroles.prune.harm import called
 from layerroles.prune.plan import PruningPlan, named
-from layerroles.results import SweepResult, check_result
-from layerroles.results.cells import Cell, cells_of
+from layerroles.results import Cell, SweepResult, cells_of, check_result
 from layerroles.results.effects import known, paired
 
 NUMBERS = ["n", "intact", "chance", "score", "effect", "ci_low", "ci_high"]
@@ -66,7 +65,7 @@ def compare_plans(result: SweepResult, plans: Sequence[PruningPlan]) -> pd.DataF
             else "there are no plans to compare"
         )
     effects = result.effects().set_index(["condition", "task", "protocol"])
-    cells = cells_of(result.frame, result.manifest)
+    cells = cells_of(result)
     for plan, cell in product(plans, cells):
         if (_condition(result, plan), cell.task, cell.protocol) not in effects.index:
             raise InputError(

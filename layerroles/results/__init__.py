@@ -7,24 +7,35 @@ Both are taken over the same examples. A negative effect means that the ablation
 that the whole skill above chance is gone, a negative harm that the ablation helps.
 """
 
-from layerroles.results.cells import CELL, CONDITION, INTACT, acted, records
+from layerroles.results.agreement import CellPair, pairs_of
+from layerroles.results.cells import CELL, CONDITION, INTACT, Cell, acted, records
 from layerroles.results.comparison import Comparison, compare
 from layerroles.results.effects import NUMBERS
-from layerroles.results.result import SweepResult, check_result
+from layerroles.results.matched import Match, match
+from layerroles.results.mechanisms import BUILT_IN, mechanisms
+from layerroles.results.result import SweepResult, cells_of, check_result
 from layerroles.results.settings import refuse_twins, twins
 from layerroles.results.shown import detectable_line
 
 __all__ = [
+    "BUILT_IN",
     "CELL",
     "CONDITION",
     "INTACT",
     "NUMBERS",
+    "Cell",
+    "CellPair",
     "Comparison",
+    "Match",
     "SweepResult",
     "acted",
+    "cells_of",
     "check_result",
     "compare",
     "detectable_line",
+    "match",
+    "mechanisms",
+    "pairs_of",
     "records",
     "refuse_twins",
     "twins",

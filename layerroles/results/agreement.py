@@ -1,113 +1,184 @@
-"""Do two protocols tell the same story of depth?
+"""Do two ways of asking the same questions tell the same story of depth?
 
-Over sites: Spearman's correlation between the effects that one protocol finds and those that the
-other does. At each condition: harm under the one minus harm under the other. Harm is an effect
-divided by the protocol's own range from intact to chance, so that the two can be compared.
+Two cells of a result are compared where they share questions: two protocols of a task, two
+contexts of the same questions under one protocol, or two tasks made of the same documents, such as
+lm-eval's `mmlu` and `mmlu_generative`. Over sites: Spearman's correlation between the effects that
+one finds and those that the other does, and a test that their profiles of harm differ at all. At
+each condition: the harm in one minus that in the other. Harm is an effect divided by the cell's own
+range from intact to chance, so that the two can be compared. All of it is paired by question.
 """
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float
 
 from layerroles import stats
 from layerroles.results.cells import CONDITION, INTACT, Cell
 
-AGREEMENT = [
-    *("ablation", "at", "part", "task", "family", "protocol_a", "protocol_b"),
-    *("n_sites", "n", "spearman", "low", "high"),
-]
+PAIR = ["task", "task_b", "family", "protocol_a", "protocol_b"]
+AGREEMENT = ["ablation", "at", "part", *PAIR, "n_sites", "n", "spearman", "low", "high", "p"]
 DIFFERENCES = [
-    *(*CONDITION, "task", "family", "protocol_a", "protocol_b", "n"),
-    *("harm_a", "harm_b", "difference", "low", "high"),
+    *(*CONDITION, *PAIR, "n"),
+    *("harm_a", "harm_b", "difference", "low", "high", "p", "p_adjusted"),
 ]
+
+
+@dataclass(frozen=True, eq=False)
+class CellPair:
+    """Two cells that ask the same questions.
+
+    Attributes:
+        one: where given answers are scored, if only one of the two does.
+        two: the other.
+        examples: ids of the shared questions in each of them, in the same order.
+    """
+
+    one: Cell
+    two: Cell
+    examples: tuple[Sequence[str], Sequence[str]]
+
+    def harms(
+        self, weights: Mapping[str, float], *, level: float = stats.LEVEL
+    ) -> tuple[stats.Contrast, stats.Contrast]:
+        """A weighted sum of the harms of conditions in both, over the shared questions."""
+        one, two = (
+            cell.harm(weights, examples, level=level)
+            for cell, examples in zip((self.one, self.two), self.examples, strict=True)
+        )
+        return one, two
+
+    def effects(self, names: Sequence[str]) -> list[Float[np.ndarray, "condition question"]]:
+        """Ablated minus intact scores of conditions in both."""
+        return [
+            cell.differences(names, examples)
+            for cell, examples in zip((self.one, self.two), self.examples, strict=True)
+        ]
+
+    def differ_p(self, names: Sequence[str]) -> tuple[float, Float[np.ndarray, " condition"]]:
+        """The p values that the two profiles of harm differ, at all and at each condition.
+
+        By random signs of the questions (`stats.profiles_differ_p`); the second not corrected.
+        """
+        changes = [harm_changes(*self.harms({name: 1.0})) for name in names]
+        table = pd.concat(changes, axis=1, keys=range(len(names)))
+        # A question that failed under one condition counts for none.
+        table = table.loc[:, table.notna().any()].dropna()
+        rng = self.one.rng(self.two.task, self.two.protocol, *names[:1])
+        found, each = stats.profiles_differ_p(table.to_numpy(float).T, rng)
+        p = np.full(len(names), np.nan)
+        p[list(table.columns)] = each
+        return found, p
+
+    @property
+    def named(self) -> dict[str, str]:
+        """What tells the pair from others."""
+        return {
+            "task": self.one.task,
+            "task_b": self.two.task,
+            "family": self.one.family,
+            "protocol_a": self.one.protocol,
+            "protocol_b": self.two.protocol,
+        }
+
+    def profiles(self) -> Iterator[tuple[dict[str, str], list[str]]]:
+        """Each ablation, `at` and part, with the names of its conditions that both have."""
+        kinds = self.one.conditions.groupby(["ablation", "at", "part"], sort=False)
+        for (ablation, at, part), group in kinds:
+            names = [str(name) for name in group.index if name in self.two.conditions.index]
+            if names:
+                yield {"ablation": str(ablation), "at": str(at), "part": str(part)}, names
+
+
+def pairs_of(cells: Sequence[Cell]) -> Iterator[CellPair]:
+    """Every two cells that ask the same questions and differ in one respect.
+
+    Two protocols of a task; two tasks under one protocol; and two tasks under two protocols where
+    neither task was asked under the other's. Cells in which the model writes come second.
+    """
+    asked = {(cell.task, cell.protocol) for cell in cells}
+    ordered = sorted(cells, key=lambda cell: cell.written)
+    for one, two in itertools.combinations(ordered, 2):
+        crossed = {(one.task, two.protocol), (two.task, one.protocol)} & asked
+        if one.task != two.task and one.protocol != two.protocol and crossed:
+            continue
+        examples = _shared(one, two)
+        if examples[0]:
+            yield CellPair(one, two, examples)
 
 
 def agreement_of(cells: Sequence[Cell]) -> pd.DataFrame:
-    """A row per kind of condition, task and pair of protocols; see `SweepResult.agreement`."""
-    rows = []
-    for one, two in _pairs(cells):
-        examples = _shared(one, two)
-        for (ablation, at, part), group in one.conditions.groupby(
-            ["ablation", "at", "part"], sort=False
-        ):
-            names = [name for name in group.index if name in two.conditions.index]
-            found = [cell.differences(names, examples) for cell in (one, two)]
-            measured = np.all([(~np.isnan(each)).any(axis=1) for each in found], axis=0)
-            rng = one.rng(two.protocol, ablation, at, part)
-            rho, interval = stats.profile_agreement(found[0][measured], found[1][measured], rng)
+    """A row per kind of condition and pair of cells; see `SweepResult.agreement`."""
+    rows: list[dict[str, Any]] = []
+    for pair in pairs_of(cells):
+        for kind, names in pair.profiles():
+            effects = pair.effects(names)
+            measured = np.all([(~np.isnan(each)).any(axis=1) for each in effects], axis=0)
+            rng = pair.one.rng(pair.two.task, pair.two.protocol, *kind.values())
+            rho, interval = stats.profile_agreement(effects[0][measured], effects[1][measured], rng)
             rows.append(
                 {
-                    "ablation": ablation,
-                    "at": at,
-                    "part": part,
-                    **_named(one, two),
+                    **kind,
+                    **pair.named,
                     "n_sites": int(measured.sum()),
-                    "n": len(examples),
+                    "n": len(pair.examples[0]),
                     "spearman": rho,
                     "low": interval.low,
                     "high": interval.high,
+                    "p": pair.differ_p(names)[0],
                 }
             )
     return pd.DataFrame(rows, columns=AGREEMENT)
 
 
-def differences_of(cells: Sequence[Cell], effects: pd.DataFrame) -> pd.DataFrame:
-    """A row per condition, task and pair of protocols; see `SweepResult.differences`."""
-    harms = effects.set_index(["task", "protocol", "condition"])
-    columns = ["harm", "harm_low", "harm_high"]
+def differences_of(cells: Sequence[Cell]) -> pd.DataFrame:
+    """A row per condition and pair of cells; see `SweepResult.differences`."""
     rows: list[dict[str, Any]] = []
-    for one, two in _pairs(cells):
-        examples = _shared(one, two)
-        for name in one.conditions.index:
-            if name not in two.conditions.index:
-                continue
-            change = np.vstack([cell.differences([name], examples) for cell in (one, two)])
-            change = change[:, ~np.isnan(change).any(axis=0)]
-            (a, a_low, a_high), (b, b_low, b_high) = (
-                harms.loc[(cell.task, cell.protocol, name), columns].astype(float)
-                for cell in (one, two)
-            )
-            difference, interval = stats.difference(
-                (a, b),
-                (stats.Interval(a_low, a_high), stats.Interval(b_low, b_high)),
-                stats.correlation(change[0], change[1]),
-            )
-            rows.append(
-                {
-                    **one.conditions.loc[name].to_dict(),
-                    **_named(one, two),
-                    "n": change.shape[1],
-                    "harm_a": a,
-                    "harm_b": b,
-                    "difference": difference,
-                    "low": interval.low,
-                    "high": interval.high,
-                }
-            )
+    for pair in pairs_of(cells):
+        for _, names in pair.profiles():
+            _, p = pair.differ_p(names)
+            for name, own, adjusted in zip(names, p, stats.holm(p), strict=True):
+                one, two = pair.harms({name: 1.0})
+                difference, low, high = stats.difference_of(two, one).numbers
+                rows.append(
+                    {
+                        **pair.one.conditions.loc[name].to_dict(),
+                        **pair.named,
+                        "n": one.n or len(pair.examples[0]),
+                        "harm_a": one.value,
+                        "harm_b": two.value,
+                        "difference": difference,
+                        "low": low,
+                        "high": high,
+                        "p": own,
+                        "p_adjusted": adjusted,
+                    }
+                )
     frame = pd.DataFrame(rows, columns=DIFFERENCES)
     return frame.astype({"layer": "Int64", "head": "Int64", "n": int})
 
 
-def _pairs(cells: Sequence[Cell]) -> Iterator[tuple[Cell, Cell]]:
-    """Each two protocols of a task, those in which the model writes behind those that score."""
-    for task in dict.fromkeys(cell.task for cell in cells):
-        own = sorted((cell for cell in cells if cell.task == task), key=lambda cell: cell.written)
-        yield from itertools.combinations(own, 2)
+def harm_changes(one: stats.Contrast, two: stats.Contrast) -> "pd.Series[float]":
+    """By question, the second harm minus the first; their mean is the difference of the harms."""
+    if not one.known or not two.known:
+        return pd.Series(dtype=float)
+    shared = one.influence.index.intersection(two.influence.index)
+    moved = two.influence[shared] * two.n - one.influence[shared] * one.n
+    return moved + (two.value - one.value)
 
 
-def _shared(one: Cell, two: Cell) -> list[str]:
-    """The examples that the intact model answered under both."""
-    known = [cell.scores.columns[cell.scores.loc[INTACT].notna()] for cell in (one, two)]
-    return list(known[0].intersection(known[1]))
-
-
-def _named(one: Cell, two: Cell) -> dict[str, str]:
-    return {
-        "task": one.task,
-        "family": one.family,
-        "protocol_a": one.protocol,
-        "protocol_b": two.protocol,
-    }
+def _shared(one: Cell, two: Cell) -> tuple[list[str], list[str]]:
+    """The questions that the intact model answered in both, as examples of each."""
+    known = [
+        {
+            cell.questions.get(str(example), str(example)): str(example)
+            for example in cell.scores.columns[cell.scores.loc[INTACT].notna()]
+        }
+        for cell in (one, two)
+    ]
+    shared = [question for question in known[0] if question in known[1]]
+    return [known[0][question] for question in shared], [known[1][question] for question in shared]

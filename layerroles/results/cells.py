@@ -2,13 +2,16 @@
 
 import functools
 import zlib
-from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
+
+from layerroles import stats
+from layerroles.results.questions import questions_of
 
 CONDITION = ["condition", "ablation", "at", "site", "layer", "part", "head"]
 CELL = ["task", "family", "protocol"]
@@ -32,6 +35,7 @@ class Cell:
         unit: of the scores, such as "accuracy".
         noise: share of the intact answers that another batch shape changes; NaN where unknown.
         seed: of the bootstrap.
+        questions: names of the questions by example, the same in all cells that ask them.
     """
 
     task: str
@@ -42,6 +46,7 @@ class Cell:
     unit: str
     noise: float
     seed: int
+    questions: Mapping[str, str] = field(default_factory=dict)
 
     @functools.cached_property
     def scores(self) -> pd.DataFrame:
@@ -86,6 +91,65 @@ class Cell:
         changes: np.ndarray = (scores.loc[list(conditions)] - scores.loc[INTACT]).to_numpy(float)
         return changes
 
+    def harm(
+        self,
+        weights: Mapping[str, float],
+        examples: Sequence[str] | None = None,
+        *,
+        level: float = stats.LEVEL,
+    ) -> stats.Contrast:
+        """A weighted sum of the harms of conditions, over the examples that all of them answered.
+
+        Not known where a condition is not known to have acted, or the intact score is not shown to
+        lie above chance.
+
+        Args:
+            weights: of the conditions, by name.
+            examples: those that count; all by default.
+            level: of confidence.
+        """
+        values, rows, columns = self._array
+        some = slice(None) if examples is None else [columns[each] for each in examples]
+        used = values[[rows[name] for name in (INTACT, *weights)]][:, some]
+        answered = ~np.isnan(used).any(axis=0)
+        intact, ablated = used[0, answered], used[1:, answered]
+        if not all(map(self.did_act, weights)) or not stats.is_above(intact, self.chance):
+            return stats.NO_CONTRAST
+        w = np.array(list(weights.values()))
+        possible = []
+        if self.unit == "accuracy" and stats.is_binary(intact, ablated):
+            most, least = float(w[w > 0].sum()), float(w[w < 0].sum())
+            possible = stats.possible_losses(self.chance, most, least)
+        questions = self._questions[some][answered]
+        return stats.ratio_contrast(
+            questions, w @ (intact - ablated), intact - self.chance, possible, level=level
+        )
+
+    @functools.cached_property
+    def _array(self) -> tuple[Float[np.ndarray, "row column"], dict[str, int], dict[str, int]]:
+        """The scores, with the places of conditions and of examples."""
+        scores = self.scores
+        rows, columns = (
+            {str(name): place for place, name in enumerate(names)}
+            for names in (scores.index, scores.columns)
+        )
+        return scores.to_numpy(float), rows, columns
+
+    @functools.cached_property
+    def _questions(self) -> np.ndarray:
+        """The names of the questions, in the order of the examples."""
+        names = [self.questions.get(str(example), str(example)) for example in self.scores.columns]
+        return np.array(names, dtype=object)
+
+    @functools.cached_property
+    def _acted(self) -> dict[str, bool]:
+        ats, counts = self.conditions["at"], self.n_changed
+        return {str(name): acted(str(at), int(counts[name])) for name, at in ats.items()}
+
+    def did_act(self, condition: str) -> bool:
+        """Whether a condition acted on anything; see `acted`."""
+        return self._acted[condition]
+
     def rng(self, *names: str) -> np.random.Generator:
         """Seeded by what it serves, so that a row does not depend on the rows beside it."""
         text = "\n".join([*names, self.task, self.protocol]).encode()
@@ -108,15 +172,15 @@ def acted(at: str, n_changed: int) -> bool:
     return n_changed > 0 or at in _EVERYWHERE
 
 
-def cells_of(frame: pd.DataFrame, manifest: dict[str, Any]) -> list[Cell]:
-    """The cells of a sweep's rows, in the order of the rows."""
+def cells_from(frame: pd.DataFrame, manifest: dict[str, Any], examples: pd.DataFrame) -> list[Cell]:
+    """The cells of a sweep's rows, in the order of the rows; `examples` as in `SweepResult`."""
     said = {(cell["task"], cell["protocol"]): cell for cell in manifest.get("cells", [])}
     noise = {
         (line["task"], line["protocol"]): line["n_changed"] / line["n"]
         for line in manifest.get("noise_floor") or []
         if line["n"]
     }
-    cells = []
+    cells, questions = [], questions_of(frame, examples)
     for (task, family, protocol), rows in frame.groupby(CELL, sort=False):
         cell = said.get((task, protocol), {})
         chance = cell.get("chance")
@@ -130,6 +194,7 @@ def cells_of(frame: pd.DataFrame, manifest: dict[str, Any]) -> list[Cell]:
                 unit=str(cell.get("unit", "accuracy")),
                 noise=float(noise.get((task, protocol), float("nan"))),
                 seed=int(manifest.get("seed", 0)),
+                questions=questions[str(task)],
             )
         )
     return cells

@@ -31,7 +31,7 @@ COLUMNS = [
 ]
 PROFILES = [
     *("task", "family", "protocol", "ablation", "at", "part", "n_sites", "n"),
-    *("spearman", "low", "high", "mean_difference", "mean_low", "mean_high", "unit"),
+    *("spearman", "low", "high", "mean_difference", "mean_low", "mean_high", "p", "unit"),
 ]
 _NEXT = (
     "Next: comparison.largest(3) has the largest differences, "
@@ -51,7 +51,7 @@ class Comparison:
             defined, and `detectable`, the smallest difference that would probably be found.
         profiles: a row per task, protocol, ablation, `at` and part: Spearman's correlation between
             the two runs' effects over sites and the mean difference, with bootstrap intervals over
-            examples, drawn jointly.
+            examples, drawn jointly, and `p`, of one test for all sites that the profiles differ.
         unmatched: what only one run has, in words.
         names: what the two runs are called.
 
@@ -144,9 +144,8 @@ def _row(match: Match, names: tuple[str, str]) -> dict[str, Any]:
     difference, interval = stats.difference(
         (a.effect, b.effect), (a.interval, b.interval), correlation
     )
-    harm_a, of_harm_a = effects.harm_of(a, intact_a, one, names[0], rng)
-    harm_b, of_harm_b = effects.harm_of(b, intact_b, two, names[1], rng)
-    harm, of_harm = stats.difference((harm_a, harm_b), (of_harm_a, of_harm_b), correlation)
+    harm_a, harm_b = match.harms({names: 1.0})
+    harm, harm_low, harm_high = stats.difference_of(harm_b, harm_a).numbers
     return {
         **one.conditions.loc[names[0]].to_dict(),
         "task": one.task,
@@ -161,11 +160,11 @@ def _row(match: Match, names: tuple[str, str]) -> dict[str, Any]:
         "low": interval.low,
         "high": interval.high,
         "p": stats.sign_flip_p(change, rng) if a.n else nan,
-        "harm_a": harm_a,
-        "harm_b": harm_b,
+        "harm_a": harm_a.value,
+        "harm_b": harm_b.value,
         "harm_difference": harm,
-        "harm_low": of_harm.low,
-        "harm_high": of_harm.high,
+        "harm_low": harm_low,
+        "harm_high": harm_high,
         "unit": one.unit,
         "gained": int((change > 0).sum()),
         "lost": int((change < 0).sum()),
@@ -189,6 +188,8 @@ def _profiles(match: Match) -> list[dict[str, Any]]:
         rng = one.rng("profiles", ablation, at, part)
         rho, interval = stats.profile_agreement(a, b, rng)
         mean, of_mean = _mean_difference(a, b, one.unit, rng)
+        known = ~np.isnan(b - a).any(axis=0)
+        p, _ = stats.profiles_differ_p((b - a)[:, known], rng)
         rows.append(
             {
                 "task": one.task,
@@ -205,6 +206,7 @@ def _profiles(match: Match) -> list[dict[str, Any]]:
                 "mean_difference": mean,
                 "mean_low": of_mean.low,
                 "mean_high": of_mean.high,
+                "p": p,
                 "unit": one.unit,
             }
         )

@@ -8,7 +8,7 @@ import pandas as pd
 from jaxtyping import Float
 
 from layerroles import stats
-from layerroles.results.cells import CELL, CONDITION, FAMILY, INTACT, Cell, acted
+from layerroles.results.cells import CELL, CONDITION, FAMILY, INTACT, Cell
 
 NUMBERS = [
     *("n", "intact", "chance", "score", "score_low", "score_high"),
@@ -54,7 +54,7 @@ def intact_of(cells: Sequence[Cell]) -> pd.DataFrame:
                 "score_low": interval.low,
                 "score_high": interval.high,
                 "chance": cell.chance,
-                "above_chance": bool(interval.low > cell.chance),
+                "above_chance": stats.is_above(scores, cell.chance),
                 "unit": cell.unit,
                 "n_failed": len(cell.asked[INTACT]) - len(scores),
                 "format": mean(form),
@@ -82,21 +82,6 @@ def paired(
     if unit == "accuracy" and stats.is_binary(intact, score):
         return stats.paired_binary(intact, score)
     return stats.paired_continuous(intact, score, rng)
-
-
-def harm_of(
-    effect: stats.PairedEffect,
-    intact: Float[np.ndarray, " example"],
-    cell: Cell,
-    name: str,
-    rng: np.random.Generator,
-) -> tuple[float, stats.Interval]:
-    """The harm of a condition; NaN unless intact is shown above chance and the condition acted."""
-    skilled = score_interval(intact, cell.unit, rng).low > cell.chance  # not if there is no chance
-    if not skilled or not acted(str(cell.conditions.loc[name, "at"]), int(cell.n_changed[name])):
-        return float("nan"), stats.UNKNOWN
-    factor = -1 / (mean(intact) - cell.chance)
-    return effect.effect * factor + 0.0, effect.interval.scaled(factor)  # no minus zero
 
 
 def score_interval(
@@ -141,7 +126,7 @@ def _row(cell: Cell, name: str) -> dict[str, Any]:
     rng = cell.rng(name)
     own = score_interval(score, cell.unit, rng)
     effect = paired(intact, score, cell.unit, rng)
-    harm, of_harm = harm_of(effect, intact, cell, name, rng)
+    harm, harm_low, harm_high = cell.harm({name: 1.0}).numbers
     binary = cell.unit == "accuracy" and stats.is_binary(intact, score)
     change = score - intact
     return {
@@ -159,8 +144,8 @@ def _row(cell: Cell, name: str) -> dict[str, Any]:
         "ci_low": effect.interval.low,
         "ci_high": effect.interval.high,
         "harm": harm,
-        "harm_low": of_harm.low,
-        "harm_high": of_harm.high,
+        "harm_low": harm_low,
+        "harm_high": harm_high,
         "p": effect.p,
         "n_failed": len(cell.asked[INTACT] & cell.asked[name]) - effect.n,
         "n_changed": int(cell.n_changed[name]),

@@ -1,11 +1,12 @@
 """What two runs have in common, and, in words, what only one of them has."""
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
-from layerroles.results.cells import Cell, cells_of
-from layerroles.results.result import SweepResult
+from layerroles import stats
+from layerroles.results.cells import INTACT, Cell
+from layerroles.results.result import SweepResult, cells_of
 
 _KEY = ["ablation", "at", "site"]
 _NAMED = 5
@@ -27,13 +28,31 @@ class Match:
     conditions: Sequence[tuple[str, str]]
     examples: Sequence[str]
 
+    def harms(
+        self, weights: Mapping[tuple[str, str], float]
+    ) -> tuple[stats.Contrast, stats.Contrast]:
+        """A weighted sum of harms in each run, over the examples that all were asked in both.
+
+        Args:
+            weights: of the conditions, by their names in the two runs.
+        """
+        cells = self.one, self.two
+        names = zip(*weights, strict=True)
+        asked = [
+            cell.scores.reindex(columns=list(self.examples)).loc[[INTACT, *own]].notna().all()
+            for cell, own in zip(cells, names, strict=True)
+        ]
+        both = [str(example) for example in asked[0].index[asked[0] & asked[1]]]
+        one, two = (
+            cell.harm({name[which]: weight for name, weight in weights.items()}, both)
+            for which, cell in enumerate(cells)
+        )
+        return one, two
+
 
 def match(a: SweepResult, b: SweepResult) -> tuple[list[Match], list[str]]:
     """The cells that both runs have, and lines on what only one has."""
-    ours, theirs = (
-        {(cell.task, cell.protocol): cell for cell in cells_of(run.frame, run.manifest)}
-        for run in (a, b)
-    )
+    ours, theirs = ({(cell.task, cell.protocol): cell for cell in cells_of(run)} for run in (a, b))
     shared = [key for key in ours if key in theirs]
     only = _only(
         "task and protocol",
@@ -43,7 +62,8 @@ def match(a: SweepResult, b: SweepResult) -> tuple[list[Match], list[str]]:
     apart, matches = _other_prompts(a, b), []
     alone: tuple[list[str], list[str]] = [], []
     for key in shared:
-        one, two = ours[key], theirs[key]
+        # Two runs of a task ask the same questions under the same ids.
+        one, two = (replace(run[key], questions={}) for run in (ours, theirs))
         if one.unit != two.unit:
             only.append(f"{' '.join(key)} is measured in {one.unit} (a) and in {two.unit} (b)")
             continue

@@ -10,7 +10,7 @@ import pandas as pd
 from layerroles.errors import InputError
 from layerroles.registry import nearest, unknown
 from layerroles.results.agreement import agreement_of, differences_of
-from layerroles.results.cells import INTACT, Cell, cells_of
+from layerroles.results.cells import INTACT, Cell, cells_from
 from layerroles.results.effects import effects_of, intact_of
 from layerroles.results.measures import measures_of
 from layerroles.results.noise import noise_of
@@ -23,6 +23,11 @@ _NEXT = (
     "Next: result.effects() is the table, lr.localize(result) says what may be claimed, "
     'lr.report(result, path="report.html") is a page.'
 )
+
+
+def cells_of(result: "SweepResult") -> Sequence[Cell]:
+    """The cells of a result, in the order of its rows."""
+    return result._cells
 
 
 def check_result(result: object) -> None:
@@ -44,7 +49,8 @@ class SweepResult:
     Attributes:
         frame: a row per condition, task, protocol and example, the intact model's among them.
         manifest: what was run: model, versions, seed, cells (task x protocol), conditions.
-        examples: a row per task and example: prompt, answer, evidence; may be empty.
+        examples: a row per task and example: prompt, answer, evidence, and question (what names
+            the question in other tasks too; empty where the example's id does); may be empty.
 
     `result[name]` is the part of one task, family, protocol or condition, as in
     `result["retrieval"]["generation"]`, or of all conditions that do the same somewhere, as in
@@ -77,10 +83,10 @@ class SweepResult:
         `n_changed` counts the examples for which an edit changed anything: none, say, where an
         ablation acts on what is generated and the answer is one token.
 
-        `harm` is defined only where a chance level is known, the intact score's interval lies above
+        `harm` is defined only where a chance level is known, the intact score is shown to lie above
         it, and the ablation acted on anything, else NaN (a block that writes nothing, skipped
-        everywhere, does no harm: 0). Its interval is that of the effect divided
-        by the same `intact - chance`: how sure that denominator is does not enter.
+        everywhere, does no harm: 0). Its interval is that of the ratio of two means over the same
+        examples, so how sure `intact - chance` is enters it (`stats.harm_interval`).
 
         The `format_` columns are the same comparison (Tango, McNemar) for whether an answer came in
         the form of the shots, right or wrong, so that a lost form is not read as a lost skill; NaN
@@ -100,25 +106,29 @@ class SweepResult:
         return intact_of(self._cells)
 
     def agreement(self) -> pd.DataFrame:
-        """Compare protocols over sites, a row per ablation, `at`, part, task and two protocols.
+        """Compare ways of asking the same questions over sites.
 
-        `spearman` is the rank correlation of their effects over the `n_sites` conditions that both
-        have, with a bootstrap interval (`low`, `high`) over the `n` examples, drawn jointly for all
-        sites and both protocols (`stats.profile_agreement`). NaN for fewer than 3 sites or where a
-        profile is flat. Few examples make profiles noisy, which lowers the correlation; the
-        interval makes up for it, the estimate does not.
+        A row per ablation, `at`, part and two cells that share questions: two protocols of a task,
+        two contexts of its questions under one protocol (`task`, `task_b`), or two tasks of the
+        same documents. `spearman` is the rank correlation of their effects over the `n_sites`
+        conditions that both have, with a bootstrap interval (`low`, `high`) over the `n` shared
+        questions, drawn jointly for all sites and both cells (`stats.profile_agreement`). NaN for
+        fewer than 3 sites or where a profile is flat. Few examples make profiles noisy, which
+        lowers the correlation; the interval makes up for it, the estimate does not. `p` is that of
+        one test for all sites that the two profiles of harm differ (`stats.profiles_differ_p`).
         """
         return agreement_of(self._cells)
 
     def differences(self) -> pd.DataFrame:
-        """Compare harm between protocols, a row per condition, task and two protocols.
+        """Compare harm between ways of asking the same questions, a row per condition and pair.
 
-        `difference` is `harm_b - harm_a`, where protocols that score given answers come before
-        those in which the model writes: positive means that likelihood hides harm. Its interval
-        comes from those of the two harms and the correlation of their `n` paired differences
-        (`stats.difference`). NaN unless both harms are defined.
+        Pairs are those of `agreement`. `difference` is `harm_b - harm_a`, where protocols that
+        score given answers come before those in which the model writes: positive means that
+        likelihood hides harm. Its interval and `p` (random signs of the questions) are paired over
+        the `n` shared questions; `p_adjusted` is corrected for the number of sites (Holm). NaN
+        unless both harms are defined.
         """
-        return differences_of(self._cells, self._effects)
+        return differences_of(self._cells)
 
     def measures(self) -> pd.DataFrame:
         """List what protocols measured beside the score, a row per number.
@@ -221,7 +231,7 @@ class SweepResult:
 
     @functools.cached_property
     def _cells(self) -> Sequence[Cell]:
-        return cells_of(self.frame, self.manifest)
+        return cells_from(self.frame, self.manifest, self.examples)
 
     @functools.cached_property
     def _effects(self) -> pd.DataFrame:

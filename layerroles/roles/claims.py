@@ -1,25 +1,35 @@
 """The claim of one family under one protocol, and the words that all sentences share."""
 
+import bisect
+import functools
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pandas as pd
-from scipy import stats as distributions
 
+from layerroles import stats
 from layerroles.results import records
-from layerroles.roles.harms import SPARE, Contrast
+from layerroles.roles.harms import SPARE
 
-Z = float(distributions.norm.isf(0.025))
+# Examples that are tried at the most, to say how many a verdict takes.
+_MOST = 100_000
 
 
 @dataclass(frozen=True)
 class Setting:
     """What was swept, as far as the sentences need it.
 
-    `tasks`: those with skill above chance, by family and protocol: unit, n, skill and the smallest
-    drop that is found (`detectable`, NaN where none is).
+    `second`: the other kinds of ablation, by name.
+    `tasks`: those with skill above chance, by family and protocol: unit, n, intact, chance and the
+    smallest drop that is found (`detectable`, NaN where none is).
+    `leans`: by family and protocol, 1 where early layers matter more and -1 where late ones do, by
+    intervals that hold for all families of a protocol at once.
+    `apart`: the rows of `Roles.contrasts` between families, and between positions, that differ from
+    0 by intervals that hold for all of them under a protocol at once (at, protocol, family,
+    against).
     """
 
     model: str
@@ -28,10 +38,12 @@ class Setting:
     ablation: str
     at: str
     after_first: bool
-    second: bool
+    second: tuple[str, ...]
     control: str
     noise_floor: pd.DataFrame
     tasks: pd.DataFrame
+    leans: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    apart: frozenset[tuple[str, str, str, str]] = frozenset()
 
 
 def number(estimate: float, low: float, high: float) -> str:
@@ -105,18 +117,18 @@ def lean(line: dict[str, Any]) -> str:
     return f"No difference of early and late layers is shown: {shown}"
 
 
-def agreement(line: dict[str, Any], other: Contrast, ablation: str, held: bool) -> str:
-    """What a second kind of ablation says to the same claim.
+def agreement(line: dict[str, Any], other: stats.Contrast, ablation: str, held: bool) -> str:
+    """What a second kind of ablation says to early against late.
 
     `held`: whether both say the same with the first token's write kept, where that was swept.
     """
-    low, high = float(line["ci_low"]), float(line["ci_high"])
-    first, second = sign(low, high), sign(other.low, other.high)
-    shown = number(other.estimate, other.low, other.high)
+    first = sign(float(line["ci_low"]), float(line["ci_high"]))
+    second = sign(other.interval.low, other.interval.high)
+    shown = number(*other.numbers)
     if held and first and first == second:
-        return f"supported by {ablation} too: {shown}"
+        return f"{ablation} agrees: {shown}"
     if held and first and first == -second:
-        return f"contradicted by {ablation}: {shown}"
+        return f"{ablation} says the opposite: {shown}"
     return f"not shown by both, {ablation}: {shown}"
 
 
@@ -125,19 +137,29 @@ def sign(low: float, high: float) -> int:
     return 1 if low > 0 else -1 if high < 0 else 0
 
 
-def unchanged(n: Iterable[int], skill: Iterable[float]) -> float:
-    """How far the interval of harm reaches at a layer that changes no answer of any task.
-
-    Tango's interval without discordant pairs is +-z^2 / (n - 1 + z^2); those of tasks are pooled.
-    """
-    reach = [Z**2 / (m - 1 + Z**2) / s for m, s in zip(n, skill, strict=True)]
+def unchanged(n: Iterable[int], intact: Iterable[float], chance: Iterable[float]) -> float:
+    """How far the interval of harm reaches at a layer that changes no answer of any task."""
+    reach = [_unchanged(*task) for task in zip(n, intact, chance, strict=True)]
     return math.hypot(*reach) / len(reach)
 
 
-def least(skill: Iterable[float]) -> int:
+def least(intact: Sequence[float], chance: Sequence[float]) -> int:
     """The fewest examples of each task at which a layer that changes no answer is spare."""
-    inverse = [1 / s for s in skill]
-    return 1 + math.ceil(Z**2 * (math.hypot(*inverse) / len(inverse) / SPARE - 1))
+    return bisect.bisect_left(
+        range(_MOST),
+        True,
+        lo=2,
+        key=lambda n: unchanged([n] * len(intact), intact, chance) <= SPARE,
+    )
+
+
+@functools.cache
+def _unchanged(n: int, intact: float, chance: float) -> float:
+    scores = (np.arange(n) < round(intact * n)).astype(float)
+    if not stats.is_above(scores, chance):
+        return math.inf
+    _, interval = stats.harm_interval(scores, scores, chance)
+    return max(-interval.low, interval.high)
 
 
 _WHERE = {

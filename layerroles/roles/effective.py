@@ -22,10 +22,13 @@ of harm 1 at 32).
 """
 
 import numpy as np
+from jaxtyping import Float
 
 from layerroles import stats
+from layerroles.results import INTACT
 from layerroles.roles.harms import Harms
 
+DRAWS = 2000
 _UNKNOWN = (float("nan"), stats.UNKNOWN)
 
 
@@ -45,7 +48,7 @@ def effective_number(
         layers share the examples drawn. NaN where harm is not defined, or none is shown; the
         interval also where not one example varies.
     """
-    found = harms.draws(family, protocol, harms.at)
+    found = _draws(harms, family, protocol)
     counted = [place for place, (layer, _) in enumerate(harms.places) if layer not in leave_out]
     n = int(harms.measured(family, protocol)["n"].min()) if found is not None else 0
     if found is None or not counted or n < 2:
@@ -67,3 +70,27 @@ def effective_number(
     if not reach > 1e-9:  # every example the same
         return number, stats.UNKNOWN
     return number, stats.Interval(max(0.0, number - reach), min(most, number + reach))
+
+
+def _draws(
+    harms: Harms, family: str, protocol: str
+) -> tuple[Float[np.ndarray, " layer"], Float[np.ndarray, "resample layer"]] | None:
+    """Harm of every layer, as measured and resampled, NaN where it is undefined.
+
+    All layers share the examples that are drawn, and each task is resampled within itself. The
+    skill by which effects are divided is held fixed: it cancels out. None if no task has skill.
+    """
+    found, draws = [], []
+    for task in harms.tasks(family, protocol):
+        scores = harms.scores(task, protocol)
+        ablated = np.full((len(harms.places), scores.shape[1]), np.nan)
+        for index, place in enumerate(harms.places):
+            name = harms.condition(task, protocol, place)
+            if name is not None and harms.did_act(task, protocol, name):
+                ablated[index] = scores.loc[name].to_numpy(float)
+        lost = (scores.loc[INTACT].to_numpy(float) - ablated) / harms.skill(task, protocol)
+        counts = stats.resampled_counts(lost.shape[1], harms.rng(task), DRAWS)
+        means = stats.resampled_means(lost, np.vstack([np.ones(lost.shape[1]), counts]))
+        found.append(means[0])
+        draws.append(means[1:])
+    return (np.mean(found, axis=0), np.mean(draws, axis=0)) if found else None

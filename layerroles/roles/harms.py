@@ -1,69 +1,41 @@
-"""The harm of each layer, or of each head, under one ablation, with intervals and resamples.
+"""The harm of each layer, or of each head, under one ablation, and sums of it over layers.
 
-A family's harm under a protocol is the mean over its tasks that have skill above chance. The
-interval of one layer comes from the tasks' own (`stats.pooled`); sums over layers, such as
-`early_minus_late`, take bootstrap resamples of examples in which all layers and protocols share the
-examples drawn, because their errors are correlated. The denominator of harm, `intact - chance`, is
-held fixed in both.
+A family's harm under a protocol is the mean over its tasks that have skill above chance, which
+count equally. Every number here is a `stats.Contrast`: its interval holds how sure `intact -
+chance` is, and it knows how far each question moves it, so that layers, positions, protocols,
+contexts and tasks that share questions are compared question by question.
 """
 
-import functools
 import math
 import zlib
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float
 
 from layerroles import stats
 from layerroles.errors import InputError
 from layerroles.registry import unknown
-from layerroles.results import INTACT, SweepResult, acted, records, refuse_twins, twins
+from layerroles.results import (
+    Cell,
+    SweepResult,
+    cells_of,
+    pairs_of,
+    records,
+    refuse_twins,
+    twins,
+)
 
 CRITICAL = 0.2
 SPARE = 0.1
 VERDICTS = ("critical", "spare", "undecided", "sink")
 # Of a layer without a harm, though the family has skill.
 NOT_MEASURED = "not measured"
-DRAWS = 2000
+AFTER_FIRST = "after_first"
 
 # A layer and a head; -1 for all heads and the MLP, the whole layer.
 Place = tuple[int, int]
-
-_NOTHING = (float("nan"), stats.UNKNOWN)
-
-
-@dataclass(frozen=True, eq=False)
-class Contrast:
-    """A linear sum of harm over layers, in units of harm, with its bootstrap draws."""
-
-    estimate: float
-    low: float
-    high: float
-    n: int
-    draws: Float[np.ndarray, " resample"]
-
-    def minus(self, other: "Contrast") -> tuple[float, float, float]:
-        """Estimate and interval of the difference; NaN where either is undefined."""
-        if not self.n or not other.n:
-            return (float("nan"),) * 3
-        interval = stats.percentile_interval(self.draws - other.draws, min(self.n, other.n))
-        estimate = self.estimate - other.estimate
-        # Draws that do not vary say nothing of how sure their side is: its interval does.
-        still = [(each.high - each.low) / 2 for each in (self, other) if _still(each.draws)]
-        below = math.hypot(estimate - interval.low, *still)
-        above = math.hypot(interval.high - estimate, *still)
-        return estimate, estimate - below, estimate + above
-
-
-def _still(draws: Float[np.ndarray, " resample"]) -> bool:
-    """Whether draws do not vary, but for rounding."""
-    return bool(np.ptp(draws) < 1e-9)
-
-
-NO_CONTRAST = Contrast(float("nan"), float("nan"), float("nan"), 0, np.empty(0))
 
 
 class Harms:
@@ -91,7 +63,7 @@ class Harms:
         if at is not None and at not in ats:
             raise InputError(unknown("at", at, sorted(ats)))
         self.at = at or ("all" if "all" in ats else sorted(ats)[0])
-        self.after_first = self.at == "all" and "after_first" in ats
+        self.after_first = self.at == "all" and AFTER_FIRST in ats
         self.places = sorted({place for _, _, place, _ in self._index})
         self.swept = sorted({layer for layer, _ in self.places})
         known = result.manifest.get("model", {})
@@ -101,20 +73,30 @@ class Harms:
         groups = intact.merge(asked, on=["task", "protocol"]).groupby(
             ["family", "protocol"], sort=False
         )
-        self._cells = {(str(f), str(p)): cell for (f, p), cell in groups}
-        self._measured = {key: cell[cell["above_chance"]] for key, cell in self._cells.items()}
+        self._rows = {(str(f), str(p)): cell for (f, p), cell in groups}
+        self._measured = {key: cell[cell["above_chance"]] for key, cell in self._rows.items()}
         self._skills = {
             (row.task, row.protocol): float(row.score - row.chance) for row in records(intact)
         }
-        self.keys = list(self._cells)
+        self._cells: dict[tuple[str, str], Cell] = {
+            (cell.task, cell.protocol): cell for cell in cells_of(result)
+        }
+        self._sums: dict[tuple[Any, ...], stats.Contrast] = {}
+        self.keys = list(self._rows)
 
     def cell(self, family: str, protocol: str) -> pd.DataFrame:
         """The intact rows of a family's tasks under a protocol."""
-        return self._cells[family, protocol]
+        return self._rows[family, protocol]
 
     def measured(self, family: str, protocol: str) -> pd.DataFrame:
-        """Those of them with skill above chance."""
+        """Those of them with skill above chance; none of a family that was not asked."""
+        if (family, protocol) not in self._measured:
+            return pd.DataFrame(columns=["task"])
         return self._measured[family, protocol]
+
+    def tasks(self, family: str, protocol: str) -> list[str]:
+        """The tasks of a family with skill above chance."""
+        return list(self.measured(family, protocol)["task"])
 
     def layers(self) -> pd.DataFrame:
         """The rows of `Roles.layers`, a row per family, protocol and place."""
@@ -126,13 +108,17 @@ class Harms:
         return pd.DataFrame(rows)
 
     def _layer(self, family: str, protocol: str, place: Place) -> dict[str, Any]:
-        tasks = list(self.measured(family, protocol)["task"])
-        at = self._pooled(tasks, protocol, place, self.at)
-        spared = (
-            self._pooled(tasks, protocol, place, "after_first") if self.after_first else _NOTHING
-        )
-        gone = self._gone(tasks, protocol, place) if self.after_first else _NOTHING
+        tasks = self.tasks(family, protocol)
+        harm = self.harm(family, protocol, {place: 1.0})
+        spared = gone = stats.NO_CONTRAST
+        if self.after_first:
+            spared = self.harm(family, protocol, {place: 1.0}, at=AFTER_FIRST)
+            gone = stats.mean_of([self._gone(task, protocol, place) for task in tasks])
         rows = [self._row(task, protocol, place, self.at) for task in tasks]
+        names = (("harm",) * 2, ("after_first_harm", "after_first"), ("gone",) * 2)
+        values: dict[str, float] = {}
+        for (name, ends), found in zip(names, (harm, spared, gone), strict=True):
+            values |= dict(zip((name, f"{ends}_low", f"{ends}_high"), found.numbers, strict=True))
         return {
             "family": family,
             "protocol": protocol,
@@ -140,158 +126,167 @@ class Harms:
             **({} if place[1] < 0 else {"head": place[1]}),
             "n": sum(row["n"] for row in rows if row is not None),
             "n_failed": sum(row["n_failed"] for row in rows if row is not None),
-            "harm": at[0],
-            "harm_low": at[1].low,
-            "harm_high": at[1].high,
-            "after_first_harm": spared[0],
-            "after_first_low": spared[1].low,
-            "after_first_high": spared[1].high,
-            "gone": gone[0],
-            "gone_low": gone[1].low,
-            "gone_high": gone[1].high,
-            "verdict": _verdict(at, spared, gone) if tasks else "not measurable",
+            **values,
+            "verdict": _verdict(harm, spared, gone) if tasks else "not measurable",
         }
 
     def _row(self, task: str, protocol: str, place: Place, at: str) -> dict[str, Any] | None:
         return self._index.get((task, protocol, place, at))
 
-    def _pooled(
-        self, tasks: list[str], protocol: str, place: Place, at: str
-    ) -> tuple[float, stats.Interval]:
-        rows = [self._row(task, protocol, place, at) for task in tasks]
-        known = [row for row in rows if row is not None and not math.isnan(row["harm"])]
-        if not known or len(known) < len(tasks):
-            return _NOTHING
-        intervals = [stats.Interval(row["harm_low"], row["harm_high"]) for row in known]
-        return stats.pooled([row["harm"] for row in known], intervals)
-
-    def _gone(self, tasks: list[str], protocol: str, place: Place) -> tuple[float, stats.Interval]:
+    def _gone(self, task: str, protocol: str, place: Place) -> stats.Contrast:
         """Harm under "all" minus harm under "after_first", on the same examples."""
-        estimates, intervals = [], []
-        for task in tasks:
-            every = self._row(task, protocol, place, "all")
-            spared = self._row(task, protocol, place, "after_first")
-            if every is None or spared is None:
-                return _NOTHING
-            scores = self.scores(task, protocol)
-            pair = scores.loc[[every["condition"], spared["condition"]]].to_numpy(float)
-            before, after = pair[:, ~np.isnan(pair).any(axis=0)]
-            if np.isin(pair, (0.0, 1.0)).all():
-                paired = stats.paired_binary(before, after)
-            else:
-                paired = stats.paired_continuous(before, after, self.rng(f"{task} {place}"))
-            skill = self.skill(task, protocol)
-            estimates.append(paired.effect / skill)
-            intervals.append(paired.interval.scaled(1 / skill))
-        return stats.pooled(estimates, intervals) if estimates else _NOTHING
+        names = [self.condition(task, protocol, place, at) for at in ("all", AFTER_FIRST)]
+        if names[0] is None or names[1] is None:
+            return stats.NO_CONTRAST
+        return self._cells[task, protocol].harm({names[0]: 1.0, names[1]: -1.0})
 
-    def condition(self, task: str, protocol: str, place: Place) -> str | None:
-        """The name of the condition that ablates one place, at the positions that are judged."""
-        row = self._row(task, protocol, place, self.at)
+    def condition(
+        self, task: str, protocol: str, place: Place, at: str | None = None
+    ) -> str | None:
+        """The name of the condition that ablates one place, by default where it is judged."""
+        row = self._row(task, protocol, place, at or self.at)
         return None if row is None else str(row["condition"])
 
     def skill(self, task: str, protocol: str) -> float:
         """The intact score above chance, by which effects are divided."""
         return self._skills[task, protocol]
 
-    @functools.cache  # noqa: B019 - lives as long as one call of localize
     def scores(self, task: str, protocol: str) -> pd.DataFrame:
         """Finite scores, condition x example."""
-        frame = self.result.frame
-        own = frame[(frame["task"] == task) & (frame["protocol"] == protocol)]
-        own = own.assign(score=own["score"].where(own["status"] == "ok"))
-        return own.pivot(index="condition", columns="example", values="score").astype(float)
+        return self._cells[task, protocol].scores
 
-    @functools.cache  # noqa: B019 - lives as long as one call of localize
-    def draws(
-        self, family: str, protocol: str, at: str, tasks: tuple[str, ...] | None = None
-    ) -> tuple[Float[np.ndarray, " layer"], Float[np.ndarray, "resample layer"]] | None:
-        """Harm of every layer, as measured and resampled, NaN where it is undefined.
+    def did_act(self, task: str, protocol: str, condition: str) -> bool:
+        """Whether a condition acted on anything in a task."""
+        return self._cells[task, protocol].did_act(condition)
 
-        None if no task has skill above chance. The counts of a task depend on its name and examples
-        alone, so that the same examples are drawn for every layer and, where they are the same, for
-        every protocol. `tasks`: of those with skill the ones that count; by default all.
+    def harm(
+        self,
+        family: str,
+        protocol: str,
+        weights: Mapping[Place, float],
+        *,
+        at: str | None = None,
+        level: float = stats.LEVEL,
+    ) -> stats.Contrast:
+        """A weighted sum of the harms of places, the mean over the family's tasks with skill.
+
+        Not known if there is no such task, or a place was not measured in one of them.
+
+        Args:
+            family: a family.
+            protocol: a protocol.
+            weights: of the places.
+            at: the positions at which the conditions act; by default those that are judged.
+            level: of confidence.
         """
-        measured = self.measured(family, protocol)["task"]
-        harms, draws = [], []
-        for task in measured if tasks is None else tasks:
-            scores = self.scores(task, protocol)
-            ablated = np.full((len(self.places), scores.shape[1]), np.nan)
-            for index, place in enumerate(self.places):
-                row = self._row(task, protocol, place, at)
-                if row is not None and acted(row["at"], int(row["n_changed"])):
-                    ablated[index] = scores.loc[row["condition"]].to_numpy(float)
-            lost = (scores.loc[INTACT].to_numpy(float) - ablated) / self.skill(task, protocol)
-            counts = stats.resampled_counts(lost.shape[1], self.rng(task), DRAWS)
-            every = np.vstack([np.ones(lost.shape[1]), counts])
-            means = stats.resampled_means(lost, every)
-            harms.append(means[0])
-            draws.append(means[1:])
-        if not harms:
-            return None
-        return np.mean(harms, axis=0), np.mean(draws, axis=0)
+        at = at or self.at
+        key = (family, protocol, tuple(weights.items()), at, level)
+        if key not in self._sums:
+            self._sums[key] = stats.mean_of(
+                [
+                    self._of_task(self._cells[task, protocol], weights, at, level=level)
+                    for task in self.tasks(family, protocol)
+                ]
+            )
+        return self._sums[key]
 
-    def early_minus_late(self, family: str, protocol: str, at: str) -> Contrast:
+    def _of_task(
+        self,
+        cell: Cell,
+        weights: Mapping[Place, float],
+        at: str,
+        examples: Iterable[str] | None = None,
+        *,
+        level: float = stats.LEVEL,
+    ) -> stats.Contrast:
+        found = {self.condition(cell.task, cell.protocol, p, at): w for p, w in weights.items()}
+        named = {name: weight for name, weight in found.items() if name is not None}
+        if not named or len(named) < len(weights):
+            return stats.NO_CONTRAST
+        return cell.harm(named, None if examples is None else list(examples), level=level)
+
+    def early_minus_late(
+        self,
+        family: str,
+        protocol: str,
+        at: str | None = None,
+        *,
+        level: float = stats.LEVEL,
+    ) -> stats.Contrast:
         """Mean harm of the first third of layers minus that of the last third."""
-        third, found = self.n_layers // 3, self.draws(family, protocol, at)
-        early = set(range(third))
-        late = set(range(self.n_layers - third, self.n_layers))
-        if found is None or not third or not (early | late) <= set(self.swept):
-            return NO_CONTRAST
-        weights = np.array([(layer in early) - (layer in late) for layer in self.swept]) / third
-        counted = weights != 0  # whether the layers between are known plays no part
-        harm, draws = (each[..., counted] @ weights[counted] for each in found)
-        return self._contrast(float(harm), draws, self.measured(family, protocol))
+        early, _, late = self.thirds()
+        if not early:
+            return stats.NO_CONTRAST
+        weights = self.mean_over(early) | self.mean_over(late, -1.0)
+        return self.harm(family, protocol, weights, at=at, level=level)
+
+    def thirds(self) -> tuple[range, range, range]:
+        """The first third of the model's layers, the middle, and the last third."""
+        third = self.n_layers // 3
+        last = self.n_layers - third
+        return range(third), range(third, last), range(last, self.n_layers)
+
+    @staticmethod
+    def mean_over(layers: Iterable[int], sign: float = 1.0) -> dict[Place, float]:
+        """The weights of a mean over whole layers."""
+        chosen = list(layers)
+        return {(layer, -1): sign / len(chosen) for layer in chosen}
 
     def holds_with_first_token_kept(self, family: str, protocol: str) -> bool:
         """Whether what early against late shows, if anything, is shown then too, where swept."""
-        whole = self.early_minus_late(family, protocol, self.at)
-        if not self.after_first or not (whole.low > 0 or whole.high < 0):
+        whole = self.early_minus_late(family, protocol)
+        if not self.after_first or not (whole.interval.low > 0 or whole.interval.high < 0):
             return True
-        kept = self.early_minus_late(family, protocol, "after_first")
-        return kept.low > 0 if whole.low > 0 else kept.high < 0
+        kept = self.early_minus_late(family, protocol, AFTER_FIRST).interval
+        return kept.low > 0 if whole.interval.low > 0 else kept.high < 0
 
-    def mean_harm(
-        self, family: str, protocol: str, at: str, tasks: tuple[str, ...] | None = None
-    ) -> Contrast:
-        """Mean harm of all layers swept, over some of the tasks with skill or all of them."""
-        found = self.draws(family, protocol, at, tasks)
-        if found is None:
-            return NO_CONTRAST
-        cell = self.measured(family, protocol)
-        cell = cell if tasks is None else cell[cell["task"].isin(tasks)]
-        return self._contrast(float(found[0].mean()), found[1].mean(axis=1), cell)
+    def mean_harm(self, family: str, protocol: str, at: str | None = None) -> stats.Contrast:
+        """Mean harm of all layers swept."""
+        return self.harm(family, protocol, self.mean_over(self.swept), at=at)
 
     def mean_harm_apart(
-        self, family: str, protocol: str, other: str, at: str
-    ) -> tuple[float, float, float]:
-        """Mean harm under one protocol minus another's, over the tasks with skill under both.
+        self, family: str, protocol: str, other: str, at: str | None = None
+    ) -> stats.Contrast:
+        """Mean harm under one protocol minus another's, over the questions asked under both.
 
-        Estimate and interval. NaN unless all layers of the model were swept.
+        Of the tasks of the family that have skill under both, or pairs of tasks that ask the same
+        questions. Not known unless all layers of the model were swept.
         """
         if len(self.swept) < self.n_layers:
-            return NO_CONTRAST.minus(NO_CONTRAST)
-        tasks, others = (self.measured(family, each)["task"] for each in (protocol, other))
-        both = tuple(task for task in tasks if task in set(others))
-        parts = [self.mean_harm(family, each, at, both) for each in (protocol, other)]
-        return parts[0].minus(parts[1])
+            return stats.NO_CONTRAST
+        weights, where = self.mean_over(self.swept), at or self.at
+        found = []
+        for pair in pairs_of(self._asked_both_ways(family, protocol, other)):
+            cells = zip((pair.one, pair.two), pair.examples, strict=True)
+            parts = {c.protocol: self._of_task(c, weights, where, some) for c, some in cells}
+            if len(parts) == 2 and all(self._has_skill(cell) for cell in (pair.one, pair.two)):
+                found.append(stats.difference_of(parts[protocol], parts[other]))
+        return stats.mean_of(found)
 
-    def _contrast(
-        self, estimate: float, draws: Float[np.ndarray, " resample"], cell: pd.DataFrame
-    ) -> Contrast:
-        """With the interval of its draws; `cell`: the intact rows of the tasks that count."""
-        n = int(cell["n"].min())
-        interval = stats.percentile_interval(draws, n)
-        if math.isnan(interval.low):  # a single example, or a layer that has none in some draw
-            return NO_CONTRAST
-        if _still(draws):
-            # Not one answer changed in a way that counts: bound it as Tango's interval does.
-            width = stats.tango(0, 0, n).high / float((cell["score"] - cell["chance"]).min())
-            interval = stats.Interval(estimate - width, estimate + width)
-        return Contrast(estimate, interval.low, interval.high, n, draws)
+    def shares_questions(self, family: str, protocol: str, other: str) -> bool:
+        """Whether any question of a family was asked under both protocols."""
+        pairs = pairs_of(self._asked_both_ways(family, protocol, other))
+        return any(pair.one.protocol != pair.two.protocol for pair in pairs)
+
+    def both_have_skill(self, family: str, protocol: str, other: str) -> bool:
+        """Whether any questions asked under both protocols are of tasks with skill under both."""
+        pairs = pairs_of(self._asked_both_ways(family, protocol, other))
+        return any(
+            pair.one.protocol != pair.two.protocol
+            and self._has_skill(pair.one)
+            and self._has_skill(pair.two)
+            for pair in pairs
+        )
+
+    def _asked_both_ways(self, family: str, protocol: str, other: str) -> list[Cell]:
+        asked = [key for key in self._cells if key[1] in (protocol, other)]
+        return [self._cells[key] for key in asked if self._cells[key].family == family]
+
+    def _has_skill(self, cell: Cell) -> bool:
+        return cell.task in self.tasks(cell.family, cell.protocol)
 
     def precision(self) -> pd.DataFrame:
-        """Of each task with skill: family, protocol, task, unit, n, skill and detectable."""
+        """Of each task with skill: family, protocol, task, unit, n, intact, chance, detectable."""
         own = self.effects[self.effects["at"] == self.at]
         found = own.groupby(["task", "protocol"])["detectable"].median()
         rows = [
@@ -301,13 +296,16 @@ class Harms:
                 "task": row.task,
                 "unit": row.unit,
                 "n": int(row.n),
-                "skill": self.skill(row.task, protocol),
+                "intact": float(row.score),
+                "chance": float(row.chance),
                 "detectable": float(found.get((row.task, protocol), math.nan)),
             }
             for family, protocol in self.keys
             for row in records(self.measured(family, protocol))
         ]
-        columns = ["family", "protocol", "task", "unit", "n", "skill", "detectable"]
+        columns = [
+            *("family", "protocol", "task", "unit", "n", "intact", "chance", "detectable"),
+        ]
         return pd.DataFrame(rows, columns=columns)
 
     def rng(self, name: str) -> np.random.Generator:
@@ -339,15 +337,15 @@ def _place(row: Any) -> Place:
     return int(row.layer), -1 if pd.isna(row.head) else int(row.head)
 
 
-def _verdict(
-    harm: tuple[float, stats.Interval],
-    spared: tuple[float, stats.Interval],
-    gone: tuple[float, stats.Interval],
-) -> str:
-    interval = harm[1]
-    if math.isnan(harm[0]):
+def _verdict(harm: stats.Contrast, spared: stats.Contrast, gone: stats.Contrast) -> str:
+    if not harm.known:
         return NOT_MEASURED
-    if interval.low > CRITICAL:
-        shown = gone[1].low > 0 and gone[0] > harm[0] / 2
-        return "sink" if shown and spared[1].low <= CRITICAL else "critical"
-    return "spare" if interval.low >= -SPARE and interval.high <= SPARE else "undecided"
+    if harm.interval.low > CRITICAL:
+        goes = drops_by_half(harm.value, gone.interval.low)
+        return "sink" if goes and spared.interval.high < CRITICAL else "critical"
+    return "spare" if harm.interval.low >= -SPARE and harm.interval.high <= SPARE else "undecided"
+
+
+def drops_by_half(harm: float, gone_low: float) -> bool:
+    """Whether more than half of a harm is shown to go away with the first token's write kept."""
+    return bool(gone_low > max(0.0, harm / 2))

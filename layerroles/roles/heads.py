@@ -5,11 +5,27 @@ critical where the interval of its harm lies above 0.2, which a single head seld
 stand in for it. The heads that matter jointly are found by ablating them jointly.
 """
 
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
 import pandas as pd
+from scipy.stats import t as student
 
 from layerroles import stats
-from layerroles.results import SweepResult, records
-from layerroles.roles.harms import Harms, ats_of, single_sites
+from layerroles.results import Cell, SweepResult, cells_of, mechanisms, records
+from layerroles.roles.claims import number
+from layerroles.roles.harms import CRITICAL, Harms, ats_of, single_sites
+from layerroles.roles.literature import Finding, Number, row
+
+FEW = "A few heads carry the family"
+# Of all heads: "under 5%" of them retrieve (Wu et al., arXiv 2404.15574).
+FEW_HEADS = 0.05
+# Sets of other heads that have to be harmful, all of them, to say that it is not a few that are.
+_FEWEST_DRAWS = 5
 
 COLUMNS = [
     *("ablation", "at", "family", "protocol", "layer", "head", "n", "n_failed"),
@@ -52,3 +68,116 @@ def _p(harms: Harms, frame: pd.DataFrame) -> dict[str, "pd.Series[float]"]:
     for _, own in frame.groupby(["family", "protocol"], sort=False):
         adjusted[own.index] = stats.benjamini_hochberg(p[own.index].to_numpy())
     return {"p": p, "p_adjusted": adjusted}
+
+
+def carried_by_few(result: SweepResult, at: str) -> Iterator[dict[str, Any]]:
+    """The rows of `Roles.claims` on heads that were ablated together.
+
+    Single heads decide nothing: others stand in for them. Of the sets of heads that were ablated
+    together and hold at most 5% of all, the first that shares no head with others that are as large
+    in each layer counts as chosen, and those as others (`random_heads(model, ablation,
+    like=chosen)`). The claim is about the harm of the chosen set and about how much more that is
+    than the others'.
+    """
+    sets = _joint_sets(result, at)
+    kinds = dict.fromkeys(one.ablation for one in sets)
+    known = mechanisms(result)
+    cells: dict[tuple[str, str], list[Cell]] = {}
+    for cell in cells_of(result):
+        cells.setdefault((cell.family, cell.protocol), []).append(cell)
+    for (family, protocol), own in cells.items():
+        skilled = [cell for cell in own if _has_skill(cell)]
+        found = []
+        for kind in kinds:
+            group = _chosen([one for one in sets if one.ablation == kind])
+            if group and skilled:
+                found.append(_few(skilled, known.get(kind, ""), *group))
+        if found or (kinds and not skilled):
+            missing = "" if skilled else "the intact model has no skill above chance"
+            yield row(FEW, family, protocol, missing, found)
+
+
+@dataclass(frozen=True)
+class _HeadSet:
+    """A condition that ablates several heads."""
+
+    condition: str
+    ablation: str
+    heads: frozenset[str]
+
+    @property
+    def layers(self) -> tuple[tuple[str, int], ...]:
+        """How many heads of each layer."""
+        return tuple(sorted(Counter(head.partition(".")[0] for head in self.heads).items()))
+
+
+def _joint_sets(result: SweepResult, at: str) -> list[_HeadSet]:
+    model = result.manifest.get("model", {})
+    most = FEW_HEADS * int(model.get("n_heads", 0)) * int(model.get("n_layers", 0))
+    rows = result.frame[["condition", "ablation", "at", "part", "site"]].drop_duplicates()
+    rows = rows[(rows["part"] == "head") & rows["site"].str.contains("+", regex=False)]
+    ats = set(rows["at"])
+    where = at if at in ats else "all" if "all" in ats else next(iter(sorted(ats)), "")
+    found = [
+        _HeadSet(row.condition, row.ablation, frozenset(row.site.split("+")))
+        for row in records(rows[rows["at"] == where])
+    ]
+    order = [str(item["name"]) for item in result.manifest.get("conditions", [])]
+    place = {name: index for index, name in enumerate(order)}
+    found.sort(key=lambda one: place.get(one.condition, len(place)))
+    return [one for one in found if len(one.heads) <= most]
+
+
+def _chosen(sets: Sequence[_HeadSet]) -> tuple[_HeadSet, list[_HeadSet]] | None:
+    """The set that was chosen, and as many others of each of its layers; None if there is none."""
+    for one in sets:
+        alike = [other for other in sets if other != one and other.layers == one.layers]
+        if len(alike) > 1 and all(not one.heads & other.heads for other in alike):
+            return one, alike
+    return None
+
+
+def _few(
+    cells: Sequence[Cell], mechanism: str, chosen: _HeadSet, others: Sequence[_HeadSet]
+) -> Finding:
+    """What the chosen heads cost together, and how much more than as many others do."""
+    own = Number("harm", _joint(cells, {chosen.condition: 1.0}), smallest=CRITICAL)
+    beyond = Number("more than others", _beyond(cells, chosen, others))
+    each = [_joint(cells, {other.condition: 1.0}) for other in others]
+    mean = _joint(cells, {other.condition: 1 / len(others) for other in others})
+    # Other heads may carry it than those that were chosen, unless any do.
+    all_matter = all(other.interval.low > CRITICAL for other in each)
+    sign = min(own.sign, beyond.sign)
+    if sign < 0 and not (beyond.sign < 0 and all_matter and len(others) >= _FEWEST_DRAWS):
+        sign = 0
+    words = (
+        f"{chosen.ablation}: {len(chosen.heads)} heads together cost "
+        f"{number(*own.measured.numbers)}, {len(others)} sets of as many others of their layers "
+        f"{number(*mean.numbers)} on average, difference {number(*beyond.measured.numbers)}"
+    )
+    numbers = tuple(record for one in (own, beyond) for record in one.records(chosen.ablation))
+    return Finding(chosen.ablation, mechanism, sign, words, numbers, beyond.needed)
+
+
+def _joint(cells: Sequence[Cell], weights: Mapping[str, float]) -> stats.Contrast:
+    """A weighted sum of the harms of conditions, the mean over tasks."""
+    return stats.mean_of([cell.harm(weights) for cell in cells])
+
+
+def _beyond(cells: Sequence[Cell], chosen: _HeadSet, others: Sequence[_HeadSet]) -> stats.Contrast:
+    """Harm of the chosen set minus the mean of the others', whose draw counts as a draw."""
+    share = {other.condition: -1 / len(others) for other in others}
+    asked = _joint(cells, {chosen.condition: 1.0} | share)
+    drawn = [_joint(cells, {other.condition: 1.0}).value for other in others]
+    m = len(drawn)
+    reach = float(student.isf((1 - stats.LEVEL) / 2, m - 1)) * float(np.std(drawn, ddof=1))
+    reach /= math.sqrt(m)
+    value, low, high = asked.numbers
+    wide = stats.Interval(
+        value - math.hypot(value - low, reach), value + math.hypot(high - value, reach)
+    )
+    return stats.Contrast(value, wide, asked.influence)
+
+
+def _has_skill(cell: Cell) -> bool:
+    return stats.is_above(cell.scores.iloc[0].dropna().to_numpy(float), cell.chance)

@@ -7,19 +7,31 @@ from typing import Any
 
 import pandas as pd
 
+from layerroles import stats
 from layerroles.errors import InputError
 from layerroles.registry import unknown
-from layerroles.results import SweepResult, check_result, records
-from layerroles.roles import claims, seen
+from layerroles.results import SweepResult, check_result, mechanisms, records
+from layerroles.roles import claims, comparisons, literature, seen
 from layerroles.roles.backups import pairs_of
 from layerroles.roles.effective import effective_number
-from layerroles.roles.harms import VERDICTS, Harms, at_one_setting, ats_of, single_sites
-from layerroles.roles.heads import heads_of
-from layerroles.roles.published import Kind, claims_of, same_kind
+from layerroles.roles.harms import (
+    AFTER_FIRST,
+    CRITICAL,
+    VERDICTS,
+    Harms,
+    at_one_setting,
+    ats_of,
+    single_sites,
+)
+from layerroles.roles.heads import carried_by_few, heads_of
+from layerroles.roles.literature import Kind
 from layerroles.roles.table import Roles
 from layerroles.roles.verdict import verdict
 
 CONTROL = "language"
+# Of a contrast between the positions that are judged and all but the first.
+_KEPT = f"{{}} - {AFTER_FIRST}"
+_MEAN = ("mean_harm", "mean_harm_low", "mean_harm_high")
 
 
 def localize(
@@ -28,6 +40,7 @@ def localize(
     *,
     ablation: str | None = None,
     at: str | None = None,
+    base: SweepResult | None = None,
 ) -> Roles:
     """Say which layers each family needs, under each protocol, and how sure that is.
 
@@ -39,6 +52,8 @@ def localize(
             whether a claim is supported by a second kind, unless swept at several settings.
         at: the positions at which the conditions act that are judged, such as `"prompt"`; by
             default `"all"`, or where that was not swept the first by name.
+        base: a sweep of the model that this one was distilled or trained from, on the same
+            questions: `claims` then says whether this one reasons more robustly.
 
     Raises:
         InputError: no single-layer block condition, an unknown or ambiguous ablation, positions
@@ -53,34 +68,59 @@ def localize(
     check_result(result)
     given = [probes] if isinstance(probes, pd.DataFrame) else list(probes)
     measured = seen.summary(given)
-    kinds = _kinds(result)
-    chosen = _chosen(kinds, ablation)
+    names = _kinds(result)
+    chosen = _chosen(names, ablation)
+    found = mechanisms(result)
     harms = Harms(result, chosen, at)
     layers = harms.layers()
-    frame = _frame(harms, layers)
-    second = [
+    others = [
         Harms(result, kind, harms.at)
-        for kind in kinds
-        if same_kind(kind) != same_kind(chosen)
-        and harms.at in ats_of(result, kind)
-        and at_one_setting(result, kind)
+        for kind in names
+        if kind != chosen and harms.at in ats_of(result, kind) and at_one_setting(result, kind)
     ]
-    frame["claim"] = [_claim(line._asdict(), harms, second) for line in records(frame)]
-    held = [Kind(harms, layers), *(Kind(other, other.layers()) for other in second)]
-    heads = heads_of(result, harms.at)
+    kinds = [
+        Kind(harms, layers, found[chosen]),
+        *(Kind(other, other.layers(), found[other.ablation]) for other in others),
+    ]
+    second = [kind for kind in kinds[1:] if kind.mechanism not in ("", kinds[0].mechanism)]
+    frame = _frame(harms, layers)
+    frame["claim"] = [
+        _claim(line._asdict(), harms, [kind.harms for kind in second]) for line in records(frame)
+    ]
     roles = Roles(
         frame=frame,
         layers=layers,
         contrasts=_contrasts(harms),
-        claims=claims_of(held, heads, CONTROL),
+        claims=_claims(result, kinds, base, given),
         pairs=pairs_of(harms),
-        heads=heads,
+        heads=heads_of(result, harms.at),
         probes=measured,
         ablation=chosen,
         at=harms.at,
     )
-    told = verdict(roles, _setting(result, harms, bool(second)))
+    told = verdict(roles, _setting(result, harms, [kind.ablation for kind in second]))
     return dataclasses.replace(roles, sentences=tuple(told))
+
+
+def _claims(
+    result: SweepResult,
+    kinds: Sequence[Kind],
+    base: SweepResult | None,
+    probes: Sequence[pd.DataFrame],
+) -> pd.DataFrame:
+    """The rows of `Roles.claims`."""
+    rows = [
+        *literature.claims_of(kinds, CONTROL),
+        *carried_by_few(result, kinds[0].harms.at),
+        *comparisons.contexts(result, kinds),
+    ]
+    if base is not None:
+        check_result(base)
+        rows += comparisons.against_base(result, base, kinds)
+    for name, frame in seen.by_probe(probes):
+        if name == "similarity":
+            rows += comparisons.neighbours(frame)
+    return literature.table(rows)
 
 
 def _frame(harms: Harms, layers: pd.DataFrame) -> pd.DataFrame:
@@ -91,10 +131,10 @@ def _frame(harms: Harms, layers: pd.DataFrame) -> pd.DataFrame:
     for family, protocol in harms.keys:
         cell = harms.measured(family, protocol)
         cell = harms.cell(family, protocol) if cell.empty else cell
-        depth = harms.early_minus_late(family, protocol, harms.at)
-        mean = harms.mean_harm(family, protocol, harms.at)
+        depth = harms.early_minus_late(family, protocol)
+        mean = harms.mean_harm(family, protocol)
         own = {verdict: found.get((family, protocol, verdict), []) for verdict in VERDICTS}
-        measured = [f for f, p in harms.keys if p == protocol and not harms.measured(f, p).empty]
+        measured = _measured(harms, protocol)
         others = [other for other in measured if other != family]
         effective, of_effective = effective_number(harms, family, protocol, leave_out=own["sink"])
         rows.append(
@@ -104,25 +144,19 @@ def _frame(harms: Harms, layers: pd.DataFrame) -> pd.DataFrame:
                 "n": int(cell["n"].sum()),
                 "intact": float(cell["score"].mean()),
                 "chance": float(cell["chance"].mean()),
-                "early_minus_late": depth.estimate,
-                "ci_low": depth.low,
-                "ci_high": depth.high,
+                **dict(zip(("early_minus_late", "ci_low", "ci_high"), depth.numbers, strict=True)),
                 "critical": own["critical"],
                 "spare": own["spare"],
                 "undecided": own["undecided"],
                 "general": _in_all(found, measured, protocol, "critical")
                 if CONTROL in measured and family in measured and others
                 else [],
-                "specific": sorted(
-                    set(own["critical"]) & set(_in_all(found, others, protocol, "spare"))
-                ),
+                "specific": _specific(layers, own["critical"], others, protocol),
                 "sink": own["sink"],
                 "effective": effective,
                 "effective_low": of_effective.low,
                 "effective_high": of_effective.high,
-                "mean_harm": mean.estimate,
-                "mean_harm_low": mean.low,
-                "mean_harm_high": mean.high,
+                **dict(zip(_MEAN, mean.numbers, strict=True)),
             }
         )
     return pd.DataFrame(rows)
@@ -135,22 +169,33 @@ def _in_all(
     return sorted(set.intersection(*lists)) if lists else []
 
 
+def _specific(
+    layers: pd.DataFrame, critical: list[int], others: list[str], protocol: str
+) -> list[int]:
+    """The critical layers whose harm is below 0.2 for every other family, by its interval."""
+    rows = layers[(layers["protocol"] == protocol) & layers["family"].isin(others)]
+    below = rows[rows["harm_high"] < CRITICAL].groupby("layer")["family"].nunique()
+    return [layer for layer in critical if others and below.get(layer, 0) == len(others)]
+
+
 def _contrasts(harms: Harms) -> pd.DataFrame:
     rows: list[tuple[object, ...]] = []
     for one, two in itertools.combinations(harms.keys, 2):
         (family, protocol), (other, second) = one, two
         if protocol == second:
-            depth = [harms.early_minus_late(*key, harms.at) for key in (one, two)]
-            difference = depth[0].minus(depth[1])
-            rows.append(("early_minus_late", harms.at, protocol, family, other, *difference))
+            apart = stats.difference_of(harms.early_minus_late(*one), harms.early_minus_late(*two))
+            rows.append(("early_minus_late", harms.at, protocol, family, other, *apart.numbers))
         elif family == other and len(harms.swept) == harms.n_layers:
-            apart = harms.mean_harm_apart(family, protocol, second, harms.at)
-            rows.append(("mean_harm", harms.at, f"{protocol} - {second}", family, "", *apart))
+            apart = harms.mean_harm_apart(family, protocol, second)
+            both = f"{protocol} - {second}"
+            rows.append(("mean_harm", harms.at, both, family, "", *apart.numbers))
     if harms.after_first:
         for family, protocol in harms.keys:
-            depth = [harms.early_minus_late(family, protocol, "after_first")]
-            own = (depth[0].estimate, depth[0].low, depth[0].high)
-            rows.append(("early_minus_late", "after_first", protocol, family, "", *own))
+            kept = harms.early_minus_late(family, protocol, AFTER_FIRST)
+            apart = stats.difference_of(harms.early_minus_late(family, protocol), kept)
+            own = (protocol, family, "")
+            rows.append(("early_minus_late", AFTER_FIRST, *own, *kept.numbers))
+            rows.append(("early_minus_late", _KEPT.format(harms.at), *own, *apart.numbers))
     columns = ["quantity", "at", "protocol", "family", "against", "difference", "ci_low", "ci_high"]
     return pd.DataFrame(rows, columns=columns)
 
@@ -163,7 +208,7 @@ def _claim(line: dict[str, Any], harms: Harms, second: list[Harms]) -> str:
     if not held:
         standing.append("not shown with the first token's write kept")
     for other in second:
-        contrast = other.early_minus_late(family, protocol, other.at)
+        contrast = other.early_minus_late(family, protocol)
         both = held and other.holds_with_first_token_kept(family, protocol)
         standing.append(claims.agreement(line, contrast, other.ablation, both))
     left_out = list(cell.loc[~cell["above_chance"], "task"])
@@ -193,7 +238,7 @@ def _chosen(kinds: list[str], ablation: str | None) -> str:
     return ablation
 
 
-def _setting(result: SweepResult, harms: Harms, second: bool) -> claims.Setting:
+def _setting(result: SweepResult, harms: Harms, second: Sequence[str]) -> claims.Setting:
     model = result.manifest.get("model", {})
     return claims.Setting(
         model=str(model.get("name", "the model")),
@@ -202,8 +247,56 @@ def _setting(result: SweepResult, harms: Harms, second: bool) -> claims.Setting:
         ablation=harms.ablation,
         at=harms.at,
         after_first=harms.after_first,
-        second=second,
+        second=tuple(second),
         control=CONTROL,
         noise_floor=result.noise_floor(),
         tasks=harms.precision(),
+        leans=_leans(harms),
+        apart=_apart(harms),
     )
+
+
+def _leans(harms: Harms) -> dict[tuple[str, str], int]:
+    """Which families lean on an end of the depth, at once for all of a protocol."""
+    found = {}
+    for family, protocol in harms.keys:
+        level = _at_once(len(_measured(harms, protocol)))
+        depth = harms.early_minus_late(family, protocol, level=level).interval
+        found[family, protocol] = claims.sign(depth.low, depth.high)
+    return found
+
+
+def _apart(harms: Harms) -> frozenset[tuple[str, str, str, str]]:
+    """Contrasts that differ from 0, at once for all of their kind under a protocol."""
+    found = set()
+    for protocol in dict.fromkeys(protocol for _, protocol in harms.keys):
+        families = _measured(harms, protocol)
+        pairs = list(itertools.combinations(families, 2))
+        for one, two in pairs:
+            level = _at_once(len(pairs))
+            parts = [harms.early_minus_late(f, protocol, level=level) for f in (one, two)]
+            if _differs(stats.difference_of(*parts)):
+                found.add((harms.at, protocol, one, two))
+        for family in families if harms.after_first else ():
+            level = _at_once(len(families))
+            parts = [
+                harms.early_minus_late(family, protocol, at, level=level)
+                for at in (harms.at, AFTER_FIRST)
+            ]
+            if _differs(stats.difference_of(*parts)):
+                found.add((_KEPT.format(harms.at), protocol, family, ""))
+    return frozenset(found)
+
+
+def _measured(harms: Harms, protocol: str) -> list[str]:
+    """The families with skill under a protocol."""
+    return [f for f, p in harms.keys if p == protocol and not harms.measured(f, p).empty]
+
+
+def _at_once(n: int) -> float:
+    """The level of one of `n` intervals that hold at once (Bonferroni)."""
+    return 1 - (1 - stats.LEVEL) / max(1, n)
+
+
+def _differs(contrast: stats.Contrast) -> bool:
+    return contrast.interval.low > 0 or contrast.interval.high < 0

@@ -14,8 +14,9 @@ _EMERGES = {
     "decision": "Decision, the layer from which the right option stays ahead of the others",
 }
 _TOP = {
-    "retrieval_score": "Retrieval score, the heads that copy the largest share of the evidence",
-    "similarity": "Similarity, the layers that change the stream least (block influence)",
+    "retrieval_score": "Retrieval score, the heads that copy the largest share of the evidence "
+    "where the model wrote at least half of it",
+    "similarity": "Similarity, the layers that change the stream least",
     "attribution": "Direct attribution, the layers that write most of the answer's logit",
 }
 
@@ -32,7 +33,8 @@ def _told(name: str, rows: pd.DataFrame) -> str:
     if name == "attention":
         return _attention(rows)
     if name in _TOP:
-        return f"{_TOP[name]}: {_top(rows)}."
+        measured = f" (block {rows['measure'].iloc[0]})" if name == "similarity" else ""
+        return f"{_TOP[name]}{measured}: {_top(rows)}."
     told = [f"{measure}: {_top(own)}" for measure, own in rows.groupby("measure")]
     return f"{name.replace('_', ' ').capitalize()}, {'. '.join(told)}."
 

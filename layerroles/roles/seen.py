@@ -12,6 +12,8 @@ from layerroles.probes import PROBES
 from layerroles.probes.emergence import first_stays, median_bounds
 
 TOP_HEADS = 3
+# A retrieval score counts where the model wrote so much of the evidence (Wu et al., 2404.15574).
+FOUND = 0.5
 COLUMNS = [
     "probe",
     "family",
@@ -40,8 +42,10 @@ def summary(probes: Sequence[pd.DataFrame]) -> pd.DataFrame:
     - `attention`: a row for each of the heads (`site`, such as L16.H3) whose mean share of
       attention to the evidence is largest, beside the share that even attention would give.
     - `retrieval_score`, `head_scores`: a row for each of the heads with the largest mean `value` of
-      each `measure`.
-    - `similarity`: a row for each of the layers whose block changes the stream least (`influence`).
+      each `measure`; of retrieval scores over the examples of which the model wrote at least half
+      the evidence.
+    - `similarity`: a row for each of the layers whose block changes the stream least (`influence`,
+      at the answering position or over all tokens, as it was measured).
     - `attribution`: a row for each of the layers that write most of the answer's logit.
 
     Heads and layers with the largest values of many are named, so their values are biased upward.
@@ -166,10 +170,19 @@ def _heads(frame: pd.DataFrame, measures: tuple[str, ...]) -> list[dict[str, obj
 def _similarity(frame: pd.DataFrame) -> list[dict[str, object]]:
     """The layers whose block turns the stream least."""
     single = frame[frame["n"] == 1].groupby("layer")["influence"].mean()
+    measure = f"influence {positions(frame)}"
     return [
-        {**_named(layer), "n": _n(frame), "measure": "influence", "value": value}
+        {**_named(layer), "n": _n(frame), "measure": measure, "value": value}
         for layer, value in single.nsmallest(TOP_HEADS).items()
     ]
+
+
+def positions(similarity: pd.DataFrame) -> str:
+    """The positions over which a similarity frame was averaged, in words."""
+    if "n_tokens" not in similarity:
+        return "at positions not known"
+    last = bool((similarity["n_tokens"] == 1).all())
+    return "at the answering position" if last else "over all tokens of the prompt"
 
 
 def _attribution(frame: pd.DataFrame) -> list[dict[str, object]]:
@@ -189,7 +202,7 @@ _KINDS: dict[str, Callable[[pd.DataFrame], list[dict[str, object]]]] = {
         _depth, first=partial(_stays, column="margin", holds=lambda margin: margin > 0)
     ),
     "attention": _attention,
-    "retrieval_score": partial(_heads, measures=("score",)),
+    "retrieval_score": lambda frame: _heads(frame[frame["recall"] >= FOUND], ("score",)),
     "head_scores": partial(_heads, measures=("previous", "duplicate", "induction")),
     "similarity": _similarity,
     "attribution": _attribution,

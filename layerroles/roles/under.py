@@ -7,11 +7,12 @@ from typing import Any
 import pandas as pd
 
 from layerroles.results import records
-from layerroles.roles.claims import Setting, bounds, least, listed, number, sign, unchanged, where
-from layerroles.roles.harms import SPARE
+from layerroles.roles.claims import Setting, bounds, least, listed, number, unchanged, where
+from layerroles.roles.harms import AFTER_FIRST, CRITICAL, SPARE, drops_by_half
 from layerroles.roles.table import Roles, Sentence
 
 _SHOWN = 5  # of pairs and heads, the worst by name
+_ENDS = ["difference", "ci_low", "ci_high"]
 
 
 def under(protocol: str, roles: Roles, setting: Setting) -> Iterator[Sentence]:
@@ -20,7 +21,7 @@ def under(protocol: str, roles: Roles, setting: Setting) -> Iterator[Sentence]:
     own = roles.layers[roles.layers["protocol"] == protocol]
     known = rows[rows["early_minus_late"].notna()]
     told = {
-        "depth": _depth(protocol, known, roles.contrasts),
+        "depth": _depth(protocol, known, roles.contrasts, setting),
         "layers": _layers(protocol, rows, own, setting),
         "spread": _spread(protocol, rows),
         "precision": _precision(protocol, own, setting.tasks),
@@ -31,13 +32,16 @@ def under(protocol: str, roles: Roles, setting: Setting) -> Iterator[Sentence]:
         yield from (Sentence(line, about, protocol) for line in lines)
 
 
-def _depth(protocol: str, rows: pd.DataFrame, contrasts: pd.DataFrame) -> list[str]:
+def _depth(
+    protocol: str, rows: pd.DataFrame, contrasts: pd.DataFrame, setting: Setting
+) -> list[str]:
     if rows.empty:
         return []
+    leans = rows["family"].map(lambda family: setting.leans.get((family, protocol), 0))
     kinds = (
-        ("early layers matter more for", rows[rows["ci_low"] > 0]),
-        ("late layers matter more for", rows[rows["ci_high"] < 0]),
-        ("no difference is shown for", rows[(rows["ci_low"] <= 0) & (rows["ci_high"] >= 0)]),
+        ("early layers matter more for", rows[leans > 0]),
+        ("late layers matter more for", rows[leans < 0]),
+        ("no difference is shown for", rows[leans == 0]),
     )
     parts = [
         f"{words} "
@@ -47,36 +51,37 @@ def _depth(protocol: str, rows: pd.DataFrame, contrasts: pd.DataFrame) -> list[s
         for words, some in kinds
         if not some.empty
     ]
+    at_once = " (95% for all families at once)" if len(rows) > 1 else ""
     lines = [
-        f"Under {protocol}, by harm of the first third of layers minus the last: "
+        f"Under {protocol}, by harm of the first third of layers minus the last{at_once}: "
         f"{'; '.join(parts)}."
     ]
-    own = contrasts[contrasts["protocol"] == protocol]
-    lines += _kept(protocol, rows, own[own["against"] == ""])
-    own = own[own["against"] != ""]
-    apart = own[(own["ci_low"] > 0) | (own["ci_high"] < 0)]
+    own = contrasts[(contrasts["protocol"] == protocol) & contrasts["difference"].notna()]
+    shown = own[["at", "protocol", "family", "against"]].apply(tuple, axis=1).isin(setting.apart)
+    lines += _kept(protocol, own[shown & (own["against"] == "")], own)
+    between = own["against"] != ""
+    apart = own[shown & between]
     if not apart.empty:
         pairs = ", ".join(_pair(r) for r in records(apart))
-        looked_at = int(own["difference"].notna().sum())
-        each = f" (of {looked_at} pairs, each by its own interval)" if looked_at > 1 else ""
+        looked_at = int(between.sum())
+        each = f" (95% for all {looked_at} pairs at once)" if looked_at > 1 else ""
         lines.append(f"Under {protocol}, families differ in this{each}: {pairs}.")
-    elif own["difference"].notna().any():
+    elif between.any():
         lines.append(f"Under {protocol}, no two families are shown to differ in this.")
     return lines
 
 
-def _kept(protocol: str, rows: pd.DataFrame, kept: pd.DataFrame) -> list[str]:
-    """Where keeping the first token's write changes what is said of early against late."""
-    both = rows.merge(kept[["family", "difference", "ci_low", "ci_high"]], on="family")
-    both = both[both["difference"].notna()]
-    changed = [
-        f"{r.family} {number(r.difference, r.ci_low_y, r.ci_high_y)}"
-        for r in records(both)
-        if sign(r.ci_low_x, r.ci_high_x) != sign(r.ci_low_y, r.ci_high_y)
+def _kept(protocol: str, changed: pd.DataFrame, contrasts: pd.DataFrame) -> list[str]:
+    """Where keeping the first token's write changes early against late."""
+    kept = contrasts[contrasts["at"] == AFTER_FIRST].set_index("family")
+    told = [
+        f"{r.family} to {number(*kept.loc[r.family, _ENDS])} "
+        f"(by {number(-r.difference, -r.ci_high, -r.ci_low)})"
+        for r in records(changed)
     ]
-    if not changed:
+    if not told:
         return []
-    return [f"Under {protocol}, this changes with the first token kept: {', '.join(changed)}."]
+    return [f"Under {protocol}, this changes with the first token kept: {', '.join(told)}."]
 
 
 def _pair(pair: Any) -> str:
@@ -100,25 +105,44 @@ def _layers(protocol: str, rows: pd.DataFrame, layers: pd.DataFrame, setting: Se
     lines = [f"Under {protocol}, {'. '.join(word[0].upper() + word[1:] for word in told)}."]
     lines[0] = lines[0].replace("Critical", "critical", 1)
     lines.append(_general(protocol, rows, measured, setting))
-    sinks = layers[layers["verdict"] == "sink"]
-    if not sinks.empty:
-        found = []
-        for layer, own in sinks.groupby("layer"):
-            harms = [
-                f"{r.family} {r.harm:+.2f} to {r.after_first_harm:+.2f} "
-                f"(goes away: [{r.gone_low:+.2f}, {r.gone_high:+.2f}])"
-                for r in records(own)
-            ]
-            found.append(f"layer {layer} for {', '.join(harms)}")
-        lines.append(
-            f"Under {protocol}, sinks, whose harm goes away when the first token's write is kept: "
-            f"{'; '.join(found)}."
-        )
-    elif not setting.after_first:
+    if not setting.after_first:
         lines.append(
             f"Under {protocol}, sinks cannot be told: that takes both all and after_first."
         )
+        return lines
+    sinks = layers[layers["verdict"] == "sink"]
+    if not sinks.empty:
+        lines.append(
+            f"Under {protocol}, sinks, whose harm falls below {CRITICAL} when the first token's "
+            f"write is kept: {_spared(sinks)}."
+        )
+    partly = layers[(layers["verdict"] == "critical") & _drops_by_half(layers)]
+    if not partly.empty:
+        lines.append(
+            f"Under {protocol}, partly sinks, of whose harm more than half goes away when the "
+            f"first token's write is kept, and not shown to fall below {CRITICAL}: "
+            f"{_spared(partly)}."
+        )
     return lines
+
+
+def _drops_by_half(layers: pd.DataFrame) -> "pd.Series[bool]":
+    found = [drops_by_half(row.harm, row.gone_low) for row in records(layers)]
+    return pd.Series(found, index=layers.index, dtype=bool)
+
+
+def _spared(sinks: pd.DataFrame) -> str:
+    """The harm of layers, with the first token's write kept, and by how much it falls."""
+    found = []
+    for layer, own in sinks.groupby("layer"):
+        harms = [
+            f"{r.family} {r.harm:+.2f} to "
+            f"{number(r.after_first_harm, r.after_first_low, r.after_first_high)} "
+            f"(falls by {number(r.gone, r.gone_low, r.gone_high)})"
+            for r in records(own)
+        ]
+        found.append(f"layer {layer} for {', '.join(harms)}")
+    return "; ".join(found)
 
 
 def _general(protocol: str, rows: pd.DataFrame, measured: set[str], setting: Setting) -> str:
@@ -165,9 +189,10 @@ def _precision(protocol: str, layers: pd.DataFrame, tasks: pd.DataFrame) -> list
     )
     families = tasks.groupby("family", sort=False)
     short = [
-        f"{family} {least(list(own['skill']))}{' a task' if len(own) > 1 else ''}"
+        f"{family} {least(list(own['intact']), list(own['chance']))}"
+        f"{' a task' if len(own) > 1 else ''}"
         for family, own in families
-        if unchanged(list(own["n"]), list(own["skill"])) > SPARE
+        if unchanged(list(own["n"]), list(own["intact"]), list(own["chance"])) > SPARE
     ]
     if short:
         text += (

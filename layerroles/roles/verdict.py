@@ -1,18 +1,25 @@
 """The verdict: what the numbers allow to be said in all, a sentence each, with its numbers."""
 
+import math
 from collections.abc import Iterator
 
 import pandas as pd
 
 from layerroles.results import records
-from layerroles.roles import published
+from layerroles.roles import comparisons, heads, literature
 from layerroles.roles.claims import Setting, number, where
 from layerroles.roles.probed import probed
 from layerroles.roles.table import Roles, Sentence
 from layerroles.roles.under import under
 
 # By which claims of the literature are decided.
-_DECIDED_BY = {published.DEEP: "layers", published.FEW: "heads", published.MORE: "protocols"}
+_DECIDED_BY = {
+    literature.DEEP: "layers",
+    literature.MORE: "protocols",
+    heads.FEW: "heads",
+    comparisons.CONTEXT: "protocols",
+    comparisons.ALIKE: "similarity",
+}
 # Beyond this share of answers that change by rounding, the verdict says so.
 _NOISY = 0.1
 
@@ -98,21 +105,24 @@ def _claims(claims: pd.DataFrame) -> Iterator[Sentence]:
     for claim, rows in claims.groupby("claim", sort=False):
         several = rows["family"].nunique() > 1
         told = [
-            f"{r.status}{f' for {r.family}' if several else ''} under {r.protocol} ({r.evidence})"
+            f"{r.status}{f' for {r.family}' if several else ''}"
+            f"{f' under {r.protocol}' if r.protocol else ''} ({r.evidence})"
             for r in records(rows)
         ]
-        text = f"Claim of the literature, {claim[0].lower()}{claim[1:]}: {'; '.join(told)}."
-        yield Sentence(text, _DECIDED_BY.get(claim, "depth"))
+        smallest = rows["smallest"].iloc[0]
+        size = "" if math.isnan(smallest) else f" (by {smallest:g} of the skill or more)"
+        text = f"Claim of the literature, {claim[0].lower()}{claim[1:]}{size}: {'; '.join(told)}."
+        yield Sentence(text, _DECIDED_BY.get(str(claim), "depth"))
 
 
 def _kinds(setting: Setting) -> str:
     if setting.second:
         return (
-            f"What is said of layers was seen under {setting.ablation}; what another ablation of "
-            f"this sweep says to early against late stands in each row's claim."
+            f"What is said of layers was seen under {setting.ablation}; the claims were held "
+            f"against {', '.join(setting.second)} too."
         )
     same = " (Zero on a whole layer is Skip)" if setting.ablation in ("skip", "zero") else ""
     return (
-        f"What is said of layers was seen under {setting.ablation} only: a claim counts as "
-        f"supported when a second kind of ablation agrees{same}."
+        f"What is said of layers was seen under {setting.ablation} only: a claim takes two "
+        f"kinds of ablation, of different mechanisms, to be supported or contradicted{same}."
     )

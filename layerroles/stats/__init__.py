@@ -11,8 +11,17 @@ examples are asked of the intact model and under each condition.
 """
 
 from layerroles.stats.combined import correlation, difference, pooled
+from layerroles.stats.contrast import (
+    NO_CONTRAST,
+    Contrast,
+    combined,
+    difference_of,
+    mean_of,
+    ratio_contrast,
+)
 from layerroles.stats.corrections import benjamini_hochberg, holm
 from layerroles.stats.intervals import (
+    LEVEL,
     UNKNOWN,
     Interval,
     mean_interval,
@@ -31,31 +40,45 @@ from layerroles.stats.paired import (
     sign_flip_p,
 )
 from layerroles.stats.power import LEAST_BACKGROUND, minimum_detectable, minimum_detectable_mean
+from layerroles.stats.profile_test import profiles_differ_p
 from layerroles.stats.profiles import profile_agreement, resampled_means, spearman
+from layerroles.stats.ratio import harm_interval, is_above, possible_losses, ratio
 from layerroles.stats.sampled import sampled_total
 from layerroles.stats.stability import rank_stability
 
 __all__ = [
     "LEAST_BACKGROUND",
+    "LEVEL",
+    "NO_CONTRAST",
     "NO_PAIRS",
     "UNKNOWN",
+    "Contrast",
     "Interval",
     "PairedEffect",
     "benjamini_hochberg",
+    "combined",
     "correlation",
     "difference",
+    "difference_of",
+    "harm_interval",
     "holm",
+    "is_above",
     "is_binary",
     "mcnemar_p",
     "mean_interval",
+    "mean_of",
     "minimum_detectable",
     "minimum_detectable_mean",
     "paired_binary",
     "paired_continuous",
     "percentile_interval",
     "pooled",
+    "possible_losses",
     "profile_agreement",
+    "profiles_differ_p",
     "rank_stability",
+    "ratio",
+    "ratio_contrast",
     "resampled_counts",
     "resampled_means",
     "sampled_total",

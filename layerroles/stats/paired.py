@@ -36,7 +36,7 @@ class PairedEffect:
 NO_PAIRS = PairedEffect(0, math.nan, UNKNOWN, math.nan)
 
 
-def is_binary(*scores: Float[np.ndarray, " example"]) -> bool:
+def is_binary(*scores: Float[np.ndarray, "..."]) -> bool:
     """Whether every score is 0 or 1."""
     return all(bool(np.isin(each, (0.0, 1.0)).all()) for each in scores)
 

@@ -58,6 +58,7 @@ def _rows(family: str, protocol: str, name: str, scores: np.ndarray) -> pd.DataF
             "protocol": protocol,
             "example": [f"{TASKS[family]}-{index:03d}" for index in range(len(scores))],
             "score": scores,
+            "response": [f"{name} {index}" for index in range(len(scores))],
             "status": "ok",
             "changed": bool(site),
         }

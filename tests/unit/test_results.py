@@ -52,8 +52,11 @@ def test_an_effect_is_the_paired_difference_on_the_rows(result):
     assert row["score"] - row["intact"] == pytest.approx(row["effect"])
     assert row["ci_low"] < row["effect"] < row["ci_high"] < 0
     assert row["harm"] == pytest.approx(-row["effect"] / (row["intact"] - row["chance"]))
-    assert row["harm_low"] == pytest.approx(-row["ci_high"] / (row["intact"] - row["chance"]))
-    assert row["harm_high"] == pytest.approx(-row["ci_low"] / (row["intact"] - row["chance"]))
+    _, interval = stats.harm_interval(
+        table.loc["intact"].to_numpy(float), table.loc["skip L0"].to_numpy(float), row["chance"]
+    )
+    assert (row["harm_low"], row["harm_high"]) == (interval.low, interval.high)
+    assert row["harm_low"] < row["harm"] <= row["harm_high"]
 
 
 def test_no_interval_of_a_01_score_has_width_zero(result):

@@ -122,10 +122,10 @@ def test_a_sink_alone_supports_no_claim_of_depth(kept: float, status: str) -> No
     assert found["status"] == status, found["evidence"]
     assert ("with the first token kept" in found["evidence"]) == (status == "not shown")
     (row,) = localize(result_of([cell], 12), ablation="skip").frame["claim"]
-    assert ("supported by mean too" in row) == (status == "supported")
+    assert ("mean agrees" in row) == (status == "supported")
     assert ("not shown with the first token's write kept" in row) == (status == "not shown")
     quantities = {record["quantity"] for record in found["numbers"]}
-    assert ("early_minus_late, first token kept" in quantities) == (status == "not shown")
+    assert quantities == {"early minus late", "early minus late, first token kept"}
 
 
 def test_protocols_are_compared_on_the_tasks_that_have_skill_under_both() -> None:
@@ -151,7 +151,7 @@ def test_protocols_are_compared_on_the_tasks_that_have_skill_under_both() -> Non
     assert contrasts.loc[contrasts["quantity"] == "mean_harm", "difference"].isna().all()
     found = claim(result_of(apart, 12), "Generation needs more")
     assert found["status"] == "not measurable"
-    assert found["evidence"] == "no task has skill above chance under both"
+    assert found["evidence"] == "no question of reasoning was asked under both"
 
 
 @pytest.mark.parametrize("chance", [0.0, 0.25])  # with .25 all draws are 1/.75, but for rounding

@@ -1,0 +1,135 @@
+"""Numbers that questions decide, and their sums and differences, with intervals.
+
+A `Contrast` keeps, beside its value and interval, how far each question moves it (its influence).
+So two contrasts over the same questions are compared question by question, whatever asked them, and
+two over other questions as independent. The interval of a weighted sum comes from those of its
+parts and their correlations (MOVER: G. Y. Zou and A. Donner, Statistics in Medicine 27:1693, 2008;
+for correlated estimates G. Y. Zou, Psychological Methods 12:399, 2007): the distances from each
+value to its bounds add as standard errors do, each side for itself.
+"""
+
+import math
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+
+from layerroles.stats.intervals import LEVEL, UNKNOWN, Interval
+from layerroles.stats.ratio import Pair, ratio
+
+# Two more questions in which only one of two contrasts moves (see `correlation`).
+_ADDED = 2.0
+
+
+@dataclass(frozen=True, eq=False)
+class Contrast:
+    """A number over questions.
+
+    Attributes:
+        value: the number; NaN where it is not known.
+        interval: of the number.
+        influence: by question, how far it moves the value; the sum over questions is 0.
+    """
+
+    value: float
+    interval: Interval
+    influence: "pd.Series[float]"
+
+    @property
+    def known(self) -> bool:
+        """Whether there is a value with an interval."""
+        return not math.isnan(self.value) and not math.isnan(self.interval.low)
+
+    @property
+    def numbers(self) -> tuple[float, float, float]:
+        """Value, lower and upper end; NaN where they are not known."""
+        return self.value, self.interval.low, self.interval.high
+
+    @property
+    def n(self) -> int:
+        """The number of questions."""
+        return len(self.influence)
+
+
+NO_CONTRAST = Contrast(math.nan, UNKNOWN, pd.Series(dtype=float))
+
+
+def ratio_contrast(
+    questions: Sequence[Hashable] | np.ndarray,
+    numerator: Float[np.ndarray, " question"],
+    denominator: Float[np.ndarray, " question"],
+    possible: Iterable[Pair] = (),
+    *,
+    level: float = LEVEL,
+) -> Contrast:
+    """The ratio of two means over named questions; see `ratio` for the other arguments."""
+    value, interval = ratio(numerator, denominator, possible, level=level)
+    if math.isnan(value):
+        return NO_CONTRAST
+    moved = (numerator - value * denominator) / denominator.sum()
+    return Contrast(value, interval, pd.Series(moved, index=pd.Index(questions, dtype=object)))
+
+
+def combined(parts: Sequence[Contrast], weights: Sequence[float]) -> Contrast:
+    """The weighted sum of contrasts, with an interval from theirs and their correlations.
+
+    Not known where one of the parts is not. Questions that several parts share are paired.
+    """
+    if not parts or not all(part.known for part in parts):
+        return NO_CONTRAST
+    if len(parts) == 1 and weights[0] == 1:
+        return parts[0]
+    w = np.asarray(weights, dtype=float)
+    value = float(w @ [part.value for part in parts])
+    below = np.array([part.value - part.interval.low for part in parts]) * np.abs(w)
+    above = np.array([part.interval.high - part.value for part in parts]) * np.abs(w)
+    rho = _correlations(parts) * np.outer(np.sign(w), np.sign(w))
+    down, up = (np.where(w > 0, *ends) for ends in ((below, above), (above, below)))
+    influence = pd.concat([part.influence * weight for part, weight in zip(parts, w, strict=True)])
+    return Contrast(
+        value,
+        Interval(value - _length(down, rho), value + _length(up, rho)),
+        influence.groupby(level=0, sort=False).sum(),
+    )
+
+
+def difference_of(one: Contrast, two: Contrast) -> Contrast:
+    """The first contrast minus the second."""
+    return combined([one, two], [1.0, -1.0])
+
+
+def mean_of(parts: Sequence[Contrast]) -> Contrast:
+    """The mean of contrasts, which count equally."""
+    return combined(parts, [1 / len(parts)] * len(parts)) if parts else NO_CONTRAST
+
+
+def _correlations(parts: Sequence[Contrast]) -> Float[np.ndarray, "part part"]:
+    """How errors go together, always within -1 and 1, so that an interval keeps its width.
+
+    Each variance is taken as if the part had moved in two more questions, and the others not: that
+    two agree on 32 questions does not show that they always do.
+    """
+    rho = np.eye(len(parts))
+    for i, one in enumerate(parts):
+        for j, two in enumerate(parts[:i]):
+            both = one.influence.index.intersection(two.influence.index)
+            if not len(both):
+                continue
+            shared = float(one.influence[both] @ two.influence[both])
+            scale = _variance(one.influence) * _variance(two.influence)
+            rho[i, j] = rho[j, i] = shared / math.sqrt(scale) if scale > 0 else 0.0
+    return rho
+
+
+def _variance(influence: "pd.Series[float]") -> float:
+    squares = influence.to_numpy() ** 2
+    moved = squares[squares > 0]
+    return float(moved.sum() + _ADDED * moved.mean()) if len(moved) else 0.0
+
+
+def _length(distances: Float[np.ndarray, " part"], rho: Float[np.ndarray, "part part"]) -> float:
+    if np.isinf(distances).any():
+        return math.inf
+    return math.sqrt(max(0.0, float(distances @ rho @ distances)))

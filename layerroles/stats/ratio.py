@@ -1,0 +1,250 @@
+r"""The interval of a ratio of two means over the same examples, such as harm.
+
+Harm is `mean(lost) / mean(skill)`, where an example's loss is its intact score minus its score
+under ablation and its skill is its intact score minus chance. Both means are estimated, from the
+same examples. The interval inverts a test, as Fieller's does (E. C. Fieller, JRSS B 16:175, 1954):
+it holds every ratio `h` for which the mean of
+
+    y(h) = lost - h skill
+
+is not shown to differ from 0. Where only some values are possible, such as those of 0/1 scores, the
+variance in the test is that under its own hypothesis: the examples are reweighted by the most
+likely weights for which the mean of `y(h)` is 0 (A. B. Owen, Biometrika 75:237, 1988), and values
+that were possible and not seen may have weight too. On 0/1 scores of which all intact ones are
+right this is Tango's interval. It never collapses to a point. Other scores get Fieller's own
+interval, with Student's t.
+
+    >>> import numpy as np
+    >>> intact = np.repeat([1.0, 1.0, 0.0], [20, 40, 20])
+    >>> ablated = np.repeat([0.0, 1.0, 0.0], [20, 40, 20])
+    >>> harm, interval = harm_interval(intact, ablated, chance=0.25)
+    >>> print(f"{harm:.2f} [{interval.low:.2f}, {interval.high:.2f}]")
+    0.50 [0.34, 0.69]
+"""
+
+import functools
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+from jaxtyping import Float
+from scipy import optimize, stats
+
+from layerroles.stats.intervals import LEVEL, UNKNOWN, Interval
+from layerroles.stats.paired import is_binary
+
+# A pair of values of one example: numerator and denominator.
+Pair = tuple[float, float]
+# Ratios beyond this count as unbounded.
+_FARTHEST = 1e6
+_DIGITS = 9  # to which values count as the same
+_STEPS = 200  # of Newton's method or bisection; some 8 are taken
+
+
+def harm_interval(
+    intact: Float[np.ndarray, " example"],
+    ablated: Float[np.ndarray, " example"],
+    chance: float,
+    *,
+    level: float = LEVEL,
+) -> tuple[float, Interval]:
+    """Harm, `mean(intact - ablated) / (mean(intact) - chance)`, with its interval.
+
+    An end is infinite where, at this level, the intact scores are not shown to lie above chance.
+
+    Args:
+        intact: scores of the intact model.
+        ablated: scores of the same examples under ablation.
+        chance: the score of guessing.
+        level: of confidence.
+    """
+    possible = possible_losses(chance, 1.0, 0.0) if is_binary(intact, ablated) else []
+    return ratio(intact - ablated, intact - chance, possible, level=level)
+
+
+def is_above(scores: Float[np.ndarray, " example"], chance: float, *, level: float = LEVEL) -> bool:
+    """Whether a mean score is shown to lie above chance, so that harm's interval has two ends.
+
+    For 0/1 scores by the score test, as of Wilson's interval with n - 1; for others by Student's t.
+    """
+    n = len(scores)
+    if n < 2 or not scores.mean() > chance:  # not if there is no chance
+        return False
+    if is_binary(scores):
+        spread, far = math.sqrt(chance * (1 - chance)), float(stats.norm.isf((1 - level) / 2))
+        far *= math.sqrt(n / (n - 1))
+    else:
+        spread, far = float(scores.std(ddof=1)), float(stats.t.isf((1 - level) / 2, n - 1))
+    return bool((scores.mean() - chance) * math.sqrt(n) > far * spread)
+
+
+def possible_losses(chance: float, most: float, least: float) -> list[Pair]:
+    """The outermost pairs of a loss and a skill of one example with 0/1 scores, for `ratio`.
+
+    The loss is a sum over conditions, `sum(w * (intact - ablated))`.
+
+    Args:
+        chance: the score of guessing.
+        most: the sum of the weights above 0.
+        least: the sum of the weights below 0.
+    """
+    return [
+        *((loss, 1 - chance) for loss in (least, most)),
+        *((loss, -chance) for loss in (-most, -least)),
+    ]
+
+
+def ratio(
+    numerator: Float[np.ndarray, " example"],
+    denominator: Float[np.ndarray, " example"],
+    possible: Iterable[Pair] = (),
+    *,
+    level: float = LEVEL,
+) -> tuple[float, Interval]:
+    """The ratio of two means over the same examples, with its interval.
+
+    Args:
+        numerator: a value for each example.
+        denominator: likewise; its mean is above 0.
+        possible: the pairs of a numerator and a denominator between which every example lies. None
+            are given where the values have no bounds.
+        level: of confidence.
+
+    Returns:
+        The ratio and its interval. Both are NaN where the mean denominator is not above 0, the
+        interval also for fewer than two examples; an end is infinite where the denominator is not
+        shown to lie above 0 at this level.
+
+    Raises:
+        ValueError: a level that is not between 0 and 1.
+    """
+    if not 0 < level < 1:
+        raise ValueError(f"a level of {level} is not between 0 and 1")
+    n = len(numerator)
+    if n == 0 or not denominator.mean() > 0:
+        return math.nan, UNKNOWN
+    estimate = float(numerator.mean() / denominator.mean()) + 0.0  # no minus zero
+    if n < 2:
+        return estimate, UNKNOWN
+    bounds = tuple(possible)
+    if not bounds:
+        return estimate, _fieller(numerator, denominator, level)
+    counted = Counter(
+        zip(numerator.round(_DIGITS).tolist(), denominator.round(_DIGITS).tolist(), strict=True)
+    )
+    return estimate, _scored(tuple(sorted(counted.items())), bounds, level)
+
+
+@functools.lru_cache(maxsize=100_000)
+def _scored(
+    counted: tuple[tuple[Pair, int], ...], possible: tuple[Pair, ...], level: float
+) -> Interval:
+    """The interval by the score test, from how often each pair of values was seen."""
+    pairs = [pair for pair, _ in counted]
+    counts = [float(count) for _, count in counted]
+    n = sum(counts)
+    estimate = sum(c * a for c, (a, _) in zip(counts, pairs, strict=True)) / sum(
+        c * b for c, (_, b) in zip(counts, pairs, strict=True)
+    )
+    # The variance is taken with n - 1, as that of a sample is (see `tango`).
+    critical = float(stats.norm.isf((1 - level) / 2)) * math.sqrt(n / (n - 1))
+
+    def beyond(h: float) -> float:
+        values = [a - h * b for a, b in pairs]
+        edges = [a - h * b for a, b in possible]
+        return abs(score(counts, values, edges)) - critical
+
+    return Interval(_end(beyond, estimate, -1.0), _end(beyond, estimate, 1.0))
+
+
+def score(counts: Sequence[float], values: Sequence[float], edges: Sequence[float]) -> float:
+    """The score statistic of the hypothesis that a mean is 0, standard normal under it.
+
+    Args:
+        counts: how often each value was seen.
+        values: those that were seen.
+        edges: values that are possible, seen or not; the outermost matter.
+    """
+    n = sum(counts)
+    mean = sum(c * v for c, v in zip(counts, values, strict=True)) / n
+    if mean == 0:
+        return 0.0
+    most, least = max(*values, *edges), min(*values, *edges)
+    if most <= 0 or least >= 0:
+        return math.copysign(math.inf, mean)
+    tilt = _tilt(counts, values, most, least)
+    weights = [c / (n * (1 + tilt * v)) for c, v in zip(counts, values, strict=True)]
+    variance = sum(w * v * v for w, v in zip(weights, values, strict=True))
+    # What is left has to lie at the edge that was not seen.
+    edge = most if mean < 0 else least
+    variance += max(0.0, 1 - sum(weights)) * edge * edge
+    return mean / math.sqrt(variance / n)
+
+
+def _tilt(counts: Sequence[float], values: Sequence[float], most: float, least: float) -> float:
+    """The multiplier `t` for which `sum(counts * values / (1 + t * values))` is 0.
+
+    At the end of its range where the sum is not 0 within it: values that were not seen then have
+    weight.
+    """
+    mean = sum(c * v for c, v in zip(counts, values, strict=True))
+    # The sum falls from t = -1 / most to t = -1 / least; at t = 0 it has the sign of the mean.
+    low, high = (-1 / most, 0.0) if mean < 0 else (0.0, -1 / least)
+    end = low if mean < 0 else high
+
+    def slope(t: float) -> tuple[float, float]:
+        total = change = 0.0
+        for c, v in zip(counts, values, strict=True):
+            part = v / (1 + t * v)
+            total += c * part
+            change -= c * part * part
+        return total, change
+
+    seen = any(math.isclose(1 + end * v, 0, abs_tol=1e-12) for v in values)
+    if not seen and slope(end)[0] * mean > 0:
+        return end
+    t, near = end / 2, 1e-12 * sum(c * abs(v) for c, v in zip(counts, values, strict=True))
+    for _ in range(_STEPS):
+        total, change = slope(t)
+        if abs(total) <= near or high - low <= 1e-14 * abs(end):
+            break
+        if total > 0:
+            low = t
+        else:
+            high = t
+        step = t - total / change
+        t = step if low < step < high else (low + high) / 2
+    return t
+
+
+def _end(beyond: Callable[[float], float], estimate: float, side: float) -> float:
+    """Where `beyond` crosses 0 on one side of an estimate; infinite where it does not."""
+    near, step = 0.0, 0.05
+    while beyond(estimate + side * step) < 0:
+        near, step = step, 2 * step
+        if step > _FARTHEST:
+            return side * math.inf
+    found = optimize.brentq(
+        lambda far: beyond(estimate + side * far), near, step, xtol=1e-10, rtol=1e-12
+    )
+    return float(estimate + side * found)
+
+
+def _fieller(
+    numerator: Float[np.ndarray, " example"],
+    denominator: Float[np.ndarray, " example"],
+    level: float,
+) -> Interval:
+    """Fieller's interval: the ratios `h` for which `numerator - h denominator` has a small t."""
+    n = len(numerator)
+    t = float(stats.t.isf((1 - level) / 2, n - 1))
+    a, b = float(numerator.mean()), float(denominator.mean())
+    (va, cov), (_, vb) = (np.cov(numerator, denominator) * t * t / n).tolist()
+    lead, half, rest = b * b - vb, a * b - cov, a * a - va
+    if va == 0:
+        return UNKNOWN  # values that are all the same say nothing of how they spread
+    if lead <= 0:
+        return Interval(-math.inf, math.inf)
+    root = math.sqrt(max(0.0, half * half - lead * rest))
+    return Interval((half - root) / lead, (half + root) / lead)
