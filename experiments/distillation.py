@@ -31,7 +31,7 @@ from typing import Any
 
 import pandas as pd
 from held_out import compared
-from setting import Options, asked_now, conclude, run
+from setting import Options, asked_now, conclude, run, skipped, thorough
 from swapping import KINDS, both_ways, swaps, told
 from twins import moved
 
@@ -48,6 +48,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     options.add_argument("--swap-limit", type=int, default=16, help="of the swaps; 0 for none")
     options.add_argument("--swaps", default="span,fraction", help=f"of {', '.join(KINDS)}")
     options.add_argument("--parts", type=int, default=4, help="parts of the depth, for swaps")
+    thorough(options)
     args = options.parse(argv)
     names = {Path(name).name: name for name in [*args.twin, *args.control]}
     if not args.twin or len(names) < len(args.twin) + len(args.control) or "base" in names:
@@ -87,8 +88,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 def profile(
     model: Any, args: argparse.Namespace, out: Path, asked: dict[str, Any]
 ) -> lr.SweepResult:
-    """Skip each layer in turn."""
-    conditions = lr.each_layer(model, lr.Skip())
+    """Skip each layer in turn; if asked for, put means in place of layers too."""
+    conditions = skipped(model, args)
     sweep = lr.Sweep(model, conditions=conditions, limit=args.limit, noise_floor=False, **asked)
     return sweep.run(out)
 

@@ -27,10 +27,11 @@ from collections.abc import Sequence
 import pandas as pd
 from scipy.stats import t
 from sentences import interval
-from setting import Options, asked_now, conclude, run
+from setting import Options, asked_now, conclude, run, thorough
 
 import layerroles as lr
 from layerroles import stats
+from layerroles.roles import carried_by_few
 
 ASKED = ("kv_retrieval", "word_problems", "facts")
 
@@ -42,6 +43,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     options.add_argument("--heads", type=int, default=10, help="how many are silenced together")
     options.add_argument("--seeds", type=int, default=8, help="draws of other heads")
     options.add_argument("--protocol", default="generation")
+    thorough(options)
     args = options.parse(argv)
     if args.heads < 1 or args.seeds < 2:
         raise lr.InputError("--heads is 1 or more, --seeds 2 or more")
@@ -66,13 +68,24 @@ def main(argv: Sequence[str] | None = None) -> None:
         conditions += [
             lr.random_heads(model, lr.Zero(), like=chosen, seed=seed) for seed in range(args.seeds)
         ]
+        names = [one.name for one in conditions]
+        if args.thorough:
+            mean = lr.Mean(lr.Reference(lr.task("plain_text"), limit=8))
+            conditions += [
+                lr.Condition(dict.fromkeys(one, mean), name=f"mean: {one.name}")
+                for one in conditions
+            ]
     how = {"protocols": [args.protocol], "limit": args.limit, "noise_floor": False}
     result = lr.Sweep(model, tasks, conditions, **how).run(args.out)
     if chosen:
         own = [asked_now(result, task.label, args.protocol) for task in tasks]
-        table = compared([one.effects() for one in own], [one.name for one in conditions])
+        table = compared([one.effects() for one in own], names)
         table.to_csv(args.out / "heads.csv", index=False)
         lines += findings(table)
+        lines += [
+            f"{row['claim']} ({row['family']}): {row['status']}. {row['evidence']}."
+            for row in carried_by_few(result)
+        ]
     else:
         lines.append("No head copies the evidence into the answer: none is silenced.")
     conclude(args, __doc__, result, lines)

@@ -22,12 +22,11 @@ Run again, it goes on where it was.
 """
 
 import itertools
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
 from lm_eval_files import hellaswag_folder, mmlu_folder
-from sentences import leaning, role
+from sentences import lean, leaning
 from setting import Options, conclude, run
 
 import layerroles as lr
@@ -75,10 +74,12 @@ def findings(result: lr.SweepResult) -> list[str]:
 def verdict(result: lr.SweepResult) -> str:
     """Whether two ways of scoring lean on different ends of the depth, pair by pair."""
     cells = [(cell["task"], cell["protocol"]) for cell in result.manifest["cells"]]
-    ways = [(", ".join(cell), role(result, *cell)) for cell in dict.fromkeys(cells)]
-    ways = [(name, row) for name, row in ways if not math.isnan(row["early_minus_late"])]
+    ways = [cell for cell in dict.fromkeys(cells) if lean(result, *cell).known]
     pairs = list(itertools.combinations(ways, 2))
-    told = [leaning(f"{two[0]} against {one[0]}", one[1], two[1]) for one, two in pairs]
+    told = [
+        leaning(f"{', '.join(two)} against {', '.join(one)}", result, one, two)
+        for one, two in pairs
+    ]
     shown = [line for line in told if "leans more on" in line]
     if not pairs:
         return "Importance depends on the scoring: cannot be said, fewer than two ways show skill."

@@ -20,12 +20,11 @@ Run
     python experiments/rag.py --out runs/rag  # again, and it goes on where it was
 """
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
 from passages import CONTEXTS, sciq
-from sentences import leaning, listed, on_task, role
+from sentences import interval, leaning, on_task, role
 from setting import Options, conclude, run, skipped, thorough
 
 import layerroles as lr
@@ -50,25 +49,32 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def findings(result: lr.SweepResult, labels: dict[str, str]) -> list[str]:
     """A sentence on each context and on what changes with it, under each protocol."""
-    lines, moved = [], []
+    lines = []
     for protocol in PROTOCOLS:
-        roles = {context: role(result, label, protocol) for context, label in labels.items()}
-        lines += [on_task(f"{labels[one]}, {protocol}", row) for one, row in roles.items()]
-        closed = roles.pop("none")
-        for context, given in roles.items():
-            lines.append(leaning(f"{context} against closed-book, {protocol}", closed, given))
-            if "leans more on" in lines[-1]:
-                moved.append(f"{context}, {protocol}")
-            if math.isnan(closed["early_minus_late"] - given["early_minus_late"]):
-                continue
-            gone = sorted(set(closed["critical"]) & set(given["spare"]))
-            new = sorted(set(closed["spare"]) & set(given["critical"]))
+        for label in labels.values():
+            lines.append(on_task(f"{label}, {protocol}", role(result, label, protocol)))
+        for context, label in labels.items():
+            if context != "none":
+                words = f"{context} against closed-book, {protocol}"
+                lines.append(leaning(words, result, (labels["none"], protocol), (label, protocol)))
+    differences = result.differences()
+    for pair, rows in differences.groupby(["task", "task_b", "protocol_a", "at", "ablation"]):
+        one, two, protocol, at, ablation = pair
+        rows = rows[rows["protocol_a"] == rows["protocol_b"]]
+        told = [
+            f"L{row.layer} {interval(row.difference, row.low, row.high)}"
+            for row in rows[rows["p_adjusted"] < 0.05].itertuples()
+        ]
+        if not rows.empty:
             lines.append(
-                f"{context}, {protocol}: critical closed-book and spare with the text: "
-                f"{listed(gone)}; spare closed-book and critical with the text: {listed(new)}."
+                f"{two} minus {one}, {protocol}, {ablation} at {at}: layers whose harm changes "
+                f"(paired, Holm): {', '.join(told) or 'none'}."
             )
-    shown = f"shown for {'; '.join(moved)}" if moved else "not shown"
-    return [*lines, f"A text in the prompt changes which end of the depth is leant on: {shown}."]
+    claims = lr.localize(result, ablation="skip").claims
+    own = claims[claims["claim"].str.startswith("Retrieval augmentation")].to_dict("records")
+    return lines + [
+        f"{row['claim']} ({row['protocol']}): {row['status']}. {row['evidence']}." for row in own
+    ]
 
 
 if __name__ == "__main__":

@@ -83,13 +83,18 @@ def tried(model: Any, task: lr.Task, limit: int, out: Path) -> tuple[bool, str]:
 
 def findings(result: lr.SweepResult) -> list[str]:
     """A sentence on each kind of problem, on what more steps change, and on the claim."""
-    roles = {name: role(result, name, "generation") for name in (*STEPS, COPYING)}
-    one, two, three = (roles[name] for name in STEPS)
+    one, two, three = STEPS
+    pairs = {
+        "Two steps against one": (one, two),
+        "Three steps against one": (one, three),
+        "Two steps against copying": (COPYING, two),
+    }
     return [
-        *(on_task(name, row) for name, row in roles.items()),
-        leaning("Two steps against one", one, two),
-        leaning("Three steps against one", one, three),
-        leaning("Two steps against copying", roles[COPYING], two),
+        *(on_task(name, role(result, name, "generation")) for name in (*STEPS, COPYING)),
+        *(
+            leaning(words, result, (first, "generation"), (second, "generation"))
+            for words, (first, second) in pairs.items()
+        ),
         *claims(lr.localize(result, ablation="skip"), "reasoning"),
     ]
 

@@ -53,13 +53,18 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def findings(result: lr.SweepResult) -> list[str]:
     """A sentence on each setting, on what differs between them, and on the claim."""
-    roles = {name: role(result, name, "generation") for name in TASKS}
+    pairs = {
+        "20 pairs against 5": (FEW, MANY),
+        "A key in the middle against an early one": (EARLY, MIDDLE),
+        "A late key against an early one": (EARLY, LATE),
+        "A needle in prose against 20 pairs": (MANY, NEEDLE),
+    }
     return [
-        *(on_task(name, roles[name]) for name in TASKS),
-        leaning("20 pairs against 5", roles[FEW], roles[MANY]),
-        leaning("A key in the middle against an early one", roles[EARLY], roles[MIDDLE]),
-        leaning("A late key against an early one", roles[EARLY], roles[LATE]),
-        leaning("A needle in prose against 20 pairs", roles[MANY], roles[NEEDLE]),
+        *(on_task(name, role(result, name, "generation")) for name in TASKS),
+        *(
+            leaning(words, result, (one, "generation"), (two, "generation"))
+            for words, (one, two) in pairs.items()
+        ),
         *claims(lr.localize(result, ablation="skip"), "retrieval"),
     ]
 

@@ -8,6 +8,8 @@ import layerroles as lr
 from layerroles import stats
 
 Row = Mapping[str, Any]
+Cell = tuple[str, str]  # a task's label and a protocol's
+NO_LEAN = "no difference in lean is shown"
 
 
 def interval(estimate: float, low: float, high: float, places: int = 2) -> str:
@@ -43,21 +45,32 @@ def on_task(name: str, row: Row) -> str:
     )
 
 
-def leaning(words: str, one: Row, two: Row) -> str:
-    """How much more the second leans on early layers than the first, and whether that is shown."""
-    change, found = stats.difference(
-        (one["early_minus_late"], two["early_minus_late"]),
-        (
-            stats.Interval(one["ci_low"], one["ci_high"]),
-            stats.Interval(two["ci_low"], two["ci_high"]),
-        ),
-    )
+def leaning(words: str, result: lr.SweepResult, one: Cell, two: Cell) -> str:
+    """How much more the second leans on early layers than the first, and whether that is shown.
+
+    Questions that both ask are paired.
+    """
+    change, low, high = stats.difference_of(lean(result, *two), lean(result, *one)).numbers
     if math.isnan(change):
         return f"{words}: cannot be compared, one of them has no skill above chance."
     end = "early" if change > 0 else "late"
-    shown = found.low > 0 or found.high < 0
-    verdict = f"leans more on {end} layers" if shown else "no difference in lean is shown"
-    return f"{words}: {verdict}, {interval(change, found.low, found.high)}."
+    verdict = f"leans more on {end} layers" if low > 0 or high < 0 else NO_LEAN
+    return f"{words}: {verdict}, {interval(change, low, high)}."
+
+
+def lean(result: lr.SweepResult, task: str, protocol: str) -> stats.Contrast:
+    """Harm of skipping the first third of layers minus that of the last, of one task."""
+    rows = result.frame[["condition", "ablation", "part", "at", "layer"]].drop_duplicates()
+    rows = rows[(rows["ablation"] == "skip") & (rows["part"] == "block") & (rows["at"] == "all")]
+    rows = rows[rows["layer"].notna()]
+    third = int(result.manifest["model"]["n_layers"]) // 3
+    last = int(result.manifest["model"]["n_layers"]) - third
+    weights = {
+        str(name): ((layer < third) - (layer >= last)) / third
+        for name, layer in zip(rows["condition"], rows["layer"].astype(int), strict=True)
+        if layer < third or layer >= last
+    }
+    return result.harm(task, protocol, weights)
 
 
 def claims(roles: lr.Roles, *families: str) -> list[str]:

@@ -25,6 +25,8 @@ from transformer_lens.model_bridge import TransformerBridge
 from layerroles.errors import InputError
 from layerroles.sites import ENTRY, EXIT, NUMBERED, PARTS, READ_OUT, Part, Site
 
+# How many times the median write a massive one is; the sink of SmolLM2's layer 11 is 400 times it.
+_MASSIVE = 50
 _N_TOKENS = 12
 _N_CACHED = 8
 _N_PADS = 5
@@ -120,6 +122,43 @@ def check_pads(
             f"logits by {error:.2g} standard deviations), so what it answers would depend on what "
             f"is asked beside it"
         )
+
+
+def massive_writes(model: TransformerBridge, ids: Sequence[int]) -> dict[int, list[int]]:
+    """The positions after the first at which a layer writes far more than at others, by layer.
+
+    Such writes draw attention as the first token's does (M. Sun et al., "Massive Activations in
+    Large Language Models", arXiv 2402.17762): in Llama-2 at the first delimiter. A condition that
+    acts at all positions but the first destroys them.
+
+    Args:
+        model: the bridge.
+        ids: tokens of a prompt.
+    """
+    tokens = torch.tensor([list(ids)], device=model.cfg.device)
+    norms: dict[int, Tensor] = {}
+    entered: dict[int, Tensor] = {}
+
+    def enter(value: Tensor, hook: Any, *, layer: int) -> None:
+        entered[layer] = value
+
+    def leave(value: Tensor, hook: Any, *, layer: int) -> None:
+        norms[layer] = (value.float() - entered.pop(layer).float()).norm(dim=-1)[0].cpu()
+
+    layers = range(model.cfg.n_layers)
+    hooks: list[Any] = [
+        (ENTRY.format(layer=layer), partial(enter, layer=layer)) for layer in layers
+    ]
+    hooks += [(EXIT.format(layer=layer), partial(leave, layer=layer)) for layer in layers]
+    with torch.inference_mode():
+        model.run_with_hooks(
+            tokens, fwd_hooks=hooks, attention_mask=torch.ones_like(tokens), use_cache=False
+        )
+    found = {
+        layer: (norm[1:] > _MASSIVE * norm[1:].median()).nonzero().flatten() + 1
+        for layer, norm in sorted(norms.items())
+    }
+    return {layer: where.tolist() for layer, where in found.items() if len(where)}
 
 
 def _tokens(model: TransformerBridge) -> Tensor:

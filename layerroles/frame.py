@@ -16,6 +16,7 @@ _COLUMNS = [
     *(name for name in ROW if name not in _LATER),
     *_LATER,
 ]
+_EXAMPLE = ["task", "example", "prompt", "answer", "evidence", "question"]
 _TYPES = {
     **dict.fromkeys(("layer", "head", "n_tokens"), "Int64"),
     **dict.fromkeys(("correct", "strict", "form", "thought", "changed"), "boolean"),
@@ -52,9 +53,10 @@ def read(path: str | Path) -> SweepResult:
         ],
         columns=_COLUMNS,
     ).astype(_TYPES)
+    # Runs of earlier versions do not name their questions.
     shown = pd.DataFrame(
-        [{k: e[k] for k in ("task", "example", "prompt", "answer", "evidence")} for e in examples],
-        columns=["task", "example", "prompt", "answer", "evidence"],
+        [{name: example.get(name) or "" for name in _EXAMPLE} for example in examples],
+        columns=_EXAMPLE,
     ).drop_duplicates(["task", "example"], ignore_index=True)
     return SweepResult(frame=frame, manifest=manifest, examples=shown)
 

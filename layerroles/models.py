@@ -37,12 +37,17 @@ from layerroles.boot import (
     resolve_dtype,
     source_of,
 )
-from layerroles.checks import Checks, check_model, check_pads, unchecked
+from layerroles.checks import Checks, check_model, check_pads, massive_writes, unchecked
 from layerroles.errors import InputError
 from layerroles.sites import Site, size_of
 from layerroles.weights import content, hook_ids, shares_keys, weights
 
 log = logging.getLogger(__name__)
+# A text with the delimiters at which some models write massive activations.
+_DELIMITED = (
+    "The old house stands by the river. It has two floors, a garden and a red door.\n"
+    "In spring, the water rises; in autumn, it falls.\n\nNobody knows who built it."
+)
 
 
 @dataclass(frozen=True)
@@ -394,9 +399,29 @@ def _prepare(
             f"model {name!r} ({bridge.cfg.architecture}) does not run as {bridge.cfg.dtype}: "
             f"{error}; try another dtype"
         ) from error
+    _warn_of_massive_writes(bridge, name, tokenizer)
     hooks = hook_ids(bridge)
     _PREPARED[bridge] = Prepared(name, revision, tokenizer, checks, origin=origin, hooks=hooks)
     return bridge
+
+
+def _warn_of_massive_writes(bridge: TransformerBridge, name: str, tokenizer: Any) -> None:
+    """Name the layers that write massive activations where `after_first` does not spare them."""
+    if tokenizer is None:
+        return
+    ids = tokenizer(_DELIMITED, add_special_tokens=True)["input_ids"]
+    if len(ids) < 3 or max(ids) >= bridge.cfg.d_vocab:
+        return
+    for layer, positions in massive_writes(bridge, ids).items():
+        where = ", ".join(f"{place} ({tokenizer.decode([ids[place]])!r})" for place in positions)
+        log.warning(
+            "model %r: layer %d writes massive activations at positions %s of a short text, not "
+            "only at the first: at='after_first' does not spare them, and a harm that it leaves "
+            "may be that of an attention sink",
+            name,
+            layer,
+            where,
+        )
 
 
 def _own_tokenizer(tokenizer: Any) -> Any:

@@ -21,7 +21,7 @@ ROW = (
     *("score", "correct", "strict", "outcome", "response", "status", "changed", "n_tokens"),
     *("form", "thought", "details"),
 )
-EXAMPLE = ("context", "prompt", "answer", "evidence")
+EXAMPLE = ("context", "prompt", "answer", "evidence", "question")
 _SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS rows (
     condition TEXT, task TEXT, protocol TEXT, example TEXT,
@@ -111,6 +111,14 @@ class Store:
             if id not in known
         ]
         self._insert("examples", 4 + len(EXAMPLE), new)
+        # Folders of an earlier version do not name the questions.
+        named = [(values[-1], task, protocol, id) for id, values in examples.items() if values[-1]]
+        with _writing(self.folder), self._db:
+            self._db.executemany(
+                "UPDATE examples SET question = ? "
+                "WHERE task = ? AND protocol = ? AND example = ? AND question IS NULL",
+                named,
+            )
 
     def add_rows(self, unit: Mapping[Key, Mapping[str, Sequence[Any]]]) -> None:
         """Write the answers of one work unit, all or none: for each key, example ids to `ROW`."""
@@ -284,10 +292,11 @@ def _merged(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
 
 def _add_columns(db: sqlite3.Connection) -> None:
     """Bring a folder that an earlier version wrote up to date; its rows lack what is new."""
-    known = {column[1] for column in db.execute("PRAGMA table_info(rows)")}
-    for name in ROW:
-        if name not in known:
-            db.execute(f"ALTER TABLE rows ADD COLUMN {name}")
+    for table, columns in (("rows", ROW), ("examples", EXAMPLE)):
+        known = {column[1] for column in db.execute(f"PRAGMA table_info({table})")}
+        for name in columns:
+            if name not in known:
+                db.execute(f"ALTER TABLE {table} ADD COLUMN {name}")
 
 
 def _union(

@@ -297,13 +297,14 @@ class Sweep:
         floor = self.noise_floor and again.needs_floor(store.manifest, cell.names, n)
         return floor, again.needs_chance(store.cell(*cell.names), asked)
 
-    def _described(self, cell: Cell) -> dict[str, tuple[str, str, str, str]]:
+    def _described(self, cell: Cell) -> dict[str, tuple[str, ...]]:
         return {
             example.id: (
                 cell.protocol.prompt(self.model, example, chat=self.chat),
                 example.prompt,
                 example.answer,
                 json.dumps([example.prompt[start:end] for start, end in example.evidence]),
+                example.question,
             )
             for example in cell.examples
         }

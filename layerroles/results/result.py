@@ -1,12 +1,13 @@
 """The result of a sweep: its rows, and what they say."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 import pandas as pd
 
+from layerroles import stats
 from layerroles.errors import InputError
 from layerroles.registry import nearest, unknown
 from layerroles.results.agreement import agreement_of, differences_of
@@ -129,6 +130,43 @@ class SweepResult:
         unless both harms are defined.
         """
         return differences_of(self._cells)
+
+    def harm(
+        self,
+        task: str,
+        protocol: str,
+        weights: Mapping[str, float],
+        *,
+        level: float = stats.LEVEL,
+    ) -> stats.Contrast:
+        """A weighted sum of the harms of conditions in one task and protocol.
+
+        Two of them are compared by `stats.difference_of`, which pairs the questions that both ask.
+        Not known (NaN) where `effects` has no harm.
+
+        Args:
+            task: its label.
+            protocol: its label.
+            weights: by condition, such as `{"skip L0": 0.5, "skip L1": 0.5}` for a mean.
+            level: of confidence.
+
+        Raises:
+            InputError: no such task, protocol or condition in this result.
+
+        Example:
+            both = {"skip L0": 0.5, "skip L1": 0.5}
+            one, two = (result.harm(task, "generation", both) for task in result.frame["task"][:2])
+            stats.difference_of(one, two).numbers
+        """
+        found = {(cell.task, cell.protocol): cell for cell in self._cells}
+        if (task, protocol) not in found:
+            named = [" ".join(names) for names in found]
+            raise InputError(unknown("task and protocol", f"{task} {protocol}", named))
+        cell = found[task, protocol]
+        for name in weights:
+            if name not in cell.conditions.index:
+                raise InputError(unknown("condition", name, list(map(str, cell.conditions.index))))
+        return cell.harm(weights, level=level)
 
     def measures(self) -> pd.DataFrame:
         """List what protocols measured beside the score, a row per number.

@@ -70,7 +70,7 @@ def _p(harms: Harms, frame: pd.DataFrame) -> dict[str, "pd.Series[float]"]:
     return {"p": p, "p_adjusted": adjusted}
 
 
-def carried_by_few(result: SweepResult, at: str) -> Iterator[dict[str, Any]]:
+def carried_by_few(result: SweepResult, at: str = "all") -> Iterator[dict[str, Any]]:
     """The rows of `Roles.claims` on heads that were ablated together.
 
     Single heads decide nothing: others stand in for them. Of the sets of heads that were ablated

@@ -167,6 +167,11 @@ def _heads(frame: pd.DataFrame, measures: tuple[str, ...]) -> list[dict[str, obj
     ]
 
 
+def _found(scores: pd.DataFrame) -> pd.DataFrame:
+    """The examples of which the model wrote enough of the evidence, where that is known."""
+    return scores[scores["recall"] >= FOUND] if "recall" in scores else scores
+
+
 def _similarity(frame: pd.DataFrame) -> list[dict[str, object]]:
     """The layers whose block turns the stream least."""
     single = frame[frame["n"] == 1].groupby("layer")["influence"].mean()
@@ -202,7 +207,7 @@ _KINDS: dict[str, Callable[[pd.DataFrame], list[dict[str, object]]]] = {
         _depth, first=partial(_stays, column="margin", holds=lambda margin: margin > 0)
     ),
     "attention": _attention,
-    "retrieval_score": lambda frame: _heads(frame[frame["recall"] >= FOUND], ("score",)),
+    "retrieval_score": lambda frame: _heads(_found(frame), ("score",)),
     "head_scores": partial(_heads, measures=("previous", "duplicate", "induction")),
     "similarity": _similarity,
     "attribution": _attribution,

@@ -149,13 +149,20 @@ def _scored(
     )
     # The variance is taken with n - 1, as that of a sample is (see `tango`).
     critical = float(stats.norm.isf((1 - level) / 2)) * math.sqrt(n / (n - 1))
-
-    def beyond(h: float) -> float:
-        values = [a - h * b for a, b in pairs]
-        edges = [a - h * b for a, b in possible]
-        return abs(score(counts, values, edges)) - critical
-
+    beyond = functools.partial(_beyond, counts, pairs, possible, critical)
     return Interval(_end(beyond, estimate, -1.0), _end(beyond, estimate, 1.0))
+
+
+def _beyond(
+    counts: Sequence[float],
+    pairs: Sequence[Pair],
+    possible: Sequence[Pair],
+    critical: float,
+    h: float,
+) -> float:
+    """By how much the score of the ratio `h` exceeds the critical one."""
+    values = [a - h * b for a, b in pairs]
+    return abs(score(counts, values, [a - h * b for a, b in possible])) - critical
 
 
 def score(counts: Sequence[float], values: Sequence[float], edges: Sequence[float]) -> float:
@@ -193,20 +200,12 @@ def _tilt(counts: Sequence[float], values: Sequence[float], most: float, least: 
     low, high = (-1 / most, 0.0) if mean < 0 else (0.0, -1 / least)
     end = low if mean < 0 else high
 
-    def slope(t: float) -> tuple[float, float]:
-        total = change = 0.0
-        for c, v in zip(counts, values, strict=True):
-            part = v / (1 + t * v)
-            total += c * part
-            change -= c * part * part
-        return total, change
-
     seen = any(math.isclose(1 + end * v, 0, abs_tol=1e-12) for v in values)
-    if not seen and slope(end)[0] * mean > 0:
+    if not seen and _slope(counts, values, end)[0] * mean > 0:
         return end
     t, near = end / 2, 1e-12 * sum(c * abs(v) for c, v in zip(counts, values, strict=True))
     for _ in range(_STEPS):
-        total, change = slope(t)
+        total, change = _slope(counts, values, t)
         if abs(total) <= near or high - low <= 1e-14 * abs(end):
             break
         if total > 0:
@@ -216,6 +215,16 @@ def _tilt(counts: Sequence[float], values: Sequence[float], most: float, least: 
         step = t - total / change
         t = step if low < step < high else (low + high) / 2
     return t
+
+
+def _slope(counts: Sequence[float], values: Sequence[float], t: float) -> tuple[float, float]:
+    """The sum of `_tilt` at `t`, and its derivative."""
+    total = change = 0.0
+    for c, v in zip(counts, values, strict=True):
+        part = v / (1 + t * v)
+        total += c * part
+        change -= c * part * part
+    return total, change
 
 
 def _end(beyond: Callable[[float], float], estimate: float, side: float) -> float:

@@ -37,6 +37,8 @@ class Example:
         solution: a worked solution that ends in the answer; shown in the worked examples of
             protocols that generate, and what `chain_logprob` scores. Empty where there is none.
         shots: worked examples shown before the question.
+        question: names the question where another task asks it under another id, as a digest of an
+            lm-eval document does; empty where the id does.
 
     Example:
         >>> import layerroles as lr
@@ -52,6 +54,7 @@ class Example:
     evidence: tuple[tuple[int, int], ...] = ()
     solution: str = ""
     shots: tuple["Example", ...] = ()
+    question: str = ""
 
     def __repr__(self) -> str:
         more = [
@@ -187,6 +190,10 @@ class Task(ABC):
     def fingerprint(self, limit: int, seed: int) -> str:
         """A hash of the examples asked for: changes when the task's content changes."""
         asked = [dataclasses.asdict(example) for example in self.examples(limit, seed)]
+        for example in asked:  # which task asks it too is no part of its content
+            del example["question"]
+            for shot in example["shots"]:
+                del shot["question"]
         text = json.dumps(asked, sort_keys=True, ensure_ascii=False)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 

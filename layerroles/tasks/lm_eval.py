@@ -12,6 +12,8 @@ Example:
 """
 
 import functools
+import hashlib
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -271,7 +273,19 @@ class LmEval(Task):
             answer = answer[0]
         if isinstance(answer, int) and 0 <= answer < len(choices):
             answer = choices[answer]
-        return Example(id=id, prompt=arguments[0], answer=str(answer).strip(), choices=choices)
+        return Example(
+            id=id,
+            prompt=arguments[0],
+            answer=str(answer).strip(),
+            choices=choices,
+            question=_digest(doc),
+        )
+
+
+def _digest(doc: Any) -> str:
+    """What tells a document from others: tasks of the same documents ask the same questions."""
+    text = json.dumps(doc, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _numbered(name: str, member: Any) -> Iterator[tuple[str, int, Any]]:

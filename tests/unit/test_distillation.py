@@ -270,7 +270,7 @@ def test_a_taught_twin_that_moves_is_told_from_its_control(tmp_path: Path) -> No
     runs["taught"] = lr.SweepResult(runs["taught"].frame, runs["taught"].manifest)
     text = "\n".join(moved(runs, ["other"], tmp_path))
     assert "mean harm of taught moves down;" in text
-    assert "effective layers of taught is not shown to move;" in text
+    assert "A distilled model reasons more robustly than its base (taught): not shown" in text
     assert "of other" not in text and "not measurable" not in text
     same = "\n".join(moved({"base": runs["taught"], "more": runs["base"]}, [], tmp_path))
     assert "mean harm of more moves up, against the claim;" in same

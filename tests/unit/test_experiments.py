@@ -116,13 +116,10 @@ def test_what_is_planted_is_said(experiment: Load) -> None:
     line = sentences.on_task("facts", told["facts"])
     assert line.startswith("facts: intact 0.78 (n = 400, chance 0.00)")
     assert "critical layers: 0, 1, 23, 24, 29." in line
-    assert "leans more on early layers" in sentences.leaning(
-        "x", told["facts"], told["kv_retrieval"]
-    )
-    assert "leans more on late layers" in sentences.leaning(
-        "x", told["kv_retrieval"], told["facts"]
-    )
-    same = sentences.leaning("x", told["facts"], told["facts"])
+    facts, look_up = ("facts", "generation"), ("kv_retrieval", "generation")
+    assert "leans more on early layers" in sentences.leaning("x", result, facts, look_up)
+    assert "leans more on late layers" in sentences.leaning("x", result, look_up, facts)
+    same = sentences.leaning("x", result, facts, facts)
     assert same.startswith("x: no difference in lean is shown, +0.00 [")
     roles = lr.localize(result)
     told = sentences.claims(roles, "reasoning")

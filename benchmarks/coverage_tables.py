@@ -1,0 +1,206 @@
+"""How often the intervals of harm hold the truth, and how often claims are decided rightly.
+
+Answers are drawn from a known truth; nothing is loaded. The tables of docs/statistics.md:
+
+    python -m benchmarks.coverage_tables --draws 4000 --sweeps 200
+
+It takes 20 minutes on one core; `--only harm`, `--only depth` and `--only claims` give one each.
+"""
+
+import argparse
+import itertools
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from scipy import stats as distributions
+
+from benchmarks.simulated import Simulation, Truth
+from layerroles import stats
+from layerroles.roles import localize
+from layerroles.roles.literature import DEEP, MORE, ORDER, SHALLOW, SMALLEST
+from layerroles.stats.ratio import score
+
+# Skill, chance, harm, churn.
+Point = tuple[float, float, float, float]
+SIZES = (32, 64, 128, 256, 512)
+SKILLS = (0.1, 0.2, 0.35, 0.5, 0.7, 0.95)
+HARMS = (-0.5, -0.2, 0.0, 0.2, 0.5, 0.9, 1.0)
+CHURNS = (0.0, 0.03, 0.1)
+CRITICAL = float(distributions.norm.isf(0.025))
+G, C = "generation", "continuation"
+# Families of layers in two halves, early and late.
+PROFILES = {
+    "even": [0.3] * 8,
+    "early": [0.5] * 4 + [0.0] * 4,
+    "all early": [1.0] * 4 + [0.0] * 4,
+    "helps": [-0.3] * 4 + [0.0] * 4,
+    "two": [1.0, 1.0] + [0.0] * 6,
+}
+
+
+def points(skills: Sequence[float] = SKILLS) -> list[Point]:
+    """Wherever probabilities allow: wrong answers come right by churn, and as many are lost."""
+    every = itertools.product(skills, (0.0, 0.25), HARMS, CHURNS)
+    return [point for point in every if min(cells(point)) >= 0 and point[0] + point[1] < 1]
+
+
+def cells(point: Point) -> list[float]:
+    """The probabilities of right twice, lost, gained and wrong twice."""
+    skill, chance, harm, churn = point
+    right = skill + chance
+    gained = churn * (1 - right) if harm >= 0 else churn * right - harm * skill
+    lost = gained + harm * skill
+    return [round(p, 12) for p in (right - lost, lost, gained, 1 - right - gained)]
+
+
+def covered(n: int, point: Point, draws: int) -> tuple[float, float]:
+    """The share of draws with skill above chance, and of those whose interval holds the truth."""
+    _, chance, harm, _ = point
+    rng = np.random.default_rng([n, *(round(abs(value) * 100) for value in point)])
+    drawn = rng.multinomial(n, cells(point), size=draws)
+    tables, counts = np.unique(drawn, axis=0, return_counts=True)
+    values = [-harm * (1 - chance), 1 - harm * (1 - chance), -1 + harm * chance, harm * chance]
+    reach = CRITICAL * math.sqrt(n / (n - 1)) + 1e-9
+    passed = inside = 0
+    for table, count in zip(tables.tolist(), counts.tolist(), strict=True):
+        right = np.repeat([1.0, 0.0], [table[0] + table[1], table[2] + table[3]])
+        if not stats.is_above(right, chance):
+            continue
+        passed += count
+        seen = [(float(k), v) for k, v in zip(table, values, strict=True) if k]
+        statistic = score([k for k, _ in seen], [v for _, v in seen], values)
+        inside += count * (abs(statistic) <= reach)
+    return passed / draws, inside / max(1, passed)
+
+
+def covered_depth(
+    n: int, skill: float, chance: float, harms: Sequence[float], draws: int
+) -> tuple[float, float]:
+    """The same of early minus late, over layers of which half of the questions are alike hard."""
+    rng = np.random.default_rng([n, round(skill * 100), round(chance * 100)])
+    harm, half, right = np.array(harms)[:, None], len(harms) // 2, skill + chance
+    gained = np.where(harm < 0, -harm * skill, 0.0) + 0.02 * (1 - right)
+    lost = np.minimum(right, np.where(harm < 0, 0.0, harm * skill) + 0.02 * (1 - right))
+    cost = (lost - gained) / skill  # no more than what is right can be lost
+    truth = float(cost[:half].mean() - cost[half:].mean())
+    weights = np.repeat([-1 / half, 1 / half], half)  # on what is right
+    possible = stats.possible_losses(chance, 1.0, -1.0)
+    passed = inside = 0
+    for _ in range(draws):
+        intact = rng.random(n) < right
+        u = np.where(rng.random((2 * half, n)) < 0.5, rng.random(n), rng.random((2 * half, n)))
+        if not stats.is_above(intact.astype(float), chance):
+            continue
+        ablated = np.where(intact, u >= lost / right, u < gained / (1 - right))
+        _, interval = stats.ratio(weights @ ablated, intact - chance, possible)
+        passed += 1
+        inside += interval.low <= truth <= interval.high
+    return passed / draws, inside / max(1, passed)
+
+
+def apart(by: float, base: float, n_layers: int) -> Truth:
+    """Harms for which the number of every claim is `by`: beyond copying, between protocols ..."""
+    third, flat, more = n_layers // 3, [base] * n_layers, [base + by] * n_layers
+    return {
+        ("retrieval", G): [base + by] * third + [base] * (n_layers - third),
+        ("reasoning", G): more,
+        ("commonsense", G): more,
+        ("commonsense", C): flat,
+        ("language", G): flat,
+    }
+
+
+CLAIMS = (SHALLOW["retrieval"], ORDER, DEEP, MORE)
+
+
+def statuses(truth: Truth, n: int, sweeps: int) -> dict[str, Counter[str]]:
+    """How often each claim came out how, of two kinds with correlated answers and skill .7."""
+    found: dict[str, Counter[str]] = {claim: Counter() for claim in CLAIMS}
+    for seed in range(sweeps):
+        claims = localize(Simulation(truth, n=n).draw(seed), ablation="skip").claims
+        for row in claims.itertuples():
+            if row.claim in found:
+                found[row.claim][row.status] += 1
+    return found
+
+
+def harm_table(draws: int) -> Iterator[str]:
+    """Coverage of harm by skill and number of questions, over harm, chance and churn."""
+    yield "| skill | n | points | pass rate | coverage given a pass: mean | least |"
+    yield "| --- | --- | --- | --- | --- | --- |"
+    usual: list[float] = []
+    for skill, n in itertools.product(SKILLS, SIZES):
+        found = np.array([covered(n, point, draws) for point in points((skill,))])
+        passed, share = found.T
+        usual += list(share[passed >= 0.8])
+        share = share[passed > 0]
+        yield (
+            f"| {skill:g} | {n} | {len(found)} | {passed.min():.2f} to {passed.max():.2f} | "
+            f"{share.mean():.3f} | {share.min():.3f} |"
+        )
+    yield (
+        f"\nWhere the intact score is above chance in 80% of draws or more: {len(usual)} points, "
+        f"mean {np.mean(usual):.4f}, least {min(usual):.4f}."
+    )
+
+
+def depth_table(draws: int) -> Iterator[str]:
+    """Coverage of early minus late by skill, chance and number of questions, over profiles."""
+    yield "| skill | chance | n | pass rate | coverage given a pass: mean | least |"
+    yield "| --- | --- | --- | --- | --- | --- |"
+    usual: list[float] = []
+    for skill, chance, n in itertools.product((0.12, 0.35, 0.7), (0.0, 0.25), (32, 64, 200, 512)):
+        found = np.array(
+            [covered_depth(n, skill, chance, harms, draws) for harms in PROFILES.values()]
+        )
+        passed, share = found.T
+        usual += list(share[passed >= 0.8])
+        yield (
+            f"| {skill:g} | {chance:g} | {n} | {passed.mean():.2f} | {share.mean():.3f} | "
+            f"{share.min():.3f} |"
+        )
+    yield (
+        f"\nWhere the intact score is above chance in 80% of draws or more: {len(usual)} points, "
+        f"mean {np.mean(usual):.4f}, least {min(usual):.4f}."
+    )
+
+
+def claims_table(sweeps: int) -> Iterator[str]:
+    """How claims come out, by the true number, the harm of all else, and the questions."""
+    yield "| harm elsewhere | n | true number | claim | supported | contradicted | not shown |"
+    yield "| --- | --- | --- | --- | --- | --- | --- |"
+    for base, n in ((0.05, 400), (0.1, 400), (0.2, 400), (0.2, 800), (0.4, 1600)):
+        for by in (0.0, SMALLEST, 0.15):
+            for claim, counts in statuses(apart(by, base, 30), n, sweeps).items():
+                shares = [
+                    f"{counts[status] / sweeps:.2f}"
+                    for status in ("supported", "contradicted", "not shown")
+                ]
+                yield f"| {base:g} | {n} | {by:g} | {claim} | {' | '.join(shares)} |"
+
+
+def main() -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--draws", type=int, default=1000)
+    parser.add_argument("--sweeps", type=int, default=40)
+    parser.add_argument("--only", choices=("harm", "depth", "claims"))
+    args = parser.parse_args()
+    tables = {
+        "harm": harm_table(args.draws),
+        "depth": depth_table(max(1, args.draws // 2)),
+        "claims": claims_table(args.sweeps),
+    }
+    for name, lines in tables.items():
+        if args.only in (None, name):
+            print(f"\n{name}\n")
+            for line in lines:
+                print(line, flush=True)
+
+
+if __name__ == "__main__":
+    main()

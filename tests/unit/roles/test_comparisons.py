@@ -1,0 +1,142 @@
+"""The same questions in two settings: contexts and models are compared question by question."""
+
+from collections import Counter
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from benchmarks.simulated import Simulation, Truth
+from layerroles.roles import localize
+from layerroles.roles.comparisons import ALIKE, CONTEXT, ROBUST
+
+G = "generation"
+BARE, TOLD = "knowledge", "knowledge[context]"
+
+
+def contexts(bare: list[float], told: list[float]) -> Truth:
+    return {(BARE, G): bare, (TOLD, G): told}
+
+
+def statuses(truth: Truth, n: int, draws: int = 30) -> Counter:
+    found = Counter()
+    for seed in range(draws):
+        result = Simulation(truth, n=n, shared=True).draw(seed)
+        claims = localize(result, ablation="skip").claims.set_index("claim")
+        found[claims.loc[CONTEXT, "status"]] += 1
+    return found
+
+
+FLAT = [0.05] * 9
+
+
+def test_a_layer_that_a_context_brings_in_is_found() -> None:
+    found = statuses(contexts(FLAT, [0.05] * 4 + [0.4] + [0.05] * 4), n=200)
+    assert found["supported"] >= 27, found
+
+
+def test_where_nothing_changes_nothing_is_claimed() -> None:
+    same = statuses(contexts([0.2] * 9, [0.2] * 9), n=200)
+    assert same["supported"] <= 1, same
+    # Harm that falls as much everywhere: the same layers matter.
+    robust = statuses(contexts([0.4] * 9, [0.1] * 9), n=200)
+    assert robust["supported"] <= 1, robust
+
+
+def test_at_the_smallest_effect_nothing_is_claimed() -> None:
+    # One layer of nine differs from their mean change by exactly .05.
+    told = [0.05] * 4 + [0.05 + 0.05 * 9 / 8] + [0.05] * 4
+    found = statuses(contexts(FLAT, told), n=800)
+    assert found["supported"] <= 1, found
+    assert found["contradicted"] <= 1, found
+
+
+def test_no_change_is_known_from_three_thousand_questions() -> None:
+    found = statuses(contexts([0.0] * 9, [0.0] * 9), n=3000, draws=10)
+    assert found["contradicted"] >= 9, found
+
+
+def test_layers_that_change_are_told_by_a_paired_test_and_holms_correction() -> None:
+    truth = contexts(FLAT, [0.05] * 4 + [0.4] + [0.05] * 4)
+    result = Simulation(truth, n=200, shared=True, kinds=("skip",)).draw(1)
+    rows = result.differences()
+    own = rows[(rows["task"] == BARE) & (rows["task_b"] == TOLD)].set_index("layer")
+    assert own.index[own["p_adjusted"] < 0.05].tolist() == [4]
+    assert own.loc[4, "low"] > 0.2
+    assert (own["n"] == 200).all()
+    (omnibus,) = result.agreement()["p"]
+    assert omnibus <= 1e-3
+    evidence = localize(result).claims.set_index("claim").loc[CONTEXT, "evidence"]
+    assert "layers whose harm changes (Holm): 4" in evidence
+    assert evidence.endswith(f"{TOLD} against {BARE}")
+
+
+def test_the_test_of_profiles_is_right_where_they_are_alike() -> None:
+    found = [
+        Simulation(contexts([0.3] * 6, [0.3] * 6), n=80, shared=True, kinds=("skip",))
+        .draw(seed)
+        .agreement()["p"]
+        .iloc[0]
+        for seed in range(100)
+    ]
+    assert np.mean(np.array(found) < 0.05) <= 0.1
+    assert np.quantile(found, 0.5) > 0.3
+
+
+def test_questions_that_are_not_shared_are_not_compared() -> None:
+    result = Simulation(contexts(FLAT, FLAT), n=50).draw(0)
+    assert result.differences().empty
+    assert CONTEXT not in set(localize(result, ablation="skip").claims["claim"])
+
+
+def test_a_context_in_front_of_unlike_questions_is_no_augmentation() -> None:
+    result = Simulation(contexts(FLAT, FLAT), n=50, shared=True).draw(0)
+    result.examples["prompt"] = [f"prompt {i}" for i in range(len(result.examples))]
+    assert CONTEXT not in set(localize(result, ablation="skip").claims["claim"])
+    assert not result.differences().empty
+
+
+def robust(base: float, twin: float, n: int = 200, draws: int = 20) -> Counter:
+    found = Counter()
+    for seed in range(draws):
+        one, two = (
+            Simulation({("reasoning", G): [harm] * 9}, n=n).draw(2 * seed + which)
+            for which, harm in enumerate((base, twin))
+        )
+        claims = localize(two, ablation="skip", base=one).claims.set_index("claim")
+        found[claims.loc[ROBUST, "status"]] += 1
+    return found
+
+
+def test_a_model_is_held_against_its_base() -> None:
+    assert robust(0.5, 0.2)["supported"] >= 18
+    assert robust(0.2, 0.5)["contradicted"] >= 18
+    assert robust(0.3, 0.25, draws=40)["supported"] <= 2
+    alone = localize(Simulation({("reasoning", G): [0.5] * 9}, n=50).draw(0), ablation="skip")
+    assert ROBUST not in set(alone.claims["claim"])
+
+
+def test_a_base_under_one_kind_decides_nothing() -> None:
+    one = Simulation({("reasoning", G): [0.6] * 9}, n=200, kinds=("skip",)).draw(0)
+    two = Simulation({("reasoning", G): [0.1] * 9}, n=200).draw(1)
+    row = localize(two, ablation="skip", base=one).claims.set_index("claim").loc[ROBUST]
+    assert row["status"] == "not shown"
+    assert "mean harm, base minus this model not known" in row["evidence"]
+
+
+@pytest.mark.parametrize(("n_tokens", "words"), [(1, "answering position"), (20, "all tokens of")])
+def test_similarity_is_described_and_has_no_verdict(n_tokens: int, words: str) -> None:
+    rng = np.random.default_rng(0)
+    rows = [
+        {"probe": "similarity", "task": "a", "family": "retrieval", "example": str(example),
+         "layer": layer, "n": 1, "influence": 0.1, "angular": rng.uniform(0.05, 0.1),
+         "n_tokens": n_tokens}
+        for example in range(10)
+        for layer in range(9)
+    ]  # fmt: skip
+    result = Simulation({("retrieval", G): FLAT}, n=20).draw(0)
+    roles = localize(result, [pd.DataFrame(rows)], ablation="skip")
+    row = roles.claims.set_index("claim").loc[ALIKE]
+    assert row["status"] == "described"
+    assert words in row["evidence"]
+    assert words in roles.verdict

@@ -1,0 +1,169 @@
+"""Claims of the literature are decided where the truth is known, and only then."""
+
+from collections import Counter
+
+import pandas as pd
+import pytest
+
+from benchmarks.coverage_tables import CLAIMS, apart, statuses
+from benchmarks.simulated import Simulation, copied
+from layerroles.results import SweepResult
+from layerroles.roles import localize
+from layerroles.roles.literature import DEEP, MORE, SHALLOW, SMALLEST
+
+G = "generation"
+LAYERS, N, DRAWS = 15, 400, 30
+BASE = 0.05  # harm of every layer, whatever the truth of a claim
+
+
+def test_a_claim_that_is_false_is_contradicted() -> None:
+    found = statuses(apart(0.0, BASE, LAYERS), N, DRAWS)
+    for claim in CLAIMS:
+        assert found[claim]["contradicted"] >= 0.9 * DRAWS, (claim, found[claim])
+        assert found[claim]["supported"] == 0
+
+
+def test_a_claim_that_is_true_is_supported() -> None:
+    found = statuses(apart(0.15, BASE, LAYERS), N, DRAWS)
+    for claim in CLAIMS:
+        assert found[claim]["supported"] >= 0.9 * DRAWS, (claim, found[claim])
+        assert found[claim]["contradicted"] == 0
+
+
+def test_at_exactly_the_smallest_effect_nothing_is_claimed() -> None:
+    found = statuses(apart(SMALLEST, BASE, LAYERS), N, DRAWS)
+    for claim in CLAIMS:
+        assert found[claim]["supported"] <= 0.05 * DRAWS, (claim, found[claim])
+        assert found[claim]["contradicted"] <= 0.05 * DRAWS, (claim, found[claim])
+
+
+def test_one_deep_layer_is_enough_to_be_needed_and_to_contradict_nothing() -> None:
+    alone = {
+        ("reasoning", G): [0.0] * 6 + [0.6] + [0.0] * 5 + [0.6] + [0.0] * 2,
+        ("language", G): [0.0] * LAYERS,
+    }
+    found = statuses(alone, N, 20)[DEEP]
+    assert found["supported"] >= 18
+    little = {**alone, ("reasoning", G): [0.0] * 6 + [0.25] + [0.0] * 5 + [0.25] + [0.0] * 2}
+    assert statuses(little, N, 20)[DEEP]["contradicted"] == 0
+
+
+@pytest.fixture(scope="module")
+def supported() -> SweepResult:
+    """A sweep of which two kinds support most claims."""
+    return Simulation(apart(0.2, BASE, LAYERS), n=N).draw(0)
+
+
+def decided(result: SweepResult) -> pd.DataFrame:
+    claims = localize(result, ablation="skip").claims
+    return claims[claims["status"].isin(["supported", "contradicted"])]
+
+
+def without(result: SweepResult, kind: str) -> SweepResult:
+    frame = result.frame[result.frame["ablation"] != kind].reset_index(drop=True)
+    return SweepResult(frame, result.manifest, result.examples)
+
+
+def declared(result: SweepResult, name: str, mechanism: str) -> SweepResult:
+    """The same with conditions in the manifest that declare a mechanism."""
+    rows = result.frame[result.frame["ablation"] == name]
+    conditions = [
+        {"name": condition, "ablation": name, "mechanism": mechanism}
+        for condition in rows["condition"].unique()
+    ]
+    return SweepResult(result.frame, {**result.manifest, "conditions": conditions}, result.examples)
+
+
+def test_two_kinds_decide_and_one_does_not(supported: SweepResult) -> None:
+    assert len(decided(supported)) >= 4
+    alone = without(supported, "mean")
+    assert decided(alone).empty
+    claims = localize(alone).claims
+    assert claims["evidence"].str.contains("a second kind of ablation, of another mech").all()
+
+
+@pytest.mark.parametrize("mechanism", ["", "mean", "noise"])
+def test_rows_under_another_name_are_no_second_kind(supported: SweepResult, mechanism: str) -> None:
+    alone = copied(without(supported, "mean"), "skip", "scale")
+    assert decided(declared(alone, "scale", mechanism)).empty
+
+
+def test_a_copy_with_one_layer_altered_is_no_second_kind(supported: SweepResult) -> None:
+    alone = copied(without(supported, "mean"), "skip", "scale")
+    altered = alone.frame["condition"] == "scale L3"
+    frame = alone.frame.assign(response=alone.frame["response"].where(~altered, "else"))
+    result = SweepResult(frame, alone.manifest, alone.examples)
+    assert decided(declared(result, "scale", "mean")).empty
+
+
+@pytest.mark.parametrize(("name", "mechanism"), [("half", ""), ("swap", ""), ("zero", "deletion")])
+def test_what_has_no_mechanism_of_its_own_is_no_second_kind(name: str, mechanism: str) -> None:
+    kinds = {"n": N, "kinds": ("skip", name)}
+    result = Simulation(apart(0.2, BASE, LAYERS), **kinds).draw(1)  # other answers than Skip's
+    assert decided(declared(result, name, mechanism)).empty
+
+
+def test_a_declared_mechanism_is_a_second_kind() -> None:
+    result = Simulation(apart(0.2, BASE, LAYERS), n=N, kinds=("skip", "mine")).draw(1)
+    assert len(decided(declared(result, "mine", "resample"))) >= 4
+
+
+def test_kinds_that_disagree_decide_nothing() -> None:
+    truth, other = apart(0.2, BASE, LAYERS), apart(-0.2, 0.3, LAYERS)
+    for seed in range(3):
+        found = Simulation(truth, n=N, other={"mean": other}).draw(seed)
+        claims = localize(found, ablation="skip").claims.set_index("claim")
+        row = claims.loc[SHALLOW["retrieval"]]
+        assert row["status"] == "not shown"
+        assert "the kinds of ablation disagree" in row["evidence"]
+
+
+def test_a_profile_like_copyings_leans_as_any_text_does() -> None:
+    early = [0.6] * 3 + [0.1] * 6
+    truth = {("retrieval", G): early, ("language", G): early}
+    found, words = Counter(), []
+    for seed in range(20):
+        (row,) = localize(Simulation(truth, n=N).draw(seed), ablation="skip").claims.to_dict(
+            "records"
+        )
+        found[row["status"]] += 1
+        words.append(row["evidence"])
+    assert found["supported"] == 0
+    assert not any("more than any text" in text for text in words)
+    # With so much harm the difference to copying takes more questions than 400 to be known.
+    assert sum("leans; not shown to do so beyond copying" in text for text in words) >= 10
+    many = localize(Simulation(truth, n=3000).draw(0), ablation="skip").claims.iloc[0]
+    assert many["status"] == "contradicted"
+    assert many["evidence"].endswith("leans, as any text does")
+
+
+def test_what_is_missing_is_said_with_a_number_that_decides() -> None:
+    truth = {("retrieval", G): [0.2] * 3 + [0.1] * 6, ("language", G): [0.1] * 9}
+    row = localize(Simulation(truth, n=100).draw(2), ablation="skip").claims.iloc[0]
+    assert row["status"] == "not shown"
+    assert row["smallest"] == SMALLEST
+    assert "questions that would decide it if the numbers stand: skip about" in row["evidence"]
+
+
+def test_tasks_of_the_same_documents_are_decided() -> None:
+    flat, more = [0.05] * 12, [0.2] * 12
+    for harms, status in ((more, "supported"), (flat, "contradicted")):
+        truth = {("knowledge[letters]", "letter"): flat, ("knowledge[written]", G): harms}
+        found = Counter()
+        for seed in range(20):
+            result = Simulation(truth, n=N, shared=True).draw(seed)
+            claims = localize(result, ablation="skip").claims.set_index("claim")
+            found[claims.loc[MORE, "status"]] += 1
+        assert found[status] >= 18, found
+        agreement = result.agreement()
+        assert set(agreement["n"]) == {N}
+        assert (agreement["task"] != agreement["task_b"]).all()
+
+
+def test_why_two_protocols_are_not_compared_is_true() -> None:
+    flat = [0.1] * 6
+    truth = {("knowledge[letters]", "letter"): flat, ("knowledge[written]", G): flat}
+    found = localize(Simulation(truth, n=100).draw(0), ablation="skip").claims
+    row = found.set_index("claim").loc[MORE]
+    assert row["status"] == "not measurable"
+    assert row["evidence"] == "no question of knowledge was asked under both"

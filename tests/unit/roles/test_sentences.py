@@ -1,0 +1,161 @@
+"""Every sentence of a verdict has a truth in which it is false, and is hardly ever said there.
+
+Each truth here lies at the border of a sentence: it is false by nothing. At most 5% of the sweeps
+drawn from it may say it. Statuses of claims at their borders are in `test_literature.py` and
+`test_comparisons.py`, backups in `test_roles_joint.py`.
+"""
+
+import re
+from collections.abc import Callable
+
+from benchmarks.simulated import Simulation, Truth
+from layerroles.roles import Roles, localize
+
+G = "generation"
+DRAWS = 60
+SKIP = {"kinds": ("skip",), "n": 150}
+
+
+def said(simulation: Simulation, *false: Callable[[Roles], bool], draws: int = DRAWS) -> list[int]:
+    """How many of the sweeps drawn from a truth say each of some things."""
+    found = [localize(simulation.draw(seed), ablation="skip") for seed in range(draws)]
+    return [sum(each(roles) for roles in found) for each in false]
+
+
+def text(pattern: str) -> Callable[[Roles], bool]:
+    """Whether a sentence of the verdict matches."""
+    return lambda roles: any(re.search(pattern, one.text) for one in roles.sentences)
+
+
+def listed(family: str, name: str, layer: int) -> Callable[[Roles], bool]:
+    """Whether a layer is in one of a family's lists."""
+
+    def false(roles: Roles) -> bool:
+        row = roles.frame[roles.frame["family"] == family].iloc[0]
+        return layer in row[name]
+
+    return false
+
+
+def some(layers: int = 6, **harm: float) -> list[float]:
+    """Harms of which the layers named have these: `some(L2=0.4)`."""
+    return [harm.get(f"L{layer}", 0.0) for layer in range(layers)]
+
+
+# Three families that lean on no end of the depth, all alike.
+EVEN: Truth = {(family, G): [0.25] * 6 for family in ("retrieval", "knowledge", "language")}
+
+
+def test_no_end_of_the_depth_is_named_where_none_is_leant_on() -> None:
+    patterns = (
+        r"early layers matter more for",
+        r"late layers matter more for",
+        r"families differ in this",
+    )
+    found = said(Simulation(EVEN, **SKIP), *map(text, patterns))
+    assert max(found) <= 0.05 * DRAWS, found
+
+
+def test_a_difference_that_is_there_is_not_said_to_be_missing() -> None:
+    truth = {
+        ("retrieval", G): [0.6] * 2 + [0.0] * 4,
+        ("knowledge", G): [0.0] * 4 + [0.6] * 2,
+    }
+    missing, early, late = said(
+        Simulation(truth, **SKIP),
+        text(r"no difference is shown for|no two families are shown"),
+        text(r"early layers matter more for retrieval"),
+        text(r"late layers matter more for knowledge"),
+    )
+    assert (missing, early, late) == (0, DRAWS, DRAWS)
+
+
+def test_nothing_changes_with_the_first_token_kept_where_nothing_does() -> None:
+    early = {("retrieval", G): [0.3] * 2 + [0.22] * 4, ("language", G): [0.22] * 6}
+    (found,) = said(
+        Simulation(early, spared=early, **SKIP), text(r"this changes with the first token kept")
+    )
+    assert found <= 0.05 * DRAWS
+
+
+def test_a_layer_at_the_border_is_hardly_ever_listed() -> None:
+    truth = Simulation({("retrieval", G): some(L1=0.2, L3=0.1, L5=-0.1)}, n=300, kinds=("skip",))
+    found = said(
+        truth,
+        listed("retrieval", "critical", 1),
+        listed("retrieval", "spare", 3),
+        listed("retrieval", "spare", 5),
+    )
+    assert max(found) <= 0.05 * DRAWS, found
+
+
+def test_specific_and_general_layers_are_so_for_the_other_families_too() -> None:
+    truth = {
+        ("retrieval", G): some(L0=0.8, L1=0.6, L3=0.8, L4=0.6),
+        ("knowledge", G): some(L0=0.8, L1=0.2, L3=0.8, L4=0.02),
+        ("language", G): some(L0=0.8, L1=0.02, L3=0.2, L4=0.02),
+    }
+    *false, specific, general = said(
+        Simulation(truth, **SKIP),
+        listed("retrieval", "specific", 1),  # knowledge may need it
+        listed("retrieval", "general", 3),  # copying may not
+        listed("retrieval", "specific", 4),
+        listed("retrieval", "general", 0),
+    )
+    assert max(false) <= 0.05 * DRAWS, false
+    assert min(specific, general) >= 0.9 * DRAWS
+
+
+def test_a_sink_is_a_layer_whose_harm_goes_away() -> None:
+    truth = {("retrieval", G): some(L0=0.8, L1=0.35, L3=0.9, L5=0.8)}
+    # What is left is no less than critical; half of the harm is left, twice; and one true sink.
+    spared = {("retrieval", G): some(L0=0.2, L1=0.175, L3=0.45, L5=0.0)}
+    *false, sink = said(
+        Simulation(truth, spared=spared, **SKIP),
+        listed("retrieval", "sink", 0),
+        listed("retrieval", "sink", 1),
+        text(r"partly sinks.*layer 3 for"),
+        listed("retrieval", "sink", 5),
+    )
+    assert max(false) <= 0.05 * DRAWS, false
+    assert sink >= 0.9 * DRAWS
+
+
+def test_a_part_of_a_sink_is_said_with_both_numbers() -> None:
+    truth = {("retrieval", G): some(L2=0.91)}
+    simulation = Simulation(truth, spared={("retrieval", G): some(L2=0.27)}, **SKIP)
+    shown = localize(simulation.draw(0)).verdict
+    number = r"\+0\.\d\d \[\+0\.\d\d, \+0\.\d\d\]"
+    said_so = (
+        rf"partly sinks, .*: layer 2 for retrieval \+0\.\d\d to {number} \(falls by {number}\)"
+    )
+    assert re.search(said_so, shown)
+
+
+def test_harm_is_spread_over_no_layers_where_there_is_none() -> None:
+    none = Simulation({("retrieval", G): [0.0] * 6}, churn=0.1, **SKIP)
+    (found,) = said(none, text(r"harm is spread over this many layers"))
+    assert found <= 0.05 * DRAWS
+
+
+def test_a_second_kind_agrees_only_where_it_leans_alike() -> None:
+    early = {("retrieval", G): [0.5] * 2 + [0.1] * 4}
+    other = {"mean": {("retrieval", G): [0.2] * 6}}
+
+    def agrees(roles: Roles) -> bool:
+        return "agrees" in roles.frame["claim"].iloc[0]
+
+    (found,) = said(Simulation(early, n=150, other=other), agrees)
+    assert found <= 0.05 * DRAWS
+    opposite = {"mean": {("retrieval", G): [0.1] * 4 + [0.5] * 2}}
+    against = localize(Simulation(early, n=150, other=opposite).draw(0), ablation="skip")
+    assert "mean says the opposite" in against.frame["claim"].iloc[0]
+
+
+def test_what_was_not_asked_is_said_to_be_missing() -> None:
+    whole = localize(Simulation(EVEN, spared=EVEN, n=60).draw(0), ablation="skip")
+    part = localize(Simulation(EVEN, **SKIP).draw(0))
+    for pattern in (r"sinks cannot be told", r"was seen under skip only"):
+        assert text(pattern)(part)
+        assert not text(pattern)(whole)
+    assert text(r"held against mean too")(whole)
