@@ -19,7 +19,8 @@ from scipy import stats as distributions
 from benchmarks.simulated import Simulation, Truth
 from layerroles import stats
 from layerroles.roles import localize
-from layerroles.roles.literature import DEEP, MORE, ORDER, SHALLOW, SMALLEST
+from layerroles.roles.decision import SMALLEST
+from layerroles.roles.literature import DEEP, MORE, ORDER, SHALLOW
 from layerroles.stats.ratio import score
 
 # Skill, chance, harm, churn.
@@ -82,8 +83,9 @@ def covered_depth(
     rng = np.random.default_rng([n, round(skill * 100), round(chance * 100)])
     harm, half, right = np.array(harms)[:, None], len(harms) // 2, skill + chance
     gained = np.where(harm < 0, -harm * skill, 0.0) + 0.02 * (1 - right)
+    gained = np.minimum(1 - right, gained)
     lost = np.minimum(right, np.where(harm < 0, 0.0, harm * skill) + 0.02 * (1 - right))
-    cost = (lost - gained) / skill  # no more than what is right can be lost
+    cost = (lost - gained) / skill  # no more can be lost than is right, nor gained than is wrong
     truth = float(cost[:half].mean() - cost[half:].mean())
     weights = np.repeat([-1 / half, 1 / half], half)  # on what is right
     possible = stats.possible_losses(chance, 1.0, -1.0)
@@ -171,7 +173,7 @@ def claims_table(sweeps: int) -> Iterator[str]:
     """How claims come out, by the true number, the harm of all else, and the questions."""
     yield "| harm elsewhere | n | true number | claim | supported | contradicted | not shown |"
     yield "| --- | --- | --- | --- | --- | --- | --- |"
-    for base, n in ((0.05, 400), (0.1, 400), (0.2, 400), (0.2, 800), (0.4, 1600)):
+    for base, n in ((0.05, 400), (0.1, 400), (0.2, 400), (0.2, 800)):
         for by in (0.0, SMALLEST, 0.15):
             for claim, counts in statuses(apart(by, base, 30), n, sweeps).items():
                 shares = [

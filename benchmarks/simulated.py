@@ -74,7 +74,7 @@ class Simulation:
                 "example": [f"{task}-{index}" for index in range(self.n)],
                 "prompt": [f"{before}{name}?" for name in names],
                 "answer": names,
-                "evidence": "",
+                "evidence": '["A context."]' if before else "[]",
                 "question": names if self.shared else "",
             }
         )

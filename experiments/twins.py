@@ -3,17 +3,19 @@
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-from sentences import lean
 
 import layerroles as lr
 from layerroles import stats
+from layerroles.results import match
 
 ABLATION = "skip"
 
 # What is compared, where roles hold it, and which sign the paper's claim gives it (0: none).
-QUANTITIES = {"mean harm": -1, "early minus late": 0}
+QUANTITIES = {
+    "mean harm": ("mean_harm", "mean_harm_low", "mean_harm_high", -1),
+    "early minus late": ("early_minus_late", "ci_low", "ci_high", 0),
+}
+EFFECTIVE = ("effective", "effective_low", "effective_high")
 
 
 def moved(runs: dict[str, lr.SweepResult], controls: Sequence[str], out: Path) -> list[str]:
@@ -23,50 +25,53 @@ def moved(runs: dict[str, lr.SweepResult], controls: Sequence[str], out: Path) -
     number of layers each model's own interval is given.
     """
     rows = {name: lr.localize(run, ablation=ABLATION).frame.iloc[0] for name, run in runs.items()}
-    found = {(name, what): quantity(run, what) for name, run in runs.items() for what in QUANTITIES}
     lines, verdicts = [], []
     twins = [name for name in runs if name != "base"]
     for name in twins:
         lines.append(layers(runs["base"], runs[name], name, out))
-        for what in QUANTITIES:
-            own, base = found[name, what], found["base", what]
-            change = stats.difference_of(own, base)
-            lines.append(
-                f"{name}, {what}: {shown(own)}, base {shown(base)}, difference {shown(change)}"
-            )
-        lines.append(
-            f"{name}, effective layers: {effective(rows[name])}, base {effective(rows['base'])}"
-        )
+        for what, (value, low, high, _) in QUANTITIES.items():
+            own, base = (bounded(*row[[value, low, high]]) for row in (rows[name], rows["base"]))
+            change = moved_by(runs["base"], runs[name], what)
+            lines.append(f"{name}, {what}: {own}, base {base}, difference {shown(change)}")
         claims = lr.localize(runs[name], ablation=ABLATION, base=runs["base"]).claims
         lines += [
             f"{row['claim']} ({name}): {row['status']}. {row['evidence']}."
             for row in claims[claims["claim"].str.startswith("A distilled")].to_dict("records")
         ]
-    for what, claimed in QUANTITIES.items():
+    for what, (*_, claimed) in QUANTITIES.items():
+        changes = {name: moved_by(runs["base"], runs[name], what) for name in twins}
         for name in (name for name in twins if name not in controls):
-            said, side = moves(stats.difference_of(found[name, what], found["base", what]))
+            said, side = moves(changes[name])
             against = ", against the claim" if side * claimed < 0 else ""
-            changes = {one: stats.difference_of(found[one, what], found["base", what])
-                       for one in controls}  # fmt: skip
-            alike = [one for one, change in changes.items() if side and moves(change)[1] == side]
+            alike = [one for one in controls if side and moves(changes[one])[1] == side]
             too = f", and so does {' and '.join(alike)}" if alike else ""
             verdicts.append(f"{what} of {name} {said}{against}{too}")
-            lines += [apart(what, name, one, found) for one in controls]
+            lines += [apart(what, name, one, runs) for one in controls]
     for name, row in rows.items():
+        lines.append(f"{name}, effective layers: {bounded(*row[list(EFFECTIVE)])}")
         if math.isnan(row["mean_harm"]):
             lines.append(f"the skill of {name} is not measurable: take a task that it can do")
     each = f"under {ABLATION} alone, each by its own interval, not corrected"
     return [*lines, f"Taught against base, {each}: {'; '.join(verdicts)}."]
 
 
-def quantity(run: lr.SweepResult, what: str) -> stats.Contrast:
-    """A sum over the layers of a run of one task and protocol."""
-    cell = run.frame["task"].iloc[0], run.frame["protocol"].iloc[0]
-    if what == "early minus late":
-        return lean(run, *cell)
-    rows = run.frame[["condition", "ablation", "part", "at", "layer"]].drop_duplicates()
-    rows = rows[(rows["ablation"] == ABLATION) & (rows["at"] == "all") & rows["layer"].notna()]
-    return run.harm(*cell, dict.fromkeys(map(str, rows["condition"]), 1 / len(rows)))
+def moved_by(one: lr.SweepResult, two: lr.SweepResult, what: str) -> stats.Contrast:
+    """A sum over layers in the second run minus that in the first, question by question."""
+    (both, *_), _ = match(one, two)
+    rows = both.one.conditions
+    rows = rows[(rows["ablation"] == ABLATION) & (rows["at"] == "all") & (rows["part"] == "block")]
+    layer = rows["layer"].dropna().astype(int)
+    third = int(one.manifest["model"]["n_layers"]) // 3
+    last = int(one.manifest["model"]["n_layers"]) - third
+    weights = {
+        pair: 1 / len(layer)
+        if what == "mean harm"
+        else (int(layer[pair[0]] < third) - int(layer[pair[0]] >= last)) / third
+        for pair in both.conditions
+        if pair[0] in layer.index
+    }
+    first, second = both.harms({pair: weight for pair, weight in weights.items() if weight})
+    return stats.difference_of(second, first)
 
 
 def moves(change: stats.Contrast) -> tuple[str, int]:
@@ -77,9 +82,9 @@ def moves(change: stats.Contrast) -> tuple[str, int]:
     return (f"moves {'up' if side > 0 else 'down'}" if side else "is not shown to move"), side
 
 
-def apart(what: str, twin: str, control: str, found: dict[tuple[str, str], stats.Contrast]) -> str:
+def apart(what: str, twin: str, control: str, runs: dict[str, lr.SweepResult]) -> str:
     """How much more of something a twin has than a control, and whether that is shown."""
-    change = stats.difference_of(found[twin, what], found[control, what])
+    change = moved_by(runs[control], runs[twin], what)
     if not change.known:
         return f"{what}, {twin} against {control}: cannot be compared"
     differs = "they differ" if moves(change)[1] else "no difference is shown"
@@ -103,11 +108,6 @@ def layers(base: lr.SweepResult, twin: lr.SweepResult, name: str, out: Path) -> 
 def shown(contrast: stats.Contrast) -> str:
     """A number with its interval."""
     return bounded(*contrast.numbers)
-
-
-def effective(row: Any) -> str:
-    """The effective number of layers with its interval."""
-    return bounded(row["effective"], row["effective_low"], row["effective_high"])
 
 
 def bounded(value: float, low: float, high: float) -> str:

@@ -409,7 +409,7 @@ def _warn_of_massive_writes(bridge: TransformerBridge, name: str, tokenizer: Any
     """Name the layers that write massive activations where `after_first` does not spare them."""
     if tokenizer is None:
         return
-    ids = tokenizer(_DELIMITED, add_special_tokens=True)["input_ids"]
+    ids = tokenizer(_DELIMITED, add_special_tokens=True)["input_ids"][: bridge.cfg.n_ctx]
     if len(ids) < 3 or max(ids) >= bridge.cfg.d_vocab:
         return
     for layer, positions in massive_writes(bridge, ids).items():

@@ -110,6 +110,8 @@ class Cell:
         """
         values, rows, columns = self._array
         some = slice(None) if examples is None else [columns[each] for each in examples]
+        if not set(weights) <= set(rows):
+            return stats.NO_CONTRAST
         used = values[[rows[name] for name in (INTACT, *weights)]][:, some]
         answered = ~np.isnan(used).any(axis=0)
         intact, ablated = used[0, answered], used[1:, answered]
@@ -180,6 +182,7 @@ def cells_from(frame: pd.DataFrame, manifest: dict[str, Any], examples: pd.DataF
         for line in manifest.get("noise_floor") or []
         if line["n"]
     }
+    frame = frame.assign(example=frame["example"].astype(str))
     cells, questions = [], questions_of(frame, examples)
     for (task, family, protocol), rows in frame.groupby(CELL, sort=False):
         cell = said.get((task, protocol), {})

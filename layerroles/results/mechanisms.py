@@ -28,8 +28,8 @@ _ANSWER = ["response", "score", "details"]
 def mechanisms(result: SweepResult) -> dict[str, str]:
     """The mechanism of each ablation of a result by name; empty where it has none of its own.
 
-    Of two ablations with the same answers, the one that was swept later has the mechanism of the
-    first, whatever it declares.
+    Two ablations with the same answers have one mechanism: what the first one declares, or if it
+    declares none the other.
     """
     declared = {item["ablation"]: _declared(item) for item in result.manifest.get("conditions", [])}
     names = [name for name in result.frame["ablation"].unique() if name != INTACT]
@@ -37,7 +37,7 @@ def mechanisms(result: SweepResult) -> dict[str, str]:
     rows = _answers(result.frame)
     for one, two in combinations(found, 2):
         if found[one] != found[two] and _same(rows, one, two):
-            found[two] = found[one]
+            found[one] = found[two] = found[one] or found[two]
     return found
 
 

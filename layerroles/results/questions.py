@@ -1,12 +1,11 @@
 """Which rows ask the same question, whatever task, protocol or context asks it.
 
 The same question has the same id in every task that asks it, or, where a task says so, the same
-`question` (a digest of an lm-eval document, say). Ids of users' files may agree by accident, so two
-tasks share questions only if all that have one name have one answer too.
+`question` (a digest of an lm-eval document, say). Ids of users' files may agree by accident, so
+tasks share questions by their ids only if all that have one id have one answer too.
 """
 
 from collections.abc import Mapping
-from itertools import combinations
 
 import pandas as pd
 
@@ -19,15 +18,24 @@ def questions_of(frame: pd.DataFrame, examples: pd.DataFrame) -> Questions:
 
     Args:
         frame: rows of a sweep.
-        examples: a row per task and example, with `answer` and perhaps `question`; may be empty.
+        examples: a row per task and example, with `answer` and perhaps `question`; may be empty:
+            then no two tasks share any.
     """
     asked = {str(task): _named(rows, _of(examples, task)) for task, rows in frame.groupby("task")}
-    first = {task: task for task in asked}
-    for one, two in combinations(sorted(asked), 2):
-        if _alike(asked[one], asked[two]):
-            first[two] = first[one]
+    groups: list[list[str]] = []
+    for task in sorted(asked):
+        for group in groups:
+            if all(_alike(asked[task], asked[other]) for other in group):
+                group.append(task)
+                break
+        else:
+            groups.append([task])
+    first = {task: group[0] for group in groups for task in group}
     return {
-        task: {str(example): f"{first[task]}\n{name}" for example, name in rows["name"].items()}
+        task: {
+            str(example): name if given else f"{first[task]}\n{name}"
+            for example, name, given in zip(rows.index, rows["name"], rows["given"], strict=True)
+        }
         for task, rows in asked.items()
     }
 
@@ -35,13 +43,14 @@ def questions_of(frame: pd.DataFrame, examples: pd.DataFrame) -> Questions:
 def _of(examples: pd.DataFrame, task: object) -> pd.DataFrame:
     if examples.empty:
         return pd.DataFrame(columns=["answer", "question"])
-    own = examples[examples["task"] == task].drop_duplicates("example").set_index("example")
-    return own.reindex(columns=["answer", "question"])
+    rows = examples[examples["task"] == task]
+    rows = rows.assign(example=rows["example"].astype(str)).drop_duplicates("example")
+    return rows.set_index("example").reindex(columns=["answer", "question"])
 
 
 def _named(rows: pd.DataFrame, known: pd.DataFrame) -> pd.DataFrame:
     """By example: the name of its question, whether the task gave it, and the answer."""
-    named = known.reindex(rows["example"].unique()).astype(object)
+    named = known.reindex(rows["example"].astype(str).unique()).astype(object)
     given = named["question"].fillna("").astype(bool)
     name = named["question"].where(given, pd.Series(named.index, index=named.index)).astype(str)
     # A data set may hold a document twice.
@@ -51,9 +60,7 @@ def _named(rows: pd.DataFrame, known: pd.DataFrame) -> pd.DataFrame:
 
 
 def _alike(one: pd.DataFrame, two: pd.DataFrame) -> bool:
-    """Whether two tasks share questions."""
-    both = one.merge(two, on="name")
-    if both.empty:
-        return False
-    given = both["given_x"] & both["given_y"]
-    return bool((given | (both["answer_x"] == both["answer_y"])).all())
+    """Whether two tasks share questions by their ids."""
+    both = one[~one["given"]].merge(two[~two["given"]], on="name")
+    same = (both["answer_x"] == both["answer_y"]) & (both["answer_x"] != "")
+    return not both.empty and bool(same.all())

@@ -6,8 +6,8 @@ lost,
 
     excess = mean(min(score of one, score of the other) - score of both) / (intact - chance)
 
-so two layers that are both needed have no excess, however much each of them hurts. On 0/1 scores
-this is a paired comparison of two sets of 0/1 scores, with Tango's interval and McNemar's p. An
+so two layers that are both needed have no excess, however much each of them hurts. Its interval is
+that of harm, a ratio of two means over the same questions; its p on 0/1 scores McNemar's. An
 excess says that the two layers do not add up; that one *stands in* for the other is the simplest
 reading of it, a model that bears one blow and not two is another.
 """
@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from layerroles import stats
-from layerroles.results import SweepResult, records
+from layerroles.results import INTACT, SweepResult, records
 from layerroles.roles.harms import CRITICAL, Harms
 
 COLUMNS = [
@@ -29,14 +29,13 @@ COLUMNS = [
 Pair = tuple[int, int]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Cost:
-    """What a pair costs on one task: harm, the effect beyond the two alone, and the skill."""
+    """What a pair costs on one task: harm, what of it neither layer explains, and its p."""
 
-    harm: float
-    of_harm: stats.Interval
-    beyond: stats.PairedEffect
-    skill: float
+    harm: stats.Contrast
+    excess: stats.Contrast
+    p: float
 
 
 def pairs_of(harms: Harms) -> pd.DataFrame:
@@ -87,24 +86,17 @@ def _row(
     known = [each for each in found if each is not None]
     if not known or len(known) < len(tasks):
         return {**row, **nothing, "n": 0, "verdict": "not measurable"}
-    harm, of_harm = stats.pooled([each.harm for each in known], [each.of_harm for each in known])
-    excess, of_excess = stats.pooled(
-        [-each.beyond.effect / each.skill + 0.0 for each in known],
-        [each.beyond.interval.scaled(-1 / each.skill) for each in known],
-    )
+    harm = stats.mean_of([each.harm for each in known])
+    excess = stats.mean_of([each.excess for each in known])
     return {
         **row,
-        "n": sum(each.beyond.n for each in known),
-        "harm": harm,
-        "harm_low": of_harm.low,
-        "harm_high": of_harm.high,
-        "explained": harm - excess,
-        "excess": excess,
-        "excess_low": of_excess.low,
-        "excess_high": of_excess.high,
-        "p": min(1.0, len(known) * min(each.beyond.p for each in known)),
+        "n": sum(each.excess.n for each in known),
+        **dict(zip(("harm", "harm_low", "harm_high"), harm.numbers, strict=True)),
+        "explained": harm.value - excess.value,
+        **dict(zip(("excess", "excess_low", "excess_high"), excess.numbers, strict=True)),
+        "p": min(1.0, len(known) * min(each.p for each in known)),
         "p_adjusted": float("nan"),
-        "verdict": _verdict(of_excess),
+        "verdict": _verdict(excess.interval),
     }
 
 
@@ -120,15 +112,20 @@ def _task(
     singles = [harms.condition(task, protocol, (layer, -1)) for layer in pair]
     if both is None or None in singles or np.isnan(both["harm"]):
         return None
-    scores = harms.scores(task, protocol).loc[[*singles, both["condition"]]].to_numpy(float)
-    one, two, together = scores[:, ~np.isnan(scores).any(axis=0)]
+    cell = harms.asked(task, protocol)
+    scores = cell.scores.loc[[INTACT, *singles, both["condition"]]]
+    known = scores.loc[:, scores.notna().all()]
+    intact, one, two, together = known.to_numpy(float)
     alone = np.minimum(one, two)
-    if stats.is_binary(alone, together):
-        effect = stats.paired_binary(alone, together)
+    possible: list[tuple[float, float]] = []
+    if stats.is_binary(intact, alone, together):
+        possible = [(lost, i - cell.chance) for lost in (-1.0, 1.0) for i in (0.0, 1.0)]
+        p = stats.paired_binary(alone, together).p
     else:
-        effect = stats.paired_continuous(alone, together, harms.rng(f"{task} {pair}"))
-    interval = stats.Interval(both["harm_low"], both["harm_high"])
-    return _Cost(float(both["harm"]), interval, effect, harms.skill(task, protocol))
+        p = stats.sign_flip_p(together - alone, harms.rng(f"{task} {pair}"))
+    questions = [cell.questions.get(str(example), str(example)) for example in known.columns]
+    excess = stats.ratio_contrast(questions, alone - together, intact - cell.chance, possible)
+    return _Cost(cell.harm({str(both["condition"]): 1.0}), excess, p)
 
 
 def _verdict(excess: stats.Interval) -> str:

@@ -14,17 +14,18 @@ import pandas as pd
 
 from layerroles import stats
 from layerroles.results import (
+    Cell,
     CellPair,
     Match,
     SweepResult,
     cells_of,
     match,
+    mechanisms,
     pairs_of,
 )
 from layerroles.roles import seen
 from layerroles.roles.claims import listed, number
-from layerroles.roles.harms import AFTER_FIRST, Harms
-from layerroles.roles.literature import (
+from layerroles.roles.decision import (
     SMALLEST,
     Finding,
     Kind,
@@ -33,6 +34,7 @@ from layerroles.roles.literature import (
     found_of,
     row,
 )
+from layerroles.roles.harms import AFTER_FIRST, Harms
 
 CONTEXT = "Retrieval augmentation changes which layers matter"
 ROBUST = "A distilled model reasons more robustly than its base"
@@ -45,61 +47,106 @@ def contexts(result: SweepResult, kinds: Sequence[Kind]) -> Iterator[dict[str, A
         ordered = _augmented(result.examples, pair)
         if ordered is None:
             continue
-        found = [_changed(kind, ordered) for kind in kinds]
-        unskilled = [
-            cell.task
-            for cell in (ordered.one, ordered.two)
-            if not stats.is_above(cell.scores.iloc[0].dropna().to_numpy(float), cell.chance)
-        ]
+        unskilled = [cell.task for cell in (ordered.one, ordered.two) if not _has_skill(cell)]
         missing = f"not above chance: {', '.join(unskilled)}" if unskilled else ""
+        found = [] if missing else _changed(kinds, ordered)
         note = f"{ordered.two.task} against {ordered.one.task}"
         family, protocol = ordered.one.family, ordered.one.protocol
         yield row(CONTEXT, family, protocol, missing, found, note=note)
 
 
+def _has_skill(cell: Cell) -> bool:
+    return stats.is_above(cell.scores.iloc[0].dropna().to_numpy(float), cell.chance)
+
+
 def _augmented(examples: pd.DataFrame, pair: CellPair) -> CellPair | None:
-    """The pair, the bare questions first, if one asks those of the other behind a context."""
-    if pair.one.task == pair.two.task or pair.one.protocol != pair.two.protocol:
+    """The pair, the bare questions first, if one asks those of the other behind a context.
+
+    A context is text in front of the question that holds evidence: more instructions are none.
+    """
+    same = pair.one.task == pair.two.task or pair.one.protocol != pair.two.protocol
+    if same or not {"prompt", "evidence"} <= set(examples.columns):
         return None
-    if examples.empty:
-        return None
-    prompts = examples.set_index(["task", "example"])["prompt"]
+    known = examples.assign(example=examples["example"].astype(str))
+    known = known.drop_duplicates(["task", "example"]).set_index(["task", "example"])
     one, two = (
-        [str(prompts[cell.task, example]) for example in own]
-        for cell, own in zip((pair.one, pair.two), pair.examples, strict=True)
+        known.reindex([(cell.task, example) for example in asked])
+        for cell, asked in zip((pair.one, pair.two), pair.examples, strict=True)
     )
-    if one == two:
-        return None
-    if all(long.endswith(short) for short, long in zip(one, two, strict=True)):
+    if _behind(two, one):
         return pair
-    if all(long.endswith(short) for short, long in zip(two, one, strict=True)):
+    if _behind(one, two):
         return CellPair(pair.two, pair.one, (pair.examples[1], pair.examples[0]))
     return None
 
 
-def _changed(kind: Kind, pair: CellPair) -> Finding:
-    """Whether the harm of any layer changes by more than the smallest effect, or of none."""
-    harms = kind.harms
-    found = _Changes(harms, pair, harms.at)
-    if not found.known:
-        text = f"{kind.ablation}: not known, for not all layers were measured in both"
-        return Finding(kind.ablation, kind.mechanism, 0, text)
-    sign, kept = found.sign, ""
-    if harms.after_first:
-        spared = _Changes(harms, pair, AFTER_FIRST)
-        if spared.sign != sign:
-            sign, kept = 0, f", with the first token kept {spared.words}"
-    text = f"{kind.ablation}: {found.words}{kept}"
-    records = tuple(
+def _behind(long: pd.DataFrame, short: pd.DataFrame) -> bool:
+    """Whether every prompt is that of the short one behind text that holds evidence."""
+    prompts = zip(long["prompt"], short["prompt"], long["evidence"], strict=True)
+    return all(
+        isinstance(text, str)
+        and isinstance(asked, str)
+        and len(text) > len(asked)
+        and text.endswith(asked)
+        and evidence not in ("", "[]")
+        for text, asked, evidence in prompts
+    )
+
+
+def _changed(kinds: Sequence[Kind], pair: CellPair) -> list[Finding]:
+    """What each kind says to the claim: the harm of some layer changes, or of none.
+
+    Two kinds show it only at the same layer and in the same direction.
+    """
+    measured = [_of_kind(kind, pair) for kind in kinds]
+    shown = [_shown(positions) for positions in measured]
+    findings = []
+    for kind, positions, layers in zip(kinds, measured, shown, strict=True):
+        others = [
+            other
+            for rival, other in zip(kinds, shown, strict=True)
+            if rival.mechanism not in ("", kind.mechanism)
+        ]
+        agreed = not others or any(layers & other for other in others)
+        sign = -1 if all(one.sign < 0 for one in positions) else int(bool(layers) and agreed)
+        words = [positions[0].words]
+        if len({one.sign for one in positions}) > 1:
+            words.append(f"with the first token kept {positions[1].words}")
+        if layers and not agreed:
+            words.append("not of a layer that another kind shows to change so")
+        findings.append(
+            Finding(
+                kind.ablation,
+                kind.mechanism,
+                sign,
+                f"{kind.ablation}: {', '.join(words)}",
+                _records(kind, positions[0]),
+                math.nan if sign else positions[0].needed,
+            )
+        )
+    return findings
+
+
+def _of_kind(kind: Kind, pair: CellPair) -> list["_Changes"]:
+    """The changes where the conditions are judged, and with the first token's write kept."""
+    ats = [kind.harms.at, *([AFTER_FIRST] if kind.harms.after_first else [])]
+    return [_Changes(kind.harms, pair, at) for at in ats]
+
+
+def _shown(positions: Sequence["_Changes"]) -> frozenset[tuple[int, int]]:
+    """The layers that are shown to change at all positions, with the direction."""
+    return frozenset.intersection(*(one.shown for one in positions))
+
+
+def _records(kind: Kind, changes: "_Changes") -> tuple[dict[str, Any], ...]:
+    return tuple(
         {
             "ablation": kind.ablation,
             "quantity": f"change of L{layer}'s harm beyond the mean change",
             **dict(zip(("estimate", "low", "high"), change.numbers, strict=True)),
         }
-        for layer, change in found.changes.items()
+        for layer, change in changes.changes.items()
     )
-    needed = math.nan if sign else found.needed
-    return Finding(kind.ablation, kind.mechanism, sign, text, records, needed)
 
 
 class _Changes:
@@ -131,12 +178,20 @@ class _Changes:
         self._moved = [layer for layer, p in zip(own, adjusted, strict=True) if p < 0.05]
 
     @property
+    def shown(self) -> frozenset[tuple[int, int]]:
+        """The layers that change by more than the smallest effect, with the direction."""
+        sides = {
+            layer: int(change.interval.low > SMALLEST) - int(change.interval.high < -SMALLEST)
+            for layer, change in self._wide.items()
+        }
+        return frozenset(item for item in sides.items() if item[1] and self.known)
+
+    @property
     def sign(self) -> int:
         """1 if some layer changes by more than the smallest effect, -1 if none does."""
         if not self.known:
             return 0
-        wide = [change.interval for change in self._wide.values()]
-        if any(i.low > SMALLEST or i.high < -SMALLEST for i in wide):
+        if self.shown:
             return 1
         intervals = [change.interval for change in self.changes.values()]
         return -int(all(max(-i.low, i.high) < SMALLEST for i in intervals))
@@ -145,7 +200,7 @@ class _Changes:
     def words(self) -> str:
         """The largest change, and the test of all of them."""
         if not self.known:
-            return "not known"
+            return "not known, for not all layers were measured in both"
         layer = self._largest
         return (
             f"largest change of a layer's harm beyond their mean change L{layer} "
@@ -160,7 +215,9 @@ class _Changes:
 
     @property
     def needed(self) -> float:
-        """How many questions would decide it, if the changes stood."""
+        """How many questions would decide it, if the changes stood; NaN where not known."""
+        if not self.known:
+            return math.nan
         largest = self._largest
         above = abs(self.changes[largest].value) > SMALLEST
         used = [self._wide[largest]] if above else list(self.changes.values())
@@ -187,22 +244,34 @@ def against_base(
     result: SweepResult, base: SweepResult, kinds: Sequence[Kind]
 ) -> Iterator[dict[str, Any]]:
     """A row for each reasoning task and protocol that both models were asked."""
-    matches, _ = match(base, result)
+    matches, lines = match(base, result)
+    theirs = mechanisms(base)
     for both in matches:
         if both.one.family != "reasoning":
             continue
-        found = [_robust(kind, both) for kind in kinds]
-        unskilled = [
-            name
-            for name, cell in (("the base", both.one), ("the model", both.two))
-            if not stats.is_above(cell.scores.iloc[0].dropna().to_numpy(float), cell.chance)
-        ]
+        found = [_robust(kind, both, lines, theirs.get(kind.ablation, "")) for kind in kinds]
+        skills = {"the base": both.one, "the model": both.two}
+        unskilled = [name for name, cell in skills.items() if not _has_skill(cell)]
         missing = f"{' and '.join(unskilled)} not above chance" if unskilled else ""
-        yield row(ROBUST, "reasoning", both.one.protocol, missing, found, note=both.one.task)
+        settings = [line for line in lines if line.startswith(("dtype ", "chat "))]
+        note = "; ".join([both.one.task, *settings])
+        yield row(ROBUST, "reasoning", both.one.protocol, missing, found, note=note)
 
 
-def _robust(kind: Kind, both: Match) -> Finding:
+def _robust(kind: Kind, both: Match, lines: Sequence[str], mechanism: str) -> Finding:
+    """What a kind says; nothing where the two runs did not do the same under its name.
+
+    Args:
+        kind: of ablation, in the run of the model.
+        both: what the two runs have in common.
+        lines: on what is not the same in them.
+        mechanism: of the ablation of that name in the run of the base.
+    """
     harms = kind.harms
+    apart = [line for line in lines if line.startswith(f"ablation {kind.ablation} is not")]
+    if apart or mechanism != kind.mechanism:
+        why = apart[0] if apart else "another mechanism in the base's run"
+        return Finding(kind.ablation, kind.mechanism, 0, f"{kind.ablation}: not compared, {why}")
 
     def measured(at: str) -> stats.Contrast:
         own = [
@@ -225,6 +294,8 @@ def _robust(kind: Kind, both: Match) -> Finding:
 
 def neighbours(similarity: pd.DataFrame) -> Iterator[dict[str, Any]]:
     """A row for each family that a similarity probe measured; there is no verdict on it."""
+    if "angular" not in similarity:
+        return
     single = similarity[similarity["n"] == 1]
     for family, rows in single.groupby("family", sort=False):
         mean = rows.groupby(["task", "example"])["angular"].mean().to_numpy(float)

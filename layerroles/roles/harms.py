@@ -147,6 +147,10 @@ class Harms:
         row = self._row(task, protocol, place, at or self.at)
         return None if row is None else str(row["condition"])
 
+    def asked(self, task: str, protocol: str) -> Cell:
+        """The scores of one task under one protocol."""
+        return self._cells[task, protocol]
+
     def skill(self, task: str, protocol: str) -> float:
         """The intact score above chance, by which effects are divided."""
         return self._skills[task, protocol]
@@ -338,7 +342,7 @@ def _place(row: Any) -> Place:
 
 
 def _verdict(harm: stats.Contrast, spared: stats.Contrast, gone: stats.Contrast) -> str:
-    if not harm.known:
+    if math.isnan(harm.value):
         return NOT_MEASURED
     if harm.interval.low > CRITICAL:
         goes = drops_by_half(harm.value, gone.interval.low)

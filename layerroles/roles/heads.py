@@ -18,8 +18,8 @@ from scipy.stats import t as student
 from layerroles import stats
 from layerroles.results import Cell, SweepResult, cells_of, mechanisms, records
 from layerroles.roles.claims import number
+from layerroles.roles.decision import Finding, Number, row
 from layerroles.roles.harms import CRITICAL, Harms, ats_of, single_sites
-from layerroles.roles.literature import Finding, Number, row
 
 FEW = "A few heads carry the family"
 # Of all heads: "under 5%" of them retrieve (Wu et al., arXiv 2404.15574).
@@ -87,10 +87,13 @@ def carried_by_few(result: SweepResult, at: str = "all") -> Iterator[dict[str, A
         cells.setdefault((cell.family, cell.protocol), []).append(cell)
     for (family, protocol), own in cells.items():
         skilled = [cell for cell in own if _has_skill(cell)]
-        found = []
-        for kind in kinds:
-            group = _chosen([one for one in sets if one.ablation == kind])
-            if group and skilled:
+        found: list[Finding] = []
+        heads: frozenset[str] = frozenset()
+        for kind in kinds if skilled else ():
+            asked = [one for one in sets if one.ablation == kind and _asked(one, skilled)]
+            group = _chosen(asked, heads)
+            if group:
+                heads = group[0].heads
                 found.append(_few(skilled, known.get(kind, ""), *group))
         if found or (kinds and not skilled):
             missing = "" if skilled else "the intact model has no skill above chance"
@@ -128,9 +131,23 @@ def _joint_sets(result: SweepResult, at: str) -> list[_HeadSet]:
     return [one for one in found if len(one.heads) <= most]
 
 
-def _chosen(sets: Sequence[_HeadSet]) -> tuple[_HeadSet, list[_HeadSet]] | None:
-    """The set that was chosen, and as many others of each of its layers; None if there is none."""
+def _asked(heads: _HeadSet, cells: Sequence[Cell]) -> bool:
+    """Whether a set of heads was ablated in all of some cells."""
+    return all(heads.condition in cell.conditions.index for cell in cells)
+
+
+def _chosen(
+    sets: Sequence[_HeadSet], heads: frozenset[str]
+) -> tuple[_HeadSet, list[_HeadSet]] | None:
+    """The set that was chosen, and as many others of each of its layers; None if there is none.
+
+    Args:
+        sets: of one kind of ablation.
+        heads: those that another kind chose; any if empty.
+    """
     for one in sets:
+        if heads and one.heads != heads:
+            continue
         alike = [other for other in sets if other != one and other.layers == one.layers]
         if len(alike) > 1 and all(not one.heads & other.heads for other in alike):
             return one, alike
@@ -152,8 +169,9 @@ def _few(
         sign = 0
     words = (
         f"{chosen.ablation}: {len(chosen.heads)} heads together cost "
-        f"{number(*own.measured.numbers)}, {len(others)} sets of as many others of their layers "
-        f"{number(*mean.numbers)} on average, difference {number(*beyond.measured.numbers)}"
+        f"{number(*own.measured.numbers)} (to exceed {CRITICAL}), {len(others)} sets of as many "
+        f"others of their layers {number(*mean.numbers)} on average, "
+        f"difference {number(*beyond.measured.numbers)}"
     )
     numbers = tuple(record for one in (own, beyond) for record in one.records(chosen.ablation))
     return Finding(chosen.ablation, mechanism, sign, words, numbers, beyond.needed)

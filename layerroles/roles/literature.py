@@ -1,34 +1,30 @@
-"""Claims of the literature, held against a sweep: supported, contradicted or not shown.
+"""Claims of the literature that ablating single layers can speak to.
 
 The claims are those of "Demystifying the Roles of LLM Layers in Retrieval, Knowledge, and
-Reasoning" (arXiv 2510.02091) to which ablating layers and heads can speak. Each is about numbers,
-and each number has a smallest effect of interest, by default .05 of the skill above chance. A kind
-of ablation shows a claim where the intervals of all its numbers lie above the smallest effect, and
-the opposite where that of one of them lies below it. A claim is
-
-- supported: two kinds show it, and none the opposite;
-- contradicted: two kinds show the opposite, and none shows it;
-- not shown: else, and the evidence says what is missing;
-- not measurable: the intact model has no skill at which harm could be measured;
-- described: there are numbers, and no rule by which they would decide.
-
-A kind is a mechanism (deletion, mean, resample, noise; see `results.mechanisms`). Numbers are also
-measured with the first token's write kept, where that was swept, and have to say the same then: a
-sink breaks every task, and is no skill.
+Reasoning" (arXiv 2510.02091). How they are decided is in `decision`; claims on heads are in
+`heads`, those on two settings of the same questions in `comparisons`.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
-import pandas as pd
-
 from layerroles import stats
-from layerroles.roles.claims import listed, number, reason
+from layerroles.roles.claims import listed, number
+from layerroles.roles.decision import (
+    Finding,
+    Key,
+    Kind,
+    Number,
+    found_of,
+    of_harms,
+    row,
+    status,
+    unmeasured,
+)
 from layerroles.roles.harms import AFTER_FIRST, CRITICAL, Harms
 
-COLUMNS = ["claim", "family", "protocol", "smallest", "status", "evidence", "numbers"]
 SHALLOW = {
     "retrieval": "Retrieval leans on shallow layers",
     "knowledge": "Knowledge leans on shallow layers",
@@ -37,132 +33,6 @@ SHALLOW = {
 DEEP = "Reasoning needs middle and deep layers"
 ORDER = "Reasoning leans on deeper layers than retrieval"
 MORE = "Generation needs more of the depth than likelihood"
-# Of the skill above chance: what a claim has to be about to matter.
-SMALLEST = 0.05
-# More questions than this are not asked for.
-_MOST_QUESTIONS = 1_000_000
-
-Key = tuple[str, str]  # family, protocol
-
-
-@dataclass(frozen=True, eq=False)
-class Kind:
-    """One kind of ablation: its harms, the verdicts on its layers, and its mechanism ("": none)."""
-
-    harms: Harms
-    layers: pd.DataFrame
-    mechanism: str
-
-    @property
-    def ablation(self) -> str:
-        """Its name."""
-        return self.harms.ablation
-
-
-@dataclass(frozen=True, eq=False)
-class Number:
-    """One number that a claim is about, under one kind of ablation.
-
-    Attributes:
-        quantity: what it is.
-        measured: the number, where the conditions are judged.
-        kept: the same with the first token's write kept; None where that was not swept.
-        smallest: its smallest effect of interest.
-    """
-
-    quantity: str
-    measured: stats.Contrast
-    kept: stats.Contrast | None = None
-    smallest: float = SMALLEST
-
-    @property
-    def sign(self) -> int:
-        """1 where it lies above the smallest effect, -1 where below, 0 where that is not shown."""
-        found = self._side(self.measured)
-        return found if self.kept is None or self._side(self.kept) == found else 0
-
-    def _side(self, contrast: stats.Contrast) -> int:
-        interval = contrast.interval
-        return int(interval.low > self.smallest) - int(interval.high < self.smallest)
-
-    @property
-    def words(self) -> str:
-        """The numbers."""
-        if not self.measured.known:
-            return f"{self.quantity} not known (not measured at every layer that it is about)"
-        text = f"{self.quantity} {number(*self.measured.numbers)}"
-        if self.kept is None or self._side(self.kept) == self._side(self.measured):
-            return text
-        if not self.kept.known:
-            return f"{text}, not known with the first token kept"
-        return f"{text}, with the first token kept {number(*self.kept.numbers)}"
-
-    def records(self, ablation: str) -> Iterator[dict[str, Any]]:
-        """The numbers, a record each."""
-        known = [(self.quantity, self.measured)]
-        if self.kept is not None:
-            known.append((f"{self.quantity}, first token kept", self.kept))
-        for quantity, contrast in known:
-            if contrast.known:
-                values = dict(zip(("estimate", "low", "high"), contrast.numbers, strict=True))
-                yield {"ablation": ablation, "quantity": quantity, **values}
-
-    @property
-    def needed(self) -> float:
-        """How many questions would decide it if its value stood; NaN where that is not known."""
-        for contrast in (self.measured, self.kept):
-            if contrast is None or not contrast.known or self._side(contrast):
-                continue
-            apart = contrast.value - self.smallest
-            ends = contrast.value - contrast.interval.low, contrast.interval.high - contrast.value
-            reach = ends[0] if apart > 0 else ends[1]
-            return contrast.n * (reach / apart) ** 2 if apart else math.inf
-        return math.nan
-
-
-@dataclass(frozen=True)
-class Finding:
-    """What one kind of ablation says to a claim.
-
-    Attributes:
-        ablation: the kind.
-        mechanism: its mechanism; empty if a claim cannot rest on it.
-        sign: 1 if it shows the claim, -1 if the opposite, 0 if neither.
-        words: with the numbers.
-        numbers: a record each: ablation, quantity, estimate, low, high.
-        needed: how many questions would decide it, if its numbers stood; NaN where not known.
-    """
-
-    ablation: str
-    mechanism: str
-    sign: int
-    words: str
-    numbers: tuple[dict[str, Any], ...] = ()
-    needed: float = math.nan
-
-
-def found_of(kind: Kind, numbers: Sequence[Number]) -> Finding:
-    """What a kind says to a claim that holds if all of some numbers are above their smallest."""
-    signs = [one.sign for one in numbers]
-    return Finding(
-        kind.ablation,
-        kind.mechanism,
-        min(signs),
-        f"{kind.ablation}: {', '.join(one.words for one in numbers)}",
-        tuple(record for one in numbers for record in one.records(kind.ablation)),
-        max((one.needed for one in numbers if not math.isnan(one.needed)), default=math.nan),
-    )
-
-
-def of_harms(
-    harms: Harms,
-    quantity: str,
-    measured: Callable[[str], stats.Contrast],
-    smallest: float = SMALLEST,
-) -> Number:
-    """A number where it is judged, and with the first token's write kept where that was swept."""
-    kept = measured(AFTER_FIRST) if harms.after_first else None
-    return Number(quantity, measured(harms.at), kept, smallest)
 
 
 def claims_of(kinds: Sequence[Kind], control: str) -> Iterator[dict[str, Any]]:
@@ -187,9 +57,15 @@ def _shallow(kinds: Sequence[Kind], control: str) -> Iterator[dict[str, Any]]:
         key, other = (family, protocol), (control, protocol)
         missing = unmeasured(first, [key])
         whole = [found_of(kind, [_early(kind.harms, key)]) for kind in kinds]
-        if other not in first.keys or first.measured(*other).empty:
+        if other not in first.keys:
             note = "no copying control: whether any text leans so is not known"
             yield row(SHALLOW[family], family, protocol, missing, whole, note=note)
+            continue
+        if first.measured(*other).empty:
+            # The claim is about more than copying, of which nothing is known.
+            undecided = [replace(one, sign=0) for one in whole]
+            note = "the copying control is not above chance: whether any text leans so is not known"
+            yield row(SHALLOW[family], family, protocol, missing, undecided, note=note)
             continue
         both = [
             found_of(kind, [_early(kind.harms, key), _beyond(kind.harms, key, other)])
@@ -221,7 +97,7 @@ def _in_words(verb: str, whole: str, beyond: str, both: str) -> str:
     if whole != "supported":
         return ""
     if beyond == "contradicted":
-        return f"{verb}, as any text does"
+        return f"no more than copying: {verb}, as any text does"
     return f"{verb}; not shown to do so beyond copying"
 
 
@@ -274,7 +150,8 @@ def _needs(kind: Kind, protocol: str, control: str | None) -> Finding:
     if not all(parts) or not {layer for part in parts for layer in part} <= set(harms.swept):
         return _with_words(nothing, "not known, for not all layers were measured")
     if control is not None and not harms.tasks(control, protocol):
-        return _with_words(nothing, f"it takes the copying control (family {control})")
+        text = f"it takes the copying control (family {control}), above chance"
+        return _with_words(nothing, text)
     ats = [harms.at, *([AFTER_FIRST] if harms.after_first else [])]
     needs = {at: [_Need(harms, protocol, control, part, at) for part in parts] for at in ats}
     signs = [min(need.sign for need in own) for own in needs.values()]
@@ -355,7 +232,9 @@ def _protocols(kinds: Sequence[Kind]) -> Iterator[dict[str, Any]]:
 
 def _more_harm(harms: Harms, family: str, protocol: str, scored: str) -> Number:
     return of_harms(
-        harms, "mean harm", lambda at: harms.mean_harm_apart(family, protocol, scored, at)
+        harms,
+        f"mean harm, {protocol} minus {scored}",
+        lambda at: harms.mean_harm_apart(family, protocol, scored, at),
     )
 
 
@@ -375,104 +254,3 @@ def _unpaired(harms: Harms, family: str, protocol: str, scored: str) -> str:
 def _written(protocol: str) -> bool:
     """Whether the model writes: `generation`, or with parameters in brackets."""
     return protocol.partition("[")[0] == "generation"
-
-
-def unmeasured(harms: Harms, keys: Iterable[Key]) -> str:
-    """Why one of these has no harm; empty if all have."""
-    return "; ".join(
-        f"{family} under {protocol}: {reason(harms.cell(family, protocol)).partition(': ')[2]}"
-        for family, protocol in keys
-        if harms.measured(family, protocol).empty
-    )
-
-
-def row(
-    claim: str,
-    family: str,
-    protocol: str,
-    missing: str,
-    found: Sequence[Finding],
-    *,
-    smallest: float = SMALLEST,
-    note: str = "",
-) -> dict[str, Any]:
-    """A row of claims: its status by what each kind found, with the reason where it has none.
-
-    Args:
-        claim: in words.
-        family: that it is about.
-        protocol: or two of them.
-        missing: why nothing can be measured; empty if it can.
-        found: by each kind.
-        smallest: the claim's smallest effect of interest.
-        note: what else is to be said.
-    """
-    result, why = ("not measurable", "") if missing else status(found)
-    words = [*(one.words for one in found), why, note]
-    return {
-        "claim": claim,
-        "family": family,
-        "protocol": protocol,
-        "smallest": smallest,
-        "status": result,
-        "evidence": missing or "; ".join(filter(None, words)),
-        "numbers": [] if missing else [record for one in found for record in one.numbers],
-    }
-
-
-def status(found: Sequence[Finding]) -> tuple[str, str]:
-    """The status of a claim, and what is missing where it is not shown."""
-    shown = {one.mechanism for one in found if one.sign > 0 and one.mechanism}
-    opposite = {one.mechanism for one in found if one.sign < 0 and one.mechanism}
-    if shown and opposite:
-        return "not shown", "the kinds of ablation disagree"
-    if len(shown) > 1:
-        return "supported", ""
-    if len(opposite) > 1:
-        return "contradicted", ""
-    return "not shown", _lacking(found, shown | opposite)
-
-
-def _lacking(found: Sequence[Finding], decided: set[str]) -> str:
-    """What it takes to decide a claim."""
-    kinds = {one.mechanism for one in found if one.mechanism}
-    if len(kinds) < 2:
-        having = f" beside {', '.join(kinds)}" if kinds else ""
-        need = "a second kind" if kinds else "two kinds"
-        text = f"{need} of ablation, of another mechanism{having}, has to show it"
-        return text if decided or not kinds else f"{text}; {_more(found)}".rstrip("; ")
-    return _more([one for one in found if one.mechanism and one.mechanism not in decided])
-
-
-def _more(found: Sequence[Finding]) -> str:
-    """How many questions the undecided kinds take, if their numbers stand."""
-    needed = [f"{one.ablation} {_count(one.needed)}" for one in found if not math.isnan(one.needed)]
-    return (
-        f"questions that would decide it if the numbers stand: {', '.join(needed)}"
-        if needed
-        else ""
-    )
-
-
-def _count(n: float) -> str:
-    return f"more than {_MOST_QUESTIONS:,}" if n > _MOST_QUESTIONS else f"about {math.ceil(n):,}"
-
-
-def described(
-    claim: str, family: str, words: str, numbers: Sequence[dict[str, Any]]
-) -> dict[str, Any]:
-    """A row of claims that has numbers and no verdict."""
-    return {
-        "claim": claim,
-        "family": family,
-        "protocol": "",
-        "smallest": math.nan,
-        "status": "described",
-        "evidence": words,
-        "numbers": list(numbers),
-    }
-
-
-def table(rows: Iterable[dict[str, Any]]) -> pd.DataFrame:
-    """Rows of claims as a frame."""
-    return pd.DataFrame(list(rows), columns=COLUMNS)

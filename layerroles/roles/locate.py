@@ -11,8 +11,9 @@ from layerroles import stats
 from layerroles.errors import InputError
 from layerroles.registry import unknown
 from layerroles.results import SweepResult, check_result, mechanisms, records
-from layerroles.roles import claims, comparisons, literature, seen
+from layerroles.roles import claims, comparisons, decision, literature, seen
 from layerroles.roles.backups import pairs_of
+from layerroles.roles.decision import Kind
 from layerroles.roles.effective import effective_number
 from layerroles.roles.harms import (
     AFTER_FIRST,
@@ -24,7 +25,6 @@ from layerroles.roles.harms import (
     single_sites,
 )
 from layerroles.roles.heads import carried_by_few, heads_of
-from layerroles.roles.literature import Kind
 from layerroles.roles.table import Roles
 from layerroles.roles.verdict import verdict
 
@@ -120,7 +120,7 @@ def _claims(
     for name, frame in seen.by_probe(probes):
         if name == "similarity":
             rows += comparisons.neighbours(frame)
-    return literature.table(rows)
+    return decision.table(rows)
 
 
 def _frame(harms: Harms, layers: pd.DataFrame) -> pd.DataFrame:

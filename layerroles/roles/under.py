@@ -51,7 +51,7 @@ def _depth(
         for words, some in kinds
         if not some.empty
     ]
-    at_once = " (95% for all families at once)" if len(rows) > 1 else ""
+    at_once = " (sorted by intervals that hold for all families at once)" if len(rows) > 1 else ""
     lines = [
         f"Under {protocol}, by harm of the first third of layers minus the last{at_once}: "
         f"{'; '.join(parts)}."
@@ -64,7 +64,9 @@ def _depth(
     if not apart.empty:
         pairs = ", ".join(_pair(r) for r in records(apart))
         looked_at = int(between.sum())
-        each = f" (95% for all {looked_at} pairs at once)" if looked_at > 1 else ""
+        each = (
+            f" (by intervals that hold for all {looked_at} pairs at once)" if looked_at > 1 else ""
+        )
         lines.append(f"Under {protocol}, families differ in this{each}: {pairs}.")
     elif between.any():
         lines.append(f"Under {protocol}, no two families are shown to differ in this.")

@@ -10,9 +10,9 @@ it holds every ratio `h` for which the mean of
 is not shown to differ from 0. Where only some values are possible, such as those of 0/1 scores, the
 variance in the test is that under its own hypothesis: the examples are reweighted by the most
 likely weights for which the mean of `y(h)` is 0 (A. B. Owen, Biometrika 75:237, 1988), and values
-that were possible and not seen may have weight too. On 0/1 scores of which all intact ones are
-right this is Tango's interval. It never collapses to a point. Other scores get Fieller's own
-interval, with Student's t.
+that were possible and not seen may have weight too (Tango's interval for paired proportions is made
+in the same way). It never collapses to a point. Other scores get Fieller's own interval, with
+Student's t.
 
     >>> import numpy as np
     >>> intact = np.repeat([1.0, 1.0, 0.0], [20, 40, 20])

@@ -225,8 +225,8 @@ def test_twins_are_made_kept_and_compared(
     told = "\n".join(kept["findings"])
     assert told in shown
     assert kept["findings"][-1].startswith(
-        "Taught against base, each by its own interval, not corrected: mean harm of solver cannot "
-        "be compared; "
+        "Taught against base, under skip alone, each by its own interval, not corrected: mean harm "
+        "of solver cannot be compared; "
     )
     assert "mean harm of control" not in told
     for name in ("base", "solver", "control"):

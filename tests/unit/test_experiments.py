@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import layerroles as lr
+from benchmarks.simulated import Simulation
 from tests.unit.synthetic import synthetic_result
 
 Load = Callable[[str], ModuleType]
@@ -142,18 +143,23 @@ def test_ways_of_scoring_are_compared_pair_by_pair(experiment: Load) -> None:
 
 
 def test_contexts_that_need_other_layers_are_told_apart(experiment: Load) -> None:
-    labels = {"none": "facts", "support": "kv_retrieval", "distractors": "facts"}
-    told = experiment("rag").findings(synthetic_result(n=400), labels)
-    moved = told.index(next(t for t in told if t.startswith("support against closed-book, gen")))
-    assert "leans more on early layers" in told[moved]
-    assert told[moved + 1] == (
-        "support, generation: critical closed-book and spare with the text: 23, 24, 29; spare "
-        "closed-book and critical with the text: 2, 16, 18."
-    )
-    assert "no difference in lean is shown" in told[moved + 2]
-    assert told[moved + 3].endswith(
-        "the text: none; spare closed-book and critical with the text: none."
-    )
+    told = [0.5, 0.5, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]
+    bare = [0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.5, 0.5]
+    tasks = {"none": ("facts", bare), "support": ("facts[told]", told)}
+    truth = {
+        (task, protocol): harm
+        for task, harm in tasks.values()
+        for protocol in ("continuation", "generation")
+    }
+    result = Simulation(truth, n=300, shared=True).draw(0)
+    lines = experiment("rag").findings(result, {name: task for name, (task, _) in tasks.items()})
+    text = "\n".join(lines)
+    assert "support against closed-book, generation: leans more on early layers, +0." in text
+    (changed,) = [line for line in lines if line.startswith("facts[told] minus facts, generation, "
+                                                            "skip at all")]  # fmt: skip
+    assert re.findall(r"L(\d) [+-]0\.\d\d \[", changed) == ["0", "1", "7", "8"]
+    claim = "Retrieval augmentation changes which layers matter (generation): supported."
+    assert any(line.startswith(claim) for line in lines)
 
 
 @pytest.mark.parametrize(

@@ -121,7 +121,37 @@ def test_a_base_under_one_kind_decides_nothing() -> None:
     two = Simulation({("reasoning", G): [0.1] * 9}, n=200).draw(1)
     row = localize(two, ablation="skip", base=one).claims.set_index("claim").loc[ROBUST]
     assert row["status"] == "not shown"
-    assert "mean harm, base minus this model not known" in row["evidence"]
+    assert "mean: not compared, another mechanism in the base's run" in row["evidence"]
+
+
+def test_a_base_under_other_settings_is_not_compared() -> None:
+    truth = {("reasoning", G): [0.6] * 9}
+    one, two = (Simulation(truth, n=200, kinds=("skip", "noise")).draw(seed) for seed in (0, 1))
+    for run, scale in ((one, 2.0), (two, 0.5)):
+        run.manifest["conditions"] = [
+            {"name": name, "ablation": "noise", "mechanism": "noise",
+             "parameters": {name: {"scale": scale}}}
+            for name in run.frame["condition"].unique()
+            if name.startswith("noise")
+        ]  # fmt: skip
+    row = localize(two, ablation="skip", base=one).claims.set_index("claim").loc[ROBUST]
+    assert "noise: not compared, ablation noise is not the same" in row["evidence"]
+    assert row["status"] == "not shown"
+
+
+def test_kinds_have_to_change_the_same_layer_in_the_same_direction() -> None:
+    up, down = [0.3] * 4 + [0.7] + [0.3] * 4, [0.3] * 4 + [0.0] + [0.3] * 4
+    elsewhere = [0.3] * 6 + [0.7] + [0.3] * 2
+    for other in (down, elsewhere):
+        simulation = Simulation(
+            contexts([0.3] * 9, up), n=300, shared=True,
+            other={"mean": contexts([0.3] * 9, other)},
+        )  # fmt: skip
+        for seed in range(5):
+            claims = localize(simulation.draw(seed), ablation="skip").claims
+            row = claims.set_index("claim").loc[CONTEXT]
+            assert row["status"] == "not shown", row["evidence"]
+            assert "not of a layer that another kind shows to change so" in row["evidence"]
 
 
 @pytest.mark.parametrize(("n_tokens", "words"), [(1, "answering position"), (20, "all tokens of")])

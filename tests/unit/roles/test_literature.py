@@ -9,7 +9,8 @@ from benchmarks.coverage_tables import CLAIMS, apart, statuses
 from benchmarks.simulated import Simulation, copied
 from layerroles.results import SweepResult
 from layerroles.roles import localize
-from layerroles.roles.literature import DEEP, MORE, SHALLOW, SMALLEST
+from layerroles.roles.decision import SMALLEST
+from layerroles.roles.literature import DEEP, MORE, SHALLOW
 
 G = "generation"
 LAYERS, N, DRAWS = 15, 400, 30
@@ -134,7 +135,7 @@ def test_a_profile_like_copyings_leans_as_any_text_does() -> None:
     assert sum("leans; not shown to do so beyond copying" in text for text in words) >= 10
     many = localize(Simulation(truth, n=3000).draw(0), ablation="skip").claims.iloc[0]
     assert many["status"] == "contradicted"
-    assert many["evidence"].endswith("leans, as any text does")
+    assert many["evidence"].endswith("no more than copying: leans, as any text does")
 
 
 def test_what_is_missing_is_said_with_a_number_that_decides() -> None:

@@ -8,8 +8,12 @@ drawn from it may say it. Statuses of claims at their borders are in `test_liter
 import re
 from collections.abc import Callable
 
+import numpy as np
+
 from benchmarks.simulated import Simulation, Truth
 from layerroles.roles import Roles, localize
+from layerroles.roles.decision import SMALLEST
+from tests.unit.scripted_result import scripted_result
 
 G = "generation"
 DRAWS = 60
@@ -150,6 +154,45 @@ def test_a_second_kind_agrees_only_where_it_leans_alike() -> None:
     opposite = {"mean": {("retrieval", G): [0.1] * 4 + [0.5] * 2}}
     against = localize(Simulation(early, n=150, other=opposite).draw(0), ablation="skip")
     assert "mean says the opposite" in against.frame["claim"].iloc[0]
+
+
+def test_a_single_family_leans_where_its_interval_says_so() -> None:
+    even = Simulation({("retrieval", G): [0.25] * 6}, **SKIP)
+
+    def leans(roles: Roles) -> bool:
+        return "matter more than" in roles.frame["claim"].iloc[0]
+
+    (found,) = said(even, leans)
+    assert found <= 0.05 * DRAWS
+
+
+def test_it_leans_as_any_text_does_only_where_it_does() -> None:
+    truth = {
+        ("retrieval", G): [0.3 + SMALLEST] * 2 + [0.0] * 4,
+        ("language", G): [0.3] * 2 + [0.0] * 4,
+    }
+
+    def false(roles: Roles) -> bool:
+        return "as any text does" in roles.claims["evidence"].iloc[0]
+
+    (found,) = said(Simulation(truth, n=300), false)
+    assert found <= 0.05 * DRAWS
+
+
+def test_no_head_is_critical_or_has_an_effect_where_none_has() -> None:
+    critical = effect = 0
+    for seed in range(DRAWS):
+        rng = np.random.default_rng(seed)
+        intact = (rng.random(150) < 0.7).astype(float)
+        scores = {"intact": intact, "skip L0": intact}
+        scores |= {f"mean L0.H{h}": np.abs(intact - (rng.random(150) < 0.03)) for h in range(8)}
+        scores["zero L0.H0"] = intact * (rng.random(150) >= 0.2)  # exactly at the border
+        roles = localize(scripted_result({("retrieval", G): scores}, n_layers=1, n_heads=8))
+        critical += (roles.heads["verdict"] == "critical").any()
+        own = roles.heads[roles.heads["ablation"] == "mean"]
+        effect += (own["p_adjusted"] < 0.05).any()
+    assert critical <= 0.05 * DRAWS
+    assert effect <= 0.05 * DRAWS
 
 
 def test_what_was_not_asked_is_said_to_be_missing() -> None:

@@ -1,4 +1,4 @@
-"""Harm's interval covers, never collapses, and is Tango's where the intact score is certain."""
+"""Harm's interval covers, never collapses, and is close to Tango's where the skill is certain."""
 
 import math
 
@@ -30,7 +30,7 @@ def test_harms_interval_covers_wherever_harm_is_defined() -> None:
     assert coverage.min() >= 0.925
 
 
-def test_it_is_tangos_where_all_intact_answers_are_right() -> None:
+def test_it_is_close_to_tangos_where_all_intact_answers_are_right() -> None:
     for lost, n in ((3, 32), (20, 64), (76, 100)):
         intact, ablated = answers(n - lost, lost, 0, 0)
         harm, interval = stats.harm_interval(intact, ablated, 0.0)
