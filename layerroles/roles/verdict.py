@@ -101,18 +101,17 @@ def _unpaired(setting: Setting) -> str:
 
 
 def _claims(claims: pd.DataFrame) -> Iterator[Sentence]:
-    """Each claim of the literature, and what this sweep says to it."""
-    for claim, rows in claims.groupby("claim", sort=False):
-        several = rows["family"].nunique() > 1
-        told = [
-            f"{r.status}{f' for {r.family}' if several else ''}"
-            f"{f' under {r.protocol}' if r.protocol else ''} ({r.evidence})"
-            for r in records(rows)
-        ]
-        smallest = rows["smallest"].iloc[0]
-        size = "" if math.isnan(smallest) else f" (by {smallest:g} of the skill or more)"
-        text = f"Claim of the literature, {claim[0].lower()}{claim[1:]}{size}: {'; '.join(told)}."
-        yield Sentence(text, _DECIDED_BY.get(str(claim), "depth"))
+    """What this sweep says to each claim of the literature, a sentence a family and protocol."""
+    families = claims.groupby("claim")["family"].nunique()
+    for row in records(claims):
+        size = "" if math.isnan(row.smallest) else f" (by {row.smallest:g} of the skill or more)"
+        family = f" for {row.family}" if families[row.claim] > 1 else ""
+        protocol = f" under {row.protocol}" if row.protocol else ""
+        text = (
+            f"Claim of the literature, {row.claim[0].lower()}{row.claim[1:]}{size}: {row.status}"
+            f"{family}{protocol} ({row.evidence})."
+        )
+        yield Sentence(text, _DECIDED_BY.get(str(row.claim), "depth"))
 
 
 def _kinds(setting: Setting) -> str:

@@ -1,6 +1,8 @@
 """lm-eval's tasks without a real model: what is asked, what is refused, and in which words."""
 
 import importlib
+import itertools
+import sqlite3
 import sys
 from pathlib import Path
 
@@ -95,6 +97,30 @@ def test_a_sweep_keeps_lm_evals_metrics_and_aggregates_them(own: str, tmp_path: 
     sums = table[table["task"] == tasks[1].label]
     assert set(sums["filter"]) == {"strict-match", "flexible-extract"}
     again = lr.Sweep(model, tasks, conditions, limit=4).run(tmp_path / "run")
+    assert again.frame.equals(result.frame)
+
+
+def test_tasks_of_the_same_documents_are_paired_by_document(own: str, tmp_path: Path) -> None:
+    names = ("own_one", "own_two", "own_information")
+    tasks = [lr.task(f"lm_eval:{name}", include_path=own, family="knowledge") for name in names]
+    questions = [{e.question for e in task.examples(4, 0)} for task in tasks]
+    assert questions[0] == questions[1] == questions[2]
+    assert len(questions[0]) == 4 and "" not in questions[0]
+    model = random_model("llama")
+    folder = tmp_path / "run"
+    result = lr.Sweep(model, tasks, lr.each_layer(model, lr.Skip()), limit=4).run(folder)
+    pairs = result.differences()[["task", "task_b", "n"]].drop_duplicates()
+    labels = [task.label for task in tasks]
+    found = {frozenset(pair) for pair in zip(pairs["task"], pairs["task_b"], strict=True)}
+    assert found == {frozenset(pair) for pair in itertools.combinations(labels, 2)}
+    assert set(pairs["n"]) == {4}
+    # A run folder of an earlier version does not name its questions; going on with it does.
+    with sqlite3.connect(folder / "rows.sqlite") as rows:
+        rows.execute("ALTER TABLE examples DROP COLUMN question")
+    rows.close()
+    assert lr.read(folder).differences().empty
+    again = lr.Sweep(model, tasks, lr.each_layer(model, lr.Skip()), limit=4).run(folder)
+    assert len(again.differences()) == len(result.differences())
     assert again.frame.equals(result.frame)
 
 
