@@ -148,6 +148,12 @@ class Cell:
         ats, counts = self.conditions["at"], self.n_changed
         return {str(name): acted(str(at), int(counts[name])) for name, at in ats.items()}
 
+    @property
+    def has_skill(self) -> bool:
+        """Whether the intact score is shown to lie above chance."""
+        scores = self.scores.loc[INTACT].dropna().to_numpy(float)
+        return stats.is_above(scores, self.chance)
+
     def did_act(self, condition: str) -> bool:
         """Whether a condition acted on anything; see `acted`."""
         return self._acted[condition]

@@ -14,7 +14,6 @@ import pandas as pd
 
 from layerroles import stats
 from layerroles.results import (
-    Cell,
     CellPair,
     Match,
     SweepResult,
@@ -47,16 +46,12 @@ def contexts(result: SweepResult, kinds: Sequence[Kind]) -> Iterator[dict[str, A
         ordered = _augmented(result.examples, pair)
         if ordered is None:
             continue
-        unskilled = [cell.task for cell in (ordered.one, ordered.two) if not _has_skill(cell)]
+        unskilled = [cell.task for cell in (ordered.one, ordered.two) if not cell.has_skill]
         missing = f"not above chance: {', '.join(unskilled)}" if unskilled else ""
         found = [] if missing else _changed(kinds, ordered)
         note = f"{ordered.two.task} against {ordered.one.task}"
         family, protocol = ordered.one.family, ordered.one.protocol
         yield row(CONTEXT, family, protocol, missing, found, note=note)
-
-
-def _has_skill(cell: Cell) -> bool:
-    return stats.is_above(cell.scores.iloc[0].dropna().to_numpy(float), cell.chance)
 
 
 def _augmented(examples: pd.DataFrame, pair: CellPair) -> CellPair | None:
@@ -251,7 +246,7 @@ def against_base(
             continue
         found = [_robust(kind, both, lines, theirs.get(kind.ablation, "")) for kind in kinds]
         skills = {"the base": both.one, "the model": both.two}
-        unskilled = [name for name, cell in skills.items() if not _has_skill(cell)]
+        unskilled = [name for name, cell in skills.items() if not cell.has_skill]
         missing = f"{' and '.join(unskilled)} not above chance" if unskilled else ""
         settings = [line for line in lines if line.startswith(("dtype ", "chat "))]
         note = "; ".join([both.one.task, *settings])

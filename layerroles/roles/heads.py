@@ -86,7 +86,7 @@ def carried_by_few(result: SweepResult, at: str = "all") -> Iterator[dict[str, A
     for cell in cells_of(result):
         cells.setdefault((cell.family, cell.protocol), []).append(cell)
     for (family, protocol), own in cells.items():
-        skilled = [cell for cell in own if _has_skill(cell)]
+        skilled = [cell for cell in own if cell.has_skill]
         found: list[Finding] = []
         heads: frozenset[str] = frozenset()
         for kind in kinds if skilled else ():
@@ -195,7 +195,3 @@ def _beyond(cells: Sequence[Cell], chosen: _HeadSet, others: Sequence[_HeadSet])
         value - math.hypot(value - low, reach), value + math.hypot(high - value, reach)
     )
     return stats.Contrast(value, wide, asked.influence)
-
-
-def _has_skill(cell: Cell) -> bool:
-    return stats.is_above(cell.scores.iloc[0].dropna().to_numpy(float), cell.chance)
