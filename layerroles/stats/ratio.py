@@ -106,7 +106,7 @@ def ratio(
 
     Args:
         numerator: a value for each example.
-        denominator: likewise; its mean is above 0.
+        denominator: a value for each example; its mean is above 0.
         possible: the pairs of a numerator and a denominator between which every example lies. None
             are given where the values have no bounds.
         level: of confidence.

@@ -9,7 +9,7 @@ from layerroles.results import SweepResult
 from layerroles.roles import localize
 from layerroles.roles.heads import FEW
 from layerroles.roles.literature import DEEP, MORE, ORDER, SHALLOW
-from layerroles.stats import harm_interval, mcnemar_p, tango
+from layerroles.stats import harm_interval, mcnemar_p, ratio
 from tests.unit.scripted_result import scripted_result
 from tests.unit.synthetic import synthetic_result
 
@@ -45,9 +45,11 @@ def test_a_backup_is_what_neither_layer_alone_explains() -> None:
     assert pairs.loc[(0, 1), "verdict"] == "backup"
     assert pairs.loc[(0, 1), "harm"] == pytest.approx(76 / 80)
     assert pairs.loc[(0, 1), "explained"] == pytest.approx(0)
-    beyond = tango(0, 76, 100)  # with the intact score as if it were certain
-    assert pairs.loc[(0, 1), "excess_low"] == pytest.approx(-beyond.high / 0.8, abs=0.1)
-    assert pairs.loc[(0, 1), "excess_high"] == pytest.approx(-beyond.low / 0.8, abs=0.1)
+    intact, gone = lost(100, 0, 80), lost(100, 0, 80) - lost(100, 76, 80)
+    possible = [(least, right) for least in (-1.0, 1.0) for right in (0.0, 1.0)]
+    _, beyond = ratio(gone, intact, possible)
+    assert pairs.loc[(0, 1), "excess_low"] == pytest.approx(beyond.low)
+    assert pairs.loc[(0, 1), "excess_high"] == pytest.approx(beyond.high)
     assert pairs.loc[(0, 1), "p_adjusted"] == pytest.approx(4 * mcnemar_p(0, 76))
     # 2 and 3 lose the same answers, 2 and 4 different ones: neither pair costs more than that.
     assert pairs.loc[(2, 3), ["harm", "explained", "excess"]].tolist() == pytest.approx(

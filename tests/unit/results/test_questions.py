@@ -18,14 +18,14 @@ def asked(**tasks: list[str]) -> pd.DataFrame:
     )
 
 
-def told(*rows: tuple[str, str, str, str]) -> pd.DataFrame:
+def examples_of(*rows: tuple[str, str, str, str]) -> pd.DataFrame:
     """What is known of examples: task, id, answer, question."""
     return pd.DataFrame(rows, columns=["task", "example", "answer", "question"])
 
 
 def test_tasks_share_questions_by_id_and_answer() -> None:
     frame = asked(bare=["1", "2"], context=["1", "2"], other=["1", "2"])
-    known = told(
+    known = examples_of(
         ("bare", "1", "Rome", ""), ("bare", "2", "Oslo", ""),
         ("context", "1", "Rome", ""), ("context", "2", "Oslo", ""),
         ("other", "1", "Rome", ""), ("other", "2", "Lima", ""),
@@ -37,7 +37,7 @@ def test_tasks_share_questions_by_id_and_answer() -> None:
 
 def test_documents_are_named_by_the_task_whatever_their_ids() -> None:
     frame = asked(one=["one/0", "one/1"], two=["two/0", "two/1"], group=["one/7", "two/7"])
-    known = told(
+    known = examples_of(
         ("one", "one/0", "A", "d1"), ("one", "one/1", "B", "d2"),
         ("two", "two/0", "text", "d3"), ("two", "two/1", "text", "d3"),
         ("group", "one/7", "A", "d1"), ("group", "two/7", "C", "d3"),
@@ -49,7 +49,7 @@ def test_documents_are_named_by_the_task_whatever_their_ids() -> None:
 
 def test_without_answers_no_two_tasks_share_a_question() -> None:
     frame = asked(one=["0", "1"], two=["0", "1"])
-    for known in (pd.DataFrame(), told(("one", "0", "", ""), ("two", "0", "", ""))):
+    for known in (pd.DataFrame(), examples_of(("one", "0", "", ""), ("two", "0", "", ""))):
         names = questions_of(frame, known)
         assert not set(names["one"].values()) & set(names["two"].values())
 
