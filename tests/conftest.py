@@ -33,6 +33,15 @@ def kept_references(
     monkeypatch.setattr("layerroles.ablations.saved.cache_folder", lambda: folder)
 
 
+@pytest.fixture(autouse=True)
+def shared_models_are_not_written_to() -> Iterator[None]:
+    """A test that changes weights loads a model of its own: `lr.load(model_path(...))`."""
+    yield
+    from tests.unit.random_models import changed_models
+
+    assert not changed_models()
+
+
 @pytest.fixture
 def experiment() -> Iterator[Callable[[str], ModuleType]]:
     """Import an experiment as Python does when it is run: its own folder comes first."""

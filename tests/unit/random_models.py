@@ -259,6 +259,21 @@ def random_model(architecture: str, dtype: str = "float32", seed: int = 0) -> Tr
     return _loaded(architecture, dtype, seed)
 
 
+_shared: dict[str, tuple[TransformerBridge, list[int]]] = {}
+
+
 @cache
 def _loaded(architecture: str, dtype: str, seed: int) -> TransformerBridge:
-    return lr.load(model_path(architecture, seed), dtype=dtype)
+    model = lr.load(model_path(architecture, seed), dtype=dtype)
+    _shared[f"{architecture}, {dtype}, seed {seed}"] = (model, _versions(model))
+    return model
+
+
+def _versions(model: TransformerBridge) -> list[int]:
+    """How often each parameter was written to."""
+    return [parameter._version for parameter in model.parameters()]
+
+
+def changed_models() -> list[str]:
+    """The shared models whose weights a test wrote to: no later test can trust them."""
+    return [name for name, (model, before) in _shared.items() if _versions(model) != before]

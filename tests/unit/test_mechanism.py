@@ -9,7 +9,7 @@ import torch
 import layerroles as lr
 from layerroles.checks import massive_writes
 from layerroles.manifest import described
-from tests.unit.random_models import random_model
+from tests.unit.random_models import model_path, random_model
 
 
 def test_a_mechanism_is_one_of_the_known() -> None:
@@ -35,11 +35,12 @@ def test_a_manifest_tells_the_mechanism_of_each_condition() -> None:
 
 def with_massive_token(token: int):
     """A llama whose first MLP writes hugely where this token stands."""
-    model = random_model("llama")
+    model = lr.load(model_path("llama"))  # not the model that all tests share
     hf = model.original_model.model
     with torch.no_grad():
         hf.embed_tokens.weight[:, 0] = 0.0
         hf.embed_tokens.weight[token, 0] = 30.0
+        hf.layers[0].self_attn.o_proj.weight[0] = 0.0  # no other token reaches the neuron
         mlp = hf.layers[0].mlp
         for name in ("gate_proj", "up_proj"):
             getattr(mlp, name).weight[0] = 0.0

@@ -195,6 +195,19 @@ def test_no_head_is_critical_or_has_an_effect_where_none_has() -> None:
     assert effect <= 0.05 * DRAWS
 
 
+def test_a_pair_at_the_border_is_no_backup() -> None:
+    found, draws = 0, 400
+    for seed in range(draws):
+        rng = np.random.default_rng(seed)
+        intact = (rng.random(150) < 0.7).astype(float)
+        # Neither layer costs anything alone, and both together exactly what is critical.
+        both = intact * (rng.random(150) >= 0.2)
+        scores = {"intact": intact, "skip L0": intact, "skip L1": intact, "skip L0+L1": both}
+        roles = localize(scripted_result({("retrieval", G): scores}, n_layers=2))
+        found += (roles.pairs["verdict"] == "backup").any()
+    assert found <= 0.05 * draws
+
+
 def test_what_was_not_asked_is_said_to_be_missing() -> None:
     whole = localize(Simulation(EVEN, spared=EVEN, n=60).draw(0), ablation="skip")
     part = localize(Simulation(EVEN, **SKIP).draw(0))
