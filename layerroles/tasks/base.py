@@ -39,6 +39,9 @@ class Example:
         shots: worked examples shown before the question.
         question: names the question where another task asks it under another id, as a digest of an
             lm-eval document does; empty where the id does.
+        aliases: other texts that are accepted as the answer where the model writes it.
+        cluster: names what the example shares with others of its task, such as a set of shots or a
+            template; examples of one cluster are not independent. Empty where it shares nothing.
 
     Example:
         >>> import layerroles as lr
@@ -55,6 +58,8 @@ class Example:
     solution: str = ""
     shots: tuple["Example", ...] = ()
     question: str = ""
+    aliases: tuple[str, ...] = ()
+    cluster: str = ""
 
     def __repr__(self) -> str:
         more = [
@@ -118,6 +123,8 @@ class Task(ABC):
 
     Class attributes:
         argument: the parameter that stands behind a colon, as the path in `local:FILE.jsonl`.
+        version: of the questions and their grading; part of the label from 2 on, so that runs of
+            different versions are never mixed.
 
     Example:
         >>> import layerroles as lr
@@ -127,6 +134,7 @@ class Task(ABC):
     """
 
     argument: ClassVar[str] = ""
+    version: ClassVar[int] = 1
 
     @property
     @abstractmethod
@@ -184,16 +192,22 @@ class Task(ABC):
 
     @property
     def label(self) -> str:
-        """The name with every parameter that is not the default, as in `kv_retrieval[pairs=20]`."""
-        return label_of(self.name, self)
+        """Name, version and every parameter that is not the default: `facts@2[num_fewshot=4]`.
+
+        Version 1 is not named.
+        """
+        name = f"{self.name}@{self.version}" if self.version > 1 else self.name
+        return label_of(name, self)
 
     def fingerprint(self, limit: int, seed: int) -> str:
         """A hash of the examples asked for: changes when the task's content changes."""
         asked = [dataclasses.asdict(example) for example in self.examples(limit, seed)]
-        for example in asked:  # which task asks it too is no part of its content
-            del example["question"]
-            for shot in example["shots"]:
-                del shot["question"]
+        for example in asked:
+            for one in (example, *example["shots"]):
+                # What an example shares with others, and which task asks it too, is no content.
+                del one["question"], one["cluster"]
+                if not one["aliases"]:  # tasks of an earlier version had none
+                    del one["aliases"]
         text = json.dumps(asked, sort_keys=True, ensure_ascii=False)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -205,10 +219,11 @@ register = TASKS.register
 def task(name: str, **parameters: object) -> Task:
     """Make a task by its name: `task("kv_retrieval", pairs=20)`, `task("local:questions.jsonl")`.
 
-    A label works too: `task("kv_retrieval[pairs=20]")`.
+    A label works too: `task("kv_retrieval[pairs=20]")`, `task("facts@2")`.
 
     Raises:
-        InputError: unknown task or parameter, or a value that the task does not take.
+        InputError: unknown task or parameter, a value that the task does not take, or another
+            version of the task than there is.
 
     Example:
         >>> import layerroles as lr
@@ -219,6 +234,12 @@ def task(name: str, **parameters: object) -> Task:
     name, given = read_label("task", name)
     parameters = {**given, **parameters}
     name, colon, argument = name.partition(":")
+    name, at, version = name.partition("@")
+    if at and version != str(TASKS[name].version):
+        raise InputError(
+            f"task {name!r} has version {TASKS[name].version} here, not {version}: runs of another "
+            f"version can be read, and not extended"
+        )
     if colon:
         if not TASKS[name].argument:
             raise InputError(f"task {name!r} takes nothing behind a colon, not {argument!r}")

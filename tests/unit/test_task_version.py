@@ -1,0 +1,53 @@
+"""The version of a task is part of its label, so that runs of two versions are never mixed."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import pytest
+
+import layerroles as lr
+from layerroles.errors import InputError
+from layerroles.tasks import Example, Task
+from layerroles.tasks.base import register
+
+
+@register("versioned")
+@dataclass(frozen=True)
+class Versioned(Task):
+    """A task whose questions changed twice."""
+
+    family: ClassVar[str] = "knowledge"
+    version: ClassVar[int] = 3
+
+    n: int = 1
+
+    def examples(self, limit: int, seed: int) -> list[Example]:
+        return [Example("1", "2 + 2 =", "4", aliases=("four",), cluster="sums")][:limit]
+
+    def held_out(self, limit: int, seed: int) -> list[str]:
+        return []
+
+
+def test_a_label_names_the_version_and_can_be_read() -> None:
+    assert lr.task("versioned").label == "versioned@3"
+    assert lr.task("versioned", n=2).label == "versioned@3[n=2]"
+    assert lr.task("versioned@3[n=2]") == lr.task("versioned", n=2)
+
+
+@pytest.mark.parametrize("version", ["1", "2", "4", "x", ""])
+def test_another_version_is_refused(version: str) -> None:
+    with pytest.raises(InputError, match=f"has version 3 here, not {version}: runs of another"):
+        lr.task(f"versioned@{version}")
+
+
+def test_what_an_example_shares_is_no_content_and_what_it_accepts_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    task = lr.task("versioned")
+    before = task.fingerprint(1, 0)
+    for example, same in (
+        (Example("1", "2 + 2 =", "4", aliases=("four",), cluster="other"), True),
+        (Example("1", "2 + 2 =", "4", cluster="sums"), False),
+    ):
+        monkeypatch.setattr(Versioned, "examples", lambda *_, example=example: [example])
+        assert (task.fingerprint(1, 0) == before) is same
