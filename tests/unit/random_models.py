@@ -270,8 +270,9 @@ def _loaded(architecture: str, dtype: str, seed: int) -> TransformerBridge:
 
 
 def _versions(model: TransformerBridge) -> list[int]:
-    """How often each parameter was written to."""
-    return [parameter._version for parameter in model.parameters()]
+    """How often each parameter was written to, where that is counted."""
+    # Those of a model that was loaded in inference mode have no counter.
+    return [each._version for each in model.parameters() if not each.is_inference()]
 
 
 def changed_models() -> list[str]:
