@@ -4,7 +4,7 @@ Answers are drawn from a known truth; nothing is loaded. The tables of docs/stat
 
     python -m benchmarks.coverage_tables --draws 4000 --sweeps 200
 
-It takes 20 minutes on one core; `--only harm`, `--only depth` and `--only claims` give one each.
+It takes 30 minutes on one core; `--only harm`, `depth`, `claims` or `clusters` gives one of them.
 """
 
 import argparse
@@ -102,6 +102,56 @@ def covered_depth(
     return passed / draws, inside / max(1, passed)
 
 
+def covered_clusters(
+    size: int, icc: float, skill: float, chance: float, harm: float, draws: int
+) -> tuple[float, float, float]:
+    """Coverage in 16 clusters: of harm as it is, of harm as if all were independent, of a mean.
+
+    What is right and what is lost vary between clusters by beta distributions of intraclass
+    correlation `icc`.
+    """
+    n_clusters = 16
+    rng = np.random.default_rng([size, *(round(abs(x) * 100) for x in (icc, skill, chance, harm))])
+    right, clusters = skill + chance, np.repeat(np.arange(n_clusters), size)
+
+    def varied(mean: float) -> np.ndarray:
+        if not icc or mean in (0, 1):
+            return np.full(len(clusters), mean)
+        a = mean * (1 - icc) / icc
+        return np.repeat(rng.beta(a, a / mean - a, n_clusters), size)
+
+    passed = inside = naive = of_mean = 0
+    for _ in range(draws):
+        intact = (rng.random(len(clusters)) < varied(right)).astype(float)
+        ablated = intact * (rng.random(len(clusters)) >= varied(harm * skill / right))
+        plain = stats.wilson(int(intact.sum()), len(intact))
+        mean = stats.clustered(plain, intact, clusters, (0.0, 1.0))
+        of_mean += mean.low <= right <= mean.high
+        if stats.is_above(intact, chance, clusters=clusters):
+            passed += 1
+            _, wide = stats.harm_interval(intact, ablated, chance, clusters=clusters)
+            _, plain = stats.harm_interval(intact, ablated, chance)
+            inside += wide.low <= harm <= wide.high
+            naive += plain.low <= harm <= plain.high
+    return inside / max(1, passed), naive / max(1, passed), of_mean / draws
+
+
+def clusters_table(draws: int) -> Iterator[str]:
+    """Coverage in 16 clusters."""
+    yield "| in a cluster | correlation | harm, mean | harm, least | as independent | score |"
+    yield "| --- | --- | --- | --- | --- | --- |"
+    for size, icc in itertools.product((2, 8), (0.0, 0.1, 0.2, 0.3)):
+        found = np.array(
+            [
+                covered_clusters(size, icc, skill, chance, harm, draws)
+                for skill, chance in ((0.5, 0.0), (0.7, 0.25), (0.9, 0.0))
+                for harm in (0.1, 0.3, 0.6)
+            ]
+        )
+        numbers = (found[:, 0].mean(), *found.min(axis=0))
+        yield f"| {size} | {icc} | {' | '.join(f'{number:.3f}' for number in numbers)} |"
+
+
 def apart(by: float, base: float, n_layers: int) -> Truth:
     """Harms for which the number of every claim is `by`: beyond copying, between protocols ..."""
     third, flat, more = n_layers // 3, [base] * n_layers, [base + by] * n_layers
@@ -190,12 +240,13 @@ def main() -> None:
     )
     parser.add_argument("--draws", type=int, default=1000)
     parser.add_argument("--sweeps", type=int, default=40)
-    parser.add_argument("--only", choices=("harm", "depth", "claims"))
+    parser.add_argument("--only", choices=("harm", "depth", "claims", "clusters"))
     args = parser.parse_args()
     tables = {
         "harm": harm_table(args.draws),
         "depth": depth_table(max(1, args.draws // 2)),
         "claims": claims_table(args.sweeps),
+        "clusters": clusters_table(max(1, args.draws // 4)),
     }
     for name, lines in tables.items():
         if args.only in (None, name):

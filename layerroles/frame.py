@@ -16,7 +16,7 @@ _COLUMNS = [
     *(name for name in ROW if name not in _LATER),
     *_LATER,
 ]
-_EXAMPLE = ["task", "example", "prompt", "answer", "evidence", "question"]
+_EXAMPLE = ["task", "example", "prompt", "answer", "evidence", "question", "cluster"]
 _TYPES = {
     **dict.fromkeys(("layer", "head", "n_tokens"), "Int64"),
     **dict.fromkeys(("correct", "strict", "form", "thought", "changed"), "boolean"),
@@ -53,12 +53,18 @@ def read(path: str | Path) -> SweepResult:
         ],
         columns=_COLUMNS,
     ).astype(_TYPES)
-    # Runs of earlier versions do not name their questions.
-    shown = pd.DataFrame(
-        [{name: example.get(name) or "" for name in _EXAMPLE} for example in examples],
-        columns=_EXAMPLE,
-    ).drop_duplicates(["task", "example"], ignore_index=True)
-    return SweepResult(frame=frame, manifest=manifest, examples=shown)
+    return SweepResult(frame=frame, manifest=manifest, examples=_examples(examples))
+
+
+def _examples(examples: list[dict[str, Any]]) -> pd.DataFrame:
+    """A row per task and example; runs of earlier versions lack some columns."""
+    rows: dict[tuple[str, str], dict[str, Any]] = {}
+    for example in examples:
+        row = {name: example.get(name) or "" for name in _EXAMPLE}
+        row = rows.setdefault((row["task"], row["example"]), row | {"guesses": {}})
+        if example.get("guess") is not None:
+            row["guesses"][example["protocol"]] = float(example["guess"])
+    return pd.DataFrame(list(rows.values()), columns=[*_EXAMPLE, "guesses"])
 
 
 def _columns(condition: dict[str, Any]) -> dict[str, Any]:

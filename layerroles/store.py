@@ -21,7 +21,7 @@ ROW = (
     *("score", "correct", "strict", "outcome", "response", "status", "changed", "n_tokens"),
     *("form", "thought", "details"),
 )
-EXAMPLE = ("context", "prompt", "answer", "evidence", "question")
+EXAMPLE = ("context", "prompt", "answer", "evidence", "question", "cluster", "guess")
 _SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS rows (
     condition TEXT, task TEXT, protocol TEXT, example TEXT,
@@ -84,7 +84,7 @@ class Store:
         found.sort(key=lambda one: order.index((one["task"], one["protocol"])))
         self.manifest["noise_floor"] = found
 
-    def add_examples(self, task: str, protocol: str, examples: Mapping[str, Sequence[str]]) -> None:
+    def add_examples(self, task: str, protocol: str, examples: Mapping[str, Sequence[Any]]) -> None:
         """Note what is asked; `examples` maps ids to the values of `EXAMPLE`, in order.
 
         Raises:
@@ -111,14 +111,17 @@ class Store:
             if id not in known
         ]
         self._insert("examples", 4 + len(EXAMPLE), new)
-        # Folders of an earlier version do not name the questions.
-        named = [(values[-1], task, protocol, id) for id, values in examples.items() if values[-1]]
-        with _writing(self.folder), self._db:
-            self._db.executemany(
-                "UPDATE examples SET question = ? "
-                "WHERE task = ? AND protocol = ? AND example = ? AND question IS NULL",
-                named,
-            )
+        # Folders of an earlier version do not name questions or clusters, or know what guessing
+        # scores.
+        for name in ("question", "cluster", "guess"):
+            column = EXAMPLE.index(name)
+            added = [(values[column], task, protocol, id) for id, values in examples.items()]
+            with _writing(self.folder), self._db:
+                self._db.executemany(
+                    f"UPDATE examples SET {name} = ? "
+                    f"WHERE task = ? AND protocol = ? AND example = ? AND {name} IS NULL",
+                    [item for item in added if item[0] not in ("", None)],
+                )
 
     def add_rows(self, unit: Mapping[Key, Mapping[str, Sequence[Any]]]) -> None:
         """Write the answers of one work unit, all or none: for each key, example ids to `ROW`."""
@@ -312,6 +315,8 @@ def _union(
             kept = {"name": before["name"]} if "name" in before else {}
             if "chance_from" in before and before.get("n") == item.get("n"):
                 kept |= {key: before[key] for key in ("chance", "chance_from")}
+            if "shuffled" in before and before.get("n") == item.get("n"):
+                kept["shuffled"] = before["shuffled"]
             merged[tuple(item[key] for key in keys)] = item | kept
     return list(merged.values())
 

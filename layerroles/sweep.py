@@ -287,8 +287,10 @@ class Sweep:
             judged = dict(zip(ids, asked.judge(found), strict=True))
             before = store.answers(INTACT.hash, *cell.names)
             store.add_noise_floor(again.noise_floor(noted, before, judged))
-        if chance and (estimate := asked.shuffled(found)) is not None:
-            noted |= {"chance": estimate, "chance_from": "shuffled answers"}
+        if (estimate := asked.shuffled(found)) is not None:
+            noted["shuffled"] = estimate
+            if chance:
+                noted |= {"chance": estimate, "chance_from": "shuffled answers"}
         store.save_manifest()
 
     def _unknown(self, store: Store, cell: Cell, asked: Asked) -> tuple[bool, bool]:
@@ -297,7 +299,8 @@ class Sweep:
         floor = self.noise_floor and again.needs_floor(store.manifest, cell.names, n)
         return floor, again.needs_chance(store.cell(*cell.names), asked)
 
-    def _described(self, cell: Cell) -> dict[str, tuple[str, ...]]:
+    def _described(self, cell: Cell) -> dict[str, tuple[str | float | None, ...]]:
+        guesses = {} if cell.guess is None else cell.guess.scores
         return {
             example.id: (
                 cell.protocol.prompt(self.model, example, chat=self.chat),
@@ -305,6 +308,8 @@ class Sweep:
                 example.answer,
                 json.dumps([example.prompt[start:end] for start, end in example.evidence]),
                 example.question,
+                example.cluster,
+                guesses.get(example.id),
             )
             for example in cell.examples
         }

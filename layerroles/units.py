@@ -1,5 +1,6 @@
 """What a sweep consists of: cells, the units of its work, and what the engine is asked at once."""
 
+import functools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from layerroles.engine.groups import Requests
 from layerroles.errors import InputError
 from layerroles.protocols import Harness, Protocol, protocol
 from layerroles.store import Key
-from layerroles.tasks import Example, LmEval, Task
+from layerroles.tasks import Example, Guess, LmEval, Task, best_guess
 
 # Conditions that are asked together at the most: what they have in common is computed once.
 _CONDITIONS_AT_ONCE = 64
@@ -19,26 +20,38 @@ _CONDITIONS_AT_ONCE = 64
 
 @dataclass(frozen=True)
 class Cell:
-    """A task under a protocol, with the examples that are asked."""
+    """A task under a protocol, with the examples that are asked under a seed."""
 
     task: Task
     protocol: Protocol
     examples: tuple[Example, ...]
+    seed: int
 
     @property
     def names(self) -> tuple[str, str]:
         """Task and protocol label, as in the rows."""
         return self.task.label, self.protocol.label
 
+    @functools.cached_property
+    def guess(self) -> Guess | None:
+        """The best guess, for protocols whose score of guessing has to be measured."""
+        if not self.protocol.measures_chance:
+            return None
+        score = functools.partial(self.protocol.guess_score, self.task)
+        return best_guess(self.task, self.examples, self.seed, score)
+
     def noted(self) -> dict[str, Any]:
         """What a manifest says of it."""
+        guess = self.guess
+        chance = self.protocol.chance(self.examples) if guess is None else guess.mean
         return {
             "task": self.task.label,
             "family": self.task.family,
             "protocol": self.protocol.label,
             "n": len(self.examples),
-            "chance": self.protocol.chance(self.examples),
+            "chance": chance,
             "unit": self.protocol.unit,
+            **({} if guess is None else {"chance_from": guess.strategy}),
         }
 
 
@@ -114,7 +127,7 @@ def cells_of(
                     each.check(example)
                 except InputError as error:
                     raise InputError(f"task {task.label!r}: {error}") from error
-            cells.append(Cell(task, each, examples))
+            cells.append(Cell(task, each, examples, seed))
     return cells
 
 

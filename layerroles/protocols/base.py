@@ -66,6 +66,8 @@ class Protocol(ABC):
 
     Class attributes:
         unit: what a score is.
+        measures_chance: whether the score of guessing is measured, by `guess_score`, instead of
+            stated by `chance`.
 
     Example:
         >>> from layerroles.protocols import protocol
@@ -75,6 +77,7 @@ class Protocol(ABC):
     """
 
     unit: ClassVar[Unit] = "accuracy"
+    measures_chance: ClassVar[bool] = False
 
     @property
     def name(self) -> str:
@@ -126,7 +129,11 @@ class Protocol(ABC):
 
     @abstractmethod
     def chance(self, examples: Sequence[Example]) -> float | None:
-        """The mean score of guessing; None where there is no such thing."""
+        """The mean score of guessing; None where there is no such thing, or it is measured."""
+
+    def guess_score(self, task: Task, example: Example, text: str) -> float:
+        """The score of a text as the answer to an example, where chance is measured."""
+        raise NotImplementedError(f"protocol {self.name!r} states its chance")
 
     def noted(self) -> dict[str, Any]:
         """What a run's manifest tells of this protocol besides; as JSON.

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from layerroles.engine import Writing
 from layerroles.protocols.base import Answer, register
@@ -29,6 +30,8 @@ class Generation(GenerationProtocol):
         'generation[max_gen_toks=64]'
     """
 
+    measures_chance: ClassVar[bool] = True
+
     max_gen_toks: int = 0
 
     def __post_init__(self) -> None:
@@ -43,8 +46,12 @@ class Generation(GenerationProtocol):
         """Every example has an answer that can be written."""
 
     def chance(self, examples: Sequence[Example]) -> float | None:
-        """Nobody guesses a text."""
-        return 0.0
+        """It is measured."""
+        return None
+
+    def guess_score(self, task: Task, example: Example, text: str) -> float:
+        """1 if the task's rules accept the text."""
+        return float(task.grade(text, example).flexible)
 
     def limit(self, task: Task) -> int:
         """As the parameter says, else as the task does."""

@@ -1,6 +1,8 @@
 """Protocols that let the model write: what they share."""
 
 import dataclasses
+import math
+import statistics
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +13,9 @@ from layerroles.protocols.base import Answer, Asked, Protocol
 from layerroles.protocols.outcome import distinct, repetition
 from layerroles.protocols.thinking import opens, said
 from layerroles.tasks import Example, Task
+
+# Other examples whose answer an example is given.
+_SHUFFLES = 8
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,17 @@ class AskedWritings(Asked):
             self._judge(example, writing, opened)
             for example, writing, opened in zip(self.examples, found, self.opened, strict=True)
         ]
+
+    def shuffled(self, found: Sequence[Writing]) -> float | None:
+        """The mean score if each example is given the answer to another one."""
+        n = len(self.examples)
+        scores = [
+            self._judge(example, found[(place + shift) % n], self.opened[(place + shift) % n]).score
+            for shift in range(1, min(_SHUFFLES + 1, n))
+            for place, example in enumerate(self.examples)
+        ]
+        finite = [score for score in scores if not math.isnan(score)]
+        return statistics.fmean(finite) if finite else None
 
     def _judge(self, example: Example, writing: Writing, opened: bool) -> Answer:
         parts = said(writing.text, opened=opened)

@@ -16,7 +16,7 @@ from layerroles.errors import InputError
 from layerroles.prune.harm import called
 from layerroles.prune.plan import PruningPlan, named
 from layerroles.results import Cell, SweepResult, cells_of, check_result
-from layerroles.results.effects import known, paired
+from layerroles.results.effects import paired
 
 NUMBERS = ["n", "intact", "chance", "score", "effect", "ci_low", "ci_high"]
 HARM = ["harm", "harm_low", "harm_high"]
@@ -121,7 +121,9 @@ def _difference(cell: Cell, name: str, ours: str | None) -> dict[str, float]:
         return dict.fromkeys(("difference", "low", "high"), nan)
     if ours == name:
         return dict.fromkeys(("difference", "low", "high"), 0.0)
-    theirs, own = known(cell.scores.loc[name].to_numpy(), cell.scores.loc[ours].to_numpy())
-    effect = paired(theirs, own, cell.unit, cell.rng(ours, name))
+    answered = cell.scores.loc[[name, ours]].dropna(axis=1)
+    clusters = cell.clusters_of(list(answered.columns))
+    theirs, own = answered.to_numpy(float)
+    effect = paired(theirs, own, clusters, cell.unit, cell.rng(ours, name))
     interval = effect.interval
     return {"difference": effect.effect, "low": interval.low, "high": interval.high}

@@ -69,10 +69,15 @@ class CellPair:
         # A question that failed under one condition counts for none.
         table = table.loc[:, table.notna().any()].dropna()
         rng = self.one.rng(self.two.task, self.two.protocol, *names[:1])
-        found, each = stats.profiles_differ_p(table.to_numpy(float).T, rng)
+        examples = dict(zip(map(self._question, self.examples[0]), self.examples[0], strict=True))
+        clusters = self.one.clusters_of([examples[str(question)] for question in table.index])
+        found, each = stats.profiles_differ_p(table.to_numpy(float).T, rng, clusters=clusters)
         p = np.full(len(names), np.nan)
         p[list(table.columns)] = each
         return found, p
+
+    def _question(self, example: str) -> str:
+        return self.one.questions.get(example, example)
 
     @property
     def named(self) -> dict[str, str]:
@@ -119,7 +124,12 @@ def agreement_of(cells: Sequence[Cell]) -> pd.DataFrame:
             effects = pair.effects(names)
             measured = np.all([(~np.isnan(each)).any(axis=1) for each in effects], axis=0)
             rng = pair.one.rng(pair.two.task, pair.two.protocol, *kind.values())
-            rho, interval = stats.profile_agreement(effects[0][measured], effects[1][measured], rng)
+            rho, interval = stats.profile_agreement(
+                effects[0][measured],
+                effects[1][measured],
+                rng,
+                clusters=pair.one.clusters_of(pair.examples[0]),
+            )
             rows.append(
                 {
                     **kind,

@@ -32,10 +32,15 @@ class Cell:
         protocol: its name.
         rows: a row per condition and example.
         chance: the score of guessing; NaN where there is no such thing.
+        shuffled: the score of the intact answers if each were given to another example; NaN where
+            that was not measured.
         unit: of the scores, such as "accuracy".
         noise: share of the intact answers that another batch shape changes; NaN where unknown.
         seed: of the bootstrap.
         questions: names of the questions by example, the same in all cells that ask them.
+        guesses: by example, the score of the best guess where that was measured; else `chance` is
+            that of all.
+        clusters: by example, the cluster that it is in, where it is in one.
     """
 
     task: str
@@ -46,7 +51,10 @@ class Cell:
     unit: str
     noise: float
     seed: int
+    shuffled: float = float("nan")
     questions: Mapping[str, str] = field(default_factory=dict)
+    guesses: Mapping[str, float] = field(default_factory=dict)
+    clusters: Mapping[str, str] = field(default_factory=dict)
 
     @functools.cached_property
     def scores(self) -> pd.DataFrame:
@@ -115,17 +123,32 @@ class Cell:
         used = values[[rows[name] for name in (INTACT, *weights)]][:, some]
         answered = ~np.isnan(used).any(axis=0)
         intact, ablated = used[0, answered], used[1:, answered]
-        if not all(map(self.did_act, weights)) or not stats.is_above(intact, self.chance):
+        chance, clusters = self._chances[some][answered], self._clusters[some][answered]
+        if not all(map(self.did_act, weights)):
+            return stats.NO_CONTRAST
+        if not stats.is_above(intact, chance, clusters=clusters):
             return stats.NO_CONTRAST
         w = np.array(list(weights.values()))
         possible = []
         if self.unit == "accuracy" and stats.is_binary(intact, ablated):
             most, least = float(w[w > 0].sum()), float(w[w < 0].sum())
-            possible = stats.possible_losses(self.chance, most, least)
-        questions = self._questions[some][answered]
+            possible = stats.possible_losses(chance, most, least)
         return stats.ratio_contrast(
-            questions, w @ (intact - ablated), intact - self.chance, possible, level=level
+            self._questions[some][answered],
+            w @ (intact - ablated),
+            intact - chance,
+            possible,
+            clusters=clusters,
+            level=level,
         )
+
+    def chances_of(self, examples: Sequence[Hashable]) -> Float[np.ndarray, " example"]:
+        """The score of guessing on each of these examples."""
+        return np.array([self.guesses.get(str(each), self.chance) for each in examples])
+
+    def clusters_of(self, examples: Sequence[Hashable]) -> np.ndarray:
+        """The cluster of each of these examples; one that is in none is named after itself."""
+        return np.array([self.clusters.get(str(e), f"{self.task}\n{e}") for e in examples], object)
 
     @functools.cached_property
     def _array(self) -> tuple[Float[np.ndarray, "row column"], dict[str, int], dict[str, int]]:
@@ -136,6 +159,14 @@ class Cell:
             for names in (scores.index, scores.columns)
         )
         return scores.to_numpy(float), rows, columns
+
+    @functools.cached_property
+    def _chances(self) -> Float[np.ndarray, " example"]:
+        return self.chances_of(list(self.scores.columns))
+
+    @functools.cached_property
+    def _clusters(self) -> np.ndarray:
+        return self.clusters_of(list(self.scores.columns))
 
     @functools.cached_property
     def _questions(self) -> np.ndarray:
@@ -151,8 +182,11 @@ class Cell:
     @property
     def has_skill(self) -> bool:
         """Whether the intact score is shown to lie above chance."""
-        scores = self.scores.loc[INTACT].dropna().to_numpy(float)
-        return stats.is_above(scores, self.chance)
+        scores = self.scores.loc[INTACT].dropna()
+        examples = list(scores.index)
+        return stats.is_above(
+            scores.to_numpy(float), self.chances_of(examples), clusters=self.clusters_of(examples)
+        )
 
     def did_act(self, condition: str) -> bool:
         """Whether a condition acted on anything; see `acted`."""
@@ -193,6 +227,7 @@ def cells_from(frame: pd.DataFrame, manifest: dict[str, Any], examples: pd.DataF
     for (task, family, protocol), rows in frame.groupby(CELL, sort=False):
         cell = said.get((task, protocol), {})
         chance = cell.get("chance")
+        guesses, clusters = _details(examples, str(task), str(protocol))
         cells.append(
             Cell(
                 task=str(task),
@@ -203,10 +238,27 @@ def cells_from(frame: pd.DataFrame, manifest: dict[str, Any], examples: pd.DataF
                 unit=str(cell.get("unit", "accuracy")),
                 noise=float(noise.get((task, protocol), float("nan"))),
                 seed=int(manifest.get("seed", 0)),
+                shuffled=float(cell.get("shuffled", float("nan"))),
                 questions=questions[str(task)],
+                guesses=guesses,
+                clusters=clusters,
             )
         )
     return cells
+
+
+def _details(
+    examples: pd.DataFrame, task: str, protocol: str
+) -> tuple[dict[str, float], dict[str, str]]:
+    """What guessing scores on each example and the cluster of each, where they are known."""
+    if not {"task", "guesses", "cluster"} <= set(examples.columns):  # of an earlier version
+        return {}, {}
+    rows = examples[examples["task"] == task]
+    ids = rows["example"].astype(str)
+    known = zip(ids, rows["guesses"], strict=True)
+    guesses = {id: float(scores[protocol]) for id, scores in known if protocol in scores}
+    named = zip(ids, rows["cluster"], strict=True)
+    return guesses, {id: f"{task}\n{cluster}" for id, cluster in named if cluster}
 
 
 def records(frame: pd.DataFrame) -> list[Any]:

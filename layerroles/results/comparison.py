@@ -134,16 +134,19 @@ def _row(match: Match, names: tuple[str, str]) -> dict[str, Any]:
         cell.scores.loc[[INTACT, name], list(match.examples)].to_numpy(float)
         for cell, name in zip((one, two), names, strict=True)
     ]
-    intact_a, score_a, intact_b, score_b = effects.known(*scores[0], *scores[1])
+    answered = ~np.isnan(np.concatenate(scores)).any(axis=0)
+    intact_a, score_a, intact_b, score_b = np.concatenate(scores)[:, answered]
+    clusters = one.clusters_of(match.examples)[answered]
     rng = one.rng("compare", *names)
-    a = effects.paired(intact_a, score_a, one.unit, rng)
-    b = effects.paired(intact_b, score_b, two.unit, rng)
+    a = effects.paired(intact_a, score_a, clusters, one.unit, rng)
+    b = effects.paired(intact_b, score_b, clusters, two.unit, rng)
     change = (score_b - intact_b) - (score_a - intact_a)
     correlation = stats.correlation(score_a - intact_a, score_b - intact_b)
     binary = one.unit == "accuracy" and stats.is_binary(intact_a, score_a, intact_b, score_b)
     difference, interval = stats.difference(
         (a.effect, b.effect), (a.interval, b.interval), correlation
     )
+    interval = stats.clustered(interval, change, clusters, None)
     harm_a, harm_b = match.harms({names: 1.0})
     harm, harm_low, harm_high = stats.difference_of(harm_b, harm_a).numbers
     return {
@@ -159,7 +162,7 @@ def _row(match: Match, names: tuple[str, str]) -> dict[str, Any]:
         "difference": difference,
         "low": interval.low,
         "high": interval.high,
-        "p": stats.sign_flip_p(change, rng) if a.n else nan,
+        "p": effects.clustered_p(stats.sign_flip_p(change, rng), change, clusters) if a.n else nan,
         "harm_a": harm_a.value,
         "harm_b": harm_b.value,
         "harm_difference": harm,
@@ -186,10 +189,11 @@ def _profiles(match: Match) -> list[dict[str, Any]]:
         measured = np.all([(~np.isnan(each)).any(axis=1) for each in changes], axis=0)
         a, b = (each[measured] for each in changes)
         rng = one.rng("profiles", ablation, at, part)
-        rho, interval = stats.profile_agreement(a, b, rng)
-        mean, of_mean = _mean_difference(a, b, one.unit, rng)
+        clusters = one.clusters_of(match.examples)
+        rho, interval = stats.profile_agreement(a, b, rng, clusters=clusters)
+        mean, of_mean = _mean_difference(a, b, clusters, one.unit, rng)
         known = ~np.isnan(b - a).any(axis=0)
-        p, _ = stats.profiles_differ_p((b - a)[:, known], rng)
+        p, _ = stats.profiles_differ_p((b - a)[:, known], rng, clusters=clusters[known])
         rows.append(
             {
                 "task": one.task,
@@ -216,6 +220,7 @@ def _profiles(match: Match) -> list[dict[str, Any]]:
 def _mean_difference(
     a: Float[np.ndarray, "site example"],
     b: Float[np.ndarray, "site example"],
+    clusters: np.ndarray,
     unit: str,
     rng: np.random.Generator,
 ) -> tuple[float, stats.Interval]:
@@ -223,9 +228,9 @@ def _mean_difference(
     n_sites, n = a.shape
     if not n_sites or not n:
         return nan, stats.UNKNOWN
-    counts = np.vstack([np.ones(n), stats.resampled_counts(n, rng)])
+    counts = np.vstack([np.ones(n), stats.resampled_counts(n, rng, clusters=clusters)])
     means = (stats.resampled_means(b, counts) - stats.resampled_means(a, counts)).mean(axis=1)
-    center, drawn = float(means[0]), stats.percentile_interval(means[1:], n)
+    center, drawn = float(means[0]), stats.percentile_interval(means[1:], len(set(clusters)))
     if unit != "accuracy":
         return center, drawn
     # Few answers that differ give the bootstrap little to draw from: the interval is at least as

@@ -1,6 +1,7 @@
 """Effects: every condition against the intact model, in skill and in form, and what n can show."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -40,10 +41,12 @@ def intact_of(cells: Sequence[Cell]) -> pd.DataFrame:
     """A row per cell; see `SweepResult.intact`."""
     rows = []
     for cell in cells:
-        scores = known(cell.scores.loc[INTACT].to_numpy())[0]
-        form = known(cell.form.loc[INTACT].to_numpy())[0]
-        interval = score_interval(scores, cell.unit, cell.rng(INTACT))
-        of_form = stats.wilson(int(form.sum()), len(form))
+        answered, form = (table.loc[INTACT].dropna() for table in (cell.scores, cell.form))
+        scores, clusters = answered.to_numpy(), cell.clusters_of(list(answered.index))
+        interval = score_interval(scores, clusters, cell.unit, cell.rng(INTACT))
+        of_form = score_interval(
+            form.to_numpy(), cell.clusters_of(list(form.index)), "accuracy", cell.rng(INTACT)
+        )
         rows.append(
             {
                 "task": cell.task,
@@ -54,10 +57,11 @@ def intact_of(cells: Sequence[Cell]) -> pd.DataFrame:
                 "score_low": interval.low,
                 "score_high": interval.high,
                 "chance": cell.chance,
-                "above_chance": stats.is_above(scores, cell.chance),
+                "chance_shuffled": cell.shuffled,
+                "above_chance": cell.has_skill,
                 "unit": cell.unit,
                 "n_failed": len(cell.asked[INTACT]) - len(scores),
-                "format": mean(form),
+                "format": mean(form.to_numpy()),
                 "format_low": of_form.low,
                 "format_high": of_form.high,
                 "noise": cell.noise,
@@ -75,22 +79,43 @@ def adjusted(p: "pd.Series[float]", part: str) -> Float[np.ndarray, " condition"
 def paired(
     intact: Float[np.ndarray, " example"],
     score: Float[np.ndarray, " example"],
+    clusters: stats.Clusters,
     unit: str,
     rng: np.random.Generator,
 ) -> stats.PairedEffect:
     """Compare scores with the intact ones, by what is right for 0/1 scores or for others."""
+    bounds = None
     if unit == "accuracy" and stats.is_binary(intact, score):
-        return stats.paired_binary(intact, score)
-    return stats.paired_continuous(intact, score, rng)
+        found, bounds = stats.paired_binary(intact, score), (-1.0, 1.0)
+    else:
+        found = stats.paired_continuous(intact, score, rng)
+    change = score - intact
+    return replace(
+        found,
+        interval=stats.clustered(found.interval, change, clusters, bounds),
+        p=clustered_p(found.p, change, clusters),
+    )
+
+
+def clustered_p(p: float, change: Float[np.ndarray, " example"], clusters: stats.Clusters) -> float:
+    """The larger of a p for independent examples and that of the totals of clusters."""
+    if not stats.are_clusters(clusters):
+        return p
+    of_clusters = stats.cluster_p(change, clusters)
+    return p if np.isnan(of_clusters) else max(p, of_clusters)
 
 
 def score_interval(
-    scores: Float[np.ndarray, " example"], unit: str, rng: np.random.Generator
+    scores: Float[np.ndarray, " example"],
+    clusters: stats.Clusters,
+    unit: str,
+    rng: np.random.Generator,
 ) -> stats.Interval:
     """The interval of a mean score."""
-    if unit == "accuracy" and stats.is_binary(scores):
-        return stats.wilson(int(scores.sum()), len(scores))
-    return stats.mean_interval(scores, rng)
+    if unit != "accuracy" or not stats.is_binary(scores):
+        return stats.clustered(stats.mean_interval(scores, rng), scores, clusters, None)
+    interval = stats.wilson(int(scores.sum()), len(scores))
+    return stats.clustered(interval, scores, clusters, (0.0, 1.0))
 
 
 def detectable(family: pd.DataFrame, background: float) -> list[float]:
@@ -105,12 +130,6 @@ def detectable(family: pd.DataFrame, background: float) -> list[float]:
     ]
 
 
-def known(*scores: Float[np.ndarray, " example"]) -> Float[np.ndarray, "kind known"]:
-    """The scores of the examples for which all of them are known."""
-    table = np.array(scores)
-    return table[:, ~np.isnan(table).any(axis=0)]
-
-
 def spread(changes: Float[np.ndarray, " example"]) -> float:
     """The standard deviation of differences; 0 where there are too few."""
     return float(changes.std(ddof=1)) if len(changes) > 1 else 0.0
@@ -122,10 +141,10 @@ def mean(values: Float[np.ndarray, " example"]) -> float:
 
 
 def _row(cell: Cell, name: str) -> dict[str, Any]:
-    intact, score = known(cell.scores.loc[INTACT].to_numpy(), cell.scores.loc[name].to_numpy())
+    intact, score, clusters = _known(cell, cell.scores, name)
     rng = cell.rng(name)
-    own = score_interval(score, cell.unit, rng)
-    effect = paired(intact, score, cell.unit, rng)
+    own = score_interval(score, clusters, cell.unit, rng)
+    effect = paired(intact, score, clusters, cell.unit, rng)
     harm, harm_low, harm_high = cell.harm({name: 1.0}).numbers
     binary = cell.unit == "accuracy" and stats.is_binary(intact, score)
     change = score - intact
@@ -159,8 +178,8 @@ def _row(cell: Cell, name: str) -> dict[str, Any]:
 
 def _format(cell: Cell, name: str) -> dict[str, float]:
     """Whether answers keep the form of the shots, right or wrong: no loss of skill."""
-    intact, form = known(cell.form.loc[INTACT].to_numpy(), cell.form.loc[name].to_numpy())
-    effect = stats.paired_binary(intact, form)
+    intact, form, clusters = _known(cell, cell.form, name)
+    effect = paired(intact, form, clusters, "accuracy", cell.rng(name))
     return {
         "format_intact": mean(intact),
         "format": mean(form),
@@ -169,6 +188,15 @@ def _format(cell: Cell, name: str) -> dict[str, float]:
         "format_high": effect.interval.high,
         "format_p": effect.p,
     }
+
+
+def _known(
+    cell: Cell, table: pd.DataFrame, name: str
+) -> tuple[Float[np.ndarray, " example"], Float[np.ndarray, " example"], np.ndarray]:
+    """What a table holds of the intact model and under a condition, and the clusters."""
+    answered = table.loc[[INTACT, name]].dropna(axis=1)
+    intact, ablated = answered.to_numpy(float)
+    return intact, ablated, cell.clusters_of(list(answered.columns))
 
 
 def _detectable(family: pd.DataFrame) -> list[float]:

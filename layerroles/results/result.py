@@ -99,8 +99,10 @@ class SweepResult:
     def intact(self) -> pd.DataFrame:
         """Score the intact model, a row per task and protocol.
 
-        Columns: task, family, protocol, n, score, score_low, score_high, chance (NaN if there is
-        none), above_chance (by the interval), unit, n_failed, format (share of answers in the form
+        Columns: task, family, protocol, n, score, score_low, score_high, chance (that of the best
+        guess that does not read the question; NaN if there is none), chance_shuffled (the score if
+        each answer were given to another example; NaN where that was not measured), above_chance
+        (by the interval), unit, n_failed, format (share of answers in the form
         of the shots; NaN outside generation), format_low, format_high, noise (share of answers that
         another batch shape changes; NaN where it was not asked).
         """

@@ -20,6 +20,7 @@ import pandas as pd
 
 from layerroles import stats
 from layerroles.results import INTACT, SweepResult, records
+from layerroles.results.effects import clustered_p
 from layerroles.roles.harms import CRITICAL, Harms
 
 COLUMNS = [
@@ -117,14 +118,20 @@ def _task(
     known = scores.loc[:, scores.notna().all()]
     intact, one, two, together = known.to_numpy(float)
     alone = np.minimum(one, two)
+    examples = list(known.columns)
+    chance, clusters = cell.chances_of(examples), cell.clusters_of(examples)
     possible: list[tuple[float, float]] = []
     if stats.is_binary(intact, alone, together):
-        possible = [(lost, i - cell.chance) for lost in (-1.0, 1.0) for i in (0.0, 1.0)]
+        skills = (-float(chance.max()), 1 - float(chance.min()))
+        possible = [(lost, skill) for lost in (-1.0, 1.0) for skill in skills]
         p = stats.paired_binary(alone, together).p
     else:
         p = stats.sign_flip_p(together - alone, harms.rng(f"{task} {pair}"))
-    questions = [cell.questions.get(str(example), str(example)) for example in known.columns]
-    excess = stats.ratio_contrast(questions, alone - together, intact - cell.chance, possible)
+    questions = [cell.questions.get(str(example), str(example)) for example in examples]
+    excess = stats.ratio_contrast(
+        questions, alone - together, intact - chance, possible, clusters=clusters
+    )
+    p = clustered_p(p, alone - together, clusters)
     return _Cost(cell.harm({str(both["condition"]): 1.0}), excess, p)
 
 

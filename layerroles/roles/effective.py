@@ -51,6 +51,7 @@ def effective_number(
     found = _draws(harms, family, protocol)
     counted = [place for place, (layer, _) in enumerate(harms.places) if layer not in leave_out]
     n = int(harms.measured(family, protocol)["n"].min()) if found is not None else 0
+    n = min([n, *(_independent(harms, task, protocol) for task in harms.tasks(family, protocol))])
     if found is None or not counted or n < 2:
         return _UNKNOWN
     harm, draws = found[0][counted], found[1][:, counted]
@@ -72,6 +73,12 @@ def effective_number(
     return number, stats.Interval(max(0.0, number - reach), min(most, number + reach))
 
 
+def _independent(harms: Harms, task: str, protocol: str) -> int:
+    """The number of clusters, questions in none among them."""
+    cell = harms.asked(task, protocol)
+    return len(set(cell.clusters_of(list(cell.scores.columns))))
+
+
 def _draws(
     harms: Harms, family: str, protocol: str
 ) -> tuple[Float[np.ndarray, " layer"], Float[np.ndarray, "resample layer"]] | None:
@@ -89,7 +96,8 @@ def _draws(
             if name is not None and harms.did_act(task, protocol, name):
                 ablated[index] = scores.loc[name].to_numpy(float)
         lost = (scores.loc[INTACT].to_numpy(float) - ablated) / harms.skill(task, protocol)
-        counts = stats.resampled_counts(lost.shape[1], harms.rng(task), DRAWS)
+        clusters = harms.asked(task, protocol).clusters_of(list(scores.columns))
+        counts = stats.resampled_counts(lost.shape[1], harms.rng(task), DRAWS, clusters=clusters)
         means = stats.resampled_means(lost, np.vstack([np.ones(lost.shape[1]), counts]))
         found.append(means[0])
         draws.append(means[1:])

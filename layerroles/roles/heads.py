@@ -5,6 +5,7 @@ critical where the interval of its harm lies above 0.2, which a single head seld
 stand in for it. The heads that matter jointly are found by ablating them jointly.
 """
 
+import dataclasses
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -194,4 +195,4 @@ def _beyond(cells: Sequence[Cell], chosen: _HeadSet, others: Sequence[_HeadSet])
     wide = stats.Interval(
         value - math.hypot(value - low, reach), value + math.hypot(high - value, reach)
     )
-    return stats.Contrast(value, wide, asked.influence)
+    return dataclasses.replace(asked, interval=wide)

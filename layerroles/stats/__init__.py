@@ -10,6 +10,14 @@ examples are asked of the intact model and under each condition.
     0.236
 """
 
+from layerroles.stats.clusters import (
+    Clusters,
+    are_clusters,
+    cluster_p,
+    cluster_totals,
+    design_effect,
+    widest,
+)
 from layerroles.stats.combined import correlation, difference, pooled
 from layerroles.stats.contrast import (
     NO_CONTRAST,
@@ -42,7 +50,7 @@ from layerroles.stats.paired import (
 from layerroles.stats.power import LEAST_BACKGROUND, minimum_detectable, minimum_detectable_mean
 from layerroles.stats.profile_test import profiles_differ_p
 from layerroles.stats.profiles import profile_agreement, resampled_means, spearman
-from layerroles.stats.ratio import harm_interval, is_above, possible_losses, ratio
+from layerroles.stats.ratio import clustered, harm_interval, is_above, possible_losses, ratio
 from layerroles.stats.sampled import sampled_total
 from layerroles.stats.stability import rank_stability
 
@@ -52,12 +60,18 @@ __all__ = [
     "NO_CONTRAST",
     "NO_PAIRS",
     "UNKNOWN",
+    "Clusters",
     "Contrast",
     "Interval",
     "PairedEffect",
+    "are_clusters",
     "benjamini_hochberg",
+    "cluster_p",
+    "cluster_totals",
+    "clustered",
     "combined",
     "correlation",
+    "design_effect",
     "difference",
     "difference_of",
     "harm_interval",
@@ -85,5 +99,6 @@ __all__ = [
     "sign_flip_p",
     "spearman",
     "tango",
+    "widest",
     "wilson",
 ]

@@ -2,20 +2,24 @@
 
 A `Contrast` keeps, beside its value and interval, how far each question moves it (its influence).
 So two contrasts over the same questions are compared question by question, whatever asked them, and
-two over other questions as independent. The interval of a weighted sum comes from those of its
+two over other questions as independent. Questions of one cluster move together: then clusters are
+what is compared. The interval of a weighted sum comes from those of its
 parts and their correlations (MOVER: G. Y. Zou and A. Donner, Statistics in Medicine 27:1693, 2008;
 for correlated estimates G. Y. Zou, Psychological Methods 12:399, 2007): the distances from each
 value to its bounds add as standard errors do, each side for itself.
 """
 
+import functools
 import math
 from collections.abc import Hashable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
+from layerroles.stats.clusters import Clusters, are_clusters
 from layerroles.stats.intervals import LEVEL, UNKNOWN, Interval
 from layerroles.stats.ratio import Pair, ratio
 
@@ -31,11 +35,13 @@ class Contrast:
         value: the number; NaN where it is not known.
         interval: of the number.
         influence: by question, how far it moves the value; the sum over questions is 0.
+        clusters: by question, the cluster that it is in; questions in none are left out.
     """
 
     value: float
     interval: Interval
     influence: "pd.Series[float]"
+    clusters: "pd.Series[Any]" = field(default_factory=lambda: pd.Series(dtype=object))
 
     @property
     def known(self) -> bool:
@@ -52,6 +58,14 @@ class Contrast:
         """The number of questions."""
         return len(self.influence)
 
+    @functools.cached_property
+    def independent(self) -> "pd.Series[float]":
+        """The influence of what is independent: of each cluster, and of questions in none."""
+        if self.clusters.empty:
+            return self.influence
+        names = self.influence.index.to_series()
+        return self.influence.groupby(self.clusters.reindex(names).fillna(names)).sum()
+
 
 NO_CONTRAST = Contrast(math.nan, UNKNOWN, pd.Series(dtype=float))
 
@@ -62,14 +76,19 @@ def ratio_contrast(
     denominator: Float[np.ndarray, " question"],
     possible: Iterable[Pair] = (),
     *,
+    clusters: Clusters | None = None,
     level: float = LEVEL,
 ) -> Contrast:
     """The ratio of two means over named questions; see `ratio` for the other arguments."""
-    value, interval = ratio(numerator, denominator, possible, level=level)
+    value, interval = ratio(numerator, denominator, possible, clusters=clusters, level=level)
     if math.isnan(value):
         return NO_CONTRAST
     moved = (numerator - value * denominator) / denominator.sum()
-    return Contrast(value, interval, pd.Series(moved, index=pd.Index(questions, dtype=object)))
+    index = pd.Index(questions, dtype=object)
+    if clusters is None or not are_clusters(clusters):
+        return Contrast(value, interval, pd.Series(moved, index=index))
+    shared = pd.Series(np.asarray(clusters, dtype=object), index=index)
+    return Contrast(value, interval, pd.Series(moved, index=index), shared)
 
 
 def combined(parts: Sequence[Contrast], weights: Sequence[float]) -> Contrast:
@@ -88,10 +107,13 @@ def combined(parts: Sequence[Contrast], weights: Sequence[float]) -> Contrast:
     rho = _correlations(parts) * np.outer(np.sign(w), np.sign(w))
     down, up = (np.where(w > 0, *ends) for ends in ((below, above), (above, below)))
     influence = pd.concat([part.influence * weight for part, weight in zip(parts, w, strict=True)])
+    clustered = [part.clusters for part in parts if not part.clusters.empty]
+    clusters = pd.concat(clustered) if clustered else pd.Series(dtype=object)
     return Contrast(
         value,
         Interval(value - _length(down, rho), value + _length(up, rho)),
         influence.groupby(level=0, sort=False).sum(),
+        clusters[~clusters.index.duplicated()],
     )
 
 
@@ -114,11 +136,12 @@ def _correlations(parts: Sequence[Contrast]) -> Float[np.ndarray, "part part"]:
     rho = np.eye(len(parts))
     for i, one in enumerate(parts):
         for j, two in enumerate(parts[:i]):
-            both = one.influence.index.intersection(two.influence.index)
+            a, b = one.independent, two.independent
+            both = a.index.intersection(b.index)
             if not len(both):
                 continue
-            shared = float(one.influence[both] @ two.influence[both])
-            scale = _variance(one.influence) * _variance(two.influence)
+            shared = float(a[both] @ b[both])
+            scale = _variance(a) * _variance(b)
             rho[i, j] = rho[j, i] = shared / math.sqrt(scale) if scale > 0 else 0.0
     return rho
 

@@ -20,9 +20,11 @@ coverage at few discordant examples and never collapses to a point. Other scores
 import functools
 import math
 import warnings
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Float
 from scipy import optimize, stats
 from statsmodels.stats.proportion import proportion_confint
@@ -103,10 +105,22 @@ def mean_interval(values: Float[np.ndarray, " example"], rng: np.random.Generato
 
 
 def resampled_counts(
-    n: int, rng: np.random.Generator, resamples: int = RESAMPLES
+    n: int,
+    rng: np.random.Generator,
+    resamples: int = RESAMPLES,
+    *,
+    clusters: Sequence[Hashable] | np.ndarray | None = None,
 ) -> Float[np.ndarray, "resample example"]:
-    """How often each of `n` examples is drawn in each bootstrap resample."""
-    return rng.multinomial(n, np.full(n, 1 / n), size=resamples).astype(float)
+    """How often each of `n` examples is drawn in each bootstrap resample.
+
+    Examples that have one name in `clusters` are drawn together.
+    """
+    places = np.arange(n)
+    if clusters is not None:
+        places, _ = pd.factorize(np.asarray(clusters, dtype=object))
+    drawn = int(places.max()) + 1 if n else 0
+    counts = rng.multinomial(drawn, np.full(drawn, 1 / drawn), size=resamples) if n else places
+    return counts[..., places].astype(float)
 
 
 def percentile_interval(draws: Float[np.ndarray, " resample"], n: int) -> Interval:

@@ -10,17 +10,22 @@ sites there are, and of how they move together (J. P. Romano and M. Wolf, JASA 1
 import numpy as np
 from jaxtyping import Float
 
+from layerroles.stats.clusters import Clusters, are_clusters, cluster_totals
 from layerroles.stats.paired import FLIPS
 
 
 def profiles_differ_p(
-    differences: Float[np.ndarray, "site question"], rng: np.random.Generator
+    differences: Float[np.ndarray, "site question"],
+    rng: np.random.Generator,
+    *,
+    clusters: Clusters | None = None,
 ) -> tuple[float, Float[np.ndarray, " site"]]:
     """The p value that two profiles differ at all, and one for each site, not corrected.
 
     Args:
         differences: per site and question; sites at which one is NaN have no p.
         rng: draws the signs, 19,999 for each question.
+        clusters: a name per question; questions of one name have one sign.
 
     Returns:
         Both at least 1 / 20,000; NaN where no site is known.
@@ -28,6 +33,8 @@ def profiles_differ_p(
     each = np.full(len(differences), np.nan)
     known = ~np.isnan(differences).any(axis=1)
     values = differences[known]
+    if clusters is not None and are_clusters(clusters):
+        values = cluster_totals(values, clusters)
     if not values.size:
         return float("nan"), each
     length = np.sqrt((values**2).sum(axis=1))

@@ -1,5 +1,7 @@
 """Profiles over sites: do two ways of measuring rank the sites alike?"""
 
+from collections.abc import Hashable, Sequence
+
 import numpy as np
 from jaxtyping import Float
 from scipy import stats
@@ -15,6 +17,8 @@ def profile_agreement(
     one: Float[np.ndarray, "site example"],
     two: Float[np.ndarray, "site example"],
     rng: np.random.Generator,
+    *,
+    clusters: Sequence[Hashable] | np.ndarray | None = None,
 ) -> tuple[float, Interval]:
     """Spearman's correlation between two profiles of means, with a bootstrap interval.
 
@@ -30,15 +34,17 @@ def profile_agreement(
         one: differences per example, such as ablated minus intact; NaN where unknown.
         two: the same sites and examples, measured in another way.
         rng: draws the examples.
+        clusters: a name per example; examples of one name are drawn together.
     """
     n_sites, n = one.shape
     if n_sites < _FEWEST_SITES or n == 0:
         return float("nan"), UNKNOWN
     once = np.ones((1, n))
-    counts = resampled_counts(n, rng, DRAWS)
+    counts = resampled_counts(n, rng, DRAWS, clusters=clusters)
     whole = spearman(resampled_means(one, once), resampled_means(two, once))
     draws = spearman(resampled_means(one, counts), resampled_means(two, counts))
-    rho, drawn = float(whole[0]), percentile_interval(draws, n)
+    drawn = percentile_interval(draws, n if clusters is None else len(set(clusters)))
+    rho = float(whole[0])
     if np.isnan([rho, drawn.low]).any():
         return rho, UNKNOWN
     reach = max(rho - drawn.low, drawn.high - rho)

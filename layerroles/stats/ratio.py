@@ -12,7 +12,8 @@ variance in the test is that under its own hypothesis: the examples are reweight
 likely weights for which the mean of `y(h)` is 0 (A. B. Owen, Biometrika 75:237, 1988), and values
 that were possible and not seen may have weight too (Tango's interval for paired proportions is made
 in the same way). It never collapses to a point. Other scores get Fieller's own interval, with
-Student's t.
+Student's t. Where examples come in clusters, the score test counts fewer of them (see
+`stats.clusters`), and Fieller's interval is made of the totals of clusters.
 
     >>> import numpy as np
     >>> intact = np.repeat([1.0, 1.0, 0.0], [20, 40, 20])
@@ -31,6 +32,13 @@ import numpy as np
 from jaxtyping import Float
 from scipy import optimize, stats
 
+from layerroles.stats.clusters import (
+    Clusters,
+    are_clusters,
+    cluster_totals,
+    design_effect,
+    widest,
+)
 from layerroles.stats.intervals import LEVEL, UNKNOWN, Interval
 from layerroles.stats.paired import is_binary
 
@@ -45,53 +53,110 @@ _STEPS = 200  # of Newton's method or bisection; some 8 are taken
 def harm_interval(
     intact: Float[np.ndarray, " example"],
     ablated: Float[np.ndarray, " example"],
-    chance: float,
+    chance: float | Float[np.ndarray, " example"],
     *,
+    clusters: Clusters | None = None,
     level: float = LEVEL,
 ) -> tuple[float, Interval]:
-    """Harm, `mean(intact - ablated) / (mean(intact) - chance)`, with its interval.
+    """Harm, `mean(intact - ablated) / mean(intact - chance)`, with its interval.
 
     An end is infinite where, at this level, the intact scores are not shown to lie above chance.
 
     Args:
         intact: scores of the intact model.
         ablated: scores of the same examples under ablation.
-        chance: the score of guessing.
+        chance: the score of guessing, in all or on each example.
+        clusters: a name per example; examples of one name are not independent.
         level: of confidence.
     """
     possible = possible_losses(chance, 1.0, 0.0) if is_binary(intact, ablated) else []
-    return ratio(intact - ablated, intact - chance, possible, level=level)
+    return ratio(intact - ablated, intact - chance, possible, clusters=clusters, level=level)
 
 
-def is_above(scores: Float[np.ndarray, " example"], chance: float, *, level: float = LEVEL) -> bool:
+def is_above(
+    scores: Float[np.ndarray, " example"],
+    chance: float | Float[np.ndarray, " example"],
+    *,
+    clusters: Clusters | None = None,
+    level: float = LEVEL,
+) -> bool:
     """Whether a mean score is shown to lie above chance, so that harm's interval has two ends.
 
     For 0/1 scores by the score test, as of Wilson's interval with n - 1; for others by Student's t.
+    Where examples come in clusters, by Student's t over their totals too.
     """
-    n = len(scores)
-    if n < 2 or not scores.mean() > chance:  # not if there is no chance
+    n, guessed = len(scores), np.broadcast_to(chance, scores.shape)
+    skill = scores - guessed
+    if n < 2 or not skill.mean() > 0:  # not if there is no chance
         return False
-    if is_binary(scores):
-        spread, far = math.sqrt(chance * (1 - chance)), float(stats.norm.isf((1 - level) / 2))
-        far *= math.sqrt(n / (n - 1))
-    else:
-        spread, far = float(scores.std(ddof=1)), float(stats.t.isf((1 - level) / 2, n - 1))
-    return bool((scores.mean() - chance) * math.sqrt(n) > far * spread)
+    groups = clusters if clusters is not None and are_clusters(clusters) else None
+    if not is_binary(scores):
+        values = skill if groups is None else cluster_totals(skill, groups)
+        far = _quantile(level, len(values)) * float(values.std(ddof=1))
+        return bool(values.mean() * math.sqrt(len(values)) > far)
+    deff = 1.0 if groups is None else design_effect(skill - skill.mean(), groups)
+    n_effective = n / deff
+    far = _quantile(level, None if groups is None else len(set(groups)))
+    # The variance is taken with n - 1, as that of a sample is (see `tango`).
+    far *= math.sqrt(n_effective / max(1e-9, n_effective - 1))
+    if np.ptp(guessed) == 0:
+        spread = math.sqrt(guessed[0] * (1 - guessed[0]))
+        return bool(skill.mean() * math.sqrt(n_effective) > far * spread)
+    counted = Counter(skill.round(_DIGITS).tolist())
+    edges = [1 - float(guessed.min()), -float(guessed.max())]
+    return score([count / deff for count in counted.values()], list(counted), edges) > far
 
 
-def possible_losses(chance: float, most: float, least: float) -> list[Pair]:
+def _quantile(level: float, independent: int | None) -> float:
+    """Student's t of so many independent values; normal where their variance is known."""
+    tail = (1 - level) / 2
+    return float(
+        stats.norm.isf(tail) if independent is None else stats.t.isf(tail, independent - 1)
+    )
+
+
+def clustered(
+    interval: Interval,
+    values: Float[np.ndarray, " example"],
+    clusters: Clusters,
+    bounds: Pair | None,
+    *,
+    level: float = LEVEL,
+) -> Interval:
+    """The interval of a mean of independent examples, widened where they come in clusters.
+
+    Args:
+        interval: for independent examples.
+        values: of the examples.
+        clusters: a name per example.
+        bounds: the least and the largest value that is possible, if there are such.
+        level: of confidence.
+    """
+    if not are_clusters(clusters):
+        return interval
+    # Of a mean that is not above 0, too: the bounds and values are moved.
+    low = bounds[0] - 1 if bounds else float(values.min()) - 1
+    possible = [(value - low, 1.0) for value in bounds or ()]
+    ones = np.ones(len(values))
+    _, wide = ratio(values - low, ones, possible, clusters=clusters, level=level)
+    return widest(interval, Interval(wide.low + low, wide.high + low))
+
+
+def possible_losses(
+    chance: float | Float[np.ndarray, " example"], most: float, least: float
+) -> list[Pair]:
     """The outermost pairs of a loss and a skill of one example with 0/1 scores, for `ratio`.
 
     The loss is a sum over conditions, `sum(w * (intact - ablated))`.
 
     Args:
-        chance: the score of guessing.
+        chance: the score of guessing, in all or on each example.
         most: the sum of the weights above 0.
         least: the sum of the weights below 0.
     """
     return [
-        *((loss, 1 - chance) for loss in (least, most)),
-        *((loss, -chance) for loss in (-most, -least)),
+        *((loss, 1 - float(np.min(chance))) for loss in (least, most)),
+        *((loss, -float(np.max(chance))) for loss in (-most, -least)),
     ]
 
 
@@ -100,6 +165,7 @@ def ratio(
     denominator: Float[np.ndarray, " example"],
     possible: Iterable[Pair] = (),
     *,
+    clusters: Clusters | None = None,
     level: float = LEVEL,
 ) -> tuple[float, Interval]:
     """The ratio of two means over the same examples, with its interval.
@@ -109,6 +175,7 @@ def ratio(
         denominator: a value for each example; its mean is above 0.
         possible: the pairs of a numerator and a denominator between which every example lies. None
             are given where the values have no bounds.
+        clusters: a name per example; examples of one name are not independent.
         level: of confidence.
 
     Returns:
@@ -128,27 +195,44 @@ def ratio(
     if n < 2:
         return estimate, UNKNOWN
     bounds = tuple(possible)
-    if not bounds:
-        return estimate, _fieller(numerator, denominator, level)
-    counted = Counter(
-        zip(numerator.round(_DIGITS).tolist(), denominator.round(_DIGITS).tolist(), strict=True)
-    )
-    return estimate, _scored(tuple(sorted(counted.items())), bounds, level)
+    if bounds:
+        counted = Counter(
+            zip(numerator.round(_DIGITS).tolist(), denominator.round(_DIGITS).tolist(), strict=True)
+        )
+        deff, independent = 1.0, None
+        if clusters is not None and are_clusters(clusters):
+            deff = design_effect(numerator - estimate * denominator, clusters)
+            independent = len(set(clusters))
+        return estimate, _scored(tuple(sorted(counted.items())), bounds, level, deff, independent)
+    interval = _fieller(numerator, denominator, level)
+    if clusters is not None and are_clusters(clusters):
+        lost, skill = cluster_totals(np.array([numerator, denominator]), clusters)
+        interval = widest(interval, _fieller(lost, skill, level))
+    return estimate, interval
 
 
 @functools.lru_cache(maxsize=100_000)
 def _scored(
-    counted: tuple[tuple[Pair, int], ...], possible: tuple[Pair, ...], level: float
+    counted: tuple[tuple[Pair, int], ...],
+    possible: tuple[Pair, ...],
+    level: float,
+    deff: float,
+    independent: int | None,
 ) -> Interval:
-    """The interval by the score test, from how often each pair of values was seen."""
+    """The interval by the score test, from how often each pair of values was seen.
+
+    In clusters, `independent` of them, each example counts as one over the design effect.
+    """
     pairs = [pair for pair, _ in counted]
-    counts = [float(count) for _, count in counted]
+    counts = [count / deff for _, count in counted]
     n = sum(counts)
+    if n <= 1:
+        return Interval(-math.inf, math.inf)
     estimate = sum(c * a for c, (a, _) in zip(counts, pairs, strict=True)) / sum(
         c * b for c, (_, b) in zip(counts, pairs, strict=True)
     )
     # The variance is taken with n - 1, as that of a sample is (see `tango`).
-    critical = float(stats.norm.isf((1 - level) / 2)) * math.sqrt(n / (n - 1))
+    critical = _quantile(level, independent) * math.sqrt(n / (n - 1))
     beyond = functools.partial(_beyond, counts, pairs, possible, critical)
     return Interval(_end(beyond, estimate, -1.0), _end(beyond, estimate, 1.0))
 
@@ -241,8 +325,8 @@ def _end(beyond: Callable[[float], float], estimate: float, side: float) -> floa
 
 
 def _fieller(
-    numerator: Float[np.ndarray, " example"],
-    denominator: Float[np.ndarray, " example"],
+    numerator: Float[np.ndarray, " value"],
+    denominator: Float[np.ndarray, " value"],
     level: float,
 ) -> Interval:
     """Fieller's interval: the ratios `h` for which `numerator - h denominator` has a small t."""

@@ -177,6 +177,21 @@ class Task(ABC):
         They serve as a reference (means of what the model writes on such prompts).
         """
 
+    def group(self, example: Example) -> str:
+        """The group of an example within the task, such as its relation; empty where it has none.
+
+        Who sees the worked examples knows the group, and so may guess by it.
+        """
+        return ""
+
+    def candidates(self, example: Example) -> list[str]:
+        """Texts in the prompt that could be the answer, if the task knows how to find them.
+
+        Where it finds none, they are found by the form of other questions' answers: texts in
+        quotes, numbers, or words that are answers to other questions.
+        """
+        return []
+
     def grade(self, response: str, example: Example) -> Grade:
         """Read a generated response; the default suits answers that are a short text.
 

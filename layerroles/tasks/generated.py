@@ -4,6 +4,10 @@ Every question is a function of (task, seed, index) alone, by `random.Random` se
 that it is the same on every machine. Questions are split in two by a hash of their own content, one
 in four set apart: what is set apart is shown as worked examples or held out, the rest is asked. The
 two therefore share no question, whatever the seed and the limit.
+
+Which worked examples stand before a question moves its score, in word problems by as much as a
+layer does. So there are 16 sets of them under each seed, and the questions that share a set are a
+cluster (`Example.cluster`), which intervals know.
 """
 
 import dataclasses
@@ -12,7 +16,7 @@ import random
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import count, islice
+from itertools import count, islice, repeat
 
 from layerroles.errors import InputError
 from layerroles.tasks.base import Example, Task
@@ -22,6 +26,7 @@ Draw = Callable[[random.Random, int], Example]
 
 # So many draws in a row that give nothing new mean that there is nothing new.
 _DRAWS = 1000
+N_SETS = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,8 +34,7 @@ class Generated(Task):
     """A task that makes its questions.
 
     Attributes:
-        num_fewshot: worked examples before each question, the same ones for all questions of a kind
-            under a seed.
+        num_fewshot: worked examples before each question, one of 16 sets under a seed.
     """
 
     num_fewshot: int = 0
@@ -59,28 +63,34 @@ class Generated(Task):
         """Draw one worked example for questions of a kind; like them unless a task differs."""
         return self.question(rng, kind)
 
+    def suits(self, shot: Example, question: Example) -> bool:
+        """Whether a worked example may be shown before a question; any may unless a task differs.
+
+        Both are as `shot` and `question` made them.
+        """
+        return True
+
     def examples(self, limit: int, seed: int) -> list[Example]:
         """The first `limit` questions under `seed`; any limit can be had."""
-        asked = islice(self._asked("examples", seed), limit)
-        shots = [self._shots(seed, kind) for kind in range(self.kinds)]
-        return [dataclasses.replace(example, shots=shots[kind]) for kind, example in asked]
+        sets = _Sets(self, seed)
+        return [sets.before(*asked) for asked in islice(self._asked("examples", seed), limit)]
 
     def held_out(self, limit: int, seed: int) -> list[str]:
-        """Contexts of `limit` questions that are never asked and are not among the shots."""
-        shots = [self._shots(seed, kind) for kind in range(self.kinds)]
-        shown = {shot.id for of_kind in shots for shot in of_kind}
-        unseen = (pair for pair in self._asked("held out", seed) if pair[1].id not in shown)
-        return [
-            dataclasses.replace(example, shots=shots[kind]).context(worked=True)
-            for kind, example in islice(unseen, limit)
-        ]
+        """Contexts of `limit` questions that are never asked and are not among their shots."""
+        sets, drawn = _Sets(self, seed), list[Example]()
+        unused = drawn
+        for asked in self._asked("held out", seed):
+            if len(unused) >= limit:
+                break
+            drawn.append(sets.before(*asked))
+            unused = [example for example in drawn if example.id not in sets.shown]
+        return [example.context(worked=True) for example in unused[:limit]]
 
-    def _shots(self, seed: int, kind: int) -> tuple[Example, ...]:
-        drawn = self._stream("shots", seed, self.shot, (kind for _ in count()))
-        return tuple(example for _, example in islice(drawn, self.num_fewshot))
-
-    def _asked(self, part: str, seed: int) -> Iterator[tuple[int, Example]]:
-        return self._stream(part, seed, self.question, self._turns(part, seed))
+    def _asked(self, part: str, seed: int) -> Iterator[tuple[int, int, Example]]:
+        """Place, kind and question."""
+        asked = self._stream(part, seed, self.question, self._turns(part, seed))
+        for place, (kind, question) in enumerate(asked):
+            yield place, kind, question
 
     def _turns(self, part: str, seed: int) -> Iterator[int]:
         for turn in count():
@@ -91,7 +101,7 @@ class Generated(Task):
     def _stream(
         self, part: str, seed: int, draw: Draw, kinds: Iterator[int]
     ) -> Iterator[tuple[int, Example]]:
-        """Different questions of one part: `examples`, `shots` or `held out`."""
+        """Different questions of one part: `examples`, `held out`, or a set of `shots`."""
         seen: set[str] = set()
         for index, kind in enumerate(kinds):
             rng = random.Random(f"{self.name}:{part}:{seed}:{index}")
@@ -108,6 +118,45 @@ class Generated(Task):
                 )
             seen.add(digest)
             yield kind, dataclasses.replace(example, id=digest[:12])
+
+
+class _Sets:
+    """The sets of worked examples of a task under a seed, drawn as far as they are needed."""
+
+    def __init__(self, task: Generated, seed: int) -> None:
+        self._task = task
+        self._seed = seed
+        self._drawn: dict[int, list[Example]] = {}
+        self._streams: dict[int, Iterator[tuple[int, Example]]] = {}
+
+    @property
+    def shown(self) -> set[str]:
+        """Ids of the worked examples that were drawn."""
+        return {shot.id for drawn in self._drawn.values() for shot in drawn}
+
+    def before(self, place: int, kind: int, question: Example) -> Example:
+        """The question with its worked examples and its cluster.
+
+        Questions of one kind share a set where there are as many kinds as sets: then a cluster
+        holds all that its templates and its worked examples have in common.
+        """
+        wanted = self._task.num_fewshot
+        if not wanted:
+            return question
+        of = (kind if self._task.kinds >= N_SETS else place) % N_SETS
+        drawn = self._drawn.setdefault(of, [])
+        stream = self._streams.setdefault(
+            of,
+            self._task._stream(
+                f"shots {of}", self._seed, self._task.shot, repeat(of % self._task.kinds)
+            ),
+        )
+        while True:
+            shots = [shot for shot in drawn if self._task.suits(shot, question)]
+            if len(shots) >= wanted:
+                cluster = f"shots {of}"
+                return dataclasses.replace(question, shots=tuple(shots[:wanted]), cluster=cluster)
+            drawn.append(next(stream)[1])
 
 
 def with_wrong(answer: str, wrong: list[str], rng: random.Random) -> tuple[str, ...]:

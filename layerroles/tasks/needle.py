@@ -13,10 +13,8 @@ Example:
     True
 """
 
-import dataclasses
 import random
 from dataclasses import dataclass
-from itertools import islice, repeat
 from typing import ClassVar
 
 from layerroles.tasks.base import Example, register
@@ -55,7 +53,7 @@ class Needle(Generated):
         position: in which third of the text the needle stands: `early`, `middle`, `late`, or `any`
             of nine depths, each equally often.
         num_fewshot: worked examples before each question, texts as long, about others than who is
-            asked for; otherwise the same ones for all questions under a seed.
+            asked for.
 
     Example:
         >>> from layerroles.tasks import task
@@ -82,22 +80,9 @@ class Needle(Generated):
         whole(self.name, "words", self.words, 40, 20_000)
         one_of(self.name, "position", self.position, POSITIONS)
 
-    def examples(self, limit: int, seed: int) -> list[Example]:
-        """The first `limit` questions under `seed`; no shot gives a password to who is asked."""
-        asked = super().examples(limit, seed)
-        if not self.num_fewshot:
-            return asked
-        drawn = self._stream("shots", seed, self.shot, repeat(0))
-        pool = [shot for _, shot in islice(drawn, self.num_fewshot)]
-
-        def apart(question: Example) -> tuple[Example, ...]:
-            while True:
-                shots = [shot for shot in pool if _end(shot) != _end(question)]
-                if len(shots) >= self.num_fewshot:
-                    return tuple(shots[: self.num_fewshot])
-                pool.append(next(drawn)[1])
-
-        return [dataclasses.replace(each, shots=apart(each)) for each in asked]
+    def suits(self, shot: Example, question: Example) -> bool:
+        """No shot gives a password to who is asked for."""
+        return _end(shot) != _end(question)
 
     @property
     def kinds(self) -> int:

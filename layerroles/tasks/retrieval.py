@@ -108,6 +108,10 @@ class KVRetrieval(Generated):
             evidence=((start, start + len(values[place])),),
         )
 
+    def candidates(self, example: Example) -> list[str]:
+        """The values of the object."""
+        return re.findall(r': ("[^"]*")', example.prompt.partition("}")[0])
+
     def grade(self, response: str, example: Example) -> Grade:
         """Strict: the value in its quotes and nothing else. Form: some value so.
 

@@ -1,0 +1,110 @@
+"""Intervals know that questions behind one set of worked examples are not independent."""
+
+import numpy as np
+import pytest
+
+from benchmarks.coverage_tables import covered_clusters
+from layerroles import stats
+
+CLUSTERS = np.repeat(np.arange(16), 8)
+
+
+def drawn(seed: int, by_cluster: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Intact and ablated scores; harm .4, in the same questions of each cluster or of some."""
+    rng = np.random.default_rng(seed)
+    intact = np.ones(len(CLUSTERS))
+    hit = np.repeat(rng.random(16) < 0.4, 8) if by_cluster else rng.random(len(CLUSTERS)) < 0.4
+    return intact, np.where(hit, 0.0, intact)
+
+
+@pytest.mark.parametrize(("size", "icc"), [(2, 0.0), (2, 0.3), (8, 0.0), (8, 0.1), (8, 0.3)])
+def test_intervals_cover_at_16_clusters(size: int, icc: float) -> None:
+    points = [(0.5, 0.0, 0.1), (0.7, 0.25, 0.3), (0.9, 0.0, 0.6)]
+    found = np.array([covered_clusters(size, icc, *point, 300) for point in points])
+    of_harm, _, of_mean = found.mean(axis=0)  # over 900 draws
+    assert of_harm >= 0.93
+    assert of_mean >= 0.93
+
+
+def test_an_interval_for_independent_examples_does_not() -> None:
+    assert covered_clusters(8, 0.3, 0.9, 0.0, 0.6, 300)[1] < 0.85
+
+
+def test_a_harm_that_is_that_of_whole_clusters_is_known_as_that_of_so_few() -> None:
+    intact, ablated = drawn(0, by_cluster=True)
+    harm, wide = stats.harm_interval(intact, ablated, 0.0, clusters=CLUSTERS)
+    same, plain = stats.harm_interval(intact, ablated, 0.0)
+    _, of_16 = stats.harm_interval(intact[::8], ablated[::8], 0.0)
+    assert harm == same
+    assert wide.high - wide.low > 2 * (plain.high - plain.low)
+    assert wide.high - wide.low > of_16.high - of_16.low
+
+
+def test_clusters_of_one_change_nothing() -> None:
+    intact, ablated = drawn(1, by_cluster=False)
+    alone = np.arange(len(intact))
+    plain = stats.harm_interval(intact, ablated, 0.0)
+    assert stats.harm_interval(intact, ablated, 0.0, clusters=alone) == plain
+    assert stats.harm_interval(intact, ablated, 0.0, clusters=np.zeros(len(intact))) == plain
+    assert not stats.are_clusters(alone)
+
+
+def test_skill_that_is_that_of_few_clusters_is_not_above_chance() -> None:
+    scores = np.where(np.repeat(np.arange(16) < 6, 8), 1.0, 0.0)
+    assert stats.is_above(scores, 0.25)
+    assert not stats.is_above(scores, 0.25, clusters=CLUSTERS)
+    assert stats.is_above(np.ones(len(CLUSTERS)), 0.25, clusters=CLUSTERS)
+
+
+def test_chance_on_each_question_is_paired_with_the_score() -> None:
+    rng = np.random.default_rng(2)
+    guess = (rng.random(200) < 0.3).astype(float)
+    more = np.maximum(guess, rng.random(200) < 0.3)
+    # What guessing gets right the model does: the difference is known better than either.
+    assert stats.is_above(more, guess)
+    assert not stats.is_above(guess, guess)
+    harm, interval = stats.harm_interval(more, guess, guess)
+    assert harm == pytest.approx(1.0)
+    assert interval.low < 1 < interval.high
+    # The same chance on each is the chance of all.
+    assert stats.harm_interval(more, guess, np.full(200, 0.1)) == stats.harm_interval(
+        more, guess, 0.1
+    )
+
+
+def test_two_contrasts_in_the_same_clusters_move_together() -> None:
+    intact, one = drawn(3, by_cluster=True)
+    rng = np.random.default_rng(4)
+    # Another question of the cluster each time, so that questions say nothing of one another.
+    two = np.concatenate([rng.permutation(part) for part in np.split(one, 16)])
+    questions = list(range(len(intact)))
+    with_clusters, without = (
+        stats.difference_of(
+            *(
+                stats.ratio_contrast(
+                    questions, intact - ablated, intact, [(0.0, 1.0), (1.0, 1.0)], clusters=clusters
+                )
+                for ablated in (one, two)
+            )
+        )
+        for clusters in (CLUSTERS, None)
+    )
+    assert with_clusters.value == without.value == 0
+    assert with_clusters.clusters.nunique() == 16
+    assert len(with_clusters.independent) == 16
+
+
+def test_signs_are_drawn_by_cluster() -> None:
+    # One cluster of 40 questions moves, and 40 questions alone do not: no evidence of a change.
+    differences = np.concatenate([np.full(40, 0.5), np.zeros(40)])[None]
+    clusters = ["moved"] * 40 + [f"alone {n}" for n in range(40)]
+    rng = np.random.default_rng(0)
+    assert stats.profiles_differ_p(differences, rng)[0] < 0.001
+    assert stats.profiles_differ_p(differences, rng, clusters=clusters)[0] == 1.0
+
+
+def test_resamples_draw_clusters() -> None:
+    counts = stats.resampled_counts(len(CLUSTERS), np.random.default_rng(0), 50, clusters=CLUSTERS)
+    assert counts.shape == (50, len(CLUSTERS))
+    assert (counts.reshape(50, 16, 8) == counts.reshape(50, 16, 8)[:, :, :1]).all()
+    assert (counts.sum(axis=1) == len(CLUSTERS)).all()

@@ -1,0 +1,103 @@
+"""Chance is what the best guess scores that does not read the question."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import pytest
+
+import layerroles as lr
+from layerroles.protocols import Generation
+from layerroles.tasks import Example, Task, best_guess
+from layerroles.tasks.base import register
+from tests.unit.random_models import random_model
+
+SCORE = Generation().guess_score
+
+
+@register("lettered")
+@dataclass(frozen=True)
+class Lettered(Task):
+    """Four-way questions whose options are in the prompt, answered by a letter."""
+
+    family: ClassVar[str] = "knowledge"
+
+    def examples(self, limit: int, seed: int) -> list[Example]:
+        rng = np.random.default_rng(seed)
+        return [
+            Example(
+                id=f"{n}",
+                prompt=f"Question {n}\nA. one\nB. two\nC. three\nD. four\nAnswer:",
+                answer=str(rng.choice(list("ABCD"), p=[0.4, 0.2, 0.2, 0.2])),
+                choices=("A", "B", "C", "D"),
+            )
+            for n in range(200)
+        ][:limit]
+
+    def held_out(self, limit: int, seed: int) -> list[str]:
+        return []
+
+
+def guessed(task: Task, n: int = 200) -> tuple[str, float]:
+    examples = task.examples(n, 0)
+    guess = best_guess(task, examples, 0, lambda one, text: SCORE(task, one, text))
+    assert list(guess.scores) == [one.id for one in examples]
+    return guess.strategy, guess.mean
+
+
+def test_always_the_same_letter_is_a_guess() -> None:
+    strategy, mean = guessed(Lettered())
+    share = np.mean([one.answer == "A" for one in Lettered().examples(200, 0)])
+    assert (strategy, mean) == ("always 'A'", share)
+
+
+def test_a_value_of_the_prompt_is_right_by_chance() -> None:
+    strategy, mean = guessed(lr.task("kv_retrieval", pairs=5))
+    assert strategy == "any value in the prompt"
+    assert mean == pytest.approx(1 / 5)
+
+
+def test_choices_that_the_prompt_does_not_show_cannot_be_guessed_among() -> None:
+    # One of four words of the prompt is right, and nobody knows which four.
+    _, mean = guessed(lr.task("kv_retrieval", pairs=20))
+    assert mean == pytest.approx(1 / 20)
+
+
+def test_nothing_guesses_a_long_text() -> None:
+    assert guessed(lr.task("copying"))[1] == 0.0
+
+
+def test_a_finite_task_is_guessed_by_what_its_other_half_teaches(tmp_path: Path) -> None:
+    file = tmp_path / "questions.jsonl"
+    # Every answer is another: what is most frequent in a half is never right in the other.
+    lines = [f'{{"prompt": "Question {n}:", "answer": "answer {n}"}}' for n in range(40)]
+    file.write_text("\n".join(lines))
+    assert guessed(lr.task(f"local:{file}", family="knowledge"))[1] == 0.0
+    lines = [f'{{"prompt": "Question {n}:", "answer": "yes"}}' for n in range(40)]
+    file.write_text("\n".join(lines))
+    assert guessed(lr.task(f"local:{file}", family="knowledge"))[1] == 1.0
+
+
+def test_a_run_stores_what_guessing_scores_and_clusters(tmp_path: Path) -> None:
+    model = random_model("llama")
+    tasks = [lr.task("kv_retrieval", pairs=4), lr.task("copying", clauses=1)]
+    layers = lr.each_layer(model, lr.Skip())
+    sweep = lr.Sweep(model, tasks, layers, protocols=["generation"], limit=20)
+    result = sweep.run(tmp_path / "run")
+    look_up, copying = result.intact().itertuples()
+    assert look_up.chance == pytest.approx(0.25)
+    assert copying.chance == 0.0
+    assert result.manifest["cells"][0]["chance_from"] == "any value in the prompt"
+    assert not np.isnan([look_up.chance_shuffled, copying.chance_shuffled]).any()
+    examples = result.examples.set_index("task")
+    assert (examples.loc[tasks[0].label, "cluster"] == "").all()
+    assert examples.loc[tasks[1].label, "cluster"].nunique() == 16
+    assert [round(one["generation"], 6) for one in examples.loc[tasks[0].label, "guesses"]] == (
+        [0.25] * 20
+    )
+    # It goes on with more questions, and the first keep what was known of them.
+    again = lr.Sweep(model, tasks, [], protocols=["generation"], limit=24)
+    more = again.run(tmp_path / "run")
+    assert len(more.examples) == 48
+    assert more.intact()["chance"].tolist() == pytest.approx([0.25, 0.0])
