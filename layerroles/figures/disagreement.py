@@ -102,8 +102,8 @@ def _titles(effects: pd.DataFrame, cells: list[tuple[str, str]]) -> list[str]:
 
 
 def _short(task: str) -> str:
-    """The name alone of a task of lm-eval: `mmlu` of `lm_eval[task=mmlu,num_fewshot=5]`."""
-    found = re.match(r"lm_eval(?::|\[task=)([^,\]]+)", task)
+    """The name alone of a task of lm-eval: `mmlu` of `lm_eval@2[task=mmlu,num_fewshot=5]`."""
+    found = re.match(r"lm_eval(?:@\d+)?(?::|\[task=)([^,\]]+)", task)
     return found[1] if found else task
 
 

@@ -42,8 +42,9 @@ class Harness(Protocol):
         """`generation`, `letter` where choices are letters, or `continuation`."""
         if self.task.output_type == "generate_until":
             return "generation"
-        (_, _, doc), member = self.task.documents(1)[0], next(iter(self.task.members.values()))
+        name, member = next(iter(self.task.members.items()))
         if self.task.output_type == "multiple_choice" and not member.multiple_input:
+            doc = self.task.documents[name][0]
             choices = [str(choice).strip() for choice in member.doc_to_choice(doc)]
             if all(len(choice) == 1 and choice.isalpha() for choice in choices):
                 return "letter"
@@ -119,11 +120,11 @@ class Harness(Protocol):
         self, model: TransformerBridge, examples: Sequence[Example], *, chat: bool
     ) -> list[list[Any]]:
         """lm-eval's requests for these examples, in their order."""
-        n_docs = self.task.place(examples)
+        ids = [example.id for example in examples]
         if chat:
             template = functools.partial(chat_text, model)
             key = f"{prepared(model).name}\n{prepared(model).tokenizer.chat_template}"
-            found = self.task.instances(n_docs, template, key)
+            found = self.task.instances(ids, template, key)
         else:
-            found = self.task.instances(n_docs)
-        return [found[example.id] for example in examples]
+            found = self.task.instances(ids)
+        return [found[id] for id in ids]

@@ -13,8 +13,10 @@ Example:
 
 import functools
 import hashlib
+import itertools
 import json
-from collections.abc import Iterator, Sequence
+import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -25,6 +27,7 @@ from layerroles.tasks.harness import check, family_of, filters, members, quiet, 
 from layerroles.tasks.parameters import one_of, whole
 
 _OF_THE_NAME = "of the name"
+_ORDERS = ("seed", "first")
 
 
 @register("lm_eval")
@@ -34,8 +37,10 @@ class LmEval(Task):
 
     It is asked as lm-eval asks it, whichever protocols a sweep names: by the likelihood of choices
     (`continuation`, or `letter` where the choices are letters), by that of a given text
-    (`continuation`), or by `generation`. The first `limit` documents are taken, as by lm-eval's own
-    `--limit`, of a group's members in turn.
+    (`continuation`), or by `generation`. Documents are drawn by seed, of a group's members in turn.
+    The order depends on the data set and not on the task, so that tasks of the same documents
+    (`mmlu`, `mmlu_generative`) are asked the same ones. An example's id is the document's place in
+    the data set, and its worked examples are those of lm-eval's run over all documents.
 
     Attributes:
         task: its name.
@@ -50,6 +55,8 @@ class LmEval(Task):
         fewshot_seed: of the worked examples; lm-eval's default.
         chance: the mean score of guessing; by default one over the number of choices where there
             are choices, and estimated by shuffling answers where one is written.
+        order: of the documents: `seed` draws them at random, `first` takes them in the data set's
+            order, as lm-eval's `--limit` does.
 
     Raises:
         InputError: a folder that does not exist, lm-eval is missing or has no such task, its data
@@ -61,6 +68,7 @@ class LmEval(Task):
     """
 
     argument: ClassVar[str] = "task"
+    version: ClassVar[int] = 2
 
     task: str
     num_fewshot: int | None = None
@@ -71,6 +79,7 @@ class LmEval(Task):
     family: str = _OF_THE_NAME
     fewshot_seed: int = 1234
     chance: float | None = None
+    order: str = "seed"
 
     def __post_init__(self) -> None:
         """Load the task.
@@ -85,6 +94,7 @@ class LmEval(Task):
             folder = getattr(self, option)
             if folder and not Path(folder).is_dir():
                 raise InputError(f"task {self.label!r}: {option}={folder!r} is not a folder")
+        one_of(self.name, "order", self.order, _ORDERS)
         if isinstance(self.chance, str):  # of a label
             object.__setattr__(self, "chance", float(self.chance))
         named = self.family != _OF_THE_NAME
@@ -112,7 +122,7 @@ class LmEval(Task):
 
     @property
     def label(self) -> str:
-        """`lm_eval:NAME`, or with brackets where more is given; not where the data lie."""
+        """`lm_eval@2:NAME`, or with brackets where more is given; not where the data lie."""
         defaults = {
             name: field.default
             for name, field in self.__dataclass_fields__.items()
@@ -125,9 +135,10 @@ class LmEval(Task):
         ]
         if self.family not in (_OF_THE_NAME, family_of(self.task, tell=False)):
             given.append(f"family={self.family}")
+        name = f"{self.name}@{self.version}"
         if not given:
-            return f"{self.name}:{self.task}"
-        return f"{self.name}[{','.join([f'task={self.task}', *given])}]"
+            return f"{name}:{self.task}"
+        return f"{name}[{','.join([f'task={self.task}', *given])}]"
 
     @functools.cached_property
     def members(self) -> dict[str, Any]:
@@ -145,92 +156,118 @@ class LmEval(Task):
         kind: str = next(iter(self.members.values())).OUTPUT_TYPE
         return kind
 
-    def documents(self, limit: int) -> list[tuple[str, int, Any]]:
-        """The first `limit` documents: the member's name, the place in its data, the document."""
-        turns = [_numbered(name, member) for name, member in self.members.items()]
-        found: list[tuple[str, int, Any]] = []
-        while turns and len(found) < limit:
-            still = []
-            for turn in turns:
-                one = next(turn, None)
-                if one is not None and len(found) < limit:
-                    found.append(one)
-                    still.append(turn)
-            turns = still
-        return found
+    @functools.cached_property
+    def documents(self) -> dict[str, Any]:
+        """lm-eval's documents by the member's name, in the data set's order."""
+        return {name: member.eval_docs for name, member in self.members.items()}
 
-    def instances(self, limit: int, template: Any = None, key: str = "") -> dict[str, list[Any]]:
-        """lm-eval's requests for the first `limit` documents, by example id.
+    def examples(self, limit: int, seed: int) -> list[Example]:
+        """The first `limit` documents of the order under `seed`, members taking turns.
+
+        Raises:
+            InputError: there are none.
+        """
+        by_member = [
+            [f"{name}/{place}" for place in self._order(name, len(self.documents[name]), seed)]
+            for name in self._turns(seed)
+        ]
+        rounds = itertools.zip_longest(*by_member)
+        drawn = (id for each in rounds for id in each if id is not None)
+        instances = self.instances(list(itertools.islice(drawn, limit)))
+        if not instances:
+            raise InputError(f"task {self.label!r} has no example")
+        return [self._example(id, requests) for id, requests in instances.items()]
+
+    def _order(self, name: str, n_docs: int, seed: int) -> list[int]:
+        """The places of all of a member's documents, in the order in which they are asked."""
+        if self.order == "first":
+            return list(range(n_docs))
+        return random.Random(f"{self._data_key(name)}:{seed}").sample(range(n_docs), n_docs)
+
+    def _turns(self, seed: int) -> list[str]:
+        """The members in the order in which they take turns, which is drawn by seed too."""
+        if self.order == "first":
+            return list(self.members)
+
+        def drawn(name: str) -> float:
+            return random.Random(f"{self._data_key(name)}:{seed}:turn").random()
+
+        return sorted(self.members, key=drawn)
+
+    def _data_key(self, name: str) -> str:
+        """Name a member's data set; the same for a local copy and for every task that asks it."""
+        return f"lm_eval:{self.members[name].config.dataset_name}:{len(self.documents[name])}"
+
+    def instances(
+        self, ids: Sequence[str], template: Any = None, key: str = ""
+    ) -> dict[str, list[Any]]:
+        """lm-eval's requests for some documents, by example id.
 
         Args:
-            limit: documents.
+            ids: of examples.
             template: renders a list of messages as a text (`AblatedLM.apply_chat_template`); None
                 asks without a chat template.
             key: names the template; requests are built once for each.
+
+        Raises:
+            InputError: an id of no document.
         """
-        built: dict[str, dict[str, list[Any]]] = self._built
-        ids = [f"{name}/{place}" for name, place, _ in self.documents(limit)]
-        if not set(ids) <= set(built.get(key, {})):
-            built[key] = self._build(limit, template)
-        return {id: built[key][id] for id in ids}
+        built = self._built.setdefault(key, {})
+        missing: dict[str, list[int]] = {}
+        for id in dict.fromkeys(ids):
+            if id not in built:
+                name, place = self._place(id)
+                missing.setdefault(name, []).append(place)
+        for name, places in missing.items():
+            built.update(self._build(name, places, template))
+        return {id: built[id] for id in ids}
 
     @functools.cached_property
     def _built(self) -> dict[str, dict[str, list[Any]]]:
         return {}
 
-    def _build(self, limit: int, template: Any) -> dict[str, list[Any]]:
-        counts: dict[str, int] = {}
-        for name, _, _ in self.documents(limit):
-            counts[name] = counts.get(name, 0) + 1
-        found: dict[str, list[Any]] = {}
-        for name, n in counts.items():
-            member = self.members[name]
-            # Shots are drawn one document after the other.
-            member.set_fewshot_seed(self.fewshot_seed)
-            shots = member.config.num_fewshot or 0
-            with quiet(), told(name, f"cannot make its prompts, with {shots} worked examples"):
-                member.build_all_requests(
-                    limit=n,
-                    apply_chat_template=template is not None,
+    def _place(self, id: str) -> tuple[str, int]:
+        """The member's name and the place of the document in its data."""
+        name, _, place = id.rpartition("/")
+        docs = self.documents.get(name, ())
+        if not place.isdecimal() or id != f"{name}/{int(place)}" or int(place) >= len(docs):
+            raise InputError(f"task {self.label!r} has no example {id!r}")
+        return name, int(place)
+
+    def _build(self, name: str, places: Sequence[int], template: Any) -> dict[str, list[Any]]:
+        """Build as lm-eval's `build_all_requests` does, for documents anywhere in the data.
+
+        lm-eval draws worked examples for one document after the other. The draws of the documents
+        between are repeated here, so that a prompt depends on the document alone.
+        """
+        member, docs = self.members[name], self.documents[name]
+        shots = member.config.num_fewshot or 0
+        # lm-eval shows no document as its own example, where examples are of the split asked.
+        same_split = shots and member.fewshot_cfg.split == member.config.test_split
+        chat = {"apply_chat_template": template is not None, "chat_template": template}
+        member.set_fewshot_seed(self.fewshot_seed)
+        found, before = {}, 0
+        with quiet(), told(name, f"cannot make its prompts, with {shots} worked examples"):
+            for place in sorted(places):
+                for skipped in range(before, place) if shots else ():
+                    member.sampler.sample(shots, eval_doc=docs[skipped] if same_split else None)
+                before = place + 1
+                doc = docs[place]
+                context = member.fewshot_context(
+                    doc,
+                    num_fewshot=shots,
                     fewshot_as_multiturn=template is not None,
-                    chat_template=template,
+                    gen_prefix=member.doc_to_prefix(doc),
+                    **chat,
                 )
-            for instance in member.instances:
-                found.setdefault(f"{name}/{instance.doc_id}", []).append(instance)
-        for instances in found.values():
-            instances.sort(key=lambda instance: instance.idx)
+                metadata = (member.config.task, place, member.config.repeats)
+                requests = member.construct_requests(doc, context, metadata=metadata, **chat)
+                requests = requests if isinstance(requests, list) else [requests]
+                found[f"{name}/{place}"] = sorted(requests, key=lambda request: request.idx)
         return found
 
-    def place(self, examples: Sequence[Example]) -> int:
-        """How many documents from the first on have these examples among them.
-
-        Raises:
-            InputError: an example that is not of this task.
-        """
-        wanted = {example.id for example in examples}
-        limit = len(examples)
-        while True:
-            there = [f"{name}/{place}" for name, place, _ in self.documents(limit)]
-            if wanted <= set(there):
-                return limit
-            if len(there) < limit:
-                unknown = sorted(wanted - set(there))[0]
-                raise InputError(f"task {self.label!r} has no example {unknown!r}")
-            limit *= 2
-
-    def examples(self, limit: int, seed: int) -> list[Example]:
-        """The first `limit` documents; the seed changes nothing.
-
-        Raises:
-            InputError: there are none.
-        """
-        found = self.instances(limit)
-        if not found:
-            raise InputError(f"task {self.label!r} has no example")
-        return [self._example(id, instances) for id, instances in found.items()]
-
     def held_out(self, limit: int, seed: int) -> list[str]:
-        """Contexts of the last `limit` documents, the last one first."""
+        """Contexts of the last `limit` documents of the order under `seed`, the last one first."""
         share = -(-limit // len(self.members))
         contexts = []
         for name, member in self.members.items():
@@ -238,7 +275,7 @@ class LmEval(Task):
             docs = member.eval_docs
             shots = member.config.num_fewshot or 0
             with told(name, f"cannot make its prompts, with {shots} worked examples"):
-                for place in range(len(docs) - 1, max(-1, len(docs) - 1 - share), -1):
+                for place in self._order(name, len(docs), seed)[::-1][:share]:
                     context = member.fewshot_context(docs[place], num_fewshot=shots)
                     contexts.append(context if isinstance(context, str) else context[0])
         return contexts[:limit]
@@ -249,8 +286,8 @@ class LmEval(Task):
         if callable(member.config.process_results):
             return None
         if member.multiple_target:
-            doc = self.instances(self.place([example]))[example.id][0].doc
-            right = member.doc_to_target(doc)
+            name, place = self._place(example.id)
+            right = member.doc_to_target(self.documents[name][place])
             return len(set(right)) / len(example.choices)
         return 1 / len(example.choices)
 
@@ -286,9 +323,3 @@ def _digest(doc: Any) -> str:
     """What tells a document from others: tasks of the same documents ask the same questions."""
     text = json.dumps(doc, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _numbered(name: str, member: Any) -> Iterator[tuple[str, int, Any]]:
-    """The documents of a member, with its name and their places."""
-    for place, doc in enumerate(member.eval_docs):
-        yield name, place, doc

@@ -103,7 +103,9 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 def made(case: Case, folders: dict[str, str]) -> Any:
     where = {"include_path": folders["own"]} if case.own else {"data": folders[case.name]}
-    return lr.task(f"lm_eval:{case.name}", num_fewshot=case.num_fewshot, **where)
+    # lm-eval's own `limit` takes the first documents.
+    options = {"num_fewshot": case.num_fewshot, "order": "first"}
+    return lr.task(f"lm_eval:{case.name}", **options, **where)
 
 
 def harness(case: Case, folders: dict[str, str], layer: int | None) -> dict[str, Any]:

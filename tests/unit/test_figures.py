@@ -526,12 +526,14 @@ def test_tasks_of_lm_eval_are_named_without_what_they_share(result: SweepResult)
         figure = figures.protocols(SweepResult(pd.concat(parts), manifest))
         return [note.text.split("</span> ")[1] for note in figure.layout.annotations]
 
-    one, two = "lm_eval[task=mmlu,num_fewshot=5]", "lm_eval:mmlu_generative"
-    assert {text.split(" \N{MIDDLE DOT} ")[1] for text in named(one, two)} == {
-        "mmlu",
-        "mmlu_generative",
-    }
-    twice = named(one, "lm_eval[task=mmlu,num_fewshot=0]")
+    for version in ("", "@2"):  # version 1 is not named
+        one = f"lm_eval{version}[task=mmlu,num_fewshot=5]"
+        two = f"lm_eval{version}:mmlu_generative"
+        assert {text.split(" \N{MIDDLE DOT} ")[1] for text in named(one, two)} == {
+            "mmlu",
+            "mmlu_generative",
+        }
+    twice = named(one, "lm_eval@2[task=mmlu,num_fewshot=0]")
     assert any("num_fewshot=5" in text for text in twice)
 
 

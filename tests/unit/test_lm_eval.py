@@ -5,6 +5,7 @@ import itertools
 import sqlite3
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -34,9 +35,14 @@ def with_task(folder: Path, own: str, name: str, text: str) -> str:
 
 def test_a_group_is_one_task_its_members_take_turns(own: str) -> None:
     task = lr.task("lm_eval:own_group", include_path=own)
+    for seed in range(4):
+        ids = [example.id for example in task.examples(5, seed)]
+        members = [id.partition("/")[0] for id in ids]
+        assert members[:2] * 2 == members[:4] and set(members) == {"own_one", "own_two"}
+        assert [e.id for e in task.examples(3, seed)] == ids[:3]
+    task = lr.task("lm_eval:own_group", include_path=own, order="first")
     ids = [example.id for example in task.examples(5, 0)]
     assert ids == ["own_one/0", "own_two/0", "own_one/1", "own_two/1", "own_one/2"]
-    assert [e.id for e in task.examples(3, 0)] == ids[:3]
     first = task.examples(1, 0)[0]
     assert (first.answer, first.choices) == ("A", ("A", "B", "C", "D"))
     assert first.prompt.startswith("Which planet") and first.prompt.endswith("D. Saturn\nAnswer:")
@@ -51,10 +57,92 @@ def test_a_longer_list_keeps_the_shots_of_a_shorter_one(own: str) -> None:
     assert [e.prompt for e in other.examples(4, 0)] != [e.prompt for e in long]
 
 
+def test_documents_are_drawn_by_seed_and_keep_their_ids(own: str) -> None:
+    drawn = lr.task("lm_eval:own_one", include_path=own)
+    first = lr.task("lm_eval:own_one", include_path=own, order="first")
+    in_order = [example.id for example in first.examples(6, 0)]
+    assert in_order == [f"own_one/{place}" for place in range(6)]
+    assert [example.id for example in first.examples(6, 1)] == in_order
+    orders = {tuple(example.id for example in drawn.examples(9, seed)) for seed in range(8)}
+    assert len(orders) > 4 and all(sorted(order) == in_order for order in orders)
+    assert sorted(drawn.examples(6, 3), key=lambda e: e.id) == first.examples(6, 0)
+    starts = [drawn.examples(1, seed)[0].id for seed in range(200)]
+    assert min(starts.count(id) for id in in_order) > 15  # of 33 expected, 3.4 deviations below
+
+
+def shots_of_the_documents_asked(folder: Path, own: str) -> str:
+    """A task of which worked examples are documents too, and one with a generation prefix."""
+    text = """output_type: multiple_choice
+doc_to_text: "{{question}}"
+doc_to_choice: choices
+doc_to_target: answer
+fewshot_split: test
+num_fewshot: 2
+gen_prefix: "The answer:"
+"""
+    return with_task(folder, own, "own_shots", text)
+
+
+@pytest.mark.parametrize("name", ["own_sums", "own_shots", "own_information"])
+@pytest.mark.parametrize("chat", [False, True])
+def test_prompts_are_those_of_lm_evals_run_over_all_documents(
+    own: str, tmp_path: Path, name: str, chat: bool
+) -> None:
+    def template(messages: list[dict[str, str]], add_generation_prompt: bool) -> str:
+        return f"{messages} {add_generation_prompt}"
+
+    folder = shots_of_the_documents_asked(tmp_path / "more", own) if name == "own_shots" else own
+    task = lr.task(f"lm_eval:{name}", include_path=folder)
+    ids = [example.id for seed in (1, 2) for example in task.examples(3, seed)]
+    assert ids != sorted(ids)
+    ours = task.instances(ids[:2], template if chat else None, str(chat))
+    ours |= task.instances(ids, template if chat else None, str(chat))
+    member = task.members[name]
+    member.set_fewshot_seed(1234)
+    member.build_all_requests(
+        apply_chat_template=chat,
+        fewshot_as_multiturn=chat,
+        chat_template=template if chat else None,
+    )
+    theirs: dict[str, list[Any]] = {}
+    for instance in member.instances:
+        theirs.setdefault(f"{name}/{instance.doc_id}", []).append(instance)
+    for id in ids:
+        assert [one.arguments for one in ours[id]] == [one.arguments for one in theirs[id]]
+        assert [one.doc for one in ours[id]] == [one.doc for one in theirs[id]]
+    assert len({str(ours[id][0].arguments) for id in ids}) == len(set(ids))
+
+
+def test_each_prompt_is_built_once(own: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    task = lr.task("lm_eval:own_sums", include_path=own)
+    member = task.members["own_sums"]
+    built: list[Any] = []
+    build = member.fewshot_context
+    monkeypatch.setattr(
+        member, "fewshot_context", lambda doc, **given: built.append(doc) or build(doc, **given)
+    )
+    for limit in (1, 2, 4):
+        task.examples(limit, 0)
+    Harness(task).prepare(lr.Engine(random_model("llama")), task, task.examples(3, 0)[::-1])
+    assert len(built) == 4
+
+
+@pytest.mark.parametrize("id", ["own_one/6", "own_one/01", "own_one/x", "own_two/0", "0"])
+def test_an_id_of_no_document(own: str, id: str) -> None:
+    with pytest.raises(InputError, match=f"task 'lm_eval@2:own_one' has no example '{id}'"):
+        lr.task("lm_eval:own_one", include_path=own).instances([id])
+
+
 def test_the_label_says_what_is_not_the_default(own: str) -> None:
     task = lr.task("lm_eval:own_sums", include_path=own, num_fewshot=1)
-    assert task.label == "lm_eval[task=own_sums,num_fewshot=1]"
+    assert task.label == "lm_eval@2[task=own_sums,num_fewshot=1]"
     assert lr.task(task.label, include_path=own) == task
+    plain = lr.task("lm_eval:own_sums", include_path=own)
+    assert plain.label == "lm_eval@2:own_sums"
+    assert lr.task(plain.label, include_path=own) == plain
+    first = lr.task("lm_eval:own_sums", include_path=own, order="first")
+    assert first.label == "lm_eval@2[task=own_sums,order=first]"
+    assert lr.task(first.label, include_path=own) == first
     assert task.family == "language"
     assert lr.task("lm_eval:own_sums", include_path=own, family="reasoning").family == "reasoning"
 
@@ -126,7 +214,7 @@ def test_tasks_of_the_same_documents_are_paired_by_document(own: str, tmp_path: 
 
 def test_chance_of_a_written_answer_is_that_of_anothers(own: str) -> None:
     """Of the four sums two have the same answer: given another's right answer, 1 in 6 is right."""
-    task = lr.task("lm_eval:own_sums", include_path=own)
+    task = lr.task("lm_eval:own_sums", include_path=own, order="first")
     asked = Harness(task).prepare(lr.Engine(random_model("llama")), task, task.examples(4, 0))
     assert isinstance(asked, AskedTexts)
     right = [
@@ -139,7 +227,7 @@ def test_chance_of_a_written_answer_is_that_of_anothers(own: str) -> None:
 
 
 def test_format_and_skill_are_read_apart(own: str) -> None:
-    task = lr.task("lm_eval:own_sums", include_path=own)
+    task = lr.task("lm_eval:own_sums", include_path=own, order="first")
     asked = Harness(task).prepare(lr.Engine(random_model("llama")), task, task.examples(1, 0))
     texts = {
         " 3 + 4 = 7": (1.0, False),
@@ -212,6 +300,7 @@ def test_kinds_that_cannot_be_asked(tmp_path: Path, own: str, text: str, message
         ({"metric": "accuracy"}, "metric='accuracy' is unknown: known are acc, brier_score"),
         ({"filter": "strict"}, "filter='strict' is unknown: known are none"),
         ({"family": "wisdom"}, "family='wisdom' is unknown"),
+        ({"order": "random"}, "order='random' is unknown: known are seed, first"),
         ({"include_path": "nowhere"}, "include_path='nowhere' is not a folder"),
     ],
 )
