@@ -14,7 +14,8 @@ def lm_eval_metrics(result: SweepResult) -> pd.DataFrame:
     A row per condition, task, member of a group, metric and filter: condition, task, member,
     metric, filter, value, n. A group has a row besides, under the member `all`: the mean of its
     members by their size. A metric that a task aggregates by a function of its own, which a run
-    folder cannot keep, is NaN.
+    folder cannot keep, is NaN. The values equal lm-eval's own where the same documents are asked:
+    with `order="first"`, those of lm-eval's `limit`.
 
     Raises:
         InputError: it is no sweep's result.

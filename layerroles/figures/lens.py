@@ -68,13 +68,14 @@ def lens_trajectories(
     conditions = list(dict.fromkeys(summary.get("condition", ["intact"])))
     model = "intact model; " if conditions == ["intact"] else ""
     what = "" if measure == "kl" else "the token that tells the answer, "
+    training = _too_little_training(lens)
     style.finish(
         figure,
         kind="lens_trajectories",
         about=summary,
         title=_TITLES[measure],
         subtitle=f"{style.counts(summary['n'])} examples per task; bands are 95% intervals; "
-        f"{what}{model}{note}layers are 0-based",
+        f"{what}{model}{note}{training}layers are 0-based",
         height=430,
     )
     return beside(figure, len(list(lines(summary))))
@@ -204,6 +205,19 @@ def _cut(figure: go.Figure, summary: pd.DataFrame) -> str:
         return ""
     figure.update_yaxes(range=[-0.03 * most, 1.05 * most])
     return f"embedding up to {summary.loc[embedding, 'value'].max():.0f} nats, beyond the axis; "
+
+
+def _too_little_training(lens: pd.DataFrame) -> str:
+    """Words on tuned lenses that saw fewer tokens than each of their maps has parameters."""
+    columns = ["trained_tokens", "map_parameters"]
+    if not set(columns) <= set(lens):
+        return ""
+    trainings = lens[columns].dropna().drop_duplicates().astype(int)
+    return "".join(
+        f"tuned lens trained on {n_tokens:,} tokens for {n_parameters:,} parameters a layer; "
+        for n_tokens, n_parameters in trainings.itertuples(index=False)
+        if n_tokens < n_parameters
+    )
 
 
 def _hover(name: str, line: "pd.Series[float]", measure: str) -> str:

@@ -6,13 +6,20 @@ first texts: some entries are a hundred times as large as others, and Adam moves
     T(h) = h + std * (W z + c)
 
 starts at `W = 0`, `c = 0`, and is folded into `h + A h + b` at the end.
+
+A map has `d_model^2 + d_model` parameters. `fitted` warns where it sees fewer different tokens than
+that. This is a rule of thumb: a token's target is a whole distribution, so that fewer tokens can be
+enough, though fewer than `d_model + 1` never determine an affine map. The authors' own training
+(250 steps of 2^18 tokens by default, in their code) comes to 1.7 tokens for each parameter at the
+largest of their models (`d_model` 6144) and to 111 at a `d_model` of 768.
 """
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
@@ -21,6 +28,8 @@ from layerroles.errors import InputError
 from layerroles.models import encode
 from layerroles.probes.depths import Place, divergence, places, read_out, streams_of
 from layerroles.progress import progress
+
+log = logging.getLogger(__name__)
 
 # Texts read for a step, tokens of each, and texts over which the moments are taken.
 _TEXTS = 4
@@ -55,10 +64,25 @@ class Fit:
                 )
 
 
-def fitted(
-    model: TransformerBridge, texts: Sequence[str], how: Fit
-) -> tuple[Float[Tensor, "depth d_model d_model"], Float[Tensor, "depth d_model"]]:
-    """The maps `A` and the shifts `b`, in float32 on the CPU.
+@dataclass(frozen=True)
+class Maps:
+    """The maps of a tuned lens, in float32 on the CPU, and what they were trained on.
+
+    Attributes:
+        maps: `A` for the embedding and after each block but the last.
+        shifts: `b` for the same.
+        n_tokens: different tokens that were read in training.
+        n_parameters: of the map of one depth.
+    """
+
+    maps: Float[Tensor, "depth d_model d_model"]
+    shifts: Float[Tensor, "depth d_model"]
+    n_tokens: int
+    n_parameters: int
+
+
+def fitted(model: TransformerBridge, texts: Sequence[str], how: Fit) -> Maps:
+    """Train the maps; warn where they see fewer tokens than each has parameters.
 
     Raises:
         InputError: no text of two tokens or more, or a model that no lens can read.
@@ -68,32 +92,65 @@ def fitted(
     rows = [row for row in (encode(model, text)[:_LENGTH] for text in texts) if len(row) > 1]
     if not rows:
         raise InputError(f"none of the {len(texts)} texts has two tokens or more to train on")
-    draw = torch.Generator().manual_seed(how.seed)
+    size = model.cfg.d_model
+    n_tokens, n_parameters = _count_tokens(rows, how), size * size + size
+    if n_tokens < n_parameters:
+        log.warning(
+            "the tuned lens is trained on %s tokens, fewer than the %s parameters of each layer's "
+            "map, so that it may fit these texts and read others worse: raise steps (now %d) or "
+            "tokens (now %d, of which a step reads %d at most), and give more texts (these have %s "
+            "tokens to train on)",
+            f"{n_tokens:,}",
+            f"{n_parameters:,}",
+            how.steps,
+            how.tokens,
+            _TEXTS * (_LENGTH - 1),
+            f"{sum(len(row) - 1 for row in rows):,}",
+        )
     depths = places(model)[:-1]
     moments = _streams(model, rows[:_FOR_MOMENTS])
     maps = {place: _Map(moments[place], how) for place in depths}
     with progress(how.steps * how.tokens, "tuned lens") as advance:
-        for streams in _batches(model, rows, how, draw):
+        for streams in _batches(model, rows, how):
             with torch.no_grad():
                 final = _logprobs(model, streams[places(model)[-1]], grad=False)
             losses = [maps[place].step(model, streams[place], final) for place in depths]
             advance(how.tokens, f"divergence {sum(losses) / len(losses):.2f} nats")
     folded = [maps[place].folded() for place in depths]
-    return torch.stack([a for a, _ in folded]), torch.stack([b for _, b in folded])
+    maps_of, shifts_of = zip(*folded, strict=True)
+    return Maps(torch.stack(maps_of), torch.stack(shifts_of), n_tokens, n_parameters)
 
 
-def _batches(
-    model: TransformerBridge, rows: list[list[int]], how: Fit, draw: torch.Generator
-) -> Iterator[dict[Place, Float[Tensor, "token d_model"]]]:
-    """For each step, the streams at tokens drawn from texts drawn; all texts come in turn."""
+def _draws(rows: list[list[int]], how: Fit) -> Iterator[tuple[list[int], Int[Tensor, " token"]]]:
+    """For each step, the texts that are read and which of their tokens; all texts come in turn.
+
+    Tokens are counted over all of the step's texts, each one's first left out.
+    """
+    draw = torch.Generator().manual_seed(how.seed)
     order: list[int] = []
     for _ in range(how.steps):
         if len(order) < _TEXTS:
             order += torch.randperm(len(rows), generator=draw).tolist()
         some, order = order[:_TEXTS], order[_TEXTS:]
+        n = sum(len(rows[index]) - 1 for index in some)
+        yield some, torch.randperm(n, generator=draw)[: how.tokens]
+
+
+def _count_tokens(rows: list[list[int]], how: Fit) -> int:
+    """How many different tokens the draws come to."""
+    seen: set[tuple[int, int]] = set()
+    for some, drawn in _draws(rows, how):
+        tokens = [(index, at) for index in some for at in range(1, len(rows[index]))]
+        seen.update(tokens[place] for place in drawn.tolist())
+    return len(seen)
+
+
+def _batches(
+    model: TransformerBridge, rows: list[list[int]], how: Fit
+) -> Iterator[dict[Place, Float[Tensor, "token d_model"]]]:
+    """For each step, the streams at the tokens drawn."""
+    for some, drawn in _draws(rows, how):
         streams = _streams(model, [rows[index] for index in some])
-        n = len(streams[Place(-1, "block")])
-        drawn = torch.randperm(n, generator=draw)[: how.tokens]
         yield {place: stream[drawn.to(stream.device)] for place, stream in streams.items()}
 
 

@@ -18,12 +18,12 @@ import hashlib
 import json
 import tempfile
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -38,7 +38,7 @@ from layerroles.probes.lens import Lens
 from layerroles.weights import content, stamp
 
 # To be raised when what is kept changes, so that no older file is read.
-_FORMAT = 1
+_FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,8 @@ class Trained:
         dtype: of its weights.
         texts: a hash of the texts.
         n_texts: how many they were.
+        n_tokens: how many different tokens of them were read in training.
+        n_parameters: of the map of one depth; a lens with fewer tokens is trained on too little.
         fit: how the maps were trained.
         versions: of the packages that computed.
     """
@@ -60,6 +62,8 @@ class Trained:
     dtype: str
     texts: str
     n_texts: int
+    n_tokens: int
+    n_parameters: int
     fit: Fit
     versions: dict[str, str]
 
@@ -69,7 +73,8 @@ class Trained:
 class TunedLens(Lens):
     """Read the stream over depth through trained maps; for the columns, see `Lens`.
 
-    Made by `fit` or `load`.
+    Made by `fit` or `load`. Two more columns, the same in each row, say how far it was trained:
+    trained_tokens and map_parameters, as in `Trained`.
 
     Attributes:
         maps: `A` for the embedding and after each block but the last.
@@ -112,7 +117,8 @@ class TunedLens(Lens):
         """Train a lens for a model on texts, at all tokens but each text's first.
 
         The first is left out since many models park attention on it, with a stream like no other.
-        Equal arguments give an equal lens, on the same machine.
+        Equal arguments give an equal lens, on the same machine. A warning is logged where fewer
+        tokens are read than each map has parameters.
 
         Args:
             model: from `load` or `prepare`; it is not changed.
@@ -127,7 +133,7 @@ class TunedLens(Lens):
                 no lens can read.
         """
         how = Fit(steps=steps, tokens=tokens, rate=rate, seed=seed)
-        maps, shifts = fitted(model, texts, how)
+        made = fitted(model, texts, how)
         known = provenance(model)
         trained = Trained(
             model=known.name,
@@ -135,10 +141,12 @@ class TunedLens(Lens):
             dtype=known.dtype,
             texts=hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16],
             n_texts=len(texts),
+            n_tokens=made.n_tokens,
+            n_parameters=made.n_parameters,
             fit=how,
             versions=known.versions,
         )
-        return cls(maps, shifts, trained)
+        return cls(made.maps, made.shifts, trained)
 
     def save(self, path: str | Path) -> Path:
         """Keep the lens in a safetensors file, with where it comes from; returns the path.
@@ -178,7 +186,7 @@ class TunedLens(Lens):
                 if about.get("format") != str(_FORMAT):
                     raise InputError(
                         f"{str(path)!r} holds no tuned lens of format {_FORMAT}: "
-                        f"name a file that TunedLens.save wrote"
+                        f"name a file that TunedLens.save wrote, or fit the lens again"
                     )
                 known: dict[str, Any] = json.loads(about["trained"])
                 trained = Trained(**known | {"fit": Fit(**known["fit"])})
@@ -214,6 +222,21 @@ class TunedLens(Lens):
         maps, shifts = (one[depth].to(stream.device) for one in (self.maps, self.shifts))
         wide = stream.float()
         return (wide + wide @ maps.T + shifts).to(stream.dtype)
+
+    def _columns(
+        self,
+        model: TransformerBridge,
+        streams: dict[Place, Tensor],
+        final: Float[Tensor, "row d_vocab"],
+        targets: Int[Tensor, " row"],
+    ) -> Iterator[tuple[Place, dict[str, list[Any]]]]:
+        n = len(targets)
+        training = {
+            "trained_tokens": [self.trained.n_tokens] * n,
+            "map_parameters": [self.trained.n_parameters] * n,
+        }
+        for place, columns in super()._columns(model, streams, final, targets):
+            yield place, columns | training
 
 
 _WEIGHTS: "weakref.WeakKeyDictionary[TransformerBridge, tuple[int, str]]" = (

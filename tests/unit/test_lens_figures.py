@@ -67,6 +67,17 @@ def test_divergence_of_two_lenses_is_drawn_side_by_side(lens: pd.DataFrame) -> N
     assert "embedding up to 105 nats, beyond the axis" in figure.layout.title.subtitle.text
 
 
+@pytest.mark.parametrize(("n_tokens", "told"), [(6400, True), (332351, True), (332352, False)])
+def test_a_lens_trained_on_little_is_named(lens: pd.DataFrame, n_tokens: int, told: bool) -> None:
+    training = {"trained_tokens": n_tokens, "map_parameters": 332352}
+    tuned = lens.assign(probe="tuned_lens", **training)
+    figure = figures.lens_trajectories([lens, tuned], measure="kl")
+    words = f"tuned lens trained on {n_tokens:,} tokens for 332,352 parameters a layer"
+    assert (words in figure.layout.title.subtitle.text) == told
+    assert (words in figures.caption(figure)) == told
+    assert "tuned lens trained" not in figures.caption(figures.lens_trajectories(lens))
+
+
 def test_trajectories_of_conditions_are_lines_of_their_own(lens: pd.DataFrame) -> None:
     under = lens.assign(condition="skip L3", rank=lens["rank"] + 5)
     figure = figures.lens_trajectories([lens, under])

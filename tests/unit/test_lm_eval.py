@@ -70,6 +70,32 @@ def test_documents_are_drawn_by_seed_and_keep_their_ids(own: str) -> None:
     assert min(starts.count(id) for id in in_order) > 15  # of 33 expected, 3.4 deviations below
 
 
+def test_groups_of_the_same_documents_are_asked_the_same(own: str, tmp_path: Path) -> None:
+    """Members are named otherwise in the second group, and sorted the other way."""
+    folder = tmp_path / "groups"
+    groups = {"own_mixed": ("own_a", "own_b"), "own_again": ("own_z", "own_y")}
+    for group, names in groups.items():
+        for data_set, name in zip(("a", "b"), names, strict=True):
+            text = f"""dataset_name: {data_set}
+output_type: multiple_choice
+doc_to_text: "{{{{question}}}} {data_set}"
+doc_to_choice: choices
+doc_to_target: answer
+"""
+            with_task(folder, own, name, text)
+        listed = f"group: {group}\ntask: [{', '.join(names)}]\n"
+        (folder / f"{group}.yaml").write_text(listed, encoding="utf-8")
+    one, two = (lr.task(f"lm_eval:{group}", include_path=str(folder)) for group in groups)
+    begin, alike = set(), 0
+    for seed in range(8):
+        asked = one.examples(5, seed)
+        assert [e.prompt for e in asked] == [e.prompt for e in two.examples(5, seed)]
+        begin.add(asked[0].id.partition("/")[0])
+        alike += asked[0].question == asked[1].question
+    assert begin == {"own_a", "own_b"}  # not always the first by name
+    assert alike < 8  # each data set has its own order
+
+
 def shots_of_the_documents_asked(folder: Path, own: str) -> str:
     """A task of which worked examples are documents too, and one with a generation prefix."""
     text = """output_type: multiple_choice

@@ -1,6 +1,7 @@
 """The tuned lens: what it maps, how it is trained, what it is kept with."""
 
 import json
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -48,7 +49,9 @@ def test_without_training_it_is_the_logit_lens(lens: TunedLens) -> None:
     model, tasks = random_model("llama"), [Listed(QUESTIONS)]
     plain = TunedLens(torch.zeros_like(lens.maps), torch.zeros_like(lens.shifts), lens.trained)
     found, expected = (one.measure(model, tasks) for one in (plain, LogitLens()))
-    assert list(found) == list(expected)
+    training = ["trained_tokens", "map_parameters"]
+    assert list(found) == [*expected, *training]
+    found = found.drop(columns=training)
     assert set(found.probe) == {"tuned_lens"}
     pd.testing.assert_frame_equal(found.drop(columns="probe"), expected.drop(columns="probe"))
 
@@ -137,6 +140,44 @@ def test_two_tokens_are_enough_to_train_on() -> None:
     assert lens.shifts.abs().max() > 0
 
 
+def warnings_of(
+    caplog: pytest.LogCaptureFixture, texts: list[str], steps: int, tokens: int
+) -> tuple[TunedLens, list[str]]:
+    caplog.clear()
+    with caplog.at_level(logging.WARNING, logger="layerroles.probes.fitting"):
+        lens = TunedLens.fit(random_model("llama"), texts, steps=steps, tokens=tokens)
+    return lens, [one.getMessage() for one in caplog.records if one.name.endswith(".fitting")]
+
+
+def test_a_lens_of_fewer_tokens_than_parameters_is_warned_of(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    model = random_model("llama")  # d_model is 32
+    lengths = [len(lr.models.encode(model, text)) for text in TEXTS]
+    lens, (line,) = warnings_of(caplog, TEXTS, steps=2, tokens=4)
+    assert (lens.trained.n_tokens, lens.trained.n_parameters) == (8, 32 * 32 + 32)
+    assert "\n" not in line and "trained on 8 tokens, fewer than the 1,056 parameters of" in line
+    assert "raise steps (now 2) or tokens (now 4, of which a step reads 508 at most)" in line
+    assert f"(these have {sum(lengths) - len(TEXTS)} tokens to train on)" in line
+    frame = lens.read(model, ["the owl sat"])
+    assert set(frame.trained_tokens) == {8} and set(frame.map_parameters) == {1056}
+    # More draws than there are tokens: each counts once.
+    lens, (line,) = warnings_of(caplog, TEXTS, steps=20, tokens=999)
+    assert lens.trained.n_tokens == sum(lengths) - len(TEXTS)
+    assert lens.trained.n_tokens < 20 * 4 * (min(lengths) - 1)
+
+
+def test_a_lens_of_as_many_tokens_as_parameters_is_not(caplog: pytest.LogCaptureFixture) -> None:
+    texts = ["the cat sat on the mat " * 8] * 16
+    model = random_model("llama")
+    length = min(len(lr.models.encode(model, texts[0])), 128) - 1
+    assert 12 * length >= 1056 > 4 * length
+    lens, lines = warnings_of(caplog, texts, steps=3, tokens=999)
+    assert lens.trained.n_tokens == 12 * length and lines == []
+    lens, lines = warnings_of(caplog, texts, steps=1, tokens=999)
+    assert lens.trained.n_tokens == 4 * length and len(lines) == 1
+
+
 def test_mistakes_with_tuned_lenses_are_told(lens: TunedLens, tmp_path: Path) -> None:
     model = random_model("llama")
     with pytest.raises(lr.InputError, match="needs steps above 0, not steps=0"):
@@ -151,9 +192,9 @@ def test_mistakes_with_tuned_lenses_are_told(lens: TunedLens, tmp_path: Path) ->
     with pytest.raises(lr.InputError, match="cannot be read"):
         TunedLens.load(tmp_path / "broken.safetensors")
     save_file({"other": torch.zeros(1)}, tmp_path / "other.safetensors")
-    with pytest.raises(lr.InputError, match="holds no tuned lens of format 1"):
+    with pytest.raises(lr.InputError, match=r"no tuned lens of format 2.*fit the lens again"):
         TunedLens.load(tmp_path / "other.safetensors")
-    about = {"format": "1", "trained": json.dumps({"unknown": 1})}
+    about = {"format": "2", "trained": json.dumps({"unknown": 1})}
     save_file({"other": torch.zeros(1)}, tmp_path / "old.safetensors", metadata=about)
     with pytest.raises(lr.InputError, match="cannot be read"):
         TunedLens.load(tmp_path / "old.safetensors")
