@@ -1,9 +1,16 @@
 """Knowledge: simple facts asked as the beginning of a sentence that the answer ends.
 
-The facts are written by hand in `facts.tsv`, chosen to be well known, to have one right answer and
-to stay true. Wrong choices are the right answers of other facts of the same relation. The same
-questions can be asked with the fact in the prompt, alone or among others, as retrieval augmentation
-puts it there.
+The facts are written by hand in `facts.tsv`, chosen to be well known and undisputed and to have one
+right answer. Where a fact can change, the column `as_of` has the year in which it was checked; the
+column `aliases` has other texts that are accepted, joined by `|`.
+
+The facts of a relation are dealt into sets of four with different answers. These answers are the
+choices of all four, so that each is right once and wrong three times: nothing but the question
+tells which is right. Choices that depend on the question are written by hand in the column `wrong`,
+as those of chemical symbols, of which every question has one of each form.
+
+The same questions can be asked with the fact in the prompt, alone or among others, as retrieval
+augmentation puts it there.
 """
 
 import csv
@@ -17,12 +24,13 @@ from types import MappingProxyType
 from typing import ClassVar
 
 from layerroles.errors import InputError
-from layerroles.tasks.base import Example, register
-from layerroles.tasks.generated import with_wrong
+from layerroles.tasks.base import Example, Grade, register
 from layerroles.tasks.listed import Listed
+from layerroles.tasks.naming import grade_name
 from layerroles.tasks.parameters import one_of
 
 CONTEXTS = ("none", "support", "distractors")
+_CHOICES = 4
 _DISTRACTORS = 4
 
 
@@ -52,6 +60,7 @@ class Facts(Listed):
     """
 
     family: ClassVar[str] = "knowledge"
+    version: ClassVar[int] = 2
     max_gen_toks: ClassVar[int] = 12
 
     relations: str = ""
@@ -83,12 +92,24 @@ class Facts(Listed):
             relation: [self._told(fact, own) for fact in own] for relation, own in asked.items()
         }
 
+    def grade(self, response: str, example: Example) -> Grade:
+        """Read the first sentence of the first line; accents, case and articles do not count.
+
+        Flexible: the answer or an alias is the first answer of the relation that the sentence
+        names, is not denied, and no other answer stands beside it. Texts of up to three letters
+        count only in their own case, and a chemical symbol only where the answer starts.
+        Strict: the line is nothing but the answer or an alias.
+        Form: the line is that, or has no more words than an answer takes.
+        """
+        relation = _relation(example)
+        return grade_name(response, example, _answers(relation), alone=relation == "symbol")
+
     def _shots(self, example: Example, group: list[Example], seed: int) -> tuple[Example, ...]:
         """The shots, none of which tells the fact that is asked."""
         shots = super()._shots(example, group, seed)
         if self.context != "distractors":
             return shots
-        own = facts()[example.id.rpartition("-")[0]]
+        own = facts()[_relation(example)]
         by_id = {fact.id: fact for fact in own}
         untold = tuple(fact for fact in own if fact.id != example.id)
         return tuple(self._told(by_id[shot.id], untold) for shot in shots)
@@ -121,6 +142,18 @@ def _stated(fact: Example) -> str:
     return f"{fact.prompt} {fact.answer}."
 
 
+def _relation(example: Example) -> str:
+    return example.id.rpartition("-")[0]
+
+
+@cache
+def _answers(relation: str) -> frozenset[str]:
+    """The answers and aliases of a relation; none where it is not in the file."""
+    return frozenset(
+        text for fact in facts().get(relation, ()) for text in (fact.answer, *fact.aliases)
+    )
+
+
 @cache
 def facts() -> MappingProxyType[str, tuple[Example, ...]]:
     """All facts by relation, in the order of the file."""
@@ -137,19 +170,41 @@ def facts() -> MappingProxyType[str, tuple[Example, ...]]:
 
 
 def _examples(rows: list[dict[str, str]]) -> tuple[Example, ...]:
+    choices = _choices(rows)
+    return tuple(_example(row, choices[row["prompt"]]) for row in rows)
+
+
+def _choices(rows: list[dict[str, str]]) -> dict[str, tuple[str, ...]]:
+    """The choices of a relation's prompts.
+
+    Equal answers are neighbours on a circle, in random order otherwise. The choices of a fact are
+    its answer and those that lie one, two and three quarters of the circle away.
+    """
+    rng = random.Random(f"facts:choices:{rows[0]['relation']}")
     answers = sorted({row["answer"] for row in rows})
-    return tuple(_example(row, answers) for row in rows)
+    place = {answer: at for at, answer in enumerate(rng.sample(answers, len(answers)))}
+    circle = sorted(rng.sample(rows, len(rows)), key=lambda row: place[row["answer"]])
+    quarter = len(circle) // _CHOICES
+    choices = {}
+    for at, row in enumerate(circle):
+        far = range(at + quarter, at + _CHOICES * quarter, quarter)
+        wrong = [circle[other % len(circle)]["answer"] for other in far]
+        if row["wrong"]:
+            wrong = row["wrong"].split("|")
+            rng.shuffle(wrong)
+        right_at = at // quarter % _CHOICES
+        first = _CHOICES - 1 - right_at  # so that facts which share choices list them alike
+        choices[row["prompt"]] = (*wrong[first:], row["answer"], *wrong[:first])
+    return choices
 
 
-def _example(row: dict[str, str], answers: list[str]) -> Example:
-    name = f"{row['relation']}-{hashlib.sha256(row['prompt'].encode()).hexdigest()[:8]}"
-    rng = random.Random(name)
-    wrong = rng.sample([answer for answer in answers if answer != row["answer"]], 3)
+def _example(row: dict[str, str], choices: tuple[str, ...]) -> Example:
     start = row["prompt"].casefold().index(row["subject"].casefold())
     return Example(
-        id=name,
+        id=f"{row['relation']}-{hashlib.sha256(row['prompt'].encode()).hexdigest()[:8]}",
         prompt=row["prompt"],
         answer=row["answer"],
-        choices=with_wrong(row["answer"], wrong, rng),
+        choices=choices,
         evidence=((start, start + len(row["subject"])),),
+        aliases=tuple(filter(None, row["aliases"].split("|"))),
     )

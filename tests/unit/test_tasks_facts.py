@@ -1,47 +1,76 @@
 """The facts are in order, and so are their choices."""
 
+import csv
+import re
 from collections import Counter
+from importlib.resources import files
 
 import pytest
 
 from layerroles.errors import InputError
-from layerroles.tasks import Facts, task
+from layerroles.tasks import Facts, knowledge, task
 from layerroles.tasks.knowledge import facts
 
 ALL = [example for relation in facts().values() for example in relation]
 
-# Relations of which two subjects may have one answer.
-SHARED = {"continent", "language", "city", "class", "author"}
-
 
 def test_there_are_enough() -> None:
-    assert len(ALL) >= 220
-    assert len(facts()) >= 8
-    assert min(len(relation) for relation in facts().values()) >= 4
+    assert len(ALL) >= 600
+    assert len(facts()) >= 12
+    for relation in facts().values():
+        assert len(relation) >= 20
+        for fact in relation:  # each can stand among four others
+            assert sum(other.answer != fact.answer for other in relation) >= 4
 
 
 def test_no_prompt_or_id_occurs_twice() -> None:
-    assert len({example.prompt for example in ALL}) == len(ALL)
+    assert len({example.prompt.casefold() for example in ALL}) == len(ALL)
     assert len({example.id for example in ALL}) == len(ALL)
 
 
 def test_cells_are_clean() -> None:
     for example in ALL:
-        for text in (example.prompt, example.answer):
-            assert text == " ".join(text.split())
-            assert '""' not in text and text.isascii()
+        for text in (example.prompt, example.answer, *example.choices, *example.aliases):
+            assert text and text == " ".join(text.split())
+            assert '""' not in text and "|" not in text and text.isascii()
         assert not example.prompt.endswith((".", ":", "?"))
-        assert example.answer.casefold() not in example.prompt.casefold().split()
+        assert len({example.answer, *example.aliases}) == 1 + len(example.aliases)
+        for text in (example.answer, *example.aliases):
+            assert not re.search(rf"(?<!\w){re.escape(text)}(?!\w)", example.prompt)
+
+
+def test_the_file_says_when_what_can_change_was_checked() -> None:
+    source = files("layerroles.tasks").joinpath("facts.tsv")
+    with source.open(encoding="utf-8") as lines:
+        rows = list(csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE))
+    assert len(rows) == len(ALL)
+    for row in rows:
+        assert re.fullmatch(r"(20\d\d)?", row["as_of"])
+        assert None not in row.values() and None not in row
+        assert row["subject"].casefold() in row["prompt"].casefold()
+    dated = {row["relation"] for row in rows if row["as_of"]}
+    assert dated == {"capital", "language", "currency", "city"}
+    assert all(row["as_of"] for row in rows if row["relation"] in dated)
 
 
 @pytest.mark.parametrize("relation", facts())
-def test_choices_are_other_answers_of_the_relation(relation: str) -> None:
-    answers = Counter(example.answer for example in facts()[relation])
-    assert relation in SHARED or max(answers.values()) == 1
+def test_choices_hold_the_answer_once_and_no_other_that_is_right(relation: str) -> None:
+    answers = {example.answer for example in facts()[relation]}
     for example in facts()[relation]:
-        assert len(set(example.choices)) == 4
+        assert len({choice.casefold() for choice in example.choices}) == 4
         assert example.answer in example.choices
-        assert set(example.choices) <= set(answers)
+        wrong = {choice.casefold() for choice in example.choices if choice != example.answer}
+        assert not wrong & {text.casefold() for text in (example.answer, *example.aliases)}
+        assert relation == "symbol" or set(example.choices) <= answers
+
+
+def test_symbols_are_offered_in_every_form() -> None:
+    """The first two letters of the name, its initial, another pair of letters, and another's."""
+    for example in facts()["symbol"]:
+        name = example.prompt.split()[-2]
+        assert name[:2].capitalize() in example.choices
+        assert name[0].upper() in example.choices
+        assert sum(choice[0] == name[0].upper() for choice in example.choices) >= 3
 
 
 def test_evidence_is_the_subject() -> None:
@@ -83,18 +112,19 @@ def test_shots_are_other_facts_of_the_relation() -> None:
 
 
 def test_relations_narrow() -> None:
-    made = task("facts", relations="capital+planet")
+    made = task("facts", relations="capital+unit")
     assert {example.id.split("-")[0] for example in made.examples(99, seed=0)} == {
         "capital",
-        "planet",
+        "unit",
     }
-    assert made.label == "facts[relations=capital+planet]"
+    assert made.label == "facts@2[relations=capital+unit]"
     assert task(made.label) == made
 
 
-def test_more_shots_than_facts_is_refused() -> None:
+def test_more_shots_than_facts_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(knowledge, "facts", lambda: {"unit": facts()["unit"][:12]})
     with pytest.raises(InputError, match="num_fewshot=12"):
-        Facts(relations="day", num_fewshot=12).examples(4, seed=0)
+        Facts(relations="unit", num_fewshot=12).examples(4, seed=0)
 
 
 def test_grades() -> None:
