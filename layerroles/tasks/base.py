@@ -244,7 +244,7 @@ def task(name: str, **parameters: object) -> Task:
         >>> import layerroles as lr
         >>> (example,) = lr.task("facts", relations="capital").examples(limit=1, seed=0)
         >>> example.prompt, example.answer
-        ('The capital of Syria is', 'Damascus')
+        ('The capital of Uruguay is', 'Montevideo')
     """
     name, given = read_label("task", name)
     parameters = {**given, **parameters}

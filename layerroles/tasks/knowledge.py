@@ -56,7 +56,7 @@ class Facts(Listed):
         >>> from layerroles.tasks import task
         >>> (example,) = task("facts", relations="capital", num_fewshot=0).examples(limit=1, seed=0)
         >>> example.context(), example.answer, len(example.choices)
-        ('The capital of Syria is', 'Damascus', 4)
+        ('The capital of Uruguay is', 'Montevideo', 4)
     """
 
     family: ClassVar[str] = "knowledge"

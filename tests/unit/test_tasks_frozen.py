@@ -29,10 +29,10 @@ FIRST = {
         ('"autumn"', '"wolf"', '"bridge"', '"cousin"'),
     ),
     Facts(): (
-        "currency-20308a1a",
-        "The currency of Kenya is the",
-        "shilling",
-        ("ruble", "shilling", "dong", "yuan"),
+        "class-ebe62f34",
+        "Biologists classify penguins as",
+        "birds",
+        ("insects", "arachnids", "birds", "mammals"),
     ),
     WordProblems(): (
         "ca155c0e8a46",
@@ -61,11 +61,11 @@ FIRST = {
 }
 FINGERPRINTS = {
     KVRetrieval(): "5d0664cd987f2632",
-    Facts(): "0cbc9eb17f63e86b",
+    Facts(): "f159aa8ed01bfcf8",
     WordProblems(): "7d450566a2ff6d83",
     Needle(): "17bb3e511d473be1",
     KVRetrieval(position="late"): "42cba1d603e5c6b3",
-    Facts(context="distractors"): "acad5a4f503c7ff3",
+    Facts(context="distractors"): "d8f99eb1ad315582",
     Copying(): "9a26cdba0ed377b6",
 }
 
