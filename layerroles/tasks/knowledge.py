@@ -39,6 +39,15 @@ _DISTRACTORS = 4
 class Facts(Listed):
     """Complete a sentence that states a fact.
 
+    There are 872 facts of 19 relations: author, birthplace, capital, city (its country), class (of
+    animals), company (its country), composer, continent, currency, film (its director), landmark
+    (its country), language, painter, river (of a city), scientist, sport, symbol (of an element),
+    unit and young (of an animal).
+
+    An answer is right if the first sentence names it, or an alias, before any other answer of the
+    relation and with none beside it; see `grade`. Wrong choices are answers of the same relation,
+    each as often wrong as its share of right answers calls for; the module says how.
+
     Evidence is the subject of the fact; where a context tells the fact, it is the answer there. A
     question has the same id in every context.
 
@@ -95,10 +104,9 @@ class Facts(Listed):
     def grade(self, response: str, example: Example) -> Grade:
         """Read the first sentence of the first line; accents, case and articles do not count.
 
-        Flexible: the answer or an alias is the first answer of the relation that the sentence
-        names, is not denied, and no other answer stands beside it. Texts of up to three letters
-        count only in their own case, and a chemical symbol only where the answer starts.
-        Strict: the line is nothing but the answer or an alias.
+        Flexible: of the relation's answers, the sentence names the right one or an alias first,
+        does not deny it, and names no other beside it. A chemical symbol counts only where the
+        answer starts, and in its own case. Strict: the line is nothing but the answer or an alias.
         Form: the line is that, or has no more words than an answer takes.
         """
         relation = _relation(example)

@@ -178,7 +178,7 @@ def test_the_page_of_all_links_reports_and_is_escaped(
         (verdict,) = json.loads((out / name / "findings.json").read_text())["findings"][-1:]
         assert f'<a href="{name}/report.html">' in page
         assert verdict.split(" (")[0] in page
-    assert page.count("<td>facts</td>") == 2
+    assert page.count("<td>facts@2</td>") == 2
     assert "openbookqa" in page  # the data were handed on
     assert '<a href="%3Cb%3Eother/report.html">' in page
     for tag in ("<b>", "<i>", "<u>", "<s>"):

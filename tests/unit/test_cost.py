@@ -185,7 +185,7 @@ def test_tokens_and_passes_are_those_of_the_engines_own_plan(of: Callable[[str],
     limit = asked.cells[0].task.max_gen_toks
     pairs = [(a, {**b, "max_gen_toks": limit} if isinstance(b, dict) else b) for a, b in pairs]
     plan = real.plan(pairs, call.conditions)
-    (part,) = (part for part in found.parts if part.name == "facts[num_fewshot=0]")
+    (part,) = (part for part in found.parts if part.name == "facts@2[num_fewshot=0]")
     assert (part.passes, part.tokens_alone) == (plan.passes, plan.tokens_alone)
     assert part.tokens_read == round(plan.tokens_read)
     assert (part.requests, part.n_bytes) == (4 * plan.n_requests, plan.n_bytes)
@@ -209,7 +209,7 @@ def test_what_a_run_asks_is_what_was_estimated(
     asked.run(tmp_path / "run")
     calls = [(tuple(map(tuple, one.requests)), one.conditions) for one in asked.calls()]
     assert seen == calls
-    assert [one.name for one in asked.calls()] == ["facts[num_fewshot=0]", *["noise floor"] * 6]
+    assert [one.name for one in asked.calls()] == ["facts@2[num_fewshot=0]", *["noise floor"] * 6]
 
 
 def test_fewer_tokens_written_take_less_time() -> None:
