@@ -32,7 +32,7 @@ _RENAMED = re.compile(r"\b(?:New|North|Northern|South|Southern)\s+$")
 _RETRACTED = re.compile(r"(?i)\s+(?:is|was|are|were)(?:n't|\s+(?:not|wrong|no longer))\b")
 _SEPARATED = (
     r"(?:[\W\d_]|\b[A-Da-d][.)]|\b(?i:and|or|also|either|both|in|then|the|an?"
-    r"|maybe|perhaps|possibly|no|wait|rather|actually)\b)*"
+    r"|vs|versus|maybe|perhaps|possibly|no|wait|rather|actually)\b)*"
 )
 # So ends what stands alone: "I do not know" does not name iodine, nor "He is a singer" helium.
 _ALONE = re.compile(r"$|[^\w\s]|\s+(?:\(|(?:and|which|from|because|as|for|while)\b)")
