@@ -18,6 +18,9 @@ from functools import lru_cache
 from layerroles.tasks.base import Example, Grade, is_short, normalised
 
 _ARTICLE = re.compile(r"(?i)^(?:the|a|an)\s+")
+_LETTERS = str.maketrans(
+    "\u2019\u0142\u0141\u00f8\u00d8\u0131", "'lLoOi"
+)  # which NFKD leaves as they are
 _MARKS = " *\"'`(:"
 _OPENING = re.compile(r"(?i)^(?:well|yes|sure|ok|okay|of course|certainly)\b[,.!:]*\s*")
 # Not behind an initial (J. S. Bach) or a title (St. Petersburg).
@@ -25,7 +28,7 @@ _SENTENCE_END = re.compile(r"(?<=[\w)\"']{2})(?<!\bDr)(?<!\bSt)(?<!\bMr)[.!?](?=
 
 # What may not stand before the name: a denial, another item of a list, or a part of another name.
 _DENIED = re.compile(r"(?i)\b(?:not|never|no|neither|nor|unlike|except|cannot)\b|n't\b")
-_LISTED = re.compile(r"(?i)(?!(?:the|an?)\b).*(?:[,;/&]|\b(?:or|and))\s*")
+_LISTED = re.compile(r"(?!The\b|An?\b)[A-Z].*(?:[,;/&]|\b(?:or|and))\s*")
 _RENAMED = re.compile(r"\b(?:New|North|Northern|South|Southern)\s+$")
 
 # What may not stand behind it: a denial, or another name that only this separates from it.
@@ -96,7 +99,7 @@ def _any_of(names: frozenset[str]) -> str:
 
 def _plain(text: str) -> str:
     """The text without accents and repeated white space."""
-    letters = unicodedata.normalize("NFKD", text.replace("\u2019", "'"))
+    letters = unicodedata.normalize("NFKD", text.translate(_LETTERS))
     return " ".join("".join(c for c in letters if not unicodedata.combining(c)).split())
 
 
