@@ -18,9 +18,8 @@ from functools import lru_cache
 from layerroles.tasks.base import Example, Grade, is_short, normalised
 
 _ARTICLE = re.compile(r"(?i)^(?:the|a|an)\s+")
-_LETTERS = str.maketrans(
-    "\u2019\u0142\u0141\u00f8\u00d8\u0131", "'lLoOi"
-)  # which NFKD leaves as they are
+# Letters that NFKD leaves as they are.
+_LETTERS = str.maketrans("\u2019\u0142\u0141\u00f8\u00d8\u0131", "'lLoOi")
 _MARKS = " *\"'`(:"
 _OPENING = re.compile(r"(?i)^(?:well|yes|sure|ok|okay|of course|certainly)\b[,.!:]*\s*")
 # Not behind an initial (J. S. Bach) or a title (St. Petersburg).
