@@ -3,6 +3,9 @@
 In the manner of GSM8K (Cobbe et al. 2021, arXiv 2110.14168), small enough for small models: whole
 numbers up to 100, a few plain sentences. Under protocols that generate, the worked examples show
 solutions; under likelihood protocols they show the bare answer.
+
+Level 1 is adding up numbers, and adding up all of a problem's numbers solves nearly all of it. In
+levels 2 and 3 the story has to be read to know what is to be done with which number.
 """
 
 import random
@@ -12,11 +15,12 @@ from typing import ClassVar
 from layerroles.tasks.base import Example, Grade, register
 from layerroles.tasks.generated import Generated, with_wrong
 from layerroles.tasks.numbers import grade_number
-from layerroles.tasks.parameters import one_of, whole
-from layerroles.tasks.stories import OPENINGS, SUMS, Step, Story, apply, tell
+from layerroles.tasks.parameters import whole
+from layerroles.tasks.slips import wrong_numbers
+from layerroles.tasks.stories import Story
+from layerroles.tasks.templates import LEVELS, Template, answer_counts, templates
 
-OPERATIONS = ("add", "all")
-_OTHER = {"+": "-", "-": "+", "*": "+", "/": "-"}
+_HEAD = "Question: "
 
 
 @register("word_problems")
@@ -24,15 +28,17 @@ _OTHER = {"+": "-", "-": "+", "*": "+", "/": "-"}
 class WordProblems(Generated):
     """Solve a word problem.
 
-    Wrong choices are what is found on the way (the numbers in between), what another operation
-    gives in place of one of the right ones, and near misses. Evidence is the sentences of the
-    story.
+    Wrong choices come from slips: another operation for one step, a step left out or done twice, a
+    number of another step, a number that plays no part, a result in between, a wrong carry. None to
+    three of them are larger than the right one, equally often. Evidence is the sentences of the
+    story that the answer needs.
 
     Attributes:
-        steps: operations from what is told to the answer, 1 to 3.
-        operations: `add`, sums only, which small models can do; or `all`: sums, differences,
-            products and equal shares.
-        num_fewshot: worked examples before each problem, stories that open as it does.
+        steps: operations from the story to the answer, 1 to 3.
+        level: 1: sums only, which small models can do by adding up all numbers; 2: sums and
+            differences; 3: products and equal shares too, numbers that play no part, and stories
+            that tell last what happened first.
+        num_fewshot: worked examples before each problem, from other templates than its own.
 
     Example:
         >>> from layerroles.tasks import task
@@ -42,21 +48,22 @@ class WordProblems(Generated):
     """
 
     family: ClassVar[str] = "reasoning"
+    version: ClassVar[int] = 2
     until: ClassVar[tuple[str, ...]] = ("\n\n", "Question:")
 
     steps: int = 2
-    operations: str = "add"
+    level: int = 1
     num_fewshot: int = 3
 
     def __post_init__(self) -> None:
         """Check the parameters.
 
         Raises:
-            InputError: `steps` or `operations` is not one of those above.
+            InputError: `steps` or `level` is not one of those above.
         """
         super().__post_init__()
         whole(self.name, "steps", self.steps, 1, 3)
-        one_of(self.name, "operations", self.operations, OPERATIONS)
+        whole(self.name, "level", self.level, LEVELS[0], LEVELS[-1])
 
     @property
     def max_gen_toks(self) -> int:
@@ -65,59 +72,58 @@ class WordProblems(Generated):
 
     @property
     def kinds(self) -> int:
-        """One kind for each way in which a story opens."""
-        return len(SUMS if self.operations == "add" else OPENINGS)
+        """One kind for each template of the level."""
+        return len(templates(self.level))
 
     def question(self, rng: random.Random, kind: int) -> Example:
-        """Draw a story that opens in the way `kind` and put its question."""
-        story = tell(rng, OPENINGS[kind], self.steps, sums_only=self.operations == "add")
-        head = "Question: "
-        told = " ".join(story.told)
-        answer = str(story.steps[-1].after)
+        """Draw a story from template `kind` and ask its question."""
+        template = templates(self.level)[kind]
+        story = template.draw(rng, self.steps)
+        answer = str(story.answer)
+        counts = answer_counts(self.level, self.steps)
+        wrong = [str(number) for number in wrong_numbers(rng, story, counts)]
         return Example(
             id="",
-            prompt=f"{head}{told} {story.asked}\nAnswer:",
+            prompt=f"{_HEAD}{' '.join(story.sentences)} {story.asked}\nAnswer:",
             answer=answer,
-            choices=with_wrong(answer, [str(number) for number in _wrong(rng, story)], rng),
-            evidence=((len(head), len(head) + len(told)),),
+            choices=with_wrong(answer, wrong, rng),
+            evidence=_evidence(story),
             solution=_solution(story),
+            cluster=_cluster(kind, template),
         )
+
+    def shot(self, rng: random.Random, kind: int) -> Example:
+        """Draw a worked example from another template than that of `kind`."""
+        other = rng.randrange(self.kinds - 1)
+        return self.question(rng, other + (other >= kind))
+
+    def suits(self, shot: Example, kind: int) -> bool:
+        """Whether a worked example is from another template than that of `kind`."""
+        return shot.cluster != _cluster(kind, templates(self.level)[kind])
 
     def grade(self, response: str, example: Example) -> Grade:
         """Strict: "answer is N" with the right number. Flexible: the last number is right."""
         return grade_number(response, example.answer)
 
 
+def _cluster(kind: int, template: Template) -> str:
+    return f"template {kind:02} {template.name}"
+
+
+def _evidence(story: Story) -> tuple[tuple[int, int], ...]:
+    """The spans of the sentences that are needed; neighbors are one span."""
+    spans: list[tuple[int, int]] = []
+    start = len(_HEAD)
+    for sentence, needed in zip(story.sentences, story.needed, strict=True):
+        end = start + len(sentence)
+        if needed and spans and spans[-1][1] == start - 1:
+            spans[-1] = (spans[-1][0], end)
+        elif needed:
+            spans.append((start, end))
+        start = end + 1
+    return tuple(spans)
+
+
 def _solution(story: Story) -> str:
     worked = " ".join(f"{step}." for step in story.steps)
-    return f"{worked} The answer is {story.steps[-1].after}."
-
-
-def _wrong(rng: random.Random, story: Story) -> list[int]:
-    """Three wrong numbers, each above zero."""
-    right = story.steps[-1].after
-    tempting = [step.after for step in story.steps[:-1]]
-    tempting += [_with_other_operation(story.steps, at) for at in range(len(story.steps))]
-    near = [right + 1, right - 1, right + 2, right - 2, right + 10, right - 10]
-    rng.shuffle(tempting)
-    rng.shuffle(near)
-    # At most two that come of a wrong calculation, so that the right one is not the odd one out.
-    wrong: list[int] = []
-    for number in tempting:
-        if number > 0 and number != right and number not in wrong and len(wrong) < 2:
-            wrong.append(number)
-    for number in near:
-        if number > 0 and number not in wrong and len(wrong) < 3:
-            wrong.append(number)
-    return wrong
-
-
-def _with_other_operation(steps: tuple[Step, ...], at: int) -> int:
-    """What comes out if step `at` adds where it should take away, and the like."""
-    number = steps[0].before
-    for place, step in enumerate(steps):
-        # A step that takes what came out from something else keeps the two sides as they are.
-        swapped = place > 0 and step.before != steps[place - 1].after
-        op = _OTHER[step.op] if place == at else step.op
-        number = apply(step.before, op, number) if swapped else apply(number, op, step.by)
-    return number
+    return f"{worked} The answer is {story.answer}."

@@ -1,0 +1,255 @@
+"""Templates of stories, and how a story is drawn from one.
+
+`stories_1.txt`, `stories_2.txt` and `stories_3.txt` hold the templates of the three levels. A
+template is a story of three operations whose beginning is also a story of one or two. Each line is
+a mark and a sentence:
+
+- `0` gives the number at the start. `1+`, `2-`, `3*`, `3/` are the first to third operation, with
+  the number in the sentence; `3~` subtracts the result so far from the number in the sentence;
+  `01*` gives the start and the first operation in one sentence.
+- `1*=2` has its number in words ("twice"). `2+@0` adds the start to the result so far (`@1`: the
+  result of operation 1) and needs no sentence.
+- `<` before the mark: another sentence for the same numbers, which comes last in the story.
+- `?` is the question, `?2` that of a story of two operations.
+- `.` is a sentence that the answer does not need.
+
+`{}` stands for a number, `{5-20}` for one from that range.
+"""
+
+import random
+import re
+from collections import Counter
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+
+from layerroles.tasks.stories import Operation, Story, compute, work_out
+from layerroles.tasks.words import NAMES, PLACES, THINGS
+
+LEVELS = (1, 2, 3)
+LARGEST = 100
+
+# Answers are spread evenly over these, as far as a template can come to them.
+_ANSWERS = {1: (8, 32), 2: (8, 48), 3: (8, 48)}
+_START = {1: (3, 24), 2: (10, 40), 3: (10, 40)}
+_SUMMAND = {1: (2, 9), 2: (2, 15), 3: (2, 15)}
+_FACTOR = (2, 9)
+_DIVISOR = (3, 8)
+_LEFT_OVER = (2, 30)
+# Draws with one answer in mind, before another answer is tried.
+_TRIES = 20
+# Stories of each template from which it is estimated how often a number is the answer.
+_SAMPLE = 30
+
+_LINE = re.compile(r"(<?)(0?)((?:\d[-+*/~](?:=\d+|@\d)?)*)(\?\d?|\.)?(?: (.+))?")
+_OPERATION = re.compile(r"(\d)([-+*/~])(?:=(\d+)|@(\d))?")
+_HOLE = re.compile(r"\{(?:(\d+)-(\d+))?\}")
+
+Bounds = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Line:
+    """A sentence with holes.
+
+    Attributes:
+        text: the sentence.
+        places: which numbers it gives: 0 for the start, else the place of an operation.
+        shown: those of them that are given in digits, in the order of the holes.
+    """
+
+    text: str
+    places: tuple[int, ...] = ()
+    shown: tuple[int, ...] = ()
+
+    def filled(self, numbers: dict[int, int], words: dict[str, str]) -> str:
+        """The sentence with its numbers and words."""
+        digits = iter([str(numbers[place]) for place in self.shown])
+        text = _HOLE.sub(lambda _: next(digits), self.text).format(**words)
+        return text[0].upper() + text[1:]
+
+
+@dataclass(frozen=True)
+class Slot:
+    """An operation whose number is still to be drawn, if it has bounds."""
+
+    operation: Operation
+    bounds: Bounds | None
+
+
+@dataclass(frozen=True)
+class Template:
+    """A story without its numbers, names and things.
+
+    Attributes:
+        start: the bounds of the number at the start.
+        slots: the three operations.
+        lines: the sentences that give them.
+        late: other sentences for the same, to be put last.
+        idle: sentences that the answer does not need, each with the bounds of its number.
+        questions: by number of operations; 0 stands for the others.
+    """
+
+    name: str
+    level: int
+    start: Bounds
+    slots: tuple[Slot, ...]
+    lines: tuple[Line, ...]
+    late: tuple[Line, ...]
+    idle: tuple[tuple[Line, Bounds], ...]
+    questions: dict[int, str]
+
+    def draw(self, rng: random.Random, steps: int) -> Story:
+        """Draw a story of exactly `steps` operations."""
+        low, high = _ANSWERS[self.level]
+        while True:
+            answer = rng.randint(low, high)
+            for _ in range(_TRIES):
+                numbers = self._numbers(rng, steps, answer)
+                if numbers is not None:
+                    return self._written(rng, steps, numbers)
+
+    def _numbers(self, rng: random.Random, steps: int, answer: int) -> dict[int, int] | None:
+        """The numbers of start and operations; None if this draw does not come to the answer."""
+        numbers = {0: rng.randint(*self.start)}
+        results = [numbers[0]]
+        for place, slot in enumerate(self.slots[:steps], 1):
+            op, now = slot.operation.op, results[-1]
+            by: int | None
+            if slot.bounds is None:
+                by = slot.operation.by
+                by = by if slot.operation.of is None else results[slot.operation.of]
+            elif place == steps:
+                by = _needed(op, now, answer)
+            else:
+                by = _drawn(rng, op, now, slot.bounds)
+            if by is None or (op == "/" and now % by):
+                return None
+            if slot.bounds is not None:
+                low, high = slot.bounds
+                # No number occurs twice, so that a slip in one is none in another.
+                if not low <= (by - now if op == "~" else by) <= high or by in numbers.values():
+                    return None
+                numbers[place] = by
+            results.append(by - now if op == "~" else compute(now, op, by))
+            if not 2 <= results[-1] <= LARGEST:
+                return None
+        return numbers if results[-1] == answer else None
+
+    def _written(self, rng: random.Random, steps: int, numbers: dict[int, int]) -> Story:
+        words = _words(rng)
+        lines = [line for line in self.lines if max(line.places) <= steps]
+        late = [line for line in self.late if max(line.places) <= steps]
+        if steps > 1 and late and rng.random() < 0.5:
+            lines = [line for line in lines if line.places != late[0].places] + late[:1]
+        sentences = [(line.filled(numbers, words), True) for line in lines]
+        unused: list[int] = []
+        for line, (low, high) in rng.sample(self.idle, rng.randint(1, 2)) if self.idle else ():
+            taken = {*numbers.values(), *unused}
+            unused.append(rng.choice([n for n in range(low, high + 1) if n not in taken]))
+            sentence = line.filled({0: unused[-1]}, words)
+            sentences.insert(rng.randint(1, len(sentences)), (sentence, False))
+        return Story(
+            sentences=tuple(sentence for sentence, _ in sentences),
+            needed=tuple(needed for _, needed in sentences),
+            asked=(self.questions.get(steps) or self.questions[0]).format(**words),
+            start=numbers[0],
+            operations=tuple(
+                Operation(slot.operation.op, numbers.get(place, slot.operation.by))
+                if slot.operation.of is None
+                else slot.operation
+                for place, slot in enumerate(self.slots[:steps], 1)
+            ),
+            unused=tuple(unused),
+        )
+
+
+@cache
+def templates(level: int) -> tuple[Template, ...]:
+    """Read the templates of a level."""
+    text = files("layerroles.tasks").joinpath(f"stories_{level}.txt").read_text(encoding="utf-8")
+    return tuple(_template(block, level) for block in text.strip().split("\n\n"))
+
+
+@cache
+def answer_counts(level: int, steps: int) -> Counter[int]:
+    """Count the answers of a sample of stories, the same on every machine."""
+    rng = random.Random(f"answers:{level}:{steps}")
+    drawn = (template.draw(rng, steps) for template in templates(level) for _ in range(_SAMPLE))
+    return Counter(work_out(story.start, story.operations) or 0 for story in drawn)
+
+
+def _needed(op: str, now: int, answer: int) -> int | None:
+    """The number with which an operation on `now` comes to the answer."""
+    match op:
+        case "+":
+            return answer - now
+        case "-":
+            return now - answer
+        case "~":
+            return now + answer
+        case "*":
+            return None if answer % now else answer // now
+        case _:
+            return None if now % answer else now // answer
+
+
+def _drawn(rng: random.Random, op: str, now: int, bounds: Bounds) -> int | None:
+    low, high = bounds
+    if op == "/":
+        able = [by for by in range(low, high + 1) if now % by == 0]
+        return rng.choice(able) if able else None
+    if op == "-":
+        high = min(high, now - 2)
+    return rng.randint(low, high) + (now if op == "~" else 0) if low <= high else None
+
+
+def _words(rng: random.Random) -> dict[str, str]:
+    who, other, third = rng.sample(NAMES, 3)
+    place, place2 = rng.sample(PLACES, 2)
+    words = {"who": who, "other": other, "third": third, "place": place, "place2": place2}
+    return {**words, "things": rng.choice(THINGS)}
+
+
+def _template(block: str, level: int) -> Template:
+    name, *rows = block.splitlines()
+    start: Bounds | None = None
+    slots: dict[int, Slot] = {}
+    lines: dict[bool, list[Line]] = {False: [], True: []}
+    idle, questions = [], {}
+    for row in rows:
+        match = _LINE.fullmatch(row)
+        assert match, row
+        late, starts, marks, kind, text = match.groups(default="")
+        holes = [(int(low), int(high)) if low else None for low, high in _HOLE.findall(text)]
+        if kind == ".":
+            ((low, high),) = filter(None, holes)
+            idle.append((Line(text, shown=(0,)), (low, high)))
+        elif kind:
+            questions[int(kind[1:] or 0)] = text
+        else:
+            operations = _OPERATION.findall(marks)
+            shown = [0] if starts else []
+            shown += [int(place) for place, _, by, of in operations if not by and not of]
+            bounds = dict(zip(shown, holes, strict=bool(text)))
+            places = ([0] if starts else []) + [int(place) for place, *_ in operations]
+            if text:
+                lines[bool(late)].append(Line(text, tuple(places), tuple(shown)))
+            if starts:
+                start = bounds[0] or (_FACTOR if "*" in marks else _START[level])
+            for place, op, by, of in operations:
+                operation = Operation(op, int(by or 0), int(of) if of else None)
+                ordinary = {"*": _FACTOR, "/": _DIVISOR, "~": _LEFT_OVER}.get(op, _SUMMAND[level])
+                drawn = None if by or of else bounds[int(place)] or ordinary
+                slots[int(place)] = Slot(operation, drawn)
+    assert start is not None
+    return Template(
+        name=name.strip("[]"),
+        level=level,
+        start=start,
+        slots=tuple(slots[place] for place in sorted(slots)),
+        lines=tuple(lines[False]),
+        late=tuple(lines[True]),
+        idle=tuple(idle),
+        questions=questions,
+    )
