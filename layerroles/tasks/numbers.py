@@ -5,34 +5,109 @@ from decimal import Decimal
 
 from layerroles.tasks.base import Grade
 
-_NUMBER = r"-?\$?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?"
-_IN_TEXT = re.compile(rf"(?<![\w.]){_NUMBER}|(?<=[a-z=]){_NUMBER}", re.IGNORECASE)
-_STATED = re.compile(rf"answer is:?\s*({_NUMBER})(?!\d)", re.IGNORECASE)
+_WORDS = """zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen
+    fifteen sixteen seventeen eighteen nineteen twenty""".split()
+
+_DIGITS = r"-?\$?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?"
+_WORD = rf"(?:{'|'.join(sorted(_WORDS, reverse=True))})"
+_IN_TEXT = re.compile(rf"(?<![\w.]){_DIGITS}|(?<=[a-z=]){_DIGITS}", re.IGNORECASE)
+_WORD_IN_TEXT = re.compile(rf"\b{_WORD}\b", re.IGNORECASE)
+_SIGN = r"[ \t]*[-–+*/×÷][ \t]*"
+_STATED = re.compile(
+    rf"answer is:?\s*(?:{_DIGITS}(?:{_SIGN}{_DIGITS})+\s*=\s*)?"
+    rf"({_DIGITS}(?!\d)|{_WORD}\b)",
+    re.IGNORECASE,
+)
+
+# What stands before or behind a number that is no answer: "not 12", "12 is too many".
+_DENIED_BEFORE = re.compile(
+    r"(?:\bnot|n['’]t|\bcannot|\bnever|\bat (?:least|most)"
+    r"|\b(?:more|less|fewer|greater|higher|lower) than)"
+    r"(?: be| equal(?: to)?| have)?[\s*]*$",
+    re.IGNORECASE,
+)
+_DENIED_BEHIND = re.compile(
+    r"\W*(?:\w+ )?(?:(?:is|are|was|would be|seems) )?"
+    r"(?:too (?:many|few|much|little|high|low|large|small|big)|wrong|incorrect"
+    r"|not (?:right|correct|possible|the answer)|impossible)\b",
+    re.IGNORECASE,
+)
+# Between two numbers: both are offered, or the expression has not been worked out.
+_OFFERED = re.compile(
+    rf"[*\s]*(?:\w+ ){{0,2}}\w*,?\s*\bor\b\s*(?:\w+ ){{0,2}}[*\s]*|{_SIGN}|\s+to\s+",
+    re.IGNORECASE,
+)
+_BETWEEN = re.compile(r"\bbetween[\s*]*$", re.IGNORECASE)
+_FROM = re.compile(r"\bfrom[\s*]*$", re.IGNORECASE)
 
 
 def is_number(text: str) -> bool:
     """Whether the whole text is one number, as in `1,250`, `$3.50` or `-7`."""
-    return re.fullmatch(_NUMBER, text.strip()) is not None
+    return re.fullmatch(_DIGITS, text.strip()) is not None
 
 
 def grade_number(response: str, answer: str) -> Grade:
     """Compare numbers by value: thousands commas, `$` and trailing zeros do not matter.
 
     Strict: what "answer is" names first, or the response being just the number. Flexible: the last
-    number in the response. Form: it names a number so, or is one.
+    number in the response. Numbers up to twenty may be words: after "answer is", or in a response
+    without digits. A number that is denied ("not 12", "12 is too many") is none, and one of several
+    that are offered ("12 or 13"), or of an expression without a result ("5 + 12"), is no answer.
+    Form: it names a number so, or is one.
     """
     right = _value(answer)
     stated = _STATED.search(response)
-    bare = response.strip().rstrip(".")
-    found = _IN_TEXT.findall(response)
+    bare = response.strip().strip("*").rstrip(".!").strip("*")
     named = stated[1] if stated else bare
+    form = is_number(named) or named.casefold() in _WORDS
+    found = _numbers(response)
+    last = found[-1] if found else None
     return Grade(
-        strict=is_number(named) and _value(named) == right,
-        flexible=bool(found) and _value(found[-1]) == right,
-        answered=bool(found),
-        form=is_number(named),
+        strict=form and _value(named) == right and not (stated and _goes_on(response, stated)),
+        flexible=last is not None
+        and _value(last[0]) == right
+        and not _is_alternative(response, found),
+        answered=last is not None,
+        form=form,
     )
 
 
+def _numbers(response: str) -> list[re.Match[str]]:
+    """The numbers that are not denied; words count only where there are no digits at all."""
+    found = list(_IN_TEXT.finditer(response)) or list(_WORD_IN_TEXT.finditer(response))
+    return [
+        number
+        for number in found
+        if not _DENIED_BEFORE.search(response, 0, number.start())
+        and not _DENIED_BEHIND.match(response, number.end())
+    ]
+
+
+def _is_alternative(response: str, found: list[re.Match[str]]) -> bool:
+    """Whether the last number is offered beside another one, or is the end of an expression."""
+    if len(found) < 2:
+        return False
+    before, last = found[-2:]
+    if _value(before[0]) == _value(last[0]) or _FROM.search(response, 0, before.start()):
+        return False
+    between = response[before.end() : last.start()]
+    return (
+        _OFFERED.fullmatch(between) is not None
+        or _BETWEEN.search(response, 0, before.start()) is not None
+    )
+
+
+def _goes_on(response: str, stated: re.Match[str]) -> bool:
+    """Whether what is stated goes on with an operation or an alternative."""
+    pattern = _WORD_IN_TEXT if stated[1].isalpha() else _IN_TEXT
+    following = pattern.search(response, stated.end())
+    if following is None or _value(following[0]) == _value(stated[1]):
+        return False
+    return _OFFERED.fullmatch(response, stated.end(), following.start()) is not None
+
+
 def _value(text: str) -> Decimal:
-    return Decimal(text.strip().replace(",", "").replace("$", ""))
+    text = text.strip().casefold()
+    if text in _WORDS:
+        return Decimal(_WORDS.index(text))
+    return Decimal(text.replace(",", "").replace("$", ""))

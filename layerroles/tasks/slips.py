@@ -57,7 +57,8 @@ class _Picker:
         self.rng = rng
         self.right = right = story.answer
         self.answers = answers
-        self.most = max(answers.values())
+        # Counts are small: from here on a number is as often an answer as any.
+        self.common = 0.6 * max(answers.values())
         higher = sum(count for number, count in answers.items() if number > right)
         lower = sum(count for number, count in answers.items() if number < right)
         above = sum(rng.random() * (higher + lower) < higher for _ in range(WRONG))
@@ -72,7 +73,7 @@ class _Picker:
         if not fits:
             return False
         if not always:
-            likely = self.answers[number] > self.rng.random() * self.most
+            likely = self.answers[number] > self.rng.random() * self.common
             if number in self.shown or not likely:
                 return False
         self.wrong.append(number)
@@ -120,7 +121,7 @@ class _Picker:
             numbers = [self.right + corner - corners[place] for corner in corners]
             del numbers[place]
             likely = min(self.answers[number] for number in numbers)
-            if likely > self.rng.random() * self.most and not self.shown & {*numbers}:
+            if likely > self.rng.random() * self.common and not self.shown & {*numbers}:
                 for number in numbers:
                     self.offer(number, always=True)
                 return

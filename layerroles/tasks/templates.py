@@ -29,8 +29,8 @@ from layerroles.tasks.words import NAMES, PLACES, THINGS
 LEVELS = (1, 2, 3)
 LARGEST = 100
 
-# Answers are spread evenly over these, as far as a template can come to them.
-_ANSWERS = {1: (8, 32), 2: (8, 48), 3: (8, 48)}
+# By level and steps. Answers are spread evenly over these, as far as a template can come to them.
+_ANSWERS = {1: ((8, 32), (12, 34), (16, 38)), 2: ((8, 48),) * 3, 3: ((8, 48),) * 3}
 _START = {1: (3, 24), 2: (10, 40), 3: (10, 40)}
 _SUMMAND = {1: (2, 9), 2: (2, 15), 3: (2, 15)}
 _FACTOR = (2, 9)
@@ -101,7 +101,7 @@ class Template:
 
     def draw(self, rng: random.Random, steps: int) -> Story:
         """Draw a story of exactly `steps` operations."""
-        low, high = _ANSWERS[self.level]
+        low, high = _ANSWERS[self.level][steps - 1]
         while True:
             answer = rng.randint(low, high)
             for _ in range(_TRIES):
