@@ -35,6 +35,84 @@ def test_numbers(response: str, expected: str) -> None:
     assert read(WordProblems(), response, "7") == expected
 
 
+ACCEPTED = [
+    " The answer is 12.",
+    " 12",
+    " 12.",
+    " The answer is 12 apples.",
+    " He has 12.",
+    " $12.00",
+    " twelve",
+    " The answer is twelve.",
+    " 5 + 7 = 12. The answer is 12.",
+    " 5 + 7 = 12",
+    " The answer is 5 + 7 = 12.",
+    " Tom has 12 apples, not 13.",
+    " **12**",
+    " The answer is **12**.",
+    " The answer is: 12.0",
+    " \\boxed{12}",
+    " 24 / 2 = 12 apples each.",
+    " It is not 13 but 12.",
+    " 20 - 8=12",
+    " So twelve apples are left!",
+    " 13 is too many. It is 12.",
+    " He gave away 8 and 12 are left.",
+    " 12 dollars",
+    " 5 or so were lost, which leaves 12 pens.",
+    " Answer: 12",
+    " The answer is 12 or twelve.",
+    " The answer is 12 (5 + 7 = 12).",
+    " It goes down from 20 to 12.",
+]
+REFUSED = [
+    " 12 or 13",
+    " 13 or 12",
+    " The answer is 12 or 13.",
+    " The answer is either 13 or 12.",
+    " I don't know, 12 is too many.",
+    " It is not 12.",
+    " The answer is not 12.",
+    " It can't be 12.",
+    " between 10 and 12",
+    " 12-13",
+    " 10 to 12",
+    " 12.5",
+    " -12",
+    " 120",
+    " 112",
+    " 5 + 12",
+    " The answer is 12 + 5.",
+    " more than 12",
+    " at least 12",
+    " 12 is wrong.",
+    " The answer is 11.",
+    " 5 + 7 = 12. The answer is 13.",
+    " eleven",
+    " I do not know",
+    " The answer is 12,000.",
+    " 12 apples or 13 apples",
+    " twelve or thirteen",
+    " 13 apples or maybe 12",
+    " 7 / 12",
+    " 12/13",
+    " The answer is thirteen or twelve.",
+    "",
+    " The answer is 12/13.",
+    " The answer is 12 to 15.",
+]
+
+
+@pytest.mark.parametrize("response", ACCEPTED)
+def test_a_person_would_accept(response: str) -> None:
+    assert "f" in read(WordProblems(), response, "12")
+
+
+@pytest.mark.parametrize("response", REFUSED)
+def test_a_person_would_not_accept(response: str) -> None:
+    assert read(WordProblems(), response, "12") in ("--a", "---")
+
+
 def test_thousands() -> None:
     assert read(WordProblems(), " The answer is 1,250.", "1250") == "sfa"
     assert read(WordProblems(), " It is 1,250.0 dollars.", "1250") == "-fa"

@@ -15,11 +15,18 @@ from layerroles.tasks.base import Example
 from layerroles.tasks.templates import templates
 
 SETTINGS = list(itertools.product((1, 2, 3), (1, 2, 3)))
-QUESTIONS = 2000
-# No better than a guess among four, with room for what 2,000 questions leave to chance.
-AT_MOST = 0.25 + 0.05
-# What a formula over the numbers of a prompt may solve where the story has two or three steps.
-SOLVED = 0.2
+QUESTIONS = 600
+
+
+def bound(share: float) -> float:
+    """What a true share of at most so much exceeds in 2 of 100 samples."""
+    return share + 2 * (share * (1 - share) / QUESTIONS) ** 0.5
+
+
+# A guess among four is right in 0.25.
+AT_MOST = bound(0.25 + 0.05)
+# For a formula over the numbers of a prompt, where the story has two or three steps.
+SOLVED = bound(0.2)
 
 
 @cache
@@ -27,8 +34,9 @@ def asked(level: int, steps: int) -> list[Example]:
     return WordProblems(level=level, steps=steps, num_fewshot=0).examples(QUESTIONS, seed=0)
 
 
-def numbers(text: str) -> list[int]:
-    return [int(number) for number in re.findall(r"\d+", text)]
+@cache
+def numbers(text: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in re.findall(r"\d+", text))
 
 
 def evidence(example: Example) -> str:
@@ -100,8 +108,8 @@ def test_choices_without_the_story_do_not_give_the_answer(level: int, steps: int
     assert {name: value for name, value in found.items() if value > AT_MOST} == {}
 
 
-def formulas() -> dict[str, Callable[[list[int]], int]]:
-    found: dict[str, Callable[[list[int]], int]] = {
+def formulas() -> dict[str, Callable[[tuple[int, ...]], int]]:
+    found: dict[str, Callable[[tuple[int, ...]], int]] = {
         "sum": sum,
         "largest": max,
         "first": lambda given: given[0],
@@ -151,7 +159,7 @@ def test_level_1_is_adding_up(steps: int) -> None:
 def test_solutions_are_right_and_use_what_the_evidence_shows(level: int, steps: int) -> None:
     compute = {"+": int.__add__, "-": int.__sub__, "*": int.__mul__, "/": int.__floordiv__}
     seen = set()
-    for example in asked(level, steps)[:600]:
+    for example in asked(level, steps):
         worked = steps_of(example)
         assert len(worked) == steps
         for left, op, right, after in worked:
@@ -218,7 +226,7 @@ LEVEL_2 = {
 
 def test_stories_of_level_2_come_out_as_a_reader_works_them_out() -> None:
     assert {*LEVEL_2} == {template.name for template in templates(2)}
-    for example in asked(2, 3)[:400]:
+    for example in asked(2, 3):
         told = numbers(example.prompt)
         terms = re.findall(r"([-+]?)(\d)", LEVEL_2[example.cluster.split(" ", 2)[2]])
         total = sum(told[int(place)] * (-1 if sign == "-" else 1) for sign, place in terms)
@@ -280,13 +288,13 @@ def test_stories_of_level_3_come_out_as_a_reader_works_them_out() -> None:
             ]
             assert work_out(*found) == int(example.answer), example.prompt
             read[name] += 1
-    assert {*read} == {*LEVEL_3} and min(read.values()) > 50
+    assert {*read} == {*LEVEL_3} and min(read.values()) > 15
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3])
 def test_level_3_has_numbers_without_a_part_and_stories_out_of_order(steps: int) -> None:
     late = 0
-    for example in asked(3, steps)[:600]:
+    for example in asked(3, steps):
         story = example.prompt.removeprefix("Question: ").split("\n")[0]
         assert len(numbers(story)) > len(numbers(evidence(example)))
         first = steps_of(example)[0]
@@ -329,7 +337,9 @@ def test_solutions_fit_the_length_that_is_generated() -> None:
     for level, steps in SETTINGS:
         made = WordProblems(level=level, steps=steps)
         # Digits, signs and words are a token each, at worst.
-        longest = max(len(re.findall(r"\d|\w+|[^\w\s]", one.solution)) for one in asked(level, steps))
+        longest = max(
+            len(re.findall(r"\d|\w+|[^\w\s]", one.solution)) for one in asked(level, steps)
+        )
         assert longest <= made.max_gen_toks
 
 
