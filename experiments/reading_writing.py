@@ -26,7 +26,7 @@ from setting import Options, conclude, run
 import layerroles as lr
 from layerroles import stats
 
-TASKS = ("kv_retrieval", "word_problems", "copying")
+TASKS = tuple(lr.task(name).label for name in ("kv_retrieval", "word_problems", "copying"))
 READING, WRITING = "prompt", "generated"
 
 

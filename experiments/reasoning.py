@@ -30,7 +30,7 @@ from setting import Options, conclude, run, skipped, thorough
 
 import layerroles as lr
 
-STEPS = ("word_problems[steps=1]", "word_problems", "word_problems[steps=3]")
+STEPS = tuple(lr.task("word_problems", steps=steps).label for steps in (1, 2, 3))
 COPYING = "copying"
 BENCHMARKS = {"gsm8k": gsm8k, "mathqa": mathqa}
 

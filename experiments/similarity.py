@@ -28,7 +28,7 @@ from setting import Options, conclude, run
 import layerroles as lr
 from layerroles import stats
 
-TASKS = ("kv_retrieval", "facts", "word_problems")
+TASKS = tuple(lr.task(name).label for name in ("kv_retrieval", "facts", "word_problems"))
 SHOWN = 5
 
 

@@ -120,7 +120,7 @@ def test_defaults() -> None:
     assert [task.label for task in asked.tasks] == [
         "kv_retrieval",
         "facts",
-        "word_problems",
+        "word_problems@2",
         "copying",
     ]
     assert asked.options == {

@@ -35,11 +35,12 @@ FIRST = {
         ("insects", "arachnids", "birds", "mammals"),
     ),
     WordProblems(): (
-        "ca155c0e8a46",
-        "Question: Julia has 7 shirts. Henry has 5 shirts more than Julia. "
-        "How many shirts do they have together?\nAnswer:",
-        "19",
-        ("9", "19", "21", "12"),
+        "92f604ed3351",
+        "Question: Henry scores 10 points in the first round of a board game. The second round "
+        "brings 7 points. In the third round Henry gets 4 points. What is the final score of "
+        "Henry?\nAnswer:",
+        "21",
+        ("22", "28", "31", "21"),
     ),
     Needle(): (
         "03fac5297541",
@@ -61,8 +62,9 @@ FIRST = {
 }
 FINGERPRINTS = {
     KVRetrieval(): "5d0664cd987f2632",
-    Facts(): "f159aa8ed01bfcf8",
-    WordProblems(): "7d450566a2ff6d83",
+    Facts(): "0cbc9eb17f63e86b",
+    WordProblems(): "c309f31dd57364b3",
+    WordProblems(steps=3, level=3): "70f62ff97a9e61c4",
     Needle(): "17bb3e511d473be1",
     KVRetrieval(position="late"): "42cba1d603e5c6b3",
     Facts(context="distractors"): "d8f99eb1ad315582",
