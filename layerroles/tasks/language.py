@@ -41,7 +41,12 @@ _FRAMES = (
 class Copying(Generated):
     """Repeat a given text exactly.
 
-    Wrong choices are the text with one word replaced by another of its kind. Evidence is the text.
+    Wrong choices have two words of a kind exchanged, such as two names or two numbers: one has one
+    pair exchanged, one another pair, and one both. So each of the four choices has the same words,
+    and differs from the other three as any other does. A text of one clause has no two words of a
+    kind: there two words are replaced instead, by others that stand before the text.
+
+    Evidence is the text.
 
     Attributes:
         clauses: length of the text, 1 to 6; a clause takes about 12 tokens, and 2 are as long as
@@ -56,6 +61,7 @@ class Copying(Generated):
     """
 
     family: ClassVar[str] = "language"
+    version: ClassVar[int] = 2
 
     clauses: int = 2
     num_fewshot: int = 1
@@ -80,7 +86,7 @@ class Copying(Generated):
         return len(_FRAMES)
 
     def question(self, rng: random.Random, kind: int) -> Example:
-        """Draw a text that opens with clause `kind`, and three copies with one wrong word."""
+        """Draw a text that opens with clause `kind`, and three copies with exchanged words."""
         others = [frame for frame in _FRAMES if frame != _FRAMES[kind]]
         return _example(rng, [_FRAMES[kind], *rng.sample(others, self.clauses - 1)])
 
@@ -102,16 +108,23 @@ def _example(rng: random.Random, frames: list[str]) -> Example:
     clauses = len(frames)
     # No word of a kind occurs twice.
     drawn = {kind: rng.sample(words, clauses) for kind, words in _KINDS.items()}
-    used = [
-        (at, kind) for at, frame in enumerate(frames) for kind in _KINDS if f"{{{kind}}}" in frame
-    ]
-    text = _written(frames, drawn)
-    wrong = []
-    for at, kind in rng.sample(used, 3):
-        other = rng.choice([word for word in _KINDS[kind] if word not in drawn[kind]])
-        words = [*drawn[kind][:at], other, *drawn[kind][at + 1 :]]
-        wrong.append(_written(frames, {**drawn, kind: words}))
-    head = "Text: "
+    places = {
+        kind: [at for at, frame in enumerate(frames) if f"{{{kind}}}" in frame] for kind in _KINDS
+    }
+    text, head = _written(frames, drawn), "Text: "
+    if clauses == 1:
+        # There is nothing to exchange a word with: the prompt shows two others.
+        kinds = rng.sample([kind for kind, own in places.items() if own], 2)
+        others = [_another(rng, kind, drawn[kind]) for kind in kinds]
+        head = f"Other words: {', '.join(others)}\nText: "
+        changes = [{kind: [other]} for kind, other in zip(kinds, others, strict=True)]
+    else:
+        kinds = rng.sample([kind for kind, own in places.items() if len(own) > 1], 2)
+        changes = [
+            {kind: _exchanged(drawn[kind], *rng.sample(places[kind], 2))} for kind in kinds
+        ]
+    one, other = changes
+    wrong = [_written(frames, {**drawn, **some}) for some in (one, other, {**one, **other})]
     return Example(
         id="",
         prompt=f"{head}{text}\nCopy of the text:",
@@ -119,6 +132,17 @@ def _example(rng: random.Random, frames: list[str]) -> Example:
         choices=with_wrong(text, wrong, rng),
         evidence=((len(head), len(head) + len(text)),),
     )
+
+
+def _another(rng: random.Random, kind: str, used: list[str]) -> str:
+    return rng.choice([word for word in _KINDS[kind] if word not in used])
+
+
+def _exchanged(words: list[str], one: int, other: int) -> list[str]:
+    """The words with two of them in each other's place."""
+    changed = list(words)
+    changed[one], changed[other] = words[other], words[one]
+    return changed
 
 
 def _written(frames: Sequence[str], drawn: dict[str, list[str]]) -> str:

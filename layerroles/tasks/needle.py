@@ -15,18 +15,19 @@ Example:
 
 import random
 from dataclasses import dataclass
+from itertools import cycle
 from typing import ClassVar
 
 from layerroles.tasks.base import Example, register
 from layerroles.tasks.generated import Generated, with_wrong
 from layerroles.tasks.parameters import one_of, whole
-from layerroles.tasks.retrieval import POSITIONS, third
+from layerroles.tasks.retrieval import POSITIONS, around, third
 from layerroles.tasks.words import NAMES, NOUNS, PLACES
 
 # A text is asked at so many depths, from before its first sentence to behind its last.
 _DEPTHS = 9
-# No thing is a place too: the answer occurs once.
-_THINGS = tuple(noun for noun in NOUNS if noun not in PLACES)
+# No thing is a place too, or in the frames: every choice occurs once.
+_THINGS = tuple(noun for noun in NOUNS if noun not in (*PLACES, "window"))
 _FRAMES = (
     "{name} walked past the {place} and saw a {noun} near the door.",
     "In the morning somebody had left a {noun} in the {place}.",
@@ -44,8 +45,10 @@ _FRAMES = (
 class Needle(Generated):
     """Find the password that a long text gives to somebody.
 
-    Wrong choices are other things that occur in the text. Evidence is the password, where the text
-    gives it.
+    Wrong choices are things that occur once in the text, as the password does, at depths where a
+    needle may stand. `early`, `middle` and `late` have three such depths and take in a fourth: so the
+    password comes first (`early`) or last (`late`) of the choices in a third of the questions, not
+    in a quarter. Evidence is the password, where the text gives it.
 
     Attributes:
         words: length of the text around the needle in words, 40 to 20000; a word takes 1.3 tokens
@@ -66,6 +69,7 @@ class Needle(Generated):
     family: ClassVar[str] = "retrieval"
     until: ClassVar[tuple[str, ...]] = ("\n", ".", ",")
     max_gen_toks: ClassVar[int] = 8
+    version: ClassVar[int] = 2
 
     words: int = 100
     position: str = "any"
@@ -91,17 +95,30 @@ class Needle(Generated):
 
     def shot(self, rng: random.Random, kind: int) -> Example:
         """Draw a worked example; its depth tells nothing about the question's."""
-        return self._at(rng, rng.randrange(_DEPTHS))
+        return self._at(rng, rng.randrange(_DEPTHS), range(_DEPTHS))
 
     def question(self, rng: random.Random, kind: int) -> Example:
         """Draw a text and hide the needle at the depth of this `kind`."""
-        return self._at(rng, third(self.position, _DEPTHS)[kind])
+        depths = third(self.position, _DEPTHS)
+        return self._at(rng, depths[kind], around(depths, _DEPTHS))
 
-    def _at(self, rng: random.Random, depth: int) -> Example:
+    def _at(self, rng: random.Random, depth: int, compared: range) -> Example:
+        """Hide the needle at a depth, among choices at the depths that are compared."""
         who, answer = rng.choice(NAMES), rng.choice(_THINGS)
-        others = [noun for noun in _THINGS if noun != answer]
-        sentences, seen = _prose(rng, self.words, who, others)
-        place = round(depth / (_DEPTHS - 1) * len(sentences))
+        frames = _prose(rng, self.words, who)
+        place = _place(depth, len(frames))
+        # With the needle there is a sentence more; those after it move on.
+        wrong_at = [
+            other - (other > place) for other in rng.sample(_others(place, compared, len(frames)), 3)
+        ]
+        things = rng.sample([noun for noun in _THINGS if noun != answer], len(_THINGS) - 1)
+        wrong = dict(zip(wrong_at, things[:3], strict=True))
+        # Every other thing comes up once before one comes up again.
+        rest = cycle(things[3:])
+        sentences = [
+            frame.replace("{noun}", wrong[at] if at in wrong else next(rest))
+            for at, frame in enumerate(frames)
+        ]
         before = "".join(f"{sentence} " for sentence in sentences[:place])
         asked = f"The password of {who} is"
         text = " ".join([*sentences[:place], f"{asked} {answer}.", *sentences[place:]])
@@ -110,7 +127,7 @@ class Needle(Generated):
             id="",
             prompt=f"{text}\n{asked}",
             answer=answer,
-            choices=with_wrong(answer, rng.sample(seen, 3), rng),
+            choices=with_wrong(answer, things[:3], rng),
             evidence=((start, start + len(answer)),),
         )
 
@@ -120,21 +137,31 @@ def _end(example: Example) -> str:
     return example.prompt.rpartition("\n")[2]
 
 
-def _prose(
-    rng: random.Random, words: int, without: str, nouns: list[str]
-) -> tuple[list[str], list[str]]:
-    """Sentences of so many words in all, none about `without`, and the nouns in them."""
+def _place(depth: int, sentences: int) -> int:
+    """How many of the other sentences stand before a needle at this depth."""
+    return round(depth / (_DEPTHS - 1) * sentences)
+
+
+def _others(place: int, compared: range, sentences: int) -> list[int]:
+    """Places, the needle's own left out, at the depths that are compared; three or more."""
+    places = sorted({_place(depth, sentences) for depth in compared})
+    if len(places) < 4:  # in a short text, depths share places
+        places = list(around(range(places[0], places[-1] + 1), sentences + 1))
+    return [other for other in places if other != place]
+
+
+def _prose(rng: random.Random, words: int, without: str) -> list[str]:
+    """Sentences of so many words in all, none about `without`, each with a gap for a thing."""
     names = [name for name in NAMES if name != without]
-    # Every thing comes up once before one comes up again.
-    deck = rng.sample(nouns, len(nouns))
     sentences: list[str] = []
-    while sum(len(sentence.split()) for sentence in sentences) < words:
+    length = 0
+    while length < words:
         # Every frame serves once before one serves again.
         at = len(sentences) % len(_FRAMES)
         if at == 0:
             frames = rng.sample(_FRAMES, len(_FRAMES))
         name, other = rng.sample(names, 2)
-        noun = deck[len(sentences) % len(deck)]
-        sentence = frames[at].format(name=name, other=other, noun=noun, place=rng.choice(PLACES))
-        sentences.append(sentence)
-    return sentences, deck[: len(sentences)]
+        place = rng.choice(PLACES)
+        sentences.append(frames[at].format(name=name, other=other, noun="{noun}", place=place))
+        length += len(sentences[-1].split())
+    return sentences

@@ -33,6 +33,11 @@ POSITIONS = ("any", "early", "middle", "late")
 class KVRetrieval(Generated):
     """Look up a key in a JSON object.
 
+    Wrong choices are values of other pairs, of those places that may be asked, so that where a value
+    stands does not give it away. A third of three places or fewer takes the nearest ones in: then
+    the right value comes first (`early`) or last (`late`) of the choices more often than by chance.
+    With 12 pairs or more this is never so.
+
     Evidence is the value in the asked pair, without its quotes: what has to be copied. The key's
     two places are left out, since looking at them finds nothing.
 
@@ -56,6 +61,7 @@ class KVRetrieval(Generated):
     family: ClassVar[str] = "retrieval"
     # No value holds a comma or a brace, and both follow on a value in JSON.
     until: ClassVar[tuple[str, ...]] = ("\n", ",", "}")
+    version: ClassVar[int] = 2
     max_gen_toks: ClassVar[int] = 12
 
     pairs: int = 10
@@ -81,13 +87,15 @@ class KVRetrieval(Generated):
 
     def shot(self, rng: random.Random, kind: int) -> Example:
         """Draw a worked example; its position tells nothing about the question's."""
-        return self._asking(rng, rng.randrange(self.pairs))
+        return self._asking(rng, rng.randrange(self.pairs), range(self.pairs))
 
     def question(self, rng: random.Random, kind: int) -> Example:
         """Draw an object and ask for the pair at the position of this `kind`."""
-        return self._asking(rng, third(self.position, self.pairs)[kind])
+        places = third(self.position, self.pairs)
+        return self._asking(rng, places[kind], around(places, self.pairs))
 
-    def _asking(self, rng: random.Random, place: int) -> Example:
+    def _asking(self, rng: random.Random, place: int, compared: range) -> Example:
+        """Ask for the pair at a place, among choices from the places that are compared."""
         words = rng.sample(NOUNS, 2 * self.pairs)
         values = words[self.pairs :]
         keys = words[: self.pairs] if self.key_style == "words" else _keys(rng, self)
@@ -98,7 +106,7 @@ class KVRetrieval(Generated):
             for key, value in zip(keys[:place], values[:place], strict=True)
         )
         start += len(f'"{keys[place]}": "')
-        others = [value for value in values if value != values[place]]
+        others = [values[other] for other in compared if other != place]
         answer = json.dumps(values[place])
         return Example(
             id="",
@@ -143,6 +151,19 @@ def third(position: str, places: int) -> range:
         "middle": range(early, late),
         "late": range(late, places),
     }[position]
+
+
+def around(own: range, places: int, least: int = 4) -> range:
+    """The shortest run of so many places that holds `own` and has at least four.
+
+    Example:
+        >>> around(range(0, 3), 10), around(range(7, 10), 10), around(range(4, 8), 12)
+        (range(0, 4), range(6, 10), range(4, 8))
+    """
+    length = max(len(own), least)
+    start = max(own.start - (length - len(own)) // 2, 0)
+    start = min(start, places - length)
+    return range(start, start + length)
 
 
 def _keys(rng: random.Random, task: KVRetrieval) -> list[str]:

@@ -1,0 +1,294 @@
+"""Whether a task's choices give its answers away, and what else its questions have in common.
+
+A protocol that compares choices measures skill only where the right one cannot be found without
+understanding the question. The audit runs strategies that do not understand it over a task's
+questions. Each is right in a share of them; picking at random is right in the mean of 1/k, k being
+the number of choices. Where several choices tie for a strategy, it counts as right by the chance to
+draw the right one of them, so that shares are exact.
+
+Under the null hypothesis the right answer is equally likely to be each of a question's choices: with t
+choices tied at the top of k, a question counts 1/t with probability t/k and else 0. The p value is the
+exact tail of the sum of these, one-sided, and is corrected for the number of strategies (Holm 1979).
+
+Example:
+    >>> import layerroles as lr
+    >>> from layerroles.tasks import audit_task
+    >>> found = audit_task(lr.task("kv_retrieval"), limit=200)
+    >>> found.n, bool(found.frame["flagged"].any()), found.duplicates
+    (200, False, 0)
+"""
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from scipy import signal, stats
+from statsmodels.stats.multitest import multipletests
+
+from layerroles.errors import InputError, visible
+from layerroles.models import encode
+from layerroles.notebook import block, line, lines
+from layerroles.tasks.base import Example, Task
+from layerroles.tasks.strategies import Scores, strategies
+
+if TYPE_CHECKING:
+    from transformer_lens.model_bridge import TransformerBridge
+
+_LEVEL = 0.05
+# Scores nearer to each other than this differ by rounding only.
+_DIGITS = 9
+# A finer grid of sums takes too long; the normal distribution is as good for so many questions.
+_LARGEST_GRID = 2_000_000
+_COLUMNS = ("strategy", "n", "share", "chance", "excess", "p", "p_adjusted", "flagged")
+
+
+@dataclass(frozen=True, eq=False)
+class Audit:
+    """What is known of a task's questions without asking a model.
+
+    Questions of one cluster are not independent, so that n of them show less than n. How much less
+    depends on how alike a model's answers within a cluster are (with m questions in each and an
+    intraclass correlation r, as much as n / (1 + (m - 1) r) independent ones): no audit of questions
+    alone can say. So the number of clusters and the share of the largest are given.
+
+    Attributes:
+        task: the task's label.
+        n: questions that were looked at.
+        frame: a row per strategy: strategy, n (questions to which it applies), share (that it gets
+            right), chance (mean of 1/k), excess (share minus chance), p (one-sided), p_adjusted
+            (Holm) and flagged (p_adjusted below .05). Empty where questions have no choices.
+        picks: what each strategy picks, in words.
+        duplicates: questions whose prompt an earlier one has.
+        contradictions: prompts that are asked with different answers.
+        clusters: different `Example.cluster` among the questions that name one; 0 if none does.
+        largest_cluster: the largest cluster's share of all questions.
+        distinct_answers: different answers as a share of questions.
+        top_answer: the most frequent answer.
+        top_answer_share: its share of questions.
+        lengths: a row per unit (characters, words, and tokens where a model was given): min, median
+            and max of the prompts behind their shots, which show worked solutions.
+        context: tokens that the model can read; None without one.
+        too_long: questions whose prompt and answer of `max_gen_toks` need more; None without a
+            model.
+    """
+
+    task: str
+    n: int
+    frame: pd.DataFrame
+    picks: dict[str, str]
+    duplicates: int
+    contradictions: int
+    clusters: int
+    largest_cluster: float
+    distinct_answers: float
+    top_answer: str
+    top_answer_share: float
+    lengths: pd.DataFrame
+    context: int | None = None
+    too_long: int | None = None
+
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """What was found, a sentence each."""
+        return (*self._on_choices(), *self._on_questions(), *self._on_lengths())
+
+    def _on_choices(self) -> list[str]:
+        if self.frame.empty:
+            return ["No question has choices: only protocols that write or score a text can ask it."]
+        flagged = self.frame[self.frame["flagged"]]
+        if flagged.empty:
+            best = self.frame.iloc[0]
+            return [
+                f"No strategy beats chance; the best of {len(self.frame)}, always picking "
+                f"{self.picks[best['strategy']]}, is right in {best['share']:.0%} of questions "
+                f"(chance {best['chance']:.0%})."
+            ]
+        of_all = [
+            f" among the {row['n']:,} to which this applies" if row["n"] < self.n else ""
+            for _, row in flagged.iterrows()
+        ]
+        return [
+            f"Always picking {self.picks[row['strategy']]} is right in {row['share']:.0%} of "
+            f"questions{more} (chance {row['chance']:.0%}): a likelihood protocol with that "
+            f"preference would count as skill."
+            for more, (_, row) in zip(of_all, flagged.iterrows(), strict=True)
+        ]
+
+    def _on_questions(self) -> list[str]:
+        clusters = (
+            f"{self.clusters:,} clusters, the largest with {self.largest_cluster:.0%} of questions: "
+            f"those of one cluster are not independent."
+            if self.clusters
+            else "No question names a cluster (a template, a set of shots) that it shares."
+        )
+        return [
+            f"{self.duplicates:,} of {self.n:,} questions repeat a prompt; {self.contradictions:,} "
+            f"prompts are asked with different answers.",
+            clusters,
+            f"Answers: {self.distinct_answers:.0%} as many as questions; the most frequent, "
+            f"{self.top_answer!r}, answers {self.top_answer_share:.0%}.",
+        ]
+
+    def _on_lengths(self) -> list[str]:
+        spans = [
+            f"{row['min']:,} to {row['max']:,} {row['unit']}" for _, row in self.lengths.iterrows()
+        ]
+        told = [f"Prompts with their shots: {', '.join(spans)}."]
+        if self.context is not None:
+            told.append(
+                f"{self.too_long:,} of {self.n:,} do not fit into the model's context of "
+                f"{self.context:,} tokens with their answers."
+            )
+        return told
+
+    def __repr__(self) -> str:
+        below = "\n".join(f"- {sentence}" for sentence in self.sentences)
+        return visible(f"{self._headline()}\n{below}\nNext: audit.frame has every strategy.")
+
+    def _repr_html_(self) -> str:
+        table = self.frame.round(3).to_html(index=False, border=0) if len(self.frame) else ""
+        return block(line(self._headline()), table, lines(self.sentences))
+
+    def _headline(self) -> str:
+        return f"Audit of {self.task}, {self.n:,} questions:"
+
+
+def audit_task(
+    task: Task, *, limit: int = 2000, seed: int = 0, model: "TransformerBridge | None" = None
+) -> Audit:
+    """Run strategies that do not understand a question over a task's questions.
+
+    Args:
+        task: the task.
+        limit: questions to look at; with 2,000, an excess of .05 over a chance of .25 is found.
+        seed: draws the questions.
+        model: whose tokens are counted, and whose context prompts are held against; one without
+            weights will do (`lr.load(name, device="meta")`).
+
+    Raises:
+        InputError: a limit below 1, or a task without questions.
+    """
+    if limit < 1:
+        raise InputError(f"limit={limit} asks for nothing: give 1 or more")
+    examples = task.examples(limit, seed)
+    if not examples:
+        raise InputError(f"task {task.label!r} has no example")
+    answers = Counter(example.answer for example in examples)
+    asked: dict[str, set[str]] = defaultdict(set)
+    for example in examples:
+        asked[example.prompt].add(example.answer)
+    clusters = Counter(example.cluster for example in examples if example.cluster)
+    (top_answer, top_count), *_ = answers.most_common(1)
+    lengths = _lengths(examples, model)
+    n_ctx = None if model is None else int(model.cfg.n_ctx)
+    over = None
+    if n_ctx is not None:
+        over = sum(length + task.max_gen_toks > n_ctx for length in lengths["tokens"])
+    return Audit(
+        task=task.label,
+        n=len(examples),
+        frame=strategy_frame(examples),
+        picks={strategy.name: strategy.picks for strategy in strategies()},
+        duplicates=len(examples) - len(asked),
+        contradictions=sum(len(given) > 1 for given in asked.values()),
+        clusters=len(clusters),
+        largest_cluster=max(clusters.values(), default=0) / len(examples),
+        distinct_answers=len(answers) / len(examples),
+        top_answer=top_answer,
+        top_answer_share=top_count / len(examples),
+        lengths=_spans(lengths),
+        context=n_ctx,
+        too_long=over,
+    )
+
+
+def strategy_frame(examples: Sequence[Example]) -> pd.DataFrame:
+    """The share of questions that each strategy gets right, the largest excess first.
+
+    A row per strategy that applies to a question at all; see `Audit.frame`. Questions without
+    choices, or whose answer is none of them, are left out.
+    """
+    asked = [example for example in examples if example.answer in example.choices[:]]
+    asked = [example for example in asked if len(example.choices) > 1]
+    rows = []
+    for strategy in strategies():
+        row = _row(asked, strategy.score(asked)) if asked else None
+        if row is not None:
+            rows.append({"strategy": strategy.name, **row})
+    frame = pd.DataFrame(rows, columns=_COLUMNS)
+    if rows:
+        frame["p_adjusted"] = multipletests(frame["p"], method="holm")[1]
+        frame["flagged"] = frame["p_adjusted"] < _LEVEL
+        frame = frame.sort_values("excess", ascending=False, kind="stable", ignore_index=True)
+    return frame
+
+
+def _row(examples: Sequence[Example], scores: Scores) -> dict[str, float] | None:
+    """One strategy's numbers, by the questions to which it applies."""
+    share, chance, groups = 0.0, 0.0, Counter[tuple[int, int]]()
+    for example, given in zip(examples, scores, strict=True):
+        if given is None:
+            continue
+        rounded = np.round(np.asarray(given, float), _DIGITS)
+        top = rounded == rounded.max()
+        tied, k = int(top.sum()), len(top)
+        share += top[example.choices.index(example.answer)] / tied
+        chance += 1 / k
+        groups[tied, k] += 1
+    n = groups.total()
+    if not n:
+        return None
+    return {
+        "n": n,
+        "share": share / n,
+        "chance": chance / n,
+        "excess": (share - chance) / n,
+        "p": _p_value(share, groups),
+    }
+
+
+def _p_value(total: float, groups: Counter[tuple[int, int]]) -> float:
+    """The probability of so large a sum where every choice is equally likely to be right.
+
+    Args:
+        total: the sum of credits.
+        groups: the number of questions by (choices tied at the top, choices).
+    """
+    step = math.lcm(*(tied for tied, _ in groups))
+    if step * groups.total() > _LARGEST_GRID:
+        mean = sum(number / k for (_, k), number in groups.items())
+        variance = sum(n * (1 / (tied * k) - 1 / k**2) for (tied, k), n in groups.items())
+        return float(stats.norm.sf(total, mean, math.sqrt(variance)))
+    # Sums are counted in units of 1/step.
+    distribution = np.ones(1)
+    for (tied, k), number in groups.items():
+        one = np.zeros(number * (step // tied) + 1)
+        one[:: step // tied] = stats.binom.pmf(np.arange(number + 1), number, tied / k)
+        distribution = signal.fftconvolve(distribution, one)
+    return float(np.clip(distribution[round(total * step) :].sum(), 0, 1))
+
+
+def _lengths(
+    examples: Sequence[Example], model: "TransformerBridge | None"
+) -> dict[str, list[int]]:
+    texts = [example.context(worked=True) for example in examples]
+    lengths = {
+        "characters": [len(text) for text in texts],
+        "words": [len(text.split()) for text in texts],
+    }
+    if model is not None:
+        lengths["tokens"] = [len(encode(model, text)) for text in texts]
+    return lengths
+
+
+def _spans(lengths: dict[str, list[int]]) -> pd.DataFrame:
+    return pd.DataFrame(
+        [
+            {"unit": unit, "min": min(own), "median": float(np.median(own)), "max": max(own)}
+            for unit, own in lengths.items()
+        ]
+    )

@@ -1,0 +1,299 @@
+"""Ways to pick a choice without understanding the question.
+
+A strategy gives every choice of a question a score and picks the highest. It sees the choices, where
+they stand, the words of the prompt, and right answers of other questions; it does not read. Where
+one of them finds more answers than guessing does, the choices give answers away, and a protocol that
+compares choices may measure that instead of skill (Gururangan et al. 2018, arXiv 1803.02324, for
+inference; Balepur et al. 2024, arXiv 2402.12483, for choices shown without their question).
+
+Strategies that learn are cross-fitted: questions are split in halves, equal prompts in the same
+half, and each half is scored by what the other one taught.
+"""
+
+import math
+import random
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import optimize, sparse
+
+from layerroles.tasks.base import Example
+
+# A score for each choice of each question; None where the strategy does not apply to a question.
+Scores = list[Sequence[float] | None]
+Score = Callable[[Sequence[Example]], Scores]
+
+_NUMBER = re.compile(r"-?\$?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?%?")
+# Features that occur in one choice only teach nothing about others; so many are enough.
+_FEWEST, _MOST_FEATURES = 2, 5000
+_RIDGE = 1.0
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """A way to pick a choice.
+
+    Attributes:
+        name: a few words, as a table has them.
+        picks: what it picks, as a sentence says it: "the longest choice".
+        score: scores the choices of questions; the highest is picked.
+    """
+
+    name: str
+    picks: str
+    score: Score
+
+
+def strategies() -> tuple[Strategy, ...]:
+    """All strategies."""
+    return (
+        Strategy("longest", "the longest choice", _each(_lengths)),
+        Strategy("shortest", "the shortest choice", _least(_lengths)),
+        Strategy("first", "the first choice", _least(_places)),
+        Strategy("last", "the last choice", _each(_places)),
+        Strategy("largest", "the largest number", _number(-1)),
+        Strategy("second largest", "the second largest number", _number(-2)),
+        Strategy("second smallest", "the second smallest number", _number(1)),
+        Strategy("smallest", "the smallest number", _number(0)),
+        Strategy(
+            "most frequent",
+            "the choice that is the answer to most other questions",
+            _cross_fitted(_by_frequency),
+        ),
+        Strategy(
+            "most alike in words",
+            "the choice that shares most words with the others",
+            _each(lambda example: _overlaps(example, _shared_words)),
+        ),
+        Strategy(
+            "least alike in words",
+            "the choice that shares fewest words with the others",
+            _least(lambda example: _overlaps(example, _shared_words)),
+        ),
+        Strategy(
+            "most alike word by word",
+            "the choice that has most words where the others have them",
+            _each(lambda example: _overlaps(example, _same_places)),
+        ),
+        Strategy(
+            "least alike word by word",
+            "the choice that has fewest words where the others have them",
+            _least(lambda example: _overlaps(example, _same_places)),
+        ),
+        Strategy(
+            "most words of the prompt",
+            "the choice that shares most words with the prompt",
+            _each(_in_prompt),
+        ),
+        Strategy(
+            "fewest words of the prompt",
+            "the choice that shares fewest words with the prompt",
+            _least(_in_prompt),
+        ),
+        Strategy(
+            "earliest in the prompt",
+            "the choice that comes first in the prompt",
+            _found(lambda text, choice: -text.index(choice)),
+        ),
+        Strategy(
+            "latest in the prompt",
+            "the choice that comes last in the prompt",
+            _found(lambda text, choice: -text[::-1].index(choice)),
+        ),
+        Strategy(
+            "most often in the prompt",
+            "the choice that the prompt names most often",
+            _found(lambda text, choice: text.count(choice)),
+        ),
+        Strategy(
+            "least often in the prompt",
+            "the choice that the prompt names least often",
+            _found(lambda text, choice: -text.count(choice)),
+        ),
+        Strategy(
+            "trigrams of characters",
+            "the choice that a regression on trigrams of its characters prefers",
+            _cross_fitted(_by_trigrams),
+        ),
+        Strategy(
+            "bigrams of words",
+            "the choice that is likeliest by its bigrams of words",
+            _cross_fitted(lambda taught: _by_bigrams(taught, words)),
+        ),
+        Strategy(
+            "bigrams of characters",
+            "the choice that is likeliest by its bigrams of characters",
+            _cross_fitted(lambda taught: _by_bigrams(taught, list)),
+        ),
+    )
+
+
+def words(text: str) -> list[str]:
+    """Words and numbers of a text, without case and punctuation."""
+    return re.findall(r"\w+", text.casefold())
+
+
+def _each(score: Callable[[Example], Sequence[float]]) -> Score:
+    return lambda examples: [score(example) for example in examples]
+
+
+def _least(score: Callable[[Example], Sequence[float]]) -> Score:
+    return lambda examples: [[-value for value in score(example)] for example in examples]
+
+
+def _lengths(example: Example) -> list[int]:
+    return [len(choice) for choice in example.choices]
+
+
+def _places(example: Example) -> list[int]:
+    return list(range(len(example.choices)))
+
+
+def _number(rank: int) -> Score:
+    """The choice of a rank among the values of choices, all of them numbers; 0 is the smallest."""
+
+    def score(example: Example) -> list[float] | None:
+        if not all(_NUMBER.fullmatch(choice.strip()) for choice in example.choices):
+            return None
+        values = [float(re.sub(r"[$,%]", "", choice)) for choice in example.choices]
+        ranked = sorted(set(values))
+        at = min(rank, len(ranked) - 1) if rank >= 0 else max(rank, -len(ranked))
+        return [float(value == ranked[at]) for value in values]
+
+    return lambda examples: [score(example) for example in examples]
+
+
+def _overlaps(example: Example, share: Callable[[list[str], list[str]], float]) -> list[float]:
+    """How much of each choice the other choices share, on average."""
+    split = [words(choice) for choice in example.choices]
+    return [
+        float(np.mean([share(own, other) for at, other in enumerate(split) if at != place]))
+        for place, own in enumerate(split)
+    ]
+
+
+def _shared_words(one: list[str], other: list[str]) -> float:
+    """Shared words as a share of all, repeated ones counted."""
+    a, b = Counter(one), Counter(other)
+    return (a & b).total() / max((a | b).total(), 1)
+
+
+def _same_places(one: list[str], other: list[str]) -> float:
+    """The share of places that hold the same word."""
+    same = sum(a == b for a, b in zip(one, other, strict=False))
+    return same / max(len(one), len(other), 1)
+
+
+def _in_prompt(example: Example) -> list[float]:
+    """How many different words of each choice the prompt has."""
+    known = set(words(example.prompt))
+    return [len(set(words(choice)) & known) for choice in example.choices]
+
+
+def _found(score: Callable[[list[str], str], float]) -> Score:
+    """Compare where single words stand in the prompt, for questions all of whose choices do.
+
+    A choice of several words is left out: to find a whole text in the prompt is to read it.
+    """
+
+    def scores(example: Example) -> list[float] | None:
+        text, split = words(example.prompt), [words(choice) for choice in example.choices]
+        if not all(len(found) == 1 and found[0] in text for found in split):
+            return None
+        return [score(text, found) for (found,) in split]
+
+    return lambda examples: [scores(example) for example in examples]
+
+
+def _cross_fitted(learn: Callable[[Sequence[Example]], Callable[[Example], Sequence[float]]]) -> Score:
+    """Score each half of the questions by what is learned from the other."""
+
+    def scores(examples: Sequence[Example]) -> Scores:
+        prompts = sorted({example.prompt for example in examples})
+        random.Random("halves").shuffle(prompts)
+        second = set(prompts[len(prompts) // 2 :])
+        halves = ([e for e in examples if e.prompt not in second], [e for e in examples if e.prompt in second])
+        if not all(halves):
+            return [None for _ in examples]
+        learned = [learn(half) for half in halves]
+        return [learned[example.prompt not in second](example) for example in examples]
+
+    return scores
+
+
+def _by_frequency(taught: Sequence[Example]) -> Callable[[Example], list[float]]:
+    count = Counter(example.answer for example in taught)
+    return lambda example: [count[choice] for choice in example.choices]
+
+
+def _by_bigrams(
+    taught: Sequence[Example], split: Callable[[str], Iterable[str]]
+) -> Callable[[Example], list[float]]:
+    """Log likelihood under a bigram model with add-one smoothing of right answers."""
+    pairs: Counter[tuple[str, str]] = Counter()
+    for example in taught:
+        pairs.update(_pairs(split(example.answer)))
+    before: Counter[str] = Counter()
+    for (first, _), number in pairs.items():
+        before[first] += number
+    size = len({second for _, second in pairs}) + 1  # one for what was never seen
+
+    def score(example: Example) -> list[float]:
+        return [
+            sum(
+                math.log((pairs[pair] + 1) / (before[pair[0]] + size))
+                for pair in _pairs(split(choice))
+            )
+            for choice in example.choices
+        ]
+
+    return score
+
+
+def _pairs(tokens: Iterable[str]) -> list[tuple[str, str]]:
+    padded = ["<start>", *tokens, "<end>"]
+    return list(zip(padded, padded[1:], strict=False))
+
+
+def _by_trigrams(taught: Sequence[Example]) -> Callable[[Example], list[float]]:
+    """Logistic regression of which choice is right on the trigrams of its characters, with ridge.
+
+    Conditional on the question (McFadden 1974): the probabilities of its choices sum to one.
+    """
+    count = Counter(t for e in taught for choice in e.choices for t in set(_trigrams(choice)))
+    common = [name for name, n in count.most_common(_MOST_FEATURES) if n >= _FEWEST]
+    column = {name: place for place, name in enumerate(common)}
+    x = _features([choice for e in taught for choice in e.choices], column)
+    sizes = [len(e.choices) for e in taught]
+    starts = np.cumsum([0, *sizes[:-1]])
+    right = starts + [e.choices.index(e.answer) for e in taught]
+
+    def loss(weights: np.ndarray) -> tuple[float, np.ndarray]:
+        scores = x @ weights
+        scores -= np.repeat(np.maximum.reduceat(scores, starts), sizes)
+        total = np.add.reduceat(np.exp(scores), starts)
+        share = np.exp(scores) / np.repeat(total, sizes)
+        share[right] -= 1
+        value = np.log(total).sum() - scores[right].sum() + _RIDGE / 2 * weights @ weights
+        return float(value), x.T @ share + _RIDGE * weights
+
+    fit = optimize.minimize(loss, np.zeros(len(column)), jac=True, method="L-BFGS-B")
+    return lambda example: list(_features(example.choices, column) @ fit.x)
+
+
+def _trigrams(text: str) -> list[str]:
+    padded = f"  {text} "
+    return [padded[at : at + 3] for at in range(len(padded) - 2)]
+
+
+def _features(texts: Sequence[str], column: dict[str, int]) -> sparse.csr_matrix:
+    rows, columns = [], []
+    for row, text in enumerate(texts):
+        known = [column[name] for name in _trigrams(text) if name in column]
+        rows += [row] * len(known)
+        columns += known
+    ones = np.ones(len(rows))
+    return sparse.csr_matrix((ones, (rows, columns)), shape=(len(texts), len(column)))
