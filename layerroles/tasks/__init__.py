@@ -1,5 +1,7 @@
 """Named sources of questions, each of one family; importing this registers the package's own."""
 
+from typing import TYPE_CHECKING
+
 from layerroles.tasks.base import FAMILIES as FAMILIES
 from layerroles.tasks.base import TASKS as TASKS
 from layerroles.tasks.base import Example as Example
@@ -17,3 +19,16 @@ from layerroles.tasks.needle import Needle as Needle
 from layerroles.tasks.reasoning import WordProblems as WordProblems
 from layerroles.tasks.retrieval import KVRetrieval as KVRetrieval
 from layerroles.tasks.texts import PlainText as PlainText
+
+if TYPE_CHECKING:
+    from layerroles.tasks.audit import Audit as Audit
+    from layerroles.tasks.audit import audit_task as audit_task
+else:
+
+    def __getattr__(name: str) -> object:
+        """Import the audit when it is first used (PEP 562): pandas and scipy take their time."""
+        if name not in ("Audit", "audit_task"):
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from layerroles.tasks import audit
+
+        return getattr(audit, name)

@@ -6,9 +6,12 @@ questions. Each is right in a share of them; picking at random is right in the m
 the number of choices. Where several choices tie for a strategy, it counts as right by the chance to
 draw the right one of them, so that shares are exact.
 
-Under the null hypothesis the right answer is equally likely to be each of a question's choices: with t
-choices tied at the top of k, a question counts 1/t with probability t/k and else 0. The p value is the
-exact tail of the sum of these, one-sided, and is corrected for the number of strategies (Holm 1979).
+Under the null hypothesis the right answer is equally likely to be each of a question's choices:
+with t choices tied at the top of k, a question counts 1/t with probability t/k, and else 0. The p
+value is the exact tail of the sum of these, one-sided, corrected for the number of strategies (Holm
+1979). Where a strategy learns from the other half of the questions, what it gets right in the two
+halves is not independent: its p value is twice the smaller of the halves' two, which holds under
+any dependence.
 
 Example:
     >>> import layerroles as lr
@@ -18,7 +21,10 @@ Example:
     (200, False, 0)
 """
 
+import dataclasses
+import json
 import math
+import reprlib
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,15 +36,16 @@ from scipy import signal, stats
 from statsmodels.stats.multitest import multipletests
 
 from layerroles.errors import InputError, visible
-from layerroles.models import encode
 from layerroles.notebook import block, line, lines
 from layerroles.tasks.base import Example, Task
-from layerroles.tasks.strategies import Scores, strategies
+from layerroles.tasks.strategies import Scores, second_half, strategies
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
 
 _LEVEL = 0.05
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = 60
 # Scores nearer to each other than this differ by rounding only.
 _DIGITS = 9
 # A finer grid of sums takes too long; the normal distribution is as good for so many questions.
@@ -50,10 +57,10 @@ _COLUMNS = ("strategy", "n", "share", "chance", "excess", "p", "p_adjusted", "fl
 class Audit:
     """What is known of a task's questions without asking a model.
 
-    Questions of one cluster are not independent, so that n of them show less than n. How much less
-    depends on how alike a model's answers within a cluster are (with m questions in each and an
-    intraclass correlation r, as much as n / (1 + (m - 1) r) independent ones): no audit of questions
-    alone can say. So the number of clusters and the share of the largest are given.
+    Questions of one cluster are not independent, so n of them show less than n. How much less
+    depends on how alike a model's answers within a cluster are: m questions in each, with an
+    intraclass correlation r, show as much as n / (1 + (m - 1) r) independent ones. The questions
+    alone cannot say what r is, so the number of clusters and the share of the largest are given.
 
     Attributes:
         task: the task's label.
@@ -96,14 +103,24 @@ class Audit:
         """What was found, a sentence each."""
         return (*self._on_choices(), *self._on_questions(), *self._on_lengths())
 
+    def to_dict(self) -> dict[str, object]:
+        """All of it as JSON has it; the sentences stand last."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        del fields["picks"]
+        for name in ("frame", "lengths"):
+            fields[name] = json.loads(fields[name].to_json(orient="records", double_precision=15))
+        return {**fields, "sentences": list(self.sentences)}
+
     def _on_choices(self) -> list[str]:
         if self.frame.empty:
-            return ["No question has choices: only protocols that write or score a text can ask it."]
+            return [
+                "No question has choices: only protocols that write or score a text can ask it."
+            ]
         flagged = self.frame[self.frame["flagged"]]
         if flagged.empty:
             best = self.frame.iloc[0]
             return [
-                f"No strategy beats chance; the best of {len(self.frame)}, always picking "
+                f"No strategy is shown to beat chance; the best of {len(self.frame)}, always picking "
                 f"{self.picks[best['strategy']]}, is right in {best['share']:.0%} of questions "
                 f"(chance {best['chance']:.0%})."
             ]
@@ -120,7 +137,7 @@ class Audit:
 
     def _on_questions(self) -> list[str]:
         clusters = (
-            f"{self.clusters:,} clusters, the largest with {self.largest_cluster:.0%} of questions: "
+            f"{self.clusters:,} clusters, the largest has {self.largest_cluster:.0%} of questions; "
             f"those of one cluster are not independent."
             if self.clusters
             else "No question names a cluster (a template, a set of shots) that it shares."
@@ -129,13 +146,13 @@ class Audit:
             f"{self.duplicates:,} of {self.n:,} questions repeat a prompt; {self.contradictions:,} "
             f"prompts are asked with different answers.",
             clusters,
-            f"Answers: {self.distinct_answers:.0%} as many as questions; the most frequent, "
-            f"{self.top_answer!r}, answers {self.top_answer_share:.0%}.",
+            f"Different answers are {self.distinct_answers:.0%} as many as questions; the most "
+            f"frequent, {_SHORT.repr(self.top_answer)}, answers {self.top_answer_share:.0%}.",
         ]
 
     def _on_lengths(self) -> list[str]:
         spans = [
-            f"{row['min']:,} to {row['max']:,} {row['unit']}" for _, row in self.lengths.iterrows()
+            f"{_span(row['min'], row['max'])} {row['unit']}" for _, row in self.lengths.iterrows()
         ]
         told = [f"Prompts with their shots: {', '.join(spans)}."]
         if self.context is not None:
@@ -180,7 +197,8 @@ def audit_task(
     answers = Counter(example.answer for example in examples)
     asked: dict[str, set[str]] = defaultdict(set)
     for example in examples:
-        asked[example.prompt].add(example.answer)
+        if example.prompt:  # a text that is read from its start has none
+            asked[example.prompt].add(example.answer)
     clusters = Counter(example.cluster for example in examples if example.cluster)
     (top_answer, top_count), *_ = answers.most_common(1)
     lengths = _lengths(examples, model)
@@ -193,7 +211,7 @@ def audit_task(
         n=len(examples),
         frame=strategy_frame(examples),
         picks={strategy.name: strategy.picks for strategy in strategies()},
-        duplicates=len(examples) - len(asked),
+        duplicates=sum(example.prompt != "" for example in examples) - len(asked),
         contradictions=sum(len(given) > 1 for given in asked.values()),
         clusters=len(clusters),
         largest_cluster=max(clusters.values(), default=0) / len(examples),
@@ -212,13 +230,32 @@ def strategy_frame(examples: Sequence[Example]) -> pd.DataFrame:
     A row per strategy that applies to a question at all; see `Audit.frame`. Questions without
     choices, or whose answer is none of them, are left out.
     """
-    asked = [example for example in examples if example.answer in example.choices[:]]
-    asked = [example for example in asked if len(example.choices) > 1]
-    rows = []
+    asked = [e for e in examples if len(e.choices) > 1 and e.answer in e.choices]
+    second, rows = second_half(asked), []
     for strategy in strategies():
-        row = _row(asked, strategy.score(asked)) if asked else None
-        if row is not None:
-            rows.append({"strategy": strategy.name, **row})
+        scores = strategy.score(asked)
+        whole = _count(asked, scores)
+        if not whole.n:
+            continue
+        parts = [whole]
+        if strategy.learns:
+            parts = [
+                _count(
+                    asked,
+                    [s if is_in == half else None for s, is_in in zip(scores, second, strict=True)],
+                )
+                for half in (False, True)
+            ]
+        rows.append(
+            {
+                "strategy": strategy.name,
+                "n": whole.n,
+                "share": whole.right / whole.n,
+                "chance": whole.chance / whole.n,
+                "excess": (whole.right - whole.chance) / whole.n,
+                "p": min(1.0, len(parts) * min(part.p_value() for part in parts)),
+            }
+        )
     frame = pd.DataFrame(rows, columns=_COLUMNS)
     if rows:
         frame["p_adjusted"] = multipletests(frame["p"], method="holm")[1]
@@ -227,49 +264,56 @@ def strategy_frame(examples: Sequence[Example]) -> pd.DataFrame:
     return frame
 
 
-def _row(examples: Sequence[Example], scores: Scores) -> dict[str, float] | None:
-    """One strategy's numbers, by the questions to which it applies."""
-    share, chance, groups = 0.0, 0.0, Counter[tuple[int, int]]()
+@dataclass(frozen=True)
+class _Count:
+    """How often a strategy is right.
+
+    Attributes:
+        right: the sum of credits.
+        groups: the number of questions by (choices tied at the top, choices).
+    """
+
+    right: float
+    groups: Counter[tuple[int, int]]
+
+    @property
+    def n(self) -> int:
+        return self.groups.total()
+
+    @property
+    def chance(self) -> float:
+        return sum(number / k for (_, k), number in self.groups.items())
+
+    def p_value(self) -> float:
+        """The probability of so large a sum where every choice is equally likely to be right."""
+        step = math.lcm(*(tied for tied, _ in self.groups))
+        if step * self.n > _LARGEST_GRID:
+            variance = sum(n * (1 / (t * k) - 1 / k**2) for (t, k), n in self.groups.items())
+            return float(stats.norm.sf(self.right, self.chance, math.sqrt(variance)))
+        # Sums are counted in units of 1/step.
+        distribution = np.ones(1)
+        for (tied, k), number in self.groups.items():
+            one = np.zeros(number * (step // tied) + 1)
+            one[:: step // tied] = stats.binom.pmf(np.arange(number + 1), number, tied / k)
+            distribution = signal.fftconvolve(distribution, one)
+        return float(np.clip(distribution[round(self.right * step) :].sum(), 0, 1))
+
+
+def _count(examples: Sequence[Example], scores: Scores) -> _Count:
+    right, groups = 0.0, Counter[tuple[int, int]]()
     for example, given in zip(examples, scores, strict=True):
         if given is None:
             continue
         rounded = np.round(np.asarray(given, float), _DIGITS)
         top = rounded == rounded.max()
-        tied, k = int(top.sum()), len(top)
-        share += top[example.choices.index(example.answer)] / tied
-        chance += 1 / k
-        groups[tied, k] += 1
-    n = groups.total()
-    if not n:
-        return None
-    return {
-        "n": n,
-        "share": share / n,
-        "chance": chance / n,
-        "excess": (share - chance) / n,
-        "p": _p_value(share, groups),
-    }
+        tied = int(top.sum())
+        right += top[example.choices.index(example.answer)] / tied
+        groups[tied, len(top)] += 1
+    return _Count(right, groups)
 
 
-def _p_value(total: float, groups: Counter[tuple[int, int]]) -> float:
-    """The probability of so large a sum where every choice is equally likely to be right.
-
-    Args:
-        total: the sum of credits.
-        groups: the number of questions by (choices tied at the top, choices).
-    """
-    step = math.lcm(*(tied for tied, _ in groups))
-    if step * groups.total() > _LARGEST_GRID:
-        mean = sum(number / k for (_, k), number in groups.items())
-        variance = sum(n * (1 / (tied * k) - 1 / k**2) for (tied, k), n in groups.items())
-        return float(stats.norm.sf(total, mean, math.sqrt(variance)))
-    # Sums are counted in units of 1/step.
-    distribution = np.ones(1)
-    for (tied, k), number in groups.items():
-        one = np.zeros(number * (step // tied) + 1)
-        one[:: step // tied] = stats.binom.pmf(np.arange(number + 1), number, tied / k)
-        distribution = signal.fftconvolve(distribution, one)
-    return float(np.clip(distribution[round(total * step) :].sum(), 0, 1))
+def _span(low: int, high: int) -> str:
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
 def _lengths(
@@ -281,6 +325,8 @@ def _lengths(
         "words": [len(text.split()) for text in texts],
     }
     if model is not None:
+        from layerroles.models import encode  # loads torch, which an audit without a model spares
+
         lengths["tokens"] = [len(encode(model, text)) for text in texts]
     return lengths
 

@@ -120,9 +120,7 @@ def _example(rng: random.Random, frames: list[str]) -> Example:
         changes = [{kind: [other]} for kind, other in zip(kinds, others, strict=True)]
     else:
         kinds = rng.sample([kind for kind, own in places.items() if len(own) > 1], 2)
-        changes = [
-            {kind: _exchanged(drawn[kind], *rng.sample(places[kind], 2))} for kind in kinds
-        ]
+        changes = [{kind: _exchanged(drawn[kind], *rng.sample(places[kind], 2))} for kind in kinds]
     one, other = changes
     wrong = [_written(frames, {**drawn, **some}) for some in (one, other, {**one, **other})]
     return Example(

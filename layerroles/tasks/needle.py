@@ -46,9 +46,9 @@ class Needle(Generated):
     """Find the password that a long text gives to somebody.
 
     Wrong choices are things that occur once in the text, as the password does, at depths where a
-    needle may stand. `early`, `middle` and `late` have three such depths and take in a fourth: so the
-    password comes first (`early`) or last (`late`) of the choices in a third of the questions, not
-    in a quarter. Evidence is the password, where the text gives it.
+    needle may stand. `early`, `middle` and `late` have three such depths and take in a fourth: the
+    password then is the first of the choices (`early`, `middle`) or the last (`late`) in a third of
+    the questions instead of a quarter. Evidence is the password, where the text gives it.
 
     Attributes:
         words: length of the text around the needle in words, 40 to 20000; a word takes 1.3 tokens
@@ -109,7 +109,8 @@ class Needle(Generated):
         place = _place(depth, len(frames))
         # With the needle there is a sentence more; those after it move on.
         wrong_at = [
-            other - (other > place) for other in rng.sample(_others(place, compared, len(frames)), 3)
+            other - (other > place)
+            for other in rng.sample(_others(place, compared, len(frames)), 3)
         ]
         things = rng.sample([noun for noun in _THINGS if noun != answer], len(_THINGS) - 1)
         wrong = dict(zip(wrong_at, things[:3], strict=True))

@@ -33,10 +33,10 @@ POSITIONS = ("any", "early", "middle", "late")
 class KVRetrieval(Generated):
     """Look up a key in a JSON object.
 
-    Wrong choices are values of other pairs, of those places that may be asked, so that where a value
-    stands does not give it away. A third of three places or fewer takes the nearest ones in: then
-    the right value comes first (`early`) or last (`late`) of the choices more often than by chance.
-    With 12 pairs or more this is never so.
+    Wrong choices are values of other pairs at those places that may be asked, so that its place
+    gives no value away. A third of fewer than four places takes in the nearest others: there the
+    right value is the first of the choices (`early`) or the last (`late`) more often than by
+    chance. With 12 pairs or more no third is so small.
 
     Evidence is the value in the asked pair, without its quotes: what has to be copied. The key's
     two places are left out, since looking at them finds nothing.

@@ -1,10 +1,10 @@
 """Ways to pick a choice without understanding the question.
 
-A strategy gives every choice of a question a score and picks the highest. It sees the choices, where
-they stand, the words of the prompt, and right answers of other questions; it does not read. Where
-one of them finds more answers than guessing does, the choices give answers away, and a protocol that
-compares choices may measure that instead of skill (Gururangan et al. 2018, arXiv 1803.02324, for
-inference; Balepur et al. 2024, arXiv 2402.12483, for choices shown without their question).
+A strategy gives every choice of a question a score and picks the highest. It sees the choices and
+their order, the words of the prompt and right answers of other questions; it does not read. Where
+one finds more answers than guessing does, the choices give answers away, and a protocol that
+compares choices may measure that instead of skill (Gururangan et al. 2018, arXiv 1803.02324, on
+inference; Balepur et al. 2024, arXiv 2402.12483, on choices shown without their question).
 
 Strategies that learn are cross-fitted: questions are split in halves, equal prompts in the same
 half, and each half is scored by what the other one taught.
@@ -16,6 +16,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from scipy import optimize, sparse
@@ -40,11 +41,13 @@ class Strategy:
         name: a few words, as a table has them.
         picks: what it picks, as a sentence says it: "the longest choice".
         score: scores the choices of questions; the highest is picked.
+        learns: from the right answers of the other half of questions, see `second_half`.
     """
 
     name: str
     picks: str
     score: Score
+    learns: bool = False
 
 
 def strategies() -> tuple[Strategy, ...]:
@@ -62,6 +65,7 @@ def strategies() -> tuple[Strategy, ...]:
             "most frequent",
             "the choice that is the answer to most other questions",
             _cross_fitted(_by_frequency),
+            learns=True,
         ),
         Strategy(
             "most alike in words",
@@ -117,16 +121,19 @@ def strategies() -> tuple[Strategy, ...]:
             "trigrams of characters",
             "the choice that a regression on trigrams of its characters prefers",
             _cross_fitted(_by_trigrams),
+            learns=True,
         ),
         Strategy(
             "bigrams of words",
             "the choice that is likeliest by its bigrams of words",
             _cross_fitted(lambda taught: _by_bigrams(taught, words)),
+            learns=True,
         ),
         Strategy(
             "bigrams of characters",
             "the choice that is likeliest by its bigrams of characters",
             _cross_fitted(lambda taught: _by_bigrams(taught, list)),
+            learns=True,
         ),
     )
 
@@ -208,18 +215,30 @@ def _found(score: Callable[[list[str], str], float]) -> Score:
     return lambda examples: [scores(example) for example in examples]
 
 
-def _cross_fitted(learn: Callable[[Sequence[Example]], Callable[[Example], Sequence[float]]]) -> Score:
+def second_half(examples: Sequence[Example]) -> list[bool]:
+    """Which questions are in the second half; equal prompts are in the same one."""
+    prompts = sorted({example.prompt for example in examples})
+    random.Random("halves").shuffle(prompts)
+    second = set(prompts[len(prompts) // 2 :])
+    return [example.prompt in second for example in examples]
+
+
+def _cross_fitted(
+    learn: Callable[[Sequence[Example]], Callable[[Example], Sequence[float]]],
+) -> Score:
     """Score each half of the questions by what is learned from the other."""
 
     def scores(examples: Sequence[Example]) -> Scores:
-        prompts = sorted({example.prompt for example in examples})
-        random.Random("halves").shuffle(prompts)
-        second = set(prompts[len(prompts) // 2 :])
-        halves = ([e for e in examples if e.prompt not in second], [e for e in examples if e.prompt in second])
+        second = second_half(examples)
+        halves = [
+            [e for e, is_in in zip(examples, second, strict=True) if is_in == half]
+            for half in (True, False)
+        ]
         if not all(halves):
             return [None for _ in examples]
+        # What the second half teaches stands first, and serves the first half.
         learned = [learn(half) for half in halves]
-        return [learned[example.prompt not in second](example) for example in examples]
+        return [learned[is_in](example) for example, is_in in zip(examples, second, strict=True)]
 
     return scores
 
@@ -255,7 +274,7 @@ def _by_bigrams(
 
 def _pairs(tokens: Iterable[str]) -> list[tuple[str, str]]:
     padded = ["<start>", *tokens, "<end>"]
-    return list(zip(padded, padded[1:], strict=False))
+    return list(pairwise(padded))
 
 
 def _by_trigrams(taught: Sequence[Example]) -> Callable[[Example], list[float]]:
