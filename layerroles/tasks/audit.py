@@ -120,9 +120,9 @@ class Audit:
         if flagged.empty:
             best = self.frame.iloc[0]
             return [
-                f"No strategy is shown to beat chance; the best of {len(self.frame)}, always picking "
-                f"{self.picks[best['strategy']]}, is right in {best['share']:.0%} of questions "
-                f"(chance {best['chance']:.0%})."
+                f"No strategy is shown to beat chance; the best of {len(self.frame)}, always "
+                f"picking {self.picks[best['strategy']]}, is right in {best['share']:.0%} of "
+                f"questions (chance {best['chance']:.0%})."
             ]
         of_all = [
             f" among the {row['n']:,} to which this applies" if row["n"] < self.n else ""

@@ -14,12 +14,14 @@ Example:
 """
 
 import random
+import re
 from dataclasses import dataclass
 from itertools import cycle
 from typing import ClassVar
 
-from layerroles.tasks.base import Example, register
+from layerroles.tasks.base import Example, Grade, is_short, normalised, register
 from layerroles.tasks.generated import Generated, with_wrong
+from layerroles.tasks.mentions import asserted, first_paragraph, named, refuses, straight
 from layerroles.tasks.parameters import one_of, whole
 from layerroles.tasks.retrieval import POSITIONS, around, third
 from layerroles.tasks.words import NAMES, NOUNS, PLACES
@@ -88,6 +90,21 @@ class Needle(Generated):
         """No shot gives a password to who is asked for."""
         return _end(shot) != _end(question)
 
+    def grade(self, response: str, example: Example) -> Grade:
+        """Strict: the first line is the password. Form: it has no more words than a password.
+
+        Flexible: the first sentence that names a thing of the text names the password alone, and
+        nobody but who is asked for; no list of other things follows.
+        """
+        line = response.strip().split("\n", 1)[0]
+        flexible = _is_given(straight(response), example)
+        return Grade(
+            strict=flexible and normalised(line) == normalised(example.answer),
+            flexible=flexible,
+            answered=flexible or (bool(normalised(line)) and not refuses(response)),
+            form=is_short(line, example),
+        )
+
     @property
     def kinds(self) -> int:
         """One kind for each depth."""
@@ -131,6 +148,22 @@ class Needle(Generated):
             choices=with_wrong(answer, things[:3], rng),
             evidence=((start, start + len(answer)),),
         )
+
+
+def _is_given(response: str, example: Example) -> bool:
+    """Whether the password, and nothing else, is given as that of who is asked for."""
+    answer = example.answer.casefold()
+    things = {answer, *example.choices, *named(example.prompt, (*NOUNS, *PLACES))}
+    paragraph = first_paragraph(response, things)
+    sentences = [asserted(each) for each in re.split(r"[.!?;\n]+", paragraph)]
+    claims = [sentence for sentence in sentences if named(sentence, things)]
+    # Behind the answer, a thing alone is one more of a list; a sentence is a text that goes on.
+    listed = [claim for claim in claims[1:] if len(claim.split()) < 3]
+    if not claims or named(" ".join([claims[0], *listed]), things) != {answer}:
+        return False
+    who = named(_end(example), NAMES)
+    others = named(claims[0], NAMES) - who
+    return not others or bool(named(claims[0], who))
 
 
 def _end(example: Example) -> str:

@@ -21,11 +21,14 @@ from typing import ClassVar
 
 from layerroles.tasks.base import Example, Grade, register
 from layerroles.tasks.generated import Generated, with_wrong
+from layerroles.tasks.mentions import asserted, first_paragraph, named, refuses, straight
 from layerroles.tasks.parameters import one_of, whole
 from layerroles.tasks.words import NOUNS
 
 KEY_STYLES = ("words", "hex", "uuid")
 POSITIONS = ("any", "early", "middle", "late")
+_QUOTED = r'"([^"]+)"'
+_PAIR = re.compile(rf"{_QUOTED}\s*:\s*{_QUOTED}")
 
 
 @register("kv_retrieval")
@@ -123,23 +126,42 @@ class KVRetrieval(Generated):
     def grade(self, response: str, example: Example) -> Grade:
         """Strict: the value in its quotes and nothing else. Form: some value so.
 
-        Flexible: it is the first value in quotes; where nothing is in quotes, it occurs as a whole
-        word.
+        Flexible: it is the only value of the object that the response gives as its answer, in
+        whatever quotes or none, alone or in a sentence. Pairs of other keys that follow on it do
+        not count. Where an answer ends at a comma (`until`), a list that opens with the right value
+        is that value.
         """
-        line = response.strip().split("\n", 1)[0]
-        for end in (",", "}"):
-            line = line.split(end, 1)[0]
-        line = line.strip()
-        value = example.answer.strip('"').casefold()
-        quoted = re.search(r'"([^"]+)"', line)
-        found = (quoted[1] if quoted else line).casefold()
-        whole_word = re.search(rf"(?<!\w){re.escape(value)}(?!\w)", found) is not None
+        head = re.split(r"[,}\n]", response.strip(), maxsplit=1)[0].strip()
+        flexible = _is_given(straight(response), example)
         return Grade(
-            strict=line == example.answer,
-            flexible=found.strip(" .") == value if quoted else whole_word,
-            answered=bool(line.strip("\"'`. ")),
-            form=re.fullmatch(r'"[^"]+"', line) is not None,
+            strict=flexible and head == example.answer,
+            flexible=flexible,
+            answered=flexible or (bool(head.strip("\"'`. ")) and not refuses(response)),
+            form=re.fullmatch(r'"[^"]+"', head) is not None,
         )
+
+
+def _is_given(response: str, example: Example) -> bool:
+    """Whether the right value, and no other, is given as that of the asked key."""
+    value = example.answer.strip('"').casefold()
+    pairs = dict(_PAIR.findall(example.prompt))
+    known = {value, *pairs.values(), *(choice.strip('"') for choice in example.choices)}
+    asked = re.search(r'Pair looked up: "(.+)":$', example.prompt)
+    key = asked[1].casefold() if asked else ""
+    text = first_paragraph(response, known)
+    for pair in _PAIR.finditer(text):
+        if pair[1].casefold() != key:
+            # It follows on the answer, or stands in its place.
+            text = text[: pair.start()]
+            break
+    keys = named(text, pairs)
+    if keys and key not in text.casefold():
+        return False
+    text = asserted(text)
+    # What is quoted is meant as a value, whether the object has it or not; a sentence is not.
+    quoted = {" ".join(each.split()).strip(" .,").casefold() for each in re.findall(_QUOTED, text)}
+    short = {each for each in quoted if len(each.split()) < 3}
+    return named(text, known) == {value} and short <= {value, key}
 
 
 def third(position: str, places: int) -> range:

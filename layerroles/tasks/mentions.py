@@ -1,0 +1,70 @@
+"""Which of the known words a response gives as its answer.
+
+A response that names the right word beside wrong ones has not answered, nor has one that denies it.
+These functions read what was written without a model: they know quotes, denials and refusals in
+English, and the words that the question offers.
+"""
+
+import re
+from collections.abc import Iterable
+
+_DENIED = re.compile(
+    r"\b(?:not|never|isn't|rather than|instead of|neither|nor)\b(?:(?!\bbut\b)[^.,;\n])*",
+    re.IGNORECASE,
+)
+_REFUSED = re.compile(
+    r"\b(?:not|don't|can't|cannot|couldn't|unable to) (?:\w+ )?"
+    r"(?:know|known|find|found|tell|say|see|sure|given|answer|determine|present|available)\b"
+    r"|\bno (?:idea|such|value|answer|password|information)\b|\bunknown\b",
+    re.IGNORECASE,
+)
+
+
+def straight(text: str) -> str:
+    r"""The text with every kind of quotation mark as `"`, and without bold type of Markdown.
+
+    Example:
+        >>> straight("Peter's word is 'river', `river` or **river**")
+        'Peter\'s word is "river", "river" or river'
+    """
+    text = re.sub("[\N{RIGHT SINGLE QUOTATION MARK}\N{LEFT SINGLE QUOTATION MARK}]", "'", text)
+    text = re.sub(r"[“”„«»]|(?<!\w)['`]|['`](?!\w)", '"', text)
+    return text.replace("**", "")
+
+
+def asserted(text: str) -> str:
+    """The text without what it denies.
+
+    Example:
+        >>> asserted('It is not "wolf" but "bridge", rather than "arrow".')
+        'It is but "bridge", .'
+    """
+    return _DENIED.sub("", text)
+
+
+def named(text: str, known: Iterable[str]) -> set[str]:
+    """Those of the known words, in lower case, that the text has as whole words.
+
+    Example:
+        >>> sorted(named("The River, not the lamp", ["river", "lamp", "am"]))
+        ['lamp', 'river']
+    """
+    found = set(re.findall(r"\w+", text.casefold()))
+    return {word.casefold() for word in known} & found
+
+
+def refuses(text: str) -> bool:
+    """Whether the text says that it has no answer.
+
+    Example:
+        >>> refuses("I don't know."), refuses("It is unknown"), refuses("A river")
+        (True, True, False)
+    """
+    return _REFUSED.search(text.replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")) is not None
+
+
+def first_paragraph(text: str, known: Iterable[str]) -> str:
+    """The first paragraph that has a known word; the first one where none has."""
+    paragraphs = re.split(r"\n\s*\n", text.strip())
+    words = list(known)
+    return next((each for each in paragraphs if named(each, words)), paragraphs[0])
