@@ -16,15 +16,18 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
+from operator import eq
 
 import numpy as np
+from jaxtyping import Float
 from scipy import optimize, sparse
 
 from layerroles.tasks.base import Example
 
 # A score for each choice of each question; None where the strategy does not apply to a question.
-Scores = list[Sequence[float] | None]
+Scores = list[Float[np.ndarray, " choice"] | None]
 Score = Callable[[Sequence[Example]], Scores]
 
 _NUMBER = re.compile(r"-?\$?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?%?")
@@ -70,22 +73,22 @@ def strategies() -> tuple[Strategy, ...]:
         Strategy(
             "most alike in words",
             "the choice that shares most words with the others",
-            _each(lambda example: _overlaps(example, _shared_words)),
+            _each(_shared_words),
         ),
         Strategy(
             "least alike in words",
             "the choice that shares fewest words with the others",
-            _least(lambda example: _overlaps(example, _shared_words)),
+            _least(_shared_words),
         ),
         Strategy(
             "most alike word by word",
             "the choice that has most words where the others have them",
-            _each(lambda example: _overlaps(example, _same_places)),
+            _each(_same_places),
         ),
         Strategy(
             "least alike word by word",
             "the choice that has fewest words where the others have them",
-            _least(lambda example: _overlaps(example, _same_places)),
+            _least(_same_places),
         ),
         Strategy(
             "most words of the prompt",
@@ -138,17 +141,22 @@ def strategies() -> tuple[Strategy, ...]:
     )
 
 
-def words(text: str) -> list[str]:
+@lru_cache(maxsize=2**14)
+def words(text: str) -> tuple[str, ...]:
     """Words and numbers of a text, without case and punctuation."""
-    return re.findall(r"\w+", text.casefold())
+    return tuple(re.findall(r"\w+", text.casefold()))
 
 
-def _each(score: Callable[[Example], Sequence[float]]) -> Score:
-    return lambda examples: [score(example) for example in examples]
+def _each(score: Callable[[Example], Sequence[float] | None]) -> Score:
+    def scores(examples: Sequence[Example]) -> Scores:
+        found = map(score, examples)
+        return [None if given is None else np.array(given, float) for given in found]
+
+    return scores
 
 
 def _least(score: Callable[[Example], Sequence[float]]) -> Score:
-    return lambda examples: [[-value for value in score(example)] for example in examples]
+    return lambda examples: [-np.array(score(example), float) for example in examples]
 
 
 def _lengths(example: Example) -> list[int]:
@@ -170,49 +178,50 @@ def _number(rank: int) -> Score:
         at = min(rank, len(ranked) - 1) if rank >= 0 else max(rank, -len(ranked))
         return [float(value == ranked[at]) for value in values]
 
-    return lambda examples: [score(example) for example in examples]
+    return _each(score)
 
 
-def _overlaps(example: Example, share: Callable[[list[str], list[str]], float]) -> list[float]:
-    """How much of each choice the other choices share, on average."""
+def _shared_words(example: Example) -> list[float]:
+    """How much each choice has in common with the others: shared words as a share of all."""
     split = [words(choice) for choice in example.choices]
-    return [
-        float(np.mean([share(own, other) for at, other in enumerate(split) if at != place]))
-        for place, own in enumerate(split)
-    ]
+    common = np.zeros((len(split), len(split)))
+    for at, one in enumerate(split):
+        for place, other in enumerate(split[:at]):
+            shared = sum(min(one.count(word), other.count(word)) for word in {*one} & {*other})
+            common[at, place] = shared / max(len(one) + len(other) - shared, 1)
+    return list((common + common.T).sum(axis=0))
 
 
-def _shared_words(one: list[str], other: list[str]) -> float:
-    """Shared words as a share of all, repeated ones counted."""
-    a, b = Counter(one), Counter(other)
-    return (a & b).total() / max((a | b).total(), 1)
+def _same_places(example: Example) -> list[float]:
+    """The same by the share of places that hold the same word."""
+    split = [words(choice) for choice in example.choices]
+    common = np.zeros((len(split), len(split)))
+    for at, one in enumerate(split):
+        for place, other in enumerate(split[:at]):
+            same = sum(map(eq, one, other))
+            common[at, place] = same / max(len(one), len(other), 1)
+    return list((common + common.T).sum(axis=0))
 
 
-def _same_places(one: list[str], other: list[str]) -> float:
-    """The share of places that hold the same word."""
-    same = sum(a == b for a, b in zip(one, other, strict=False))
-    return same / max(len(one), len(other), 1)
-
-
-def _in_prompt(example: Example) -> list[float]:
+def _in_prompt(example: Example) -> list[int]:
     """How many different words of each choice the prompt has."""
     known = set(words(example.prompt))
     return [len(set(words(choice)) & known) for choice in example.choices]
 
 
-def _found(score: Callable[[list[str], str], float]) -> Score:
+def _found(score: Callable[[Sequence[str], str], int]) -> Score:
     """Compare where single words stand in the prompt, for questions all of whose choices do.
 
     A choice of several words is left out: to find a whole text in the prompt is to read it.
     """
 
-    def scores(example: Example) -> list[float] | None:
+    def of_example(example: Example) -> list[int] | None:
         text, split = words(example.prompt), [words(choice) for choice in example.choices]
         if not all(len(found) == 1 and found[0] in text for found in split):
             return None
         return [score(text, found) for (found,) in split]
 
-    return lambda examples: [scores(example) for example in examples]
+    return _each(of_example)
 
 
 def second_half(examples: Sequence[Example]) -> list[bool]:
@@ -223,44 +232,38 @@ def second_half(examples: Sequence[Example]) -> list[bool]:
     return [example.prompt in second for example in examples]
 
 
-def _cross_fitted(
-    learn: Callable[[Sequence[Example]], Callable[[Example], Sequence[float]]],
-) -> Score:
+def _cross_fitted(learn: Callable[[Sequence[Example]], Score]) -> Score:
     """Score each half of the questions by what is learned from the other."""
 
     def scores(examples: Sequence[Example]) -> Scores:
         second = second_half(examples)
-        halves = [
-            [e for e, is_in in zip(examples, second, strict=True) if is_in == half]
-            for half in (True, False)
-        ]
-        if not all(halves):
-            return [None for _ in examples]
-        # What the second half teaches stands first, and serves the first half.
-        learned = [learn(half) for half in halves]
-        return [learned[is_in](example) for example, is_in in zip(examples, second, strict=True)]
+        found: Scores = [None] * len(examples)
+        for half in (False, True):
+            asked = [at for at, is_in in enumerate(second) if is_in == half]
+            taught = [examples[at] for at, is_in in enumerate(second) if is_in != half]
+            if taught and asked:
+                given = learn(taught)([examples[at] for at in asked])
+                for at, score in zip(asked, given, strict=True):
+                    found[at] = score
+        return found
 
     return scores
 
 
-def _by_frequency(taught: Sequence[Example]) -> Callable[[Example], list[float]]:
+def _by_frequency(taught: Sequence[Example]) -> Score:
     count = Counter(example.answer for example in taught)
-    return lambda example: [count[choice] for choice in example.choices]
+    return _each(lambda example: [count[choice] for choice in example.choices])
 
 
-def _by_bigrams(
-    taught: Sequence[Example], split: Callable[[str], Iterable[str]]
-) -> Callable[[Example], list[float]]:
+def _by_bigrams(taught: Sequence[Example], split: Callable[[str], Iterable[str]]) -> Score:
     """Log likelihood under a bigram model with add-one smoothing of right answers."""
-    pairs: Counter[tuple[str, str]] = Counter()
-    for example in taught:
-        pairs.update(_pairs(split(example.answer)))
-    before: Counter[str] = Counter()
+    pairs = Counter(pair for example in taught for pair in _pairs(split(example.answer)))
+    before = Counter[str]()
     for (first, _), number in pairs.items():
         before[first] += number
     size = len({second for _, second in pairs}) + 1  # one for what was never seen
 
-    def score(example: Example) -> list[float]:
+    def likelihoods(example: Example) -> list[float]:
         return [
             sum(
                 math.log((pairs[pair] + 1) / (before[pair[0]] + size))
@@ -269,15 +272,14 @@ def _by_bigrams(
             for choice in example.choices
         ]
 
-    return score
+    return _each(likelihoods)
 
 
-def _pairs(tokens: Iterable[str]) -> list[tuple[str, str]]:
-    padded = ["<start>", *tokens, "<end>"]
-    return list(pairwise(padded))
+def _pairs(tokens: Iterable[str]) -> Iterable[tuple[str, str]]:
+    return pairwise(["<start>", *tokens, "<end>"])
 
 
-def _by_trigrams(taught: Sequence[Example]) -> Callable[[Example], list[float]]:
+def _by_trigrams(taught: Sequence[Example]) -> Score:
     """Logistic regression of which choice is right on the trigrams of its characters, with ridge.
 
     Conditional on the question (McFadden 1974): the probabilities of its choices sum to one.
@@ -300,7 +302,12 @@ def _by_trigrams(taught: Sequence[Example]) -> Callable[[Example], list[float]]:
         return float(value), x.T @ share + _RIDGE * weights
 
     fit = optimize.minimize(loss, np.zeros(len(column)), jac=True, method="L-BFGS-B")
-    return lambda example: list(_features(example.choices, column) @ fit.x)
+
+    def logits(examples: Sequence[Example]) -> Scores:
+        found = _features([choice for e in examples for choice in e.choices], column) @ fit.x
+        return list(np.split(found, np.cumsum([len(e.choices) for e in examples])[:-1]))
+
+    return logits
 
 
 def _trigrams(text: str) -> list[str]:

@@ -6,8 +6,8 @@ from layerroles.tasks import Example, KVRetrieval, Needle
 
 LOOKUP = Example(
     id="x",
-    prompt='JSON data:\n{"mountain": "tower", "circle": "wolf", "sugar": "bridge", "star": "arrow", '
-    '"lamp": "feather"}\n\nPair looked up: "sugar":',
+    prompt='JSON data:\n{"mountain": "tower", "circle": "wolf", "sugar": "bridge", '
+    '"star": "arrow", "lamp": "feather"}\n\nPair looked up: "sugar":',
     answer='"bridge"',
     choices=('"wolf"', '"bridge"', '"tower"', '"feather"'),
 )
