@@ -33,10 +33,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 from scipy import signal, stats
-from statsmodels.stats.multitest import multipletests
 
 from layerroles.errors import InputError, visible
 from layerroles.notebook import block, line, lines
+from layerroles.stats import holm
 from layerroles.tasks.base import Example, Task
 from layerroles.tasks.strategies import Scores, second_half, strategies
 
@@ -258,7 +258,7 @@ def strategy_frame(examples: Sequence[Example]) -> pd.DataFrame:
         )
     frame = pd.DataFrame(rows, columns=_COLUMNS)
     if rows:
-        frame["p_adjusted"] = multipletests(frame["p"], method="holm")[1]
+        frame["p_adjusted"] = holm(frame["p"].to_numpy())
         frame["flagged"] = frame["p_adjusted"] < _LEVEL
         frame = frame.sort_values("excess", ascending=False, kind="stable", ignore_index=True)
     return frame
@@ -309,7 +309,7 @@ def _count(examples: Sequence[Example], scores: Scores) -> _Count:
         tied = int(top.sum())
         right += top[example.choices.index(example.answer)] / tied
         groups[tied, len(top)] += 1
-    return _Count(right, groups)
+    return _Count(float(right), groups)
 
 
 def _span(low: int, high: int) -> str:

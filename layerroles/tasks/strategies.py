@@ -27,7 +27,7 @@ from scipy import optimize, sparse
 from layerroles.tasks.base import Example
 
 # A score for each choice of each question; None where the strategy does not apply to a question.
-Scores = list[Float[np.ndarray, " choice"] | None]
+Scores = list[Float[np.ndarray, "_"] | None]
 Score = Callable[[Sequence[Example]], Scores]
 
 _NUMBER = re.compile(r"-?\$?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?%?")

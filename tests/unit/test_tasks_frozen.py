@@ -7,16 +7,24 @@ import pytest
 
 from layerroles.tasks import Copying, Facts, KVRetrieval, Needle, Task, WordProblems
 
-COPIED = "On Monday Alice found 15 hats near the store, and Sarah keeps 5 shirts in the hall."
+
+def _with(hats: str, near: str, shirts: str, place: str) -> str:
+    return (
+        f"On Monday Alice found {hats} hats near the {near}, and Sarah keeps {shirts} shirts "
+        f"in the {place}."
+    )
+
+
+COPIED = _with("15", "store", "5", "hall")
 NEEDLE = (
-    "Paul and Tom talked about the parrot for more than an hour. When Frank came home, "
-    "the letter still stood behind the shop. Later Jack carried the bottle back to the "
-    "village without a word. Jack walked past the store and saw a needle near the door. "
-    "Nobody at the market could say where the mask came from. In the morning somebody had"
-    " left a doctor in the garage. The password of Mary is soldier. It rained all day, "
-    "and the market looked smaller than the branch in the old picture. There was a rocket"
-    " in the window, which Tom had never liked. It rained all day, and the yard looked "
-    "smaller than the temple in the old picture."
+    "Later Tom carried the bridge back to the shop without a word. In the morning somebody "
+    "had left a forest in the shed. When Mark came home, the snow still stood behind the "
+    "office. Peter walked past the office and saw a sand near the door. Nobody at the garden "
+    "could say where the harbor came from. There was a train in the window, which Rose had "
+    "never liked. The password of Mary is soldier. It rained all day, and the barn looked "
+    "smaller than the gold in the old picture. Mark and Nick talked about the shirt for more "
+    "than an hour. It rained all day, and the kitchen looked smaller than the flower in the "
+    "old picture."
     "\nThe password of Mary is"
 )
 FIRST = {
@@ -43,32 +51,31 @@ FIRST = {
         ("22", "28", "31", "21"),
     ),
     Needle(): (
-        "03fac5297541",
+        "db4354a84c40",
         NEEDLE,
         "soldier",
-        ("rocket", "letter", "soldier", "parrot"),
+        ("shirt", "flower", "sand", "soldier"),
     ),
     Copying(): (
         "9b732f4dea86",
         f"Text: {COPIED}\nCopy of the text:",
         COPIED,
         (
-            COPIED,
-            COPIED.replace("shirts", "books"),
-            COPIED.replace("5 shirts", "8 shirts"),
-            COPIED.replace("store", "park"),
+            _with("5", "store", "15", "hall"),
+            _with("5", "hall", "15", "store"),
+            _with("15", "store", "5", "hall"),
+            _with("15", "hall", "5", "store"),
         ),
     ),
 }
 FINGERPRINTS = {
     KVRetrieval(): "5d0664cd987f2632",
     Facts(): "0cbc9eb17f63e86b",
-    WordProblems(): "c309f31dd57364b3",
-    WordProblems(steps=3, level=3): "70f62ff97a9e61c4",
-    Needle(): "17bb3e511d473be1",
-    KVRetrieval(position="late"): "42cba1d603e5c6b3",
-    Facts(context="distractors"): "d8f99eb1ad315582",
-    Copying(): "9a26cdba0ed377b6",
+    WordProblems(): "7d450566a2ff6d83",
+    Needle(): "7c51d5f7abff54de",
+    KVRetrieval(position="late"): "906bea08aad114ce",
+    Facts(context="distractors"): "acad5a4f503c7ff3",
+    Copying(): "17fd3f9aa0cc37a2",
 }
 
 

@@ -160,13 +160,26 @@ def test_a_needle_stands_in_the_third_that_is_asked_for() -> None:
     assert means[0] < 0.2 < 0.4 < means[1] < 0.6 < 0.8 < means[2]
 
 
-def test_copies_differ_in_one_word() -> None:
-    for example in Copying().examples(60, seed=0):
+def test_copies_have_the_words_of_the_text() -> None:
+    for made in (Copying(), Copying(clauses=6)):
+        for example in made.examples(60, seed=0):
+            ((start, end),) = example.evidence
+            assert example.prompt[start:end] == example.answer
+            words = [sorted(re.findall(r"\w+", choice)) for choice in example.choices]
+            assert all(each == words[0] for each in words)
+            for choice in set(example.choices) - {example.answer}:
+                pairs = zip(choice.split(), example.answer.split(), strict=True)
+                assert sum(a != b for a, b in pairs) in (2, 4)
+
+
+def test_a_copy_of_one_clause_differs_in_words_that_the_prompt_has() -> None:
+    for example in Copying(clauses=1).examples(60, seed=0):
         ((start, end),) = example.evidence
         assert example.prompt[start:end] == example.answer
+        shown = re.match("Other words: (.+), (.+)\nText: ", example.prompt).groups()
         for choice in set(example.choices) - {example.answer}:
-            words = zip(choice.split(), example.answer.split(), strict=True)
-            assert sum(a != b for a, b in words) == 1
+            new = set(re.findall(r"\w+", choice)) - set(re.findall(r"\w+", example.answer))
+            assert new and new <= set(shown)
 
 
 @pytest.mark.parametrize(
