@@ -31,7 +31,7 @@ from setting import Options, conclude, run, skipped, thorough
 import layerroles as lr
 
 STEPS = tuple(lr.task("word_problems", steps=steps).label for steps in (1, 2, 3))
-COPYING = "copying"
+COPYING = lr.task("copying").label
 BENCHMARKS = {"gsm8k": gsm8k, "mathqa": mathqa}
 
 

@@ -25,11 +25,11 @@ from setting import Options, conclude, run, skipped, thorough
 
 import layerroles as lr
 
-FEW, MANY = "kv_retrieval[pairs=5]", "kv_retrieval[pairs=20]"
+FEW, MANY = (lr.task("kv_retrieval", pairs=pairs).label for pairs in (5, 20))
 EARLY, MIDDLE, LATE = (
-    f"kv_retrieval[position={position}]" for position in ("early", "middle", "late")
+    lr.task("kv_retrieval", position=position).label for position in ("early", "middle", "late")
 )
-NEEDLE = "needle"
+NEEDLE = lr.task("needle").label
 TASKS = (FEW, EARLY, MIDDLE, LATE, MANY, NEEDLE)
 
 

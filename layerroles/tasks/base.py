@@ -130,7 +130,7 @@ class Task(ABC):
         >>> import layerroles as lr
         >>> task = lr.task("kv_retrieval", pairs=4)
         >>> task.family, task.label, len(task.examples(limit=3, seed=0))
-        ('retrieval', 'kv_retrieval[pairs=4]', 3)
+        ('retrieval', 'kv_retrieval@2[pairs=4]', 3)
     """
 
     argument: ClassVar[str] = ""

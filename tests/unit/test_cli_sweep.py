@@ -118,10 +118,10 @@ def test_defaults() -> None:
         *(f"skip L{layer} after_first" for layer in range(4)),
     ]
     assert [task.label for task in asked.tasks] == [
-        "kv_retrieval",
-        "facts",
+        "kv_retrieval@2",
+        "facts@2",
         "word_problems@2",
-        "copying",
+        "copying@2",
     ]
     assert asked.options == {
         "protocols": ["continuation", "generation"],
