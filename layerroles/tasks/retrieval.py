@@ -39,7 +39,8 @@ class KVRetrieval(Generated):
     Wrong choices are values of other pairs at those places that may be asked, so that its place
     gives no value away. A third of fewer than four places takes in the nearest others: there the
     right value is the first of the choices (`early`) or the last (`late`) more often than by
-    chance. With 12 pairs or more no third is so small.
+    chance, and always where a third is a single place (4 or 5 pairs). With 12 pairs or more no
+    third is so small.
 
     Evidence is the value in the asked pair, without its quotes: what has to be copied. The key's
     two places are left out, since looking at them finds nothing.
