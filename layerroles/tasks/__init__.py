@@ -1,6 +1,6 @@
 """Named sources of questions, each of one family; importing this registers the package's own."""
 
-from typing import TYPE_CHECKING
+import typing
 
 from layerroles.tasks.base import FAMILIES as FAMILIES
 from layerroles.tasks.base import TASKS as TASKS
@@ -20,7 +20,7 @@ from layerroles.tasks.reasoning import WordProblems as WordProblems
 from layerroles.tasks.retrieval import KVRetrieval as KVRetrieval
 from layerroles.tasks.texts import PlainText as PlainText
 
-if TYPE_CHECKING:
+if typing.TYPE_CHECKING:
     from layerroles.tasks.audit import Audit as Audit
     from layerroles.tasks.audit import audit_task as audit_task
 else:

@@ -81,6 +81,11 @@ class Audit:
         context: tokens that the model can read; None without one.
         too_long: questions whose prompt and answer of `max_gen_toks` need more; None without a
             model.
+
+    Example:
+        >>> import layerroles as lr
+        >>> lr.tasks.audit_task(lr.task("word_problems"), limit=100).duplicates
+        0
     """
 
     task: str
@@ -188,6 +193,12 @@ def audit_task(
 
     Raises:
         InputError: a limit below 1, or a task without questions.
+
+    Example:
+        >>> import layerroles as lr
+        >>> found = lr.tasks.audit_task(lr.task("copying"), limit=100)
+        >>> float(found.frame["share"].max()) < 0.5
+        True
     """
     if limit < 1:
         raise InputError(f"limit={limit} asks for nothing: give 1 or more")
