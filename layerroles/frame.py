@@ -1,5 +1,8 @@
 """A run folder as a tidy frame: a row per condition, task, protocol and example."""
 
+import hashlib
+import json
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -57,14 +60,31 @@ def read(path: str | Path) -> SweepResult:
 
 
 def _examples(examples: list[dict[str, Any]]) -> pd.DataFrame:
-    """A row per task and example; runs of earlier versions lack some columns."""
+    """A row per task and example; runs of earlier versions lack some columns.
+
+    `contexts` holds a digest of what was read, and `guesses` what guessing scores, as JSON by
+    protocol.
+    """
     rows: dict[tuple[str, str], dict[str, Any]] = {}
+    contexts: defaultdict[tuple[str, str], dict[str, str]] = defaultdict(dict)
+    guesses: defaultdict[tuple[str, str], dict[str, float]] = defaultdict(dict)
     for example in examples:
-        row = {name: example.get(name) or "" for name in _EXAMPLE}
-        row = rows.setdefault((row["task"], row["example"]), row | {"guesses": {}})
+        key, protocol = (example["task"], example["example"]), example["protocol"]
+        rows.setdefault(key, {name: example.get(name) or "" for name in _EXAMPLE})
+        contexts[key][protocol] = _digest(example["context"] or "")
         if example.get("guess") is not None:
-            row["guesses"][example["protocol"]] = float(example["guess"])
-    return pd.DataFrame(list(rows.values()), columns=[*_EXAMPLE, "guesses"])
+            guesses[key][protocol] = float(example["guess"])
+    return pd.DataFrame(
+        [
+            row | {"contexts": json.dumps(contexts[key]), "guesses": json.dumps(guesses[key])}
+            for key, row in rows.items()
+        ],
+        columns=[*_EXAMPLE, "contexts", "guesses"],
+    )
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def _columns(condition: dict[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ TASKS = (
 ABLATIONS = ("mean", "noise", "resample", "skip", "swap", "zero")
 ATS = ("all", "after_first", "prompt", "generated", "evidence", "last")
 PROTOCOLS = (
-    *("answer_logprob", "chain_logprob", "continuation", "generation", "letter"),
+    *("answer_logprob", "chain_logprob", "continuation", "exact", "generation", "letter"),
     "text_logprob",
 )
 PROBES = (

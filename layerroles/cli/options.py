@@ -64,9 +64,9 @@ Protocols = Annotated[
     str,
     typer.Option(
         metavar="NAME,...",
-        help="How it is asked, parameters in brackets: generation, letter, answer_logprob, "
-        "chain_logprob, continuation\\[norm=byte]; its norms are sum, token, byte and "
-        "unconditional. plain_text is always asked under text_logprob.",
+        help="How it is asked, parameters in brackets: generation, exact, letter, "
+        "answer_logprob, chain_logprob, continuation\\[norm=byte]; its norms are sum, token, "
+        "byte and unconditional. plain_text is always asked under text_logprob.",
         autocompletion=complete.list_of(complete.PROTOCOLS),
     ),
 ]

@@ -11,6 +11,7 @@ from layerroles.protocols.generation import Generation as Generation
 from layerroles.protocols.harness import Harness as Harness
 from layerroles.protocols.likelihood import AnswerLogprob as AnswerLogprob
 from layerroles.protocols.likelihood import Continuation as Continuation
+from layerroles.protocols.likelihood import Exact as Exact
 from layerroles.protocols.likelihood import Letter as Letter
 from layerroles.protocols.outcome import OUTCOMES as OUTCOMES
 from layerroles.protocols.outcome import outcome as outcome

@@ -170,6 +170,70 @@ class Letter(Choosing):
         return [f" {letter}" for letter in ascii_uppercase[: len(example.choices)]]
 
 
+@register("exact")
+@dataclass(frozen=True)
+class Exact(LikelihoodProtocol):
+    """Score 1 if the answer is what greedy decoding would write, token by token, else 0.
+
+    Every token of the answer has to be the likeliest one after the context and the answer's tokens
+    before it: `is_greedy` of lm-eval's `loglikelihood`. This stands between `continuation` and
+    `generation`. The context is the text of `continuation`, so from `continuation` to `exact`
+    strictness alone changes: all of the vocabulary competes at every token, and not some choices.
+    From `exact` to `generation` the writing changes: the model goes on from its own tokens, ends
+    its answer by itself, and may put it in another form, or in other tokens. The contexts of those
+    two are the same for tasks without worked solutions only; the shots of `generation` show them.
+
+    Any of the example's `aliases` will do as well as its answer, as in `generation`.
+
+    Example:
+        >>> from layerroles.protocols import Exact
+        >>> from layerroles.tasks import Example
+        >>> Exact().continuations(Example(id="1", prompt="2 + 2 =", answer="4", aliases=("four",)))
+        [' 4', ' four']
+    """
+
+    def check(self, example: Example) -> None:
+        """Every example has an answer."""
+
+    def chance(self, examples: Sequence[Example]) -> float | None:
+        """Nobody guesses every token of a text."""
+        return 0.0
+
+    def context(self, example: Example) -> str:
+        """The question behind its shots, which show bare answers."""
+        return as_text(self.turns(example))
+
+    def turns(self, example: Example) -> list[Turn]:
+        """The same as a chat."""
+        return bare(example)
+
+    def continuations(self, example: Example) -> list[str]:
+        """The answer after one space, then each of its aliases."""
+        return [f" {text}" for text in (example.answer, *example.aliases)]
+
+    def judge(self, example: Example, scores: list[Score]) -> Answer:
+        """Right if the answer, or an alias, would be written.
+
+        The response is that text; empty where it is none of them, for what the model would write
+        instead is not known. Details: `logprob`, nats of the answer.
+        """
+        finite = all(score.finite for score in scores)
+        texts = zip((example.answer, *example.aliases), scores, strict=True)
+        written = [text for text, score in texts if score.is_greedy]
+        correct = finite and bool(written)
+        return Answer(
+            score=float(correct) if finite else float("nan"),
+            correct=correct if finite else None,
+            strict=None,
+            outcome=("correct" if correct else "wrong") if finite else "",
+            response=written[0] if correct else "",
+            status="ok" if finite else "not finite",
+            changed=any(score.changed for score in scores),
+            n_tokens=sum(score.n_tokens for score in scores),
+            details={"logprob": scores[0].logprob} if finite else {},
+        )
+
+
 @register("answer_logprob")
 @dataclass(frozen=True)
 class AnswerLogprob(LikelihoodProtocol):

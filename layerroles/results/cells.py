@@ -1,6 +1,7 @@
 """A cell: one task under one protocol, the scores of every condition side by side."""
 
 import functools
+import json
 import zlib
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -255,7 +256,7 @@ def _details(
         return {}, {}
     rows = examples[examples["task"] == task]
     ids = rows["example"].astype(str)
-    known = zip(ids, rows["guesses"], strict=True)
+    known = zip(ids, map(json.loads, rows["guesses"]), strict=True)
     guesses = {id: float(scores[protocol]) for id, scores in known if protocol in scores}
     named = zip(ids, rows["cluster"], strict=True)
     return guesses, {id: f"{task}\n{cluster}" for id, cluster in named if cluster}

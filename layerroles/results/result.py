@@ -50,8 +50,9 @@ class SweepResult:
     Attributes:
         frame: a row per condition, task, protocol and example, the intact model's among them.
         manifest: what was run: model, versions, seed, cells (task x protocol), conditions.
-        examples: a row per task and example: prompt, answer, evidence, and question (what names
-            the question in other tasks too; empty where the example's id does); may be empty.
+        examples: a row per task and example: prompt, answer, evidence, question (what names the
+            question in other tasks too; empty where the example's id does) and contexts (a digest
+            of what was read under each protocol, as JSON); may be empty.
 
     `result[name]` is the part of one task, family, protocol or condition, as in
     `result["retrieval"]["generation"]`, or of all conditions that do the same somewhere, as in

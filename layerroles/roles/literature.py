@@ -5,6 +5,8 @@ Reasoning" (arXiv 2510.02091). How they are decided is in `decision`; claims on 
 `heads`, those on two settings of the same questions in `comparisons`.
 """
 
+import itertools
+import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -33,6 +35,11 @@ SHALLOW = {
 DEEP = "Reasoning needs middle and deep layers"
 ORDER = "Reasoning leans on deeper layers than retrieval"
 MORE = "Generation needs more of the depth than likelihood"
+# Its two parts, where `exact` was asked too.
+STRICTER = "Exact answers need more of the depth than likelihood"
+WRITING = "Writing needs more of the depth than exact answers"
+EXACT = "exact"
+NOT_SPLIT = "stricter scoring and writing are not told apart: that takes protocol exact too"
 
 
 def claims_of(kinds: Sequence[Kind], control: str) -> Iterator[dict[str, Any]]:
@@ -217,17 +224,76 @@ def _with_words(finding: Finding, words: str) -> Finding:
 
 
 def _protocols(kinds: Sequence[Kind]) -> Iterator[dict[str, Any]]:
-    """Mean harm where the model writes minus mean harm where given answers are scored."""
+    """Mean harm where the model writes minus mean harm where given answers are scored.
+
+    Where `exact` was asked too, also the two parts of it: by stricter scoring, and by writing.
+    """
     first = kinds[0].harms
-    for family, protocol in first.keys:
-        scored = [other for same, other in first.keys if same == family and not _written(other)]
-        for other in scored if _written(protocol) else ():
-            found = [
-                found_of(kind, [_more_harm(kind.harms, family, protocol, other)]) for kind in kinds
-            ]
-            missing = unmeasured(first, [(family, protocol), (family, other)])
-            missing = missing or _unpaired(first, family, protocol, other)
-            yield row(MORE, family, f"{protocol} - {other}", missing, found)
+    for family in dict.fromkeys(family for family, _ in first.keys):
+        asked = [protocol for same, protocol in first.keys if same == family]
+        written = [protocol for protocol in asked if _written(protocol)]
+        scored = [other for other in asked if not _written(other) and other != EXACT]
+        # Nats have no chance level, and so no harm.
+        known = [p for p in asked if first.cell(family, p)["chance"].notna().any()]
+        parts = known if EXACT in asked else []
+        stricter = {p: _Apart(kinds, family, EXACT, p) for p in scored if p in parts}
+        writing = {p: _Apart(kinds, family, p, EXACT) for p in written if p in parts}
+        for protocol, other in itertools.product(written, scored):
+            whole = _Apart(kinds, family, protocol, other)
+            note = NOT_SPLIT
+            if protocol in writing and other in stricter:
+                note = _split(whole, stricter[other], writing[protocol])
+            yield whole.row(MORE, note)
+        yield from (part.row(STRICTER, part.confounded) for part in stricter.values())
+        yield from (part.row(WRITING, part.confounded) for part in writing.values())
+
+
+class _Apart:
+    """The mean harm under one protocol minus that under another, of each kind."""
+
+    def __init__(self, kinds: Sequence[Kind], family: str, protocol: str, other: str) -> None:
+        self._family, self._between = family, f"{protocol} - {other}"
+        first = kinds[0].harms
+        missing = unmeasured(first, [(family, protocol), (family, other)])
+        self._missing = missing or _unpaired(first, family, protocol, other)
+        numbers = [_more_harm(kind.harms, family, protocol, other) for kind in kinds]
+        self.questions = frozenset(numbers[0].measured.influence.index)
+        self._found = [found_of(*pair) for pair in zip(kinds, [[n] for n in numbers], strict=True)]
+        same = _same_contexts(first, family, protocol, other)
+        self.confounded = "" if same else "the two read other contexts, which may be why"
+
+    def row(self, claim: str, note: str) -> dict[str, Any]:
+        """The row of a claim; of a part that is confounded nothing is decided."""
+        found = self._found if claim == MORE else self._as_part
+        return row(claim, self._family, self._between, self._missing, found, note=note)
+
+    @property
+    def part(self) -> str:
+        """The status as a part of what another claim is about."""
+        return "not measurable" if self._missing else status(self._as_part)[0]
+
+    @property
+    def _as_part(self) -> list[Finding]:
+        if not self.confounded:
+            return self._found
+        return [replace(one, sign=0, needed=math.nan) for one in self._found]
+
+
+def _split(whole: _Apart, stricter: _Apart, writing: _Apart) -> str:
+    """What the two parts of a difference come to."""
+    text = f"its parts: stricter scoring {stricter.part}, writing {writing.part}"
+    same = whole.questions == stricter.questions == writing.questions
+    return text if same else f"{text}, not over the same questions"
+
+
+def _same_contexts(harms: Harms, family: str, one: str, two: str) -> bool:
+    """Whether what is read before an answer is the same text, as far as the run says."""
+    examples = harms.result.examples
+    if "contexts" not in examples:
+        return True
+    asked = examples.loc[examples["task"].isin(harms.tasks(family, one)), "contexts"]
+    read = [json.loads(contexts) for contexts in asked if contexts]
+    return all(each[one] == each[two] for each in read if {one, two} <= set(each))
 
 
 def _more_harm(harms: Harms, family: str, protocol: str, scored: str) -> Number:

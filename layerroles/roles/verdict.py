@@ -15,7 +15,7 @@ from layerroles.roles.under import under
 # By which claims of the literature are decided.
 _DECIDED_BY = {
     literature.DEEP: "layers",
-    literature.MORE: "protocols",
+    **dict.fromkeys((literature.MORE, literature.STRICTER, literature.WRITING), "protocols"),
     heads.FEW: "heads",
     comparisons.CONTEXT: "protocols",
     comparisons.ALIKE: "similarity",
