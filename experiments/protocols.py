@@ -3,12 +3,16 @@ r"""A layer's importance depends on how the question is scored.
 Question
     Which layers matter for MMLU if the model is asked by the likelihood of a letter, by that of the
     answer's text, or by generation? And for HellaSwag, whose endings are scored by likelihood?
+    Where generation needs more layers than likelihood: is that the stricter scoring or the writing?
 
 Material
     MMLU as lm-eval asks it, in its groups `mmlu` (letters), `mmlu_continuation` (the answers) and
     `mmlu_generative`, five worked examples each; HellaSwag without. The data are JSONL files:
     `dev.jsonl` and `test*.jsonl` of `question`, `subject`, `choices`, `answer` (MMLU), and
-    `validation*.jsonl` of `query`, `choices`, `gold` (HellaSwag).
+    `validation*.jsonl` of `query`, `choices`, `gold` (HellaSwag). For strictness, tasks of the
+    package without worked solutions, which have the same context under all three protocols: which
+    of four choices is likeliest (`continuation`), whether greedy decoding would write the answer
+    token by token (`exact`), and what the model writes (`generation`).
 
 Method
     Each layer is skipped in turn; effects are paired with the intact model on the same questions.
@@ -16,31 +20,41 @@ Method
 Run
     python experiments/protocols.py mmlu --data FOLDER --limit 57 --out runs/mmlu
     python experiments/protocols.py hellaswag --data FOLDER --limit 100 --out runs/hellaswag
+    python experiments/protocols.py strictness --thorough --limit 100 --out runs/strictness
 
 In bfloat16 MMLU takes 8 minutes for 16 questions on two cores, HellaSwag 7 for 57 on one.
 Run again, it goes on where it was.
 """
 
+import dataclasses
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
 from lm_eval_files import hellaswag_folder, mmlu_folder
-from sentences import lean, leaning
-from setting import Options, conclude, run
+from sentences import claims, lean, leaning
+from setting import Options, conclude, run, skipped, thorough
 
 import layerroles as lr
+from layerroles.roles.literature import MORE, STRICTER, WRITING
 
 MMLU = ("mmlu", "mmlu_continuation", "mmlu_generative")
+OWN = ("kv_retrieval", "facts", "copying")
+PROTOCOLS = ("continuation", "exact", "generation")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Put the data where lm-eval finds them, sweep, report."""
     options = Options(__doc__, limit=16, out="runs/protocols")
-    options.add_argument("benchmark", choices=("mmlu", "hellaswag"))
-    options.add_argument("--data", type=Path, required=True, help="a folder of JSONL files")
+    options.add_argument("benchmark", choices=("mmlu", "hellaswag", "strictness"))
+    options.add_argument("--data", type=Path, help="a folder of JSONL files, of a benchmark")
+    thorough(options)
     args = options.parse(argv)
-    if args.benchmark == "mmlu":
+    if args.benchmark == "strictness":
+        tasks = [lr.task(name) for name in OWN]
+    elif args.data is None:
+        options.error(f"{args.benchmark} takes --data, a folder of JSONL files")
+    elif args.benchmark == "mmlu":
         data = str(mmlu_folder(args.data, args.out / "data"))
         tasks = [lr.task(f"lm_eval:{name}", num_fewshot=5, data=data) for name in MMLU]
     else:
@@ -48,9 +62,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         rows = {"include_path": str(folder), "metric": "acc_norm"}
         tasks = [lr.task("lm_eval:hellaswag_rows", **rows)]
     model = lr.load(args.model, dtype=args.dtype)
-    sweep = lr.Sweep(model, tasks, lr.each_layer(model, lr.Skip()), limit=args.limit)
+    sweep = lr.Sweep(model, tasks, skipped(model, args), protocols=PROTOCOLS, limit=args.limit)
     result = sweep.run(args.out)
     print(result)
+    if args.benchmark == "strictness":
+        conclude(args, __doc__, result, split(result))
+        return
     metrics = lr.lm_eval_metrics(result).query("condition == 'intact'")
     whole = metrics.groupby("task")["n"].transform("max")  # a group's members are left out
     print(metrics[metrics["n"] == whole].to_string(index=False))
@@ -69,6 +86,19 @@ def findings(result: lr.SweepResult) -> list[str]:
             f"after Holm's correction: {', '.join(left) or 'none'}."
         )
     return [*lines, verdict(result)]
+
+
+def split(result: lr.SweepResult) -> list[str]:
+    """How much of what generation costs more is stricter scoring, and how much writing."""
+    roles = lr.localize(result, ablation="skip")
+    own = roles.claims[roles.claims["claim"].isin((MORE, STRICTER, WRITING))]
+    lines = claims(dataclasses.replace(roles, claims=own), *own["family"].unique())
+    told = [
+        f"{claim}: "
+        + ", ".join(f"{row.family} {row.status}" for row in own[own["claim"] == claim].itertuples())
+        for claim in (MORE, STRICTER, WRITING)
+    ]
+    return [*findings(result)[:-1], *lines, f"{'; '.join(told)}."]
 
 
 def verdict(result: lr.SweepResult) -> str:

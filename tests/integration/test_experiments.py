@@ -147,6 +147,20 @@ def test_hellaswag_is_asked_by_lm_eval(experiment: Load, tmp_path: Path) -> None
     assert told[-1].endswith("cannot be said, fewer than two ways show skill.")
 
 
+def test_strictness_asks_the_same_questions_in_three_ways(experiment: Load, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    script = experiment("protocols")
+    script.main(["strictness", *options(out)])
+    result = lr.read(out)
+    assert set(result.frame["protocol"]) == set(script.PROTOCOLS)
+    assert set(result.frame["task"]) == set(script.OWN)
+    # The three read the same context, or else they would not differ in one thing at a time.
+    contexts = result.examples["contexts"].map(json.loads)
+    assert all(len(set(each.values())) == 1 and len(each) == 3 for each in contexts)
+    told = json.loads((out / "findings.json").read_text(encoding="utf-8"))["findings"]
+    assert told[-1].startswith("Generation needs more of the depth than likelihood: ")
+
+
 def test_similarity_is_compared_with_a_run(experiment: Load, tmp_path: Path) -> None:
     experiment("knowledge").main(options(tmp_path / "knowledge"))
     out = tmp_path / "out"

@@ -61,6 +61,7 @@ def test_shots_become_turns(task: lr.Task, tmp_path: Path) -> None:
     (shot,) = example.shots
     shown = {
         "continuation": shot.answer,
+        "exact": shot.answer,
         "answer_logprob": shot.answer,
         "generation": shot.solution,
         "chain_logprob": shot.solution,
@@ -84,7 +85,14 @@ def test_continuations_lose_their_space_and_evidence_is_found(
     engine = lr.Engine(model)
     examples = task.examples(4, 0)
     decode = model.tokenizer.decode
-    for name in ("continuation", "letter", "answer_logprob", "generation", "chain_logprob"):
+    for name in (
+        "continuation",
+        "letter",
+        "exact",
+        "generation",
+        "answer_logprob",
+        "chain_logprob",
+    ):
         asked = protocol(name).prepare(engine, task, examples, chat=True)
         for request in asked.requests:
             assert request.context[0] == 1 != request.context[1]

@@ -31,6 +31,7 @@ HELLASWAG = {"query": "q", "choices": ["a", "b"], "gold": 0}
         ("reasoning", ["--data", "nowhere"], "'nowhere' holds none of gsm8k, mathqa"),
         ("similarity", ["--run", "nowhere"], "'nowhere' is not a run folder"),
         ("protocols", ["mmlu", "--data", "nowhere"], "'nowhere' holds no dev"),
+        ("protocols", ["mmlu"], "mmlu takes --data, a folder of JSONL files"),
         ("all", ["--data", "nowhere"], "'nowhere' is not a folder"),
         ("all", ["--only", "rag,rug"], "--only rug: known are knowledge"),
     ],
@@ -140,6 +141,22 @@ def test_ways_of_scoring_are_compared_pair_by_pair(experiment: Load) -> None:
     )
     assert int(shown[2]) == len(cells) * (len(cells) - 1) // 2
     assert int(shown[1]) == verdict.count("leans more on") > 0
+
+
+def test_what_generation_costs_more_is_split(experiment: Load) -> None:
+    harms = {"continuation": 0.05, "exact": 0.3, "generation": 0.3}
+    truth = {("language", protocol): [harm] * 3 for protocol, harm in harms.items()}
+    *_, whole, stricter, writing, verdict = experiment("protocols").split(
+        Simulation(truth, n=1000).draw(0)
+    )
+    assert whole.startswith("Generation needs more of the depth than likelihood (language, gener")
+    assert "exact minus continuation +0.2" in stricter
+    assert "generation minus exact" in writing
+    assert verdict == (
+        "Generation needs more of the depth than likelihood: language supported; Exact answers "
+        "need more of the depth than likelihood: language supported; Writing needs more of the "
+        "depth than exact answers: language contradicted."
+    )
 
 
 def test_contexts_that_need_other_layers_are_told_apart(experiment: Load) -> None:

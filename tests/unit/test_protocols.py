@@ -29,6 +29,7 @@ EVERY = [
     "continuation[norm=token]",
     "continuation[norm=byte]",
     "continuation[norm=unconditional]",
+    "exact",
     "generation",
     "answer_logprob",
     "chain_logprob",

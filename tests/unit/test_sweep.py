@@ -111,7 +111,7 @@ def test_evidence_is_found_where_the_prompt_says_it_again(tmp_path: Path) -> Non
     }
     file.write_text(json.dumps(row))
     (example,) = lr.task(f"local:{file}").examples(1, 0)
-    for name in ("continuation", "letter", "generation", "answer_logprob"):
+    for name in ("continuation", "letter", "exact", "generation", "answer_logprob"):
         protocol = PROTOCOLS[name]()
         ((start, end),) = protocol.evidence(example) or []
         assert protocol.context(example)[start:end] == "The cat"
