@@ -107,8 +107,10 @@ def _claims(claims: pd.DataFrame) -> Iterator[Sentence]:
         size = "" if math.isnan(row.smallest) else f" (by {row.smallest:g} of the skill or more)"
         family = f" for {row.family}" if families[row.claim] > 1 else ""
         protocol = f" under {row.protocol}" if row.protocol else ""
+        part = row.claim in (literature.STRICTER, literature.WRITING)
+        whose = "Part of the claim on generation" if part else "Claim of the literature"
         text = (
-            f"Claim of the literature, {row.claim[0].lower()}{row.claim[1:]}{size}: {row.status}"
+            f"{whose}, {row.claim[0].lower()}{row.claim[1:]}{size}: {row.status}"
             f"{family}{protocol} ({row.evidence})."
         )
         yield Sentence(text, _DECIDED_BY.get(str(row.claim), "depth"))

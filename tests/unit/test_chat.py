@@ -85,14 +85,8 @@ def test_continuations_lose_their_space_and_evidence_is_found(
     engine = lr.Engine(model)
     examples = task.examples(4, 0)
     decode = model.tokenizer.decode
-    for name in (
-        "continuation",
-        "letter",
-        "exact",
-        "generation",
-        "answer_logprob",
-        "chain_logprob",
-    ):
+    names = ("continuation", "letter", "exact", "generation", "answer_logprob", "chain_logprob")
+    for name in names:
         asked = protocol(name).prepare(engine, task, examples, chat=True)
         for request in asked.requests:
             assert request.context[0] == 1 != request.context[1]

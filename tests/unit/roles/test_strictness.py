@@ -76,7 +76,10 @@ def test_the_parts_add_up_over_the_same_questions() -> None:
 
 def test_without_exact_the_claim_says_that_it_is_not_split() -> None:
     whole = Simulation(truth(0.1, 0.1), n=N).draw(0)
-    assert NOT_SPLIT not in localize(whole, ablation="skip").verdict
+    verdict = localize(whole, ablation="skip").verdict
+    assert NOT_SPLIT not in verdict
+    assert verdict.count("Claim of the literature") == 1  # the paper has no claim on the parts
+    assert verdict.count("Part of the claim on generation") == 2
     frame = whole.frame[whole.frame["protocol"] != E].reset_index(drop=True)
     without = localize(SweepResult(frame, whole.manifest, whole.examples), ablation="skip")
     assert list(without.claims["claim"]) == [MORE]
