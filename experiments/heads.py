@@ -70,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         ]
         names = [one.name for one in conditions]
         if args.thorough:
-            mean = lr.Mean(lr.Reference(lr.task("plain_text"), limit=8))
+            mean = lr.Mean(lr.Reference())  # of other questions of the asked task
             conditions += [
                 lr.Condition(dict.fromkeys(one, mean), name=f"mean: {one.name}")
                 for one in conditions

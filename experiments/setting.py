@@ -83,7 +83,7 @@ def skipped(model: Any, args: argparse.Namespace) -> list[lr.Condition]:
     """Each layer skipped; if asked for, also but for the first token, and with means instead."""
     conditions = lr.each_layer(model, lr.Skip())
     if args.thorough:
-        mean = lr.Mean(lr.Reference(lr.task("plain_text"), limit=8))
+        mean = lr.Mean(lr.Reference())  # of other questions of the asked task
         conditions += lr.each_layer(model, lr.Skip(), at="after_first")
         conditions += lr.each_layer(model, mean)
     return conditions

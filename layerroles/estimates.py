@@ -170,7 +170,8 @@ def _tried(sweep: Sweep, calls: list[Call], shape: Shape) -> Work:
 
 def _referred(sweep: Sweep, shape: Shape) -> Work:
     """Reading the prompts of the references that conditions declare, each reference once."""
-    references = {one for condition in sweep.conditions for one in condition.references}
+    conditions = sweep.references.distinct_conditions()
+    references = {one for condition in conditions for one in condition.references}
     lengths = [
         len(encode(sweep.model, prompt)) for reference in references for prompt in reference.prompts
     ]

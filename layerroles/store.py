@@ -265,12 +265,19 @@ def _merged(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
                 f"(model {name!r}), not {new!r}; use another folder"
             )
     rules = {(cell["task"], cell["protocol"]): cell.get("rules") for cell in known["cells"]}
+    references = _references(known["cells"])
     for cell in manifest["cells"]:
         names = cell["task"], cell["protocol"]
         if rules.get(names, cell.get("rules")) != cell.get("rules"):
             raise InputError(
                 f"run folder {str(folder)!r} asked task {names[0]!r} by other rules (its prompts, "
                 f"filters or metrics have changed): use another folder"
+            )
+        before, now = references.get(names, {}), cell.get("references", {})
+        if any(before.get(name, digest) != digest for name, digest in now.items()):
+            raise InputError(
+                f"run folder {str(folder)!r} asked task {names[0]!r} with a reference of other "
+                f"prompts (the task's questions have changed): use another folder"
             )
     hashes = {item["name"]: item["hash"] for item in known["conditions"]}
     for item in manifest["conditions"]:
@@ -280,6 +287,11 @@ def _merged(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
                 f"(other parameters or another reference): give one of them a name of its own, or "
                 f"use another folder"
             )
+    cells = _union(known["cells"], manifest["cells"], ("task", "protocol"))
+    for cell in cells:  # references that other conditions had stay noted
+        names = cell["task"], cell["protocol"]
+        noted = references.get(names, {}) | _references(manifest["cells"]).get(names, {})
+        cell |= {"references": noted} if noted else {}
     return {
         **manifest,
         "created": known["created"],
@@ -288,9 +300,14 @@ def _merged(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
         **{name: known.get(name, 0) for name in ("memory_halved", "peak_memory")},
         "noise_floor": known["noise_floor"],
         "limit": max(known["limit"], manifest["limit"]),
-        "cells": _union(known["cells"], manifest["cells"], ("task", "protocol")),
+        "cells": cells,
         "conditions": _union(known["conditions"], manifest["conditions"], ("hash",)),
     }
+
+
+def _references(cells: list[dict[str, Any]]) -> dict[tuple[str, str], dict[str, str]]:
+    """Hashes of the prompts in references made of each cell's own task, by the reference's name."""
+    return {(cell["task"], cell["protocol"]): cell.get("references", {}) for cell in cells}
 
 
 def _add_columns(db: sqlite3.Connection) -> None:

@@ -32,6 +32,7 @@ from layerroles.models import prepared
 from layerroles.progress import progress
 from layerroles.protocols import Answer, Asked, Protocol
 from layerroles.protocols.coherence import add_coherence
+from layerroles.references import References
 from layerroles.results import SweepResult
 from layerroles.status import telling
 from layerroles.store import ROW, Key, Store, opened, reserved
@@ -112,10 +113,11 @@ class Sweep:
         self.noise_floor = noise_floor
         self.cells = cells_of(tasks, protocols, limit, seed)
         self._engine = engine
-        for condition in self.conditions:
+        self.references = References(tasks, self.conditions, seed)
+        for condition in self.references.distinct_conditions():
             condition.check(model)
         self._check_evidence()
-        self._check_references()
+        self.references.check(self.cells)
 
     def __repr__(self) -> str:
         n_rows = len(self.conditions) * sum(len(cell.examples) for cell in self.cells)
@@ -191,7 +193,8 @@ class Sweep:
         for unit in self._work({}):
             asked = [self._prepare(engine, cell, list(unit.examples)) for cell in unit.cells]
             requests = tuple(each.requests for each in asked)
-            yield Call(unit.cells[0].task.label, requests, unit.conditions)
+            task = unit.cells[0].task.label
+            yield Call(task, requests, self.references.conditions(task, unit.conditions))
         for cell in self.cells:
             for some in again.batches(cell.examples):
                 part = self._prepare(engine, cell, list(some))
@@ -223,10 +226,11 @@ class Sweep:
                 asked[place] = [
                     self._prepare(engine, cell, list(unit.examples)) for cell in unit.cells
                 ]
+                task = unit.cells[0].task.label
                 yield Job(
-                    unit.cells[0].task.label,
+                    task,
                     tuple(each.requests for each in asked[place]),
-                    unit.conditions,
+                    self.references.conditions(task, unit.conditions),
                     apart=all(each.apart for each in asked[place]),
                     coherence=self.coherence,
                 )
@@ -327,22 +331,6 @@ class Sweep:
                         f"of example {example.id!r} is, protocol {cell.protocol.label!r}"
                     )
 
-    def _check_references(self) -> None:
-        # A plain text has no context: it is what is asked.
-        asked = {
-            example.context(worked=worked) or example.answer
-            for cell in self.cells
-            for example in cell.examples
-            for worked in (True, False)
-        }
-        for condition in self.conditions:
-            for reference in condition.references:
-                if asked & set(reference.prompts):
-                    raise InputError(
-                        f"condition {condition.name!r}: its reference holds prompts that the sweep "
-                        f"asks; lower the limit, or use other prompts"
-                    )
-
     def _manifest(self, workers: Workers) -> dict[str, Any]:
         model = dict(workers.model)
         return {
@@ -354,7 +342,10 @@ class Sweep:
             "chat": self.chat,
             "coherence": self.coherence,
             "limit": self.limit,
-            "cells": [{**cell.noted(), **cell.protocol.noted()} for cell in self.cells],
+            "cells": [
+                cell.noted() | cell.protocol.noted() | self.references.noted(cell.task.label)
+                for cell in self.cells
+            ],
             "conditions": [described(condition) for condition in self.conditions],
             "noise_floor": [],
             "executors": [],

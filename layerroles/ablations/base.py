@@ -17,6 +17,7 @@ Example:
                 return self.factor * write
 """
 
+import copy
 import dataclasses
 import hashlib
 from abc import ABC, abstractmethod
@@ -319,7 +320,7 @@ class Ablation(ABC):
         return f"{self.name}[{','.join(changed)}]" if changed else self.name
 
     def parameters(self) -> dict[str, object]:
-        """The parameters as JSON values; a reference is given by the hash of its prompts."""
+        """The parameters as JSON values; a reference is given by its `digest`."""
         values = dict(vars(self))
         if dataclasses.is_dataclass(self):
             values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
@@ -346,3 +347,12 @@ def declared_reference(ablation: Ablation) -> Reference | None:
             f"use Reference(texts_or_task)"
         )
     return declared
+
+
+def with_reference(ablation: Ablation, reference: Reference) -> Ablation:
+    """The same ablation with another reference."""
+    if dataclasses.is_dataclass(ablation):
+        return dataclasses.replace(ablation, reference=reference)
+    other = copy.copy(ablation)
+    object.__setattr__(other, "reference", reference)
+    return other

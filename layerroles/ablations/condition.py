@@ -13,8 +13,14 @@ from jaxtyping import Bool
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
-from layerroles.ablations.base import Ablation, EditContext, ablation, declared_reference
-from layerroles.ablations.reference import Reference
+from layerroles.ablations.base import (
+    Ablation,
+    EditContext,
+    ablation,
+    declared_reference,
+    with_reference,
+)
+from layerroles.ablations.reference import ONLY_IN_SWEEP, Reference
 from layerroles.ablations.where import At, acts, at_name, fingerprint, identity
 from layerroles.errors import InputError
 from layerroles.models import check_sites
@@ -113,12 +119,15 @@ class Condition:
         """Check that it can be applied to a model.
 
         Raises:
-            InputError: the model lacks a site, its parts cannot be trusted there, or an ablation
-                does not fit it.
+            InputError: the model lacks a site, its parts cannot be trusted there, an ablation does
+                not fit it, or a reference is made of the questions of a task and none is asked.
         """
         check_sites(model, tuple(self.edits))
         for site, edit in self.edits.items():
             edit.fits(model, site)
+        for reference in self.references:
+            if reference.is_open:
+                raise InputError(f"condition {self.name!r}: {ONLY_IN_SWEEP}")
 
     @property
     def is_intact(self) -> bool:
@@ -180,6 +189,18 @@ class Condition:
             if reference is not None:
                 needed.setdefault(reference, []).append(site)
         return needed
+
+    def with_references(self, others: Mapping[Reference, Reference]) -> "Condition":
+        """The condition with other references in place of some of its own; it keeps its name.
+
+        Its hash is another one, since a condition's hash covers its references.
+        """
+        edits = {}
+        for site, edit in self.edits.items():
+            reference = declared_reference(edit)
+            changed = reference is not None and reference in others
+            edits[site] = with_reference(edit, others[reference]) if changed else edit
+        return Condition(edits, name=self.name, at=self.at)
 
 
 def as_conditions(given: Iterable[Condition]) -> list[Condition]:

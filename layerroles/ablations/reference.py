@@ -24,6 +24,11 @@ from layerroles.errors import InputError
 from layerroles.models import check_sites, encode, forward
 from layerroles.sites import ENTRY, NUMBERED, Site, size_of
 
+ONLY_IN_SWEEP = (
+    "a reference without texts is made of the asked task's questions: use it in a Sweep, or give "
+    "texts or a task, as in lr.Reference(texts)"
+)
+
 
 @runtime_checkable
 class HeldOut(Protocol):
@@ -38,11 +43,15 @@ class HeldOut(Protocol):
 class Reference:
     """Prompts on which the intact model's writes are collected.
 
+    Without a source, they are other questions of the task that is asked: in a sweep, each task is
+    asked with a reference made of its own held-out prompts.
+
     Args:
         source: texts (a list, or a column of a `datasets` data set), a text file with a prompt on
-            each line, or a task, of which held-out examples are taken.
+            each line, or a task, of which held-out examples are taken; by default the task that a
+            sweep asks.
         limit: how many prompts at the most.
-        seed: of the task's order.
+        seed: of the task's order; by default 0, and without a source the sweep's own.
 
     Raises:
         InputError: no prompt, a limit below 1, or a file that cannot be read.
@@ -51,11 +60,13 @@ class Reference:
         >>> import layerroles as lr
         >>> len(lr.Reference(lr.task("facts"), limit=8).prompts)
         8
+        >>> lr.Condition({lr.Site(3): lr.Mean(lr.Reference())})  # in a sweep, the asked task's own
+        Condition('mean L3')
     """
 
-    source: Sequence[str] | Path | HeldOut
+    source: Sequence[str] | Path | HeldOut | None = None
     limit: int = 64
-    seed: int = 0
+    seed: int | None = None
 
     def __post_init__(self) -> None:
         if self.limit < 1:
@@ -64,18 +75,47 @@ class Reference:
             raise InputError(
                 "a reference takes a list of texts, not one string: use [text], or Path(file)"
             )
-        if not self.prompts:
+        if not self.is_open and not self.prompts:
             raise InputError("a reference needs at least one prompt that is not empty")
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it is made of the questions of the task that is asked, which is not known yet."""
+        return self.source is None
+
+    def of_task(self, task: HeldOut, seed: int) -> "Reference":
+        """The reference with which a task is asked: itself, or the task's prompts if it is open.
+
+        Args:
+            task: that is asked.
+            seed: of the sweep.
+
+        Raises:
+            InputError: the task has no prompt that it does not ask.
+        """
+        if not self.is_open:
+            return self
+        seed = seed if self.seed is None else self.seed
+        prompts = [prompt for prompt in task.held_out(self.limit, seed) if prompt]
+        if not prompts:
+            raise InputError(
+                "no question is kept apart to make a reference of: give texts or another task, "
+                "as in lr.Reference(texts)"
+            )
+        return Reference(prompts, self.limit, seed)
 
     @cached_property
     def prompts(self) -> list[str]:
         """The prompts.
 
         Raises:
-            InputError: a file that cannot be read, or something among them that is no text.
+            InputError: a file that cannot be read, something among them that is no text, or no
+                task is asked of whose questions the reference is made.
         """
+        if self.source is None:
+            raise InputError(ONLY_IN_SWEEP)
         if isinstance(self.source, HeldOut):
-            return self.source.held_out(self.limit, self.seed)
+            return self.source.held_out(self.limit, self.seed or 0)
         if isinstance(self.source, Path):
             return _lines(self.source, self.limit)
         texts = list(islice((text for text in self.source if text), self.limit))
@@ -88,17 +128,24 @@ class Reference:
 
     @cached_property
     def digest(self) -> str:
-        """A hash of the prompts."""
+        """A hash of the prompts; of an open reference, in words, how they will be chosen."""
+        if self.is_open:
+            seed = "the sweep's seed" if self.seed is None else f"seed {self.seed}"
+            return f"the asked task's own, limit {self.limit}, {seed}"
         joined = "\0".join(self.prompts)
         return hashlib.sha256(joined.encode()).hexdigest()[:16]
 
     def __repr__(self) -> str:
+        if self.is_open:
+            return f"Reference({self.digest})"
         n, source = len(self.prompts), self.source
         told = isinstance(source, Path | HeldOut)
         shown = repr(source) if told else f"{reprlib.repr(self.prompts[0])} ..."
         return f"Reference({n} {'prompt' if n == 1 else 'prompts'}: {shown}, {self.digest})"
 
     def __reduce__(self) -> tuple[object, ...]:
+        if self.is_open:
+            return Reference, (None, self.limit, self.seed)
         # Its source may be a file, or anything else that is only here.
         return Reference, (tuple(self.prompts), len(self.prompts), self.seed)
 

@@ -53,7 +53,7 @@ class Resample(Ablation):
 
     def __post_init__(self) -> None:
         declared_reference(self)
-        if len(set(self.reference.prompts)) < 2:
+        if not self.reference.is_open and len(set(self.reference.prompts)) < 2:
             raise InputError(_TOO_FEW)
 
     @property

@@ -8,7 +8,8 @@ from layerroles.cli.plugins import import_plugins
 def command(plugin: Plugins = None, as_json: AsJson = False) -> None:
     """List the ablations with their parameters and defaults.
 
-    A parameter is given by --set NAME=VALUE; a reference is made of the tasks' held-out prompts.
+    A parameter is given by --set NAME=VALUE; each task is asked with a reference made of its own
+    held-out prompts.
 
     [bold]Example:[/bold]
     layerroles ablations --plugin scale.py

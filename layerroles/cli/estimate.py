@@ -91,7 +91,7 @@ def command(
     ats = known_ats(at)
     if limit < 1:
         raise InputError(f"--limit {limit} asks for nothing: give 1 or more")
-    ablations = make_ablations(ablation, split_settings(settings or []), asked, seed)
+    ablations = make_ablations(ablation, split_settings(settings or []))
 
     import layerroles as lr
     from layerroles.devices import dtype_on

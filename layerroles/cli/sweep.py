@@ -43,7 +43,6 @@ if TYPE_CHECKING:
     from layerroles.tasks import Task
 
 TASKS = "kv_retrieval,facts,word_problems,copying"
-REFERENCE_LIMIT = 64  # prompts of a reference that an ablation declares
 
 
 def command(
@@ -149,7 +148,7 @@ def command(
     if limit < 1:
         raise InputError(f"--limit {limit} asks for nothing: give 1 or more")
     check_engine(executor, memory)
-    ablations = make_ablations(ablation, split_settings(settings or []), asked, seed)
+    ablations = make_ablations(ablation, split_settings(settings or []))
     there = known_backend(backend, address, workers, gpus_per_worker, timeout)
     if backend == "ray" and device is not None:
         raise InputError(
@@ -299,12 +298,10 @@ def _is_required(field: "dataclasses.Field[Any]") -> bool:
     return field.init and field.default is no and field.default_factory is no
 
 
-def make_ablations(
-    text: str, settings: dict[str, str], tasks: Sequence["Task"], seed: int
-) -> list["Ablation"]:
+def make_ablations(text: str, settings: dict[str, str]) -> list["Ablation"]:
     """The ablations that `--ablation` names, with the settings that each of them knows.
 
-    One that declares a reference gets the tasks' held-out prompts.
+    One that declares a reference gets an open one: each task is asked with its own held-out prompts.
 
     Raises:
         InputError: unknown ablation; a setting that none of them knows; a parameter without a
@@ -322,9 +319,7 @@ def make_ablations(
         unused -= set(own)
         values = typed_fields(cls, own)
         if "reference" in fields and "reference" not in values:
-            values["reference"] = Reference(
-                _held_out(tasks, seed), limit=REFERENCE_LIMIT, seed=seed
-            )
+            values["reference"] = Reference()
         missing = [
             key for key, field in fields.items() if key not in values and _is_required(field)
         ]
@@ -341,9 +336,3 @@ def make_ablations(
         of = "; ".join(f"{name}: {parameters}" for name, parameters in known.items())
         raise InputError(f"--set {sorted(unused)[0]!r}: no such parameter, known are {of}")
     return ablations
-
-
-def _held_out(tasks: Sequence["Task"], seed: int) -> list[str]:
-    """Prompts that the sweep does not ask, each task with an equal share."""
-    share = max(1, REFERENCE_LIMIT // len(tasks))
-    return [prompt for task in tasks for prompt in task.held_out(share, seed)]
