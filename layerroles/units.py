@@ -1,6 +1,7 @@
 """What a sweep consists of: cells, the units of its work, and what the engine is asked at once."""
 
 import functools
+import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from layerroles.errors import InputError
 from layerroles.protocols import Harness, Protocol, protocol
 from layerroles.store import Key
 from layerroles.tasks import Example, Guess, LmEval, Task, best_guess
+
+log = logging.getLogger(__name__)
 
 # Conditions that are asked together at the most: what they have in common is computed once.
 _CONDITIONS_AT_ONCE = 64
@@ -121,6 +124,12 @@ def cells_of(
     for task in tasks:
         own = Harness(task) if isinstance(task, LmEval) else task.protocol
         examples = tuple(task.examples(limit, seed))
+        if len(examples) < limit:
+            log.warning(
+                "task %r: %d questions are asked, not %d: it has no more, besides %d that are "
+                "reserved for references and never asked",
+                *(task.label, len(examples), limit, task.n_reserved(seed)),
+            )
         for each in asked.values() if own is None else [_protocol(own)]:
             for example in examples:
                 try:

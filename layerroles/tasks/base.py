@@ -172,7 +172,7 @@ class Task(ABC):
 
     @abstractmethod
     def held_out(self, limit: int, seed: int) -> list[str]:
-        """Up to `limit` contexts of examples that `examples(..., seed)` gives last or never.
+        """Up to `limit` contexts of examples that `examples(..., seed)` never gives.
 
         They serve as a reference (means of what the model writes on such prompts).
         """
@@ -191,6 +191,9 @@ class Task(ABC):
         quotes, numbers, or words that are answers to other questions.
         """
         return []
+    def n_reserved(self, seed: int) -> int:
+        """How many questions `examples(..., seed)` leaves out so that `held_out` has some."""
+        return 0
 
     def grade(self, response: str, example: Example) -> Grade:
         """Read a generated response; the default suits answers that are a short text.

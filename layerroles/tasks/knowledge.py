@@ -17,6 +17,7 @@ import csv
 import dataclasses
 import hashlib
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -94,36 +95,13 @@ class Facts(Listed):
 
     def groups(self) -> dict[str, list[Example]]:
         """The facts by relation."""
-        asked = {relation: facts()[relation] for relation in self._asked()}
+        return {relation: list(facts()[relation]) for relation in self._asked()}
+
+    def posed(self, example: Example, others: Sequence[Example]) -> Example:
+        """The question behind its context, the fact told among some of the others."""
         if self.context == "none":
-            return {relation: list(own) for relation, own in asked.items()}
-        return {
-            relation: [self._told(fact, own) for fact in own] for relation, own in asked.items()
-        }
-
-    def grade(self, response: str, example: Example) -> Grade:
-        """Read the first sentence of the first line; accents, case and articles do not count.
-
-        Flexible: of the relation's answers, the sentence names the right one or an alias first,
-        does not deny it, and names no other beside it. A chemical symbol counts only where the
-        answer starts, and in its own case. Strict: the line is nothing but the answer or an alias.
-        Form: the line is that, or has no more words than an answer takes.
-        """
-        relation = _relation(example)
-        return grade_name(response, example, _answers(relation), alone=relation == "symbol")
-
-    def _shots(self, example: Example, group: list[Example], seed: int) -> tuple[Example, ...]:
-        """The shots, none of which tells the fact that is asked."""
-        shots = super()._shots(example, group, seed)
-        if self.context != "distractors":
-            return shots
-        own = facts()[_relation(example)]
-        by_id = {fact.id: fact for fact in own}
-        untold = tuple(fact for fact in own if fact.id != example.id)
-        return tuple(self._told(by_id[shot.id], untold) for shot in shots)
-
-    def _told(self, fact: Example, own: tuple[Example, ...]) -> Example:
-        """The question behind a context that tells the fact."""
+            return example
+        fact, own = example, others
         told = [fact]
         if self.context == "distractors":
             rng = random.Random(f"{self.name}:distractors:{fact.id}")
@@ -139,6 +117,21 @@ class Facts(Listed):
             prompt=f"{context}\n{fact.prompt}",
             evidence=((start, start + len(fact.answer)),),
         )
+
+    def group(self, example: Example) -> str:
+        """The relation."""
+        return _relation(example)
+
+    def grade(self, response: str, example: Example) -> Grade:
+        """Read the first sentence of the first line; accents, case and articles do not count.
+
+        Flexible: of the relation's answers, the sentence names the right one or an alias first,
+        does not deny it, and names no other beside it. A chemical symbol counts only where the
+        answer starts, and in its own case. Strict: the line is nothing but the answer or an alias.
+        Form: the line is that, or has no more words than an answer takes.
+        """
+        relation = _relation(example)
+        return grade_name(response, example, _answers(relation), alone=relation == "symbol")
 
     def _asked(self) -> list[str]:
         if not self.relations:

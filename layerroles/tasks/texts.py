@@ -65,6 +65,10 @@ class PlainText(Task):
         _, apart = self._parted(seed)
         return apart[:limit]
 
+    def n_reserved(self, seed: int) -> int:
+        """One passage in five, the same number under every seed."""
+        return len(self._parted(seed)[1])
+
     def _parted(self, seed: int) -> tuple[list[str], list[str]]:
         passages = self._passages()
         random.Random(f"plain_text:{seed}").shuffle(passages)
