@@ -301,7 +301,7 @@ def _is_required(field: "dataclasses.Field[Any]") -> bool:
 def make_ablations(text: str, settings: dict[str, str]) -> list["Ablation"]:
     """The ablations that `--ablation` names, with the settings that each of them knows.
 
-    One that declares a reference gets an open one: each task is asked with its own held-out prompts.
+    One that declares a reference gets the asked task's own, made of its held-out prompts.
 
     Raises:
         InputError: unknown ablation; a setting that none of them knows; a parameter without a

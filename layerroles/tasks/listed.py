@@ -53,7 +53,7 @@ class Listed(Task):
 
     @abstractmethod
     def groups(self) -> dict[str, list[Example]]:
-        """The questions as they are listed, without shots, by groups of a kind; one group will do."""
+        """The questions as listed, without shots, by groups of a kind; a single group will do."""
 
     def posed(self, example: Example, others: Sequence[Example]) -> Example:
         """A listed question as it is asked: as it stands, unless a task adds a context.
@@ -149,10 +149,11 @@ class Listed(Task):
         return random.Random(f"{self.name}:{seed}:shots:{example.id}")
 
     def _kept_out(self, asked: Sequence[Example], reserve: Sequence[Example]) -> set[str]:
-        """Answers of asked questions that too few of all questions share to stand in a reference."""
+        """Answers of asked questions that too few questions share to stand in a reference."""
         counts = Counter(map(_answer, [*asked, *reserve]))
         least = _COMMON * counts.total()
-        return {answer for answer in map(_answer, asked) if counts[answer] < least}
+        right = {normalised(text) for one in asked for text in (one.answer, *one.aliases)}
+        return {answer for answer in right if counts[answer] < least}
 
 
 def _others(example: Example, questions: Sequence[Example]) -> list[Example]:

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from layerroles.errors import InputError
+from layerroles.tasks.apart import n_reserved, prompts
 from layerroles.tasks.base import FAMILIES, Example, Task, register
 from layerroles.tasks.harness import check, family_of, filters, members, quiet, refuse_worse, told
 from layerroles.tasks.parameters import one_of, whole
@@ -168,7 +169,7 @@ class LmEval(Task):
             InputError: there are none.
         """
         by_member = [
-            [f"{name}/{place}" for place in self._order(name, len(self.documents[name]), seed)]
+            [f"{name}/{place}" for place in self._places(name, seed)]
             for name in self._turns(seed)
         ]
         rounds = itertools.zip_longest(*by_member)
@@ -267,18 +268,29 @@ class LmEval(Task):
         return found
 
     def held_out(self, limit: int, seed: int) -> list[str]:
-        """Contexts of the last `limit` documents of the order under `seed`, the last one first."""
+        """Contexts of documents of another split, or of the reserved ones; members take turns."""
         share = -(-limit // len(self.members))
-        contexts = []
-        for name, member in self.members.items():
-            member.set_fewshot_seed(self.fewshot_seed)
-            docs = member.eval_docs
-            shots = member.config.num_fewshot or 0
-            with told(name, f"cannot make its prompts, with {shots} worked examples"):
-                for place in self._order(name, len(docs), seed)[::-1][:share]:
-                    context = member.fewshot_context(docs[place], num_fewshot=shots)
-                    contexts.append(context if isinstance(context, str) else context[0])
-        return contexts[:limit]
+        found = [
+            prompts(member, self._places(name, seed), share, seed)
+            for name, member in self.members.items()
+        ]
+        rounds = itertools.zip_longest(*found)
+        return [prompt for each in rounds for prompt in each if prompt is not None][:limit]
+
+    def n_reserved(self, seed: int) -> int:
+        """How many documents are never asked: none where there is another split, else up to 64.
+
+        None in the data set's own order either, which is for lm-eval's own numbers.
+        """
+        return sum(map(self._n_reserved, self.members))
+
+    def _n_reserved(self, name: str) -> int:
+        return n_reserved(self.members[name], len(self.members)) if self.order == "seed" else 0
+
+    def _places(self, name: str, seed: int) -> list[int]:
+        """The places of a member's documents that may be asked, in the order under the seed."""
+        order = self._order(name, len(self.documents[name]), seed)
+        return order[: len(order) - self._n_reserved(name)]
 
     def share_right(self, example: Example) -> float | None:
         """Which share of an example's choices is right; None where the task scores by rules."""

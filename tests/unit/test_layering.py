@@ -15,8 +15,8 @@ PACKAGE = Path(__file__).resolve().parents[2] / "layerroles"
 # Left may not import right.
 ORDER = (
     "errors registry notebook progress sites gguf weights checks boot models chat ablations engine "
-    "tasks protocols probes plants lm manifest store status backends frame units references again sweep "
-    "aggregates devices estimated estimates roles prune figures page cli __main__"
+    "tasks protocols probes plants lm manifest store status backends frame units references again "
+    "sweep aggregates devices estimated estimates roles prune figures page cli __main__"
 ).split()
 # These stand beside: they use nothing but what is named, and serve `sweep` and all behind it; the
 # audit of a task takes its correction for many tests from `stats`.
