@@ -229,11 +229,15 @@ def test_an_ablation_of_a_plugin_with_a_setting(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("loaded")
-def test_a_declared_reference_is_made_of_held_out_prompts() -> None:
+def test_a_declared_reference_is_made_of_the_asked_tasks_held_out_prompts() -> None:
     asked = sweep("--ablation", "mean", "--tasks", "facts", "--sites", "L0", "--at", "all")
     (condition,) = asked.conditions
     (reference,) = condition.references
-    assert reference is not None
+    assert reference == lr.Reference()
+    prompts = lr.task("facts").held_out(64, seed=0)
+    assert asked.references.noted("facts")["references"] == {
+        reference.digest: lr.Reference(prompts).digest
+    }
 
 
 @pytest.mark.usefixtures("loaded")

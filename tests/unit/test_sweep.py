@@ -350,9 +350,14 @@ def test_mistakes_are_told(changed: dict[str, object], line: str, tasks: list[lr
 
 def test_a_reference_that_is_asked_is_refused(tasks: list[lr.Task]) -> None:
     model = random_model("llama")
-    conditions = lr.each_layer(model, lr.Mean(lr.Reference(tasks[0])), layers=[1])
-    with pytest.raises(lr.InputError, match="its reference holds prompts that the sweep asks"):
-        lr.Sweep(model, tasks, conditions, limit=12)
+    example = tasks[0].examples(4, seed=0)[3]
+    as_shot = f"Other words.\n\n{example.prompt} {example.answer}\n\nAnd a question:"
+    for text in (example.prompt, f"A shot.\n\n{example.prompt}", as_shot):
+        mean = lr.Mean(lr.Reference(["of no task", text]))
+        conditions = lr.each_layer(model, mean, layers=[1])
+        lr.Sweep(model, tasks, conditions, limit=3)
+        with pytest.raises(lr.InputError, match="its reference holds prompts that the sweep asks"):
+            lr.Sweep(model, tasks, conditions, limit=4)
 
 
 def test_an_example_without_choices_cannot_be_chosen_from(tmp_path: Path) -> None:

@@ -86,7 +86,8 @@ def test_evidence_is_the_subject() -> None:
 def test_the_order_deals_relations_evenly() -> None:
     made = Facts()
     examples = made.examples(10_000, seed=0)
-    assert {example.id for example in examples} == {example.id for example in ALL}
+    assert len(examples) == len(ALL) - made.n_reserved(seed=0)
+    assert {example.id for example in examples} < {example.id for example in ALL}
     for part in (examples[:64], examples[-64:]):
         counts = Counter(example.id.split("-")[0] for example in part)
         for relation, listed in facts().items():
