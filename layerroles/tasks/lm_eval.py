@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from layerroles.errors import InputError
-from layerroles.tasks.apart import n_reserved, prompts
 from layerroles.tasks.base import FAMILIES, Example, Task, register
 from layerroles.tasks.harness import check, family_of, filters, members, quiet, refuse_worse, told
+from layerroles.tasks.lm_eval_references import n_reserved, prompts
 from layerroles.tasks.parameters import one_of, whole
 
 _OF_THE_NAME = "of the name"
