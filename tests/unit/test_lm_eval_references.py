@@ -1,18 +1,17 @@
 """References of lm-eval tasks hold no document that is asked, with and without another split."""
 
-import itertools
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import layerroles as lr
-from layerroles.tasks import LmEval, harness
+from layerroles.tasks import LmEval
 from tests.unit.random_models import random_model
 
 OPTIONS = ["red", "green", "blue"]
 EVERYTHING = 10_000
-NAMES = itertools.count()
 
 
 def docs(name: str, n: int) -> list[dict[str, object]]:
@@ -21,27 +20,77 @@ def docs(name: str, n: int) -> list[dict[str, object]]:
     ]
 
 
-def made(folder: Path, more: str, *, group: int = 0, **splits: list[dict[str, object]]) -> LmEval:
-    """A task of one's own, or a group of several, whose data have these splits."""
-    harness._manager.cache_clear()
-    files = ""
-    for split, rows in splits.items():
-        file = folder / f"{split}.jsonl"
-        file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-        files += f"    {split}: {file}\n"
-    name = f"apart_{next(NAMES)}"
-    names = [f"{name}_{i}" for i in range(group)] or [name]
-    for one in names:
-        text = (
-            f"task: {one}\ndataset_path: json\ndataset_kwargs:\n  data_files:\n{files}"
-            f"output_type: multiple_choice\ntest_split: test\ndoc_to_choice: options\n"
-            f'doc_to_target: answer\ndoc_to_text: "Q: {{{{question}}}}\\nA:"\n{more}'
+SHOTS = "num_fewshot: 3\n"
+FROM_TEST = f"{SHOTS}fewshot_split: test\n"
+SIZES = [(4, 0), (5, 1), (30, 6), (319, 63), (320, 64), (330, 64)]
+SPLITS = {
+    "training_split: train\n": "train",
+    "fewshot_split: dev\n": "dev",
+    "validation_split: validation\n": "validation",
+    "training_split: train\nfewshot_split: dev\n": "dev",
+}
+# Of each task: what its file says besides, its data.
+TASKS = {
+    **{f"size_{n}": ("", {"test": docs("test", n)}) for n, _ in SIZES},
+    **{
+        f"sampled_{sampler}": (
+            f"{FROM_TEST}fewshot_config:\n  sampler: {sampler}\n",
+            {"test": docs("test", 30)},
         )
-        (folder / f"{one}.yaml").write_text(text, encoding="utf-8")
-    if group:
-        listed = f"group: {name}\ntask: [{', '.join(names)}]\n"
-        (folder / f"{name}.yaml").write_text(listed, encoding="utf-8")
-    return lr.task(f"lm_eval:{name}", include_path=str(folder))
+        for sampler in ("default", "first_n")
+    },
+    "few": (FROM_TEST, {"test": docs("test", 10)}),
+    **{
+        f"split_{at}": (
+            SHOTS + named,
+            {name: docs(name, 40) for name in ("train", "dev", "validation", "test")},
+        )
+        for at, named in enumerate(SPLITS)
+    },
+    "overlap": (
+        f"{SHOTS}training_split: train\n",
+        {"train": [*docs("train", 10), *docs("test", 25)], "test": docs("test", 30)},
+    ),
+    "same": (
+        "training_split: train\n",
+        {"train": docs("test", 30), "test": docs("test", 30)},
+    ),
+    **{f"member_{at}": ("", {"test": docs("test", 30)}) for at in range(2)},
+    **{f"large_{at}": ("", {"test": docs("test", 400)}) for at in range(2)},
+    "short": (FROM_TEST, {"test": docs("t", 30)}),
+}
+ASKED = """doc_to_text: "Q: {{question}}\\nA:"
+doc_to_choice: options
+doc_to_target: answer
+"""
+# As in Winogrande, where a question is asked once with each of its choices.
+IN_PLACE = """doc_to_text: answer
+doc_to_choice: "{{[question + ' red', question + ' green']}}"
+doc_to_target: " so"
+"""
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], LmEval]:
+    """Makes the tasks above, the groups of `member` and `large`, and `in_place`."""
+    folder = tmp_path_factory.mktemp("tasks")
+    in_place = {"test": [row | {"answer": 0} for row in docs("test", 20)]}
+    for name, (more, splits) in (TASKS | {"in_place": ("", in_place)}).items():
+        files = ""
+        for split, rows in splits.items():
+            file = folder / f"{name}_{split}.jsonl"
+            file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+            files += f"    {split}: {file}\n"
+        text = (
+            f"task: apart_{name}\ndataset_path: json\ndataset_kwargs:\n  data_files:\n{files}"
+            f"output_type: multiple_choice\ntest_split: test\n{more}"
+        )
+        text += IN_PLACE if name == "in_place" else ASKED
+        (folder / f"apart_{name}.yaml").write_text(text, encoding="utf-8")
+    for group in ("member", "large"):
+        text = f"group: apart_{group}\ntask: [apart_{group}_0, apart_{group}_1]\n"
+        (folder / f"apart_{group}.yaml").write_text(text, encoding="utf-8")
+    return lambda name: lr.task(f"lm_eval:apart_{name}", include_path=str(folder))
 
 
 def questions(prompt: str) -> list[str]:
@@ -69,48 +118,39 @@ def check(task: LmEval, n_asked: int, n_prompts: int, n_shots: int) -> list[str]
     return task.held_out(64, seed=0)
 
 
-SHOTS = "num_fewshot: 3\n"
-
-
-@pytest.mark.parametrize(
-    ("n", "reserved"), [(4, 0), (5, 1), (30, 6), (319, 63), (320, 64), (330, 64)]
-)
+@pytest.mark.parametrize(("n", "reserved"), SIZES)
 def test_without_another_split_documents_are_reserved(
-    n: int, reserved: int, tmp_path: Path
+    n: int, reserved: int, made: Callable[[str], LmEval]
 ) -> None:
-    task = made(tmp_path, "num_fewshot: 0\n", test=docs("test", n))
+    task = made(f"size_{n}")
     assert task.n_reserved(seed=0) == reserved
     check(task, n - reserved, reserved, 0)
 
 
 @pytest.mark.parametrize("sampler", ["default", "first_n"])
 def test_worked_examples_of_the_asked_split_are_reserved_documents(
-    sampler: str, tmp_path: Path
+    sampler: str, made: Callable[[str], LmEval]
 ) -> None:
-    more = f"{SHOTS}fewshot_split: test\nfewshot_config:\n  sampler: {sampler}\n"
-    task = made(tmp_path, more, test=docs("test", 30))
+    task = made(f"sampled_{sampler}")
     before = [example.prompt for example in task.examples(EVERYTHING, seed=0)]
     check(task, 24, 6, 3)
-    asked = lr.task(f"lm_eval:{task.task}", include_path=str(tmp_path)).examples(EVERYTHING, 0)
+    again = made(f"sampled_{sampler}")
+    again.held_out(64, seed=0)
+    asked = again.examples(EVERYTHING, seed=0)
     assert [example.prompt for example in asked] == before, "what is asked stays as it was"
-    # Of two reserved documents, only one can be shown before the other.
-    check(made(tmp_path, more, test=docs("test", 10)), 8, 2, 1)
 
 
-@pytest.mark.parametrize(
-    ("named", "split"),
-    [
-        ("training_split: train\n", "train"),
-        ("fewshot_split: dev\n", "dev"),
-        ("validation_split: validation\n", "validation"),
-        ("training_split: train\nfewshot_split: dev\n", "dev"),
-    ],
-)
-def test_another_split_is_what_references_are_made_of(
-    named: str, split: str, tmp_path: Path
+def test_of_two_reserved_documents_one_is_shown_before_the_other(
+    made: Callable[[str], LmEval],
 ) -> None:
-    splits = {name: docs(name, 40) for name in ("train", "dev", "validation", "test")}
-    task = made(tmp_path, SHOTS + named, **splits)
+    check(made("few"), 8, 2, 1)
+
+
+@pytest.mark.parametrize(("at", "split"), enumerate(SPLITS.values()))
+def test_another_split_is_what_references_are_made_of(
+    at: int, split: str, made: Callable[[str], LmEval]
+) -> None:
+    task = made(f"split_{at}")
     assert task.n_reserved(seed=0) == 0
     prompts = check(task, 40, 40, 3)
     assert all(questions(prompt)[-1].startswith(split) for prompt in prompts)
@@ -118,20 +158,17 @@ def test_another_split_is_what_references_are_made_of(
     assert len(task.held_out(7, seed=0)) == 7
 
 
-def test_training_documents_that_are_asked_too_are_left_out(tmp_path: Path) -> None:
-    train = [*docs("train", 10), *docs("test", 25)]
-    task = made(tmp_path, f"{SHOTS}training_split: train\n", train=train, test=docs("test", 30))
-    check(task, 30, 10, 3)
-    same = made(tmp_path, "num_fewshot: 0\ntraining_split: train\n", train=docs("test", 30),
-                test=docs("test", 30))  # fmt: skip
+def test_training_documents_that_are_asked_too_are_left_out(made: Callable[[str], LmEval]) -> None:
+    check(made("overlap"), 30, 10, 3)
+    same = made("same")
     assert same.held_out(64, seed=0) == []
     condition = lr.Condition({lr.Site(1): lr.Mean(lr.Reference())})
-    with pytest.raises(lr.InputError, match=r"apart_\d+.*no question is kept apart to make a ref"):
+    with pytest.raises(lr.InputError, match=r"apart_same.*no question is kept apart to make a ref"):
         lr.Sweep(random_model("llama"), [same], [condition])
 
 
-def test_a_group_reserves_of_each_member(tmp_path: Path) -> None:
-    task = made(tmp_path, "num_fewshot: 0\n", group=2, test=docs("test", 30))
+def test_a_group_reserves_of_each_member(made: Callable[[str], LmEval]) -> None:
+    task = made("member")
     assert task.n_reserved(seed=0) == 12
     assert len(task.examples(EVERYTHING, seed=0)) == 48
     prompts = task.held_out(64, seed=0)
@@ -139,33 +176,22 @@ def test_a_group_reserves_of_each_member(tmp_path: Path) -> None:
     assert len(prompts) == 12
     assert not own & {questions(prompt)[-1] for prompt in prompts}
     assert len(task.held_out(3, seed=0)) == 3
-    large = made(tmp_path, "num_fewshot: 0\n", group=2, test=docs("test", 400))
-    assert large.n_reserved(seed=0) == 64
+    assert made("large").n_reserved(seed=0) == 64
 
 
-def test_a_task_whose_choices_are_read_in_place(tmp_path: Path) -> None:
-    """As in Winogrande, where a question is asked once with each of its choices."""
-    more = "doc_to_choice: \"{{[question + ' red', question + ' green']}}\"\ndoc_to_text: answer\n"
-    rows = [row | {"answer": 0} for row in docs("test", 20)]
-    task = made(tmp_path, f"num_fewshot: 0\n{more}".replace("doc_to_text", "#"), test=rows)
-    file = tmp_path / f"{task.task}.yaml"
-    lines = [
-        line
-        for line in file.read_text().splitlines()
-        if not line.startswith(("doc_to_choice: options", "doc_to_text", "doc_to_target", "#"))
-    ]
-    file.write_text("\n".join([*lines, "doc_to_text: answer", 'doc_to_target: " so"', ""]))
-    harness._manager.cache_clear()
-    task = lr.task(f"lm_eval:{task.task}", include_path=str(tmp_path))
+def test_a_task_whose_choices_are_read_in_place(made: Callable[[str], LmEval]) -> None:
+    task = made("in_place")
     assert next(iter(task.members.values())).multiple_input
-    assert len(task.examples(EVERYTHING, seed=0)) == 16
+    asked = {example.prompt for example in task.examples(EVERYTHING, seed=0)}
     prompts = task.held_out(64, seed=0)
-    assert len(prompts) == 4
-    assert not {example.prompt for example in task.examples(EVERYTHING, seed=0)} & set(prompts)
+    assert (len(asked), len(prompts)) == (16, 4)
+    assert not asked & set(prompts)
 
 
-def test_a_sweep_notes_the_prompts_of_an_lm_eval_task(tmp_path: Path) -> None:
-    task = made(tmp_path, f"{SHOTS}fewshot_split: test\n", test=docs("t", 30))
+def test_a_sweep_notes_the_prompts_of_an_lm_eval_task(
+    made: Callable[[str], LmEval], tmp_path: Path
+) -> None:
+    task = made("short")
     condition = lr.Condition({lr.Site(1): lr.Mean(lr.Reference())})
     sweep = lr.Sweep(random_model("llama"), [task], [condition], limit=2, noise_floor=False)
     result = sweep.run(tmp_path / "run")
