@@ -146,7 +146,7 @@ def test_of_two_reserved_documents_one_is_shown_before_the_other(
     check(made("few"), 8, 2, 1)
 
 
-@pytest.mark.parametrize(("at", "split"), enumerate(SPLITS.values()))
+@pytest.mark.parametrize(("at", "split"), list(enumerate(SPLITS.values())))
 def test_another_split_is_what_references_are_made_of(
     at: int, split: str, made: Callable[[str], LmEval]
 ) -> None:
