@@ -93,6 +93,24 @@ def _settings(a: SweepResult, b: SweepResult) -> list[str]:
         f"{name} is not the same: {one} (a), {two} (b)"
         for name, (one, two) in named.items()
         if one != two
+    ] + _other_references(a, b)
+
+
+def _other_references(a: SweepResult, b: SweepResult) -> list[str]:
+    """Lines on tasks whose own references, chosen alike, hold other prompts in the two runs."""
+    cells = [
+        {(cell["task"], cell["protocol"]): cell for cell in run.manifest.get("cells", [])}
+        for run in (a, b)
+    ]
+    found = {}
+    for names in cells[0].keys() & cells[1].keys():
+        ours, theirs = (each[names].get("references", {}) for each in cells)
+        for words in ours.keys() & theirs.keys():
+            if ours[words] != theirs[words]:
+                found[names[0], words] = f"{ours[words]} (a), {theirs[words]} (b)"
+    return [
+        f"the reference of task {task} ({words}) does not hold the same prompts: {digests}"
+        for (task, words), digests in sorted(found.items())
     ]
 
 

@@ -242,3 +242,20 @@ def test_settings_and_parameters_that_differ_are_said():
         "chat is not the same: False (a), True (b)",
         'ablation skip is not the same: {"factor": 0.5} (a), {"factor": 0.25} (b)',
     )
+
+
+def test_references_of_a_task_that_hold_other_prompts_are_said():
+    given = run(0, FLAT)
+    tasks = sorted({cell["task"] for cell in given.manifest["cells"]})
+
+    def with_prompts(digest: str) -> SweepResult:
+        cells = [cell | {"references": {"its own": digest}} for cell in given.manifest["cells"]]
+        return dataclasses.replace(given, manifest={**given.manifest, "cells": cells})
+
+    one, two = with_prompts("1f"), with_prompts("2e")
+    assert compare(one, two).unmatched == tuple(
+        f"the reference of task {task} (its own) does not hold the same prompts: 1f (a), 2e (b)"
+        for task in tasks
+    )
+    assert not compare(one, one).unmatched
+    assert not compare(one, given).unmatched
