@@ -68,19 +68,21 @@ class References:
             InputError: one does.
         """
         everything = _asked(example for cell in cells for example in cell.examples)
+        checked: set[tuple[str, Reference]] = set()
         for task, known in self._conditions.items():
             own = _asked(e for cell in cells if cell.task.label == task for e in cell.examples)
             made = self._made[task].values()
-            checked: set[Reference] = set()
             for given, condition in known.items():
                 for reference in condition.references:
-                    if reference in checked:
+                    of = task if reference in made else ""
+                    if (of, reference) in checked:
                         continue
-                    checked.add(reference)
-                    if _holds(reference, own if reference in made else everything):
+                    checked.add((of, reference))
+                    if _holds(reference, own if of else everything):
                         raise InputError(
                             f"condition {given.name!r}: its reference holds prompts that the sweep "
-                            f"asks; lower the limit, or use other prompts"
+                            f"asks; lower the limit, or use others, as in lr.Reference(), which "
+                            f"takes each task's own that are not asked"
                         )
 
 
