@@ -198,8 +198,8 @@ class Condition:
         edits = {}
         for site, edit in self.edits.items():
             reference = declared_reference(edit)
-            changed = reference is not None and reference in others
-            edits[site] = with_reference(edit, others[reference]) if changed else edit
+            other = None if reference is None else others.get(reference)
+            edits[site] = edit if other is None else with_reference(edit, other)
         return Condition(edits, name=self.name, at=self.at)
 
 
