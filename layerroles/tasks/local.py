@@ -39,7 +39,8 @@ _OF_THE_FILE = "of the file"
 class Local(Listed):
     """Ask the questions of a JSONL or CSV file with the fields `prompt` and `answer`.
 
-    The file is read once, when the task is made.
+    The file is read once, when the task is made. 64 of its questions, or a fifth where there are
+    fewer than 320, are reserved for references and never asked.
 
     Attributes:
         path: the file.
