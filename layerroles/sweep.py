@@ -66,7 +66,8 @@ class Sweep:
     Raises:
         InputError: nothing to run, an unknown protocol, a task that a protocol cannot ask, a limit
             below 1, two conditions of one name, a site that the model lacks, a reference that
-            holds an example that is asked, or a chat with a model that has no template.
+            holds an example that is asked, a task that keeps no questions apart for its own
+            reference, or a chat with a model that has no template.
 
     Example:
         conditions = lr.each_layer(model, lr.Skip())
