@@ -13,7 +13,8 @@ from layerroles.engine.groups import Requests
 from layerroles.errors import InputError
 from layerroles.protocols import Harness, Protocol, protocol
 from layerroles.store import Key
-from layerroles.tasks import Example, Guess, LmEval, Task, best_guess
+from layerroles.tasks import Example, LmEval, Task
+from layerroles.tasks.guessing import Guess, best_guess
 
 log = logging.getLogger(__name__)
 

@@ -35,7 +35,7 @@ def pruned_harm(table: pd.DataFrame) -> go.Figure:
         InputError: no such table, or no harm in it.
 
     Example:
-        plan = lr.plan_pruning(model, drop=1, tasks=tasks, limit=4)
+        plan = lr.plan_pruning(model, drop=1, tasks=tasks, limit=12)
         asked = lr.Sweep(model, tasks, [plan.condition], protocols=["generation"], limit=8, seed=1)
         figure = lr.figures.pruned_harm(lr.compare_plans(asked.run("runs/plan"), [plan]))
     """

@@ -48,11 +48,11 @@ def compare_plans(result: SweepResult, plans: Sequence[PruningPlan]) -> pd.DataF
 
     Example:
         plans = [
-            lr.plan_pruning(model, drop=1, method=method, tasks=tasks, limit=4)
+            lr.plan_pruning(model, drop=1, method=method, tasks=tasks, limit=12)
             for method in ("role_aware", "random")
         ]
         conditions = [plan.condition for plan in plans]
-        asked = lr.Sweep(model, tasks, conditions, protocols=["generation"], limit=4, seed=1)
+        asked = lr.Sweep(model, tasks, conditions, protocols=["generation"], limit=12, seed=1)
         lr.compare_plans(asked.run("runs/plans"), plans)
     """
     check_result(result)

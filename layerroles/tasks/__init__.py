@@ -9,8 +9,6 @@ from layerroles.tasks.base import Grade as Grade
 from layerroles.tasks.base import Task as Task
 from layerroles.tasks.base import register as register
 from layerroles.tasks.base import task as task
-from layerroles.tasks.guessing import Guess as Guess
-from layerroles.tasks.guessing import best_guess as best_guess
 from layerroles.tasks.knowledge import Facts as Facts
 from layerroles.tasks.language import Copying as Copying
 from layerroles.tasks.lm_eval import LmEval as LmEval

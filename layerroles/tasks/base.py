@@ -191,6 +191,7 @@ class Task(ABC):
         quotes, numbers, or words that are answers to other questions.
         """
         return []
+
     def n_reserved(self, seed: int) -> int:
         """How many questions `examples(..., seed)` leaves out so that `held_out` has some."""
         return 0

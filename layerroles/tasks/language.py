@@ -51,7 +51,7 @@ class Copying(Generated):
     Attributes:
         clauses: length of the text, 1 to 6; a clause takes about 12 tokens, and 2 are as long as
             the solution of a word problem of two steps.
-        num_fewshot: worked examples before each text, as long, and opening as it does.
+        num_fewshot: worked examples before each text, as long.
 
     Example:
         >>> from layerroles.tasks import task

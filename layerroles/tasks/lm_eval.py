@@ -169,8 +169,7 @@ class LmEval(Task):
             InputError: there are none.
         """
         by_member = [
-            [f"{name}/{place}" for place in self._places(name, seed)]
-            for name in self._turns(seed)
+            [f"{name}/{place}" for place in self._places(name, seed)] for name in self._turns(seed)
         ]
         rounds = itertools.zip_longest(*by_member)
         drawn = (id for each in rounds for id in each if id is not None)

@@ -97,9 +97,9 @@ class WordProblems(Generated):
         other = rng.randrange(self.kinds - 1)
         return self.question(rng, other + (other >= kind))
 
-    def suits(self, shot: Example, kind: int) -> bool:
-        """Whether a worked example is from another template than that of `kind`."""
-        return shot.cluster != _cluster(kind, templates(self.level)[kind])
+    def suits(self, shot: Example, question: Example) -> bool:
+        """Whether a worked example is from another template than the question."""
+        return shot.cluster != question.cluster
 
     def grade(self, response: str, example: Example) -> Grade:
         """Strict: "answer is N" with the right number. Flexible: the last number is right."""

@@ -20,6 +20,8 @@ WRONG = 3
 _CARRIED = (1, 10, 2, 3)
 # How often a number that the story shows is among the wrong ones; the right one is seldom shown.
 _SHOWN = 0.2
+# How often the answer to another problem is, so that common answers are as often wrong as right.
+_OTHER = 0.5
 _TRIES = 40
 
 _Way = tuple[int, tuple[Operation, ...]]
@@ -36,6 +38,8 @@ def wrong_numbers(rng: random.Random, story: Story, answers: Counter[int]) -> li
     picker = _Picker(rng, story, answers)
     if rng.random() < _SHOWN:
         picker.offer_shown()
+    if rng.random() < _OTHER:
+        picker.offer_other()
     way = story.start, story.operations
     slips = list(_slips(way, story.unused))
     rng.shuffle(slips)
@@ -58,7 +62,7 @@ class _Picker:
         self.right = right = story.answer
         self.answers = answers
         # Counts are small: from here on a number is as often an answer as any.
-        self.common = 0.6 * max(answers.values())
+        self.common = 0.4 * max(answers.values())
         higher = sum(count for number, count in answers.items() if number > right)
         lower = sum(count for number, count in answers.items() if number < right)
         above = sum(rng.random() * (higher + lower) < higher for _ in range(WRONG))
@@ -86,6 +90,12 @@ class _Picker:
             if self.answers[number] and self.offer(number, always=True):
                 return
 
+    def offer_other(self) -> None:
+        """Take the answer to another problem."""
+        for number in self.rng.choices([*self.answers], [*self.answers.values()], k=_TRIES):
+            if self.offer(number, always=True):
+                return
+
     def fill(self) -> None:
         """Complete the numbers by near misses."""
         match WRONG - len(self.wrong):
@@ -98,11 +108,10 @@ class _Picker:
             case 1:
                 own = self.rng.random() < 0.5
                 self._near([self.right] if own else self.wrong)
-        # Other answers, of which there may be too few on one side.
-        others = self.rng.choices([*self.answers], [*self.answers.values()], k=_TRIES)
-        while len(self.wrong) < WRONG:
-            near = self.right + self.rng.randint(-9, 9)
-            self.offer(others.pop() if others else near, always=True)
+        for _ in range(WRONG - len(self.wrong)):
+            self.offer_other()
+        while len(self.wrong) < WRONG:  # too few answers are on one side
+            self.offer(self.right + self.rng.randint(-9, 9), always=True)
 
     def _near(self, bases: Sequence[int], carried: Sequence[int] = _CARRIED) -> int:
         """Take a number near one of the bases and return how near, or 0."""

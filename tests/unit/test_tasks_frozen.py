@@ -48,7 +48,7 @@ FIRST = {
         "brings 7 points. In the third round Henry gets 4 points. What is the final score of "
         "Henry?\nAnswer:",
         "21",
-        ("22", "28", "31", "21"),
+        ("21", "29", "28", "25"),
     ),
     Needle(): (
         "db4354a84c40",
@@ -70,12 +70,13 @@ FIRST = {
 }
 FINGERPRINTS = {
     KVRetrieval(): "5d0664cd987f2632",
-    Facts(): "0cbc9eb17f63e86b",
-    WordProblems(): "7d450566a2ff6d83",
+    Facts(): "f159aa8ed01bfcf8",
+    WordProblems(): "ec2a9752c91543c5",
+    WordProblems(steps=3, level=3): "e7ae946e7538c089",
     Needle(): "7c51d5f7abff54de",
     KVRetrieval(position="late"): "906bea08aad114ce",
-    Facts(context="distractors"): "acad5a4f503c7ff3",
-    Copying(): "17fd3f9aa0cc37a2",
+    Facts(context="distractors"): "d8f99eb1ad315582",
+    Copying(): "5fa43a83bf74096b",
 }
 
 

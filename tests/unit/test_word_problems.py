@@ -305,7 +305,7 @@ def test_level_3_has_numbers_without_a_part_and_stories_out_of_order(steps: int)
 
 @pytest.mark.parametrize("level", [1, 2, 3])
 def test_there_are_thirty_templates_and_each_is_asked_in_turn(level: int) -> None:
-    made = WordProblems(level=level)
+    made = WordProblems(level=level, num_fewshot=0)
     names = [template.name for template in templates(level)]
     assert made.kinds == len(names) == len({*names}) >= 30
     openings = {template.lines[0].text for template in templates(level)}
@@ -324,13 +324,16 @@ def test_there_are_thirty_templates_and_each_is_asked_in_turn(level: int) -> Non
 @pytest.mark.parametrize("level", [1, 2, 3])
 def test_shots_come_from_other_templates(level: int) -> None:
     made = WordProblems(level=level)
-    for example in made.examples(2 * made.kinds, seed=0):
-        kind = int(example.cluster.split()[1])
+    alone = WordProblems(level=level, num_fewshot=0).examples(2 * made.kinds, seed=0)
+    examples = made.examples(2 * made.kinds, seed=0)
+    assert len({example.cluster for example in examples}) == 16
+    for example, question in zip(examples, alone, strict=True):
+        assert example.id == question.id
+        assert len(example.shots) == 3
         for shot in example.shots:
-            assert shot.cluster != example.cluster
-            assert made.suits(shot, kind)
-        assert not made.suits(example, kind)
-        assert made.suits(example, (kind + 1) % made.kinds)
+            assert shot.cluster != question.cluster  # of both, the template
+            assert made.suits(shot, question)
+        assert not made.suits(question, question)
 
 
 def test_solutions_fit_the_length_that_is_generated() -> None:
