@@ -10,7 +10,7 @@ from layerroles.errors import InputError
 from layerroles.protocols.base import Answer, Unit, need_choices, register
 from layerroles.protocols.scoring import LikelihoodProtocol, measured
 from layerroles.protocols.turns import Turn, as_text, bare
-from layerroles.tasks import Example
+from layerroles.tasks import Example, Task
 from layerroles.tasks.parameters import one_of
 
 NORMS = ("sum", "token", "byte", "unconditional")
@@ -71,7 +71,7 @@ class Continuation(Choosing):
 
     Example:
         >>> from layerroles.protocols import Continuation
-        >>> from layerroles.tasks import Example
+        >>> from layerroles.tasks import Example, Task
         >>> Continuation(norm="byte").continuations(
         ...     Example(id="1", prompt="2 + 2 =", answer="4", choices=("3", "4")))
         [' 3', ' 4']
@@ -132,7 +132,7 @@ class Letter(Choosing):
 
     Example:
         >>> from layerroles.protocols import Letter
-        >>> from layerroles.tasks import Example
+        >>> from layerroles.tasks import Example, Task
         >>> two = Example(id="1", prompt="2 + 2 =", answer="4", choices=("3", "4"))
         >>> print(Letter().context(two))
         2 + 2 =
@@ -187,17 +187,23 @@ class Exact(LikelihoodProtocol):
 
     Example:
         >>> from layerroles.protocols import Exact
-        >>> from layerroles.tasks import Example
+        >>> from layerroles.tasks import Example, Task
         >>> Exact().continuations(Example(id="1", prompt="2 + 2 =", answer="4", aliases=("four",)))
         [' 4', ' four']
     """
+
+    measures_chance: ClassVar[bool] = True
 
     def check(self, example: Example) -> None:
         """Every example has an answer."""
 
     def chance(self, examples: Sequence[Example]) -> float | None:
-        """Nobody guesses every token of a text."""
-        return 0.0
+        """It is measured."""
+        return None
+
+    def guess_score(self, task: Task, example: Example, text: str) -> float:
+        """1 if the text is the answer or an alias."""
+        return float(text in (example.answer, *example.aliases))
 
     def context(self, example: Example) -> str:
         """The question behind its shots, which show bare answers."""
@@ -241,7 +247,7 @@ class AnswerLogprob(LikelihoodProtocol):
 
     Example:
         >>> from layerroles.protocols import AnswerLogprob
-        >>> from layerroles.tasks import Example
+        >>> from layerroles.tasks import Example, Task
         >>> AnswerLogprob().continuations(Example(id="1", prompt="2 + 2 =", answer="4"))
         [' 4']
     """
