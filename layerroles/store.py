@@ -111,16 +111,18 @@ class Store:
             if id not in known
         ]
         self._insert("examples", 4 + len(EXAMPLE), new)
-        # Folders of an earlier version do not name questions or clusters, or know what guessing
-        # scores.
-        for name in ("question", "cluster", "guess"):
+        # Folders of an earlier version do not name questions or clusters. What guessing scores is
+        # that of the cell's chance, which is kept where fewer examples are asked than before.
+        names = ["question", "cluster"]
+        names += ["guess"] if self.cell(task, protocol)["n"] == len(examples) else []
+        for name in names:
             column = EXAMPLE.index(name)
-            added = [(values[column], task, protocol, id) for id, values in examples.items()]
+            values = [(one[column], task, protocol, id) for id, one in examples.items()]
             with _writing(self.folder), self._db:
                 self._db.executemany(
-                    f"UPDATE examples SET {name} = ? "
-                    f"WHERE task = ? AND protocol = ? AND example = ? AND {name} IS NULL",
-                    [item for item in added if item[0] not in ("", None)],
+                    f"UPDATE examples SET {name} = COALESCE(NULLIF(?, ''), {name}) "
+                    f"WHERE task = ? AND protocol = ? AND example = ?",
+                    values,
                 )
 
     def add_rows(self, unit: Mapping[Key, Mapping[str, Sequence[Any]]]) -> None:

@@ -48,6 +48,7 @@ class Cell:
         """What a manifest says of it."""
         guess = self.guess
         chance = self.protocol.chance(self.examples) if guess is None else guess.mean
+        grading = self.task.grading if guess else 1
         return {
             "task": self.task.label,
             "family": self.task.family,
@@ -56,6 +57,7 @@ class Cell:
             "chance": chance,
             "unit": self.protocol.unit,
             **({} if guess is None else {"chance_from": guess.strategy}),
+            **({"rules": f"grading {grading}"} if grading > 1 else {}),
         }
 
 

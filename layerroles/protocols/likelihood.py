@@ -71,7 +71,7 @@ class Continuation(Choosing):
 
     Example:
         >>> from layerroles.protocols import Continuation
-        >>> from layerroles.tasks import Example, Task
+        >>> from layerroles.tasks import Example
         >>> Continuation(norm="byte").continuations(
         ...     Example(id="1", prompt="2 + 2 =", answer="4", choices=("3", "4")))
         [' 3', ' 4']
@@ -132,7 +132,7 @@ class Letter(Choosing):
 
     Example:
         >>> from layerroles.protocols import Letter
-        >>> from layerroles.tasks import Example, Task
+        >>> from layerroles.tasks import Example
         >>> two = Example(id="1", prompt="2 + 2 =", answer="4", choices=("3", "4"))
         >>> print(Letter().context(two))
         2 + 2 =
@@ -187,7 +187,7 @@ class Exact(LikelihoodProtocol):
 
     Example:
         >>> from layerroles.protocols import Exact
-        >>> from layerroles.tasks import Example, Task
+        >>> from layerroles.tasks import Example
         >>> Exact().continuations(Example(id="1", prompt="2 + 2 =", answer="4", aliases=("four",)))
         [' 4', ' four']
     """
@@ -247,7 +247,7 @@ class AnswerLogprob(LikelihoodProtocol):
 
     Example:
         >>> from layerroles.protocols import AnswerLogprob
-        >>> from layerroles.tasks import Example, Task
+        >>> from layerroles.tasks import Example
         >>> AnswerLogprob().continuations(Example(id="1", prompt="2 + 2 =", answer="4"))
         [' 4']
     """

@@ -69,12 +69,22 @@ class CellPair:
         # A question that failed under one condition counts for none.
         table = table.loc[:, table.notna().any()].dropna()
         rng = self.one.rng(self.two.task, self.two.protocol, *names[:1])
-        examples = dict(zip(map(self._question, self.examples[0]), self.examples[0], strict=True))
-        clusters = self.one.clusters_of([examples[str(question)] for question in table.index])
-        found, each = stats.profiles_differ_p(table.to_numpy(float).T, rng, clusters=clusters)
+        clusters = dict(zip(map(self._question, self.examples[0]), self.clusters, strict=True))
+        found, each = stats.profiles_differ_p(
+            table.to_numpy(float).T, rng, clusters=[clusters[str(name)] for name in table.index]
+        )
         p = np.full(len(names), np.nan)
         p[list(table.columns)] = each
         return found, p
+
+    @property
+    def clusters(self) -> np.ndarray:
+        """The clusters of the shared questions: those of the first cell if it has any."""
+        one, two = (
+            cell.clusters_of(examples)
+            for cell, examples in zip((self.one, self.two), self.examples, strict=True)
+        )
+        return one if stats.are_clusters(one) else two
 
     def _question(self, example: str) -> str:
         return self.one.questions.get(example, example)
@@ -128,7 +138,7 @@ def agreement_of(cells: Sequence[Cell]) -> pd.DataFrame:
                 effects[0][measured],
                 effects[1][measured],
                 rng,
-                clusters=pair.one.clusters_of(pair.examples[0]),
+                clusters=pair.clusters,
             )
             rows.append(
                 {

@@ -137,6 +137,8 @@ def _correlations(parts: Sequence[Contrast]) -> Float[np.ndarray, "part part"]:
     for i, one in enumerate(parts):
         for j, two in enumerate(parts[:i]):
             a, b = one.independent, two.independent
+            if not len(a.index.intersection(b.index)):  # they are in other clusters
+                a, b = one.influence, two.influence
             both = a.index.intersection(b.index)
             if not len(both):
                 continue

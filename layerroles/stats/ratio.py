@@ -83,7 +83,8 @@ def is_above(
     """Whether a mean score is shown to lie above chance, so that harm's interval has two ends.
 
     For 0/1 scores by the score test, as of Wilson's interval with n - 1; for others by Student's t.
-    Where examples come in clusters, by Student's t over their totals too.
+    Where examples come in clusters, 0/1 scores count fewer (see `stats.clusters`), and Student's t
+    is that of the totals of clusters.
     """
     n, guessed = len(scores), np.broadcast_to(chance, scores.shape)
     skill = scores - guessed
@@ -138,8 +139,9 @@ def clustered(
     low = bounds[0] - 1 if bounds else float(values.min()) - 1
     possible = [(value - low, 1.0) for value in bounds or ()]
     ones = np.ones(len(values))
-    _, wide = ratio(values - low, ones, possible, clusters=clusters, level=level)
-    return widest(interval, Interval(wide.low + low, wide.high + low))
+    _, moved = ratio(values - low, ones, possible, clusters=clusters, level=level)
+    wide = widest(interval, Interval(moved.low + low, moved.high + low))
+    return Interval(max(bounds[0], wide.low), min(bounds[1], wide.high)) if bounds else wide
 
 
 def possible_losses(

@@ -38,6 +38,8 @@ from layerroles.errors import InputError, visible
 from layerroles.notebook import block, line, lines
 from layerroles.stats import holm
 from layerroles.tasks.base import Example, Task
+from layerroles.tasks.guessing import best_guess
+from layerroles.tasks.lm_eval import LmEval
 from layerroles.tasks.strategies import Scores, second_half, strategies
 
 if TYPE_CHECKING:
@@ -76,6 +78,9 @@ class Audit:
         distinct_answers: different answers as a share of questions.
         top_answer: the most frequent answer.
         top_answer_share: its share of questions.
+        guess: the best guess where the answer is written, and guess_score, which share of questions
+            it gets right by the task's grading (`generation`); empty and None for plain texts and
+            lm-eval's tasks.
         lengths: a row per unit (characters, words, and tokens where a model was given): min, median
             and max of the prompts behind their shots, which show worked solutions.
         context: tokens that the model can read; None without one.
@@ -99,6 +104,8 @@ class Audit:
     distinct_answers: float
     top_answer: str
     top_answer_share: float
+    guess: str
+    guess_score: float | None
     lengths: pd.DataFrame
     context: int | None = None
     too_long: int | None = None
@@ -147,10 +154,25 @@ class Audit:
             if self.clusters
             else "No question names a cluster (a template, a set of shots) that it shares."
         )
+        if self.clusters:
+            size = self.n / self.clusters
+            alike = " and ".join(
+                f"{self.n / (1 + (size - 1) * r):,.0f} (correlation {r} within a cluster)"
+                for r in (0.1, 0.3)
+            )
+            clusters += f" They show as much as {alike}."
         return [
             f"{self.duplicates:,} of {self.n:,} questions repeat a prompt; {self.contradictions:,} "
             f"prompts are asked with different answers.",
             clusters,
+            *(
+                [
+                    f"Where the answer is written, the best guess ({self.guess}) is right in "
+                    f"{self.guess_score:.0%}: chance under generation."
+                ]
+                if self.guess
+                else []
+            ),
             f"Different answers are {self.distinct_answers:.0%} as many as questions; the most "
             f"frequent, {_SHORT.repr(self.top_answer)}, answers {self.top_answer_share:.0%}.",
         ]
@@ -213,6 +235,11 @@ def audit_task(
     clusters = Counter(example.cluster for example in examples if example.cluster)
     (top_answer, top_count), *_ = answers.most_common(1)
     lengths = _lengths(examples, model)
+    guess = None
+    if task.protocol is None and not isinstance(task, LmEval):
+        guess = best_guess(
+            task, examples, seed, lambda one, text: float(task.grade(text, one).flexible)
+        )
     n_ctx = None if model is None else int(model.cfg.n_ctx)
     over = None
     if n_ctx is not None:
@@ -229,6 +256,8 @@ def audit_task(
         distinct_answers=len(answers) / len(examples),
         top_answer=top_answer,
         top_answer_share=top_count / len(examples),
+        guess="" if guess is None else guess.strategy,
+        guess_score=None if guess is None else guess.mean,
         lengths=_spans(lengths),
         context=n_ctx,
         too_long=over,

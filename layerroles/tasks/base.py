@@ -125,6 +125,8 @@ class Task(ABC):
         argument: the parameter that stands behind a colon, as the path in `local:FILE.jsonl`.
         version: of the questions and their grading; part of the label from 2 on, so that runs of
             different versions are never mixed.
+        grading: the version of the grading alone, for tasks of a user's own questions: a run folder
+            that was graded by another is refused.
 
     Example:
         >>> import layerroles as lr
@@ -135,6 +137,7 @@ class Task(ABC):
 
     argument: ClassVar[str] = ""
     version: ClassVar[int] = 1
+    grading: ClassVar[int] = 1
 
     @property
     @abstractmethod
@@ -184,13 +187,13 @@ class Task(ABC):
         """
         return ""
 
-    def candidates(self, example: Example) -> list[str]:
-        """Texts in the prompt that could be the answer, if the task knows how to find them.
+    def candidates(self, example: Example) -> list[str] | None:
+        """Texts in the prompt among which one may guess; none where repeating one is the skill.
 
-        Where it finds none, they are found by the form of other questions' answers: texts in
-        quotes, numbers, or words that are answers to other questions.
+        None leaves it to the form of the answers to other questions: texts in quotes, numbers, or
+        those answers themselves.
         """
-        return []
+        return None
 
     def n_reserved(self, seed: int) -> int:
         """How many questions `examples(..., seed)` leaves out so that `held_out` has some."""

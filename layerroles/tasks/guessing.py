@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from layerroles.errors import InputError
-from layerroles.tasks.base import Example, Task
+from layerroles.tasks.base import Example, Task, normalised
 from layerroles.tasks.generated import Generated
+from layerroles.tasks.numbers import NUMBER
 
 # The score of a text as the answer to an example.
 Scorer = Callable[[Example, str], float]
@@ -28,8 +29,6 @@ _FEWEST = 50
 _CHARACTERS = 1_000_000  # of other questions: long prompts take their time
 _CONSTANTS = 4
 _OTHER_SEED = 1_000_003
-_KINDS = {"quoted": r'"[^"]*"', "number": r"-?\d+(?:\.\d+)?"}
-_WORD = r"[^\W_]+"
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,9 @@ class Guess:
 
     Attributes:
         strategy: its name; of a finite task the names for both halves, where they differ.
-        scores: its expected score on each example, by id.
+        scores: its expected score on each example, by id. Where it is wrong on all, and was right
+            on some of the other questions, its mean score on those: that a few questions show
+            nothing to guess does not make guessing impossible.
     """
 
     strategy: str
@@ -61,14 +62,32 @@ def best_guess(task: Task, examples: Sequence[Example], seed: int, score: Scorer
     """
     if isinstance(task, Generated):
         others = _drawn(task, examples, seed)
-        name, strategy = _best(task, others, score)
-        return Guess(name, {one.id: _expected(one, strategy, score) for one in examples})
+        best = _best(task, others, score)
+        return Guess(best.name, best.scored(examples, score))
     known = {one.id: one for one in (*task.examples(_OTHERS, seed), *examples)}
-    halves = [[one for one in known.values() if _half(one) == half] for half in (0, 1)]
-    chosen = [_best(task, others, score) for others in reversed(halves)]
-    names = dict.fromkeys(chosen[_half(one)][0] for one in examples)
-    scores = {one.id: _expected(one, chosen[_half(one)][1], score) for one in examples}
-    return Guess(" or ".join(names), scores)
+    half = _halves(known)
+    parts: tuple[list[Example], list[Example]] = ([], [])
+    for one in known.values():
+        parts[half[one.id]].append(one)
+    chosen = [_best(task, others, score) for others in reversed(parts)]
+    scores: dict[str, float] = {}
+    for at, best in enumerate(chosen):
+        scores |= best.scored([one for one in examples if half[one.id] == at], score)
+    names = dict.fromkeys(chosen[half[one.id]].name for one in examples)
+    return Guess(" or ".join(names), {one.id: scores[one.id] for one in examples})
+
+
+@dataclass(frozen=True)
+class _Best:
+    """The strategy that does best on other questions, with its mean score on them."""
+
+    name: str
+    strategy: Strategy
+    mean: float
+
+    def scored(self, examples: Sequence[Example], score: Scorer) -> dict[str, float]:
+        scores = {one.id: _expected(one, self.strategy, score) for one in examples}
+        return scores if any(scores.values()) else dict.fromkeys(scores, self.mean)
 
 
 def _drawn(task: Generated, examples: Sequence[Example], seed: int) -> list[Example]:
@@ -86,18 +105,19 @@ def _drawn(task: Generated, examples: Sequence[Example], seed: int) -> list[Exam
     return []
 
 
-def _half(example: Example) -> int:
-    return zlib.crc32(example.id.encode()) % 2
+def _halves(ids: Iterable[str]) -> dict[str, int]:
+    """Split ids in two halves by their hashes: the same whatever their order."""
+    ranked = sorted(ids, key=lambda id: (zlib.crc32(id.encode()), id))
+    return {id: place % 2 for place, id in enumerate(ranked)}
 
 
-def _best(task: Task, others: Sequence[Example], score: Scorer) -> tuple[str, Strategy]:
+def _best(task: Task, others: Sequence[Example], score: Scorer) -> _Best:
     """The strategy that does best on other questions; the first of those that do equally well."""
-    best: tuple[str, Strategy] = ("no guess", _nothing)
-    reached = 0.0
-    for name, strategy in _strategies(task, others):
-        found = fmean(_expected(one, strategy, score) for one in others)
-        if found > reached + 1e-12:
-            best, reached = (name, strategy), found
+    best = _Best("no guess", _nothing, 0.0)
+    for name, strategy in _strategies(task, others) if others else ():
+        mean = fmean(_expected(one, strategy, score) for one in others)
+        if mean > best.mean + 1e-12:
+            best = _Best(name, strategy, mean)
     return best
 
 
@@ -109,7 +129,9 @@ def _expected(example: Example, strategy: Strategy, score: Scorer) -> float:
 def _strategies(task: Task, others: Sequence[Example]) -> Iterable[tuple[str, Strategy]]:
     """Ways to guess, with what they learn from other questions."""
     answers = Counter(one.answer for one in others)
-    for answer, _ in answers.most_common(_CONSTANTS):
+    for answer, count in answers.most_common(_CONSTANTS):
+        if count == 1:  # of no use for any other question
+            break
         yield f"always {answer!r}", _constant(answer)
     by_group: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for one in others:
@@ -123,25 +145,48 @@ def _strategies(task: Task, others: Sequence[Example]) -> Iterable[tuple[str, St
     yield "any of the options", lambda one: one.choices if _are_shown(one) else ()
     yield "the answer of a worked example", lambda one: [shot.answer for shot in one.shots]
     pattern = _pattern(answers)
-    if pattern == _WORD:
-        words = {word for answer in answers for word in re.findall(_WORD, answer)}
-        yield (
-            "any word of the prompt that can be an answer",
-            lambda one: task.candidates(one) or sorted(set(re.findall(_WORD, one.prompt)) & words),
-        )
-    else:
-        yield (
-            "any value in the prompt",
-            lambda one: task.candidates(one) or _matches(pattern, one.prompt),
-        )
+    known = _Answers(others)
+
+    def shown(one: Example) -> list[str]:
+        found = task.candidates(one)
+        if found is None and pattern:
+            return list(dict.fromkeys(re.findall(pattern, one.prompt)))
+        return known.named_in(one) if found is None else found
+
+    yield "any value in the prompt", shown
 
 
 def _pattern(answers: Counter[str]) -> str:
-    """What the answers look like: quoted texts, numbers or single words; empty for other texts."""
-    for pattern in (*_KINDS.values(), _WORD):
+    """What the answers look like: texts in quotes or numbers; empty for other texts."""
+    for pattern in (r'"[^"]*"', NUMBER):
         if answers and all(re.fullmatch(pattern, answer) for answer in answers):
             return pattern
     return ""
+
+
+class _Answers:
+    """The answers to other questions, to be found in a prompt."""
+
+    def __init__(self, others: Sequence[Example]) -> None:
+        self._counts = Counter(normalised(one.answer) for one in others)
+        self._own = {one.id: normalised(one.answer) for one in others}
+        self._text = {normalised(one.answer): one.answer for one in others}
+        self._by_first: defaultdict[str, list[str]] = defaultdict(list)
+        for answer in sorted(self._counts):
+            if words := re.findall(r"\w+", answer):
+                self._by_first[words[0]].append(answer)
+
+    def named_in(self, example: Example) -> list[str]:
+        """Those that stand in the prompt as whole words, the example's own answer not counted."""
+        text = normalised(example.prompt)
+        first = set(re.findall(r"\w+", text)) & self._by_first.keys()
+        return [
+            self._text[answer]
+            for word in sorted(first)
+            for answer in self._by_first[word]
+            if self._counts[answer] > (self._own.get(example.id) == answer)
+            and re.search(rf"(?<!\w){re.escape(answer)}(?!\w)", text)
+        ]
 
 
 def _are_shown(example: Example) -> bool:
@@ -150,10 +195,6 @@ def _are_shown(example: Example) -> bool:
         re.search(rf"(?<!\w)\w[.):] {re.escape(choice)}", example.prompt)
         for choice in example.choices
     )
-
-
-def _matches(pattern: str, prompt: str) -> list[str]:
-    return list(dict.fromkeys(re.findall(pattern, prompt))) if pattern else []
 
 
 def _constant(answer: str) -> Strategy:

@@ -17,6 +17,7 @@ import csv
 import dataclasses
 import hashlib
 import random
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -121,6 +122,20 @@ class Facts(Listed):
     def group(self, example: Example) -> str:
         """The relation."""
         return _relation(example)
+
+    def candidates(self, example: Example) -> list[str] | None:
+        """The relation's answers among the distractors.
+
+        Behind a context that tells one fact, repeating it is what is asked.
+        """
+        if self.context != "distractors":
+            return []
+        return [
+            answer
+            for answer in sorted(_answers(_relation(example)))
+            if answer in example.prompt
+            and re.search(rf"(?<!\w){re.escape(answer)}(?!\w)", example.prompt)
+        ]
 
     def grade(self, response: str, example: Example) -> Grade:
         """Read the first sentence of the first line; accents, case and articles do not count.

@@ -90,6 +90,10 @@ class Copying(Generated):
         others = [frame for frame in _FRAMES if frame != _FRAMES[kind]]
         return _example(rng, [_FRAMES[kind], *rng.sample(others, self.clauses - 1)])
 
+    def candidates(self, example: Example) -> list[str] | None:
+        """None to guess among: repeating what the prompt holds is what is asked."""
+        return []
+
     def grade(self, response: str, example: Example) -> Grade:
         """Strict: the text to the letter. Flexible: its words, without case and punctuation.
 

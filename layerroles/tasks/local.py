@@ -65,6 +65,7 @@ class Local(Listed):
     """
 
     argument: ClassVar[str] = "path"
+    grading: ClassVar[int] = 2
 
     path: str
     family: str = _OF_THE_FILE

@@ -8,20 +8,25 @@ from layerroles.tasks.base import Grade
 _WORDS = """zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen
     fifteen sixteen seventeen eighteen nineteen twenty""".split()
 
-_DIGITS = r"-?\$?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?"
+NUMBER = r"-?\$?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?"
+_TENS = "twenty thirty forty fifty sixty seventy eighty ninety hundred thousand".split()
 _WORD = rf"(?:{'|'.join(sorted(_WORDS, reverse=True))})"
-_IN_TEXT = re.compile(rf"(?<![\w.]){_DIGITS}|(?<=[a-z=]){_DIGITS}", re.IGNORECASE)
+_IN_TEXT = re.compile(rf"(?<![\w.]){NUMBER}|(?<=[a-z=]){NUMBER}", re.IGNORECASE)
 _WORD_IN_TEXT = re.compile(rf"\b{_WORD}\b", re.IGNORECASE)
+# "thirty-two", "two hundred and twelve": read as no number, and not as one of its words.
+_ANY = "|".join(sorted({*_WORDS, *_TENS}, reverse=True))
+_COMPOUND = re.compile(rf"\b(?:{_ANY})(?:[ -](?:and )?(?:{_ANY}))+\b", re.IGNORECASE)
 _SIGN = r"[ \t]*[-–+*/×÷][ \t]*"
 _STATED = re.compile(
-    rf"answer is:?\s*(?:{_DIGITS}(?:{_SIGN}{_DIGITS})+\s*=\s*)?"
-    rf"({_DIGITS}(?!\d)|{_WORD}\b)",
+    rf"answer is:?\s*(?:{NUMBER}(?:{_SIGN}{NUMBER})+\s*=\s*)?"
+    rf"({NUMBER}(?!\d)|{_WORD}\b)",
     re.IGNORECASE,
 )
 
 # What stands before or behind a number that is no answer: "not 12", "12 is too many".
 _DENIED_BEFORE = re.compile(
-    r"(?:\bnot|n['’]t|\bcannot|\bnever|\bat (?:least|most)"
+    r"(?:(?:\bnot|n['’]t)(?: (?:think|believe) (?:it|that|the answer) (?:is|was))?"
+    r"|\bcannot|\bnever|\bat (?:least|most)"
     r"|\b(?:more|less|fewer|greater|higher|lower) than)"
     r"(?: be| equal(?: to)?| have)?[\s*]*$",
     re.IGNORECASE,
@@ -43,7 +48,7 @@ _FROM = re.compile(r"\bfrom[\s*]*$", re.IGNORECASE)
 
 def is_number(text: str) -> bool:
     """Whether the whole text is one number, as in `1,250`, `$3.50` or `-7`."""
-    return re.fullmatch(_DIGITS, text.strip()) is not None
+    return re.fullmatch(NUMBER, text.strip()) is not None
 
 
 def grade_number(response: str, answer: str) -> Grade:
@@ -55,6 +60,7 @@ def grade_number(response: str, answer: str) -> Grade:
     that are offered ("12 or 13"), or of an expression without a result ("5 + 12"), is no answer.
     Form: it names a number so, or is one.
     """
+    response = _COMPOUND.sub("-", response.replace("\N{MINUS SIGN}", "-"))
     right = _value(answer)
     stated = _STATED.search(response)
     bare = response.strip().strip("*").rstrip(".!").strip("*")

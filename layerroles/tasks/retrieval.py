@@ -120,7 +120,7 @@ class KVRetrieval(Generated):
             evidence=((start, start + len(values[place])),),
         )
 
-    def candidates(self, example: Example) -> list[str]:
+    def candidates(self, example: Example) -> list[str] | None:
         """The values of the object."""
         return re.findall(r': ("[^"]*")', example.prompt.partition("}")[0])
 

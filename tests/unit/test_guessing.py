@@ -118,3 +118,40 @@ def test_a_run_stores_what_guessing_scores_and_clusters(tmp_path: Path) -> None:
     more = again.run(tmp_path / "run")
     assert len(more.examples) == 48
     assert more.intact()["chance"][0] == pytest.approx(0.25)
+
+
+def test_one_fact_among_five_is_guessed_one_time_in_five() -> None:
+    strategy, mean = guessed(lr.task("facts", context="distractors"), 60)
+    assert strategy == "any value in the prompt"
+    assert 0.15 < mean < 0.3
+    # Repeating the one fact that a context tells is what is asked, and no guess.
+    assert guessed(lr.task("facts", context="support"), 60) == guessed(lr.task("facts"), 60)
+
+
+def test_what_no_question_of_a_run_shows_is_not_impossible() -> None:
+    task = lr.task("word_problems", level=3)
+    wrong = [one for one in task.examples(400, 0) if one.answer != "18"][:20]
+    guess = best_guess(task, wrong, 0, lambda one, text: SCORE(task, one, text))
+    assert guess.strategy == "always '18'"
+    assert 0 < guess.mean < 0.1
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_a_file_of_few_questions_has_a_chance(tmp_path: Path, n: int) -> None:
+    file = tmp_path / "questions.jsonl"
+    file.write_text("\n".join(f'{{"prompt": "{at}:", "answer": "yes"}}' for at in range(n)))
+    task = lr.task(f"local:{file}", family="knowledge")
+    examples = task.examples(10, 0)
+    guess = best_guess(task, examples, 0, lambda one, text: SCORE(task, one, text))
+    assert guess.mean == (0.0 if n == 1 else guess.mean)
+    assert set(guess.scores) == {one.id for one in examples}
+
+
+def test_a_smaller_limit_leaves_what_was_measured(tmp_path: Path) -> None:
+    model = random_model("llama")
+    first = lr.Sweep(model, [ShortSums()], [], protocols=["generation"], limit=20)
+    before = first.run(tmp_path / "run")
+    again = lr.Sweep(model, [ShortSums()], [], protocols=["generation"], limit=8)
+    after = again.run(tmp_path / "run")
+    assert after.intact()["chance"].tolist() == before.intact()["chance"].tolist()
+    assert after.examples.equals(before.examples)

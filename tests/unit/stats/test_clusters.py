@@ -108,3 +108,27 @@ def test_resamples_draw_clusters() -> None:
     assert counts.shape == (50, len(CLUSTERS))
     assert (counts.reshape(50, 16, 8) == counts.reshape(50, 16, 8)[:, :, :1]).all()
     assert (counts.sum(axis=1) == len(CLUSTERS)).all()
+
+
+def test_an_interval_stays_within_its_bounds() -> None:
+    scores = np.repeat([1.0, 0.0], 16)
+    two = np.repeat([0, 1], 16)
+    assert stats.clustered(stats.wilson(16, 32), scores, two, (0.0, 1.0)) == stats.Interval(
+        0.0, 1.0
+    )
+
+
+def test_contrasts_in_other_clusters_are_paired_by_question() -> None:
+    intact, ablated = drawn(5, by_cluster=False)
+    questions = list(range(len(intact)))
+    first, second, alone = (
+        stats.ratio_contrast(
+            questions, intact - ablated, intact, [(0.0, 1.0), (1.0, 1.0)], clusters=clusters
+        )
+        for clusters in (CLUSTERS, CLUSTERS + 100, None)
+    )
+    for other in (second, alone):
+        found = stats.difference_of(first, other)
+        assert found.value == 0
+        # The same answers: the difference is known far better than either.
+        assert found.interval.high < 0.5 * (first.interval.high - first.value)
