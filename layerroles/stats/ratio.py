@@ -196,7 +196,7 @@ def ratio(
     estimate = float(numerator.mean() / denominator.mean()) + 0.0  # no minus zero
     if n < 2:
         return estimate, UNKNOWN
-    bounds = tuple(possible)
+    bounds = tuple((round(a, _DIGITS), round(b, _DIGITS)) for a, b in possible)
     if bounds:
         counted = Counter(
             zip(numerator.round(_DIGITS).tolist(), denominator.round(_DIGITS).tolist(), strict=True)
@@ -261,7 +261,7 @@ def score(counts: Sequence[float], values: Sequence[float], edges: Sequence[floa
     """
     n = sum(counts)
     mean = sum(c * v for c, v in zip(counts, values, strict=True)) / n
-    if mean == 0:
+    if abs(mean) < 10**-_DIGITS:
         return 0.0
     most, least = max(*values, *edges), min(*values, *edges)
     if most <= 0 or least >= 0:

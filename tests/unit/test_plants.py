@@ -361,7 +361,10 @@ def test_a_sweep_and_the_localizer_find_the_truth(protocol: str, tmp_path: Path)
         assert tuple(found.loc[family, "critical"]) == truth
     assert found.loc["reasoning", "specific"] == [4]
     assert found.loc["knowledge", "specific"] == [2]
-    assert found.loc["retrieval", "early_minus_late"] == pytest.approx(0.6, abs=0.1)
+    # A model that writes guesses at none of what it lost.
+    chance = found.loc["retrieval", "chance"] if protocol == "generation" else 0.0
+    lost = pytest.approx(0.6 / (1 - chance), abs=0.1)
+    assert found.loc["retrieval", "early_minus_late"] == lost
     assert found.loc["retrieval", "ci_low"] > 0
 
 
@@ -379,7 +382,9 @@ def test_pairs_find_backups_that_single_layers_do_not(tmp_path: Path) -> None:
     ).run(tmp_path / "run")
     harm = result.effects().set_index("condition")["harm"]
     single = {layer: harm[f"skip L{layer}"] for layer in range(6)}
-    assert single == {0: 1, 1: 1, 2: 0, 3: 0, 4: 0, 5: 0}
+    # Nothing is right without them, less than a guess among the seven words of the prompt.
+    gone = pytest.approx(1 / (1 - 1 / 7))
+    assert single == {0: gone, 1: gone, 2: 0, 3: 0, 4: 0, 5: 0}
     pairs = {name: value for name, value in harm.items() if "," in str(name)}
     assert pairs.pop("skip L3,L5") > 0.85
     assert set(pairs.values()) == {0}

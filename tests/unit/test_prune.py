@@ -212,7 +212,7 @@ def test_a_skill_that_is_not_there_cannot_be_kept() -> None:
     model = random_model("llama")
     line = (
         r"^family 'knowledge' has no skill above chance under 'generation' that could be kept "
-        r"\(facts 0\.00 \[0\.00, 0\.\d\d\] on 4 examples, chance 0\.00\): take easier tasks"
+        r"\(facts@2 0\.00 \[0\.00, 0\.\d\d\] on 4 examples, chance 0\.\d\d\): take easier tasks"
     )
     with pytest.raises(lr.InputError, match=line):
         lr.plan_pruning(model, drop=1, tasks=[lr.task("facts")], limit=4)
