@@ -106,6 +106,7 @@ class Cell:
         examples: Sequence[str] | None = None,
         *,
         level: float = stats.LEVEL,
+        guessed: bool = True,
     ) -> stats.Contrast:
         """A weighted sum of the harms of conditions, over the examples that all of them answered.
 
@@ -116,6 +117,8 @@ class Cell:
             weights: of the conditions, by name.
             examples: those that count; all by default.
             level: of confidence.
+            guessed: whether skill is what lies above guessing where that was measured; else all
+                that is right is.
         """
         values, rows, columns = self._array
         some = slice(None) if examples is None else [columns[each] for each in examples]
@@ -129,6 +132,8 @@ class Cell:
             return stats.NO_CONTRAST
         if not stats.is_above(intact, chance, clusters=clusters):
             return stats.NO_CONTRAST
+        if self.guesses and not guessed:
+            chance = np.zeros(len(intact))
         w = np.array(list(weights.values()))
         possible = []
         if self.unit == "accuracy" and stats.is_binary(intact, ablated):

@@ -202,12 +202,14 @@ class Harms:
         examples: Iterable[str] | None = None,
         *,
         level: float = stats.LEVEL,
+        guessed: bool = True,
     ) -> stats.Contrast:
         found = {self.condition(cell.task, cell.protocol, p, at): w for p, w in weights.items()}
         named = {name: weight for name, weight in found.items() if name is not None}
         if not named or len(named) < len(weights):
             return stats.NO_CONTRAST
-        return cell.harm(named, None if examples is None else list(examples), level=level)
+        some = None if examples is None else list(examples)
+        return cell.harm(named, some, level=level, guessed=guessed)
 
     def early_minus_late(
         self,
@@ -255,16 +257,29 @@ class Harms:
 
         Of the tasks of the family that have skill under both, or pairs of tasks that ask the same
         questions. Not known unless all layers of the model were swept.
+
+        What guessing would score is subtracted from the skill of a model that writes, but a broken
+        one writes something else and does worse than guess, so its harm is overestimated; without
+        the subtraction it would be underestimated. The interval holds both.
         """
         if len(self.swept) < self.n_layers:
             return stats.NO_CONTRAST
         weights, where = self.mean_over(self.swept), at or self.at
         found = []
         for pair in pairs_of(self._asked_both_ways(family, protocol, other)):
-            cells = zip((pair.one, pair.two), pair.examples, strict=True)
-            parts = {c.protocol: self._of_task(c, weights, where, some) for c, some in cells}
-            if len(parts) == 2 and all(self._has_skill(cell) for cell in (pair.one, pair.two)):
-                found.append(stats.difference_of(parts[protocol], parts[other]))
+            cells = list(zip((pair.one, pair.two), pair.examples, strict=True))
+            if len({c.protocol for c, _ in cells}) < 2 or not all(
+                self._has_skill(cell) for cell, _ in cells
+            ):
+                continue
+            both = []
+            for guessed in (True, False):
+                parts = {
+                    c.protocol: self._of_task(c, weights, where, some, guessed=guessed)
+                    for c, some in cells
+                }
+                both.append(stats.difference_of(parts[protocol], parts[other]))
+            found.append(stats.spanning(*both))
         return stats.mean_of(found)
 
     def shares_questions(self, family: str, protocol: str, other: str) -> bool:

@@ -26,6 +26,7 @@ from layerroles.stats.contrast import (
     difference_of,
     mean_of,
     ratio_contrast,
+    spanning,
 )
 from layerroles.stats.corrections import benjamini_hochberg, holm
 from layerroles.stats.intervals import (
@@ -97,6 +98,7 @@ __all__ = [
     "resampled_means",
     "sampled_total",
     "sign_flip_p",
+    "spanning",
     "spearman",
     "tango",
     "widest",

@@ -9,6 +9,7 @@ for correlated estimates G. Y. Zou, Psychological Methods 12:399, 2007): the dis
 value to its bounds add as standard errors do, each side for itself.
 """
 
+import dataclasses
 import functools
 import math
 from collections.abc import Hashable, Iterable, Sequence
@@ -19,7 +20,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from layerroles.stats.clusters import Clusters, are_clusters
+from layerroles.stats.clusters import Clusters, are_clusters, widest
 from layerroles.stats.intervals import LEVEL, UNKNOWN, Interval
 from layerroles.stats.ratio import Pair, ratio
 
@@ -125,6 +126,14 @@ def difference_of(one: Contrast, two: Contrast) -> Contrast:
 def mean_of(parts: Sequence[Contrast]) -> Contrast:
     """The mean of contrasts, which count equally."""
     return combined(parts, [1 / len(parts)] * len(parts)) if parts else NO_CONTRAST
+
+
+def spanning(one: Contrast, two: Contrast) -> Contrast:
+    """The one of two contrasts that is nearer to 0, with an interval that holds both intervals."""
+    if not one.known or not two.known:
+        return NO_CONTRAST
+    nearer = min(one, two, key=lambda each: abs(each.value))
+    return dataclasses.replace(nearer, interval=widest(one.interval, two.interval))
 
 
 def _correlations(parts: Sequence[Contrast]) -> Float[np.ndarray, "part part"]:

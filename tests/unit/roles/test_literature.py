@@ -1,7 +1,11 @@
 """Claims of the literature are decided where the truth is known, and only then."""
 
+import itertools
+import json
 from collections import Counter
+from dataclasses import replace
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -11,6 +15,7 @@ from layerroles.results import SweepResult
 from layerroles.roles import localize
 from layerroles.roles.decision import SMALLEST
 from layerroles.roles.literature import DEEP, MORE, SHALLOW
+from tests.unit.scripted_result import scripted_result
 
 G = "generation"
 LAYERS, N, DRAWS = 15, 400, 30
@@ -168,3 +173,22 @@ def test_why_two_protocols_are_not_compared_is_true() -> None:
     row = found.set_index("claim").loc[MORE]
     assert row["status"] == "not measurable"
     assert row["evidence"] == "no question of knowledge was asked under both"
+
+
+def test_a_chance_that_is_measured_makes_generation_need_no_more() -> None:
+    """Both protocols lose the same; under generation, guessing would be right on a fifth."""
+    scores = {"intact": np.ones(400)}
+    for kind, layer in itertools.product(("skip", "mean"), range(4)):
+        scores[f"{kind} L{layer}"] = np.full(400, float(layer > 1))
+    cells = {("retrieval", "continuation"): scores, ("retrieval", "generation"): scores}
+    result = scripted_result(cells, n_layers=4)
+    asked = result.frame.drop_duplicates(["task", "example"])[["task", "example"]]
+    guesses = asked.assign(
+        answer="a", question="", cluster="", guesses=json.dumps({"generation": 0.2})
+    )
+    measured = localize(replace(result, examples=guesses), ablation="skip")
+    harm = measured.frame.set_index("protocol")["critical"]
+    assert list(harm["generation"]) == list(harm["continuation"]) == [0, 1]
+    (status,) = measured.claims.set_index("claim").loc[[MORE], "status"]
+    # By guesses alone the difference would be 0.125, and supported.
+    assert status in ("contradicted", "not shown")
