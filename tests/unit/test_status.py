@@ -143,7 +143,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert json.loads(capsys.readouterr().out)["rows_done"] == 12
     assert main(["status", str(tmp_path), "--json", "--top", "1"]) == 0
     (worst,) = json.loads(capsys.readouterr().out)["effects"]
-    assert worst["effect"] == lr.read(tmp_path).effects()["effect"].min()
+    assert worst["effect"] == pytest.approx(lr.read(tmp_path).effects()["effect"].min())
 
 
 def test_what_is_drawn_of_a_run_that_has_not_ended_says_so(
