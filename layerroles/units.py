@@ -58,6 +58,7 @@ class Cell:
             "unit": self.protocol.unit,
             **({} if guess is None else {"chance_from": guess.strategy}),
             **({"rules": f"grading {grading}"} if grading > 1 else {}),
+            **({"skill": self.task.skill} if self.task.skill else {}),
         }
 
 

@@ -1,6 +1,7 @@
 """The result of a sweep: its rows, and what they say."""
 
 import functools
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
@@ -227,6 +228,9 @@ class SweepResult:
         `result["clip"]` holds the conditions `clip L0`, `clip L1 after_first` and so on, but not
         `clip[length=0.25] L0`.
 
+        A task may be named without its version where the result holds one version of it:
+        `result["facts"]` is `result["facts@2"]`.
+
         Conditions come with the intact model. In `effects`, their p values and what is detectable
         stay those of the whole result: they are corrected over all conditions that were swept.
         `compare` corrects over the conditions that it is given.
@@ -239,6 +243,9 @@ class SweepResult:
         """
         column = next((each for each in _NARROWED if name in self._names(each)), None)
         if column is None:
+            versions = [task for task in self._names("task") if re.sub(r"@\d+", "", task) == name]
+            if len(versions) == 1:
+                return self[versions[0]]
             raise InputError(self._unknown(str(name)))
         kept = (self._labels if column == "label" else self.frame[column]) == name
         if column in ("condition", "label"):

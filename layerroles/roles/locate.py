@@ -120,7 +120,20 @@ def _claims(
     for name, frame in seen.by_probe(probes):
         if name == "similarity":
             rows += comparisons.neighbours(frame)
+    skills = _skills(result)
+    for row in rows:
+        if skill := skills.get(row["family"]):
+            row["evidence"] += f"; what was asked is {skill}"
     return decision.table(rows)
+
+
+def _skills(result: SweepResult) -> dict[str, str]:
+    """By family, what its questions take where all of them take less than the family says."""
+    asked: dict[str, set[str]] = {}
+    for cell in result.manifest.get("cells", []):
+        if "family" in cell:
+            asked.setdefault(cell["family"], set()).add(cell.get("skill", ""))
+    return {family: " or ".join(sorted(each)) for family, each in asked.items() if "" not in each}
 
 
 def _frame(harms: Harms, layers: pd.DataFrame) -> pd.DataFrame:

@@ -180,6 +180,14 @@ class Task(ABC):
         They serve as a reference (means of what the model writes on such prompts).
         """
 
+    @property
+    def skill(self) -> str:
+        """What the questions take, where that is less than the family says; else empty.
+
+        Claims on the family name it, such as "adding numbers" for sums that are called reasoning.
+        """
+        return ""
+
     def group(self, example: Example) -> str:
         """The group of an example within the task, such as its relation; empty where it has none.
 

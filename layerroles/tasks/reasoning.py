@@ -66,6 +66,11 @@ class WordProblems(Generated):
         whole(self.name, "level", self.level, LEVELS[0], LEVELS[-1])
 
     @property
+    def skill(self) -> str:
+        """At level 1, adding numbers."""
+        return "adding numbers" if self.level == 1 else ""
+
+    @property
     def max_gen_toks(self) -> int:
         """About twice what a worked solution takes."""
         return 32 + 16 * self.steps

@@ -170,3 +170,14 @@ def test_similarity_is_described_and_has_no_verdict(n_tokens: int, words: str) -
     assert row["status"] == "described"
     assert words in row["evidence"]
     assert words in roles.verdict
+
+
+def test_claims_name_a_skill_that_is_less_than_the_family() -> None:
+    result = Simulation({("reasoning", "generation"): [0.4] * 4}, n=60).draw(0)
+    for cell in result.manifest["cells"]:
+        cell |= {"family": "reasoning", "skill": "adding numbers"}
+    claims = localize(result, ablation="skip").claims
+    assert claims["evidence"].str.endswith("; what was asked is adding numbers").all()
+    result.manifest["cells"][0]["skill"] = ""
+    claims = localize(result, ablation="skip").claims
+    assert not claims["evidence"].str.contains("adding").any()
