@@ -28,7 +28,7 @@ class ChainLogprob(LikelihoodProtocol):
         >>> from layerroles.tasks import task
         >>> (example,) = task("word_problems", steps=1, num_fewshot=0).examples(limit=1, seed=0)
         >>> ChainLogprob().continuations(example)
-        [' 7 + 5 = 12.', ' The answer is 12.']
+        [' 10 + 7 = 17.', ' The answer is 17.']
     """
 
     unit: ClassVar[Unit] = "nats per token"
