@@ -64,8 +64,10 @@ def test_documents_are_drawn_by_seed_and_keep_their_ids(own: str) -> None:
     assert in_order == [f"own_one/{place}" for place in range(6)]
     assert [example.id for example in first.examples(6, 1)] == in_order
     orders = {tuple(example.id for example in drawn.examples(9, seed)) for seed in range(8)}
-    assert len(orders) > 4 and all(sorted(order) == in_order for order in orders)
-    assert sorted(drawn.examples(6, 3), key=lambda e: e.id) == first.examples(6, 0)
+    # One of the six is reserved for references, another one under each seed.
+    assert len(orders) > 4
+    assert all(len(set(order)) == 5 and set(order) < set(in_order) for order in orders)
+    assert all(example in first.examples(6, 0) for example in drawn.examples(6, 3))
     starts = [drawn.examples(1, seed)[0].id for seed in range(200)]
     assert min(starts.count(id) for id in in_order) > 15  # of 33 expected, 3.4 deviations below
 
