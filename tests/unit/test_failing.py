@@ -18,6 +18,12 @@ from layerroles.tasks import Grade
 from tests.unit.random_models import random_model
 
 
+@pytest.fixture(autouse=True)
+def nothing_reserved(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All questions of these short files are asked."""
+    monkeypatch.setattr("layerroles.tasks.listed.n_reserved", lambda n: 0)
+
+
 def questions(folder: Path, n: int = 6) -> lr.Task:
     file = folder / "questions.jsonl"
     rows = [
