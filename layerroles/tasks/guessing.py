@@ -106,7 +106,7 @@ def _drawn(task: Generated, examples: Sequence[Example], seed: int) -> list[Exam
 
 
 def _halves(ids: Iterable[str]) -> dict[str, int]:
-    """Split ids in two halves by their hashes: the same whatever their order."""
+    """Split ids in two halves by their hashes: their order does not matter."""
     ranked = sorted(ids, key=lambda id: (zlib.crc32(id.encode()), id))
     return {id: place % 2 for place, id in enumerate(ranked)}
 

@@ -1,6 +1,6 @@
 """Tasks with a fixed list of questions: an order by seed, the end of it reserved for references.
 
-The reserve is never asked, whatever the limit: it is there to see what the model writes on such
+The reserve is never asked, at any limit: it is there to see what the model writes on such
 questions (`held_out`). Its contexts are made of reserved questions alone, shots included, so that
 no reference tells the model the answer to a question that is asked.
 """

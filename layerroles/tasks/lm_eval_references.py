@@ -1,6 +1,6 @@
 """Documents of an lm-eval task that are never asked, and prompts for references made of them.
 
-Where a task names a split besides the one that is asked (of worked examples, training or
+Where a task names another split than the one that is asked (of worked examples, training or
 validation), references are made of that. Else documents are reserved: the last ones of the order in
 which they are asked. Their worked examples are never documents that are asked.
 """

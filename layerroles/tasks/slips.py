@@ -1,6 +1,6 @@
 """Wrong answers to word problems: what comes out of a slip in working a story out.
 
-A wrong number must not be told from a right one without the story. So as many of the wrong numbers
+Wrong and right numbers must look alike without the story. So as many of the wrong numbers
 are above the right one as if all four were drawn from the answers of such problems, and a number
 that is seldom an answer is seldom a wrong one. Slips alone would also make the right number the one
 from which the others differ by little: in three of four questions two of the slips are therefore
