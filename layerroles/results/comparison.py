@@ -109,7 +109,7 @@ def compare(a: SweepResult, b: SweepResult) -> Comparison:
         check_result(run)
     matches, unmatched = match(a, b)
     rows = [_row(each, names) for each in matches for names in each.conditions]
-    frame = pd.DataFrame(rows, columns=[*COLUMNS, "gained", "lost", "sd"])
+    frame = pd.DataFrame(rows, columns=[*COLUMNS, "gained", "lost", "sd", "design"])
     if not (frame["n"] > 0).any():
         raise InputError(f"the two runs have nothing to compare: {'; '.join(unmatched)}")
     frame = frame.astype({"layer": "Int64", "head": "Int64", "n": int})
@@ -172,6 +172,7 @@ def _row(match: Match, names: tuple[str, str]) -> dict[str, Any]:
         "gained": int((change > 0).sum()),
         "lost": int((change < 0).sum()),
         "sd": None if binary else effects.spread(change),
+        "design": effects.design(change, clusters),
     }
 
 

@@ -26,7 +26,7 @@ def effects_of(cells: Sequence[Cell]) -> pd.DataFrame:
     """A row per condition and cell; see `SweepResult.effects`."""
     rows = [_row(cell, str(name)) for cell in cells for name in cell.conditions.index]
     # How answers scatter is needed for what is detectable, and shown nowhere.
-    frame = pd.DataFrame(rows, columns=[*CONDITION, *CELL, *NUMBERS, "gained", "sd"])
+    frame = pd.DataFrame(rows, columns=[*CONDITION, *CELL, *NUMBERS, "gained", "sd", "design"])
     frame = frame.astype(
         {"layer": "Int64", "head": "Int64", "n": int, "n_failed": int, "n_changed": int}
     )
@@ -119,15 +119,26 @@ def score_interval(
 
 
 def detectable(family: pd.DataFrame, background: float) -> list[float]:
-    """What each row of a family would show, by its `n`; by its `sd` where scores are not 0/1."""
+    """What each row of a family would show, by its `n`; by its `sd` where scores are not 0/1.
+
+    Examples in clusters count as fewer, by the mean design effect of the family's rows.
+    """
     tests = int(family["p"].notna().sum())
     background = max(stats.LEAST_BACKGROUND, background)
+    design = float(family["design"].mean())
     return [
-        stats.minimum_detectable(int(n), tests, background)
+        stats.minimum_detectable(int(n / design), tests, background)
         if np.isnan(sd)
-        else stats.minimum_detectable_mean(int(n), sd, tests)
+        else stats.minimum_detectable_mean(int(n / design), sd, tests)
         for n, sd in family[["n", "sd"]].to_numpy(float).tolist()
     ]
+
+
+def design(changes: Float[np.ndarray, " example"], clusters: stats.Clusters) -> float:
+    """The design effect of the clusters on a mean change; 1 where there are none."""
+    if not stats.are_clusters(clusters):
+        return 1.0
+    return stats.design_effect(changes - changes.mean(), clusters)
 
 
 def spread(changes: Float[np.ndarray, " example"]) -> float:
@@ -173,6 +184,7 @@ def _row(cell: Cell, name: str) -> dict[str, Any]:
         "unit": cell.unit,
         "gained": int((change > 0).sum()) if binary else None,
         "sd": None if binary else spread(change),
+        "design": design(change, clusters),
     }
 
 

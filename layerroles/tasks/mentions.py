@@ -12,6 +12,8 @@ _DENIED = re.compile(
     r"\b(?:not|never|isn't|rather than|instead of|neither|nor)\b(?:(?!\bbut\b)[^.,;\n])*",
     re.IGNORECASE,
 )
+# "Bridge is not the value" denies the word before it as well.
+_RETRACTED = re.compile(r"[\w\"]+ (?=(?:is|was|are|were)(?:n't| not| wrong| incorrect)\b)")
 _REFUSED = re.compile(
     r"\b(?:not|don't|can't|cannot|couldn't|unable to) (?:\w+ )?"
     r"(?:know|known|find|found|tell|say|see|sure|given|answer|determine|present|available)\b"
@@ -36,10 +38,10 @@ def asserted(text: str) -> str:
     """The text without what it denies.
 
     Example:
-        >>> asserted('It is not "wolf" but "bridge", rather than "arrow".')
-        'It is but "bridge", .'
+        >>> asserted('The word is "river", not "wolf". "Arrow" is wrong.')
+        'The word is "river", . is wrong.'
     """
-    return _DENIED.sub("", text)
+    return _DENIED.sub("", _RETRACTED.sub("", text))
 
 
 def named(text: str, known: Iterable[str]) -> set[str]:

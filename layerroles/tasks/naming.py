@@ -13,6 +13,7 @@ False
 
 import re
 import unicodedata
+from collections.abc import Iterable
 from functools import lru_cache
 
 from layerroles.tasks.base import Example, Grade, is_short, normalised
@@ -45,7 +46,8 @@ def grade_name(
 ) -> Grade:
     """Read the first line; accents, case, articles and a repeated question do not count.
 
-    Names of up to three letters that start with a capital count only in their own case.
+    Names of up to three letters that start with a capital count only in their own case. Names that
+    start with a small letter, such as those of units, count in singular and plural.
 
     Args:
         response: what was written.
@@ -54,7 +56,7 @@ def grade_name(
         alone: the name counts only at the start and apart from other words, as a symbol does.
     """
     line = _plain(response.strip().split("\n", 1)[0])
-    accepted = {_bare(text) for text in (example.answer, *example.aliases)}
+    accepted = {_bare(text) for text in _numbers((example.answer, *example.aliases))}
     strict = _bare(line) in accepted
     return Grade(
         strict=strict,
@@ -72,7 +74,7 @@ def _names_first(
     if line.casefold().startswith(asked.casefold()):
         line = line[len(asked) :].lstrip(_MARKS)
     sentence = _SENTENCE_END.split(line, maxsplit=1)[0]
-    name = _any_of(known | {example.answer, *example.aliases, *example.choices})
+    name = _any_of(_numbers((*known, example.answer, *example.aliases, *example.choices)))
     first = re.search(name, sentence)
     if not first or _bare(first[0]) not in accepted:
         return False
@@ -83,6 +85,14 @@ def _names_first(
         return False
     beside = re.match(rf"{_SEPARATED}({name})", behind)
     return not _RETRACTED.match(behind) and (not beside or _bare(beside[1]) in accepted)
+
+
+def _numbers(names: Iterable[str]) -> frozenset[str]:
+    """Common nouns in singular and plural; proper names as they are."""
+    forms = set(names)
+    for name in [each for each in forms if each[:1].islower() and not each.startswith("the ")]:
+        forms |= {name.removesuffix("s"), f"{name.removesuffix('s')}s"}
+    return frozenset(forms)
 
 
 @lru_cache(maxsize=1024)

@@ -36,6 +36,10 @@ ACCEPTED = [
     ("The chemical symbol for hydrogen is", " H and the symbol for oxygen is O"),
     ("The chemical symbol for sodium is", ' "Na" (from the Latin natrium)'),
     ("A young kangaroo is called a", " joey\nA young cat is called a kitten"),
+    ("The SI unit of mass is the", " kilogram (kg)"),
+    ("The SI unit of mass is the", " mass of 1000 grams, called kilograms."),
+    ("Biologists classify whales as", " a mammal, and not a fish"),
+    ("Lionel Messi became famous in the sport of", " football, with Barcelona"),
     ("Michael Jordan became famous in the sport of", " Basketball, playing for Chicago"),
 ]
 
@@ -69,6 +73,9 @@ REJECTED = [
     ("The chemical symbol for sodium is", " NaCl"),
     ("Nigeria is a country on the continent of", " Asia/Africa"),
     ("Biologists classify whales as", " fish, not mammals"),
+    ("Biologists classify whales as", " mammal or reptile"),
+    ("Lionel Messi became famous in the sport of", " American football"),
+    ("The SI unit of mass is the", " meters and kilograms"),
 ]
 
 

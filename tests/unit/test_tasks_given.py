@@ -2,7 +2,7 @@
 
 import pytest
 
-from layerroles.tasks import Example, KVRetrieval, Needle
+from layerroles.tasks import Example, KVRetrieval, Needle, Task
 
 LOOKUP = Example(
     id="x",
@@ -63,6 +63,8 @@ LOOKUP_WRONG = [
     '"lamp": "bridge"',
     'The value of "lamp" is "bridge".',
     'It is not "bridge".',
+    '"Bridge" is not the value.',
+    "bridge is wrong",
     '"bridge" or "arrow"',
 ]
 NEEDLE_RIGHT = [
@@ -100,6 +102,8 @@ NEEDLE_WRONG = [
     "a soldierly word",
     "not soldier",
     "The password of Mary isn't soldier.",
+    "Soldier is not the password of Mary.",
+    "soldier is wrong",
     "The password of Tom is soldier.",
     "bridge, soldier, snow, shirt",
     "soldier or snow",
@@ -113,30 +117,26 @@ NEEDLE_WRONG = [
 
 def test_there_are_twenty_of_each_and_all_differ() -> None:
     for responses in (LOOKUP_RIGHT, LOOKUP_WRONG, NEEDLE_RIGHT, NEEDLE_WRONG):
-        assert len(set(responses)) == 20
+        assert len(set(responses)) == len(responses) >= 20
 
 
-@pytest.mark.parametrize("response", LOOKUP_RIGHT)
-def test_a_value_is_found(response: str) -> None:
-    grade = KVRetrieval().grade(f" {response}", LOOKUP)
+RIGHT = [(KVRetrieval(), LOOKUP, each) for each in LOOKUP_RIGHT] + [
+    (Needle(), NEEDLE, each) for each in NEEDLE_RIGHT
+]
+WRONG = [(KVRetrieval(), LOOKUP, each) for each in LOOKUP_WRONG] + [
+    (Needle(), NEEDLE, each) for each in NEEDLE_WRONG
+]
+
+
+@pytest.mark.parametrize(("task", "example", "response"), RIGHT)
+def test_a_person_would_accept(task: Task, example: Example, response: str) -> None:
+    grade = task.grade(f" {response}", example)
     assert grade.flexible and grade.answered
 
 
-@pytest.mark.parametrize("response", LOOKUP_WRONG)
-def test_no_other_response_earns_the_value(response: str) -> None:
-    grade = KVRetrieval().grade(f" {response}", LOOKUP)
-    assert not grade.flexible and not grade.strict
-
-
-@pytest.mark.parametrize("response", NEEDLE_RIGHT)
-def test_a_password_is_found(response: str) -> None:
-    grade = Needle().grade(f" {response}", NEEDLE)
-    assert grade.flexible and grade.answered
-
-
-@pytest.mark.parametrize("response", NEEDLE_WRONG)
-def test_no_other_response_earns_the_password(response: str) -> None:
-    grade = Needle().grade(f" {response}", NEEDLE)
+@pytest.mark.parametrize(("task", "example", "response"), WRONG)
+def test_a_person_would_not_accept(task: Task, example: Example, response: str) -> None:
+    grade = task.grade(f" {response}", example)
     assert not grade.flexible and not grade.strict
 
 

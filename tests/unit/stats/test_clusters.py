@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from benchmarks.coverage_tables import covered_clusters
+from benchmarks.coverage_tables import covered_clusters, covered_mean
 from layerroles import stats
 
 CLUSTERS = np.repeat(np.arange(16), 8)
@@ -21,9 +21,8 @@ def drawn(seed: int, by_cluster: bool) -> tuple[np.ndarray, np.ndarray]:
 def test_intervals_cover_at_16_clusters(size: int, icc: float) -> None:
     points = [(0.5, 0.0, 0.1), (0.7, 0.25, 0.3), (0.9, 0.0, 0.6)]
     found = np.array([covered_clusters(size, icc, *point, 300) for point in points])
-    of_harm, _, of_mean = found.mean(axis=0)  # over 900 draws
-    assert of_harm >= 0.93
-    assert of_mean >= 0.93
+    assert found[:, 0].mean() >= 0.93  # over 900 draws
+    assert np.mean([covered_mean(size, icc, right, 300) for right in (0.1, 0.5, 0.95)]) >= 0.93
 
 
 def test_an_interval_for_independent_examples_does_not() -> None:
