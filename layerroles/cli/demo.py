@@ -9,7 +9,7 @@ import typer
 from layerroles.cli.options import Dtype, Limit, OtherModel, Seed
 from layerroles.errors import InputError, visible
 
-TASKS = ("kv_retrieval", "facts", "word_problems", "copying")
+TASKS = ("kv_retrieval", "facts", "word_problems[steps=1]", "copying")
 PROTOCOLS = ("continuation", "generation")
 
 

@@ -166,12 +166,14 @@ def _placed(values: pd.DataFrame) -> pd.DataFrame:
 
 
 def _row(harms: Harms, task: str, protocol: str, family: str, profile: _Profile) -> dict[str, Any]:
-    cost, seen = _aligned(harms, task, protocol, profile.values.xs(task, level="task"))
+    cost, seen, clusters = _aligned(harms, task, protocol, profile.values.xs(task, level="task"))
     cell = harms.cell(family, protocol).set_index("task").loc[task]
     rho, interval = float("nan"), stats.UNKNOWN
     if cell["above_chance"] or np.isnan(cell["chance"]):
         name = f"{profile.probe} {profile.measure} {harms.ablation} {task}"
-        rho, interval = stats.profile_agreement(seen, cost, harms.rng(name))
+        rho, interval = stats.profile_agreement(
+            seen, cost, harms.rng(name), clusters=clusters
+        )
     return {
         "probe": profile.probe,
         "measure": profile.measure,
@@ -191,8 +193,13 @@ def _row(harms: Harms, task: str, protocol: str, family: str, profile: _Profile)
 
 def _aligned(
     harms: Harms, task: str, protocol: str, seen: pd.DataFrame
-) -> tuple[Float[np.ndarray, "site example"], Float[np.ndarray, "site example"]]:
-    """What ablation costs and what the probe saw, over the sites and examples that both have."""
+) -> tuple[
+    Float[np.ndarray, "site example"], Float[np.ndarray, "site example"], stats.Clusters
+]:
+    """What ablation costs and what the probe saw, over the sites and examples that both have.
+
+    And the clusters of these examples.
+    """
     scores = harms.scores(task, protocol)
     names = {place: harms.condition(task, protocol, place) for place in harms.places}
     places = [place for place, name in names.items() if name is not None and place in seen]
@@ -201,4 +208,5 @@ def _aligned(
     cost = scores.loc[INTACT, examples].to_numpy(float) - ablated
     known = seen.loc[examples, places].to_numpy(float).T
     both = ~np.isnan(cost).all(axis=1) & ~np.isnan(known).all(axis=1)
-    return cost[both], known[both]
+    clusters = harms.asked(task, protocol).clusters_of(list(examples))
+    return cost[both], known[both], clusters

@@ -1,5 +1,7 @@
 """Probes against ablation: a planted order is found, and none is found where there is none."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -56,6 +58,20 @@ def test_a_probe_that_ranks_layers_as_ablation_does_correlates() -> None:
         assert (row["n"], row["n_sites"], row["part"]) == (N, LAYERS, "block")
         depth = stats.spearmanr(range(LAYERS), ORDER).statistic
         assert found.loc["depth", "spearman"] == pytest.approx(depth)
+
+
+def test_questions_of_one_cluster_are_drawn_together() -> None:
+    probe = measured("similarity", ORDER.astype(float), n=1).rename(columns={"value": "influence"})
+    result = swept(ORDER)
+    asked = result.frame.drop_duplicates(["task", "example"])[["task", "example"]]
+    in_pairs = (asked["example"].str[-3:].astype(int) // 2).astype(str)
+    widths = []
+    for cluster in (asked["example"], in_pairs):
+        examples = asked.assign(answer="a", question="", guesses="{}", cluster=cluster)
+        found = lr.probe_agreement(replace(result, examples=examples), probe)
+        row = found.set_index("probe").loc["similarity"]
+        widths.append(row["high"] - row["low"])
+    assert widths[1] > 1.2 * widths[0] > 0
 
 
 def test_lenses_count_by_what_a_layer_adds() -> None:

@@ -319,6 +319,25 @@ def test_what_is_detectable_is_of_the_rows_n_and_its_familys_size_and_churn():
     assert "none known (too few examples) at n = 6" in repr(few)
 
 
+def test_what_is_detectable_knows_clusters():
+    result = synthetic_result(n_layers=6, n=64)
+    asked = result.frame.drop_duplicates(["task", "example"])[["task", "example"]]
+    # An example under a condition is right or wrong as its cluster is.
+    right = result.frame["example"].str[-2:].astype(int) // 16 % 2
+    frame = result.frame.assign(score=right.where(result.frame["condition"] == "skip L3", 1.0))
+    by_place = asked.assign(
+        answer="a", question="", guesses="{}", cluster=asked["example"].str[-2:]
+    )
+    sixteens = by_place["cluster"].astype(int) // 16
+    wanted = {"condition": "skip L3", "task": "facts", "protocol": "generation"}
+    alone, together = (
+        line(dataclasses.replace(result, frame=frame, examples=examples).effects(), **wanted)
+        for examples in (by_place, by_place.assign(cluster=sixteens.astype(str)))
+    )
+    assert alone["effect"] == together["effect"] == -0.5
+    assert together["detectable"] > 1.3 * alone["detectable"]
+
+
 def test_in_nats_what_is_detectable_goes_by_how_much_differences_vary():
     result = synthetic_result(n_layers=4, n=32, protocols=["answer_logprob"])
     frame = result.frame[result.frame["task"] == "facts"]
