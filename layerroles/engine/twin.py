@@ -245,7 +245,7 @@ class Twin:
     def _attends(self, layer: int) -> Callable[..., Tensor]:
         def attend(q: Tensor, k: Tensor, v: Tensor, score: Scoring) -> Tensor:
             if self._attend is None:
-                raise RuntimeError("a twin is run through Twin.run")
+                raise NoTwin("its attention runs outside of a pass")
             return self._attend(layer, q, k, v, score)
 
         return attend
