@@ -1,6 +1,6 @@
 """Where a model's weights lie, what they are, and whether they are still the same."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from typing import Any
 
@@ -42,6 +42,32 @@ def named(model: TransformerBridge) -> dict[str, Tensor]:
     original = model.original_model
     found = [*original.named_parameters(remove_duplicate=False), *original.named_buffers()]
     return {name.replace(_WRAPPER, ""): tensor for name, tensor in found}
+
+
+def lend(
+    model: nn.Module, tensors: Mapping[str, Tensor], source: Callable[[str], str] = str
+) -> str | None:
+    """Give a transformers model that was made on no memory these very tensors, without gradients.
+
+    Args:
+        model: gets a tensor for each of its parameters and buffers.
+        tensors: by name.
+        source: the name in `tensors` of what the model calls by another name.
+
+    Returns:
+        The first name that is missing among the tensors or has another shape; None if none is.
+    """
+    for name, held in (*model.named_parameters(), *model.named_buffers()):
+        given = tensors.get(source(name))
+        if given is None or given.shape != held.shape:
+            return source(name)
+        owner, _, last = name.rpartition(".")
+        module = model.get_submodule(owner)
+        if last in module._parameters:
+            module._parameters[last] = nn.Parameter(given.detach(), requires_grad=False)
+        else:
+            module._buffers[last] = given
+    return None
 
 
 def stamp(model: TransformerBridge) -> int:
