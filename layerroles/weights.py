@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from transformer_lens.model_bridge import TransformerBridge
 
+from layerroles.compat import n_edits, saved_tensors
+
 
 def is_spread(model: TransformerBridge) -> bool:
     """Whether weights lie on several devices, or on disk until they are needed."""
@@ -26,9 +28,7 @@ def weights(model: TransformerBridge) -> Iterator[tuple[str, Tensor]]:
     for path in sorted(modules):
         module = modules[path]
         with here(module):
-            kept = set(module._buffers) - module._non_persistent_buffers_set
-            own = module._parameters | {name: module._buffers[name] for name in kept}
-            for name, value in sorted(own.items()):
+            for name, value in sorted(saved_tensors(module).items()):
                 if value is not None:
                     yield f"{path}.{name}", value
 
@@ -73,7 +73,7 @@ def lend(
 def stamp(model: TransformerBridge) -> int:
     """A number that changes when weights are exchanged or edited in place (in this process)."""
     parameters = model.original_model.parameters()
-    return hash(tuple((p.data_ptr(), 0 if p.is_inference() else p._version) for p in parameters))
+    return hash(tuple((p.data_ptr(), n_edits(p)) for p in parameters))
 
 
 def text_config(original: nn.Module) -> Any:

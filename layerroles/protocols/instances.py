@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from layerroles.compat import set_instances
 from layerroles.engine import Score, Scored, Writing, Written
 from layerroles.errors import InputError
 from layerroles.protocols.base import Answer, Asked, Unit
@@ -63,7 +64,7 @@ class AskedInstances(Asked):
             mine.setdefault(self.task.member_name(example), []).extend(instances)
         for name, instances in mine.items():
             member = self.task.members[name]
-            member._instances = instances
+            set_instances(member, instances)
             member.apply_filters()
         for example, instances, own in zip(self.examples, self.instances, answers, strict=True):
             yield own, metrics_of(self.task.member(example), instances)
