@@ -14,6 +14,7 @@ from torch import nn
 from transformer_lens.model_bridge import TransformerBridge
 
 from layerroles import gguf
+from layerroles.compat import fake_tensors, multiplies_bfloat16
 from layerroles.errors import InputError
 from layerroles.progress import without_bars
 from layerroles.registry import nearest
@@ -124,12 +125,11 @@ def _outline(
     They are fake tensors, which are on the meta device but say that they are on the CPU: a bridge
     takes apart some architectures' weights, which plain meta tensors do not let it do.
     """
-    from torch._subclasses.fake_tensor import FakeTensorMode
     from transformers import AutoModelForCausalLM
 
     # Some ways to multiply experts' matrices cannot be followed without values.
     experts = {"experts_implementation": "batched_mm"} if _n_experts(config) else {}
-    with FakeTensorMode(allow_non_fake_inputs=True):
+    with fake_tensors():
         model = AutoModelForCausalLM.from_config(
             config, dtype=dtype, attn_implementation="eager", **experts
         )
@@ -203,11 +203,7 @@ def resolve_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype
     if isinstance(dtype, torch.dtype) and dtype in DTYPES.values():
         return dtype
     if dtype == "auto":
-        fast = (
-            torch.cuda.is_bf16_supported()
-            if device.type == "cuda"
-            else torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
-        )
+        fast = torch.cuda.is_bf16_supported() if device.type == "cuda" else multiplies_bfloat16()
         return torch.bfloat16 if fast else torch.float32
     if dtype not in DTYPES:
         raise InputError(f"unknown dtype {dtype!r}: known are auto, {', '.join(DTYPES)}")

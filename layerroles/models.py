@@ -38,6 +38,7 @@ from layerroles.boot import (
     source_of,
 )
 from layerroles.checks import Checks, check_model, check_pads, massive_writes, unchecked
+from layerroles.compat import takes_positions
 from layerroles.errors import InputError
 from layerroles.sites import Site, size_of
 from layerroles.weights import content, hook_ids, shares_keys, weights
@@ -330,7 +331,7 @@ def forward(
     """
     arguments: dict[str, Any] = {"attention_mask": attended}
     # Models that derive positions from the mask themselves are left to it.
-    if model._accepts_derived_position_ids():
+    if takes_positions(model):
         # Rows that have ended may be fed on beyond the model's context; nobody reads them.
         positions = (attended.cumsum(-1) - 1).clamp(0, model.cfg.n_ctx - 1)
         arguments["position_ids"] = positions[:, -tokens.shape[1] :]

@@ -5,7 +5,6 @@ Rows are keyed by content (condition hash, task, protocol, example), and the ans
 where it was. One process writes at a time, by a lock that dies with it.
 """
 
-import fcntl
 import json
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
@@ -146,8 +145,16 @@ def reserved(folder: Path) -> Iterator[None]:
     """Within the context, no other process writes to a run folder; it is made if need be.
 
     Raises:
-        InputError: it cannot be written, or another process is writing to it.
+        InputError: it cannot be written, another process is writing to it, or this system has no
+            locks that die with a process.
     """
+    try:
+        import fcntl
+    except ImportError as error:  # Windows
+        raise InputError(
+            f"run folder {str(folder)!r} cannot be locked on this system: write it on Linux, on "
+            "macOS or in WSL"
+        ) from error
     with ExitStack() as closing_down:
         with _writing(folder):
             folder.mkdir(parents=True, exist_ok=True)

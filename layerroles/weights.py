@@ -1,12 +1,14 @@
 """Where a model's weights lie, what they are, and whether they are still the same."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformer_lens.model_bridge import TransformerBridge
+
+from layerroles.compat import n_edits, saved_tensors
 
 
 def is_spread(model: TransformerBridge) -> bool:
@@ -26,9 +28,7 @@ def weights(model: TransformerBridge) -> Iterator[tuple[str, Tensor]]:
     for path in sorted(modules):
         module = modules[path]
         with here(module):
-            kept = set(module._buffers) - module._non_persistent_buffers_set
-            own = module._parameters | {name: module._buffers[name] for name in kept}
-            for name, value in sorted(own.items()):
+            for name, value in sorted(saved_tensors(module).items()):
                 if value is not None:
                     yield f"{path}.{name}", value
 
@@ -44,10 +44,36 @@ def named(model: TransformerBridge) -> dict[str, Tensor]:
     return {name.replace(_WRAPPER, ""): tensor for name, tensor in found}
 
 
+def lend(
+    model: nn.Module, tensors: Mapping[str, Tensor], source: Callable[[str], str] = str
+) -> str | None:
+    """Give a transformers model that was made on no memory these very tensors, without gradients.
+
+    Args:
+        model: gets a tensor for each of its parameters and buffers.
+        tensors: by name.
+        source: the name in `tensors` of what the model calls by another name.
+
+    Returns:
+        The first name that is missing among the tensors or has another shape; None if none is.
+    """
+    for name, held in (*model.named_parameters(), *model.named_buffers()):
+        given = tensors.get(source(name))
+        if given is None or given.shape != held.shape:
+            return source(name)
+        owner, _, last = name.rpartition(".")
+        module = model.get_submodule(owner)
+        if last in module._parameters:
+            module._parameters[last] = nn.Parameter(given.detach(), requires_grad=False)
+        else:
+            module._buffers[last] = given
+    return None
+
+
 def stamp(model: TransformerBridge) -> int:
     """A number that changes when weights are exchanged or edited in place (in this process)."""
     parameters = model.original_model.parameters()
-    return hash(tuple((p.data_ptr(), 0 if p.is_inference() else p._version) for p in parameters))
+    return hash(tuple((p.data_ptr(), n_edits(p)) for p in parameters))
 
 
 def text_config(original: nn.Module) -> Any:

@@ -5,7 +5,6 @@ happened inside. An edit that returns its write leaves the model's own output un
 bit; elsewhere a block's new output is `x + edit(w)`, added in float32.
 """
 
-import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -276,8 +275,17 @@ def applied(
         run.verify()
 
 
-_Fitted = dict[tuple[int, Ablation, Site], object]
-_FITTED: "weakref.WeakKeyDictionary[TransformerBridge, _Fitted]" = weakref.WeakKeyDictionary()
+def _fitted(model: TransformerBridge) -> dict[tuple[Ablation, Site], object]:
+    """What ablations learned of a model as its weights are now, to be added to.
+
+    The model holds it: an ablation may itself hold the model, and would keep it alive for ever in a
+    table of this module.
+    """
+    now = stamp(model)
+    if model.__dict__.get("layerroles_fitted", (None,))[0] != now:
+        model.__dict__["layerroles_fitted"] = now, {}
+    found: dict[tuple[Ablation, Site], object] = model.__dict__["layerroles_fitted"][1]
+    return found
 
 
 def resolve(model: TransformerBridge, conditions: list[Condition]) -> References:
@@ -300,9 +308,9 @@ def resolve(model: TransformerBridge, conditions: list[Condition]) -> References
                 f"an ablation needs {unknown[0]!r} of its reference: known are {names}"
             )
         found = collected(model, reference, dict.fromkeys(site for site, _ in mine), kinds)
-        fitted, now = _FITTED.setdefault(model, {}), stamp(model)
+        fitted = _fitted(model)
         for site, edit in mine:
-            if (now, edit, site) not in fitted:
-                fitted[now, edit, site] = edit.fit(found[site], site)
-            known[edit, site] = found[site], fitted[now, edit, site]
+            if (edit, site) not in fitted:
+                fitted[edit, site] = edit.fit(found[site], site)
+            known[edit, site] = found[site], fitted[edit, site]
     return known

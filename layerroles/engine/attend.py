@@ -12,6 +12,7 @@ from einops import rearrange, repeat
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from layerroles.compat import flash_attention
 from layerroles.engine.trie import Packed, Segment
 
 # Block sizes are rounded up to a multiple of this, so that blocks of like size run together.
@@ -74,9 +75,7 @@ def part(
     alike = q.shape[3] == v.shape[3]  # the kernel knows no others
     if q.device.type == "cpu" and alike and score.cap is None and (causal or many):
         mask = None if bias is None else bias.expand(q.shape[0], -1, q.shape[2], -1)
-        out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-            q, k, v, 0.0, causal, attn_mask=mask, scale=score.scale
-        )
+        out, lse = flash_attention(q, k, v, causal=causal, mask=mask, scale=score.scale)
         return Part(out.float(), lse.float())
     capped = q.device.type == "cpu" and score.cap is not None
     most = _MOST_CAPPED if capped else _MOST_LOGITS

@@ -72,7 +72,7 @@ def donating(given: Mapping[Donated, Sequence[slice]]) -> Iterator[None]:
         given: the stretches of tokens that meet them, in ascending order.
 
     Raises:
-        RuntimeError: on leaving, if some were not met.
+        NoTwin: on leaving, if some were not met.
     """
     met: set[Donated] = set()
     # Of two that stand in for the same module, a block's and its attention's, the latter wins.
@@ -88,7 +88,7 @@ def donating(given: Mapping[Donated, Sequence[slice]]) -> Iterator[None]:
             stack.enter_context(instead([module], _pieced(module, pieces, met)))
         yield
     if missed := [str(donated.site) for donated in given if donated not in met]:
-        raise RuntimeError(f"what was put in place of {', '.join(missed)} was not met in a pass")
+        raise NoTwin(f"what was put in place of {', '.join(missed)} was not met in a pass")
 
 
 def _pieced(

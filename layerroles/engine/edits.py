@@ -142,7 +142,7 @@ class Edits:
         """Within the context, one pass sees the edits from a layer on.
 
         Raises:
-            RuntimeError: on leaving, if a hook did not fire.
+            NoTwin: on leaving, if a hook did not fire.
         """
         wanted, given = self._by_site(stretches, since)
         layers = sorted({site.layer for site in wanted})
@@ -166,7 +166,7 @@ class Edits:
                 handle.remove()
         missed = [str(site) for site, n in fired.items() if n != 1]
         if missed:
-            raise RuntimeError(f"the hooks of {', '.join(missed)} did not fire once in a pass")
+            raise NoTwin(f"the hooks of {', '.join(missed)} did not fire once in a pass")
 
     def _by_site(
         self, stretches: Sequence[Stretch], since: int

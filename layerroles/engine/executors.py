@@ -12,15 +12,15 @@ from layerroles.engine.edits import refusal
 from layerroles.engine.fused import Fused
 from layerroles.engine.groups import Requests
 from layerroles.engine.hooked import MAX_TOKENS, Hooked
-from layerroles.engine.memory import Budget, keep_pages, out_of_memory
+from layerroles.engine.memory import Budget, keep_pages
 from layerroles.engine.plain import Plain
 from layerroles.engine.replay import can_replay
 from layerroles.engine.requests import Scored, Written
 from layerroles.engine.trust import (
-    UNFORESEEN,
     Executor,
     Kind,
     disagreement,
+    does_not_fit,
     kind,
     telling,
     told,
@@ -218,8 +218,8 @@ class Executors:
             if name == "hooked":
                 return None if can_replay(self._model) else "it cannot go on from a recorded stream"
             self.fused({})
-        except UNFORESEEN as error:
-            if out_of_memory(error):
+        except Exception as error:
+            if not does_not_fit(error):
                 raise
             return told(error)
         return None

@@ -4,7 +4,6 @@ import ctypes
 import os
 import platform
 import re
-import resource
 import sys
 from contextlib import suppress
 from dataclasses import dataclass
@@ -145,9 +144,13 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 def peak(device: torch.device) -> int:
-    """The most bytes that this process has held at once: on a GPU, or in all."""
+    """The most bytes that this process has held at once: on a GPU, or in all; 0 if not known."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most if sys.platform == "darwin" else most * 2**10
 

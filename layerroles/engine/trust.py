@@ -6,6 +6,8 @@ version or a user's own ablation does that an executor does not foresee shows he
 """
 
 import math
+import sys
+import traceback
 from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Protocol, runtime_checkable
@@ -31,8 +33,10 @@ LONGEST_CONTEXT, LONGEST_CONTINUATION, _N_WRITTEN = 48, 4, 4
 # times the rounding noise, the largest of `N_NUDGED` draws of it.
 _TOLERANCE = {torch.float32: 2.5e-4, torch.float16: 0.02, torch.bfloat16: 0.1}
 _NOISE, N_NUDGED = 2.0, 3
-# What an executor may raise on a model or an ablation that it does not foresee.
-UNFORESEEN = (InputError, RuntimeError, LookupError, TypeError, ValueError, AttributeError)
+# What torch says of an operation that it lacks for a dtype or a device, in small letters.
+_UNSUPPORTED = ("not implemented", "not supported", "unsupported", "no kernel image")
+# Code that computes for others: what it raises is laid to whoever called it.
+_TOOLS = {"torch", "numpy", "einops", "jaxtyping", "beartype", *sys.stdlib_module_names}
 
 
 @runtime_checkable
@@ -92,8 +96,8 @@ def disagreement(
     try:
         ours = dict(executor.score(tried, both))
         found = dict(executor.write(asked, both))[last] if writes else []
-    except UNFORESEEN as error:
-        if out_of_memory(error):
+    except Exception as error:
+        if not does_not_fit(error):
             raise
         return told(error)
     if not any(score.finite for score in theirs[last]):
@@ -165,6 +169,30 @@ def rounding_noise(
         found += map(_difference, scores, nudged)
     # Where the last bit decides over infinity, nothing is known of the noise.
     return max((one for one in found if math.isfinite(one)), default=0.0)
+
+
+def does_not_fit(error: Exception) -> bool:
+    """Whether an error says that an executor does not fit a model or an ablation.
+
+    These do: a refusal, an operation that torch lacks, and whatever the code of the model or of a
+    user's own ablation raises, which may expect another form than it is given. An error in this
+    package's own code is a mistake there, and memory that gives out says nothing of what fits.
+    """
+    if out_of_memory(error):
+        return False
+    said = str(error).lower()
+    lacks = isinstance(error, RuntimeError) and any(words in said for words in _UNSUPPORTED)
+    return isinstance(error, InputError | NotImplementedError) or lacks or not _is_ours(error)
+
+
+def _is_ours(error: Exception) -> bool:
+    """Whether this package's code raised an error, or called the tool that did."""
+    names = [
+        str(frame.f_globals.get("__name__")).partition(".")[0]
+        for frame, _ in traceback.walk_tb(error.__traceback__)
+    ]
+    callers = [name for name in names if name not in _TOOLS]
+    return bool(callers) and callers[-1] == __name__.partition(".")[0]
 
 
 def told(error: Exception) -> str:

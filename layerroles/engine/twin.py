@@ -27,7 +27,7 @@ from layerroles.engine.speed import measured
 from layerroles.errors import InputError
 from layerroles.models import prepared
 from layerroles.sites import Site
-from layerroles.weights import is_spread, named, shares_keys, text_config
+from layerroles.weights import is_spread, lend, named, shares_keys, text_config
 
 # How the engine attends: (layer, q, k, v, score) -> out; heads first, out with positions first.
 Attend = Callable[[int, Tensor, Tensor, Tensor, Scoring], Tensor]
@@ -245,7 +245,7 @@ class Twin:
     def _attends(self, layer: int) -> Callable[..., Tensor]:
         def attend(q: Tensor, k: Tensor, v: Tensor, score: Scoring) -> Tensor:
             if self._attend is None:
-                raise RuntimeError("a twin is run through Twin.run")
+                raise NoTwin("its attention runs outside of a pass")
             return self._attend(layer, q, k, v, score)
 
         return attend
@@ -292,16 +292,8 @@ def _built(bridge: TransformerBridge) -> Any:
         raise NoTwin(str(error).split("\n")[0]) from error
     if type(model).__name__ != bridge.cfg.architecture:
         raise NoTwin(f"its configuration makes a {type(model).__name__}")
-    tensors = named(bridge)
-    for name, parameter in (*model.named_parameters(), *model.named_buffers()):
-        if name not in tensors or tensors[name].shape != parameter.shape:
-            raise NoTwin(f"the bridge has no {name}")
-        owner, _, last = name.rpartition(".")
-        module = model.get_submodule(owner)
-        if last in module._parameters:
-            module._parameters[last] = nn.Parameter(tensors[name].detach(), requires_grad=False)
-        else:
-            module._buffers[last] = tensors[name]
+    if (missing := lend(model, named(bridge))) is not None:
+        raise NoTwin(f"the bridge has no {missing}")
     model.tie_weights()
     return model.eval()
 

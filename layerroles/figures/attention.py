@@ -23,7 +23,8 @@ def attention_map(attention: pd.DataFrame, *, top: int = 3) -> go.Figure:
     whose examples have no evidence span are left out, and the subtitle says so.
 
     Args:
-        attention: an attention probe frame.
+        attention: an attention probe frame; of several conditions, the intact model's rows
+            are drawn.
         top: how many heads to name per task.
 
     Raises:
@@ -36,6 +37,7 @@ def attention_map(attention: pd.DataFrame, *, top: int = 3) -> go.Figure:
     """
     if top < 0:
         raise InputError(f"top must be 0 or more, got {top}")
+    attention = select.one_condition(attention, "the attention figure")
     means = attention_means(attention)
     without = sorted(set(attention["task"]) - set(means["task"]))
     left_out = f"; without evidence: {', '.join(without)}" if without else ""
@@ -43,8 +45,9 @@ def attention_map(attention: pd.DataFrame, *, top: int = 3) -> go.Figure:
         kind="attention_map",
         title="Attention from the answering position to the evidence",
         unit="share",
-        subtitle=f"mean share over {style.counts(means['n'])} examples per task, intact model"
-        f"{left_out}; layers and heads are 0-based",
+        subtitle=f"mean share over {style.counts(means['n'])} examples per task"
+        f"{select.under(attention, intact=', intact model')}{left_out}; "
+        "layers and heads are 0-based",
         heading=lambda part, best: _heading(part, best, top),
         percent=True,
     )
@@ -60,6 +63,7 @@ def attention_means(attention: pd.DataFrame) -> pd.DataFrame:
     `low` and `high` are the mean -+ 1.96 standard errors.
     """
     select.require(attention, _COLUMNS, "the attention figure")
+    attention = select.one_condition(attention, "the attention figure")
     valid = attention[attention["evidence"].notna()]
     if valid.empty:
         raise InputError("no example of the attention frame has evidence: nothing to draw")

@@ -27,6 +27,7 @@ from layerroles.figures.lens import lens_trajectories
 from layerroles.figures.outcomes import outcome_profile
 from layerroles.figures.roles import role_map
 from layerroles.figures.similarity import influence_profile, similarity_triangle
+from layerroles.probes.frames import by_probe, of_one_condition
 from layerroles.registry import unknown
 from layerroles.results import SweepResult
 from layerroles.roles import Roles, localize
@@ -80,7 +81,7 @@ def every(
     for name in only:
         if name not in KINDS:
             raise InputError(unknown("figure", name, list(KINDS)))
-    found = select.by_probe(probes)
+    found = by_probe(probes, condition=None)
     kinds = select.ablations(result)
 
     @functools.cache
@@ -127,12 +128,14 @@ def catalogue(
 
     Args:
         result: a sweep.
-        found: probe frames by the name of the probe.
+        found: probe frames by the name of the probe; of those with several conditions, all are
+            drawn where each has its own line, else the intact model's.
         kinds: of ablation that are drawn.
         roles: gives the roles under each kind, at each of the positions that are judged.
         heads: what is said of heads that were ablated alone, as in `Roles.heads`.
     """
-    lens, attention = found.get("logit_lens"), found.get("attention")
+    single = {name: rows for name, frame in found.items() if len(rows := of_one_condition(frame))}
+    lens, attention = single.get("logit_lens"), single.get("attention")
     if attention is not None and attention["evidence"].isna().all():
         attention = None
     for kind in kinds:
@@ -153,7 +156,8 @@ def catalogue(
             draw = functools.partial(pair_excess, one)
             yield Drawing("pairs", "pair_excess", (one.ablation, one.at), draw)
     yield from _over_layers(result, kinds)
-    yield from _of_probes(result, found, kinds)
+    by_condition = {name: found[name] for name in _BY_CONDITION if name in found}
+    yield from _of_probes(result, single | by_condition, kinds)
 
 
 def _over_layers(result: SweepResult, kinds: Sequence[str]) -> Iterator[Drawing]:
@@ -208,6 +212,10 @@ PROBED = (
     *("logit_lens", "tuned_lens", "decision", "attention"),
     *("retrieval_score", "head_scores", "similarity"),
 )
+
+
+# Those of them whose figures have a line for each condition.
+_BY_CONDITION = ("logit_lens", "tuned_lens", "decision")
 
 
 def _of_probe(

@@ -59,7 +59,8 @@ def head_map(frame: pd.DataFrame, *, value: str, top: int = 3) -> go.Figure:
 
     Args:
         frame: rows with layer, head and the value; averaged over its rows per task and head. With
-            columns task and family there is a panel for each task, else one in all.
+            columns task and family there is a panel for each task, else one in all. Of several
+            conditions, the intact model's rows are drawn.
         value: the column to draw, such as `"induction"` of `HeadScores` or `"score"` of
             `RetrievalScore`.
         top: how many heads to name per task.
@@ -74,6 +75,7 @@ def head_map(frame: pd.DataFrame, *, value: str, top: int = 3) -> go.Figure:
     """
     if top < 0:
         raise InputError(f"top must be 0 or more, got {top}")
+    frame = select.one_condition(frame, "the head map")
     means = head_means(frame, value)
     title, unit = _KNOWN.get(value, (value, value))
     left = sorted(set(map(str, frame["task"])) - set(means["task"])) if "task" in frame else []
@@ -82,8 +84,8 @@ def head_map(frame: pd.DataFrame, *, value: str, top: int = 3) -> go.Figure:
         kind="head_map",
         title=title,
         unit=unit,
-        subtitle=f"mean over {style.counts(means['n'])} examples per task{without}; "
-        "layers and heads are 0-based",
+        subtitle=f"mean over {style.counts(means['n'])} examples per task"
+        f"{select.under(frame)}{without}; layers and heads are 0-based",
         heading=_heading if top else lambda _, __: "",
     )
     return draw_map(means, lambda part: farthest(part, top), look)

@@ -15,6 +15,7 @@ from layerroles.figures import select, style
 from layerroles.figures.attention import attention_means, head_hover
 from layerroles.figures.heatmap import why_undefined
 from layerroles.figures.lens import lens_axis, lens_summary, lens_traces
+from layerroles.probes.frames import by_probe
 from layerroles.results import SweepResult
 from layerroles.roles.harms import CRITICAL, SPARE
 
@@ -57,7 +58,7 @@ def role_map(
         attention = lr.probes.Attention().measure(model, tasks, limit=8)
         figure = lr.figures.role_map(result, lens, attention)
     """
-    found = select.by_probe(probes)
+    found = by_probe(probes)
     lens = found.get("logit_lens") if lens is None else lens
     attention = found.get("attention") if attention is None else attention
     effects = select.layer_effects(result, ablation=ablation, protocol=protocol)
@@ -84,6 +85,7 @@ def role_map(
         row += 1
         _heading(figure, "logit lens: median rank of the answer", domains[row - 1])
         _axis(figure, row, domains[row - 1], **lens_axis("rank"))
+        lens = select.one_condition(lens, "the role map's lens")
         for trace in lens_traces(lens_summary(lens, measure="rank"), measure="rank", legend=False):
             figure.add_trace(trace.update(yaxis=_name(row)))
     if attention is not None:

@@ -1,9 +1,4 @@
-"""What the figures draw from: single-layer effects of one ablation, and probe frames by kind.
-
->>> import pandas as pd
->>> list(by_probe([pd.DataFrame({"probe": ["attention"]})]))
-['attention']
-"""
+"""What the figures draw from: single-layer effects of one ablation, and means of probe frames."""
 
 from collections.abc import Iterable, Sequence
 
@@ -13,7 +8,8 @@ from scipy.stats import t
 from layerroles.ablations import ATS
 from layerroles.errors import InputError
 from layerroles.figures import style
-from layerroles.results import SweepResult, check_result, refuse_twins
+from layerroles.probes.frames import of_one_condition
+from layerroles.results import INTACT, SweepResult, check_result, refuse_twins
 
 
 def layer_effects(
@@ -110,23 +106,6 @@ def narrow(frame: pd.DataFrame, column: str, value: str | None) -> pd.DataFrame:
     return frame[frame[column] == value]
 
 
-def by_probe(probes: Iterable[pd.DataFrame]) -> dict[str, pd.DataFrame]:
-    """Probe frames by the name in their `probe` column; frames of one probe are joined.
-
-    Raises:
-        InputError: a frame has no `probe` column, so that it is no probe's result.
-    """
-    found: dict[str, list[pd.DataFrame]] = {}
-    for frame in probes:
-        if not isinstance(frame, pd.DataFrame) or "probe" not in frame.columns:
-            raise InputError(
-                f"a probe frame has a column 'probe' that names it; got {_describe(frame)}"
-            )
-        for name, part in frame.groupby("probe", sort=False):
-            found.setdefault(str(name), []).append(part)
-    return {name: pd.concat(parts, ignore_index=True) for name, parts in found.items()}
-
-
 def means(frame: pd.DataFrame, by: Sequence[str], value: str, *, count: str) -> pd.DataFrame:
     """Average a column by others, `family` among them; families in their usual order.
 
@@ -153,9 +132,22 @@ def require(frame: pd.DataFrame, columns: tuple[str, ...], what: str) -> None:
         raise InputError(f"{what} got an empty frame: nothing was measured")
 
 
-def _describe(frame: object) -> str:
-    if isinstance(frame, pd.DataFrame):
-        return (
-            f"columns {', '.join(map(str, frame.columns))}" if len(frame.columns) else "no columns"
+def one_condition(frame: pd.DataFrame, what: str) -> pd.DataFrame:
+    """The rows that may be averaged: of several conditions, those of the intact model.
+
+    Raises:
+        InputError: several conditions, and the intact model is not among them.
+    """
+    rows = of_one_condition(frame)
+    if rows.empty and not frame.empty:
+        names = ", ".join(map(str, frame["condition"].unique()))
+        raise InputError(
+            f"{what} shows one condition, and its frame holds {names}: pass the rows of one"
         )
-    return type(frame).__name__
+    return rows
+
+
+def under(frame: pd.DataFrame, *, intact: str = "") -> str:
+    """Words on the condition under which a frame was measured, to be appended to others."""
+    name = str(frame["condition"].iloc[0]) if "condition" in frame else INTACT
+    return intact if name == INTACT else f", under {name}"

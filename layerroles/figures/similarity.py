@@ -19,7 +19,8 @@ def similarity_triangle(similarity: pd.DataFrame) -> go.Figure:
     arXiv 2403.17887.
 
     Args:
-        similarity: a similarity probe frame.
+        similarity: a similarity probe frame; of several conditions, the intact model's rows are
+            drawn.
 
     Raises:
         InputError: the frame is empty or no similarity frame.
@@ -28,6 +29,7 @@ def similarity_triangle(similarity: pd.DataFrame) -> go.Figure:
         similarity = lr.probes.Similarity(position="all").measure(model, tasks, limit=8)
         figure = lr.figures.similarity_triangle(similarity)
     """
+    similarity = select.one_condition(similarity, "the similarity figure")
     means = run_means(similarity, "angular")
     tasks = list(dict.fromkeys(zip(means["family"], means["task"], strict=True)))
     n_layers = int((means["layer"] + means["n"]).max())
@@ -46,8 +48,9 @@ def similarity_triangle(similarity: pd.DataFrame) -> go.Figure:
         kind="similarity_triangle",
         about=means.assign(n=means["examples"]),
         title="Angular distance between the stream before and after a run of blocks",
-        subtitle=f"mean over {style.counts(means['examples'])} examples per task; \N{WHITE CIRCLE} "
-        "least for its length; 0 = same direction, 0.5 = orthogonal; layers are 0-based",
+        subtitle=f"mean over {style.counts(means['examples'])} examples per task"
+        f"{select.under(similarity)}; \N{WHITE CIRCLE} least for its length; "
+        "0 = same direction, 0.5 = orthogonal; layers are 0-based",
         height=height,
         legend=False,
     )
@@ -62,7 +65,8 @@ def influence_profile(similarity: pd.DataFrame) -> go.Figure:
     """Draw the influence of each block, `1 - cos(in, out)`, over depth, a line per task.
 
     Args:
-        similarity: a similarity probe frame.
+        similarity: a similarity probe frame; of several conditions, the intact model's rows are
+            drawn.
 
     Raises:
         InputError: the frame is empty or no similarity frame.
@@ -71,6 +75,7 @@ def influence_profile(similarity: pd.DataFrame) -> go.Figure:
         similarity = lr.probes.Similarity().measure(model, tasks, limit=8)
         figure = lr.figures.influence_profile(similarity)
     """
+    similarity = select.one_condition(similarity, "the similarity figure")
     means = run_means(similarity, "influence")
     means = means[means["n"] == 1]
     figure = go.Figure()
@@ -107,7 +112,8 @@ def influence_profile(similarity: pd.DataFrame) -> go.Figure:
         kind="influence_profile",
         about=means.assign(n=means["examples"]),
         title="Influence of each block on the stream",
-        subtitle=f"mean over {style.counts(means['examples'])} examples per task; 95% intervals; "
+        subtitle=f"mean over {style.counts(means['examples'])} examples per task"
+        f"{select.under(similarity)}; 95% intervals; "
         "says how much is written, not how much it is needed; layers are 0-based",
         height=430,
     )

@@ -25,6 +25,7 @@ from layerroles.page.beside import beside, names
 from layerroles.page.explored import Run, explored
 from layerroles.page.said import head, tail
 from layerroles.page.sections import DRAWN, embed, sections, seen_in
+from layerroles.probes.frames import by_probe
 from layerroles.results import Comparison, SweepResult, check_result, compare, detectable_line
 from layerroles.roles import Roles
 from layerroles.roles.heads import heads_of
@@ -80,7 +81,7 @@ def render(
 ) -> str:
     """Return the report's HTML."""
     check_result(result)
-    drawn = select.by_probe(probes)
+    drawn = by_probe(probes, condition=None)
     comparison = None if against is None else compare(result, against)
     kinds = select.ablations(result)
     effects = result.effects()

@@ -76,11 +76,16 @@ class Layout:
         self._check_order()
         self._check_heads()
         for layer in self.inert:
-            if layer in {*sum((step.layers for step in self.steps), ())}:
+            if layer not in self.free:
                 raise InputError(
                     f"inert={self.inert}: layer {layer} has a role too, and an inert layer writes "
                     f"nothing: take it out of one of them"
                 )
+
+    @property
+    def free(self) -> set[int]:
+        """The layers without a role."""
+        return set(range(self.n_layers)).difference(*(step.layers for step in self.steps))
 
     @property
     def families(self) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """Make a planted model, and check that it is what it is said to be."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -30,6 +30,8 @@ from layerroles.tasks import Task
 
 _TASKS: dict[str, type[Planted]] = {"retrieval": LookUp, "knowledge": Fact, "reasoning": Chain}
 _N_TRIED, _N_COUNTED = 24, 200
+# The layer that is inert if nothing is said of inert layers.
+_INERT = 6
 # A word that comes up where nothing was found is right now and then.
 _BY_LUCK = 0.25
 
@@ -89,7 +91,7 @@ def planted(
     retrieval: Iterable[int] = (1, 2),
     reasoning: Iterable[int] = (5,),
     knowledge: Iterable[int] = (3,),
-    inert: Iterable[int] = (6,),
+    inert: Iterable[int] | None = None,
     backup: Iterable[Sequence[int]] = (),
     heads: int = 2,
     strength: float = 1.0,
@@ -106,7 +108,7 @@ def planted(
             that looks up with it; or none, for no family `retrieval`.
         reasoning: a layer behind these, with a head that looks up what was found; or none.
         knowledge: layers whose MLPs hold a table of facts, a part of it each; or none.
-        inert: layers that write nothing at all.
+        inert: layers that write nothing at all; by default layer 6, if there is one without a role.
         backup: pairs of a layer and its double, which does the layer's work a second time: with
             `((5, 7),)` it takes both layer 5 and layer 7 away for reasoning to fail.
         heads: heads of each layer, 1 to 16. A step takes one, which one is drawn by `seed`, unless
@@ -138,10 +140,12 @@ def planted(
         retrieval=_listed("retrieval", retrieval),
         reasoning=_listed("reasoning", reasoning),
         knowledge=_listed("knowledge", knowledge),
-        inert=_listed("inert", inert),
+        inert=() if inert is None else _listed("inert", inert),
         backup=_listed("backup", backup),
         heads_of=_mapped("heads_of", heads_of),
     )
+    if inert is None and _INERT in layout.free:
+        layout = replace(layout, inert=(_INERT,))
     share("strength", strength, LEAST_STRENGTH, 1.0)
     share("noise", noise, 0.0, MOST_NOISE)
     wiring = wired(layout, noise, seed)

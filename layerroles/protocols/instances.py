@@ -7,10 +7,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from layerroles.compat import set_instances
 from layerroles.engine import Score, Scored, Writing, Written
 from layerroles.errors import InputError
 from layerroles.protocols.base import Answer, Asked, Unit
-from layerroles.protocols.outcome import distinct, outcome, repetition
+from layerroles.protocols.outcome import details_of, outcome
 from layerroles.protocols.thinking import Said, opens, said
 from layerroles.tasks import Example, Grade, LmEval
 from layerroles.tasks.base import is_short
@@ -63,7 +64,7 @@ class AskedInstances(Asked):
             mine.setdefault(self.task.member_name(example), []).extend(instances)
         for name, instances in mine.items():
             member = self.task.members[name]
-            member._instances = instances
+            set_instances(member, instances)
             member.apply_filters()
         for example, instances, own in zip(self.examples, self.instances, answers, strict=True):
             yield own, metrics_of(self.task.member(example), instances)
@@ -202,7 +203,7 @@ class AskedTexts(AskedInstances):
             n_tokens=writing.n_tokens,
             form=form if fine else None,
             thought=parts.closed,
-            details={**_written(writing.text, parts), **_flat(metrics)} if fine else {},
+            details={**details_of(writing.text, parts), **_flat(metrics)} if fine else {},
         )
 
 
@@ -231,13 +232,3 @@ def _single(value: Any) -> bool:
     except (TypeError, ValueError):
         return False
     return not isinstance(value, str)
-
-
-def _written(text: str, parts: Said) -> dict[str, Any]:
-    """What the rows of our own generation keep in `details`."""
-    return {
-        "repetition": repetition(text),
-        "distinct_1": distinct(text, 1),
-        "distinct_2": distinct(text, 2),
-        **({"thinking": parts.thinking} if parts.thinking else {}),
-    }

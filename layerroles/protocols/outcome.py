@@ -7,6 +7,7 @@ answer wrong, and is not reported as if it had.
 from collections.abc import Sequence
 from typing import Literal, get_args
 
+from layerroles.protocols.thinking import Said
 from layerroles.tasks import Grade
 
 Outcome = Literal["correct", "wrong", "no answer", "truncated", "degenerate", "empty"]
@@ -68,6 +69,21 @@ def distinct(text: str, n: int) -> float | None:
     """
     runs = _runs(text.split(), n)
     return len(set(runs)) / len(runs) if runs else None
+
+
+def details_of(text: str, said: Said) -> dict[str, float | str | None]:
+    """What the rows of a written answer keep in `details`.
+
+    Args:
+        text: all that was written.
+        said: the thinking and the answer in it.
+    """
+    return {
+        "repetition": repetition(text),
+        "distinct_1": distinct(text, 1),
+        "distinct_2": distinct(text, 2),
+        **({"thinking": said.thinking} if said.thinking else {}),
+    }
 
 
 def _runs(words: Sequence[str], n: int) -> list[tuple[str, ...]]:

@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from layerroles.engine import Engine, Writing, Written, written
 from layerroles.protocols.base import Answer, Asked, Protocol
-from layerroles.protocols.outcome import distinct, repetition
+from layerroles.protocols.outcome import details_of
 from layerroles.protocols.thinking import opens, said
 from layerroles.tasks import Example, Task
 
@@ -60,14 +60,7 @@ class AskedWritings(Asked):
         parts = said(writing.text, opened=opened)
         read = dataclasses.replace(writing, text=parts.answer)
         answer = self.protocol.judge(self.task, example, read)
-        details = {
-            **answer.details,
-            "repetition": repetition(writing.text),
-            "distinct_1": distinct(writing.text, 1),
-            "distinct_2": distinct(writing.text, 2),
-        }
-        if parts.thinking:
-            details["thinking"] = parts.thinking
+        details = {**answer.details, **details_of(writing.text, parts)}
         answer = dataclasses.replace(answer, thought=parts.closed, details=details)
         if parts.closed is False and writing.finite:
             answer = dataclasses.replace(answer, outcome="truncated")

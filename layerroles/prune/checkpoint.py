@@ -14,12 +14,13 @@ import datetime
 import json
 import tempfile
 from collections.abc import Iterable, Sequence
+from functools import partial
 from operator import index
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
@@ -28,9 +29,8 @@ from layerroles.errors import InputError
 from layerroles.models import check_weights, forward, prepared, provenance
 from layerroles.progress import without_bars
 from layerroles.sites import Site
-from layerroles.weights import is_spread
+from layerroles.weights import is_spread, lend, named
 
-_WRAPPER = "._original_component"  # what a bridge puts around the modules of a model
 _NUMBER = {"layer_idx", "layer_id", "layer_number"}
 # Configurations name layers by number here, and in other lists have an entry for each.
 _NUMBERS = {"mlp_only_layers", "attn_layer_indices"}
@@ -192,10 +192,9 @@ def _without(model: TransformerBridge, original: Any, left: Sequence[int]) -> An
             f"{what} cannot be exported without these layers: how its blocks are built depends on "
             f"their number (L{changed[0] if changed else left[-1]} would change)"
         )
-    named = [*original.named_parameters(remove_duplicate=False), *original.named_buffers()]
-    tensors = {name.replace(_WRAPPER, ""): tensor for name, tensor in named}
-    for name, _ in [*made.named_parameters(), *made.named_buffers()]:
-        _give(made, name, tensors, _source(name, stack, left), what)
+    missing = lend(made, named(model), partial(_source, stack=stack, left=left))
+    if missing is not None:
+        raise InputError(f"{what} cannot be exported: TransformerLens keeps no {missing} of it")
     made.tie_weights()
     return made.eval()
 
@@ -243,18 +242,6 @@ def _source(name: str, stack: str, left: Sequence[int]) -> str:
         return name
     place, _, rest = name.removeprefix(f"{stack}.").partition(".")
     return f"{stack}.{left[int(place)]}.{rest}"
-
-
-def _give(made: nn.Module, name: str, tensors: dict[str, Tensor], source: str, what: str) -> None:
-    owner, _, last = name.rpartition(".")
-    module = made.get_submodule(owner)
-    held = getattr(module, last)
-    if source not in tensors or tensors[source].shape != held.shape:
-        raise InputError(f"{what} cannot be exported: TransformerLens keeps no {source} of it")
-    if last in module._parameters:
-        module._parameters[last] = nn.Parameter(tensors[source].detach(), requires_grad=False)
-    else:
-        module._buffers[last] = tensors[source]
 
 
 def _try(model: TransformerBridge, made: Any, dropped: set[int]) -> None:

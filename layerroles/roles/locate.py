@@ -9,6 +9,7 @@ import pandas as pd
 
 from layerroles import stats
 from layerroles.errors import InputError
+from layerroles.probes.frames import by_probe
 from layerroles.registry import unknown
 from layerroles.results import SweepResult, check_result, mechanisms, records
 from layerroles.roles import claims, comparisons, decision, literature, seen
@@ -117,9 +118,8 @@ def _claims(
     if base is not None:
         check_result(base)
         rows += comparisons.against_base(result, base, kinds)
-    for name, frame in seen.by_probe(probes):
-        if name == "similarity":
-            rows += comparisons.neighbours(frame)
+    if (similarity := by_probe(probes).get("similarity")) is not None:
+        rows += comparisons.neighbours(similarity)
     skills = _skills(result)
     for row in rows:
         if skill := skills.get(row["family"]):

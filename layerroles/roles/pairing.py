@@ -18,9 +18,9 @@ from jaxtyping import Float
 
 from layerroles import stats
 from layerroles.errors import InputError
+from layerroles.probes.frames import by_probe
 from layerroles.results import INTACT, SweepResult, check_result
 from layerroles.roles.harms import Harms, ats_of, single_sites
-from layerroles.roles.seen import by_probe
 
 COLUMNS = [
     *("probe", "measure", "part", "ablation", "at", "task", "family", "protocol"),
@@ -90,7 +90,8 @@ def probe_agreement(
     """
     check_result(result)
     given = [probes] if isinstance(probes, pd.DataFrame) else list(probes)
-    profiles = [profile for name, own in by_probe(given) for profile in _profiles(name, own)]
+    frames = by_probe(given).items()
+    profiles = [profile for name, own in frames for profile in _profiles(name, own)]
     if not profiles:
         raise InputError("there is nothing to correlate: give frames that probes measured")
     rows = [

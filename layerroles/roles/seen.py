@@ -7,9 +7,8 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float
 
-from layerroles.errors import InputError
-from layerroles.probes import PROBES
 from layerroles.probes.emergence import first_stays, median_bounds
+from layerroles.probes.frames import by_probe
 
 TOP_HEADS = 3
 # A retrieval score counts where the model wrote so much of the evidence (Wu et al., 2404.15574).
@@ -55,49 +54,13 @@ def summary(probes: Sequence[pd.DataFrame]) -> pd.DataFrame:
         InputError: a frame that no registered probe gave.
     """
     rows: list[dict[str, object]] = []
-    for name, own in by_probe(probes):
+    for name, own in by_probe(probes).items():
         if name not in _KINDS:
             continue
         for family, rest in own.groupby("family", sort=False):
             rows += [{"probe": name, "family": family, **row} for row in _KINDS[name](rest)]
     table = pd.DataFrame(rows, columns=COLUMNS)
     return table.astype({"n": int, "layer": "Int64", "head": "Int64"})
-
-
-def by_probe(probes: Sequence[pd.DataFrame]) -> list[tuple[str, pd.DataFrame]]:
-    """The intact rows of each probe, names checked; frames of one probe are joined.
-
-    Raises:
-        InputError: a frame that no registered probe gave, or two of one probe on the same examples.
-    """
-    found: dict[str, list[pd.DataFrame]] = {}
-    for frame in probes:
-        if "probe" not in getattr(frame, "columns", ()):
-            raise InputError(
-                f"a probe frame has a column 'probe', and this {type(frame).__name__} has none: "
-                "pass what LogitLens().measure or Attention().measure gave"
-            )
-        if "condition" in frame:
-            frame = frame[frame["condition"] == "intact"]
-        for name, own in frame.groupby("probe", sort=False):
-            PROBES[str(name)]  # an unknown name is refused
-            if not any(own.equals(other) for other in found.get(str(name), [])):
-                found.setdefault(str(name), []).append(own)
-    return [(name, _joined(name, own)) for name, own in found.items()]
-
-
-def _joined(name: str, frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """Frames of one probe as one, which have no example in common."""
-    if len(frames) == 1:
-        return frames[0]
-    asked = [frame[["task", "example"]].drop_duplicates() for frame in frames]
-    twice = pd.concat(asked)[lambda rows: rows.duplicated()]
-    if not twice.empty:
-        raise InputError(
-            f"two frames of {name} measured {twice['task'].iloc[0]} on the same examples: "
-            "pass one of them"
-        )
-    return pd.concat(frames, ignore_index=True)
 
 
 def emergence(lens: pd.DataFrame) -> "pd.Series[float]":

@@ -13,6 +13,7 @@ from contextlib import contextmanager, redirect_stderr
 from types import MappingProxyType
 from typing import Any
 
+from layerroles.compat import task_on
 from layerroles.errors import InputError
 from layerroles.registry import nearest
 
@@ -99,11 +100,7 @@ def members(name: str, *, num_fewshot: int | None, include_path: str, data: str)
         try:
             made: Any = name
             if data:  # what `load` calls for a name, which takes no other data
-                made = manager._factory.build(
-                    manager.task_index[name],
-                    overrides={"dataset_path": data},
-                    registry=manager.task_index,
-                )
+                made = task_on(manager, name, data)
             made = made if isinstance(made, list) else [made]
             found: dict[str, Any] = manager.load(made)["tasks"]
         except Exception as error:
@@ -236,11 +233,6 @@ def told(name: str, what: str) -> Iterator[None]:
     except Exception as error:
         kind = "" if isinstance(error, ValueError | AssertionError) else f"{type(error).__name__}: "
         raise InputError(f"lm-eval task {name!r} {what}: {kind}{first_line(error)}") from error
-
-
-def filters(member: Any) -> list[str]:
-    """The names of a task's filters."""
-    return [str(one.name) for one in member._filters]
 
 
 def first_line(error: Exception) -> str:

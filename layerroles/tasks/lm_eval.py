@@ -21,9 +21,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from layerroles.compat import filter_names
 from layerroles.errors import InputError
 from layerroles.tasks.base import FAMILIES, Example, Task, register
-from layerroles.tasks.harness import check, family_of, filters, members, quiet, refuse_worse, told
+from layerroles.tasks.harness import check, family_of, members, quiet, refuse_worse, told
 from layerroles.tasks.lm_eval_references import n_reserved, prompts
 from layerroles.tasks.parameters import one_of, whole
 
@@ -109,7 +110,10 @@ class LmEval(Task):
     def _check_members(self) -> None:
         for member in self.members.values():
             check(member, self.label)
-            for option, known in (("metric", member.aggregation()), ("filter", filters(member))):
+            for option, known in (
+                ("metric", member.aggregation()),
+                ("filter", filter_names(member)),
+            ):
                 if getattr(self, option):
                     one_of(self.label, option, getattr(self, option), known)
             if self.metric:

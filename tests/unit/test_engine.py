@@ -423,6 +423,52 @@ def test_a_model_that_no_other_executor_can_run_is_left_to_the_reference() -> No
         lr.Engine(model, executor="fused").loglikelihood(PAIRS, chosen)
 
 
+@pytest.mark.parametrize("place", ["Twin", "make_plan"])
+def test_a_mistake_in_an_executor_is_raised(monkeypatch: pytest.MonkeyPatch, place: str) -> None:
+    """It is no sign that the model does not fit, which would end in a slow run and a warning."""
+    model = random_model("llama")
+    module = executors if place == "Twin" else fused
+    monkeypatch.setattr(module, place, None)  # the executor's own code fails as it calls it
+    for name in ("auto", "fused"):
+        with pytest.raises(TypeError, match="not callable"):
+            lr.Engine(model, executor=name).loglikelihood(PAIRS)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Rowwise(lr.Ablation):
+    """Fails where tokens are handed over one a row, as `fused` does."""
+
+    error: type[Exception]
+    name = "rowwise"
+
+    def edit(self, write: torch.Tensor, ctx: lr.EditContext) -> torch.Tensor:
+        """Half the write."""
+        if write.shape[0] > 1 and write.shape[1] == 1:
+            raise self.error("one token a row")
+        return write / 2
+
+
+@pytest.mark.parametrize("error", [IndexError, RuntimeError, TypeError, NotImplementedError])
+def test_an_ablation_that_an_executor_breaks_is_left_to_another(error: type[Exception]) -> None:
+    model, chosen = random_model("llama"), [Condition({lr.Site(1): Rowwise(error)})]
+    engine = lr.Engine(model)
+    found = engine.loglikelihood(PAIRS[:5], chosen)
+    assert engine.used == {"hooked"}
+    plain = lr.Engine(model, executor="plain", batch_size=1).loglikelihood(PAIRS[:5], chosen)
+    assert abs(found.logprob - plain.logprob).max() < 1e-4
+
+
+def test_what_says_that_an_executor_does_not_fit() -> None:
+    fits_not = [
+        lr.InputError("refused"),
+        NotImplementedError("no such kernel"),
+        RuntimeError("\"erfinv_cpu\" not implemented for 'Half'"),
+        RuntimeError("linalg.inv: Low precision dtypes not supported. Got Half"),
+    ]
+    assert all(map(trust.does_not_fit, fits_not))
+    assert not trust.does_not_fit(torch.OutOfMemoryError("CUDA out of memory"))
+
+
 def test_what_is_tried_on_one_request_is_tried_again_on_several(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -15,6 +15,7 @@ from transformers import (
 
 import layerroles as lr
 from layerroles.prune.checkpoint import _alike, _smaller, _try, _without, checked_layers
+from layerroles.weights import lend
 from tests.unit.random_models import (
     CONFIGS,
     EVERY_ARCHITECTURE,
@@ -189,3 +190,13 @@ def test_a_model_without_weights_is_not_exported(tmp_path: Path) -> None:
     model = lr.load(str(model_path("llama")), device="meta")
     with pytest.raises(lr.InputError, match=r"has no weights .* estimated, not run"):
         lr.export(model, drop=[1], path=tmp_path / "pruned")
+
+
+def test_a_model_is_lent_the_very_tensors_of_another() -> None:
+    from_, to = torch.nn.BatchNorm1d(3), torch.nn.BatchNorm1d(3, device="meta")
+    tensors = {f"old.{name}": tensor for name, tensor in from_.state_dict(keep_vars=True).items()}
+    assert lend(to, tensors, "old.{}".format) is None
+    for name, tensor in to.state_dict(keep_vars=True).items():
+        assert tensor.data_ptr() == tensors[f"old.{name}"].data_ptr() and not tensor.requires_grad
+    assert lend(to, tensors) == "weight"
+    assert lend(torch.nn.BatchNorm1d(4), tensors, "old.{}".format) == "old.weight"

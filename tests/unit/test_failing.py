@@ -13,7 +13,8 @@ from layerroles.ablations import INTACT
 from layerroles.engine import Score, Scored, Writing
 from layerroles.models import encode
 from layerroles.protocols import Answer, Asked, LikelihoodProtocol
-from layerroles.protocols.outcome import distinct, in_form, repetition
+from layerroles.protocols.outcome import details_of, distinct, in_form, repetition
+from layerroles.protocols.thinking import Said
 from layerroles.tasks import Grade
 from tests.unit.random_models import random_model
 
@@ -155,6 +156,13 @@ class OneAfterTheOther(lr.Engine):
         self.asking = True
         yield from super().answer_each(asked, conditions)
         self.asking = False
+
+
+def test_details_of_what_was_written() -> None:
+    text = "a b c d a b c d"
+    expected = {"repetition": repetition(text), "distinct_1": 0.5, "distinct_2": distinct(text, 2)}
+    assert details_of(text, Said(text, "", None)) == expected
+    assert details_of(text, Said("d", "a b", True)) == {**expected, "thinking": "a b"}
 
 
 def test_coherence_is_what_the_intact_model_thinks_of_a_text(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """What the figures draw: the numbers in their traces, never pixels."""
 
 import dataclasses
+import functools
 import itertools
 import json
 from collections.abc import Callable
@@ -12,7 +13,7 @@ import pytest
 
 from layerroles import figures
 from layerroles.errors import InputError
-from layerroles.figures import select, style
+from layerroles.figures import style
 from layerroles.figures.attention import attention_means, strongest
 from layerroles.figures.lens import lens_summary
 from layerroles.figures.roles import standing
@@ -475,12 +476,25 @@ def test_family_colours_and_text_have_contrast(theme: str) -> None:
     assert contrast(layout.xaxis.tickfont.color) >= 4.5
 
 
-def test_probe_frames_are_told_apart(lens: pd.DataFrame, attention: pd.DataFrame) -> None:
-    found = select.by_probe([attention, lens, lens])
-    assert {name: len(frame) for name, frame in found.items()} == {
-        "attention": len(attention),
-        "logit_lens": 2 * len(lens),
-    }
+def test_what_is_averaged_is_of_one_condition(
+    result: SweepResult, lens: pd.DataFrame, attention: pd.DataFrame
+) -> None:
+    worse = attention.assign(condition="skip L3", evidence=attention["evidence"] / 2)
+    both = pd.concat([attention.assign(condition="intact"), worse], ignore_index=True)
+    for draw in (figures.attention_map, functools.partial(figures.head_map, value="evidence")):
+        assert text_of(draw(both)) == text_of(draw(attention))
+        assert "under skip L3" in text_of(draw(worse))
+        with pytest.raises(InputError, match="holds skip L4, skip L3: pass the rows of one"):
+            draw(both.replace({"condition": {"intact": "skip L4"}}))
+    frames = [lens.assign(condition=name) for name in ("intact", "skip L3")] + [both]
+    names = ["role_map", "attention_map", "lens_trajectories"]
+    drawn = figures.every(result, frames, only=names)
+    intact = figures.every(result, [lens, attention], only=names)
+    for name in names[:2]:
+        assert text_of(drawn[name]) == text_of(intact[name])
+    lines = [trace.name for trace in drawn["lens_trajectories"].data]
+    assert any("skip L3" in name for name in lines) and any("intact" in name for name in lines)
+    assert text_of(figures.role_map(result, probes=frames)) == text_of(drawn["role_map"])
 
 
 def test_protocols_stand_side_by_side_with_their_changes(result: SweepResult) -> None:

@@ -14,9 +14,9 @@ PACKAGE = Path(__file__).resolve().parents[2] / "layerroles"
 
 # Left may not import right.
 ORDER = (
-    "errors registry notebook progress sites gguf weights checks boot models chat ablations engine "
-    "tasks protocols probes plants lm manifest store status backends frame units references again "
-    "sweep aggregates devices estimated estimates roles prune figures page cli __main__"
+    "errors compat registry notebook progress sites gguf weights checks boot models chat ablations "
+    "engine tasks protocols probes plants lm manifest store status backends frame units references "
+    "again sweep aggregates devices estimated estimates roles prune figures page cli __main__"
 ).split()
 # These stand beside: they use nothing but what is named, and serve `sweep` and all behind it; the
 # audit of a task takes its correction for many tests from `stats`.
@@ -92,6 +92,24 @@ def hook_names(tree: ast.Module) -> Iterator[tuple[str, int]]:
                 yield match[0], node.lineno
 
 
+# The tables of `torch.nn.Module`, what a namedtuple offers; what the package's own classes share.
+_NOT_PRIVATE = {"_parameters", "_buffers", "_forward_hooks", "_forward_pre_hooks", "_asdict"}
+_OWN = {"_cells", "_columns", "_effects", "_stream"}
+
+
+def private_names(tree: ast.Module) -> Iterator[tuple[str, int]]:
+    """Names with a leading underscore that a module takes from others, with their lines."""
+    for node in ast.walk(tree):
+        names: list[str] = []
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] != "layerroles":
+            names = [*(node.module or "").split("."), *(alias.name for alias in node.names)]
+        elif isinstance(node, ast.Attribute) and ast.unparse(node.value) not in ("self", "cls"):
+            names = [node.attr]
+        for name in names:
+            if re.match("_[^_]", name) and name not in _NOT_PRIVATE | _OWN:
+                yield name, getattr(node, "lineno", 0)
+
+
 def test_every_module_has_its_place() -> None:
     placed = {*ORDER, *BESIDE, "__init__"}
     unplaced = sorted({top for top, _, _ in modules()} - placed)
@@ -123,6 +141,16 @@ def test_only_sites_holds_names_of_hook_points() -> None:
         for name, line in hook_names(tree)
     ]
     assert not found, "\n".join(found)
+
+
+def test_only_compat_holds_private_names_of_other_libraries() -> None:
+    found = [
+        (top, f"{path}:{line}: {name!r}")
+        for top, path, tree in modules()
+        for name, line in private_names(tree)
+    ]
+    wrong = [line for top, line in found if top != "compat"]
+    assert len(wrong) < len(found) and not wrong, "\n".join(wrong)
 
 
 @pytest.mark.parametrize(

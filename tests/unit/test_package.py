@@ -123,3 +123,39 @@ def test_version() -> None:
 
 def test_is_typed() -> None:
     assert (Path(layerroles.__file__).parent / "py.typed").is_file()
+
+
+_WITHOUT_POSIX = """
+import builtins
+from pathlib import Path
+
+import torch
+
+usual = builtins.__import__
+
+
+def as_on_windows(name, globals=None, *others, **named):
+    if name in ("resource", "fcntl") and (globals or {}).get("__name__", "").startswith("layerr"):
+        raise ImportError(name)
+    return usual(name, globals, *others, **named)
+
+
+builtins.__import__ = as_on_windows
+import layerroles as lr
+from layerroles.engine.memory import peak
+from layerroles.store import reserved
+
+for name in lr.__all__:
+    getattr(lr, name)
+print(peak(torch.device("cpu")))
+try:
+    reserved(Path("never_made")).__enter__()
+except lr.InputError as error:
+    print(error)
+"""
+
+
+def test_it_is_imported_where_posix_modules_are_missing() -> None:
+    peak, refused = run(_WITHOUT_POSIX).splitlines()
+    assert peak == "0"
+    assert refused.startswith("run folder 'never_made' cannot be locked on this system")

@@ -212,6 +212,20 @@ def test_strength_is_the_share_that_depends_on_the_role(strength: float) -> None
             assert 0 <= kept.float().mean() - (1 - strength) <= 0.1
 
 
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"n_layers": 10, "retrieval": (3, 6), "reasoning": (8,)},
+        {"backup": ((5, 6),)},
+        {"n_layers": 6},
+    ],
+)
+def test_the_default_inert_layer_gives_way(asked: dict[str, Any]) -> None:
+    made = lr.planted(**asked)
+    same = lr.planted(**asked, inert=())
+    assert provenance(made.model).weights == provenance(same.model).weights
+
+
 def test_inert_layers_write_nothing_and_others_write_noise() -> None:
     made = lr.planted(inert=(0, 6), noise=0.05)
     tokens = torch.tensor(
@@ -284,7 +298,7 @@ def test_families_without_layers_are_left_out() -> None:
         ({"inert": (-1,)}, "-1 is not a layer"),
         ({"inert": (6, 6)}, "names a layer twice"),
         ({"inert": (5,)}, "layer 5 has a role too"),
-        ({"backup": ((5, 6),)}, "layer 6 has a role too"),
+        ({"backup": ((5, 6),), "inert": (6,)}, "layer 6 has a role too"),
         ({"backup": ((4, 7),)}, "layer 4 has no role to be doubled"),
         ({"backup": ((1, 4),)}, "layer 2 reads what layer 4 writes"),
         ({"backup": ((5, 7), (5, 4))}, "one double only"),

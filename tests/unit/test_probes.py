@@ -13,6 +13,7 @@ from transformer_lens.model_bridge import TransformerBridge
 import layerroles as lr
 from layerroles.probes import chunks
 from layerroles.probes.base import Batch, batches
+from layerroles.probes.frames import by_probe
 from layerroles.tasks.base import Example, Task
 from tests.unit.random_models import random_model
 
@@ -138,3 +139,21 @@ def test_a_prompt_read_in_pieces_is_ablated_where_it_is_in_one(
         pieces = probe.measure(model, tasks, condition=condition)
         monkeypatch.undo()
         pd.testing.assert_frame_equal(whole, pieces, rtol=0, atol=1e-5)
+
+
+def test_frames_are_grouped_by_probe_under_one_condition() -> None:
+    frame = pd.DataFrame(
+        {"probe": "attention", "task": "t", "example": ["a", "b"], "evidence": [0.5, 0.7]}
+    )
+    skip = frame.assign(condition="skip L1", evidence=0.0)
+    lens = frame.assign(probe="logit_lens")
+    found = by_probe([frame, lens, skip, frame])
+    assert {name: rows["evidence"].tolist() for name, rows in found.items()} == {
+        "attention": [0.5, 0.7],
+        "logit_lens": [0.5, 0.7],
+    }
+    assert by_probe([frame, skip], "skip L1")["attention"]["evidence"].tolist() == [0.0, 0.0]
+    every = by_probe([frame, skip], None)["attention"]
+    assert every["condition"].tolist() == ["intact", "intact", "skip L1", "skip L1"]
+    with pytest.raises(lr.InputError, match="on the same examples: pass one of them"):
+        by_probe([frame, skip, skip.assign(evidence=1.0)], None)

@@ -1,17 +1,20 @@
 """What is collected over a reference, and the ablations that are made of it."""
 
+import gc
+import weakref
 from dataclasses import dataclass, field
 from functools import partial
 
 import pytest
 import torch
 from torch import Tensor
+from transformer_lens.model_bridge import TransformerBridge
 
 import layerroles as lr
 from layerroles.ablations import SiteReference
 from layerroles.ablations.reference import collect
 from layerroles.models import encode
-from tests.unit.random_models import random_model
+from tests.unit.random_models import model_path, random_model
 from tests.unit.test_matrix import TEXTS as KNOWN
 from tests.unit.test_matrix import edited, writes
 
@@ -116,6 +119,30 @@ class WithoutMainDirection(lr.Ablation):
     def edit(self, write: Tensor, ctx: lr.EditContext) -> Tensor:
         direction = ctx.fitted.to(write)
         return write - (write @ direction)[..., None] * direction
+
+
+@lr.ablation("test-holds-a-model")
+@dataclass(frozen=True)
+class HoldsModel(lr.Ablation):
+    reference: lr.Reference
+    donor: TransformerBridge
+
+    def fit(self, reference: SiteReference, site: lr.Site) -> TransformerBridge:
+        return self.donor
+
+    def edit(self, write: Tensor, ctx: lr.EditContext) -> Tensor:
+        return write / 2
+
+
+def test_what_an_ablation_learned_keeps_no_model_alive() -> None:
+    model = lr.load(model_path("llama"))
+    alive = weakref.ref(model)
+    condition = lr.Condition({lr.Site(1): HoldsModel(lr.Reference(KNOWN), model)})
+    with lr.ablated(model, condition):
+        model(torch.tensor([[5, 6, 7]]))
+    del model, condition
+    gc.collect()
+    assert alive() is None
 
 
 @pytest.mark.parametrize("at", ["all", "prompt", "generated", "last"])

@@ -1,0 +1,83 @@
+"""What the package takes from other libraries that they do not promise to keep.
+
+A name with a leading underscore may change with any release, so each is used here only, beside the
+version in which it was last seen. The tables of `torch.nn.Module` (`_parameters`, `_buffers`, its
+hooks) are not gathered here: they are how a module is taken apart, wherever that is done.
+"""
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+def multiplies_bfloat16() -> bool:
+    """Whether the CPU multiplies bfloat16 in hardware (torch 2.13)."""
+    return bool(torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
+
+
+def fake_tensors() -> AbstractContextManager[Any]:
+    """Within the context, tensors have shapes and no values, beside real ones (torch 2.13)."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    mode: AbstractContextManager[Any] = FakeTensorMode(allow_non_fake_inputs=True)
+    return mode
+
+
+def flash_attention(
+    q: Float[Tensor, "group head n_q d_head"],
+    k: Float[Tensor, "group head n_k d_head"],
+    v: Float[Tensor, "group head n_k d_head"],
+    *,
+    causal: bool,
+    mask: Float[Tensor, "#group #head #n_q n_k"] | None,
+    scale: float,
+) -> tuple[Float[Tensor, "group head n_q d_head"], Float[Tensor, "group head n_q"]]:
+    """Attention by the CPU's kernel, with the logarithms of its sums (torch 2.13).
+
+    Raises:
+        NotImplementedError: torch has no such kernel.
+    """
+    kernel = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu", None)
+    if kernel is None:
+        raise NotImplementedError("torch has no flash attention for CPUs that gives its sums")
+    out, lse = kernel(q, k, v, 0.0, causal, attn_mask=mask, scale=scale)
+    return out, lse
+
+
+def n_edits(tensor: Tensor) -> int:
+    """How often a tensor was edited in place; not known of inference tensors (torch 2.13)."""
+    return 0 if tensor.is_inference() else int(tensor._version)
+
+
+def saved_tensors(module: nn.Module) -> Mapping[str, Tensor | None]:
+    """A module's own parameters and the buffers that its state holds (torch 2.13)."""
+    kept = set(module._buffers) - module._non_persistent_buffers_set
+    return module._parameters | {name: module._buffers[name] for name in kept}
+
+
+def takes_positions(model: Any) -> bool:
+    """Whether a bridge's model can be given positions (transformer-lens 4.3)."""
+    return bool(model._accepts_derived_position_ids())
+
+
+def task_on(manager: Any, name: str, data: str) -> Any:
+    """The task that a manager of lm-eval makes, on other data than its own (lm-eval 0.4.13)."""
+    return manager._factory.build(
+        manager.task_index[name],
+        overrides={"dataset_path": data},
+        registry=manager.task_index,
+    )
+
+
+def filter_names(task: Any) -> list[str]:
+    """The names of the filters of a task of lm-eval (lm-eval 0.4.13)."""
+    return [str(one.name) for one in task._filters]
+
+
+def set_instances(task: Any, instances: list[Any]) -> None:
+    """Give a task of lm-eval the instances that its filters are applied to (lm-eval 0.4.13)."""
+    task._instances = instances
