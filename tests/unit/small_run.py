@@ -1,8 +1,8 @@
-"""A small sweep of a planted model that has the same weights and answers on every machine.
+"""A small sweep of a planted model, with the same weights and answers on every machine.
 
 `python -m tests.unit.small_run` writes `tests/data/run_2026_11`, a run folder, and beside it
-`rows.csv` (the rows of the same sweep at a larger limit) and `effects.csv` (those of the folder).
-The folder stands for the folders that users have: do not write it again to make a test pass.
+`effects.csv` (the folder's effects) and `rows.csv` (the rows of the same sweep at a larger limit).
+The folder stands for the folders that users have: do not rewrite it to make a test pass.
 """
 
 import shutil
@@ -21,12 +21,12 @@ LIMIT, LARGER = 3, 4
 PROTOCOLS = ("continuation[norm=byte]", "generation", "answer_logprob")
 TEXTS = ("gold leaf money find", "bridge fence gold follow", "hotel arrow leaf find")
 KEYS = ["task", "protocol", "condition"]
-# What a process leaves beside a run: its lock, its progress (with the host's name), SQLite's own.
+# Files of the writing process: its lock, its progress (with the host name), SQLite's journal.
 OF_THE_PROCESS = (".lock", "progress.json", "rows.sqlite-shm", "rows.sqlite-wal")
 
 
 def plant() -> Plant:
-    """A planted model without noise, the last digits of which depend on the CPU."""
+    """Make a planted model without noise, because the last digits of noise depend on the CPU."""
     with mock.patch("layerroles.plants.wiring._add_noise"):
         return lr.planted(
             n_layers=4, retrieval=(0, 1), reasoning=(3,), knowledge=(2,), inert=(), heads=2
@@ -39,7 +39,7 @@ def sweep(
     protocols: Sequence[str] = PROTOCOLS,
     engine: lr.Engine | None = None,
 ) -> lr.Sweep:
-    """Two tasks under three protocols; every kind of ablation that needs no donor model."""
+    """Build a sweep of two tasks, three protocols and every ablation but `Swap`."""
     model, texts = made.model, lr.Reference(TEXTS)
     head, mlp = lr.Site(1, "head", 0), lr.Site(2, "mlp")
     conditions = [
@@ -55,27 +55,27 @@ def sweep(
 
 
 def rows(result: lr.SweepResult) -> pd.DataFrame:
-    """The columns that answers decide, in an order of their own."""
+    """Return the columns that depend on the answers, sorted by key."""
     given = ["model", "ablation", "at", "site", "layer", "part", "head", "family"]
     frame = result.frame.drop(columns=given)
     return frame.sort_values([*KEYS, "example"], ignore_index=True)
 
 
 def effects(result: lr.SweepResult) -> pd.DataFrame:
-    """Scores, effects and harms with their intervals, in an order of their own."""
+    """Return scores, effects and harms with their intervals, sorted by key."""
     numbers = ["n", "intact", "chance", "score", "effect", "ci_low", "ci_high"]
     numbers += ["harm", "harm_low", "harm_high", "p", "p_adjusted"]
     return result.effects().sort_values(KEYS, ignore_index=True)[KEYS + numbers]
 
 
 def as_csv(frame: pd.DataFrame) -> str:
-    """A frame as text; a few digits are enough to tell one answer from another."""
+    """Write a frame as CSV text, floats with seven digits."""
     text: str = frame.to_csv(index=False, float_format="%.7g", lineterminator="\n")
     return text
 
 
 def lens(made: Plant, run: Path) -> pd.DataFrame:
-    """The logit lens on one of the tasks, measured into the run folder."""
+    """Measure the logit lens on one task and store it in the run folder."""
     probe = lr.probes.LogitLens(top=1)
     return lr.probes.measure_into(run, probe, made.model, [lr.task("planted_look_up")], limit=1)
 

@@ -1,6 +1,6 @@
-"""A condition has the same hash on every machine and in every version: these, to the letter.
+"""The hashes of conditions are the same on every machine, Python and version of the package.
 
-Rows are stored by these hashes, so that a run folder goes on only where they are the same.
+Rows are stored under these hashes: where one changes, runs of earlier versions cannot be resumed.
 """
 
 import json
@@ -79,9 +79,8 @@ dffce4c43979631b holds float
 08eb05aef9ef32d9 holds Tensor
 cfcf8d336e4f843a holds Pair
 """
-# The modules that held the public classes and functions when they first entered hashes: a function
-# or class of the package among an ablation's parameters, or in a function for `at`, is known by its
-# module and name. One that moves has to keep its name in hashes.
+# A class or function of the package enters a hash by its module and name, if it is a parameter of
+# an ablation or a global in a function for `at`. One that moves must keep this path in hashes.
 HOMES = """\
 ablations.apply: ablated
 ablations.base: Ablation EditContext
@@ -119,10 +118,10 @@ sites: Site
 sweep: Sweep
 tasks.base: Example Task task
 """
-# What is known of `late`: name, code, defaults, keyword defaults, closure, globals that it uses.
+# What identifies `late`: name, code, defaults, keyword defaults, closure, the globals it uses.
 LATE = [
     "late",
-    ["bytecode", "torch", "where", "positions", "FROM", "lr", "Site", "Skip", "real", ["None"]],
+    ["bytecode", "torch", "where", "positions", "FROM", "bool", "lr", "ablated", "Skip", ["None"]],
     *("None", "None", ["list"]),
     [
         *("dict", "(\"'FROM'\", '4')", "(\"'Skip'\", 'layerroles.ablations.simple.Skip')"),
@@ -155,7 +154,7 @@ class Holds(lr.Ablation):
 
 
 def late(ctx: lr.EditContext) -> Tensor:
-    return torch.where(ctx.positions >= FROM, lr.Site is Skip, ctx.real)
+    return torch.where(ctx.positions >= FROM, bool(lr.ablated), bool(Skip))
 
 
 def holding(value: object) -> lr.Condition:
@@ -163,7 +162,7 @@ def holding(value: object) -> lr.Condition:
 
 
 def single() -> Iterator[lr.Condition]:
-    """Every ablation at every site that takes it, at all positions named; their parameters."""
+    """Every ablation at every part that it applies to, every named `at`, every parameter."""
     yield lr.Condition({})
     for kind in (lr.Skip(), lr.Zero(), lr.Mean(TEXTS), lr.Resample(TEXTS), lr.Noise()):
         for site in SITES if not isinstance(kind, lr.Skip) else SITES[:3]:
@@ -184,7 +183,7 @@ def single() -> Iterator[lr.Condition]:
 
 
 def several() -> Iterator[lr.Condition]:
-    """Several sites; grids."""
+    """Conditions with several sites, and the grids."""
     model, zero, skip = random_model("llama"), lr.Zero(), lr.Skip()
     two = {lr.Site(2, "mlp"): lr.Noise(2.0), lr.Site(0): skip, lr.Site(1, "head", 3): zero}
     yield lr.Condition(two)
@@ -201,34 +200,34 @@ def several() -> Iterator[lr.Condition]:
 
 
 def held() -> Iterator[lr.Condition]:
-    """Values of every kind among the parameters of a user's ablation."""
+    """A user's ablation with parameters of several types."""
     values = (1.5, ("a", 2), frozenset({1}), torch.arange(3.0), Pair(1, torch.float16))
     yield from map(holding, values)
 
 
-def test_every_condition_has_the_hash_that_it_had() -> None:
+def test_hashes_and_names_are_the_stored_ones() -> None:
     found = [*single(), *several(), *held()]
     assert [f"{one.hash} {one.name}" for one in found] == FROZEN.splitlines()
 
 
-def test_every_ablation_is_among_them() -> None:
+def test_every_built_in_ablation_is_covered() -> None:
     own = {name for name in ABLATIONS if ABLATIONS[name].__module__.startswith("layerroles.")}
     assert {edit.name for one in single() for edit in one.edits.values()} == own - {"swap"}
 
 
-def test_a_swap_has_the_hash_that_it_had(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It holds the donor's weights and its configuration (the libraries' own, and fixed here)."""
+def test_the_hash_of_a_swap_is_the_stored_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It covers weights and configuration; the latter is replaced, since libraries extend it."""
     monkeypatch.setattr("layerroles.ablations.swap.behaviour", lambda _: {"act_fn": "relu"})
     assert lr.Condition({lr.Site(1, "mlp"): lr.Swap(plant().model)}).hash == "8e01762f915ad455"
 
 
-def test_a_function_is_known_by_the_same_text() -> None:
-    """But for its bytecode, which each version of Python writes in its own way."""
+def test_a_function_for_at_is_identified_by_the_stored_text() -> None:
+    """Its bytecode is left out, because it depends on the version of Python."""
     where = lr.Condition({lr.Site(1): lr.Zero()}, at=late).where
     assert where.replace(late.__code__.co_code.hex(), "bytecode") == repr(LATE)
 
 
-def test_what_is_public_is_known_by_the_module_that_held_it() -> None:
+def test_public_names_enter_hashes_under_the_stored_path() -> None:
     homes = [line.split(": ") for line in HOMES.splitlines()]
     for module, name in ((module, name) for module, names in homes for name in names.split()):
         known = holding(getattr(lr, name)).fingerprints[lr.Site(0)]

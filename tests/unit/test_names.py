@@ -1,6 +1,6 @@
-"""Names that users' scripts, run folders and papers hold: none goes away, none comes unnoticed.
+"""Public names, registered names and command-line options are those of `tests/data/names.txt`.
 
-`tests/data/names.txt` holds them, one a line. Whoever adds a name adds its line.
+Users' scripts and run folders contain them. To add a name, add its line to the file.
 """
 
 import dataclasses
@@ -8,6 +8,7 @@ import importlib
 import types
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import layerroles as lr
 import layerroles.plants  # registers the tasks of planted models
@@ -19,13 +20,13 @@ from tests.unit.command_line_page import commands
 FILE = Path(__file__).resolve().parents[1] / "data" / "names.txt"
 
 
-def held() -> set[str]:
+def stored() -> set[str]:
     lines = FILE.read_text("utf-8").splitlines()
     return {line for line in lines if line and not line.startswith("#")}
 
 
 def in_modules() -> Iterator[str]:
-    """Public names, as they are imported."""
+    """Yield the dotted path of every public name."""
     for module in (lr, lr.figures, lr.probes, lr.protocols, lr.tasks, layerroles.stats):
         for name in getattr(module, "__all__", vars(module)):
             value = getattr(module, name)
@@ -35,8 +36,8 @@ def in_modules() -> Iterator[str]:
 
 
 def registered() -> Iterator[str]:
-    """What is registered, with the parameters and defaults of which labels are made."""
-    registries: tuple[Registry, ...] = (
+    """Yield every registered name with its parameters and defaults, of which labels are made."""
+    registries: tuple[Registry[Any], ...] = (
         ABLATIONS, lr.tasks.TASKS, lr.protocols.PROTOCOLS, lr.probes.PROBES
     )  # fmt: skip
     for registry in registries:
@@ -53,7 +54,7 @@ def registered() -> Iterator[str]:
 
 
 def on_the_command_line() -> Iterator[str]:
-    """Each command, with its arguments and options."""
+    """Yield every argument and option of every command."""
     for name, command in commands().items():
         for param in command.params:
             argument = param.param_type_name == "argument"
@@ -62,16 +63,16 @@ def on_the_command_line() -> Iterator[str]:
 
 
 def resolves(path: str) -> bool:
-    """Whether a name is there, also where its module imports it only when it is asked for."""
+    """Return whether a name exists, lazily imported or not."""
     module, _, name = path.rpartition(".")
     return hasattr(importlib.import_module(module), name)
 
 
-def test_every_name_is_there_and_held() -> None:
-    known = held()
+def test_the_names_are_those_of_the_file() -> None:
+    known = stored()
     paths = {line for line in known if " " not in line}
     gone = {path for path in paths if not resolves(path)}
     found = {*in_modules(), *registered(), *on_the_command_line()}
     gone |= known - paths - found
-    assert not gone, f"these are gone, and users' scripts may hold them: {sorted(gone)}"
+    assert not gone, f"these names are gone, which breaks users' scripts: {sorted(gone)}"
     assert not found - known, f"add these lines to {FILE.name}: {sorted(found - known)}"

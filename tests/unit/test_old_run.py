@@ -1,8 +1,8 @@
-"""A run folder of an earlier version is read, resumed and extended; what a run writes is held here.
+"""Read, resume and extend a stored run folder; check the format and the rows of a new one.
 
-`tests/data/run_2026_11` was written by `python -m tests.unit.small_run`. It goes on only where the
-model's weights, its dtype and the seed are the same. Versions of Python and of libraries are noted
-in the manifest and not compared, so that they may differ here.
+`python -m tests.unit.small_run` wrote the stored folder, `tests/data/run_2026_11`. A folder is
+resumed only with the same weights, dtype and seed. The manifest records the versions of Python and
+of libraries; resuming does not compare them, so they may differ here.
 """
 
 import json
@@ -24,7 +24,7 @@ from layerroles.ablations import ABLATIONS
 from layerroles.plants import Plant
 from tests.unit import small_run
 
-# Keys and types of manifest.json; `?` where not every item has the key, `*` for any keys.
+# Keys and types of manifest.json, by path. `?` marks a key that some items lack, `*` any key.
 MANIFEST = {
     "": "cells:list chat:bool coherence:bool command:str conditions:list created:str executors:list"
     " layerroles:str limit:int machine:str memory_halved:int model:dict noise_floor:list"
@@ -49,7 +49,7 @@ PROGRESS = {
     "": "host:str now:str pid:int reason:str rows_done:int rows_per_second:float rows_total:int"
     " seconds:float seconds_left:float started:str state:str updated:float"
 }
-# Columns with their types, those of the primary key with their place in it.
+# Columns, their types, and their position in the primary key.
 TABLES = {
     "examples": "task:TEXT:1 protocol:TEXT:2 example:TEXT:3 place:INTEGER context:TEXT prompt:TEXT"
     " answer:TEXT evidence:TEXT question:TEXT cluster:TEXT guess:TEXT",
@@ -70,13 +70,13 @@ def larger() -> lr.Sweep:
 
 @pytest.fixture
 def old(tmp_path: Path) -> Path:
-    """A copy of the old folder."""
+    """A copy of the stored folder."""
     return Path(shutil.copytree(small_run.RUN, tmp_path / "run"))
 
 
 @pytest.fixture(scope="module")
 def new(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder that the current code has written, at the larger limit."""
+    """A folder written by the current code, with the larger limit."""
     folder = tmp_path_factory.mktemp("runs") / "new"
     larger().run(folder)
     return folder
@@ -88,7 +88,7 @@ def stored(run: Path, query: str) -> list[tuple[Any, ...]]:
 
 
 def schema(value: Any, path: str = "") -> dict[str, str]:
-    """The keys and types of a JSON value and of all below it, by path, as in MANIFEST."""
+    """Return the keys and types of a nested JSON value, in the format of MANIFEST."""
     items = value if isinstance(value, list) else [value]
     inner = [item for item in items if isinstance(item, dict)]
     if not inner:
@@ -112,7 +112,7 @@ def schema(value: Any, path: str = "") -> dict[str, str]:
 
 
 def assert_like(found: pd.DataFrame, file: Path, tolerance: float) -> None:
-    """A frame is that of a CSV file: words exactly, numbers within a tolerance."""
+    """Check a frame against a CSV file: text exactly, numbers within a tolerance."""
     number = r"-?\b\d+(?:\.\d+)?(?:e[-+]?\d+)?\b"
     texts = small_run.as_csv(found), file.read_text("utf-8")
     words, expected_words = (re.sub(number, "#", text).split("\n") for text in texts)
@@ -121,7 +121,7 @@ def assert_like(found: pd.DataFrame, file: Path, tolerance: float) -> None:
     np.testing.assert_allclose(numbers, expected, rtol=0, atol=tolerance)
 
 
-def test_the_rows_are_those_of_before(new: Path) -> None:
+def test_the_rows_are_those_of_the_csv_file(new: Path) -> None:
     assert_like(small_run.rows(lr.read(new)), small_run.ROWS, 1e-4)
 
 
@@ -131,9 +131,9 @@ def test_the_manifest_has_these_keys_and_types(which: str, request: Any) -> None
     assert schema(manifest) == MANIFEST
 
 
-def test_the_folder_holds_these_files_and_tables_and_names_no_module(new: Path) -> None:
+def test_the_folder_has_these_files_and_tables_and_stores_no_module_path(new: Path) -> None:
     progress = json.loads((new / "progress.json").read_text("utf-8"))
-    assert schema(progress | {"seconds_left": 0.0}) == PROGRESS  # null when a run is done
+    assert schema(progress | {"seconds_left": 0.0}) == PROGRESS  # None when a run is done
     tables = [name for (name,) in stored(new, "SELECT name FROM sqlite_master WHERE type='table'")]
     assert {
         table: " ".join(
@@ -143,18 +143,18 @@ def test_the_folder_holds_these_files_and_tables_and_names_no_module(new: Path) 
         for table in tables
     } == TABLES
     files = {path.name: path.read_bytes() for path in new.iterdir()}
-    shared = {"rows.sqlite-shm", "rows.sqlite-wal"}  # of a reader
+    shared = {"rows.sqlite-shm", "rows.sqlite-wal"}  # a reader leaves these
     assert set(files) - shared == {".lock", "manifest.json", "progress.json", "rows.sqlite"}
     assert not [name for name, content in files.items() if b"layerroles." in content]
 
 
-def test_the_old_folder_gives_the_same_effects(old: Path) -> None:
+def test_the_stored_folder_gives_the_same_effects(old: Path) -> None:
     result = lr.read(old)
     assert len(result.frame) == 7 * 2 * 3 * small_run.LIMIT
     assert_like(small_run.effects(result), small_run.EFFECTS, 1e-5)
 
 
-def test_the_old_folder_is_resumed_with_nothing_asked_again(old: Path) -> None:
+def test_resuming_the_stored_folder_asks_nothing_again(old: Path) -> None:
     manifest = json.loads((old / "manifest.json").read_text("utf-8"))
     assert_nothing_is_asked(old, small_run.PROTOCOLS)
     now = json.loads((old / "manifest.json").read_text("utf-8"))
@@ -162,7 +162,7 @@ def test_the_old_folder_is_resumed_with_nothing_asked_again(old: Path) -> None:
         assert now[name] == manifest[name], name
 
 
-def test_it_is_resumed_when_the_modules_of_registered_classes_have_moved(
+def test_it_resumes_after_the_modules_of_registered_classes_have_moved(
     old: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for registry in (ABLATIONS, lr.tasks.TASKS, lr.protocols.PROTOCOLS, lr.probes.PROBES):
@@ -180,7 +180,7 @@ def assert_nothing_is_asked(run: Path, protocols: Sequence[str]) -> None:
     assert stored(run, "SELECT * FROM rows") == before
 
 
-def test_the_old_folder_is_extended_and_its_rows_stay(old: Path) -> None:
+def test_extending_the_stored_folder_leaves_its_rows_unchanged(old: Path) -> None:
     before = stored(old, "SELECT * FROM rows")
     result = larger().run(old)
     ids = ", ".join(sorted({f"'{row[3]}'" for row in before}))
@@ -190,7 +190,7 @@ def test_the_old_folder_is_extended_and_its_rows_stay(old: Path) -> None:
     assert_like(small_run.rows(result), small_run.ROWS, 1e-4)
 
 
-def test_what_a_probe_measured_is_read_back(old: Path) -> None:
+def test_a_stored_probe_is_read_and_not_measured_again(old: Path) -> None:
     table = old / "probes" / "logit_lens.csv"
     table.write_text(table.read_text("utf-8").replace("water", "read back"), encoding="utf-8")
     assert "read back" in set(small_run.lens(made(), old)["top_0"])

@@ -13,9 +13,9 @@ import pytest
 
 import layerroles
 
-# The contract of the public surface, held in a file with the other names that users rely on.
-HELD = Path(__file__).resolve().parents[1] / "data" / "names.txt"
-NAMES = re.findall(r"^layerroles\.(\w+)$", HELD.read_text("utf-8"), re.MULTILINE)
+# The public names: a contract, stored with the other names that users rely on.
+STORED = Path(__file__).resolve().parents[1] / "data" / "names.txt"
+NAMES = re.findall(r"^layerroles\.(\w+)$", STORED.read_text("utf-8"), re.MULTILINE)
 
 
 def run(code: str, *options: str) -> str:
