@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import re
 import statistics
 import subprocess
 import sys
@@ -12,15 +13,9 @@ import pytest
 
 import layerroles
 
-# The contract of the public surface, written out here on purpose.
-NAMES = (
-    "AblatedLM Ablation Comparison Condition EditContext Engine Estimate Example HeadSearch "
-    "InputError Mean Noise Prompt PruningPlan Reference Resample Roles Site Skip Swap Sweep "
-    "SweepResult Task Zero __version__ ablated ablation compare compare_plans cumulative each_head "
-    "each_kv_group each_layer each_span estimate export figures lm_eval_metrics load localize "
-    "model_folder pairs plan_pruning planted prepare probe_agreement probes protocols random_heads "
-    "rank_stability read report task tasks"
-).split()
+# The public names: a contract, stored with the other names that users rely on.
+STORED = Path(__file__).resolve().parents[1] / "data" / "names.txt"
+NAMES = re.findall(r"^layerroles\.(\w+)$", STORED.read_text("utf-8"), re.MULTILINE)
 
 
 def run(code: str, *options: str) -> str:
