@@ -46,7 +46,9 @@ def main() -> None:
 
 def scores(result: lr.SweepResult) -> list[dict[str, object]]:
     """The mean score of each task and protocol, and the variance that its answers imply."""
-    answered = result.rows.merge(result.examples[["task", "example_id", "cluster"]])
+    answered = result.frame.merge(
+        result.examples[["task", "example", "cluster"]], on=["task", "example"]
+    )
     return [
         {"task": task, "protocol": protocol, **implied(cell["score"], cell["cluster"])}
         for (task, protocol), cell in answered.groupby(["task", "protocol"])
