@@ -3,15 +3,16 @@
     python benchmarks/seeds.py --out runs/seeds
 
 A seed draws the questions and the sets of worked examples. The variance of a score over seeds is
-held against the one that follows from each seed's own answers: that of a mean, times the design
-effect of the sets (`stats.design_effect`). Both are added up over tasks and protocols; their ratio
-is 1 where the intervals tell the whole of it, and larger where they leave something out.
+compared with two variances that follow from each seed's own answers: that of the mean of its
+clusters (sets of worked examples), and the larger one on which intervals are built, which counts
+each question as one over `stats.design_effect`. Variances are summed over tasks and protocols. The
+first ratio is 1 if clusters explain all of the variance; the second is below 1 because the design
+effect is raised for few clusters and never below 1.
 """
 
 import argparse
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 import layerroles as lr
@@ -57,27 +58,31 @@ def scores(result: lr.SweepResult) -> list[dict[str, object]]:
 
 def implied(score: "pd.Series[float]", cluster: "pd.Series[str]") -> dict[str, float]:
     """A mean score, and its variance by the answers of one seed."""
-    values = score.to_numpy(float)
-    effect = 1.0
-    if stats.are_clusters(cluster):
-        effect = stats.design_effect(values - values.mean(), list(cluster))
-    return {"score": values.mean(), "implied": effect * values.var(ddof=1) / len(values)}
+    values, n = score.to_numpy(float), len(score)
+    residuals, clusters = values - values.mean(), list(cluster)
+    variance = values.var(ddof=1) / n
+    found = {"score": values.mean(), "clusters": variance, "intervals": variance}
+    if stats.are_clusters(clusters):
+        totals = stats.cluster_totals(residuals, clusters)
+        found["clusters"] = (totals**2).sum() * len(totals) / (len(totals) - 1) / n**2
+        found["intervals"] *= stats.design_effect(residuals, clusters)
+    return found
 
 
 def pooled(rows: pd.DataFrame) -> pd.DataFrame:
-    """The variance over seeds against the implied one, by task and protocol and in all."""
-    by = rows.groupby(["task", "protocol"])
-    table = by.agg(
+    """The variance over seeds against the implied ones, by task and protocol and in all."""
+    table = rows.groupby(["task", "protocol"]).agg(
         score=("score", "mean"),
         least=("score", "min"),
         most=("score", "max"),
-        observed=("score", lambda one: np.var(one, ddof=1)),
-        implied=("implied", "mean"),
-    ).reset_index()
-    total = table[["observed", "implied"]].sum()
-    table.loc[len(table)] = {"task": "all", **total}
-    table["ratio"] = table["observed"] / table["implied"]
-    return table
+        observed=("score", "var"),
+        clusters=("clusters", "mean"),
+        intervals=("intervals", "mean"),
+    )
+    table.loc[("all", ""), :] = table[["observed", "clusters", "intervals"]].sum()
+    for implied_by in ("clusters", "intervals"):
+        table[f"by {implied_by}"] = table["observed"] / table[implied_by]
+    return table.reset_index()
 
 
 if __name__ == "__main__":
