@@ -83,14 +83,17 @@ def role_map(
     row = len(panels)
     if lens is not None:
         row += 1
-        _heading(figure, "logit lens: median rank of the answer", domains[row - 1])
-        _axis(figure, row, domains[row - 1], **lens_axis("rank"))
         lens = select.one_condition(lens, "the role map's lens")
+        heading = f"logit lens: median rank of the answer{select.under(lens)}"
+        _heading(figure, heading, domains[row - 1])
+        _axis(figure, row, domains[row - 1], **lens_axis("rank"))
         for trace in lens_traces(lens_summary(lens, measure="rank"), measure="rank", legend=False):
             figure.add_trace(trace.update(yaxis=_name(row)))
     if attention is not None:
         row += 1
-        _heading(figure, "attention to the evidence: each layer's strongest head", domains[row - 1])
+        attention = select.one_condition(attention, "the role map's attention")
+        heading = f"attention to the evidence: each layer's strongest head{select.under(attention)}"
+        _heading(figure, heading, domains[row - 1])
         _axis(
             figure,
             row,

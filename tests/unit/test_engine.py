@@ -465,8 +465,22 @@ def test_what_says_that_an_executor_does_not_fit() -> None:
         RuntimeError("\"erfinv_cpu\" not implemented for 'Half'"),
         RuntimeError("linalg.inv: Low precision dtypes not supported. Got Half"),
     ]
-    assert all(map(trust.does_not_fit, fits_not))
-    assert not trust.does_not_fit(torch.OutOfMemoryError("CUDA out of memory"))
+    for error in fits_not:
+        assert trust.does_not_fit(raised_in("layerroles.engine.fused", error))
+    mistakes = [TypeError("a bug"), RuntimeError("shapes differ"), AssertionError()]
+    for error in (*mistakes, torch.OutOfMemoryError("CUDA out of memory")):
+        assert not trust.does_not_fit(raised_in("layerroles.engine.fused", error))
+    for error in mistakes:
+        assert trust.does_not_fit(raised_in("transformers.models.llama", error))
+
+
+def raised_in(module: str, error: Exception) -> Exception:
+    """The error with the traceback of a function of this module."""
+    namespace = {"__name__": module}
+    exec("def fail(error):\n    raise error", namespace)
+    with pytest.raises(type(error)) as caught:
+        namespace["fail"](error)  # type: ignore[operator]
+    return caught.value
 
 
 def test_what_is_tried_on_one_request_is_tried_again_on_several(

@@ -1,5 +1,7 @@
 """Intervals know that questions behind one set of worked examples are not independent."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -17,12 +19,14 @@ def drawn(seed: int, by_cluster: bool) -> tuple[np.ndarray, np.ndarray]:
     return intact, np.where(hit, 0.0, intact)
 
 
-@pytest.mark.parametrize(("size", "icc"), [(2, 0.0), (2, 0.3), (8, 0.0), (8, 0.1), (8, 0.3)])
+@pytest.mark.parametrize(("size", "icc"), itertools.product((2, 8), (0.0, 0.1, 0.2, 0.3)))
 def test_intervals_cover_at_16_clusters(size: int, icc: float) -> None:
     points = [(0.5, 0.0, 0.1), (0.7, 0.25, 0.3), (0.9, 0.0, 0.6)]
     found = np.array([covered_clusters(size, icc, *point, 300) for point in points])
-    assert found[:, 0].mean() >= 0.93  # over 900 draws
-    assert np.mean([covered_mean(size, icc, right, 300) for right in (0.1, 0.5, 0.95)]) >= 0.93
+    of_means = np.array([covered_mean(size, icc, right, 300) for right in (0.1, 0.5, 0.95)])
+    for covered in (found[:, 0], of_means):
+        assert covered.mean() >= 0.93  # over 900 draws
+        assert covered.min() >= 0.9  # over 300, of which the standard error is 0.015
 
 
 def test_an_interval_for_independent_examples_does_not() -> None:
