@@ -72,7 +72,7 @@ _READ: dict[str, tuple[str, str]] = {
         f"{_OF_MEANS} across; up as of paired effects; {_NOT_CORRECTED.format(many='layers')}",
     ),
 }
-# In which order, and under which words for one and several, what a figure shows is told.
+# What a caption names of the rows drawn, in this order: column, singular, plural.
 _WORDS = (
     ("ablation", "ablation", "ablations"),
     ("at", "at", "at"),
@@ -82,7 +82,7 @@ _WORDS = (
     ("protocol", "protocol", "protocols"),
 )
 
-# Signs that mean something to LaTeX in the name of a file, and how it sets signs in a text.
+# Characters that are special to LaTeX in a file name, and LaTeX for characters in text.
 _SPECIAL = "%#&$~^"
 _TEX = {
     "\\": r"\textbackslash{}",
@@ -108,10 +108,10 @@ def caption(figure: go.Figure, result: SweepResult | None = None) -> str:
 
     Args:
         figure: one of this module's, as drawn or as `paper` made it.
-        result: the sweep of which it is: model, dtype, seed and versions are told from it.
+        result: the sweep that it shows; adds model, dtype, seed and versions to the caption.
 
     Raises:
-        InputError: a figure that is none of this module's, or what is no sweep's result.
+        InputError: the figure is not one of this module's, or `result` is not a sweep's result.
 
     Example:
         print(lr.figures.caption(lr.figures.harm_map(result), result))
@@ -177,11 +177,11 @@ def escaped(text: str) -> str:
 
 
 def _shown(meta: Mapping[str, Any]) -> str:
-    """What is drawn, by the words of its rows, with n."""
+    """Describe what is drawn, by the columns of its rows, with n."""
     parts = []
     for column, one, several in _WORDS:
         values = meta.get(column)
-        if values and not (column == "family" and meta.get("task")):  # tasks say it closer
+        if values and not (column == "family" and meta.get("task")):  # tasks are more specific
             parts.append(f"{several if len(values) > 1 else one} {', '.join(values)}")
     if n := meta.get("n"):
         parts.append(f"n = {n[0]}" if n[0] == n[1] else f"n = {n[0]}\N{EN DASH}{n[1]}")
@@ -189,14 +189,14 @@ def _shown(meta: Mapping[str, Any]) -> str:
 
 
 def _provenance(manifest: Mapping[str, Any]) -> Iterator[str]:
-    """Model, seed and versions, as far as the run noted them."""
+    """Yield model, seed and versions, as far as the manifest has them."""
     model = manifest.get("model", {})
-    told = [str(model.get("name", "unknown"))]
-    told += [str(model[key]) for key in ("dtype",) if model.get(key)]
-    told += [f"revision {model['revision']}"] if model.get("revision") else []
-    told += [f"{model['n_layers']} layers"] if model.get("n_layers") else []
-    told += [f"seed {manifest['seed']}"] if "seed" in manifest else []
-    yield f"Model {', '.join(told)}"
+    facts = [str(model.get("name", "unknown"))]
+    facts += [str(model[key]) for key in ("dtype",) if model.get(key)]
+    facts += [f"revision {model['revision']}"] if model.get("revision") else []
+    facts += [f"{model['n_layers']} layers"] if model.get("n_layers") else []
+    facts += [f"seed {manifest['seed']}"] if "seed" in manifest else []
+    yield f"Model {', '.join(facts)}"
     versions = dict(manifest.get("versions", {}))
     if "layerroles" in manifest:
         versions = {"layerroles": manifest["layerroles"], **versions}

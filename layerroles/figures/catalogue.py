@@ -240,15 +240,15 @@ def _of_probe(
 
 
 def _named(drawings: Sequence[Drawing]) -> dict[str, Drawing]:
-    """Drawings by a name that is good for a file: the kind, and what tells it from others of it."""
-    found: dict[str, Drawing] = {}
+    """Name drawings for files: by kind, and by what distinguishes drawings of the same kind."""
+    by_name: dict[str, Drawing] = {}
     for drawing in drawings:
         alike = [other.of for other in drawings if other.kind == drawing.kind]
-        told = [
+        distinguishing = [
             part for place, part in enumerate(drawing.of) if len({of[place] for of in alike}) > 1
         ]
-        name = re.sub(r"[^A-Za-z0-9]+", "_", "_".join([drawing.kind, *told])).strip("_")
-        while name in found:
+        name = re.sub(r"[^A-Za-z0-9]+", "_", "_".join([drawing.kind, *distinguishing])).strip("_")
+        while name in by_name:
             name += "_"
-        found[name] = drawing
-    return found
+        by_name[name] = drawing
+    return by_name

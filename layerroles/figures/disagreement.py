@@ -95,16 +95,16 @@ def _titles(effects: pd.DataFrame, cells: list[tuple[str, str]]) -> list[str]:
     if len(cells) > 1 and len(tasks) == 1:
         return [*(style.panel(family, protocol) for _, protocol in cells), *[""] * len(cells)]
     short = dict(zip(tasks, map(_short, tasks), strict=True))
-    if len(set(short.values())) < len(tasks):  # told apart by their parameters alone
+    if len(set(short.values())) < len(tasks):  # they differ in their parameters alone
         short = dict(zip(tasks, tasks, strict=True))
     named = [style.panel(family, short[task], protocol) for task, protocol in cells]
     return [*named, *[""] * len(cells)]
 
 
 def _short(task: str) -> str:
-    """The name alone of a task of lm-eval: `mmlu` of `lm_eval@2[task=mmlu,num_fewshot=5]`."""
-    found = re.match(r"lm_eval(?:@\d+)?(?::|\[task=)([^,\]]+)", task)
-    return found[1] if found else task
+    """Return the bare name of an lm-eval task: `mmlu` of `lm_eval@2[task=mmlu,num_fewshot=5]`."""
+    match = re.match(r"lm_eval(?:@\d+)?(?::|\[task=)([^,\]]+)", task)
+    return match[1] if match else task
 
 
 def likelihood_hides(
@@ -234,9 +234,9 @@ def _harms(figure: go.Figure, cell: pd.DataFrame, row: int) -> None:
 
 def _difference(figure: go.Figure, cell: pd.DataFrame, row: int, shown: set[bool]) -> None:
     hue = style.colour(cell["family"].iloc[0])
-    told = (cell["low"] > 0) | (cell["high"] < 0)
+    excludes_zero = (cell["low"] > 0) | (cell["high"] < 0)
     for sure in (True, False):
-        part = cell[(told == sure) & cell["difference"].notna()]
+        part = cell[(excludes_zero == sure) & cell["difference"].notna()]
         if part.empty:
             continue
         figure.add_trace(

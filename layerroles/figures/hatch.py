@@ -1,4 +1,4 @@
-"""Hatched bars as lines: a browser prints the pattern of a bar as an image."""
+"""Draw hatched bars as lines, because a browser prints the pattern of a bar as an image."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,9 +9,9 @@ import plotly.graph_objects as go
 
 from layerroles.figures.words import text_width
 
-_STEP, _THIN = 3.6, 0.55  # pixels between lines, and of one
+_STEP, _THIN = 3.6, 0.55  # pixels between lines, and width of a line
 _SWATCH, _AFTER, _BETWEEN, _ROW = 9.0, 4.0, 12.0, 13.0  # of the legend, in pixels
-_OFF = 5.0  # from the legend to what stands below it
+_OFF = 5.0  # from the legend to what is below it
 
 Line = tuple[float, float, float, float]  # x and y of its start, then of its end
 
@@ -27,7 +27,7 @@ class Box:
 
 
 def lines(shape: str, box: Box) -> Iterator[Line]:
-    """The lines of a pattern in a box, at the same places whatever the box.
+    """Yield the lines of a pattern, clipped to a box; their positions do not depend on the box.
 
     Example:
         >>> [tuple(round(x, 1) for x in line) for line in lines("-", Box(0.0, 1.0, 5.0, 4.0))]

@@ -104,7 +104,7 @@ def lens_summary(lens: pd.DataFrame, *, measure: str) -> pd.DataFrame:
 
 
 def lens_traces(summary: pd.DataFrame, *, measure: str, legend: bool = True) -> list[go.Scatter]:
-    """A band and a line per task, lens and condition, in the colour of its family."""
+    """Draw a band and a line per task, lens and condition, in the colour of its family."""
     traces = []
     for family, index, name, part in lines(summary):
         hover = [_hover(name, line, measure) for _, line in part.iterrows()]
@@ -113,20 +113,22 @@ def lens_traces(summary: pd.DataFrame, *, measure: str, legend: bool = True) -> 
 
 
 def lines(summary: pd.DataFrame) -> Iterator[tuple[str, int, str, pd.DataFrame]]:
-    """Family, number within it, name and rows of each line of a summary.
+    """Yield family, index within the family, name and rows of each line of a summary.
 
-    A line is named by what tells it from others: the task where a family has several, the probe and
-    the condition where there are several at all.
+    The name holds the task if a family has several, and the probe and the condition if the summary
+    has several.
     """
     names = [name for name in _LINES if name in summary]
-    told = [name for name in names if summary[name].nunique() > 1 and name not in _LINES[:2]]
+    varying = [name for name in names if summary[name].nunique() > 1 and name not in _LINES[:2]]
     if summary["task"].nunique() > summary["family"].nunique():
-        told = ["task", *told]
+        varying = ["task", *varying]
     for family in style.ordered(summary["family"]):
         of_family = summary[summary["family"] == family]
         for index, (_, part) in enumerate(of_family.groupby(names, sort=False)):
-            words = [str(part[name].iloc[0]).replace("_", " ") for name in told if name != "task"]
-            task = [str(part["task"].iloc[0])] if "task" in told else []
+            words = [
+                str(part[name].iloc[0]).replace("_", " ") for name in varying if name != "task"
+            ]
+            task = [str(part["task"].iloc[0])] if "task" in varying else []
             yield family, index, " \N{MIDDLE DOT} ".join([family, *task, *words]), part
 
 
@@ -139,7 +141,7 @@ def band_and_line(
     *,
     legend: bool = True,
 ) -> list[go.Scatter]:
-    """The interval and the values of one line over `layer`, in its family's colour."""
+    """Draw the interval and the values of one line over `layer`, in its family's colour."""
     hue, place = style.colour(family), part["layer"].tolist()
     # A legend lays the members of a group out vertically: no groups where it does not list them.
     group = f"lens {name}" if legend else ""

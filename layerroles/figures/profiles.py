@@ -120,12 +120,12 @@ def _profile(name: str, effects: pd.DataFrame, chosen: Mapping[str, str | None])
 def _title(name: str, result: SweepResult, profile: pd.DataFrame) -> str:
     cell = profile.iloc[0]
     intact = result.intact()
-    there = (intact["task"] == cell["task"]) & (intact["protocol"] == cell["protocol"])
-    base = intact[there].iloc[0]
-    told = f"intact {style.number(base['score'])}, n {int(base['n'])}"
+    same_cell = (intact["task"] == cell["task"]) & (intact["protocol"] == cell["protocol"])
+    base = intact[same_cell].iloc[0]
+    details = f"intact {style.number(base['score'])}, n {int(base['n'])}"
     if profile["harm"].isna().all():
-        told += ", not above chance"
-    return style.panel(cell["family"], name, told)
+        details += ", not above chance"
+    return style.panel(cell["family"], name, details)
 
 
 def _line(name: str, profile: pd.DataFrame) -> go.Scatter:

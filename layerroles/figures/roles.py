@@ -46,7 +46,7 @@ def role_map(
         result: a sweep over single layers.
         lens: a logit-lens frame.
         attention: an attention frame.
-        probes: probe frames of any kind, told apart by their `probe` column.
+        probes: probe frames of any kind, identified by their `probe` column.
         ablation: the kind of ablation; needed only where the sweep ran several.
         protocol: one protocol; every protocol if not given.
 

@@ -13,7 +13,7 @@ _LAYERS_SHOWN, _ANSWERS_SHOWN = 3, 2  # layers per task, examples per layer
 
 
 def changed(result: SweepResult, effects: pd.DataFrame, roles: Roles) -> Iterator[dict[str, Any]]:
-    """Per task: answers that the most harmful layers changed, by generation where it was run."""
+    """Yield per task the answers that the worst layers changed, by generation if it was run."""
     single = effects[effects["layer"].notna() & (effects["part"] == "block")]
     single = single[(single["ablation"] == roles.ablation) & single["effect"].notna()]
     for task in dict.fromkeys(single["task"]):

@@ -1,8 +1,8 @@
-// Which words two texts do not share, by their longest common subsequence of words.
-const MOST_PAIRS = 2e6; // of words that are held against each other; beyond, all count as other
+// Find the words that two texts do not share, by their longest common subsequence of words.
+const MOST_PAIRS = 2e6; // of words that are compared; above this, all words count as different
 
-// White space at the start; then a sign of a script that sets no spaces, a word or a mark, each with
-// the white space behind it.
+// Leading white space; then a character of an unspaced script, a word or a punctuation mark, each with
+// the white space that follows it.
 const UNSPACED = "[\\p{Script=Han}\\p{Script=Hiragana}\\p{Script=Katakana}]";
 const WORDS = new RegExp(`^\\s+|(?:${UNSPACED}|[\\p{L}\\p{M}\\p{N}_]+|[^\\s])\\s*`, "gu");
 
@@ -11,7 +11,7 @@ const words = (text) => {
   return found.map((whole) => ({whole, word: whole.trim()}));
 };
 
-// For each text, its parts in order, each as [text, whether only this one has it].
+// For each text, its runs of words in order, each as [text, whether only this text has it].
 const difference = (one, two) => {
   const a = words(one), b = words(two);
   let start = 0, ends = 0;
@@ -41,14 +41,14 @@ const difference = (one, two) => {
   return [parts(a, alone[0]), parts(b, alone[1])];
 };
 
-// Runs of words with one mark; the white space behind a run stays outside it.
-const parts = (told, alone) => {
-  const found = [];
-  told.forEach(({whole}, place) => {
-    if (found.length && found.at(-1)[1] === alone[place]) found.at(-1)[0] += whole;
-    else found.push([whole, alone[place]]);
+// Merge adjacent words with the same mark; white space after a marked run is not marked.
+const parts = (tokens, alone) => {
+  const runs = [];
+  tokens.forEach(({whole}, place) => {
+    if (runs.length && runs.at(-1)[1] === alone[place]) runs.at(-1)[0] += whole;
+    else runs.push([whole, alone[place]]);
   });
-  return found.flatMap(([text, only]) => {
+  return runs.flatMap(([text, only]) => {
     const bare = text.trimEnd();
     return only && bare !== text ? [[bare, true], [text.slice(bare.length), false]] : [[text, only]];
   }).filter(([text]) => text);

@@ -88,7 +88,7 @@ def render(
     roles = localized(result, probes)
     # Answers are shown once for each kind of ablation.
     first = {found.ablation: found for found in reversed(roles)}.values()
-    # Heads are judged in the same way whatever is done to layers, and where nothing is.
+    # Verdicts on heads do not depend on how layers were ablated, or whether any were.
     heads = next((found.heads for found in roles), None)
     if heads is None:
         heads = heads_of(result, "all")
@@ -116,7 +116,7 @@ def render(
 
 
 def _environment() -> Environment:
-    """What fills in the template: all text is escaped, and what steers the text written out."""
+    """Build the template environment: text is escaped, and control characters are written out."""
     environment = Environment(
         loader=FunctionLoader(_part),
         autoescape=True,

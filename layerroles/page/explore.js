@@ -11,7 +11,7 @@ const explorer = (data, root) => {
   const chosen = {key: null, name: "", show: "changed", lens: "rank"};
   let shownCards = FIRST_CARDS;
 
-  // Looking up.
+  // Lookups.
   const same = (a, b) => a.every((each, i) => each === b[i]);
   const sliceOf = (run, key) => run.slices.find((slice) => same(slice.key, key));
   const cellOf = (run) => run.cells.find((cell) => same(cell.key, chosen.key));
@@ -55,12 +55,12 @@ const explorer = (data, root) => {
   const recall = () => {
     const [place, query] = location.hash.split("?");
     if (place !== "#explore" || !query) return false;
-    const said = new URLSearchParams(query), task = said.get("task"), protocol = said.get("protocol");
-    const found = slices.filter(({key}) => key[0] === task && key[1] === protocol)
-      .find(({sites}) => sites.some(({name}) => name === said.get("condition")));
-    if (found) settle(found.key, said.get("condition"));
-    if (said.get("show") in SHOWS) chosen.show = said.get("show");
-    if (said.get("lens") in MEASURES) chosen.lens = said.get("lens");
+    const given = new URLSearchParams(query), task = given.get("task"), protocol = given.get("protocol");
+    const slice = slices.filter(({key}) => key[0] === task && key[1] === protocol)
+      .find(({sites}) => sites.some(({name}) => name === given.get("condition")));
+    if (slice) settle(slice.key, given.get("condition"));
+    if (given.get("show") in SHOWS) chosen.show = given.get("show");
+    if (given.get("lens") in MEASURES) chosen.lens = given.get("lens");
     return true;
   };
 
@@ -83,20 +83,20 @@ const explorer = (data, root) => {
     });
   };
   const answers = () => {
-    const found = new Map();
-    runs.forEach((run, which) => answersOf(run, found, which));
-    return [...found].map(([question, rows]) => ({question, rows}));
+    const byQuestion = new Map();
+    runs.forEach((run, which) => answersOf(run, byQuestion, which));
+    return [...byQuestion].map(([question, rows]) => ({question, rows}));
   };
 
   // Drawing.
-  const told = (run) => {
+  const summaryOf = (run) => {
     const site = siteOf(run), cell = cellOf(run);
     const head = two ? make("h4", {}, run.name) : null;
     if (!site)
-      return make("div", {class: "told"}, head, make("p", {class: "soft"}, "This run has no such condition."));
+      return make("div", {class: "summary"}, head, make("p", {class: "soft"}, "This run has no such condition."));
     const judged = !site.judged ? "by its own interval"
       : cell.tasks > 1 ? `for ${cell.family}, over its ${cell.tasks} tasks` : `for ${cell.family}`;
-    return make("div", {class: "told"}, head,
+    return make("div", {class: "summary"}, head,
       make("p", {class: "verdict"}, badge(site.verdict), ` ${site.why ? `: ${site.why}` : judged}`),
       site.harm ? gauge(site) : null,
       pairs([`score, intact and ablated${unitOf(cell)}`, `${number(site.intact)} \u2192 ${number(site.score[0])}`],
@@ -105,10 +105,10 @@ const explorer = (data, root) => {
         ["n", site.failed ? `${site.n}, and ${site.failed} not scored` : String(site.n)]));
   };
   const between = () => {
-    const found = siteOf(runs[0])?.against;
-    return make("div", {class: "told"}, make("h4", {}, "b \u2212 a"), found
-      ? pairs(["difference of effects", interval(found.effect)], ["of harm", interval(found.harm)],
-        ["p, corrected", chance(found.p)], ["n, asked by both", String(found.n)])
+    const against = siteOf(runs[0])?.against;
+    return make("div", {class: "summary"}, make("h4", {}, "b \u2212 a"), against
+      ? pairs(["difference of effects", interval(against.effect)], ["of harm", interval(against.harm)],
+        ["p, corrected", chance(against.p)], ["n, asked by both", String(against.n)])
       : make("p", {class: "soft"}, "Nothing that both runs did and both answered."));
   };
 
@@ -118,8 +118,8 @@ const explorer = (data, root) => {
     const label = !there || intact.text !== ablated.text ? "ablated"
       : row.alike ? "ablated: word for word the same" : "ablated: the same as far as shown";
     return make("div", {class: "pair"},
-      said(two ? `${run.name}, intact` : "intact", row.before, row.score, intact, words_(apart[0], "del")),
-      said(label, row.after, row.scored, ablated, words_(apart[1], "ins")));
+      answerBlock(two ? `${run.name}, intact` : "intact", row.before, row.score, intact, markWords(apart[0], "del")),
+      answerBlock(label, row.after, row.scored, ablated, markWords(apart[1], "ins")));
   };
   const lensesOf = (question) => data.lenses.filter(({read, condition}) =>
     question in read && (condition === "intact" || condition === chosen.name));
@@ -203,7 +203,7 @@ const explorer = (data, root) => {
     const sites = runs.map((run) => sliceOf(run, chosen.key)?.sites ?? []).find((some) => some.includes(site));
     const title = `${where[0].toUpperCase()}${where.slice(1)}`, [task, protocol] = chosen.key;
     part("chosen").textContent = `${title} \u00b7 ${site.name} \u00b7 ${task}, ${protocol}`;
-    part("told").replaceChildren(...runs.map(told), ...(two ? [between()] : []));
+    part("summary").replaceChildren(...runs.map(summaryOf), ...(two ? [between()] : []));
     radios(part("lens-measure"), "lens", MEASURES, (value) => MEASURES[value]);
     const changed = renderCards();
     part("said").textContent = `${labelOf(site, sites)}: harm ${interval(site.harm)}, ${site.verdict}; ${changed} answers changed`;
@@ -214,7 +214,7 @@ const explorer = (data, root) => {
       `linear-gradient(to right, ${scale().map(([at, colour]) => `${colour} ${at * 100}%`)})`;
   };
 
-  // What the reader does.
+  // Event handlers.
   choices.forEach((select, axis) => select.addEventListener("change", () => {
     settle(nearest(axis, select.value).key, chosen.name, currentSite());
     render("replaceState");
@@ -239,7 +239,7 @@ const explorer = (data, root) => {
   addEventListener("popstate", () => { if (recall()) render(); });
   dark.addEventListener("change", paintRamp);
 
-  // A mark in a figure over depth that was clicked.
+  // Select the condition of a clicked mark in a figure over depth.
   const pick = ({points: [point]}) => {
     const meta = point.data.meta, shown = meta?.rows ? meta.rows[point.y] : meta;
     if (!shown?.task) return;
@@ -261,15 +261,15 @@ const explorer = (data, root) => {
     plot.on("plotly_click", pick);
   }));
 
-  // Begin: what the address says, or a layer that hurts, asked by generation where it was.
+  // Initial choice: what the address names, else a harmful layer, under generation if it was run.
   const written = slices.filter(({key}) => key[1].startsWith("generation") && key[4] === "block");
   const whole = slices.filter(({key}) => key[4] === "block");
   settle([...written, ...whole, ...slices][0].key);
   root.hidden = false;
   document.querySelectorAll("[href='#explore']").forEach((link) => { link.closest("li, p").hidden = false; });
   if (data.examples !== null) {
-    part("cut").textContent = `To keep the page small, texts are cut and answers told for the first ${data.examples} `
-      + "examples of each task and protocol; changed_answers of the result has them all.";
+    part("cut").textContent = "To keep the page small, texts are cut and answers included only for the first "
+      + `${data.examples} examples of each task and protocol; changed_answers of the result has them all.`;
     part("cut").hidden = false;
   }
   const linked = recall();

@@ -1,8 +1,8 @@
-"""What the explorer shows, laid out for its script: effects and answers of every condition.
+"""Lay out the explorer's data for its script: effects and answers of every condition.
 
-A *slice* is what the strip shows at once: the conditions of one task, protocol, ablation, `at` and
-kind of site. Texts are kept once each and named by numbers; an answer that is word for word the
-intact one is the number 0.
+A *slice* holds what the strip shows at once: the conditions of one task, protocol, ablation, `at`
+and kind of site. Each text is stored once and referred to by its number; the number 0 means that an
+answer is identical to the intact one.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,7 +20,7 @@ from layerroles.page.said import room
 from layerroles.results import INTACT, Comparison, SweepResult, records
 from layerroles.roles import Roles
 
-# Kinds of sites of which a layer has one, and those of which it has several, with a number.
+# Kinds of sites that a layer has once, and kinds that it has several times, with numbers.
 _ONE, _SEVERAL = ("block", "attn", "mlp", "stream"), ("head", "kv_group")
 _JOINT = "several sites"
 _VERDICTS = {"above": "critical", "within": "spare", "undecided": "undecided"}
@@ -32,9 +32,9 @@ class Run:
     """A run to explore.
 
     Attributes:
-        name: what it is called.
+        name: its name on the page.
         result: the run.
-        localized: its roles under each ablation, at each of the positions that are judged.
+        localized: its roles under each ablation, at each of the judged positions.
     """
 
     name: str
@@ -58,16 +58,16 @@ def explored(
     if all(frame.empty for frame in effects):
         return None
     book = Book(room([run.result.frame for run in runs]))
-    told = [_run(run, frame, book) for run, frame in zip(runs, effects, strict=True)]
+    run_data = [_run(run, frame, book) for run, frame in zip(runs, effects, strict=True)]
     if comparison is not None:
-        _set_beside(told[0]["slices"], comparison)
+        _set_beside(run_data[0]["slices"], comparison)
     every = pd.concat([_grouped(frame) for frame in effects], ignore_index=True)
     most = {
         "\n".join(map(visible, key)): saturation(rows["harm"])
         for key, rows in every.groupby(["ablation", "kind"], sort=False)
     }
     return {
-        "runs": told,
+        "runs": run_data,
         "most": most,
         "lenses": list(_lenses(probes, book)),
         "questions": book.questions,
@@ -78,7 +78,7 @@ def explored(
 
 
 def _run(run: Run, effects: pd.DataFrame, book: Book) -> dict[str, Any]:
-    """A run: its cells with the intact answers, and its slices with those of every condition."""
+    """Lay out a run: cells with the intact answers, slices with those of every condition."""
     base = run.result.intact().set_index(["task", "protocol"])
     answers = {key: Cell(key, rows, run.result, book) for key, rows in _cells(run.result.frame)}
     verdicts = _verdicts(run.localized)
@@ -112,7 +112,7 @@ def _cells(frame: pd.DataFrame) -> Iterator[tuple[tuple[str, str], pd.DataFrame]
 
 
 def _grouped(effects: pd.DataFrame) -> pd.DataFrame:
-    """Effects with the kind of site that each condition ablates, families in their order."""
+    """Add `kind`, the kind of site that each condition ablates, and sort by family."""
     single = ~effects["site"].str.contains("+", regex=False) & effects["layer"].notna()
     alone = single & effects["part"].isin([*_ONE, *_SEVERAL])
     kind = effects["part"].where(alone, _JOINT)
@@ -122,14 +122,14 @@ def _grouped(effects: pd.DataFrame) -> pd.DataFrame:
 
 
 def _ordered(rows: pd.DataFrame) -> pd.DataFrame:
-    """The conditions of a slice in the order of depth; joint ones in that of the sweep."""
+    """Sort the conditions of a slice by depth; joint ones keep the order of the sweep."""
     if rows["kind"].iloc[0] == _JOINT:
         return rows
     return rows.sort_values(["layer", "head"], kind="stable")
 
 
 def _verdicts(localized: Sequence[Roles]) -> dict[tuple[str, ...], str]:
-    """What is said of each layer for each family, by ablation, positions, protocol and layer."""
+    """Map ablation, `at`, family, protocol and layer to the layer's verdict."""
     found: dict[tuple[str, ...], str] = {}
     for roles in localized:
         where = roles.ablation, roles.at
@@ -144,8 +144,8 @@ def _verdicts(localized: Sequence[Roles]) -> dict[tuple[str, ...], str]:
 
 
 def _site(line: Any, cell: Cell, verdicts: dict[tuple[str, ...], str]) -> dict[str, Any]:
-    """A condition: its effect, what is said of it, and its answers."""
-    own = _VERDICTS[standing(line.harm_low, line.harm_high)]
+    """Lay out a condition: its effect, its verdict and its answers."""
+    by_interval = _VERDICTS[standing(line.harm_low, line.harm_high)]
     judged = None
     if line.kind == "block":
         key = (line.ablation, line.at, line.family, line.protocol, str(line.layer))
@@ -162,7 +162,7 @@ def _site(line: Any, cell: Cell, verdicts: dict[tuple[str, ...], str]) -> dict[s
         "effect": numbers(line.effect, line.ci_low, line.ci_high),
         "harm": None if undefined else numbers(line.harm, line.harm_low, line.harm_high),
         "p": number(line.p_adjusted),
-        "verdict": "not measurable" if undefined else judged or own,
+        "verdict": "not measurable" if undefined else judged or by_interval,
         "judged": judged is not None,
         **({"why": why_undefined(line._asdict())} if undefined else {}),
         **cell.under(line.condition),
@@ -189,7 +189,7 @@ def _set_beside(slices: list[dict[str, Any]], comparison: Comparison) -> None:
 
 
 def _lenses(probes: dict[str, pd.DataFrame], book: Book) -> Iterator[dict[str, Any]]:
-    """What each lens saw of each question over depth: rank from 1, and log-probability in nats."""
+    """Yield what each lens read of each question over depth: ranks from 1, log-probs in nats."""
     for name in _LENSES:
         if name not in probes:
             continue

@@ -1,4 +1,4 @@
-// What a lens saw of one question over depth, small: better is up, the chosen layer is marked.
+// A small chart of a lens's readings of one question over depth; up is better, the chosen layer is marked.
 const MEASURES = {rank: "rank of the answer", probability: "probability of the answer"};
 
 const lensValues = ({read}, question, measure) => {
@@ -8,16 +8,16 @@ const lensValues = ({read}, question, measure) => {
 
 const lensWords = (lens, question, measure, layer) => {
   const values = lensValues(lens, question, measure);
-  const told = (at) => values[at] === null ? `${measure} unknown` : measure === "rank" ? `rank ${values[at]}` : `probability ${number(values[at], 3)}`;
+  const describe = (at) => values[at] === null ? `${measure} unknown` : measure === "rank" ? `rank ${values[at]}` : `probability ${number(values[at], 3)}`;
   const under = lens.condition === "intact" ? "intact model" : lens.condition;
   let since = values.length;
   const [ranks] = lens.read[question];
   while (since > 0 && ranks[since - 1] === 1) since--;
   const at = lens.depths.indexOf(layer);
-  const here = at < 0 ? "" : `after layer ${layer} ${told(at)}, `;
+  const here = at < 0 ? "" : `after layer ${layer} ${describe(at)}, `;
   const first = since === values.length ? "not on top at the end"
     : `on top for good after ${lens.depths[since] < 0 ? "the embedding" : `layer ${lens.depths[since]}`}`;
-  return `${lens.name}, ${under}: ${here}at the end ${told(values.length - 1)}; ${first}`;
+  return `${lens.name}, ${under}: ${here}at the end ${describe(values.length - 1)}; ${first}`;
 };
 
 const lensChart = (lenses, question, measure, layer, width) => {

@@ -1,4 +1,4 @@
-"""Answers as numbers: each question and each text once, an answer as the intact one is 0."""
+"""Answers as numbers: each question and text is stored once, and 0 means "same as intact"."""
 
 import math
 from typing import Any
@@ -9,7 +9,7 @@ from layerroles.errors import visible
 from layerroles.page.said import Room, Texts, known
 from layerroles.results import INTACT, SweepResult
 
-_SAME, _NOT_ASKED, _LEFT_OUT = 0, -1, -2  # numbers of answers that are no numbers of texts
+_SAME, _NOT_ASKED, _LEFT_OUT = 0, -1, -2  # codes of answers that do not refer to a text
 
 
 class Cell:
@@ -30,7 +30,7 @@ class Cell:
         self._intact, self._got = self._answers(INTACT)
 
     def intact(self) -> dict[str, Any]:
-        """The questions, and what the intact model answered; all grades that were ever given."""
+        """Return the questions, the intact model's answers, and all grades given so far."""
         return {
             "asked": self._questions,
             "said": [_LEFT_OUT if text is None else self._numbered(text) for text in self._intact],
@@ -39,21 +39,21 @@ class Cell:
         }
 
     def under(self, condition: str) -> dict[str, Any]:
-        """What was answered under a condition; -1 for what was not asked."""
+        """Return the answers under a condition; a `got` of -1 means not asked."""
         texts, got = self._answers(condition)
-        said = [self._said(text, same) for text, same in zip(texts, self._intact, strict=True)]
-        return {"said": said, "got": got}
+        text_numbers = [self._text_number(*pair) for pair in zip(texts, self._intact, strict=True)]
+        return {"said": text_numbers, "got": got}
 
-    def _said(self, text: str | None, same: str | None) -> int:
+    def _text_number(self, text: str | None, intact: str | None) -> int:
         if text is None:
             return _LEFT_OUT
-        return _SAME if text == same else self._numbered(text)
+        return _SAME if text == intact else self._numbered(text)
 
     def _numbered(self, text: str) -> int:
         return self._book.texts.number(*self._book.room.start(text)) + 1
 
     def _answers(self, condition: str) -> tuple[list[str | None], list[int]]:
-        """Whole texts, None where there is no room, and numbers of grades, of each question."""
+        """Return each question's uncut text (None where there is no room) and grade number."""
         texts: list[str | None] = [""] * len(self._columns)
         got = [_NOT_ASKED] * len(self._columns)
         most = self._book.room.examples
@@ -65,23 +65,23 @@ class Cell:
                 continue
             fits = most is None or column < most
             texts[column] = known(response) if fits else None
-            told = known(outcome) if status == "ok" else str(status)
-            grade = visible(told), number(score)
+            label = known(outcome) if status == "ok" else str(status)
+            grade = visible(label), number(score)
             got[column] = self._grades.setdefault(grade, len(self._grades))
         return texts, got
 
 
 def _asked(result: SweepResult, task: str) -> dict[str, tuple[str, str]]:
-    """Prompt and answer of each example of a task; nothing where the run does not know them."""
+    """Map each example of a task to prompt and answer; empty if the run has no examples."""
     if result.examples.empty:
         return {}
-    own = result.examples[result.examples["task"] == task]
-    texts = zip(own["prompt"].map(known), own["answer"].map(known), strict=True)
-    return dict(zip(own["example"], texts, strict=True))
+    rows = result.examples[result.examples["task"] == task]
+    texts = zip(rows["prompt"].map(known), rows["answer"].map(known), strict=True)
+    return dict(zip(rows["example"], texts, strict=True))
 
 
 class Book:
-    """The questions and texts of all runs, each once."""
+    """The questions and texts of all runs, each stored once."""
 
     def __init__(self, room: Room) -> None:
         self.room, self.texts = room, Texts()
@@ -89,7 +89,7 @@ class Book:
         self._known: dict[tuple[str, str], dict[str, int]] = {}
 
     def question(self, task: str, example: str, prompt: str, answer: str) -> int:
-        """The number of a question; the same id with another prompt is another question."""
+        """Return a question's number; the same id with another prompt is another question."""
         places = self._known.setdefault((task, example), {})
         same = [number for asked, number in places.items() if not prompt or asked in ("", prompt)]
         if same:
@@ -100,17 +100,17 @@ class Book:
         return places[prompt]
 
     def first(self, task: str, example: str) -> int | None:
-        """The number of a question as the first run asked it."""
+        """Return a question's number in the first run that asked it; None if none did."""
         return next(iter(self._known.get((task, example), {}).values()), None)
 
 
 def number(value: Any, places: int = 4) -> float | None:
-    """A number that JSON knows; None where there is none."""
+    """Round a number for JSON; None if it is missing or not finite."""
     if value is None or pd.isna(value) or not math.isfinite(value):
         return None
     return round(float(value), places)
 
 
 def numbers(*values: Any) -> list[float | None]:
-    """Numbers that JSON knows."""
+    """Round numbers for JSON; see `number`."""
     return [number(value) for value in values]

@@ -1,4 +1,4 @@
-"""What prompts and answers become on the page: cut where they are long, each text kept once."""
+"""Prompts and answers as the page shows them: long texts are cut, each text is stored once."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -7,47 +7,47 @@ import pandas as pd
 
 from layerroles.errors import visible
 
-PROMPT_TAIL, ANSWER_HEAD = 260, 500  # characters, in the part of the page that stands still
+PROMPT_TAIL, ANSWER_HEAD = 260, 500  # characters, in the static part of the page
 
-# How much of texts may stand in a page that is to be explored, and how long each may be, from the
-# best that fits on.
+# Characters of all texts in the explorer, and the lengths of a response to try: the first that
+# keeps within the budget is taken.
 _BUDGET = 1_200_000
 _LENGTHS = (1200, 600, 300, 150)
 _PROMPT = 700
-_MOST, _FEWEST = 256, 4  # examples of a task and protocol
+_MOST, _FEWEST = 256, 4  # limits on examples per task and protocol
 
 
 def tail(text: object, length: int = PROMPT_TAIL) -> str:
-    """The end of a prompt, where the question stands."""
-    told = str(text)
-    return told if len(told) <= length else "\N{HORIZONTAL ELLIPSIS}" + told[-length:]
+    """Return the end of a prompt, which holds the question."""
+    prompt = str(text)
+    return prompt if len(prompt) <= length else "\N{HORIZONTAL ELLIPSIS}" + prompt[-length:]
 
 
 def head(text: object, length: int = ANSWER_HEAD) -> str:
-    """The start of a response.
+    """Return the start of a response.
 
     >>> head("a long answer", 6)
     'a long… (7 characters more)'
     """
-    told = str(text)
-    if len(told) <= length:
-        return told
-    return f"{told[:length]}\N{HORIZONTAL ELLIPSIS} ({len(told) - length} characters more)"
+    response = str(text)
+    if len(response) <= length:
+        return response
+    return f"{response[:length]}\N{HORIZONTAL ELLIPSIS} ({len(response) - length} characters more)"
 
 
 def known(text: object) -> str:
-    """The text; nothing where there is none."""
+    """Return the text, or an empty string if it is missing."""
     return "" if text is None or text is pd.NA or text != text else str(text)
 
 
 @dataclass(frozen=True)
 class Room:
-    """How much of each text a page has room for.
+    """Limits on the texts of a page.
 
     Attributes:
-        length: characters of a response.
-        prompt: characters of a prompt, from its end.
-        examples: of each task and protocol, those whose answers are told; None for all.
+        length: the most characters of a response.
+        prompt: the most characters of a prompt, from its end.
+        examples: the most examples per task and protocol with their answers; None for all.
     """
 
     length: int
@@ -55,25 +55,28 @@ class Room:
     examples: int | None
 
     def response(self, text: object) -> str:
-        """A response, cut where it is too long."""
+        """Return a response, cut if it is too long."""
         return visible(head(known(text), self.length))
 
     def start(self, text: str) -> tuple[str, int]:
-        """The start of a response, and how many characters of it are left out."""
+        """Return the start of a response, and how many characters are left out."""
         return visible(text[: self.length]), max(0, len(text) - self.length)
 
     def question(self, text: object) -> str:
-        """A prompt, of which the end is kept."""
+        """Return the end of a prompt."""
         return visible(tail(known(text), self.prompt))
 
 
 def room(frames: Sequence[pd.DataFrame], budget: int = _BUDGET) -> Room:
-    """How long texts may be so that those of these rows fit, or of how many examples."""
-    told = [
+    """Choose limits under which the texts of these rows fit the budget.
+
+    Responses are shortened first; if the shortest do not fit, examples are left out.
+    """
+    texts = [
         pd.DataFrame({"text": each["response"].map(known), "place": _place(each)})
         for each in frames
     ]
-    rows = pd.concat(told, ignore_index=True)
+    rows = pd.concat(texts, ignore_index=True)
     for length in _LENGTHS:
         if _size(rows["text"], length) <= budget:
             return Room(length, min(length, _PROMPT), None)
@@ -86,7 +89,7 @@ def room(frames: Sequence[pd.DataFrame], budget: int = _BUDGET) -> Room:
 
 
 def _place(frame: pd.DataFrame) -> "pd.Series[int]":
-    """The place of each row's example among those of its task and protocol."""
+    """Return the index of each row's example within its task and protocol."""
     named = frame.groupby(["task", "protocol"], sort=False)["example"]
     return named.transform(lambda names: pd.factorize(names)[0])
 
@@ -97,11 +100,11 @@ def _size(texts: "pd.Series[str]", length: int) -> int:
 
 @dataclass
 class Texts:
-    """Each text once, by number.
+    """Store each text once, by number.
 
     Attributes:
         all: the texts.
-        more: how many characters are left out of those that are cut, by number.
+        more: how many characters are left out of each text that is cut, by number.
     """
 
     all: list[str] = field(default_factory=list)
@@ -109,7 +112,7 @@ class Texts:
     _places: dict[tuple[str, int], int] = field(default_factory=dict)
 
     def number(self, text: str, more: int = 0) -> int:
-        """The number of a text, which is kept if it is new."""
+        """Return the number of a text; add the text if it is new."""
         if (text, more) not in self._places:
             place = self._places[text, more] = len(self.all)
             self.all.append(text)

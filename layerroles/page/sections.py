@@ -33,7 +33,7 @@ _HOW = {
     ),
     "contrasts": (
         "The numbers in which the verdict sums up depth. Above 0 in the first panel, early layers "
-        "matter more; an interval across 0 shows no difference. Every mark is reckoned from the "
+        "matter more; an interval across 0 shows no difference. Every mark is computed from the "
         "harms of the map above, example by example."
     ),
     "heads": (

@@ -69,7 +69,7 @@ _SPACES = {
 }
 _STARTS = dict(zip(_SPACES, torch.tensor([0, *_SPACES.values()]).cumsum(0).tolist(), strict=False))
 D_MODEL = sum(_SPACES.values())
-# A head compares words and, besides, what is a value and what is the first token.
+# A head compares words; two more dimensions mark values and the first token.
 D_HEAD = max(_N + 2, N_CTX)
 _N_NOISE = 8
 D_MLP = _M + _N_NOISE

@@ -1,10 +1,10 @@
 """What a probe is: a measurement on the model, on the prompts that the sweep asks.
 
 The model is intact, or under a condition: what is seen downstream of a skipped layer is a question
-too. Probes look at the *answering position*: the token after which the answer is told from the
+too. Probes read the *answering position*: the token after which the answer first differs from the
 other choices. That is the last token of the context (shots show bare answers, as under
-`continuation`) and of what all choices begin with, such as an opening quote; without choices, of
-the context.
+`continuation`) followed by the prefix that all choices share, such as an opening quote; without
+choices, the last token of the context.
 """
 
 from abc import ABC, abstractmethod
@@ -203,7 +203,7 @@ def batches(model: TransformerBridge, examples: Sequence[Example]) -> Iterator[B
 
 @dataclass(frozen=True)
 class _Answering:
-    """An example up to its answering position, and what may follow there."""
+    """An example up to its answering position, and the tokens that may follow."""
 
     example: Example
     tokens: tuple[int, ...]
@@ -229,19 +229,21 @@ def _answering(model: TransformerBridge, example: Example) -> _Answering:
         n += 1
     n = n if others else 0
     answer = right.continuation[n]
-    told = dict.fromkeys(one for other in others for one in other.continuation[n : n + 1])
+    next_tokens = dict.fromkeys(
+        token for other in others for token in other.continuation[n : n + 1]
+    )
     return _Answering(
         example,
         (*right.context, *right.continuation[:n]),
         answer,
-        tuple(one for one in told if one != answer),
+        tuple(token for token in next_tokens if token != answer),
         right.prompt,
     )
 
 
 @contextmanager
 def hooked(model: TransformerBridge, hooks: dict[str, Any]) -> Iterator[None]:
-    """Within the context, functions `(value) -> None` are told what goes on at hook points."""
+    """Within the context, call functions `(value) -> None` with the values at hook points."""
     bound = [(name, partial(_call, function)) for name, function in hooks.items()]
     with model.hooks(fwd_hooks=bound):
         yield

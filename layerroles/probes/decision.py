@@ -9,8 +9,8 @@ compared, and nothing else of the vocabulary. The *choice* at a depth is the lik
 in nats, which does not depend on the rest of the vocabulary; positive where the right one leads.
 
 The last layers at which the choice is the final one, without a break, are the *decisive* phase; all
-before is the *silent* phase, in which options may lead by chance. The paper tells phases of a
-network, by the mean margin of right options; here they are told of each example, and of its final
+before is the *silent* phase, in which options may lead by chance. The paper defines phases of
+a network, by the mean margin of right options; here they are defined for each example, by its final
 choice, right or wrong.
 
 Example:
@@ -44,15 +44,15 @@ class Decision(Probe):
     stream between attention and MLP), margin (nats; positive where the right option leads), lead
     (nats; of the final choice over the best other, positive at all layers that are decisive), phase
     (`silent` or `decisive`), right (whether the final choice is the right option), options (how
-    many are compared). Options that begin as the right one does, or as another, cannot be told
-    from it at the answering position, and count as one. Examples without other options are left
-    out.
+    many are compared). Options that begin as the right one does, or as another, cannot be
+    distinguished from it at the answering position, and count as one. Examples without other
+    options are left out.
 
     Attributes:
-        lens: by which the stream is read.
+        lens: the lens that reads the stream.
 
     Raises:
-        InputError: `lens` is no lens.
+        InputError: `lens` is not a lens.
 
     Example:
         decision = lr.probes.Decision().measure(model, tasks, limit=8)

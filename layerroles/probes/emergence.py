@@ -1,4 +1,4 @@
-"""At which depth it happens, for each example, and for a family with an interval.
+"""The depth at which something happens, for each example, and for a family with an interval.
 
 Everything here is of the form "the first layer from which something holds at all later ones".
 A depth of -1 is the embedding, l is after block l; an example for which it does not hold at the
@@ -14,7 +14,7 @@ from scipy.stats import binom
 
 from layerroles.errors import InputError
 
-# What tells examples apart; frames that lack some are told apart by the rest.
+# Columns that identify an example; those that a frame lacks are left out.
 _EXAMPLE = ["probe", "model", "condition", "task", "family", "example"]
 
 
@@ -124,7 +124,7 @@ def depth_intervals(
 def first_stays(
     holds: Bool[np.ndarray, "example depth"], layers: Sequence[int]
 ) -> Float[np.ndarray, " example"]:
-    """The first layer from which something holds at all later ones; NaN for never."""
+    """Return the first layer from which something holds at all later ones; NaN for never."""
     held = np.logical_and.accumulate(holds[:, ::-1], axis=1).sum(axis=1)
     depths = np.array([*layers, np.nan], dtype=float)
     first: np.ndarray = depths[holds.shape[1] - held]
@@ -132,10 +132,10 @@ def first_stays(
 
 
 def _over_depth(frame: pd.DataFrame, column: str) -> pd.DataFrame:
-    """A column with a row for each example and a column for each layer, in order."""
+    """Pivot a column: a row for each example and a column for each layer, in order."""
     needed = {"example", "layer", column}
     if missing := sorted(needed - set(frame.columns)):
-        raise InputError(f"depths are told of what a probe measured; {missing[0]!r} is not in it")
+        raise InputError(f"depths need a frame that a probe measured; {missing[0]!r} is not in it")
     if "part" in frame:
         frame = frame[frame["part"] == "block"]
     names = [name for name in _EXAMPLE if name in frame]
@@ -152,7 +152,7 @@ def _depths(
 
 
 def median_bounds(ordered: Float[np.ndarray, " example"]) -> tuple[float, float]:
-    """The two ordered values that hold the median with at least 95% confidence; NaN for few."""
+    """Return the order statistics that enclose the median at 95% or more; NaN if too few."""
     n = len(ordered)
     below = int(binom.ppf(0.025, n, 0.5)) - 1 if n else -1
     if below < 0:

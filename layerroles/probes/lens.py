@@ -43,7 +43,7 @@ class Lens(Probe):
 
     Attributes:
         sublayers: whether the stream between attention and MLP is read too.
-        top: how many of the likeliest tokens are told.
+        top: the number of likeliest tokens to return at each depth.
 
     Example:
         lens = lr.probes.LogitLens(top=2)

@@ -27,7 +27,7 @@ class LogitLens(Lens):
 
     Attributes:
         sublayers: whether the stream between attention and MLP is read too.
-        top: how many of the likeliest tokens are told at each depth.
+        top: the number of likeliest tokens to return at each depth.
 
     Raises:
         InputError: `top` is no whole number, or `sublayers` neither true nor false.

@@ -37,7 +37,7 @@ from layerroles.probes.fitting import Fit, fitted
 from layerroles.probes.lens import Lens
 from layerroles.weights import content, stamp
 
-# To be raised when what is kept changes, so that no older file is read.
+# Increment when the file's content changes, so that older files are refused.
 _FORMAT = 2
 
 
@@ -50,8 +50,8 @@ class Trained:
         weights: the hash of its weights, as in `Provenance`.
         dtype: of its weights.
         texts: a hash of the texts.
-        n_texts: how many they were.
-        n_tokens: how many different tokens of them were read in training.
+        n_texts: the number of texts.
+        n_tokens: the number of different tokens read in training.
         n_parameters: of the map of one depth; a lens with fewer tokens is trained on too little.
         fit: how the maps were trained.
         versions: of the packages that computed.
@@ -80,7 +80,7 @@ class TunedLens(Lens):
         maps: `A` for the embedding and after each block but the last.
         shifts: `b` for the same.
         trained: where they come from.
-        top: how many of the likeliest tokens are told at each depth.
+        top: the number of likeliest tokens to return at each depth.
         sublayers: false: there are no maps between attention and MLP.
 
     Example:
@@ -149,7 +149,7 @@ class TunedLens(Lens):
         return cls(made.maps, made.shifts, trained)
 
     def save(self, path: str | Path) -> Path:
-        """Keep the lens in a safetensors file, with where it comes from; returns the path.
+        """Write the lens and its provenance to a safetensors file, and return the path.
 
         Raises:
             InputError: the file cannot be written.
@@ -159,7 +159,7 @@ class TunedLens(Lens):
         tensors = {"maps": self.maps.contiguous(), "shifts": self.shifts.contiguous()}
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            # Written beside its place and moved there whole.
+            # Written to a temporary folder beside the target, then moved in one step.
             with tempfile.TemporaryDirectory(dir=path.parent, prefix=".save-") as scratch:
                 made = Path(scratch) / "lens.safetensors"
                 save_file(tensors, made, metadata=about)
@@ -171,11 +171,11 @@ class TunedLens(Lens):
 
     @classmethod
     def load(cls, path: str | Path, *, top: int = 0) -> "TunedLens":
-        """Read a lens that `save` kept.
+        """Read a lens that `save` wrote.
 
         Args:
             path: the file.
-            top: how many of the likeliest tokens are told at each depth.
+            top: the number of likeliest tokens to return at each depth.
 
         Raises:
             InputError: no such file, or not one of a tuned lens.
@@ -197,7 +197,7 @@ class TunedLens(Lens):
             raise InputError(f"tuned lens {str(path)!r} cannot be read: {error}") from error
 
     def check(self, model: TransformerBridge) -> None:
-        """As every lens; and refuse a model of other weights.
+        """Check as for every lens, and refuse a model with other weights.
 
         Raises:
             InputError: the lens was trained on other weights.
@@ -245,7 +245,7 @@ _WEIGHTS: "weakref.WeakKeyDictionary[TransformerBridge, tuple[int, str]]" = (
 
 
 def _weights(model: TransformerBridge) -> str:
-    """The hash of a model's weights, taken once for as long as they stay the same."""
+    """Return the hash of a model's weights, computed once for as long as they stay the same."""
     now = stamp(model)
     if model not in _WEIGHTS or _WEIGHTS[model][0] != now:
         _WEIGHTS[model] = now, provenance(model).weights

@@ -1,7 +1,7 @@
 """What a protocol is: how a task's examples become requests, and answers become scores.
 
-The same example under another protocol is the same question put in another way. What a protocol
-needs of an example (choices, say) it checks before anything is run.
+Another protocol asks the same question of an example in another way. Each protocol checks, before
+anything is run, that examples have what it needs, such as choices.
 """
 
 from abc import ABC, abstractmethod
@@ -102,11 +102,11 @@ class Protocol(ABC):
         """The text that the model reads before it answers."""
 
     def turns(self, example: Example) -> list[Turn]:
-        """The same as turns of a chat; by default the whole context is what the user says."""
+        """Return the context as turns of a chat; by default all of it is one user turn."""
         return [Turn("user", self.context(example))]
 
     def prompt(self, model: TransformerBridge, example: Example, *, chat: bool) -> str:
-        """What this model reads: the context, or in a chat its turns in the model's template.
+        """Return what this model reads: the context, or in a chat turns in the model's template.
 
         Raises:
             InputError: a chat with a model that has no template.
@@ -116,12 +116,12 @@ class Protocol(ABC):
     def evidence(
         self, example: Example, context: str | None = None
     ) -> list[tuple[int, int]] | None:
-        """Where the example's evidence is in a context, by default its own; None if nowhere."""
+        """Return the evidence's spans in a context, by default the example's; None if absent."""
         if not example.evidence:
             return None
         if context is None:
             context = self.context(example)
-        # The question stands last; what asks for its answer may be put anew.
+        # The question comes last; the text that asks for its answer may differ.
         before = context.rfind(example.prompt.removesuffix("Answer:").rstrip())
         if before < 0:
             return None
@@ -129,14 +129,14 @@ class Protocol(ABC):
 
     @abstractmethod
     def chance(self, examples: Sequence[Example]) -> float | None:
-        """The mean score of guessing; None where there is no such thing, or it is measured."""
+        """Return the mean score of guessing; None if there is none, or if it is measured."""
 
     def guess_score(self, task: Task, example: Example, text: str) -> float:
-        """The score of a text as the answer to an example, where chance is measured."""
+        """Return a text's score as the answer to an example, where chance is measured."""
         raise NotImplementedError(f"protocol {self.name!r} states its chance")
 
     def noted(self) -> dict[str, Any]:
-        """What a run's manifest tells of this protocol besides; as JSON.
+        """Return more about this protocol for a run's manifest, as JSON.
 
         A run folder whose cell has other `rules` is refused.
         """
@@ -154,8 +154,8 @@ class Asked(ABC):
 
     Attributes:
         requests: all of one verb.
-        apart: whether what is computed for a condition does not depend on which other conditions
-            are asked together with it.
+        apart: whether the results of a condition do not depend on which other conditions are
+            asked together with it.
 
     Example:
         from layerroles.protocols import Continuation
@@ -170,13 +170,13 @@ class Asked(ABC):
 
     @abstractmethod
     def judge(self, found: Sequence[Any]) -> list[Answer]:
-        """Each example's answer, from the model's answers to the requests."""
+        """Return each example's answer, from the model's answers to the requests."""
 
     def shuffled(self, found: Sequence[Any]) -> float | None:
-        """Estimate the score of guessing: the mean score if right answers were dealt out anew.
+        """Estimate the score of guessing: the mean score if right answers were shuffled.
 
-        Asked for where a protocol whose scores are accuracies cannot state its chance; None where
-        it cannot be told this way either.
+        Used if a protocol whose scores are accuracies cannot state its chance; None if chance
+        cannot be estimated this way either.
         """
         return None
 

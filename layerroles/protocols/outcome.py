@@ -1,7 +1,7 @@
 """How a generated answer failed, if it did.
 
-An ablated model that cannot keep a format, stops nowhere or repeats itself has not simply got the
-answer wrong, and is not reported as if it had.
+An ablated model that does not keep the format, does not stop or repeats itself is reported
+separately from one that gives a wrong answer.
 """
 
 from collections.abc import Sequence
@@ -49,7 +49,7 @@ def in_form(grade: Grade, outcome: Outcome) -> bool:
     """Whether an answer came in the form of the shots, be it right or wrong.
 
     As the grade says; where it does not, an answer is in form if it is strict, or wrong (a wrong
-    answer has no form that could be told from the right one's).
+    answer has no form that could be distinguished from the right one's).
     """
     if outcome not in ("correct", "wrong"):
         return False

@@ -2,8 +2,8 @@
 
 Deleting blocks in place leaves a model's numbering wrong: attention keeps the `layer_idx` under
 which it takes its cache, and the configuration its lists of one entry a layer (transformers issue
-30508). So the smaller model is made anew from a smaller configuration, given the very weights of
-the larger one, and tried against it with the layers skipped before anything is written.
+30508). So the smaller model is built from a smaller configuration, takes its weights from the
+larger one, and is compared with it, the layers skipped, before anything is written.
 
     export(model, drop=[21, 22], path="pruned/")
     AutoModelForCausalLM.from_pretrained("pruned/")
@@ -32,7 +32,7 @@ from layerroles.sites import Site
 from layerroles.weights import is_spread, lend, named
 
 _NUMBER = {"layer_idx", "layer_id", "layer_number"}
-# Configurations name layers by number here, and in other lists have an entry for each.
+# Configuration lists that hold layer numbers; other lists have an entry for each layer.
 _NUMBERS = {"mlp_only_layers", "attn_layer_indices"}
 _N_TOKENS = 48
 # Largest difference of logits, as a share of their standard deviation.

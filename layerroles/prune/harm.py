@@ -1,4 +1,4 @@
-"""What skipping layers costs the skills that are to stay, on the planning examples.
+"""The harm of skipping layers to the skills that are kept, on the planning examples.
 
 A condition's harm is the mean over the kept families, each the mean over its tasks that have skill
 above chance. Its interval is made from those of the tasks (`stats.pooled`); where a task is asked
@@ -27,7 +27,7 @@ from layerroles.tasks import Task
 
 @dataclass(frozen=True)
 class Harm:
-    """Mean harm of the kept families; NaN where it cannot be told."""
+    """Mean harm of the kept families; NaN where it is not known."""
 
     value: float
     interval: Interval
@@ -62,7 +62,7 @@ class Asker:
         self._limit, self._seed = limit, seed
 
     def intact(self) -> SweepResult:
-        """The intact model's answers.
+        """Return the intact model's answers.
 
         Raises:
             InputError: a family has no skill above chance.
@@ -70,7 +70,7 @@ class Asker:
         return self._run([])
 
     def harms(self, conditions: Sequence[Condition]) -> list[Harm]:
-        """The harm of each condition, all of them asked together."""
+        """Return the harm of each condition; all of them are asked together."""
         result = self._run(conditions)
         found = harms_of(result)
         return [found[called(result, condition)] for condition in conditions]
@@ -87,7 +87,7 @@ class Asker:
             noise_floor=False,
         )
         whole = sweep.run(self.path)
-        # The folder may hold more: of a sweep, or of a plan on more examples.
+        # The folder may hold more rows, of a sweep or of a plan on more examples.
         frame = whole.frame
         asked = {(*cell.names, example.id) for cell in sweep.cells for example in cell.examples}
         keys = frame[["task", "protocol", "example"]].itertuples(index=False, name=None)
@@ -99,7 +99,7 @@ class Asker:
 
 
 def called(result: SweepResult, condition: Condition) -> str:
-    """What a condition is called in a result; a run folder keeps the name it first had.
+    """Return a condition's name in a result; a run folder keeps the first name.
 
     Raises:
         InputError: the result lacks it.
@@ -111,7 +111,7 @@ def called(result: SweepResult, condition: Condition) -> str:
 
 
 def harms_of(result: SweepResult) -> dict[str, Harm]:
-    """The harm of each condition of a result, by name.
+    """Return the harm of each condition of a result, by name.
 
     Raises:
         InputError: a family has no skill above chance under a protocol.
@@ -133,7 +133,7 @@ def harms_of(result: SweepResult) -> dict[str, Harm]:
 
 
 def skills(result: SweepResult) -> Mapping[str, Mapping[str, list[tuple[str, str]]]]:
-    """Family, protocol: the cells (task, protocol) whose intact score is above chance.
+    """Map family and protocol to the cells (task, protocol) with an intact score above chance.
 
     Raises:
         InputError: a family has none under a protocol.
@@ -182,7 +182,7 @@ def _pooled(parts: Sequence[tuple[float, Interval]]) -> tuple[float, Interval]:
 
 
 def with_skill(result: SweepResult) -> tuple[str, ...]:
-    """Labels of the tasks that are counted: above chance under one of the protocols or more.
+    """Return the labels of the tasks that are above chance under at least one protocol.
 
     Raises:
         InputError: a family has none under a protocol.
@@ -197,7 +197,7 @@ def swept_alone(
     tasks: Sequence[Task],
     protocols: Sequence[str],
 ) -> SweepResult:
-    """Of a sweep that has skipped every layer alone, what these tasks and protocols say.
+    """Select these tasks and protocols from a sweep that has skipped every layer alone.
 
     Raises:
         InputError: a sweep of another model, of other tasks or protocols, or not of every layer.
@@ -230,7 +230,7 @@ def swept_alone(
 
 
 def single_layers(alone: SweepResult) -> list[Harm]:
-    """The harm of each layer, from what `swept_alone` gave."""
+    """Return the harm of each layer, from the result of `swept_alone`."""
     found, layers = harms_of(alone), alone.frame[alone.frame["layer"].notna()]
     names = dict(zip(layers["layer"].astype(int), layers["condition"], strict=True))
     return [found[names[layer]] for layer in sorted(names)]

@@ -39,7 +39,7 @@ from layerroles.tasks import Task, task
 from layerroles.tasks.base import as_tasks
 
 TASKS = ("kv_retrieval", "facts", "word_problems")
-# Under what the two searches ask.
+# The default protocols of the two searches.
 _PROTOCOLS = {"role_aware": ("generation",), "likelihood": ("continuation",)}
 
 
@@ -106,7 +106,7 @@ def plan_pruning(
         if method in _PROTOCOLS:
             asker = Asker(model, kept, asked, limit, seed, folder)
             if singles is None:
-                # What cannot be kept is told before every layer is tried.
+                # Raises for a family that cannot be kept, before every layer is tried.
                 counted = with_skill(asker.intact())
                 first = asker.harms([_skipping(layer) for layer in range(n_layers)])
             else:
@@ -142,7 +142,7 @@ def _asks_nothing(method: str, **given: object) -> None:
 
 
 def _kept(keep: Sequence[str], tasks: Sequence[Task]) -> list[Task]:
-    """The tasks of the families, or of the labels, that are to be kept."""
+    """Return the tasks whose family or label is to be kept."""
     if isinstance(keep, str):
         raise InputError(f"keep={keep!r} is no list: write it as [{keep!r}]")
     tasks = as_tasks(tasks)
@@ -172,10 +172,10 @@ def _skipping(*layers: int) -> Condition:
 def _search(
     asker: Asker, first: Sequence[Harm], influence: Sequence[float], drop: int, screen: int
 ) -> list[Step]:
-    """Drop the best layer; then, as often as asked, the best beside those dropped."""
+    """Drop the best layer, then repeatedly the best in addition to those dropped."""
     alone = best_first([_candidate(n, harm, influence[n]) for n, harm in enumerate(first)])
     by_influence = sorted(alone, key=lambda one: (one.influence, one.layers))
-    # In turn from both lists, each once.
+    # Take from both lists in turn, each layer once.
     turns = chain.from_iterable(zip_longest(alone, by_influence))
     promising = list(dict.fromkeys(one.layers[0] for one in turns if one is not None))
     steps: list[Step] = []
@@ -224,7 +224,7 @@ def _least_turn(found: Sequence[Change], drop: int) -> list[Step]:
 
 
 def _drawn(n_layers: int, drop: int, seed: int) -> list[Step]:
-    """Layers at random; those of a smaller `drop` are among those of a larger one."""
+    """Draw layers at random; those of a smaller `drop` are among those of a larger one."""
     order = list(range(n_layers))
     random.Random(f"prune:{seed}").shuffle(order)
     return [

@@ -1,8 +1,8 @@
-"""Which ablations of a result are kinds of their own.
+"""Which ablations of a result are distinct kinds.
 
-A kind is a mechanism: deletion, mean, resample or noise. Ablations of one mechanism are one kind,
-as `Skip` and `Zero` are; so are two that give the same answers, whatever they are called. An
-ablation that declares no mechanism is no kind that a claim can rest on.
+A kind is a mechanism: deletion, mean, resample or noise. Ablations with one mechanism, such as
+`Skip` and `Zero`, are one kind; so are two that give the same answers, regardless of their names.
+An ablation that declares no mechanism is not a kind that a claim can rest on.
 """
 
 from itertools import combinations
@@ -13,7 +13,7 @@ import pandas as pd
 from layerroles.results.cells import INTACT
 from layerroles.results.result import SweepResult
 
-# Those of the ablations that come with the package; runs of earlier versions do not say.
+# Mechanisms of the built-in ablations; runs of earlier versions do not record them.
 BUILT_IN = {
     "skip": "deletion",
     "zero": "deletion",
@@ -26,7 +26,7 @@ _ANSWER = ["response", "score", "details"]
 
 
 def mechanisms(result: SweepResult) -> dict[str, str]:
-    """The mechanism of each ablation of a result by name; empty where it has none of its own.
+    """Map each ablation of a result to its mechanism; empty if it has none.
 
     Two ablations with the same answers have one mechanism: what the first one declares, or if it
     declares none the other.
@@ -46,7 +46,7 @@ def _declared(condition: dict[str, Any]) -> str:
 
 
 def _answers(frame: pd.DataFrame) -> pd.DataFrame:
-    """A number for each row's answer, and whether it is another than the intact one."""
+    """Number each row's answer, and mark those that differ from the intact one."""
     shown = [name for name in _ANSWER if name in frame]
     rows = frame[["condition", "ablation", *_PLACE]].assign(
         answer=pd.util.hash_pandas_object(frame[shown].astype(str), index=False)

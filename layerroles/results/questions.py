@@ -1,8 +1,8 @@
-"""Which rows ask the same question, whatever task, protocol or context asks it.
+"""Find the rows that ask the same question, across tasks, protocols and contexts.
 
 The same question has the same id in every task that asks it, or, where a task says so, the same
 `question` (a digest of an lm-eval document, say). Ids of users' files may agree by accident, so
-tasks share questions by their ids only if all that have one id have one answer too.
+tasks share questions by their ids only if the answers of all shared ids agree too.
 """
 
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ Questions = Mapping[str, Mapping[str, str]]
 
 
 def questions_of(frame: pd.DataFrame, examples: pd.DataFrame) -> Questions:
-    """Name the questions of every task, alike where tasks share them.
+    """Name the questions of every task; questions that tasks share get the same name.
 
     Args:
         frame: rows of a sweep.
@@ -49,7 +49,7 @@ def _of(examples: pd.DataFrame, task: object) -> pd.DataFrame:
 
 
 def _named(rows: pd.DataFrame, known: pd.DataFrame) -> pd.DataFrame:
-    """By example: the name of its question, whether the task gave it, and the answer."""
+    """Return by example the name of its question, whether the task gave it, and the answer."""
     named = known.reindex(rows["example"].astype(str).unique()).astype(object)
     given = named["question"].fillna("").astype(bool)
     name = named["question"].where(given, pd.Series(named.index, index=named.index)).astype(str)
@@ -60,7 +60,7 @@ def _named(rows: pd.DataFrame, known: pd.DataFrame) -> pd.DataFrame:
 
 
 def _alike(one: pd.DataFrame, two: pd.DataFrame) -> bool:
-    """Whether two tasks share questions by their ids."""
+    """Return whether two tasks share questions by their ids."""
     both = one[~one["given"]].merge(two[~two["given"]], on="name")
     same = (both["answer_x"] == both["answer_y"]) & (both["answer_x"] != "")
     return not both.empty and bool(same.all())

@@ -162,31 +162,32 @@ class SweepResult:
             one, two = (result.harm(task, "generation", both) for task in result.frame["task"][:2])
             stats.difference_of(one, two).numbers
         """
-        found = {(cell.task, cell.protocol): cell for cell in self._cells}
-        if (task, protocol) not in found:
-            named = [" ".join(names) for names in found]
+        cells = {(cell.task, cell.protocol): cell for cell in self._cells}
+        if (task, protocol) not in cells:
+            named = [" ".join(names) for names in cells]
             raise InputError(unknown("task and protocol", f"{task} {protocol}", named))
-        cell = found[task, protocol]
+        cell = cells[task, protocol]
         for name in weights:
             if name not in cell.conditions.index:
                 raise InputError(unknown("condition", name, list(map(str, cell.conditions.index))))
         return cell.harm(weights, level=level)
 
     def measures(self) -> pd.DataFrame:
-        """List what protocols measured beside the score, a row per number.
+        """List what protocols measured in addition to the score, a row per number.
 
         Columns: condition, task, protocol, example, measure, step (the place in a list, from 0; NA
-        for a single number), value (true is 1 and false 0). Whatever is no number is left out.
+        for a single number), value (true is 1 and false 0). Values that are not numbers are
+        left out.
         """
         return measures_of(self.frame)
 
     def noise_floor(self) -> pd.DataFrame:
         """Compare intact with intact under another batch shape, a row per task and protocol.
 
-        Columns: task, protocol, n, n_changed, changed (the share of answers that came out
-        otherwise; `changed_low` and `changed_high` are Wilson's), intact, score (the second time),
-        effect (`score - intact`), unit. Scores in nats nearly all change. No rows where the run did
-        not ask twice.
+        Columns: task, protocol, n, n_changed, changed (the share of answers that differ;
+        `changed_low` and `changed_high` are Wilson's), intact, score (the second time), effect
+        (`score - intact`), unit. Scores in nats nearly all change. No rows if the run did not ask
+        twice.
         """
         return noise_of(self.manifest, {cell.task for cell in self._cells})
 

@@ -1,4 +1,4 @@
-"""Claims of the literature that ablating single layers can speak to.
+"""Claims of the literature that ablations of single layers can test.
 
 The claims are those of "Demystifying the Roles of LLM Layers in Retrieval, Knowledge, and
 Reasoning" (arXiv 2510.02091). How they are decided is in `decision`; claims on heads are in
@@ -35,19 +35,19 @@ SHALLOW = {
 DEEP = "Reasoning needs middle and deep layers"
 ORDER = "Reasoning leans on deeper layers than retrieval"
 MORE = "Generation needs more of the depth than likelihood"
-# Its two parts, where `exact` was asked too.
+# The two parts of MORE, if `exact` was asked too.
 STRICTER = "Exact answers need more of the depth than likelihood"
 WRITING = "Writing needs more of the depth than exact answers"
 EXACT = "exact"
-NOT_SPLIT = "stricter scoring and writing are not told apart: that takes protocol exact too"
+NOT_SPLIT = "stricter scoring and writing are not distinguished: that takes protocol exact too"
 
 
 def claims_of(kinds: Sequence[Kind], control: str) -> Iterator[dict[str, Any]]:
-    """The rows of `Roles.claims` that single layers can speak to.
+    """Yield the rows of `Roles.claims` that ablations of single layers can test.
 
     Args:
         kinds: the kind that is judged, then the others at the same positions.
-        control: the family whose answers are as long, and take no skill but to write them.
+        control: the family whose answers are as long but need no skill except to write them.
     """
     yield from _shallow(kinds, control)
     yield from _order(kinds)

@@ -30,7 +30,7 @@ from layerroles.roles.table import Roles
 from layerroles.roles.verdict import verdict
 
 CONTROL = "language"
-# Of a contrast between the positions that are judged and all but the first.
+# Label of the contrast between the judged positions and all but the first.
 _KEPT = f"{{}} - {AFTER_FIRST}"
 _MEAN = ("mean_harm", "mean_harm_low", "mean_harm_high")
 
@@ -47,8 +47,8 @@ def localize(
 
     Args:
         result: a sweep with conditions that ablate one whole layer each.
-        probes: frames of probes, measured on the same tasks; of a frame under several conditions
-            what was seen of the intact model.
+        probes: frames of probes, measured on the same tasks; of a frame under several conditions,
+            only the rows of the intact model are used.
         ablation: the kind to take where the sweep has several; the others then serve to say
             whether a claim is supported by a second kind, unless swept at several settings.
         at: the positions at which the conditions act that are judged, such as `"prompt"`; by
@@ -58,8 +58,8 @@ def localize(
 
     Raises:
         InputError: no single-layer block condition, an unknown or ambiguous ablation, positions
-            at which no condition acts, a layer that
-            is ablated twice alike, or a probe frame of an unknown kind.
+            at which no condition acts, a layer that is ablated twice in the same way, or a probe
+            frame of an unknown kind.
 
     Example:
         lens = lr.probes.LogitLens().measure(model, tasks, limit=8)
@@ -71,7 +71,7 @@ def localize(
     measured = seen.summary(given)
     names = _kinds(result)
     chosen = _chosen(names, ablation)
-    found = mechanisms(result)
+    mechanism_of = mechanisms(result)
     harms = Harms(result, chosen, at)
     layers = harms.layers()
     others = [
@@ -80,8 +80,8 @@ def localize(
         if kind != chosen and harms.at in ats_of(result, kind) and at_one_setting(result, kind)
     ]
     kinds = [
-        Kind(harms, layers, found[chosen]),
-        *(Kind(other, other.layers(), found[other.ablation]) for other in others),
+        Kind(harms, layers, mechanism_of[chosen]),
+        *(Kind(other, other.layers(), mechanism_of[other.ablation]) for other in others),
     ]
     second = [kind for kind in kinds[1:] if kind.mechanism not in ("", kinds[0].mechanism)]
     frame = _frame(harms, layers)
@@ -99,8 +99,8 @@ def localize(
         ablation=chosen,
         at=harms.at,
     )
-    told = verdict(roles, _setting(result, harms, [kind.ablation for kind in second]))
-    return dataclasses.replace(roles, sentences=tuple(told))
+    sentences = verdict(roles, _setting(result, harms, [kind.ablation for kind in second]))
+    return dataclasses.replace(roles, sentences=tuple(sentences))
 
 
 def _claims(

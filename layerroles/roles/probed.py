@@ -1,4 +1,4 @@
-"""Sentences on what the probes saw."""
+"""Verdict sentences on what the probes measured."""
 
 from collections.abc import Iterator
 
@@ -22,12 +22,12 @@ _TOP = {
 
 
 def probed(probes: pd.DataFrame) -> Iterator[Sentence]:
-    """A sentence for each probe whose summary says something; it is about the probe."""
+    """Yield a sentence for each probe in a summary; its topic is the probe."""
     for name, rows in probes.groupby("probe", sort=False):
-        yield Sentence(_told(str(name), rows), str(name))
+        yield Sentence(_sentence_text(str(name), rows), str(name))
 
 
-def _told(name: str, rows: pd.DataFrame) -> str:
+def _sentence_text(name: str, rows: pd.DataFrame) -> str:
     if name in _EMERGES:
         return _emergence(_EMERGES[name], rows)
     if name == "attention":
@@ -35,30 +35,30 @@ def _told(name: str, rows: pd.DataFrame) -> str:
     if name in _TOP:
         measured = f" (block {rows['measure'].iloc[0]})" if name == "similarity" else ""
         return f"{_TOP[name]}{measured}: {_top(rows)}."
-    told = [f"{measure}: {_top(own)}" for measure, own in rows.groupby("measure")]
-    return f"{name.replace('_', ' ').capitalize()}, {'. '.join(told)}."
+    measures = [f"{measure}: {_top(part)}" for measure, part in rows.groupby("measure")]
+    return f"{name.replace('_', ' ').capitalize()}, {'. '.join(measures)}."
 
 
 def _emergence(what: str, rows: pd.DataFrame) -> str:
-    told = [
+    families = [
         f"{r.family} {r.emergence:.0f}{bounds(r.emergence_low, r.emergence_high, 0)} "
         f"({r.emerged:.0%} of {r.n})"
         if r.emerged
         else f"{r.family} never (0% of {r.n})"
         for r in records(rows)
     ]
-    return f"{what}, median (share of examples in which it does): {', '.join(told)}."
+    return f"{what}, median (share of examples in which it does): {', '.join(families)}."
 
 
 def _attention(rows: pd.DataFrame) -> str:
-    told = [
-        f"{family} {', '.join(f'{r.site} {r.evidence:.2f}' for r in records(own))} "
-        f"(even: {own['uniform'].mean():.2f}, n={own['n'].iloc[0]})"
-        for family, own in rows.groupby("family", sort=False)
+    families = [
+        f"{family} {', '.join(f'{r.site} {r.evidence:.2f}' for r in records(part))} "
+        f"(even: {part['uniform'].mean():.2f}, n={part['n'].iloc[0]})"
+        for family, part in rows.groupby("family", sort=False)
     ]
     return (
         f"Attention, the heads with the largest mean share on the evidence (and what even "
-        f"attention would give): {'; '.join(told)}."
+        f"attention would give): {'; '.join(families)}."
     )
 
 

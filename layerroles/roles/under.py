@@ -1,4 +1,4 @@
-"""Sentences on what holds under one protocol, each with its numbers."""
+"""Verdict sentences on one protocol, each with its numbers."""
 
 import math
 from collections.abc import Iterator
@@ -11,24 +11,24 @@ from layerroles.roles.claims import Setting, bounds, least, listed, number, unch
 from layerroles.roles.harms import AFTER_FIRST, CRITICAL, SPARE, drops_by_half
 from layerroles.roles.table import Roles, Sentence
 
-_SHOWN = 5  # of pairs and heads, the worst by name
+_SHOWN = 5  # the most pairs or heads that are named, worst first
 _ENDS = ["difference", "ci_low", "ci_high"]
 
 
 def under(protocol: str, roles: Roles, setting: Setting) -> Iterator[Sentence]:
-    """Depth, layers, spread, precision, pairs and heads, in this order."""
+    """Yield sentences on depth, layers, spread, precision, pairs and heads, in this order."""
     rows = roles.frame[roles.frame["protocol"] == protocol]
-    own = roles.layers[roles.layers["protocol"] == protocol]
+    layers = roles.layers[roles.layers["protocol"] == protocol]
     known = rows[rows["early_minus_late"].notna()]
-    told = {
+    topics = {
         "depth": _depth(protocol, known, roles.contrasts, setting),
-        "layers": _layers(protocol, rows, own, setting),
+        "layers": _layers(protocol, rows, layers, setting),
         "spread": _spread(protocol, rows),
-        "precision": _precision(protocol, own, setting.tasks),
+        "precision": _precision(protocol, layers, setting.tasks),
         "pairs": _pairs(protocol, roles.pairs[roles.pairs["protocol"] == protocol]),
         "heads": _heads(protocol, roles.heads[roles.heads["protocol"] == protocol]),
     }
-    for about, lines in told.items():
+    for about, lines in topics.items():
         yield from (Sentence(line, about, protocol) for line in lines)
 
 
@@ -56,11 +56,11 @@ def _depth(
         f"Under {protocol}, by harm of the first third of layers minus the last{at_once}: "
         f"{'; '.join(parts)}."
     ]
-    own = contrasts[(contrasts["protocol"] == protocol) & contrasts["difference"].notna()]
-    shown = own[["at", "protocol", "family", "against"]].apply(tuple, axis=1).isin(setting.apart)
-    lines += _kept(protocol, own[shown & (own["against"] == "")], own)
-    between = own["against"] != ""
-    apart = own[shown & between]
+    known = contrasts[(contrasts["protocol"] == protocol) & contrasts["difference"].notna()]
+    shown = known[["at", "protocol", "family", "against"]].apply(tuple, axis=1).isin(setting.apart)
+    lines += _kept(protocol, known[shown & (known["against"] == "")], known)
+    between = known["against"] != ""
+    apart = known[shown & between]
     if not apart.empty:
         pairs = ", ".join(_pair(r) for r in records(apart))
         looked_at = int(between.sum())
@@ -74,16 +74,16 @@ def _depth(
 
 
 def _kept(protocol: str, changed: pd.DataFrame, contrasts: pd.DataFrame) -> list[str]:
-    """Where keeping the first token's write changes early against late."""
+    """List families whose early minus late harm changes if the first token's write is kept."""
     kept = contrasts[contrasts["at"] == AFTER_FIRST].set_index("family")
-    told = [
+    changes = [
         f"{r.family} to {number(*kept.loc[r.family, _ENDS])} "
         f"(by {number(-r.difference, -r.ci_high, -r.ci_low)})"
         for r in records(changed)
     ]
-    if not told:
+    if not changes:
         return []
-    return [f"Under {protocol}, this changes with the first token kept: {', '.join(told)}."]
+    return [f"Under {protocol}, this changes with the first token kept: {', '.join(changes)}."]
 
 
 def _pair(pair: Any) -> str:
@@ -100,16 +100,16 @@ def _layers(protocol: str, rows: pd.DataFrame, layers: pd.DataFrame, setting: Se
     rows = rows[rows["family"].isin(measured)]
     if rows.empty:
         return []
-    told = []
+    lists = []
     for name in ("critical", "specific", "spare"):
-        found = [f"{r['family']} {listed(r[name])}" for _, r in rows.iterrows() if r[name]]
-        told.append(f"{name}: {'; '.join(found) or 'no layer'}")
-    lines = [f"Under {protocol}, {'. '.join(word[0].upper() + word[1:] for word in told)}."]
+        families = [f"{r['family']} {listed(r[name])}" for _, r in rows.iterrows() if r[name]]
+        lists.append(f"{name}: {'; '.join(families) or 'no layer'}")
+    lines = [f"Under {protocol}, {'. '.join(word[0].upper() + word[1:] for word in lists)}."]
     lines[0] = lines[0].replace("Critical", "critical", 1)
     lines.append(_general(protocol, rows, measured, setting))
     if not setting.after_first:
         lines.append(
-            f"Under {protocol}, sinks cannot be told: that takes both all and after_first."
+            f"Under {protocol}, sinks cannot be identified: that takes both all and after_first."
         )
         return lines
     sinks = layers[layers["verdict"] == "sink"]
@@ -129,22 +129,22 @@ def _layers(protocol: str, rows: pd.DataFrame, layers: pd.DataFrame, setting: Se
 
 
 def _drops_by_half(layers: pd.DataFrame) -> "pd.Series[bool]":
-    found = [drops_by_half(row.harm, row.gone_low) for row in records(layers)]
-    return pd.Series(found, index=layers.index, dtype=bool)
+    falls = [drops_by_half(row.harm, row.gone_low) for row in records(layers)]
+    return pd.Series(falls, index=layers.index, dtype=bool)
 
 
 def _spared(sinks: pd.DataFrame) -> str:
-    """The harm of layers, with the first token's write kept, and by how much it falls."""
-    found = []
-    for layer, own in sinks.groupby("layer"):
+    """Format the harm of layers, with the first token's write kept, and by how much it falls."""
+    lines = []
+    for layer, rows in sinks.groupby("layer"):
         harms = [
             f"{r.family} {r.harm:+.2f} to "
             f"{number(r.after_first_harm, r.after_first_low, r.after_first_high)} "
             f"(falls by {number(r.gone, r.gone_low, r.gone_high)})"
-            for r in records(own)
+            for r in records(rows)
         ]
-        found.append(f"layer {layer} for {', '.join(harms)}")
-    return "; ".join(found)
+        lines.append(f"layer {layer} for {', '.join(harms)}")
+    return "; ".join(lines)
 
 
 def _general(protocol: str, rows: pd.DataFrame, measured: set[str], setting: Setting) -> str:
@@ -161,22 +161,22 @@ def _general(protocol: str, rows: pd.DataFrame, measured: set[str], setting: Set
 
 
 def _spread(protocol: str, rows: pd.DataFrame) -> list[str]:
-    """Over how many layers each family's harm is spread."""
+    """State over how many layers each family's harm is spread."""
     known = rows[rows["effective"].notna()]
     if known.empty:
         return []
-    told = ", ".join(
+    numbers = ", ".join(
         f"{r.family} {r.effective:.1f}{bounds(r.effective_low, r.effective_high, 1)}"
         for r in records(known)
     )
     return [
         f"Under {protocol}, harm is spread over this many layers (effective number, sinks left "
-        f"out): {told}."
+        f"out): {numbers}."
     ]
 
 
 def _precision(protocol: str, layers: pd.DataFrame, tasks: pd.DataFrame) -> list[str]:
-    """How fine the measurement is, and what it could have called spare at best."""
+    """State the width of intervals, and for which families no layer could be spare at this n."""
     known = layers[layers["harm"].notna()]
     if known.empty:
         return []
@@ -191,10 +191,10 @@ def _precision(protocol: str, layers: pd.DataFrame, tasks: pd.DataFrame) -> list
     )
     families = tasks.groupby("family", sort=False)
     short = [
-        f"{family} {least(list(own['intact']), list(own['chance']))}"
-        f"{' a task' if len(own) > 1 else ''}"
-        for family, own in families
-        if unchanged(list(own["n"]), list(own["intact"]), list(own["chance"])) > SPARE
+        f"{family} {least(list(rows['intact']), list(rows['chance']))}"
+        f"{' a task' if len(rows) > 1 else ''}"
+        for family, rows in families
+        if unchanged(list(rows["n"]), list(rows["intact"]), list(rows["chance"])) > SPARE
     ]
     if short:
         text += (
@@ -205,13 +205,13 @@ def _precision(protocol: str, layers: pd.DataFrame, tasks: pd.DataFrame) -> list
 
 
 def _power(tasks: pd.DataFrame) -> str:
-    """The drops of accuracy that are found, in the tasks that are measured in it."""
+    """State the drops in accuracy that are detected, for tasks scored by accuracy."""
     if tasks.empty:
         return ""
-    found = tasks["detectable"].dropna()
-    if found.empty:
+    drops = tasks["detectable"].dropna()
+    if drops.empty:
         return " Of accuracy no drop is found with 80% power after correction."
-    low, high = f"{found.min():.2f}", f"{found.max():.2f}"
+    low, high = f"{drops.min():.2f}", f"{drops.max():.2f}"
     drop = low if low == high else f"{low} to {high} (by task)"
     text = f" Of accuracy a drop of {drop} or more is found with 80% power after correction"
     none = tasks.loc[tasks["detectable"].isna(), "task"]
@@ -219,49 +219,49 @@ def _power(tasks: pd.DataFrame) -> str:
 
 
 def _pairs(protocol: str, pairs: pd.DataFrame) -> list[str]:
-    """Which pairs of layers cost more than each of them alone."""
+    """Name the pairs of layers that cost more than either alone explains."""
     pairs = pairs[pairs["verdict"] != "not measurable"]
-    told = []
+    by_family = []
     for family, rows in pairs.groupby("family", sort=False):
-        found = rows[rows["verdict"] == "backup"].sort_values("excess", ascending=False)
+        backups = rows[rows["verdict"] == "backup"].sort_values("excess", ascending=False)
         shown = [
             f"{r.layer} with {r.other} {number(r.excess, r.excess_low, r.excess_high)} "
             f"(pair {r.harm:+.2f}, explained {r.explained:+.2f})"
-            for r in records(found.head(_SHOWN))
+            for r in records(backups.head(_SHOWN))
         ]
-        more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+        more = f" and {len(backups) - _SHOWN} more" if len(backups) > _SHOWN else ""
         open_ = int((rows["verdict"] == "undecided").sum())
-        told.append(
+        by_family.append(
             f"{family} {', '.join(shown) or 'none'}{more} ({len(rows)} pairs, {open_} undecided)"
         )
-    if not told:
+    if not by_family:
         return []
     return [
         f"Under {protocol}, backups, pairs of layers that cost more together than either alone "
-        f"explains: {'; '.join(told)}."
+        f"explains: {'; '.join(by_family)}."
     ]
 
 
 def _heads(protocol: str, heads: pd.DataFrame) -> list[str]:
-    """Which single heads are critical."""
+    """Name the critical single heads."""
     heads = heads[heads["harm"].notna()]
     lines = []
-    for (ablation, at), own in heads.groupby(["ablation", "at"], sort=False):
-        told = []
-        for family, rows in own.groupby("family", sort=False):
-            found = rows[rows["verdict"] == "critical"].sort_values("harm", ascending=False)
+    for (ablation, at), of_ablation in heads.groupby(["ablation", "at"], sort=False):
+        by_family = []
+        for family, rows in of_ablation.groupby("family", sort=False):
+            critical = rows[rows["verdict"] == "critical"].sort_values("harm", ascending=False)
             shown = [
                 f"L{r.layer}.H{r.head} {number(r.harm, r.harm_low, r.harm_high)}"
-                for r in records(found.head(_SHOWN))
+                for r in records(critical.head(_SHOWN))
             ]
-            more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+            more = f" and {len(critical) - _SHOWN} more" if len(critical) > _SHOWN else ""
             moved = int((rows["p_adjusted"] < 0.05).sum())
-            told.append(
+            by_family.append(
                 f"{family} {', '.join(shown) or 'none'}{more} (of {len(rows)}; {moved} with an "
                 f"effect at a false discovery rate of 5%)"
             )
         lines.append(
             f"Under {protocol}, critical heads ({ablation} of one head at a time, at "
-            f"{where(str(at))}): {'; '.join(told)}."
+            f"{where(str(at))}): {'; '.join(by_family)}."
         )
     return lines

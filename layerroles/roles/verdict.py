@@ -1,4 +1,4 @@
-"""The verdict: what the numbers allow to be said in all, a sentence each, with its numbers."""
+"""The verdict: what can be claimed from the numbers, a sentence each, with its numbers."""
 
 import math
 from collections.abc import Iterator
@@ -20,12 +20,12 @@ _DECIDED_BY = {
     comparisons.CONTEXT: "protocols",
     comparisons.ALIKE: "similarity",
 }
-# Beyond this share of answers that change by rounding, the verdict says so.
+# If rounding changes a larger share of answers than this, the verdict says so.
 _NOISY = 0.1
 
 
 def verdict(roles: Roles, setting: Setting) -> Iterator[Sentence]:
-    """The sentences that may be claimed of roles, which have none yet."""
+    """Yield the sentences of the verdict on roles that have none yet."""
     yield Sentence(_opening(setting), "setting")
     for protocol in dict.fromkeys(roles.frame["protocol"]):
         yield from under(str(protocol), roles, setting)
@@ -71,7 +71,7 @@ def _unmeasured(frame: pd.DataFrame, layers: pd.DataFrame) -> list[str]:
 
 
 def _noise(floor: pd.DataFrame) -> list[str]:
-    # What is measured in nats changes a little in every batch: that is told by no count.
+    # Scores in nats change slightly in every batch, so counting changes says nothing.
     noisy = floor[(floor["changed"] > _NOISY) & (floor["unit"] == "accuracy")]
     if noisy.empty:
         return []

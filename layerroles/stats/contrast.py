@@ -1,12 +1,13 @@
-"""Numbers that questions decide, and their sums and differences, with intervals.
+"""Numbers over questions, and their sums and differences, with intervals.
 
-A `Contrast` keeps, beside its value and interval, how far each question moves it (its influence).
-So two contrasts over the same questions are compared question by question, whatever asked them, and
-two over other questions as independent. Questions of one cluster move together: then clusters are
-what is compared. The interval of a weighted sum comes from those of its
-parts and their correlations (MOVER: G. Y. Zou and A. Donner, Statistics in Medicine 27:1693, 2008;
-for correlated estimates G. Y. Zou, Psychological Methods 12:399, 2007): the distances from each
-value to its bounds add as standard errors do, each side for itself.
+A `Contrast` holds a value, its interval, and how far each question moves the value (its influence).
+So two contrasts over the same questions are compared question by question, regardless of the task
+or protocol that asked them; contrasts over different questions are treated as independent.
+Questions of one cluster move together: then clusters are compared instead. The interval of a
+weighted sum comes from those of its parts and their correlations (MOVER: G. Y. Zou and A. Donner,
+Statistics in Medicine 27:1693, 2008; for correlated estimates G. Y. Zou, Psychological Methods
+12:399, 2007): the distances from each value to its bounds add as standard errors do, separately for
+each side.
 """
 
 import dataclasses

@@ -1,9 +1,9 @@
-"""How many of a finite population are so, told from a random sample of it.
+"""Hypergeometric interval for a count in a finite population.
 
-Of `population` things `drawn` were looked at, without replacement, and `hits` of them are so. Each
-total that is not far too large or too small for that by the hypergeometric distribution is in the
-interval (each tail at most 2.5%): it covers the truth in 95% of samples or more, never collapses
-where only a part was seen, and is the number itself where all were.
+Of `population` items, `drawn` were sampled without replacement, and `hits` of them have a property.
+The interval holds each total for which `hits` lies outside both 2.5% tails of the hypergeometric
+distribution. It covers the truth in 95% of samples or more, does not collapse to a point where only
+a part was sampled, and is the count itself where all were.
 """
 
 import numpy as np
@@ -13,10 +13,10 @@ from layerroles.stats.intervals import LEVEL, UNKNOWN, Interval
 
 
 def sampled_total(hits: int, drawn: int, population: int) -> tuple[float, Interval]:
-    """Estimate how many of a population are so; NaN where none of it was looked at.
+    """Estimate how many items of a population have the property; NaN if none was sampled.
 
     Raises:
-        ValueError: counts that cannot be.
+        ValueError: impossible counts.
 
     Example:
         >>> sampled_total(0, 20, 240)

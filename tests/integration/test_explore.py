@@ -163,7 +163,7 @@ def test_the_effect_is_that_of_the_table(explorer: webdriver.Chrome, result: Swe
         choose(explorer, task="facts", protocol="continuation", condition=condition)
         row = effects[(effects["task"] == "facts") & (effects["condition"] == condition)]
         row = row[row["protocol"] == "continuation"].iloc[0]
-        told = explorer.find_element(By.ID, "told").text
+        told = explorer.find_element(By.ID, "summary").text
         assert style.interval(row["effect"], row["ci_low"], row["ci_high"]) in told
         assert style.interval(row["harm"], row["harm_low"], row["harm_high"]) in told
 
@@ -331,7 +331,7 @@ def test_two_runs_are_shown_side_by_side(
     assert state(browser)[0] == ["layer 2", "layer 2"]
     row = compare(result, other).frame.set_index(["task", "protocol", "condition"])
     row = row.loc["facts", "generation", "skip L2"]
-    told = browser.find_element(By.ID, "told").text
+    told = browser.find_element(By.ID, "summary").text
     assert style.interval(row["difference"], row["low"], row["high"]) in told
     rows = other.frame[(other.frame["task"] == "facts") & (other.frame["protocol"] == "generation")]
     said = rows.pivot(index="example", columns="condition", values="response")
@@ -345,7 +345,7 @@ def test_two_runs_are_shown_side_by_side(
     assert len(cards(browser)) == N + 1  # the one that they asked otherwise stands there twice
     choose(browser, task="facts", protocol="generation", condition="skip L10", show="all")
     assert state(browser)[0] == ["layer 10"]  # b has no such layer
-    assert "This run has no such condition." in browser.find_element(By.ID, "told").text
+    assert "This run has no such condition." in browser.find_element(By.ID, "summary").text
     assert browser.find_element(By.ID, "two").is_displayed()
     assert browser.get_log("browser") == []
 

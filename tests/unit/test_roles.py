@@ -144,7 +144,7 @@ def test_without_after_first_there_are_no_sinks_and_that_is_said():
     roles = localize(dataclasses.replace(result, frame=frame))
     assert roles.frame["sink"].map(len).sum() == 0
     assert roles.layers["after_first_harm"].isna().all()
-    assert "sinks cannot be told" in roles.verdict
+    assert "sinks cannot be identified" in roles.verdict
 
 
 def test_what_is_read_and_what_is_written_are_judged_apart():

@@ -211,7 +211,7 @@ def test_a_pair_at_the_border_is_no_backup() -> None:
 def test_what_was_not_asked_is_said_to_be_missing() -> None:
     whole = localize(Simulation(EVEN, spared=EVEN, n=60).draw(0), ablation="skip")
     part = localize(Simulation(EVEN, **SKIP).draw(0))
-    for pattern in (r"sinks cannot be told", r"was seen under skip only"):
+    for pattern in (r"sinks cannot be identified", r"was seen under skip only"):
         assert text(pattern)(part)
         assert not text(pattern)(whole)
     assert text(r"held against mean too")(whole)

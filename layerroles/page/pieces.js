@@ -1,4 +1,4 @@
-// Pieces of what is told: a verdict, harm on its scale, pairs of a name and a number, an answer.
+// Elements made from data: a verdict badge, a harm gauge, pairs of name and number, an answer.
 const badge = (verdict) => make("span", {class: `badge ${verdict.split(/[ ,]/)[0]}`}, verdict);
 const gauge = (site) => {
   const at = (harm) => 100 * (Math.min(1.5, Math.max(-0.5, harm)) + 0.5) / 2;
@@ -11,8 +11,8 @@ const gauge = (site) => {
     make("span", {class: "reach", style: place(low, high)}), make("span", {class: "point", style: `left:${at(harm)}%`}),
     ...[["0", 0], ["0.2", 0.2], ["1", 1]].map(([text, value]) => make("span", {class: "tick", style: `left:${at(value)}%`}, text)));
 };
-const pairs = (...items) => make("dl", {class: "numbers"}, ...items.filter(Boolean).map(([term, told]) =>
-  make("div", {}, make("dt", {}, term), make("dd", {}, told))));
+const pairs = (...items) => make("dl", {class: "numbers"}, ...items.filter(Boolean).map(([term, value]) =>
+  make("div", {}, make("dt", {}, term), make("dd", {}, value))));
 const unitOf = (cell) => (cell.unit === "accuracy" ? "" : ` (${cell.unit})`);
 
 const outcome = (name, score) => {
@@ -20,10 +20,10 @@ const outcome = (name, score) => {
   return make("span", {class: right ? "out correct" : name ? "out" : "soft"},
     name ? `${right ? "\u2713" : "\u2717"} ${text}` : text);
 };
-const words_ = (told, tag) => told.map(([text, only]) => (only ? make(tag, {}, text) : text));
+const markWords = (runs, tag) => runs.map(([text, only]) => (only ? make(tag, {}, text) : text));
 const leftOut = ({more}) => (more ? [make("span", {class: "soft"}, `\u2026 (${more} characters more)`)] : []);
-const said = (label, name, score, told, content) => make("div", {},
+const answerBlock = (label, name, score, answer, content) => make("div", {},
   make("div", {class: "label"}, make("span", {}, label), outcome(name, score)),
-  told === null ? make("p", {class: "soft"}, "left out of this page to keep it small")
-    : make("div", {class: "said", dir: "auto"}, ...(told.text ? [...content, ...leftOut(told)]
+  answer === null ? make("p", {class: "soft"}, "left out of this page to keep it small")
+    : make("div", {class: "said", dir: "auto"}, ...(answer.text ? [...content, ...leftOut(answer)]
       : [make("span", {class: "soft"}, "(empty)")])));
