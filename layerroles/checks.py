@@ -100,7 +100,7 @@ def check_model(model: TransformerBridge, name: str) -> Checks:
 def check_pads(
     model: TransformerBridge, name: str, run: Callable[[Tensor, Tensor], Tensor]
 ) -> None:
-    """Try the model on a short prompt with and without pads.
+    """Check that a model gives the same logits for a short prompt with and without pads.
 
     Args:
         model: the bridge.
@@ -110,7 +110,7 @@ def check_pads(
     Raises:
         InputError: it reads pads.
     """
-    tokens = _tokens(model)[:, _N_PADS:]  # no longer than what is tried besides
+    tokens = _tokens(model)[:, _N_PADS:]  # with pads, as long as the other checks' prompt
     padded = torch.nn.functional.pad(tokens, (_N_PADS, 0))
     attended = torch.nn.functional.pad(torch.ones_like(tokens), (_N_PADS, 0))
     expected = run(tokens, torch.ones_like(tokens))[0, -1].float()

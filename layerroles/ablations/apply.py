@@ -1,8 +1,8 @@
 """Run plain TransformerLens under a condition.
 
-Hooks put the edits where the sites are, count that they fired, and are gone afterwards whatever
-happened inside. An edit that returns its write leaves the model's own output untouched, bit for
-bit; elsewhere a block's new output is `x + edit(w)`, added in float32.
+Hooks apply the edits at the sites and count that they fired. They are removed on exit, also after
+an exception. An edit that returns its write leaves the model's own output untouched, bit for bit;
+elsewhere a block's new output is `x + edit(w)`, added in float32.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -227,10 +227,10 @@ def ablated(
     Args:
         model: from `load` or `prepare`.
         condition: what is ablated.
-        prompts: of the rows that the model is called on, for conditions that act on some positions
-            of it; by default a row's prompt is what is read without a cache, and what is read on
-            top of one is generated. So a generation without a cache, which reads all anew for each
-            token, needs them.
+        prompts: of the rows that the model is called on, for conditions that act on some of a
+            prompt's positions. By default, tokens read without a cache are the prompt, and tokens
+            read on top of a cache are generated. Generation without a cache reads the whole text
+            again for each token, so it needs `prompts`.
 
     Raises:
         InputError: the model lacks a site or its weights, a sublayer's hook is not what it adds, or

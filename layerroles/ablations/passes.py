@@ -1,8 +1,8 @@
-"""What a forward pass is being run on, seen from the inside.
+"""The tokens and positions of the forward pass under way, as its hooks see them.
 
-An edit is told the absolute positions and the token ids of its rows. Plain TransformerLens calls
-(`model(...)`, `run_with_cache`, `generate`, with and without a cache) don't say either, so they are
-read off the arguments with which the Hugging Face model is called.
+An edit is given the absolute positions and the token ids of its rows. Plain TransformerLens calls
+(`model(...)`, `run_with_cache`, `generate`, with and without a cache) state neither, so both are
+taken from the arguments with which the Hugging Face model is called.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,7 +29,7 @@ class Call:
         positions: positions of the new tokens among their row's real tokens; negative at pads.
         real: false at pads, over the new tokens.
         marks: of the new tokens (see `prompts`).
-        given: the rows' prompts, or where nobody told them the first tokens read, with their mask;
+        given: the rows' prompts; if they are not given, the first tokens read, with their mask;
             None for embeddings.
     """
 
@@ -63,8 +63,8 @@ class Call:
 class Watch:
     """Keeps the pass that is under way in `.current`, and the tokens read so far in `.tokens`.
 
-    Unless it is told (`begin`), a row's prompt is what is read without a cache; what is read on top
-    of one is generated.
+    Unless prompts are given (`begin`), tokens read without a cache are a row's prompt, and tokens
+    read on top of a cache are generated.
     """
 
     def __init__(self) -> None:

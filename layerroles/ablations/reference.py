@@ -139,8 +139,8 @@ class Reference:
         if self.is_open:
             return f"Reference({self.digest})"
         n, source = len(self.prompts), self.source
-        told = isinstance(source, Path | HeldOut)
-        shown = repr(source) if told else f"{reprlib.repr(self.prompts[0])} ..."
+        has_name = isinstance(source, Path | HeldOut)
+        shown = repr(source) if has_name else f"{reprlib.repr(self.prompts[0])} ..."
         return f"Reference({n} {'prompt' if n == 1 else 'prompts'}: {shown}, {self.digest})"
 
     def __reduce__(self) -> tuple[object, ...]:
@@ -166,7 +166,7 @@ def _lines(file: Path, limit: int) -> list[str]:
         raise InputError(f"reference file {str(file)!r} cannot be read: {reason}") from error
 
 
-# What can be collected besides the moments: the means at each position, and every single write.
+# What can be collected in addition to the moments: means at each position, and every write.
 Kind = Literal["positions", "donors"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
@@ -239,8 +239,8 @@ def collect(
         model: a prepared bridge.
         reference: the prompts.
         sites: where.
-        kinds: what is collected besides means and standard deviations.
-        batch_size: prompts that are read together.
+        kinds: what is collected in addition to means and standard deviations.
+        batch_size: prompts per batch.
 
     Raises:
         InputError: a site that the model lacks, or a reference of one-token prompts only.

@@ -107,7 +107,7 @@ class Saved:
         return found
 
     def add(self, found: dict[Site, SiteReference]) -> None:
-        """Add sites to the file; a folder that cannot be written is told, and no more."""
+        """Add sites to the file; log a warning if it cannot be written."""
         tensors, counts = self._held()
         for site, one in found.items():
             tensors |= {f"{site}.{name}": getattr(one, name).contiguous() for name in _TENSORS}

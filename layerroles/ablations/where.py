@@ -62,12 +62,12 @@ def at_name(at: At) -> str:
     name = getattr(at, "__name__", type(at).__name__)
     if name.isidentifier():
         return name
-    # One lambda is told from another.
+    # The hash distinguishes lambdas.
     return f"lambda-{hashlib.sha256(identity(at).encode()).hexdigest()[:6]}"
 
 
 def fingerprint(value: object) -> object:
-    """What tells a parameter of an ablation from others, as JSON can hold it."""
+    """A JSON value that distinguishes a parameter of an ablation from others."""
     try:
         return _content(value, ())
     except (InputError, NotImplementedError, ValueError):  # nobody can tell, or it has no values

@@ -19,11 +19,11 @@ from layerroles.engine.requests import Scored, Written
 from layerroles.engine.trust import (
     Executor,
     Kind,
+    describe_failure,
     disagreement,
     does_not_fit,
     kind,
     telling,
-    told,
 )
 from layerroles.engine.twin import WHOLE_LENGTH, Twin, reads_by_length
 from layerroles.errors import InputError
@@ -83,7 +83,7 @@ class Executors:
         self._stamp: int | None = None
         self._hooks: frozenset[int] | None = None
         self._answers_for: dict[tuple[str, Kind], bool] = {}
-        self._told: set[tuple[str, str]] = set()
+        self._logged: set[tuple[str, str]] = set()
 
     @property
     def budget(self) -> Budget:
@@ -179,13 +179,13 @@ class Executors:
             return self.fused(references)
         if self._wanted == name:
             raise InputError(f"model {self._name!r} cannot be run {name}: {reason}; use auto")
-        self._tell(f"model {self._name!r}", name, reason)
+        self._log_once(f"model {self._name!r}", name, reason)
         return None
 
-    def _tell(self, what: str, name: str, reason: str) -> None:
+    def _log_once(self, what: str, name: str, reason: str) -> None:
         """Say why something is not run by an executor, once."""
-        if (name, reason) not in self._told:
-            self._told.add((name, reason))
+        if (name, reason) not in self._logged:
+            self._logged.add((name, reason))
             # Nobody expects it of TransformerLens's own modules, of which planted models are made.
             expected = hasattr(self._model.original_model, "config")
             log.log(logging.WARNING if expected else logging.INFO, _NOT_RUN, what, name, reason)
@@ -193,7 +193,7 @@ class Executors:
     def _fusible(self, condition: Condition) -> bool:
         reason = self.why_not_under(condition)
         if reason is not None:
-            self._tell(condition.name, "fused", reason)
+            self._log_once(condition.name, "fused", reason)
         return reason is None
 
     def why_not(self, name: ExecutorName, longest: int = 0) -> str | None:
@@ -221,7 +221,7 @@ class Executors:
         except Exception as error:
             if not does_not_fit(error):
                 raise
-            return told(error)
+            return describe_failure(error)
         return None
 
     def why_not_under(self, condition: Condition) -> str | None:

@@ -32,7 +32,7 @@ from layerroles.engine.sequences import prompt_numbers, token_ids, token_marks
 from layerroles.engine.twin import Twin
 
 Request = Scored | Written
-# Answers by their requests' places.
+# Answers by the indices of their requests.
 Answers = dict[int, Any]
 
 # Rows are dropped from a decoding batch when fewer than this share of them still write.
@@ -160,7 +160,7 @@ class Batch:
         self._intact = Intact(self._twin, row, some, keep)
 
     def answers(self, edits: Edits) -> Iterator[tuple[int, Answers]]:
-        """A condition's place with some of its answers, as they are ready."""
+        """Yield a condition's index with some of its answers, as they are ready."""
         for wave in self._group.waves:
             yield from self._wave(wave, edits)
 
@@ -182,28 +182,29 @@ class Batch:
         if rows is not None:
             found = self._write(rows, begun, conditions, edits)
             for place, condition, writings in zip(wave, conditions, found, strict=True):
-                yield place, self._answers(self._written, condition, writings)
+                yield place, self._rerun_non_finite(self._written, condition, writings)
 
     def _scores(self, condition: Condition, read: Read) -> Answers:
         scores = self._places.scores(self._twin, read.stream, read.changed_on, self._n_logits)
-        return self._answers(self._scored, condition, scores)
+        return self._rerun_non_finite(self._scored, condition, scores)
 
-    def _answers(
+    def _rerun_non_finite(
         self,
         asked: Mapping[int, Request],
         condition: Condition,
         answers: Sequence[Score] | Sequence[Writing],
     ) -> Answers:
-        """The answers by their requests' places, mended.
+        """Map request index to answer; rerun non-finite ones alone.
 
-        What is not finite is asked again, alone: a NaN beside it in the row may have reached it.
+        A NaN of another request in the packed row may have spread to them.
         """
-        found: Answers = dict(zip(asked, answers, strict=True))
+        by_index: Answers = dict(zip(asked, answers, strict=True))
         if len(self._row.packed.paths) > 1:
-            for index, answer in found.items():
+            for index, answer in by_index.items():
                 if not answer.finite:
-                    ((_, _, (found[index],)),) = self._fused.answer([[asked[index]]], [condition])
-        return found
+                    ((_, _, (alone,)),) = self._fused.answer([[asked[index]]], [condition])
+                    by_index[index] = alone
+        return by_index
 
     def _write(
         self,
@@ -212,7 +213,7 @@ class Batch:
         conditions: Sequence[Condition],
         edits: Edits,
     ) -> list[list[Writing]]:
-        """What is written under each condition, once the contexts were read."""
+        """Generate the texts of each condition, after the contexts were read."""
         n = len(self._written)
         asked = [request for _ in conditions for request in self._written.values()]
         decoding = Decoding(Stops(self._twin.bridge), asked)
@@ -230,8 +231,8 @@ class Batch:
                 rows.keep(places)
                 lengths = lengths[places]
                 places = decoding.unfinished()
-            # A row that is done is fed on until the batch is compacted; nothing of it counts. But
-            # in `decoding.add`, a device is waited for only as rows end.
+            # A finished row is run on until the batch is compacted, and its tokens are ignored.
+            # Apart from `decoding.add`, the device is waited for only when rows end.
             if len(places) != n_writing:
                 n_writing = len(places)
                 writing = torch.tensor(places, device=device)

@@ -96,13 +96,13 @@ class Read:
 
 
 class Intact:
-    """How the intact model read a row, kept so that it can be read again from any layer on.
+    """The intact model's pass over a row, recorded so that it can be resumed from any layer.
 
     Args:
         twin: the model.
         row: what is read.
         conditions: under which it will be read again.
-        keep: is told the keys and values of each layer.
+        keep: called with the keys and values of each layer.
     """
 
     def __init__(

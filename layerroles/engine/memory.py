@@ -62,17 +62,17 @@ class Shape:
 
 @dataclass(frozen=True)
 class Budget:
-    """Bytes that a computation may take besides the model's weights."""
+    """Bytes that a computation may use in addition to the model's weights."""
 
     total: int
 
     @property
     def for_tensors(self) -> int:
-        """What is left of it beside what the libraries keep for themselves."""
+        """The budget less what the libraries keep for themselves."""
         return self.total - min(int(_ASIDE * self.total), _MOST_ASIDE)
 
     def halved(self, times: int) -> "Budget":
-        """The budget, halved so often."""
+        """The budget, halved `times` times."""
         return Budget(self.total >> times)
 
     def row_tokens(self, shape: Shape, n_recorded: int, *, keys: bool) -> int:
@@ -93,7 +93,7 @@ class Budget:
             shape: of the model, of which all streams are taken to be kept: what is read together
                 does not depend on which conditions are left to do.
             n: tokens of the row.
-            kept: bytes of its keys and values that are kept besides.
+            kept: bytes of its keys and values that are kept as well.
         """
         most, inner = int(_FOR_ROW * self.for_tensors), shape.n_bytes * shape.inner
         streams = n * shape.n_bytes * (shape.n_layers + 1) * shape.d_model
@@ -105,7 +105,7 @@ class Budget:
         return piece if between + piece * inner < n * inner else n
 
     def at_work(self, shape: Shape) -> "Budget":
-        """So much of the budget as makes a difference: beyond it no row gets longer."""
+        """The part of the budget that has an effect: with more of it, no row gets longer."""
         each = _token_bytes(shape, shape.n_layers + 1, keys=True)
         return Budget(min(self.total, int(_LONGEST_ROW * each / _FOR_ROW)))
 
@@ -121,7 +121,7 @@ class Budget:
         return max(1, most // shape.d_vocab)
 
     def logit_bytes(self, shape: Shape) -> int:
-        """What these take."""
+        """Bytes of these logits."""
         return self.logits(shape) * shape.d_vocab * _COPIES_OF_LOGITS * shape.n_bytes
 
 

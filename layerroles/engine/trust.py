@@ -33,9 +33,9 @@ LONGEST_CONTEXT, LONGEST_CONTINUATION, _N_WRITTEN = 48, 4, 4
 # times the rounding noise, the largest of `N_NUDGED` draws of it.
 _TOLERANCE = {torch.float32: 2.5e-4, torch.float16: 0.02, torch.bfloat16: 0.1}
 _NOISE, N_NUDGED = 2.0, 3
-# What torch says of an operation that it lacks for a dtype or a device, in small letters.
+# Lower-case parts of torch's messages for an operation that a dtype or a device lacks.
 _UNSUPPORTED = ("not implemented", "not supported", "unsupported", "no kernel image")
-# Code that computes for others: what it raises is laid to whoever called it.
+# Libraries that compute for others: errors that they raise are attributed to their caller.
 _TOOLS = {"torch", "numpy", "einops", "jaxtyping", "beartype", *sys.stdlib_module_names}
 
 
@@ -99,7 +99,7 @@ def disagreement(
     except Exception as error:
         if not does_not_fit(error):
             raise
-        return told(error)
+        return describe_failure(error)
     if not any(score.finite for score in theirs[last]):
         return "the reference's own answers are not finite, so nothing can be compared"
     allowed = partial(_allowed, plain, tried, dtype)
@@ -174,14 +174,14 @@ def rounding_noise(
 def does_not_fit(error: Exception) -> bool:
     """Whether an error says that an executor does not fit a model or an ablation.
 
-    These do: a refusal, an operation that torch lacks, and whatever the code of the model or of a
-    user's own ablation raises, which may expect another form than it is given. An error in this
-    package's own code is a mistake there, and memory that gives out says nothing of what fits.
+    These do: a refusal, an operation that torch lacks, and any error raised by the code of the
+    model or of a user's ablation, which may expect inputs of another form. An error in this
+    package's own code is a bug, and running out of memory says nothing about what fits.
     """
     if out_of_memory(error):
         return False
-    said = str(error).lower()
-    lacks = isinstance(error, RuntimeError) and any(words in said for words in _UNSUPPORTED)
+    message = str(error).lower()
+    lacks = isinstance(error, RuntimeError) and any(words in message for words in _UNSUPPORTED)
     return isinstance(error, InputError | NotImplementedError) or lacks or not _is_ours(error)
 
 
@@ -195,14 +195,14 @@ def _is_ours(error: Exception) -> bool:
     return bool(callers) and callers[-1] == __name__.partition(".")[0]
 
 
-def told(error: Exception) -> str:
-    """What went wrong when an executor was tried."""
+def describe_failure(error: Exception) -> str:
+    """Describe in one line why an executor failed when it was tried."""
     first = str(error).split("\n")[0]
     return first if isinstance(error, InputError) else f"it fails ({type(error).__name__}: {first})"
 
 
 def _tried(requests: Requests) -> list[Scored]:
-    """The shortest of the requests, cut short."""
+    """The requests with the shortest contexts, truncated."""
     order = sorted(range(len(requests)), key=lambda index: len(requests[index].context))
     return [_cut(requests[index]) for index in order[:N_TRIED]]
 

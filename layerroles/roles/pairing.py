@@ -172,9 +172,7 @@ def _row(harms: Harms, task: str, protocol: str, family: str, profile: _Profile)
     rho, interval = float("nan"), stats.UNKNOWN
     if cell["above_chance"] or np.isnan(cell["chance"]):
         name = f"{profile.probe} {profile.measure} {harms.ablation} {task}"
-        rho, interval = stats.profile_agreement(
-            seen, cost, harms.rng(name), clusters=clusters
-        )
+        rho, interval = stats.profile_agreement(seen, cost, harms.rng(name), clusters=clusters)
     return {
         "probe": profile.probe,
         "measure": profile.measure,
@@ -194,9 +192,7 @@ def _row(harms: Harms, task: str, protocol: str, family: str, profile: _Profile)
 
 def _aligned(
     harms: Harms, task: str, protocol: str, seen: pd.DataFrame
-) -> tuple[
-    Float[np.ndarray, "site example"], Float[np.ndarray, "site example"], stats.Clusters
-]:
+) -> tuple[Float[np.ndarray, "site example"], Float[np.ndarray, "site example"], stats.Clusters]:
     """What ablation costs and what the probe saw, over the sites and examples that both have.
 
     And the clusters of these examples.
