@@ -41,9 +41,9 @@ def keep_few_kernels() -> None:
 
 
 def read_out_in_one_piece(bridge: TransformerBridge) -> None:
-    """Have the positions that are read out copied out of the others.
+    """Copy the positions that are read out into a contiguous tensor before the unembedding.
 
-    torch multiplies a part of a batched tensor as a batch, with a copy of the matrix for each row.
+    torch multiplies a slice of a batched tensor as a batch, with a copy of the matrix for each row.
     """
     bridge.unembed.register_forward_pre_hook(_copied)
 

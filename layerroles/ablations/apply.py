@@ -38,7 +38,7 @@ References = Mapping[tuple[Ablation, Site], tuple[SiteReference, object]]
 
 
 class Edit:
-    """One site's ablation under a condition, put onto the value at the site's hook.
+    """Apply one site's ablation under a condition to the value at the site's hook.
 
     Args:
         model: the bridge.
@@ -72,7 +72,7 @@ class Edit:
         stream: Float[Tensor, "row pos d_model"],
         now: Pass,
     ) -> tuple[Tensor | None, Bool[Tensor, "row pos"]]:
-        """The new value (None where it is known to be the old), and where the write was changed.
+        """Return the new value (None if it is known to be unchanged), and where the write changed.
 
         Args:
             value: at the site's hook (for a block, the stream that leaves it).
@@ -121,7 +121,7 @@ class Edit:
 
 
 class Applied:
-    """A condition at work: what it did so far.
+    """A condition while it is applied: its hooks, and a record of what they did.
 
     Attributes:
         condition: the condition.
@@ -167,18 +167,18 @@ class Applied:
         *,
         check: bool = False,
     ) -> None:
-        """Other rows follow.
+        """Start a batch of other rows.
 
         Args:
-            tokens: that the cache holds which they go on from; None if there is none.
-            prompts: what the rows begin with; by default, what is read without a cache.
-            check: whether they do, in every pass.
+            tokens: held by the cache that the rows continue; None if there is none.
+            prompts: the beginnings of the rows; by default, the tokens read without a cache.
+            check: whether to check in every pass that the rows begin with them.
         """
         self.changed = None
         self._watch.begin(tokens, prompts, check=check)
 
     def keep(self, rows: Int[Tensor, " row"]) -> None:
-        """Go on with these of the rows only."""
+        """Keep only these rows of the batch."""
         self.changed = None
         self._watch.keep(rows)
 
@@ -186,7 +186,7 @@ class Applied:
         """Check that every hook fired in every pass.
 
         Raises:
-            RuntimeError: one did not, so what was computed is not what was asked for.
+            RuntimeError: one did not, so the results are not those of the condition.
         """
         for site, n in self.firings.items():
             if n < self.n_passes:
@@ -276,10 +276,10 @@ def applied(
 
 
 def _fitted(model: TransformerBridge) -> dict[tuple[Ablation, Site], object]:
-    """What ablations learned of a model as its weights are now, to be added to.
+    """A mutable cache of the results of `Ablation.fit`, valid for the model's current weights.
 
-    The model holds it: an ablation may itself hold the model, and would keep it alive for ever in a
-    table of this module.
+    It is stored on the model: an ablation may hold the model, and a cache in this module would keep
+    that alive forever.
     """
     now = stamp(model)
     if model.__dict__.get("layerroles_fitted", (None,))[0] != now:
@@ -289,12 +289,12 @@ def _fitted(model: TransformerBridge) -> dict[tuple[Ablation, Site], object]:
 
 
 def resolve(model: TransformerBridge, conditions: list[Condition]) -> References:
-    """What the conditions' ablations need to know of the references that they declare.
+    """Collect what the conditions' ablations need from the references that they declare.
 
-    What several of them need of a reference is collected in one go.
+    What several of them need from one reference is collected together.
 
     Raises:
-        InputError: an ablation needs what no reference tells.
+        InputError: an ablation needs what no reference provides.
     """
     edits = dict.fromkeys(item for condition in conditions for item in condition.edits.items())
     declared = {edit: declared_reference(edit) for _, edit in edits}

@@ -285,7 +285,7 @@ class Ablation(ABC):
 
     @contextmanager
     def placed(self, model: TransformerBridge, site: Site) -> Iterator[bool]:
-        """Within the context, the model is as this ablation needs it; whether that changes it.
+        """Within the context, adapt the model to this ablation; yields whether that changes it.
 
         Only ablations that are `in_place` do anything here.
         """

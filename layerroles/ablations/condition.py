@@ -146,7 +146,7 @@ class Condition:
 
     @property
     def mechanism(self) -> str:
-        """That of its ablations; empty if one declares none, or they have several."""
+        """The mechanism of its ablations; empty if one declares none, or they have several."""
         (found, *others) = {edit.mechanism for edit in self.edits.values()} or {""}
         return "" if others else found
 
@@ -167,7 +167,7 @@ class Condition:
 
     @property
     def whole_prompt(self) -> bool:
-        """Whether an ablation, or a function that tells where, depends on the whole prompt."""
+        """Whether an ablation, or an `at` function, depends on the whole prompt."""
         if getattr(self.at, "whole_prompt", False):
             return True
         return any(edit.whole_prompt for edit in self.edits.values())

@@ -261,7 +261,7 @@ def collect(
 
 @contextmanager
 def bare(model: TransformerBridge) -> Iterator[None]:
-    """Within the context, no hook that is on the model fires: an outer condition's, or a user's."""
+    """Within the context, disable the model's hooks: those of an outer condition, or of a user."""
     modules = [*model.hook_dict.values(), model.original_model]
     names = ("_forward_hooks", "_forward_pre_hooks")
     kept = [(module, name, module.__dict__[name]) for module in modules for name in names]
@@ -292,7 +292,7 @@ def write_of(
 
 
 def heads_at(site: Site, model: TransformerBridge) -> int | slice:
-    """Which query heads a head or a group of them is."""
+    """The query heads that a head, or a group of them, stands for."""
     assert site.head is not None
     if site.part == "head":
         return site.head

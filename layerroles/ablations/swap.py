@@ -65,11 +65,11 @@ class Swap(Ablation):
     def edit(
         self, write: Float[Tensor, "row pos *site"], ctx: EditContext
     ) -> Float[Tensor, "row pos *site"]:
-        """The write as it is: it is the donor's already."""
+        """Return the write unchanged: it is the donor's already."""
         return write
 
     def check(self, site: Site) -> None:
-        """Refuse what is not made of modules of its own.
+        """Refuse sites that are not modules of their own.
 
         Raises:
             InputError: a head, a key/value group or the stream.
@@ -92,7 +92,7 @@ class Swap(Ablation):
 
     @contextmanager
     def placed(self, model: TransformerBridge, site: Site) -> Iterator[bool]:
-        """Within the context, the donor's tensors stand in the host; whether they are others."""
+        """Within the context, the host has the donor's tensors; yields whether any differs."""
         ours, theirs = _modules(model, site), _modules(self.donor, site)
         own: list[tuple[dict[str, Any], str, nn.Parameter]] = []
         differs = False

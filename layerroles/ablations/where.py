@@ -39,11 +39,11 @@ _LIBRARIES = ("torch", "einops", "numpy", "math", "layerroles")
 
 
 def identity(at: At) -> str:
-    """What tells positions from others, in every process: a name, or a function's content.
+    """Identify positions in the same way in every process: a name, or a function's content.
 
     Raises:
         InputError: an unknown name, a function that is called like one, or one that refers to
-            something of which nobody can tell whether it is still the same.
+            something whose content cannot be identified.
     """
     if not callable(at):
         if at not in ATS:

@@ -139,7 +139,7 @@ def work(engine: Engine, job: Job) -> Iterator[Part]:
 def _part(
     engine: Engine, job: Job, answered: Mapping[int, Mapping[int, list[Any]]], began: float
 ) -> Part:
-    """What was answered under some conditions since a time; what was written is read again."""
+    """A part of the answers since `began`; generated texts are scored if the job asks for it."""
     ready = {
         (place, which): each
         for place, mine in answered.items()

@@ -1,4 +1,4 @@
-"""Hand jobs to Ray actors, one at a time each, and see that every job is answered once.
+"""Hand jobs to Ray actors, one at a time each, so that every job is answered once.
 
 What fails is asked again, by another worker if there is one. A worker that dies, takes too long, or
 fails twice in a row (an error of a GPU spoils what comes after it in that process) is replaced by a
@@ -43,7 +43,7 @@ class _Slot:
 
 @dataclass(frozen=True)
 class _Failed:
-    """Why something failed, and whether its process is of no more use."""
+    """Why something failed, and whether its process can no longer be used."""
 
     reason: str
     gone: bool = False
@@ -54,9 +54,9 @@ class Pool(Answering):
 
     Args:
         ray: the module.
-        start_one: starts a worker; gives its actor, and the reference to what it says when ready.
-        model: what they have to hold, if that is known.
-        timeout: seconds that a worker may take for one thing.
+        start_one: starts a worker; returns its actor, and the reference to its description.
+        model: that they have to hold, if it is known.
+        timeout: seconds that a worker may take for a job, or for its start.
         attempts: how often a job, or a start, is tried.
     """
 
@@ -95,7 +95,7 @@ class Pool(Answering):
     def close(self) -> None:
         """End the workers."""
         for slot in self._slots:
-            with suppress(Exception):  # the cluster may be gone; others are ended all the same
+            with suppress(Exception):  # the cluster may be gone; the other workers are still ended
                 self._ray.kill(slot.actor)
         self._slots.clear()
         for name in self._by_value:
@@ -192,14 +192,14 @@ class Pool(Answering):
         slot.place, slot.began = place, time.monotonic()
 
     def _sent(self, send: Callable[[], Any], what: str) -> Any:
-        """What sending something gives.
+        """Call `send`, which pickles something for a worker, and return its result.
 
         Raises:
             InputError: it cannot be sent.
         """
         try:
             return send()
-        except Exception as error:  # of what pickles, anything may come
+        except Exception as error:  # pickling may raise anything
             cause = error.__cause__ or error
             while cause.__cause__ is not None:
                 cause = cause.__cause__
@@ -240,10 +240,10 @@ class Pool(Answering):
         return outcomes
 
     def _begun(self, outcome: Any) -> Any:
-        """What a worker's start came to.
+        """The outcome of a worker's start.
 
         Raises:
-            InputError: the very first cannot be started as it was asked, or it holds another model.
+            InputError: the first worker cannot be started as asked, or it holds another model.
         """
         if isinstance(outcome, InputError):
             if self._first is None:
@@ -255,7 +255,7 @@ class Pool(Answering):
         return outcome
 
     def _outcome(self, ref: Any) -> Any:
-        """What a worker came to: answers, what it says of itself, a mistake, or that it failed."""
+        """A worker's outcome: answers, its description, an input error, or a failure."""
         try:
             return self._ray.get(ref)
         except self._ray.exceptions.RayTaskError as error:
@@ -283,7 +283,7 @@ class Pool(Answering):
             raise InputError(f"no worker can be started: {reason}")
 
     def _check(self, found: Workers) -> None:
-        """Check that a worker holds what the others do, and the sweep.
+        """Check that a worker holds the same model as the others and the sweep.
 
         Raises:
             InputError: it does not.

@@ -63,7 +63,7 @@ class Fused:
     ) -> Iterator[tuple[int, int, list[Any]]]:
         """Answer several lists of requests under every condition, reading once what they share.
 
-        Yields a list's place, a condition's place and the answers, as they are ready.
+        Yields the index of a list, the index of a condition and the answers, as they are ready.
         """
         edits = Edits(self.twin, conditions, self.references)
         requests = [request for each in asked for request in each]
@@ -79,29 +79,29 @@ class Fused:
                     so_far = found[place][which]
                     if len(so_far) == len(asked[which]):
                         yield which, place, [so_far[index] for index in sorted(so_far)]
-            del batch  # what it keeps would still be there while the next one reads
+            del batch  # else its memory would be held while the next one reads
 
     def score(
         self, requests: Sequence[Scored], conditions: Sequence[Condition]
     ) -> Iterator[tuple[int, list[Score]]]:
-        """Score every request under every condition; each condition's place, with its scores."""
+        """Score every request under every condition; yields a condition's index with its scores."""
         for _, place, scores in self.answer([requests], conditions):
             yield place, scores
 
     def write(
         self, requests: Sequence[Written], conditions: Sequence[Condition]
     ) -> Iterator[tuple[int, list[Writing]]]:
-        """Generate greedily for every request under every condition; as `score`."""
+        """Generate greedily for every request under every condition; yields as `score` does."""
         for _, place, writings in self.answer([requests], conditions):
             yield place, writings
 
     @property
     def n_logits(self) -> int:
-        """Places whose logits are held at once."""
+        """The number of positions whose logits are held at once."""
         return self.budget.logits(self.twin.shape)
 
     def row(self, group: Group) -> Row:
-        """A group's packed row, with who sees whom in it."""
+        """A group's packed row, with its attention layout."""
         packed, prompts = group.packed, group.prompts
         if prompts is not None:
             prompts = tuple(prompts[number] for number in prompt_numbers(packed.tokens))
@@ -122,7 +122,7 @@ class Batch:
     """Requests that are packed in a row, to be answered under many conditions.
 
     Args:
-        fused: whose model and bounds are used.
+        fused: the executor, with its model and its limits.
         group: as planned.
         requests: all that are asked.
         conditions: under which they are asked.
@@ -165,7 +165,7 @@ class Batch:
             yield from self._wave(wave, edits)
 
     def _wave(self, wave: Sequence[int], edits: Edits) -> Iterator[tuple[int, Answers]]:
-        """`answers` under conditions whose rows decode together; their memory ends with it."""
+        """`answers` under conditions whose rows decode together; frees their memory at the end."""
         conditions = [self._conditions[place] for place in wave]
         rows = self._rows(conditions) if self._written else None
         begun = []
@@ -243,7 +243,7 @@ class Batch:
         return [writings[start : start + n] for start in range(0, len(writings), n)]
 
     def _rows(self, conditions: Sequence[Condition]) -> Rows:
-        give_back()  # rows before these had other sizes, and left holes that may not fit
+        give_back()  # freed rows of other sizes leave gaps that may not fit
         firsts = [first_own(condition, len(self._twin.blocks)) for condition in conditions]
         return Rows(self._contexts, self._below, firsts, self._group.n_new)
 
@@ -255,12 +255,12 @@ class Batch:
         conditions: Sequence[Condition],
         edits: Edits,
     ) -> tuple[Chosen, Bool[Tensor, " row"]]:
-        """Read the newest token of each live row; what follows, and where an edit changed it.
+        """Run the newest token of each live row; returns the next ones and where edits took effect.
 
-        `lengths`: of the live rows' contexts.
+        `lengths` holds the lengths of the live rows' contexts.
         """
         n_before = rows.step()
-        # Rows that are done may be fed on beyond the model's context; nobody reads them.
+        # Finished rows may run past the model's context; their tokens are ignored.
         positions = (lengths + n_before).clamp(max=self._twin.bridge.cfg.n_ctx - 1)
         stretches = []
         for place, condition in enumerate(conditions):
@@ -281,7 +281,7 @@ class Batch:
         return self._choose(stream), differs
 
     def _ids(self, decoding: Decoding, live: Sequence[int]) -> list[Sequence[int]]:
-        """What some rows have read, their newest token included."""
+        """The token ids that some rows have read, with the newest one."""
         prompts = self._prompts
         return [(*prompts[row % len(prompts)].ids, *decoding.ids[row]) for row in live]
 
