@@ -12,8 +12,8 @@ def lm_eval_metrics(result: SweepResult) -> pd.DataFrame:
     """Aggregate the metrics of a sweep's lm-eval tasks with lm-eval's own functions.
 
     A row per condition, task, member of a group, metric and filter: condition, task, member,
-    metric, filter, value, n. A group has a row besides, under the member `all`: the mean of its
-    members by their size. A metric that a task aggregates by a function of its own, which a run
+    metric, filter, value, n. A group also has a row under the member `all`: the mean of its
+    members, weighted by size. A metric that a task aggregates by a function of its own, which a run
     folder cannot keep, is NaN. The values equal lm-eval's own where the same documents are asked:
     with `order="first"`, those of lm-eval's `limit`.
 

@@ -1,7 +1,7 @@
-"""From a name to a bridge: where its weights lie, and their dtype and device.
+"""Load a bridge by its name: find its weights, and choose their dtype and device.
 
-Only safetensors are taken; a `.gguf` file is converted first. What the libraries under this one say
-of a model that they cannot load is told in one line.
+Only safetensors are loaded; a `.gguf` file is converted first. Errors of the underlying libraries
+about a model that they cannot load are reported in one line.
 """
 
 import os
@@ -19,31 +19,31 @@ from layerroles.errors import InputError
 from layerroles.progress import without_bars
 from layerroles.registry import nearest
 
-# What a damaged or unknown model makes the libraries raise, besides errors of their own.
+# Built-in exceptions that the libraries raise for a damaged or unknown model.
 _UNLOADABLE = (OSError, ValueError, RuntimeError, KeyError, AttributeError)
 
-# More than a step of decoding takes under many conditions: what is dropped is compiled again.
+# More than a decoding step needs under many conditions: dropped kernels are compiled again.
 _MOST_KERNELS = 256
 
-# How a path begins that is no name on the hub, which is NAME or OWNER/NAME.
+# First characters of paths; names on the hub are NAME or OWNER/NAME.
 _PATHS = (".", "/", "~")
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def keep_few_kernels() -> None:
-    """Tell oneDNN to keep the code of fewer matrix products than its 1024, before the first.
+    """Limit oneDNN's cache of compiled matrix products, 1024 by default; call it before the first.
 
-    It compiles each shape anew; where lengths vary, what it keeps grows to hundreds of MB that no
-    budget knows of. Where the environment has a setting, it stays.
+    oneDNN compiles each shape separately; where lengths vary, its cache grows to hundreds of MB
+    that no budget accounts for. A setting in the environment is kept.
     """
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(_MOST_KERNELS))
 
 
 def read_out_in_one_piece(bridge: TransformerBridge) -> None:
-    """Have the positions that are read out copied out of the others.
+    """Copy the positions that are read out into a contiguous tensor before the unembedding.
 
-    torch multiplies a part of a batched tensor as a batch, with a copy of the matrix for each row.
+    torch multiplies a slice of a batched tensor as a batch, with a copy of the matrix for each row.
     """
     bridge.unembed.register_forward_pre_hook(_copied)
 

@@ -1,4 +1,4 @@
-"""What is tried on a model before it is trusted.
+"""Checks of a model before it is used.
 
 1. *Parts add up.* On a short prompt, `x + attn + mlp == block(x)` for every layer, with `attn` and
    `mlp` as their hooks show them. Where it fails, the hooks are not what is added to the stream
@@ -100,7 +100,7 @@ def check_model(model: TransformerBridge, name: str) -> Checks:
 def check_pads(
     model: TransformerBridge, name: str, run: Callable[[Tensor, Tensor], Tensor]
 ) -> None:
-    """Try the model on a short prompt with and without pads.
+    """Check that a model gives the same logits for a short prompt with and without pads.
 
     Args:
         model: the bridge.
@@ -110,7 +110,7 @@ def check_pads(
     Raises:
         InputError: it reads pads.
     """
-    tokens = _tokens(model)[:, _N_PADS:]  # no longer than what is tried besides
+    tokens = _tokens(model)[:, _N_PADS:]  # with pads, as long as the other checks' prompt
     padded = torch.nn.functional.pad(tokens, (_N_PADS, 0))
     attended = torch.nn.functional.pad(torch.ones_like(tokens), (_N_PADS, 0))
     expected = run(tokens, torch.ones_like(tokens))[0, -1].float()
@@ -168,7 +168,7 @@ def _tokens(model: TransformerBridge) -> Tensor:
 
 
 def unchecked(model: TransformerBridge) -> Checks:
-    """What is taken for granted of a model without weights: all is well where there are hooks."""
+    """The assumed outcome for a model without weights: correct wherever there are hooks."""
     n = model.cfg.n_layers
     none: dict[Part, tuple[int, ...]] = dict.fromkeys(PARTS, ())
     missing = {part: _missing(model, part) for part in PARTS}
@@ -219,9 +219,9 @@ def _observe(
 
 
 def _identity(model: TransformerBridge, layer: int, seen: dict[str, Tensor]) -> tuple[float, bool]:
-    """By how much attention and MLP fail to add up to what the layer adds; whether that is little.
+    """The error of attention plus MLP as what the layer adds; whether it is within tolerance.
 
-    Where a hook scaled its value, with the scaled one.
+    Where a hook scaled its value, the scaled value is used.
     """
     entry, exit_ = seen[ENTRY.format(layer=layer)], seen[EXIT.format(layer=layer)]
     attn, mlp = (seen.get(_hook(part, layer)) for part in ("attn", "mlp"))
@@ -240,7 +240,7 @@ def _deaf(
     missing: dict[Part, tuple[int, ...]],
     holds: Sequence[bool],
 ) -> dict[Part, tuple[int, ...]]:
-    """The parts at which what a hook returns is not what goes on, with the layers."""
+    """By part, the layers at which the model does not use what a hook returns."""
     layers = range(model.cfg.n_layers)
 
     def scaled(part: Part, factor: float) -> dict[str, Tensor]:
@@ -250,7 +250,7 @@ def _deaf(
         return _observe(model, tokens, missing, some)[1]
 
     def alike(value: Tensor) -> bool:
-        """Whether it is the same at every token."""
+        """Whether a value is the same at every token."""
         return bool((value - value[:, :1]).abs().max() <= 1e-3 * value.abs().max())
 
     # A layer's exit is the next one's entry; a stream of zeros is read out alike at every token.

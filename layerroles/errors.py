@@ -11,7 +11,7 @@ _UNSEEN = re.compile(
 
 
 class InputError(ValueError):
-    """A mistake in what was asked, told in one plain line: what, which value, what to do.
+    """A mistake in the input, described in one line: what is wrong, its value, and what to do.
 
     The command line prints the line and exits with code 2; from a script it is an ordinary
     `ValueError`. Anything else that is raised is a defect of the package or of a library under it.

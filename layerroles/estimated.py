@@ -19,7 +19,7 @@ class Part:
         tokens_read: instead; one that runs through half of the blocks counts half.
         tokens_written: under all conditions.
         flops: floating-point operations; a multiplication with an addition counts as two.
-        n_bytes: of memory at the most, besides the weights.
+        n_bytes: the most memory taken, without the weights.
         seconds: on the device.
     """
 
@@ -45,7 +45,7 @@ class Estimate:
         n_conditions: the intact model among them.
         generated: share of the tokens that may be written that is taken to be.
         weight_bytes: of the model.
-        working_bytes: at the most besides, without what the libraries keep for themselves.
+        working_bytes: the most taken in addition, without what the libraries keep for themselves.
         memory: bytes of the device; None for the machine at hand.
         parts: what each task takes.
 
@@ -127,7 +127,7 @@ class Estimate:
             f"  written     {self._written()}",
             f"  operations  {self.flops:.3g} FLOP",
             f"  memory      {size(self.weight_bytes)} of weights, "
-            f"up to {size(self.working_bytes)} besides{self._room()}",
+            f"plus up to {size(self.working_bytes)}{self._room()}",
             f"  time        {duration(self.seconds)}",
             *(f"    {part.name:<{width}}  {duration(part.seconds)}" for part in self.parts),
         ]

@@ -1,4 +1,4 @@
-"""What a manifest says of a run besides its rows: the command, and what each condition is."""
+"""Describe a run in its manifest: the command, and the definition of each condition."""
 
 import shlex
 import sys

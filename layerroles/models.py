@@ -426,10 +426,10 @@ def _warn_of_massive_writes(bridge: TransformerBridge, name: str, tokenizer: Any
 
 
 def _own_tokenizer(tokenizer: Any) -> Any:
-    """The tokenizer as its maker meant it: a bridge's copy has been told to prepend BOS."""
+    """Load the tokenizer with its original settings: a bridge's copy is set to prepend BOS."""
     from transformers import AutoTokenizer
 
-    if not tokenizer.name_or_path:  # made in memory: there is no other copy, nor was it told so
+    if not tokenizer.name_or_path:  # made in memory: no other copy, and BOS was not set
         return tokenizer
     try:
         return AutoTokenizer.from_pretrained(tokenizer.name_or_path)

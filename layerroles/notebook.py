@@ -1,8 +1,8 @@
-"""What values and progress look like in a notebook: plain HTML, which every front end shows.
+"""Show values and progress in a notebook as plain HTML, which every front end can display.
 
-It has no script and no colours of its own, so that it is readable on light and on dark ground.
-Whatever comes from models, data and users is escaped, what is unseen in it is written out, and
-MathJax is kept away from it: a question about prices has dollar signs, and holds no formula.
+The HTML has no scripts and sets no colours, so that it is readable on light and dark backgrounds.
+Text from models, data and users is escaped, invisible characters in it are written out, and MathJax
+is disabled for it: a question about prices has dollar signs but no formula.
 """
 
 import html

@@ -18,7 +18,7 @@ _SECONDS_BETWEEN_UPDATES = 0.2
 
 @contextmanager
 def progress(total: int, what: str) -> Iterator[Callable[[int, str], None]]:
-    """Show how far a job of `total` rows is; yields a function that is told `(rows, now at)`."""
+    """Show how far a job of `total` rows is; yields a function to call with `(rows, now at)`."""
     if not total:
         yield lambda rows, now_at: None
     elif in_notebook():
@@ -97,14 +97,14 @@ def _cell(total: int, what: str) -> Iterator[Callable[[int, str], None]]:
 
     def at_once(state: str = "") -> dict[str, str]:
         seconds = time.monotonic() - began
-        told = f"{what}: {state}{done:,} of {total:,} rows, {duration(seconds)}"
+        text = f"{what}: {state}{done:,} of {total:,} rows, {duration(seconds)}"
         if state or done >= total:
-            return {"text/plain": visible(told), "text/html": block(html.escape(told))}
+            return {"text/plain": visible(text), "text/html": block(html.escape(text))}
         if done:
             left = (total - done) / done * seconds
-            told += f", {done / max(seconds, 1e-9):.1f} rows/s, {duration(left)} left, now at {now}"
+            text += f", {done / max(seconds, 1e-9):.1f} rows/s, {duration(left)} left, now at {now}"
         bar = f'<progress value="{done}" max="{total}"></progress> '
-        return {"text/plain": visible(told), "text/html": block(bar, html.escape(told))}
+        return {"text/plain": visible(text), "text/html": block(bar, html.escape(text))}
 
     place = display(at_once(), raw=True, display_id=True)
 

@@ -39,7 +39,7 @@ class Status:
         seconds_left: at that rate; None if nothing is known of it.
         now: what was answered last.
         seconds: that it has taken.
-        updated: when this was told, in seconds since 1970.
+        updated: when this was written, in seconds since 1970.
         host, pid, started: its process.
     """
 
@@ -72,21 +72,21 @@ class Status:
         return asdict(self) | more
 
     def __str__(self) -> str:
-        told = f"{self.state}: {self.rows_done} of {self.rows_total} rows"
+        text = f"{self.state}: {self.rows_done} of {self.rows_total} rows"
         if self.rows_done:
-            told += f", {self.rows_per_second:.1f} rows/s"
+            text += f", {self.rows_per_second:.1f} rows/s"
         if self.state == "running" and self.seconds_left is not None:
-            told += f", {duration(self.seconds_left)} left"
+            text += f", {duration(self.seconds_left)} left"
         if self.now and self.state != "done":
-            told += f", last {self.now}"
-        return f"{told} ({self.reason})" if self.reason else told
+            text += f", last {self.now}"
+        return f"{text} ({self.reason})" if self.reason else text
 
 
 def read_status(folder: str | Path) -> Status:
     """How far the run of a folder is; nothing is written, and the run is not made to wait.
 
     Raises:
-        InputError: no run has told its progress in that folder.
+        InputError: no run has written its progress to that folder, or the file is damaged.
     """
     file = Path(folder) / _FILE
     if not file.is_file():
@@ -113,10 +113,10 @@ def unfinished(folder: str | Path) -> str:
 
 
 @contextmanager
-def telling(folder: Path, rows_total: int) -> Iterator[Callable[[int, str], None]]:
-    """Within the context, a run tells how far it is; yields what is told `(rows stored, of what)`.
+def write_progress(folder: Path, rows_total: int) -> Iterator[Callable[[int, str], None]]:
+    """Write progress.json within the context; yields a progress callback `(rows stored, of what)`.
 
-    That the file cannot be written stops no run: what counts are its rows.
+    A file that cannot be written does not stop the run: its rows are stored elsewhere.
     """
     pid, began = os.getpid(), time.monotonic()
     host = socket.gethostname()
@@ -152,7 +152,7 @@ def _write(folder: Path, known: Status) -> None:
 
 
 def _lives(known: Status) -> bool:
-    """Whether the process is there, and no other one has got its number since."""
+    """Whether the process still runs, and its number has not been given to another one."""
     try:
         os.kill(known.pid, 0)
     except ProcessLookupError:
@@ -163,9 +163,9 @@ def _lives(known: Status) -> bool:
 
 
 def _started(pid: int) -> str:
-    """When a process was started, as its system counts; empty where the system does not tell.
+    """When a process was started, in its system's units; empty if the system does not say.
 
-    That of one that is dead, and only waits to be asked for its exit code, is told as `dead`.
+    Returns "dead" for a zombie process.
     """
     try:
         # The name, in brackets, may hold anything; state and start time are fields 3 and 22.

@@ -34,7 +34,7 @@ from layerroles.protocols import Answer, Asked, Protocol
 from layerroles.protocols.coherence import add_coherence
 from layerroles.references import References
 from layerroles.results import SweepResult
-from layerroles.status import telling
+from layerroles.status import write_progress
 from layerroles.store import ROW, Key, Store, opened, reserved
 from layerroles.tasks import Example, LmEval, Task
 from layerroles.tasks.base import as_tasks
@@ -174,7 +174,7 @@ class Sweep:
                 store.add_examples(*cell.names, self._described(cell))
             work = list(self._work(store.done()))
             total = sum(unit.n_rows for unit in work)
-            with telling(store.folder, total) as tell:
+            with write_progress(store.folder, total) as tell:
                 with progress(total, "sweep") as advance:
                     for n_rows, now_at in self._do(store, there, engine, work):
                         advance(n_rows, now_at)

@@ -130,7 +130,7 @@ def cells_of(
         examples = tuple(task.examples(limit, seed))
         if len(examples) < limit:
             log.warning(
-                "task %r: %d questions are asked, not %d: it has no more, besides %d that are "
+                "task %r: %d questions are asked, not %d: it has no more, except %d that are "
                 "reserved for references and never asked",
                 *(task.label, len(examples), limit, task.n_reserved(seed)),
             )

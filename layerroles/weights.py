@@ -128,7 +128,7 @@ _NO_BEHAVIOUR = {
 
 
 def behaviour(model: TransformerBridge) -> dict[str, Any]:
-    """What the model's configuration says, besides its weights, of how its blocks compute."""
+    """The configuration values that, with the weights, define what a model's blocks compute."""
     config: Any = getattr(model.original_model, "config", model.cfg)
     return {name: value for name, value in config.to_dict().items() if name not in _NO_BEHAVIOUR}
 

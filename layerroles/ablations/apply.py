@@ -1,8 +1,8 @@
 """Run plain TransformerLens under a condition.
 
-Hooks put the edits where the sites are, count that they fired, and are gone afterwards whatever
-happened inside. An edit that returns its write leaves the model's own output untouched, bit for
-bit; elsewhere a block's new output is `x + edit(w)`, added in float32.
+Hooks apply the edits at the sites and count that they fired. They are removed on exit, also after
+an exception. An edit that returns its write leaves the model's own output untouched, bit for bit;
+elsewhere a block's new output is `x + edit(w)`, added in float32.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -38,7 +38,7 @@ References = Mapping[tuple[Ablation, Site], tuple[SiteReference, object]]
 
 
 class Edit:
-    """One site's ablation under a condition, put onto the value at the site's hook.
+    """Apply one site's ablation under a condition to the value at the site's hook.
 
     Args:
         model: the bridge.
@@ -72,7 +72,7 @@ class Edit:
         stream: Float[Tensor, "row pos d_model"],
         now: Pass,
     ) -> tuple[Tensor | None, Bool[Tensor, "row pos"]]:
-        """The new value (None where it is known to be the old), and where the write was changed.
+        """Return the new value (None if it is known to be unchanged), and where the write changed.
 
         Args:
             value: at the site's hook (for a block, the stream that leaves it).
@@ -121,7 +121,7 @@ class Edit:
 
 
 class Applied:
-    """A condition at work: what it did so far.
+    """A condition while it is applied: its hooks, and a record of what they did.
 
     Attributes:
         condition: the condition.
@@ -167,18 +167,18 @@ class Applied:
         *,
         check: bool = False,
     ) -> None:
-        """Other rows follow.
+        """Start a batch of other rows.
 
         Args:
-            tokens: that the cache holds which they go on from; None if there is none.
-            prompts: what the rows begin with; by default, what is read without a cache.
-            check: whether they do, in every pass.
+            tokens: held by the cache that the rows continue; None if there is none.
+            prompts: the beginnings of the rows; by default, the tokens read without a cache.
+            check: whether to check in every pass that the rows begin with them.
         """
         self.changed = None
         self._watch.begin(tokens, prompts, check=check)
 
     def keep(self, rows: Int[Tensor, " row"]) -> None:
-        """Go on with these of the rows only."""
+        """Keep only these rows of the batch."""
         self.changed = None
         self._watch.keep(rows)
 
@@ -186,7 +186,7 @@ class Applied:
         """Check that every hook fired in every pass.
 
         Raises:
-            RuntimeError: one did not, so what was computed is not what was asked for.
+            RuntimeError: one did not, so the results are not those of the condition.
         """
         for site, n in self.firings.items():
             if n < self.n_passes:
@@ -227,10 +227,10 @@ def ablated(
     Args:
         model: from `load` or `prepare`.
         condition: what is ablated.
-        prompts: of the rows that the model is called on, for conditions that act on some positions
-            of it; by default a row's prompt is what is read without a cache, and what is read on
-            top of one is generated. So a generation without a cache, which reads all anew for each
-            token, needs them.
+        prompts: of the rows that the model is called on, for conditions that act on some of a
+            prompt's positions. By default, tokens read without a cache are the prompt, and tokens
+            read on top of a cache are generated. Generation without a cache reads the whole text
+            again for each token, so it needs `prompts`.
 
     Raises:
         InputError: the model lacks a site or its weights, a sublayer's hook is not what it adds, or
@@ -276,10 +276,10 @@ def applied(
 
 
 def _fitted(model: TransformerBridge) -> dict[tuple[Ablation, Site], object]:
-    """What ablations learned of a model as its weights are now, to be added to.
+    """A mutable cache of the results of `Ablation.fit`, valid for the model's current weights.
 
-    The model holds it: an ablation may itself hold the model, and would keep it alive for ever in a
-    table of this module.
+    It is stored on the model: an ablation may hold the model, and a cache in this module would keep
+    that alive forever.
     """
     now = stamp(model)
     if model.__dict__.get("layerroles_fitted", (None,))[0] != now:
@@ -289,12 +289,12 @@ def _fitted(model: TransformerBridge) -> dict[tuple[Ablation, Site], object]:
 
 
 def resolve(model: TransformerBridge, conditions: list[Condition]) -> References:
-    """What the conditions' ablations need to know of the references that they declare.
+    """Collect what the conditions' ablations need from the references that they declare.
 
-    What several of them need of a reference is collected in one go.
+    What several of them need from one reference is collected together.
 
     Raises:
-        InputError: an ablation needs what no reference tells.
+        InputError: an ablation needs what no reference provides.
     """
     edits = dict.fromkeys(item for condition in conditions for item in condition.edits.items())
     declared = {edit: declared_reference(edit) for _, edit in edits}

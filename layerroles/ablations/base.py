@@ -77,7 +77,7 @@ class Pass(Protocol):
 
 @dataclass(frozen=True, repr=False)
 class EditContext:
-    """What an edit may look at besides the write: its own rows and positions, nothing else.
+    """What an edit may read in addition to the write: its own rows and positions only.
 
     Attributes:
         site: the site being edited.
@@ -146,12 +146,12 @@ class EditContext:
         """True at the prompt's tokens that hold what the answer needs.
 
         Raises:
-            InputError: nobody said where that is.
+            InputError: it is not known where they are.
         """
         if self.marked(UNKNOWN).any():
             raise InputError(
-                f"{self.site}: where the evidence is was not told, give evidence= to the engine, "
-                f"or prompts=[Prompt(ids, evidence=...)] to ablated"
+                f"{self.site}: it is not known where the evidence is, give evidence= to the "
+                f"engine, or prompts=[Prompt(ids, evidence=...)] to ablated"
             )
         return self.marked(EVIDENCE)
 
@@ -178,8 +178,7 @@ class EditContext:
     def generator(self, row: int, pos: int) -> torch.Generator:
         """A generator seeded by the row's real tokens up to and including column `pos`.
 
-        The same prompt draws the same numbers whatever it is batched with, padded or not, cached
-        or not.
+        The same prompt draws the same numbers in any batch, with or without padding or a cache.
 
         Raises:
             InputError: the model was run on embeddings, so there are no token ids.
@@ -209,11 +208,11 @@ class Ablation(ABC):
 
     Class attributes:
         mechanism: what kind of damage it does, one of `MECHANISMS`. A claim takes two kinds of
-            ablation, and ablations of one mechanism are one kind, whatever they are called and
-            however strong they are. One that declares none (`""`, the default) is no second kind.
+            ablation, and ablations of one mechanism are one kind, regardless of their names and
+            strengths. An ablation without one (`""`, the default) does not count as a second kind.
         in_place: the model itself is changed while the condition lasts (`placed`), and nothing is
-            left to edit. Such an ablation acts at all positions, and changes nothing but weights of
-            the site's block if it tells them (`donated`).
+            left to edit. Such an ablation acts at all positions; if `donated` returns weights, it
+            changes nothing but weights of the site's block.
         whole_prompt: edits depend on the row's whole prompt (`ctx.prompts`), even those of its
             first tokens; so what two prompts have in common can't be read once for both.
 
@@ -243,8 +242,8 @@ class Ablation(ABC):
         """
         super().__init_subclass__()
         if cls.mechanism not in ("", *MECHANISMS):
-            told = unknown("mechanism", str(cls.mechanism), list(MECHANISMS))
-            raise InputError(f"{cls.__name__}: {told}; leave it out where none of them fits")
+            problem = unknown("mechanism", str(cls.mechanism), list(MECHANISMS))
+            raise InputError(f"{cls.__name__}: {problem}; leave it out where none of them fits")
 
     @abstractmethod
     def edit(
@@ -259,14 +258,14 @@ class Ablation(ABC):
 
     @property
     def needs(self) -> frozenset[Kind]:
-        """What its reference has to tell besides means and deviations: `positions`, `donors`."""
+        """What its reference must hold, in addition to moments: `positions`, `donors`."""
         return frozenset()
 
     def fit(self, reference: SiteReference, site: Site) -> object:
-        """What the ablation learns of its reference at a site, once; given as `ctx.fitted`.
+        """Fit the ablation to its reference at a site, once; the result is passed as `ctx.fitted`.
 
-        Only ablations that declare a `reference` are asked. What they look at besides means and
-        deviations they name in `needs`.
+        Called only for ablations that declare a `reference`. What they read in addition to means
+        and deviations must be named in `needs`.
         """
         return None
 
@@ -286,7 +285,7 @@ class Ablation(ABC):
 
     @contextmanager
     def placed(self, model: TransformerBridge, site: Site) -> Iterator[bool]:
-        """Within the context, the model is as this ablation needs it; whether that changes it.
+        """Within the context, adapt the model to this ablation; yields whether that changes it.
 
         Only ablations that are `in_place` do anything here.
         """
@@ -295,9 +294,9 @@ class Ablation(ABC):
     def donated(self, model: TransformerBridge, site: Site) -> Mapping[str, Tensor] | None:
         """The weights that `placed` puts into the site's block, by transformers' names.
 
-        None if that is not all that it does. Where they are told, rows under many conditions can be
-        run together. Buffers stay the host's, and names that transformers does not have are passed
-        over.
+        None if `placed` does anything else. If the weights are given, rows under many conditions
+        can be run together. Buffers stay the host's; names that transformers does not have are
+        ignored.
         """
         return None
 

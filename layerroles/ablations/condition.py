@@ -91,10 +91,10 @@ class Condition:
         object.__setattr__(self, "edits", MappingProxyType(ordered))
         object.__setattr__(self, "at", at)
         object.__setattr__(self, "name", name or _name(ordered, at))
-        told = {site: _told(edit) for site, edit in ordered.items()}
+        fingerprints = {site: _dump_parameters(edit) for site, edit in ordered.items()}
         object.__setattr__(self, "where", where)
-        object.__setattr__(self, "fingerprints", MappingProxyType(told))
-        object.__setattr__(self, "hash", _hash(ordered, told, where))
+        object.__setattr__(self, "fingerprints", MappingProxyType(fingerprints))
+        object.__setattr__(self, "hash", _hash(ordered, fingerprints, where))
 
     def __setattr__(self, key: str, value: object) -> None:
         raise AttributeError(f"a condition cannot be changed: make a new one to set {key!r}")
@@ -146,7 +146,7 @@ class Condition:
 
     @property
     def mechanism(self) -> str:
-        """That of its ablations; empty if one declares none, or they have several."""
+        """The mechanism of its ablations; empty if one declares none, or they have several."""
         (found, *others) = {edit.mechanism for edit in self.edits.values()} or {""}
         return "" if others else found
 
@@ -167,7 +167,7 @@ class Condition:
 
     @property
     def whole_prompt(self) -> bool:
-        """Whether an ablation, or a function that tells where, depends on the whole prompt."""
+        """Whether an ablation, or an `at` function, depends on the whole prompt."""
         if getattr(self.at, "whole_prompt", False):
             return True
         return any(edit.whole_prompt for edit in self.edits.values())
@@ -237,7 +237,7 @@ def _rebuilt(
     known_hash: str,
     kinds: Mapping[str, type[Ablation]],
 ) -> Condition:
-    """A condition that was sent by another process, which may know ablations that this does not.
+    """Rebuild a condition sent by another process, and register its ablations in this one.
 
     Raises:
         InputError: it does something else here.
@@ -269,15 +269,15 @@ def _check_hash(edit: Ablation) -> None:
         hash(edit)
     except TypeError as error:
         raise InputError(
-            f"{edit.name} cannot be told from others ({error}): write @dataclass(frozen=True) over "
-            f"its class, with fields that can be hashed, such as tuples for lists"
+            f"{edit.name} cannot be compared with others ({error}): write @dataclass(frozen=True) "
+            f"over its class, with fields that can be hashed, such as tuples for lists"
         ) from None
 
 
-def _told(edit: Ablation) -> str:
-    """An ablation's parameters as JSON, in which what JSON does not know is told by its content."""
-    found = {name: _plain(value) for name, value in edit.parameters().items()}
-    return json.dumps(found, sort_keys=True)
+def _dump_parameters(edit: Ablation) -> str:
+    """An ablation's parameters as JSON; values that JSON lacks are given by their `fingerprint`."""
+    parameters = {name: _plain(value) for name, value in edit.parameters().items()}
+    return json.dumps(parameters, sort_keys=True)
 
 
 def _plain(value: object) -> object:
@@ -288,8 +288,10 @@ def _plain(value: object) -> object:
     return value
 
 
-def _hash(edits: Mapping[Site, Ablation], told: Mapping[Site, str], where: str) -> str:
-    content = {str(site): [edit.name, json.loads(told[site])] for site, edit in edits.items()}
+def _hash(edits: Mapping[Site, Ablation], fingerprints: Mapping[Site, str], where: str) -> str:
+    content = {
+        str(site): [edit.name, json.loads(fingerprints[site])] for site, edit in edits.items()
+    }
     text = json.dumps({"at": where, "edits": content}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

@@ -1,8 +1,8 @@
-"""What a forward pass is being run on, seen from the inside.
+"""The tokens and positions of the forward pass under way, as its hooks see them.
 
-An edit is told the absolute positions and the token ids of its rows. Plain TransformerLens calls
-(`model(...)`, `run_with_cache`, `generate`, with and without a cache) don't say either, so they are
-read off the arguments with which the Hugging Face model is called.
+An edit is given the absolute positions and the token ids of its rows. Plain TransformerLens calls
+(`model(...)`, `run_with_cache`, `generate`, with and without a cache) state neither, so both are
+taken from the arguments with which the Hugging Face model is called.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,7 +29,7 @@ class Call:
         positions: positions of the new tokens among their row's real tokens; negative at pads.
         real: false at pads, over the new tokens.
         marks: of the new tokens (see `prompts`).
-        given: the rows' prompts, or where nobody told them the first tokens read, with their mask;
+        given: the rows' prompts; if they are not given, the first tokens read, with their mask;
             None for embeddings.
     """
 
@@ -63,8 +63,8 @@ class Call:
 class Watch:
     """Keeps the pass that is under way in `.current`, and the tokens read so far in `.tokens`.
 
-    Unless it is told (`begin`), a row's prompt is what is read without a cache; what is read on top
-    of one is generated.
+    Unless prompts are given (`begin`), tokens read without a cache are a row's prompt, and tokens
+    read on top of a cache are generated.
     """
 
     def __init__(self) -> None:
@@ -81,15 +81,15 @@ class Watch:
         *,
         check: bool = False,
     ) -> None:
-        """Other rows follow, with these prompts, which go on from a cache of these tokens.
+        """Start a batch of other rows with these prompts, which continue a cache of these tokens.
 
-        With `check`, passes without a cache are refused where the rows do not begin so.
+        With `check`, refuse passes without a cache whose rows do not begin with their prompts.
         """
         self.tokens, self._marks, self._check = tokens, None, check
         self._given = None if prompts is None else list(prompts)
 
     def keep(self, rows: Int[Tensor, " row"]) -> None:
-        """Go on with these of the rows only."""
+        """Keep only these rows of the batch."""
         if self.tokens is not None:
             self.tokens = self.tokens[rows]
         if self._marks is not None:
@@ -102,7 +102,7 @@ class Watch:
     def read(
         self, _module: torch.nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> None:
-        """Note the arguments of a forward pass (a torch forward pre-hook)."""
+        """Record the arguments of a forward pass (a torch forward pre-hook)."""
         tokens = args[0] if args else kwargs.get("input_ids")
         new = tokens if tokens is not None else kwargs["inputs_embeds"]
         rows, n_new = new.shape[:2]
@@ -159,7 +159,7 @@ def _check_begun(prompts: Sequence[Prompt], tokens: Tensor, attended: Tensor) ->
 
 @contextmanager
 def watched(model: TransformerBridge) -> Iterator[Watch]:
-    """Within the context, know what each forward pass of the model is run on."""
+    """Within the context, record the inputs of each forward pass of the model."""
     watch = Watch()
     handle = model.original_model.register_forward_pre_hook(watch.read, with_kwargs=True)
     try:

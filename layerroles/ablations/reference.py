@@ -139,8 +139,8 @@ class Reference:
         if self.is_open:
             return f"Reference({self.digest})"
         n, source = len(self.prompts), self.source
-        told = isinstance(source, Path | HeldOut)
-        shown = repr(source) if told else f"{reprlib.repr(self.prompts[0])} ..."
+        has_name = isinstance(source, Path | HeldOut)
+        shown = repr(source) if has_name else f"{reprlib.repr(self.prompts[0])} ..."
         return f"Reference({n} {'prompt' if n == 1 else 'prompts'}: {shown}, {self.digest})"
 
     def __reduce__(self) -> tuple[object, ...]:
@@ -166,7 +166,7 @@ def _lines(file: Path, limit: int) -> list[str]:
         raise InputError(f"reference file {str(file)!r} cannot be read: {reason}") from error
 
 
-# What can be collected besides the moments: the means at each position, and every single write.
+# What can be collected in addition to the moments: means at each position, and every write.
 Kind = Literal["positions", "donors"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
@@ -239,8 +239,8 @@ def collect(
         model: a prepared bridge.
         reference: the prompts.
         sites: where.
-        kinds: what is collected besides means and standard deviations.
-        batch_size: prompts that are read together.
+        kinds: what is collected in addition to means and standard deviations.
+        batch_size: prompts per batch.
 
     Raises:
         InputError: a site that the model lacks, or a reference of one-token prompts only.
@@ -261,7 +261,7 @@ def collect(
 
 @contextmanager
 def bare(model: TransformerBridge) -> Iterator[None]:
-    """Within the context, no hook that is on the model fires: an outer condition's, or a user's."""
+    """Within the context, disable the model's hooks: those of an outer condition, or of a user."""
     modules = [*model.hook_dict.values(), model.original_model]
     names = ("_forward_hooks", "_forward_pre_hooks")
     kept = [(module, name, module.__dict__[name]) for module in modules for name in names]
@@ -292,7 +292,7 @@ def write_of(
 
 
 def heads_at(site: Site, model: TransformerBridge) -> int | slice:
-    """Which query heads a head or a group of them is."""
+    """The query heads that a head, or a group of them, stands for."""
     assert site.head is not None
     if site.part == "head":
         return site.head

@@ -84,7 +84,7 @@ class Saved:
         self.path: Path = cache_folder() / "references" / f"{name.hexdigest()[:32]}.safetensors"
 
     def read(self, sites: Iterable[Site], kinds: Iterable[Kind] = ()) -> dict[Site, SiteReference]:
-        """Those of the sites of which all that is asked for is known."""
+        """Read those of the sites for which the file holds everything asked for."""
         kinds = list(kinds)
         wanted = {site: [f"{site}.{name}" for name in (*_TENSORS, *kinds)] for site in sites}
         tensors, counts = self._held([name for names in wanted.values() for name in names])
@@ -107,7 +107,7 @@ class Saved:
         return found
 
     def add(self, found: dict[Site, SiteReference]) -> None:
-        """Add sites to the file; a folder that cannot be written is told, and no more."""
+        """Add sites to the file; log a warning if it cannot be written."""
         tensors, counts = self._held()
         for site, one in found.items():
             tensors |= {f"{site}.{name}": getattr(one, name).contiguous() for name in _TENSORS}

@@ -65,11 +65,11 @@ class Swap(Ablation):
     def edit(
         self, write: Float[Tensor, "row pos *site"], ctx: EditContext
     ) -> Float[Tensor, "row pos *site"]:
-        """The write as it is: it is the donor's already."""
+        """Return the write unchanged: it is the donor's already."""
         return write
 
     def check(self, site: Site) -> None:
-        """Refuse what is not made of modules of its own.
+        """Refuse sites that are not modules of their own.
 
         Raises:
             InputError: a head, a key/value group or the stream.
@@ -92,7 +92,7 @@ class Swap(Ablation):
 
     @contextmanager
     def placed(self, model: TransformerBridge, site: Site) -> Iterator[bool]:
-        """Within the context, the donor's tensors stand in the host; whether they are others."""
+        """Within the context, the host has the donor's tensors; yields whether any differs."""
         ours, theirs = _modules(model, site), _modules(self.donor, site)
         own: list[tuple[dict[str, Any], str, nn.Parameter]] = []
         differs = False
@@ -126,12 +126,12 @@ def check_donor(model: TransformerBridge, donor: TransformerBridge) -> None:
     """Check that a donor's blocks compute the same with other weights.
 
     Raises:
-        InputError: they do not; the first thing that differs is told.
+        InputError: they do not; the message names the first difference.
     """
     _check_whole(model)
     prepared(donor)
     host, given = behaviour(model), behaviour(donor)
-    # The most telling first.
+    # The most informative first.
     for name in sorted(host.keys() | given.keys(), key=lambda name: (name != "model_type", name)):
         _same(model, donor, name, host.get(name), given.get(name))
     for name in ("dtype", "device"):
@@ -166,7 +166,7 @@ def _modules(model: TransformerBridge, site: Site) -> list[nn.Module]:
     block = model.blocks[site.layer]
     if site.part == "block":
         return [block]
-    # Two sublayers behind one norm cannot be told apart.
+    # Sublayers that share one norm cannot be swapped separately.
     if not {"ln2", "ln2_post"} & set(block.submodules):
         raise InputError(f"{site}: attention and MLP share their norm, swap the whole block")
     return [getattr(block, name) for name in _SUBLAYERS[site.part] if name in block.submodules]

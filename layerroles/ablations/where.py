@@ -39,11 +39,11 @@ _LIBRARIES = ("torch", "einops", "numpy", "math", "layerroles")
 
 
 def identity(at: At) -> str:
-    """What tells positions from others, in every process: a name, or a function's content.
+    """Identify positions in the same way in every process: a name, or a function's content.
 
     Raises:
         InputError: an unknown name, a function that is called like one, or one that refers to
-            something of which nobody can tell whether it is still the same.
+            something whose content cannot be identified.
     """
     if not callable(at):
         if at not in ATS:
@@ -62,12 +62,12 @@ def at_name(at: At) -> str:
     name = getattr(at, "__name__", type(at).__name__)
     if name.isidentifier():
         return name
-    # One lambda is told from another.
+    # The hash distinguishes lambdas.
     return f"lambda-{hashlib.sha256(identity(at).encode()).hexdigest()[:6]}"
 
 
 def fingerprint(value: object) -> object:
-    """What tells a parameter of an ablation from others, as JSON can hold it."""
+    """A JSON value that distinguishes a parameter of an ablation from others."""
     try:
         return _content(value, ())
     except (InputError, NotImplementedError, ValueError):  # nobody can tell, or it has no values

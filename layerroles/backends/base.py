@@ -1,4 +1,4 @@
-"""What a sweep hands out and what comes back: a job is asked by whoever holds a model."""
+"""The jobs of a sweep, their answers, and the interface of the workers that compute them."""
 
 import os
 import platform
@@ -18,15 +18,16 @@ from layerroles.protocols.coherence import Text, coherence, texts_of
 
 @dataclass(frozen=True)
 class Job:
-    """What is asked at once, and stored at once.
+    """Requests that are answered together and stored together.
 
     Attributes:
-        name: of it, for people: the task, or another word.
+        name: shown to users: the task, or another word.
         asked: a list of encoded requests for each cell.
         conditions: under which all of them are asked.
-        apart: whether what comes out for a condition does not depend on which others it is asked
-            with, so that conditions may be told one by one.
-        coherence: whether the intact model reads what was written; then all is told together.
+        apart: whether results do not depend on which conditions share a batch, so that conditions
+            may be returned one by one.
+        coherence: whether the intact model scores the generated texts; if so, all conditions are
+            returned together.
     """
 
     name: str
@@ -43,10 +44,10 @@ class Job:
 
 @dataclass(frozen=True)
 class Part:
-    """Answers under some of a job's conditions, all cells of each, and what they took.
+    """Answers under some of a job's conditions, all cells of each, with time and memory used.
 
     Attributes:
-        found: scores or writings, by the places of the condition and of the cell.
+        found: scores or writings, by the indices of the condition and of the cell.
         coherence: nats per token of what was written, if that was asked for.
         seconds: that it took to answer.
         executors: that answered.
@@ -64,10 +65,10 @@ class Part:
 
 @dataclass(frozen=True)
 class Workers:
-    """Who answers, for a manifest.
+    """The workers of a run, as its manifest describes them.
 
     Attributes:
-        model: what they hold, as `Provenance` tells it.
+        model: what they hold, as `Provenance` describes it.
         machine: in words.
     """
 
@@ -76,16 +77,16 @@ class Workers:
 
 
 class Answering(ABC):
-    """Those who answer, while a backend is open."""
+    """The workers of an open backend."""
 
     @property
     @abstractmethod
     def workers(self) -> Workers:
-        """Who they are."""
+        """Their description."""
 
     @abstractmethod
     def answers(self, jobs: Iterable[Job]) -> Iterator[tuple[int, Part]]:
-        """What jobs come to, with their places, in any order; jobs are taken as they are needed.
+        """Yield job indices with parts, in any order; jobs are taken from the iterable as needed.
 
         Raises:
             InputError: a job cannot be answered.
@@ -93,14 +94,14 @@ class Answering(ABC):
 
 
 class Backend(ABC):
-    """A way to have jobs answered; frozen, so that it serves for many sweeps."""
+    """A way to have jobs answered; frozen, so that it can be used for many sweeps."""
 
     @abstractmethod
     def check(self, engine: Engine) -> None:
-        """Refuse what can be told of a sweep's engine before anything is done.
+        """Check that the backend can use a sweep's engine, before anything is computed.
 
         Raises:
-            InputError: its model cannot be run so.
+            InputError: its model cannot be run on this backend.
         """
 
     @abstractmethod
@@ -111,16 +112,16 @@ class Backend(ABC):
             engine: of the sweep: its model, and how it answers.
 
         Raises:
-            InputError: nobody can answer.
+            InputError: no worker can answer.
         """
 
 
 def work(engine: Engine, job: Job) -> Iterator[Part]:
-    """Ask a job: some conditions together, as they are ready, all cells of each."""
+    """Answer a job; yields parts as conditions are ready, all cells of each."""
     began = time.monotonic()
     answered: dict[int, dict[int, list[Any]]] = {}  # by the places of conditions and cells
     whole: set[int] = set()
-    # What was written is read only when nothing else is held in memory.
+    # Generated texts are scored only when nothing else is held in memory.
     at_once = job.apart and not job.coherence
     for which, place, found in engine.answer_each(job.asked, job.conditions):
         mine = answered.setdefault(place, {})
@@ -138,7 +139,7 @@ def work(engine: Engine, job: Job) -> Iterator[Part]:
 def _part(
     engine: Engine, job: Job, answered: Mapping[int, Mapping[int, list[Any]]], began: float
 ) -> Part:
-    """What was answered under some conditions since a time; what was written is read again."""
+    """A part of the answers since `began`; generated texts are scored if the job asks for it."""
     ready = {
         (place, which): each
         for place, mine in answered.items()

@@ -1,4 +1,4 @@
-"""This process answers."""
+"""Answer the jobs of a sweep in this process."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -9,21 +9,21 @@ from layerroles.models import check_weights
 
 
 class Local(Backend):
-    """The sweep's own engine answers, one job after the other."""
+    """Answers jobs with the sweep's own engine, one after the other."""
 
     def check(self, engine: Engine) -> None:
-        """It takes weights."""
+        """Check that the model has weights."""
         check_weights(engine.model)
 
     @contextmanager
     def opened(self, engine: Engine) -> Iterator["OneByOne"]:
-        """Nothing has to be opened."""
-        engine.used.clear()  # the manifest tells what answered here
+        """Answer with the engine itself; nothing has to be started."""
+        engine.used.clear()  # the manifest lists the executors of this run
         yield OneByOne(engine)
 
 
 class OneByOne(Answering):
-    """An engine of this process."""
+    """Answers jobs with an engine of this process."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -35,7 +35,7 @@ class OneByOne(Answering):
         return self._workers
 
     def answers(self, jobs: Iterable[Job]) -> Iterator[tuple[int, Part]]:
-        """In order."""
+        """Answer the jobs in order."""
         for place, job in enumerate(jobs):
             for part in work(self._engine, job):
                 yield place, part

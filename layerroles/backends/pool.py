@@ -1,4 +1,4 @@
-"""Hand jobs to Ray actors, one at a time each, and see that every job is answered once.
+"""Hand jobs to Ray actors, one at a time each, so that every job is answered once.
 
 What fails is asked again, by another worker if there is one. A worker that dies, takes too long, or
 fails twice in a row (an error of a GPU spoils what comes after it in that process) is replaced by a
@@ -23,15 +23,15 @@ from layerroles.errors import InputError
 log = logging.getLogger(__name__)
 
 _SECONDS_BETWEEN_LOOKS = 1.0
-# After so long without a worker it is told what is waited for.
+# Seconds without a worker after which a warning says what the cluster has free.
 _PATIENCE = 60.0
-# Where what an environment is made of lies.
+# Where the packages of an environment lie.
 _INSTALLED = ("purelib", "platlib", "stdlib")
 
 
 @dataclass(eq=False)
 class _Slot:
-    """A worker and what it is at: a job, or making ready (then there is no place)."""
+    """A worker and what it does: a job, or its start (then `place` is None)."""
 
     actor: Any
     ref: Any
@@ -43,7 +43,7 @@ class _Slot:
 
 @dataclass(frozen=True)
 class _Failed:
-    """Why something failed, and whether its process is of no more use."""
+    """Why something failed, and whether its process can no longer be used."""
 
     reason: str
     gone: bool = False
@@ -54,9 +54,9 @@ class Pool(Answering):
 
     Args:
         ray: the module.
-        start_one: starts a worker; gives its actor, and the reference to what it says when ready.
-        model: what they have to hold, if that is known.
-        timeout: seconds that a worker may take for one thing.
+        start_one: starts a worker; returns its actor, and the reference to its description.
+        model: that they have to hold, if it is known.
+        timeout: seconds that a worker may take for a job, or for its start.
         attempts: how often a job, or a start, is tried.
     """
 
@@ -74,15 +74,15 @@ class Pool(Answering):
         self._by_value: set[str] = set()
         self._first: Workers | None = None
         self._slots: list[_Slot] = []
-        self._wrong: InputError | None = None  # to be told when what else came is
-        # Of the run that is going on: jobs that are not answered, who failed at them last, and
-        # whether all have been taken.
+        self._wrong: InputError | None = None  # raised after the other outcomes are handled
+        # Of the current run: unanswered jobs, the worker that failed last at each, and whether all
+        # jobs have been taken.
         self._asked: dict[int, Job] = {}
         self._again: dict[int, Any] = {}
         self._taken = False
 
     def start(self, n: int) -> None:
-        """Start so many workers; they are waited for when they are needed.
+        """Start `n` workers, without waiting for them.
 
         Raises:
             InputError: what makes an engine there cannot be sent.
@@ -95,7 +95,7 @@ class Pool(Answering):
     def close(self) -> None:
         """End the workers."""
         for slot in self._slots:
-            with suppress(Exception):  # the cluster may be gone; others are ended all the same
+            with suppress(Exception):  # the cluster may be gone; the other workers are still ended
                 self._ray.kill(slot.actor)
         self._slots.clear()
         for name in self._by_value:
@@ -104,17 +104,17 @@ class Pool(Answering):
 
     @property
     def workers(self) -> Workers:
-        """What the first says that is ready; waited for if need be.
+        """The description given by the first worker that is ready; waits for it if necessary.
 
         Raises:
             InputError: none can be started.
         """
-        began, told = time.monotonic(), False
+        began, warned = time.monotonic(), False
         while self._first is None:
             self._look()
-            self._tell()
-            if not told and time.monotonic() - began > _PATIENCE:
-                told = True
+            self._raise_wrong()
+            if not warned and time.monotonic() - began > _PATIENCE:
+                warned = True
                 free = self._ray.available_resources()
                 log.warning(
                     "no worker is ready yet; free in the cluster are %g CPUs and %g GPUs",
@@ -124,7 +124,7 @@ class Pool(Answering):
         return self._first
 
     def answers(self, jobs: Iterable[Job]) -> Iterator[tuple[int, Part]]:
-        """As they come; what failed too often is told when all else is done.
+        """Yield parts as they arrive; jobs that failed too often are reported after all others.
 
         Raises:
             InputError: a job that cannot be answered, or no worker is left.
@@ -149,7 +149,7 @@ class Pool(Answering):
                     continue
                 del self._asked[place]
                 failed.append(f"{job} failed (attempts: {tried[place]}): {outcome.reason}")
-            self._tell(*failed[:1])
+            self._raise_wrong(*failed[:1])
             if not n_done and len(failed) >= len(self._slots):  # so will the others
                 raise InputError(failed[0])
         if failed:
@@ -157,14 +157,14 @@ class Pool(Answering):
                 f"{failed[0]}; {len(failed)} of the jobs failed, what all others came to is stored"
             )
 
-    def _tell(self, *before: str) -> None:
-        """Raise what is wrong with what was asked, or with the workers, if anything is."""
+    def _raise_wrong(self, *before: str) -> None:
+        """Raise the first error of the input or of the workers, if there was one."""
         if self._wrong is not None:
             wrong, self._wrong = self._wrong, None
             raise InputError("; ".join([*before, str(wrong)])) from wrong
 
     def _hand_out(self, coming: Iterator[tuple[int, Job]]) -> bool:
-        """Give idle workers something to do; whether anything is not answered yet."""
+        """Give jobs to idle workers; returns whether any job is unanswered."""
         for slot in self._idle():  # first by others than those that failed
             again = (place for place, by in self._again.items() if by is not slot.actor)
             place = next(again, None)
@@ -192,14 +192,14 @@ class Pool(Answering):
         slot.place, slot.began = place, time.monotonic()
 
     def _sent(self, send: Callable[[], Any], what: str) -> Any:
-        """What sending something gives.
+        """Call `send`, which pickles something for a worker, and return its result.
 
         Raises:
             InputError: it cannot be sent.
         """
         try:
             return send()
-        except Exception as error:  # of what pickles, anything may come
+        except Exception as error:  # pickling may raise anything
             cause = error.__cause__ or error
             while cause.__cause__ is not None:
                 cause = cause.__cause__
@@ -209,11 +209,11 @@ class Pool(Answering):
             raise InputError(f"{what} cannot be sent to a worker: {reason}") from error
 
     def _look(self) -> list[tuple[Any, int, "list[Part] | _Failed"]]:
-        """Wait a moment for the workers; the jobs that some were at, with what they came to."""
+        """Wait briefly for the workers; returns the ended jobs, with their workers and outcomes."""
         busy = {slot.ref: slot for slot in self._slots if slot.ref is not None}
         ready, _ = self._ray.wait(list(busy), num_returns=1, timeout=_SECONDS_BETWEEN_LOOKS)
         more, _ = self._ray.wait(list(busy), num_returns=len(busy), timeout=0)
-        told: list[tuple[Any, int, list[Part] | _Failed]] = []
+        outcomes: list[tuple[Any, int, list[Part] | _Failed]] = []
         for ref, slot in busy.items():
             outcome: Any = None
             if ref in ready or ref in more:
@@ -231,19 +231,19 @@ class Pool(Answering):
                 elif isinstance(outcome, InputError):
                     raise outcome
                 else:
-                    told.append((slot.actor, place, outcome))
+                    outcomes.append((slot.actor, place, outcome))
                 slot.failed = slot.failed + 1 if isinstance(outcome, _Failed) else 0
                 if slot.failed and (outcome.gone or slot.failed > 1 or not slot.ready):
                     self._replace(slot, outcome.reason)
             except InputError as error:
                 self._wrong = self._wrong or error
-        return told
+        return outcomes
 
     def _begun(self, outcome: Any) -> Any:
-        """What a worker's start came to.
+        """The outcome of a worker's start.
 
         Raises:
-            InputError: the very first cannot be started as it was asked, or it holds another model.
+            InputError: the first worker cannot be started as asked, or it holds another model.
         """
         if isinstance(outcome, InputError):
             if self._first is None:
@@ -255,7 +255,7 @@ class Pool(Answering):
         return outcome
 
     def _outcome(self, ref: Any) -> Any:
-        """What a worker came to: answers, what it says of itself, a mistake, or that it failed."""
+        """A worker's outcome: answers, its description, an input error, or a failure."""
         try:
             return self._ray.get(ref)
         except self._ray.exceptions.RayTaskError as error:
@@ -283,7 +283,7 @@ class Pool(Answering):
             raise InputError(f"no worker can be started: {reason}")
 
     def _check(self, found: Workers) -> None:
-        """Check that a worker holds what the others do, and the sweep.
+        """Check that a worker holds the same model as the others and the sweep.
 
         Raises:
             InputError: it does not.

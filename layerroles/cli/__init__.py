@@ -1,7 +1,7 @@
 """The command line: `layerroles COMMAND`, one module per command.
 
-A mistake in what was asked is answered by one plain line on standard error and exit code 2; a
-keyboard interrupt by one line and 130. Whatever else is raised is a defect and keeps its traceback.
+A mistake in the input is reported in one line on standard error, with exit code 2; a keyboard
+interrupt in one line, with exit code 130. Any other exception is a bug and keeps its traceback.
 
 The modules of the commands import the rest of the package inside their functions, so that `--help`
 answers at once.
@@ -81,11 +81,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: what stands behind the program's name; by default those of the process.
     """
     words = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
-    told = logging.StreamHandler()
-    told.setFormatter(_Lines("layerroles: %(message)s"))
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Lines("layerroles: %(message)s"))
     log = logging.getLogger("layerroles")
     before = log.level
-    log.addHandler(told)
+    log.addHandler(handler)
     log.setLevel(logging.INFO)
     try:
         command = typer.main.get_command(app)
@@ -99,7 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("layerroles: stopped", file=sys.stderr)
         return 130
     finally:
-        log.removeHandler(told)
+        log.removeHandler(handler)
         log.setLevel(before)
 
 

@@ -60,7 +60,7 @@ def _convert(text: str, kind: Any) -> Any:
     """`text` as a value of type `kind`: numbers, truth values, text, literals, and unions of them.
 
     Raises:
-        ValueError: it is none, told in words.
+        ValueError: it is none; the message says why.
     """
     origin, options = typing.get_origin(kind), typing.get_args(kind)
     if origin in (typing.Union, types.UnionType):

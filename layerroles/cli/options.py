@@ -92,8 +92,8 @@ Memory = Annotated[
     str | None,
     typer.Option(
         metavar="SIZE",
-        help="That a computation may take besides the weights, as in 8GB; by default half of "
-        "what is free.",
+        help="Memory for a computation, in addition to the weights, as in 8GB; by default half "
+        "of what is free.",
     ),
 ]
 Limit = Annotated[int, typer.Option(metavar="N", help="Examples of each task.")]

@@ -30,7 +30,7 @@ def _import_plugin(path: Path) -> None:
     sys.modules[name] = module  # dataclasses look their module up there
     try:
         spec.loader.exec_module(module)
-    # Whatever a user's file raises is told in one line, sys.exit() too, but not an interrupt.
+    # Every error of a user's file, also sys.exit(), becomes one line; interrupts pass through.
     except (Exception, SystemExit) as error:
         del sys.modules[name]
         reason = str(error) or type(error).__name__

@@ -86,7 +86,7 @@ def command(
     from layerroles.roles.seen import summary
 
     bridge = lr.load(model, dtype=dtype, device=device, revision=revision)
-    told: list[dict[str, object]] = []
+    summaries: list[dict[str, object]] = []
     for each in probes:
         try:
             frame = lr.probes.measure_into(out, each, bridge, asked, limit=limit, seed=seed)
@@ -96,18 +96,20 @@ def command(
             )
             raise typer.Exit(130) from None
         n = 0 if frame.empty else len(frame[["task", "example"]].drop_duplicates())
-        said = [] if frame.empty else [one.text for one in probed(summary([frame]))]
-        told.append({"probe": each.name, "rows": len(frame), "examples": n, "sentences": said})
+        sentences = [] if frame.empty else [one.text for one in probed(summary([frame]))]
+        summaries.append(
+            {"probe": each.name, "rows": len(frame), "examples": n, "sentences": sentences}
+        )
         if as_json:
             continue
         if frame.empty:
             print_line(f"{each.name}: none of these examples has what it measures")
             continue
         print_line(f"{each.name}: {len(frame)} rows on {n} examples")
-        for sentence in said:
+        for sentence in sentences:
             print_line(sentence)
     if as_json:
-        print_json({"folder": str(out / "probes"), "probes": told})
+        print_json({"folder": str(out / "probes"), "probes": summaries})
         return
     typer.echo(f"Frames are in {out / 'probes'}. Layers and heads are counted from 0.")
 

@@ -27,12 +27,12 @@ def command(
 
     found = read_status(run)
     if as_json:
-        told = found.to_dict()
+        status = found.to_dict()
         if top:
             import layerroles as lr
 
-            told["effects"] = records(most_harmful(lr.read(run).effects(), top))
-        print_json(told)
+            status["effects"] = records(most_harmful(lr.read(run).effects(), top))
+        print_json(status)
         return
     print_line(str(found))
     if top:

@@ -13,7 +13,7 @@ from layerroles.engine.cost import Speed
 from layerroles.engine.executors import ExecutorName, Executors, answered, length
 from layerroles.engine.groups import Requests
 from layerroles.engine.memory import Budget, Shape, budget, out_of_memory, peak
-from layerroles.engine.plan import Plan, make_plan, reckoned
+from layerroles.engine.plan import Plan, add_work, make_plan
 from layerroles.engine.requests import (
     Options,
     Score,
@@ -65,14 +65,14 @@ class Engine:
             kind of condition, the fastest that gives what the reference gives on some of the
             requests.
         batch_size: rows that the reference runs together.
-        memory: that `"fused"` may take besides the weights, in bytes or as `"8GB"`; by default
-            half of what is free. It decides how much is computed together, not what comes out (but
-            for rounding). Where memory gives out all the same, half as much is computed together,
-            and what was answered stays.
+        memory: that `"fused"` may use in addition to the weights, in bytes or as `"8GB"`; by
+            default half of what is free. It decides how much is computed together, and changes
+            results only by rounding. If memory runs out all the same, half as much is computed
+            together, and the answers so far are kept.
 
     Attributes:
-        options: how it was made, besides the model.
-        used: the executors that have answered so far; a sweep begins it anew.
+        options: the constructor's arguments, except the model.
+        used: the executors that have answered so far; a sweep resets it.
 
     Raises:
         InputError: an executor that is not known, or that this model does not allow.
@@ -226,10 +226,10 @@ class Engine:
         self._check(conditions)
         shape = self.shape(conditions, longest=max(map(length, requests), default=0))
         plan = make_plan(requests, conditions, shape, budget or self._executors.budget)
-        return reckoned(plan, requests, conditions, shape, speed=speed, generated=generated)
+        return add_work(plan, requests, conditions, shape, speed=speed, generated=generated)
 
     def shape(self, conditions: Sequence[Condition] = (), *, longest: int = 0) -> Shape:
-        """What of the model decides over memory and time.
+        """The sizes of the model that determine memory and time.
 
         Raises:
             InputError: the model cannot be run fused, or not under these conditions, or not with
@@ -284,13 +284,13 @@ class Engine:
             return
         some = [asked[which] for which in lists]
         _check_evidence(some, conditions)
-        left, told = list(range(len(conditions))), set[tuple[int, int]]()
+        left, yielded = list(range(len(conditions))), set[tuple[int, int]]()
         while left:
             try:
                 for which, place, answers in self._answered(some, [conditions[at] for at in left]):
                     one = lists[which], left[place]
-                    if one not in told:
-                        told.add(one)
+                    if one not in yielded:
+                        yielded.add(one)
                         yield *one, answers
                 return
             except (RuntimeError, MemoryError) as error:
@@ -298,7 +298,9 @@ class Engine:
                     raise
             # Outside of the handler, which would keep what was computed.
             self._executors.take_less()
-            left = [place for place in left if any((which, place) not in told for which in lists)]
+            left = [
+                place for place in left if any((which, place) not in yielded for which in lists)
+            ]
 
     def _answered(
         self, asked: Sequence[Requests], conditions: Sequence[Condition]

@@ -231,9 +231,9 @@ class Layout:
         out: Tensor,
         lse: Tensor,
     ) -> None:
-        """Let some queries see all of these keys besides what they have seen."""
+        """Let some queries attend to all of these keys as well, in addition to those so far."""
         share = q.shape[0] // k.shape[0]
-        # The queries that share a key head are put one behind the other: keys are read once.
+        # Concatenate the queries that share a key head, so that its keys are read once.
         asked = rearrange(q[:, where], "(kv share) n d -> 1 kv (share n) d", share=share)
         found = part(asked, k[None, :, keys], v[None, :, keys], score)
         both = merged(
@@ -247,7 +247,7 @@ class Layout:
 
 
 def _wide(x: Float[Tensor, "kv_head *pos d"], share: int) -> Float[Tensor, "head *pos d"]:
-    """Keys or values once for each query head that reads them."""
+    """Repeat keys or values for each query head that reads them."""
     return repeat(x, "kv ... d -> (kv share) ... d", share=share)
 
 

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 
 from layerroles.engine.memory import Shape
 
-# Numbers that a block moves of one token besides its matrix products' weights and its keys: so many
-# times the width of the stream, of all heads, of the MLP. Counted by tracing Llama's block; most
-# are float32 whatever the weights are.
+# Numbers that a block moves per token, without the weights of its matrix products and without keys:
+# multiples of the width of the stream, of all heads, of the MLP. Counted by tracing Llama's block;
+# most are float32 for weights of any dtype.
 _OF_STREAM, _OF_HEADS, _OF_MLP = 27, 55, 8
 _FLOAT32 = 4
 # Tensor operations of a block in a pass over a packed row, and in a step of decoding; those of one

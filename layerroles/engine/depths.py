@@ -18,7 +18,7 @@ def edited_block(condition: Condition) -> Site | None:
 
 
 def first_run(condition: Condition, n_layers: int) -> int:
-    """The first block that is run anew under a condition; `n_layers` if none is."""
+    """The first block that is recomputed under a condition; `n_layers` if none is."""
     if condition.first_layer is None:
         return n_layers
     return condition.first_layer + (edited_block(condition) is not None)

@@ -19,11 +19,11 @@ from layerroles.engine.requests import Scored, Written
 from layerroles.engine.trust import (
     Executor,
     Kind,
+    choose_condition,
+    describe_failure,
     disagreement,
     does_not_fit,
     kind,
-    telling,
-    told,
 )
 from layerroles.engine.twin import WHOLE_LENGTH, Twin, reads_by_length
 from layerroles.errors import InputError
@@ -52,7 +52,7 @@ def check_executor(name: str) -> None:
 
 
 class Executors:
-    """The executors of a model, and what each of them has been found to be good for.
+    """The executors of a model, and the kinds of conditions that each has been verified for.
 
     Args:
         model: from `load` or `prepare`.
@@ -83,11 +83,11 @@ class Executors:
         self._stamp: int | None = None
         self._hooks: frozenset[int] | None = None
         self._answers_for: dict[tuple[str, Kind], bool] = {}
-        self._told: set[tuple[str, str]] = set()
+        self._logged: set[tuple[str, str]] = set()
 
     @property
     def budget(self) -> Budget:
-        """Of memory, now."""
+        """The memory budget after the back-offs so far."""
         return self._budget.halved(self.halved)
 
     @property
@@ -95,10 +95,10 @@ class Executors:
         return max(1, self._rows >> self.halved)
 
     def take_less(self) -> None:
-        """Compute half as much together from now on, or less.
+        """Halve how much is computed together from now on.
 
         Raises:
-            InputError: it is next to nothing already.
+            InputError: it is at its minimum already.
         """
         if not self.halved and self._twin is not None:
             self._budget = self._budget.at_work(self._twin.shape)
@@ -119,7 +119,7 @@ class Executors:
     def shared_out(
         self, asked: Sequence[Requests], conditions: Sequence[Condition]
     ) -> Iterator[tuple[Executor, list[int]]]:
-        """The executors that answer, with the places of the conditions that each answers for."""
+        """Yield the executors to use, with the indices of the conditions that each answers."""
         self._forget()
         requests = [request for each in asked for request in each]
         longest = max(map(length, requests))
@@ -153,7 +153,7 @@ class Executors:
                 yield executor, mine
 
     def _forget(self) -> None:
-        """What was found holds as long as the model has the same weights, and the same hooks."""
+        """Discard cached results if the model's weights or hooks have changed."""
         weights = stamp(self._model) if prepared(self._model).has_weights else None
         now = weights, hook_ids(self._model)
         if now != (self._stamp, self._hooks):
@@ -179,13 +179,13 @@ class Executors:
             return self.fused(references)
         if self._wanted == name:
             raise InputError(f"model {self._name!r} cannot be run {name}: {reason}; use auto")
-        self._tell(f"model {self._name!r}", name, reason)
+        self._log_once(f"model {self._name!r}", name, reason)
         return None
 
-    def _tell(self, what: str, name: str, reason: str) -> None:
-        """Say why something is not run by an executor, once."""
-        if (name, reason) not in self._told:
-            self._told.add((name, reason))
+    def _log_once(self, what: str, name: str, reason: str) -> None:
+        """Log once why an executor does not run something."""
+        if (name, reason) not in self._logged:
+            self._logged.add((name, reason))
             # Nobody expects it of TransformerLens's own modules, of which planted models are made.
             expected = hasattr(self._model.original_model, "config")
             log.log(logging.WARNING if expected else logging.INFO, _NOT_RUN, what, name, reason)
@@ -193,7 +193,7 @@ class Executors:
     def _fusible(self, condition: Condition) -> bool:
         reason = self.why_not_under(condition)
         if reason is not None:
-            self._tell(condition.name, "fused", reason)
+            self._log_once(condition.name, "fused", reason)
         return reason is None
 
     def why_not(self, name: ExecutorName, longest: int = 0) -> str | None:
@@ -221,7 +221,7 @@ class Executors:
         except Exception as error:
             if not does_not_fit(error):
                 raise
-            return told(error)
+            return describe_failure(error)
         return None
 
     def why_not_under(self, condition: Condition) -> str | None:
@@ -229,7 +229,7 @@ class Executors:
         return refusal(self.fused({}).twin, condition)
 
     def fused(self, references: References) -> Fused:
-        """The fused executor; what it knows of the model is kept."""
+        """The fused executor; its twin of the model is cached."""
         if self._twin is None:
             on_cpu = torch.device(self._model.cfg.device or "cpu").type == "cpu"
             if on_cpu and prepared(self._model).has_weights:
@@ -244,7 +244,7 @@ class Executors:
         requests: Requests,
         conditions: Sequence[Condition],
     ) -> set[Kind]:
-        """The kinds of these conditions for which an executor does what the reference does."""
+        """The kinds of these conditions for which an executor agrees with the reference."""
         kinds: dict[Kind, list[Condition]] = {}
         for condition in conditions:
             kinds.setdefault(kind(condition), []).append(condition)
@@ -252,12 +252,12 @@ class Executors:
         writes = any(isinstance(request, Written) for request in requests)
         agreed = set()
         for one, some in kinds.items():
-            # A request alone does not show what others beside it would do; they show what it does.
+            # A trial with one request does not cover several together; the converse holds.
             key = executor.name, (*one, writes, len(requests) > 1)
             if self._answers_for.get((executor.name, (*one, writes, True))):
                 self._answers_for.setdefault(key, True)
             if key not in self._answers_for:
-                tried = telling(some, dtype)
+                tried = choose_condition(some, dtype)
                 reason = disagreement(executor, plain, requests, tried, dtype)
                 if reason is not None:
                     log.warning(_NOT_RUN, tried.name, executor.name, reason)
@@ -270,7 +270,7 @@ class Executors:
 def answered(
     executor: Executor, asked: Sequence[Requests], conditions: Sequence[Condition]
 ) -> Iterator[tuple[int, int, list[Any]]]:
-    """What an executor answers: a list's place, a condition's place and the answers."""
+    """Yield an executor's answers, with the indices of their list and condition."""
     if isinstance(executor, Fused):
         yield from executor.answer(asked, conditions)
         return
@@ -281,7 +281,7 @@ def answered(
 
 
 def length(request: Scored | Written) -> int:
-    """Tokens that a request may come to."""
+    """The most tokens that a request may have, generated ones included."""
     if isinstance(request, Written):
         return len(request.context) + request.max_gen_toks
     return len(request.context) + len(request.continuation)

@@ -32,7 +32,7 @@ from layerroles.engine.sequences import prompt_numbers, token_ids, token_marks
 from layerroles.engine.twin import Twin
 
 Request = Scored | Written
-# Answers by their requests' places.
+# Answers by the indices of their requests.
 Answers = dict[int, Any]
 
 # Rows are dropped from a decoding batch when fewer than this share of them still write.
@@ -63,7 +63,7 @@ class Fused:
     ) -> Iterator[tuple[int, int, list[Any]]]:
         """Answer several lists of requests under every condition, reading once what they share.
 
-        Yields a list's place, a condition's place and the answers, as they are ready.
+        Yields the index of a list, the index of a condition and the answers, as they are ready.
         """
         edits = Edits(self.twin, conditions, self.references)
         requests = [request for each in asked for request in each]
@@ -79,29 +79,29 @@ class Fused:
                     so_far = found[place][which]
                     if len(so_far) == len(asked[which]):
                         yield which, place, [so_far[index] for index in sorted(so_far)]
-            del batch  # what it keeps would still be there while the next one reads
+            del batch  # else its memory would be held while the next one reads
 
     def score(
         self, requests: Sequence[Scored], conditions: Sequence[Condition]
     ) -> Iterator[tuple[int, list[Score]]]:
-        """Score every request under every condition; each condition's place, with its scores."""
+        """Score every request under every condition; yields a condition's index with its scores."""
         for _, place, scores in self.answer([requests], conditions):
             yield place, scores
 
     def write(
         self, requests: Sequence[Written], conditions: Sequence[Condition]
     ) -> Iterator[tuple[int, list[Writing]]]:
-        """Generate greedily for every request under every condition; as `score`."""
+        """Generate greedily for every request under every condition; yields as `score` does."""
         for _, place, writings in self.answer([requests], conditions):
             yield place, writings
 
     @property
     def n_logits(self) -> int:
-        """Places whose logits are held at once."""
+        """The number of positions whose logits are held at once."""
         return self.budget.logits(self.twin.shape)
 
     def row(self, group: Group) -> Row:
-        """A group's packed row, with who sees whom in it."""
+        """A group's packed row, with its attention layout."""
         packed, prompts = group.packed, group.prompts
         if prompts is not None:
             prompts = tuple(prompts[number] for number in prompt_numbers(packed.tokens))
@@ -122,7 +122,7 @@ class Batch:
     """Requests that are packed in a row, to be answered under many conditions.
 
     Args:
-        fused: whose model and bounds are used.
+        fused: the executor, with its model and its limits.
         group: as planned.
         requests: all that are asked.
         conditions: under which they are asked.
@@ -160,12 +160,12 @@ class Batch:
         self._intact = Intact(self._twin, row, some, keep)
 
     def answers(self, edits: Edits) -> Iterator[tuple[int, Answers]]:
-        """A condition's place with some of its answers, as they are ready."""
+        """Yield a condition's index with some of its answers, as they are ready."""
         for wave in self._group.waves:
             yield from self._wave(wave, edits)
 
     def _wave(self, wave: Sequence[int], edits: Edits) -> Iterator[tuple[int, Answers]]:
-        """`answers` under conditions whose rows decode together; their memory ends with it."""
+        """`answers` under conditions whose rows decode together; frees their memory at the end."""
         conditions = [self._conditions[place] for place in wave]
         rows = self._rows(conditions) if self._written else None
         begun = []
@@ -182,28 +182,29 @@ class Batch:
         if rows is not None:
             found = self._write(rows, begun, conditions, edits)
             for place, condition, writings in zip(wave, conditions, found, strict=True):
-                yield place, self._answers(self._written, condition, writings)
+                yield place, self._rerun_non_finite(self._written, condition, writings)
 
     def _scores(self, condition: Condition, read: Read) -> Answers:
         scores = self._places.scores(self._twin, read.stream, read.changed_on, self._n_logits)
-        return self._answers(self._scored, condition, scores)
+        return self._rerun_non_finite(self._scored, condition, scores)
 
-    def _answers(
+    def _rerun_non_finite(
         self,
         asked: Mapping[int, Request],
         condition: Condition,
         answers: Sequence[Score] | Sequence[Writing],
     ) -> Answers:
-        """The answers by their requests' places, mended.
+        """Map request index to answer; rerun non-finite ones alone.
 
-        What is not finite is asked again, alone: a NaN beside it in the row may have reached it.
+        A NaN of another request in the packed row may have spread to them.
         """
-        found: Answers = dict(zip(asked, answers, strict=True))
+        by_index: Answers = dict(zip(asked, answers, strict=True))
         if len(self._row.packed.paths) > 1:
-            for index, answer in found.items():
+            for index, answer in by_index.items():
                 if not answer.finite:
-                    ((_, _, (found[index],)),) = self._fused.answer([[asked[index]]], [condition])
-        return found
+                    ((_, _, (alone,)),) = self._fused.answer([[asked[index]]], [condition])
+                    by_index[index] = alone
+        return by_index
 
     def _write(
         self,
@@ -212,7 +213,7 @@ class Batch:
         conditions: Sequence[Condition],
         edits: Edits,
     ) -> list[list[Writing]]:
-        """What is written under each condition, once the contexts were read."""
+        """Generate the texts of each condition, after the contexts were read."""
         n = len(self._written)
         asked = [request for _ in conditions for request in self._written.values()]
         decoding = Decoding(Stops(self._twin.bridge), asked)
@@ -230,8 +231,8 @@ class Batch:
                 rows.keep(places)
                 lengths = lengths[places]
                 places = decoding.unfinished()
-            # A row that is done is fed on until the batch is compacted; nothing of it counts. But
-            # in `decoding.add`, a device is waited for only as rows end.
+            # A finished row is run on until the batch is compacted, and its tokens are ignored.
+            # Apart from `decoding.add`, the device is waited for only when rows end.
             if len(places) != n_writing:
                 n_writing = len(places)
                 writing = torch.tensor(places, device=device)
@@ -242,7 +243,7 @@ class Batch:
         return [writings[start : start + n] for start in range(0, len(writings), n)]
 
     def _rows(self, conditions: Sequence[Condition]) -> Rows:
-        give_back()  # rows before these had other sizes, and left holes that may not fit
+        give_back()  # freed rows of other sizes leave gaps that may not fit
         firsts = [first_own(condition, len(self._twin.blocks)) for condition in conditions]
         return Rows(self._contexts, self._below, firsts, self._group.n_new)
 
@@ -254,12 +255,12 @@ class Batch:
         conditions: Sequence[Condition],
         edits: Edits,
     ) -> tuple[Chosen, Bool[Tensor, " row"]]:
-        """Read the newest token of each live row; what follows, and where an edit changed it.
+        """Run the newest token of each live row; returns the next ones and where edits took effect.
 
-        `lengths`: of the live rows' contexts.
+        `lengths` holds the lengths of the live rows' contexts.
         """
         n_before = rows.step()
-        # Rows that are done may be fed on beyond the model's context; nobody reads them.
+        # Finished rows may run past the model's context; their tokens are ignored.
         positions = (lengths + n_before).clamp(max=self._twin.bridge.cfg.n_ctx - 1)
         stretches = []
         for place, condition in enumerate(conditions):
@@ -280,7 +281,7 @@ class Batch:
         return self._choose(stream), differs
 
     def _ids(self, decoding: Decoding, live: Sequence[int]) -> list[Sequence[int]]:
-        """What some rows have read, their newest token included."""
+        """The token ids that some rows have read, with the newest one."""
         prompts = self._prompts
         return [(*prompts[row % len(prompts)].ids, *decoding.ids[row]) for row in live]
 

@@ -29,7 +29,7 @@ class Group:
         n_written: how many of them write.
         n_new: tokens that each of these may write; 0 if there are none.
         waves: the conditions that read it, as they are answered together.
-        depths: for each of these, wave by wave, the share of the blocks that are run anew for it.
+        depths: for each of these, wave by wave, the share of the blocks that are recomputed for it.
         piece: tokens of it that are read at a time.
         n_bytes: taken at the most.
     """
@@ -112,7 +112,7 @@ def _steps(
     shape: Shape,
     generated: float,
 ) -> Pass:
-    """The steps of the rows that decode together; the first token is told by the reading."""
+    """The decoding steps of a wave's rows; the first token comes from the contexts' pass."""
     packed = group.packed
     contexts = [
         ids

@@ -1,4 +1,4 @@
-"""Run something else in place of a module, for as long as a context lasts."""
+"""Replace the forward of modules within a context."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 @contextmanager
 def instead(modules: Sequence[nn.Module], forward: Callable[..., Any]) -> Iterator[None]:
-    """Within the context, calling one of the modules calls `forward`; their hooks fire as ever."""
+    """Within the context, calling one of the modules calls `forward`; their hooks still fire."""
     try:
         for module in modules:
             # Past a bridge's own __setattr__, which would write through to the module it wraps.
@@ -21,7 +21,7 @@ def instead(modules: Sequence[nn.Module], forward: Callable[..., Any]) -> Iterat
 
 
 def passing(stream: Tensor) -> Callable[..., Tensor]:
-    """In place of a block: whatever it is given, this stream leaves it."""
+    """A replacement for a block's `forward` that returns this stream for any input."""
 
     def passed(*_args: Any, **_kwargs: Any) -> Tensor:
         return stream

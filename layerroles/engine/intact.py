@@ -44,7 +44,7 @@ class Row:
     layouts: list[tuple[slice, Layout]]
 
     def reading(self, where: slice) -> Reading:
-        """A piece, as edits see it."""
+        """A piece of the row, as edits see it."""
         prompts = None if self.prompts is None else self.prompts[where]
         ids = partial(self._ids, where)
         return Reading(self.positions[where], self.marks[where], ids, prompts)
@@ -91,18 +91,18 @@ class Read:
     changed: Bool[np.ndarray, " pos"] | None
 
     def changed_on(self, path: Int[np.ndarray, " place"]) -> bool:
-        """Whether an edit changed something at one of these places."""
+        """Whether an edit changed the write at one of these positions."""
         return self.changed is not None and bool(self.changed[path].any())
 
 
 class Intact:
-    """How the intact model read a row, kept so that it can be read again from any layer on.
+    """The intact model's pass over a row, recorded so that it can be resumed from any layer.
 
     Args:
         twin: the model.
         row: what is read.
         conditions: under which it will be read again.
-        keep: is told the keys and values of each layer.
+        keep: called with the keys and values of each layer.
     """
 
     def __init__(
@@ -139,7 +139,7 @@ class Intact:
                 stream = edits.block(block, stretch, self._streams[block.layer][:, where], stream)
             with self._twin.starting_at(first, stream), edits.on([stretch], since=first):
                 yield
-            assert stretch.changed is not None  # every edit notes what it did
+            assert stretch.changed is not None  # every edit records where it changed something
             changed.append(stretch.changed)
 
         stream = read(self._twin, row.tokens, row.positions, row.layouts, edited, keep)

@@ -1,4 +1,4 @@
-"""How much memory a computation may take, and what that allows."""
+"""The memory budget of a computation, and the sizes that it allows."""
 
 import ctypes
 import os
@@ -35,7 +35,7 @@ _NO_MEMORY = ("allocate memory", "out of memory", "alloc_failed", "bad_alloc")
 
 @dataclass(frozen=True)
 class Shape:
-    """What of a model decides over memory and time.
+    """The sizes of a model that determine memory and time.
 
     Attributes:
         n_layers, n_heads, d_head, d_model, d_mlp, d_vocab: its size.
@@ -62,17 +62,17 @@ class Shape:
 
 @dataclass(frozen=True)
 class Budget:
-    """Bytes that a computation may take besides the model's weights."""
+    """Bytes that a computation may use in addition to the model's weights."""
 
     total: int
 
     @property
     def for_tensors(self) -> int:
-        """What is left of it beside what the libraries keep for themselves."""
+        """The budget less what the libraries keep for themselves."""
         return self.total - min(int(_ASIDE * self.total), _MOST_ASIDE)
 
     def halved(self, times: int) -> "Budget":
-        """The budget, halved so often."""
+        """The budget, halved `times` times."""
         return Budget(self.total >> times)
 
     def row_tokens(self, shape: Shape, n_recorded: int, *, keys: bool) -> int:
@@ -93,7 +93,7 @@ class Budget:
             shape: of the model, of which all streams are taken to be kept: what is read together
                 does not depend on which conditions are left to do.
             n: tokens of the row.
-            kept: bytes of its keys and values that are kept besides.
+            kept: bytes of its keys and values that are kept as well.
         """
         most, inner = int(_FOR_ROW * self.for_tensors), shape.n_bytes * shape.inner
         streams = n * shape.n_bytes * (shape.n_layers + 1) * shape.d_model
@@ -105,7 +105,7 @@ class Budget:
         return piece if between + piece * inner < n * inner else n
 
     def at_work(self, shape: Shape) -> "Budget":
-        """So much of the budget as makes a difference: beyond it no row gets longer."""
+        """The part of the budget that has an effect: with more of it, no row gets longer."""
         each = _token_bytes(shape, shape.n_layers + 1, keys=True)
         return Budget(min(self.total, int(_LONGEST_ROW * each / _FOR_ROW)))
 
@@ -121,7 +121,7 @@ class Budget:
         return max(1, most // shape.d_vocab)
 
     def logit_bytes(self, shape: Shape) -> int:
-        """What these take."""
+        """Bytes of these logits."""
         return self.logits(shape) * shape.d_vocab * _COPIES_OF_LOGITS * shape.n_bytes
 
 
@@ -139,8 +139,8 @@ def out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory gave out, on a CPU (by an allocator) or on a GPU."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    said = str(error).lower()
-    return isinstance(error, RuntimeError) and any(words in said for words in _NO_MEMORY)
+    message = str(error).lower()
+    return isinstance(error, RuntimeError) and any(words in message for words in _NO_MEMORY)
 
 
 def peak(device: torch.device) -> int:
@@ -156,11 +156,11 @@ def peak(device: torch.device) -> int:
 
 
 def keep_pages() -> None:
-    """Tell glibc to keep what is freed for the next tensors of a pass.
+    """Let glibc keep freed memory for the next tensors of a pass.
 
-    By default it gives large tensors back to the system at once, which hands out zeroed pages for
-    the next ones: up to a quarter of a sweep's time. Where the environment has settings for the
-    allocator, they stay; elsewhere than on glibc, nothing is done.
+    By default it returns large tensors to the system at once, which provides zeroed pages for the
+    next ones; that takes up to a quarter of a sweep's time. Allocator settings in the environment
+    are kept. Does nothing without glibc.
     """
     if any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ):
         return
@@ -170,7 +170,7 @@ def keep_pages() -> None:
 
 
 def give_back() -> None:
-    """Give the system what glibc keeps and nothing uses, before much is taken in other sizes."""
+    """Return free heap pages to the operating system (`malloc_trim`)."""
     if (libc := _glibc()) is not None:
         libc.malloc_trim(0)
 
@@ -211,7 +211,7 @@ def n_bytes(memory: str | int) -> int:
 def _free(device: torch.device) -> int:
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    give_back()  # what a sweep before this one left with the allocator is free as well
+    give_back()  # memory that an earlier sweep left in the allocator is free as well
     found = []
     with suppress(OSError, ValueError, KeyError):  # no such control group, or no limit
         found.append(_free_in(Path("/sys/fs/cgroup")))
@@ -225,7 +225,7 @@ def _free(device: torch.device) -> int:
 
 
 def _free_in(group: Path) -> int:
-    """Bytes that a control group may still take; files that it has read are given up for them."""
+    """Bytes that a control group may still allocate; its page cache counts as free."""
     limit, used = (int((group / name).read_text()) for name in ("memory.max", "memory.current"))
     lines = (group / "memory.stat").read_text().splitlines()
     of = {name: int(size) for name, size in map(str.split, lines)}

@@ -16,9 +16,9 @@ from layerroles.engine.attend import Layout, Scoring
 from layerroles.engine.trie import BLOCK, Packed
 from layerroles.engine.twin import Twin
 
-# What is told of a layer's keys and values, `[head pos d_head]`, when all of them are known.
+# Called with a layer, its keys and its values, `[head pos d_head]`, when all of them are known.
 Keep = Callable[[int, Tensor, Tensor], None]
-# What is put around a piece: given where it lies.
+# A context entered around a piece; called with the piece's slice of the row.
 Around = Callable[[slice], AbstractContextManager[None]]
 
 
@@ -52,7 +52,7 @@ def read(
         positions: of them in their sequences.
         layouts: the pieces, with who sees whom in each.
         around: entered for each piece.
-        keep: is told the keys and values of each layer.
+        keep: called with the keys and values of each layer.
     """
     held: dict[int, tuple[Tensor, Tensor]] = {}
     whole: Tensor | None = None

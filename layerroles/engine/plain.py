@@ -1,7 +1,7 @@
 """The reference: one condition, one batch, one pass, nothing shared.
 
-Every request is run whole, from its first token, through TransformerLens hooks. It is slow, and so
-plain that one can see that it is right; whatever is faster is tested against it.
+Every request is run whole, from its first token, through TransformerLens hooks. It is slow, and
+simple enough to verify by reading. The faster executors are tested against it.
 """
 
 from collections.abc import Iterator, Sequence

@@ -1,11 +1,11 @@
-"""What will be computed for which answers, before anything is: the plan that execution follows.
+"""The plan that execution follows: what is computed for which answers.
 
 Example:
     >>> print(engine.plan(requests, conditions))  # doctest: +SKIP
     fused, loglikelihood: 128 requests x 5 conditions
       passes      5 over 1 packed rows
       tokens      113,120 if each request is read alone, 4,838 here (23.4 times fewer)
-      memory      up to 274 MB of tensors besides the weights
+      memory      up to 274 MB of tensors in addition to the weights
       time        up to about 7 s
 """
 
@@ -34,8 +34,8 @@ class Plan:
         verb: `"loglikelihood"`, `"generate_until"`, or both.
         n_requests, n_conditions: what is asked.
         groups: the requests, as they are packed.
-        work: what is computed, where it was reckoned.
-        speed: of the device, if the time is to be told.
+        work: what is computed; empty unless it was added by `add_work`.
+        speed: of the device, for the expected time; None if it is unknown.
     """
 
     executor: str
@@ -71,9 +71,9 @@ class Plan:
 
     @property
     def n_bytes(self) -> int:
-        """Memory that tensors take at the most, besides the model's weights.
+        """The most memory that tensors take, without the model's weights.
 
-        What libraries keep for themselves comes on top (`Budget.for_tensors`).
+        What libraries keep for themselves is added to it (`Budget.for_tensors`).
         """
         return max((group.n_bytes for group in self.groups), default=0)
 
@@ -91,7 +91,8 @@ class Plan:
             f"  tokens      {self.tokens_alone:,} if each request is read alone, "
             f"{self.tokens_read:,.0f} here ({shared:.1f} times fewer)",
             f"  decoded     up to {self.rows} rows together" if self.rows else "",
-            f"  memory      up to {self.n_bytes / 2**20:,.0f} MB of tensors besides the weights",
+            f"  memory      up to {self.n_bytes / 2**20:,.0f} MB of tensors in addition to "
+            "the weights",
             "" if self.seconds is None else f"  time        up to about {self.seconds:.0f} s",
         ]
         return "\n".join(line for line in lines if line)
@@ -147,7 +148,7 @@ def make_plan(
     )
 
 
-def reckoned(
+def add_work(
     plan: Plan,
     requests: Requests,
     conditions: Sequence[Condition],
@@ -156,20 +157,20 @@ def reckoned(
     speed: Speed | None = None,
     generated: float = 1.0,
 ) -> Plan:
-    """The plan with the work that it takes, which execution does not need to know.
+    """Return the plan with the work that it takes, which execution does not need.
 
     Args:
-        plan: made of the next three.
+        plan: made from the next three arguments.
         requests: what is asked.
         conditions: under which they are asked.
         shape: of the model.
         speed: of the device, for the time that is expected.
         generated: share of the tokens that may be written that is written.
     """
-    found = Work.together(
+    work = Work.together(
         work_of(group, requests, conditions, shape, generated) for group in plan.groups
     )
-    return replace(plan, work=found, speed=speed)
+    return replace(plan, work=work, speed=speed)
 
 
 def _verb(
@@ -198,7 +199,7 @@ def _group(
     n = len(packed.tokens)
     waves = [[place] for place in range(len(places))]
     contexts = [sequences[index] for index in asked if n_new(requests[index])]
-    # The intact model's keys and values of the contexts weigh as much as a condition's.
+    # The intact model's keys and values of the contexts take as much memory as a condition's.
     kept = row_bytes(0, packed, contexts, 0, shape) if contexts else 0
     piece = budget.piece(shape, n, kept)
     n_bytes = n * shape.n_bytes * recorded * shape.d_model + piece * shape.n_bytes * shape.inner

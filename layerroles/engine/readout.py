@@ -39,7 +39,7 @@ class Places:
             path[len(one.context) - 1 :] for path, one in zip(self._paths, requests, strict=True)
         ]
         self._ends = np.cumsum([len(each) for each in spots])
-        # Each place is read out once, whatever is asked there.
+        # Each place is read out once, also if several requests score a token there.
         self._places, asked = np.unique(np.concatenate(spots), return_inverse=True)
         self._order = np.argsort(asked, kind="stable")
         self._asked = asked[self._order]

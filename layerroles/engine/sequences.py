@@ -1,8 +1,8 @@
-"""What is read for requests, as sequences of numbers that a trie can tell apart.
+"""The tokens of requests as sequences of numbers, for a trie.
 
-Two requests may share a token only if the edits on it are the same for both. So a number holds
-besides the token's id its marks (see `ablations.prompts`: whether it is part of the prompt, its
-last token, evidence), and for ablations that look at whole prompts which prompt it belongs to.
+Two requests may share a token only if the edits on it are the same for both. So a number
+holds the token's id and its marks (see `ablations.prompts`: whether it is part of the prompt, its
+last token, evidence), and for ablations that read whole prompts also which prompt it belongs to.
 """
 
 from collections.abc import Iterable, Sequence

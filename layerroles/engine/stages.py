@@ -56,9 +56,9 @@ def context_stages(
     """The stages that read a batch of prompts; the last has a row for each, padded on the left.
 
     Args:
-        prompts: to be read.
+        prompts: the batch.
         model: whose padding is used.
-        apart: read each by itself, whatever they have in common.
+        apart: read each prompt separately, even if they share a prefix.
     """
     shared = 0 if apart else _common_prefix(prompts)
     if shared < _SHORTEST_PREFIX or len(prompts) < 2:

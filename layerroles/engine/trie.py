@@ -18,11 +18,11 @@ from layerroles.engine.sequences import Ids
 
 # Tokens of a block at the most: within it, attention is computed between all tokens.
 BLOCK = 256
-# A shared beginning that is shorter than this is read again by each that shares it.
+# A shared prefix of fewer tokens is read separately by each sequence.
 _SHORTEST_TRUNK = 16
-# A row with a sequence that is too long by itself may grow by this factor.
+# A row with a sequence that exceeds the limit by itself may grow by this factor.
 _ADDED = 1.25
-# Those that it may hold besides share at least this of themselves with the one before.
+# The other sequences of such a row share at least this fraction of their tokens with the previous.
 _ALIKE = 0.75
 
 
@@ -101,7 +101,7 @@ def packs(
     for sequence, shared in zip(ordered, shared_lengths(ordered), strict=True):
         counts = max_sequences is not None and (counted is None or sequence in counted)
         grown = n + len(sequence) - shared
-        # Beyond the bound, only what goes on from the same long beginning.
+        # Beyond the bound, only sequences that continue the same long prefix are added.
         stranger = grown > max_tokens and shared < _ALIKE * len(sequence)
         if not groups or (counts and not left) or grown > most or stranger:
             groups.append([])
@@ -114,7 +114,7 @@ def packs(
 
 
 def _halved(group: list[Ids], max_tokens: int) -> list[Packed]:
-    """A group in rows that fit, as short shared beginnings are not shared but read again."""
+    """Split a group until its rows fit: short shared prefixes are read again and take more room."""
     packed = pack(group)
     if len(group) == 1 or len(packed.tokens) <= _allowed(group[0], max_tokens):
         return [packed]
@@ -134,7 +134,7 @@ def pack(sequences: Sequence[Ids]) -> Packed:
 
 
 class _Packing:
-    """Sorted sequences on their way into a packed row.
+    """Lay out sorted sequences in a packed row.
 
     A part of the trie is a range of the sequences that begin alike, with the depth from which on
     it is still to be laid down.

@@ -1,4 +1,4 @@
-"""Which executor may answer for which conditions: tried on some of the requests that are asked.
+"""Decide which executors may answer which conditions, by trying them on some of the requests.
 
 The reference (`plain`) answers a few of the requests, cut short, under one condition of each kind;
 an executor is used for those kinds for which it gives the same. So what an architecture, a library
@@ -33,15 +33,15 @@ LONGEST_CONTEXT, LONGEST_CONTINUATION, _N_WRITTEN = 48, 4, 4
 # times the rounding noise, the largest of `N_NUDGED` draws of it.
 _TOLERANCE = {torch.float32: 2.5e-4, torch.float16: 0.02, torch.bfloat16: 0.1}
 _NOISE, N_NUDGED = 2.0, 3
-# What torch says of an operation that it lacks for a dtype or a device, in small letters.
+# Lower-case parts of torch's messages for an operation that a dtype or a device lacks.
 _UNSUPPORTED = ("not implemented", "not supported", "unsupported", "no kernel image")
-# Code that computes for others: what it raises is laid to whoever called it.
+# Libraries that compute for others: errors that they raise are attributed to their caller.
 _TOOLS = {"torch", "numpy", "einops", "jaxtyping", "beartype", *sys.stdlib_module_names}
 
 
 @runtime_checkable
 class Executor(Protocol):
-    """What answers encoded requests under conditions: each condition's place, with its answers."""
+    """Answers encoded requests under conditions; yields each condition's index with its answers."""
 
     def score(  # noqa: D102
         self, requests: Sequence[Scored], conditions: Sequence[Condition]
@@ -53,7 +53,7 @@ class Executor(Protocol):
 
 
 def kind(condition: Condition) -> Kind:
-    """What conditions have in common that an executor treats alike."""
+    """A key that is equal for conditions that an executor treats in the same way."""
     edits = {
         (type(edit), condition.fingerprints[site], site.part)
         for site, edit in condition.edits.items()
@@ -61,12 +61,12 @@ def kind(condition: Condition) -> Kind:
     return condition.where, tuple(sorted(edits, key=repr)), len(condition.edits) > 1
 
 
-def telling(conditions: Sequence[Condition], dtype: torch.dtype) -> Condition:
-    """Of conditions of one kind, the one to try.
+def choose_condition(conditions: Sequence[Condition], dtype: torch.dtype) -> Condition:
+    """Choose the condition to try among those of one kind.
 
-    In float32 the first that goes on from a recorded stream, since most is computed for it. The
-    half precisions leave little to be seen there (without its first layers, a model hangs on the
-    last bit of what it computes), so they are tried in the middle.
+    In float32 it is the first that continues from a recorded stream, since most is computed for it.
+    In half precision little can be seen there (without its first layers, a model's output depends
+    on the last bit of its activations), so a condition in the middle is tried.
     """
     ordered = sorted(conditions, key=lambda condition: condition.first_layer or 0)
     if dtype != torch.float32:
@@ -81,12 +81,12 @@ def disagreement(
     condition: Condition,
     dtype: torch.dtype,
 ) -> str | None:
-    """Try an executor on some of the requests; what it does otherwise, or None if nothing.
+    """Try an executor on some requests; describe how it differs from the reference, None if not.
 
-    What the reference raises, such as a user's own mistake, is raised.
+    Exceptions of the reference, such as one of a user's mistake, are raised.
     """
     tried = _tried(requests)
-    # Beside the intact model: an edit may cut off what else is amiss.
+    # With the intact model: an edit may hide other errors.
     both = [INTACT] if condition.is_intact else [INTACT, condition]
     last = len(both) - 1
     theirs = dict(plain.score(tried, both))
@@ -99,7 +99,7 @@ def disagreement(
     except Exception as error:
         if not does_not_fit(error):
             raise
-        return told(error)
+        return describe_failure(error)
     if not any(score.finite for score in theirs[last]):
         return "the reference's own answers are not finite, so nothing can be compared"
     allowed = partial(_allowed, plain, tried, dtype)
@@ -126,9 +126,9 @@ def _allowed(
     scores: Sequence[Score],
     apart: float,
 ) -> bool:
-    """Whether rounding may make such a difference, in nats a token."""
+    """Whether rounding can explain a difference, in nats per token."""
     bound = _TOLERANCE[dtype]
-    if apart > bound and dtype != torch.float32:  # it is looked for where it decides
+    if apart > bound and dtype != torch.float32:  # measured only where it decides
         bound += _NOISE * rounding_noise(plain, requests, condition, scores)
     return apart <= bound
 
@@ -136,10 +136,10 @@ def _allowed(
 def _margin(
     plain: Plain, request: Written, condition: Condition, ours: Writing, theirs: Writing
 ) -> float:
-    """By how many nats the reference prefers its own token where two texts part, if they do."""
+    """The reference's margin, in nats, at the first token where two texts differ."""
     pairs = enumerate(zip(ours.ids, theirs.ids, strict=False), 1)
     n = next((n for n, (one, two) in pairs if one != two), None)
-    if n is None:  # the same tokens, with something else about them
+    if n is None:  # the same tokens; something else differs
         return math.inf
     both = [Scored(request.context, text.ids[:n], request.evidence) for text in (ours, theirs)]
     ((_, (one, two)),) = plain.score(both, [condition])
@@ -149,10 +149,10 @@ def _margin(
 def rounding_noise(
     plain: Plain, requests: Sequence[Scored], condition: Condition, scores: Sequence[Score]
 ) -> float:
-    """How far the last bit of what enters the blocks moves the reference, in nats a token.
+    """Measure how far rounding the blocks' inputs moves the reference, in nats per token.
 
-    Another batch would not tell: on many processors a row is computed alike in every batch, while
-    any other order of the same operations rounds otherwise.
+    Running another batch would not show it: on many processors a row is computed in the same way in
+    every batch, while another order of the same operations rounds differently.
     """
     generator = torch.Generator().manual_seed(0)
 
@@ -167,21 +167,21 @@ def rounding_noise(
         with model.hooks(fwd_hooks=hooks):
             ((_, nudged),) = plain.score(requests, [condition])
         found += map(_difference, scores, nudged)
-    # Where the last bit decides over infinity, nothing is known of the noise.
+    # Where the last bit makes a score infinite, nothing is known of the noise.
     return max((one for one in found if math.isfinite(one)), default=0.0)
 
 
 def does_not_fit(error: Exception) -> bool:
     """Whether an error says that an executor does not fit a model or an ablation.
 
-    These do: a refusal, an operation that torch lacks, and whatever the code of the model or of a
-    user's own ablation raises, which may expect another form than it is given. An error in this
-    package's own code is a mistake there, and memory that gives out says nothing of what fits.
+    These do: a refusal, an operation that torch lacks, and any error raised by the code of the
+    model or of a user's ablation, which may expect inputs of another form. An error in this
+    package's own code is a bug, and running out of memory says nothing about what fits.
     """
     if out_of_memory(error):
         return False
-    said = str(error).lower()
-    lacks = isinstance(error, RuntimeError) and any(words in said for words in _UNSUPPORTED)
+    message = str(error).lower()
+    lacks = isinstance(error, RuntimeError) and any(words in message for words in _UNSUPPORTED)
     return isinstance(error, InputError | NotImplementedError) or lacks or not _is_ours(error)
 
 
@@ -195,14 +195,14 @@ def _is_ours(error: Exception) -> bool:
     return bool(callers) and callers[-1] == __name__.partition(".")[0]
 
 
-def told(error: Exception) -> str:
-    """What went wrong when an executor was tried."""
+def describe_failure(error: Exception) -> str:
+    """Describe in one line why an executor failed when it was tried."""
     first = str(error).split("\n")[0]
     return first if isinstance(error, InputError) else f"it fails ({type(error).__name__}: {first})"
 
 
 def _tried(requests: Requests) -> list[Scored]:
-    """The shortest of the requests, cut short."""
+    """The requests with the shortest contexts, truncated."""
     order = sorted(range(len(requests)), key=lambda index: len(requests[index].context))
     return [_cut(requests[index]) for index in order[:N_TRIED]]
 

@@ -1,8 +1,8 @@
 """The same model as transformers' own modules, with attention handed to the engine.
 
-A bridge replaces a model's modules in place, so the twin is built anew, on no memory, and given the
-very tensors of the bridge. Nothing here is written for one model family: a twin is any causal
-language model whose attention goes through transformers' attention interface.
+A bridge replaces a model's modules in place, so the twin is built a second time, on the meta
+device, and then shares the tensors of the bridge. Nothing here is specific to a model family: a
+twin is any causal language model whose attention uses transformers' attention interface.
 """
 
 import copy

@@ -181,13 +181,13 @@ class Audit:
         spans = [
             f"{_span(row['min'], row['max'])} {row['unit']}" for _, row in self.lengths.iterrows()
         ]
-        told = [f"Prompts with their shots: {', '.join(spans)}."]
+        sentences = [f"Prompts with their shots: {', '.join(spans)}."]
         if self.context is not None:
-            told.append(
+            sentences.append(
                 f"{self.too_long:,} of {self.n:,} do not fit into the model's context of "
                 f"{self.context:,} tokens with their answers."
             )
-        return told
+        return sentences
 
     def __repr__(self) -> str:
         below = "\n".join(f"- {sentence}" for sentence in self.sentences)

@@ -71,13 +71,13 @@ class Example:
         return f"Example({', '.join(filter(None, [repr(self.id), asked, *more]))})"
 
     def _repr_html_(self) -> str:
-        told = [f"Answer: {self.answer}", f"Choices: {', '.join(self.choices)}"]
+        details = [f"Answer: {self.answer}", f"Choices: {', '.join(self.choices)}"]
         if self.shots:
-            told.append(f"Before it stand {len(self.shots)} worked examples: example.shots")
+            details.append(f"Before it stand {len(self.shots)} worked examples: example.shots")
         return notebook.block(
             notebook.line(f"Example {self.id}; what the answer needs is marked"),
             notebook.marked(self.prompt, self.evidence),
-            notebook.lines(told if self.choices else [told[0], *told[2:]]),
+            notebook.lines(details if self.choices else [details[0], *details[2:]]),
         )
 
     def context(self, *, worked: bool = False) -> str:
@@ -146,7 +146,7 @@ class Task(ABC):
 
     @property
     def protocol(self) -> object | None:
-        """The one protocol that this task is asked under, whatever a sweep's protocols are.
+        """The one protocol that this task uses, regardless of a sweep's protocols.
 
         A label such as `"text_logprob"`, or a `Protocol`, which need not be registered; None for a
         task that is asked under all of the sweep's.

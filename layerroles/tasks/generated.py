@@ -1,13 +1,13 @@
-"""Tasks whose questions are drawn at random, without end.
+"""Tasks with an unlimited number of randomly generated questions.
 
 Every question is a function of (task, seed, index) alone, by `random.Random` seeded with text, so
-that it is the same on every machine. Questions are split in two by a hash of their own content, one
-in four set apart: what is set apart is shown as worked examples or held out, the rest is asked. The
-two therefore share no question, whatever the seed and the limit.
+that it is the same on every machine. Questions are split in two by a hash of their content: one in
+four is set apart for worked examples and held-out texts, the others are asked. The two parts
+therefore share no question, under any seed and limit.
 
-Which worked examples stand before a question moves its score, in word problems by as much as a
-layer does. So there are 16 sets of them under each seed, and the questions that share a set are a
-cluster (`Example.cluster`), which intervals know.
+The worked examples before a question affect its score, in word problems by as much as a layer does.
+So there are 16 sets of them under each seed, and the questions that share a set are a cluster
+(`Example.cluster`), which intervals take into account.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ from layerroles.tasks.parameters import whole
 
 Draw = Callable[[random.Random, int], Example]
 
-# So many draws in a row that give nothing new mean that there is nothing new.
+# After so many draws in a row without a new question, no more are expected.
 _DRAWS = 1000
 N_SETS = 16
 

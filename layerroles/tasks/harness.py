@@ -1,6 +1,6 @@
-"""What lm-evaluation-harness knows under a name: its task objects, loaded, checked, and told of.
+"""Load lm-evaluation-harness tasks by name, check them, and report their errors in one line.
 
-Importing it takes seconds, so that it is imported where it is needed.
+Importing lm-eval takes seconds, so it is imported only where it is needed.
 """
 
 import functools
@@ -19,7 +19,7 @@ from layerroles.registry import nearest
 
 log = logging.getLogger(__name__)
 
-# What of a configuration decides prompts and scores.
+# Configuration keys that determine prompts and scores.
 _RULES = (
     *("task", "dataset_name", "output_type", "test_split", "validation_split"),
     *("fewshot_split", "num_fewshot", "doc_to_text", "doc_to_target", "doc_to_choice"),
@@ -63,7 +63,7 @@ _FAMILIES = MappingProxyType(
 
 
 def family_of(name: str, *, tell: bool = True) -> str:
-    """The family of a well-known task, by how its name begins; else `language`, which is told."""
+    """The family of a well-known task, by how its name begins; else `language`, with a warning."""
     known = [begin for begin in _FAMILIES if name.startswith(begin)]
     if known:
         return _FAMILIES[max(known, key=len)]
@@ -182,7 +182,7 @@ def metric_of(task: Any, member: Any) -> str:
             return name
     raise InputError(
         f"lm-eval task {member.task_name!r} has no metric of which higher is better "
-        f"({', '.join(better)}): its scores cannot be told as skill"
+        f"({', '.join(better)}): its scores cannot be used as a skill"
     )
 
 
@@ -201,7 +201,7 @@ def refuse_worse(member: Any, metric: str) -> None:
 
 def metrics_of(member: Any, instances: list[Any]) -> dict[str, dict[str, Any]]:
     """The metrics of one document by filter, from its instances with their filtered answers."""
-    with told(member.task_name, "cannot score an answer"):
+    with raising_input_errors(member.task_name, "cannot score an answer"):
         return {
             name: member.process_results(
                 instances[0].doc, [one.filtered_resps[name] for one in instances]
@@ -219,13 +219,13 @@ def rules(members: Iterable[Any]) -> str:
 
 
 def _as_text(value: Any) -> str:
-    """A setting as text; of a function its name, not where it lies in memory."""
+    """A setting as text; for a function its name, not its address."""
     return str(getattr(value, "__qualname__", None) or value)
 
 
 @contextmanager
-def told(name: str, what: str) -> Iterator[None]:
-    """Tell in one line what lm-eval, or a task's own template or function, does not get done."""
+def raising_input_errors(name: str, what: str) -> Iterator[None]:
+    """Raise errors of lm-eval, or of a task's template or function, as one-line `InputError`s."""
     try:
         yield
     except InputError:
@@ -236,7 +236,7 @@ def told(name: str, what: str) -> Iterator[None]:
 
 
 def first_line(error: Exception) -> str:
-    """The first line of what an error says."""
+    """The first line of an error's message."""
     return str(error).strip().split("\n", 1)[0] or type(error).__name__
 
 

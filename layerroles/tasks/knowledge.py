@@ -99,20 +99,20 @@ class Facts(Listed):
         return {relation: list(facts()[relation]) for relation in self._asked()}
 
     def posed(self, example: Example, others: Sequence[Example]) -> Example:
-        """The question behind its context, the fact told among some of the others."""
+        """The question after its context: its fact, and with "distractors" some of the others."""
         if self.context == "none":
             return example
         fact, own = example, others
-        told = [fact]
+        stated_facts = [fact]
         if self.context == "distractors":
             rng = random.Random(f"{self.name}:distractors:{fact.id}")
             # Nobody else's answer is the right one, and no other fact is asked in the same words.
             others = [o for o in own if o.answer != fact.answer and o.prompt != fact.prompt]
-            told += rng.sample(others, min(_DISTRACTORS, len(others)))
-            rng.shuffle(told)
-        before = "".join(f"{_stated(one)} " for one in told[: told.index(fact)])
+            stated_facts += rng.sample(others, min(_DISTRACTORS, len(others)))
+            rng.shuffle(stated_facts)
+        before = "".join(f"{_stated(one)} " for one in stated_facts[: stated_facts.index(fact)])
         start = len(before) + len(fact.prompt) + 1
-        context = " ".join(map(_stated, told))
+        context = " ".join(map(_stated, stated_facts))
         return dataclasses.replace(
             fact,
             prompt=f"{context}\n{fact.prompt}",

@@ -1,6 +1,6 @@
 """Language: repeat a text as it stands, the control for damage that is not about a skill.
 
-A long answer breaks down at any damaged depth, whatever it is about. The texts here are as long as
+Damage at any depth breaks long answers, regardless of their subject. The texts here are as long as
 the worked solutions of `word_problems` and made of the same words, with nothing to work out: where
 copying suffers too, a loss in word problems says little about reasoning.
 """

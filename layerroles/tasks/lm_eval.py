@@ -24,7 +24,14 @@ from typing import Any, ClassVar
 from layerroles.compat import filter_names
 from layerroles.errors import InputError
 from layerroles.tasks.base import FAMILIES, Example, Task, register
-from layerroles.tasks.harness import check, family_of, members, quiet, refuse_worse, told
+from layerroles.tasks.harness import (
+    check,
+    family_of,
+    members,
+    quiet,
+    raising_input_errors,
+    refuse_worse,
+)
 from layerroles.tasks.lm_eval_references import n_reserved, prompts
 from layerroles.tasks.parameters import one_of, whole
 
@@ -251,7 +258,10 @@ class LmEval(Task):
         chat = {"apply_chat_template": template is not None, "chat_template": template}
         member.set_fewshot_seed(self.fewshot_seed)
         found, before = {}, 0
-        with quiet(), told(name, f"cannot make its prompts, with {shots} worked examples"):
+        with (
+            quiet(),
+            raising_input_errors(name, f"cannot make its prompts, with {shots} worked examples"),
+        ):
             for place in sorted(places):
                 for skipped in range(before, place) if shots else ():
                     member.sampler.sample(shots, eval_doc=docs[skipped] if same_split else None)

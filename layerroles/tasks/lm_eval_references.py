@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from layerroles.tasks.harness import quiet, told
+from layerroles.tasks.harness import quiet, raising_input_errors
 
 _RESERVED, _SHARE = 64, 5
 # So many documents of a split are tried as worked examples; the first ones that are not asked.
@@ -48,7 +48,12 @@ def prompts(member: Any, asked: Sequence[int], limit: int, seed: int) -> list[st
     """
     shots = member.config.num_fewshot or 0
     docs, places = member.eval_docs, set(asked)
-    with quiet(), told(member.task_name, f"cannot make its prompts, with {shots} worked examples"):
+    with (
+        quiet(),
+        raising_input_errors(
+            member.task_name, f"cannot make its prompts, with {shots} worked examples"
+        ),
+    ):
         known = {_question(member, docs[place]) for place in asked}
         reserve = [place for place in range(len(docs)) if place not in places]
         rng = random.Random(f"{member.task_name}:{seed}:reference")

@@ -127,9 +127,9 @@ class KVRetrieval(Generated):
     def grade(self, response: str, example: Example) -> Grade:
         """Strict: the value in its quotes and nothing else. Form: some value so.
 
-        Flexible: it is the only value of the object that the response gives as its answer, in
-        whatever quotes or none, alone or in a sentence. Pairs of other keys that follow on it do
-        not count. Where an answer ends at a comma (`until`), a list that opens with the right value
+        Flexible: it is the only value of the object that the response gives as its answer, with
+        any quotes or none, alone or in a sentence. Pairs of other keys that follow it do not
+        count. Where an answer ends at a comma (`until`), a list that opens with the right value
         is that value.
         """
         head = re.split(r"[,}\n]", response.strip(), maxsplit=1)[0].strip()

@@ -1,6 +1,6 @@
 """Read a user's questions from a file, and say where it is wrong: file, line, what to do.
 
-The fields of a row are told in `layerroles.tasks.local`.
+The fields of a row are documented in `layerroles.tasks.local`.
 """
 
 import csv

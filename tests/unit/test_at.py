@@ -262,7 +262,7 @@ def test_mistakes_are_told() -> None:
         with pytest.raises(lr.InputError, match=line), lr.ablated(model, condition):
             model(tokens)
     (condition,) = conditions_of("evidence")
-    with pytest.raises(lr.InputError, match="was not told"), lr.ablated(model, condition):
+    with pytest.raises(lr.InputError, match="not known where"), lr.ablated(model, condition):
         model(tokens)
     with pytest.raises(lr.InputError, match="does not say where its evidence is"):
         lr.Engine(model).loglikelihood([("ab", "c")], [condition])

@@ -15,7 +15,7 @@ from layerroles.engine.decode import Chosen, Decoding
 from layerroles.engine.fused import Fused
 from layerroles.engine.plain import Plain
 from layerroles.engine.requests import Score, Scored, Written, scored, written
-from layerroles.engine.trust import rounding_noise, telling
+from layerroles.engine.trust import choose_condition, rounding_noise
 from tests.unit.random_models import (
     ALL_ARCHITECTURES,
     ARCHITECTURES,
@@ -376,11 +376,13 @@ def test_in_bfloat16_texts_may_part_where_rounding_decides_and_nowhere_else(
 def test_which_condition_is_tried() -> None:
     """In half precision in the middle: without its first layers a model hangs on the last bit."""
     skips = [Condition({lr.Site(n): lr.Skip()}) for n in (3, 0, 9, 6, 1)]
-    assert telling(skips, torch.bfloat16) == skips[0]
-    assert telling(skips, torch.float32) == skips[1]  # nothing below its output is computed
+    assert choose_condition(skips, torch.bfloat16) == skips[0]
+    assert (
+        choose_condition(skips, torch.float32) == skips[1]
+    )  # nothing below its output is computed
     zeros = [Condition({lr.Site(n, "mlp"): lr.Zero()}) for n in (3, 0, 9, 6, 1)]
-    assert telling(zeros, torch.float32) == zeros[4]
-    assert telling(zeros[1:2], torch.float32) == zeros[1]
+    assert choose_condition(zeros, torch.float32) == zeros[4]
+    assert choose_condition(zeros[1:2], torch.float32) == zeros[1]
 
 
 def test_the_last_bit_moves_a_half_precision_only() -> None:

@@ -287,7 +287,7 @@ def test_a_limit_that_is_too_large_is_told_once_a_task(
         assert not caplog.records
         sweep(tasks, [], limit=33)
     assert [record.getMessage() for record in caplog.records] == [
-        f"task {task.label!r}: 32 questions are asked, not 33: it has no more, besides 8 that are "
+        f"task {task.label!r}: 32 questions are asked, not 33: it has no more, except 8 that are "
         f"reserved for references and never asked"
         for task in tasks
     ]

@@ -287,6 +287,6 @@ def test_a_plan_is_printed_with_all_that_it_tells() -> None:
         "  passes      2 over 1 packed rows",
         "  tokens      24 if each request is read alone, 8 here (2.9 times fewer)",
         "  decoded     up to 6 rows together",
-        f"  memory      up to {plan.n_bytes / 2**20:.0f} MB of tensors besides the weights",
+        f"  memory      up to {plan.n_bytes / 2**20:.0f} MB of tensors in addition to the weights",
         "  time        up to about 48 s",
     ]

@@ -94,7 +94,7 @@ def test_a_probe_sees_the_ablated_model(at: lr.ablations.where.NamedAt) -> None:
 
 def test_evidence_that_nobody_told_is_refused() -> None:
     condition = lr.Condition({lr.Site(0): lr.Skip()}, at="evidence")
-    with pytest.raises(lr.InputError, match="where the evidence is was not told"):
+    with pytest.raises(lr.InputError, match="it is not known where the evidence is"):
         Stream().measure(random_model("llama"), [Listed(QUESTIONS[1:])], condition=condition)
 
 

@@ -11,7 +11,7 @@ import pytest
 import layerroles as lr
 import layerroles.sweep as module
 from layerroles.cli import main
-from layerroles.status import read_status, telling, unfinished
+from layerroles.status import read_status, unfinished, write_progress
 from tests.unit.random_models import random_model
 
 
@@ -47,7 +47,7 @@ def test_after_the_last_row_it_says_what_is_asked_for_still(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("layerroles.status._SECONDS_BETWEEN_WRITES", 0.0)
-    with telling(tmp_path, 4) as tell:
+    with write_progress(tmp_path, 4) as tell:
         tell(4, "facts, skip L1")
         tell(0, "noise floor of facts")
         found = read_status(tmp_path)
@@ -74,7 +74,7 @@ class _Noting:
 
 
 def test_an_error_and_a_kill_are_told(tmp_path: Path) -> None:
-    with pytest.raises(ZeroDivisionError), telling(tmp_path, 10) as tell:
+    with pytest.raises(ZeroDivisionError), write_progress(tmp_path, 10) as tell:
         tell(4, "facts, skip L1")
         raise ZeroDivisionError("a reason\nand more")
     found = read_status(tmp_path)
@@ -83,15 +83,15 @@ def test_an_error_and_a_kill_are_told(tmp_path: Path) -> None:
     assert str(found).endswith("last facts, skip L1 (a reason)")
 
     code = (
-        "import os, sys; from pathlib import Path; from layerroles.status import telling\n"
-        "with telling(Path(sys.argv[1]), 10) as tell: os.kill(os.getpid(), 9)"
+        "import os, sys; from pathlib import Path; from layerroles.status import write_progress\n"
+        "with write_progress(Path(sys.argv[1]), 10) as tell: os.kill(os.getpid(), 9)"
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False)
     assert read_status(tmp_path).state == "died"
 
 
 def test_a_process_of_the_same_number_is_another_one(tmp_path: Path) -> None:
-    with telling(tmp_path, 1):
+    with write_progress(tmp_path, 1):
         assert read_status(tmp_path).state == "running"
         file = tmp_path / "progress.json"
         found = json.loads(file.read_text())
@@ -104,8 +104,8 @@ def test_a_process_of_the_same_number_is_another_one(tmp_path: Path) -> None:
 
 def test_a_process_that_nobody_has_buried_is_dead(tmp_path: Path) -> None:
     code = (
-        "import os, sys; from pathlib import Path; from layerroles.status import telling\n"
-        "with telling(Path(sys.argv[1]), 10) as tell: os.kill(os.getpid(), 9)"
+        "import os, sys; from pathlib import Path; from layerroles.status import write_progress\n"
+        "with write_progress(Path(sys.argv[1]), 10) as tell: os.kill(os.getpid(), 9)"
     )
     child = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)])
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # it has ended, and stays
@@ -116,7 +116,7 @@ def test_a_process_that_nobody_has_buried_is_dead(tmp_path: Path) -> None:
 def test_a_clock_that_is_set_back_changes_no_rate(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with telling(tmp_path, 10) as tell:
+    with write_progress(tmp_path, 10) as tell:
         before = read_status(tmp_path).updated
         monkeypatch.setattr("time.time", lambda: before - 3600)
         tell(5, "half")
@@ -128,7 +128,7 @@ def test_a_clock_that_is_set_back_changes_no_rate(
 
 def test_a_file_that_cannot_be_written_stops_nothing(tmp_path: Path) -> None:
     (tmp_path / "progress.json").mkdir()
-    with telling(tmp_path, 1) as tell:
+    with write_progress(tmp_path, 1) as tell:
         tell(1, "all")
 
 
@@ -153,7 +153,7 @@ def test_what_is_drawn_of_a_run_that_has_not_ended_says_so(
     assert unfinished(tmp_path) == ""
     assert main(["report", str(tmp_path)]) == 0
     assert "is not finished" not in (tmp_path / "report.html").read_text("utf-8")
-    with pytest.raises(KeyboardInterrupt), telling(tmp_path, 20) as tell:
+    with pytest.raises(KeyboardInterrupt), write_progress(tmp_path, 20) as tell:
         tell(12, "facts, skip L2")
         raise KeyboardInterrupt
     assert "(stopped: 12 of 20 rows" in unfinished(tmp_path)
