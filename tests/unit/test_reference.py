@@ -146,6 +146,19 @@ def test_the_index_says_what_docstrings_say_first() -> None:
         assert said == " ".join(doc(value).split("\n\n")[0].split()), path
 
 
+def test_the_page_for_assistants_says_what_the_index_says() -> None:
+    page = (DOCS / "llms.txt").read_text(encoding="utf-8")
+    index = (DOCS / "api.md").read_text(encoding="utf-8")
+    said = dict(re.findall(r"^- lr\.(\w+): (.*)$", page, re.MULTILINE))
+    listed = dict(re.findall(r"^\| \[`(\w+)`\]\[layerroles\.\1\] \| (.*) \|$", index, re.MULTILINE))
+    assert len(said) == 12
+    assert said == {name: listed[name] for name in said}
+    links = re.findall(r"\]\((\S+)\)", page)
+    assert len(links) > 8 and all((DOCS / link).is_file() for link in links)
+    for name in re.findall(r"\blr\.(\w+)", page):
+        assert name in DOCUMENTED or name in PUBLIC, name
+
+
 def code_of(page: str) -> list[str]:
     """The python that stands on a page."""
     return [block.code for block in printed.blocks(page) if block.language == "python"]
