@@ -31,7 +31,7 @@ CONDITIONS = 61  # every layer of it at all positions, after the first, and the 
 
 
 class StandIn(Engine):
-    """Answers at once, and fails as it is told to."""
+    """Answers immediately, and fails at the configured rate."""
 
     chance: random.Random
     failing: float

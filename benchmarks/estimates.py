@@ -166,8 +166,9 @@ Within a factor of 1.5: {sum(reached)} of {len(reached)}.
 
 *took, s*: seconds of the processor, loading left out, which other programs on the machine move less
 than wall-clock time. *written*: how much of what might be written was, over all
-conditions and the noise floor; the estimate is told this share after the run, since nobody knows it
-before (`--generated`). Without it, an estimate is the bound for texts that all run to their limit.
+conditions and the noise floor; the estimate is given this share after the run, since it is not
+known before (`--generated`). Without it, an estimate is the bound for texts that all run to their
+limit.
 *estimated, MB*: the weights and the largest plan; *took, MB*: what the process grew by from before
 the model was loaded, the libraries' own memory not counted.
 

@@ -186,10 +186,10 @@ $ python experiments/all.py          --model meta-llama/Llama-3.1-8B --limit 100
 ## What sweeps take
 
 The same questions put by `layerroles sweep` with the package's own tasks, which need no hub: one
-layer skipped at a time (heads: zeroed), the intact model and its noise floor among them. The
-scripts above ask more tasks or longer ones, so that the sums are not theirs. Retrieval
+layer skipped at a time (heads: zeroed), including the intact model and its noise floor. The
+scripts above ask more tasks or longer ones, so these totals do not apply to them. Retrieval
 augmentation, similarity and layers put into another model have no command of this kind: their
-times are not reckoned.
+times are not estimated.
 
 ```console
 $ python benchmarks/paper.py
@@ -208,7 +208,7 @@ those of the row. `layerroles sweep` takes the same, with `--out RUN` in place o
 - Every text is taken to run to its limit: time and tokens written are bounds. `--generated 0.4`
   says that 40% of what may be written is expected to be. Models that think first write far more
   than the tasks' limits, which are for short answers.
-- *memory*: weights and, besides, what the plan takes at the most; the budget is half of what the
+- *memory*: the weights plus the most that the plan takes; the budget is half of what the
   weights leave free (`--memory`).
 - The device is {device}: half of its published peak and 70% of its bandwidth are assumed, and 10
   microseconds to start an operation. The times are not measured on the device: they are no more

@@ -12,11 +12,11 @@ import torch
 import layerroles as lr
 
 PACKAGES = ("torch", "transformers", "transformer-lens", "lm-eval", "nnsight")
-# What the request files ask, beside them, by whoever made them.
+# Describes the request files; lies beside them and is written by their author.
 WORKLOADS = "workloads.md"
 # Beside the measurements, written by scripts of their own.
 SECTIONS = ("shares.md", "growth.md")
-# The ways of `runner.py` whose ratios are told if they were timed; the column's name, and a note.
+# The ways of `runner.py` whose ratios are shown if they were timed; the column's name, and a note.
 LOOPS = {
     "hooks": (
         "hooks loop",
@@ -103,7 +103,7 @@ def _speed(work: dict[str, Any]) -> str:
     notes = [f"*{name}*: {note}." for name, note in map(LOOPS.__getitem__, loops)]
     if loops:
         notes.append(
-            "Of these, ratios are told, timed on the middle layer and half of the questions, and "
+            "Of these, ratios are given, timed on the middle layer and half of the questions, and "
             "multiplied; they ask each choice, where lm-eval asks a question once whose choices "
             "are single tokens (MMLU's letters)."
         )
@@ -205,10 +205,10 @@ def _memory(work: dict[str, Any], budget: str) -> str:
             cells += [f"{found['planned_mb']:.0f}", peak]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return (
-        "## Memory\n\nWhat the plan says that a sweep's tensors take at the most besides the "
-        "weights, and what the process grew by, with what libraries keep for themselves: with the "
-        "default budget, half of what is free on the machine, and on every third condition with "
-        f'`memory="{budget}"`, which should be kept to within a tenth.\n\n' + "\n".join(lines)
+        "## Memory\n\nThe most that a sweep's tensors take in addition to the weights according to "
+        "the plan, and the growth of the process, with what libraries keep for themselves: with "
+        "the default budget, half of what is free on the machine, and on every third condition "
+        f'with `memory="{budget}"`, which should be kept to within a tenth.\n\n' + "\n".join(lines)
     )
 
 

@@ -11,8 +11,8 @@ not by nnsight's loop). A request is a JSON object a line:
     {"kind": "loglikelihood", "context": "...", "continuation": "..."}
     {"kind": "generate_until", "context": "...", "until": ["\n"], "max_gen_toks": 64}
 
-Where scores are told, a continuation says whether it is the right one (`"right": true`), and a text
-what the right ones begin with (`"answer"`, a regular expression).
+To compute scores, a continuation states whether it is the right one (`"right": true`), and a text
+states what right answers begin with (`"answer"`, a regular expression).
 """
 
 import argparse

@@ -3,11 +3,11 @@ r"""Time a whole layer sweep against the loops that one would write instead, in 
     python benchmarks/speed.py [--requests FOLDER] [--only arc_5shot] [--heads arc_5shot]
 
 FOLDER holds request files, one workload each (see `runner.py`; `workloads.py` makes some); without
-it, the package's own tasks are asked. What the files ask may be told in `workloads.md` beside them,
-which is put on the page. Each way of answering runs in a process of its own, one after the other. A
+it, the package's own tasks are asked. A file `workloads.md` beside them may describe what they ask;
+it is put on the page. Each way of answering runs in a process of its own, one after the other. A
 loop is timed on the intact model and on one skipped layer in the middle, and multiplied; the engine
 is timed on all conditions. Measurements are kept in runs/bench and are not made again; delete it to
-measure anew, or on another model, or with another dtype.
+measure again, or on another model, or with another dtype.
 """
 
 import argparse
@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--start", action="store_true", help="time a tiny sweep as a process")
     parser.add_argument("--demo", type=Path, help="a finished run of make demo, to time its loop")
     parser.add_argument(
-        "--ways", default="untuned,hooks,nnsight", help="that are timed besides (plain is another)"
+        "--ways", default="untuned,hooks,nnsight", help="timed in addition (plain is another)"
     )
     parser.add_argument("--kept", type=Path, default=Path("runs/bench"), help="measurements")
     parser.add_argument("--out", type=Path, default=Path("docs/results/performance.md"))
@@ -218,7 +218,7 @@ def scores(args: argparse.Namespace, file: Path) -> dict[str, Any]:
     """Accuracies, and the share of same answers, by the engine and by lm-eval's loop.
 
     The loop answers at each batch size, by reading back what lies below a skipped layer.
-    Likelihoods are asked under all conditions, and with `softmax_dtype` in float32 besides (a star
+    Likelihoods are asked under all conditions, and again with `softmax_dtype` in float32 (a star
     marks it). Texts, which take long, are asked under all conditions at the first size, under some
     at the others and in float32.
     """

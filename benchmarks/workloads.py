@@ -21,8 +21,8 @@ FOLDER holds the benchmarks as JSON objects, one a line:
   https://github.com/nelson-liu/lost-in-the-middle.
 
 Each request says what is right, so that answers can be scored, too; the page's scores are of
-`--examples 200`. What is asked is told in `workloads.md` beside the files, which `speed.py` puts on
-its page.
+`--examples 200`. `workloads.md` beside the files describes what is asked; `speed.py` puts it on its
+page.
 """
 
 import argparse

@@ -11,7 +11,7 @@ Method
     The twins:
       solver   solutions of an exact solver (solver-taught, not distilled from a model);
       self     the model's own greedy solutions that came out right (self-distilled);
-      control  the same stories, told and not worked out; the loss is on the story.
+      control  the same stories without solutions; the loss is on the story.
     Held out are `word_problems`, which share no sentence and no word for people, things and places
     with the lessons (see `lessons.py`).
 

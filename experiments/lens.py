@@ -5,7 +5,7 @@ lenses are read on others:
 
     python experiments/lens.py boolq/validation.jsonl --field passage --out runs/lens
 
-What is told: `KL(final || lens)` in nats at every layer, over all tokens but each text's first (on
+The output is `KL(final || lens)` in nats at every layer, over all tokens but each text's first (on
 which the tuned lens is not trained); intervals are of means over texts.
 """
 

@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     model = lr.load(args.model, dtype=args.dtype)
     kept, others = lr.task(args.keep), [lr.task(name) for name in args.others]
-    lr.protocols.protocol(args.beside)  # told before anything is run
+    lr.protocols.protocol(args.beside)  # raises before anything is run
     known = set(range(1, model.cfg.n_layers))
     if not set(args.drop) <= known or len(set(args.drop)) < len(args.drop):
         named = " ".join(map(str, args.drop))

@@ -1,8 +1,8 @@
 """What the experiments share: their options, their conditions, and how each of them ends.
 
-Every script goes on with the run that its `--out` holds; `--no-resume` refuses such a folder. A
-mistake in what is given is told in one line, with exit code 2. At the end a script prints its
-findings, writes `report.html` with them on top, and leaves them in `findings.json` for `all.py`.
+Every script resumes the run that its `--out` holds; `--no-resume` refuses such a folder. Invalid
+input gives a one-line error and exit code 2. At the end a script prints its findings, writes
+`report.html` with them on top, and stores them in `findings.json` for `all.py`.
 """
 
 import argparse
@@ -124,7 +124,7 @@ def conclude(
 
 
 def run(name: str, main: Callable[[], None]) -> NoReturn:
-    """Run a script to its exit code: 0, 2 for a mistake told in one line, 130 when stopped."""
+    """Run a script to its exit code: 0, 2 after a one-line input error, 130 when stopped."""
     try:
         main()
     except lr.InputError as error:
