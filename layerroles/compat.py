@@ -5,7 +5,9 @@ version in which it was last seen. The tables of `torch.nn.Module` (`_parameters
 hooks) are not gathered here: they are how a module is taken apart, wherever that is done.
 """
 
-from collections.abc import Mapping
+import functools
+import inspect
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -57,6 +59,48 @@ def saved_tensors(module: nn.Module) -> Mapping[str, Tensor | None]:
     """A module's own parameters and the buffers that its state holds (torch 2.13)."""
     kept = set(module._buffers) - module._non_persistent_buffers_set
     return module._parameters | {name: module._buffers[name] for name in kept}
+
+
+def name_caches(bridge: Any) -> None:
+    """Pass keys and values of earlier tokens under the names that this transformers gives them.
+
+    transformers 5.24 renamed the argument `past_key_values` to `cache`, of models and of their
+    attentions. transformer-lens 4.3 knows the old name only: its bridges would take the tokens of a
+    decoding step for the whole text. With an earlier transformers nothing is changed.
+    """
+    from transformer_lens.model_bridge.generalized_components.attention import AttentionBridge
+    from transformer_lens.model_bridge.generalized_components.mla_attention import (
+        MLAAttentionBridge,
+    )
+
+    if _names_cache(bridge.original_model):
+        _rename(bridge.original_model, "past_key_values", "cache")
+    for module in bridge.modules():
+        if isinstance(module, MLAAttentionBridge):
+            _rename(module, "cache", "past_key_values")
+        elif isinstance(module, AttentionBridge) and _names_cache(module.original_component):
+            update = module._update_kv_cache
+            if not isinstance(update, functools.partial):  # of a model that was prepared before
+                module._update_kv_cache = functools.partial(_update_cache, update)
+
+
+def _names_cache(module: Any) -> bool:
+    return "cache" in inspect.signature(module.forward).parameters
+
+
+def _rename(module: nn.Module, old: str, new: str) -> None:
+    """Rename an argument of a module's calls."""
+
+    def renamed(_: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        return args, {new if name == old else name: value for name, value in kwargs.items()}
+
+    module.register_forward_pre_hook(renamed, with_kwargs=True)
+
+
+def _update_cache(
+    update: Callable[..., Any], k: Tensor, v: Tensor, *, cache: Any = None, **kwargs: Any
+) -> Any:
+    return update(k, v, **(kwargs if cache is None else kwargs | {"past_key_values": cache}))
 
 
 def takes_positions(model: Any) -> bool:

@@ -38,7 +38,7 @@ from layerroles.boot import (
     source_of,
 )
 from layerroles.checks import Checks, check_model, check_pads, massive_writes, unchecked
-from layerroles.compat import takes_positions
+from layerroles.compat import name_caches, takes_positions
 from layerroles.errors import InputError
 from layerroles.sites import Site, size_of
 from layerroles.weights import content, hook_ids, shares_keys, weights
@@ -391,6 +391,7 @@ def _prepare(
     bridge.requires_grad_(False)
     keep_few_kernels()
     read_out_in_one_piece(bridge)
+    name_caches(bridge)
     try:
         checks = check_model(bridge, name)
         check_pads(bridge, name, lambda tokens, attended: forward(bridge, tokens, attended)[0])

@@ -23,6 +23,7 @@ from layerroles.figures.catalogue import localized
 from layerroles.page.answers import changed
 from layerroles.page.beside import beside, names
 from layerroles.page.explored import Run, explored
+from layerroles.page.glance import glance
 from layerroles.page.said import head, tail
 from layerroles.page.sections import DRAWN, embed, sections, seen_in
 from layerroles.probes.frames import by_probe
@@ -102,6 +103,7 @@ def render(
         kinds=kinds,
         findings=findings,
         verdicts=[(_under(found), _verdict(found, there)) for found in roles],
+        answer=glance(roles[0]) if roles else None,
         intact=result.intact().to_dict("records"),
         sections=shown,
         explored=None if data is None else _compact(data),

@@ -18,7 +18,7 @@ const screen_ = () => draw(dark.matches ? "dark" : "light");
 const firstDrawing = new Promise((begin) => setTimeout(begin)).then(screen_);
 dark.addEventListener("change", screen_);
 addEventListener("beforeprint", () => {
-  document.querySelectorAll("details.answers").forEach((item) => { item.open = true; });
+  document.querySelectorAll("details.answers, details.rest").forEach((item) => { item.open = true; });
   draw("light", 690);
 });
 addEventListener("afterprint", screen_);

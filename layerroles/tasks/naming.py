@@ -56,7 +56,7 @@ def grade_name(
         alone: the name counts only at the start and apart from other words, as a symbol does.
     """
     line = _plain(response.strip().split("\n", 1)[0])
-    accepted = {_bare(text) for text in _numbers((example.answer, *example.aliases))}
+    accepted = _accepted((example.answer, *example.aliases))
     strict = _bare(line) in accepted
     return Grade(
         strict=strict,
@@ -67,14 +67,14 @@ def grade_name(
 
 
 def _names_first(
-    line: str, example: Example, known: frozenset[str], accepted: set[str], alone: bool
+    line: str, example: Example, known: frozenset[str], accepted: frozenset[str], alone: bool
 ) -> bool:
     asked = _plain(example.prompt.rsplit("\n", 1)[-1])
     line = _OPENING.sub("", line.lstrip(_MARKS))
     if line.casefold().startswith(asked.casefold()):
         line = line[len(asked) :].lstrip(_MARKS)
     sentence = _SENTENCE_END.split(line, maxsplit=1)[0]
-    name = _any_of(_numbers((*known, example.answer, *example.aliases, *example.choices)))
+    name = _any_of(known, (example.answer, *example.aliases, *example.choices))
     first = re.search(name, sentence)
     if not first or _bare(first[0]) not in accepted:
         return False
@@ -96,9 +96,16 @@ def _numbers(names: Iterable[str]) -> frozenset[str]:
 
 
 @lru_cache(maxsize=1024)
-def _any_of(names: frozenset[str]) -> str:
+def _accepted(names: tuple[str, ...]) -> frozenset[str]:
+    """The spellings that count as one of these names, as `_bare` gives them."""
+    return frozenset(map(_bare, _numbers(names)))
+
+
+@lru_cache(maxsize=1024)
+def _any_of(known: frozenset[str], names: tuple[str, ...]) -> str:
     """A pattern of any of these names as whole words, the longest where several start."""
-    longest_first = sorted(map(_plain, names), key=lambda name: (-len(name), name))
+    forms = map(_plain, _numbers((*known, *names)))
+    longest_first = sorted(forms, key=lambda name: (-len(name), name))
     either = "|".join(
         re.escape(name) if _case_counts(name) else f"(?i:{re.escape(name)})"
         for name in longest_first

@@ -93,6 +93,19 @@ def test_the_verdict_comes_first_and_headings_are_in_order(
     assert all(plot.get_attribute("aria-label") for plot in plots)
 
 
+def test_the_first_screen_has_the_answer(browser: webdriver.Chrome, page: Path) -> None:
+    opened(browser, page)
+    browser.set_window_size(1280, 1000)  # 900 of the page, and what belongs to the browser
+    bottom = "return document.querySelector(arguments[0]).getBoundingClientRect().bottom"
+    assert len(browser.find_elements(By.CSS_SELECTOR, ".short li")) == 3
+    assert browser.execute_script(bottom, ".short") < 900
+    assert browser.execute_script(bottom, ".glance") < 900
+    rest = browser.find_element(By.CSS_SELECTOR, "#verdict details.rest")
+    assert rest.get_attribute("open") is None
+    assert len(rest.find_elements(By.CSS_SELECTOR, ".claims li")) > 10
+    browser.set_window_size(1280, 1200)
+
+
 def test_the_table_of_effects_is_whole_filters_and_sorts(
     browser: webdriver.Chrome, page: Path, result: SweepResult
 ) -> None:

@@ -13,7 +13,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformers import BertConfig, BertModel
 
 import layerroles as lr
-from layerroles import checks, gguf, models
+from layerroles import checks, compat, gguf, models
 from tests.unit.random_models import (
     ARCHITECTURES,
     EVERY_ARCHITECTURE,
@@ -105,6 +105,26 @@ def test_a_cache_that_is_wrong_is_refused_with_both_versions(
     monkeypatch.setattr(bridge, "forward", forgetful)
     with pytest.raises(lr.InputError, match=r"transformer-lens 4\S+ with transformers 5"):
         checks.check_model(bridge, "forgetful")
+
+
+@pytest.mark.filterwarnings("ignore:.past_key_values. is deprecated:FutureWarning")
+@pytest.mark.parametrize("architecture", ["llama", "neox", "deepseek_v3"])
+def test_a_cache_is_read_under_the_name_that_transformers_5_24_gives_it(
+    architecture: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bridge = TransformerBridge.boot_transformers(str(model_path(architecture)), device="cpu")
+    for block in bridge.blocks:  # as 5.24 calls attention
+        for old in ("past_key_values", "layer_past"):
+            compat._rename(block.attn, old, "cache")
+    with pytest.raises(lr.InputError, match="decoding with a cache gives other logits"):
+        checks.check_model(bridge, "renamed")
+    known = compat._names_cache
+    monkeypatch.setattr(
+        compat, "_names_cache", lambda one: one is not bridge.original_model or known(one)
+    )
+    compat.name_caches(bridge)
+    compat.name_caches(bridge)  # once more changes nothing
+    assert checks.check_model(bridge, "renamed").cache_error is not None
 
 
 def test_a_cache_that_gives_no_numbers_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

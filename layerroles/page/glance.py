@@ -1,0 +1,99 @@
+"""The answer at the top of the page: the verdict on each layer as a picture, and three sentences.
+
+Nothing is concluded here. The sentences restate `Roles.frame`, `Roles.layers` and `Roles.claims`;
+the full verdict, with its numbers, stands below them on the page.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from layerroles.results import records
+from layerroles.roles import Roles
+from layerroles.roles.claims import listed
+
+UNMEASURED = "not measurable"
+
+
+def glance(roles: Roles) -> dict[str, Any]:
+    """The rows of the picture, its layers, and the sentences."""
+    layers = sorted(int(layer) for layer in roles.layers["layer"].unique())
+    return {
+        "sentences": [_critical(roles, len(layers)), _shared(roles), _certainty(roles)],
+        "layers": layers,
+        "rows": list(_rows(roles)),
+    }
+
+
+def _rows(roles: Roles) -> Iterator[dict[str, Any]]:
+    """A row per family and protocol; `cells` is empty where harm cannot be measured."""
+    for (family, protocol), layers in roles.layers.groupby(["family", "protocol"], sort=False):
+        measured = layers[layers["verdict"] != UNMEASURED].sort_values("layer")
+        yield {"family": family, "protocol": protocol, "cells": measured.to_dict("records")}
+
+
+def _critical(roles: Roles, n_layers: int) -> str:
+    """How many layers each family needs, under each protocol."""
+    counts = []
+    for protocol, rows in roles.frame.groupby("protocol", sort=False):
+        measured = _measured(roles, str(protocol))
+        named = [
+            f"{row.family} {len(row.critical)}" for row in records(rows) if row.family in measured
+        ]
+        unmeasured = [row.family for row in records(rows) if row.family not in measured]
+        named += [f"{family} cannot be measured" for family in unmeasured]
+        counts.append(f"under {protocol}, {', '.join(named)}")
+    return f"Critical layers, of {n_layers}: {'; '.join(counts)}."
+
+
+def _shared(roles: Roles) -> str:
+    """Which layers are critical for every family, and which are attention sinks."""
+    general = [
+        f"{_numbered(layers)} under {protocol}"
+        for protocol, rows in roles.frame.groupby("protocol", sort=False)
+        if (layers := sorted({int(layer) for own in rows["general"] for layer in own}))
+    ]
+    sinks = [
+        f"{_numbered(row.sink)} for {row.family} under {row.protocol}"
+        for row in records(roles.frame)
+        if len(row.sink)
+    ]
+    if general:
+        first = (
+            f"Critical for every measured family, and so no evidence of a particular skill: "
+            f"{'; '.join(general)}."
+        )
+    else:
+        first = "No layer is shown to be critical for every measured family."
+    return first + (f" Attention sinks: {'; '.join(sinks)}." if sinks else "")
+
+
+def _certainty(roles: Roles) -> str:
+    """How much is undecided, and what became of the claims of the literature."""
+    measured = roles.layers[roles.layers["verdict"] != UNMEASURED]
+    undecided = int((measured["verdict"] == "undecided").sum())
+    asked = sorted({int(n) for n in measured["n"]})
+    questions = f"{asked[0]} to {asked[-1]}" if len(asked) > 1 else ", ".join(map(str, asked))
+    first = "No verdict on a layer is possible: no family was answered above chance."
+    if len(measured):
+        first = (
+            f"{undecided} of {len(measured)} verdicts on a layer are undecided "
+            f"(at {questions} questions)."
+        )
+    decided = [
+        f"{row.claim[0].lower()}{row.claim[1:]} ({row.family}, {row.protocol or 'all protocols'}): "
+        f"{row.status}"
+        for row in records(roles.claims)
+        if row.status in ("supported", "contradicted")
+    ]
+    if decided:
+        return f"{first} Claims of the literature that are decided: {'; '.join(decided)}."
+    return f"{first} No claim of the literature is supported or contradicted."
+
+
+def _measured(roles: Roles, protocol: str) -> set[str]:
+    known = roles.layers[roles.layers["verdict"] != UNMEASURED]
+    return set(known.loc[known["protocol"] == protocol, "family"])
+
+
+def _numbered(layers: Sequence[int]) -> str:
+    return f"layer{'s' if len(layers) > 1 else ''} {listed(list(layers))}"
