@@ -14,12 +14,20 @@ from layerroles.errors import InputError
 from layerroles.protocols import Harness, Protocol, protocol
 from layerroles.store import Key
 from layerroles.tasks import Example, LmEval, Task
+from layerroles.tasks.generated import Generated
 from layerroles.tasks.guessing import Guess, best_guess
 
 log = logging.getLogger(__name__)
 
 # Conditions that are asked together at the most: what they have in common is computed once.
 _CONDITIONS_AT_ONCE = 64
+
+
+def _find_guess(task: Task, protocol: Protocol, examples: tuple[Example, ...], seed: int) -> Guess:
+    return best_guess(task, examples, seed, functools.partial(protocol.guess_score, task))
+
+
+_remembered_guess = functools.lru_cache(maxsize=64)(_find_guess)
 
 
 @dataclass(frozen=True)
@@ -41,8 +49,10 @@ class Cell:
         """The best guess, for protocols whose score of guessing has to be measured."""
         if not self.protocol.measures_chance:
             return None
-        score = functools.partial(self.protocol.guess_score, self.task)
-        return best_guess(self.task, self.examples, self.seed, score)
+        find = _find_guess
+        if isinstance(self.task, Generated):  # its questions follow from its parameters alone
+            find = _remembered_guess
+        return find(self.task, self.protocol, self.examples, self.seed)
 
     def noted(self) -> dict[str, Any]:
         """What a manifest says of it."""

@@ -2,6 +2,7 @@
 
 import json
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -10,11 +11,12 @@ import numpy as np
 import pytest
 
 import layerroles as lr
+from layerroles import units
 from layerroles.protocols import Generation
-from layerroles.tasks import Example, Task
+from layerroles.tasks import Example, KVRetrieval, Task
 from layerroles.tasks.base import register
 from layerroles.tasks.generated import Generated
-from layerroles.tasks.guessing import best_guess
+from layerroles.tasks.guessing import Guess, Scorer, best_guess
 from tests.unit.random_models import random_model
 
 SCORE = Generation().guess_score
@@ -95,6 +97,21 @@ def test_a_finite_task_is_guessed_by_what_its_other_half_teaches(tmp_path: Path)
     lines = [f'{{"prompt": "Question {n}:", "answer": "yes"}}' for n in range(40)]
     file.write_text("\n".join(lines))
     assert guessed(lr.task(f"local:{file}", family="knowledge"))[1] == 1.0
+
+
+def test_the_guess_of_a_generated_task_is_found_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    def counted(task: Task, examples: Sequence[Example], seed: int, score: Scorer) -> Guess:
+        asked.append(seed)
+        return best_guess(task, examples, seed, score)
+
+    monkeypatch.setattr(units, "best_guess", counted)
+    task = KVRetrieval()
+    for seed in (0, 0, 1):
+        examples = tuple(task.examples(4, seed))
+        assert units.Cell(task, Generation(), examples, seed).guess is not None
+    assert asked == [0, 1]
 
 
 def test_a_run_stores_what_guessing_scores_and_clusters(tmp_path: Path) -> None:
