@@ -479,7 +479,7 @@ def test_what_says_that_an_executor_does_not_fit() -> None:
 def raised_in(module: str, error: Exception) -> Exception:
     """The error with the traceback of a function of this module."""
     namespace = {"__name__": module}
-    exec("def fail(error):\n    raise error", namespace)
+    exec("def fail(error):\n    raise error.with_traceback(None)", namespace)
     with pytest.raises(type(error)) as caught:
         namespace["fail"](error)  # type: ignore[operator]
     return caught.value
