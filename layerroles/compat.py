@@ -81,7 +81,7 @@ def name_caches(bridge: Any) -> None:
         elif isinstance(module, AttentionBridge) and _names_cache(module.original_component):
             update = module._update_kv_cache
             if not isinstance(update, functools.partial):  # of a model that was prepared before
-                module._update_kv_cache = functools.partial(_update_cache, update)
+                vars(module)["_update_kv_cache"] = functools.partial(_update_cache, update)
 
 
 def _names_cache(module: Any) -> bool:
