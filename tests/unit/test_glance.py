@@ -2,8 +2,10 @@
 
 from dataclasses import replace
 
+import pandas as pd
 import pytest
 
+from layerroles.page import render
 from layerroles.page.glance import glance
 from layerroles.results import SweepResult
 from layerroles.roles import Roles, localize
@@ -72,6 +74,17 @@ def test_a_claim_is_named_only_where_it_is_decided(roles: Roles) -> None:
     assert last.count("contradicted") == 1 and "supported" not in last
     claim = str(decided.iloc[0]["claim"])
     assert claim[1:] in last
+
+
+def test_the_page_says_of_which_ablation_the_picture_is(result: SweepResult) -> None:
+    shown = "Shown for skip; other ablations are below."
+    assert shown not in render(result)
+    ablated = result.frame[result.frame["condition"] != "intact"]
+    second = ablated.assign(
+        ablation="mean", condition=ablated["condition"].str.replace("skip", "mean")
+    )
+    both = replace(result, frame=pd.concat([result.frame, second], ignore_index=True))
+    assert shown in render(both)
 
 
 def test_undecided_verdicts_are_counted(roles: Roles) -> None:
