@@ -67,7 +67,12 @@ def killed_at_random(folder: Path, kills: int, seed: int = 0) -> Found:
                 code = 0
             finally:
                 os._exit(code)
-        time.sleep(chance.uniform(0, seconds))
+        # Every other child dies at a random time, the others once they have stored rows: by time
+        # alone, a busy machine may see all of them die before their first row.
+        if found.kills % 2:
+            time.sleep(chance.uniform(0, seconds))
+        else:
+            _wait_for_rows(run, child, chance.randint(1, len(expected) // 2))
         os.kill(child, signal.SIGKILL)
         _, how = os.waitpid(child, 0)
         assert how in (0, signal.SIGKILL), "a sweep failed by itself"
@@ -85,6 +90,14 @@ def killed_at_random(folder: Path, kills: int, seed: int = 0) -> Found:
     same(expected, rows(job.run(run)))
     found.whole += 1
     return found
+
+
+def _wait_for_rows(run: Path, child: int, rows_done: int) -> None:
+    """Return when a run holds so many rows, or when its process has ended."""
+    while os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+        if _told(run, child) >= rows_done:
+            return
+        time.sleep(0.002)
 
 
 def _told(run: Path, process: int) -> int:
