@@ -24,8 +24,8 @@ from layerroles.engine.groups import Group, Requests
 from layerroles.engine.intact import Intact, Read, Row
 from layerroles.engine.memory import Budget, give_back
 from layerroles.engine.pieces import Keep, pieces
+from layerroles.engine.places import Places
 from layerroles.engine.plan import make_plan
-from layerroles.engine.readout import Places
 from layerroles.engine.requests import Score, Scored, Writing, Written
 from layerroles.engine.rows import Kept, Rows, contexts_of, kept
 from layerroles.engine.sequences import prompt_numbers, token_ids, token_marks

@@ -17,12 +17,12 @@ from layerroles.figures.direct import direct_against_total as direct_against_tot
 from layerroles.figures.disagreement import likelihood_hides as likelihood_hides
 from layerroles.figures.disagreement import protocols as protocols
 from layerroles.figures.files import save as save
+from layerroles.figures.head_harms import head_harms as head_harms
 from layerroles.figures.heads import head_map as head_map
 from layerroles.figures.heatmap import harm_map as harm_map
-from layerroles.figures.joint import head_harms as head_harms
-from layerroles.figures.joint import pair_excess as pair_excess
 from layerroles.figures.lens import lens_trajectories as lens_trajectories
 from layerroles.figures.outcomes import outcome_profile as outcome_profile
+from layerroles.figures.pair_excess import pair_excess as pair_excess
 from layerroles.figures.patterns import attention_pattern as attention_pattern
 from layerroles.figures.printed import paper as paper
 from layerroles.figures.profiles import harm_profiles as harm_profiles

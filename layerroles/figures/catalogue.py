@@ -20,11 +20,12 @@ from layerroles.figures.decision import decision_margin
 from layerroles.figures.depth import depth_profile
 from layerroles.figures.direct import direct_against_total
 from layerroles.figures.disagreement import likelihood_hides
+from layerroles.figures.head_harms import head_harms
 from layerroles.figures.heads import head_map
 from layerroles.figures.heatmap import harm_map
-from layerroles.figures.joint import head_harms, pair_excess
 from layerroles.figures.lens import lens_trajectories
 from layerroles.figures.outcomes import outcome_profile
+from layerroles.figures.pair_excess import pair_excess
 from layerroles.figures.roles import role_map
 from layerroles.figures.similarity import influence_profile, similarity_triangle
 from layerroles.probes.frames import by_probe, of_one_condition

@@ -314,6 +314,12 @@ def ordered(families: Iterable[str]) -> list[str]:
     return sorted(set(families), key=lambda f: (known.index(f) if f in known else len(known), f))
 
 
+def by_family(frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows in the palette's order of families, otherwise in their own."""
+    order = {family: place for place, family in enumerate(ordered(frame["family"]))}
+    return frame.sort_values("family", key=lambda names: names.map(order), kind="stable")
+
+
 def counts(values: Iterable[Any]) -> str:
     """How many examples stand behind each point of a figure: one number or a range."""
     found = np.asarray([float(v) for v in values if not pd.isna(v)])

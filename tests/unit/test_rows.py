@@ -7,7 +7,7 @@ import torch
 
 from layerroles.engine import decode
 from layerroles.engine.decode import greedy
-from layerroles.engine.readout import _summed
+from layerroles.engine.places import _summed
 from layerroles.engine.rows import contexts_of
 from layerroles.engine.trie import pack
 

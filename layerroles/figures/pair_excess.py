@@ -1,6 +1,6 @@
-"""What single heads cost, and pairs of layers beyond each alone: the parts of a verdict.
+"""What pairs of layers cost together, beyond each alone.
 
->>> figure = head_harms(roles.heads)  # doctest: +SKIP
+>>> figure = pair_excess(roles)  # doctest: +SKIP
 """
 
 import numpy as np
@@ -9,64 +9,9 @@ import plotly.graph_objects as go
 
 from layerroles.errors import InputError
 from layerroles.figures import style
-from layerroles.figures.heads import Look, draw_map, head_name
 from layerroles.roles import Roles
 
-_NAMED = 3
 _RING = "#3a6fe0"  # to be seen on the orange of harm
-
-
-def head_harms(heads: pd.DataFrame, *, ablation: str | None = None) -> go.Figure:
-    """Draw the harm of ablating each head alone, layer by head, a panel per family and protocol.
-
-    Critical heads, the three of most harm, are named.
-
-    Args:
-        heads: `Roles.heads`.
-        ablation: the kind applied to the heads; needed only where there were several.
-
-    Raises:
-        InputError: no head was ablated alone, none has a harm, or the kind is unknown or ambiguous.
-
-    Example:
-        conditions = [*lr.each_layer(model, lr.Skip()), *lr.each_head(model, lr.Zero(), layers=[1])]
-        asked = lr.Sweep(model, tasks, conditions, protocols=["generation"], limit=8)
-        figure = lr.figures.head_harms(lr.localize(asked.run("runs/each_head")).heads)
-    """
-    heads = heads[heads["harm"].notna()]
-    if heads.empty:
-        raise InputError("these roles hold no harm of single heads: sweep each_head(model, Zero())")
-    kinds = list(dict.fromkeys(heads["ablation"]))
-    if ablation not in kinds and (ablation is not None or len(kinds) > 1):
-        raise InputError(
-            f"ablation={ablation!r}: heads were ablated by {', '.join(kinds)}, name one"
-        )
-    heads = heads[heads["ablation"] == (ablation or kinds[0])]
-    means = heads.rename(columns={"harm": "value", "harm_low": "low", "harm_high": "high"})
-    look = Look(
-        kind="head_harms",
-        title=f"Harm of ablating one head at a time ({ablation or kinds[0]})",
-        unit="harm",
-        subtitle=f"{style.counts(means['n'])} examples per family; 1 is the whole skill above "
-        f"chance; at {', '.join(dict.fromkeys(means['at']))}; layers and heads are 0-based",
-        heading=_heading,
-        diverging=True,
-    )
-    panels = _in_order(means.assign(task=means["protocol"]))
-    return draw_map(panels, _critical, look, about=means)
-
-
-def _critical(part: pd.DataFrame) -> pd.DataFrame:
-    return part[part["verdict"] == "critical"].nlargest(_NAMED, "value")
-
-
-def _heading(part: pd.DataFrame, named: pd.DataFrame) -> str:
-    n = int((part["verdict"] == "critical").sum())
-    listed = ", ".join(
-        f"{head_name(line)} {style.interval(line['value'], line['low'], line['high'])}"
-        for _, line in named.iterrows()
-    )
-    return f" \N{EM DASH} {n or 'none'} critical{': ' if listed else ''}{listed}"
 
 
 def pair_excess(roles: Roles) -> go.Figure:
@@ -89,7 +34,7 @@ def pair_excess(roles: Roles) -> go.Figure:
     pairs = roles.pairs[roles.pairs["excess"].notna()]
     if pairs.empty:
         raise InputError("these roles hold no pairs of layers: sweep pairs(model, Skip())")
-    pairs = _in_order(pairs)
+    pairs = style.by_family(pairs)
     cells = list(dict.fromkeys(zip(pairs["family"], pairs["protocol"], strict=True)))
     n_layers = int(roles.layers["layer"].max()) + 1
     titles = [style.panel(family, protocol) for family, protocol in cells]
@@ -118,11 +63,6 @@ def pair_excess(roles: Roles) -> go.Figure:
     return figure.update_layout(
         coloraxis={"autocolorscale": True, "cmin": -most, "cmax": most, "colorbar": bar}
     )
-
-
-def _in_order(frame: pd.DataFrame) -> pd.DataFrame:
-    order = {family: place for place, family in enumerate(style.ordered(frame["family"]))}
-    return frame.sort_values("family", key=lambda names: names.map(order), kind="stable")
 
 
 def _panel(figure: go.Figure, part: pd.DataFrame, n_layers: int, place: dict[str, int]) -> None:
