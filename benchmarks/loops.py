@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 import layerroles as lr
-from layerroles.boot import resolve_dtype
 from layerroles.engine import Scored, Written, scored, written
+from layerroles.models.source import resolve_dtype
 
 Row = dict[str, Any]
 # All rows under one condition; an answer is [logprob, is_greedy] or a text.

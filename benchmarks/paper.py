@@ -16,8 +16,8 @@ from transformers import LlamaConfig, PretrainedConfig, Qwen2Config, Qwen3Config
 
 import layerroles as lr
 from layerroles.cli.sweep import one_at_a_time
-from layerroles.estimated import size
 from layerroles.progress import duration
+from layerroles.sweep.estimation import size
 
 LLAMA = {
     "architectures": ["LlamaForCausalLM"],

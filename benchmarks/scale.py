@@ -17,8 +17,8 @@ from paper import LLAMA, MODELS, make_folder
 from transformers import LlamaConfig
 
 import layerroles as lr
-from layerroles.devices import DEVICES
-from layerroles.engine.memory import SHARE_OF_FREE
+from layerroles.engine.planning.devices import DEVICES
+from layerroles.engine.planning.memory import SHARE_OF_FREE
 from layerroles.progress import duration
 
 _LARGER = {

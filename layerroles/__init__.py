@@ -47,12 +47,10 @@ if TYPE_CHECKING:
     from layerroles.ablations import each_span as each_span
     from layerroles.ablations import pairs as pairs
     from layerroles.ablations import random_heads as random_heads
-    from layerroles.aggregates import lm_eval_metrics as lm_eval_metrics
     from layerroles.engine import Engine as Engine
     from layerroles.errors import InputError as InputError
-    from layerroles.estimated import Estimate as Estimate
-    from layerroles.estimates import estimate as estimate
-    from layerroles.lm import AblatedLM as AblatedLM
+    from layerroles.harness import AblatedLM as AblatedLM
+    from layerroles.harness import lm_eval_metrics as lm_eval_metrics
     from layerroles.models import load as load
     from layerroles.models import model_folder as model_folder
     from layerroles.models import prepare as prepare
@@ -71,7 +69,9 @@ if TYPE_CHECKING:
     from layerroles.roles import probe_agreement as probe_agreement
     from layerroles.roles import rank_stability as rank_stability
     from layerroles.sites import Site as Site
+    from layerroles.sweep import Estimate as Estimate
     from layerroles.sweep import Sweep as Sweep
+    from layerroles.sweep import estimate as estimate
     from layerroles.sweep import read as read
     from layerroles.tasks import Example as Example
     from layerroles.tasks import Task as Task
@@ -107,13 +107,10 @@ _NAMES_OF = {
         "random_heads",
     ),
     "engine": ("Engine",),
-    "lm": ("AblatedLM",),
+    "harness": ("AblatedLM", "lm_eval_metrics"),
     "tasks": ("Example", "Task", "task"),
-    "sweep": ("Sweep", "read"),
-    "estimated": ("Estimate",),
-    "estimates": ("estimate",),
+    "sweep": ("Estimate", "Sweep", "estimate", "read"),
     "results": ("Comparison", "SweepResult", "compare"),
-    "aggregates": ("lm_eval_metrics",),
     "roles": ("HeadSearch", "Roles", "localize", "probe_agreement", "rank_stability"),
     "prune": ("PruningPlan", "compare_plans", "export", "plan_pruning"),
     "page": ("report",),

@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from layerroles.display import block, in_notebook
 from layerroles.errors import visible
-from layerroles.notebook import block, in_notebook
 
 log = logging.getLogger(__name__)
 

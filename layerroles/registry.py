@@ -7,7 +7,8 @@ nearest known one. A label is a name with parameters in brackets, as in `kv_retr
 import dataclasses
 import difflib
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from importlib import import_module
 from typing import Any, Generic, TypeVar
 
 from layerroles.errors import InputError
@@ -23,6 +24,7 @@ class Registry(Generic[T]):
         self.kind = kind
         self.base = base
         self._classes: dict[str, type[T]] = {}
+        self._homes: dict[str, str] = {}
 
     def register(self, name: str) -> Callable[[Class], Class]:
         """Register the decorated class under `name`.
@@ -57,11 +59,17 @@ class Registry(Generic[T]):
 
         return decorate
 
+    def register_module(self, name: str, module: str) -> None:
+        """Know `name` before the module that registers it is imported, which `self[name]` does."""
+        self._homes[name] = module
+
     def __getitem__(self, name: str) -> type[T]:
+        if name in self._homes and name not in self._classes:
+            import_module(self._homes[name])
         try:
             return self._classes[name]
         except KeyError:
-            raise InputError(unknown(self.kind, name, self._classes)) from None
+            raise InputError(unknown(self.kind, name, self)) from None
 
     def make(self, name: str, parameters: Mapping[str, object]) -> T:
         """An instance of the class called `name`, a dataclass whose fields are its parameters.
@@ -85,10 +93,10 @@ class Registry(Generic[T]):
             raise InputError(f"{self.kind} {name!r}: {error}") from error
 
     def __iter__(self) -> Iterator[str]:
-        return iter(sorted(self._classes))
+        return iter(sorted({*self._classes, *self._homes}))
 
     def __contains__(self, name: object) -> bool:
-        return name in self._classes
+        return name in self._classes or name in self._homes
 
     def name_of(self, cls: type[T]) -> str:
         """The name under which `cls` is registered."""
@@ -138,7 +146,7 @@ def read_label(kind: str, label: str) -> tuple[str, dict[str, object]]:
     return match["name"], parameters
 
 
-def unknown(kind: str, name: str, known: "Registry[T] | dict[str, type[T]] | list[str]") -> str:
+def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     """The line that answers an unknown name: what it was, the nearest known, all known."""
     names = sorted(known)
     near = nearest(name, names)

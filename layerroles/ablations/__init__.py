@@ -1,11 +1,5 @@
 """What can be done to a site, and how it is put in place."""
 
-from layerroles.ablations.apply import Applied as Applied
-from layerroles.ablations.apply import Edit as Edit
-from layerroles.ablations.apply import References as References
-from layerroles.ablations.apply import ablated as ablated
-from layerroles.ablations.apply import applied as applied
-from layerroles.ablations.apply import resolve as resolve
 from layerroles.ablations.base import ABLATIONS as ABLATIONS
 from layerroles.ablations.base import Ablation as Ablation
 from layerroles.ablations.base import EditContext as EditContext
@@ -13,6 +7,7 @@ from layerroles.ablations.base import Pass as Pass
 from layerroles.ablations.base import ablation as ablation
 from layerroles.ablations.condition import INTACT as INTACT
 from layerroles.ablations.condition import Condition as Condition
+from layerroles.ablations.condition import Conditions as Conditions
 from layerroles.ablations.condition import as_condition as as_condition
 from layerroles.ablations.condition import as_conditions as as_conditions
 from layerroles.ablations.grids import cumulative as cumulative
@@ -22,15 +17,21 @@ from layerroles.ablations.grids import each_layer as each_layer
 from layerroles.ablations.grids import each_span as each_span
 from layerroles.ablations.grids import pairs as pairs
 from layerroles.ablations.grids import random_heads as random_heads
-from layerroles.ablations.listed import Conditions as Conditions
-from layerroles.ablations.mean import Mean as Mean
-from layerroles.ablations.noise import Noise as Noise
+from layerroles.ablations.hooks import Applied as Applied
+from layerroles.ablations.hooks import Edit as Edit
+from layerroles.ablations.hooks import References as References
+from layerroles.ablations.hooks import ablated as ablated
+from layerroles.ablations.hooks import applied as applied
+from layerroles.ablations.hooks import resolve as resolve
+from layerroles.ablations.kinds import Mean as Mean
+from layerroles.ablations.kinds import Noise as Noise
+from layerroles.ablations.kinds import Resample as Resample
+from layerroles.ablations.kinds import Skip as Skip
+from layerroles.ablations.kinds import Zero as Zero
+from layerroles.ablations.positions import ATS as ATS
+from layerroles.ablations.positions import At as At
 from layerroles.ablations.prompts import Prompt as Prompt
 from layerroles.ablations.reference import Reference as Reference
 from layerroles.ablations.reference import SiteReference as SiteReference
-from layerroles.ablations.resample import Resample as Resample
-from layerroles.ablations.simple import Skip as Skip
-from layerroles.ablations.simple import Zero as Zero
+from layerroles.ablations.reference import pad_left as pad_left
 from layerroles.ablations.swap import Swap as Swap
-from layerroles.ablations.where import ATS as ATS
-from layerroles.ablations.where import At as At

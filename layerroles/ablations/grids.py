@@ -12,9 +12,8 @@ from typing import Literal
 from transformer_lens.model_bridge import TransformerBridge
 
 from layerroles.ablations.base import Ablation
-from layerroles.ablations.condition import Condition
-from layerroles.ablations.listed import Conditions
-from layerroles.ablations.where import At, at_name
+from layerroles.ablations.condition import Condition, Conditions
+from layerroles.ablations.positions import At, at_name
 from layerroles.errors import InputError
 from layerroles.models import check_sites, prepared
 from layerroles.sites import NUMBERED, Part, Site, Size, size_of

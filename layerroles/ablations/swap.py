@@ -26,9 +26,8 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from layerroles.ablations.base import Ablation, EditContext, ablation
 from layerroles.errors import InputError
-from layerroles.models import check_weights, prepared
+from layerroles.models import behaviour, check_weights, content, is_spread, named, prepared, stamp
 from layerroles.sites import NUMBERED, Site
-from layerroles.weights import behaviour, content, is_spread, named, stamp
 
 # The modules of a block that make up a sublayer, as bridges call them.
 _SUBLAYERS = {"attn": ("ln1", "ln1_post", "attn"), "mlp": ("ln2", "ln2_post", "mlp")}

@@ -5,6 +5,6 @@ from layerroles.backends.base import Backend as Backend
 from layerroles.backends.base import Job as Job
 from layerroles.backends.base import Part as Part
 from layerroles.backends.base import Workers as Workers
-from layerroles.backends.choice import backend as backend
 from layerroles.backends.local import Local as Local
+from layerroles.backends.local import backend as backend
 from layerroles.backends.ray import Ray as Ray

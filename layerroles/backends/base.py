@@ -10,10 +10,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from layerroles.ablations import Condition
-from layerroles.engine import Engine
-from layerroles.engine.groups import Requests
+from layerroles.engine import Engine, Requests
 from layerroles.models import provenance
-from layerroles.protocols.coherence import Text, coherence, texts_of
+from layerroles.protocols import Text, coherence, texts_of
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from layerroles.backends.base import Backend, Job, Part, Workers, work, workers_of
 from layerroles.backends.pool import Pool
-from layerroles.engine import Engine
-from layerroles.engine.memory import budget
+from layerroles.engine import Engine, budget
 from layerroles.errors import InputError
 from layerroles.models import Origin, load, origin, prepared, provenance
 from layerroles.progress import duration

@@ -1,8 +1,7 @@
 """`layerroles ablations`: the ablations that `--ablation` takes."""
 
-from layerroles.cli.fields import describe_fields, first_line
 from layerroles.cli.options import AsJson, Plugins
-from layerroles.cli.plugins import import_plugins
+from layerroles.cli.parsing import describe_fields, first_line, import_plugins
 
 
 def command(plugin: Plugins = None, as_json: AsJson = False) -> None:

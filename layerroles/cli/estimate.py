@@ -24,7 +24,7 @@ from layerroles.cli.options import (
     Sites,
     Tasks,
 )
-from layerroles.cli.plugins import import_plugins
+from layerroles.cli.parsing import import_plugins, split_settings
 from layerroles.cli.sweep import (
     TASKS,
     known_ats,
@@ -34,7 +34,6 @@ from layerroles.cli.sweep import (
     one_at_a_time,
 )
 from layerroles.cli.tables import print_json
-from layerroles.cli.words import split_settings
 from layerroles.errors import InputError, visible
 
 
@@ -94,8 +93,7 @@ def command(
     ablations = make_ablations(ablation, split_settings(settings or []))
 
     import layerroles as lr
-    from layerroles.devices import dtype_on
-    from layerroles.engine.memory import n_bytes
+    from layerroles.engine import dtype_on, n_bytes
 
     if memory is not None:
         n_bytes(memory)

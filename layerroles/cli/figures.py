@@ -7,8 +7,8 @@ import typer
 
 from layerroles.cli import complete
 from layerroles.cli.options import AsJson, Run, Width
+from layerroles.cli.parsing import split_list
 from layerroles.cli.tables import print_json, print_line
-from layerroles.cli.words import split_list
 
 
 def command(
@@ -50,8 +50,7 @@ def command(
     [bold]Example:[/bold]
     layerroles figures runs/first --format pdf,png --width full --only role_map,depth_profile
     """
-    from layerroles.figures.files import check_formats
-    from layerroles.figures.printed import inches
+    from layerroles.figures import check_formats, inches
 
     asked = split_list(formats, "--format")
     check_formats(asked)
@@ -59,7 +58,7 @@ def command(
     names = [] if only is None else split_list(only, "--only")
 
     import layerroles as lr
-    from layerroles.status import unfinished
+    from layerroles.sweep import unfinished
 
     result = lr.read(run)
     if line := unfinished(run):

@@ -18,9 +18,8 @@ from layerroles.cli.options import (
     Revision,
     Seed,
 )
-from layerroles.cli.plugins import import_plugins
+from layerroles.cli.parsing import import_plugins, split_list
 from layerroles.cli.sweep import make_tasks
-from layerroles.cli.words import split_list
 from layerroles.errors import InputError
 
 if TYPE_CHECKING:
@@ -82,8 +81,7 @@ def command(
 
     import layerroles as lr
     from layerroles.cli.tables import print_json, print_line
-    from layerroles.roles.probed import probed
-    from layerroles.roles.seen import summary
+    from layerroles.roles import probed, summary
 
     bridge = lr.load(model, dtype=dtype, device=device, revision=revision)
     summaries: list[dict[str, object]] = []

@@ -18,9 +18,8 @@ from layerroles.cli.options import (
     Revision,
     Seed,
 )
-from layerroles.cli.plugins import import_plugins
+from layerroles.cli.parsing import import_plugins, split_list
 from layerroles.cli.sweep import known_protocols, make_tasks
-from layerroles.cli.words import split_list
 from layerroles.errors import InputError
 
 

@@ -31,7 +31,7 @@ def command(
     layerroles report runs/base --against runs/twin --out both.html
     """
     import layerroles as lr
-    from layerroles.status import unfinished
+    from layerroles.sweep import unfinished
 
     result = lr.read(run)
     # The probes' module loads torch, which a run without probes does not need.

@@ -8,7 +8,7 @@ from layerroles.cli import complete
 from layerroles.cli.options import AsJson
 
 if TYPE_CHECKING:
-    from layerroles.checks import Checks
+    from layerroles.models import Checks
     from layerroles.sites import Part, Size
 
 

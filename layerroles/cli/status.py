@@ -23,7 +23,7 @@ def command(
     layerroles status runs/first --top 3
     """
     from layerroles.cli.tables import most_harmful, print_json, print_line, print_result, records
-    from layerroles.status import read_status
+    from layerroles.sweep import read_status
 
     found = read_status(run)
     if as_json:

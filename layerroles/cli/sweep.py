@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from layerroles.cli import complete
-from layerroles.cli.fields import describe_fields, typed_fields
 from layerroles.cli.options import (
     Ablations,
     AsJson,
@@ -30,8 +29,13 @@ from layerroles.cli.options import (
     Sites,
     Tasks,
 )
-from layerroles.cli.plugins import import_plugins
-from layerroles.cli.words import split_list, split_settings
+from layerroles.cli.parsing import (
+    describe_fields,
+    import_plugins,
+    split_list,
+    split_settings,
+    typed_fields,
+)
 from layerroles.errors import InputError
 
 if TYPE_CHECKING:
@@ -39,7 +43,7 @@ if TYPE_CHECKING:
 
     from layerroles.ablations import Ablation, At, Condition
     from layerroles.backends import Backend
-    from layerroles.engine.executors import ExecutorName
+    from layerroles.engine import ExecutorName
     from layerroles.tasks import Task
 
 TASKS = "kv_retrieval,facts,word_problems,copying"
@@ -260,8 +264,7 @@ def check_engine(executor: str, memory: str | None) -> None:
     Raises:
         InputError: an unknown executor, or what is no size.
     """
-    from layerroles.engine.executors import check_executor
-    from layerroles.engine.memory import n_bytes
+    from layerroles.engine import check_executor, n_bytes
 
     check_executor(executor)
     if memory is not None:

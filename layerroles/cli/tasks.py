@@ -5,9 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from layerroles.cli import complete
-from layerroles.cli.fields import describe_fields, first_line
 from layerroles.cli.options import AsJson, Plugins, Seed
-from layerroles.cli.plugins import import_plugins
+from layerroles.cli.parsing import describe_fields, first_line, import_plugins
 from layerroles.errors import InputError
 
 if TYPE_CHECKING:

@@ -8,15 +8,7 @@ import torch
 from transformer_lens.model_bridge import TransformerBridge
 
 from layerroles.ablations import Condition, References, resolve
-from layerroles.engine.edits import refusal
-from layerroles.engine.fused import Fused
-from layerroles.engine.groups import Requests
-from layerroles.engine.hooked import MAX_TOKENS, Hooked
-from layerroles.engine.memory import Budget, keep_pages
-from layerroles.engine.plain import Plain
-from layerroles.engine.replay import can_replay
-from layerroles.engine.requests import Scored, Written
-from layerroles.engine.trust import (
+from layerroles.engine.agreement import (
     Executor,
     Kind,
     choose_condition,
@@ -25,10 +17,17 @@ from layerroles.engine.trust import (
     does_not_fit,
     kind,
 )
-from layerroles.engine.twin import WHOLE_LENGTH, Twin, reads_by_length
+from layerroles.engine.fused.edits import refusal
+from layerroles.engine.fused.executor import Fused
+from layerroles.engine.fused.model import WHOLE_LENGTH, Twin, reads_by_length
+from layerroles.engine.hooked.executor import MAX_TOKENS, Hooked
+from layerroles.engine.hooked.replay import can_replay
+from layerroles.engine.plain import Plain
+from layerroles.engine.planning.memory import Budget, keep_pages
+from layerroles.engine.planning.plan import Requests
+from layerroles.engine.requests import Scored, Written
 from layerroles.errors import InputError
-from layerroles.models import prepared
-from layerroles.weights import hook_ids, stamp, text_config
+from layerroles.models import hook_ids, prepared, stamp, text_config
 
 log = logging.getLogger(__name__)
 

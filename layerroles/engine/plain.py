@@ -12,9 +12,7 @@ from jaxtyping import Bool
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
-from layerroles.ablations import Condition, applied
-from layerroles.ablations.apply import References
-from layerroles.ablations.reference import pad_left
+from layerroles.ablations import Condition, References, applied, pad_left
 from layerroles.engine.decode import Decoding, Stops, greedy
 from layerroles.engine.readout import read_out
 from layerroles.engine.requests import Score, Scored, Writing, Written

@@ -8,35 +8,46 @@ SVG or PNG with captions, `caption` gives the words alone.
 """
 
 from layerroles.figures.attention import attention_map as attention_map
-from layerroles.figures.captions import caption as caption
+from layerroles.figures.catalogue import PROBED as PROBED
+from layerroles.figures.catalogue import catalogue as catalogue
 from layerroles.figures.catalogue import every as every
-from layerroles.figures.contrasts import depth_contrasts as depth_contrasts
+from layerroles.figures.catalogue import localized as localized
 from layerroles.figures.decision import decision_margin as decision_margin
-from layerroles.figures.depth import depth_profile as depth_profile
-from layerroles.figures.direct import direct_against_total as direct_against_total
-from layerroles.figures.disagreement import likelihood_hides as likelihood_hides
-from layerroles.figures.disagreement import protocols as protocols
-from layerroles.figures.files import save as save
+from layerroles.figures.depth_contrasts import depth_contrasts as depth_contrasts
+from layerroles.figures.depth_profile import depth_profile as depth_profile
+from layerroles.figures.direct_against_total import direct_against_total as direct_against_total
+from layerroles.figures.harm_map import harm_map as harm_map
+from layerroles.figures.harm_map import saturation as saturation
+from layerroles.figures.harm_map import why_undefined as why_undefined
+from layerroles.figures.harm_profiles import harm_profiles as harm_profiles
 from layerroles.figures.head_harms import head_harms as head_harms
 from layerroles.figures.heads import head_map as head_map
-from layerroles.figures.heatmap import harm_map as harm_map
 from layerroles.figures.lens import lens_trajectories as lens_trajectories
 from layerroles.figures.outcomes import outcome_profile as outcome_profile
 from layerroles.figures.pair_excess import pair_excess as pair_excess
 from layerroles.figures.patterns import attention_pattern as attention_pattern
-from layerroles.figures.printed import paper as paper
-from layerroles.figures.profiles import harm_profiles as harm_profiles
-from layerroles.figures.pruned import pruned_harm as pruned_harm
-from layerroles.figures.roles import role_map as role_map
+from layerroles.figures.print.captions import caption as caption
+from layerroles.figures.print.files import check_formats as check_formats
+from layerroles.figures.print.files import save as save
+from layerroles.figures.print.paper import inches as inches
+from layerroles.figures.print.paper import paper as paper
+from layerroles.figures.protocols import likelihood_hides as likelihood_hides
+from layerroles.figures.protocols import protocols as protocols
+from layerroles.figures.pruned_harm import pruned_harm as pruned_harm
+from layerroles.figures.role_map import role_map as role_map
+from layerroles.figures.role_map import standing as standing
 from layerroles.figures.similarity import influence_profile as influence_profile
 from layerroles.figures.similarity import similarity_triangle as similarity_triangle
 from layerroles.figures.style import themed as themed
 from layerroles.figures.tokens import token_table as token_table
 
 __all__ = [
+    "PROBED",
     "attention_map",
     "attention_pattern",
     "caption",
+    "catalogue",
+    "check_formats",
     "decision_margin",
     "depth_contrasts",
     "depth_profile",
@@ -46,17 +57,22 @@ __all__ = [
     "harm_profiles",
     "head_harms",
     "head_map",
+    "inches",
     "influence_profile",
     "lens_trajectories",
     "likelihood_hides",
+    "localized",
     "outcome_profile",
     "pair_excess",
     "paper",
     "protocols",
     "pruned_harm",
     "role_map",
+    "saturation",
     "save",
     "similarity_triangle",
+    "standing",
     "themed",
     "token_table",
+    "why_undefined",
 ]

@@ -15,24 +15,23 @@ import plotly.graph_objects as go
 from layerroles.errors import InputError
 from layerroles.figures import select
 from layerroles.figures.attention import attention_map
-from layerroles.figures.contrasts import depth_contrasts
 from layerroles.figures.decision import decision_margin
-from layerroles.figures.depth import depth_profile
-from layerroles.figures.direct import direct_against_total
-from layerroles.figures.disagreement import likelihood_hides
+from layerroles.figures.depth_contrasts import depth_contrasts
+from layerroles.figures.depth_profile import depth_profile
+from layerroles.figures.direct_against_total import direct_against_total
+from layerroles.figures.harm_map import harm_map
 from layerroles.figures.head_harms import head_harms
 from layerroles.figures.heads import head_map
-from layerroles.figures.heatmap import harm_map
 from layerroles.figures.lens import lens_trajectories
 from layerroles.figures.outcomes import outcome_profile
 from layerroles.figures.pair_excess import pair_excess
-from layerroles.figures.roles import role_map
+from layerroles.figures.protocols import likelihood_hides
+from layerroles.figures.role_map import role_map
 from layerroles.figures.similarity import influence_profile, similarity_triangle
-from layerroles.probes.frames import by_probe, of_one_condition
+from layerroles.probes import by_probe, of_one_condition
 from layerroles.registry import unknown
 from layerroles.results import SweepResult
-from layerroles.roles import Roles, localize
-from layerroles.roles.heads import heads_of
+from layerroles.roles import Roles, heads_of, localize
 
 # The figures that a run may allow, in reading order.
 KINDS = (

@@ -8,7 +8,7 @@ from scipy.stats import t
 from layerroles.ablations import ATS
 from layerroles.errors import InputError
 from layerroles.figures import style
-from layerroles.probes.frames import of_one_condition
+from layerroles.probes import of_one_condition
 from layerroles.results import INTACT, SweepResult, check_result, refuse_twins
 
 

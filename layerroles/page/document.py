@@ -1,35 +1,105 @@
-r"""The report: one HTML file that opens offline, with the verdict first.
+"""The report: one HTML file that opens offline, with the verdict first.
 
 Everything that comes from a model or from data (prompts, answers, names) is escaped: in the text by
 the template engine, in the figures by `figures.style.escape`, in embedded JSON by `sections.embed`.
 The file holds its own copy of plotly.js and asks nothing of the network.
+
+Two runs in one page: how their effects differ, in words, tables and figures that stand still.
+
+Changed answers for the still part of the page: the first few of the layers that hurt most.
 """
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from importlib.resources import files
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import plotly.graph_objects as go
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
+from layerroles import figures
 from layerroles.errors import InputError, visible
-from layerroles.figures import select, style
-from layerroles.figures.catalogue import localized
-from layerroles.page.answers import changed
-from layerroles.page.beside import beside, names
-from layerroles.page.explored import Run, explored
+from layerroles.figures import localized, select, style
+from layerroles.page.explorer import Run, explored
 from layerroles.page.glance import glance
-from layerroles.page.said import head, tail
-from layerroles.page.sections import DRAWN, embed, sections, seen_in
-from layerroles.probes.frames import by_probe
+from layerroles.page.sections import DRAWN, drawing, embed, sections, seen_in
+from layerroles.page.texts import head, tail
+from layerroles.probes import by_probe
 from layerroles.results import Comparison, SweepResult, check_result, compare, detectable_line
-from layerroles.roles import Roles
-from layerroles.roles.heads import heads_of
+from layerroles.roles import Roles, heads_of
+
+
+def names(comparison: Comparison) -> tuple[str, str]:
+    """What the two runs are called on the page."""
+    return f"a: {comparison.names[0]}", f"b: {comparison.names[1]}"
+
+
+def beside(a: SweepResult, b: SweepResult, comparison: Comparison) -> dict[str, Any]:
+    """The section on two runs: what is compared, profiles, effects side by side, figures."""
+    drawn = list(_profiles(a, b, comparison))
+    return {
+        "names": names(comparison),
+        "unmatched": comparison.unmatched,
+        "profiles": comparison.profiles.to_dict("records"),
+        "rows": comparison.frame[comparison.frame["n"] > 0].to_dict("records"),
+        "figures": [drawing(f"runs-{index}", figure) for index, figure in enumerate(drawn)],
+    }
+
+
+def _profiles(a: SweepResult, b: SweepResult, comparison: Comparison) -> Iterator[go.Figure]:
+    """Harm over depth in both, for each cell in which both have skill, at the first positions."""
+    frame = comparison.frame
+    layers = frame[(frame["part"] == "block") & frame["layer"].notna() & (frame["n"] > 0)]
+    one, two = names(comparison)
+    for (task, protocol, ablation), rows in layers.groupby(
+        ["task", "protocol", "ablation"], sort=False
+    ):
+        at = select.ats(rows)[0]
+        known = rows.loc[rows["at"] == at, ["harm_a", "harm_b"]].notna().any()
+        if known.any():
+            yield figures.harm_profiles(
+                {one: a, two: b}, task=task, protocol=protocol, ablation=ablation, at=at
+            )
+
+
+_LAYERS_SHOWN, _ANSWERS_SHOWN = 3, 2  # layers per task, examples per layer
+
+
+def changed(result: SweepResult, effects: pd.DataFrame, roles: Roles) -> Iterator[dict[str, Any]]:
+    """Yield per task the answers that the worst layers changed, by generation if it was run."""
+    single = effects[effects["layer"].notna() & (effects["part"] == "block")]
+    single = single[(single["ablation"] == roles.ablation) & single["effect"].notna()]
+    for task in dict.fromkeys(single["task"]):
+        cell = single[single["task"] == task]
+        protocols = list(dict.fromkeys(cell["protocol"]))
+        protocol = [*select.written(protocols), *protocols][0]
+        cell = cell[cell["protocol"] == protocol]
+        family = cell["family"].iloc[0]
+        layers = []
+        for line in _worst(cell, roles, family, protocol).to_dict("records"):
+            rows = result.changed_answers(line["condition"], task, protocol)
+            if len(rows):
+                shown = rows.head(_ANSWERS_SHOWN).to_dict("records")
+                layers.append({**line, "total": len(rows), "answers": shown})
+        if layers:
+            yield {"task": task, "family": family, "protocol": protocol, "layers": layers}
+
+
+def _worst(cell: pd.DataFrame, roles: Roles, family: str, protocol: str) -> pd.DataFrame:
+    """The layers that hurt a task most, those that break everything left out where others are."""
+    row = roles.frame[(roles.frame["family"] == family) & (roles.frame["protocol"] == protocol)]
+    general = set(row["general"].iloc[0]) if len(row) else set()
+    spared, hurts = cell["at"] == "after_first", cell["ci_high"] < 0
+    own = ~cell["layer"].isin(general)
+    for choice in (spared & hurts & own, spared & hurts, hurts & own, hurts):
+        if choice.any():
+            return cell[choice].nsmallest(_LAYERS_SHOWN, "effect").sort_values("layer")
+    return cell.iloc[:0]
 
 
 def report(

@@ -8,8 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from layerroles.results import records
-from layerroles.roles import Roles
-from layerroles.roles.claims import listed
+from layerroles.roles import Roles, listed
 
 UNMEASURED = "not measurable"
 

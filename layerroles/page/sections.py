@@ -15,7 +15,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from markupsafe import Markup
 
-from layerroles.figures.catalogue import PROBED, catalogue
+from layerroles.figures import PROBED, catalogue
 from layerroles.results import SweepResult
 from layerroles.roles import Roles
 

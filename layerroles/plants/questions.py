@@ -15,9 +15,7 @@ from typing import ClassVar
 from layerroles.errors import InputError
 from layerroles.plants.layout import share
 from layerroles.plants.words import ECHO, FIND, FOLLOW, RECALL, SUBJECTS, WORDS, fact
-from layerroles.tasks import Example
-from layerroles.tasks.base import register
-from layerroles.tasks.generated import Generated, with_wrong
+from layerroles.tasks import Example, Generated, register, with_wrong
 
 _OF = 100
 

@@ -15,7 +15,7 @@ from functools import cache
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from layerroles.tasks.words import NAMES, NOUNS
+from layerroles.tasks import NAMES, NOUNS
 
 # What is looked up and answered; who is known by heart.
 # Few, so that a sweep takes seconds.

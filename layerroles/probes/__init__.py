@@ -1,6 +1,7 @@
 """Measurements on the model that say what a layer or a head is doing."""
 
 from layerroles.probes.attention import Attention as Attention
+from layerroles.probes.attention import head_patterns as head_patterns
 from layerroles.probes.attribution import DirectAttribution as DirectAttribution
 from layerroles.probes.base import PROBES as PROBES
 from layerroles.probes.base import Batch as Batch
@@ -10,11 +11,14 @@ from layerroles.probes.decision import Decision as Decision
 from layerroles.probes.emergence import decision_depths as decision_depths
 from layerroles.probes.emergence import depth_intervals as depth_intervals
 from layerroles.probes.emergence import emergence_depths as emergence_depths
-from layerroles.probes.head_scores import HeadScores as HeadScores
+from layerroles.probes.emergence import first_stays as first_stays
+from layerroles.probes.emergence import median_bounds as median_bounds
+from layerroles.probes.frames import by_probe as by_probe
+from layerroles.probes.frames import of_one_condition as of_one_condition
+from layerroles.probes.heads import HeadScores as HeadScores
+from layerroles.probes.heads import RetrievalScore as RetrievalScore
 from layerroles.probes.lens import Lens as Lens
-from layerroles.probes.logit_lens import LogitLens as LogitLens
-from layerroles.probes.patterns import head_patterns as head_patterns
-from layerroles.probes.retrieval_score import RetrievalScore as RetrievalScore
+from layerroles.probes.lens import LogitLens as LogitLens
 from layerroles.probes.saved import measure_into as measure_into
 from layerroles.probes.saved import read_saved as read_saved
 from layerroles.probes.similarity import Similarity as Similarity

@@ -19,15 +19,12 @@ from jaxtyping import Int
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
-from layerroles.ablations import Condition, Prompt, ablated
-from layerroles.ablations.condition import INTACT, as_condition
-from layerroles.ablations.reference import pad_left
+from layerroles.ablations import INTACT, Condition, Prompt, ablated, as_condition, pad_left
 from layerroles.engine import scored
 from layerroles.errors import InputError
 from layerroles.models import check_weights, forward, prepared
 from layerroles.registry import Registry
-from layerroles.tasks import Example, Task
-from layerroles.tasks.base import as_tasks
+from layerroles.tasks import Example, Task, as_tasks
 
 _BATCH = 8
 

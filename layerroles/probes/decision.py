@@ -29,10 +29,9 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from layerroles.errors import InputError
 from layerroles.probes.base import Batch, Probe, register
-from layerroles.probes.depths import noted
 from layerroles.probes.emergence import first_stays
-from layerroles.probes.lens import Lens
-from layerroles.probes.logit_lens import LogitLens
+from layerroles.probes.lens import Lens, LogitLens
+from layerroles.probes.streams import noted
 
 
 @register("decision")

@@ -23,10 +23,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
-from layerroles.ablations.reference import pad_left
+from layerroles.ablations import pad_left
 from layerroles.errors import InputError
 from layerroles.models import encode
-from layerroles.probes.depths import Place, divergence, places, read_out, streams_of
+from layerroles.probes.streams import Place, divergence, places, read_out, streams_of
 from layerroles.progress import progress
 
 log = logging.getLogger(__name__)

@@ -4,12 +4,23 @@ A stream `h` at depth `l` is read as `unembed(norm(T_l(h)))`, with the model's o
 unembedding and a translation `T_l`: nothing for the logit lens, an affine map for the tuned lens.
 TransformerLens's `logit_readout` does the reading, soft caps and scaled logits included. The last
 entry is checked to be the model's own output.
+
+The logit lens: what the model would say if it stopped after each block.
+
+The stream at the answering position is read through the model's own final norm and unembedding, as
+it is (nostalgebraist 2020, "interpreting GPT: the logit lens"). Early streams are read badly: the
+model never meant them to be unembedded. `TunedLens` maps them first.
+
+Example:
+    lens = LogitLens(top=3).measure(model, tasks, limit=32)
+    table = LogitLens(top=1).read(model, ["The capital of France is Paris"])
 """
 
 import math
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
@@ -19,12 +30,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
-from layerroles.ablations import Condition, Prompt, ablated
-from layerroles.ablations.condition import INTACT, as_condition
+from layerroles.ablations import INTACT, Condition, Prompt, ablated, as_condition
 from layerroles.errors import InputError
 from layerroles.models import encode, forward, prepared
-from layerroles.probes.base import Batch, Probe, hooked
-from layerroles.probes.depths import Place, divergence, noted, places, read_out
+from layerroles.probes.base import Batch, Probe, hooked, register
+from layerroles.probes.streams import Place, divergence, noted, places, read_out
 
 # Largest difference of the last entry from the model's own log-probability, in nats.
 _TOLERANCE = {torch.float32: 1e-2, torch.float16: 0.1, torch.bfloat16: 0.5}
@@ -197,3 +207,36 @@ class Lens(Probe):
             columns[f"top_{k}"] = [decode([one]) for one in ids[:, k].tolist()]
             columns[f"top_{k}_logprob"] = values[:, k].tolist()
         return columns
+
+
+@register("logit_lens")
+@dataclass(frozen=True)
+class LogitLens(Lens):
+    """Read the stream over depth as if it were the last; for the columns, see `Lens`.
+
+    Attributes:
+        sublayers: whether the stream between attention and MLP is read too.
+        top: the number of likeliest tokens to return at each depth.
+
+    Raises:
+        InputError: `top` is no whole number, or `sublayers` neither true nor false.
+
+    Example:
+        lens = lr.probes.LogitLens().measure(model, tasks, limit=8)
+        lens.groupby(["task", "layer"])["rank"].median()
+    """
+
+    sublayers: bool = False
+    top: int = 0
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.top, int):
+            raise InputError(f"top={self.top!r} is not a whole number")
+        if self.sublayers not in (True, False):  # 0 and 1 come from the command line
+            raise InputError(f"sublayers={self.sublayers!r} is neither 1 nor 0")
+
+    def translated(
+        self, stream: Float[Tensor, "row d_model"], place: Place
+    ) -> Float[Tensor, "row d_model"]:
+        """The stream as it is."""
+        return stream

@@ -8,13 +8,11 @@ from pathlib import Path
 import pandas as pd
 from transformer_lens.model_bridge import TransformerBridge
 
-from layerroles.ablations import Condition
-from layerroles.ablations.condition import INTACT, as_condition
+from layerroles.ablations import INTACT, Condition, as_condition
 from layerroles.errors import InputError
 from layerroles.models import Provenance, provenance
 from layerroles.probes.base import Probe
-from layerroles.tasks import Task
-from layerroles.tasks.base import as_tasks
+from layerroles.tasks import Task, as_tasks
 
 _FOLDER = "probes"
 

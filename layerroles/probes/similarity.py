@@ -29,7 +29,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from layerroles.errors import InputError
 from layerroles.probes.base import Batch, Probe, register
-from layerroles.probes.chunks import read
+from layerroles.probes.chunked import read
 from layerroles.sites import ENTRY, EXIT
 
 POSITIONS = ("last", "all")

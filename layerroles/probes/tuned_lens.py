@@ -30,12 +30,11 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
 from layerroles.errors import InputError
-from layerroles.models import prepared, provenance
+from layerroles.models import content, prepared, provenance, stamp
 from layerroles.probes.base import register
-from layerroles.probes.depths import Place
 from layerroles.probes.fitting import Fit, fitted
 from layerroles.probes.lens import Lens
-from layerroles.weights import content, stamp
+from layerroles.probes.streams import Place
 
 # Increment when the file's content changes, so that older files are refused.
 _FORMAT = 2

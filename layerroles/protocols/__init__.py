@@ -1,21 +1,38 @@
 """Ways of asking the same question."""
 
+from importlib import import_module
+
 from layerroles.protocols.base import PROTOCOLS as PROTOCOLS
 from layerroles.protocols.base import Answer as Answer
 from layerroles.protocols.base import Asked as Asked
 from layerroles.protocols.base import Protocol as Protocol
+from layerroles.protocols.base import Unit as Unit
 from layerroles.protocols.base import protocol as protocol
 from layerroles.protocols.base import register as register
 from layerroles.protocols.chain import ChainLogprob as ChainLogprob
+from layerroles.protocols.coherence import Text as Text
+from layerroles.protocols.coherence import add_coherence as add_coherence
+from layerroles.protocols.coherence import coherence as coherence
+from layerroles.protocols.coherence import texts_of as texts_of
+from layerroles.protocols.conversation import Said as Said
+from layerroles.protocols.conversation import Turn as Turn
+from layerroles.protocols.conversation import opens as opens
+from layerroles.protocols.conversation import said as said
 from layerroles.protocols.generation import Generation as Generation
-from layerroles.protocols.harness import Harness as Harness
+from layerroles.protocols.generation import GenerationProtocol as GenerationProtocol
 from layerroles.protocols.likelihood import AnswerLogprob as AnswerLogprob
 from layerroles.protocols.likelihood import Continuation as Continuation
 from layerroles.protocols.likelihood import Exact as Exact
 from layerroles.protocols.likelihood import Letter as Letter
+from layerroles.protocols.likelihood import LikelihoodProtocol as LikelihoodProtocol
 from layerroles.protocols.outcome import OUTCOMES as OUTCOMES
+from layerroles.protocols.outcome import details_of as details_of
 from layerroles.protocols.outcome import outcome as outcome
-from layerroles.protocols.scoring import LikelihoodProtocol as LikelihoodProtocol
 from layerroles.protocols.text import TextLogprob as TextLogprob
-from layerroles.protocols.turns import Turn as Turn
-from layerroles.protocols.writing import GenerationProtocol as GenerationProtocol
+
+
+def __getattr__(name: str) -> object:
+    """Import the harness's own protocol when it is first used (PEP 562): `lm_eval` is an extra."""
+    if name != "Harness":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module("layerroles.harness"), name)

@@ -13,8 +13,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from layerroles.engine import Engine, Scored, Written
 from layerroles.errors import InputError
-from layerroles.protocols.chat import templated
-from layerroles.protocols.turns import Turn
+from layerroles.protocols.conversation import Turn, templated
 from layerroles.registry import Registry, label_of, read_label
 from layerroles.tasks import Example, Task
 

@@ -8,8 +8,8 @@ from typing import ClassVar
 from layerroles.engine import Score
 from layerroles.errors import InputError
 from layerroles.protocols.base import Answer, Unit, register
-from layerroles.protocols.scoring import LikelihoodProtocol, measured
-from layerroles.protocols.turns import Turn, as_text, worked
+from layerroles.protocols.conversation import Turn, as_text, worked
+from layerroles.protocols.likelihood import LikelihoodProtocol, measured
 from layerroles.tasks import Example
 
 # A step ends with its line, or with a sentence.

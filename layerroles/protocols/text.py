@@ -6,13 +6,12 @@ from typing import ClassVar
 
 from transformer_lens.model_bridge import TransformerBridge
 
-from layerroles.engine import Score, Scored
-from layerroles.engine.requests import prefix_ids
+from layerroles.engine import Score, Scored, prefix_ids
 from layerroles.errors import InputError
 from layerroles.models import prepared
 from layerroles.protocols.base import Answer, Unit, register
-from layerroles.protocols.scoring import LikelihoodProtocol, measured
-from layerroles.protocols.turns import Turn
+from layerroles.protocols.conversation import Turn
+from layerroles.protocols.likelihood import LikelihoodProtocol, measured
 from layerroles.tasks import Example
 
 

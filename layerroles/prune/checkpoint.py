@@ -26,10 +26,9 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from layerroles.ablations import Condition, Skip, applied
 from layerroles.errors import InputError
-from layerroles.models import check_weights, forward, prepared, provenance
+from layerroles.models import check_weights, forward, is_spread, lend, named, prepared, provenance
 from layerroles.progress import without_bars
 from layerroles.sites import Site
-from layerroles.weights import is_spread, lend, named
 
 _NUMBER = {"layer_idx", "layer_id", "layer_number"}
 # Configuration lists that hold layer numbers; other lists have an entry for each layer.

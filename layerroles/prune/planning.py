@@ -29,14 +29,20 @@ from transformer_lens.model_bridge import TransformerBridge
 from layerroles.ablations import Condition, Skip
 from layerroles.errors import InputError
 from layerroles.models import prepared
-from layerroles.prune.harm import Asker, Harm, single_layers, swept_alone, with_skill
-from layerroles.prune.influence import Change, changes
 from layerroles.prune.plan import METHODS, Candidate, PruningPlan, Step, best_first
+from layerroles.prune.scoring import (
+    Asker,
+    Change,
+    Harm,
+    changes,
+    single_layers,
+    swept_alone,
+    with_skill,
+)
 from layerroles.registry import unknown
 from layerroles.results import SweepResult
 from layerroles.sites import Site
-from layerroles.tasks import Task, task
-from layerroles.tasks.base import as_tasks
+from layerroles.tasks import Task, as_tasks, task
 
 TASKS = ("kv_retrieval", "facts", "word_problems")
 # The default protocols of the two searches.

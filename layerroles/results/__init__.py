@@ -7,15 +7,15 @@ Both are taken over the same examples. A negative effect means that the ablation
 that the whole skill above chance is gone, a negative harm that the ablation helps.
 """
 
+from layerroles.display import detectable_line
 from layerroles.results.agreement import CellPair, pairs_of
 from layerroles.results.cells import CELL, CONDITION, INTACT, Cell, acted, records
-from layerroles.results.comparison import Comparison, compare
-from layerroles.results.effects import NUMBERS
-from layerroles.results.matched import Match, match
+from layerroles.results.comparison import Comparison, Match, compare, match
+from layerroles.results.effects import NUMBERS, refuse_twins, twins
+from layerroles.results.effects import clustered_p as clustered_p
+from layerroles.results.effects import paired as paired
 from layerroles.results.mechanisms import BUILT_IN, mechanisms
 from layerroles.results.result import SweepResult, cells_of, check_result
-from layerroles.results.settings import refuse_twins, twins
-from layerroles.results.shown import detectable_line
 
 __all__ = [
     "BUILT_IN",
@@ -31,10 +31,12 @@ __all__ = [
     "acted",
     "cells_of",
     "check_result",
+    "clustered_p",
     "compare",
     "detectable_line",
     "match",
     "mechanisms",
+    "paired",
     "pairs_of",
     "records",
     "refuse_twins",

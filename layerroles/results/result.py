@@ -9,15 +9,13 @@ from typing import Any, NoReturn
 import pandas as pd
 
 from layerroles import stats
+from layerroles.display import as_html, as_text, detectable_line
 from layerroles.errors import InputError
 from layerroles.registry import nearest, unknown
 from layerroles.results.agreement import agreement_of, differences_of
 from layerroles.results.cells import INTACT, Cell, cells_from
-from layerroles.results.effects import effects_of, intact_of
-from layerroles.results.measures import measures_of
-from layerroles.results.noise import noise_of
-from layerroles.results.settings import labels
-from layerroles.results.shown import as_html, as_text, detectable_line
+from layerroles.results.effects import effects_of, intact_of, labels
+from layerroles.results.tables import measures_of, noise_of
 
 # What a result is narrowed by; a label is what a condition does, wherever.
 _NARROWED = ("task", "family", "protocol", "condition", "label")

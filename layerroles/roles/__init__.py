@@ -19,20 +19,32 @@ the last third. All intervals hold how sure the intact score is; all comparisons
 question. Families are compared only within a protocol. Several tasks of a family count equally.
 """
 
+from layerroles.roles.harms import CRITICAL as CRITICAL
+from layerroles.roles.harms import SPARE as SPARE
+from layerroles.roles.heads import FoundHeads as FoundHeads
+from layerroles.roles.heads import HeadSearch as HeadSearch
 from layerroles.roles.heads import carried_by_few as carried_by_few
-from layerroles.roles.locate import localize as localize
-from layerroles.roles.pairing import probe_agreement as probe_agreement
-from layerroles.roles.search import FoundHeads as FoundHeads
-from layerroles.roles.search import HeadSearch as HeadSearch
-from layerroles.roles.stability import rank_stability as rank_stability
-from layerroles.roles.table import Roles as Roles
+from layerroles.roles.heads import heads_of as heads_of
+from layerroles.roles.localization import localize as localize
+from layerroles.roles.probe_summary import summary as summary
+from layerroles.roles.rank_agreement import probe_agreement as probe_agreement
+from layerroles.roles.rank_agreement import rank_stability as rank_stability
+from layerroles.roles.roles import Roles as Roles
+from layerroles.roles.verdict import probed as probed
+from layerroles.roles.wording import listed as listed
 
 __all__ = [
+    "CRITICAL",
+    "SPARE",
     "FoundHeads",
     "HeadSearch",
     "Roles",
     "carried_by_few",
+    "heads_of",
+    "listed",
     "localize",
     "probe_agreement",
+    "probed",
     "rank_stability",
+    "summary",
 ]

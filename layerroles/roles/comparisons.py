@@ -22,8 +22,7 @@ from layerroles.results import (
     mechanisms,
     pairs_of,
 )
-from layerroles.roles import seen
-from layerroles.roles.claims import listed, number
+from layerroles.roles import probe_summary
 from layerroles.roles.decision import (
     SMALLEST,
     Finding,
@@ -34,6 +33,7 @@ from layerroles.roles.decision import (
     row,
 )
 from layerroles.roles.harms import AFTER_FIRST, Harms
+from layerroles.roles.wording import listed, number
 
 CONTEXT = "Retrieval augmentation changes which layers matter"
 ROBUST = "A distilled model reasons more robustly than its base"
@@ -297,7 +297,7 @@ def neighbours(similarity: pd.DataFrame) -> Iterator[dict[str, Any]]:
         interval = stats.mean_interval(mean, np.random.default_rng(0))
         words = (
             f"mean angular distance over one block {number(mean.mean(), *_ends(interval))} of pi "
-            f"(unrelated streams 0.50), {seen.positions(rows)}, n={len(mean)}"
+            f"(unrelated streams 0.50), {probe_summary.positions(rows)}, n={len(mean)}"
         )
         record = {
             "ablation": "",

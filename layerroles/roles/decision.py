@@ -23,8 +23,8 @@ from typing import Any
 import pandas as pd
 
 from layerroles import stats
-from layerroles.roles.claims import number, reason
 from layerroles.roles.harms import AFTER_FIRST, Harms
+from layerroles.roles.wording import number, reason
 
 COLUMNS = ["claim", "family", "protocol", "smallest", "status", "evidence", "numbers"]
 # Of the skill above chance: what a claim has to be about to matter.

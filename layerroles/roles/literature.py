@@ -13,7 +13,6 @@ from dataclasses import replace
 from typing import Any
 
 from layerroles import stats
-from layerroles.roles.claims import listed, number
 from layerroles.roles.decision import (
     Finding,
     Key,
@@ -26,6 +25,7 @@ from layerroles.roles.decision import (
     unmeasured,
 )
 from layerroles.roles.harms import AFTER_FIRST, CRITICAL, Harms
+from layerroles.roles.wording import listed, number
 
 SHALLOW = {
     "retrieval": "Retrieval leans on shallow layers",

@@ -18,7 +18,6 @@ from layerroles.stats.clusters import (
     design_effect,
     widest,
 )
-from layerroles.stats.combined import correlation, difference, pooled
 from layerroles.stats.contrast import (
     NO_CONTRAST,
     Contrast,
@@ -28,14 +27,24 @@ from layerroles.stats.contrast import (
     ratio_contrast,
     spanning,
 )
-from layerroles.stats.corrections import benjamini_hochberg, holm
+from layerroles.stats.corrections import (
+    LEAST_BACKGROUND,
+    benjamini_hochberg,
+    holm,
+    minimum_detectable,
+    minimum_detectable_mean,
+)
 from layerroles.stats.intervals import (
     LEVEL,
     UNKNOWN,
     Interval,
+    correlation,
+    difference,
     mean_interval,
     percentile_interval,
+    pooled,
     resampled_counts,
+    sampled_total,
     tango,
     wilson,
 )
@@ -48,12 +57,9 @@ from layerroles.stats.paired import (
     paired_continuous,
     sign_flip_p,
 )
-from layerroles.stats.power import LEAST_BACKGROUND, minimum_detectable, minimum_detectable_mean
 from layerroles.stats.profile_test import profiles_differ_p
-from layerroles.stats.profiles import profile_agreement, resampled_means, spearman
+from layerroles.stats.ranks import profile_agreement, rank_stability, resampled_means, spearman
 from layerroles.stats.ratio import clustered, harm_interval, is_above, possible_losses, ratio
-from layerroles.stats.sampled import sampled_total
-from layerroles.stats.stability import rank_stability
 
 __all__ = [
     "LEAST_BACKGROUND",

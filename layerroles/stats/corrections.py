@@ -1,8 +1,21 @@
-"""Corrections for many tests: one of thirty layers has a small p by chance alone."""
+"""Corrections for many tests: one of thirty layers has a small p by chance alone.
+
+What a number of examples can show: the smallest drop that would probably be found.
+
+A drop counts as found where the p of its test is at most `0.05 / tests`: the first step of Holm's
+correction, and of Benjamini and Hochberg's, which any finding has to pass when it stands alone.
+"""
+
+import bisect
+import functools
+import math
 
 import numpy as np
 from jaxtyping import Float
 from scipy import stats
+from statsmodels.stats.power import TTestPower
+
+from layerroles.stats.paired import FLIPS
 
 
 def holm(p: Float[np.ndarray, " condition"]) -> Float[np.ndarray, " condition"]:
@@ -28,3 +41,75 @@ def benjamini_hochberg(p: Float[np.ndarray, " condition"]) -> Float[np.ndarray, 
     if known.any():
         adjusted[known] = stats.false_discovery_control(p[known], method="bh")
     return adjusted
+
+
+ALPHA = 0.05
+POWER = 0.8
+# Drops are tried in steps of a thousandth, so that the number as it is printed has the power.
+_STEPS = 1000
+# However still the model seems to keep: of a hundred answers one may change for no reason.
+LEAST_BACKGROUND = 0.01
+
+
+@functools.cache
+def minimum_detectable(n: int, tests: int = 1, background: float = LEAST_BACKGROUND) -> float:
+    """The smallest drop of a 0/1 score that McNemar's exact test finds with 80% power.
+
+    Gains and losses of `n` examples are trinomial: a gain has the chance `background`, a loss
+    `background + drop`. The power is summed over that distribution, not approximated.
+
+    Args:
+        n: examples.
+        tests: of the family; the level is 0.05 divided by it.
+        background: share of answers that change for the better, and as many for the worse, for no
+            reason.
+
+    Returns:
+        A share of the examples, rounded up to a thousandth; NaN if not even the largest drop that
+        leaves room for the background would be found.
+    """
+    if n < 1 or tests < 1 or not 0 <= background < 0.5:
+        return math.nan
+    largest = math.floor((1 - 2 * background) * _STEPS)
+    # Power grows with the drop: gains stay as likely, and losses become likelier.
+    step = bisect.bisect_left(
+        range(largest + 1), POWER, key=lambda step: _power(n, tests, background, step / _STEPS)
+    )
+    return step / _STEPS if step <= largest else math.nan
+
+
+def minimum_detectable_mean(n: int, sd: float, tests: int = 1) -> float:
+    """The smallest drop of a continuous score that a sign-flip test finds with 80% power.
+
+    By Student's t, to which the sign-flip test is asymptotically equivalent (Lehmann and Romano,
+    Testing Statistical Hypotheses, section 15.2).
+
+    Args:
+        n: examples.
+        sd: standard deviation of the paired differences.
+        tests: of the family.
+
+    Returns:
+        In the unit of `sd`; NaN where nothing varies, or where not even `n` differences of one sign
+        would have a p that is small enough.
+    """
+    least_p = max(2.0 ** (1 - n), 1 / (1 + FLIPS))
+    if tests < 1 or n < 2 or not sd > 0 or least_p > ALPHA / tests:
+        return math.nan
+    return sd * _standard_drop(n, tests)
+
+
+@functools.cache
+def _standard_drop(n: int, tests: int) -> float:
+    found = TTestPower().solve_power(nobs=n, alpha=ALPHA / tests, power=POWER)
+    return float(np.squeeze(found))
+
+
+def _power(n: int, tests: int, background: float, drop: float) -> float:
+    gained = np.arange(n + 1)
+    # The fewest losses that are significant beside so many gains: 2 P(X <= gained) <= 0.05 / tests
+    # for X ~ Binomial(gained + lost, 1/2), put as the losses before one more gain than there are.
+    needed = stats.nbinom.isf(ALPHA / tests / 2, gained + 1, 0.5) + 1
+    of_rest = (background + drop) / (1 - background)
+    enough = stats.binom.sf(needed - 1, n - gained, min(1.0, of_rest))
+    return float(stats.binom.pmf(gained, n, background) @ enough)

@@ -1,22 +1,41 @@
 """Named sources of questions, each of one family; importing this registers the package's own."""
 
 import typing
+from importlib import import_module
 
 from layerroles.tasks.base import FAMILIES as FAMILIES
 from layerroles.tasks.base import TASKS as TASKS
 from layerroles.tasks.base import Example as Example
 from layerroles.tasks.base import Grade as Grade
 from layerroles.tasks.base import Task as Task
+from layerroles.tasks.base import as_tasks as as_tasks
+from layerroles.tasks.base import is_short as is_short
+from layerroles.tasks.base import one_of as one_of
 from layerroles.tasks.base import register as register
 from layerroles.tasks.base import task as task
+from layerroles.tasks.base import whole as whole
+from layerroles.tasks.guessing import Guess as Guess
+from layerroles.tasks.guessing import best_guess as best_guess
 from layerroles.tasks.knowledge import Facts as Facts
 from layerroles.tasks.language import Copying as Copying
-from layerroles.tasks.lm_eval import LmEval as LmEval
+from layerroles.tasks.language import PlainText as PlainText
 from layerroles.tasks.local import Local as Local
-from layerroles.tasks.needle import Needle as Needle
 from layerroles.tasks.reasoning import WordProblems as WordProblems
 from layerroles.tasks.retrieval import KVRetrieval as KVRetrieval
-from layerroles.tasks.texts import PlainText as PlainText
+from layerroles.tasks.retrieval import Needle as Needle
+from layerroles.tasks.sources import Generated as Generated
+from layerroles.tasks.sources import with_wrong as with_wrong
+from layerroles.tasks.vocabulary import NAMES as NAMES
+from layerroles.tasks.vocabulary import NOUNS as NOUNS
+
+# The harness registers its task when it is imported: on first use, since `lm_eval` is an extra.
+TASKS.register_module("lm_eval", "layerroles.harness")
+# The audit and the harness are imported when they are first used (PEP 562).
+_LAZY = {
+    "Audit": "layerroles.tasks.audit",
+    "audit_task": "layerroles.tasks.audit",
+    "LmEval": "layerroles.harness",
+}
 
 if typing.TYPE_CHECKING:
     from layerroles.tasks.audit import Audit as Audit
@@ -24,9 +43,6 @@ if typing.TYPE_CHECKING:
 else:
 
     def __getattr__(name: str) -> object:
-        """Import the audit when it is first used (PEP 562): pandas and scipy take their time."""
-        if name not in ("Audit", "audit_task"):
+        if name not in _LAZY:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        from layerroles.tasks import audit
-
-        return getattr(audit, name)
+        return getattr(import_module(_LAZY[name]), name)

@@ -34,12 +34,11 @@ import numpy as np
 import pandas as pd
 from scipy import signal, stats
 
+from layerroles.display import block, line, lines
 from layerroles.errors import InputError, visible
-from layerroles.notebook import block, line, lines
 from layerroles.stats import holm
 from layerroles.tasks.base import Example, Task
 from layerroles.tasks.guessing import best_guess
-from layerroles.tasks.lm_eval import LmEval
 from layerroles.tasks.strategies import Scores, second_half, strategies
 
 if TYPE_CHECKING:
@@ -236,7 +235,7 @@ def audit_task(
     (top_answer, top_count), *_ = answers.most_common(1)
     lengths = _lengths(examples, model)
     guess = None
-    if task.protocol is None and not isinstance(task, LmEval):
+    if task.protocol is None:
         guess = best_guess(
             task, examples, seed, lambda one, text: float(task.grade(text, one).flexible)
         )

@@ -3,6 +3,8 @@
 A task knows its questions, how its answers are recognised in free text and how long an answer may
 be. It does not know how it is asked: that is the protocol's business, so that one question can be
 put in several ways.
+
+Checks of the parameters that a task or a protocol is made with.
 """
 
 import dataclasses
@@ -15,7 +17,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
-from layerroles import notebook
+from layerroles import display
 from layerroles.errors import InputError
 from layerroles.registry import Registry, label_of, read_label
 
@@ -74,10 +76,10 @@ class Example:
         details = [f"Answer: {self.answer}", f"Choices: {', '.join(self.choices)}"]
         if self.shots:
             details.append(f"Before it stand {len(self.shots)} worked examples: example.shots")
-        return notebook.block(
-            notebook.line(f"Example {self.id}; what the answer needs is marked"),
-            notebook.marked(self.prompt, self.evidence),
-            notebook.lines(details if self.choices else [details[0], *details[2:]]),
+        return display.block(
+            display.line(f"Example {self.id}; what the answer needs is marked"),
+            display.marked(self.prompt, self.evidence),
+            display.lines(details if self.choices else [details[0], *details[2:]]),
         )
 
     def context(self, *, worked: bool = False) -> str:
@@ -127,6 +129,7 @@ class Task(ABC):
             different versions are never mixed.
         grading: the version of the grading alone, for tasks of a user's own questions: a run folder
             that was graded by another is refused.
+        packages: distributions whose version decides what the task asks, for a run's manifest.
 
     Example:
         >>> import layerroles as lr
@@ -138,6 +141,7 @@ class Task(ABC):
     argument: ClassVar[str] = ""
     version: ClassVar[int] = 1
     grading: ClassVar[int] = 1
+    packages: ClassVar[tuple[str, ...]] = ()
 
     @property
     @abstractmethod
@@ -312,3 +316,32 @@ def is_short(line: str, example: Example) -> bool:
 def normalised(text: str) -> str:
     """Lower case, without surrounding quotes, full stops and repeated white space."""
     return " ".join(text.split()).strip(" .\"'`").casefold()
+
+
+def whole(
+    name: str, parameter: str, value: object, low: int, high: int, *, kind: str = "task"
+) -> None:
+    """Require a whole number from `low` to `high`, both included.
+
+    Raises:
+        InputError: it is not one.
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+        raise InputError(
+            f"{kind} {name!r}: {parameter}={value!r} is not a whole number from {low} to {high}"
+        )
+
+
+def one_of(
+    name: str, parameter: str, value: object, known: Iterable[str], *, kind: str = "task"
+) -> None:
+    """Require one of the known words.
+
+    Raises:
+        InputError: it is none of them.
+    """
+    names = list(known)
+    if value not in names:
+        raise InputError(
+            f"{kind} {name!r}: {parameter}={value!r} is unknown: known are {', '.join(names)}"
+        )

@@ -16,8 +16,8 @@ from statistics import fmean
 
 from layerroles.errors import InputError
 from layerroles.tasks.base import Example, Task, normalised
-from layerroles.tasks.generated import Generated
-from layerroles.tasks.numbers import NUMBER
+from layerroles.tasks.grading import NUMBER
+from layerroles.tasks.sources import Generated
 
 # The score of a text as the answer to an example.
 Scorer = Callable[[Example, str], float]

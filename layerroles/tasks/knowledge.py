@@ -26,10 +26,9 @@ from types import MappingProxyType
 from typing import ClassVar
 
 from layerroles.errors import InputError
-from layerroles.tasks.base import Example, Grade, register
-from layerroles.tasks.listed import Listed
+from layerroles.tasks.base import Example, Grade, one_of, register
 from layerroles.tasks.naming import grade_name
-from layerroles.tasks.parameters import one_of
+from layerroles.tasks.sources import Listed
 
 CONTEXTS = ("none", "support", "distractors")
 _CHOICES = 4

@@ -12,11 +12,10 @@ import random
 from dataclasses import dataclass
 from typing import ClassVar
 
-from layerroles.tasks.base import Example, Grade, register
-from layerroles.tasks.generated import Generated, with_wrong
-from layerroles.tasks.numbers import grade_number
-from layerroles.tasks.parameters import whole
+from layerroles.tasks.base import Example, Grade, register, whole
+from layerroles.tasks.grading import grade_number
 from layerroles.tasks.slips import wrong_numbers
+from layerroles.tasks.sources import Generated, with_wrong
 from layerroles.tasks.stories import Story
 from layerroles.tasks.templates import LEVELS, Template, answer_counts, templates
 

@@ -24,7 +24,7 @@ from functools import cache
 from importlib.resources import files
 
 from layerroles.tasks.stories import Operation, Story, compute, work_out
-from layerroles.tasks.words import NAMES, PLACES, THINGS
+from layerroles.tasks.vocabulary import NAMES, PLACES, THINGS
 
 LEVELS = (1, 2, 3)
 LARGEST = 100

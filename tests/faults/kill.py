@@ -22,8 +22,8 @@ import pandas as pd
 import torch
 
 import layerroles as lr
-from layerroles import status
-from layerroles.status import read_status
+from layerroles.sweep import status
+from layerroles.sweep.status import read_status
 from tests.unit.random_models import random_model
 
 KEY = ["condition", "task", "protocol", "example"]

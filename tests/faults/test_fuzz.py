@@ -19,12 +19,12 @@ from hypothesis import strategies as st
 
 import layerroles as lr
 from layerroles.cli import main
-from layerroles.cli.words import split_list, split_settings
-from layerroles.engine.memory import n_bytes
+from layerroles.cli.parsing import split_list, split_settings
+from layerroles.engine.planning.memory import n_bytes
 from layerroles.probes import TunedLens, read_saved
 from layerroles.sites import Size, parse_sites
-from layerroles.status import read_status
-from layerroles.tasks.rows import read_questions
+from layerroles.sweep.status import read_status
+from layerroles.tasks.local import read_questions
 
 TIMES = int(os.environ.get("FUZZ", "1"))
 fuzzed = settings(

@@ -11,7 +11,7 @@ from tests.faults.kill import killed_at_random
 def test_a_sweep_that_is_killed_loses_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("layerroles.status._SECONDS_BETWEEN_WRITES", 0.0)  # told is to be seen
+    monkeypatch.setattr("layerroles.sweep.status._SECONDS_BETWEEN_WRITES", 0.0)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # no other thread may hold a lock when a child is made
     try:

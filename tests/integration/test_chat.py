@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import layerroles as lr
-from layerroles.models import encode
+from layerroles.models.loading import encode
 from layerroles.protocols import protocol
 from tests.integration.test_smollm2 import model
 

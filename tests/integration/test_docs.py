@@ -31,14 +31,14 @@ import yaml
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 import layerroles as lr
-from layerroles import boot, gguf, models
 from layerroles.ablations import At
 from layerroles.ablations.base import ABLATIONS
 from layerroles.cli import app
-from layerroles.models import prepared
+from layerroles.harness import tasks
+from layerroles.models import gguf, loading, source
+from layerroles.models.loading import prepared
 from layerroles.probes import PROBES, Probe
 from layerroles.protocols.base import PROTOCOLS
-from layerroles.tasks import lm_eval
 from layerroles.tasks.base import TASKS
 from tests.integration import lm_eval_data, printed
 
@@ -117,11 +117,11 @@ def reader(
     monkeypatch.setenv(gguf.CACHE_VARIABLE, str(cache))
     stand_in = str(gguf.built_in_folder())
 
-    def source_of(name: str, known: Callable[[str], str] = boot.source_of) -> str:
+    def source_of(name: str, known: Callable[[str], str] = source.source_of) -> str:
         found = known(name)
         return found if Path(found).exists() else stand_in
 
-    for module in (boot, models):
+    for module in (source, loading):
         monkeypatch.setattr(module, "source_of", source_of)
     shown = any(block.language == "text" for block in printed.blocks(page))
     few = QUESTIONS, None if shown else QUESTIONS_OF_PLANTED
@@ -133,13 +133,13 @@ def reader(
         "fit",
         classmethod(lambda *given, **options: fit(*given, **options | {"steps": STEPS})),
     )
-    members = lm_eval.members
+    members = tasks.members
     arc = lm_eval_data.arc(tmp_path / "copies" / "ai2_arc")
 
     def local(name: str, *, data: str, **options: Any) -> dict[str, Any]:
         return members(name, data=data or arc * (name == "arc_easy"), **options)
 
-    monkeypatch.setattr(lm_eval, "members", local)
+    monkeypatch.setattr(tasks, "members", local)
     yield tmp_path
     for registry in (ABLATIONS, TASKS, PROTOCOLS, PROBES):
         for name, made in list(registry._classes.items()):

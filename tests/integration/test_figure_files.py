@@ -13,7 +13,7 @@ import pytest
 import layerroles as lr
 from layerroles import figures
 from layerroles.figures.catalogue import KINDS
-from layerroles.figures.files import _page, save
+from layerroles.figures.print.files import _page, save
 from layerroles.results import SweepResult
 from tests.unit.scripted_result import scripted_result
 from tests.unit.synthetic import synthetic_attention, synthetic_lens, synthetic_result

@@ -16,9 +16,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import layerroles as lr
 from layerroles.ablations import resolve
 from layerroles.engine import scored, written
+from layerroles.engine.agreement import rounding_noise
 from layerroles.engine.plain import Plain
-from layerroles.engine.trust import rounding_noise
-from layerroles.models import encode, prepared
+from layerroles.models.loading import encode, prepared
 from layerroles.protocols import protocol
 
 CONTEXTS = [

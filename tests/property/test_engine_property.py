@@ -11,11 +11,11 @@ from torch import Tensor
 
 import layerroles as lr
 from layerroles.ablations import At, Condition, resolve
-from layerroles.engine.fused import Fused
-from layerroles.engine.memory import Budget
+from layerroles.engine.fused.executor import Fused
+from layerroles.engine.fused.model import Twin
 from layerroles.engine.plain import Plain
+from layerroles.engine.planning.memory import Budget
 from layerroles.engine.requests import scored, written
-from layerroles.engine.twin import Twin
 from tests.unit.random_models import random_model
 from tests.unit.test_ablations import Scale
 from tests.unit.test_exact import blocks_as_they_are, small_blocks

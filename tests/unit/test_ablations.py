@@ -10,7 +10,7 @@ from torch import Tensor
 import layerroles as lr
 from layerroles.ablations import ABLATIONS, ablated
 from layerroles.ablations.reference import collect, write_of
-from layerroles.engine.trust import kind
+from layerroles.engine.agreement import kind
 from layerroles.sites import size_of
 from tests.unit.random_models import ARCHITECTURES, random_model
 

@@ -16,7 +16,7 @@ import layerroles as lr
 from layerroles.ablations import ATS, At
 from layerroles.engine import scored, written
 from layerroles.engine.plain import Plain
-from layerroles.models import encode
+from layerroles.models.loading import encode
 from tests.unit.random_models import random_model
 from tests.unit.test_ablations import Scale
 from tests.unit.test_matrix import edited

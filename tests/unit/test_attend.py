@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from layerroles.engine import attend
-from layerroles.engine.attend import Part, Scoring, part
+from layerroles.engine.fused import attention
+from layerroles.engine.fused.attention import Part, Scoring, part
 
 SCORING = Scoring(0.3)
 N_GROUPS, N_HEADS, D_HEAD = 5, 2, 8
@@ -31,15 +31,15 @@ def test_it_is_a_softmax(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """By the fused kernel or by products, of all queries at once, of some, of one."""
-    monkeypatch.setattr(attend, "_MOST_LOGITS", most)
+    monkeypatch.setattr(attention, "_MOST_LOGITS", most)
     held = []
-    piece = attend._piece
+    piece = attention._piece
 
     def noting(q: torch.Tensor, k: torch.Tensor, *others: object) -> Part:
         held.append(q.shape[0] * q.shape[1] * q.shape[2] * k.shape[2])
         return piece(q, k, *others)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(attend, "_piece", noting)
+    monkeypatch.setattr(attention, "_piece", noting)
     made = torch.Generator().manual_seed(0)
     q, k, v = (
         torch.randn(N_GROUPS, N_HEADS, n, D_HEAD, generator=made).to(dtype)

@@ -13,10 +13,10 @@ from transformer_lens.model_bridge import TransformerBridge
 
 import layerroles as lr
 from layerroles.engine import written
-from layerroles.models import encode
-from layerroles.probes import chunks
+from layerroles.models.loading import encode
+from layerroles.probes import chunked
 from layerroles.probes.attention import question
-from layerroles.probes.head_scores import KINDS
+from layerroles.probes.heads import KINDS
 from tests.unit.random_models import ARCHITECTURES, WINDOWS, random_model
 
 # Grouped heads, norms of all kinds, parallel blocks, biases for positions, sliding windows, layers
@@ -52,12 +52,12 @@ def task(tmp_path: Path) -> lr.Task:
 @pytest.fixture
 def pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """Read in pieces that are shorter than the prompts, and than some rows' padding."""
-    monkeypatch.setattr(chunks, "_LONGEST", 7)
+    monkeypatch.setattr(chunked, "_LONGEST", 7)
 
 
 def stored(model: TransformerBridge, ids: list[int]) -> dict[int, Tensor]:
     """All patterns of one text `[head query key]`, read alone and at once."""
-    layers = chunks.pattern_layers(model)
+    layers = chunked.pattern_layers(model)
     names = {layer: f"blocks.{layer}.attn.hook_pattern" for layer in layers}
     tokens = torch.tensor([ids])
     with torch.inference_mode():
@@ -246,10 +246,10 @@ def test_patterns_of_chosen_heads() -> None:
 
 def test_pieces_get_shorter_as_prompts_get_longer(monkeypatch: pytest.MonkeyPatch) -> None:
     model = random_model("llama")
-    monkeypatch.setattr(chunks, "_MOST_WEIGHTS", 2 * 4 * 100 * 20)
+    monkeypatch.setattr(chunked, "_MOST_WEIGHTS", 2 * 4 * 100 * 20)
     tokens = torch.full((2, 100), 5)
     shapes = []
-    chunks.read_patterns(
+    chunked.read_patterns(
         model, tokens, torch.ones_like(tokens), lambda _, x, start: shapes.append((start, *x.shape))
     )
     assert shapes[::3] == [
@@ -259,7 +259,7 @@ def test_pieces_get_shorter_as_prompts_get_longer(monkeypatch: pytest.MonkeyPatc
 
 
 def test_what_does_not_fire_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chunks, "forward", lambda *_, **__: (torch.zeros(1, 1, 9), None))
+    monkeypatch.setattr(chunked, "forward", lambda *_, **__: (torch.zeros(1, 1, 9), None))
     tokens = torch.full((1, 3), 5)
     with pytest.raises(lr.InputError, match=r"does not run through blocks\.0\.attn"):
         lr.probes.chunks.read_patterns(

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 import layerroles as lr
-from layerroles.engine import hooked, plain
-from layerroles.engine.memory import out_of_memory
-from layerroles.engine.twin import Twin
+from layerroles.engine import plain
+from layerroles.engine.fused.model import Twin
+from layerroles.engine.planning.memory import out_of_memory
 from tests.unit.random_models import random_model
 
 ERRORS = {
@@ -45,8 +45,8 @@ def scarce(
     if executor == "fused":
         monkeypatch.setattr(Twin, "run", within(Twin.run, lambda twin, tokens, *_: len(tokens)))
     elif executor == "hooked":
-        size = within(hooked.record, lambda model, step, *_: step.tokens.numel())
-        monkeypatch.setattr(hooked, "record", size)
+        size = within(executor.record, lambda model, step, *_: step.tokens.numel())
+        monkeypatch.setattr(executor, "record", size)
     else:
         monkeypatch.setattr(
             plain, "forward", within(plain.forward, lambda model, tokens, *_: tokens.numel())

@@ -10,12 +10,10 @@ from transformer_lens.model_bridge import TransformerBridge
 
 import layerroles as lr
 from layerroles.engine import Writing
-from layerroles.models import encode
+from layerroles.models.loading import encode
 from layerroles.protocols import PROTOCOLS, LikelihoodProtocol, Turn, protocol
-from layerroles.protocols.chat import templated
-from layerroles.protocols.thinking import Said, opens, said
-from layerroles.protocols.turns import as_text
-from layerroles.protocols.writing import AskedWritings
+from layerroles.protocols.conversation import Said, as_text, opens, said, templated
+from layerroles.protocols.generation import AskedWritings
 from tests.unit.random_models import model_path, random_model, tokenizer
 
 # Written here once, so that a tokenizer which adds BOS would write it twice.

@@ -12,10 +12,10 @@ import pandas as pd
 import pytest
 
 import layerroles
-from layerroles import models
 from layerroles.ablations import Condition, Reference
 from layerroles.backends import Backend, Local, Ray
 from layerroles.cli import main
+from layerroles.models import loading
 from tests.unit.random_models import model_path, random_model
 
 PLUGIN = '''
@@ -330,9 +330,9 @@ def test_sites(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPat
     assert "no:" not in shown
     assert len(re.findall(r"\d\.\de[-+]\d\d", shown)) == 3  # a relative error for each layer
     # As if attention and MLP did not add up in one layer.
-    known = models.prepared(random_model("llama"))
+    known = loading.prepared(random_model("llama"))
     checks = replace(known.checks, holds=(True, False, True), identity_error=(0.0, 0.5, 0.0))
-    monkeypatch.setattr(models, "prepared", lambda model: replace(known, checks=checks))
+    monkeypatch.setattr(loading, "prepared", lambda model: replace(known, checks=checks))
     assert main(["sites", str(model_path("llama"))]) == 0
     shown = " ".join(capsys.readouterr().out.split())
     assert "not in L1" in shown

@@ -7,9 +7,14 @@ from typing import Any, Literal
 
 import pytest
 
-from layerroles.cli.fields import describe_fields, first_line, typed_fields
-from layerroles.cli.plugins import import_plugins
-from layerroles.cli.words import split_list, split_settings
+from layerroles.cli.parsing import (
+    describe_fields,
+    first_line,
+    import_plugins,
+    split_list,
+    split_settings,
+    typed_fields,
+)
 from layerroles.errors import InputError
 
 

@@ -10,11 +10,11 @@ import pytest
 
 from layerroles.ablations import ABLATIONS, ATS
 from layerroles.cli import complete
-from layerroles.devices import DEVICES
 from layerroles.engine.executors import ExecutorName
+from layerroles.engine.planning.devices import DEVICES
 from layerroles.figures.catalogue import KINDS
-from layerroles.figures.files import FORMATS
-from layerroles.figures.printed import WIDTHS
+from layerroles.figures.print.files import FORMATS
+from layerroles.figures.print.paper import WIDTHS
 from layerroles.probes import PROBES
 from layerroles.protocols import PROTOCOLS
 from layerroles.prune.plan import METHODS

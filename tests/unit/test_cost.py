@@ -13,12 +13,12 @@ from transformers import AutoModelForCausalLM
 
 import layerroles as lr
 from layerroles.cli import main
-from layerroles.devices import DEVICES
-from layerroles.engine.attend import n_pairs
-from layerroles.engine.cost import Pass, Speed, Work, reading
+from layerroles.engine.fused.attention import n_pairs
+from layerroles.engine.fused.model import Twin
+from layerroles.engine.fused.packing import pack
+from layerroles.engine.planning.cost import Pass, Speed, Work, reading
+from layerroles.engine.planning.devices import DEVICES
 from layerroles.engine.requests import Scored, Written
-from layerroles.engine.trie import pack
-from layerroles.engine.twin import Twin
 from tests.unit.random_models import ALL_ARCHITECTURES, model_path, random_model
 
 CAPITALS = "facts@2[num_fewshot=0,relations=capital]"

@@ -6,7 +6,7 @@ import pytest
 
 import layerroles as lr
 from layerroles.roles import localize
-from layerroles.roles.seen import summary
+from layerroles.roles.probe_summary import summary
 from tests.unit.synthetic import TASKS, synthetic_result
 
 N, LAYERS = 16, 6

@@ -13,7 +13,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
 import layerroles as lr
-from layerroles.tasks import words
+from layerroles.tasks import vocabulary
 from tests.unit.random_models import CONFIGS, model_path, random_model, tokenizer
 
 FOLDER = Path(__file__).resolve().parents[2] / "experiments"
@@ -59,7 +59,9 @@ def skeletons(text: str, vocabulary: set[str]) -> set[str]:
 def test_what_is_held_out_shares_no_word_and_no_sentence_with_the_lessons() -> None:
     import lessons
 
-    asked = {word.casefold() for word in (*words.NAMES, *words.THINGS, *words.PLACES)}
+    asked = {
+        word.casefold() for word in (*vocabulary.NAMES, *vocabulary.THINGS, *vocabulary.PLACES)
+    }
     asked |= {"bags", "baskets", "boxes", "jars"}
     taught = {word.casefold() for word in (*lessons.NAMES, *lessons.THINGS, *lessons.PLACES)}
     assert len(taught) == len(lessons.NAMES) + len(lessons.THINGS) + len(lessons.PLACES)

@@ -10,12 +10,13 @@ from transformers import AutoModelForCausalLM
 
 import layerroles as lr
 from layerroles.ablations import Condition
-from layerroles.engine import executors, fused, rows, trust
+from layerroles.engine import agreement, executors
+from layerroles.engine.agreement import choose_condition, rounding_noise
 from layerroles.engine.decode import Chosen, Decoding
-from layerroles.engine.fused import Fused
+from layerroles.engine.fused import executor, kv_cache
+from layerroles.engine.fused.executor import Fused
 from layerroles.engine.plain import Plain
 from layerroles.engine.requests import Score, Scored, Written, scored, written
-from layerroles.engine.trust import choose_condition, rounding_noise
 from tests.unit.random_models import (
     ALL_ARCHITECTURES,
     ARCHITECTURES,
@@ -103,8 +104,8 @@ def test_everyone_writes_the_same(architecture: str) -> None:
     alone = Plain(model, lr.ablations.resolve(model, chosen), batch_size=1, use_cache=False)
     texts = dict(alone.write(written(model, ASKED), chosen))
     found = [[one.text for one in texts[place]] for place in range(len(chosen))]
-    for executor in ("plain", "hooked", "fused"):
-        assert lr.Engine(model, executor=executor).generate_until(ASKED, chosen) == found
+    for name in ("plain", "hooked", "fused"):
+        assert lr.Engine(model, executor=name).generate_until(ASKED, chosen) == found
 
 
 @pytest.mark.parametrize("architecture", ALL_ARCHITECTURES)
@@ -265,8 +266,8 @@ def test_a_text_ends_where_it_was_asked_to() -> None:
 def test_logits_that_are_not_finite_are_said_to_be() -> None:
     model = random_model("llama")
     broken = Condition({lr.Site(1): Scale(float("inf"))})
-    for executor in ("plain", "hooked", "fused"):
-        engine = lr.Engine(model, executor=executor)
+    for name in ("plain", "hooked", "fused"):
+        engine = lr.Engine(model, executor=name)
         found = engine.loglikelihood(PAIRS[:2], [Condition({}), broken])
         assert not found.is_greedy[1].any()
         assert [bool(x) for x in (found.logprob[1] != found.logprob[1])] == [True, True]
@@ -322,9 +323,9 @@ def test_in_bfloat16_the_executors_agree_up_to_rounding(architecture: str) -> No
     chosen = conditions(model)
     plain = lr.Engine(model, executor="plain", batch_size=1).loglikelihood(PAIRS, chosen)
     again = lr.Engine(model, executor="plain", batch_size=8).loglikelihood(PAIRS, chosen)
-    fused = lr.Engine(model, executor="fused").loglikelihood(PAIRS, chosen)
+    executor = lr.Engine(model, executor="fused").loglikelihood(PAIRS, chosen)
     noise = abs(again.logprob - plain.logprob) / plain.n_tokens
-    found = abs(fused.logprob - plain.logprob) / plain.n_tokens
+    found = abs(executor.logprob - plain.logprob) / plain.n_tokens
     assert found.mean() < 2 * noise.mean() + 0.01
     texts = [
         [text for row in lr.Engine(model, executor=executor).generate_until(ASKED, chosen)
@@ -363,12 +364,12 @@ def test_in_bfloat16_texts_may_part_where_rounding_decides_and_nowhere_else(
         return right(self, replace(chosen, tokens=torch.full_like(chosen.tokens, token)))
 
     model = random_model("llama", dtype="bfloat16")
-    ((tried,), skips) = trust._tried(written(model, ASKED[:1])), lr.each_layer(model, lr.Skip())
+    ((tried,), skips) = agreement._tried(written(model, ASKED[:1])), lr.each_layer(model, lr.Skip())
     with torch.inference_mode(), lr.ablated(model, skips[1]):
         order = model(torch.tensor([tried.context]))[0, -1].argsort(descending=True)
     token = int(order[rank])
     engine = lr.Engine(model)
-    monkeypatch.setattr(fused, "Decoding", type("Other", (Decoding,), {"add": other}))
+    monkeypatch.setattr(executor, "Decoding", type("Other", (Decoding,), {"add": other}))
     engine.generate_until(ASKED[:1], skips)
     assert engine.used == ({"fused"} if rank == 1 else {"hooked"})
 
@@ -399,7 +400,7 @@ def test_room_is_made_as_texts_grow(monkeypatch: pytest.MonkeyPatch) -> None:
     model = random_model("llama")
     chosen = conditions(model)
     expected = lr.Engine(model, executor="plain").generate_until(ASKED, chosen)
-    monkeypatch.setattr(rows, "_ROOM", 5)
+    monkeypatch.setattr(kv_cache, "_ROOM", 5)
     assert lr.Engine(model, executor="fused").generate_until(ASKED, chosen) == expected
 
 
@@ -429,7 +430,7 @@ def test_a_model_that_no_other_executor_can_run_is_left_to_the_reference() -> No
 def test_a_mistake_in_an_executor_is_raised(monkeypatch: pytest.MonkeyPatch, place: str) -> None:
     """It is no sign that the model does not fit, which would end in a slow run and a warning."""
     model = random_model("llama")
-    module = executors if place == "Twin" else fused
+    module = executors if place == "Twin" else executor
     monkeypatch.setattr(module, place, None)  # the executor's own code fails as it calls it
     for name in ("auto", "fused"):
         with pytest.raises(TypeError, match="not callable"):
@@ -468,12 +469,12 @@ def test_what_says_that_an_executor_does_not_fit() -> None:
         RuntimeError("linalg.inv: Low precision dtypes not supported. Got Half"),
     ]
     for error in fits_not:
-        assert trust.does_not_fit(raised_in("layerroles.engine.fused", error))
+        assert agreement.does_not_fit(raised_in("layerroles.engine.fused.executor", error))
     mistakes = [TypeError("a bug"), RuntimeError("shapes differ"), AssertionError()]
     for error in (*mistakes, torch.OutOfMemoryError("CUDA out of memory")):
-        assert not trust.does_not_fit(raised_in("layerroles.engine.fused", error))
+        assert not agreement.does_not_fit(raised_in("layerroles.engine.fused.executor", error))
     for error in mistakes:
-        assert trust.does_not_fit(raised_in("transformers.models.llama", error))
+        assert agreement.does_not_fit(raised_in("transformers.models.llama", error))
 
 
 def raised_in(module: str, error: Exception) -> Exception:

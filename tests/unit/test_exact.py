@@ -11,14 +11,14 @@ import pytest
 
 import layerroles as lr
 from layerroles.ablations import Condition, resolve
-from layerroles.engine import attend, pieces, trie
-from layerroles.engine.attend import Layout
-from layerroles.engine.fused import Fused
-from layerroles.engine.memory import Budget
+from layerroles.engine.fused import attention, packing, prefill
+from layerroles.engine.fused.attention import Layout
+from layerroles.engine.fused.executor import Fused
+from layerroles.engine.fused.kv_cache import Rows
+from layerroles.engine.fused.model import Twin
 from layerroles.engine.plain import Plain
+from layerroles.engine.planning.memory import Budget
 from layerroles.engine.requests import Score, scored, written
-from layerroles.engine.rows import Rows
-from layerroles.engine.twin import Twin
 from tests.unit.random_models import ALL_ARCHITECTURES, random_model
 
 REFERENCE = lr.Reference(["one text", "and another text"])
@@ -63,10 +63,10 @@ def small_blocks() -> Iterator[dict[str, int]]:
         decoded(self, *args)  # type: ignore[arg-type]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trie, "BLOCK", 24)
-        patch.setattr(pieces, "BLOCK", 24)
-        patch.setattr(trie, "_SHORTEST_TRUNK", 4)
-        patch.setattr(attend, "_LONG", 20)
+        patch.setattr(packing, "BLOCK", 24)
+        patch.setattr(prefill, "BLOCK", 24)
+        patch.setattr(packing, "_SHORTEST_TRUNK", 4)
+        patch.setattr(attention, "_LONG", 20)
         patch.setattr(Layout, "_look_at", reading)
         patch.setattr(Rows, "_look_at_trunk", decoding)
         yield looked

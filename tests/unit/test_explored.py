@@ -10,8 +10,8 @@ import pytest
 
 from layerroles.errors import InputError, visible
 from layerroles.page import render
-from layerroles.page.explored import Run, explored
-from layerroles.page.said import Room, Texts, head, room
+from layerroles.page.explorer import Run, explored
+from layerroles.page.texts import Room, Texts, head, room
 from layerroles.results import SweepResult, compare
 from layerroles.roles import localize
 from tests.unit.synthetic import synthetic_lens, synthetic_result
@@ -167,7 +167,7 @@ def test_long_texts_are_cut_and_then_examples_left_out() -> None:
 def test_answers_that_differ_beyond_the_cut_are_not_the_same(
     result: SweepResult, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("layerroles.page.explored.room", lambda frames: Room(150, 150, None))
+    monkeypatch.setattr("layerroles.page.explorer.room", lambda frames: Room(150, 150, None))
     lost = result.frame["condition"] == "skip L1"
     frame = result.frame.assign(response="x" * 150 + "y")
     frame.loc[lost, "response"] = "x" * 150 + "no"
@@ -184,7 +184,7 @@ def test_answers_that_differ_beyond_the_cut_are_not_the_same(
 
 
 def test_what_is_left_out_is_said(result: SweepResult, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("layerroles.page.explored.room", lambda frames: room(frames, 1))
+    monkeypatch.setattr("layerroles.page.explorer.room", lambda frames: room(frames, 1))
     data = laid_out(result)
     assert data["examples"] == 4
     told = unpacked(data)

@@ -14,8 +14,8 @@ from transformers import (
 )
 
 import layerroles as lr
+from layerroles.models.modules import lend
 from layerroles.prune.checkpoint import _alike, _smaller, _try, _without, checked_layers
-from layerroles.weights import lend
 from tests.unit.random_models import (
     CONFIGS,
     EVERY_ARCHITECTURE,

@@ -11,10 +11,10 @@ import pytest
 import layerroles as lr
 from layerroles.ablations import INTACT
 from layerroles.engine import Score, Scored, Writing
-from layerroles.models import encode
+from layerroles.models.loading import encode
 from layerroles.protocols import Answer, Asked, LikelihoodProtocol
+from layerroles.protocols.conversation import Said
 from layerroles.protocols.outcome import details_of, distinct, in_form, repetition
-from layerroles.protocols.thinking import Said
 from layerroles.tasks import Grade
 from tests.unit.random_models import random_model
 
@@ -22,7 +22,7 @@ from tests.unit.random_models import random_model
 @pytest.fixture(autouse=True)
 def nothing_reserved(monkeypatch: pytest.MonkeyPatch) -> None:
     """All questions of these short files are asked."""
-    monkeypatch.setattr("layerroles.tasks.listed.n_reserved", lambda n: 0)
+    monkeypatch.setattr("layerroles.tasks.sources.n_reserved", lambda n: 0)
 
 
 def questions(folder: Path, n: int = 6) -> lr.Task:

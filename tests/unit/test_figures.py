@@ -16,7 +16,7 @@ from layerroles.errors import InputError
 from layerroles.figures import style
 from layerroles.figures.attention import attention_means, strongest
 from layerroles.figures.lens import lens_summary
-from layerroles.figures.roles import standing
+from layerroles.figures.role_map import standing
 from layerroles.results import SweepResult
 from tests.unit.synthetic import synthetic_attention, synthetic_lens, synthetic_result
 

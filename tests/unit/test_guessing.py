@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 import layerroles as lr
-from layerroles import units
 from layerroles.protocols import Generation
+from layerroles.sweep import units
 from layerroles.tasks import Example, KVRetrieval, Task
 from layerroles.tasks.base import register
-from layerroles.tasks.generated import Generated
 from layerroles.tasks.guessing import Guess, Scorer, best_guess
+from layerroles.tasks.sources import Generated
 from tests.unit.random_models import random_model
 
 SCORE = Generation().guess_score

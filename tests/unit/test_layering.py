@@ -4,6 +4,7 @@ Read from the syntax trees, so that an import inside a function or for type chec
 """
 
 import ast
+import graphlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,14 +15,13 @@ PACKAGE = Path(__file__).resolve().parents[2] / "layerroles"
 
 # Left may not import right.
 ORDER = (
-    "errors compat registry notebook progress sites gguf weights checks boot models chat ablations "
-    "engine tasks protocols probes plants lm manifest store status backends frame units references "
-    "again sweep aggregates devices estimated estimates roles prune figures page cli __main__"
+    "errors compat registry sites display progress models ablations engine tasks protocols harness "
+    "probes plants backends sweep roles prune figures page cli lm __main__"
 ).split()
-# These stand beside: they use nothing but what is named, and serve `sweep` and all behind it; the
+# These stand beside: they use nothing but what is named, and serve `harness` and all behind it; the
 # audit of a task takes its correction for many tests from `stats`.
-BESIDE = {"stats": {"errors"}, "results": {"errors", "registry", "notebook", "stats"}}
-SERVED = set(ORDER[ORDER.index("store") :]) | set(BESIDE)
+BESIDE = {"stats": {"errors"}, "results": {"errors", "registry", "display", "stats"}}
+SERVED = set(ORDER[ORDER.index("harness") :]) | set(BESIDE)
 WITHOUT_TORCH = ("stats", "results")
 HEAVY = {"torch", "transformer_lens", "transformers"}
 
@@ -76,6 +76,56 @@ def wrong_imports(top: str, tree: ast.Module, path: Path) -> list[str]:
     return found
 
 
+# Modules that others than their own package use: what draws a page's figures.
+PAST_THE_FACE = {"figures.select", "figures.style"}
+
+
+def past_faces(top: str, tree: ast.Module) -> Iterator[tuple[str, int]]:
+    """Modules inside of other packages that a module imports, with their lines."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names = [(alias.name, "") for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [(node.module or "", alias.name) for alias in node.names]
+        else:
+            continue
+        for module, name in names:
+            first, _, rest = module.partition(".")
+            package, _, inner = rest.partition(".")
+            if first != "layerroles" or package == top or not (PACKAGE / package).is_dir():
+                continue
+            inside = inner or (name if is_module(package, name) else "")
+            if package and inside:
+                yield f"{package}.{inside}", node.lineno
+
+
+def is_module(package: str, name: str) -> bool:
+    """Whether a package holds a module of this name, and its face no other thing of the name."""
+    face = (PACKAGE / package / "__init__.py").read_text(encoding="utf-8")
+    return (PACKAGE / package / f"{name}.py").is_file() and not re.search(
+        rf"import.*\b{name}\b", face
+    )
+
+
+def module_imports(path: Path, tree: ast.Module) -> set[str]:
+    """Modules of the package that are imported when this one is; what functions import is not."""
+    lazy = {
+        id(node)
+        for part in ast.walk(tree)
+        if isinstance(part, ast.FunctionDef | ast.AsyncFunctionDef)
+        for node in ast.walk(part)
+    }
+    found: set[Path] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and id(node) not in lazy:
+            place = PACKAGE.parent / (node.module or "").replace(".", "/")
+            face = {place.with_suffix(".py"), place / "__init__.py"}
+            for alias in node.names:
+                inner = place / f"{alias.name}.py"
+                found |= {inner} if inner.is_file() and inner not in face else face
+    return {str(one) for one in found if one.is_file() and PACKAGE in one.parents} - {str(path)}
+
+
 def hook_names(tree: ast.Module) -> Iterator[tuple[str, int]]:
     """Names of hook points in a module's strings, docstrings left out."""
     prose = {
@@ -124,6 +174,39 @@ def test_imports_run_one_way() -> None:
         for line in wrong_imports(top, tree, path)
     ]
     assert not wrong, "\n".join(wrong)
+
+
+def test_packages_are_imported_by_their_faces() -> None:
+    found = {
+        (inside, f"{path}:{line}: {inside}")
+        for top, path, tree in modules()
+        if top != "__init__"
+        for inside, line in past_faces(top, tree)
+    }
+    wrong = [line for inside, line in found if inside not in PAST_THE_FACE]
+    assert not wrong, "\n".join(wrong)
+    assert {inside for inside, _ in found} == PAST_THE_FACE and len(PAST_THE_FACE) <= 5
+
+
+def test_no_module_imports_itself_through_others() -> None:
+    graph = {
+        str(path): module_imports(path, tree)
+        for top, path, tree in modules()
+        if top != "__init__"  # its imports are for type checkers
+    }
+    assert sum(map(len, graph.values())) > len(graph)
+    assert len(list(graphlib.TopologicalSorter(graph).static_order())) >= len(graph)
+
+
+def test_only_the_harness_imports_lm_eval() -> None:
+    found = [
+        (top, f"{path}:{line}")
+        for top, path, tree in modules()
+        for name, line in imported(tree, path)
+        if name.partition(".")[0] == "lm_eval"
+    ]
+    wrong = [line for top, line in found if top != "harness"]
+    assert len(wrong) < len(found) and not wrong, "\n".join(wrong)
 
 
 def test_importing_the_package_imports_none_of_its_modules() -> None:

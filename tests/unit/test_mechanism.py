@@ -7,8 +7,8 @@ import pytest
 import torch
 
 import layerroles as lr
-from layerroles.checks import massive_writes
-from layerroles.manifest import described
+from layerroles.models.checks import massive_writes
+from layerroles.sweep.manifest import described
 from tests.unit.random_models import model_path, random_model
 
 

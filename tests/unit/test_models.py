@@ -13,7 +13,8 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformers import BertConfig, BertModel
 
 import layerroles as lr
-from layerroles import checks, compat, gguf, models
+from layerroles import compat
+from layerroles.models import checks, gguf, loading
 from tests.unit.random_models import (
     ARCHITECTURES,
     EVERY_ARCHITECTURE,
@@ -24,7 +25,7 @@ from tests.unit.random_models import (
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_parts_add_up_and_the_cache_is_right(architecture: str) -> None:
-    found = models.prepared(random_model(architecture)).checks
+    found = loading.prepared(random_model(architecture)).checks
     assert all(found.holds)
     assert found.cache_error < 1e-3
     assert not any(found.missing.values())
@@ -36,33 +37,33 @@ def test_what_is_read_out_lies_in_one_piece() -> None:
     seen = []
     handle = model.unembed.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
     try:
-        models.forward(model, tokens, torch.ones_like(tokens), keep=1)
+        loading.forward(model, tokens, torch.ones_like(tokens), keep=1)
     finally:
         handle.remove()
     assert [(one.shape, one.is_contiguous()) for one in seen] == [((3, 1, 32), True)]
 
 
 def test_provenance_names_the_weights_and_not_the_folder() -> None:
-    known = models.provenance(random_model("llama"))
+    known = loading.provenance(random_model("llama"))
     assert known.name == model_path("llama").name
     assert (known.n_layers, known.n_heads, known.d_model) == (3, 4, 32)
     assert known.dtype == "float32"
     assert known.architecture == "LlamaForCausalLM"
-    assert known.weights != models.provenance(random_model("qwen3")).weights
+    assert known.weights != loading.provenance(random_model("qwen3")).weights
     assert {"torch", "transformers", "transformer-lens", "layerroles"} <= set(known.versions)
 
 
 def test_the_tokenizer_is_the_makers_own() -> None:
     model = random_model("llama")
-    assert models.encode(model, "ab") == models.prepared(model).tokenizer("ab")["input_ids"]
-    assert model.tokenizer.bos_token_id not in models.encode(model, "ab")
+    assert loading.encode(model, "ab") == loading.prepared(model).tokenizer("ab")["input_ids"]
+    assert model.tokenizer.bos_token_id not in loading.encode(model, "ab")
 
 
 def test_a_bridge_of_ones_own_is_prepared() -> None:
     bridge = TransformerBridge.boot_transformers(str(model_path("gpt2")), device="cpu")
     assert lr.prepare(bridge, name="mine") is bridge
-    assert models.prepared(bridge).name == "mine"
-    assert models.prepared(bridge).tokenizer("ab")["input_ids"] == models.encode(
+    assert loading.prepared(bridge).name == "mine"
+    assert loading.prepared(bridge).tokenizer("ab")["input_ids"] == loading.encode(
         random_model("gpt2"), "ab"
     )
 
@@ -76,7 +77,7 @@ def test_few_compiled_kernels_are_kept_unless_it_is_said(monkeypatch: pytest.Mon
         seen.append(os.environ.get(name))
         return checks.unchecked(bridge)
 
-    monkeypatch.setattr(models, "check_model", noting)
+    monkeypatch.setattr(loading, "check_model", noting)
     for said in (None, "7"):
         monkeypatch.delenv(name, raising=False) if said is None else monkeypatch.setenv(name, said)
         lr.prepare(bridge)
@@ -143,7 +144,7 @@ def test_a_cache_that_gives_no_numbers_is_found(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_sublayers_that_do_not_add_up_are_refused_and_blocks_are_not() -> None:
-    sound = models.prepared(random_model("llama")).checks
+    sound = loading.prepared(random_model("llama")).checks
     broken = replace(sound, identity_error=(0.5, 0.0, 0.0), holds=(False, True, True))
     assert "do not add up" in (broken.refusal(lr.Site(0, "attn")) or "")
     assert broken.refusal(lr.Site(0)) is None
@@ -152,7 +153,7 @@ def test_sublayers_that_do_not_add_up_are_refused_and_blocks_are_not() -> None:
 
 @pytest.mark.parametrize("architecture", EVERY_ARCHITECTURE)
 def test_what_hooks_return_goes_on(architecture: str) -> None:
-    assert not any(models.prepared(random_model(architecture)).checks.deaf.values())
+    assert not any(loading.prepared(random_model(architecture)).checks.deaf.values())
 
 
 @pytest.mark.parametrize("part", ["block", "attn", "mlp", "head"])
@@ -292,9 +293,9 @@ def test_a_damaged_file_is_told_by_its_hash(tmp_path: Path) -> None:
 
 
 def test_dtypes() -> None:
-    assert models.resolve_dtype("bfloat16", torch.device("cpu")) is torch.bfloat16
-    assert models.resolve_dtype(torch.float16, torch.device("cpu")) is torch.float16
-    assert models.resolve_dtype("auto", torch.device("cpu")) in (torch.bfloat16, torch.float32)
+    assert loading.resolve_dtype("bfloat16", torch.device("cpu")) is torch.bfloat16
+    assert loading.resolve_dtype(torch.float16, torch.device("cpu")) is torch.float16
+    assert loading.resolve_dtype("auto", torch.device("cpu")) in (torch.bfloat16, torch.float32)
     with pytest.raises(lr.InputError, match="unknown dtype 'int8'"):
         lr.load(model_path("llama"), dtype="int8")
 
@@ -355,7 +356,7 @@ def test_a_model_that_lies_on_disk_in_part_answers_alike() -> None:
         lr.Engine(spread, executor="fused").loglikelihood(pairs)
     with pytest.raises(lr.InputError, match="lie whole on one device"):
         lr.Engine(whole).loglikelihood(pairs, [lr.Condition({lr.Site(1): lr.Swap(spread)})])
-    assert models.provenance(spread).weights == models.provenance(whole).weights
+    assert loading.provenance(spread).weights == loading.provenance(whole).weights
 
 
 def test_a_device_and_a_map_of_devices_are_one_too_many() -> None:

@@ -14,10 +14,11 @@ import pytest
 import layerroles as lr
 from layerroles import figures
 from layerroles.errors import InputError
-from layerroles.figures import files, outcomes, pruned, style
-from layerroles.figures.captions import check_result, latex, noted
-from layerroles.figures.printed import inches
-from layerroles.figures.words import text_width
+from layerroles.figures import outcomes, pruned_harm, style
+from layerroles.figures.print import files
+from layerroles.figures.print.captions import check_result, latex, noted
+from layerroles.figures.print.paper import inches
+from layerroles.figures.print.text import text_width
 from layerroles.results import SweepResult
 from tests.unit.synthetic import synthetic_attention, synthetic_lens, synthetic_result
 from tests.unit.test_figures import BLINDNESS, lab, linear
@@ -230,7 +231,7 @@ PALETTES = {
         name: (hue, style.FAMILY_SYMBOL[name]) for name, hue in style.FAMILY_COLOUR.items()
     },
     "outcomes": outcomes._LOOK,
-    "methods": pruned._LOOK,
+    "methods": pruned_harm._LOOK,
 }  # fmt: skip
 
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 import layerroles as lr
-from layerroles.engine.memory import Budget
-from layerroles.engine.pieces import pieces
-from layerroles.engine.trie import pack, packs
-from layerroles.engine.twin import Twin
+from layerroles.engine.fused.model import Twin
+from layerroles.engine.fused.packing import pack, packs
+from layerroles.engine.fused.prefill import pieces
+from layerroles.engine.planning.memory import Budget
 from tests.unit.random_models import random_model
 
 SHARED = "".join(random.Random(0).choices("abcdefgh ", k=150))
@@ -78,7 +78,7 @@ def test_answers_are_the_same(architecture: str, monkeypatch: pytest.MonkeyPatch
     assert max(lengths) > 300
     lengths.clear()
     monkeypatch.setattr(Budget, "piece", lambda _self, _shape, n, _kept=0: min(n, 128))
-    monkeypatch.setattr("layerroles.engine.pieces.BLOCK", 128)
+    monkeypatch.setattr("layerroles.engine.fused.prefill.BLOCK", 128)
     cut = answers("fused")
     assert max(lengths) <= 256
     for one in (at_once, answers("plain")):
@@ -108,8 +108,8 @@ def test_a_budget_that_is_too_small_is_kept_to_by_reading_in_pieces(
     shape = Twin(model).shape
     wide = dataclasses.replace(shape, inner=100 * shape.inner)
     monkeypatch.setattr(Twin, "_measured", lambda _twin: wide)
-    monkeypatch.setattr("layerroles.engine.memory._SHORTEST_PIECE", 128)
-    monkeypatch.setattr("layerroles.engine.pieces.BLOCK", 128)
+    monkeypatch.setattr("layerroles.engine.planning.memory._SHORTEST_PIECE", 128)
+    monkeypatch.setattr("layerroles.engine.fused.prefill.BLOCK", 128)
     conditions = [lr.Condition({}), *lr.each_layer(model, lr.Skip())]
     pairs = [(TEXTS[0], " more"), (TEXTS[1], " more")]
     n_all = len(TEXTS[0]) + 5

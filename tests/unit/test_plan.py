@@ -13,12 +13,12 @@ import pytest
 import torch
 
 import layerroles as lr
-from layerroles.engine import memory
-from layerroles.engine.cost import Speed
-from layerroles.engine.memory import Budget, Shape, budget
-from layerroles.engine.plan import make_plan
+from layerroles.engine.fused.packing import pack, packs
+from layerroles.engine.planning import memory
+from layerroles.engine.planning.cost import Speed
+from layerroles.engine.planning.memory import Budget, Shape, budget
+from layerroles.engine.planning.plan import make_plan
 from layerroles.engine.requests import Scored, Written
-from layerroles.engine.trie import pack, packs
 from tests.unit.random_models import random_model
 
 SHAPE = Shape(

@@ -11,10 +11,10 @@ import torch
 from transformer_lens.model_bridge import TransformerBridge
 
 import layerroles as lr
-from layerroles.models import prepared, provenance
+from layerroles.models.loading import prepared, provenance
 from layerroles.plants import Plant
 from layerroles.plants.words import END, ID, LAST, SUBJECTS, WORDS, fact, tokenizer
-from layerroles.probes import Attention, LogitLens, RetrievalScore, chunks
+from layerroles.probes import Attention, LogitLens, RetrievalScore, chunked
 from layerroles.tasks import FAMILIES
 
 PLACEMENTS: list[dict[str, Any]] = [
@@ -486,7 +486,7 @@ def test_a_bridge_without_a_cache_decodes_alike(at: str, caplog: pytest.LogCaptu
 
 def test_probes_read_a_bridge_without_a_cache_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     made = default()
-    monkeypatch.setattr(chunks, "_LONGEST", 4)
+    monkeypatch.setattr(chunked, "_LONGEST", 4)
     ours = Attention().measure(made.model, made.tasks[:1], limit=3)
     theirs = Attention().measure(native(made), made.tasks[:1], limit=3)
     numbers = ["layer", "head", "evidence", "first"]

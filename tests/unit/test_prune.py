@@ -12,9 +12,9 @@ import pytest
 import layerroles as lr
 from layerroles.plants import Plant
 from layerroles.probes.similarity import least_change
-from layerroles.prune.harm import Asker, Harm
 from layerroles.prune.plan import Candidate, best_first, named
 from layerroles.prune.planning import _search
+from layerroles.prune.scoring import Asker, Harm
 from layerroles.stats import UNKNOWN, Interval
 from tests.unit.random_models import random_model
 

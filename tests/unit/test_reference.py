@@ -170,7 +170,9 @@ def names(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
     begin = code_of("docs/api.md")[0]
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("examples"))
-        patch.setattr("layerroles.ablations.saved.cache_folder", lambda: Path("kept").resolve())
+        patch.setattr(
+            "layerroles.ablations.reference_cache.cache_folder", lambda: Path("kept").resolve()
+        )
         made: dict[str, Any] = {"__name__": "examples"}
         exec(compile(begin, "docs/api.md", "exec"), made)
         # The built-in model is large; one with random weights takes its place.

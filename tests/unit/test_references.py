@@ -13,7 +13,7 @@ from transformer_lens.model_bridge import TransformerBridge
 import layerroles as lr
 from layerroles.ablations import SiteReference
 from layerroles.ablations.reference import collect
-from layerroles.models import encode
+from layerroles.models.loading import encode
 from tests.unit.random_models import model_path, random_model
 from tests.unit.test_matrix import TEXTS as KNOWN
 from tests.unit.test_matrix import edited, writes

@@ -10,7 +10,7 @@ from layerroles import figures, stats
 from layerroles.errors import InputError
 from layerroles.page import render
 from layerroles.results import SweepResult
-from layerroles.results.settings import labels
+from layerroles.results.effects import labels
 from layerroles.roles import localize
 from tests.unit.synthetic import SCRIPT, TASKS, synthetic_result
 

@@ -10,9 +10,9 @@ from layerroles.errors import InputError
 from layerroles.page import render
 from layerroles.results import SweepResult
 from layerroles.roles import Roles, localize
-from layerroles.roles.claims import least, listed
-from layerroles.roles.seen import emergence
-from layerroles.roles.table import Sentence
+from layerroles.roles.probe_summary import emergence
+from layerroles.roles.roles import Sentence
+from layerroles.roles.wording import least, listed
 from layerroles.stats import Contrast, Interval, difference_of, harm_interval, minimum_detectable
 from tests.unit.synthetic import synthetic_attention, synthetic_lens, synthetic_result
 

@@ -10,7 +10,7 @@ import pytest
 from layerroles.errors import InputError
 from layerroles.results import SweepResult
 from layerroles.roles import localize
-from layerroles.roles.seen import summary
+from layerroles.roles.probe_summary import summary
 from tests.unit.synthetic import synthetic_attention, synthetic_lens
 
 Scores = np.ndarray

@@ -7,9 +7,9 @@ import torch
 
 from layerroles.engine import decode
 from layerroles.engine.decode import greedy
-from layerroles.engine.places import _summed
-from layerroles.engine.rows import contexts_of
-from layerroles.engine.trie import pack
+from layerroles.engine.fused.kv_cache import contexts_of
+from layerroles.engine.fused.packing import pack
+from layerroles.engine.fused.readout import _summed
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -11,9 +11,9 @@ from datasets import Dataset
 from safetensors import safe_open
 
 import layerroles as lr
-from layerroles.ablations import saved
+from layerroles.ablations import reference_cache
 from layerroles.ablations.reference import collect
-from layerroles.ablations.saved import Saved, collected
+from layerroles.ablations.reference_cache import Saved, collected
 from tests.unit.random_models import model_path, random_model
 
 SITES = [lr.Site(0), lr.Site(1, "attn"), lr.Site(2, "head", 3), lr.Site(1, "kv_group", 1)]
@@ -21,14 +21,14 @@ SITES = [lr.Site(0), lr.Site(1, "attn"), lr.Site(2, "head", 3), lr.Site(1, "kv_g
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(saved, "cache_folder", lambda: tmp_path)
+    monkeypatch.setattr(reference_cache, "cache_folder", lambda: tmp_path)
     forget(monkeypatch)
     return tmp_path
 
 
 def forget(monkeypatch: pytest.MonkeyPatch) -> None:
     """As a new process would begin."""
-    monkeypatch.setattr(saved, "_KNOWN", type(saved._KNOWN)())
+    monkeypatch.setattr(reference_cache, "_KNOWN", type(reference_cache._KNOWN)())
 
 
 def equal(one: lr.ablations.SiteReference, two: lr.ablations.SiteReference) -> bool:
@@ -50,7 +50,7 @@ def test_a_second_use_reads_the_file(folder: Path, monkeypatch: pytest.MonkeyPat
     found = collected(model, reference, SITES)
     forget(monkeypatch)
     with monkeypatch.context() as patch:
-        patch.setattr(saved, "collect", None)  # would fail if it collected again
+        patch.setattr(reference_cache, "collect", None)  # would fail if it collected again
         again = collected(model, reference, SITES)
     assert all(equal(found[site], again[site]) for site in SITES)
     # A further site is collected by itself, and added to what was there.
@@ -83,7 +83,7 @@ def test_what_is_asked_for_later_is_added(folder: Path, monkeypatch: pytest.Monk
     found = collected(model, reference, SITES[:2], kinds)
     assert all(found[site].has(kinds) for site in SITES[:2])
     forget(monkeypatch)
-    monkeypatch.setattr(saved, "collect", None)  # would fail if it collected again
+    monkeypatch.setattr(reference_cache, "collect", None)  # would fail if it collected again
     again = collected(model, reference, SITES[:2], kinds)
     assert all(equal(found[site], again[site]) for site in SITES[:2])
     assert set(collected(model, reference, SITES)) == set(SITES)
@@ -158,7 +158,7 @@ def test_a_folder_that_cannot_be_written_is_no_obstacle(
 ) -> None:
     file = tmp_path / "file"
     file.write_text("")
-    monkeypatch.setattr(saved, "cache_folder", lambda: file)
+    monkeypatch.setattr(reference_cache, "cache_folder", lambda: file)
     model, reference = random_model("llama"), lr.Reference(["one two"])
     forget(monkeypatch)
     with caplog.at_level(logging.WARNING):

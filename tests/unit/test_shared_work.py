@@ -12,11 +12,11 @@ import torch
 
 import layerroles as lr
 from layerroles.ablations import Condition
-from layerroles.engine.fused import Fused
-from layerroles.engine.memory import Budget
-from layerroles.engine.plan import make_plan
+from layerroles.engine.fused.executor import Fused
+from layerroles.engine.fused.model import Twin
+from layerroles.engine.planning.memory import Budget
+from layerroles.engine.planning.plan import make_plan
 from layerroles.engine.requests import scored, written
-from layerroles.engine.twin import Twin
 from tests.unit.random_models import random_model
 
 N_LAYERS = 3

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 import layerroles as lr
-import layerroles.sweep as module
+import layerroles.sweep.sweep as module
 from layerroles.cli import main
-from layerroles.status import read_status, unfinished, write_progress
+from layerroles.sweep.status import read_status, unfinished, write_progress
 from tests.unit.random_models import random_model
 
 
@@ -46,7 +46,7 @@ def test_only_what_is_stored_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_after_the_last_row_it_says_what_is_asked_for_still(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("layerroles.status._SECONDS_BETWEEN_WRITES", 0.0)
+    monkeypatch.setattr("layerroles.sweep.status._SECONDS_BETWEEN_WRITES", 0.0)
     with write_progress(tmp_path, 4) as tell:
         tell(4, "facts, skip L1")
         tell(0, "noise floor of facts")
@@ -83,7 +83,8 @@ def test_an_error_and_a_kill_are_told(tmp_path: Path) -> None:
     assert str(found).endswith("last facts, skip L1 (a reason)")
 
     code = (
-        "import os, sys; from pathlib import Path; from layerroles.status import write_progress\n"
+        "import os, sys; from pathlib import Path\n"
+        "from layerroles.sweep.status import write_progress\n"
         "with write_progress(Path(sys.argv[1]), 10) as tell: os.kill(os.getpid(), 9)"
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False)
@@ -104,7 +105,8 @@ def test_a_process_of_the_same_number_is_another_one(tmp_path: Path) -> None:
 
 def test_a_process_that_nobody_has_buried_is_dead(tmp_path: Path) -> None:
     code = (
-        "import os, sys; from pathlib import Path; from layerroles.status import write_progress\n"
+        "import os, sys; from pathlib import Path\n"
+        "from layerroles.sweep.status import write_progress\n"
         "with write_progress(Path(sys.argv[1]), 10) as tell: os.kill(os.getpid(), 9)"
     )
     child = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)])

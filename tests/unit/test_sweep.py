@@ -301,7 +301,7 @@ def test_two_conditions_of_one_name_are_refused_and_a_name_stays(
 
 
 def test_two_writers_and_damaged_folders_are_told(tasks: list[lr.Task], tmp_path: Path) -> None:
-    from layerroles.store import reserved
+    from layerroles.sweep.store import reserved
 
     sweep = lr.Sweep(random_model("llama"), tasks, [], protocols=["continuation"], limit=1)
     sweep.run(tmp_path / "run")

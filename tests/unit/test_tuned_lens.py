@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 import layerroles as lr
 from layerroles.probes import LogitLens, TunedLens
-from layerroles.probes.depths import read_out
+from layerroles.probes.streams import read_out
 from tests.unit.random_models import random_model
 from tests.unit.test_probes import QUESTIONS, Listed
 

@@ -5,8 +5,8 @@ import random
 import pytest
 
 import layerroles as lr
-from layerroles.store import Key
-from layerroles.units import Unit, cells_of, distinct, missing
+from layerroles.sweep.store import Key
+from layerroles.sweep.units import Unit, cells_of, distinct, missing
 
 
 def keys(unit: Unit) -> list[tuple[Key, str]]:

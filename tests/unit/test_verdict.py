@@ -14,7 +14,7 @@ from layerroles.page import render
 from layerroles.page.sections import sections, seen_in
 from layerroles.results import SweepResult
 from layerroles.roles import Roles, localize
-from layerroles.roles.claims import listed
+from layerroles.roles.wording import listed
 from layerroles.stats import tango
 from tests.unit.synthetic import INTACT, synthetic_attention, synthetic_lens, synthetic_result
 from tests.unit.test_roles_joint import heads_result, pairs_result

@@ -1,0 +1,315 @@
+"""Run plain TransformerLens under a condition.
+
+Hooks apply the edits at the sites and count that they fired. They are removed on exit, also after
+an exception. An edit that returns its write leaves the model's own output untouched, bit for bit;
+elsewhere a block's new output is `x + edit(w)`, added in float32.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from transformer_lens.model_bridge import TransformerBridge
+
+from layerroles.ablations.base import Ablation, EditContext, Pass, declared_reference
+from layerroles.ablations.condition import Condition, as_condition
+from layerroles.ablations.forward_pass import Watch, watched
+from layerroles.ablations.prompts import Prompt
+from layerroles.ablations.reference import (
+    KINDS,
+    Kind,
+    SiteReference,
+    heads_at,
+    heads_of,
+    write_of,
+)
+from layerroles.ablations.reference_cache import collected
+from layerroles.errors import InputError
+from layerroles.models import check_weights, stamp
+from layerroles.sites import ENTRY, NUMBERED, READ_OUT, Site
+
+# What the intact model wrote at a site on the reference that an ablation declares, and what the
+# ablation made of it (`Ablation.fit`).
+References = Mapping[tuple[Ablation, Site], tuple[SiteReference, object]]
+
+
+class Edit:
+    """Apply one site's ablation under a condition to the value at the site's hook.
+
+    Args:
+        model: the bridge.
+        condition: whose ablation it is.
+        site: one of its sites.
+        references: what the conditions' ablations need to know.
+        placed: whether the model has already been changed for it (`Ablation.placed`).
+    """
+
+    def __init__(
+        self,
+        model: TransformerBridge,
+        condition: Condition,
+        site: Site,
+        references: References,
+        *,
+        placed: bool = False,
+    ) -> None:
+        self._placed = placed
+        self._model = model
+        self._site = site
+        self._ablation = condition.edits[site]
+        self._condition = condition
+        self._reference, self._fitted = None, None
+        if declared_reference(self._ablation) is not None:
+            self._reference, self._fitted = references[self._ablation, site]
+
+    def __call__(
+        self,
+        value: Float[Tensor, "row pos *hook"],
+        stream: Float[Tensor, "row pos d_model"],
+        now: Pass,
+    ) -> tuple[Tensor | None, Bool[Tensor, "row pos"]]:
+        """Return the new value (None if it is known to be unchanged), and where the write changed.
+
+        Args:
+            value: at the site's hook (for a block, the stream that leaves it).
+            stream: that entered the site's block.
+            now: what the model is being run on.
+
+        Raises:
+            InputError: the ablation returned another shape than it was given.
+        """
+        site = self._site
+        if self._ablation.in_place:
+            return None, now.real & self._placed
+        stream = stream.to(value.device)  # layers may lie on different devices
+        write = write_of(site, value, stream, self._model)
+        # The edit is handed copies: one that works in place must not hide what it changed, nor
+        # change what other conditions go on from.
+        own = stream.clone()
+        context = EditContext(
+            site, own, now, self._reference, self._fitted, self._condition.whole_prompt
+        )
+        new = self._ablation.edit(write.clone(), context)
+        if not isinstance(new, Tensor):
+            raise InputError(
+                f"{self._ablation.name} on {site} returned {new!r}: an edit returns the write, "
+                "changed or not"
+            )
+        if new.shape != write.shape:
+            raise InputError(
+                f"{self._ablation.name} on {site} returned shape {tuple(new.shape)} for a write of "
+                f"shape {tuple(write.shape)}: an edit keeps the shape"
+            )
+        differs = (new != write).flatten(2).any(-1) & self._condition.acts(context)
+        # A GPU would have to be waited for to be asked; what is equal stays so, bit for bit.
+        if differs.device.type == "cpu" and not differs.any():
+            return None, differs
+        where = differs.reshape(*differs.shape, *[1] * (write.ndim - 2))
+        if site.part == "block":
+            new = torch.where(where, (stream.float() + new.float()).to(value.dtype), value)
+            return new, differs
+        new = torch.where(where, new.to(value.dtype), write)
+        if site.part not in NUMBERED:
+            return new, differs
+        z = heads_of(value, self._model).clone()
+        z[:, :, heads_at(site, self._model)] = new
+        return z.reshape(value.shape), differs
+
+
+class Applied:
+    """A condition while it is applied: its hooks, and a record of what they did.
+
+    Attributes:
+        condition: the condition.
+        n_passes: forward passes that reached the end.
+        firings: per site, how often its hook fired.
+        changed: per row, whether an edit changed its write at a real token in any pass since
+            `begin`; None before the first.
+    """
+
+    def __init__(
+        self,
+        model: TransformerBridge,
+        condition: Condition,
+        references: References,
+        watch: Watch,
+        placed: Mapping[Site, bool],
+    ) -> None:
+        self.condition = condition
+        self.n_passes = 0
+        self.firings = dict.fromkeys(condition.edits, 0)
+        self.changed: Bool[Tensor, " row"] | None = None
+        self._edits = {
+            site: Edit(model, condition, site, references, placed=placed[site])
+            for site in condition
+        }
+        self._watch = watch
+        self._entries: dict[int, Tensor] = {}
+
+    @property
+    def hooks(self) -> list[tuple[str, object]]:
+        """The hooks that put the edits in place."""
+        layers = sorted({site.layer for site in self.condition})
+        return [
+            *((ENTRY.format(layer=layer), partial(self._enter, layer=layer)) for layer in layers),
+            *((site.hook_name, partial(self._edit, site=site)) for site in self.condition),
+            (READ_OUT, self._finish),
+        ]
+
+    def begin(
+        self,
+        tokens: Int[Tensor, "row pos"] | None = None,
+        prompts: Sequence[Prompt] | None = None,
+        *,
+        check: bool = False,
+    ) -> None:
+        """Start a batch of other rows.
+
+        Args:
+            tokens: held by the cache that the rows continue; None if there is none.
+            prompts: the beginnings of the rows; by default, the tokens read without a cache.
+            check: whether to check in every pass that the rows begin with them.
+        """
+        self.changed = None
+        self._watch.begin(tokens, prompts, check=check)
+
+    def keep(self, rows: Int[Tensor, " row"]) -> None:
+        """Keep only these rows of the batch."""
+        self.changed = None
+        self._watch.keep(rows)
+
+    def verify(self) -> None:
+        """Check that every hook fired in every pass.
+
+        Raises:
+            RuntimeError: one did not, so the results are not those of the condition.
+        """
+        for site, n in self.firings.items():
+            if n < self.n_passes:
+                raise RuntimeError(
+                    f"condition {self.condition.name!r}: the hook of {site} fired {n} times in "
+                    f"{self.n_passes} passes, so the ablation was not applied"
+                )
+
+    def _enter(self, value: Tensor, *, hook: object, layer: int) -> None:
+        self._entries[layer] = value
+
+    def _finish(self, value: Tensor, *, hook: object) -> None:
+        self.n_passes += 1
+
+    def _edit(self, value: Tensor, *, hook: object, site: Site) -> Tensor | None:
+        self.firings[site] += 1
+        now = self._watch.current
+        assert now is not None  # the model was called, so the watch has seen the call
+        new, differs = self._edits[site](value, self._entries[site.layer], now)
+        self._note(differs)
+        return new
+
+    def _note(self, differs: Bool[Tensor, "row pos"]) -> None:
+        rows = differs.any(-1)
+        same = self.changed is not None and self.changed.shape == rows.shape
+        self.changed = self.changed | rows if same else rows  # type: ignore[operator]  # not None
+
+
+@contextmanager
+def ablated(
+    model: TransformerBridge, condition: Condition, *, prompts: Sequence[Prompt] | None = None
+) -> Iterator[Applied]:
+    """Within the context, every call of the model sees the ablation.
+
+    Works for `model(...)`, `run_with_cache`, `run_with_hooks` and `generate`, with and without a
+    key-value cache. Contexts may be nested.
+
+    Args:
+        model: from `load` or `prepare`.
+        condition: what is ablated.
+        prompts: of the rows that the model is called on, for conditions that act on some of a
+            prompt's positions. By default, tokens read without a cache are the prompt, and tokens
+            read on top of a cache are generated. Generation without a cache reads the whole text
+            again for each token, so it needs `prompts`.
+
+    Raises:
+        InputError: the model lacks a site or its weights, a sublayer's hook is not what it adds, or
+            what are no `Prompt`s; within the context, rows that do not begin with their prompts, or
+            a condition that acts on evidence while the prompts don't say where it is.
+        RuntimeError: on leaving, if a hook did not fire in a pass.
+
+    Example:
+        condition = lr.Condition({lr.Site(2): lr.Skip()}, at="generated")
+        text = "silver fence church money silver"
+        prompt = lr.Prompt(tuple(model.to_tokens("silver fence", prepend_bos=False)[0].tolist()))
+        with lr.ablated(model, condition, prompts=[prompt]):
+            logits = model(text, prepend_bos=False)  # [row, pos, d_vocab]
+    """
+    check_weights(model)
+    condition = as_condition(condition)
+    condition.check(model)
+    for prompt in prompts or ():
+        if not isinstance(prompt, Prompt):
+            raise InputError(
+                f"prompts= takes a Prompt for each row, not {type(prompt).__name__}: "
+                f"Prompt(ids), with ids from model.to_tokens(text)[0].tolist()"
+            )
+    with applied(model, condition, resolve(model, [condition])) as run:
+        run.begin(prompts=prompts, check=True)
+        yield run
+
+
+@contextmanager
+def applied(
+    model: TransformerBridge, condition: Condition, references: References
+) -> Iterator[Applied]:
+    """`ablated`, for sites that were checked and references that were resolved before."""
+    with watched(model) as watch, ExitStack() as stack:
+        placed = {
+            site: stack.enter_context(edit.placed(model, site))
+            for site, edit in condition.edits.items()
+        }
+        run = Applied(model, condition, references, watch, placed)
+        with model.hooks(fwd_hooks=run.hooks):
+            yield run
+        run.verify()
+
+
+def _fitted(model: TransformerBridge) -> dict[tuple[Ablation, Site], object]:
+    """A mutable cache of the results of `Ablation.fit`, valid for the model's current weights.
+
+    It is stored on the model: an ablation may hold the model, and a cache in this module would keep
+    that alive forever.
+    """
+    now = stamp(model)
+    if model.__dict__.get("layerroles_fitted", (None,))[0] != now:
+        model.__dict__["layerroles_fitted"] = now, {}
+    found: dict[tuple[Ablation, Site], object] = model.__dict__["layerroles_fitted"][1]
+    return found
+
+
+def resolve(model: TransformerBridge, conditions: list[Condition]) -> References:
+    """Collect what the conditions' ablations need from the references that they declare.
+
+    What several of them need from one reference is collected together.
+
+    Raises:
+        InputError: an ablation needs what no reference provides.
+    """
+    edits = dict.fromkeys(item for condition in conditions for item in condition.edits.items())
+    declared = {edit: declared_reference(edit) for _, edit in edits}
+    known: dict[tuple[Ablation, Site], tuple[SiteReference, object]] = {}
+    for reference in dict.fromkeys(filter(None, declared.values())):
+        mine = [(site, edit) for site, edit in edits if declared[edit] == reference]
+        kinds = frozenset[Kind]().union(*(edit.needs for _, edit in mine))
+        if unknown := sorted(kinds.difference(KINDS)):
+            names = ", ".join(KINDS)
+            raise InputError(
+                f"an ablation needs {unknown[0]!r} of its reference: known are {names}"
+            )
+        found = collected(model, reference, dict.fromkeys(site for site, _ in mine), kinds)
+        fitted = _fitted(model)
+        for site, edit in mine:
+            if (edit, site) not in fitted:
+                fitted[edit, site] = edit.fit(found[site], site)
+            known[edit, site] = found[site], fitted[edit, site]
+    return known

@@ -1,0 +1,253 @@
+"""Ablations that remove a write: `Skip` deletes the layer, `Zero` sets the write to 0.
+
+On a block both leave the stream as it came in, `x + 0`. They differ in what they may be applied
+to: a head cannot be skipped, since its share of the attention output is not a module of its own.
+
+Replace a write by its mean over a reference, so that only what varies is lost.
+
+The first real token is kept apart: in many models one layer writes a vector there that is
+hundreds of times the size of any other (the attention sink), and a mean that mixes it with the
+rest is the mean of nothing.
+
+Add noise to a write, so that its precision is lost and not its place.
+
+With `w` the write and `s` its standard deviation over a reference, taken for each coordinate,
+`w + scale * s * n` is written, where `n` is standard normal. Causal tracing corrupts
+embeddings in this way (Meng et al. 2022, arXiv 2202.05262).
+
+Replace a write by what the intact model wrote there on another prompt.
+
+What stays is a write of the usual kind, of size and direction that the layers above know; what goes
+is all that it said about this prompt (resample ablation, or interchange with a random donor).
+"""
+
+import hashlib
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor
+
+from layerroles.ablations.base import Ablation, EditContext, ablation, declared_reference
+from layerroles.ablations.reference import Donors, Kind, Reference, SiteReference
+from layerroles.errors import InputError
+from layerroles.sites import NUMBERED, Site
+
+
+@ablation("skip")
+@dataclass(frozen=True)
+class Skip(Ablation):
+    """Delete the block or sublayer: nothing is added to the stream.
+
+    Example:
+        >>> import layerroles as lr
+        >>> lr.Condition({lr.Site(3): lr.Skip(), lr.Site(4, "mlp"): lr.Skip()}).name
+        'skip L3,L4.mlp'
+    """
+
+    mechanism: ClassVar[str] = "deletion"
+
+    def edit(
+        self, write: Float[Tensor, "row pos *site"], ctx: EditContext
+    ) -> Float[Tensor, "row pos *site"]:
+        """Nothing is written."""
+        return torch.zeros_like(write)
+
+    def check(self, site: Site) -> None:
+        """Refuse what is not a module that could be left out.
+
+        Raises:
+            InputError: a head, a key/value group or the stream.
+        """
+        if site.part in NUMBERED:
+            raise InputError(f"{site}: heads cannot be skipped, use Zero (their z set to 0)")
+        if site.part == "stream":
+            raise InputError(f"{site}: the stream cannot be skipped, use the layer or Zero")
+
+
+@ablation("zero")
+@dataclass(frozen=True)
+class Zero(Ablation):
+    """Set the write to 0 (for a head, its `z`, the values it gathered).
+
+    Example:
+        >>> import layerroles as lr
+        >>> lr.Condition({lr.Site(3, "head", head=7): lr.Zero()}).name
+        'zero L3.H7'
+    """
+
+    mechanism: ClassVar[str] = "deletion"
+
+    def edit(
+        self, write: Float[Tensor, "row pos *site"], ctx: EditContext
+    ) -> Float[Tensor, "row pos *site"]:
+        """Zeros."""
+        return torch.zeros_like(write)
+
+
+@ablation("mean")
+@dataclass(frozen=True)
+class Mean(Ablation):
+    """Replace the write by its mean over `reference`: first tokens by theirs, others by theirs.
+
+    With `per_position`, by its mean at the same position from the start; positions that no prompt
+    of the reference reaches take the mean of all but the first.
+
+    Example:
+        >>> import layerroles as lr
+        >>> reference = lr.Reference(["The sky is blue.", "Snow is white."])
+        >>> lr.Condition({lr.Site(3, "mlp"): lr.Mean(reference)}).name
+        'mean L3.mlp'
+    """
+
+    mechanism: ClassVar[str] = "mean"
+
+    reference: Reference
+    per_position: bool = False
+
+    @property
+    def needs(self) -> frozenset[Kind]:
+        """The means at each position, if they are asked for."""
+        return frozenset({"positions"}) if self.per_position else frozenset()
+
+    def edit(
+        self, write: Float[Tensor, "row pos *site"], ctx: EditContext
+    ) -> Float[Tensor, "row pos *site"]:
+        """The mean write; pooled, the same at every position but the first."""
+        assert ctx.reference is not None  # declared, so the engine resolved it
+        first = ctx.reference.first.to(write)
+        rest = ctx.reference.rest.to(write)
+        if self.per_position:
+            assert ctx.reference.positions is not None  # it is needed, so it was collected
+            table = torch.cat([ctx.reference.positions, ctx.reference.rest[None]]).to(write)
+            return table[ctx.positions.clamp(0, len(table) - 1)]
+        at_first = (ctx.positions == 0).reshape(*write.shape[:2], *[1] * (write.ndim - 2))
+        return torch.where(at_first, first, rest)
+
+
+@ablation("noise")
+@dataclass(frozen=True)
+class Noise(Ablation):
+    """Add `scale` standard deviations of noise; without a reference, `scale` itself is one.
+
+    The noise at a position is drawn from the tokens that lead up to it (and the site), so that it
+    depends neither on batching nor on order, nor on a cache.
+
+    Raises:
+        InputError: a scale that is negative or not finite.
+
+    Example:
+        >>> import layerroles as lr
+        >>> lr.Condition({lr.Site(3): lr.Noise(0.5)}).name
+        'noise[scale=0.5] L3'
+    """
+
+    mechanism: ClassVar[str] = "noise"
+
+    scale: float = 1.0
+    reference: Reference | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.scale < float("inf"):
+            raise InputError(f"noise: scale={self.scale} is not a finite number from 0 on")
+
+    def edit(
+        self, write: Float[Tensor, "row pos *site"], ctx: EditContext
+    ) -> Float[Tensor, "row pos *site"]:
+        """The write, and noise."""
+        noise = self.scale * ctx.normal(write)
+        if ctx.reference is not None:
+            first, rest = ctx.reference.first_std.to(noise), ctx.reference.rest_std.to(noise)
+            at_first = rearrange(ctx.positions == 0, f"row pos -> row pos {'1 ' * first.ndim}")
+            noise = noise * torch.where(at_first, first, rest)
+        return (write.float() + noise).to(write.dtype)
+
+
+_TOO_FEW = (
+    "resample: a donor is another prompt, so the reference needs two different ones, each of two "
+    "tokens or more"
+)
+
+
+@ablation("resample")
+@dataclass(frozen=True)
+class Resample(Ablation):
+    """Replace the write by a donor's: what the intact model wrote on another prompt of `reference`.
+
+    Prompt and donor are aligned at their ends; generated tokens take the donor's last write. The
+    first token takes the donor's first (the attention sink), and no other does: where the prompt is
+    longer than the donor, its early tokens take the donor's second. The donor is drawn from the
+    row's prompt and `seed`, the same at all sites, and is never the prompt itself.
+
+    Raises:
+        InputError: no reference, or one with fewer than two different prompts (of two tokens or
+            more, which only a model's tokenizer can tell).
+
+    Example:
+        >>> import layerroles as lr
+        >>> reference = lr.Reference(["The sky is blue.", "Snow is white."])
+        >>> lr.Condition({lr.Site(3): lr.Resample(reference)}).name
+        'resample L3'
+    """
+
+    mechanism: ClassVar[str] = "resample"
+
+    reference: Reference
+    seed: int = 0
+
+    whole_prompt: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        declared_reference(self)
+        if not self.reference.is_open and len(set(self.reference.prompts)) < 2:
+            raise InputError(_TOO_FEW)
+
+    @property
+    def needs(self) -> frozenset[Kind]:
+        """Every write of the reference."""
+        return frozenset({"donors"})
+
+    def fit(self, reference: SiteReference, site: Site) -> "_Drawing":
+        """The donors to draw from."""
+        assert reference.donors is not None  # they are needed, so they were collected
+        return _Drawing(reference.donors, self.seed)
+
+    def edit(
+        self, write: Float[Tensor, "row pos *site"], ctx: EditContext
+    ) -> Float[Tensor, "row pos *site"]:
+        """The donors' writes."""
+        drawing: _Drawing = ctx.fitted
+        # In a packed row each token is a row of its own, many with the same prompt.
+        prompts = ctx.prompts
+        different = {id(prompt): prompt for prompt in prompts}
+        drawn = {key: drawing.draw(prompt.ids) for key, prompt in different.items()}
+        rows = [(*drawn[id(prompt)], len(prompt.ids)) for prompt in prompts]
+        start, n_donor, n = torch.tensor(rows).T[..., None]
+        positions = ctx.positions.cpu()
+        at = (positions - n + n_donor).clamp(min=1).minimum(n_donor - 1)
+        at = torch.where(positions <= 0, 0, at)
+        return drawing.donors.writes[start + at].to(write)
+
+
+class _Drawing:
+    """Draws a donor for each prompt."""
+
+    def __init__(self, donors: Donors, seed: int) -> None:
+        self.donors = donors
+        self._seed = seed
+        # What has only a first token has nothing to give to others.
+        self._able = [n for n, ids in enumerate(donors.ids) if len(ids) > 1]
+        if len({donors.ids[n] for n in self._able}) < 2:
+            raise InputError(_TOO_FEW)
+        self._known: dict[tuple[int, ...], tuple[int, int]] = {}
+
+    def draw(self, ids: tuple[int, ...]) -> tuple[int, int]:
+        """Where a prompt's donor begins among all writes, and how many tokens it has."""
+        if ids not in self._known:
+            others = [n for n in self._able if self.donors.ids[n] != ids]
+            digest = hashlib.sha256(f"{self._seed} {list(ids)}".encode()).digest()
+            donor = others[int.from_bytes(digest[:8], "big") % len(others)]
+            self._known[ids] = self.donors.starts[donor], len(self.donors.ids[donor])
+        return self._known[ids]

@@ -1,0 +1,151 @@
+"""What the intact model wrote on a reference, kept on disk so that it is collected once.
+
+A file for each pair of model and prompts (known by a hash of weights, configuration and token ids)
+lies in the cache folder, as safetensors: for each site its means and standard deviations, in
+float64, what else was asked for (means at each position, every single write), and in the metadata
+where they come from. What is asked for later is added to it.
+"""
+
+import hashlib
+import json
+import logging
+import tempfile
+import weakref
+from collections.abc import Iterable
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from transformer_lens.model_bridge import TransformerBridge
+
+from layerroles.ablations.reference import Donors, Kind, Reference, SiteReference, collect
+from layerroles.models import Provenance, behaviour, cache_folder, encode, provenance, stamp
+from layerroles.sites import Site
+
+log = logging.getLogger(__name__)
+
+# To be raised when what is collected changes, so that no older file is read.
+_FORMAT = 1
+_TENSORS = ("first", "rest", "first_std", "rest_std")
+
+
+# By what the weights are now, the prompts, and the site.
+_Known = dict[tuple[int, str, Site], SiteReference]
+_KNOWN: "weakref.WeakKeyDictionary[TransformerBridge, _Known]" = weakref.WeakKeyDictionary()
+
+
+def collected(
+    model: TransformerBridge,
+    reference: Reference,
+    sites: Iterable[Site],
+    kinds: Iterable[Kind] = (),
+) -> dict[Site, SiteReference]:
+    """What each site writes over a reference: from this process, from disk, or collected now.
+
+    Raises:
+        InputError: as `collect`.
+    """
+    sites, kinds = list(sites), frozenset(kinds)
+    known, now = _KNOWN.setdefault(model, {}), stamp(model)
+    held = {site: known.get((now, reference.digest, site)) for site in sites}
+    missing = [site for site, one in held.items() if one is None or not one.has(kinds)]
+    if missing:
+        saved = Saved(model, reference)
+        found = saved.read(missing, kinds)
+        new = [site for site in missing if site not in found]
+        if new:
+            made = collect(model, reference, new, kinds)
+            saved.add(made)
+            found |= made
+        known |= {(now, reference.digest, site): one for site, one in found.items()}
+    return {site: known[now, reference.digest, site] for site in sites}
+
+
+class Saved:
+    """The file of one model and one reference.
+
+    Args:
+        model: whose writes it holds, hashed now.
+        reference: on which they were collected.
+    """
+
+    def __init__(self, model: TransformerBridge, reference: Reference) -> None:
+        self._model: Provenance = provenance(model)
+        self._device = model.cfg.device
+        self._reference = reference
+        ids = [encode(model, text) for text in reference.prompts]
+        # In the order in which they are collected.
+        self._ids = tuple(sorted(map(tuple, ids), key=len))
+        content = [_FORMAT, self._model.weights, behaviour(model), ids]
+        name = hashlib.sha256(json.dumps(content, sort_keys=True, default=repr).encode())
+        self.path: Path = cache_folder() / "references" / f"{name.hexdigest()[:32]}.safetensors"
+
+    def read(self, sites: Iterable[Site], kinds: Iterable[Kind] = ()) -> dict[Site, SiteReference]:
+        """Read those of the sites for which the file holds everything asked for."""
+        kinds = list(kinds)
+        wanted = {site: [f"{site}.{name}" for name in (*_TENSORS, *kinds)] for site in sites}
+        tensors, counts = self._held([name for names in wanted.values() for name in names])
+        # Where the model is, so that edits don't move them each time; donors are drawn on the CPU.
+        moved = {
+            name: tensor if name.endswith(".donors") else tensor.to(self._device)
+            for name, tensor in tensors.items()
+        }
+        found = {}
+        for site, names in wanted.items():
+            if all(name in moved for name in names):
+                donors = moved.get(f"{site}.donors")
+                found[site] = SiteReference(
+                    **{name: moved[f"{site}.{name}"] for name in _TENSORS},
+                    n_first=counts[str(site)][0],
+                    n_rest=counts[str(site)][1],
+                    positions=moved.get(f"{site}.positions"),
+                    donors=None if donors is None else Donors(donors, self._ids),
+                )
+        return found
+
+    def add(self, found: dict[Site, SiteReference]) -> None:
+        """Add sites to the file; log a warning if it cannot be written."""
+        tensors, counts = self._held()
+        for site, one in found.items():
+            tensors |= {f"{site}.{name}": getattr(one, name).contiguous() for name in _TENSORS}
+            if one.positions is not None:
+                tensors[f"{site}.positions"] = one.positions
+            if one.donors is not None:
+                tensors[f"{site}.donors"] = one.donors.writes
+            counts[str(site)] = (one.n_first, one.n_rest)
+        about = {
+            "counts": json.dumps(counts),
+            "model": json.dumps(self._model.to_dict()),
+            "prompts": self._reference.digest,
+            "n_prompts": str(len(self._reference.prompts)),
+        }
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            # Written beside its place and moved there whole: another process may do the same.
+            with tempfile.TemporaryDirectory(dir=self.path.parent, prefix=".save-") as scratch:
+                made = Path(scratch) / self.path.name
+                save_file(tensors, made, metadata=about)
+                made.replace(self.path)
+        except (OSError, SafetensorError) as error:
+            log.warning("reference %s cannot be kept: %s", self.path.name, error)
+
+    def _held(
+        self, wanted: Iterable[str] | None = None
+    ) -> tuple[dict[str, Tensor], dict[str, tuple[int, int]]]:
+        """Tensors of the file, by default all, and its counts.
+
+        A file that cannot be read holds nothing.
+        """
+        try:
+            if not self.path.is_file():
+                return {}, {}
+            with safe_open(self.path, framework="pt") as file:
+                counts = json.loads(file.metadata()["counts"])
+                pairs = {site: (first, rest) for site, (first, rest) in counts.items()}
+                names = set(file.keys())
+                chosen = names if wanted is None else names.intersection(wanted)
+                return {name: file.get_tensor(name) for name in chosen}, pairs
+        except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+            log.warning("reference %s cannot be read (%s): collected again", self.path.name, error)
+            return {}, {}

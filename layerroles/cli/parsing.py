@@ -1,0 +1,193 @@
+"""Read what the value of an option says: lists and settings.
+
+The parameters of ablations and tasks, which are the fields of their dataclasses.
+
+Run a user's files that register ablations, tasks, protocols or probes.
+"""
+
+import dataclasses
+import importlib.util
+import re
+import sys
+import types
+import typing
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from layerroles.errors import InputError
+
+
+def split_list(text: str, option: str) -> list[str]:
+    """Split at commas, but not at those inside brackets.
+
+    Raises:
+        InputError: the list or one of its items is empty, or an item stands there twice.
+
+    Example:
+        >>> split_list("facts, kv_retrieval[pairs=20,key_style=hex]", "--tasks")
+        ['facts', 'kv_retrieval[pairs=20,key_style=hex]']
+    """
+    words = [word.strip() for word in re.split(r",(?![^\[]*\])", text)]
+    if not all(words):
+        raise InputError(f"{option} {text!r} has an empty item: separate names by single commas")
+    for word in words:
+        if words.count(word) > 1:
+            raise InputError(f"{option} {text!r} names {word!r} more than once")
+    return words
+
+
+def split_settings(pairs: Iterable[str]) -> dict[str, str]:
+    """Read `--set name=value` options.
+
+    Raises:
+        InputError: no `=`, no name, or a name that is set twice.
+    """
+    settings: dict[str, str] = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        name = name.strip()
+        if not equals or not name.isidentifier():
+            raise InputError(f"--set {pair!r} is not of the form name=value")
+        if name in settings:
+            raise InputError(f"--set names {name!r} more than once")
+        settings[name] = value.strip()
+    return settings
+
+
+def typed_fields(cls: type, settings: Mapping[str, str]) -> dict[str, Any]:
+    """Convert settings to the types of a dataclass's fields.
+
+    Raises:
+        InputError: the class has no such parameter, or the value is not of the parameter's type.
+    """
+    fields = {f.name: f for f in _fields(cls)}
+    hints = typing.get_type_hints(cls) if settings else {}
+    values = {}
+    for name, text in settings.items():
+        if name not in fields:
+            known = ", ".join(fields) or "none"
+            raise InputError(f"{cls.__name__} has no parameter {name!r}: known are {known}")
+        try:
+            values[name] = _convert(text, hints[name])
+        except ValueError as error:
+            raise InputError(f"--set {name}={text}: {error}") from error
+    return values
+
+
+def describe_fields(cls: type) -> str:
+    """The parameters of a dataclass with their defaults, as in `factor=0.5`."""
+    shown = []
+    for field in _fields(cls):
+        if field.default is not dataclasses.MISSING:
+            shown.append(f"{field.name}={_show(field.default)}")
+        elif field.default_factory is not dataclasses.MISSING:
+            shown.append(f"{field.name}={_show(field.default_factory())}")
+        else:
+            shown.append(field.name)
+    return ", ".join(shown)
+
+
+def first_line(cls: type) -> str:
+    """The first line of a class's own docstring."""
+    return (cls.__doc__ or "").strip().split("\n", 1)[0]
+
+
+def _fields(cls: type) -> tuple["dataclasses.Field[Any]", ...]:
+    return dataclasses.fields(cls) if dataclasses.is_dataclass(cls) else ()
+
+
+def _show(value: object) -> str:
+    return value if isinstance(value, str) and value else repr(value)
+
+
+def _convert(text: str, kind: Any) -> Any:
+    """`text` as a value of type `kind`: numbers, truth values, text, literals, and unions of them.
+
+    Raises:
+        ValueError: it is none; the message says why.
+    """
+    origin, options = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (typing.Union, types.UnionType):
+        return _first_that_fits(text, options)
+    if _is_literal(kind):
+        by_text = {str(option): option for option in options}
+        if text not in by_text:
+            raise ValueError(f"{text!r} is not one of {', '.join(by_text)}")
+        return by_text[text]
+    if kind is bool:
+        if text.lower() not in ("true", "false"):
+            raise ValueError(f"{text!r} is neither true nor false")
+        return text.lower() == "true"
+    if kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            what = "a whole number" if kind is int else "a number"
+            raise ValueError(f"{text!r} is not {what}") from None
+    if kind in (str, Path):
+        return kind(text)
+    name = getattr(kind, "__name__", str(kind))
+    raise ValueError(f"a value of type {name} cannot be given on the command line")
+
+
+def _is_literal(kind: Any) -> bool:
+    return typing.get_origin(kind) is typing.Literal
+
+
+def _first_that_fits(text: str, options: tuple[Any, ...]) -> Any:
+    if type(None) in options and text.lower() == "none":
+        return None
+    problems = []
+    # Text fits everything, so it is tried last.
+    for option in sorted(options, key=lambda option: option is str):
+        if option is type(None):
+            continue
+        try:
+            return _convert(text, option)
+        except ValueError as error:
+            problems.append(str(error))
+    raise ValueError(", ".join(problems))
+
+
+def import_plugins(paths: Sequence[Path]) -> None:
+    """Run Python files that register ablations, tasks, protocols or probes.
+
+    Raises:
+        InputError: a file is missing, is not Python or fails; the line names it and the reason.
+    """
+    for path in paths:
+        _import_plugin(path)
+
+
+def _import_plugin(path: Path) -> None:
+    if path.suffix != ".py" or not path.is_file():
+        raise InputError(f"plugin {str(path)!r} is not a Python file: name an existing FILE.py")
+    # One name for one file: a class that is read again replaces itself in its registry.
+    name = f"layerroles_plugin_{re.sub(r'[^0-9a-zA-Z]', '_', str(path.resolve()))}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None  # the suffix says that it is Python
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their module up there
+    try:
+        spec.loader.exec_module(module)
+    # Every error of a user's file, also sys.exit(), becomes one line; interrupts pass through.
+    except (Exception, SystemExit) as error:
+        del sys.modules[name]
+        reason = str(error) or type(error).__name__
+        if not isinstance(error, InputError):
+            reason = f"{type(error).__name__}: {reason}"
+        raise InputError(f"plugin {str(path)!r}{_at_line(error, path)}: {reason}") from error
+
+
+def _at_line(error: BaseException, path: Path) -> str:
+    """Where in the plugin it failed: the innermost of its own lines."""
+    if isinstance(error, SyntaxError):
+        return f" line {error.lineno}"
+    line = None
+    traceback = error.__traceback__
+    while traceback is not None:
+        if traceback.tb_frame.f_code.co_filename == str(path):
+            line = traceback.tb_lineno
+        traceback = traceback.tb_next
+    return f" line {line}" if line else ""

@@ -1,0 +1,1 @@
+"""The fused executor: one pass over packed requests serves all conditions of a unit."""

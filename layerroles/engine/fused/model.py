@@ -1,0 +1,330 @@
+"""The same model as transformers' own modules, with attention handed to the engine.
+
+A bridge replaces a model's modules in place, so the twin is built a second time, on the meta
+device, and then shares the tensors of the bridge. Nothing here is specific to a model family: a
+twin is any causal language model whose attention uses transformers' attention interface.
+"""
+
+import copy
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from functools import cached_property, partial
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from transformer_lens.model_bridge import TransformerBridge
+from transformers import AttentionInterface, AutoModelForCausalLM
+from transformers.modeling_outputs import BaseModelOutputWithPast
+
+from layerroles.engine.fused.attention import Scoring
+from layerroles.engine.planning.cost import Speed
+from layerroles.engine.planning.memory import Shape
+from layerroles.engine.planning.speed import measured
+from layerroles.errors import InputError
+from layerroles.models import (
+    instead,
+    is_spread,
+    lend,
+    named,
+    passing,
+    prepared,
+    shares_keys,
+    text_config,
+)
+from layerroles.sites import Site
+
+# How the engine attends: (layer, q, k, v, score) -> out; heads first, out with positions first.
+Attend = Callable[[int, Tensor, Tensor, Tensor, Scoring], Tensor]
+
+_NAME = "layerroles"
+# Why a model is not read in parts that are put together.
+WHOLE_LENGTH = "what a token reads depends on the length of the whole text"
+
+
+class NoTwin(InputError):
+    """This model, or this site of it, cannot be run in this way."""
+
+
+class Twin:
+    """Transformers' own modules, sharing the bridge's weights.
+
+    Args:
+        bridge: a prepared bridge.
+
+    Raises:
+        NoTwin: the architecture does something that the engine does not know.
+    """
+
+    def __init__(self, bridge: TransformerBridge) -> None:
+        if is_spread(bridge):
+            raise NoTwin("its weights lie on several devices or on disk")
+        if shares_keys(bridge.original_model):
+            raise NoTwin("some layers attend to keys of layers before them")
+        AttentionInterface.register(_NAME, _attention)
+        self.bridge = bridge
+        self.model = _built(bridge)
+        self.base: nn.Module = self.model.base_model
+        if "position_ids" not in inspect.signature(self.base.forward).parameters:
+            raise NoTwin("its positions cannot be given")
+        self.paths = [block.name for block in bridge.blocks]
+        self.blocks = [self.model.get_submodule(path) for path in self.paths]
+        self._attend: Attend | None = None
+        self._output: Callable[..., Any] = BaseModelOutputWithPast
+        for layer, (block, path) in enumerate(zip(bridge.blocks, self.paths, strict=True)):
+            attention = self.model.get_submodule(f"{path}.{block.attn.name}")
+            attention.__dict__["layerroles_attend"] = self._attends(layer)
+        self.shape = self._measured()
+
+    def _measured(self) -> Shape:
+        """The model's size, keys and values measured on a pass over two tokens."""
+        seen: dict[int, int] = {}
+        calls: list[int] = []
+
+        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor, score: Scoring) -> Tensor:
+            calls.append(layer)
+            seen[layer] = (k.numel() + v.numel()) // k.shape[1] * k.element_size()
+            return _nothing(layer, q, k, v, score)
+
+        size, weight = self.bridge.cfg, next(self.base.parameters())
+        config = text_config(self.model)
+        self._try(2, attend)
+        if calls != list(range(len(self.blocks))):
+            raise NoTwin("its layers do not attend once each")
+        d_mlp = size.d_mlp or 4 * size.d_model
+        # What a token's experts compute is held at once.
+        n_experts = getattr(config, "num_experts_per_tok", None) or 1
+        d_expert = getattr(config, "moe_intermediate_size", None) or d_mlp
+        d_wide = max(d_mlp, n_experts * d_expert)
+        weights = [p for block in self.blocks for p in block.parameters()]
+        return Shape(
+            n_layers=len(self.blocks),
+            n_heads=size.n_heads,
+            d_head=size.d_head,
+            d_model=size.d_model,
+            d_mlp=d_mlp,
+            d_vocab=size.d_vocab,
+            n_weights=sum(p.numel() for p in weights),
+            n_active=sum(_met(p, config) for p in weights),
+            n_bytes=weight.element_size(),
+            kv=tuple(seen[layer] for layer in range(len(self.blocks))),
+            inner=6 * size.d_model + 3 * d_wide + 8 * size.n_heads * size.d_head,
+        )
+
+    @torch.inference_mode()
+    def _try(self, n: int, attend: Attend) -> None:
+        """One pass over some tokens."""
+        device = next(self.base.parameters()).device
+        self.run(
+            torch.zeros(n, dtype=torch.long, device=device), torch.arange(n).to(device), attend
+        )
+
+    @cached_property
+    def token_dims(self) -> dict[nn.Module, int]:
+        """Modules with weights that take each token alone; which dimension counts the tokens.
+
+        They are given nothing else, hold no further modules, and give as many. (A norm of queries
+        may be given them heads first.)
+        """
+        n = 2 + max(self.bridge.cfg.n_heads, getattr(self.bridge.cfg, "n_key_value_heads", 0) or 0)
+        dims: dict[nn.Module, int] = {}
+
+        def note(
+            module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
+        ) -> None:
+            if (
+                len(args) == 1
+                and not kwargs
+                and isinstance(args[0], Tensor)
+                and isinstance(output, Tensor)
+            ):
+                sizes = list(args[0].shape[:-1])
+                if sizes.count(n) == 1 and sizes == list(output.shape[:-1]):
+                    dims[module] = sizes.index(n)
+
+        handles = [
+            module.register_forward_hook(note, with_kwargs=True)
+            for block in self.blocks
+            for module in block.modules()
+            if module._parameters and next(module.children(), None) is None
+        ]
+        try:
+            self._try(n, _nothing)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return dims
+
+    @cached_property
+    def speed(self) -> Speed:
+        """How fast the device computes, measured when it is first asked for."""
+        weight = next(self.base.parameters())
+        tokenizer = prepared(self.bridge).tokenizer
+        return measured(weight.device, weight.dtype, self.shape, tokenizer)
+
+    def run(
+        self, tokens: Int[Tensor, " pos"], positions: Int[Tensor, " pos"], attend: Attend
+    ) -> Float[Tensor, "pos d_model"]:
+        """One pass over a packed row; the stream after the last norm."""
+        self._attend = attend
+        try:
+            out = self.base(input_ids=tokens[None], position_ids=positions[None], use_cache=False)
+        finally:
+            self._attend = None
+        self._output = type(out)
+        found: Tensor = out.last_hidden_state
+        return found[0]
+
+    def logits(self, stream: Float[Tensor, "pos d_model"]) -> Float[Tensor, "pos d_vocab"]:
+        """The model's own read-out of the stream after the last norm."""
+
+        def given(*_args: Any, **_kwargs: Any) -> Any:
+            return self._output(last_hidden_state=stream[None])
+
+        with instead([self.base], given):
+            tokens = torch.zeros(1, 1, dtype=torch.long, device=stream.device)
+            found: Tensor = self.model(input_ids=tokens, use_cache=False).logits
+        return found[0]
+
+    def place(self, site: Site) -> tuple[nn.Module, bool]:
+        """The module at whose output (True) or input (False) a site's value is.
+
+        Raises:
+            NoTwin: the bridge takes it from somewhere else.
+        """
+        block = self.bridge.blocks[site.layer]
+        if site.part in ("block", "stream"):
+            return self.blocks[site.layer], True
+        point = self.bridge.hook_dict[site.hook_name]
+        attn = block.attn
+        parts = [(name, part) for name, part in block.submodules.items()]
+        inner = [(f"{attn.name}.{part.name}", part) for part in attn.submodules.values()]
+        for path, part, is_output in (
+            *((part.name, getattr(block, name), True) for name, part in parts),
+            *((path, part, False) for path, part in inner),
+        ):
+            found = part.hook_out if is_output else part.hook_in
+            if found is point:
+                return self.model.get_submodule(f"{block.name}.{path}"), is_output
+        raise NoTwin(f"{site} is not a module's input or output")
+
+    def starting_at(
+        self, first: int, stream: Float[Tensor, "1 pos d_model"]
+    ) -> AbstractContextManager[None]:
+        """Within the context, blocks before `first` don't run; `first` is given this stream.
+
+        If it is the number of blocks, the stream goes to what follows the last one.
+        """
+        return instead(self.blocks[:first], passing(stream))
+
+    @contextmanager
+    def noting(self, layers: Sequence[int], into: dict[int, Tensor]) -> Iterator[None]:
+        """Within the context, the streams that enter these blocks are kept.
+
+        The number of blocks stands for the stream that leaves the last one.
+        """
+
+        def note(
+            _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *, layer: int
+        ) -> None:
+            into[layer] = args[0] if args else kwargs["hidden_states"]
+
+        def note_last(_module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
+            into[len(self.blocks)] = output[0] if isinstance(output, tuple) else output
+
+        handles = [
+            self.blocks[layer].register_forward_pre_hook(
+                partial(note, layer=layer), with_kwargs=True
+            )
+            for layer in layers
+            if layer < len(self.blocks)
+        ]
+        if len(self.blocks) in layers:
+            handles.append(self.blocks[-1].register_forward_hook(note_last))
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _attends(self, layer: int) -> Callable[..., Tensor]:
+        def attend(q: Tensor, k: Tensor, v: Tensor, score: Scoring) -> Tensor:
+            if self._attend is None:
+                raise NoTwin("its attention runs outside of a pass")
+            return self._attend(layer, q, k, v, score)
+
+        return attend
+
+
+def _nothing(layer: int, q: Tensor, k: Tensor, v: Tensor, score: Scoring) -> Tensor:
+    """What attention gives where nobody attends."""
+    return torch.zeros(q.shape[1], q.shape[0], v.shape[2], dtype=q.dtype, device=q.device)
+
+
+def _attention(
+    module: nn.Module,
+    query: Float[Tensor, "1 head pos d_head"],
+    key: Float[Tensor, "1 kv_head pos d_head"],
+    value: Float[Tensor, "1 kv_head pos d_value"],
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    softcap: float | None = None,
+    **others: Any,
+) -> tuple[Float[Tensor, "1 pos head d_value"], None]:
+    """What transformers calls instead of its own attention; who sees whom the engine knows."""
+    if others.get("s_aux") is not None or others.get("position_bias") is not None:
+        raise NoTwin("its attention has learned sinks or position biases")
+    attend = module.__dict__.get("layerroles_attend")
+    if attend is None:
+        raise NoTwin("its attention is not where the bridge says")
+    scale = query.shape[-1] ** -0.5 if scaling is None else float(scaling)
+    return attend(query[0], key[0], value[0], Scoring(scale, softcap))[None], None
+
+
+def _built(bridge: TransformerBridge) -> Any:
+    original: nn.Module = bridge.original_model
+    if not hasattr(original, "config"):
+        raise NoTwin("it is not made of transformers' modules")
+    config, text = copy.deepcopy(original.config), text_config(original)
+    if reads_by_length(text):
+        raise NoTwin(WHOLE_LENGTH)
+    try:
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config, attn_implementation=_NAME)
+    except KeyError as error:
+        raise NoTwin("its attention does not go through transformers' interface") from error
+    except (ValueError, ImportError) as error:
+        raise NoTwin(str(error).split("\n")[0]) from error
+    if type(model).__name__ != bridge.cfg.architecture:
+        raise NoTwin(f"its configuration makes a {type(model).__name__}")
+    if (missing := lend(model, named(bridge))) is not None:
+        raise NoTwin(f"the bridge has no {missing}")
+    model.tie_weights()
+    return model.eval()
+
+
+def _met(weight: Tensor, config: Any) -> int:
+    """How many of a weight's entries one token is multiplied with.
+
+    Experts' matrices lie behind one another; a token goes to some of them. (The gate that chooses
+    them is a matrix like another.)
+    """
+    if weight.ndim < 3:
+        return weight.numel() if weight.ndim == 2 else 0
+    chosen = getattr(config, "num_experts_per_tok", None) or len(weight)
+    return int(weight.numel() // len(weight) * chosen)
+
+
+def reads_by_length(config: Any) -> bool:
+    """Whether what a token reads depends on how long the whole text is (a configuration's word)."""
+    chunked = getattr(config, "attention_chunk_size", None)
+    return bool(chunked or _rope(config) & {"dynamic", "longrope"})
+
+
+def _rope(config: Any) -> set[str]:
+    """The kinds of rotary positions that a configuration names, of all kinds of layers."""
+    named = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+    parts = [named, *(part for part in named.values() if isinstance(part, dict))]
+    return {str(part.get("rope_type")) for part in parts}

@@ -1,0 +1,384 @@
+"""The plan that execution follows: what is computed for which answers.
+
+Example:
+    >>> print(engine.plan(requests, conditions))  # doctest: +SKIP
+    fused, loglikelihood: 128 requests x 5 conditions
+      passes      5 over 1 packed rows
+      tokens      113,120 if each request is read alone, 4,838 here (23.4 times fewer)
+      memory      up to 274 MB of tensors in addition to the weights
+      time        up to about 7 s
+
+Requests that are packed into one row, and what answering them under conditions costs.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from layerroles.ablations import Condition, Prompt
+from layerroles.display import block, plain
+from layerroles.engine.fused.attention import n_pairs
+from layerroles.engine.fused.packing import Ids, Packed, Sequences, packs
+from layerroles.engine.planning.cost import Pass, Speed, Work, reading, writing
+from layerroles.engine.planning.memory import Budget, Shape, between_pieces
+from layerroles.engine.requests import Scored, Written
+from layerroles.engine.reuse import first_own, first_run, recorded_at
+
+Requests = Sequence[Scored | Written]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Requests that are packed into one row, which each condition reads once.
+
+    Attributes:
+        asked: their places among all requests.
+        sequences: what is read for each of them.
+        prompts: by the numbers in `sequences`, where they are kept apart; else None.
+        packed: the row.
+        n_alone: tokens if each request is read alone.
+        n_written: how many of them write.
+        n_new: tokens that each of these may write; 0 if there are none.
+        waves: the conditions that read it, as they are answered together.
+        depths: for each of these, wave by wave, the share of the blocks that are recomputed for it.
+        piece: tokens of it that are read at a time.
+        n_bytes: taken at the most.
+    """
+
+    asked: tuple[int, ...]
+    sequences: tuple[Ids, ...]
+    prompts: tuple[Prompt, ...] | None
+    packed: Packed
+    n_alone: int
+    n_written: int
+    n_new: int
+    waves: tuple[tuple[int, ...], ...]
+    depths: tuple[float, ...]
+    piece: int
+    n_bytes: int
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens of the row."""
+        return len(self.packed.tokens)
+
+    @property
+    def conditions(self) -> tuple[int, ...]:
+        """The places of the conditions that read it."""
+        return tuple(place for wave in self.waves for place in wave)
+
+    @property
+    def rows(self) -> int:
+        """The most (condition, request) rows that are decoded together; 0 for likelihoods."""
+        return max(map(len, self.waves), default=0) * self.n_written
+
+
+def row_bytes(
+    first_own: int, packed: Packed, contexts: Sequence[Ids], n_new: int, shape: Shape
+) -> int:
+    """Keys and values that a condition has for itself while it decodes."""
+    trunks = {trunk for ids in contexts for trunk in packed.trunks(ids)}
+    in_trunks = sum(packed.segments[trunk].n for trunk in trunks)
+    own = max(len(packed.own(ids)) for ids in contexts)
+    above = sum(shape.kv[first_own:])
+    return len(contexts) * (sum(shape.kv) * n_new + above * own) + above * in_trunks
+
+
+def work_of(
+    group: Group,
+    requests: Requests,
+    conditions: Sequence[Condition],
+    shape: Shape,
+    generated: float,
+) -> Work:
+    """The passes over a group's row, and the steps in which its texts are written."""
+    pairs, places = n_pairs(group.packed), _n_places(group, requests)
+    asked = group.n_written + places
+    pieces = math.ceil(group.n_tokens / group.piece)
+    passes = [reading(shape, tokens=group.n_tokens, pairs=pairs, pieces=pieces)]
+    for depth in group.depths:
+        passes.append(
+            reading(
+                shape,
+                tokens=group.n_tokens if depth else 0,
+                pairs=pairs,
+                depth=depth,
+                places=asked,
+                edits=1,
+                pieces=pieces,
+            )
+        )
+    if group.n_written:
+        passes += (
+            _steps(wave, group, requests, conditions, shape, generated) for wave in group.waves
+        )
+    return Work(tuple(passes))
+
+
+def _steps(
+    wave: Sequence[int],
+    group: Group,
+    requests: Requests,
+    conditions: Sequence[Condition],
+    shape: Shape,
+    generated: float,
+) -> Pass:
+    """The decoding steps of a wave's rows; the first token comes from the contexts' pass."""
+    packed = group.packed
+    contexts = [
+        ids
+        for index, ids in zip(group.asked, group.sequences, strict=True)
+        if n_new(requests[index])
+    ]
+    times = generated * (group.n_new - 1)
+    n_wrote = round(1 + times / 2)
+    own = sum(len(packed.own(ids)) for ids in contexts)
+    rows = len(wave) * len(contexts)
+    firsts = [first_own(conditions[place], shape.n_layers) for place in wave]
+    kv = sum(row_bytes(first, packed, contexts, n_wrote, shape) for first in firsts)
+    return writing(
+        shape,
+        times=times,
+        rows=rows,
+        shared=float(len(wave) * (sum(map(len, contexts)) - own)),
+        own=float(len(wave) * own + rows * n_wrote),
+        kv=float(kv + row_bytes(0, packed, contexts, 0, shape)),
+        edits=sum(conditions[place].acts_in_answer for place in wave),
+    )
+
+
+def _n_places(group: Group, requests: Requests) -> int:
+    """Places of the row at which continuations are scored."""
+    places: set[int] = set()
+    for index, ids in zip(group.asked, group.sequences, strict=True):
+        request = requests[index]
+        if isinstance(request, Scored):
+            places.update(group.packed.paths[ids][len(request.context) - 1 :].tolist())
+    return len(places)
+
+
+def n_new(request: Scored | Written) -> int:
+    """Tokens that a request may write."""
+    return request.max_gen_toks if isinstance(request, Written) else 0
+
+
+@dataclass(frozen=True, repr=False)
+class Plan:
+    """What an engine will do for some requests under some conditions.
+
+    Attributes:
+        executor: that will do it.
+        verb: `"loglikelihood"`, `"generate_until"`, or both.
+        n_requests, n_conditions: what is asked.
+        groups: the requests, as they are packed.
+        work: what is computed; empty unless it was added by `add_work`.
+        speed: of the device, for the expected time; None if it is unknown.
+    """
+
+    executor: str
+    verb: Literal["loglikelihood", "generate_until", "loglikelihood and generate_until"]
+    n_requests: int
+    n_conditions: int
+    groups: tuple[Group, ...]
+    work: Work = field(default_factory=Work)
+    speed: Speed | None = None
+
+    @property
+    def passes(self) -> int:
+        """Passes over packed rows: the intact model's, and one for each condition that runs blocks.
+
+        (An ablation of the last block is an edit of what the intact model was seen to do.)
+        """
+        return sum(1 + sum(depth > 0 for depth in group.depths) for group in self.groups)
+
+    @property
+    def tokens_alone(self) -> int:
+        """Tokens of contexts and continuations if each request is read alone each time."""
+        return sum(len(group.conditions) * group.n_alone for group in self.groups)
+
+    @property
+    def tokens_read(self) -> float:
+        """Tokens that are read instead; one that runs through half of the blocks counts half."""
+        return sum((1 + sum(group.depths)) * group.n_tokens for group in self.groups)
+
+    @property
+    def rows(self) -> int:
+        """The most (condition, request) rows that are decoded together; 0 for likelihoods."""
+        return max((group.rows for group in self.groups), default=0)
+
+    @property
+    def n_bytes(self) -> int:
+        """The most memory that tensors take, without the model's weights.
+
+        What libraries keep for themselves is added to it (`Budget.for_tensors`).
+        """
+        return max((group.n_bytes for group in self.groups), default=0)
+
+    @property
+    def seconds(self) -> float | None:
+        """Expected at the most, since texts may end early; None if no speed is known."""
+        return None if self.speed is None else self.work.seconds(self.speed)
+
+    def __str__(self) -> str:
+        shared = self.tokens_alone / self.tokens_read if self.tokens_read else 1.0
+        lines = [
+            f"{self.executor}, {self.verb}: {self.n_requests} requests x "
+            f"{self.n_conditions} conditions",
+            f"  passes      {self.passes} over {len(self.groups)} packed rows",
+            f"  tokens      {self.tokens_alone:,} if each request is read alone, "
+            f"{self.tokens_read:,.0f} here ({shared:.1f} times fewer)",
+            f"  decoded     up to {self.rows} rows together" if self.rows else "",
+            f"  memory      up to {self.n_bytes / 2**20:,.0f} MB of tensors in addition to "
+            "the weights",
+            "" if self.seconds is None else f"  time        up to about {self.seconds:.0f} s",
+        ]
+        return "\n".join(line for line in lines if line)
+
+    def __repr__(self) -> str:
+        return str(self)
+
+    def _repr_html_(self) -> str:
+        return block(plain(str(self)))
+
+
+def make_plan(
+    requests: Requests,
+    conditions: Sequence[Condition],
+    shape: Shape,
+    budget: Budget,
+) -> Plan:
+    """Plan the computation of one sweep.
+
+    Args:
+        requests: what is asked.
+        conditions: under which they are asked.
+        shape: of the model.
+        budget: what it may take.
+    """
+    contexts = Counter(request.context for request in requests if isinstance(request, Written))
+    # What is packed together does not depend on which conditions are left to do.
+    longest = budget.row_tokens(shape, shape.n_layers + 1, keys=bool(contexts))
+    most = len(requests)
+    if contexts:
+        each = sum(shape.kv) * max(map(len, contexts))
+        each += sum(shape.kv) * max(map(n_new, requests))
+        # Requests of one context are rows of their own.
+        most = max(1, budget.for_rows // (each * max(contexts.values())))
+    groups = []
+    for apart in (False, True):
+        places = [place for place, one in enumerate(conditions) if one.whole_prompt == apart]
+        if not places:
+            continue
+        found = Sequences(requests, apart=apart)
+        sequences = [found.of(request) for request in requests]
+        begun = [ids for ids, one in zip(sequences, requests, strict=True) if n_new(one)]
+        groups += [
+            _group(packed, requests, sequences, found.prompts, conditions, places, shape, budget)
+            for packed in packs(sequences, longest, most, counted=set(begun))
+        ]
+    return Plan(
+        executor="fused",
+        verb=_verb(n_written=contexts.total(), n=len(requests)),
+        n_requests=len(requests),
+        n_conditions=len(conditions),
+        groups=tuple(groups),
+    )
+
+
+def add_work(
+    plan: Plan,
+    requests: Requests,
+    conditions: Sequence[Condition],
+    shape: Shape,
+    *,
+    speed: Speed | None = None,
+    generated: float = 1.0,
+) -> Plan:
+    """Return the plan with the work that it takes, which execution does not need.
+
+    Args:
+        plan: made from the next three arguments.
+        requests: what is asked.
+        conditions: under which they are asked.
+        shape: of the model.
+        speed: of the device, for the time that is expected.
+        generated: share of the tokens that may be written that is written.
+    """
+    work = Work.together(
+        work_of(group, requests, conditions, shape, generated) for group in plan.groups
+    )
+    return replace(plan, work=work, speed=speed)
+
+
+def _verb(
+    *, n_written: int, n: int
+) -> Literal["loglikelihood", "generate_until", "loglikelihood and generate_until"]:
+    if not n_written:
+        return "loglikelihood"
+    return "generate_until" if n_written == n else "loglikelihood and generate_until"
+
+
+def _group(
+    packed: Packed,
+    requests: Requests,
+    sequences: list[Ids],
+    prompts: tuple[Prompt, ...] | None,
+    conditions: Sequence[Condition],
+    places: Sequence[int],
+    shape: Shape,
+    budget: Budget,
+) -> Group:
+    asked = [index for index, ids in enumerate(sequences) if ids in packed.paths]
+    some = [conditions[place] for place in places]
+    recorded = len({layer for condition in some for layer in recorded_at(condition)})
+    firsts = [first_own(condition, shape.n_layers) for condition in some]
+    most_new = max(n_new(requests[index]) for index in asked)
+    n = len(packed.tokens)
+    waves = [[place] for place in range(len(places))]
+    contexts = [sequences[index] for index in asked if n_new(requests[index])]
+    # The intact model's keys and values of the contexts take as much memory as a condition's.
+    kept = row_bytes(0, packed, contexts, 0, shape) if contexts else 0
+    piece = budget.piece(shape, n, kept)
+    n_bytes = n * shape.n_bytes * recorded * shape.d_model + piece * shape.n_bytes * shape.inner
+    n_bytes += budget.logit_bytes(shape) + kept
+    n_bytes += between_pieces(shape, n) if piece < n else 0
+    if contexts:
+        left = budget.for_tensors - n_bytes if piece < n else budget.for_rows
+        weighed = [row_bytes(first, packed, contexts, most_new, shape) for first in firsts]
+        waves = _waves(firsts, weighed, min(budget.for_rows, max(0, left)))
+        n_bytes += max((sum(weighed[place] for place in wave) for wave in waves), default=0)
+    scores = any(isinstance(requests[index], Scored) for index in asked)
+    depths = [
+        1 - first_run(condition, shape.n_layers) / shape.n_layers
+        if condition.acts_in_prompt or scores
+        else 0.0  # contexts are read as the intact model does
+        for condition in some
+    ]
+    return Group(
+        asked=tuple(asked),
+        sequences=tuple(sequences[index] for index in asked),
+        prompts=prompts,
+        packed=packed,
+        n_alone=sum(len(sequences[index]) for index in asked),
+        n_written=len(contexts),
+        n_new=most_new,
+        waves=tuple(tuple(places[place] for place in wave) for wave in waves),
+        depths=tuple(depths[place] for wave in waves for place in wave),
+        piece=piece,
+        n_bytes=n_bytes,
+    )
+
+
+def _waves(firsts: list[int], weighed: list[int], most: int) -> list[list[int]]:
+    """Conditions in the order of their first layers, cut where memory ends."""
+    waves: list[list[int]] = []
+    left = -1
+    for place in sorted(range(len(firsts)), key=firsts.__getitem__):
+        if left < weighed[place]:
+            waves.append([])
+            left = most
+        waves[-1].append(place)
+        left -= weighed[place]
+    return waves

@@ -1,0 +1,431 @@
+"""Where the panels of a figure stand on paper, in pixels that are 1/96 of an inch.
+
+A screen is wide and scrolls; a column of text does neither. Panels keep their order and their
+proportions; where too many stand side by side, the next ones go below. Room for labels is measured,
+so that none is cut.
+
+What stands above the panels of a figure on paper: a title, a legend, a colour bar.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+import plotly.graph_objects as go
+
+from layerroles.figures.print.text import (
+    plain,
+    rows_high,
+    text_width,
+    thin_ticks,
+    tick_texts,
+    wrapped,
+)
+
+_LEGEND_ROW, _LEGEND_MARK = 20.5, 44.0
+_BAR, _BAR_LONG = 6.0, 100.0  # pixels
+_BAR_END = 7.0  # from its end to that of the panels: half of its last label stands out
+
+
+def has_bar(figure: go.Figure) -> bool:
+    """Whether the figure has a colour bar."""
+    axis = figure.layout.coloraxis
+    return axis.cmin is not None and axis.showscale is not False
+
+
+def set_bar(figure: go.Figure, above: float, plot: float, size: float) -> float:
+    """Lay the colour bar above the panels, at the right; the pixels that it takes."""
+    bar = figure.layout.coloraxis.colorbar
+    high = _BAR + 2.1 * size  # with its labels and its title
+    bar.update(
+        orientation="h",
+        x=1 - _BAR_END / figure.layout.width,
+        xanchor="right",
+        # Anchored at its bottom, plotly.js 4.1 moves the titles of x axes up, onto their labels.
+        y=1 + (above + high / 2) / plot,
+        yanchor="middle",
+        thicknessmode="pixels",
+        thickness=_BAR,
+        lenmode="pixels",
+        len=_BAR_LONG,
+        xpad=0,
+        ypad=0,
+        tickfont={"size": size},
+        nticks=4,
+        ticklabeloverflow="allow",
+    )
+    bar.title.update(side="top", font={"size": size})
+    return high + 0.3 * size + 6
+
+
+def set_legend(figure: go.Figure, x: float, above: float, plot: float, size: float) -> float:
+    """Lay the legend above the panels, from the left edge; the pixels that it takes."""
+    if figure.layout.showlegend is False:
+        return 0.0
+    entries, seen = [], set()
+    for trace in figure.data:
+        group = trace.legendgroup or trace.name
+        if trace.showlegend is not False and group not in seen:
+            seen.add(group)
+            entries.append(text_width(trace.name or "", size) + _LEGEND_MARK)
+    if not entries or (len(entries) == 1 and figure.layout.showlegend is None):
+        return 0.0
+    each = max(entries)
+    in_a_row = (
+        len(entries)
+        if sum(entries) <= figure.layout.width
+        else max(1, int(figure.layout.width / each))
+    )
+    figure.update_layout(
+        legend={
+            "orientation": "h",
+            "x": x,
+            "xanchor": "left",
+            "y": 1 + (above + 1) / plot,
+            "yanchor": "bottom",
+            "font": {"size": size},
+            "itemwidth": 30,
+            "tracegroupgap": 2,
+        }
+    )
+    return -(-len(entries) // in_a_row) * _LEGEND_ROW + 5
+
+
+def set_head(
+    figure: go.Figure, head: Sequence[tuple[str, float]], x: float, above: float, plot: float
+) -> float:
+    """Write lines over everything; the pixels that they take."""
+    taken = 4.0 if head else 0.0
+    for text, size in reversed(head):
+        figure.add_annotation(
+            text=text.replace("&", "&amp;").replace("<", "&lt;"),
+            x=x,
+            y=1 + (above + taken) / plot,
+            xref="paper",
+            yref="paper",
+            xanchor="left",
+            yanchor="bottom",
+            font={"size": size},
+        )
+        taken += size * 1.25
+    return taken
+
+
+_HEIGHT = 0.62  # of a panel on a screen
+_LOWEST = 36.0  # pixels of a panel
+_HIGHEST = 780.0  # pixels of all panels: what a page has, with a caption
+_NARROWEST = 160.0  # pixels of a panel with its labels, below which fewer stand side by side
+_APART, _EDGE = 7.0, 3.0  # between panels, and around the figure
+_OVER = 4.0  # from a panel to its heading, for half of the highest label
+_TICK = 4.0  # from the axis to its labels
+_PAPER = "rgba(255,255,255,0.8)"  # behind what is written over lines and cells
+_MARK_OF_DETAIL = " \N{EM DASH} "
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What a figure is laid out by.
+
+    Attributes:
+        wide: of the whole figure.
+        text, small: sizes of type, of headings and of all else.
+    """
+
+    wide: float
+    text: float
+    small: float
+
+
+@dataclass
+class _Panel:
+    """A y axis with the x axis that it crosses.
+
+    Attributes:
+        x, y: the axes.
+        row, column: where it stood, counted from 0.
+        high: pixels.
+        heading: its annotation.
+        lines: of the heading.
+        below: pixels of labels under it.
+    """
+
+    x: Any
+    y: Any
+    row: int
+    column: int
+    high: float
+    heading: Any = None
+    lines: list[str] = field(default_factory=list)
+    below: float = 0.0
+
+
+_Unit = list[_Panel]  # a panel with a heading and those under it without
+
+
+def lay_out(figure: go.Figure, sizes: Sizes, head: Sequence[tuple[str, float]] = ()) -> list[str]:
+    """Set size, margins, domains, legend and colour bar of a figure.
+
+    Args:
+        figure: it is changed.
+        sizes: of the paper and its type.
+        head: lines above the figure, each with the size of its type.
+
+    Returns:
+        What headings had no room for.
+    """
+    bands = _bands(_panels(figure), sizes.wide)
+    _share_axes(bands)
+    n_columns = max(map(len, bands))
+    left = max(_labels(panel, sizes) for band in bands for panel in band[0])
+    inner = [_labels(panel, sizes) for band in bands for unit in band[1:] for panel in unit]
+    across = _Across(sizes, left, max(inner, default=0.0), n_columns)
+    details: list[str] = []
+    for band in bands:
+        for place, unit in enumerate(band):
+            details += _set_heading(unit[0], across.room(place), sizes)
+            for panel in unit:
+                panel.high = max(panel.high, rows_high(panel.y, sizes.small))
+                thin_ticks(panel.x, panel.y, across.panel, panel.high, sizes.small)
+                panel.below = _below(panel, sizes)
+    rows = [row for band in bands for row in _rows(band)]
+    above, tops, plot = _heights(rows, sizes)
+    for top, row in zip(tops, rows, strict=True):
+        for place, panel in enumerate(row):
+            _set_panel(panel, across, place, (top, plot), sizes)
+    _fit_notes(figure, bands, across.panel, sizes)
+    figure.layout.width = round(sizes.wide, 2)
+    if has_bar(figure):
+        above += set_bar(figure, above, plot, sizes.small)
+    above += set_legend(figure, across.edge, above, plot, sizes.small)
+    above += set_head(figure, head, across.edge, above, plot)
+    below = max(panel.below for panel in rows[-1])
+    figure.update_layout(
+        height=round(above + plot + below + 2 * _EDGE),
+        margin={"l": across.left, "r": across.right, "t": above + _EDGE, "b": below + _EDGE}
+        | {"pad": 0, "autoexpand": False},
+    )
+    return details
+
+
+class _Across:
+    """Where columns of panels stand from left to right; pixels, or shares of the plot.
+
+    Attributes:
+        left, right: margins.
+        panel: how wide one is.
+        plot: all panels with what is between them.
+        edge: where the figure begins, as a share of the plot.
+    """
+
+    def __init__(self, sizes: Sizes, left: float, inner: float, n_columns: int) -> None:
+        self._labels = (left, inner)
+        self.left, self.right = left + _EDGE, _EDGE + sizes.small / 2
+        self._between = inner + _APART if n_columns > 1 else 0.0
+        self.plot = sizes.wide - self.left - self.right
+        self.panel = (self.plot - self._between * (n_columns - 1)) / n_columns
+        self.edge = -left / self.plot
+
+    def room(self, place: int) -> float:
+        """Pixels of a heading."""
+        return self.panel + self._labels[place > 0]
+
+    def domain(self, place: int) -> tuple[float, float]:
+        """Of a panel."""
+        start = place * (self.panel + self._between)
+        return start / self.plot, min(1.0, (start + self.panel) / self.plot)
+
+    def heading(self, place: int) -> float:
+        """Where a heading begins: over the labels of its panel."""
+        return self.domain(place)[0] - self._labels[place > 0] / self.plot
+
+
+def _heights(rows: Sequence[Sequence[_Panel]], sizes: Sizes) -> tuple[float, list[float], float]:
+    """Pixels above the first row, from there to the top of each row, and to the end of the last."""
+    rest = sum(max(panel.below for panel in row) + _APART for row in rows)
+    highs = sum(max(panel.high for panel in row) for row in rows)
+    shrunk = min(1.0, max(0.0, _HIGHEST - rest - len(rows) * 2 * sizes.text) / highs)
+    for row in rows:
+        for panel in row:
+            panel.high = max(_LOWEST, panel.high * shrunk)
+            _fit_title(panel, sizes)
+
+    def above(row: Sequence[_Panel]) -> float:
+        lines = max(len(panel.lines) for panel in row)
+        return lines * sizes.text * 1.2 + _OVER + 2 if lines else _APART
+
+    tops = [0.0]
+    for row, following in pairwise(rows):
+        taken = max(panel.high for panel in row) + max(panel.below for panel in row)
+        tops.append(tops[-1] + taken + above(following) + 1)
+    return above(rows[0]), tops, tops[-1] + max(panel.high for panel in rows[-1])
+
+
+def _set_panel(
+    panel: _Panel, across: _Across, place: int, at: tuple[float, float], sizes: Sizes
+) -> None:
+    """Set the domains and the heading of a panel; `at` is its top, and how high the plot is."""
+    top, plot = at
+    panel.x.domain = across.domain(place)
+    panel.y.domain = [max(0.0, 1 - (top + panel.high) / plot), 1 - top / plot]
+    if panel.heading is not None:
+        panel.heading.update(
+            text="<br>".join(panel.lines),
+            x=across.heading(place),
+            y=1 - top / plot,
+            yshift=_OVER,
+            xanchor="left",
+            yanchor="bottom",
+            align="left",
+            font={"size": sizes.text},
+        )
+
+
+def _panels(figure: go.Figure) -> list[_Panel]:
+    """The panels of a figure from its top left, row by row."""
+    layout = figure.layout
+    plot = layout.height - layout.margin.t - layout.margin.b
+    found = []
+    for y in figure.select_yaxes():
+        x = layout[f"xaxis{(y.anchor or 'x')[1:]}"]
+        left, (low, high) = (x.domain or (0, 1))[0], y.domain or (0, 1)
+        found.append((round(-high, 4), round(left, 4), (high - low) * plot * _HEIGHT, x, y))
+    rows, columns = (sorted({each[axis] for each in found}) for axis in (0, 1))
+    notes = [note for note in layout.annotations if note.xref == "paper" and note.yref == "paper"]
+    panels = []
+    for top, left, high, x, y in sorted(found, key=lambda each: each[:2]):
+        mine = [note for note in notes if (round(-note.y, 4), round(note.x, 4)) == (top, left)]
+        panel = _Panel(x, y, rows.index(top), columns.index(left), max(high, _LOWEST))
+        panel.heading = mine[0] if mine else None
+        panels.append(panel)
+    return panels
+
+
+def _bands(panels: Sequence[_Panel], wide: float) -> list[list[_Unit]]:
+    """Units side by side, as many as there is room for, from top to bottom."""
+    titled = any(panel.heading is not None for panel in panels)
+    units: dict[tuple[int, int], _Unit] = {}
+    latest: dict[int, tuple[int, int]] = {}  # the last unit of each column
+    for panel in panels:
+        follows = titled and panel.heading is None and panel.column in latest
+        if not follows:
+            latest[panel.column] = (panel.row, panel.column)
+        units.setdefault(latest[panel.column], []).append(panel)
+    bands = []
+    for row in sorted({row for row, _ in units}):
+        band = [unit for (its, _), unit in sorted(units.items()) if its == row]
+        titles = [panel.y.title.text for panel in band[0]]
+        most = max(1, int(wide / _NARROWEST))
+        n_rows = -(-len(band) // most)
+        each = -(-len(band) // n_rows)
+        parts = [band[start : start + each] for start in range(0, len(band), each)]
+        for part in parts[1:]:  # only what stood at the left has the titles of y axes
+            for panel, title in zip(part[0], titles, strict=False):
+                if not panel.y.title.text and title:
+                    panel.y.title.text = title
+        bands += parts
+    return bands
+
+
+def _rows(band: Sequence[_Unit]) -> Iterator[list[_Panel]]:
+    for step in range(max(map(len, band))):
+        yield [unit[step] for unit in band if step < len(unit)]
+
+
+def _share_axes(bands: Sequence[Sequence[_Unit]]) -> None:
+    """Label shared axes where they now end: the lowest panel of each column, the leftmost one."""
+    shared = {panel.x.matches for band in bands for unit in band for panel in unit} - {None}
+    columns: dict[int, list[_Panel]] = {}
+    for band in bands:
+        for place, unit in enumerate(band):
+            columns.setdefault(place, []).extend(unit)
+            for panel in unit:
+                if panel.y.matches or panel.y.showticklabels is False:
+                    panel.y.showticklabels = place == 0
+    every = [panel for column in columns.values() for panel in column]
+    if not shared:
+        return
+    title = next((panel.x.title.text for panel in every if panel.x.title.text), None)
+    for column in columns.values():
+        for panel in column:
+            panel.x.showticklabels = panel is column[-1]
+            panel.x.title.text = title if panel is column[-1] else None
+
+
+def _labels(panel: _Panel, sizes: Sizes) -> float:
+    """Pixels that the labels at a panel's left take."""
+    axis = panel.y
+    wide = _TICK
+    if axis.showticklabels is not False:
+        wide += max(text_width(text, sizes.small) for text in tick_texts(axis))
+    return wide + (sizes.small * 1.25 if axis.title.text else 0) + 2
+
+
+def _set_heading(panel: _Panel, room: float, sizes: Sizes) -> list[str]:
+    """Break a panel's heading into lines; details that have no room are returned."""
+    if panel.heading is None or not panel.heading.text:
+        return []
+    text = panel.heading.text
+    notes = []
+    if text_width(text, sizes.text) > room and _MARK_OF_DETAIL in text:
+        notes.append(plain(text).strip("\N{BLACK SQUARE} "))
+        text = text.split(_MARK_OF_DETAIL)[0]
+    panel.lines = wrapped(text, room, sizes.text)
+    return notes
+
+
+def _fit_title(panel: _Panel, sizes: Sizes) -> None:
+    """Leave what a y axis is of to the heading, where it has no room for it."""
+    title = panel.y.title
+    if title.text and text_width(title.text, sizes.small) > panel.high:
+        title.text = re.split(r" of |, | \(", title.text)[0]
+
+
+def _below(panel: _Panel, sizes: Sizes) -> float:
+    """Pixels that the labels under a panel take."""
+    x, mine = panel.x, panel.y.plotly_name.removeprefix("yaxis")
+    if (x.anchor or "y") != f"y{mine}":
+        return 0.0
+    high = _TICK
+    if x.showticklabels is not False:
+        texts = tick_texts(x)
+        upright = x.tickangle in (-90, 90)
+        high += max(text_width(t, sizes.small) for t in texts) if upright else sizes.small * 1.1
+    return high + (sizes.small * 1.45 if x.title.text else 0)
+
+
+def _fit_notes(
+    figure: go.Figure, bands: Sequence[Sequence[_Unit]], wide: float, sizes: Sizes
+) -> None:
+    """Break what is written into panels into lines that fit, and set numbers upright."""
+    spans = {
+        f"x{panel.x.plotly_name.removeprefix('xaxis')}": panel.x.range
+        for band in bands
+        for unit in band
+        for panel in unit
+    }
+    groups: dict[tuple[str, str], list[Any]] = {}
+    for note in figure.layout.annotations:
+        if note.xref in (None, "paper") and note.yref in (None, "paper"):
+            continue
+        note.font.size = sizes.small
+        note.bgcolor = _PAPER
+        lines = [
+            line for text in note.text.split("<br>") for line in wrapped(text, wide, sizes.small)
+        ]
+        note.text = "<br>".join(lines)
+        groups.setdefault((note.xref or "x", note.yref or "y"), []).append(note)
+    for (x, _), notes in groups.items():
+        span = spans.get(x)
+        if span is None or len(notes) < 2:
+            continue
+        per = wide / abs(span[1] - span[0])
+        notes.sort(key=lambda note: note.x)
+        near = any(
+            (two.x - one.x) * per < text_width(one.text, sizes.small) + 2 and one.y == two.y
+            for one, two in pairwise(notes)
+        )
+        if near:
+            for note in notes:
+                note.textangle = -90

@@ -1,0 +1,169 @@
+"""Figures for paper: a column or a page wide, with type that is right at that size.
+
+    >>> figure = paper(lr.figures.harm_map(result), width="column")  # doctest: +SKIP
+
+What is drawn stays as it is; its look changes: one sans serif of 7 to 9 points, thin lines, small
+marks, no title where a caption stands, panels one below the other where they would be too narrow,
+and cells as shapes where heat maps would become pixels.
+"""
+
+import html
+import re
+from typing import Any
+
+import plotly.graph_objects as go
+
+from layerroles.errors import InputError
+from layerroles.figures import style
+from layerroles.figures.print.captions import noted
+from layerroles.figures.print.layout import Sizes, lay_out
+from layerroles.figures.print.marks import cells, fit_texts, hatch
+from layerroles.figures.print.text import wrapped
+
+WIDTHS = {"column": 3.25, "full": 6.75}  # inches
+PER_INCH = 96  # pixels of a browser
+FONT = "Arimo, Arial, Helvetica, 'Liberation Sans', sans-serif"
+_NARROWEST, _WIDEST = 2.0, 20.0  # inches
+_INK, _SOFT = "#000000", "#33383f"
+# Points, as pixels of a browser.
+_TEXT, _SMALL, _TITLE = (points * PER_INCH / 72 for points in (8, 7, 9))
+# A figure on a screen is so much larger than on paper: its marks, its lines and its panels.
+_MARK, _LINE = 0.55, 0.62
+_SAME = 0.5  # pixels by which one width may be off
+_THINNEST, _SMALLEST = 0.6, 3.0  # pixels: a line, a mark
+
+
+def paper(figure: go.Figure, width: str | float = "column", *, title: bool = False) -> go.Figure:
+    """Return the figure as it is to stand in a paper; the one given stays as it is.
+
+    Args:
+        figure: one of this module's.
+        width: "column" (3.25 in), "full" (6.75 in), inches, or a text such as "89mm".
+        title: whether title and subtitle stay, for where no caption stands.
+
+    A figure that `paper` made before is returned as it is.
+
+    Raises:
+        InputError: no width, or one that is not between 2 and 20 inches; a figure that is none of
+            this module's, or that `paper` made before with another width or without the title.
+
+    Example:
+        lr.figures.paper(lr.figures.depth_profile(result), width="89mm")
+    """
+    wide = inches(width) * PER_INCH
+    meta = noted(figure, "paper")
+    made = go.Figure(figure)
+    if before := meta.get("paper"):
+        if abs(before["wide"] - wide) > _SAME or (title and not before["title"]):
+            raise InputError(
+                f"this figure is already for paper, {before['wide'] / PER_INCH:.4g} inches wide"
+                f"{'' if before['title'] else ' without a title'}: give the figure as it was drawn"
+            )
+        return made
+    made.update_layout(template=_template())
+    _thin(made)
+    cells(made)
+    head = _title_lines(made, wide) if title else []
+    made.layout.title = None
+    notes = lay_out(made, Sizes(wide, _TEXT, _SMALL), head) + fit_texts(made, _SMALL)
+    hatch(made)
+    return made.update_layout(
+        meta={**meta, "notes": notes, "paper": {"wide": wide, "title": title}}
+    )
+
+
+def inches(width: str | float) -> float:
+    """A width in inches.
+
+    Raises:
+        InputError: no width, or one that is not between 2 and 20 inches.
+
+    Example:
+        >>> inches("column"), inches(5.5), round(inches("89mm"), 2)
+        (3.25, 5.5, 3.5)
+    """
+    found = WIDTHS.get(str(width))
+    if found is None:
+        match = re.fullmatch(r"(\d*\.?\d+)\s*(in|mm|cm|pt)?", str(width).strip())
+        per = {"in": 1.0, "mm": 25.4, "cm": 2.54, "pt": 72.0}
+        found = float(match[1]) / per[match[2] or "in"] if match else 0.0
+    if not _NARROWEST <= found <= _WIDEST:
+        raise InputError(
+            f"unknown width {width!r}: known are {', '.join(WIDTHS)}, and from {_NARROWEST:g} to "
+            f"{_WIDEST:g} inches, as in 5.5, 5.5in, 89mm"
+        )
+    return found
+
+
+def _template() -> go.layout.Template:
+    """The light template in black ink, with thin lines and small type."""
+    light = dict(style.TEMPLATES["light"].to_plotly_json()["layout"])
+    for name in ("hoverlabel", "modebar", "title"):  # paper has none of them
+        light.pop(name)
+    axis = {
+        "linewidth": 0.7,
+        "gridwidth": 0.5,
+        "tickwidth": 0.7,
+        "zerolinewidth": 0.7,
+        "ticklen": 2.5,
+        "tickcolor": _SOFT,
+        "linecolor": _SOFT,
+        "showline": True,
+        "tickfont": {"size": _SMALL, "color": _INK},
+        "title": {"font": {"size": _SMALL, "color": _INK}, "standoff": 3},
+    }
+    bar = {"outlinewidth": 0, "tickfont": {"size": _SMALL, "color": _INK}, "ticklen": 2}
+    return go.layout.Template(
+        layout={
+            **light,
+            "font": {"family": FONT, "size": _SMALL, "color": _INK},
+            "xaxis": {**light["xaxis"], **axis},
+            "yaxis": {**light["yaxis"], **axis},
+            "legend": {"font": {"size": _SMALL, "color": _INK}, "bgcolor": "rgba(0,0,0,0)"},
+            "annotationdefaults": {"font": {"size": _SMALL, "color": _INK}, "showarrow": False},
+            "coloraxis": {"colorbar": bar},
+        }
+    )
+
+
+def _thin(figure: go.Figure) -> None:
+    """Lines, marks and bars of intervals as thin and small as print takes them."""
+    for trace in figure.data:
+        drawn = trace.to_plotly_json()
+        if "line" in drawn:
+            trace.line.width = _line(drawn["line"].get("width", 2))
+        marker = drawn.get("marker", {})
+        if "size" in marker:
+            trace.marker.size = _scaled(marker["size"], _MARK, _SMALLEST)
+        if "width" in marker.get("line", {}):
+            trace.marker.line.width = _scaled(marker["line"]["width"], _LINE, 0.0)
+        for name in ("error_x", "error_y"):
+            if name in drawn:
+                trace[name].thickness = _line(drawn[name].get("thickness", 1.2))
+                trace[name].width = (drawn[name].get("width") or 0) * _MARK
+        if "textfont" in drawn:
+            trace.textfont.size = _SMALL
+    for shape in figure.layout.shapes:
+        shape.line.width = _line(shape.line.width or 1)
+
+
+def _line(width: int | float | None) -> float:
+    """A line's width; one that is 0 is none, and stays so."""
+    return max(width * _LINE, _THINNEST) if width else 0.0
+
+
+def _scaled(value: Any, by: float, least: float) -> Any:
+    if isinstance(value, int | float):
+        return max(value * by, least) if value else 0
+    return [_scaled(each, by, least) for each in value]
+
+
+def _title_lines(figure: go.Figure, wide: float) -> list[tuple[str, float]]:
+    """Title and subtitle, broken into lines that fit, each with its size."""
+    found = []
+    for text, size in (
+        (figure.layout.meta["title"], _TITLE),
+        (figure.layout.meta["subtitle"], _SMALL),
+    ):
+        found += [(line, size) for line in wrapped(html.unescape(text), wide - 8, size)]
+    return found

@@ -1,0 +1,147 @@
+"""How wide a text is when it is set, near enough to lay a figure out without a browser.
+
+Which ticks of a panel are labelled: as many as there is room for, at round numbers.
+"""
+
+import html
+import re
+from collections.abc import Sequence
+from typing import Any
+
+# Widths of Arial's letters in thousandths of their size; what is not here is as wide as a digit.
+_WIDTHS = {
+    **dict.fromkeys("il'|j", 222),
+    **dict.fromkeys(" .,:;!/\\tfI[]\N{MIDDLE DOT}", 278),
+    **dict.fromkeys("r-()", 333),
+    **dict.fromkeys("ksvxyzcJ", 500),
+    **dict.fromkeys("ABEKPSVXY&", 667),
+    **dict.fromkeys("CDHNRUw", 722),
+    **dict.fromkeys("GOQ", 778),
+    **dict.fromkeys("Mm", 833),
+    **dict.fromkeys("W%\N{EM DASH}", 960),
+    **dict.fromkeys("+<>=~\N{MINUS SIGN}\N{PLUS-MINUS SIGN}", 584),
+    "\N{BLACK SQUARE}": 604,
+    "\N{HORIZONTAL ELLIPSIS}": 1000,
+}
+_DIGIT = 556
+
+
+def plain(text: str) -> str:
+    """A label without its tags.
+
+    Example:
+        >>> plain("<b>a</b> &lt; b")
+        'a < b'
+    """
+    return html.unescape(re.sub(r"<[^>]*>", "", text))
+
+
+def text_width(text: str, size: float) -> float:
+    """The width of a label, of its widest line, in the unit of `size`."""
+    lines = (plain(line) for line in str(text).split("<br>"))
+    return max(sum(_WIDTHS.get(letter, _DIGIT) for letter in line) for line in lines) / 1000 * size
+
+
+def cut(text: str, room: float, size: float) -> str:
+    """As much of a label as fits into `room`, and an ellipsis; bold stays bold.
+
+    Example:
+        >>> cut("<b>one &lt; two</b>", 40.0, 10.0)
+        '<b>one &lt;…</b>'
+    """
+    words, bold = plain(text), text.startswith("<b>")
+    while words and text_width(f"{words}\N{HORIZONTAL ELLIPSIS}", size) > room:
+        words = words[:-1]
+    short = html.escape(words.rstrip(), quote=False) + "\N{HORIZONTAL ELLIPSIS}"
+    return f"<b>{short}</b>" if bold else short
+
+
+def wrapped(text: str, room: float, size: float) -> list[str]:
+    """Break a label between words into lines that fit into `room`; tags are left whole.
+
+    Example:
+        >>> wrapped("one two three", 40.0, 10.0)
+        ['one two', 'three']
+    """
+    # A space inside a tag is no place to break.
+    words = re.sub(r"<[^>]*>", lambda tag: tag[0].replace(" ", "\0"), text).split(" ")
+    lines = [words[0]]
+    for word in words[1:]:
+        longer = f"{lines[-1]} {word}"
+        if text_width(longer, size) <= room:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return [line.replace("\0", " ") for line in lines]
+
+
+_STEPS = (1, 2, 4, 5, 10, 20, 50, 100)
+_ROW = 1.15  # from one label to the next below it, in sizes of type
+
+
+def tick_texts(axis: Any) -> Sequence[str]:
+    """The labels of an axis; where plotly chooses them, some that are as wide."""
+    if axis.ticktext is not None:
+        return [str(text) for text in axis.ticktext] or [""]
+    if axis.tickvals is not None:
+        return [str(value) for value in axis.tickvals]
+    if axis.tickformat and "%" in axis.tickformat:
+        return ["100%"]
+    return ["\N{MINUS SIGN}0.5" if axis.dtick != 0.25 else "0.75", "10"]
+
+
+def thin_ticks(x: Any, y: Any, wide: float, high: float, size: float) -> None:
+    """Label as many ticks of a panel as there is room for.
+
+    Args:
+        x: its axis; it is changed.
+        y: likewise.
+        wide: in pixels.
+        high: likewise.
+        size: of the type, in pixels.
+    """
+    if x.tickvals is not None and len(x.tickvals):
+        if x.range is None:  # tokens: each is labelled, upright where they would touch
+            if max(text_width(text, size) for text in tick_texts(x)) > wide / len(x.tickvals):
+                x.tickangle = -90
+        else:
+            per = wide / (x.range[1] - x.range[0])
+            kept = _kept(list(zip(x.tickvals, tick_texts(x), strict=True)), per, x, size)
+            x.tickvals, x.ticktext = [value for value, _ in kept], [text for _, text in kept]
+    if y.dtick and y.range is not None and y.tickvals is None:
+        per = high / abs(y.range[1] - y.range[0])
+        while y.dtick * per < size * 1.3:
+            y.dtick *= 2
+
+
+def rows_high(y: Any, size: float) -> float:
+    """Pixels that a panel needs for the labels of its rows not to touch; 0 where it names none."""
+    if y.type == "log" or y.tickvals is None or y.ticktext is None or len(y.tickvals) < 2:
+        return 0.0
+    low, high = y.range or (min(y.tickvals) - 0.5, max(y.tickvals) + 0.5)
+    return float(size * _ROW * abs(high - low) / abs(y.tickvals[1] - y.tickvals[0]))
+
+
+def _kept(
+    ticks: list[tuple[Any, str]], per: float, axis: Any, letter: float
+) -> list[tuple[Any, str]]:
+    """Ticks of round numbers far enough apart; named ones stay, and push away their neighbours."""
+
+    def size(text: str) -> float:
+        upright = axis.tickangle in (-90, 90)
+        return letter * 0.95 if upright else text_width(text, letter) + 5
+
+    numbers = [(value, text) for value, text in ticks if text.isdecimal()]
+    named = [tick for tick in ticks if tick not in numbers]
+    widest = max(size(text) for _, text in ticks)
+    if len(numbers) < 2:
+        step = -(-widest // per) if per < widest else 1
+        return ticks[:: max(1, int(step))]
+    step = next((s for s in _STEPS if s * per >= max(size(t) for _, t in numbers)), _STEPS[-1])
+    numbers = [(value, text) for value, text in numbers if int(text) % step == 0]
+    clear = [
+        (value, text)
+        for value, text in numbers
+        if all(abs(value - at) * per >= (size(text) + size(name)) / 2 for at, name in named)
+    ]
+    return [*named, *clear]

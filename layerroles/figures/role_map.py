@@ -1,0 +1,331 @@
+"""Role map: harm, lens emergence and attention to evidence over one depth axis.
+
+Read it downwards: a layer is one vertical line through every panel.
+
+    >>> figure = role_map(result, lens, attention)  # doctest: +SKIP
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from layerroles.figures import select, style
+from layerroles.figures.attention import attention_means, head_hover
+from layerroles.figures.harm_map import why_undefined
+from layerroles.figures.lens import lens_axis, lens_summary, lens_traces
+from layerroles.probes import by_probe
+from layerroles.results import SweepResult
+from layerroles.roles import CRITICAL, SPARE
+
+_LOWEST, _HIGHEST = -1.0, 1.75  # the harm axis goes no further; what lies beyond is pointed at
+_SHIFT = 0.14  # bars stand left of their layer's line, circles right of it
+_PANEL, _PROBE, _GAP = 78, 132, 30  # heights in pixels
+
+
+def role_map(
+    result: SweepResult,
+    lens: pd.DataFrame | None = None,
+    attention: pd.DataFrame | None = None,
+    *,
+    probes: Sequence[pd.DataFrame] = (),
+    ablation: str | None = None,
+    protocol: str | None = None,
+) -> go.Figure:
+    """Draw what each layer does for each task, and where probes see it, over one depth axis.
+
+    A panel per task and protocol: bars are harm with its 95% interval under `at="all"`; a full bar
+    has its interval above 0.2 (critical, or a sink), an outline within 0.1 of 0 (spare), a pale bar
+    neither (undecided). Hollow circles are harm under `at="after_first"`: where a full bar has its
+    circle near 0 the layer is a sink. (A sweep over other positions has its first two drawn so.)
+    Under them, where given: median rank of the answer in the logit lens, and each layer's strongest
+    attention to the evidence.
+
+    Args:
+        result: a sweep over single layers.
+        lens: a logit-lens frame.
+        attention: an attention frame.
+        probes: probe frames of any kind, identified by their `probe` column.
+        ablation: the kind of ablation; needed only where the sweep ran several.
+        protocol: one protocol; every protocol if not given.
+
+    Raises:
+        InputError: nothing to draw, an unknown ablation or protocol, or a frame of another form.
+
+    Example:
+        lens = lr.probes.LogitLens().measure(model, tasks, limit=8)
+        attention = lr.probes.Attention().measure(model, tasks, limit=8)
+        figure = lr.figures.role_map(result, lens, attention)
+    """
+    found = by_probe(probes)
+    lens = found.get("logit_lens") if lens is None else lens
+    attention = found.get("attention") if attention is None else attention
+    effects = select.layer_effects(result, ablation=ablation, protocol=protocol)
+    n_layers = select.depth(result, effects)
+    ats = select.ats(effects)[:2]
+    panels = [
+        (family, task, asked)
+        for family in style.ordered(effects["family"])
+        for task in dict.fromkeys(effects.loc[effects["family"] == family, "task"])
+        for asked in dict.fromkeys(effects.loc[effects["task"] == task, "protocol"])
+    ]
+    sizes = [_PANEL] * len(panels) + [_PROBE] * ((lens is not None) + (attention is not None))
+    figure = go.Figure()
+    domains = _domains(sizes)
+    span = _span(effects)
+    for row, (family, task, asked) in enumerate(panels, start=1):
+        cell = effects[(effects["task"] == task) & (effects["protocol"] == asked)]
+        label = style.panel(family, task, asked)
+        _heading(figure, label, domains[row - 1])
+        _axis(figure, row, domains[row - 1], title={"text": "harm"}, range=span, dtick=0.5)
+        _harm(figure, cell, ats, row, n_layers, span)
+    row = len(panels)
+    if lens is not None:
+        row += 1
+        lens = select.one_condition(lens, "the role map's lens")
+        heading = f"logit lens: median rank of the answer{select.under(lens)}"
+        _heading(figure, heading, domains[row - 1])
+        _axis(figure, row, domains[row - 1], **lens_axis("rank"))
+        for trace in lens_traces(lens_summary(lens, measure="rank"), measure="rank", legend=False):
+            figure.add_trace(trace.update(yaxis=_name(row)))
+    if attention is not None:
+        row += 1
+        attention = select.one_condition(attention, "the role map's attention")
+        heading = f"attention to the evidence: each layer's strongest head{select.under(attention)}"
+        _heading(figure, heading, domains[row - 1])
+        _axis(
+            figure,
+            row,
+            domains[row - 1],
+            title={"text": "share"},
+            tickformat=".0%",
+            rangemode="tozero",
+        )
+        _attention(figure, attention_means(attention), row)
+    _legend(figure, ats)
+    kind = effects["ablation"].iloc[0]
+    style.finish(
+        figure,
+        kind="role_map",
+        about=effects[effects["at"].isin(ats)],
+        title=f"Role map: harm of ablating one layer ({kind}), and what probes see there",
+        subtitle=f"{style.counts(effects['n'])} examples per harm, 95% intervals; harm "
+        "1 = all skill above chance gone, dashed line = 0.2; "
+        f"one depth axis for all panels, layers are 0-based{_left_out(select.ats(effects)[2:])}",
+        height=168 + sum(sizes) + _GAP * (len(sizes) - 1),
+    )
+    return figure.update_layout(
+        barmode="overlay",
+        xaxis={
+            **style.layer_axis(n_layers, embedding=lens is not None),
+            "anchor": _name(row),
+            "title": {"text": "layer (0-based)"},
+            "showgrid": True,
+            "showspikes": True,
+            "spikemode": "across",
+            "spikethickness": 1,
+            "spikedash": "solid",
+            "spikesnap": "data",
+        },
+    )
+
+
+def _left_out(ats: list[str]) -> str:
+    return f"; not drawn: at {', '.join(ats)}" if ats else ""
+
+
+def _domains(sizes: list[int]) -> list[tuple[float, float]]:
+    """Vertical extents of the panels, top to bottom, in paper units."""
+    total = sum(sizes) + _GAP * (len(sizes) - 1)
+    tops = [1 - (sum(sizes[:i]) + _GAP * i) / total for i in range(len(sizes))]
+    return [(max(0.0, top - size / total), top) for top, size in zip(tops, sizes, strict=True)]
+
+
+def _name(row: int) -> str:
+    return "y" if row == 1 else f"y{row}"
+
+
+def _axis(figure: go.Figure, row: int, domain: tuple[float, float], **options: object) -> None:
+    key = "yaxis" if row == 1 else f"yaxis{row}"
+    figure.update_layout({key: {"domain": domain, "anchor": "x", **options}})
+
+
+def _heading(figure: go.Figure, text: str, domain: tuple[float, float]) -> None:
+    place = {"xref": "paper", "yref": "paper", "x": 0, "xanchor": "left", "y": domain[1]}
+    figure.add_annotation(text=text, yanchor="bottom", font_size=12, **place)
+
+
+def _span(effects: pd.DataFrame) -> list[float]:
+    """One harm axis for all panels, wide enough for the intervals within reason."""
+    low = float(np.nanmin([-0.25, *effects["harm_low"]]))
+    high = float(np.nanmax([1.1, *effects["harm_high"]]))
+    return [max(low, _LOWEST) - 0.05, min(high, _HIGHEST) + 0.05]
+
+
+def _harm(
+    figure: go.Figure,
+    cell: pd.DataFrame,
+    ats: list[str],
+    row: int,
+    n_layers: int,
+    span: list[float],
+) -> None:
+    axis = _name(row)
+    ends = [-0.6, n_layers - 0.4]
+    for value, dash in ((0.0, "solid"), (CRITICAL, "dash")):
+        line = {"color": style.NEUTRAL, "width": 1, "dash": dash}
+        figure.add_trace(
+            go.Scatter(
+                x=ends,
+                y=[value, value],
+                mode="lines",
+                line=line,
+                yaxis=axis,
+                hoverinfo="skip",
+                showlegend=False,
+                name=f"harm {value:g}",
+            )
+        )
+    if cell["harm"].isna().all():
+        _unmeasured(figure, cell, row, n_layers)
+        return
+    hue = style.colour(cell["family"].iloc[0])
+    barred, circled = (cell[cell["at"] == at] for at in (*ats, "")[:2])
+    if not barred.empty:
+        standings = [standing(line["harm_low"], line["harm_high"]) for _, line in barred.iterrows()]
+        shade = {"above": 0.9, "undecided": 0.28, "within": 0.0}
+        figure.add_trace(
+            go.Bar(
+                x=barred["layer"] - _SHIFT,
+                y=barred["harm"],
+                width=0.5,
+                marker={
+                    "color": [style.fade(hue, shade[name]) for name in standings],
+                    "line": {
+                        "color": hue,
+                        "width": [1 if name == "within" else 0 for name in standings],
+                    },
+                },
+                error_y=_bars(barred, hue),
+                customdata=standings,
+                meta=select.shown_of(barred),
+                hovertext=[_hover(line) for _, line in barred.iterrows()],
+                hoverinfo="text",
+                name=f"harm, at {ats[0]}",
+                yaxis=axis,
+                showlegend=False,
+            )
+        )
+    if not circled.empty:
+        size = 6 if n_layers <= 40 else 4
+        figure.add_trace(
+            go.Scatter(
+                x=circled["layer"] + 2 * _SHIFT,
+                y=circled["harm"],
+                mode="markers",
+                marker={
+                    "symbol": "circle-open",
+                    "size": size,
+                    "color": hue,
+                    "line": {"width": 1.4},
+                },
+                error_y=_bars(circled, hue),
+                hovertext=[_hover(line) for _, line in circled.iterrows()],
+                meta=select.shown_of(circled),
+                hoverinfo="text",
+                name=f"harm, at {ats[1]}",
+                yaxis=axis,
+                showlegend=False,
+            )
+        )
+    beyond = cell[(cell["harm"] > span[1]) | (cell["harm"] < span[0])]
+    for _, line in beyond.iterrows():
+        edge = span[1] if line["harm"] > span[1] else span[0]
+        arrow = "\N{UPWARDS ARROW}" if line["harm"] > span[1] else "\N{DOWNWARDS ARROW}"
+        text = f"{arrow}{style.number(line['harm'], places=1)}"
+        anchor = "top" if line["harm"] > span[1] else "bottom"
+        figure.add_annotation(
+            x=line["layer"], y=edge, yref=axis, text=text, yanchor=anchor, font_size=10
+        )
+
+
+def _bars(part: pd.DataFrame, hue: str) -> dict[str, object]:
+    low, high = part["harm_low"], part["harm_high"]
+    return style.error_bars(part["harm"], low, high, colour=style.fade(hue, 0.6), thickness=1.1)
+
+
+def _unmeasured(figure: go.Figure, cell: pd.DataFrame, row: int, n_layers: int) -> None:
+    line = cell.iloc[0].to_dict()
+    figure.add_annotation(
+        x=(n_layers - 1) / 2,
+        y=0.5,
+        yref=_name(row),
+        text=f"not measurable: {style.escape(why_undefined(line))}",
+    )
+
+
+def standing(low: float, high: float) -> str:
+    """Say where the interval of harm lies: "above" 0.2, "within" 0.1 of 0, or "undecided"."""
+    if low > CRITICAL:
+        return "above"
+    return "within" if low >= -SPARE and high <= SPARE else "undecided"
+
+
+def _attention(figure: go.Figure, means: pd.DataFrame, row: int) -> None:
+    for task in dict.fromkeys(means["task"]):
+        part = means[means["task"] == task]
+        best = part.loc[part.groupby("layer")["evidence"].idxmax()].sort_values("layer")
+        family = best["family"].iloc[0]
+        hue = style.colour(family)
+        figure.add_trace(
+            go.Scatter(
+                x=best["layer"],
+                y=best["evidence"],
+                mode="lines+markers",
+                line={"color": hue, "width": 1.6},
+                marker={"symbol": style.symbol(family), "size": 6, "color": hue},
+                error_y={"type": "data", "array": best["high"] - best["evidence"], "width": 0,
+                         "thickness": 1.1, "color": style.fade(hue, 0.6)},
+                hovertext=[head_hover(line) for _, line in best.iterrows()],
+                hoverinfo="text",
+                name=f"attention, {style.escape(task)}",
+                yaxis=_name(row),
+                showlegend=False,
+            )
+        )  # fmt: skip
+
+
+def _legend(figure: go.Figure, ats: list[str]) -> None:
+    """Entries for what the marks mean, in no family's colour; the panels name the families."""
+    grey = style.NEUTRAL
+    pale, thin = style.fade(grey, 0.35), {"width": 1.4}
+    marks = [
+        (f"at {ats[0]}: above 0.2", {"symbol": "square", "color": grey, "size": 11}),
+        (f"at {ats[0]}: undecided", {"symbol": "square", "color": pale, "size": 11}),
+        (
+            f"at {ats[0]}: within \N{PLUS-MINUS SIGN}0.1",
+            {"symbol": "square-open", "color": grey, "size": 10, "line": thin},
+        ),
+    ]
+    circle = {"symbol": "circle-open", "color": grey, "size": 8, "line": thin}
+    marks += [(f"at {at}", circle) for at in ats[1:]]
+    for name, marker in marks:
+        figure.add_trace(
+            go.Scatter(
+                x=[None], y=[None], mode="markers", marker=marker, name=name, hoverinfo="skip"
+            )
+        )
+
+
+def _hover(line: "pd.Series[float]") -> str:
+    harm = style.interval(line["harm"], line["harm_low"], line["harm_high"])
+    score = style.interval(line["score"], line["score_low"], line["score_high"])
+    return "<br>".join(
+        [
+            f"<b>{style.escape(line['condition'])}</b>",
+            f"harm {harm}",
+            f"score {score}, intact {style.number(line['intact'])}",
+            f"n {int(line['n'])}, p after Holm {style.number(line['p_adjusted'], places=3)}",
+        ]
+    )

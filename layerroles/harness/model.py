@@ -1,0 +1,144 @@
+"""A model under a condition as lm-eval sees a model, for those who drive lm-eval themselves.
+
+    lm = AblatedLM(model, condition)
+    lm_eval.simple_evaluate(lm, tasks=["arc_easy"], num_fewshot=5, limit=100)
+
+To ask an lm-eval task under many conditions, `task("lm_eval:NAME")` in a sweep is far faster: it
+answers all of them together.
+"""
+
+from typing import Any
+
+from transformer_lens.model_bridge import TransformerBridge
+
+from layerroles.ablations import INTACT, Condition, as_condition
+from layerroles.engine import Engine, Scored, prefix_ids, scored, written
+from layerroles.errors import InputError
+from layerroles.harness.loading import NOT_INSTALLED, generation_options
+from layerroles.models import chat_text, encode, prepared
+
+try:
+    from lm_eval.api.instance import Instance
+    from lm_eval.api.model import TemplateLM
+    from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
+except ModuleNotFoundError as error:
+    raise InputError(NOT_INSTALLED) from error
+
+
+class AblatedLM(TemplateLM):  # type: ignore[misc]
+    """Answer lm-eval's requests with a model under a condition.
+
+    Args:
+        model: from `load` or `prepare`.
+        condition: by default the intact model.
+        engine: by default `Engine(model)`; give one to several conditions of a model.
+        max_length: tokens after which a request loses its start; by default the model's context.
+
+    Example:
+        lm = lr.AblatedLM(model, lr.Condition({lr.Site(2): lr.Skip()}))
+        lm.tok_encode("silver fence")  # lm_eval.simple_evaluate(lm, tasks=["arc_easy"]) asks it
+    """
+
+    backend = "causal"
+
+    def __init__(
+        self,
+        model: TransformerBridge,
+        condition: Condition = INTACT,
+        *,
+        engine: Engine | None = None,
+        max_length: int | None = None,
+    ) -> None:
+        super().__init__()
+        condition = as_condition(condition)
+        condition.check(model)
+        self.model = model
+        self.condition = condition
+        self.engine = engine or Engine(model)
+        self.tokenizer = prepared(model).tokenizer
+        self.max_length = min(max_length or model.cfg.n_ctx, model.cfg.n_ctx)
+
+    @property
+    def eot_token_id(self) -> int:
+        """The token that ends a text."""
+        return int(self.tokenizer.eos_token_id)
+
+    @property
+    def prefix_token_id(self) -> int:
+        """What stands for an empty context."""
+        return prefix_ids(self.model)[0]
+
+    @property
+    def tokenizer_name(self) -> str:
+        """The model's name, for lm-eval's cache of requests."""
+        return prepared(self.model).name.replace("/", "__")
+
+    def tok_encode(
+        self, string: str, add_special_tokens: bool | None = None, **_: Any
+    ) -> list[int]:
+        """Token ids, with special tokens as the tokenizer has them by default."""
+        if add_special_tokens is None:
+            return encode(self.model, string)
+        ids: list[int] = self.tokenizer.encode(string, add_special_tokens=add_special_tokens)
+        return ids
+
+    def apply_chat_template(
+        self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
+    ) -> str:
+        """Messages as the text that the model was trained on.
+
+        Raises:
+            InputError: the tokenizer has no chat template.
+        """
+        return chat_text(self.model, chat_history, add_generation_prompt=add_generation_prompt)
+
+    def loglikelihood(
+        self, requests: list[Instance], disable_tqdm: bool = False
+    ) -> list[tuple[float, bool]]:
+        """How likely each continuation is, in nats, and whether it would be written greedily."""
+        pairs = [(one.args[0], one.args[1]) for one in requests]
+        return self._scores(scored(self.model, pairs, cut=self.max_length))
+
+    def _loglikelihood_tokens(
+        self, requests: list[tuple[Any, list[int], list[int]]], disable_tqdm: bool = False, **_: Any
+    ) -> list[tuple[float, bool]]:
+        asked = [Scored(tuple(context), tuple(rest)) for _, context, rest in requests]
+        return self._scores(asked)
+
+    def loglikelihood_rolling(
+        self, requests: list[Instance], disable_tqdm: bool = False
+    ) -> list[float]:
+        """The log-likelihood of each whole text, in nats, by windows that do not overlap."""
+        windows: list[Scored] = []
+        counts = []
+        for (text,) in (one.args for one in requests):
+            rolling = get_rolling_token_windows(
+                token_list=encode(self.model, text),
+                prefix_token=self.prefix_token_id,
+                max_seq_len=self.max_length,
+                context_len=1,
+            )
+            mine = [make_disjoint_window(window) for window in rolling]
+            windows += [Scored(tuple(context), tuple(rest)) for context, rest in mine]
+            counts.append(len(mine))
+        left = iter(self._scores(windows))
+        return [sum(next(left)[0] for _ in range(count)) for count in counts]
+
+    def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
+        """What is written greedily after each context.
+
+        Raises:
+            InputError: sampling or beams are asked for.
+        """
+        asked = [
+            (context, generation_options(options, f"request {place}"))
+            for place, (context, options) in enumerate(one.args for one in requests)
+        ]
+        (writings,) = self.engine.write(
+            written(self.model, asked, cut=self.max_length), [self.condition]
+        )
+        return [writing.text for writing in writings]
+
+    def _scores(self, asked: list[Scored]) -> list[tuple[float, bool]]:
+        (scores,) = self.engine.score(asked, [self.condition])
+        return [(score.logprob, score.is_greedy) for score in scores]

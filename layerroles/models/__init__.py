@@ -1,0 +1,32 @@
+"""Load a model, check that it can be trusted, and know what it is."""
+
+from layerroles.models.chat import chat_text as chat_text
+from layerroles.models.chat import check_template as check_template
+from layerroles.models.checks import Checks as Checks
+from layerroles.models.gguf import cache_folder as cache_folder
+from layerroles.models.loading import Origin as Origin
+from layerroles.models.loading import Provenance as Provenance
+from layerroles.models.loading import check_sites as check_sites
+from layerroles.models.loading import check_weights as check_weights
+from layerroles.models.loading import encode as encode
+from layerroles.models.loading import forward as forward
+from layerroles.models.loading import load as load
+from layerroles.models.loading import model_folder as model_folder
+from layerroles.models.loading import origin as origin
+from layerroles.models.loading import prepare as prepare
+from layerroles.models.loading import prepared as prepared
+from layerroles.models.loading import provenance as provenance
+from layerroles.models.loading import tokenized as tokenized
+from layerroles.models.modules import behaviour as behaviour
+from layerroles.models.modules import content as content
+from layerroles.models.modules import hook_ids as hook_ids
+from layerroles.models.modules import instead as instead
+from layerroles.models.modules import is_spread as is_spread
+from layerroles.models.modules import lend as lend
+from layerroles.models.modules import named as named
+from layerroles.models.modules import passing as passing
+from layerroles.models.modules import shares_keys as shares_keys
+from layerroles.models.modules import stamp as stamp
+from layerroles.models.modules import text_config as text_config
+from layerroles.models.source import device_of as device_of
+from layerroles.models.source import resolve_dtype as resolve_dtype

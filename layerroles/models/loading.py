@@ -1,0 +1,443 @@
+"""Load a model, check that it can be trusted, and know what it is.
+
+Every model is a TransformerLens `TransformerBridge` on raw weights, in eval mode. Before it is
+handed out, four things are tried on a short prompt (see `checks`): that its parts add up to its
+blocks, that what hooks return goes on through it, that decoding with a cache gives what decoding
+without one gives, and that pads are not read.
+
+Example:
+    model = load("smollm2-135m")               # the built-in, no hub needed
+    model = load("Qwen/Qwen3-8B", dtype="bfloat16", device="cuda")
+    model = prepare(bridge)                    # a bridge of one's own
+"""
+
+import hashlib
+import importlib.metadata
+import inspect
+import logging
+import platform
+import weakref
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformer_lens.model_bridge import TransformerBridge
+
+from layerroles import __version__
+from layerroles.compat import name_caches, takes_positions
+from layerroles.errors import InputError
+from layerroles.models import gguf
+from layerroles.models.checks import Checks, check_model, check_pads, massive_writes, unchecked
+from layerroles.models.modules import content, hook_ids, shares_keys, weights
+from layerroles.models.source import (
+    boot,
+    device_of,
+    expanded,
+    keep_few_kernels,
+    outlined,
+    read_out_in_one_piece,
+    resolve_dtype,
+    source_of,
+)
+from layerroles.sites import Site, size_of
+
+log = logging.getLogger(__name__)
+# A text with the delimiters at which some models write massive activations.
+_DELIMITED = (
+    "The old house stands by the river. It has two floors, a garden and a red door.\n"
+    "In spring, the water rises; in autumn, it falls.\n\nNobody knows who built it."
+)
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What a model is, for a manifest.
+
+    Attributes:
+        name: as it was asked for; a folder is named by its last part.
+        revision: of the hub, if one was asked for.
+        weights: SHA-256 over names and values of all parameters.
+        dtype: of the weights, such as `bfloat16`.
+        device: where they lie.
+        architecture: the Hugging Face class.
+        n_layers, n_heads, d_model: its size.
+        versions: of the packages that compute.
+    """
+
+    name: str
+    revision: str | None
+    weights: str
+    dtype: str
+    device: str
+    architecture: str
+    n_layers: int
+    n_heads: int
+    d_model: int
+    versions: dict[str, str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The values as JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What another process needs to load the same model: arguments of `load`."""
+
+    name: str
+    dtype: str
+    revision: str | None
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What is remembered of a bridge that passed the checks.
+
+    Attributes:
+        name: of the model.
+        revision: of it on the hub.
+        tokenizer: as its maker meant it.
+        checks: their outcome.
+        has_weights: whether it can be run.
+        origin: from where it can be loaded again.
+        hooks: those that were on it then (see `weights.hook_ids`), which belong to it.
+    """
+
+    name: str
+    revision: str | None
+    tokenizer: Any
+    checks: Checks
+    has_weights: bool = True
+    origin: Origin | None = None
+    hooks: frozenset[int] = frozenset()
+
+
+_PREPARED: "weakref.WeakKeyDictionary[TransformerBridge, Prepared]" = weakref.WeakKeyDictionary()
+
+
+def load(
+    name: str | Path,
+    *,
+    dtype: str | torch.dtype = "auto",
+    device: str | torch.device | None = None,
+    revision: str | None = None,
+    device_map: str | dict[str, Any] | None = None,
+) -> TransformerBridge:
+    """Load a decoder-only language model as a checked `TransformerBridge`.
+
+    Args:
+        name: a Hugging Face name, a local folder, a `.gguf` file, or `"smollm2-135m"`.
+        dtype: `"float32"`, `"bfloat16"`, `"float16"`, a torch dtype, or `"auto"`: bfloat16 where
+            the device multiplies it in hardware, else float32.
+        device: by default CUDA if there is a device, else the CPU. On `"meta"` no weights are
+            read: such a model can be estimated, not run.
+        revision: a branch, tag or commit of the hub.
+        device_map: spread the model over GPUs, or over the CPU and the disk, in place of `device`;
+            as in transformers: `"auto"`, or a map from module names.
+
+    Raises:
+        InputError: no such model or the hub cannot be reached; not a decoder-only model; a folder
+            without a config; a damaged file; out of memory; a check fails.
+
+    Example:
+        model = lr.load("smollm2-135m")  # the built-in model, no hub needed
+        model.cfg.n_layers, model.cfg.n_heads
+    """
+    if device is not None and device_map is not None:
+        raise InputError(f"device={device!r} and device_map are both given: use one of them")
+    where = device_of(device)
+    kind = resolve_dtype(dtype, where)
+    source = source_of(str(name))
+    try:
+        bridge, tokenizer = boot(str(name), source, kind, where, revision, device_map)
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise InputError(
+            f"model {str(name)!r} does not fit into the memory of {where} as {kind}: "
+            f"use a smaller dtype or another device"
+        ) from error
+    known = gguf.BUILT_IN if str(name) == gguf.BUILT_IN else Path(str(name)).name
+    shown = str(name) if source == str(name) and not Path(source).exists() else known
+    # Without weights, the dtype is left to where they will be loaded.
+    origin = _origin(str(name), dtype if outlined(where) else kind, revision)
+    if outlined(where):
+        bridge.eval()
+        _PREPARED[bridge] = Prepared(
+            shown,
+            revision,
+            tokenizer,
+            unchecked(bridge),
+            has_weights=False,
+            origin=origin,
+            hooks=hook_ids(bridge),
+        )
+        return bridge
+    return _prepare(bridge, shown, revision, tokenizer, origin)
+
+
+def prepare(bridge: TransformerBridge, *, name: str | None = None) -> TransformerBridge:
+    """Check a bridge of one's own and make it usable everywhere; returns the same object.
+
+    Args:
+        bridge: from `TransformerBridge.boot_transformers` or `boot_native`, on raw weights.
+        name: how it is called in results; by default the bridge's own name.
+
+    Raises:
+        InputError: not a bridge, one in compatibility mode (which has changed its weights for
+            good), one without a tokenizer, or a check fails.
+
+    Example:
+        from transformer_lens.model_bridge import TransformerBridge
+
+        folder = str(lr.model_folder("smollm2-135m"))
+        bridge = lr.prepare(TransformerBridge.boot_transformers(folder), name="mine")
+    """
+    if not isinstance(bridge, TransformerBridge):
+        raise InputError(f"{type(bridge).__name__} is not a TransformerBridge: use load(name)")
+    if getattr(bridge, "compatibility_mode", False):
+        raise InputError(
+            "the bridge is in compatibility mode, which has changed its weights for good: "
+            "boot it again and leave the weights raw"
+        )
+    if bridge.tokenizer is None:
+        raise InputError("the bridge has no tokenizer: set bridge.tokenizer first")
+    shown = name or Path(bridge.cfg.model_name).name
+    return _prepare(bridge, shown, None, _own_tokenizer(bridge.tokenizer))
+
+
+def prepared(model: TransformerBridge) -> Prepared:
+    """What is known of a model; one that was not prepared is prepared now."""
+    if model not in _PREPARED:
+        prepare(model)
+    return _PREPARED[model]
+
+
+def check_weights(model: TransformerBridge) -> None:
+    """Check that the model can be run.
+
+    Raises:
+        InputError: it was loaded without weights.
+    """
+    known = prepared(model)
+    if not known.has_weights:
+        raise InputError(
+            f"model {known.name!r} has no weights (device='meta'): it can be estimated, not run; "
+            f"load it on cpu or cuda"
+        )
+
+
+def provenance(model: TransformerBridge) -> Provenance:
+    """What the model is, its weights hashed now.
+
+    Raises:
+        InputError: it was loaded without weights.
+    """
+    check_weights(model)
+    known = prepared(model)
+    digest = hashlib.sha256()
+    for key, value in weights(model):
+        digest.update(f"{key} {tuple(value.shape)} {value.dtype}".encode())
+        digest.update(content(value))
+    packages = ("torch", "transformers", "transformer-lens")
+    return Provenance(
+        name=known.name,
+        revision=known.revision,
+        weights=digest.hexdigest()[:16],
+        dtype=str(model.cfg.dtype).removeprefix("torch."),
+        device=str(model.cfg.device),
+        architecture=str(model.cfg.architecture),
+        n_layers=model.cfg.n_layers,
+        n_heads=model.cfg.n_heads,
+        d_model=model.cfg.d_model,
+        versions={
+            "layerroles": __version__,
+            "python": platform.python_version(),
+            **{package: importlib.metadata.version(package) for package in packages},
+        },
+    )
+
+
+def origin(model: TransformerBridge) -> Origin:
+    """What another process needs to load the same model.
+
+    Raises:
+        InputError: it did not come from `load`.
+    """
+    known = prepared(model)
+    if known.origin is None:
+        raise InputError(
+            f"model {known.name!r} was not loaded by name, and no other process can load it: save "
+            f"it as a Hugging Face folder, and use load(folder)"
+        )
+    return known.origin
+
+
+def model_folder(name: str) -> Path:
+    """Where the Hugging Face folder of a built-in model or of a `.gguf` file lies, made if needed.
+
+    Raises:
+        InputError: neither of these, nor a local folder.
+
+    Example:
+        folder = lr.model_folder("smollm2-135m")  # transformers' from_pretrained takes it
+    """
+    folder = Path(source_of(name))
+    if not folder.is_dir():
+        raise InputError(
+            f"model {name!r} has no local folder: known are {gguf.BUILT_IN!r}, "
+            f"a .gguf file and a local folder"
+        )
+    return folder
+
+
+def encode(model: TransformerBridge, text: str) -> list[int]:
+    """Token ids with the tokenizer's own default for special tokens, as lm-eval does.
+
+    (A bridge's `to_tokens` prepends a BOS token; the tokenizers of many models do not.) A text that
+    begins with the BOS token, as chat templates write it, does not get another.
+    """
+    ids: list[int] = tokenized(model, text)["input_ids"]
+    return ids
+
+
+def tokenized(model: TransformerBridge, text: str, *, offsets: bool = False) -> Any:
+    """What the tokenizer makes of a text, see `encode`; `offsets` adds where its tokens are."""
+    tokenizer = prepared(model).tokenizer
+    options: dict[str, Any] = {"return_offsets_mapping": True} if offsets else {}
+    if tokenizer.bos_token and text.startswith(tokenizer.bos_token):
+        options["add_special_tokens"] = False
+    return tokenizer(text, **options)
+
+
+def forward(
+    model: TransformerBridge,
+    tokens: Int[Tensor, "row pos"],
+    attended: Int[Tensor, "row all_pos"],
+    *,
+    cache: Any = None,
+    use_cache: bool = False,
+    keep: int = 0,
+) -> tuple[Float[Tensor, "row kept d_vocab"], Any]:
+    """One pass with mask and positions always explicit; returns logits and the cache.
+
+    Args:
+        model: the bridge.
+        tokens: the new tokens, padded on either side.
+        attended: 1 for real tokens, 0 for pads, over what the cache holds and the new tokens.
+        cache: keys and values of what came before; it is extended in place.
+        use_cache: return keys and values even if none were given.
+        keep: give logits at the last `keep` positions only; 0 gives all.
+    """
+    arguments: dict[str, Any] = {"attention_mask": attended}
+    # Models that derive positions from the mask themselves are left to it.
+    if takes_positions(model):
+        # Rows that have ended may be fed on beyond the model's context; nobody reads them.
+        positions = (attended.cumsum(-1) - 1).clamp(0, model.cfg.n_ctx - 1)
+        arguments["position_ids"] = positions[:, -tokens.shape[1] :]
+    # Not every model's forward can leave out logits that nobody reads, and where layers share keys
+    # it leaves out what they do at the other positions as well.
+    known = inspect.signature(model.original_model.forward).parameters
+    if keep and "logits_to_keep" in known and not shares_keys(model.original_model):
+        arguments["logits_to_keep"] = keep
+    if cache is not None:
+        arguments["past_key_values"] = cache
+    arguments["use_cache"] = use_cache or cache is not None
+    with torch.inference_mode():
+        logits, cache = model(tokens, return_type="logits_and_cache", **arguments)
+    return (logits[:, -keep:] if keep else logits), cache
+
+
+def check_sites(model: TransformerBridge, sites: "list[Site] | tuple[Site, ...]") -> None:
+    """Check that the model has these sites and that their parts can be trusted.
+
+    Raises:
+        InputError: out of range, or a sublayer whose hook is not what the block adds.
+    """
+    known = prepared(model)
+    for site in sites:
+        site.check(size_of(model.cfg))
+        if site.part == "kv_group" and not _groups_alike(model):
+            raise InputError(
+                f"site {site} of {known.name}: its layers differ in key/value heads, use heads"
+            )
+        reason = known.checks.refusal(site)
+        if reason:
+            raise InputError(f"site {site} of {known.name}: {reason}")
+
+
+def _groups_alike(model: TransformerBridge) -> bool:
+    """Whether each layer's query heads fall into as many equal groups."""
+    each = getattr(model.cfg, "per_layer_num_key_value_heads", None) or []
+    size = size_of(model.cfg)
+    return len(set(each)) < 2 and size.n_heads % size.n_kv_heads == 0
+
+
+def _origin(name: str, dtype: str | torch.dtype, revision: str | None) -> Origin:
+    path = expanded(name)
+    local = path.exists() and name != gguf.BUILT_IN
+    where = str(path.resolve()) if local else name
+    return Origin(where, str(dtype).removeprefix("torch."), revision)
+
+
+def _prepare(
+    bridge: TransformerBridge,
+    name: str,
+    revision: str | None,
+    tokenizer: Any,
+    origin: Origin | None = None,
+) -> TransformerBridge:
+    bridge.eval()
+    bridge.requires_grad_(False)
+    keep_few_kernels()
+    read_out_in_one_piece(bridge)
+    name_caches(bridge)
+    try:
+        checks = check_model(bridge, name)
+        check_pads(bridge, name, lambda tokens, attended: forward(bridge, tokens, attended)[0])
+    except RuntimeError as error:
+        # Some architectures cannot be run in some dtypes by the libraries under this one.
+        raise InputError(
+            f"model {name!r} ({bridge.cfg.architecture}) does not run as {bridge.cfg.dtype}: "
+            f"{error}; try another dtype"
+        ) from error
+    _warn_of_massive_writes(bridge, name, tokenizer)
+    hooks = hook_ids(bridge)
+    _PREPARED[bridge] = Prepared(name, revision, tokenizer, checks, origin=origin, hooks=hooks)
+    return bridge
+
+
+def _warn_of_massive_writes(bridge: TransformerBridge, name: str, tokenizer: Any) -> None:
+    """Name the layers that write massive activations where `after_first` does not spare them."""
+    if tokenizer is None:
+        return
+    ids = tokenizer(_DELIMITED, add_special_tokens=True)["input_ids"][: bridge.cfg.n_ctx]
+    if len(ids) < 3 or max(ids) >= bridge.cfg.d_vocab:
+        return
+    for layer, positions in massive_writes(bridge, ids).items():
+        where = ", ".join(f"{place} ({tokenizer.decode([ids[place]])!r})" for place in positions)
+        log.warning(
+            "model %r: layer %d writes massive activations at positions %s of a short text, not "
+            "only at the first: at='after_first' does not spare them, and a harm that it leaves "
+            "may be that of an attention sink",
+            name,
+            layer,
+            where,
+        )
+
+
+def _own_tokenizer(tokenizer: Any) -> Any:
+    """Load the tokenizer with its original settings: a bridge's copy is set to prepend BOS."""
+    from transformers import AutoTokenizer
+
+    if not tokenizer.name_or_path:  # made in memory: no other copy, and BOS was not set
+        return tokenizer
+    try:
+        return AutoTokenizer.from_pretrained(tokenizer.name_or_path)
+    except (OSError, ValueError):
+        log.warning(
+            "the tokenizer %r cannot be loaded again: its BOS setting is the bridge's",
+            tokenizer.name_or_path,
+        )
+        return tokenizer

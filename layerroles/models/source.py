@@ -1,0 +1,246 @@
+"""Load a bridge by its name: find its weights, and choose their dtype and device.
+
+Only safetensors are loaded; a `.gguf` file is converted first. Errors of the underlying libraries
+about a model that they cannot load are reported in one line.
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import nn
+from transformer_lens.model_bridge import TransformerBridge
+
+from layerroles.compat import fake_tensors, multiplies_bfloat16
+from layerroles.errors import InputError
+from layerroles.models import gguf
+from layerroles.progress import without_bars
+from layerroles.registry import nearest
+
+# Built-in exceptions that the libraries raise for a damaged or unknown model.
+_UNLOADABLE = (OSError, ValueError, RuntimeError, KeyError, AttributeError)
+
+# More than a decoding step needs under many conditions: dropped kernels are compiled again.
+_MOST_KERNELS = 256
+
+# First characters of paths; names on the hub are NAME or OWNER/NAME.
+_PATHS = (".", "/", "~")
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def keep_few_kernels() -> None:
+    """Limit oneDNN's cache of compiled matrix products, 1024 by default; call it before the first.
+
+    oneDNN compiles each shape separately; where lengths vary, its cache grows to hundreds of MB
+    that no budget accounts for. A setting in the environment is kept.
+    """
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(_MOST_KERNELS))
+
+
+def read_out_in_one_piece(bridge: TransformerBridge) -> None:
+    """Copy the positions that are read out into a contiguous tensor before the unembedding.
+
+    torch multiplies a slice of a batched tensor as a batch, with a copy of the matrix for each row.
+    """
+    bridge.unembed.register_forward_pre_hook(_copied)
+
+
+def _copied(_module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    return (args[0].contiguous(), *args[1:])
+
+
+def outlined(device: torch.device) -> bool:
+    """Whether a model on this device has no weights, only their shapes."""
+    return device.type == "meta"
+
+
+@without_bars()
+def boot(
+    name: str,
+    source: str,
+    dtype: torch.dtype,
+    device: torch.device,
+    revision: str | None,
+    device_map: str | dict[str, Any] | None,
+) -> tuple[TransformerBridge, Any]:
+    """A raw bridge and its tokenizer.
+
+    Args:
+        name: as it was asked for.
+        source: where it is, see `source_of`.
+        dtype: of the weights.
+        device: where they go, unless a map says so; none are read for the meta device.
+        revision: of the hub.
+        device_map: as in transformers.
+
+    Raises:
+        InputError: not a decoder-only model, or the libraries cannot load it.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    try:
+        config = AutoConfig.from_pretrained(source, revision=revision)
+        architecture = (config.architectures or ["unknown"])[0]
+        if config.is_encoder_decoder or (
+            architecture not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
+        ):
+            raise InputError(f"model {name!r} is {architecture}, not a decoder-only language model")
+        tokenizer = _tokenizer(name, source, revision)
+        if outlined(device):
+            return _outline(source, config, tokenizer, dtype, revision), tokenizer
+        # Loaded here and not by the bridge, which would also take pickled weights.
+        loaded = AutoModelForCausalLM.from_pretrained(
+            source,
+            revision=revision,
+            dtype=dtype,
+            use_safetensors=True,
+            attn_implementation="eager",
+            device_map=device_map,
+        )
+        bridge = TransformerBridge.boot_transformers(
+            source,
+            # Spread weights stay where they are.
+            hf_model=loaded if device_map else loaded.to(device),  # type: ignore[arg-type]
+            tokenizer=tokenizer,
+            dtype=dtype,
+            device=None if device_map else device,
+            revision=revision,
+        )
+    except (torch.OutOfMemoryError, InputError):
+        raise
+    except (*_UNLOADABLE, SafetensorError) as error:
+        raise InputError(_reason(name, source, error)) from error
+    return bridge, tokenizer
+
+
+def _outline(
+    source: str, config: Any, tokenizer: Any, dtype: torch.dtype, revision: str | None
+) -> TransformerBridge:
+    """A bridge whose weights have shapes and no values.
+
+    They are fake tensors, which are on the meta device but say that they are on the CPU: a bridge
+    takes apart some architectures' weights, which plain meta tensors do not let it do.
+    """
+    from transformers import AutoModelForCausalLM
+
+    # Some ways to multiply experts' matrices cannot be followed without values.
+    experts = {"experts_implementation": "batched_mm"} if _n_experts(config) else {}
+    with fake_tensors():
+        model = AutoModelForCausalLM.from_config(
+            config, dtype=dtype, attn_implementation="eager", **experts
+        )
+        return TransformerBridge.boot_transformers(
+            source,
+            hf_model=model,
+            tokenizer=tokenizer,
+            dtype=dtype,
+            device="cpu",
+            revision=revision,
+        )
+
+
+def _n_experts(config: Any) -> int:
+    return getattr(config, "num_experts", 0) or getattr(config, "num_local_experts", 0) or 0
+
+
+def _tokenizer(name: str, source: str, revision: str | None) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(source, revision=revision)
+    except (OSError, ValueError) as error:
+        if not Path(source).exists():
+            raise
+        line = next(text.strip() for text in str(error).split("\n") if text.strip())
+        raise InputError(
+            f"model {name!r} has no tokenizer that can be loaded ({line}): put its tokenizer.json "
+            f"and tokenizer_config.json beside its config.json"
+        ) from error
+
+
+def source_of(name: str) -> str:
+    """The folder of a built-in model, a `.gguf` file or a folder; else the name, for the hub.
+
+    Raises:
+        InputError: a folder without a config, a file that cannot be converted, or a path of
+            nothing.
+    """
+    if name == gguf.BUILT_IN:
+        return str(gguf.built_in_folder())
+    path = expanded(name)
+    if path.suffix == ".gguf":
+        return str(gguf.convert(path))
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise InputError(f"model folder {name!r} has no config.json")
+        return str(path)
+    if name.startswith(_PATHS) or name.count("/") > 1 or "\\" in name:
+        raise InputError(
+            f"model {name!r}: there is no such folder or file; give a Hugging Face folder, a .gguf "
+            f"file, or a name on the hub, such as OWNER/NAME"
+        )
+    return name
+
+
+def expanded(name: str) -> Path:
+    """A path whose `~` is a home folder, where there is one."""
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:  # of nobody's
+        return Path(name)
+
+
+def resolve_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
+    """A torch dtype; `"auto"` is bfloat16 where the device multiplies it in hardware.
+
+    Raises:
+        InputError: unknown dtype.
+    """
+    if isinstance(dtype, torch.dtype) and dtype in DTYPES.values():
+        return dtype
+    if dtype == "auto":
+        fast = torch.cuda.is_bf16_supported() if device.type == "cuda" else multiplies_bfloat16()
+        return torch.bfloat16 if fast else torch.float32
+    if dtype not in DTYPES:
+        raise InputError(f"unknown dtype {dtype!r}: known are auto, {', '.join(DTYPES)}")
+    return DTYPES[dtype]
+
+
+def device_of(device: str | torch.device | None) -> torch.device:
+    """A torch device; by default CUDA if there is one, else the CPU.
+
+    Raises:
+        InputError: unknown device, or one that is not there.
+    """
+    try:
+        found = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except RuntimeError:
+        raise InputError(
+            f"unknown device {device!r}: known are cpu, cuda, cuda:0, mps, meta"
+        ) from None
+    if device is None:
+        return found
+    try:
+        torch.empty(0, device=found)
+    # A build without it raises an AssertionError or an ImportError.
+    except (RuntimeError, AssertionError, ImportError, NotImplementedError) as error:
+        line = str(error).split("\n")[0].rstrip(".")
+        raise InputError(f"device {str(found)!r} cannot be used here: {line}") from None
+    return found
+
+
+def _reason(name: str, source: str, error: Exception) -> str:
+    line = next((text for text in str(error).split("\n") if text.strip()), type(error).__name__)
+    if Path(source).exists():
+        return f"model {name!r} cannot be loaded: {line}"
+    hint = nearest(name, [gguf.BUILT_IN])
+    did = f"did you mean {hint!r}? " if hint else ""
+    return (
+        f"model {name!r}: {did}there is no such folder or file, and the Hugging Face hub did not "
+        f"give it ({line.strip().rstrip('.')}); offline, use {gguf.BUILT_IN!r}, a local folder or "
+        f"a .gguf file"
+    )

@@ -1,0 +1,279 @@
+"""What kind of head each head is: previous-token, duplicate-token or induction.
+
+With `a[q, k]` the attention weight from query `q` to key `k` and `x` the tokens, the keys that
+count are, as in TransformerLens's `head_detector`,
+
+- previous token: `k = q - 1`;
+- duplicate token: `k < q` with `x[k] = x[q]`;
+- induction: `k <= q` with `x[k - 1] = x[q]`, what followed the token the last times (Olsson et al.
+  2022, arXiv 2209.11895).
+
+A score is the mean, over the queries that have such a key, of the attention that they give to such
+keys, so that 1 is a head that does nothing else. (`detect_head` of TransformerLens averages over
+all queries: its score is this one times the share of queries that have such a key.)
+
+    >>> frame = HeadScores().measure_repeated(model)  # doctest: +SKIP
+
+Retrieval heads: which heads copy the evidence into what the model writes.
+
+The retrieval score of Wu et al. ("Retrieval Head Mechanistically Explains Long-Context Factuality",
+arXiv 2404.15574). While the model writes greedily, a head copies a token of the evidence (their
+needle) at a step if, of all positions, it attends most to that token, and that token is what the
+model writes at this step. With `k` the tokens of the evidence and `g` those that head `h` copies,
+
+    score(h) = |g & k| / |k|
+
+Tokens count by their position, each once. Patterns are looked at as the tokens are written, one
+position at a time, and only which key gets most is kept.
+
+    >>> frame = RetrievalScore().measure(model, [lr.task("kv_retrieval")])  # doctest: +SKIP
+    >>> frame[frame.recall >= 0.5].groupby(["layer", "head"]).score.mean()  # doctest: +SKIP
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import pandas as pd
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+from transformer_lens.model_bridge import TransformerBridge
+
+from layerroles.ablations import Prompt, pad_left
+from layerroles.engine import Decoding, Stops, Written, greedy, written
+from layerroles.errors import InputError
+from layerroles.models import prepared
+from layerroles.probes.base import Batch, Probe, register
+from layerroles.probes.chunked import read_patterns
+from layerroles.tasks import Example
+
+KINDS = ("previous", "duplicate", "induction")
+
+
+@register("head_scores")
+@dataclass(frozen=True)
+class HeadScores(Probe):
+    """Previous-token, duplicate-token and induction score by layer and head.
+
+    Columns: layer, head, previous, duplicate, induction (0 to 1; NaN where no token of the text has
+    such a key), and for each of them the share of tokens that have one: with_previous,
+    with_duplicate, with_induction.
+
+    Example:
+        scores = lr.probes.HeadScores().measure_repeated(model, length=6)
+        scores.groupby(["layer", "head"])["induction"].mean()
+    """
+
+    def rows(self, model: TransformerBridge, batch: Batch) -> Iterator[tuple[str, dict[str, Any]]]:
+        """One row for each example, layer and head, over all tokens of its prompt."""
+        real = batch.attended.bool()
+        sums: dict[int, Tensor] = {}  # [kind row head], float64
+
+        def note(layer: int, pattern: Tensor, start: int) -> None:
+            stop = start + pattern.shape[2]
+            found = [
+                (pattern.float() * keys[:, None]).sum((-2, -1), dtype=torch.float64)
+                for keys in counted(batch.tokens[:, :stop], real[:, :stop], start)
+            ]
+            sums[layer] = sums.get(layer, 0) + torch.stack(found)
+
+        read_patterns(model, batch.tokens, batch.attended, note)
+        queries = _queries(batch.tokens, real)
+        share = (queries.double() / real.sum(-1)).tolist()
+        for layer, total in sums.items():
+            sums[layer] = total / queries[..., None]  # NaN where there are none
+        for row, example in enumerate(batch.examples):
+            having = {f"with_{kind}": share[place][row] for place, kind in enumerate(KINDS)}
+            for layer, scores in sums.items():
+                for head, values in enumerate(scores[:, row].T.tolist()):
+                    found = dict(zip(KINDS, values, strict=True))
+                    yield example.id, {"layer": layer, "head": head, **found, **having}
+
+    def measure_repeated(
+        self, model: TransformerBridge, *, length: int = 64, limit: int = 8, seed: int = 0
+    ) -> pd.DataFrame:
+        """Measure on `limit` sequences of random tokens that are each repeated once.
+
+        The usual test of induction: no token occurs twice within a sequence, nothing but the first
+        time tells what follows in the second, and no skill at language helps.
+
+        Args:
+            model: a prepared bridge.
+            length: tokens of a sequence, before it is repeated.
+            limit: sequences.
+            seed: draws them.
+
+        Returns:
+            A frame as `measure` gives it, of task `repeated_tokens` and family `language`.
+
+        Raises:
+            InputError: no sequence, one of less than 2 tokens, or more than the model's context
+                takes or its vocabulary has.
+        """
+        special = set(prepared(model).tokenizer.all_special_ids)
+        plain = torch.tensor([n for n in range(model.cfg.d_vocab) if n not in special])
+        most = min(model.cfg.n_ctx // 2, len(plain))
+        if limit < 1 or not 2 <= length <= most:
+            raise InputError(
+                f"repeated tokens need a limit of 1 or more and a length of 2 to {most} here, "
+                f"not limit={limit} and length={length}"
+            )
+        draws = torch.Generator().manual_seed(seed)
+        known = {"probe": self.name, "model": prepared(model).name, "condition": "intact"}
+        known |= {"task": "repeated_tokens", "family": "language"}
+        found = []
+        for place in range(limit):
+            once = plain[torch.randperm(len(plain), generator=draws)[:length]]
+            tokens = torch.cat([once, once])[None].to(model.cfg.device)
+            example = Example(id=f"{seed}-{place}", prompt="", answer="")
+            prompt = Prompt(tuple(tokens[0].tolist()))
+            batch = Batch([example], tokens, torch.ones_like(tokens), [0], [()], [prompt])
+            found += [{**known, "example": name, **row} for name, row in self.rows(model, batch)]
+        return pd.DataFrame(found)
+
+
+def counted(
+    tokens: Int[Tensor, "row key"], real: Bool[Tensor, "row key"], start: int
+) -> Iterator[Bool[Tensor, "row query key"]]:
+    """The keys that count, kind by kind, for the queries from column `start` on."""
+    columns = torch.arange(tokens.shape[1], device=tokens.device)
+    behind = columns[start:, None] - columns  # how far back a key lies
+    both = real[:, start:, None] & real[:, None]
+    yield both & (behind == 1)
+    yield both & (behind > 0) & (tokens[:, start:, None] == tokens[:, None])
+    before = torch.nn.functional.pad(tokens, (1, 0))[:, :-1]  # the token before each key
+    begun = torch.nn.functional.pad(real, (1, 0))[:, :-1]
+    follows = (tokens[:, start:, None] == before[:, None]) & begun[:, None]
+    yield both & (behind >= 0) & follows
+
+
+def _queries(
+    tokens: Int[Tensor, "row pos"], real: Bool[Tensor, "row pos"]
+) -> Int[Tensor, "kind row"]:
+    """How many tokens of each row have a key that counts, kind by kind."""
+    total = torch.zeros(len(KINDS), len(tokens), dtype=torch.long, device=tokens.device)
+    step = 256  # so that nothing here grows with the square of the length
+    for start in range(0, tokens.shape[1], step):
+        stop = min(start + step, tokens.shape[1])
+        some = counted(tokens[:, :stop], real[:, :stop], start)
+        total += torch.stack([keys.any(-1).sum(-1) for keys in some])
+    return total
+
+
+@register("retrieval_score")
+@dataclass(frozen=True)
+class RetrievalScore(Probe):
+    """Share of the evidence that each head copies while the model writes its answer.
+
+    Columns: layer, head, score (0 to 1), copied (tokens of the evidence that the head copied),
+    n_evidence (its tokens), recall (the share of them that the model wrote at all, by token; no
+    head's score is above it where all of them differ), n_written (tokens that it wrote). Examples
+    without evidence are left out. Wu et al. count an example only if the model found its needle:
+    take the rows with `recall >= 0.5`.
+
+    Attributes:
+        max_gen_toks: tokens after which the answer is cut; it also ends with its line.
+
+    Raises:
+        InputError: `max_gen_toks` is not above 0.
+
+    Example:
+        scores = lr.probes.RetrievalScore(max_gen_toks=4).measure(model, tasks, limit=8)
+        scores[scores["recall"] >= 0.5].groupby(["layer", "head"])["score"].mean()
+    """
+
+    needs: ClassVar[str] = "evidence"
+
+    max_gen_toks: int = 32
+
+    def __post_init__(self) -> None:
+        if self.max_gen_toks < 1:
+            raise InputError(f"max_gen_toks={self.max_gen_toks} is not a number above 0")
+
+    def check(self, model: TransformerBridge) -> None:
+        """Refuse a model that keeps no cache: it cannot be watched while it writes.
+
+        Raises:
+            InputError: the model keeps no cache.
+        """
+        known = prepared(model)
+        if not known.checks.caches:
+            raise InputError(
+                f"model {known.name!r} keeps no cache of keys and values, and probe {self.name!r} "
+                f"reads on from one: choose head_scores or attention"
+            )
+
+    def rows(self, model: TransformerBridge, batch: Batch) -> Iterator[tuple[str, dict[str, Any]]]:
+        """One row for each example with evidence, layer and head."""
+        asked = [_request(model, example, self.max_gen_toks) for example in batch.examples]
+        kept = [place for place, request in enumerate(asked) if request.evidence]
+        if not kept:
+            return
+        requests = [asked[place] for place in kept]
+        copied, ids = _write(model, requests)
+        for row, place in enumerate(kept):
+            evidence = requests[row].evidence or ()
+            needle = [requests[row].context[position] for position in evidence]
+            recall = sum(token in ids[row] for token in needle) / len(needle)
+            for layer, found in copied.items():
+                for head, count in enumerate(found[row].sum(-1).tolist()):
+                    yield (
+                        batch.examples[place].id,
+                        {
+                            "layer": layer,
+                            "head": head,
+                            "score": count / len(needle),
+                            "copied": count,
+                            "n_evidence": len(needle),
+                            "recall": recall,
+                            "n_written": len(ids[row]),
+                        },
+                    )
+
+
+def _request(model: TransformerBridge, example: Example, max_gen_toks: int) -> Written:
+    context = example.context()
+    shift = len(context) - len(example.prompt)
+    spans = [(start + shift, stop + shift) for start, stop in example.evidence]
+    options = {"until": ["\n"], "max_gen_toks": max_gen_toks}
+    (request,) = written(model, [(context, options)], [spans])
+    return request
+
+
+def _write(
+    model: TransformerBridge, requests: list[Written]
+) -> tuple[dict[int, Bool[Tensor, "row head pos"]], list[tuple[int, ...]]]:
+    """Write greedily; by layer, which positions of the padded prompts each head copied.
+
+    Also the tokens written, row by row.
+    """
+    tokens, attended = pad_left([request.context for request in requests], model)
+    begins = attended.argmax(-1).tolist()
+    evidence = torch.zeros_like(tokens, dtype=torch.bool)
+    for row, request in enumerate(requests):
+        evidence[row, [begins[row] + position for position in request.evidence or ()]] = True
+    n = tokens.shape[1]
+    copied: dict[int, Tensor] = {}
+    looked: dict[int, Int[Tensor, "row head"]] = {}  # by layer, the column that gets most
+
+    def note(layer: int, pattern: Tensor, start: int) -> None:
+        looked[layer] = pattern[:, :, -1].argmax(-1)
+
+    decoding = Decoding(Stops(model), requests)
+    logits, cache = read_patterns(model, tokens, attended, note, keep_cache=True)
+    read = tokens
+    while True:
+        writing = torch.tensor(decoding.writing(), device=tokens.device)
+        done = decoding.add(greedy(logits))
+        hits = evidence & (tokens == decoding.last[:, None]) & writing[:, None]  # [row pos]
+        for layer, column in looked.items():
+            here = torch.nn.functional.one_hot(column, read.shape[1])[..., :n].bool()
+            copied[layer] = copied.get(layer, False) | (here & hits[:, None])
+        if done:
+            break
+        new = decoding.last[:, None]
+        read = torch.cat([read, new], dim=1)
+        attended = torch.cat([attended, torch.ones_like(new)], dim=1)
+        logits, cache = read_patterns(model, new, attended, note, cache=cache)
+    return copied, [writing.ids for writing in decoding.writings(None)]

@@ -1,0 +1,128 @@
+"""Plans side by side, on examples that none of them has seen.
+
+plans = [plan_pruning(model, drop=2, method=name, ...) for name in METHODS]
+result = Sweep(model, tasks, [plan.condition for plan in plans], seed=1).run("runs/held_out")
+compare_plans(result, plans)
+"""
+
+from collections.abc import Sequence
+from itertools import product
+from math import nan
+from typing import Any
+
+import pandas as pd
+
+from layerroles.errors import InputError
+from layerroles.prune.plan import PruningPlan, named
+from layerroles.prune.scoring import called
+from layerroles.results import Cell, SweepResult, cells_of, check_result, paired
+
+NUMBERS = ["n", "intact", "chance", "score", "effect", "ci_low", "ci_high"]
+HARM = ["harm", "harm_low", "harm_high"]
+COLUMNS = [
+    *("drop", "method", "layers", "task", "family", "protocol", *NUMBERS, *HARM),
+    *("difference", "low", "high", "best_baseline", "unit"),
+]
+
+
+def compare_plans(result: SweepResult, plans: Sequence[PruningPlan]) -> pd.DataFrame:
+    """Compare what plans cost, a row per plan, task and protocol.
+
+    Columns: drop (how many layers), method, layers; task, family, protocol; n, intact, chance,
+    score, effect with ci_low and ci_high, and harm with its interval, all as in
+    `SweepResult.effects`; `difference`, the role-aware plan's score of the same `drop` minus this
+    plan's (positive: the role-aware one keeps more), paired over examples, with a 95% interval
+    `low` to `high` (exactly 0 where both drop the same layers; NaN without a role-aware plan);
+    `best_baseline`, whether no other plan of the same `drop` that is not role-aware has a higher
+    score here; unit, of scores and differences.
+
+    Args:
+        result: a sweep that holds every plan's `condition`, best on examples that were not used to
+            make the plans.
+        plans: at most one for each method and number of layers.
+
+    Raises:
+        InputError: no plan, two of one method and number of layers, one whose condition the result
+            lacks, or one that was not asked something that the result holds.
+
+    Example:
+        plans = [
+            lr.plan_pruning(model, drop=1, method=method, tasks=tasks, limit=12)
+            for method in ("role_aware", "random")
+        ]
+        conditions = [plan.condition for plan in plans]
+        asked = lr.Sweep(model, tasks, conditions, protocols=["generation"], limit=12, seed=1)
+        lr.compare_plans(asked.run("runs/plans"), plans)
+    """
+    check_result(result)
+    keys = [(len(plan.layers), plan.method) for plan in plans]
+    twice = next((key for key in keys if keys.count(key) > 1), None)
+    if not plans or twice:
+        raise InputError(
+            f"two plans drop {twice[0]} layers by method {twice[1]!r}: compare them one by one"
+            if twice
+            else "there are no plans to compare"
+        )
+    effects = result.effects().set_index(["condition", "task", "protocol"])
+    cells = cells_of(result)
+    for plan, cell in product(plans, cells):
+        if (_condition(result, plan), cell.task, cell.protocol) not in effects.index:
+            raise InputError(
+                f"{cell.task!r} was not asked under {cell.protocol!r} with "
+                f"{plan.condition.name!r}, by method {plan.method!r}: sweep all plans together"
+            )
+    rows: list[dict[str, Any]] = []
+    for cell in cells:
+        for plan in plans:
+            name = _condition(result, plan)
+            found = effects.loc[name, cell.task, cell.protocol]
+            rows.append(
+                {
+                    "drop": len(plan.layers),
+                    "method": plan.method,
+                    "layers": named(plan.layers),
+                    "task": cell.task,
+                    "family": cell.family,
+                    "protocol": cell.protocol,
+                    **{column: found[column] for column in (*NUMBERS, *HARM, "unit")},
+                    **_difference(cell, name, _role_aware(result, plans, plan)),
+                }
+            )
+    table = pd.DataFrame(rows)
+    baselines = table[table["method"] != "role_aware"]
+    best = baselines.groupby(["drop", "task", "protocol"])["score"].transform("max")
+    table["best_baseline"] = (table["score"] == best.reindex(table.index)).fillna(False)
+    return table[COLUMNS]
+
+
+def _condition(result: SweepResult, plan: PruningPlan) -> str:
+    """What the plan's condition is called in the result."""
+    try:
+        return called(result, plan.condition)
+    except InputError:
+        raise InputError(
+            f"the result lacks {plan.condition.name!r}, by method {plan.method!r}: sweep "
+            f"plan.condition"
+        ) from None
+
+
+def _role_aware(result: SweepResult, plans: Sequence[PruningPlan], plan: PruningPlan) -> str | None:
+    """The condition of the role-aware plan with as many layers."""
+    for other in plans:
+        if other.method == "role_aware" and len(other.layers) == len(plan.layers):
+            return _condition(result, other)
+    return None
+
+
+def _difference(cell: Cell, name: str, ours: str | None) -> dict[str, float]:
+    """The score under condition `ours` minus that under `name`."""
+    if ours is None:
+        return dict.fromkeys(("difference", "low", "high"), nan)
+    if ours == name:
+        return dict.fromkeys(("difference", "low", "high"), 0.0)
+    answered = cell.scores.loc[[name, ours]].dropna(axis=1)
+    clusters = cell.clusters_of(list(answered.columns))
+    theirs, own = answered.to_numpy(float)
+    effect = paired(theirs, own, clusters, cell.unit, cell.rng(ours, name))
+    interval = effect.interval
+    return {"difference": effect.effect, "low": interval.low, "high": interval.high}

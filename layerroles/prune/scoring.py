@@ -1,0 +1,302 @@
+"""The harm of skipping layers to the skills that are kept, on the planning examples.
+
+A condition's harm is the mean over the kept families, each the mean over its tasks that have skill
+above chance. Its interval is made from those of the tasks (`stats.pooled`); where a task is asked
+under several protocols, which share its examples, bounds are averaged as if they moved together.
+
+How much blocks change the stream on the kept tasks, families weighted alike.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+from transformer_lens.model_bridge import TransformerBridge
+
+from layerroles.ablations import INTACT, Condition
+from layerroles.engine import Engine
+from layerroles.errors import InputError
+from layerroles.models import provenance
+from layerroles.probes import Similarity, measure_into
+from layerroles.registry import unknown
+from layerroles.results import SweepResult, check_result, records
+from layerroles.stats import UNKNOWN, Interval, pooled
+from layerroles.sweep import Sweep
+from layerroles.tasks import Task
+
+
+@dataclass(frozen=True)
+class Harm:
+    """Mean harm of the kept families; NaN where it is not known."""
+
+    value: float
+    interval: Interval
+    n: int
+    n_failed: int
+
+
+class Asker:
+    """Ask the kept tasks under conditions, in one run folder.
+
+    Args:
+        model: that is pruned.
+        tasks: whose families are kept.
+        protocols: under which they are asked.
+        limit: examples of each.
+        seed: of the examples.
+        path: the run folder.
+    """
+
+    def __init__(
+        self,
+        model: TransformerBridge,
+        tasks: Sequence[Task],
+        protocols: Sequence[str],
+        limit: int,
+        seed: int,
+        path: Path,
+    ) -> None:
+        self.model, self.path = model, path
+        self._engine = Engine(model)
+        self._tasks, self._protocols = list(tasks), list(protocols)
+        self._limit, self._seed = limit, seed
+
+    def intact(self) -> SweepResult:
+        """Return the intact model's answers.
+
+        Raises:
+            InputError: a family has no skill above chance.
+        """
+        return self._run([])
+
+    def harms(self, conditions: Sequence[Condition]) -> list[Harm]:
+        """Return the harm of each condition; all of them are asked together."""
+        result = self._run(conditions)
+        found = harms_of(result)
+        return [found[called(result, condition)] for condition in conditions]
+
+    def _run(self, conditions: Sequence[Condition]) -> SweepResult:
+        sweep = Sweep(
+            self.model,
+            self._tasks,
+            conditions,
+            protocols=self._protocols,
+            limit=self._limit,
+            seed=self._seed,
+            engine=self._engine,
+            noise_floor=False,
+        )
+        whole = sweep.run(self.path)
+        # The folder may hold more rows, of a sweep or of a plan on more examples.
+        frame = whole.frame
+        asked = {(*cell.names, example.id) for cell in sweep.cells for example in cell.examples}
+        keys = frame[["task", "protocol", "example"]].itertuples(index=False, name=None)
+        names = {INTACT.name, *(called(whole, condition) for condition in conditions)}
+        mine = frame["condition"].isin(names) & np.array([key in asked for key in keys])
+        result = SweepResult(frame[mine].reset_index(drop=True), whole.manifest, whole.examples)
+        skills(result)
+        return result
+
+
+def called(result: SweepResult, condition: Condition) -> str:
+    """Return a condition's name in a result; a run folder keeps the first name.
+
+    Raises:
+        InputError: the result lacks it.
+    """
+    for known in result.manifest["conditions"]:
+        if known["hash"] == condition.hash:
+            return str(known["name"])
+    raise InputError(f"the result lacks {condition.name!r}: sweep it")
+
+
+def harms_of(result: SweepResult) -> dict[str, Harm]:
+    """Return the harm of each condition of a result, by name.
+
+    Raises:
+        InputError: a family has no skill above chance under a protocol.
+    """
+    kept = skills(result)
+    effects = result.effects()
+    if effects.empty:
+        return {}
+    rows = {(row.condition, row.task, row.protocol): row for row in records(effects)}
+    return {
+        str(name): _harm(
+            [
+                [[rows[name, *cell] for cell in cells] for cells in family.values()]
+                for family in kept.values()
+            ]
+        )
+        for name in dict.fromkeys(effects["condition"])
+    }
+
+
+def skills(result: SweepResult) -> Mapping[str, Mapping[str, list[tuple[str, str]]]]:
+    """Map family and protocol to the cells (task, protocol) with an intact score above chance.
+
+    Raises:
+        InputError: a family has none under a protocol.
+    """
+    found: dict[str, dict[str, list[tuple[str, str]]]] = {}
+    for (family, protocol), cells in result.intact().groupby(["family", "protocol"], sort=False):
+        measured = cells[cells["above_chance"]]
+        if measured.empty:
+            raise InputError(_nothing_to_keep(str(family), str(protocol), cells))
+        names = [(str(row.task), str(row.protocol)) for row in records(measured)]
+        found.setdefault(str(family), {})[str(protocol)] = names
+    return found
+
+
+def _nothing_to_keep(family: str, protocol: str, cells: pd.DataFrame) -> str:
+    scores = "; ".join(
+        f"{row.task} {row.score:.2f} [{row.score_low:.2f}, {row.score_high:.2f}] on {row.n} "
+        f"examples, " + ("no chance level" if pd.isna(row.chance) else f"chance {row.chance:.2f}")
+        for row in records(cells)
+    )
+    return (
+        f"family {family!r} has no skill above chance under {protocol!r} that could be kept "
+        f"({scores}): take easier tasks, more examples or another model"
+    )
+
+
+def _harm(families: Sequence[Sequence[Sequence[Any]]]) -> Harm:
+    """Pool rows of effects: [family][protocol][task]."""
+    of_family = []
+    for protocols in families:
+        each = [
+            _pooled([(row.harm, Interval(row.harm_low, row.harm_high)) for row in rows])
+            for rows in protocols
+        ]
+        ends = np.mean([(value, bound.low, bound.high) for value, bound in each], axis=0)
+        of_family.append((float(ends[0]), Interval(float(ends[1]), float(ends[2]))))
+    value, interval = _pooled(of_family)
+    seen = [row for protocols in families for rows in protocols for row in rows]
+    return Harm(value, interval, sum(r.n for r in seen), sum(r.n_failed for r in seen))
+
+
+def _pooled(parts: Sequence[tuple[float, Interval]]) -> tuple[float, Interval]:
+    if any(np.isnan(value) for value, _ in parts):
+        return float("nan"), UNKNOWN
+    return pooled([value for value, _ in parts], [interval for _, interval in parts])
+
+
+def with_skill(result: SweepResult) -> tuple[str, ...]:
+    """Return the labels of the tasks that are above chance under at least one protocol.
+
+    Raises:
+        InputError: a family has none under a protocol.
+    """
+    cells = (cells for protocols in skills(result).values() for cells in protocols.values())
+    return tuple(dict.fromkeys(task for each in cells for task, _ in each))
+
+
+def swept_alone(
+    result: SweepResult,
+    model: TransformerBridge,
+    tasks: Sequence[Task],
+    protocols: Sequence[str],
+) -> SweepResult:
+    """Select these tasks and protocols from a sweep that has skipped every layer alone.
+
+    Raises:
+        InputError: a sweep of another model, of other tasks or protocols, or not of every layer.
+    """
+    check_result(result)
+    source, mine = result.manifest.get("model", {}), provenance(model)
+    if source.get("weights") != mine.weights:
+        raise InputError(
+            f"singles is a sweep of {source.get('name', 'another model')!r} with other weights "
+            f"than those of {mine.name!r}"
+        )
+    frame = result.frame
+    for column, asked in (("task", [task.label for task in tasks]), ("protocol", protocols)):
+        known = list(dict.fromkeys(frame[column]))
+        for name in asked:
+            if name not in known:
+                raise InputError(f"singles: {unknown(column, name, known)}")
+    frame = frame[frame["task"].isin([task.label for task in tasks])]
+    frame = frame[frame["protocol"].isin(protocols)]
+    skipped = (frame["ablation"] == "skip") & (frame["part"] == "block") & (frame["at"] == "all")
+    alone = skipped & frame["layer"].notna()
+    missing = set(range(mine.n_layers)) - set(frame.loc[alone, "layer"].astype(int))
+    if missing:
+        raise InputError(
+            f"singles skips no layer {min(missing)} at all positions: sweep "
+            f"each_layer(model, Skip())"
+        )
+    frame = frame[alone | (frame["condition"] == INTACT.name)]
+    return SweepResult(frame.reset_index(drop=True), result.manifest, result.examples)
+
+
+def single_layers(alone: SweepResult) -> list[Harm]:
+    """Return the harm of each layer, from the result of `swept_alone`."""
+    found, layers = harms_of(alone), alone.frame[alone.frame["layer"].notna()]
+    names = dict(zip(layers["layer"].astype(int), layers["condition"], strict=True))
+    return [found[names[layer]] for layer in sorted(names)]
+
+
+@dataclass(frozen=True)
+class Change:
+    """By how much a run of blocks changes the stream, averaged; with a 95% interval."""
+
+    value: float
+    interval: Interval
+    n: int
+
+
+def changes(
+    model: TransformerBridge,
+    tasks: Sequence[Task],
+    *,
+    measure: str,
+    n: int,
+    limit: int,
+    seed: int,
+    path: Path,
+) -> list[Change]:
+    """Mean change over each run of `n` blocks, by its first block.
+
+    Influence is taken at all tokens, as ShortGPT does (arXiv 2403.03853), angular distance at the
+    last one, as its authors do (arXiv 2403.17887).
+
+    Args:
+        model: from `load` or `prepare`.
+        tasks: whose prompts are read.
+        measure: `"influence"` or `"angular"`.
+        n: blocks in a run.
+        limit: examples of each task.
+        seed: of the examples.
+        path: the run folder, where what was measured is kept for another number of blocks.
+    """
+    probe = Similarity(position="all" if measure == "influence" else "last")
+    # Each in a folder of its own: a folder holds one frame of a probe.
+    frame = measure_into(path / measure, probe, model, tasks, limit=limit, seed=seed)
+    runs = frame[frame["n"] == n]
+    return [_mean(run, measure) for _, run in runs.groupby("layer", sort=True)]
+
+
+def _mean(run: pd.DataFrame, measure: str) -> Change:
+    families = []
+    for _, family in run.groupby("family", sort=False):
+        tasks = [_of_task(each[measure]) for _, each in family.groupby("task", sort=False)]
+        families.append(_together(tasks))
+    value, interval = _together(families)
+    # A frame that is read back may differ in the last digit, which must decide nothing.
+    return Change(round(value, 12), interval, len(run))
+
+
+def _together(parts: Sequence[tuple[float, Interval]]) -> tuple[float, Interval]:
+    return pooled([value for value, _ in parts], [interval for _, interval in parts])
+
+
+def _of_task(values: "pd.Series[float]") -> tuple[float, Interval]:
+    """Mean and Student's t interval."""
+    if len(values) < 2:
+        return float(values.mean()), UNKNOWN
+    mean, reach = float(values.mean()), stats.t.ppf(0.975, len(values) - 1) * values.sem()
+    return mean, Interval(float(mean - reach), float(mean + reach))

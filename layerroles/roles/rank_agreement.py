@@ -1,0 +1,264 @@
+"""Do probes and ablation point at the same layers, or the same heads?
+
+For each task and protocol, Spearman's rank correlation over sites between what a probe measured
+there and what ablating the site costs (`intact - ablated`, which harm is proportional to). A probe
+is read on the intact model and an ablation breaks it, so that the two agree is evidence that a
+probe sees what matters. It is no more than that: both may follow depth, which stands beside them as
+a probe of its own; a site may matter without being seen to, by way of later ones, and be seen to
+matter where others stand in for it; and a correlation over 30 layers is not one within a layer.
+
+Do several seeds rank the heads alike? A ranking that they do not share is not to be built on.
+
+>>> frames = [probe.measure(model, tasks, seed=seed) for seed in range(3)]  # doctest: +SKIP
+>>> rank_stability(frames, value="score")  # doctest: +SKIP
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+
+from layerroles import stats
+from layerroles.errors import InputError
+from layerroles.probes import by_probe
+from layerroles.results import INTACT, SweepResult, check_result
+from layerroles.roles.harms import Harms, ats_of, single_sites
+
+COLUMNS = [
+    *("probe", "measure", "part", "ablation", "at", "task", "family", "protocol"),
+    *("n_sites", "n", "spearman", "low", "high"),
+]
+# What a probe frame holds beside its measures, and columns that measure nothing about a site.
+_KEYS = {"probe", "model", "condition", "task", "family", "example", "layer", "head"}
+_OF_EXAMPLES = {
+    *("uniform", "n", "n_tokens", "n_evidence", "n_written", "recall", "copied"),
+    *("with_previous", "with_duplicate", "with_induction"),
+}
+# Of lenses, what a layer adds.
+_GAINS = {"logit_lens": "logprob", "tuned_lens": "logprob", "decision": "margin"}
+_KEY = ["task", "example"]
+
+
+@dataclass(frozen=True, eq=False)
+class _Profile:
+    """One measure of a probe: a row per task and example, a column per place."""
+
+    probe: str
+    measure: str
+    part: str
+    values: pd.DataFrame
+
+
+def probe_agreement(
+    result: SweepResult,
+    probes: pd.DataFrame | Sequence[pd.DataFrame],
+    *,
+    ablation: str | None = None,
+    at: str | None = None,
+) -> pd.DataFrame:
+    """Correlate what probes measured with what ablation costs, over layers and over heads.
+
+    Layers are compared where the sweep ablated whole layers one at a time, heads where it ablated
+    single heads. What a probe measured in a layer is
+
+    - of a lens or of `decision`, the gain over the layer before (in `logprob`, `margin` ...);
+    - of `similarity`, that of its own block (`n` = 1);
+    - of `attribution`, what attention and MLP write together;
+    - of a probe of heads, the largest of the layer's heads in each example;
+    - of any other probe, each of its numeric columns.
+
+    A row `depth` correlates the cost with the number of the layer itself.
+
+    Args:
+        result: a sweep.
+        probes: frames measured on the same tasks; only what was seen of the intact model counts.
+        ablation: the kind; every kind by default.
+        at: the positions at which the conditions act; every one by default.
+
+    Returns:
+        A row per probe, measure, part (block or head), ablation, at, task and protocol: n_sites,
+        n (examples), spearman (positive where the probe is larger at sites whose ablation costs
+        more), with a 95% bootstrap interval (`low`, `high`) for which the examples are drawn
+        jointly for all sites, for the probe and for the ablation; see `stats.profile_agreement`.
+        NaN for fewer than 3 sites, a flat profile, or an intact score that is not above chance.
+
+    Raises:
+        InputError: no probe frame, or a sweep without such single-site conditions.
+
+    Example:
+        attention = lr.probes.Attention().measure(model, tasks, limit=16)
+        table = lr.probe_agreement(result, [attention])
+        table[["measure", "task", "protocol", "spearman", "low", "high"]]
+    """
+    check_result(result)
+    given = [probes] if isinstance(probes, pd.DataFrame) else list(probes)
+    frames = by_probe(given).items()
+    profiles = [profile for name, own in frames for profile in _profiles(name, own)]
+    if not profiles:
+        raise InputError("there is nothing to correlate: give frames that probes measured")
+    rows = [
+        _row(harms, task, protocol, family, profile)
+        for harms in _harms(result, ablation, at)
+        for family, protocol in harms.keys
+        for task in harms.cell(family, protocol)["task"]
+        for profile in (*_depths(harms, task, protocol), *profiles)
+        if profile.part == harms.part and task in profile.values.index.get_level_values("task")
+    ]
+    if not rows:
+        raise InputError(
+            "probes and sweep have nothing in common: measure the tasks that were swept, and "
+            "ablate single layers or, for probes of heads, single heads"
+        )
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def _harms(result: SweepResult, ablation: str | None, at: str | None) -> Iterator[Harms]:
+    """Every kind of ablation of single layers and of single heads, at every position."""
+    for part in ("block", "head"):
+        for kind in dict.fromkeys(single_sites(result, part)["ablation"]):
+            for where in sorted(ats_of(result, kind, part)):
+                if ablation in (None, kind) and at in (None, where):
+                    yield Harms(result, kind, where, part=part)
+
+
+def _depths(harms: Harms, task: str, protocol: str) -> Iterator[_Profile]:
+    """The number of the layer, as if it had been measured."""
+    examples = harms.scores(task, protocol).columns
+    index = pd.MultiIndex.from_product([[task], examples], names=_KEY)
+    layers = [float(layer) for layer, _ in harms.places]
+    table = pd.DataFrame([layers] * len(index), index=index)
+    values = table.set_axis(pd.Index(harms.places, tupleize_cols=False), axis=1)
+    yield _Profile("depth", "layer", harms.part, values)
+
+
+def _profiles(name: str, frame: pd.DataFrame) -> Iterator[_Profile]:
+    """What a probe measured, by layer and, where it looked at heads, by head."""
+    if name in _GAINS:
+        if "part" in frame:
+            frame = frame[frame["part"] == "block"]
+        by_layer = _table(frame, ["layer"], _GAINS[name]).diff(axis=1).iloc[:, 1:]
+        yield _Profile(name, f"{_GAINS[name]} gained", "block", _placed(by_layer))
+        return
+    if name == "similarity":
+        frame = frame[frame["n"] == 1]
+    if name == "attribution":
+        frame = frame[frame["part"].isin(("attn", "mlp"))]
+        written = frame.groupby([*_KEY, "layer"], as_index=False)["logit"].sum()
+        frame = written.assign(probe=name)
+    for measure in frame.select_dtypes("number").columns.difference([*_KEYS, *_OF_EXAMPLES]):
+        if "head" in frame:
+            heads = _table(frame, ["layer", "head"], measure)
+            yield _Profile(name, measure, "head", _placed(heads))
+            by_layer = heads.T.groupby(level="layer").max().T
+        else:
+            by_layer = _table(frame, ["layer"], measure)
+        yield _Profile(name, measure, "block", _placed(by_layer))
+
+
+def _table(frame: pd.DataFrame, places: list[str], measure: str) -> pd.DataFrame:
+    return frame.pivot_table(index=_KEY, columns=places, values=measure, dropna=False)
+
+
+def _placed(values: pd.DataFrame) -> pd.DataFrame:
+    """The same with places, layer and head, as columns."""
+    places = [
+        (int(name[0]), int(name[1])) if isinstance(name, tuple) else (int(name), -1)
+        for name in values.columns
+    ]
+    return values.set_axis(pd.Index(places, tupleize_cols=False), axis=1)
+
+
+def _row(harms: Harms, task: str, protocol: str, family: str, profile: _Profile) -> dict[str, Any]:
+    cost, seen, clusters = _aligned(harms, task, protocol, profile.values.xs(task, level="task"))
+    cell = harms.cell(family, protocol).set_index("task").loc[task]
+    rho, interval = float("nan"), stats.UNKNOWN
+    if cell["above_chance"] or np.isnan(cell["chance"]):
+        name = f"{profile.probe} {profile.measure} {harms.ablation} {task}"
+        rho, interval = stats.profile_agreement(seen, cost, harms.rng(name), clusters=clusters)
+    return {
+        "probe": profile.probe,
+        "measure": profile.measure,
+        "part": harms.part,
+        "ablation": harms.ablation,
+        "at": harms.at,
+        "task": task,
+        "family": family,
+        "protocol": protocol,
+        "n_sites": cost.shape[0],
+        "n": cost.shape[1],
+        "spearman": rho,
+        "low": interval.low,
+        "high": interval.high,
+    }
+
+
+def _aligned(
+    harms: Harms, task: str, protocol: str, seen: pd.DataFrame
+) -> tuple[Float[np.ndarray, "site example"], Float[np.ndarray, "site example"], stats.Clusters]:
+    """What ablation costs and what the probe saw, over the sites and examples that both have.
+
+    And the clusters of these examples.
+    """
+    scores = harms.scores(task, protocol)
+    names = {place: harms.condition(task, protocol, place) for place in harms.places}
+    places = [place for place, name in names.items() if name is not None and place in seen]
+    examples = scores.columns[scores.loc[INTACT].notna()].intersection(seen.index)
+    ablated = scores.loc[[names[place] for place in places], examples].to_numpy(float)
+    cost = scores.loc[INTACT, examples].to_numpy(float) - ablated
+    known = seen.loc[examples, places].to_numpy(float).T
+    both = ~np.isnan(cost).all(axis=1) & ~np.isnan(known).all(axis=1)
+    clusters = harms.asked(task, protocol).clusters_of(list(examples))
+    return cost[both], known[both], clusters
+
+
+def rank_stability(
+    frames: Sequence[pd.DataFrame], *, value: str = "score", seed: int = 0
+) -> pd.DataFrame:
+    """Compare how the frames of several seeds rank the heads, task by task.
+
+    Args:
+        frames: of one probe, one for each seed, measured on the same tasks.
+        value: the column that heads are ranked by, averaged over examples.
+        seed: of the bootstrap.
+
+    Returns:
+        A row per task: family, task, seeds (how many), n (examples of each), rho (Spearman's
+        correlation, averaged over pairs of seeds), low, high (95% interval; examples are resampled
+        within each seed).
+
+    Raises:
+        InputError: fewer than two frames, a frame without the columns, or frames of different
+            tasks or heads.
+
+    Example:
+        attention = [
+            lr.probes.Attention().measure(model, tasks, limit=8, seed=seed) for seed in (0, 1, 2)
+        ]
+        lr.rank_stability(attention, value="evidence")
+    """
+    if len(frames) < 2:
+        raise InputError(f"rank stability compares two frames or more, not {len(frames)}")
+    needed = ("family", "task", "example", "layer", "head", value)
+    for frame in frames:
+        missing = [column for column in needed if column not in frame.columns]
+        if missing:
+            raise InputError(f"a frame has no column {missing[0]!r}: measure a probe of heads")
+    tasks = list(dict.fromkeys(zip(frames[0]["family"], frames[0]["task"], strict=True)))
+    rng = np.random.default_rng(seed)
+    rows = []
+    for family, task in tasks:
+        tables = [
+            frame[frame["task"] == task].pivot(
+                index=["layer", "head"], columns="example", values=value
+            )
+            for frame in frames
+        ]
+        if any(not table.index.equals(tables[0].index) for table in tables):
+            raise InputError(f"the frames of task {task!r} are not of the same heads in all seeds")
+        rho, bounds = stats.rank_stability([table.to_numpy(float) for table in tables], rng)
+        n = min(table.shape[1] for table in tables)
+        rows.append((family, task, len(frames), n, rho, bounds.low, bounds.high))
+    return pd.DataFrame(rows, columns=["family", "task", "seeds", "n", "rho", "low", "high"])

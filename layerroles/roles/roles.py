@@ -1,0 +1,135 @@
+"""What `localize` gives back, and how it prints."""
+
+import math
+from dataclasses import dataclass
+
+import pandas as pd
+
+from layerroles.display import block, folded, line, lines
+from layerroles.errors import visible
+from layerroles.results import records
+from layerroles.roles.wording import listed, number
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """One thing that may be claimed.
+
+    Attributes:
+        text: the sentence, with its numbers.
+        about: what it rests on: `setting`; `depth` (early against late), `layers` (verdicts on
+            them), `spread`, `precision`, `pairs`, `heads`; `protocols` (mean harm under each),
+            `unmeasured`, `noise` (of rounding), `failures`; or the name of a probe.
+        protocol: the one it is about; empty if it is about all or none.
+    """
+
+    text: str
+    about: str
+    protocol: str = ""
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True, eq=False)
+class Roles:
+    """What can be claimed about harm over depth. Layers are 0-based; intervals are 95%.
+
+    Attributes:
+        frame: a row per family and protocol: family, protocol, n, intact, chance,
+            early_minus_late, ci_low, ci_high, lists of layers (critical, spare, undecided,
+            general, specific, sink), effective, effective_low, effective_high (over how many
+            layers harm is spread, sinks left out), mean_harm, mean_harm_low, mean_harm_high (over
+            all layers swept) and claim, a sentence.
+        layers: a row per family, protocol and layer: n, n_failed, harm, harm_low, harm_high, the
+            same under `after_first` (NaN where not swept), gone, gone_low, gone_high (paired
+            harm under "all" minus harm under "after_first") and verdict.
+        contrasts: a row per quantity, at, protocol, family and against, with difference, ci_low
+            and ci_high: `early_minus_late` of a family minus that of another (`against`) under one
+            protocol; `early_minus_late` of a family alone (`against` empty) under "after_first";
+            `mean_harm` over all layers of a family, between two protocols.
+        claims: a row per claim of the literature, family and protocol: status (supported,
+            contradicted, not shown, not measurable), evidence in words, and numbers, a list of
+            records of ablation, quantity, estimate, low, high.
+        pairs: a row per family, protocol and pair of layers (layer, other) that was ablated
+            jointly: n, harm, harm_low, harm_high, explained (by the two alone), excess,
+            excess_low, excess_high, p, p_adjusted and verdict (backup, none, undecided).
+        heads: a row per ablation, at, family, protocol, layer and head that was ablated alone,
+            with the columns of `layers`, p and p_adjusted (over heads).
+        probes: what the probes saw per family; empty without probes.
+        ablation: the kind of ablation that this was seen under.
+        at: the positions that are judged.
+        sentences: what may be claimed in all.
+
+    Example:
+        roles = lr.localize(result)
+        print(roles.verdict)
+        roles.layers.query("verdict == 'critical'")[["family", "protocol", "layer", "harm"]]
+    """
+
+    frame: pd.DataFrame
+    layers: pd.DataFrame
+    contrasts: pd.DataFrame
+    claims: pd.DataFrame
+    pairs: pd.DataFrame
+    heads: pd.DataFrame
+    probes: pd.DataFrame
+    ablation: str
+    at: str
+    sentences: tuple[Sentence, ...] = ()
+
+    @property
+    def verdict(self) -> str:
+        """What may be claimed in all, a sentence a line."""
+        return "\n".join(map(str, self.sentences))
+
+    def to_markdown(self) -> str:
+        """The verdict as a list and the frame as a table, in Markdown."""
+        lines = [f"- {sentence}" for sentence in self.sentences]
+        table = self._table()
+        rows = [list(table.columns), ["---"] * len(table.columns), *table.to_numpy().tolist()]
+        body = [
+            "| " + " | ".join(str(cell).replace("|", "\\|") for cell in row) + " |" for row in rows
+        ]
+        return "\n".join([*lines, "", *body, ""])
+
+    def __str__(self) -> str:
+        return visible(f"{self._table().to_string(index=False)}\n\n{self.verdict}")
+
+    def __repr__(self) -> str:
+        table = self._table().to_string(index=False)
+        return visible(f"{self._headline()}\n{table}\nNext: print(roles.verdict) {self._next()}")
+
+    def _repr_html_(self) -> str:
+        table = self._table().to_html(index=False, border=0)
+        below = f"Next: roles.verdict {self._next()}"
+        sentences = folded("What may be claimed", lines(map(str, self.sentences)))
+        return block(line(self._headline()), table, sentences, line(below))
+
+    def _headline(self) -> str:
+        return f"Roles under {self.ablation} at {self.at}; layers are 0-based:"
+
+    def _next(self) -> str:
+        return (
+            f"says it in {len(self.sentences)} sentences, roles.layers has each layer's harm and "
+            f"verdict, lr.figures.role_map(result) draws them."
+        )
+
+    def _table(self) -> pd.DataFrame:
+        """The frame, short enough to print."""
+        shown = self.frame.copy()
+        shown["first - last third"] = [
+            number(row.early_minus_late, row.ci_low, row.ci_high) for row in records(self.frame)
+        ]
+        for name in ("intact", "chance"):
+            shown[name] = ["-" if math.isnan(value) else f"{value:.2f}" for value in shown[name]]
+        for name in ("critical", "sink", "general"):
+            shown[name] = shown[name].map(listed)
+        for name in ("spare", "undecided"):
+            shown[name] = shown[name].map(len)
+        shown["spread"] = [
+            "-" if math.isnan(value) else f"{value:.1f}" for value in shown["effective"]
+        ]
+        columns = ["family", "protocol", "n", "intact", "chance", "first - last third", "critical"]
+        shown = shown[[*columns, "sink", "general", "spread", "spare", "undecided"]]
+        return shown.rename(columns={"spare": "spare (count)", "undecided": "undecided (count)"})

@@ -1,0 +1,8 @@
+"""A sweep: the same questions for every condition, kept in a run folder."""
+
+from layerroles.sweep.estimation import Estimate as Estimate
+from layerroles.sweep.estimation import estimate as estimate
+from layerroles.sweep.reading import read as read
+from layerroles.sweep.status import read_status as read_status
+from layerroles.sweep.status import unfinished as unfinished
+from layerroles.sweep.sweep import Sweep as Sweep

@@ -1,0 +1,100 @@
+"""A run folder as a tidy frame: a row per condition, task, protocol and example."""
+
+import hashlib
+import json
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from layerroles.results import SweepResult
+from layerroles.sweep.store import ROW, read_run
+
+# What came after the first columns stands behind them.
+_LATER = ["strict", "form", "thought", "details"]
+_COLUMNS = [
+    *("model", "condition", "ablation", "at", "site", "layer", "part", "head"),
+    *("task", "family", "protocol", "example"),
+    *(name for name in ROW if name not in _LATER),
+    *_LATER,
+]
+_EXAMPLE = ["task", "example", "prompt", "answer", "evidence", "question", "cluster"]
+_TYPES = {
+    **dict.fromkeys(("layer", "head", "n_tokens"), "Int64"),
+    **dict.fromkeys(("correct", "strict", "form", "thought", "changed"), "boolean"),
+    "score": "float",
+}
+
+
+def read(path: str | Path) -> SweepResult:
+    """The result of a sweep, from its run folder.
+
+    Raises:
+        InputError: no run folder, or a damaged one.
+
+    Example:
+        result = lr.read("runs/first")
+    """
+    manifest, rows, examples = read_run(Path(path))
+    conditions = {item["hash"]: item for item in manifest["conditions"]}
+    families = {cell["task"]: cell["family"] for cell in manifest["cells"]}
+    order = {hash: place for place, hash in enumerate(conditions)}
+    rows.sort(key=lambda row: order[row["condition"]])
+    frame = pd.DataFrame(
+        [
+            {
+                "model": manifest["model"]["name"],
+                **_columns(conditions[row["condition"]]),
+                "task": row["task"],
+                "family": families[row["task"]],
+                "protocol": row["protocol"],
+                "example": row["example"],
+                **{name: row.get(name) for name in ROW},
+            }
+            for row in rows
+        ],
+        columns=_COLUMNS,
+    ).astype(_TYPES)
+    return SweepResult(frame=frame, manifest=manifest, examples=_examples(examples))
+
+
+def _examples(examples: list[dict[str, Any]]) -> pd.DataFrame:
+    """A row per task and example; runs of earlier versions lack some columns.
+
+    `contexts` holds a digest of what was read, and `guesses` what guessing scores, as JSON by
+    protocol.
+    """
+    rows: dict[tuple[str, str], dict[str, Any]] = {}
+    contexts: defaultdict[tuple[str, str], dict[str, str]] = defaultdict(dict)
+    guesses: defaultdict[tuple[str, str], dict[str, float]] = defaultdict(dict)
+    for example in examples:
+        key, protocol = (example["task"], example["example"]), example["protocol"]
+        rows.setdefault(key, {name: example.get(name) or "" for name in _EXAMPLE})
+        contexts[key][protocol] = _digest(example["context"] or "")
+        if example.get("guess") is not None:
+            guesses[key][protocol] = float(example["guess"])
+    return pd.DataFrame(
+        [
+            row | {"contexts": json.dumps(contexts[key]), "guesses": json.dumps(guesses[key])}
+            for key, row in rows.items()
+        ],
+        columns=[*_EXAMPLE, "contexts", "guesses"],
+    )
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _columns(condition: dict[str, Any]) -> dict[str, Any]:
+    layers, parts, heads = (condition[key] for key in ("layers", "parts", "heads"))
+    return {
+        "condition": condition["name"],
+        "ablation": condition["ablation"],
+        "at": condition["at"],
+        "site": "+".join(condition["sites"]),
+        "layer": layers[0] if len(layers) == 1 else None,
+        "part": parts[0] if len(parts) == 1 else "mixed" if parts else "",
+        "head": heads[0] if len(heads) == 1 and len(condition["sites"]) == 1 else None,
+    }
