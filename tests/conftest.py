@@ -37,7 +37,7 @@ def kept_references(
 def shared_models_are_not_written_to() -> Iterator[None]:
     """A test that changes weights loads a model of its own: `lr.load(model_path(...))`."""
     yield
-    from tests.unit.random_models import changed_models
+    from tests.support.random_models import changed_models
 
     assert not changed_models()
 

@@ -24,7 +24,7 @@ import torch
 import layerroles as lr
 from layerroles.sweep import status
 from layerroles.sweep.status import read_status
-from tests.unit.random_models import random_model
+from tests.support.random_models import random_model
 
 KEY = ["condition", "task", "protocol", "example"]
 

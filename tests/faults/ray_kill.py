@@ -23,7 +23,7 @@ import torch
 import layerroles as lr
 from layerroles.backends import Ray
 from tests.faults.kill import KEY
-from tests.unit.random_models import model_path
+from tests.support.random_models import model_path
 
 _WORKER = "ray::_Worker"
 

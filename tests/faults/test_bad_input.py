@@ -9,7 +9,7 @@ import pytest
 
 import layerroles as lr
 from layerroles.cli import main
-from tests.unit.random_models import model_path, random_model
+from tests.support.random_models import model_path, random_model
 
 Make = Callable[[Path], list[str]]
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.unit.random_models import model_path
+from tests.support.random_models import model_path
 
 BENCHMARKS = str(Path(__file__).parents[2] / "benchmarks")
 

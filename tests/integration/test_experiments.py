@@ -16,7 +16,7 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 import layerroles as lr
-from tests.unit.random_models import CONFIGS, tokenizer
+from tests.support.random_models import CONFIGS, tokenizer
 
 Load = Callable[[str], ModuleType]
 

@@ -18,7 +18,7 @@ from layerroles.figures import style
 from layerroles.page import report
 from layerroles.results import SweepResult, compare
 from tests.integration.pages import opened, overflow
-from tests.unit.synthetic import synthetic_lens, synthetic_result
+from tests.support.synthetic import synthetic_lens, synthetic_result
 
 N_LAYERS, N = 12, 16
 # What a model or a data set might write to break a page.

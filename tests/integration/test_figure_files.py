@@ -15,10 +15,10 @@ from layerroles import figures
 from layerroles.figures.catalogue import KINDS
 from layerroles.figures.print.files import _page, save
 from layerroles.results import SweepResult
-from tests.unit.scripted_result import scripted_result
-from tests.unit.synthetic import synthetic_attention, synthetic_lens, synthetic_result
-from tests.unit.test_direct_figure import attribution
-from tests.unit.test_figures_heads import pattern, scores, similarity
+from tests.support.scripted_result import scripted_result
+from tests.support.synthetic import synthetic_attention, synthetic_lens, synthetic_result
+from tests.unit.figures.test_direct_against_total import attribution
+from tests.unit.figures.test_heads import pattern, scores, similarity
 
 N_LAYERS, N = 12, 16
 

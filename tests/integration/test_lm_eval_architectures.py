@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import layerroles as lr
 from layerroles.sites import Part
-from tests.unit.random_models import model_path, random_model
+from tests.support.random_models import model_path, random_model
 
 ARCHITECTURES = ["llama", "mistral", "qwen2", "qwen3", "gemma2", "olmo2", "neox", "phi"]
 HEAD = 2

@@ -16,7 +16,7 @@ import layerroles as lr
 from layerroles.backends import Local, Ray
 from layerroles.engine import Engine
 from tests.faults.ray_kill import check_same, killed_drivers, killed_workers, sweep
-from tests.unit.random_models import model_path
+from tests.support.random_models import model_path
 
 
 @lr.ablation("halved")

@@ -14,7 +14,7 @@ from layerroles.errors import InputError
 from layerroles.page import report
 from layerroles.results import SweepResult
 from tests.integration.pages import drawn, opened, overflow
-from tests.unit.synthetic import SCRIPT, synthetic_attention, synthetic_lens, synthetic_result
+from tests.support.synthetic import SCRIPT, synthetic_attention, synthetic_lens, synthetic_result
 
 N_LAYERS, N = 12, 16
 # Role map, harm map, depth in numbers, a depth profile per task, what likelihood hides, outcomes,

@@ -16,9 +16,9 @@ from layerroles.engine.fused.model import Twin
 from layerroles.engine.plain import Plain
 from layerroles.engine.planning.memory import Budget
 from layerroles.engine.requests import scored, written
-from tests.unit.random_models import random_model
-from tests.unit.test_ablations import Scale
-from tests.unit.test_exact import blocks_as_they_are, small_blocks
+from tests.support.random_models import random_model
+from tests.unit.ablations.test_ablations import Scale
+from tests.unit.engine.test_exact_answers import blocks_as_they_are, small_blocks
 
 Size = Callable[[], AbstractContextManager[object]]
 

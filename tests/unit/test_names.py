@@ -15,7 +15,7 @@ import layerroles.plants  # registers the tasks of planted models
 import layerroles.stats
 from layerroles.ablations import ABLATIONS
 from layerroles.registry import Registry
-from tests.unit.command_line_page import commands
+from tests.support.command_line_page import commands
 
 FILE = Path(__file__).resolve().parents[1] / "data" / "names.txt"
 

@@ -16,7 +16,7 @@ import layerroles as lr
 from layerroles.ablations.base import ABLATIONS
 from layerroles.errors import InputError
 from tests.integration import printed
-from tests.unit.random_models import model_path
+from tests.support.random_models import model_path
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 # Their examples take a data set of the hub; tests/integration/test_lm_eval.py asks such tasks.

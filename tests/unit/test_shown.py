@@ -17,8 +17,8 @@ from layerroles.ablations import EditContext
 from layerroles.errors import visible
 from layerroles.plants import Plant
 from layerroles.results import SweepResult
-from tests.unit.random_models import random_model
-from tests.unit.synthetic import SCRIPT, synthetic_result
+from tests.support.random_models import random_model
+from tests.support.synthetic import SCRIPT, synthetic_result
 
 
 @cache

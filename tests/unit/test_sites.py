@@ -67,7 +67,7 @@ def test_words_that_are_not_known_are_told_without_type_checks() -> None:
     script = """
 import layerroles as lr
 from layerroles.engine import written
-from tests.unit.random_models import random_model
+from tests.support.random_models import random_model
 for make in (
     lambda: lr.Site(3, "ffn"),
     lambda: lr.Condition({lr.Site(0): lr.Skip()}, at="start"),

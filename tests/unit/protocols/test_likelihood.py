@@ -17,7 +17,7 @@ from layerroles.ablations import INTACT, Condition
 from layerroles.engine.requests import Score, Written
 from layerroles.protocols import Exact, protocol
 from layerroles.tasks import Example
-from tests.unit.random_models import ARCHITECTURES, model_path, random_model
+from tests.support.random_models import ARCHITECTURES, model_path, random_model
 
 QUESTION = Example(id="1", prompt="Which is odd?\nAnswer:", answer="7", choices=("4", "7"))
 TASK = lr.task("facts")  # an answer is judged without it

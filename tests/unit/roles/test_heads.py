@@ -6,7 +6,7 @@ import numpy as np
 
 from layerroles.results import SweepResult
 from layerroles.roles import carried_by_few
-from tests.unit.scripted_result import scripted_result
+from tests.support.scripted_result import scripted_result
 
 G = "generation"
 LAYERS, HEADS, DRAWS = 10, 20, 6  # a set of ten is 5% of the heads

@@ -15,7 +15,7 @@ from layerroles.results import SweepResult
 from layerroles.roles import localize
 from layerroles.roles.decision import SMALLEST
 from layerroles.roles.literature import DEEP, MORE, SHALLOW
-from tests.unit.scripted_result import scripted_result
+from tests.support.scripted_result import scripted_result
 
 G = "generation"
 LAYERS, N, DRAWS = 15, 400, 30

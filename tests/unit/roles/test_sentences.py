@@ -13,7 +13,7 @@ import numpy as np
 from benchmarks.simulated import Simulation, Truth
 from layerroles.roles import Roles, localize
 from layerroles.roles.decision import SMALLEST
-from tests.unit.scripted_result import scripted_result
+from tests.support.scripted_result import scripted_result
 
 G = "generation"
 DRAWS = 60

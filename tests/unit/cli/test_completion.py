@@ -1,0 +1,105 @@
+"""What a shell completes, asked as a shell asks; and that its names are those of the registries."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+from layerroles.ablations import ABLATIONS, ATS
+from layerroles.cli import complete
+from layerroles.engine.executors import ExecutorName
+from layerroles.engine.planning.devices import DEVICES
+from layerroles.figures.catalogue import KINDS
+from layerroles.figures.print.files import FORMATS
+from layerroles.figures.print.paper import WIDTHS
+from layerroles.probes import PROBES
+from layerroles.protocols import PROTOCOLS
+from layerroles.prune.plan import METHODS
+from layerroles.tasks import TASKS
+from layerroles.tasks.base import FAMILIES
+
+
+def asked(*words: str, cwd: Path, **environment: str) -> list[str]:
+    """What bash is told when Tab is pressed behind the last word."""
+    variables = {
+        "_LAYERROLES_COMPLETE": "complete_bash",
+        "COMP_WORDS": " ".join(["layerroles", *words]),
+        "COMP_CWORD": str(len(words)),
+        "PYTHONPATH": str(Path(__file__).parents[3]),
+    }
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "layerroles"],
+        env={**os.environ, **variables, **environment},
+        cwd=cwd, capture_output=True, text=True, timeout=120, check=True,
+    )  # fmt: skip
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert not imported & {"torch", "pandas", "transformers", "plotly", "rich"}
+    return done.stdout.split()
+
+
+def test_a_shell_is_told_commands_values_and_runs(tmp_path: Path) -> None:
+    (tmp_path / "runs" / "first").mkdir(parents=True)
+    (tmp_path / "runs" / "first" / "manifest.json").touch()
+    assert asked("exp", cwd=tmp_path) == ["export-rows"]
+    assert asked("sweep", "--tasks", "facts,kv", cwd=tmp_path) == ["facts,kv_retrieval"]
+    assert asked("report", "ru", cwd=tmp_path) == ["runs/first"]
+    assert asked("report", "r", "--against", "./ru", cwd=tmp_path) == ["./runs/first"]
+
+
+def test_runs_are_found_where_they_lie(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("runs/one", "runs/two", "runs/none", "three"):
+        (tmp_path / name).mkdir(parents=True)
+        if name != "runs/none":
+            (tmp_path / name / "manifest.json").touch()
+    monkeypatch.chdir(tmp_path)
+    assert complete.runs("") == ["runs/one", "runs/two", "three"]
+    assert complete.runs("runs/") == ["runs/one", "runs/two"]
+    assert complete.runs("runs/t") == ["runs/two"]
+    assert complete.runs("th") == ["three"]
+    assert complete.runs(f"{tmp_path}/runs/o") == [f"{tmp_path}/runs/one"]
+    assert complete.runs("nowhere/x") == []
+    assert complete.runs("./ru") == ["./runs/one", "./runs/two"]
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert complete.runs("~/") == ["~/runs/one", "~/runs/two", "~/three"]
+    assert complete.runs("~/runs/o") == ["~/runs/one"]
+    assert complete.runs("~nobody-of-this-name/") == []
+
+
+def test_a_list_offers_what_is_not_in_it() -> None:
+    at = complete.list_of(complete.ATS)
+    assert at("al") == ["all"]
+    assert at("all,a") == ["all,after_first"]
+    assert at("all,all") == []
+
+
+def test_models_are_those_of_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "hub" / "models--Qwen--Qwen3-8B").mkdir(parents=True)
+    monkeypatch.delenv("HF_HUB_CACHE", raising=False)
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    assert complete.models("") == ["smollm2-135m", "Qwen/Qwen3-8B"]
+    assert complete.models("Qw") == ["Qwen/Qwen3-8B"]
+
+
+def test_names_are_those_that_the_package_knows() -> None:
+    built_in = {"tuned_lens"}  # read from a file, by an option of its own
+    planted = {name for name in TASKS if name.startswith("planted_")}  # asked of planted models
+    own = {name for name in ABLATIONS if ABLATIONS[name].__module__.startswith("layerroles.")}
+    assert set(complete.ABLATIONS) == own
+    for names, registry in (
+        (complete.TASKS, TASKS),
+        (complete.PROTOCOLS, PROTOCOLS),
+        (complete.PROBES, PROBES),
+    ):
+        known = {n for n in registry if registry[n].__module__.startswith("layerroles.")}
+        assert set(names) == known - built_in - planted
+    assert complete.ATS == ATS
+    assert tuple(METHODS) == complete.METHODS
+    assert set(complete.EXECUTORS) == set(get_args(ExecutorName))
+    assert complete.FAMILIES == FAMILIES
+    assert complete.FIGURES == KINDS
+    assert complete.FORMATS == FORMATS
+    assert tuple(WIDTHS) == complete.WIDTHS
+    assert set(complete.TARGETS) == {"cpu", "measured", *DEVICES}

@@ -1,0 +1,322 @@
+"""Twins are taught what they are not examined on, and swaps put together what they say."""
+
+import json
+import re
+import runpy
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
+
+import layerroles as lr
+from layerroles.tasks import vocabulary
+from tests.support.random_models import CONFIGS, model_path, random_model, tokenizer
+
+FOLDER = Path(__file__).resolve().parents[3] / "experiments"
+TASK = "word_problems[steps=1,num_fewshot=0]"
+TOKENS = torch.tensor([[5, 9, 40, 7, 22, 13, 60, 8]])
+
+
+@pytest.fixture(autouse=True)
+def scripts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The scripts find each other, as they do when they are run."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+
+
+def run(monkeypatch: pytest.MonkeyPatch, script: str, *given: object) -> None:
+    monkeypatch.setattr(sys, "argv", [script, *map(str, given)])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(FOLDER / script), run_name="__main__")
+    if ended.value.code:
+        raise ended.value
+
+
+def fails(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *given: object
+) -> str:
+    """What a script says on a mistake: one line."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stopped:
+        run(monkeypatch, *given)  # type: ignore[arg-type]
+    assert stopped.value.code == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    return said
+
+
+def skeletons(text: str, vocabulary: set[str]) -> set[str]:
+    """The sentences of a text without what is drawn into them."""
+    masked = re.sub(
+        r"\w+", lambda m: "_" if m[0].isdigit() or m[0].casefold() in vocabulary else m[0], text
+    )
+    return {part.strip() for part in re.split(r"(?<=[.?])\s", masked)}
+
+
+def test_what_is_held_out_shares_no_word_and_no_sentence_with_the_lessons() -> None:
+    import lessons
+
+    asked = {
+        word.casefold() for word in (*vocabulary.NAMES, *vocabulary.THINGS, *vocabulary.PLACES)
+    }
+    asked |= {"bags", "baskets", "boxes", "jars"}
+    taught = {word.casefold() for word in (*lessons.NAMES, *lessons.THINGS, *lessons.PLACES)}
+    assert len(taught) == len(lessons.NAMES) + len(lessons.THINGS) + len(lessons.PLACES)
+    assert not asked & taught
+    problems = lessons.problems(600, 0)
+    in_lessons = {
+        word for one in problems for word in re.findall(r"\w+", one.prompt.casefold())
+    } - {"question", "answer"}
+    assert not in_lessons & asked
+    told = set().union(
+        *(
+            skeletons(one.prompt.split("\n")[0].removeprefix("Question: "), taught)
+            for one in problems
+        )
+    )
+    held_out = set()
+    for level in (1, 2, 3):
+        for example in lr.task("word_problems", steps=3, level=level).examples(70, 0):
+            text = example.prompt.split("\n")[0].removeprefix("Question: ")
+            held_out |= skeletons(text, asked)
+            assert not {*re.findall(r"\w+", text.casefold())} & taught
+    # As many as there are templates: everything that is drawn was masked.
+    kinds = ("OPENINGS", "GAINS", "LOSSES", "PARTS", "BEYOND", "JOINT")
+    kinds = (*kinds, "QUESTIONS", "OWNED", "BOTH")
+    n_lessons = sum(len(getattr(lessons, kind)) for kind in kinds)
+    assert len(told) == n_lessons
+    assert len(held_out) > 400
+    assert not told & held_out
+
+
+def test_the_solver_is_exact_and_lessons_are_the_same_under_a_seed() -> None:
+    import lessons
+
+    problems = lessons.problems(200, 3)
+    for one in problems:  # nothing is brought to where other things lie already
+        places = [word for word in re.findall(r"\w+", one.prompt) if word in lessons.PLACES]
+        assert len(places) == len(set(places))
+    assert problems[:50] == lessons.problems(50, 3)
+    assert problems != lessons.problems(200, 4)
+    assert len({one.prompt for one in problems}) == 200
+    signs, kinds = set(), set()
+    for one in problems:
+        story = one.prompt[slice(*one.evidence[0])]
+        first, *others = map(int, re.findall(r"\d+", story))
+        steps = re.findall(r"(\d+) ([+-]) (\d+) = (\d+)\.", one.solution)
+        number, told = first, list(others)
+        compared = "on top" in story or "beyond that" in story
+        for place, (before, sign, by, after) in enumerate(steps):
+            # The second step of a comparison adds the larger number to the smaller one.
+            both = compared and place == 1
+            assert (int(before), int(by)) == ((first, number) if both else (number, told.pop(0)))
+            number = int(before) + int(by) * (1 if sign == "+" else -1)
+            assert int(after) == number > 0
+            signs.add(sign)
+        assert not told  # every number was used
+        kinds.add((compared, len(steps)))
+        assert one.solution.endswith(f" The answer is {number}.") and one.answer == str(number)
+        assert lessons.told(one) == lessons.Lesson("Story:", story, one.id)
+    assert signs == {"+", "-"}
+    assert kinds == {(compared, steps) for compared in (False, True) for steps in (1, 2, 3)}
+
+
+def test_only_what_is_taught_is_learned() -> None:
+    import training
+    from lessons import Lesson
+
+    given = [Lesson("Question: 1?\nAnswer:", "One."), Lesson("Q: 2?", "Two, or so.")]
+    ids, labels = training.encoded(given, tokenizer())
+    assert tokenizer().decode(ids) == "Question: 1?\nAnswer: One.\n\nQ: 2? Two, or so.\n\n"
+    assert tokenizer().decode(labels[labels >= 0]) == " One.\n\n Two, or so.\n\n"
+    fed = training.batches(given * 3, tokenizer(), texts=2, packed=2, seed=0)
+    batch = next(fed)
+    assert batch["input_ids"].shape == batch["labels"].shape == batch["attention_mask"].shape
+    assert ((batch["labels"] >= 0) <= (batch["attention_mask"] == 1)).all()
+    assert not torch.equal(batch["input_ids"], next(fed)["input_ids"])
+    mixed = [Lesson("Q", f"{kind}{n}", kind) for n in range(7) for kind in "xyz"]
+    for batch, _ in zip(training.batches(mixed, tokenizer(), texts=1, packed=3, seed=0), range(9)):  # noqa: B905
+        assert len(set(tokenizer().decode(batch["input_ids"][0])) & set("xyz")) == 1
+
+
+def test_own_solutions_are_those_that_came_out_right(monkeypatch: pytest.MonkeyPatch) -> None:
+    import lessons
+
+    problems = lessons.problems(60, 1)
+    kinds = {one.id: [each for each in problems if each.id == one.id] for one in problems}
+    shots = {kind: own[: lessons.SHOTS] for kind, own in kinds.items()}
+    asked = [one for one in problems if one not in shots[one.id]]
+    assert len(kinds) == 9 and len(asked) > 20
+
+    class Scripted:
+        def __init__(self, model: object) -> None: ...
+
+        def generate_until(self, requests: list[tuple[str, Any]]) -> list[list[str]]:
+            texts = [text for text, _ in requests]
+            assert all(text.endswith(one.prompt) for text, one in zip(texts, asked, strict=True))
+            for text, one in zip(texts, asked, strict=True):
+                before = [f"{shot.prompt} {shot.solution}" for shot in shots[one.id]]
+                assert text.split("\n\n") == [*before, one.prompt]
+            return [
+                [
+                    f" So. The answer is {one.answer}." if place % 2 else " The answer is 999."
+                    for place, one in enumerate(asked)
+                ]
+            ]
+
+    monkeypatch.setattr(lr, "Engine", Scripted)
+    found = lessons.own_solutions(None, problems)
+    assert [one.prompt for one in found] == [one.prompt for one in asked[1::2]]
+    assert found[0].target == f"So. The answer is {asked[1].answer}."
+
+
+def test_twins_are_made_kept_and_compared(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base, out = model_path("llama"), tmp_path / "twins"
+    options = ("--model", base, "--steps", 2, "--texts", 1, "--lessons", 12, "--limit", 0)
+    options = (*options, "--rate", 0.01, "--out", out)
+    run(monkeypatch, "distill.py", *options, "--twin", "solver", "--twin", "control")
+    made = json.loads((out / "solver" / "distill.json").read_text(encoding="utf-8"))
+    assert made["asked"]["steps"] == len(made["losses"]) == 2
+    inputs = AutoTokenizer.from_pretrained(out / "solver")("abc", return_tensors="pt")
+    logits = []
+    for folder in (base, out / "solver", out / "control"):
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+        with torch.inference_mode():
+            logits.append(model(**inputs).logits)
+    assert all((logits[0] - each).abs().max() > 1e-3 for each in logits[1:])
+    assert (logits[1] - logits[2]).abs().max() > 1e-3
+
+    capsys.readouterr()
+    examined = ("--model", base, "--task", TASK, "--limit", 2, "--dtype", "float32")
+    examined = (*examined, "--out", tmp_path / "examined")
+    run(monkeypatch, "held_out.py", *examined, "--also", out / "solver")
+    told = capsys.readouterr().out.split("\n")
+    assert told[0] == f"{TASK} by generation:" and told[2].startswith("solver: 0.00 [0.00, ")
+    said = fails(monkeypatch, capsys, "held_out.py", *examined, "--also", base)
+    assert "--also: the last parts of the models' names must differ" in said
+
+    # Finished twins are kept; others are not taken for them.
+    weights = out / "solver" / "model.safetensors"
+    before = weights.stat().st_mtime_ns
+    run(monkeypatch, "distill.py", *options, "--twin", "solver")
+    assert weights.stat().st_mtime_ns == before
+    said = fails(monkeypatch, capsys, "distill.py", *options, "--twin", "solver", "--seed", 1)
+    assert "was made with" in said and "use another --out" in said
+    with monkeypatch.context() as patched:
+        patched.setattr("lessons.own_solutions", lambda base, problems: [])
+        said = fails(patched, capsys, "distill.py", *options, "--twin", "self")
+    assert "self: 0 lessons are too few" in said
+    late = ("--minutes", 0, "--twin", "solver", "--out", tmp_path / "late")
+    said = fails(monkeypatch, capsys, "distill.py", *options[:-2], *late)
+    assert "more than --minutes 0" in said and not (tmp_path / "late" / "solver").exists()
+    assert "--steps and --texts" in fails(monkeypatch, capsys, "distill.py", *options, "--steps", 0)
+
+    asked = ("--task", TASK, "--limit", 4, "--swap-limit", 3, "--parts", 3, "--dtype", "float32")
+    asked = (*asked, "--swaps", "single,span,fraction")
+    asked = ("--model", base, *asked, "--out", tmp_path / "compared")
+    capsys.readouterr()
+    named = ("--twin", out / "solver", "--control", out / "control")
+    run(monkeypatch, "distillation.py", *asked, *named)
+    shown = capsys.readouterr().out
+    kept = json.loads((tmp_path / "compared" / "findings.json").read_text(encoding="utf-8"))
+    told = "\n".join(kept["findings"])
+    assert told in shown
+    assert kept["findings"][-1].startswith(
+        "Taught against base, under skip alone, each by its own interval, not corrected: mean harm "
+        "of solver cannot be compared; "
+    )
+    assert "mean harm of control" not in told
+    for name in ("base", "solver", "control"):
+        assert f"the skill of {name} is not measurable" in told
+    assert "solver into base (n = 3), what changes the host's score of" in told
+    assert (tmp_path / "compared" / "report.html").is_file()
+    assert (tmp_path / "compared" / "solver" / "report.html").is_file()
+    swaps = pd.read_csv(tmp_path / "compared" / "swaps.csv")
+    swaps = swaps[swaps["swap"].str.contains("solver")]
+    # Three single layers, as many spans, the first 1, 2, 3 and the last 2, 1; there and back.
+    assert len(swaps) == 2 * 11
+    assert set(swaps["swap"]) == {"solver into base", "base into solver"}
+
+
+def test_a_taught_twin_that_moves_is_told_from_its_control(tmp_path: Path) -> None:
+    from twins import moved
+
+    made = {
+        "base": lr.planted(n_layers=6, retrieval=(1, 2), reasoning=(5,), inert=()),
+        "taught": lr.planted(n_layers=6, retrieval=(1, 3), reasoning=(4,), inert=(), strength=0.4),
+        "other": lr.planted(n_layers=6, retrieval=(1, 2), reasoning=(5,), inert=(), seed=3),
+    }
+    runs = {
+        name: lr.Sweep(
+            plant.model,
+            [lr.task("planted_chain", strength=0.4 if name == "taught" else 1.0)],
+            lr.each_layer(plant.model, lr.Skip()),
+            protocols=["generation"],
+            limit=40,
+            noise_floor=False,
+        ).run(tmp_path / name)
+        for name, plant in made.items()
+    }
+    # The same questions under the same name, of which the second model loses fewer.
+    runs["taught"].frame["task"] = runs["base"].frame["task"].iloc[0]
+    for cell in runs["taught"].manifest["cells"]:
+        cell["task"] = runs["base"].manifest["cells"][0]["task"]
+    ids = runs["base"].frame["example"].unique()
+    theirs = dict(zip(runs["taught"].frame["example"].unique(), ids, strict=True))
+    runs["taught"].frame["example"] = runs["taught"].frame["example"].map(theirs)
+    runs["taught"] = lr.SweepResult(runs["taught"].frame, runs["taught"].manifest)
+    text = "\n".join(moved(runs, ["other"], tmp_path))
+    assert "mean harm of taught moves down;" in text
+    assert "A distilled model reasons more robustly than its base (taught): not shown" in text
+    assert "of other" not in text and "not measurable" not in text
+    same = "\n".join(moved({"base": runs["taught"], "more": runs["base"]}, [], tmp_path))
+    assert "mean harm of more moves up, against the claim;" in same
+
+
+def test_all_layers_and_the_ends_make_the_donor(tmp_path: Path) -> None:
+    from swapping import swaps
+
+    base, twin = random_model("llama"), random_model("llama", seed=1)
+    one, two = (
+        AutoModelForCausalLM.from_pretrained(model_path("llama", seed), attn_implementation="eager")
+        for seed in (0, 1)
+    )
+    back = swaps(twin, base, ["fraction", "span", "single"], 3)
+    assert list(back)[:6] == ["L0", "L1", "L2", "L0:1", "L1:2", "L2:3"]
+    assert list(back)[6:] == ["first 1", "first 2", "first 3", "last 2", "last 1"]
+    # The base's first layer and the twin's others, with the twin's ends.
+    two.model.layers[0].load_state_dict(one.model.layers[0].state_dict())
+    with torch.inference_mode():
+        with lr.ablated(twin, back["first 1"]):
+            torch.testing.assert_close(twin(TOKENS), two(TOKENS).logits, atol=1e-5, rtol=1e-5)
+        # All layers of the base with the twin's ends; then all of the twin's put back into that.
+        two.model.layers.load_state_dict(one.model.layers.state_dict())
+        two.save_pretrained(tmp_path)
+        tokenizer().save_pretrained(tmp_path)
+        between = lr.load(tmp_path, dtype="float32")
+        with lr.ablated(twin, back["first 3"]):
+            assert torch.equal(twin(TOKENS), between(TOKENS))
+        intact = twin(TOKENS)
+        with lr.ablated(between, swaps(between, twin, ["fraction"], 3)["first 3"]):
+            assert torch.equal(between(TOKENS), intact)
+
+
+def test_a_donor_of_another_shape_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = LlamaConfig(**CONFIGS["llama"].to_diff_dict() | {"num_hidden_layers": 2})
+    AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(tmp_path / "two")
+    tokenizer().save_pretrained(tmp_path / "two")
+    given = ("--model", model_path("llama"), "--task", TASK, "--limit", 2, "--dtype", "float32")
+    given = ("distillation.py", *given, "--out", tmp_path / "out")
+    said = fails(monkeypatch, capsys, *given, "--twin", tmp_path / "two")
+    assert "cannot be a donor" in said and "num_hidden_layers is 2 there and 3 here" in said
+    assert "name at least one --twin" in fails(monkeypatch, capsys, *given)
+    said = fails(monkeypatch, capsys, *given, "--twin", "x", "--swaps", "all")
+    assert "known are single, span, fraction" in said
+    assert "there is no such folder" in fails(monkeypatch, capsys, *given, "--twin", "no-such")

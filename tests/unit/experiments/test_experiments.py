@@ -1,0 +1,198 @@
+"""What the experiments say of results with planted harms, and of mistakes."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+import layerroles as lr
+from benchmarks.simulated import Simulation
+from tests.support.synthetic import synthetic_result
+
+Load = Callable[[str], ModuleType]
+MMLU = {"question": "q", "subject": "s", "choices": ["a", "b"], "answer": 1}
+HELLASWAG = {"query": "q", "choices": ["a", "b"], "gold": 0}
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "said"),
+    [
+        ("retrieval", ["--limit", "0"], "--limit 0 asks nothing"),
+        ("retrieval", ["--limit", "many"], "invalid int value: 'many'"),
+        ("retrieval", ["--dtype", "float8"], "unknown dtype 'float8'"),
+        ("reasoning", ["--model", "no/such"], "model 'no/such'"),
+        ("reading_writing", ["--colour", "red"], "unrecognized arguments: --colour red"),
+        ("rag", ["--data", "nowhere"], "'nowhere' holds no validation"),
+        ("knowledge", ["--data", "nowhere"], "'nowhere' holds none of openbookqa"),
+        ("reasoning", ["--data", "nowhere"], "'nowhere' holds none of gsm8k, mathqa"),
+        ("similarity", ["--run", "nowhere"], "'nowhere' is not a run folder"),
+        ("protocols", ["mmlu", "--data", "nowhere"], "'nowhere' holds no dev"),
+        ("protocols", ["mmlu"], "mmlu takes --data, a folder of JSONL files"),
+        ("all", ["--data", "nowhere"], "'nowhere' is not a folder"),
+        ("all", ["--only", "rag,rug"], "--only rug: known are knowledge"),
+    ],
+)
+def test_a_mistake_is_told_in_one_line(
+    name: str,
+    given: list[str],
+    said: str,
+    experiment: Load,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    script, setting = experiment(name), experiment("setting")
+    with pytest.raises(SystemExit) as ended:
+        setting.run(name, lambda: script.main([*given]))
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.strip().split("\n")
+    assert line.startswith(f"{name}: error: ")
+    assert said in line
+
+
+def test_a_bad_row_is_named(experiment: Load, tmp_path: Path) -> None:
+    (tmp_path / "validation.jsonl").write_text('{"question": 1}\n', encoding="utf-8")
+    with pytest.raises(lr.InputError, match=r"validation.jsonl, line 1 is no JSON object with"):
+        experiment("rag").main(["--data", str(tmp_path), "--out", str(tmp_path / "out")])
+
+
+@pytest.mark.parametrize(
+    ("gold", "choices", "said"),
+    [
+        ("0", ["a", "b"], r"is no JSON object with query \(str\), choices \(list\), gold \(int\)"),
+        (0, None, r"is no JSON object with query \(str\), choices \(list\), gold \(int\)"),
+        (7, ["a", "b"], "cannot be read as --help says"),
+        (-1, ["a", "b"], "cannot be read as --help says"),
+        (True, ["a", "b"], "cannot be read as --help says"),
+        (0, [1, 2], "cannot be read as --help says"),
+    ],
+)
+def test_a_row_of_wrong_types_is_named(
+    gold: object, choices: object, said: str, experiment: Load, tmp_path: Path
+) -> None:
+    row = json.dumps({"query": "Q", "choices": choices, "gold": gold})
+    (tmp_path / "openbookqa").mkdir()
+    (tmp_path / "openbookqa" / "test.jsonl").write_text(f"{row}\n", encoding="utf-8")
+    with pytest.raises(lr.InputError, match=f"test.jsonl, line 1 {said}"):
+        experiment("knowledge").main(["--data", str(tmp_path), "--out", str(tmp_path / "out")])
+
+
+@pytest.mark.parametrize(
+    ("given", "file", "row"),
+    [
+        (("protocols", "mmlu"), "dev.jsonl", {**MMLU, "question": 1}),
+        (("protocols", "mmlu"), "dev.jsonl", {**MMLU, "answer": "B"}),
+        (("protocols", "mmlu"), "dev.jsonl", {**MMLU, "answer": 2}),
+        (("protocols", "hellaswag"), "validation.jsonl", {**HELLASWAG, "choices": "ab"}),
+        (("protocols", "hellaswag"), "validation.jsonl", {**HELLASWAG, "gold": -1}),
+        (("reasoning",), "gsm8k/train.jsonl", {"question": "q", "answer": 4}),
+    ],
+)
+def test_rows_of_benchmarks_are_checked(
+    given: tuple[str, ...], file: str, row: dict[str, object], experiment: Load, tmp_path: Path
+) -> None:
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / file).write_text(f"{json.dumps(row)}\n", encoding="utf-8")
+    name, *more = given
+    with pytest.raises(lr.InputError, match=f"{file}, line 1 (is no JSON object with|cannot be)"):
+        experiment(name).main([*more, "--data", str(tmp_path), "--out", str(tmp_path / "out")])
+
+
+def test_an_answer_is_found_in_whole_words(experiment: Load) -> None:
+    found = experiment("passages").found("ion", "An ion is no million; Ions are not, ion.")
+    assert [one.start() for one in found] == [3, 36]
+
+
+def test_what_is_planted_is_said(experiment: Load) -> None:
+    result = synthetic_result(n=400)
+    sentences = experiment("sentences")
+    told = {
+        name: sentences.role(result, name, "generation")
+        for name in ("facts", "kv_retrieval", "word_problems")
+    }
+    line = sentences.on_task("facts", told["facts"])
+    assert line.startswith("facts: intact 0.78 (n = 400, chance 0.00)")
+    assert "critical layers: 0, 1, 23, 24, 29." in line
+    facts, look_up = ("facts", "generation"), ("kv_retrieval", "generation")
+    assert "leans more on early layers" in sentences.leaning("x", result, facts, look_up)
+    assert "leans more on late layers" in sentences.leaning("x", result, look_up, facts)
+    same = sentences.leaning("x", result, facts, facts)
+    assert same.startswith("x: no difference in lean is shown, +0.00 [")
+    roles = lr.localize(result)
+    told = sentences.claims(roles, "reasoning")
+    assert any(line.startswith("Reasoning needs middle and deep layers (reas") for line in told)
+    statuses = roles.claims[roles.claims["family"] == "reasoning"]["status"]
+    assert [line.split("): ")[1].split(".")[0] for line in told] == list(statuses)
+
+
+def test_ways_of_scoring_are_compared_pair_by_pair(experiment: Load) -> None:
+    result = synthetic_result(n=400)
+    *lines, verdict = experiment("protocols").findings(result)
+    cells = result.manifest["cells"]
+    assert len(lines) == len(cells)
+    assert lines[0].startswith(f"{cells[0]['task']}, {cells[0]['protocol']}: intact 0.")
+    shown = re.match(
+        r"Importance depends on the scoring: shown in (\d+) of (\d+) pairs of ways", verdict
+    )
+    assert int(shown[2]) == len(cells) * (len(cells) - 1) // 2
+    assert int(shown[1]) == verdict.count("leans more on") > 0
+
+
+def test_what_generation_costs_more_is_split(experiment: Load) -> None:
+    harms = {"continuation": 0.05, "exact": 0.3, "generation": 0.3}
+    truth = {("language", protocol): [harm] * 3 for protocol, harm in harms.items()}
+    *_, whole, stricter, writing, verdict = experiment("protocols").split(
+        Simulation(truth, n=1000).draw(0)
+    )
+    assert whole.startswith("Generation needs more of the depth than likelihood (language, gener")
+    assert "exact minus continuation +0.2" in stricter
+    assert "generation minus exact" in writing
+    assert verdict == (
+        "Generation needs more of the depth than likelihood: language supported; Exact answers "
+        "need more of the depth than likelihood: language supported; Writing needs more of the "
+        "depth than exact answers: language contradicted."
+    )
+
+
+def test_contexts_that_need_other_layers_are_told_apart(experiment: Load) -> None:
+    told = [0.5, 0.5, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]
+    bare = [0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.5, 0.5]
+    tasks = {"none": ("facts", bare), "support": ("facts[told]", told)}
+    truth = {
+        (task, protocol): harm
+        for task, harm in tasks.values()
+        for protocol in ("continuation", "generation")
+    }
+    result = Simulation(truth, n=300, shared=True).draw(0)
+    lines = experiment("rag").findings(result, {name: task for name, (task, _) in tasks.items()})
+    text = "\n".join(lines)
+    assert "support against closed-book, generation: leans more on early layers, +0." in text
+    (changed,) = [line for line in lines if line.startswith("facts[told] minus facts, generation, "
+                                                            "skip at all")]  # fmt: skip
+    assert re.findall(r"L(\d) [+-]0\.\d\d \[", changed) == ["0", "1", "7", "8"]
+    claim = "Retrieval augmentation changes which layers matter (generation): supported."
+    assert any(line.startswith(claim) for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("reading", "writing", "verdict"),
+    [
+        (0.8, 0.1, "reading needs the layers more than writing: +0."),
+        (0.1, 0.8, "writing needs the layers more than reading: -0."),
+        (0.0, 0.0, "no difference is shown: +0.00."),
+    ],
+)
+def test_reading_and_writing_are_compared(
+    reading: float, writing: float, verdict: str, experiment: Load
+) -> None:
+    harms = {"retrieval": {"prompt": np.full(6, reading), "generated": np.full(6, writing)}}
+    result = synthetic_result(6, 200, harms=harms, protocols=["generation"], churn=0.0)
+    line = experiment("reading_writing").compared(result, "kv_retrieval")
+    assert verdict in line
+    cost = re.search(r"over layers (.+) while reading and (.+) while writing", line)
+    assert [float(each) for each in cost.groups()] == pytest.approx([reading, writing], abs=0.1)

@@ -1,0 +1,364 @@
+"""Loading: what is checked, what is refused, and in which words."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from transformer_lens.model_bridge import TransformerBridge
+from transformers import BertConfig, BertModel
+
+import layerroles as lr
+from layerroles import compat
+from layerroles.models import checks, gguf, loading
+from tests.support.random_models import (
+    ARCHITECTURES,
+    EVERY_ARCHITECTURE,
+    model_path,
+    random_model,
+)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_parts_add_up_and_the_cache_is_right(architecture: str) -> None:
+    found = loading.prepared(random_model(architecture)).checks
+    assert all(found.holds)
+    assert found.cache_error < 1e-3
+    assert not any(found.missing.values())
+
+
+def test_what_is_read_out_lies_in_one_piece() -> None:
+    """Else torch copies the read-out matrix once for each row: 70 times as slow."""
+    model, tokens = random_model("llama"), torch.ones(3, 5, dtype=torch.long)
+    seen = []
+    handle = model.unembed.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    try:
+        loading.forward(model, tokens, torch.ones_like(tokens), keep=1)
+    finally:
+        handle.remove()
+    assert [(one.shape, one.is_contiguous()) for one in seen] == [((3, 1, 32), True)]
+
+
+def test_provenance_names_the_weights_and_not_the_folder() -> None:
+    known = loading.provenance(random_model("llama"))
+    assert known.name == model_path("llama").name
+    assert (known.n_layers, known.n_heads, known.d_model) == (3, 4, 32)
+    assert known.dtype == "float32"
+    assert known.architecture == "LlamaForCausalLM"
+    assert known.weights != loading.provenance(random_model("qwen3")).weights
+    assert {"torch", "transformers", "transformer-lens", "layerroles"} <= set(known.versions)
+
+
+def test_the_tokenizer_is_the_makers_own() -> None:
+    model = random_model("llama")
+    assert loading.encode(model, "ab") == loading.prepared(model).tokenizer("ab")["input_ids"]
+    assert model.tokenizer.bos_token_id not in loading.encode(model, "ab")
+
+
+def test_a_bridge_of_ones_own_is_prepared() -> None:
+    bridge = TransformerBridge.boot_transformers(str(model_path("gpt2")), device="cpu")
+    assert lr.prepare(bridge, name="mine") is bridge
+    assert loading.prepared(bridge).name == "mine"
+    assert loading.prepared(bridge).tokenizer("ab")["input_ids"] == loading.encode(
+        random_model("gpt2"), "ab"
+    )
+
+
+def test_few_compiled_kernels_are_kept_unless_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
+    bridge = TransformerBridge.boot_transformers(str(model_path("gpt2")), device="cpu")
+    seen: list[str | None] = []
+
+    def noting(*_: object) -> checks.Checks:  # the first that computes
+        seen.append(os.environ.get(name))
+        return checks.unchecked(bridge)
+
+    monkeypatch.setattr(loading, "check_model", noting)
+    for said in (None, "7"):
+        monkeypatch.delenv(name, raising=False) if said is None else monkeypatch.setenv(name, said)
+        lr.prepare(bridge)
+    assert seen == ["256", "7"]
+
+
+def test_a_bridge_in_compatibility_mode_is_refused() -> None:
+    bridge = TransformerBridge.boot_transformers(str(model_path("gpt2")), device="cpu")
+    bridge.enable_compatibility_mode()  # changes its weights for good
+    with pytest.raises(lr.InputError, match="compatibility mode"):
+        lr.prepare(bridge)
+
+
+def test_a_cache_that_is_wrong_is_refused_with_both_versions(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bridge = random_model("llama")
+    own = bridge.forward
+
+    def forgetful(tokens: torch.Tensor, **arguments: object) -> object:
+        if arguments.pop("past_key_values", None) is not None:
+            arguments["attention_mask"] = torch.ones_like(tokens)
+            arguments["use_cache"] = True
+        return own(tokens, **arguments)
+
+    monkeypatch.setattr(bridge, "forward", forgetful)
+    with pytest.raises(lr.InputError, match=r"transformer-lens 4\S+ with transformers 5"):
+        checks.check_model(bridge, "forgetful")
+
+
+@pytest.mark.filterwarnings("ignore:.past_key_values. is deprecated:FutureWarning")
+@pytest.mark.parametrize("architecture", ["llama", "neox", "deepseek_v3"])
+def test_a_cache_is_read_under_the_name_that_transformers_5_24_gives_it(
+    architecture: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bridge = TransformerBridge.boot_transformers(str(model_path(architecture)), device="cpu")
+    for block in bridge.blocks:  # as 5.24 calls attention
+        for old in ("past_key_values", "layer_past"):
+            compat._rename(block.attn, old, "cache")
+    with pytest.raises(lr.InputError, match="decoding with a cache gives other logits"):
+        checks.check_model(bridge, "renamed")
+    known = compat._names_cache
+    monkeypatch.setattr(
+        compat, "_names_cache", lambda one: one is not bridge.original_model or known(one)
+    )
+    compat.name_caches(bridge)
+    compat.name_caches(bridge)  # once more changes nothing
+    assert checks.check_model(bridge, "renamed").cache_error is not None
+
+
+def test_a_cache_that_gives_no_numbers_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    bridge = random_model("llama")
+    own = bridge.forward
+
+    def broken(tokens: torch.Tensor, **arguments: object) -> object:
+        found = own(tokens, **arguments)
+        if arguments.get("past_key_values") is None:
+            return found
+        return found[0] * float("nan"), found[1]
+
+    monkeypatch.setattr(bridge, "forward", broken)
+    with pytest.raises(lr.InputError, match="difference nan"):
+        checks.check_model(bridge, "broken")
+
+
+def test_sublayers_that_do_not_add_up_are_refused_and_blocks_are_not() -> None:
+    sound = loading.prepared(random_model("llama")).checks
+    broken = replace(sound, identity_error=(0.5, 0.0, 0.0), holds=(False, True, True))
+    assert "do not add up" in (broken.refusal(lr.Site(0, "attn")) or "")
+    assert broken.refusal(lr.Site(0)) is None
+    assert broken.refusal(lr.Site(1, "mlp")) is None
+
+
+@pytest.mark.parametrize("architecture", EVERY_ARCHITECTURE)
+def test_what_hooks_return_goes_on(architecture: str) -> None:
+    assert not any(loading.prepared(random_model(architecture)).checks.deaf.values())
+
+
+@pytest.mark.parametrize("part", ["block", "attn", "mlp", "head"])
+@pytest.mark.parametrize("layer", [0, 2])
+@pytest.mark.parametrize("architecture", ["llama", "neox", "bloom"])
+def test_a_hook_whose_value_is_thrown_away_is_found_and_its_site_refused(
+    architecture: str, layer: int, part: str
+) -> None:
+    model = lr.load(model_path(architecture), dtype="float32")
+    site = lr.Site(layer, part, 3 if part == "head" else None)  # type: ignore[arg-type]  # a part
+    hook = model.get_hook_point(site.hook_name)
+
+    class Deaf(type(hook)):  # type: ignore[misc]  # whatever it is
+        def __call__(self, value: torch.Tensor) -> torch.Tensor:
+            super().__call__(value)
+            return value
+
+    hook.__class__ = Deaf
+    model = lr.prepare(model)
+    condition = lr.Condition({site: lr.Zero()})
+    with pytest.raises(lr.InputError, match="does not go on"), lr.ablated(model, condition):
+        pass
+    others = [lr.Site(one) for one in range(3) if one != layer]
+    lr.Engine(model).loglikelihood([("ab", "c")], [lr.Condition(dict.fromkeys(others, lr.Zero()))])
+
+
+def test_a_model_that_reads_pads_is_refused() -> None:
+    with pytest.raises(lr.InputError, match="reads the pads of a batch"):
+        random_model("recurrent_gemma")
+
+
+def test_a_model_of_states_is_refused_and_layers_without_attention_too() -> None:
+    with pytest.raises(lr.InputError, match="not a stack of attention blocks"):
+        random_model("mamba")
+    hybrid = random_model("jamba")
+    for part in ("attn", "head"):
+        site = lr.Site(0, part, 1 if part == "head" else None)  # type: ignore[arg-type]  # a part
+        with pytest.raises(lr.InputError, match="has no hook"):
+            lr.Engine(hybrid).loglikelihood([("ab", "c")], [lr.Condition({site: lr.Zero()})])
+    condition = lr.Condition({lr.Site(0): lr.Skip(), lr.Site(1, "head", 1): lr.Zero()})
+    pairs = [("a", "bc"), ("some longer text", "x"), ("another one", "abc")]
+    together = lr.Engine(hybrid).loglikelihood(pairs, [condition]).logprob[0]
+    alone = [lr.Engine(hybrid).loglikelihood([one], [condition]).logprob[0, 0] for one in pairs]
+    assert together == pytest.approx(alone, abs=1e-4)
+    asked = [(text, {"max_gen_toks": 8}) for text, _ in pairs]
+    written = [lr.Engine(hybrid).generate_until([one], [condition])[0][0] for one in asked]
+    assert lr.Engine(hybrid).generate_until(asked, [condition])[0] == written
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("smollm2-13m", "'smollm2-13m': did you mean 'smollm2-135m'?"),
+        ("./modles/mine", "there is no such folder or file"),
+        ("runs/twins/missing", "'runs/twins/missing': there is no such folder or file"),
+        ("no/such-model", "offline, use 'smollm2-135m'"),
+        ("missing.gguf", "there is no such file"),
+        ("~nobody-of-that-name", "there is no such folder or file"),
+    ],
+)
+def test_an_unknown_model_is_told_in_one_line(name: str, line: str) -> None:
+    with pytest.raises(lr.InputError) as caught:
+        lr.load(name)
+    assert line in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_without_config_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(lr.InputError, match=r"has no config\.json"):
+        lr.load(tmp_path)
+
+
+def test_a_model_that_is_no_decoder_is_refused(tmp_path: Path) -> None:
+    config = BertConfig(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
+    )
+    BertModel(config).save_pretrained(tmp_path)
+    with pytest.raises(lr.InputError, match="BertModel, not a decoder-only"):
+        lr.load(tmp_path)
+
+
+def test_a_file_that_is_no_gguf_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(gguf.CACHE_VARIABLE, str(tmp_path / "cache"))
+    file = tmp_path / "broken.gguf"
+    file.write_bytes(b"GGUF" + b"\0" * 64)
+    with pytest.raises(lr.InputError, match="cannot be read as GGUF"):
+        lr.load(file)
+
+
+CONVERTS = """
+import pathlib, sys, time
+from layerroles import gguf
+
+def slowly(file, folder):
+    folder.mkdir()
+    for name in ("config.json", "model.safetensors"):
+        time.sleep(0.5)
+        (folder / name).write_text(name)
+
+gguf._dequantize = slowly
+file, gate = map(pathlib.Path, sys.argv[1:])
+print("ready", flush=True)
+while not gate.exists():
+    time.sleep(0.01)
+print(gguf.convert(file))
+"""
+
+
+def test_two_processes_that_convert_at_once_come_to_one_folder(tmp_path: Path) -> None:
+    file, gate, cache = tmp_path / "model.gguf", tmp_path / "gate", tmp_path / "cache"
+    file.write_bytes(b"a model")
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-c", CONVERTS, str(file), str(gate)],
+            env={**os.environ, gguf.CACHE_VARIABLE: str(cache)},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(2)
+    ]
+    for one in both:
+        assert one.stdout is not None
+        assert one.stdout.readline() == "ready\n"
+    gate.touch()
+    found = {one.communicate(timeout=60)[0].strip() for one in both}
+    assert [one.returncode for one in both] == [0, 0]
+    (folder,) = map(Path, found)
+    assert {entry.name for entry in folder.iterdir()} == {"config.json", "model.safetensors"}
+    assert list(folder.parent.iterdir()) == [folder]
+
+
+def test_a_damaged_file_is_told_by_its_hash(tmp_path: Path) -> None:
+    file = tmp_path / "model.gguf"
+    file.write_bytes(b"not the model")
+    with pytest.raises(lr.InputError, match=r"SHA-256 is \w+\.\.\., expected b179c952"):
+        gguf.convert(file, expected="b179c952" + "0" * 56)
+
+
+def test_dtypes() -> None:
+    assert loading.resolve_dtype("bfloat16", torch.device("cpu")) is torch.bfloat16
+    assert loading.resolve_dtype(torch.float16, torch.device("cpu")) is torch.float16
+    assert loading.resolve_dtype("auto", torch.device("cpu")) in (torch.bfloat16, torch.float32)
+    with pytest.raises(lr.InputError, match="unknown dtype 'int8'"):
+        lr.load(model_path("llama"), dtype="int8")
+
+
+def test_an_unknown_device_is_told() -> None:
+    with pytest.raises(lr.InputError, match="unknown device 'abacus'"):
+        lr.load(model_path("llama"), device="abacus")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is such a device")
+@pytest.mark.parametrize("device", ["cuda", "cuda:7", "xpu", "hpu"])
+def test_a_device_that_is_not_there_is_told(device: str) -> None:
+    with pytest.raises(lr.InputError, match=f"device '{device}' cannot be used here: "):
+        lr.load(model_path("llama"), device=device)
+
+
+def test_no_pickle_is_loaded(tmp_path: Path) -> None:
+    """A folder whose weights are a pickle only is refused, and the pickle is not run."""
+    config = json.loads((model_path("llama") / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / name).write_bytes((model_path("llama") / name).read_bytes())
+    marker = tmp_path / "was-run"
+
+    class Evil:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return (exec, (f"open({str(marker)!r}, 'w').close()",))
+
+    torch.save({"weight": Evil()}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(lr.InputError):
+        lr.load(tmp_path)
+    assert not marker.exists()
+
+
+def test_a_model_that_lies_on_disk_in_part_answers_alike() -> None:
+    where = {f"model.layers.{layer}": "disk" for layer in (1, 2)}
+    rest = ("model.embed_tokens", "model.layers.0", "model.norm", "model.rotary_emb", "lm_head")
+    spread = lr.load(
+        model_path("llama"), dtype="float32", device_map=where | dict.fromkeys(rest, "cpu")
+    )
+    assert any(parameter.is_meta for parameter in spread.parameters())
+    conditions = [
+        lr.Condition({}),
+        lr.Condition({lr.Site(1): lr.Skip()}),
+        lr.Condition({lr.Site(2, "head", 1): lr.Mean(lr.Reference(["ab", "cde"]))}, at="prompt"),
+    ]
+    whole, pairs = random_model("llama"), [("abc", "de"), ("a", "bc")]
+    for executor in ("plain", "hooked", "auto"):
+        engine, other = (
+            lr.Engine(model, executor=executor)  # type: ignore[arg-type]  # a string to the checker
+            for model in (spread, whole)
+        )
+        found, expected = (one.loglikelihood(pairs, conditions).logprob for one in (engine, other))
+        assert abs(found - expected).max() < 1e-4
+        asked = [(text, {"max_gen_toks": 5}) for text, _ in pairs]
+        assert engine.generate_until(asked, conditions) == other.generate_until(asked, conditions)
+    with pytest.raises(lr.InputError, match="on several devices or on disk"):
+        lr.Engine(spread, executor="fused").loglikelihood(pairs)
+    with pytest.raises(lr.InputError, match="lie whole on one device"):
+        lr.Engine(whole).loglikelihood(pairs, [lr.Condition({lr.Site(1): lr.Swap(spread)})])
+    assert loading.provenance(spread).weights == loading.provenance(whole).weights
+
+
+def test_a_device_and_a_map_of_devices_are_one_too_many() -> None:
+    with pytest.raises(lr.InputError, match="are both given"):
+        lr.load(model_path("llama"), device="cpu", device_map="auto")

@@ -1,0 +1,93 @@
+"""The answer at the top of the report restates the verdict, and says no more than it."""
+
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+
+from layerroles.page import render
+from layerroles.page.glance import glance
+from layerroles.results import SweepResult
+from layerroles.roles import Roles, localize
+from tests.support.synthetic import synthetic_result
+
+N_LAYERS, N = 9, 48
+
+
+@pytest.fixture(scope="module")
+def result() -> SweepResult:
+    return synthetic_result(N_LAYERS, N)
+
+
+@pytest.fixture(scope="module")
+def roles(result: SweepResult) -> Roles:
+    return localize(result)
+
+
+def test_critical_layers_are_counted_as_the_table_lists_them(roles: Roles) -> None:
+    first, _, _ = glance(roles)["sentences"]
+    for protocol, rows in roles.frame.groupby("protocol"):
+        part = next(each for each in first.split("; ") if f"under {protocol}" in each)
+        for family, critical in zip(rows["family"], rows["critical"], strict=True):
+            assert f"{family} {len(critical)}" in part
+
+
+def test_the_picture_has_a_verdict_for_each_layer(roles: Roles) -> None:
+    shown = glance(roles)
+    assert shown["layers"] == list(range(N_LAYERS))
+    assert len(shown["rows"]) == len(roles.frame)
+    by_place = roles.layers.set_index(["family", "protocol", "layer"])["verdict"]
+    for row in shown["rows"]:
+        for cell in row["cells"]:
+            assert cell["verdict"] == by_place[row["family"], row["protocol"], cell["layer"]]
+        assert [cell["layer"] for cell in row["cells"]] in ([], shown["layers"])
+
+
+def test_a_family_that_cannot_be_measured_has_no_count_and_no_cells(result: SweepResult) -> None:
+    guessed = result.frame["family"] == "reasoning"
+    frame = result.frame.assign(score=result.frame["score"].where(~guessed, 0.0))
+    shown = glance(localize(replace(result, frame=frame)))
+    assert "reasoning cannot be measured" in shown["sentences"][0]
+    assert all(not row["cells"] for row in shown["rows"] if row["family"] == "reasoning")
+    assert any(row["cells"] for row in shown["rows"])
+
+
+def test_layers_for_all_families_and_sinks_are_named_only_where_the_table_has_them(
+    roles: Roles,
+) -> None:
+    frame = roles.frame
+    one = frame.assign(general=[[3, 4] for _ in range(len(frame))])
+    shared = glance(replace(roles, frame=one))["sentences"][1]
+    assert "layers 3, 4 under" in shared
+    none = frame.assign(general=[[] for _ in range(len(frame))], sink=[[]] * len(frame))
+    shared = glance(replace(roles, frame=none))["sentences"][1]
+    assert shared == "No layer is shown to be critical for every measured family."
+
+
+def test_a_claim_is_named_only_where_it_is_decided(roles: Roles) -> None:
+    undecided = roles.claims.assign(status="not shown")
+    last = glance(replace(roles, claims=undecided))["sentences"][2]
+    assert "No claim of the literature is supported or contradicted" in last
+    decided = undecided.copy()
+    decided.loc[decided.index[0], "status"] = "contradicted"
+    last = glance(replace(roles, claims=decided))["sentences"][2]
+    assert last.count("contradicted") == 1 and "supported" not in last
+    claim = str(decided.iloc[0]["claim"])
+    assert claim[1:] in last
+
+
+def test_the_page_says_of_which_ablation_the_picture_is(result: SweepResult) -> None:
+    shown = "Shown for skip; other ablations are below."
+    assert shown not in render(result)
+    ablated = result.frame[result.frame["condition"] != "intact"]
+    second = ablated.assign(
+        ablation="mean", condition=ablated["condition"].str.replace("skip", "mean")
+    )
+    both = replace(result, frame=pd.concat([result.frame, second], ignore_index=True))
+    assert shown in render(both)
+
+
+def test_undecided_verdicts_are_counted(roles: Roles) -> None:
+    n_undecided = int((roles.layers["verdict"] == "undecided").sum())
+    measured = int((roles.layers["verdict"] != "not measurable").sum())
+    assert f"{n_undecided} of {measured} verdicts" in glance(roles)["sentences"][2]

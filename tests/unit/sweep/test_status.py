@@ -1,0 +1,214 @@
+"""How far a run is, as it tells itself and as another process reads it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import layerroles as lr
+import layerroles.sweep.sweep as module
+from layerroles.cli import main
+from layerroles.sweep.status import read_status, unfinished, write_progress
+from tests.support.random_models import random_model
+
+
+def sweep(limit: int = 3) -> lr.Sweep:
+    model = random_model("llama")
+    conditions = lr.each_layer(model, lr.Skip())
+    tasks = [lr.task("facts", num_fewshot=0)]
+    return lr.Sweep(model, tasks, conditions, protocols=["continuation"], limit=limit)
+
+
+def test_a_run_tells_how_far_it_is(tmp_path: Path) -> None:
+    result = sweep().run(tmp_path)
+    found = read_status(tmp_path)
+    assert found.state == "done"
+    assert found.rows_done == found.rows_total == len(result.frame)
+    assert found.rows_per_second > 0
+    assert found.seconds_left == 0
+    sweep(4).run(tmp_path)  # what was there is not counted
+    assert read_status(tmp_path).rows_total == len(lr.read(tmp_path).frame) - len(result.frame)
+
+
+def test_only_what_is_stored_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[tuple[int, int]] = []
+
+    monkeypatch.setattr(module, "progress", lambda _, what: _Noting(told, tmp_path, what))
+    sweep().run(tmp_path)
+    assert told
+    assert all(done <= stored for done, stored in told)
+    assert told[-1][0] == told[-1][1] == 12
+
+
+def test_after_the_last_row_it_says_what_is_asked_for_still(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("layerroles.sweep.status._SECONDS_BETWEEN_WRITES", 0.0)
+    with write_progress(tmp_path, 4) as tell:
+        tell(4, "facts, skip L1")
+        tell(0, "noise floor of facts")
+        found = read_status(tmp_path)
+        assert found.seconds_left is None
+        assert str(found).endswith("rows/s, last noise floor of facts")
+    assert read_status(tmp_path).seconds_left == 0
+
+
+class _Noting:
+    """Stands in for the bar: after each step, how many rows were told and how many are stored."""
+
+    def __init__(self, told: list[tuple[int, int]], folder: Path, what: str) -> None:
+        self.told, self.folder, self.done = told if what == "sweep" else [], folder, 0
+
+    def __enter__(self):
+        return self.advance
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def advance(self, rows: int, now_at: str) -> None:
+        self.done += rows
+        self.told.append((self.done, len(lr.read(self.folder).frame)))
+
+
+def test_an_error_and_a_kill_are_told(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), write_progress(tmp_path, 10) as tell:
+        tell(4, "facts, skip L1")
+        raise ZeroDivisionError("a reason\nand more")
+    found = read_status(tmp_path)
+    assert (found.state, found.rows_done, found.reason) == ("stopped", 4, "a reason")
+    assert str(found).startswith("stopped: 4 of 10 rows")
+    assert str(found).endswith("last facts, skip L1 (a reason)")
+
+    code = (
+        "import os, sys; from pathlib import Path\n"
+        "from layerroles.sweep.status import write_progress\n"
+        "with write_progress(Path(sys.argv[1]), 10) as tell: os.kill(os.getpid(), 9)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False)
+    assert read_status(tmp_path).state == "died"
+
+
+def test_a_process_of_the_same_number_is_another_one(tmp_path: Path) -> None:
+    with write_progress(tmp_path, 1):
+        assert read_status(tmp_path).state == "running"
+        file = tmp_path / "progress.json"
+        found = json.loads(file.read_text())
+        assert found["pid"] == os.getpid()
+        file.write_text(json.dumps(found | {"started": "1"}))
+        assert read_status(tmp_path).state == "died"
+        file.write_text(json.dumps(found | {"started": "1", "host": "elsewhere"}))
+        assert read_status(tmp_path).state == "running"  # as far as can be told from here
+
+
+def test_a_process_that_nobody_has_buried_is_dead(tmp_path: Path) -> None:
+    code = (
+        "import os, sys; from pathlib import Path\n"
+        "from layerroles.sweep.status import write_progress\n"
+        "with write_progress(Path(sys.argv[1]), 10) as tell: os.kill(os.getpid(), 9)"
+    )
+    child = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)])
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # it has ended, and stays
+    assert read_status(tmp_path).state == "died"
+    child.wait()
+
+
+def test_a_clock_that_is_set_back_changes_no_rate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with write_progress(tmp_path, 10) as tell:
+        before = read_status(tmp_path).updated
+        monkeypatch.setattr("time.time", lambda: before - 3600)
+        tell(5, "half")
+    found = read_status(tmp_path)
+    assert found.updated < before
+    assert found.seconds >= 0
+    assert found.rows_per_second > 0
+
+
+def test_a_file_that_cannot_be_written_stops_nothing(tmp_path: Path) -> None:
+    (tmp_path / "progress.json").mkdir()
+    with write_progress(tmp_path, 1) as tell:
+        tell(1, "all")
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sweep().run(tmp_path)
+    assert main(["status", str(tmp_path)]) == 0
+    line = capsys.readouterr().out
+    assert line.startswith("done: 12 of 12 rows, ")
+    assert main(["status", str(tmp_path), "--top", "1"]) == 0
+    assert "skip L" in capsys.readouterr().out
+    assert main(["status", str(tmp_path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["rows_done"] == 12
+    assert main(["status", str(tmp_path), "--json", "--top", "1"]) == 0
+    (worst,) = json.loads(capsys.readouterr().out)["effects"]
+    assert worst["effect"] == pytest.approx(lr.read(tmp_path).effects()["effect"].min())
+
+
+def test_what_is_drawn_of_a_run_that_has_not_ended_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep().run(tmp_path)
+    assert unfinished(tmp_path) == ""
+    assert main(["report", str(tmp_path)]) == 0
+    assert "is not finished" not in (tmp_path / "report.html").read_text("utf-8")
+    with pytest.raises(KeyboardInterrupt), write_progress(tmp_path, 20) as tell:
+        tell(12, "facts, skip L2")
+        raise KeyboardInterrupt
+    assert "(stopped: 12 of 20 rows" in unfinished(tmp_path)
+    capsys.readouterr()
+    for command in ("report", "figures"):
+        assert main([command, str(tmp_path)]) == 0
+        assert "is not finished, and what follows is of the answers" in capsys.readouterr().err
+    assert "is not finished" in (tmp_path / "report.html").read_text("utf-8")
+    assert unfinished(tmp_path / "probes") == ""  # of a folder that says nothing
+    (tmp_path / "progress.json").write_text("{")
+    assert main(["report", str(tmp_path)]) == 0
+
+
+def test_a_run_without_rows_yet_can_be_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("before the first row")
+
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError):
+        patch.setattr(lr.Engine, "answer_each", broken)
+        sweep().run(tmp_path)
+    empty, whole = lr.read(tmp_path), sweep().run(tmp_path / "whole")
+    assert len(empty.frame) == 0
+    assert list(empty.frame) == list(whole.frame)
+    assert empty.frame["score"].dtype == whole.frame["score"].dtype
+    assert len(empty.effects()) == len(empty.intact()) == 0
+    assert main(["status", str(tmp_path), "--top", "3"]) == 0
+    assert capsys.readouterr().out.startswith("stopped: 0 of 12 rows (before the first row)")
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"state": 1}', "\xff"])
+def test_what_is_no_progress_is_told(
+    content: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["status", str(tmp_path)]) == 2
+    assert "no run tells there how far it is" in capsys.readouterr().err
+    (tmp_path / "progress.json").write_text(content, encoding="latin-1")
+    assert main(["status", str(tmp_path)]) == 2
+    assert "progress.json is damaged" in capsys.readouterr().err
+
+
+def test_the_effects_of_a_run_that_is_going_on(tmp_path: Path) -> None:
+    """Rows of some conditions are there, those of others are not."""
+    whole = sweep()
+    parts = whole.conditions[:2]
+    lr.Sweep(
+        whole.model, [whole.cells[0].task], parts[1:], protocols=["continuation"], limit=3
+    ).run(tmp_path)
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    sweep().run(tmp_path / "whole")
+    full = json.loads((tmp_path / "whole" / "manifest.json").read_text())
+    (tmp_path / "manifest.json").write_text(
+        json.dumps(manifest | {"conditions": full["conditions"]})
+    )
+    assert main(["status", str(tmp_path), "--top", "3"]) == 0

@@ -1,0 +1,174 @@
+"""Chance is what the best guess scores that does not read the question."""
+
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import pytest
+
+import layerroles as lr
+from layerroles.protocols import Generation
+from layerroles.sweep import units
+from layerroles.tasks import Example, KVRetrieval, Task
+from layerroles.tasks.base import register
+from layerroles.tasks.guessing import Guess, Scorer, best_guess
+from layerroles.tasks.sources import Generated
+from tests.support.random_models import random_model
+
+SCORE = Generation().guess_score
+
+
+@register("lettered")
+@dataclass(frozen=True)
+class Lettered(Task):
+    """Four-way questions whose options are in the prompt, answered by a letter."""
+
+    family: ClassVar[str] = "knowledge"
+
+    def examples(self, limit: int, seed: int) -> list[Example]:
+        rng = np.random.default_rng(seed)
+        return [
+            Example(
+                id=f"{n}",
+                prompt=f"Question {n}\nA. one\nB. two\nC. three\nD. four\nAnswer:",
+                answer=str(rng.choice(list("ABCD"), p=[0.4, 0.2, 0.2, 0.2])),
+                choices=("A", "B", "C", "D"),
+            )
+            for n in range(200)
+        ][:limit]
+
+    def held_out(self, limit: int, seed: int) -> list[str]:
+        return []
+
+
+@register("short_sums")
+@dataclass(frozen=True, kw_only=True)
+class ShortSums(Generated):
+    """Sums of three digits, short enough for a model that reads characters."""
+
+    family: ClassVar[str] = "reasoning"
+
+    num_fewshot: int = 1
+
+    def question(self, rng: random.Random, kind: int) -> Example:
+        numbers = [rng.randint(1, 9) for _ in range(3)]
+        return Example("", f"{'+'.join(map(str, numbers))}=", str(sum(numbers)))
+
+
+def guessed(task: Task, n: int = 200) -> tuple[str, float]:
+    examples = task.examples(n, 0)
+    guess = best_guess(task, examples, 0, lambda one, text: SCORE(task, one, text))
+    assert list(guess.scores) == [one.id for one in examples]
+    return guess.strategy, guess.mean
+
+
+def test_always_the_same_letter_is_a_guess() -> None:
+    strategy, mean = guessed(Lettered())
+    share = np.mean([one.answer == "A" for one in Lettered().examples(200, 0)])
+    assert (strategy, mean) == ("always 'A'", share)
+
+
+def test_a_value_of_the_prompt_is_right_by_chance() -> None:
+    strategy, mean = guessed(lr.task("kv_retrieval", pairs=5))
+    assert strategy == "any value in the prompt"
+    assert mean == pytest.approx(1 / 5)
+
+
+def test_choices_that_the_prompt_does_not_show_cannot_be_guessed_among() -> None:
+    # One of four words of the prompt is right, and nobody knows which four.
+    _, mean = guessed(lr.task("kv_retrieval", pairs=20))
+    assert mean == pytest.approx(1 / 20)
+
+
+def test_nothing_guesses_a_long_text() -> None:
+    assert guessed(lr.task("copying"))[1] == 0.0
+
+
+def test_a_finite_task_is_guessed_by_what_its_other_half_teaches(tmp_path: Path) -> None:
+    file = tmp_path / "questions.jsonl"
+    # Every answer is another: what is most frequent in a half is never right in the other.
+    lines = [f'{{"prompt": "Question {n}:", "answer": "answer {n}"}}' for n in range(40)]
+    file.write_text("\n".join(lines))
+    assert guessed(lr.task(f"local:{file}", family="knowledge"))[1] == 0.0
+    lines = [f'{{"prompt": "Question {n}:", "answer": "yes"}}' for n in range(40)]
+    file.write_text("\n".join(lines))
+    assert guessed(lr.task(f"local:{file}", family="knowledge"))[1] == 1.0
+
+
+def test_the_guess_of_a_generated_task_is_found_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    def counted(task: Task, examples: Sequence[Example], seed: int, score: Scorer) -> Guess:
+        asked.append(seed)
+        return best_guess(task, examples, seed, score)
+
+    monkeypatch.setattr(units, "best_guess", counted)
+    task = KVRetrieval()
+    for seed in (0, 0, 1):
+        examples = tuple(task.examples(4, seed))
+        assert units.Cell(task, Generation(), examples, seed).guess is not None
+    assert asked == [0, 1]
+
+
+def test_a_run_stores_what_guessing_scores_and_clusters(tmp_path: Path) -> None:
+    model = random_model("llama")
+    tasks = [lr.task("kv_retrieval", pairs=4), ShortSums()]
+    layers = lr.each_layer(model, lr.Skip())
+    sweep = lr.Sweep(model, tasks, layers, protocols=["generation"], limit=20)
+    result = sweep.run(tmp_path / "run")
+    look_up, sums = result.intact().itertuples()
+    assert look_up.chance == pytest.approx(0.25)
+    assert 0 < sums.chance < 0.2  # some sums are more frequent than others
+    assert result.manifest["cells"][0]["chance_from"] == "any value in the prompt"
+    assert not np.isnan([look_up.chance_shuffled, sums.chance_shuffled]).any()
+    examples = result.examples.set_index("task")
+    assert (examples.loc[tasks[0].label, "cluster"] == "").all()
+    assert examples.loc[tasks[1].label, "cluster"].nunique() == 16
+    guesses = examples.loc[tasks[0].label, "guesses"]
+    assert [json.loads(one)["generation"] for one in guesses] == pytest.approx([0.25] * 20)
+    # It goes on with more questions, and the first keep what was known of them.
+    again = lr.Sweep(model, tasks, [], protocols=["generation"], limit=24)
+    more = again.run(tmp_path / "run")
+    assert len(more.examples) == 48
+    assert more.intact()["chance"][0] == pytest.approx(0.25)
+
+
+def test_one_fact_among_five_is_guessed_one_time_in_five() -> None:
+    strategy, mean = guessed(lr.task("facts", context="distractors"), 60)
+    assert strategy == "any value in the prompt"
+    assert 0.15 < mean < 0.3
+    # Repeating the one fact that a context tells is what is asked, and no guess.
+    assert guessed(lr.task("facts", context="support"), 60) == guessed(lr.task("facts"), 60)
+
+
+def test_what_no_question_of_a_run_shows_is_not_impossible() -> None:
+    task = lr.task("word_problems", level=3)
+    wrong = [one for one in task.examples(400, 0) if one.answer != "18"][:20]
+    guess = best_guess(task, wrong, 0, lambda one, text: SCORE(task, one, text))
+    assert guess.strategy == "always '18'"
+    assert 0 < guess.mean < 0.1
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_a_file_of_few_questions_has_a_chance(tmp_path: Path, n: int) -> None:
+    file = tmp_path / "questions.jsonl"
+    file.write_text("\n".join(f'{{"prompt": "{at}:", "answer": "yes"}}' for at in range(n)))
+    task = lr.task(f"local:{file}", family="knowledge")
+    examples = task.examples(10, 0)
+    guess = best_guess(task, examples, 0, lambda one, text: SCORE(task, one, text))
+    assert guess.mean == (0.0 if n == 1 else guess.mean)
+    assert set(guess.scores) == {one.id for one in examples}
+
+
+def test_a_smaller_limit_leaves_what_was_measured(tmp_path: Path) -> None:
+    model = random_model("llama")
+    first = lr.Sweep(model, [ShortSums()], [], protocols=["generation"], limit=20)
+    before = first.run(tmp_path / "run")
+    again = lr.Sweep(model, [ShortSums()], [], protocols=["generation"], limit=8)
+    after = again.run(tmp_path / "run")
+    assert after.intact()["chance"].tolist() == before.intact()["chance"].tolist()
+    assert after.examples.equals(before.examples)
