@@ -48,6 +48,7 @@ _STORED_AS = {
     "layerroles.harness.metrics.lm_eval_metrics": "layerroles.aggregates.lm_eval_metrics",
     "layerroles.harness.model.AblatedLM": "layerroles.lm.AblatedLM",
     "layerroles.models.loading.load": "layerroles.models.load",
+    "layerroles.models.loading.model_folder": "layerroles.models.model_folder",
     "layerroles.models.loading.prepare": "layerroles.models.prepare",
     "layerroles.prune.comparison.compare_plans": "layerroles.prune.compared.compare_plans",
     "layerroles.roles.heads.HeadSearch": "layerroles.roles.search.HeadSearch",

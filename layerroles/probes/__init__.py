@@ -24,3 +24,26 @@ from layerroles.probes.saved import read_saved as read_saved
 from layerroles.probes.similarity import Similarity as Similarity
 from layerroles.probes.similarity import least_change as least_change
 from layerroles.probes.tuned_lens import TunedLens as TunedLens
+
+__all__ = [
+    "PROBES",
+    "Attention",
+    "Batch",
+    "Decision",
+    "DirectAttribution",
+    "HeadScores",
+    "Lens",
+    "LogitLens",
+    "Probe",
+    "RetrievalScore",
+    "Similarity",
+    "TunedLens",
+    "decision_depths",
+    "depth_intervals",
+    "emergence_depths",
+    "head_patterns",
+    "least_change",
+    "measure_into",
+    "read_saved",
+    "register",
+]

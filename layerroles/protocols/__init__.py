@@ -30,6 +30,28 @@ from layerroles.protocols.outcome import details_of as details_of
 from layerroles.protocols.outcome import outcome as outcome
 from layerroles.protocols.text import TextLogprob as TextLogprob
 
+__all__ = [
+    "OUTCOMES",
+    "PROTOCOLS",
+    "Answer",
+    "AnswerLogprob",
+    "Asked",
+    "ChainLogprob",
+    "Continuation",
+    "Exact",
+    "Generation",
+    "GenerationProtocol",
+    "Harness",
+    "Letter",
+    "LikelihoodProtocol",
+    "Protocol",
+    "TextLogprob",
+    "Turn",
+    "outcome",
+    "protocol",
+    "register",
+]
+
 
 def __getattr__(name: str) -> object:
     """Import the harness's own protocol when it is first used (PEP 562): `lm_eval` is an extra."""

@@ -28,6 +28,24 @@ from layerroles.tasks.sources import with_wrong as with_wrong
 from layerroles.tasks.vocabulary import NAMES as NAMES
 from layerroles.tasks.vocabulary import NOUNS as NOUNS
 
+__all__ = [
+    "FAMILIES",
+    "TASKS",
+    "Copying",
+    "Example",
+    "Facts",
+    "Grade",
+    "KVRetrieval",
+    "LmEval",
+    "Local",
+    "Needle",
+    "PlainText",
+    "Task",
+    "WordProblems",
+    "register",
+    "task",
+]
+
 # The harness registers its task when it is imported: on first use, since `lm_eval` is an extra.
 TASKS.register_module("lm_eval", "layerroles.harness")
 # The audit and the harness are imported when they are first used (PEP 562).

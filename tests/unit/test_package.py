@@ -87,7 +87,7 @@ def test_functions_are_still_there_when_every_module_is_imported() -> None:
         "import importlib, layerroles as lr\n"
         "names = [n for n in lr.__all__ if n != '__version__']\n"
         "before = {n: getattr(lr, n) for n in names}\n"
-        "for m in 'sites models ablations engine tasks protocols probes store sweep results "
+        "for m in 'sites models ablations engine tasks protocols probes sweep results "
         "stats roles figures page cli'.split(): importlib.import_module(f'layerroles.{m}')\n"
         "print([n for n in names if getattr(lr, n) is not before[n]])"
     )
@@ -137,8 +137,8 @@ def as_on_windows(name, globals=None, *others, **named):
 
 builtins.__import__ = as_on_windows
 import layerroles as lr
-from layerroles.engine.memory import peak
-from layerroles.store import reserved
+from layerroles.engine.planning.memory import peak
+from layerroles.sweep.store import reserved
 
 for name in lr.__all__:
     getattr(lr, name)

@@ -10,8 +10,8 @@ from transformer_lens.tools.analysis.direct_logit_attribution import direct_logi
 from transformers import Gemma2Config
 
 import layerroles as lr
+from tests.support import random_models
 from tests.support.random_models import ALL_ARCHITECTURES, model_path, random_model
-from tests.unit import random_models
 
 CHOICES = ("a", "b", "c")
 

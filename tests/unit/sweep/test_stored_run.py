@@ -22,7 +22,7 @@ import pytest
 import layerroles as lr
 from layerroles.ablations import ABLATIONS
 from layerroles.plants import Plant
-from tests.unit import small_run
+from tests.support import small_run
 
 # Keys and types of manifest.json, by path. `?` marks a key that some items lack, `*` any key.
 MANIFEST = {
