@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 import layerroles as lr
-from layerroles.engine import Scored, Written, scored, written
+from layerroles.engine import Scored, Written, encode_scored, encode_written
 from layerroles.models.source import resolve_dtype
 
 Row = dict[str, Any]
@@ -36,7 +36,7 @@ def hooks(args: argparse.Namespace, rows: Sequence[Row]) -> Loop:
     if rows[0]["kind"] == "loglikelihood":
         return _scoring(args, rows, logits)
 
-    asked = written(lr.load(args.model, device="meta"), given(rows))
+    asked = encode_written(lr.load(args.model, device="meta"), given(rows))
     (until, limit), *others = {(each.until, each.max_gen_toks) for each in asked}
     if others:
         raise SystemExit("hooks: the texts of a file must have the same until and max_gen_toks")
@@ -121,7 +121,7 @@ def given(rows: Sequence[Row]) -> list[Any]:
 
 def _scoring(args: argparse.Namespace, rows: Sequence[Row], logits: Logits) -> Loop:
     """Log-likelihoods from logits of batches of rows of like length, padded on the right."""
-    pairs = scored(lr.load(args.model, device="meta"), given(rows))
+    pairs = encode_scored(lr.load(args.model, device="meta"), given(rows))
 
     def answer(one: lr.Site | None) -> list[Any]:
         found: list[Any] = [None] * len(rows)

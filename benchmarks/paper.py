@@ -15,9 +15,9 @@ from typing import Any
 from transformers import LlamaConfig, PretrainedConfig, Qwen2Config, Qwen3Config
 
 import layerroles as lr
-from layerroles.cli.sweep import one_at_a_time
-from layerroles.progress import duration
-from layerroles.sweep.estimation import size
+from layerroles.cli.sweep import each_condition
+from layerroles.progress import format_duration
+from layerroles.sweep.estimation import format_size
 
 LLAMA = {
     "architectures": ["LlamaForCausalLM"],
@@ -125,7 +125,7 @@ def row(
 ) -> str:
     """A command, and what it prints, in short."""
     edit = lr.Zero() if asked.get("ablation") == "zero" else lr.Skip()
-    conditions = one_at_a_time(model, [edit], asked.get("sites", "all"), ["all"])
+    conditions = each_condition(model, [edit], asked.get("sites", "all"), ["all"])
     sweep = lr.Sweep(
         model,
         [lr.task(asked["tasks"])],
@@ -137,8 +137,8 @@ def row(
     options = " ".join(f"--{name} {value}" for name, value in {**asked, "at": "all"}.items())
     return (
         f"| {claim} (`{script}`) | {folder.name} | `{options}` | {found.tokens_read:,} | "
-        f"{found.tokens_written:,} | {found.flops:.2g} | {size(found.weight_bytes)} + "
-        f"{size(found.working_bytes)} | {duration(found.seconds)} |"
+        f"{found.tokens_written:,} | {found.flops:.2g} | {format_size(found.weight_bytes)} + "
+        f"{format_size(found.working_bytes)} | {format_duration(found.seconds)} |"
     )
 
 

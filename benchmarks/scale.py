@@ -18,8 +18,8 @@ from transformers import LlamaConfig
 
 import layerroles as lr
 from layerroles.engine.planning.devices import DEVICES
-from layerroles.engine.planning.memory import SHARE_OF_FREE
-from layerroles.progress import duration
+from layerroles.engine.planning.memory import FREE_MEMORY_SHARE
+from layerroles.progress import format_duration
 
 _LARGER = {
     "hidden_size": 8192,
@@ -63,7 +63,7 @@ def main() -> None:
         sweep = study(model, args.limit)
         weights = sum(p.numel() * p.element_size() for p in set(model.original_model.parameters()))
         room = each * DEVICES[args.device].memory - weights
-        found = lr.estimate(sweep, device=args.device, memory=int(SHARE_OF_FREE * room))
+        found = lr.estimate(sweep, device=args.device, memory=int(FREE_MEMORY_SHARE * room))
         n_units = sum(call.name != "noise floor" for call in sweep.calls())
         rows = len(sweep.conditions) * sum(len(cell.examples) for cell in sweep.cells)
         floor = sum(part.seconds for part in found.parts if part.name == "noise floor")
@@ -75,8 +75,8 @@ def main() -> None:
             for n in GPUS
             if n >= each
         ]
-        told = [*["does not fit"] * (len(GPUS) - len(times)), *map(duration, times)]
-        start = f"| {name} | {rows:,} | {n_units} of {duration(unit)}"
+        told = [*["does not fit"] * (len(GPUS) - len(times)), *map(format_duration, times)]
+        start = f"| {name} | {rows:,} | {n_units} of {format_duration(unit)}"
         print(f"{start} | {' | '.join(told)} |", flush=True)
 
 

@@ -22,8 +22,8 @@ from speed import write_own
 from torch.profiler import ProfilerActivity, profile, record_function
 
 import layerroles as lr
-from layerroles.engine.fused.attention import Layout
-from layerroles.engine.fused.kv_cache import Rows
+from layerroles.engine.fused.attention import AttentionLayout
+from layerroles.engine.fused.kv_cache import RowCache
 
 # The profiler keeps every operation, with its shapes: of each verb so many requests at the most, of
 # layers one in so many, of a text so many tokens.
@@ -83,7 +83,7 @@ def measure(model: Any, rows: list[dict[str, Any]]) -> tuple[float, Counter[str]
     ask(lr.Engine(model, executor="fused"), rows[:1], conditions[:2])
     engine = lr.Engine(model, executor="fused")
     with ExitStack() as stack:
-        for kind in (Layout, Rows):
+        for kind in (AttentionLayout, RowCache):
             stack.enter_context(patch.object(kind, "attend", _marked(kind.attend)))
         noted = stack.enter_context(profile(activities=[ProfilerActivity.CPU], record_shapes=True))
         seconds, _ = timed(lambda: ask(engine, rows, conditions))

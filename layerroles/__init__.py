@@ -19,7 +19,9 @@ Example:
     Site('L3.attn')
 """
 
+import ast
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -79,47 +81,24 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-# Which module holds which public names; the block above tells type checkers the same.
-_NAMES_OF = {
-    "errors": ("InputError",),
-    "sites": ("Site",),
-    "models": ("load", "model_folder", "prepare"),
-    "ablations": (
-        "Ablation",
-        "Condition",
-        "EditContext",
-        "Mean",
-        "Noise",
-        "Prompt",
-        "Reference",
-        "Resample",
-        "Skip",
-        "Swap",
-        "Zero",
-        "ablated",
-        "ablation",
-        "cumulative",
-        "each_head",
-        "each_kv_group",
-        "each_layer",
-        "each_span",
-        "pairs",
-        "random_heads",
-    ),
-    "engine": ("Engine",),
-    "harness": ("AblatedLM", "lm_eval_metrics"),
-    "tasks": ("Example", "Task", "task"),
-    "sweep": ("Estimate", "Sweep", "estimate", "read"),
-    "results": ("Comparison", "SweepResult", "compare"),
-    "roles": ("HeadSearch", "Roles", "localize", "probe_agreement", "rank_stability"),
-    "prune": ("PruningPlan", "compare_plans", "export", "plan_pruning"),
-    "page": ("report",),
-    "plants": ("planted",),
-}
 _MODULES = ("figures", "probes", "protocols", "tasks")
-_HOME = {name: module for module, names in _NAMES_OF.items() for name in names}
 
-__all__ = sorted([*_HOME, *_MODULES, "__version__"])
+
+def _modules_of_names() -> dict[str, str]:
+    """The module of each public name, as the imports above tell type checkers."""
+    tree = ast.parse(Path(__file__).read_text(encoding="utf-8"))
+    (block,) = (node for node in tree.body if isinstance(node, ast.If) and len(node.body) > 9)
+    return {
+        alias.name: node.module
+        for node in block.body
+        if isinstance(node, ast.ImportFrom) and node.module and node.module != __name__
+        for alias in node.names
+    }
+
+
+_MODULE_OF = _modules_of_names()
+
+__all__ = sorted([*_MODULE_OF, *_MODULES, "__version__"])
 
 if not TYPE_CHECKING:  # to a type checker a name that is not above is a mistake
 
@@ -127,9 +106,9 @@ if not TYPE_CHECKING:  # to a type checker a name that is not above is a mistake
         """Import a public name from its module when it is first used (PEP 562)."""
         if name in _MODULES:
             return import_module(f"{__name__}.{name}")
-        if name not in _HOME:
+        if name not in _MODULE_OF:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+        value = getattr(import_module(_MODULE_OF[name]), name)
         globals()[name] = value
         return value
 

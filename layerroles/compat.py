@@ -1,8 +1,8 @@
-"""What the package takes from other libraries that they do not promise to keep.
+"""Private interfaces of other libraries that the package uses.
 
 A name with a leading underscore may change with any release, so each is used here only, beside the
 version in which it was last seen. The tables of `torch.nn.Module` (`_parameters`, `_buffers`, its
-hooks) are not gathered here: they are how a module is taken apart, wherever that is done.
+hooks) are used directly wherever a module is taken apart.
 """
 
 import functools
@@ -51,18 +51,18 @@ def flash_attention(
 
 
 def n_edits(tensor: Tensor) -> int:
-    """How often a tensor was edited in place; not known of inference tensors (torch 2.13)."""
+    """How often a tensor was edited in place; 0 for inference tensors (torch 2.13)."""
     return 0 if tensor.is_inference() else int(tensor._version)
 
 
 def saved_tensors(module: nn.Module) -> Mapping[str, Tensor | None]:
     """A module's own parameters and the buffers that its state holds (torch 2.13)."""
-    kept = set(module._buffers) - module._non_persistent_buffers_set
-    return module._parameters | {name: module._buffers[name] for name in kept}
+    persistent = set(module._buffers) - module._non_persistent_buffers_set
+    return module._parameters | {name: module._buffers[name] for name in persistent}
 
 
-def name_caches(bridge: Any) -> None:
-    """Pass keys and values of earlier tokens under the names that this transformers gives them.
+def rename_cache_arguments(bridge: Any) -> None:
+    """Pass the key/value cache under the argument name that the installed transformers uses.
 
     transformers 5.24 renamed the argument `past_key_values` to `cache`, of models and of their
     attentions. transformer-lens 4.3 knows the old name only: its bridges would take the tokens of a
@@ -73,22 +73,22 @@ def name_caches(bridge: Any) -> None:
         MLAAttentionBridge,
     )
 
-    if _names_cache(bridge.original_model):
-        _rename(bridge.original_model, "past_key_values", "cache")
+    if _takes_cache(bridge.original_model):
+        _rename_argument(bridge.original_model, "past_key_values", "cache")
     for module in bridge.modules():
         if isinstance(module, MLAAttentionBridge):
-            _rename(module, "cache", "past_key_values")
-        elif isinstance(module, AttentionBridge) and _names_cache(module.original_component):
+            _rename_argument(module, "cache", "past_key_values")
+        elif isinstance(module, AttentionBridge) and _takes_cache(module.original_component):
             update = module._update_kv_cache
             if not isinstance(update, functools.partial):  # of a model that was prepared before
                 vars(module)["_update_kv_cache"] = functools.partial(_update_cache, update)
 
 
-def _names_cache(module: Any) -> bool:
+def _takes_cache(module: Any) -> bool:
     return "cache" in inspect.signature(module.forward).parameters
 
 
-def _rename(module: nn.Module, old: str, new: str) -> None:
+def _rename_argument(module: nn.Module, old: str, new: str) -> None:
     """Rename an argument of a module's calls."""
 
     def renamed(_: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
@@ -108,8 +108,8 @@ def takes_positions(model: Any) -> bool:
     return bool(model._accepts_derived_position_ids())
 
 
-def task_on(manager: Any, name: str, data: str) -> Any:
-    """The task that a manager of lm-eval makes, on other data than its own (lm-eval 0.4.13)."""
+def build_task_on(manager: Any, name: str, data: str) -> Any:
+    """Build a task of lm-eval on other data than its own (lm-eval 0.4.13)."""
     return manager._factory.build(
         manager.task_index[name],
         overrides={"dataset_path": data},
@@ -119,7 +119,7 @@ def task_on(manager: Any, name: str, data: str) -> Any:
 
 def filter_names(task: Any) -> list[str]:
     """The names of the filters of a task of lm-eval (lm-eval 0.4.13)."""
-    return [str(one.name) for one in task._filters]
+    return [str(task_filter.name) for task_filter in task._filters]
 
 
 def set_instances(task: Any, instances: list[Any]) -> None:

@@ -1,10 +1,12 @@
-"""Show values and progress in a notebook as plain HTML, which every front end can display.
+"""Show values in a notebook or a terminal: HTML that every front end displays, and plain text.
 
 The HTML has no scripts and sets no colours, so that it is readable on light and dark backgrounds.
 Text from models, data and users is escaped, invisible characters in it are written out, and MathJax
-is disabled for it: a question about prices has dollar signs but no formula.
+is disabled for it: a question about prices has dollar signs but no formula. Tables are rounded, and
+a line beside them says which differences their n can show.
 
-How tables are shown: rounded, escaped, and never without what their n can show.
+>>> html_paragraph("a < b")
+'<p>a &lt; b</p>'
 """
 
 import html
@@ -15,6 +17,8 @@ import pandas as pd
 
 from layerroles.errors import visible
 
+_MAX_ROWS = 40  # that are shown of a table; the frame has them all
+
 
 def in_notebook() -> bool:
     """Whether this is a notebook's kernel: output goes to a page, not to a terminal."""
@@ -23,70 +27,22 @@ def in_notebook() -> bool:
     return getattr(running, "kernel", None) is not None
 
 
-def block(*parts: str) -> str:
-    """Parts that are HTML, as one whole that MathJax passes over, without unseen signs."""
-    return f'<div class="tex2jax_ignore mathjax_ignore">{visible("".join(parts))}</div>'
-
-
-def line(text: str) -> str:
-    """A paragraph of text."""
-    return f"<p>{html.escape(text)}</p>"
-
-
-def lines(texts: Iterable[str]) -> str:
-    """A list of texts."""
-    return f"<ul>{''.join(f'<li>{html.escape(text)}</li>' for text in texts)}</ul>"
-
-
-def folded(name: str, inside: str) -> str:
-    """Something that is HTML, shown when its name is clicked."""
-    return f"<details><summary>{html.escape(name)}</summary>{inside}</details>"
-
-
-def plain(text: str) -> str:
-    """Text with its own line breaks and columns."""
-    return f"<pre>{html.escape(text)}</pre>"
-
-
-def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table of text."""
-    head = "".join(f"<th>{html.escape(name)}</th>" for name in columns)
-    body = "".join(
-        f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in rows
-    )
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-
-
-def marked(text: str, spans: Iterable[tuple[int, int]]) -> str:
-    """Text with its own line breaks, some spans `[start, end)` of it marked."""
-    places = {place for start, end in spans for place in range(start, end)}
-    shown, inside = [], False
-    for place, character in enumerate(text):
-        if (place in places) != inside:
-            shown.append("</mark>" if inside else "<mark>")
-            inside = not inside
-        shown.append(html.escape(character))
-    closed = "</mark>" if inside else ""
-    return f'<pre style="white-space: pre-wrap">{"".join(shown)}{closed}</pre>'
-
-
-_ROWS = 40  # that are shown of a table; the frame has them all
-
-
 def as_text(above: str, table: pd.DataFrame, *below: str) -> str:
     """A table between lines, for a terminal."""
-    shown = table.round(3).to_string(index=False, na_rep="-", max_rows=_ROWS)
-    return visible("\n".join([above, shown, *_left_out(table), *below]))
+    shown = table.round(3).to_string(index=False, na_rep="-", max_rows=_MAX_ROWS)
+    return visible("\n".join([above, shown, *_describe_cut(table), *below]))
 
 
 def as_html(above: str, table: pd.DataFrame, *below: str) -> str:
     """A table between lines, for a notebook."""
-    shown = table.round(3).to_html(index=False, na_rep="–", border=0, max_rows=_ROWS)
-    return block(line(above), shown, *map(line, (*_left_out(table), *below)))
+    shown = table.round(3).to_html(index=False, na_rep="–", border=0, max_rows=_MAX_ROWS)
+    return html_block(
+        html_paragraph(above), shown, *map(html_paragraph, (*_describe_cut(table), *below))
+    )
 
 
-def _left_out(table: pd.DataFrame) -> list[str]:
-    return [f"({len(table)} rows, {_ROWS} shown)"] if len(table) > _ROWS else []
+def _describe_cut(table: pd.DataFrame) -> list[str]:
+    return [f"({len(table)} rows, {_MAX_ROWS} shown)"] if len(table) > _MAX_ROWS else []
 
 
 def detectable_line(table: pd.DataFrame) -> str:
@@ -97,14 +53,61 @@ def detectable_line(table: pd.DataFrame) -> str:
     """
     parts = []
     for unit, rows in table[table["n"] > 0].groupby("unit", sort=False):
-        found = rows["detectable"].dropna()
-        size = _span(found, ".3f") if len(found) else "none known (too few examples)"
+        sizes = rows["detectable"].dropna()
+        size = _format_range(sizes, ".3f") if len(sizes) else "none known (too few examples)"
         of_unit = "" if unit == "accuracy" else f" {unit}"
-        parts.append(f"{size}{of_unit} at n = {_span(rows['n'], 'd')}")
-    said = "; ".join(parts) or "unknown, for no example was scored under both"
-    return f"Minimum detectable effect (80% power after correction): {said}"
+        parts.append(f"{size}{of_unit} at n = {_format_range(rows['n'], 'd')}")
+    text = "; ".join(parts) or "unknown, for no example was scored under both"
+    return f"Minimum detectable effect (80% power after correction): {text}"
 
 
-def _span(values: "pd.Series[float]", form: str) -> str:
+def _format_range(values: "pd.Series[float]", form: str) -> str:
     low, high = format(values.min(), form), format(values.max(), form)
     return low if low == high else f"{low} to {high}"
+
+
+def html_block(*parts: str) -> str:
+    """Join HTML into a block that MathJax ignores, with invisible characters written out."""
+    return f'<div class="tex2jax_ignore mathjax_ignore">{visible("".join(parts))}</div>'
+
+
+def html_paragraph(text: str) -> str:
+    """A paragraph of text."""
+    return f"<p>{html.escape(text)}</p>"
+
+
+def html_list(texts: Iterable[str]) -> str:
+    """A list of texts."""
+    return f"<ul>{''.join(f'<li>{html.escape(text)}</li>' for text in texts)}</ul>"
+
+
+def html_details(name: str, inside: str) -> str:
+    """HTML that is folded under a name, and shown when the name is clicked."""
+    return f"<details><summary>{html.escape(name)}</summary>{inside}</details>"
+
+
+def html_preformatted(text: str) -> str:
+    """Text with its own line breaks and columns."""
+    return f"<pre>{html.escape(text)}</pre>"
+
+
+def html_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table of text."""
+    head = "".join(f"<th>{html.escape(name)}</th>" for name in columns)
+    body = "".join(
+        f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in rows
+    )
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def html_marked(text: str, spans: Iterable[tuple[int, int]]) -> str:
+    """Text with its own line breaks, with some spans `[start, end)` highlighted."""
+    marked_indices = {index for start, end in spans for index in range(start, end)}
+    parts, inside = [], False
+    for index, character in enumerate(text):
+        if (index in marked_indices) != inside:
+            parts.append("</mark>" if inside else "<mark>")
+            inside = not inside
+        parts.append(html.escape(character))
+    closed = "</mark>" if inside else ""
+    return f'<pre style="white-space: pre-wrap">{"".join(parts)}{closed}</pre>'

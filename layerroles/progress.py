@@ -1,4 +1,4 @@
-"""The one place that shows progress: a bar in a terminal or notebook, else a line now and then."""
+"""Show progress: a bar in a terminal or notebook, else a log line every half minute."""
 
 import html
 import logging
@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from layerroles.display import block, in_notebook
+from layerroles.display import html_block, in_notebook
 from layerroles.errors import visible
 
 log = logging.getLogger(__name__)
@@ -17,43 +17,43 @@ _SECONDS_BETWEEN_UPDATES = 0.2
 
 
 @contextmanager
-def progress(total: int, what: str) -> Iterator[Callable[[int, str], None]]:
-    """Show how far a job of `total` rows is; yields a function to call with `(rows, now at)`."""
+def show_progress(total: int, what: str) -> Iterator[Callable[[int, str], None]]:
+    """Show the progress of a job of `total` rows; yields a callback `(rows done, at what)`."""
     if not total:
         yield lambda rows, now_at: None
     elif in_notebook():
-        with _cell(total, what) as advance:
+        with _notebook_output(total, what) as advance:
             yield advance
     elif sys.stderr.isatty():
-        with _bar(total, what) as advance:
+        with _terminal_bar(total, what) as advance:
             yield advance
     else:
-        yield _lines(total, what)
+        yield _log_lines(total, what)
 
 
 @contextmanager
-def without_bars() -> Iterator[None]:
-    """Keep transformers from showing bars of its own."""
-    from transformers.utils import logging as theirs
+def hide_library_bars() -> Iterator[None]:
+    """Hide the progress bars of transformers within the context."""
+    from transformers.utils import logging as transformers_logging
 
-    shown = theirs.is_progress_bar_enabled()
-    theirs.disable_progress_bar()
+    were_shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
     try:
         yield
     finally:
-        if shown:
-            theirs.enable_progress_bar()
+        if were_shown:
+            transformers_logging.enable_progress_bar()
 
 
-def duration(seconds: float) -> str:
-    """A time for people: `48 s`, `12 min`, `3.4 h`."""
+def format_duration(seconds: float) -> str:
+    """Format a duration: `48 s`, `12 min`, `3.4 h`."""
     if seconds < 100:
         return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
 @contextmanager
-def _bar(total: int, what: str) -> Iterator[Callable[[int, str], None]]:
+def _terminal_bar(total: int, what: str) -> Iterator[Callable[[int, str], None]]:
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -88,42 +88,43 @@ def _bar(total: int, what: str) -> Iterator[Callable[[int, str], None]]:
 
 
 @contextmanager
-def _cell(total: int, what: str) -> Iterator[Callable[[int, str], None]]:
-    """One output of a notebook's cell, which is replaced as rows are done, and stays as a line."""
+def _notebook_output(total: int, what: str) -> Iterator[Callable[[int, str], None]]:
+    """An output of a notebook cell that is updated as rows are done; a line of text at the end."""
     from IPython.display import display
 
     began = last = time.monotonic()
     done, now = 0, ""
 
-    def at_once(state: str = "") -> dict[str, str]:
+    def render(state: str = "") -> dict[str, str]:
         seconds = time.monotonic() - began
-        text = f"{what}: {state}{done:,} of {total:,} rows, {duration(seconds)}"
+        text = f"{what}: {state}{done:,} of {total:,} rows, {format_duration(seconds)}"
         if state or done >= total:
-            return {"text/plain": visible(text), "text/html": block(html.escape(text))}
+            return {"text/plain": visible(text), "text/html": html_block(html.escape(text))}
         if done:
             left = (total - done) / done * seconds
-            text += f", {done / max(seconds, 1e-9):.1f} rows/s, {duration(left)} left, now at {now}"
+            text += f", {done / max(seconds, 1e-9):.1f} rows/s, {format_duration(left)} left"
+            text += f", now at {now}"
         bar = f'<progress value="{done}" max="{total}"></progress> '
-        return {"text/plain": visible(text), "text/html": block(bar, html.escape(text))}
+        return {"text/plain": visible(text), "text/html": html_block(bar, html.escape(text))}
 
-    place = display(at_once(), raw=True, display_id=True)
+    output = display(render(), raw=True, display_id=True)
 
     def advance(rows: int, now_at: str) -> None:
         nonlocal last, done, now
         done, now = done + rows, now_at
         if time.monotonic() - last >= _SECONDS_BETWEEN_UPDATES:
             last = time.monotonic()
-            place.update(at_once(), raw=True)
+            output.update(render(), raw=True)
 
     try:
         yield advance
     except BaseException:
-        place.update(at_once("stopped at "), raw=True)
+        output.update(render("stopped at "), raw=True)
         raise
-    place.update(at_once(), raw=True)
+    output.update(render(), raw=True)
 
 
-def _lines(total: int, what: str) -> Callable[[int, str], None]:
+def _log_lines(total: int, what: str) -> Callable[[int, str], None]:
     began = last = time.monotonic()
     done = 0
 

@@ -48,11 +48,11 @@ class Registry(Generic[T]):
                 raise InputError(
                     f"{self.kind} {name!r}: {cls!r} is not a subclass of {self.base.__name__}"
                 )
-            known = self._classes.get(name)
-            if known is not None and _identity(known) != _identity(cls):
+            registered = self._classes.get(name)
+            if registered is not None and _identity(registered) != _identity(cls):
                 raise InputError(
-                    f"{self.kind} {name!r} is already registered by {known.__module__}."
-                    f"{known.__qualname__}; choose another name"
+                    f"{self.kind} {name!r} is already registered by {registered.__module__}."
+                    f"{registered.__qualname__}; choose another name"
                 )
             self._classes[name] = cls
             return cls
@@ -69,7 +69,7 @@ class Registry(Generic[T]):
         try:
             return self._classes[name]
         except KeyError:
-            raise InputError(unknown(self.kind, name, self)) from None
+            raise InputError(describe_unknown(self.kind, name, self)) from None
 
     def make(self, name: str, parameters: Mapping[str, object]) -> T:
         """An instance of the class called `name`, a dataclass whose fields are its parameters.
@@ -79,11 +79,11 @@ class Registry(Generic[T]):
         """
         cls = self[name]
         fields = {field.name: field for field in _fields(cls)}
-        for given in parameters:
-            if given not in fields:
-                known = ", ".join(fields) or "none"
+        for parameter in parameters:
+            if parameter not in fields:
+                names = ", ".join(fields) or "none"
                 raise InputError(
-                    f"{self.kind} {name!r} has no parameter {given!r}: known are {known}"
+                    f"{self.kind} {name!r} has no parameter {parameter!r}: known are {names}"
                 )
         try:
             return cls(**parameters)
@@ -100,8 +100,8 @@ class Registry(Generic[T]):
 
     def name_of(self, cls: type[T]) -> str:
         """The name under which `cls` is registered."""
-        for name, known in self._classes.items():
-            if known is cls:
+        for name, registered in self._classes.items():
+            if registered is cls:
                 return name
         raise InputError(
             f"{cls.__name__} is not a registered {self.kind}: "
@@ -109,18 +109,18 @@ class Registry(Generic[T]):
         )
 
 
-def label_of(name: str, made: object) -> str:
-    """The name with every parameter that is not the default, as in `kv_retrieval[pairs=20]`."""
+def label_of(name: str, instance: object) -> str:
+    """A name with every parameter that is not the default, as in `kv_retrieval[pairs=20]`."""
     changed = [
-        f"{field.name}={getattr(made, field.name)}"
-        for field in _fields(made)
-        if getattr(made, field.name) != field.default
+        f"{field.name}={getattr(instance, field.name)}"
+        for field in _fields(instance)
+        if getattr(instance, field.name) != field.default
     ]
     return f"{name}[{','.join(changed)}]" if changed else name
 
 
 def read_label(kind: str, label: str) -> tuple[str, dict[str, object]]:
-    """The name and the parameters that a label says; whole numbers are read as such.
+    """Read the name and the parameters from a label; whole numbers become `int`.
 
     Raises:
         InputError: a parameter is not of the form key=value.
@@ -146,22 +146,22 @@ def read_label(kind: str, label: str) -> tuple[str, dict[str, object]]:
     return match["name"], parameters
 
 
-def unknown(kind: str, name: str, known: Iterable[str]) -> str:
-    """The line that answers an unknown name: what it was, the nearest known, all known."""
+def describe_unknown(kind: str, name: str, known: Iterable[str]) -> str:
+    """The error text for an unknown name: the name, the nearest known one, and all known."""
     names = sorted(known)
-    near = nearest(name, names)
+    near = nearest_name(name, names)
     hint = f"did you mean {near!r}? " if near else ""
     return f"unknown {kind} {name!r}: {hint}known are {', '.join(names)}"
 
 
-def nearest(name: str, known: list[str]) -> str | None:
-    """The known name that a misspelt one is most like, if any is."""
+def nearest_name(name: str, known: list[str]) -> str | None:
+    """The known name most like a misspelt one, if any is close."""
     near = difflib.get_close_matches(name.casefold(), known, n=1)
     return near[0] if near else None
 
 
-def _fields(made: object) -> tuple["dataclasses.Field[Any]", ...]:
-    return dataclasses.fields(made) if dataclasses.is_dataclass(made) else ()
+def _fields(instance: object) -> tuple["dataclasses.Field[Any]", ...]:
+    return dataclasses.fields(instance) if dataclasses.is_dataclass(instance) else ()
 
 
 def _identity(cls: type) -> tuple[str, str]:

@@ -137,9 +137,9 @@ class Size:
 
 
 def size_of(config: Any) -> Size:
-    """The size that a TransformerLens configuration tells."""
-    shared = getattr(config, "n_key_value_heads", None)
-    return Size(config.n_layers, config.n_heads, shared or config.n_heads)
+    """The size of the model of a TransformerLens configuration."""
+    n_kv_heads = getattr(config, "n_key_value_heads", None)
+    return Size(config.n_layers, config.n_heads, n_kv_heads or config.n_heads)
 
 
 _PATTERN = re.compile(
@@ -160,19 +160,19 @@ def parse_sites(text: str, size: Size) -> list[Site]:
     sites = [site for word in text.split(",") for site in _parse_word(word.strip(), text, size)]
     for site in sites:
         site.check(size)
-    twice = sorted({str(site) for site in sites if sites.count(site) > 1})
-    if twice:
-        raise InputError(f"sites {text!r} name {', '.join(twice)} more than once")
+    repeated = sorted({str(site) for site in sites if sites.count(site) > 1})
+    if repeated:
+        raise InputError(f"sites {text!r} name {', '.join(repeated)} more than once")
     return sites
 
 
 def _parse_word(word: str, text: str, size: Size) -> list[Site]:
-    whole, dot, part = word.partition(".")
-    if whole == "all":
+    scope, dot, part = word.partition(".")
+    if scope == "all":
         if dot and part not in PARTS:
             raise InputError(f"unknown part {part!r} in {word!r}: known are {', '.join(PARTS)}")
-        chosen: Part = part if dot else "block"  # type: ignore[assignment]  # checked above
-        return each_site(size, chosen)
+        chosen_part: Part = part if dot else "block"  # type: ignore[assignment]  # checked above
+        return each_site(size, chosen_part)
     match = _PATTERN.fullmatch(word)
     if match is None:
         raise InputError(
@@ -183,14 +183,15 @@ def _parse_word(word: str, text: str, size: Size) -> list[Site]:
     stop = int(match["stop"]) if match["stop"] else start + 1
     if stop <= start:
         raise InputError(f"range {word!r} is empty: ranges are half-open, L5:9 is layers 5 to 8")
-    plain = [part for part in PARTS if part not in NUMBERED]
-    if match["part"] and match["part"] not in plain:
+    unnumbered = [part for part in PARTS if part not in NUMBERED]
+    if match["part"] and match["part"] not in unnumbered:
         raise InputError(
-            f"unknown part {match['part']!r} in {word!r}: known are {', '.join(plain)}, H<n>, KV<n>"
+            f"unknown part {match['part']!r} in {word!r}: known are {', '.join(unnumbered)}, "
+            f"H<n>, KV<n>"
         )
-    named: str = next((part for part in NUMBERED if match[part]), match["part"] or "block")
-    head = int(match[named]) if named in NUMBERED else None
-    return [Site(layer, named, head) for layer in range(start, stop)]  # type: ignore[arg-type]
+    part_named: str = next((part for part in NUMBERED if match[part]), match["part"] or "block")
+    head = int(match[part_named]) if part_named in NUMBERED else None
+    return [Site(layer, part_named, head) for layer in range(start, stop)]  # type: ignore[arg-type]
 
 
 def each_site(size: Size, part: Part) -> list[Site]:

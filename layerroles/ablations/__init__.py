@@ -1,4 +1,4 @@
-"""What can be done to a site, and how it is put in place."""
+"""Ablations, the conditions made of them, and how a model is run under a condition."""
 
 from layerroles.ablations.base import ABLATIONS as ABLATIONS
 from layerroles.ablations.base import Ablation as Ablation
@@ -22,7 +22,7 @@ from layerroles.ablations.hooks import Edit as Edit
 from layerroles.ablations.hooks import References as References
 from layerroles.ablations.hooks import ablated as ablated
 from layerroles.ablations.hooks import applied as applied
-from layerroles.ablations.hooks import resolve as resolve
+from layerroles.ablations.hooks import resolve_references as resolve_references
 from layerroles.ablations.kinds import Mean as Mean
 from layerroles.ablations.kinds import Noise as Noise
 from layerroles.ablations.kinds import Resample as Resample

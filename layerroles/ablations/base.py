@@ -34,7 +34,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from layerroles.ablations.prompts import EVIDENCE, IN_PROMPT, LAST, UNKNOWN, Prompt
 from layerroles.ablations.reference import Kind, Reference, SiteReference
 from layerroles.errors import InputError
-from layerroles.registry import Registry, unknown
+from layerroles.registry import Registry, describe_unknown
 from layerroles.sites import Site
 
 # Kinds of damage: nothing is written, the mean, another prompt's write, the write with noise.
@@ -43,7 +43,7 @@ MECHANISMS = ("deletion", "mean", "resample", "noise")
 
 @runtime_checkable
 class Pass(Protocol):
-    """What the model is being run on: some new tokens for some rows.
+    """One forward pass: what the model is run on, some new tokens for some rows.
 
     Attributes:
         positions: of the new tokens among their row's real tokens; negative at pads.
@@ -242,7 +242,7 @@ class Ablation(ABC):
         """
         super().__init_subclass__()
         if cls.mechanism not in ("", *MECHANISMS):
-            problem = unknown("mechanism", str(cls.mechanism), list(MECHANISMS))
+            problem = describe_unknown("mechanism", str(cls.mechanism), list(MECHANISMS))
             raise InputError(f"{cls.__name__}: {problem}; leave it out where none of them fits")
 
     @abstractmethod
@@ -334,7 +334,7 @@ ablation = ABLATIONS.register
 
 
 def declared_reference(ablation: Ablation) -> Reference | None:
-    """The reference that an ablation declares by a field of that name, if any.
+    """Return the reference that an ablation declares by a field of that name, if any.
 
     Raises:
         InputError: the field holds something else.
@@ -349,7 +349,7 @@ def declared_reference(ablation: Ablation) -> Reference | None:
 
 
 def with_reference(ablation: Ablation, reference: Reference) -> Ablation:
-    """The same ablation with another reference."""
+    """Return the same ablation with another reference."""
     if dataclasses.is_dataclass(ablation):
         return dataclasses.replace(ablation, reference=reference)
     other = copy.copy(ablation)

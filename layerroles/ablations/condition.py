@@ -1,9 +1,7 @@
-"""A condition: a named set of ablations that are applied together.
+"""A condition: a named set of ablations that are applied together; and lists of conditions.
 
 The empty condition is the baseline and is always called `intact`. A condition is identified by a
 hash of its content (sites, ablations, their parameters, `at`), not by its name.
-
-A list of conditions that prints in a line and finds one by its name.
 """
 
 import hashlib
@@ -23,12 +21,15 @@ from layerroles.ablations.base import (
     declared_reference,
     with_reference,
 )
-from layerroles.ablations.positions import At, acts, at_name, fingerprint, identity
+from layerroles.ablations.positions import At, at_name, fingerprint, identify, position_mask
 from layerroles.ablations.reference import ONLY_IN_SWEEP, Reference
 from layerroles.errors import InputError
 from layerroles.models import check_sites
-from layerroles.registry import nearest
+from layerroles.registry import nearest_name
 from layerroles.sites import Site
+
+# Names that a list of conditions shows when it is printed, or lacks a name.
+_SHOWN = 3
 
 
 class Condition:
@@ -64,14 +65,14 @@ class Condition:
     name: str
     at: At
     hash: str
-    # What tells its ablations' parameters, and where it acts, from others.
+    # Identify its ablations' parameters, and the positions at which it acts.
     fingerprints: Mapping[Site, str]
     where: str
 
     def __init__(
         self, edits: Mapping[Site, Ablation], *, name: str | None = None, at: At = "all"
     ) -> None:
-        where = identity(at)
+        where = identify(at)
         if not isinstance(edits, Mapping):
             raise InputError(f"a condition maps sites to ablations: {edits!r} is no such map")
         for site, edit in edits.items():
@@ -94,18 +95,18 @@ class Condition:
             raise InputError("'intact' is the name of the empty condition, choose another name")
         object.__setattr__(self, "edits", MappingProxyType(ordered))
         object.__setattr__(self, "at", at)
-        object.__setattr__(self, "name", name or _name(ordered, at))
+        object.__setattr__(self, "name", name or _make_name(ordered, at))
         fingerprints = {site: _dump_parameters(edit) for site, edit in ordered.items()}
         object.__setattr__(self, "where", where)
         object.__setattr__(self, "fingerprints", MappingProxyType(fingerprints))
-        object.__setattr__(self, "hash", _hash(ordered, fingerprints, where))
+        object.__setattr__(self, "hash", _compute_hash(ordered, fingerprints, where))
 
     def __setattr__(self, key: str, value: object) -> None:
         raise AttributeError(f"a condition cannot be changed: make a new one to set {key!r}")
 
     def __reduce__(self) -> tuple[object, ...]:
-        kinds = {edit.name: type(edit) for edit in self.edits.values()}
-        return _rebuilt, (dict(self.edits), self.name, self.at, self.hash, kinds)
+        classes = {edit.name: type(edit) for edit in self.edits.values()}
+        return _rebuild, (dict(self.edits), self.name, self.at, self.hash, classes)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Condition) and self.hash == other.hash
@@ -151,8 +152,8 @@ class Condition:
     @property
     def mechanism(self) -> str:
         """The mechanism of its ablations; empty if one declares none, or they have several."""
-        (found, *others) = {edit.mechanism for edit in self.edits.values()} or {""}
-        return "" if others else found
+        (mechanism, *others) = {edit.mechanism for edit in self.edits.values()} or {""}
+        return "" if others else mechanism
 
     @property
     def at_name(self) -> str:
@@ -177,12 +178,12 @@ class Condition:
         return any(edit.whole_prompt for edit in self.edits.values())
 
     def acts(self, ctx: EditContext) -> Bool[Tensor, "row pos"]:
-        """Where it acts among the tokens of a pass.
+        """Return where it acts among the tokens of a pass.
 
         Raises:
             InputError: a function of the user's did not return a mask of this shape.
         """
-        return acts(self.at, ctx)
+        return position_mask(self.at, ctx)
 
     @property
     def references(self) -> dict[Reference, list[Site]]:
@@ -195,7 +196,7 @@ class Condition:
         return needed
 
     def with_references(self, others: Mapping[Reference, Reference]) -> "Condition":
-        """The condition with other references in place of some of its own; it keeps its name.
+        """Return the condition with other references in place of some of its own, and its name.
 
         Its hash is another one, since a condition's hash covers its references.
         """
@@ -208,18 +209,19 @@ class Condition:
 
 
 def as_conditions(given: Iterable[Condition]) -> list[Condition]:
-    """Conditions that a user gave, in their order.
+    """Check that a user gave conditions; returns them in their order.
 
     Raises:
         InputError: one alone, or something that is no condition.
     """
     if isinstance(given, Condition):
         raise InputError(f"conditions={given!r} is one, not several: write [{given!r}]")
-    return [as_condition(one) for one in (given if isinstance(given, Iterable) else [given])]
+    conditions = given if isinstance(given, Iterable) else [given]
+    return [as_condition(condition) for condition in conditions]
 
 
 def as_condition(given: Condition) -> Condition:
-    """A condition that a user gave.
+    """Check that a user gave a condition; returns it.
 
     Raises:
         InputError: several, or something that is no condition.
@@ -234,38 +236,38 @@ def as_condition(given: Condition) -> Condition:
     return given
 
 
-def _rebuilt(
+def _rebuild(
     edits: Mapping[Site, Ablation],
     name: str,
     at: At,
     known_hash: str,
-    kinds: Mapping[str, type[Ablation]],
+    classes: Mapping[str, type[Ablation]],
 ) -> Condition:
     """Rebuild a condition sent by another process, and register its ablations in this one.
 
     Raises:
         InputError: it does something else here.
     """
-    for kind, cls in kinds.items():
-        ablation(kind)(cls)
-    made = Condition(edits, name=name, at=at)
-    if made.hash != known_hash:
+    for ablation_name, cls in classes.items():
+        ablation(ablation_name)(cls)
+    condition = Condition(edits, name=name, at=at)
+    if condition.hash != known_hash:
         raise InputError(
             f"condition {name!r} is another one here than where it was made: what it does depends "
             f"on something that differs between the two processes (let its ablations be frozen "
             f"dataclasses of plain values, tensors and functions)"
         )
-    return made
+    return condition
 
 
-def _name(edits: Mapping[Site, Ablation], at: At) -> str:
+def _make_name(edits: Mapping[Site, Ablation], at: At) -> str:
     if not edits:
         return "intact"
     sites: dict[str, list[str]] = {}
     for site, edit in edits.items():
         sites.setdefault(edit.label, []).append(str(site))
-    what = " + ".join(f"{name} {','.join(where)}" for name, where in sites.items())
-    return what if at == "all" else f"{what} {at_name(at)}"
+    name = " + ".join(f"{label} {','.join(names)}" for label, names in sites.items())
+    return name if at == "all" else f"{name} {at_name(at)}"
 
 
 def _check_hash(edit: Ablation) -> None:
@@ -279,12 +281,12 @@ def _check_hash(edit: Ablation) -> None:
 
 
 def _dump_parameters(edit: Ablation) -> str:
-    """An ablation's parameters as JSON; values that JSON lacks are given by their `fingerprint`."""
-    parameters = {name: _plain(value) for name, value in edit.parameters().items()}
+    """Dump an ablation's parameters as JSON; values that JSON lacks as their `fingerprint`."""
+    parameters = {name: _to_json_value(value) for name, value in edit.parameters().items()}
     return json.dumps(parameters, sort_keys=True)
 
 
-def _plain(value: object) -> object:
+def _to_json_value(value: object) -> object:
     try:
         json.dumps(value, sort_keys=True)
     except (TypeError, ValueError):
@@ -292,7 +294,9 @@ def _plain(value: object) -> object:
     return value
 
 
-def _hash(edits: Mapping[Site, Ablation], fingerprints: Mapping[Site, str], where: str) -> str:
+def _compute_hash(
+    edits: Mapping[Site, Ablation], fingerprints: Mapping[Site, str], where: str
+) -> str:
     content = {
         str(site): [edit.name, json.loads(fingerprints[site])] for site, edit in edits.items()
     }
@@ -301,9 +305,6 @@ def _hash(edits: Mapping[Site, Ablation], fingerprints: Mapping[Site, str], wher
 
 
 INTACT = Condition({})
-
-
-_SHOWN = 3
 
 
 class Conditions(list[Condition]):
@@ -325,13 +326,13 @@ class Conditions(list[Condition]):
             return Conditions(super().__getitem__(at))
         if not isinstance(at, str):
             return super().__getitem__(at)
-        found = next((condition for condition in self if condition.name == at), None)
-        if found is None:
+        condition = next((condition for condition in self if condition.name == at), None)
+        if condition is None:
             names = self._ipython_key_completions_()
-            near = nearest(at, names)
+            near = nearest_name(at, names)
             hint = f"did you mean {near!r}" if near else f"they are called like {names[:_SHOWN]}"
             raise InputError(f"none of {len(self)} conditions is called {at!r}: {hint}")
-        return found
+        return condition
 
     def __repr__(self) -> str:
         names = self._ipython_key_completions_()

@@ -20,8 +20,8 @@ from layerroles.errors import InputError
 
 
 @dataclass(frozen=True)
-class Call:
-    """A call of the model (a `Pass`).
+class ModelCall:
+    """The `Pass` of one call of the model.
 
     Attributes:
         tokens: token ids of everything read so far, new ones last; None for embeddings.
@@ -41,15 +41,15 @@ class Call:
     given: Sequence[Prompt] | tuple[Tensor, Tensor] | None
 
     def read_at(self, row: int, pos: int) -> list[int] | None:
-        """The real tokens that a row has read up to and including its new token `pos`.
+        """Return the real tokens that a row has read up to and including its new token `pos`.
 
         None for embeddings.
         """
         if self.tokens is None:
             return None
         end = self.tokens.shape[1] - self.positions.shape[1] + pos + 1
-        found: list[int] = self.tokens[row, :end][self.attended[row, :end]].tolist()
-        return found
+        ids: list[int] = self.tokens[row, :end][self.attended[row, :end]].tolist()
+        return ids
 
     @property
     def prompts(self) -> Sequence[Prompt] | None:
@@ -61,14 +61,14 @@ class Call:
 
 
 class Watch:
-    """Keeps the pass that is under way in `.current`, and the tokens read so far in `.tokens`.
+    """Holds the pass that is under way in `.current`, and the tokens read so far in `.tokens`.
 
     Unless prompts are given (`begin`), tokens read without a cache are a row's prompt, and tokens
     read on top of a cache are generated.
     """
 
     def __init__(self) -> None:
-        self.current: Call | None = None
+        self.current: ModelCall | None = None
         self.tokens: Int[Tensor, "row all_pos"] | None = None
         self._given: Sequence[Prompt] | tuple[Tensor, Tensor] | None = None
         self._marks: Marks | None = None
@@ -93,7 +93,7 @@ class Watch:
         if self.tokens is not None:
             self.tokens = self.tokens[rows]
         if self._marks is not None:
-            self._marks = self._marks.kept(rows)
+            self._marks = self._marks.select(rows)
         if isinstance(self._given, tuple):
             self._given = self._given[0][rows], self._given[1][rows]
         elif self._given is not None:
@@ -116,7 +116,7 @@ class Watch:
         positions = (attended.long().cumsum(-1) - 1).masked_fill(~attended, -1)
         self.tokens = self._joined(tokens, n_past)
         marks = self._known_marks(attended, fresh=n_past == 0)
-        self.current = Call(
+        self.current = ModelCall(
             tokens=self.tokens,
             attended=attended,
             positions=positions[:, -n_new:],
@@ -159,7 +159,7 @@ def _check_begun(prompts: Sequence[Prompt], tokens: Tensor, attended: Tensor) ->
 
 
 @contextmanager
-def watched(model: TransformerBridge) -> Iterator[Watch]:
+def watch_passes(model: TransformerBridge) -> Iterator[Watch]:
     """Within the context, record the inputs of each forward pass of the model."""
     watch = Watch()
     handle = model.original_model.register_forward_pre_hook(watch.read, with_kwargs=True)

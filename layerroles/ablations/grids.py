@@ -1,6 +1,6 @@
-"""Conditions by the dozen: each layer, head, group of heads, span, pair; and growing sets.
+"""Grids of conditions: each layer, head, group of heads, span or pair; and growing sets.
 
-A grid is a list: add lists, slice them. It prints in a line, and `grid["skip L3"]` is one of them.
+A grid is a list, which prints in a line, and `grid["skip L3"]` is the condition of that name.
 """
 
 import random
@@ -45,7 +45,9 @@ def each_layer(
     """
     if part in NUMBERED:
         raise InputError(f"part={part!r} needs head numbers: use each_{part}")
-    return _conditions(model, [Site(layer, part) for layer in _layers(model, layers)], ablation, at)
+    return _make_conditions(
+        model, [Site(layer, part) for layer in _list_layers(model, layers)], ablation, at
+    )
 
 
 def each_head(
@@ -63,7 +65,7 @@ def each_head(
     Example:
         conditions = lr.each_head(model, lr.Zero(), layers=[1, 2])
     """
-    return _conditions(model, _numbered(model, "head", layers), ablation, at)
+    return _make_conditions(model, _list_heads(model, "head", layers), ablation, at)
 
 
 def each_kv_group(
@@ -81,7 +83,7 @@ def each_kv_group(
     Example:
         conditions = lr.each_kv_group(model, lr.Zero(), layers=[1])
     """
-    return _conditions(model, _numbered(model, "kv_group", layers), ablation, at)
+    return _make_conditions(model, _list_heads(model, "kv_group", layers), ablation, at)
 
 
 def each_span(
@@ -101,7 +103,7 @@ def each_span(
     Example:
         conditions = lr.each_span(model, lr.Skip(), width=2)
     """
-    n_layers = _size(model).n_layers
+    n_layers = _checked_size(model).n_layers
     if not 1 <= width <= n_layers or stride < 1:
         raise InputError(
             f"width={width}, stride={stride}: a span has 1 to {n_layers} layers and moves by >= 1"
@@ -109,7 +111,7 @@ def each_span(
     spans = [range(start, start + width) for start in range(0, n_layers - width + 1, stride)]
     suffix = "" if part == "block" else f".{part}"
     return Conditions(
-        _together(model, span, part, ablation, f"L{span.start}:{span.stop}{suffix}", at)
+        _joint_condition(model, span, part, ablation, f"L{span.start}:{span.stop}{suffix}", at)
         for span in spans
     )
 
@@ -133,11 +135,13 @@ def pairs(
     Example:
         conditions = lr.pairs(model, lr.Skip(), layers=[1, 2, 3])
     """
-    chosen = sorted(set(_layers(model, layers)))
+    chosen = sorted(set(_list_layers(model, layers)))
     if len(chosen) < 2:
         raise InputError(f"layers={chosen}: a pair takes two layers")
     return Conditions(
-        _together(model, pair, part, ablation, ",".join(str(Site(n, part)) for n in pair), at)
+        _joint_condition(
+            model, pair, part, ablation, ",".join(str(Site(n, part)) for n in pair), at
+        )
         for pair in combinations(chosen, 2)
     )
 
@@ -167,7 +171,7 @@ def cumulative(
     Example:
         conditions = lr.cumulative(model, lr.Skip(), order="top-down")
     """
-    n_layers = _size(model).n_layers
+    n_layers = _checked_size(model).n_layers
     known = {"top-down": range(n_layers - 1, 0, -1), "bottom-up": range(n_layers - 1)}
     if isinstance(order, str) and order not in known:
         raise InputError(f"unknown order={order!r}: known are top-down, bottom-up, or layers")
@@ -177,7 +181,7 @@ def cumulative(
     called = order if isinstance(order, str) else f"of {','.join(map(str, layers))}"
     suffix = "" if part == "block" else f".{part}"
     return Conditions(
-        _together(model, layers[:n], part, ablation, f"{n}{suffix} {called}", at)
+        _joint_condition(model, layers[:n], part, ablation, f"{n}{suffix} {called}", at)
         for n in range(1, len(layers) + 1)
     )
 
@@ -216,32 +220,36 @@ def random_heads(
     chosen = list(like)
     if (n is None) == (not chosen) or (chosen and layers is not None):
         raise InputError("random heads are drawn by n=, or like= heads that were chosen")
-    drawn = _others(model, chosen, seed) if n is None else _any(model, n, layers, seed)
+    drawn = (
+        _draw_other_heads(model, chosen, seed) if n is None else _draw_heads(model, n, layers, seed)
+    )
     if n is None:
         name = f"{ablation.label} {len(drawn)} other heads, seed {seed}"
     else:
-        among = sorted(set(_layers(model, layers)))
+        among = sorted(set(_list_layers(model, layers)))
         where = "" if layers is None else f" of {','.join(f'L{layer}' for layer in among)}"
         name = f"{ablation.label} {n} random heads{where}, seed {seed}"
-    return Condition(dict.fromkeys(drawn, ablation), name=_at(name, at), at=at)
+    return Condition(dict.fromkeys(drawn, ablation), name=_append_at(name, at), at=at)
 
 
-def _any(model: TransformerBridge, n: int, layers: Iterable[int] | None, seed: int) -> list[Site]:
-    known = _numbered(model, "head", sorted(set(_layers(model, layers))))
+def _draw_heads(
+    model: TransformerBridge, n: int, layers: Iterable[int] | None, seed: int
+) -> list[Site]:
+    known = _list_heads(model, "head", sorted(set(_list_layers(model, layers))))
     check_sites(model, known)
     if not 1 <= n <= len(known):
         raise InputError(f"n={n}: there are {len(known)} heads to draw from")
     return random.Random(seed).sample(known, n)
 
 
-def _others(model: TransformerBridge, chosen: list[Site], seed: int) -> list[Site]:
+def _draw_other_heads(model: TransformerBridge, chosen: list[Site], seed: int) -> list[Site]:
     check_sites(model, chosen)
     wrong = next((site for site in chosen if site.part != "head"), None)
     if wrong is not None:
         raise InputError(f"like= takes heads, such as L3.H7, and {wrong} is none")
     draw, drawn = random.Random(seed), []
     for layer in sorted({site.layer for site in chosen}):
-        own = _numbered(model, "head", [layer])
+        own = _list_heads(model, "head", [layer])
         rest = [site for site in own if site not in chosen]
         taken = len(own) - len(rest)
         if len(rest) < taken:
@@ -252,33 +260,33 @@ def _others(model: TransformerBridge, chosen: list[Site], seed: int) -> list[Sit
     return drawn
 
 
-def _size(model: TransformerBridge) -> Size:
-    """Of a model that can be trusted; what is none is refused."""
+def _checked_size(model: TransformerBridge) -> Size:
+    """Return the size of a model, which is prepared if it was not."""
     prepared(model)
     return size_of(model.cfg)
 
 
-def _layers(model: TransformerBridge, layers: Iterable[int] | None) -> list[int]:
+def _list_layers(model: TransformerBridge, layers: Iterable[int] | None) -> list[int]:
     if layers is None:
-        return list(range(_size(model).n_layers))
+        return list(range(_checked_size(model).n_layers))
     if not isinstance(layers, Iterable):
         raise InputError(f"layers={layers!r} is one, not several: write [{layers!r}]")
     return list(layers)
 
 
-def _conditions(
+def _make_conditions(
     model: TransformerBridge, sites: list[Site], ablation: Ablation, at: At
 ) -> Conditions:
     check_sites(model, sites)
     return Conditions(Condition({site: ablation}, at=at) for site in sites)
 
 
-def _numbered(model: TransformerBridge, part: Part, layers: Iterable[int] | None) -> list[Site]:
-    heads = range(_size(model).n_of(part))
-    return [Site(layer, part, head) for layer in _layers(model, layers) for head in heads]
+def _list_heads(model: TransformerBridge, part: Part, layers: Iterable[int] | None) -> list[Site]:
+    heads = range(_checked_size(model).n_of(part))
+    return [Site(layer, part, head) for layer in _list_layers(model, layers) for head in heads]
 
 
-def _together(
+def _joint_condition(
     model: TransformerBridge,
     layers: Iterable[int],
     part: Part,
@@ -288,9 +296,9 @@ def _together(
 ) -> Condition:
     sites = [Site(layer, part) for layer in layers]
     check_sites(model, sites)
-    name = _at(f"{ablation.label} {where}", at)
+    name = _append_at(f"{ablation.label} {where}", at)
     return Condition(dict.fromkeys(sites, ablation), name=name, at=at)
 
 
-def _at(name: str, at: At) -> str:
+def _append_at(name: str, at: At) -> str:
     return name if at == "all" else f"{name} {at_name(at)}"

@@ -1,8 +1,8 @@
 """Run plain TransformerLens under a condition.
 
-Hooks apply the edits at the sites and count that they fired. They are removed on exit, also after
-an exception. An edit that returns its write leaves the model's own output untouched, bit for bit;
-elsewhere a block's new output is `x + edit(w)`, added in float32.
+Hooks apply the edits at the sites, and it is checked that they fired. They are removed on exit,
+also after an exception. An edit that returns its write leaves the model's own output untouched, bit
+for bit; elsewhere a block's new output is `x + edit(w)`, added in float32.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,19 +16,19 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from layerroles.ablations.base import Ablation, EditContext, Pass, declared_reference
 from layerroles.ablations.condition import Condition, as_condition
-from layerroles.ablations.forward_pass import Watch, watched
+from layerroles.ablations.forward_pass import Watch, watch_passes
 from layerroles.ablations.prompts import Prompt
 from layerroles.ablations.reference import (
     KINDS,
     Kind,
     SiteReference,
-    heads_at,
-    heads_of,
-    write_of,
+    extract_write,
+    head_indices,
+    split_heads,
 )
-from layerroles.ablations.reference_cache import collected
+from layerroles.ablations.reference_cache import load_or_collect
 from layerroles.errors import InputError
-from layerroles.models import check_weights, stamp
+from layerroles.models import check_weights, weights_stamp
 from layerroles.sites import ENTRY, NUMBERED, READ_OUT, Site
 
 # What the intact model wrote at a site on the reference that an ablation declares, and what the
@@ -69,28 +69,28 @@ class Edit:
         self,
         value: Float[Tensor, "row pos *hook"],
         stream: Float[Tensor, "row pos d_model"],
-        now: Pass,
+        read: Pass,
     ) -> tuple[Tensor | None, Bool[Tensor, "row pos"]]:
         """Return the new value (None if it is known to be unchanged), and where the write changed.
 
         Args:
             value: at the site's hook (for a block, the stream that leaves it).
             stream: that entered the site's block.
-            now: what the model is being run on.
+            read: the pass under way.
 
         Raises:
             InputError: the ablation returned another shape than it was given.
         """
         site = self._site
         if self._ablation.in_place:
-            return None, now.real & self._placed
+            return None, read.real & self._placed
         stream = stream.to(value.device)  # layers may lie on different devices
-        write = write_of(site, value, stream, self._model)
+        write = extract_write(site, value, stream, self._model)
         # The edit is handed copies: one that works in place must not hide what it changed, nor
         # change what other conditions go on from.
         own = stream.clone()
         context = EditContext(
-            site, own, now, self._reference, self._fitted, self._condition.whole_prompt
+            site, own, read, self._reference, self._fitted, self._condition.whole_prompt
         )
         new = self._ablation.edit(write.clone(), context)
         if not isinstance(new, Tensor):
@@ -107,15 +107,15 @@ class Edit:
         # A GPU would have to be waited for to be asked; what is equal stays so, bit for bit.
         if differs.device.type == "cpu" and not differs.any():
             return None, differs
-        where = differs.reshape(*differs.shape, *[1] * (write.ndim - 2))
+        mask = differs.reshape(*differs.shape, *[1] * (write.ndim - 2))
         if site.part == "block":
-            new = torch.where(where, (stream.float() + new.float()).to(value.dtype), value)
+            new = torch.where(mask, (stream.float() + new.float()).to(value.dtype), value)
             return new, differs
-        new = torch.where(where, new.to(value.dtype), write)
+        new = torch.where(mask, new.to(value.dtype), write)
         if site.part not in NUMBERED:
             return new, differs
-        z = heads_of(value, self._model).clone()
-        z[:, :, heads_at(site, self._model)] = new
+        z = split_heads(value, self._model).clone()
+        z[:, :, head_indices(site, self._model)] = new
         return z.reshape(value.shape), differs
 
 
@@ -202,13 +202,13 @@ class Applied:
 
     def _edit(self, value: Tensor, *, hook: object, site: Site) -> Tensor | None:
         self.firings[site] += 1
-        now = self._watch.current
-        assert now is not None  # the model was called, so the watch has seen the call
-        new, differs = self._edits[site](value, self._entries[site.layer], now)
-        self._note(differs)
+        read = self._watch.current
+        assert read is not None  # the model was called, so the watch has seen the call
+        new, differs = self._edits[site](value, self._entries[site.layer], read)
+        self._record(differs)
         return new
 
-    def _note(self, differs: Bool[Tensor, "row pos"]) -> None:
+    def _record(self, differs: Bool[Tensor, "row pos"]) -> None:
         rows = differs.any(-1)
         same = self.changed is not None and self.changed.shape == rows.shape
         self.changed = self.changed | rows if same else rows  # type: ignore[operator]  # not None
@@ -253,7 +253,7 @@ def ablated(
                 f"prompts= takes a Prompt for each row, not {type(prompt).__name__}: "
                 f"Prompt(ids), with ids from model.to_tokens(text)[0].tolist()"
             )
-    with applied(model, condition, resolve(model, [condition])) as run:
+    with applied(model, condition, resolve_references(model, [condition])) as run:
         run.begin(prompts=prompts, check=True)
         yield run
 
@@ -263,7 +263,7 @@ def applied(
     model: TransformerBridge, condition: Condition, references: References
 ) -> Iterator[Applied]:
     """`ablated`, for sites that were checked and references that were resolved before."""
-    with watched(model) as watch, ExitStack() as stack:
+    with watch_passes(model) as watch, ExitStack() as stack:
         placed = {
             site: stack.enter_context(edit.placed(model, site))
             for site, edit in condition.edits.items()
@@ -274,20 +274,20 @@ def applied(
         run.verify()
 
 
-def _fitted(model: TransformerBridge) -> dict[tuple[Ablation, Site], object]:
-    """A mutable cache of the results of `Ablation.fit`, valid for the model's current weights.
+def _fit_cache(model: TransformerBridge) -> dict[tuple[Ablation, Site], object]:
+    """Return the mutable cache of results of `Ablation.fit` for the model's current weights.
 
     It is stored on the model: an ablation may hold the model, and a cache in this module would keep
     that alive forever.
     """
-    now = stamp(model)
+    now = weights_stamp(model)
     if model.__dict__.get("layerroles_fitted", (None,))[0] != now:
         model.__dict__["layerroles_fitted"] = now, {}
-    found: dict[tuple[Ablation, Site], object] = model.__dict__["layerroles_fitted"][1]
-    return found
+    cache: dict[tuple[Ablation, Site], object] = model.__dict__["layerroles_fitted"][1]
+    return cache
 
 
-def resolve(model: TransformerBridge, conditions: list[Condition]) -> References:
+def resolve_references(model: TransformerBridge, conditions: list[Condition]) -> References:
     """Collect what the conditions' ablations need from the references that they declare.
 
     What several of them need from one reference is collected together.
@@ -299,17 +299,18 @@ def resolve(model: TransformerBridge, conditions: list[Condition]) -> References
     declared = {edit: declared_reference(edit) for _, edit in edits}
     known: dict[tuple[Ablation, Site], tuple[SiteReference, object]] = {}
     for reference in dict.fromkeys(filter(None, declared.values())):
-        mine = [(site, edit) for site, edit in edits if declared[edit] == reference]
-        kinds = frozenset[Kind]().union(*(edit.needs for _, edit in mine))
+        needed = [(site, edit) for site, edit in edits if declared[edit] == reference]
+        kinds = frozenset[Kind]().union(*(edit.needs for _, edit in needed))
         if unknown := sorted(kinds.difference(KINDS)):
             names = ", ".join(KINDS)
             raise InputError(
                 f"an ablation needs {unknown[0]!r} of its reference: known are {names}"
             )
-        found = collected(model, reference, dict.fromkeys(site for site, _ in mine), kinds)
-        fitted = _fitted(model)
-        for site, edit in mine:
+        sites = dict.fromkeys(site for site, _ in needed)
+        collected = load_or_collect(model, reference, sites, kinds)
+        fitted = _fit_cache(model)
+        for site, edit in needed:
             if (edit, site) not in fitted:
-                fitted[edit, site] = edit.fit(found[site], site)
-            known[edit, site] = found[site], fitted[edit, site]
+                fitted[edit, site] = edit.fit(collected[site], site)
+            known[edit, site] = collected[site], fitted[edit, site]
     return known

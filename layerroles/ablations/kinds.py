@@ -1,24 +1,17 @@
-"""Ablations that remove a write: `Skip` deletes the layer, `Zero` sets the write to 0.
+"""The built-in ablations of a site's write, by what they leave of it.
 
-On a block both leave the stream as it came in, `x + 0`. They differ in what they may be applied
-to: a head cannot be skipped, since its share of the attention output is not a module of its own.
-
-Replace a write by its mean over a reference, so that only what varies is lost.
-
-The first real token is kept apart: in many models one layer writes a vector there that is
-hundreds of times the size of any other (the attention sink), and a mean that mixes it with the
-rest is the mean of nothing.
-
-Add noise to a write, so that its precision is lost and not its place.
-
-With `w` the write and `s` its standard deviation over a reference, taken for each coordinate,
-`w + scale * s * n` is written, where `n` is standard normal. Causal tracing corrupts
-embeddings in this way (Meng et al. 2022, arXiv 2202.05262).
-
-Replace a write by what the intact model wrote there on another prompt.
-
-What stays is a write of the usual kind, of size and direction that the layers above know; what goes
-is all that it said about this prompt (resample ablation, or interchange with a random donor).
+- `Skip` and `Zero` leave nothing. On a block both leave the stream as it came in, `x + 0`. They
+  differ in what they may be applied to: a head cannot be skipped, since its share of the attention
+  output is not a module of its own.
+- `Mean` leaves the mean over a reference, so that only what varies is lost. The first real token is
+  kept apart: in many models one layer writes a vector there that is hundreds of times the size of
+  any other (the attention sink), and a mean that mixes it with the rest is the mean of nothing.
+- `Noise` leaves the write with less precision. With `w` the write and `s` its standard deviation
+  over a reference, taken for each coordinate, `w + scale * s * n` is written, where `n` is standard
+  normal. Causal tracing corrupts embeddings in this way (Meng et al. 2022, arXiv 2202.05262).
+- `Resample` leaves what the intact model wrote there on another prompt: a write of the usual kind,
+  of size and direction that the layers above know, without what it said about this prompt (resample
+  ablation, or interchange with a random donor).
 """
 
 import hashlib
@@ -34,6 +27,11 @@ from layerroles.ablations.base import Ablation, EditContext, ablation, declared_
 from layerroles.ablations.reference import Donors, Kind, Reference, SiteReference
 from layerroles.errors import InputError
 from layerroles.sites import NUMBERED, Site
+
+_TOO_FEW = (
+    "resample: a donor is another prompt, so the reference needs two different ones, each of two "
+    "tokens or more"
+)
 
 
 @ablation("skip")
@@ -52,7 +50,7 @@ class Skip(Ablation):
     def edit(
         self, write: Float[Tensor, "row pos *site"], ctx: EditContext
     ) -> Float[Tensor, "row pos *site"]:
-        """Nothing is written."""
+        """Return zeros."""
         return torch.zeros_like(write)
 
     def check(self, site: Site) -> None:
@@ -83,7 +81,7 @@ class Zero(Ablation):
     def edit(
         self, write: Float[Tensor, "row pos *site"], ctx: EditContext
     ) -> Float[Tensor, "row pos *site"]:
-        """Zeros."""
+        """Return zeros."""
         return torch.zeros_like(write)
 
 
@@ -115,7 +113,7 @@ class Mean(Ablation):
     def edit(
         self, write: Float[Tensor, "row pos *site"], ctx: EditContext
     ) -> Float[Tensor, "row pos *site"]:
-        """The mean write; pooled, the same at every position but the first."""
+        """Return the mean write; pooled, the same at every position but the first."""
         assert ctx.reference is not None  # declared, so the engine resolved it
         first = ctx.reference.first.to(write)
         rest = ctx.reference.rest.to(write)
@@ -156,19 +154,13 @@ class Noise(Ablation):
     def edit(
         self, write: Float[Tensor, "row pos *site"], ctx: EditContext
     ) -> Float[Tensor, "row pos *site"]:
-        """The write, and noise."""
+        """Return the write with noise."""
         noise = self.scale * ctx.normal(write)
         if ctx.reference is not None:
             first, rest = ctx.reference.first_std.to(noise), ctx.reference.rest_std.to(noise)
             at_first = rearrange(ctx.positions == 0, f"row pos -> row pos {'1 ' * first.ndim}")
             noise = noise * torch.where(at_first, first, rest)
         return (write.float() + noise).to(write.dtype)
-
-
-_TOO_FEW = (
-    "resample: a donor is another prompt, so the reference needs two different ones, each of two "
-    "tokens or more"
-)
 
 
 @ablation("resample")
@@ -209,44 +201,44 @@ class Resample(Ablation):
         """Every write of the reference."""
         return frozenset({"donors"})
 
-    def fit(self, reference: SiteReference, site: Site) -> "_Drawing":
-        """The donors to draw from."""
+    def fit(self, reference: SiteReference, site: Site) -> "_DonorDraw":
+        """Return the donors to draw from."""
         assert reference.donors is not None  # they are needed, so they were collected
-        return _Drawing(reference.donors, self.seed)
+        return _DonorDraw(reference.donors, self.seed)
 
     def edit(
         self, write: Float[Tensor, "row pos *site"], ctx: EditContext
     ) -> Float[Tensor, "row pos *site"]:
-        """The donors' writes."""
-        drawing: _Drawing = ctx.fitted
+        """Return the donors' writes."""
+        draw: _DonorDraw = ctx.fitted
         # In a packed row each token is a row of its own, many with the same prompt.
         prompts = ctx.prompts
         different = {id(prompt): prompt for prompt in prompts}
-        drawn = {key: drawing.draw(prompt.ids) for key, prompt in different.items()}
+        drawn = {key: draw.draw(prompt.ids) for key, prompt in different.items()}
         rows = [(*drawn[id(prompt)], len(prompt.ids)) for prompt in prompts]
         start, n_donor, n = torch.tensor(rows).T[..., None]
         positions = ctx.positions.cpu()
-        at = (positions - n + n_donor).clamp(min=1).minimum(n_donor - 1)
-        at = torch.where(positions <= 0, 0, at)
-        return drawing.donors.writes[start + at].to(write)
+        donor_positions = (positions - n + n_donor).clamp(min=1).minimum(n_donor - 1)
+        donor_positions = torch.where(positions <= 0, 0, donor_positions)
+        return draw.donors.writes[start + donor_positions].to(write)
 
 
-class _Drawing:
+class _DonorDraw:
     """Draws a donor for each prompt."""
 
     def __init__(self, donors: Donors, seed: int) -> None:
         self.donors = donors
         self._seed = seed
-        # What has only a first token has nothing to give to others.
-        self._able = [n for n, ids in enumerate(donors.ids) if len(ids) > 1]
-        if len({donors.ids[n] for n in self._able}) < 2:
+        # A prompt of one token has only a first token's write to give.
+        self._candidates = [n for n, ids in enumerate(donors.ids) if len(ids) > 1]
+        if len({donors.ids[n] for n in self._candidates}) < 2:
             raise InputError(_TOO_FEW)
         self._known: dict[tuple[int, ...], tuple[int, int]] = {}
 
     def draw(self, ids: tuple[int, ...]) -> tuple[int, int]:
-        """Where a prompt's donor begins among all writes, and how many tokens it has."""
+        """Return where a prompt's donor begins among all writes, and how many tokens it has."""
         if ids not in self._known:
-            others = [n for n in self._able if self.donors.ids[n] != ids]
+            others = [n for n in self._candidates if self.donors.ids[n] != ids]
             digest = hashlib.sha256(f"{self._seed} {list(ids)}".encode()).digest()
             donor = others[int.from_bytes(digest[:8], "big") % len(others)]
             self._known[ids] = self.donors.starts[donor], len(self.donors.ids[donor])

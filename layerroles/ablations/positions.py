@@ -1,7 +1,7 @@
 """Where a condition acts: positions by name, or a function of the user's.
 
-A function is known by what it computes, so that its rows are found again in another process: by its
-code, and by every value that the code refers to.
+A function is identified by what it computes, its code and every value that the code refers to, so
+that another process finds its rows again.
 """
 
 import dataclasses
@@ -18,10 +18,10 @@ from torch import Tensor, nn
 
 from layerroles.ablations.base import EditContext
 from layerroles.errors import InputError
-from layerroles.models import content
+from layerroles.models import tensor_bytes
 
 NamedAt = Literal["all", "after_first", "prompt", "generated", "evidence", "last"]
-# A condition's positions by name, or a function that tells where it acts.
+# A condition's positions by name, or a function that returns where it acts.
 At = NamedAt | Callable[[EditContext], Bool[Tensor, "row pos"]]
 ATS: tuple[NamedAt, ...] = get_args(NamedAt)
 
@@ -34,7 +34,7 @@ _ACTS: dict[NamedAt, Callable[[EditContext], Bool[Tensor, "row pos"]]] = {
     "last": lambda ctx: ctx.is_last,
 }
 _PLAIN = (type(None), type(...), bool, int, float, complex, str, bytes, torch.dtype, torch.device)
-# Whose functions are known by their names.
+# Libraries whose functions are identified by their names.
 _LIBRARIES = ("torch", "einops", "numpy", "math", "layerroles")
 # Hashes name a class or function by its path. Public names that moved keep the path that runs hold.
 _STORED_AS = {
@@ -63,7 +63,7 @@ _STORED_AS = {
 }
 
 
-def identity(at: At) -> str:
+def identify(at: At) -> str:
     """Identify positions in the same way in every process: a name, or a function's content.
 
     Raises:
@@ -77,32 +77,32 @@ def identity(at: At) -> str:
         return at
     if getattr(at, "__name__", None) in ATS:
         raise InputError(f"a function called {at.__name__!r} is taken for at={at.__name__!r}")
-    return repr(_computed(at, ()))
+    return repr(_describe_callable(at, ()))
 
 
 def at_name(at: At) -> str:
-    """A word for the positions at which a condition acts."""
+    """Return a word for the positions at which a condition acts."""
     if not callable(at):
         return at
     name = getattr(at, "__name__", type(at).__name__)
     if name.isidentifier():
         return name
     # The hash distinguishes lambdas.
-    return f"lambda-{hashlib.sha256(identity(at).encode()).hexdigest()[:6]}"
+    return f"lambda-{hashlib.sha256(identify(at).encode()).hexdigest()[:6]}"
 
 
 def fingerprint(value: object) -> object:
-    """A JSON value that distinguishes a parameter of an ablation from others."""
+    """Return a JSON value that distinguishes a parameter of an ablation from others."""
     try:
-        return _content(value, ())
+        return _describe(value, ())
     except (InputError, NotImplementedError, ValueError):  # nobody can tell, or it has no values
         if isinstance(value, nn.Module):  # a model, say, whose code reaches far
-            return [repr(value), _content(dict(value.state_dict()), ())]
+            return [repr(value), _describe(dict(value.state_dict()), ())]
         return repr(value)
 
 
-def acts(at: At, ctx: EditContext) -> Bool[Tensor, "row pos"]:
-    """Where a condition acts among the tokens of a pass.
+def position_mask(at: At, ctx: EditContext) -> Bool[Tensor, "row pos"]:
+    """Return where a condition acts among the tokens of a pass.
 
     Raises:
         InputError: a function of the user's did not return a mask of this shape.
@@ -111,60 +111,60 @@ def acts(at: At, ctx: EditContext) -> Bool[Tensor, "row pos"]:
         return _ACTS[at](ctx)
     mask = at(ctx)
     if not isinstance(mask, Tensor) or mask.dtype != torch.bool or mask.shape != ctx.real.shape:
-        found = f"{mask.dtype} {tuple(mask.shape)}" if isinstance(mask, Tensor) else repr(mask)
+        returned = f"{mask.dtype} {tuple(mask.shape)}" if isinstance(mask, Tensor) else repr(mask)
         raise InputError(
-            f"at={at_name(at)} returned {found[:80]}: a mask is a torch.bool tensor of shape "
+            f"at={at_name(at)} returned {returned[:80]}: a mask is a torch.bool tensor of shape "
             f"{tuple(ctx.real.shape)}"
         )
     return mask.to(ctx.real.device) & ctx.real
 
 
-def _content(value: object, above: tuple[object, ...]) -> object:
-    """A value in parts that read the same in every process.
+def _describe(value: object, above: tuple[object, ...]) -> object:
+    """Describe a value by parts that are the same in every process.
 
     `above` holds the functions through which it was reached.
     """
     if isinstance(value, _PLAIN):
         return repr(value)
     if isinstance(value, tuple | list):
-        return [type(value).__name__, *(_content(one, above) for one in value)]
+        return [type(value).__name__, *(_describe(one, above) for one in value)]
     if isinstance(value, set | frozenset):
-        return ["set", *sorted(repr(_content(one, above)) for one in value)]
+        return ["set", *sorted(repr(_describe(one, above)) for one in value)]
     if isinstance(value, dict):
-        pairs = ((_content(k, above), _content(v, above)) for k, v in value.items())
+        pairs = ((_describe(k, above), _describe(v, above)) for k, v in value.items())
         return ["dict", *sorted(map(repr, pairs))]
     if isinstance(value, Tensor):
-        return [repr(value.dtype), *value.shape, hashlib.sha256(content(value)).hexdigest()]
+        return [repr(value.dtype), *value.shape, hashlib.sha256(tensor_bytes(value)).hexdigest()]
     if isinstance(value, np.ndarray):
         digest = hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest()
         return [str(value.dtype), *value.shape, digest]
     if isinstance(value, nn.Module):
-        return _module(value, above)
+        return _describe_module(value, above)
     if isinstance(value, ModuleType):
         return value.__name__
-    return _computed(value, above)
+    return _describe_callable(value, above)
 
 
-def _computed(value: object, above: tuple[object, ...]) -> object:
-    """`_content` of functions, classes and frozen dataclasses."""
+def _describe_callable(value: object, above: tuple[object, ...]) -> object:
+    """Describe a function, a class or a frozen dataclass, as `_describe` does."""
     if any(value is one for one in above):
         return "itself"
     if isinstance(value, FunctionType):
         if value.__module__.partition(".")[0] in _LIBRARIES:
-            return _path(value)
+            return _stored_path(value)
         closure = [cell.cell_contents for cell in value.__closure__ or ()]
-        names = sorted(_globals(value.__code__) & value.__globals__.keys())
+        names = sorted(_global_names(value.__code__) & value.__globals__.keys())
         held = {name: value.__globals__[name] for name in names}
         parts = (value.__defaults__, value.__kwdefaults__, closure, held)
-        code = _code(value.__code__, (*above, value))
-        return [value.__name__, code, *(_content(part, (*above, value)) for part in parts)]
+        code = _describe_code(value.__code__, (*above, value))
+        return [value.__name__, code, *(_describe(part, (*above, value)) for part in parts)]
     if isinstance(value, type | BuiltinFunctionType):
-        return _path(value)
+        return _stored_path(value)
     kind = type(value)
     if dataclasses.is_dataclass(value) and kind.__dataclass_params__.frozen:  # type: ignore[attr-defined]
         fields = [getattr(value, field.name) for field in dataclasses.fields(value)]
         call = kind.__dict__.get("__call__")
-        return [kind.__qualname__, _content(fields, above), call and _content(call, above)]
+        return [kind.__qualname__, _describe(fields, above), call and _describe(call, above)]
     raise InputError(
         f"at= depends on {kind.__name__} {value!r:.80}, of which nobody can tell in another "
         f"process whether it is the same: give a function, or a frozen dataclass with __call__, "
@@ -172,14 +172,14 @@ def _computed(value: object, above: tuple[object, ...]) -> object:
     )
 
 
-def _path(value: FunctionType | BuiltinFunctionType | type) -> str:
-    """Module and name of a class or function, as they were when it was first published."""
+def _stored_path(value: FunctionType | BuiltinFunctionType | type) -> str:
+    """Return module and name of a class or function, as they were when it was first published."""
     path = f"{value.__module__}.{value.__qualname__}"
     return _STORED_AS.get(path, path)
 
 
-def _module(value: nn.Module, above: tuple[object, ...]) -> object:
-    """`_content` of a module: its weights and attributes, its parts, and the code that it runs."""
+def _describe_module(value: nn.Module, above: tuple[object, ...]) -> object:
+    """Describe a module by its weights, attributes and parts, and the code that it runs."""
     if any(value is one for one in above):
         return "itself"
     above = (*above, value)
@@ -188,26 +188,26 @@ def _module(value: nn.Module, above: tuple[object, ...]) -> object:
     tensors = [*value.named_parameters(recurse=False), *value.named_buffers(recurse=False)]
     known = kind.__module__.partition(".")[0] in _LIBRARIES
     return [
-        _path(kind),
-        None if known else _content(kind.forward, above),
-        _content(held, above),
-        _content(dict(tensors), above),
-        [[name, _module(part, above)] for name, part in value.named_children()],
+        _stored_path(kind),
+        None if known else _describe(kind.forward, above),
+        _describe(held, above),
+        _describe(dict(tensors), above),
+        [[name, _describe_module(part, above)] for name, part in value.named_children()],
     ]
 
 
-def _code(code: CodeType, above: tuple[object, ...]) -> object:
+def _describe_code(code: CodeType, above: tuple[object, ...]) -> object:
     consts = [
-        _code(one, above) if isinstance(one, CodeType) else _content(one, above)
+        _describe_code(one, above) if isinstance(one, CodeType) else _describe(one, above)
         for one in code.co_consts
     ]
     return [code.co_code.hex(), *code.co_names, consts]
 
 
-def _globals(code: CodeType) -> set[str]:
-    """The names of globals that code refers to, that of functions within it included."""
-    found = {
+def _global_names(code: CodeType) -> set[str]:
+    """Return the names of globals that code refers to, functions within it included."""
+    names = {
         str(step.argval) for step in dis.get_instructions(code) if step.opname == "LOAD_GLOBAL"
     }
     inner = (one for one in code.co_consts if isinstance(one, CodeType))
-    return found.union(*map(_globals, inner))
+    return names.union(*map(_global_names, inner))

@@ -42,9 +42,9 @@ class Prompt:
     evidence: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "ids", _numbers("ids", self.ids))
+        object.__setattr__(self, "ids", _whole_numbers("ids", self.ids))
         if self.evidence is not None:
-            object.__setattr__(self, "evidence", _numbers("evidence", self.evidence))
+            object.__setattr__(self, "evidence", _whole_numbers("evidence", self.evidence))
         if not self.ids:
             raise InputError("a prompt needs a token or more")
         if not all(0 <= position < len(self.ids) for position in self.evidence or ()):
@@ -58,7 +58,7 @@ class Prompt:
 
     @property
     def marks(self) -> list[int]:
-        """The marks of its tokens; those that follow have none."""
+        """The marks of its tokens; tokens that follow have none."""
         marks = [IN_PROMPT | UNKNOWN * (self.evidence is None)] * len(self.ids)
         marks[-1] |= LAST
         for position in self.evidence or ():
@@ -66,7 +66,7 @@ class Prompt:
         return marks
 
 
-def _numbers(what: str, values: Iterable[SupportsIndex]) -> tuple[int, ...]:
+def _whole_numbers(what: str, values: Iterable[SupportsIndex]) -> tuple[int, ...]:
     try:
         return tuple(index(value) for value in values)
     except TypeError:
@@ -87,7 +87,7 @@ class Marks:
 
     @classmethod
     def of(cls, prompts: Sequence[Prompt], device: torch.device) -> "Marks":
-        """The marks of rows that begin with these prompts."""
+        """Return the marks of rows that begin with these prompts."""
         longest = max(len(prompt.ids) for prompt in prompts)
         table = torch.zeros(len(prompts), longest, dtype=torch.long)
         for row, prompt in enumerate(prompts):
@@ -96,17 +96,17 @@ class Marks:
 
     @classmethod
     def whole(cls, attended: Bool[Tensor, "row pos"]) -> "Marks":
-        """The marks of rows that are all prompt."""
+        """Return the marks of rows that are all prompt."""
         lengths = attended.long().sum(-1, keepdim=True)
         places = torch.arange(attended.shape[1], device=attended.device)
         return cls((IN_PROMPT + UNKNOWN) * (places < lengths) + LAST * (places == lengths - 1))
 
     def at(self, positions: Int[Tensor, "row pos"]) -> Int[Tensor, "row pos"]:
-        """The marks of tokens at these positions of their rows; 0 at pads (negative ones)."""
+        """Return the marks of tokens at these positions of their rows; 0 at pads (negative)."""
         beyond = self._table.shape[1] - 1
         places = torch.where(positions < 0, beyond, positions.clamp(max=beyond))
         return self._table.gather(1, places)
 
-    def kept(self, rows: Int[Tensor, " row"]) -> "Marks":
-        """Those of some rows."""
+    def select(self, rows: Int[Tensor, " row"]) -> "Marks":
+        """Return the marks of some rows."""
         return Marks(self._table[rows, :-1])

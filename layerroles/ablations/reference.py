@@ -1,7 +1,8 @@
 """Prompts, and what the intact model wrote on them.
 
 Means and standard deviations are taken over real tokens only and streamed in float64, so that they
-depend neither on batch size nor on padding. The first real token is always kept apart (see `mean`).
+depend neither on batch size nor on padding. The first real token is always kept apart (see
+`kinds`).
 """
 
 import hashlib
@@ -84,7 +85,7 @@ class Reference:
         return self.source is None
 
     def of_task(self, task: HeldOut, seed: int) -> "Reference":
-        """The reference with which a task is asked: itself, or the task's prompts if it is open.
+        """Return the reference with which a task is asked: the task's own prompts if it is open.
 
         Args:
             task: that is asked.
@@ -117,7 +118,7 @@ class Reference:
         if isinstance(self.source, HeldOut):
             return self.source.held_out(self.limit, self.seed or 0)
         if isinstance(self.source, Path):
-            return _lines(self.source, self.limit)
+            return _read_lines(self.source, self.limit)
         texts = list(islice((text for text in self.source if text), self.limit))
         for text in texts:
             if not isinstance(text, str):
@@ -156,7 +157,7 @@ class Reference:
         return hash(self.digest)
 
 
-def _lines(file: Path, limit: int) -> list[str]:
+def _read_lines(file: Path, limit: int) -> list[str]:
     try:
         with file.open(encoding="utf-8", newline="\n") as lines:
             texts = (line.rstrip("\r\n") for line in lines)
@@ -190,10 +191,10 @@ class Donors:
 
     @property
     def rest(self) -> Float[Tensor, "token *site"]:
-        """The writes at all but the first tokens (see `mean`)."""
-        kept = torch.ones(len(self.writes), dtype=torch.bool)
-        kept[self.starts] = False
-        return self.writes[kept]
+        """The writes at all but the first tokens."""
+        is_rest = torch.ones(len(self.writes), dtype=torch.bool)
+        is_rest[self.starts] = False
+        return self.writes[is_rest]
 
 
 @dataclass(frozen=True)
@@ -233,7 +234,7 @@ def collect(
     *,
     batch_size: int = 8,
 ) -> dict[Site, SiteReference]:
-    """What each site writes over a reference; one pass collects all sites asked for.
+    """Collect what each site writes over a reference; one pass collects all sites.
 
     Args:
         model: a prepared bridge.
@@ -251,33 +252,33 @@ def collect(
     if len(rows[-1]) < 2:
         raise InputError("a reference needs prompts of two tokens or more")
     collector = _Collector(model, sites, rows, frozenset(kinds))
-    with bare(model), model.hooks(fwd_hooks=collector.hooks):
+    with without_hooks(model), model.hooks(fwd_hooks=collector.hooks):
         for start in range(0, len(rows), batch_size):
             tokens, attended = pad_left(rows[start : start + batch_size], model)
             collector.begin(attended)
             forward(model, tokens, attended, keep=1)
-    return {site: sums.found() for site, sums in collector.sums.items()}
+    return {site: sums.result() for site, sums in collector.sums.items()}
 
 
 @contextmanager
-def bare(model: TransformerBridge) -> Iterator[None]:
+def without_hooks(model: TransformerBridge) -> Iterator[None]:
     """Within the context, disable the model's hooks: those of an outer condition, or of a user."""
     modules = [*model.hook_dict.values(), model.original_model]
     names = ("_forward_hooks", "_forward_pre_hooks")
-    kept = [(module, name, module.__dict__[name]) for module in modules for name in names]
+    saved = [(module, name, module.__dict__[name]) for module in modules for name in names]
     try:
-        for module, name, _ in kept:
+        for module, name, _ in saved:
             module.__dict__[name] = OrderedDict()
         yield
     finally:
-        for module, name, hooks in kept:
+        for module, name, hooks in saved:
             module.__dict__[name] = hooks
 
 
-def write_of(
+def extract_write(
     site: Site, value: Tensor, entry: Tensor | None, model: TransformerBridge
 ) -> Float[Tensor, "row pos *site"]:
-    """A site's write, from the value at its hook (for a block, with the stream that entered it).
+    """Extract a site's write from the value at its hook (of a block, and the stream entering it).
 
     A head's is `[row pos d_head]`, a group's `[row pos head d_head]`, others' `[row pos d_model]`.
 
@@ -287,12 +288,12 @@ def write_of(
         assert entry is not None
         return value.float() - entry.to(value.device).float()
     if site.part in NUMBERED:
-        return heads_of(value, model)[:, :, heads_at(site, model)]
+        return split_heads(value, model)[:, :, head_indices(site, model)]
     return value
 
 
-def heads_at(site: Site, model: TransformerBridge) -> int | slice:
-    """The query heads that a head, or a group of them, stands for."""
+def head_indices(site: Site, model: TransformerBridge) -> int | slice:
+    """Return the query heads that a head, or a group of them, stands for."""
     assert site.head is not None
     if site.part == "head":
         return site.head
@@ -301,8 +302,8 @@ def heads_at(site: Site, model: TransformerBridge) -> int | slice:
     return slice(site.head * share, (site.head + 1) * share)
 
 
-def heads_of(z: Tensor, model: TransformerBridge) -> Float[Tensor, "row pos head d_head"]:
-    """`z` with one axis for heads, whether or not the hook shows them joined."""
+def split_heads(z: Tensor, model: TransformerBridge) -> Float[Tensor, "row pos head d_head"]:
+    """Return `z` with one axis for heads, whether or not the hook shows them joined."""
     if z.ndim == 4 and z.shape[2] == model.cfg.n_heads:
         return z
     joined = z.flatten(2)  # heads whose values have another width than their keys are split wrongly
@@ -311,7 +312,7 @@ def heads_of(z: Tensor, model: TransformerBridge) -> Float[Tensor, "row pos head
 
 
 def pad_left(rows: Sequence[Sequence[int]], model: TransformerBridge) -> tuple[Tensor, Tensor]:
-    """Token rows of mixed lengths as one batch `[row pos]`, with its mask (1 real, 0 pad)."""
+    """Pad token rows to one batch `[row pos]`; returns it with its mask (1 real, 0 pad)."""
     longest = max(map(len, rows))
     pad = model.tokenizer.pad_token_id or 0
     tokens = torch.tensor([[pad] * (longest - len(row)) + list(row) for row in rows])
@@ -345,12 +346,12 @@ class _Collector:
         self.entries[layer] = value
 
     def _leave(self, value: Tensor, *, hook: object, site: Site) -> None:
-        write = write_of(site, value, self.entries.get(site.layer), self.model)
+        write = extract_write(site, value, self.entries.get(site.layer), self.model)
         self.sums[site].add(write, self.positions.to(write.device))
 
 
 class _Sums:
-    """Running sums in float64, first tokens apart from the rest; and what else was asked for."""
+    """Running sums in float64, first tokens apart from the rest; and the kinds asked for."""
 
     def __init__(self, rows: Sequence[tuple[int, ...]], kinds: frozenset[Kind]) -> None:
         self._rows, self._kinds = rows, kinds
@@ -367,7 +368,7 @@ class _Sums:
         if "donors" in self._kinds:
             self._writes.append(write[positions >= 0].cpu())  # row by row: the mask is row-major
 
-    def found(self) -> SiteReference:
+    def result(self) -> SiteReference:
         positions = donors = None
         if "positions" in self._kinds:
             positions = torch.stack([moments.mean for moments in self._at])
@@ -393,12 +394,12 @@ class _Moments:
         self.mean = torch.zeros(())
         self._squares = torch.zeros(())
 
-    def add(self, some: Float[Tensor, "token *site"]) -> None:
-        n = len(some)
+    def add(self, writes: Float[Tensor, "token *site"]) -> None:
+        n = len(writes)
         if not n:
             return
-        mean = some.mean(0)
-        squares = (some - mean).square().sum(0)
+        mean = writes.mean(0)
+        squares = (writes - mean).square().sum(0)
         if self.n:
             off = mean - self.mean
             squares += self._squares + off.square() * (self.n * n / (self.n + n))

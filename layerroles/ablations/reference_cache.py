@@ -1,9 +1,9 @@
-"""What the intact model wrote on a reference, kept on disk so that it is collected once.
+"""A cache on disk of what the intact model wrote on references, so that it is collected once.
 
 A file for each pair of model and prompts (known by a hash of weights, configuration and token ids)
 lies in the cache folder, as safetensors: for each site its means and standard deviations, in
 float64, what else was asked for (means at each position, every single write), and in the metadata
-where they come from. What is asked for later is added to it.
+where they come from. What is asked for later is added to the file.
 """
 
 import hashlib
@@ -20,7 +20,14 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
 from layerroles.ablations.reference import Donors, Kind, Reference, SiteReference, collect
-from layerroles.models import Provenance, behaviour, cache_folder, encode, provenance, stamp
+from layerroles.models import (
+    Provenance,
+    behaviour_config,
+    cache_folder,
+    encode,
+    provenance,
+    weights_stamp,
+)
 from layerroles.sites import Site
 
 log = logging.getLogger(__name__)
@@ -35,34 +42,34 @@ _Known = dict[tuple[int, str, Site], SiteReference]
 _KNOWN: "weakref.WeakKeyDictionary[TransformerBridge, _Known]" = weakref.WeakKeyDictionary()
 
 
-def collected(
+def load_or_collect(
     model: TransformerBridge,
     reference: Reference,
     sites: Iterable[Site],
     kinds: Iterable[Kind] = (),
 ) -> dict[Site, SiteReference]:
-    """What each site writes over a reference: from this process, from disk, or collected now.
+    """Return what each site writes over a reference: known here, from disk, or collected now.
 
     Raises:
         InputError: as `collect`.
     """
     sites, kinds = list(sites), frozenset(kinds)
-    known, now = _KNOWN.setdefault(model, {}), stamp(model)
-    held = {site: known.get((now, reference.digest, site)) for site in sites}
-    missing = [site for site, one in held.items() if one is None or not one.has(kinds)]
+    known, now = _KNOWN.setdefault(model, {}), weights_stamp(model)
+    in_memory = {site: known.get((now, reference.digest, site)) for site in sites}
+    missing = [site for site, one in in_memory.items() if one is None or not one.has(kinds)]
     if missing:
-        saved = Saved(model, reference)
-        found = saved.read(missing, kinds)
-        new = [site for site in missing if site not in found]
+        file = ReferenceFile(model, reference)
+        loaded = file.read(missing, kinds)
+        new = [site for site in missing if site not in loaded]
         if new:
-            made = collect(model, reference, new, kinds)
-            saved.add(made)
-            found |= made
-        known |= {(now, reference.digest, site): one for site, one in found.items()}
+            collected = collect(model, reference, new, kinds)
+            file.add(collected)
+            loaded |= collected
+        known |= {(now, reference.digest, site): one for site, one in loaded.items()}
     return {site: known[now, reference.digest, site] for site in sites}
 
 
-class Saved:
+class ReferenceFile:
     """The file of one model and one reference.
 
     Args:
@@ -77,44 +84,44 @@ class Saved:
         ids = [encode(model, text) for text in reference.prompts]
         # In the order in which they are collected.
         self._ids = tuple(sorted(map(tuple, ids), key=len))
-        content = [_FORMAT, self._model.weights, behaviour(model), ids]
+        content = [_FORMAT, self._model.weights, behaviour_config(model), ids]
         name = hashlib.sha256(json.dumps(content, sort_keys=True, default=repr).encode())
         self.path: Path = cache_folder() / "references" / f"{name.hexdigest()[:32]}.safetensors"
 
     def read(self, sites: Iterable[Site], kinds: Iterable[Kind] = ()) -> dict[Site, SiteReference]:
         """Read those of the sites for which the file holds everything asked for."""
         kinds = list(kinds)
-        wanted = {site: [f"{site}.{name}" for name in (*_TENSORS, *kinds)] for site in sites}
-        tensors, counts = self._held([name for names in wanted.values() for name in names])
+        needed = {site: [f"{site}.{name}" for name in (*_TENSORS, *kinds)] for site in sites}
+        tensors, counts = self._load([name for names in needed.values() for name in names])
         # Where the model is, so that edits don't move them each time; donors are drawn on the CPU.
         moved = {
             name: tensor if name.endswith(".donors") else tensor.to(self._device)
             for name, tensor in tensors.items()
         }
-        found = {}
-        for site, names in wanted.items():
+        references = {}
+        for site, names in needed.items():
             if all(name in moved for name in names):
                 donors = moved.get(f"{site}.donors")
-                found[site] = SiteReference(
+                references[site] = SiteReference(
                     **{name: moved[f"{site}.{name}"] for name in _TENSORS},
                     n_first=counts[str(site)][0],
                     n_rest=counts[str(site)][1],
                     positions=moved.get(f"{site}.positions"),
                     donors=None if donors is None else Donors(donors, self._ids),
                 )
-        return found
+        return references
 
-    def add(self, found: dict[Site, SiteReference]) -> None:
+    def add(self, references: dict[Site, SiteReference]) -> None:
         """Add sites to the file; log a warning if it cannot be written."""
-        tensors, counts = self._held()
-        for site, one in found.items():
+        tensors, counts = self._load()
+        for site, one in references.items():
             tensors |= {f"{site}.{name}": getattr(one, name).contiguous() for name in _TENSORS}
             if one.positions is not None:
                 tensors[f"{site}.positions"] = one.positions
             if one.donors is not None:
                 tensors[f"{site}.donors"] = one.donors.writes
             counts[str(site)] = (one.n_first, one.n_rest)
-        about = {
+        metadata = {
             "counts": json.dumps(counts),
             "model": json.dumps(self._model.to_dict()),
             "prompts": self._reference.digest,
@@ -125,17 +132,17 @@ class Saved:
             # Written beside its place and moved there whole: another process may do the same.
             with tempfile.TemporaryDirectory(dir=self.path.parent, prefix=".save-") as scratch:
                 made = Path(scratch) / self.path.name
-                save_file(tensors, made, metadata=about)
+                save_file(tensors, made, metadata=metadata)
                 made.replace(self.path)
         except (OSError, SafetensorError) as error:
             log.warning("reference %s cannot be kept: %s", self.path.name, error)
 
-    def _held(
-        self, wanted: Iterable[str] | None = None
+    def _load(
+        self, names: Iterable[str] | None = None
     ) -> tuple[dict[str, Tensor], dict[str, tuple[int, int]]]:
-        """Tensors of the file, by default all, and its counts.
+        """Load tensors of the file, by default all, and its counts.
 
-        A file that cannot be read holds nothing.
+        A file that cannot be read counts as empty.
         """
         try:
             if not self.path.is_file():
@@ -143,8 +150,8 @@ class Saved:
             with safe_open(self.path, framework="pt") as file:
                 counts = json.loads(file.metadata()["counts"])
                 pairs = {site: (first, rest) for site, (first, rest) in counts.items()}
-                names = set(file.keys())
-                chosen = names if wanted is None else names.intersection(wanted)
+                stored = set(file.keys())
+                chosen = stored if names is None else stored.intersection(names)
                 return {name: file.get_tensor(name) for name in chosen}, pairs
         except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
             log.warning("reference %s cannot be read (%s): collected again", self.path.name, error)

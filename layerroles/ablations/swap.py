@@ -26,7 +26,15 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from layerroles.ablations.base import Ablation, EditContext, ablation
 from layerroles.errors import InputError
-from layerroles.models import behaviour, check_weights, content, is_spread, named, prepared, stamp
+from layerroles.models import (
+    behaviour_config,
+    check_weights,
+    is_spread,
+    named_tensors,
+    prepared,
+    tensor_bytes,
+    weights_stamp,
+)
 from layerroles.sites import NUMBERED, Site
 
 # The modules of a block that make up a sublayer, as bridges call them.
@@ -78,7 +86,7 @@ class Swap(Ablation):
 
     def parameters(self) -> dict[str, object]:
         """The donor, by a hash of what its blocks compute."""
-        return {"donor": _digest(self.donor)}
+        return {"donor": _hash_blocks(self.donor)}
 
     def fits(self, model: TransformerBridge, site: Site) -> None:
         """Check that the donor is of the host's shape, and that the part has norms of its own.
@@ -87,37 +95,37 @@ class Swap(Ablation):
             InputError: it is not, or has not.
         """
         check_donor(model, self.donor)
-        _modules(model, site)
+        _swapped_modules(model, site)
 
     @contextmanager
     def placed(self, model: TransformerBridge, site: Site) -> Iterator[bool]:
         """Within the context, the host has the donor's tensors; yields whether any differs."""
-        ours, theirs = _modules(model, site), _modules(self.donor, site)
-        own: list[tuple[dict[str, Any], str, nn.Parameter]] = []
+        ours, theirs = _swapped_modules(model, site), _swapped_modules(self.donor, site)
+        replaced: list[tuple[dict[str, Any], str, nn.Parameter]] = []
         differs = False
         try:
-            for one, two in zip(ours, theirs, strict=True):
-                donated = dict(two.named_parameters(remove_duplicate=False))
-                for name, parameter in list(one.named_parameters(remove_duplicate=False)):
+            for our_module, their_module in zip(ours, theirs, strict=True):
+                donated = dict(their_module.named_parameters(remove_duplicate=False))
+                for name, parameter in list(our_module.named_parameters(remove_duplicate=False)):
                     owner, _, last = name.rpartition(".")
-                    held: dict[str, Any] = one.get_submodule(owner)._parameters
-                    own.append((held, last, parameter))
-                    held[last] = donated[name]
+                    parameters: dict[str, Any] = our_module.get_submodule(owner)._parameters
+                    replaced.append((parameters, last, parameter))
+                    parameters[last] = donated[name]
                     differs = differs or not torch.equal(parameter, donated[name])
             yield differs
         finally:
-            for held, last, parameter in own:
-                held[last] = parameter
+            for parameters, last, parameter in replaced:
+                parameters[last] = parameter
 
     def donated(self, model: TransformerBridge, site: Site) -> dict[str, Tensor]:
-        """The donor's weights, by transformers' names (and a bridge's further ones)."""
+        """Return the donor's weights, by transformers' names (and a bridge's further ones)."""
         block = model.blocks[site.layer]
-        modules = [block] if site.part == "block" else _modules(model, site)
+        modules = [block] if site.part == "block" else _swapped_modules(model, site)
         paths = tuple(
             f"{block.name}." if module is block else f"{block.name}.{module.name}."
             for module in modules
         )
-        weights = named(self.donor).items()
+        weights = named_tensors(self.donor).items()
         return {name: weight for name, weight in weights if name.startswith(paths)}
 
 
@@ -129,18 +137,18 @@ def check_donor(model: TransformerBridge, donor: TransformerBridge) -> None:
     """
     _check_whole(model)
     prepared(donor)
-    host, given = behaviour(model), behaviour(donor)
+    host, given = behaviour_config(model), behaviour_config(donor)
     # The most informative first.
     for name in sorted(host.keys() | given.keys(), key=lambda name: (name != "model_type", name)):
-        _same(model, donor, name, host.get(name), given.get(name))
+        _check_same(model, donor, name, host.get(name), given.get(name))
     for name in ("dtype", "device"):
-        _same(model, donor, name, getattr(model.cfg, name), getattr(donor.cfg, name))
+        _check_same(model, donor, name, getattr(model.cfg, name), getattr(donor.cfg, name))
     shapes = [
         {name: tuple(p.shape) for name, p in one.blocks.named_parameters()}
         for one in (model, donor)
     ]
     for name in sorted(shapes[0].keys() | shapes[1].keys()):
-        _same(model, donor, name, shapes[0].get(name), shapes[1].get(name))
+        _check_same(model, donor, name, shapes[0].get(name), shapes[1].get(name))
 
 
 def _check_whole(model: TransformerBridge) -> None:
@@ -151,7 +159,7 @@ def _check_whole(model: TransformerBridge) -> None:
         )
 
 
-def _same(
+def _check_same(
     model: TransformerBridge, donor: TransformerBridge, what: str, host: object, given: object
 ) -> None:
     if host != given:
@@ -161,7 +169,7 @@ def _same(
         )
 
 
-def _modules(model: TransformerBridge, site: Site) -> list[nn.Module]:
+def _swapped_modules(model: TransformerBridge, site: Site) -> list[nn.Module]:
     block = model.blocks[site.layer]
     if site.part == "block":
         return [block]
@@ -171,16 +179,18 @@ def _modules(model: TransformerBridge, site: Site) -> list[nn.Module]:
     return [getattr(block, name) for name in _SUBLAYERS[site.part] if name in block.submodules]
 
 
-def _digest(model: TransformerBridge) -> str:
-    """A hash of what a donor's blocks compute: their weights, and the configuration."""
+def _hash_blocks(model: TransformerBridge) -> str:
+    """Hash what a donor's blocks compute: their weights, and the configuration."""
     check_weights(model)
     _check_whole(model)
     known = _DIGESTS.setdefault(model, {})
-    now = stamp(model)
+    now = weights_stamp(model)
     if now not in known:
-        digest = hashlib.sha256(json.dumps(behaviour(model), sort_keys=True, default=repr).encode())
+        digest = hashlib.sha256(
+            json.dumps(behaviour_config(model), sort_keys=True, default=repr).encode()
+        )
         for name, parameter in sorted(model.blocks.named_parameters()):
             digest.update(f"{name} {tuple(parameter.shape)} {parameter.dtype}".encode())
-            digest.update(content(parameter))
+            digest.update(tensor_bytes(parameter))
         known[now] = digest.hexdigest()[:16]
     return known[now]

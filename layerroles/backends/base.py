@@ -12,7 +12,7 @@ from typing import Any
 from layerroles.ablations import Condition
 from layerroles.engine import Engine, Requests
 from layerroles.models import provenance
-from layerroles.protocols import Text, coherence, texts_of
+from layerroles.protocols import WrittenText, find_written_texts, score_coherence
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Job:
 
     Attributes:
         name: shown to users: the task, or another word.
-        asked: a list of encoded requests for each cell.
+        requests: a list of encoded requests for each cell.
         conditions: under which all of them are asked.
         apart: whether results do not depend on which conditions share a batch, so that conditions
             may be returned one by one.
@@ -30,7 +30,7 @@ class Job:
     """
 
     name: str
-    asked: tuple[Requests, ...]
+    requests: tuple[Requests, ...]
     conditions: tuple[Condition, ...]
     apart: bool = True
     coherence: bool = False
@@ -38,27 +38,27 @@ class Job:
     def __str__(self) -> str:
         names = [condition.name for condition in self.conditions]
         what = names[0] if len(names) == 1 else f"{names[0]} to {names[-1]}"
-        return f"{self.name} under {what} ({len(self.asked[0])} requests)"
+        return f"{self.name} under {what} ({len(self.requests[0])} requests)"
 
 
 @dataclass(frozen=True)
-class Part:
-    """Answers under some of a job's conditions, all cells of each, with time and memory used.
+class JobPart:
+    """Answers under some of a job's conditions, for all cells, with time and memory used.
 
     Attributes:
-        found: scores or writings, by the indices of the condition and of the cell.
-        coherence: nats per token of what was written, if that was asked for.
-        seconds: that it took to answer.
+        answers: scores or writings, by the indices of the condition and of the cell.
+        coherence: nats per token of each generated text, if the job asks for it.
+        seconds: time taken.
         executors: that answered.
-        halved: how often what is computed together has been halved, since memory gave out.
+        times_halved: how often the batches were halved because memory ran out.
         peak_memory: the most bytes that were held at once.
     """
 
-    found: Mapping[tuple[int, int], list[Any]]
-    coherence: Mapping[Text, float] = field(default_factory=dict)
+    answers: Mapping[tuple[int, int], list[Any]]
+    coherence: Mapping[WrittenText, float] = field(default_factory=dict)
     seconds: float = 0.0
     executors: tuple[str, ...] = ()
-    halved: int = 0
+    times_halved: int = 0
     peak_memory: int = 0
 
 
@@ -67,7 +67,7 @@ class Workers:
     """The workers of a run, as its manifest describes them.
 
     Attributes:
-        model: what they hold, as `Provenance` describes it.
+        model: that they hold, as `Provenance` describes it.
         machine: in words.
     """
 
@@ -75,8 +75,8 @@ class Workers:
     machine: str
 
 
-class Answering(ABC):
-    """The workers of an open backend."""
+class OpenBackend(ABC):
+    """An open backend: its workers, and how they answer jobs."""
 
     @property
     @abstractmethod
@@ -84,7 +84,7 @@ class Answering(ABC):
         """Their description."""
 
     @abstractmethod
-    def answers(self, jobs: Iterable[Job]) -> Iterator[tuple[int, Part]]:
+    def answer_jobs(self, jobs: Iterable[Job]) -> Iterator[tuple[int, JobPart]]:
         """Yield job indices with parts, in any order; jobs are taken from the iterable as needed.
 
         Raises:
@@ -93,7 +93,7 @@ class Answering(ABC):
 
 
 class Backend(ABC):
-    """A way to have jobs answered; frozen, so that it can be used for many sweeps."""
+    """Where jobs are answered; holds no state, so that it can be used for many sweeps."""
 
     @abstractmethod
     def check(self, engine: Engine) -> None:
@@ -104,64 +104,66 @@ class Backend(ABC):
         """
 
     @abstractmethod
-    def opened(self, engine: Engine) -> AbstractContextManager[Answering]:
-        """Within the context, jobs are answered.
+    def open(self, engine: Engine) -> AbstractContextManager[OpenBackend]:
+        """Start the workers; within the context, they answer jobs.
 
         Args:
-            engine: of the sweep: its model, and how it answers.
+            engine: the sweep's, with its model and options.
 
         Raises:
             InputError: no worker can answer.
         """
 
 
-def work(engine: Engine, job: Job) -> Iterator[Part]:
-    """Answer a job; yields parts as conditions are ready, all cells of each."""
+def answer_job(engine: Engine, job: Job) -> Iterator[JobPart]:
+    """Answer a job; yield its parts as conditions are ready in all cells."""
     began = time.monotonic()
-    answered: dict[int, dict[int, list[Any]]] = {}  # by the places of conditions and cells
-    whole: set[int] = set()
+    unfinished: dict[int, dict[int, list[Any]]] = {}  # answers by condition and cell
+    finished: dict[int, dict[int, list[Any]]] = {}
     # Generated texts are scored only when nothing else is held in memory.
-    at_once = job.apart and not job.coherence
-    for which, place, found in engine.answer_each(job.asked, job.conditions):
-        mine = answered.setdefault(place, {})
-        mine[which] = found
-        if len(mine) == len(job.asked):
-            whole.add(place)
-        if whole and at_once:
-            yield _part(engine, job, {place: answered.pop(place) for place in whole}, began)
-            whole.clear()
+    one_by_one = job.apart and not job.coherence
+    for cell, condition, answers in engine.answer(job.requests, job.conditions):
+        by_cell = unfinished.setdefault(condition, {})
+        by_cell[cell] = answers
+        if len(by_cell) == len(job.requests):
+            finished[condition] = unfinished.pop(condition)
+        if finished and one_by_one:
+            yield _make_part(engine, job, finished, began)
+            finished = {}
             began = time.monotonic()
-    if whole:
-        yield _part(engine, job, {place: answered[place] for place in sorted(whole)}, began)
+    if finished:
+        yield _make_part(engine, job, finished, began)
 
 
-def _part(
-    engine: Engine, job: Job, answered: Mapping[int, Mapping[int, list[Any]]], began: float
-) -> Part:
-    """A part of the answers since `began`; generated texts are scored if the job asks for it."""
-    ready = {
-        (place, which): each
-        for place, mine in answered.items()
-        for which, each in sorted(mine.items())
+def _make_part(
+    engine: Engine, job: Job, by_condition: Mapping[int, Mapping[int, list[Any]]], began: float
+) -> JobPart:
+    """Make a part of the answers since `began`; score generated texts if the job asks for it."""
+    part = {
+        (condition, cell): answers
+        for condition, by_cell in sorted(by_condition.items())
+        for cell, answers in sorted(by_cell.items())
     }
-    known: dict[Text, float] = {}
+    nats_per_token: dict[WrittenText, float] = {}
     if job.coherence:
         texts = (
-            text for (_, which), each in ready.items() for text in texts_of(job.asked[which], each)
+            text
+            for (_, cell), answers in part.items()
+            for text in find_written_texts(job.requests[cell], answers)
         )
-        known = coherence(engine, texts)
-    return Part(
-        ready,
-        known,
-        time.monotonic() - began,
-        tuple(sorted(engine.used)),
-        engine.halved,
-        engine.peak(),
+        nats_per_token = score_coherence(engine, texts)
+    return JobPart(
+        answers=part,
+        coherence=nats_per_token,
+        seconds=time.monotonic() - began,
+        executors=tuple(sorted(engine.used)),
+        times_halved=engine.halved,
+        peak_memory=engine.peak(),
     )
 
 
-def workers_of(engine: Engine) -> Workers:
-    """This process as a worker."""
+def describe_worker(engine: Engine) -> Workers:
+    """Describe this process as a worker."""
     model = provenance(engine.model).to_dict()
     machine = f"{platform.machine()}, {os.cpu_count()} CPUs, {model['device']}"
     return Workers(model, machine)

@@ -1,17 +1,26 @@
-"""Answer the jobs of a sweep in this process.
+"""Answer the jobs of a sweep in this process; and make a backend by its name.
 
-A backend by its name.
+>>> make_backend("local", {})  # doctest: +ELLIPSIS
+<layerroles.backends.local.Local object at ...>
 """
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
-from layerroles.backends.base import Answering, Backend, Job, Part, Workers, work, workers_of
+from layerroles.backends.base import (
+    Backend,
+    Job,
+    JobPart,
+    OpenBackend,
+    Workers,
+    answer_job,
+    describe_worker,
+)
 from layerroles.backends.ray import Ray
 from layerroles.engine import Engine
 from layerroles.errors import InputError
 from layerroles.models import check_weights
-from layerroles.registry import unknown
+from layerroles.registry import describe_unknown
 
 
 class Local(Backend):
@@ -22,33 +31,33 @@ class Local(Backend):
         check_weights(engine.model)
 
     @contextmanager
-    def opened(self, engine: Engine) -> Iterator["OneByOne"]:
-        """Answer with the engine itself; nothing has to be started."""
+    def open(self, engine: Engine) -> Iterator["OpenLocal"]:
+        """Answer with the engine itself; no worker is started."""
         engine.used.clear()  # the manifest lists the executors of this run
-        yield OneByOne(engine)
+        yield OpenLocal(engine)
 
 
-class OneByOne(Answering):
+class OpenLocal(OpenBackend):
     """Answers jobs with an engine of this process."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._workers = workers_of(engine)
+        self._workers = describe_worker(engine)
 
     @property
     def workers(self) -> Workers:
         """This process."""
         return self._workers
 
-    def answers(self, jobs: Iterable[Job]) -> Iterator[tuple[int, Part]]:
+    def answer_jobs(self, jobs: Iterable[Job]) -> Iterator[tuple[int, JobPart]]:
         """Answer the jobs in order."""
-        for place, job in enumerate(jobs):
-            for part in work(self._engine, job):
-                yield place, part
+        for index, job in enumerate(jobs):
+            for part in answer_job(self._engine, job):
+                yield index, part
 
 
-def backend(name: str | Backend, options: Mapping[str, object]) -> Backend:
-    """The backend of a name.
+def make_backend(name: str | Backend, options: Mapping[str, object]) -> Backend:
+    """Make the backend of a name; a backend is returned as it is.
 
     Args:
         name: `"local"`, `"ray"`, or a backend.
@@ -69,4 +78,4 @@ def backend(name: str | Backend, options: Mapping[str, object]) -> Backend:
         return name
     if name == "local":
         return Local()
-    raise InputError(unknown("backend", str(name), ["local", "ray"]))
+    raise InputError(describe_unknown("backend", str(name), ["local", "ray"]))

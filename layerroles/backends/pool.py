@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from layerroles.ablations import Condition
-from layerroles.backends.base import Answering, Job, Part, Workers
+from layerroles.backends.base import Job, JobPart, OpenBackend, Workers
 from layerroles.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -31,30 +31,30 @@ _INSTALLED = ("purelib", "platlib", "stdlib")
 
 @dataclass(eq=False)
 class _Slot:
-    """A worker and what it does: a job, or its start (then `place` is None)."""
+    """A worker and what it does: a job, or its start (then `job_index` is None)."""
 
     actor: Any
     ref: Any
     began: float
-    place: int | None = None
+    job_index: int | None = None
     ready: bool = False
-    failed: int = 0  # times in a row
+    n_failed: int = 0  # times in a row
 
 
 @dataclass(frozen=True)
-class _Failed:
+class _Failure:
     """Why something failed, and whether its process can no longer be used."""
 
     reason: str
     gone: bool = False
 
 
-class Pool(Answering):
+class Pool(OpenBackend):
     """Workers, from `start` until `close`.
 
     Args:
         ray: the module.
-        start_one: starts a worker; returns its actor, and the reference to its description.
+        start_worker: starts a worker; returns its actor, and the reference to its description.
         model: that they have to hold, if it is known.
         timeout: seconds that a worker may take for a job, or for its start.
         attempts: how often a job, or a start, is tried.
@@ -63,23 +63,23 @@ class Pool(Answering):
     def __init__(
         self,
         ray: Any,
-        start_one: Callable[[], tuple[Any, Any]],
+        start_worker: Callable[[], tuple[Any, Any]],
         *,
         model: dict[str, Any] | None,
         timeout: float,
         attempts: int,
     ) -> None:
-        self._ray, self._start_one = ray, start_one
+        self._ray, self._start_worker = ray, start_worker
         self._model, self._timeout, self._attempts = model, timeout, attempts
-        self._by_value: set[str] = set()
-        self._first: Workers | None = None
+        self._pickled_by_value: set[str] = set()
+        self._description: Workers | None = None
         self._slots: list[_Slot] = []
-        self._wrong: InputError | None = None  # raised after the other outcomes are handled
-        # Of the current run: unanswered jobs, the worker that failed last at each, and whether all
-        # jobs have been taken.
-        self._asked: dict[int, Job] = {}
-        self._again: dict[int, Any] = {}
-        self._taken = False
+        self._first_error: InputError | None = None  # raised after the other outcomes are handled
+        # Of the current run: unanswered jobs by index, the actor that failed last at each, and
+        # whether all jobs have been taken.
+        self._unanswered: dict[int, Job] = {}
+        self._failed_by: dict[int, Any] = {}
+        self._all_taken = False
 
     def start(self, n: int) -> None:
         """Start `n` workers, without waiting for them.
@@ -89,7 +89,7 @@ class Pool(Answering):
         """
         log.info("%d workers are starting", n)
         for _ in range(n):
-            actor, ref = self._sent(self._start_one, "what workers start with")
+            actor, ref = self._try_send(self._start_worker, "what workers start with")
             self._slots.append(_Slot(actor, ref, time.monotonic()))
 
     def close(self) -> None:
@@ -98,9 +98,9 @@ class Pool(Answering):
             with suppress(Exception):  # the cluster may be gone; the other workers are still ended
                 self._ray.kill(slot.actor)
         self._slots.clear()
-        for name in self._by_value:
+        for name in self._pickled_by_value:
             self._ray.cloudpickle.unregister_pickle_by_value(sys.modules[name])
-        self._by_value.clear()
+        self._pickled_by_value.clear()
 
     @property
     def workers(self) -> Workers:
@@ -110,9 +110,9 @@ class Pool(Answering):
             InputError: none can be started.
         """
         began, warned = time.monotonic(), False
-        while self._first is None:
-            self._look()
-            self._raise_wrong()
+        while self._description is None:
+            self._collect_outcomes()
+            self._raise_first_error()
             if not warned and time.monotonic() - began > _PATIENCE:
                 warned = True
                 free = self._ray.available_resources()
@@ -121,77 +121,80 @@ class Pool(Answering):
                     free.get("CPU", 0),
                     free.get("GPU", 0),
                 )
-        return self._first
+        return self._description
 
-    def answers(self, jobs: Iterable[Job]) -> Iterator[tuple[int, Part]]:
+    def answer_jobs(self, jobs: Iterable[Job]) -> Iterator[tuple[int, JobPart]]:
         """Yield parts as they arrive; jobs that failed too often are reported after all others.
 
         Raises:
             InputError: a job that cannot be answered, or no worker is left.
         """
-        coming, n_done = enumerate(jobs), 0
-        tried, failed = Counter[int](), list[str]()
-        self._asked.clear()
-        self._again.clear()
-        self._taken = False
-        while self._hand_out(coming):
-            for actor, place, outcome in self._look():
-                if not isinstance(outcome, _Failed):
-                    del self._asked[place]
+        remaining_jobs, n_done = enumerate(jobs), 0
+        n_attempts, failures = Counter[int](), list[str]()
+        self._unanswered.clear()
+        self._failed_by.clear()
+        self._all_taken = False
+        while self._assign_jobs(remaining_jobs):
+            for actor, index, outcome in self._collect_outcomes():
+                if not isinstance(outcome, _Failure):
+                    del self._unanswered[index]
                     n_done += 1
-                    yield from ((place, part) for part in outcome)
+                    yield from ((index, part) for part in outcome)
                     continue
-                tried[place] += 1
-                job = self._asked[place]
-                log.warning("%s: %s (attempt %d)", job, outcome.reason, tried[place])
-                if tried[place] < self._attempts:
-                    self._again[place] = actor
+                n_attempts[index] += 1
+                job = self._unanswered[index]
+                log.warning("%s: %s (attempt %d)", job, outcome.reason, n_attempts[index])
+                if n_attempts[index] < self._attempts:
+                    self._failed_by[index] = actor
                     continue
-                del self._asked[place]
-                failed.append(f"{job} failed (attempts: {tried[place]}): {outcome.reason}")
-            self._raise_wrong(*failed[:1])
-            if not n_done and len(failed) >= len(self._slots):  # so will the others
-                raise InputError(failed[0])
-        if failed:
+                del self._unanswered[index]
+                failures.append(f"{job} failed (attempts: {n_attempts[index]}): {outcome.reason}")
+            self._raise_first_error(*failures[:1])
+            if not n_done and len(failures) >= len(self._slots):  # so will the others
+                raise InputError(failures[0])
+        if failures:
             raise InputError(
-                f"{failed[0]}; {len(failed)} of the jobs failed, what all others came to is stored"
+                f"{failures[0]}; {len(failures)} of the jobs failed, what all others came to is "
+                f"stored"
             )
 
-    def _raise_wrong(self, *before: str) -> None:
+    def _raise_first_error(self, *failures: str) -> None:
         """Raise the first error of the input or of the workers, if there was one."""
-        if self._wrong is not None:
-            wrong, self._wrong = self._wrong, None
-            raise InputError("; ".join([*before, str(wrong)])) from wrong
+        if self._first_error is not None:
+            error, self._first_error = self._first_error, None
+            raise InputError("; ".join([*failures, str(error)])) from error
 
-    def _hand_out(self, coming: Iterator[tuple[int, Job]]) -> bool:
+    def _assign_jobs(self, remaining_jobs: Iterator[tuple[int, Job]]) -> bool:
         """Give jobs to idle workers; returns whether any job is unanswered."""
-        for slot in self._idle():  # first by others than those that failed
-            again = (place for place, by in self._again.items() if by is not slot.actor)
-            place = next(again, None)
-            if place is None and (one := next(coming, None)) is not None:
-                place, self._asked[place] = one[0], one[1]
-            if place is None:
-                self._taken = True
+        for slot in self._idle_slots():  # first by others than those that failed
+            failed_elsewhere = (
+                index for index, by in self._failed_by.items() if by is not slot.actor
+            )
+            index = next(failed_elsewhere, None)
+            if index is None and (indexed_job := next(remaining_jobs, None)) is not None:
+                index, self._unanswered[index] = indexed_job[0], indexed_job[1]
+            if index is None:
+                self._all_taken = True
                 continue
-            self._send(slot, place)
-        for slot in self._idle():
-            if self._again:
-                self._send(slot, next(iter(self._again)))
-        return bool(self._asked) or not self._taken
+            self._give_job(slot, index)
+        for slot in self._idle_slots():
+            if self._failed_by:
+                self._give_job(slot, next(iter(self._failed_by)))
+        return bool(self._unanswered) or not self._all_taken
 
-    def _idle(self) -> list[_Slot]:
+    def _idle_slots(self) -> list[_Slot]:
         return [slot for slot in self._slots if slot.ready and slot.ref is None]
 
-    def _send(self, slot: _Slot, place: int) -> None:
-        job = self._asked[place]
-        self._again.pop(place, None)
-        for name in _own_modules(job.conditions) - self._by_value:
+    def _give_job(self, slot: _Slot, index: int) -> None:
+        job = self._unanswered[index]
+        self._failed_by.pop(index, None)
+        for name in _uninstalled_modules(job.conditions) - self._pickled_by_value:
             self._ray.cloudpickle.register_pickle_by_value(sys.modules[name])
-            self._by_value.add(name)
-        slot.ref = self._sent(lambda: slot.actor.answer.remote(job), str(job))
-        slot.place, slot.began = place, time.monotonic()
+            self._pickled_by_value.add(name)
+        slot.ref = self._try_send(lambda: slot.actor.answer.remote(job), str(job))
+        slot.job_index, slot.began = index, time.monotonic()
 
-    def _sent(self, send: Callable[[], Any], what: str) -> Any:
+    def _try_send(self, send: Callable[[], Any], what: str) -> Any:
         """Call `send`, which pickles something for a worker, and return its result.
 
         Raises:
@@ -208,54 +211,54 @@ class Pool(Answering):
             reason = str(cause).strip().split("\n")[0][:200]
             raise InputError(f"{what} cannot be sent to a worker: {reason}") from error
 
-    def _look(self) -> list[tuple[Any, int, "list[Part] | _Failed"]]:
-        """Wait briefly for the workers; returns the ended jobs, with their workers and outcomes."""
+    def _collect_outcomes(self) -> list[tuple[Any, int, "list[JobPart] | _Failure"]]:
+        """Wait briefly; return the outcome of each job that ended, with its worker and index."""
         busy = {slot.ref: slot for slot in self._slots if slot.ref is not None}
-        ready, _ = self._ray.wait(list(busy), num_returns=1, timeout=_SECONDS_BETWEEN_LOOKS)
-        more, _ = self._ray.wait(list(busy), num_returns=len(busy), timeout=0)
-        outcomes: list[tuple[Any, int, list[Part] | _Failed]] = []
+        first_done, _ = self._ray.wait(list(busy), num_returns=1, timeout=_SECONDS_BETWEEN_LOOKS)
+        done, _ = self._ray.wait(list(busy), num_returns=len(busy), timeout=0)
+        outcomes: list[tuple[Any, int, list[JobPart] | _Failure]] = []
         for ref, slot in busy.items():
             outcome: Any = None
-            if ref in ready or ref in more:
-                outcome = self._outcome(ref)
+            if ref in first_done or ref in done:
+                outcome = self._read_outcome(ref)
             elif time.monotonic() - slot.began > self._timeout:
-                took = f"it took longer than {self._timeout:g} s, raise the timeout if it should"
-                outcome = _Failed(took, gone=True)
+                reason = f"it took longer than {self._timeout:g} s, raise the timeout if it should"
+                outcome = _Failure(reason, gone=True)
             if outcome is None:
                 continue
-            place, slot.ref, slot.place = slot.place, None, None
+            index, slot.ref, slot.job_index = slot.job_index, None, None
             try:
-                if place is None:
-                    outcome = self._begun(outcome)
+                if index is None:
+                    outcome = self._check_start(outcome)
                     slot.ready = isinstance(outcome, Workers)
                 elif isinstance(outcome, InputError):
                     raise outcome
                 else:
-                    outcomes.append((slot.actor, place, outcome))
-                slot.failed = slot.failed + 1 if isinstance(outcome, _Failed) else 0
-                if slot.failed and (outcome.gone or slot.failed > 1 or not slot.ready):
+                    outcomes.append((slot.actor, index, outcome))
+                slot.n_failed = slot.n_failed + 1 if isinstance(outcome, _Failure) else 0
+                if slot.n_failed and (outcome.gone or slot.n_failed > 1 or not slot.ready):
                     self._replace(slot, outcome.reason)
             except InputError as error:
-                self._wrong = self._wrong or error
+                self._first_error = self._first_error or error
         return outcomes
 
-    def _begun(self, outcome: Any) -> Any:
-        """The outcome of a worker's start.
+    def _check_start(self, outcome: Any) -> Any:
+        """Check and return the outcome of a worker's start.
 
         Raises:
             InputError: the first worker cannot be started as asked, or it holds another model.
         """
         if isinstance(outcome, InputError):
-            if self._first is None:
+            if self._description is None:
                 raise outcome
-            return _Failed(str(outcome))
+            return _Failure(str(outcome))
         if isinstance(outcome, Workers):
-            self._check(outcome)
-            self._first = self._first or outcome
+            self._check_same_model(outcome)
+            self._description = self._description or outcome
         return outcome
 
-    def _outcome(self, ref: Any) -> Any:
-        """A worker's outcome: answers, its description, an input error, or a failure."""
+    def _read_outcome(self, ref: Any) -> Any:
+        """Return a worker's outcome: answers, its description, an input error, or a failure."""
         try:
             return self._ray.get(ref)
         except self._ray.exceptions.RayTaskError as error:
@@ -264,56 +267,60 @@ class Pool(Answering):
             if isinstance(cause, InputError):
                 return cause
             reason = str(cause).strip().split("\n")[0]
-            return _Failed(f"{type(cause).__name__}: {reason}")
+            return _Failure(f"{type(cause).__name__}: {reason}")
         except self._ray.exceptions.RayError as error:
-            return _Failed(f"its worker is gone ({type(error).__name__})", gone=True)
+            return _Failure(f"its worker is gone ({type(error).__name__})", gone=True)
 
     def _replace(self, slot: _Slot, reason: str) -> None:
         with suppress(self._ray.exceptions.RayError):
             self._ray.kill(slot.actor)
         if slot.ready:
-            slot.ready, slot.failed = False, 0
-        if slot.failed < self._attempts:
-            slot.actor, slot.ref = self._sent(self._start_one, "what workers start with")
+            slot.ready, slot.n_failed = False, 0
+        if slot.n_failed < self._attempts:
+            slot.actor, slot.ref = self._try_send(self._start_worker, "what workers start with")
             slot.began = time.monotonic()
             return
-        log.warning("a worker could not be started (attempts: %d): %s", slot.failed, reason)
+        log.warning("a worker could not be started (attempts: %d): %s", slot.n_failed, reason)
         self._slots.remove(slot)
         if not self._slots:
             raise InputError(f"no worker can be started: {reason}")
 
-    def _check(self, found: Workers) -> None:
+    def _check_same_model(self, workers: Workers) -> None:
         """Check that a worker holds the same model as the others and the sweep.
 
         Raises:
             InputError: it does not.
         """
-        known = self._first.model if self._first else self._model
+        expected = self._description.model if self._description else self._model
         for name in ("weights", "dtype", "versions"):
-            one, two = (_compared(each, name) for each in (known or found.model, found.model))
-            if one != two:
+            expected_value, value = (
+                _comparable(model, name) for model in (expected or workers.model, workers.model)
+            )
+            if expected_value != value:
                 raise InputError(
-                    f"a worker's model {found.model['name']!r} has other {name} ({two}) than "
-                    f"another process's ({one}): let all of them load the same files, with the "
-                    f"same packages"
+                    f"a worker's model {workers.model['name']!r} has other {name} ({value}) than "
+                    f"another process's ({expected_value}): let all of them load the same files, "
+                    f"with the same packages"
                 )
 
 
-def _compared(model: Any, name: str) -> Any:
-    """What has to be alike; of Python's own version no number depends."""
+def _comparable(model: Any, name: str) -> Any:
+    """The part of a description that must be equal; Python's version changes no number."""
     if name == "versions":
         return {key: value for key, value in model[name].items() if key != "python"}
     return model[name]
 
 
-def _own_modules(conditions: Iterable[Condition]) -> set[str]:
-    """Modules of users' ablations and functions that are not installed: workers may lack them."""
-    used = {type(edit).__module__ for one in conditions for edit in one.edits.values()}
-    used |= {one.at.__module__ for one in conditions if callable(one.at)}
+def _uninstalled_modules(conditions: Iterable[Condition]) -> set[str]:
+    """Modules of users' ablations and functions that workers may lack, since not installed."""
+    modules = {
+        type(edit).__module__ for condition in conditions for edit in condition.edits.values()
+    }
+    modules |= {condition.at.__module__ for condition in conditions if callable(condition.at)}
     # What `__main__` defines is sent by value anyway.
     return {
         name
-        for name in used
+        for name in modules
         if name.partition(".")[0] not in ("__main__", "layerroles") and not _is_installed(name)
     }
 

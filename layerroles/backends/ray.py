@@ -1,8 +1,8 @@
-"""Workers of a Ray cluster, each with a model of its own; this process hands out and stores.
+"""Workers of a Ray cluster, each with a model of its own; this process hands out jobs and stores.
 
-A job is asked by one worker and its answers come back whole (see `pool` for what becomes of those
-that fail). Ablations travel by value, so that those of a script or a plugin need not be installed
-on the workers; models travel by name and are loaded there once.
+A job is answered by one worker, and all of its answers are returned together (see `pool` for jobs
+that fail). Ablations are sent by value, so that those of a script or a plugin need not be installed
+on the workers; models are sent by name and loaded there once.
 """
 
 import logging
@@ -18,12 +18,12 @@ from typing import Any, Literal
 import torch
 from transformer_lens.model_bridge import TransformerBridge
 
-from layerroles.backends.base import Backend, Job, Part, Workers, work, workers_of
+from layerroles.backends.base import Backend, Job, JobPart, Workers, answer_job, describe_worker
 from layerroles.backends.pool import Pool
-from layerroles.engine import Engine, budget
+from layerroles.engine import Engine, memory_budget
 from layerroles.errors import InputError
 from layerroles.models import Origin, load, origin, prepared, provenance
-from layerroles.progress import duration
+from layerroles.progress import format_duration
 
 log = logging.getLogger(__name__)
 
@@ -77,36 +77,38 @@ class Ray(Backend):
 
     def check(self, engine: Engine) -> None:
         """It takes Ray, and a model that workers can load."""
-        _ray()
+        _import_ray()
         if self.make is None:
             origin(engine.model)
 
     @contextmanager
-    def opened(self, engine: Engine) -> Iterator[Pool]:
+    def open(self, engine: Engine) -> Iterator[Pool]:
         """Start the workers.
 
         Raises:
             InputError: there is no cluster at the address, or it has too few GPUs.
         """
-        ray, model = _ray(), None
+        ray, model = _import_ray(), None
         source = None if self.make else origin(engine.model)
         if prepared(engine.model).has_weights:
             model = provenance(engine.model).to_dict()
-        with _cluster(ray, self.address):
+        with _connect_cluster(ray, self.address):
             nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-            n, where = shared_out(nodes, self.workers, self.gpus_per_worker)
-            make = self.make or partial(_loaded, source, engine.options, where)
-            about = f"ray, {n} worker{'s' * (n > 1)}"
-            ray.util.register_serializer(TransformerBridge, serializer=origin, deserializer=_held)
+            n_workers, resources = plan_workers(nodes, self.workers, self.gpus_per_worker)
+            make = self.make or partial(_load_engine, source, engine.options, resources)
+            description = f"ray, {n_workers} worker{'s' * (n_workers > 1)}"
+            ray.util.register_serializer(
+                TransformerBridge, serializer=origin, deserializer=_load_donor
+            )
             pool = Pool(
                 ray,
-                partial(_started, ray, make, about, where),
+                partial(_start_worker, ray, make, description, resources),
                 model=model,
                 timeout=self.timeout,
                 attempts=self.attempts,
             )
             try:
-                pool.start(n)
+                pool.start(n_workers)
                 yield pool
             finally:
                 pool.close()
@@ -114,31 +116,31 @@ class Ray(Backend):
 
 
 @dataclass(frozen=True)
-class Where:
+class WorkerResources:
     """What a worker takes of its node.
 
     Attributes:
-        cpus: that it asks for, if there are no GPUs; where there are, these decide.
-        gpus: that it asks for.
-        beside: workers that share the processors of a node, at the most.
-        sharing: workers that share the memory of one device.
+        cpus: requested; 0 where GPUs are.
+        gpus: requested.
+        per_node: workers that share the processors of a node, at most.
+        per_device: workers that share the memory of a device.
     """
 
     cpus: float
     gpus: float
-    beside: int
-    sharing: int
+    per_node: int
+    per_device: int
 
 
-def shared_out(
+def plan_workers(
     nodes: Sequence[dict[str, float]],
     workers: int | Literal["auto"],
     gpus_per_worker: float | None,
-) -> tuple[int, Where]:
-    """How many workers there are to be, and what each takes.
+) -> tuple[int, WorkerResources]:
+    """Decide how many workers to start, and what each takes.
 
     Args:
-        nodes: the resources of each node, as Ray tells them.
+        nodes: the resources of each node, as Ray reports them.
         workers: how many are wanted.
         gpus_per_worker: as for `Ray`.
 
@@ -146,73 +148,83 @@ def shared_out(
         InputError: there are not as many GPUs, or no processors.
     """
     n_gpus = sum(node.get("GPU", 0) for node in nodes)
-    each = gpus_per_worker if gpus_per_worker is not None else float(n_gpus > 0)
-    if not each:
+    gpus = gpus_per_worker if gpus_per_worker is not None else float(n_gpus > 0)
+    if not gpus:
         hosts = [node["CPU"] for node in nodes if node.get("CPU")]
         if not hosts:
             raise InputError("the Ray cluster has no node with CPUs for workers")
-        n = len(hosts) if workers == "auto" else workers
-        beside = math.ceil(n / len(hosts))
-        cpus = min(hosts) / beside
+        n_workers = len(hosts) if workers == "auto" else workers
+        per_node = math.ceil(n_workers / len(hosts))
+        cpus = min(hosts) / per_node
         cpus = math.floor(cpus) if cpus >= 1 else math.floor(cpus * 100) / 100
-        return n, Where(float(cpus), 0.0, beside, beside)
+        return n_workers, WorkerResources(float(cpus), 0.0, per_node, per_node)
     # A worker does not reach over nodes, nor a fraction over GPUs.
-    per_gpu = int(1 / each + 1e-9) if each < 1 else 1
-    fit = [int(node.get("GPU", 0)) * per_gpu // max(1, int(each)) for node in nodes]
-    most = sum(fit)
-    n = most if workers == "auto" else workers
-    if n > most or not n:
+    per_gpu = int(1 / gpus + 1e-9) if gpus < 1 else 1
+    fitting = [int(node.get("GPU", 0)) * per_gpu // max(1, int(gpus)) for node in nodes]
+    n_possible = sum(fitting)
+    n_workers = n_possible if workers == "auto" else workers
+    if n_workers > n_possible or not n_workers:
         raise InputError(
-            f"workers={workers!r} with gpus_per_worker={each:g}: the cluster has {n_gpus:g} GPUs "
-            f"on {len(nodes)} nodes, enough for {most} workers"
+            f"workers={workers!r} with gpus_per_worker={gpus:g}: the cluster has {n_gpus:g} GPUs "
+            f"on {len(nodes)} nodes, enough for {n_possible} workers"
         )
-    return n, Where(0.0, float(each), max(fit), per_gpu)
+    return n_workers, WorkerResources(0.0, float(gpus), max(fitting), per_gpu)
 
 
 class _Worker:
     """A process that holds an engine."""
 
-    def start(self, make: Callable[[], Engine], about: str, where: Where) -> Workers:
-        """Make the engine: here, since Ray tells of `__init__` only that it failed."""
-        if not where.gpus:  # not every version of Ray hides them
+    def start(
+        self, make: Callable[[], Engine], description: str, resources: WorkerResources
+    ) -> Workers:
+        """Make the engine: not in `__init__`, of which Ray reports only that it failed."""
+        if not resources.gpus:  # not every version of Ray hides them
             os.environ["CUDA_VISIBLE_DEVICES"] = ""
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // where.beside))
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // resources.per_node))
         self._engine = make()
-        found = workers_of(self._engine)
-        return Workers(found.model, f"{about} on {found.machine}")
+        workers = describe_worker(self._engine)
+        return Workers(workers.model, f"{description} on {workers.machine}")
 
-    def answer(self, job: Job) -> list[Part]:
-        """Ask a job."""
-        return list(work(self._engine, job))
-
-
-def _started(ray: Any, make: Callable[[], Engine], about: str, where: Where) -> tuple[Any, Any]:
-    """A new worker, and the reference to what it says when it is ready."""
-    wanted: dict[str, Any] = {"num_cpus": where.cpus, "num_gpus": where.gpus, "max_restarts": 0}
-    actor = ray.remote(_Worker).options(**wanted, scheduling_strategy="SPREAD").remote()
-    return actor, actor.start.remote(make, about, where)
+    def answer(self, job: Job) -> list[JobPart]:
+        """Answer a job."""
+        return list(answer_job(self._engine, job))
 
 
-def _loaded(source: Origin | None, options: dict[str, Any], where: Where) -> Engine:
-    """An engine for a sweep's model, with a share of what memory is free."""
+def _start_worker(
+    ray: Any, make: Callable[[], Engine], description: str, resources: WorkerResources
+) -> tuple[Any, Any]:
+    """Start a worker; return its actor, and the reference to its description."""
+    options: dict[str, Any] = {
+        "num_cpus": resources.cpus,
+        "num_gpus": resources.gpus,
+        "max_restarts": 0,
+    }
+    actor = ray.remote(_Worker).options(**options, scheduling_strategy="SPREAD").remote()
+    return actor, actor.start.remote(make, description, resources)
+
+
+def _load_engine(
+    source: Origin | None, options: dict[str, Any], resources: WorkerResources
+) -> Engine:
+    """Make an engine for a sweep's model, with a share of the free memory."""
     assert source is not None
-    spread = {"device_map": "auto"} if where.gpus > 1 else {}
+    spread = {"device_map": "auto"} if resources.gpus > 1 else {}
     model = load(source.name, dtype=source.dtype, revision=source.revision, **spread)
-    if options["memory"] is None and where.sharing > 1:
-        free = budget(None, next(model.parameters()).device).total
-        options = {**options, "memory": max(2**20, free // where.sharing)}
+    if options["memory"] is None and resources.per_device > 1:
+        free = memory_budget(None, next(model.parameters()).device).total
+        options = {**options, "memory": max(2**20, free // resources.per_device)}
     return Engine(model, **options)
 
 
 @cache
-def _held(source: Origin) -> TransformerBridge:
-    """A donor, on the worker: one of a name is loaded once."""
+def _load_donor(source: Origin) -> TransformerBridge:
+    """Load a donor on the worker; each name once."""
     return load(source.name, dtype=source.dtype, revision=source.revision)
 
 
 @contextmanager
-def _cluster(ray: Any, address: str | None) -> Iterator[None]:
-    """Within the context, this process is connected to a cluster.
+def _connect_cluster(ray: Any, address: str | None) -> Iterator[None]:
+    """Connect this process to a cluster within the context.
 
     Raises:
         InputError: there is none at the address, or it is connected to another.
@@ -225,27 +237,27 @@ def _cluster(ray: Any, address: str | None) -> Iterator[None]:
             )
         yield
         return
-    own: dict[str, Any] = {"object_store_memory": _OBJECT_STORE, "include_dashboard": False}
+    options: dict[str, Any] = {"object_store_memory": _OBJECT_STORE, "include_dashboard": False}
     began = time.monotonic()
     try:
         ray.init(
             address=address or "local",
             log_to_driver=False,
             logging_level=logging.ERROR,
-            **({} if address else own),
+            **({} if address else options),
         )
     except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
         reason = str(error).strip().split("\n")[0]
         raise InputError(f"address={address!r}: no Ray cluster can be used ({reason})") from error
-    log.info("connected to Ray after %s", duration(time.monotonic() - began))
+    log.info("connected to Ray after %s", format_duration(time.monotonic() - began))
     try:
         yield
     finally:
         ray.shutdown()
 
 
-def _ray() -> Any:
-    """Ray itself.
+def _import_ray() -> Any:
+    """Import Ray.
 
     Raises:
         InputError: it is not installed.

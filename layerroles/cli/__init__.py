@@ -53,8 +53,8 @@ app.command("sites")(sites.command)
 app.command("demo")(demo.command)
 
 
-def _print_version(asked: bool | None) -> None:
-    if asked:
+def _print_version(wanted: bool | None) -> None:
+    if wanted:
         typer.echo(f"layerroles {__version__}")
         raise typer.Exit
 
@@ -82,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     handler = logging.StreamHandler()
-    handler.setFormatter(_Lines("layerroles: %(message)s"))
+    handler.setFormatter(_PlainFormatter("layerroles: %(message)s"))
     log = logging.getLogger("layerroles")
     before = log.level
     log.addHandler(handler)
@@ -92,9 +92,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = command.main(words, prog_name="layerroles", standalone_mode=False)
         return int(code or 0)
     except InputError as error:
-        return _fail(str(error))
+        return _report_error(str(error))
     except typer.TyperException as error:
-        return _fail(_line(error))
+        return _report_error(_describe_error(error))
     except (typer.Abort, KeyboardInterrupt):
         print("layerroles: stopped", file=sys.stderr)
         return 130
@@ -103,28 +103,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
         log.setLevel(before)
 
 
-def _fail(line: str) -> int:
+def _report_error(line: str) -> int:
     print(f"layerroles: error: {visible(line)}", file=sys.stderr)
     return 2
 
 
-class _Lines(logging.Formatter):
-    """What is logged, without what would steer a terminal."""
+class _PlainFormatter(logging.Formatter):
+    """Formats log records with control characters written out."""
 
     def format(self, record: logging.LogRecord) -> str:
         return visible(super().format(record))
 
 
-def _line(error: typer.TyperException) -> str:
-    """What typer found wrong, in one line, with the nearest known option and where to read on."""
+def _describe_error(error: typer.TyperException) -> str:
+    """Describe an error of typer in one line, with the nearest option and a pointer to --help."""
     line = " ".join(error.format_message().split()).rstrip(".")
     near = getattr(error, "possibilities", None)
     if near:
         line = f"no such option: {getattr(error, 'option_name', '')}, did you mean {near[0]}?"
     # typer checks values with pydantic, whose words leave the value out.
-    found: list[dict[str, object]] = getattr(error.__cause__, "errors", list)()
-    if found:
-        line = f"{line.split(', unable')[0].replace(': Input', ': it')}, not {found[0]['input']!r}"
+    problems: list[dict[str, object]] = getattr(error.__cause__, "errors", list)()
+    if problems:
+        line = (
+            f"{line.split(', unable')[0].replace(': Input', ': it')}, not {problems[0]['input']!r}"
+        )
     context = getattr(error, "ctx", None)
     if context is not None:
         line = f"{line} (see {context.command_path} --help)"

@@ -1,7 +1,7 @@
 """`layerroles ablations`: the ablations that `--ablation` takes."""
 
 from layerroles.cli.options import AsJson, Plugins
-from layerroles.cli.parsing import describe_fields, first_line, import_plugins
+from layerroles.cli.parsing import describe_parameters, first_line, import_plugins
 
 
 def command(plugin: Plugins = None, as_json: AsJson = False) -> None:
@@ -19,7 +19,8 @@ def command(plugin: Plugins = None, as_json: AsJson = False) -> None:
     from layerroles.cli.tables import print_json, print_table
 
     rows = [
-        (name, describe_fields(ABLATIONS[name]), first_line(ABLATIONS[name])) for name in ABLATIONS
+        (name, describe_parameters(ABLATIONS[name]), first_line(ABLATIONS[name]))
+        for name in ABLATIONS
     ]
     if as_json:
         keys = ("name", "parameters", "what")

@@ -34,18 +34,20 @@ def command(
     layerroles compare runs/first runs/second --top 5
     """
     import layerroles as lr
-    from layerroles.cli.tables import print_comparison, print_json, records
+    from layerroles.cli.tables import json_records, print_comparison, print_json
 
-    found = lr.compare(lr.read(first), lr.read(second))
+    comparison = lr.compare(lr.read(first), lr.read(second))
     if as_json:
         print_json(
             {
-                "a": found.names[0],
-                "b": found.names[1],
-                "profiles": records(found.profiles),
-                "differences": records(found.largest(len(found.frame) if top is None else top)),
-                "unmatched": found.unmatched,
+                "a": comparison.names[0],
+                "b": comparison.names[1],
+                "profiles": json_records(comparison.profiles),
+                "differences": json_records(
+                    comparison.largest(len(comparison.frame) if top is None else top)
+                ),
+                "unmatched": comparison.unmatched,
             }
         )
         return
-    print_comparison(found, top=3 if top is None else top)
+    print_comparison(comparison, top=3 if top is None else top)

@@ -1,28 +1,31 @@
 """What a shell completes: names of tasks, ablations, models, figures; run folders.
 
-A shell asks at every press of a key, so nothing is imported here; that the names are those of the
-registries is for a test to say. Of a list with commas, its last name is completed.
+A shell asks at every press of a key, so nothing is imported here: registered names are read from
+the source, and a test compares all names with the registries. Of a list with commas, its last name
+is completed.
 """
 
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 
-TASKS = (
-    *("copying", "facts", "kv_retrieval", "lm_eval", "local", "needle", "plain_text"),
-    "word_problems",
-)
-ABLATIONS = ("mean", "noise", "resample", "skip", "swap", "zero")
+_PACKAGE = Path(__file__).parents[1]
+_DECORATOR = re.compile(r'^@(?:ablation|register)\("(\w+)"\)', re.MULTILINE)
+
+
+def _registered(*folders: str) -> tuple[str, ...]:
+    """The names that modules of these folders register, without an import of them."""
+    files = [file for folder in folders for file in (_PACKAGE / folder).glob("*.py")]
+    return tuple(sorted(n for file in files for n in _DECORATOR.findall(file.read_text("utf-8"))))
+
+
+ABLATIONS = _registered("ablations")
+TASKS = _registered("tasks", "harness")
+PROTOCOLS = _registered("protocols")
+PROBES = tuple(name for name in _registered("probes") if name != "tuned_lens")  # read from a file
 ATS = ("all", "after_first", "prompt", "generated", "evidence", "last")
-PROTOCOLS = (
-    *("answer_logprob", "chain_logprob", "continuation", "exact", "generation", "letter"),
-    "text_logprob",
-)
-PROBES = (
-    *("attention", "attribution", "decision", "head_scores", "logit_lens", "retrieval_score"),
-    "similarity",
-)
 METHODS = ("role_aware", "likelihood", "block_influence", "angular", "random")
 EXECUTORS = ("auto", "fused", "hooked", "plain")
 BACKENDS = ("local", "ray")

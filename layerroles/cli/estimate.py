@@ -27,11 +27,11 @@ from layerroles.cli.options import (
 from layerroles.cli.parsing import import_plugins, split_settings
 from layerroles.cli.sweep import (
     TASKS,
-    known_ats,
-    known_protocols,
+    each_condition,
     make_ablations,
     make_tasks,
-    one_at_a_time,
+    parse_positions,
+    parse_protocols,
 )
 from layerroles.cli.tables import print_json
 from layerroles.errors import InputError, visible
@@ -85,33 +85,33 @@ def command(
     layerroles estimate --model meta-llama/Llama-3.1-8B --device h100 --tasks kv_retrieval
     """
     import_plugins(plugin or [])
-    asked = make_tasks(tasks, num_fewshot)
-    ways = known_protocols(protocols)
-    ats = known_ats(at)
+    tasks_asked = make_tasks(tasks, num_fewshot)
+    protocols_asked = parse_protocols(protocols)
+    ats = parse_positions(at)
     if limit < 1:
         raise InputError(f"--limit {limit} asks for nothing: give 1 or more")
     ablations = make_ablations(ablation, split_settings(settings or []))
 
     import layerroles as lr
-    from layerroles.engine import dtype_on, n_bytes
+    from layerroles.engine import loading_dtype, parse_memory
 
     if memory is not None:
-        n_bytes(memory)
-    kind = dtype_on(device, dtype)
+        parse_memory(memory)
+    kind = loading_dtype(device, dtype)
     bridge = lr.load(model, dtype=kind, device="meta", revision=revision)
-    conditions = one_at_a_time(bridge, ablations, sites, ats)
+    conditions = each_condition(bridge, ablations, sites, ats)
     sweep = lr.Sweep(
         bridge,
-        asked,
+        tasks_asked,
         conditions,
-        protocols=ways,
+        protocols=protocols_asked,
         limit=limit,
         seed=seed,
         chat=chat,
         noise_floor=noise_floor,
     )
-    found = lr.estimate(sweep, device=device, memory=memory, generated=generated)
+    expected = lr.estimate(sweep, device=device, memory=memory, generated=generated)
     if as_json:
-        print_json(found.to_dict())
+        print_json(expected.to_dict())
     else:
-        typer.echo(visible(str(found)))
+        typer.echo(visible(str(expected)))

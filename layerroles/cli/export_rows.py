@@ -46,7 +46,7 @@ def command(
                 _write(frame, scratch, file.suffix)
             except UnicodeEncodeError:
                 texts = [name for name, column in frame.items() if column.dtype == object]
-                encodable = {name: frame[name].map(_encodable) for name in texts}
+                encodable = {name: frame[name].map(_make_encodable) for name in texts}
                 _write(frame.assign(**encodable), scratch, file.suffix)
             scratch.replace(file)
     except OSError as error:
@@ -58,7 +58,7 @@ def command(
         print_line(f"{len(frame)} rows in {file}")
 
 
-def _encodable(value: object) -> object:
+def _make_encodable(value: object) -> object:
     """Half a surrogate pair, which no UTF-8 has, becomes a question mark."""
     return value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
 

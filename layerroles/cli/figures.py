@@ -50,25 +50,25 @@ def command(
     [bold]Example:[/bold]
     layerroles figures runs/first --format pdf,png --width full --only role_map,depth_profile
     """
-    from layerroles.figures import check_formats, inches
+    from layerroles.figures import check_formats, parse_width
 
-    asked = split_list(formats, "--format")
-    check_formats(asked)
-    inches(width)
+    formats_asked = split_list(formats, "--format")
+    check_formats(formats_asked)
+    parse_width(width)
     names = [] if only is None else split_list(only, "--only")
 
     import layerroles as lr
-    from layerroles.sweep import unfinished
+    from layerroles.sweep import describe_unfinished
 
     result = lr.read(run)
-    if line := unfinished(run):
+    if line := describe_unfinished(run):
         typer.echo(f"layerroles: {line}", err=True)
     # The probes' module loads torch, which a run without probes does not need.
     saved = lr.probes.read_saved(run) if (run / "probes").is_dir() else []
     drawn = lr.figures.every(result, saved, only=names)
     folder = out or run / "figures"
     written = lr.figures.save(
-        drawn, folder, formats=asked, width=width, title=title, dpi=dpi, result=result
+        drawn, folder, formats=formats_asked, width=width, title=title, dpi=dpi, result=result
     )
     if as_json:
         print_json(

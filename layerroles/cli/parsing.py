@@ -1,8 +1,10 @@
-"""Read what the value of an option says: lists and settings.
+"""Parse the values of options: lists, settings of ablations and tasks, and files of plugins.
 
-The parameters of ablations and tasks, which are the fields of their dataclasses.
+The parameters that `--set` and brackets give are the fields of dataclasses, and are converted to
+their types.
 
-Run a user's files that register ablations, tasks, protocols or probes.
+>>> split_settings(["factor=0.5"])
+{'factor': '0.5'}
 """
 
 import dataclasses
@@ -55,7 +57,7 @@ def split_settings(pairs: Iterable[str]) -> dict[str, str]:
     return settings
 
 
-def typed_fields(cls: type, settings: Mapping[str, str]) -> dict[str, Any]:
+def parse_parameters(cls: type, settings: Mapping[str, str]) -> dict[str, Any]:
     """Convert settings to the types of a dataclass's fields.
 
     Raises:
@@ -66,39 +68,13 @@ def typed_fields(cls: type, settings: Mapping[str, str]) -> dict[str, Any]:
     values = {}
     for name, text in settings.items():
         if name not in fields:
-            known = ", ".join(fields) or "none"
-            raise InputError(f"{cls.__name__} has no parameter {name!r}: known are {known}")
+            names = ", ".join(fields) or "none"
+            raise InputError(f"{cls.__name__} has no parameter {name!r}: known are {names}")
         try:
             values[name] = _convert(text, hints[name])
         except ValueError as error:
             raise InputError(f"--set {name}={text}: {error}") from error
     return values
-
-
-def describe_fields(cls: type) -> str:
-    """The parameters of a dataclass with their defaults, as in `factor=0.5`."""
-    shown = []
-    for field in _fields(cls):
-        if field.default is not dataclasses.MISSING:
-            shown.append(f"{field.name}={_show(field.default)}")
-        elif field.default_factory is not dataclasses.MISSING:
-            shown.append(f"{field.name}={_show(field.default_factory())}")
-        else:
-            shown.append(field.name)
-    return ", ".join(shown)
-
-
-def first_line(cls: type) -> str:
-    """The first line of a class's own docstring."""
-    return (cls.__doc__ or "").strip().split("\n", 1)[0]
-
-
-def _fields(cls: type) -> tuple["dataclasses.Field[Any]", ...]:
-    return dataclasses.fields(cls) if dataclasses.is_dataclass(cls) else ()
-
-
-def _show(value: object) -> str:
-    return value if isinstance(value, str) and value else repr(value)
 
 
 def _convert(text: str, kind: Any) -> Any:
@@ -150,6 +126,32 @@ def _first_that_fits(text: str, options: tuple[Any, ...]) -> Any:
     raise ValueError(", ".join(problems))
 
 
+def describe_parameters(cls: type) -> str:
+    """The parameters of a dataclass with their defaults, as in `factor=0.5`."""
+    shown = []
+    for field in _fields(cls):
+        if field.default is not dataclasses.MISSING:
+            shown.append(f"{field.name}={_format_value(field.default)}")
+        elif field.default_factory is not dataclasses.MISSING:
+            shown.append(f"{field.name}={_format_value(field.default_factory())}")
+        else:
+            shown.append(field.name)
+    return ", ".join(shown)
+
+
+def _format_value(value: object) -> str:
+    return value if isinstance(value, str) and value else repr(value)
+
+
+def _fields(cls: type) -> tuple["dataclasses.Field[Any]", ...]:
+    return dataclasses.fields(cls) if dataclasses.is_dataclass(cls) else ()
+
+
+def first_line(cls: type) -> str:
+    """The first line of a class's own docstring."""
+    return (cls.__doc__ or "").strip().split("\n", 1)[0]
+
+
 def import_plugins(paths: Sequence[Path]) -> None:
     """Run Python files that register ablations, tasks, protocols or probes.
 
@@ -177,10 +179,10 @@ def _import_plugin(path: Path) -> None:
         reason = str(error) or type(error).__name__
         if not isinstance(error, InputError):
             reason = f"{type(error).__name__}: {reason}"
-        raise InputError(f"plugin {str(path)!r}{_at_line(error, path)}: {reason}") from error
+        raise InputError(f"plugin {str(path)!r}{_describe_line(error, path)}: {reason}") from error
 
 
-def _at_line(error: BaseException, path: Path) -> str:
+def _describe_line(error: BaseException, path: Path) -> str:
     """Where in the plugin it failed: the innermost of its own lines."""
     if isinstance(error, SyntaxError):
         return f" line {error.lineno}"

@@ -74,36 +74,39 @@ def command(
     layerroles probe --model smollm2-135m --tasks facts --probe logit_lens --out runs/first
     """
     import_plugins(plugin or [])
-    asked = make_tasks(tasks, num_fewshot)
+    tasks_asked = make_tasks(tasks, num_fewshot)
     probes = make_probes(probe, tuned_lens)
     if limit < 1:
         raise InputError(f"--limit {limit} asks for nothing: give 1 or more")
 
     import layerroles as lr
     from layerroles.cli.tables import print_json, print_line
-    from layerroles.roles import probed, summary
+    from layerroles.roles import probe_sentences, summarize_probes
 
     bridge = lr.load(model, dtype=dtype, device=device, revision=revision)
     summaries: list[dict[str, object]] = []
-    for each in probes:
+    for probe_asked in probes:
         try:
-            frame = lr.probes.measure_into(out, each, bridge, asked, limit=limit, seed=seed)
+            frame = lr.probes.measure_into(
+                out, probe_asked, bridge, tasks_asked, limit=limit, seed=seed
+            )
         except KeyboardInterrupt:
             print(
                 f"layerroles: stopped; the probes that were done are kept in {out}", file=sys.stderr
             )
             raise typer.Exit(130) from None
         n = 0 if frame.empty else len(frame[["task", "example"]].drop_duplicates())
-        sentences = [] if frame.empty else [one.text for one in probed(summary([frame]))]
+        probe_words = [] if frame.empty else probe_sentences(summarize_probes([frame]))
+        sentences = [sentence.text for sentence in probe_words]
         summaries.append(
-            {"probe": each.name, "rows": len(frame), "examples": n, "sentences": sentences}
+            {"probe": probe_asked.name, "rows": len(frame), "examples": n, "sentences": sentences}
         )
         if as_json:
             continue
         if frame.empty:
-            print_line(f"{each.name}: none of these examples has what it measures")
+            print_line(f"{probe_asked.name}: none of these examples has what it measures")
             continue
-        print_line(f"{each.name}: {len(frame)} rows on {n} examples")
+        print_line(f"{probe_asked.name}: {len(frame)} rows on {n} examples")
         for sentence in sentences:
             print_line(sentence)
     if as_json:

@@ -19,7 +19,7 @@ from layerroles.cli.options import (
     Seed,
 )
 from layerroles.cli.parsing import import_plugins, split_list
-from layerroles.cli.sweep import known_protocols, make_tasks
+from layerroles.cli.sweep import make_tasks, parse_protocols
 from layerroles.errors import InputError
 
 
@@ -91,29 +91,29 @@ def command(
     layerroles prune --model smollm2-135m --drop 2 --keep reasoning --out runs/plan --export pruned
     """
     import_plugins(plugin or [])
-    asked = make_tasks(tasks, num_fewshot)
-    kept = split_list(keep, "--keep")
-    ways = None if protocols is None else known_protocols(protocols)
+    tasks_asked = make_tasks(tasks, num_fewshot)
+    names_kept = split_list(keep, "--keep")
+    protocols_asked = None if protocols is None else parse_protocols(protocols)
     if limit < 1:
         raise InputError(f"--limit {limit} asks for nothing: give 1 or more")
 
     import layerroles as lr
-    from layerroles.cli.tables import print_json, print_line, records
-    from layerroles.prune import check_empty, exportable
+    from layerroles.cli.tables import json_records, print_json, print_line
+    from layerroles.prune import check_empty, check_exportable
 
     if export is not None:
         check_empty(export)  # before hours of work, as what follows
     bridge = lr.load(model, dtype=dtype, device=device, revision=revision)
     if export is not None:
-        exportable(bridge)
+        check_exportable(bridge)
     try:
         plan = lr.plan_pruning(
             bridge,
             drop=drop,
-            keep=kept,
-            tasks=asked,
+            keep=names_kept,
+            tasks=tasks_asked,
             method=method,
-            protocols=ways,
+            protocols=protocols_asked,
             limit=limit,
             seed=seed,
             screen=screen,
@@ -135,7 +135,7 @@ def command(
                 "n_layers": plan.n_layers,
                 "keep": plan.keep,
                 "without_skill": plan.without_skill,
-                "steps": records(plan.frame),
+                "steps": json_records(plan.frame),
                 "export": None if folder is None else str(folder),
             }
         )

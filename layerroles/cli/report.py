@@ -31,14 +31,14 @@ def command(
     layerroles report runs/base --against runs/twin --out both.html
     """
     import layerroles as lr
-    from layerroles.sweep import unfinished
+    from layerroles.sweep import describe_unfinished
 
     result = lr.read(run)
     # The probes' module loads torch, which a run without probes does not need.
     saved = lr.probes.read_saved(run) if (run / "probes").is_dir() else []
     other = None if against is None else lr.read(against)
     runs = [run] if against is None else [run, against]
-    partly = [line for line in map(unfinished, runs) if line]
+    partly = [line for line in map(describe_unfinished, runs) if line]
     for line in partly:
         typer.echo(f"layerroles: {line}", err=True)
     page = lr.report(

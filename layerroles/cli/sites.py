@@ -47,7 +47,7 @@ def command(
                 "n_kv_heads": size.n_kv_heads,
                 "d_model": config.d_model,
                 "d_head": config.d_head,
-                "parts": [_part(part, size, checks) for part in _SHOWN],
+                "parts": [_describe_part(part, size, checks) for part in _SHOWN],
                 "identity_error": list(checks.identity_error),
                 "adds_up": list(checks.holds),
             }
@@ -61,7 +61,7 @@ def command(
     print_table(
         "Sites",
         ("part", "written", "all of them", "what is ablated", "supported"),
-        [_row(part, size, checks) for part in _SHOWN],
+        [_part_row(part, size, checks) for part in _SHOWN],
     )
     print_table(
         "What attention and MLP add, against what the layer adds",
@@ -89,7 +89,7 @@ _SHOWN: dict["Part", str] = {
 }
 
 
-def _part(part: "Part", size: "Size", checks: "Checks") -> dict[str, object]:
+def _describe_part(part: "Part", size: "Size", checks: "Checks") -> dict[str, object]:
     """A part for scripts: how its sites are written, and which of them are refused."""
     from layerroles.sites import each_site
 
@@ -103,11 +103,11 @@ def _part(part: "Part", size: "Size", checks: "Checks") -> dict[str, object]:
     }
 
 
-def _row(part: "Part", size: "Size", checks: "Checks") -> tuple[str, ...]:
+def _part_row(part: "Part", size: "Size", checks: "Checks") -> tuple[str, ...]:
     from layerroles.sites import each_site
 
     sites = each_site(size, part)
-    whole = "all" if part == "block" else f"all.{part}"
+    all_of_them = "all" if part == "block" else f"all.{part}"
     refused: dict[str, list[int]] = {}
     for site in sites:
         reason = checks.refusal(site)
@@ -116,11 +116,11 @@ def _row(part: "Part", size: "Size", checks: "Checks") -> tuple[str, ...]:
             refused.setdefault(reason.split(" (")[0], []).append(site.layer)
     supported = "yes"
     if refused:
-        layers = sorted({layer for found in refused.values() for layer in found})
-        which = "no" if len(layers) == size.n_layers else f"not in {_listed(layers)}"
+        layers = sorted({layer for layers_refused in refused.values() for layer in layers_refused})
+        which = "no" if len(layers) == size.n_layers else f"not in {_join_layers(layers)}"
         supported = f"{which}: {'; '.join(refused)}"
-    return part, f"{sites[0]} ... {sites[-1]}", whole, _SHOWN[part], supported
+    return part, f"{sites[0]} ... {sites[-1]}", all_of_them, _SHOWN[part], supported
 
 
-def _listed(layers: list[int]) -> str:
+def _join_layers(layers: list[int]) -> str:
     return ", ".join(f"L{layer}" for layer in layers)

@@ -22,19 +22,25 @@ def command(
     [bold]Example:[/bold]
     layerroles status runs/first --top 3
     """
-    from layerroles.cli.tables import most_harmful, print_json, print_line, print_result, records
+    from layerroles.cli.tables import (
+        json_records,
+        most_harmful,
+        print_json,
+        print_line,
+        print_result,
+    )
     from layerroles.sweep import read_status
 
-    found = read_status(run)
+    status = read_status(run)
     if as_json:
-        status = found.to_dict()
+        values = status.to_dict()
         if top:
             import layerroles as lr
 
-            status["effects"] = records(most_harmful(lr.read(run).effects(), top))
-        print_json(status)
+            values["effects"] = json_records(most_harmful(lr.read(run).effects(), top))
+        print_json(values)
         return
-    print_line(str(found))
+    print_line(str(status))
     if top:
         import layerroles as lr
 

@@ -30,11 +30,11 @@ from layerroles.cli.options import (
     Tasks,
 )
 from layerroles.cli.parsing import (
-    describe_fields,
+    describe_parameters,
     import_plugins,
+    parse_parameters,
     split_list,
     split_settings,
-    typed_fields,
 )
 from layerroles.errors import InputError
 
@@ -146,31 +146,31 @@ def command(
     layerroles sweep --model smollm2-135m --tasks facts,word_problems --sites L0:10 --out runs/first
     """
     import_plugins(plugin or [])
-    asked = make_tasks(tasks, num_fewshot)
-    ways = known_protocols(protocols)
-    ats = known_ats(at)
+    tasks_asked = make_tasks(tasks, num_fewshot)
+    protocols_asked = parse_protocols(protocols)
+    ats = parse_positions(at)
     if limit < 1:
         raise InputError(f"--limit {limit} asks for nothing: give 1 or more")
     check_engine(executor, memory)
     ablations = make_ablations(ablation, split_settings(settings or []))
-    there = known_backend(backend, address, workers, gpus_per_worker, timeout)
+    chosen_backend = parse_backend(backend, address, workers, gpus_per_worker, timeout)
     if backend == "ray" and device is not None:
         raise InputError(
             f"--device {device} is of --backend local: with ray, each worker takes what it is given"
         )
 
     import layerroles as lr
-    from layerroles.cli.tables import most_harmful, print_json, print_result, records
+    from layerroles.cli.tables import json_records, most_harmful, print_json, print_result
 
     device = "meta" if backend == "ray" else device  # the workers read the weights
     bridge = lr.load(model, dtype=dtype, device=device, revision=revision)
-    conditions = one_at_a_time(bridge, ablations, sites, ats)
+    conditions = each_condition(bridge, ablations, sites, ats)
     engine = lr.Engine(bridge, executor=cast("ExecutorName", executor), memory=memory)
     sweep = lr.Sweep(
         bridge,
-        asked,
+        tasks_asked,
         conditions,
-        protocols=ways,
+        protocols=protocols_asked,
         limit=limit,
         seed=seed,
         engine=engine,
@@ -179,7 +179,7 @@ def command(
         noise_floor=noise_floor,
     )
     try:
-        result = sweep.run(out, backend=there)
+        result = sweep.run(out, backend=chosen_backend)
     except KeyboardInterrupt:
         print(
             f"layerroles: stopped; what is done is kept in {out}, the same command goes on",
@@ -189,13 +189,19 @@ def command(
     if as_json:
         effects = result.effects()
         worst = most_harmful(effects, len(effects) if top is None else top)
-        print_json({"run": str(out), "intact": records(result.intact()), "effects": records(worst)})
+        print_json(
+            {
+                "run": str(out),
+                "intact": json_records(result.intact()),
+                "effects": json_records(worst),
+            }
+        )
         return
     print_result(result, top=5 if top is None else top)
     typer.echo(f"Rows are in {out}. A page to read them: layerroles report {out}")
 
 
-def one_at_a_time(
+def each_condition(
     model: "TransformerBridge", ablations: Sequence["Ablation"], sites: str, ats: Sequence["At"]
 ) -> list["Condition"]:
     """A condition for each ablation, position and site.
@@ -216,7 +222,7 @@ def one_at_a_time(
 
 
 def make_tasks(text: str, num_fewshot: int | None) -> list["Task"]:
-    """The tasks that `--tasks` names.
+    """Make the tasks that `--tasks` names.
 
     Raises:
         InputError: unknown task or parameter, a value that it does not take, a task named twice.
@@ -227,8 +233,8 @@ def make_tasks(text: str, num_fewshot: int | None) -> list["Task"]:
     return [task(name, **shots) for name in split_list(text, "--tasks")]
 
 
-def known_protocols(text: str) -> list[str]:
-    """The protocols that `--protocols` names.
+def parse_protocols(text: str) -> list[str]:
+    """Parse the protocols that `--protocols` names.
 
     Raises:
         InputError: unknown protocol or parameter, a value that it does not take, or one named
@@ -242,8 +248,8 @@ def known_protocols(text: str) -> list[str]:
     return names
 
 
-def known_ats(text: str) -> list["At"]:
-    """The positions that `--at` names.
+def parse_positions(text: str) -> list["At"]:
+    """Parse the positions that `--at` names.
 
     Raises:
         InputError: unknown positions, or some named twice.
@@ -264,26 +270,26 @@ def check_engine(executor: str, memory: str | None) -> None:
     Raises:
         InputError: an unknown executor, or what is no size.
     """
-    from layerroles.engine import check_executor, n_bytes
+    from layerroles.engine import check_executor, parse_memory
 
     check_executor(executor)
     if memory is not None:
-        n_bytes(memory)
+        parse_memory(memory)
 
 
-def known_backend(
+def parse_backend(
     name: str,
     address: str | None,
     workers: str,
     gpus_per_worker: float | None,
     timeout: float | None,
 ) -> "Backend":
-    """The backend that `--backend` names, with its options.
+    """Make the backend that `--backend` names, with its options.
 
     Raises:
         InputError: unknown backend, an option that it has not, or a value that it does not take.
     """
-    from layerroles.backends import backend
+    from layerroles.backends import make_backend
 
     if workers != "auto" and not workers.isdecimal():
         raise InputError(f"--workers {workers!r} is neither auto nor a number")
@@ -293,7 +299,7 @@ def known_backend(
         "gpus_per_worker": gpus_per_worker,
         "timeout": timeout,
     }
-    return backend(name, options)
+    return make_backend(name, options)
 
 
 def _is_required(field: "dataclasses.Field[Any]") -> bool:
@@ -302,7 +308,7 @@ def _is_required(field: "dataclasses.Field[Any]") -> bool:
 
 
 def make_ablations(text: str, settings: dict[str, str]) -> list["Ablation"]:
-    """The ablations that `--ablation` names, with the settings that each of them knows.
+    """Make the ablations that `--ablation` names, with the settings that each of them takes.
 
     One that declares a reference gets the asked task's own, made of its held-out prompts.
 
@@ -313,14 +319,14 @@ def make_ablations(text: str, settings: dict[str, str]) -> list["Ablation"]:
     from layerroles.ablations import ABLATIONS, Reference
 
     classes = {name: ABLATIONS[name] for name in split_list(text, "--ablation")}
-    known = {name: describe_fields(cls) or "none" for name, cls in classes.items()}
+    parameters_of = {name: describe_parameters(cls) or "none" for name, cls in classes.items()}
     unused = set(settings)
     ablations = []
     for name, cls in classes.items():
         fields = getattr(cls, "__dataclass_fields__", {})
-        own = {key: value for key, value in settings.items() if key in fields}
-        unused -= set(own)
-        values = typed_fields(cls, own)
+        own_settings = {key: value for key, value in settings.items() if key in fields}
+        unused -= set(own_settings)
+        values = parse_parameters(cls, own_settings)
         if "reference" in fields and "reference" not in values:
             values["reference"] = Reference()
         missing = [
@@ -334,8 +340,8 @@ def make_ablations(text: str, settings: dict[str, str]) -> list["Ablation"]:
         try:
             ablations.append(cls(**values))
         except (TypeError, ValueError) as error:  # a parameter without value, or one refused
-            raise InputError(f"ablation {name!r} ({known[name]}): {error}") from error
+            raise InputError(f"ablation {name!r} ({parameters_of[name]}): {error}") from error
     if unused:
-        of = "; ".join(f"{name}: {parameters}" for name, parameters in known.items())
+        of = "; ".join(f"{name}: {parameters}" for name, parameters in parameters_of.items())
         raise InputError(f"--set {sorted(unused)[0]!r}: no such parameter, known are {of}")
     return ablations

@@ -17,27 +17,27 @@ if TYPE_CHECKING:
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a table of text; nothing in it is read as markup."""
-    _console().print(_table(title, columns, rows))
+    _console().print(_make_table(title, columns, rows))
 
 
 def print_json(value: object) -> None:
-    """Print JSON: what is not a number, or unknown, is null."""
-    print(json.dumps(_plain(value), indent=1, allow_nan=False))
+    """Print JSON; numbers that are not finite become null."""
+    print(json.dumps(_json_value(value), indent=1, allow_nan=False))
 
 
-def records(frame: "pd.DataFrame") -> list[dict[str, object]]:
-    """The rows of a frame as JSON has them."""
-    found: list[dict[str, object]] = json.loads(
+def json_records(frame: "pd.DataFrame") -> list[dict[str, object]]:
+    """The rows of a frame as JSON values."""
+    records: list[dict[str, object]] = json.loads(
         frame.to_json(orient="records", double_precision=15)
     )
-    return found
+    return records
 
 
-def _plain(value: object) -> object:
+def _json_value(value: object) -> object:
     if isinstance(value, dict):
-        return {str(key): _plain(each) for key, each in value.items()}
+        return {str(key): _json_value(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(each) for each in value]
+        return [_json_value(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
@@ -80,12 +80,12 @@ def intact_table(intact: "pd.DataFrame") -> "Table":
             str(row["task"]),
             str(row["protocol"]),
             str(row["n"]),
-            interval(row["score"], row["score_low"], row["score_high"]),
-            number(row["chance"]),
+            format_interval(row["score"], row["score_low"], row["score_high"]),
+            format_number(row["chance"]),
         )
         for _, row in intact.iterrows()
     ]
-    return _table("Intact", ("task", "protocol", "n", "score", "chance"), rows)
+    return _make_table("Intact", ("task", "protocol", "n", "score", "chance"), rows)
 
 
 def most_harmful(effects: "pd.DataFrame", top: int) -> "pd.DataFrame":
@@ -107,17 +107,17 @@ def effects_table(effects: "pd.DataFrame") -> "Table":
             str(row["task"]),
             str(row["protocol"]),
             str(row["condition"]),
-            number(row["score"]),
-            interval(row["effect"], row["ci_low"], row["ci_high"], sign=True),
-            interval(row["harm"], row["harm_low"], row["harm_high"]),
-            p_value(row["p_adjusted"]),
-            interval(row["format_effect"], row["format_low"], row["format_high"], sign=True),
+            format_number(row["score"]),
+            format_interval(row["effect"], row["ci_low"], row["ci_high"], sign=True),
+            format_interval(row["harm"], row["harm_low"], row["harm_high"]),
+            format_p(row["p_adjusted"]),
+            format_interval(row["format_effect"], row["format_low"], row["format_high"], sign=True),
         ]
         for _, row in effects.iterrows()
     ]
     if effects["format_effect"].isna().all():
         columns, rows = columns[:-1], [row[:-1] for row in rows]
-    return _table("Most harmful (layers are counted from 0)", columns, rows)
+    return _make_table("Most harmful (layers are counted from 0)", columns, rows)
 
 
 def profiles_table(profiles: "pd.DataFrame") -> "Table":
@@ -129,13 +129,13 @@ def profiles_table(profiles: "pd.DataFrame") -> "Table":
             " ".join(str(row[name]) for name in ("ablation", "part", "at")),
             str(row["n_sites"]),
             str(row["n"]),
-            interval(row["spearman"], row["low"], row["high"], sign=True),
-            interval(row["mean_difference"], row["mean_low"], row["mean_high"], sign=True),
+            format_interval(row["spearman"], row["low"], row["high"], sign=True),
+            format_interval(row["mean_difference"], row["mean_low"], row["mean_high"], sign=True),
         )
         for _, row in profiles.iterrows()
     ]
     columns = ("task", "protocol", "conditions", "sites", "n", "Spearman", "mean difference")
-    return _table("Profiles over sites", columns, rows)
+    return _make_table("Profiles over sites", columns, rows)
 
 
 def differences_table(differences: "pd.DataFrame") -> "Table":
@@ -146,11 +146,11 @@ def differences_table(differences: "pd.DataFrame") -> "Table":
             str(row["protocol"]),
             str(row["condition"]),
             str(row["n"]),
-            number(row["effect_a"], sign=True),
-            number(row["effect_b"], sign=True),
-            interval(row["difference"], row["low"], row["high"], sign=True),
-            interval(row["harm_difference"], row["harm_low"], row["harm_high"], sign=True),
-            p_value(row["p_adjusted"]),
+            format_number(row["effect_a"], sign=True),
+            format_number(row["effect_b"], sign=True),
+            format_interval(row["difference"], row["low"], row["high"], sign=True),
+            format_interval(row["harm_difference"], row["harm_low"], row["harm_high"], sign=True),
+            format_p(row["p_adjusted"]),
         )
         for _, row in differences.iterrows()
     ]
@@ -158,43 +158,44 @@ def differences_table(differences: "pd.DataFrame") -> "Table":
         *("task", "protocol", "condition", "n", "effect a", "effect b"),
         *("difference", "of harm", "p adjusted"),
     )
-    return _table("Largest differences (layers are counted from 0)", columns, rows)
+    return _make_table("Largest differences (layers are counted from 0)", columns, rows)
 
 
-def number(value: float, *, sign: bool = False) -> str:
-    """Three decimals, or a dash for what is not defined.
+def format_number(value: float, *, sign: bool = False) -> str:
+    """Format a number with three decimals; a dash if it is not defined.
 
     Example:
-        >>> number(0.4375), number(-0.5, sign=True), number(float("nan"))
+        >>> format_number(0.4375), format_number(-0.5, sign=True), format_number(float("nan"))
         ('0.438', '-0.500', '–')
     """
-    if not _defined(value):
+    if not _is_defined(value):
         return "–"
     return f"{value:+.3f}" if sign else f"{value:.3f}"
 
 
-def interval(value: float, low: float, high: float, *, sign: bool = False) -> str:
-    """A value with its interval, or a dash for what is not defined."""
-    if not _defined(value):
+def format_interval(value: float, low: float, high: float, *, sign: bool = False) -> str:
+    """Format a value with its interval; a dash if it is not defined."""
+    if not _is_defined(value):
         return "–"
-    return f"{number(value, sign=sign)} [{number(low, sign=sign)}, {number(high, sign=sign)}]"
+    shown, start, end = (format_number(number, sign=sign) for number in (value, low, high))
+    return f"{shown} [{start}, {end}]"
 
 
-def p_value(value: float) -> str:
-    """A p value, not shown smaller than .001."""
-    if not _defined(value):
+def format_p(value: float) -> str:
+    """Format a p value; those below .001 as `<.001`."""
+    if not _is_defined(value):
         return "–"
     return "<.001" if value < 0.001 else f"{value:.3f}".lstrip("0") if value < 1 else "1"
 
 
-def _defined(value: float) -> bool:
+def _is_defined(value: float) -> bool:
     try:
         return math.isfinite(value)
     except TypeError:  # None and pandas' NA
         return False
 
 
-def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> "Table":
+def _make_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> "Table":
     from rich.table import Table
     from rich.text import Text
 

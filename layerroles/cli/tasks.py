@@ -6,7 +6,7 @@ import typer
 
 from layerroles.cli import complete
 from layerroles.cli.options import AsJson, Plugins, Seed
-from layerroles.cli.parsing import describe_fields, first_line, import_plugins
+from layerroles.cli.parsing import describe_parameters, first_line, import_plugins
 from layerroles.errors import InputError
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def command(
     """
     import_plugins(plugin or [])
     if check is not None:
-        _check(check, limit=limit, seed=seed, model=model, as_json=as_json)
+        _check_task(check, limit=limit, seed=seed, model=model, as_json=as_json)
         return
     if model is not None:
         raise InputError(f"--model {model} is of use with --check TASK only")
@@ -61,7 +61,7 @@ def command(
         family = getattr(cls, "family", None)
         # A task that reads its questions from a file knows its family only when it is made.
         shown = family if isinstance(family, str) else "of the file"
-        rows.append((name, shown, describe_fields(cls), first_line(cls)))
+        rows.append((name, shown, describe_parameters(cls), first_line(cls)))
     if as_json:
         keys = ("name", "family", "parameters", "what")
         print_json([dict(zip(keys, row, strict=True)) for row in rows])
@@ -69,7 +69,7 @@ def command(
     print_table("Tasks", ("name", "family", "parameters", "what it asks"), rows)
 
 
-def _check(name: str, *, limit: int, seed: int, model: str | None, as_json: bool) -> None:
+def _check_task(name: str, *, limit: int, seed: int, model: str | None, as_json: bool) -> None:
     """Print what an audit of one task finds."""
     from layerroles.cli.tables import print_json, print_line
     from layerroles.tasks import audit_task, task
@@ -92,7 +92,7 @@ def _check(name: str, *, limit: int, seed: int, model: str | None, as_json: bool
 
 
 def _print_strategies(audit: "Audit") -> None:
-    from layerroles.cli.tables import number, p_value, print_table
+    from layerroles.cli.tables import format_number, format_p, print_table
 
     if audit.frame.empty:
         return
@@ -100,10 +100,10 @@ def _print_strategies(audit: "Audit") -> None:
         (
             str(row["strategy"]),
             str(row["n"]),
-            number(row["share"]),
-            number(row["chance"]),
-            number(row["excess"], sign=True),
-            p_value(row["p_adjusted"]),
+            format_number(row["share"]),
+            format_number(row["chance"]),
+            format_number(row["excess"], sign=True),
+            format_p(row["p_adjusted"]),
             "yes" if row["flagged"] else "",
         )
         for _, row in audit.frame.iterrows()

@@ -1,4 +1,4 @@
-"""Decide which executors may answer which conditions, by trying them on some of the requests.
+"""Executors, and the trial that decides which conditions each of them may answer.
 
 The reference (`plain`) answers a few of the requests, cut short, under one condition of each kind;
 an executor is used for those kinds for which it gives the same. So what an architecture, a library
@@ -10,7 +10,7 @@ import sys
 import traceback
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -18,21 +18,27 @@ from torch import Tensor
 from layerroles.ablations import INTACT, Condition
 from layerroles.engine.plain import Plain
 from layerroles.engine.planning.memory import out_of_memory
-from layerroles.engine.planning.plan import Requests
-from layerroles.engine.requests import Score, Scored, Writing, Written
-from layerroles.engine.reuse import first_run
+from layerroles.engine.requests import (
+    Requests,
+    Score,
+    Scored,
+    Writing,
+    Written,
+    collect_answers,
+)
+from layerroles.engine.reuse import first_recomputed
 from layerroles.errors import InputError
 from layerroles.sites import ENTRY
 
-Kind = tuple[object, ...]
+ConditionKind = tuple[object, ...]
 
 # Requests that are tried, and how long they may be.
-N_TRIED = 2
-LONGEST_CONTEXT, LONGEST_CONTINUATION, _N_WRITTEN = 48, 4, 4
+N_TRIAL_REQUESTS = 2
+TRIAL_CONTEXT, TRIAL_CONTINUATION, _TRIAL_TEXT = 48, 4, 4
 # Largest difference of a log-likelihood, in nats a token; the half precisions also get `_NOISE`
-# times the rounding noise, the largest of `N_NUDGED` draws of it.
+# times the rounding noise, the largest of `N_NOISE_DRAWS` draws of it.
 _TOLERANCE = {torch.float32: 2.5e-4, torch.float16: 0.02, torch.bfloat16: 0.1}
-_NOISE, N_NUDGED = 2.0, 3
+_NOISE, N_NOISE_DRAWS = 2.0, 3
 # Lower-case parts of torch's messages for an operation that a dtype or a device lacks.
 _UNSUPPORTED = ("not implemented", "not supported", "unsupported", "no kernel image")
 # Libraries that compute for others: errors that they raise are attributed to their caller.
@@ -41,19 +47,32 @@ _TOOLS = {"torch", "numpy", "einops", "jaxtyping", "beartype", *sys.stdlib_modul
 
 @runtime_checkable
 class Executor(Protocol):
-    """Answers encoded requests under conditions; yields each condition's index with its answers."""
+    """A way to run a model on encoded requests under conditions.
 
-    def score(  # noqa: D102
-        self, requests: Sequence[Scored], conditions: Sequence[Condition]
-    ) -> Iterator[tuple[int, list[Score]]]: ...
+    Attributes:
+        name: as `Engine(executor=...)` calls it.
+    """
 
-    def write(  # noqa: D102
-        self, requests: Sequence[Written], conditions: Sequence[Condition]
-    ) -> Iterator[tuple[int, list[Writing]]]: ...
+    @property
+    def name(self) -> str: ...  # noqa: D102
+
+    def refusal(self, condition: Condition) -> str | None:
+        """Return why it cannot run the model under a condition; None if it can."""
+        ...
+
+    def answer(
+        self, asked: Sequence[Requests], conditions: Sequence[Condition]
+    ) -> Iterator[tuple[int, int, list[Any]]]:
+        """Answer lists of requests under every condition.
+
+        Yields the index of a list, the index of a condition, and a `Score` or a `Writing` for each
+        request of the list, as they are ready: each pair of list and condition once.
+        """
+        ...
 
 
-def kind(condition: Condition) -> Kind:
-    """A key that is equal for conditions that an executor treats in the same way."""
+def condition_kind(condition: Condition) -> ConditionKind:
+    """Return a key that is equal for conditions that an executor treats in the same way."""
     edits = {
         (type(edit), condition.fingerprints[site], site.part)
         for site, edit in condition.edits.items()
@@ -71,10 +90,11 @@ def choose_condition(conditions: Sequence[Condition], dtype: torch.dtype) -> Con
     ordered = sorted(conditions, key=lambda condition: condition.first_layer or 0)
     if dtype != torch.float32:
         return ordered[len(ordered) // 2]
-    return next((one for one in ordered if first_run(one, 0) > 0), ordered[0])
+    resumed = (condition for condition in ordered if first_recomputed(condition, 0) > 0)
+    return next(resumed, ordered[0])
 
 
-def disagreement(
+def find_disagreement(
     executor: Executor,
     plain: Plain,
     requests: Requests,
@@ -85,40 +105,48 @@ def disagreement(
 
     Exceptions of the reference, such as one of a user's mistake, are raised.
     """
-    tried = _tried(requests)
+    trials = _trial_requests(requests)
     # With the intact model: an edit may hide other errors.
     both = [INTACT] if condition.is_intact else [INTACT, condition]
-    last = len(both) - 1
-    theirs = dict(plain.score(tried, both))
-    writes = any(isinstance(one, Written) for one in requests)
-    asked = [Written(one.context, (), _N_WRITTEN, one.evidence) for one in tried if writes]
-    expected = next(plain.write(asked, [condition]))[1] if writes else []
+    expected = collect_answers(plain.answer([trials], both))
+    writes = any(isinstance(request, Written) for request in requests)
+    texts = [Written(one.context, (), _TRIAL_TEXT, one.evidence) for one in trials if writes]
+    expected_texts = _answer_last(plain, texts, [condition])
     try:
-        ours = dict(executor.score(tried, both))
-        found = dict(executor.write(asked, both))[last] if writes else []
+        found = collect_answers(executor.answer([trials], both))
+        found_texts = _answer_last(executor, texts, both)
     except Exception as error:
         if not does_not_fit(error):
             raise
         return describe_failure(error)
-    if not any(score.finite for score in theirs[last]):
+    if not any(score.finite for score in expected[-1]):
         return "the reference's own answers are not finite, so nothing can be compared"
-    allowed = partial(_allowed, plain, tried, dtype)
-    for place in reversed(range(len(both))):
-        apart = max(map(_difference, ours[place], theirs[place]))
-        if not allowed(both[place], theirs[place], apart):
-            whose = "" if place == last else " of the intact model"
+    rounding_explains = partial(_rounding_explains, plain, trials, dtype)
+    for n, tried in reversed(list(enumerate(both))):
+        apart = max(map(_difference, found[n], expected[n]))
+        if not rounding_explains(tried, expected[n], apart):
+            whose = "" if tried == condition else " of the intact model"
             return f"log-likelihoods{whose} differ by {apart:.2g} nats a token"
-    if any(x.changed != y.changed for x, y in zip(ours[last], theirs[last], strict=True)):
+    if any(x.changed != y.changed for x, y in zip(found[-1], expected[-1], strict=True)):
         return "its edits change something where the reference's do not, or the other way round"
-    for request, one, two in zip(asked, found, expected, strict=True):
-        apart = math.inf if dtype == torch.float32 else _margin(plain, request, condition, one, two)
+    for request, ours, theirs in zip(texts, found_texts, expected_texts, strict=True):
+        apart = math.inf
+        if dtype != torch.float32:
+            apart = _margin(plain, request, condition, ours, theirs)
         # Either token's log-probability may be as far off as is allowed.
-        if one != two and not allowed(condition, theirs[last], apart / 2):
-            return f"{one.text!r} is written instead of {two.text!r}"
+        if ours != theirs and not rounding_explains(condition, expected[-1], apart / 2):
+            return f"{ours.text!r} is written instead of {theirs.text!r}"
     return None
 
 
-def _allowed(
+def _answer_last(
+    executor: Executor, requests: Requests, conditions: Sequence[Condition]
+) -> list[Any]:
+    """Return an executor's answers under the last of some conditions; none if nothing is asked."""
+    return collect_answers(executor.answer([requests], conditions))[-1] if requests else []
+
+
+def _rounding_explains(
     plain: Plain,
     requests: Sequence[Scored],
     dtype: torch.dtype,
@@ -136,14 +164,14 @@ def _allowed(
 def _margin(
     plain: Plain, request: Written, condition: Condition, ours: Writing, theirs: Writing
 ) -> float:
-    """The reference's margin, in nats, at the first token where two texts differ."""
+    """Return the reference's margin, in nats, at the first token where two texts differ."""
     pairs = enumerate(zip(ours.ids, theirs.ids, strict=False), 1)
     n = next((n for n, (one, two) in pairs if one != two), None)
     if n is None:  # the same tokens; something else differs
         return math.inf
     both = [Scored(request.context, text.ids[:n], request.evidence) for text in (ours, theirs)]
-    ((_, (one, two)),) = plain.score(both, [condition])
-    return two.logprob - one.logprob
+    ((our_score, their_score),) = collect_answers(plain.answer([both], [condition]))
+    return float(their_score.logprob - our_score.logprob)
 
 
 def rounding_noise(
@@ -162,13 +190,13 @@ def rounding_noise(
 
     model = plain.model
     hooks = [(ENTRY.format(layer=layer), nudge) for layer in range(model.cfg.n_layers)]
-    found: list[float] = []
-    for _ in range(N_NUDGED):
+    differences: list[float] = []
+    for _ in range(N_NOISE_DRAWS):
         with model.hooks(fwd_hooks=hooks):
-            ((_, nudged),) = plain.score(requests, [condition])
-        found += map(_difference, scores, nudged)
+            (nudged,) = collect_answers(plain.answer([requests], [condition]))
+        differences += map(_difference, scores, nudged)
     # Where the last bit makes a score infinite, nothing is known of the noise.
-    return max((one for one in found if math.isfinite(one)), default=0.0)
+    return max(filter(math.isfinite, differences), default=0.0)
 
 
 def does_not_fit(error: Exception) -> bool:
@@ -201,28 +229,28 @@ def describe_failure(error: Exception) -> str:
     return first if isinstance(error, InputError) else f"it fails ({type(error).__name__}: {first})"
 
 
-def _tried(requests: Requests) -> list[Scored]:
-    """The requests with the shortest contexts, truncated."""
+def _trial_requests(requests: Requests) -> list[Scored]:
+    """Return the requests with the shortest contexts, cut short."""
     order = sorted(range(len(requests)), key=lambda index: len(requests[index].context))
-    return [_cut(requests[index]) for index in order[:N_TRIED]]
+    return [_shorten(requests[index]) for index in order[:N_TRIAL_REQUESTS]]
 
 
-def _cut(request: Scored | Written) -> Scored:
-    """A request cut short, which scores some tokens, so that some are generated."""
+def _shorten(request: Scored | Written) -> Scored:
+    """Cut a request short, so that it scores a few tokens after a short context."""
     context = request.context
     continuation = request.continuation if isinstance(request, Scored) else ()
-    missing = min(LONGEST_CONTINUATION - len(continuation), len(context) - 1)
+    missing = min(TRIAL_CONTINUATION - len(continuation), len(context) - 1)
     if len(continuation) < 2 and missing > 0:
         context, continuation = context[:-missing], context[-missing:] + continuation
     # A context of one token is scored against itself.
-    continuation = continuation[:LONGEST_CONTINUATION] or context
-    begun = max(0, len(context) - LONGEST_CONTEXT)
+    continuation = continuation[:TRIAL_CONTINUATION] or context
+    start = max(0, len(context) - TRIAL_CONTEXT)
     evidence = request.evidence
     if evidence:
-        inside = tuple(place - begun for place in evidence if begun <= place < len(context))
+        inside = tuple(place - start for place in evidence if start <= place < len(context))
         # Some must be left to be edited.
-        evidence = inside or ((len(context) - begun) // 2,)
-    return Scored(context[begun:], continuation, evidence)
+        evidence = inside or ((len(context) - start) // 2,)
+    return Scored(context[start:], continuation, evidence)
 
 
 def _difference(one: Score, two: Score) -> float:

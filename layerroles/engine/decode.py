@@ -1,4 +1,4 @@
-"""Greedy decoding of a batch of rows: the book-keeping, apart from who computes the logits."""
+"""Greedy decoding of a batch of rows: the book-keeping that all executors share."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -36,28 +36,28 @@ class Stops:
         return token in self.eos or any(text in name for text in until)
 
     def text(self, ids: Sequence[int], until: Sequence[str]) -> tuple[str, bool]:
-        """The text that the ids spell, cut before the first `until`, and whether there was one."""
+        """Decode ids, cut before the first `until`; also returns whether there was one."""
         whole: str = self.tokenizer.decode(list(ids), skip_special_tokens=True)
         starts = [start for start in (whole.find(text) for text in until) if start >= 0]
         return (whole[: min(starts)], True) if starts else (whole, False)
 
 
 @dataclass(frozen=True)
-class Chosen:
+class NextTokens:
     """The most likely next token of each row, and whether all of the row's logits were finite."""
 
     tokens: Int[Tensor, " row"]
     finite: Bool[Tensor, " row"]
 
 
-def greedy(logits: Float[Tensor, "row d_vocab"]) -> Chosen:
-    """The most likely next tokens."""
+def choose_greedy(logits: Float[Tensor, "row d_vocab"]) -> NextTokens:
+    """Choose the most likely next tokens."""
     n = _CHUNK if logits.device.type == "cpu" else len(logits)
-    found = [(some.argmax(-1), finite(some)) for some in map(Tensor.float, logits.split(n))]
-    return Chosen(*map(torch.cat, zip(*found, strict=True)))
+    chosen = [(rows.argmax(-1), all_finite(rows)) for rows in map(Tensor.float, logits.split(n))]
+    return NextTokens(*map(torch.cat, zip(*chosen, strict=True)))
 
 
-def finite(logits: Float[Tensor, "*row d_vocab"]) -> Bool[Tensor, "*row"]:
+def all_finite(logits: Float[Tensor, "*row d_vocab"]) -> Bool[Tensor, "*row"]:
     """Whether all logits of a row are finite.
 
     A sum is finite only if all of its terms are, and takes one pass where `isfinite` takes four.
@@ -84,22 +84,22 @@ class Decoding:
         self.finite = [True] * len(requests)
         self.live = list(range(len(requests)))
 
-    def add(self, chosen: Chosen) -> bool:
+    def add(self, chosen: NextTokens) -> bool:
         """Append each live row's chosen token; returns whether every row is done."""
         self.last = chosen.tokens
         # In one piece: a GPU is waited for once.
         both = torch.stack([chosen.tokens, chosen.finite.to(chosen.tokens)]).tolist()
-        for row, token, fine in zip(self.live, *both, strict=True):
+        for row, token, is_finite in zip(self.live, *both, strict=True):
             if not self.done[row]:
-                self._append(row, token, bool(fine))
+                self._append(row, token, bool(is_finite))
         return all(self.done)
 
-    def writing(self) -> list[bool]:
-        """Of each live row, whether it is not done."""
+    def unfinished_mask(self) -> list[bool]:
+        """Return for each live row whether it is not done."""
         return [not self.done[row] for row in self.live]
 
     def unfinished(self) -> list[int]:
-        """Places among the live rows of those that are not done."""
+        """Return the places among the live rows of those that are not done."""
         return [place for place, row in enumerate(self.live) if not self.done[row]]
 
     def keep(self, places: Sequence[int]) -> None:
@@ -107,8 +107,8 @@ class Decoding:
         self.live = [self.live[place] for place in places]
         self.last = self.last[list(places)]
 
-    def writings(self, changed: Bool[Tensor, " row"] | None) -> list[Writing]:
-        """What was written, row by row; `changed` as in `readout`."""
+    def results(self, changed: Bool[Tensor, " row"] | None) -> list[Writing]:
+        """Return what was written, row by row; `changed` as in `readout`."""
         return [
             Writing(
                 text=self.stops.text(self._without_eos(row), request.until)[0],

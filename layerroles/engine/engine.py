@@ -1,4 +1,4 @@
-"""Ask a model, intact or under conditions: the front of the engine."""
+"""The engine's public class: ask a model for likelihoods and texts, intact or under conditions."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -9,20 +9,29 @@ from jaxtyping import Bool, Float, Int
 from transformer_lens.model_bridge import TransformerBridge
 
 from layerroles.ablations import INTACT, Condition, as_conditions
-from layerroles.engine.executors import ExecutorName, Executors, answered, length
+from layerroles.engine.executors import ExecutorName, Executors
 from layerroles.engine.planning.cost import Speed
-from layerroles.engine.planning.memory import Budget, Shape, budget, out_of_memory, peak
-from layerroles.engine.planning.plan import Plan, Requests, add_work, make_plan
+from layerroles.engine.planning.memory import (
+    Budget,
+    Shape,
+    memory_budget,
+    out_of_memory,
+    peak_bytes,
+)
+from layerroles.engine.planning.plan import Plan, add_work, make_plan
 from layerroles.engine.requests import (
     Options,
+    Requests,
     Score,
     Scored,
     Spans,
     Writing,
     Written,
-    as_pairs,
-    scored,
-    written,
+    check_pairs,
+    collect_answers,
+    encode_scored,
+    encode_written,
+    max_length,
 )
 from layerroles.errors import InputError
 from layerroles.models import check_weights, prepared
@@ -101,13 +110,13 @@ class Engine:
             "batch_size": batch_size,
             "memory": memory,
         }
-        most = budget(memory, next(model.parameters()).device)
-        self._executors = Executors(model, executor, batch_size, most)
+        budget = memory_budget(memory, next(model.parameters()).device)
+        self._executors = Executors(model, executor, batch_size, budget)
         self.used = self._executors.used
 
     def __repr__(self) -> str:
-        how = ", ".join(f"{name}={value!r}" for name, value in self.options.items())
-        return f"Engine({prepared(self.model).name}, {how})"
+        options = ", ".join(f"{name}={value!r}" for name, value in self.options.items())
+        return f"Engine({prepared(self.model).name}, {options})"
 
     @property
     def halved(self) -> int:
@@ -115,8 +124,8 @@ class Engine:
         return self._executors.halved
 
     def peak(self) -> int:
-        """The most bytes that were held at once: on the model's GPU, or by this process."""
-        return peak(next(self.model.parameters()).device)
+        """Return the most bytes that were held at once: on the model's GPU, or by this process."""
+        return peak_bytes(next(self.model.parameters()).device)
 
     def loglikelihood(
         self,
@@ -125,7 +134,7 @@ class Engine:
         *,
         evidence: Spans | None = None,
     ) -> LogLikelihoods:
-        """How likely each continuation is after its context, under each condition.
+        """Compute how likely each continuation is after its context, under each condition.
 
         Args:
             requests: pairs of context and continuation.
@@ -139,18 +148,18 @@ class Engine:
                 and not given.
         """
         conditions = as_conditions(conditions)
-        encoded = scored(self.model, requests, evidence)
+        encoded = encode_scored(self.model, requests, evidence)
         scores = self.score(encoded, conditions)
         shape = (len(conditions), len(encoded))
 
-        def table(values: list[list[object]], kind: type) -> np.ndarray:
-            return np.array(values, dtype=kind).reshape(shape)
+        def to_array(values: list[list[object]], dtype: type) -> np.ndarray:
+            return np.array(values, dtype=dtype).reshape(shape)
 
         return LogLikelihoods(
-            logprob=table([[one.logprob for one in row] for row in scores], float),
-            is_greedy=table([[one.is_greedy for one in row] for row in scores], bool),
-            n_tokens=np.array([len(one.continuation) for one in encoded], dtype=int),
-            changed=table([[one.changed for one in row] for row in scores], bool),
+            logprob=to_array([[score.logprob for score in row] for row in scores], float),
+            is_greedy=to_array([[score.is_greedy for score in row] for row in scores], bool),
+            n_tokens=np.array([len(request.continuation) for request in encoded], dtype=int),
+            changed=to_array([[score.changed for score in row] for row in scores], bool),
         )
 
     def generate_until(
@@ -160,7 +169,7 @@ class Engine:
         *,
         evidence: Spans | None = None,
     ) -> list[list[str]]:
-        """What the model writes greedily after each context: `[condition][request]`.
+        """Generate greedily after each context: `[condition][request]`.
 
         Args:
             requests: pairs of context and options: `until` (strings before which the text is
@@ -174,15 +183,15 @@ class Engine:
                 and not given.
         """
         conditions = as_conditions(conditions)
-        writings = self.write(written(self.model, requests, evidence), conditions)
-        return [[one.text for one in row] for row in writings]
+        writings = self.write(encode_written(self.model, requests, evidence), conditions)
+        return [[writing.text for writing in row] for row in writings]
 
     def plan(
         self,
         requests: Iterable[tuple[str, str | Options]],
         conditions: Iterable[Condition] = (INTACT,),
     ) -> Plan:
-        """What would be computed, and how long it would take at the most; nothing is run.
+        """Plan what would be computed, and how long it would take at the most; nothing is run.
 
         Args:
             requests: as for `loglikelihood` or for `generate_until`; some of each are planned as a
@@ -192,12 +201,15 @@ class Engine:
         Raises:
             InputError: as for these, or what would not be run fused.
         """
-        requests = as_pairs(requests)
-        pairs = [(first, second) for first, second in requests if isinstance(second, str)]
-        asked = [(first, second) for first, second in requests if not isinstance(second, str)]
+        requests = check_pairs(requests)
+        scored = [(context, second) for context, second in requests if isinstance(second, str)]
+        written = [(context, second) for context, second in requests if not isinstance(second, str)]
         if not requests:
             raise InputError("there is nothing to plan: no requests")
-        encoded: Requests = [*scored(self.model, pairs), *written(self.model, asked)]
+        encoded: Requests = [
+            *encode_scored(self.model, scored),
+            *encode_written(self.model, written),
+        ]
         plan = self.planned(encoded, as_conditions(conditions))
         return replace(plan, speed=self._speed())
 
@@ -210,7 +222,7 @@ class Engine:
         speed: Speed | None = None,
         generated: float = 1.0,
     ) -> Plan:
-        """A plan for encoded requests, perhaps for another machine.
+        """Plan encoded requests, perhaps for another machine.
 
         Args:
             requests: what is asked.
@@ -223,12 +235,12 @@ class Engine:
             InputError: as `plan`.
         """
         self._check(conditions)
-        shape = self.shape(conditions, longest=max(map(length, requests), default=0))
+        shape = self.shape(conditions, longest=max(map(max_length, requests), default=0))
         plan = make_plan(requests, conditions, shape, budget or self._executors.budget)
         return add_work(plan, requests, conditions, shape, speed=speed, generated=generated)
 
     def shape(self, conditions: Sequence[Condition] = (), *, longest: int = 0) -> Shape:
-        """The sizes of the model that determine memory and time.
+        """Return the sizes of the model that determine memory and time.
 
         Raises:
             InputError: the model cannot be run fused, or not under these conditions, or not with
@@ -237,82 +249,75 @@ class Engine:
         wanted = self.options["executor"]
         if wanted not in ("auto", "fused"):
             raise InputError(f"executor={wanted!r}: only what is run fused is planned; use auto")
-        reason = self._executors.why_not("fused", longest)
+        reason = self._executors.refusal("fused", longest)
         for condition in conditions:
-            reason = reason or self._executors.why_not_under(condition)
+            reason = reason or self._executors.make_fused({}).refusal(condition)
         if reason is not None:
             raise InputError(
                 f"model {prepared(self.model).name!r} cannot be run fused ({reason}): there is no "
                 f"plan"
             )
-        return self._executors.fused({}).twin.shape
+        return self._executors.make_fused({}).twin.shape
 
     def _speed(self) -> Speed | None:
-        """Of the device at hand; None where there are no weights to be fast with."""
-        if not prepared(self.model).has_weights or self._executors.why_not("fused") is not None:
+        """Return the speed of the device at hand; None if the model has no weights to run."""
+        if not prepared(self.model).has_weights or self._executors.refusal("fused") is not None:
             return None
-        return self._executors.fused({}).twin.speed
+        return self._executors.make_fused({}).twin.speed
 
     def score(
         self, requests: Sequence[Scored], conditions: Sequence[Condition]
     ) -> list[list[Score]]:
         """Score encoded requests: `[condition][request]`."""
-        return self._answers(requests, conditions)
+        return collect_answers(self.answer([requests], conditions))
 
     def write(
         self, requests: Sequence[Written], conditions: Sequence[Condition]
     ) -> list[list[Writing]]:
         """Generate for encoded requests: `[condition][request]`."""
-        return self._answers(requests, conditions)
+        return collect_answers(self.answer([requests], conditions))
 
-    def answer_each(
+    def answer(
         self, asked: Sequence[Requests], conditions: Sequence[Condition]
     ) -> Iterator[tuple[int, int, list[Any]]]:
         """Answer several lists of encoded requests, reading once what they have in common.
 
-        Yields a list's place, a condition's place and the answers (scores or writings, as the list
-        asks), as they are ready.
+        Yields the index of a list, the index of a condition and the answers (scores or writings, as
+        the list asks), as they are ready.
+
+        Raises:
+            InputError: as `loglikelihood` and `generate_until`.
         """
         check_weights(self.model)
         self._check(conditions)
-        for which, each in enumerate(asked):
-            if not each:
-                yield from ((which, place, []) for place in range(len(conditions)))
-        lists = [which for which, each in enumerate(asked) if each]
+        for list_index, requests in enumerate(asked):
+            if not requests:
+                yield from ((list_index, n, []) for n in range(len(conditions)))
+        lists = [list_index for list_index, requests in enumerate(asked) if requests]
         if not lists:
             return
-        some = [asked[which] for which in lists]
-        _check_evidence(some, conditions)
-        left, yielded = list(range(len(conditions))), set[tuple[int, int]]()
-        while left:
+        non_empty = [asked[list_index] for list_index in lists]
+        _check_evidence(non_empty, conditions)
+        remaining, yielded = list(range(len(conditions))), set[tuple[int, int]]()
+        while remaining:
+            chosen = [conditions[n] for n in remaining]
             try:
-                for which, place, answers in self._answered(some, [conditions[at] for at in left]):
-                    one = lists[which], left[place]
-                    if one not in yielded:
-                        yielded.add(one)
-                        yield *one, answers
+                for list_place, condition_place, answers in self._executors.answer(
+                    non_empty, chosen
+                ):
+                    answered = lists[list_place], remaining[condition_place]
+                    if answered not in yielded:
+                        yielded.add(answered)
+                        yield *answered, answers
                 return
             except (RuntimeError, MemoryError) as error:
                 if not out_of_memory(error):
                     raise
             # Outside of the handler, which would keep what was computed.
             self._executors.take_less()
-            left = [
-                place for place in left if any((which, place) not in yielded for which in lists)
+            remaining = [
+                n for n in remaining if any((list_index, n) not in yielded for list_index in lists)
             ]
-
-    def _answered(
-        self, asked: Sequence[Requests], conditions: Sequence[Condition]
-    ) -> Iterator[tuple[int, int, list[Any]]]:
-        """`answer_each` of lists that ask something, as long as there is memory."""
-        for executor, places in self._executors.shared_out(asked, conditions):
-            mine = [conditions[place] for place in places]
-            for which, place, answers in answered(executor, asked, mine):
-                yield which, places[place], answers
-
-    def _answers(self, requests: Requests, conditions: Sequence[Condition]) -> list[list[Any]]:
-        found = {place: each for _, place, each in self.answer_each([requests], conditions)}
-        return [found[place] for place in range(len(conditions))]
 
     def _check(self, conditions: Sequence[Condition]) -> None:
         for condition in conditions:
@@ -320,14 +325,14 @@ class Engine:
 
 
 def _check_evidence(asked: Sequence[Requests], conditions: Sequence[Condition]) -> None:
-    needed = next((one for one in conditions if one.at == "evidence"), None)
-    if needed is None:
+    condition = next((one for one in conditions if one.at == "evidence"), None)
+    if condition is None:
         return
     for requests in asked:
         for index, request in enumerate(requests):
             if not request.evidence:
                 raise InputError(
-                    f"{needed.name}: request {index} does not say where its evidence is, give it "
-                    f"as evidence=[[(start, end)], ...], character spans of each context (it takes "
-                    f"a fast tokenizer to find their tokens)"
+                    f"{condition.name}: request {index} does not say where its evidence is, give "
+                    f"it as evidence=[[(start, end)], ...], character spans of each context (it "
+                    f"takes a fast tokenizer to find their tokens)"
                 )

@@ -4,21 +4,27 @@ Every request is run whole, from its first token, through TransformerLens hooks.
 simple enough to verify by reading. The faster executors are tested against it.
 """
 
-from collections.abc import Iterator, Sequence
-from typing import TypeVar
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from jaxtyping import Bool
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
-from layerroles.ablations import Condition, References, applied, pad_left
-from layerroles.engine.decode import Decoding, Stops, greedy
+from layerroles.ablations import Applied, Condition, References, applied, pad_left
+from layerroles.engine.decode import Decoding, Stops, choose_greedy
 from layerroles.engine.readout import read_out
-from layerroles.engine.requests import Score, Scored, Writing, Written
+from layerroles.engine.requests import (
+    AnyRequest,
+    Requests,
+    Score,
+    Scored,
+    Writing,
+    Written,
+    max_new_tokens,
+    split_requests,
+)
 from layerroles.models import forward, prepared
-
-Request = TypeVar("Request", Scored, Written)
 
 
 class Plain:
@@ -46,84 +52,80 @@ class Plain:
         self.batch_size = batch_size
         self.use_cache = prepared(model).checks.caches if use_cache is None else use_cache
 
-    def score(
-        self, requests: Sequence[Scored], conditions: Sequence[Condition]
-    ) -> Iterator[tuple[int, list[Score]]]:
-        """Score every request under every condition; each condition's place, with its scores."""
-        for place, condition in enumerate(conditions):
-            yield place, self._score(requests, condition)
+    def refusal(self, condition: Condition) -> str | None:
+        """Return None: the reference answers under every condition."""
+        return None
 
-    def write(
-        self, requests: Sequence[Written], conditions: Sequence[Condition]
-    ) -> Iterator[tuple[int, list[Writing]]]:
-        """Generate greedily for every request under every condition; as `score`."""
-        for place, condition in enumerate(conditions):
-            yield place, self._write(requests, condition)
+    def answer(
+        self, asked: Sequence[Requests], conditions: Sequence[Condition]
+    ) -> Iterator[tuple[int, int, list[Score | Writing]]]:
+        """Answer lists of requests under every condition, as `Executor` says."""
+        for list_index, requests in enumerate(asked):
+            scored, written = split_requests(enumerate(requests))
+            for condition_index, condition in enumerate(conditions):
+                answers: dict[int, Score | Writing] = {}
+                with applied(self.model, condition, self.references) as run:
+                    answers.update(self._score(scored, run))
+                    answers.update(self._write(written, run))
+                yield list_index, condition_index, [answers[n] for n in range(len(requests))]
 
-    def _score(self, requests: Sequence[Scored], condition: Condition) -> list[Score]:
+    def _score(self, requests: Mapping[int, Scored], run: Applied) -> dict[int, Score]:
         answers: dict[int, Score] = {}
-        with applied(self.model, condition, self.references) as run:
-            for batch in self._batches(requests):
-                run.begin(prompts=[request.prompt for _, request in batch])
-                rows = [(*request.context, *request.continuation[:-1]) for _, request in batch]
-                targets = [request.continuation for _, request in batch]
-                keep = max(map(len, targets))
-                logits, _ = forward(self.model, *pad_left(rows, self.model), keep=keep)
-                found = read_out(logits, targets, run.changed)
-                answers |= dict(zip((index for index, _ in batch), found, strict=True))
-        return [answers[index] for index in range(len(requests))]
+        for batch in self._batches(requests):
+            run.begin(prompts=[request.prompt for request in batch.values()])
+            rows = [(*one.context, *one.continuation[:-1]) for one in batch.values()]
+            targets = [request.continuation for request in batch.values()]
+            keep = max(map(len, targets))
+            logits, _ = forward(self.model, *pad_left(rows, self.model), keep=keep)
+            answers.update(zip(batch, read_out(logits, targets, run.changed), strict=True))
+        return answers
 
-    def _write(self, requests: Sequence[Written], condition: Condition) -> list[Writing]:
+    def _write(self, requests: Mapping[int, Written], run: Applied) -> dict[int, Writing]:
         answers: dict[int, Writing] = {}
-        with applied(self.model, condition, self.references) as run:
-            for batch in self._batches(requests):
-                asked = [request for _, request in batch]
-                run.begin(prompts=[request.prompt for request in asked])
-                tokens, attended = pad_left([request.context for request in asked], self.model)
-                decoding = Decoding(Stops(self.model), asked)
+        for batch in self._batches(requests):
+            run.begin(prompts=[request.prompt for request in batch.values()])
+            contexts = [request.context for request in batch.values()]
+            tokens, attended = pad_left(contexts, self.model)
+            decoding = Decoding(Stops(self.model), list(batch.values()))
+            logits, cache = forward(self.model, tokens, attended, keep=1, use_cache=self.use_cache)
+            changed = _add_changed(None, run.changed, decoding.unfinished_mask())
+            # Rows that ended run along until all have: the batch keeps its shape.
+            while not decoding.add(choose_greedy(logits[:, -1])):
+                unfinished = decoding.unfinished_mask()
+                new = decoding.last[:, None]
+                tokens = torch.cat([tokens, new], dim=1)
+                attended = torch.cat([attended, torch.ones_like(new)], dim=1)
+                read = new if self.use_cache else tokens
                 logits, cache = forward(
-                    self.model, tokens, attended, keep=1, use_cache=self.use_cache
+                    self.model, read, attended, cache=cache, keep=1, use_cache=self.use_cache
                 )
-                changed = _or(None, run.changed, decoding.writing())
-                # Rows that ended run along until all have: the batch keeps its shape.
-                while not decoding.add(greedy(logits[:, -1])):
-                    writing = decoding.writing()
-                    new = decoding.last[:, None]
-                    tokens = torch.cat([tokens, new], dim=1)
-                    attended = torch.cat([attended, torch.ones_like(new)], dim=1)
-                    read = new if self.use_cache else tokens
-                    logits, cache = forward(
-                        self.model, read, attended, cache=cache, keep=1, use_cache=self.use_cache
-                    )
-                    changed = _or(changed, run.changed, writing)
-                found = decoding.writings(changed)
-                answers |= dict(zip((index for index, _ in batch), found, strict=True))
-        return [answers[index] for index in range(len(requests))]
+                changed = _add_changed(changed, run.changed, unfinished)
+            answers.update(zip(batch, decoding.results(changed), strict=True))
+        return answers
 
-    def _batches(self, requests: Sequence[Request]) -> Iterator[list[tuple[int, Request]]]:
-        """Requests of like length together, longest first, with their places."""
-        order = sorted(range(len(requests)), key=lambda index: -len(requests[index].context))
-        batch: list[tuple[int, Request]] = []
-        for index in order:
+    def _batches(self, requests: Mapping[int, AnyRequest]) -> Iterator[dict[int, AnyRequest]]:
+        """Yield batches of requests of like length, longest first."""
+        batch: dict[int, AnyRequest] = {}
+        for index in sorted(requests, key=lambda index: -len(requests[index].context)):
             full = len(batch) == self.batch_size
-            if batch and (full or not self._fits([*(one for _, one in batch), requests[index]])):
+            if batch and (full or not self._fits([*batch.values(), requests[index]])):
                 yield batch
-                batch = []
-            batch.append((index, requests[index]))
+                batch = {}
+            batch[index] = requests[index]
         if batch:
             yield batch
 
-    def _fits(self, requests: Sequence[Scored | Written]) -> bool:
+    def _fits(self, requests: Requests) -> bool:
         """Whether what is padded, and written on until all have ended, is within the context."""
-        new = max(one.max_gen_toks if isinstance(one, Written) else 0 for one in requests)
-        return max(len(one.context) for one in requests) + new <= self.model.cfg.n_ctx
+        longest = max(len(request.context) for request in requests)
+        return longest + max(map(max_new_tokens, requests)) <= self.model.cfg.n_ctx
 
 
-def _or(
-    before: Bool[Tensor, " row"] | None, now: Bool[Tensor, " row"] | None, writing: list[bool]
+def _add_changed(
+    before: Bool[Tensor, " row"] | None, now: Bool[Tensor, " row"] | None, unfinished: list[bool]
 ) -> Bool[Tensor, " row"] | None:
-    """Whether an edit changed a row, in a pass in which it was still written."""
+    """Add the rows that an edit changed in a pass in which they were unfinished."""
     if now is None:
         return before
-    found = now & torch.tensor(writing, device=now.device)
-    return found if before is None else before | found
+    changed = now & torch.tensor(unfinished, device=now.device)
+    return changed if before is None else before | changed

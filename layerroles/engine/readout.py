@@ -34,11 +34,13 @@ def read_out(
             chunk = logits[row : row + _CHUNK].float()
         n = len(target)
         predicted = chunk[row % _CHUNK, -n:] if left else chunk[row % _CHUNK, :n]
-        scores.append(score(predicted, target, changed is not None and bool(changed[row])))
+        scores.append(score_target(predicted, target, changed is not None and bool(changed[row])))
     return scores
 
 
-def score(predicted: Float[Tensor, "pos d_vocab"], target: Sequence[int], changed: bool) -> Score:
+def score_target(
+    predicted: Float[Tensor, "pos d_vocab"], target: Sequence[int], changed: bool
+) -> Score:
     """Score one target from the float32 logits that predict its tokens."""
     ids = torch.as_tensor(target, device=predicted.device)
     logprobs = predicted.gather(1, ids[:, None])[:, 0] - predicted.logsumexp(-1)

@@ -8,18 +8,18 @@ import dataclasses
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from transformer_lens.model_bridge import TransformerBridge
 
 from layerroles.ablations import Prompt
 from layerroles.errors import InputError
-from layerroles.models import encode, prepared, tokenized
+from layerroles.models import encode, prepared, tokenize
 
 log = logging.getLogger(__name__)
 
-Asked = TypeVar("Asked", "Scored", "Written")
+AnyRequest = TypeVar("AnyRequest", "Scored", "Written")
 Second = TypeVar("Second")
 Options = Mapping[str, object]
 # For each request, character spans `[start, end)` of its context; None where not known.
@@ -89,7 +89,7 @@ class Score:
     changed: bool
 
     def then(self, rest: "Score") -> "Score":
-        """The score of a continuation whose beginning and rest were scored apart."""
+        """Return the score of a continuation whose beginning and rest were scored apart."""
         return Score(
             logprob=self.logprob + rest.logprob,
             is_greedy=self.is_greedy and rest.is_greedy,
@@ -121,7 +121,46 @@ class Writing:
     ids: tuple[int, ...] = ()
 
 
-def scored(
+Requests = Sequence[Scored | Written]
+
+
+def split_requests(
+    indexed: Iterable[tuple[int, Scored | Written]],
+) -> tuple[dict[int, Scored], dict[int, Written]]:
+    """Return the requests to score and those to write, by their indices."""
+    scored: dict[int, Scored] = {}
+    written: dict[int, Written] = {}
+    for index, request in indexed:
+        if isinstance(request, Scored):
+            scored[index] = request
+        else:
+            written[index] = request
+    return scored, written
+
+
+def max_length(request: Scored | Written) -> int:
+    """Return the most tokens that a request may come to, generated ones included."""
+    if isinstance(request, Written):
+        return len(request.context) + request.max_gen_toks
+    return len(request.context) + len(request.continuation)
+
+
+def max_new_tokens(request: Scored | Written) -> int:
+    """Return the most tokens that a request may generate."""
+    return request.max_gen_toks if isinstance(request, Written) else 0
+
+
+def collect_answers(parts: Iterable[tuple[int, int, list[Any]]]) -> list[list[Any]]:
+    """Order the answers to one list of requests by condition: `[condition][request]`.
+
+    Args:
+        parts: as `Executor.answer` yields them.
+    """
+    by_condition = {condition: answers for _, condition, answers in parts}
+    return [by_condition[condition] for condition in sorted(by_condition)]
+
+
+def encode_scored(
     model: TransformerBridge,
     pairs: Iterable[tuple[str, str]],
     evidence: Spans | None = None,
@@ -142,12 +181,14 @@ def scored(
         InputError: what is no pair of texts, an empty continuation, a request longer than the
             model's context, or evidence that is no list of spans for each request.
     """
-    pairs = as_pairs(pairs)
-    given = _given(evidence, len(pairs))
-    return [_scored(model, index, *pair, given[index], cut) for index, pair in enumerate(pairs)]
+    pairs = check_pairs(pairs)
+    spans = _check_evidence(evidence, len(pairs))
+    return [
+        _encode_scored(model, index, *pair, spans[index], cut) for index, pair in enumerate(pairs)
+    ]
 
 
-def written(
+def encode_written(
     model: TransformerBridge,
     asked: Iterable[tuple[str, Options]],
     evidence: Spans | None = None,
@@ -159,49 +200,51 @@ def written(
     Args:
         model: whose tokenizer is used.
         asked: contexts with options.
-        evidence: as for `scored`.
-        cut: as for `scored`.
+        evidence: as for `encode_scored`.
+        cut: as for `encode_scored`.
 
     Raises:
-        InputError: an unknown option, or as `scored`.
+        InputError: an unknown option, or as `encode_scored`.
     """
-    asked = as_pairs(asked)
-    given = _given(evidence, len(asked))
-    return [_written(model, index, *one, given[index], cut) for index, one in enumerate(asked)]
+    asked = check_pairs(asked)
+    spans = _check_evidence(evidence, len(asked))
+    return [
+        _encode_written(model, index, *pair, spans[index], cut) for index, pair in enumerate(asked)
+    ]
 
 
-def as_pairs(given: Iterable[tuple[str, Second]]) -> list[tuple[str, Second]]:
-    """Requests that a user gave, in their order.
+def check_pairs(given: Iterable[tuple[str, Second]]) -> list[tuple[str, Second]]:
+    """Check that a user gave pairs; returns them in their order.
 
     Raises:
         InputError: what is no list of pairs.
     """
-    found = list(given) if isinstance(given, Iterable) else [given]
-    for index, pair in enumerate(found):
+    pairs = list(given) if isinstance(given, Iterable) else [given]
+    for index, pair in enumerate(pairs):
         if not isinstance(pair, tuple | list) or len(pair) != 2:
             raise InputError(
                 f"request {index}: {pair!r} is no pair of a context and a continuation, or of a "
                 f'context and options: write [("1 + 1 =", " 2")], or '
                 f'[("1 + 1 =", {{"max_gen_toks": 4}})]'
             )
-    return found
+    return pairs
 
 
-def prefix_ids(model: TransformerBridge) -> tuple[int, ...]:
-    """What stands for an empty context: the BOS token, else the end-of-text token."""
+def empty_context_ids(model: TransformerBridge) -> tuple[int, ...]:
+    """Return what stands for an empty context: the BOS token, else the end-of-text token."""
     tokenizer = prepared(model).tokenizer
-    known = tokenizer.bos_token_id
-    known = tokenizer.eos_token_id if known is None else known
-    if known is None:
+    token = tokenizer.bos_token_id
+    token = tokenizer.eos_token_id if token is None else token
+    if token is None:
         raise InputError(
             "a context is empty, and the tokenizer has neither a BOS nor an end-of-text token that "
             "could stand for it: give a context"
         )
-    return (known,)
+    return (token,)
 
 
 def _check_text(index: int, what: str, text: object) -> None:
-    """What cannot be encoded is refused."""
+    """Refuse a text that cannot be encoded."""
     if not isinstance(text, str):
         raise InputError(f"request {index}: the {what} is {text!r}, not a text")
     try:
@@ -213,7 +256,9 @@ def _check_text(index: int, what: str, text: object) -> None:
         ) from None
 
 
-def _given(evidence: Spans | None, n_requests: int) -> Sequence[Sequence[tuple[int, int]] | None]:
+def _check_evidence(
+    evidence: Spans | None, n_requests: int
+) -> Sequence[Sequence[tuple[int, int]] | None]:
     if evidence is None:
         return [None] * n_requests
     if isinstance(evidence, str) or not isinstance(evidence, Sequence):
@@ -235,15 +280,15 @@ def _is_span(span: object) -> bool:
     return all(isinstance(place, int | np.integer) for place in span)
 
 
-def _evidence(
+def _evidence_positions(
     model: TransformerBridge, text: str, spans: Sequence[tuple[int, int]] | None, n: int
 ) -> tuple[int, ...] | None:
-    """Which of a text's first `n` tokens lie in the spans, in whole or in part."""
+    """Return which of a text's first `n` tokens lie in the spans, in whole or in part."""
     if not spans:
         return None if spans is None else ()
     if not prepared(model).tokenizer.is_fast:  # it does not tell where its tokens are in the text
         return None
-    offsets = tokenized(model, text, offsets=True)["offset_mapping"][:n]
+    offsets = tokenize(model, text, offsets=True)["offset_mapping"][:n]
     return tuple(
         position
         for position, (start, end) in enumerate(offsets)
@@ -251,7 +296,7 @@ def _evidence(
     )
 
 
-def _scored(
+def _encode_scored(
     model: TransformerBridge,
     index: int,
     context: str,
@@ -263,17 +308,17 @@ def _scored(
     _check_text(index, "continuation", continuation)
     if not continuation:
         raise InputError(f"request {index}: the continuation is empty, there is nothing to score")
-    moved = len(context) - len(context.rstrip())
-    if moved:  # lm-eval's way: blanks at the seam belong to the continuation
-        continuation = context[-moved:] + continuation
-        context = context[:-moved]
+    n_blanks = len(context) - len(context.rstrip())
+    if n_blanks:  # lm-eval's way: blanks at the seam belong to the continuation
+        continuation = context[-n_blanks:] + continuation
+        context = context[:-n_blanks]
     if context:
         whole, start = encode(model, context + continuation), len(encode(model, context))
-        evidence = _evidence(model, context + continuation, spans, start)
+        evidence = _evidence_positions(model, context + continuation, spans, start)
         request = Scored(tuple(whole[:start]), tuple(whole[start:]), evidence)
     else:
         ids = prepared(model).tokenizer(continuation, add_special_tokens=False)["input_ids"]
-        begin = prefix_ids(model)
+        begin = empty_context_ids(model)
         if tuple(ids[:1]) == begin:  # it stands there already
             ids = ids[1:]
         request = Scored(begin, tuple(ids), None if spans is None else ())
@@ -285,12 +330,12 @@ def _scored(
     n_read = len(request.context) + len(request.continuation) - 1
     over = n_read - (cut or model.cfg.n_ctx)
     if cut is not None and 0 < over < len(request.context):
-        return _without_start(request, over)
+        return _cut_start(request, over)
     _check_length(model, index, n_read)
     return request
 
 
-def _written(
+def _encode_written(
     model: TransformerBridge,
     index: int,
     context: str,
@@ -312,18 +357,18 @@ def _written(
         raise InputError(f"request {index}: until={until!r} is not a string, or a list of strings")
     if not isinstance(limit, int) or limit < 1:
         raise InputError(f"request {index}: max_gen_toks={limit!r} is not a number above 0")
-    ids = tuple(encode(model, context)) if context else prefix_ids(model)
-    evidence = _evidence(model, context, spans, len(ids))
+    ids = tuple(encode(model, context)) if context else empty_context_ids(model)
+    evidence = _evidence_positions(model, context, spans, len(ids))
     request = Written(ids, tuple(text for text in until if text), limit, evidence)
     over = len(ids) + limit - (cut or model.cfg.n_ctx)
     if cut is not None and 0 < over < len(ids):
-        return _without_start(request, over)
+        return _cut_start(request, over)
     _check_length(model, index, len(ids) + limit)
     return request
 
 
-def _without_start(request: Asked, n: int) -> Asked:
-    """The request without the first `n` tokens of its context."""
+def _cut_start(request: AnyRequest, n: int) -> AnyRequest:
+    """Return the request without the first `n` tokens of its context."""
     log.warning("a request is longer than the model's context: its first %d tokens are cut", n)
     evidence = request.evidence and tuple(place - n for place in request.evidence if place >= n)
     return dataclasses.replace(request, context=request.context[n:], evidence=evidence)

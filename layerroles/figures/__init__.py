@@ -8,10 +8,10 @@ SVG or PNG with captions, `caption` gives the words alone.
 """
 
 from layerroles.figures.attention import attention_map as attention_map
-from layerroles.figures.catalogue import PROBED as PROBED
-from layerroles.figures.catalogue import catalogue as catalogue
+from layerroles.figures.catalogue import PROBES_DRAWN as PROBES_DRAWN
 from layerroles.figures.catalogue import every as every
-from layerroles.figures.catalogue import localized as localized
+from layerroles.figures.catalogue import iter_drawings as iter_drawings
+from layerroles.figures.catalogue import localize_all as localize_all
 from layerroles.figures.decision import decision_margin as decision_margin
 from layerroles.figures.depth_contrasts import depth_contrasts as depth_contrasts
 from layerroles.figures.depth_profile import depth_profile as depth_profile
@@ -29,13 +29,13 @@ from layerroles.figures.patterns import attention_pattern as attention_pattern
 from layerroles.figures.print.captions import caption as caption
 from layerroles.figures.print.files import check_formats as check_formats
 from layerroles.figures.print.files import save as save
-from layerroles.figures.print.paper import inches as inches
 from layerroles.figures.print.paper import paper as paper
+from layerroles.figures.print.paper import parse_width as parse_width
 from layerroles.figures.protocols import likelihood_hides as likelihood_hides
 from layerroles.figures.protocols import protocols as protocols
 from layerroles.figures.pruned_harm import pruned_harm as pruned_harm
+from layerroles.figures.role_map import classify_interval as classify_interval
 from layerroles.figures.role_map import role_map as role_map
-from layerroles.figures.role_map import standing as standing
 from layerroles.figures.similarity import influence_profile as influence_profile
 from layerroles.figures.similarity import similarity_triangle as similarity_triangle
 from layerroles.figures.style import themed as themed

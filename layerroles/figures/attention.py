@@ -37,7 +37,7 @@ def attention_map(attention: pd.DataFrame, *, top: int = 3) -> go.Figure:
     """
     if top < 0:
         raise InputError(f"top must be 0 or more, got {top}")
-    attention = select.one_condition(attention, "the attention figure")
+    attention = select.rows_of_one_condition(attention, "the attention figure")
     means = attention_means(attention)
     without = sorted(set(attention["task"]) - set(means["task"]))
     left_out = f"; without evidence: {', '.join(without)}" if without else ""
@@ -45,15 +45,17 @@ def attention_map(attention: pd.DataFrame, *, top: int = 3) -> go.Figure:
         kind="attention_map",
         title="Attention from the answering position to the evidence",
         unit="share",
-        subtitle=f"mean share over {style.counts(means['n'])} examples per task"
-        f"{select.under(attention, intact=', intact model')}{left_out}; "
+        subtitle=f"mean share over {style.format_counts(means['n'])} examples per task"
+        f"{select.describe_condition(attention, intact=', intact model')}{left_out}; "
         "layers and heads are 0-based",
-        heading=lambda part, best: _heading(part, best, top),
+        heading=lambda part, best: _panel_heading(part, best, top),
         percent=True,
     )
-    hover = [head_hover(line) for _, line in means.iterrows()]
+    hover = [head_hover_text(line) for _, line in means.iterrows()]
     return draw_map(
-        means.assign(value=means["evidence"], hover=hover), lambda part: strongest(part, top), look
+        means.assign(value=means["evidence"], hover=hover),
+        lambda part: strongest_heads(part, top),
+        look,
     )
 
 
@@ -62,8 +64,8 @@ def attention_means(attention: pd.DataFrame) -> pd.DataFrame:
 
     `low` and `high` are the mean -+ 1.96 standard errors.
     """
-    select.require(attention, _COLUMNS, "the attention figure")
-    attention = select.one_condition(attention, "the attention figure")
+    select.require_columns(attention, _COLUMNS, "the attention figure")
+    attention = select.rows_of_one_condition(attention, "the attention figure")
     valid = attention[attention["evidence"].notna()]
     if valid.empty:
         raise InputError("no example of the attention frame has evidence: nothing to draw")
@@ -76,27 +78,25 @@ def attention_means(attention: pd.DataFrame) -> pd.DataFrame:
     ).reset_index()
     means["low"] = means["evidence"] - 1.96 * means["error"]
     means["high"] = means["evidence"] + 1.96 * means["error"]
-    order = {family: place for place, family in enumerate(style.ordered(means["family"]))}
-    means = means.sort_values("family", key=lambda names: names.map(order), kind="stable")
-    return means.drop(columns="error").reset_index(drop=True)
+    return style.sort_by_family(means.drop(columns="error")).reset_index(drop=True)
 
 
-def strongest(part: pd.DataFrame, top: int) -> pd.DataFrame:
+def strongest_heads(part: pd.DataFrame, top: int) -> pd.DataFrame:
     """The heads with the largest share, at least twice what even attention gives."""
     return part[part["evidence"] >= 2 * part["uniform"]].nlargest(top, "evidence")
 
 
-def head_hover(line: "pd.Series[float]") -> str:
+def head_hover_text(line: "pd.Series[float]") -> str:
     """What the hover says about one head on one task."""
-    share = style.interval(line["evidence"], line["low"], line["high"], 3)
+    share = style.format_interval(line["evidence"], line["low"], line["high"], 3)
     return (
         f"<b>{head_name(line)}</b> \N{MIDDLE DOT} {style.escape(line['task'])}<br>"
-        f"share to evidence {share}<br>even attention {style.number(line['uniform'], places=3)}"
-        f"<br>n {int(line['n'])}"
+        f"share to evidence {share}<br>even attention "
+        f"{style.format_number(line['uniform'], places=3)}<br>n {int(line['n'])}"
     )
 
 
-def _heading(part: pd.DataFrame, best: pd.DataFrame, top: int) -> str:
+def _panel_heading(part: pd.DataFrame, best: pd.DataFrame, top: int) -> str:
     named = ", ".join(f"{head_name(line)} {line['evidence']:.0%}" for _, line in best.iterrows())
     strong = (
         f" \N{EM DASH} strongest {named}"

@@ -28,8 +28,8 @@ from layerroles.figures.pair_excess import pair_excess
 from layerroles.figures.protocols import likelihood_hides
 from layerroles.figures.role_map import role_map
 from layerroles.figures.similarity import influence_profile, similarity_triangle
-from layerroles.probes import by_probe, of_one_condition
-from layerroles.registry import unknown
+from layerroles.probes import group_by_probe, select_one_condition
+from layerroles.registry import describe_unknown
 from layerroles.results import SweepResult
 from layerroles.roles import Roles, heads_of, localize
 
@@ -41,7 +41,10 @@ KINDS = (
     "direct_against_total",
 )
 # The columns of the probes of heads that have a map each, where they were measured.
-_HEADS = {"retrieval_score": ("score",), "head_scores": ("previous", "duplicate", "induction")}
+_HEAD_COLUMNS = {
+    "retrieval_score": ("score",),
+    "head_scores": ("previous", "duplicate", "induction"),
+}
 
 
 @dataclass(frozen=True)
@@ -80,23 +83,23 @@ def every(
     """
     for name in only:
         if name not in KINDS:
-            raise InputError(unknown("figure", name, list(KINDS)))
-    found = by_probe(probes, condition=None)
-    kinds = select.ablations(result)
+            raise InputError(describe_unknown("figure", name, list(KINDS)))
+    probe_frames = group_by_probe(probes, condition=None)
+    kinds = select.ablation_kinds(result)
 
     @functools.cache
     def roles() -> list[Roles]:
         if only and not {"depth_contrasts", "pair_excess"} & set(only):
             return []  # they take seconds, and nothing else is drawn of them
-        return localized(result, probes)
+        return localize_all(result, probes)
 
     heads = heads_of(result, "all")
     drawings = [
         drawing
-        for drawing in catalogue(result, found, kinds, roles, heads)
+        for drawing in iter_drawings(result, probe_frames, kinds, roles, heads)
         if not only or drawing.kind in only
     ]
-    drawn = {name: drawing.draw() for name, drawing in _named(drawings).items()}
+    drawn = {name: drawing.draw() for name, drawing in _name_drawings(drawings).items()}
     missing = set(only) - {drawing.kind for drawing in drawings}
     if missing or not drawn:
         names = [name for name in only if name in missing]
@@ -105,21 +108,25 @@ def every(
     return drawn
 
 
-def localized(result: SweepResult, probes: Sequence[pd.DataFrame] = ()) -> list[Roles]:
+def localize_all(result: SweepResult, probes: Sequence[pd.DataFrame] = ()) -> list[Roles]:
     """The roles under each kind of ablation, at each of the positions that are judged."""
-    asked = [(kind, at) for kind in select.ablations(result) for at in _judged(result, kind)]
-    return [localize(result, probes, ablation=kind, at=at) for kind, at in asked]
+    judged = [
+        (kind, at)
+        for kind in select.ablation_kinds(result)
+        for at in _judged_positions(result, kind)
+    ]
+    return [localize(result, probes, ablation=kind, at=at) for kind, at in judged]
 
 
-def _judged(result: SweepResult, kind: str) -> list[str]:
+def _judged_positions(result: SweepResult, kind: str) -> list[str]:
     """The positions that are judged; sparing the first token is judged with all positions."""
-    ats = select.ats(select.layer_effects(result, ablation=kind))
+    ats = select.positions_of(select.layer_effects(result, ablation=kind))
     return [at for at in ats if at != "after_first" or "all" not in ats]
 
 
-def catalogue(
+def iter_drawings(
     result: SweepResult,
-    found: Mapping[str, pd.DataFrame],
+    probe_frames: Mapping[str, pd.DataFrame],
     kinds: Sequence[str],
     roles: Callable[[], Sequence[Roles]],
     heads: pd.DataFrame,
@@ -128,13 +135,17 @@ def catalogue(
 
     Args:
         result: a sweep.
-        found: probe frames by the name of the probe; of those with several conditions, all are
+        probe_frames: by the name of the probe; of those with several conditions, all are
             drawn where each has its own line, else the intact model's.
         kinds: of ablation that are drawn.
         roles: gives the roles under each kind, at each of the positions that are judged.
         heads: what is said of heads that were ablated alone, as in `Roles.heads`.
     """
-    single = {name: rows for name, frame in found.items() if len(rows := of_one_condition(frame))}
+    single = {
+        name: rows
+        for name, frame in probe_frames.items()
+        if len(rows := select_one_condition(frame))
+    }
     lens, attention = single.get("logit_lens"), single.get("attention")
     if attention is not None and attention["evidence"].isna().all():
         attention = None
@@ -144,63 +155,69 @@ def catalogue(
     for kind in kinds:
         draw = functools.partial(harm_map, result, ablation=kind)
         yield Drawing("harm", "harm_map", (kind,), draw)
-    for one in roles():
-        if one.frame[["early_minus_late", "effective"]].notna().any(axis=None):
-            draw = functools.partial(depth_contrasts, one)
-            yield Drawing("contrasts", "depth_contrasts", (one.ablation, one.at), draw)
+    for found_roles in roles():
+        if found_roles.frame[["early_minus_late", "effective"]].notna().any(axis=None):
+            draw = functools.partial(depth_contrasts, found_roles)
+            yield Drawing(
+                "contrasts", "depth_contrasts", (found_roles.ablation, found_roles.at), draw
+            )
     for kind in dict.fromkeys(heads.dropna(subset="harm")["ablation"]):
         draw = functools.partial(head_harms, heads, ablation=kind)
         yield Drawing("heads", "head_harms", (kind,), draw)
-    for one in roles():
-        if one.pairs["excess"].notna().any():
-            draw = functools.partial(pair_excess, one)
-            yield Drawing("pairs", "pair_excess", (one.ablation, one.at), draw)
-    yield from _over_layers(result, kinds)
-    by_condition = {name: found[name] for name in _BY_CONDITION if name in found}
-    yield from _of_probes(result, single | by_condition, kinds)
+    for found_roles in roles():
+        if found_roles.pairs["excess"].notna().any():
+            draw = functools.partial(pair_excess, found_roles)
+            yield Drawing("pairs", "pair_excess", (found_roles.ablation, found_roles.at), draw)
+    yield from _drawings_over_layers(result, kinds)
+    by_condition = {name: probe_frames[name] for name in _BY_CONDITION if name in probe_frames}
+    yield from _drawings_of_probes(result, single | by_condition, kinds)
 
 
-def _over_layers(result: SweepResult, kinds: Sequence[str]) -> Iterator[Drawing]:
+def _drawings_over_layers(result: SweepResult, kinds: Sequence[str]) -> Iterator[Drawing]:
     single = {kind: select.layer_effects(result, ablation=kind) for kind in kinds}
     for kind in kinds:
         for task in dict.fromkeys(single[kind]["task"]):
             draw = functools.partial(depth_profile, result, task=task, ablation=kind)
             yield Drawing("depth", "depth_profile", (kind, task), draw)
     written = [
-        (kind, asked) for kind in kinds for asked in select.written(single[kind]["protocol"])
+        (kind, protocol)
+        for kind in kinds
+        for protocol in select.written_protocols(single[kind]["protocol"])
     ]
-    for kind, asked in written:
-        for likelihood, at in _asked_both_ways(result, kind, asked):
+    for kind, protocol in written:
+        for likelihood, at in _asked_both_ways(result, kind, protocol):
             draw = functools.partial(
-                likelihood_hides, result, likelihood=likelihood, generation=asked, ablation=kind,
+                likelihood_hides, result, likelihood=likelihood, generation=protocol, ablation=kind,
                 at=at,
             )  # fmt: skip
-            yield Drawing("protocols", "likelihood_hides", (kind, likelihood, asked), draw)
-    for kind, asked in written:
-        draw = functools.partial(outcome_profile, result, ablation=kind, protocol=asked)
-        yield Drawing("outcomes", "outcome_profile", (kind, asked), draw)
+            yield Drawing("protocols", "likelihood_hides", (kind, likelihood, protocol), draw)
+    for kind, protocol in written:
+        draw = functools.partial(outcome_profile, result, ablation=kind, protocol=protocol)
+        yield Drawing("outcomes", "outcome_profile", (kind, protocol), draw)
 
 
 def _asked_both_ways(result: SweepResult, kind: str, protocol: str) -> Iterator[tuple[str, str]]:
     """The likelihood protocols, with the first position, under which tasks were asked too."""
-    both = result.differences()
-    both = both[(both["ablation"] == kind) & (both["protocol_b"] == protocol)]
-    both = both[both["layer"].notna() & (both["part"] == "block")]
-    both = both[both["protocol_a"] != protocol]
-    asked = dict.fromkeys(zip(both["protocol_a"], both["at"], strict=True))
-    yield from ((likelihood, at) for likelihood, at in asked if at == both["at"].iloc[0])
+    differences = result.differences()
+    differences = differences[
+        (differences["ablation"] == kind) & (differences["protocol_b"] == protocol)
+    ]
+    differences = differences[differences["layer"].notna() & (differences["part"] == "block")]
+    differences = differences[differences["protocol_a"] != protocol]
+    protocols = dict.fromkeys(zip(differences["protocol_a"], differences["at"], strict=True))
+    yield from ((likelihood, at) for likelihood, at in protocols if at == differences["at"].iloc[0])
 
 
-def _of_probes(
-    result: SweepResult, found: Mapping[str, pd.DataFrame], kinds: Sequence[str]
+def _drawings_of_probes(
+    result: SweepResult, probe_frames: Mapping[str, pd.DataFrame], kinds: Sequence[str]
 ) -> Iterator[Drawing]:
     """The figures of each probe that was measured."""
-    frames = {name: found[name] for name in PROBED if name in found}
+    frames = {name: probe_frames[name] for name in PROBES_DRAWN if name in probe_frames}
     for probe, frame in frames.items():
-        for kind, of, draw in _of_probe(probe, frame):
+        for kind, of, draw in _drawings_of_probe(probe, frame):
             yield Drawing(probe.replace("_", "-"), kind, of, draw)
-    if "attribution" in found:
-        direct = found["attribution"]
+    if "attribution" in probe_frames:
+        direct = probe_frames["attribution"]
         direct = direct[direct["task"].isin(set(result.frame["task"]))]
         for kind in kinds if len(direct) else ():
             draw = functools.partial(direct_against_total, direct, result, ablation=kind)
@@ -208,7 +225,7 @@ def _of_probes(
 
 
 # The probes that have figures of their own, in reading order.
-PROBED = (
+PROBES_DRAWN = (
     *("logit_lens", "tuned_lens", "decision", "attention"),
     *("retrieval_score", "head_scores", "similarity"),
 )
@@ -218,7 +235,7 @@ PROBED = (
 _BY_CONDITION = ("logit_lens", "tuned_lens", "decision")
 
 
-def _of_probe(
+def _drawings_of_probe(
     probe: str, frame: pd.DataFrame
 ) -> Iterator[tuple[str, tuple[str, ...], Callable[[], go.Figure]]]:
     of = (probe,)
@@ -229,8 +246,8 @@ def _of_probe(
     elif probe == "attention":
         if frame["evidence"].notna().any():
             yield "attention_map", of, functools.partial(attention_map, frame)
-    elif probe in _HEADS:
-        for value in _HEADS[probe]:
+    elif probe in _HEAD_COLUMNS:
+        for value in _HEAD_COLUMNS[probe]:
             if frame[value].notna().any():
                 name = (value if probe == "head_scores" else probe,)
                 yield "head_map", name, functools.partial(head_map, frame, value=value)
@@ -239,7 +256,7 @@ def _of_probe(
         yield "similarity_triangle", of, functools.partial(similarity_triangle, frame)
 
 
-def _named(drawings: Sequence[Drawing]) -> dict[str, Drawing]:
+def _name_drawings(drawings: Sequence[Drawing]) -> dict[str, Drawing]:
     """Name drawings for files: by kind, and by what distinguishes drawings of the same kind."""
     by_name: dict[str, Drawing] = {}
     for drawing in drawings:

@@ -32,12 +32,12 @@ def decision_margin(decision: pd.DataFrame) -> go.Figure:
         decision = lr.probes.Decision().measure(model, tasks, limit=8)
         figure = lr.figures.decision_margin(decision)
     """
-    select.require(decision, _COLUMNS, "the decision figure")
+    select.require_columns(decision, _COLUMNS, "the decision figure")
     if "part" in decision:
         decision = decision[decision["part"] == "block"]
-    summary = _summary(decision)
+    summary = _summarize(decision)
     n_layers = int(summary["layer"].max()) + 1
-    drawn = list(lens.lines(summary))
+    drawn = list(lens.iter_lines(summary))
     upper, lower = 300, 30 + _ROW * len(drawn)
     figure = make_subplots(
         rows=2,
@@ -48,10 +48,10 @@ def decision_margin(decision: pd.DataFrame) -> go.Figure:
         subplot_titles=["margin of the right option", "start of the decisive phase, median"],
     )
     for place, (family, index, name, part) in enumerate(drawn):
-        hover = [_hover(name, line) for _, line in part.iterrows()]
+        hover = [_hover_text(name, line) for _, line in part.iterrows()]
         for trace in lens.band_and_line(family, index, name, part, hover):
             figure.add_trace(trace, row=1, col=1)
-        figure.add_trace(_start(family, name, place, part.iloc[0]), row=2, col=1)
+        figure.add_trace(_draw_start(family, name, place, part.iloc[0]), row=2, col=1)
     figure.add_hline(y=0, line={"color": style.NEUTRAL, "width": 1, "dash": "dot"}, row=1, col=1)
     figure.update_xaxes(**style.layer_axis(n_layers, embedding=True))
     figure.update_xaxes(title_text="read after layer (0-based; emb = embedding)", row=2)
@@ -65,7 +65,7 @@ def decision_margin(decision: pd.DataFrame) -> go.Figure:
         ticks="",
         row=2,
     )
-    style.headings(figure)
+    style.align_headings(figure)
     conditions = list(dict.fromkeys(decision.get("condition", ["intact"])))
     model = ", intact model" if conditions == ["intact"] else ""
     style.finish(
@@ -73,14 +73,14 @@ def decision_margin(decision: pd.DataFrame) -> go.Figure:
         kind="decision_margin",
         about=summary,
         title="Where the model chooses among the options",
-        subtitle=f"{style.counts(summary['n'])} examples per task{model}; 95% intervals; "
+        subtitle=f"{style.format_counts(summary['n'])} examples per task{model}; 95% intervals; "
         "decisive = the choice is the final one from there on; layers are 0-based",
         height=168 + upper + lower + 34,
     )
-    return lens.beside(figure, len(drawn)).update_layout(margin_l=110)
+    return lens.set_legend_beside(figure, len(drawn)).update_layout(margin_l=110)
 
 
-def _summary(decision: pd.DataFrame) -> pd.DataFrame:
+def _summarize(decision: pd.DataFrame) -> pd.DataFrame:
     """Per task, condition and layer: mean margin with low and high, n, and the start with its."""
     names = [name for name in _NAMES if name in decision]
     rows = []
@@ -88,18 +88,18 @@ def _summary(decision: pd.DataFrame) -> pd.DataFrame:
         decisive = of_line[of_line["phase"] == "decisive"]
         starts = decisive.groupby(["task", "example"])["layer"].min().to_numpy(float)
         # The last layer is decisive by definition: every example has a start.
-        start, low, high = lens.median(starts)
+        start, low, high = lens.median_with_interval(starts)
         for layer, part in of_line.groupby("layer", sort=True):
-            found = lens.mean(part["margin"].dropna().to_numpy(float))
-            rows.append((*key, layer, *found, len(part), start, low, high))
+            margin = lens.mean_with_interval(part["margin"].dropna().to_numpy(float))
+            rows.append((*key, layer, *margin, len(part), start, low, high))
     columns = ["layer", "value", "low", "high", "n", "start", "start_low", "start_high"]
     return pd.DataFrame(rows, columns=[*names, *columns])
 
 
-def _start(family: str, name: str, place: int, line: "pd.Series[float]") -> go.Scatter:
+def _draw_start(family: str, name: str, place: int, line: "pd.Series[float]") -> go.Scatter:
     """The median start of the decisive phase, with its interval."""
-    hue = style.colour(family)
-    shown = style.interval(line["start"], line["start_low"], line["start_high"], 1)
+    hue = style.family_colour(family)
+    shown = style.format_interval(line["start"], line["start_low"], line["start_high"], 1)
     return go.Scatter(
         x=[line["start"]],
         y=[place],
@@ -113,7 +113,7 @@ def _start(family: str, name: str, place: int, line: "pd.Series[float]") -> go.S
             "width": 5,
         },
         mode="markers",
-        marker={"symbol": style.symbol(family), "size": 9, "color": hue},
+        marker={"symbol": style.family_symbol(family), "size": 9, "color": hue},
         hovertext=[
             f"<b>{style.escape(name)}</b><br>decisive from layer {shown}<br>n {int(line['n'])}"
         ],
@@ -123,10 +123,10 @@ def _start(family: str, name: str, place: int, line: "pd.Series[float]") -> go.S
     )
 
 
-def _hover(name: str, line: "pd.Series[float]") -> str:
+def _hover_text(name: str, line: "pd.Series[float]") -> str:
     layer = int(line["layer"])
     where = "embedding" if layer == -1 else f"after layer {layer}"
-    value = style.interval(line["value"], line["low"], line["high"])
+    value = style.format_interval(line["value"], line["low"], line["high"])
     return (
         f"<b>{style.escape(name)}</b> \N{MIDDLE DOT} {where}<br>margin {value} nats"
         f"<br>n {int(line['n'])}"

@@ -55,7 +55,7 @@ def depth_contrasts(roles: Roles) -> go.Figure:
     Example:
         figure = lr.figures.depth_contrasts(lr.localize(result))
     """
-    panels = {title: rows for title, rows in _panels(roles) if rows}
+    panels = {title: rows for title, rows in _contrast_panels(roles) if rows}
     if not panels:
         raise InputError("these roles have no contrast of depth: no family was measured over depth")
     heights = [len(dict.fromkeys(row.label for row in rows)) * _LINE for rows in panels.values()]
@@ -68,38 +68,35 @@ def depth_contrasts(roles: Roles) -> go.Figure:
         subplot_titles=list(panels),
     )
     for place, rows in enumerate(panels.values(), start=1):
-        _draw(figure, rows, place)
-    style.headings(figure)
+        _draw_rows(figure, rows, place)
+    style.align_headings(figure)
     hollow = any(row.hollow for rows in panels.values() for row in rows)
-    beside = "; hollow: with the first token's write kept" if hollow else ""
+    hollow_note = "; hollow: with the first token's write kept" if hollow else ""
     style.finish(
         figure,
         kind="depth_contrasts",
         about=roles.frame.assign(ablation=roles.ablation, at=roles.at),
         title=f"Depth in numbers ({roles.ablation})",
-        subtitle=f"{style.counts(roles.frame['n'])} examples per family; 95% intervals, paired "
-        f"by question; at {roles.at}{beside}",
+        subtitle=f"{style.format_counts(roles.frame['n'])} examples per family; 95% intervals, "
+        f"paired by question; at {roles.at}{hollow_note}",
         height=168 + plot,
         legend=False,
     )
     return figure.update_layout(margin_l=268)
 
 
-def _panels(roles: Roles) -> Iterator[tuple[str, list[_Row]]]:
-    order = {family: place for place, family in enumerate(style.ordered(roles.frame["family"]))}
-    frame, contrasts = (
-        some.sort_values("family", key=lambda names: names.map(order), kind="stable")
-        for some in (roles.frame, roles.contrasts[roles.contrasts["difference"].notna()])
-    )
+def _contrast_panels(roles: Roles) -> Iterator[tuple[str, list[_Row]]]:
+    frame = style.sort_by_family(roles.frame)
+    contrasts = style.sort_by_family(roles.contrasts[roles.contrasts["difference"].notna()])
     early = contrasts[contrasts["quantity"] == "early_minus_late"]
-    kept = early[(early["against"] == "") & (early["at"] == "after_first")]
+    first_token_kept = early[(early["against"] == "") & (early["at"] == "after_first")]
     yield (
         "harm of the first third of layers minus the last third",
         [
-            *_of_frame(frame, "early_minus_late", "ci_low", "ci_high"),
+            *_rows_of_frame(frame, "early_minus_late", "ci_low", "ci_high"),
             *(
                 _Row(
-                    _label(r.family, r.protocol),
+                    _row_label(r.family, r.protocol),
                     r.family,
                     f"{r.family}, {r.protocol}, the first token's write kept",
                     r.difference,
@@ -107,7 +104,7 @@ def _panels(roles: Roles) -> Iterator[tuple[str, list[_Row]]]:
                     r.ci_high,
                     hollow=True,
                 )
-                for r in records(kept)
+                for r in records(first_token_kept)
             ),
         ],
     )
@@ -115,7 +112,7 @@ def _panels(roles: Roles) -> Iterator[tuple[str, list[_Row]]]:
         "what of it goes away with the first token's write kept",
         [
             _Row(
-                _label(r.family, r.protocol),
+                _row_label(r.family, r.protocol),
                 r.family,
                 f"{r.family}, {r.protocol}, {r.at}",
                 r.difference,
@@ -129,7 +126,7 @@ def _panels(roles: Roles) -> Iterator[tuple[str, list[_Row]]]:
         "first third minus last third, one family minus another",
         [
             _Row(
-                f"{style.swatch(r.family)} \N{MINUS SIGN} {style.swatch(r.against)}"
+                f"{style.family_label(r.family)} \N{MINUS SIGN} {style.family_label(r.against)}"
                 f" \N{MIDDLE DOT} {style.escape(r.protocol)}",
                 r.family,
                 f"{r.family} minus {r.against}, {r.protocol}",
@@ -144,7 +141,7 @@ def _panels(roles: Roles) -> Iterator[tuple[str, list[_Row]]]:
         "mean harm over all layers, one protocol minus another",
         [
             _Row(
-                _label(r.family, r.protocol),
+                _row_label(r.family, r.protocol),
                 r.family,
                 f"{r.family}, {r.protocol}",
                 r.difference,
@@ -156,14 +153,14 @@ def _panels(roles: Roles) -> Iterator[tuple[str, list[_Row]]]:
     )
     yield (
         "layers over which harm is spread (effective number, sinks left out)",
-        _of_frame(frame, "effective", "effective_low", "effective_high"),
+        _rows_of_frame(frame, "effective", "effective_low", "effective_high"),
     )
 
 
-def _of_frame(frame: pd.DataFrame, value: str, low: str, high: str) -> list[_Row]:
+def _rows_of_frame(frame: pd.DataFrame, value: str, low: str, high: str) -> list[_Row]:
     return [
         _Row(
-            _label(row["family"], row["protocol"]),
+            _row_label(row["family"], row["protocol"]),
             row["family"],
             f"{row['family']}, {row['protocol']}, n {row['n']}",
             row[value],
@@ -174,16 +171,16 @@ def _of_frame(frame: pd.DataFrame, value: str, low: str, high: str) -> list[_Row
     ]
 
 
-def _label(family: str, protocol: str) -> str:
-    return f"{style.swatch(family)} \N{MIDDLE DOT} {style.escape(protocol)}"
+def _row_label(family: str, protocol: str) -> str:
+    return f"{style.family_label(family)} \N{MIDDLE DOT} {style.escape(protocol)}"
 
 
-def _draw(figure: go.Figure, rows: list[_Row], place: int) -> None:
+def _draw_rows(figure: go.Figure, rows: list[_Row], place: int) -> None:
     labels = list(dict.fromkeys(row.label for row in rows))
     for row in rows:
-        hue = style.colour(row.family)
+        hue = style.family_colour(row.family)
         middle = len(labels) - 1 - labels.index(row.label)
-        symbol = style.symbol(row.family)
+        symbol = style.family_symbol(row.family)
         figure.add_trace(
             go.Scatter(
                 x=[row.value],
@@ -198,7 +195,7 @@ def _draw(figure: go.Figure, rows: list[_Row], place: int) -> None:
                     "color": hue,
                 },
                 hovertext=f"<b>{style.escape(row.name)}</b><br>"
-                f"{style.interval(row.value, row.low, row.high)}",
+                f"{style.format_interval(row.value, row.low, row.high)}",
                 hoverinfo="text",
                 name=style.escape(row.name),
             ),

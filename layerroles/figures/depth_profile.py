@@ -57,9 +57,9 @@ def depth_profile(
     effects = select.layer_effects(result, ablation=ablation, task=task, protocol=protocol)
     tasks = list(dict.fromkeys(effects["task"]))
     protocols = list(dict.fromkeys(effects["protocol"]))
-    n_layers = select.depth(result, effects)
+    n_layers = select.n_layers_of(result, effects)
     intact = result.intact()
-    units = select.units(result)
+    units = select.score_units(result)
     figure = make_subplots(
         rows=2 * len(tasks),
         cols=len(protocols),
@@ -67,23 +67,23 @@ def depth_profile(
         row_heights=[0.6, 0.4] * len(tasks),
         vertical_spacing=0.12 / len(tasks),
         horizontal_spacing=0.07,
-        subplot_titles=_titles(effects, tasks, protocols),
+        subplot_titles=_panel_titles(effects, tasks, protocols),
     )
     shown: set[str] = set()
     span = effect_span(effects, units)
     for index, name in enumerate(tasks):
-        for column, asked in enumerate(protocols, start=1):
-            cell = effects[(effects["task"] == name) & (effects["protocol"] == asked)]
+        for column, protocol_label in enumerate(protocols, start=1):
+            cell = effects[(effects["task"] == name) & (effects["protocol"] == protocol_label)]
             if cell.empty:
                 continue
-            base = intact[(intact["task"] == name) & (intact["protocol"] == asked)].iloc[0]
+            base = intact[(intact["task"] == name) & (intact["protocol"] == protocol_label)].iloc[0]
             row = 2 * index + 1
             draw_lines(figure, cell, base, n_layers, row, column, shown)
             draw_points(figure, cell, row, column, shown)
-            set_axes(figure, units.get((name, asked), "accuracy"), span, row, column)
+            set_axes(figure, units.get((name, protocol_label), "accuracy"), span, row, column)
     figure.update_xaxes(**style.layer_axis(n_layers))
     figure.update_xaxes(title_text="ablated layer (0-based)", row=2 * len(tasks))
-    style.headings(figure)
+    style.align_headings(figure)
     kind = effects["ablation"].iloc[0]
     of = f" on {tasks[0]}" if len(tasks) == 1 else ""
     return style.finish(
@@ -91,18 +91,18 @@ def depth_profile(
         kind="depth_profile",
         about=effects,
         title=f"Score{of} when one layer is ablated ({kind}), and the effect",
-        subtitle=f"{style.counts(effects['n'])} examples per point; 95% intervals; "
+        subtitle=f"{style.format_counts(effects['n'])} examples per point; 95% intervals; "
         "effect = score \N{MINUS SIGN} intact on the same examples; layers are 0-based",
         height=max(430, 168 + 300 * len(tasks)),
     )
 
 
-def _titles(effects: pd.DataFrame, tasks: list[str], protocols: list[str]) -> list[str]:
+def _panel_titles(effects: pd.DataFrame, tasks: list[str], protocols: list[str]) -> list[str]:
     families = dict(zip(effects["task"], effects["family"], strict=True))
     titles: list[str] = []
     for name in tasks:
-        label = f"{style.swatch(families[name])} \N{MIDDLE DOT} {style.escape(name)}"
-        titles += [f"{label} \N{MIDDLE DOT} {style.escape(asked)}" for asked in protocols]
+        label = f"{style.family_label(families[name])} \N{MIDDLE DOT} {style.escape(name)}"
+        titles += [f"{label} \N{MIDDLE DOT} {style.escape(protocol)}" for protocol in protocols]
         titles += [""] * len(protocols)
     return titles
 
@@ -138,9 +138,9 @@ def draw_lines(
     for name, value, dash in lines:
         if pd.isna(value):
             continue
-        hover = f"{name} {style.number(value)}"
+        hover = f"{name} {style.format_number(value)}"
         if name == "intact":
-            hover = f"intact {style.interval(value, low, high)}, n {int(base['n'])}"
+            hover = f"intact {style.format_interval(value, low, high)}, n {int(base['n'])}"
         figure.add_trace(
             go.Scatter(
                 x=ends,
@@ -162,14 +162,14 @@ def draw_points(
     figure: go.Figure, cell: pd.DataFrame, row: int, column: int, shown: set[str]
 ) -> None:
     """Scores and, in the row below, effects, with their intervals; marks tell positions."""
-    hue = style.colour(cell["family"].iloc[0])
-    ats = select.ats(cell)
+    hue = style.family_colour(cell["family"].iloc[0])
+    ats = select.positions_of(cell)
     for place, at in enumerate(ats):
         part = cell[cell["at"] == at]
         symbol, dash = _MARKS.get(at, _OTHER)
         wide = min(_APART * (len(ats) - 1), _WIDEST)
         shift = wide * (place / (len(ats) - 1) - 0.5) if len(ats) > 1 else 0.0
-        hover = [_hover(line) for _, line in part.iterrows()]
+        hover = [_hover_text(line) for _, line in part.iterrows()]
         for offset, value, low, high in (
             (0, "score", "score_low", "score_high"),
             (1, "effect", "ci_low", "ci_high"),
@@ -194,7 +194,7 @@ def draw_points(
                     showlegend=at not in shown,
                     hovertext=hover,
                     hoverinfo="text",
-                    meta={"value": value, **select.shown_of(part)},
+                    meta={"value": value, **select.trace_meta(part)},
                 ),
                 row=row + offset,
                 col=column,
@@ -202,14 +202,14 @@ def draw_points(
             shown.add(at)
 
 
-def _hover(line: "pd.Series[float]") -> str:
+def _hover_text(line: "pd.Series[float]") -> str:
     return "<br>".join(
         [
             f"<b>{style.escape(line['condition'])}</b>",
-            f"score {style.interval(line['score'], line['score_low'], line['score_high'])}",
-            f"effect {style.interval(line['effect'], line['ci_low'], line['ci_high'])}",
-            f"harm {style.interval(line['harm'], line['harm_low'], line['harm_high'])}",
-            f"n {int(line['n'])}, p after Holm {style.number(line['p_adjusted'], places=3)}",
+            f"score {style.format_interval(line['score'], line['score_low'], line['score_high'])}",
+            f"effect {style.format_interval(line['effect'], line['ci_low'], line['ci_high'])}",
+            f"harm {style.format_interval(line['harm'], line['harm_low'], line['harm_high'])}",
+            f"n {int(line['n'])}, p after Holm {style.format_number(line['p_adjusted'], places=3)}",
         ]
     )
 

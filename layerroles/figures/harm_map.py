@@ -39,31 +39,34 @@ def harm_map(
     """
     effects = select.layer_effects(result, ablation=ablation, protocol=protocol)
     protocols = list(dict.fromkeys(effects["protocol"]))
-    n_layers = select.depth(result, effects)
-    rows = {asked: _rows(effects[effects["protocol"] == asked]) for asked in protocols}
+    n_layers = select.n_layers_of(result, effects)
+    rows = {
+        protocol_label: _row_keys(effects[effects["protocol"] == protocol_label])
+        for protocol_label in protocols
+    }
     most = saturation(effects["harm"])
-    sizes = [len(rows[asked]) for asked in protocols]
+    sizes = [len(rows[protocol_label]) for protocol_label in protocols]
     figure = make_subplots(
         rows=len(protocols),
         cols=1,
         shared_xaxes=True,
         row_heights=[size / sum(sizes) for size in sizes],
         vertical_spacing=34 / (24 * sum(sizes) + 40),
-        subplot_titles=[style.escape(asked) for asked in protocols],
+        subplot_titles=[style.escape(protocol_label) for protocol_label in protocols],
     )
-    for row, asked in enumerate(protocols, start=1):
-        part = effects[effects["protocol"] == asked]
-        _panel(figure, part, rows[asked], n_layers, most, row)
+    for row, protocol_label in enumerate(protocols, start=1):
+        part = effects[effects["protocol"] == protocol_label]
+        _draw_panel(figure, part, rows[protocol_label], n_layers, most, row)
     figure.update_xaxes(**style.layer_axis(n_layers))
     figure.update_xaxes(title_text="ablated layer (0-based)", row=len(protocols))
-    style.headings(figure)
+    style.align_headings(figure)
     kind = effects["ablation"].iloc[0]
     style.finish(
         figure,
         kind="harm_map",
         about=effects,
         title=f"Harm of ablating one layer ({kind})",
-        subtitle=f"{style.counts(effects['n'])} examples per cell; 1 = all skill "
+        subtitle=f"{style.format_counts(effects['n'])} examples per cell; 1 = all skill "
         f"above chance gone, below 0 = helps; \N{BULLET} interval excludes 0; "
         "hatched = undefined; layers are 0-based",
         height=168 + 24 * sum(sizes) + 44 * len(protocols),
@@ -85,19 +88,19 @@ def saturation(harm: "pd.Series[float]") -> float:
     return max(1.0, min(_SATURATION, float(np.nanmax(np.abs([0.0, *harm])))))
 
 
-def _rows(part: pd.DataFrame) -> list[tuple[str, str, str]]:
+def _row_keys(part: pd.DataFrame) -> list[tuple[str, str, str]]:
     """(family, task, at) from top to bottom."""
-    seen = set(zip(part["family"], part["task"], part["at"], strict=True))
+    swept = set(zip(part["family"], part["task"], part["at"], strict=True))
     return [
         (family, task, at)
-        for family in style.ordered(part["family"])
+        for family in style.order_families(part["family"])
         for task in dict.fromkeys(part.loc[part["family"] == family, "task"])
-        for at in select.ats(part)
-        if (family, task, at) in seen
+        for at in select.positions_of(part)
+        if (family, task, at) in swept
     ]
 
 
-def _panel(
+def _draw_panel(
     figure: go.Figure,
     part: pd.DataFrame,
     rows: list[tuple[str, str, str]],
@@ -112,8 +115,8 @@ def _panel(
     for line in part.to_dict("records"):
         place = rows.index((line["family"], line["task"], line["at"])), int(line["layer"])
         harm[place] = line["harm"]
-        hover[place] = _hover(line)
-        text[place] = _mark(line, most)
+        hover[place] = _hover_text(line)
+        text[place] = _cell_text(line, most)
     figure.add_trace(
         go.Heatmap(
             x=list(range(n_layers)),
@@ -129,17 +132,17 @@ def _panel(
             xgap=1,
             ygap=1,
             name="harm",
-            meta=_shown(part, rows),
+            meta=_rows_meta(part, rows),
         ),
         row=row,
         col=1,
     )
-    _hatch(figure, harm, hover, row)
-    names = [f"{style.swatch(family)} \N{MIDDLE DOT} {at}" for family, _, at in rows]
+    _draw_hatching(figure, harm, hover, row)
+    names = [f"{style.family_label(family)} \N{MIDDLE DOT} {at}" for family, _, at in rows]
     tasks = {(family, task) for family, task, _ in rows}
     if len(tasks) > len({family for family, _ in tasks}):
         names = [
-            f"{style.swatch(family)} {style.escape(task)} \N{MIDDLE DOT} {at}"
+            f"{style.family_label(family)} {style.escape(task)} \N{MIDDLE DOT} {at}"
             for family, task, at in rows
         ]
     figure.update_yaxes(
@@ -154,13 +157,13 @@ def _panel(
     )
 
 
-def _shown(part: pd.DataFrame, rows: list[tuple[str, str, str]]) -> dict[str, object]:
-    """What each row shows, as `select.shown_of` says it of a trace."""
+def _rows_meta(part: pd.DataFrame, rows: list[tuple[str, str, str]]) -> dict[str, object]:
+    """What each row shows, as `select.trace_meta` says it of a trace."""
     cells = [part[(part["task"] == task) & (part["at"] == at)] for _, task, at in rows]
-    return {"rows": [select.shown_of(cell) for cell in cells]}
+    return {"rows": [select.trace_meta(cell) for cell in cells]}
 
 
-def _hatch(figure: go.Figure, harm: np.ndarray, hover: np.ndarray, row: int) -> None:
+def _draw_hatching(figure: go.Figure, harm: np.ndarray, hover: np.ndarray, row: int) -> None:
     """Hatched boxes where harm is undefined; a heat map alone would leave a hole."""
     gaps = np.argwhere(np.isnan(harm))
     if not len(gaps):
@@ -191,20 +194,20 @@ def _hatch(figure: go.Figure, harm: np.ndarray, hover: np.ndarray, row: int) -> 
     )
 
 
-def _mark(line: dict[str, Any], most: float) -> str:
+def _cell_text(line: dict[str, Any], most: float) -> str:
     if pd.isna(line["harm"]):
         return ""
     if abs(line["harm"]) > most:
-        return style.number(line["harm"], places=1)
+        return style.format_number(line["harm"], places=1)
     return "\N{BULLET}" if line["harm_low"] > 0 or line["harm_high"] < 0 else ""
 
 
-def _hover(line: dict[str, Any]) -> str:
+def _hover_text(line: dict[str, Any]) -> str:
     head = f"<b>{style.escape(line['condition'])}</b> \N{MIDDLE DOT} {style.escape(line['task'])}"
-    harm = f"harm {style.interval(line['harm'], line['harm_low'], line['harm_high'])}"
+    harm = f"harm {style.format_interval(line['harm'], line['harm_low'], line['harm_high'])}"
     if pd.isna(line["harm"]):
         harm = "harm undefined: " + why_undefined(line)
-    effect = f"effect {style.interval(line['effect'], line['ci_low'], line['ci_high'])}"
+    effect = f"effect {style.format_interval(line['effect'], line['ci_low'], line['ci_high'])}"
     return "<br>".join([head, harm, effect, f"n {line['n']}"])
 
 
@@ -216,5 +219,5 @@ def why_undefined(line: dict[str, Any]) -> str:
         return "this protocol's score has no chance level"
     if pd.isna(line["effect"]):
         return "no example could be scored"
-    intact, chance = style.number(line["intact"]), style.number(line["chance"])
+    intact, chance = style.format_number(line["intact"]), style.format_number(line["chance"])
     return f"intact {intact} is not above chance {chance} by its interval"

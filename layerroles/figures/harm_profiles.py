@@ -55,7 +55,7 @@ def harm_profiles(
         raise InputError("harm_profiles got no results: give at least one, by name")
     chosen = {"task": task, "protocol": protocol, "at": at}
     profiles = {
-        name: _profile(name, select.layer_effects(result, ablation=ablation), chosen)
+        name: _choose_profile(name, select.layer_effects(result, ablation=ablation), chosen)
         for name, result in results.items()
     }
     for column in ("protocol", "ablation", "at"):
@@ -67,19 +67,23 @@ def harm_profiles(
             )
     if all(profile["harm"].isna().all() for profile in profiles.values()):
         raise InputError("harm_profiles needs skill above chance: no run has any")
-    n_layers = max(select.depth(results[name], one) for name, one in profiles.items())
+    n_layers = max(
+        select.n_layers_of(results[name], run_profile) for name, run_profile in profiles.items()
+    )
     figure = make_subplots(
         rows=len(profiles),
         cols=1,
         shared_xaxes=True,
         vertical_spacing=0.3 / (len(profiles) + 1) if len(profiles) > 1 else 0,
-        subplot_titles=[_title(name, results[name], one) for name, one in profiles.items()],
+        subplot_titles=[
+            _panel_title(name, results[name], run_profile) for name, run_profile in profiles.items()
+        ],
     )
     first = next(iter(profiles))
     for row, (name, profile) in enumerate(profiles.items(), start=1):
         if name != first:
-            figure.add_trace(_reference(first, profiles[first], row == 2), row=row, col=1)
-        figure.add_trace(_line(name, profile), row=row, col=1)
+            figure.add_trace(_draw_reference(first, profiles[first], row == 2), row=row, col=1)
+        figure.add_trace(_draw_line(name, profile), row=row, col=1)
     drawn = pd.concat(profiles.values())
     low = min(-0.1, drawn["harm"].min() - 0.05, max(_LOWEST, drawn["harm_low"].min()))
     high = max(1.1, drawn["harm"].max() + 0.05, min(_HIGHEST, drawn["harm_high"].max()))
@@ -87,20 +91,24 @@ def harm_profiles(
     figure.update_yaxes(title_text="harm")
     figure.update_xaxes(**style.layer_axis(n_layers))
     figure.update_xaxes(title_text="ablated layer (0-based)", row=len(profiles), col=1)
-    style.headings(figure)
-    kind, asked, where = (drawn[column].iloc[0] for column in ("ablation", "protocol", "at"))
+    style.align_headings(figure)
+    kind, protocol_label, where = (
+        drawn[column].iloc[0] for column in ("ablation", "protocol", "at")
+    )
     return style.finish(
         figure,
         kind="harm_profiles",
         about=drawn,
-        title=f"Harm when one layer is ablated ({kind}), by {asked}",
-        subtitle=f"{style.counts(drawn['n'])} examples per point; ablated at: {where}; "
+        title=f"Harm when one layer is ablated ({kind}), by {protocol_label}",
+        subtitle=f"{style.format_counts(drawn['n'])} examples per point; ablated at: {where}; "
         "95% intervals; 0: nothing lost, 1: no better than chance",
         height=168 + _PANEL * len(profiles),
     )
 
 
-def _profile(name: str, effects: pd.DataFrame, chosen: Mapping[str, str | None]) -> pd.DataFrame:
+def _choose_profile(
+    name: str, effects: pd.DataFrame, chosen: Mapping[str, str | None]
+) -> pd.DataFrame:
     """The effects of single layers in one cell and at one set of positions.
 
     Raises:
@@ -117,19 +125,19 @@ def _profile(name: str, effects: pd.DataFrame, chosen: Mapping[str, str | None])
     return effects
 
 
-def _title(name: str, result: SweepResult, profile: pd.DataFrame) -> str:
+def _panel_title(name: str, result: SweepResult, profile: pd.DataFrame) -> str:
     cell = profile.iloc[0]
     intact = result.intact()
     same_cell = (intact["task"] == cell["task"]) & (intact["protocol"] == cell["protocol"])
     base = intact[same_cell].iloc[0]
-    details = f"intact {style.number(base['score'])}, n {int(base['n'])}"
+    details = f"intact {style.format_number(base['score'])}, n {int(base['n'])}"
     if profile["harm"].isna().all():
         details += ", not above chance"
-    return style.panel(cell["family"], name, details)
+    return style.panel_title(cell["family"], name, details)
 
 
-def _line(name: str, profile: pd.DataFrame) -> go.Scatter:
-    hue = style.colour(profile["family"].iloc[0])
+def _draw_line(name: str, profile: pd.DataFrame) -> go.Scatter:
+    hue = style.family_colour(profile["family"].iloc[0])
     harm, low, high = (profile[column] for column in ("harm", "harm_low", "harm_high"))
     return go.Scatter(
         x=profile["layer"],
@@ -140,14 +148,14 @@ def _line(name: str, profile: pd.DataFrame) -> go.Scatter:
         marker={
             "color": hue,
             "size": 7,
-            "symbol": style.symbol(profile["family"].iloc[0]),
+            "symbol": style.family_symbol(profile["family"].iloc[0]),
         },
         name=style.escape(name),
         showlegend=False,
-        meta=select.shown_of(profile),
+        meta=select.trace_meta(profile),
         hovertext=[
             f"<b>{style.escape(line['condition'])}</b> {style.escape(name)}<br>"
-            f"harm {style.interval(line['harm'], line['harm_low'], line['harm_high'])}<br>"
+            f"harm {style.format_interval(line['harm'], line['harm_low'], line['harm_high'])}<br>"
             f"n {int(line['n'])}"
             for _, line in profile.iterrows()
         ],
@@ -155,7 +163,7 @@ def _line(name: str, profile: pd.DataFrame) -> go.Scatter:
     )
 
 
-def _reference(name: str, profile: pd.DataFrame, named: bool) -> go.Scatter:
+def _draw_reference(name: str, profile: pd.DataFrame, named: bool) -> go.Scatter:
     return go.Scatter(
         x=profile["layer"],
         y=profile["harm"],

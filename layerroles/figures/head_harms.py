@@ -44,23 +44,23 @@ def head_harms(heads: pd.DataFrame, *, ablation: str | None = None) -> go.Figure
         kind="head_harms",
         title=f"Harm of ablating one head at a time ({ablation or kinds[0]})",
         unit="harm",
-        subtitle=f"{style.counts(means['n'])} examples per family; 1 is the whole skill above "
-        f"chance; at {', '.join(dict.fromkeys(means['at']))}; layers and heads are 0-based",
-        heading=_heading,
+        subtitle=f"{style.format_counts(means['n'])} examples per family; 1 is the whole skill "
+        f"above chance; at {', '.join(dict.fromkeys(means['at']))}; layers and heads are 0-based",
+        heading=_panel_heading,
         diverging=True,
     )
-    panels = style.by_family(means.assign(task=means["protocol"]))
-    return draw_map(panels, _critical, look, about=means)
+    panels = style.sort_by_family(means.assign(task=means["protocol"]))
+    return draw_map(panels, _critical_heads, look, about=means)
 
 
-def _critical(part: pd.DataFrame) -> pd.DataFrame:
+def _critical_heads(part: pd.DataFrame) -> pd.DataFrame:
     return part[part["verdict"] == "critical"].nlargest(_NAMED, "value")
 
 
-def _heading(part: pd.DataFrame, named: pd.DataFrame) -> str:
+def _panel_heading(part: pd.DataFrame, named: pd.DataFrame) -> str:
     n = int((part["verdict"] == "critical").sum())
     listed = ", ".join(
-        f"{head_name(line)} {style.interval(line['value'], line['low'], line['high'])}"
+        f"{head_name(line)} {style.format_interval(line['value'], line['low'], line['high'])}"
         for _, line in named.iterrows()
     )
     return f" \N{EM DASH} {n or 'none'} critical{': ' if listed else ''}{listed}"

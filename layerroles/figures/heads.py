@@ -75,7 +75,7 @@ def head_map(frame: pd.DataFrame, *, value: str, top: int = 3) -> go.Figure:
     """
     if top < 0:
         raise InputError(f"top must be 0 or more, got {top}")
-    frame = select.one_condition(frame, "the head map")
+    frame = select.rows_of_one_condition(frame, "the head map")
     means = head_means(frame, value)
     title, unit = _KNOWN.get(value, (value, value))
     left = sorted(set(map(str, frame["task"])) - set(means["task"])) if "task" in frame else []
@@ -84,11 +84,11 @@ def head_map(frame: pd.DataFrame, *, value: str, top: int = 3) -> go.Figure:
         kind="head_map",
         title=title,
         unit=unit,
-        subtitle=f"mean over {style.counts(means['n'])} examples per task"
-        f"{select.under(frame)}{without}; layers and heads are 0-based",
-        heading=_heading if top else lambda _, __: "",
+        subtitle=f"mean over {style.format_counts(means['n'])} examples per task"
+        f"{select.describe_condition(frame)}{without}; layers and heads are 0-based",
+        heading=_panel_heading if top else lambda _, __: "",
     )
-    return draw_map(means, lambda part: farthest(part, top), look)
+    return draw_map(means, lambda part: farthest_heads(part, top), look)
 
 
 def head_means(frame: pd.DataFrame, value: str) -> pd.DataFrame:
@@ -96,17 +96,17 @@ def head_means(frame: pd.DataFrame, value: str) -> pd.DataFrame:
 
     `low` and `high` are the 95% interval of the mean by Student's t; NaN for a single example.
     """
-    select.require(frame, ("layer", "head", value), "the head map")
-    known = frame[frame[value].notna()]
-    if known.empty:
+    select.require_columns(frame, ("layer", "head", value), "the head map")
+    known_rows = frame[frame[value].notna()]
+    if known_rows.empty:
         raise InputError(f"the head map's {value!r} is not known for any head: nothing to draw")
     for column in ("family", "task"):
-        if column not in known:
-            known = known.assign(**{column: ""})
-    return select.means(known, ["family", "task", "layer", "head"], value, count="n")
+        if column not in known_rows:
+            known_rows = known_rows.assign(**{column: ""})
+    return select.mean_by(known_rows, ["family", "task", "layer", "head"], value, count="n")
 
 
-def farthest(part: pd.DataFrame, top: int) -> pd.DataFrame:
+def farthest_heads(part: pd.DataFrame, top: int) -> pd.DataFrame:
     """The heads with the values farthest from 0."""
     return part.loc[part["value"].abs().nlargest(top).index]
 
@@ -136,7 +136,7 @@ def draw_map(
     panel = max(90, min(16, 420 // n_heads) * n_heads)
     gap = 46 / (len(tasks) * panel + 46 * max(1, len(tasks) - 1))
     parts = [means[(means["family"] == f) & (means["task"] == t)] for f, t in tasks]
-    names = [style.panel(family, task) if task else "" for family, task in tasks]
+    names = [style.panel_title(family, task) if task else "" for family, task in tasks]
     headings = [
         (name + look.heading(part, named(part))).removeprefix(" \N{EM DASH} ")
         for name, part in zip(names, parts, strict=True)
@@ -149,12 +149,12 @@ def draw_map(
         subplot_titles=headings,
     )
     for row, part in enumerate(parts, start=1):
-        _panel(figure, part, named(part), (n_heads, n_layers), look, row)
+        _draw_panel(figure, part, named(part), (n_heads, n_layers), look, row)
     figure.update_xaxes(**style.layer_axis(n_layers))
     figure.update_xaxes(title_text="layer (0-based)", row=len(tasks))
     step = next(s for s in (1, 2, 4, 8, 16, 32) if n_heads / s <= 10 or s == 32)
     figure.update_yaxes(title_text="head", dtick=step, range=[n_heads - 0.5, -0.5], showgrid=False)
-    style.headings(figure)
+    style.align_headings(figure)
     style.finish(
         figure,
         kind=look.kind,
@@ -178,7 +178,7 @@ def draw_map(
     )
 
 
-def _panel(
+def _draw_panel(
     figure: go.Figure,
     part: pd.DataFrame,
     named: pd.DataFrame,
@@ -191,7 +191,7 @@ def _panel(
     for _, line in part.iterrows():
         place = int(line["head"]), int(line["layer"])
         values[place] = line["value"]
-        hover[place] = line["hover"] if "hover" in part else _hover(line, look)
+        hover[place] = line["hover"] if "hover" in part else _hover_text(line, look)
     figure.add_trace(
         go.Heatmap(
             x=list(range(shape[1])),
@@ -208,7 +208,7 @@ def _panel(
         row=row,
         col=1,
     )
-    for line, right in _labels(named, shape[1]):
+    for line, right in _heads_with_room(named, shape[1]):
         figure.add_annotation(
             x=line["layer"] + (0.55 if right else -0.55),
             y=line["head"],
@@ -220,7 +220,9 @@ def _panel(
         )
 
 
-def _labels(named: pd.DataFrame, n_layers: int) -> Iterator[tuple["pd.Series[float]", bool]]:
+def _heads_with_room(
+    named: pd.DataFrame, n_layers: int
+) -> Iterator[tuple["pd.Series[float]", bool]]:
     """The heads that have room for their name in the map, and whether it stands to their right."""
     width = 0.06 * n_layers  # of a name, in layers
     for _, part in named.sort_values("layer").groupby("head"):
@@ -236,16 +238,16 @@ def _labels(named: pd.DataFrame, n_layers: int) -> Iterator[tuple["pd.Series[flo
                     break
 
 
-def _heading(_: pd.DataFrame, named: pd.DataFrame) -> str:
+def _panel_heading(_: pd.DataFrame, named: pd.DataFrame) -> str:
     listed = ", ".join(
-        f"{head_name(line)} {style.number(line['value'])}" for _, line in named.iterrows()
+        f"{head_name(line)} {style.format_number(line['value'])}" for _, line in named.iterrows()
     )
     return f" \N{EM DASH} strongest {listed}"
 
 
-def _hover(line: "pd.Series[float]", look: Look) -> str:
+def _hover_text(line: "pd.Series[float]", look: Look) -> str:
     task = f" \N{MIDDLE DOT} {style.escape(line['task'])}" if line["task"] else ""
-    value = style.interval(line["value"], line["low"], line["high"], 3)
+    value = style.format_interval(line["value"], line["low"], line["high"], 3)
     return (
         f"<b>{head_name(line)}</b>{task}<br>{style.escape(look.unit)} {value}<br>n {int(line['n'])}"
     )

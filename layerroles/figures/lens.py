@@ -64,21 +64,21 @@ def lens_trajectories(
     figure.update_xaxes(**style.layer_axis(n_layers, embedding=True))
     figure.update_xaxes(title_text="read after layer (0-based; emb = embedding)")
     figure.update_yaxes(**lens_axis(measure))
-    note = _cut(figure, summary) if measure == "kl" else ""
+    note = _cut_embedding(figure, summary) if measure == "kl" else ""
     conditions = list(dict.fromkeys(summary.get("condition", ["intact"])))
     model = "intact model; " if conditions == ["intact"] else ""
     what = "" if measure == "kl" else "the token that tells the answer, "
-    training = _too_little_training(lens)
+    training = _describe_training(lens)
     style.finish(
         figure,
         kind="lens_trajectories",
         about=summary,
         title=_TITLES[measure],
-        subtitle=f"{style.counts(summary['n'])} examples per task; bands are 95% intervals; "
+        subtitle=f"{style.format_counts(summary['n'])} examples per task; bands are 95% intervals; "
         f"{what}{model}{note}{training}layers are 0-based",
         height=430,
     )
-    return beside(figure, len(list(lines(summary))))
+    return set_legend_beside(figure, len(list(iter_lines(summary))))
 
 
 def lens_summary(lens: pd.DataFrame, *, measure: str) -> pd.DataFrame:
@@ -87,32 +87,34 @@ def lens_summary(lens: pd.DataFrame, *, measure: str) -> pd.DataFrame:
     Ranks are counted from 1 here, so that a log axis can show the top.
     """
     if measure not in _TITLES:
-        known = ", ".join(map(repr, _TITLES))
-        raise InputError(f"unknown measure {measure!r}: known are {known}")
+        measures = ", ".join(map(repr, _TITLES))
+        raise InputError(f"unknown measure {measure!r}: known are {measures}")
     columns = ("task", "family", "example", "layer")
     needed = (*columns, "kl") if measure == "kl" else (*columns, "rank", "logprob")
-    select.require(lens, needed, "the lens figure")
+    select.require_columns(lens, needed, "the lens figure")
     if "part" in lens:
         lens = lens[lens["part"] == "block"]
     names = [name for name in _LINES if name in lens]
     rows = []
     for (*key, layer), part in lens.groupby([*names, "layer"], sort=True):
         values = part[measure].dropna().to_numpy(dtype=float)
-        found = median(values + 1) if measure == "rank" else mean(values)
-        rows.append((*key, int(layer), *found, len(values)))
+        value_and_interval = (
+            median_with_interval(values + 1) if measure == "rank" else mean_with_interval(values)
+        )
+        rows.append((*key, int(layer), *value_and_interval, len(values)))
     return pd.DataFrame(rows, columns=[*names, "layer", "value", "low", "high", "n"])
 
 
 def lens_traces(summary: pd.DataFrame, *, measure: str, legend: bool = True) -> list[go.Scatter]:
     """Draw a band and a line per task, lens and condition, in the colour of its family."""
     traces = []
-    for family, index, name, part in lines(summary):
-        hover = [_hover(name, line, measure) for _, line in part.iterrows()]
+    for family, index, name, part in iter_lines(summary):
+        hover = [_hover_text(name, line, measure) for _, line in part.iterrows()]
         traces += band_and_line(family, index, name, part, hover, legend=legend)
     return traces
 
 
-def lines(summary: pd.DataFrame) -> Iterator[tuple[str, int, str, pd.DataFrame]]:
+def iter_lines(summary: pd.DataFrame) -> Iterator[tuple[str, int, str, pd.DataFrame]]:
     """Yield family, index within the family, name and rows of each line of a summary.
 
     The name holds the task if a family has several, and the probe and the condition if the summary
@@ -122,7 +124,7 @@ def lines(summary: pd.DataFrame) -> Iterator[tuple[str, int, str, pd.DataFrame]]
     varying = [name for name in names if summary[name].nunique() > 1 and name not in _LINES[:2]]
     if summary["task"].nunique() > summary["family"].nunique():
         varying = ["task", *varying]
-    for family in style.ordered(summary["family"]):
+    for family in style.order_families(summary["family"]):
         of_family = summary[summary["family"] == family]
         for index, (_, part) in enumerate(of_family.groupby(names, sort=False)):
             words = [
@@ -142,7 +144,7 @@ def band_and_line(
     legend: bool = True,
 ) -> list[go.Scatter]:
     """Draw the interval and the values of one line over `layer`, in its family's colour."""
-    hue, place = style.colour(family), part["layer"].tolist()
+    hue, place = style.family_colour(family), part["layer"].tolist()
     # A legend lays the members of a group out vertically: no groups where it does not list them.
     group = f"lens {name}" if legend else ""
     return [
@@ -163,7 +165,7 @@ def band_and_line(
             y=part["value"],
             mode="lines+markers",
             line={"color": hue, "width": 2, "dash": ("solid", "dash", "dot")[index % 3]},
-            marker={"symbol": style.symbol(family), "size": 6, "color": hue},
+            marker={"symbol": style.family_symbol(family), "size": 6, "color": hue},
             name=style.escape(name),
             legendgroup=group,
             showlegend=legend,
@@ -173,7 +175,7 @@ def band_and_line(
     ]
 
 
-def beside(figure: go.Figure, n_lines: int) -> go.Figure:
+def set_legend_beside(figure: go.Figure, n_lines: int) -> go.Figure:
     """Set the legend of many lines beside the figure: above, it would run into the subtitle."""
     if n_lines > _ABOVE:
         legend = {"orientation": "v", "x": 1.01, "y": 1, "yanchor": "top"}
@@ -199,7 +201,7 @@ def lens_axis(measure: str) -> dict[str, object]:
     }
 
 
-def _cut(figure: go.Figure, summary: pd.DataFrame) -> str:
+def _cut_embedding(figure: go.Figure, summary: pd.DataFrame) -> str:
     """Leave the embedding outside the axis where it would flatten the rest; the words for it."""
     embedding = summary["layer"] == -1
     most = float(summary.loc[~embedding, ["value", "high"]].max(axis=None))
@@ -209,7 +211,7 @@ def _cut(figure: go.Figure, summary: pd.DataFrame) -> str:
     return f"embedding up to {summary.loc[embedding, 'value'].max():.0f} nats, beyond the axis; "
 
 
-def _too_little_training(lens: pd.DataFrame) -> str:
+def _describe_training(lens: pd.DataFrame) -> str:
     """Words on tuned lenses that saw fewer tokens than each of their maps has parameters."""
     columns = ["trained_tokens", "map_parameters"]
     if not set(columns) <= set(lens):
@@ -222,18 +224,18 @@ def _too_little_training(lens: pd.DataFrame) -> str:
     )
 
 
-def _hover(name: str, line: "pd.Series[float]", measure: str) -> str:
+def _hover_text(name: str, line: "pd.Series[float]", measure: str) -> str:
     layer = int(line["layer"])
     where = "embedding" if layer == -1 else f"after layer {layer}"
     places = 1 if measure == "rank" else 2
     unit = " (1 = top)" if measure == "rank" else " nats"
-    value = style.interval(line["value"], line["low"], line["high"], places)
+    value = style.format_interval(line["value"], line["low"], line["high"], places)
     words = name if name.partition(" \N{MIDDLE DOT} ")[2] else line["task"]
     head = f"<b>{style.escape(words)}</b> \N{MIDDLE DOT} {where}"
     return f"{head}<br>{_HOVERS[measure]} {value}{unit}<br>n {int(line['n'])}"
 
 
-def median(values: np.ndarray) -> tuple[float, float, float]:
+def median_with_interval(values: np.ndarray) -> tuple[float, float, float]:
     """Median with its distribution-free 95% interval between two order statistics."""
     if not len(values):
         return (np.nan, np.nan, np.nan)
@@ -243,7 +245,7 @@ def median(values: np.ndarray) -> tuple[float, float, float]:
     return float(np.median(ranked)), float(ranked[below]), float(ranked[len(values) - 1 - below])
 
 
-def mean(values: np.ndarray) -> tuple[float, float, float]:
+def mean_with_interval(values: np.ndarray) -> tuple[float, float, float]:
     """Mean with its 95% interval by Student's t."""
     if not len(values):
         return (np.nan, np.nan, np.nan)

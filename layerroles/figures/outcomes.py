@@ -56,14 +56,14 @@ def outcome_profile(
         raise InputError(f"protocol {protocol!r} records no outcomes: choose one with answers")
     families = dict(zip(effects["task"], effects["family"], strict=True))
     tasks = sorted(
-        families, key=lambda task: style.ordered(families.values()).index(families[task])
+        families, key=lambda task: style.order_families(families.values()).index(families[task])
     )
-    ats = select.ats(effects)
+    ats = select.positions_of(effects)
     panels = [(task, at) for task in tasks for at in ats]
     # Two fit side by side; more stand one below the other.
     n_columns = len(ats) if len(ats) <= 2 else 1
     n_rows = len(panels) // n_columns
-    n_layers = select.depth(result, effects)
+    n_layers = select.n_layers_of(result, effects)
     figure = make_subplots(
         rows=n_rows,
         cols=n_columns,
@@ -71,16 +71,16 @@ def outcome_profile(
         shared_yaxes="all",
         vertical_spacing=0.2 / max(2, n_rows),
         horizontal_spacing=0.04,
-        subplot_titles=[style.panel(families[task], task, f"at {at}") for task, at in panels],
+        subplot_titles=[style.panel_title(families[task], task, f"at {at}") for task, at in panels],
     )
     shown: set[str] = set()
     for place, (task, at) in enumerate(panels):
         cell = frame[(frame["task"] == task)]
         cell = cell[(cell["at"] == at) | (cell["ablation"] == "intact")]
-        _bars(figure, cell, place // n_columns + 1, place % n_columns + 1, shown)
-        own = effects[(effects["task"] == task) & (effects["at"] == at)]
-        if not own.empty:
-            meta = select.shown_of(own)
+        _draw_bars(figure, cell, place // n_columns + 1, place % n_columns + 1, shown)
+        panel_effects = effects[(effects["task"] == task) & (effects["at"] == at)]
+        if not panel_effects.empty:
+            meta = select.trace_meta(panel_effects)
             figure.update_traces(meta=meta, row=place // n_columns + 1, col=place % n_columns + 1)
     axis = style.layer_axis(n_layers)
     axis.update(
@@ -90,21 +90,23 @@ def outcome_profile(
     )
     figure.update_xaxes(**axis)
     figure.update_xaxes(title_text="ablated layer (0-based)", row=n_rows)
-    style.headings(figure)
+    style.align_headings(figure)
     figure.update_yaxes(range=[0, 1], dtick=0.5, tickformat=".0%")
     style.finish(
         figure,
         kind="outcome_profile",
         about=effects.assign(n=effects["n"] + effects["n_failed"]),
         title=f"How answers come out when one layer is ablated ({kind}, {protocol})",
-        subtitle=f"share of {style.counts(effects['n'] + effects['n_failed'])} examples per bar; "
-        "left of layer 0: the intact model; layers are 0-based",
+        subtitle=f"share of {style.format_counts(effects['n'] + effects['n_failed'])} examples per "
+        "bar; left of layer 0: the intact model; layers are 0-based",
         height=168 + 120 * n_rows,
     )
     return figure.update_layout(barmode="stack", bargap=0.12)
 
 
-def _bars(figure: go.Figure, cell: pd.DataFrame, row: int, column: int, shown: set[str]) -> None:
+def _draw_bars(
+    figure: go.Figure, cell: pd.DataFrame, row: int, column: int, shown: set[str]
+) -> None:
     place = cell["layer"].astype("Float64").fillna(_INTACT_AT).astype(float)
     table = pd.crosstab(place, cell["outcome"])
     total = table.sum(axis=1)

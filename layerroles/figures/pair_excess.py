@@ -34,26 +34,26 @@ def pair_excess(roles: Roles) -> go.Figure:
     pairs = roles.pairs[roles.pairs["excess"].notna()]
     if pairs.empty:
         raise InputError("these roles hold no pairs of layers: sweep pairs(model, Skip())")
-    pairs = style.by_family(pairs)
+    pairs = style.sort_by_family(pairs)
     cells = list(dict.fromkeys(zip(pairs["family"], pairs["protocol"], strict=True)))
     n_layers = int(roles.layers["layer"].max()) + 1
-    titles = [style.panel(family, protocol) for family, protocol in cells]
-    figure, places, height = style.squares(titles, n_layers)
+    titles = [style.panel_title(family, protocol) for family, protocol in cells]
+    figure, places, height = style.make_square_panels(titles, n_layers)
     for (family, protocol), place in zip(cells, places, strict=True):
         part = pairs[(pairs["family"] == family) & (pairs["protocol"] == protocol)]
-        _panel(figure, part, n_layers, place)
+        _draw_panel(figure, part, n_layers, place)
     figure.update_xaxes(**style.layer_axis(n_layers))
     figure.update_xaxes(title_text="one layer (0-based)")
     axis = style.layer_axis(n_layers)
     figure.update_yaxes(**axis)
     figure.update_yaxes(title_text="the other", col=1)
-    style.headings(figure)
+    style.align_headings(figure)
     style.finish(
         figure,
         kind="pair_excess",
         about=pairs.assign(ablation=roles.ablation, at=roles.at),
         title=f"What two layers cost together beyond each alone ({roles.ablation})",
-        subtitle=f"{style.counts(pairs['n'])} examples per family; share of the skill; "
+        subtitle=f"{style.format_counts(pairs['n'])} examples per family; share of the skill; "
         f"\N{WHITE CIRCLE} backup: the interval lies above 0.2; at {roles.at}",
         height=height,
         legend=False,
@@ -65,12 +65,14 @@ def pair_excess(roles: Roles) -> go.Figure:
     )
 
 
-def _panel(figure: go.Figure, part: pd.DataFrame, n_layers: int, place: dict[str, int]) -> None:
+def _draw_panel(
+    figure: go.Figure, part: pd.DataFrame, n_layers: int, place: dict[str, int]
+) -> None:
     values = np.full((n_layers, n_layers), np.nan)
     hover = np.full(values.shape, "", dtype=object)
     for _, line in part.iterrows():
         cell = int(line["other"]), int(line["layer"])
-        values[cell], hover[cell] = line["excess"], _hover(line)
+        values[cell], hover[cell] = line["excess"], _hover_text(line)
     ticks = list(range(n_layers))
     figure.add_trace(
         go.Heatmap(
@@ -101,10 +103,11 @@ def _panel(figure: go.Figure, part: pd.DataFrame, n_layers: int, place: dict[str
     )
 
 
-def _hover(line: "pd.Series[float]") -> str:
-    excess = style.interval(line["excess"], line["excess_low"], line["excess_high"])
-    harm = style.interval(line["harm"], line["harm_low"], line["harm_high"])
+def _hover_text(line: "pd.Series[float]") -> str:
+    excess = style.format_interval(line["excess"], line["excess_low"], line["excess_high"])
+    harm = style.format_interval(line["harm"], line["harm_low"], line["harm_high"])
     return (
         f"<b>layers {int(line['layer'])} and {int(line['other'])}</b><br>excess {excess}<br>"
-        f"harm together {harm}<br>explained {style.number(line['explained'])}<br>n {int(line['n'])}"
+        f"harm together {harm}<br>explained {style.format_number(line['explained'])}<br>n "
+        f"{int(line['n'])}"
     )

@@ -30,7 +30,7 @@ def attention_pattern(patterns: pd.DataFrame) -> go.Figure:
         patterns = lr.probes.head_patterns(model, "silver fence silver", heads)
         figure = lr.figures.attention_pattern(patterns)
     """
-    select.require(patterns, _COLUMNS, "the attention pattern")
+    select.require_columns(patterns, _COLUMNS, "the attention pattern")
     heads = list(patterns.groupby(["layer", "head"], sort=False))
     first, last = int(patterns["query"].min()), int(patterns["query"].max())
     columns = 1 if last >= _BESIDE else min(2, len(heads))
@@ -45,14 +45,14 @@ def attention_pattern(patterns: pd.DataFrame) -> go.Figure:
         horizontal_spacing=0.12,
     )
     for place, (_, part) in enumerate(heads):
-        _panel(figure, part, 1 + place // columns, 1 + place % columns)
+        _draw_panel(figure, part, 1 + place // columns, 1 + place % columns)
     keys = patterns.drop_duplicates("key").set_index("key")["key_token"].sort_index()
     queries = patterns.drop_duplicates("query").set_index("query")["query_token"].sort_index()
-    figure.update_xaxes(**_labels(keys), tickangle=-90)
-    figure.update_yaxes(**_labels(queries), autorange="reversed")
+    figure.update_xaxes(**_token_axis(keys), tickangle=-90)
+    figure.update_yaxes(**_token_axis(queries), autorange="reversed")
     figure.update_xaxes(title_text="looked at", row=rows)
     figure.update_yaxes(title_text="from", col=1)
-    style.headings(figure)
+    style.align_headings(figure)
     style.finish(
         figure,
         kind="attention_pattern",
@@ -70,17 +70,17 @@ def attention_pattern(patterns: pd.DataFrame) -> go.Figure:
     )
 
 
-def _panel(figure: go.Figure, part: pd.DataFrame, row: int, column: int) -> None:
+def _draw_panel(figure: go.Figure, part: pd.DataFrame, row: int, column: int) -> None:
     grid = part.pivot(index="query", columns="key", values="weight")
-    known = part.drop_duplicates("key").set_index("key")["key_token"]
-    asked = part.drop_duplicates("query").set_index("query")["query_token"]
+    key_tokens = part.drop_duplicates("key").set_index("key")["key_token"]
+    query_tokens = part.drop_duplicates("query").set_index("query")["query_token"]
     name = head_name(part.iloc[0])
     hover = np.full(grid.shape, "", dtype=object)
     for place, query in enumerate(grid.index):
         for key in grid.columns[grid.columns <= query]:
             hover[place, key] = (
-                f"<b>{name}</b><br>{_shown(asked[query])} ({query}) looks at "
-                f"{_shown(known[key])} ({key})<br>share {grid.at[query, key]:.3f}"
+                f"<b>{name}</b><br>{_visible_token(query_tokens[query])} ({query}) looks at "
+                f"{_visible_token(key_tokens[key])} ({key})<br>share {grid.at[query, key]:.3f}"
             )
     figure.add_trace(
         go.Heatmap(
@@ -98,19 +98,19 @@ def _panel(figure: go.Figure, part: pd.DataFrame, row: int, column: int) -> None
     )
 
 
-def _labels(tokens: "pd.Series[str]") -> dict[str, object]:
+def _token_axis(tokens: "pd.Series[str]") -> dict[str, object]:
     step = -(-len(tokens) // _LABELLED)
-    some = tokens.iloc[::step]
+    labelled = tokens.iloc[::step]
     return {
         "tickmode": "array",
-        "tickvals": list(some.index),
-        "ticktext": [_shown(token) for token in some],
+        "tickvals": list(labelled.index),
+        "ticktext": [_visible_token(token) for token in labelled],
         "tickfont": {"size": 10},
         "showgrid": False,
     }
 
 
-def _shown(token: str) -> str:
+def _visible_token(token: str) -> str:
     """A token's text with its line ends visible, and a mark where it is blank."""
     text = token.replace("\n", "\N{DOWNWARDS ARROW WITH CORNER LEFTWARDS}").strip()
     return style.escape(text) or "\N{OPEN BOX}"

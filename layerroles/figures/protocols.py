@@ -47,14 +47,14 @@ def protocols(
         figure = lr.figures.protocols(result, family="retrieval")
     """
     effects = select.layer_effects(result, ablation=ablation, task=task)
-    families = style.ordered(effects["family"])
+    families = style.order_families(effects["family"])
     if family is None and len(families) > 1:
         raise InputError(
             f"the result holds the families {', '.join(families)}: choose one with family="
         )
     effects = select.narrow(effects, "family", family)
     cells = list(dict.fromkeys(zip(effects["task"], effects["protocol"], strict=True)))
-    n_layers, units = select.depth(result, effects), select.units(result)
+    n_layers, units = select.n_layers_of(result, effects), select.score_units(result)
     intact = result.intact().set_index(["task", "protocol"])
     figure = make_subplots(
         rows=2,
@@ -63,7 +63,7 @@ def protocols(
         row_heights=[0.6, 0.4],
         vertical_spacing=0.07,
         horizontal_spacing=min(0.06, 0.2 / len(cells)),
-        subplot_titles=_titles(effects, cells),
+        subplot_titles=_panel_titles(effects, cells),
     )
     shown: set[str] = set()
     span = effect_span(effects, units)
@@ -75,7 +75,7 @@ def protocols(
     figure.update_xaxes(**style.layer_axis(n_layers))
     figure.update_xaxes(title_text="ablated layer (0-based)", row=2)
     figure.update_yaxes(title_text="change", row=2, col=1)
-    style.headings(figure)
+    style.align_headings(figure)
     kind = effects["ablation"].iloc[0]
     what = "The same questions, asked in different ways," if len(cells) > 1 else "The score"
     return style.finish(
@@ -83,25 +83,26 @@ def protocols(
         kind="protocols",
         about=effects,
         title=f"{what} when one layer is ablated ({kind})",
-        subtitle=f"{style.counts(effects['n'])} examples per point; 95% intervals; change = score "
+        subtitle=f"{style.format_counts(effects['n'])} examples per point; 95% intervals; change = "
+        "score "
         "\N{MINUS SIGN} intact on the same examples; layers are 0-based",
         height=480,
     )
 
 
-def _titles(effects: pd.DataFrame, cells: list[tuple[str, str]]) -> list[str]:
+def _panel_titles(effects: pd.DataFrame, cells: list[tuple[str, str]]) -> list[str]:
     family = effects["family"].iloc[0]
     tasks = list(dict.fromkeys(task for task, _ in cells))
     if len(cells) > 1 and len(tasks) == 1:
-        return [*(style.panel(family, protocol) for _, protocol in cells), *[""] * len(cells)]
-    short = dict(zip(tasks, map(_short, tasks), strict=True))
+        return [*(style.panel_title(family, protocol) for _, protocol in cells), *[""] * len(cells)]
+    short = dict(zip(tasks, map(_short_task, tasks), strict=True))
     if len(set(short.values())) < len(tasks):  # they differ in their parameters alone
         short = dict(zip(tasks, tasks, strict=True))
-    named = [style.panel(family, short[task], protocol) for task, protocol in cells]
+    named = [style.panel_title(family, short[task], protocol) for task, protocol in cells]
     return [*named, *[""] * len(cells)]
 
 
-def _short(task: str) -> str:
+def _short_task(task: str) -> str:
     """Return the bare name of an lm-eval task: `mmlu` of `lm_eval@2[task=mmlu,num_fewshot=5]`."""
     match = re.match(r"lm_eval(?:@\d+)?(?::|\[task=)([^,\]]+)", task)
     return match[1] if match else task
@@ -139,21 +140,31 @@ def likelihood_hides(
     layers = select.layer_effects(result, ablation=ablation, protocol=generation)
     kind = layers["ablation"].iloc[0]
     select.narrow(layers, "at", at)
-    both = result.differences()
-    both = both[(both["protocol_b"] == generation) & (both["part"] == "block")]
-    both = both[both["protocol_a"] != generation]
-    twin = both["task"] != both["task_b"]
-    both = both.assign(task=both["task"].where(~twin, both["task"] + " | " + both["task_b"]))
-    if both.empty:
+    differences = result.differences()
+    differences = differences[
+        (differences["protocol_b"] == generation) & (differences["part"] == "block")
+    ]
+    differences = differences[differences["protocol_a"] != generation]
+    twin = differences["task"] != differences["task_b"]
+    differences = differences.assign(
+        task=differences["task"].where(~twin, differences["task"] + " | " + differences["task_b"])
+    )
+    if differences.empty:
         raise InputError(f"no task was asked by likelihood and under {generation!r}: ask it so")
-    both = select.narrow(both, "protocol_a", likelihood or both["protocol_a"].iloc[0])
-    both = both[(both["ablation"] == kind) & (both["at"] == at) & both["layer"].notna()]
-    both = both.assign(layer=both["layer"].astype(int)).sort_values("layer", kind="stable")
-    asked = both["protocol_a"].iloc[0]
-    tasks = list(dict.fromkeys(both["task"]))
-    families = dict(zip(both["task"], both["family"], strict=True))
-    n_layers = select.depth(result, both)
-    heads = [style.panel(families[task], task, what) for task in tasks for what in _SIDES]
+    differences = select.narrow(
+        differences, "protocol_a", likelihood or differences["protocol_a"].iloc[0]
+    )
+    differences = differences[
+        (differences["ablation"] == kind) & (differences["at"] == at) & differences["layer"].notna()
+    ]
+    differences = differences.assign(layer=differences["layer"].astype(int)).sort_values(
+        "layer", kind="stable"
+    )
+    likelihood_label = differences["protocol_a"].iloc[0]
+    tasks = list(dict.fromkeys(differences["task"]))
+    families = dict(zip(differences["task"], differences["family"], strict=True))
+    n_layers = select.n_layers_of(result, differences)
+    heads = [style.panel_title(families[task], task, what) for task in tasks for what in _SIDES]
     figure = make_subplots(
         rows=len(tasks),
         cols=2,
@@ -164,9 +175,9 @@ def likelihood_hides(
     )
     shown: set[bool] = set()
     for row, task in enumerate(tasks, start=1):
-        cell = both[both["task"] == task]
-        _harms(figure, cell, row)
-        _difference(figure, cell, row, shown)
+        cell = differences[differences["task"] == task]
+        _draw_harms(figure, cell, row)
+        _draw_difference(figure, cell, row, shown)
         if cell["difference"].isna().all():
             drawn = cell[["harm_a", "harm_b"]].notna().any(axis=None)
             for column in (2,) if drawn else (1, 2):
@@ -179,20 +190,22 @@ def likelihood_hides(
     figure.update_yaxes(zeroline=True, zerolinecolor=style.NEUTRAL)
     figure.update_yaxes(title_text="harm", col=1)
     figure.update_yaxes(title_text="difference", col=2)
-    style.headings(figure)
+    style.align_headings(figure)
     return style.finish(
         figure,
         kind="likelihood_hides",
-        about=pd.concat([both.assign(protocol=name) for name in (asked, generation)]),
-        title=f"What {asked} hides when one layer is ablated ({kind}, at {at})",
-        subtitle=f"{style.counts(both['n'])} examples per layer; harm 1 = all skill above chance "
-        "is gone; 95% intervals; layers are 0-based",
+        about=pd.concat(
+            [differences.assign(protocol=name) for name in (likelihood_label, generation)]
+        ),
+        title=f"What {likelihood_label} hides when one layer is ablated ({kind}, at {at})",
+        subtitle=f"{style.format_counts(differences['n'])} examples per layer; harm 1 = all skill "
+        "above chance is gone; 95% intervals; layers are 0-based",
         height=168 + 190 * len(tasks),
     )
 
 
-def _harms(figure: go.Figure, cell: pd.DataFrame, row: int) -> None:
-    hue = style.colour(cell["family"].iloc[0])
+def _draw_harms(figure: go.Figure, cell: pd.DataFrame, row: int) -> None:
+    hue = style.family_colour(cell["family"].iloc[0])
     joins: list[list[float | None]] = [[], []]
     for line in cell.itertuples():
         joins[0] += [line.layer, line.layer, None]
@@ -222,7 +235,7 @@ def _harms(figure: go.Figure, cell: pd.DataFrame, row: int) -> None:
                 showlegend=row == 1,
                 hovertext=[
                     f"<b>{style.escape(line.condition)}</b><br>harm under {style.escape(name)} "
-                    f"{style.number(getattr(line, f'harm_{side}'))}, n {line.n}"
+                    f"{style.format_number(getattr(line, f'harm_{side}'))}, n {line.n}"
                     for line in cell.itertuples()
                 ],
                 hoverinfo="text",
@@ -232,8 +245,8 @@ def _harms(figure: go.Figure, cell: pd.DataFrame, row: int) -> None:
         )
 
 
-def _difference(figure: go.Figure, cell: pd.DataFrame, row: int, shown: set[bool]) -> None:
-    hue = style.colour(cell["family"].iloc[0])
+def _draw_difference(figure: go.Figure, cell: pd.DataFrame, row: int, shown: set[bool]) -> None:
+    hue = style.family_colour(cell["family"].iloc[0])
     excludes_zero = (cell["low"] > 0) | (cell["high"] < 0)
     for sure in (True, False):
         part = cell[(excludes_zero == sure) & cell["difference"].notna()]
@@ -258,7 +271,7 @@ def _difference(figure: go.Figure, cell: pd.DataFrame, row: int, shown: set[bool
                 showlegend=sure not in shown,
                 hovertext=[
                     f"<b>{style.escape(line.condition)}</b><br>difference "
-                    f"{style.interval(line.difference, line.low, line.high)}"
+                    f"{style.format_interval(line.difference, line.low, line.high)}"
                     for line in part.itertuples()
                 ],
                 hoverinfo="text",

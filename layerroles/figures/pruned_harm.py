@@ -39,48 +39,46 @@ def pruned_harm(table: pd.DataFrame) -> go.Figure:
         asked = lr.Sweep(model, tasks, [plan.condition], protocols=["generation"], limit=8, seed=1)
         figure = lr.figures.pruned_harm(lr.compare_plans(asked.run("runs/plan"), [plan]))
     """
-    select.require(table, _COLUMNS, "the pruning figure")
-    known = table[table["harm"].notna()]
-    if known.empty:
+    select.require_columns(table, _COLUMNS, "the pruning figure")
+    with_harm = table[table["harm"].notna()]
+    if with_harm.empty:
         raise InputError("the pruning figure needs tasks with skill above chance: none has any")
-    order = {family: place for place, family in enumerate(style.ordered(known["family"]))}
     keys = ["family", "task", "protocol"]
-    panels = known[keys].drop_duplicates()
-    panels = panels.sort_values("family", key=lambda names: names.map(order), kind="stable")
+    panels = style.sort_by_family(with_harm[keys].drop_duplicates())
     names = list(panels.itertuples(index=False, name=None))
     figure = make_subplots(
         rows=1,
         cols=len(names),
         shared_yaxes="all",
         horizontal_spacing=0.04,
-        subplot_titles=[style.panel(*each) for each in names],
+        subplot_titles=[style.panel_title(*panel) for panel in names],
     )
-    methods = list(dict.fromkeys(known["method"]))
-    for column, each in enumerate(names, start=1):
-        part = known[(known[keys] == list(each)).all(axis=1)]
+    methods = list(dict.fromkeys(with_harm["method"]))
+    for column, panel in enumerate(names, start=1):
+        part = with_harm[(with_harm[keys] == list(panel)).all(axis=1)]
         for place, method in enumerate(methods):
             line = part[part["method"] == method].sort_values("drop")
             shift = _APART * (place - (len(methods) - 1) / 2)
-            figure.add_trace(_line(line, method, shift, column == 1), row=1, col=column)
-    drops = sorted(int(drop) for drop in known["drop"].unique())
+            figure.add_trace(_draw_line(line, method, shift, column == 1), row=1, col=column)
+    drops = sorted(int(drop) for drop in with_harm["drop"].unique())
     figure.update_xaxes(
         title_text="layers dropped", tickvals=drops, range=[drops[0] - 0.4, drops[-1] + 0.4]
     )
     figure.update_yaxes(zeroline=True, zerolinecolor=style.NEUTRAL)
     figure.update_yaxes(title_text="harm", col=1)
-    style.headings(figure)
+    style.align_headings(figure)
     return style.finish(
         figure,
         kind="pruned_harm",
-        about=known,
+        about=with_harm,
         title="What is lost without the layers that each method chose",
-        subtitle=f"{style.counts(known['n'])} examples per mark; 95% intervals; 0: nothing lost, "
-        "1: no better than chance",
+        subtitle=f"{style.format_counts(with_harm['n'])} examples per mark; 95% intervals; 0: "
+        "nothing lost, 1: no better than chance",
         height=440,
     )
 
 
-def _line(line: pd.DataFrame, method: str, shift: float, named: bool) -> go.Scatter:
+def _draw_line(line: pd.DataFrame, method: str, shift: float, named: bool) -> go.Scatter:
     hue, symbol = _LOOK.get(method, (style.NEUTRAL, "cross"))
     return go.Scatter(
         x=line["drop"] + shift,
@@ -92,13 +90,13 @@ def _line(line: pd.DataFrame, method: str, shift: float, named: bool) -> go.Scat
         name=style.escape(method.replace("_", " ")),
         legendgroup=method,
         showlegend=named,
-        hovertext=[_hover(row) for _, row in line.iterrows()],
+        hovertext=[_hover_text(row) for _, row in line.iterrows()],
         hoverinfo="text",
     )
 
 
-def _hover(row: "pd.Series[float]") -> str:
-    harm = style.interval(row["harm"], row["harm_low"], row["harm_high"])
+def _hover_text(row: "pd.Series[float]") -> str:
+    harm = style.format_interval(row["harm"], row["harm_low"], row["harm_high"])
     layers = style.escape(row["layers"])
     method = style.escape(str(row["method"]).replace("_", " "))
     return f"<b>{method}</b> \N{MIDDLE DOT} {layers}<br>harm {harm}<br>n {int(row['n'])}"

@@ -12,10 +12,10 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from layerroles.figures import select, style
-from layerroles.figures.attention import attention_means, head_hover
+from layerroles.figures.attention import attention_means, head_hover_text
 from layerroles.figures.harm_map import why_undefined
 from layerroles.figures.lens import lens_axis, lens_summary, lens_traces
-from layerroles.probes import by_probe
+from layerroles.probes import group_by_probe
 from layerroles.results import SweepResult
 from layerroles.roles import CRITICAL, SPARE
 
@@ -58,43 +58,45 @@ def role_map(
         attention = lr.probes.Attention().measure(model, tasks, limit=8)
         figure = lr.figures.role_map(result, lens, attention)
     """
-    found = by_probe(probes)
-    lens = found.get("logit_lens") if lens is None else lens
-    attention = found.get("attention") if attention is None else attention
+    frames = group_by_probe(probes)
+    lens = frames.get("logit_lens") if lens is None else lens
+    attention = frames.get("attention") if attention is None else attention
     effects = select.layer_effects(result, ablation=ablation, protocol=protocol)
-    n_layers = select.depth(result, effects)
-    ats = select.ats(effects)[:2]
+    n_layers = select.n_layers_of(result, effects)
+    all_ats = select.positions_of(effects)
+    ats, ats_left_out = all_ats[:2], all_ats[2:]
     panels = [
-        (family, task, asked)
-        for family in style.ordered(effects["family"])
+        (family, task, protocol_label)
+        for family in style.order_families(effects["family"])
         for task in dict.fromkeys(effects.loc[effects["family"] == family, "task"])
-        for asked in dict.fromkeys(effects.loc[effects["task"] == task, "protocol"])
+        for protocol_label in dict.fromkeys(effects.loc[effects["task"] == task, "protocol"])
     ]
     sizes = [_PANEL] * len(panels) + [_PROBE] * ((lens is not None) + (attention is not None))
     figure = go.Figure()
     domains = _domains(sizes)
-    span = _span(effects)
-    for row, (family, task, asked) in enumerate(panels, start=1):
-        cell = effects[(effects["task"] == task) & (effects["protocol"] == asked)]
-        label = style.panel(family, task, asked)
-        _heading(figure, label, domains[row - 1])
-        _axis(figure, row, domains[row - 1], title={"text": "harm"}, range=span, dtick=0.5)
-        _harm(figure, cell, ats, row, n_layers, span)
+    span = _harm_range(effects)
+    for row, (family, task, protocol_label) in enumerate(panels, start=1):
+        cell = effects[(effects["task"] == task) & (effects["protocol"] == protocol_label)]
+        label = style.panel_title(family, task, protocol_label)
+        _add_heading(figure, label, domains[row - 1])
+        _add_axis(figure, row, domains[row - 1], title={"text": "harm"}, range=span, dtick=0.5)
+        _draw_harm(figure, cell, ats, row, n_layers, span)
     row = len(panels)
     if lens is not None:
         row += 1
-        lens = select.one_condition(lens, "the role map's lens")
-        heading = f"logit lens: median rank of the answer{select.under(lens)}"
-        _heading(figure, heading, domains[row - 1])
-        _axis(figure, row, domains[row - 1], **lens_axis("rank"))
+        lens = select.rows_of_one_condition(lens, "the role map's lens")
+        heading = f"logit lens: median rank of the answer{select.describe_condition(lens)}"
+        _add_heading(figure, heading, domains[row - 1])
+        _add_axis(figure, row, domains[row - 1], **lens_axis("rank"))
         for trace in lens_traces(lens_summary(lens, measure="rank"), measure="rank", legend=False):
-            figure.add_trace(trace.update(yaxis=_name(row)))
+            figure.add_trace(trace.update(yaxis=_axis_name(row)))
     if attention is not None:
         row += 1
-        attention = select.one_condition(attention, "the role map's attention")
-        heading = f"attention to the evidence: each layer's strongest head{select.under(attention)}"
-        _heading(figure, heading, domains[row - 1])
-        _axis(
+        attention = select.rows_of_one_condition(attention, "the role map's attention")
+        condition = select.describe_condition(attention)
+        heading = f"attention to the evidence: each layer's strongest head{condition}"
+        _add_heading(figure, heading, domains[row - 1])
+        _add_axis(
             figure,
             row,
             domains[row - 1],
@@ -102,24 +104,24 @@ def role_map(
             tickformat=".0%",
             rangemode="tozero",
         )
-        _attention(figure, attention_means(attention), row)
-    _legend(figure, ats)
+        _draw_attention(figure, attention_means(attention), row)
+    _draw_legend(figure, ats)
     kind = effects["ablation"].iloc[0]
     style.finish(
         figure,
         kind="role_map",
         about=effects[effects["at"].isin(ats)],
         title=f"Role map: harm of ablating one layer ({kind}), and what probes see there",
-        subtitle=f"{style.counts(effects['n'])} examples per harm, 95% intervals; harm "
+        subtitle=f"{style.format_counts(effects['n'])} examples per harm, 95% intervals; harm "
         "1 = all skill above chance gone, dashed line = 0.2; "
-        f"one depth axis for all panels, layers are 0-based{_left_out(select.ats(effects)[2:])}",
+        f"one depth axis for all panels, layers are 0-based{_describe_left_out(ats_left_out)}",
         height=168 + sum(sizes) + _GAP * (len(sizes) - 1),
     )
     return figure.update_layout(
         barmode="overlay",
         xaxis={
             **style.layer_axis(n_layers, embedding=lens is not None),
-            "anchor": _name(row),
+            "anchor": _axis_name(row),
             "title": {"text": "layer (0-based)"},
             "showgrid": True,
             "showspikes": True,
@@ -131,7 +133,7 @@ def role_map(
     )
 
 
-def _left_out(ats: list[str]) -> str:
+def _describe_left_out(ats: list[str]) -> str:
     return f"; not drawn: at {', '.join(ats)}" if ats else ""
 
 
@@ -142,28 +144,28 @@ def _domains(sizes: list[int]) -> list[tuple[float, float]]:
     return [(max(0.0, top - size / total), top) for top, size in zip(tops, sizes, strict=True)]
 
 
-def _name(row: int) -> str:
+def _axis_name(row: int) -> str:
     return "y" if row == 1 else f"y{row}"
 
 
-def _axis(figure: go.Figure, row: int, domain: tuple[float, float], **options: object) -> None:
+def _add_axis(figure: go.Figure, row: int, domain: tuple[float, float], **options: object) -> None:
     key = "yaxis" if row == 1 else f"yaxis{row}"
     figure.update_layout({key: {"domain": domain, "anchor": "x", **options}})
 
 
-def _heading(figure: go.Figure, text: str, domain: tuple[float, float]) -> None:
+def _add_heading(figure: go.Figure, text: str, domain: tuple[float, float]) -> None:
     place = {"xref": "paper", "yref": "paper", "x": 0, "xanchor": "left", "y": domain[1]}
     figure.add_annotation(text=text, yanchor="bottom", font_size=12, **place)
 
 
-def _span(effects: pd.DataFrame) -> list[float]:
+def _harm_range(effects: pd.DataFrame) -> list[float]:
     """One harm axis for all panels, wide enough for the intervals within reason."""
     low = float(np.nanmin([-0.25, *effects["harm_low"]]))
     high = float(np.nanmax([1.1, *effects["harm_high"]]))
     return [max(low, _LOWEST) - 0.05, min(high, _HIGHEST) + 0.05]
 
 
-def _harm(
+def _draw_harm(
     figure: go.Figure,
     cell: pd.DataFrame,
     ats: list[str],
@@ -171,7 +173,7 @@ def _harm(
     n_layers: int,
     span: list[float],
 ) -> None:
-    axis = _name(row)
+    axis = _axis_name(row)
     ends = [-0.6, n_layers - 0.4]
     for value, dash in ((0.0, "solid"), (CRITICAL, "dash")):
         line = {"color": style.NEUTRAL, "width": 1, "dash": dash}
@@ -188,12 +190,14 @@ def _harm(
             )
         )
     if cell["harm"].isna().all():
-        _unmeasured(figure, cell, row, n_layers)
+        _note_unmeasured(figure, cell, row, n_layers)
         return
-    hue = style.colour(cell["family"].iloc[0])
+    hue = style.family_colour(cell["family"].iloc[0])
     barred, circled = (cell[cell["at"] == at] for at in (*ats, "")[:2])
     if not barred.empty:
-        standings = [standing(line["harm_low"], line["harm_high"]) for _, line in barred.iterrows()]
+        standings = [
+            classify_interval(line["harm_low"], line["harm_high"]) for _, line in barred.iterrows()
+        ]
         shade = {"above": 0.9, "undecided": 0.28, "within": 0.0}
         figure.add_trace(
             go.Bar(
@@ -207,10 +211,10 @@ def _harm(
                         "width": [1 if name == "within" else 0 for name in standings],
                     },
                 },
-                error_y=_bars(barred, hue),
+                error_y=_error_bars(barred, hue),
                 customdata=standings,
-                meta=select.shown_of(barred),
-                hovertext=[_hover(line) for _, line in barred.iterrows()],
+                meta=select.trace_meta(barred),
+                hovertext=[_hover_text(line) for _, line in barred.iterrows()],
                 hoverinfo="text",
                 name=f"harm, at {ats[0]}",
                 yaxis=axis,
@@ -230,9 +234,9 @@ def _harm(
                     "color": hue,
                     "line": {"width": 1.4},
                 },
-                error_y=_bars(circled, hue),
-                hovertext=[_hover(line) for _, line in circled.iterrows()],
-                meta=select.shown_of(circled),
+                error_y=_error_bars(circled, hue),
+                hovertext=[_hover_text(line) for _, line in circled.iterrows()],
+                meta=select.trace_meta(circled),
                 hoverinfo="text",
                 name=f"harm, at {ats[1]}",
                 yaxis=axis,
@@ -243,60 +247,60 @@ def _harm(
     for _, line in beyond.iterrows():
         edge = span[1] if line["harm"] > span[1] else span[0]
         arrow = "\N{UPWARDS ARROW}" if line["harm"] > span[1] else "\N{DOWNWARDS ARROW}"
-        text = f"{arrow}{style.number(line['harm'], places=1)}"
+        text = f"{arrow}{style.format_number(line['harm'], places=1)}"
         anchor = "top" if line["harm"] > span[1] else "bottom"
         figure.add_annotation(
             x=line["layer"], y=edge, yref=axis, text=text, yanchor=anchor, font_size=10
         )
 
 
-def _bars(part: pd.DataFrame, hue: str) -> dict[str, object]:
+def _error_bars(part: pd.DataFrame, hue: str) -> dict[str, object]:
     low, high = part["harm_low"], part["harm_high"]
     return style.error_bars(part["harm"], low, high, colour=style.fade(hue, 0.6), thickness=1.1)
 
 
-def _unmeasured(figure: go.Figure, cell: pd.DataFrame, row: int, n_layers: int) -> None:
+def _note_unmeasured(figure: go.Figure, cell: pd.DataFrame, row: int, n_layers: int) -> None:
     line = cell.iloc[0].to_dict()
     figure.add_annotation(
         x=(n_layers - 1) / 2,
         y=0.5,
-        yref=_name(row),
+        yref=_axis_name(row),
         text=f"not measurable: {style.escape(why_undefined(line))}",
     )
 
 
-def standing(low: float, high: float) -> str:
+def classify_interval(low: float, high: float) -> str:
     """Say where the interval of harm lies: "above" 0.2, "within" 0.1 of 0, or "undecided"."""
     if low > CRITICAL:
         return "above"
     return "within" if low >= -SPARE and high <= SPARE else "undecided"
 
 
-def _attention(figure: go.Figure, means: pd.DataFrame, row: int) -> None:
+def _draw_attention(figure: go.Figure, means: pd.DataFrame, row: int) -> None:
     for task in dict.fromkeys(means["task"]):
         part = means[means["task"] == task]
         best = part.loc[part.groupby("layer")["evidence"].idxmax()].sort_values("layer")
         family = best["family"].iloc[0]
-        hue = style.colour(family)
+        hue = style.family_colour(family)
         figure.add_trace(
             go.Scatter(
                 x=best["layer"],
                 y=best["evidence"],
                 mode="lines+markers",
                 line={"color": hue, "width": 1.6},
-                marker={"symbol": style.symbol(family), "size": 6, "color": hue},
+                marker={"symbol": style.family_symbol(family), "size": 6, "color": hue},
                 error_y={"type": "data", "array": best["high"] - best["evidence"], "width": 0,
                          "thickness": 1.1, "color": style.fade(hue, 0.6)},
-                hovertext=[head_hover(line) for _, line in best.iterrows()],
+                hovertext=[head_hover_text(line) for _, line in best.iterrows()],
                 hoverinfo="text",
                 name=f"attention, {style.escape(task)}",
-                yaxis=_name(row),
+                yaxis=_axis_name(row),
                 showlegend=False,
             )
         )  # fmt: skip
 
 
-def _legend(figure: go.Figure, ats: list[str]) -> None:
+def _draw_legend(figure: go.Figure, ats: list[str]) -> None:
     """Entries for what the marks mean, in no family's colour; the panels name the families."""
     grey = style.NEUTRAL
     pale, thin = style.fade(grey, 0.35), {"width": 1.4}
@@ -318,14 +322,14 @@ def _legend(figure: go.Figure, ats: list[str]) -> None:
         )
 
 
-def _hover(line: "pd.Series[float]") -> str:
-    harm = style.interval(line["harm"], line["harm_low"], line["harm_high"])
-    score = style.interval(line["score"], line["score_low"], line["score_high"])
+def _hover_text(line: "pd.Series[float]") -> str:
+    harm = style.format_interval(line["harm"], line["harm_low"], line["harm_high"])
+    score = style.format_interval(line["score"], line["score_low"], line["score_high"])
     return "<br>".join(
         [
             f"<b>{style.escape(line['condition'])}</b>",
             f"harm {harm}",
-            f"score {score}, intact {style.number(line['intact'])}",
-            f"n {int(line['n'])}, p after Holm {style.number(line['p_adjusted'], places=3)}",
+            f"score {score}, intact {style.format_number(line['intact'])}",
+            f"n {int(line['n'])}, p after Holm {style.format_number(line['p_adjusted'], places=3)}",
         ]
     )

@@ -8,7 +8,7 @@ from scipy.stats import t
 from layerroles.ablations import ATS
 from layerroles.errors import InputError
 from layerroles.figures import style
-from layerroles.probes import of_one_condition
+from layerroles.probes import select_one_condition
 from layerroles.results import INTACT, SweepResult, check_result, refuse_twins
 
 
@@ -52,13 +52,13 @@ def layer_effects(
     return single.sort_values("layer", kind="stable").reset_index(drop=True)
 
 
-def ats(effects: pd.DataFrame) -> list[str]:
+def positions_of(effects: pd.DataFrame) -> list[str]:
     """The positions at which the conditions act, in order; those by a user's function last."""
-    there = list(dict.fromkeys(effects["at"]))
-    return [at for at in ATS if at in there] + sorted(at for at in there if at not in ATS)
+    positions = list(dict.fromkeys(effects["at"]))
+    return [at for at in ATS if at in positions] + sorted(at for at in positions if at not in ATS)
 
 
-def shown_of(part: pd.DataFrame) -> dict[str, str]:
+def trace_meta(part: pd.DataFrame) -> dict[str, str]:
     """What the rows of a trace have in common: task, protocol, ablation and `at`, escaped.
 
     It goes into the trace's `meta`, so that a click on a mark can be answered.
@@ -68,7 +68,7 @@ def shown_of(part: pd.DataFrame) -> dict[str, str]:
     }
 
 
-def ablations(result: SweepResult) -> list[str]:
+def ablation_kinds(result: SweepResult) -> list[str]:
     """The kinds of ablation that the sweep ran over single whole layers."""
     check_result(result)
     frame = result.frame
@@ -76,20 +76,20 @@ def ablations(result: SweepResult) -> list[str]:
     return list(dict.fromkeys(single["ablation"]))
 
 
-def depth(result: SweepResult, effects: pd.DataFrame) -> int:
+def n_layers_of(result: SweepResult, effects: pd.DataFrame) -> int:
     """The number of layers of the model, or of those ablated where the manifest does not say."""
     stated = result.manifest.get("model", {}).get("n_layers")
-    seen = int(effects["layer"].max()) + 1
-    return max(int(stated), seen) if stated else seen
+    ablated = int(effects["layer"].max()) + 1
+    return max(int(stated), ablated) if stated else ablated
 
 
-def units(result: SweepResult) -> dict[tuple[str, str], str]:
+def score_units(result: SweepResult) -> dict[tuple[str, str], str]:
     """The unit of the score of every (task, protocol)."""
     cells = result.manifest.get("cells", [])
     return {(cell["task"], cell["protocol"]): cell.get("unit", "accuracy") for cell in cells}
 
 
-def written(protocols: Iterable[str]) -> list[str]:
+def written_protocols(protocols: Iterable[str]) -> list[str]:
     """Those in which the model writes, such as `generation[max_gen_toks=512]`."""
     return [label for label in dict.fromkeys(protocols) if label.partition("[")[0] == "generation"]
 
@@ -98,30 +98,28 @@ def narrow(frame: pd.DataFrame, column: str, value: str | None) -> pd.DataFrame:
     """The rows in which `column` is `value`; all rows if it is None."""
     if value is None:
         return frame
-    known = list(dict.fromkeys(frame[column]))
-    if value not in known:
+    values = list(dict.fromkeys(frame[column]))
+    if value not in values:
         raise InputError(
-            f"unknown {column} {value!r}: this result holds {', '.join(map(str, known))}"
+            f"unknown {column} {value!r}: this result holds {', '.join(map(str, values))}"
         )
     return frame[frame[column] == value]
 
 
-def means(frame: pd.DataFrame, by: Sequence[str], value: str, *, count: str) -> pd.DataFrame:
+def mean_by(frame: pd.DataFrame, by: Sequence[str], value: str, *, count: str) -> pd.DataFrame:
     """Average a column by others, `family` among them; families in their usual order.
 
     Columns: those of `by`, value, `count` (rows averaged), low and high (95%, Student's t; NaN for
     a single row).
     """
     grouped = frame.groupby(list(by), sort=False)[value]
-    found = grouped.agg(**{"value": "mean", "error": "sem", count: "size"}).reset_index()
-    half = t.ppf(0.975, (found[count] - 1).clip(lower=1)) * found.pop("error")
-    found["low"], found["high"] = found["value"] - half, found["value"] + half
-    order = {family: place for place, family in enumerate(style.ordered(found["family"]))}
-    found = found.sort_values("family", key=lambda names: names.map(order), kind="stable")
-    return found.reset_index(drop=True)
+    table = grouped.agg(**{"value": "mean", "error": "sem", count: "size"}).reset_index()
+    half = t.ppf(0.975, (table[count] - 1).clip(lower=1)) * table.pop("error")
+    table["low"], table["high"] = table["value"] - half, table["value"] + half
+    return style.sort_by_family(table).reset_index(drop=True)
 
 
-def require(frame: pd.DataFrame, columns: tuple[str, ...], what: str) -> None:
+def require_columns(frame: pd.DataFrame, columns: tuple[str, ...], what: str) -> None:
     """Refuse a frame that is empty or lacks columns that the figure draws."""
     missing = [column for column in columns if column not in frame.columns]
     if missing:
@@ -132,13 +130,13 @@ def require(frame: pd.DataFrame, columns: tuple[str, ...], what: str) -> None:
         raise InputError(f"{what} got an empty frame: nothing was measured")
 
 
-def one_condition(frame: pd.DataFrame, what: str) -> pd.DataFrame:
+def rows_of_one_condition(frame: pd.DataFrame, what: str) -> pd.DataFrame:
     """The rows that may be averaged: of several conditions, those of the intact model.
 
     Raises:
         InputError: several conditions, and the intact model is not among them.
     """
-    rows = of_one_condition(frame)
+    rows = select_one_condition(frame)
     if rows.empty and not frame.empty:
         names = ", ".join(map(str, frame["condition"].unique()))
         raise InputError(
@@ -147,7 +145,7 @@ def one_condition(frame: pd.DataFrame, what: str) -> pd.DataFrame:
     return rows
 
 
-def under(frame: pd.DataFrame, *, intact: str = "") -> str:
+def describe_condition(frame: pd.DataFrame, *, intact: str = "") -> str:
     """Words on the condition under which a frame was measured, to be appended to others."""
     name = str(frame["condition"].iloc[0]) if "condition" in frame else INTACT
     return intact if name == INTACT else f", under {name}"

@@ -29,27 +29,27 @@ def similarity_triangle(similarity: pd.DataFrame) -> go.Figure:
         similarity = lr.probes.Similarity(position="all").measure(model, tasks, limit=8)
         figure = lr.figures.similarity_triangle(similarity)
     """
-    similarity = select.one_condition(similarity, "the similarity figure")
+    similarity = select.rows_of_one_condition(similarity, "the similarity figure")
     means = run_means(similarity, "angular")
     tasks = list(dict.fromkeys(zip(means["family"], means["task"], strict=True)))
     n_layers = int((means["layer"] + means["n"]).max())
-    titles = [style.panel(family, task) for family, task in tasks]
-    figure, places, height = style.squares(titles, n_layers)
+    titles = [style.panel_title(family, task) for family, task in tasks]
+    figure, places, height = style.make_square_panels(titles, n_layers)
     for (family, task), place in zip(tasks, places, strict=True):
         part = means[(means["family"] == family) & (means["task"] == task)]
-        _triangle(figure, part, n_layers, place)
+        _draw_triangle(figure, part, n_layers, place)
     figure.update_xaxes(**style.layer_axis(n_layers))
     figure.update_xaxes(title_text="first block of the run (0-based)")
     figure.update_yaxes(range=[0.4, n_layers + 0.6], showgrid=False)
     figure.update_yaxes(title_text="blocks in the run", col=1)
-    style.headings(figure)
+    style.align_headings(figure)
     style.finish(
         figure,
         kind="similarity_triangle",
         about=means.assign(n=means["examples"]),
         title="Angular distance between the stream before and after a run of blocks",
-        subtitle=f"mean over {style.counts(means['examples'])} examples per task"
-        f"{select.under(similarity)}; \N{WHITE CIRCLE} least for its length; "
+        subtitle=f"mean over {style.format_counts(means['examples'])} examples per task"
+        f"{select.describe_condition(similarity)}; \N{WHITE CIRCLE} least for its length; "
         "0 = same direction, 0.5 = orthogonal; layers are 0-based",
         height=height,
         legend=False,
@@ -75,15 +75,15 @@ def influence_profile(similarity: pd.DataFrame) -> go.Figure:
         similarity = lr.probes.Similarity().measure(model, tasks, limit=8)
         figure = lr.figures.influence_profile(similarity)
     """
-    similarity = select.one_condition(similarity, "the similarity figure")
+    similarity = select.rows_of_one_condition(similarity, "the similarity figure")
     means = run_means(similarity, "influence")
     means = means[means["n"] == 1]
     figure = go.Figure()
     several = means["task"].nunique() > means["family"].nunique()
-    seen: dict[str, int] = {}
+    n_drawn: dict[str, int] = {}
     for (family, task), part in means.groupby(["family", "task"], sort=False):
-        index = seen[family] = seen.get(family, -1) + 1
-        hue = style.colour(family)
+        index = n_drawn[family] = n_drawn.get(family, -1) + 1
+        hue = style.family_colour(family)
         name = f"{family} \N{MIDDLE DOT} {task}" if several else family
         figure.add_trace(
             go.Scatter(
@@ -98,9 +98,9 @@ def influence_profile(similarity: pd.DataFrame) -> go.Figure:
                 },
                 mode="lines+markers",
                 line={"color": hue, "width": 1.6, "dash": ("solid", "dash", "dot")[index % 3]},
-                marker={"symbol": style.symbol(family), "size": 6, "color": hue},
+                marker={"symbol": style.family_symbol(family), "size": 6, "color": hue},
                 name=style.escape(name),
-                hovertext=[_hover(line, "influence") for _, line in part.iterrows()],
+                hovertext=[_hover_text(line, "influence") for _, line in part.iterrows()],
                 hoverinfo="text",
             )
         )
@@ -112,8 +112,8 @@ def influence_profile(similarity: pd.DataFrame) -> go.Figure:
         kind="influence_profile",
         about=means.assign(n=means["examples"]),
         title="Influence of each block on the stream",
-        subtitle=f"mean over {style.counts(means['examples'])} examples per task"
-        f"{select.under(similarity)}; 95% intervals; "
+        subtitle=f"mean over {style.format_counts(means['examples'])} examples per task"
+        f"{select.describe_condition(similarity)}; 95% intervals; "
         "says how much is written, not how much it is needed; layers are 0-based",
         height=430,
     )
@@ -121,16 +121,18 @@ def influence_profile(similarity: pd.DataFrame) -> go.Figure:
 
 def run_means(similarity: pd.DataFrame, value: str) -> pd.DataFrame:
     """Average over examples: family, task, layer, n, value, low, high, examples."""
-    select.require(similarity, _COLUMNS, "the similarity figure")
-    return select.means(similarity, ["family", "task", "layer", "n"], value, count="examples")
+    select.require_columns(similarity, _COLUMNS, "the similarity figure")
+    return select.mean_by(similarity, ["family", "task", "layer", "n"], value, count="examples")
 
 
-def _triangle(figure: go.Figure, part: pd.DataFrame, n_layers: int, at: dict[str, int]) -> None:
+def _draw_triangle(
+    figure: go.Figure, part: pd.DataFrame, n_layers: int, at: dict[str, int]
+) -> None:
     values = np.full((n_layers, n_layers), np.nan)
     hover = np.full(values.shape, "", dtype=object)
     for _, line in part.iterrows():
         place = int(line["n"]) - 1, int(line["layer"])
-        values[place], hover[place] = line["value"], _hover(line, "angular distance")
+        values[place], hover[place] = line["value"], _hover_text(line, "angular distance")
     figure.add_trace(
         go.Heatmap(
             x=list(range(n_layers)),
@@ -160,9 +162,9 @@ def _triangle(figure: go.Figure, part: pd.DataFrame, n_layers: int, at: dict[str
     )
 
 
-def _hover(line: "pd.Series[float]", what: str) -> str:
+def _hover_text(line: "pd.Series[float]", what: str) -> str:
     start, stop = int(line["layer"]), int(line["layer"] + line["n"])
     blocks = f"block {start}" if stop == start + 1 else f"blocks {start} to {stop - 1}"
-    value = style.interval(line["value"], line["low"], line["high"], 3)
+    value = style.format_interval(line["value"], line["low"], line["high"], 3)
     task = style.escape(line["task"])
     return f"<b>{blocks}</b> \N{MIDDLE DOT} {task}<br>{what} {value}<br>n {int(line['examples'])}"

@@ -150,7 +150,7 @@ def finish(
             "figure": kind,
             "title": escape(title),
             "subtitle": escape(subtitle),
-            **_named(about),
+            **_describe_rows(about),
         },
         title={
             "text": escape(title),
@@ -181,19 +181,19 @@ def finish(
 _NAMES = ("task", "family", "protocol", "ablation", "at", "probe", "method")
 
 
-def _named(about: pd.DataFrame) -> dict[str, list[Any]]:
+def _describe_rows(about: pd.DataFrame) -> dict[str, list[Any]]:
     """What rows are of: the values of each column that names something, and the range of n."""
     columns = [name for name in _NAMES if name in about]
-    found: dict[str, list[Any]] = {
+    values: dict[str, list[Any]] = {
         name: list(map(escape, dict.fromkeys(about[name].dropna()))) for name in columns
     }
     n = about["n"].dropna() if "n" in about else []
     if len(n):
-        found["n"] = [int(min(n)), int(max(n))]
-    return found
+        values["n"] = [int(min(n)), int(max(n))]
+    return values
 
 
-def headings(figure: go.Figure) -> go.Figure:
+def align_headings(figure: go.Figure) -> go.Figure:
     """Set the panel titles that `make_subplots` centred to the left edge of their panels."""
     notes = [note for note in figure.layout.annotations if note.xref == "paper"]
     starts = sorted({axis.domain[0] for axis in figure.select_xaxes()})
@@ -206,7 +206,9 @@ def headings(figure: go.Figure) -> go.Figure:
 _BETWEEN = 74  # pixels between panels, one above the other
 
 
-def squares(titles: Sequence[str], n_layers: int) -> tuple[go.Figure, list[dict[str, int]], int]:
+def make_square_panels(
+    titles: Sequence[str], n_layers: int
+) -> tuple[go.Figure, list[dict[str, int]], int]:
     """A figure of panels in which layers stand against layers, two in a row.
 
     Returns:
@@ -227,12 +229,12 @@ def squares(titles: Sequence[str], n_layers: int) -> tuple[go.Figure, list[dict[
     return figure, places, 168 + rows * (panel + _BETWEEN)
 
 
-def colour(family: str) -> str:
+def family_colour(family: str) -> str:
     """The family's colour; neutral for a family that the palette does not know."""
     return FAMILY_COLOUR.get(family, NEUTRAL)
 
 
-def symbol(family: str) -> str:
+def family_symbol(family: str) -> str:
     """The family's marker symbol."""
     return FAMILY_SYMBOL.get(family, "cross")
 
@@ -248,29 +250,29 @@ def escape(text: object) -> str:
     return html.escape(visible(str(text)), quote=False)
 
 
-def number(value: Any, missing: str = "undefined", places: int = 2) -> str:
+def format_number(value: Any, missing: str = "undefined", places: int = 2) -> str:
     """A number for hover, captions and tables; `missing` where there is none."""
     if value is None or pd.isna(value):
         return missing
     return f"{float(value):.{places}f}".replace("-", "\N{MINUS SIGN}")
 
 
-def interval(value: Any, low: Any, high: Any, places: int = 2) -> str:
+def format_interval(value: Any, low: Any, high: Any, places: int = 2) -> str:
     """`value [low, high]`, or "undefined"."""
     if value is None or pd.isna(value):
         return "undefined"
-    shown, start, end = (number(x, places=places) for x in (value, low, high))
+    shown, start, end = (format_number(x, places=places) for x in (value, low, high))
     return f"{shown} [{start}, {end}]"
 
 
-def swatch(family: str) -> str:
+def family_label(family: str) -> str:
     """A label for the family with a square of its colour before it, for axes and panel titles."""
-    return f"<span style='color:{colour(family)}'>\N{BLACK SQUARE}</span> {escape(family)}"
+    return f"<span style='color:{family_colour(family)}'>\N{BLACK SQUARE}</span> {escape(family)}"
 
 
-def panel(family: str, *names: str) -> str:
+def panel_title(family: str, *names: str) -> str:
     """A panel's title: the family with its colour, then the names."""
-    return " \N{MIDDLE DOT} ".join([swatch(family), *map(escape, names)])
+    return " \N{MIDDLE DOT} ".join([family_label(family), *map(escape, names)])
 
 
 def layer_axis(n_layers: int, *, embedding: bool = False) -> dict[str, object]:
@@ -308,22 +310,24 @@ def error_bars(
     }
 
 
-def ordered(families: Iterable[str]) -> list[str]:
+def order_families(families: Iterable[str]) -> list[str]:
     """Families in the palette's order, unknown ones after them by name."""
-    known = list(FAMILY_COLOUR)
-    return sorted(set(families), key=lambda f: (known.index(f) if f in known else len(known), f))
+    palette = list(FAMILY_COLOUR)
+    return sorted(
+        set(families), key=lambda f: (palette.index(f) if f in palette else len(palette), f)
+    )
 
 
-def by_family(frame: pd.DataFrame) -> pd.DataFrame:
+def sort_by_family(frame: pd.DataFrame) -> pd.DataFrame:
     """The rows in the palette's order of families, otherwise in their own."""
-    order = {family: place for place, family in enumerate(ordered(frame["family"]))}
+    order = {family: place for place, family in enumerate(order_families(frame["family"]))}
     return frame.sort_values("family", key=lambda names: names.map(order), kind="stable")
 
 
-def counts(values: Iterable[Any]) -> str:
+def format_counts(values: Iterable[Any]) -> str:
     """How many examples stand behind each point of a figure: one number or a range."""
-    found = np.asarray([float(v) for v in values if not pd.isna(v)])
-    if found.size == 0:
+    numbers = np.asarray([float(v) for v in values if not pd.isna(v)])
+    if numbers.size == 0:
         return "0"
-    low, high = math.floor(found.min()), math.ceil(found.max())
+    low, high = math.floor(numbers.min()), math.ceil(numbers.max())
     return str(low) if low == high else f"{low}\N{EN DASH}{high}"

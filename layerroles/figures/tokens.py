@@ -37,31 +37,34 @@ def token_table(read: pd.DataFrame, *, text: int = 0, last: int = 14) -> go.Figu
     """
     if last < 1:
         raise InputError(f"last must be 1 or more, got {last}")
-    select.require(read, _COLUMNS, "the token table (read a text with LogitLens(top=1))")
+    select.require_columns(read, _COLUMNS, "the token table (read a text with LogitLens(top=1))")
     table = read[read["text"] == text]
     if table.empty:
         raise InputError(f"unknown text {text}: the frame holds 0 to {int(read['text'].max())}")
     for column in ("probe", "condition", "model"):
         if column in table and table[column].nunique() > 1:
-            known = ", ".join(map(str, dict.fromkeys(table[column])))
-            raise InputError(f"the token table draws one {column}, and the frame holds {known}")
+            names = ", ".join(map(str, dict.fromkeys(table[column])))
+            raise InputError(f"the token table draws one {column}, and the frame holds {names}")
     positions = sorted(table["position"].unique())[-last:]
     table = table[table["position"].isin(positions)]
     depths = list(dict.fromkeys(zip(table["layer"], table["part"], strict=True)))
     shape = (len(depths), len(positions))
-    chance, said, hover = np.full(shape, np.nan), *(np.full(shape, "", dtype=object) for _ in "12")
+    probability, texts, hover = (
+        np.full(shape, np.nan),
+        *(np.full(shape, "", dtype=object) for _ in "12"),
+    )
     for line in table.to_dict("records"):
         place = depths.index((line["layer"], line["part"])), positions.index(line["position"])
-        chance[place] = np.exp(line["top_0_logprob"])
-        word = style.escape(_visible(line["top_0"]))
-        said[place] = f"<b>{word}</b>" if line["agrees"] else word
-        hover[place] = _hover(line)
+        probability[place] = np.exp(line["top_0_logprob"])
+        word = style.escape(_visible_token(line["top_0"]))
+        texts[place] = f"<b>{word}</b>" if line["agrees"] else word
+        hover[place] = _hover_text(line)
     figure = go.Figure(
         go.Heatmap(
             x=list(range(len(positions))),
             y=list(range(len(depths))),
-            z=chance,
-            text=said,
+            z=probability,
+            text=texts,
             texttemplate="%{text}",
             textfont={"size": 11},
             hovertext=hover,
@@ -76,7 +79,7 @@ def token_table(read: pd.DataFrame, *, text: int = 0, last: int = 14) -> go.Figu
     figure.update_xaxes(
         tickmode="array",
         tickvals=list(range(len(positions))),
-        ticktext=[style.escape(_visible(tokens[position])) for position in positions],
+        ticktext=[style.escape(_visible_token(tokens[position])) for position in positions],
         title_text="token read",
         showgrid=False,
         tickangle=0,
@@ -85,7 +88,7 @@ def token_table(read: pd.DataFrame, *, text: int = 0, last: int = 14) -> go.Figu
     figure.update_yaxes(
         tickmode="array",
         tickvals=list(range(0, len(depths), step)),
-        ticktext=[_depth(*depth) for depth in depths[::step]],
+        ticktext=[_depth_label(*depth) for depth in depths[::step]],
         title_text="read after layer (0-based)",
         range=[-0.5, len(depths) - 0.5],
         showgrid=False,
@@ -114,27 +117,27 @@ def token_table(read: pd.DataFrame, *, text: int = 0, last: int = 14) -> go.Figu
     )
 
 
-def _depth(layer: int, part: str) -> str:
+def _depth_label(layer: int, part: str) -> str:
     if layer == -1:
         return "emb"
     return str(layer) if part == "block" else f"{layer} {part}"
 
 
-def _visible(token: object) -> str:
+def _visible_token(token: object) -> str:
     """A token with its blanks shown, cut to fit a cell."""
     shown = str(token).replace("\n", "\N{DOWNWARDS ARROW WITH CORNER LEFTWARDS}")
     shown = shown.replace(" ", "\N{OPEN BOX}").replace("\t", "\N{RIGHTWARDS ARROW}")
     return shown if len(shown) <= _LETTERS else shown[: _LETTERS - 1] + "\N{HORIZONTAL ELLIPSIS}"
 
 
-def _hover(line: dict[str, object]) -> str:
-    where = _depth(int(str(line["layer"])), str(line["part"])).replace("emb", "embedding")
-    chance = style.number(np.exp(float(str(line["top_0_logprob"]))), places=3)
+def _hover_text(line: dict[str, object]) -> str:
+    where = _depth_label(int(str(line["layer"])), str(line["part"])).replace("emb", "embedding")
+    probability = style.format_number(np.exp(float(str(line["top_0_logprob"]))), places=3)
     lines = [
-        f"<b>{style.escape(repr(line['top_0']))}</b> \N{MIDDLE DOT} probability {chance}",
+        f"<b>{style.escape(repr(line['top_0']))}</b> \N{MIDDLE DOT} probability {probability}",
         f"after {'the ' if where == 'embedding' else 'layer '}{where}, "
         f"at {style.escape(repr(line['token']))} (position {line['position']})",
-        f"KL(final \N{PARALLEL TO} lens) {style.number(line['kl'])} nats",
+        f"KL(final \N{PARALLEL TO} lens) {style.format_number(line['kl'])} nats",
     ]
     if not pd.isna(line.get("rank")):
         follows = f"the token that follows has rank {int(float(str(line['rank'])))} (0 = top)"

@@ -13,9 +13,9 @@ from contextlib import contextmanager, redirect_stderr
 from types import MappingProxyType
 from typing import Any
 
-from layerroles.compat import task_on
+from layerroles.compat import build_task_on
 from layerroles.errors import InputError
-from layerroles.registry import nearest
+from layerroles.registry import nearest_name
 
 log = logging.getLogger(__name__)
 
@@ -62,18 +62,18 @@ _FAMILIES = MappingProxyType(
 )
 
 
-def family_of(name: str, *, tell: bool = True) -> str:
+def guess_family(name: str, *, tell: bool = True) -> str:
     """The family of a well-known task, by how its name begins; else `language`, with a warning."""
-    known = [begin for begin in _FAMILIES if name.startswith(begin)]
-    if known:
-        return _FAMILIES[max(known, key=len)]
+    beginnings = [begin for begin in _FAMILIES if name.startswith(begin)]
+    if beginnings:
+        return _FAMILIES[max(beginnings, key=len)]
     if tell:
         log.warning("lm-eval task %r is counted as language: give family= to change that", name)
     return "language"
 
 
 @functools.cache
-def _manager(include_path: str) -> Any:
+def _load_manager(include_path: str) -> Any:
     try:
         from lm_eval.tasks import TaskManager
     except ModuleNotFoundError as error:
@@ -82,42 +82,44 @@ def _manager(include_path: str) -> Any:
     return TaskManager(include_path=include_path or None)
 
 
-def members(name: str, *, num_fewshot: int | None, include_path: str, data: str) -> dict[str, Any]:
+def load_members(
+    name: str, *, num_fewshot: int | None, include_path: str, data: str
+) -> dict[str, Any]:
     """lm-eval's task objects by name: one, or those of a group or tag; see `LmEval`.
 
     Raises:
         InputError: an unknown name, data that cannot be reached, or a task that cannot be loaded.
     """
-    manager = _manager(include_path)
+    manager = _load_manager(include_path)
     if name not in manager.all_tasks:
-        near = nearest(name, manager.all_tasks)
+        near = nearest_name(name, manager.all_tasks)
         hint = f"did you mean {near!r}? " if near else ""
         raise InputError(
             f"unknown lm-eval task {name!r}: {hint}lm-eval knows {len(manager.all_tasks)} "
             f"(lm-eval ls tasks); tasks of your own are found with include_path=FOLDER"
         )
-    with quiet():
+    with silence_lm_eval():
         try:
             made: Any = name
             if data:  # what `load` calls for a name, which takes no other data
-                made = task_on(manager, name, data)
+                made = build_task_on(manager, name, data)
             made = made if isinstance(made, list) else [made]
-            found: dict[str, Any] = manager.load(made)["tasks"]
+            loaded: dict[str, Any] = manager.load(made)["tasks"]
         except Exception as error:
-            raise InputError(_why(name, error)) from error
-    if not found:
+            raise InputError(_explain_failure(name, error)) from error
+    if not loaded:
         raise InputError(f"lm-eval group {name!r} has no task")
-    for member in found.values():
-        fixed = member.config.num_fewshot
+    for member in loaded.values():
+        task_shots = member.config.num_fewshot
         # lm-eval never overrides a number of shots that a task sets to 0 itself.
-        if num_fewshot is not None and fixed != 0:
+        if num_fewshot is not None and task_shots != 0:
             member.set_config("num_fewshot", num_fewshot)
-        elif fixed is None:
+        elif task_shots is None:
             member.set_config("num_fewshot", 0)
-    return dict(sorted(found.items()))
+    return dict(sorted(loaded.items()))
 
 
-def _why(name: str, error: Exception) -> str:
+def _explain_failure(name: str, error: Exception) -> str:
     """One line on why lm-eval could not load a task."""
     import datasets
 
@@ -135,7 +137,7 @@ def _why(name: str, error: Exception) -> str:
     return f"lm-eval task {name!r} cannot be loaded: {type(error).__name__}: {reason}"
 
 
-def check(member: Any, label: str) -> None:
+def check_member(member: Any, label: str) -> None:
     """Check that a task can be asked here.
 
     Raises:
@@ -165,10 +167,10 @@ def check(member: Any, label: str) -> None:
             f"worked examples from: use num_fewshot=0"
         )
     if member.OUTPUT_TYPE == "generate_until":
-        generation_options(member.config.generation_kwargs, f"lm-eval task {name!r}")
+        read_generation_options(member.config.generation_kwargs, f"lm-eval task {name!r}")
 
 
-def metric_of(task: Any, member: Any) -> str:
+def choose_metric(task: Any, member: Any) -> str:
     """The metric that is the score: the one asked for, `acc`, `exact_match`, or the first good one.
 
     Raises:
@@ -199,18 +201,18 @@ def refuse_worse(member: Any, metric: str) -> None:
         )
 
 
-def metrics_of(member: Any, instances: list[Any]) -> dict[str, dict[str, Any]]:
+def score_document(member: Any, instances: list[Any]) -> dict[str, dict[str, Any]]:
     """The metrics of one document by filter, from its instances with their filtered answers."""
     with raising_input_errors(member.task_name, "cannot score an answer"):
         return {
             name: member.process_results(
-                instances[0].doc, [one.filtered_resps[name] for one in instances]
+                instances[0].doc, [instance.filtered_resps[name] for instance in instances]
             )
             for name in instances[0].filtered_resps
         }
 
 
-def rules(members: Iterable[Any]) -> str:
+def hash_rules(members: Iterable[Any]) -> str:
     """A hash of how tasks ask and score: of their configurations and lm-eval's version of them."""
     settings = [
         {key: _as_text(getattr(member.config, key, None)) for key in _RULES} for member in members
@@ -243,11 +245,11 @@ def first_line(error: Exception) -> str:
 def _has_shots(member: Any) -> bool:
     config = member.config
     shots = member.fewshot_cfg
-    named = shots.split, config.training_split, config.validation_split
-    return any(split is not None for split in named) or shots.samples is not None
+    splits = shots.split, config.training_split, config.validation_split
+    return any(split is not None for split in splits) or shots.samples is not None
 
 
-def generation_options(given: Any, whose: str) -> dict[str, object]:
+def read_generation_options(given: Any, whose: str) -> dict[str, object]:
     """`until` and `max_gen_toks` of lm-eval's generation arguments; answers are greedy.
 
     Raises:
@@ -263,7 +265,7 @@ def generation_options(given: Any, whose: str) -> dict[str, object]:
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
+def silence_lm_eval() -> Iterator[None]:
     """Keep lm-eval's notes and progress bars, and those of its data sets, from the terminal."""
     loggers = [logging.getLogger(name) for name in ("lm_eval", "datasets", "huggingface_hub")]
     levels = [logger.level for logger in loggers]

@@ -32,34 +32,34 @@ def lm_eval_metrics(result: SweepResult) -> pd.DataFrame:
     measured = result.frame[result.frame["task"].isin(list(cells))]
     measured = measured.assign(member=[name.rpartition("/")[0] for name in measured["example"]])
     for (condition, task), cell in measured.groupby(["condition", "task"], sort=False):
-        found: dict[str, dict[str, tuple[float, int]]] = {}
-        for member, own in cell.groupby("member", sort=False):
-            for key, values in _values(own).items():
+        by_member: dict[str, dict[str, tuple[float, int]]] = {}
+        for member, member_rows in cell.groupby("member", sort=False):
+            for key, values in _collect_values(member_rows).items():
                 metric, _, _ = key.partition(",")
                 name = cells[task]["aggregation"].get(metric)
                 value = float(get_aggregation(name)(values)) if name else float("nan")
-                found.setdefault(key, {})[str(member)] = value, len(values)
-        for key, each in found.items():
-            if len(each) > 1:
-                means, sizes = zip(*each.values(), strict=True)
-                each["all"] = aggregate_subtask_metrics(means, sizes), sum(sizes)
+                by_member.setdefault(key, {})[str(member)] = value, len(values)
+        for key, member_values in by_member.items():
+            if len(member_values) > 1:
+                means, sizes = zip(*member_values.values(), strict=True)
+                member_values["all"] = aggregate_subtask_metrics(means, sizes), sum(sizes)
             metric, _, filter = key.partition(",")
             rows += [
                 {
                     **{"condition": condition, "task": task, "member": member},
                     **{"metric": metric, "filter": filter, "value": value, "n": n},
                 }
-                for member, (value, n) in each.items()
+                for member, (value, n) in member_values.items()
             ]
     columns = ["condition", "task", "member", "metric", "filter", "value", "n"]
     return pd.DataFrame(rows, columns=columns)
 
 
-def _values(rows: pd.DataFrame) -> dict[str, list[Any]]:
+def _collect_values(rows: pd.DataFrame) -> dict[str, list[Any]]:
     """The documents' metrics by lm-eval's names, such as `acc,none`; failed rows have none."""
-    found: dict[str, list[Any]] = {}
+    values: dict[str, list[Any]] = {}
     for text in rows["details"]:
         for key, value in json.loads(text or "{}").items():
             if "," in key:
-                found.setdefault(key, []).append(value)
-    return found
+                values.setdefault(key, []).append(value)
+    return values

@@ -12,9 +12,9 @@ from typing import Any
 from transformer_lens.model_bridge import TransformerBridge
 
 from layerroles.ablations import INTACT, Condition, as_condition
-from layerroles.engine import Engine, Scored, prefix_ids, scored, written
+from layerroles.engine import Engine, Scored, empty_context_ids, encode_scored, encode_written
 from layerroles.errors import InputError
-from layerroles.harness.loading import NOT_INSTALLED, generation_options
+from layerroles.harness.loading import NOT_INSTALLED, read_generation_options
 from layerroles.models import chat_text, encode, prepared
 
 try:
@@ -66,7 +66,7 @@ class AblatedLM(TemplateLM):  # type: ignore[misc]
     @property
     def prefix_token_id(self) -> int:
         """What stands for an empty context."""
-        return prefix_ids(self.model)[0]
+        return empty_context_ids(self.model)[0]
 
     @property
     def tokenizer_name(self) -> str:
@@ -96,14 +96,14 @@ class AblatedLM(TemplateLM):  # type: ignore[misc]
         self, requests: list[Instance], disable_tqdm: bool = False
     ) -> list[tuple[float, bool]]:
         """How likely each continuation is, in nats, and whether it would be written greedily."""
-        pairs = [(one.args[0], one.args[1]) for one in requests]
-        return self._scores(scored(self.model, pairs, cut=self.max_length))
+        pairs = [(instance.args[0], instance.args[1]) for instance in requests]
+        return self._score(encode_scored(self.model, pairs, cut=self.max_length))
 
     def _loglikelihood_tokens(
         self, requests: list[tuple[Any, list[int], list[int]]], disable_tqdm: bool = False, **_: Any
     ) -> list[tuple[float, bool]]:
-        asked = [Scored(tuple(context), tuple(rest)) for _, context, rest in requests]
-        return self._scores(asked)
+        scored = [Scored(tuple(context), tuple(rest)) for _, context, rest in requests]
+        return self._score(scored)
 
     def loglikelihood_rolling(
         self, requests: list[Instance], disable_tqdm: bool = False
@@ -111,18 +111,18 @@ class AblatedLM(TemplateLM):  # type: ignore[misc]
         """The log-likelihood of each whole text, in nats, by windows that do not overlap."""
         windows: list[Scored] = []
         counts = []
-        for (text,) in (one.args for one in requests):
+        for (text,) in (instance.args for instance in requests):
             rolling = get_rolling_token_windows(
                 token_list=encode(self.model, text),
                 prefix_token=self.prefix_token_id,
                 max_seq_len=self.max_length,
                 context_len=1,
             )
-            mine = [make_disjoint_window(window) for window in rolling]
-            windows += [Scored(tuple(context), tuple(rest)) for context, rest in mine]
-            counts.append(len(mine))
-        left = iter(self._scores(windows))
-        return [sum(next(left)[0] for _ in range(count)) for count in counts]
+            text_windows = [make_disjoint_window(window) for window in rolling]
+            windows += [Scored(tuple(context), tuple(rest)) for context, rest in text_windows]
+            counts.append(len(text_windows))
+        scores = iter(self._score(windows))
+        return [sum(next(scores)[0] for _ in range(count)) for count in counts]
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """What is written greedily after each context.
@@ -130,15 +130,15 @@ class AblatedLM(TemplateLM):  # type: ignore[misc]
         Raises:
             InputError: sampling or beams are asked for.
         """
-        asked = [
-            (context, generation_options(options, f"request {place}"))
-            for place, (context, options) in enumerate(one.args for one in requests)
+        contexts = [
+            (context, read_generation_options(options, f"request {place}"))
+            for place, (context, options) in enumerate(instance.args for instance in requests)
         ]
         (writings,) = self.engine.write(
-            written(self.model, asked, cut=self.max_length), [self.condition]
+            encode_written(self.model, contexts, cut=self.max_length), [self.condition]
         )
         return [writing.text for writing in writings]
 
-    def _scores(self, asked: list[Scored]) -> list[tuple[float, bool]]:
-        (scores,) = self.engine.score(asked, [self.condition])
+    def _score(self, requests: list[Scored]) -> list[tuple[float, bool]]:
+        (scores,) = self.engine.score(requests, [self.condition])
         return [(score.logprob, score.is_greedy) for score in scores]

@@ -1,9 +1,7 @@
 """The protocol of an lm-eval task: its own requests, and its own filters and metrics as the score.
 
 lm-eval makes `Instance`s of a document; the engine answers them; they go back to lm-eval with the
-answers in them, to be filtered and scored. What a condition changes is the answers alone.
-
-lm-eval's requests of some documents: answered by the engine, scored by lm-eval.
+answers in them, to be filtered and scored. A condition changes the answers and nothing else.
 """
 
 import functools
@@ -17,246 +15,40 @@ from typing import Any, ClassVar
 from transformer_lens.model_bridge import TransformerBridge
 
 from layerroles.compat import set_instances
-from layerroles.engine import Engine, Score, Scored, Writing, Written, scored, written
+from layerroles.engine import Engine, Score, Scored, Writing, Written, encode_scored, encode_written
 from layerroles.errors import InputError
-from layerroles.harness.loading import generation_options, metric_of, metrics_of, rules
+from layerroles.harness.loading import (
+    choose_metric,
+    hash_rules,
+    read_generation_options,
+    score_document,
+)
 from layerroles.harness.tasks import LmEval
 from layerroles.models import chat_text, prepared
 from layerroles.protocols import (
     Answer,
     Asked,
     Protocol,
-    Said,
+    Reply,
     Unit,
-    details_of,
-    opens,
+    make_details,
+    opens_thinking,
     outcome,
-    said,
+    split_thinking,
 )
 from layerroles.tasks import Example, Grade, Task, is_short
-
-# What lm-eval's regular expressions give where they find nothing.
-_NOTHING = "[invalid]"
-_STRICT, _FLEXIBLE = "strict-match", "flexible-extract"
-_SHUFFLES = 10
-# Words of the longest answer that has a form: a summary has none.
-_SHORT = 8
-
-
-def alike(names: Sequence[str]) -> list[list[int]]:
-    """Places of equal names together; names that occur once, together too, being all there is.
-
-    >>> alike(["anatomy", "law", "anatomy", "virology"])
-    [[0, 2], [1, 3]]
-    """
-    counts = Counter(names)
-    groups: dict[str, list[int]] = {}
-    for place, name in enumerate(names):
-        groups.setdefault(name if counts[name] > 1 else "", []).append(place)
-    return list(groups.values())
-
-
-@dataclass(frozen=True)
-class AskedInstances(Asked):
-    """lm-eval's instances of some examples, and the requests that they came to."""
-
-    task: LmEval
-    unit: Unit
-    examples: Sequence[Example]
-    instances: list[list[Any]]
-
-    def read(self, found: Sequence[Any]) -> Iterator[tuple[list[Any], dict[str, dict[str, Any]]]]:
-        """For each example: the answers to its requests, and its metrics by filter.
-
-        Args:
-            found: for each request what lm-eval calls a response, and the engine's answer.
-        """
-        left = iter(found)
-        answers: list[list[Any]] = []
-        mine: dict[str, list[Any]] = {}
-        for example, instances in zip(self.examples, self.instances, strict=True):
-            own = [next(left) for _ in instances]
-            for instance, (response, _) in zip(instances, own, strict=True):
-                instance.resps, instance.filtered_resps = [response], {}
-            answers.append([answer for _, answer in own])
-            mine.setdefault(self.task.member_name(example), []).extend(instances)
-        for name, instances in mine.items():
-            member = self.task.members[name]
-            set_instances(member, instances)
-            member.apply_filters()
-        for example, instances, own in zip(self.examples, self.instances, answers, strict=True):
-            yield own, metrics_of(self.task.member(example), instances)
-
-    def score(self, example: Example, metrics: dict[str, dict[str, Any]]) -> tuple[float, str]:
-        """The metric that is the score, and the filter under which it is read."""
-        name = self.task.filter
-        if not name:
-            name = _FLEXIBLE if _FLEXIBLE in metrics else next(iter(metrics))
-        metric = metric_of(self.task, self.task.member(example))
-        value = metrics.get(name, {}).get(metric)
-        if isinstance(value, list | tuple) or value is None:
-            known = [key for key, each in metrics[next(iter(metrics))].items() if _single(each)]
-            raise InputError(
-                f"task {self.task.label!r}: metric {metric!r} under filter {name!r} gives "
-                f"no number for a document: give metric=, one of {', '.join(known) or 'none'}, and "
-                f"filter=, one of {', '.join(metrics)}"
-            )
-        return float(value), name
-
-
-@dataclass(frozen=True)
-class AskedChoices(AskedInstances):
-    """Likelihood requests of lm-eval."""
-
-    requests: list[Scored]
-
-    apart: ClassVar[bool] = True
-
-    def judge(self, found: Sequence[Score]) -> list[Answer]:
-        """Judge each example by lm-eval's metrics."""
-        responses = [((one.logprob, one.is_greedy), one) for one in found]
-        return [
-            self._answer(example, scores, metrics)
-            for example, (scores, metrics) in zip(self.examples, self.read(responses), strict=True)
-        ]
-
-    def _answer(
-        self, example: Example, scores: list[Score], metrics: dict[str, dict[str, Any]]
-    ) -> Answer:
-        finite = all(score.finite for score in scores)
-        value, _ = self.score(example, metrics)
-        right = value == 1 if finite and self.unit == "accuracy" else None
-        logprobs = [score.logprob for score in scores]
-        chosen = ""
-        if finite and example.choices:
-            asked = logprobs[: len(example.choices)]  # what follows is unconditional
-            chosen = example.choices[asked.index(max(asked))]
-        return Answer(
-            score=value if finite else float("nan"),
-            correct=right,
-            strict=None,
-            outcome="" if right is None else "correct" if right else "wrong",
-            response=chosen,
-            status="ok" if finite else "not finite",
-            changed=any(score.changed for score in scores),
-            n_tokens=sum(score.n_tokens for score in scores),
-            details={"logprobs": logprobs, **_flat(metrics)} if finite else {},
-        )
-
-
-@dataclass(frozen=True)
-class AskedTexts(AskedInstances):
-    """Generation requests of lm-eval."""
-
-    requests: list[Written]
-
-    apart: ClassVar[bool] = False
-
-    def judge(self, found: Sequence[Writing]) -> list[Answer]:
-        """Judge each example by lm-eval's filters and metrics."""
-        prompts = (instances[0].arguments[0] for instances in self.instances)
-        parts = [
-            said(one.text, opened=opens(prompt)) for one, prompt in zip(found, prompts, strict=True)
-        ]
-        # Thinking is none of the answer, and blanks after it neither.
-        texts = [each.answer.lstrip() if each.closed else each.answer for each in parts]
-        answers = self.read(list(zip(texts, found, strict=True)))
-        return [
-            self._answer(example, instances, writing, each, metrics)
-            for example, instances, writing, each, (_, metrics) in zip(
-                self.examples, self.instances, found, parts, answers, strict=True
-            )
-        ]
-
-    def shuffled(self, found: Sequence[Writing]) -> float | None:
-        """The mean score if each example is given the answer to another one of its task."""
-        groups = alike([self.task.member_name(example) for example in self.examples])
-        scores: list[float] = []
-        for shift in range(1, min(_SHUFFLES + 1, max(map(len, groups)))):
-            source = {
-                place: places[(at + shift) % len(places)]
-                for places in groups
-                for at, place in enumerate(places)
-            }
-            answers = self.judge([found[source[place]] for place in range(len(found))])
-            scores += [one.score for place, one in enumerate(answers) if source[place] != place]
-        finite = [score for score in scores if not math.isnan(score)]
-        return statistics.fmean(finite) if finite else None
-
-    def _form(self, example: Example, parts: Said) -> bool | None:
-        """Whether the first line is as short as an answer; None where answers are long."""
-        if len(example.answer.split()) > _SHORT:
-            return None
-        return is_short(parts.answer.strip().split("\n", 1)[0], example)
-
-    def _answer(
-        self,
-        example: Example,
-        instances: list[Any],
-        writing: Writing,
-        parts: Said,
-        metrics: dict[str, dict[str, Any]],
-    ) -> Answer:
-        value, name = self.score(example, metrics)
-        binary = self.unit == "accuracy"
-        read = instances[0].filtered_resps
-        metric = metric_of(self.task, self.task.member(example))
-        strict, form = None, self._form(example, parts)
-        if _STRICT in metrics:
-            form = read[_STRICT] != _NOTHING
-            strict = bool(metrics[_STRICT].get(metric) == 1) if binary else None
-        answered = bool(parts.answer.strip()) and read[name] != _NOTHING
-        right = value == 1 if binary else None
-        grade = Grade(strict=bool(strict), flexible=bool(right), answered=answered)
-        fine = writing.finite
-        kind = outcome(parts.answer, grade, ended=writing.ended) if fine and binary else ""
-        return Answer(
-            score=value if fine else float("nan"),
-            correct=right if fine else None,
-            strict=strict if fine else None,
-            outcome="truncated" if parts.closed is False and kind else kind,
-            response=parts.answer,
-            status="ok" if fine else "not finite",
-            changed=writing.changed,
-            n_tokens=writing.n_tokens,
-            form=form if fine else None,
-            thought=parts.closed,
-            details={**details_of(writing.text, parts), **_flat(metrics)} if fine else {},
-        )
-
-
-def _flat(metrics: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """lm-eval's metrics of one document under lm-eval's names, as in `acc,none`."""
-    flat = {
-        f"{metric},{name}": _plain(value)
-        for name, each in metrics.items()
-        for metric, value in each.items()
-    }
-    return {key: value for key, value in flat.items() if value is not None}
-
-
-def _plain(value: Any) -> Any:
-    """A metric as JSON can hold it; None if it cannot."""
-    if isinstance(value, list | tuple):
-        return [_plain(one) for one in value]
-    if hasattr(value, "tolist"):  # numpy's numbers and arrays
-        value = value.tolist()
-    return value if isinstance(value, str | int | float | list) else None
-
-
-def _single(value: Any) -> bool:
-    try:
-        float(value)
-    except (TypeError, ValueError):
-        return False
-    return not isinstance(value, str)
-
 
 # Metrics that are 1 or 0 for a document.
 _RIGHT_OR_WRONG = (
     *("acc", "acc_norm", "acc_bytes", "acc_mutual_info", "exact_match", "em", "contains"),
     *("prompt_level_strict_acc", "prompt_level_loose_acc"),
 )
+# What lm-eval's regular expressions give where they find nothing.
+_NOTHING = "[invalid]"
+_STRICT, _FLEXIBLE = "strict-match", "flexible-extract"
+_SHUFFLES = 10
+# Words of the longest answer that has a form: a summary has none.
+_LONGEST_FORMED = 8
 
 
 @dataclass(frozen=True)
@@ -291,7 +83,7 @@ class Harness(Protocol):
     @property
     def unit(self) -> Unit:  # type: ignore[override]
         """`accuracy` where the metric is 1 or 0 for each document."""
-        metric = metric_of(self.task, next(iter(self.task.members.values())))
+        metric = choose_metric(self.task, next(iter(self.task.members.values())))
         if metric in _RIGHT_OR_WRONG:
             return "accuracy"
         return "nats" if metric == "perplexity" else "score"
@@ -307,7 +99,7 @@ class Harness(Protocol):
             for member in members
             for metric, function in member.aggregation().items()
         }
-        return {"aggregation": aggregation, "rules": rules(members)}
+        return {"aggregation": aggregation, "rules": hash_rules(members)}
 
     def check(self, example: Example) -> None:
         """Every example of the task can be asked."""
@@ -340,13 +132,15 @@ class Harness(Protocol):
     ) -> Asked:
         """Let lm-eval build the requests, and encode them."""
         instances = self._instances(engine.model, examples, chat=chat)
-        flat = [one.arguments for each in instances for one in each]
+        flat = [
+            instance.arguments for example_instances in instances for instance in example_instances
+        ]
         if self.task.output_type == "generate_until":
             whose = f"task {self.task.label!r}"
-            asked = [(text, generation_options(options, whose)) for text, options in flat]
-            texts = written(engine.model, asked, cut=engine.model.cfg.n_ctx)
+            prompts = [(text, read_generation_options(options, whose)) for text, options in flat]
+            texts = encode_written(engine.model, prompts, cut=engine.model.cfg.n_ctx)
             return AskedTexts(self.task, self.unit, examples, instances, texts)
-        scores = scored(engine.model, flat, cut=engine.model.cfg.n_ctx)
+        scores = encode_scored(engine.model, flat, cut=engine.model.cfg.n_ctx)
         return AskedChoices(self.task, self.unit, examples, instances, scores)
 
     def _instances(
@@ -357,7 +151,225 @@ class Harness(Protocol):
         if chat:
             template = functools.partial(chat_text, model)
             key = f"{prepared(model).name}\n{prepared(model).tokenizer.chat_template}"
-            found = self.task.instances(ids, template, key)
+            by_id = self.task.instances(ids, template, key)
         else:
-            found = self.task.instances(ids)
-        return [found[id] for id in ids]
+            by_id = self.task.instances(ids)
+        return [by_id[id] for id in ids]
+
+
+@dataclass(frozen=True)
+class AskedInstances(Asked):
+    """lm-eval's instances of some examples, and the requests that they came to."""
+
+    task: LmEval
+    unit: Unit
+    examples: Sequence[Example]
+    instances: list[list[Any]]
+
+    def read(self, found: Sequence[Any]) -> Iterator[tuple[list[Any], dict[str, dict[str, Any]]]]:
+        """For each example: the answers to its requests, and its metrics by filter.
+
+        Args:
+            found: for each request what lm-eval calls a response, and the engine's answer.
+        """
+        responses = iter(found)
+        answers: list[list[Any]] = []
+        by_member: dict[str, list[Any]] = {}
+        for example, instances in zip(self.examples, self.instances, strict=True):
+            example_responses = [next(responses) for _ in instances]
+            for instance, (response, _) in zip(instances, example_responses, strict=True):
+                instance.resps, instance.filtered_resps = [response], {}
+            answers.append([answer for _, answer in example_responses])
+            by_member.setdefault(self.task.member_name(example), []).extend(instances)
+        for name, instances in by_member.items():
+            member = self.task.members[name]
+            set_instances(member, instances)
+            member.apply_filters()
+        for example, instances, example_responses in zip(
+            self.examples, self.instances, answers, strict=True
+        ):
+            yield example_responses, score_document(self.task.member(example), instances)
+
+    def score(self, example: Example, metrics: dict[str, dict[str, Any]]) -> tuple[float, str]:
+        """The metric that is the score, and the filter under which it is read."""
+        name = self.task.filter
+        if not name:
+            name = _FLEXIBLE if _FLEXIBLE in metrics else next(iter(metrics))
+        metric = choose_metric(self.task, self.task.member(example))
+        value = metrics.get(name, {}).get(metric)
+        if isinstance(value, list | tuple) or value is None:
+            usable = [
+                key for key, numbers in metrics[next(iter(metrics))].items() if _is_number(numbers)
+            ]
+            raise InputError(
+                f"task {self.task.label!r}: metric {metric!r} under filter {name!r} gives "
+                f"no number for a document: give metric=, one of {', '.join(usable) or 'none'}, "
+                f"and filter=, one of {', '.join(metrics)}"
+            )
+        return float(value), name
+
+
+@dataclass(frozen=True)
+class AskedChoices(AskedInstances):
+    """Likelihood requests of lm-eval."""
+
+    requests: list[Scored]
+
+    apart: ClassVar[bool] = True
+
+    def judge(self, found: Sequence[Score]) -> list[Answer]:
+        """Judge each example by lm-eval's metrics."""
+        responses = [((score.logprob, score.is_greedy), score) for score in found]
+        return [
+            self._answer(example, scores, metrics)
+            for example, (scores, metrics) in zip(self.examples, self.read(responses), strict=True)
+        ]
+
+    def _answer(
+        self, example: Example, scores: list[Score], metrics: dict[str, dict[str, Any]]
+    ) -> Answer:
+        finite = all(score.finite for score in scores)
+        value, _ = self.score(example, metrics)
+        right = value == 1 if finite and self.unit == "accuracy" else None
+        logprobs = [score.logprob for score in scores]
+        chosen = ""
+        if finite and example.choices:
+            choice_logprobs = logprobs[: len(example.choices)]  # what follows is unconditional
+            chosen = example.choices[choice_logprobs.index(max(choice_logprobs))]
+        return Answer(
+            score=value if finite else float("nan"),
+            correct=right,
+            strict=None,
+            outcome="" if right is None else "correct" if right else "wrong",
+            response=chosen,
+            status="ok" if finite else "not finite",
+            changed=any(score.changed for score in scores),
+            n_tokens=sum(score.n_tokens for score in scores),
+            details={"logprobs": logprobs, **_flatten_metrics(metrics)} if finite else {},
+        )
+
+
+@dataclass(frozen=True)
+class AskedTexts(AskedInstances):
+    """Generation requests of lm-eval."""
+
+    requests: list[Written]
+
+    apart: ClassVar[bool] = False
+
+    def judge(self, found: Sequence[Writing]) -> list[Answer]:
+        """Judge each example by lm-eval's filters and metrics."""
+        prompts = (instances[0].arguments[0] for instances in self.instances)
+        replies = [
+            split_thinking(writing.text, opened=opens_thinking(prompt))
+            for writing, prompt in zip(found, prompts, strict=True)
+        ]
+        # Thinking is none of the answer, and blanks after it neither.
+        texts = [reply.answer.lstrip() if reply.closed else reply.answer for reply in replies]
+        answers = self.read(list(zip(texts, found, strict=True)))
+        return [
+            self._answer(example, instances, writing, reply, metrics)
+            for example, instances, writing, reply, (_, metrics) in zip(
+                self.examples, self.instances, found, replies, answers, strict=True
+            )
+        ]
+
+    def shuffled(self, found: Sequence[Writing]) -> float | None:
+        """The mean score if each example is given the answer to another one of its task."""
+        groups = group_places([self.task.member_name(example) for example in self.examples])
+        scores: list[float] = []
+        for shift in range(1, min(_SHUFFLES + 1, max(map(len, groups)))):
+            source = {
+                place: places[(at + shift) % len(places)]
+                for places in groups
+                for at, place in enumerate(places)
+            }
+            answers = self.judge([found[source[place]] for place in range(len(found))])
+            scores += [
+                answer.score for place, answer in enumerate(answers) if source[place] != place
+            ]
+        finite = [score for score in scores if not math.isnan(score)]
+        return statistics.fmean(finite) if finite else None
+
+    def _form(self, example: Example, reply: Reply) -> bool | None:
+        """Whether the first line is as short as an answer; None where answers are long."""
+        if len(example.answer.split()) > _LONGEST_FORMED:
+            return None
+        return is_short(reply.answer.strip().split("\n", 1)[0], example)
+
+    def _answer(
+        self,
+        example: Example,
+        instances: list[Any],
+        writing: Writing,
+        reply: Reply,
+        metrics: dict[str, dict[str, Any]],
+    ) -> Answer:
+        value, name = self.score(example, metrics)
+        binary = self.unit == "accuracy"
+        responses = instances[0].filtered_resps
+        metric = choose_metric(self.task, self.task.member(example))
+        strict, form = None, self._form(example, reply)
+        if _STRICT in metrics:
+            form = responses[_STRICT] != _NOTHING
+            strict = bool(metrics[_STRICT].get(metric) == 1) if binary else None
+        answered = bool(reply.answer.strip()) and responses[name] != _NOTHING
+        right = value == 1 if binary else None
+        grade = Grade(strict=bool(strict), flexible=bool(right), answered=answered)
+        fine = writing.finite
+        kind = outcome(reply.answer, grade, ended=writing.ended) if fine and binary else ""
+        return Answer(
+            score=value if fine else float("nan"),
+            correct=right if fine else None,
+            strict=strict if fine else None,
+            outcome="truncated" if reply.closed is False and kind else kind,
+            response=reply.answer,
+            status="ok" if fine else "not finite",
+            changed=writing.changed,
+            n_tokens=writing.n_tokens,
+            form=form if fine else None,
+            thought=reply.closed,
+            details={**make_details(writing.text, reply), **_flatten_metrics(metrics)}
+            if fine
+            else {},
+        )
+
+
+def group_places(names: Sequence[str]) -> list[list[int]]:
+    """Places of equal names together; names that occur once, together too, being all there is.
+
+    >>> group_places(["anatomy", "law", "anatomy", "virology"])
+    [[0, 2], [1, 3]]
+    """
+    counts = Counter(names)
+    groups: dict[str, list[int]] = {}
+    for place, name in enumerate(names):
+        groups.setdefault(name if counts[name] > 1 else "", []).append(place)
+    return list(groups.values())
+
+
+def _flatten_metrics(metrics: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """lm-eval's metrics of one document under lm-eval's names, as in `acc,none`."""
+    flat = {
+        f"{metric},{name}": _to_json(value)
+        for name, values in metrics.items()
+        for metric, value in values.items()
+    }
+    return {key: value for key, value in flat.items() if value is not None}
+
+
+def _to_json(value: Any) -> Any:
+    """A metric as JSON can hold it; None if it cannot."""
+    if isinstance(value, list | tuple):
+        return [_to_json(item) for item in value]
+    if hasattr(value, "tolist"):  # numpy's numbers and arrays
+        value = value.tolist()
+    return value if isinstance(value, str | int | float | list) else None
+
+
+def _is_number(value: Any) -> bool:
+    try:
+        float(value)
+    except (TypeError, ValueError):
+        return False
+    return not isinstance(value, str)

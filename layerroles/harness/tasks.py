@@ -24,15 +24,15 @@ from typing import Any, ClassVar
 from layerroles.compat import filter_names
 from layerroles.errors import InputError
 from layerroles.harness.loading import (
-    check,
-    family_of,
-    members,
-    quiet,
+    check_member,
+    guess_family,
+    load_members,
     raising_input_errors,
     refuse_worse,
+    silence_lm_eval,
 )
-from layerroles.harness.references import n_reserved, prompts
-from layerroles.tasks import FAMILIES, Example, Task, one_of, register, whole
+from layerroles.harness.references import count_reserved, make_prompts
+from layerroles.tasks import FAMILIES, Example, Task, check_one_of, check_whole_number, register
 
 _OF_THE_NAME = "of the name"
 _ORDERS = ("seed", "first")
@@ -98,31 +98,31 @@ class LmEval(Task):
                 asked here.
         """
         if self.num_fewshot is not None:
-            whole(self.name, "num_fewshot", self.num_fewshot, 0, 64)
+            check_whole_number(self.name, "num_fewshot", self.num_fewshot, 0, 64)
         for option in ("include_path", "data"):
             folder = getattr(self, option)
             if folder and not Path(folder).is_dir():
                 raise InputError(f"task {self.label!r}: {option}={folder!r} is not a folder")
-        one_of(self.name, "order", self.order, _ORDERS)
+        check_one_of(self.name, "order", self.order, _ORDERS)
         if isinstance(self.chance, str):  # of a label
             object.__setattr__(self, "chance", float(self.chance))
-        named = self.family != _OF_THE_NAME
-        if not named:
-            object.__setattr__(self, "family", family_of(self.task, tell=False))
-        one_of(self.name, "family", self.family, FAMILIES)
+        is_family_given = self.family != _OF_THE_NAME
+        if not is_family_given:
+            object.__setattr__(self, "family", guess_family(self.task, tell=False))
+        check_one_of(self.name, "family", self.family, FAMILIES)
         self._check_members()
-        if not named:
-            family_of(self.task)  # says what it is counted as, once there is such a task
+        if not is_family_given:
+            guess_family(self.task)  # says what it is counted as, once there is such a task
 
     def _check_members(self) -> None:
         for member in self.members.values():
-            check(member, self.label)
-            for option, known in (
+            check_member(member, self.label)
+            for option, allowed in (
                 ("metric", member.aggregation()),
                 ("filter", filter_names(member)),
             ):
                 if getattr(self, option):
-                    one_of(self.label, option, getattr(self, option), known)
+                    check_one_of(self.label, option, getattr(self, option), allowed)
             if self.metric:
                 refuse_worse(member, self.metric)
         types = {member.OUTPUT_TYPE for member in self.members.values()}
@@ -147,22 +147,22 @@ class LmEval(Task):
             for name, field in self.__dataclass_fields__.items()
             if name not in ("task", "family", "include_path", "data")
         }
-        given = [
+        parameters = [
             f"{name}={getattr(self, name)}"
             for name, default in defaults.items()
             if getattr(self, name) != default
         ]
-        if self.family not in (_OF_THE_NAME, family_of(self.task, tell=False)):
-            given.append(f"family={self.family}")
+        if self.family not in (_OF_THE_NAME, guess_family(self.task, tell=False)):
+            parameters.append(f"family={self.family}")
         name = f"{self.name}@{self.version}"
-        if not given:
+        if not parameters:
             return f"{name}:{self.task}"
-        return f"{name}[{','.join([f'task={self.task}', *given])}]"
+        return f"{name}[{','.join([f'task={self.task}', *parameters])}]"
 
     @functools.cached_property
     def members(self) -> dict[str, Any]:
         """lm-eval's own task objects by name; one, or those of the group or tag."""
-        return members(
+        return load_members(
             self.task,
             num_fewshot=self.num_fewshot,
             include_path=self.include_path,
@@ -187,22 +187,23 @@ class LmEval(Task):
             InputError: there are none.
         """
         by_member = [
-            [f"{name}/{place}" for place in self._places(name, seed)] for name in self._turns(seed)
+            [f"{name}/{place}" for place in self._asked_places(name, seed)]
+            for name in self._order_members(seed)
         ]
         rounds = itertools.zip_longest(*by_member)
-        drawn = (id for each in rounds for id in each if id is not None)
-        instances = self.instances(list(itertools.islice(drawn, limit)))
+        ids = (id for round_ids in rounds for id in round_ids if id is not None)
+        instances = self.instances(list(itertools.islice(ids, limit)))
         if not instances:
             raise InputError(f"task {self.label!r} has no example")
-        return [self._example(id, requests) for id, requests in instances.items()]
+        return [self._make_example(id, requests) for id, requests in instances.items()]
 
-    def _order(self, name: str, n_docs: int, seed: int) -> list[int]:
+    def _draw_order(self, name: str, n_docs: int, seed: int) -> list[int]:
         """The places of all of a member's documents, in the order in which they are asked."""
         if self.order == "first":
             return list(range(n_docs))
         return random.Random(f"{self._data_key(name)}:{seed}").sample(range(n_docs), n_docs)
 
-    def _turns(self, seed: int) -> list[str]:
+    def _order_members(self, seed: int) -> list[str]:
         """The members in the order in which they take turns, which is drawn by seed too."""
         if self.order == "first":
             return list(self.members)
@@ -234,17 +235,17 @@ class LmEval(Task):
         missing: dict[str, list[int]] = {}
         for id in dict.fromkeys(ids):
             if id not in built:
-                name, place = self._place(id)
+                name, place = self._parse_id(id)
                 missing.setdefault(name, []).append(place)
         for name, places in missing.items():
-            built.update(self._build(name, places, template))
+            built.update(self._build_instances(name, places, template))
         return {id: built[id] for id in ids}
 
     @functools.cached_property
     def _built(self) -> dict[str, dict[str, list[Any]]]:
         return {}
 
-    def _place(self, id: str) -> tuple[str, int]:
+    def _parse_id(self, id: str) -> tuple[str, int]:
         """The member's name and the place of the document in its data."""
         name, _, place = id.rpartition("/")
         docs = self.documents.get(name, ())
@@ -252,7 +253,9 @@ class LmEval(Task):
             raise InputError(f"task {self.label!r} has no example {id!r}")
         return name, int(place)
 
-    def _build(self, name: str, places: Sequence[int], template: Any) -> dict[str, list[Any]]:
+    def _build_instances(
+        self, name: str, places: Sequence[int], template: Any
+    ) -> dict[str, list[Any]]:
         """Build as lm-eval's `build_all_requests` does, for documents anywhere in the data.
 
         lm-eval draws worked examples for one document after the other. The draws of the documents
@@ -264,15 +267,15 @@ class LmEval(Task):
         same_split = shots and member.fewshot_cfg.split == member.config.test_split
         chat = {"apply_chat_template": template is not None, "chat_template": template}
         member.set_fewshot_seed(self.fewshot_seed)
-        found, before = {}, 0
+        built, n_drawn = {}, 0
         with (
-            quiet(),
+            silence_lm_eval(),
             raising_input_errors(name, f"cannot make its prompts, with {shots} worked examples"),
         ):
             for place in sorted(places):
-                for skipped in range(before, place) if shots else ():
+                for skipped in range(n_drawn, place) if shots else ():
                     member.sampler.sample(shots, eval_doc=docs[skipped] if same_split else None)
-                before = place + 1
+                n_drawn = place + 1
                 doc = docs[place]
                 context = member.fewshot_context(
                     doc,
@@ -284,33 +287,35 @@ class LmEval(Task):
                 metadata = (member.config.task, place, member.config.repeats)
                 requests = member.construct_requests(doc, context, metadata=metadata, **chat)
                 requests = requests if isinstance(requests, list) else [requests]
-                found[f"{name}/{place}"] = sorted(requests, key=lambda request: request.idx)
-        return found
+                built[f"{name}/{place}"] = sorted(requests, key=lambda request: request.idx)
+        return built
 
     def held_out(self, limit: int, seed: int) -> list[str]:
         """Contexts of documents of another split, or of the reserved ones; members take turns."""
         share = -(-limit // len(self.members))
-        found = [
-            prompts(member, self._places(name, seed), share, seed)
+        by_member = [
+            make_prompts(member, self._asked_places(name, seed), share, seed)
             for name, member in self.members.items()
         ]
-        rounds = itertools.zip_longest(*found)
-        return [prompt for each in rounds for prompt in each if prompt is not None][:limit]
+        rounds = itertools.zip_longest(*by_member)
+        return [
+            prompt for round_prompts in rounds for prompt in round_prompts if prompt is not None
+        ][:limit]
 
     def n_reserved(self, seed: int) -> int:
         """How many documents are never asked: none where there is another split, else up to 64.
 
         None in the data set's own order either, which is for lm-eval's own numbers.
         """
-        return sum(map(self._n_reserved, self.members))
+        return sum(map(self._count_reserved, self.members))
 
-    def _n_reserved(self, name: str) -> int:
-        return n_reserved(self.members[name], len(self.members)) if self.order == "seed" else 0
+    def _count_reserved(self, name: str) -> int:
+        return count_reserved(self.members[name], len(self.members)) if self.order == "seed" else 0
 
-    def _places(self, name: str, seed: int) -> list[int]:
+    def _asked_places(self, name: str, seed: int) -> list[int]:
         """The places of a member's documents that may be asked, in the order under the seed."""
-        order = self._order(name, len(self.documents[name]), seed)
-        return order[: len(order) - self._n_reserved(name)]
+        order = self._draw_order(name, len(self.documents[name]), seed)
+        return order[: len(order) - self._count_reserved(name)]
 
     def share_right(self, example: Example) -> float | None:
         """Which share of an example's choices is right; None where the task scores by rules."""
@@ -318,9 +323,9 @@ class LmEval(Task):
         if callable(member.config.process_results):
             return None
         if member.multiple_target:
-            name, place = self._place(example.id)
-            right = member.doc_to_target(self.documents[name][place])
-            return len(set(right)) / len(example.choices)
+            name, place = self._parse_id(example.id)
+            right_choices = member.doc_to_target(self.documents[name][place])
+            return len(set(right_choices)) / len(example.choices)
         return 1 / len(example.choices)
 
     def member_name(self, example: Example) -> str:
@@ -331,7 +336,7 @@ class LmEval(Task):
         """The lm-eval task that an example is of."""
         return self.members[self.member_name(example)]
 
-    def _example(self, id: str, instances: Sequence[Any]) -> Example:
+    def _make_example(self, id: str, instances: Sequence[Any]) -> Example:
         member = self.members[id.rpartition("/")[0]]
         doc, arguments = instances[0].doc, instances[0].arguments
         choices: tuple[str, ...] = ()
@@ -347,11 +352,11 @@ class LmEval(Task):
             prompt=arguments[0],
             answer=str(answer).strip(),
             choices=choices,
-            question=_digest(doc),
+            question=_hash_document(doc),
         )
 
 
-def _digest(doc: Any) -> str:
+def _hash_document(doc: Any) -> str:
     """What tells a document from others: tasks of the same documents ask the same questions."""
     text = json.dumps(doc, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

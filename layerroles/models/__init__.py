@@ -1,4 +1,4 @@
-"""Load a model, check that it can be trusted, and know what it is."""
+"""Load a model, check that it can be trusted, and describe it."""
 
 from layerroles.models.chat import chat_text as chat_text
 from layerroles.models.chat import check_template as check_template
@@ -16,17 +16,17 @@ from layerroles.models.loading import origin as origin
 from layerroles.models.loading import prepare as prepare
 from layerroles.models.loading import prepared as prepared
 from layerroles.models.loading import provenance as provenance
-from layerroles.models.loading import tokenized as tokenized
-from layerroles.models.modules import behaviour as behaviour
-from layerroles.models.modules import content as content
+from layerroles.models.loading import tokenize as tokenize
+from layerroles.models.modules import behaviour_config as behaviour_config
+from layerroles.models.modules import constant_forward as constant_forward
 from layerroles.models.modules import hook_ids as hook_ids
-from layerroles.models.modules import instead as instead
 from layerroles.models.modules import is_spread as is_spread
-from layerroles.models.modules import lend as lend
-from layerroles.models.modules import named as named
-from layerroles.models.modules import passing as passing
+from layerroles.models.modules import lend_tensors as lend_tensors
+from layerroles.models.modules import named_tensors as named_tensors
+from layerroles.models.modules import replace_forward as replace_forward
 from layerroles.models.modules import shares_keys as shares_keys
-from layerroles.models.modules import stamp as stamp
+from layerroles.models.modules import tensor_bytes as tensor_bytes
 from layerroles.models.modules import text_config as text_config
-from layerroles.models.source import device_of as device_of
+from layerroles.models.modules import weights_stamp as weights_stamp
+from layerroles.models.source import resolve_device as resolve_device
 from layerroles.models.source import resolve_dtype as resolve_dtype

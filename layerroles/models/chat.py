@@ -1,4 +1,4 @@
-"""Messages as a text, by the template that a chat model was trained with."""
+"""Render messages as a text, by the template that a chat model was trained with."""
 
 import logging
 from collections.abc import Mapping, Sequence

@@ -60,7 +60,7 @@ class Checks:
         return self.cache_error is not None
 
     def refusal(self, site: Site) -> str | None:
-        """Why the site cannot be ablated in this model; None if it can."""
+        """Return why the site cannot be ablated in this model; None if it can."""
         if site.layer in self.missing[site.part]:
             return f"TransformerLens has no hook for part {site.part!r} in this architecture"
         if site.layer in self.deaf[site.part]:
@@ -84,16 +84,16 @@ def check_model(model: TransformerBridge, name: str) -> Checks:
         raise InputError(
             f"model {name!r} ({model.cfg.architecture}) is not a stack of attention blocks"
         )
-    tokens = _tokens(model)
-    missing = {part: _missing(model, part) for part in PARTS}
+    tokens = _make_prompt(model)
+    missing = {part: _layers_without_hook(model, part) for part in PARTS}
     if missing["block"] or model.get_hook_point(READ_OUT) is None:
         raise InputError(f"model {name!r} ({model.cfg.architecture}) has no hooks on its blocks")
     with torch.inference_mode():
-        whole, seen = _observe(model, tokens, missing)
-        sums = [_identity(model, layer, seen) for layer in range(model.cfg.n_layers)]
+        whole, values = _observe(model, tokens, missing)
+        sums = [_sum_error(model, layer, values) for layer in range(model.cfg.n_layers)]
         errors, holds = zip(*sums, strict=True)
-        deaf = _deaf(model, tokens, missing, holds)
-        cache_error = _cache_error(model, tokens, whole, name)
+        deaf = _find_deaf_layers(model, tokens, missing, holds)
+        cache_error = _check_cache(model, tokens, whole, name)
     return Checks(errors, holds, missing, deaf, cache_error)
 
 
@@ -110,12 +110,12 @@ def check_pads(
     Raises:
         InputError: it reads pads.
     """
-    tokens = _tokens(model)[:, _N_PADS:]  # with pads, as long as the other checks' prompt
+    tokens = _make_prompt(model)[:, _N_PADS:]  # with pads, as long as the other checks' prompt
     padded = torch.nn.functional.pad(tokens, (_N_PADS, 0))
     attended = torch.nn.functional.pad(torch.ones_like(tokens), (_N_PADS, 0))
     expected = run(tokens, torch.ones_like(tokens))[0, -1].float()
-    found = run(padded, attended)[0, -1].float()
-    error = float((found - expected).abs().max() / expected.std())
+    with_pads = run(padded, attended)[0, -1].float()
+    error = float((with_pads - expected).abs().max() / expected.std())
     if not error <= _TOLERANCE.get(model.cfg.dtype, 0.1):
         raise InputError(
             f"model {name!r} ({model.cfg.architecture}) reads the pads of a batch (they move its "
@@ -124,8 +124,8 @@ def check_pads(
         )
 
 
-def massive_writes(model: TransformerBridge, ids: Sequence[int]) -> dict[int, list[int]]:
-    """The positions after the first at which a layer writes far more than at others, by layer.
+def find_massive_writes(model: TransformerBridge, ids: Sequence[int]) -> dict[int, list[int]]:
+    """Find the positions after the first at which a layer writes far more than at others, by layer.
 
     Such writes draw attention as the first token's does (M. Sun et al., "Massive Activations in
     Large Language Models", arXiv 2402.17762): in Llama-2 at the first delimiter. A condition that
@@ -161,29 +161,29 @@ def massive_writes(model: TransformerBridge, ids: Sequence[int]) -> dict[int, li
     return {layer: where.tolist() for layer, where in found.items() if len(where)}
 
 
-def _tokens(model: TransformerBridge) -> Tensor:
-    """A prompt."""
+def _make_prompt(model: TransformerBridge) -> Tensor:
+    """Return a prompt of `_N_TOKENS` tokens."""
     tokens = (torch.arange(_N_TOKENS) * 37 + 11) % (model.cfg.d_vocab - 1)
     return tokens[None].to(model.cfg.device)
 
 
-def unchecked(model: TransformerBridge) -> Checks:
-    """The assumed outcome for a model without weights: correct wherever there are hooks."""
+def assume_checks(model: TransformerBridge) -> Checks:
+    """Return the outcome assumed for a model without weights: correct wherever there are hooks."""
     n = model.cfg.n_layers
     none: dict[Part, tuple[int, ...]] = dict.fromkeys(PARTS, ())
-    missing = {part: _missing(model, part) for part in PARTS}
+    missing = {part: _layers_without_hook(model, part) for part in PARTS}
     return Checks((0.0,) * n, (True,) * n, missing, none, 0.0)
 
 
-def _missing(model: TransformerBridge, part: Part) -> tuple[int, ...]:
+def _layers_without_hook(model: TransformerBridge, part: Part) -> tuple[int, ...]:
     return tuple(
         layer
         for layer in range(model.cfg.n_layers)
-        if model.get_hook_point(_hook(part, layer)) is None
+        if model.get_hook_point(_hook_name(part, layer)) is None
     )
 
 
-def _hook(part: Part, layer: int) -> str:
+def _hook_name(part: Part, layer: int) -> str:
     return Site(layer, part, 0 if part in NUMBERED else None).hook_name
 
 
@@ -193,13 +193,13 @@ def _observe(
     missing: dict[Part, tuple[int, ...]],
     scales: Mapping[str, float] | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Logits, and what goes through each hook, some of which scale it."""
-    seen: dict[str, Tensor] = {}
+    """Return logits, and the value at each hook, some of which scale it."""
+    values: dict[str, Tensor] = {}
     scales = scales or {}
 
     def note(value: Tensor, hook: Any, *, name: str) -> Tensor | None:
         new = value * scales[name] if name in scales else None
-        seen[name] = (value if new is None else new).detach().float().cpu()
+        values[name] = (value if new is None else new).detach().float().cpu()
         return new
 
     layers = range(model.cfg.n_layers)
@@ -207,7 +207,12 @@ def _observe(
     names = [
         READ_OUT,
         *(form.format(layer=layer) for layer in layers for form in (ENTRY, EXIT)),
-        *(_hook(part, layer) for layer in layers for part in parts if layer not in missing[part]),
+        *(
+            _hook_name(part, layer)
+            for layer in layers
+            for part in parts
+            if layer not in missing[part]
+        ),
     ]
     logits = model.run_with_hooks(
         tokens,
@@ -215,16 +220,18 @@ def _observe(
         attention_mask=torch.ones_like(tokens),
         use_cache=False,
     )
-    return logits, seen
+    return logits, values
 
 
-def _identity(model: TransformerBridge, layer: int, seen: dict[str, Tensor]) -> tuple[float, bool]:
-    """The error of attention plus MLP as what the layer adds; whether it is within tolerance.
+def _sum_error(
+    model: TransformerBridge, layer: int, values: dict[str, Tensor]
+) -> tuple[float, bool]:
+    """Return the error of attention plus MLP as what the layer adds; whether it is rounding.
 
     Where a hook scaled its value, the scaled value is used.
     """
-    entry, exit_ = seen[ENTRY.format(layer=layer)], seen[EXIT.format(layer=layer)]
-    attn, mlp = (seen.get(_hook(part, layer)) for part in ("attn", "mlp"))
+    entry, exit_ = values[ENTRY.format(layer=layer)], values[EXIT.format(layer=layer)]
+    attn, mlp = (values.get(_hook_name(part, layer)) for part in ("attn", "mlp"))
     if attn is None or mlp is None:
         return float("nan"), False
     written = (exit_ - entry).norm(dim=-1)
@@ -234,47 +241,47 @@ def _identity(model: TransformerBridge, layer: int, seen: dict[str, Tensor]) -> 
     return float((error / written.clamp(min=1e-30)).max()), holds
 
 
-def _deaf(
+def _find_deaf_layers(
     model: TransformerBridge,
     tokens: Tensor,
     missing: dict[Part, tuple[int, ...]],
     holds: Sequence[bool],
 ) -> dict[Part, tuple[int, ...]]:
-    """By part, the layers at which the model does not use what a hook returns."""
+    """Find the layers, by part, at which the model does not use what a hook returns."""
     layers = range(model.cfg.n_layers)
 
     def scaled(part: Part, factor: float) -> dict[str, Tensor]:
-        some = {_hook(part, layer): factor for layer in layers if layer not in missing[part]}
+        scales = {_hook_name(part, layer): factor for layer in layers if layer not in missing[part]}
         if part == "block":
-            some[EXIT.format(layer=layers[-1])] = 0.0
-        return _observe(model, tokens, missing, some)[1]
+            scales[EXIT.format(layer=layers[-1])] = 0.0
+        return _observe(model, tokens, missing, scales)[1]
 
-    def alike(value: Tensor) -> bool:
+    def is_constant(value: Tensor) -> bool:
         """Whether a value is the same at every token."""
         return bool((value - value[:, :1]).abs().max() <= 1e-3 * value.abs().max())
 
     # A layer's exit is the next one's entry; a stream of zeros is read out alike at every token.
-    seen = scaled("block", 0.5)
+    values = scaled("block", 0.5)
     blocks = [
         layer
         for layer in layers[:-1]
-        if not torch.equal(seen[ENTRY.format(layer=layer + 1)], seen[EXIT.format(layer=layer)])
+        if not torch.equal(values[ENTRY.format(layer=layer + 1)], values[EXIT.format(layer=layer)])
     ]
-    blocks += [] if alike(seen[READ_OUT]) else [layers[-1]]
+    blocks += [] if is_constant(values[READ_OUT]) else [layers[-1]]
     # What a sublayer is made to write is what the layer adds.
     sublayers: dict[Part, tuple[int, ...]] = {}
     for part in ("attn", "mlp"):
-        seen = scaled(part, -1.0)
+        values = scaled(part, -1.0)
         sublayers[part] = tuple(
-            layer for layer in layers if holds[layer] and not _identity(model, layer, seen)[1]
+            layer for layer in layers if holds[layer] and not _sum_error(model, layer, values)[1]
         )
     # Attention that gathered nothing writes the same at every token.
-    seen = scaled("head", 0.0)
+    values = scaled("head", 0.0)
     heads = tuple(
         layer
         for layer in layers
         if layer not in {*missing["head"], *missing["attn"]}
-        and not alike(seen[_hook("attn", layer)])
+        and not is_constant(values[_hook_name("attn", layer)])
     )
     return {
         "block": tuple(blocks),
@@ -286,7 +293,7 @@ def _deaf(
     }
 
 
-def _cache_error(
+def _check_cache(
     model: TransformerBridge, tokens: Tensor, whole: Tensor, name: str
 ) -> float | None:
     if not model.adapter.supports_kv_cache:

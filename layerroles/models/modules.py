@@ -1,7 +1,4 @@
-"""Where a model's weights lie, what they are, and whether they are still the same.
-
-Replace the forward of modules within a context.
-"""
+"""A loaded model's weights, configuration and hooks, and modules whose forward is replaced."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -20,17 +17,17 @@ def is_spread(model: TransformerBridge) -> bool:
     return len(devices) > 1 or torch.device("meta") in devices
 
 
-def weights(model: TransformerBridge) -> Iterator[tuple[str, Tensor]]:
-    """All weights by name, each once; those that lie on disk are fetched."""
-    here: Callable[[nn.Module], Any] = nullcontext
+def named_weights(model: TransformerBridge) -> Iterator[tuple[str, Tensor]]:
+    """Yield all weights by name, each once; those that lie on disk are fetched."""
+    fetched: Callable[[nn.Module], Any] = nullcontext
     if is_spread(model):
         from accelerate.utils import align_module_device
 
-        here = align_module_device
+        fetched = align_module_device
     modules = dict(model.original_model.named_modules())
     for path in sorted(modules):
         module = modules[path]
-        with here(module):
+        with fetched(module):
             for name, value in sorted(saved_tensors(module).items()):
                 if value is not None:
                     yield f"{path}.{name}", value
@@ -40,49 +37,49 @@ def weights(model: TransformerBridge) -> Iterator[tuple[str, Tensor]]:
 _WRAPPER = "._original_component"
 
 
-def named(model: TransformerBridge) -> dict[str, Tensor]:
-    """All tensors (buffers too) by the names that transformers gives them; nothing is fetched."""
+def named_tensors(model: TransformerBridge) -> dict[str, Tensor]:
+    """Return all tensors (buffers too) by transformers' names for them; nothing is fetched."""
     original = model.original_model
-    found = [*original.named_parameters(remove_duplicate=False), *original.named_buffers()]
-    return {name.replace(_WRAPPER, ""): tensor for name, tensor in found}
+    named = [*original.named_parameters(remove_duplicate=False), *original.named_buffers()]
+    return {name.replace(_WRAPPER, ""): tensor for name, tensor in named}
 
 
-def lend(
+def lend_tensors(
     model: nn.Module, tensors: Mapping[str, Tensor], source: Callable[[str], str] = str
 ) -> str | None:
-    """Give a transformers model that was made on no memory these very tensors, without gradients.
+    """Let a transformers model on the meta device share these tensors, without gradients.
 
     Args:
-        model: gets a tensor for each of its parameters and buffers.
+        model: whose parameters and buffers are replaced.
         tensors: by name.
-        source: the name in `tensors` of what the model calls by another name.
+        source: maps the model's names to those of `tensors`.
 
     Returns:
         The first name that is missing among the tensors or has another shape; None if none is.
     """
-    for name, held in (*model.named_parameters(), *model.named_buffers()):
-        given = tensors.get(source(name))
-        if given is None or given.shape != held.shape:
+    for name, own in (*model.named_parameters(), *model.named_buffers()):
+        tensor = tensors.get(source(name))
+        if tensor is None or tensor.shape != own.shape:
             return source(name)
         owner, _, last = name.rpartition(".")
         module = model.get_submodule(owner)
         if last in module._parameters:
-            module._parameters[last] = nn.Parameter(given.detach(), requires_grad=False)
+            module._parameters[last] = nn.Parameter(tensor.detach(), requires_grad=False)
         else:
-            module._buffers[last] = given
+            module._buffers[last] = tensor
     return None
 
 
-def stamp(model: TransformerBridge) -> int:
-    """A number that changes when weights are exchanged or edited in place (in this process)."""
+def weights_stamp(model: TransformerBridge) -> int:
+    """Return a number that changes, in this process, when weights are replaced or edited."""
     parameters = model.original_model.parameters()
     return hash(tuple((p.data_ptr(), n_edits(p)) for p in parameters))
 
 
 def text_config(original: nn.Module) -> Any:
-    """What a transformers model's configuration says of its text blocks; None if it has none.
+    """Return the configuration of a transformers model's text blocks; None if it has none.
 
-    Models that read more than text keep that in a part of it.
+    For models that read more than text it is a part of the whole configuration.
     """
     config: Any = getattr(original, "config", None)
     inner = getattr(config, "get_text_config", None)
@@ -98,27 +95,27 @@ _LIBRARIES = ("transformer_lens.", "transformers.")
 
 
 def hook_ids(model: TransformerBridge) -> frozenset[int]:
-    """Which hooks are on the model's modules and hook points.
+    """Return the ids of the hooks on the model's modules and hook points.
 
-    Left out are those that the libraries put on modules when they first need to, to feed hook
-    points or to give streams and patterns out.
+    Hooks that the libraries put on modules when they first need them, to feed hook points or to
+    return streams and patterns, are left out.
     """
     points = set(model.hook_dict.values())
     return frozenset(
         key
         for module in {*model.original_model.modules(), *points}
-        for found in (module._forward_hooks, module._forward_pre_hooks)
-        for key, hook in found.items()
-        if module in points or not _made_in(hook).startswith(_LIBRARIES)
+        for hooks in (module._forward_hooks, module._forward_pre_hooks)
+        for key, hook in hooks.items()
+        if module in points or not _defining_module(hook).startswith(_LIBRARIES)
     )
 
 
-def _made_in(hook: Any) -> str:
-    """The module in which a hook's function was written."""
+def _defining_module(hook: Any) -> str:
+    """Return the name of the module that defines a hook's function."""
     return getattr(getattr(hook, "func", hook), "__module__", None) or ""
 
 
-# What a configuration says that decides nothing of what a block computes.
+# Values of a configuration that have no effect on what a block computes.
 _NO_BEHAVIOUR = {
     *("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version"),
     *("bos_token_id", "eos_token_id", "pad_token_id", "tie_word_embeddings", "use_cache"),
@@ -130,19 +127,19 @@ _NO_BEHAVIOUR = {
 }
 
 
-def behaviour(model: TransformerBridge) -> dict[str, Any]:
-    """The configuration values that, with the weights, define what a model's blocks compute."""
+def behaviour_config(model: TransformerBridge) -> dict[str, Any]:
+    """Return the configuration values that, with the weights, define what blocks compute."""
     config: Any = getattr(model.original_model, "config", model.cfg)
     return {name: value for name, value in config.to_dict().items() if name not in _NO_BEHAVIOUR}
 
 
-def content(tensor: Tensor) -> memoryview:
-    """A tensor's values as bytes, to be hashed."""
+def tensor_bytes(tensor: Tensor) -> memoryview:
+    """Return a tensor's values as bytes, to be hashed."""
     return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
 @contextmanager
-def instead(modules: Sequence[nn.Module], forward: Callable[..., Any]) -> Iterator[None]:
+def replace_forward(modules: Sequence[nn.Module], forward: Callable[..., Any]) -> Iterator[None]:
     """Within the context, calling one of the modules calls `forward`; their hooks still fire."""
     try:
         for module in modules:
@@ -154,10 +151,10 @@ def instead(modules: Sequence[nn.Module], forward: Callable[..., Any]) -> Iterat
             module.__dict__.pop("forward", None)
 
 
-def passing(stream: Tensor) -> Callable[..., Tensor]:
-    """A replacement for a block's `forward` that returns this stream for any input."""
+def constant_forward(stream: Tensor) -> Callable[..., Tensor]:
+    """Return a replacement for a block's `forward` that returns this stream for any input."""
 
-    def passed(*_args: Any, **_kwargs: Any) -> Tensor:
+    def forward(*_args: Any, **_kwargs: Any) -> Tensor:
         return stream
 
-    return passed
+    return forward

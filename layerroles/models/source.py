@@ -1,4 +1,4 @@
-"""Load a bridge by its name: find its weights, and choose their dtype and device.
+"""Boot a bridge by its name: find its weights, and choose their dtype and device.
 
 Only safetensors are loaded; a `.gguf` file is converted first. Errors of the underlying libraries
 about a model that they cannot load are reported in one line.
@@ -16,8 +16,8 @@ from transformer_lens.model_bridge import TransformerBridge
 from layerroles.compat import fake_tensors, multiplies_bfloat16
 from layerroles.errors import InputError
 from layerroles.models import gguf
-from layerroles.progress import without_bars
-from layerroles.registry import nearest
+from layerroles.progress import hide_library_bars
+from layerroles.registry import nearest_name
 
 # Built-in exceptions that the libraries raise for a damaged or unknown model.
 _UNLOADABLE = (OSError, ValueError, RuntimeError, KeyError, AttributeError)
@@ -45,19 +45,19 @@ def read_out_in_one_piece(bridge: TransformerBridge) -> None:
 
     torch multiplies a slice of a batched tensor as a batch, with a copy of the matrix for each row.
     """
-    bridge.unembed.register_forward_pre_hook(_copied)
+    bridge.unembed.register_forward_pre_hook(_make_contiguous)
 
 
-def _copied(_module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+def _make_contiguous(_module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
     return (args[0].contiguous(), *args[1:])
 
 
-def outlined(device: torch.device) -> bool:
+def has_no_weights(device: torch.device) -> bool:
     """Whether a model on this device has no weights, only their shapes."""
     return device.type == "meta"
 
 
-@without_bars()
+@hide_library_bars()
 def boot(
     name: str,
     source: str,
@@ -66,13 +66,13 @@ def boot(
     revision: str | None,
     device_map: str | dict[str, Any] | None,
 ) -> tuple[TransformerBridge, Any]:
-    """A raw bridge and its tokenizer.
+    """Load a raw bridge and its tokenizer.
 
     Args:
-        name: as it was asked for.
-        source: where it is, see `source_of`.
+        name: as the user gave it.
+        source: see `resolve_source`.
         dtype: of the weights.
-        device: where they go, unless a map says so; none are read for the meta device.
+        device: of the weights, unless `device_map` is given; none are read for the meta device.
         revision: of the hub.
         device_map: as in transformers.
 
@@ -89,9 +89,9 @@ def boot(
             architecture not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
         ):
             raise InputError(f"model {name!r} is {architecture}, not a decoder-only language model")
-        tokenizer = _tokenizer(name, source, revision)
-        if outlined(device):
-            return _outline(source, config, tokenizer, dtype, revision), tokenizer
+        tokenizer = _load_tokenizer(name, source, revision)
+        if has_no_weights(device):
+            return _boot_outline(source, config, tokenizer, dtype, revision), tokenizer
         # Loaded here and not by the bridge, which would also take pickled weights.
         loaded = AutoModelForCausalLM.from_pretrained(
             source,
@@ -113,14 +113,14 @@ def boot(
     except (torch.OutOfMemoryError, InputError):
         raise
     except (*_UNLOADABLE, SafetensorError) as error:
-        raise InputError(_reason(name, source, error)) from error
+        raise InputError(_describe_failure(name, source, error)) from error
     return bridge, tokenizer
 
 
-def _outline(
+def _boot_outline(
     source: str, config: Any, tokenizer: Any, dtype: torch.dtype, revision: str | None
 ) -> TransformerBridge:
-    """A bridge whose weights have shapes and no values.
+    """Make a bridge whose weights have shapes and no values.
 
     They are fake tensors, which are on the meta device but say that they are on the CPU: a bridge
     takes apart some architectures' weights, which plain meta tensors do not let it do.
@@ -147,7 +147,7 @@ def _n_experts(config: Any) -> int:
     return getattr(config, "num_experts", 0) or getattr(config, "num_local_experts", 0) or 0
 
 
-def _tokenizer(name: str, source: str, revision: str | None) -> Any:
+def _load_tokenizer(name: str, source: str, revision: str | None) -> Any:
     from transformers import AutoTokenizer
 
     try:
@@ -162,8 +162,8 @@ def _tokenizer(name: str, source: str, revision: str | None) -> Any:
         ) from error
 
 
-def source_of(name: str) -> str:
-    """The folder of a built-in model, a `.gguf` file or a folder; else the name, for the hub.
+def resolve_source(name: str) -> str:
+    """Return the folder of a built-in model or `.gguf` file, or a local folder; else the hub name.
 
     Raises:
         InputError: a folder without a config, a file that cannot be converted, or a path of
@@ -171,7 +171,7 @@ def source_of(name: str) -> str:
     """
     if name == gguf.BUILT_IN:
         return str(gguf.built_in_folder())
-    path = expanded(name)
+    path = expand_home(name)
     if path.suffix == ".gguf":
         return str(gguf.convert(path))
     if path.is_dir():
@@ -186,8 +186,8 @@ def source_of(name: str) -> str:
     return name
 
 
-def expanded(name: str) -> Path:
-    """A path whose `~` is a home folder, where there is one."""
+def expand_home(name: str) -> Path:
+    """Return a path whose `~` is replaced by the home folder, where there is one."""
     try:
         return Path(name).expanduser()
     except RuntimeError:  # of nobody's
@@ -195,7 +195,7 @@ def expanded(name: str) -> Path:
 
 
 def resolve_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
-    """A torch dtype; `"auto"` is bfloat16 where the device multiplies it in hardware.
+    """Return a torch dtype; `"auto"` is bfloat16 where the device multiplies it in hardware.
 
     Raises:
         InputError: unknown dtype.
@@ -203,15 +203,16 @@ def resolve_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype
     if isinstance(dtype, torch.dtype) and dtype in DTYPES.values():
         return dtype
     if dtype == "auto":
-        fast = torch.cuda.is_bf16_supported() if device.type == "cuda" else multiplies_bfloat16()
-        return torch.bfloat16 if fast else torch.float32
+        is_cuda = device.type == "cuda"
+        is_fast = torch.cuda.is_bf16_supported() if is_cuda else multiplies_bfloat16()
+        return torch.bfloat16 if is_fast else torch.float32
     if dtype not in DTYPES:
         raise InputError(f"unknown dtype {dtype!r}: known are auto, {', '.join(DTYPES)}")
     return DTYPES[dtype]
 
 
-def device_of(device: str | torch.device | None) -> torch.device:
-    """A torch device; by default CUDA if there is one, else the CPU.
+def resolve_device(device: str | torch.device | None) -> torch.device:
+    """Return a torch device; by default CUDA if there is one, else the CPU.
 
     Raises:
         InputError: unknown device, or one that is not there.
@@ -233,11 +234,11 @@ def device_of(device: str | torch.device | None) -> torch.device:
     return found
 
 
-def _reason(name: str, source: str, error: Exception) -> str:
+def _describe_failure(name: str, source: str, error: Exception) -> str:
     line = next((text for text in str(error).split("\n") if text.strip()), type(error).__name__)
     if Path(source).exists():
         return f"model {name!r} cannot be loaded: {line}"
-    hint = nearest(name, [gguf.BUILT_IN])
+    hint = nearest_name(name, [gguf.BUILT_IN])
     did = f"did you mean {hint!r}? " if hint else ""
     return (
         f"model {name!r}: {did}there is no such folder or file, and the Hugging Face hub did not "

@@ -3,9 +3,8 @@
     report(result, probes, "runs/demo/report.html")
     report(result, probes, "both.html", against=other)
 
-The page is made of the parts in this folder: `document.py` puts it together, `sections.py` draws
-the figures, `explored.py` lays out what the explorer shows, and the files beside them are the
-page's own (templates, style sheets, scripts).
+`document.py` puts the page together, `sections.py` draws the figures, and `explorer.py` lays out
+the data of the explorer. The other files are templates, style sheets and scripts of the page.
 """
 
 from layerroles.page.document import render as render

@@ -8,16 +8,16 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from layerroles.results import records
-from layerroles.roles import Roles, listed
+from layerroles.roles import Roles, format_layers
 
 UNMEASURED = "not measurable"
 
 
-def glance(roles: Roles) -> dict[str, Any]:
+def make_glance(roles: Roles) -> dict[str, Any]:
     """The rows of the picture, its layers, and the sentences."""
     layers = sorted(int(layer) for layer in roles.layers["layer"].unique())
     return {
-        "sentences": [_critical(roles, len(layers)), _shared(roles), _certainty(roles)],
+        "sentences": [_say_critical(roles, len(layers)), _say_shared(roles), _say_certainty(roles)],
         "layers": layers,
         "rows": list(_rows(roles)),
     }
@@ -30,11 +30,11 @@ def _rows(roles: Roles) -> Iterator[dict[str, Any]]:
         yield {"family": family, "protocol": protocol, "cells": measured.to_dict("records")}
 
 
-def _critical(roles: Roles, n_layers: int) -> str:
+def _say_critical(roles: Roles, n_layers: int) -> str:
     """How many layers each family needs, under each protocol."""
     counts = []
     for protocol, rows in roles.frame.groupby("protocol", sort=False):
-        measured = _measured(roles, str(protocol))
+        measured = _measured_families(roles, str(protocol))
         named = [
             f"{row.family} {len(row.critical)}" for row in records(rows) if row.family in measured
         ]
@@ -44,15 +44,19 @@ def _critical(roles: Roles, n_layers: int) -> str:
     return f"Critical layers, of {n_layers}: {'; '.join(counts)}."
 
 
-def _shared(roles: Roles) -> str:
+def _say_shared(roles: Roles) -> str:
     """Which layers are critical for every family, and which are attention sinks."""
     general = [
-        f"{_numbered(layers)} under {protocol}"
+        f"{_format_numbered(layers)} under {protocol}"
         for protocol, rows in roles.frame.groupby("protocol", sort=False)
-        if (layers := sorted({int(layer) for own in rows["general"] for layer in own}))
+        if (
+            layers := sorted(
+                {int(layer) for layers_of_row in rows["general"] for layer in layers_of_row}
+            )
+        )
     ]
     sinks = [
-        f"{_numbered(row.sink)} for {row.family} under {row.protocol}"
+        f"{_format_numbered(row.sink)} for {row.family} under {row.protocol}"
         for row in records(roles.frame)
         if len(row.sink)
     ]
@@ -66,12 +70,12 @@ def _shared(roles: Roles) -> str:
     return first + (f" Attention sinks: {'; '.join(sinks)}." if sinks else "")
 
 
-def _certainty(roles: Roles) -> str:
+def _say_certainty(roles: Roles) -> str:
     """How much is undecided, and what became of the claims of the literature."""
     measured = roles.layers[roles.layers["verdict"] != UNMEASURED]
     undecided = int((measured["verdict"] == "undecided").sum())
-    asked = sorted({int(n) for n in measured["n"]})
-    questions = f"{asked[0]} to {asked[-1]}" if len(asked) > 1 else ", ".join(map(str, asked))
+    counts = sorted({int(n) for n in measured["n"]})
+    questions = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else ", ".join(map(str, counts))
     first = "No verdict on a layer is possible: no family was answered above chance."
     if len(measured):
         first = (
@@ -89,10 +93,10 @@ def _certainty(roles: Roles) -> str:
     return f"{first} No claim of the literature is supported or contradicted."
 
 
-def _measured(roles: Roles, protocol: str) -> set[str]:
-    known = roles.layers[roles.layers["verdict"] != UNMEASURED]
-    return set(known.loc[known["protocol"] == protocol, "family"])
+def _measured_families(roles: Roles, protocol: str) -> set[str]:
+    measured = roles.layers[roles.layers["verdict"] != UNMEASURED]
+    return set(measured.loc[measured["protocol"] == protocol, "family"])
 
 
-def _numbered(layers: Sequence[int]) -> str:
-    return f"layer{'s' if len(layers) > 1 else ''} {listed(list(layers))}"
+def _format_numbered(layers: Sequence[int]) -> str:
+    return f"layer{'s' if len(layers) > 1 else ''} {format_layers(list(layers))}"

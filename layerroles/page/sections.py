@@ -2,7 +2,7 @@ r"""The sections of the report: figures in reading order, each with how to read 
 
 Figures go into the page as JSON:
 
-    >>> embed({"prompt": "</script>"})
+    >>> embed_json({"prompt": "</script>"})
     Markup('{"prompt": "\\u003c/script\\u003e"}')
 """
 
@@ -15,7 +15,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from markupsafe import Markup
 
-from layerroles.figures import PROBED, catalogue
+from layerroles.figures import PROBES_DRAWN, iter_drawings
 from layerroles.results import SweepResult
 from layerroles.roles import Roles
 
@@ -124,53 +124,53 @@ _ORDER = (
     ("similarity", "Similarity", "similarity"),
     ("direct", "Direct against total effect", "attribution"),
 )
-DRAWN = {*PROBED, "attribution"}
+DRAWN = {*PROBES_DRAWN, "attribution"}
 # The section in which what a sentence of the verdict is about can be seen.
 _SEEN = {
     **{"depth": "contrasts", "spread": "contrasts", "protocols": "contrasts", "layers": "roles"},
     **{"precision": "harm", "unmeasured": "setup", "noise": "setup", "failures": "effects"},
-    **{"attribution": "direct", **{probe: probe.replace("_", "-") for probe in PROBED}},
+    **{"attribution": "direct", **{probe: probe.replace("_", "-") for probe in PROBES_DRAWN}},
 }
 
 
-def seen_in(about: str) -> str:
+def section_of(about: str) -> str:
     """The id of the section that shows what a sentence is about."""
     return _SEEN.get(about, about)
 
 
-def sections(
+def make_sections(
     result: SweepResult,
-    found: dict[str, pd.DataFrame],
+    probe_frames: dict[str, pd.DataFrame],
     kinds: list[str],
-    localized: Sequence[Roles],
+    all_roles: Sequence[Roles],
     heads: pd.DataFrame,
 ) -> Iterator[dict[str, Any]]:
     """The figures in reading order, grouped under headings.
 
     Args:
         result: a sweep.
-        found: probe frames by the name of the probe.
+        probe_frames: by the name of the probe.
         kinds: of ablation that are drawn.
-        localized: the roles under each kind, at each of the positions that are judged.
+        all_roles: the roles under each kind, at each of the positions that are judged.
         heads: what is said of heads that were ablated alone, as in `Roles.heads`.
     """
-    shown: dict[str, list[go.Figure]] = {}
-    for drawing in catalogue(result, found, kinds, lambda: localized, heads):
-        shown.setdefault(drawing.section, []).append(drawing.draw())
+    figures_of: dict[str, list[go.Figure]] = {}
+    for drawing in iter_drawings(result, probe_frames, kinds, lambda: all_roles, heads):
+        figures_of.setdefault(drawing.section, []).append(drawing.draw())
     for name, heading, how in _ORDER:
-        yield _section(name, heading, how, shown.get(name, []))
+        yield _make_section(name, heading, how, figures_of.get(name, []))
 
 
-def _section(name: str, heading: str, how: str, drawn: list[go.Figure]) -> dict[str, Any]:
+def _make_section(name: str, heading: str, how: str, drawn: list[go.Figure]) -> dict[str, Any]:
     return {
         "id": name,
         "heading": heading,
         "how": _HOW[how],
-        "figures": [drawing(f"{name}-{index}", figure) for index, figure in enumerate(drawn)],
+        "figures": [figure_data(f"{name}-{index}", figure) for index, figure in enumerate(drawn)],
     }
 
 
-def drawing(name: str, figure: go.Figure) -> dict[str, Any]:
+def figure_data(name: str, figure: go.Figure) -> dict[str, Any]:
     """A figure for the page: title and subtitle as text of the page, the rest as JSON."""
     title = html.unescape(figure.layout.title.text)
     subtitle = html.unescape(figure.layout.title.subtitle.text)
@@ -183,11 +183,11 @@ def drawing(name: str, figure: go.Figure) -> dict[str, Any]:
         "title": title,
         "subtitle": subtitle,
         "height": int(figure.layout.height),
-        "json": embed(figure.to_json()),
+        "json": embed_json(figure.to_json()),
     }
 
 
-def embed(value: object) -> Markup:
+def embed_json(value: object) -> Markup:
     """JSON that can stand in a script element: nothing in it ends the element or a line."""
     text = value if isinstance(value, str) else json.dumps(value, default=str)
     for sign in "<>&\u2028\u2029":

@@ -17,16 +17,16 @@ _PROMPT = 700
 _MOST, _FEWEST = 256, 4  # limits on examples per task and protocol
 
 
-def tail(text: object, length: int = PROMPT_TAIL) -> str:
+def end_of(text: object, length: int = PROMPT_TAIL) -> str:
     """Return the end of a prompt, which holds the question."""
     prompt = str(text)
     return prompt if len(prompt) <= length else "\N{HORIZONTAL ELLIPSIS}" + prompt[-length:]
 
 
-def head(text: object, length: int = ANSWER_HEAD) -> str:
+def start_of(text: object, length: int = ANSWER_HEAD) -> str:
     """Return the start of a response.
 
-    >>> head("a long answer", 6)
+    >>> start_of("a long answer", 6)
     'a long… (7 characters more)'
     """
     response = str(text)
@@ -35,13 +35,13 @@ def head(text: object, length: int = ANSWER_HEAD) -> str:
     return f"{response[:length]}\N{HORIZONTAL ELLIPSIS} ({len(response) - length} characters more)"
 
 
-def known(text: object) -> str:
+def text_or_empty(text: object) -> str:
     """Return the text, or an empty string if it is missing."""
     return "" if text is None or text is pd.NA or text != text else str(text)
 
 
 @dataclass(frozen=True)
-class Room:
+class TextLimits:
     """Limits on the texts of a page.
 
     Attributes:
@@ -56,7 +56,7 @@ class Room:
 
     def response(self, text: object) -> str:
         """Return a response, cut if it is too long."""
-        return visible(head(known(text), self.length))
+        return visible(start_of(text_or_empty(text), self.length))
 
     def start(self, text: str) -> tuple[str, int]:
         """Return the start of a response, and how many characters are left out."""
@@ -64,37 +64,38 @@ class Room:
 
     def question(self, text: object) -> str:
         """Return the end of a prompt."""
-        return visible(tail(known(text), self.prompt))
+        return visible(end_of(text_or_empty(text), self.prompt))
 
 
-def room(frames: Sequence[pd.DataFrame], budget: int = _BUDGET) -> Room:
+def choose_limits(frames: Sequence[pd.DataFrame], budget: int = _BUDGET) -> TextLimits:
     """Choose limits under which the texts of these rows fit the budget.
 
     Responses are shortened first; if the shortest do not fit, examples are left out.
     """
-    texts = [
-        pd.DataFrame({"text": each["response"].map(known), "place": _place(each)})
-        for each in frames
+    tables = [
+        pd.DataFrame({"text": frame["response"].map(text_or_empty), "place": _example_index(frame)})
+        for frame in frames
     ]
-    rows = pd.concat(texts, ignore_index=True)
+    rows = pd.concat(tables, ignore_index=True)
     for length in _LENGTHS:
-        if _size(rows["text"], length) <= budget:
-            return Room(length, min(length, _PROMPT), None)
+        if _total_length(rows["text"], length) <= budget:
+            return TextLimits(length, min(length, _PROMPT), None)
     shortest, examples = _LENGTHS[-1], _MOST
     while (
-        examples > _FEWEST and _size(rows.loc[rows["place"] < examples, "text"], shortest) > budget
+        examples > _FEWEST
+        and _total_length(rows.loc[rows["place"] < examples, "text"], shortest) > budget
     ):
         examples //= 2
-    return Room(shortest, shortest, examples)
+    return TextLimits(shortest, shortest, examples)
 
 
-def _place(frame: pd.DataFrame) -> "pd.Series[int]":
+def _example_index(frame: pd.DataFrame) -> "pd.Series[int]":
     """Return the index of each row's example within its task and protocol."""
     named = frame.groupby(["task", "protocol"], sort=False)["example"]
     return named.transform(lambda names: pd.factorize(names)[0])
 
 
-def _size(texts: "pd.Series[str]", length: int) -> int:
+def _total_length(texts: "pd.Series[str]", length: int) -> int:
     return sum(min(len(text), length) for text in texts.unique())
 
 

@@ -8,9 +8,9 @@ from typing import Literal
 
 from layerroles.errors import InputError
 
-Kind = Literal["previous", "first", "second", "fact"]
+StepKind = Literal["previous", "first", "second", "fact"]
 # What each family needs, by the steps that its answer takes.
-NEEDS: dict[str, tuple[Kind, ...]] = {
+NEEDS: dict[str, tuple[StepKind, ...]] = {
     "retrieval": ("previous", "first"),
     "reasoning": ("previous", "first", "second"),
     "knowledge": ("fact",),
@@ -21,7 +21,7 @@ MOST_LAYERS, MOST_HEADS, MOST_NOISE, LEAST_STRENGTH = 64, 16, 0.2, 0.2
 
 
 @dataclass(frozen=True)
-class Step:
+class PlantedStep:
     """One step of an answer, done by one layer, or by either of two.
 
     Attributes:
@@ -31,13 +31,13 @@ class Step:
         part: which part of the table of facts; 0 for the others.
     """
 
-    kind: Kind
+    kind: StepKind
     layers: tuple[int, ...]
     part: int = 0
 
 
 @dataclass(frozen=True)
-class Layout:
+class RoleLayout:
     """What was asked for, checked.
 
     Attributes:
@@ -63,16 +63,16 @@ class Layout:
     inert: tuple[int, ...]
     backup: tuple[Sequence[int], ...]
     heads_of: Mapping[int, Sequence[int]]
-    steps: tuple[Step, ...] = field(init=False)
+    steps: tuple[PlantedStep, ...] = field(init=False)
 
     def __post_init__(self) -> None:
-        _whole("n_layers", self.n_layers, 1, MOST_LAYERS)
-        _whole("heads", self.heads, 1, MOST_HEADS)
+        _check_whole("n_layers", self.n_layers, 1, MOST_LAYERS)
+        _check_whole("heads", self.heads, 1, MOST_HEADS)
         for name in ("retrieval", "reasoning", "knowledge", "inert"):
-            _layers(name, getattr(self, name), self.n_layers)
+            _check_layers(name, getattr(self, name), self.n_layers)
         self._check_numbers()
         self._check_backup()
-        object.__setattr__(self, "steps", self._steps())
+        object.__setattr__(self, "steps", self._make_steps())
         self._check_order()
         self._check_heads()
         for layer in self.inert:
@@ -96,13 +96,13 @@ class Layout:
     @property
     def roles(self) -> dict[str, tuple[int, ...]]:
         """The layers planted for each family, those that do the work a second time among them."""
-        own: dict[str, tuple[Kind, ...]] = {**NEEDS, "reasoning": ("second",)}
-        return {family: self._of(own[family]) for family in self.families}
+        kinds_of: dict[str, tuple[StepKind, ...]] = {**NEEDS, "reasoning": ("second",)}
+        return {family: self._layers_of(kinds_of[family]) for family in self.families}
 
     @property
     def truth(self) -> dict[str, tuple[int, ...]]:
         """The layers without any one of which a family loses skill."""
-        return {family: self._of(NEEDS[family], n=1) for family in self.families}
+        return {family: self._layers_of(NEEDS[family], n=1) for family in self.families}
 
     @property
     def joint(self) -> dict[str, tuple[tuple[int, int], ...]]:
@@ -116,22 +116,22 @@ class Layout:
             for family in self.families
         }
 
-    def _of(self, kinds: Sequence[Kind], n: int | None = None) -> tuple[int, ...]:
-        found = {
+    def _layers_of(self, kinds: Sequence[StepKind], n: int | None = None) -> tuple[int, ...]:
+        layers = {
             layer
             for step in self.steps
             if step.kind in kinds and n in (None, len(step.layers))
             for layer in step.layers
         }
-        return tuple(sorted(found))
+        return tuple(sorted(layers))
 
-    def _steps(self) -> tuple[Step, ...]:
+    def _make_steps(self) -> tuple[PlantedStep, ...]:
         double = {layer: other for layer, other in self.backup}
 
-        def step(kind: Kind, layer: int, part: int = 0) -> Step:
-            return Step(kind, (layer, double[layer]) if layer in double else (layer,), part)
+        def step(kind: StepKind, layer: int, part: int = 0) -> PlantedStep:
+            return PlantedStep(kind, (layer, double[layer]) if layer in double else (layer,), part)
 
-        kinds: tuple[Kind, ...] = ("previous", "first")
+        kinds: tuple[StepKind, ...] = ("previous", "first")
         return (
             *(step(kind, layer) for kind, layer in zip(kinds, self.retrieval, strict=False)),
             *(step("second", layer) for layer in self.reasoning),
@@ -156,15 +156,15 @@ class Layout:
             )
 
     def _check_backup(self) -> None:
-        known = {*self.retrieval, *self.reasoning, *self.knowledge}
+        layers_with_role = {*self.retrieval, *self.reasoning, *self.knowledge}
         for pair in self.backup:
             if not isinstance(pair, tuple | list) or len(pair) != 2:
                 raise InputError(
                     f"backup={self.backup!r} is not a list of pairs (layer, its double), such as "
                     f"((5, 7),)"
                 )
-            _layers("backup", pair, self.n_layers)
-            if pair[0] not in known:
+            _check_layers("backup", pair, self.n_layers)
+            if pair[0] not in layers_with_role:
                 raise InputError(f"backup={self.backup}: layer {pair[0]} has no role to be doubled")
         doubled = [pair[0] for pair in self.backup]
         if len(set(doubled)) < len(doubled):
@@ -172,32 +172,36 @@ class Layout:
 
     def _check_order(self) -> None:
         ordered = [step for step in self.steps if step.kind != "fact"]
-        for before, after in pairwise(ordered):
-            if max(before.layers) >= min(after.layers):
+        for earlier, later in pairwise(ordered):
+            if max(earlier.layers) >= min(later.layers):
                 raise InputError(
                     f"retrieval={self.retrieval}, reasoning={self.reasoning}, "
-                    f"backup={self.backup}: layer {min(after.layers)} reads what layer "
-                    f"{max(before.layers)} writes, so it must come later"
+                    f"backup={self.backup}: layer {min(later.layers)} reads what layer "
+                    f"{max(earlier.layers)} writes, so it must come later"
                 )
 
     def _check_heads(self) -> None:
-        looking = {layer for step in self.steps if step.kind != "fact" for layer in step.layers}
+        layers_with_heads = {
+            layer for step in self.steps if step.kind != "fact" for layer in step.layers
+        }
         for layer, chosen in self.heads_of.items():
-            if layer not in looking:
+            if layer not in layers_with_heads:
                 raise InputError(
                     f"heads_of={self.heads_of!r}: layer {layer!r} has no step that heads do; those "
-                    f"that have are {', '.join(map(str, sorted(looking))) or 'none'}"
+                    f"that have are {', '.join(map(str, sorted(layers_with_heads))) or 'none'}"
                 )
-            given = tuple(chosen) if isinstance(chosen, Iterable) else (chosen,)
-            known = [head for head in given if type(head) is int and 0 <= head < self.heads]
-            if not given or len(set(known)) < len(given):
+            chosen_heads = tuple(chosen) if isinstance(chosen, Iterable) else (chosen,)
+            valid_heads = [
+                head for head in chosen_heads if type(head) is int and 0 <= head < self.heads
+            ]
+            if not chosen_heads or len(set(valid_heads)) < len(chosen_heads):
                 raise InputError(
                     f"heads_of={self.heads_of!r}: layer {layer} takes different heads from 0 to "
                     f"{self.heads - 1}, such as ({self.heads - 1},), and not {chosen!r}"
                 )
 
 
-def share(what: str, value: object, low: float, high: float) -> None:
+def check_share(what: str, value: object, low: float, high: float) -> None:
     """Require a number from `low` to `high`.
 
     Raises:
@@ -207,18 +211,18 @@ def share(what: str, value: object, low: float, high: float) -> None:
         raise InputError(f"{what}={value!r} is not a number from {low:g} to {high:g}")
 
 
-def _whole(what: str, value: object, low: int, high: int) -> None:
+def _check_whole(what: str, value: object, low: int, high: int) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
         raise InputError(f"{what}={value!r} is not a whole number from {low} to {high}")
 
 
-def _layers(name: str, layers: Iterable[object], n_layers: int) -> None:
-    given = tuple(layers)
-    for layer in given:
+def _check_layers(name: str, layers: Iterable[object], n_layers: int) -> None:
+    chosen = tuple(layers)
+    for layer in chosen:
         if not isinstance(layer, int) or isinstance(layer, bool) or not 0 <= layer < n_layers:
             raise InputError(
-                f"{name}={given}: {layer!r} is not a layer of the model, "
+                f"{name}={chosen}: {layer!r} is not a layer of the model, "
                 f"which has layers 0 to {n_layers - 1}"
             )
-    if len(set(given)) < len(given):
-        raise InputError(f"{name}={given} names a layer twice")
+    if len(set(chosen)) < len(chosen):
+        raise InputError(f"{name}={chosen} names a layer twice")

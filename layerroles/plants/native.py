@@ -23,10 +23,10 @@ from transformers.cache_utils import DynamicCache
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 
-def boot(config: TransformerBridgeConfig) -> TransformerBridge:
+def boot_model(config: TransformerBridgeConfig) -> TransformerBridge:
     """A bridge around a native model with a cache, in float32 on the CPU; its weights are zero."""
     with torch.random.fork_rng(devices=[]):  # making modules draws their first weights
-        model = Cached(config)
+        model = CachedModel(config)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.zero_()
@@ -40,7 +40,7 @@ def boot(config: TransformerBridgeConfig) -> TransformerBridge:
     )
 
 
-class Cached(NativeModel):
+class CachedModel(NativeModel):
     """The model: embeddings, blocks, read-out."""
 
     def __init__(self, config: TransformerBridgeConfig) -> None:

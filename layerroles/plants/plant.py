@@ -1,6 +1,9 @@
 """Make a planted model, and check that it is what it is said to be.
 
-Which head or MLP does which part of a step, and which answers take it.
+Each head or MLP that does a step does it for its own part of the words. An answer is lost where one
+of its words is left without any site that does the step for it. That gives the truth about each
+layer and the harm to expect without each head. A planted model is asked some questions without each
+of them before it is returned.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,86 +17,29 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
 from layerroles.ablations import INTACT, Condition, Skip, Zero, applied
-from layerroles.display import block, line, table
+from layerroles.display import html_block, html_paragraph, html_table
 from layerroles.errors import InputError
 from layerroles.models import encode, forward, prepare
 from layerroles.plants.layout import (
     LEAST_STRENGTH,
     MOST_NOISE,
     NEEDS,
-    Kind,
-    Layout,
-    Step,
-    share,
+    PlantedStep,
+    RoleLayout,
+    StepKind,
+    check_share,
 )
-from layerroles.plants.questions import Chain, Echo, Fact, LookUp, Planted
-from layerroles.plants.wiring import Wiring, wired
-from layerroles.plants.words import ID, SUBJECTS, WORDS, tokenizer
+from layerroles.plants.questions import Chain, Echo, Fact, LookUp, PlantedQuestion
+from layerroles.plants.wiring import Wiring, build_wiring
+from layerroles.plants.words import ID, SUBJECTS, WORDS, make_tokenizer
 from layerroles.sites import Site
 from layerroles.tasks import Task
 
-
-@dataclass(frozen=True)
-class Share:
-    """What one site does of a step.
-
-    Attributes:
-        step: the step.
-        site: a head or an MLP.
-        part, n_parts: which part of the words, or of the people, it is for.
-    """
-
-    step: Step
-    site: Site
-    part: int
-    n_parts: int
-
-    def does(self, place: int) -> bool:
-        """Whether it is for this word, or person, of the vocabulary."""
-        return place % self.n_parts == self.part
-
-
-def shares_of(layout: Layout, wiring: Wiring) -> list[Share]:
-    """Every site that has a part in a step."""
-    return [
-        Share(step, site, step.part, len(layout.knowledge))
-        if step.kind == "fact"
-        else Share(step, site, part, len(sites))
-        for step, layers in zip(layout.steps, wiring.sites, strict=True)
-        for sites in layers
-        for part, site in enumerate(sites)
-    ]
-
-
-def _through(kind: Kind, family: str, words: list[str]) -> list[int]:
-    """Places in the vocabulary of the words, or of the person, that go through a step."""
-    if kind == "fact":
-        return [SUBJECTS.index(words[-1])]
-    *pairs, asked, _ = words
-    values = dict(zip(pairs[::2], pairs[1::2], strict=True))
-    found = values[asked]
-    through: dict[Kind, list[str]] = {"previous": [asked], "first": [found]}
-    if family == "reasoning":
-        through = {"previous": [asked, found], "first": [found], "second": [values[found]]}
-    return [WORDS.index(word) for word in through[kind]]
-
-
-def is_lost(gone: Sequence[Site], shares: list[Share], family: str, prompt: str) -> bool:
-    """Whether an answer takes something that is gone from every layer that does it."""
-
-    def is_gone(share: Share) -> bool:
-        return share.site in gone or Site(share.site.layer) in gone
-
-    steps = {share.step for share in shares if share.step.kind in NEEDS[family]}
-    for step in steps:
-        for place in _through(step.kind, family, prompt.split()):
-            doing = [each for each in shares if each.step == step and each.does(place)]
-            if doing and all(map(is_gone, doing)):
-                return True
-    return False
-
-
-_TASKS: dict[str, type[Planted]] = {"retrieval": LookUp, "knowledge": Fact, "reasoning": Chain}
+_TASKS: dict[str, type[PlantedQuestion]] = {
+    "retrieval": LookUp,
+    "knowledge": Fact,
+    "reasoning": Chain,
+}
 _N_TRIED, _N_COUNTED = 24, 200
 # The layer that is inert if nothing is said of inert layers.
 _INERT = 6
@@ -134,8 +80,9 @@ class Plant:
         return f"{self._headline()}{rows}"
 
     def _repr_html_(self) -> str:
-        return block(
-            line(self._headline()), table(["family", "layers it depends on"], self._needs())
+        return html_block(
+            html_paragraph(self._headline()),
+            html_table(["family", "layers it depends on"], self._needs()),
         )
 
     def _headline(self) -> str:
@@ -199,90 +146,137 @@ def planted(
         >>> made.truth["reasoning"]
         (0, 1, 3)
     """
-    layout = Layout(
+    layout = RoleLayout(
         n_layers=n_layers,
         heads=heads,
-        retrieval=_listed("retrieval", retrieval),
-        reasoning=_listed("reasoning", reasoning),
-        knowledge=_listed("knowledge", knowledge),
-        inert=() if inert is None else _listed("inert", inert),
-        backup=_listed("backup", backup),
-        heads_of=_mapped("heads_of", heads_of),
+        retrieval=_to_tuple("retrieval", retrieval),
+        reasoning=_to_tuple("reasoning", reasoning),
+        knowledge=_to_tuple("knowledge", knowledge),
+        inert=() if inert is None else _to_tuple("inert", inert),
+        backup=_to_tuple("backup", backup),
+        heads_of=_to_dict("heads_of", heads_of),
     )
     if inert is None and _INERT in layout.free:
         layout = replace(layout, inert=(_INERT,))
-    share("strength", strength, LEAST_STRENGTH, 1.0)
-    share("noise", noise, 0.0, MOST_NOISE)
-    wiring = wired(layout, noise, seed)
-    wiring.model.tokenizer = tokenizer()
+    check_share("strength", strength, LEAST_STRENGTH, 1.0)
+    check_share("noise", noise, 0.0, MOST_NOISE)
+    wiring = build_wiring(layout, noise, seed)
+    wiring.model.tokenizer = make_tokenizer()
     prepare(wiring.model, name="planted")
-    shares = shares_of(layout, wiring)
-    _check(wiring.model, layout, shares, noise)
-    harms = _harms(layout, shares, strength)
+    shares = list_shares(layout, wiring)
+    _check_answers(wiring.model, layout, shares, noise)
+    harms = _expect_harms(layout, shares, strength)
     return Plant(
         model=wiring.model,
-        tasks=[_task(family, strength) for family in layout.families],
+        tasks=[_make_task(family, strength) for family in layout.families],
         roles=layout.roles,
         truth=layout.truth,
         joint=layout.joint,
-        sites={family: tuple(own) for family, own in harms.items()},
+        sites={family: tuple(family_harms) for family, family_harms in harms.items()},
         harms=harms,
     )
 
 
-def _harms(layout: Layout, shares: list[Share], strength: float) -> dict[str, dict[Site, float]]:
+@dataclass(frozen=True)
+class Share:
+    """What one site does of a step.
+
+    Attributes:
+        step: the step.
+        site: a head or an MLP.
+        part, n_parts: which part of the words, or of the people, it is for.
+    """
+
+    step: PlantedStep
+    site: Site
+    part: int
+    n_parts: int
+
+    def covers(self, place: int) -> bool:
+        """Whether it is for this word, or person, of the vocabulary."""
+        return place % self.n_parts == self.part
+
+
+def list_shares(layout: RoleLayout, wiring: Wiring) -> list[Share]:
+    """Every site that has a part in a step."""
+    return [
+        Share(step, site, step.part, len(layout.knowledge))
+        if step.kind == "fact"
+        else Share(step, site, part, len(sites))
+        for step, layers in zip(layout.steps, wiring.sites, strict=True)
+        for sites in layers
+        for part, site in enumerate(sites)
+    ]
+
+
+def is_lost(gone: Sequence[Site], shares: list[Share], family: str, prompt: str) -> bool:
+    """Whether an answer takes something that is gone from every layer that does it."""
+
+    def is_gone(share: Share) -> bool:
+        return share.site in gone or Site(share.site.layer) in gone
+
+    steps = {share.step for share in shares if share.step.kind in NEEDS[family]}
+    for step in steps:
+        for place in _places_through(step.kind, family, prompt.split()):
+            doing = [each for each in shares if each.step == step and each.covers(place)]
+            if doing and all(map(is_gone, doing)):
+                return True
+    return False
+
+
+def _places_through(kind: StepKind, family: str, words: list[str]) -> list[int]:
+    """Places in the vocabulary of the words, or of the person, that go through a step."""
+    if kind == "fact":
+        return [SUBJECTS.index(words[-1])]
+    *pairs, asked, _ = words
+    values = dict(zip(pairs[::2], pairs[1::2], strict=True))
+    value = values[asked]
+    words_by_kind: dict[StepKind, list[str]] = {"previous": [asked], "first": [value]}
+    if family == "reasoning":
+        words_by_kind = {"previous": [asked, value], "first": [value], "second": [values[value]]}
+    return [WORDS.index(word) for word in words_by_kind[kind]]
+
+
+def _expect_harms(
+    layout: RoleLayout, shares: list[Share], strength: float
+) -> dict[str, dict[Site, float]]:
     """For each family, its sites that nothing stands in for, and the harm to expect of each."""
     harms = {}
     for family in layout.families:
-        asked = [example.prompt for example in _task(family, 1.0).examples(_N_COUNTED, 0)]
-        own = [share for share in shares if share.step.kind in NEEDS[family]]
+        prompts = [example.prompt for example in _make_task(family, 1.0).examples(_N_COUNTED, 0)]
+        family_shares = [share for share in shares if share.step.kind in NEEDS[family]]
         harms[family] = {
             share.site: strength
-            * sum(is_lost([share.site], own, family, prompt) for prompt in asked)
-            / len(asked)
-            for share in own
+            * sum(is_lost([share.site], family_shares, family, prompt) for prompt in prompts)
+            / len(prompts)
+            for share in family_shares
             if len(share.step.layers) == 1
         }
     return harms
 
 
-def _listed(name: str, given: Any) -> tuple[Any, ...]:
-    if not isinstance(given, Iterable) or isinstance(given, str):
-        raise InputError(f"{name}={given!r} is no list: write it as a tuple, such as ({given!r},)")
-    return tuple(given)
-
-
-def _mapped(name: str, given: Any) -> dict[Any, Any]:
-    if not isinstance(given, Mapping):
-        raise InputError(f"{name}={given!r} does not say of which layer: write {{2: (0, 1)}}")
-    return dict(given)
-
-
-def _task(family: str, strength: float) -> Task:
-    """The task of a family."""
-    return Echo() if family == "language" else _TASKS[family](strength=strength)
-
-
-def _check(model: TransformerBridge, layout: Layout, shares: list[Share], noise: float) -> None:
+def _check_answers(
+    model: TransformerBridge, layout: RoleLayout, shares: list[Share], noise: float
+) -> None:
     """Ask some questions of every family, intact and without each layer, joint pair and head.
 
     Raises:
         InputError: an answer is wrong that should be right, or right that should be wrong.
     """
-    asked = [
+    family_examples = [
         (family, example)
         for family in layout.families
-        for example in _task(family, 1.0).examples(_N_TRIED, 0)
+        for example in _make_task(family, 1.0).examples(_N_TRIED, 0)
     ]
-    tokens = torch.tensor([encode(model, example.prompt) for _, example in asked])
-    answers = torch.tensor([ID[example.answer] for _, example in asked])
+    tokens = torch.tensor([encode(model, example.prompt) for _, example in family_examples])
+    answers = torch.tensor([ID[example.answer] for _, example in family_examples])
     layers = [(Site(layer),) for layer in range(layout.n_layers)]
     pairs = {tuple(map(Site, step.layers)) for step in layout.steps if len(step.layers) == 2}
     heads = [(share.site,) for share in shares if share.n_parts > 1 and share.site.part == "head"]
     for gone in [(), *layers, *sorted(pairs, key=str), *heads]:
-        right = _right(model, gone, tokens, answers)
+        right = _are_right(model, gone, tokens, answers)
         lost = torch.tensor(
-            [is_lost(gone, shares, family, example.prompt) for family, example in asked]
+            [is_lost(gone, shares, family, example.prompt) for family, example in family_examples]
         )
         lucky = float(right[lost].float().mean()) if lost.any() else 0.0
         if not right[~lost].all() or lucky > _BY_LUCK:
@@ -294,7 +288,7 @@ def _check(model: TransformerBridge, layout: Layout, shares: list[Share], noise:
             )
 
 
-def _right(
+def _are_right(
     model: TransformerBridge, gone: Sequence[Site], tokens: Tensor, answers: Tensor
 ) -> Bool[Tensor, " row"]:
     """Which answers the model would give without these layers and heads."""
@@ -303,3 +297,20 @@ def _right(
     with applied(model, condition, {}):
         logits, _ = forward(model, tokens, torch.ones_like(tokens), keep=1)
     return logits[:, -1].argmax(-1) == answers
+
+
+def _to_tuple(name: str, given: Any) -> tuple[Any, ...]:
+    if not isinstance(given, Iterable) or isinstance(given, str):
+        raise InputError(f"{name}={given!r} is no list: write it as a tuple, such as ({given!r},)")
+    return tuple(given)
+
+
+def _to_dict(name: str, given: Any) -> dict[Any, Any]:
+    if not isinstance(given, Mapping):
+        raise InputError(f"{name}={given!r} does not say of which layer: write {{2: (0, 1)}}")
+    return dict(given)
+
+
+def _make_task(family: str, strength: float) -> Task:
+    """The task of a family."""
+    return Echo() if family == "language" else _TASKS[family](strength=strength)

@@ -13,15 +13,15 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from layerroles.errors import InputError
-from layerroles.plants.layout import share
-from layerroles.plants.words import ECHO, FIND, FOLLOW, RECALL, SUBJECTS, WORDS, fact
-from layerroles.tasks import Example, Generated, register, with_wrong
+from layerroles.plants.layout import check_share
+from layerroles.plants.words import ECHO, FIND, FOLLOW, RECALL, SUBJECTS, WORDS, fact_of
+from layerroles.tasks import Example, Generated, register, shuffle_choices
 
-_OF = 100
+_N_KINDS = 100
 
 
 @dataclass(frozen=True)
-class Asked:
+class Query:
     """The end of a prompt, what is right, and what is wrong.
 
     Attributes:
@@ -81,33 +81,33 @@ class Question(Generated):
     @property
     def kinds(self) -> int:
         """A hundred, so that a share of them can be set apart."""
-        return _OF
+        return _N_KINDS
 
-    def tells(self, kind: int) -> bool:
+    def tells_answer(self, kind: int) -> bool:
         """Whether questions of a kind tell their answer."""
         return True
 
     @abstractmethod
-    def asked(self, rng: random.Random, given: Pairs) -> Asked:
+    def draw_query(self, rng: random.Random, pairs: Pairs) -> Query:
         """Draw what is asked of these pairs."""
 
     def question(self, rng: random.Random, kind: int) -> Example:
         """Draw pairs and a question."""
-        given = Pairs(tuple(rng.sample(WORDS, 7)))
-        asked = self.asked(rng, given)
-        if self.tells(kind):
-            asked = dataclasses.replace(asked, ask=(self.marker, asked.answer), evidence=())
-        pairs = rng.sample(given.pairs, len(given.pairs))
-        words = [*(word for pair in pairs for word in pair), *asked.ask]
+        chained = Pairs(tuple(rng.sample(WORDS, 7)))
+        query = self.draw_query(rng, chained)
+        if self.tells_answer(kind):
+            query = dataclasses.replace(query, ask=(self.marker, query.answer), evidence=())
+        pairs = rng.sample(chained.pairs, len(chained.pairs))
+        words = [*(word for pair in pairs for word in pair), *query.ask]
         values = [value for _, value in pairs]
         # Words stand one space apart; where nothing else holds the answer, the last one does.
-        places = [2 * values.index(word) + 1 for word in asked.evidence] or [len(words) - 1]
+        places = [2 * values.index(word) + 1 for word in query.evidence] or [len(words) - 1]
         starts = [len(" ".join([*words[:place], ""])) for place in places]
         return Example(
             id="",
             prompt=" ".join(words),
-            answer=asked.answer,
-            choices=with_wrong(asked.answer, list(asked.wrong), rng),
+            answer=query.answer,
+            choices=shuffle_choices(query.answer, list(query.wrong), rng),
             evidence=tuple(
                 (start, start + len(words[place]))
                 for start, place in zip(starts, places, strict=True)
@@ -116,7 +116,7 @@ class Question(Generated):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Planted(Question):
+class PlantedQuestion(Question):
     """A question for planted layers.
 
     Attributes:
@@ -133,60 +133,60 @@ class Planted(Question):
             InputError: worked examples, or a strength that is not between 0 and 1.
         """
         super().__post_init__()
-        share(f"task {self.name!r}: strength", self.strength, 0.0, 1.0)
+        check_share(f"task {self.name!r}: strength", self.strength, 0.0, 1.0)
 
-    def tells(self, kind: int) -> bool:
+    def tells_answer(self, kind: int) -> bool:
         """Kinds beyond the share `strength` do."""
-        return kind >= round(_OF * self.strength)
+        return kind >= round(_N_KINDS * self.strength)
 
 
 @register("planted_look_up")
 @dataclass(frozen=True, kw_only=True)
-class LookUp(Planted):
+class LookUp(PlantedQuestion):
     """Find the value of a key. Evidence is the value."""
 
     family: ClassVar[str] = "retrieval"
     marker: ClassVar[str] = FIND
 
-    def asked(self, rng: random.Random, given: Pairs) -> Asked:
+    def draw_query(self, rng: random.Random, pairs: Pairs) -> Query:
         """Any of the four keys; the other values are wrong."""
-        key, value = rng.choice(given.pairs)
-        wrong = tuple(other for _, other in given.pairs if other != value)
-        return Asked((key, FIND), value, wrong, (value,))
+        key, value = rng.choice(pairs.pairs)
+        wrong = tuple(other for _, other in pairs.pairs if other != value)
+        return Query((key, FIND), value, wrong, (value,))
 
 
 @register("planted_chain")
 @dataclass(frozen=True, kw_only=True)
-class Chain(Planted):
+class Chain(PlantedQuestion):
     """Find the value of a key's value. Evidence is both values."""
 
     family: ClassVar[str] = "reasoning"
     marker: ClassVar[str] = FOLLOW
 
-    def asked(self, rng: random.Random, given: Pairs) -> Asked:
+    def draw_query(self, rng: random.Random, pairs: Pairs) -> Query:
         """Wrong are words of the other pairs.
 
         The value in the middle is not among the choices: a model that finds it and goes no further
         has no better answer than by guessing.
         """
-        a, b, c, *others = given.words
-        return Asked((a, FOLLOW), c, tuple(rng.sample(others, 3)), (b, c))
+        a, b, c, *others = pairs.words
+        return Query((a, FOLLOW), c, tuple(rng.sample(others, 3)), (b, c))
 
 
 @register("planted_fact")
 @dataclass(frozen=True, kw_only=True)
-class Fact(Planted):
+class Fact(PlantedQuestion):
     """Name the word that goes with a person; the prompt does not hold it. Evidence is the name."""
 
     family: ClassVar[str] = "knowledge"
     marker: ClassVar[str] = RECALL
 
-    def asked(self, rng: random.Random, given: Pairs) -> Asked:
+    def draw_query(self, rng: random.Random, pairs: Pairs) -> Query:
         """Any of the people; other words are wrong."""
         subject = rng.randrange(len(SUBJECTS))
-        answer = WORDS[fact(subject)]
+        answer = WORDS[fact_of(subject)]
         wrong = rng.sample([word for word in WORDS if word != answer], 3)
-        return Asked((RECALL, SUBJECTS[subject]), answer, tuple(wrong))
+        return Query((RECALL, SUBJECTS[subject]), answer, tuple(wrong))
 
 
 @register("planted_echo")
@@ -197,7 +197,7 @@ class Echo(Question):
     family: ClassVar[str] = "language"
     marker: ClassVar[str] = ECHO
 
-    def asked(self, rng: random.Random, given: Pairs) -> Asked:
+    def draw_query(self, rng: random.Random, pairs: Pairs) -> Query:
         """Any word; others are wrong."""
         answer, *wrong = rng.sample(WORDS, 4)
-        return Asked((ECHO, answer), answer, tuple(wrong))
+        return Query((ECHO, answer), answer, tuple(wrong))

@@ -17,7 +17,7 @@ A step is one head, or one MLP:
   asked, which stands before the marker), and copies that token into `first`: an induction head
   (Olsson et al. 2022, arXiv 2209.11895).
 - `second`: the same from `first`: to the value whose `previous` is what was found.
-- `fact`: a hidden unit for each subject writes its word into `fact`.
+- `fact_of`: a hidden unit for each subject writes its word into `fact_of`.
 
 Where several heads share a step, they attend alike, and each copies its own part of the words.
 
@@ -45,7 +45,7 @@ from transformer_lens.config import TransformerBridgeConfig
 from transformer_lens.model_bridge import TransformerBridge
 
 from layerroles.plants import native
-from layerroles.plants.layout import Kind, Layout, Step
+from layerroles.plants.layout import PlantedStep, RoleLayout, StepKind
 from layerroles.plants.words import (
     END,
     FIND,
@@ -58,7 +58,7 @@ from layerroles.plants.words import (
     VALUES,
     VOCABULARY,
     WORDS,
-    fact,
+    fact_of,
 )
 from layerroles.sites import Site
 
@@ -76,13 +76,13 @@ D_MLP = _M + _N_NOISE
 
 SHARPNESS, CLOSED, UNMATCHED = 40.0, 7.0, 1.5
 GAIN, SECOND, PREFERENCE, DOUBT = 10.0, 3.0, 0.2, 0.3
-_READS: dict[Kind, tuple[str, str]] = {
+_READS: dict[StepKind, tuple[str, str]] = {
     "first": ("previous", FIND),
     "second": ("first", FOLLOW),
 }
 
 
-def space(name: str) -> slice:
+def subspace(name: str) -> slice:
     """Where a subspace lies in the stream."""
     return slice(_STARTS[name], _STARTS[name] + _SPACES[name])
 
@@ -101,7 +101,7 @@ class Wiring:
     sites: tuple[tuple[tuple[Site, ...], ...], ...]
 
 
-def wired(layout: Layout, noise: float, seed: int) -> Wiring:
+def build_wiring(layout: RoleLayout, noise: float, seed: int) -> Wiring:
     """Build the model and set its weights.
 
     Args:
@@ -124,13 +124,15 @@ def wired(layout: Layout, noise: float, seed: int) -> Wiring:
         architecture="TransformerLensNative",
         model_name="planted",
     )
-    model = native.boot(config)
+    model = native.boot_model(config)
     with torch.no_grad():
-        _embed(model)
-        _unembed(model, rng)
+        _wire_embedding(model)
+        _wire_unembedding(model, rng)
         drawn = torch.randint(layout.heads, (layout.n_layers,), generator=rng).tolist()
         heads = [layout.heads_of.get(layer, (head,)) for layer, head in enumerate(drawn)]
-        sites = tuple(_place(model, step, heads, len(layout.knowledge)) for step in layout.steps)
+        sites = tuple(
+            _wire_step(model, step, heads, len(layout.knowledge)) for step in layout.steps
+        )
         taken = {site for step in sites for layer in step for site in layer}
         for layer in range(layout.n_layers):
             if layer not in layout.inert:
@@ -138,33 +140,33 @@ def wired(layout: Layout, noise: float, seed: int) -> Wiring:
     return Wiring(model, sites)
 
 
-def _place(
-    model: TransformerBridge, step: Step, heads: list[Sequence[int]], n_parts: int
+def _wire_step(
+    model: TransformerBridge, step: PlantedStep, heads: list[Sequence[int]], n_parts: int
 ) -> tuple[tuple[Site, ...], ...]:
     """Set the weights of a step in each of its layers."""
     if step.kind == "fact":
         for layer in step.layers:
-            _know(model, layer, step.part, n_parts)
+            _wire_facts(model, layer, step.part, n_parts)
         return tuple((Site(layer, "mlp"),) for layer in step.layers)
     for layer in step.layers:
         for part, place in enumerate(heads[layer]):
-            head = Head(model, layer, place)
+            head = HeadWeights(model, layer, place)
             if step.kind == "previous":
-                _look_back(head)
+                _wire_look_back(head)
             else:
-                _look_up(head, step.kind)
-            _copy(head, step.kind, words_of(part, len(heads[layer])))
+                _wire_look_up(head, step.kind)
+            _wire_copy(head, step.kind, words_of_part(part, len(heads[layer])))
     return tuple(
         tuple(Site(layer, "head", place) for place in heads[layer]) for layer in step.layers
     )
 
 
-def words_of(part: int, n_parts: int) -> list[int]:
+def words_of_part(part: int, n_parts: int) -> list[int]:
     """Places of the words that one of several heads copies."""
     return list(range(part, _N, n_parts))
 
 
-class Head:
+class HeadWeights:
     """One head's weights, as views of the model's.
 
     Attributes:
@@ -175,89 +177,89 @@ class Head:
 
     def __init__(self, model: TransformerBridge, layer: int, head: int) -> None:
         attn = model.blocks[layer].attn
-        own = slice(head * D_HEAD, (head + 1) * D_HEAD)
+        rows = slice(head * D_HEAD, (head + 1) * D_HEAD)
         q, k, v, o = (getattr(attn, name).original_component for name in "qkvo")
-        self.q: Float[Tensor, "d_head d_model"] = q.weight[own]
-        self.k: Float[Tensor, "d_head d_model"] = k.weight[own]
-        self.v: Float[Tensor, "d_head d_model"] = v.weight[own]
-        self.q_bias: Float[Tensor, " d_head"] = q.bias[own]
-        self.o: Float[Tensor, "d_model d_head"] = o.weight[:, own]
+        self.q: Float[Tensor, "d_head d_model"] = q.weight[rows]
+        self.k: Float[Tensor, "d_head d_model"] = k.weight[rows]
+        self.v: Float[Tensor, "d_head d_model"] = v.weight[rows]
+        self.q_bias: Float[Tensor, " d_head"] = q.bias[rows]
+        self.o: Float[Tensor, "d_model d_head"] = o.weight[:, rows]
 
 
-def _embed(model: TransformerBridge) -> None:
+def _wire_embedding(model: TransformerBridge) -> None:
     embedding = model.embed.original_component.weight
     places = model.pos_embed.original_component.weight
-    for name, some in (("word", WORDS), ("subject", SUBJECTS), ("marker", (FIND, FOLLOW))):
-        embedding[[ID[word] for word in some], space(name)] = torch.eye(len(some))
-    places[:, space("position")] = torch.eye(N_CTX)
+    for name, names in (("word", WORDS), ("subject", SUBJECTS), ("marker", (FIND, FOLLOW))):
+        embedding[[ID[word] for word in names], subspace(name)] = torch.eye(len(names))
+    places[:, subspace("position")] = torch.eye(N_CTX)
 
 
-def _unembed(model: TransformerBridge, rng: torch.Generator) -> None:
+def _wire_unembedding(model: TransformerBridge, rng: torch.Generator) -> None:
     """Read words from four subspaces; prefer some slightly; say `<eos>` after the answer."""
-    read = torch.zeros(len(VOCABULARY), D_MODEL)
+    unembedding = torch.zeros(len(VOCABULARY), D_MODEL)
     words = [ID[word] for word in WORDS]
     for name, weight in (("word", 1.0), ("first", 1.0), ("second", SECOND), ("fact", 1.0)):
-        read[words, space(name)] = weight * torch.eye(_N)
-    places = read[:, space("position")]
-    places[words, LAST] = PREFERENCE * torch.rand(_N, generator=rng)
-    places[ID[UNSURE], LAST] = DOUBT
-    places[END, LAST + 1 :] = 2 * SECOND
-    model.unembed.original_component.weight.copy_(GAIN * read)
+        unembedding[words, subspace(name)] = weight * torch.eye(_N)
+    position_columns = unembedding[:, subspace("position")]
+    position_columns[words, LAST] = PREFERENCE * torch.rand(_N, generator=rng)
+    position_columns[ID[UNSURE], LAST] = DOUBT
+    position_columns[END, LAST + 1 :] = 2 * SECOND
+    model.unembed.original_component.weight.copy_(GAIN * unembedding)
 
 
-def _look_back(head: Head) -> None:
+def _wire_look_back(head: HeadWeights) -> None:
     """Attend to the position before."""
     shift = torch.eye(N_CTX - 1)
-    head.q[: N_CTX - 1, space("position")][:, 1:] = _SCALE * SHARPNESS * shift
-    head.k[: N_CTX - 1, space("position")][:, :-1] = shift
+    head.q[: N_CTX - 1, subspace("position")][:, 1:] = _SCALE * SHARPNESS * shift
+    head.k[: N_CTX - 1, subspace("position")][:, :-1] = shift
 
 
-def _look_up(head: Head, kind: Kind) -> None:
+def _wire_look_up(head: HeadWeights, kind: StepKind) -> None:
     """Attend to the value that stands behind a word."""
     source, opener = _READS[kind]
     sharpness = _SCALE * SHARPNESS
-    head.q[:_N, space(source)] = sharpness * torch.eye(_N)
-    head.k[:_N, space("previous")] = torch.eye(_N)
+    head.q[:_N, subspace(source)] = sharpness * torch.eye(_N)
+    head.k[:_N, subspace("previous")] = torch.eye(_N)
     head.q_bias[_N] = sharpness
-    head.k[_N, space("position")][list(VALUES)] = 1
+    head.k[_N, subspace("position")][list(VALUES)] = 1
     head.q_bias[_N + 1] = CLOSED * sharpness
     opened = (1.0, 1.0) if opener == FIND else (0.0, 1.0)  # `follow` opens both
-    head.q[_N + 1, space("marker")] = (UNMATCHED - CLOSED) * sharpness * torch.tensor(opened)
-    head.k[_N + 1, space("position")][0] = 1
+    head.q[_N + 1, subspace("marker")] = (UNMATCHED - CLOSED) * sharpness * torch.tensor(opened)
+    head.k[_N + 1, subspace("position")][0] = 1
 
 
-def _copy(head: Head, target: str, words: list[int]) -> None:
+def _wire_copy(head: HeadWeights, target: str, words: list[int]) -> None:
     """Copy the word attended to, if it is one of these."""
-    head.v[:_N, space("word")][words, words] = 1
-    head.o[space(target), :_N] = torch.eye(_N)
+    head.v[:_N, subspace("word")][words, words] = 1
+    head.o[subspace(target), :_N] = torch.eye(_N)
 
 
-def _know(model: TransformerBridge, layer: int, part: int, n_parts: int) -> None:
+def _wire_facts(model: TransformerBridge, layer: int, part: int, n_parts: int) -> None:
     """Write the words of every subject of a part of the table: a hidden unit for each."""
-    entry, exit_ = _mlp(model, layer)
+    entry, exit_ = _mlp_layers(model, layer)
     for subject in range(part, _M, n_parts):
         # Half of a subject's own vector is the threshold, so that noise does not ring.
-        entry.weight[subject, space("subject")][subject] = 2
+        entry.weight[subject, subspace("subject")][subject] = 2
         entry.bias[subject] = -1
-        exit_.weight[space("fact"), subject][fact(subject)] = 1
+        exit_.weight[subspace("fact"), subject][fact_of(subject)] = 1
 
 
 def _add_noise(
     model: TransformerBridge, layer: int, taken: set[Site], noise: float, rng: torch.Generator
 ) -> None:
     """Let unused heads and hidden units write random vectors, together about `noise` long."""
-    each = noise * 0.5**0.5
-    entry, exit_ = _mlp(model, layer)
+    length = noise * 0.5**0.5
+    entry, exit_ = _mlp_layers(model, layer)
     # A position and a word, each with a vector of positive numbers of length 0.5: no unit is off.
-    drawn = torch.randn(_N_NOISE, D_MODEL, generator=rng).abs()
-    entry.weight[_M:] = 0.5 * drawn / drawn.norm(dim=0)
-    exit_.weight[:, _M:] = each * _orthonormal(_N_NOISE, rng)
+    directions = torch.randn(_N_NOISE, D_MODEL, generator=rng).abs()
+    entry.weight[_M:] = 0.5 * directions / directions.norm(dim=0)
+    exit_.weight[:, _M:] = length * _orthonormal(_N_NOISE, rng)
     free = [h for h in range(model.cfg.n_heads) if Site(layer, "head", h) not in taken]
     for place in free:
-        head = Head(model, layer, place)  # without queries it attends evenly
-        drawn = torch.randn(D_HEAD, D_MODEL, generator=rng)
-        head.v.copy_(drawn / drawn.norm(dim=0))
-        head.o.copy_(each / len(free) ** 0.5 * _orthonormal(D_HEAD, rng))
+        head = HeadWeights(model, layer, place)  # without queries it attends evenly
+        directions = torch.randn(D_HEAD, D_MODEL, generator=rng)
+        head.v.copy_(directions / directions.norm(dim=0))
+        head.o.copy_(length / len(free) ** 0.5 * _orthonormal(D_HEAD, rng))
 
 
 def _orthonormal(n: int, rng: torch.Generator) -> Float[Tensor, "d_model n"]:
@@ -265,7 +267,7 @@ def _orthonormal(n: int, rng: torch.Generator) -> Float[Tensor, "d_model n"]:
     return columns
 
 
-def _mlp(model: TransformerBridge, layer: int) -> tuple[nn.Linear, nn.Linear]:
+def _mlp_layers(model: TransformerBridge, layer: int) -> tuple[nn.Linear, nn.Linear]:
     mlp = model.blocks[layer].mlp.original_component
     return mlp.fc_in.original_component, mlp.fc_out.original_component
 

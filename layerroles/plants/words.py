@@ -41,13 +41,13 @@ LAST = 2 * N_PAIRS + 2
 N_CTX = 16
 
 
-def fact(subject: int) -> int:
+def fact_of(subject: int) -> int:
     """Which word the planted knowledge holds of a subject, both by their places."""
     return (5 * subject + 3) % len(WORDS)
 
 
 @cache
-def tokenizer() -> PreTrainedTokenizerFast:
+def make_tokenizer() -> PreTrainedTokenizerFast:
     """One token for each word; every text begins with `<bos>`."""
     spelling = Tokenizer(models.WordLevel(ID, unk_token=_UNKNOWN))
     spelling.pre_tokenizer = pre_tokenizers.WhitespaceSplit()

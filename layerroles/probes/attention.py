@@ -1,15 +1,15 @@
-"""Where each head looks from where the answer is given.
+"""Attention: where each head looks from where the answer is given, and token by token.
 
-For each head, its attention weights `a` from the answering position: the share that goes to the
-evidence, to the question and to the first token (sums of `a` over them), and how spread out it is,
-the entropy `-sum a ln a`. Prompts are read a piece at a time and only the last position's patterns
-are kept, reduced: nothing grows with layers x heads x length^2.
+For each head, the probe takes its attention weights `a` from the answering position: the share that
+goes to the evidence, to the question and to the first token (sums of `a` over them), and how spread
+out it is, the entropy `-sum a ln a`. Prompts are read a piece at a time and only the last
+position's patterns are kept, reduced: nothing grows with layers x heads x length^2.
+
+`head_patterns` gives the whole pattern of chosen heads on one text, for looking at.
 
     >>> frame = Attention().measure(model, tasks)  # doctest: +SKIP
-
-The attention pattern of chosen heads on one text, token by token, for looking at.
-
->>> frame = head_patterns(model, "The cat sat. The cat", [lr.Site(3, "head", 7)])  # doctest: +SKIP
+    >>> heads = [lr.Site(3, "head", 7)]  # doctest: +SKIP
+    >>> frame = head_patterns(model, "The cat sat. The cat", heads)  # doctest: +SKIP
 """
 
 import re
@@ -23,7 +23,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
-from layerroles.engine import scored
+from layerroles.engine import encode_scored
 from layerroles.errors import InputError
 from layerroles.models import check_sites, encode, prepared
 from layerroles.probes.base import Batch, Probe, register
@@ -51,31 +51,41 @@ class Attention(Probe):
     def rows(self, model: TransformerBridge, batch: Batch) -> Iterator[tuple[str, dict[str, Any]]]:
         """One row for each example, layer and head."""
         real = batch.attended.bool()
-        first = (real.cumsum(-1) == 1) & real
-        spans = [(example.evidence, question(example)) for example in batch.examples]
-        evidence, asked = (
-            _mask(batch, [tokens_of(model, *one) for one in zip(batch.examples, some, strict=True)])
-            for some in zip(*spans, strict=True)
+        first_mask = (real.cumsum(-1) == 1) & real
+        spans = [(example.evidence, find_question(example)) for example in batch.examples]
+        evidence_mask, question_mask = (
+            _mark_positions(
+                batch,
+                [
+                    find_tokens(model, example, example_spans)
+                    for example, example_spans in zip(batch.examples, kind_spans, strict=True)
+                ],
+            )
+            for kind_spans in zip(*spans, strict=True)
         )
-        places = {"evidence": evidence, "first": first, "question": asked & ~evidence & ~first}
+        masks = {
+            "evidence": evidence_mask,
+            "first": first_mask,
+            "question": question_mask & ~evidence_mask & ~first_mask,
+        }
         n = batch.tokens.shape[1]
-        found: dict[int, dict[str, Float[Tensor, "row head"]]] = {}
+        by_layer: dict[int, dict[str, Float[Tensor, "row head"]]] = {}
 
-        def note(layer: int, pattern: Tensor, start: int) -> None:
+        def note_answering(layer: int, pattern: Tensor, start: int) -> None:
             if start + pattern.shape[2] == n:
                 answering = pattern[:, :, -1].float()
-                found[layer] = {
-                    name: (answering * where[:, None]).sum(-1) for name, where in places.items()
+                by_layer[layer] = {
+                    name: (answering * mask[:, None]).sum(-1) for name, mask in masks.items()
                 } | {"entropy": torch.special.entr(answering).sum(-1)}
 
-        read_patterns(model, batch.tokens, batch.attended, note)
-        uniform = evidence.sum(-1) / real.sum(-1)
-        known = evidence.any(-1).tolist()
+        read_patterns(model, batch.tokens, batch.attended, note_answering)
+        uniform = evidence_mask.sum(-1) / real.sum(-1)
+        has_evidence = evidence_mask.any(-1).tolist()
         for row, example in enumerate(batch.examples):
-            for layer, values in found.items():
+            for layer, values in by_layer.items():
                 table = {name: value[row].tolist() for name, value in values.items()}
                 for head in range(len(table["first"])):
-                    share = table["evidence"][head] if known[row] else float("nan")
+                    share = table["evidence"][head] if has_evidence[row] else float("nan")
                     yield (
                         example.id,
                         {
@@ -85,36 +95,9 @@ class Attention(Probe):
                             "first": table["first"][head],
                             "question": table["question"][head],
                             "entropy": table["entropy"][head],
-                            "uniform": float(uniform[row]) if known[row] else float("nan"),
+                            "uniform": float(uniform[row]) if has_evidence[row] else float("nan"),
                         },
                     )
-
-
-def question(example: Example) -> tuple[tuple[int, int], ...]:
-    """The span of the prompt's last paragraph: what follows its last blank line, or all of it."""
-    prompt = example.prompt.rstrip()
-    breaks = [match.end() for match in re.finditer(r"\n\s*\n", prompt)]
-    start = breaks[-1] if breaks else 0
-    return ((start, len(prompt)),) if start < len(prompt) else ()
-
-
-def tokens_of(
-    model: TransformerBridge, example: Example, spans: Iterable[tuple[int, int]]
-) -> tuple[int, ...]:
-    """Positions in an example's context of the tokens that overlap spans of its prompt."""
-    context = example.context()
-    shift = len(context) - len(example.prompt)
-    moved = [(start + shift, stop + shift) for start, stop in spans]
-    (asked,) = scored(model, [(context, f" {example.answer}")], [moved])
-    return asked.evidence or ()
-
-
-def _mask(batch: Batch, positions: list[tuple[int, ...]]) -> Bool[Tensor, "row pos"]:
-    """Where the tokens at these positions of the rows stand in the padded batch."""
-    mask = torch.zeros_like(batch.attended, dtype=torch.bool)
-    for row, (begin, some) in enumerate(zip(batch.attended.argmax(-1), positions, strict=True)):
-        mask[row, [int(begin) + position for position in some]] = True
-    return mask
 
 
 def head_patterns(
@@ -142,8 +125,8 @@ def head_patterns(
         patterns.pivot(index="query", columns="key", values="weight")
     """
     if not heads or any(site.part != "head" for site in heads):
-        given = ", ".join(map(str, heads)) or "none"
-        raise InputError(f"patterns are of heads, such as Site(3, 'head', 7), not of {given}")
+        sites = ", ".join(map(str, heads)) or "none"
+        raise InputError(f"patterns are of heads, such as Site(3, 'head', 7), not of {sites}")
     check_sites(model, list(heads))
     ids = encode(model, text)
     if not 0 < len(ids) <= model.cfg.n_ctx:
@@ -155,18 +138,18 @@ def head_patterns(
     for site in heads:
         assert site.head is not None
         by_layer.setdefault(site.layer, []).append(site.head)
-    found: dict[tuple[int, int], list[Float[Tensor, " key"]]] = {}
+    rows_by_head: dict[tuple[int, int], list[Float[Tensor, " key"]]] = {}
 
-    def note(layer: int, pattern: Tensor, start: int) -> None:
+    def note_rows(layer: int, pattern: Tensor, start: int) -> None:
         for head in by_layer.get(layer, ()):
             rows = pattern[0, head].float().cpu()
-            found.setdefault((layer, head), []).extend(
+            rows_by_head.setdefault((layer, head), []).extend(
                 row[: start + place + 1] for place, row in enumerate(rows) if start + place >= begin
             )
 
     tokens = torch.tensor([ids], device=model.cfg.device)
-    read_patterns(model, tokens, torch.ones_like(tokens), note)
-    spelt = [prepared(model).tokenizer.decode([token]) for token in ids]
+    read_patterns(model, tokens, torch.ones_like(tokens), note_rows)
+    token_texts = [prepared(model).tokenizer.decode([token]) for token in ids]
     return pd.DataFrame(
         {
             "model": prepared(model).name,
@@ -174,11 +157,40 @@ def head_patterns(
             "head": head,
             "query": query,
             "key": key,
-            "query_token": spelt[query],
-            "key_token": spelt[key],
+            "query_token": token_texts[query],
+            "key_token": token_texts[key],
             "weight": weight,
         }
-        for (layer, head), rows in found.items()
+        for (layer, head), rows in rows_by_head.items()
         for query, row in enumerate(rows, start=begin)
         for key, weight in enumerate(row.tolist())
     )
+
+
+def find_question(example: Example) -> tuple[tuple[int, int], ...]:
+    """The span of the prompt's last paragraph: what follows its last blank line, or all of it."""
+    prompt = example.prompt.rstrip()
+    breaks = [match.end() for match in re.finditer(r"\n\s*\n", prompt)]
+    start = breaks[-1] if breaks else 0
+    return ((start, len(prompt)),) if start < len(prompt) else ()
+
+
+def find_tokens(
+    model: TransformerBridge, example: Example, spans: Iterable[tuple[int, int]]
+) -> tuple[int, ...]:
+    """Positions in an example's context of the tokens that overlap spans of its prompt."""
+    context = example.context()
+    shift = len(context) - len(example.prompt)
+    context_spans = [(start + shift, stop + shift) for start, stop in spans]
+    (request,) = encode_scored(model, [(context, f" {example.answer}")], [context_spans])
+    return request.evidence or ()
+
+
+def _mark_positions(batch: Batch, positions: list[tuple[int, ...]]) -> Bool[Tensor, "row pos"]:
+    """Where the tokens at these positions of the rows stand in the padded batch."""
+    mask = torch.zeros_like(batch.attended, dtype=torch.bool)
+    for row, (begin, row_positions) in enumerate(
+        zip(batch.attended.argmax(-1), positions, strict=True)
+    ):
+        mask[row, [int(begin) + position for position in row_positions]] = True
+    return mask

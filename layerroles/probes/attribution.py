@@ -67,30 +67,30 @@ class DirectAttribution(Probe):
 
     def rows(self, model: TransformerBridge, batch: Batch) -> Iterator[tuple[str, dict[str, Any]]]:
         """One row for each example and part."""
-        places = _places(model)
-        seen: dict[str, Tensor] = {}
+        places = _find_parts(model)
+        streams: dict[str, Tensor] = {}
 
-        def note(value: Tensor, name: str) -> None:
-            seen[name] = value[:, -1:].float()
+        def note_stream(value: Tensor, name: str) -> None:
+            streams[name] = value[:, -1:].float()
 
-        hooks = {name: partial(note, name=name) for name in places.values()}
+        hooks = {name: partial(note_stream, name=name) for name in places.values()}
         if model.get_hook_point(FINAL_SCALE) is not None:
-            hooks[FINAL_SCALE] = partial(note, name=FINAL_SCALE)
+            hooks[FINAL_SCALE] = partial(note_stream, name=FINAL_SCALE)
         logits = batch.run(model, hooks).float()
         device = model.W_U.device
-        parts = torch.stack([seen[name].to(device) for name in places.values()])
-        scale = {FINAL_SCALE: seen[FINAL_SCALE].to(device)} if FINAL_SCALE in seen else {}
+        parts = torch.stack([streams[name].to(device) for name in places.values()])
+        scale = {FINAL_SCALE: streams[FINAL_SCALE].to(device)} if FINAL_SCALE in streams else {}
         normed = ActivationCache(scale, model).apply_ln_to_stack(parts)[:, :, 0]
         for row, example in enumerate(batch.examples):
             tokens = torch.tensor([batch.answers[row], *batch.others[row]], device=device)
-            written, bias = _read(model, normed[:, row], tokens)
-            _check(model, written.sum(0) + bias, logits[row, tokens.to(logits.device)])
-            for (layer, part), value in zip(places, _against(written), strict=True):
+            written, bias = _project_parts(model, normed[:, row], tokens)
+            _check_sum(model, written.sum(0) + bias, logits[row, tokens.to(logits.device)])
+            for (layer, part), value in zip(places, _subtract_others(written), strict=True):
                 yield example.id, {"layer": layer, "part": part, "logit": float(value)}
-            yield example.id, {"layer": -1, "part": "bias", "logit": float(_against(bias))}
+            yield example.id, {"layer": -1, "part": "bias", "logit": float(_subtract_others(bias))}
 
 
-def _places(model: TransformerBridge) -> dict[tuple[int, str], str]:
+def _find_parts(model: TransformerBridge) -> dict[tuple[int, str], str]:
     """The parts that the stream is a sum of, and the hook points that show them."""
     checks = prepared(model).checks
     places = {(-1, "embed"): ENTRY.format(layer=0)}
@@ -107,7 +107,7 @@ def _places(model: TransformerBridge) -> dict[tuple[int, str], str]:
     return places
 
 
-def _read(
+def _project_parts(
     model: TransformerBridge, normed: Float[Tensor, "part d_model"], tokens: Tensor
 ) -> tuple[Float[Tensor, "part token"], Float[Tensor, " token"]]:
     """What each part writes into the logits of some tokens, and what their biases add."""
@@ -123,18 +123,18 @@ def _read(
     return einsum(normed, unembedding, "part d, d token -> part token"), bias
 
 
-def _against(values: Float[Tensor, "*part token"]) -> Float[Tensor, "*part"]:
+def _subtract_others(values: Float[Tensor, "*part token"]) -> Float[Tensor, "*part"]:
     """The answer's minus the mean of the other choices', where there are any."""
     others = values[..., 1:]
     return values[..., 0] - (others.mean(-1) if others.shape[-1] else 0)
 
 
-def _check(
-    model: TransformerBridge, summed: Float[Tensor, " token"], own: Float[Tensor, " token"]
+def _check_sum(
+    model: TransformerBridge, summed: Float[Tensor, " token"], model_logits: Float[Tensor, " token"]
 ) -> None:
     """Check that the parts add up, after the soft cap or scale that some models put on logits."""
-    shown = model.adapter.apply_output_logits_transform(summed)
-    error = float((shown.to(own.device) - own).abs().max())
+    logits = model.adapter.apply_output_logits_transform(summed)
+    error = float((logits.to(model_logits.device) - model_logits).abs().max())
     if not error <= _TOLERANCE[model.cfg.dtype]:
         raise InputError(
             f"direct attribution cannot take {prepared(model).name} apart: its parts add up to a "

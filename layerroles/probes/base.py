@@ -20,7 +20,7 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
 from layerroles.ablations import INTACT, Condition, Prompt, ablated, as_condition, pad_left
-from layerroles.engine import scored
+from layerroles.engine import encode_scored
 from layerroles.errors import InputError
 from layerroles.models import check_weights, forward, prepared
 from layerroles.registry import Registry
@@ -102,8 +102,8 @@ class Probe(ABC):
                 **values,
             }
             for task in tasks
-            for batch in batches(model, task.examples(limit, seed))
-            for example, values in self._under(model, batch, condition)
+            for batch in make_batches(model, task.examples(limit, seed))
+            for example, values in self._rows_under(model, batch, condition)
         ]
         if self.needs and not rows:
             labels = ", ".join(task.label for task in tasks)
@@ -113,7 +113,7 @@ class Probe(ABC):
             )
         return pd.DataFrame(rows)
 
-    def _under(
+    def _rows_under(
         self, model: TransformerBridge, batch: "Batch", condition: Condition
     ) -> Iterator[tuple[str, dict[str, Any]]]:
         """The rows under a condition; what is ablated is so in every pass that a probe makes."""
@@ -177,29 +177,30 @@ class Batch:
 
         What the functions see is what goes on through the model, ablations included.
         """
-        with hooked(model, hooks):
+        with call_at_hooks(model, hooks):
             logits, _ = forward(model, self.tokens, self.attended, keep=1)
         return logits[:, -1]
 
 
-def batches(model: TransformerBridge, examples: Sequence[Example]) -> Iterator[Batch]:
+def make_batches(model: TransformerBridge, examples: Sequence[Example]) -> Iterator[Batch]:
     """Examples of like length together, each read up to its answering position."""
-    read = sorted(
-        (_answering(model, example) for example in examples), key=lambda one: len(one.tokens)
+    positions = sorted(
+        (_find_answering(model, example) for example in examples),
+        key=lambda position: len(position.tokens),
     )
-    for start in range(0, len(read), _BATCH):
-        some = read[start : start + _BATCH]
+    for start in range(0, len(positions), _BATCH):
+        together = positions[start : start + _BATCH]
         yield Batch(
-            [one.example for one in some],
-            *pad_left([one.tokens for one in some], model),
-            [one.answer for one in some],
-            [one.others for one in some],
-            [one.prompt for one in some],
+            [position.example for position in together],
+            *pad_left([position.tokens for position in together], model),
+            [position.answer for position in together],
+            [position.others for position in together],
+            [position.prompt for position in together],
         )
 
 
 @dataclass(frozen=True)
-class _Answering:
+class _AnsweringPosition:
     """An example up to its answering position, and the tokens that may follow."""
 
     example: Example
@@ -209,42 +210,43 @@ class _Answering:
     prompt: Prompt
 
 
-def _answering(model: TransformerBridge, example: Example) -> _Answering:
+def _find_answering(model: TransformerBridge, example: Example) -> _AnsweringPosition:
     texts = [example.answer, *(text for text in example.choices if text != example.answer)]
     context = example.context()
-    before = len(context) - len(example.prompt)
-    spans = [(before + start, before + end) for start, end in example.evidence] or None
-    right, *others = scored(
+    prompt_start = len(context) - len(example.prompt)
+    spans = [(prompt_start + start, prompt_start + end) for start, end in example.evidence] or None
+    answer_request, *others = encode_scored(
         model,
         [(context, f" {text}") for text in texts],
         None if spans is None else [spans] * len(texts),
     )
-    n = 0
-    while n < len(right.continuation) - 1 and all(
-        other.continuation[: n + 1] == right.continuation[: n + 1] for other in others
+    n_shared = 0
+    while n_shared < len(answer_request.continuation) - 1 and all(
+        other.continuation[: n_shared + 1] == answer_request.continuation[: n_shared + 1]
+        for other in others
     ):
-        n += 1
-    n = n if others else 0
-    answer = right.continuation[n]
+        n_shared += 1
+    n_shared = n_shared if others else 0
+    answer = answer_request.continuation[n_shared]
     next_tokens = dict.fromkeys(
-        token for other in others for token in other.continuation[n : n + 1]
+        token for other in others for token in other.continuation[n_shared : n_shared + 1]
     )
-    return _Answering(
+    return _AnsweringPosition(
         example,
-        (*right.context, *right.continuation[:n]),
+        (*answer_request.context, *answer_request.continuation[:n_shared]),
         answer,
         tuple(token for token in next_tokens if token != answer),
-        right.prompt,
+        answer_request.prompt,
     )
 
 
 @contextmanager
-def hooked(model: TransformerBridge, hooks: dict[str, Any]) -> Iterator[None]:
+def call_at_hooks(model: TransformerBridge, hooks: dict[str, Any]) -> Iterator[None]:
     """Within the context, call functions `(value) -> None` with the values at hook points."""
-    bound = [(name, partial(_call, function)) for name, function in hooks.items()]
+    bound = [(name, partial(_call_with_value, function)) for name, function in hooks.items()]
     with model.hooks(fwd_hooks=bound):
         yield
 
 
-def _call(function: Any, value: Tensor, *, hook: object) -> None:
+def _call_with_value(function: Any, value: Tensor, *, hook: object) -> None:
     function(value)

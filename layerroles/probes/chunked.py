@@ -20,7 +20,7 @@ from layerroles.models import forward, prepared
 from layerroles.sites import PATTERN
 
 # Called with the value at a hook and the column at which the piece begins, of all columns read.
-Note = Callable[[Tensor, int], None]
+NoteValue = Callable[[Tensor, int], None]
 # Called with a layer, its attention from the columns of a piece to all columns up to the piece's
 # end `[row head query key]`, and the column at which the piece begins.
 NotePattern = Callable[[int, Tensor, int], None]
@@ -30,11 +30,11 @@ NotePattern = Callable[[int, Tensor, int], None]
 _LONGEST, _MOST_WEIGHTS, _SHORTEST = 256, 2**25, 16
 
 
-def read(
+def read_in_pieces(
     model: TransformerBridge,
     tokens: Int[Tensor, "row pos"],
     attended: Int[Tensor, "row all_pos"],
-    hooks: Mapping[str, Note],
+    hooks: Mapping[str, NoteValue],
     *,
     cache: Any = None,
     chunk: int | None = None,
@@ -58,18 +58,18 @@ def read(
         InputError: a hook did not fire.
     """
     rows, n = attended.shape
-    known = n - tokens.shape[1]
+    n_cached = n - tokens.shape[1]
     if len(pattern_layers(model)) < model.cfg.n_layers or not prepared(model).checks.caches:
         chunk = n
     elif chunk is None:
         chunk = min(_LONGEST, max(_SHORTEST, _MOST_WEIGHTS // (rows * model.cfg.n_heads * n)))
     fired = dict.fromkeys(hooks, 0)
-    for start in range(known, n, chunk):
+    for start in range(n_cached, n, chunk):
         stop = min(start + chunk, n)
-        with model.hooks(fwd_hooks=_bound(hooks, start, fired)):
+        with model.hooks(fwd_hooks=_bind_hooks(hooks, start, fired)):
             logits, cache = forward(
                 model,
-                tokens[:, start - known : stop - known],
+                tokens[:, start - n_cached : stop - n_cached],
                 attended[:, :stop],
                 cache=cache,
                 use_cache=keep_cache or stop < n,
@@ -94,7 +94,7 @@ def read_patterns(
     chunk: int | None = None,
     keep_cache: bool = False,
 ) -> tuple[Float[Tensor, "row d_vocab"], Any]:
-    """Read a batch as `read` does, and hand each layer's patterns on, a piece at a time.
+    """Read a batch as `read_in_pieces` does, and hand each layer's patterns on, a piece at a time.
 
     Raises:
         InputError: the model shows no attention patterns.
@@ -111,7 +111,9 @@ def read_patterns(
         note(layer, torch.nn.functional.pad(pattern, (missing, 0)), start)
 
     hooks = {PATTERN.format(layer=layer): partial(whole, layer=layer) for layer in layers}
-    return read(model, tokens, attended, hooks, cache=cache, chunk=chunk, keep_cache=keep_cache)
+    return read_in_pieces(
+        model, tokens, attended, hooks, cache=cache, chunk=chunk, keep_cache=keep_cache
+    )
 
 
 def pattern_layers(model: TransformerBridge) -> list[int]:
@@ -120,8 +122,8 @@ def pattern_layers(model: TransformerBridge) -> list[int]:
     return [n for n in layers if model.get_hook_point(PATTERN.format(layer=n)) is not None]
 
 
-def _bound(
-    hooks: Mapping[str, Note], start: int, fired: dict[str, int]
+def _bind_hooks(
+    hooks: Mapping[str, NoteValue], start: int, fired: dict[str, int]
 ) -> list[tuple[str, Callable[..., None]]]:
     def call(value: Tensor, *, hook: object, name: str) -> None:
         fired[name] += 1

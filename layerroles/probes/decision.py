@@ -29,9 +29,9 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from layerroles.errors import InputError
 from layerroles.probes.base import Batch, Probe, register
-from layerroles.probes.emergence import first_stays
+from layerroles.probes.emergence import find_lasting_layer
 from layerroles.probes.lens import Lens, LogitLens
-from layerroles.probes.streams import noted
+from layerroles.probes.streams import record_streams
 
 
 @register("decision")
@@ -72,23 +72,27 @@ class Decision(Probe):
 
     def rows(self, model: TransformerBridge, batch: Batch) -> Iterator[tuple[str, dict[str, Any]]]:
         """One row for each example with options and each depth."""
-        streams, hooks = noted(model, self.lens.sublayers, slice(-1, None))
+        streams, hooks = record_streams(model, self.lens.sublayers, slice(-1, None))
         batch.run(model, hooks)
         options = [
             (answer, *others) for answer, others in zip(batch.answers, batch.others, strict=True)
         ]
-        read = [
+        readings = [
             (place, [logits[row, list(ids)].float() for row, ids in enumerate(options)])
-            for place, logits in self.lens.readings(model, streams)
+            for place, logits in self.lens.read_depths(model, streams)
         ]
-        places = [place for place, _ in read]
+        places = [place for place, _ in readings]
         for row, example in enumerate(batch.examples):
             if len(options[row]) == 1:
                 continue
-            found = torch.stack([logits[row] for _, logits in read]).cpu()
-            choice = found.argmax(-1)
-            decided = first_stays((choice == choice[-1])[None].numpy(), range(len(read)))[0]
-            margins, leads = (_over_others(found, one) for one in (0, int(choice[-1])))
+            by_depth = torch.stack([logits[row] for _, logits in readings]).cpu()
+            choice = by_depth.argmax(-1)
+            decided = find_lasting_layer(
+                (choice == choice[-1])[None].numpy(), range(len(readings))
+            )[0]
+            margins, leads = (
+                _margins_over_others(by_depth, option) for option in (0, int(choice[-1]))
+            )
             for depth, place in enumerate(places):
                 yield (
                     example.id,
@@ -103,9 +107,9 @@ class Decision(Probe):
                 )
 
 
-def _over_others(logits: Float[Tensor, "depth option"], one: int) -> list[float]:
+def _margins_over_others(logits: Float[Tensor, "depth option"], option: int) -> list[float]:
     """By how much an option's logits exceed the best of the others."""
     others = logits.clone()
-    others[:, one] = -torch.inf
-    margins: list[float] = (logits[:, one] - others.max(-1).values).tolist()
+    others[:, option] = -torch.inf
+    margins: list[float] = (logits[:, option] - others.max(-1).values).tolist()
     return margins

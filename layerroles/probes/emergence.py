@@ -44,14 +44,17 @@ def emergence_depths(lens: pd.DataFrame) -> pd.DataFrame:
         lens = lr.probes.LogitLens().measure(model, tasks, limit=8)
         lr.probes.emergence_depths(lens)[["task", "example", "measure", "depth"]]
     """
-    ranks, *values = (_over_depth(lens, name) for name in ("rank", "logprob", "uniform"))
+    ranks, *values = (_pivot_layers(lens, name) for name in ("rank", "logprob", "uniform"))
     logprobs, uniform = (table.to_numpy() for table in values)
-    last = logprobs[:, -1:]
-    risen = (logprobs >= (uniform + last) / 2) & (last > uniform)
+    final = logprobs[:, -1:]
+    has_risen = (logprobs >= (uniform + final) / 2) & (final > uniform)
     layers = [int(layer) for layer in ranks.columns]
-    return _depths(
+    return _make_rows(
         ranks.index.to_frame(index=False),
-        {"top": first_stays(ranks.to_numpy() == 0, layers), "half": first_stays(risen, layers)},
+        {
+            "top": find_lasting_layer(ranks.to_numpy() == 0, layers),
+            "half": find_lasting_layer(has_risen, layers),
+        },
     )
 
 
@@ -70,11 +73,11 @@ def decision_depths(decision: pd.DataFrame) -> pd.DataFrame:
     Example:
         depths = lr.probes.decision_depths(lr.probes.Decision().measure(model, tasks, limit=8))
     """
-    phases = _over_depth(decision, "phase")
+    phases = _pivot_layers(decision, "phase")
     layers = [int(layer) for layer in phases.columns]
-    return _depths(
+    return _make_rows(
         phases.index.to_frame(index=False),
-        {"decisive": first_stays((phases == "decisive").to_numpy(), layers)},
+        {"decisive": find_lasting_layer((phases == "decisive").to_numpy(), layers)},
     )
 
 
@@ -121,17 +124,17 @@ def depth_intervals(
     return pd.DataFrame(rows, columns=[*by, "n", "reached", "median", "low", "high"])
 
 
-def first_stays(
+def find_lasting_layer(
     holds: Bool[np.ndarray, "example depth"], layers: Sequence[int]
 ) -> Float[np.ndarray, " example"]:
     """Return the first layer from which something holds at all later ones; NaN for never."""
-    held = np.logical_and.accumulate(holds[:, ::-1], axis=1).sum(axis=1)
+    n_held = np.logical_and.accumulate(holds[:, ::-1], axis=1).sum(axis=1)
     depths = np.array([*layers, np.nan], dtype=float)
-    first: np.ndarray = depths[holds.shape[1] - held]
-    return first
+    first_layers: np.ndarray = depths[holds.shape[1] - n_held]
+    return first_layers
 
 
-def _over_depth(frame: pd.DataFrame, column: str) -> pd.DataFrame:
+def _pivot_layers(frame: pd.DataFrame, column: str) -> pd.DataFrame:
     """Pivot a column: a row for each example and a column for each layer, in order."""
     needed = {"example", "layer", column}
     if missing := sorted(needed - set(frame.columns)):
@@ -142,11 +145,14 @@ def _over_depth(frame: pd.DataFrame, column: str) -> pd.DataFrame:
     return frame.pivot(index=names, columns="layer", values=column).sort_index(axis=1)
 
 
-def _depths(
-    examples: pd.DataFrame, found: dict[str, Float[np.ndarray, " example"]]
+def _make_rows(
+    examples: pd.DataFrame, depths_by_measure: dict[str, Float[np.ndarray, " example"]]
 ) -> pd.DataFrame:
     return pd.concat(
-        [examples.assign(measure=measure, depth=depth) for measure, depth in found.items()],
+        [
+            examples.assign(measure=measure, depth=depth)
+            for measure, depth in depths_by_measure.items()
+        ],
         ignore_index=True,
     )
 

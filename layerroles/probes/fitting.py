@@ -7,11 +7,11 @@ first texts: some entries are a hundred times as large as others, and Adam moves
 
 starts at `W = 0`, `c = 0`, and is folded into `h + A h + b` at the end.
 
-A map has `d_model^2 + d_model` parameters. `fitted` warns where it sees fewer different tokens than
-that. This is a rule of thumb: a token's target is a whole distribution, so that fewer tokens can be
-enough, though fewer than `d_model + 1` never determine an affine map. The authors' own training
-(250 steps of 2^18 tokens by default, in their code) comes to 1.7 tokens for each parameter at the
-largest of their models (`d_model` 6144) and to 111 at a `d_model` of 768.
+A map has `d_model^2 + d_model` parameters. `train_maps` warns where it sees fewer different tokens
+than that. This is a rule of thumb: a token's target is a whole distribution, so that fewer tokens
+can be enough, though fewer than `d_model + 1` never determine an affine map. The authors' own
+training (250 steps of 2^18 tokens by default, in their code) comes to 1.7 tokens for each parameter
+at the largest of their models (`d_model` 6144) and to 111 at a `d_model` of 768.
 """
 
 import logging
@@ -26,8 +26,8 @@ from transformer_lens.model_bridge import TransformerBridge
 from layerroles.ablations import pad_left
 from layerroles.errors import InputError
 from layerroles.models import encode
-from layerroles.probes.streams import Place, divergence, places, read_out, streams_of
-from layerroles.progress import progress
+from layerroles.probes.streams import Place, kl_divergence, list_places, read_out, read_streams
+from layerroles.progress import show_progress
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +81,7 @@ class Maps:
     n_parameters: int
 
 
-def fitted(model: TransformerBridge, texts: Sequence[str], how: Fit) -> Maps:
+def train_maps(model: TransformerBridge, texts: Sequence[str], fit: Fit) -> Maps:
     """Train the maps; warn where they see fewer tokens than each has parameters.
 
     Raises:
@@ -93,7 +93,7 @@ def fitted(model: TransformerBridge, texts: Sequence[str], how: Fit) -> Maps:
     if not rows:
         raise InputError(f"none of the {len(texts)} texts has two tokens or more to train on")
     size = model.cfg.d_model
-    n_tokens, n_parameters = _count_tokens(rows, how), size * size + size
+    n_tokens, n_parameters = _count_tokens(rows, fit), size * size + size
     if n_tokens < n_parameters:
         log.warning(
             "the tuned lens is trained on %s tokens, fewer than the %s parameters of each layer's "
@@ -102,79 +102,81 @@ def fitted(model: TransformerBridge, texts: Sequence[str], how: Fit) -> Maps:
             "tokens to train on)",
             f"{n_tokens:,}",
             f"{n_parameters:,}",
-            how.steps,
-            how.tokens,
+            fit.steps,
+            fit.tokens,
             _TEXTS * (_LENGTH - 1),
             f"{sum(len(row) - 1 for row in rows):,}",
         )
-    depths = places(model)[:-1]
-    moments = _streams(model, rows[:_FOR_MOMENTS])
-    maps = {place: _Map(moments[place], how) for place in depths}
-    with progress(how.steps * how.tokens, "tuned lens") as advance:
-        for streams in _batches(model, rows, how):
+    depths = list_places(model)[:-1]
+    moments = _read_streams(model, rows[:_FOR_MOMENTS])
+    maps = {place: _TrainedMap(moments[place], fit) for place in depths}
+    with show_progress(fit.steps * fit.tokens, "tuned lens") as advance:
+        for streams in _read_batches(model, rows, fit):
             with torch.no_grad():
-                final = _logprobs(model, streams[places(model)[-1]], grad=False)
+                final = _read_logprobs(model, streams[list_places(model)[-1]], grad=False)
             losses = [maps[place].step(model, streams[place], final) for place in depths]
-            advance(how.tokens, f"divergence {sum(losses) / len(losses):.2f} nats")
+            advance(fit.tokens, f"divergence {sum(losses) / len(losses):.2f} nats")
     folded = [maps[place].folded() for place in depths]
     maps_of, shifts_of = zip(*folded, strict=True)
     return Maps(torch.stack(maps_of), torch.stack(shifts_of), n_tokens, n_parameters)
 
 
-def _draws(rows: list[list[int]], how: Fit) -> Iterator[tuple[list[int], Int[Tensor, " token"]]]:
+def _draw_tokens(
+    rows: list[list[int]], fit: Fit
+) -> Iterator[tuple[list[int], Int[Tensor, " token"]]]:
     """For each step, the texts that are read and which of their tokens; all texts come in turn.
 
     Tokens are counted over all of the step's texts, each one's first left out.
     """
-    draw = torch.Generator().manual_seed(how.seed)
+    rng = torch.Generator().manual_seed(fit.seed)
     order: list[int] = []
-    for _ in range(how.steps):
+    for _ in range(fit.steps):
         if len(order) < _TEXTS:
-            order += torch.randperm(len(rows), generator=draw).tolist()
-        some, order = order[:_TEXTS], order[_TEXTS:]
-        n = sum(len(rows[index]) - 1 for index in some)
-        yield some, torch.randperm(n, generator=draw)[: how.tokens]
+            order += torch.randperm(len(rows), generator=rng).tolist()
+        indices, order = order[:_TEXTS], order[_TEXTS:]
+        n = sum(len(rows[index]) - 1 for index in indices)
+        yield indices, torch.randperm(n, generator=rng)[: fit.tokens]
 
 
-def _count_tokens(rows: list[list[int]], how: Fit) -> int:
+def _count_tokens(rows: list[list[int]], fit: Fit) -> int:
     """How many different tokens the draws come to."""
-    seen: set[tuple[int, int]] = set()
-    for some, drawn in _draws(rows, how):
-        tokens = [(index, at) for index in some for at in range(1, len(rows[index]))]
-        seen.update(tokens[place] for place in drawn.tolist())
-    return len(seen)
+    seen_tokens: set[tuple[int, int]] = set()
+    for indices, draws in _draw_tokens(rows, fit):
+        tokens = [(index, at) for index in indices for at in range(1, len(rows[index]))]
+        seen_tokens.update(tokens[place] for place in draws.tolist())
+    return len(seen_tokens)
 
 
-def _batches(
-    model: TransformerBridge, rows: list[list[int]], how: Fit
+def _read_batches(
+    model: TransformerBridge, rows: list[list[int]], fit: Fit
 ) -> Iterator[dict[Place, Float[Tensor, "token d_model"]]]:
     """For each step, the streams at the tokens drawn."""
-    for some, drawn in _draws(rows, how):
-        streams = _streams(model, [rows[index] for index in some])
-        yield {place: stream[drawn.to(stream.device)] for place, stream in streams.items()}
+    for indices, draws in _draw_tokens(rows, fit):
+        streams = _read_streams(model, [rows[index] for index in indices])
+        yield {place: stream[draws.to(stream.device)] for place, stream in streams.items()}
 
 
-def _streams(
+def _read_streams(
     model: TransformerBridge, rows: list[list[int]]
 ) -> dict[Place, Float[Tensor, "token d_model"]]:
     """The streams at all real tokens of some texts but each one's first."""
     tokens, attended = pad_left(rows, model)
-    kept = attended.cumsum(-1) > 1
-    found = streams_of(model, tokens, attended)
+    is_kept = attended.cumsum(-1) > 1
+    streams = read_streams(model, tokens, attended)
     # Copies: what was made in inference mode takes no part in gradients.
-    return {place: stream[kept.to(stream.device)].clone() for place, stream in found.items()}
+    return {place: stream[is_kept.to(stream.device)].clone() for place, stream in streams.items()}
 
 
-def _logprobs(
+def _read_logprobs(
     model: TransformerBridge, stream: Float[Tensor, "token d_model"], *, grad: bool
 ) -> Float[Tensor, "token d_vocab"]:
     return read_out(model, stream, grad=grad).float().log_softmax(-1)
 
 
-class _Map:
+class _TrainedMap:
     """One depth's map while it is trained."""
 
-    def __init__(self, moments: Float[Tensor, "token d_model"], how: Fit) -> None:
+    def __init__(self, moments: Float[Tensor, "token d_model"], fit: Fit) -> None:
         moments = moments.float()
         self._mean = moments.mean(0)
         # A single token has no spread: the correction for a sample would divide by zero.
@@ -182,8 +184,8 @@ class _Map:
         size, device = moments.shape[1], moments.device
         self._weight = torch.zeros(size, size, device=device, requires_grad=True)
         self._shift = torch.zeros(size, device=device, requires_grad=True)
-        self._adam = torch.optim.Adam([self._weight, self._shift], lr=how.rate)
-        self._fall = torch.optim.lr_scheduler.LinearLR(self._adam, 1.0, 0.0, how.steps)
+        self._adam = torch.optim.Adam([self._weight, self._shift], lr=fit.rate)
+        self._fall = torch.optim.lr_scheduler.LinearLR(self._adam, 1.0, 0.0, fit.steps)
 
     def step(
         self,
@@ -192,11 +194,11 @@ class _Map:
         final: Float[Tensor, "token d_vocab"],
     ) -> float:
         """Take a step; the divergence before it, in nats."""
-        wide = stream.float()
-        z = (wide - self._mean) / self._std
-        mapped = wide + self._std * (z @ self._weight.T + self._shift)
-        found = _logprobs(model, mapped.to(stream.dtype), grad=True)
-        loss = divergence(final.to(found.device), found).mean()
+        stream_float32 = stream.float()
+        z = (stream_float32 - self._mean) / self._std
+        mapped = stream_float32 + self._std * (z @ self._weight.T + self._shift)
+        logprobs = _read_logprobs(model, mapped.to(stream.dtype), grad=True)
+        loss = kl_divergence(final.to(logprobs.device), logprobs).mean()
         self._adam.zero_grad()
         loss.backward()
         self._adam.step()

@@ -1,7 +1,7 @@
 """Probe frames by the probe that measured them and the condition under which it did.
 
 >>> import pandas as pd
->>> list(by_probe([pd.DataFrame({"probe": ["attention"]})]))
+>>> list(group_by_probe([pd.DataFrame({"probe": ["attention"]})]))
 ['attention']
 """
 
@@ -14,7 +14,7 @@ from layerroles.errors import InputError
 from layerroles.probes.base import PROBES
 
 
-def by_probe(
+def group_by_probe(
     probes: Iterable[pd.DataFrame], condition: str | None = INTACT.name
 ) -> dict[str, pd.DataFrame]:
     """Group frames by probe, with the rows of one condition; frames of one probe are joined.
@@ -28,30 +28,30 @@ def by_probe(
         InputError: a frame that no registered probe gave, or two of one probe and condition on the
             same examples.
     """
-    found: dict[str, list[pd.DataFrame]] = {}
+    frames_by_name: dict[str, list[pd.DataFrame]] = {}
     for frame in probes:
         if "probe" not in getattr(frame, "columns", ()):
             raise InputError(
                 f"a probe frame has a column 'probe' that names it; got {_describe(frame)}: "
                 "pass what LogitLens().measure or Attention().measure gave"
             )
-        for name, rows in frame[_is_under(frame, condition)].groupby("probe", sort=False):
+        for name, rows in frame[_is_of_condition(frame, condition)].groupby("probe", sort=False):
             PROBES[str(name)]  # an unknown name is refused
-            if not any(rows.equals(other) for other in found.get(str(name), [])):
-                found.setdefault(str(name), []).append(rows)
-    return {name: _joined(name, frames) for name, frames in found.items()}
+            if not any(rows.equals(other) for other in frames_by_name.get(str(name), [])):
+                frames_by_name.setdefault(str(name), []).append(rows)
+    return {name: _join_frames(name, frames) for name, frames in frames_by_name.items()}
 
 
-def of_one_condition(frame: pd.DataFrame) -> pd.DataFrame:
+def select_one_condition(frame: pd.DataFrame) -> pd.DataFrame:
     """The rows that may be averaged: all, or the intact model's if there are several conditions.
 
     No rows if there are several conditions without the intact model.
     """
     several = "condition" in frame and frame["condition"].nunique() > 1
-    return frame[_is_under(frame, INTACT.name)] if several else frame
+    return frame[_is_of_condition(frame, INTACT.name)] if several else frame
 
 
-def _is_under(frame: pd.DataFrame, condition: str | None) -> "pd.Series[bool]":
+def _is_of_condition(frame: pd.DataFrame, condition: str | None) -> "pd.Series[bool]":
     if condition is None:
         return pd.Series(True, frame.index)
     if "condition" not in frame:
@@ -59,16 +59,16 @@ def _is_under(frame: pd.DataFrame, condition: str | None) -> "pd.Series[bool]":
     return frame["condition"] == condition
 
 
-def _joined(name: str, frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
+def _join_frames(name: str, frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
     """Frames of one probe as one; no two of them measured an example under the same condition."""
     if len(frames) == 1:
         return frames[0]
     frames = [frame.assign(condition=frame.get("condition", INTACT.name)) for frame in frames]
-    asked = [frame[["condition", "task", "example"]].drop_duplicates() for frame in frames]
-    twice = pd.concat(asked)[lambda rows: rows.duplicated()]
-    if not twice.empty:
+    examples = [frame[["condition", "task", "example"]].drop_duplicates() for frame in frames]
+    repeated = pd.concat(examples)[lambda rows: rows.duplicated()]
+    if not repeated.empty:
         raise InputError(
-            f"two frames of {name} measured {twice['task'].iloc[0]} on the same examples: "
+            f"two frames of {name} measured {repeated['task'].iloc[0]} on the same examples: "
             "pass one of them"
         )
     return pd.concat(frames, ignore_index=True)

@@ -1,4 +1,4 @@
-"""What kind of head each head is: previous-token, duplicate-token or induction.
+"""What kind of head each head is: previous-token, duplicate-token, induction or retrieval.
 
 With `a[q, k]` the attention weight from query `q` to key `k` and `x` the tokens, the keys that
 count are, as in TransformerLens's `head_detector`,
@@ -12,20 +12,18 @@ A score is the mean, over the queries that have such a key, of the attention tha
 keys, so that 1 is a head that does nothing else. (`detect_head` of TransformerLens averages over
 all queries: its score is this one times the share of queries that have such a key.)
 
-    >>> frame = HeadScores().measure_repeated(model)  # doctest: +SKIP
-
-Retrieval heads: which heads copy the evidence into what the model writes.
-
-The retrieval score of Wu et al. ("Retrieval Head Mechanistically Explains Long-Context Factuality",
-arXiv 2404.15574). While the model writes greedily, a head copies a token of the evidence (their
-needle) at a step if, of all positions, it attends most to that token, and that token is what the
-model writes at this step. With `k` the tokens of the evidence and `g` those that head `h` copies,
+Retrieval heads copy the evidence into what the model writes (Wu et al., "Retrieval Head
+Mechanistically Explains Long-Context Factuality", arXiv 2404.15574). While the model writes
+greedily, a head copies a token of the evidence (their needle) at a step if, of all positions, it
+attends most to that token, and that token is what the model writes at this step. With `k` the
+tokens of the evidence and `g` those that head `h` copies,
 
     score(h) = |g & k| / |k|
 
 Tokens count by their position, each once. Patterns are looked at as the tokens are written, one
 position at a time, and only which key gets most is kept.
 
+    >>> frame = HeadScores().measure_repeated(model)  # doctest: +SKIP
     >>> frame = RetrievalScore().measure(model, [lr.task("kv_retrieval")])  # doctest: +SKIP
     >>> frame[frame.recall >= 0.5].groupby(["layer", "head"]).score.mean()  # doctest: +SKIP
 """
@@ -41,7 +39,7 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
 from layerroles.ablations import Prompt, pad_left
-from layerroles.engine import Decoding, Stops, Written, greedy, written
+from layerroles.engine import Decoding, Stops, Written, choose_greedy, encode_written
 from layerroles.errors import InputError
 from layerroles.models import prepared
 from layerroles.probes.base import Batch, Probe, register
@@ -74,12 +72,12 @@ class HeadScores(Probe):
             stop = start + pattern.shape[2]
             found = [
                 (pattern.float() * keys[:, None]).sum((-2, -1), dtype=torch.float64)
-                for keys in counted(batch.tokens[:, :stop], real[:, :stop], start)
+                for keys in match_keys(batch.tokens[:, :stop], real[:, :stop], start)
             ]
             sums[layer] = sums.get(layer, 0) + torch.stack(found)
 
         read_patterns(model, batch.tokens, batch.attended, note)
-        queries = _queries(batch.tokens, real)
+        queries = _count_queries(batch.tokens, real)
         share = (queries.double() / real.sum(-1)).tolist()
         for layer, total in sums.items():
             sums[layer] = total / queries[..., None]  # NaN where there are none
@@ -120,35 +118,35 @@ class HeadScores(Probe):
                 f"not limit={limit} and length={length}"
             )
         draws = torch.Generator().manual_seed(seed)
-        known = {"probe": self.name, "model": prepared(model).name, "condition": "intact"}
-        known |= {"task": "repeated_tokens", "family": "language"}
-        found = []
+        columns = {"probe": self.name, "model": prepared(model).name, "condition": "intact"}
+        columns |= {"task": "repeated_tokens", "family": "language"}
+        rows = []
         for place in range(limit):
             once = plain[torch.randperm(len(plain), generator=draws)[:length]]
             tokens = torch.cat([once, once])[None].to(model.cfg.device)
             example = Example(id=f"{seed}-{place}", prompt="", answer="")
             prompt = Prompt(tuple(tokens[0].tolist()))
             batch = Batch([example], tokens, torch.ones_like(tokens), [0], [()], [prompt])
-            found += [{**known, "example": name, **row} for name, row in self.rows(model, batch)]
-        return pd.DataFrame(found)
+            rows += [{**columns, "example": name, **row} for name, row in self.rows(model, batch)]
+        return pd.DataFrame(rows)
 
 
-def counted(
+def match_keys(
     tokens: Int[Tensor, "row key"], real: Bool[Tensor, "row key"], start: int
 ) -> Iterator[Bool[Tensor, "row query key"]]:
     """The keys that count, kind by kind, for the queries from column `start` on."""
     columns = torch.arange(tokens.shape[1], device=tokens.device)
-    behind = columns[start:, None] - columns  # how far back a key lies
-    both = real[:, start:, None] & real[:, None]
-    yield both & (behind == 1)
-    yield both & (behind > 0) & (tokens[:, start:, None] == tokens[:, None])
-    before = torch.nn.functional.pad(tokens, (1, 0))[:, :-1]  # the token before each key
-    begun = torch.nn.functional.pad(real, (1, 0))[:, :-1]
-    follows = (tokens[:, start:, None] == before[:, None]) & begun[:, None]
-    yield both & (behind >= 0) & follows
+    distance = columns[start:, None] - columns  # how far back a key lies
+    is_real = real[:, start:, None] & real[:, None]
+    yield is_real & (distance == 1)
+    yield is_real & (distance > 0) & (tokens[:, start:, None] == tokens[:, None])
+    tokens_before = torch.nn.functional.pad(tokens, (1, 0))[:, :-1]  # the token before each key
+    has_token_before = torch.nn.functional.pad(real, (1, 0))[:, :-1]
+    follows = (tokens[:, start:, None] == tokens_before[:, None]) & has_token_before[:, None]
+    yield is_real & (distance >= 0) & follows
 
 
-def _queries(
+def _count_queries(
     tokens: Int[Tensor, "row pos"], real: Bool[Tensor, "row pos"]
 ) -> Int[Tensor, "kind row"]:
     """How many tokens of each row have a key that counts, kind by kind."""
@@ -156,8 +154,8 @@ def _queries(
     step = 256  # so that nothing here grows with the square of the length
     for start in range(0, tokens.shape[1], step):
         stop = min(start + step, tokens.shape[1])
-        some = counted(tokens[:, :stop], real[:, :stop], start)
-        total += torch.stack([keys.any(-1).sum(-1) for keys in some])
+        masks = match_keys(tokens[:, :stop], real[:, :stop], start)
+        total += torch.stack([keys.any(-1).sum(-1) for keys in masks])
     return total
 
 
@@ -206,18 +204,20 @@ class RetrievalScore(Probe):
 
     def rows(self, model: TransformerBridge, batch: Batch) -> Iterator[tuple[str, dict[str, Any]]]:
         """One row for each example with evidence, layer and head."""
-        asked = [_request(model, example, self.max_gen_toks) for example in batch.examples]
-        kept = [place for place, request in enumerate(asked) if request.evidence]
-        if not kept:
+        all_requests = [
+            _make_request(model, example, self.max_gen_toks) for example in batch.examples
+        ]
+        with_evidence = [place for place, request in enumerate(all_requests) if request.evidence]
+        if not with_evidence:
             return
-        requests = [asked[place] for place in kept]
-        copied, ids = _write(model, requests)
-        for row, place in enumerate(kept):
+        requests = [all_requests[place] for place in with_evidence]
+        copied, ids = _write_and_watch(model, requests)
+        for row, place in enumerate(with_evidence):
             evidence = requests[row].evidence or ()
             needle = [requests[row].context[position] for position in evidence]
             recall = sum(token in ids[row] for token in needle) / len(needle)
-            for layer, found in copied.items():
-                for head, count in enumerate(found[row].sum(-1).tolist()):
+            for layer, layer_copied in copied.items():
+                for head, count in enumerate(layer_copied[row].sum(-1).tolist()):
                     yield (
                         batch.examples[place].id,
                         {
@@ -232,16 +232,16 @@ class RetrievalScore(Probe):
                     )
 
 
-def _request(model: TransformerBridge, example: Example, max_gen_toks: int) -> Written:
+def _make_request(model: TransformerBridge, example: Example, max_gen_toks: int) -> Written:
     context = example.context()
     shift = len(context) - len(example.prompt)
     spans = [(start + shift, stop + shift) for start, stop in example.evidence]
     options = {"until": ["\n"], "max_gen_toks": max_gen_toks}
-    (request,) = written(model, [(context, options)], [spans])
+    (request,) = encode_written(model, [(context, options)], [spans])
     return request
 
 
-def _write(
+def _write_and_watch(
     model: TransformerBridge, requests: list[Written]
 ) -> tuple[dict[int, Bool[Tensor, "row head pos"]], list[tuple[int, ...]]]:
     """Write greedily; by layer, which positions of the padded prompts each head copied.
@@ -255,25 +255,25 @@ def _write(
         evidence[row, [begins[row] + position for position in request.evidence or ()]] = True
     n = tokens.shape[1]
     copied: dict[int, Tensor] = {}
-    looked: dict[int, Int[Tensor, "row head"]] = {}  # by layer, the column that gets most
+    most_attended: dict[int, Int[Tensor, "row head"]] = {}  # by layer, the column that gets most
 
-    def note(layer: int, pattern: Tensor, start: int) -> None:
-        looked[layer] = pattern[:, :, -1].argmax(-1)
+    def note_most_attended(layer: int, pattern: Tensor, start: int) -> None:
+        most_attended[layer] = pattern[:, :, -1].argmax(-1)
 
     decoding = Decoding(Stops(model), requests)
-    logits, cache = read_patterns(model, tokens, attended, note, keep_cache=True)
-    read = tokens
+    logits, cache = read_patterns(model, tokens, attended, note_most_attended, keep_cache=True)
+    columns = tokens
     while True:
-        writing = torch.tensor(decoding.writing(), device=tokens.device)
-        done = decoding.add(greedy(logits))
+        writing = torch.tensor(decoding.unfinished_mask(), device=tokens.device)
+        is_done = decoding.add(choose_greedy(logits))
         hits = evidence & (tokens == decoding.last[:, None]) & writing[:, None]  # [row pos]
-        for layer, column in looked.items():
-            here = torch.nn.functional.one_hot(column, read.shape[1])[..., :n].bool()
-            copied[layer] = copied.get(layer, False) | (here & hits[:, None])
-        if done:
+        for layer, column in most_attended.items():
+            is_attended = torch.nn.functional.one_hot(column, columns.shape[1])[..., :n].bool()
+            copied[layer] = copied.get(layer, False) | (is_attended & hits[:, None])
+        if is_done:
             break
         new = decoding.last[:, None]
-        read = torch.cat([read, new], dim=1)
+        columns = torch.cat([columns, new], dim=1)
         attended = torch.cat([attended, torch.ones_like(new)], dim=1)
-        logits, cache = read_patterns(model, new, attended, note, cache=cache)
-    return copied, [writing.ids for writing in decoding.writings(None)]
+        logits, cache = read_patterns(model, new, attended, note_most_attended, cache=cache)
+    return copied, [writing.ids for writing in decoding.results(None)]

@@ -1,15 +1,12 @@
-"""What every lens does: read the stream at some depth as if it were the last.
+"""Lenses: read the stream at some depth as if it were the last.
 
 A stream `h` at depth `l` is read as `unembed(norm(T_l(h)))`, with the model's own final norm and
-unembedding and a translation `T_l`: nothing for the logit lens, an affine map for the tuned lens.
+unembedding and a translation `T_l`: nothing for the logit lens (nostalgebraist 2020, "interpreting
+GPT: the logit lens"), an affine map for the tuned lens (`layerroles.probes.tuned_lens`). The logit
+lens reads early streams badly: the model never meant them to be unembedded.
+
 TransformerLens's `logit_readout` does the reading, soft caps and scaled logits included. The last
 entry is checked to be the model's own output.
-
-The logit lens: what the model would say if it stopped after each block.
-
-The stream at the answering position is read through the model's own final norm and unembedding, as
-it is (nostalgebraist 2020, "interpreting GPT: the logit lens"). Early streams are read badly: the
-model never meant them to be unembedded. `TunedLens` maps them first.
 
 Example:
     lens = LogitLens(top=3).measure(model, tasks, limit=32)
@@ -33,8 +30,8 @@ from transformer_lens.model_bridge import TransformerBridge
 from layerroles.ablations import INTACT, Condition, Prompt, ablated, as_condition
 from layerroles.errors import InputError
 from layerroles.models import encode, forward, prepared
-from layerroles.probes.base import Batch, Probe, hooked, register
-from layerroles.probes.streams import Place, divergence, noted, places, read_out
+from layerroles.probes.base import Batch, Probe, call_at_hooks, register
+from layerroles.probes.streams import Place, kl_divergence, list_places, read_out, record_streams
 
 # Largest difference of the last entry from the model's own log-probability, in nats.
 _TOLERANCE = {torch.float32: 1e-2, torch.float16: 0.1, torch.bfloat16: 0.5}
@@ -81,11 +78,11 @@ class Lens(Probe):
             raise InputError(
                 f"top={self.top} tokens of a vocabulary of {model.cfg.d_vocab}: use 0 or more"
             )
-        places(model, sublayers=self.sublayers)
+        list_places(model, sublayers=self.sublayers)
 
     def rows(self, model: TransformerBridge, batch: Batch) -> Iterator[tuple[str, dict[str, Any]]]:
         """One row for each example and depth."""
-        streams, hooks = noted(model, self.sublayers, slice(-1, None))
+        streams, hooks = record_streams(model, self.sublayers, slice(-1, None))
         final = batch.run(model, hooks)
         answers = torch.tensor(batch.answers, device=final.device)
         for place, columns in self._columns(model, streams, final, answers):
@@ -115,16 +112,16 @@ class Lens(Probe):
             raise InputError("a lens reads a list of texts, none of them empty")
         self.check(model)
         condition = INTACT if condition is None else as_condition(condition)
-        before = {"probe": self.name, "model": prepared(model).name, "condition": condition.name}
+        columns = {"probe": self.name, "model": prepared(model).name, "condition": condition.name}
         frames = [
-            self._along(model, encode(model, text), condition).assign(text=number)
+            self._read_text(model, encode(model, text), condition).assign(text=number)
             for number, text in enumerate(texts)
         ]
-        frame = pd.concat(frames, ignore_index=True).assign(**before)
-        first = [*before, "text", "position", "token"]
-        return frame[[*first, *(name for name in frame if name not in first)]]
+        frame = pd.concat(frames, ignore_index=True).assign(**columns)
+        first_columns = [*columns, "text", "position", "token"]
+        return frame[[*first_columns, *(name for name in frame if name not in first_columns)]]
 
-    def _along(
+    def _read_text(
         self, model: TransformerBridge, ids: list[int], condition: Condition
     ) -> pd.DataFrame:
         if len(ids) > model.cfg.n_ctx:
@@ -133,23 +130,27 @@ class Lens(Probe):
                 f"{model.cfg.n_ctx}: cut it"
             )
         tokens = torch.tensor([ids], device=model.cfg.device)
-        streams, hooks = noted(model, self.sublayers, slice(None))
-        under = (
+        streams, hooks = record_streams(model, self.sublayers, slice(None))
+        ablation = (
             nullcontext()
             if condition.is_intact
             else ablated(model, condition, prompts=[Prompt(tuple(ids))])
         )
-        with under, hooked(model, hooks):
+        with ablation, call_at_hooks(model, hooks):
             final, _ = forward(model, tokens, torch.ones_like(tokens))
-        follows = torch.tensor([*ids[1:], ids[0]], device=final.device)  # the last is not known
-        token = [prepared(model).tokenizer.decode([one]) for one in ids]
-        known = [True] * (len(ids) - 1) + [False]
+        next_tokens = torch.tensor([*ids[1:], ids[0]], device=final.device)  # the last is not known
+        token_texts = [prepared(model).tokenizer.decode([token_id]) for token_id in ids]
+        has_next = [True] * (len(ids) - 1) + [False]
         frames = []
-        for place, columns in self._columns(model, streams, final[0], follows):
-            at = {"position": range(len(ids)), "token": token, **place._asdict()}
-            frames.append(pd.DataFrame({**at, **columns}))
+        for place, columns in self._columns(model, streams, final[0], next_tokens):
+            position_columns = {
+                "position": range(len(ids)),
+                "token": token_texts,
+                **place._asdict(),
+            }
+            frames.append(pd.DataFrame({**position_columns, **columns}))
             frames[-1][["rank", "logprob"]] = frames[-1][["rank", "logprob"]].where(
-                pd.Series(known)
+                pd.Series(has_next)
             )
         return pd.concat(frames, ignore_index=True).sort_values(
             ["position"], kind="stable", ignore_index=True
@@ -163,35 +164,37 @@ class Lens(Probe):
         targets: Int[Tensor, " row"],
     ) -> Iterator[tuple[Place, dict[str, list[Any]]]]:
         """The lens's columns at each depth, a value for each row."""
-        own = final.float().log_softmax(-1)
-        for place, logits in self.readings(model, streams):
-            found = logits.float().log_softmax(-1)
-            said = found.gather(-1, targets[:, None])
+        final_logprobs = final.float().log_softmax(-1)
+        for place, logits in self.read_depths(model, streams):
+            logprobs = logits.float().log_softmax(-1)
+            target_logprobs = logprobs.gather(-1, targets[:, None])
             yield (
                 place,
                 {
                     # As logits: log-probabilities may round what differs to the same.
                     "rank": (logits > logits.gather(-1, targets[:, None])).sum(-1).tolist(),
-                    "logprob": said[:, 0].tolist(),
+                    "logprob": target_logprobs[:, 0].tolist(),
                     "uniform": [-math.log(logits.shape[-1])] * len(logits),
-                    "entropy": (-(found.exp() * found).sum(-1)).tolist(),
-                    "kl": divergence(own, found).tolist(),
+                    "entropy": (-(logprobs.exp() * logprobs).sum(-1)).tolist(),
+                    "kl": kl_divergence(final_logprobs, logprobs).tolist(),
                     "agrees": (logits.argmax(-1) == final.argmax(-1)).tolist(),
-                    **self._likeliest(model, found),
+                    **self._likeliest(model, logprobs),
                 },
             )
-        error = float((said[:, 0] - own.gather(-1, targets[:, None])[:, 0]).abs().max())
+        error = float(
+            (target_logprobs[:, 0] - final_logprobs.gather(-1, targets[:, None])[:, 0]).abs().max()
+        )
         if not error <= _TOLERANCE[model.cfg.dtype]:
             raise InputError(
                 f"the last entry of the lens on {prepared(model).name} differs from the model's "
                 f"own output by {error:.2g} nats: the lens does not read this architecture"
             )
 
-    def readings(
+    def read_depths(
         self, model: TransformerBridge, streams: dict[Place, Float[Tensor, "row pos d_model"]]
     ) -> Iterator[tuple[Place, Float[Tensor, "token d_vocab"]]]:
         """The logits at each depth, in order, one at a time: all of them may not fit."""
-        for place in places(model, sublayers=self.sublayers):
+        for place in list_places(model, sublayers=self.sublayers):
             stream = rearrange(streams[place], "row pos d_model -> (row pos) d_model")
             yield place, read_out(model, self.translated(stream, place))
 
@@ -204,7 +207,7 @@ class Lens(Probe):
         decode = prepared(model).tokenizer.decode
         columns: dict[str, list[Any]] = {}
         for k in range(self.top):
-            columns[f"top_{k}"] = [decode([one]) for one in ids[:, k].tolist()]
+            columns[f"top_{k}"] = [decode([token_id]) for token_id in ids[:, k].tolist()]
             columns[f"top_{k}_logprob"] = values[:, k].tolist()
         return columns
 

@@ -38,29 +38,29 @@ def measure_into(
     Example:
         lens = lr.probes.measure_into("runs/first", lr.probes.LogitLens(), model, tasks, limit=8)
     """
-    known, tasks = provenance(model), as_tasks(tasks)
-    _refuse_other_weights(Path(run), known)
+    model_provenance, tasks = provenance(model), as_tasks(tasks)
+    _refuse_other_weights(Path(run), model_provenance)
     condition = INTACT if condition is None else as_condition(condition)
-    asked = {
+    request = {
         "probe": repr(probe),
-        "weights": known.weights,
-        "dtype": known.dtype,
+        "weights": model_provenance.weights,
+        "dtype": model_provenance.dtype,
         "condition": [condition.name, condition.hash],
         "tasks": {task.label: task.fingerprint(limit, seed) for task in tasks},
     }
-    digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
-    under = "" if condition.is_intact else f".{condition.hash}"
-    table = Path(run) / _FOLDER / f"{probe.name}{under}.csv"
-    note = table.with_suffix(".sha256")
-    if table.is_file() and note.is_file() and note.read_text() == digest:
-        return _read(table)
+    digest = hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
+    suffix = "" if condition.is_intact else f".{condition.hash}"
+    table = Path(run) / _FOLDER / f"{probe.name}{suffix}.csv"
+    digest_file = table.with_suffix(".sha256")
+    if table.is_file() and digest_file.is_file() and digest_file.read_text() == digest:
+        return _read_table(table)
     frame = probe.measure(model, tasks, limit=limit, seed=seed, condition=condition)
     try:
         table.parent.mkdir(parents=True, exist_ok=True)
         # The note goes first and comes last: a table that was cut off is never taken for whole.
-        note.unlink(missing_ok=True)
+        digest_file.unlink(missing_ok=True)
         frame.to_csv(table, index=False)
-        note.write_text(digest)
+        digest_file.write_text(digest)
     except OSError as error:
         raise InputError(f"{str(table)!r} cannot be written: {error.strerror}") from error
     return frame
@@ -78,14 +78,14 @@ def read_saved(run: str | Path, *, condition: str | None = "intact") -> list[pd.
         [frame["probe"].iloc[0] for frame in lr.probes.read_saved("runs/first")]
     """
     tables = sorted((Path(run) / _FOLDER).glob("*.csv"))
-    frames = [_read(table) for table in tables if table.with_suffix(".sha256").is_file()]
-    return [frame for frame in frames if condition is None or _under(frame) == condition]
+    frames = [_read_table(table) for table in tables if table.with_suffix(".sha256").is_file()]
+    return [frame for frame in frames if condition is None or _condition_name(frame) == condition]
 
 
 def _refuse_other_weights(run: Path, known: Provenance) -> None:
     try:
-        theirs = json.loads((run / "manifest.json").read_text(encoding="utf-8"))["model"]
-        weights, name = theirs["weights"], theirs["name"]
+        saved_model = json.loads((run / "manifest.json").read_text(encoding="utf-8"))["model"]
+        weights, name = saved_model["weights"], saved_model["name"]
     except (OSError, ValueError, LookupError, TypeError):  # no run, or it does not say
         return
     if weights != known.weights:
@@ -95,12 +95,12 @@ def _refuse_other_weights(run: Path, known: Provenance) -> None:
         )
 
 
-def _under(frame: pd.DataFrame) -> str:
+def _condition_name(frame: pd.DataFrame) -> str:
     """The name of a frame's condition; a frame that names none is of the intact model."""
     return str(frame["condition"].iloc[0]) if "condition" in frame and len(frame) else "intact"
 
 
-def _read(table: Path) -> pd.DataFrame:
+def _read_table(table: Path) -> pd.DataFrame:
     # A model may well write "nan" or "None": only an empty field says that there is no value.
     try:
         return pd.read_csv(table, keep_default_na=False, na_values=[""], dtype={"example": str})

@@ -29,7 +29,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from layerroles.errors import InputError
 from layerroles.probes.base import Batch, Probe, register
-from layerroles.probes.chunked import read
+from layerroles.probes.chunked import read_in_pieces
 from layerroles.sites import ENTRY, EXIT
 
 POSITIONS = ("last", "all")
@@ -62,27 +62,29 @@ class Similarity(Probe):
 
     def rows(self, model: TransformerBridge, batch: Batch) -> Iterator[tuple[str, dict[str, Any]]]:
         """One row for each example and run of blocks."""
-        counted = batch.attended.bool()
+        is_counted = batch.attended.bool()
         if self.position == "last":
-            counted = torch.zeros_like(counted)
-            counted[:, -1] = True
+            is_counted = torch.zeros_like(is_counted)
+            is_counted[:, -1] = True
         n_layers = model.cfg.n_layers
         sums = torch.zeros(2, len(batch.examples), n_layers + 1, n_layers + 1, dtype=torch.float64)
         streams: list[Tensor] = []
 
-        def note(value: Tensor, start: int, *, last: bool) -> None:
+        def note_stream(value: Tensor, start: int, *, last: bool) -> None:
             streams.append(value)
             if last:
-                where = counted[:, start : start + value.shape[1]]
-                for row, some in enumerate(where):
-                    if some.any():
-                        sums[:, row] += _changes([stream[row, some] for stream in streams])
+                piece_mask = is_counted[:, start : start + value.shape[1]]
+                for row, row_mask in enumerate(piece_mask):
+                    if row_mask.any():
+                        sums[:, row] += _measure_changes(
+                            [stream[row, row_mask] for stream in streams]
+                        )
                 streams.clear()
 
-        hooks = {ENTRY.format(layer=n): partial(note, last=False) for n in range(n_layers)}
-        hooks[EXIT.format(layer=n_layers - 1)] = partial(note, last=True)
-        read(model, batch.tokens, batch.attended, hooks)
-        n_tokens = counted.sum(-1).tolist()
+        hooks = {ENTRY.format(layer=n): partial(note_stream, last=False) for n in range(n_layers)}
+        hooks[EXIT.format(layer=n_layers - 1)] = partial(note_stream, last=True)
+        read_in_pieces(model, batch.tokens, batch.attended, hooks)
+        n_tokens = is_counted.sum(-1).tolist()
         for row, example in enumerate(batch.examples):
             influence, angular = (sums[:, row] / n_tokens[row]).tolist()
             for layer in range(n_layers):
@@ -120,7 +122,9 @@ def least_change(frame: pd.DataFrame) -> pd.DataFrame:
     return best[["task", "n", "layer", "stop", "angular"]].reset_index(drop=True)
 
 
-def _changes(streams: list[Float[Tensor, "token d_model"]]) -> Float[Tensor, "2 layer layer"]:
+def _measure_changes(
+    streams: list[Float[Tensor, "token d_model"]],
+) -> Float[Tensor, "2 layer layer"]:
     """Influence and angular distance of each two streams, summed over tokens; float64."""
     device = streams[0].device  # layers may lie on different devices
     x = torch.stack([stream.to(device) for stream in streams]).double()

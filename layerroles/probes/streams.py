@@ -15,7 +15,7 @@ from transformer_lens.tools.analysis.logit_lens import logit_readout
 
 from layerroles.errors import InputError
 from layerroles.models import forward, prepared
-from layerroles.probes.base import hooked
+from layerroles.probes.base import call_at_hooks
 from layerroles.sites import ENTRY, EXIT, MIDDLE
 
 
@@ -31,13 +31,13 @@ class Place(NamedTuple):
     part: Literal["attn", "block"]
 
 
-def places(model: TransformerBridge, *, sublayers: bool = False) -> list[Place]:
+def list_places(model: TransformerBridge, *, sublayers: bool = False) -> list[Place]:
     """The depths at which the stream is read, from the embedding on.
 
     Raises:
         InputError: `sublayers`, and a block has no stream between attention and MLP.
     """
-    found = [Place(-1, "block")]
+    depths = [Place(-1, "block")]
     for layer in range(model.cfg.n_layers):
         if sublayers:
             if model.get_hook_point(MIDDLE.format(layer=layer)) is None:
@@ -45,9 +45,9 @@ def places(model: TransformerBridge, *, sublayers: bool = False) -> list[Place]:
                     f"layer {layer} of {prepared(model).name} has no stream between attention and "
                     f"MLP, which read the same one: use sublayers=False"
                 )
-            found.append(Place(layer, "attn"))
-        found.append(Place(layer, "block"))
-    return found
+            depths.append(Place(layer, "attn"))
+        depths.append(Place(layer, "block"))
+    return depths
 
 
 def read_out(
@@ -71,37 +71,37 @@ def read_out(
         ) from error
 
 
-def divergence(
-    final: Float[Tensor, "row d_vocab"], found: Float[Tensor, "row d_vocab"]
+def kl_divergence(
+    final_logprobs: Float[Tensor, "row d_vocab"], logprobs: Float[Tensor, "row d_vocab"]
 ) -> Float[Tensor, " row"]:
     """`sum(p log(p / q))` in nats, of log-probabilities `log p` (final) and `log q` (found)."""
-    return kl_div(found, final, log_target=True, reduction="none").sum(-1).clamp(min=0)
+    return kl_div(logprobs, final_logprobs, log_target=True, reduction="none").sum(-1).clamp(min=0)
 
 
-def streams_of(
+def read_streams(
     model: TransformerBridge, tokens: Int[Tensor, "row pos"], attended: Int[Tensor, "row pos"]
 ) -> dict[Place, Float[Tensor, "row pos d_model"]]:
     """The stream after each block, and before the first, of one pass."""
-    streams, hooks = noted(model, False, slice(None))
-    with hooked(model, hooks):
+    streams, hooks = record_streams(model, False, slice(None))
+    with call_at_hooks(model, hooks):
         forward(model, tokens, attended, keep=1)
     return streams
 
 
-def noted(
+def record_streams(
     model: TransformerBridge, sublayers: bool, positions: slice
 ) -> tuple[dict[Place, Tensor], dict[str, Any]]:
     """Where streams will be found after a pass, and the hooks that put them there."""
     streams: dict[Place, Tensor] = {}
 
-    def note(value: Tensor, place: Place) -> None:
+    def record_stream(value: Tensor, place: Place) -> None:
         streams[place] = value[:, positions]
 
     points = {"block": EXIT, "attn": MIDDLE}
     hooks = {
         (ENTRY if place.layer < 0 else points[place.part]).format(
             layer=max(place.layer, 0)
-        ): partial(note, place=place)
-        for place in places(model, sublayers=sublayers)
+        ): partial(record_stream, place=place)
+        for place in list_places(model, sublayers=sublayers)
     }
     return streams, hooks

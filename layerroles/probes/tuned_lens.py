@@ -30,9 +30,9 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
 from layerroles.errors import InputError
-from layerroles.models import content, prepared, provenance, stamp
+from layerroles.models import prepared, provenance, tensor_bytes, weights_stamp
 from layerroles.probes.base import register
-from layerroles.probes.fitting import Fit, fitted
+from layerroles.probes.fitting import Fit, train_maps
 from layerroles.probes.lens import Lens
 from layerroles.probes.streams import Place
 
@@ -98,9 +98,9 @@ class TunedLens(Lens):
     def __repr__(self) -> str:
         digest = hashlib.sha256()
         for tensor in (self.maps, self.shifts):
-            digest.update(content(tensor))
-        kept = digest.hexdigest()[:16]
-        return f"TunedLens(model={self.trained.model!r}, maps={kept!r}, top={self.top})"
+            digest.update(tensor_bytes(tensor))
+        maps_hash = digest.hexdigest()[:16]
+        return f"TunedLens(model={self.trained.model!r}, maps={maps_hash!r}, top={self.top})"
 
     @classmethod
     def fit(
@@ -131,21 +131,21 @@ class TunedLens(Lens):
             InputError: no text of two tokens or more, numbers that are not above 0, or a model that
                 no lens can read.
         """
-        how = Fit(steps=steps, tokens=tokens, rate=rate, seed=seed)
-        made = fitted(model, texts, how)
-        known = provenance(model)
+        fit_options = Fit(steps=steps, tokens=tokens, rate=rate, seed=seed)
+        trained_maps = train_maps(model, texts, fit_options)
+        model_provenance = provenance(model)
         trained = Trained(
-            model=known.name,
-            weights=known.weights,
-            dtype=known.dtype,
+            model=model_provenance.name,
+            weights=model_provenance.weights,
+            dtype=model_provenance.dtype,
             texts=hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16],
             n_texts=len(texts),
-            n_tokens=made.n_tokens,
-            n_parameters=made.n_parameters,
-            fit=how,
-            versions=known.versions,
+            n_tokens=trained_maps.n_tokens,
+            n_parameters=trained_maps.n_parameters,
+            fit=fit_options,
+            versions=model_provenance.versions,
         )
-        return cls(made.maps, made.shifts, trained)
+        return cls(trained_maps.maps, trained_maps.shifts, trained)
 
     def save(self, path: str | Path) -> Path:
         """Write the lens and its provenance to a safetensors file, and return the path.
@@ -154,15 +154,15 @@ class TunedLens(Lens):
             InputError: the file cannot be written.
         """
         path = Path(path)
-        about = {"format": str(_FORMAT), "trained": json.dumps(dataclasses.asdict(self.trained))}
+        metadata = {"format": str(_FORMAT), "trained": json.dumps(dataclasses.asdict(self.trained))}
         tensors = {"maps": self.maps.contiguous(), "shifts": self.shifts.contiguous()}
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             # Written to a temporary folder beside the target, then moved in one step.
             with tempfile.TemporaryDirectory(dir=path.parent, prefix=".save-") as scratch:
-                made = Path(scratch) / "lens.safetensors"
-                save_file(tensors, made, metadata=about)
-                made.replace(path)
+                scratch_file = Path(scratch) / "lens.safetensors"
+                save_file(tensors, scratch_file, metadata=metadata)
+                scratch_file.replace(path)
         except (OSError, SafetensorError) as error:
             reason = getattr(error, "strerror", None) or error
             raise InputError(f"tuned lens {str(path)!r} cannot be written: {reason}") from error
@@ -181,14 +181,14 @@ class TunedLens(Lens):
         """
         try:
             with safe_open(path, framework="pt") as file:
-                about: dict[str, str] = file.metadata() or {}
-                if about.get("format") != str(_FORMAT):
+                metadata: dict[str, str] = file.metadata() or {}
+                if metadata.get("format") != str(_FORMAT):
                     raise InputError(
                         f"{str(path)!r} holds no tuned lens of format {_FORMAT}: "
                         f"name a file that TunedLens.save wrote, or fit the lens again"
                     )
-                known: dict[str, Any] = json.loads(about["trained"])
-                trained = Trained(**known | {"fit": Fit(**known["fit"])})
+                saved: dict[str, Any] = json.loads(metadata["trained"])
+                trained = Trained(**saved | {"fit": Fit(**saved["fit"])})
                 return cls(file.get_tensor("maps"), file.get_tensor("shifts"), trained, top)
         except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
             if isinstance(error, InputError):
@@ -218,9 +218,9 @@ class TunedLens(Lens):
         depth = place.layer + 1
         if depth == len(self.maps):
             return stream
-        maps, shifts = (one[depth].to(stream.device) for one in (self.maps, self.shifts))
-        wide = stream.float()
-        return (wide + wide @ maps.T + shifts).to(stream.dtype)
+        maps, shifts = (tensor[depth].to(stream.device) for tensor in (self.maps, self.shifts))
+        stream_float32 = stream.float()
+        return (stream_float32 + stream_float32 @ maps.T + shifts).to(stream.dtype)
 
     def _columns(
         self,
@@ -245,7 +245,7 @@ _WEIGHTS: "weakref.WeakKeyDictionary[TransformerBridge, tuple[int, str]]" = (
 
 def _weights(model: TransformerBridge) -> str:
     """Return the hash of a model's weights, computed once for as long as they stay the same."""
-    now = stamp(model)
+    now = weights_stamp(model)
     if model not in _WEIGHTS or _WEIGHTS[model][0] != now:
         _WEIGHTS[model] = now, provenance(model).weights
     return _WEIGHTS[model][1]

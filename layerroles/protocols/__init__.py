@@ -10,14 +10,14 @@ from layerroles.protocols.base import Unit as Unit
 from layerroles.protocols.base import protocol as protocol
 from layerroles.protocols.base import register as register
 from layerroles.protocols.chain import ChainLogprob as ChainLogprob
-from layerroles.protocols.coherence import Text as Text
+from layerroles.protocols.coherence import WrittenText as WrittenText
 from layerroles.protocols.coherence import add_coherence as add_coherence
-from layerroles.protocols.coherence import coherence as coherence
-from layerroles.protocols.coherence import texts_of as texts_of
-from layerroles.protocols.conversation import Said as Said
+from layerroles.protocols.coherence import find_written_texts as find_written_texts
+from layerroles.protocols.coherence import score_coherence as score_coherence
+from layerroles.protocols.conversation import Reply as Reply
 from layerroles.protocols.conversation import Turn as Turn
-from layerroles.protocols.conversation import opens as opens
-from layerroles.protocols.conversation import said as said
+from layerroles.protocols.conversation import opens_thinking as opens_thinking
+from layerroles.protocols.conversation import split_thinking as split_thinking
 from layerroles.protocols.generation import Generation as Generation
 from layerroles.protocols.generation import GenerationProtocol as GenerationProtocol
 from layerroles.protocols.likelihood import AnswerLogprob as AnswerLogprob
@@ -26,7 +26,7 @@ from layerroles.protocols.likelihood import Exact as Exact
 from layerroles.protocols.likelihood import Letter as Letter
 from layerroles.protocols.likelihood import LikelihoodProtocol as LikelihoodProtocol
 from layerroles.protocols.outcome import OUTCOMES as OUTCOMES
-from layerroles.protocols.outcome import details_of as details_of
+from layerroles.protocols.outcome import make_details as make_details
 from layerroles.protocols.outcome import outcome as outcome
 from layerroles.protocols.text import TextLogprob as TextLogprob
 

@@ -13,7 +13,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from layerroles.engine import Engine, Scored, Written
 from layerroles.errors import InputError
-from layerroles.protocols.conversation import Turn, templated
+from layerroles.protocols.conversation import Turn, apply_template
 from layerroles.registry import Registry, label_of, read_label
 from layerroles.tasks import Example, Task
 
@@ -110,7 +110,7 @@ class Protocol(ABC):
         Raises:
             InputError: a chat with a model that has no template.
         """
-        return templated(model, self.turns(example)) if chat else self.context(example)
+        return apply_template(model, self.turns(example)) if chat else self.context(example)
 
     def evidence(
         self, example: Example, context: str | None = None
@@ -121,10 +121,10 @@ class Protocol(ABC):
         if context is None:
             context = self.context(example)
         # The question comes last; the text that asks for its answer may differ.
-        before = context.rfind(example.prompt.removesuffix("Answer:").rstrip())
-        if before < 0:
+        question_start = context.rfind(example.prompt.removesuffix("Answer:").rstrip())
+        if question_start < 0:
             return None
-        return [(before + start, before + end) for start, end in example.evidence]
+        return [(question_start + start, question_start + end) for start, end in example.evidence]
 
     @abstractmethod
     def chance(self, examples: Sequence[Example]) -> float | None:
@@ -197,11 +197,11 @@ def protocol(label: str, **parameters: object) -> Protocol:
         >>> protocol("continuation", norm="byte").label
         'continuation[norm=byte]'
     """
-    name, given = read_label("protocol", label)
-    return PROTOCOLS.make(name, {**given, **parameters})
+    name, label_parameters = read_label("protocol", label)
+    return PROTOCOLS.make(name, {**label_parameters, **parameters})
 
 
-def need_choices(name: str, example: Example) -> None:
+def check_choices(name: str, example: Example) -> None:
     """Check that an example has choices to tell apart.
 
     Raises:

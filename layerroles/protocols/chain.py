@@ -8,8 +8,8 @@ from typing import ClassVar
 from layerroles.engine import Score
 from layerroles.errors import InputError
 from layerroles.protocols.base import Answer, Unit, register
-from layerroles.protocols.conversation import Turn, as_text, worked
-from layerroles.protocols.likelihood import LikelihoodProtocol, measured
+from layerroles.protocols.conversation import Turn, join_turns, turns_with_solutions
+from layerroles.protocols.likelihood import LikelihoodProtocol, make_measurement
 from layerroles.tasks import Example
 
 # A step ends with its line, or with a sentence.
@@ -51,15 +51,15 @@ class ChainLogprob(LikelihoodProtocol):
 
     def context(self, example: Example) -> str:
         """The question behind its shots, which show worked solutions where there are any."""
-        return as_text(self.turns(example))
+        return join_turns(self.turns(example))
 
     def turns(self, example: Example) -> list[Turn]:
         """The same as a chat."""
-        return worked(example)
+        return turns_with_solutions(example)
 
     def continuations(self, example: Example) -> list[str]:
         """The steps, each with the white space before it."""
-        return steps(example.solution)
+        return split_steps(example.solution)
 
     def pairs(self, example: Example, context: str, *, chat: bool) -> list[tuple[str, str]]:
         """Each step after the context and the steps before it."""
@@ -70,17 +70,17 @@ class ChainLogprob(LikelihoodProtocol):
         return pairs
 
     def judge(self, example: Example, scores: list[Score]) -> Answer:
-        """Nats per token of the whole; details: `steps`, those of each step."""
-        each = [score.logprob / score.n_tokens for score in scores]
+        """Nats per token of the whole; details: `split_steps`, those of each step."""
+        step_scores = [score.logprob / score.n_tokens for score in scores]
         nats, n_tokens = sum(s.logprob for s in scores), sum(s.n_tokens for s in scores)
-        return measured(nats / n_tokens, scores, {"steps": each})
+        return make_measurement(nats / n_tokens, scores, {"steps": step_scores})
 
 
-def steps(solution: str) -> list[str]:
+def split_steps(solution: str) -> list[str]:
     r"""A solution's steps, one for each line and sentence; together they are ` solution`.
 
     Example:
-        >>> steps("2 + 3 = 5.\nThe answer is 5.")
+        >>> split_steps("2 + 3 = 5.\nThe answer is 5.")
         [' 2 + 3 = 5.', '\nThe answer is 5.']
     """
     first, *rest = _SEAM.split(solution.strip())

@@ -1,11 +1,12 @@
-"""A question behind its worked examples, as turns of a conversation or as one text.
+r"""A question behind its worked examples, as a conversation; and the answer in what a model writes.
 
-Ask as a chat: the same questions, as turns of a conversation in the model's own template.
+Worked examples become turns of user and assistant, and the question is the last thing that the user
+says. The turns are read as one text, or in the template of the model's own chat. What is scored or
+generated is the assistant's reply; where a chat model thinks first, only what follows `</think>` is
+graded.
 
-Shots become turns of user and assistant, the question the last thing that the user says, and what
-is scored or generated is the assistant's reply.
-
-Tell a chat model's thinking from its answer: only what follows `</think>` is graded.
+    >>> print(join_turns([Turn("user", "1 + 1 ="), Turn("assistant", "2")]))
+    1 + 1 = 2
 """
 
 from collections.abc import Sequence
@@ -16,6 +17,10 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from layerroles.models import chat_text
 from layerroles.tasks import Example
+
+# Some templates state the day; a run that goes on tomorrow must ask the same.
+_DAY = "01 Jan 2025"
+_OPEN, _CLOSED = "<think>", "</think>"
 
 
 @dataclass(frozen=True)
@@ -32,11 +37,30 @@ class Turn:
     text: str
 
 
-def as_text(turns: Sequence[Turn]) -> str:
+def turns_with_answers(example: Example) -> list[Turn]:
+    """Shots that show bare answers, then the question."""
+    return _make_turns(example, [shot.answer for shot in example.shots])
+
+
+def turns_with_solutions(example: Example) -> list[Turn]:
+    """Shots that show worked solutions where they have one, then the question."""
+    return _make_turns(example, [shot.solution or shot.answer for shot in example.shots])
+
+
+def _make_turns(example: Example, replies: Sequence[str]) -> list[Turn]:
+    shots = [
+        turn
+        for shot, reply in zip(example.shots, replies, strict=True)
+        for turn in (Turn("user", shot.prompt), Turn("assistant", reply))
+    ]
+    return [*shots, Turn("user", example.prompt)]
+
+
+def join_turns(turns: Sequence[Turn]) -> str:
     r"""Turns as one text without a template: a reply follows after a space, what is next apart.
 
     Example:
-        >>> as_text([Turn("user", "1 + 1 ="), Turn("assistant", "2"), Turn("user", "1 + 2 =")])
+        >>> join_turns([Turn("user", "1 + 1 ="), Turn("assistant", "2"), Turn("user", "1 + 2 =")])
         '1 + 1 = 2\n\n1 + 2 ='
     """
     text = ""
@@ -46,44 +70,18 @@ def as_text(turns: Sequence[Turn]) -> str:
     return text
 
 
-def bare(example: Example) -> list[Turn]:
-    """Shots that show bare answers, then the question."""
-    return _asked(example, [shot.answer for shot in example.shots])
-
-
-def worked(example: Example) -> list[Turn]:
-    """Shots that show worked solutions where they have one, then the question."""
-    return _asked(example, [shot.solution or shot.answer for shot in example.shots])
-
-
-def _asked(example: Example, replies: Sequence[str]) -> list[Turn]:
-    shots = [
-        turn
-        for shot, reply in zip(example.shots, replies, strict=True)
-        for turn in (Turn("user", shot.prompt), Turn("assistant", reply))
-    ]
-    return [*shots, Turn("user", example.prompt)]
-
-
-# Some templates state the day; a run that goes on tomorrow must ask the same.
-_DAY = "01 Jan 2025"
-
-
-def templated(model: TransformerBridge, turns: Sequence[Turn]) -> str:
+def apply_template(model: TransformerBridge, turns: Sequence[Turn]) -> str:
     """Turns in the template of the model's tokenizer, up to where the assistant replies.
 
     Raises:
         InputError: there is no template, or it does not take these turns.
     """
-    said = [{"role": turn.role, "content": turn.text} for turn in turns]
-    return chat_text(model, said, day=_DAY)
-
-
-_OPEN, _CLOSED = "<think>", "</think>"
+    messages = [{"role": turn.role, "content": turn.text} for turn in turns]
+    return chat_text(model, messages, day=_DAY)
 
 
 @dataclass(frozen=True)
-class Said:
+class Reply:
     """What a model wrote.
 
     Attributes:
@@ -97,21 +95,21 @@ class Said:
     closed: bool | None
 
 
-def said(text: str, *, opened: bool) -> Said:
+def split_thinking(text: str, *, opened: bool) -> Reply:
     """Part a text; `opened` where the prompt itself has begun the thinking.
 
     Example:
-        >>> said("<think>2 and 2</think> 4", opened=False)
-        Said(answer=' 4', thinking='2 and 2', closed=True)
+        >>> split_thinking("<think>2 and 2</think> 4", opened=False)
+        Reply(answer=' 4', thinking='2 and 2', closed=True)
     """
     thinking, mark, answer = text.rpartition(_CLOSED)
     if mark:
-        return Said(answer, thinking.strip().removeprefix(_OPEN), True)
+        return Reply(answer, thinking.strip().removeprefix(_OPEN), True)
     if opened or _OPEN in text:
-        return Said("", text.strip().removeprefix(_OPEN), False)
-    return Said(text, "", None)
+        return Reply("", text.strip().removeprefix(_OPEN), False)
+    return Reply(text, "", None)
 
 
-def opens(prompt: str) -> bool:
+def opens_thinking(prompt: str) -> bool:
     """Whether a prompt ends within a thinking block, as the templates of some models do."""
     return prompt.rfind(_OPEN) > prompt.rfind(_CLOSED)

@@ -1,6 +1,9 @@
 """Protocols that score given answers instead of letting the model write one.
 
-Protocols that score given texts: what they share.
+Each example has some continuations of its context. The engine scores their tokens, in nats, and the
+protocol judges the example by these scores: it compares the continuations (`continuation`,
+`letter`), asks whether greedy decoding would write one (`exact`), or reports how likely one is
+(`answer_logprob`).
 """
 
 from abc import abstractmethod
@@ -11,31 +14,13 @@ from typing import Any, ClassVar
 
 from transformer_lens.model_bridge import TransformerBridge
 
-from layerroles.engine import Engine, Score, Scored, scored
+from layerroles.engine import Engine, Score, Scored, encode_scored
 from layerroles.errors import InputError
-from layerroles.protocols.base import Answer, Asked, Protocol, Unit, need_choices, register
-from layerroles.protocols.conversation import Turn, as_text, bare
-from layerroles.tasks import Example, Task, one_of
+from layerroles.protocols.base import Answer, Asked, Protocol, Unit, check_choices, register
+from layerroles.protocols.conversation import Turn, join_turns, turns_with_answers
+from layerroles.tasks import Example, Task, check_one_of
 
-
-@dataclass(frozen=True)
-class AskedScores(Asked):
-    """Likelihood requests, some for each example, and how their scores become an answer."""
-
-    protocol: "LikelihoodProtocol"
-    examples: Sequence[Example]
-    requests: list[Scored]
-    n_each: list[int]
-
-    apart: ClassVar[bool] = True
-
-    def judge(self, found: Sequence[Score]) -> list[Answer]:
-        """Judge each example by the scores of its continuations."""
-        left = iter(found)
-        return [
-            self.protocol.judge(example, [next(left) for _ in range(n)])
-            for example, n in zip(self.examples, self.n_each, strict=True)
-        ]
+NORMS = ("sum", "token", "byte", "unconditional")
 
 
 class LikelihoodProtocol(Protocol):
@@ -65,48 +50,31 @@ class LikelihoodProtocol(Protocol):
         context = self.prompt(model, example, chat=chat)
         pairs = self.pairs(example, context, chat=chat)
         evidence = self.evidence(example, context)
-        return scored(model, pairs, None if evidence is None else [evidence] * len(pairs))
+        return encode_scored(model, pairs, None if evidence is None else [evidence] * len(pairs))
 
     def prepare(
         self, engine: Engine, task: Task, examples: Sequence[Example], *, chat: bool = False
     ) -> Asked:
         """Encode a request for each continuation of each example."""
-        each = [self.requests(engine.model, example, chat=chat) for example in examples]
-        requests = [request for own in each for request in own]
-        return AskedScores(self, examples, requests, [len(own) for own in each])
+        by_example = [self.requests(engine.model, example, chat=chat) for example in examples]
+        requests = [request for example_requests in by_example for request in example_requests]
+        return AskedScores(
+            self, examples, requests, [len(example_requests) for example_requests in by_example]
+        )
 
 
-def measured(score: float, scores: Sequence[Score], details: Mapping[str, Any]) -> Answer:
-    """An answer that is a measurement, neither right nor wrong, from what `scores` say."""
-    finite = all(each.finite for each in scores)
-    return Answer(
-        score=score if finite else float("nan"),
-        correct=None,
-        strict=None,
-        outcome="",
-        response="",
-        status="ok" if finite else "not finite",
-        changed=any(each.changed for each in scores),
-        n_tokens=sum(each.n_tokens for each in scores),
-        details=details if finite else {},
-    )
-
-
-NORMS = ("sum", "token", "byte", "unconditional")
-
-
-class Choosing(LikelihoodProtocol):
+class ChoiceProtocol(LikelihoodProtocol):
     """The model's answer is the choice whose continuation is likeliest."""
 
     def check(self, example: Example) -> None:
         """Choices to tell apart are needed."""
-        need_choices(self.name, example)
+        check_choices(self.name, example)
 
     def chance(self, examples: Sequence[Example]) -> float | None:
         """One over the number of choices, on average."""
         return sum(1 / len(example.choices) for example in examples) / len(examples)
 
-    def compared(self, example: Example, scores: list[Score]) -> list[float]:
+    def compare_scores(self, example: Example, scores: list[Score]) -> list[float]:
         """What decides between the choices; by default their continuations' nats."""
         return [score.logprob for score in scores]
 
@@ -117,29 +85,17 @@ class Choosing(LikelihoodProtocol):
         right one over the best other in what is compared.
         """
         n = len(example.choices)
-        finite = all(score.finite for score in scores)
         right = example.choices.index(example.answer)
-        compared = self.compared(example, scores)
+        compared = self.compare_scores(example, scores)
         best = max(range(n), key=lambda index: compared[index])
         margin = compared[right] - max(compared[i] for i in range(n) if i != right)
-        correct = finite and margin > 0
-        logprobs = [score.logprob for score in scores[:n]]
-        return Answer(
-            score=float(correct) if finite else float("nan"),
-            correct=correct if finite else None,
-            strict=None,
-            outcome=("correct" if correct else "wrong") if finite else "",
-            response=example.choices[best] if finite else "",
-            status="ok" if finite else "not finite",
-            changed=any(score.changed for score in scores),
-            n_tokens=sum(score.n_tokens for score in scores),
-            details={"logprobs": logprobs, "margin": margin} if finite else {},
-        )
+        details = {"logprobs": [score.logprob for score in scores[:n]], "margin": margin}
+        return _right_or_wrong(margin > 0, example.choices[best], scores, details)
 
 
 @register("continuation")
 @dataclass(frozen=True)
-class Continuation(Choosing):
+class Continuation(ChoiceProtocol):
     """Compare the likelihoods of the choices' texts.
 
     Attributes:
@@ -164,15 +120,15 @@ class Continuation(Choosing):
         Raises:
             InputError: `norm` is none of those above.
         """
-        one_of("continuation", "norm", self.norm, NORMS, kind="protocol")
+        check_one_of("continuation", "norm", self.norm, NORMS, kind="protocol")
 
     def context(self, example: Example) -> str:
         """The question behind its shots, which show bare answers."""
-        return as_text(self.turns(example))
+        return join_turns(self.turns(example))
 
     def turns(self, example: Example) -> list[Turn]:
         """The same as a chat."""
-        return bare(example)
+        return turns_with_answers(example)
 
     def evidence(
         self, example: Example, context: str | None = None
@@ -189,7 +145,7 @@ class Continuation(Choosing):
         pairs = super().pairs(example, context, chat=chat)
         return pairs + [("", text) for _, text in pairs] * (self.norm == "unconditional")
 
-    def compared(self, example: Example, scores: list[Score]) -> list[float]:
+    def compare_scores(self, example: Example, scores: list[Score]) -> list[float]:
         """Nats, by the norm."""
         match self.norm:
             case "token":
@@ -201,12 +157,12 @@ class Continuation(Choosing):
                 n = len(example.choices)
                 both = zip(scores[:n], scores[n:], strict=True)
                 return [after.logprob - alone.logprob for after, alone in both]
-        return super().compared(example, scores)
+        return super().compare_scores(example, scores)
 
 
 @register("letter")
 @dataclass(frozen=True)
-class Letter(Choosing):
+class Letter(ChoiceProtocol):
     """List the choices under letters and compare the likelihoods of the letters (as in MMLU).
 
     Example:
@@ -226,23 +182,28 @@ class Letter(Choosing):
         Raises:
             InputError: there are none, or too many.
         """
-        for one in (example, *example.shots):
-            need_choices(self.name, one)
-            if len(one.choices) > len(ascii_uppercase):
-                raise InputError(f"protocol 'letter' has letters for 26 choices, not for {one.id}")
+        for shown in (example, *example.shots):
+            check_choices(self.name, shown)
+            if len(shown.choices) > len(ascii_uppercase):
+                raise InputError(
+                    f"protocol 'letter' has letters for 26 choices, not for {shown.id}"
+                )
 
     def context(self, example: Example) -> str:
         """Question, lettered choices and `Answer:`, behind shots of the same form."""
-        return as_text(self.turns(example))
+        return join_turns(self.turns(example))
 
     def turns(self, example: Example) -> list[Turn]:
         """The same as a chat."""
         shots = [
             turn
             for shot in example.shots
-            for turn in (Turn("user", _lettered(shot)), Turn("assistant", _letter(shot)))
+            for turn in (
+                Turn("user", _list_under_letters(shot)),
+                Turn("assistant", _find_letter(shot)),
+            )
         ]
-        return [*shots, Turn("user", _lettered(example))]
+        return [*shots, Turn("user", _list_under_letters(example))]
 
     def continuations(self, example: Example) -> list[str]:
         """Each letter after one space."""
@@ -286,11 +247,11 @@ class Exact(LikelihoodProtocol):
 
     def context(self, example: Example) -> str:
         """The question behind its shots, which show bare answers."""
-        return as_text(self.turns(example))
+        return join_turns(self.turns(example))
 
     def turns(self, example: Example) -> list[Turn]:
         """The same as a chat."""
-        return bare(example)
+        return turns_with_answers(example)
 
     def continuations(self, example: Example) -> list[str]:
         """The answer after one space, then each of its aliases."""
@@ -302,20 +263,11 @@ class Exact(LikelihoodProtocol):
         The response is that text; empty where it is none of them, for what the model would write
         instead is not known. Details: `logprob`, nats of the answer.
         """
-        finite = all(score.finite for score in scores)
         texts = zip((example.answer, *example.aliases), scores, strict=True)
-        written = [text for text, score in texts if score.is_greedy]
-        correct = finite and bool(written)
-        return Answer(
-            score=float(correct) if finite else float("nan"),
-            correct=correct if finite else None,
-            strict=None,
-            outcome=("correct" if correct else "wrong") if finite else "",
-            response=written[0] if correct else "",
-            status="ok" if finite else "not finite",
-            changed=any(score.changed for score in scores),
-            n_tokens=sum(score.n_tokens for score in scores),
-            details={"logprob": scores[0].logprob} if finite else {},
+        greedy_texts = [text for text, score in texts if score.is_greedy]
+        details = {"logprob": scores[0].logprob}
+        return _right_or_wrong(
+            bool(greedy_texts), greedy_texts[0] if greedy_texts else "", scores, details
         )
 
 
@@ -342,11 +294,11 @@ class AnswerLogprob(LikelihoodProtocol):
 
     def context(self, example: Example) -> str:
         """The question behind its shots, which show bare answers."""
-        return as_text(self.turns(example))
+        return join_turns(self.turns(example))
 
     def turns(self, example: Example) -> list[Turn]:
         """The same as a chat."""
-        return bare(example)
+        return turns_with_answers(example)
 
     def continuations(self, example: Example) -> list[str]:
         """The answer after one space."""
@@ -355,10 +307,64 @@ class AnswerLogprob(LikelihoodProtocol):
     def judge(self, example: Example, scores: list[Score]) -> Answer:
         """Nats per token of the answer."""
         (score,) = scores
-        return measured(score.logprob / score.n_tokens, scores, {})
+        return make_measurement(score.logprob / score.n_tokens, scores, {})
 
 
-def _lettered(example: Example) -> str:
+@dataclass(frozen=True)
+class AskedScores(Asked):
+    """Likelihood requests, some for each example, and how their scores become an answer."""
+
+    protocol: "LikelihoodProtocol"
+    examples: Sequence[Example]
+    requests: list[Scored]
+    n_each: list[int]
+
+    apart: ClassVar[bool] = True
+
+    def judge(self, found: Sequence[Score]) -> list[Answer]:
+        """Judge each example by the scores of its continuations."""
+        scores = iter(found)
+        return [
+            self.protocol.judge(example, [next(scores) for _ in range(n)])
+            for example, n in zip(self.examples, self.n_each, strict=True)
+        ]
+
+
+def _right_or_wrong(
+    correct: bool, response: str, scores: Sequence[Score], details: Mapping[str, Any]
+) -> Answer:
+    """An answer that is right or wrong; neither where a score is not finite."""
+    finite = all(score.finite for score in scores)
+    return Answer(
+        score=float(correct) if finite else float("nan"),
+        correct=correct if finite else None,
+        strict=None,
+        outcome=("correct" if correct else "wrong") if finite else "",
+        response=response if finite else "",
+        status="ok" if finite else "not finite",
+        changed=any(score.changed for score in scores),
+        n_tokens=sum(score.n_tokens for score in scores),
+        details=details if finite else {},
+    )
+
+
+def make_measurement(score: float, scores: Sequence[Score], details: Mapping[str, Any]) -> Answer:
+    """An answer that is a measurement, neither right nor wrong, from what `scores` say."""
+    finite = all(each.finite for each in scores)
+    return Answer(
+        score=score if finite else float("nan"),
+        correct=None,
+        strict=None,
+        outcome="",
+        response="",
+        status="ok" if finite else "not finite",
+        changed=any(each.changed for each in scores),
+        n_tokens=sum(each.n_tokens for each in scores),
+        details=details if finite else {},
+    )
+
+
+def _list_under_letters(example: Example) -> str:
     # A prompt may already ask for its answer ("Answer:"); the choices come before that.
     question = example.prompt.removesuffix("Answer:").rstrip()
     lines = [
@@ -368,5 +374,5 @@ def _lettered(example: Example) -> str:
     return "\n".join([question, *lines, "Answer:"])
 
 
-def _letter(example: Example) -> str:
+def _find_letter(example: Example) -> str:
     return ascii_uppercase[example.choices.index(example.answer)]

@@ -7,7 +7,7 @@ separately from one that gives a wrong answer.
 from collections.abc import Sequence
 from typing import Literal, get_args
 
-from layerroles.protocols.conversation import Said
+from layerroles.protocols.conversation import Reply
 from layerroles.tasks import Grade
 
 Outcome = Literal["correct", "wrong", "no answer", "truncated", "degenerate", "empty"]
@@ -35,7 +35,7 @@ def outcome(text: str, grade: Grade, *, ended: bool) -> Outcome:
         return "empty"
     if grade.flexible:
         return "correct"
-    if len(text.split()) >= _FEWEST_WORDS and repetition(text) >= _REPETITIVE:
+    if len(text.split()) >= _FEWEST_WORDS and repeated_share(text) >= _REPETITIVE:
         return "degenerate"
     if not grade.answered:
         return "no answer" if ended else "truncated"
@@ -45,7 +45,7 @@ def outcome(text: str, grade: Grade, *, ended: bool) -> Outcome:
     return "wrong"
 
 
-def in_form(grade: Grade, outcome: Outcome) -> bool:
+def is_in_form(grade: Grade, outcome: Outcome) -> bool:
     """Whether an answer came in the form of the shots, be it right or wrong.
 
     As the grade says; where it does not, an answer is in form if it is strict, or wrong (a wrong
@@ -56,35 +56,35 @@ def in_form(grade: Grade, outcome: Outcome) -> bool:
     return (grade.strict or outcome == "wrong") if grade.form is None else grade.form
 
 
-def repetition(text: str) -> float:
+def repeated_share(text: str) -> float:
     """The share of a text's 4-word runs that occurred before in it; 0 if it has none."""
-    runs = _runs(text.split(), _NGRAM)
+    runs = _ngrams(text.split(), _NGRAM)
     return 1 - len(set(runs)) / len(runs) if runs else 0.0
 
 
-def distinct(text: str, n: int) -> float | None:
+def distinct_share(text: str, n: int) -> float | None:
     """The share of a text's n-word runs that are different (distinct-n); None if it has none.
 
     After Li et al. 2016, "A Diversity-Promoting Objective Function" (arXiv 1510.03055).
     """
-    runs = _runs(text.split(), n)
+    runs = _ngrams(text.split(), n)
     return len(set(runs)) / len(runs) if runs else None
 
 
-def details_of(text: str, said: Said) -> dict[str, float | str | None]:
+def make_details(text: str, reply: Reply) -> dict[str, float | str | None]:
     """What the rows of a written answer keep in `details`.
 
     Args:
         text: all that was written.
-        said: the thinking and the answer in it.
+        reply: the thinking and the answer in it.
     """
     return {
-        "repetition": repetition(text),
-        "distinct_1": distinct(text, 1),
-        "distinct_2": distinct(text, 2),
-        **({"thinking": said.thinking} if said.thinking else {}),
+        "repetition": repeated_share(text),
+        "distinct_1": distinct_share(text, 1),
+        "distinct_2": distinct_share(text, 2),
+        **({"thinking": reply.thinking} if reply.thinking else {}),
     }
 
 
-def _runs(words: Sequence[str], n: int) -> list[tuple[str, ...]]:
+def _ngrams(words: Sequence[str], n: int) -> list[tuple[str, ...]]:
     return [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]

@@ -6,12 +6,12 @@ from typing import ClassVar
 
 from transformer_lens.model_bridge import TransformerBridge
 
-from layerroles.engine import Score, Scored, prefix_ids
+from layerroles.engine import Score, Scored, empty_context_ids
 from layerroles.errors import InputError
 from layerroles.models import prepared
 from layerroles.protocols.base import Answer, Unit, register
 from layerroles.protocols.conversation import Turn
-from layerroles.protocols.likelihood import LikelihoodProtocol, measured
+from layerroles.protocols.likelihood import LikelihoodProtocol, make_measurement
 from layerroles.tasks import Example
 
 
@@ -67,15 +67,15 @@ class TextLogprob(LikelihoodProtocol):
     def requests(self, model: TransformerBridge, example: Example, *, chat: bool) -> list[Scored]:
         """The text in windows that the model's context holds."""
         ids = prepared(model).tokenizer(example.answer, add_special_tokens=False)["input_ids"]
-        return list(windows(prefix_ids(model), ids, model.cfg.n_ctx))
+        return list(split_windows(empty_context_ids(model), ids, model.cfg.n_ctx))
 
     def judge(self, example: Example, scores: list[Score]) -> Answer:
         """Nats per byte; details: `nats` of the whole text."""
         nats = sum(score.logprob for score in scores)
-        return measured(nats / len(example.answer.encode()), scores, {"nats": nats})
+        return make_measurement(nats / len(example.answer.encode()), scores, {"nats": nats})
 
 
-def windows(prefix: tuple[int, ...], ids: Sequence[int], longest: int) -> Iterator[Scored]:
+def split_windows(prefix: tuple[int, ...], ids: Sequence[int], longest: int) -> Iterator[Scored]:
     """Every token scored once, after as much of the text as fits, in requests of `longest` tokens.
 
     The first window begins with `prefix`; each of the others predicts what is new in it after one

@@ -5,8 +5,8 @@ export(model, drop=plan.layers, path="pruned/")
 """
 
 from layerroles.prune.checkpoint import check_empty as check_empty
+from layerroles.prune.checkpoint import check_exportable as check_exportable
 from layerroles.prune.checkpoint import export as export
-from layerroles.prune.checkpoint import exportable as exportable
 from layerroles.prune.comparison import compare_plans as compare_plans
 from layerroles.prune.plan import METHODS as METHODS
 from layerroles.prune.plan import Candidate as Candidate

@@ -26,19 +26,27 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from layerroles.ablations import Condition, Skip, applied
 from layerroles.errors import InputError
-from layerroles.models import check_weights, forward, is_spread, lend, named, prepared, provenance
-from layerroles.progress import without_bars
+from layerroles.models import (
+    check_weights,
+    forward,
+    is_spread,
+    lend_tensors,
+    named_tensors,
+    prepared,
+    provenance,
+)
+from layerroles.progress import hide_library_bars
 from layerroles.sites import Site
 
-_NUMBER = {"layer_idx", "layer_id", "layer_number"}
+_LAYER_NUMBER = {"layer_idx", "layer_id", "layer_number"}
 # Configuration lists that hold layer numbers; other lists have an entry for each layer.
-_NUMBERS = {"mlp_only_layers", "attn_layer_indices"}
+_LISTS_OF_LAYERS = {"mlp_only_layers", "attn_layer_indices"}
 _N_TOKENS = 48
 # Largest difference of logits, as a share of their standard deviation.
 _TOLERANCE = {torch.float32: 1e-3, torch.float16: 0.05, torch.bfloat16: 0.2}
 
 
-@without_bars()
+@hide_library_bars()
 def export(model: TransformerBridge, *, drop: Iterable[int], path: str | Path) -> Path:
     """Write a checkpoint without the layers `drop`, which plain transformers reloads.
 
@@ -65,34 +73,34 @@ def export(model: TransformerBridge, *, drop: Iterable[int], path: str | Path) -
         folder = lr.export(real, drop=[1], path="pruned")
         pruned = lr.load(folder)
     """
-    known, folder = prepared(model), Path(path)
-    dropped = checked_layers(model, drop)
-    left = [layer for layer in range(model.cfg.n_layers) if layer not in dropped]
+    preparation, folder = prepared(model), Path(path)
+    dropped = check_layers(model, drop)
+    kept_layers = [layer for layer in range(model.cfg.n_layers) if layer not in dropped]
     check_empty(folder)
-    original = exportable(model)
-    made = _without(model, original, left)
-    _try(model, made, dropped)
-    about = {
+    original = check_exportable(model)
+    smaller = _build_smaller(model, original, kept_layers)
+    _check_same_logits(model, smaller, dropped)
+    provenance_data = {
         "source": provenance(model).to_dict(),
         "dropped": sorted(dropped),
-        "kept": left,
+        "kept": kept_layers,
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         # Written beside its place and moved there whole.
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".export-") as scratch:
-            whole = Path(scratch) / "model"
-            made.save_pretrained(whole)
+            written = Path(scratch) / "model"
+            smaller.save_pretrained(written)
             if original.can_generate():
                 # As it is: settings that many models have (a temperature without sampling) are
                 # refused by `save_pretrained`.
-                settings = whole / "generation_config.json"
+                settings = written / "generation_config.json"
                 original.generation_config.to_json_file(settings)
-            known.tokenizer.save_pretrained(whole)
-            text = json.dumps(about, indent=2, ensure_ascii=False) + "\n"
-            (whole / "layerroles.json").write_text(text, encoding="utf-8")
-            whole.replace(folder)
+            preparation.tokenizer.save_pretrained(written)
+            text = json.dumps(provenance_data, indent=2, ensure_ascii=False) + "\n"
+            (written / "layerroles.json").write_text(text, encoding="utf-8")
+            written.replace(folder)
     except OSError as error:
         raise InputError(
             f"folder {str(path)!r} cannot be written: {error.strerror or error}"
@@ -107,14 +115,14 @@ def check_empty(folder: Path) -> None:
         InputError: it exists and is not an empty folder, or cannot be read.
     """
     try:
-        used = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+        is_used = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
     except OSError as error:
         raise InputError(f"folder {str(folder)!r} cannot be read: {error.strerror}") from error
-    if used:
+    if is_used:
         raise InputError(f"{str(folder)!r} exists and is not an empty folder: choose another path")
 
 
-def checked_layers(model: TransformerBridge, drop: Any) -> set[int]:
+def check_layers(model: TransformerBridge, drop: Any) -> set[int]:
     """The layers as a set.
 
     Raises:
@@ -125,9 +133,11 @@ def checked_layers(model: TransformerBridge, drop: Any) -> set[int]:
         layers = [index(layer) for layer in drop]
     except TypeError:
         raise InputError(f"drop={drop!r} is no list of layers: write it as [21, 22]") from None
-    wrong = next((layer for layer in layers if not 0 <= layer < n_layers), None)
-    if wrong is not None:
-        raise InputError(f"drop={layers}: {name} has layers 0 to {n_layers - 1}, not {wrong}")
+    out_of_range = next((layer for layer in layers if not 0 <= layer < n_layers), None)
+    if out_of_range is not None:
+        raise InputError(
+            f"drop={layers}: {name} has layers 0 to {n_layers - 1}, not {out_of_range}"
+        )
     if not layers or len(set(layers)) < len(layers):
         raise InputError(f"drop={layers}: name each layer once, and at least one")
     if len(layers) == n_layers:
@@ -135,7 +145,7 @@ def checked_layers(model: TransformerBridge, drop: Any) -> set[int]:
     return set(layers)
 
 
-def exportable(model: TransformerBridge) -> Any:
+def check_exportable(model: TransformerBridge) -> Any:
     """The model as transformers has it.
 
     Raises:
@@ -158,7 +168,7 @@ def exportable(model: TransformerBridge) -> Any:
     return original
 
 
-def _without(model: TransformerBridge, original: Any, left: Sequence[int]) -> Any:
+def _build_smaller(model: TransformerBridge, original: Any, kept_layers: Sequence[int]) -> Any:
     """The smaller model, on the larger one's own tensors.
 
     Raises:
@@ -168,82 +178,87 @@ def _without(model: TransformerBridge, original: Any, left: Sequence[int]) -> An
     places = [block.name for block in model.blocks]
     stack = places[0].rpartition(".")[0]
     try:
-        small = _smaller(original.config, left, len(places))
+        smaller_config = _smaller_config(original.config, kept_layers, len(places))
         # Neither takes memory.
         with torch.device("meta"):
-            made, whole = (
+            smaller, rebuilt = (
                 AutoModelForCausalLM.from_config(
                     config, dtype=model.cfg.dtype, attn_implementation="eager"
                 )
-                for config in (small, copy.deepcopy(original.config))
+                for config in (smaller_config, copy.deepcopy(original.config))
             )
-        blocks, before = made.get_submodule(stack), whole.get_submodule(stack)
+        blocks, original_blocks = smaller.get_submodule(stack), rebuilt.get_submodule(stack)
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, ImportError) as error:
         line = str(error).split("\n")[0] or type(error).__name__
-        raise InputError(f"{what} cannot be made with {len(left)} layers: {line}") from error
+        raise InputError(f"{what} cannot be made with {len(kept_layers)} layers: {line}") from error
     changed = [
         layer
-        for place, layer in enumerate(left)
-        if place >= len(blocks) or not _alike(blocks[place], before[layer])
+        for place, layer in enumerate(kept_layers)
+        if place >= len(blocks) or not _are_built_alike(blocks[place], original_blocks[layer])
     ]
-    if len(blocks) != len(left) or changed:
+    if len(blocks) != len(kept_layers) or changed:
         raise InputError(
             f"{what} cannot be exported without these layers: how its blocks are built depends on "
-            f"their number (L{changed[0] if changed else left[-1]} would change)"
+            f"their number (L{changed[0] if changed else kept_layers[-1]} would change)"
         )
-    missing = lend(made, named(model), partial(_source, stack=stack, left=left))
+    missing = lend_tensors(
+        smaller,
+        named_tensors(model),
+        partial(_name_in_source, stack=stack, kept_layers=kept_layers),
+    )
     if missing is not None:
         raise InputError(f"{what} cannot be exported: TransformerLens keeps no {missing} of it")
-    made.tie_weights()
-    return made.eval()
+    smaller.tie_weights()
+    return smaller.eval()
 
 
-def _smaller(config: Any, left: Sequence[int], n_layers: int) -> Any:
+def _smaller_config(config: Any, kept_layers: Sequence[int], n_layers: int) -> Any:
     """The configuration with fewer layers: the lists that have an entry for each are cut."""
     values = copy.deepcopy(config).to_dict()
     for name, value in values.items():
-        if name in _NUMBERS and isinstance(value, list):
-            values[name] = [left.index(layer) for layer in value if layer in left]
+        if name in _LISTS_OF_LAYERS and isinstance(value, list):
+            values[name] = [kept_layers.index(layer) for layer in value if layer in kept_layers]
         elif (
             isinstance(value, list)
             and len(value) == n_layers
             and "token" not in name  # there may be as many ends of a text as layers
             and name != "architectures"
         ):
-            values[name] = [value[layer] for layer in left]
-    values[config.attribute_map.get("num_hidden_layers", "num_hidden_layers")] = len(left)
+            values[name] = [value[layer] for layer in kept_layers]
+    values[config.attribute_map.get("num_hidden_layers", "num_hidden_layers")] = len(kept_layers)
     return type(config)(**values)
 
 
-def _alike(one: nn.Module, two: nn.Module) -> bool:
+def _are_built_alike(first: nn.Module, second: nn.Module) -> bool:
     """Whether two blocks are built alike: modules, shapes, and plain values but their number."""
-    modules = [dict(block.named_modules()) for block in (one, two)]
+    modules = [dict(block.named_modules()) for block in (first, second)]
     return modules[0].keys() == modules[1].keys() and all(
-        _built(module) == _built(modules[1][name]) for name, module in modules[0].items()
+        _describe_module(module) == _describe_module(modules[1][name])
+        for name, module in modules[0].items()
     )
 
 
-def _built(module: nn.Module) -> tuple[type, dict[str, Any], dict[str, torch.Size]]:
-    plain = {
+def _describe_module(module: nn.Module) -> tuple[type, dict[str, Any], dict[str, torch.Size]]:
+    values = {
         name: value
         for name, value in vars(module).items()
         if isinstance(value, bool | int | float | str | tuple | None)
         and not name.startswith("_")
-        and name not in _NUMBER
+        and name not in _LAYER_NUMBER
     }
-    own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
-    return type(module), plain, {name: tensor.shape for name, tensor in own}
+    tensors = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
+    return type(module), values, {name: tensor.shape for name, tensor in tensors}
 
 
-def _source(name: str, stack: str, left: Sequence[int]) -> str:
+def _name_in_source(name: str, stack: str, kept_layers: Sequence[int]) -> str:
     """The name that a tensor of the smaller model has in the larger one."""
     if not name.startswith(f"{stack}."):
         return name
     place, _, rest = name.removeprefix(f"{stack}.").partition(".")
-    return f"{stack}.{left[int(place)]}.{rest}"
+    return f"{stack}.{kept_layers[int(place)]}.{rest}"
 
 
-def _try(model: TransformerBridge, made: Any, dropped: set[int]) -> None:
+def _check_same_logits(model: TransformerBridge, smaller: Any, dropped: set[int]) -> None:
     """Compare the logits of the smaller model with those under `Skip`.
 
     Raises:
@@ -252,13 +267,13 @@ def _try(model: TransformerBridge, made: Any, dropped: set[int]) -> None:
     n_tokens = min(_N_TOKENS, model.cfg.n_ctx)
     tokens = (torch.arange(n_tokens) * 37 + 11) % (model.cfg.d_vocab - 1)
     tokens = tokens[None].to(model.cfg.device)
-    attended = torch.ones_like(tokens)
+    attention_mask = torch.ones_like(tokens)
     condition = Condition({Site(layer): Skip() for layer in dropped})
     with applied(model, condition, {}):
-        skipped, _ = forward(model, tokens, attended)
+        skipped, _ = forward(model, tokens, attention_mask)
     with torch.inference_mode():
-        found = made(input_ids=tokens, attention_mask=attended, use_cache=False).logits
-    error = float((found.float() - skipped.float()).abs().max() / skipped.float().std())
+        logits = smaller(input_ids=tokens, attention_mask=attention_mask, use_cache=False).logits
+    error = float((logits.float() - skipped.float()).abs().max() / skipped.float().std())
     if not error <= _TOLERANCE.get(model.cfg.dtype, 1e-3):
         raise InputError(
             f"model {prepared(model).name!r} ({model.cfg.architecture}) cannot be exported without "

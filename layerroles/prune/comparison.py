@@ -1,4 +1,4 @@
-"""Plans side by side, on examples that none of them has seen.
+"""Compare plans on examples that none of them was made with.
 
 plans = [plan_pruning(model, drop=2, method=name, ...) for name in METHODS]
 result = Sweep(model, tasks, [plan.condition for plan in plans], seed=1).run("runs/held_out")
@@ -13,9 +13,9 @@ from typing import Any
 import pandas as pd
 
 from layerroles.errors import InputError
-from layerroles.prune.plan import PruningPlan, named
-from layerroles.prune.scoring import called
-from layerroles.results import Cell, SweepResult, cells_of, check_result, paired
+from layerroles.prune.plan import PruningPlan, label_layers
+from layerroles.prune.scoring import name_in_result
+from layerroles.results import Cell, SweepResult, cells_of, check_result, estimate_paired_effect
 
 NUMBERS = ["n", "intact", "chance", "score", "effect", "ci_low", "ci_high"]
 HARM = ["harm", "harm_low", "harm_high"]
@@ -56,17 +56,18 @@ def compare_plans(result: SweepResult, plans: Sequence[PruningPlan]) -> pd.DataF
     """
     check_result(result)
     keys = [(len(plan.layers), plan.method) for plan in plans]
-    twice = next((key for key in keys if keys.count(key) > 1), None)
-    if not plans or twice:
+    repeated = next((key for key in keys if keys.count(key) > 1), None)
+    if not plans or repeated:
         raise InputError(
-            f"two plans drop {twice[0]} layers by method {twice[1]!r}: compare them one by one"
-            if twice
+            f"two plans drop {repeated[0]} layers by method {repeated[1]!r}: compare them "
+            f"one by one"
+            if repeated
             else "there are no plans to compare"
         )
     effects = result.effects().set_index(["condition", "task", "protocol"])
     cells = cells_of(result)
     for plan, cell in product(plans, cells):
-        if (_condition(result, plan), cell.task, cell.protocol) not in effects.index:
+        if (_condition_name(result, plan), cell.task, cell.protocol) not in effects.index:
             raise InputError(
                 f"{cell.task!r} was not asked under {cell.protocol!r} with "
                 f"{plan.condition.name!r}, by method {plan.method!r}: sweep all plans together"
@@ -74,18 +75,18 @@ def compare_plans(result: SweepResult, plans: Sequence[PruningPlan]) -> pd.DataF
     rows: list[dict[str, Any]] = []
     for cell in cells:
         for plan in plans:
-            name = _condition(result, plan)
-            found = effects.loc[name, cell.task, cell.protocol]
+            name = _condition_name(result, plan)
+            row = effects.loc[name, cell.task, cell.protocol]
             rows.append(
                 {
                     "drop": len(plan.layers),
                     "method": plan.method,
-                    "layers": named(plan.layers),
+                    "layers": label_layers(plan.layers),
                     "task": cell.task,
                     "family": cell.family,
                     "protocol": cell.protocol,
-                    **{column: found[column] for column in (*NUMBERS, *HARM, "unit")},
-                    **_difference(cell, name, _role_aware(result, plans, plan)),
+                    **{column: row[column] for column in (*NUMBERS, *HARM, "unit")},
+                    **_score_difference(cell, name, _role_aware_condition(result, plans, plan)),
                 }
             )
     table = pd.DataFrame(rows)
@@ -95,10 +96,10 @@ def compare_plans(result: SweepResult, plans: Sequence[PruningPlan]) -> pd.DataF
     return table[COLUMNS]
 
 
-def _condition(result: SweepResult, plan: PruningPlan) -> str:
-    """What the plan's condition is called in the result."""
+def _condition_name(result: SweepResult, plan: PruningPlan) -> str:
+    """The name of the plan's condition in the result."""
     try:
-        return called(result, plan.condition)
+        return name_in_result(result, plan.condition)
     except InputError:
         raise InputError(
             f"the result lacks {plan.condition.name!r}, by method {plan.method!r}: sweep "
@@ -106,23 +107,27 @@ def _condition(result: SweepResult, plan: PruningPlan) -> str:
         ) from None
 
 
-def _role_aware(result: SweepResult, plans: Sequence[PruningPlan], plan: PruningPlan) -> str | None:
+def _role_aware_condition(
+    result: SweepResult, plans: Sequence[PruningPlan], plan: PruningPlan
+) -> str | None:
     """The condition of the role-aware plan with as many layers."""
     for other in plans:
         if other.method == "role_aware" and len(other.layers) == len(plan.layers):
-            return _condition(result, other)
+            return _condition_name(result, other)
     return None
 
 
-def _difference(cell: Cell, name: str, ours: str | None) -> dict[str, float]:
-    """The score under condition `ours` minus that under `name`."""
-    if ours is None:
+def _score_difference(cell: Cell, name: str, role_aware: str | None) -> dict[str, float]:
+    """The score under the role-aware plan's condition minus that under `name`."""
+    if role_aware is None:
         return dict.fromkeys(("difference", "low", "high"), nan)
-    if ours == name:
+    if role_aware == name:
         return dict.fromkeys(("difference", "low", "high"), 0.0)
-    answered = cell.scores.loc[[name, ours]].dropna(axis=1)
+    answered = cell.scores.loc[[name, role_aware]].dropna(axis=1)
     clusters = cell.clusters_of(list(answered.columns))
-    theirs, own = answered.to_numpy(float)
-    effect = paired(theirs, own, clusters, cell.unit, cell.rng(ours, name))
+    scores, role_aware_scores = answered.to_numpy(float)
+    effect = estimate_paired_effect(
+        scores, role_aware_scores, clusters, cell.unit, cell.rng(role_aware, name)
+    )
     interval = effect.interval
     return {"difference": effect.effect, "low": interval.low, "high": interval.high}

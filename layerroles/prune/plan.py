@@ -122,25 +122,25 @@ class PruningPlan:
             {
                 "method": self.method,
                 "step": number,
-                "layers": named(one.layers),
-                "score": one.score,
-                "low": one.interval.low,
-                "high": one.interval.high,
-                "influence": one.influence,
-                "n": one.n,
-                "n_failed": one.n_failed,
-                "chosen": one.layers == step.chosen,
+                "layers": label_layers(candidate.layers),
+                "score": candidate.score,
+                "low": candidate.interval.low,
+                "high": candidate.interval.high,
+                "influence": candidate.influence,
+                "n": candidate.n,
+                "n_failed": candidate.n_failed,
+                "chosen": candidate.layers == step.chosen,
             }
             for number, step in enumerate(self.steps, start=1)
-            for one in step.candidates
+            for candidate in step.candidates
         ]
         return pd.DataFrame(rows, columns=COLUMNS)
 
     def __repr__(self) -> str:
-        return as_text(self._headline(), self._short(), *self._below())
+        return as_text(self._headline(), self._short_frame(), *self._closing_lines())
 
     def _repr_html_(self) -> str:
-        return as_html(self._headline(), self._short(), *self._below())
+        return as_html(self._headline(), self._short_frame(), *self._closing_lines())
 
     def _headline(self) -> str:
         layers = ", ".join(map(str, self.layers))
@@ -154,11 +154,11 @@ class PruningPlan:
             line += f"; {self.limit} examples of each of {', '.join(self.tasks)}"
         return f"{line}, seed {self.seed}; the best candidates of each step:"
 
-    def _short(self) -> pd.DataFrame:
+    def _short_frame(self) -> pd.DataFrame:
         shown = self.frame.groupby("step", sort=False).head(_SHOWN)
         return shown.drop(columns="method")
 
-    def _below(self) -> list[str]:
+    def _closing_lines(self) -> list[str]:
         export = "Next: lr.export(model, drop=plan.layers, path=FOLDER) writes the pruned model."
         if not self.protocols:
             return [export]
@@ -176,7 +176,7 @@ class PruningPlan:
         ]
 
 
-def named(layers: tuple[int, ...]) -> str:
+def label_layers(layers: tuple[int, ...]) -> str:
     """Layers in words: `L3`, a run as `L3:6`, others as `L3,L7`."""
     ordered = sorted(layers)
     if len(ordered) > 1 and ordered == list(range(ordered[0], ordered[-1] + 1)):
@@ -184,6 +184,6 @@ def named(layers: tuple[int, ...]) -> str:
     return ",".join(f"L{layer}" for layer in ordered)
 
 
-def best_first(candidates: list[Candidate]) -> tuple[Candidate, ...]:
+def sort_candidates(candidates: list[Candidate]) -> tuple[Candidate, ...]:
     """Candidates with the best first."""
-    return tuple(sorted(candidates, key=lambda one: one.order))
+    return tuple(sorted(candidates, key=lambda candidate: candidate.order))

@@ -29,17 +29,17 @@ from transformer_lens.model_bridge import TransformerBridge
 from layerroles.ablations import Condition, Skip
 from layerroles.errors import InputError
 from layerroles.models import prepared
-from layerroles.prune.plan import METHODS, Candidate, PruningPlan, Step, best_first
+from layerroles.prune.plan import METHODS, Candidate, PruningPlan, Step, sort_candidates
 from layerroles.prune.scoring import (
-    Asker,
     Change,
     Harm,
-    changes,
-    single_layers,
-    swept_alone,
-    with_skill,
+    PlanningSweep,
+    harm_of_layers,
+    measure_changes,
+    select_singles,
+    tasks_with_skill,
 )
-from layerroles.registry import unknown
+from layerroles.registry import describe_unknown
 from layerroles.results import SweepResult
 from layerroles.sites import Site
 from layerroles.tasks import Task, as_tasks, task
@@ -91,79 +91,85 @@ def plan_pruning(
         plan = lr.plan_pruning(model, drop=1, keep=["retrieval"], tasks=tasks, limit=8)
         print(plan)
     """
-    known, n_layers = prepared(model), model.cfg.n_layers
+    preparation, n_layers = prepared(model), model.cfg.n_layers
     if not isinstance(drop, int) or not 1 <= drop < n_layers:
         raise InputError(
-            f"drop={drop!r}: {known.name} has {n_layers} layers, drop 1 to {n_layers - 1} of them"
+            f"drop={drop!r}: {preparation.name} has {n_layers} layers, drop 1 to {n_layers - 1} "
+            f"of them"
         )
     if method not in METHODS:
-        raise InputError(unknown("method", method, list(METHODS)))
+        raise InputError(describe_unknown("method", method, list(METHODS)))
     if limit < 1 or screen < 1:
         raise InputError(f"limit={limit}, screen={screen}: both must be 1 or more")
     if isinstance(protocols, str):
         raise InputError(f"protocols={protocols!r} is no list: write it as [{protocols!r}]")
-    kept = _kept(keep, [task(name) for name in TASKS] if tasks is None else tasks)
+    tasks_kept = _tasks_to_keep(keep, [task(name) for name in TASKS] if tasks is None else tasks)
     if method not in _PROTOCOLS:
-        _asks_nothing(method, protocols=protocols, singles=singles)
-    asked = tuple(_PROTOCOLS.get(method, ()) if protocols is None else protocols)
-    counted = tuple(each.label for each in kept)
-    with _folder(path) as folder:
-        measured = partial(changes, model, kept, limit=limit, seed=seed, path=folder)
+        _refuse_sweep_options(method, protocols=protocols, singles=singles)
+    protocols_asked = tuple(_PROTOCOLS.get(method, ()) if protocols is None else protocols)
+    tasks_counted = tuple(kept_task.label for kept_task in tasks_kept)
+    with _run_folder(path) as folder:
+        changes_of = partial(
+            measure_changes, model, tasks_kept, limit=limit, seed=seed, path=folder
+        )
         if method in _PROTOCOLS:
-            asker = Asker(model, kept, asked, limit, seed, folder)
+            sweep = PlanningSweep(model, tasks_kept, protocols_asked, limit, seed, folder)
             if singles is None:
                 # Raises for a family that cannot be kept, before every layer is tried.
-                counted = with_skill(asker.intact())
-                first = asker.harms([_skipping(layer) for layer in range(n_layers)])
+                tasks_counted = tasks_with_skill(sweep.intact())
+                single_harms = sweep.harms([_skip_layers(layer) for layer in range(n_layers)])
             else:
-                alone = swept_alone(singles, model, kept, asked)
-                counted, first = with_skill(alone), single_layers(alone)
-            influence = [change.value for change in measured(measure="influence", n=1)]
-            steps = _search(asker, first, influence, drop, screen)
+                selected = select_singles(singles, model, tasks_kept, protocols_asked)
+                tasks_counted = tasks_with_skill(selected)
+                single_harms = harm_of_layers(selected)
+            influence = [change.value for change in changes_of(measure="influence", n=1)]
+            steps = _search_greedily(sweep, single_harms, influence, drop, screen)
         elif method == "block_influence":
-            steps = _least_influence(measured(measure="influence", n=1), drop)
+            steps = _drop_least_influence(changes_of(measure="influence", n=1), drop)
         elif method == "angular":
-            steps = _least_turn(measured(measure="angular", n=drop), drop)
+            steps = _drop_least_turn(changes_of(measure="angular", n=drop), drop)
         else:
-            steps = _drawn(n_layers, drop, seed)
+            steps = _draw_layers(n_layers, drop, seed)
     return PruningPlan(
-        model=known.name,
+        model=preparation.name,
         n_layers=n_layers,
         method=method,
         layers=tuple(layer for step in steps for layer in step.chosen),
         steps=tuple(steps),
-        keep=tuple(dict.fromkeys(each.family for each in kept)),
-        tasks=counted,
-        without_skill=tuple(one.label for one in kept if one.label not in counted),
-        protocols=asked,
+        keep=tuple(dict.fromkeys(kept_task.family for kept_task in tasks_kept)),
+        tasks=tasks_counted,
+        without_skill=tuple(
+            kept_task.label for kept_task in tasks_kept if kept_task.label not in tasks_counted
+        ),
+        protocols=protocols_asked,
         limit=limit,
         seed=seed,
     )
 
 
-def _asks_nothing(method: str, **given: object) -> None:
+def _refuse_sweep_options(method: str, **given: object) -> None:
     for name, value in given.items():
         if value is not None:
             raise InputError(f"method {method!r} asks nothing: leave out {name}")
 
 
-def _kept(keep: Sequence[str], tasks: Sequence[Task]) -> list[Task]:
+def _tasks_to_keep(keep: Sequence[str], tasks: Sequence[Task]) -> list[Task]:
     """Return the tasks whose family or label is to be kept."""
     if isinstance(keep, str):
         raise InputError(f"keep={keep!r} is no list: write it as [{keep!r}]")
     tasks = as_tasks(tasks)
     if not tasks:
         raise InputError("a plan needs tasks that stand for what is to be kept")
-    known = list(dict.fromkeys([*(one.family for one in tasks), *(one.label for one in tasks)]))
+    names = list(dict.fromkeys([*(task.family for task in tasks), *(task.label for task in tasks)]))
     for name in keep:
-        if name not in known:
-            raise InputError(f"keep: {unknown('family or task', name, known)}")
-    wanted = set(keep or known)
-    return [one for one in tasks if {one.family, one.label} & wanted]
+        if name not in names:
+            raise InputError(f"keep: {describe_unknown('family or task', name, names)}")
+    wanted = set(keep or names)
+    return [task for task in tasks if {task.family, task.label} & wanted]
 
 
 @contextmanager
-def _folder(path: str | Path | None) -> Iterator[Path]:
+def _run_folder(path: str | Path | None) -> Iterator[Path]:
     if path is not None:
         yield Path(path)
     else:
@@ -171,65 +177,82 @@ def _folder(path: str | Path | None) -> Iterator[Path]:
             yield Path(scratch) / "plan"
 
 
-def _skipping(*layers: int) -> Condition:
+def _skip_layers(*layers: int) -> Condition:
     return Condition({Site(layer): Skip() for layer in layers})
 
 
-def _search(
-    asker: Asker, first: Sequence[Harm], influence: Sequence[float], drop: int, screen: int
+def _search_greedily(
+    sweep: PlanningSweep,
+    single_harms: Sequence[Harm],
+    influence: Sequence[float],
+    drop: int,
+    screen: int,
 ) -> list[Step]:
     """Drop the best layer, then repeatedly the best in addition to those dropped."""
-    alone = best_first([_candidate(n, harm, influence[n]) for n, harm in enumerate(first)])
-    by_influence = sorted(alone, key=lambda one: (one.influence, one.layers))
+    single_candidates = sort_candidates(
+        [_make_candidate(n, harm, influence[n]) for n, harm in enumerate(single_harms)]
+    )
+    by_influence = sorted(
+        single_candidates, key=lambda candidate: (candidate.influence, candidate.layers)
+    )
     # Take from both lists in turn, each layer once.
-    turns = chain.from_iterable(zip_longest(alone, by_influence))
-    promising = list(dict.fromkeys(one.layers[0] for one in turns if one is not None))
+    in_turns = chain.from_iterable(zip_longest(single_candidates, by_influence))
+    promising = list(
+        dict.fromkeys(candidate.layers[0] for candidate in in_turns if candidate is not None)
+    )
     steps: list[Step] = []
     chosen: list[int] = []
     for number in range(drop):
-        before = tuple(chosen)
+        dropped = tuple(chosen)
         tried = list(islice((n for n in promising if n not in chosen), screen))
         if number:
-            harms = asker.harms([_skipping(*before, layer) for layer in tried])
-            found = [_candidate(n, h, influence[n]) for n, h in zip(tried, harms, strict=True)]
-            candidates = best_first(found)
+            harms = sweep.harms([_skip_layers(*dropped, layer) for layer in tried])
+            joint_candidates = [
+                _make_candidate(n, h, influence[n]) for n, h in zip(tried, harms, strict=True)
+            ]
+            candidates = sort_candidates(joint_candidates)
         else:
-            candidates = alone
+            candidates = single_candidates
         if candidates[0].order[0]:
             raise InputError(
-                f"no layer can be chosen beside {list(before)}: under every candidate some answers "
-                f"are not finite, or nothing can be scored"
+                f"no layer can be chosen beside {list(dropped)}: under every candidate some "
+                f"answers are not finite, or nothing can be scored"
             )
         chosen.append(candidates[0].layers[0])
-        steps.append(Step(before, candidates, candidates[0].layers))
+        steps.append(Step(dropped, candidates, candidates[0].layers))
     return steps
 
 
-def _candidate(layer: int, harm: Harm, influence: float) -> Candidate:
+def _make_candidate(layer: int, harm: Harm, influence: float) -> Candidate:
     return Candidate((layer,), harm.value, harm.interval, influence, harm.n, harm.n_failed)
 
 
-def _least_influence(found: Sequence[Change], drop: int) -> list[Step]:
-    ordered = best_first(
-        [Candidate((n,), one.value, one.interval, one.value, one.n) for n, one in enumerate(found)]
+def _drop_least_influence(changes: Sequence[Change], drop: int) -> list[Step]:
+    ordered = sort_candidates(
+        [
+            Candidate((n,), change.value, change.interval, change.value, change.n)
+            for n, change in enumerate(changes)
+        ]
     )
     return [
-        Step(tuple(one.layers[0] for one in ordered[:n]), ordered[n:], ordered[n].layers)
+        Step(
+            tuple(candidate.layers[0] for candidate in ordered[:n]), ordered[n:], ordered[n].layers
+        )
         for n in range(drop)
     ]
 
 
-def _least_turn(found: Sequence[Change], drop: int) -> list[Step]:
-    runs = best_first(
+def _drop_least_turn(changes: Sequence[Change], drop: int) -> list[Step]:
+    runs = sort_candidates(
         [
-            Candidate(tuple(range(n, n + drop)), one.value, one.interval, n=one.n)
-            for n, one in enumerate(found)
+            Candidate(tuple(range(n, n + drop)), change.value, change.interval, n=change.n)
+            for n, change in enumerate(changes)
         ]
     )
     return [Step((), runs, runs[0].layers)]
 
 
-def _drawn(n_layers: int, drop: int, seed: int) -> list[Step]:
+def _draw_layers(n_layers: int, drop: int, seed: int) -> list[Step]:
     """Draw layers at random; those of a smaller `drop` are among those of a larger one."""
     order = list(range(n_layers))
     random.Random(f"prune:{seed}").shuffle(order)

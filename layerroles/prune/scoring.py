@@ -1,10 +1,11 @@
-"""The harm of skipping layers to the skills that are kept, on the planning examples.
+"""Score candidates for pruning on the planning examples: by harm to the kept skills, or by change.
 
-A condition's harm is the mean over the kept families, each the mean over its tasks that have skill
-above chance. Its interval is made from those of the tasks (`stats.pooled`); where a task is asked
-under several protocols, which share its examples, bounds are averaged as if they moved together.
+The harm of a condition is the mean over the kept families, each the mean over its tasks that have
+skill above chance. Its interval is pooled from those of the tasks (`stats.pooled`). Where a task is
+asked under several protocols, which share its examples, bounds are averaged as if they were fully
+correlated.
 
-How much blocks change the stream on the kept tasks, families weighted alike.
+The change is how much runs of blocks change the stream on the kept tasks, families weighted alike.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,7 +23,7 @@ from layerroles.engine import Engine
 from layerroles.errors import InputError
 from layerroles.models import provenance
 from layerroles.probes import Similarity, measure_into
-from layerroles.registry import unknown
+from layerroles.registry import describe_unknown
 from layerroles.results import SweepResult, check_result, records
 from layerroles.stats import UNKNOWN, Interval, pooled
 from layerroles.sweep import Sweep
@@ -39,8 +40,8 @@ class Harm:
     n_failed: int
 
 
-class Asker:
-    """Ask the kept tasks under conditions, in one run folder.
+class PlanningSweep:
+    """Asks the kept tasks under conditions, in one run folder.
 
     Args:
         model: that is pruned.
@@ -76,8 +77,8 @@ class Asker:
     def harms(self, conditions: Sequence[Condition]) -> list[Harm]:
         """Return the harm of each condition; all of them are asked together."""
         result = self._run(conditions)
-        found = harms_of(result)
-        return [found[called(result, condition)] for condition in conditions]
+        harm_by_name = harm_of_conditions(result)
+        return [harm_by_name[name_in_result(result, condition)] for condition in conditions]
 
     def _run(self, conditions: Sequence[Condition]) -> SweepResult:
         sweep = Sweep(
@@ -90,66 +91,72 @@ class Asker:
             engine=self._engine,
             noise_floor=False,
         )
-        whole = sweep.run(self.path)
+        stored = sweep.run(self.path)
         # The folder may hold more rows, of a sweep or of a plan on more examples.
-        frame = whole.frame
-        asked = {(*cell.names, example.id) for cell in sweep.cells for example in cell.examples}
+        frame = stored.frame
+        asked_examples = {
+            (*cell.names, example.id) for cell in sweep.cells for example in cell.examples
+        }
         keys = frame[["task", "protocol", "example"]].itertuples(index=False, name=None)
-        names = {INTACT.name, *(called(whole, condition) for condition in conditions)}
-        mine = frame["condition"].isin(names) & np.array([key in asked for key in keys])
-        result = SweepResult(frame[mine].reset_index(drop=True), whole.manifest, whole.examples)
-        skills(result)
+        names = {INTACT.name, *(name_in_result(stored, condition) for condition in conditions)}
+        is_asked = frame["condition"].isin(names) & np.array(
+            [key in asked_examples for key in keys]
+        )
+        result = SweepResult(
+            frame[is_asked].reset_index(drop=True), stored.manifest, stored.examples
+        )
+        cells_with_skill(result)
         return result
 
 
-def called(result: SweepResult, condition: Condition) -> str:
+def name_in_result(result: SweepResult, condition: Condition) -> str:
     """Return a condition's name in a result; a run folder keeps the first name.
 
     Raises:
         InputError: the result lacks it.
     """
-    for known in result.manifest["conditions"]:
-        if known["hash"] == condition.hash:
-            return str(known["name"])
+    for entry in result.manifest["conditions"]:
+        if entry["hash"] == condition.hash:
+            return str(entry["name"])
     raise InputError(f"the result lacks {condition.name!r}: sweep it")
 
 
-def harms_of(result: SweepResult) -> dict[str, Harm]:
+def harm_of_conditions(result: SweepResult) -> dict[str, Harm]:
     """Return the harm of each condition of a result, by name.
 
     Raises:
         InputError: a family has no skill above chance under a protocol.
     """
-    kept = skills(result)
+    cells_of_families = cells_with_skill(result)
     effects = result.effects()
     if effects.empty:
         return {}
     rows = {(row.condition, row.task, row.protocol): row for row in records(effects)}
     return {
-        str(name): _harm(
+        str(name): _pool_harms(
             [
                 [[rows[name, *cell] for cell in cells] for cells in family.values()]
-                for family in kept.values()
+                for family in cells_of_families.values()
             ]
         )
         for name in dict.fromkeys(effects["condition"])
     }
 
 
-def skills(result: SweepResult) -> Mapping[str, Mapping[str, list[tuple[str, str]]]]:
+def cells_with_skill(result: SweepResult) -> Mapping[str, Mapping[str, list[tuple[str, str]]]]:
     """Map family and protocol to the cells (task, protocol) with an intact score above chance.
 
     Raises:
         InputError: a family has none under a protocol.
     """
-    found: dict[str, dict[str, list[tuple[str, str]]]] = {}
+    cells_of_families: dict[str, dict[str, list[tuple[str, str]]]] = {}
     for (family, protocol), cells in result.intact().groupby(["family", "protocol"], sort=False):
         measured = cells[cells["above_chance"]]
         if measured.empty:
             raise InputError(_nothing_to_keep(str(family), str(protocol), cells))
         names = [(str(row.task), str(row.protocol)) for row in records(measured)]
-        found.setdefault(str(family), {})[str(protocol)] = names
-    return found
+        cells_of_families.setdefault(str(family), {})[str(protocol)] = names
+    return cells_of_families
 
 
 def _nothing_to_keep(family: str, protocol: str, cells: pd.DataFrame) -> str:
@@ -164,38 +171,40 @@ def _nothing_to_keep(family: str, protocol: str, cells: pd.DataFrame) -> str:
     )
 
 
-def _harm(families: Sequence[Sequence[Sequence[Any]]]) -> Harm:
+def _pool_harms(families: Sequence[Sequence[Sequence[Any]]]) -> Harm:
     """Pool rows of effects: [family][protocol][task]."""
     of_family = []
     for protocols in families:
-        each = [
-            _pooled([(row.harm, Interval(row.harm_low, row.harm_high)) for row in rows])
+        pooled_tasks = [
+            _pool([(row.harm, Interval(row.harm_low, row.harm_high)) for row in rows])
             for rows in protocols
         ]
-        ends = np.mean([(value, bound.low, bound.high) for value, bound in each], axis=0)
+        ends = np.mean([(value, bound.low, bound.high) for value, bound in pooled_tasks], axis=0)
         of_family.append((float(ends[0]), Interval(float(ends[1]), float(ends[2]))))
-    value, interval = _pooled(of_family)
-    seen = [row for protocols in families for rows in protocols for row in rows]
-    return Harm(value, interval, sum(r.n for r in seen), sum(r.n_failed for r in seen))
+    value, interval = _pool(of_family)
+    all_rows = [row for protocols in families for rows in protocols for row in rows]
+    return Harm(value, interval, sum(r.n for r in all_rows), sum(r.n_failed for r in all_rows))
 
 
-def _pooled(parts: Sequence[tuple[float, Interval]]) -> tuple[float, Interval]:
+def _pool(parts: Sequence[tuple[float, Interval]]) -> tuple[float, Interval]:
     if any(np.isnan(value) for value, _ in parts):
         return float("nan"), UNKNOWN
     return pooled([value for value, _ in parts], [interval for _, interval in parts])
 
 
-def with_skill(result: SweepResult) -> tuple[str, ...]:
+def tasks_with_skill(result: SweepResult) -> tuple[str, ...]:
     """Return the labels of the tasks that are above chance under at least one protocol.
 
     Raises:
         InputError: a family has none under a protocol.
     """
-    cells = (cells for protocols in skills(result).values() for cells in protocols.values())
-    return tuple(dict.fromkeys(task for each in cells for task, _ in each))
+    cells = (
+        cells for protocols in cells_with_skill(result).values() for cells in protocols.values()
+    )
+    return tuple(dict.fromkeys(task for task_cells in cells for task, _ in task_cells))
 
 
-def swept_alone(
+def select_singles(
     result: SweepResult,
     model: TransformerBridge,
     tasks: Sequence[Task],
@@ -207,23 +216,23 @@ def swept_alone(
         InputError: a sweep of another model, of other tasks or protocols, or not of every layer.
     """
     check_result(result)
-    source, mine = result.manifest.get("model", {}), provenance(model)
-    if source.get("weights") != mine.weights:
+    source, model_source = result.manifest.get("model", {}), provenance(model)
+    if source.get("weights") != model_source.weights:
         raise InputError(
             f"singles is a sweep of {source.get('name', 'another model')!r} with other weights "
-            f"than those of {mine.name!r}"
+            f"than those of {model_source.name!r}"
         )
     frame = result.frame
-    for column, asked in (("task", [task.label for task in tasks]), ("protocol", protocols)):
-        known = list(dict.fromkeys(frame[column]))
-        for name in asked:
-            if name not in known:
-                raise InputError(f"singles: {unknown(column, name, known)}")
+    for column, names in (("task", [task.label for task in tasks]), ("protocol", protocols)):
+        available = list(dict.fromkeys(frame[column]))
+        for name in names:
+            if name not in available:
+                raise InputError(f"singles: {describe_unknown(column, name, available)}")
     frame = frame[frame["task"].isin([task.label for task in tasks])]
     frame = frame[frame["protocol"].isin(protocols)]
     skipped = (frame["ablation"] == "skip") & (frame["part"] == "block") & (frame["at"] == "all")
     alone = skipped & frame["layer"].notna()
-    missing = set(range(mine.n_layers)) - set(frame.loc[alone, "layer"].astype(int))
+    missing = set(range(model_source.n_layers)) - set(frame.loc[alone, "layer"].astype(int))
     if missing:
         raise InputError(
             f"singles skips no layer {min(missing)} at all positions: sweep "
@@ -233,11 +242,11 @@ def swept_alone(
     return SweepResult(frame.reset_index(drop=True), result.manifest, result.examples)
 
 
-def single_layers(alone: SweepResult) -> list[Harm]:
-    """Return the harm of each layer, from the result of `swept_alone`."""
-    found, layers = harms_of(alone), alone.frame[alone.frame["layer"].notna()]
-    names = dict(zip(layers["layer"].astype(int), layers["condition"], strict=True))
-    return [found[names[layer]] for layer in sorted(names)]
+def harm_of_layers(alone: SweepResult) -> list[Harm]:
+    """Return the harm of each layer, from the result of `select_singles`."""
+    harm_by_name, layers = harm_of_conditions(alone), alone.frame[alone.frame["layer"].notna()]
+    name_by_layer = dict(zip(layers["layer"].astype(int), layers["condition"], strict=True))
+    return [harm_by_name[name_by_layer[layer]] for layer in sorted(name_by_layer)]
 
 
 @dataclass(frozen=True)
@@ -249,7 +258,7 @@ class Change:
     n: int
 
 
-def changes(
+def measure_changes(
     model: TransformerBridge,
     tasks: Sequence[Task],
     *,
@@ -277,24 +286,20 @@ def changes(
     # Each in a folder of its own: a folder holds one frame of a probe.
     frame = measure_into(path / measure, probe, model, tasks, limit=limit, seed=seed)
     runs = frame[frame["n"] == n]
-    return [_mean(run, measure) for _, run in runs.groupby("layer", sort=True)]
+    return [_mean_change(run, measure) for _, run in runs.groupby("layer", sort=True)]
 
 
-def _mean(run: pd.DataFrame, measure: str) -> Change:
+def _mean_change(run: pd.DataFrame, measure: str) -> Change:
     families = []
     for _, family in run.groupby("family", sort=False):
-        tasks = [_of_task(each[measure]) for _, each in family.groupby("task", sort=False)]
-        families.append(_together(tasks))
-    value, interval = _together(families)
+        tasks = [_task_mean(rows[measure]) for _, rows in family.groupby("task", sort=False)]
+        families.append(_pool(tasks))
+    value, interval = _pool(families)
     # A frame that is read back may differ in the last digit, which must decide nothing.
     return Change(round(value, 12), interval, len(run))
 
 
-def _together(parts: Sequence[tuple[float, Interval]]) -> tuple[float, Interval]:
-    return pooled([value for value, _ in parts], [interval for _, interval in parts])
-
-
-def _of_task(values: "pd.Series[float]") -> tuple[float, Interval]:
+def _task_mean(values: "pd.Series[float]") -> tuple[float, Interval]:
     """Mean and Student's t interval."""
     if len(values) < 2:
         return float(values.mean()), UNKNOWN

@@ -13,7 +13,7 @@ from layerroles.results.cells import CELL, CONDITION, INTACT, Cell, acted, recor
 from layerroles.results.comparison import Comparison, Match, compare, match
 from layerroles.results.effects import NUMBERS, refuse_twins, twins
 from layerroles.results.effects import clustered_p as clustered_p
-from layerroles.results.effects import paired as paired
+from layerroles.results.effects import estimate_paired_effect as estimate_paired_effect
 from layerroles.results.mechanisms import BUILT_IN, mechanisms
 from layerroles.results.result import SweepResult, cells_of, check_result
 
@@ -34,9 +34,9 @@ __all__ = [
     "clustered_p",
     "compare",
     "detectable_line",
+    "estimate_paired_effect",
     "match",
     "mechanisms",
-    "paired",
     "pairs_of",
     "records",
     "refuse_twins",

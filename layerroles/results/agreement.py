@@ -70,12 +70,12 @@ class CellPair:
         table = table.loc[:, table.notna().any()].dropna()
         rng = self.one.rng(self.two.task, self.two.protocol, *names[:1])
         clusters = dict(zip(map(self._question, self.examples[0]), self.clusters, strict=True))
-        found, each = stats.profiles_differ_p(
+        profile_p, site_p = stats.profiles_differ_p(
             table.to_numpy(float).T, rng, clusters=[clusters[str(name)] for name in table.index]
         )
         p = np.full(len(names), np.nan)
-        p[list(table.columns)] = each
-        return found, p
+        p[list(table.columns)] = site_p
+        return profile_p, p
 
     @property
     def clusters(self) -> np.ndarray:
@@ -115,24 +115,24 @@ def pairs_of(cells: Sequence[Cell]) -> Iterator[CellPair]:
     Two protocols of a task; two tasks under one protocol; and two tasks under two protocols where
     neither task was asked under the other's. Cells in which the model writes come second.
     """
-    asked = {(cell.task, cell.protocol) for cell in cells}
-    ordered = sorted(cells, key=lambda cell: cell.written)
-    for one, two in itertools.combinations(ordered, 2):
-        crossed = {(one.task, two.protocol), (two.task, one.protocol)} & asked
+    cell_keys = {(cell.task, cell.protocol) for cell in cells}
+    ordered_cells = sorted(cells, key=lambda cell: cell.written)
+    for one, two in itertools.combinations(ordered_cells, 2):
+        crossed = {(one.task, two.protocol), (two.task, one.protocol)} & cell_keys
         if one.task != two.task and one.protocol != two.protocol and crossed:
             continue
-        examples = _shared(one, two)
+        examples = _shared_questions(one, two)
         if examples[0]:
             yield CellPair(one, two, examples)
 
 
-def agreement_of(cells: Sequence[Cell]) -> pd.DataFrame:
+def tabulate_agreement(cells: Sequence[Cell]) -> pd.DataFrame:
     """A row per kind of condition and pair of cells; see `SweepResult.agreement`."""
     rows: list[dict[str, Any]] = []
     for pair in pairs_of(cells):
         for kind, names in pair.profiles():
             effects = pair.effects(names)
-            measured = np.all([(~np.isnan(each)).any(axis=1) for each in effects], axis=0)
+            measured = np.all([(~np.isnan(changes)).any(axis=1) for changes in effects], axis=0)
             rng = pair.one.rng(pair.two.task, pair.two.protocol, *kind.values())
             rho, interval = stats.profile_agreement(
                 effects[0][measured],
@@ -155,13 +155,13 @@ def agreement_of(cells: Sequence[Cell]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=AGREEMENT)
 
 
-def differences_of(cells: Sequence[Cell]) -> pd.DataFrame:
+def tabulate_differences(cells: Sequence[Cell]) -> pd.DataFrame:
     """A row per condition and pair of cells; see `SweepResult.differences`."""
     rows: list[dict[str, Any]] = []
     for pair in pairs_of(cells):
         for _, names in pair.profiles():
             _, p = pair.differ_p(names)
-            for name, own, adjusted in zip(names, p, stats.holm(p), strict=True):
+            for name, site_p, adjusted_p in zip(names, p, stats.holm(p), strict=True):
                 one, two = pair.harms({name: 1.0})
                 difference, low, high = stats.difference_of(two, one).numbers
                 rows.append(
@@ -174,8 +174,8 @@ def differences_of(cells: Sequence[Cell]) -> pd.DataFrame:
                         "difference": difference,
                         "low": low,
                         "high": high,
-                        "p": own,
-                        "p_adjusted": adjusted,
+                        "p": site_p,
+                        "p_adjusted": adjusted_p,
                     }
                 )
     frame = pd.DataFrame(rows, columns=DIFFERENCES)
@@ -187,18 +187,19 @@ def harm_changes(one: stats.Contrast, two: stats.Contrast) -> "pd.Series[float]"
     if not one.known or not two.known:
         return pd.Series(dtype=float)
     shared = one.influence.index.intersection(two.influence.index)
-    moved = two.influence[shared] * two.n - one.influence[shared] * one.n
-    return moved + (two.value - one.value)
+    change = two.influence[shared] * two.n - one.influence[shared] * one.n
+    return change + (two.value - one.value)
 
 
-def _shared(one: Cell, two: Cell) -> tuple[list[str], list[str]]:
+def _shared_questions(one: Cell, two: Cell) -> tuple[list[str], list[str]]:
     """The questions that the intact model answered in both, as examples of each."""
-    known = [
+    answered = [
         {
             cell.questions.get(str(example), str(example)): str(example)
             for example in cell.scores.columns[cell.scores.loc[INTACT].notna()]
         }
         for cell in (one, two)
     ]
-    shared = [question for question in known[0] if question in known[1]]
-    return [known[0][question] for question in shared], [known[1][question] for question in shared]
+    shared = [question for question in answered[0] if question in answered[1]]
+    one_examples, two_examples = ([examples[name] for name in shared] for examples in answered)
+    return one_examples, two_examples

@@ -5,14 +5,14 @@ import json
 import zlib
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
 from layerroles import stats
-from layerroles.results.questions import questions_of
+from layerroles.results.questions import name_questions
 
 CONDITION = ["condition", "ablation", "at", "site", "layer", "part", "head"]
 CELL = ["task", "family", "protocol"]
@@ -84,13 +84,22 @@ class Cell:
     @functools.cached_property
     def asked(self) -> dict[str, set[str]]:
         """For each condition, the examples that it was asked."""
-        named = self.rows.groupby("condition")["example"]
-        return {INTACT: set(), **{str(name): set(examples) for name, examples in named}}
+        examples_of = self.rows.groupby("condition")["example"]
+        return {INTACT: set(), **{str(name): set(examples) for name, examples in examples_of}}
 
     @property
     def written(self) -> bool:
         """Whether the model wrote its answers, instead of scoring answers that were given."""
         return "strict" in self.rows and bool(self.rows["strict"].notna().any())
+
+    def answered_by_both(
+        self, condition: str, of: Literal["scores", "form"] = "scores"
+    ) -> tuple[Float[np.ndarray, " example"], Float[np.ndarray, " example"], np.ndarray]:
+        """Scores (or form) intact and under a condition where both are known, and the clusters."""
+        values, rows = self._tables[of]
+        intact, ablated = values[rows[INTACT]], values[rows[condition]]
+        known = ~(np.isnan(intact) | np.isnan(ablated))
+        return intact[known], ablated[known], self._clusters[known]
 
     def differences(
         self, conditions: Sequence[Hashable], examples: Sequence[Hashable]
@@ -121,13 +130,18 @@ class Cell:
                 that is right is.
         """
         values, rows, columns = self._array
-        some = slice(None) if examples is None else [columns[each] for each in examples]
+        columns_used = (
+            slice(None) if examples is None else [columns[example] for example in examples]
+        )
         if not set(weights) <= set(rows):
             return stats.NO_CONTRAST
-        used = values[[rows[name] for name in (INTACT, *weights)]][:, some]
+        used = values[[rows[name] for name in (INTACT, *weights)]][:, columns_used]
         answered = ~np.isnan(used).any(axis=0)
         intact, ablated = used[0, answered], used[1:, answered]
-        chance, clusters = self._chances[some][answered], self._clusters[some][answered]
+        chance, clusters = (
+            self._chances[columns_used][answered],
+            self._clusters[columns_used][answered],
+        )
         if not all(map(self.did_act, weights)):
             return stats.NO_CONTRAST
         if not stats.is_above(intact, chance, clusters=clusters):
@@ -137,10 +151,10 @@ class Cell:
         w = np.array(list(weights.values()))
         possible = []
         if self.unit == "accuracy" and stats.is_binary(intact, ablated):
-            most, least = float(w[w > 0].sum()), float(w[w < 0].sum())
-            possible = stats.possible_losses(chance, most, least)
+            positive_weight, negative_weight = float(w[w > 0].sum()), float(w[w < 0].sum())
+            possible = stats.possible_losses(chance, positive_weight, negative_weight)
         return stats.ratio_contrast(
-            self._questions[some][answered],
+            self._questions[columns_used][answered],
             w @ (intact - ablated),
             intact - chance,
             possible,
@@ -165,6 +179,15 @@ class Cell:
             for names in (scores.index, scores.columns)
         )
         return scores.to_numpy(float), rows, columns
+
+    @functools.cached_property
+    def _tables(self) -> dict[str, tuple[Float[np.ndarray, "row column"], dict[str, int]]]:
+        """The values of `scores` and `form`, which have the same columns, with their rows."""
+        tables = {"scores": self.scores, "form": self.form.reindex(columns=self.scores.columns)}
+        return {
+            name: (table.to_numpy(float), {str(row): n for n, row in enumerate(table.index)})
+            for name, table in tables.items()
+        }
 
     @functools.cached_property
     def _chances(self) -> Float[np.ndarray, " example"]:
@@ -205,9 +228,9 @@ class Cell:
 
     def _table(self, values: "pd.Series[Any]") -> pd.DataFrame:
         # By way of a type that knows NA, which `float` alone does not take.
-        plain = values.astype("Float64").astype(float)
-        named = self.rows[["condition", "example"]].assign(value=plain)
-        table = named.pivot(index="condition", columns="example", values="value")
+        floats = values.astype("Float64").astype(float)
+        rows = self.rows[["condition", "example"]].assign(value=floats)
+        table = rows.pivot(index="condition", columns="example", values="value")
         return table.reindex([INTACT, *self.conditions.index])
 
 
@@ -220,20 +243,20 @@ def acted(at: str, n_changed: int) -> bool:
     return n_changed > 0 or at in _EVERYWHERE
 
 
-def cells_from(frame: pd.DataFrame, manifest: dict[str, Any], examples: pd.DataFrame) -> list[Cell]:
+def make_cells(frame: pd.DataFrame, manifest: dict[str, Any], examples: pd.DataFrame) -> list[Cell]:
     """The cells of a sweep's rows, in the order of the rows; `examples` as in `SweepResult`."""
-    said = {(cell["task"], cell["protocol"]): cell for cell in manifest.get("cells", [])}
+    manifest_cells = {(cell["task"], cell["protocol"]): cell for cell in manifest.get("cells", [])}
     noise = {
         (line["task"], line["protocol"]): line["n_changed"] / line["n"]
         for line in manifest.get("noise_floor") or []
         if line["n"]
     }
     frame = frame.assign(example=frame["example"].astype(str))
-    cells, questions = [], questions_of(frame, examples)
+    cells, questions = [], name_questions(frame, examples)
     for (task, family, protocol), rows in frame.groupby(CELL, sort=False):
-        cell = said.get((task, protocol), {})
+        cell = manifest_cells.get((task, protocol), {})
         chance = cell.get("chance")
-        guesses, clusters = _details(examples, str(task), str(protocol))
+        guesses, clusters = _read_guesses_and_clusters(examples, str(task), str(protocol))
         cells.append(
             Cell(
                 task=str(task),
@@ -253,7 +276,7 @@ def cells_from(frame: pd.DataFrame, manifest: dict[str, Any], examples: pd.DataF
     return cells
 
 
-def _details(
+def _read_guesses_and_clusters(
     examples: pd.DataFrame, task: str, protocol: str
 ) -> tuple[dict[str, float], dict[str, str]]:
     """What guessing scores on each example and the cluster of each, where they are known."""
@@ -261,10 +284,10 @@ def _details(
         return {}, {}
     rows = examples[examples["task"] == task]
     ids = rows["example"].astype(str)
-    known = zip(ids, map(json.loads, rows["guesses"]), strict=True)
-    guesses = {id: float(scores[protocol]) for id, scores in known if protocol in scores}
-    named = zip(ids, rows["cluster"], strict=True)
-    return guesses, {id: f"{task}\n{cluster}" for id, cluster in named if cluster}
+    guesses_by_id = zip(ids, map(json.loads, rows["guesses"]), strict=True)
+    guesses = {id: float(scores[protocol]) for id, scores in guesses_by_id if protocol in scores}
+    clusters_by_id = zip(ids, rows["cluster"], strict=True)
+    return guesses, {id: f"{task}\n{cluster}" for id, cluster in clusters_by_id if cluster}
 
 
 def records(frame: pd.DataFrame) -> list[Any]:

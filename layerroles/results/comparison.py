@@ -1,11 +1,10 @@
 """Compare two runs: two models, or one model under two settings.
 
-The same conditions are matched by ablation, `at` and site, the same examples by their ids. Of each
-condition, an example says by how much its effect differs between the runs:
+The same conditions are matched by ablation, `at` and site, the same examples by their ids and
+prompts; what only one of the runs has is said in words. Of each condition, an example says by how
+much its effect differs between the runs:
 
     (ablated - intact in the second run) - (ablated - intact in the first run)
-
-What two runs have in common, and, in words, what only one of them has.
 """
 
 import json
@@ -25,171 +24,6 @@ from layerroles.results import effects
 from layerroles.results.cells import FAMILY, INTACT, Cell
 from layerroles.results.result import SweepResult, cells_of, check_result
 
-_KEY = ["ablation", "at", "site"]
-_NAMED = 5
-
-
-@dataclass(frozen=True, eq=False)
-class Match:
-    """A task and protocol of two runs.
-
-    Attributes:
-        one: the first run's cell.
-        two: the second run's.
-        conditions: the names of each condition that both have, in the first run and in the second.
-        examples: the ids of those that both asked.
-    """
-
-    one: Cell
-    two: Cell
-    conditions: Sequence[tuple[str, str]]
-    examples: Sequence[str]
-
-    def harms(
-        self, weights: Mapping[tuple[str, str], float]
-    ) -> tuple[stats.Contrast, stats.Contrast]:
-        """A weighted sum of harms in each run, over the examples that all were asked in both.
-
-        Args:
-            weights: of the conditions, by their names in the two runs.
-        """
-        cells = self.one, self.two
-        names = zip(*weights, strict=True)
-        asked = [
-            cell.scores.reindex(columns=list(self.examples)).loc[[INTACT, *own]].notna().all()
-            for cell, own in zip(cells, names, strict=True)
-        ]
-        both = [str(example) for example in asked[0].index[asked[0] & asked[1]]]
-        one, two = (
-            cell.harm({name[which]: weight for name, weight in weights.items()}, both)
-            for which, cell in enumerate(cells)
-        )
-        return one, two
-
-
-def match(a: SweepResult, b: SweepResult) -> tuple[list[Match], list[str]]:
-    """The cells that both runs have, and lines on what only one has."""
-    ours, theirs = ({(cell.task, cell.protocol): cell for cell in cells_of(run)} for run in (a, b))
-    shared = [key for key in ours if key in theirs]
-    only = _only(
-        "task and protocol",
-        [" ".join(key) for key in ours if key not in theirs],
-        [" ".join(key) for key in theirs if key not in ours],
-    )
-    apart, matches = _other_prompts(a, b), []
-    alone: tuple[list[str], list[str]] = [], []
-    for key in shared:
-        # Two runs of a task ask the same questions under the same ids.
-        one, two = (replace(run[key], questions={}) for run in (ours, theirs))
-        if one.unit != two.unit:
-            only.append(f"{' '.join(key)} is measured in {one.unit} (a) and in {two.unit} (b)")
-            continue
-        conditions, examples = _same(one, two), _shared(one, two, apart)
-        for which, cell in enumerate((one, two)):
-            found = {names[which] for names in conditions}
-            alone[which].extend(name for name in cell.conditions.index if name not in found)
-        lost = [len(cell.scores.columns) - len(examples) for cell in (one, two)]
-        if any(lost):
-            only.append(
-                f"{' '.join(key)}: {lost[0]} examples of a and {lost[1]} of b have no match"
-            )
-        matches.append(Match(one, two, conditions, examples))
-    return matches, [*_settings(a, b), *only, *_only("condition", *alone)]
-
-
-def _settings(a: SweepResult, b: SweepResult) -> list[str]:
-    """Lines on what was compared though it is not the same: settings, parameters of ablations."""
-    named = {
-        "dtype": [run.manifest.get("model", {}).get("dtype") for run in (a, b)],
-        "chat": [run.manifest.get("chat", False) for run in (a, b)],
-        "seed": [run.manifest.get("seed", 0) for run in (a, b)],
-    }
-    ours, theirs = (_parameters(run) for run in (a, b))
-    named |= {f"ablation {name}": [ours[name], theirs[name]] for name in ours if name in theirs}
-    return [
-        f"{name} is not the same: {one} (a), {two} (b)"
-        for name, (one, two) in named.items()
-        if one != two
-    ] + _other_references(a, b)
-
-
-def _other_references(a: SweepResult, b: SweepResult) -> list[str]:
-    """Lines on tasks whose own references, chosen alike, hold other prompts in the two runs."""
-    cells = [
-        {(cell["task"], cell["protocol"]): cell for cell in run.manifest.get("cells", [])}
-        for run in (a, b)
-    ]
-    found = {}
-    for names in cells[0].keys() & cells[1].keys():
-        ours, theirs = (each[names].get("references", {}) for each in cells)
-        for words in ours.keys() & theirs.keys():
-            if ours[words] != theirs[words]:
-                found[names[0], words] = f"{ours[words]} (a), {theirs[words]} (b)"
-    return [
-        f"the reference of task {task} ({words}) does not hold the same prompts: {digests}"
-        for (task, words), digests in sorted(found.items())
-    ]
-
-
-def _parameters(run: SweepResult) -> dict[str, str]:
-    """With which parameters each ablation was made; references go by what they hold."""
-    found: dict[str, set[str]] = {}
-    for condition in run.manifest.get("conditions", []):
-        for given in condition.get("parameters", {}).values():
-            found.setdefault(condition["ablation"], set()).add(json.dumps(given, sort_keys=True))
-    return {name: " or ".join(sorted(each)) for name, each in found.items()}
-
-
-def _same(one: Cell, two: Cell) -> list[tuple[str, str]]:
-    """The names of what does the same at the same site; where several do, by their names."""
-    at_site = [_by_site(cell) for cell in (one, two)]
-    found = []
-    for key, ours in at_site[0].items():
-        theirs = at_site[1].get(key, [])
-        if len(ours) == len(theirs) == 1:
-            found.append((ours[0], theirs[0]))
-        else:
-            found += [(name, name) for name in ours if name in theirs]
-    return found
-
-
-def _by_site(cell: Cell) -> dict[tuple[str, ...], list[str]]:
-    found: dict[tuple[str, ...], list[str]] = {}
-    for name, *key in cell.conditions[["condition", *_KEY]].itertuples(index=False):
-        found.setdefault(tuple(map(str, key)), []).append(str(name))
-    return found
-
-
-def _other_prompts(a: SweepResult, b: SweepResult) -> set[tuple[str, str]]:
-    """Task and id of the examples that have another prompt in the other run."""
-    if a.examples.empty or b.examples.empty:
-        return set()
-    columns = ["task", "example", "prompt"]
-    both = a.examples[columns].merge(b.examples[columns], on=columns[:2])
-    other = both[both["prompt_x"] != both["prompt_y"]]
-    return set(zip(other["task"], other["example"], strict=True))
-
-
-def _shared(one: Cell, two: Cell, apart: set[tuple[str, str]]) -> list[str]:
-    """The examples that both asked in the same words."""
-    known = set(two.scores.columns)
-    return [
-        example
-        for example in one.scores.columns
-        if example in known and (one.task, example) not in apart
-    ]
-
-
-def _only(kind: str, ours: Sequence[str], theirs: Sequence[str]) -> list[str]:
-    lines = []
-    for run, found in (("a", ours), ("b", theirs)):
-        names = list(dict.fromkeys(found))
-        if names:
-            more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-            lines.append(f"only {run} has the {kind} {', '.join(names[:_NAMED])}{more}")
-    return lines
-
-
 COLUMNS = [
     *("condition", "ablation", "at", "site", "layer", "part", "head"),
     *("task", "family", "protocol", "n"),
@@ -201,6 +35,8 @@ PROFILES = [
     *("task", "family", "protocol", "ablation", "at", "part", "n_sites", "n"),
     *("spearman", "low", "high", "mean_difference", "mean_low", "mean_high", "p", "unit"),
 ]
+_MATCHED_BY = ["ablation", "at", "site"]
+_MOST_NAMED = 5
 _NEXT = (
     "Next: comparison.largest(3) has the largest differences, "
     'lr.figures.harm_profiles({"a": a, "b": b}) draws both runs.'
@@ -244,8 +80,8 @@ class Comparison:
         ordered = self.frame.sort_values(
             "difference", key=abs, ascending=False, kind="stable", na_position="last"
         )
-        first = ordered.groupby(["task", "protocol"], sort=False).head(top)
-        return first.sort_values(["task", "protocol"], kind="stable")
+        top_rows = ordered.groupby(["task", "protocol"], sort=False).head(top)
+        return top_rows.sort_values(["task", "protocol"], kind="stable")
 
     def _headline(self) -> str:
         n_both = self.frame["condition"].nunique()
@@ -276,27 +112,206 @@ def compare(a: SweepResult, b: SweepResult) -> Comparison:
     for run in (a, b):
         check_result(run)
     matches, unmatched = match(a, b)
-    rows = [_row(each, names) for each in matches for names in each.conditions]
+    rows = [_comparison_row(matched, names) for matched in matches for names in matched.conditions]
     frame = pd.DataFrame(rows, columns=[*COLUMNS, "gained", "lost", "sd", "design"])
     if not (frame["n"] > 0).any():
         raise InputError(f"the two runs have nothing to compare: {'; '.join(unmatched)}")
     frame = frame.astype({"layer": "Int64", "head": "Int64", "n": int})
     frame[["p_adjusted", "detectable"]] = np.nan
     for (_, _, part, *_), family in frame.groupby(FAMILY, sort=False):
-        frame.loc[family.index, "p_adjusted"] = effects.adjusted(family["p"], part)
+        frame.loc[family.index, "p_adjusted"] = effects.adjust_p(family["p"], part)
         # What changes against the run of things does so for no reason, and as much along with it.
         background = min(family["gained"].sum(), family["lost"].sum()) / max(1, family["n"].sum())
-        frame.loc[family.index, "detectable"] = effects.detectable(family, float(background))
-    profiles = [row for each in matches for row in _profiles(each)]
+        frame.loc[family.index, "detectable"] = effects.find_detectable(family, float(background))
+    profiles = [row for matched in matches for row in _profile_rows(matched)]
     return Comparison(
         frame=frame[COLUMNS],
         profiles=pd.DataFrame(profiles, columns=PROFILES),
         unmatched=tuple(unmatched),
-        names=_names(a, b),
+        names=_model_names(a, b),
     )
 
 
-def _row(match: Match, names: tuple[str, str]) -> dict[str, Any]:
+@dataclass(frozen=True, eq=False)
+class Match:
+    """A task and protocol of two runs.
+
+    Attributes:
+        one: the first run's cell.
+        two: the second run's.
+        conditions: the names of each condition that both have, in the first run and in the second.
+        examples: the ids of those that both asked.
+    """
+
+    one: Cell
+    two: Cell
+    conditions: Sequence[tuple[str, str]]
+    examples: Sequence[str]
+
+    def harms(
+        self, weights: Mapping[tuple[str, str], float]
+    ) -> tuple[stats.Contrast, stats.Contrast]:
+        """A weighted sum of harms in each run, over the examples that all were asked in both.
+
+        Args:
+            weights: of the conditions, by their names in the two runs.
+        """
+        cells = self.one, self.two
+        names = zip(*weights, strict=True)
+        answered = [
+            cell.scores.reindex(columns=list(self.examples)).loc[[INTACT, *condition]].notna().all()
+            for cell, condition in zip(cells, names, strict=True)
+        ]
+        examples = [str(example) for example in answered[0].index[answered[0] & answered[1]]]
+        one, two = (
+            cell.harm({name[run]: weight for name, weight in weights.items()}, examples)
+            for run, cell in enumerate(cells)
+        )
+        return one, two
+
+
+def match(a: SweepResult, b: SweepResult) -> tuple[list[Match], list[str]]:
+    """The cells that both runs have, and lines on what only one has."""
+    cells_a, cells_b = (
+        {(cell.task, cell.protocol): cell for cell in cells_of(run)} for run in (a, b)
+    )
+    shared = [key for key in cells_a if key in cells_b]
+    unmatched = _describe_unmatched(
+        "task and protocol",
+        [" ".join(key) for key in cells_a if key not in cells_b],
+        [" ".join(key) for key in cells_b if key not in cells_a],
+    )
+    other_prompts, matches = _find_other_prompts(a, b), []
+    unmatched_conditions: tuple[list[str], list[str]] = [], []
+    for key in shared:
+        # Two runs of a task ask the same questions under the same ids.
+        one, two = (replace(run[key], questions={}) for run in (cells_a, cells_b))
+        if one.unit != two.unit:
+            unmatched.append(f"{' '.join(key)} is measured in {one.unit} (a) and in {two.unit} (b)")
+            continue
+        conditions, examples = _match_conditions(one, two), _match_examples(one, two, other_prompts)
+        for index, cell in enumerate((one, two)):
+            matched = {names[index] for names in conditions}
+            unmatched_conditions[index].extend(
+                name for name in cell.conditions.index if name not in matched
+            )
+        n_lost = [len(cell.scores.columns) - len(examples) for cell in (one, two)]
+        if any(n_lost):
+            unmatched.append(
+                f"{' '.join(key)}: {n_lost[0]} examples of a and {n_lost[1]} of b have no match"
+            )
+        matches.append(Match(one, two, conditions, examples))
+    return matches, [
+        *_describe_settings(a, b),
+        *unmatched,
+        *_describe_unmatched("condition", *unmatched_conditions),
+    ]
+
+
+def _describe_settings(a: SweepResult, b: SweepResult) -> list[str]:
+    """Lines on what was compared though it is not the same: settings, parameters of ablations."""
+    settings = {
+        "dtype": [run.manifest.get("model", {}).get("dtype") for run in (a, b)],
+        "chat": [run.manifest.get("chat", False) for run in (a, b)],
+        "seed": [run.manifest.get("seed", 0) for run in (a, b)],
+    }
+    parameters_a, parameters_b = (_ablation_parameters(run) for run in (a, b))
+    settings |= {
+        f"ablation {name}": [parameters_a[name], parameters_b[name]]
+        for name in parameters_a
+        if name in parameters_b
+    }
+    return [
+        f"{name} is not the same: {one} (a), {two} (b)"
+        for name, (one, two) in settings.items()
+        if one != two
+    ] + _describe_references(a, b)
+
+
+def _describe_references(a: SweepResult, b: SweepResult) -> list[str]:
+    """Lines on tasks whose own references, chosen alike, hold other prompts in the two runs."""
+    cells = [
+        {(cell["task"], cell["protocol"]): cell for cell in run.manifest.get("cells", [])}
+        for run in (a, b)
+    ]
+    digests_of = {}
+    for names in cells[0].keys() & cells[1].keys():
+        references_a, references_b = (
+            cells_of_run[names].get("references", {}) for cells_of_run in cells
+        )
+        for chosen_by in references_a.keys() & references_b.keys():
+            if references_a[chosen_by] != references_b[chosen_by]:
+                digests_of[names[0], chosen_by] = (
+                    f"{references_a[chosen_by]} (a), {references_b[chosen_by]} (b)"
+                )
+    return [
+        f"the reference of task {task} ({chosen_by}) does not hold the same prompts: {digests}"
+        for (task, chosen_by), digests in sorted(digests_of.items())
+    ]
+
+
+def _ablation_parameters(run: SweepResult) -> dict[str, str]:
+    """With which parameters each ablation was made; references go by what they hold."""
+    parameters_of: dict[str, set[str]] = {}
+    for condition in run.manifest.get("conditions", []):
+        for parameters in condition.get("parameters", {}).values():
+            parameters_of.setdefault(condition["ablation"], set()).add(
+                json.dumps(parameters, sort_keys=True)
+            )
+    return {name: " or ".join(sorted(texts)) for name, texts in parameters_of.items()}
+
+
+def _match_conditions(one: Cell, two: Cell) -> list[tuple[str, str]]:
+    """The names of what does the same at the same site; where several do, by their names."""
+    by_site = [_names_by_site(cell) for cell in (one, two)]
+    pairs = []
+    for key, names_a in by_site[0].items():
+        names_b = by_site[1].get(key, [])
+        if len(names_a) == len(names_b) == 1:
+            pairs.append((names_a[0], names_b[0]))
+        else:
+            pairs += [(name, name) for name in names_a if name in names_b]
+    return pairs
+
+
+def _names_by_site(cell: Cell) -> dict[tuple[str, ...], list[str]]:
+    names_by_site: dict[tuple[str, ...], list[str]] = {}
+    for name, *key in cell.conditions[["condition", *_MATCHED_BY]].itertuples(index=False):
+        names_by_site.setdefault(tuple(map(str, key)), []).append(str(name))
+    return names_by_site
+
+
+def _find_other_prompts(a: SweepResult, b: SweepResult) -> set[tuple[str, str]]:
+    """Task and id of the examples that have another prompt in the other run."""
+    if a.examples.empty or b.examples.empty:
+        return set()
+    columns = ["task", "example", "prompt"]
+    both = a.examples[columns].merge(b.examples[columns], on=columns[:2])
+    changed = both[both["prompt_x"] != both["prompt_y"]]
+    return set(zip(changed["task"], changed["example"], strict=True))
+
+
+def _match_examples(one: Cell, two: Cell, other_prompts: set[tuple[str, str]]) -> list[str]:
+    """The examples that both asked in the same words."""
+    examples_b = set(two.scores.columns)
+    return [
+        example
+        for example in one.scores.columns
+        if example in examples_b and (one.task, example) not in other_prompts
+    ]
+
+
+def _describe_unmatched(kind: str, names_a: Sequence[str], names_b: Sequence[str]) -> list[str]:
+    lines = []
+    for run, unmatched_names in (("a", names_a), ("b", names_b)):
+        names = list(dict.fromkeys(unmatched_names))
+        if names:
+            rest = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
+            lines.append(f"only {run} has the {kind} {', '.join(names[:_MOST_NAMED])}{rest}")
+    return lines
+
+
+def _comparison_row(match: Match, names: tuple[str, str]) -> dict[str, Any]:
     one, two = match.one, match.two
     scores = [
         cell.scores.loc[[INTACT, name], list(match.examples)].to_numpy(float)
@@ -306,8 +321,8 @@ def _row(match: Match, names: tuple[str, str]) -> dict[str, Any]:
     intact_a, score_a, intact_b, score_b = np.concatenate(scores)[:, answered]
     clusters = one.clusters_of(match.examples)[answered]
     rng = one.rng("compare", *names)
-    a = effects.paired(intact_a, score_a, clusters, one.unit, rng)
-    b = effects.paired(intact_b, score_b, clusters, two.unit, rng)
+    a = effects.estimate_paired_effect(intact_a, score_a, clusters, one.unit, rng)
+    b = effects.estimate_paired_effect(intact_b, score_b, clusters, two.unit, rng)
     change = (score_b - intact_b) - (score_a - intact_a)
     correlation = stats.correlation(score_a - intact_a, score_b - intact_b)
     binary = one.unit == "accuracy" and stats.is_binary(intact_a, score_a, intact_b, score_b)
@@ -323,8 +338,8 @@ def _row(match: Match, names: tuple[str, str]) -> dict[str, Any]:
         "family": one.family,
         "protocol": one.protocol,
         "n": a.n,
-        "intact_a": effects.mean(intact_a),
-        "intact_b": effects.mean(intact_b),
+        "intact_a": effects.mean_or_nan(intact_a),
+        "intact_b": effects.mean_or_nan(intact_b),
         "effect_a": a.effect,
         "effect_b": b.effect,
         "difference": difference,
@@ -339,30 +354,32 @@ def _row(match: Match, names: tuple[str, str]) -> dict[str, Any]:
         "unit": one.unit,
         "gained": int((change > 0).sum()),
         "lost": int((change < 0).sum()),
-        "sd": None if binary else effects.spread(change),
-        "design": effects.design(change, clusters),
+        "sd": None if binary else effects.standard_deviation(change),
+        "design": effects.measure_design_effect(change, clusters),
     }
 
 
-def _profiles(match: Match) -> list[dict[str, Any]]:
+def _profile_rows(match: Match) -> list[dict[str, Any]]:
     """The profiles of every ablation, `at` and part over its sites."""
     one, two = match.one, match.two
     kinds = one.conditions[["ablation", "at", "part"]]
     names = pd.DataFrame(match.conditions, columns=["one", "two"]).set_index("one", drop=False)
     rows = []
-    for (ablation, at, part), own in names.join(kinds).groupby(["ablation", "at", "part"]):
+    for (ablation, at, part), condition_pairs in names.join(kinds).groupby(
+        ["ablation", "at", "part"]
+    ):
         changes = [
-            one.differences(list(own["one"]), match.examples),
-            two.differences(list(own["two"]), match.examples),
+            one.differences(list(condition_pairs["one"]), match.examples),
+            two.differences(list(condition_pairs["two"]), match.examples),
         ]
-        measured = np.all([(~np.isnan(each)).any(axis=1) for each in changes], axis=0)
-        a, b = (each[measured] for each in changes)
+        measured = np.all([(~np.isnan(run_changes)).any(axis=1) for run_changes in changes], axis=0)
+        a, b = (run_changes[measured] for run_changes in changes)
         rng = one.rng("profiles", ablation, at, part)
         clusters = one.clusters_of(match.examples)
         rho, interval = stats.profile_agreement(a, b, rng, clusters=clusters)
-        mean, of_mean = _mean_difference(a, b, clusters, one.unit, rng)
-        known = ~np.isnan(b - a).any(axis=0)
-        p, _ = stats.profiles_differ_p((b - a)[:, known], rng, clusters=clusters[known])
+        mean = _mean_difference(a, b, clusters, one.unit, rng)
+        answered = ~np.isnan(b - a).any(axis=0)
+        p, _ = stats.profiles_differ_p((b - a)[:, answered], rng, clusters=clusters[answered])
         rows.append(
             {
                 "task": one.task,
@@ -376,9 +393,9 @@ def _profiles(match: Match) -> list[dict[str, Any]]:
                 "spearman": rho,
                 "low": interval.low,
                 "high": interval.high,
-                "mean_difference": mean,
-                "mean_low": of_mean.low,
-                "mean_high": of_mean.high,
+                "mean_difference": mean.value,
+                "mean_low": mean.interval.low,
+                "mean_high": mean.interval.high,
                 "p": p,
                 "unit": one.unit,
             }
@@ -392,23 +409,24 @@ def _mean_difference(
     clusters: np.ndarray,
     unit: str,
     rng: np.random.Generator,
-) -> tuple[float, stats.Interval]:
-    """How much higher the second profile lies, on average over sites."""
+) -> stats.IntervalEstimate:
+    """Estimate how much higher the second profile lies, on average over sites."""
     n_sites, n = a.shape
     if not n_sites or not n:
-        return nan, stats.UNKNOWN
+        return stats.IntervalEstimate(nan, stats.UNKNOWN)
     counts = np.vstack([np.ones(n), stats.resampled_counts(n, rng, clusters=clusters)])
     means = (stats.resampled_means(b, counts) - stats.resampled_means(a, counts)).mean(axis=1)
     center, drawn = float(means[0]), stats.percentile_interval(means[1:], len(set(clusters)))
     if unit != "accuracy":
-        return center, drawn
+        return stats.IntervalEstimate(center, drawn)
     # Few answers that differ give the bootstrap little to draw from: the interval is at least as
     # wide as Tango's would be if none differed. Sites may move together, so that many of them tell
     # no more than one.
     reach = stats.tango(0, 0, n).high
-    return center, stats.Interval(min(drawn.low, center - reach), max(drawn.high, center + reach))
+    wide = stats.Interval(min(drawn.low, center - reach), max(drawn.high, center + reach))
+    return stats.IntervalEstimate(center, wide)
 
 
-def _names(a: SweepResult, b: SweepResult) -> tuple[str, str]:
+def _model_names(a: SweepResult, b: SweepResult) -> tuple[str, str]:
     one, two = (str(run.manifest.get("model", {}).get("name", "model")) for run in (a, b))
     return one, two

@@ -1,6 +1,7 @@
 """Effects: every condition against the intact model, in skill and in form, and what n can show.
 
-One ablation at several settings in a run: the label that tells them apart.
+A row says what one condition does in one task and protocol. Where a run holds one ablation at
+several settings, as in `clip[length=0.25]`, labels tell them apart.
 """
 
 from collections.abc import Sequence
@@ -26,9 +27,9 @@ NUMBERS = [
 _MANY = ("head", "kv_group")
 
 
-def effects_of(cells: Sequence[Cell]) -> pd.DataFrame:
+def tabulate_effects(cells: Sequence[Cell]) -> pd.DataFrame:
     """A row per condition and cell; see `SweepResult.effects`."""
-    rows = [_row(cell, str(name)) for cell in cells for name in cell.conditions.index]
+    rows = [_row(cell, about) for cell in cells for about in cell.conditions.to_dict("records")]
     # How answers scatter is needed for what is detectable, and shown nowhere.
     frame = pd.DataFrame(rows, columns=[*CONDITION, *CELL, *NUMBERS, "gained", "sd", "design"])
     frame = frame.astype(
@@ -36,12 +37,71 @@ def effects_of(cells: Sequence[Cell]) -> pd.DataFrame:
     )
     frame[["p_adjusted", "detectable"]] = np.nan
     for (_, _, part, *_), family in frame.groupby(FAMILY, sort=False):
-        frame.loc[family.index, "p_adjusted"] = adjusted(family["p"], part)
-        frame.loc[family.index, "detectable"] = _detectable(family)
+        frame.loc[family.index, "p_adjusted"] = adjust_p(family["p"], part)
+        frame.loc[family.index, "detectable"] = _find_detectable_drops(family)
     return frame[[*CONDITION, *CELL, *NUMBERS]]
 
 
-def intact_of(cells: Sequence[Cell]) -> pd.DataFrame:
+def _row(cell: Cell, about: dict[Any, Any]) -> dict[str, Any]:
+    """What one condition does; `about` is its row of `Cell.conditions`."""
+    name = str(about["condition"])
+    intact, score, clusters = cell.answered_by_both(name)
+    rng = cell.rng(name)
+    interval = score_interval(score, clusters, cell.unit, rng)
+    effect = estimate_paired_effect(intact, score, clusters, cell.unit, rng)
+    harm, harm_low, harm_high = cell.harm({name: 1.0}).numbers
+    binary = cell.unit == "accuracy" and stats.is_binary(intact, score)
+    change = score - intact
+    return {
+        **about,
+        "task": cell.task,
+        "family": cell.family,
+        "protocol": cell.protocol,
+        "n": effect.n,
+        "intact": mean_or_nan(intact),
+        "chance": cell.chance,
+        "score": mean_or_nan(score),
+        "score_low": interval.low,
+        "score_high": interval.high,
+        "effect": effect.effect,
+        "ci_low": effect.interval.low,
+        "ci_high": effect.interval.high,
+        "harm": harm,
+        "harm_low": harm_low,
+        "harm_high": harm_high,
+        "p": effect.p,
+        "n_failed": len(cell.asked[INTACT] & cell.asked[name]) - effect.n,
+        "n_changed": int(cell.n_changed[name]),
+        **_format_columns(cell, name),
+        "noise": cell.noise,
+        "unit": cell.unit,
+        "gained": int((change > 0).sum()) if binary else None,
+        "sd": None if binary else standard_deviation(change),
+        "design": measure_design_effect(change, clusters),
+    }
+
+
+def _format_columns(cell: Cell, name: str) -> dict[str, float]:
+    """Whether answers keep the form of the shots, right or wrong: no loss of skill."""
+    intact, form, clusters = cell.answered_by_both(name, of="form")
+    effect = estimate_paired_effect(intact, form, clusters, "accuracy", cell.rng(name))
+    return {
+        "format_intact": mean_or_nan(intact),
+        "format": mean_or_nan(form),
+        "format_effect": effect.effect,
+        "format_low": effect.interval.low,
+        "format_high": effect.interval.high,
+        "format_p": effect.p,
+    }
+
+
+def _find_detectable_drops(family: pd.DataFrame) -> list[float]:
+    binary = family[family["gained"].notna()]
+    pairs = int(binary["n"].sum())
+    return find_detectable(family, float(binary["gained"].sum()) / pairs if pairs else 0.0)
+
+
+def tabulate_intact(cells: Sequence[Cell]) -> pd.DataFrame:
     """A row per cell; see `SweepResult.intact`."""
     rows = []
     for cell in cells:
@@ -57,7 +117,7 @@ def intact_of(cells: Sequence[Cell]) -> pd.DataFrame:
                 "family": cell.family,
                 "protocol": cell.protocol,
                 "n": len(scores),
-                "score": mean(scores),
+                "score": mean_or_nan(scores),
                 "score_low": interval.low,
                 "score_high": interval.high,
                 "chance": cell.chance,
@@ -65,7 +125,7 @@ def intact_of(cells: Sequence[Cell]) -> pd.DataFrame:
                 "above_chance": cell.has_skill,
                 "unit": cell.unit,
                 "n_failed": len(cell.asked[INTACT]) - len(scores),
-                "format": mean(form.to_numpy()),
+                "format": mean_or_nan(form.to_numpy()),
                 "format_low": of_form.low,
                 "format_high": of_form.high,
                 "noise": cell.noise,
@@ -74,13 +134,13 @@ def intact_of(cells: Sequence[Cell]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def adjusted(p: "pd.Series[float]", part: str) -> Float[np.ndarray, " condition"]:
+def adjust_p(p: "pd.Series[float]", part: str) -> Float[np.ndarray, " condition"]:
     """The p values of one family, corrected for their number."""
     correct = stats.benjamini_hochberg if part in _MANY else stats.holm
     return correct(p.to_numpy(float))
 
 
-def paired(
+def estimate_paired_effect(
     intact: Float[np.ndarray, " example"],
     score: Float[np.ndarray, " example"],
     clusters: stats.Clusters,
@@ -90,14 +150,14 @@ def paired(
     """Compare scores with the intact ones, by what is right for 0/1 scores or for others."""
     bounds = None
     if unit == "accuracy" and stats.is_binary(intact, score):
-        found, bounds = stats.paired_binary(intact, score), (-1.0, 1.0)
+        effect, bounds = stats.paired_binary(intact, score), (-1.0, 1.0)
     else:
-        found = stats.paired_continuous(intact, score, rng)
+        effect = stats.paired_continuous(intact, score, rng)
     change = score - intact
     return replace(
-        found,
-        interval=stats.clustered(found.interval, change, clusters, bounds),
-        p=clustered_p(found.p, change, clusters),
+        effect,
+        interval=stats.clustered(effect.interval, change, clusters, bounds),
+        p=clustered_p(effect.p, change, clusters),
     )
 
 
@@ -122,125 +182,57 @@ def score_interval(
     return stats.clustered(interval, scores, clusters, (0.0, 1.0))
 
 
-def detectable(family: pd.DataFrame, background: float) -> list[float]:
+def find_detectable(family: pd.DataFrame, background: float) -> list[float]:
     """What each row of a family would show, by its `n`; by its `sd` where scores are not 0/1.
 
     Examples in clusters count as fewer, by the mean design effect of the family's rows.
     """
     tests = int(family["p"].notna().sum())
     background = max(stats.LEAST_BACKGROUND, background)
-    design = float(family["design"].mean())
+    deff = float(family["design"].mean())
     return [
-        stats.minimum_detectable(int(n / design), tests, background)
+        stats.minimum_detectable(int(n / deff), tests, background)
         if np.isnan(sd)
-        else stats.minimum_detectable_mean(int(n / design), sd, tests)
+        else stats.minimum_detectable_mean(int(n / deff), sd, tests)
         for n, sd in family[["n", "sd"]].to_numpy(float).tolist()
     ]
 
 
-def design(changes: Float[np.ndarray, " example"], clusters: stats.Clusters) -> float:
+def measure_design_effect(
+    changes: Float[np.ndarray, " example"], clusters: stats.Clusters
+) -> float:
     """The design effect of the clusters on a mean change; 1 where there are none."""
     if not stats.are_clusters(clusters):
         return 1.0
     return stats.design_effect(changes - changes.mean(), clusters)
 
 
-def spread(changes: Float[np.ndarray, " example"]) -> float:
+def standard_deviation(changes: Float[np.ndarray, " example"]) -> float:
     """The standard deviation of differences; 0 where there are too few."""
     return float(changes.std(ddof=1)) if len(changes) > 1 else 0.0
 
 
-def mean(values: Float[np.ndarray, " example"]) -> float:
+def mean_or_nan(values: Float[np.ndarray, " example"]) -> float:
     """The mean; NaN of nothing."""
     return float(values.mean()) if len(values) else float("nan")
 
 
-def _row(cell: Cell, name: str) -> dict[str, Any]:
-    intact, score, clusters = _known(cell, cell.scores, name)
-    rng = cell.rng(name)
-    own = score_interval(score, clusters, cell.unit, rng)
-    effect = paired(intact, score, clusters, cell.unit, rng)
-    harm, harm_low, harm_high = cell.harm({name: 1.0}).numbers
-    binary = cell.unit == "accuracy" and stats.is_binary(intact, score)
-    change = score - intact
-    return {
-        **cell.conditions.loc[name].to_dict(),
-        "task": cell.task,
-        "family": cell.family,
-        "protocol": cell.protocol,
-        "n": effect.n,
-        "intact": mean(intact),
-        "chance": cell.chance,
-        "score": mean(score),
-        "score_low": own.low,
-        "score_high": own.high,
-        "effect": effect.effect,
-        "ci_low": effect.interval.low,
-        "ci_high": effect.interval.high,
-        "harm": harm,
-        "harm_low": harm_low,
-        "harm_high": harm_high,
-        "p": effect.p,
-        "n_failed": len(cell.asked[INTACT] & cell.asked[name]) - effect.n,
-        "n_changed": int(cell.n_changed[name]),
-        **_format(cell, name),
-        "noise": cell.noise,
-        "unit": cell.unit,
-        "gained": int((change > 0).sum()) if binary else None,
-        "sd": None if binary else spread(change),
-        "design": design(change, clusters),
-    }
-
-
-def _format(cell: Cell, name: str) -> dict[str, float]:
-    """Whether answers keep the form of the shots, right or wrong: no loss of skill."""
-    intact, form, clusters = _known(cell, cell.form, name)
-    effect = paired(intact, form, clusters, "accuracy", cell.rng(name))
-    return {
-        "format_intact": mean(intact),
-        "format": mean(form),
-        "format_effect": effect.effect,
-        "format_low": effect.interval.low,
-        "format_high": effect.interval.high,
-        "format_p": effect.p,
-    }
-
-
-def _known(
-    cell: Cell, table: pd.DataFrame, name: str
-) -> tuple[Float[np.ndarray, " example"], Float[np.ndarray, " example"], np.ndarray]:
-    """What a table holds of the intact model and under a condition, and the clusters."""
-    answered = table.loc[[INTACT, name]].dropna(axis=1)
-    intact, ablated = answered.to_numpy(float)
-    return intact, ablated, cell.clusters_of(list(answered.columns))
-
-
-def _detectable(family: pd.DataFrame) -> list[float]:
-    binary = family[family["gained"].notna()]
-    pairs = int(binary["n"].sum())
-    return detectable(family, float(binary["gained"].sum()) / pairs if pairs else 0.0)
-
-
-def labels(frame: pd.DataFrame) -> "pd.Series[str]":
+def label_conditions(frame: pd.DataFrame) -> "pd.Series[str]":
     """What each row's condition does, as in `clip[length=0.25]`: its name without site and `at`.
 
     Nothing where the condition was given another name.
     """
-    known = frame[["condition", "site", "at"]].drop_duplicates()
-    found = {name: _label(str(name), str(site), str(at)) for name, site, at in known.to_numpy()}
-    return frame["condition"].map(found)
+    sites = frame[["condition", "site", "at"]].drop_duplicates()
+    label_of = {
+        name: _find_label(str(name), str(site), str(at)) for name, site, at in sites.to_numpy()
+    }
+    return frame["condition"].map(label_of)
 
 
-def _label(name: str, site: str, at: str) -> str:
-    where = site.replace("+", ",")
-    end = f" {where}" if at == "all" else f" {where} {at}"
-    return name.removesuffix(end) if site and name.endswith(end) else ""
-
-
-def twins(effects: pd.DataFrame) -> pd.DataFrame:
-    """The effects that are not alone at their place."""
-    place = ["layer", "head", "at", "task", "protocol"]
-    return effects[effects.duplicated(place, keep=False)]
+def _find_label(name: str, site: str, at: str) -> str:
+    site_in_name = site.replace("+", ",")
+    suffix = f" {site_in_name}" if at == "all" else f" {site_in_name} {at}"
+    return name.removesuffix(suffix) if site and name.endswith(suffix) else ""
 
 
 def refuse_twins(effects: pd.DataFrame) -> None:
@@ -249,17 +241,27 @@ def refuse_twins(effects: pd.DataFrame) -> None:
     Raises:
         InputError: one ablation with two settings, say.
     """
-    found = twins(effects)
-    if found.empty:
+    duplicates = twins(effects)
+    if duplicates.empty:
         return
-    first = found.iloc[0]
-    alike = found[(found["site"] == first["site"]) & (found["at"] == first["at"])]
-    which = f"layer {first['layer']}" if pd.isna(first["head"]) else f"head {first['site']}"
-    one = next(filter(None, labels(alike)), None)
-    how = (
-        f'choose one setting, as in result["{one}"]' if one else "sweep them into separate results"
+    first = duplicates.iloc[0]
+    same_place = duplicates[
+        (duplicates["site"] == first["site"]) & (duplicates["at"] == first["at"])
+    ]
+    place = f"layer {first['layer']}" if pd.isna(first["head"]) else f"head {first['site']}"
+    label = next(filter(None, label_conditions(same_place)), None)
+    advice = (
+        f'choose one setting, as in result["{label}"]'
+        if label
+        else "sweep them into separate results"
     )
     raise InputError(
-        f"{which} is ablated more than once alike "
-        f"({', '.join(dict.fromkeys(alike['condition']))}): {how}"
+        f"{place} is ablated more than once alike "
+        f"({', '.join(dict.fromkeys(same_place['condition']))}): {advice}"
     )
+
+
+def twins(effects: pd.DataFrame) -> pd.DataFrame:
+    """The effects that are not alone at their place."""
+    columns = ["layer", "head", "at", "task", "protocol"]
+    return effects[effects.duplicated(columns, keep=False)]

@@ -31,47 +31,50 @@ def mechanisms(result: SweepResult) -> dict[str, str]:
     Two ablations with the same answers have one mechanism: what the first one declares, or if it
     declares none the other.
     """
-    declared = {item["ablation"]: _declared(item) for item in result.manifest.get("conditions", [])}
+    declared = {
+        item["ablation"]: _declared_mechanism(item)
+        for item in result.manifest.get("conditions", [])
+    }
     names = [name for name in result.frame["ablation"].unique() if name != INTACT]
-    found = {str(name): declared.get(name, BUILT_IN.get(name, "")) for name in names}
-    rows = _answers(result.frame)
-    for one, two in combinations(found, 2):
-        if found[one] != found[two] and _same(rows, one, two):
-            found[one] = found[two] = found[one] or found[two]
-    return found
+    mechanism_of = {str(name): declared.get(name, BUILT_IN.get(name, "")) for name in names}
+    rows = _number_answers(result.frame)
+    for first, second in combinations(mechanism_of, 2):
+        if mechanism_of[first] != mechanism_of[second] and _give_same_answers(rows, first, second):
+            mechanism_of[first] = mechanism_of[second] = mechanism_of[first] or mechanism_of[second]
+    return mechanism_of
 
 
-def _declared(condition: dict[str, Any]) -> str:
+def _declared_mechanism(condition: dict[str, Any]) -> str:
     return str(condition.get("mechanism", BUILT_IN.get(condition["ablation"], "")))
 
 
-def _answers(frame: pd.DataFrame) -> pd.DataFrame:
+def _number_answers(frame: pd.DataFrame) -> pd.DataFrame:
     """Number each row's answer, and mark those that differ from the intact one."""
-    shown = [name for name in _ANSWER if name in frame]
+    answer_columns = [name for name in _ANSWER if name in frame]
     rows = frame[["condition", "ablation", *_PLACE]].assign(
-        answer=pd.util.hash_pandas_object(frame[shown].astype(str), index=False)
+        answer=pd.util.hash_pandas_object(frame[answer_columns].astype(str), index=False)
     )
-    asked = ["task", "protocol", "example"]
-    intact = rows.loc[rows["condition"] == INTACT, [*asked, "answer"]]
+    question_columns = ["task", "protocol", "example"]
+    intact = rows.loc[rows["condition"] == INTACT, [*question_columns, "answer"]]
     rows = rows[rows["condition"] != INTACT].merge(
-        intact, on=asked, how="left", suffixes=("", "_intact")
+        intact, on=question_columns, how="left", suffixes=("", "_intact")
     )
     return rows.assign(moved=rows["answer"] != rows["answer_intact"])
 
 
-def _same(rows: pd.DataFrame, one: str, two: str) -> bool:
+def _give_same_answers(rows: pd.DataFrame, first: str, second: str) -> bool:
     """Whether two ablations give the same answers to every example.
 
     So they count if they do at most of the sites where either changes anything, and at all sites if
     none does: one site at which a copy was altered does not make it another kind.
     """
-    both = rows[rows["ablation"] == one].merge(rows[rows["ablation"] == two], on=_PLACE)
-    if both.empty:
+    joined = rows[rows["ablation"] == first].merge(rows[rows["ablation"] == second], on=_PLACE)
+    if joined.empty:
         return False
-    both = both.assign(
-        same=both["answer_x"] == both["answer_y"], moved=both["moved_x"] | both["moved_y"]
+    joined = joined.assign(
+        same=joined["answer_x"] == joined["answer_y"], moved=joined["moved_x"] | joined["moved_y"]
     )
-    sites = both.groupby(["site", "at"]).agg(same=("same", "all"), moved=("moved", "any"))
+    sites = joined.groupby(["site", "at"]).agg(same=("same", "all"), moved=("moved", "any"))
     if sites["moved"].any():
         sites = sites[sites["moved"]]
     return bool(sites["same"].mean() > 0.5)

@@ -10,10 +10,10 @@ from collections.abc import Mapping
 import pandas as pd
 
 # Example id to the name of its question, by task.
-Questions = Mapping[str, Mapping[str, str]]
+QuestionNames = Mapping[str, Mapping[str, str]]
 
 
-def questions_of(frame: pd.DataFrame, examples: pd.DataFrame) -> Questions:
+def name_questions(frame: pd.DataFrame, examples: pd.DataFrame) -> QuestionNames:
     """Name the questions of every task; questions that tasks share get the same name.
 
     Args:
@@ -21,26 +21,29 @@ def questions_of(frame: pd.DataFrame, examples: pd.DataFrame) -> Questions:
         examples: a row per task and example, with `answer` and perhaps `question`; may be empty:
             then no two tasks share any.
     """
-    asked = {str(task): _named(rows, _of(examples, task)) for task, rows in frame.groupby("task")}
+    questions = {
+        str(task): _name_by_example(rows, _select_task(examples, task))
+        for task, rows in frame.groupby("task")
+    }
     groups: list[list[str]] = []
-    for task in sorted(asked):
+    for task in sorted(questions):
         for group in groups:
-            if all(_alike(asked[task], asked[other]) for other in group):
+            if all(_share_questions(questions[task], questions[other]) for other in group):
                 group.append(task)
                 break
         else:
             groups.append([task])
-    first = {task: group[0] for group in groups for task in group}
+    first_task = {task: group[0] for group in groups for task in group}
     return {
         task: {
-            str(example): name if given else f"{first[task]}\n{name}"
-            for example, name, given in zip(rows.index, rows["name"], rows["given"], strict=True)
+            str(example): name if is_given else f"{first_task[task]}\n{name}"
+            for example, name, is_given in zip(rows.index, rows["name"], rows["given"], strict=True)
         }
-        for task, rows in asked.items()
+        for task, rows in questions.items()
     }
 
 
-def _of(examples: pd.DataFrame, task: object) -> pd.DataFrame:
+def _select_task(examples: pd.DataFrame, task: object) -> pd.DataFrame:
     if examples.empty:
         return pd.DataFrame(columns=["answer", "question"])
     rows = examples[examples["task"] == task]
@@ -48,19 +51,23 @@ def _of(examples: pd.DataFrame, task: object) -> pd.DataFrame:
     return rows.set_index("example").reindex(columns=["answer", "question"])
 
 
-def _named(rows: pd.DataFrame, known: pd.DataFrame) -> pd.DataFrame:
+def _name_by_example(rows: pd.DataFrame, task_examples: pd.DataFrame) -> pd.DataFrame:
     """Return by example the name of its question, whether the task gave it, and the answer."""
-    named = known.reindex(rows["example"].astype(str).unique()).astype(object)
-    given = named["question"].fillna("").astype(bool)
-    name = named["question"].where(given, pd.Series(named.index, index=named.index)).astype(str)
+    questions = task_examples.reindex(rows["example"].astype(str).unique()).astype(object)
+    is_given = questions["question"].fillna("").astype(bool)
+    name = (
+        questions["question"]
+        .where(is_given, pd.Series(questions.index, index=questions.index))
+        .astype(str)
+    )
     # A data set may hold a document twice.
     twice = name.groupby(name).cumcount()
     name = name.where(twice == 0, name + "#" + twice.astype(str))
-    return pd.DataFrame({"name": name, "given": given, "answer": named["answer"].fillna("")})
+    return pd.DataFrame({"name": name, "given": is_given, "answer": questions["answer"].fillna("")})
 
 
-def _alike(one: pd.DataFrame, two: pd.DataFrame) -> bool:
+def _share_questions(one: pd.DataFrame, two: pd.DataFrame) -> bool:
     """Return whether two tasks share questions by their ids."""
-    both = one[~one["given"]].merge(two[~two["given"]], on="name")
-    same = (both["answer_x"] == both["answer_y"]) & (both["answer_x"] != "")
-    return not both.empty and bool(same.all())
+    shared = one[~one["given"]].merge(two[~two["given"]], on="name")
+    same = (shared["answer_x"] == shared["answer_y"]) & (shared["answer_x"] != "")
+    return not shared.empty and bool(same.all())

@@ -11,11 +11,11 @@ import pandas as pd
 from layerroles import stats
 from layerroles.display import as_html, as_text, detectable_line
 from layerroles.errors import InputError
-from layerroles.registry import nearest, unknown
-from layerroles.results.agreement import agreement_of, differences_of
-from layerroles.results.cells import INTACT, Cell, cells_from
-from layerroles.results.effects import effects_of, intact_of, labels
-from layerroles.results.tables import measures_of, noise_of
+from layerroles.registry import describe_unknown, nearest_name
+from layerroles.results.agreement import tabulate_agreement, tabulate_differences
+from layerroles.results.cells import INTACT, Cell, make_cells
+from layerroles.results.effects import label_conditions, tabulate_effects, tabulate_intact
+from layerroles.results.tables import tabulate_measures, tabulate_noise
 
 # What a result is narrowed by; a label is what a condition does, wherever.
 _NARROWED = ("task", "family", "protocol", "condition", "label")
@@ -106,7 +106,7 @@ class SweepResult:
         of the shots; NaN outside generation), format_low, format_high, noise (share of answers that
         another batch shape changes; NaN where it was not asked).
         """
-        return intact_of(self._cells)
+        return tabulate_intact(self._cells)
 
     def agreement(self) -> pd.DataFrame:
         """Compare ways of asking the same questions over sites.
@@ -120,7 +120,7 @@ class SweepResult:
         lowers the correlation; the interval makes up for it, the estimate does not. `p` is that of
         one test for all sites that the two profiles of harm differ (`stats.profiles_differ_p`).
         """
-        return agreement_of(self._cells)
+        return tabulate_agreement(self._cells)
 
     def differences(self) -> pd.DataFrame:
         """Compare harm between ways of asking the same questions, a row per condition and pair.
@@ -131,7 +131,7 @@ class SweepResult:
         the `n` shared questions; `p_adjusted` is corrected for the number of sites (Holm). NaN
         unless both harms are defined.
         """
-        return differences_of(self._cells)
+        return tabulate_differences(self._cells)
 
     def harm(
         self,
@@ -162,12 +162,16 @@ class SweepResult:
         """
         cells = {(cell.task, cell.protocol): cell for cell in self._cells}
         if (task, protocol) not in cells:
-            named = [" ".join(names) for names in cells]
-            raise InputError(unknown("task and protocol", f"{task} {protocol}", named))
+            known_names = [" ".join(names) for names in cells]
+            raise InputError(
+                describe_unknown("task and protocol", f"{task} {protocol}", known_names)
+            )
         cell = cells[task, protocol]
         for name in weights:
             if name not in cell.conditions.index:
-                raise InputError(unknown("condition", name, list(map(str, cell.conditions.index))))
+                raise InputError(
+                    describe_unknown("condition", name, list(map(str, cell.conditions.index)))
+                )
         return cell.harm(weights, level=level)
 
     def measures(self) -> pd.DataFrame:
@@ -177,7 +181,7 @@ class SweepResult:
         for a single number), value (true is 1 and false 0). Values that are not numbers are
         left out.
         """
-        return measures_of(self.frame)
+        return tabulate_measures(self.frame)
 
     def noise_floor(self) -> pd.DataFrame:
         """Compare intact with intact under another batch shape, a row per task and protocol.
@@ -187,7 +191,7 @@ class SweepResult:
         (`score - intact`), unit. Scores in nats nearly all change. No rows if the run did not ask
         twice.
         """
-        return noise_of(self.manifest, {cell.task for cell in self._cells})
+        return tabulate_noise(self.manifest, {cell.task for cell in self._cells})
 
     def changed_answers(self, condition: str, task: str, protocol: str) -> pd.DataFrame:
         """List the examples whose outcome under `condition` differs from the intact one.
@@ -201,24 +205,26 @@ class SweepResult:
         """
         rows = self.frame
         for column, value in (("condition", condition), ("task", task), ("protocol", protocol)):
-            known = list(self.frame[column].unique())
-            if value not in known:
-                raise InputError(unknown(column, value, known))
+            known_values = list(self.frame[column].unique())
+            if value not in known_values:
+                raise InputError(describe_unknown(column, value, known_values))
             if column != "condition":
                 rows = rows[rows[column] == value]
         rows = rows.assign(outcome=rows["outcome"].where(rows["status"] == "ok", rows["status"]))
-        keep = ["example", "outcome", "response"]
-        before = rows.loc[rows["condition"] == INTACT, keep]
-        before = before.rename(columns={name: f"intact_{name}" for name in keep[1:]})
-        both = before.merge(rows.loc[rows["condition"] == condition, keep], on="example")
-        both = both[both["intact_outcome"] != both["outcome"]]
+        columns = ["example", "outcome", "response"]
+        intact_rows = rows.loc[rows["condition"] == INTACT, columns]
+        intact_rows = intact_rows.rename(columns={name: f"intact_{name}" for name in columns[1:]})
+        joined = intact_rows.merge(rows.loc[rows["condition"] == condition, columns], on="example")
+        joined = joined[joined["intact_outcome"] != joined["outcome"]]
         if self.examples.empty:
-            both = both.assign(prompt="", answer="")
+            joined = joined.assign(prompt="", answer="")
         else:
-            asked = self.examples[self.examples["task"] == task]
-            both = both.merge(asked[["example", "prompt", "answer"]], on="example", how="left")
+            task_examples = self.examples[self.examples["task"] == task]
+            joined = joined.merge(
+                task_examples[["example", "prompt", "answer"]], on="example", how="left"
+            )
         order = ["example", "prompt", "answer", "intact_outcome", "outcome", "intact_response"]
-        return both[[*order, "response"]].reset_index(drop=True)
+        return joined[[*order, "response"]].reset_index(drop=True)
 
     def __getitem__(self, name: str) -> "SweepResult":
         """Narrow the result to one task, family, protocol or condition, looked for in that order.
@@ -240,19 +246,21 @@ class SweepResult:
         Example:
             result["retrieval"]["generation"].effects()
         """
-        column = next((each for each in _NARROWED if name in self._names(each)), None)
+        column = next(
+            (candidate for candidate in _NARROWED if name in self._names(candidate)), None
+        )
         if column is None:
             versions = [task for task in self._names("task") if re.sub(r"@\d+", "", task) == name]
             if len(versions) == 1:
                 return self[versions[0]]
             raise InputError(self._unknown(str(name)))
-        kept = (self._labels if column == "label" else self.frame[column]) == name
+        is_kept = (self._labels if column == "label" else self.frame[column]) == name
         if column in ("condition", "label"):
-            kept |= self.frame["condition"] == INTACT
-        frame = self.frame[kept].reset_index(drop=True)
-        left = set(zip(frame["task"], frame["protocol"], strict=True))
-        said = self.manifest.get("cells", [])
-        cells = [cell for cell in said if (cell["task"], cell["protocol"]) in left]
+            is_kept |= self.frame["condition"] == INTACT
+        frame = self.frame[is_kept].reset_index(drop=True)
+        kept_cells = set(zip(frame["task"], frame["protocol"], strict=True))
+        manifest_cells = self.manifest.get("cells", [])
+        cells = [cell for cell in manifest_cells if (cell["task"], cell["protocol"]) in kept_cells]
         examples = self.examples
         if not examples.empty:
             examples = examples[examples["task"].isin(frame["task"])].reset_index(drop=True)
@@ -278,19 +286,19 @@ class SweepResult:
 
     @functools.cached_property
     def _cells(self) -> Sequence[Cell]:
-        return cells_from(self.frame, self.manifest, self.examples)
+        return make_cells(self.frame, self.manifest, self.examples)
 
     @functools.cached_property
     def _effects(self) -> pd.DataFrame:
         if self._whole is None:
-            return effects_of(self._cells)
-        whole, kept = self._whole._effects, ["condition", "task", "protocol"]
-        there = pd.MultiIndex.from_frame(self.frame[kept])
-        return whole[pd.MultiIndex.from_frame(whole[kept]).isin(there)].reset_index(drop=True)
+            return tabulate_effects(self._cells)
+        whole, columns = self._whole._effects, ["condition", "task", "protocol"]
+        own_rows = pd.MultiIndex.from_frame(self.frame[columns])
+        return whole[pd.MultiIndex.from_frame(whole[columns]).isin(own_rows)].reset_index(drop=True)
 
     @functools.cached_property
     def _labels(self) -> "pd.Series[str]":
-        return labels(self.frame)
+        return label_conditions(self.frame)
 
     def _names(self, column: str) -> list[str]:
         if column == "label":
@@ -300,7 +308,7 @@ class SweepResult:
     def _unknown(self, name: str) -> str:
         """The line that answers a name of nothing: the nearest known, and what there is."""
         conditions = self._names("condition")
-        near = nearest(name, self._ipython_key_completions_())
+        near = nearest_name(name, self._ipython_key_completions_())
         hint = f"did you mean {near!r}? " if near else ""
         return (
             f"unknown task, family, protocol or condition {name!r}: {hint}tasks are "

@@ -1,6 +1,6 @@
-"""What a protocol measured beside the score, as a tidy frame.
+"""Further tables of a result: what protocols measured beside the score, and the noise floor.
 
-The noise floor: intact against intact under another batch shape.
+The noise floor compares the intact model with itself under another batch shape.
 """
 
 import json
@@ -14,37 +14,35 @@ from layerroles import stats
 
 _KEYS = ["condition", "task", "protocol", "example"]
 MEASURE_COLUMNS = [*_KEYS, "measure", "step", "value"]
-
-
-def measures_of(frame: pd.DataFrame) -> pd.DataFrame:
-    """A row per number; see `SweepResult.measures`."""
-    rows = []
-    # Runs of earlier versions have no such column.
-    if "details" in frame:
-        for *key, details in frame[[*_KEYS, "details"]].itertuples(index=False):
-            if isinstance(details, str) and details:
-                rows += [(*key, *found) for found in _numbers(json.loads(details))]
-    return pd.DataFrame(rows, columns=MEASURE_COLUMNS).astype({"step": "Int64", "value": float})
-
-
-def _numbers(details: dict[str, Any]) -> Iterator[tuple[str, int | None, float]]:
-    for measure, value in details.items():
-        listed = isinstance(value, list)
-        for step, each in enumerate(value if listed else [value]):
-            # A list keeps its places, so that what is not known in it is NaN.
-            if isinstance(each, int | float):
-                yield measure, step if listed else None, float(each)
-            elif listed and each is None:
-                yield measure, step, math.nan
-
-
 NOISE_COLUMNS = [
     *("task", "protocol", "n", "n_changed", "changed", "changed_low", "changed_high"),
     *("intact", "score", "effect", "unit"),
 ]
 
 
-def noise_of(manifest: dict[str, Any], tasks: set[str]) -> pd.DataFrame:
+def tabulate_measures(frame: pd.DataFrame) -> pd.DataFrame:
+    """A row per number; see `SweepResult.measures`."""
+    rows = []
+    # Runs of earlier versions have no such column.
+    if "details" in frame:
+        for *key, details in frame[[*_KEYS, "details"]].itertuples(index=False):
+            if isinstance(details, str) and details:
+                rows += [(*key, *number) for number in _iterate_numbers(json.loads(details))]
+    return pd.DataFrame(rows, columns=MEASURE_COLUMNS).astype({"step": "Int64", "value": float})
+
+
+def _iterate_numbers(details: dict[str, Any]) -> Iterator[tuple[str, int | None, float]]:
+    for measure, value in details.items():
+        listed = isinstance(value, list)
+        for step, item in enumerate(value if listed else [value]):
+            # A list keeps its places, so that what is not known in it is NaN.
+            if isinstance(item, int | float):
+                yield measure, step if listed else None, float(item)
+            elif listed and item is None:
+                yield measure, step, math.nan
+
+
+def tabulate_noise(manifest: dict[str, Any], tasks: set[str]) -> pd.DataFrame:
     """A row per task and protocol that was asked twice; see `SweepResult.noise_floor`."""
     cells = {(cell["task"], cell["protocol"]): cell for cell in manifest.get("cells", [])}
     rows = []
@@ -62,14 +60,14 @@ def noise_of(manifest: dict[str, Any], tasks: set[str]) -> pd.DataFrame:
                 "changed": n_changed / n if n else float("nan"),
                 "changed_low": share.low,
                 "changed_high": share.high,
-                "intact": _number(line["intact"]),
-                "score": _number(line["score"]),
-                "effect": _number(line["score"]) - _number(line["intact"]),
+                "intact": _to_float(line["intact"]),
+                "score": _to_float(line["score"]),
+                "effect": _to_float(line["score"]) - _to_float(line["intact"]),
                 "unit": cells.get((line["task"], line["protocol"]), {}).get("unit", "accuracy"),
             }
         )
     return pd.DataFrame(rows, columns=NOISE_COLUMNS)
 
 
-def _number(value: float | None) -> float:
+def _to_float(value: float | None) -> float:
     return float("nan") if value is None else float(value)

@@ -26,12 +26,12 @@ from layerroles.roles.heads import HeadSearch as HeadSearch
 from layerroles.roles.heads import carried_by_few as carried_by_few
 from layerroles.roles.heads import heads_of as heads_of
 from layerroles.roles.localization import localize as localize
-from layerroles.roles.probe_summary import summary as summary
+from layerroles.roles.probe_summary import summarize_probes as summarize_probes
 from layerroles.roles.rank_agreement import probe_agreement as probe_agreement
 from layerroles.roles.rank_agreement import rank_stability as rank_stability
 from layerroles.roles.roles import Roles as Roles
-from layerroles.roles.verdict import probed as probed
-from layerroles.roles.wording import listed as listed
+from layerroles.roles.verdict import probe_sentences as probe_sentences
+from layerroles.roles.wording import format_layers as format_layers
 
 __all__ = [
     "CRITICAL",
@@ -40,11 +40,11 @@ __all__ = [
     "HeadSearch",
     "Roles",
     "carried_by_few",
+    "format_layers",
     "heads_of",
-    "listed",
     "localize",
     "probe_agreement",
-    "probed",
+    "probe_sentences",
     "rank_stability",
-    "summary",
+    "summarize_probes",
 ]

@@ -25,36 +25,38 @@ from layerroles.results import (
 from layerroles.roles import probe_summary
 from layerroles.roles.decision import (
     SMALLEST,
+    AblationKind,
     Finding,
-    Kind,
     Number,
-    described,
-    found_of,
-    row,
+    decide_claim,
+    describe_claim,
+    make_finding,
 )
 from layerroles.roles.harms import AFTER_FIRST, Harms
-from layerroles.roles.wording import listed, number
+from layerroles.roles.wording import format_estimate, format_layers
 
 CONTEXT = "Retrieval augmentation changes which layers matter"
 ROBUST = "A distilled model reasons more robustly than its base"
 ALIKE = "Neighbouring layers are similar"
 
 
-def contexts(result: SweepResult, kinds: Sequence[Kind]) -> Iterator[dict[str, Any]]:
+def claims_on_contexts(
+    result: SweepResult, kinds: Sequence[AblationKind]
+) -> Iterator[dict[str, Any]]:
     """A row for each two tasks of which one asks the other's questions behind a context."""
     for pair in pairs_of(cells_of(result)):
-        ordered = _augmented(result.examples, pair)
+        ordered = _order_by_context(result.examples, pair)
         if ordered is None:
             continue
         unskilled = [cell.task for cell in (ordered.one, ordered.two) if not cell.has_skill]
         missing = f"not above chance: {', '.join(unskilled)}" if unskilled else ""
-        found = [] if missing else _changed(kinds, ordered)
+        findings = [] if missing else _find_changes(kinds, ordered)
         note = f"{ordered.two.task} against {ordered.one.task}"
         family, protocol = ordered.one.family, ordered.one.protocol
-        yield row(CONTEXT, family, protocol, missing, found, note=note)
+        yield decide_claim(CONTEXT, family, protocol, missing, findings, note=note)
 
 
-def _augmented(examples: pd.DataFrame, pair: CellPair) -> CellPair | None:
+def _order_by_context(examples: pd.DataFrame, pair: CellPair) -> CellPair | None:
     """The pair, the bare questions first, if one asks those of the other behind a context.
 
     A context is text in front of the question that holds evidence: more instructions are none.
@@ -62,52 +64,56 @@ def _augmented(examples: pd.DataFrame, pair: CellPair) -> CellPair | None:
     same = pair.one.task == pair.two.task or pair.one.protocol != pair.two.protocol
     if same or not {"prompt", "evidence"} <= set(examples.columns):
         return None
-    known = examples.assign(example=examples["example"].astype(str))
-    known = known.drop_duplicates(["task", "example"]).set_index(["task", "example"])
-    one, two = (
-        known.reindex([(cell.task, example) for example in asked])
-        for cell, asked in zip((pair.one, pair.two), pair.examples, strict=True)
+    table = examples.assign(example=examples["example"].astype(str))
+    table = table.drop_duplicates(["task", "example"]).set_index(["task", "example"])
+    first, second = (
+        table.reindex([(cell.task, example) for example in ids])
+        for cell, ids in zip((pair.one, pair.two), pair.examples, strict=True)
     )
-    if _behind(two, one):
+    if _adds_context(second, first):
         return pair
-    if _behind(one, two):
+    if _adds_context(first, second):
         return CellPair(pair.two, pair.one, (pair.examples[1], pair.examples[0]))
     return None
 
 
-def _behind(long: pd.DataFrame, short: pd.DataFrame) -> bool:
+def _adds_context(with_context: pd.DataFrame, without: pd.DataFrame) -> bool:
     """Whether every prompt is that of the short one behind text that holds evidence."""
-    prompts = zip(long["prompt"], short["prompt"], long["evidence"], strict=True)
+    prompts = zip(with_context["prompt"], without["prompt"], with_context["evidence"], strict=True)
     return all(
         isinstance(text, str)
-        and isinstance(asked, str)
-        and len(text) > len(asked)
-        and text.endswith(asked)
+        and isinstance(question, str)
+        and len(text) > len(question)
+        and text.endswith(question)
         and evidence not in ("", "[]")
-        for text, asked, evidence in prompts
+        for text, question, evidence in prompts
     )
 
 
-def _changed(kinds: Sequence[Kind], pair: CellPair) -> list[Finding]:
+def _find_changes(kinds: Sequence[AblationKind], pair: CellPair) -> list[Finding]:
     """What each kind says to the claim: the harm of some layer changes, or of none.
 
     Two kinds show it only at the same layer and in the same direction.
     """
-    measured = [_of_kind(kind, pair) for kind in kinds]
-    shown = [_shown(positions) for positions in measured]
+    changes_by_kind = [_measure_changes(kind, pair) for kind in kinds]
+    shown_by_kind = [_shown_layers(changes_at) for changes_at in changes_by_kind]
     findings = []
-    for kind, positions, layers in zip(kinds, measured, shown, strict=True):
-        others = [
-            other
-            for rival, other in zip(kinds, shown, strict=True)
+    for kind, changes_at, layers in zip(kinds, changes_by_kind, shown_by_kind, strict=True):
+        shown_by_others = [
+            shown_layers
+            for rival, shown_layers in zip(kinds, shown_by_kind, strict=True)
             if rival.mechanism not in ("", kind.mechanism)
         ]
-        agreed = not others or any(layers & other for other in others)
-        sign = -1 if all(one.sign < 0 for one in positions) else int(bool(layers) and agreed)
-        words = [positions[0].words]
-        if len({one.sign for one in positions}) > 1:
-            words.append(f"with the first token kept {positions[1].words}")
-        if layers and not agreed:
+        agrees = not shown_by_others or any(
+            layers & shown_layers for shown_layers in shown_by_others
+        )
+        sign = (
+            -1 if all(changes.sign < 0 for changes in changes_at) else int(bool(layers) and agrees)
+        )
+        words = [changes_at[0].words]
+        if len({changes.sign for changes in changes_at}) > 1:
+            words.append(f"with the first token kept {changes_at[1].words}")
+        if layers and not agrees:
             words.append("not of a layer that another kind shows to change so")
         findings.append(
             Finding(
@@ -115,25 +121,25 @@ def _changed(kinds: Sequence[Kind], pair: CellPair) -> list[Finding]:
                 kind.mechanism,
                 sign,
                 f"{kind.ablation}: {', '.join(words)}",
-                _records(kind, positions[0]),
-                math.nan if sign else positions[0].needed,
+                _records(kind, changes_at[0]),
+                math.nan if sign else changes_at[0].needed,
             )
         )
     return findings
 
 
-def _of_kind(kind: Kind, pair: CellPair) -> list["_Changes"]:
+def _measure_changes(kind: AblationKind, pair: CellPair) -> list["_Changes"]:
     """The changes where the conditions are judged, and with the first token's write kept."""
-    ats = [kind.harms.at, *([AFTER_FIRST] if kind.harms.after_first else [])]
-    return [_Changes(kind.harms, pair, at) for at in ats]
+    positions = [kind.harms.at, *([AFTER_FIRST] if kind.harms.after_first else [])]
+    return [_Changes(kind.harms, pair, at) for at in positions]
 
 
-def _shown(positions: Sequence["_Changes"]) -> frozenset[tuple[int, int]]:
+def _shown_layers(changes_at: Sequence["_Changes"]) -> frozenset[tuple[int, int]]:
     """The layers that are shown to change at all positions, with the direction."""
-    return frozenset.intersection(*(one.shown for one in positions))
+    return frozenset.intersection(*(changes.shown for changes in changes_at))
 
 
-def _records(kind: Kind, changes: "_Changes") -> tuple[dict[str, Any], ...]:
+def _records(kind: AblationKind, changes: "_Changes") -> tuple[dict[str, Any], ...]:
     return tuple(
         {
             "ablation": kind.ablation,
@@ -152,32 +158,42 @@ class _Changes:
     """
 
     def __init__(self, harms: Harms, pair: CellPair, at: str) -> None:
-        asked = set(pair.two.conditions.index)
+        other_conditions = set(pair.two.conditions.index)
         names = {
             place[0]: harms.condition(pair.one.task, pair.one.protocol, place, at)
             for place in harms.places
         }
-        own = {layer: name for layer, name in names.items() if name is not None and name in asked}
-        share = 1 / max(1, len(own))
+        by_layer = {
+            layer: name
+            for layer, name in names.items()
+            if name is not None and name in other_conditions
+        }
+        share = 1 / max(1, len(by_layer))
 
         def beyond(layer: int, level: float = stats.LEVEL) -> stats.Contrast:
-            weights = {name: (one == layer) - share for one, name in own.items()}
-            return _change(pair, weights, level=level)
+            weights = {name: (layer_of == layer) - share for layer_of, name in by_layer.items()}
+            return _weighted_change(pair, weights, level=level)
 
-        self.changes = {layer: beyond(layer) for layer in own}
-        self.known = len(own) == harms.n_layers and all(c.known for c in self.changes.values())
-        self._wide = {layer: beyond(layer, 1 - (1 - stats.LEVEL) * share) for layer in own}
-        self._mean = _change(pair, dict.fromkeys(own.values(), share))
-        self.p, each = pair.differ_p(list(own.values())) if own else (math.nan, np.empty(0))
-        adjusted = stats.holm(each)
-        self._moved = [layer for layer, p in zip(own, adjusted, strict=True) if p < 0.05]
+        self.changes = {layer: beyond(layer) for layer in by_layer}
+        self.known = len(by_layer) == harms.n_layers and all(c.known for c in self.changes.values())
+        self._simultaneous = {
+            layer: beyond(layer, 1 - (1 - stats.LEVEL) * share) for layer in by_layer
+        }
+        self._mean_change = _weighted_change(pair, dict.fromkeys(by_layer.values(), share))
+        self.p, p_of_layers = (
+            pair.differ_p(list(by_layer.values())) if by_layer else (math.nan, np.empty(0))
+        )
+        adjusted = stats.holm(p_of_layers)
+        self._layers_moved = [
+            layer for layer, p in zip(by_layer, adjusted, strict=True) if p < 0.05
+        ]
 
     @property
     def shown(self) -> frozenset[tuple[int, int]]:
         """The layers that change by more than the smallest effect, with the direction."""
         sides = {
             layer: int(change.interval.low > SMALLEST) - int(change.interval.high < -SMALLEST)
-            for layer, change in self._wide.items()
+            for layer, change in self._simultaneous.items()
         }
         return frozenset(item for item in sides.items() if item[1] and self.known)
 
@@ -196,16 +212,17 @@ class _Changes:
         """The largest change, and the test of all of them."""
         if not self.known:
             return "not known, for not all layers were measured in both"
-        layer = self._largest
+        layer = self._largest_layer
         return (
             f"largest change of a layer's harm beyond their mean change L{layer} "
-            f"{number(*self.changes[layer].numbers)}, mean change {number(*self._mean.numbers)}, "
+            f"{format_estimate(*self.changes[layer].numbers)}, "
+            f"mean change {format_estimate(*self._mean_change.numbers)}, "
             f"profiles differ p {self.p:.2g}, layers whose harm changes (Holm): "
-            f"{listed(self._moved)}"
+            f"{format_layers(self._layers_moved)}"
         )
 
     @property
-    def _largest(self) -> int:
+    def _largest_layer(self) -> int:
         return max(self.changes, key=lambda layer: abs(self.changes[layer].value))
 
     @property
@@ -213,101 +230,107 @@ class _Changes:
         """How many questions would decide it, if the changes stood; NaN where not known."""
         if not self.known:
             return math.nan
-        largest = self._largest
+        largest = self._largest_layer
         above = abs(self.changes[largest].value) > SMALLEST
-        used = [self._wide[largest]] if above else list(self.changes.values())
+        undecided_changes = [self._simultaneous[largest]] if above else list(self.changes.values())
         counts = [
-            change.n * (_half(change) / (abs(change.value) - SMALLEST)) ** 2
-            for change in used
+            change.n * (_half_width(change) / (abs(change.value) - SMALLEST)) ** 2
+            for change in undecided_changes
             if abs(change.value) != SMALLEST
         ]
         return max(counts, default=math.inf)
 
 
-def _half(change: stats.Contrast) -> float:
+def _half_width(change: stats.Contrast) -> float:
     return (change.interval.high - change.interval.low) / 2
 
 
-def _change(
+def _weighted_change(
     pair: CellPair, weights: Mapping[str, float], *, level: float = stats.LEVEL
 ) -> stats.Contrast:
-    one, two = pair.harms(weights, level=level)
-    return stats.difference_of(two, one)
+    first, second = pair.harms(weights, level=level)
+    return stats.difference_of(second, first)
 
 
-def against_base(
-    result: SweepResult, base: SweepResult, kinds: Sequence[Kind]
+def claims_against_base(
+    result: SweepResult, base: SweepResult, kinds: Sequence[AblationKind]
 ) -> Iterator[dict[str, Any]]:
     """A row for each reasoning task and protocol that both models were asked."""
-    matches, lines = match(base, result)
-    theirs = mechanisms(base)
-    for both in matches:
-        if both.one.family != "reasoning":
+    matches, differences = match(base, result)
+    base_mechanisms = mechanisms(base)
+    for matched in matches:
+        if matched.one.family != "reasoning":
             continue
-        found = [_robust(kind, both, lines, theirs.get(kind.ablation, "")) for kind in kinds]
-        skills = {"the base": both.one, "the model": both.two}
+        findings = [
+            _compare_robustness(kind, matched, differences, base_mechanisms.get(kind.ablation, ""))
+            for kind in kinds
+        ]
+        skills = {"the base": matched.one, "the model": matched.two}
         unskilled = [name for name, cell in skills.items() if not cell.has_skill]
         missing = f"{' and '.join(unskilled)} not above chance" if unskilled else ""
-        settings = [line for line in lines if line.startswith(("dtype ", "chat "))]
-        note = "; ".join([both.one.task, *settings])
-        yield row(ROBUST, "reasoning", both.one.protocol, missing, found, note=note)
+        settings = [line for line in differences if line.startswith(("dtype ", "chat "))]
+        note = "; ".join([matched.one.task, *settings])
+        yield decide_claim(ROBUST, "reasoning", matched.one.protocol, missing, findings, note=note)
 
 
-def _robust(kind: Kind, both: Match, lines: Sequence[str], mechanism: str) -> Finding:
-    """What a kind says; nothing where the two runs did not do the same under its name.
+def _compare_robustness(
+    kind: AblationKind, matched: Match, differences: Sequence[str], mechanism: str
+) -> Finding:
+    """Decide the claim by one kind; undecided where the runs did not do the same under its name.
 
     Args:
         kind: of ablation, in the run of the model.
-        both: what the two runs have in common.
-        lines: on what is not the same in them.
+        matched: what the two runs have in common.
+        differences: what is not the same in them, a line each.
         mechanism: of the ablation of that name in the run of the base.
     """
     harms = kind.harms
-    apart = [line for line in lines if line.startswith(f"ablation {kind.ablation} is not")]
-    if apart or mechanism != kind.mechanism:
-        why = apart[0] if apart else "another mechanism in the base's run"
+    difference = [
+        line for line in differences if line.startswith(f"ablation {kind.ablation} is not")
+    ]
+    if difference or mechanism != kind.mechanism:
+        why = difference[0] if difference else "another mechanism in the base's run"
         return Finding(kind.ablation, kind.mechanism, 0, f"{kind.ablation}: not compared, {why}")
 
     def measured(at: str) -> stats.Contrast:
-        own = [
-            harms.condition(both.two.task, both.two.protocol, (layer, -1), at)
+        by_layer = [
+            harms.condition(matched.two.task, matched.two.protocol, (layer, -1), at)
             for layer in range(harms.n_layers)
         ]
-        pairs = {two: one for one, two in both.conditions}
-        names = [(pairs[name], name) for name in own if name is not None and name in pairs]
+        pairs = {name: base_name for base_name, name in matched.conditions}
+        names = [(pairs[name], name) for name in by_layer if name is not None and name in pairs]
         if len(names) < harms.n_layers:
             return stats.NO_CONTRAST
-        base, twin = both.harms(dict.fromkeys(names, 1 / len(names)))
+        base, twin = matched.harms(dict.fromkeys(names, 1 / len(names)))
         return stats.difference_of(base, twin)
 
-    found = measured(harms.at)
-    kept = measured(AFTER_FIRST) if harms.after_first else None
-    if kept is not None and not kept.known:
-        kept = None  # the base was not asked so
-    return found_of(kind, [Number("mean harm, base minus this model", found, kept)])
+    measured_difference = measured(harms.at)
+    first_token_kept = measured(AFTER_FIRST) if harms.after_first else None
+    if first_token_kept is not None and not first_token_kept.known:
+        first_token_kept = None  # the base was not asked so
+    return make_finding(
+        kind, [Number("mean harm, base minus this model", measured_difference, first_token_kept)]
+    )
 
 
-def neighbours(similarity: pd.DataFrame) -> Iterator[dict[str, Any]]:
+def claims_on_neighbours(similarity: pd.DataFrame) -> Iterator[dict[str, Any]]:
     """A row for each family that a similarity probe measured; there is no verdict on it."""
     if "angular" not in similarity:
         return
     single = similarity[similarity["n"] == 1]
     for family, rows in single.groupby("family", sort=False):
-        mean = rows.groupby(["task", "example"])["angular"].mean().to_numpy(float)
-        interval = stats.mean_interval(mean, np.random.default_rng(0))
+        means = rows.groupby(["task", "example"])["angular"].mean().to_numpy(float)
+        interval = stats.mean_interval(means, np.random.default_rng(0))
         words = (
-            f"mean angular distance over one block {number(mean.mean(), *_ends(interval))} of pi "
-            f"(unrelated streams 0.50), {probe_summary.positions(rows)}, n={len(mean)}"
+            f"mean angular distance over one block "
+            f"{format_estimate(means.mean(), interval.low, interval.high)} of pi "
+            f"(unrelated streams 0.50), {probe_summary.describe_averaging(rows)}, n={len(means)}"
         )
         record = {
             "ablation": "",
             "quantity": "angular distance over one block",
-            "estimate": float(mean.mean()),
+            "estimate": float(means.mean()),
             "low": interval.low,
             "high": interval.high,
         }
-        yield described(ALIKE, str(family), words, [record])
-
-
-def _ends(interval: stats.Interval) -> tuple[float, float]:
-    return interval.low, interval.high
+        yield describe_claim(ALIKE, str(family), words, [record])

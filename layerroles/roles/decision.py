@@ -24,7 +24,7 @@ import pandas as pd
 
 from layerroles import stats
 from layerroles.roles.harms import AFTER_FIRST, Harms
-from layerroles.roles.wording import number, reason
+from layerroles.roles.wording import explain_unmeasurable, format_estimate
 
 COLUMNS = ["claim", "family", "protocol", "smallest", "status", "evidence", "numbers"]
 # Of the skill above chance: what a claim has to be about to matter.
@@ -36,7 +36,7 @@ Key = tuple[str, str]  # family, protocol
 
 
 @dataclass(frozen=True, eq=False)
-class Kind:
+class AblationKind:
     """One kind of ablation: its harms, the verdicts on its layers, and its mechanism ("": none)."""
 
     harms: Harms
@@ -68,8 +68,8 @@ class Number:
     @property
     def sign(self) -> int:
         """1 where it lies above the smallest effect, -1 where below, 0 where that is not shown."""
-        found = self._side(self.measured)
-        return found if self.kept is None or self._side(self.kept) == found else 0
+        side = self._side(self.measured)
+        return side if self.kept is None or self._side(self.kept) == side else 0
 
     def _side(self, contrast: stats.Contrast) -> int:
         interval = contrast.interval
@@ -80,19 +80,19 @@ class Number:
         """The numbers."""
         if not self.measured.known:
             return f"{self.quantity} not known (it takes skill, and every layer that it is about)"
-        text = f"{self.quantity} {number(*self.measured.numbers)}"
+        text = f"{self.quantity} {format_estimate(*self.measured.numbers)}"
         if self.kept is None or self._side(self.kept) == self._side(self.measured):
             return text
         if not self.kept.known:
             return f"{text}, not known with the first token kept"
-        return f"{text}, with the first token kept {number(*self.kept.numbers)}"
+        return f"{text}, with the first token kept {format_estimate(*self.kept.numbers)}"
 
     def records(self, ablation: str) -> Iterator[dict[str, Any]]:
         """The numbers, a record each."""
-        known = [(self.quantity, self.measured)]
+        contrasts = [(self.quantity, self.measured)]
         if self.kept is not None:
-            known.append((f"{self.quantity}, first token kept", self.kept))
-        for quantity, contrast in known:
+            contrasts.append((f"{self.quantity}, first token kept", self.kept))
+        for quantity, contrast in contrasts:
             if contrast.known:
                 values = dict(zip(("estimate", "low", "high"), contrast.numbers, strict=True))
                 yield {"ablation": ablation, "quantity": quantity, **values}
@@ -103,10 +103,13 @@ class Number:
         for contrast in (self.measured, self.kept):
             if contrast is None or not contrast.known or self._side(contrast):
                 continue
-            apart = contrast.value - self.smallest
-            ends = contrast.value - contrast.interval.low, contrast.interval.high - contrast.value
-            reach = ends[0] if apart > 0 else ends[1]
-            return contrast.n * (reach / apart) ** 2 if apart else math.inf
+            distance = contrast.value - self.smallest
+            to_ends = (
+                contrast.value - contrast.interval.low,
+                contrast.interval.high - contrast.value,
+            )
+            reach = to_ends[0] if distance > 0 else to_ends[1]
+            return contrast.n * (reach / distance) ** 2 if distance else math.inf
         return math.nan
 
 
@@ -131,45 +134,51 @@ class Finding:
     needed: float = math.nan
 
 
-def found_of(kind: Kind, numbers: Sequence[Number]) -> Finding:
+def make_finding(kind: AblationKind, numbers: Sequence[Number]) -> Finding:
     """What a kind says to a claim that holds if all of some numbers are above their smallest."""
-    signs = [one.sign for one in numbers]
+    signs = [number.sign for number in numbers]
     return Finding(
         kind.ablation,
         kind.mechanism,
         min(signs),
-        f"{kind.ablation}: {', '.join(one.words for one in numbers)}",
-        tuple(record for one in numbers for record in one.records(kind.ablation)),
-        max((one.needed for one in numbers if not math.isnan(one.needed)), default=math.nan),
+        f"{kind.ablation}: {', '.join(number.words for number in numbers)}",
+        tuple(record for number in numbers for record in number.records(kind.ablation)),
+        max(
+            (number.needed for number in numbers if not math.isnan(number.needed)), default=math.nan
+        ),
     )
 
 
-def of_harms(
+def measure_number(
     harms: Harms,
     quantity: str,
     measured: Callable[[str], stats.Contrast],
     smallest: float = SMALLEST,
 ) -> Number:
     """A number where it is judged, and with the first token's write kept where that was swept."""
-    kept = measured(AFTER_FIRST) if harms.after_first else None
-    return Number(quantity, measured(harms.at), kept, smallest)
+    first_token_kept = measured(AFTER_FIRST) if harms.after_first else None
+    return Number(quantity, measured(harms.at), first_token_kept, smallest)
 
 
-def unmeasured(harms: Harms, keys: Iterable[Key]) -> str:
+def explain_unmeasured(harms: Harms, keys: Iterable[Key]) -> str:
     """Why one of these has no harm; empty if all have."""
-    return "; ".join(
-        f"{family} under {protocol}: {reason(harms.cell(family, protocol)).partition(': ')[2]}"
+    reasons = {
+        (family, protocol): explain_unmeasurable(harms.intact_rows(family, protocol))
         for family, protocol in keys
         if harms.measured(family, protocol).empty
+    }
+    return "; ".join(
+        f"{family} under {protocol}: {reason.partition(': ')[2]}"
+        for (family, protocol), reason in reasons.items()
     )
 
 
-def row(
+def decide_claim(
     claim: str,
     family: str,
     protocol: str,
     missing: str,
-    found: Sequence[Finding],
+    findings: Sequence[Finding],
     *,
     smallest: float = SMALLEST,
     note: str = "",
@@ -181,50 +190,60 @@ def row(
         family: that it is about.
         protocol: or two of them.
         missing: why nothing can be measured; empty if it can.
-        found: by each kind.
+        findings: of each kind.
         smallest: the claim's smallest effect of interest.
         note: what else is to be said.
     """
-    result, why = ("not measurable", "") if missing else status(found)
-    words = [*(one.words for one in found), why, note]
+    decision, reason = ("not measurable", "") if missing else decide_status(findings)
+    words = [*(finding.words for finding in findings), reason, note]
     return {
         "claim": claim,
         "family": family,
         "protocol": protocol,
         "smallest": smallest,
-        "status": result,
+        "status": decision,
         "evidence": missing or "; ".join(filter(None, words)),
-        "numbers": [] if missing else [record for one in found for record in one.numbers],
+        "numbers": []
+        if missing
+        else [record for finding in findings for record in finding.numbers],
     }
 
 
-def status(found: Sequence[Finding]) -> tuple[str, str]:
+def decide_status(findings: Sequence[Finding]) -> tuple[str, str]:
     """The status of a claim, and what is missing where it is not shown."""
-    shown = {one.mechanism for one in found if one.sign > 0 and one.mechanism}
-    opposite = {one.mechanism for one in found if one.sign < 0 and one.mechanism}
+    shown = {finding.mechanism for finding in findings if finding.sign > 0 and finding.mechanism}
+    opposite = {finding.mechanism for finding in findings if finding.sign < 0 and finding.mechanism}
     if shown and opposite:
         return "not shown", "the kinds of ablation disagree"
     if len(shown) > 1:
         return "supported", ""
     if len(opposite) > 1:
         return "contradicted", ""
-    return "not shown", _lacking(found, shown | opposite)
+    return "not shown", _explain_undecided(findings, shown | opposite)
 
 
-def _lacking(found: Sequence[Finding], decided: set[str]) -> str:
+def _explain_undecided(findings: Sequence[Finding], decided: set[str]) -> str:
     """What it takes to decide a claim."""
-    kinds = {one.mechanism for one in found if one.mechanism}
+    kinds = {finding.mechanism for finding in findings if finding.mechanism}
     if len(kinds) < 2:
-        having = f" beside {', '.join(kinds)}" if kinds else ""
+        present = f" beside {', '.join(kinds)}" if kinds else ""
         need = "a second kind" if kinds else "two kinds"
-        text = f"{need} of ablation, of another mechanism{having}, has to show it"
-        return text if decided or not kinds else f"{text}; {_more(found)}".rstrip("; ")
-    return _more([one for one in found if one.mechanism and one.mechanism not in decided])
+        text = f"{need} of ablation, of another mechanism{present}, has to show it"
+        return (
+            text if decided or not kinds else f"{text}; {_describe_needed(findings)}".rstrip("; ")
+        )
+    return _describe_needed(
+        [finding for finding in findings if finding.mechanism and finding.mechanism not in decided]
+    )
 
 
-def _more(found: Sequence[Finding]) -> str:
+def _describe_needed(findings: Sequence[Finding]) -> str:
     """How many questions the undecided kinds take, if their numbers stand."""
-    needed = [f"{one.ablation} {_count(one.needed)}" for one in found if not math.isnan(one.needed)]
+    needed = [
+        f"{finding.ablation} {_format_count(finding.needed)}"
+        for finding in findings
+        if not math.isnan(finding.needed)
+    ]
     return (
         f"questions that would decide it if the numbers stand: {', '.join(needed)}"
         if needed
@@ -232,11 +251,11 @@ def _more(found: Sequence[Finding]) -> str:
     )
 
 
-def _count(n: float) -> str:
+def _format_count(n: float) -> str:
     return f"more than {_MOST_QUESTIONS:,}" if n > _MOST_QUESTIONS else f"about {math.ceil(n):,}"
 
 
-def described(
+def describe_claim(
     claim: str, family: str, words: str, numbers: Sequence[dict[str, Any]]
 ) -> dict[str, Any]:
     """A row of claims that has numbers and no verdict."""
@@ -251,6 +270,6 @@ def described(
     }
 
 
-def table(rows: Iterable[dict[str, Any]]) -> pd.DataFrame:
+def make_table(rows: Iterable[dict[str, Any]]) -> pd.DataFrame:
     """Rows of claims as a frame."""
     return pd.DataFrame(list(rows), columns=COLUMNS)

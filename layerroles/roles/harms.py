@@ -16,7 +16,7 @@ import pandas as pd
 
 from layerroles import stats
 from layerroles.errors import InputError
-from layerroles.registry import unknown
+from layerroles.registry import describe_unknown
 from layerroles.results import (
     Cell,
     SweepResult,
@@ -51,42 +51,44 @@ class Harms:
     def __init__(
         self, result: SweepResult, ablation: str, at: str | None = None, *, part: str = "block"
     ) -> None:
-        effects = single_sites(result, part)
+        effects = single_site_effects(result, part)
         self.effects = effects[effects["ablation"] == ablation]
         self.ablation, self.part, self.result = ablation, part, result
         refuse_twins(self.effects)
         self._index: dict[tuple[str, str, Place, str], dict[str, Any]] = {
-            (row.task, row.protocol, _place(row), row.at): row._asdict()
+            (row.task, row.protocol, _place_of(row), row.at): row._asdict()
             for row in records(self.effects)
         }
         ats = set(self.effects["at"])
         if at is not None and at not in ats:
-            raise InputError(unknown("at", at, sorted(ats)))
+            raise InputError(describe_unknown("at", at, sorted(ats)))
         self.at = at or ("all" if "all" in ats else sorted(ats)[0])
         self.after_first = self.at == "all" and AFTER_FIRST in ats
         self.places = sorted({place for _, _, place, _ in self._index})
         self.swept = sorted({layer for layer, _ in self.places})
-        known = result.manifest.get("model", {})
-        self.n_layers = int(known.get("n_layers", self.swept[-1] + 1))
+        model = result.manifest.get("model", {})
+        self.n_layers = int(model.get("n_layers", self.swept[-1] + 1))
         intact = result.intact()
-        asked = self.effects[["task", "protocol"]].drop_duplicates()
-        groups = intact.merge(asked, on=["task", "protocol"]).groupby(
+        cells_swept = self.effects[["task", "protocol"]].drop_duplicates()
+        groups = intact.merge(cells_swept, on=["task", "protocol"]).groupby(
             ["family", "protocol"], sort=False
         )
-        self._rows = {(str(f), str(p)): cell for (f, p), cell in groups}
-        self._measured = {key: cell[cell["above_chance"]] for key, cell in self._rows.items()}
+        self._intact_rows = {(str(f), str(p)): cell for (f, p), cell in groups}
+        self._measured = {
+            key: cell[cell["above_chance"]] for key, cell in self._intact_rows.items()
+        }
         self._skills = {
             (row.task, row.protocol): float(row.score - row.chance) for row in records(intact)
         }
-        self._cells: dict[tuple[str, str], Cell] = {
+        self._cell_by_key: dict[tuple[str, str], Cell] = {
             (cell.task, cell.protocol): cell for cell in cells_of(result)
         }
         self._sums: dict[tuple[Any, ...], stats.Contrast] = {}
-        self.keys = list(self._rows)
+        self.keys = list(self._intact_rows)
 
-    def cell(self, family: str, protocol: str) -> pd.DataFrame:
+    def intact_rows(self, family: str, protocol: str) -> pd.DataFrame:
         """The intact rows of a family's tasks under a protocol."""
-        return self._rows[family, protocol]
+        return self._intact_rows[family, protocol]
 
     def measured(self, family: str, protocol: str) -> pd.DataFrame:
         """Those of them with skill above chance; none of a family that was not asked."""
@@ -101,24 +103,26 @@ class Harms:
     def layers(self) -> pd.DataFrame:
         """The rows of `Roles.layers`, a row per family, protocol and place."""
         rows = [
-            self._layer(family, protocol, place)
+            self._place_row(family, protocol, place)
             for family, protocol in self.keys
             for place in self.places
         ]
         return pd.DataFrame(rows)
 
-    def _layer(self, family: str, protocol: str, place: Place) -> dict[str, Any]:
+    def _place_row(self, family: str, protocol: str, place: Place) -> dict[str, Any]:
         tasks = self.tasks(family, protocol)
         harm = self.harm(family, protocol, {place: 1.0})
-        spared = gone = stats.NO_CONTRAST
+        first_token_kept = gone = stats.NO_CONTRAST
         if self.after_first:
-            spared = self.harm(family, protocol, {place: 1.0}, at=AFTER_FIRST)
-            gone = stats.mean_of([self._gone(task, protocol, place) for task in tasks])
-        rows = [self._row(task, protocol, place, self.at) for task in tasks]
+            first_token_kept = self.harm(family, protocol, {place: 1.0}, at=AFTER_FIRST)
+            gone = stats.mean_of([self._first_token_share(task, protocol, place) for task in tasks])
+        rows = [self._effect_of(task, protocol, place, self.at) for task in tasks]
         names = (("harm",) * 2, ("after_first_harm", "after_first"), ("gone",) * 2)
         values: dict[str, float] = {}
-        for (name, ends), found in zip(names, (harm, spared, gone), strict=True):
-            values |= dict(zip((name, f"{ends}_low", f"{ends}_high"), found.numbers, strict=True))
+        for (name, ends), contrast in zip(names, (harm, first_token_kept, gone), strict=True):
+            values |= dict(
+                zip((name, f"{ends}_low", f"{ends}_high"), contrast.numbers, strict=True)
+            )
         return {
             "family": family,
             "protocol": protocol,
@@ -127,29 +131,29 @@ class Harms:
             "n": sum(row["n"] for row in rows if row is not None),
             "n_failed": sum(row["n_failed"] for row in rows if row is not None),
             **values,
-            "verdict": _verdict(harm, spared, gone) if tasks else "not measurable",
+            "verdict": _judge(harm, first_token_kept, gone) if tasks else "not measurable",
         }
 
-    def _row(self, task: str, protocol: str, place: Place, at: str) -> dict[str, Any] | None:
+    def _effect_of(self, task: str, protocol: str, place: Place, at: str) -> dict[str, Any] | None:
         return self._index.get((task, protocol, place, at))
 
-    def _gone(self, task: str, protocol: str, place: Place) -> stats.Contrast:
+    def _first_token_share(self, task: str, protocol: str, place: Place) -> stats.Contrast:
         """Harm under "all" minus harm under "after_first", on the same examples."""
         names = [self.condition(task, protocol, place, at) for at in ("all", AFTER_FIRST)]
         if names[0] is None or names[1] is None:
             return stats.NO_CONTRAST
-        return self._cells[task, protocol].harm({names[0]: 1.0, names[1]: -1.0})
+        return self._cell_by_key[task, protocol].harm({names[0]: 1.0, names[1]: -1.0})
 
     def condition(
         self, task: str, protocol: str, place: Place, at: str | None = None
     ) -> str | None:
         """The name of the condition that ablates one place, by default where it is judged."""
-        row = self._row(task, protocol, place, at or self.at)
+        row = self._effect_of(task, protocol, place, at or self.at)
         return None if row is None else str(row["condition"])
 
-    def asked(self, task: str, protocol: str) -> Cell:
+    def cell_of(self, task: str, protocol: str) -> Cell:
         """The scores of one task under one protocol."""
-        return self._cells[task, protocol]
+        return self._cell_by_key[task, protocol]
 
     def skill(self, task: str, protocol: str) -> float:
         """The intact score above chance, by which effects are divided."""
@@ -157,11 +161,11 @@ class Harms:
 
     def scores(self, task: str, protocol: str) -> pd.DataFrame:
         """Finite scores, condition x example."""
-        return self._cells[task, protocol].scores
+        return self._cell_by_key[task, protocol].scores
 
     def did_act(self, task: str, protocol: str, condition: str) -> bool:
         """Whether a condition acted on anything in a task."""
-        return self._cells[task, protocol].did_act(condition)
+        return self._cell_by_key[task, protocol].did_act(condition)
 
     def harm(
         self,
@@ -188,13 +192,13 @@ class Harms:
         if key not in self._sums:
             self._sums[key] = stats.mean_of(
                 [
-                    self._of_task(self._cells[task, protocol], weights, at, level=level)
+                    self._task_harm(self._cell_by_key[task, protocol], weights, at, level=level)
                     for task in self.tasks(family, protocol)
                 ]
             )
         return self._sums[key]
 
-    def _of_task(
+    def _task_harm(
         self,
         cell: Cell,
         weights: Mapping[Place, float],
@@ -204,12 +208,12 @@ class Harms:
         level: float = stats.LEVEL,
         guessed: bool = True,
     ) -> stats.Contrast:
-        found = {self.condition(cell.task, cell.protocol, p, at): w for p, w in weights.items()}
-        named = {name: weight for name, weight in found.items() if name is not None}
-        if not named or len(named) < len(weights):
+        weight_of = {self.condition(cell.task, cell.protocol, p, at): w for p, w in weights.items()}
+        by_condition = {name: weight for name, weight in weight_of.items() if name is not None}
+        if not by_condition or len(by_condition) < len(weights):
             return stats.NO_CONTRAST
-        some = None if examples is None else list(examples)
-        return cell.harm(named, some, level=level, guessed=guessed)
+        ids = None if examples is None else list(examples)
+        return cell.harm(by_condition, ids, level=level, guessed=guessed)
 
     def early_minus_late(
         self,
@@ -240,11 +244,11 @@ class Harms:
 
     def holds_with_first_token_kept(self, family: str, protocol: str) -> bool:
         """Whether what early against late shows, if anything, is shown then too, where swept."""
-        whole = self.early_minus_late(family, protocol)
-        if not self.after_first or not (whole.interval.low > 0 or whole.interval.high < 0):
+        judged = self.early_minus_late(family, protocol)
+        if not self.after_first or not (judged.interval.low > 0 or judged.interval.high < 0):
             return True
-        kept = self.early_minus_late(family, protocol, AFTER_FIRST).interval
-        return kept.low > 0 if whole.interval.low > 0 else kept.high < 0
+        first_token_kept = self.early_minus_late(family, protocol, AFTER_FIRST).interval
+        return first_token_kept.low > 0 if judged.interval.low > 0 else first_token_kept.high < 0
 
     def mean_harm(self, family: str, protocol: str, at: str | None = None) -> stats.Contrast:
         """Mean harm of all layers swept."""
@@ -265,22 +269,24 @@ class Harms:
         if len(self.swept) < self.n_layers:
             return stats.NO_CONTRAST
         weights, where = self.mean_over(self.swept), at or self.at
-        found = []
+        differences = []
         for pair in pairs_of(self._asked_both_ways(family, protocol, other)):
             cells = list(zip((pair.one, pair.two), pair.examples, strict=True))
             if len({c.protocol for c, _ in cells}) < 2 or not all(
                 self._has_skill(cell) for cell, _ in cells
             ):
                 continue
-            both = []
+            with_and_without_guesses = []
             for guessed in (True, False):
-                parts = {
-                    c.protocol: self._of_task(c, weights, where, some, guessed=guessed)
-                    for c, some in cells
+                harm_under = {
+                    c.protocol: self._task_harm(c, weights, where, ids, guessed=guessed)
+                    for c, ids in cells
                 }
-                both.append(stats.difference_of(parts[protocol], parts[other]))
-            found.append(stats.spanning(*both))
-        return stats.mean_of(found)
+                with_and_without_guesses.append(
+                    stats.difference_of(harm_under[protocol], harm_under[other])
+                )
+            differences.append(stats.spanning(*with_and_without_guesses))
+        return stats.mean_of(differences)
 
     def shares_questions(self, family: str, protocol: str, other: str) -> bool:
         """Whether any question of a family was asked under both protocols."""
@@ -298,16 +304,16 @@ class Harms:
         )
 
     def _asked_both_ways(self, family: str, protocol: str, other: str) -> list[Cell]:
-        asked = [key for key in self._cells if key[1] in (protocol, other)]
-        return [self._cells[key] for key in asked if self._cells[key].family == family]
+        keys = [key for key in self._cell_by_key if key[1] in (protocol, other)]
+        return [self._cell_by_key[key] for key in keys if self._cell_by_key[key].family == family]
 
     def _has_skill(self, cell: Cell) -> bool:
         return cell.task in self.tasks(cell.family, cell.protocol)
 
     def precision(self) -> pd.DataFrame:
         """Of each task with skill: family, protocol, task, unit, n, intact, chance, detectable."""
-        own = self.effects[self.effects["at"] == self.at]
-        found = own.groupby(["task", "protocol"])["detectable"].median()
+        judged = self.effects[self.effects["at"] == self.at]
+        smallest_drop = judged.groupby(["task", "protocol"])["detectable"].median()
         rows = [
             {
                 "family": family,
@@ -317,7 +323,7 @@ class Harms:
                 "n": int(row.n),
                 "intact": float(row.score),
                 "chance": float(row.chance),
-                "detectable": float(found.get((row.task, protocol), math.nan)),
+                "detectable": float(smallest_drop.get((row.task, protocol), math.nan)),
             }
             for family, protocol in self.keys
             for row in records(self.measured(family, protocol))
@@ -333,30 +339,30 @@ class Harms:
         return np.random.default_rng([seed, zlib.crc32(name.encode())])
 
 
-def single_sites(result: SweepResult, part: str = "block") -> pd.DataFrame:
+def single_site_effects(result: SweepResult, part: str = "block") -> pd.DataFrame:
     """The effects of conditions that ablate one whole layer, or one head."""
     effects = result.effects()
     number = "head" if part == "head" else "layer"
     return effects[(effects["part"] == part) & effects[number].notna()]
 
 
-def ats_of(result: SweepResult, ablation: str, part: str = "block") -> set[str]:
+def positions_swept(result: SweepResult, ablation: str, part: str = "block") -> set[str]:
     """The positions at which the single-site conditions of an ablation act."""
-    effects = single_sites(result, part)
+    effects = single_site_effects(result, part)
     return set(effects.loc[effects["ablation"] == ablation, "at"])
 
 
-def at_one_setting(result: SweepResult, ablation: str) -> bool:
+def has_one_setting(result: SweepResult, ablation: str) -> bool:
     """Whether an ablation was swept at one setting, so that a layer has one harm."""
-    effects = single_sites(result)
+    effects = single_site_effects(result)
     return bool(twins(effects[effects["ablation"] == ablation]).empty)
 
 
-def _place(row: Any) -> Place:
+def _place_of(row: Any) -> Place:
     return int(row.layer), -1 if pd.isna(row.head) else int(row.head)
 
 
-def _verdict(harm: stats.Contrast, spared: stats.Contrast, gone: stats.Contrast) -> str:
+def _judge(harm: stats.Contrast, spared: stats.Contrast, gone: stats.Contrast) -> str:
     if math.isnan(harm.value):
         return NOT_MEASURED
     if harm.interval.low > CRITICAL:

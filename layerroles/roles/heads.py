@@ -1,16 +1,16 @@
-"""Heads that a family needs: the rule of layers, applied to each head that was ablated alone.
+"""Heads that a family needs: each ablated alone, the best of a screen, and a few together.
 
-A sweep may ablate hundreds of heads: p values are corrected by Benjamini and Hochberg. A head is
-critical where the interval of its harm lies above 0.2, which a single head seldom reaches: others
-stand in for it. The heads that matter jointly are found by ablating them jointly.
+A head is judged by the rule of layers: it is critical where the interval of its harm lies above
+0.2. A sweep may ablate hundreds of heads, so their p values are corrected by Benjamini and Hochberg
+(`heads_of`). A single head seldom reaches 0.2, since others stand in for it: the heads that matter
+jointly are found by ablating them jointly (`carried_by_few`).
 
-Find the heads that matter among hundreds: screen all cheaply, confirm the best, count misses.
-
-A head's harm under generation takes a run of its own, and many examples before it is known. So all
-heads are given a cheap score first: what zeroing costs the answer's likelihood on a few examples,
-or what a probe saw. The best by it are confirmed, and with them a random sample of the rest. The
-share of that sample that should not have been screened out, times the number screened out, tells
-how many the screen missed; the interval is exact (`stats.sampled_total`).
+A head's harm under generation takes a run of its own, and many examples before it is known.
+`HeadSearch` gives all heads a cheap score first: what zeroing costs the answer's likelihood on a
+few examples, or what a probe measured. The best by this score are confirmed, and a random sample of
+the rest is audited. The share of the sample that should not have been screened out, times the
+number screened out, estimates how many the screen missed; the interval is exact
+(`stats.sampled_total`).
 
 Example:
     cheap = Sweep(model, tasks, each_head(model, Zero()), protocols=["answer_logprob"], limit=8)
@@ -35,9 +35,9 @@ from layerroles.ablations import Ablation, Condition, Zero
 from layerroles.display import as_html, as_text
 from layerroles.errors import InputError
 from layerroles.results import Cell, SweepResult, cells_of, mechanisms, records
-from layerroles.roles.decision import Finding, Number, row
-from layerroles.roles.harms import CRITICAL, Harms, ats_of, single_sites
-from layerroles.roles.wording import number
+from layerroles.roles.decision import Finding, Number, decide_claim
+from layerroles.roles.harms import CRITICAL, Harms, positions_swept, single_site_effects
+from layerroles.roles.wording import format_estimate
 from layerroles.sites import Site
 
 FEW = "A few heads carry the family"
@@ -45,12 +45,14 @@ FEW = "A few heads carry the family"
 FEW_HEADS = 0.05
 # Sets of other heads that have to be harmful, all of them, to say that it is not a few that are.
 _FEWEST_DRAWS = 5
-
 COLUMNS = [
     *("ablation", "at", "family", "protocol", "layer", "head", "n", "n_failed"),
     *("harm", "harm_low", "harm_high", "after_first_harm", "after_first_low", "after_first_high"),
     *("gone", "gone_low", "gone_high", "p", "p_adjusted", "verdict"),
 ]
+CONFIRMED, AUDITED, SCREENED_OUT = "confirmed", "audited", "screened out"
+_JUDGED = ["n", "harm", "harm_low", "harm_high", "p", "p_adjusted", "verdict"]
+_PLACE = ["layer", "head"]
 
 
 def heads_of(result: SweepResult, at: str) -> pd.DataFrame:
@@ -62,192 +64,34 @@ def heads_of(result: SweepResult, at: str) -> pd.DataFrame:
             ablated there, else at `all`, else at the first by name.
     """
     frames = []
-    for kind in dict.fromkeys(single_sites(result, "head")["ablation"]):
-        there = ats_of(result, kind, "head")
-        harms = Harms(result, kind, at if at in there else None, part="head")
+    for kind in dict.fromkeys(single_site_effects(result, "head")["ablation"]):
+        positions = positions_swept(result, kind, "head")
+        harms = Harms(result, kind, at if at in positions else None, part="head")
         frame = harms.layers().assign(ablation=kind, at=harms.at)
-        frames.append(frame.assign(**_p(harms, frame)))
+        frames.append(frame.assign(**_p_values(harms, frame)))
     if not frames:
         return pd.DataFrame(columns=COLUMNS)
     return pd.concat(frames, ignore_index=True)[COLUMNS]
 
 
-def _p(harms: Harms, frame: pd.DataFrame) -> dict[str, "pd.Series[float]"]:
+def _p_values(harms: Harms, frame: pd.DataFrame) -> dict[str, "pd.Series[float]"]:
     """That a head has an effect in any task of a family, and the same corrected over heads."""
     effects = harms.effects[harms.effects["at"] == harms.at]
     # By Bonferroni over the tasks of a family; most families have one.
     groups = effects.groupby(["family", "protocol", "layer", "head"])["p"]
-    least = (groups.min() * groups.count()).clip(upper=1.0).to_dict()
+    smallest = (groups.min() * groups.count()).clip(upper=1.0).to_dict()
     p = pd.Series(
-        [least.get((r.family, r.protocol, r.layer, r.head), float("nan")) for r in records(frame)],
+        [
+            smallest.get((r.family, r.protocol, r.layer, r.head), float("nan"))
+            for r in records(frame)
+        ],
         index=frame.index,
         dtype=float,
     )
     adjusted = p.copy()
-    for _, own in frame.groupby(["family", "protocol"], sort=False):
-        adjusted[own.index] = stats.benjamini_hochberg(p[own.index].to_numpy())
+    for _, rows in frame.groupby(["family", "protocol"], sort=False):
+        adjusted[rows.index] = stats.benjamini_hochberg(p[rows.index].to_numpy())
     return {"p": p, "p_adjusted": adjusted}
-
-
-def carried_by_few(result: SweepResult, at: str = "all") -> Iterator[dict[str, Any]]:
-    """The rows of `Roles.claims` on heads that were ablated together.
-
-    Single heads decide nothing: others stand in for them. Of the sets of heads that were ablated
-    together and hold at most 5% of all, the first that shares no head with others that are as large
-    in each layer counts as chosen, and those as others (`random_heads(model, ablation,
-    like=chosen)`). The claim is about the harm of the chosen set and about how much more that is
-    than the others'.
-    """
-    sets = _joint_sets(result, at)
-    kinds = dict.fromkeys(one.ablation for one in sets)
-    known = mechanisms(result)
-    cells: dict[tuple[str, str], list[Cell]] = {}
-    for cell in cells_of(result):
-        cells.setdefault((cell.family, cell.protocol), []).append(cell)
-    for (family, protocol), own in cells.items():
-        skilled = [cell for cell in own if cell.has_skill]
-        found: list[Finding] = []
-        heads: frozenset[str] = frozenset()
-        for kind in kinds if skilled else ():
-            asked = [one for one in sets if one.ablation == kind and _asked(one, skilled)]
-            group = _chosen(asked, heads)
-            if group:
-                heads = group[0].heads
-                found.append(_few(skilled, known.get(kind, ""), *group))
-        if found or (kinds and not skilled):
-            missing = "" if skilled else "the intact model has no skill above chance"
-            yield row(FEW, family, protocol, missing, found)
-
-
-@dataclass(frozen=True)
-class _HeadSet:
-    """A condition that ablates several heads."""
-
-    condition: str
-    ablation: str
-    heads: frozenset[str]
-
-    @property
-    def layers(self) -> tuple[tuple[str, int], ...]:
-        """How many heads of each layer."""
-        return tuple(sorted(Counter(head.partition(".")[0] for head in self.heads).items()))
-
-
-def _joint_sets(result: SweepResult, at: str) -> list[_HeadSet]:
-    model = result.manifest.get("model", {})
-    most = FEW_HEADS * int(model.get("n_heads", 0)) * int(model.get("n_layers", 0))
-    rows = result.frame[["condition", "ablation", "at", "part", "site"]].drop_duplicates()
-    rows = rows[(rows["part"] == "head") & rows["site"].str.contains("+", regex=False)]
-    ats = set(rows["at"])
-    where = at if at in ats else "all" if "all" in ats else next(iter(sorted(ats)), "")
-    found = [
-        _HeadSet(row.condition, row.ablation, frozenset(row.site.split("+")))
-        for row in records(rows[rows["at"] == where])
-    ]
-    order = [str(item["name"]) for item in result.manifest.get("conditions", [])]
-    place = {name: index for index, name in enumerate(order)}
-    found.sort(key=lambda one: place.get(one.condition, len(place)))
-    return [one for one in found if len(one.heads) <= most]
-
-
-def _asked(heads: _HeadSet, cells: Sequence[Cell]) -> bool:
-    """Whether a set of heads was ablated in all of some cells."""
-    return all(heads.condition in cell.conditions.index for cell in cells)
-
-
-def _chosen(
-    sets: Sequence[_HeadSet], heads: frozenset[str]
-) -> tuple[_HeadSet, list[_HeadSet]] | None:
-    """The set that was chosen, and as many others of each of its layers; None if there is none.
-
-    Args:
-        sets: of one kind of ablation.
-        heads: those that another kind chose; any if empty.
-    """
-    for one in sets:
-        if heads and one.heads != heads:
-            continue
-        alike = [other for other in sets if other != one and other.layers == one.layers]
-        if len(alike) > 1 and all(not one.heads & other.heads for other in alike):
-            return one, alike
-    return None
-
-
-def _few(
-    cells: Sequence[Cell], mechanism: str, chosen: _HeadSet, others: Sequence[_HeadSet]
-) -> Finding:
-    """What the chosen heads cost together, and how much more than as many others do."""
-    own = Number("harm", _joint(cells, {chosen.condition: 1.0}), smallest=CRITICAL)
-    beyond = Number("more than others", _beyond(cells, chosen, others))
-    each = [_joint(cells, {other.condition: 1.0}) for other in others]
-    mean = _joint(cells, {other.condition: 1 / len(others) for other in others})
-    # Other heads may carry it than those that were chosen, unless any do.
-    all_matter = all(other.interval.low > CRITICAL for other in each)
-    sign = min(own.sign, beyond.sign)
-    if sign < 0 and not (beyond.sign < 0 and all_matter and len(others) >= _FEWEST_DRAWS):
-        sign = 0
-    words = (
-        f"{chosen.ablation}: {len(chosen.heads)} heads together cost "
-        f"{number(*own.measured.numbers)} (to exceed {CRITICAL}), {len(others)} sets of as many "
-        f"others of their layers {number(*mean.numbers)} on average, "
-        f"difference {number(*beyond.measured.numbers)}"
-    )
-    numbers = tuple(record for one in (own, beyond) for record in one.records(chosen.ablation))
-    return Finding(chosen.ablation, mechanism, sign, words, numbers, beyond.needed)
-
-
-def _joint(cells: Sequence[Cell], weights: Mapping[str, float]) -> stats.Contrast:
-    """A weighted sum of the harms of conditions, the mean over tasks."""
-    return stats.mean_of([cell.harm(weights) for cell in cells])
-
-
-def _beyond(cells: Sequence[Cell], chosen: _HeadSet, others: Sequence[_HeadSet]) -> stats.Contrast:
-    """Harm of the chosen set minus the mean of the others', whose draw counts as a draw."""
-    share = {other.condition: -1 / len(others) for other in others}
-    asked = _joint(cells, {chosen.condition: 1.0} | share)
-    drawn = [_joint(cells, {other.condition: 1.0}).value for other in others]
-    m = len(drawn)
-    reach = float(student.isf((1 - stats.LEVEL) / 2, m - 1)) * float(np.std(drawn, ddof=1))
-    reach /= math.sqrt(m)
-    value, low, high = asked.numbers
-    wide = stats.Interval(
-        value - math.hypot(value - low, reach), value + math.hypot(high - value, reach)
-    )
-    return dataclasses.replace(asked, interval=wide)
-
-
-CONFIRMED, AUDITED, SCREENED_OUT = "confirmed", "audited", "screened out"
-_COLUMNS = ["n", "harm", "harm_low", "harm_high", "p", "p_adjusted", "verdict"]
-_PLACE = ["layer", "head"]
-
-
-@dataclass(frozen=True, eq=False)
-class FoundHeads:
-    """What a search found.
-
-    Attributes:
-        frame: a row per family, protocol and head, the largest score first: layer, head, score,
-            stage (confirmed, audited or screened out), and for those that were swept n, harm,
-            harm_low, harm_high, p, p_adjusted and verdict, as in `Roles.heads`.
-        misses: a row per family, protocol and `wanted` ("critical" heads, or the "top 10" by harm):
-            found (among the confirmed), screened_out, audited, hits (audited heads that should not
-            have been screened out: critical ones, or those of more harm than the last of the
-            confirmed top), missed, missed_low, missed_high: how many that comes to among all that
-            were screened out, with its 95% interval; NaN where none was audited.
-    """
-
-    frame: pd.DataFrame
-    misses: pd.DataFrame
-
-    def __repr__(self) -> str:
-        return as_text(*self._shown())
-
-    def _repr_html_(self) -> str:
-        return as_html(*self._shown())
-
-    def _shown(self) -> tuple[str, pd.DataFrame]:
-        n = self.frame[_PLACE].drop_duplicates().shape[0]
-        return f"FoundHeads: {n} heads screened (layers and heads are 0-based)", self.misses
 
 
 class HeadSearch:
@@ -311,7 +155,7 @@ class HeadSearch:
         edit = Zero() if ablation is None else ablation
         return [Condition({site: edit}) for site in (*self.confirmed, *self.audited)]
 
-    def judge(self, result: SweepResult, *, top: int = 10) -> FoundHeads:
+    def judge(self, result: SweepResult, *, top: int = 10) -> "FoundHeads":
         """Judge a sweep of `conditions()`.
 
         Args:
@@ -337,13 +181,13 @@ class HeadSearch:
                 "or a task that it can do"
             )
         frames = []
-        for (family, protocol), own in heads.groupby(["family", "protocol"], sort=False):
-            judged = self._stages().join(own.set_index(_PLACE)[_COLUMNS]).reset_index()
-            judged.loc[judged["stage"] == SCREENED_OUT, _COLUMNS] = None
+        for (family, protocol), rows in heads.groupby(["family", "protocol"], sort=False):
+            judged = self._stages().join(rows.set_index(_PLACE)[_JUDGED]).reset_index()
+            judged.loc[judged["stage"] == SCREENED_OUT, _JUDGED] = None
             frames.append(judged.assign(family=family, protocol=protocol))
-        rows = [row for frame in frames for row in _missed(frame, top)]
+        rows = [row for frame in frames for row in _count_misses(frame, top)]
         frame = pd.concat(frames, ignore_index=True)
-        order = ["family", "protocol", *_PLACE, "score", "stage", *_COLUMNS]
+        order = ["family", "protocol", *_PLACE, "score", "stage", *_JUDGED]
         return FoundHeads(frame[order], pd.DataFrame(rows))
 
     def _stages(self) -> pd.DataFrame:
@@ -354,30 +198,62 @@ class HeadSearch:
         )
 
 
-def _missed(judged: pd.DataFrame, top: int) -> list[dict[str, object]]:
+@dataclass(frozen=True, eq=False)
+class FoundHeads:
+    """What a search found.
+
+    Attributes:
+        frame: a row per family, protocol and head, the largest score first: layer, head, score,
+            stage (confirmed, audited or screened out), and for those that were swept n, harm,
+            harm_low, harm_high, p, p_adjusted and verdict, as in `Roles.heads`.
+        misses: a row per family, protocol and `wanted` ("critical" heads, or the "top 10" by harm):
+            found (among the confirmed), screened_out, audited, hits (audited heads that should not
+            have been screened out: critical ones, or those of more harm than the last of the
+            confirmed top), missed, missed_low, missed_high: how many that comes to among all that
+            were screened out, with its 95% interval; NaN where none was audited.
+    """
+
+    frame: pd.DataFrame
+    misses: pd.DataFrame
+
+    def __repr__(self) -> str:
+        return as_text(*self._shown())
+
+    def _repr_html_(self) -> str:
+        return as_html(*self._shown())
+
+    def _shown(self) -> tuple[str, pd.DataFrame]:
+        n = self.frame[_PLACE].drop_duplicates().shape[0]
+        return f"FoundHeads: {n} heads screened (layers and heads are 0-based)", self.misses
+
+
+def _count_misses(judged: pd.DataFrame, top: int) -> list[dict[str, object]]:
     confirmed = judged[judged["stage"] == CONFIRMED]
     audited = judged[judged["stage"] == AUDITED]
-    screened_out = len(judged) - len(confirmed)
-    best = confirmed["harm"].astype(float).nlargest(top)
+    n_screened_out = len(judged) - len(confirmed)
+    top_harms = confirmed["harm"].astype(float).nlargest(top)
     wanted = {
         "critical": (
             int((confirmed["verdict"] == "critical").sum()),
             int((audited["verdict"] == "critical").sum()),
         ),
-        f"top {len(best)}": (len(best), int((audited["harm"].astype(float) > best.min()).sum())),
+        f"top {len(top_harms)}": (
+            len(top_harms),
+            int((audited["harm"].astype(float) > top_harms.min()).sum()),
+        ),
     }
     rows = []
-    for name, (found, hits) in wanted.items():
-        missed, interval = stats.sampled_total(hits, len(audited), screened_out)
+    for name, (n_found, n_hits) in wanted.items():
+        missed, interval = stats.sampled_total(n_hits, len(audited), n_screened_out)
         rows.append(
             {
                 "family": judged["family"].iloc[0],
                 "protocol": judged["protocol"].iloc[0],
                 "wanted": name,
-                "found": found,
-                "screened_out": screened_out,
+                "found": n_found,
+                "screened_out": n_screened_out,
                 "audited": len(audited),
-                "hits": hits,
+                "hits": n_hits,
                 "missed": missed,
                 "missed_low": interval.low,
                 "missed_high": interval.high,
@@ -389,3 +265,140 @@ def _missed(judged: pd.DataFrame, top: int) -> list[dict[str, object]]:
 def _site(place: Sequence[Any]) -> Site:
     layer, head = place
     return Site(int(layer), "head", head=int(head))
+
+
+def carried_by_few(result: SweepResult, at: str = "all") -> Iterator[dict[str, Any]]:
+    """The rows of `Roles.claims` on heads that were ablated together.
+
+    Single heads decide nothing: others stand in for them. Of the sets of heads that were ablated
+    together and hold at most 5% of all, the first that shares no head with others that are as large
+    in each layer counts as chosen, and those as others (`random_heads(model, ablation,
+    like=chosen)`). The claim is about the harm of the chosen set and about how much more that is
+    than the others'.
+    """
+    sets = _joint_sets(result, at)
+    kinds = dict.fromkeys(head_set.ablation for head_set in sets)
+    mechanism_of = mechanisms(result)
+    cells: dict[tuple[str, str], list[Cell]] = {}
+    for cell in cells_of(result):
+        cells.setdefault((cell.family, cell.protocol), []).append(cell)
+    for (family, protocol), family_cells in cells.items():
+        skilled = [cell for cell in family_cells if cell.has_skill]
+        findings: list[Finding] = []
+        heads: frozenset[str] = frozenset()
+        for kind in kinds if skilled else ():
+            candidates = [
+                head_set
+                for head_set in sets
+                if head_set.ablation == kind and _was_asked(head_set, skilled)
+            ]
+            group = _choose_set(candidates, heads)
+            if group:
+                heads = group[0].heads
+                findings.append(_judge_set(skilled, mechanism_of.get(kind, ""), *group))
+        if findings or (kinds and not skilled):
+            missing = "" if skilled else "the intact model has no skill above chance"
+            yield decide_claim(FEW, family, protocol, missing, findings)
+
+
+@dataclass(frozen=True)
+class _HeadSet:
+    """A condition that ablates several heads."""
+
+    condition: str
+    ablation: str
+    heads: frozenset[str]
+
+    @property
+    def layers(self) -> tuple[tuple[str, int], ...]:
+        """How many heads of each layer."""
+        return tuple(sorted(Counter(head.partition(".")[0] for head in self.heads).items()))
+
+
+def _joint_sets(result: SweepResult, at: str) -> list[_HeadSet]:
+    model = result.manifest.get("model", {})
+    most = FEW_HEADS * int(model.get("n_heads", 0)) * int(model.get("n_layers", 0))
+    rows = result.frame[["condition", "ablation", "at", "part", "site"]].drop_duplicates()
+    rows = rows[(rows["part"] == "head") & rows["site"].str.contains("+", regex=False)]
+    ats = set(rows["at"])
+    position = at if at in ats else "all" if "all" in ats else next(iter(sorted(ats)), "")
+    sets = [
+        _HeadSet(row.condition, row.ablation, frozenset(row.site.split("+")))
+        for row in records(rows[rows["at"] == position])
+    ]
+    order = [str(item["name"]) for item in result.manifest.get("conditions", [])]
+    place = {name: index for index, name in enumerate(order)}
+    sets.sort(key=lambda head_set: place.get(head_set.condition, len(place)))
+    return [head_set for head_set in sets if len(head_set.heads) <= most]
+
+
+def _was_asked(heads: _HeadSet, cells: Sequence[Cell]) -> bool:
+    """Whether a set of heads was ablated in all of some cells."""
+    return all(heads.condition in cell.conditions.index for cell in cells)
+
+
+def _choose_set(
+    sets: Sequence[_HeadSet], heads: frozenset[str]
+) -> tuple[_HeadSet, list[_HeadSet]] | None:
+    """The set that was chosen, and as many others of each of its layers; None if there is none.
+
+    Args:
+        sets: of one kind of ablation.
+        heads: those that another kind chose; any if empty.
+    """
+    for head_set in sets:
+        if heads and head_set.heads != heads:
+            continue
+        alike = [other for other in sets if other != head_set and other.layers == head_set.layers]
+        if len(alike) > 1 and all(not head_set.heads & other.heads for other in alike):
+            return head_set, alike
+    return None
+
+
+def _judge_set(
+    cells: Sequence[Cell], mechanism: str, chosen: _HeadSet, others: Sequence[_HeadSet]
+) -> Finding:
+    """What the chosen heads cost together, and how much more than as many others do."""
+    harm = Number("harm", _mean_harm(cells, {chosen.condition: 1.0}), smallest=CRITICAL)
+    excess = Number("more than others", _excess_over_others(cells, chosen, others))
+    harms_of_others = [_mean_harm(cells, {other.condition: 1.0}) for other in others]
+    mean = _mean_harm(cells, {other.condition: 1 / len(others) for other in others})
+    # Other heads may carry it than those that were chosen, unless any do.
+    all_matter = all(other.interval.low > CRITICAL for other in harms_of_others)
+    sign = min(harm.sign, excess.sign)
+    if sign < 0 and not (excess.sign < 0 and all_matter and len(others) >= _FEWEST_DRAWS):
+        sign = 0
+    words = (
+        f"{chosen.ablation}: {len(chosen.heads)} heads together cost "
+        f"{format_estimate(*harm.measured.numbers)} (to exceed {CRITICAL}), {len(others)} sets "
+        f"of as many others of their layers {format_estimate(*mean.numbers)} on average, "
+        f"difference {format_estimate(*excess.measured.numbers)}"
+    )
+    numbers = tuple(
+        record for number in (harm, excess) for record in number.records(chosen.ablation)
+    )
+    return Finding(chosen.ablation, mechanism, sign, words, numbers, excess.needed)
+
+
+def _mean_harm(cells: Sequence[Cell], weights: Mapping[str, float]) -> stats.Contrast:
+    """A weighted sum of the harms of conditions, the mean over tasks."""
+    return stats.mean_of([cell.harm(weights) for cell in cells])
+
+
+def _excess_over_others(
+    cells: Sequence[Cell], chosen: _HeadSet, others: Sequence[_HeadSet]
+) -> stats.Contrast:
+    """Harm of the chosen set minus the mean of the others', whose draw counts as a draw."""
+    share = {other.condition: -1 / len(others) for other in others}
+    difference = _mean_harm(cells, {chosen.condition: 1.0} | share)
+    harms_of_others = [_mean_harm(cells, {other.condition: 1.0}).value for other in others]
+    n_others = len(harms_of_others)
+    reach = float(student.isf((1 - stats.LEVEL) / 2, n_others - 1)) * float(
+        np.std(harms_of_others, ddof=1)
+    )
+    reach /= math.sqrt(n_others)
+    value, low, high = difference.numbers
+    interval = stats.Interval(
+        value - math.hypot(value - low, reach), value + math.hypot(high - value, reach)
+    )
+    return dataclasses.replace(difference, interval=interval)

@@ -14,18 +14,18 @@ from typing import Any
 
 from layerroles import stats
 from layerroles.roles.decision import (
+    AblationKind,
     Finding,
     Key,
-    Kind,
     Number,
-    found_of,
-    of_harms,
-    row,
-    status,
-    unmeasured,
+    decide_claim,
+    decide_status,
+    explain_unmeasured,
+    make_finding,
+    measure_number,
 )
 from layerroles.roles.harms import AFTER_FIRST, CRITICAL, Harms
-from layerroles.roles.wording import listed, number
+from layerroles.roles.wording import format_estimate, format_layers
 
 SHALLOW = {
     "retrieval": "Retrieval leans on shallow layers",
@@ -42,77 +42,88 @@ EXACT = "exact"
 NOT_SPLIT = "stricter scoring and writing are not distinguished: that takes protocol exact too"
 
 
-def claims_of(kinds: Sequence[Kind], control: str) -> Iterator[dict[str, Any]]:
+def literature_claims(kinds: Sequence[AblationKind], control: str) -> Iterator[dict[str, Any]]:
     """Yield the rows of `Roles.claims` that ablations of single layers can test.
 
     Args:
         kinds: the kind that is judged, then the others at the same positions.
         control: the family whose answers are as long but need no skill except to write them.
     """
-    yield from _shallow(kinds, control)
-    yield from _order(kinds)
-    yield from _deep(kinds, control)
-    yield from _protocols(kinds)
+    yield from _claims_on_shallow(kinds, control)
+    yield from _claims_on_order(kinds)
+    yield from _claims_on_deep(kinds, control)
+    yield from _claims_on_protocols(kinds)
 
 
-def _shallow(kinds: Sequence[Kind], control: str) -> Iterator[dict[str, Any]]:
+def _claims_on_shallow(kinds: Sequence[AblationKind], control: str) -> Iterator[dict[str, Any]]:
     """Early against late; where copying was asked, more than copying."""
     first = kinds[0].harms
     for family, protocol in first.keys:
         if family not in SHALLOW:
             continue
-        key, other = (family, protocol), (control, protocol)
-        missing = unmeasured(first, [key])
-        whole = [found_of(kind, [_early(kind.harms, key)]) for kind in kinds]
-        if other not in first.keys:
+        key, control_key = (family, protocol), (control, protocol)
+        missing = explain_unmeasured(first, [key])
+        alone = [make_finding(kind, [_early_minus_late(kind.harms, key)]) for kind in kinds]
+        if control_key not in first.keys:
             note = "no copying control: whether any text leans so is not known"
-            yield row(SHALLOW[family], family, protocol, missing, whole, note=note)
+            yield decide_claim(SHALLOW[family], family, protocol, missing, alone, note=note)
             continue
-        if first.measured(*other).empty:
+        if first.measured(*control_key).empty:
             # The claim is about more than copying, of which nothing is known.
-            undecided = [replace(one, sign=0) for one in whole]
+            undecided = [replace(finding, sign=0) for finding in alone]
             note = "the copying control is not above chance: whether any text leans so is not known"
-            yield row(SHALLOW[family], family, protocol, missing, undecided, note=note)
+            yield decide_claim(SHALLOW[family], family, protocol, missing, undecided, note=note)
             continue
-        both = [
-            found_of(kind, [_early(kind.harms, key), _beyond(kind.harms, key, other)])
+        both_findings = [
+            make_finding(
+                kind,
+                [
+                    _early_minus_late(kind.harms, key),
+                    _difference_over_depth(kind.harms, key, control_key),
+                ],
+            )
             for kind in kinds
         ]
-        beyond = [found_of(kind, [_beyond(kind.harms, key, other)]) for kind in kinds]
-        note = _against_copying("leans", whole, beyond, both)
-        yield row(SHALLOW[family], family, protocol, missing, both, note=note)
+        beyond = [
+            make_finding(kind, [_difference_over_depth(kind.harms, key, control_key)])
+            for kind in kinds
+        ]
+        note = _compare_with_copying("leans", alone, beyond, both_findings)
+        yield decide_claim(SHALLOW[family], family, protocol, missing, both_findings, note=note)
 
 
-def _against_copying(
-    verb: str, whole: Sequence[Finding], beyond: Sequence[Finding], both: Sequence[Finding]
+def _compare_with_copying(
+    verb: str, alone: Sequence[Finding], beyond: Sequence[Finding], both_findings: Sequence[Finding]
 ) -> str:
     """Whether a family leans on a depth, and whether more than copying does.
 
     Args:
         verb: what it does, in words.
-        whole: what each kind says of the family alone.
+        alone: what each kind finds of the family alone.
         beyond: of the family beyond copying.
-        both: of the two together.
+        both_findings: of the two together.
     """
-    found = [status(each)[0] for each in (whole, beyond, both)]
-    return _in_words(verb, *found)
+    statuses = [decide_status(findings)[0] for findings in (alone, beyond, both_findings)]
+    return _describe_against_copying(verb, *statuses)
 
 
-def _in_words(verb: str, whole: str, beyond: str, both: str) -> str:
-    if both == "supported":
+def _describe_against_copying(verb: str, alone: str, beyond: str, both_statuses: str) -> str:
+    if both_statuses == "supported":
         return f"{verb} more than any text does"
-    if whole != "supported":
+    if alone != "supported":
         return ""
     if beyond == "contradicted":
         return f"no more than copying: {verb}, as any text does"
     return f"{verb}; not shown to do so beyond copying"
 
 
-def _early(harms: Harms, key: Key) -> Number:
-    return of_harms(harms, "early minus late", lambda at: harms.early_minus_late(*key, at))
+def _early_minus_late(harms: Harms, key: Key) -> Number:
+    return measure_number(harms, "early minus late", lambda at: harms.early_minus_late(*key, at))
 
 
-def _beyond(harms: Harms, key: Key, other: Key, quantity: str = "beyond copying") -> Number:
+def _difference_over_depth(
+    harms: Harms, key: Key, other: Key, quantity: str = "beyond copying"
+) -> Number:
     """Early against late of one family minus that of another."""
 
     def measured(at: str) -> stats.Contrast:
@@ -120,32 +131,37 @@ def _beyond(harms: Harms, key: Key, other: Key, quantity: str = "beyond copying"
             harms.early_minus_late(*key, at), harms.early_minus_late(*other, at)
         )
 
-    return of_harms(harms, quantity, measured)
+    return measure_number(harms, quantity, measured)
 
 
-def _order(kinds: Sequence[Kind]) -> Iterator[dict[str, Any]]:
+def _claims_on_order(kinds: Sequence[AblationKind]) -> Iterator[dict[str, Any]]:
     first = kinds[0].harms
     quantity = "early minus late, retrieval minus reasoning"
     for protocol in dict.fromkeys(protocol for _, protocol in first.keys):
-        both = ("retrieval", protocol), ("reasoning", protocol)
-        if set(both) <= set(first.keys):
-            found = [found_of(kind, [_beyond(kind.harms, *both, quantity)]) for kind in kinds]
-            yield row(ORDER, "reasoning", protocol, unmeasured(first, both), found)
+        keys = ("retrieval", protocol), ("reasoning", protocol)
+        if set(keys) <= set(first.keys):
+            findings = [
+                make_finding(kind, [_difference_over_depth(kind.harms, *keys, quantity)])
+                for kind in kinds
+            ]
+            yield decide_claim(
+                ORDER, "reasoning", protocol, explain_unmeasured(first, keys), findings
+            )
 
 
-def _deep(kinds: Sequence[Kind], control: str) -> Iterator[dict[str, Any]]:
+def _claims_on_deep(kinds: Sequence[AblationKind], control: str) -> Iterator[dict[str, Any]]:
     """Middle and last third: what reasoning needs there and copying does not."""
     first = kinds[0].harms
     for family, protocol in first.keys:
         if family == "reasoning":
-            beyond = [_needs(kind, protocol, control) for kind in kinds]
-            whole = [_needs(kind, protocol, None) for kind in kinds]
-            missing = unmeasured(first, [(family, protocol)])
-            note = _against_copying("needs them", whole, beyond, beyond)
-            yield row(DEEP, family, protocol, missing, beyond, note=note)
+            beyond = [_judge_need(kind, protocol, control) for kind in kinds]
+            alone = [_judge_need(kind, protocol, None) for kind in kinds]
+            missing = explain_unmeasured(first, [(family, protocol)])
+            note = _compare_with_copying("needs them", alone, beyond, beyond)
+            yield decide_claim(DEEP, family, protocol, missing, beyond, note=note)
 
 
-def _needs(kind: Kind, protocol: str, control: str | None) -> Finding:
+def _judge_need(kind: AblationKind, protocol: str, control: str | None) -> Finding:
     """Whether reasoning needs both parts of the depth.
 
     It needs a part if, beyond copying, the mean harm of its layers is above the smallest effect or
@@ -161,15 +177,15 @@ def _needs(kind: Kind, protocol: str, control: str | None) -> Finding:
         return _with_words(nothing, text)
     ats = [harms.at, *([AFTER_FIRST] if harms.after_first else [])]
     needs = {at: [_Need(harms, protocol, control, part, at) for part in parts] for at in ats}
-    signs = [min(need.sign for need in own) for own in needs.values()]
+    signs = [min(need.sign for need in at_position) for at_position in needs.values()]
     judged = needs[harms.at]
     words = [
-        f"{name} {number(*need.mean.numbers)}{need.alone}"
+        f"{name} {format_estimate(*need.mean.numbers)}{need.alone}"
         for name, need in zip(("middle", "last third"), judged, strict=True)
     ]
     if len(set(signs)) > 1:
-        kept = [number(*need.mean.numbers) for need in needs[AFTER_FIRST]]
-        words.append(f"with the first token kept {' and '.join(kept)}")
+        first_token_kept = [format_estimate(*need.mean.numbers) for need in needs[AFTER_FIRST]]
+        words.append(f"with the first token kept {' and '.join(first_token_kept)}")
     numbers = tuple(
         {
             "ablation": kind.ablation,
@@ -178,14 +194,14 @@ def _needs(kind: Kind, protocol: str, control: str | None) -> Finding:
         }
         for name, need in zip(("middle", "last third"), judged, strict=True)
     )
-    known = [need.needed for need in judged if not math.isnan(need.needed)]
+    needed = [need.needed for need in judged if not math.isnan(need.needed)]
     return Finding(
         kind.ablation,
         kind.mechanism,
         signs[0] if len(set(signs)) == 1 else 0,
         f"{kind.ablation}: mean harm beyond copying, {', '.join(words)}",
         numbers,
-        max(known, default=math.nan),
+        max(needed, default=math.nan),
     )
 
 
@@ -204,18 +220,24 @@ class _Need:
             return stats.difference_of(harm, copying)
 
         self.mean = beyond(part)
-        whole = Number("", self.mean)
+        mean_number = Number("", self.mean)
         # One of many layers lies above by chance: all intervals hold at once.
         level = 1 - (1 - stats.LEVEL) / len(part)
         self._above = [layer for layer in part if beyond([layer], level).interval.low > CRITICAL]
         below = all(beyond([layer]).interval.high < CRITICAL for layer in part)
-        self.sign = 1 if whole.sign > 0 or self._above else -1 if whole.sign < 0 and below else 0
-        self.needed = math.nan if self.sign else whole.needed
+        self.sign = (
+            1
+            if mean_number.sign > 0 or self._above
+            else -1
+            if mean_number.sign < 0 and below
+            else 0
+        )
+        self.needed = math.nan if self.sign else mean_number.needed
 
     @property
     def alone(self) -> str:
         """The layers that are needed by themselves, in words."""
-        return f" (above {CRITICAL} alone: {listed(self._above)})" if self._above else ""
+        return f" (above {CRITICAL} alone: {format_layers(self._above)})" if self._above else ""
 
 
 def _with_words(finding: Finding, words: str) -> Finding:
@@ -223,88 +245,104 @@ def _with_words(finding: Finding, words: str) -> Finding:
     return Finding(finding.ablation, finding.mechanism, finding.sign, text)
 
 
-def _protocols(kinds: Sequence[Kind]) -> Iterator[dict[str, Any]]:
+def _claims_on_protocols(kinds: Sequence[AblationKind]) -> Iterator[dict[str, Any]]:
     """Mean harm where the model writes minus mean harm where given answers are scored.
 
     Where `exact` was asked too, also the two parts of it: by stricter scoring, and by writing.
     """
     first = kinds[0].harms
     for family in dict.fromkeys(family for family, _ in first.keys):
-        asked = [protocol for same, protocol in first.keys if same == family]
-        written = [protocol for protocol in asked if _written(protocol)]
-        scored = [other for other in asked if not _written(other) and other != EXACT]
+        protocols = [protocol for same, protocol in first.keys if same == family]
+        written = [protocol for protocol in protocols if _is_written(protocol)]
+        scored = [other for other in protocols if not _is_written(other) and other != EXACT]
         # Nats have no chance level, and so no harm.
-        known = [p for p in asked if first.cell(family, p)["chance"].notna().any()]
-        parts = known if EXACT in asked else []
-        stricter = {p: _Apart(kinds, family, EXACT, p) for p in scored if p in parts}
-        writing = {p: _Apart(kinds, family, p, EXACT) for p in written if p in parts}
+        with_chance = [p for p in protocols if first.intact_rows(family, p)["chance"].notna().any()]
+        split_protocols = with_chance if EXACT in protocols else []
+        stricter = {
+            p: _ProtocolDifference(kinds, family, EXACT, p) for p in scored if p in split_protocols
+        }
+        writing = {
+            p: _ProtocolDifference(kinds, family, p, EXACT) for p in written if p in split_protocols
+        }
         for protocol, other in itertools.product(written, scored):
-            whole = _Apart(kinds, family, protocol, other)
+            whole_difference = _ProtocolDifference(kinds, family, protocol, other)
             note = NOT_SPLIT
             if protocol in writing and other in stricter:
-                note = _split(whole, stricter[other], writing[protocol])
-            yield whole.row(MORE, note)
+                note = _describe_parts(whole_difference, stricter[other], writing[protocol])
+            yield whole_difference.row(MORE, note)
         yield from (part.row(STRICTER, part.confounded) for part in stricter.values())
         yield from (part.row(WRITING, part.confounded) for part in writing.values())
 
 
-class _Apart:
+class _ProtocolDifference:
     """The mean harm under one protocol minus that under another, of each kind."""
 
-    def __init__(self, kinds: Sequence[Kind], family: str, protocol: str, other: str) -> None:
+    def __init__(
+        self, kinds: Sequence[AblationKind], family: str, protocol: str, other: str
+    ) -> None:
         self._family, self._between = family, f"{protocol} - {other}"
         first = kinds[0].harms
-        missing = unmeasured(first, [(family, protocol), (family, other)])
-        self._missing = missing or _unpaired(first, family, protocol, other)
-        numbers = [_more_harm(kind.harms, family, protocol, other) for kind in kinds]
+        missing = explain_unmeasured(first, [(family, protocol), (family, other)])
+        self._missing = missing or _explain_unpaired(first, family, protocol, other)
+        numbers = [_harm_difference(kind.harms, family, protocol, other) for kind in kinds]
         self.questions = frozenset(numbers[0].measured.influence.index)
-        self._found = [found_of(*pair) for pair in zip(kinds, [[n] for n in numbers], strict=True)]
-        same = _same_contexts(first, family, protocol, other)
+        self._found = [
+            make_finding(*pair) for pair in zip(kinds, [[n] for n in numbers], strict=True)
+        ]
+        same = _read_same_contexts(first, family, protocol, other)
         self.confounded = "" if same else "the two read other contexts, which may be why"
 
     def row(self, claim: str, note: str) -> dict[str, Any]:
         """The row of a claim; of a part that is confounded nothing is decided."""
-        found = self._found if claim == MORE else self._as_part
-        return row(claim, self._family, self._between, self._missing, found, note=note)
+        findings = self._found if claim == MORE else self._as_part
+        return decide_claim(claim, self._family, self._between, self._missing, findings, note=note)
 
     @property
     def part(self) -> str:
         """The status as a part of what another claim is about."""
-        return "not measurable" if self._missing else status(self._as_part)[0]
+        return "not measurable" if self._missing else decide_status(self._as_part)[0]
 
     @property
     def _as_part(self) -> list[Finding]:
         if not self.confounded:
             return self._found
-        return [replace(one, sign=0, needed=math.nan) for one in self._found]
+        return [replace(finding, sign=0, needed=math.nan) for finding in self._found]
 
 
-def _split(whole: _Apart, stricter: _Apart, writing: _Apart) -> str:
+def _describe_parts(
+    whole_difference: _ProtocolDifference,
+    stricter: _ProtocolDifference,
+    writing: _ProtocolDifference,
+) -> str:
     """What the two parts of a difference come to."""
     text = f"its parts: stricter scoring {stricter.part}, writing {writing.part}"
-    same = whole.questions == stricter.questions == writing.questions
+    same = whole_difference.questions == stricter.questions == writing.questions
     return text if same else f"{text}, not over the same questions"
 
 
-def _same_contexts(harms: Harms, family: str, one: str, two: str) -> bool:
+def _read_same_contexts(harms: Harms, family: str, first: str, second: str) -> bool:
     """Whether what is read before an answer is the same text, as far as the run says."""
     examples = harms.result.examples
     if "contexts" not in examples:
         return True
-    asked = examples.loc[examples["task"].isin(harms.tasks(family, one)), "contexts"]
-    read = [json.loads(contexts) for contexts in asked if contexts]
-    return all(each[one] == each[two] for each in read if {one, two} <= set(each))
+    column = examples.loc[examples["task"].isin(harms.tasks(family, first)), "contexts"]
+    read = [json.loads(contexts) for contexts in column if contexts]
+    return all(
+        by_protocol[first] == by_protocol[second]
+        for by_protocol in read
+        if {first, second} <= set(by_protocol)
+    )
 
 
-def _more_harm(harms: Harms, family: str, protocol: str, scored: str) -> Number:
-    return of_harms(
+def _harm_difference(harms: Harms, family: str, protocol: str, scored: str) -> Number:
+    return measure_number(
         harms,
         f"mean harm, {protocol} minus {scored}",
         lambda at: harms.mean_harm_apart(family, protocol, scored, at),
     )
 
 
-def _unpaired(harms: Harms, family: str, protocol: str, scored: str) -> str:
+def _explain_unpaired(harms: Harms, family: str, protocol: str, scored: str) -> str:
     """Why two protocols cannot be compared though each has a task with skill; empty if they can."""
     if not harms.shares_questions(family, protocol, scored):
         return f"no question of {family} was asked under both"
@@ -317,6 +355,6 @@ def _unpaired(harms: Harms, family: str, protocol: str, scored: str) -> str:
     return ""
 
 
-def _written(protocol: str) -> bool:
+def _is_written(protocol: str) -> bool:
     """Whether the model writes: `generation`, or with parameters in brackets."""
     return protocol.partition("[")[0] == "generation"

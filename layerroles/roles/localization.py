@@ -9,24 +9,24 @@ import pandas as pd
 
 from layerroles import stats
 from layerroles.errors import InputError
-from layerroles.probes import by_probe
-from layerroles.registry import unknown
+from layerroles.probes import group_by_probe
+from layerroles.registry import describe_unknown
 from layerroles.results import SweepResult, check_result, mechanisms, records
 from layerroles.roles import comparisons, decision, literature, probe_summary, wording
-from layerroles.roles.decision import Kind
+from layerroles.roles.decision import AblationKind
 from layerroles.roles.harms import (
     AFTER_FIRST,
     CRITICAL,
     VERDICTS,
     Harms,
-    at_one_setting,
-    ats_of,
-    single_sites,
+    has_one_setting,
+    positions_swept,
+    single_site_effects,
 )
 from layerroles.roles.heads import carried_by_few, heads_of
-from layerroles.roles.redundancy import effective_number, pairs_of
+from layerroles.roles.redundancy import effective_number, measure_pairs
 from layerroles.roles.roles import Roles
-from layerroles.roles.verdict import verdict
+from layerroles.roles.verdict import verdict_sentences
 
 CONTROL = "language"
 # Label of the contrast between the judged positions and all but the first.
@@ -66,89 +66,102 @@ def localize(
         print(roles.verdict)
     """
     check_result(result)
-    given = [probes] if isinstance(probes, pd.DataFrame) else list(probes)
-    measured = probe_summary.summary(given)
-    names = _kinds(result)
-    chosen = _chosen(names, ablation)
+    probe_frames = [probes] if isinstance(probes, pd.DataFrame) else list(probes)
+    probe_table = probe_summary.summarize_probes(probe_frames)
+    kind_names = _ablation_kinds(result)
+    judged_kind = _choose_kind(kind_names, ablation)
     mechanism_of = mechanisms(result)
-    harms = Harms(result, chosen, at)
+    harms = Harms(result, judged_kind, at)
     layers = harms.layers()
     others = [
         Harms(result, kind, harms.at)
-        for kind in names
-        if kind != chosen and harms.at in ats_of(result, kind) and at_one_setting(result, kind)
+        for kind in kind_names
+        if kind != judged_kind
+        and harms.at in positions_swept(result, kind)
+        and has_one_setting(result, kind)
     ]
     kinds = [
-        Kind(harms, layers, mechanism_of[chosen]),
-        *(Kind(other, other.layers(), mechanism_of[other.ablation]) for other in others),
+        AblationKind(harms, layers, mechanism_of[judged_kind]),
+        *(AblationKind(other, other.layers(), mechanism_of[other.ablation]) for other in others),
     ]
-    second = [kind for kind in kinds[1:] if kind.mechanism not in ("", kinds[0].mechanism)]
-    frame = _frame(harms, layers)
-    frame["claim"] = [
-        _claim(line._asdict(), harms, [kind.harms for kind in second]) for line in records(frame)
+    second_kinds = [kind for kind in kinds[1:] if kind.mechanism not in ("", kinds[0].mechanism)]
+    summary = _summarize(harms, layers)
+    summary["claim"] = [
+        _describe_row(line._asdict(), harms, [kind.harms for kind in second_kinds])
+        for line in records(summary)
     ]
     roles = Roles(
-        frame=frame,
+        frame=summary,
         layers=layers,
-        contrasts=_contrasts(harms),
-        claims=_claims(result, kinds, base, given),
-        pairs=pairs_of(harms),
+        contrasts=_measure_contrasts(harms),
+        claims=_decide_claims(result, kinds, base, probe_frames),
+        pairs=measure_pairs(harms),
         heads=heads_of(result, harms.at),
-        probes=measured,
-        ablation=chosen,
+        probes=probe_table,
+        ablation=judged_kind,
         at=harms.at,
     )
-    sentences = verdict(roles, _setting(result, harms, [kind.ablation for kind in second]))
+    sentences = verdict_sentences(
+        roles, _make_setting(result, harms, [kind.ablation for kind in second_kinds])
+    )
     return dataclasses.replace(roles, sentences=tuple(sentences))
 
 
-def _claims(
+def _decide_claims(
     result: SweepResult,
-    kinds: Sequence[Kind],
+    kinds: Sequence[AblationKind],
     base: SweepResult | None,
     probes: Sequence[pd.DataFrame],
 ) -> pd.DataFrame:
     """The rows of `Roles.claims`."""
     rows = [
-        *literature.claims_of(kinds, CONTROL),
+        *literature.literature_claims(kinds, CONTROL),
         *carried_by_few(result, kinds[0].harms.at),
-        *comparisons.contexts(result, kinds),
+        *comparisons.claims_on_contexts(result, kinds),
     ]
     if base is not None:
         check_result(base)
-        rows += comparisons.against_base(result, base, kinds)
-    if (similarity := by_probe(probes).get("similarity")) is not None:
-        rows += comparisons.neighbours(similarity)
-    skills = _skills(result)
+        rows += comparisons.claims_against_base(result, base, kinds)
+    if (similarity := group_by_probe(probes).get("similarity")) is not None:
+        rows += comparisons.claims_on_neighbours(similarity)
+    skills = _lesser_skills(result)
     for row in rows:
         if skill := skills.get(row["family"]):
             row["evidence"] += f"; what was asked is {skill}"
-    return decision.table(rows)
+    return decision.make_table(rows)
 
 
-def _skills(result: SweepResult) -> dict[str, str]:
+def _lesser_skills(result: SweepResult) -> dict[str, str]:
     """By family, what its questions take where all of them take less than the family says."""
-    asked: dict[str, set[str]] = {}
+    skills_of: dict[str, set[str]] = {}
     for cell in result.manifest.get("cells", []):
         if "family" in cell:
-            asked.setdefault(cell["family"], set()).add(cell.get("skill", ""))
-    return {family: " or ".join(sorted(each)) for family, each in asked.items() if "" not in each}
+            skills_of.setdefault(cell["family"], set()).add(cell.get("skill", ""))
+    return {
+        family: " or ".join(sorted(skills))
+        for family, skills in skills_of.items()
+        if "" not in skills
+    }
 
 
-def _frame(harms: Harms, layers: pd.DataFrame) -> pd.DataFrame:
-    found: dict[tuple[str, str, str], list[int]] = {}
+def _summarize(harms: Harms, layers: pd.DataFrame) -> pd.DataFrame:
+    layers_by_verdict: dict[tuple[str, str, str], list[int]] = {}
     for row in records(layers):
-        found.setdefault((row.family, row.protocol, row.verdict), []).append(int(row.layer))
+        layers_by_verdict.setdefault((row.family, row.protocol, row.verdict), []).append(
+            int(row.layer)
+        )
     rows = []
     for family, protocol in harms.keys:
         cell = harms.measured(family, protocol)
-        cell = harms.cell(family, protocol) if cell.empty else cell
+        cell = harms.intact_rows(family, protocol) if cell.empty else cell
         depth = harms.early_minus_late(family, protocol)
-        mean = harms.mean_harm(family, protocol)
-        own = {verdict: found.get((family, protocol, verdict), []) for verdict in VERDICTS}
-        measured = _measured(harms, protocol)
-        others = [other for other in measured if other != family]
-        effective, of_effective = effective_number(harms, family, protocol, leave_out=own["sink"])
+        mean_harm = harms.mean_harm(family, protocol)
+        layers_of = {
+            verdict: layers_by_verdict.get((family, protocol, verdict), []) for verdict in VERDICTS
+        }
+        measured_families = _measured_families(harms, protocol)
+        other_families = [other for other in measured_families if other != family]
+        effective = effective_number(harms, family, protocol, leave_out=layers_of["sink"])
         rows.append(
             {
                 "family": family,
@@ -157,78 +170,97 @@ def _frame(harms: Harms, layers: pd.DataFrame) -> pd.DataFrame:
                 "intact": float(cell["score"].mean()),
                 "chance": float(cell["chance"].mean()),
                 **dict(zip(("early_minus_late", "ci_low", "ci_high"), depth.numbers, strict=True)),
-                "critical": own["critical"],
-                "spare": own["spare"],
-                "undecided": own["undecided"],
-                "general": _in_all(found, measured, protocol, "critical")
-                if CONTROL in measured and family in measured and others
+                "critical": layers_of["critical"],
+                "spare": layers_of["spare"],
+                "undecided": layers_of["undecided"],
+                "general": _layers_in_all(
+                    layers_by_verdict, measured_families, protocol, "critical"
+                )
+                if CONTROL in measured_families and family in measured_families and other_families
                 else [],
-                "specific": _specific(layers, own["critical"], others, protocol),
-                "sink": own["sink"],
-                "effective": effective,
-                "effective_low": of_effective.low,
-                "effective_high": of_effective.high,
-                **dict(zip(_MEAN, mean.numbers, strict=True)),
+                "specific": _specific_layers(
+                    layers, layers_of["critical"], other_families, protocol
+                ),
+                "sink": layers_of["sink"],
+                "effective": effective.value,
+                "effective_low": effective.interval.low,
+                "effective_high": effective.interval.high,
+                **dict(zip(_MEAN, mean_harm.numbers, strict=True)),
             }
         )
     return pd.DataFrame(rows)
 
 
-def _in_all(
-    found: dict[tuple[str, str, str], list[int]], families: list[str], protocol: str, verdict: str
+def _layers_in_all(
+    layers_by_verdict: dict[tuple[str, str, str], list[int]],
+    families: list[str],
+    protocol: str,
+    verdict: str,
 ) -> list[int]:
-    lists = [set(found.get((family, protocol, verdict), [])) for family in families]
+    lists = [set(layers_by_verdict.get((family, protocol, verdict), [])) for family in families]
     return sorted(set.intersection(*lists)) if lists else []
 
 
-def _specific(
-    layers: pd.DataFrame, critical: list[int], others: list[str], protocol: str
+def _specific_layers(
+    layers: pd.DataFrame, critical: list[int], other_families: list[str], protocol: str
 ) -> list[int]:
     """The critical layers whose harm is below 0.2 for every other family, by its interval."""
-    rows = layers[(layers["protocol"] == protocol) & layers["family"].isin(others)]
-    below = rows[rows["harm_high"] < CRITICAL].groupby("layer")["family"].nunique()
-    return [layer for layer in critical if others and below.get(layer, 0) == len(others)]
+    rows = layers[(layers["protocol"] == protocol) & layers["family"].isin(other_families)]
+    n_below = rows[rows["harm_high"] < CRITICAL].groupby("layer")["family"].nunique()
+    return [
+        layer
+        for layer in critical
+        if other_families and n_below.get(layer, 0) == len(other_families)
+    ]
 
 
-def _contrasts(harms: Harms) -> pd.DataFrame:
+def _measure_contrasts(harms: Harms) -> pd.DataFrame:
     rows: list[tuple[object, ...]] = []
-    for one, two in itertools.combinations(harms.keys, 2):
-        (family, protocol), (other, second) = one, two
-        if protocol == second:
-            apart = stats.difference_of(harms.early_minus_late(*one), harms.early_minus_late(*two))
-            rows.append(("early_minus_late", harms.at, protocol, family, other, *apart.numbers))
+    for first, second in itertools.combinations(harms.keys, 2):
+        (family, protocol), (other, other_protocol) = first, second
+        if protocol == other_protocol:
+            difference = stats.difference_of(
+                harms.early_minus_late(*first), harms.early_minus_late(*second)
+            )
+            rows.append(
+                ("early_minus_late", harms.at, protocol, family, other, *difference.numbers)
+            )
         elif family == other and len(harms.swept) == harms.n_layers:
-            apart = harms.mean_harm_apart(family, protocol, second)
-            both = f"{protocol} - {second}"
-            rows.append(("mean_harm", harms.at, both, family, "", *apart.numbers))
+            difference = harms.mean_harm_apart(family, protocol, other_protocol)
+            protocols = f"{protocol} - {other_protocol}"
+            rows.append(("mean_harm", harms.at, protocols, family, "", *difference.numbers))
     if harms.after_first:
         for family, protocol in harms.keys:
-            kept = harms.early_minus_late(family, protocol, AFTER_FIRST)
-            apart = stats.difference_of(harms.early_minus_late(family, protocol), kept)
-            own = (protocol, family, "")
-            rows.append(("early_minus_late", AFTER_FIRST, *own, *kept.numbers))
-            rows.append(("early_minus_late", _KEPT.format(harms.at), *own, *apart.numbers))
+            first_token_kept = harms.early_minus_late(family, protocol, AFTER_FIRST)
+            difference = stats.difference_of(
+                harms.early_minus_late(family, protocol), first_token_kept
+            )
+            key = (protocol, family, "")
+            rows.append(("early_minus_late", AFTER_FIRST, *key, *first_token_kept.numbers))
+            rows.append(("early_minus_late", _KEPT.format(harms.at), *key, *difference.numbers))
     columns = ["quantity", "at", "protocol", "family", "against", "difference", "ci_low", "ci_high"]
     return pd.DataFrame(rows, columns=columns)
 
 
-def _claim(line: dict[str, Any], harms: Harms, second: list[Harms]) -> str:
-    family, protocol = str(line["family"]), str(line["protocol"])
-    cell = harms.cell(family, protocol)
-    standing = [f"seen under {harms.ablation}{'' if second else ' only'}"]
-    held = harms.holds_with_first_token_kept(family, protocol)
-    if not held:
-        standing.append("not shown with the first token's write kept")
+def _describe_row(row: dict[str, Any], harms: Harms, second: list[Harms]) -> str:
+    family, protocol = str(row["family"]), str(row["protocol"])
+    cell = harms.intact_rows(family, protocol)
+    evidence = [f"seen under {harms.ablation}{'' if second else ' only'}"]
+    holds = harms.holds_with_first_token_kept(family, protocol)
+    if not holds:
+        evidence.append("not shown with the first token's write kept")
     for other in second:
         contrast = other.early_minus_late(family, protocol)
-        both = held and other.holds_with_first_token_kept(family, protocol)
-        standing.append(wording.agreement(line, contrast, other.ablation, both))
-    left_out = list(cell.loc[~cell["above_chance"], "task"])
-    return wording.row(line, wording.reason(cell), left_out, ", ".join(standing))
+        both_hold = holds and other.holds_with_first_token_kept(family, protocol)
+        evidence.append(wording.describe_agreement(row, contrast, other.ablation, both_hold))
+    tasks_left_out = list(cell.loc[~cell["above_chance"], "task"])
+    return wording.describe_family(
+        row, wording.explain_unmeasurable(cell), tasks_left_out, ", ".join(evidence)
+    )
 
 
-def _kinds(result: SweepResult) -> list[str]:
-    kinds = list(dict.fromkeys(single_sites(result)["ablation"]))
+def _ablation_kinds(result: SweepResult) -> list[str]:
+    kinds = list(dict.fromkeys(single_site_effects(result)["ablation"]))
     if not kinds:
         raise InputError(
             "roles need conditions that ablate one whole layer each, and this result has none: "
@@ -237,7 +269,7 @@ def _kinds(result: SweepResult) -> list[str]:
     return kinds
 
 
-def _chosen(kinds: list[str], ablation: str | None) -> str:
+def _choose_kind(kinds: list[str], ablation: str | None) -> str:
     if ablation is None:
         if len(kinds) > 1:
             raise InputError(
@@ -246,11 +278,11 @@ def _chosen(kinds: list[str], ablation: str | None) -> str:
             )
         return kinds[0]
     if ablation not in kinds:
-        raise InputError(unknown("ablation", ablation, kinds))
+        raise InputError(describe_unknown("ablation", ablation, kinds))
     return ablation
 
 
-def _setting(result: SweepResult, harms: Harms, second: Sequence[str]) -> wording.Setting:
+def _make_setting(result: SweepResult, harms: Harms, second: Sequence[str]) -> wording.Setting:
     model = result.manifest.get("model", {})
     return wording.Setting(
         model=str(model.get("name", "the model")),
@@ -263,52 +295,52 @@ def _setting(result: SweepResult, harms: Harms, second: Sequence[str]) -> wordin
         control=CONTROL,
         noise_floor=result.noise_floor(),
         tasks=harms.precision(),
-        leans=_leans(harms),
-        apart=_apart(harms),
+        leans=_find_leanings(harms),
+        apart=_find_differences(harms),
     )
 
 
-def _leans(harms: Harms) -> dict[tuple[str, str], int]:
+def _find_leanings(harms: Harms) -> dict[tuple[str, str], int]:
     """Which families lean on an end of the depth, at once for all of a protocol."""
-    found = {}
+    leanings = {}
     for family, protocol in harms.keys:
-        level = _at_once(len(_measured(harms, protocol)))
+        level = _simultaneous_level(len(_measured_families(harms, protocol)))
         depth = harms.early_minus_late(family, protocol, level=level).interval
-        found[family, protocol] = wording.sign(depth.low, depth.high)
-    return found
+        leanings[family, protocol] = wording.sign_of(depth.low, depth.high)
+    return leanings
 
 
-def _apart(harms: Harms) -> frozenset[tuple[str, str, str, str]]:
+def _find_differences(harms: Harms) -> frozenset[tuple[str, str, str, str]]:
     """Contrasts that differ from 0, at once for all of their kind under a protocol."""
-    found = set()
+    differences = set()
     for protocol in dict.fromkeys(protocol for _, protocol in harms.keys):
-        families = _measured(harms, protocol)
+        families = _measured_families(harms, protocol)
         pairs = list(itertools.combinations(families, 2))
-        for one, two in pairs:
-            level = _at_once(len(pairs))
-            parts = [harms.early_minus_late(f, protocol, level=level) for f in (one, two)]
-            if _differs(stats.difference_of(*parts)):
-                found.add((harms.at, protocol, one, two))
+        for first, second in pairs:
+            level = _simultaneous_level(len(pairs))
+            depths = [harms.early_minus_late(f, protocol, level=level) for f in (first, second)]
+            if _excludes_zero(stats.difference_of(*depths)):
+                differences.add((harms.at, protocol, first, second))
         for family in families if harms.after_first else ():
-            level = _at_once(len(families))
-            parts = [
+            level = _simultaneous_level(len(families))
+            depths = [
                 harms.early_minus_late(family, protocol, at, level=level)
                 for at in (harms.at, AFTER_FIRST)
             ]
-            if _differs(stats.difference_of(*parts)):
-                found.add((_KEPT.format(harms.at), protocol, family, ""))
-    return frozenset(found)
+            if _excludes_zero(stats.difference_of(*depths)):
+                differences.add((_KEPT.format(harms.at), protocol, family, ""))
+    return frozenset(differences)
 
 
-def _measured(harms: Harms, protocol: str) -> list[str]:
+def _measured_families(harms: Harms, protocol: str) -> list[str]:
     """The families with skill under a protocol."""
     return [f for f, p in harms.keys if p == protocol and not harms.measured(f, p).empty]
 
 
-def _at_once(n: int) -> float:
+def _simultaneous_level(n: int) -> float:
     """The level of one of `n` intervals that hold at once (Bonferroni)."""
     return 1 - (1 - stats.LEVEL) / max(1, n)
 
 
-def _differs(contrast: stats.Contrast) -> bool:
+def _excludes_zero(contrast: stats.Contrast) -> bool:
     return contrast.interval.low > 0 or contrast.interval.high < 0

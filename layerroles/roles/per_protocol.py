@@ -9,30 +9,38 @@ import pandas as pd
 from layerroles.results import records
 from layerroles.roles.harms import AFTER_FIRST, CRITICAL, SPARE, drops_by_half
 from layerroles.roles.roles import Roles, Sentence
-from layerroles.roles.wording import Setting, bounds, least, listed, number, unchanged, where
+from layerroles.roles.wording import (
+    Setting,
+    describe_positions,
+    fewest_examples,
+    format_bounds,
+    format_estimate,
+    format_layers,
+    reach_unchanged,
+)
 
 _SHOWN = 5  # the most pairs or heads that are named, worst first
 _ENDS = ["difference", "ci_low", "ci_high"]
 
 
-def under(protocol: str, roles: Roles, setting: Setting) -> Iterator[Sentence]:
+def protocol_sentences(protocol: str, roles: Roles, setting: Setting) -> Iterator[Sentence]:
     """Yield sentences on depth, layers, spread, precision, pairs and heads, in this order."""
     rows = roles.frame[roles.frame["protocol"] == protocol]
     layers = roles.layers[roles.layers["protocol"] == protocol]
-    known = rows[rows["early_minus_late"].notna()]
+    known_rows = rows[rows["early_minus_late"].notna()]
     topics = {
-        "depth": _depth(protocol, known, roles.contrasts, setting),
-        "layers": _layers(protocol, rows, layers, setting),
-        "spread": _spread(protocol, rows),
-        "precision": _precision(protocol, layers, setting.tasks),
-        "pairs": _pairs(protocol, roles.pairs[roles.pairs["protocol"] == protocol]),
-        "heads": _heads(protocol, roles.heads[roles.heads["protocol"] == protocol]),
+        "depth": _say_depth(protocol, known_rows, roles.contrasts, setting),
+        "layers": _say_layers(protocol, rows, layers, setting),
+        "spread": _say_spread(protocol, rows),
+        "precision": _say_precision(protocol, layers, setting.tasks),
+        "pairs": _say_pairs(protocol, roles.pairs[roles.pairs["protocol"] == protocol]),
+        "heads": _say_heads(protocol, roles.heads[roles.heads["protocol"] == protocol]),
     }
     for about, lines in topics.items():
         yield from (Sentence(line, about, protocol) for line in lines)
 
 
-def _depth(
+def _say_depth(
     protocol: str, rows: pd.DataFrame, contrasts: pd.DataFrame, setting: Setting
 ) -> list[str]:
     if rows.empty:
@@ -46,39 +54,50 @@ def _depth(
     parts = [
         f"{words} "
         + ", ".join(
-            f"{r.family} {number(r.early_minus_late, r.ci_low, r.ci_high)}" for r in records(some)
+            f"{r.family} {format_estimate(r.early_minus_late, r.ci_low, r.ci_high)}"
+            for r in records(family_rows)
         )
-        for words, some in kinds
-        if not some.empty
+        for words, family_rows in kinds
+        if not family_rows.empty
     ]
     at_once = " (sorted by intervals that hold for all families at once)" if len(rows) > 1 else ""
     lines = [
         f"Under {protocol}, by harm of the first third of layers minus the last{at_once}: "
         f"{'; '.join(parts)}."
     ]
-    known = contrasts[(contrasts["protocol"] == protocol) & contrasts["difference"].notna()]
-    shown = known[["at", "protocol", "family", "against"]].apply(tuple, axis=1).isin(setting.apart)
-    lines += _kept(protocol, known[shown & (known["against"] == "")], known)
-    between = known["against"] != ""
-    apart = known[shown & between]
-    if not apart.empty:
-        pairs = ", ".join(_pair(r) for r in records(apart))
-        looked_at = int(between.sum())
-        each = (
+    known_contrasts = contrasts[
+        (contrasts["protocol"] == protocol) & contrasts["difference"].notna()
+    ]
+    clear = (
+        known_contrasts[["at", "protocol", "family", "against"]]
+        .apply(tuple, axis=1)
+        .isin(setting.apart)
+    )
+    lines += _say_first_token_kept(
+        protocol, known_contrasts[clear & (known_contrasts["against"] == "")], known_contrasts
+    )
+    between_families = known_contrasts["against"] != ""
+    clear_pairs = known_contrasts[clear & between_families]
+    if not clear_pairs.empty:
+        pairs = ", ".join(_format_pair(r) for r in records(clear_pairs))
+        looked_at = int(between_families.sum())
+        for_all_pairs = (
             f" (by intervals that hold for all {looked_at} pairs at once)" if looked_at > 1 else ""
         )
-        lines.append(f"Under {protocol}, families differ in this{each}: {pairs}.")
-    elif between.any():
+        lines.append(f"Under {protocol}, families differ in this{for_all_pairs}: {pairs}.")
+    elif between_families.any():
         lines.append(f"Under {protocol}, no two families are shown to differ in this.")
     return lines
 
 
-def _kept(protocol: str, changed: pd.DataFrame, contrasts: pd.DataFrame) -> list[str]:
+def _say_first_token_kept(
+    protocol: str, changed: pd.DataFrame, contrasts: pd.DataFrame
+) -> list[str]:
     """List families whose early minus late harm changes if the first token's write is kept."""
-    kept = contrasts[contrasts["at"] == AFTER_FIRST].set_index("family")
+    kept_by_family = contrasts[contrasts["at"] == AFTER_FIRST].set_index("family")
     changes = [
-        f"{r.family} to {number(*kept.loc[r.family, _ENDS])} "
-        f"(by {number(-r.difference, -r.ci_high, -r.ci_low)})"
+        f"{r.family} to {format_estimate(*kept_by_family.loc[r.family, _ENDS])} "
+        f"(by {format_estimate(-r.difference, -r.ci_high, -r.ci_low)})"
         for r in records(changed)
     ]
     if not changes:
@@ -86,27 +105,33 @@ def _kept(protocol: str, changed: pd.DataFrame, contrasts: pd.DataFrame) -> list
     return [f"Under {protocol}, this changes with the first token kept: {', '.join(changes)}."]
 
 
-def _pair(pair: Any) -> str:
+def _format_pair(pair: Any) -> str:
     line = pair._asdict()
-    one, two, turn = line["family"], line["against"], 1.0
+    earlier, later, sign = line["family"], line["against"], 1.0
     low, high = line["ci_low"], line["ci_high"]
     if high < 0:
-        one, two, turn, low, high = two, one, -1.0, -high, -low
-    return f"{one} earlier than {two} by {number(turn * line['difference'], low, high)}"
+        earlier, later, sign, low, high = later, earlier, -1.0, -high, -low
+    return (
+        f"{earlier} earlier than {later} by {format_estimate(sign * line['difference'], low, high)}"
+    )
 
 
-def _layers(protocol: str, rows: pd.DataFrame, layers: pd.DataFrame, setting: Setting) -> list[str]:
+def _say_layers(
+    protocol: str, rows: pd.DataFrame, layers: pd.DataFrame, setting: Setting
+) -> list[str]:
     measured = set(layers.loc[layers["harm"].notna(), "family"])
     rows = rows[rows["family"].isin(measured)]
     if rows.empty:
         return []
     lists = []
     for name in ("critical", "specific", "spare"):
-        families = [f"{r['family']} {listed(r[name])}" for _, r in rows.iterrows() if r[name]]
+        families = [
+            f"{r['family']} {format_layers(r[name])}" for _, r in rows.iterrows() if r[name]
+        ]
         lists.append(f"{name}: {'; '.join(families) or 'no layer'}")
     lines = [f"Under {protocol}, {'. '.join(word[0].upper() + word[1:] for word in lists)}."]
     lines[0] = lines[0].replace("Critical", "critical", 1)
-    lines.append(_general(protocol, rows, measured, setting))
+    lines.append(_say_general(protocol, rows, measured, setting))
     if not setting.after_first:
         lines.append(
             f"Under {protocol}, sinks cannot be identified: that takes both all and after_first."
@@ -116,14 +141,14 @@ def _layers(protocol: str, rows: pd.DataFrame, layers: pd.DataFrame, setting: Se
     if not sinks.empty:
         lines.append(
             f"Under {protocol}, sinks, whose harm falls below {CRITICAL} when the first token's "
-            f"write is kept: {_spared(sinks)}."
+            f"write is kept: {_format_sinks(sinks)}."
         )
     partly = layers[(layers["verdict"] == "critical") & _drops_by_half(layers)]
     if not partly.empty:
         lines.append(
             f"Under {protocol}, partly sinks, of whose harm more than half goes away when the "
             f"first token's write is kept, and not shown to fall below {CRITICAL}: "
-            f"{_spared(partly)}."
+            f"{_format_sinks(partly)}."
         )
     return lines
 
@@ -133,21 +158,21 @@ def _drops_by_half(layers: pd.DataFrame) -> "pd.Series[bool]":
     return pd.Series(falls, index=layers.index, dtype=bool)
 
 
-def _spared(sinks: pd.DataFrame) -> str:
+def _format_sinks(sinks: pd.DataFrame) -> str:
     """Format the harm of layers, with the first token's write kept, and by how much it falls."""
     lines = []
     for layer, rows in sinks.groupby("layer"):
         harms = [
             f"{r.family} {r.harm:+.2f} to "
-            f"{number(r.after_first_harm, r.after_first_low, r.after_first_high)} "
-            f"(falls by {number(r.gone, r.gone_low, r.gone_high)})"
+            f"{format_estimate(r.after_first_harm, r.after_first_low, r.after_first_high)} "
+            f"(falls by {format_estimate(r.gone, r.gone_low, r.gone_high)})"
             for r in records(rows)
         ]
         lines.append(f"layer {layer} for {', '.join(harms)}")
     return "; ".join(lines)
 
 
-def _general(protocol: str, rows: pd.DataFrame, measured: set[str], setting: Setting) -> str:
+def _say_general(protocol: str, rows: pd.DataFrame, measured: set[str], setting: Setting) -> str:
     if setting.control not in measured or len(measured) < 2:
         return (
             f"Under {protocol}, no layer can be called general: that takes the copying control "
@@ -156,18 +181,18 @@ def _general(protocol: str, rows: pd.DataFrame, measured: set[str], setting: Set
     general = rows["general"].iloc[0]
     return (
         f"Under {protocol}, critical for all {len(measured)} measured families, the copying "
-        f"control included (general): {listed(general)}."
+        f"control included (general): {format_layers(general)}."
     )
 
 
-def _spread(protocol: str, rows: pd.DataFrame) -> list[str]:
+def _say_spread(protocol: str, rows: pd.DataFrame) -> list[str]:
     """State over how many layers each family's harm is spread."""
-    known = rows[rows["effective"].notna()]
-    if known.empty:
+    known_rows = rows[rows["effective"].notna()]
+    if known_rows.empty:
         return []
     numbers = ", ".join(
-        f"{r.family} {r.effective:.1f}{bounds(r.effective_low, r.effective_high, 1)}"
-        for r in records(known)
+        f"{r.family} {r.effective:.1f}{format_bounds(r.effective_low, r.effective_high, 1)}"
+        for r in records(known_rows)
     )
     return [
         f"Under {protocol}, harm is spread over this many layers (effective number, sinks left "
@@ -175,36 +200,38 @@ def _spread(protocol: str, rows: pd.DataFrame) -> list[str]:
     ]
 
 
-def _precision(protocol: str, layers: pd.DataFrame, tasks: pd.DataFrame) -> list[str]:
+def _say_precision(protocol: str, layers: pd.DataFrame, tasks: pd.DataFrame) -> list[str]:
     """State the width of intervals, and for which families no layer could be spare at this n."""
-    known = layers[layers["harm"].notna()]
-    if known.empty:
+    known_layers = layers[layers["harm"].notna()]
+    if known_layers.empty:
         return []
-    half = ((known["harm_high"] - known["harm_low"]) / 2).median()
-    wide = "not known" if math.isnan(half) else f"about ±{half:.2f} wide"
-    n, most = int(known["n"].min()), int(known["n"].max())
-    tasks = tasks[(tasks["protocol"] == protocol) & tasks["family"].isin(set(known["family"]))]
-    undecided, total = int((known["verdict"] == "undecided").sum()), len(known)
+    half = ((known_layers["harm_high"] - known_layers["harm_low"]) / 2).median()
+    width = "not known" if math.isnan(half) else f"about ±{half:.2f} wide"
+    n, n_most = int(known_layers["n"].min()), int(known_layers["n"].max())
+    tasks = tasks[
+        (tasks["protocol"] == protocol) & tasks["family"].isin(set(known_layers["family"]))
+    ]
+    undecided, total = int((known_layers["verdict"] == "undecided").sum()), len(known_layers)
     text = (
-        f"Under {protocol}, at n={n if n == most else f'{n} to {most}'} the interval of a layer's "
-        f"harm is {wide}, so {undecided} of {total} layer verdicts are undecided"
+        f"Under {protocol}, at n={n if n == n_most else f'{n} to {n_most}'} the interval of a "
+        f"layer's harm is {width}, so {undecided} of {total} layer verdicts are undecided"
     )
     families = tasks.groupby("family", sort=False)
-    short = [
-        f"{family} {least(list(rows['intact']), list(rows['chance']))}"
+    too_few = [
+        f"{family} {fewest_examples(list(rows['intact']), list(rows['chance']))}"
         f"{' a task' if len(rows) > 1 else ''}"
         for family, rows in families
-        if unchanged(list(rows["n"]), list(rows["intact"]), list(rows["chance"])) > SPARE
+        if reach_unchanged(list(rows["n"]), list(rows["intact"]), list(rows["chance"])) > SPARE
     ]
-    if short:
+    if too_few:
         text += (
-            f"; no layer could be spare (within ±{SPARE}) for {len(short)} of {len(families)} "
-            f"families even if not one answer changed: that takes n={', '.join(short)}"
+            f"; no layer could be spare (within ±{SPARE}) for {len(too_few)} of {len(families)} "
+            f"families even if not one answer changed: that takes n={', '.join(too_few)}"
         )
-    return [f"{text}.{_power(tasks[tasks['unit'] == 'accuracy'])}"]
+    return [f"{text}.{_say_power(tasks[tasks['unit'] == 'accuracy'])}"]
 
 
-def _power(tasks: pd.DataFrame) -> str:
+def _say_power(tasks: pd.DataFrame) -> str:
     """State the drops in accuracy that are detected, for tasks scored by accuracy."""
     if tasks.empty:
         return ""
@@ -218,14 +245,14 @@ def _power(tasks: pd.DataFrame) -> str:
     return f"{text}, of {', '.join(none)} none." if len(none) else f"{text}."
 
 
-def _pairs(protocol: str, pairs: pd.DataFrame) -> list[str]:
+def _say_pairs(protocol: str, pairs: pd.DataFrame) -> list[str]:
     """Name the pairs of layers that cost more than either alone explains."""
     pairs = pairs[pairs["verdict"] != "not measurable"]
     by_family = []
     for family, rows in pairs.groupby("family", sort=False):
         backups = rows[rows["verdict"] == "backup"].sort_values("excess", ascending=False)
         shown = [
-            f"{r.layer} with {r.other} {number(r.excess, r.excess_low, r.excess_high)} "
+            f"{r.layer} with {r.other} {format_estimate(r.excess, r.excess_low, r.excess_high)} "
             f"(pair {r.harm:+.2f}, explained {r.explained:+.2f})"
             for r in records(backups.head(_SHOWN))
         ]
@@ -242,7 +269,7 @@ def _pairs(protocol: str, pairs: pd.DataFrame) -> list[str]:
     ]
 
 
-def _heads(protocol: str, heads: pd.DataFrame) -> list[str]:
+def _say_heads(protocol: str, heads: pd.DataFrame) -> list[str]:
     """Name the critical single heads."""
     heads = heads[heads["harm"].notna()]
     lines = []
@@ -251,7 +278,7 @@ def _heads(protocol: str, heads: pd.DataFrame) -> list[str]:
         for family, rows in of_ablation.groupby("family", sort=False):
             critical = rows[rows["verdict"] == "critical"].sort_values("harm", ascending=False)
             shown = [
-                f"L{r.layer}.H{r.head} {number(r.harm, r.harm_low, r.harm_high)}"
+                f"L{r.layer}.H{r.head} {format_estimate(r.harm, r.harm_low, r.harm_high)}"
                 for r in records(critical.head(_SHOWN))
             ]
             more = f" and {len(critical) - _SHOWN} more" if len(critical) > _SHOWN else ""
@@ -262,6 +289,6 @@ def _heads(protocol: str, heads: pd.DataFrame) -> list[str]:
             )
         lines.append(
             f"Under {protocol}, critical heads ({ablation} of one head at a time, at "
-            f"{where(str(at))}): {'; '.join(by_family)}."
+            f"{describe_positions(str(at))}): {'; '.join(by_family)}."
         )
     return lines

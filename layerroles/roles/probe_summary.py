@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float
 
-from layerroles.probes import by_probe, first_stays, median_bounds
+from layerroles.probes import find_lasting_layer, group_by_probe, median_bounds
 
 TOP_HEADS = 3
 # A retrieval score counts where the model wrote so much of the evidence (Wu et al., 2404.15574).
@@ -30,7 +30,7 @@ COLUMNS = [
 ]
 
 
-def summary(probes: Sequence[pd.DataFrame]) -> pd.DataFrame:
+def summarize_probes(probes: Sequence[pd.DataFrame]) -> pd.DataFrame:
     """Sum up probe frames, of the intact model, by probe and family.
 
     - `logit_lens`, `tuned_lens`: a row. `emerged` is the share of the `n` examples whose answer
@@ -53,21 +53,21 @@ def summary(probes: Sequence[pd.DataFrame]) -> pd.DataFrame:
         InputError: a frame that no registered probe gave.
     """
     rows: list[dict[str, object]] = []
-    for name, own in by_probe(probes).items():
-        if name not in _KINDS:
+    for name, frame in group_by_probe(probes).items():
+        if name not in _SUMMARIES:
             continue
-        for family, rest in own.groupby("family", sort=False):
-            rows += [{"probe": name, "family": family, **row} for row in _KINDS[name](rest)]
+        for family, rest in frame.groupby("family", sort=False):
+            rows += [{"probe": name, "family": family, **row} for row in _SUMMARIES[name](rest)]
     table = pd.DataFrame(rows, columns=COLUMNS)
     return table.astype({"n": int, "layer": "Int64", "head": "Int64"})
 
 
-def emergence(lens: pd.DataFrame) -> "pd.Series[float]":
+def emergence_layers(lens: pd.DataFrame) -> "pd.Series[float]":
     """The first layer from which the answer stays at rank 0, per example; NaN for never."""
-    return _stays(lens, "rank", lambda rank: rank == 0)
+    return _first_lasting_layer(lens, "rank", lambda rank: rank == 0)
 
 
-def _stays(
+def _first_lasting_layer(
     frame: pd.DataFrame,
     column: str,
     holds: Callable[[Float[np.ndarray, "example layer"]], Bool[np.ndarray, "example layer"]],
@@ -77,35 +77,35 @@ def _stays(
         frame = frame[frame["part"] == "block"]
     values = frame.pivot(index=["task", "example"], columns="layer", values=column)
     values = values.sort_index(axis=1)
-    first = first_stays(holds(values.to_numpy(float)), list(values.columns))
+    first = find_lasting_layer(holds(values.to_numpy(float)), list(values.columns))
     return pd.Series(first, index=values.index)
 
 
-def _depth(
+def _summarize_depth(
     frame: pd.DataFrame, first: Callable[[pd.DataFrame], "pd.Series[float]"]
 ) -> list[dict[str, object]]:
     """The median of a layer over examples, and in how many of them there is one."""
-    found = first(frame)
-    known = found.dropna().sort_values().to_numpy(float)
-    low, high = median_bounds(known)
+    layers = first(frame)
+    known_layers = layers.dropna().sort_values().to_numpy(float)
+    low, high = median_bounds(known_layers)
     return [
         {
-            "n": len(found),
-            "emerged": len(known) / len(found),
-            "emergence": float(np.median(known)) if len(known) else np.nan,
+            "n": len(layers),
+            "emerged": len(known_layers) / len(layers),
+            "emergence": float(np.median(known_layers)) if len(known_layers) else np.nan,
             "emergence_low": low,
             "emergence_high": high,
         }
     ]
 
 
-def _attention(attention: pd.DataFrame) -> list[dict[str, object]]:
+def _top_attention_heads(attention: pd.DataFrame) -> list[dict[str, object]]:
     attention = attention.dropna(subset=["evidence"])
     heads = attention.groupby(["layer", "head"])[["evidence", "uniform"]].mean()
-    n = _n(attention)
+    n = _count_examples(attention)
     return [
         {
-            **_named(row["layer"], row["head"]),
+            **_name_site(row["layer"], row["head"]),
             "n": n,
             "evidence": row["evidence"],
             "uniform": row["uniform"],
@@ -114,14 +114,14 @@ def _attention(attention: pd.DataFrame) -> list[dict[str, object]]:
     ]
 
 
-def _heads(frame: pd.DataFrame, measures: tuple[str, ...]) -> list[dict[str, object]]:
+def _top_heads(frame: pd.DataFrame, measures: tuple[str, ...]) -> list[dict[str, object]]:
     """The heads with the largest means, for each measure."""
     return [
-        {**_named(row["layer"], row["head"]), "n": n, "measure": measure, "value": row[measure]}
+        {**_name_site(row["layer"], row["head"]), "n": n, "measure": measure, "value": row[measure]}
         for measure in measures
-        for known in [frame.dropna(subset=[measure])]
-        for n in [_n(known)]
-        for _, row in known.groupby(["layer", "head"])[measure]
+        for known_rows in [frame.dropna(subset=[measure])]
+        for n in [_count_examples(known_rows)]
+        for _, row in known_rows.groupby(["layer", "head"])[measure]
         .mean()
         .nlargest(TOP_HEADS)
         .reset_index()
@@ -129,22 +129,22 @@ def _heads(frame: pd.DataFrame, measures: tuple[str, ...]) -> list[dict[str, obj
     ]
 
 
-def _found(scores: pd.DataFrame) -> pd.DataFrame:
+def _with_evidence_written(scores: pd.DataFrame) -> pd.DataFrame:
     """The examples of which the model wrote enough of the evidence, where that is known."""
     return scores[scores["recall"] >= FOUND] if "recall" in scores else scores
 
 
-def _similarity(frame: pd.DataFrame) -> list[dict[str, object]]:
+def _least_changing_layers(frame: pd.DataFrame) -> list[dict[str, object]]:
     """The layers whose block turns the stream least."""
     single = frame[frame["n"] == 1].groupby("layer")["influence"].mean()
-    measure = f"influence {positions(frame)}"
+    measure = f"influence {describe_averaging(frame)}"
     return [
-        {**_named(layer), "n": _n(frame), "measure": measure, "value": value}
+        {**_name_site(layer), "n": _count_examples(frame), "measure": measure, "value": value}
         for layer, value in single.nsmallest(TOP_HEADS).items()
     ]
 
 
-def positions(similarity: pd.DataFrame) -> str:
+def describe_averaging(similarity: pd.DataFrame) -> str:
     """The positions over which a similarity frame was averaged, in words."""
     if "n_tokens" not in similarity:
         return "at positions not known"
@@ -152,34 +152,35 @@ def positions(similarity: pd.DataFrame) -> str:
     return "at the answering position" if last else "over all tokens of the prompt"
 
 
-def _attribution(frame: pd.DataFrame) -> list[dict[str, object]]:
+def _most_writing_layers(frame: pd.DataFrame) -> list[dict[str, object]]:
     """The layers whose attention and MLP write most of the answer's logit."""
     written = frame[frame["part"].isin(("attn", "mlp"))]
-    whole = written.groupby(["task", "example", "layer"])["logit"].sum().groupby("layer").mean()
+    logits = written.groupby(["task", "example", "layer"])["logit"].sum().groupby("layer").mean()
     return [
-        {**_named(layer), "n": _n(frame), "measure": "logit", "value": value}
-        for layer, value in whole.nlargest(TOP_HEADS).items()
+        {**_name_site(layer), "n": _count_examples(frame), "measure": "logit", "value": value}
+        for layer, value in logits.nlargest(TOP_HEADS).items()
     ]
 
 
-_KINDS: dict[str, Callable[[pd.DataFrame], list[dict[str, object]]]] = {
-    "logit_lens": partial(_depth, first=emergence),
-    "tuned_lens": partial(_depth, first=emergence),
+_SUMMARIES: dict[str, Callable[[pd.DataFrame], list[dict[str, object]]]] = {
+    "logit_lens": partial(_summarize_depth, first=emergence_layers),
+    "tuned_lens": partial(_summarize_depth, first=emergence_layers),
     "decision": partial(
-        _depth, first=partial(_stays, column="margin", holds=lambda margin: margin > 0)
+        _summarize_depth,
+        first=partial(_first_lasting_layer, column="margin", holds=lambda margin: margin > 0),
     ),
-    "attention": _attention,
-    "retrieval_score": lambda frame: _heads(_found(frame), ("score",)),
-    "head_scores": partial(_heads, measures=("previous", "duplicate", "induction")),
-    "similarity": _similarity,
-    "attribution": _attribution,
+    "attention": _top_attention_heads,
+    "retrieval_score": lambda frame: _top_heads(_with_evidence_written(frame), ("score",)),
+    "head_scores": partial(_top_heads, measures=("previous", "duplicate", "induction")),
+    "similarity": _least_changing_layers,
+    "attribution": _most_writing_layers,
 }
 
 
-def _named(layer: object, head: object = None) -> dict[str, object]:
+def _name_site(layer: object, head: object = None) -> dict[str, object]:
     site = f"L{layer:.0f}" if head is None else f"L{layer:.0f}.H{head:.0f}"
     return {"site": site, "layer": layer, "head": head}
 
 
-def _n(frame: pd.DataFrame) -> int:
+def _count_examples(frame: pd.DataFrame) -> int:
     return len(frame[["task", "example"]].drop_duplicates())

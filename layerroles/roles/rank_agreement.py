@@ -1,13 +1,15 @@
-"""Do probes and ablation point at the same layers, or the same heads?
+"""Do probes and ablation rank the same layers and heads highest, and do several seeds agree?
 
-For each task and protocol, Spearman's rank correlation over sites between what a probe measured
-there and what ablating the site costs (`intact - ablated`, which harm is proportional to). A probe
-is read on the intact model and an ablation breaks it, so that the two agree is evidence that a
-probe sees what matters. It is no more than that: both may follow depth, which stands beside them as
-a probe of its own; a site may matter without being seen to, by way of later ones, and be seen to
-matter where others stand in for it; and a correlation over 30 layers is not one within a layer.
+`probe_agreement` takes, for each task and protocol, Spearman's rank correlation over sites between
+what a probe measured there and what ablating the site costs (`intact - ablated`, to which harm is
+proportional). A probe reads the intact model and an ablation breaks it, so agreement is evidence
+that the probe measures what matters. It is no more than that. Both may follow depth, which is
+therefore correlated too, as if it were a probe. A site may matter through later sites, which a
+probe does not see, and a site that a probe sees may have others that stand in for it. A correlation
+over 30 layers says nothing about differences within a layer.
 
-Do several seeds rank the heads alike? A ranking that they do not share is not to be built on.
+`rank_stability` compares the rankings of heads under several seeds: a ranking on which seeds
+disagree should not be used.
 
 >>> frames = [probe.measure(model, tasks, seed=seed) for seed in range(3)]  # doctest: +SKIP
 >>> rank_stability(frames, value="score")  # doctest: +SKIP
@@ -23,9 +25,9 @@ from jaxtyping import Float
 
 from layerroles import stats
 from layerroles.errors import InputError
-from layerroles.probes import by_probe
+from layerroles.probes import group_by_probe
 from layerroles.results import INTACT, SweepResult, check_result
-from layerroles.roles.harms import Harms, ats_of, single_sites
+from layerroles.roles.harms import Harms, positions_swept, single_site_effects
 
 COLUMNS = [
     *("probe", "measure", "part", "ablation", "at", "task", "family", "protocol"),
@@ -40,16 +42,6 @@ _OF_EXAMPLES = {
 # Of lenses, what a layer adds.
 _GAINS = {"logit_lens": "logprob", "tuned_lens": "logprob", "decision": "margin"}
 _KEY = ["task", "example"]
-
-
-@dataclass(frozen=True, eq=False)
-class _Profile:
-    """One measure of a probe: a row per task and example, a column per place."""
-
-    probe: str
-    measure: str
-    part: str
-    values: pd.DataFrame
 
 
 def probe_agreement(
@@ -94,17 +86,17 @@ def probe_agreement(
         table[["measure", "task", "protocol", "spearman", "low", "high"]]
     """
     check_result(result)
-    given = [probes] if isinstance(probes, pd.DataFrame) else list(probes)
-    frames = by_probe(given).items()
-    profiles = [profile for name, own in frames for profile in _profiles(name, own)]
+    probe_frames = [probes] if isinstance(probes, pd.DataFrame) else list(probes)
+    frames = group_by_probe(probe_frames).items()
+    profiles = [profile for name, frame in frames for profile in _read_profiles(name, frame)]
     if not profiles:
         raise InputError("there is nothing to correlate: give frames that probes measured")
     rows = [
-        _row(harms, task, protocol, family, profile)
-        for harms in _harms(result, ablation, at)
+        _correlate(harms, task, protocol, family, profile)
+        for harms in _each_harms(result, ablation, at)
         for family, protocol in harms.keys
-        for task in harms.cell(family, protocol)["task"]
-        for profile in (*_depths(harms, task, protocol), *profiles)
+        for task in harms.intact_rows(family, protocol)["task"]
+        for profile in (*_layer_numbers(harms, task, protocol), *profiles)
         if profile.part == harms.part and task in profile.values.index.get_level_values("task")
     ]
     if not rows:
@@ -115,16 +107,26 @@ def probe_agreement(
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def _harms(result: SweepResult, ablation: str | None, at: str | None) -> Iterator[Harms]:
+@dataclass(frozen=True, eq=False)
+class _Profile:
+    """One measure of a probe: a row per task and example, a column per place."""
+
+    probe: str
+    measure: str
+    part: str
+    values: pd.DataFrame
+
+
+def _each_harms(result: SweepResult, ablation: str | None, at: str | None) -> Iterator[Harms]:
     """Every kind of ablation of single layers and of single heads, at every position."""
     for part in ("block", "head"):
-        for kind in dict.fromkeys(single_sites(result, part)["ablation"]):
-            for where in sorted(ats_of(result, kind, part)):
+        for kind in dict.fromkeys(single_site_effects(result, part)["ablation"]):
+            for where in sorted(positions_swept(result, kind, part)):
                 if ablation in (None, kind) and at in (None, where):
                     yield Harms(result, kind, where, part=part)
 
 
-def _depths(harms: Harms, task: str, protocol: str) -> Iterator[_Profile]:
+def _layer_numbers(harms: Harms, task: str, protocol: str) -> Iterator[_Profile]:
     """The number of the layer, as if it had been measured."""
     examples = harms.scores(task, protocol).columns
     index = pd.MultiIndex.from_product([[task], examples], names=_KEY)
@@ -134,13 +136,13 @@ def _depths(harms: Harms, task: str, protocol: str) -> Iterator[_Profile]:
     yield _Profile("depth", "layer", harms.part, values)
 
 
-def _profiles(name: str, frame: pd.DataFrame) -> Iterator[_Profile]:
+def _read_profiles(name: str, frame: pd.DataFrame) -> Iterator[_Profile]:
     """What a probe measured, by layer and, where it looked at heads, by head."""
     if name in _GAINS:
         if "part" in frame:
             frame = frame[frame["part"] == "block"]
-        by_layer = _table(frame, ["layer"], _GAINS[name]).diff(axis=1).iloc[:, 1:]
-        yield _Profile(name, f"{_GAINS[name]} gained", "block", _placed(by_layer))
+        by_layer = _pivot(frame, ["layer"], _GAINS[name]).diff(axis=1).iloc[:, 1:]
+        yield _Profile(name, f"{_GAINS[name]} gained", "block", _label_places(by_layer))
         return
     if name == "similarity":
         frame = frame[frame["n"] == 1]
@@ -150,19 +152,19 @@ def _profiles(name: str, frame: pd.DataFrame) -> Iterator[_Profile]:
         frame = written.assign(probe=name)
     for measure in frame.select_dtypes("number").columns.difference([*_KEYS, *_OF_EXAMPLES]):
         if "head" in frame:
-            heads = _table(frame, ["layer", "head"], measure)
-            yield _Profile(name, measure, "head", _placed(heads))
+            heads = _pivot(frame, ["layer", "head"], measure)
+            yield _Profile(name, measure, "head", _label_places(heads))
             by_layer = heads.T.groupby(level="layer").max().T
         else:
-            by_layer = _table(frame, ["layer"], measure)
-        yield _Profile(name, measure, "block", _placed(by_layer))
+            by_layer = _pivot(frame, ["layer"], measure)
+        yield _Profile(name, measure, "block", _label_places(by_layer))
 
 
-def _table(frame: pd.DataFrame, places: list[str], measure: str) -> pd.DataFrame:
+def _pivot(frame: pd.DataFrame, places: list[str], measure: str) -> pd.DataFrame:
     return frame.pivot_table(index=_KEY, columns=places, values=measure, dropna=False)
 
 
-def _placed(values: pd.DataFrame) -> pd.DataFrame:
+def _label_places(values: pd.DataFrame) -> pd.DataFrame:
     """The same with places, layer and head, as columns."""
     places = [
         (int(name[0]), int(name[1])) if isinstance(name, tuple) else (int(name), -1)
@@ -171,13 +173,19 @@ def _placed(values: pd.DataFrame) -> pd.DataFrame:
     return values.set_axis(pd.Index(places, tupleize_cols=False), axis=1)
 
 
-def _row(harms: Harms, task: str, protocol: str, family: str, profile: _Profile) -> dict[str, Any]:
-    cost, seen, clusters = _aligned(harms, task, protocol, profile.values.xs(task, level="task"))
-    cell = harms.cell(family, protocol).set_index("task").loc[task]
+def _correlate(
+    harms: Harms, task: str, protocol: str, family: str, profile: _Profile
+) -> dict[str, Any]:
+    cost, probe_values, clusters = _align(
+        harms, task, protocol, profile.values.xs(task, level="task")
+    )
+    cell = harms.intact_rows(family, protocol).set_index("task").loc[task]
     rho, interval = float("nan"), stats.UNKNOWN
     if cell["above_chance"] or np.isnan(cell["chance"]):
         name = f"{profile.probe} {profile.measure} {harms.ablation} {task}"
-        rho, interval = stats.profile_agreement(seen, cost, harms.rng(name), clusters=clusters)
+        rho, interval = stats.profile_agreement(
+            probe_values, cost, harms.rng(name), clusters=clusters
+        )
     return {
         "probe": profile.probe,
         "measure": profile.measure,
@@ -195,23 +203,25 @@ def _row(harms: Harms, task: str, protocol: str, family: str, profile: _Profile)
     }
 
 
-def _aligned(
-    harms: Harms, task: str, protocol: str, seen: pd.DataFrame
+def _align(
+    harms: Harms, task: str, protocol: str, probe_table: pd.DataFrame
 ) -> tuple[Float[np.ndarray, "site example"], Float[np.ndarray, "site example"], stats.Clusters]:
     """What ablation costs and what the probe saw, over the sites and examples that both have.
 
     And the clusters of these examples.
     """
     scores = harms.scores(task, protocol)
-    names = {place: harms.condition(task, protocol, place) for place in harms.places}
-    places = [place for place, name in names.items() if name is not None and place in seen]
-    examples = scores.columns[scores.loc[INTACT].notna()].intersection(seen.index)
-    ablated = scores.loc[[names[place] for place in places], examples].to_numpy(float)
+    condition_of = {place: harms.condition(task, protocol, place) for place in harms.places}
+    places = [
+        place for place, name in condition_of.items() if name is not None and place in probe_table
+    ]
+    examples = scores.columns[scores.loc[INTACT].notna()].intersection(probe_table.index)
+    ablated = scores.loc[[condition_of[place] for place in places], examples].to_numpy(float)
     cost = scores.loc[INTACT, examples].to_numpy(float) - ablated
-    known = seen.loc[examples, places].to_numpy(float).T
-    both = ~np.isnan(cost).all(axis=1) & ~np.isnan(known).all(axis=1)
-    clusters = harms.asked(task, protocol).clusters_of(list(examples))
-    return cost[both], known[both], clusters
+    probe_values = probe_table.loc[examples, places].to_numpy(float).T
+    in_both = ~np.isnan(cost).all(axis=1) & ~np.isnan(probe_values).all(axis=1)
+    clusters = harms.cell_of(task, protocol).clusters_of(list(examples))
+    return cost[in_both], probe_values[in_both], clusters
 
 
 def rank_stability(

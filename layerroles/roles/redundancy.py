@@ -1,37 +1,35 @@
-"""Backups: pairs of layers that cost more together than each costs alone.
+"""How layers share a family's work: pairs that back each other up, and the spread of harm.
 
-Where one layer stands in for another, ablating either alone shows nothing. What two single
-ablations explain of the pair is taken example by example: an answer that either of them loses is
-lost,
+**Backups.** Where one layer stands in for another, ablating either alone shows nothing. What two
+single ablations explain of the pair is taken example by example: an answer that either of them
+loses is lost,
 
     excess = mean(min(score of one, score of the other) - score of both) / (intact - chance)
 
 so two layers that are both needed have no excess, however much each of them hurts. Its interval is
-that of harm, a ratio of two means over the same questions; its p on 0/1 scores McNemar's. An
-excess says that the two layers do not add up; that one *stands in* for the other is the simplest
-reading of it, a model that bears one blow and not two is another.
+that of harm, a ratio of two means over the same questions; its p on 0/1 scores is McNemar's. An
+excess says that the two layers do not add up. That one stands in for the other is the simplest
+reading; that the model survives one loss and not two is another.
 
-Over how many layers harm is spread: the effective number of critical layers.
-
-The participation ratio of harm `h` over layers:
+**Effective number of critical layers.** The participation ratio of harm `h` over layers,
 
     N = (sum_l h_l)^2 / sum_l h_l^2
 
-It is k where k layers share the harm evenly and the rest have none, and `n_layers / (1 + c^2)` in
+is k where k layers share the harm evenly and the rest have none, and `n_layers / (1 + c^2)` in
 general, with c the coefficient of variation of harm over layers. A layer whose ablation helps
-counts against the rest; sinks are left out, since they are not critical.
+counts against the rest. Sinks are left out, since they are not critical.
 
-Harm is measured with noise, and squares of noise add up: at 32 examples five layers of harm .3
-among 30 would come out as 4.4. So the expected square of the noise is taken out of both sums,
+Harm is measured with noise, and squares of noise add up: at 32 examples, five layers of harm .3
+among 30 would give 4.4. So the expected square of the noise is subtracted from both sums,
 
     N = ((sum_l h_l)^2 - Var(sum_l h_l)) / sum_l (h_l^2 - Var(h_l)),
 
-which makes each an unbiased (U-) statistic. Where the denominator is not above 0 by its interval,
-no harm is shown and there is no N. Bootstrap draws scatter around the biased ratio, so the noise is
-taken out of them twice. Their distribution is skewed: the interval reaches to both sides of N as
-far as the farther percentile lies from it, which covered the truth in 96% of trials or more, over
-one to 30 layers of harm .1 to 1 at 32 and 96 examples (the percentiles alone: 71%, for two layers
-of harm 1 at 32).
+which makes each an unbiased (U-) statistic. Where the interval of the denominator is not above 0,
+no harm is shown and N is not defined. Bootstrap draws scatter around the biased ratio, so the noise
+is subtracted from them twice. Their distribution is skewed: the interval extends to both sides of N
+as far as the farther percentile, which covered the truth in at least 96% of trials, over one to 30
+layers of harm .1 to 1 at 32 and 96 examples (the percentiles alone: 71%, for two layers of harm 1
+at 32).
 """
 
 from dataclasses import dataclass
@@ -49,30 +47,25 @@ COLUMNS = [
     *("family", "protocol", "layer", "other", "n", "harm", "harm_low", "harm_high"),
     *("explained", "excess", "excess_low", "excess_high", "p", "p_adjusted", "verdict"),
 ]
+DRAWS = 2000
+_UNKNOWN = stats.IntervalEstimate(float("nan"), stats.UNKNOWN)
 Pair = tuple[int, int]
 
 
-@dataclass(frozen=True, eq=False)
-class _Cost:
-    """What a pair costs on one task: harm, what of it neither layer explains, and its p."""
-
-    harm: stats.Contrast
-    excess: stats.Contrast
-    p: float
-
-
-def pairs_of(harms: Harms) -> pd.DataFrame:
+def measure_pairs(harms: Harms) -> pd.DataFrame:
     """The rows of `Roles.pairs`: pairs of whole layers, under the ablation and `at` of `harms`."""
     effects = _pair_effects(harms.result, harms.ablation, harms.at)
     rows = [
-        _row(harms, family, protocol, pair, own)
+        _pair_row(harms, family, protocol, pair, rows_of_family)
         for family, protocol in harms.keys
-        for pair, own in effects.items()
+        for pair, rows_of_family in effects.items()
         if set(pair) <= set(harms.swept)
     ]
     frame = pd.DataFrame(rows, columns=COLUMNS)
-    for _, own in frame.groupby(["family", "protocol"], sort=False):
-        frame.loc[own.index, "p_adjusted"] = stats.benjamini_hochberg(own["p"].to_numpy(float))
+    for _, rows_of_family in frame.groupby(["family", "protocol"], sort=False):
+        frame.loc[rows_of_family.index, "p_adjusted"] = stats.benjamini_hochberg(
+            rows_of_family["p"].to_numpy(float)
+        )
     return frame
 
 
@@ -88,14 +81,14 @@ def _pair_effects(
         & effects["layer"].isna()
         & (effects["site"].str.count(r"\+") == 1)
     ]
-    found: dict[Pair, dict[tuple[str, str], dict[str, Any]]] = {}
+    by_pair: dict[Pair, dict[tuple[str, str], dict[str, Any]]] = {}
     for row in records(effects):
-        one, two = sorted(int(site.removeprefix("L")) for site in row.site.split("+"))
-        found.setdefault((one, two), {})[row.task, row.protocol] = row._asdict()
-    return found
+        layer, other = sorted(int(site.removeprefix("L")) for site in row.site.split("+"))
+        by_pair.setdefault((layer, other), {})[row.task, row.protocol] = row._asdict()
+    return by_pair
 
 
-def _row(
+def _pair_row(
     harms: Harms,
     family: str,
     protocol: str,
@@ -105,25 +98,34 @@ def _row(
     tasks = list(harms.measured(family, protocol)["task"])
     row = {"family": family, "protocol": protocol, "layer": pair[0], "other": pair[1]}
     nothing = dict.fromkeys(COLUMNS[4:], float("nan"))
-    found = [_task(harms, task, protocol, pair, effects) for task in tasks]
-    known = [each for each in found if each is not None]
-    if not known or len(known) < len(tasks):
+    costs = [_measure_task(harms, task, protocol, pair, effects) for task in tasks]
+    known_costs = [cost for cost in costs if cost is not None]
+    if not known_costs or len(known_costs) < len(tasks):
         return {**row, **nothing, "n": 0, "verdict": "not measurable"}
-    harm = stats.mean_of([each.harm for each in known])
-    excess = stats.mean_of([each.excess for each in known])
+    harm = stats.mean_of([cost.harm for cost in known_costs])
+    excess = stats.mean_of([cost.excess for cost in known_costs])
     return {
         **row,
-        "n": sum(each.excess.n for each in known),
+        "n": sum(cost.excess.n for cost in known_costs),
         **dict(zip(("harm", "harm_low", "harm_high"), harm.numbers, strict=True)),
         "explained": harm.value - excess.value,
         **dict(zip(("excess", "excess_low", "excess_high"), excess.numbers, strict=True)),
-        "p": min(1.0, len(known) * min(each.p for each in known)),
+        "p": min(1.0, len(known_costs) * min(cost.p for cost in known_costs)),
         "p_adjusted": float("nan"),
-        "verdict": _verdict(excess.interval),
+        "verdict": _judge_pair(excess.interval),
     }
 
 
-def _task(
+@dataclass(frozen=True, eq=False)
+class _Cost:
+    """What a pair costs on one task: harm, what of it neither layer explains, and its p."""
+
+    harm: stats.Contrast
+    excess: stats.Contrast
+    p: float
+
+
+def _measure_task(
     harms: Harms,
     task: str,
     protocol: str,
@@ -131,45 +133,41 @@ def _task(
     effects: dict[tuple[str, str], dict[str, Any]],
 ) -> _Cost | None:
     """What the pair costs on one task; None where it or one of its layers was not measured."""
-    both = effects.get((task, protocol))
+    pair_effect = effects.get((task, protocol))
     singles = [harms.condition(task, protocol, (layer, -1)) for layer in pair]
-    if both is None or None in singles or np.isnan(both["harm"]):
+    if pair_effect is None or None in singles or np.isnan(pair_effect["harm"]):
         return None
-    cell = harms.asked(task, protocol)
-    scores = cell.scores.loc[[INTACT, *singles, both["condition"]]]
-    known = scores.loc[:, scores.notna().all()]
-    intact, one, two, together = known.to_numpy(float)
-    alone = np.minimum(one, two)
-    examples = list(known.columns)
+    cell = harms.cell_of(task, protocol)
+    scores = cell.scores.loc[[INTACT, *singles, pair_effect["condition"]]]
+    answered = scores.loc[:, scores.notna().all()]
+    intact, first, second, jointly = answered.to_numpy(float)
+    alone = np.minimum(first, second)
+    examples = list(answered.columns)
     chance, clusters = cell.chances_of(examples), cell.clusters_of(examples)
     possible: list[tuple[float, float]] = []
-    if stats.is_binary(intact, alone, together):
+    if stats.is_binary(intact, alone, jointly):
         skills = (-float(chance.max()), 1 - float(chance.min()))
         possible = [(lost, skill) for lost in (-1.0, 1.0) for skill in skills]
-        p = stats.paired_binary(alone, together).p
+        p = stats.paired_binary(alone, jointly).p
     else:
-        p = stats.sign_flip_p(together - alone, harms.rng(f"{task} {pair}"))
+        p = stats.sign_flip_p(jointly - alone, harms.rng(f"{task} {pair}"))
     questions = [cell.questions.get(str(example), str(example)) for example in examples]
     excess = stats.ratio_contrast(
-        questions, alone - together, intact - chance, possible, clusters=clusters
+        questions, alone - jointly, intact - chance, possible, clusters=clusters
     )
-    p = clustered_p(p, alone - together, clusters)
-    return _Cost(cell.harm({str(both["condition"]): 1.0}), excess, p)
+    p = clustered_p(p, alone - jointly, clusters)
+    return _Cost(cell.harm({str(pair_effect["condition"]): 1.0}), excess, p)
 
 
-def _verdict(excess: stats.Interval) -> str:
+def _judge_pair(excess: stats.Interval) -> str:
     if excess.low > CRITICAL:
         return "backup"
     return "none" if excess.high < CRITICAL else "undecided"
 
 
-DRAWS = 2000
-_UNKNOWN = (float("nan"), stats.UNKNOWN)
-
-
 def effective_number(
     harms: Harms, family: str, protocol: str, *, leave_out: list[int]
-) -> tuple[float, stats.Interval]:
+) -> stats.IntervalEstimate:
     """The effective number of layers over which a family's harm is spread, under one protocol.
 
     Args:
@@ -183,13 +181,15 @@ def effective_number(
         layers share the examples drawn. NaN where harm is not defined, or none is shown; the
         interval also where not one example varies.
     """
-    found = _draws(harms, family, protocol)
+    measured_and_draws = _resample_harms(harms, family, protocol)
     counted = [place for place, (layer, _) in enumerate(harms.places) if layer not in leave_out]
-    n = int(harms.measured(family, protocol)["n"].min()) if found is not None else 0
-    n = min([n, *(_independent(harms, task, protocol) for task in harms.tasks(family, protocol))])
-    if found is None or not counted or n < 2:
+    n = int(harms.measured(family, protocol)["n"].min()) if measured_and_draws is not None else 0
+    n = min(
+        [n, *(_count_clusters(harms, task, protocol) for task in harms.tasks(family, protocol))]
+    )
+    if measured_and_draws is None or not counted or n < 2:
         return _UNKNOWN
-    harm, draws = found[0][counted], found[1][:, counted]
+    harm, draws = measured_and_draws[0][counted], measured_and_draws[1][:, counted]
     if np.isnan(draws).any():
         return _UNKNOWN
     # The bootstrap's variance is that of a mean, short by (n - 1) / n.
@@ -204,17 +204,18 @@ def effective_number(
     reach = max(number - drawn.low, drawn.high - number)
     number = float(np.clip(number, 0, most))
     if not reach > 1e-9:  # every example the same
-        return number, stats.UNKNOWN
-    return number, stats.Interval(max(0.0, number - reach), min(most, number + reach))
+        return stats.IntervalEstimate(number, stats.UNKNOWN)
+    interval = stats.Interval(max(0.0, number - reach), min(most, number + reach))
+    return stats.IntervalEstimate(number, interval)
 
 
-def _independent(harms: Harms, task: str, protocol: str) -> int:
+def _count_clusters(harms: Harms, task: str, protocol: str) -> int:
     """The number of clusters, questions in none among them."""
-    cell = harms.asked(task, protocol)
+    cell = harms.cell_of(task, protocol)
     return len(set(cell.clusters_of(list(cell.scores.columns))))
 
 
-def _draws(
+def _resample_harms(
     harms: Harms, family: str, protocol: str
 ) -> tuple[Float[np.ndarray, " layer"], Float[np.ndarray, "resample layer"]] | None:
     """Harm of every layer, as measured and resampled, NaN where it is undefined.
@@ -222,7 +223,7 @@ def _draws(
     All layers share the examples that are drawn, and each task is resampled within itself. The
     skill by which effects are divided is held fixed: it cancels out. None if no task has skill.
     """
-    found, draws = [], []
+    measured, draws = [], []
     for task in harms.tasks(family, protocol):
         scores = harms.scores(task, protocol)
         ablated = np.full((len(harms.places), scores.shape[1]), np.nan)
@@ -231,9 +232,9 @@ def _draws(
             if name is not None and harms.did_act(task, protocol, name):
                 ablated[index] = scores.loc[name].to_numpy(float)
         lost = (scores.loc[INTACT].to_numpy(float) - ablated) / harms.skill(task, protocol)
-        clusters = harms.asked(task, protocol).clusters_of(list(scores.columns))
+        clusters = harms.cell_of(task, protocol).clusters_of(list(scores.columns))
         counts = stats.resampled_counts(lost.shape[1], harms.rng(task), DRAWS, clusters=clusters)
         means = stats.resampled_means(lost, np.vstack([np.ones(lost.shape[1]), counts]))
-        found.append(means[0])
+        measured.append(means[0])
         draws.append(means[1:])
-    return (np.mean(found, axis=0), np.mean(draws, axis=0)) if found else None
+    return (np.mean(measured, axis=0), np.mean(draws, axis=0)) if measured else None

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from layerroles.display import block, folded, line, lines
+from layerroles.display import html_block, html_details, html_list, html_paragraph
 from layerroles.errors import visible
 from layerroles.results import records
-from layerroles.roles.wording import listed, number
+from layerroles.roles.wording import format_estimate, format_layers
 
 
 @dataclass(frozen=True)
@@ -98,18 +98,20 @@ class Roles:
 
     def __repr__(self) -> str:
         table = self._table().to_string(index=False)
-        return visible(f"{self._headline()}\n{table}\nNext: print(roles.verdict) {self._next()}")
+        return visible(
+            f"{self._headline()}\n{table}\nNext: print(roles.verdict) {self._next_steps()}"
+        )
 
     def _repr_html_(self) -> str:
         table = self._table().to_html(index=False, border=0)
-        below = f"Next: roles.verdict {self._next()}"
-        sentences = folded("What may be claimed", lines(map(str, self.sentences)))
-        return block(line(self._headline()), table, sentences, line(below))
+        below = f"Next: roles.verdict {self._next_steps()}"
+        sentences = html_details("What may be claimed", html_list(map(str, self.sentences)))
+        return html_block(html_paragraph(self._headline()), table, sentences, html_paragraph(below))
 
     def _headline(self) -> str:
         return f"Roles under {self.ablation} at {self.at}; layers are 0-based:"
 
-    def _next(self) -> str:
+    def _next_steps(self) -> str:
         return (
             f"says it in {len(self.sentences)} sentences, roles.layers has each layer's harm and "
             f"verdict, lr.figures.role_map(result) draws them."
@@ -119,12 +121,13 @@ class Roles:
         """The frame, short enough to print."""
         shown = self.frame.copy()
         shown["first - last third"] = [
-            number(row.early_minus_late, row.ci_low, row.ci_high) for row in records(self.frame)
+            format_estimate(row.early_minus_late, row.ci_low, row.ci_high)
+            for row in records(self.frame)
         ]
         for name in ("intact", "chance"):
             shown[name] = ["-" if math.isnan(value) else f"{value:.2f}" for value in shown[name]]
         for name in ("critical", "sink", "general"):
-            shown[name] = shown[name].map(listed)
+            shown[name] = shown[name].map(format_layers)
         for name in ("spare", "undecided"):
             shown[name] = shown[name].map(len)
         shown["spread"] = [

@@ -1,6 +1,7 @@
-"""The verdict: what can be claimed from the numbers, a sentence each, with its numbers.
+"""The verdict: what can be claimed from the numbers, one sentence at a time.
 
-Verdict sentences on what the probes measured.
+Sentences on each protocol are in `per_protocol`; here are the setting, the comparisons over
+protocols, the claims of the literature, and what the probes measured.
 """
 
 import math
@@ -10,10 +11,20 @@ import pandas as pd
 
 from layerroles.results import records
 from layerroles.roles import comparisons, heads, literature
-from layerroles.roles.per_protocol import under
+from layerroles.roles.per_protocol import protocol_sentences
 from layerroles.roles.roles import Roles, Sentence
-from layerroles.roles.wording import Setting, bounds, number, where
+from layerroles.roles.wording import Setting, describe_positions, format_bounds, format_estimate
 
+# By which claims of the literature are decided.
+_DECIDED_BY = {
+    literature.DEEP: "layers",
+    **dict.fromkeys((literature.MORE, literature.STRICTER, literature.WRITING), "protocols"),
+    heads.FEW: "heads",
+    comparisons.CONTEXT: "protocols",
+    comparisons.ALIKE: "similarity",
+}
+# If rounding changes a larger share of answers than this, the verdict says so.
+_NOISY = 0.1
 _EMERGES = {
     "logit_lens": "Logit lens, the layer from which the answer stays on top",
     "tuned_lens": "Tuned lens, the layer from which the answer stays on top",
@@ -27,106 +38,46 @@ _TOP = {
 }
 
 
-def probed(probes: pd.DataFrame) -> Iterator[Sentence]:
-    """Yield a sentence for each probe in a summary; its topic is the probe."""
-    for name, rows in probes.groupby("probe", sort=False):
-        yield Sentence(_sentence_text(str(name), rows), str(name))
-
-
-def _sentence_text(name: str, rows: pd.DataFrame) -> str:
-    if name in _EMERGES:
-        return _emergence(_EMERGES[name], rows)
-    if name == "attention":
-        return _attention(rows)
-    if name in _TOP:
-        measured = f" (block {rows['measure'].iloc[0]})" if name == "similarity" else ""
-        return f"{_TOP[name]}{measured}: {_top(rows)}."
-    measures = [f"{measure}: {_top(part)}" for measure, part in rows.groupby("measure")]
-    return f"{name.replace('_', ' ').capitalize()}, {'. '.join(measures)}."
-
-
-def _emergence(what: str, rows: pd.DataFrame) -> str:
-    families = [
-        f"{r.family} {r.emergence:.0f}{bounds(r.emergence_low, r.emergence_high, 0)} "
-        f"({r.emerged:.0%} of {r.n})"
-        if r.emerged
-        else f"{r.family} never (0% of {r.n})"
-        for r in records(rows)
-    ]
-    return f"{what}, median (share of examples in which it does): {', '.join(families)}."
-
-
-def _attention(rows: pd.DataFrame) -> str:
-    families = [
-        f"{family} {', '.join(f'{r.site} {r.evidence:.2f}' for r in records(part))} "
-        f"(even: {part['uniform'].mean():.2f}, n={part['n'].iloc[0]})"
-        for family, part in rows.groupby("family", sort=False)
-    ]
-    return (
-        f"Attention, the heads with the largest mean share on the evidence (and what even "
-        f"attention would give): {'; '.join(families)}."
-    )
-
-
-def _top(rows: pd.DataFrame) -> str:
-    return "; ".join(
-        f"{family} {', '.join(f'{r.site} {r.value:.2f}' for r in records(own))} "
-        f"(n={own['n'].iloc[0]})"
-        for family, own in rows.groupby("family", sort=False)
-    )
-
-
-# By which claims of the literature are decided.
-_DECIDED_BY = {
-    literature.DEEP: "layers",
-    **dict.fromkeys((literature.MORE, literature.STRICTER, literature.WRITING), "protocols"),
-    heads.FEW: "heads",
-    comparisons.CONTEXT: "protocols",
-    comparisons.ALIKE: "similarity",
-}
-# If rounding changes a larger share of answers than this, the verdict says so.
-_NOISY = 0.1
-
-
-def verdict(roles: Roles, setting: Setting) -> Iterator[Sentence]:
+def verdict_sentences(roles: Roles, setting: Setting) -> Iterator[Sentence]:
     """Yield the sentences of the verdict on roles that have none yet."""
-    yield Sentence(_opening(setting), "setting")
+    yield Sentence(_say_opening(setting), "setting")
     for protocol in dict.fromkeys(roles.frame["protocol"]):
-        yield from under(str(protocol), roles, setting)
-    yield from (Sentence(line, "protocols") for line in _protocols(roles.contrasts))
-    yield from (Sentence(line, "unmeasured") for line in _unmeasured(roles.frame, roles.layers))
-    yield from (Sentence(line, "noise") for line in _noise(setting.noise_floor))
-    yield from (Sentence(line, "failures") for line in _failures(roles.layers))
+        yield from protocol_sentences(str(protocol), roles, setting)
+    yield from (Sentence(line, "protocols") for line in _say_protocols(roles.contrasts))
+    yield from (Sentence(line, "unmeasured") for line in _say_unmeasured(roles.frame, roles.layers))
+    yield from (Sentence(line, "noise") for line in _say_noise(setting.noise_floor))
+    yield from (Sentence(line, "failures") for line in _say_failures(roles.layers))
     if roles.pairs.empty:
-        yield Sentence(_unpaired(setting), "pairs")
-    yield from _claims(roles.claims)
-    yield Sentence(_kinds(setting), "setting")
-    yield from probed(roles.probes)
+        yield Sentence(_say_no_pairs(setting), "pairs")
+    yield from _claim_sentences(roles.claims)
+    yield Sentence(_say_kinds(setting), "setting")
+    yield from probe_sentences(roles.probes)
 
 
-def _opening(setting: Setting) -> str:
-    place = where(setting.at)
-    beside = "; again with the first token's write kept" if setting.after_first else ""
+def _say_opening(setting: Setting) -> str:
+    place = describe_positions(setting.at)
+    also = "; again with the first token's write kept" if setting.after_first else ""
     return (
         f"{setting.model}: {setting.ablation} of one layer at a time, {setting.swept} of "
-        f"{setting.n_layers} layers (0-based), at {place}{beside}. Harm 1 is the whole skill "
+        f"{setting.n_layers} layers (0-based), at {place}{also}. Harm 1 is the whole skill "
         f"above chance."
     )
 
 
-def _protocols(contrasts: pd.DataFrame) -> list[str]:
-    own = contrasts[(contrasts["quantity"] == "mean_harm") & contrasts["difference"].notna()]
+def _say_protocols(contrasts: pd.DataFrame) -> list[str]:
+    mean_harms = contrasts[(contrasts["quantity"] == "mean_harm") & contrasts["difference"].notna()]
     return [
         f"Mean harm over all layers, {between}: "
         + ", ".join(
-            f"{r.family} {number(r.difference, r.ci_low, r.ci_high)}" for r in records(rows)
+            f"{r.family} {format_estimate(r.difference, r.ci_low, r.ci_high)}"
+            for r in records(rows)
         )
         + "."
-        for between, rows in own.groupby("protocol", sort=False)
+        for between, rows in mean_harms.groupby("protocol", sort=False)
     ]
 
 
-def _unmeasured(frame: pd.DataFrame, layers: pd.DataFrame) -> list[str]:
+def _say_unmeasured(frame: pd.DataFrame, layers: pd.DataFrame) -> list[str]:
     gone = layers[layers["verdict"] == "not measurable"][["family", "protocol"]].drop_duplicates()
     rows = frame.merge(gone, on=["family", "protocol"])
     return [
@@ -134,7 +85,7 @@ def _unmeasured(frame: pd.DataFrame, layers: pd.DataFrame) -> list[str]:
     ]
 
 
-def _noise(floor: pd.DataFrame) -> list[str]:
+def _say_noise(floor: pd.DataFrame) -> list[str]:
     # Scores in nats change slightly in every batch, so counting changes says nothing.
     noisy = floor[(floor["changed"] > _NOISY) & (floor["unit"] == "accuracy")]
     if noisy.empty:
@@ -146,7 +97,7 @@ def _noise(floor: pd.DataFrame) -> list[str]:
     ]
 
 
-def _failures(layers: pd.DataFrame) -> list[str]:
+def _say_failures(layers: pd.DataFrame) -> list[str]:
     failed, rows = int(layers["n_failed"].sum()), int((layers["n_failed"] > 0).sum())
     if not failed:
         return []
@@ -156,15 +107,15 @@ def _failures(layers: pd.DataFrame) -> list[str]:
     ]
 
 
-def _unpaired(setting: Setting) -> str:
+def _say_no_pairs(setting: Setting) -> str:
     return (
-        f"No pairs of layers were ablated by {setting.ablation} at {where(setting.at)}: a layer "
-        "for which another stands in (a backup) looks spare when it is ablated alone, so one at a "
-        "time cannot tell the two apart."
+        f"No pairs of layers were ablated by {setting.ablation} at "
+        f"{describe_positions(setting.at)}: a layer for which another stands in (a backup) looks "
+        "spare when it is ablated alone, so one at a time cannot tell the two apart."
     )
 
 
-def _claims(claims: pd.DataFrame) -> Iterator[Sentence]:
+def _claim_sentences(claims: pd.DataFrame) -> Iterator[Sentence]:
     """What this sweep says to each claim of the literature, a sentence a family and protocol."""
     families = claims.groupby("claim")["family"].nunique()
     for row in records(claims):
@@ -180,7 +131,7 @@ def _claims(claims: pd.DataFrame) -> Iterator[Sentence]:
         yield Sentence(text, _DECIDED_BY.get(str(row.claim), "depth"))
 
 
-def _kinds(setting: Setting) -> str:
+def _say_kinds(setting: Setting) -> str:
     if setting.second:
         return (
             f"What is said of layers was seen under {setting.ablation}; the claims were held "
@@ -190,4 +141,53 @@ def _kinds(setting: Setting) -> str:
     return (
         f"What is said of layers was seen under {setting.ablation} only: a claim takes two "
         f"kinds of ablation, of different mechanisms, to be supported or contradicted{same}."
+    )
+
+
+def probe_sentences(probes: pd.DataFrame) -> Iterator[Sentence]:
+    """Yield a sentence for each probe in a summary; its topic is the probe."""
+    for name, rows in probes.groupby("probe", sort=False):
+        yield Sentence(_probe_text(str(name), rows), str(name))
+
+
+def _probe_text(name: str, rows: pd.DataFrame) -> str:
+    if name in _EMERGES:
+        return _say_emergence(_EMERGES[name], rows)
+    if name == "attention":
+        return _say_attention(rows)
+    if name in _TOP:
+        measured = f" (block {rows['measure'].iloc[0]})" if name == "similarity" else ""
+        return f"{_TOP[name]}{measured}: {_format_top(rows)}."
+    measures = [f"{measure}: {_format_top(part)}" for measure, part in rows.groupby("measure")]
+    return f"{name.replace('_', ' ').capitalize()}, {'. '.join(measures)}."
+
+
+def _say_emergence(what: str, rows: pd.DataFrame) -> str:
+    families = [
+        f"{r.family} {r.emergence:.0f}{format_bounds(r.emergence_low, r.emergence_high, 0)} "
+        f"({r.emerged:.0%} of {r.n})"
+        if r.emerged
+        else f"{r.family} never (0% of {r.n})"
+        for r in records(rows)
+    ]
+    return f"{what}, median (share of examples in which it does): {', '.join(families)}."
+
+
+def _say_attention(rows: pd.DataFrame) -> str:
+    families = [
+        f"{family} {', '.join(f'{r.site} {r.evidence:.2f}' for r in records(part))} "
+        f"(even: {part['uniform'].mean():.2f}, n={part['n'].iloc[0]})"
+        for family, part in rows.groupby("family", sort=False)
+    ]
+    return (
+        f"Attention, the heads with the largest mean share on the evidence (and what even "
+        f"attention would give): {'; '.join(families)}."
+    )
+
+
+def _format_top(rows: pd.DataFrame) -> str:
+    return "; ".join(
+        f"{family} {', '.join(f'{r.site} {r.value:.2f}' for r in records(family_rows))} "
+        f"(n={family_rows['n'].iloc[0]})"
+        for family, family_rows in rows.groupby("family", sort=False)
     )

@@ -46,19 +46,19 @@ class Setting:
     apart: frozenset[tuple[str, str, str, str]] = frozenset()
 
 
-def number(estimate: float, low: float, high: float) -> str:
+def format_estimate(estimate: float, low: float, high: float) -> str:
     """An estimate with its interval, such as `+0.41 [+0.20, +0.62]`."""
     if math.isnan(estimate):
         return "-"
     return f"{estimate:+.2f} [{low:+.2f}, {high:+.2f}]"
 
 
-def bounds(low: float, high: float, places: int) -> str:
+def format_bounds(low: float, high: float, places: int) -> str:
     """An interval behind its estimate, such as ` [3, 9]`; nothing where it is not known."""
     return "" if math.isnan(low) else f" [{low:.{places}f}, {high:.{places}f}]"
 
 
-def listed(layers: Iterable[int]) -> str:
+def format_layers(layers: Iterable[int]) -> str:
     """Layers in words: `0, 1, 16`; four or more in a row as `7 to 23`."""
     runs: list[list[int]] = []
     for layer in layers:
@@ -70,7 +70,7 @@ def listed(layers: Iterable[int]) -> str:
     return ", ".join(words) or "none"
 
 
-def reason(cell: pd.DataFrame) -> str:
+def explain_unmeasurable(cell: pd.DataFrame) -> str:
     """Why a family has no harm under a protocol; empty if it has."""
     if cell["above_chance"].any():
         return ""
@@ -87,21 +87,25 @@ def reason(cell: pd.DataFrame) -> str:
     return f"not measurable: the intact score is not above chance ({scores})"
 
 
-def row(line: dict[str, Any], reason: str, left_out: list[str], standing: str) -> str:
+def describe_family(
+    line: dict[str, Any], reason: str, tasks_left_out: list[str], evidence: str
+) -> str:
     """The claim of one family under one protocol."""
     if reason:
         return f"{reason[0].upper()}{reason[1:]}."
     words = [
-        f"Critical layers: {listed(line['critical'])}",
-        f"sink: {listed(line['sink'])}",
-        f"spare: {listed(line['spare'])}",
+        f"Critical layers: {format_layers(line['critical'])}",
+        f"sink: {format_layers(line['sink'])}",
+        f"spare: {format_layers(line['spare'])}",
         f"undecided: {len(line['undecided'])}",
     ]
-    text = f"{'; '.join(words)}. {lean(line)} ({standing})."
-    return f"{text} Without {', '.join(left_out)}: not above chance." if left_out else text
+    text = f"{'; '.join(words)}. {describe_lean(line)} ({evidence})."
+    return (
+        f"{text} Without {', '.join(tasks_left_out)}: not above chance." if tasks_left_out else text
+    )
 
 
-def lean(line: dict[str, Any]) -> str:
+def describe_lean(line: dict[str, Any]) -> str:
     """Whether harm is early or late, as far as its interval says."""
     estimate, low, high = (float(line[k]) for k in ("early_minus_late", "ci_low", "ci_high"))
     if math.isnan(estimate):
@@ -109,7 +113,7 @@ def lean(line: dict[str, Any]) -> str:
             "Early against late is not known: it takes two examples or more at every layer of the "
             "first and the last third"
         )
-    shown = number(estimate, low, high)
+    shown = format_estimate(estimate, low, high)
     if low > 0:
         return f"Early layers matter more than late ones: {shown}"
     if high < 0:
@@ -117,39 +121,41 @@ def lean(line: dict[str, Any]) -> str:
     return f"No difference of early and late layers is shown: {shown}"
 
 
-def agreement(line: dict[str, Any], other: stats.Contrast, ablation: str, held: bool) -> str:
+def describe_agreement(
+    line: dict[str, Any], other: stats.Contrast, ablation: str, both_hold: bool
+) -> str:
     """What a second kind of ablation says to early against late.
 
     `held`: whether both say the same with the first token's write kept, where that was swept.
     """
-    first = sign(float(line["ci_low"]), float(line["ci_high"]))
-    second = sign(other.interval.low, other.interval.high)
-    shown = number(*other.numbers)
-    if held and first and first == second:
+    first = sign_of(float(line["ci_low"]), float(line["ci_high"]))
+    second = sign_of(other.interval.low, other.interval.high)
+    shown = format_estimate(*other.numbers)
+    if both_hold and first and first == second:
         return f"{ablation} agrees: {shown}"
-    if held and first and first == -second:
+    if both_hold and first and first == -second:
         return f"{ablation} says the opposite: {shown}"
     return f"not shown by both, {ablation}: {shown}"
 
 
-def sign(low: float, high: float) -> int:
+def sign_of(low: float, high: float) -> int:
     """On which side of 0 an interval lies: 1, -1, or 0 for neither."""
     return 1 if low > 0 else -1 if high < 0 else 0
 
 
-def unchanged(n: Iterable[int], intact: Iterable[float], chance: Iterable[float]) -> float:
+def reach_unchanged(n: Iterable[int], intact: Iterable[float], chance: Iterable[float]) -> float:
     """How far the interval of harm reaches at a layer that changes no answer of any task."""
     reach = [_unchanged(*task) for task in zip(n, intact, chance, strict=True)]
     return math.hypot(*reach) / len(reach)
 
 
-def least(intact: Sequence[float], chance: Sequence[float]) -> int:
+def fewest_examples(intact: Sequence[float], chance: Sequence[float]) -> int:
     """The fewest examples of each task at which a layer that changes no answer is spare."""
     return bisect.bisect_left(
         range(_MOST),
         True,
         lo=2,
-        key=lambda n: unchanged([n] * len(intact), intact, chance) <= SPARE,
+        key=lambda n: reach_unchanged([n] * len(intact), intact, chance) <= SPARE,
     )
 
 
@@ -172,6 +178,6 @@ _WHERE = {
 }
 
 
-def where(at: str) -> str:
+def describe_positions(at: str) -> str:
     """The positions at which conditions act, in words."""
     return _WHERE.get(at, f"the positions of {at}")

@@ -71,7 +71,9 @@ def design_effect(residuals: Float[np.ndarray, " example"], clusters: Clusters) 
 
 def widest(*intervals: Interval) -> Interval:
     """The smallest interval that holds all of those that are known."""
-    known = [one for one in intervals if not math.isnan(one.low)]
+    known = [interval for interval in intervals if not math.isnan(interval.low)]
     if not known:
         return intervals[0]
-    return Interval(min(one.low for one in known), max(one.high for one in known))
+    return Interval(
+        min(interval.low for interval in known), max(interval.high for interval in known)
+    )

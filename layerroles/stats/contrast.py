@@ -23,10 +23,10 @@ from jaxtyping import Float
 
 from layerroles.stats.clusters import Clusters, are_clusters, widest
 from layerroles.stats.intervals import LEVEL, UNKNOWN, Interval
-from layerroles.stats.ratio import Pair, ratio
+from layerroles.stats.ratio import ValuePair, ratio
 
 # Two more questions in which only one of two contrasts moves (see `correlation`).
-_ADDED = 2.0
+_ADDED_QUESTIONS = 2.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +76,7 @@ def ratio_contrast(
     questions: Sequence[Hashable] | np.ndarray,
     numerator: Float[np.ndarray, " question"],
     denominator: Float[np.ndarray, " question"],
-    possible: Iterable[Pair] = (),
+    possible: Iterable[ValuePair] = (),
     *,
     clusters: Clusters | None = None,
     level: float = LEVEL,
@@ -85,12 +85,12 @@ def ratio_contrast(
     value, interval = ratio(numerator, denominator, possible, clusters=clusters, level=level)
     if math.isnan(value):
         return NO_CONTRAST
-    moved = (numerator - value * denominator) / denominator.sum()
+    influence = (numerator - value * denominator) / denominator.sum()
     index = pd.Index(questions, dtype=object)
     if clusters is None or not are_clusters(clusters):
-        return Contrast(value, interval, pd.Series(moved, index=index))
+        return Contrast(value, interval, pd.Series(influence, index=index))
     shared = pd.Series(np.asarray(clusters, dtype=object), index=index)
-    return Contrast(value, interval, pd.Series(moved, index=index), shared)
+    return Contrast(value, interval, pd.Series(influence, index=index), shared)
 
 
 def combined(parts: Sequence[Contrast], weights: Sequence[float]) -> Contrast:
@@ -113,7 +113,7 @@ def combined(parts: Sequence[Contrast], weights: Sequence[float]) -> Contrast:
     clusters = pd.concat(clustered) if clustered else pd.Series(dtype=object)
     return Contrast(
         value,
-        Interval(value - _length(down, rho), value + _length(up, rho)),
+        Interval(value - _combine_distances(down, rho), value + _combine_distances(up, rho)),
         influence.groupby(level=0, sort=False).sum(),
         clusters[~clusters.index.duplicated()],
     )
@@ -133,7 +133,7 @@ def spanning(one: Contrast, two: Contrast) -> Contrast:
     """The one of two contrasts that is nearer to 0, with an interval that holds both intervals."""
     if not one.known or not two.known:
         return NO_CONTRAST
-    nearer = min(one, two, key=lambda each: abs(each.value))
+    nearer = min(one, two, key=lambda contrast: abs(contrast.value))
     return dataclasses.replace(nearer, interval=widest(one.interval, two.interval))
 
 
@@ -144,27 +144,30 @@ def _correlations(parts: Sequence[Contrast]) -> Float[np.ndarray, "part part"]:
     two agree on 32 questions does not show that they always do.
     """
     rho = np.eye(len(parts))
-    for i, one in enumerate(parts):
-        for j, two in enumerate(parts[:i]):
-            a, b = one.independent, two.independent
-            if not len(a.index.intersection(b.index)):  # they are in other clusters
-                a, b = one.influence, two.influence
-            both = a.index.intersection(b.index)
-            if not len(both):
+    for row, first in enumerate(parts):
+        for column, second in enumerate(parts[:row]):
+            influence_a, influence_b = first.independent, second.independent
+            shared_questions = influence_a.index.intersection(influence_b.index)
+            if not len(shared_questions):  # they are in other clusters
+                influence_a, influence_b = first.influence, second.influence
+                shared_questions = influence_a.index.intersection(influence_b.index)
+            if not len(shared_questions):
                 continue
-            shared = float(a[both] @ b[both])
-            scale = _variance(a) * _variance(b)
-            rho[i, j] = rho[j, i] = shared / math.sqrt(scale) if scale > 0 else 0.0
+            shared = float(influence_a[shared_questions] @ influence_b[shared_questions])
+            scale = _inflated_variance(influence_a) * _inflated_variance(influence_b)
+            rho[row, column] = rho[column, row] = shared / math.sqrt(scale) if scale > 0 else 0.0
     return rho
 
 
-def _variance(influence: "pd.Series[float]") -> float:
+def _inflated_variance(influence: "pd.Series[float]") -> float:
     squares = influence.to_numpy() ** 2
-    moved = squares[squares > 0]
-    return float(moved.sum() + _ADDED * moved.mean()) if len(moved) else 0.0
+    nonzero = squares[squares > 0]
+    return float(nonzero.sum() + _ADDED_QUESTIONS * nonzero.mean()) if len(nonzero) else 0.0
 
 
-def _length(distances: Float[np.ndarray, " part"], rho: Float[np.ndarray, "part part"]) -> float:
+def _combine_distances(
+    distances: Float[np.ndarray, " part"], rho: Float[np.ndarray, "part part"]
+) -> float:
     if np.isinf(distances).any():
         return math.inf
     return math.sqrt(max(0.0, float(distances @ rho @ distances)))

@@ -1,9 +1,9 @@
-"""Corrections for many tests: one of thirty layers has a small p by chance alone.
+"""Corrections for many tests, and the smallest drop that so many tests and examples would find.
 
-What a number of examples can show: the smallest drop that would probably be found.
-
-A drop counts as found where the p of its test is at most `0.05 / tests`: the first step of Holm's
-correction, and of Benjamini and Hochberg's, which any finding has to pass when it stands alone.
+Of thirty layers one has a small p by chance alone, so p values are corrected for their number. What
+can then be found depends on the number of examples: a drop counts as found where the p of its test
+is at most `0.05 / tests`, the first step of Holm's correction, and of Benjamini and Hochberg's,
+which any finding has to pass when it stands alone.
 """
 
 import bisect
@@ -16,6 +16,13 @@ from scipy import stats
 from statsmodels.stats.power import TTestPower
 
 from layerroles.stats.paired import FLIPS
+
+ALPHA = 0.05
+POWER = 0.8
+# Drops are tried in steps of a thousandth, so that the number as it is printed has the power.
+_STEPS = 1000
+# However still the model seems to keep: of a hundred answers one may change for no reason.
+LEAST_BACKGROUND = 0.01
 
 
 def holm(p: Float[np.ndarray, " condition"]) -> Float[np.ndarray, " condition"]:
@@ -41,14 +48,6 @@ def benjamini_hochberg(p: Float[np.ndarray, " condition"]) -> Float[np.ndarray, 
     if known.any():
         adjusted[known] = stats.false_discovery_control(p[known], method="bh")
     return adjusted
-
-
-ALPHA = 0.05
-POWER = 0.8
-# Drops are tried in steps of a thousandth, so that the number as it is printed has the power.
-_STEPS = 1000
-# However still the model seems to keep: of a hundred answers one may change for no reason.
-LEAST_BACKGROUND = 0.01
 
 
 @functools.cache
@@ -78,6 +77,16 @@ def minimum_detectable(n: int, tests: int = 1, background: float = LEAST_BACKGRO
     return step / _STEPS if step <= largest else math.nan
 
 
+def _power(n: int, tests: int, background: float, drop: float) -> float:
+    gained = np.arange(n + 1)
+    # The fewest losses that are significant beside so many gains: 2 P(X <= gained) <= 0.05 / tests
+    # for X ~ Binomial(gained + lost, 1/2), put as the losses before one more gain than there are.
+    needed = stats.nbinom.isf(ALPHA / tests / 2, gained + 1, 0.5) + 1
+    of_rest = (background + drop) / (1 - background)
+    enough = stats.binom.sf(needed - 1, n - gained, min(1.0, of_rest))
+    return float(stats.binom.pmf(gained, n, background) @ enough)
+
+
 def minimum_detectable_mean(n: int, sd: float, tests: int = 1) -> float:
     """The smallest drop of a continuous score that a sign-flip test finds with 80% power.
 
@@ -101,15 +110,5 @@ def minimum_detectable_mean(n: int, sd: float, tests: int = 1) -> float:
 
 @functools.cache
 def _standard_drop(n: int, tests: int) -> float:
-    found = TTestPower().solve_power(nobs=n, alpha=ALPHA / tests, power=POWER)
-    return float(np.squeeze(found))
-
-
-def _power(n: int, tests: int, background: float, drop: float) -> float:
-    gained = np.arange(n + 1)
-    # The fewest losses that are significant beside so many gains: 2 P(X <= gained) <= 0.05 / tests
-    # for X ~ Binomial(gained + lost, 1/2), put as the losses before one more gain than there are.
-    needed = stats.nbinom.isf(ALPHA / tests / 2, gained + 1, 0.5) + 1
-    of_rest = (background + drop) / (1 - background)
-    enough = stats.binom.sf(needed - 1, n - gained, min(1.0, of_rest))
-    return float(stats.binom.pmf(gained, n, background) @ enough)
+    drop = TTestPower().solve_power(nobs=n, alpha=ALPHA / tests, power=POWER)
+    return float(np.squeeze(drop))

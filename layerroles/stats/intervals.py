@@ -1,4 +1,4 @@
-"""Intervals: of a difference of paired proportions, of a proportion, of a mean.
+"""Intervals: of proportions and their paired differences, of means, of counts, of sums of these.
 
 For 0/1 scores, an effect is a difference of paired proportions: of `n` examples, `gained` are right
 only when ablated and `lost` only when intact, and the effect is `(gained - lost) / n`. Its interval
@@ -11,24 +11,22 @@ difference `d` with `|T(d)| <= z`, where
 and `q` is the probability of a loss that is most likely under `d`. Unlike a bootstrap, it keeps its
 coverage at few discordant examples and never collapses to a point. Other scores get a bootstrap.
 
+A count in a finite population has a hypergeometric interval: of `population` items, `drawn` were
+sampled without replacement, and `hits` of them have a property. The interval holds each total for
+which `hits` lies outside both 2.5% tails of the hypergeometric distribution. It covers the truth in
+95% of samples or more, does not collapse to a point where only a part was sampled, and is the count
+itself where all were.
+
+Intervals of sums and differences are made from the intervals of their parts: the distances from
+each estimate to its bounds add as standard errors do, each side for itself (MOVER, the method of
+variance estimates recovery: Zou and Donner, Statistics in Medicine 27:1693, 2008; for correlated
+estimates Zou, Psychological Methods 12:399, 2007). So intervals that are skewed, or that never
+collapse, give an interval that is and does likewise.
+
     >>> tango(6, 16, 161, corrected=False)
     Interval(low=-0.1240..., high=-0.0054...)
     >>> tango(0, 0, 32)
     Interval(low=-0.11..., high=0.11...)
-
-Intervals of sums and differences, made from the intervals of their parts.
-
-The distances from each estimate to its bounds add as standard errors do, each side for itself
-(MOVER, the method of variance estimates recovery: Zou and Donner, Statistics in Medicine 27:1693,
-2008; for correlated estimates Zou, Psychological Methods 12:399, 2007). So intervals that are
-skewed, or that never collapse, give an interval that is and does likewise.
-
-Hypergeometric interval for a count in a finite population.
-
-Of `population` items, `drawn` were sampled without replacement, and `hits` of them have a property.
-The interval holds each total for which `hits` lies outside both 2.5% tails of the hypergeometric
-distribution. It covers the truth in 95% of samples or more, does not collapse to a point where only
-a part was sampled, and is the count itself where all were.
 """
 
 import functools
@@ -45,6 +43,8 @@ from statsmodels.stats.proportion import proportion_confint
 
 LEVEL = 0.95
 RESAMPLES = 4999
+# A 95% score interval of a proportion acts as if z^2 / 2 = 1.92 examples of either kind were added.
+_ADDED_EXAMPLES = 2.0
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,14 @@ class Interval:
 
 
 UNKNOWN = Interval(math.nan, math.nan)
+
+
+@dataclass(frozen=True)
+class IntervalEstimate:
+    """A number with its 95% interval; NaN where nothing can be said."""
+
+    value: float
+    interval: Interval
 
 
 @functools.cache
@@ -83,7 +91,24 @@ def tango(gained: int, lost: int, n: int, *, corrected: bool = True) -> Interval
     if corrected and n == 1:
         return Interval(-1.0, 1.0)
     z = float(stats.norm.isf((1 - LEVEL) / 2)) * (math.sqrt(n / (n - 1)) if corrected else 1)
-    return Interval(-_upper(lost, gained, n, z), _upper(gained, lost, n, z))
+    return Interval(-_upper_end(lost, gained, n, z), _upper_end(gained, lost, n, z))
+
+
+def _upper_end(gained: int, lost: int, n: int, z: float) -> float:
+    if gained == n:
+        return 1.0
+
+    def above(d: float) -> float:
+        linear = -gained - lost + (2 * n - gained + lost) * d
+        root = math.sqrt(max(0.0, linear**2 + 8 * n * lost * d * (1 - d)))
+        q = (root - linear) / (4 * n)
+        variance = n * (2 * q + d * (1 - d))
+        if variance <= 0:
+            return -math.inf
+        return (gained - lost - n * d) / math.sqrt(variance) + z
+
+    # T falls from 0 at the estimate to minus infinity at 1; at either end the variance may vanish.
+    return float(optimize.brentq(above, (gained - lost) / n + 1e-9, 1 - 1e-12, xtol=1e-12))
 
 
 def wilson(right: int, n: int) -> Interval:
@@ -118,25 +143,6 @@ def mean_interval(values: Float[np.ndarray, " example"], rng: np.random.Generato
     return Interval(float(bounds.low), float(bounds.high))
 
 
-def resampled_counts(
-    n: int,
-    rng: np.random.Generator,
-    resamples: int = RESAMPLES,
-    *,
-    clusters: Sequence[Hashable] | np.ndarray | None = None,
-) -> Float[np.ndarray, "resample example"]:
-    """How often each of `n` examples is drawn in each bootstrap resample.
-
-    Examples that have one name in `clusters` are drawn together.
-    """
-    places = np.arange(n)
-    if clusters is not None:
-        places, _ = pd.factorize(np.asarray(clusters, dtype=object))
-    drawn = int(places.max()) + 1 if n else 0
-    counts = rng.multinomial(drawn, np.full(drawn, 1 / drawn), size=resamples) if n else places
-    return counts[..., places].astype(float)
-
-
 def percentile_interval(draws: Float[np.ndarray, " resample"], n: int) -> Interval:
     """The interval of bootstrap draws from `n` examples, widened for small n.
 
@@ -151,25 +157,48 @@ def percentile_interval(draws: Float[np.ndarray, " resample"], n: int) -> Interv
     return Interval(float(low), float(high))
 
 
-def _upper(gained: int, lost: int, n: int, z: float) -> float:
-    if gained == n:
-        return 1.0
+def resampled_counts(
+    n: int,
+    rng: np.random.Generator,
+    resamples: int = RESAMPLES,
+    *,
+    clusters: Sequence[Hashable] | np.ndarray | None = None,
+) -> Float[np.ndarray, "resample example"]:
+    """How often each of `n` examples is drawn in each bootstrap resample.
 
-    def above(d: float) -> float:
-        linear = -gained - lost + (2 * n - gained + lost) * d
-        root = math.sqrt(max(0.0, linear**2 + 8 * n * lost * d * (1 - d)))
-        q = (root - linear) / (4 * n)
-        variance = n * (2 * q + d * (1 - d))
-        if variance <= 0:
-            return -math.inf
-        return (gained - lost - n * d) / math.sqrt(variance) + z
+    Examples that have one name in `clusters` are drawn together.
+    """
+    places = np.arange(n)
+    if clusters is not None:
+        places, _ = pd.factorize(np.asarray(clusters, dtype=object))
+    n_drawn = int(places.max()) + 1 if n else 0
+    counts = (
+        rng.multinomial(n_drawn, np.full(n_drawn, 1 / n_drawn), size=resamples) if n else places
+    )
+    return counts[..., places].astype(float)
 
-    # T falls from 0 at the estimate to minus infinity at 1; at either end the variance may vanish.
-    return float(optimize.brentq(above, (gained - lost) / n + 1e-9, 1 - 1e-12, xtol=1e-12))
 
+def sampled_total(hits: int, drawn: int, population: int) -> tuple[float, Interval]:
+    """Estimate how many items of a population have the property; NaN if none was sampled.
 
-# A 95% score interval of a proportion acts as if z^2 / 2 = 1.92 examples of either kind were added.
-_ADDED = 2.0
+    Raises:
+        ValueError: impossible counts.
+
+    Example:
+        >>> sampled_total(0, 20, 240)
+        (0.0, Interval(low=0.0, high=38.0))
+    """
+    if not 0 <= hits <= drawn <= population:
+        raise ValueError(f"no sample of {drawn} of {population} has {hits} hits")
+    if population == 0:
+        return 0.0, Interval(0.0, 0.0)
+    if drawn == 0:
+        return float("nan"), UNKNOWN
+    totals = np.arange(hits, population - (drawn - hits) + 1)
+    as_few = stats.hypergeom.cdf(hits, population, totals, drawn)
+    as_many = stats.hypergeom.sf(hits - 1, population, totals, drawn)
+    totals_kept = totals[np.minimum(as_few, as_many) > (1 - LEVEL) / 2]
+    return hits / drawn * population, Interval(float(totals_kept.min()), float(totals_kept.max()))
 
 
 def pooled(estimates: Sequence[float], intervals: Sequence[Interval]) -> tuple[float, Interval]:
@@ -198,11 +227,15 @@ def difference(
     """
     if not -1 < correlation < 1:
         raise ValueError(f"a correlation of {correlation} is not between -1 and 1")
-    (one, two), (of_one, of_two) = estimates, intervals
+    (one, two), (interval_one, interval_two) = estimates, intervals
     center = two - one
-    below = _joint(two - of_two.low, of_one.high - one, correlation)
-    above = _joint(of_two.high - two, one - of_one.low, correlation)
+    below = _combine_distances(two - interval_two.low, interval_one.high - one, correlation)
+    above = _combine_distances(interval_two.high - two, one - interval_one.low, correlation)
     return center, Interval(center - below, center + above)
+
+
+def _combine_distances(first: float, second: float, correlation: float) -> float:
+    return math.sqrt(max(0.0, first**2 + second**2 - 2 * correlation * first * second))
 
 
 def correlation(one: Float[np.ndarray, " example"], two: Float[np.ndarray, " example"]) -> float:
@@ -215,36 +248,9 @@ def correlation(one: Float[np.ndarray, " example"], two: Float[np.ndarray, " exa
     if not one.any() or not two.any():
         return 0.0
     a, b = one - one.mean(), two - two.mean()
-    return float(a @ b / math.sqrt((a @ a + _added(one)) * (b @ b + _added(two))))
+    return float(a @ b / math.sqrt((a @ a + _added_variance(one)) * (b @ b + _added_variance(two))))
 
 
-def _added(values: Float[np.ndarray, " example"]) -> float:
-    moved = values[values != 0]
-    return float(_ADDED * (moved @ moved) / len(moved))
-
-
-def _joint(one: float, two: float, correlation: float) -> float:
-    return math.sqrt(max(0.0, one**2 + two**2 - 2 * correlation * one * two))
-
-
-def sampled_total(hits: int, drawn: int, population: int) -> tuple[float, Interval]:
-    """Estimate how many items of a population have the property; NaN if none was sampled.
-
-    Raises:
-        ValueError: impossible counts.
-
-    Example:
-        >>> sampled_total(0, 20, 240)
-        (0.0, Interval(low=0.0, high=38.0))
-    """
-    if not 0 <= hits <= drawn <= population:
-        raise ValueError(f"no sample of {drawn} of {population} has {hits} hits")
-    if population == 0:
-        return 0.0, Interval(0.0, 0.0)
-    if drawn == 0:
-        return float("nan"), UNKNOWN
-    totals = np.arange(hits, population - (drawn - hits) + 1)
-    as_few = stats.hypergeom.cdf(hits, population, totals, drawn)
-    as_many = stats.hypergeom.sf(hits - 1, population, totals, drawn)
-    kept = totals[np.minimum(as_few, as_many) > (1 - LEVEL) / 2]
-    return hits / drawn * population, Interval(float(kept.min()), float(kept.max()))
+def _added_variance(values: Float[np.ndarray, " example"]) -> float:
+    changed = values[values != 0]
+    return float(_ADDED_EXAMPLES * (changed @ changed) / len(changed))

@@ -38,7 +38,7 @@ NO_PAIRS = PairedEffect(0, math.nan, UNKNOWN, math.nan)
 
 def is_binary(*scores: Float[np.ndarray, "..."]) -> bool:
     """Whether every score is 0 or 1."""
-    return all(bool(np.isin(each, (0.0, 1.0)).all()) for each in scores)
+    return all(bool(np.isin(values, (0.0, 1.0)).all()) for values in scores)
 
 
 def paired_binary(
@@ -88,13 +88,15 @@ def sign_flip_p(difference: Float[np.ndarray, " example"], rng: np.random.Genera
     still pass its correction.
     """
     # A difference of 0 is the same under either sign.
-    moved = difference[difference != 0]
-    if len(moved) < 2:
+    nonzero = difference[difference != 0]
+    if len(nonzero) < 2:
         return 1.0
-    if len(moved) <= _ALL_SIGNS:
-        test = stats.permutation_test((moved,), np.sum, permutation_type="samples", vectorized=True)
+    if len(nonzero) <= _ALL_SIGNS:
+        test = stats.permutation_test(
+            (nonzero,), np.sum, permutation_type="samples", vectorized=True
+        )
         return float(test.pvalue)
     # scipy draws its patterns one by one, which for so many takes ten times as long.
-    signs = rng.integers(0, 2, size=(FLIPS, len(moved)), dtype=np.int8) * 2 - 1
-    as_far = np.abs(signs @ moved) >= abs(moved.sum()) * (1 - 1e-12)
+    signs = rng.integers(0, 2, size=(FLIPS, len(nonzero)), dtype=np.int8) * 2 - 1
+    as_far = np.abs(signs @ nonzero) >= abs(nonzero.sum()) * (1 - 1e-12)
     return float((1 + as_far.sum()) / (1 + FLIPS))

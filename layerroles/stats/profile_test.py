@@ -30,13 +30,13 @@ def profiles_differ_p(
     Returns:
         Both at least 1 / 20,000; NaN where no site is known.
     """
-    each = np.full(len(differences), np.nan)
+    site_p = np.full(len(differences), np.nan)
     known = ~np.isnan(differences).any(axis=1)
     values = differences[known]
     if clusters is not None and are_clusters(clusters):
         values = cluster_totals(values, clusters)
     if not values.size:
-        return float("nan"), each
+        return float("nan"), site_p
     length = np.sqrt((values**2).sum(axis=1))
     length[length < 1e-12] = np.inf  # a site at which no question differs
     units = (values / length[:, None]).astype(np.float32)
@@ -47,9 +47,9 @@ def profiles_differ_p(
     for start in range(0, FLIPS, step):
         stop = min(FLIPS, start + step)
         signs = rng.integers(0, 2, size=(stop - start, values.shape[1]), dtype=np.int8)
-        drawn = np.abs((2 * signs.astype(np.float32) - 1) @ units.T)
-        as_far += (drawn >= observed * (1 - 1e-6)).sum(axis=0)
-        largest[start:stop] = drawn.max(axis=1)
-    each[known] = (1 + as_far) / (1 + FLIPS)
+        statistics = np.abs((2 * signs.astype(np.float32) - 1) @ units.T)
+        as_far += (statistics >= observed * (1 - 1e-6)).sum(axis=0)
+        largest[start:stop] = statistics.max(axis=1)
+    site_p[known] = (1 + as_far) / (1 + FLIPS)
     beyond = int((largest >= observed.max() * (1 - 1e-6)).sum())
-    return (1 + beyond) / (1 + FLIPS), each
+    return (1 + beyond) / (1 + FLIPS), site_p

@@ -1,6 +1,9 @@
-"""Profiles over sites: do two ways of measuring rank the sites alike?
+"""Rank correlations of profiles over sites, with bootstrap intervals over examples.
 
-Do several draws of examples rank the sites alike?
+`profile_agreement` says whether two ways of measuring rank the sites alike, and `rank_stability`
+whether several draws of examples do. Noise lowers a rank correlation, and resampling adds noise
+once more: the draws lie too low, as the estimate does. So an interval reaches to both sides of its
+estimate as far as the farther percentile of the draws lies from it.
 """
 
 from collections.abc import Hashable, Sequence
@@ -43,43 +46,15 @@ def profile_agreement(
     n_sites, n = one.shape
     if n_sites < _FEWEST_SITES or n == 0:
         return float("nan"), UNKNOWN
-    once = np.ones((1, n))
+    all_counts = np.ones((1, n))
     counts = resampled_counts(n, rng, DRAWS, clusters=clusters)
-    whole = spearman(resampled_means(one, once), resampled_means(two, once))
-    draws = spearman(resampled_means(one, counts), resampled_means(two, counts))
-    drawn = percentile_interval(draws, n if clusters is None else len(set(clusters)))
-    rho = float(whole[0])
-    if np.isnan([rho, drawn.low]).any():
-        return rho, UNKNOWN
-    reach = max(rho - drawn.low, drawn.high - rho)
-    return rho, Interval(max(-1.0, rho - reach), min(1.0, rho + reach))
-
-
-def resampled_means(
-    values: Float[np.ndarray, "site example"], counts: Float[np.ndarray, "resample example"]
-) -> Float[np.ndarray, "resample site"]:
-    """The mean of each site over the examples drawn and known; NaN where there is none."""
-    known = ~np.isnan(values)
-    total = counts @ known.T.astype(float)
-    means = np.full(total.shape, np.nan)
-    np.divide(counts @ np.nan_to_num(values).T, total, out=means, where=total > 0)
-    return means
-
-
-def spearman(
-    one: Float[np.ndarray, "resample site"], two: Float[np.ndarray, "resample site"]
-) -> Float[np.ndarray, " resample"]:
-    """Spearman's rank correlation of each pair of rows; NaN where a row is flat or not known."""
-    # Rounded, so that means which are equal tie.
-    ranks = [stats.rankdata(rows.round(9), axis=1) for rows in (one, two)]
-    a, b = (each - each.mean(axis=1, keepdims=True) for each in ranks)
-    scale = np.sqrt((a**2).sum(axis=1) * (b**2).sum(axis=1))
-    scale[np.isnan(one).any(axis=1) | np.isnan(two).any(axis=1) | (scale == 0)] = np.nan
-    rho: np.ndarray = ((a * b).sum(axis=1) / scale).clip(-1, 1)
-    return rho
-
-
-_FEWEST_RANKED = 3
+    correlations = spearman(resampled_means(one, all_counts), resampled_means(two, all_counts))
+    drawn_correlations = spearman(resampled_means(one, counts), resampled_means(two, counts))
+    drawn_interval = percentile_interval(
+        drawn_correlations, n if clusters is None else len(set(clusters))
+    )
+    rho = float(correlations[0])
+    return rho, _interval_around(rho, drawn_interval)
 
 
 def rank_stability(
@@ -101,23 +76,52 @@ def rank_stability(
     """
     if len({len(scores) for scores in draws}) > 1:
         raise ValueError("the draws are of different numbers of sites")
-    if len(draws) < 2 or len(draws[0]) < _FEWEST_RANKED or min(s.shape[1] for s in draws) == 0:
+    if len(draws) < 2 or len(draws[0]) < _FEWEST_SITES or min(s.shape[1] for s in draws) == 0:
         return float("nan"), UNKNOWN
-    once = [resampled_means(scores, np.ones((1, scores.shape[1]))) for scores in draws]
-    again = [
+    means = [resampled_means(scores, np.ones((1, scores.shape[1]))) for scores in draws]
+    resampled = [
         resampled_means(scores, resampled_counts(scores.shape[1], rng, DRAWS)) for scores in draws
     ]
-    rho = float(_mean_correlation(once)[0])
+    rho = float(_mean_correlation(means)[0])
     n = min(scores.shape[1] for scores in draws)
-    drawn = percentile_interval(_mean_correlation(again), n)
+    drawn_interval = percentile_interval(_mean_correlation(resampled), n)
+    return rho, _interval_around(rho, drawn_interval)
+
+
+def _interval_around(rho: float, drawn: Interval) -> Interval:
+    """The interval that reaches from `rho` to both sides as far as the farther end of the draws."""
     if np.isnan([rho, drawn.low]).any():
-        return rho, UNKNOWN
+        return UNKNOWN
     reach = max(rho - drawn.low, drawn.high - rho)
-    return rho, Interval(max(-1.0, rho - reach), min(1.0, rho + reach))
+    return Interval(max(-1.0, rho - reach), min(1.0, rho + reach))
 
 
 def _mean_correlation(
     means: list[Float[np.ndarray, "resample site"]],
 ) -> Float[np.ndarray, " resample"]:
-    found: np.ndarray = np.mean([spearman(a, b) for a, b in combinations(means, 2)], axis=0)
-    return found
+    correlations: np.ndarray = np.mean([spearman(a, b) for a, b in combinations(means, 2)], axis=0)
+    return correlations
+
+
+def spearman(
+    one: Float[np.ndarray, "resample site"], two: Float[np.ndarray, "resample site"]
+) -> Float[np.ndarray, " resample"]:
+    """Spearman's rank correlation of each pair of rows; NaN where a row is flat or not known."""
+    # Rounded, so that means which are equal tie.
+    ranks = [stats.rankdata(rows.round(9), axis=1) for rows in (one, two)]
+    a, b = (rank - rank.mean(axis=1, keepdims=True) for rank in ranks)
+    scale = np.sqrt((a**2).sum(axis=1) * (b**2).sum(axis=1))
+    scale[np.isnan(one).any(axis=1) | np.isnan(two).any(axis=1) | (scale == 0)] = np.nan
+    rho: np.ndarray = ((a * b).sum(axis=1) / scale).clip(-1, 1)
+    return rho
+
+
+def resampled_means(
+    values: Float[np.ndarray, "site example"], counts: Float[np.ndarray, "resample example"]
+) -> Float[np.ndarray, "resample site"]:
+    """The mean of each site over the examples drawn and known; NaN where there is none."""
+    known = ~np.isnan(values)
+    total = counts @ known.T.astype(float)
+    means = np.full(total.shape, np.nan)
+    np.divide(counts @ np.nan_to_num(values).T, total, out=means, where=total > 0)
+    return means

@@ -43,7 +43,7 @@ from layerroles.stats.intervals import LEVEL, UNKNOWN, Interval
 from layerroles.stats.paired import is_binary
 
 # A pair of values of one example: numerator and denominator.
-Pair = tuple[float, float]
+ValuePair = tuple[float, float]
 # Ratios beyond this count as unbounded.
 _FARTHEST = 1e6
 _DIGITS = 9  # to which values count as the same
@@ -86,29 +86,29 @@ def is_above(
     Where examples come in clusters, 0/1 scores count fewer (see `stats.clusters`), and Student's t
     is that of the totals of clusters.
     """
-    n, guessed = len(scores), np.broadcast_to(chance, scores.shape)
-    skill = scores - guessed
+    n, chances = len(scores), np.broadcast_to(chance, scores.shape)
+    skill = scores - chances
     if n < 2 or not skill.mean() > 0:  # not if there is no chance
         return False
     groups = clusters if clusters is not None and are_clusters(clusters) else None
     if not is_binary(scores):
         values = skill if groups is None else cluster_totals(skill, groups)
-        far = _quantile(level, len(values)) * float(values.std(ddof=1))
-        return bool(values.mean() * math.sqrt(len(values)) > far)
+        threshold = _critical_value(level, len(values)) * float(values.std(ddof=1))
+        return bool(values.mean() * math.sqrt(len(values)) > threshold)
     deff = 1.0 if groups is None else design_effect(skill - skill.mean(), groups)
     n_effective = n / deff
-    far = _quantile(level, None if groups is None else len(set(groups)))
+    threshold = _critical_value(level, None if groups is None else len(set(groups)))
     # The variance is taken with n - 1, as that of a sample is (see `tango`).
-    far *= math.sqrt(n_effective / max(1e-9, n_effective - 1))
-    if np.ptp(guessed) == 0:
-        spread = math.sqrt(guessed[0] * (1 - guessed[0]))
-        return bool(skill.mean() * math.sqrt(n_effective) > far * spread)
-    counted = Counter(skill.round(_DIGITS).tolist())
-    edges = [1 - float(guessed.min()), -float(guessed.max())]
-    return score([count / deff for count in counted.values()], list(counted), edges) > far
+    threshold *= math.sqrt(n_effective / max(1e-9, n_effective - 1))
+    if np.ptp(chances) == 0:
+        spread = math.sqrt(chances[0] * (1 - chances[0]))
+        return bool(skill.mean() * math.sqrt(n_effective) > threshold * spread)
+    counts = Counter(skill.round(_DIGITS).tolist())
+    edges = [1 - float(chances.min()), -float(chances.max())]
+    return score([count / deff for count in counts.values()], list(counts), edges) > threshold
 
 
-def _quantile(level: float, independent: int | None) -> float:
+def _critical_value(level: float, independent: int | None) -> float:
     """Student's t of so many independent values; normal where their variance is known."""
     tail = (1 - level) / 2
     return float(
@@ -120,7 +120,7 @@ def clustered(
     interval: Interval,
     values: Float[np.ndarray, " example"],
     clusters: Clusters,
-    bounds: Pair | None,
+    bounds: ValuePair | None,
     *,
     level: float = LEVEL,
 ) -> Interval:
@@ -139,14 +139,14 @@ def clustered(
     low = bounds[0] - 1 if bounds else float(values.min()) - 1
     possible = [(value - low, 1.0) for value in bounds or ()]
     ones = np.ones(len(values))
-    _, moved = ratio(values - low, ones, possible, clusters=clusters, level=level)
-    wide = widest(interval, Interval(moved.low + low, moved.high + low))
+    _, shifted = ratio(values - low, ones, possible, clusters=clusters, level=level)
+    wide = widest(interval, Interval(shifted.low + low, shifted.high + low))
     return Interval(max(bounds[0], wide.low), min(bounds[1], wide.high)) if bounds else wide
 
 
 def possible_losses(
     chance: float | Float[np.ndarray, " example"], most: float, least: float
-) -> list[Pair]:
+) -> list[ValuePair]:
     """The outermost pairs of a loss and a skill of one example with 0/1 scores, for `ratio`.
 
     The loss is a sum over conditions, `sum(w * (intact - ablated))`.
@@ -165,7 +165,7 @@ def possible_losses(
 def ratio(
     numerator: Float[np.ndarray, " example"],
     denominator: Float[np.ndarray, " example"],
-    possible: Iterable[Pair] = (),
+    possible: Iterable[ValuePair] = (),
     *,
     clusters: Clusters | None = None,
     level: float = LEVEL,
@@ -198,25 +198,27 @@ def ratio(
         return estimate, UNKNOWN
     bounds = tuple((round(a, _DIGITS), round(b, _DIGITS)) for a, b in possible)
     if bounds:
-        counted = Counter(
+        counts = Counter(
             zip(numerator.round(_DIGITS).tolist(), denominator.round(_DIGITS).tolist(), strict=True)
         )
         deff, independent = 1.0, None
         if clusters is not None and are_clusters(clusters):
             deff = design_effect(numerator - estimate * denominator, clusters)
             independent = len(set(clusters))
-        return estimate, _scored(tuple(sorted(counted.items())), bounds, level, deff, independent)
-    interval = _fieller(numerator, denominator, level)
+        return estimate, _score_interval(
+            tuple(sorted(counts.items())), bounds, level, deff, independent
+        )
+    interval = _fieller_interval(numerator, denominator, level)
     if clusters is not None and are_clusters(clusters):
         lost, skill = cluster_totals(np.array([numerator, denominator]), clusters)
-        interval = widest(interval, _fieller(lost, skill, level))
+        interval = widest(interval, _fieller_interval(lost, skill, level))
     return estimate, interval
 
 
 @functools.lru_cache(maxsize=100_000)
-def _scored(
-    counted: tuple[tuple[Pair, int], ...],
-    possible: tuple[Pair, ...],
+def _score_interval(
+    pair_counts: tuple[tuple[ValuePair, int], ...],
+    possible: tuple[ValuePair, ...],
     level: float,
     deff: float,
     independent: int | None,
@@ -225,8 +227,8 @@ def _scored(
 
     In clusters, `independent` of them, each example counts as one over the design effect.
     """
-    pairs = [pair for pair, _ in counted]
-    counts = [count / deff for _, count in counted]
+    pairs = [pair for pair, _ in pair_counts]
+    counts = [count / deff for _, count in pair_counts]
     n = sum(counts)
     if n <= 1:
         return Interval(-math.inf, math.inf)
@@ -234,15 +236,15 @@ def _scored(
         c * b for c, (_, b) in zip(counts, pairs, strict=True)
     )
     # The variance is taken with n - 1, as that of a sample is (see `tango`).
-    critical = _quantile(level, independent) * math.sqrt(n / (n - 1))
-    beyond = functools.partial(_beyond, counts, pairs, possible, critical)
-    return Interval(_end(beyond, estimate, -1.0), _end(beyond, estimate, 1.0))
+    critical = _critical_value(level, independent) * math.sqrt(n / (n - 1))
+    beyond = functools.partial(_score_excess, counts, pairs, possible, critical)
+    return Interval(_find_end(beyond, estimate, -1.0), _find_end(beyond, estimate, 1.0))
 
 
-def _beyond(
+def _score_excess(
     counts: Sequence[float],
-    pairs: Sequence[Pair],
-    possible: Sequence[Pair],
+    pairs: Sequence[ValuePair],
+    possible: Sequence[ValuePair],
     critical: float,
     h: float,
 ) -> float:
@@ -266,7 +268,7 @@ def score(counts: Sequence[float], values: Sequence[float], edges: Sequence[floa
     most, least = max(*values, *edges), min(*values, *edges)
     if most <= 0 or least >= 0:
         return math.copysign(math.inf, mean)
-    tilt = _tilt(counts, values, most, least)
+    tilt = _find_tilt(counts, values, most, least)
     weights = [c / (n * (1 + tilt * v)) for c, v in zip(counts, values, strict=True)]
     variance = sum(w * v * v for w, v in zip(weights, values, strict=True))
     # What is left has to lie at the edge that was not seen.
@@ -275,7 +277,9 @@ def score(counts: Sequence[float], values: Sequence[float], edges: Sequence[floa
     return mean / math.sqrt(variance / n)
 
 
-def _tilt(counts: Sequence[float], values: Sequence[float], most: float, least: float) -> float:
+def _find_tilt(
+    counts: Sequence[float], values: Sequence[float], most: float, least: float
+) -> float:
     """The multiplier `t` for which `sum(counts * values / (1 + t * values))` is 0.
 
     At the end of its range where the sum is not 0 within it: values that were not seen then have
@@ -287,12 +291,12 @@ def _tilt(counts: Sequence[float], values: Sequence[float], most: float, least: 
     end = low if mean < 0 else high
 
     seen = any(math.isclose(1 + end * v, 0, abs_tol=1e-12) for v in values)
-    if not seen and _slope(counts, values, end)[0] * mean > 0:
+    if not seen and _tilt_equation(counts, values, end)[0] * mean > 0:
         return end
-    t, near = end / 2, 1e-12 * sum(c * abs(v) for c, v in zip(counts, values, strict=True))
+    t, tolerance = end / 2, 1e-12 * sum(c * abs(v) for c, v in zip(counts, values, strict=True))
     for _ in range(_STEPS):
-        total, change = _slope(counts, values, t)
-        if abs(total) <= near or high - low <= 1e-14 * abs(end):
+        total, change = _tilt_equation(counts, values, t)
+        if abs(total) <= tolerance or high - low <= 1e-14 * abs(end):
             break
         if total > 0:
             low = t
@@ -303,8 +307,10 @@ def _tilt(counts: Sequence[float], values: Sequence[float], most: float, least: 
     return t
 
 
-def _slope(counts: Sequence[float], values: Sequence[float], t: float) -> tuple[float, float]:
-    """The sum of `_tilt` at `t`, and its derivative."""
+def _tilt_equation(
+    counts: Sequence[float], values: Sequence[float], t: float
+) -> tuple[float, float]:
+    """The sum of `_find_tilt` at `t`, and its derivative."""
     total = change = 0.0
     for c, v in zip(counts, values, strict=True):
         part = v / (1 + t * v)
@@ -313,20 +319,20 @@ def _slope(counts: Sequence[float], values: Sequence[float], t: float) -> tuple[
     return total, change
 
 
-def _end(beyond: Callable[[float], float], estimate: float, side: float) -> float:
+def _find_end(beyond: Callable[[float], float], estimate: float, side: float) -> float:
     """Where `beyond` crosses 0 on one side of an estimate; infinite where it does not."""
     near, step = 0.0, 0.05
     while beyond(estimate + side * step) < 0:
         near, step = step, 2 * step
         if step > _FARTHEST:
             return side * math.inf
-    found = optimize.brentq(
+    root = optimize.brentq(
         lambda far: beyond(estimate + side * far), near, step, xtol=1e-10, rtol=1e-12
     )
-    return float(estimate + side * found)
+    return float(estimate + side * root)
 
 
-def _fieller(
+def _fieller_interval(
     numerator: Float[np.ndarray, " value"],
     denominator: Float[np.ndarray, " value"],
     level: float,

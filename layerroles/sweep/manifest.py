@@ -8,16 +8,16 @@ from typing import Any
 from layerroles.ablations import Condition
 
 
-def command() -> str:
-    """The command line without the folder of its program, which is of this machine only."""
+def command_line() -> str:
+    """The command line, without the folder of its program."""
     program = Path(sys.argv[0]).name
     # `python -m layerroles`
     shown = "layerroles" if program == "__main__.py" else program
     return shlex.join([shown, *sys.argv[1:]])
 
 
-def described(condition: Condition) -> dict[str, Any]:
-    """A condition as JSON."""
+def describe_condition(condition: Condition) -> dict[str, Any]:
+    """Describe a condition as JSON."""
     return {
         "name": condition.name,
         "hash": condition.hash,

@@ -1,7 +1,7 @@
-"""What the intact model's answers, asked for once more, tell: the noise floor, and what chance is.
+"""Estimate the noise floor by re-running the intact model in batches of another shape.
 
-A batch of another shape rounds otherwise, and a few answers change by that alone. An effect on as
-few answers as that is none.
+Batches of another shape round differently, and a few answers change by that alone. An effect on as
+few answers as that is no effect.
 """
 
 import math
@@ -16,8 +16,8 @@ _AT_ONCE = 4
 _SAME = 1e-6
 
 
-def batches(examples: Sequence[Example]) -> Iterator[Sequence[Example]]:
-    """Examples in batches of another shape than all at once: by fours, or one by one."""
+def split_batches(examples: Sequence[Example]) -> Iterator[Sequence[Example]]:
+    """Split examples into batches of four, or of one where there are no more than four."""
     size = _AT_ONCE if len(examples) > _AT_ONCE else 1
     for start in range(0, len(examples), size):
         yield examples[start : start + size]
@@ -32,39 +32,39 @@ def needs_floor(manifest: Mapping[str, Any], names: tuple[str, str], n: int) -> 
 
 
 def needs_chance(cell: Mapping[str, Any], asked: Asked) -> bool:
-    """Whether a cell's chance can be estimated only, and has not been."""
-    can = type(asked).shuffled is not Asked.shuffled
-    return can and cell["unit"] == "accuracy" and cell["chance"] is None
+    """Whether a cell's chance can only be estimated from its answers, and has not been."""
+    can_shuffle = type(asked).shuffled is not Asked.shuffled
+    return can_shuffle and cell["unit"] == "accuracy" and cell["chance"] is None
 
 
-def noise_floor(
-    cell: Mapping[str, Any], before: Mapping[str, Mapping[str, Any]], again: Mapping[str, Answer]
+def measure_noise_floor(
+    cell: Mapping[str, Any], before: Mapping[str, Mapping[str, Any]], repeated: Mapping[str, Answer]
 ) -> dict[str, Any]:
-    """How many of a cell's answers changed, and both mean scores.
+    """Count the answers of a cell that changed, with both mean scores.
 
     Args:
         cell: of the manifest.
         before: the rows of the intact model, by example.
-        again: its answers in another batch shape.
+        repeated: its answers in another batch shape, by example.
     """
     continuous = cell["unit"] != "accuracy"
-    changed = [_changed(before[id], answer, continuous) for id, answer in again.items()]
+    changed = [_answer_changed(before[id], answer, continuous) for id, answer in repeated.items()]
     return {
         "task": cell["task"],
         "protocol": cell["protocol"],
-        "n": len(again),
+        "n": len(repeated),
         "n_changed": sum(changed),
-        "score": _mean([answer.score for answer in again.values()]),
-        "intact": _mean([before[id]["score"] for id in again]),
+        "score": _mean([answer.score for answer in repeated.values()]),
+        "intact": _mean([before[id]["score"] for id in repeated]),
     }
 
 
-def _changed(before: Mapping[str, Any], again: Answer, continuous: bool) -> bool:
-    if before["status"] != "ok" or again.status != "ok":
-        return bool(before["status"] != again.status)
+def _answer_changed(before: Mapping[str, Any], repeated: Answer, continuous: bool) -> bool:
+    if before["status"] != "ok" or repeated.status != "ok":
+        return bool(before["status"] != repeated.status)
     if continuous:
-        return not math.isclose(before["score"], again.score, rel_tol=_SAME)
-    return (before["response"], before["outcome"]) != (again.response, again.outcome)
+        return not math.isclose(before["score"], repeated.score, rel_tol=_SAME)
+    return (before["response"], before["outcome"]) != (repeated.response, repeated.outcome)
 
 
 def _mean(scores: Sequence[float | None]) -> float | None:

@@ -45,7 +45,7 @@ def read(path: str | Path) -> SweepResult:
         [
             {
                 "model": manifest["model"]["name"],
-                **_columns(conditions[row["condition"]]),
+                **_condition_columns(conditions[row["condition"]]),
                 "task": row["task"],
                 "family": families[row["task"]],
                 "protocol": row["protocol"],
@@ -56,10 +56,10 @@ def read(path: str | Path) -> SweepResult:
         ],
         columns=_COLUMNS,
     ).astype(_TYPES)
-    return SweepResult(frame=frame, manifest=manifest, examples=_examples(examples))
+    return SweepResult(frame=frame, manifest=manifest, examples=_example_table(examples))
 
 
-def _examples(examples: list[dict[str, Any]]) -> pd.DataFrame:
+def _example_table(examples: list[dict[str, Any]]) -> pd.DataFrame:
     """A row per task and example; runs of earlier versions lack some columns.
 
     `contexts` holds a digest of what was read, and `guesses` what guessing scores, as JSON by
@@ -71,7 +71,7 @@ def _examples(examples: list[dict[str, Any]]) -> pd.DataFrame:
     for example in examples:
         key, protocol = (example["task"], example["example"]), example["protocol"]
         rows.setdefault(key, {name: example.get(name) or "" for name in _EXAMPLE})
-        contexts[key][protocol] = _digest(example["context"] or "")
+        contexts[key][protocol] = _short_digest(example["context"] or "")
         if example.get("guess") is not None:
             guesses[key][protocol] = float(example["guess"])
     return pd.DataFrame(
@@ -83,11 +83,11 @@ def _examples(examples: list[dict[str, Any]]) -> pd.DataFrame:
     )
 
 
-def _digest(text: str) -> str:
+def _short_digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def _columns(condition: dict[str, Any]) -> dict[str, Any]:
+def _condition_columns(condition: dict[str, Any]) -> dict[str, Any]:
     layers, parts, heads = (condition[key] for key in ("layers", "parts", "heads"))
     return {
         "condition": condition["name"],

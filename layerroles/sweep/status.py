@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from layerroles.errors import InputError
-from layerroles.progress import duration
+from layerroles.progress import format_duration
 
 _FILE = "progress.json"
 _SECONDS_BETWEEN_WRITES = 1.0
@@ -76,14 +76,14 @@ class Status:
         if self.rows_done:
             text += f", {self.rows_per_second:.1f} rows/s"
         if self.state == "running" and self.seconds_left is not None:
-            text += f", {duration(self.seconds_left)} left"
+            text += f", {format_duration(self.seconds_left)} left"
         if self.now and self.state != "done":
             text += f", last {self.now}"
         return f"{text} ({self.reason})" if self.reason else text
 
 
 def read_status(folder: str | Path) -> Status:
-    """How far the run of a folder is; nothing is written, and the run is not made to wait.
+    """Read how far the run of a folder is; nothing is written, and the run does not wait.
 
     Raises:
         InputError: no run has written its progress to that folder, or the file is damaged.
@@ -92,24 +92,24 @@ def read_status(folder: str | Path) -> Status:
     if not file.is_file():
         raise InputError(f"{str(folder)!r} holds no {_FILE}: no run tells there how far it is")
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-        known = Status(**{field.name: _checked(found, field) for field in fields(Status)})
+        values = json.loads(file.read_text(encoding="utf-8"))
+        status = Status(**{field.name: _check_value(values, field) for field in fields(Status)})
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise InputError(f"run folder {str(folder)!r}: {_FILE} is damaged") from error
-    if known.state == "running" and known.host == socket.gethostname() and not _lives(known):
-        return replace(known, state="died")
-    return known
+    if status.state == "running" and status.host == socket.gethostname() and not _is_alive(status):
+        return replace(status, state="died")
+    return status
 
 
-def unfinished(folder: str | Path) -> str:
-    """Words on a run that has not ended; empty if it has, or if its folder does not say."""
+def describe_unfinished(folder: str | Path) -> str:
+    """Say that a run has not ended; empty if it has, or if its folder has no status."""
     try:
-        found = read_status(folder)
+        status = read_status(folder)
     except InputError:  # what counts are its rows
         return ""
-    if found.state == "done":
+    if status.state == "done":
         return ""
-    return f"{str(folder)!r} is not finished, and what follows is of the answers so far ({found})"
+    return f"{str(folder)!r} is not finished, and what follows is of the answers so far ({status})"
 
 
 @contextmanager
@@ -120,50 +120,50 @@ def write_progress(folder: Path, rows_total: int) -> Iterator[Callable[[int, str
     """
     pid, began = os.getpid(), time.monotonic()
     host = socket.gethostname()
-    known = Status("running", rows_total, host, pid, _started(pid), 0.0, time.time())
-    _write(folder, known)
+    status = Status("running", rows_total, host, pid, _start_time(pid), 0.0, time.time())
+    _write(folder, status)
     last = began
 
-    def at_once(**changed: Any) -> Status:
+    def updated(**changed: Any) -> Status:
         seconds = time.monotonic() - began  # a clock that is set back must not change it
-        return replace(known, seconds=seconds, updated=time.time(), **changed)
+        return replace(status, seconds=seconds, updated=time.time(), **changed)
 
-    def advance(rows: int, now_at: str) -> None:
-        nonlocal known, last
-        known = at_once(rows_done=known.rows_done + rows, now=now_at)
-        if began + known.seconds - last >= _SECONDS_BETWEEN_WRITES:
-            last = began + known.seconds
-            _write(folder, known)
+    def advance(rows: int, now: str) -> None:
+        nonlocal status, last
+        status = updated(rows_done=status.rows_done + rows, now=now)
+        if began + status.seconds - last >= _SECONDS_BETWEEN_WRITES:
+            last = began + status.seconds
+            _write(folder, status)
 
     try:
         yield advance
     except BaseException as error:
         reason = str(error).split("\n")[0] or type(error).__name__
-        _write(folder, at_once(state="stopped", reason=reason))
+        _write(folder, updated(state="stopped", reason=reason))
         raise
-    _write(folder, at_once(state="done"))
+    _write(folder, updated(state="done"))
 
 
-def _write(folder: Path, known: Status) -> None:
+def _write(folder: Path, status: Status) -> None:
     with suppress(OSError):
         scratch = folder / f".{_FILE}"
-        scratch.write_text(json.dumps(known.to_dict(), indent=1), encoding="utf-8")
+        scratch.write_text(json.dumps(status.to_dict(), indent=1), encoding="utf-8")
         scratch.replace(folder / _FILE)
 
 
-def _lives(known: Status) -> bool:
+def _is_alive(status: Status) -> bool:
     """Whether the process still runs, and its number has not been given to another one."""
     try:
-        os.kill(known.pid, 0)
+        os.kill(status.pid, 0)
     except ProcessLookupError:
         return False
     except PermissionError:  # somebody else's
         pass
-    return _started(known.pid) == known.started
+    return _start_time(status.pid) == status.started
 
 
-def _started(pid: int) -> str:
-    """When a process was started, in its system's units; empty if the system does not say.
+def _start_time(pid: int) -> str:
+    """When a process started, in units of the system; empty if the system does not say.
 
     Returns "dead" for a zombie process.
     """
@@ -175,13 +175,13 @@ def _started(pid: int) -> str:
         return ""
 
 
-def _checked(found: dict[str, Any], field: "Field[Any]") -> Any:
-    """A value of a field, as it can stand there.
+def _check_value(values: dict[str, Any], field: "Field[Any]") -> Any:
+    """Check and return the value of a field.
 
     Raises:
-        ValueError: it cannot.
+        ValueError: it is of another type, or out of range.
     """
-    value = found[field.name]
+    value = values[field.name]
     if field.type is float and isinstance(value, int | float) and math.isfinite(value):
         return float(value)
     fits = type(value) is field.type and (field.type is not int or 0 <= value < 2**62)

@@ -1,8 +1,8 @@
 """The run folder: `manifest.json` says what the run is, `rows.sqlite` holds one row per answer.
 
 Rows are keyed by content (condition hash, task, protocol, example), and the answers of a work unit
-(conditions that are answered together) are one transaction: killed at any moment, a run goes on
-where it was. One process writes at a time, by a lock that dies with it.
+(conditions that are answered together) are one transaction: a run that is killed at any moment
+resumes where it was. One process writes at a time, under a lock that ends with the process.
 """
 
 import json
@@ -33,63 +33,59 @@ CREATE TABLE IF NOT EXISTS examples (
     PRIMARY KEY (task, protocol, example)
 ) WITHOUT ROWID;
 """
-# What must be the same when a run goes on; anything else may grow or is only recorded.
+# What must be the same when a run is resumed; anything else may grow or is only recorded.
 _SAME = (("model", "weights"), ("model", "dtype"), ("seed",), ("chat",), ("coherence",))
-# What folders of an earlier version do not say.
+# Defaults for what folders of earlier versions lack.
 _EARLIER: dict[str, Any] = {"chat": False, "coherence": False, "noise_floor": []}
 
 
 class Store:
-    """An open run folder; use `opened` to write, `read_run` to read."""
+    """An open run folder; use `open_store` to write, `read_run` to read."""
 
     def __init__(self, folder: Path, manifest: dict[str, Any], db: sqlite3.Connection) -> None:
         self.folder = folder
         self.manifest = manifest
         self._db = db
 
-    def done(self) -> dict[Key, set[str]]:
-        """The ids of the examples that are answered, by condition, task and protocol."""
-        found: dict[Key, set[str]] = {}
+    def answered_ids(self) -> dict[Key, set[str]]:
+        """Ids of the answered examples, by condition, task and protocol."""
+        ids: dict[Key, set[str]] = {}
         for *key, example in self._db.execute(
             "SELECT condition, task, protocol, example FROM rows"
         ):
-            found.setdefault((key[0], key[1], key[2]), set()).add(example)
-        return found
+            ids.setdefault((key[0], key[1], key[2]), set()).add(example)
+        return ids
 
-    def answers(self, condition: str, task: str, protocol: str) -> dict[str, dict[str, Any]]:
-        """The rows of one condition in one cell: values of `ROW` by name, by example."""
-        found = self._db.execute(
+    def read_answers(self, condition: str, task: str, protocol: str) -> dict[str, dict[str, Any]]:
+        """Read the rows of one condition in one cell: values of `ROW` by name, by example."""
+        rows = self._db.execute(
             f"SELECT example, {', '.join(ROW)} FROM rows "
             "WHERE condition = ? AND task = ? AND protocol = ?",
             (condition, task, protocol),
         )
-        return {id: dict(zip(ROW, values, strict=True)) for id, *values in found}
+        return {id: dict(zip(ROW, values, strict=True)) for id, *values in rows}
 
-    def cell(self, task: str, protocol: str) -> dict[str, Any]:
-        """A cell of the manifest; what is changed in it is kept by `save_manifest`."""
-        (found,) = (
-            cell
-            for cell in self.manifest["cells"]
-            if (cell["task"], cell["protocol"]) == (task, protocol)
-        )
-        cell: dict[str, Any] = found
+    def manifest_cell(self, task: str, protocol: str) -> dict[str, Any]:
+        """A cell of the manifest; changes to it are stored by `save_manifest`."""
+        cells: list[dict[str, Any]] = self.manifest["cells"]
+        (cell,) = (one for one in cells if (one["task"], one["protocol"]) == (task, protocol))
         return cell
 
     def add_noise_floor(self, floor: dict[str, Any]) -> None:
-        """Note a cell's noise floor in the manifest, in the place of one on fewer examples."""
+        """Add a cell's noise floor to the manifest; it replaces one on fewer examples."""
         keys = ("task", "protocol")
-        found = _union(self.manifest["noise_floor"], [floor], keys)
+        floors = _merge_items(self.manifest["noise_floor"], [floor], keys)
         order = [(cell["task"], cell["protocol"]) for cell in self.manifest["cells"]]
-        found.sort(key=lambda one: order.index((one["task"], one["protocol"])))
-        self.manifest["noise_floor"] = found
+        floors.sort(key=lambda item: order.index((item["task"], item["protocol"])))
+        self.manifest["noise_floor"] = floors
 
     def add_examples(self, task: str, protocol: str, examples: Mapping[str, Sequence[Any]]) -> None:
-        """Note what is asked; `examples` maps ids to the values of `EXAMPLE`, in order.
+        """Store what is asked; `examples` maps ids to the values of `EXAMPLE`, in order.
 
         Raises:
             InputError: an example of that id was asked in other words before.
         """
-        known = {
+        stored = {
             row[0]: row[1:]
             for row in self._db.execute(
                 "SELECT example, context, prompt, answer FROM examples "
@@ -98,7 +94,7 @@ class Store:
             )
         }
         for id, values in examples.items():
-            if known.get(id, tuple(values[:3])) != tuple(values[:3]):
+            if stored.get(id, tuple(values[:3])) != tuple(values[:3]):
                 raise InputError(
                     f"run folder {str(self.folder)!r} asked example {id!r} of task {task!r} under "
                     f"{protocol!r} in other words, or with another answer: the task or protocol "
@@ -107,17 +103,17 @@ class Store:
         new = [
             (task, protocol, id, place, *values)
             for place, (id, values) in enumerate(examples.items())
-            if id not in known
+            if id not in stored
         ]
         self._insert("examples", 4 + len(EXAMPLE), new)
-        # Folders of an earlier version do not name questions or clusters. What guessing scores is
-        # that of the cell's chance, which is kept where fewer examples are asked than before.
+        # Folders of earlier versions do not name questions or clusters. The scores of guessing
+        # belong to the cell's chance, which stays where fewer examples are asked than before.
         names = ["question", "cluster"]
-        names += ["guess"] if self.cell(task, protocol)["n"] == len(examples) else []
+        names += ["guess"] if self.manifest_cell(task, protocol)["n"] == len(examples) else []
         for name in names:
             column = EXAMPLE.index(name)
-            values = [(one[column], task, protocol, id) for id, one in examples.items()]
-            with _writing(self.folder), self._db:
+            values = [(values_of[column], task, protocol, id) for id, values_of in examples.items()]
+            with _refuse_write_errors(self.folder), self._db:
                 self._db.executemany(
                     f"UPDATE examples SET {name} = COALESCE(NULLIF(?, ''), {name}) "
                     f"WHERE task = ? AND protocol = ? AND example = ?",
@@ -126,23 +122,25 @@ class Store:
 
     def add_rows(self, unit: Mapping[Key, Mapping[str, Sequence[Any]]]) -> None:
         """Write the answers of one work unit, all or none: for each key, example ids to `ROW`."""
-        rows = [(*key, id, *values) for key, each in unit.items() for id, values in each.items()]
+        rows = [
+            (*key, id, *values) for key, examples in unit.items() for id, values in examples.items()
+        ]
         self._insert("rows", 4 + len(ROW), rows)
 
     def save_manifest(self) -> None:
         """Write the manifest, whole or not at all."""
-        with _writing(self.folder):
+        with _refuse_write_errors(self.folder):
             _write_manifest(self.folder, self.manifest)
 
     def _insert(self, table: str, n: int, rows: Sequence[Sequence[Any]]) -> None:
         marks = ", ".join("?" * n)
-        with _writing(self.folder), self._db:
+        with _refuse_write_errors(self.folder), self._db:
             self._db.executemany(f"INSERT INTO {table} VALUES ({marks})", rows)
 
 
 @contextmanager
-def reserved(folder: Path) -> Iterator[None]:
-    """Within the context, no other process writes to a run folder; it is made if need be.
+def lock_folder(folder: Path) -> Iterator[None]:
+    """Keep other processes from writing to a run folder within the context; make the folder.
 
     Raises:
         InputError: it cannot be written, another process is writing to it, or this system has no
@@ -155,10 +153,10 @@ def reserved(folder: Path) -> Iterator[None]:
             f"run folder {str(folder)!r} cannot be locked on this system: write it on Linux, on "
             "macOS or in WSL"
         ) from error
-    with ExitStack() as closing_down:
-        with _writing(folder):
+    with ExitStack() as exit_stack:
+        with _refuse_write_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            lock = closing_down.enter_context((folder / ".lock").open("w"))
+            lock = exit_stack.enter_context((folder / ".lock").open("w"))
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -169,29 +167,29 @@ def reserved(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def opened(folder: Path, manifest: dict[str, Any]) -> Iterator[Store]:
-    """Begin in a folder that is `reserved`, or go on: its manifest is merged with the one given.
+def open_store(folder: Path, manifest: dict[str, Any]) -> Iterator[Store]:
+    """Open a locked folder to write; merge the manifest given into the one that is there.
 
     Raises:
         InputError: the folder cannot be written, is of another model, dtype or seed, or is
             damaged.
     """
-    with ExitStack() as closing_down:
-        with _writing(folder):
-            merged = _merged(folder, manifest)
-            _write_manifest(folder, merged)
-            _check_whole(folder / "rows.sqlite")
-            db = closing_down.enter_context(closing(sqlite3.connect(folder / "rows.sqlite")))
+    with ExitStack() as exit_stack:
+        with _refuse_write_errors(folder):
+            merged_manifest = _merge_manifest(folder, manifest)
+            _write_manifest(folder, merged_manifest)
+            _check_not_cut_off(folder / "rows.sqlite")
+            db = exit_stack.enter_context(closing(sqlite3.connect(folder / "rows.sqlite")))
             db.execute("PRAGMA journal_mode = WAL")
             db.execute("PRAGMA synchronous = NORMAL")
             db.executescript(_SCHEMA)
             _add_columns(db)
-        yield Store(folder, merged, db)
+        yield Store(folder, merged_manifest, db)
 
 
 @contextmanager
-def _writing(folder: Path) -> Iterator[None]:
-    """Tell what the disk or the database refuses as a fact about the run folder."""
+def _refuse_write_errors(folder: Path) -> Iterator[None]:
+    """Turn errors of the disk or the database into input errors that name the run folder."""
     try:
         yield
     except (OSError, sqlite3.OperationalError) as error:
@@ -211,7 +209,7 @@ def read_run(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]], list[d
     if manifest is None:
         raise InputError(f"{str(folder)!r} is not a run folder: it has no manifest.json")
     try:
-        _check_whole(folder / "rows.sqlite")
+        _check_not_cut_off(folder / "rows.sqlite")
         with closing(sqlite3.connect(f"file:{folder / 'rows.sqlite'}?mode=ro", uri=True)) as db:
             db.row_factory = sqlite3.Row
             examples = list(map(dict, db.execute("SELECT * FROM examples ORDER BY place")))
@@ -240,16 +238,16 @@ def read_run(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]], list[d
     return manifest, rows, examples
 
 
-def _check_whole(file: Path) -> None:
-    """Refuse a database that was cut off inside its last page, which SQLite reads as zeros.
+def _check_not_cut_off(file: Path) -> None:
+    """Check that a database was not cut off inside its last page, which SQLite reads as zeros.
 
     Raises:
         sqlite3.DatabaseError: it was.
     """
     journal = file.with_name(f"{file.name}-wal")
-    with suppress(FileNotFoundError):  # it may go at any moment, and then the file is whole
+    with suppress(FileNotFoundError):  # the journal may vanish at any moment: the file is complete
         if journal.stat().st_size:
-            return  # it puts right what it finds
+            return  # SQLite repairs the file from its journal
     if not file.is_file():
         return
     with file.open("rb") as reading:
@@ -259,22 +257,22 @@ def _check_whole(file: Path) -> None:
         raise sqlite3.DatabaseError("the file was cut off")
 
 
-def _merged(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
-    known = _read_manifest(folder)
-    if known is None:
+def _merge_manifest(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
+    stored = _read_manifest(folder)
+    if stored is None:
         return manifest
-    known = _EARLIER | known
+    stored = _EARLIER | stored
     for path in _SAME:
-        old, new = _at(known, path), _at(manifest, path)
+        old, new = _value_at(stored, path), _value_at(manifest, path)
         if old != new:
             what = " ".join(path)
-            name = _at(known, ("model", "name"))
+            name = _value_at(stored, ("model", "name"))
             raise InputError(
                 f"run folder {str(folder)!r} is of another run: its {what} is {old!r} "
                 f"(model {name!r}), not {new!r}; use another folder"
             )
-    rules = {(cell["task"], cell["protocol"]): cell.get("rules") for cell in known["cells"]}
-    references = _references(known["cells"])
+    rules = {(cell["task"], cell["protocol"]): cell.get("rules") for cell in stored["cells"]}
+    references = _references_by_cell(stored["cells"])
     for cell in manifest["cells"]:
         names = cell["task"], cell["protocol"]
         if rules.get(names, cell.get("rules")) != cell.get("rules"):
@@ -288,7 +286,7 @@ def _merged(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
                 f"run folder {str(folder)!r} asked task {names[0]!r} with a reference of other "
                 f"prompts (the task's questions have changed): use another folder"
             )
-    hashes = {item["name"]: item["hash"] for item in known["conditions"]}
+    hashes = {item["name"]: item["hash"] for item in stored["conditions"]}
     for item in manifest["conditions"]:
         if hashes.get(item["name"], item["hash"]) != item["hash"]:
             raise InputError(
@@ -296,58 +294,58 @@ def _merged(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
                 f"(other parameters or another reference): give one of them a name of its own, or "
                 f"use another folder"
             )
-    cells = _union(known["cells"], manifest["cells"], ("task", "protocol"))
-    for cell in cells:  # references that other conditions had stay noted
+    cells = _merge_items(stored["cells"], manifest["cells"], ("task", "protocol"))
+    for cell in cells:  # references of other conditions stay listed
         names = cell["task"], cell["protocol"]
-        noted = references.get(names, {}) | _references(manifest["cells"]).get(names, {})
+        noted = references.get(names, {}) | _references_by_cell(manifest["cells"]).get(names, {})
         cell |= {"references": noted} if noted else {}
     return {
         **manifest,
-        "created": known["created"],
-        "seconds": known["seconds"],
-        "executors": known.get("executors", []),
-        **{name: known.get(name, 0) for name in ("memory_halved", "peak_memory")},
-        "noise_floor": known["noise_floor"],
-        "limit": max(known["limit"], manifest["limit"]),
+        "created": stored["created"],
+        "seconds": stored["seconds"],
+        "executors": stored.get("executors", []),
+        **{name: stored.get(name, 0) for name in ("memory_halved", "peak_memory")},
+        "noise_floor": stored["noise_floor"],
+        "limit": max(stored["limit"], manifest["limit"]),
         "cells": cells,
-        "conditions": _union(known["conditions"], manifest["conditions"], ("hash",)),
+        "conditions": _merge_items(stored["conditions"], manifest["conditions"], ("hash",)),
     }
 
 
-def _references(cells: list[dict[str, Any]]) -> dict[tuple[str, str], dict[str, str]]:
+def _references_by_cell(cells: list[dict[str, Any]]) -> dict[tuple[str, str], dict[str, str]]:
     """Hashes of the prompts in references made of each cell's own task, by the reference's name."""
     return {(cell["task"], cell["protocol"]): cell.get("references", {}) for cell in cells}
 
 
 def _add_columns(db: sqlite3.Connection) -> None:
-    """Bring a folder that an earlier version wrote up to date; its rows lack what is new."""
+    """Add the columns that a folder of an earlier version lacks."""
     for table, columns in (("rows", ROW), ("examples", EXAMPLE)):
-        known = {column[1] for column in db.execute(f"PRAGMA table_info({table})")}
+        stored = {column[1] for column in db.execute(f"PRAGMA table_info({table})")}
         for name in columns:
-            if name not in known:
+            if name not in stored:
                 db.execute(f"ALTER TABLE {table} ADD COLUMN {name}")
 
 
-def _union(
+def _merge_items(
     old: list[dict[str, Any]], new: list[dict[str, Any]], keys: tuple[str, ...]
 ) -> list[dict[str, Any]]:
-    """What was there, in its place, brought up to date; then what is new."""
+    """Merge items by their keys: known ones are updated in place, new ones follow."""
     merged = {tuple(item[key] for key in keys): item for item in old}
     for item in new:
         before = merged.get(tuple(item[key] for key in keys), {})
-        # A smaller limit than before takes nothing away; what has a name keeps it, and what was
-        # estimated on as many examples.
+        # A smaller limit than before takes nothing away. Names stay, and so do estimates on as
+        # many examples.
         if before.get("n", 0) <= item.get("n", 0):
-            kept = {"name": before["name"]} if "name" in before else {}
+            values_kept = {"name": before["name"]} if "name" in before else {}
             if "chance_from" in before and before.get("n") == item.get("n"):
-                kept |= {key: before[key] for key in ("chance", "chance_from")}
+                values_kept |= {key: before[key] for key in ("chance", "chance_from")}
             if "shuffled" in before and before.get("n") == item.get("n"):
-                kept["shuffled"] = before["shuffled"]
-            merged[tuple(item[key] for key in keys)] = item | kept
+                values_kept["shuffled"] = before["shuffled"]
+            merged[tuple(item[key] for key in keys)] = item | values_kept
     return list(merged.values())
 
 
-def _at(manifest: dict[str, Any], path: tuple[str, ...]) -> object:
+def _value_at(manifest: dict[str, Any], path: tuple[str, ...]) -> object:
     value: Any = manifest
     for key in path:
         value = value.get(key) if isinstance(value, dict) else None
@@ -359,19 +357,19 @@ def _read_manifest(folder: Path) -> dict[str, Any] | None:
     if not file.is_file():
         return None
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        manifest = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"run folder {str(folder)!r}: manifest.json is damaged") from error
-    if not isinstance(found, dict) or not _is_manifest(found):
+    if not isinstance(manifest, dict) or not _is_manifest(manifest):
         raise InputError(f"run folder {str(folder)!r}: manifest.json is not that of a run")
-    return found
+    return manifest
 
 
-def _is_manifest(found: dict[str, Any]) -> bool:
+def _is_manifest(manifest: dict[str, Any]) -> bool:
     lists = {"cells": {"task", "protocol", "family"}, "conditions": {"name", "hash"}}
-    return isinstance(found.get("model"), dict) and all(
-        isinstance(found.get(name), list)
-        and all(isinstance(one, dict) and keys <= set(one) for one in found[name])
+    return isinstance(manifest.get("model"), dict) and all(
+        isinstance(manifest.get(name), list)
+        and all(isinstance(item, dict) and keys <= set(item) for item in manifest[name])
         for name, keys in lists.items()
     )
 

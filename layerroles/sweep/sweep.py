@@ -21,21 +21,27 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from layerroles import __version__
 from layerroles.ablations import INTACT, Condition, as_conditions
-from layerroles.backends import Answering, Backend, Job, Part, Workers
-from layerroles.backends import backend as chosen
+from layerroles.backends import Backend, Job, JobPart, OpenBackend, Workers, make_backend
 from layerroles.engine import Engine
 from layerroles.errors import InputError
 from layerroles.models import check_template, prepared
-from layerroles.progress import progress
+from layerroles.progress import show_progress
 from layerroles.protocols import Answer, Asked, Protocol, add_coherence
 from layerroles.results import SweepResult
 from layerroles.sweep import noise_floor
-from layerroles.sweep.manifest import command, described
+from layerroles.sweep.manifest import command_line, describe_condition
 from layerroles.sweep.reading import read as read
 from layerroles.sweep.references import References
 from layerroles.sweep.status import write_progress
-from layerroles.sweep.store import ROW, Key, Store, opened, reserved
-from layerroles.sweep.units import Call, Cell, Unit, cells_of, distinct, missing
+from layerroles.sweep.store import ROW, Key, Store, lock_folder, open_store
+from layerroles.sweep.units import (
+    EngineCall,
+    SweepCell,
+    Unit,
+    distinct_conditions,
+    make_cells,
+    missing_units,
+)
 from layerroles.tasks import Example, Task, as_tasks
 
 
@@ -104,13 +110,13 @@ class Sweep:
         if chat:
             check_template(model)
         self.model = model
-        self.conditions = distinct([INTACT, *as_conditions(conditions)])
+        self.conditions = distinct_conditions([INTACT, *as_conditions(conditions)])
         self.limit = limit
         self.seed = seed
         self.chat = chat
         self.coherence = coherence
         self.noise_floor = noise_floor
-        self.cells = cells_of(tasks, protocols, limit, seed)
+        self.cells = make_cells(tasks, protocols, limit, seed)
         self._engine = engine
         self.references = References(tasks, self.conditions, seed)
         for condition in self.references.distinct_conditions():
@@ -157,154 +163,166 @@ class Sweep:
                 the model's context; nobody can answer.
         """
         options = {"address": address, "workers": workers, "gpus_per_worker": gpus_per_worker}
-        answering = chosen(backend, options | {"timeout": timeout})
+        chosen_backend = make_backend(backend, options | {"timeout": timeout})
         engine = self._engine or Engine(self.model)
-        answering.check(engine)
-        asked = {
+        chosen_backend.check(engine)
+        asked_by_cell = {
             cell.names: self._prepare(engine, cell, list(cell.examples)) for cell in self.cells
         }
         with ExitStack() as closing:
             # A folder that somebody writes to is refused before workers are started.
-            closing.enter_context(reserved(Path(path)))
-            there = closing.enter_context(answering.opened(engine))
-            store = closing.enter_context(opened(Path(path), self._manifest(there.workers)))
+            closing.enter_context(lock_folder(Path(path)))
+            open_backend = closing.enter_context(chosen_backend.open(engine))
+            store = closing.enter_context(
+                open_store(Path(path), self._new_manifest(open_backend.workers))
+            )
             for cell in self.cells:
-                store.add_examples(*cell.names, self._described(cell))
-            work = list(self._work(store.done()))
-            total = sum(unit.n_rows for unit in work)
-            with write_progress(store.folder, total) as tell:
-                with progress(total, "sweep") as advance:
-                    for n_rows, now_at in self._do(store, there, engine, work):
+                store.add_examples(*cell.names, self._describe_examples(cell))
+            units = list(self._missing_units(store.answered_ids()))
+            total = sum(unit.n_rows for unit in units)
+            with write_progress(store.folder, total) as report_status:
+                with show_progress(total, "sweep") as advance:
+                    for n_rows, now_at in self._answer_units(store, open_backend, engine, units):
                         advance(n_rows, now_at)
-                        tell(n_rows, now_at)
-                self._ask_again(store, there, engine, asked, tell)
+                        report_status(n_rows, now_at)
+                self._repeat_intact(store, open_backend, engine, asked_by_cell, report_status)
         return read(path)
 
-    def calls(self) -> Iterator[Call]:
-        """What a run asks the engine, if nothing is in its folder yet; nothing is run.
+    def calls(self) -> Iterator[EngineCall]:
+        """Yield what a run into a new folder asks the engine; nothing is run.
 
-        (What `coherence` reads again is what is written, so it is not among it.)
+        The texts that `coherence` scores are not known beforehand and not included.
 
         Raises:
             InputError: a prompt is longer than the model's context.
         """
         engine = self._engine or Engine(self.model)
-        for unit in self._work({}):
-            asked = [self._prepare(engine, cell, list(unit.examples)) for cell in unit.cells]
-            requests = tuple(each.requests for each in asked)
+        for unit in self._missing_units({}):
+            asked_cells = [self._prepare(engine, cell, list(unit.examples)) for cell in unit.cells]
+            requests = tuple(asked.requests for asked in asked_cells)
             task = unit.cells[0].task.label
-            yield Call(task, requests, self.references.conditions(task, unit.conditions))
+            yield EngineCall(task, requests, self.references.conditions(task, unit.conditions))
         for cell in self.cells:
-            for some in noise_floor.batches(cell.examples):
-                part = self._prepare(engine, cell, list(some))
-                if self.noise_floor or noise_floor.needs_chance(cell.noted(), part):
-                    yield Call("noise floor", (part.requests,), (INTACT,))
+            for batch in noise_floor.split_batches(cell.examples):
+                asked_batch = self._prepare(engine, cell, list(batch))
+                if self.noise_floor or noise_floor.needs_chance(cell.to_manifest(), asked_batch):
+                    yield EngineCall("noise floor", (asked_batch.requests,), (INTACT,))
 
-    def _prepare(self, engine: Engine, cell: Cell, examples: list[Example]) -> Asked:
+    def _prepare(self, engine: Engine, cell: SweepCell, examples: list[Example]) -> Asked:
         try:
             return cell.protocol.prepare(engine, cell.task, examples, chat=self.chat)
         except InputError as error:
             raise InputError(f"task {cell.task.label!r}: {error}") from error
 
-    def _work(self, done: Mapping[Key, set[str]]) -> Iterator[Unit]:
-        return missing(self.cells, self.conditions, done, self.rows_at_once)
+    def _missing_units(self, done: Mapping[Key, set[str]]) -> Iterator[Unit]:
+        return missing_units(self.cells, self.conditions, done, self.rows_at_once)
 
-    def _do(
-        self, store: Store, there: Answering, engine: Engine, work: Sequence[Unit]
+    def _answer_units(
+        self, store: Store, workers: OpenBackend, engine: Engine, units: Sequence[Unit]
     ) -> Iterator[tuple[int, str]]:
-        """Ask and store; how many rows have been stored, and what they are of, as it is done.
+        """Answer and store units; yield how many rows were stored, and of which task and condition.
 
-        Answers that depend on what is computed together are stored together, so that a run that
-        was interrupted computes the same together again.
+        Answers that depend on what shares a batch are stored together, so that an interrupted run
+        computes the same batches again.
         """
-        asked: dict[int, list[Asked]] = {}  # of the units that are being answered
-        left = [unit.n_rows for unit in work]
+        asked_by_unit: dict[int, list[Asked]] = {}  # of the units that are being answered
+        n_rows_left = [unit.n_rows for unit in units]
 
         def jobs() -> Iterator[Job]:
-            for place, unit in enumerate(work):
-                asked[place] = [
+            for index, unit in enumerate(units):
+                asked_by_unit[index] = [
                     self._prepare(engine, cell, list(unit.examples)) for cell in unit.cells
                 ]
                 task = unit.cells[0].task.label
                 yield Job(
                     task,
-                    tuple(each.requests for each in asked[place]),
+                    tuple(asked.requests for asked in asked_by_unit[index]),
                     self.references.conditions(task, unit.conditions),
-                    apart=all(each.apart for each in asked[place]),
+                    apart=all(asked.apart for asked in asked_by_unit[index]),
                     coherence=self.coherence,
                 )
 
-        saved = time.monotonic()
-        for place, part in there.answers(jobs()):
-            unit = work[place]
-            rows = _rows(unit, asked[place], part)
+        last_saved = time.monotonic()
+        for index, part in workers.answer_jobs(jobs()):
+            unit = units[index]
+            rows = _judge_part(unit, asked_by_unit[index], part)
             store.add_rows(rows)
-            # Rows are what counts: of how long they took, a second may be lost.
-            if _note(store.manifest, part) or time.monotonic() - saved > 1:
+            # The rows are stored; of the time that they took, a second may be lost.
+            if _add_statistics(store.manifest, part) or time.monotonic() - last_saved > 1:
                 store.save_manifest()
-                saved = time.monotonic()
+                last_saved = time.monotonic()
             n_rows = sum(map(len, rows.values()))
-            left[place] -= n_rows
-            if not left[place]:
-                del asked[place]
-            last = max(condition for condition, _ in part.found)
+            n_rows_left[index] -= n_rows
+            if not n_rows_left[index]:
+                del asked_by_unit[index]
+            last = max(condition for condition, _ in part.answers)
             yield n_rows, f"{unit.cells[0].task.label}, {unit.conditions[last].name}"
         store.save_manifest()
 
-    def _ask_again(
+    def _repeat_intact(
         self,
         store: Store,
-        there: Answering,
+        workers: OpenBackend,
         engine: Engine,
-        asked: Mapping[tuple[str, str], Asked],
-        tell: Callable[[int, str], None],
+        asked_by_cell: Mapping[tuple[str, str], Asked],
+        report_status: Callable[[int, str], None],
     ) -> None:
-        """Ask the intact model once more, where its noise floor or chance is not known yet."""
-        cells = [cell for cell in self.cells if any(self._unknown(store, cell, asked[cell.names]))]
+        """Ask the intact model again where its noise floor or chance is not known yet."""
+        cells = [
+            cell
+            for cell in self.cells
+            if any(self._needs_floor_and_chance(store, cell, asked_by_cell[cell.names]))
+        ]
         batches = [
-            (cell, list(some)) for cell in cells for some in noise_floor.batches(cell.examples)
+            (cell, list(batch))
+            for cell in cells
+            for batch in noise_floor.split_batches(cell.examples)
         ]
         jobs = (
-            Job("noise floor", (self._prepare(engine, cell, some).requests,), (INTACT,))
-            for cell, some in batches
+            Job("noise floor", (self._prepare(engine, cell, batch).requests,), (INTACT,))
+            for cell, batch in batches
         )
-        answered: dict[int, list[Any]] = {}
-        left = Counter(cell.names for cell, _ in batches)
-        with progress(sum(len(some) for _, some in batches), "noise floor") as advance:
-            for place, part in there.answers(jobs):
-                answered[place] = part.found[0, 0]
-                cell, some = batches[place]
-                _note(store.manifest, replace(part, seconds=0.0))
-                left[cell.names] -= 1
-                if not left[cell.names]:
-                    mine = [at for at, (of, _) in enumerate(batches) if of.names == cell.names]
-                    found = [one for at in mine for one in answered.pop(at)]
-                    self._find_out(store, cell, asked[cell.names], found)
-                advance(len(some), ", ".join(cell.names))
-                tell(0, f"noise floor of {', '.join(cell.names)}")  # these are no rows
+        answers_by_batch: dict[int, list[Any]] = {}
+        n_batches_left = Counter(cell.names for cell, _ in batches)
+        with show_progress(sum(len(batch) for _, batch in batches), "noise floor") as advance:
+            for index, part in workers.answer_jobs(jobs):
+                answers_by_batch[index] = part.answers[0, 0]
+                cell, batch = batches[index]
+                _add_statistics(store.manifest, replace(part, seconds=0.0))
+                n_batches_left[cell.names] -= 1
+                if not n_batches_left[cell.names]:
+                    own_batches = [i for i, (of, _) in enumerate(batches) if of.names == cell.names]
+                    answers = [answer for i in own_batches for answer in answers_by_batch.pop(i)]
+                    self._store_noise_floor(store, cell, asked_by_cell[cell.names], answers)
+                advance(len(batch), ", ".join(cell.names))
+                report_status(0, f"noise floor of {', '.join(cell.names)}")  # not counted as rows
 
-    def _find_out(self, store: Store, cell: Cell, asked: Asked, found: list[Any]) -> None:
-        """Store the noise floor and chance of a cell that was asked once more."""
-        noted = store.cell(*cell.names)
-        floor, chance = self._unknown(store, cell, asked)
-        if floor:
+    def _store_noise_floor(
+        self, store: Store, cell: SweepCell, asked: Asked, answers: list[Any]
+    ) -> None:
+        """Store the noise floor and chance of a cell, from its repeated answers."""
+        in_manifest = store.manifest_cell(*cell.names)
+        needs_floor, needs_chance = self._needs_floor_and_chance(store, cell, asked)
+        if needs_floor:
             ids = (example.id for example in cell.examples)
-            judged = dict(zip(ids, asked.judge(found), strict=True))
-            before = store.answers(INTACT.hash, *cell.names)
-            store.add_noise_floor(noise_floor.noise_floor(noted, before, judged))
-        if (estimate := asked.shuffled(found)) is not None:
-            noted["shuffled"] = estimate
-            if chance:
-                noted |= {"chance": estimate, "chance_from": "shuffled answers"}
+            repeated = dict(zip(ids, asked.judge(answers), strict=True))
+            before = store.read_answers(INTACT.hash, *cell.names)
+            store.add_noise_floor(noise_floor.measure_noise_floor(in_manifest, before, repeated))
+        if (estimate := asked.shuffled(answers)) is not None:
+            in_manifest["shuffled"] = estimate
+            if needs_chance:
+                in_manifest |= {"chance": estimate, "chance_from": "shuffled answers"}
         store.save_manifest()
 
-    def _unknown(self, store: Store, cell: Cell, asked: Asked) -> tuple[bool, bool]:
-        """Whether a cell's noise floor, and its chance, are still to be found out."""
+    def _needs_floor_and_chance(
+        self, store: Store, cell: SweepCell, asked: Asked
+    ) -> tuple[bool, bool]:
+        """Whether a cell's noise floor, and its chance, are still to be measured."""
         n = len(cell.examples)
-        floor = self.noise_floor and noise_floor.needs_floor(store.manifest, cell.names, n)
-        return floor, noise_floor.needs_chance(store.cell(*cell.names), asked)
+        needs_floor = self.noise_floor and noise_floor.needs_floor(store.manifest, cell.names, n)
+        return needs_floor, noise_floor.needs_chance(store.manifest_cell(*cell.names), asked)
 
-    def _described(self, cell: Cell) -> dict[str, tuple[str | float | None, ...]]:
+    def _describe_examples(self, cell: SweepCell) -> dict[str, tuple[str | float | None, ...]]:
         guesses = {} if cell.guess is None else cell.guess.scores
         return {
             example.id: (
@@ -320,74 +338,76 @@ class Sweep:
         }
 
     def _check_evidence(self) -> None:
-        needed = next((c for c in self.conditions if c.at == "evidence"), None)
-        if needed is None:
+        condition = next((c for c in self.conditions if c.at == "evidence"), None)
+        if condition is None:
             return
         for cell in self.cells:
             for example in cell.examples:
                 prompt = cell.protocol.prompt(self.model, example, chat=self.chat)
                 if not cell.protocol.evidence(example, prompt):
                     raise InputError(
-                        f"{needed.name}: task {cell.task.label!r} does not say where the evidence "
-                        f"of example {example.id!r} is, protocol {cell.protocol.label!r}"
+                        f"{condition.name}: task {cell.task.label!r} does not say where the "
+                        f"evidence of example {example.id!r} is, protocol {cell.protocol.label!r}"
                     )
 
-    def _manifest(self, workers: Workers) -> dict[str, Any]:
+    def _new_manifest(self, workers: Workers) -> dict[str, Any]:
         model = dict(workers.model)
         return {
             "layerroles": __version__,
             "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "model": model,
-            "versions": model.pop("versions") | _versions(self.cells),
+            "versions": model.pop("versions") | _package_versions(self.cells),
             "seed": self.seed,
             "chat": self.chat,
             "coherence": self.coherence,
             "limit": self.limit,
             "cells": [
-                cell.noted() | cell.protocol.noted() | self.references.noted(cell.task.label)
+                cell.to_manifest()
+                | cell.protocol.noted()
+                | self.references.to_manifest(cell.task.label)
                 for cell in self.cells
             ],
-            "conditions": [described(condition) for condition in self.conditions],
+            "conditions": [describe_condition(condition) for condition in self.conditions],
             "noise_floor": [],
             "executors": [],
             "memory_halved": 0,
             "peak_memory": 0,
-            "command": command(),
+            "command": command_line(),
             "seconds": 0.0,
             "machine": workers.machine,
         }
 
 
-def _rows(
-    unit: Unit, asked: Sequence[Asked], part: Part
+def _judge_part(
+    unit: Unit, asked_cells: Sequence[Asked], part: JobPart
 ) -> dict[Key, dict[str, tuple[object, ...]]]:
-    """The rows of the conditions that are answered."""
+    """Judge the answers of a part; rows by condition, task and protocol, then by example."""
     rows: dict[Key, dict[str, tuple[object, ...]]] = {}
-    for (place, which), found in part.found.items():
-        answers = asked[which].judge(found)
-        answers = add_coherence(part.coherence, asked[which].requests, found, answers)
-        rows[unit.conditions[place].hash, *unit.cells[which].names] = {
-            example.id: _values(answer)
+    for (condition, cell), outputs in part.answers.items():
+        answers = asked_cells[cell].judge(outputs)
+        answers = add_coherence(part.coherence, asked_cells[cell].requests, outputs, answers)
+        rows[unit.conditions[condition].hash, *unit.cells[cell].names] = {
+            example.id: _row_values(answer)
             for example, answer in zip(unit.examples, answers, strict=True)
         }
     return rows
 
 
-def _versions(cells: Sequence[Cell]) -> dict[str, str]:
-    """Versions of packages that decide what some of these cells ask."""
+def _package_versions(cells: Sequence[SweepCell]) -> dict[str, str]:
+    """Versions of the packages on which the cells' questions depend."""
     return {name: version(name) for cell in cells for name in cell.task.packages}
 
 
-def _note(manifest: dict[str, Any], part: Part) -> bool:
-    """Add to a manifest what it took to answer; whether it tells of more than time and memory."""
+def _add_statistics(manifest: dict[str, Any], part: JobPart) -> bool:
+    """Add a part's statistics to a manifest; return True if executors or back-offs changed."""
     before = manifest["executors"], manifest["memory_halved"]
     manifest["seconds"] += part.seconds
     manifest["executors"] = sorted({*manifest["executors"], *part.executors})
-    manifest["memory_halved"] = max(manifest["memory_halved"], part.halved)
+    manifest["memory_halved"] = max(manifest["memory_halved"], part.times_halved)
     manifest["peak_memory"] = max(manifest["peak_memory"], part.peak_memory)
     return before != (manifest["executors"], manifest["memory_halved"])
 
 
-def _values(answer: Answer) -> tuple[object, ...]:
+def _row_values(answer: Answer) -> tuple[object, ...]:
     details = json.dumps(answer.details, ensure_ascii=False) if answer.details else ""
     return tuple(details if name == "details" else getattr(answer, name) for name in ROW)

@@ -1,4 +1,4 @@
-"""What a sweep consists of: cells, the units of its work, and what the engine is asked at once."""
+"""What a sweep consists of: cells, units of work, and calls of the engine."""
 
 import functools
 import logging
@@ -17,7 +17,7 @@ from layerroles.tasks import Example, Generated, Guess, Task, best_guess
 
 log = logging.getLogger(__name__)
 
-# Conditions that are asked together at the most: what they have in common is computed once.
+# The most conditions that are asked together: what they have in common is computed once.
 _CONDITIONS_AT_ONCE = 64
 
 
@@ -29,7 +29,7 @@ _remembered_guess = functools.lru_cache(maxsize=64)(_find_guess)
 
 
 @dataclass(frozen=True)
-class Cell:
+class SweepCell:
     """A task under a protocol, with the examples that are asked under a seed."""
 
     task: Task
@@ -52,8 +52,8 @@ class Cell:
             find = _remembered_guess
         return find(self.task, self.protocol, self.examples, self.seed)
 
-    def noted(self) -> dict[str, Any]:
-        """What a manifest says of it."""
+    def to_manifest(self) -> dict[str, Any]:
+        """The cell's entry in a manifest."""
         guess = self.guess
         chance = self.protocol.chance(self.examples) if guess is None else guess.mean
         grading = self.task.grading if guess else 1
@@ -74,10 +74,10 @@ class Cell:
 class Unit:
     """Work that is done together: cells of one task, under conditions, on examples.
 
-    What is in a unit is a function of the manifest and of what is done already.
+    What a unit holds depends on the manifest and on the rows already stored, and on nothing else.
     """
 
-    cells: tuple[Cell, ...]
+    cells: tuple[SweepCell, ...]
     conditions: tuple[Condition, ...]
     examples: tuple[Example, ...]
 
@@ -88,11 +88,11 @@ class Unit:
 
 
 @dataclass(frozen=True)
-class Call:
-    """What the engine is asked at once.
+class EngineCall:
+    """One call of the engine.
 
     Attributes:
-        name: what for: the task, or another word.
+        name: its purpose: the task, or another word.
         requests: a list for each cell.
         conditions: under which all of them are asked.
     """
@@ -102,7 +102,7 @@ class Call:
     conditions: tuple[Condition, ...]
 
 
-def distinct(conditions: Sequence[Condition]) -> list[Condition]:
+def distinct_conditions(conditions: Sequence[Condition]) -> list[Condition]:
     """The conditions, each once.
 
     Raises:
@@ -118,9 +118,9 @@ def distinct(conditions: Sequence[Condition]) -> list[Condition]:
     return list(dict.fromkeys(by_name.values()))
 
 
-def cells_of(
+def make_cells(
     tasks: Sequence[Task], protocols: Sequence[str | Protocol], limit: int, seed: int
-) -> list[Cell]:
+) -> list[SweepCell]:
     """Every task under every protocol, or under its own.
 
     Raises:
@@ -131,10 +131,10 @@ def cells_of(
     for label in labels:
         if labels.count(label) > 1:
             raise InputError(f"task {label!r} is given twice")
-    asked = {each.label: each for each in map(_protocol, protocols)}
+    by_label = {made.label: made for made in map(_as_protocol, protocols)}
     cells = []
     for task in tasks:
-        own = task.protocol
+        own_protocol = task.protocol
         examples = tuple(task.examples(limit, seed))
         if len(examples) < limit:
             log.warning(
@@ -142,72 +142,74 @@ def cells_of(
                 "reserved for references and never asked",
                 *(task.label, len(examples), limit, task.n_reserved(seed)),
             )
-        for each in asked.values() if own is None else [_protocol(own)]:
+        for asking in by_label.values() if own_protocol is None else [_as_protocol(own_protocol)]:
             for example in examples:
                 try:
-                    each.check(example)
+                    asking.check(example)
                 except InputError as error:
                     raise InputError(f"task {task.label!r}: {error}") from error
-            cells.append(Cell(task, each, examples, seed))
+            cells.append(SweepCell(task, asking, examples, seed))
     return cells
 
 
-def missing(
-    cells: Sequence[Cell],
+def missing_units(
+    cells: Sequence[SweepCell],
     conditions: Sequence[Condition],
     done: Mapping[Key, set[str]],
     rows_at_once: int,
 ) -> Iterator[Unit]:
-    """What is to be done: conditions that lack the same examples of a task under some protocols.
+    """Yield the units that are missing: conditions that lack the same examples of the same cells.
 
     A task's protocols are asked together, since most of their contexts are the same.
 
     Args:
-        cells: all that are asked.
-        conditions: under which.
+        cells: all cells.
+        conditions: all conditions.
         done: ids of the examples that are answered, by condition hash, task and protocol.
         rows_at_once: about how many rows a unit has of each cell.
     """
     # Of equal shares, the largest that is allowed.
-    at_once = math.ceil(len(conditions) / math.ceil(len(conditions) / _CONDITIONS_AT_ONCE))
-    for some, block in _blocks(cells, max(1, rows_at_once // at_once)):
+    n_together = math.ceil(len(conditions) / math.ceil(len(conditions) / _CONDITIONS_AT_ONCE))
+    for task_cells, block in _split_blocks(cells, max(1, rows_at_once // n_together)):
         lacking: dict[tuple[tuple[int, ...], tuple[str, ...]], list[Condition]] = {}
         for condition in conditions:
             # Of this condition: the examples that are missing, with the cells that miss them.
-            unknown: dict[tuple[str, ...], list[int]] = {}
-            for place, cell in enumerate(some):
-                known = done.get((condition.hash, *cell.names), set())
-                ids = tuple(example.id for example in block if example.id not in known)
-                unknown.setdefault(ids, []).append(place)
-            for ids, places in unknown.items():
+            cells_lacking: dict[tuple[str, ...], list[int]] = {}
+            for index, cell in enumerate(task_cells):
+                answered = done.get((condition.hash, *cell.names), set())
+                ids = tuple(example.id for example in block if example.id not in answered)
+                cells_lacking.setdefault(ids, []).append(index)
+            for ids, indices in cells_lacking.items():
                 if ids:
-                    lacking.setdefault((tuple(places), ids), []).append(condition)
-        for (those, ids), alike in lacking.items():
+                    lacking.setdefault((tuple(indices), ids), []).append(condition)
+        for (places, ids), alike in lacking.items():
             wanted = set(ids)
-            examples = tuple(one for one in block if one.id in wanted)
-            for start in range(0, len(alike), at_once):
-                together = tuple(alike[start : start + at_once])
-                yield Unit(tuple(some[place] for place in those), together, examples)
+            examples = tuple(example for example in block if example.id in wanted)
+            for start in range(0, len(alike), n_together):
+                together = tuple(alike[start : start + n_together])
+                yield Unit(tuple(task_cells[index] for index in places), together, examples)
 
 
-def _blocks(cells: Sequence[Cell], most: int) -> Iterator[tuple[list[Cell], tuple[Example, ...]]]:
-    """The cells of each task, with at most so many examples at a time, of which units are made.
+def _split_blocks(
+    cells: Sequence[SweepCell], n_most: int
+) -> Iterator[tuple[list[SweepCell], tuple[Example, ...]]]:
+    """Yield the cells of each task with blocks of at most so many examples.
 
-    They depend on what is asked, and neither on what is done nor on who answers, so that the same
-    is computed together by a run that is resumed, and by workers.
+    Blocks do not depend on the rows already stored or on who answers, so that a resumed run and
+    all workers compute the same examples together.
     """
-    by_task: dict[str, list[Cell]] = {}
+    by_task: dict[str, list[SweepCell]] = {}
     for cell in cells:
         by_task.setdefault(cell.task.label, []).append(cell)
-    for some in by_task.values():
-        examples = some[0].examples
-        n_blocks = math.ceil(len(examples) / most)
+    for task_cells in by_task.values():
+        examples = task_cells[0].examples
+        n_blocks = math.ceil(len(examples) / n_most)
         ends = [len(examples) * i // n_blocks for i in range(n_blocks + 1)]
         for start, end in pairwise(ends):
-            yield some, examples[start:end]
+            yield task_cells, examples[start:end]
 
 
-def _protocol(given: object) -> Protocol:
+def _as_protocol(given: object) -> Protocol:
     if isinstance(given, Protocol):
         return given
     if isinstance(given, str):

@@ -9,11 +9,11 @@ from layerroles.tasks.base import Example as Example
 from layerroles.tasks.base import Grade as Grade
 from layerroles.tasks.base import Task as Task
 from layerroles.tasks.base import as_tasks as as_tasks
+from layerroles.tasks.base import check_one_of as check_one_of
+from layerroles.tasks.base import check_whole_number as check_whole_number
 from layerroles.tasks.base import is_short as is_short
-from layerroles.tasks.base import one_of as one_of
 from layerroles.tasks.base import register as register
 from layerroles.tasks.base import task as task
-from layerroles.tasks.base import whole as whole
 from layerroles.tasks.guessing import Guess as Guess
 from layerroles.tasks.guessing import best_guess as best_guess
 from layerroles.tasks.knowledge import Facts as Facts
@@ -24,7 +24,7 @@ from layerroles.tasks.reasoning import WordProblems as WordProblems
 from layerroles.tasks.retrieval import KVRetrieval as KVRetrieval
 from layerroles.tasks.retrieval import Needle as Needle
 from layerroles.tasks.sources import Generated as Generated
-from layerroles.tasks.sources import with_wrong as with_wrong
+from layerroles.tasks.sources import shuffle_choices as shuffle_choices
 from layerroles.tasks.vocabulary import NAMES as NAMES
 from layerroles.tasks.vocabulary import NOUNS as NOUNS
 

@@ -34,12 +34,12 @@ import numpy as np
 import pandas as pd
 from scipy import signal, stats
 
-from layerroles.display import block, line, lines
+from layerroles.display import html_block, html_list, html_paragraph
 from layerroles.errors import InputError, visible
 from layerroles.stats import holm
 from layerroles.tasks.base import Example, Task
 from layerroles.tasks.guessing import best_guess
-from layerroles.tasks.strategies import Scores, second_half, strategies
+from layerroles.tasks.strategies import ChoiceScores, find_second_half, strategies
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
@@ -112,7 +112,7 @@ class Audit:
     @property
     def sentences(self) -> tuple[str, ...]:
         """What was found, a sentence each."""
-        return (*self._on_choices(), *self._on_questions(), *self._on_lengths())
+        return (*self._describe_choices(), *self._describe_questions(), *self._describe_lengths())
 
     def to_dict(self) -> dict[str, object]:
         """All of it as JSON has it; the sentences stand last."""
@@ -122,7 +122,7 @@ class Audit:
             fields[name] = json.loads(fields[name].to_json(orient="records", double_precision=15))
         return {**fields, "sentences": list(self.sentences)}
 
-    def _on_choices(self) -> list[str]:
+    def _describe_choices(self) -> list[str]:
         if self.frame.empty:
             return [
                 "No question has choices: only protocols that write or score a text can ask it."
@@ -146,7 +146,7 @@ class Audit:
             for more, (_, row) in zip(of_all, flagged.iterrows(), strict=True)
         ]
 
-    def _on_questions(self) -> list[str]:
+    def _describe_questions(self) -> list[str]:
         clusters = (
             f"{self.clusters:,} clusters, the largest has {self.largest_cluster:.0%} of questions; "
             f"those of one cluster are not independent."
@@ -176,9 +176,10 @@ class Audit:
             f"frequent, {_SHORT.repr(self.top_answer)}, answers {self.top_answer_share:.0%}.",
         ]
 
-    def _on_lengths(self) -> list[str]:
+    def _describe_lengths(self) -> list[str]:
         spans = [
-            f"{_span(row['min'], row['max'])} {row['unit']}" for _, row in self.lengths.iterrows()
+            f"{_format_range(row['min'], row['max'])} {row['unit']}"
+            for _, row in self.lengths.iterrows()
         ]
         sentences = [f"Prompts with their shots: {', '.join(spans)}."]
         if self.context is not None:
@@ -194,7 +195,7 @@ class Audit:
 
     def _repr_html_(self) -> str:
         table = self.frame.round(3).to_html(index=False, border=0) if len(self.frame) else ""
-        return block(line(self._headline()), table, lines(self.sentences))
+        return html_block(html_paragraph(self._headline()), table, html_list(self.sentences))
 
     def _headline(self) -> str:
         return f"Audit of {self.task}, {self.n:,} questions:"
@@ -233,11 +234,14 @@ def audit_task(
             asked[example.prompt].add(example.answer)
     clusters = Counter(example.cluster for example in examples if example.cluster)
     (top_answer, top_count), *_ = answers.most_common(1)
-    lengths = _lengths(examples, model)
+    lengths = _measure_lengths(examples, model)
     guess = None
     if task.protocol is None:
         guess = best_guess(
-            task, examples, seed, lambda one, text: float(task.grade(text, one).flexible)
+            task,
+            examples,
+            seed,
+            lambda asked_example, text: float(task.grade(text, asked_example).flexible),
         )
     n_ctx = None if model is None else int(model.cfg.n_ctx)
     over = None
@@ -257,7 +261,7 @@ def audit_task(
         top_answer_share=top_count / len(examples),
         guess="" if guess is None else guess.strategy,
         guess_score=None if guess is None else guess.mean,
-        lengths=_spans(lengths),
+        lengths=_summarize_lengths(lengths),
         context=n_ctx,
         too_long=over,
     )
@@ -269,18 +273,18 @@ def strategy_frame(examples: Sequence[Example]) -> pd.DataFrame:
     A row per strategy that applies to a question at all; see `Audit.frame`. Questions without
     choices, or whose answer is none of them, are left out.
     """
-    asked = [e for e in examples if len(e.choices) > 1 and e.answer in e.choices]
-    second, rows = second_half(asked), []
+    with_choices = [e for e in examples if len(e.choices) > 1 and e.answer in e.choices]
+    second, rows = find_second_half(with_choices), []
     for strategy in strategies():
-        scores = strategy.score(asked)
-        whole = _count(asked, scores)
-        if not whole.n:
+        scores = strategy.score(with_choices)
+        overall = _tally(with_choices, scores)
+        if not overall.n:
             continue
-        parts = [whole]
+        parts = [overall]
         if strategy.learns:
             parts = [
-                _count(
-                    asked,
+                _tally(
+                    with_choices,
                     [s if is_in == half else None for s, is_in in zip(scores, second, strict=True)],
                 )
                 for half in (False, True)
@@ -288,10 +292,10 @@ def strategy_frame(examples: Sequence[Example]) -> pd.DataFrame:
         rows.append(
             {
                 "strategy": strategy.name,
-                "n": whole.n,
-                "share": whole.right / whole.n,
-                "chance": whole.chance / whole.n,
-                "excess": (whole.right - whole.chance) / whole.n,
+                "n": overall.n,
+                "share": overall.right / overall.n,
+                "chance": overall.chance / overall.n,
+                "excess": (overall.right - overall.chance) / overall.n,
                 "p": min(1.0, len(parts) * min(part.p_value() for part in parts)),
             }
         )
@@ -304,7 +308,7 @@ def strategy_frame(examples: Sequence[Example]) -> pd.DataFrame:
 
 
 @dataclass(frozen=True)
-class _Count:
+class _Tally:
     """How often a strategy is right.
 
     Attributes:
@@ -332,30 +336,30 @@ class _Count:
         # Sums are counted in units of 1/step.
         distribution = np.ones(1)
         for (tied, k), number in self.groups.items():
-            one = np.zeros(number * (step // tied) + 1)
-            one[:: step // tied] = stats.binom.pmf(np.arange(number + 1), number, tied / k)
-            distribution = signal.fftconvolve(distribution, one)
+            pmf = np.zeros(number * (step // tied) + 1)
+            pmf[:: step // tied] = stats.binom.pmf(np.arange(number + 1), number, tied / k)
+            distribution = signal.fftconvolve(distribution, pmf)
         return float(np.clip(distribution[round(self.right * step) :].sum(), 0, 1))
 
 
-def _count(examples: Sequence[Example], scores: Scores) -> _Count:
+def _tally(examples: Sequence[Example], scores: ChoiceScores) -> _Tally:
     right, groups = 0.0, Counter[tuple[int, int]]()
-    for example, given in zip(examples, scores, strict=True):
-        if given is None:
+    for example, choice_scores in zip(examples, scores, strict=True):
+        if choice_scores is None:
             continue
-        rounded = np.round(np.asarray(given, float), _DIGITS)
+        rounded = np.round(np.asarray(choice_scores, float), _DIGITS)
         top = rounded == rounded.max()
         tied = int(top.sum())
         right += top[example.choices.index(example.answer)] / tied
         groups[tied, len(top)] += 1
-    return _Count(float(right), groups)
+    return _Tally(float(right), groups)
 
 
-def _span(low: int, high: int) -> str:
+def _format_range(low: int, high: int) -> str:
     return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
-def _lengths(
+def _measure_lengths(
     examples: Sequence[Example], model: "TransformerBridge | None"
 ) -> dict[str, list[int]]:
     texts = [example.context(worked=True) for example in examples]
@@ -370,10 +374,15 @@ def _lengths(
     return lengths
 
 
-def _spans(lengths: dict[str, list[int]]) -> pd.DataFrame:
+def _summarize_lengths(lengths: dict[str, list[int]]) -> pd.DataFrame:
     return pd.DataFrame(
         [
-            {"unit": unit, "min": min(own), "median": float(np.median(own)), "max": max(own)}
-            for unit, own in lengths.items()
+            {
+                "unit": unit,
+                "min": min(counts),
+                "median": float(np.median(counts)),
+                "max": max(counts),
+            }
+            for unit, counts in lengths.items()
         ]
     )

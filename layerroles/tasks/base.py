@@ -1,10 +1,12 @@
 """What a task is: a named source of questions, all of one family.
 
-A task knows its questions, how its answers are recognised in free text and how long an answer may
-be. It does not know how it is asked: that is the protocol's business, so that one question can be
-put in several ways.
+A task knows its questions, how its answers are recognized in free text and how long an answer may
+be. It does not know how a question is asked: that is the protocol's business, so that one question
+can be asked in several ways.
 
-Checks of the parameters that a task or a protocol is made with.
+    >>> from layerroles.tasks import task
+    >>> task("kv_retrieval", pairs=4).label
+    'kv_retrieval@2[pairs=4]'
 """
 
 import dataclasses
@@ -64,31 +66,31 @@ class Example:
     cluster: str = ""
 
     def __repr__(self) -> str:
-        more = [
+        counts = [
             f"{len(self.choices)} choices" if self.choices else "",
             f"{len(self.evidence)} evidence" if self.evidence else "",
             f"{len(self.shots)} shots" if self.shots else "",
         ]
-        asked = f"{_SHORT.repr(self.prompt)} -> {_SHORT.repr(self.answer)}"
-        return f"Example({', '.join(filter(None, [repr(self.id), asked, *more]))})"
+        question = f"{_SHORT.repr(self.prompt)} -> {_SHORT.repr(self.answer)}"
+        return f"Example({', '.join(filter(None, [repr(self.id), question, *counts]))})"
 
     def _repr_html_(self) -> str:
         details = [f"Answer: {self.answer}", f"Choices: {', '.join(self.choices)}"]
         if self.shots:
             details.append(f"Before it stand {len(self.shots)} worked examples: example.shots")
-        return display.block(
-            display.line(f"Example {self.id}; what the answer needs is marked"),
-            display.marked(self.prompt, self.evidence),
-            display.lines(details if self.choices else [details[0], *details[2:]]),
+        return display.html_block(
+            display.html_paragraph(f"Example {self.id}; what the answer needs is marked"),
+            display.html_marked(self.prompt, self.evidence),
+            display.html_list(details if self.choices else [details[0], *details[2:]]),
         )
 
     def context(self, *, worked: bool = False) -> str:
         """The prompt behind its shots; `worked` shows their solutions instead of bare answers."""
-        shown = [
+        shot_texts = [
             f"{shot.prompt} {shot.solution if worked and shot.solution else shot.answer}"
             for shot in self.shots
         ]
-        return "\n\n".join([*shown, self.prompt])
+        return "\n\n".join([*shot_texts, self.prompt])
 
 
 @dataclass(frozen=True)
@@ -235,14 +237,14 @@ class Task(ABC):
 
     def fingerprint(self, limit: int, seed: int) -> str:
         """A hash of the examples asked for: changes when the task's content changes."""
-        asked = [dataclasses.asdict(example) for example in self.examples(limit, seed)]
-        for example in asked:
-            for one in (example, *example["shots"]):
+        examples = [dataclasses.asdict(example) for example in self.examples(limit, seed)]
+        for example in examples:
+            for fields in (example, *example["shots"]):
                 # What an example shares with others, and which task asks it too, is no content.
-                del one["question"], one["cluster"]
-                if not one["aliases"]:  # tasks of an earlier version had none
-                    del one["aliases"]
-        text = json.dumps(asked, sort_keys=True, ensure_ascii=False)
+                del fields["question"], fields["cluster"]
+                if not fields["aliases"]:  # tasks of an earlier version had none
+                    del fields["aliases"]
+        text = json.dumps(examples, sort_keys=True, ensure_ascii=False)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -265,8 +267,8 @@ def task(name: str, **parameters: object) -> Task:
         >>> example.prompt, example.answer
         ('The capital of Uruguay is', 'Montevideo')
     """
-    name, given = read_label("task", name)
-    parameters = {**given, **parameters}
+    name, label_parameters = read_label("task", name)
+    parameters = {**label_parameters, **parameters}
     name, colon, argument = name.partition(":")
     name, at, version = name.partition("@")
     if at and version != str(TASKS[name].version):
@@ -289,36 +291,36 @@ def as_tasks(given: Iterable[Task]) -> list[Task]:
     """
     if isinstance(given, str | Task) or not isinstance(given, Iterable):
         raise InputError(f"tasks={given!r} is one, not several: write [{given!r}]")
-    found = list(given)
-    for one in found:
-        if not isinstance(one, Task):
-            raise InputError(f"{one!r} is no task: lr.task({one!r}) makes one")
-    return found
+    tasks = list(given)
+    for item in tasks:
+        if not isinstance(item, Task):
+            raise InputError(f"{item!r} is no task: lr.task({item!r}) makes one")
+    return tasks
 
 
 def grade_text(line: str, example: Example) -> Grade:
     """Read a line as a short text; see `Task.grade`."""
-    found, answer = normalised(line), normalised(example.answer)
+    response, answer = normalize_text(line), normalize_text(example.answer)
     return Grade(
-        strict=found == answer,
-        flexible=re.search(rf"(?<!\w){re.escape(answer)}(?!\w)", found) is not None,
-        answered=bool(found),
+        strict=response == answer,
+        flexible=re.search(rf"(?<!\w){re.escape(answer)}(?!\w)", response) is not None,
+        answered=bool(response),
         form=is_short(line, example),
     )
 
 
 def is_short(line: str, example: Example) -> bool:
     """Whether a line has no more words than the longest of answer, choices and shots' answers."""
-    known = [example.answer, *example.choices, *(shot.answer for shot in example.shots)]
-    return 0 < len(line.split()) <= max(len(text.split()) for text in known)
+    answers = [example.answer, *example.choices, *(shot.answer for shot in example.shots)]
+    return 0 < len(line.split()) <= max(len(text.split()) for text in answers)
 
 
-def normalised(text: str) -> str:
+def normalize_text(text: str) -> str:
     """Lower case, without surrounding quotes, full stops and repeated white space."""
     return " ".join(text.split()).strip(" .\"'`").casefold()
 
 
-def whole(
+def check_whole_number(
     name: str, parameter: str, value: object, low: int, high: int, *, kind: str = "task"
 ) -> None:
     """Require a whole number from `low` to `high`, both included.
@@ -332,15 +334,15 @@ def whole(
         )
 
 
-def one_of(
-    name: str, parameter: str, value: object, known: Iterable[str], *, kind: str = "task"
+def check_one_of(
+    name: str, parameter: str, value: object, allowed: Iterable[str], *, kind: str = "task"
 ) -> None:
     """Require one of the known words.
 
     Raises:
         InputError: it is none of them.
     """
-    names = list(known)
+    names = list(allowed)
     if value not in names:
         raise InputError(
             f"{kind} {name!r}: {parameter}={value!r} is unknown: known are {', '.join(names)}"

@@ -11,7 +11,7 @@ _WORDS = """zero one two three four five six seven eight nine ten eleven twelve 
 NUMBER = r"-?\$?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?"
 _TENS = "twenty thirty forty fifty sixty seventy eighty ninety hundred thousand".split()
 _WORD = rf"(?:{'|'.join(sorted(_WORDS, reverse=True))})"
-_IN_TEXT = re.compile(rf"(?<![\w.]){NUMBER}|(?<=[a-z=]){NUMBER}", re.IGNORECASE)
+_DIGITS_IN_TEXT = re.compile(rf"(?<![\w.]){NUMBER}|(?<=[a-z=]){NUMBER}", re.IGNORECASE)
 _WORD_IN_TEXT = re.compile(rf"\b{_WORD}\b", re.IGNORECASE)
 # "thirty-two", "two hundred and twelve": read as no number, and not as one of its words.
 _ANY = "|".join(sorted({*_WORDS, *_TENS}, reverse=True))
@@ -61,58 +61,62 @@ def grade_number(response: str, answer: str) -> Grade:
     Form: it names a number so, or is one.
     """
     response = _COMPOUND.sub("-", response.replace("\N{MINUS SIGN}", "-"))
-    right = _value(answer)
+    right = _to_decimal(answer)
     stated = _STATED.search(response)
     bare = response.strip().strip("*").rstrip(".!").strip("*")
-    named = stated[1] if stated else bare
-    form = is_number(named) or named.casefold() in _WORDS
-    found = _numbers(response)
-    last = found[-1] if found else None
+    answer_text = stated[1] if stated else bare
+    form = is_number(answer_text) or answer_text.casefold() in _WORDS
+    matches = _find_numbers(response)
+    last_match = matches[-1] if matches else None
     return Grade(
-        strict=form and _value(named) == right and not (stated and _goes_on(response, stated)),
-        flexible=last is not None
-        and _value(last[0]) == right
-        and not _is_alternative(response, found),
-        answered=last is not None,
+        strict=form
+        and _to_decimal(answer_text) == right
+        and not (stated and _is_continued(response, stated)),
+        flexible=last_match is not None
+        and _to_decimal(last_match[0]) == right
+        and not _is_alternative(response, matches),
+        answered=last_match is not None,
         form=form,
     )
 
 
-def _numbers(response: str) -> list[re.Match[str]]:
+def _find_numbers(response: str) -> list[re.Match[str]]:
     """The numbers that are not denied; words count only where there are no digits at all."""
-    found = list(_IN_TEXT.finditer(response)) or list(_WORD_IN_TEXT.finditer(response))
+    matches = list(_DIGITS_IN_TEXT.finditer(response)) or list(_WORD_IN_TEXT.finditer(response))
     return [
-        number
-        for number in found
-        if not _DENIED_BEFORE.search(response, 0, number.start())
-        and not _DENIED_BEHIND.match(response, number.end())
+        match
+        for match in matches
+        if not _DENIED_BEFORE.search(response, 0, match.start())
+        and not _DENIED_BEHIND.match(response, match.end())
     ]
 
 
-def _is_alternative(response: str, found: list[re.Match[str]]) -> bool:
+def _is_alternative(response: str, matches: list[re.Match[str]]) -> bool:
     """Whether the last number is offered beside another one, or is the end of an expression."""
-    if len(found) < 2:
+    if len(matches) < 2:
         return False
-    before, last = found[-2:]
-    if _value(before[0]) == _value(last[0]) or _FROM.search(response, 0, before.start()):
+    previous, last = matches[-2:]
+    if _to_decimal(previous[0]) == _to_decimal(last[0]) or _FROM.search(
+        response, 0, previous.start()
+    ):
         return False
-    between = response[before.end() : last.start()]
+    text_between = response[previous.end() : last.start()]
     return (
-        _OFFERED.fullmatch(between) is not None
-        or _BETWEEN.search(response, 0, before.start()) is not None
+        _OFFERED.fullmatch(text_between) is not None
+        or _BETWEEN.search(response, 0, previous.start()) is not None
     )
 
 
-def _goes_on(response: str, stated: re.Match[str]) -> bool:
+def _is_continued(response: str, stated: re.Match[str]) -> bool:
     """Whether what is stated goes on with an operation or an alternative."""
-    pattern = _WORD_IN_TEXT if stated[1].isalpha() else _IN_TEXT
+    pattern = _WORD_IN_TEXT if stated[1].isalpha() else _DIGITS_IN_TEXT
     following = pattern.search(response, stated.end())
-    if following is None or _value(following[0]) == _value(stated[1]):
+    if following is None or _to_decimal(following[0]) == _to_decimal(stated[1]):
         return False
     return _OFFERED.fullmatch(response, stated.end(), following.start()) is not None
 
 
-def _value(text: str) -> Decimal:
+def _to_decimal(text: str) -> Decimal:
     text = text.strip().casefold()
     if text in _WORDS:
         return Decimal(_WORDS.index(text))

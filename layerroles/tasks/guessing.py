@@ -15,14 +15,14 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from layerroles.errors import InputError
-from layerroles.tasks.base import Example, Task, normalised
+from layerroles.tasks.base import Example, Task, normalize_text
 from layerroles.tasks.grading import NUMBER
 from layerroles.tasks.sources import Generated
 
 # The score of a text as the answer to an example.
 Scorer = Callable[[Example, str], float]
 # The texts that a strategy writes for an example, each as likely; none where it has none.
-Strategy = Callable[[Example], Iterable[str]]
+Guesser = Callable[[Example], Iterable[str]]
 
 _OTHERS = 2000
 _FEWEST = 50
@@ -61,102 +61,108 @@ def best_guess(task: Task, examples: Sequence[Example], seed: int, score: Scorer
         score: the score of a text as the answer to an example.
     """
     if isinstance(task, Generated):
-        others = _drawn(task, examples, seed)
-        best = _best(task, others, score)
-        return Guess(best.name, best.scored(examples, score))
-    known = {one.id: one for one in (*task.examples(_OTHERS, seed), *examples)}
-    half = _halves(known)
+        others = _draw_others(task, examples, seed)
+        guesser = _find_best(task, others, score)
+        return Guess(guesser.name, guesser.score_each(examples, score))
+    by_id = {example.id: example for example in (*task.examples(_OTHERS, seed), *examples)}
+    half_of = _split_in_halves(by_id)
     parts: tuple[list[Example], list[Example]] = ([], [])
-    for one in known.values():
-        parts[half[one.id]].append(one)
-    chosen = [_best(task, others, score) for others in reversed(parts)]
+    for example in by_id.values():
+        parts[half_of[example.id]].append(example)
+    guessers = [_find_best(task, others, score) for others in reversed(parts)]
     scores: dict[str, float] = {}
-    for at, best in enumerate(chosen):
-        scores |= best.scored([one for one in examples if half[one.id] == at], score)
-    names = dict.fromkeys(chosen[half[one.id]].name for one in examples)
-    return Guess(" or ".join(names), {one.id: scores[one.id] for one in examples})
+    for place, guesser in enumerate(guessers):
+        scores |= guesser.score_each(
+            [example for example in examples if half_of[example.id] == place], score
+        )
+    names = dict.fromkeys(guessers[half_of[example.id]].name for example in examples)
+    return Guess(" or ".join(names), {example.id: scores[example.id] for example in examples})
 
 
 @dataclass(frozen=True)
-class _Best:
+class _BestGuesser:
     """The strategy that does best on other questions, with its mean score on them."""
 
     name: str
-    strategy: Strategy
+    strategy: Guesser
     mean: float
 
-    def scored(self, examples: Sequence[Example], score: Scorer) -> dict[str, float]:
-        scores = {one.id: _expected(one, self.strategy, score) for one in examples}
+    def score_each(self, examples: Sequence[Example], score: Scorer) -> dict[str, float]:
+        scores = {
+            example.id: _expected_score(example, self.strategy, score) for example in examples
+        }
         return scores if any(scores.values()) else dict.fromkeys(scores, self.mean)
 
 
-def _drawn(task: Generated, examples: Sequence[Example], seed: int) -> list[Example]:
+def _draw_others(task: Generated, examples: Sequence[Example], seed: int) -> list[Example]:
     """Questions under another seed."""
-    length = fmean(len(one.context()) for one in examples)
+    length = fmean(len(example.context()) for example in examples)
     n = min(_OTHERS, max(_FEWEST, int(_CHARACTERS / length)))
-    asked = {one.id for one in examples}
+    asked_ids = {example.id for example in examples}
     while n:
         try:
             drawn = task.examples(n, seed + _OTHER_SEED)
         except InputError:  # the task has fewer
             n //= 2
         else:
-            return [one for one in drawn if one.id not in asked]
+            return [example for example in drawn if example.id not in asked_ids]
     return []
 
 
-def _halves(ids: Iterable[str]) -> dict[str, int]:
+def _split_in_halves(ids: Iterable[str]) -> dict[str, int]:
     """Split ids in two halves by their hashes: their order does not matter."""
     ranked = sorted(ids, key=lambda id: (zlib.crc32(id.encode()), id))
     return {id: place % 2 for place, id in enumerate(ranked)}
 
 
-def _best(task: Task, others: Sequence[Example], score: Scorer) -> _Best:
+def _find_best(task: Task, others: Sequence[Example], score: Scorer) -> _BestGuesser:
     """The strategy that does best on other questions; the first of those that do equally well."""
-    best = _Best("no guess", _nothing, 0.0)
-    for name, strategy in _strategies(task, others) if others else ():
-        mean = fmean(_expected(one, strategy, score) for one in others)
+    best = _BestGuesser("no guess", _never_guess, 0.0)
+    for name, strategy in _make_guessers(task, others) if others else ():
+        mean = fmean(_expected_score(example, strategy, score) for example in others)
         if mean > best.mean + 1e-12:
-            best = _Best(name, strategy, mean)
+            best = _BestGuesser(name, strategy, mean)
     return best
 
 
-def _expected(example: Example, strategy: Strategy, score: Scorer) -> float:
+def _expected_score(example: Example, strategy: Guesser, score: Scorer) -> float:
     texts = list(strategy(example))
     return fmean(score(example, text) for text in texts) if texts else 0.0
 
 
-def _strategies(task: Task, others: Sequence[Example]) -> Iterable[tuple[str, Strategy]]:
+def _make_guessers(task: Task, others: Sequence[Example]) -> Iterable[tuple[str, Guesser]]:
     """Ways to guess, with what they learn from other questions."""
-    answers = Counter(one.answer for one in others)
+    answers = Counter(example.answer for example in others)
     for answer, count in answers.most_common(_CONSTANTS):
         if count == 1:  # of no use for any other question
             break
-        yield f"always {answer!r}", _constant(answer)
+        yield f"always {answer!r}", _always_guess(answer)
     by_group: defaultdict[str, Counter[str]] = defaultdict(Counter)
-    for one in others:
-        by_group[task.group(one)][one.answer] += 1
+    for example in others:
+        by_group[task.group(example)][example.answer] += 1
     if len(by_group) > 1:
         frequent = {group: counts.most_common(1)[0][0] for group, counts in by_group.items()}
         yield (
             "the most frequent answer of its group",
-            lambda one: [frequent[task.group(one)]] if task.group(one) in frequent else [],
+            lambda example: (
+                [frequent[task.group(example)]] if task.group(example) in frequent else []
+            ),
         )
-    yield "any of the options", lambda one: one.choices if _are_shown(one) else ()
-    yield "the answer of a worked example", lambda one: [shot.answer for shot in one.shots]
-    pattern = _pattern(answers)
-    known = _Answers(others)
+    yield "any of the options", lambda example: example.choices if _shows_choices(example) else ()
+    yield "the answer of a worked example", lambda example: [shot.answer for shot in example.shots]
+    pattern = _find_pattern(answers)
+    known_answers = _KnownAnswers(others)
 
-    def shown(one: Example) -> list[str]:
-        found = task.candidates(one)
-        if found is None and pattern:
-            return list(dict.fromkeys(re.findall(pattern, one.prompt)))
-        return known.named_in(one) if found is None else found
+    def shown(example: Example) -> list[str]:
+        candidates = task.candidates(example)
+        if candidates is None and pattern:
+            return list(dict.fromkeys(re.findall(pattern, example.prompt)))
+        return known_answers.find_in(example) if candidates is None else candidates
 
     yield "any value in the prompt", shown
 
 
-def _pattern(answers: Counter[str]) -> str:
+def _find_pattern(answers: Counter[str]) -> str:
     """What the answers look like: texts in quotes or numbers; empty for other texts."""
     for pattern in (r'"[^"]*"', NUMBER):
         if answers and all(re.fullmatch(pattern, answer) for answer in answers):
@@ -164,32 +170,32 @@ def _pattern(answers: Counter[str]) -> str:
     return ""
 
 
-class _Answers:
+class _KnownAnswers:
     """The answers to other questions, to be found in a prompt."""
 
     def __init__(self, others: Sequence[Example]) -> None:
-        self._counts = Counter(normalised(one.answer) for one in others)
-        self._own = {one.id: normalised(one.answer) for one in others}
-        self._text = {normalised(one.answer): one.answer for one in others}
+        self._counts = Counter(normalize_text(example.answer) for example in others)
+        self._own = {example.id: normalize_text(example.answer) for example in others}
+        self._text = {normalize_text(example.answer): example.answer for example in others}
         self._by_first: defaultdict[str, list[str]] = defaultdict(list)
         for answer in sorted(self._counts):
             if words := re.findall(r"\w+", answer):
                 self._by_first[words[0]].append(answer)
 
-    def named_in(self, example: Example) -> list[str]:
+    def find_in(self, example: Example) -> list[str]:
         """Those that stand in the prompt as whole words, the example's own answer not counted."""
-        text = normalised(example.prompt)
-        first = set(re.findall(r"\w+", text)) & self._by_first.keys()
+        text = normalize_text(example.prompt)
+        first_words = set(re.findall(r"\w+", text)) & self._by_first.keys()
         return [
             self._text[answer]
-            for word in sorted(first)
+            for word in sorted(first_words)
             for answer in self._by_first[word]
             if self._counts[answer] > (self._own.get(example.id) == answer)
             and re.search(rf"(?<!\w){re.escape(answer)}(?!\w)", text)
         ]
 
 
-def _are_shown(example: Example) -> bool:
+def _shows_choices(example: Example) -> bool:
     """Whether the prompt lists the choices, each behind a letter or a number, as in `A. Paris`."""
     return bool(example.choices) and all(
         re.search(rf"(?<!\w)\w[.):] {re.escape(choice)}", example.prompt)
@@ -197,9 +203,9 @@ def _are_shown(example: Example) -> bool:
     )
 
 
-def _constant(answer: str) -> Strategy:
+def _always_guess(answer: str) -> Guesser:
     return lambda _: [answer]
 
 
-def _nothing(example: Example) -> Iterable[str]:
+def _never_guess(example: Example) -> Iterable[str]:
     return ()

@@ -26,7 +26,7 @@ from types import MappingProxyType
 from typing import ClassVar
 
 from layerroles.errors import InputError
-from layerroles.tasks.base import Example, Grade, one_of, register
+from layerroles.tasks.base import Example, Grade, check_one_of, register
 from layerroles.tasks.naming import grade_name
 from layerroles.tasks.sources import Listed
 
@@ -89,38 +89,42 @@ class Facts(Listed):
                 f"task {self.name!r}: relations={self.relations!r} is not a text: "
                 f"join names by +, as in capital+author"
             )
-        for relation in self._asked():
-            one_of(self.name, "relations", relation, facts())
-        one_of(self.name, "context", self.context, CONTEXTS)
+        for relation in self._relation_names():
+            check_one_of(self.name, "relations", relation, load_facts())
+        check_one_of(self.name, "context", self.context, CONTEXTS)
 
     def groups(self) -> dict[str, list[Example]]:
         """The facts by relation."""
-        return {relation: list(facts()[relation]) for relation in self._asked()}
+        return {relation: list(load_facts()[relation]) for relation in self._relation_names()}
 
     def posed(self, example: Example, others: Sequence[Example]) -> Example:
         """The question after its context: its fact, and with "distractors" some of the others."""
         if self.context == "none":
             return example
-        fact, own = example, others
-        stated_facts = [fact]
+        stated_facts = [example]
         if self.context == "distractors":
-            rng = random.Random(f"{self.name}:distractors:{fact.id}")
+            rng = random.Random(f"{self.name}:distractors:{example.id}")
             # Nobody else's answer is the right one, and no other fact is asked in the same words.
-            others = [o for o in own if o.answer != fact.answer and o.prompt != fact.prompt]
-            stated_facts += rng.sample(others, min(_DISTRACTORS, len(others)))
+            distractors = [
+                other
+                for other in others
+                if other.answer != example.answer and other.prompt != example.prompt
+            ]
+            stated_facts += rng.sample(distractors, min(_DISTRACTORS, len(distractors)))
             rng.shuffle(stated_facts)
-        before = "".join(f"{_stated(one)} " for one in stated_facts[: stated_facts.index(fact)])
-        start = len(before) + len(fact.prompt) + 1
-        context = " ".join(map(_stated, stated_facts))
+        facts_before = stated_facts[: stated_facts.index(example)]
+        text_before = "".join(f"{_as_sentence(fact)} " for fact in facts_before)
+        start = len(text_before) + len(example.prompt) + 1
+        context = " ".join(map(_as_sentence, stated_facts))
         return dataclasses.replace(
-            fact,
-            prompt=f"{context}\n{fact.prompt}",
-            evidence=((start, start + len(fact.answer)),),
+            example,
+            prompt=f"{context}\n{example.prompt}",
+            evidence=((start, start + len(example.answer)),),
         )
 
     def group(self, example: Example) -> str:
         """The relation."""
-        return _relation(example)
+        return _relation_of(example)
 
     def candidates(self, example: Example) -> list[str] | None:
         """The relation's answers among the distractors.
@@ -131,7 +135,7 @@ class Facts(Listed):
             return []
         return [
             answer
-            for answer in sorted(_answers(_relation(example)))
+            for answer in sorted(_known_answers(_relation_of(example)))
             if answer in example.prompt
             and re.search(rf"(?<!\w){re.escape(answer)}(?!\w)", example.prompt)
         ]
@@ -144,32 +148,34 @@ class Facts(Listed):
         answer starts, and in its own case. Strict: the line is nothing but the answer or an alias.
         Form: the line is that, or has no more words than an answer takes.
         """
-        relation = _relation(example)
-        return grade_name(response, example, _answers(relation), alone=relation == "symbol")
+        relation = _relation_of(example)
+        return grade_name(response, example, _known_answers(relation), alone=relation == "symbol")
 
-    def _asked(self) -> list[str]:
+    def _relation_names(self) -> list[str]:
         if not self.relations:
-            return list(facts())
+            return list(load_facts())
         return list(dict.fromkeys(name.strip() for name in self.relations.split("+")))
 
 
-def _stated(fact: Example) -> str:
+def _as_sentence(fact: Example) -> str:
     return f"{fact.prompt} {fact.answer}."
 
 
-def _relation(example: Example) -> str:
+def _relation_of(example: Example) -> str:
     return example.id.rpartition("-")[0]
 
 
 @cache
-def _answers(relation: str) -> frozenset[str]:
+def _known_answers(relation: str) -> frozenset[str]:
     """The answers and aliases of a relation and other names; none where it is not in the file."""
-    named = {text for fact in facts().get(relation, ()) for text in (fact.answer, *fact.aliases)}
-    return frozenset(named | {"American football"} if relation == "sport" else named)
+    names = {
+        text for fact in load_facts().get(relation, ()) for text in (fact.answer, *fact.aliases)
+    }
+    return frozenset(names | {"American football"} if relation == "sport" else names)
 
 
 @cache
-def facts() -> MappingProxyType[str, tuple[Example, ...]]:
+def load_facts() -> MappingProxyType[str, tuple[Example, ...]]:
     """All facts by relation, in the order of the file."""
     source = files("layerroles.tasks").joinpath("facts.tsv")
     with source.open(encoding="utf-8") as lines:
@@ -177,18 +183,18 @@ def facts() -> MappingProxyType[str, tuple[Example, ...]]:
     relations = dict.fromkeys(row["relation"] for row in rows)
     return MappingProxyType(
         {
-            relation: _examples([row for row in rows if row["relation"] == relation])
+            relation: _make_examples([row for row in rows if row["relation"] == relation])
             for relation in relations
         }
     )
 
 
-def _examples(rows: list[dict[str, str]]) -> tuple[Example, ...]:
-    choices = _choices(rows)
-    return tuple(_example(row, choices[row["prompt"]]) for row in rows)
+def _make_examples(rows: list[dict[str, str]]) -> tuple[Example, ...]:
+    choices = _deal_choices(rows)
+    return tuple(_make_example(row, choices[row["prompt"]]) for row in rows)
 
 
-def _choices(rows: list[dict[str, str]]) -> dict[str, tuple[str, ...]]:
+def _deal_choices(rows: list[dict[str, str]]) -> dict[str, tuple[str, ...]]:
     """The choices of a relation's prompts.
 
     Equal answers are neighbours on a circle, in random order otherwise. The choices of a fact are
@@ -201,18 +207,18 @@ def _choices(rows: list[dict[str, str]]) -> dict[str, tuple[str, ...]]:
     quarter = len(circle) // _CHOICES
     choices = {}
     for at, row in enumerate(circle):
-        far = range(at + quarter, at + _CHOICES * quarter, quarter)
-        wrong = [circle[other % len(circle)]["answer"] for other in far]
+        wrong_places = range(at + quarter, at + _CHOICES * quarter, quarter)
+        wrong = [circle[other % len(circle)]["answer"] for other in wrong_places]
         if row["wrong"]:
             wrong = row["wrong"].split("|")
             rng.shuffle(wrong)
         right_at = at // quarter % _CHOICES
-        first = _CHOICES - 1 - right_at  # so that facts which share choices list them alike
-        choices[row["prompt"]] = (*wrong[first:], row["answer"], *wrong[:first])
+        n_before = _CHOICES - 1 - right_at  # so that facts which share choices list them alike
+        choices[row["prompt"]] = (*wrong[n_before:], row["answer"], *wrong[:n_before])
     return choices
 
 
-def _example(row: dict[str, str], choices: tuple[str, ...]) -> Example:
+def _make_example(row: dict[str, str], choices: tuple[str, ...]) -> Example:
     start = row["prompt"].casefold().index(row["subject"].casefold())
     return Example(
         id=f"{row['relation']}-{hashlib.sha256(row['prompt'].encode()).hexdigest()[:8]}",

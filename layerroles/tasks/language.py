@@ -1,12 +1,13 @@
-"""Language: repeat a text as it stands, the control for damage that is not about a skill.
+"""Language: controls for damage that is not about a skill.
 
-Damage at any depth breaks long answers, regardless of their subject. The texts here are as long as
-the worked solutions of `word_problems` and made of the same words, with nothing to work out: where
-copying suffers too, a loss in word problems says little about reasoning.
+`copying` repeats a text as it stands. Damage at any depth breaks long answers, regardless of their
+subject. The texts here are as long as the worked solutions of `word_problems` and made of the same
+words, with nothing to work out: where copying suffers too, a loss in word problems says little
+about reasoning.
 
-Language: plain texts without a question, the control for damage to the language model as such.
-
-The passages of `passages.txt` were written for this package, so that no model has seen them before.
+`plain_text` reads passages without a question, the control for damage to the language model as
+such. The passages of `passages.txt` were written for this package, so that no model has seen them
+before.
 """
 
 import hashlib
@@ -19,8 +20,8 @@ from pathlib import Path
 from typing import ClassVar
 
 from layerroles.errors import InputError
-from layerroles.tasks.base import Example, Grade, Task, is_short, register, whole
-from layerroles.tasks.sources import Generated, with_wrong
+from layerroles.tasks.base import Example, Grade, Task, check_whole_number, is_short, register
+from layerroles.tasks.sources import Generated, shuffle_choices
 from layerroles.tasks.vocabulary import NAMES, PLACES, THINGS
 
 _NUMBERS = tuple(str(number) for number in range(2, 21))
@@ -41,6 +42,8 @@ _FRAMES = (
     "some of the {number} {things} that {name} likes are still in the {place}",
     "nobody took the {number} {things} that were left in the {place} on {day}",
 )
+# One in so many is never asked, so that there is something to make a reference of.
+_HELD_OUT_PART = 5
 
 
 @register("copying")
@@ -80,7 +83,7 @@ class Copying(Generated):
             InputError: `clauses` is not a whole number from 1 to 6.
         """
         super().__post_init__()
-        whole(self.name, "clauses", self.clauses, 1, len(_FRAMES))
+        check_whole_number(self.name, "clauses", self.clauses, 1, len(_FRAMES))
 
     @property
     def max_gen_toks(self) -> int:
@@ -94,8 +97,8 @@ class Copying(Generated):
 
     def question(self, rng: random.Random, kind: int) -> Example:
         """Draw a text that opens with clause `kind`, and three copies with exchanged words."""
-        others = [frame for frame in _FRAMES if frame != _FRAMES[kind]]
-        return _example(rng, [_FRAMES[kind], *rng.sample(others, self.clauses - 1)])
+        other_frames = [frame for frame in _FRAMES if frame != _FRAMES[kind]]
+        return _draw_example(rng, [_FRAMES[kind], *rng.sample(other_frames, self.clauses - 1)])
 
     def candidates(self, example: Example) -> list[str] | None:
         """None to guess among: repeating what the prompt holds is what is asked."""
@@ -109,65 +112,63 @@ class Copying(Generated):
         line = response.strip().split("\n", 1)[0].strip()
         return Grade(
             strict=line == example.answer,
-            flexible=_words(line) == _words(example.answer),
-            answered=bool(_words(line)),
+            flexible=_split_words(line) == _split_words(example.answer),
+            answered=bool(_split_words(line)),
             form=is_short(line, example),
         )
 
 
-def _example(rng: random.Random, frames: list[str]) -> Example:
+def _draw_example(rng: random.Random, frames: list[str]) -> Example:
     clauses = len(frames)
     # No word of a kind occurs twice.
-    drawn = {kind: rng.sample(words, clauses) for kind, words in _KINDS.items()}
+    words_by_kind = {kind: rng.sample(words, clauses) for kind, words in _KINDS.items()}
     places = {
         kind: [at for at, frame in enumerate(frames) if f"{{{kind}}}" in frame] for kind in _KINDS
     }
-    text, head = _written(frames, drawn), "Text: "
+    text, head = _fill_frames(frames, words_by_kind), "Text: "
     if clauses == 1:
         # There is nothing to exchange a word with: the prompt shows two others.
-        kinds = rng.sample([kind for kind, own in places.items() if own], 2)
-        others = [_another(rng, kind, drawn[kind]) for kind in kinds]
-        head = f"Other words: {', '.join(others)}\nText: "
-        changes = [{kind: [other]} for kind, other in zip(kinds, others, strict=True)]
+        kinds = rng.sample([kind for kind in places if places[kind]], 2)
+        words = [_draw_unused_word(rng, kind, words_by_kind[kind]) for kind in kinds]
+        head = f"Other words: {', '.join(words)}\nText: "
+        changes = [{kind: [word]} for kind, word in zip(kinds, words, strict=True)]
     else:
-        kinds = rng.sample([kind for kind, own in places.items() if len(own) > 1], 2)
-        changes = [{kind: _exchanged(drawn[kind], *rng.sample(places[kind], 2))} for kind in kinds]
-    one, other = changes
-    wrong = [_written(frames, {**drawn, **some}) for some in (one, other, {**one, **other})]
+        kinds = rng.sample([kind for kind in places if len(places[kind]) > 1], 2)
+        changes = [
+            {kind: _swap_words(words_by_kind[kind], *rng.sample(places[kind], 2))} for kind in kinds
+        ]
+    changes.append(changes[0] | changes[1])
+    wrong = [_fill_frames(frames, words_by_kind | change) for change in changes]
     return Example(
         id="",
         prompt=f"{head}{text}\nCopy of the text:",
         answer=text,
-        choices=with_wrong(text, wrong, rng),
+        choices=shuffle_choices(text, wrong, rng),
         evidence=((len(head), len(head) + len(text)),),
     )
 
 
-def _another(rng: random.Random, kind: str, used: list[str]) -> str:
+def _draw_unused_word(rng: random.Random, kind: str, used: list[str]) -> str:
     return rng.choice([word for word in _KINDS[kind] if word not in used])
 
 
-def _exchanged(words: list[str], one: int, other: int) -> list[str]:
+def _swap_words(words: list[str], first: int, second: int) -> list[str]:
     """The words with two of them in each other's place."""
     changed = list(words)
-    changed[one], changed[other] = words[other], words[one]
+    changed[first], changed[second] = words[second], words[first]
     return changed
 
 
-def _written(frames: Sequence[str], drawn: dict[str, list[str]]) -> str:
+def _fill_frames(frames: Sequence[str], words_by_kind: dict[str, list[str]]) -> str:
     text = ", and ".join(
-        frame.format(**{kind: words[at] for kind, words in drawn.items()})
+        frame.format(**{kind: words[at] for kind, words in words_by_kind.items()})
         for at, frame in enumerate(frames)
     )
     return f"{text[0].upper()}{text[1:]}."
 
 
-def _words(text: str) -> list[str]:
+def _split_words(text: str) -> list[str]:
     return re.findall(r"\w+", text.casefold())
-
-
-# One in so many is never asked, so that there is something to make a reference of.
-_HELD_OUT = 5
 
 
 @register("plain_text")
@@ -201,43 +202,43 @@ class PlainText(Task):
             InputError: it cannot be read, or holds no passage.
         """
         object.__setattr__(self, "path", str(self.path))
-        if not self._passages():
+        if not self._read_passages():
             raise InputError(f"{self.path} holds no text: separate passages by blank lines")
 
     def examples(self, limit: int, seed: int) -> list[Example]:
         """The first `limit` passages of the order under `seed`, without a prompt."""
-        asked, _ = self._parted(seed)
+        asked_passages, _ = self._split_held_out(seed)
         return [
             Example(hashlib.sha256(text.encode()).hexdigest()[:12], "", text)
-            for text in asked[:limit]
+            for text in asked_passages[:limit]
         ]
 
     def held_out(self, limit: int, seed: int) -> list[str]:
         """Passages that are never asked."""
-        _, apart = self._parted(seed)
-        return apart[:limit]
+        _, held_out_passages = self._split_held_out(seed)
+        return held_out_passages[:limit]
 
     def n_reserved(self, seed: int) -> int:
         """One passage in five, the same number under every seed."""
-        return len(self._parted(seed)[1])
+        return len(self._split_held_out(seed)[1])
 
-    def _parted(self, seed: int) -> tuple[list[str], list[str]]:
-        passages = self._passages()
+    def _split_held_out(self, seed: int) -> tuple[list[str], list[str]]:
+        passages = self._read_passages()
         random.Random(f"plain_text:{seed}").shuffle(passages)
-        n_apart = len(passages) // _HELD_OUT
-        return passages[n_apart:], passages[:n_apart]
+        n_held_out = len(passages) // _HELD_OUT_PART
+        return passages[n_held_out:], passages[:n_held_out]
 
-    def _passages(self) -> list[str]:
-        text = _read(Path(self.path)) if self.path else _own()
+    def _read_passages(self) -> list[str]:
+        text = _read_file(Path(self.path)) if self.path else _read_package_text()
         parts = (part.strip() for part in re.split(r"\n\s*\n", text))
         return list(dict.fromkeys(part for part in parts if part))
 
 
-def _own() -> str:
+def _read_package_text() -> str:
     return files("layerroles.tasks").joinpath("passages.txt").read_text(encoding="utf-8")
 
 
-def _read(path: Path) -> str:
+def _read_file(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:

@@ -22,11 +22,11 @@ _REFUSED = re.compile(
 )
 
 
-def straight(text: str) -> str:
+def normalize_marks(text: str) -> str:
     r"""The text with every kind of quotation mark as `"`, and without bold type of Markdown.
 
     Example:
-        >>> straight("Peter's word is 'river', `river` or **river**")
+        >>> normalize_marks("Peter's word is 'river', `river` or **river**")
         'Peter\'s word is "river", "river" or river'
     """
     text = re.sub("[\N{RIGHT SINGLE QUOTATION MARK}\N{LEFT SINGLE QUOTATION MARK}]", "'", text)
@@ -34,39 +34,42 @@ def straight(text: str) -> str:
     return text.replace("**", "")
 
 
-def asserted(text: str) -> str:
+def remove_denied(text: str) -> str:
     """The text without what it denies.
 
     Example:
-        >>> asserted('The word is "river", not "wolf". "Arrow" is wrong.')
+        >>> remove_denied('The word is "river", not "wolf". "Arrow" is wrong.')
         'The word is "river", . is wrong.'
     """
     return _DENIED.sub("", _RETRACTED.sub("", text))
 
 
-def named(text: str, known: Iterable[str]) -> set[str]:
+def find_known_words(text: str, known_words: Iterable[str]) -> set[str]:
     """Those of the known words, in lower case, that the text has as whole words.
 
     Example:
-        >>> sorted(named("The River, not the lamp", ["river", "lamp", "am"]))
+        >>> sorted(find_known_words("The River, not the lamp", ["river", "lamp", "am"]))
         ['lamp', 'river']
     """
-    found = set(re.findall(r"\w+", text.casefold()))
-    return {word.casefold() for word in known} & found
+    text_words = set(re.findall(r"\w+", text.casefold()))
+    return {word.casefold() for word in known_words} & text_words
 
 
-def refuses(text: str) -> bool:
+def is_refusal(text: str) -> bool:
     """Whether the text says that it has no answer.
 
     Example:
-        >>> refuses("I don't know."), refuses("It is unknown"), refuses("A river")
+        >>> is_refusal("I don't know."), is_refusal("It is unknown"), is_refusal("A river")
         (True, True, False)
     """
     return _REFUSED.search(text.replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")) is not None
 
 
-def first_paragraph(text: str, known: Iterable[str]) -> str:
+def first_paragraph(text: str, known_words: Iterable[str]) -> str:
     """The first paragraph that has a known word; the first one where none has."""
     paragraphs = re.split(r"\n\s*\n", text.strip())
-    words = list(known)
-    return next((each for each in paragraphs if named(each, words)), paragraphs[0])
+    word_list = list(known_words)
+    return next(
+        (paragraph for paragraph in paragraphs if find_known_words(paragraph, word_list)),
+        paragraphs[0],
+    )

@@ -16,7 +16,7 @@ import unicodedata
 from collections.abc import Iterable
 from functools import lru_cache
 
-from layerroles.tasks.base import Example, Grade, is_short, normalised
+from layerroles.tasks.base import Example, Grade, is_short, normalize_text
 
 _ARTICLE = re.compile(r"(?i)^(?:the|a|an)\s+")
 # Letters that NFKD leaves as they are.
@@ -42,7 +42,7 @@ _ALONE = re.compile(r"$|[^\w\s]|\s+(?:\(|(?:and|which|from|because|as|for|while)
 
 
 def grade_name(
-    response: str, example: Example, known: frozenset[str], *, alone: bool = False
+    response: str, example: Example, known_names: frozenset[str], *, alone: bool = False
 ) -> Grade:
     """Read the first line; accents, case, articles and a repeated question do not count.
 
@@ -52,78 +52,84 @@ def grade_name(
     Args:
         response: what was written.
         example: the question, with the answer and its aliases.
-        known: names to tell apart, beside the example's choices.
+        known_names: names to tell apart, beside the example's choices.
         alone: the name counts only at the start and apart from other words, as a symbol does.
     """
-    line = _plain(response.strip().split("\n", 1)[0])
-    accepted = _accepted((example.answer, *example.aliases))
-    strict = _bare(line) in accepted
+    line = _strip_accents(response.strip().split("\n", 1)[0])
+    accepted = _normalize_accepted((example.answer, *example.aliases))
+    strict = _normalize_name(line) in accepted
     return Grade(
         strict=strict,
-        flexible=strict or _names_first(line, example, known, accepted, alone),
-        answered=bool(normalised(line)),
+        flexible=strict or _gives_right_name(line, example, known_names, accepted, alone),
+        answered=bool(normalize_text(line)),
         form=strict or is_short(line, example),
     )
 
 
-def _names_first(
-    line: str, example: Example, known: frozenset[str], accepted: frozenset[str], alone: bool
+def _gives_right_name(
+    line: str, example: Example, known_names: frozenset[str], accepted: frozenset[str], alone: bool
 ) -> bool:
-    asked = _plain(example.prompt.rsplit("\n", 1)[-1])
+    question = _strip_accents(example.prompt.rsplit("\n", 1)[-1])
     line = _OPENING.sub("", line.lstrip(_MARKS))
-    if line.casefold().startswith(asked.casefold()):
-        line = line[len(asked) :].lstrip(_MARKS)
+    if line.casefold().startswith(question.casefold()):
+        line = line[len(question) :].lstrip(_MARKS)
     sentence = _SENTENCE_END.split(line, maxsplit=1)[0]
-    name = _any_of(known, (example.answer, *example.aliases, *example.choices))
-    first = re.search(name, sentence)
-    if not first or _bare(first[0]) not in accepted:
+    name = _make_pattern(known_names, (example.answer, *example.aliases, *example.choices))
+    match = re.search(name, sentence)
+    if not match or _normalize_name(match[0]) not in accepted:
         return False
-    before, behind = sentence[: first.start()], sentence[first.end() :]
-    if alone and (before or not _ALONE.match(behind)):
+    text_before, text_behind = sentence[: match.start()], sentence[match.end() :]
+    if alone and (text_before or not _ALONE.match(text_behind)):
         return False
-    if _DENIED.search(before) or _LISTED.fullmatch(before) or _RENAMED.search(before):
+    if (
+        _DENIED.search(text_before)
+        or _LISTED.fullmatch(text_before)
+        or _RENAMED.search(text_before)
+    ):
         return False
-    beside = re.match(rf"{_SEPARATED}({name})", behind)
-    return not _RETRACTED.match(behind) and (not beside or _bare(beside[1]) in accepted)
+    next_name = re.match(rf"{_SEPARATED}({name})", text_behind)
+    return not _RETRACTED.match(text_behind) and (
+        not next_name or _normalize_name(next_name[1]) in accepted
+    )
 
 
-def _numbers(names: Iterable[str]) -> frozenset[str]:
+def _add_plurals(names: Iterable[str]) -> frozenset[str]:
     """Common nouns in singular and plural; proper names as they are."""
     forms = set(names)
-    for name in [each for each in forms if each[:1].islower() and not each.startswith("the ")]:
+    for name in [form for form in forms if form[:1].islower() and not form.startswith("the ")]:
         forms |= {name.removesuffix("s"), f"{name.removesuffix('s')}s"}
     return frozenset(forms)
 
 
 @lru_cache(maxsize=1024)
-def _accepted(names: tuple[str, ...]) -> frozenset[str]:
-    """The spellings that count as one of these names, as `_bare` gives them."""
-    return frozenset(map(_bare, _numbers(names)))
+def _normalize_accepted(names: tuple[str, ...]) -> frozenset[str]:
+    """The spellings that count as one of these names, as `_normalize_name` gives them."""
+    return frozenset(map(_normalize_name, _add_plurals(names)))
 
 
 @lru_cache(maxsize=1024)
-def _any_of(known: frozenset[str], names: tuple[str, ...]) -> str:
+def _make_pattern(known_names: frozenset[str], names: tuple[str, ...]) -> str:
     """A pattern of any of these names as whole words, the longest where several start."""
-    forms = map(_plain, _numbers((*known, *names)))
+    forms = map(_strip_accents, _add_plurals((*known_names, *names)))
     longest_first = sorted(forms, key=lambda name: (-len(name), name))
     either = "|".join(
-        re.escape(name) if _case_counts(name) else f"(?i:{re.escape(name)})"
+        re.escape(name) if _is_case_sensitive(name) else f"(?i:{re.escape(name)})"
         for name in longest_first
     )
     return rf"(?<!\w)(?:{either})(?!\w|'s\b)"
 
 
-def _plain(text: str) -> str:
+def _strip_accents(text: str) -> str:
     """The text without accents and repeated white space."""
     letters = unicodedata.normalize("NFKD", text.translate(_LETTERS))
     return " ".join("".join(c for c in letters if not unicodedata.combining(c)).split())
 
 
-def _bare(text: str) -> str:
+def _normalize_name(text: str) -> str:
     """What two spellings of one answer share."""
-    bare = _ARTICLE.sub("", _plain(text).strip(" .\"'`*"))
-    return bare if _case_counts(bare) else bare.casefold()
+    bare = _ARTICLE.sub("", _strip_accents(text).strip(" .\"'`*"))
+    return bare if _is_case_sensitive(bare) else bare.casefold()
 
 
-def _case_counts(name: str) -> bool:
+def _is_case_sensitive(name: str) -> bool:
     return len(name) <= 3 and name[:1].isupper()

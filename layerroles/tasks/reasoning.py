@@ -12,12 +12,12 @@ import random
 from dataclasses import dataclass
 from typing import ClassVar
 
-from layerroles.tasks.base import Example, Grade, register, whole
+from layerroles.tasks.base import Example, Grade, check_whole_number, register
 from layerroles.tasks.grading import grade_number
 from layerroles.tasks.slips import wrong_numbers
-from layerroles.tasks.sources import Generated, with_wrong
+from layerroles.tasks.sources import Generated, shuffle_choices
 from layerroles.tasks.stories import Story
-from layerroles.tasks.templates import LEVELS, Template, answer_counts, templates
+from layerroles.tasks.templates import LEVELS, Template, answer_counts, load_templates
 
 _HEAD = "Question: "
 
@@ -61,8 +61,8 @@ class WordProblems(Generated):
             InputError: `steps` or `level` is not one of those above.
         """
         super().__post_init__()
-        whole(self.name, "steps", self.steps, 1, 3)
-        whole(self.name, "level", self.level, LEVELS[0], LEVELS[-1])
+        check_whole_number(self.name, "steps", self.steps, 1, 3)
+        check_whole_number(self.name, "level", self.level, LEVELS[0], LEVELS[-1])
 
     @property
     def skill(self) -> str:
@@ -77,11 +77,11 @@ class WordProblems(Generated):
     @property
     def kinds(self) -> int:
         """One kind for each template of the level."""
-        return len(templates(self.level))
+        return len(load_templates(self.level))
 
     def question(self, rng: random.Random, kind: int) -> Example:
         """Draw a story from template `kind` and ask its question."""
-        template = templates(self.level)[kind]
+        template = load_templates(self.level)[kind]
         story = template.draw(rng, self.steps)
         answer = str(story.answer)
         counts = answer_counts(self.level, self.steps)
@@ -90,10 +90,10 @@ class WordProblems(Generated):
             id="",
             prompt=f"{_HEAD}{' '.join(story.sentences)} {story.asked}\nAnswer:",
             answer=answer,
-            choices=with_wrong(answer, wrong, rng),
-            evidence=_evidence(story),
-            solution=_solution(story),
-            cluster=_cluster(kind, template),
+            choices=shuffle_choices(answer, wrong, rng),
+            evidence=_find_evidence(story),
+            solution=_write_solution(story),
+            cluster=_name_cluster(kind, template),
         )
 
     def shot(self, rng: random.Random, kind: int) -> Example:
@@ -110,11 +110,11 @@ class WordProblems(Generated):
         return grade_number(response, example.answer)
 
 
-def _cluster(kind: int, template: Template) -> str:
+def _name_cluster(kind: int, template: Template) -> str:
     return f"template {kind:02} {template.name}"
 
 
-def _evidence(story: Story) -> tuple[tuple[int, int], ...]:
+def _find_evidence(story: Story) -> tuple[tuple[int, int], ...]:
     """The spans of the sentences that are needed; neighbors are one span."""
     spans: list[tuple[int, int]] = []
     start = len(_HEAD)
@@ -128,6 +128,6 @@ def _evidence(story: Story) -> tuple[tuple[int, int], ...]:
     return tuple(spans)
 
 
-def _solution(story: Story) -> str:
+def _write_solution(story: Story) -> str:
     worked = " ".join(f"{step}." for step in story.steps)
     return f"{worked} The answer is {story.answer}."

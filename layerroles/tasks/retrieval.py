@@ -1,8 +1,16 @@
-"""Retrieval: look up the value of a key in a JSON object that is in the prompt.
+"""Retrieval: find what the prompt holds, in a JSON object or in a long text.
 
-After the key-value task of Liu et al. 2023, "Lost in the Middle" (arXiv 2307.03172), with far fewer
-pairs, and short ones, so that a prompt costs few tokens and small models have a chance. The answer
-is nowhere but in the prompt: nothing has to be known or worked out.
+The answer is nowhere but in the prompt: nothing has to be known or worked out.
+
+`kv_retrieval` looks up the value of a key in a JSON object. It is the key-value task of Liu et al.
+2023, "Lost in the Middle" (arXiv 2307.03172), with far fewer pairs, and short ones, so that a
+prompt costs few tokens and small models have a chance.
+
+`needle` finds one fact in a long text about other things: a needle in a haystack (Kamradt 2023), by
+which retrieval heads were found (Wu et al. 2024, arXiv 2404.15574). A sentence that gives somebody
+a password stands at some depth in prose about other things, and the beginning of that sentence asks
+for it. The prose is drawn from a few frames, so that a text can have any length and no model has
+seen it.
 
 Example:
     >>> from layerroles.tasks import task
@@ -10,16 +18,6 @@ Example:
     >>> (start, end), *_ = example.evidence
     >>> f'"{example.prompt[start:end]}"' == example.answer
     True
-
-Retrieval: find one fact in a long text about other things.
-
-A needle in a haystack (Kamradt 2023), as retrieval heads were found with it (Wu et al. 2024, arXiv
-2404.15574): a sentence that gives somebody a password stands at some depth in prose without end or
-point, and the beginning of that sentence asks for it. The prose is drawn from a few frames, so that
-a text can have any length and no model has seen it.
-
-Example:
-    >>> from layerroles.tasks import task
     >>> example = task("needle", words=60, position="late").examples(limit=1, seed=0)[0]
     >>> (start, end), *_ = example.evidence
     >>> example.prompt[start:end] == example.answer
@@ -34,15 +32,43 @@ from dataclasses import dataclass
 from itertools import cycle
 from typing import ClassVar
 
-from layerroles.tasks.base import Example, Grade, is_short, normalised, one_of, register, whole
-from layerroles.tasks.mentions import asserted, first_paragraph, named, refuses, straight
-from layerroles.tasks.sources import Generated, with_wrong
+from layerroles.tasks.base import (
+    Example,
+    Grade,
+    check_one_of,
+    check_whole_number,
+    is_short,
+    normalize_text,
+    register,
+)
+from layerroles.tasks.mentions import (
+    find_known_words,
+    first_paragraph,
+    is_refusal,
+    normalize_marks,
+    remove_denied,
+)
+from layerroles.tasks.sources import Generated, shuffle_choices
 from layerroles.tasks.vocabulary import NAMES, NOUNS, PLACES
 
-KEY_STYLES = ("words", "hex", "uuid")
 POSITIONS = ("any", "early", "middle", "late")
+KEY_STYLES = ("words", "hex", "uuid")
 _QUOTED = r'"([^"]+)"'
 _PAIR = re.compile(rf"{_QUOTED}\s*:\s*{_QUOTED}")
+# A text is asked at so many depths, from before its first sentence to behind its last.
+_DEPTHS = 9
+# No thing is a place too, or in the frames: every choice occurs once.
+_THINGS = tuple(noun for noun in NOUNS if noun not in (*PLACES, "window"))
+_FRAMES = (
+    "{name} walked past the {place} and saw a {noun} near the door.",
+    "In the morning somebody had left a {noun} in the {place}.",
+    "Nobody at the {place} could say where the {noun} came from.",
+    "{name} and {other} talked about the {noun} for more than an hour.",
+    "It rained all day, and the {place} looked smaller than the {noun} in the old picture.",
+    "Later {name} carried the {noun} back to the {place} without a word.",
+    "There was a {noun} in the window, which {name} had never liked.",
+    "When {name} came home, the {noun} still stood behind the {place}.",
+)
 
 
 @register("kv_retrieval")
@@ -94,43 +120,47 @@ class KVRetrieval(Generated):
         """
         super().__post_init__()
         # The answer and its three wrong choices are values of one object; words serve once.
-        whole(self.name, "pairs", self.pairs, 4, 60)
-        one_of(self.name, "position", self.position, POSITIONS)
-        one_of(self.name, "key_style", self.key_style, KEY_STYLES)
+        check_whole_number(self.name, "pairs", self.pairs, 4, 60)
+        check_one_of(self.name, "position", self.position, POSITIONS)
+        check_one_of(self.name, "key_style", self.key_style, KEY_STYLES)
 
     @property
     def kinds(self) -> int:
         """One kind for each position that the asked pair may take."""
-        return len(third(self.position, self.pairs))
+        return len(open_places(self.position, self.pairs))
 
     def shot(self, rng: random.Random, kind: int) -> Example:
         """Draw a worked example; its position tells nothing about the question's."""
-        return self._asking(rng, rng.randrange(self.pairs), range(self.pairs))
+        return self._ask_for_place(rng, rng.randrange(self.pairs), range(self.pairs))
 
     def question(self, rng: random.Random, kind: int) -> Example:
         """Draw an object and ask for the pair at the position of this `kind`."""
-        places = third(self.position, self.pairs)
-        return self._asking(rng, places[kind], around(places, self.pairs))
+        places = open_places(self.position, self.pairs)
+        return self._ask_for_place(rng, places[kind], widen_range(places, self.pairs))
 
-    def _asking(self, rng: random.Random, place: int, compared: range) -> Example:
+    def _ask_for_place(self, rng: random.Random, place: int, compared: range) -> Example:
         """Ask for the pair at a place, among choices from the places that are compared."""
         words = rng.sample(NOUNS, 2 * self.pairs)
         values = words[self.pairs :]
-        keys = words[: self.pairs] if self.key_style == "words" else _keys(rng, self)
+        keys = words[: self.pairs] if self.key_style == "words" else _draw_keys(rng, self)
         head = "JSON data:\n{"
-        before = ", ".join(f'"{key}": "{value}"' for key, value in zip(keys, values, strict=True))
+        pairs_text = ", ".join(
+            f'"{key}": "{value}"' for key, value in zip(keys, values, strict=True)
+        )
         start = len(head) + sum(
             len(f'"{key}": "{value}", ')
             for key, value in zip(keys[:place], values[:place], strict=True)
         )
         start += len(f'"{keys[place]}": "')
-        others = [values[other] for other in compared if other != place]
+        other_values = [values[other_place] for other_place in compared if other_place != place]
         answer = json.dumps(values[place])
         return Example(
             id="",
-            prompt=f'{head}{before}}}\n\nPair looked up: "{keys[place]}":',
+            prompt=f'{head}{pairs_text}}}\n\nPair looked up: "{keys[place]}":',
             answer=answer,
-            choices=with_wrong(answer, [json.dumps(word) for word in rng.sample(others, 3)], rng),
+            choices=shuffle_choices(
+                answer, [json.dumps(word) for word in rng.sample(other_values, 3)], rng
+            ),
             evidence=((start, start + len(values[place])),),
         )
 
@@ -147,82 +177,44 @@ class KVRetrieval(Generated):
         is that value.
         """
         head = re.split(r"[,}\n]", response.strip(), maxsplit=1)[0].strip()
-        flexible = _is_given(straight(response), example)
+        flexible = _gives_value(normalize_marks(response), example)
         return Grade(
             strict=flexible and head == example.answer,
             flexible=flexible,
-            answered=flexible or (bool(head.strip("\"'`. ")) and not refuses(response)),
+            answered=flexible or (bool(head.strip("\"'`. ")) and not is_refusal(response)),
             form=re.fullmatch(r'"[^"]+"', head) is not None,
         )
 
 
-def _is_given(response: str, example: Example) -> bool:
-    """Whether the right value, and no other, is given as that of the asked key."""
-    value = example.answer.strip('"').casefold()
-    pairs = dict(_PAIR.findall(example.prompt))
-    known = {value, *pairs.values(), *(choice.strip('"') for choice in example.choices)}
-    asked = re.search(r'Pair looked up: "(.+)":$', example.prompt)
-    key = asked[1].casefold() if asked else ""
-    text = first_paragraph(response, known)
-    for pair in _PAIR.finditer(text):
-        if pair[1].casefold() != key:
-            # It follows on the answer, or stands in its place.
-            text = text[: pair.start()]
-            break
-    keys = named(text, pairs)
-    if keys and key not in text.casefold():
-        return False
-    text = asserted(text)
-    # What is quoted is meant as a value, whether the object has it or not; a sentence is not.
-    quoted = {" ".join(each.split()).strip(" .,").casefold() for each in re.findall(_QUOTED, text)}
-    short = {each for each in quoted if len(each.split()) < 3}
-    return named(text, known) == {value} and short <= {value, key}
-
-
-def third(position: str, places: int) -> range:
-    """The places that `early`, `middle`, `late` or `any` leaves open, of so many."""
-    early, late = places // 3, places - places // 3
-    return {
-        "any": range(places),
-        "early": range(early),
-        "middle": range(early, late),
-        "late": range(late, places),
-    }[position]
-
-
-def around(own: range, places: int, least: int = 4) -> range:
-    """The shortest run of so many places that holds `own` and has at least four.
-
-    Example:
-        >>> around(range(0, 3), 10), around(range(7, 10), 10), around(range(4, 8), 12)
-        (range(0, 4), range(6, 10), range(4, 8))
-    """
-    length = max(len(own), least)
-    start = max(own.start - (length - len(own)) // 2, 0)
-    start = min(start, places - length)
-    return range(start, start + length)
-
-
-def _keys(rng: random.Random, task: KVRetrieval) -> list[str]:
+def _draw_keys(rng: random.Random, task: KVRetrieval) -> list[str]:
     if task.key_style == "hex":
         return [f"{number:04x}" for number in rng.sample(range(0x1000, 0x10000), task.pairs)]
     return [str(uuid.UUID(int=rng.getrandbits(128), version=4)) for _ in range(task.pairs)]
 
 
-# A text is asked at so many depths, from before its first sentence to behind its last.
-_DEPTHS = 9
-# No thing is a place too, or in the frames: every choice occurs once.
-_THINGS = tuple(noun for noun in NOUNS if noun not in (*PLACES, "window"))
-_FRAMES = (
-    "{name} walked past the {place} and saw a {noun} near the door.",
-    "In the morning somebody had left a {noun} in the {place}.",
-    "Nobody at the {place} could say where the {noun} came from.",
-    "{name} and {other} talked about the {noun} for more than an hour.",
-    "It rained all day, and the {place} looked smaller than the {noun} in the old picture.",
-    "Later {name} carried the {noun} back to the {place} without a word.",
-    "There was a {noun} in the window, which {name} had never liked.",
-    "When {name} came home, the {noun} still stood behind the {place}.",
-)
+def _gives_value(response: str, example: Example) -> bool:
+    """Whether the right value, and no other, is given as that of the asked key."""
+    value = example.answer.strip('"').casefold()
+    pairs = dict(_PAIR.findall(example.prompt))
+    values = {value, *pairs.values(), *(choice.strip('"') for choice in example.choices)}
+    question_match = re.search(r'Pair looked up: "(.+)":$', example.prompt)
+    key = question_match[1].casefold() if question_match else ""
+    text = first_paragraph(response, values)
+    for pair in _PAIR.finditer(text):
+        if pair[1].casefold() != key:
+            # It follows on the answer, or stands in its place.
+            text = text[: pair.start()]
+            break
+    keys = find_known_words(text, pairs)
+    if keys and key not in text.casefold():
+        return False
+    text = remove_denied(text)
+    # What is quoted is meant as a value, whether the object has it or not; a sentence is not.
+    quoted = {
+        " ".join(quote.split()).strip(" .,").casefold() for quote in re.findall(_QUOTED, text)
+    }
+    short = {quote for quote in quoted if len(quote.split()) < 3}
+    return find_known_words(text, values) == {value} and short <= {value, key}
 
 
 @register("needle")
@@ -266,12 +258,12 @@ class Needle(Generated):
             InputError: `words` or `position` is not one of those above.
         """
         super().__post_init__()
-        whole(self.name, "words", self.words, 40, 20_000)
-        one_of(self.name, "position", self.position, POSITIONS)
+        check_whole_number(self.name, "words", self.words, 40, 20_000)
+        check_one_of(self.name, "position", self.position, POSITIONS)
 
     def suits(self, shot: Example, question: Example) -> bool:
         """No shot gives a password to who is asked for."""
-        return _end(shot) != _end(question)
+        return _question_text(shot) != _question_text(question)
 
     def grade(self, response: str, example: Example) -> Grade:
         """Strict: the first line is the password. Form: it has no more words than a password.
@@ -280,94 +272,62 @@ class Needle(Generated):
         nobody but who is asked for; no list of other things follows.
         """
         line = response.strip().split("\n", 1)[0]
-        flexible = _is_needle_given(straight(response), example)
+        flexible = _gives_password(normalize_marks(response), example)
         return Grade(
-            strict=flexible and normalised(line) == normalised(example.answer),
+            strict=flexible and normalize_text(line) == normalize_text(example.answer),
             flexible=flexible,
-            answered=flexible or (bool(normalised(line)) and not refuses(response)),
+            answered=flexible or (bool(normalize_text(line)) and not is_refusal(response)),
             form=is_short(line, example),
         )
 
     @property
     def kinds(self) -> int:
         """One kind for each depth."""
-        return len(third(self.position, _DEPTHS))
+        return len(open_places(self.position, _DEPTHS))
 
     def shot(self, rng: random.Random, kind: int) -> Example:
         """Draw a worked example; its depth tells nothing about the question's."""
-        return self._at(rng, rng.randrange(_DEPTHS), range(_DEPTHS))
+        return self._hide_at(rng, rng.randrange(_DEPTHS), range(_DEPTHS))
 
     def question(self, rng: random.Random, kind: int) -> Example:
         """Draw a text and hide the needle at the depth of this `kind`."""
-        depths = third(self.position, _DEPTHS)
-        return self._at(rng, depths[kind], around(depths, _DEPTHS))
+        depths = open_places(self.position, _DEPTHS)
+        return self._hide_at(rng, depths[kind], widen_range(depths, _DEPTHS))
 
-    def _at(self, rng: random.Random, depth: int, compared: range) -> Example:
+    def _hide_at(self, rng: random.Random, depth: int, compared: range) -> Example:
         """Hide the needle at a depth, among choices at the depths that are compared."""
         who, answer = rng.choice(NAMES), rng.choice(_THINGS)
-        frames = _prose(rng, self.words, who)
-        place = _place(depth, len(frames))
+        frames = _draw_frames(rng, self.words, who)
+        place = _needle_place(depth, len(frames))
         # With the needle there is a sentence more; those after it move on.
         wrong_at = [
-            other - (other > place)
-            for other in rng.sample(_others(place, compared, len(frames)), 3)
+            other_place - (other_place > place)
+            for other_place in rng.sample(_other_places(place, compared, len(frames)), 3)
         ]
         things = rng.sample([noun for noun in _THINGS if noun != answer], len(_THINGS) - 1)
-        wrong = dict(zip(wrong_at, things[:3], strict=True))
+        wrong_things = dict(zip(wrong_at, things[:3], strict=True))
         # Every other thing comes up once before one comes up again.
-        rest = cycle(things[3:])
+        further_things = cycle(things[3:])
         sentences = [
-            frame.replace("{noun}", wrong[at] if at in wrong else next(rest))
+            frame.replace(
+                "{noun}", wrong_things[at] if at in wrong_things else next(further_things)
+            )
             for at, frame in enumerate(frames)
         ]
-        before = "".join(f"{sentence} " for sentence in sentences[:place])
-        asked = f"The password of {who} is"
-        text = " ".join([*sentences[:place], f"{asked} {answer}.", *sentences[place:]])
-        start = len(before) + len(asked) + 1
+        text_before = "".join(f"{sentence} " for sentence in sentences[:place])
+        question = f"The password of {who} is"
+        text = " ".join([*sentences[:place], f"{question} {answer}.", *sentences[place:]])
+        start = len(text_before) + len(question) + 1
         return Example(
             id="",
-            prompt=f"{text}\n{asked}",
+            prompt=f"{text}\n{question}",
             answer=answer,
-            choices=with_wrong(answer, things[:3], rng),
+            choices=shuffle_choices(answer, things[:3], rng),
             evidence=((start, start + len(answer)),),
         )
 
 
-def _is_needle_given(response: str, example: Example) -> bool:
-    """Whether the password, and nothing else, is given as that of who is asked for."""
-    answer = example.answer.casefold()
-    things = {answer, *example.choices, *named(example.prompt, (*NOUNS, *PLACES))}
-    paragraph = first_paragraph(response, things)
-    sentences = [asserted(each) for each in re.split(r"[.!?;\n]+", paragraph)]
-    claims = [sentence for sentence in sentences if named(sentence, things)]
-    # Behind the answer, a thing alone is one more of a list; a sentence is a text that goes on.
-    listed = [claim for claim in claims[1:] if len(claim.split()) < 3]
-    if not claims or named(" ".join([claims[0], *listed]), things) != {answer}:
-        return False
-    who = named(_end(example), NAMES)
-    others = named(claims[0], NAMES) - who
-    return not others or bool(named(claims[0], who))
-
-
-def _end(example: Example) -> str:
-    """The beginning of a sentence that asks for the password."""
-    return example.prompt.rpartition("\n")[2]
-
-
-def _place(depth: int, sentences: int) -> int:
-    """How many of the other sentences stand before a needle at this depth."""
-    return round(depth / (_DEPTHS - 1) * sentences)
-
-
-def _others(place: int, compared: range, sentences: int) -> list[int]:
-    """Places, the needle's own left out, at the depths that are compared; three or more."""
-    places = sorted({_place(depth, sentences) for depth in compared})
-    if len(places) < 4:  # in a short text, depths share places
-        places = list(around(range(places[0], places[-1] + 1), sentences + 1))
-    return [other for other in places if other != place]
-
-
-def _prose(rng: random.Random, words: int, without: str) -> list[str]:
+def _draw_frames(rng: random.Random, words: int, without: str) -> list[str]:
     """Sentences of so many words in all, none about `without`, each with a gap for a thing."""
     names = [name for name in NAMES if name != without]
     sentences: list[str] = []
@@ -382,3 +342,63 @@ def _prose(rng: random.Random, words: int, without: str) -> list[str]:
         sentences.append(frames[at].format(name=name, other=other, noun="{noun}", place=place))
         length += len(sentences[-1].split())
     return sentences
+
+
+def _needle_place(depth: int, sentences: int) -> int:
+    """How many of the other sentences stand before a needle at this depth."""
+    return round(depth / (_DEPTHS - 1) * sentences)
+
+
+def _other_places(place: int, compared: range, sentences: int) -> list[int]:
+    """Places, the needle's own left out, at the depths that are compared; three or more."""
+    places = sorted({_needle_place(depth, sentences) for depth in compared})
+    if len(places) < 4:  # in a short text, depths share places
+        places = list(widen_range(range(places[0], places[-1] + 1), sentences + 1))
+    return [other_place for other_place in places if other_place != place]
+
+
+def _question_text(example: Example) -> str:
+    """The beginning of a sentence that asks for the password."""
+    return example.prompt.rpartition("\n")[2]
+
+
+def _gives_password(response: str, example: Example) -> bool:
+    """Whether the password, and nothing else, is given as that of who is asked for."""
+    answer = example.answer.casefold()
+    things = {answer, *example.choices, *find_known_words(example.prompt, (*NOUNS, *PLACES))}
+    paragraph = first_paragraph(response, things)
+    sentences = [
+        remove_denied(sentence_text) for sentence_text in re.split(r"[.!?;\n]+", paragraph)
+    ]
+    claims = [sentence for sentence in sentences if find_known_words(sentence, things)]
+    # Behind the answer, a thing alone is one more of a list; a sentence is a text that goes on.
+    listed = [claim for claim in claims[1:] if len(claim.split()) < 3]
+    if not claims or find_known_words(" ".join([claims[0], *listed]), things) != {answer}:
+        return False
+    who = find_known_words(_question_text(example), NAMES)
+    other_names = find_known_words(claims[0], NAMES) - who
+    return not other_names or bool(find_known_words(claims[0], who))
+
+
+def open_places(position: str, n_places: int) -> range:
+    """The places that `early`, `middle`, `late` or `any` leaves open, of so many."""
+    early, late = n_places // 3, n_places - n_places // 3
+    return {
+        "any": range(n_places),
+        "early": range(early),
+        "middle": range(early, late),
+        "late": range(late, n_places),
+    }[position]
+
+
+def widen_range(inner: range, n_places: int, fewest: int = 4) -> range:
+    """The shortest run of so many places that holds `inner` and has at least four.
+
+    Example:
+        >>> widen_range(range(0, 3), 10), widen_range(range(4, 8), 12)
+        (range(0, 4), range(4, 8))
+    """
+    length = max(len(inner), fewest)
+    start = max(inner.start - (length - len(inner)) // 2, 0)
+    start = min(start, n_places - length)
+    return range(start, start + length)

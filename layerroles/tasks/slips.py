@@ -24,7 +24,7 @@ _SHOWN = 0.2
 _OTHER = 0.5
 _TRIES = 40
 
-_Way = tuple[int, tuple[Operation, ...]]
+_Working = tuple[int, tuple[Operation, ...]]
 
 
 def wrong_numbers(rng: random.Random, story: Story, answers: Counter[int]) -> list[int]:
@@ -35,17 +35,17 @@ def wrong_numbers(rng: random.Random, story: Story, answers: Counter[int]) -> li
         story: the story that is worked out wrongly.
         answers: how often each number is the answer of such problems.
     """
-    picker = _Picker(rng, story, answers)
+    picker = _WrongNumbers(rng, story, answers)
     if rng.random() < _SHOWN:
         picker.offer_shown()
     if rng.random() < _OTHER:
         picker.offer_other()
     way = story.start, story.operations
-    slips = list(_slips(way, story.unused))
+    slips = list(_work_out_mistakes(way, story.unused))
     rng.shuffle(slips)
     if slips and rng.random() < 0.75:
         way, number = slips[0]
-        further = list(_slips(way, story.unused))
+        further = list(_work_out_mistakes(way, story.unused))
         rng.shuffle(further)
         slips = [(way, number), *further]
     for _, number in slips:
@@ -54,7 +54,7 @@ def wrong_numbers(rng: random.Random, story: Story, answers: Counter[int]) -> li
     return picker.wrong
 
 
-class _Picker:
+class _WrongNumbers:
     """Collects the wrong numbers of one question."""
 
     def __init__(self, rng: random.Random, story: Story, answers: Counter[int]) -> None:
@@ -100,28 +100,28 @@ class _Picker:
         """Complete the numbers by near misses."""
         match WRONG - len(self.wrong):
             case 3:
-                self._square()
+                self._take_square()
             case 2:
-                carried = self._near([self.right])
-                if carried:
-                    self._near(self.wrong[:1], (carried,))
+                distance = self._take_near([self.right])
+                if distance:
+                    self._take_near(self.wrong[:1], (distance,))
             case 1:
-                own = self.rng.random() < 0.5
-                self._near([self.right] if own else self.wrong)
+                from_right = self.rng.random() < 0.5
+                self._take_near([self.right] if from_right else self.wrong)
         for _ in range(WRONG - len(self.wrong)):
             self.offer_other()
         while len(self.wrong) < WRONG:  # too few answers are on one side
             self.offer(self.right + self.rng.randint(-9, 9), always=True)
 
-    def _near(self, bases: Sequence[int], carried: Sequence[int] = _CARRIED) -> int:
+    def _take_near(self, bases: Sequence[int], carried: Sequence[int] = _CARRIED) -> int:
         """Take a number near one of the bases and return how near, or 0."""
         for _ in range(_TRIES):
-            by = self.rng.choice(carried)
-            if self.offer(self.rng.choice(bases) + self.rng.choice((by, -by))):
-                return by
+            distance = self.rng.choice(carried)
+            if self.offer(self.rng.choice(bases) + self.rng.choice((distance, -distance))):
+                return distance
         return 0
 
-    def _square(self) -> None:
+    def _take_square(self) -> None:
         """Take three numbers so that each of the four has one neighbor at each of two distances."""
         place = self.room[False]
         for _ in range(_TRIES):
@@ -136,28 +136,30 @@ class _Picker:
                 return
 
 
-def _slips(way: _Way, unused: Sequence[int]) -> Iterator[tuple[_Way, int]]:
+def _work_out_mistakes(way: _Working, unused: Sequence[int]) -> Iterator[tuple[_Working, int]]:
     """The ways with one mistake more, and what they come to."""
-    for mistaken in _mistaken(*way, unused):
+    for mistaken in _make_mistakes(*way, unused):
         number = work_out(*mistaken)
         if number is not None:
             yield mistaken, number
 
 
-def _mistaken(
+def _make_mistakes(
     start: int, operations: tuple[Operation, ...], unused: Sequence[int]
-) -> Iterator[_Way]:
+) -> Iterator[_Working]:
     repeats = any(operation.of is not None for operation in operations)
     for at, operation in enumerate(operations):
         before, after = operations[:at], operations[at + 1 :]
-        others = [replace(operation, op=op) for op in "+-*/" if op != operation.op]
+        wrong_operations = [replace(operation, op=op) for op in "+-*/" if op != operation.op]
         # A number that plays no part in place of one that does.
-        others += [Operation(operation.op, number) for number in unused]
+        wrong_operations += [Operation(operation.op, number) for number in unused]
         if operation.op == "*" and operation.of is None:
             # The next rows of the multiplication table.
-            others += [replace(operation, by=operation.by + row) for row in (-2, -1, 1, 2)]
-        for other in others:
-            yield start, (*before, other, *after)
+            wrong_operations += [
+                replace(operation, by=operation.by + row) for row in (-2, -1, 1, 2)
+            ]
+        for wrong_operation in wrong_operations:
+            yield start, (*before, wrong_operation, *after)
         if operation.op == "*" and at == 0:
             yield from ((start + row, operations) for row in (-2, -1, 1, 2))
         # Done twice, left out, and where the solution stops too early.

@@ -1,19 +1,18 @@
-"""Tasks with an unlimited number of randomly generated questions.
+"""Where the questions of a task come from: generated without end, or listed with a reserve.
 
-Every question is a function of (task, seed, index) alone, by `random.Random` seeded with text, so
-that it is the same on every machine. Questions are split in two by a hash of their content: one in
-four is set apart for worked examples and held-out texts, the others are asked. The two parts
-therefore share no question, under any seed and limit.
+A generated question is a function of (task, seed, index) alone, drawn by `random.Random` seeded
+with text, so that it is the same on every machine. Questions are split in two by a hash of their
+content: one in four is set apart for worked examples and held-out texts, the others are asked. The
+two parts therefore share no question, under any seed and limit.
 
 The worked examples before a question affect its score, in word problems by as much as a layer does.
 So there are 16 sets of them under each seed, and the questions that share a set are a cluster
 (`Example.cluster`), which intervals take into account.
 
-Tasks with a fixed list of questions: an order by seed, the end of it reserved for references.
-
-The reserve is never asked, at any limit: it is there to see what the model writes on such
-questions (`held_out`). Its contexts are made of reserved questions alone, shots included, so that
-no reference tells the model the answer to a question that is asked.
+Listed questions have an order by seed, and the end of it is reserved: it is never asked, at any
+limit, and shows what the model writes on such questions (`held_out`). The contexts of reserved
+questions are made of reserved questions alone, shots included, so that no reference tells the model
+the answer to a question that is asked.
 """
 
 import dataclasses
@@ -26,13 +25,15 @@ from dataclasses import dataclass
 from itertools import count, islice, repeat
 
 from layerroles.errors import InputError
-from layerroles.tasks.base import Example, Task, normalised, whole
+from layerroles.tasks.base import Example, Task, check_whole_number, normalize_text
 
-Draw = Callable[[random.Random, int], Example]
-
+DrawExample = Callable[[random.Random, int], Example]
 # After so many draws in a row without a new question, no more are expected.
 _DRAWS = 1000
 N_SETS = 16
+_MOST_RESERVED, _SHARE = 64, 5
+# An answer that fewer of the questions share stands in no reference if an asked question has it.
+_COMMON = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +52,7 @@ class Generated(Task):
         Raises:
             InputError: `num_fewshot` is not a whole number from 0 to 16.
         """
-        whole(self.name, "num_fewshot", self.num_fewshot, 0, 16)
+        check_whole_number(self.name, "num_fewshot", self.num_fewshot, 0, 16)
 
     @property
     def kinds(self) -> int:
@@ -78,55 +79,58 @@ class Generated(Task):
 
     def examples(self, limit: int, seed: int) -> list[Example]:
         """The first `limit` questions under `seed`; any limit can be had."""
-        sets = _Sets(self, seed)
-        return [sets.before(*asked) for asked in islice(self._asked("examples", seed), limit)]
+        sets = _ShotSets(self, seed)
+        return [
+            sets.with_shots(*numbered)
+            for numbered in islice(self._number_questions("examples", seed), limit)
+        ]
 
     def held_out(self, limit: int, seed: int) -> list[str]:
         """Contexts of `limit` questions that are never asked and are not among their shots."""
-        sets, drawn = _Sets(self, seed), list[Example]()
-        unused = drawn
-        for asked in self._asked("held out", seed):
+        sets, examples = _ShotSets(self, seed), list[Example]()
+        unused = examples
+        for numbered in self._number_questions("held out", seed):
             if len(unused) >= limit:
                 break
-            drawn.append(sets.before(*asked))
-            unused = [example for example in drawn if example.id not in sets.shown]
+            examples.append(sets.with_shots(*numbered))
+            unused = [example for example in examples if example.id not in sets.shown_ids]
         return [example.context(worked=True) for example in unused[:limit]]
 
-    def _asked(self, part: str, seed: int) -> Iterator[tuple[int, int, Example]]:
+    def _number_questions(self, part: str, seed: int) -> Iterator[tuple[int, int, Example]]:
         """Place, kind and question."""
-        asked = self._stream(part, seed, self.question, self._turns(part, seed))
-        for place, (kind, question) in enumerate(asked):
+        questions = self.draw_distinct(part, seed, self.question, self._draw_kinds(part, seed))
+        for place, (kind, question) in enumerate(questions):
             yield place, kind, question
 
-    def _turns(self, part: str, seed: int) -> Iterator[int]:
+    def _draw_kinds(self, part: str, seed: int) -> Iterator[int]:
         for turn in count():
             kinds = list(range(self.kinds))
             random.Random(f"{self.name}:{part}:{seed}:kinds:{turn}").shuffle(kinds)
             yield from kinds
 
-    def _stream(
-        self, part: str, seed: int, draw: Draw, kinds: Iterator[int]
+    def draw_distinct(
+        self, part: str, seed: int, draw: DrawExample, kinds: Iterator[int]
     ) -> Iterator[tuple[int, Example]]:
         """Different questions of one part: `examples`, `held out`, or a set of `shots`."""
-        seen: set[str] = set()
+        seen_digests: set[str] = set()
         for index, kind in enumerate(kinds):
             rng = random.Random(f"{self.name}:{part}:{seed}:{index}")
             for _ in range(_DRAWS):
                 example = draw(rng, kind)
                 digest = hashlib.sha256(example.prompt.encode()).hexdigest()
-                apart = int(digest[-1], 16) < 4
-                if digest not in seen and apart == (part != "examples"):
+                is_set_apart = int(digest[-1], 16) < 4
+                if digest not in seen_digests and is_set_apart == (part != "examples"):
                     break
             else:
                 raise InputError(
                     f"task {self.label!r} has only {index} different questions: "
                     f"lower the limit to that or change the parameters"
                 )
-            seen.add(digest)
+            seen_digests.add(digest)
             yield kind, dataclasses.replace(example, id=digest[:12])
 
 
-class _Sets:
+class _ShotSets:
     """The sets of worked examples of a task under a seed, drawn as far as they are needed."""
 
     def __init__(self, task: Generated, seed: int) -> None:
@@ -136,50 +140,43 @@ class _Sets:
         self._streams: dict[int, Iterator[tuple[int, Example]]] = {}
 
     @property
-    def shown(self) -> set[str]:
+    def shown_ids(self) -> set[str]:
         """Ids of the worked examples that were drawn."""
-        return {shot.id for drawn in self._drawn.values() for shot in drawn}
+        return {shot.id for shots in self._drawn.values() for shot in shots}
 
-    def before(self, place: int, kind: int, question: Example) -> Example:
+    def with_shots(self, place: int, kind: int, question: Example) -> Example:
         """The question with its worked examples and its cluster.
 
         Questions of one kind share a set where there are as many kinds as sets: then a cluster
         holds all that its templates and its worked examples have in common.
         """
-        wanted = self._task.num_fewshot
-        if not wanted:
+        n_shots = self._task.num_fewshot
+        if not n_shots:
             return question
-        of = (kind if self._task.kinds >= N_SETS else place) % N_SETS
-        drawn = self._drawn.setdefault(of, [])
+        set_index = (kind if self._task.kinds >= N_SETS else place) % N_SETS
+        set_shots = self._drawn.setdefault(set_index, [])
         stream = self._streams.setdefault(
-            of,
-            self._task._stream(
-                f"shots {of}", self._seed, self._task.shot, repeat(of % self._task.kinds)
+            set_index,
+            self._task.draw_distinct(
+                f"shots {set_index}",
+                self._seed,
+                self._task.shot,
+                repeat(set_index % self._task.kinds),
             ),
         )
         while True:
-            shots = [shot for shot in drawn if self._task.suits(shot, question)]
-            if len(shots) >= wanted:
-                cluster = f"shots {of}"
-                return dataclasses.replace(question, shots=tuple(shots[:wanted]), cluster=cluster)
-            drawn.append(next(stream)[1])
+            shots = [shot for shot in set_shots if self._task.suits(shot, question)]
+            if len(shots) >= n_shots:
+                cluster = f"shots {set_index}"
+                return dataclasses.replace(question, shots=tuple(shots[:n_shots]), cluster=cluster)
+            set_shots.append(next(stream)[1])
 
 
-def with_wrong(answer: str, wrong: list[str], rng: random.Random) -> tuple[str, ...]:
+def shuffle_choices(answer: str, wrong: list[str], rng: random.Random) -> tuple[str, ...]:
     """The answer among its wrong choices, in random order."""
     choices = [answer, *wrong]
     rng.shuffle(choices)
     return tuple(choices)
-
-
-_RESERVED, _SHARE = 64, 5
-# An answer that fewer of the questions share stands in no reference if an asked question has it.
-_COMMON = 0.05
-
-
-def n_reserved(n_questions: int) -> int:
-    """How many of a list of questions are never asked: 64, and no more than a fifth."""
-    return min(_RESERVED, n_questions // _SHARE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,7 +202,7 @@ class Listed(Task):
         Raises:
             InputError: `num_fewshot` is not a whole number from 0 to 16.
         """
-        whole(self.name, "num_fewshot", self.num_fewshot, 0, 16)
+        check_whole_number(self.name, "num_fewshot", self.num_fewshot, 0, 16)
 
     @abstractmethod
     def groups(self) -> dict[str, list[Example]]:
@@ -226,11 +223,11 @@ class Listed(Task):
         Every stretch of the order has of each group what is its share in the whole.
         """
         groups = self.groups()
-        asked, _ = self._parted(groups, seed)
+        asked, _ = self._split_reserve(groups, seed)
         return [
             dataclasses.replace(
                 self.posed(example, groups[group]),
-                shots=self._shots(example, groups[group], seed),
+                shots=self._draw_shots(example, groups[group], seed),
             )
             for group, example in asked[:limit]
         ]
@@ -241,29 +238,35 @@ class Listed(Task):
 
     def held_out(self, limit: int, seed: int) -> list[str]:
         """Contexts of up to `limit` reserved questions, the last one of the order first."""
-        asked, reserve = self._parted(self.groups(), seed)
+        asked, reserve = self._split_reserve(self.groups(), seed)
         prompts = {example.prompt for _, example in asked}
         reserve = [(group, example) for group, example in reserve if example.prompt not in prompts]
-        kept_out = self._kept_out([example for _, example in asked], [e for _, e in reserve])
-        shown = [(g, example) for g, example in reserve if _answer(example) not in kept_out]
+        answers_kept_out = self._find_answers_kept_out(
+            [example for _, example in asked], [e for _, e in reserve]
+        )
+        usable = [
+            (g, example)
+            for g, example in reserve
+            if _normalized_answer(example) not in answers_kept_out
+        ]
         contexts = []
         for group, example in reserve[::-1]:
-            posed = self.posed(example, [other for g, other in shown if g == group])
-            if posed.prompt != example.prompt and _answer(example) in kept_out:
+            posed = self.posed(example, [other for g, other in usable if g == group])
+            if posed.prompt != example.prompt and _normalized_answer(example) in answers_kept_out:
                 continue  # its context tells the answer
-            shots = self._reserved_shots(group, example, shown, seed)
+            shots = self._draw_reserved_shots(group, example, usable, seed)
             contexts.append(dataclasses.replace(posed, shots=shots).context(worked=True))
         return contexts[:limit]
 
-    def _parted(
+    def _split_reserve(
         self, groups: dict[str, list[Example]], seed: int
     ) -> tuple[list[tuple[str, Example]], list[tuple[str, Example]]]:
         """The questions that are asked and those that are reserved, with their groups, in order."""
-        order = self._order(groups, seed)
+        order = self._draw_order(groups, seed)
         n_asked = len(order) - n_reserved(len(order))
         return order[:n_asked], order[n_asked:]
 
-    def _order(self, groups: dict[str, list[Example]], seed: int) -> list[tuple[str, Example]]:
+    def _draw_order(self, groups: dict[str, list[Example]], seed: int) -> list[tuple[str, Example]]:
         placed = []
         for group, examples in groups.items():
             rng = random.Random(f"{self.name}:{seed}:{group}")
@@ -277,45 +280,67 @@ class Listed(Task):
         placed.sort(key=lambda place: (place[0], place[2].id))
         return [(group, example) for _, group, example in placed]
 
-    def _shots(self, example: Example, group: list[Example], seed: int) -> tuple[Example, ...]:
+    def _draw_shots(self, example: Example, group: list[Example], seed: int) -> tuple[Example, ...]:
         """The shots of an asked question; their own contexts do not tell its answer."""
-        others = _others(example, group)
+        others = _other_questions(example, group)
         if len(others) < self.num_fewshot:
             raise InputError(
                 f"task {self.label!r}: num_fewshot={self.num_fewshot} is more than the "
                 f"{len(others)} other questions that can be shown before {example.prompt!r}"
             )
-        drawn = self._shot_draws(example, seed).sample(others, self.num_fewshot)
+        drawn = self._make_shot_rng(example, seed).sample(others, self.num_fewshot)
         untold = [other for other in group if other.id != example.id]
         return tuple(self.posed(shot, untold) for shot in drawn)
 
-    def _reserved_shots(
+    def _draw_reserved_shots(
         self, group: str, example: Example, shown: Sequence[tuple[str, Example]], seed: int
     ) -> tuple[Example, ...]:
         """The shots of a reserved question: of its group, then of others, perhaps fewer."""
-        rng = self._shot_draws(example, seed)
-        drawn: list[tuple[str, Example]] = []
-        for own in (True, False):
-            others = [(g, e) for g, e in shown if (g == group) is own and _others(example, [e])]
-            drawn += rng.sample(others, min(self.num_fewshot - len(drawn), len(others)))
+        rng = self._make_shot_rng(example, seed)
+        shots: list[tuple[str, Example]] = []
+        for is_same_group in (True, False):
+            others = [
+                (g, e)
+                for g, e in shown
+                if (g == group) is is_same_group and _other_questions(example, [e])
+            ]
+            shots += rng.sample(others, min(self.num_fewshot - len(shots), len(others)))
         untold = [(g, other) for g, other in shown if other.id != example.id]
-        return tuple(self.posed(shot, [e for g, e in untold if g == of]) for of, shot in drawn)
+        return tuple(
+            self.posed(shot, [e for g, e in untold if g == shot_group])
+            for shot_group, shot in shots
+        )
 
-    def _shot_draws(self, example: Example, seed: int) -> random.Random:
+    def _make_shot_rng(self, example: Example, seed: int) -> random.Random:
         return random.Random(f"{self.name}:{seed}:shots:{example.id}")
 
-    def _kept_out(self, asked: Sequence[Example], reserve: Sequence[Example]) -> set[str]:
+    def _find_answers_kept_out(
+        self, asked: Sequence[Example], reserve: Sequence[Example]
+    ) -> set[str]:
         """Answers of asked questions that too few questions share to stand in a reference."""
-        counts = Counter(map(_answer, [*asked, *reserve]))
-        least = _COMMON * counts.total()
-        right = {normalised(text) for one in asked for text in (one.answer, *one.aliases)}
-        return {answer for answer in right if counts[answer] < least}
+        counts = Counter(map(_normalized_answer, [*asked, *reserve]))
+        fewest = _COMMON * counts.total()
+        asked_answers = {
+            normalize_text(text)
+            for question in asked
+            for text in (question.answer, *question.aliases)
+        }
+        return {answer for answer in asked_answers if counts[answer] < fewest}
 
 
-def _others(example: Example, questions: Sequence[Example]) -> list[Example]:
+def n_reserved(n_questions: int) -> int:
+    """How many of a list of questions are never asked: 64, and no more than a fifth."""
+    return min(_MOST_RESERVED, n_questions // _SHARE)
+
+
+def _other_questions(example: Example, questions: Sequence[Example]) -> list[Example]:
     """The questions that are others than the example, in other words."""
-    return [one for one in questions if one.id != example.id and one.prompt != example.prompt]
+    return [
+        question
+        for question in questions
+        if question.id != example.id and question.prompt != example.prompt
+    ]
 
 
-def _answer(example: Example) -> str:
-    return normalised(example.answer)
+def _normalized_answer(example: Example) -> str:
+    return normalize_text(example.answer)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Step:
+class Calculation:
     """One operation: `left op right`."""
 
     left: int
@@ -14,12 +14,12 @@ class Step:
     right: int
 
     @property
-    def after(self) -> int:
+    def result(self) -> int:
         """What comes out; a division always comes out even."""
         return compute(self.left, self.op, self.right)
 
     def __str__(self) -> str:
-        return f"{self.left} {self.op} {self.right} = {self.after}"
+        return f"{self.left} {self.op} {self.right} = {self.result}"
 
 
 @dataclass(frozen=True)
@@ -58,19 +58,19 @@ class Story:
     unused: tuple[int, ...] = ()
 
     @property
-    def steps(self) -> tuple[Step, ...]:
+    def steps(self) -> tuple[Calculation, ...]:
         """The operations, each with the numbers on its two sides."""
-        results, steps = [self.start], list[Step]()
+        results, calculations = [self.start], list[Calculation]()
         for operation in self.operations:
-            step = _step(results, operation)
-            steps.append(step)
-            results.append(step.after)
-        return tuple(steps)
+            calculation = _next_calculation(results, operation)
+            calculations.append(calculation)
+            results.append(calculation.result)
+        return tuple(calculations)
 
     @property
     def answer(self) -> int:
         """What the last step comes to."""
-        return self.steps[-1].after
+        return self.steps[-1].result
 
     @property
     def numbers(self) -> set[int]:
@@ -95,20 +95,22 @@ def work_out(start: int, operations: Sequence[Operation]) -> int | None:
     """Return what operations come to; None if a result is not a whole number above zero."""
     results = [start]
     for operation in operations:
-        step = _step(results, operation)
-        if step.op == "/" and (step.right == 0 or step.left % step.right):
+        calculation = _next_calculation(results, operation)
+        if calculation.op == "/" and (
+            calculation.right == 0 or calculation.left % calculation.right
+        ):
             return None
-        results.append(step.after)
+        results.append(calculation.result)
         if results[-1] <= 0:
             return None
     return results[-1]
 
 
-def _step(results: list[int], operation: Operation) -> Step:
-    now = results[-1]
-    by = operation.by if operation.of is None else results[operation.of]
+def _next_calculation(results: list[int], operation: Operation) -> Calculation:
+    result = results[-1]
+    number = operation.by if operation.of is None else results[operation.of]
     if operation.op == "~":
-        return Step(by, "-", now)
+        return Calculation(number, "-", result)
     if operation.of is not None and operation.op == "+":
-        return Step(by, "+", now)
-    return Step(now, operation.op, by)
+        return Calculation(number, "+", result)
+    return Calculation(result, operation.op, number)

@@ -27,8 +27,8 @@ from scipy import optimize, sparse
 from layerroles.tasks.base import Example
 
 # A score for each choice of each question; None where the strategy does not apply to a question.
-Scores = list[Float[np.ndarray, "_"] | None]
-Score = Callable[[Sequence[Example]], Scores]
+ChoiceScores = list[Float[np.ndarray, "_"] | None]
+ScoreFunction = Callable[[Sequence[Example]], ChoiceScores]
 
 _NUMBER = re.compile(r"-?\$?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?%?")
 # Features that occur in one choice only teach nothing about others; so many are enough.
@@ -44,98 +44,98 @@ class Strategy:
         name: a few words, as a table has them.
         picks: what it picks, as a sentence says it: "the longest choice".
         score: scores the choices of questions; the highest is picked.
-        learns: from the right answers of the other half of questions, see `second_half`.
+        learns: from the right answers of the other half of questions, see `find_second_half`.
     """
 
     name: str
     picks: str
-    score: Score
+    score: ScoreFunction
     learns: bool = False
 
 
 def strategies() -> tuple[Strategy, ...]:
     """All strategies."""
     return (
-        Strategy("longest", "the longest choice", _each(_lengths)),
-        Strategy("shortest", "the shortest choice", _least(_lengths)),
-        Strategy("first", "the first choice", _least(_places)),
-        Strategy("last", "the last choice", _each(_places)),
-        Strategy("largest", "the largest number", _number(-1)),
-        Strategy("second largest", "the second largest number", _number(-2)),
-        Strategy("second smallest", "the second smallest number", _number(1)),
-        Strategy("smallest", "the smallest number", _number(0)),
+        Strategy("longest", "the longest choice", _score_each(_choice_lengths)),
+        Strategy("shortest", "the shortest choice", _score_negated(_choice_lengths)),
+        Strategy("first", "the first choice", _score_negated(_choice_places)),
+        Strategy("last", "the last choice", _score_each(_choice_places)),
+        Strategy("largest", "the largest number", _score_number_rank(-1)),
+        Strategy("second largest", "the second largest number", _score_number_rank(-2)),
+        Strategy("second smallest", "the second smallest number", _score_number_rank(1)),
+        Strategy("smallest", "the smallest number", _score_number_rank(0)),
         Strategy(
             "most frequent",
             "the choice that is the answer to most other questions",
-            _cross_fitted(_by_frequency),
+            _cross_fit(_learn_frequencies),
             learns=True,
         ),
         Strategy(
             "most alike in words",
             "the choice that shares most words with the others",
-            _each(_shared_words),
+            _score_each(_count_shared_words),
         ),
         Strategy(
             "least alike in words",
             "the choice that shares fewest words with the others",
-            _least(_shared_words),
+            _score_negated(_count_shared_words),
         ),
         Strategy(
             "most alike word by word",
             "the choice that has most words where the others have them",
-            _each(_same_places),
+            _score_each(_count_shared_places),
         ),
         Strategy(
             "least alike word by word",
             "the choice that has fewest words where the others have them",
-            _least(_same_places),
+            _score_negated(_count_shared_places),
         ),
         Strategy(
             "most words of the prompt",
             "the choice that shares most words with the prompt",
-            _each(_in_prompt),
+            _score_each(_count_prompt_words),
         ),
         Strategy(
             "fewest words of the prompt",
             "the choice that shares fewest words with the prompt",
-            _least(_in_prompt),
+            _score_negated(_count_prompt_words),
         ),
         Strategy(
             "earliest in the prompt",
             "the choice that comes first in the prompt",
-            _found(lambda text, choice: -text.index(choice)),
+            _score_occurrence(lambda text, choice: -text.index(choice)),
         ),
         Strategy(
             "latest in the prompt",
             "the choice that comes last in the prompt",
-            _found(lambda text, choice: -text[::-1].index(choice)),
+            _score_occurrence(lambda text, choice: -text[::-1].index(choice)),
         ),
         Strategy(
             "most often in the prompt",
             "the choice that the prompt names most often",
-            _found(lambda text, choice: text.count(choice)),
+            _score_occurrence(lambda text, choice: text.count(choice)),
         ),
         Strategy(
             "least often in the prompt",
             "the choice that the prompt names least often",
-            _found(lambda text, choice: -text.count(choice)),
+            _score_occurrence(lambda text, choice: -text.count(choice)),
         ),
         Strategy(
             "trigrams of characters",
             "the choice that a regression on trigrams of its characters prefers",
-            _cross_fitted(_by_trigrams),
+            _cross_fit(_learn_trigrams),
             learns=True,
         ),
         Strategy(
             "bigrams of words",
             "the choice that is likeliest by its bigrams of words",
-            _cross_fitted(lambda taught: _by_bigrams(taught, words)),
+            _cross_fit(lambda taught: _learn_bigrams(taught, words)),
             learns=True,
         ),
         Strategy(
             "bigrams of characters",
             "the choice that is likeliest by its bigrams of characters",
-            _cross_fitted(lambda taught: _by_bigrams(taught, list)),
+            _cross_fit(lambda taught: _learn_bigrams(taught, list)),
             learns=True,
         ),
     )
@@ -147,27 +147,27 @@ def words(text: str) -> tuple[str, ...]:
     return tuple(re.findall(r"\w+", text.casefold()))
 
 
-def _each(score: Callable[[Example], Sequence[float] | None]) -> Score:
-    def scores(examples: Sequence[Example]) -> Scores:
+def _score_each(score: Callable[[Example], Sequence[float] | None]) -> ScoreFunction:
+    def scores(examples: Sequence[Example]) -> ChoiceScores:
         found = map(score, examples)
         return [None if given is None else np.array(given, float) for given in found]
 
     return scores
 
 
-def _least(score: Callable[[Example], Sequence[float]]) -> Score:
+def _score_negated(score: Callable[[Example], Sequence[float]]) -> ScoreFunction:
     return lambda examples: [-np.array(score(example), float) for example in examples]
 
 
-def _lengths(example: Example) -> list[int]:
+def _choice_lengths(example: Example) -> list[int]:
     return [len(choice) for choice in example.choices]
 
 
-def _places(example: Example) -> list[int]:
+def _choice_places(example: Example) -> list[int]:
     return list(range(len(example.choices)))
 
 
-def _number(rank: int) -> Score:
+def _score_number_rank(rank: int) -> ScoreFunction:
     """The choice of a rank among the values of choices, all of them numbers; 0 is the smallest."""
 
     def score(example: Example) -> list[float] | None:
@@ -178,38 +178,40 @@ def _number(rank: int) -> Score:
         at = min(rank, len(ranked) - 1) if rank >= 0 else max(rank, -len(ranked))
         return [float(value == ranked[at]) for value in values]
 
-    return _each(score)
+    return _score_each(score)
 
 
-def _shared_words(example: Example) -> list[float]:
+def _count_shared_words(example: Example) -> list[float]:
     """How much each choice has in common with the others: shared words as a share of all."""
     split = [words(choice) for choice in example.choices]
     common = np.zeros((len(split), len(split)))
-    for at, one in enumerate(split):
-        for place, other in enumerate(split[:at]):
-            shared = sum(min(one.count(word), other.count(word)) for word in {*one} & {*other})
-            common[at, place] = shared / max(len(one) + len(other) - shared, 1)
+    for at, first in enumerate(split):
+        for place, second in enumerate(split[:at]):
+            shared = sum(
+                min(first.count(word), second.count(word)) for word in {*first} & {*second}
+            )
+            common[at, place] = shared / max(len(first) + len(second) - shared, 1)
     return list((common + common.T).sum(axis=0))
 
 
-def _same_places(example: Example) -> list[float]:
+def _count_shared_places(example: Example) -> list[float]:
     """The same by the share of places that hold the same word."""
     split = [words(choice) for choice in example.choices]
     common = np.zeros((len(split), len(split)))
-    for at, one in enumerate(split):
-        for place, other in enumerate(split[:at]):
-            same = sum(map(eq, one, other))
-            common[at, place] = same / max(len(one), len(other), 1)
+    for at, first in enumerate(split):
+        for place, second in enumerate(split[:at]):
+            same = sum(map(eq, first, second))
+            common[at, place] = same / max(len(first), len(second), 1)
     return list((common + common.T).sum(axis=0))
 
 
-def _in_prompt(example: Example) -> list[int]:
+def _count_prompt_words(example: Example) -> list[int]:
     """How many different words of each choice the prompt has."""
     known = set(words(example.prompt))
     return [len(set(words(choice)) & known) for choice in example.choices]
 
 
-def _found(score: Callable[[Sequence[str], str], int]) -> Score:
+def _score_occurrence(score: Callable[[Sequence[str], str], int]) -> ScoreFunction:
     """Compare where single words stand in the prompt, for questions all of whose choices do.
 
     A choice of several words is left out: to find a whole text in the prompt is to read it.
@@ -221,10 +223,10 @@ def _found(score: Callable[[Sequence[str], str], int]) -> Score:
             return None
         return [score(text, found) for (found,) in split]
 
-    return _each(of_example)
+    return _score_each(of_example)
 
 
-def second_half(examples: Sequence[Example]) -> list[bool]:
+def find_second_half(examples: Sequence[Example]) -> list[bool]:
     """Which questions are in the second half; equal prompts are in the same one."""
     prompts = sorted({example.prompt for example in examples})
     random.Random("halves").shuffle(prompts)
@@ -232,62 +234,64 @@ def second_half(examples: Sequence[Example]) -> list[bool]:
     return [example.prompt in second for example in examples]
 
 
-def _cross_fitted(learn: Callable[[Sequence[Example]], Score]) -> Score:
+def _cross_fit(learn: Callable[[Sequence[Example]], ScoreFunction]) -> ScoreFunction:
     """Score each half of the questions by what is learned from the other."""
 
-    def scores(examples: Sequence[Example]) -> Scores:
-        second = second_half(examples)
-        found: Scores = [None] * len(examples)
+    def scores(examples: Sequence[Example]) -> ChoiceScores:
+        second = find_second_half(examples)
+        all_scores: ChoiceScores = [None] * len(examples)
         for half in (False, True):
-            asked = [at for at, is_in in enumerate(second) if is_in == half]
-            taught = [examples[at] for at, is_in in enumerate(second) if is_in != half]
-            if taught and asked:
-                given = learn(taught)([examples[at] for at in asked])
-                for at, score in zip(asked, given, strict=True):
-                    found[at] = score
-        return found
+            places = [at for at, is_in in enumerate(second) if is_in == half]
+            other_half = [examples[at] for at, is_in in enumerate(second) if is_in != half]
+            if other_half and places:
+                half_scores = learn(other_half)([examples[at] for at in places])
+                for at, score in zip(places, half_scores, strict=True):
+                    all_scores[at] = score
+        return all_scores
 
     return scores
 
 
-def _by_frequency(taught: Sequence[Example]) -> Score:
+def _learn_frequencies(taught: Sequence[Example]) -> ScoreFunction:
     count = Counter(example.answer for example in taught)
-    return _each(lambda example: [count[choice] for choice in example.choices])
+    return _score_each(lambda example: [count[choice] for choice in example.choices])
 
 
-def _by_bigrams(taught: Sequence[Example], split: Callable[[str], Iterable[str]]) -> Score:
+def _learn_bigrams(
+    taught: Sequence[Example], split: Callable[[str], Iterable[str]]
+) -> ScoreFunction:
     """Log likelihood under a bigram model with add-one smoothing of right answers."""
-    pairs = Counter(pair for example in taught for pair in _pairs(split(example.answer)))
-    before = Counter[str]()
+    pairs = Counter(pair for example in taught for pair in _bigrams_of(split(example.answer)))
+    first_counts = Counter[str]()
     for (first, _), number in pairs.items():
-        before[first] += number
+        first_counts[first] += number
     size = len({second for _, second in pairs}) + 1  # one for what was never seen
 
     def likelihoods(example: Example) -> list[float]:
         return [
             sum(
-                math.log((pairs[pair] + 1) / (before[pair[0]] + size))
-                for pair in _pairs(split(choice))
+                math.log((pairs[pair] + 1) / (first_counts[pair[0]] + size))
+                for pair in _bigrams_of(split(choice))
             )
             for choice in example.choices
         ]
 
-    return _each(likelihoods)
+    return _score_each(likelihoods)
 
 
-def _pairs(tokens: Iterable[str]) -> Iterable[tuple[str, str]]:
+def _bigrams_of(tokens: Iterable[str]) -> Iterable[tuple[str, str]]:
     return pairwise(["<start>", *tokens, "<end>"])
 
 
-def _by_trigrams(taught: Sequence[Example]) -> Score:
+def _learn_trigrams(taught: Sequence[Example]) -> ScoreFunction:
     """Logistic regression of which choice is right on the trigrams of its characters, with ridge.
 
     Conditional on the question (McFadden 1974): the probabilities of its choices sum to one.
     """
-    count = Counter(t for e in taught for choice in e.choices for t in set(_trigrams(choice)))
+    count = Counter(t for e in taught for choice in e.choices for t in set(_trigrams_of(choice)))
     common = [name for name, n in count.most_common(_MOST_FEATURES) if n >= _FEWEST]
     column = {name: place for place, name in enumerate(common)}
-    x = _features([choice for e in taught for choice in e.choices], column)
+    x = _count_features([choice for e in taught for choice in e.choices], column)
     sizes = [len(e.choices) for e in taught]
     starts = np.cumsum([0, *sizes[:-1]])
     right = starts + [e.choices.index(e.answer) for e in taught]
@@ -303,22 +307,22 @@ def _by_trigrams(taught: Sequence[Example]) -> Score:
 
     fit = optimize.minimize(loss, np.zeros(len(column)), jac=True, method="L-BFGS-B")
 
-    def logits(examples: Sequence[Example]) -> Scores:
-        found = _features([choice for e in examples for choice in e.choices], column) @ fit.x
+    def logits(examples: Sequence[Example]) -> ChoiceScores:
+        found = _count_features([choice for e in examples for choice in e.choices], column) @ fit.x
         return list(np.split(found, np.cumsum([len(e.choices) for e in examples])[:-1]))
 
     return logits
 
 
-def _trigrams(text: str) -> list[str]:
+def _trigrams_of(text: str) -> list[str]:
     padded = f"  {text} "
     return [padded[at : at + 3] for at in range(len(padded) - 2)]
 
 
-def _features(texts: Sequence[str], column: dict[str, int]) -> sparse.csr_matrix:
+def _count_features(texts: Sequence[str], column: dict[str, int]) -> sparse.csr_matrix:
     rows, columns = [], []
     for row, text in enumerate(texts):
-        known = [column[name] for name in _trigrams(text) if name in column]
+        known = [column[name] for name in _trigrams_of(text) if name in column]
         rows += [row] * len(known)
         columns += known
     ones = np.ones(len(rows))

@@ -41,7 +41,7 @@ _TRIES = 20
 # Stories of each template from which it is estimated how often a number is the answer.
 _SAMPLE = 30
 
-_LINE = re.compile(r"(<?)(0?)((?:\d[-+*/~](?:=\d+|@\d)?)*)(\?\d?|\.)?(?: (.+))?")
+_SENTENCE_LINE = re.compile(r"(<?)(0?)((?:\d[-+*/~](?:=\d+|@\d)?)*)(\?\d?|\.)?(?: (.+))?")
 _OPERATION = re.compile(r"(\d)([-+*/~])(?:=(\d+)|@(\d))?")
 _HOLE = re.compile(r"\{(?:(\d+)-(\d+))?\}")
 
@@ -49,7 +49,7 @@ Bounds = tuple[int, int]
 
 
 @dataclass(frozen=True)
-class Line:
+class Sentence:
     """A sentence with holes.
 
     Attributes:
@@ -62,7 +62,7 @@ class Line:
     places: tuple[int, ...] = ()
     shown: tuple[int, ...] = ()
 
-    def filled(self, numbers: dict[int, int], words: dict[str, str]) -> str:
+    def fill(self, numbers: dict[int, int], words: dict[str, str]) -> str:
         """The sentence with its numbers and words."""
         digits = iter([str(numbers[place]) for place in self.shown])
         text = _HOLE.sub(lambda _: next(digits), self.text).format(**words)
@@ -94,9 +94,9 @@ class Template:
     level: int
     start: Bounds
     slots: tuple[Slot, ...]
-    lines: tuple[Line, ...]
-    late: tuple[Line, ...]
-    idle: tuple[tuple[Line, Bounds], ...]
+    lines: tuple[Sentence, ...]
+    late: tuple[Sentence, ...]
+    idle: tuple[tuple[Sentence, Bounds], ...]
     questions: dict[int, str]
 
     def draw(self, rng: random.Random, steps: int) -> Story:
@@ -105,11 +105,11 @@ class Template:
         while True:
             answer = rng.randint(low, high)
             for _ in range(_TRIES):
-                numbers = self._numbers(rng, steps, answer)
+                numbers = self._draw_numbers(rng, steps, answer)
                 if numbers is not None:
-                    return self._written(rng, steps, numbers)
+                    return self._write_story(rng, steps, numbers)
 
-    def _numbers(self, rng: random.Random, steps: int, answer: int) -> dict[int, int] | None:
+    def _draw_numbers(self, rng: random.Random, steps: int, answer: int) -> dict[int, int] | None:
         """The numbers of start and operations; None if this draw does not come to the answer."""
         numbers = {0: rng.randint(*self.start)}
         results = [numbers[0]]
@@ -120,9 +120,9 @@ class Template:
                 by = slot.operation.by
                 by = by if slot.operation.of is None else results[slot.operation.of]
             elif place == steps:
-                by = _needed(op, now, answer)
+                by = _solve_for_number(op, now, answer)
             else:
-                by = _drawn(rng, op, now, slot.bounds)
+                by = _draw_number(rng, op, now, slot.bounds)
             if by is None or (op == "/" and now % by):
                 return None
             if slot.bounds is not None:
@@ -136,18 +136,18 @@ class Template:
                 return None
         return numbers if results[-1] == answer else None
 
-    def _written(self, rng: random.Random, steps: int, numbers: dict[int, int]) -> Story:
-        words = _words(rng)
+    def _write_story(self, rng: random.Random, steps: int, numbers: dict[int, int]) -> Story:
+        words = _draw_words(rng)
         lines = [line for line in self.lines if max(line.places) <= steps]
         late = [line for line in self.late if max(line.places) <= steps]
         if steps > 1 and late and rng.random() < 0.5:
             lines = [line for line in lines if line.places != late[0].places] + late[:1]
-        sentences = [(line.filled(numbers, words), True) for line in lines]
+        sentences = [(line.fill(numbers, words), True) for line in lines]
         unused: list[int] = []
         for line, (low, high) in rng.sample(self.idle, rng.randint(1, 2)) if self.idle else ():
             taken = {*numbers.values(), *unused}
             unused.append(rng.choice([n for n in range(low, high + 1) if n not in taken]))
-            sentence = line.filled({0: unused[-1]}, words)
+            sentence = line.fill({0: unused[-1]}, words)
             sentences.insert(rng.randint(1, len(sentences)), (sentence, False))
         return Story(
             sentences=tuple(sentence for sentence, _ in sentences),
@@ -165,21 +165,23 @@ class Template:
 
 
 @cache
-def templates(level: int) -> tuple[Template, ...]:
+def load_templates(level: int) -> tuple[Template, ...]:
     """Read the templates of a level."""
     text = files("layerroles.tasks").joinpath(f"stories_{level}.txt").read_text(encoding="utf-8")
-    return tuple(_template(block, level) for block in text.strip().split("\n\n"))
+    return tuple(_parse_template(block, level) for block in text.strip().split("\n\n"))
 
 
 @cache
 def answer_counts(level: int, steps: int) -> Counter[int]:
     """Count the answers of a sample of stories, the same on every machine."""
     rng = random.Random(f"answers:{level}:{steps}")
-    drawn = (template.draw(rng, steps) for template in templates(level) for _ in range(_SAMPLE))
+    drawn = (
+        template.draw(rng, steps) for template in load_templates(level) for _ in range(_SAMPLE)
+    )
     return Counter(work_out(story.start, story.operations) or 0 for story in drawn)
 
 
-def _needed(op: str, now: int, answer: int) -> int | None:
+def _solve_for_number(op: str, now: int, answer: int) -> int | None:
     """The number with which an operation on `now` comes to the answer."""
     match op:
         case "+":
@@ -194,7 +196,7 @@ def _needed(op: str, now: int, answer: int) -> int | None:
             return None if now % answer else now // answer
 
 
-def _drawn(rng: random.Random, op: str, now: int, bounds: Bounds) -> int | None:
+def _draw_number(rng: random.Random, op: str, now: int, bounds: Bounds) -> int | None:
     low, high = bounds
     if op == "/":
         able = [by for by in range(low, high + 1) if now % by == 0]
@@ -204,44 +206,48 @@ def _drawn(rng: random.Random, op: str, now: int, bounds: Bounds) -> int | None:
     return rng.randint(low, high) + (now if op == "~" else 0) if low <= high else None
 
 
-def _words(rng: random.Random) -> dict[str, str]:
+def _draw_words(rng: random.Random) -> dict[str, str]:
     who, other, third = rng.sample(NAMES, 3)
     place, place2 = rng.sample(PLACES, 2)
     words = {"who": who, "other": other, "third": third, "place": place, "place2": place2}
     return {**words, "things": rng.choice(THINGS)}
 
 
-def _template(block: str, level: int) -> Template:
+def _parse_template(block: str, level: int) -> Template:
     name, *rows = block.splitlines()
     start: Bounds | None = None
     slots: dict[int, Slot] = {}
-    lines: dict[bool, list[Line]] = {False: [], True: []}
+    lines: dict[bool, list[Sentence]] = {False: [], True: []}
     idle, questions = [], {}
     for row in rows:
-        match = _LINE.fullmatch(row)
+        match = _SENTENCE_LINE.fullmatch(row)
         assert match, row
         late, starts, marks, kind, text = match.groups(default="")
         holes = [(int(low), int(high)) if low else None for low, high in _HOLE.findall(text)]
         if kind == ".":
             ((low, high),) = filter(None, holes)
-            idle.append((Line(text, shown=(0,)), (low, high)))
+            idle.append((Sentence(text, shown=(0,)), (low, high)))
         elif kind:
             questions[int(kind[1:] or 0)] = text
         else:
             operations = _OPERATION.findall(marks)
             shown = [0] if starts else []
-            shown += [int(place) for place, _, by, of in operations if not by and not of]
+            shown += [
+                int(place) for place, _, number, earlier in operations if not number and not earlier
+            ]
             bounds = dict(zip(shown, holes, strict=bool(text)))
             places = ([0] if starts else []) + [int(place) for place, *_ in operations]
             if text:
-                lines[bool(late)].append(Line(text, tuple(places), tuple(shown)))
+                lines[bool(late)].append(Sentence(text, tuple(places), tuple(shown)))
             if starts:
                 start = bounds[0] or (_FACTOR if "*" in marks else _START[level])
-            for place, op, by, of in operations:
-                operation = Operation(op, int(by or 0), int(of) if of else None)
-                ordinary = {"*": _FACTOR, "/": _DIVISOR, "~": _LEFT_OVER}.get(op, _SUMMAND[level])
-                drawn = None if by or of else bounds[int(place)] or ordinary
-                slots[int(place)] = Slot(operation, drawn)
+            for place, op, number, earlier in operations:
+                operation = Operation(op, int(number or 0), int(earlier) if earlier else None)
+                usual_bounds = {"*": _FACTOR, "/": _DIVISOR, "~": _LEFT_OVER}.get(
+                    op, _SUMMAND[level]
+                )
+                slot_bounds = None if number or earlier else bounds[int(place)] or usual_bounds
+                slots[int(place)] = Slot(operation, slot_bounds)
     assert start is not None
     return Template(
         name=name.strip("[]"),

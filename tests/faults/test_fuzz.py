@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 import layerroles as lr
 from layerroles.cli import main
 from layerroles.cli.parsing import split_list, split_settings
-from layerroles.engine.planning.memory import n_bytes
+from layerroles.engine.planning.memory import parse_memory
 from layerroles.probes import TunedLens, read_saved
 from layerroles.sites import Size, parse_sites
 from layerroles.sweep.status import read_status
@@ -160,7 +160,7 @@ READERS: dict[str, Callable[[str], object]] = {
     "task": lr.task,
     "protocol": lr.protocols.protocol,
     "sites": lambda text: parse_sites(text, Size(n_layers=3, n_heads=4, n_kv_heads=2)),
-    "memory": n_bytes,
+    "memory": parse_memory,
     "list": lambda text: split_list(text, "--tasks"),
     "settings": lambda text: split_settings([text]),
 }

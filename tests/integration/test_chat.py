@@ -8,7 +8,7 @@ import pytest
 import layerroles as lr
 from layerroles.models.loading import encode
 from layerroles.protocols import protocol
-from tests.integration.test_smollm2 import model
+from tests.support.smollm2 import model
 
 QUESTIONS = {
     "What is the capital of France?": "Paris",

@@ -13,12 +13,11 @@ import pytest
 import layerroles as lr
 from layerroles import figures
 from layerroles.figures.catalogue import KINDS
-from layerroles.figures.print.files import _page, save
+from layerroles.figures.print.files import _drawing_page, save
 from layerroles.results import SweepResult
+from tests.support.figure_frames import attribution, pattern, scores, similarity
 from tests.support.scripted_result import scripted_result
 from tests.support.synthetic import synthetic_attention, synthetic_lens, synthetic_result
-from tests.unit.figures.test_direct_against_total import attribution
-from tests.unit.figures.test_heads import pattern, scores, similarity
 
 N_LAYERS, N = 12, 16
 
@@ -178,6 +177,6 @@ def test_pixels_and_pages_are_written_too(result: SweepResult, tmp_path: Path) -
 
 
 def test_the_page_that_draws_asks_nothing_of_the_network() -> None:
-    page = _page().generate_index()
+    page = _drawing_page().generate_index()
     assert "http:" not in page and "https:" not in page
     assert "plotly.min.js" in page

@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import layerroles as lr
 from layerroles.protocols import Harness
-from tests.integration import lm_eval_data as data
+from tests.support import lm_eval_data as data
 
 LAYERS = [0, 11, 29]
 LIMIT = 3

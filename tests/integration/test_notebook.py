@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.integration.kernel import ROOT, Kernel, kernel
+from tests.support.jupyter_kernel import ROOT, Kernel, kernel
 
 FILE = ROOT / "docs/tutorials/jupyter.ipynb"
 PAGE = ROOT / "docs/tutorials/jupyter.md"

@@ -13,7 +13,7 @@ from selenium.webdriver.support.ui import WebDriverWait
 from layerroles.errors import InputError
 from layerroles.page import report
 from layerroles.results import SweepResult
-from tests.integration.pages import drawn, opened, overflow
+from tests.support.browser_pages import drawn, opened, overflow
 from tests.support.synthetic import SCRIPT, synthetic_attention, synthetic_lens, synthetic_result
 
 N_LAYERS, N = 12, 16

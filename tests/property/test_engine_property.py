@@ -10,15 +10,15 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import layerroles as lr
-from layerroles.ablations import At, Condition, resolve
+from layerroles.ablations import At, Condition, resolve_references
 from layerroles.engine.fused.executor import Fused
 from layerroles.engine.fused.model import Twin
 from layerroles.engine.plain import Plain
 from layerroles.engine.planning.memory import Budget
-from layerroles.engine.requests import scored, written
+from layerroles.engine.requests import collect_answers, encode_scored, encode_written
+from tests.support.block_sizes import blocks_as_they_are, small_blocks
 from tests.support.random_models import random_model
-from tests.unit.ablations.test_ablations import Scale
-from tests.unit.engine.test_exact_answers import blocks_as_they_are, small_blocks
+from tests.support.scale import Scale
 
 Size = Callable[[], AbstractContextManager[object]]
 
@@ -85,14 +85,15 @@ def test_log_likelihoods(
     pairs: list[tuple[str, str]], conditions: list[Condition], budget: Budget, size: Size
 ) -> None:
     # A continuation that is all blanks melts into a context that is; "x" alone is one token.
-    requests = scored(MODEL, [(context, text + "x") for context, text in pairs])
-    references = resolve(MODEL, conditions)
-    plain = dict(Plain(MODEL, references, batch_size=3).score(requests, conditions))
+    requests = encode_scored(MODEL, [(context, text + "x") for context, text in pairs])
+    references = resolve_references(MODEL, conditions)
+    plain = Plain(MODEL, references, batch_size=3)
+    expected = collect_answers(plain.answer([requests], conditions))
     with size():
-        fused = dict(Fused(TWIN, references, budget).score(requests, conditions))
-    assert plain.keys() == fused.keys()
-    for place, scores in plain.items():
-        for one, two in zip(scores, fused[place], strict=True):
+        fused = Fused(TWIN, references, budget)
+        found = collect_answers(fused.answer([requests], conditions))
+    for scores, theirs in zip(found, expected, strict=True):
+        for one, two in zip(scores, theirs, strict=True):
             assert abs(one.logprob - two.logprob) < 1e-4
             assert replace(one, logprob=0.0) == replace(two, logprob=0.0)
 
@@ -112,14 +113,15 @@ def test_texts(
     budget: Budget,
     size: Size,
 ) -> None:
-    requests = written(
+    requests = encode_written(
         MODEL, [(text, {"until": until, "max_gen_toks": most}) for text, most in asked]
     )
-    references = resolve(MODEL, conditions)
+    references = resolve_references(MODEL, conditions)
     plain = Plain(MODEL, references, batch_size=1, use_cache=False)
-    expected = dict(plain.write(requests, conditions))
+    expected = collect_answers(plain.answer([requests], conditions))
     with size():
-        assert dict(Fused(TWIN, references, budget).write(requests, conditions)) == expected
+        fused = Fused(TWIN, references, budget)
+        assert collect_answers(fused.answer([requests], conditions)) == expected
 
 
 @relaxed
@@ -137,13 +139,13 @@ def test_both_verbs_at_once(
     budget: Budget,
     size: Size,
 ) -> None:
-    scores = scored(MODEL, [(context, text + "x") for context, text in pairs])
-    texts = written(MODEL, [(text, {"max_gen_toks": most}) for text, most in asked])
+    scores = encode_scored(MODEL, [(context, text + "x") for context, text in pairs])
+    texts = encode_written(MODEL, [(text, {"max_gen_toks": most}) for text, most in asked])
     # A context that is scored and gone on from is read once.
-    texts += written(MODEL, [(pairs[0][0], {"max_gen_toks": 3})])
-    references = resolve(MODEL, conditions)
+    texts += encode_written(MODEL, [(pairs[0][0], {"max_gen_toks": 3})])
+    references = resolve_references(MODEL, conditions)
     plain = Plain(MODEL, references, batch_size=1, use_cache=False)
-    expected = (dict(plain.score(scores, conditions)), dict(plain.write(texts, conditions)))
+    expected = [collect_answers(plain.answer([each], conditions)) for each in (scores, texts)]
     found: tuple[dict, dict] = ({}, {})
     with size():
         for which, place, answers in Fused(TWIN, references, budget).answer(
@@ -151,9 +153,9 @@ def test_both_verbs_at_once(
         ):
             assert place not in found[which]  # each list once under each condition
             found[which][place] = answers
-    assert found[1] == expected[1]
-    assert found[0].keys() == expected[0].keys()
-    for place, each in expected[0].items():
+    assert found[1] == dict(enumerate(expected[1]))
+    assert sorted(found[0]) == list(range(len(conditions)))
+    for place, each in enumerate(expected[0]):
         for one, two in zip(each, found[0][place], strict=True):
             assert abs(one.logprob - two.logprob) < 1e-4
             assert replace(one, logprob=0.0) == replace(two, logprob=0.0)

@@ -9,6 +9,7 @@ from layerroles.results import SweepResult
 from tests.support.synthetic import TASKS
 
 Scores = Mapping[str, np.ndarray]
+GENERATION = ("retrieval", "generation")
 
 
 def scripted_result(
@@ -35,6 +36,47 @@ def scripted_result(
         ],
     }
     return SweepResult(frame, manifest)
+
+
+def lost(n: int, first: int, right: int) -> np.ndarray:
+    """`n` scores of which the first `right` are 1, but for the first `first`."""
+    scores = np.zeros(n)
+    scores[first:right] = 1
+    return scores
+
+
+def pairs_result(n: int = 100) -> SweepResult:
+    """Layers 0 and 1 stand in for each other; 2 and 3 lose the same answers, 4 others."""
+    right, other = 80, lost(n, 0, 80)
+    other[50:70] = 0
+    one = {"intact": lost(n, 0, right)}
+    one |= {f"skip L{layer}": lost(n, 0, right) for layer in (0, 1, 5)}
+    one |= {f"skip L{layer}": lost(n, 40, right) for layer in (2, 3)}
+    one["skip L4"] = other
+    both = lost(n, 40, right)
+    both[50:70] = 0
+    pairs = {"0+L1": lost(n, 76, right), "2+L3": lost(n, 40, right), "2+L4": both, "1+L5": one[
+        "intact"]}  # fmt: skip
+    cells = {GENERATION: one | {f"skip L{name}": scores for name, scores in pairs.items()}}
+    return scripted_result(cells, n_layers=6)
+
+
+def scored_heads(kind: str, n: int = 100) -> dict[str, np.ndarray]:
+    """Scores without each of 24 heads, of which one is needed."""
+    return {
+        f"{kind} L{layer}.H{head}": lost(n, 40 * (layer == 2 and head == 1), 80)
+        for layer in range(6)
+        for head in range(4)
+    }
+
+
+def heads_result(*kinds: str, n: int = 100) -> SweepResult:
+    """Layers that nothing needs, and heads of which one is needed."""
+    scores = {"intact": lost(n, 0, 80)}
+    scores |= {f"skip L{layer}": lost(n, 0, 80) for layer in range(6)}
+    for kind in kinds or ("zero",):
+        scores |= scored_heads(kind, n)
+    return scripted_result({GENERATION: scores}, n_layers=6, n_heads=4)
 
 
 def _rows(family: str, protocol: str, name: str, scores: np.ndarray) -> pd.DataFrame:

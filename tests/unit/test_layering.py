@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).resolve().parents[2] / "layerroles"
+TESTS = PACKAGE.parent / "tests"
 
 # Left may not import right.
 ORDER = (
@@ -144,7 +145,7 @@ def hook_names(tree: ast.Module) -> Iterator[tuple[str, int]]:
 
 # The tables of `torch.nn.Module`, what a namedtuple offers; what the package's own classes share.
 _NOT_PRIVATE = {"_parameters", "_buffers", "_forward_hooks", "_forward_pre_hooks", "_asdict"}
-_OWN = {"_cells", "_columns", "_effects", "_stream"}
+_OWN = {"_cells", "_columns", "_effects"}
 
 
 def private_names(tree: ast.Module) -> Iterator[tuple[str, int]]:
@@ -158,6 +159,22 @@ def private_names(tree: ast.Module) -> Iterator[tuple[str, int]]:
         for name in names:
             if re.match("_[^_]", name) and name not in _NOT_PRIVATE | _OWN:
                 yield name, getattr(node, "lineno", 0)
+
+
+def imported_tests(tree: ast.Module) -> Iterator[tuple[str, int]]:
+    """Test modules that a module imports, with their lines."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            package = "tests." if node.level else ""  # a relative import stays in `tests`
+            names = [f"{package}{node.module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for name in names:
+            first, *rest = name.split(".")
+            if first == "tests" and any(part.startswith("test_") for part in rest):
+                yield name, node.lineno
 
 
 def test_every_module_has_its_place() -> None:
@@ -213,7 +230,7 @@ def test_importing_the_package_imports_none_of_its_modules() -> None:
     tree = ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8"))
     at_import = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
     names = {name for node in at_import for name, _ in imported(ast.Module([node], []), PACKAGE)}
-    assert names == {"importlib", "typing"}
+    assert names == {"ast", "importlib", "pathlib", "typing"}
 
 
 def test_only_sites_holds_names_of_hook_points() -> None:
@@ -269,3 +286,34 @@ def test_a_right_import_is_not(top: str, source: str) -> None:
 def test_a_hook_name_is_found_in_code_but_not_in_prose() -> None:
     source = '"""About hook_z."""\nname = f"blocks.{layer}.hook_resid_post"\nother = "a hook_up"'
     assert {line for _, line in hook_names(ast.parse(source))} == {2}
+
+
+def test_no_test_imports_another() -> None:
+    found = [
+        f"{path}:{line}: {name}"
+        for path in sorted(TESTS.rglob("*.py"))
+        for name, line in imported_tests(ast.parse(path.read_text(encoding="utf-8")))
+    ]
+    assert not found, "what tests share belongs into tests/support:\n" + "\n".join(found)
+
+
+@pytest.mark.parametrize(
+    ("source", "count"),
+    [
+        ("from tests.unit.engine.test_engine import PAIRS", 1),
+        ("from tests.unit.engine import test_engine", 1),
+        ("import tests.unit.engine.test_engine as other", 1),
+        ("def f():\n    from .test_engine import PAIRS", 1),
+        ("from tests.support.scale import Scale\nfrom tests.faults.kill import sweep", 0),
+        ("from torch.testing import test_case", 0),
+    ],
+)
+def test_an_import_of_a_test_is_found(source: str, count: int) -> None:
+    assert len(list(imported_tests(ast.parse(source)))) == count
+
+
+def test_the_reading_path_names_files_that_there_are() -> None:
+    page = (PACKAGE.parent / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    files = re.findall(r"^\| `([\w/]+\.py)` \|", page, re.MULTILINE)
+    assert 30 < len(files) <= 42
+    assert [file for file in files if not (PACKAGE / file).is_file()] == []

@@ -137,14 +137,14 @@ def as_on_windows(name, globals=None, *others, **named):
 
 builtins.__import__ = as_on_windows
 import layerroles as lr
-from layerroles.engine.planning.memory import peak
-from layerroles.sweep.store import reserved
+from layerroles.engine.planning.memory import peak_bytes
+from layerroles.sweep.store import lock_folder
 
 for name in lr.__all__:
     getattr(lr, name)
-print(peak(torch.device("cpu")))
+print(peak_bytes(torch.device("cpu")))
 try:
-    reserved(Path("never_made")).__enter__()
+    lock_folder(Path("never_made")).__enter__()
 except lr.InputError as error:
     print(error)
 """

@@ -6,7 +6,7 @@ import logging
 import pytest
 
 from layerroles import progress as module
-from layerroles.progress import duration, progress
+from layerroles.progress import format_duration, show_progress
 
 
 class Terminal(io.StringIO):
@@ -20,7 +20,7 @@ def test_a_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     shown = Terminal()
     monkeypatch.setattr("sys.stderr", shown)
     monkeypatch.setenv("COLUMNS", "120")
-    with progress(8, "sweep") as advance:
+    with show_progress(8, "sweep") as advance:
         advance(2, "facts, skip L1")
         advance(6, "facts, \x1b[2Jskip [bold]L2")
     assert "8/8" in shown.getvalue()
@@ -32,7 +32,7 @@ def test_a_file_gets_a_line_now_and_then(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     caplog.set_level(logging.INFO, logger=module.__name__)
-    with progress(8, "sweep") as advance:
+    with show_progress(8, "sweep") as advance:
         advance(2, "facts, skip L1")  # half a minute has not passed
         assert not caplog.messages
         monkeypatch.setattr(module, "_SECONDS_BETWEEN_LINES", 0.0)
@@ -48,7 +48,7 @@ def test_a_file_gets_a_line_now_and_then(
 def test_nothing_to_do_is_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
     shown = Terminal()
     monkeypatch.setattr("sys.stderr", shown)
-    with progress(0, "sweep") as advance:
+    with show_progress(0, "sweep") as advance:
         advance(0, "")
     assert not shown.getvalue()
 
@@ -58,4 +58,4 @@ def test_nothing_to_do_is_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
     [(0.04, "0.0 s"), (9.96, "10.0 s"), (48.0, "48 s"), (720.0, "12 min"), (12240.0, "3.4 h")],
 )
 def test_durations_are_for_people(seconds: float, told: str) -> None:
-    assert duration(seconds) == told
+    assert format_duration(seconds) == told

@@ -66,14 +66,14 @@ def test_words_that_are_not_known_are_told_without_type_checks() -> None:
     """Where nothing checks types, as in a user's script."""
     script = """
 import layerroles as lr
-from layerroles.engine import written
+from layerroles.engine import encode_written
 from tests.support.random_models import random_model
 for make in (
     lambda: lr.Site(3, "ffn"),
     lambda: lr.Condition({lr.Site(0): lr.Skip()}, at="start"),
     lambda: lr.Condition({0: lr.Skip()}),
     lambda: lr.Resample(["a", "b"]),
-    lambda: written(None, [("a", {})], [(0, 1)]),
+    lambda: encode_written(None, [("a", {})], [(0, 1)]),
     lambda: lr.Prompt((1, 2), evidence=((0, 1),)),
     lambda: lr.Prompt("ab"),
     lambda: lr.ablated(random_model("llama"), lr.Condition({}), prompts=["ab"]).__enter__(),

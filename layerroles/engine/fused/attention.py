@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from layerroles.compat import flash_attention
-from layerroles.engine.fused.packing import Packed, Segment
+from layerroles.engine.fused.packing import PackedRow, Segment
 
 # Block sizes are rounded up to a multiple of this, so that blocks of like size run together.
 _ROUND = 16
@@ -27,21 +27,21 @@ _FEW_KEYS, _FEW_QUERIES = 48, 16
 
 
 @dataclass(frozen=True)
-class Scoring:
+class LogitScale:
     """How a model turns queries and keys into attention logits.
 
     Attributes:
-        scale: of the products.
+        factor: of the products.
         cap: logits are squashed into this range by tanh (Gemma-2), if at all.
     """
 
-    scale: float
+    factor: float
     cap: float | None = None
 
 
 @dataclass(frozen=True)
-class Part:
-    """Attention to a part of what the queries see.
+class PartialAttention:
+    """Attention to a part of what queries see, to be merged with that to the other parts.
 
     Attributes:
         out: the softmax-weighted values, float32.
@@ -52,80 +52,83 @@ class Part:
     lse: Float[Tensor, "*q"]
 
 
-def part(
+def attend_partially(
     q: Float[Tensor, "group head n_q d_head"],
     k: Float[Tensor, "group head n_k d_head"],
     v: Float[Tensor, "group head n_k d_value"],
-    score: Scoring,
+    scale: LogitScale,
     *,
     bias: Float[Tensor, "#group #head #n_q n_k"] | None = None,
     causal: bool = False,
-) -> Part:
-    """Attention of each group's queries to its keys.
+) -> PartialAttention:
+    """Compute the attention of each group's queries to its keys.
 
     Args:
         q: queries.
         k: keys, as many heads as queries.
         v: values.
-        score: how logits are made.
+        scale: how logits are made.
         bias: added to the logits: 0 where a query sees a key, minus infinity where not.
         causal: query i sees keys 0 to i; needs as many keys as queries.
     """
-    many = k.shape[2] > _FEW_KEYS and q.shape[2] > _FEW_QUERIES
-    alike = q.shape[3] == v.shape[3]  # the kernel knows no others
-    if q.device.type == "cpu" and alike and score.cap is None and (causal or many):
+    are_many = k.shape[2] > _FEW_KEYS and q.shape[2] > _FEW_QUERIES
+    same_width = q.shape[3] == v.shape[3]  # the kernel knows no others
+    if q.device.type == "cpu" and same_width and scale.cap is None and (causal or are_many):
         mask = None if bias is None else bias.expand(q.shape[0], -1, q.shape[2], -1)
-        out, lse = flash_attention(q, k, v, causal=causal, mask=mask, scale=score.scale)
-        return Part(out.float(), lse.float())
-    capped = q.device.type == "cpu" and score.cap is not None
-    most = _MOST_CAPPED if capped else _MOST_LOGITS
-    n = max(1, most // (q.shape[0] * q.shape[1] * k.shape[2]))
+        out, lse = flash_attention(q, k, v, causal=causal, mask=mask, scale=scale.factor)
+        return PartialAttention(out.float(), lse.float())
+    capped_on_cpu = q.device.type == "cpu" and scale.cap is not None
+    max_logits = _MOST_CAPPED if capped_on_cpu else _MOST_LOGITS
+    n = max(1, max_logits // (q.shape[0] * q.shape[1] * k.shape[2]))
     if causal or n < q.shape[2]:
-        pieces = []
+        chunks = []
         for start in range(0, q.shape[2], n):
-            some = bias if bias is None or bias.shape[2] == 1 else bias[:, :, start : start + n]
+            chunk_bias = bias
+            if bias is not None and bias.shape[2] > 1:
+                chunk_bias = bias[:, :, start : start + n]
             if causal:
                 rows = torch.arange(start, min(start + n, q.shape[2]), device=q.device)
                 later = torch.arange(k.shape[2], device=q.device) > rows[:, None]
-                some = q.new_zeros(later.shape).masked_fill_(later, float("-inf"))[None, None]
-            pieces.append(_piece(q[:, :, start : start + n], k, v, score, some))
-        return Part(
-            torch.cat([one.out for one in pieces], 2), torch.cat([one.lse for one in pieces], 2)
+                chunk_bias = q.new_zeros(later.shape).masked_fill_(later, float("-inf"))[None, None]
+            chunks.append(_attend_by_matmul(q[:, :, start : start + n], k, v, scale, chunk_bias))
+        return PartialAttention(
+            torch.cat([chunk.out for chunk in chunks], 2),
+            torch.cat([chunk.lse for chunk in chunks], 2),
         )
-    return _piece(q, k, v, score, bias)
+    return _attend_by_matmul(q, k, v, scale, bias)
 
 
-def _piece(
+def _attend_by_matmul(
     q: Float[Tensor, "group head n_q d_head"],
     k: Float[Tensor, "group head n_k d_head"],
     v: Float[Tensor, "group head n_k d_value"],
-    score: Scoring,
+    scale: LogitScale,
     bias: Float[Tensor, "#group #head #n_q n_k"] | None,
-) -> Part:
-    """Attention by matrix products, of as many queries as their logits leave room for."""
+) -> PartialAttention:
+    """Compute attention by matrix products, of as many queries as there is room for logits."""
     # In place throughout: the logits are the largest thing here.
-    logits = (q @ k.transpose(-1, -2)).float().mul_(score.scale)
-    if score.cap is not None:
-        logits.div_(score.cap).tanh_().mul_(score.cap)
+    logits = (q @ k.transpose(-1, -2)).float().mul_(scale.factor)
+    if scale.cap is not None:
+        logits.div_(scale.cap).tanh_().mul_(scale.cap)
     if bias is not None:
         logits.add_(bias)
-    most = logits.amax(-1, keepdim=True)
-    weights = logits.sub_(most).exp_()
+    highest = logits.amax(-1, keepdim=True)
+    weights = logits.sub_(highest).exp_()
     total = weights.sum(-1, keepdim=True)
     # Divided last, as rounding has it best, but where sums over many keys would overflow.
     if v.dtype == torch.float16:
         out = (weights.div_(total).to(v.dtype) @ v).float()
     else:
         out = (weights.to(v.dtype) @ v).float().div_(total)
-    return Part(out, most.add_(total.log_())[..., 0])
+    return PartialAttention(out, highest.add_(total.log_())[..., 0])
 
 
-def merged(one: Part, two: Part) -> Part:
-    """Attention to both parts together."""
+def merge(one: PartialAttention, two: PartialAttention) -> PartialAttention:
+    """Merge the attention to two parts into that to both together."""
     lse = torch.logaddexp(one.lse, two.lse)
     out = one.out * (one.lse - lse).exp_()[..., None]
     out += two.out * (two.lse - lse).exp_()[..., None]
-    return Part(out, lse)
+    return PartialAttention(out, lse)
 
 
 @dataclass(frozen=True)
@@ -144,7 +147,7 @@ class _Blocks:
     columns: Int[Tensor, " real"]
 
 
-class Layout:
+class AttentionLayout:
     """Who sees whom in a packed row, or in a piece of it; computes attention, layer by layer.
 
     Args:
@@ -155,7 +158,11 @@ class Layout:
     """
 
     def __init__(
-        self, packed: Packed, dtype: torch.dtype, device: torch.device, piece: slice | None = None
+        self,
+        packed: PackedRow,
+        dtype: torch.dtype,
+        device: torch.device,
+        piece: slice | None = None,
     ) -> None:
         piece = piece or slice(0, len(packed.tokens))
         self._start: int = piece.start
@@ -173,8 +180,10 @@ class Layout:
             if _runs_alone(segment, is_trunk=index in trunks):
                 self._causal.append(segment)
             else:
-                by_size.setdefault(_rounded(segment.n), []).append(segment)
-        self._blocks = [_blocks(n, found, dtype, device) for n, found in by_size.items()]
+                by_size.setdefault(_round_up(segment.n), []).append(segment)
+        self._blocks = [
+            _build_blocks(n, segments, dtype, device) for n, segments in by_size.items()
+        ]
 
     def attend(
         self,
@@ -182,77 +191,78 @@ class Layout:
         q: Float[Tensor, "head asked d_head"],
         k: Float[Tensor, "kv_head pos d_head"],
         v: Float[Tensor, "kv_head pos d_value"],
-        score: Scoring,
+        scale: LogitScale,
     ) -> Float[Tensor, "asked head d_value"]:
-        """Attention of the piece's tokens to what they see of the row's."""
+        """Compute the attention of the piece's tokens to what they see of the row."""
         n_heads, n, _ = q.shape
         share = n_heads // k.shape[0]
         out = torch.empty(n_heads, n, v.shape[2], dtype=torch.float32, device=q.device)
         lse = torch.empty(n_heads, n, dtype=torch.float32, device=q.device)
         for segment in self._causal:
-            here = slice(max(segment.start, self._start), min(segment.start + segment.n, self._end))
-            where = self._asked(here)
-            own_q, own_k, own_v = (
-                q[None, :, where],
-                _wide(k[:, here], share),
-                _wide(v[:, here], share),
+            inside = slice(
+                max(segment.start, self._start), min(segment.start + segment.n, self._end)
             )
-            found = part(own_q, own_k[None], own_v[None], score, causal=True)
-            out[:, where], lse[:, where] = found.out[0], found.lse[0]
-            if here.start > segment.start:
-                self._look_at(slice(segment.start, here.start), where, q, k, v, score, out, lse)
+            queries = self._in_piece(inside)
+            own_k, own_v = (_repeat_heads(x[:, inside], share)[None] for x in (k, v))
+            part = attend_partially(q[None, :, queries], own_k, own_v, scale, causal=True)
+            out[:, queries], lse[:, queries] = part.out[0], part.lse[0]
+            if inside.start > segment.start:
+                before = slice(segment.start, inside.start)
+                self._add_attention(before, queries, q, k, v, scale, out, lse)
         for blocks in self._blocks:
             asked = blocks.places - self._start
             own_q = q[:, asked].transpose(0, 1)
-            own_k, own_v = (_wide(x[:, blocks.places], share).transpose(0, 1) for x in (k, v))
-            found = part(own_q, own_k, own_v, score, bias=blocks.bias)
+            own_k, own_v = (
+                _repeat_heads(x[:, blocks.places], share).transpose(0, 1) for x in (k, v)
+            )
+            part = attend_partially(own_q, own_k, own_v, scale, bias=blocks.bias)
             places = asked[blocks.rows, blocks.columns]
-            out[:, places] = found.out[blocks.rows, :, blocks.columns].transpose(0, 1)
-            lse[:, places] = found.lse[blocks.rows, :, blocks.columns].transpose(0, 1)
+            out[:, places] = part.out[blocks.rows, :, blocks.columns].transpose(0, 1)
+            lse[:, places] = part.lse[blocks.rows, :, blocks.columns].transpose(0, 1)
         for trunk in self._trunks:
             end = trunk.start + trunk.n
             below = slice(max(end, self._start), min(trunk.below, self._end))
-            where = self._asked(below)
-            self._look_at(slice(trunk.start, end), where, q, k, v, score, out, lse)
+            queries = self._in_piece(below)
+            self._add_attention(slice(trunk.start, end), queries, q, k, v, scale, out, lse)
         return out.transpose(0, 1).to(q.dtype)
 
-    def _asked(self, where: slice) -> slice:
-        """Where places of the row stand among the piece's."""
-        return slice(where.start - self._start, where.stop - self._start)
+    def _in_piece(self, places: slice) -> slice:
+        """Count places of the row from the piece's start."""
+        return slice(places.start - self._start, places.stop - self._start)
 
-    def _look_at(
+    def _add_attention(
         self,
         keys: slice,
-        where: slice,
+        queries: slice,
         q: Tensor,
         k: Tensor,
         v: Tensor,
-        score: Scoring,
+        scale: LogitScale,
         out: Tensor,
         lse: Tensor,
     ) -> None:
-        """Let some queries attend to all of these keys as well, in addition to those so far."""
+        """Merge the attention of some queries to all of these keys into `out` and `lse`."""
         share = q.shape[0] // k.shape[0]
         # Concatenate the queries that share a key head, so that its keys are read once.
-        asked = rearrange(q[:, where], "(kv share) n d -> 1 kv (share n) d", share=share)
-        found = part(asked, k[None, :, keys], v[None, :, keys], score)
-        both = merged(
-            Part(out[:, where], lse[:, where]),
-            Part(
-                rearrange(found.out, "1 kv (share n) d -> (kv share) n d", share=share),
-                rearrange(found.lse, "1 kv (share n) -> (kv share) n", share=share),
+        asked = rearrange(q[:, queries], "(kv share) n d -> 1 kv (share n) d", share=share)
+        part = attend_partially(asked, k[None, :, keys], v[None, :, keys], scale)
+        both = merge(
+            PartialAttention(out[:, queries], lse[:, queries]),
+            PartialAttention(
+                rearrange(part.out, "1 kv (share n) d -> (kv share) n d", share=share),
+                rearrange(part.lse, "1 kv (share n) -> (kv share) n", share=share),
             ),
         )
-        out[:, where], lse[:, where] = both.out, both.lse
+        out[:, queries], lse[:, queries] = both.out, both.lse
 
 
-def _wide(x: Float[Tensor, "kv_head *pos d"], share: int) -> Float[Tensor, "head *pos d"]:
+def _repeat_heads(x: Float[Tensor, "kv_head *pos d"], share: int) -> Float[Tensor, "head *pos d"]:
     """Repeat keys or values for each query head that reads them."""
     return repeat(x, "kv ... d -> (kv share) ... d", share=share)
 
 
-def n_pairs(packed: Packed) -> int:
-    """Pairs of a query and a key that attention over a packed row computes."""
+def count_pairs(packed: PackedRow) -> int:
+    """Count the pairs of a query and a key that attention over a packed row computes."""
     trunks, total = packed.all_trunks, 0
     for index, segment in enumerate(packed.segments):
         if index in trunks:
@@ -260,7 +270,7 @@ def n_pairs(packed: Packed) -> int:
         if _runs_alone(segment, is_trunk=index in trunks):
             total += segment.n * (segment.n + 1) // 2
         else:
-            total += _rounded(segment.n) ** 2
+            total += _round_up(segment.n) ** 2
     return total
 
 
@@ -269,12 +279,14 @@ def _runs_alone(segment: Segment, *, is_trunk: bool) -> bool:
     return segment.sees is None and (is_trunk or segment.n > _LONG)
 
 
-def _rounded(n: int) -> int:
-    """The size of the blocks that a block of `n` tokens runs together with."""
+def _round_up(n: int) -> int:
+    """Return the size of the blocks that a block of `n` tokens runs together with."""
     return -n // _ROUND * -_ROUND
 
 
-def _blocks(n: int, segments: list[Segment], dtype: torch.dtype, device: torch.device) -> _Blocks:
+def _build_blocks(
+    n: int, segments: list[Segment], dtype: torch.dtype, device: torch.device
+) -> _Blocks:
     places = torch.empty(len(segments), n, dtype=torch.long)
     sees = torch.zeros(len(segments), n, n, dtype=torch.bool)
     real = torch.zeros(len(segments), n, dtype=torch.bool)
@@ -289,5 +301,5 @@ def _blocks(n: int, segments: list[Segment], dtype: torch.dtype, device: torch.d
         sees[row, : segment.n, : segment.n] = own
     bias = torch.zeros(sees.shape, dtype=dtype).masked_fill_(~sees, float("-inf"))
     rows, columns = real.nonzero(as_tuple=True)
-    found = (places, bias[:, None], rows, columns)
-    return _Blocks(*(tensor.to(device) for tensor in found))
+    tensors = (places, bias[:, None], rows, columns)
+    return _Blocks(*(tensor.to(device) for tensor in tensors))

@@ -1,10 +1,9 @@
 """Edits on a packed row: hooks on transformers' modules instead of TransformerLens hook points.
 
-Weights of a donor for some tokens of a pass, and the host's own for the others.
-
-The modules of a block that have weights treat each token by itself: what mixes tokens, attention,
-has none. So for a token under a condition that puts other weights in place, these modules are run
-with the other weights, and nothing else is done.
+An ablation that edits writes is called in a hook, with the tokens of its stretch of the row.
+An ablation that puts other weights in place (`Ablation.donated`) runs the modules that have weights
+a second time, with the other weights, on its stretch: these modules treat each token by itself,
+and what mixes tokens, attention, has no weights.
 """
 
 import copy
@@ -20,122 +19,12 @@ from torch import Tensor, nn
 
 from layerroles.ablations import Ablation, Condition, Edit, Prompt, References
 from layerroles.engine.fused.model import NoTwin, Twin
-from layerroles.models import instead
+from layerroles.models import replace_forward
 from layerroles.sites import Site
 
 
-class Donated:
-    """Modules of a twin with other weights.
-
-    Args:
-        twin: whose modules they stand in for.
-        site: where they do.
-        tensors: the other weights, by transformers' names.
-
-    Attributes:
-        site: as given.
-        dims: see `Twin.token_dims`.
-        modules: the stand-ins, by the modules that they stand in for.
-
-    Raises:
-        NoTwin: a module with such weights is not known to take each token alone, or there is none.
-    """
-
-    def __init__(self, twin: Twin, site: Site, tensors: Mapping[str, Tensor]) -> None:
-        self.site, self.dims = site, twin.token_dims
-        self.modules: dict[nn.Module, nn.Module] = {}
-        for path, module in twin.blocks[site.layer].named_modules(prefix=twin.paths[site.layer]):
-            given = {
-                last: nn.Parameter(tensors[f"{path}.{last}"], requires_grad=False)
-                for last, own in module._parameters.items()
-                if own is not None and f"{path}.{last}" in tensors
-            }
-            if given and module not in twin.token_dims:
-                raise NoTwin(f"{path}, which would be another's, is not known to take tokens alone")
-            if given:
-                self.modules[module] = stand_in = copy.copy(module)
-                # All else is shared with the module.
-                stand_in.__dict__["_parameters"] = module._parameters | given
-        if not self.modules:
-            raise NoTwin(f"none of the tensors for {site} has a name that transformers gives")
-
-    @cached_property
-    def differs(self) -> bool:
-        """Whether any of the weights are others."""
-        pairs = [
-            pair
-            for module, stand_in in self.modules.items()
-            for pair in zip(module.parameters(), stand_in.parameters(), strict=True)
-        ]
-        return not all(torch.equal(own, other) for own, other in pairs)
-
-
-@contextmanager
-def donating(given: Mapping[Donated, Sequence[slice]]) -> Iterator[None]:
-    """Within the context, one pass over a packed row meets modules with other weights.
-
-    Args:
-        given: the stretches of tokens that meet them, in ascending order.
-
-    Raises:
-        NoTwin: on leaving, if some were not met.
-    """
-    met: set[Donated] = set()
-    # Of two that stand in for the same module, a block's and its attention's, the latter wins.
-    ordered = sorted(given.items(), key=lambda item: item[0].site.order)
-    with ExitStack() as stack:
-        for module in dict.fromkeys(module for donated in given for module in donated.modules):
-            pieces = [
-                (donated, piece)
-                for donated, stretches in ordered
-                if module in donated.modules
-                for piece in _joined(stretches)
-            ]
-            stack.enter_context(instead([module], _pieced(module, pieces, met)))
-        yield
-    if missed := [str(donated.site) for donated in given if donated not in met]:
-        raise NoTwin(f"what was put in place of {', '.join(missed)} was not met in a pass")
-
-
-def _pieced(
-    module: nn.Module, pieces: Sequence[tuple[Donated, slice]], met: set[Donated]
-) -> Callable[..., Tensor]:
-    """What a module gives, but that some tokens are given to another one in its place."""
-
-    def forward(value: Tensor) -> Tensor:
-        met.update(donated for donated, _ in pieces)
-        donated, piece = pieces[-1]
-        before = (slice(None),) * donated.dims[module]
-        if piece == slice(0, value.shape[len(before)]):
-            return _given(donated.modules[module], value)
-        out = _given(module, value)
-        for donated, piece in pieces:
-            here = (*before, piece)
-            out[here] = _given(donated.modules[module], value[here])
-        return out
-
-    return forward
-
-
-def _given(module: nn.Module, value: Tensor) -> Tensor:
-    """What the module's own class makes of the value."""
-    out: Tensor = type(module).forward(module, value)
-    return out
-
-
-def _joined(stretches: Sequence[slice]) -> list[slice]:
-    """Stretches in ascending order, those that touch made one."""
-    found: list[slice] = []
-    for stretch in stretches:
-        if found and found[-1].stop == stretch.start:
-            found[-1] = slice(found[-1].start, stretch.stop)
-        else:
-            found.append(stretch)
-    return found
-
-
-class Reading:
-    """What tokens of a packed row are read on (a `Pass`): each is a row of one new token.
+class TokenPass:
+    """Tokens of a packed row as a `Pass`: each is a row of one new token.
 
     Args:
         positions: of the tokens in their sequences.
@@ -160,15 +49,15 @@ class Reading:
     @property
     def tokens(self) -> Int[Tensor, "row all_pos"]:
         """Ids of each token's sequence up to itself, padded on the left."""
-        return self._read[0]
+        return self._padded[0]
 
     @property
     def attended(self) -> Bool[Tensor, "row all_pos"]:
         """False at the pads."""
-        return self._read[1]
+        return self._padded[1]
 
     def read_at(self, row: int, pos: int) -> list[int] | None:
-        """The tokens of a token's sequence up to itself; rows have one new token."""
+        """Return the tokens of a token's sequence up to itself; rows have one new token."""
         return list(self._rows[row])
 
     @cached_property
@@ -176,7 +65,7 @@ class Reading:
         return self._ids()
 
     @cached_property
-    def _read(self) -> tuple[Tensor, Tensor]:
+    def _padded(self) -> tuple[Tensor, Tensor]:
         rows = self._rows
         longest = max(map(len, rows))
         tokens = torch.zeros(len(rows), longest, dtype=torch.long)
@@ -195,20 +84,20 @@ class Stretch:
     Attributes:
         condition: under which they are.
         start, end: where they lie.
-        read: what they are read on.
+        tokens: they themselves.
         changed: whether an edit changed anything at each of them; None before any did.
     """
 
     condition: Condition
     start: int
     end: int
-    read: Reading
+    tokens: TokenPass
     changed: Bool[Tensor, " pos"] | None = None
 
-    def note(self, differs: Bool[Tensor, "pos 1"]) -> None:
-        """Remember where an edit changed something."""
-        here = differs[:, 0]
-        self.changed = here if self.changed is None else self.changed | here
+    def record(self, differs: Bool[Tensor, "pos 1"]) -> None:
+        """Record where an edit changed something."""
+        flags = differs[:, 0]
+        self.changed = flags if self.changed is None else self.changed | flags
 
 
 class Edits:
@@ -216,7 +105,7 @@ class Edits:
 
     Args:
         twin: whose modules are hooked.
-        conditions: under which parts of the row will be.
+        conditions: that will be applied.
         references: what the conditions' ablations need to know.
 
     Raises:
@@ -226,24 +115,24 @@ class Edits:
 
     def __init__(self, twin: Twin, conditions: Sequence[Condition], references: References) -> None:
         self._twin = twin
-        self._donated: dict[tuple[Ablation, Site], Donated] = {}
+        self._donated: dict[tuple[Ablation, Site], DonatedModules] = {}
         self._edits: dict[tuple[Condition, Site], Edit] = {}
         for condition in conditions:
             for site, edit in condition.edits.items():
                 if not edit.in_place:
                     self._edits[condition, site] = Edit(twin.bridge, condition, site, references)
                 elif (edit, site) not in self._donated:
-                    self._donated[edit, site] = _donated(twin, edit, site)
-        self._places = {site: twin.place(site) for _, site in self._edits}
+                    self._donated[edit, site] = _make_donated(twin, edit, site)
+        self._modules = {site: twin.locate(site) for _, site in self._edits}
 
-    def block(
+    def edit_block(
         self,
         site: Site,
         stretch: Stretch,
         entered: Float[Tensor, "1 pos d_model"],
         left: Float[Tensor, "1 pos d_model"],
     ) -> Float[Tensor, "1 pos d_model"]:
-        """What leaves a block under the stretch's condition, the block not being run.
+        """Return what leaves a block under the stretch's condition, without running the block.
 
         Args:
             site: the block.
@@ -256,28 +145,28 @@ class Edits:
         )
 
     @contextmanager
-    def on(self, stretches: Sequence[Stretch], *, since: int = 0) -> Iterator[None]:
+    def apply(self, stretches: Sequence[Stretch], *, since: int = 0) -> Iterator[None]:
         """Within the context, one pass sees the edits from a layer on.
 
         Raises:
             NoTwin: on leaving, if a hook did not fire.
         """
-        wanted, given = self._by_site(stretches, since)
-        layers = sorted({site.layer for site in wanted})
+        edited, donated = self._group_by_site(stretches, since)
+        layers = sorted({site.layer for site in edited})
         streams: dict[int, Tensor] = {}
-        fired: dict[Site, int] = dict.fromkeys(wanted, 0)
+        fired: dict[Site, int] = dict.fromkeys(edited, 0)
         handles = []
-        for site in sorted(wanted, key=lambda site: site.order):
-            module, is_output = self._places[site]
+        for site in sorted(edited, key=lambda site: site.order):
+            module, is_output = self._modules[site]
             edit = partial(
-                self._edit, site=site, stretches=wanted[site], streams=streams, fired=fired
+                self._edit, site=site, stretches=edited[site], streams=streams, fired=fired
             )
             if is_output:
-                handles.append(module.register_forward_hook(partial(_on_output, edit)))
+                handles.append(module.register_forward_hook(partial(_edit_output, edit)))
             else:
-                handles.append(module.register_forward_pre_hook(partial(_on_input, edit)))
+                handles.append(module.register_forward_pre_hook(partial(_edit_input, edit)))
         try:
-            with self._twin.noting(layers, streams), donating(given):
+            with self._twin.record_streams(layers, streams.__setitem__), use_donated(donated):
                 yield
         finally:
             for handle in handles:
@@ -286,12 +175,12 @@ class Edits:
         if missed:
             raise NoTwin(f"the hooks of {', '.join(missed)} did not fire once in a pass")
 
-    def _by_site(
+    def _group_by_site(
         self, stretches: Sequence[Stretch], since: int
-    ) -> tuple[dict[Site, list[Stretch]], dict[Donated, list[slice]]]:
-        """The stretches that are edited at each site, and those that meet donated weights."""
-        wanted: dict[Site, list[Stretch]] = {}
-        given: dict[Donated, list[slice]] = {}
+    ) -> "tuple[dict[Site, list[Stretch]], dict[DonatedModules, list[slice]]]":
+        """Return the stretches that are edited, by site, and those that meet donated weights."""
+        edited: dict[Site, list[Stretch]] = {}
+        donated: dict[DonatedModules, list[slice]] = {}
         for stretch in stretches:
             if stretch.end == stretch.start:
                 continue
@@ -299,13 +188,12 @@ class Edits:
                 if site.layer < since:
                     continue
                 if not edit.in_place:
-                    wanted.setdefault(site, []).append(stretch)
+                    edited.setdefault(site, []).append(stretch)
                     continue
-                donated = self._donated[edit, site]
-                where = slice(stretch.start, stretch.end)
-                given.setdefault(donated, []).append(where)
-                stretch.note(torch.full_like(stretch.read.real, donated.differs))
-        return wanted, given
+                modules = self._donated[edit, site]
+                donated.setdefault(modules, []).append(slice(stretch.start, stretch.end))
+                stretch.record(torch.full_like(stretch.tokens.real, modules.differs))
+        return edited, donated
 
     def _edit(
         self,
@@ -318,39 +206,157 @@ class Edits:
     ) -> Tensor:
         fired[site] += 1
         stream = streams[site.layer]
-        copied = False
+        is_copied = False
         for stretch in stretches:
-            where = slice(stretch.start, stretch.end)
+            places = slice(stretch.start, stretch.end)
             edit = self._edits[stretch.condition, site]
-            new, differs = edit(value[0, where, None], stream[0, where, None], stretch.read)
-            stretch.note(differs)
+            new, differs = edit(value[0, places, None], stream[0, places, None], stretch.tokens)
+            stretch.record(differs)
             if new is not None:
-                value, copied = (value if copied else value.clone()), True
-                value[0, where] = new[:, 0]
+                value, is_copied = (value if is_copied else value.clone()), True
+                value[0, places] = new[:, 0]
         return value
 
 
 def refusal(twin: Twin, condition: Condition) -> str | None:
-    """Why a condition cannot be put onto transformers' modules; None if it can."""
+    """Return why a condition cannot be put onto transformers' modules; None if it can."""
     try:
         for site, edit in condition.edits.items():
             if edit.in_place:
-                _donated(twin, edit, site)
+                _make_donated(twin, edit, site)
             else:
-                twin.place(site)
+                twin.locate(site)
     except NoTwin as error:
         return str(error)
     return None
 
 
-def _donated(twin: Twin, edit: Ablation, site: Site) -> Donated:
+class DonatedModules:
+    """Modules of a twin with other weights.
+
+    Args:
+        twin: whose modules are replaced.
+        site: where they are.
+        tensors: the other weights, by transformers' names.
+
+    Attributes:
+        site: as given.
+        dims: see `Twin.token_dims`.
+        modules: the replacements, by the modules that they replace.
+
+    Raises:
+        NoTwin: a module with such weights is not known to process tokens independently, or there
+            is none.
+    """
+
+    def __init__(self, twin: Twin, site: Site, tensors: Mapping[str, Tensor]) -> None:
+        self.site, self.dims = site, twin.token_dims
+        self.modules: dict[nn.Module, nn.Module] = {}
+        for path, module in twin.blocks[site.layer].named_modules(prefix=twin.paths[site.layer]):
+            weights = {
+                name: nn.Parameter(tensors[f"{path}.{name}"], requires_grad=False)
+                for name, own in module._parameters.items()
+                if own is not None and f"{path}.{name}" in tensors
+            }
+            if weights and module not in twin.token_dims:
+                raise NoTwin(f"cannot swap {path}: it is not known to process tokens independently")
+            if weights:
+                self.modules[module] = replacement = copy.copy(module)
+                # All else is shared with the module.
+                replacement.__dict__["_parameters"] = module._parameters | weights
+        if not self.modules:
+            raise NoTwin(f"none of the tensors for {site} has a name that transformers gives")
+
+    @cached_property
+    def differs(self) -> bool:
+        """Whether any of the weights differ from the twin's own."""
+        pairs = [
+            pair
+            for module, replacement in self.modules.items()
+            for pair in zip(module.parameters(), replacement.parameters(), strict=True)
+        ]
+        return not all(torch.equal(own, other) for own, other in pairs)
+
+
+def _make_donated(twin: Twin, edit: Ablation, site: Site) -> DonatedModules:
     tensors = edit.donated(twin.bridge, site)
     if tensors is None:
         raise NoTwin(f"{edit.name} on {site} changes the model itself; use auto")
-    return Donated(twin, site, tensors)
+    return DonatedModules(twin, site, tensors)
 
 
-def _on_output(
+@contextmanager
+def use_donated(stretches: Mapping[DonatedModules, Sequence[slice]]) -> Iterator[None]:
+    """Within the context, one pass over a packed row runs modules with other weights.
+
+    Args:
+        stretches: of the tokens that they are run on, in ascending order.
+
+    Raises:
+        NoTwin: on leaving, if some were not run.
+    """
+    were_run: set[DonatedModules] = set()
+    # Of two that replace the same module, a block's and its attention's, the latter wins.
+    ordered = sorted(stretches.items(), key=lambda item: item[0].site.order)
+    with ExitStack() as stack:
+        for module in dict.fromkeys(module for donated in stretches for module in donated.modules):
+            parts = [
+                (donated, part)
+                for donated, slices in ordered
+                if module in donated.modules
+                for part in _join_adjacent(slices)
+            ]
+            stack.enter_context(
+                replace_forward([module], _make_mixed_forward(module, parts, were_run))
+            )
+        yield
+    if missed := [str(donated.site) for donated in stretches if donated not in were_run]:
+        raise NoTwin(f"the modules put in place of {', '.join(missed)} were not run in a pass")
+
+
+def _make_mixed_forward(
+    module: nn.Module,
+    parts: Sequence[tuple[DonatedModules, slice]],
+    were_run: set[DonatedModules],
+) -> Callable[..., Tensor]:
+    """Return a forward that runs the module, and on some tokens another one in its place.
+
+    What is run is added to `were_run`.
+    """
+
+    def forward(value: Tensor) -> Tensor:
+        were_run.update(donated for donated, _ in parts)
+        donated, part = parts[-1]
+        before = (slice(None),) * donated.dims[module]
+        if part == slice(0, value.shape[len(before)]):
+            return _run_forward(donated.modules[module], value)
+        out = _run_forward(module, value)
+        for donated, part in parts:
+            places = (*before, part)
+            out[places] = _run_forward(donated.modules[module], value[places])
+        return out
+
+    return forward
+
+
+def _run_forward(module: nn.Module, value: Tensor) -> Tensor:
+    """Run the forward of the module's own class."""
+    out: Tensor = type(module).forward(module, value)
+    return out
+
+
+def _join_adjacent(slices: Sequence[slice]) -> list[slice]:
+    """Join those of ascending slices that touch."""
+    joined: list[slice] = []
+    for part in slices:
+        if joined and joined[-1].stop == part.start:
+            joined[-1] = slice(joined[-1].start, part.stop)
+        else:
+            joined.append(part)
+    return joined
+
+
+def _edit_output(
     edit: Callable[[Tensor], Tensor], module: nn.Module, args: object, output: Any
 ) -> Any:
     if isinstance(output, tuple):
@@ -358,7 +364,7 @@ def _on_output(
     return edit(output)
 
 
-def _on_input(
+def _edit_input(
     edit: Callable[[Tensor], Tensor], module: nn.Module, args: tuple[Any, ...]
 ) -> tuple[Any, ...]:
     return (edit(args[0]), *args[1:])

@@ -1,14 +1,15 @@
 """One sweep as one computation, on transformers' own modules.
 
 Requests are packed into one row of tokens, in which everything that they share stands once (see
-`trie`). The intact model reads it, and the stream that enters each block is kept. Under a condition
-the row is read from its first ablated layer on. Continuations are scored where they stand; texts
-are decoded for all conditions and requests together (see `rows`), each row with its own edits.
+`packing`). The intact model reads it, and the stream that enters each block is kept (see
+`prefill`). Under a condition the row is read from its first ablated layer on. Continuations are
+scored where they stand (see `readout`); texts are decoded for all conditions and requests together
+(see `kv_cache`), each row with its own edits.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,22 +17,37 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from layerroles.ablations import Condition, References
-from layerroles.engine.decode import Chosen, Decoding, Stops, greedy
-from layerroles.engine.fused.attention import Layout
-from layerroles.engine.fused.edits import Edits, Reading, Stretch
-from layerroles.engine.fused.kv_cache import Kept, Rows, contexts_of, kept
+from layerroles.engine.decode import Decoding, NextTokens, Stops, choose_greedy
+from layerroles.engine.fused.attention import AttentionLayout
+from layerroles.engine.fused.edits import Edits, Stretch, TokenPass, refusal
+from layerroles.engine.fused.kv_cache import (
+    ContextCache,
+    Contexts,
+    RowCache,
+    locate_contexts,
+    take_contexts,
+)
 from layerroles.engine.fused.model import Twin
 from layerroles.engine.fused.packing import prompt_numbers, token_ids, token_marks
-from layerroles.engine.fused.prefill import Intact, Keep, Read, Row, pieces
-from layerroles.engine.fused.readout import Places
-from layerroles.engine.planning.memory import Budget, give_back
-from layerroles.engine.planning.plan import Group, Requests, make_plan
-from layerroles.engine.requests import Score, Scored, Writing, Written
-from layerroles.engine.reuse import first_own
-
-Request = Scored | Written
-# Answers by the indices of their requests.
-Answers = dict[int, Any]
+from layerroles.engine.fused.prefill import (
+    IntactPass,
+    LoadedRow,
+    RowResult,
+    cut_pieces,
+    record_intact,
+)
+from layerroles.engine.fused.readout import Scorer
+from layerroles.engine.planning.memory import Budget, trim_heap
+from layerroles.engine.planning.plan import Group, make_plan
+from layerroles.engine.requests import (
+    Requests,
+    Score,
+    Scored,
+    Writing,
+    Written,
+    split_requests,
+)
+from layerroles.engine.reuse import first_changed_cache
 
 # Rows are dropped from a decoding batch when fewer than this share of them still write.
 _COMPACT_BELOW = 0.9
@@ -55,173 +71,201 @@ class Fused:
         weight = next(twin.base.parameters())
         self.device, self.dtype = weight.device, weight.dtype
 
+    def refusal(self, condition: Condition) -> str | None:
+        """Return why a condition cannot be put onto transformers' modules; None if it can."""
+        return refusal(self.twin, condition)
+
     @torch.inference_mode()
     def answer(
         self, asked: Sequence[Requests], conditions: Sequence[Condition]
-    ) -> Iterator[tuple[int, int, list[Any]]]:
-        """Answer several lists of requests under every condition, reading once what they share.
+    ) -> Iterator[tuple[int, int, list[Score | Writing]]]:
+        """Answer lists of requests under every condition, reading once what they share.
 
-        Yields the index of a list, the index of a condition and the answers, as they are ready.
+        Yields as `Executor` says.
         """
         edits = Edits(self.twin, conditions, self.references)
-        requests = [request for each in asked for request in each]
-        lists = [which for which, each in enumerate(asked) for _ in each]
-        found: list[list[Answers]] = [[{} for _ in asked] for _ in conditions]
+        requests = [request for listed in asked for request in listed]
+        list_of = [list_index for list_index, listed in enumerate(asked) for _ in listed]
+        answers: list[list[dict[int, Score | Writing]]] = [[{} for _ in asked] for _ in conditions]
         plan = make_plan(requests, conditions, self.twin.shape, self.budget)
         for group in plan.groups:
-            batch = Batch(self, group, requests, conditions)
-            for place, answers in batch.answers(edits):
-                for index, answer in answers.items():
-                    found[place][lists[index]][index] = answer
-                for which in sorted({lists[index] for index in answers}):
-                    so_far = found[place][which]
-                    if len(so_far) == len(asked[which]):
-                        yield which, place, [so_far[index] for index in sorted(so_far)]
-            del batch  # else its memory would be held while the next one reads
+            for condition_index, new in self._answer_group(group, requests, conditions, edits):
+                for index, answer in new.items():
+                    answers[condition_index][list_of[index]][index] = answer
+                for list_index in sorted({list_of[index] for index in new}):
+                    so_far = answers[condition_index][list_index]
+                    if len(so_far) == len(asked[list_index]):
+                        yield list_index, condition_index, [so_far[n] for n in sorted(so_far)]
 
-    def score(
-        self, requests: Sequence[Scored], conditions: Sequence[Condition]
-    ) -> Iterator[tuple[int, list[Score]]]:
-        """Score every request under every condition; yields a condition's index with its scores."""
-        for _, place, scores in self.answer([requests], conditions):
-            yield place, scores
+    def _answer_group(
+        self,
+        group: Group,
+        requests: Requests,
+        conditions: Sequence[Condition],
+        edits: Edits,
+    ) -> Iterator[tuple[int, Mapping[int, Score | Writing]]]:
+        """Yield a condition's index with answers to some of a group's requests, as they are ready.
 
-    def write(
-        self, requests: Sequence[Written], conditions: Sequence[Condition]
-    ) -> Iterator[tuple[int, list[Writing]]]:
-        """Generate greedily for every request under every condition; yields as `score` does."""
-        for _, place, writings in self.answer([requests], conditions):
-            yield place, writings
+        Answers are given by the indices of their requests.
+        """
+        read = self._read_group(group, requests, [conditions[n] for n in group.conditions])
+        for wave in group.waves:
+            for n, answers in self._answer_wave(read, [conditions[n] for n in wave], edits):
+                yield wave[n], answers
+
+    def _read_group(
+        self, group: Group, requests: Requests, conditions: Sequence[Condition]
+    ) -> "_ReadGroup":
+        """Let the intact model read a group's row, to be replayed under these conditions."""
+        row = self.load_row(group)
+        sequences = dict(zip(group.asked, group.sequences, strict=True))
+        scored, written = split_requests((index, requests[index]) for index in group.asked)
+        scorer = None
+        if scored:
+            scorer = Scorer(self.twin, row.packed, scored, sequences, self.n_logits)
+        if not written:
+            return _ReadGroup(record_intact(self.twin, row, conditions, None), scorer, None)
+        ids = [sequences[index] for index in written]
+        contexts = locate_contexts(row.packed, ids, self.dtype, self.device)
+        caches: list[ContextCache] = []
+        intact = record_intact(
+            self.twin, row, conditions, lambda _, k, v: caches.append(take_contexts(k, v, contexts))
+        )
+        paths = [row.packed.paths[sequence] for sequence in ids]
+        writer = Writer(self.twin, written, contexts, paths, caches, group.n_new, self.n_logits)
+        return _ReadGroup(intact, scorer, writer)
+
+    def _answer_wave(
+        self, read: "_ReadGroup", conditions: Sequence[Condition], edits: Edits
+    ) -> Iterator[tuple[int, Mapping[int, Score | Writing]]]:
+        """`_answer_group` under conditions whose rows are decoded together.
+
+        Their memory is freed at the end.
+        """
+        scorer, writer = read.scorer, read.writer
+        rows = None if writer is None else writer.make_rows(conditions)
+        begun = []
+        for n, condition in enumerate(conditions):
+            result = read.intact.result
+            if scorer is not None or condition.acts_in_prompt:
+                store_keys = None if rows is None else partial(rows.fill, n)
+                result = read.intact.replay(condition, edits, store_keys)
+            if scorer is not None:
+                scores = scorer.score(result)
+                yield n, self._rerun_non_finite(read, scorer.requests, condition, scores)
+            if writer is not None:
+                begun.append(writer.begin(result))
+        if writer is not None and rows is not None:
+            texts = writer.write(rows, begun, conditions, edits)
+            for n, (condition, writings) in enumerate(zip(conditions, texts, strict=True)):
+                yield n, self._rerun_non_finite(read, writer.requests, condition, writings)
+
+    def _rerun_non_finite(
+        self,
+        read: "_ReadGroup",
+        asked: Mapping[int, Scored] | Mapping[int, Written],
+        condition: Condition,
+        answers: Sequence[Score] | Sequence[Writing],
+    ) -> dict[int, Score | Writing]:
+        """Map request index to answer; rerun non-finite ones alone.
+
+        A NaN of another request in the packed row may have spread to them.
+        """
+        by_index: dict[int, Score | Writing] = dict(zip(asked, answers, strict=True))
+        if read.n_sequences > 1:
+            for index, answer in by_index.items():
+                if not answer.finite:
+                    ((_, _, (alone,)),) = self.answer([[asked[index]]], [condition])
+                    by_index[index] = alone
+        return by_index
 
     @property
     def n_logits(self) -> int:
         """The number of positions whose logits are held at once."""
-        return self.budget.logits(self.twin.shape)
+        return self.budget.n_logits(self.twin.shape)
 
-    def row(self, group: Group) -> Row:
-        """A group's packed row, with its attention layout."""
+    def load_row(self, group: Group) -> LoadedRow:
+        """Put a group's packed row on the model's device, with its attention layout."""
         packed, prompts = group.packed, group.prompts
         if prompts is not None:
             prompts = tuple(prompts[number] for number in prompt_numbers(packed.tokens))
-        return Row(
+        return LoadedRow(
             packed,
             torch.tensor(token_ids(packed.tokens), device=self.device),
             torch.tensor(packed.positions, device=self.device),
             torch.tensor(token_marks(packed.tokens), device=self.device),
             prompts,
             [
-                (piece, Layout(packed, self.dtype, self.device, piece))
-                for piece in pieces(packed, group.piece)
+                (piece, AttentionLayout(packed, self.dtype, self.device, piece))
+                for piece in cut_pieces(packed, group.piece)
             ],
         )
 
 
-class Batch:
-    """Requests that are packed in a row, to be answered under many conditions.
+class Writer:
+    """Generates the texts of a packed row's requests, under many conditions at once.
 
     Args:
-        fused: the executor, with its model and its limits.
-        group: as planned.
-        requests: all that are asked.
-        conditions: under which they are asked.
+        twin: the model.
+        requests: what is written, by index.
+        contexts: of these requests.
+        paths: the places of each context's tokens in the row.
+        below: the intact model's keys and values of the contexts, layer by layer.
+        n_new: tokens that a text may have.
+        n_logits: rows whose logits are held at once.
     """
 
     def __init__(
         self,
-        fused: Fused,
-        group: Group,
-        requests: Sequence[Request],
-        conditions: Sequence[Condition],
+        twin: Twin,
+        requests: Mapping[int, Written],
+        contexts: Contexts,
+        paths: Sequence[Int[np.ndarray, " _"]],
+        below: Sequence[ContextCache],
+        n_new: int,
+        n_logits: int,
     ) -> None:
-        self._fused = fused
-        self._twin = fused.twin
-        self._group = group
-        self._n_logits = fused.n_logits
-        self._row = row = fused.row(group)
-        self._conditions = conditions
-        sequences = dict(zip(group.asked, group.sequences, strict=True))
-        self._scored = {i: one for i in group.asked if isinstance(one := requests[i], Scored)}
-        self._written = {i: one for i in group.asked if isinstance(one := requests[i], Written)}
-        self._below: list[Kept] = []
-        keep: Keep | None = None
-        if self._scored:
-            read = [sequences[i] for i in self._scored]
-            self._places = Places(row.packed, list(self._scored.values()), read, fused.device)
-        if self._written:
-            contexts = [sequences[i] for i in self._written]
-            self._prompts = [one.prompt for one in self._written.values()]
-            self._paths = [row.packed.paths[ids] for ids in contexts]
-            self._contexts = contexts_of(row.packed, contexts, fused.dtype, fused.device)
-            self._lengths = torch.tensor([len(ids) for ids in contexts], device=fused.device)
-            keep = self._keep_below
-        some = [conditions[place] for place in group.conditions]
-        self._intact = Intact(self._twin, row, some, keep)
+        self.requests = requests
+        self._twin = twin
+        self._contexts, self._paths, self._below = contexts, paths, below
+        self._n_new, self._n_logits = n_new, n_logits
+        self._prompts = [request.prompt for request in requests.values()]
+        self._device = contexts.ends.device
+        self._lengths = torch.tensor([len(path) for path in paths], device=self._device)
 
-    def answers(self, edits: Edits) -> Iterator[tuple[int, Answers]]:
-        """Yield a condition's index with some of its answers, as they are ready."""
-        for wave in self._group.waves:
-            yield from self._wave(wave, edits)
+    def make_rows(self, conditions: Sequence[Condition]) -> RowCache:
+        """Take memory for the keys and values of each condition's rows."""
+        trim_heap()  # freed rows of other sizes leave gaps that may not fit
+        n_layers = len(self._twin.blocks)
+        firsts = [first_changed_cache(condition, n_layers) for condition in conditions]
+        return RowCache(self._contexts, self._below, firsts, self._n_new)
 
-    def _wave(self, wave: Sequence[int], edits: Edits) -> Iterator[tuple[int, Answers]]:
-        """`answers` under conditions whose rows decode together; frees their memory at the end."""
-        conditions = [self._conditions[place] for place in wave]
-        rows = self._rows(conditions) if self._written else None
-        begun = []
-        for n, (place, condition) in enumerate(zip(wave, conditions, strict=True)):
-            keep = None if rows is None else partial(rows.fill, n)
-            read = self._intact.read
-            if self._scored or condition.acts_in_prompt:
-                read = self._intact.again(condition, edits, keep)
-            if self._scored:
-                yield place, self._scores(condition, read)
-            if rows is not None:
-                chosen = self._choose(read.stream[self._contexts.ends])
-                begun.append((chosen, [read.changed_on(path) for path in self._paths]))
-        if rows is not None:
-            found = self._write(rows, begun, conditions, edits)
-            for place, condition, writings in zip(wave, conditions, found, strict=True):
-                yield place, self._rerun_non_finite(self._written, condition, writings)
+    def begin(self, result: RowResult) -> tuple[NextTokens, list[bool]]:
+        """Return the first token of each text, and whether an edit changed its context."""
+        first = self._choose(result.stream[self._contexts.ends])
+        return first, [result.changed_on(path) for path in self._paths]
 
-    def _scores(self, condition: Condition, read: Read) -> Answers:
-        scores = self._places.scores(self._twin, read.stream, read.changed_on, self._n_logits)
-        return self._rerun_non_finite(self._scored, condition, scores)
-
-    def _rerun_non_finite(
+    def write(
         self,
-        asked: Mapping[int, Request],
-        condition: Condition,
-        answers: Sequence[Score] | Sequence[Writing],
-    ) -> Answers:
-        """Map request index to answer; rerun non-finite ones alone.
-
-        A NaN of another request in the packed row may have spread to them.
-        """
-        by_index: Answers = dict(zip(asked, answers, strict=True))
-        if len(self._row.packed.paths) > 1:
-            for index, answer in by_index.items():
-                if not answer.finite:
-                    ((_, _, (alone,)),) = self._fused.answer([[asked[index]]], [condition])
-                    by_index[index] = alone
-        return by_index
-
-    def _write(
-        self,
-        rows: Rows,
-        begun: Sequence[tuple[Chosen, list[bool]]],
+        rows: RowCache,
+        begun: Sequence[tuple[NextTokens, list[bool]]],
         conditions: Sequence[Condition],
         edits: Edits,
     ) -> list[list[Writing]]:
-        """Generate the texts of each condition, after the contexts were read."""
-        n = len(self._written)
-        asked = [request for _ in conditions for request in self._written.values()]
+        """Generate the texts: `[condition][request]`.
+
+        Args:
+            rows: from `make_rows`, filled.
+            begun: from `begin`, for each condition.
+            conditions: of the rows.
+            edits: of the conditions.
+        """
+        asked = [request for _ in conditions for request in self.requests.values()]
         decoding = Decoding(Stops(self._twin.bridge), asked)
-        device = self._fused.device
-        changed = torch.tensor([one for _, each in begun for one in each], device=device)
-        chosen = Chosen(
-            torch.cat([one.tokens for one, _ in begun]), torch.cat([one.finite for one, _ in begun])
-        )
+        changed = torch.tensor([flag for _, flags in begun for flag in flags], device=self._device)
+        chosen = _concatenate([first for first, _ in begun])
         lengths = self._lengths.repeat(len(conditions))
-        n_writing = -1
+        n_unfinished = -1
         while not decoding.add(chosen):
             places = decoding.unfinished()
             if len(places) < _COMPACT_BELOW * len(decoding.live):
@@ -231,28 +275,23 @@ class Batch:
                 places = decoding.unfinished()
             # A finished row is run on until the batch is compacted, and its tokens are ignored.
             # Apart from `decoding.add`, the device is waited for only when rows end.
-            if len(places) != n_writing:
-                n_writing = len(places)
-                writing = torch.tensor(places, device=device)
-                counted = torch.tensor([decoding.live[place] for place in places], device=device)
+            if len(places) != n_unfinished:
+                n_unfinished = len(places)
+                unfinished = torch.tensor(places, device=self._device)
+                texts = torch.tensor([decoding.live[n] for n in places], device=self._device)
             chosen, differs = self._step(rows, decoding, lengths, conditions, edits)
-            changed[counted] |= differs[writing]
-        writings = decoding.writings(changed.cpu())
+            changed[texts] |= differs[unfinished]
+        writings, n = decoding.results(changed.cpu()), len(self.requests)
         return [writings[start : start + n] for start in range(0, len(writings), n)]
-
-    def _rows(self, conditions: Sequence[Condition]) -> Rows:
-        give_back()  # freed rows of other sizes leave gaps that may not fit
-        firsts = [first_own(condition, len(self._twin.blocks)) for condition in conditions]
-        return Rows(self._contexts, self._below, firsts, self._group.n_new)
 
     def _step(
         self,
-        rows: Rows,
+        rows: RowCache,
         decoding: Decoding,
         lengths: Int[Tensor, " row"],
         conditions: Sequence[Condition],
         edits: Edits,
-    ) -> tuple[Chosen, Bool[Tensor, " row"]]:
+    ) -> tuple[NextTokens, Bool[Tensor, " row"]]:
         """Run the newest token of each live row; returns the next ones and where edits took effect.
 
         `lengths` holds the lengths of the live rows' contexts.
@@ -261,16 +300,17 @@ class Batch:
         # Finished rows may run past the model's context; their tokens are ignored.
         positions = (lengths + n_before).clamp(max=self._twin.bridge.cfg.n_ctx - 1)
         stretches = []
-        for place, condition in enumerate(conditions):
-            start, end = np.searchsorted(rows.condition, [place, place + 1]).tolist()
+        for n, condition in enumerate(conditions):
+            start, end = np.searchsorted(rows.condition, [n, n + 1]).tolist()
             if start < end and condition.acts_in_answer and not condition.is_intact:
                 live = decoding.live[start:end]
-                here = positions[start:end]
+                own_positions = positions[start:end]
                 prompts = [self._prompts[row % len(self._prompts)] for row in live]
                 ids = partial(self._ids, decoding, live)
-                reading = Reading(here, torch.zeros_like(here), ids, prompts)
-                stretches.append(Stretch(condition, start, end, reading))
-        with edits.on(stretches):
+                marks = torch.zeros_like(own_positions)
+                tokens = TokenPass(own_positions, marks, ids, prompts)
+                stretches.append(Stretch(condition, start, end, tokens))
+        with edits.apply(stretches):
             stream = self._twin.run(decoding.last, positions, rows.attend)
         differs = torch.zeros_like(positions, dtype=torch.bool)
         for stretch in stretches:
@@ -279,15 +319,37 @@ class Batch:
         return self._choose(stream), differs
 
     def _ids(self, decoding: Decoding, live: Sequence[int]) -> list[Sequence[int]]:
-        """The token ids that some rows have read, with the newest one."""
+        """Return the token ids that some rows have read, with the newest one."""
         prompts = self._prompts
         return [(*prompts[row % len(prompts)].ids, *decoding.ids[row]) for row in live]
 
-    def _choose(self, stream: Float[Tensor, "row d_model"]) -> Chosen:
-        found = [greedy(self._twin.logits(chunk)) for chunk in stream.split(self._n_logits)]
-        return Chosen(
-            torch.cat([one.tokens for one in found]), torch.cat([one.finite for one in found])
+    def _choose(self, stream: Float[Tensor, "row d_model"]) -> NextTokens:
+        return _concatenate(
+            [choose_greedy(self._twin.logits(chunk)) for chunk in stream.split(self._n_logits)]
         )
 
-    def _keep_below(self, layer: int, k: Tensor, v: Tensor) -> None:
-        self._below.append(kept(k, v, self._contexts))
+
+@dataclass(frozen=True)
+class _ReadGroup:
+    """A group whose row the intact model has read.
+
+    Attributes:
+        intact: its pass.
+        scorer: of the requests that are scored; None if there are none.
+        writer: of the requests that are written; None if there are none.
+    """
+
+    intact: IntactPass
+    scorer: Scorer | None
+    writer: Writer | None
+
+    @property
+    def n_sequences(self) -> int:
+        """How many sequences lie in the row."""
+        return len(self.intact.row.packed.paths)
+
+
+def _concatenate(parts: Sequence[NextTokens]) -> NextTokens:
+    return NextTokens(
+        torch.cat([part.tokens for part in parts]), torch.cat([part.finite for part in parts])
+    )

@@ -19,25 +19,25 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformers import AttentionInterface, AutoModelForCausalLM
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
-from layerroles.engine.fused.attention import Scoring
+from layerroles.engine.fused.attention import LogitScale
 from layerroles.engine.planning.cost import Speed
 from layerroles.engine.planning.memory import Shape
-from layerroles.engine.planning.speed import measured
+from layerroles.engine.planning.speed import measure_speed
 from layerroles.errors import InputError
 from layerroles.models import (
-    instead,
+    constant_forward,
     is_spread,
-    lend,
-    named,
-    passing,
+    lend_tensors,
+    named_tensors,
     prepared,
+    replace_forward,
     shares_keys,
     text_config,
 )
 from layerroles.sites import Site
 
-# How the engine attends: (layer, q, k, v, score) -> out; heads first, out with positions first.
-Attend = Callable[[int, Tensor, Tensor, Tensor, Scoring], Tensor]
+# How the engine attends: (layer, q, k, v, scale) -> out; heads first, out with positions first.
+Attend = Callable[[int, Tensor, Tensor, Tensor, LogitScale], Tensor]
 
 _NAME = "layerroles"
 # Why a model is not read in parts that are put together.
@@ -65,7 +65,7 @@ class Twin:
             raise NoTwin("some layers attend to keys of layers before them")
         AttentionInterface.register(_NAME, _attention)
         self.bridge = bridge
-        self.model = _built(bridge)
+        self.model = _build(bridge)
         self.base: nn.Module = self.model.base_model
         if "position_ids" not in inspect.signature(self.base.forward).parameters:
             raise NoTwin("its positions cannot be given")
@@ -75,22 +75,22 @@ class Twin:
         self._output: Callable[..., Any] = BaseModelOutputWithPast
         for layer, (block, path) in enumerate(zip(bridge.blocks, self.paths, strict=True)):
             attention = self.model.get_submodule(f"{path}.{block.attn.name}")
-            attention.__dict__["layerroles_attend"] = self._attends(layer)
-        self.shape = self._measured()
+            attention.__dict__["layerroles_attend"] = self._make_attend(layer)
+        self.shape = self._measure_shape()
 
-    def _measured(self) -> Shape:
-        """The model's size, keys and values measured on a pass over two tokens."""
-        seen: dict[int, int] = {}
+    def _measure_shape(self) -> Shape:
+        """Return the model's sizes; those of keys and values are measured on two tokens."""
+        kv_bytes: dict[int, int] = {}
         calls: list[int] = []
 
-        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor, score: Scoring) -> Tensor:
+        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor, scale: LogitScale) -> Tensor:
             calls.append(layer)
-            seen[layer] = (k.numel() + v.numel()) // k.shape[1] * k.element_size()
-            return _nothing(layer, q, k, v, score)
+            kv_bytes[layer] = (k.numel() + v.numel()) // k.shape[1] * k.element_size()
+            return _attend_to_nothing(layer, q, k, v, scale)
 
         size, weight = self.bridge.cfg, next(self.base.parameters())
         config = text_config(self.model)
-        self._try(2, attend)
+        self._run_tokens(2, attend)
         if calls != list(range(len(self.blocks))):
             raise NoTwin("its layers do not attend once each")
         d_mlp = size.d_mlp or 4 * size.d_model
@@ -107,15 +107,15 @@ class Twin:
             d_mlp=d_mlp,
             d_vocab=size.d_vocab,
             n_weights=sum(p.numel() for p in weights),
-            n_active=sum(_met(p, config) for p in weights),
+            n_active=sum(_count_active(p, config) for p in weights),
             n_bytes=weight.element_size(),
-            kv=tuple(seen[layer] for layer in range(len(self.blocks))),
+            kv=tuple(kv_bytes[layer] for layer in range(len(self.blocks))),
             inner=6 * size.d_model + 3 * d_wide + 8 * size.n_heads * size.d_head,
         )
 
     @torch.inference_mode()
-    def _try(self, n: int, attend: Attend) -> None:
-        """One pass over some tokens."""
+    def _run_tokens(self, n: int, attend: Attend) -> None:
+        """Run one pass over some tokens."""
         device = next(self.base.parameters()).device
         self.run(
             torch.zeros(n, dtype=torch.long, device=device), torch.arange(n).to(device), attend
@@ -123,10 +123,10 @@ class Twin:
 
     @cached_property
     def token_dims(self) -> dict[nn.Module, int]:
-        """Modules with weights that take each token alone; which dimension counts the tokens.
+        """Modules with weights that process tokens independently; which dimension counts them.
 
-        They are given nothing else, hold no further modules, and give as many. (A norm of queries
-        may be given them heads first.)
+        Such a module has one argument and no children, and returns as many tokens as it is given.
+        (A norm of queries may be given them heads first.)
         """
         n = 2 + max(self.bridge.cfg.n_heads, getattr(self.bridge.cfg, "n_key_value_heads", 0) or 0)
         dims: dict[nn.Module, int] = {}
@@ -151,7 +151,7 @@ class Twin:
             if module._parameters and next(module.children(), None) is None
         ]
         try:
-            self._try(n, _nothing)
+            self._run_tokens(n, _attend_to_nothing)
         finally:
             for handle in handles:
                 handle.remove()
@@ -162,34 +162,34 @@ class Twin:
         """How fast the device computes, measured when it is first asked for."""
         weight = next(self.base.parameters())
         tokenizer = prepared(self.bridge).tokenizer
-        return measured(weight.device, weight.dtype, self.shape, tokenizer)
+        return measure_speed(weight.device, weight.dtype, self.shape, tokenizer)
 
     def run(
         self, tokens: Int[Tensor, " pos"], positions: Int[Tensor, " pos"], attend: Attend
     ) -> Float[Tensor, "pos d_model"]:
-        """One pass over a packed row; the stream after the last norm."""
+        """Run one pass over a packed row; returns the stream after the last norm."""
         self._attend = attend
         try:
             out = self.base(input_ids=tokens[None], position_ids=positions[None], use_cache=False)
         finally:
             self._attend = None
         self._output = type(out)
-        found: Tensor = out.last_hidden_state
-        return found[0]
+        stream: Tensor = out.last_hidden_state
+        return stream[0]
 
     def logits(self, stream: Float[Tensor, "pos d_model"]) -> Float[Tensor, "pos d_vocab"]:
-        """The model's own read-out of the stream after the last norm."""
+        """Read logits out of the stream after the last norm, as the model itself does."""
 
-        def given(*_args: Any, **_kwargs: Any) -> Any:
+        def return_stream(*_args: Any, **_kwargs: Any) -> Any:
             return self._output(last_hidden_state=stream[None])
 
-        with instead([self.base], given):
+        with replace_forward([self.base], return_stream):
             tokens = torch.zeros(1, 1, dtype=torch.long, device=stream.device)
-            found: Tensor = self.model(input_ids=tokens, use_cache=False).logits
-        return found[0]
+            logits: Tensor = self.model(input_ids=tokens, use_cache=False).logits
+        return logits[0]
 
-    def place(self, site: Site) -> tuple[nn.Module, bool]:
-        """The module at whose output (True) or input (False) a site's value is.
+    def locate(self, site: Site) -> tuple[nn.Module, bool]:
+        """Return the module at whose output (True) or input (False) a site's value is.
 
         Raises:
             NoTwin: the bridge takes it from somewhere else.
@@ -199,14 +199,12 @@ class Twin:
             return self.blocks[site.layer], True
         point = self.bridge.hook_dict[site.hook_name]
         attn = block.attn
-        parts = [(name, part) for name, part in block.submodules.items()]
         inner = [(f"{attn.name}.{part.name}", part) for part in attn.submodules.values()]
         for path, part, is_output in (
-            *((part.name, getattr(block, name), True) for name, part in parts),
+            *((part.name, getattr(block, name), True) for name, part in block.submodules.items()),
             *((path, part, False) for path, part in inner),
         ):
-            found = part.hook_out if is_output else part.hook_in
-            if found is point:
+            if (part.hook_out if is_output else part.hook_in) is point:
                 return self.model.get_submodule(f"{block.name}.{path}"), is_output
         raise NoTwin(f"{site} is not a module's input or output")
 
@@ -215,13 +213,15 @@ class Twin:
     ) -> AbstractContextManager[None]:
         """Within the context, blocks before `first` don't run; `first` is given this stream.
 
-        If it is the number of blocks, the stream goes to what follows the last one.
+        If `first` is the number of blocks, the stream goes to what follows the last one.
         """
-        return instead(self.blocks[:first], passing(stream))
+        return replace_forward(self.blocks[:first], constant_forward(stream))
 
     @contextmanager
-    def noting(self, layers: Sequence[int], into: dict[int, Tensor]) -> Iterator[None]:
-        """Within the context, the streams that enter these blocks are kept.
+    def record_streams(
+        self, layers: Sequence[int], store: Callable[[int, Tensor], None]
+    ) -> Iterator[None]:
+        """Within the context, pass each layer and the stream that enters its block to `store`.
 
         The number of blocks stands for the stream that leaves the last one.
         """
@@ -229,10 +229,10 @@ class Twin:
         def note(
             _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *, layer: int
         ) -> None:
-            into[layer] = args[0] if args else kwargs["hidden_states"]
+            store(layer, args[0] if args else kwargs["hidden_states"])
 
         def note_last(_module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
-            into[len(self.blocks)] = output[0] if isinstance(output, tuple) else output
+            store(len(self.blocks), output[0] if isinstance(output, tuple) else output)
 
         handles = [
             self.blocks[layer].register_forward_pre_hook(
@@ -249,17 +249,17 @@ class Twin:
             for handle in handles:
                 handle.remove()
 
-    def _attends(self, layer: int) -> Callable[..., Tensor]:
-        def attend(q: Tensor, k: Tensor, v: Tensor, score: Scoring) -> Tensor:
+    def _make_attend(self, layer: int) -> Callable[..., Tensor]:
+        def attend(q: Tensor, k: Tensor, v: Tensor, scale: LogitScale) -> Tensor:
             if self._attend is None:
                 raise NoTwin("its attention runs outside of a pass")
-            return self._attend(layer, q, k, v, score)
+            return self._attend(layer, q, k, v, scale)
 
         return attend
 
 
-def _nothing(layer: int, q: Tensor, k: Tensor, v: Tensor, score: Scoring) -> Tensor:
-    """What attention gives where nobody attends."""
+def _attend_to_nothing(layer: int, q: Tensor, k: Tensor, v: Tensor, scale: LogitScale) -> Tensor:
+    """Return what attention gives where nobody attends."""
     return torch.zeros(q.shape[1], q.shape[0], v.shape[2], dtype=q.dtype, device=q.device)
 
 
@@ -273,22 +273,22 @@ def _attention(
     softcap: float | None = None,
     **others: Any,
 ) -> tuple[Float[Tensor, "1 pos head d_value"], None]:
-    """What transformers calls instead of its own attention; who sees whom the engine knows."""
+    """Attend as the engine says; transformers calls it instead of its own attention."""
     if others.get("s_aux") is not None or others.get("position_bias") is not None:
         raise NoTwin("its attention has learned sinks or position biases")
     attend = module.__dict__.get("layerroles_attend")
     if attend is None:
         raise NoTwin("its attention is not where the bridge says")
     scale = query.shape[-1] ** -0.5 if scaling is None else float(scaling)
-    return attend(query[0], key[0], value[0], Scoring(scale, softcap))[None], None
+    return attend(query[0], key[0], value[0], LogitScale(scale, softcap))[None], None
 
 
-def _built(bridge: TransformerBridge) -> Any:
+def _build(bridge: TransformerBridge) -> Any:
     original: nn.Module = bridge.original_model
     if not hasattr(original, "config"):
         raise NoTwin("it is not made of transformers' modules")
     config, text = copy.deepcopy(original.config), text_config(original)
-    if reads_by_length(text):
+    if depends_on_length(text):
         raise NoTwin(WHOLE_LENGTH)
     try:
         with torch.device("meta"):
@@ -299,32 +299,32 @@ def _built(bridge: TransformerBridge) -> Any:
         raise NoTwin(str(error).split("\n")[0]) from error
     if type(model).__name__ != bridge.cfg.architecture:
         raise NoTwin(f"its configuration makes a {type(model).__name__}")
-    if (missing := lend(model, named(bridge))) is not None:
+    if (missing := lend_tensors(model, named_tensors(bridge))) is not None:
         raise NoTwin(f"the bridge has no {missing}")
     model.tie_weights()
     return model.eval()
 
 
-def _met(weight: Tensor, config: Any) -> int:
-    """How many of a weight's entries one token is multiplied with.
+def _count_active(weight: Tensor, config: Any) -> int:
+    """Count the entries of a weight that one token is multiplied with.
 
     Experts' matrices lie behind one another; a token goes to some of them. (The gate that chooses
     them is a matrix like another.)
     """
     if weight.ndim < 3:
         return weight.numel() if weight.ndim == 2 else 0
-    chosen = getattr(config, "num_experts_per_tok", None) or len(weight)
-    return int(weight.numel() // len(weight) * chosen)
+    n_experts = getattr(config, "num_experts_per_tok", None) or len(weight)
+    return int(weight.numel() // len(weight) * n_experts)
 
 
-def reads_by_length(config: Any) -> bool:
+def depends_on_length(config: Any) -> bool:
     """Whether what a token reads depends on how long the whole text is (a configuration's word)."""
     chunked = getattr(config, "attention_chunk_size", None)
-    return bool(chunked or _rope(config) & {"dynamic", "longrope"})
+    return bool(chunked or _rope_kinds(config) & {"dynamic", "longrope"})
 
 
-def _rope(config: Any) -> set[str]:
-    """The kinds of rotary positions that a configuration names, of all kinds of layers."""
-    named = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
-    parts = [named, *(part for part in named.values() if isinstance(part, dict))]
+def _rope_kinds(config: Any) -> set[str]:
+    """Return the kinds of rotary positions that a configuration names, of all kinds of layers."""
+    rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+    parts = [rope, *(part for part in rope.values() if isinstance(part, dict))]
     return {str(part.get("rope_type")) for part in parts}

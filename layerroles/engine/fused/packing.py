@@ -1,15 +1,13 @@
-"""Token sequences cut so that what they have in common is read once.
+"""Pack token sequences into rows in which what they have in common stands once.
 
 Sequences that begin alike share those tokens. A long shared beginning with much below it becomes a
 *trunk*, whose keys and values all that follow look at; what is left falls into *blocks* of at most
 `BLOCK` tokens, each a small tree, in which a token sees its own path only. All segments, trunks and
 blocks, lie one behind the other in one packed row: a trunk, then everything below it.
 
-The tokens of requests as sequences of numbers, for a trie.
-
-Two requests may share a token only if the edits on it are the same for both. So a number
-holds the token's id and its marks (see `ablations.prompts`: whether it is part of the prompt, its
-last token, evidence), and for ablations that read whole prompts also which prompt it belongs to.
+Requests are packed as sequences of numbers. Two of them may share a token only if the edits on it
+are the same for both, so a number holds the token's id and its marks (see `ablations.prompts`), and
+for ablations that read whole prompts also which prompt it belongs to.
 """
 
 from bisect import bisect_right
@@ -23,58 +21,8 @@ from jaxtyping import Bool, Int
 from layerroles.ablations import Prompt
 from layerroles.engine.requests import Scored, Written
 
-_MARKS, _PROMPT = 32, 40  # the bits at which these begin
-
 Ids = tuple[int, ...]
 Numbers = Int[np.ndarray, " token"]
-
-
-class Sequences:
-    """The sequences of some requests.
-
-    Args:
-        requests: what is asked.
-        apart: whether different prompts share nothing.
-    """
-
-    def __init__(self, requests: Iterable[Scored | Written], *, apart: bool) -> None:
-        self._numbers: dict[Prompt, int] | None = None
-        self._known: dict[int, int] = {}  # each number is held once
-        if apart:
-            prompts = dict.fromkeys(request.prompt for request in requests)
-            self._numbers = {prompt: number for number, prompt in enumerate(prompts)}
-
-    def of(self, request: Scored | Written) -> Ids:
-        """What is read for a request: its context, and the continuation without its last token."""
-        own = 0 if self._numbers is None else self._numbers[request.prompt] << _PROMPT
-        marks = request.prompt.marks
-        read = [
-            token | mark << _MARKS | own for token, mark in zip(request.context, marks, strict=True)
-        ]
-        if isinstance(request, Scored):
-            read += [token | own for token in request.continuation[:-1]]
-        return tuple(self._known.setdefault(number, number) for number in read)
-
-    @property
-    def prompts(self) -> tuple[Prompt, ...] | None:
-        """The prompts by their numbers; None if what they have in common is shared."""
-        return None if self._numbers is None else tuple(self._numbers)
-
-
-def token_ids(numbers: Sequence[int]) -> Numbers:
-    """The tokens' ids."""
-    return np.array(numbers, dtype=np.int64) & ((1 << _MARKS) - 1)
-
-
-def token_marks(numbers: Sequence[int]) -> Numbers:
-    """The tokens' marks."""
-    return (np.array(numbers, dtype=np.int64) >> _MARKS) & ((1 << (_PROMPT - _MARKS)) - 1)
-
-
-def prompt_numbers(numbers: Sequence[int]) -> Numbers:
-    """Which prompts the tokens belong to, if those are kept apart."""
-    return np.array(numbers, dtype=np.int64) >> _PROMPT
-
 
 # Tokens of a block at the most: within it, attention is computed between all tokens.
 BLOCK = 256
@@ -84,6 +32,57 @@ _SHORTEST_TRUNK = 16
 _ADDED = 1.25
 # The other sequences of such a row share at least this fraction of their tokens with the previous.
 _ALIKE = 0.75
+# The bits of a number at which a token's marks, and its prompt, begin.
+_MARKS, _PROMPT = 32, 40
+
+
+class SequenceEncoder:
+    """Encodes requests as sequences of numbers.
+
+    Args:
+        requests: all that will be packed together.
+        apart: whether different prompts share nothing.
+    """
+
+    def __init__(self, requests: Iterable[Scored | Written], *, apart: bool) -> None:
+        self._prompt_numbers: dict[Prompt, int] | None = None
+        self._known: dict[int, int] = {}  # each number is held once
+        if apart:
+            prompts = dict.fromkeys(request.prompt for request in requests)
+            self._prompt_numbers = {prompt: number for number, prompt in enumerate(prompts)}
+
+    def encode(self, request: Scored | Written) -> Ids:
+        """Encode a request's context, and its continuation without the last token."""
+        prompt = 0
+        if self._prompt_numbers is not None:
+            prompt = self._prompt_numbers[request.prompt] << _PROMPT
+        numbers = [
+            token | mark << _MARKS | prompt
+            for token, mark in zip(request.context, request.prompt.marks, strict=True)
+        ]
+        if isinstance(request, Scored):
+            numbers += [token | prompt for token in request.continuation[:-1]]
+        return tuple(self._known.setdefault(number, number) for number in numbers)
+
+    @property
+    def prompts(self) -> tuple[Prompt, ...] | None:
+        """The prompts by their numbers; None if what they have in common is shared."""
+        return None if self._prompt_numbers is None else tuple(self._prompt_numbers)
+
+
+def token_ids(numbers: Sequence[int]) -> Numbers:
+    """Return the tokens' ids."""
+    return np.array(numbers, dtype=np.int64) & ((1 << _MARKS) - 1)
+
+
+def token_marks(numbers: Sequence[int]) -> Numbers:
+    """Return the tokens' marks."""
+    return (np.array(numbers, dtype=np.int64) >> _MARKS) & ((1 << (_PROMPT - _MARKS)) - 1)
+
+
+def prompt_numbers(numbers: Sequence[int]) -> Numbers:
+    """Return the numbers of the tokens' prompts, if those are kept apart."""
+    return np.array(numbers, dtype=np.int64) >> _PROMPT
 
 
 @dataclass(frozen=True)
@@ -106,11 +105,11 @@ class Segment:
 
 
 @dataclass
-class Packed:
+class PackedRow:
     """Sequences as one packed row.
 
     Attributes:
-        tokens: of the row, as they stand in the sequences (see `sequences`).
+        tokens: of the row, as they stand in the sequences (see `SequenceEncoder`).
         positions: of each token in the sequences that it belongs to.
         segments: in the order in which they lie.
         paths: for each sequence, the places of its tokens in the row.
@@ -125,31 +124,31 @@ class Packed:
 
     @property
     def all_trunks(self) -> set[int]:
-        """Which of the segments are trunks."""
+        """The indices of the segments that are trunks."""
         return {trunk for segment in self.segments for trunk in segment.trunks}
 
     def trunks(self, ids: Ids) -> tuple[int, ...]:
-        """The trunks that a sequence goes through, outermost first."""
+        """Return the trunks that a sequence goes through, outermost first."""
         return self.segments[self.segment_of[ids]].trunks
 
-    def own(self, ids: Ids) -> Int[np.ndarray, " place"]:
-        """The places of a sequence's tokens below its trunks."""
+    def own_places(self, ids: Ids) -> Int[np.ndarray, " place"]:
+        """Return the places of a sequence's tokens below its trunks."""
         return self.paths[ids][sum(self.segments[trunk].n for trunk in self.trunks(ids)) :]
 
 
 def shared_lengths(ordered: Sequence[Ids]) -> list[int]:
-    """How many tokens each of the sorted sequences shares with the one before it."""
-    return [0, *(_common(one, two) for one, two in pairwise(ordered))]
+    """Return how many tokens each of the sorted sequences shares with the one before it."""
+    return [0, *(_common_length(one, two) for one, two in pairwise(ordered))]
 
 
-def packs(
+def pack_rows(
     sequences: Sequence[Ids],
     max_tokens: int,
     max_sequences: int | None = None,
     *,
     counted: Container[Ids] | None = None,
-) -> list[Packed]:
-    """The different sequences in packed rows of at most `max_tokens` tokens.
+) -> list[PackedRow]:
+    """Pack different sequences into rows of at most `max_tokens` tokens.
 
     Sequences that begin alike stay together. One that is longer by itself makes a row of its own,
     with those that go on from its beginning and add little. Of those in `counted` (by default, of
@@ -157,72 +156,74 @@ def packs(
     """
     ordered = sorted(set(sequences))
     groups: list[list[Ids]] = []
-    n, left, most = max_tokens, 0, max_tokens
+    n, n_left, most = max_tokens, 0, max_tokens
     for sequence, shared in zip(ordered, shared_lengths(ordered), strict=True):
         counts = max_sequences is not None and (counted is None or sequence in counted)
         grown = n + len(sequence) - shared
         # Beyond the bound, only sequences that continue the same long prefix are added.
-        stranger = grown > max_tokens and shared < _ALIKE * len(sequence)
-        if not groups or (counts and not left) or grown > most or stranger:
+        is_other = grown > max_tokens and shared < _ALIKE * len(sequence)
+        if not groups or (counts and not n_left) or grown > most or is_other:
             groups.append([])
-            n, left, shared = 0, max_sequences or 0, 0
-            most = _allowed(sequence, max_tokens)
+            n, n_left, shared = 0, max_sequences or 0, 0
+            most = _max_row_tokens(sequence, max_tokens)
         groups[-1].append(sequence)
         n += len(sequence) - shared
-        left -= counts
-    return [packed for group in groups for packed in _halved(group, max_tokens)]
+        n_left -= counts
+    return [packed for group in groups for packed in _split_until_fit(group, max_tokens)]
 
 
-def _halved(group: list[Ids], max_tokens: int) -> list[Packed]:
+def _split_until_fit(group: list[Ids], max_tokens: int) -> list[PackedRow]:
     """Split a group until its rows fit: short shared prefixes are read again and take more room."""
-    packed = pack(group)
-    if len(group) == 1 or len(packed.tokens) <= _allowed(group[0], max_tokens):
+    packed = pack_row(group)
+    if len(group) == 1 or len(packed.tokens) <= _max_row_tokens(group[0], max_tokens):
         return [packed]
     half = len(group) // 2
-    return [*_halved(group[:half], max_tokens), *_halved(group[half:], max_tokens)]
+    return [
+        *_split_until_fit(group[:half], max_tokens),
+        *_split_until_fit(group[half:], max_tokens),
+    ]
 
 
-def _allowed(first: Ids, max_tokens: int) -> int:
-    """Tokens of a row that begins with this sequence."""
+def _max_row_tokens(first: Ids, max_tokens: int) -> int:
+    """Return the most tokens of a row that begins with this sequence."""
     return max_tokens if len(first) <= max_tokens else int(_ADDED * len(first))
 
 
-def pack(sequences: Sequence[Ids]) -> Packed:
-    """One packed row of all the sequences, none of them empty."""
+def pack_row(sequences: Sequence[Ids]) -> PackedRow:
+    """Pack sequences, none of them empty, into one row."""
     ordered = sorted(set(sequences))
-    return _Packing(ordered, shared_lengths(ordered)).packed
+    return _RowBuilder(ordered, shared_lengths(ordered)).packed
 
 
-class _Packing:
-    """Lay out sorted sequences in a packed row.
+# A part of the trie that is still to be laid out: the first of the sorted sequences that begin
+# alike, the one behind their last, the depth from which on, and the trunks above.
+_Range = tuple[int, int, int, tuple[int, ...]]
 
-    A part of the trie is a range of the sequences that begin alike, with the depth from which on
-    it is still to be laid down.
-    """
+
+class _RowBuilder:
+    """Lays out sorted sequences in a packed row."""
 
     def __init__(self, ordered: list[Ids], shared: list[int]) -> None:
         self.ordered = ordered
         self.shared = shared
-        self.packed = Packed()
-        self.laid: list[list[Sequence[int]]] = [[] for _ in ordered]  # each sequence's path so far
+        self.packed = PackedRow()
+        self.paths: list[list[Sequence[int]]] = [[] for _ in ordered]  # so far, in parts
         # Ranges still to do, last first; a trunk's index alone closes it.
-        todo: list[tuple[int, int, int, tuple[int, ...]] | int] = [(0, len(ordered), 0, ())]
+        todo: list[_Range | int] = [(0, len(ordered), 0, ())]
         while todo:
             step = todo.pop()
             if isinstance(step, int):
                 self._close(step)
             else:
-                todo += reversed(self._lay(*step))
+                todo += reversed(self._lay_out(*step))
         starts = [segment.start for segment in self.packed.segments]
-        for sequence, parts in zip(ordered, self.laid, strict=True):
+        for sequence, parts in zip(ordered, self.paths, strict=True):
             path = np.concatenate([np.asarray(part) for part in parts])
             self.packed.paths[sequence] = path
             self.packed.segment_of[sequence] = bisect_right(starts, int(path[-1])) - 1
 
-    def _lay(
-        self, a: int, b: int, depth: int, trunks: tuple[int, ...]
-    ) -> list[tuple[int, int, int, tuple[int, ...]] | int]:
-        """Lay down a range, or its trunk; returns what is left of it, in order."""
+    def _lay_out(self, a: int, b: int, depth: int, trunks: tuple[int, ...]) -> "list[_Range | int]":
+        """Lay out a range, or its trunk; returns what is left of it, in order."""
         while a < b and len(self.ordered[a]) == depth:  # it ends with the trunk
             a += 1
         if a == b:
@@ -233,37 +234,37 @@ class _Packing:
             + sum(len(self.ordered[i]) - max(self.shared[i], depth) for i in range(a + 1, b))
         )
         if n <= BLOCK or b - a == 1:
-            self._block(a, b, depth, trunks)
+            self._lay_out_block(a, b, depth, trunks)
             return []
         common = min(self.shared[a + 1 : b])
-        left: list[tuple[int, int, int, tuple[int, ...]] | int] = []
+        left: list[_Range | int] = []
         if common - depth >= _SHORTEST_TRUNK:
             index = self._extend(self.ordered[a][depth:common], range(depth, common), trunks, None)
             for i in range(a, b):
                 start = self.packed.segments[index].start
-                self.laid[i].append(range(start, start + common - depth))
+                self.paths[i].append(range(start, start + common - depth))
             left.append(index)
             trunks, depth = (*trunks, index), common
         cuts = [a, *(i for i in range(a + 1, b) if self.shared[i] == common), b]
-        parts = [(x, y, depth, trunks) for x, y in pairwise(cuts)]
-        return [*parts, *left]
+        ranges: list[_Range] = [(x, y, depth, trunks) for x, y in pairwise(cuts)]
+        return [*ranges, *left]
 
-    def _block(self, a: int, b: int, depth: int, trunks: tuple[int, ...]) -> None:
+    def _lay_out_block(self, a: int, b: int, depth: int, trunks: tuple[int, ...]) -> None:
         start = len(self.packed.tokens)
         tokens: list[int] = []
         positions: list[int] = []
         rows: list[list[int]] = []
         path: list[int] = []
         for i in range(a, b):
-            kept = max(self.shared[i] - depth, 0) if i > a else 0
-            path = path[:kept]
-            for position in range(depth + kept, len(self.ordered[i])):
+            n_shared = max(self.shared[i] - depth, 0) if i > a else 0
+            path = path[:n_shared]
+            for position in range(depth + n_shared, len(self.ordered[i])):
                 path.append(len(tokens))
                 if b - a > 1:  # else each token sees all before it
                     rows.append(list(path))
                 tokens.append(self.ordered[i][position])
                 positions.append(position)
-            self.laid[i].append([start + place for place in path])
+            self.paths[i].append([start + place for place in path])
         sees = None
         if b - a > 1:
             sees = np.zeros((len(tokens), len(tokens)), dtype=bool)
@@ -292,7 +293,7 @@ class _Packing:
         self.packed.segments[index] = Segment(old.start, old.n, old.trunks, old.sees, end)
 
 
-def _common(one: Ids, two: Ids) -> int:
+def _common_length(one: Ids, two: Ids) -> int:
     n = 0
     for x, y in zip(one, two, strict=False):
         if x != y:

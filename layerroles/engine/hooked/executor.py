@@ -3,34 +3,38 @@
 An ablation at layer l leaves the blocks before l alone. So the intact model reads a batch once,
 with the stream that enters each block recorded; under a condition, reading starts at its first
 layer from the recorded stream. What requests have in common (a few-shot prefix, a question with
-several continuations) is read once under each condition, see `stages`. All of it goes through the
+several continuations) is read once under each condition, see `replay`. All of it goes through the
 bridge's own blocks, so that every TransformerLens hook fires from the first ablated layer on.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 import torch
 from transformer_lens.model_bridge import TransformerBridge
 
 from layerroles.ablations import Condition, Prompt, References, applied
-from layerroles.engine.decode import Decoding, Stops, greedy
+from layerroles.engine.decode import Decoding, Stops, choose_greedy
 from layerroles.engine.hooked.replay import (
     Recording,
     State,
-    batches,
-    context_stages,
+    batch_prompts,
+    cut_stages,
+    make_stage,
     record,
     replay,
-    select,
-    stage,
+    select_rows,
 )
 from layerroles.engine.readout import read_out
-from layerroles.engine.requests import Score, Scored, Writing, Written
+from layerroles.engine.requests import (
+    Requests,
+    Score,
+    Scored,
+    Writing,
+    Written,
+    split_requests,
+)
 from layerroles.models import forward
-
-Request = TypeVar("Request", Scored, Written)
 
 # Rows are dropped from a decoding batch when fewer than this share of them still write.
 _COMPACT_BELOW = 0.75
@@ -40,38 +44,6 @@ _CONDITIONS_AT_ONCE = 8
 MAX_TOKENS = 4096
 # Padded continuation tokens that are read together: their logits are held at once.
 _MAX_TAIL_TOKENS = 512
-
-
-@dataclass(frozen=True)
-class Tail:
-    """What follows a continuation's first token, for some requests of a batch.
-
-    Attributes:
-        places: of these requests in the batch.
-        targets: the tokens to score.
-        recording: the intact model reading them.
-        scores: what the intact model gives them.
-    """
-
-    places: list[int]
-    targets: list[Sequence[int]]
-    recording: Recording
-    scores: list[Score]
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Different prompts that are read together, with the requests that ask about them.
-
-    Attributes:
-        prompts: each once.
-        asked: places of the requests among all.
-        owners: for each of these, which of the prompts it is about.
-    """
-
-    prompts: list[Prompt]
-    asked: list[int]
-    owners: list[int]
 
 
 class Hooked:
@@ -92,70 +64,76 @@ class Hooked:
         self.references = references
         self.max_tokens = max_tokens
 
-    def score(
-        self, requests: Sequence[Scored], conditions: Sequence[Condition]
-    ) -> Iterator[tuple[int, list[Score]]]:
-        """Score every request under every condition; each condition's place, with its scores."""
-        for places in _together(conditions):
-            some = [conditions[place] for place in places]
-            yield from zip(places, self._score_some(requests, some), strict=True)
+    def refusal(self, condition: Condition) -> str | None:
+        """Return None: every edit fires in the bridge's own blocks."""
+        return None
 
-    def write(
-        self, requests: Sequence[Written], conditions: Sequence[Condition]
-    ) -> Iterator[tuple[int, list[Writing]]]:
-        """Generate greedily for every request under every condition; as `score`."""
-        for places in _together(conditions):
-            some = [conditions[place] for place in places]
-            yield from zip(places, self._write_some(requests, some), strict=True)
+    def answer(
+        self, asked: Sequence[Requests], conditions: Sequence[Condition]
+    ) -> Iterator[tuple[int, int, list[Score | Writing]]]:
+        """Answer lists of requests under every condition, as `Executor` says."""
+        for list_index, requests in enumerate(asked):
+            scored, written = split_requests(enumerate(requests))
+            for indices in _group_conditions(conditions):
+                group = [conditions[index] for index in indices]
+                scores, writings = self._score(scored, group), self._write(written, group)
+                for n, index in enumerate(indices):
+                    answers: dict[int, Score | Writing] = {**scores[n], **writings[n]}
+                    yield list_index, index, [answers[place] for place in range(len(requests))]
 
-    def _score_some(
-        self, requests: Sequence[Scored], conditions: Sequence[Condition]
-    ) -> list[list[Score]]:
+    def _score(
+        self, requests: Mapping[int, Scored], conditions: Sequence[Condition]
+    ) -> list[dict[int, Score]]:
+        """Score requests under conditions that share a recording; by condition and request."""
         answers: list[dict[int, Score]] = [{} for _ in conditions]
         for batch in self._batches(requests):
-            targets = [requests[index].continuation for index in batch.asked]
-            recordings = self._read(batch.prompts, apart=conditions[0].whole_prompt)
-            tails = self._read_on(recordings[-1].after, batch, targets)
-            for condition, into in zip(conditions, answers, strict=True):
-                scores = self._score(batch.owners, targets, recordings, tails, condition)
-                into |= dict(zip(batch.asked, scores, strict=True))
-        return [[into[index] for index in range(len(requests))] for into in answers]
+            targets = [requests[index].continuation for index in batch.indices]
+            recordings = self._record_contexts(batch.prompts, apart=conditions[0].whole_prompt)
+            tails = self._record_tails(recordings[-1].after, batch, targets)
+            for condition, by_request in zip(conditions, answers, strict=True):
+                scores = self._score_batch(batch, targets, recordings, tails, condition)
+                by_request.update(zip(batch.indices, scores, strict=True))
+        return answers
 
-    def _write_some(
-        self, requests: Sequence[Written], conditions: Sequence[Condition]
-    ) -> list[list[Writing]]:
+    def _write(
+        self, requests: Mapping[int, Written], conditions: Sequence[Condition]
+    ) -> list[dict[int, Writing]]:
+        """Generate under conditions that share a recording; by condition and request."""
         answers: list[dict[int, Writing]] = [{} for _ in conditions]
         for batch in self._batches(requests):
-            asked = [requests[index] for index in batch.asked]
-            recordings = self._read(batch.prompts, apart=conditions[0].whole_prompt)
-            for condition, into in zip(conditions, answers, strict=True):
+            asked = [requests[index] for index in batch.indices]
+            recordings = self._record_contexts(batch.prompts, apart=conditions[0].whole_prompt)
+            for condition, by_request in zip(conditions, answers, strict=True):
                 state = replay(self.model, recordings, condition, self.references)
-                start = select(state, torch.tensor(batch.owners, device=state.tokens.device))
-                into |= dict(zip(batch.asked, self._decode(start, asked, condition), strict=True))
-        return [[into[index] for index in range(len(requests))] for into in answers]
+                rows = torch.tensor(batch.prompt_rows, device=state.tokens.device)
+                writings = self._decode(select_rows(state, rows), asked, condition)
+                by_request.update(zip(batch.indices, writings, strict=True))
+        return answers
 
-    def _batches(self, requests: Sequence[Request]) -> list[Batch]:
+    def _batches(self, requests: Mapping[int, Scored] | Mapping[int, Written]) -> "list[_Batch]":
         by_prompt: dict[Prompt, list[int]] = {}
-        for index, request in enumerate(requests):
+        for index, request in requests.items():
             by_prompt.setdefault(request.prompt, []).append(index)
         return [
-            Batch(
+            _Batch(
                 prompts,
-                asked=[index for prompt in prompts for index in by_prompt[prompt]],
-                owners=[row for row, prompt in enumerate(prompts) for _ in by_prompt[prompt]],
+                indices=[index for prompt in prompts for index in by_prompt[prompt]],
+                prompt_rows=[row for row, prompt in enumerate(prompts) for _ in by_prompt[prompt]],
             )
-            for prompts in batches(list(by_prompt), max_tokens=self.max_tokens)
+            for prompts in batch_prompts(list(by_prompt), max_tokens=self.max_tokens)
         ]
 
-    def _read(self, prompts: Sequence[Prompt], *, apart: bool) -> list[Recording]:
+    def _record_contexts(self, prompts: Sequence[Prompt], *, apart: bool) -> list[Recording]:
         recordings: list[Recording] = []
-        for step in context_stages(prompts, self.model, apart=apart):
+        for stage in cut_stages(prompts, self.model, apart=apart):
             before = recordings[-1].after if recordings else None
-            recordings.append(record(self.model, step, before, keep=1))
+            recordings.append(record(self.model, stage, before, keep=1))
         return recordings
 
-    def _read_on(self, before: State, batch: Batch, targets: Sequence[Sequence[int]]) -> list[Tail]:
-        """The continuations without their last token, which predicts nothing that is scored."""
+    def _record_tails(
+        self, before: State, batch: "_Batch", targets: Sequence[Sequence[int]]
+    ) -> "list[_Tail]":
+        """Read the continuations without their last token, which predicts nothing scored."""
         longer = [place for place, target in enumerate(targets) if len(target) > 1]
         longer.sort(key=lambda place: -len(targets[place]))
         tails = []
@@ -163,25 +141,25 @@ class Hooked:
             n = max(1, _MAX_TAIL_TOKENS // (len(targets[longer[0]]) - 1))
             places, longer = longer[:n], longer[n:]
             rows = [targets[place][:-1] for place in places]
-            parents = [batch.owners[place] for place in places]
+            parents = [batch.prompt_rows[place] for place in places]
             prompts = [batch.prompts[row] for row in parents]
-            step = stage(rows, prompts, parents, self.model, left=False)
-            recording = record(self.model, step, before, keep=0)
+            stage = make_stage(rows, prompts, parents, self.model, left=False)
+            recording = record(self.model, stage, before, keep=0)
             rest = [targets[place][1:] for place in places]
             scores = read_out(recording.after.logits, rest, None, left=False)
-            tails.append(Tail(places, rest, recording.without_result(), scores))
+            tails.append(_Tail(places, rest, recording.without_result(), scores))
         return tails
 
-    def _score(
+    def _score_batch(
         self,
-        owners: list[int],
+        batch: "_Batch",
         targets: Sequence[Sequence[int]],
         recordings: list[Recording],
-        tails: list[Tail],
+        tails: "list[_Tail]",
         condition: Condition,
     ) -> list[Score]:
         state = replay(self.model, recordings, condition, self.references)
-        rows = torch.tensor(owners, device=state.tokens.device)
+        rows = torch.tensor(batch.prompt_rows, device=state.tokens.device)
         heads = [target[:1] for target in targets]
         scores = read_out(state.logits[rows], heads, state.changed[rows])
         for tail in tails:
@@ -189,8 +167,8 @@ class Hooked:
             if not condition.is_intact:
                 end = replay(self.model, [tail.recording], condition, self.references, state)
                 rest = read_out(end.logits, tail.targets, end.changed, left=False)
-            for place, one in zip(tail.places, rest, strict=True):
-                scores[place] = scores[place].then(one)
+            for place, tail_score in zip(tail.places, rest, strict=True):
+                scores[place] = scores[place].then(tail_score)
         return scores
 
     def _decode(
@@ -201,7 +179,7 @@ class Hooked:
         logits = state.logits
         with applied(self.model, condition, self.references) as run:
             run.begin(state.tokens, [request.prompt for request in asked])
-            while not decoding.add(greedy(logits[:, -1])):
+            while not decoding.add(choose_greedy(logits[:, -1])):
                 places = decoding.unfinished()
                 if len(places) < _COMPACT_BELOW * len(decoding.live):
                     decoding.keep(places)
@@ -209,18 +187,50 @@ class Hooked:
                     attended = attended[rows]
                     cache.batch_select_indices(rows)
                     run.keep(rows)
-                writing = decoding.writing()
+                unfinished = decoding.unfinished_mask()
                 new = decoding.last[:, None]
                 attended = torch.cat([attended, torch.ones_like(new)], dim=1)
                 logits, cache = forward(self.model, new, attended, cache=cache, keep=1)
                 if run.changed is not None:
-                    changed[decoding.live] |= run.changed & torch.tensor(writing).to(changed)
-        return decoding.writings(changed)
+                    changed[decoding.live] |= run.changed & torch.tensor(unfinished).to(changed)
+        return decoding.results(changed)
 
 
-def _together(conditions: Sequence[Condition]) -> Iterator[list[int]]:
-    """Places of conditions that share what the intact model reads."""
+@dataclass(frozen=True)
+class _Batch:
+    """Different prompts that are read together, with the requests that ask about them.
+
+    Attributes:
+        prompts: each once.
+        indices: of the requests.
+        prompt_rows: for each of these, which of the prompts it is about.
+    """
+
+    prompts: list[Prompt]
+    indices: list[int]
+    prompt_rows: list[int]
+
+
+@dataclass(frozen=True)
+class _Tail:
+    """What follows a continuation's first token, for some requests of a batch.
+
+    Attributes:
+        places: of these requests in the batch.
+        targets: the tokens to score.
+        recording: the intact model reading them.
+        scores: what the intact model gives them.
+    """
+
+    places: list[int]
+    targets: list[Sequence[int]]
+    recording: Recording
+    scores: list[Score]
+
+
+def _group_conditions(conditions: Sequence[Condition]) -> Iterator[list[int]]:
+    """Yield the indices of conditions that share what the intact model reads."""
     for apart in (False, True):
-        places = [place for place, one in enumerate(conditions) if one.whole_prompt == apart]
-        for start in range(0, len(places), _CONDITIONS_AT_ONCE):
-            yield places[start : start + _CONDITIONS_AT_ONCE]
+        indices = [n for n, condition in enumerate(conditions) if condition.whole_prompt == apart]
+        for start in range(0, len(indices), _CONDITIONS_AT_ONCE):
+            yield indices[start : start + _CONDITIONS_AT_ONCE]

@@ -51,11 +51,11 @@ class Speed:
 
 
 @dataclass(frozen=True)
-class Pass:
-    """A pass, done some times.
+class PassCost:
+    """What a pass costs that is made some times.
 
     Attributes:
-        times: how often.
+        times: how often it is made.
         products: floating-point operations of matrix products.
         attention: of attention to keys that many queries share, or of one row to itself.
         beside: of attention to keys that are read for one query; reading them takes the time.
@@ -78,48 +78,48 @@ class Pass:
 
     @property
     def flops(self) -> float:
-        """Floating-point operations, all in all."""
+        """Floating-point operations, each time counted."""
         return self.times * (self.products + self.attention + self.beside)
 
     def seconds(self, speed: Speed) -> float:
-        """On a device, all in all."""
+        """Return the time that it takes on a device, each time counted."""
         moved = self.moved
         if not speed.fuses:
             moved += self.logits * _FLOAT32 * _OF_ATTENTION
         work = max(self.products / speed.products, self.weights / speed.bandwidth)
         work += self.attention / speed.attention + moved / speed.bandwidth
         start = self.operations * speed.start
-        each = max(work, start) if speed.queues else work + start
-        return self.times * (each + self.texts * speed.text)
+        once = max(work, start) if speed.queues else work + start
+        return self.times * (once + self.texts * speed.text)
 
 
 @dataclass(frozen=True)
 class Work:
     """Passes that belong together."""
 
-    passes: tuple[Pass, ...] = ()
+    passes: tuple[PassCost, ...] = ()
 
     @classmethod
-    def together(cls, some: Iterable["Work"]) -> "Work":
-        """All of it."""
-        return cls(tuple(one for work in some for one in work.passes))
+    def total(cls, works: Iterable["Work"]) -> "Work":
+        """Return all of the passes together."""
+        return cls(tuple(cost for work in works for cost in work.passes))
 
     @property
     def flops(self) -> float:
         """Floating-point operations; a multiplication with an addition counts as two."""
-        return sum((one.flops for one in self.passes), 0.0)
+        return sum((cost.flops for cost in self.passes), 0.0)
 
     @property
     def texts(self) -> float:
         """Tokens that are written."""
-        return sum((one.times * one.texts for one in self.passes), 0.0)
+        return sum((cost.times * cost.texts for cost in self.passes), 0.0)
 
     def seconds(self, speed: Speed) -> float:
-        """On a device."""
-        return sum((one.seconds(speed) for one in self.passes), 0.0)
+        """Return the time that it takes on a device."""
+        return sum((cost.seconds(speed) for cost in self.passes), 0.0)
 
 
-def reading(
+def reading_cost(
     shape: Shape,
     *,
     tokens: int,
@@ -128,8 +128,8 @@ def reading(
     places: int = 0,
     edits: int = 0,
     pieces: int = 1,
-) -> Pass:
-    """A pass over a packed row.
+) -> PassCost:
+    """Return what a pass over a packed row costs.
 
     Args:
         shape: of the model.
@@ -141,25 +141,25 @@ def reading(
         pieces: in which it is read.
     """
     layers = depth * shape.n_layers
-    each = 2.0 * shape.d_model * shape.d_vocab
-    return Pass(
+    read_out = 2.0 * shape.d_model * shape.d_vocab
+    return PassCost(
         times=1.0,
-        products=depth * tokens * 2.0 * shape.n_active + places * each,
+        products=depth * tokens * 2.0 * shape.n_active + places * read_out,
         attention=layers * pairs * 4.0 * shape.n_heads * shape.d_head,
         beside=0.0,
         logits=layers * pairs * shape.n_heads,
         weights=pieces * depth * shape.n_weights * shape.n_bytes
         + bool(places) * _head_bytes(shape),
-        moved=layers * tokens * _moved(shape) + places * _logit_bytes(shape),
+        moved=layers * tokens * _moved_bytes(shape) + places * _logit_bytes(shape),
         operations=pieces * (layers * _READING + edits * _EDIT),
         texts=0.0,
     )
 
 
-def writing(
+def writing_cost(
     shape: Shape, *, times: float, rows: int, shared: float, own: float, kv: float, edits: int
-) -> Pass:
-    """Steps of decoding.
+) -> PassCost:
+    """Return what some steps of decoding cost.
 
     Args:
         shape: of the model.
@@ -170,17 +170,17 @@ def writing(
         kv: bytes of keys and values that a step reads.
         edits: conditions under which rows are.
     """
-    each = 2.0 * shape.d_model * shape.d_vocab
+    read_out = 2.0 * shape.d_model * shape.d_vocab
     attention = 4.0 * shape.n_layers * shape.n_heads * shape.d_head
     logits = float(shape.n_layers * shape.n_heads)
-    return Pass(
+    return PassCost(
         times=times,
-        products=rows * (2.0 * shape.n_active + each),
+        products=rows * (2.0 * shape.n_active + read_out),
         attention=attention * shared,
         beside=attention * own,
         logits=logits * shared,
         weights=shape.n_weights * shape.n_bytes + _head_bytes(shape),
-        moved=rows * (shape.n_layers * _moved(shape) + _logit_bytes(shape))
+        moved=rows * (shape.n_layers * _moved_bytes(shape) + _logit_bytes(shape))
         + kv
         + logits * own * _FLOAT32 * _OF_ATTENTION,
         operations=float(shape.n_layers * _WRITING + edits * _EDIT),
@@ -196,8 +196,8 @@ def _logit_bytes(shape: Shape) -> float:
     return float(shape.d_vocab * _FLOAT32 * _OF_READ_OUT)
 
 
-def _moved(shape: Shape) -> float:
-    """Bytes that a block moves of one token."""
+def _moved_bytes(shape: Shape) -> float:
+    """Return the bytes that a block moves for one token."""
     heads = shape.n_heads * shape.d_head
     numbers = _OF_STREAM * shape.d_model + _OF_HEADS * heads + _OF_MLP * shape.d_mlp
     return float(numbers * _FLOAT32)

@@ -1,4 +1,4 @@
-"""Devices whose speed is published, and what of it a program like this is taken to reach.
+"""Devices whose speed is published, and the share of it that this program is assumed to reach.
 
 Peaks are those of dense matrix products (makers like to print twice as much, for matrices of which
 half is zero), in float32 without TensorFloat-32, which PyTorch leaves off unless asked.
@@ -10,15 +10,15 @@ import torch
 
 from layerroles.engine.planning.cost import Speed
 from layerroles.errors import InputError
-from layerroles.models import device_of, resolve_dtype
-from layerroles.registry import nearest
+from layerroles.models import resolve_device, resolve_dtype
+from layerroles.registry import nearest_name
 
 # Shares of the peaks that are taken to be reached: by matrix products, by attention as plain
 # products of small matrices, by what is moved; and seconds to start an operation from Python.
 # Assumed, and not measured on the device.
-PRODUCTS, ATTENTION, BANDWIDTH, START = 0.5, 0.2, 0.7, 1e-5
+PRODUCT_SHARE, ATTENTION_SHARE, BANDWIDTH_SHARE, START = 0.5, 0.2, 0.7, 1e-5
 # Of the speed that is measured with one matrix of the model's width on the machine at hand.
-MEASURED = 0.8
+MEASURED_SHARE = 0.8
 _GB = 1e9
 
 
@@ -41,12 +41,12 @@ class Device:
     source: str
 
     def speed(self, dtype: str, text: float) -> Speed:
-        """What is taken to be reached in a dtype; `text`: seconds for each token written."""
+        """Return the speed assumed in a dtype; `text`: seconds for each token written."""
         peak = self.single if dtype == "float32" else self.half
         return Speed(
-            products=PRODUCTS * peak,
-            attention=ATTENTION * peak,
-            bandwidth=BANDWIDTH * self.bandwidth,
+            products=PRODUCT_SHARE * peak,
+            attention=ATTENTION_SHARE * peak,
+            bandwidth=BANDWIDTH_SHARE * self.bandwidth,
             start=START,
             text=text,
             queues=True,
@@ -72,8 +72,8 @@ DEVICES = {
 HERE = ("cpu", "measured")
 
 
-def published(name: str) -> Device | None:
-    """The device of that name; None if it is the machine at hand, which is measured.
+def published_device(name: str) -> Device | None:
+    """Return the device of that name; None if it is the machine at hand, which is measured.
 
     Raises:
         InputError: unknown device.
@@ -82,18 +82,18 @@ def published(name: str) -> Device | None:
         return None
     if name not in DEVICES:
         known = [*HERE, *DEVICES]
-        near = nearest(name, known)
+        near = nearest_name(name, known)
         hint = f", did you mean {near!r}?" if near else ":"
         raise InputError(f"unknown device {name!r}{hint} known are {', '.join(known)}")
     return DEVICES[name]
 
 
-def dtype_on(name: str, dtype: str) -> torch.dtype:
-    """The dtype in which a model is loaded on a device; published ones multiply bfloat16.
+def loading_dtype(name: str, dtype: str) -> torch.dtype:
+    """Return the dtype in which a model is loaded on a device; published ones multiply bfloat16.
 
     Raises:
         InputError: unknown device or dtype.
     """
-    if published(name) is not None and dtype == "auto":
+    if published_device(name) is not None and dtype == "auto":
         return torch.bfloat16
-    return resolve_dtype(dtype, torch.device("cpu") if name == "cpu" else device_of(None))
+    return resolve_dtype(dtype, torch.device("cpu") if name == "cpu" else resolve_device(None))

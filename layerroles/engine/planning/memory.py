@@ -14,9 +14,10 @@ import torch
 from layerroles.errors import InputError
 
 _UNITS = {"": 1, "KB": 2**10, "MB": 2**20, "GB": 2**30, "TB": 2**40}
-# Of what is free, for lack of another wish.
-SHARE_OF_FREE = 0.5
-# Of the budget: for a packed row (with what is recorded of it), for rows that decode, for logits.
+# The budget, by default, as a share of what is free.
+FREE_MEMORY_SHARE = 0.5
+# Shares of the budget: of a packed row (with what is recorded of it), of rows that decode, of
+# logits.
 _FOR_ROW, _FOR_ROWS, _FOR_LOGITS = 0.4, 0.4, 0.1
 # Set aside for what no plan counts: kernels that libraries compile, holes between tensors.
 _ASIDE, _MOST_ASIDE = 0.25, 128 * 2**20
@@ -72,26 +73,26 @@ class Budget:
         return self.total - min(int(_ASIDE * self.total), _MOST_ASIDE)
 
     def halved(self, times: int) -> "Budget":
-        """The budget, halved `times` times."""
+        """Return the budget, halved `times` times."""
         return Budget(self.total >> times)
 
     def row_tokens(self, shape: Shape, n_recorded: int, *, keys: bool) -> int:
-        """How long a packed row may be.
+        """Return the most tokens that a packed row may have.
 
         Args:
             shape: of the model.
             n_recorded: streams kept of each token.
             keys: whether the intact model's keys and values are kept as well.
         """
-        each = _token_bytes(shape, n_recorded, keys=keys)
-        return max(64, min(_LONGEST_ROW, int(_FOR_ROW * self.for_tensors) // each))
+        token_bytes = _token_bytes(shape, n_recorded, keys=keys)
+        return max(64, min(_LONGEST_ROW, int(_FOR_ROW * self.for_tensors) // token_bytes))
 
-    def piece(self, shape: Shape, n: int, kept: int = 0) -> int:
-        """How many tokens of a packed row may be read at a time.
+    def piece_tokens(self, shape: Shape, n: int, kept: int = 0) -> int:
+        """Return the most tokens of a packed row that may be read at a time.
 
         Args:
-            shape: of the model, of which all streams are taken to be kept: what is read together
-                does not depend on which conditions are left to do.
+            shape: of the model. All streams are counted as kept, so that what is read together does
+                not depend on which conditions are left to do.
             n: tokens of the row.
             kept: bytes of its keys and values that are kept as well.
         """
@@ -99,40 +100,43 @@ class Budget:
         streams = n * shape.n_bytes * (shape.n_layers + 1) * shape.d_model
         if streams + kept + n * inner <= most:
             return n
-        between = between_pieces(shape, n)
+        between = bytes_between_pieces(shape, n)
         piece = min(n, max(_SHORTEST_PIECE, (most - streams - kept - between) // inner))
         # What is kept between pieces may be more than is saved.
         return piece if between + piece * inner < n * inner else n
 
-    def at_work(self, shape: Shape) -> "Budget":
-        """The part of the budget that has an effect: with more of it, no row gets longer."""
-        each = _token_bytes(shape, shape.n_layers + 1, keys=True)
-        return Budget(min(self.total, int(_LONGEST_ROW * each / _FOR_ROW)))
+    def capped(self, shape: Shape) -> "Budget":
+        """Return the part of the budget that has an effect: with more, no row gets longer."""
+        token_bytes = _token_bytes(shape, shape.n_layers + 1, keys=True)
+        return Budget(min(self.total, int(_LONGEST_ROW * token_bytes / _FOR_ROW)))
 
     @property
     def for_rows(self) -> int:
         """Bytes for the keys and values of rows that are decoded together."""
         return int(_FOR_ROWS * self.for_tensors)
 
-    def logits(self, shape: Shape) -> int:
-        """Places whose logits may be held at once."""
-        each = _COPIES_OF_LOGITS * shape.n_bytes
-        most = min(_MOST_LOGITS, int(_FOR_LOGITS * self.for_tensors) // each)
+    def n_logits(self, shape: Shape) -> int:
+        """Return the most positions whose logits may be held at once."""
+        logit_bytes = _COPIES_OF_LOGITS * shape.n_bytes
+        most = min(_MOST_LOGITS, int(_FOR_LOGITS * self.for_tensors) // logit_bytes)
         return max(1, most // shape.d_vocab)
 
     def logit_bytes(self, shape: Shape) -> int:
-        """Bytes of these logits."""
-        return self.logits(shape) * shape.d_vocab * _COPIES_OF_LOGITS * shape.n_bytes
+        """Return the bytes of these logits."""
+        return self.n_logits(shape) * shape.d_vocab * _COPIES_OF_LOGITS * shape.n_bytes
 
 
-def between_pieces(shape: Shape, n: int) -> int:
-    """Bytes that reading a row of `n` tokens in pieces keeps: keys, values, what leaves the end."""
+def bytes_between_pieces(shape: Shape, n: int) -> int:
+    """Return the bytes kept while a row of `n` tokens is read in pieces.
+
+    They are keys and values, and the stream that leaves the last block.
+    """
     return n * (sum(shape.kv) + 2 * shape.n_bytes * shape.d_model)
 
 
 def _token_bytes(shape: Shape, n_recorded: int, *, keys: bool) -> int:
-    each = shape.n_bytes * (n_recorded * shape.d_model + shape.inner)
-    return each + (sum(shape.kv) if keys else 0)
+    streams = shape.n_bytes * (n_recorded * shape.d_model + shape.inner)
+    return streams + (sum(shape.kv) if keys else 0)
 
 
 def out_of_memory(error: BaseException) -> bool:
@@ -143,8 +147,8 @@ def out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(words in message for words in _NO_MEMORY)
 
 
-def peak(device: torch.device) -> int:
-    """The most bytes that this process has held at once: on a GPU, or in all; 0 if not known."""
+def peak_bytes(device: torch.device) -> int:
+    """Return the most bytes that this process held at once, on a GPU or in all; 0 if unknown."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
     try:
@@ -169,7 +173,7 @@ def keep_pages() -> None:
             libc.mallopt(option, value)
 
 
-def give_back() -> None:
+def trim_heap() -> None:
     """Return free heap pages to the operating system (`malloc_trim`)."""
     if (libc := _glibc()) is not None:
         libc.malloc_trim(0)
@@ -179,17 +183,19 @@ def _glibc() -> ctypes.CDLL | None:
     return ctypes.CDLL(None) if platform.libc_ver()[0] == "glibc" else None
 
 
-def budget(memory: str | int | None, device: torch.device) -> Budget:
-    """A budget from a number of bytes, a text such as `"8GB"`, or half of what is free now.
+def memory_budget(memory: str | int | None, device: torch.device) -> Budget:
+    """Make a budget of a number of bytes, a text such as `"8GB"`, or half of what is free now.
 
     Raises:
-        InputError: as `n_bytes`.
+        InputError: as `parse_memory`.
     """
-    return Budget(int(SHARE_OF_FREE * _free(device)) if memory is None else n_bytes(memory))
+    return Budget(
+        int(FREE_MEMORY_SHARE * _free_bytes(device)) if memory is None else parse_memory(memory)
+    )
 
 
-def n_bytes(memory: str | int) -> int:
-    """A size in bytes, from a number or a text such as `"8GB"`.
+def parse_memory(memory: str | int) -> int:
+    """Return a size in bytes, given as a number or as a text such as `"8GB"`.
 
     Raises:
         InputError: not a size, or less than 1 MB.
@@ -208,25 +214,25 @@ def n_bytes(memory: str | int) -> int:
     return size
 
 
-def _free(device: torch.device) -> int:
+def _free_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    give_back()  # memory that an earlier sweep left in the allocator is free as well
-    found = []
+    trim_heap()  # memory that an earlier sweep left in the allocator is free as well
+    sizes = []
     with suppress(OSError, ValueError, KeyError):  # no such control group, or no limit
-        found.append(_free_in(Path("/sys/fs/cgroup")))
+        sizes.append(_free_in_group(Path("/sys/fs/cgroup")))
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
         values = dict(line.split(":", 1) for line in lines)
-        found.append(int(values["MemAvailable"].split()[0]) * 2**10)
+        sizes.append(int(values["MemAvailable"].split()[0]) * 2**10)
     except (OSError, KeyError, ValueError):  # not Linux
-        found.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2)
-    return max(2**20, min(found))
+        sizes.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2)
+    return max(2**20, min(sizes))
 
 
-def _free_in(group: Path) -> int:
-    """Bytes that a control group may still allocate; its page cache counts as free."""
+def _free_in_group(group: Path) -> int:
+    """Return the bytes that a control group may still allocate; its page cache counts as free."""
     limit, used = (int((group / name).read_text()) for name in ("memory.max", "memory.current"))
     lines = (group / "memory.stat").read_text().splitlines()
-    of = {name: int(size) for name, size in map(str.split, lines)}
-    return limit - used + of["inactive_file"] + of["active_file"]
+    sizes = {name: int(size) for name, size in map(str.split, lines)}
+    return limit - used + sizes["inactive_file"] + sizes["active_file"]

@@ -1,4 +1,7 @@
-"""The plan that execution follows: what is computed for which answers.
+"""The plan that execution follows: what is computed for which answers, and what that costs.
+
+Requests are packed into rows (see `fused.packing`) that fit into the memory budget. Each condition
+reads each row once; conditions whose texts decode together make a wave.
 
 Example:
     >>> print(engine.plan(requests, conditions))  # doctest: +SKIP
@@ -7,8 +10,6 @@ Example:
       tokens      113,120 if each request is read alone, 4,838 here (23.4 times fewer)
       memory      up to 274 MB of tensors in addition to the weights
       time        up to about 7 s
-
-Requests that are packed into one row, and what answering them under conditions costs.
 """
 
 import math
@@ -18,15 +19,13 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from layerroles.ablations import Condition, Prompt
-from layerroles.display import block, plain
-from layerroles.engine.fused.attention import n_pairs
-from layerroles.engine.fused.packing import Ids, Packed, Sequences, packs
-from layerroles.engine.planning.cost import Pass, Speed, Work, reading, writing
-from layerroles.engine.planning.memory import Budget, Shape, between_pieces
-from layerroles.engine.requests import Scored, Written
-from layerroles.engine.reuse import first_own, first_run, recorded_at
-
-Requests = Sequence[Scored | Written]
+from layerroles.display import html_block, html_preformatted
+from layerroles.engine.fused.attention import count_pairs
+from layerroles.engine.fused.packing import Ids, PackedRow, SequenceEncoder, pack_rows
+from layerroles.engine.planning.cost import PassCost, Speed, Work, reading_cost, writing_cost
+from layerroles.engine.planning.memory import Budget, Shape, bytes_between_pieces
+from layerroles.engine.requests import Requests, Scored, Written, max_new_tokens
+from layerroles.engine.reuse import first_changed_cache, first_recomputed, recorded_layers
 
 
 @dataclass(frozen=True)
@@ -34,23 +33,23 @@ class Group:
     """Requests that are packed into one row, which each condition reads once.
 
     Attributes:
-        asked: their places among all requests.
+        asked: their indices among all requests.
         sequences: what is read for each of them.
-        prompts: by the numbers in `sequences`, where they are kept apart; else None.
+        prompts: see `SequenceEncoder.prompts`.
         packed: the row.
         n_alone: tokens if each request is read alone.
-        n_written: how many of them write.
+        n_written: how many of them are written.
         n_new: tokens that each of these may write; 0 if there are none.
         waves: the conditions that read it, as they are answered together.
         depths: for each of these, wave by wave, the share of the blocks that are recomputed for it.
         piece: tokens of it that are read at a time.
-        n_bytes: taken at the most.
+        n_bytes: the most memory that is taken.
     """
 
     asked: tuple[int, ...]
     sequences: tuple[Ids, ...]
     prompts: tuple[Prompt, ...] | None
-    packed: Packed
+    packed: PackedRow
     n_alone: int
     n_written: int
     n_new: int
@@ -66,102 +65,13 @@ class Group:
 
     @property
     def conditions(self) -> tuple[int, ...]:
-        """The places of the conditions that read it."""
-        return tuple(place for wave in self.waves for place in wave)
+        """The indices of the conditions that read it."""
+        return tuple(index for wave in self.waves for index in wave)
 
     @property
     def rows(self) -> int:
         """The most (condition, request) rows that are decoded together; 0 for likelihoods."""
         return max(map(len, self.waves), default=0) * self.n_written
-
-
-def row_bytes(
-    first_own: int, packed: Packed, contexts: Sequence[Ids], n_new: int, shape: Shape
-) -> int:
-    """Keys and values that a condition has for itself while it decodes."""
-    trunks = {trunk for ids in contexts for trunk in packed.trunks(ids)}
-    in_trunks = sum(packed.segments[trunk].n for trunk in trunks)
-    own = max(len(packed.own(ids)) for ids in contexts)
-    above = sum(shape.kv[first_own:])
-    return len(contexts) * (sum(shape.kv) * n_new + above * own) + above * in_trunks
-
-
-def work_of(
-    group: Group,
-    requests: Requests,
-    conditions: Sequence[Condition],
-    shape: Shape,
-    generated: float,
-) -> Work:
-    """The passes over a group's row, and the steps in which its texts are written."""
-    pairs, places = n_pairs(group.packed), _n_places(group, requests)
-    asked = group.n_written + places
-    pieces = math.ceil(group.n_tokens / group.piece)
-    passes = [reading(shape, tokens=group.n_tokens, pairs=pairs, pieces=pieces)]
-    for depth in group.depths:
-        passes.append(
-            reading(
-                shape,
-                tokens=group.n_tokens if depth else 0,
-                pairs=pairs,
-                depth=depth,
-                places=asked,
-                edits=1,
-                pieces=pieces,
-            )
-        )
-    if group.n_written:
-        passes += (
-            _steps(wave, group, requests, conditions, shape, generated) for wave in group.waves
-        )
-    return Work(tuple(passes))
-
-
-def _steps(
-    wave: Sequence[int],
-    group: Group,
-    requests: Requests,
-    conditions: Sequence[Condition],
-    shape: Shape,
-    generated: float,
-) -> Pass:
-    """The decoding steps of a wave's rows; the first token comes from the contexts' pass."""
-    packed = group.packed
-    contexts = [
-        ids
-        for index, ids in zip(group.asked, group.sequences, strict=True)
-        if n_new(requests[index])
-    ]
-    times = generated * (group.n_new - 1)
-    n_wrote = round(1 + times / 2)
-    own = sum(len(packed.own(ids)) for ids in contexts)
-    rows = len(wave) * len(contexts)
-    firsts = [first_own(conditions[place], shape.n_layers) for place in wave]
-    kv = sum(row_bytes(first, packed, contexts, n_wrote, shape) for first in firsts)
-    return writing(
-        shape,
-        times=times,
-        rows=rows,
-        shared=float(len(wave) * (sum(map(len, contexts)) - own)),
-        own=float(len(wave) * own + rows * n_wrote),
-        kv=float(kv + row_bytes(0, packed, contexts, 0, shape)),
-        edits=sum(conditions[place].acts_in_answer for place in wave),
-    )
-
-
-def _n_places(group: Group, requests: Requests) -> int:
-    """Places of the row at which continuations are scored."""
-    places: set[int] = set()
-    for index, ids in zip(group.asked, group.sequences, strict=True):
-        request = requests[index]
-        if isinstance(request, Scored):
-            places.update(group.packed.paths[ids][len(request.context) - 1 :].tolist())
-    return len(places)
-
-
-def n_new(request: Scored | Written) -> int:
-    """Tokens that a request may write."""
-    return request.max_gen_toks if isinstance(request, Written) else 0
 
 
 @dataclass(frozen=True, repr=False)
@@ -240,7 +150,7 @@ class Plan:
         return str(self)
 
     def _repr_html_(self) -> str:
-        return block(plain(str(self)))
+        return html_block(html_preformatted(str(self)))
 
 
 def make_plan(
@@ -260,23 +170,27 @@ def make_plan(
     contexts = Counter(request.context for request in requests if isinstance(request, Written))
     # What is packed together does not depend on which conditions are left to do.
     longest = budget.row_tokens(shape, shape.n_layers + 1, keys=bool(contexts))
-    most = len(requests)
+    max_contexts = len(requests)
     if contexts:
-        each = sum(shape.kv) * max(map(len, contexts))
-        each += sum(shape.kv) * max(map(n_new, requests))
+        n_longest = max(map(len, contexts)) + max(map(max_new_tokens, requests))
         # Requests of one context are rows of their own.
-        most = max(1, budget.for_rows // (each * max(contexts.values())))
+        row_bytes = sum(shape.kv) * n_longest * max(contexts.values())
+        max_contexts = max(1, budget.for_rows // row_bytes)
     groups = []
     for apart in (False, True):
-        places = [place for place, one in enumerate(conditions) if one.whole_prompt == apart]
-        if not places:
+        indices = [n for n, condition in enumerate(conditions) if condition.whole_prompt == apart]
+        if not indices:
             continue
-        found = Sequences(requests, apart=apart)
-        sequences = [found.of(request) for request in requests]
-        begun = [ids for ids, one in zip(sequences, requests, strict=True) if n_new(one)]
+        encoder = SequenceEncoder(requests, apart=apart)
+        sequences = [encoder.encode(request) for request in requests]
+        written = {
+            ids for ids, request in zip(sequences, requests, strict=True) if max_new_tokens(request)
+        }
         groups += [
-            _group(packed, requests, sequences, found.prompts, conditions, places, shape, budget)
-            for packed in packs(sequences, longest, most, counted=set(begun))
+            _plan_group(
+                packed, requests, sequences, encoder.prompts, conditions, indices, shape, budget
+            )
+            for packed in pack_rows(sequences, longest, max_contexts, counted=written)
         ]
     return Plan(
         executor="fused",
@@ -285,6 +199,91 @@ def make_plan(
         n_conditions=len(conditions),
         groups=tuple(groups),
     )
+
+
+def _verb(
+    *, n_written: int, n: int
+) -> Literal["loglikelihood", "generate_until", "loglikelihood and generate_until"]:
+    if not n_written:
+        return "loglikelihood"
+    return "generate_until" if n_written == n else "loglikelihood and generate_until"
+
+
+def _plan_group(
+    packed: PackedRow,
+    requests: Requests,
+    sequences: list[Ids],
+    prompts: tuple[Prompt, ...] | None,
+    conditions: Sequence[Condition],
+    indices: Sequence[int],
+    shape: Shape,
+    budget: Budget,
+) -> Group:
+    """Plan how a packed row is read and written on under the conditions of these indices."""
+    asked = [index for index, ids in enumerate(sequences) if ids in packed.paths]
+    chosen = [conditions[index] for index in indices]
+    n_recorded = len({layer for condition in chosen for layer in recorded_layers(condition)})
+    firsts = [first_changed_cache(condition, shape.n_layers) for condition in chosen]
+    n_new = max(max_new_tokens(requests[index]) for index in asked)
+    n = len(packed.tokens)
+    waves = [[place] for place in range(len(chosen))]
+    contexts = [sequences[index] for index in asked if max_new_tokens(requests[index])]
+    # The intact model's keys and values of the contexts take as much memory as a condition's.
+    intact_bytes = condition_bytes(0, packed, contexts, 0, shape) if contexts else 0
+    piece = budget.piece_tokens(shape, n, intact_bytes)
+    n_bytes = n * shape.n_bytes * n_recorded * shape.d_model + piece * shape.n_bytes * shape.inner
+    n_bytes += budget.logit_bytes(shape) + intact_bytes
+    n_bytes += bytes_between_pieces(shape, n) if piece < n else 0
+    if contexts:
+        left = budget.for_tensors - n_bytes if piece < n else budget.for_rows
+        sizes = [condition_bytes(first, packed, contexts, n_new, shape) for first in firsts]
+        waves = _cut_waves(firsts, sizes, min(budget.for_rows, max(0, left)))
+        n_bytes += max((sum(sizes[place] for place in wave) for wave in waves), default=0)
+    scores = any(isinstance(requests[index], Scored) for index in asked)
+    depths = [
+        1 - first_recomputed(condition, shape.n_layers) / shape.n_layers
+        if condition.acts_in_prompt or scores
+        else 0.0  # contexts are read as the intact model does
+        for condition in chosen
+    ]
+    return Group(
+        asked=tuple(asked),
+        sequences=tuple(sequences[index] for index in asked),
+        prompts=prompts,
+        packed=packed,
+        n_alone=sum(len(sequences[index]) for index in asked),
+        n_written=len(contexts),
+        n_new=n_new,
+        waves=tuple(tuple(indices[place] for place in wave) for wave in waves),
+        depths=tuple(depths[place] for wave in waves for place in wave),
+        piece=piece,
+        n_bytes=n_bytes,
+    )
+
+
+def _cut_waves(firsts: list[int], sizes: list[int], max_bytes: int) -> list[list[int]]:
+    """Order conditions by their first layers, and cut where memory ends."""
+    waves: list[list[int]] = []
+    left = -1
+    for place in sorted(range(len(firsts)), key=firsts.__getitem__):
+        if left < sizes[place]:
+            waves.append([])
+            left = max_bytes
+        waves[-1].append(place)
+        left -= sizes[place]
+    return waves
+
+
+def condition_bytes(
+    first_own: int, packed: PackedRow, contexts: Sequence[Ids], n_new: int, shape: Shape
+) -> int:
+    """Return the size of the keys and values that a condition has of its own while it decodes."""
+    trunks = {trunk for ids in contexts for trunk in packed.trunks(ids)}
+    n_in_trunks = sum(packed.segments[trunk].n for trunk in trunks)
+    n_own = max(len(packed.own_places(ids)) for ids in contexts)
+    token_bytes, own_token_bytes = sum(shape.kv), sum(shape.kv[first_own:])
+    row_bytes = token_bytes * n_new + own_token_bytes * n_own
+    return len(contexts) * row_bytes + own_token_bytes * n_in_trunks
 
 
 def add_work(
@@ -306,79 +305,81 @@ def add_work(
         speed: of the device, for the time that is expected.
         generated: share of the tokens that may be written that is written.
     """
-    work = Work.together(
-        work_of(group, requests, conditions, shape, generated) for group in plan.groups
+    work = Work.total(
+        count_work(group, requests, conditions, shape, generated) for group in plan.groups
     )
     return replace(plan, work=work, speed=speed)
 
 
-def _verb(
-    *, n_written: int, n: int
-) -> Literal["loglikelihood", "generate_until", "loglikelihood and generate_until"]:
-    if not n_written:
-        return "loglikelihood"
-    return "generate_until" if n_written == n else "loglikelihood and generate_until"
-
-
-def _group(
-    packed: Packed,
+def count_work(
+    group: Group,
     requests: Requests,
-    sequences: list[Ids],
-    prompts: tuple[Prompt, ...] | None,
     conditions: Sequence[Condition],
-    places: Sequence[int],
     shape: Shape,
-    budget: Budget,
-) -> Group:
-    asked = [index for index, ids in enumerate(sequences) if ids in packed.paths]
-    some = [conditions[place] for place in places]
-    recorded = len({layer for condition in some for layer in recorded_at(condition)})
-    firsts = [first_own(condition, shape.n_layers) for condition in some]
-    most_new = max(n_new(requests[index]) for index in asked)
-    n = len(packed.tokens)
-    waves = [[place] for place in range(len(places))]
-    contexts = [sequences[index] for index in asked if n_new(requests[index])]
-    # The intact model's keys and values of the contexts take as much memory as a condition's.
-    kept = row_bytes(0, packed, contexts, 0, shape) if contexts else 0
-    piece = budget.piece(shape, n, kept)
-    n_bytes = n * shape.n_bytes * recorded * shape.d_model + piece * shape.n_bytes * shape.inner
-    n_bytes += budget.logit_bytes(shape) + kept
-    n_bytes += between_pieces(shape, n) if piece < n else 0
-    if contexts:
-        left = budget.for_tensors - n_bytes if piece < n else budget.for_rows
-        weighed = [row_bytes(first, packed, contexts, most_new, shape) for first in firsts]
-        waves = _waves(firsts, weighed, min(budget.for_rows, max(0, left)))
-        n_bytes += max((sum(weighed[place] for place in wave) for wave in waves), default=0)
-    scores = any(isinstance(requests[index], Scored) for index in asked)
-    depths = [
-        1 - first_run(condition, shape.n_layers) / shape.n_layers
-        if condition.acts_in_prompt or scores
-        else 0.0  # contexts are read as the intact model does
-        for condition in some
+    generated: float,
+) -> Work:
+    """Count the passes over a group's row, and the steps in which its texts are written."""
+    pairs = count_pairs(group.packed)
+    read_out = group.n_written + _count_scored_places(group, requests)
+    pieces = math.ceil(group.n_tokens / group.piece)
+    passes = [reading_cost(shape, tokens=group.n_tokens, pairs=pairs, pieces=pieces)]
+    for depth in group.depths:
+        passes.append(
+            reading_cost(
+                shape,
+                tokens=group.n_tokens if depth else 0,
+                pairs=pairs,
+                depth=depth,
+                places=read_out,
+                edits=1,
+                pieces=pieces,
+            )
+        )
+    if group.n_written:
+        passes += (
+            _decoding_cost(wave, group, requests, conditions, shape, generated)
+            for wave in group.waves
+        )
+    return Work(tuple(passes))
+
+
+def _decoding_cost(
+    wave: Sequence[int],
+    group: Group,
+    requests: Requests,
+    conditions: Sequence[Condition],
+    shape: Shape,
+    generated: float,
+) -> PassCost:
+    """Return the decoding steps of a wave's rows; the contexts' pass gives the first tokens."""
+    packed = group.packed
+    contexts = [
+        ids
+        for index, ids in zip(group.asked, group.sequences, strict=True)
+        if max_new_tokens(requests[index])
     ]
-    return Group(
-        asked=tuple(asked),
-        sequences=tuple(sequences[index] for index in asked),
-        prompts=prompts,
-        packed=packed,
-        n_alone=sum(len(sequences[index]) for index in asked),
-        n_written=len(contexts),
-        n_new=most_new,
-        waves=tuple(tuple(places[place] for place in wave) for wave in waves),
-        depths=tuple(depths[place] for wave in waves for place in wave),
-        piece=piece,
-        n_bytes=n_bytes,
+    n_steps = generated * (group.n_new - 1)
+    n_written = round(1 + n_steps / 2)  # on average over the steps
+    n_own = sum(len(packed.own_places(ids)) for ids in contexts)
+    n_rows = len(wave) * len(contexts)
+    firsts = [first_changed_cache(conditions[index], shape.n_layers) for index in wave]
+    kv = sum(condition_bytes(first, packed, contexts, n_written, shape) for first in firsts)
+    return writing_cost(
+        shape,
+        times=n_steps,
+        rows=n_rows,
+        shared=float(len(wave) * (sum(map(len, contexts)) - n_own)),
+        own=float(len(wave) * n_own + n_rows * n_written),
+        kv=float(kv + condition_bytes(0, packed, contexts, 0, shape)),
+        edits=sum(conditions[index].acts_in_answer for index in wave),
     )
 
 
-def _waves(firsts: list[int], weighed: list[int], most: int) -> list[list[int]]:
-    """Conditions in the order of their first layers, cut where memory ends."""
-    waves: list[list[int]] = []
-    left = -1
-    for place in sorted(range(len(firsts)), key=firsts.__getitem__):
-        if left < weighed[place]:
-            waves.append([])
-            left = most
-        waves[-1].append(place)
-        left -= weighed[place]
-    return waves
+def _count_scored_places(group: Group, requests: Requests) -> int:
+    """Count the places of the row at which continuations are scored."""
+    places: set[int] = set()
+    for index, ids in zip(group.asked, group.sequences, strict=True):
+        request = requests[index]
+        if isinstance(request, Scored):
+            places.update(group.packed.paths[ids][len(request.context) - 1 :].tolist())
+    return len(places)

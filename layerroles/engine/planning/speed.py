@@ -8,26 +8,26 @@ from typing import Any
 import torch
 from torch import nn
 
-from layerroles.engine.fused.attention import Scoring, part
+from layerroles.engine.fused.attention import LogitScale, attend_partially
 from layerroles.engine.planning.cost import Speed
 from layerroles.engine.planning.memory import Shape
 
-# Small enough that some are done before other programs have their turn.
-# Rows of a matrix product, tokens that attend to as many, numbers that are multiplied one by one.
+# Rows of a matrix product, tokens that attend to as many, numbers that are multiplied one by one:
+# few enough that some operations are done before other programs have their turn.
 _ROWS, _TOKENS, _NUMBERS = 128, 256, 2**23
 _SMALL, _MANY = 8, 200
 _TEXT = 48  # tokens of a text that is spelled
-_LONGEST, _MOST = 0.3, 100  # seconds of one kind of measurement, and how often at the most
+_LONGEST, _MOST = 0.3, 100  # seconds of one kind of measurement, and repetitions at the most
 
 
 @torch.inference_mode()
-def measured(device: torch.device, dtype: torch.dtype, shape: Shape, tokenizer: Any) -> Speed:
-    """The speed of a device at a model's own kind of operations.
+def measure_speed(device: torch.device, dtype: torch.dtype, shape: Shape, tokenizer: Any) -> Speed:
+    """Measure how fast a device does a model's own kind of operations.
 
     Args:
         device: that is measured.
         dtype: of the numbers.
-        shape: of the model: its widths decide over the sizes.
+        shape: of the model, for the sizes of the tensors.
         tokenizer: that spells what is written.
     """
     options: dict[str, Any] = {"device": device, "dtype": dtype}
@@ -35,46 +35,45 @@ def measured(device: torch.device, dtype: torch.dtype, shape: Shape, tokenizer: 
     weight = torch.ones(shape.d_mlp, shape.d_model, **options)
     heads = torch.ones(1, shape.n_heads, _TOKENS, shape.d_head, **options)
     numbers, into = (torch.ones(_NUMBERS, device=device) for _ in range(2))
-    small, module = torch.ones(1, _SMALL, **options), nn.Linear(_SMALL, _SMALL, **options)
-    scale = Scoring(shape.d_head**-0.5)
+    small, linear = torch.ones(1, _SMALL, **options), nn.Linear(_SMALL, _SMALL, **options)
+    scale = LogitScale(shape.d_head**-0.5)
 
-    def many() -> torch.Tensor:
+    def start_many() -> None:
         for _ in range(_MANY):
-            found: torch.Tensor = module(small)
-        return found
+            linear(small)
 
     return Speed(
-        products=2.0 * _ROWS * weight.numel() / _seconds(lambda: rows @ weight.T, device),
+        products=2.0 * _ROWS * weight.numel() / _shortest_seconds(lambda: rows @ weight.T, device),
         attention=4.0
         * _TOKENS**2
         * shape.n_heads
         * shape.d_head
-        / _seconds(lambda: part(heads, heads, heads, scale), device),
+        / _shortest_seconds(lambda: attend_partially(heads, heads, heads, scale), device),
         bandwidth=2.0
         * numbers.nbytes
-        / _seconds(lambda: torch.mul(numbers, numbers, out=into), device),
-        start=_seconds(many, device) / _MANY,
-        text=text_seconds(tokenizer),
+        / _shortest_seconds(lambda: torch.mul(numbers, numbers, out=into), device),
+        start=_shortest_seconds(start_many, device) / _MANY,
+        text=measure_text_seconds(tokenizer),
         queues=device.type != "cpu",
         fuses=device.type == "cpu",
     )
 
 
-def text_seconds(tokenizer: Any) -> float:
-    """Seconds of spelling a text of medium length, which is done for each token that is written."""
+def measure_text_seconds(tokenizer: Any) -> float:
+    """Measure the seconds of spelling a text of medium length, as is done for each new token."""
     ids = list(range(min(_TEXT, len(tokenizer))))
     spell = partial(tokenizer.decode, ids, skip_special_tokens=True)
-    return _seconds(spell, torch.device("cpu"))
+    return _shortest_seconds(spell, torch.device("cpu"))
 
 
-def _seconds(do: Callable[[], object], device: torch.device) -> float:
-    """The shortest of a few times: what else the machine does meanwhile makes the others longer."""
-    took: list[float] = []
+def _shortest_seconds(do: Callable[[], object], device: torch.device) -> float:
+    """Return the shortest of a few times: other work of the machine makes the others longer."""
+    times: list[float] = []
     end = time.perf_counter() + _LONGEST
-    while len(took) < _MOST and (len(took) < 2 or time.perf_counter() < end):
+    while len(times) < _MOST and (len(times) < 2 or time.perf_counter() < end):
         began = time.perf_counter()
         do()
         if device.type != "cpu":
             torch.accelerator.synchronize(device)
-        took.append(time.perf_counter() - began)
-    return min(took)
+        times.append(time.perf_counter() - began)
+    return min(times)

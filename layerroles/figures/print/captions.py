@@ -1,6 +1,6 @@
 r"""Captions: what a figure shows, of how many examples, of which model, and with which intervals.
 
->>> latex("Harm \N{MINUS SIGN} 5% of x_1.", "harm.pdf", full=False).splitlines()[2]
+>>> latex_figure("Harm \N{MINUS SIGN} 5% of x_1.", "harm.pdf", full=False).splitlines()[2]
 '  \\includegraphics{harm.pdf}'
 """
 
@@ -116,7 +116,7 @@ def caption(figure: go.Figure, result: SweepResult | None = None) -> str:
     Example:
         print(lr.figures.caption(lr.figures.harm_map(result), result))
     """
-    meta = _unescaped(noted(figure, "caption"))
+    meta = _unescape_meta(read_meta(figure, "caption"))
     if result is not None:
         check_result(result)
     reading, intervals = _READ[meta["figure"]]
@@ -126,14 +126,14 @@ def caption(figure: go.Figure, result: SweepResult | None = None) -> str:
         reading,
         "; ".join(meta.get("notes", [])),
         intervals,
-        _shown(meta),
+        _describe_rows(meta),
         *(_provenance(result.manifest) if result is not None else ()),
     ]
-    return " ".join(f"{_capital(text).rstrip('.')}." for text in sentences if text)
+    return " ".join(f"{_capitalize(text).rstrip('.')}." for text in sentences if text)
 
 
-def noted(figure: object, by: str) -> Mapping[str, Any]:
-    """What a figure of this module notes of itself (`layout.meta`).
+def read_meta(figure: object, by: str) -> Mapping[str, Any]:
+    """Read what a figure of this module records of itself (`layout.meta`).
 
     Raises:
         InputError: a figure that is none of this module's; `by` is what was to take it.
@@ -144,7 +144,7 @@ def noted(figure: object, by: str) -> Mapping[str, Any]:
     return meta
 
 
-def latex(caption: str, file: str, *, full: bool) -> str:
+def latex_figure(caption: str, file: str, *, full: bool) -> str:
     """A LaTeX figure with this caption; over both columns if it is `full`."""
     kind = "figure*" if full else "figure"
     label = re.sub(r"[^A-Za-z0-9_.:-]+", "-", file.rpartition(".")[0])
@@ -158,7 +158,7 @@ def latex(caption: str, file: str, *, full: bool) -> str:
             rf"  {{{plain}\includegraphics{{{file}}}}}"
             if plain
             else rf"  \includegraphics{{{file}}}",
-            rf"  \caption{{{escaped(caption)}}}",
+            rf"  \caption{{{escape_latex(caption)}}}",
             rf"  \label{{fig:{label}}}",
             rf"\end{{{kind}}}",
             "",
@@ -166,17 +166,17 @@ def latex(caption: str, file: str, *, full: bool) -> str:
     )
 
 
-def escaped(text: str) -> str:
-    r"""Text as LaTeX sets it.
+def escape_latex(text: str) -> str:
+    r"""Escape text for LaTeX.
 
     Example:
-        >>> print(escaped("5% of a_b"))
+        >>> print(escape_latex("5% of a_b"))
         5\% of a\_b
     """
     return "".join(_TEX.get(letter, letter) for letter in text)
 
 
-def _shown(meta: Mapping[str, Any]) -> str:
+def _describe_rows(meta: Mapping[str, Any]) -> str:
     """Describe what is drawn, by the columns of its rows, with n."""
     parts = []
     for column, one, several in _WORDS:
@@ -203,15 +203,15 @@ def _provenance(manifest: Mapping[str, Any]) -> Iterator[str]:
     yield ", ".join(f"{name} {number}" for name, number in versions.items())
 
 
-def _unescaped(meta: Mapping[str, Any]) -> dict[str, Any]:
-    def plain(value: Any) -> Any:
+def _unescape_meta(meta: Mapping[str, Any]) -> dict[str, Any]:
+    def unescape(value: Any) -> Any:
         if isinstance(value, str):
             return html.unescape(value)
-        return [plain(each) for each in value] if isinstance(value, list | tuple) else value
+        return [unescape(item) for item in value] if isinstance(value, list | tuple) else value
 
-    return {name: plain(value) for name, value in meta.items()}
+    return {name: unescape(value) for name, value in meta.items()}
 
 
-def _capital(text: str) -> str:
+def _capitalize(text: str) -> str:
     """The first letter large, unless a name in lower case with a version begins the sentence."""
     return text if re.match(r"[a-z_]+ \d", text) else text[:1].upper() + text[1:]

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import plotly.graph_objects as go
 
 from layerroles.errors import InputError
-from layerroles.figures.print.captions import caption, latex, noted
+from layerroles.figures.print.captions import caption, latex_figure, read_meta
 from layerroles.figures.print.paper import PER_INCH, paper
 
 if TYPE_CHECKING:
@@ -67,32 +67,32 @@ def save(
     """
     target = Path(path)
     if isinstance(figures, Mapping):
-        folder, named = target, dict(figures)
+        folder, figure_by_name = target, dict(figures)
     else:
-        folder, named, formats = target.parent, {target.stem: figures}, [target.suffix[1:]]
+        folder, figure_by_name, formats = target.parent, {target.stem: figures}, [target.suffix[1:]]
     check_formats(formats)
     if not 30 <= dpi <= 2400:
         raise InputError(f"dpi={dpi}: from 30 to 2400 dots per inch")
-    _check_figures(named)
-    printed = {name: paper(figure, width, title=title) for name, figure in named.items()}
+    _check_figures(figure_by_name)
+    printed = {name: paper(figure, width, title=title) for name, figure in figure_by_name.items()}
     captions = {name: caption(figure, result) for name, figure in printed.items()}
-    drawn = _drawn(printed, [each for each in formats if each != "html"], dpi)
-    picture = next((each for each in formats if each in ("pdf", "png")), "")
+    drawn = _draw_files(printed, [ending for ending in formats if ending != "html"], dpi)
+    picture = next((ending for ending in formats if ending in ("pdf", "png")), "")
     written = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for name, figure in named.items():
-            for each in formats:
-                file = folder / f"{name}.{each}"
-                if each == "html":
+        for name, figure in figure_by_name.items():
+            for ending in formats:
+                file = folder / f"{name}.{ending}"
+                if ending == "html":
                     page = figure.to_html(include_plotlyjs=True)
                     file.write_text(page, encoding="utf-8", errors="replace")
                 else:
-                    file.write_bytes(drawn[name, each])
+                    file.write_bytes(drawn[name, ending])
                 written.append(file)
             words = captions[name]
             full = printed[name].layout.width / PER_INCH > _TWO_COLUMNS
-            texts = {"tex": latex(words, f"{name}.{picture}", full=full)} if picture else {}
+            texts = {"tex": latex_figure(words, f"{name}.{picture}", full=full)} if picture else {}
             for ending, text in {"txt": words + "\n", **texts}.items():
                 file = folder / f"{name}.{ending}"
                 file.write_text(text, encoding="utf-8", errors="replace")
@@ -107,7 +107,7 @@ def _check_figures(named: Mapping[str, go.Figure]) -> None:
     if not named:
         raise InputError("there are no figures to save: give one, or several by name")
     for figure in named.values():
-        noted(figure, "save")
+        read_meta(figure, "save")
 
 
 def check_formats(formats: Sequence[str]) -> None:
@@ -116,15 +116,17 @@ def check_formats(formats: Sequence[str]) -> None:
     Raises:
         InputError: an unknown format, or one for which kaleido is missing.
     """
-    for each in formats:
-        if each not in FORMATS:
-            raise InputError(f"unknown format {each!r}: known are {', '.join(FORMATS)}")
-    drawn = [each for each in formats if each != "html"]
-    if drawn and importlib.util.find_spec("kaleido") is None:
-        raise InputError(f"{drawn[0]} needs the package kaleido: {_INSTALL}; html does without")
+    for name in formats:
+        if name not in FORMATS:
+            raise InputError(f"unknown format {name!r}: known are {', '.join(FORMATS)}")
+    by_browser = [name for name in formats if name != "html"]
+    if by_browser and importlib.util.find_spec("kaleido") is None:
+        raise InputError(
+            f"{by_browser[0]} needs the package kaleido: {_INSTALL}; html does without"
+        )
 
 
-def _drawn(
+def _draw_files(
     printed: Mapping[str, go.Figure], formats: Sequence[str], dpi: int
 ) -> dict[tuple[str, str], bytes]:
     """The bytes of each figure in each format, all drawn by one browser."""
@@ -141,21 +143,21 @@ def _drawn(
 
     with TemporaryDirectory() as scratch:
         wanted: dict[tuple[str, str], Path] = {
-            (name, each): Path(scratch) / f"{number}.{each}"
+            (name, ending): Path(scratch) / f"{number}.{ending}"
             for number, name in enumerate(printed)
-            for each in formats
+            for ending in formats
         }
         tasks = [
             {
                 "fig": printed[name],
                 "path": str(file),
-                "opts": {"format": each, "scale": dpi / PER_INCH if each == "png" else 1},
+                "opts": {"format": ending, "scale": dpi / PER_INCH if ending == "png" else 1},
             }
-            for (name, each), file in wanted.items()
+            for (name, ending), file in wanted.items()
         ]
         try:
             kaleido.write_fig_from_object_sync(
-                tasks, cancel_on_error=True, kopts={"page_generator": _page()}
+                tasks, cancel_on_error=True, kopts={"page_generator": _drawing_page()}
             )
         except (ChromeNotFoundError, BrowserFailedError) as error:
             raise InputError(
@@ -178,12 +180,12 @@ def _drawn(
         }
 
 
-def _page() -> Any:
+def _drawing_page() -> Any:
     """The page in which figures are drawn: plotly.js and the font of this machine, no MathJax."""
     import kaleido
 
     page = kaleido.PageGenerator(mathjax=False)
-    fonts = {weight: _font(name) for weight, name in _FACES.items()}
+    fonts = {weight: _encode_font(name) for weight, name in _FACES.items()}
     # A face made of bytes is there at once: nothing is laid out in another font before.
     measured = "".join(
         f"document.fonts.add(new FontFace('Arimo', Uint8Array.from(atob('{font}'), "
@@ -201,7 +203,7 @@ def _page() -> Any:
     return page
 
 
-def _font(name: str) -> str:
+def _encode_font(name: str) -> str:
     return base64.b64encode((files("layerroles.figures") / "fonts" / name).read_bytes()).decode()
 
 

@@ -1,10 +1,8 @@
-"""Where the panels of a figure stand on paper, in pixels that are 1/96 of an inch.
+"""Lay out a figure on paper: its panels, and above them a colour bar, a legend and a title.
 
 A screen is wide and scrolls; a column of text does neither. Panels keep their order and their
 proportions; where too many stand side by side, the next ones go below. Room for labels is measured,
-so that none is cut.
-
-What stands above the panels of a figure on paper: a title, a legend, a colour bar.
+so that none is cut. Sizes are in pixels of 1/96 inch.
 """
 
 import re
@@ -16,102 +14,13 @@ from typing import Any
 import plotly.graph_objects as go
 
 from layerroles.figures.print.text import (
-    plain,
-    rows_high,
+    height_of_rows,
+    strip_tags,
     text_width,
     thin_ticks,
     tick_texts,
-    wrapped,
+    wrap,
 )
-
-_LEGEND_ROW, _LEGEND_MARK = 20.5, 44.0
-_BAR, _BAR_LONG = 6.0, 100.0  # pixels
-_BAR_END = 7.0  # from its end to that of the panels: half of its last label stands out
-
-
-def has_bar(figure: go.Figure) -> bool:
-    """Whether the figure has a colour bar."""
-    axis = figure.layout.coloraxis
-    return axis.cmin is not None and axis.showscale is not False
-
-
-def set_bar(figure: go.Figure, above: float, plot: float, size: float) -> float:
-    """Lay the colour bar above the panels, at the right; the pixels that it takes."""
-    bar = figure.layout.coloraxis.colorbar
-    high = _BAR + 2.1 * size  # with its labels and its title
-    bar.update(
-        orientation="h",
-        x=1 - _BAR_END / figure.layout.width,
-        xanchor="right",
-        # Anchored at its bottom, plotly.js 4.1 moves the titles of x axes up, onto their labels.
-        y=1 + (above + high / 2) / plot,
-        yanchor="middle",
-        thicknessmode="pixels",
-        thickness=_BAR,
-        lenmode="pixels",
-        len=_BAR_LONG,
-        xpad=0,
-        ypad=0,
-        tickfont={"size": size},
-        nticks=4,
-        ticklabeloverflow="allow",
-    )
-    bar.title.update(side="top", font={"size": size})
-    return high + 0.3 * size + 6
-
-
-def set_legend(figure: go.Figure, x: float, above: float, plot: float, size: float) -> float:
-    """Lay the legend above the panels, from the left edge; the pixels that it takes."""
-    if figure.layout.showlegend is False:
-        return 0.0
-    entries, seen = [], set()
-    for trace in figure.data:
-        group = trace.legendgroup or trace.name
-        if trace.showlegend is not False and group not in seen:
-            seen.add(group)
-            entries.append(text_width(trace.name or "", size) + _LEGEND_MARK)
-    if not entries or (len(entries) == 1 and figure.layout.showlegend is None):
-        return 0.0
-    each = max(entries)
-    in_a_row = (
-        len(entries)
-        if sum(entries) <= figure.layout.width
-        else max(1, int(figure.layout.width / each))
-    )
-    figure.update_layout(
-        legend={
-            "orientation": "h",
-            "x": x,
-            "xanchor": "left",
-            "y": 1 + (above + 1) / plot,
-            "yanchor": "bottom",
-            "font": {"size": size},
-            "itemwidth": 30,
-            "tracegroupgap": 2,
-        }
-    )
-    return -(-len(entries) // in_a_row) * _LEGEND_ROW + 5
-
-
-def set_head(
-    figure: go.Figure, head: Sequence[tuple[str, float]], x: float, above: float, plot: float
-) -> float:
-    """Write lines over everything; the pixels that they take."""
-    taken = 4.0 if head else 0.0
-    for text, size in reversed(head):
-        figure.add_annotation(
-            text=text.replace("&", "&amp;").replace("<", "&lt;"),
-            x=x,
-            y=1 + (above + taken) / plot,
-            xref="paper",
-            yref="paper",
-            xanchor="left",
-            yanchor="bottom",
-            font={"size": size},
-        )
-        taken += size * 1.25
-    return taken
-
 
 _HEIGHT = 0.62  # of a panel on a screen
 _LOWEST = 36.0  # pixels of a panel
@@ -120,13 +29,16 @@ _NARROWEST = 160.0  # pixels of a panel with its labels, below which fewer stand
 _APART, _EDGE = 7.0, 3.0  # between panels, and around the figure
 _OVER = 4.0  # from a panel to its heading, for half of the highest label
 _TICK = 4.0  # from the axis to its labels
+_LEGEND_ROW, _LEGEND_MARK = 20.5, 44.0
+_BAR, _BAR_LONG = 6.0, 100.0  # pixels
+_BAR_END = 7.0  # from its end to that of the panels: half of its last label stands out
 _PAPER = "rgba(255,255,255,0.8)"  # behind what is written over lines and cells
 _MARK_OF_DETAIL = " \N{EM DASH} "
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """What a figure is laid out by.
+    """The width of the paper, and sizes of type.
 
     Attributes:
         wide: of the whole figure.
@@ -136,6 +48,53 @@ class Sizes:
     wide: float
     text: float
     small: float
+
+
+def lay_out(figure: go.Figure, sizes: Sizes, head: Sequence[tuple[str, float]] = ()) -> list[str]:
+    """Set size, margins, domains, legend and colour bar of a figure.
+
+    Args:
+        figure: it is changed.
+        sizes: of the paper and its type.
+        head: lines above the figure, each with the size of its type.
+
+    Returns:
+        Details for which headings had no room.
+    """
+    bands = _arrange_bands(_read_panels(figure), sizes.wide)
+    _share_axes(bands)
+    n_columns = max(map(len, bands))
+    left = max(_labels_width(panel, sizes) for band in bands for panel in band[0])
+    inner_widths = [
+        _labels_width(panel, sizes) for band in bands for unit in band[1:] for panel in unit
+    ]
+    columns = _Columns(sizes, left, max(inner_widths, default=0.0), n_columns)
+    details: list[str] = []
+    for band in bands:
+        for place, unit in enumerate(band):
+            details += _set_heading(unit[0], columns.room(place), sizes)
+            for panel in unit:
+                panel.high = max(panel.high, height_of_rows(panel.y, sizes.small))
+                thin_ticks(panel.x, panel.y, columns.panel, panel.high, sizes.small)
+                panel.below = _labels_height(panel, sizes)
+    rows = [row for band in bands for row in _rows_of_band(band)]
+    above, tops, plot = _set_heights(rows, sizes)
+    for top, row in zip(tops, rows, strict=True):
+        for place, panel in enumerate(row):
+            _set_panel(panel, columns, place, (top, plot), sizes)
+    _fit_notes(figure, bands, columns.panel, sizes)
+    figure.layout.width = round(sizes.wide, 2)
+    if has_bar(figure):
+        above += set_bar(figure, above, plot, sizes.small)
+    above += set_legend(figure, columns.edge, above, plot, sizes.small)
+    above += set_head(figure, head, columns.edge, above, plot)
+    below = max(panel.below for panel in rows[-1])
+    figure.update_layout(
+        height=round(above + plot + below + 2 * _EDGE),
+        margin={"l": columns.left, "r": columns.right, "t": above + _EDGE, "b": below + _EDGE}
+        | {"pad": 0, "autoexpand": False},
+    )
+    return details
 
 
 @dataclass
@@ -164,53 +123,96 @@ class _Panel:
 _Unit = list[_Panel]  # a panel with a heading and those under it without
 
 
-def lay_out(figure: go.Figure, sizes: Sizes, head: Sequence[tuple[str, float]] = ()) -> list[str]:
-    """Set size, margins, domains, legend and colour bar of a figure.
+def _read_panels(figure: go.Figure) -> list[_Panel]:
+    """The panels of a figure from its top left, row by row."""
+    layout = figure.layout
+    plot = layout.height - layout.margin.t - layout.margin.b
+    axes = []
+    for y in figure.select_yaxes():
+        x = layout[f"xaxis{(y.anchor or 'x')[1:]}"]
+        left, (low, high) = (x.domain or (0, 1))[0], y.domain or (0, 1)
+        axes.append((round(-high, 4), round(left, 4), (high - low) * plot * _HEIGHT, x, y))
+    rows, columns = (sorted({entry[axis] for entry in axes}) for axis in (0, 1))
+    notes = [note for note in layout.annotations if note.xref == "paper" and note.yref == "paper"]
+    panels = []
+    for top, left, high, x, y in sorted(axes, key=lambda entry: entry[:2]):
+        headings = [note for note in notes if (round(-note.y, 4), round(note.x, 4)) == (top, left)]
+        panel = _Panel(x, y, rows.index(top), columns.index(left), max(high, _LOWEST))
+        panel.heading = headings[0] if headings else None
+        panels.append(panel)
+    return panels
 
-    Args:
-        figure: it is changed.
-        sizes: of the paper and its type.
-        head: lines above the figure, each with the size of its type.
 
-    Returns:
-        What headings had no room for.
-    """
-    bands = _bands(_panels(figure), sizes.wide)
-    _share_axes(bands)
-    n_columns = max(map(len, bands))
-    left = max(_labels(panel, sizes) for band in bands for panel in band[0])
-    inner = [_labels(panel, sizes) for band in bands for unit in band[1:] for panel in unit]
-    across = _Across(sizes, left, max(inner, default=0.0), n_columns)
-    details: list[str] = []
+def _arrange_bands(panels: Sequence[_Panel], wide: float) -> list[list[_Unit]]:
+    """Units side by side, as many as there is room for, from top to bottom."""
+    titled = any(panel.heading is not None for panel in panels)
+    units: dict[tuple[int, int], _Unit] = {}
+    latest: dict[int, tuple[int, int]] = {}  # the last unit of each column
+    for panel in panels:
+        follows = titled and panel.heading is None and panel.column in latest
+        if not follows:
+            latest[panel.column] = (panel.row, panel.column)
+        units.setdefault(latest[panel.column], []).append(panel)
+    bands = []
+    for row in sorted({row for row, _ in units}):
+        band = [unit for (its, _), unit in sorted(units.items()) if its == row]
+        titles = [panel.y.title.text for panel in band[0]]
+        n_most = max(1, int(wide / _NARROWEST))
+        n_rows = -(-len(band) // n_most)
+        n_in_a_row = -(-len(band) // n_rows)
+        parts = [band[start : start + n_in_a_row] for start in range(0, len(band), n_in_a_row)]
+        for part in parts[1:]:  # only what stood at the left has the titles of y axes
+            for panel, title in zip(part[0], titles, strict=False):
+                if not panel.y.title.text and title:
+                    panel.y.title.text = title
+        bands += parts
+    return bands
+
+
+def _share_axes(bands: Sequence[Sequence[_Unit]]) -> None:
+    """Label shared axes where they now end: the lowest panel of each column, the leftmost one."""
+    shared = {panel.x.matches for band in bands for unit in band for panel in unit} - {None}
+    columns: dict[int, list[_Panel]] = {}
     for band in bands:
         for place, unit in enumerate(band):
-            details += _set_heading(unit[0], across.room(place), sizes)
+            columns.setdefault(place, []).extend(unit)
             for panel in unit:
-                panel.high = max(panel.high, rows_high(panel.y, sizes.small))
-                thin_ticks(panel.x, panel.y, across.panel, panel.high, sizes.small)
-                panel.below = _below(panel, sizes)
-    rows = [row for band in bands for row in _rows(band)]
-    above, tops, plot = _heights(rows, sizes)
-    for top, row in zip(tops, rows, strict=True):
-        for place, panel in enumerate(row):
-            _set_panel(panel, across, place, (top, plot), sizes)
-    _fit_notes(figure, bands, across.panel, sizes)
-    figure.layout.width = round(sizes.wide, 2)
-    if has_bar(figure):
-        above += set_bar(figure, above, plot, sizes.small)
-    above += set_legend(figure, across.edge, above, plot, sizes.small)
-    above += set_head(figure, head, across.edge, above, plot)
-    below = max(panel.below for panel in rows[-1])
-    figure.update_layout(
-        height=round(above + plot + below + 2 * _EDGE),
-        margin={"l": across.left, "r": across.right, "t": above + _EDGE, "b": below + _EDGE}
-        | {"pad": 0, "autoexpand": False},
-    )
-    return details
+                if panel.y.matches or panel.y.showticklabels is False:
+                    panel.y.showticklabels = place == 0
+    every = [panel for column in columns.values() for panel in column]
+    if not shared:
+        return
+    title = next((panel.x.title.text for panel in every if panel.x.title.text), None)
+    for column in columns.values():
+        for panel in column:
+            panel.x.showticklabels = panel is column[-1]
+            panel.x.title.text = title if panel is column[-1] else None
 
 
-class _Across:
-    """Where columns of panels stand from left to right; pixels, or shares of the plot.
+def _labels_width(panel: _Panel, sizes: Sizes) -> float:
+    """Pixels that the labels at a panel's left take."""
+    axis = panel.y
+    wide = _TICK
+    if axis.showticklabels is not False:
+        wide += max(text_width(text, sizes.small) for text in tick_texts(axis))
+    return wide + (sizes.small * 1.25 if axis.title.text else 0) + 2
+
+
+def _labels_height(panel: _Panel, sizes: Sizes) -> float:
+    """Pixels that the labels under a panel take."""
+    x, number = panel.x, panel.y.plotly_name.removeprefix("yaxis")
+    if (x.anchor or "y") != f"y{number}":
+        return 0.0
+    high = _TICK
+    if x.showticklabels is not False:
+        texts = tick_texts(x)
+        upright = x.tickangle in (-90, 90)
+        high += max(text_width(t, sizes.small) for t in texts) if upright else sizes.small * 1.1
+    return high + (sizes.small * 1.45 if x.title.text else 0)
+
+
+class _Columns:
+    """The columns of panels, from left to right; in pixels, or shares of the plot.
 
     Attributes:
         left, right: margins.
@@ -241,7 +243,27 @@ class _Across:
         return self.domain(place)[0] - self._labels[place > 0] / self.plot
 
 
-def _heights(rows: Sequence[Sequence[_Panel]], sizes: Sizes) -> tuple[float, list[float], float]:
+def _set_heading(panel: _Panel, room: float, sizes: Sizes) -> list[str]:
+    """Break a panel's heading into lines; details that have no room are returned."""
+    if panel.heading is None or not panel.heading.text:
+        return []
+    text = panel.heading.text
+    notes = []
+    if text_width(text, sizes.text) > room and _MARK_OF_DETAIL in text:
+        notes.append(strip_tags(text).strip("\N{BLACK SQUARE} "))
+        text = text.split(_MARK_OF_DETAIL)[0]
+    panel.lines = wrap(text, room, sizes.text)
+    return notes
+
+
+def _rows_of_band(band: Sequence[_Unit]) -> Iterator[list[_Panel]]:
+    for step in range(max(map(len, band))):
+        yield [unit[step] for unit in band if step < len(unit)]
+
+
+def _set_heights(
+    rows: Sequence[Sequence[_Panel]], sizes: Sizes
+) -> tuple[float, list[float], float]:
     """Pixels above the first row, from there to the top of each row, and to the end of the last."""
     rest = sum(max(panel.below for panel in row) + _APART for row in rows)
     highs = sum(max(panel.high for panel in row) for row in rows)
@@ -262,119 +284,6 @@ def _heights(rows: Sequence[Sequence[_Panel]], sizes: Sizes) -> tuple[float, lis
     return above(rows[0]), tops, tops[-1] + max(panel.high for panel in rows[-1])
 
 
-def _set_panel(
-    panel: _Panel, across: _Across, place: int, at: tuple[float, float], sizes: Sizes
-) -> None:
-    """Set the domains and the heading of a panel; `at` is its top, and how high the plot is."""
-    top, plot = at
-    panel.x.domain = across.domain(place)
-    panel.y.domain = [max(0.0, 1 - (top + panel.high) / plot), 1 - top / plot]
-    if panel.heading is not None:
-        panel.heading.update(
-            text="<br>".join(panel.lines),
-            x=across.heading(place),
-            y=1 - top / plot,
-            yshift=_OVER,
-            xanchor="left",
-            yanchor="bottom",
-            align="left",
-            font={"size": sizes.text},
-        )
-
-
-def _panels(figure: go.Figure) -> list[_Panel]:
-    """The panels of a figure from its top left, row by row."""
-    layout = figure.layout
-    plot = layout.height - layout.margin.t - layout.margin.b
-    found = []
-    for y in figure.select_yaxes():
-        x = layout[f"xaxis{(y.anchor or 'x')[1:]}"]
-        left, (low, high) = (x.domain or (0, 1))[0], y.domain or (0, 1)
-        found.append((round(-high, 4), round(left, 4), (high - low) * plot * _HEIGHT, x, y))
-    rows, columns = (sorted({each[axis] for each in found}) for axis in (0, 1))
-    notes = [note for note in layout.annotations if note.xref == "paper" and note.yref == "paper"]
-    panels = []
-    for top, left, high, x, y in sorted(found, key=lambda each: each[:2]):
-        mine = [note for note in notes if (round(-note.y, 4), round(note.x, 4)) == (top, left)]
-        panel = _Panel(x, y, rows.index(top), columns.index(left), max(high, _LOWEST))
-        panel.heading = mine[0] if mine else None
-        panels.append(panel)
-    return panels
-
-
-def _bands(panels: Sequence[_Panel], wide: float) -> list[list[_Unit]]:
-    """Units side by side, as many as there is room for, from top to bottom."""
-    titled = any(panel.heading is not None for panel in panels)
-    units: dict[tuple[int, int], _Unit] = {}
-    latest: dict[int, tuple[int, int]] = {}  # the last unit of each column
-    for panel in panels:
-        follows = titled and panel.heading is None and panel.column in latest
-        if not follows:
-            latest[panel.column] = (panel.row, panel.column)
-        units.setdefault(latest[panel.column], []).append(panel)
-    bands = []
-    for row in sorted({row for row, _ in units}):
-        band = [unit for (its, _), unit in sorted(units.items()) if its == row]
-        titles = [panel.y.title.text for panel in band[0]]
-        most = max(1, int(wide / _NARROWEST))
-        n_rows = -(-len(band) // most)
-        each = -(-len(band) // n_rows)
-        parts = [band[start : start + each] for start in range(0, len(band), each)]
-        for part in parts[1:]:  # only what stood at the left has the titles of y axes
-            for panel, title in zip(part[0], titles, strict=False):
-                if not panel.y.title.text and title:
-                    panel.y.title.text = title
-        bands += parts
-    return bands
-
-
-def _rows(band: Sequence[_Unit]) -> Iterator[list[_Panel]]:
-    for step in range(max(map(len, band))):
-        yield [unit[step] for unit in band if step < len(unit)]
-
-
-def _share_axes(bands: Sequence[Sequence[_Unit]]) -> None:
-    """Label shared axes where they now end: the lowest panel of each column, the leftmost one."""
-    shared = {panel.x.matches for band in bands for unit in band for panel in unit} - {None}
-    columns: dict[int, list[_Panel]] = {}
-    for band in bands:
-        for place, unit in enumerate(band):
-            columns.setdefault(place, []).extend(unit)
-            for panel in unit:
-                if panel.y.matches or panel.y.showticklabels is False:
-                    panel.y.showticklabels = place == 0
-    every = [panel for column in columns.values() for panel in column]
-    if not shared:
-        return
-    title = next((panel.x.title.text for panel in every if panel.x.title.text), None)
-    for column in columns.values():
-        for panel in column:
-            panel.x.showticklabels = panel is column[-1]
-            panel.x.title.text = title if panel is column[-1] else None
-
-
-def _labels(panel: _Panel, sizes: Sizes) -> float:
-    """Pixels that the labels at a panel's left take."""
-    axis = panel.y
-    wide = _TICK
-    if axis.showticklabels is not False:
-        wide += max(text_width(text, sizes.small) for text in tick_texts(axis))
-    return wide + (sizes.small * 1.25 if axis.title.text else 0) + 2
-
-
-def _set_heading(panel: _Panel, room: float, sizes: Sizes) -> list[str]:
-    """Break a panel's heading into lines; details that have no room are returned."""
-    if panel.heading is None or not panel.heading.text:
-        return []
-    text = panel.heading.text
-    notes = []
-    if text_width(text, sizes.text) > room and _MARK_OF_DETAIL in text:
-        notes.append(plain(text).strip("\N{BLACK SQUARE} "))
-        text = text.split(_MARK_OF_DETAIL)[0]
-    panel.lines = wrapped(text, room, sizes.text)
-    return notes
-
-
 def _fit_title(panel: _Panel, sizes: Sizes) -> None:
     """Leave what a y axis is of to the heading, where it has no room for it."""
     title = panel.y.title
@@ -382,17 +291,24 @@ def _fit_title(panel: _Panel, sizes: Sizes) -> None:
         title.text = re.split(r" of |, | \(", title.text)[0]
 
 
-def _below(panel: _Panel, sizes: Sizes) -> float:
-    """Pixels that the labels under a panel take."""
-    x, mine = panel.x, panel.y.plotly_name.removeprefix("yaxis")
-    if (x.anchor or "y") != f"y{mine}":
-        return 0.0
-    high = _TICK
-    if x.showticklabels is not False:
-        texts = tick_texts(x)
-        upright = x.tickangle in (-90, 90)
-        high += max(text_width(t, sizes.small) for t in texts) if upright else sizes.small * 1.1
-    return high + (sizes.small * 1.45 if x.title.text else 0)
+def _set_panel(
+    panel: _Panel, columns: _Columns, place: int, at: tuple[float, float], sizes: Sizes
+) -> None:
+    """Set the domains and the heading of a panel; `at` is its top, and how high the plot is."""
+    top, plot = at
+    panel.x.domain = columns.domain(place)
+    panel.y.domain = [max(0.0, 1 - (top + panel.high) / plot), 1 - top / plot]
+    if panel.heading is not None:
+        panel.heading.update(
+            text="<br>".join(panel.lines),
+            x=columns.heading(place),
+            y=1 - top / plot,
+            yshift=_OVER,
+            xanchor="left",
+            yanchor="bottom",
+            align="left",
+            font={"size": sizes.text},
+        )
 
 
 def _fit_notes(
@@ -411,9 +327,7 @@ def _fit_notes(
             continue
         note.font.size = sizes.small
         note.bgcolor = _PAPER
-        lines = [
-            line for text in note.text.split("<br>") for line in wrapped(text, wide, sizes.small)
-        ]
+        lines = [line for text in note.text.split("<br>") for line in wrap(text, wide, sizes.small)]
         note.text = "<br>".join(lines)
         groups.setdefault((note.xref or "x", note.yref or "y"), []).append(note)
     for (x, _), notes in groups.items():
@@ -423,9 +337,94 @@ def _fit_notes(
         per = wide / abs(span[1] - span[0])
         notes.sort(key=lambda note: note.x)
         near = any(
-            (two.x - one.x) * per < text_width(one.text, sizes.small) + 2 and one.y == two.y
-            for one, two in pairwise(notes)
+            (following.x - note.x) * per < text_width(note.text, sizes.small) + 2
+            and note.y == following.y
+            for note, following in pairwise(notes)
         )
         if near:
             for note in notes:
                 note.textangle = -90
+
+
+def has_bar(figure: go.Figure) -> bool:
+    """Whether the figure has a colour bar."""
+    axis = figure.layout.coloraxis
+    return axis.cmin is not None and axis.showscale is not False
+
+
+def set_bar(figure: go.Figure, above: float, plot: float, size: float) -> float:
+    """Set the colour bar above the panels, at the right; returns its height."""
+    bar = figure.layout.coloraxis.colorbar
+    high = _BAR + 2.1 * size  # with its labels and its title
+    bar.update(
+        orientation="h",
+        x=1 - _BAR_END / figure.layout.width,
+        xanchor="right",
+        # Anchored at its bottom, plotly.js 4.1 moves the titles of x axes up, onto their labels.
+        y=1 + (above + high / 2) / plot,
+        yanchor="middle",
+        thicknessmode="pixels",
+        thickness=_BAR,
+        lenmode="pixels",
+        len=_BAR_LONG,
+        xpad=0,
+        ypad=0,
+        tickfont={"size": size},
+        nticks=4,
+        ticklabeloverflow="allow",
+    )
+    bar.title.update(side="top", font={"size": size})
+    return high + 0.3 * size + 6
+
+
+def set_legend(figure: go.Figure, x: float, above: float, plot: float, size: float) -> float:
+    """Set the legend above the panels, from the left edge; returns its height."""
+    if figure.layout.showlegend is False:
+        return 0.0
+    entries, groups_seen = [], set()
+    for trace in figure.data:
+        group = trace.legendgroup or trace.name
+        if trace.showlegend is not False and group not in groups_seen:
+            groups_seen.add(group)
+            entries.append(text_width(trace.name or "", size) + _LEGEND_MARK)
+    if not entries or (len(entries) == 1 and figure.layout.showlegend is None):
+        return 0.0
+    widest = max(entries)
+    in_a_row = (
+        len(entries)
+        if sum(entries) <= figure.layout.width
+        else max(1, int(figure.layout.width / widest))
+    )
+    figure.update_layout(
+        legend={
+            "orientation": "h",
+            "x": x,
+            "xanchor": "left",
+            "y": 1 + (above + 1) / plot,
+            "yanchor": "bottom",
+            "font": {"size": size},
+            "itemwidth": 30,
+            "tracegroupgap": 2,
+        }
+    )
+    return -(-len(entries) // in_a_row) * _LEGEND_ROW + 5
+
+
+def set_head(
+    figure: go.Figure, head: Sequence[tuple[str, float]], x: float, above: float, plot: float
+) -> float:
+    """Write lines above everything else; returns their height."""
+    taken = 4.0 if head else 0.0
+    for text, size in reversed(head):
+        figure.add_annotation(
+            text=text.replace("&", "&amp;").replace("<", "&lt;"),
+            x=x,
+            y=1 + (above + taken) / plot,
+            xref="paper",
+            yref="paper",
+            xanchor="left",
+            yanchor="bottom",
+            font={"size": size},
+        )
+        taken += size * 1.25
+    return taken

@@ -1,6 +1,7 @@
-"""Draw hatched bars as lines, because a browser prints the pattern of a bar as an image.
+"""Draw heat maps and hatching as shapes, which print sharply: a browser prints both as images.
 
-Heat maps as shapes: a browser draws a heat map as an image, which no printer makes sharp.
+`draw_heat_maps` replaces heat maps by bars before a figure is laid out. Once it is, `fit_texts`
+shortens what is wider than its cell, and `hatch_bars` replaces the patterns of bars by lines.
 """
 
 from collections.abc import Iterator
@@ -10,11 +11,110 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from layerroles.figures.print.text import cut, plain, text_width
+from layerroles.figures.print.text import strip_tags, text_width, truncate
 
+_DARK = 0.62  # of the way from the palest colour to the darkest, from which text is white
+_SIGNS = ("+", "\N{MINUS SIGN}")
+_MEANS = "+ and \N{MINUS SIGN} mark values beyond the colour scale"
 _STEP, _THIN = 3.6, 0.55  # pixels between lines, and width of a line
 _SWATCH, _AFTER, _BETWEEN, _ROW = 9.0, 4.0, 12.0, 13.0  # of the legend, in pixels
 _OFF = 5.0  # from the legend to what is below it
+
+
+def draw_heat_maps(figure: go.Figure) -> None:
+    """Replace every heat map by bars in the same places and colours."""
+    if not any(trace.type == "heatmap" for trace in figure.data):
+        return
+    axis = figure.layout.coloraxis
+    made: list[Any] = []
+    for trace in figure.data:
+        made += (
+            _draw_cells(trace, float(axis.cmin), float(axis.cmax))
+            if trace.type == "heatmap"
+            else [trace]
+        )
+    figure.data = []
+    figure.add_traces(made)
+    figure.update_layout(barmode="overlay", bargap=0)
+
+
+def _draw_cells(heat: go.Heatmap, low: float, high: float) -> list[Any]:
+    values = np.asarray(heat.z, float)
+    rows, columns = np.nonzero(~np.isnan(values))
+    x, y = np.asarray(heat.x, float), np.asarray(heat.y, float)
+    cell_values = values[rows, columns]
+    gap = 0.04 if heat.xgap else 0.0
+    where = {"xaxis": heat.xaxis, "yaxis": heat.yaxis, "showlegend": False, "hoverinfo": "skip"}
+    made: list[Any] = [
+        go.Bar(
+            x=x[columns],
+            y=np.full(len(rows), 1 - 2 * gap),
+            base=y[rows] - 0.5 + gap,
+            width=1 - 2 * gap,
+            marker={"color": cell_values, "coloraxis": heat.coloraxis, "line": {"width": 0}},
+            name=heat.name,
+            **where,
+        )
+    ]
+    texts = np.full(len(rows), "", object)
+    if heat.text is not None:
+        texts = np.asarray(heat.text, object)[rows, columns]
+    has_text = texts != ""
+    if has_text.any():
+        share = (
+            np.abs(cell_values) / max(-low, high) if low < 0 else (cell_values - low) / (high - low)
+        )
+        made.append(
+            go.Scatter(
+                x=x[columns][has_text],
+                y=y[rows][has_text],
+                text=texts[has_text],
+                mode="text",
+                textfont={"color": np.where(share[has_text] > _DARK, "#ffffff", "#000000")},
+                name=f"{heat.name}, in words",
+                **where,
+            )
+        )
+    return made
+
+
+def fit_texts(figure: go.Figure, size: float) -> list[str]:
+    """Shorten texts that are wider than their cells; returns a note if signs replace numbers.
+
+    A number becomes a sign, a word is truncated, and a mark stays.
+
+    Args:
+        figure: laid out.
+        size: of the type, in pixels.
+    """
+    margin = figure.layout.margin
+    plot = figure.layout.width - margin.l - margin.r
+    shortened = False
+    for trace in figure.data:
+        if trace.type != "scatter" or trace.mode != "text":
+            continue
+        trace.textfont.size = size
+        axis = figure.layout[f"xaxis{(trace.xaxis or 'x')[1:]}"]
+        start, end = axis.domain or (0, 1)
+        low, high = axis.range or (-0.5, max(trace.x, default=0) + 0.5)
+        cell_width = plot * (end - start) / (high - low)
+        texts = [_shorten(text, cell_width, size) for text in trace.text]
+        shortened |= any(
+            text in _SIGNS and text != full_text
+            for text, full_text in zip(texts, trace.text, strict=True)
+        )
+        trace.text = texts
+    return [_MEANS] if shortened else []
+
+
+def _shorten(text: str, cell: float, size: float) -> str:
+    if text_width(text, size) <= cell:
+        return text
+    if text.strip("\N{MINUS SIGN}").replace(".", "").isdecimal():
+        return "\N{MINUS SIGN}" if text.startswith("\N{MINUS SIGN}") else "+"
+    is_mark = len(strip_tags(text)) == 1
+    return text if is_mark else truncate(text, cell, size)
+
 
 Line = tuple[float, float, float, float]  # x and y of its start, then of its end
 
@@ -29,81 +129,40 @@ class Box:
     high: float
 
 
-def lines(shape: str, box: Box) -> Iterator[Line]:
-    """Yield the lines of a pattern, clipped to a box; their positions do not depend on the box.
-
-    Example:
-        >>> [tuple(round(x, 1) for x in line) for line in lines("-", Box(0.0, 1.0, 5.0, 4.0))]
-        [(0.0, 3.6, 5.0, 3.6)]
-    """
-    for sign in {"x": "/\\", "+": "-|"}.get(shape, shape):
-        yield from _KINDS[sign](box)
-
-
-def _rising(box: Box) -> Iterator[Line]:
-    for c in _steps(box.low - box.right, box.high - box.left, _STEP * 1.4):
-        start, end = max(box.left, box.low - c), min(box.right, box.high - c)
-        yield (start, start + c, end, end + c)
-
-
-def _falling(box: Box) -> Iterator[Line]:
-    for c in _steps(box.low + box.left, box.high + box.right, _STEP * 1.4):
-        start, end = max(box.left, c - box.high), min(box.right, c - box.low)
-        yield (start, c - start, end, c - end)
-
-
-def _level(box: Box) -> Iterator[Line]:
-    yield from ((box.left, y, box.right, y) for y in _steps(box.low, box.high, _STEP))
-
-
-def _upright(box: Box) -> Iterator[Line]:
-    yield from ((x, box.low, x, box.high) for x in _steps(box.left, box.right, _STEP))
-
-
-def _dots(box: Box) -> Iterator[Line]:
-    for y in _steps(box.low + 0.5, box.high - 0.5, _STEP):
-        yield from ((x - 0.5, y, x + 0.5, y) for x in _steps(box.left + 1, box.right - 1, _STEP))
-
-
-_KINDS = {"/": _rising, "\\": _falling, "-": _level, "|": _upright, ".": _dots}
-
-
-def _steps(low: float, high: float, step: float) -> Iterator[float]:
-    yield from (step * k for k in range(int(np.ceil(low / step)), int(np.floor(high / step)) + 1))
-
-
-def hatch(figure: go.Figure) -> None:
+def hatch_bars(figure: go.Figure) -> None:
     """Replace the patterns of bars by lines over them, in their panels and in the legend.
 
     The figure is laid out: its size, its margins and the ranges of its axes are known.
     """
-    patterned = [trace for trace in figure.data if trace.type == "bar" and _shape(trace)]
+    patterned = [trace for trace in figure.data if trace.type == "bar" and _pattern_of(trace)]
     if not patterned:
         return
     if figure.layout.showlegend is not False:
-        _legend(figure)
+        _draw_legend(figure)
     stacked: dict[tuple[str, str, float], float] = {}
     drawn: list[Any] = []
     for trace in figure.data:
         if trace.type != "bar":
             continue
-        boxes = list(_boxes(figure, trace, stacked))
-        shape = _shape(trace)
+        boxes = list(_bar_boxes(figure, trace, stacked))
+        shape = _pattern_of(trace)
         if not shape:
             continue
         colour = trace.marker.pattern.fgcolor
-        drawn.append(_over(trace, [line for box in boxes for line in lines(shape, box)], figure))
+        drawn.append(
+            _lines_over(trace, [line for box in boxes for line in hatch_lines(shape, box)], figure)
+        )
         drawn[-1].line.color = colour
         trace.marker.pattern = None
     figure.add_traces(drawn)
 
 
-def _shape(trace: go.Bar) -> str:
+def _pattern_of(trace: go.Bar) -> str:
     shape = trace.marker.pattern.shape
     return shape if isinstance(shape, str) else ""
 
 
-def _boxes(
+def _bar_boxes(
     figure: go.Figure, trace: go.Bar, stacked: dict[tuple[str, str, float], float]
 ) -> Iterator[Box]:
     """The bars of a trace in pixels of its panel; where bars are stacked, on those before."""
@@ -150,12 +209,12 @@ def _scale(figure: go.Figure, trace: go.Bar) -> _Scale:
     return _Scale(float(x.range[0]), float(y.range[0]), float(per_x), float(per_y))
 
 
-def _over(trace: go.Bar, found: list[Line], figure: go.Figure) -> go.Scatter:
-    back = _scale(figure, trace).values
+def _lines_over(trace: go.Bar, lines: list[Line], figure: go.Figure) -> go.Scatter:
+    to_values = _scale(figure, trace).values
     x: list[float | None] = []
     y: list[float | None] = []
-    for left, low, right, high in found:
-        (x0, y0), (x1, y1) = back(left, low), back(right, high)
+    for left, low, right, high in lines:
+        (x0, y0), (x1, y1) = to_values(left, low), to_values(right, high)
         x += [x0, x1, None]
         y += [y0, y1, None]
     return go.Scatter(
@@ -171,28 +230,79 @@ def _over(trace: go.Bar, found: list[Line], figure: go.Figure) -> go.Scatter:
     )
 
 
-def _legend(figure: go.Figure) -> None:
-    """A legend of swatches that are hatched as the bars are, in the place of plotly's."""
+def hatch_lines(shape: str, box: Box) -> Iterator[Line]:
+    """Yield the lines of a pattern, clipped to a box; their positions do not depend on the box.
+
+    Example:
+        >>> [tuple(round(x, 1) for x in line) for line in hatch_lines("-", Box(0.0, 1.0, 5.0, 4.0))]
+        [(0.0, 3.6, 5.0, 3.6)]
+    """
+    for sign in {"x": "/\\", "+": "-|"}.get(shape, shape):
+        yield from _LINES_OF[sign](box)
+
+
+def _rising_lines(box: Box) -> Iterator[Line]:
+    for c in _positions(box.low - box.right, box.high - box.left, _STEP * 1.4):
+        start, end = max(box.left, box.low - c), min(box.right, box.high - c)
+        yield (start, start + c, end, end + c)
+
+
+def _falling_lines(box: Box) -> Iterator[Line]:
+    for c in _positions(box.low + box.left, box.high + box.right, _STEP * 1.4):
+        start, end = max(box.left, c - box.high), min(box.right, c - box.low)
+        yield (start, c - start, end, c - end)
+
+
+def _level_lines(box: Box) -> Iterator[Line]:
+    yield from ((box.left, y, box.right, y) for y in _positions(box.low, box.high, _STEP))
+
+
+def _upright_lines(box: Box) -> Iterator[Line]:
+    yield from ((x, box.low, x, box.high) for x in _positions(box.left, box.right, _STEP))
+
+
+def _dot_lines(box: Box) -> Iterator[Line]:
+    for y in _positions(box.low + 0.5, box.high - 0.5, _STEP):
+        yield from (
+            (x - 0.5, y, x + 0.5, y) for x in _positions(box.left + 1, box.right - 1, _STEP)
+        )
+
+
+_LINES_OF = {
+    "/": _rising_lines,
+    "\\": _falling_lines,
+    "-": _level_lines,
+    "|": _upright_lines,
+    ".": _dot_lines,
+}
+
+
+def _positions(low: float, high: float, step: float) -> Iterator[float]:
+    yield from (step * k for k in range(int(np.ceil(low / step)), int(np.floor(high / step)) + 1))
+
+
+def _draw_legend(figure: go.Figure) -> None:
+    """Replace plotly's legend by one whose swatches are hatched as the bars are."""
     layout = figure.layout
     plot = layout.width - layout.margin.l - layout.margin.r
     left, bottom, size = layout.legend.x, layout.legend.y, layout.legend.font.size
-    entries = {t.name: t for t in reversed(figure.data) if t.type == "bar" and t.showlegend}
+    by_name = {t.name: t for t in reversed(figure.data) if t.type == "bar" and t.showlegend}
     rows: list[list[tuple[float, go.Bar]]] = [[]]
     x = 0.0
-    for trace in reversed(entries.values()):
+    for trace in reversed(by_name.values()):
         wide = _SWATCH + _AFTER + text_width(trace.name, size) + _BETWEEN
         if rows[-1] and x + wide - _BETWEEN > plot * (1 - left):
             rows.append([])
             x = 0.0
         rows[-1].append((x, trace))
         x += wide
-    for row, found in enumerate(reversed(rows)):
-        for x, trace in found:
-            _entry(figure, trace, x, row * _ROW, (left, bottom, size))
+    for row, entries_of_row in enumerate(reversed(rows)):
+        for x, trace in entries_of_row:
+            _draw_entry(figure, trace, x, row * _ROW, (left, bottom, size))
     figure.update_layout(showlegend=False)
 
 
-def _entry(
+def _draw_entry(
     figure: go.Figure, trace: go.Bar, x: float, y: float, at: tuple[float, float, float]
 ) -> None:
     left, bottom, size = at
@@ -214,11 +324,11 @@ def _entry(
         line={"width": 0},
         **where,
     )
-    if shape := _shape(trace):
-        found = lines(shape, Box(0.0, 0.0, _SWATCH, _SWATCH))
+    if shape := _pattern_of(trace):
+        lines = hatch_lines(shape, Box(0.0, 0.0, _SWATCH, _SWATCH))
         path = " ".join(
             f"M{x + a:.2f},{y + b + _OFF:.2f}L{x + c:.2f},{y + d + _OFF:.2f}"
-            for a, b, c, d in found
+            for a, b, c, d in lines
         )
         pen = {"width": _THIN, "color": trace.marker.pattern.fgcolor}
         figure.add_shape(type="path", path=path, line=pen, **where)
@@ -235,98 +345,3 @@ def _entry(
         borderpad=0,
         font={"size": size},
     )
-
-
-_DARK = 0.62  # of the way from the palest colour to the darkest, from which text is white
-_SIGNS = ("+", "\N{MINUS SIGN}")
-_MEANS = "+ and \N{MINUS SIGN} mark values beyond the colour scale"
-
-
-def cells(figure: go.Figure) -> None:
-    """Replace every heat map by bars in the same place and of the same colours."""
-    if not any(trace.type == "heatmap" for trace in figure.data):
-        return
-    axis = figure.layout.coloraxis
-    made: list[Any] = []
-    for trace in figure.data:
-        made += (
-            _bars(trace, float(axis.cmin), float(axis.cmax)) if trace.type == "heatmap" else [trace]
-        )
-    figure.data = []
-    figure.add_traces(made)
-    figure.update_layout(barmode="overlay", bargap=0)
-
-
-def fit_texts(figure: go.Figure, size: float) -> list[str]:
-    """Shorten what is wider than its cell; what the signs mean that stand for numbers, if any do.
-
-    A number becomes a sign; of a word, as much is left as there is room for; a mark stays.
-
-    Args:
-        figure: laid out.
-        size: of the type, in pixels.
-    """
-    margin = figure.layout.margin
-    plot = figure.layout.width - margin.l - margin.r
-    shortened = False
-    for trace in figure.data:
-        if trace.type != "scatter" or trace.mode != "text":
-            continue
-        trace.textfont.size = size
-        axis = figure.layout[f"xaxis{(trace.xaxis or 'x')[1:]}"]
-        start, end = axis.domain or (0, 1)
-        low, high = axis.range or (-0.5, max(trace.x, default=0) + 0.5)
-        cell = plot * (end - start) / (high - low)
-        texts = [_short(text, cell, size) for text in trace.text]
-        shortened |= any(
-            text in _SIGNS and text != whole for text, whole in zip(texts, trace.text, strict=True)
-        )
-        trace.text = texts
-    return [_MEANS] if shortened else []
-
-
-def _short(text: str, cell: float, size: float) -> str:
-    if text_width(text, size) <= cell:
-        return text
-    if text.strip("\N{MINUS SIGN}").replace(".", "").isdecimal():
-        return "\N{MINUS SIGN}" if text.startswith("\N{MINUS SIGN}") else "+"
-    mark = len(plain(text)) == 1
-    return text if mark else cut(text, cell, size)
-
-
-def _bars(heat: go.Heatmap, low: float, high: float) -> list[Any]:
-    values = np.asarray(heat.z, float)
-    rows, columns = np.nonzero(~np.isnan(values))
-    x, y = np.asarray(heat.x, float), np.asarray(heat.y, float)
-    found = values[rows, columns]
-    gap = 0.04 if heat.xgap else 0.0
-    where = {"xaxis": heat.xaxis, "yaxis": heat.yaxis, "showlegend": False, "hoverinfo": "skip"}
-    made: list[Any] = [
-        go.Bar(
-            x=x[columns],
-            y=np.full(len(rows), 1 - 2 * gap),
-            base=y[rows] - 0.5 + gap,
-            width=1 - 2 * gap,
-            marker={"color": found, "coloraxis": heat.coloraxis, "line": {"width": 0}},
-            name=heat.name,
-            **where,
-        )
-    ]
-    texts = np.full(len(rows), "", object)
-    if heat.text is not None:
-        texts = np.asarray(heat.text, object)[rows, columns]
-    said = texts != ""
-    if said.any():
-        share = np.abs(found) / max(-low, high) if low < 0 else (found - low) / (high - low)
-        made.append(
-            go.Scatter(
-                x=x[columns][said],
-                y=y[rows][said],
-                text=texts[said],
-                mode="text",
-                textfont={"color": np.where(share[said] > _DARK, "#ffffff", "#000000")},
-                name=f"{heat.name}, in words",
-                **where,
-            )
-        )
-    return made

@@ -15,10 +15,10 @@ import plotly.graph_objects as go
 
 from layerroles.errors import InputError
 from layerroles.figures import style
-from layerroles.figures.print.captions import noted
+from layerroles.figures.print.captions import read_meta
 from layerroles.figures.print.layout import Sizes, lay_out
-from layerroles.figures.print.marks import cells, fit_texts, hatch
-from layerroles.figures.print.text import wrapped
+from layerroles.figures.print.marks import draw_heat_maps, fit_texts, hatch_bars
+from layerroles.figures.print.text import wrap
 
 WIDTHS = {"column": 3.25, "full": 6.75}  # inches
 PER_INCH = 96  # pixels of a browser
@@ -50,49 +50,51 @@ def paper(figure: go.Figure, width: str | float = "column", *, title: bool = Fal
     Example:
         lr.figures.paper(lr.figures.depth_profile(result), width="89mm")
     """
-    wide = inches(width) * PER_INCH
-    meta = noted(figure, "paper")
-    made = go.Figure(figure)
+    width_in_pixels = parse_width(width) * PER_INCH
+    meta = read_meta(figure, "paper")
+    printed = go.Figure(figure)
     if before := meta.get("paper"):
-        if abs(before["wide"] - wide) > _SAME or (title and not before["title"]):
+        if abs(before["wide"] - width_in_pixels) > _SAME or (title and not before["title"]):
             raise InputError(
                 f"this figure is already for paper, {before['wide'] / PER_INCH:.4g} inches wide"
                 f"{'' if before['title'] else ' without a title'}: give the figure as it was drawn"
             )
-        return made
-    made.update_layout(template=_template())
-    _thin(made)
-    cells(made)
-    head = _title_lines(made, wide) if title else []
-    made.layout.title = None
-    notes = lay_out(made, Sizes(wide, _TEXT, _SMALL), head) + fit_texts(made, _SMALL)
-    hatch(made)
-    return made.update_layout(
-        meta={**meta, "notes": notes, "paper": {"wide": wide, "title": title}}
+        return printed
+    printed.update_layout(template=_template())
+    _thin_lines(printed)
+    draw_heat_maps(printed)
+    head = _title_lines(printed, width_in_pixels) if title else []
+    printed.layout.title = None
+    notes = lay_out(printed, Sizes(width_in_pixels, _TEXT, _SMALL), head) + fit_texts(
+        printed, _SMALL
+    )
+    hatch_bars(printed)
+    return printed.update_layout(
+        meta={**meta, "notes": notes, "paper": {"wide": width_in_pixels, "title": title}}
     )
 
 
-def inches(width: str | float) -> float:
-    """A width in inches.
+def parse_width(width: str | float) -> float:
+    """Convert a width to inches.
 
     Raises:
         InputError: no width, or one that is not between 2 and 20 inches.
 
     Example:
-        >>> inches("column"), inches(5.5), round(inches("89mm"), 2)
+        >>> parse_width("column"), parse_width(5.5), round(parse_width("89mm"), 2)
         (3.25, 5.5, 3.5)
     """
-    found = WIDTHS.get(str(width))
-    if found is None:
+    inches = WIDTHS.get(str(width))
+    if inches is None:
         match = re.fullmatch(r"(\d*\.?\d+)\s*(in|mm|cm|pt)?", str(width).strip())
         per = {"in": 1.0, "mm": 25.4, "cm": 2.54, "pt": 72.0}
-        found = float(match[1]) / per[match[2] or "in"] if match else 0.0
-    if not _NARROWEST <= found <= _WIDEST:
+        inches = float(match[1]) / per[match[2] or "in"] if match else 0.0
+    if not _NARROWEST <= inches <= _WIDEST:
         raise InputError(
             f"unknown width {width!r}: known are {', '.join(WIDTHS)}, and from {_NARROWEST:g} to "
             f"{_WIDEST:g} inches, as in 5.5, 5.5in, 89mm"
         )
-    return found
+    return inches
 
 
 def _template() -> go.layout.Template:
@@ -126,44 +128,44 @@ def _template() -> go.layout.Template:
     )
 
 
-def _thin(figure: go.Figure) -> None:
-    """Lines, marks and bars of intervals as thin and small as print takes them."""
+def _thin_lines(figure: go.Figure) -> None:
+    """Make lines, marks and error bars as thin and small as print allows."""
     for trace in figure.data:
         drawn = trace.to_plotly_json()
         if "line" in drawn:
-            trace.line.width = _line(drawn["line"].get("width", 2))
+            trace.line.width = _line_width(drawn["line"].get("width", 2))
         marker = drawn.get("marker", {})
         if "size" in marker:
-            trace.marker.size = _scaled(marker["size"], _MARK, _SMALLEST)
+            trace.marker.size = _scale(marker["size"], _MARK, _SMALLEST)
         if "width" in marker.get("line", {}):
-            trace.marker.line.width = _scaled(marker["line"]["width"], _LINE, 0.0)
+            trace.marker.line.width = _scale(marker["line"]["width"], _LINE, 0.0)
         for name in ("error_x", "error_y"):
             if name in drawn:
-                trace[name].thickness = _line(drawn[name].get("thickness", 1.2))
+                trace[name].thickness = _line_width(drawn[name].get("thickness", 1.2))
                 trace[name].width = (drawn[name].get("width") or 0) * _MARK
         if "textfont" in drawn:
             trace.textfont.size = _SMALL
     for shape in figure.layout.shapes:
-        shape.line.width = _line(shape.line.width or 1)
+        shape.line.width = _line_width(shape.line.width or 1)
 
 
-def _line(width: int | float | None) -> float:
+def _line_width(width: int | float | None) -> float:
     """A line's width; one that is 0 is none, and stays so."""
     return max(width * _LINE, _THINNEST) if width else 0.0
 
 
-def _scaled(value: Any, by: float, least: float) -> Any:
+def _scale(value: Any, by: float, least: float) -> Any:
     if isinstance(value, int | float):
         return max(value * by, least) if value else 0
-    return [_scaled(each, by, least) for each in value]
+    return [_scale(item, by, least) for item in value]
 
 
 def _title_lines(figure: go.Figure, wide: float) -> list[tuple[str, float]]:
     """Title and subtitle, broken into lines that fit, each with its size."""
-    found = []
+    lines = []
     for text, size in (
         (figure.layout.meta["title"], _TITLE),
         (figure.layout.meta["subtitle"], _SMALL),
     ):
-        found += [(line, size) for line in wrapped(html.unescape(text), wide - 8, size)]
-    return found
+        lines += [(line, size) for line in wrap(html.unescape(text), wide - 8, size)]
+    return lines

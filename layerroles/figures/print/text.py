@@ -1,6 +1,9 @@
-"""How wide a text is when it is set, near enough to lay a figure out without a browser.
+"""Measure and break text as it will be set, and choose the ticks that have room for their labels.
 
-Which ticks of a panel are labelled: as many as there is room for, at round numbers.
+Widths are near enough to lay a figure out without a browser:
+
+>>> text_width("mm", 10.0) > text_width("ii", 10.0)
+True
 """
 
 import html
@@ -24,13 +27,15 @@ _WIDTHS = {
     "\N{HORIZONTAL ELLIPSIS}": 1000,
 }
 _DIGIT = 556
+_STEPS = (1, 2, 4, 5, 10, 20, 50, 100)
+_ROW = 1.15  # from one label to the next below it, in sizes of type
 
 
-def plain(text: str) -> str:
-    """A label without its tags.
+def strip_tags(text: str) -> str:
+    """Remove the tags from a label.
 
     Example:
-        >>> plain("<b>a</b> &lt; b")
+        >>> strip_tags("<b>a</b> &lt; b")
         'a < b'
     """
     return html.unescape(re.sub(r"<[^>]*>", "", text))
@@ -38,29 +43,29 @@ def plain(text: str) -> str:
 
 def text_width(text: str, size: float) -> float:
     """The width of a label, of its widest line, in the unit of `size`."""
-    lines = (plain(line) for line in str(text).split("<br>"))
+    lines = (strip_tags(line) for line in str(text).split("<br>"))
     return max(sum(_WIDTHS.get(letter, _DIGIT) for letter in line) for line in lines) / 1000 * size
 
 
-def cut(text: str, room: float, size: float) -> str:
-    """As much of a label as fits into `room`, and an ellipsis; bold stays bold.
+def truncate(text: str, room: float, size: float) -> str:
+    """Cut a label to what fits into `room`, with an ellipsis; bold stays bold.
 
     Example:
-        >>> cut("<b>one &lt; two</b>", 40.0, 10.0)
+        >>> truncate("<b>one &lt; two</b>", 40.0, 10.0)
         '<b>one &lt;…</b>'
     """
-    words, bold = plain(text), text.startswith("<b>")
+    words, bold = strip_tags(text), text.startswith("<b>")
     while words and text_width(f"{words}\N{HORIZONTAL ELLIPSIS}", size) > room:
         words = words[:-1]
     short = html.escape(words.rstrip(), quote=False) + "\N{HORIZONTAL ELLIPSIS}"
     return f"<b>{short}</b>" if bold else short
 
 
-def wrapped(text: str, room: float, size: float) -> list[str]:
+def wrap(text: str, room: float, size: float) -> list[str]:
     """Break a label between words into lines that fit into `room`; tags are left whole.
 
     Example:
-        >>> wrapped("one two three", 40.0, 10.0)
+        >>> wrap("one two three", 40.0, 10.0)
         ['one two', 'three']
     """
     # A space inside a tag is no place to break.
@@ -75,12 +80,8 @@ def wrapped(text: str, room: float, size: float) -> list[str]:
     return [line.replace("\0", " ") for line in lines]
 
 
-_STEPS = (1, 2, 4, 5, 10, 20, 50, 100)
-_ROW = 1.15  # from one label to the next below it, in sizes of type
-
-
 def tick_texts(axis: Any) -> Sequence[str]:
-    """The labels of an axis; where plotly chooses them, some that are as wide."""
+    """The labels of an axis; where plotly chooses them, samples of the same width."""
     if axis.ticktext is not None:
         return [str(text) for text in axis.ticktext] or [""]
     if axis.tickvals is not None:
@@ -106,26 +107,23 @@ def thin_ticks(x: Any, y: Any, wide: float, high: float, size: float) -> None:
                 x.tickangle = -90
         else:
             per = wide / (x.range[1] - x.range[0])
-            kept = _kept(list(zip(x.tickvals, tick_texts(x), strict=True)), per, x, size)
-            x.tickvals, x.ticktext = [value for value, _ in kept], [text for _, text in kept]
+            kept_ticks = _choose_ticks(
+                list(zip(x.tickvals, tick_texts(x), strict=True)), per, x, size
+            )
+            x.tickvals, x.ticktext = (
+                [value for value, _ in kept_ticks],
+                [text for _, text in kept_ticks],
+            )
     if y.dtick and y.range is not None and y.tickvals is None:
         per = high / abs(y.range[1] - y.range[0])
         while y.dtick * per < size * 1.3:
             y.dtick *= 2
 
 
-def rows_high(y: Any, size: float) -> float:
-    """Pixels that a panel needs for the labels of its rows not to touch; 0 where it names none."""
-    if y.type == "log" or y.tickvals is None or y.ticktext is None or len(y.tickvals) < 2:
-        return 0.0
-    low, high = y.range or (min(y.tickvals) - 0.5, max(y.tickvals) + 0.5)
-    return float(size * _ROW * abs(high - low) / abs(y.tickvals[1] - y.tickvals[0]))
-
-
-def _kept(
+def _choose_ticks(
     ticks: list[tuple[Any, str]], per: float, axis: Any, letter: float
 ) -> list[tuple[Any, str]]:
-    """Ticks of round numbers far enough apart; named ones stay, and push away their neighbours."""
+    """Choose round numbers far enough apart; named ticks stay, and displace their neighbours."""
 
     def size(text: str) -> float:
         upright = axis.tickangle in (-90, 90)
@@ -145,3 +143,11 @@ def _kept(
         if all(abs(value - at) * per >= (size(text) + size(name)) / 2 for at, name in named)
     ]
     return [*named, *clear]
+
+
+def height_of_rows(y: Any, size: float) -> float:
+    """Pixels that a panel needs for the labels of its rows not to touch; 0 where it names none."""
+    if y.type == "log" or y.tickvals is None or y.ticktext is None or len(y.tickvals) < 2:
+        return 0.0
+    low, high = y.range or (min(y.tickvals) - 0.5, max(y.tickvals) + 0.5)
+    return float(size * _ROW * abs(high - low) / abs(y.tickvals[1] - y.tickvals[0]))

@@ -9,24 +9,14 @@ from torch import Tensor
 
 import layerroles as lr
 from layerroles.ablations import ABLATIONS, ablated
-from layerroles.ablations.reference import collect, write_of
-from layerroles.engine.agreement import kind
+from layerroles.ablations.reference import collect, extract_write
+from layerroles.engine.agreement import condition_kind
 from layerroles.sites import size_of
 from tests.support.random_models import ARCHITECTURES, random_model
+from tests.support.scale import Scale
 
 TOKENS = torch.tensor([[5, 9, 40, 7, 22, 13, 60, 8]])
 HEADS = [lr.Site(1, "head", head) for head in range(4)]
-
-
-@lr.ablation("test-scale")
-@dataclass(frozen=True)
-class Scale(lr.Ablation):
-    """Multiply the site's write by `factor`."""
-
-    factor: float = 0.5
-
-    def edit(self, write: Tensor, ctx: lr.EditContext) -> Tensor:
-        return self.factor * write
 
 
 def logits(architecture: str, condition: lr.Condition, dtype: str = "float32") -> Tensor:
@@ -89,8 +79,8 @@ def test_conditions_are_told_apart_by_all_that_their_parameters_hold() -> None:
     twice, again, thrice = (lr.Condition({lr.Site(1): Times(by)}) for by in (2.0, 2.0, 3.0))
     assert twice == again
     assert twice != thrice
-    assert kind(steered[0]) == kind(steered[2])  # tried once
-    assert kind(steered[0]) != kind(steered[1])
+    assert condition_kind(steered[0]) == condition_kind(steered[2])  # tried once
+    assert condition_kind(steered[0]) != condition_kind(steered[1])
     lr.Condition({lr.Site(1): Steered(torch.zeros(3, device="meta"))})  # has no values to tell by
     odd = Times({(1, 2): lr.Site(0), "a": 1})  # type: ignore[arg-type]
     assert lr.Condition({lr.Site(1): odd}) == lr.Condition({lr.Site(1): odd})
@@ -311,7 +301,7 @@ def test_mean_writes_the_mean() -> None:
         with torch.inference_mode(), lr.ablated(model, lr.Condition({site: lr.Mean(reference)})):
             _, cache = model.run_with_cache(TOKENS, names_filter=[name, "blocks.1.hook_in"])
         entry = cache["blocks.1.hook_in"] if site.part == "block" else None
-        write = write_of(site, cache[name], entry, model)[0].double()
+        write = extract_write(site, cache[name], entry, model)[0].double()
         torch.testing.assert_close(write[0], means.first, atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(write[1:], means.rest.expand_as(write[1:]), atol=1e-5, rtol=1e-5)
 

@@ -6,26 +6,29 @@ docs/concepts.md, and is compared with it.
 """
 
 import hashlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, nn
-from transformers import AutoModelForCausalLM
 
 import layerroles as lr
 from layerroles.sites import PARTS
-from tests.support.random_models import EVERY_ARCHITECTURE, WINDOWS, model_path, random_model
-from tests.unit.ablations.test_ablations import Scale
-from tests.unit.ablations.test_swap import by_hand
+from tests.support.hugging_face_edits import (
+    LAYER,
+    NUMBER,
+    SHARED,
+    TEXTS,
+    Edit,
+    edited,
+    exchange_layers,
+    hugging_face,
+    writes,
+)
+from tests.support.random_models import EVERY_ARCHITECTURE, WINDOWS, random_model
+from tests.support.scale import Scale
 
 IDS = [5, 9, 40, 7, 22, 13, 60, 8]
-TEXTS = ["abc", "hello there", "x = 12"]
-LAYER = 1
-NUMBER = {"head": 2, "kv_group": 1}
 NAMES = {
     "gpt2": "GPT-2", "llama": "Llama", "qwen3": "Qwen3", "gemma2": "Gemma-2", "neox": "GPT-NeoX",
     "olmo2": "OLMo-2", "mistral": "Mistral", "qwen2": "Qwen2", "phi": "Phi", "gptj": "GPT-J",
@@ -33,103 +36,6 @@ NAMES = {
     "falcon": "Falcon",
 }  # fmt: skip
 ABLATIONS = ("skip", "zero", "mean", "resample", "noise", "swap", "scale")
-BLOCKS = {name: "transformer.h" for name in ("gpt2", "gptj", "bloom", "falcon")}
-BLOCKS["neox"] = "gpt_neox.layers"
-# The modules whose output is what is added to the stream, and the one that is given the heads' z.
-NORMS_BEHIND = {
-    "attn": "post_attention_layernorm",
-    "mlp": "post_feedforward_layernorm",
-    "z": "self_attn.o_proj",
-}
-WRITERS = {
-    "gpt2": {"attn": "attn", "mlp": "mlp", "z": "attn.c_proj"},
-    "neox": {"attn": "attention", "mlp": "mlp", "z": "attention.dense"},
-    "phi": {"attn": "self_attn", "mlp": "mlp", "z": "self_attn.dense"},
-    "gptj": {"attn": "attn", "mlp": "mlp", "z": "attn.out_proj"},
-    # What these modules put out is the stream, with what is added to it last.
-    "bloom": {
-        "attn": "self_attention.dense",
-        "mlp": "mlp.dense_4h_to_h",
-        "z": "self_attention.dense",
-    },
-    "falcon": {"attn": "self_attention", "mlp": "mlp", "z": "self_attention.dense"},
-    "gemma2": NORMS_BEHIND,
-    "gemma3": NORMS_BEHIND,
-    "gemma2_window": NORMS_BEHIND,
-    "olmo2": NORMS_BEHIND,
-}
-LLAMA_LIKE = {"attn": "self_attn", "mlp": "mlp", "z": "self_attn.o_proj"}
-# Query heads that share a key/value head; in the others 2.
-SHARED = dict.fromkeys(("gpt2", "neox", "phi", "gptj", "bloom", "falcon"), 1)
-
-Edit = Callable[[Tensor], Tensor]
-
-
-@cache
-def hugging_face(architecture: str) -> nn.Module:
-    model = AutoModelForCausalLM.from_pretrained(
-        model_path(architecture), attn_implementation="eager"
-    )
-    return model.eval()
-
-
-@contextmanager
-def edited(architecture: str, part: str, edit: Edit) -> Iterator[nn.Module]:
-    """Within the context, the part's write goes through `edit`."""
-    model = hugging_face(architecture)
-    block = model.get_submodule(f"{BLOCKS.get(architecture, 'model.layers')}.{LAYER}")
-    writers = WRITERS.get(architecture, LLAMA_LIKE)
-    entered: list[Tensor] = []
-
-    def first(output: object) -> Tensor:
-        return output[0] if isinstance(output, tuple) else output  # type: ignore[return-value]
-
-    def like(output: object, new: Tensor) -> object:
-        return (new, *output[1:]) if isinstance(output, tuple) else new
-
-    def on_block(_module: object, args: tuple, kwargs: dict, output: object) -> object:
-        entered[:] = [args[0] if args else kwargs["hidden_states"]]
-        if part == "stream":
-            return like(output, edit(first(output)))
-        return like(output, entered[0] + edit(first(output) - entered[0]))
-
-    def on_output(_module: object, _args: object, output: object) -> object:
-        return like(output, edit(first(output)))
-
-    def on_z(_module: object, args: tuple[Tensor]) -> tuple[Tensor]:
-        z = args[0].clone()
-        width = z.shape[-1] // 4
-        share = SHARED.get(architecture, 2)
-        n, some = (NUMBER[part], 1) if part == "head" else (NUMBER[part] * share, share)
-        where = slice(n * width, (n + some) * width)
-        z[..., where] = edit(z[..., where])
-        return (z,)
-
-    if part in ("block", "stream"):
-        handle = block.register_forward_hook(on_block, with_kwargs=True)
-    elif part in ("attn", "mlp"):
-        handle = block.get_submodule(writers[part]).register_forward_hook(on_output)
-    else:
-        handle = block.get_submodule(writers["z"]).register_forward_pre_hook(on_z)
-    try:
-        yield model
-    finally:
-        handle.remove()
-
-
-@cache
-def writes(architecture: str, part: str) -> list[Tensor]:
-    """What the part writes on each of the reference's texts, `[pos, ...]` in float64."""
-    found: list[Tensor] = []
-
-    def note(write: Tensor) -> Tensor:
-        found.append(write[0].double())
-        return write
-
-    with edited(architecture, part, note) as model, torch.inference_mode():
-        for text in TEXTS:
-            model(torch.tensor([lr.models.encode(random_model(architecture), text)]))
-    return found
 
 
 def reference_edit(architecture: str, part: str, ablation: str) -> Edit:
@@ -195,7 +101,7 @@ def outcome(architecture: str, ablation: str, part: str) -> str | None:
         return str(error)
     with torch.inference_mode():
         if ablation == "swap":
-            expected = by_hand(architecture, [LAYER], part)(tokens).logits
+            expected = exchange_layers(architecture, [LAYER], part)(tokens).logits
         else:
             with edited(architecture, part, reference_edit(architecture, part, ablation)) as hf:
                 expected = hf(tokens).logits

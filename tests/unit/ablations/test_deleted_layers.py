@@ -8,8 +8,8 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 
 import layerroles as lr
+from tests.support.hugging_face_edits import BLOCKS
 from tests.support.random_models import EVERY_ARCHITECTURE, model_path, random_model, tokenizer
-from tests.unit.ablations.test_against_hooks_by_hand import BLOCKS
 
 TOKENS = torch.tensor([[5, 9, 40, 7, 22, 13, 60, 8]])
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 import layerroles as lr
-from layerroles.models.checks import massive_writes
-from layerroles.sweep.manifest import described
+from layerroles.models.checks import find_massive_writes
+from layerroles.sweep.manifest import describe_condition
 from tests.support.random_models import model_path, random_model
 
 
@@ -29,7 +29,7 @@ def test_a_manifest_tells_the_mechanism_of_each_condition() -> None:
     skip, zero = lr.Condition({lr.Site(0): lr.Skip()}), {lr.Site(1): lr.Zero()}
     both = lr.Condition({lr.Site(0): lr.Skip(), **zero})
     mixed = lr.Condition({lr.Site(0): lr.Skip(), lr.Site(1): lr.Mean(lr.Reference(["a b c"]))})
-    found = [described(one)["mechanism"] for one in (skip, both, mixed, lr.Condition({}))]
+    found = [describe_condition(one)["mechanism"] for one in (skip, both, mixed, lr.Condition({}))]
     assert found == ["deletion", "deletion", "", ""]
 
 
@@ -51,9 +51,9 @@ def with_massive_token(token: int):
 
 def test_massive_writes_at_other_positions_than_the_first_are_found() -> None:
     ids = list(range(5, 25))
-    assert massive_writes(random_model("llama"), ids) == {}
-    assert massive_writes(with_massive_token(12), ids) == {0: [7]}
-    assert massive_writes(with_massive_token(5), ids) == {}  # the first token is spared
+    assert find_massive_writes(random_model("llama"), ids) == {}
+    assert find_massive_writes(with_massive_token(12), ids) == {0: [7]}
+    assert find_massive_writes(with_massive_token(5), ids) == {}  # the first token is spared
 
 
 def test_a_load_warns_of_them(caplog: pytest.LogCaptureFixture) -> None:

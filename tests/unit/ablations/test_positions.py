@@ -14,12 +14,13 @@ from torch import Tensor
 
 import layerroles as lr
 from layerroles.ablations import ATS, At
-from layerroles.engine import scored, written
+from layerroles.engine import encode_scored, encode_written
 from layerroles.engine.plain import Plain
+from layerroles.engine.requests import collect_answers
 from layerroles.models.loading import encode
+from tests.support.hugging_face_edits import edited
 from tests.support.random_models import random_model
-from tests.unit.ablations.test_ablations import Scale
-from tests.unit.ablations.test_against_hooks_by_hand import edited
+from tests.support.scale import Scale
 
 EXECUTORS = ("plain", "hooked", "fused")
 BEGUN = "some words that all begin with, "
@@ -95,7 +96,7 @@ def test_where_it_acts(architecture: str, part: str, at: At, executor: str) -> N
         assert abs(found.logprob[0, index] - float(expected)) < 1e-4
         assert bool(found.changed[0, index]) == any(acts)
 
-    texts = engine.write(written(model, ASKED, SPANS), [condition])[0]
+    texts = engine.write(encode_written(model, ASKED, SPANS), [condition])[0]
     for index, text in enumerate(TEXTS):
         ids = encode(model, text)
         n, evidence = len(ids), tuple(range(SPANS[index][0][0], SPANS[index][0][1]))
@@ -132,8 +133,8 @@ def test_neither_batch_nor_cache_nor_executor_matters(architecture: str, name: s
         return
     number = {"head": 3, "kv_group": 1}.get(part)
     condition = lr.Condition({lr.Site(1, part, number): edit}, at=at)  # type: ignore[arg-type]
-    requests, asked = scored(model, PAIRS, PAIR_SPANS), written(model, ASKED, SPANS)
-    references = lr.ablations.resolve(model, [condition])
+    requests, asked = encode_scored(model, PAIRS, PAIR_SPANS), encode_written(model, ASKED, SPANS)
+    references = lr.ablations.resolve_references(model, [condition])
     ways = {
         f"batches of {size}, cache {cached}": Plain(
             model, references, batch_size=size, use_cache=cached
@@ -143,19 +144,16 @@ def test_neither_batch_nor_cache_nor_executor_matters(architecture: str, name: s
     }
     for executor in ("hooked", "fused"):
         ways[executor] = lr.Engine(model, executor=executor)  # type: ignore[assignment]
-    (expected,), (texts,) = (
-        [found for _, found in ways["batches of 1, cache False"].score(requests, [condition])],
-        [found for _, found in ways["batches of 1, cache False"].write(asked, [condition])],
-    )
-    for way, engine in ways.items():
-        if isinstance(engine, Plain):
-            ((_, scores),) = engine.score(requests, [condition])
-            ((_, writings),) = engine.write(asked, [condition])
-        else:
-            (scores,), (writings,) = (
-                engine.score(requests, [condition]),
-                engine.write(asked, [condition]),
-            )
+    found = {
+        way: [
+            answers
+            for given in (requests, asked)
+            for answers in collect_answers(engine.answer([given], [condition]))
+        ]
+        for way, engine in ways.items()
+    }
+    expected, texts = found["batches of 1, cache False"]
+    for way, (scores, writings) in found.items():
         for one, two in zip(scores, expected, strict=True):
             assert abs(one.logprob - two.logprob) < 1e-4, way
             assert one.changed == two.changed, way

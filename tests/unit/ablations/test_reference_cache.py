@@ -13,7 +13,7 @@ from safetensors import safe_open
 import layerroles as lr
 from layerroles.ablations import reference_cache
 from layerroles.ablations.reference import collect
-from layerroles.ablations.reference_cache import Saved, collected
+from layerroles.ablations.reference_cache import ReferenceFile, load_or_collect
 from tests.support.random_models import model_path, random_model
 
 SITES = [lr.Site(0), lr.Site(1, "attn"), lr.Site(2, "head", 3), lr.Site(1, "kv_group", 1)]
@@ -47,14 +47,14 @@ def equal(one: lr.ablations.SiteReference, two: lr.ablations.SiteReference) -> b
 
 def test_a_second_use_reads_the_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model, reference = random_model("llama"), lr.Reference(["abc", "hello there"])
-    found = collected(model, reference, SITES)
+    found = load_or_collect(model, reference, SITES)
     forget(monkeypatch)
     with monkeypatch.context() as patch:
         patch.setattr(reference_cache, "collect", None)  # would fail if it collected again
-        again = collected(model, reference, SITES)
+        again = load_or_collect(model, reference, SITES)
     assert all(equal(found[site], again[site]) for site in SITES)
     # A further site is collected by itself, and added to what was there.
-    collected(model, reference, [*SITES, lr.Site(2, "stream")])
+    load_or_collect(model, reference, [*SITES, lr.Site(2, "stream")])
     (file,) = (folder / "references").iterdir()
     with safe_open(file, framework="pt") as opened:
         about = opened.metadata()
@@ -66,8 +66,8 @@ def test_a_second_use_reads_the_file(folder: Path, monkeypatch: pytest.MonkeyPat
 def test_what_edits_use_lies_where_the_model_is(monkeypatch: pytest.MonkeyPatch) -> None:
     """On the device, so that no step of decoding moves it; donors are drawn on the CPU."""
     model, reference = random_model("llama"), lr.Reference(["abc", "hello there"])
-    collected(model, reference, SITES, ("positions", "donors"))
-    kept = Saved(model, reference)
+    load_or_collect(model, reference, SITES, ("positions", "donors"))
+    kept = ReferenceFile(model, reference)
     monkeypatch.setattr(kept, "_device", "meta")
     (found,) = kept.read(SITES[:1], ("positions", "donors")).values()
     assert found.positions is not None
@@ -79,21 +79,21 @@ def test_what_edits_use_lies_where_the_model_is(monkeypatch: pytest.MonkeyPatch)
 def test_what_is_asked_for_later_is_added(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model, reference = random_model("llama"), lr.Reference(["abc", "hello there"])
     kinds = ("positions", "donors")
-    collected(model, reference, SITES)
-    found = collected(model, reference, SITES[:2], kinds)
+    load_or_collect(model, reference, SITES)
+    found = load_or_collect(model, reference, SITES[:2], kinds)
     assert all(found[site].has(kinds) for site in SITES[:2])
     forget(monkeypatch)
     monkeypatch.setattr(reference_cache, "collect", None)  # would fail if it collected again
-    again = collected(model, reference, SITES[:2], kinds)
+    again = load_or_collect(model, reference, SITES[:2], kinds)
     assert all(equal(found[site], again[site]) for site in SITES[:2])
-    assert set(collected(model, reference, SITES)) == set(SITES)
+    assert set(load_or_collect(model, reference, SITES)) == set(SITES)
     assert len(list((folder / "references").iterdir())) == 1
 
 
 def test_other_weights_and_other_prompts_have_files_of_their_own(folder: Path) -> None:
     for seed in (0, 1):
         for texts in (["abc"], ["abd"]):
-            collected(random_model("llama", seed=seed), lr.Reference(texts), SITES[:1])
+            load_or_collect(random_model("llama", seed=seed), lr.Reference(texts), SITES[:1])
     assert len(list((folder / "references").iterdir())) == 4
 
 
@@ -105,7 +105,7 @@ def test_other_settings_of_the_same_weights_have_a_file_of_their_own(
     config = json.loads((copy / "config.json").read_text())
     (copy / "config.json").write_text(json.dumps(config | {"rms_norm_eps": 0.1}))
     found = [
-        collected(model, lr.Reference(["abc"]), SITES[:1])[SITES[0]]
+        load_or_collect(model, lr.Reference(["abc"]), SITES[:1])[SITES[0]]
         for model in (random_model("llama"), lr.load(copy, dtype="float32"))
     ]
     assert not equal(*found)
@@ -125,11 +125,11 @@ def test_what_is_on_the_model_while_it_is_collected_does_not_count() -> None:
             model(tokens)
         assert outer.n_passes == 1  # its hooks are back, and saw none of the collecting
         assert outer.changed.all()
-        assert equal(collected(model, reference, [lr.Site(2)])[lr.Site(2)], expected)
+        assert equal(load_or_collect(model, reference, [lr.Site(2)])[lr.Site(2)], expected)
         with lr.ablated(model, lr.Condition({lr.Site(0): donor})):
-            swapped = collected(model, reference, [lr.Site(2)])[lr.Site(2)]
+            swapped = load_or_collect(model, reference, [lr.Site(2)])[lr.Site(2)]
         assert not equal(swapped, expected)
-        assert equal(collected(model, reference, [lr.Site(2)])[lr.Site(2)], expected)
+        assert equal(load_or_collect(model, reference, [lr.Site(2)])[lr.Site(2)], expected)
 
 
 @pytest.mark.parametrize("content", [b"", b"no safetensors", None])
@@ -139,17 +139,17 @@ def test_a_damaged_file_is_told_and_collected_again(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     model, reference = random_model("llama"), lr.Reference(["abc", "hello there"])
-    found = collected(model, reference, SITES)
-    path = Saved(model, reference).path
+    found = load_or_collect(model, reference, SITES)
+    path = ReferenceFile(model, reference).path
     path.write_bytes(path.read_bytes()[:-9] if content is None else content)
     forget(monkeypatch)
     with caplog.at_level(logging.WARNING):
-        again = collected(model, reference, SITES)
+        again = load_or_collect(model, reference, SITES)
     assert all(equal(found[site], again[site]) for site in SITES)
     assert "cannot be read" in caplog.text
     forget(monkeypatch)
     caplog.clear()
-    collected(model, reference, SITES)
+    load_or_collect(model, reference, SITES)
     assert not caplog.text  # the file is whole again
 
 
@@ -162,7 +162,7 @@ def test_a_folder_that_cannot_be_written_is_no_obstacle(
     model, reference = random_model("llama"), lr.Reference(["one two"])
     forget(monkeypatch)
     with caplog.at_level(logging.WARNING):
-        found = collected(model, reference, SITES[:1])
+        found = load_or_collect(model, reference, SITES[:1])
     assert equal(found[SITES[0]], collect(model, reference, SITES[:1])[SITES[0]])
     assert "cannot be kept" in caplog.text
 

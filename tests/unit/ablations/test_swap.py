@@ -11,6 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 import layerroles as lr
+from tests.support.hugging_face_edits import exchange_layers
 from tests.support.random_models import (
     ALL_ARCHITECTURES,
     CONFIGS,
@@ -20,40 +21,6 @@ from tests.support.random_models import (
 )
 
 TOKENS = torch.tensor([[5, 9, 40, 7, 22, 13, 60, 8]])
-# Where Hugging Face keeps the blocks, and which of a block's modules each sublayer is.
-BLOCKS = {name: "transformer.h" for name in ("gpt2", "gptj", "bloom", "falcon")}
-BLOCKS["neox"] = "gpt_neox.layers"
-SUBLAYERS = {
-    "gpt2": (("ln_1", "attn"), ("ln_2", "mlp")),
-    "neox": (("input_layernorm", "attention"), ("post_attention_layernorm", "mlp")),
-    "gemma2": (
-        ("input_layernorm", "self_attn", "post_attention_layernorm"),
-        ("pre_feedforward_layernorm", "mlp", "post_feedforward_layernorm"),
-    ),
-    "bloom": (("input_layernorm", "self_attention"), ("post_attention_layernorm", "mlp")),
-    "olmo2": (("self_attn", "post_attention_layernorm"), ("mlp", "post_feedforward_layernorm")),
-}
-SUBLAYERS["gemma3"] = SUBLAYERS["gemma2"]
-LLAMA_LIKE = (("input_layernorm", "self_attn"), ("post_attention_layernorm", "mlp"))
-
-
-def by_hand(architecture: str, layers: Iterable[int], part: str = "block") -> torch.nn.Module:
-    """The host, with these layers' weights loaded from the donor."""
-    host, donor = (
-        AutoModelForCausalLM.from_pretrained(
-            model_path(architecture, seed), attn_implementation="eager"
-        )
-        for seed in (0, 1)
-    )
-    path = BLOCKS.get(architecture, "model.layers")
-    for layer in layers:
-        one, two = (model.get_submodule(f"{path}.{layer}") for model in (host, donor))
-        names = [""]
-        if part != "block":
-            names = list(SUBLAYERS.get(architecture, LLAMA_LIKE)[part == "mlp"])
-        for name in names:
-            one.get_submodule(name).load_state_dict(two.get_submodule(name).state_dict())
-    return host.eval()
 
 
 def swapped(architecture: str, layers: Iterable[int], part: str = "block") -> lr.Condition:
@@ -76,7 +43,7 @@ def test_a_swap_equals_weights_that_were_exchanged(
             pass
         return
     with torch.inference_mode():
-        expected = by_hand(architecture, layers, part)(TOKENS).logits
+        expected = exchange_layers(architecture, layers, part)(TOKENS).logits
         intact = model(TOKENS)
         with lr.ablated(model, condition) as run:
             found = model(TOKENS)
@@ -103,7 +70,7 @@ def test_a_model_swapped_with_itself_is_the_same_bit_for_bit(part: str) -> None:
 def test_the_engine_generates_with_the_donors_keys_and_values(
     architecture: str, executor: str, tmp_path: Path
 ) -> None:
-    by_hand(architecture, [0, 2]).save_pretrained(tmp_path)
+    exchange_layers(architecture, [0, 2]).save_pretrained(tmp_path)
     tokenizer().save_pretrained(tmp_path)
     exchanged, model = lr.load(tmp_path, dtype="float32"), random_model(architecture)
     asked = [(text, {"max_gen_toks": 8}) for text in ("abc", "hello there", "abcd")]

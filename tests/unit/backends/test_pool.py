@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 import layerroles as lr
-from layerroles.backends.base import Job, Part, Workers
+from layerroles.backends.base import Job, JobPart, Workers
 from layerroles.backends.pool import Pool
-from layerroles.backends.ray import Where, shared_out
+from layerroles.backends.ray import WorkerResources, plan_workers
 
 GONE, HANGS = "gone", "hangs"
 
@@ -92,12 +92,12 @@ def jobs(n: int) -> list[Job]:
     return [Job(f"job {i}", ([],), (lr.Condition({}),)) for i in range(n)]
 
 
-def told(found: Iterator[tuple[int, Part]]) -> list[int]:
+def told(found: Iterator[tuple[int, JobPart]]) -> list[int]:
     return [place for place, _ in found]
 
 
-def done(_: int, job: Job) -> list[Part]:
-    return [Part({(0, 0): [job.name]})]
+def done(_: int, job: Job) -> list[JobPart]:
+    return [JobPart({(0, 0): [job.name]})]
 
 
 def test_every_job_is_answered_once_and_taken_when_needed() -> None:
@@ -108,9 +108,9 @@ def test_every_job_is_answered_once_and_taken_when_needed() -> None:
             taken.append(place)
             yield job
 
-    found = pool(ray, done).answers(coming())
+    found = pool(ray, done).answer_jobs(coming())
     first, part = next(found)
-    assert part.found == {(0, 0): [f"job {first}"]}
+    assert part.answers == {(0, 0): [f"job {first}"]}
     assert len(taken) <= 4
     assert sorted([first, *told(found)]) == list(range(10))
     assert not ray.killed
@@ -125,7 +125,7 @@ def test_a_worker_that_is_of_no_use_is_replaced(failure: Any) -> None:
         return failure if tried.count(job.name) < 3 and job.name == "job 1" else done(number, job)
 
     timeout = 0.0 if failure is HANGS else 60.0
-    found = told(pool(ray, answer, timeout=timeout).answers(jobs(4)))
+    found = told(pool(ray, answer, timeout=timeout).answer_jobs(jobs(4)))
     assert sorted(found) == list(range(4))
     assert tried.count("job 1") == 3
     assert len(ray.killed) == 2
@@ -140,7 +140,7 @@ def test_a_worker_that_fails_twice_in_a_row_is_replaced() -> None:
         answered_by[job.name] = number
         return done(number, job)
 
-    found = told(pool(ray, answer, n=1).answers(jobs(4)))
+    found = told(pool(ray, answer, n=1).answer_jobs(jobs(4)))
     assert sorted(found) == list(range(4))
     assert answered_by == {"job 0": 0, "job 1": 1, "job 2": 1, "job 3": 1}
     assert [actor.number for actor in ray.killed] == [0]  # type: ignore[attr-defined]
@@ -153,7 +153,7 @@ def test_a_failure_now_and_then_costs_no_process() -> None:
         tried.append(job.name)
         return RuntimeError("now") if len(tried) % 3 == 2 else done(number, job)
 
-    assert sorted(told(pool(ray, answer, n=1).answers(jobs(9)))) == list(range(9))
+    assert sorted(told(pool(ray, answer, n=1).answer_jobs(jobs(9)))) == list(range(9))
     assert not ray.killed
 
 
@@ -161,7 +161,7 @@ def test_what_fails_always_is_told_when_all_else_is_done() -> None:
     def answer(number: int, job: Job) -> Any:
         return RuntimeError("bad\nand more") if job.name == "job 2" else done(number, job)
 
-    found = pool(FakeRay(), answer).answers(jobs(5))
+    found = pool(FakeRay(), answer).answer_jobs(jobs(5))
     places = []
     with pytest.raises(lr.InputError, match=r"job 2 .*\(attempts: 3\): RuntimeError: bad; 1 of"):
         for place, _ in found:
@@ -177,7 +177,7 @@ def test_where_nothing_succeeds_it_is_told_soon() -> None:
         return RuntimeError("bad")
 
     with pytest.raises(lr.InputError, match="RuntimeError: bad"):
-        told(pool(FakeRay(), answer, n=2).answers(jobs(100)))
+        told(pool(FakeRay(), answer, n=2).answer_jobs(jobs(100)))
     assert 6 <= len(tried) < 20
 
 
@@ -192,7 +192,7 @@ def test_a_job_that_fails_at_once_does_not_stop_those_that_take_long() -> None:
         return ref
 
     one = pool(FakeRay(), answer, n=3)
-    found = one.answers(jobs(4))
+    found = one.answer_jobs(jobs(4))
     wait = FakeRay.wait
 
     def patient(self: FakeRay, refs: list[Any], num_returns: int, timeout: float) -> Any:
@@ -221,7 +221,7 @@ def test_another_worker_tries_what_one_failed_at() -> None:
             return RuntimeError("bad") if len(tried) < 3 else done(number, job)
         return done(number, job)
 
-    assert sorted(told(pool(FakeRay(), answer, n=2).answers(jobs(8)))) == list(range(8))
+    assert sorted(told(pool(FakeRay(), answer, n=2).answer_jobs(jobs(8)))) == list(range(8))
     assert all(one != two for one, two in itertools.pairwise(tried))
 
 
@@ -231,7 +231,7 @@ def test_a_mistake_in_what_is_asked_is_told_as_it_is_and_nothing_is_lost() -> No
 
     places = []
     with pytest.raises(lr.InputError, match=r"^no such layer$"):
-        for place, _ in pool(FakeRay(), answer, n=3).answers(jobs(9)):
+        for place, _ in pool(FakeRay(), answer, n=3).answer_jobs(jobs(9)):
             places.append(place)
     assert sorted(places) == [1, 2]  # answered in the same moment
 
@@ -240,7 +240,7 @@ def test_a_mistake_that_shows_while_it_is_unpickled_is_told_as_it_is() -> None:
     wrapped = RuntimeError("System error")
     wrapped.client_exc = lr.InputError("another one here")  # type: ignore[attr-defined]
     with pytest.raises(lr.InputError, match=r"^another one here$"):
-        told(pool(FakeRay(), lambda *_: wrapped).answers(jobs(3)))
+        told(pool(FakeRay(), lambda *_: wrapped).answer_jobs(jobs(3)))
 
 
 def test_what_cannot_be_sent_is_told_in_short() -> None:
@@ -251,7 +251,7 @@ def test_what_cannot_be_sent_is_told_in_short() -> None:
             raise TypeError("Could not serialize " + "x" * 10_000) from error
 
     with pytest.raises(lr.InputError, match=r"cannot be sent to a worker: cannot pickle") as told_:
-        told(pool(FakeRay(), answer).answers(jobs(3)))
+        told(pool(FakeRay(), answer).answer_jobs(jobs(3)))
     assert len(str(told_.value)) < 300
 
 
@@ -261,7 +261,7 @@ def test_workers_that_cannot_start() -> None:
         _ = pool(FakeRay(), done, iter(starts), n=1, attempts=4).workers
     # One of two does: it answers all.
     mixed = itertools.chain([workers()], itertools.repeat(GONE))
-    assert sorted(told(pool(FakeRay(), done, mixed, n=2).answers(jobs(6)))) == list(range(6))
+    assert sorted(told(pool(FakeRay(), done, mixed, n=2).answer_jobs(jobs(6)))) == list(range(6))
 
 
 def test_a_worker_that_cannot_start_later_on_ends_nothing() -> None:
@@ -271,7 +271,7 @@ def test_a_worker_that_cannot_start_later_on_ends_nothing() -> None:
     )
     one = pool(FakeRay(), done, starts, n=2)
     assert one.workers.machine == "a machine"
-    assert sorted(told(one.answers(jobs(6)))) == list(range(6))
+    assert sorted(told(one.answer_jobs(jobs(6)))) == list(range(6))
     first = pool(FakeRay(), done, iter([lr.InputError("no such model")] * 2), n=2)
     with pytest.raises(lr.InputError, match=r"^no such model$"):
         _ = first.workers
@@ -282,25 +282,28 @@ def test_workers_that_hold_another_model_are_refused() -> None:
         _ = pool(FakeRay(), done, model={**workers().model, "weights": "mine"}).workers
     for other in (workers(dtype="bfloat16"), workers(torch="2.7")):
         with pytest.raises(lr.InputError, match=r"other (dtype|versions) \("):
-            told(pool(FakeRay(), done, iter([workers(), other])).answers(jobs(3)))
+            told(pool(FakeRay(), done, iter([workers(), other])).answer_jobs(jobs(3)))
 
 
 def test_how_a_cluster_is_shared_out() -> None:
     gpus = [{"CPU": 8.0}, {"CPU": 64.0, "GPU": 8.0}, {"CPU": 64.0, "GPU": 1.0}]
-    assert shared_out(gpus, "auto", None) == (9, Where(0.0, 1.0, 8, 1))
-    assert shared_out(gpus, 3, None)[0] == 3
-    assert shared_out(gpus, "auto", 4.0) == (2, Where(0.0, 4.0, 2, 1))
+    assert plan_workers(gpus, "auto", None) == (9, WorkerResources(0.0, 1.0, 8, 1))
+    assert plan_workers(gpus, 3, None)[0] == 3
+    assert plan_workers(gpus, "auto", 4.0) == (2, WorkerResources(0.0, 4.0, 2, 1))
     # Fractions do not reach over GPUs.
-    assert shared_out(gpus, "auto", 0.3) == (27, Where(0.0, 0.3, 24, 3))
-    assert shared_out(gpus, "auto", 0.4)[0] == 18
-    assert shared_out([{"CPU": 4.0, "GPU": 1.0}], "auto", 0.2) == (5, Where(0.0, 0.2, 5, 5))
-    assert shared_out(gpus, "auto", 0.0) == (3, Where(8.0, 0.0, 1, 1))
+    assert plan_workers(gpus, "auto", 0.3) == (27, WorkerResources(0.0, 0.3, 24, 3))
+    assert plan_workers(gpus, "auto", 0.4)[0] == 18
+    assert plan_workers([{"CPU": 4.0, "GPU": 1.0}], "auto", 0.2) == (
+        5,
+        WorkerResources(0.0, 0.2, 5, 5),
+    )
+    assert plan_workers(gpus, "auto", 0.0) == (3, WorkerResources(8.0, 0.0, 1, 1))
     cpus = [{"CPU": 2.0}, {"CPU": 64.0}, {"memory": 1.0}]
-    assert shared_out(cpus, "auto", None) == (2, Where(2.0, 0.0, 1, 1))
-    assert shared_out(cpus[:1], 4, None) == (4, Where(0.5, 0.0, 4, 4))
+    assert plan_workers(cpus, "auto", None) == (2, WorkerResources(2.0, 0.0, 1, 1))
+    assert plan_workers(cpus[:1], 4, None) == (4, WorkerResources(0.5, 0.0, 4, 4))
     for asked in ((10, None), ("auto", 16.0)):
         with pytest.raises(lr.InputError, match="the cluster has 9 GPUs on 3 nodes, enough for"):
-            shared_out(gpus, *asked)  # type: ignore[arg-type]
+            plan_workers(gpus, *asked)  # type: ignore[arg-type]
 
 
 def test_close_ends_the_workers() -> None:

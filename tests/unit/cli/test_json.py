@@ -10,7 +10,7 @@ import pytest
 import layerroles as lr
 from layerroles.cli import main
 from layerroles.results import SweepResult
-from tests.support.command_line_page import PAGE
+from tests.support.pages import PAGE
 from tests.support.random_models import model_path
 from tests.support.synthetic import synthetic_result
 

@@ -8,12 +8,12 @@ from typing import Any, Literal
 import pytest
 
 from layerroles.cli.parsing import (
-    describe_fields,
+    describe_parameters,
     first_line,
     import_plugins,
+    parse_parameters,
     split_list,
     split_settings,
-    typed_fields,
 )
 from layerroles.errors import InputError
 
@@ -96,7 +96,7 @@ def test_a_setting_twice() -> None:
     ],
 )
 def test_a_setting_takes_the_type_of_its_field(name: str, text: str, value: Any) -> None:
-    converted = typed_fields(Shape, {name: text})[name]
+    converted = parse_parameters(Shape, {name: text})[name]
     assert converted == value
     assert type(converted) is type(value)
 
@@ -114,15 +114,15 @@ def test_a_setting_takes_the_type_of_its_field(name: str, text: str, value: Any)
 )
 def test_a_wrong_value(settings: dict[str, str], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        typed_fields(Shape, settings)
+        parse_parameters(Shape, settings)
 
 
 def test_parameters_are_described() -> None:
-    assert describe_fields(Shape) == (
+    assert describe_parameters(Shape) == (
         "needed, factor=0.5, style=words, on=True, name=None, bound=3, "
         f"path={Path('x')!r}, ranks=()"
     )
-    assert describe_fields(int) == ""
+    assert describe_parameters(int) == ""
     assert first_line(Shape) == "A thing with parameters of each kind."
 
 

@@ -12,11 +12,17 @@ import layerroles as lr
 from layerroles.ablations import Condition
 from layerroles.engine import agreement, executors
 from layerroles.engine.agreement import choose_condition, rounding_noise
-from layerroles.engine.decode import Chosen, Decoding
+from layerroles.engine.decode import Decoding, NextTokens
 from layerroles.engine.fused import executor, kv_cache
 from layerroles.engine.fused.executor import Fused
 from layerroles.engine.plain import Plain
-from layerroles.engine.requests import Score, Scored, Written, scored, written
+from layerroles.engine.requests import (
+    Scored,
+    Written,
+    collect_answers,
+    encode_scored,
+    encode_written,
+)
 from tests.support.random_models import (
     ALL_ARCHITECTURES,
     ARCHITECTURES,
@@ -24,7 +30,7 @@ from tests.support.random_models import (
     model_path,
     random_model,
 )
-from tests.unit.ablations.test_ablations import Scale
+from tests.support.scale import Scale
 
 PREFIX = "Some words that all of the questions begin with. "
 PAIRS = [
@@ -71,7 +77,7 @@ def test_the_reference_is_right(architecture: str) -> None:
     chosen = conditions(model)
     found = lr.Engine(model, executor="plain", batch_size=3).loglikelihood(PAIRS, chosen)
     for row, condition in enumerate(chosen):
-        for column, request in enumerate(scored(model, PAIRS)):
+        for column, request in enumerate(encode_scored(model, PAIRS)):
             ids = torch.tensor([[*request.context, *request.continuation]])
             n = len(request.continuation)
             with torch.inference_mode(), lr.ablated(model, condition):
@@ -101,8 +107,10 @@ def test_everyone_writes_the_same(architecture: str) -> None:
     """All conditions together, shared, batched with a cache, and alone without one."""
     model = random_model(architecture)
     chosen = conditions(model)
-    alone = Plain(model, lr.ablations.resolve(model, chosen), batch_size=1, use_cache=False)
-    texts = dict(alone.write(written(model, ASKED), chosen))
+    alone = Plain(
+        model, lr.ablations.resolve_references(model, chosen), batch_size=1, use_cache=False
+    )
+    texts = collect_answers(alone.answer([encode_written(model, ASKED)], chosen))
     found = [[one.text for one in texts[place]] for place in range(len(chosen))]
     for name in ("plain", "hooked", "fused"):
         assert lr.Engine(model, executor=name).generate_until(ASKED, chosen) == found
@@ -134,8 +142,8 @@ def test_a_request_that_outgrows_a_sliding_window_is_left_to_the_reference() -> 
 
 def test_a_sliding_window_is_found_where_a_model_reads_more_than_text() -> None:
     model = random_model("gemma3_whole")
-    assert "window of 32" in (lr.Engine(model)._executors.why_not("fused", 33) or "")
-    assert lr.Engine(model)._executors.why_not("fused", 32) is None
+    assert "window of 32" in (lr.Engine(model)._executors.refusal("fused", 33) or "")
+    assert lr.Engine(model)._executors.refusal("fused", 32) is None
     engine, chosen = lr.Engine(model), [Condition({}), Condition({lr.Site(1): lr.Skip()})]
     pairs = [("ab " * 20, "c d"), ("x", "y")]
     found = engine.loglikelihood(pairs, chosen)
@@ -272,7 +280,7 @@ def test_logits_that_are_not_finite_are_said_to_be() -> None:
         assert not found.is_greedy[1].any()
         assert [bool(x) for x in (found.logprob[1] != found.logprob[1])] == [True, True]
         assert (found.logprob[0] == found.logprob[0]).all()
-        (writing,) = engine.write(written(model, [ASKED[0]]), [broken])[0]
+        (writing,) = engine.write(encode_written(model, [ASKED[0]]), [broken])[0]
         assert not writing.finite
 
 
@@ -313,7 +321,7 @@ def test_requests_and_conditions_may_be_made_as_they_are_read() -> None:
 
 def test_context_and_continuation_are_encoded_together() -> None:
     model = random_model("llama")
-    (request,) = scored(model, [("ends in a space ", "word")])
+    (request,) = encode_scored(model, [("ends in a space ", "word")])
     assert model.tokenizer.decode(list(request.continuation)) == " word"
 
 
@@ -340,13 +348,13 @@ def test_in_bfloat16_the_executors_agree_up_to_rounding(architecture: str) -> No
 def test_in_bfloat16_an_executor_that_is_wrong_is_not_used(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    right = Fused.score
+    right = Fused.answer
 
-    def wrong(self: Fused, *asked: object) -> Iterator[tuple[int, list[Score]]]:
-        for place, scores in right(self, *asked):
-            yield place, [replace(one, logprob=one.logprob - one.n_tokens) for one in scores]
+    def wrong(self: Fused, *asked: Any) -> Iterator[tuple[int, int, list[Any]]]:
+        for which, place, scores in right(self, *asked):
+            yield which, place, [replace(one, logprob=one.logprob - one.n_tokens) for one in scores]
 
-    monkeypatch.setattr(Fused, "score", wrong)
+    monkeypatch.setattr(Fused, "answer", wrong)
     model = random_model("llama", dtype="bfloat16")
     engine = lr.Engine(model)
     engine.loglikelihood(PAIRS, lr.each_layer(model, lr.Skip()))
@@ -360,11 +368,14 @@ def test_in_bfloat16_texts_may_part_where_rounding_decides_and_nowhere_else(
     """Its second choice is as good as its first for a model of random weights, its last is not."""
     right = Decoding.add
 
-    def other(self: Decoding, chosen: Chosen) -> bool:
+    def other(self: Decoding, chosen: NextTokens) -> bool:
         return right(self, replace(chosen, tokens=torch.full_like(chosen.tokens, token)))
 
     model = random_model("llama", dtype="bfloat16")
-    ((tried,), skips) = agreement._tried(written(model, ASKED[:1])), lr.each_layer(model, lr.Skip())
+    ((tried,), skips) = (
+        agreement._trial_requests(encode_written(model, ASKED[:1])),
+        lr.each_layer(model, lr.Skip()),
+    )
     with torch.inference_mode(), lr.ablated(model, skips[1]):
         order = model(torch.tensor([tried.context]))[0, -1].argsort(descending=True)
     token = int(order[rank])
@@ -392,7 +403,7 @@ def test_the_last_bit_moves_a_half_precision_only() -> None:
     skip = Condition({lr.Site(1): lr.Skip()})
     for dtype, least, most in (("bfloat16", 1e-4, 0.1), ("float32", 1e-9, 1e-5)):
         plain = Plain(random_model("llama", dtype=dtype), {})
-        ((_, scores),) = plain.score(asked, [skip])
+        ((_, _, scores),) = plain.answer([asked], [skip])
         assert least <= rounding_noise(plain, asked, skip, scores) <= most
 
 
@@ -494,7 +505,7 @@ def test_what_is_tried_on_one_request_is_tried_again_on_several(
     def noting(*given: Any) -> None:
         tried.append(len(given[2]))
 
-    monkeypatch.setattr(executors, "disagreement", noting)
+    monkeypatch.setattr(executors, "find_disagreement", noting)
     engine = lr.Engine(random_model("llama"))
     for asked in (PAIRS[:1], PAIRS[1:2], PAIRS[:3], PAIRS[1:4], PAIRS[:1]):
         engine.loglikelihood(asked)
@@ -509,7 +520,7 @@ def test_what_is_tried_on_several_requests_is_not_tried_on_one(
     def noting(_: object, __: object, asked: Sequence[Any], *rest: object) -> None:
         tried.append((type(asked[0]).__name__, len(asked)))
 
-    monkeypatch.setattr(executors, "disagreement", noting)
+    monkeypatch.setattr(executors, "find_disagreement", noting)
     engine = lr.Engine(random_model("llama"))
     for n in (3, 1, 3):
         engine.generate_until(ASKED[:n])
@@ -532,7 +543,7 @@ def test_what_differs_alone_stays_refused(
     def differs(_: object, __: object, given: Sequence[Any], *rest: object) -> str | None:
         return "it differs" if len(given) == refused else None
 
-    monkeypatch.setattr(executors, "disagreement", differs)
+    monkeypatch.setattr(executors, "find_disagreement", differs)
     engine = lr.Engine(random_model("llama"))
     for n in asked:
         engine.loglikelihood(PAIRS[:n])
@@ -555,7 +566,7 @@ def test_layers_that_attend_to_keys_of_others_are_run_by_the_reference() -> None
     assert engine.used == {"plain"}
     for place, block in enumerate([None, *original.model.layers]):
         handle = None if block is None else block.register_forward_hook(passed)
-        for which, request in enumerate(scored(model, PAIRS)):
+        for which, request in enumerate(encode_scored(model, PAIRS)):
             ids, n = torch.tensor([[*request.context, *request.continuation]]), len(request.context)
             with torch.inference_mode():
                 logprobs = original(ids).logits[0, n - 1 : -1].log_softmax(-1)
@@ -584,8 +595,8 @@ def test_a_continuation_may_end_behind_the_models_context(executor: str) -> None
     assert -100 < found.logprob[0, 0] < 0
     with pytest.raises(lr.InputError, match="takes 257 tokens, more than the 256"):
         engine.loglikelihood([("a" * 254, "bcde")])
-    assert len(scored(engine.model, [("a" * 254, "bcd")], cut=256)[0].context) == 254
-    assert len(scored(engine.model, [("a" * 254, "bcde")], cut=256)[0].context) == 253
+    assert len(encode_scored(engine.model, [("a" * 254, "bcd")], cut=256)[0].context) == 254
+    assert len(encode_scored(engine.model, [("a" * 254, "bcde")], cut=256)[0].context) == 253
 
 
 @pytest.mark.parametrize("executor", ["plain", "hooked", "fused"])

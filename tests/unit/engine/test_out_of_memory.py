@@ -12,6 +12,7 @@ import torch
 import layerroles as lr
 from layerroles.engine import plain
 from layerroles.engine.fused.model import Twin
+from layerroles.engine.hooked import executor as hooked
 from layerroles.engine.planning.memory import out_of_memory
 from tests.support.random_models import random_model
 
@@ -45,8 +46,8 @@ def scarce(
     if executor == "fused":
         monkeypatch.setattr(Twin, "run", within(Twin.run, lambda twin, tokens, *_: len(tokens)))
     elif executor == "hooked":
-        size = within(executor.record, lambda model, step, *_: step.tokens.numel())
-        monkeypatch.setattr(executor, "record", size)
+        record = within(hooked.record, lambda model, stage, *_: stage.tokens.numel())
+        monkeypatch.setattr(hooked, "record", record)
     else:
         monkeypatch.setattr(
             plain, "forward", within(plain.forward, lambda model, tokens, *_: tokens.numel())
@@ -123,7 +124,7 @@ def test_what_an_allocator_really_says() -> None:
     """In a process that may not have more, since a test's own must go on."""
     code = """
 import resource, torch
-from layerroles.engine.memory import out_of_memory
+from layerroles.engine.planning.memory import out_of_memory
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + 2**28, used + 2**28))
 try:

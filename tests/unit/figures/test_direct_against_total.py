@@ -6,26 +6,9 @@ import pytest
 
 import layerroles as lr
 from layerroles.roles import localize
-from layerroles.roles.probe_summary import summary
-from tests.support.synthetic import TASKS, synthetic_result
-
-N, LAYERS = 16, 6
-
-
-def attribution(*families: str) -> pd.DataFrame:
-    """Layer l writes l logits, a quarter of them by its attention, give or take."""
-    rng = np.random.default_rng(0)
-    rows = [
-        ("attribution", "m", "intact", TASKS[family], family, f"{TASKS[family]}-{index:04d}",
-         layer, part, share * layer + rng.normal(scale=0.1))
-        for family in families
-        for index in range(N)
-        for layer in range(LAYERS)
-        for part, share in (("attn", 0.25), ("mlp", 0.75))
-    ]  # fmt: skip
-    rows += [(*rows[0][:6], -1, part, 50.0) for part in ("embed", "bias")]
-    names = ["probe", "model", "condition", "task", "family", "example", "layer", "part", "logit"]
-    return pd.DataFrame(rows, columns=names)
+from layerroles.roles.probe_summary import summarize_probes
+from tests.support.figure_frames import LAYERS, N, attribution
+from tests.support.synthetic import synthetic_result
 
 
 def test_marks_stand_at_the_mean_direct_effect_and_the_harm() -> None:
@@ -67,7 +50,7 @@ def test_every_probe_is_summed_up_or_passed_over() -> None:
     lens = blocks.assign(probe="tuned_lens", part="block", rank=5 - blocks["layer"])
     between = lens.assign(part="attn", rank=9)
     frames = [direct, retrieval, blocks, margin, under, pd.concat([lens, between])]
-    table = summary(frames).set_index("probe")
+    table = summarize_probes(frames).set_index("probe")
     assert table.loc["attribution", "site"].tolist() == ["L5", "L4", "L3"]
     assert table.loc["retrieval_score", "site"].tolist() == ["L5.H1", "L4.H1", "L3.H1"]
     assert table.loc["similarity", "site"].tolist() == ["L0", "L1", "L2"]
@@ -84,4 +67,4 @@ def test_a_registered_probe_that_cannot_be_summed_up_is_passed_over(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(lr.probes.PROBES._classes, "mine", lr.probes.LogitLens)
-    assert summary([attribution("knowledge").assign(probe="mine")]).empty
+    assert summarize_probes([attribution("knowledge").assign(probe="mine")]).empty

@@ -14,10 +14,11 @@ import pytest
 from layerroles import figures
 from layerroles.errors import InputError
 from layerroles.figures import style
-from layerroles.figures.attention import attention_means, strongest
+from layerroles.figures.attention import attention_means, strongest_heads
 from layerroles.figures.lens import lens_summary
-from layerroles.figures.role_map import standing
+from layerroles.figures.role_map import classify_interval
 from layerroles.results import SweepResult
+from tests.support.colour_vision import BLINDNESS, TO_XYZ, lab, linear
 from tests.support.synthetic import synthetic_attention, synthetic_lens, synthetic_result
 
 N_LAYERS, N = 10, 16
@@ -132,7 +133,7 @@ def test_harm_profiles_hold_each_run_against_the_first(result: SweepResult) -> N
         (line,) = named(figure, name)
         np.testing.assert_array_equal(line.y, cell["harm"])
         np.testing.assert_allclose(line.y + line.error_y.array, cell["harm_high"].to_numpy(float))
-        assert line.marker.color == style.colour(cell["family"].iloc[0])
+        assert line.marker.color == style.family_colour(cell["family"].iloc[0])
     (reference,) = named(figure, "base, for comparison")
     np.testing.assert_array_equal(reference.y, named(figure, "base")[0].y)
     assert reference.xaxis == named(figure, "&lt;i&gt;twin&lt;/i&gt;")[0].xaxis != "x"
@@ -260,7 +261,7 @@ def test_attention_map_names_no_head_at_the_even_share() -> None:
         [("t", "retrieval", e, la, h, 0.1, 0.1) for e, la, h in rows],
         columns=["task", "family", "example", "layer", "head", "evidence", "uniform"],
     )
-    assert strongest(attention_means(frame), 3).empty
+    assert strongest_heads(attention_means(frame), 3).empty
     assert "no head at twice even attention" in text_of(figures.attention_map(frame))
 
 
@@ -298,7 +299,9 @@ def test_role_map_lays_everything_over_one_depth_axis(
     effects = result.effects().query("task == 'kv_retrieval' and protocol == 'continuation'")
     everywhere = effects[effects["at"] == "all"].sort_values("layer")
     np.testing.assert_array_equal(bars[0].y, everywhere["harm"])
-    expected = [standing(*pair) for pair in everywhere[["harm_low", "harm_high"]].to_numpy()]
+    expected = [
+        classify_interval(*pair) for pair in everywhere[["harm_low", "harm_high"]].to_numpy()
+    ]
     assert list(bars[0].customdata) == expected
     assert "not measurable: intact 0.25 is not above chance" in text_of(figure)
     peaks = next(t for t in figure.data if t.name == "attention, kv_retrieval")
@@ -317,10 +320,10 @@ def test_role_map_takes_frames_by_position_too(result: SweepResult, lens: pd.Dat
 
 
 def test_standing_is_by_the_interval() -> None:
-    assert standing(0.21, 0.9) == "above"
-    assert standing(0.2, 0.9) == "undecided"
-    assert standing(-0.1, 0.1) == "within"
-    assert standing(-0.2, 0.05) == "undecided"
+    assert classify_interval(0.21, 0.9) == "above"
+    assert classify_interval(0.2, 0.9) == "undecided"
+    assert classify_interval(-0.1, 0.1) == "within"
+    assert classify_interval(-0.2, 0.05) == "undecided"
 
 
 @pytest.mark.parametrize("n_layers", [1, 2, 30, 80])
@@ -430,30 +433,6 @@ def test_themed_changes_only_the_template(result: SweepResult) -> None:
     assert text_of(plain[0]) == text_of(plain[1])
     with pytest.raises(InputError, match="unknown theme"):
         figures.themed(light, "sepia")
-
-
-# Machado, Oliveira & Fernandes (2009), severity 1.0, on linear RGB.
-BLINDNESS = {
-    "none": np.eye(3),
-    "protanopia": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216],
-                   [-0.003882, -0.048116, 1.051998]],
-    "deuteranopia": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413],
-                     [-0.011820, 0.042940, 0.968881]],
-    "tritanopia": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602],
-                   [0.004733, 0.691367, 0.303900]],
-}  # fmt: skip
-TO_XYZ = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
-
-
-def linear(colour: str) -> np.ndarray:
-    rgb = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
-    return np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
-
-
-def lab(rgb: np.ndarray) -> np.ndarray:
-    xyz = TO_XYZ @ np.clip(rgb, 0, 1) / np.array([0.9505, 1, 1.089])
-    f = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116)
-    return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
 
 
 @pytest.mark.parametrize("kind", BLINDNESS)

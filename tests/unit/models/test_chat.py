@@ -12,7 +12,13 @@ import layerroles as lr
 from layerroles.engine import Writing
 from layerroles.models.loading import encode
 from layerroles.protocols import PROTOCOLS, LikelihoodProtocol, Turn, protocol
-from layerroles.protocols.conversation import Said, as_text, opens, said, templated
+from layerroles.protocols.conversation import (
+    Reply,
+    apply_template,
+    join_turns,
+    opens_thinking,
+    split_thinking,
+)
 from layerroles.protocols.generation import AskedWritings
 from tests.support.random_models import model_path, random_model, tokenizer
 
@@ -73,7 +79,7 @@ def test_shots_become_turns(task: lr.Task, tmp_path: Path) -> None:
     assert [turn.role for turn in turns] == ["user", "assistant", "user"]
     assert turns[0].text.endswith(f"letter?\nA. {shot.answer}\nB. ?\nAnswer:")
     assert turns[1].text == "A"
-    assert as_text(turns) == protocol("letter").context(example)
+    assert join_turns(turns) == protocol("letter").context(example)
 
 
 def test_continuations_lose_their_space_and_evidence_is_found(
@@ -138,7 +144,7 @@ def test_a_model_without_a_template_is_told(task: lr.Task, tmp_path: Path) -> No
     assert "\n" not in str(caught.value)
     strict = "{{ raise_exception('alternate,\nplease') }}"
     with pytest.raises(lr.InputError, match="does not take these turns") as caught:
-        templated(chatty(tmp_path / "model", strict), [Turn("user", "a")])
+        apply_template(chatty(tmp_path / "model", strict), [Turn("user", "a")])
     assert "\n" not in str(caught.value)
 
 
@@ -168,21 +174,21 @@ def test_a_protocol_with_a_context_only_is_one_turn(task: lr.Task, tmp_path: Pat
 @pytest.mark.parametrize(
     ("text", "opened", "parts"),
     [
-        ("4", False, Said("4", "", None)),
-        ("<think>2 + 2</think>4", False, Said("4", "2 + 2", True)),
-        ("2 + 2</think>\n4", True, Said("\n4", "2 + 2", True)),
-        ("<think>2 + 2 is 4", False, Said("", "2 + 2 is 4", False)),
-        ("2 + 2 is 4", True, Said("", "2 + 2 is 4", False)),
+        ("4", False, Reply("4", "", None)),
+        ("<think>2 + 2</think>4", False, Reply("4", "2 + 2", True)),
+        ("2 + 2</think>\n4", True, Reply("\n4", "2 + 2", True)),
+        ("<think>2 + 2 is 4", False, Reply("", "2 + 2 is 4", False)),
+        ("2 + 2 is 4", True, Reply("", "2 + 2 is 4", False)),
     ],
 )
-def test_thinking_is_told_from_the_answer(text: str, opened: bool, parts: Said) -> None:
-    assert said(text, opened=opened) == parts
+def test_thinking_is_told_from_the_answer(text: str, opened: bool, parts: Reply) -> None:
+    assert split_thinking(text, opened=opened) == parts
 
 
 def test_a_prompt_may_open_the_thinking() -> None:
-    assert opens("[assistant]\n<think>\n")
-    assert not opens("[assistant]\n<think>\n\n</think>\n")
-    assert not opens("[assistant]\n")
+    assert opens_thinking("[assistant]\n<think>\n")
+    assert not opens_thinking("[assistant]\n<think>\n\n</think>\n")
+    assert not opens_thinking("[assistant]\n")
 
 
 def test_only_what_follows_the_thinking_is_graded(task: lr.Task) -> None:

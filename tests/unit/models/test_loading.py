@@ -75,7 +75,7 @@ def test_few_compiled_kernels_are_kept_unless_it_is_said(monkeypatch: pytest.Mon
 
     def noting(*_: object) -> checks.Checks:  # the first that computes
         seen.append(os.environ.get(name))
-        return checks.unchecked(bridge)
+        return checks.assume_checks(bridge)
 
     monkeypatch.setattr(loading, "check_model", noting)
     for said in (None, "7"):
@@ -116,15 +116,15 @@ def test_a_cache_is_read_under_the_name_that_transformers_5_24_gives_it(
     bridge = TransformerBridge.boot_transformers(str(model_path(architecture)), device="cpu")
     for block in bridge.blocks:  # as 5.24 calls attention
         for old in ("past_key_values", "layer_past"):
-            compat._rename(block.attn, old, "cache")
+            compat._rename_argument(block.attn, old, "cache")
     with pytest.raises(lr.InputError, match="decoding with a cache gives other logits"):
         checks.check_model(bridge, "renamed")
-    known = compat._names_cache
+    known = compat._takes_cache
     monkeypatch.setattr(
-        compat, "_names_cache", lambda one: one is not bridge.original_model or known(one)
+        compat, "_takes_cache", lambda one: one is not bridge.original_model or known(one)
     )
-    compat.name_caches(bridge)
-    compat.name_caches(bridge)  # once more changes nothing
+    compat.rename_cache_arguments(bridge)
+    compat.rename_cache_arguments(bridge)  # once more changes nothing
     assert checks.check_model(bridge, "renamed").cache_error is not None
 
 
@@ -245,7 +245,7 @@ def test_a_file_that_is_no_gguf_is_refused(tmp_path: Path, monkeypatch: pytest.M
 
 CONVERTS = """
 import pathlib, sys, time
-from layerroles import gguf
+from layerroles.models import gguf
 
 def slowly(file, folder):
     folder.mkdir()

@@ -10,12 +10,12 @@ import pytest
 
 from layerroles.errors import InputError, visible
 from layerroles.page import render
-from layerroles.page.explorer import Run, explored
-from layerroles.page.texts import Room, Texts, head, room
+from layerroles.page.explorer import Run, lay_out_runs
+from layerroles.page.texts import TextLimits, Texts, choose_limits, start_of
 from layerroles.results import SweepResult, compare
 from layerroles.roles import localize
+from tests.support.scripted_result import heads_result, pairs_result
 from tests.support.synthetic import synthetic_lens, synthetic_result
-from tests.unit.roles.test_redundancy import heads_result, pairs_result
 
 N_LAYERS, N = 5, 8
 
@@ -28,7 +28,7 @@ def result() -> SweepResult:
 def laid_out(*results: SweepResult) -> dict[str, Any]:
     comparison = compare(*results) if len(results) > 1 else None
     runs = [Run(name, each, []) for name, each in zip("ab", results, strict=False)]
-    data = explored(runs, {}, comparison)
+    data = lay_out_runs(runs, {}, comparison)
     assert data is not None
     return data
 
@@ -90,7 +90,7 @@ def test_every_effect_is_that_of_the_table(result: SweepResult) -> None:
 
 def test_verdicts_are_those_of_the_roles(result: SweepResult) -> None:
     roles = localize(result, ablation="skip", at="all")
-    data = explored([Run("a", result, [roles])], {})
+    data = lay_out_runs([Run("a", result, [roles])], {})
     assert data is not None
     said = {(r.family, r.protocol, r.layer): r.verdict for r in roles.layers.itertuples()}
     families = {cell["key"][0]: cell["family"] for cell in data["runs"][0]["cells"]}
@@ -114,7 +114,7 @@ def test_heads_and_pairs_can_be_reached() -> None:
 
 def test_a_lens_is_told_by_rank_from_1(result: SweepResult) -> None:
     lens = synthetic_lens(N_LAYERS, N)
-    data = explored([Run("a", result, [])], {"logit_lens": lens})
+    data = lay_out_runs([Run("a", result, [])], {"logit_lens": lens})
     assert data is not None
     (told,) = data["lenses"]
     assert told["depths"] == list(range(-1, N_LAYERS))
@@ -126,7 +126,7 @@ def test_a_lens_is_told_by_rank_from_1(result: SweepResult) -> None:
 def test_a_rank_that_is_not_known_is_none(result: SweepResult) -> None:
     lens = synthetic_lens(N_LAYERS, N).astype({"rank": float})
     lens.loc[(lens["example"] == "facts-0003") & (lens["layer"] == 1), ["rank", "logprob"]] = np.nan
-    data = explored([Run("a", result, [])], {"logit_lens": lens})
+    data = lay_out_runs([Run("a", result, [])], {"logit_lens": lens})
     assert data is not None
     (place,) = (place for place, each in enumerate(data["questions"]) if each[0] == "facts-0003")
     ranks, logprobs = data["lenses"][0]["read"][place]
@@ -153,12 +153,12 @@ def test_long_texts_are_cut_and_then_examples_left_out() -> None:
         {"task": "t", "protocol": "p", "condition": "intact", "response": texts}
         | {"example": [f"e{number}" for number in range(40)]}
     )
-    assert room([frame], budget=100_000) == Room(1200, 700, None)
-    assert room([frame], budget=40_000) == Room(600, 600, None)
-    assert room([frame], budget=2_000) == Room(150, 150, 8)
-    assert room([frame], budget=1) == Room(150, 150, 4)
-    cut = Room(150, 150, 4).response(texts[0])
-    assert cut == head(texts[0], 150)
+    assert choose_limits([frame], budget=100_000) == TextLimits(1200, 700, None)
+    assert choose_limits([frame], budget=40_000) == TextLimits(600, 600, None)
+    assert choose_limits([frame], budget=2_000) == TextLimits(150, 150, 8)
+    assert choose_limits([frame], budget=1) == TextLimits(150, 150, 4)
+    cut = TextLimits(150, 150, 4).response(texts[0])
+    assert cut == start_of(texts[0], 150)
     assert cut.endswith("(1852 characters more)")
     kept = Texts()
     assert [kept.number(text) for text in ("a", "b", "a")] == [0, 1, 0]
@@ -167,7 +167,9 @@ def test_long_texts_are_cut_and_then_examples_left_out() -> None:
 def test_answers_that_differ_beyond_the_cut_are_not_the_same(
     result: SweepResult, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("layerroles.page.explorer.room", lambda frames: Room(150, 150, None))
+    monkeypatch.setattr(
+        "layerroles.page.explorer.choose_limits", lambda frames: TextLimits(150, 150, None)
+    )
     lost = result.frame["condition"] == "skip L1"
     frame = result.frame.assign(response="x" * 150 + "y")
     frame.loc[lost, "response"] = "x" * 150 + "no"
@@ -184,7 +186,9 @@ def test_answers_that_differ_beyond_the_cut_are_not_the_same(
 
 
 def test_what_is_left_out_is_said(result: SweepResult, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("layerroles.page.explorer.room", lambda frames: room(frames, 1))
+    monkeypatch.setattr(
+        "layerroles.page.explorer.choose_limits", lambda frames: choose_limits(frames, 1)
+    )
     data = laid_out(result)
     assert data["examples"] == 4
     told = unpacked(data)
@@ -240,4 +244,4 @@ def test_runs_with_nothing_in_common_are_refused_in_a_line(result: SweepResult) 
 
 def test_a_result_of_the_intact_model_alone_has_nothing_to_explore(result: SweepResult) -> None:
     alone = SweepResult(result.frame[result.frame["condition"] == "intact"], result.manifest)
-    assert explored([Run("a", alone, [])], {}) is None
+    assert lay_out_runs([Run("a", alone, [])], {}) is None

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from layerroles.page import render
-from layerroles.page.glance import glance
+from layerroles.page.glance import make_glance
 from layerroles.results import SweepResult
 from layerroles.roles import Roles, localize
 from tests.support.synthetic import synthetic_result
@@ -25,7 +25,7 @@ def roles(result: SweepResult) -> Roles:
 
 
 def test_critical_layers_are_counted_as_the_table_lists_them(roles: Roles) -> None:
-    first, _, _ = glance(roles)["sentences"]
+    first, _, _ = make_glance(roles)["sentences"]
     for protocol, rows in roles.frame.groupby("protocol"):
         part = next(each for each in first.split("; ") if f"under {protocol}" in each)
         for family, critical in zip(rows["family"], rows["critical"], strict=True):
@@ -33,7 +33,7 @@ def test_critical_layers_are_counted_as_the_table_lists_them(roles: Roles) -> No
 
 
 def test_the_picture_has_a_verdict_for_each_layer(roles: Roles) -> None:
-    shown = glance(roles)
+    shown = make_glance(roles)
     assert shown["layers"] == list(range(N_LAYERS))
     assert len(shown["rows"]) == len(roles.frame)
     by_place = roles.layers.set_index(["family", "protocol", "layer"])["verdict"]
@@ -46,7 +46,7 @@ def test_the_picture_has_a_verdict_for_each_layer(roles: Roles) -> None:
 def test_a_family_that_cannot_be_measured_has_no_count_and_no_cells(result: SweepResult) -> None:
     guessed = result.frame["family"] == "reasoning"
     frame = result.frame.assign(score=result.frame["score"].where(~guessed, 0.0))
-    shown = glance(localize(replace(result, frame=frame)))
+    shown = make_glance(localize(replace(result, frame=frame)))
     assert "reasoning cannot be measured" in shown["sentences"][0]
     assert all(not row["cells"] for row in shown["rows"] if row["family"] == "reasoning")
     assert any(row["cells"] for row in shown["rows"])
@@ -57,20 +57,20 @@ def test_layers_for_all_families_and_sinks_are_named_only_where_the_table_has_th
 ) -> None:
     frame = roles.frame
     one = frame.assign(general=[[3, 4] for _ in range(len(frame))])
-    shared = glance(replace(roles, frame=one))["sentences"][1]
+    shared = make_glance(replace(roles, frame=one))["sentences"][1]
     assert "layers 3, 4 under" in shared
     none = frame.assign(general=[[] for _ in range(len(frame))], sink=[[]] * len(frame))
-    shared = glance(replace(roles, frame=none))["sentences"][1]
+    shared = make_glance(replace(roles, frame=none))["sentences"][1]
     assert shared == "No layer is shown to be critical for every measured family."
 
 
 def test_a_claim_is_named_only_where_it_is_decided(roles: Roles) -> None:
     undecided = roles.claims.assign(status="not shown")
-    last = glance(replace(roles, claims=undecided))["sentences"][2]
+    last = make_glance(replace(roles, claims=undecided))["sentences"][2]
     assert "No claim of the literature is supported or contradicted" in last
     decided = undecided.copy()
     decided.loc[decided.index[0], "status"] = "contradicted"
-    last = glance(replace(roles, claims=decided))["sentences"][2]
+    last = make_glance(replace(roles, claims=decided))["sentences"][2]
     assert last.count("contradicted") == 1 and "supported" not in last
     claim = str(decided.iloc[0]["claim"])
     assert claim[1:] in last
@@ -90,4 +90,4 @@ def test_the_page_says_of_which_ablation_the_picture_is(result: SweepResult) -> 
 def test_undecided_verdicts_are_counted(roles: Roles) -> None:
     n_undecided = int((roles.layers["verdict"] == "undecided").sum())
     measured = int((roles.layers["verdict"] != "not measurable").sum())
-    assert f"{n_undecided} of {measured} verdicts" in glance(roles)["sentences"][2]
+    assert f"{n_undecided} of {measured} verdicts" in make_glance(roles)["sentences"][2]

@@ -13,7 +13,7 @@ from transformer_lens.model_bridge import TransformerBridge
 import layerroles as lr
 from layerroles.models.loading import prepared, provenance
 from layerroles.plants import Plant
-from layerroles.plants.words import END, ID, LAST, SUBJECTS, WORDS, fact, tokenizer
+from layerroles.plants.words import END, ID, LAST, SUBJECTS, WORDS, fact_of, make_tokenizer
 from layerroles.probes import Attention, LogitLens, RetrievalScore, chunked
 from layerroles.tasks import FAMILIES
 
@@ -59,7 +59,7 @@ def solved(example: lr.Example) -> str:
     values = dict(zip(pairs[::2], pairs[1::2], strict=True))
     if last in ("find", "follow"):
         return values[first] if last == "find" else values[values[first]]
-    return WORDS[fact(solved_by(example))] if last in SUBJECTS else last
+    return WORDS[fact_of(solved_by(example))] if last in SUBJECTS else last
 
 
 def solved_by(example: lr.Example) -> int:
@@ -351,7 +351,7 @@ def test_generation_stops_by_itself() -> None:
 
 def test_the_tokenizer_knows_every_word_as_one_token() -> None:
     known = prepared(default().model).tokenizer
-    assert known is tokenizer()
+    assert known is make_tokenizer()
     text = default().tasks[0].examples(1, 0)[0].prompt
     ids = known(text)["input_ids"]
     assert ids == [known.bos_token_id, *(ID[word] for word in text.split())]
@@ -436,7 +436,7 @@ def native(made: Plant) -> TransformerBridge:
         for name, parameter in bridge.original_model.named_parameters():
             parameter.copy_(weights.pop(name))
     assert not weights
-    bridge.tokenizer = tokenizer()
+    bridge.tokenizer = make_tokenizer()
     return lr.prepare(bridge, name="mine")
 
 

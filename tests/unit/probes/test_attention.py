@@ -12,10 +12,10 @@ from transformer_lens import head_detector
 from transformer_lens.model_bridge import TransformerBridge
 
 import layerroles as lr
-from layerroles.engine import written
+from layerroles.engine import encode_written
 from layerroles.models.loading import encode
 from layerroles.probes import chunked
-from layerroles.probes.attention import question
+from layerroles.probes.attention import find_question
 from layerroles.probes.heads import KINDS
 from tests.support.random_models import ARCHITECTURES, WINDOWS, random_model
 
@@ -125,7 +125,7 @@ def test_attention_equals_stored_patterns(name: str, task: lr.Task) -> None:
 
 def test_a_question_is_the_last_paragraph() -> None:
     def asked(prompt: str) -> list[str]:
-        spans = question(lr.Example("0", prompt, "x"))
+        spans = find_question(lr.Example("0", prompt, "x"))
         return [prompt[start:stop] for start, stop in spans]
 
     assert asked("a\n\nb c\n \nd:\n") == ["d:"]
@@ -202,7 +202,7 @@ def test_retrieval_scores_equal_those_of_stored_patterns(name: str, tmp_path: Pa
     examples = [example for example in task.examples(9, 0) if example.evidence]
     assert set(frame.example) == {example.id for example in examples}
     options = {"until": ["\n"], "max_gen_toks": 12}
-    asked = written(model, [(example.prompt, options) for example in examples])
+    asked = encode_written(model, [(example.prompt, options) for example in examples])
     (answers,) = lr.Engine(model, executor="plain").write(asked, [lr.Condition({})])
     for example, answer in zip(examples, answers, strict=True):
         prompt, new = encode(model, example.prompt), answer.ids
@@ -262,6 +262,6 @@ def test_what_does_not_fire_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chunked, "forward", lambda *_, **__: (torch.zeros(1, 1, 9), None))
     tokens = torch.full((1, 3), 5)
     with pytest.raises(lr.InputError, match=r"does not run through blocks\.0\.attn"):
-        lr.probes.chunks.read_patterns(
+        lr.probes.chunked.read_patterns(
             random_model("llama"), tokens, torch.ones_like(tokens), lambda *_: None
         )

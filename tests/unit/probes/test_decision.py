@@ -10,8 +10,8 @@ import torch
 import layerroles as lr
 from layerroles.probes import decision_depths, depth_intervals, emergence_depths
 from layerroles.tasks.base import Example
+from tests.support.probe_questions import QUESTIONS, Listed
 from tests.support.random_models import random_model
-from tests.unit.probes.test_probes import QUESTIONS, Listed
 
 OPEN = Example("open", "one two", "three")
 
@@ -86,7 +86,7 @@ def test_margins_are_differences_of_logits(architecture: str) -> None:
         float(logits[0, -1, mat] - logits[0, -1, sofa]), abs=1e-4
     )
     stream = cache["blocks.0.hook_out"][0, -1:]
-    read = lr.probes.depths.read_out(model, stream)[0]
+    read = lr.probes.streams.read_out(model, stream)[0]
     assert mine.margin[0] == pytest.approx(float(read[mat] - read[sofa]), abs=1e-4)
     assert set(mine.options) == {2}
     right = bool(mine.margin[2] > 0)

@@ -9,8 +9,8 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 import layerroles as lr
+from tests.support.probe_questions import QUESTIONS, Listed
 from tests.support.random_models import model_path, random_model
-from tests.unit.probes.test_probes import QUESTIONS, Listed
 
 TASK = Listed(QUESTIONS)
 # Soft caps; scaled logits and tied embeddings, twice; norms after; parallel; with a bias.
@@ -107,7 +107,7 @@ def test_between_attention_and_mlp_the_stream_has_what_attention_added(architect
     with torch.inference_mode():
         _, cache = model.run_with_cache(ids, names_filter=names)
     between = cache[names[0]] + cache[names[1]]
-    logits = lr.probes.depths.read_out(model, between[0]).log_softmax(-1)
+    logits = lr.probes.streams.read_out(model, between[0]).log_softmax(-1)
     found = frame[(frame.layer == 1) & (frame.part == "attn")]
     entropy = (-(logits.exp() * logits).sum(-1)).tolist()
     assert found.entropy.tolist() == pytest.approx(entropy, abs=1e-3)

@@ -12,33 +12,11 @@ from transformer_lens.model_bridge import TransformerBridge
 
 import layerroles as lr
 from layerroles.probes import chunked
-from layerroles.probes.base import Batch, batches
-from layerroles.probes.frames import by_probe
-from layerroles.tasks.base import Example, Task
+from layerroles.probes.base import Batch, make_batches
+from layerroles.probes.frames import group_by_probe
+from layerroles.tasks.base import Example
+from tests.support.probe_questions import QUESTIONS, Listed
 from tests.support.random_models import random_model
-
-
-@dataclass(frozen=True)
-class Listed(Task):
-    """Examples as they are given."""
-
-    family = "knowledge"
-
-    given: tuple[Example, ...] = ()
-    name = "listed"
-    label = "listed"
-
-    def examples(self, limit: int, seed: int) -> list[Example]:
-        return list(self.given[:limit])
-
-    def held_out(self, limit: int, seed: int) -> list[str]:
-        return []
-
-
-QUESTIONS = (
-    Example("7", "the cat sat on the", "mat", ("mat", "sofa", "moon"), evidence=((4, 7),)),
-    Example("b", "one two", "three", ("three", "thirty", "two", "four")),
-)
 
 
 @lr.probes.register("test_stream")
@@ -55,7 +33,7 @@ class Stream(lr.probes.Probe):
 
 def test_a_batch_tells_how_the_choices_go_on() -> None:
     model = random_model("llama")
-    first, second = (next(batches(model, [example])) for example in QUESTIONS)
+    first, second = (next(make_batches(model, [example])) for example in QUESTIONS)
 
     def ids(text: str) -> tuple[int, ...]:
         return tuple(lr.models.encode(model, text))
@@ -68,13 +46,13 @@ def test_a_batch_tells_how_the_choices_go_on() -> None:
     assert first.prompts[0].ids == ids("the cat sat on the")
     assert first.prompts[0].evidence == (4, 5, 6)
     assert second.prompts[0].evidence is None
-    alone = next(batches(model, [Example("c", "one", "two")]))
+    alone = next(make_batches(model, [Example("c", "one", "two")]))
     assert alone.others == [()]
     assert tuple(alone.tokens[0].tolist()) == ids("one")
 
 
 @pytest.mark.parametrize("at", ["all", "after_first", "last", "evidence"])
-def test_a_probe_sees_the_ablated_model(at: lr.ablations.where.NamedAt) -> None:
+def test_a_probe_sees_the_ablated_model(at: lr.ablations.positions.NamedAt) -> None:
     model, task = random_model("llama"), Listed(QUESTIONS[:1])
     condition = lr.Condition({lr.Site(0): lr.Skip()}, at=at)
     frame = Stream().measure(model, [task], condition=condition)
@@ -129,7 +107,7 @@ def test_frames_of_several_conditions_are_kept_side_by_side(
 
 @pytest.mark.parametrize("at", ["all", "after_first", "prompt", "last", "evidence", "generated"])
 def test_a_prompt_read_in_pieces_is_ablated_where_it_is_in_one(
-    at: lr.ablations.where.NamedAt, monkeypatch: pytest.MonkeyPatch
+    at: lr.ablations.positions.NamedAt, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, tasks = random_model("llama"), [Listed(QUESTIONS[:1])]
     condition = lr.Condition({lr.Site(0): lr.Skip()}, at=at)
@@ -147,13 +125,13 @@ def test_frames_are_grouped_by_probe_under_one_condition() -> None:
     )
     skip = frame.assign(condition="skip L1", evidence=0.0)
     lens = frame.assign(probe="logit_lens")
-    found = by_probe([frame, lens, skip, frame])
+    found = group_by_probe([frame, lens, skip, frame])
     assert {name: rows["evidence"].tolist() for name, rows in found.items()} == {
         "attention": [0.5, 0.7],
         "logit_lens": [0.5, 0.7],
     }
-    assert by_probe([frame, skip], "skip L1")["attention"]["evidence"].tolist() == [0.0, 0.0]
-    every = by_probe([frame, skip], None)["attention"]
+    assert group_by_probe([frame, skip], "skip L1")["attention"]["evidence"].tolist() == [0.0, 0.0]
+    every = group_by_probe([frame, skip], None)["attention"]
     assert every["condition"].tolist() == ["intact", "intact", "skip L1", "skip L1"]
     with pytest.raises(lr.InputError, match="on the same examples: pass one of them"):
-        by_probe([frame, skip, skip.assign(evidence=1.0)], None)
+        group_by_probe([frame, skip, skip.assign(evidence=1.0)], None)

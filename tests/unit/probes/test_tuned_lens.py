@@ -13,8 +13,8 @@ from safetensors.torch import save_file
 import layerroles as lr
 from layerroles.probes import LogitLens, TunedLens
 from layerroles.probes.streams import read_out
+from tests.support.probe_questions import QUESTIONS, Listed
 from tests.support.random_models import random_model
-from tests.unit.probes.test_probes import QUESTIONS, Listed
 
 TEXTS = [f"the {one} sat on the {two}" for one in ("cat", "dog", "owl") for two in ("mat", "bed")]
 

@@ -13,8 +13,8 @@ from layerroles.ablations import INTACT
 from layerroles.engine import Score, Scored, Writing
 from layerroles.models.loading import encode
 from layerroles.protocols import Answer, Asked, LikelihoodProtocol
-from layerroles.protocols.conversation import Said
-from layerroles.protocols.outcome import details_of, distinct, in_form, repetition
+from layerroles.protocols.conversation import Reply
+from layerroles.protocols.outcome import distinct_share, is_in_form, make_details, repeated_share
 from layerroles.tasks import Grade
 from tests.support.random_models import random_model
 
@@ -49,11 +49,11 @@ class Wordy(lr.Engine):
         self.answers = answers
         self.broken = broken
 
-    def answer_each(
+    def answer(
         self, asked: Sequence[Any], conditions: Sequence[lr.Condition]
     ) -> Iterator[tuple[int, int, list[Any]]]:
         if isinstance(asked[0][0], Scored):  # coherence
-            yield from super().answer_each(asked, conditions)
+            yield from super().answer(asked, conditions)
             return
         for which, requests in enumerate(asked):
             for place, condition in enumerate(conditions):
@@ -128,20 +128,20 @@ def test_form_where_the_task_does_not_say() -> None:
         Grade(False, True, True),
         Grade(False, False, True),
     )
-    assert in_form(strict, "correct")
-    assert not in_form(loose, "correct")
-    assert in_form(wrong, "wrong")
+    assert is_in_form(strict, "correct")
+    assert not is_in_form(loose, "correct")
+    assert is_in_form(wrong, "wrong")
     kept = dataclasses.replace(wrong, form=True)
     for outcome in ("empty", "no answer", "truncated", "degenerate"):
-        assert not in_form(kept, outcome)  # type: ignore[arg-type]  # a string
+        assert not is_in_form(kept, outcome)  # type: ignore[arg-type]  # a string
 
 
 def test_repetition_and_distinct_runs() -> None:
-    assert repetition("a b c d a b c d") == pytest.approx(1 / 5)
-    assert repetition("a b c") == 0
-    assert distinct("a b a b", 1) == 0.5
-    assert distinct("a b a b", 2) == pytest.approx(2 / 3)
-    assert distinct("a", 2) is None
+    assert repeated_share("a b c d a b c d") == pytest.approx(1 / 5)
+    assert repeated_share("a b c") == 0
+    assert distinct_share("a b a b", 1) == 0.5
+    assert distinct_share("a b a b", 2) == pytest.approx(2 / 3)
+    assert distinct_share("a", 2) is None
 
 
 class OneAfterTheOther(lr.Engine):
@@ -149,20 +149,24 @@ class OneAfterTheOther(lr.Engine):
 
     asking = False
 
-    def answer_each(
+    def answer(
         self, asked: Sequence[Any], conditions: Sequence[lr.Condition]
     ) -> Iterator[tuple[int, int, list[Any]]]:
         assert not self.asking
         self.asking = True
-        yield from super().answer_each(asked, conditions)
+        yield from super().answer(asked, conditions)
         self.asking = False
 
 
 def test_details_of_what_was_written() -> None:
     text = "a b c d a b c d"
-    expected = {"repetition": repetition(text), "distinct_1": 0.5, "distinct_2": distinct(text, 2)}
-    assert details_of(text, Said(text, "", None)) == expected
-    assert details_of(text, Said("d", "a b", True)) == {**expected, "thinking": "a b"}
+    expected = {
+        "repetition": repeated_share(text),
+        "distinct_1": 0.5,
+        "distinct_2": distinct_share(text, 2),
+    }
+    assert make_details(text, Reply(text, "", None)) == expected
+    assert make_details(text, Reply("d", "a b", True)) == {**expected, "thinking": "a b"}
 
 
 def test_coherence_is_what_the_intact_model_thinks_of_a_text(tmp_path: Path) -> None:
@@ -221,13 +225,13 @@ def test_the_noise_floor_of_every_cell(tmp_path: Path, monkeypatch: pytest.Monke
         assert floor["score"] == pytest.approx(own.score.mean(), abs=1e-4)
         assert 0 <= floor["n_changed"] <= 5
     asked: list[int] = []
-    own_answer = lr.Engine.answer_each
+    own_answer = lr.Engine.answer
 
     def counted(engine: lr.Engine, requests: Any, conditions: Any) -> Any:
         asked.append(len(requests[0]))
         return own_answer(engine, requests, conditions)
 
-    monkeypatch.setattr(lr.Engine, "answer_each", counted)
+    monkeypatch.setattr(lr.Engine, "answer", counted)
     again = sweep(5).run(tmp_path / "run")
     assert asked == []
     assert again.manifest["noise_floor"] == floors
@@ -243,7 +247,7 @@ def test_the_noise_floor_of_every_cell(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_answers_that_change_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model, task = random_model("llama"), questions(tmp_path)
-    own = lr.Engine.answer_each
+    own = lr.Engine.answer
 
     def shifted(engine: lr.Engine, requests: Any, conditions: Any) -> Any:
         for which, place, found in own(engine, requests, conditions):
@@ -251,7 +255,7 @@ def test_answers_that_change_are_counted(tmp_path: Path, monkeypatch: pytest.Mon
                 found = [dataclasses.replace(one, logprob=one.logprob * 1.1) for one in found]
             yield which, place, found
 
-    monkeypatch.setattr(lr.Engine, "answer_each", shifted)
+    monkeypatch.setattr(lr.Engine, "answer", shifted)
     sweep = lr.Sweep(model, [task], [], protocols=["answer_logprob"], limit=6)
     (floor,) = sweep.run(tmp_path / "run").manifest["noise_floor"]
     assert (floor["n"], floor["n_changed"]) == (6, 4)  # the two that are left are asked together

@@ -11,8 +11,8 @@ import pytest
 import layerroles as lr
 from layerroles.engine import Score
 from layerroles.protocols import Continuation, Generation, protocol
-from layerroles.protocols.chain import steps
-from layerroles.protocols.text import windows
+from layerroles.protocols.chain import split_steps
+from layerroles.protocols.text import split_windows
 from tests.support.random_models import random_model
 
 # As in MMLU: a question, four choices; and a solution that shows the way.
@@ -136,14 +136,14 @@ def test_protocols_may_be_given_as_such(task: lr.Task, tmp_path: Path) -> None:
 
 def test_a_solution_is_parted_into_steps() -> None:
     text = "2 + 3.5 = 5.5. So far!  Then\n\n5.5 - 1 = 4.5.\nThe answer is 4.5."
-    assert steps(text) == [
+    assert split_steps(text) == [
         " 2 + 3.5 = 5.5.",
         " So far!",
         "  Then",
         "\n\n5.5 - 1 = 4.5.",
         "\nThe answer is 4.5.",
     ]
-    assert "".join(steps(text)) == f" {text}"
+    assert "".join(split_steps(text)) == f" {text}"
 
 
 def test_steps_add_up_to_the_whole_chain(task: lr.Task) -> None:
@@ -195,7 +195,9 @@ def test_a_long_text_is_scored_in_the_windows_of_lm_eval() -> None:
             make_disjoint_window(pair)
             for pair in get_rolling_token_windows(ids, 1, max_seq_len=8, context_len=1)
         ]
-        mine = [(list(each.context), list(each.continuation)) for each in windows((1,), ids, 9)]
+        mine = [
+            (list(each.context), list(each.continuation)) for each in split_windows((1,), ids, 9)
+        ]
         assert mine == theirs
         assert [token for _, new in mine for token in new] == ids
 

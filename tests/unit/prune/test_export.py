@@ -14,8 +14,14 @@ from transformers import (
 )
 
 import layerroles as lr
-from layerroles.models.modules import lend
-from layerroles.prune.checkpoint import _alike, _smaller, _try, _without, checked_layers
+from layerroles.models.modules import lend_tensors
+from layerroles.prune.checkpoint import (
+    _are_built_alike,
+    _build_smaller,
+    _check_same_logits,
+    _smaller_config,
+    check_layers,
+)
 from tests.support.random_models import (
     CONFIGS,
     EVERY_ARCHITECTURE,
@@ -105,11 +111,11 @@ def test_the_model_is_left_as_it_was(tmp_path: Path) -> None:
 def test_a_list_as_long_as_the_model_may_be_no_list_of_layers() -> None:
     gemma, moe = CONFIGS["gemma3"].to_dict(), CONFIGS["qwen3_moe"].to_dict()
     config = Gemma3TextConfig(**{**gemma, "eos_token_id": [2, 3, 4]})
-    small = _smaller(config, [0, 2], 3)
+    small = _smaller_config(config, [0, 2], 3)
     assert small.eos_token_id == [2, 3, 4]
     assert small.layer_types == ["sliding_attention", "sliding_attention"]
     numbered = Qwen3MoeConfig(**{**moe, "mlp_only_layers": [0, 2]})
-    assert _smaller(numbered, [1, 2], 3).mlp_only_layers == [1]
+    assert _smaller_config(numbered, [1, 2], 3).mlp_only_layers == [1]
 
 
 @pytest.mark.parametrize(
@@ -132,7 +138,7 @@ def test_wrong_layers_are_told_in_one_line(drop: list, line: str, tmp_path: Path
 @pytest.mark.parametrize("drop", [["1"], 2, [1.0], None])
 def test_what_is_no_list_of_layers_is_told(drop: object) -> None:
     with pytest.raises(lr.InputError, match=r"is no list of layers: write it as \[21, 22\]$"):
-        checked_layers(random_model("llama"), drop)
+        check_layers(random_model("llama"), drop)
 
 
 def test_a_folder_in_use_is_left_alone(tmp_path: Path) -> None:
@@ -171,19 +177,19 @@ def test_blocks_that_depend_on_their_number_are_refused(drop: list[int], tmp_pat
 
 def test_a_smaller_model_that_answers_otherwise_is_refused() -> None:
     model = random_model("llama")
-    made = _without(model, model.original_model, [0, 1])
-    _try(model, made, {2})
+    made = _build_smaller(model, model.original_model, [0, 1])
+    _check_same_logits(model, made, {2})
     with pytest.raises(lr.InputError, match=r"without layers 1: .* does not answer as the model"):
-        _try(model, made, {1})
+        _check_same_logits(model, made, {1})
 
 
 def test_blocks_of_another_kind_under_another_number_are_refused() -> None:
     blocks = torch.nn.Linear(4, 4), torch.nn.Linear(4, 4), torch.nn.Linear(4, 5)
     blocks[1].layer_idx = 3
-    assert _alike(blocks[0], blocks[1])
-    assert not _alike(blocks[0], blocks[2])
+    assert _are_built_alike(blocks[0], blocks[1])
+    assert not _are_built_alike(blocks[0], blocks[2])
     blocks[1].sliding_window = 8
-    assert not _alike(blocks[0], blocks[1])
+    assert not _are_built_alike(blocks[0], blocks[1])
 
 
 def test_a_model_without_weights_is_not_exported(tmp_path: Path) -> None:
@@ -195,8 +201,8 @@ def test_a_model_without_weights_is_not_exported(tmp_path: Path) -> None:
 def test_a_model_is_lent_the_very_tensors_of_another() -> None:
     from_, to = torch.nn.BatchNorm1d(3), torch.nn.BatchNorm1d(3, device="meta")
     tensors = {f"old.{name}": tensor for name, tensor in from_.state_dict(keep_vars=True).items()}
-    assert lend(to, tensors, "old.{}".format) is None
+    assert lend_tensors(to, tensors, "old.{}".format) is None
     for name, tensor in to.state_dict(keep_vars=True).items():
         assert tensor.data_ptr() == tensors[f"old.{name}"].data_ptr() and not tensor.requires_grad
-    assert lend(to, tensors) == "weight"
-    assert lend(torch.nn.BatchNorm1d(4), tensors, "old.{}".format) == "old.weight"
+    assert lend_tensors(to, tensors) == "weight"
+    assert lend_tensors(torch.nn.BatchNorm1d(4), tensors, "old.{}".format) == "old.weight"

@@ -12,9 +12,9 @@ import pytest
 import layerroles as lr
 from layerroles.plants import Plant
 from layerroles.probes.similarity import least_change
-from layerroles.prune.plan import Candidate, best_first, named
-from layerroles.prune.planning import _search
-from layerroles.prune.scoring import Asker, Harm
+from layerroles.prune.plan import Candidate, label_layers, sort_candidates
+from layerroles.prune.planning import _search_greedily
+from layerroles.prune.scoring import Harm, PlanningSweep
 from layerroles.stats import UNKNOWN, Interval
 from tests.support.random_models import random_model
 
@@ -225,11 +225,11 @@ def test_candidates_that_fail_come_last_and_ties_go_to_the_least_influence() -> 
     strong = Candidate((2,), 0.5, half, influence=0.3)
     weak = Candidate((3,), 0.5 + 1e-12, half, influence=0.2)
     best = Candidate((4,), 0.4, half, influence=0.9)
-    ordered = best_first([failed, unknown, strong, weak, best])
+    ordered = sort_candidates([failed, unknown, strong, weak, best])
     assert [one.layers[0] for one in ordered] == [4, 3, 2, 0, 1]
 
 
-class Broken(Asker):
+class Broken(PlanningSweep):
     """An asker under which every pair of layers gives no number."""
 
     def __init__(self) -> None:
@@ -242,11 +242,11 @@ class Broken(Asker):
 def test_a_step_in_which_nothing_can_be_scored_is_told() -> None:
     first = [Harm(value, Interval(value, value), 4, 0) for value in (0.2, 0.1, 0.3)]
     with pytest.raises(lr.InputError, match=r"^no layer can be chosen beside \[1\]"):
-        _search(Broken(), first, [0.1, 0.2, 0.3], 2, 8)
+        _search_greedily(Broken(), first, [0.1, 0.2, 0.3], 2, 8)
 
 
 def test_layers_are_named_as_sites_are() -> None:
-    assert [named(each) for each in ((7, 3), (4, 3, 5), (2,))] == ["L3,L7", "L3:6", "L2"]
+    assert [label_layers(each) for each in ((7, 3), (4, 3, 5), (2,))] == ["L3,L7", "L3:6", "L2"]
 
 
 def test_plans_are_compared_on_other_examples(plant: Plant, tmp_path: Path) -> None:

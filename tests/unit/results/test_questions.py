@@ -6,7 +6,7 @@ import pytest
 from benchmarks.simulated import Simulation, copied
 from layerroles.ablations.base import ABLATIONS, MECHANISMS
 from layerroles.results import BUILT_IN, mechanisms
-from layerroles.results.questions import questions_of
+from layerroles.results.questions import name_questions
 
 G = "generation"
 
@@ -30,7 +30,7 @@ def test_tasks_share_questions_by_id_and_answer() -> None:
         ("context", "1", "Rome", ""), ("context", "2", "Oslo", ""),
         ("other", "1", "Rome", ""), ("other", "2", "Lima", ""),
     )  # fmt: skip
-    names = questions_of(frame, known)
+    names = name_questions(frame, known)
     assert names["bare"] == names["context"]
     assert not set(names["bare"].values()) & set(names["other"].values())
 
@@ -42,7 +42,7 @@ def test_documents_are_named_by_the_task_whatever_their_ids() -> None:
         ("two", "two/0", "text", "d3"), ("two", "two/1", "text", "d3"),
         ("group", "one/7", "A", "d1"), ("group", "two/7", "C", "d3"),
     )  # fmt: skip
-    names = questions_of(frame, known)
+    names = name_questions(frame, known)
     assert names["group"] == {"one/7": names["one"]["one/0"], "two/7": names["two"]["two/0"]}
     assert names["two"]["two/1"] != names["two"]["two/0"]  # a document that is there twice
 
@@ -50,7 +50,7 @@ def test_documents_are_named_by_the_task_whatever_their_ids() -> None:
 def test_without_answers_no_two_tasks_share_a_question() -> None:
     frame = asked(one=["0", "1"], two=["0", "1"])
     for known in (pd.DataFrame(), examples_of(("one", "0", "", ""), ("two", "0", "", ""))):
-        names = questions_of(frame, known)
+        names = name_questions(frame, known)
         assert not set(names["one"].values()) & set(names["two"].values())
 
 

@@ -10,7 +10,7 @@ from layerroles import figures, stats
 from layerroles.errors import InputError
 from layerroles.page import render
 from layerroles.results import SweepResult
-from layerroles.results.effects import labels
+from layerroles.results.effects import label_conditions
 from layerroles.roles import localize
 from tests.support.synthetic import SCRIPT, TASKS, synthetic_result
 
@@ -170,8 +170,10 @@ def test_one_setting_of_an_ablation_is_chosen_by_its_label():
     other = once.frame[skips]
     named = other["condition"].str.replace("skip", "skip[twice=True]")
     result = dataclasses.replace(once, frame=pd.concat([once.frame, other.assign(condition=named)]))
-    labels = [name for name in result._ipython_key_completions_() if name.startswith("skip")]
-    assert labels[-2:] == ["skip", "skip[twice=True]"]
+    label_conditions = [
+        name for name in result._ipython_key_completions_() if name.startswith("skip")
+    ]
+    assert label_conditions[-2:] == ["skip", "skip[twice=True]"]
     refused = (
         r"layer 0 is ablated more than once alike \(skip L0, skip\[twice=True\] L0\): "
         r'choose one setting, as in result\["skip"\]'
@@ -201,7 +203,7 @@ def test_labels_leave_out_site_and_positions_and_no_name_of_ones_own():
         ],
         columns=["condition", "site", "at", "label"],
     )
-    assert labels(frame).tolist() == frame["label"].tolist()
+    assert label_conditions(frame).tolist() == frame["label"].tolist()
 
 
 def test_a_narrowed_result_is_corrected_over_all_that_was_swept(result):

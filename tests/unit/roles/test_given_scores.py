@@ -10,7 +10,7 @@ import pytest
 from layerroles.errors import InputError
 from layerroles.results import SweepResult
 from layerroles.roles import localize
-from layerroles.roles.probe_summary import summary
+from layerroles.roles.probe_summary import summarize_probes
 from tests.support.synthetic import synthetic_attention, synthetic_lens
 
 Scores = np.ndarray
@@ -232,7 +232,7 @@ def test_frames_of_one_probe_are_one() -> None:
     for frame in (synthetic_lens(), synthetic_attention()):
         first = frame["example"] == frame["example"].iloc[0]
         parts = [frame[first], frame[~first]]
-        pd.testing.assert_frame_equal(summary(parts), summary([frame]))
-        pd.testing.assert_frame_equal(summary([frame, frame]), summary([frame]))
+        pd.testing.assert_frame_equal(summarize_probes(parts), summarize_probes([frame]))
+        pd.testing.assert_frame_equal(summarize_probes([frame, frame]), summarize_probes([frame]))
         with pytest.raises(InputError, match="on the same examples: pass one of them"):
-            summary([frame, frame[~first]])
+            summarize_probes([frame, frame[~first]])

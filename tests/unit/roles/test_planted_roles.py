@@ -10,9 +10,9 @@ from layerroles.errors import InputError
 from layerroles.page import render
 from layerroles.results import SweepResult
 from layerroles.roles import Roles, localize
-from layerroles.roles.probe_summary import emergence
+from layerroles.roles.probe_summary import emergence_layers
 from layerroles.roles.roles import Sentence
-from layerroles.roles.wording import least, listed
+from layerroles.roles.wording import fewest_examples, format_layers
 from layerroles.stats import Contrast, Interval, difference_of, harm_interval, minimum_detectable
 from tests.support.synthetic import synthetic_attention, synthetic_lens, synthetic_result
 
@@ -91,7 +91,7 @@ def test_least_is_where_the_interval_becomes_narrow_enough(intact, chance):
         _, interval = harm_interval(scores, scores, chance)
         return max(-interval.low, interval.high)
 
-    n = least([intact], [chance])
+    n = fewest_examples([intact], [chance])
     assert reach(n) <= 0.1 < reach(n - 1)
 
 
@@ -339,7 +339,7 @@ def test_emergence_is_the_layer_from_which_the_answer_stays():
             for layer, rank in enumerate(own)
         ]
     )
-    first = emergence(lens.sample(frac=1, random_state=0))
+    first = emergence_layers(lens.sample(frac=1, random_state=0))
     assert first.loc[("t", "a")] == 2
     assert first.loc[("t", "b")] == -1
     assert np.isnan(first.loc[("t", "c")])
@@ -360,8 +360,8 @@ def test_it_prints_everywhere(demo):
     )._repr_html_()
     assert "<b>5" not in markup
     assert "<table" in markup
-    assert listed([0, 1, 2, 5, 7, 8, 9, 10]) == "0, 1, 2, 5, 7 to 10"
-    assert listed([]) == "none"
+    assert format_layers([0, 1, 2, 5, 7, 8, 9, 10]) == "0, 1, 2, 5, 7 to 10"
+    assert format_layers([]) == "none"
 
 
 def test_a_difference_of_contrasts_that_no_question_moves_is_no_point():

@@ -5,38 +5,18 @@ import pandas as pd
 import pytest
 
 from layerroles.errors import InputError
-from layerroles.results import SweepResult
 from layerroles.roles import localize
 from layerroles.roles.heads import FEW
 from layerroles.roles.literature import DEEP, MORE, ORDER, SHALLOW
 from layerroles.stats import harm_interval, mcnemar_p, ratio
-from tests.support.scripted_result import scripted_result
+from tests.support.scripted_result import (
+    GENERATION,
+    heads_result,
+    lost,
+    pairs_result,
+    scripted_result,
+)
 from tests.support.synthetic import synthetic_result
-
-GENERATION = ("retrieval", "generation")
-
-
-def lost(n: int, first: int, right: int) -> np.ndarray:
-    """`n` scores of which the first `right` are 1, but for the first `first`."""
-    scores = np.zeros(n)
-    scores[first:right] = 1
-    return scores
-
-
-def pairs_result(n: int = 100) -> SweepResult:
-    """Layers 0 and 1 stand in for each other; 2 and 3 lose the same answers, 4 others."""
-    right, other = 80, lost(n, 0, 80)
-    other[50:70] = 0
-    one = {"intact": lost(n, 0, right)}
-    one |= {f"skip L{layer}": lost(n, 0, right) for layer in (0, 1, 5)}
-    one |= {f"skip L{layer}": lost(n, 40, right) for layer in (2, 3)}
-    one["skip L4"] = other
-    both = lost(n, 40, right)
-    both[50:70] = 0
-    pairs = {"0+L1": lost(n, 76, right), "2+L3": lost(n, 40, right), "2+L4": both, "1+L5": one[
-        "intact"]}  # fmt: skip
-    cells = {GENERATION: one | {f"skip L{name}": scores for name, scores in pairs.items()}}
-    return scripted_result(cells, n_layers=6)
 
 
 def test_a_backup_is_what_neither_layer_alone_explains() -> None:
@@ -88,24 +68,6 @@ def test_independent_losses_are_no_backups() -> None:
         cells = {GENERATION: {"intact": intact, **singles, **noisy}}
         found += (localize(scripted_result(cells, n_layers=4)).pairs["verdict"] == "backup").sum()
     assert found == 0  # of 240
-
-
-def scored_heads(kind: str, n: int = 100) -> dict[str, np.ndarray]:
-    """Scores without each of 24 heads, of which one is needed."""
-    return {
-        f"{kind} L{layer}.H{head}": lost(n, 40 * (layer == 2 and head == 1), 80)
-        for layer in range(6)
-        for head in range(4)
-    }
-
-
-def heads_result(*kinds: str, n: int = 100) -> SweepResult:
-    """Layers that nothing needs, and heads of which one is needed."""
-    scores = {"intact": lost(n, 0, 80)}
-    scores |= {f"skip L{layer}": lost(n, 0, 80) for layer in range(6)}
-    for kind in kinds or ("zero",):
-        scores |= scored_heads(kind, n)
-    return scripted_result({GENERATION: scores}, n_layers=6, n_heads=4)
 
 
 def test_critical_heads_are_found_by_the_rule_of_layers() -> None:

@@ -11,13 +11,13 @@ import pytest
 from layerroles import figures
 from layerroles.errors import InputError
 from layerroles.page import render
-from layerroles.page.sections import sections, seen_in
+from layerroles.page.sections import make_sections, section_of
 from layerroles.results import SweepResult
 from layerroles.roles import Roles, localize
-from layerroles.roles.wording import listed
+from layerroles.roles.wording import format_layers
 from layerroles.stats import tango
+from tests.support.scripted_result import heads_result, pairs_result
 from tests.support.synthetic import INTACT, synthetic_attention, synthetic_lens, synthetic_result
-from tests.unit.roles.test_redundancy import heads_result, pairs_result
 
 N_LAYERS, N = 9, 48
 
@@ -64,7 +64,7 @@ def test_numbers_of_sentences_are_those_of_the_rows(result: SweepResult, roles: 
         assert f"{family} {early:+.2f} [" in told(roles, "depth", protocol)[0]
         critical = sorted(set(rows.loc[rows["low"] > 0.2, "layer"]) - {*sinks[family, protocol]})
         assert critical
-        assert f"{family} {listed(critical)}" in told(roles, "layers", protocol)[0]
+        assert f"{family} {format_layers(critical)}" in told(roles, "layers", protocol)[0]
         spread = roles.frame.set_index(["family", "protocol"]).loc[(family, protocol), "effective"]
         assert f"{family} {spread:.1f} [" in told(roles, "spread", protocol)[0]
     (between,) = [line for line in told(roles, "protocols") if "Mean harm" in line]
@@ -127,13 +127,15 @@ def test_pairs_and_heads_are_drawn_where_they_were_ablated() -> None:
     headed = localize(heads_result())
     drawn = {name: len(figure["figures"]) for name, figure in by_section(heads_result(), headed)}
     assert (drawn["pairs"], drawn["heads"]) == (0, 1)
-    assert {seen_in("pairs"), seen_in("heads")} <= set(drawn)
+    assert {section_of("pairs"), section_of("heads")} <= set(drawn)
 
 
 def by_section(result: SweepResult, roles: Roles) -> list[tuple[str, dict[str, Any]]]:
     outcome = np.where(result.frame["score"] > 0, "correct", "wrong")
     rows = result.frame.assign(outcome=outcome, response="")
-    shown = sections(SweepResult(rows, result.manifest), {}, [roles.ablation], [roles], roles.heads)
+    shown = make_sections(
+        SweepResult(rows, result.manifest), {}, [roles.ablation], [roles], roles.heads
+    )
     return [(section["id"], section) for section in shown]
 
 

@@ -16,7 +16,7 @@ from layerroles.engine.fused.executor import Fused
 from layerroles.engine.fused.model import Twin
 from layerroles.engine.planning.memory import Budget
 from layerroles.engine.planning.plan import make_plan
-from layerroles.engine.requests import scored, written
+from layerroles.engine.requests import collect_answers, encode_scored, encode_written
 from tests.support.random_models import random_model
 
 N_LAYERS = 3
@@ -68,13 +68,13 @@ def counted(twin: Twin) -> Iterator[dict[int, list[int]]]:
 def test_a_row_is_read_from_the_first_ablated_layer_on(kind: str) -> None:
     conditions, times = CASES[kind]
     model = random_model("llama")
-    twin, requests = Twin(model), scored(model, PAIRS)
+    twin, requests = Twin(model), encode_scored(model, PAIRS)
     plan = make_plan(requests, conditions, twin.shape, Budget(2**28))
     (group,) = plan.groups
     longest = max(len(one.context) + len(one.continuation) for one in requests)
     assert group.n_tokens < 2 * longest < group.n_alone / 4  # what is shared stands once
     with counted(twin) as calls:
-        dict(Fused(twin, {}, Budget(2**28)).score(requests, conditions))
+        collect_answers(Fused(twin, {}, Budget(2**28)).answer([requests], conditions))
     assert [calls[layer] for layer in range(N_LAYERS)] == [[group.n_tokens] * n for n in times]
     assert plan.tokens_read == pytest.approx(sum(map(sum, calls.values())) / N_LAYERS)
 
@@ -83,11 +83,11 @@ def test_a_row_is_read_from_the_first_ablated_layer_on(kind: str) -> None:
 def test_texts_are_decoded_together_and_no_longer_than_they_are(kind: str) -> None:
     conditions, times = CASES[kind]
     model = random_model("llama")
-    twin, requests = Twin(model), written(model, ASKED)
+    twin, requests = Twin(model), encode_written(model, ASKED)
     (group,) = make_plan(requests, conditions, twin.shape, Budget(2**28)).groups
     with counted(twin) as calls:
-        found = dict(Fused(twin, {}, Budget(2**28)).write(requests, conditions))
-    n_tokens = [one.n_tokens for place in found for one in found[place]]
+        found = collect_answers(Fused(twin, {}, Budget(2**28)).answer([requests], conditions))
+    n_tokens = [one.n_tokens for texts in found for one in texts]
     # The reading tells the first token; one step for all rows tells each of the others. Of rows
     # that have ended, a tenth at the most are fed on.
     steps = [sum(n > step for n in n_tokens) for step in range(1, max(n_tokens))]

@@ -11,7 +11,7 @@ import pytest
 import layerroles as lr
 import layerroles.sweep.sweep as module
 from layerroles.cli import main
-from layerroles.sweep.status import read_status, unfinished, write_progress
+from layerroles.sweep.status import describe_unfinished, read_status, write_progress
 from tests.support.random_models import random_model
 
 
@@ -36,7 +36,7 @@ def test_a_run_tells_how_far_it_is(tmp_path: Path) -> None:
 def test_only_what_is_stored_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[tuple[int, int]] = []
 
-    monkeypatch.setattr(module, "progress", lambda _, what: _Noting(told, tmp_path, what))
+    monkeypatch.setattr(module, "show_progress", lambda _, what: _Noting(told, tmp_path, what))
     sweep().run(tmp_path)
     assert told
     assert all(done <= stored for done, stored in told)
@@ -152,19 +152,19 @@ def test_what_is_drawn_of_a_run_that_has_not_ended_says_so(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sweep().run(tmp_path)
-    assert unfinished(tmp_path) == ""
+    assert describe_unfinished(tmp_path) == ""
     assert main(["report", str(tmp_path)]) == 0
     assert "is not finished" not in (tmp_path / "report.html").read_text("utf-8")
     with pytest.raises(KeyboardInterrupt), write_progress(tmp_path, 20) as tell:
         tell(12, "facts, skip L2")
         raise KeyboardInterrupt
-    assert "(stopped: 12 of 20 rows" in unfinished(tmp_path)
+    assert "(stopped: 12 of 20 rows" in describe_unfinished(tmp_path)
     capsys.readouterr()
     for command in ("report", "figures"):
         assert main([command, str(tmp_path)]) == 0
         assert "is not finished, and what follows is of the answers" in capsys.readouterr().err
     assert "is not finished" in (tmp_path / "report.html").read_text("utf-8")
-    assert unfinished(tmp_path / "probes") == ""  # of a folder that says nothing
+    assert describe_unfinished(tmp_path / "probes") == ""  # of a folder that says nothing
     (tmp_path / "progress.json").write_text("{")
     assert main(["report", str(tmp_path)]) == 0
 
@@ -176,7 +176,7 @@ def test_a_run_without_rows_yet_can_be_read(
         raise RuntimeError("before the first row")
 
     with monkeypatch.context() as patch, pytest.raises(RuntimeError):
-        patch.setattr(lr.Engine, "answer_each", broken)
+        patch.setattr(lr.Engine, "answer", broken)
         sweep().run(tmp_path)
     empty, whole = lr.read(tmp_path), sweep().run(tmp_path / "whole")
     assert len(empty.frame) == 0

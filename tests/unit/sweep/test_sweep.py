@@ -15,10 +15,10 @@ from torch import Tensor
 
 import layerroles as lr
 from layerroles.protocols import PROTOCOLS
-from layerroles.protocols.outcome import outcome, repetition
+from layerroles.protocols.outcome import outcome, repeated_share
 from layerroles.tasks import Grade
 from tests.support.random_models import model_path, random_model
-from tests.unit.ablations.test_ablations import Scale
+from tests.support.scale import Scale
 
 FAMILIES = {"retrieval": "abcdef", "reasoning": "uvwxyz"}
 
@@ -169,13 +169,13 @@ def test_a_finished_run_is_extended_and_nothing_is_done_twice(
     first, *others = lr.each_layer(model, lr.Skip())
     lr.Sweep(model, tasks, [first], protocols=["continuation"], limit=3).run(tmp_path / "run")
     n_asked: list[int] = []
-    own = lr.Engine.answer_each
+    own = lr.Engine.answer
 
     def counted(engine: lr.Engine, asked: list, conditions: list) -> object:
         n_asked.append(sum(map(len, asked)) * len(conditions))
         return own(engine, asked, conditions)
 
-    monkeypatch.setattr(lr.Engine, "answer_each", counted)
+    monkeypatch.setattr(lr.Engine, "answer", counted)
     same = lr.Sweep(model, tasks, [first], protocols=["continuation"], limit=3)
     same.run(tmp_path / "run")
     assert n_asked == []
@@ -202,13 +202,13 @@ def test_a_tasks_protocols_are_asked_together_where_they_lack_the_same(
     model = random_model("llama")
     conditions = lr.each_layer(model, lr.Skip())
     calls: list[tuple[list[int], int]] = []
-    own = lr.Engine.answer_each
+    own = lr.Engine.answer
 
     def noted(engine: lr.Engine, asked: list, conditions: list) -> object:
         calls.append(([len(each) for each in asked], len(conditions)))
         return own(engine, asked, conditions)
 
-    monkeypatch.setattr(lr.Engine, "answer_each", noted)
+    monkeypatch.setattr(lr.Engine, "answer", noted)
     both = ["continuation", "generation"]
     once = {"noise_floor": False, "limit": 4}
     apart = lr.Sweep(model, tasks[:1], conditions, protocols=both[:1], **once)
@@ -230,7 +230,7 @@ def test_a_killed_sweep_goes_on_to_the_same_rows(tasks: list[lr.Task], tmp_path:
         f"""
 import sys, time
 import layerroles as lr
-from layerroles.store import Store
+from layerroles.sweep.store import Store
 if sys.argv[2] == "slow":
     own = Store.add_rows
     Store.add_rows = lambda *given: (own(*given), time.sleep(0.4))[0]
@@ -301,12 +301,12 @@ def test_two_conditions_of_one_name_are_refused_and_a_name_stays(
 
 
 def test_two_writers_and_damaged_folders_are_told(tasks: list[lr.Task], tmp_path: Path) -> None:
-    from layerroles.sweep.store import reserved
+    from layerroles.sweep.store import lock_folder
 
     sweep = lr.Sweep(random_model("llama"), tasks, [], protocols=["continuation"], limit=1)
     sweep.run(tmp_path / "run")
     with (
-        reserved(tmp_path / "run"),
+        lock_folder(tmp_path / "run"),
         pytest.raises(lr.InputError, match="being written by another process"),
     ):
         sweep.run(tmp_path / "run")
@@ -390,8 +390,8 @@ def test_how_an_answer_fails() -> None:
     assert outcome("a b", silent, ended=True) == "no answer"
     assert outcome("a b", silent, ended=False) == "truncated"
     assert outcome("13", wrong, ended=True) == "wrong"
-    assert repetition(loop) > 0.5
-    assert repetition("a few words only") == 0
+    assert repeated_share(loop) > 0.5
+    assert repeated_share("a few words only") == 0
 
 
 def test_the_lens_ends_in_the_models_own_output(tasks: list[lr.Task]) -> None:
@@ -460,7 +460,7 @@ def test_a_disk_that_fails_is_told_and_an_error_of_the_model_is_not_taken_for_on
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(lr.Engine, "answer_each", broken)
+        patch.setattr(lr.Engine, "answer", broken)
         with pytest.raises(OSError, match="No space left"):
             sweep.run(tmp_path / "run")
     with monkeypatch.context() as patch:

@@ -6,7 +6,7 @@ import pytest
 
 import layerroles as lr
 from layerroles.sweep.store import Key
-from layerroles.sweep.units import Unit, cells_of, distinct, missing
+from layerroles.sweep.units import Unit, distinct_conditions, make_cells, missing_units
 
 
 def keys(unit: Unit) -> list[tuple[Key, str]]:
@@ -22,11 +22,11 @@ def keys(unit: Unit) -> list[tuple[Key, str]]:
 @pytest.mark.parametrize("n_layers", [1, 30, 64, 150])
 def test_units_are_whole_and_stay_what_they_are_when_some_are_done(n_layers: int) -> None:
     tasks = [lr.task("facts"), lr.task("word_problems")]
-    cells = cells_of(tasks, ["answer_logprob", "generation"], limit=70, seed=0)
-    conditions = distinct(
+    cells = make_cells(tasks, ["answer_logprob", "generation"], limit=70, seed=0)
+    conditions = distinct_conditions(
         [lr.Condition({}), *(lr.Condition({lr.Site(n): lr.Skip()}) for n in range(n_layers))]
     )
-    first = list(missing(cells, conditions, {}, rows_at_once=500))
+    first = list(missing_units(cells, conditions, {}, rows_at_once=500))
     rows = [row for unit in first for row in keys(unit)]
     assert len(rows) == len(set(rows)) == 2 * 2 * 70 * len(conditions)
     assert all(len(unit.conditions) <= 64 for unit in first)
@@ -38,12 +38,12 @@ def test_units_are_whole_and_stay_what_they_are_when_some_are_done(n_layers: int
     for unit in done:
         for key, example in keys(unit):
             known.setdefault(key, set()).add(example)
-    left = list(missing(cells, conditions, known, rows_at_once=500))
+    left = list(missing_units(cells, conditions, known, rows_at_once=500))
     assert left == [unit for unit in first if unit not in done]
 
 
 def test_equal_shares_of_conditions() -> None:
-    cells = cells_of([lr.task("facts")], ["generation"], limit=4, seed=0)
+    cells = make_cells([lr.task("facts")], ["generation"], limit=4, seed=0)
     conditions = [lr.Condition({}), *(lr.Condition({lr.Site(n): lr.Skip()}) for n in range(64))]
-    found = missing(cells, conditions, {}, rows_at_once=1024)
+    found = missing_units(cells, conditions, {}, rows_at_once=1024)
     assert [len(unit.conditions) for unit in found] == [33, 32]

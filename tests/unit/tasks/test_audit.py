@@ -15,7 +15,7 @@ from layerroles.cli import main
 from layerroles.errors import InputError
 from layerroles.tasks import Example, audit_task
 from layerroles.tasks.audit import strategy_frame
-from layerroles.tasks.strategies import second_half, strategies
+from layerroles.tasks.strategies import find_second_half, strategies
 from tests.support.random_models import model_path, random_model
 
 PROMPT = "The river is a the a is a question of {}"
@@ -115,7 +115,7 @@ def test_a_task_without_a_give_away_is_seldom_flagged() -> None:
 
 def test_equal_prompts_are_in_the_same_half() -> None:
     asked = [question(at, "a", ["a", "b"], f"prompt {at % 20}") for at in range(60)]
-    halves = second_half(asked)
+    halves = find_second_half(asked)
     assert sum(halves) == 30
     assert halves[:20] == halves[20:40] == halves[40:]
 

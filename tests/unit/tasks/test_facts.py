@@ -9,15 +9,15 @@ import pytest
 
 from layerroles.errors import InputError
 from layerroles.tasks import Facts, knowledge, task
-from layerroles.tasks.knowledge import facts
+from layerroles.tasks.knowledge import load_facts
 
-ALL = [example for relation in facts().values() for example in relation]
+ALL = [example for relation in load_facts().values() for example in relation]
 
 
 def test_there_are_enough() -> None:
     assert len(ALL) >= 600
-    assert len(facts()) >= 12
-    for relation in facts().values():
+    assert len(load_facts()) >= 12
+    for relation in load_facts().values():
         assert len(relation) >= 20
         for fact in relation:  # each can stand among four others
             assert sum(other.answer != fact.answer for other in relation) >= 4
@@ -53,10 +53,10 @@ def test_the_file_says_when_what_can_change_was_checked() -> None:
     assert all(row["as_of"] for row in rows if row["relation"] in dated)
 
 
-@pytest.mark.parametrize("relation", facts())
+@pytest.mark.parametrize("relation", load_facts())
 def test_choices_hold_the_answer_once_and_no_other_that_is_right(relation: str) -> None:
-    answers = {example.answer for example in facts()[relation]}
-    for example in facts()[relation]:
+    answers = {example.answer for example in load_facts()[relation]}
+    for example in load_facts()[relation]:
         assert len({choice.casefold() for choice in example.choices}) == 4
         assert example.answer in example.choices
         wrong = {choice.casefold() for choice in example.choices if choice != example.answer}
@@ -66,7 +66,7 @@ def test_choices_hold_the_answer_once_and_no_other_that_is_right(relation: str) 
 
 def test_symbols_are_offered_in_every_form() -> None:
     """The first two letters of the name, its initial, another pair of letters, and another's."""
-    for example in facts()["symbol"]:
+    for example in load_facts()["symbol"]:
         name = example.prompt.split()[-2]
         assert name[:2].capitalize() in example.choices
         assert name[0].upper() in example.choices
@@ -90,7 +90,7 @@ def test_the_order_deals_relations_evenly() -> None:
     assert {example.id for example in examples} < {example.id for example in ALL}
     for part in (examples[:64], examples[-64:]):
         counts = Counter(example.id.split("-")[0] for example in part)
-        for relation, listed in facts().items():
+        for relation, listed in load_facts().items():
             assert abs(counts[relation] - 64 * len(listed) / len(ALL)) <= 2
 
 
@@ -123,7 +123,7 @@ def test_relations_narrow() -> None:
 
 
 def test_more_shots_than_facts_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(knowledge, "facts", lambda: {"unit": facts()["unit"][:12]})
+    monkeypatch.setattr(knowledge, "load_facts", lambda: {"unit": load_facts()["unit"][:12]})
     with pytest.raises(InputError, match="num_fewshot=12"):
         Facts(relations="unit", num_fewshot=12).examples(4, seed=0)
 
@@ -156,7 +156,7 @@ def test_a_context_tells_the_fact_once_and_the_question_stays_the_same() -> None
             assert example.prompt[:start].endswith(f"{question} ")
             for shot in example.shots:
                 assert f"{shot.prompt.split(chr(10))[1]} {shot.answer}." in shot.prompt
-            relation = facts()[example.id.rsplit("-", 1)[0]]
+            relation = load_facts()[example.id.rsplit("-", 1)[0]]
             others = [f for f in relation if f"{f.prompt} {f.answer}." in text and f.id != asked.id]
             assert example.answer not in {other.answer for other in others}
             lengths.add(1 + len(others))

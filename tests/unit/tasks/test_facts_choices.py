@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 
 from layerroles.tasks import Example
-from layerroles.tasks.knowledge import facts
+from layerroles.tasks.knowledge import load_facts
 
-ALL = [example for relation in facts().values() for example in relation]
-ANSWERS = {relation: Counter(e.answer for e in examples) for relation, examples in facts().items()}
+ALL = [example for relation in load_facts().values() for example in relation]
+ANSWERS = {
+    relation: Counter(e.answer for e in examples) for relation, examples in load_facts().items()
+}
 SPLITS = 2
 
 Strategy = Callable[[Example], list[float]]
@@ -113,7 +115,7 @@ def share(strategy: Strategy, examples: tuple[Example, ...] | list[Example]) -> 
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_a_strategy_without_knowledge_is_at_chance(name: str) -> None:
     assert share(STRATEGIES[name], ALL) <= 1 / 4 + 0.05
-    for relation, examples in facts().items():
+    for relation, examples in load_facts().items():
         assert share(STRATEGIES[name], examples) <= 1 / 4 + 0.15, relation
 
 
@@ -157,7 +159,7 @@ def fit_logistic(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 def test_a_regression_on_spelling_is_at_chance() -> None:
     right = picked_by_regression()
     assert np.mean(list(right.values())) <= 1 / 4 + 0.05
-    for relation, examples in facts().items():
+    for relation, examples in load_facts().items():
         assert np.mean([right[example.id] for example in examples]) <= 1 / 4 + 0.15, relation
 
 
@@ -169,7 +171,7 @@ def test_the_regression_finds_a_spelling_that_gives_answers_away() -> None:
 
 
 def test_an_answer_is_as_often_offered_as_it_should_be() -> None:
-    for relation, examples in facts().items():
+    for relation, examples in load_facts().items():
         if relation == "symbol":
             continue
         offered = Counter(choice for example in examples for choice in example.choices)

@@ -5,9 +5,9 @@ import dataclasses
 import pytest
 
 from layerroles.tasks import Facts
-from layerroles.tasks.knowledge import facts
+from layerroles.tasks.knowledge import load_facts
 
-BY_PROMPT = {example.prompt: example for own in facts().values() for example in own}
+BY_PROMPT = {example.prompt: example for own in load_facts().values() for example in own}
 
 ACCEPTED = [
     ("The capital of France is", " Paris"),
@@ -91,10 +91,10 @@ def test_a_person_would_not_accept(prompt: str, response: str) -> None:
     assert not grade.flexible and not grade.strict
 
 
-@pytest.mark.parametrize("relation", facts())
+@pytest.mark.parametrize("relation", load_facts())
 def test_every_answer_and_alias_is_accepted_and_no_wrong_choice(relation: str) -> None:
     task = Facts()
-    for example in facts()[relation]:
+    for example in load_facts()[relation]:
         for text in (example.answer, *example.aliases):
             article = "" if text.startswith("the ") else "the "
             for response in (f" {text}", f" {text}.", f" {article}{text}\n\nThe"):

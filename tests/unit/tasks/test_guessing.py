@@ -110,7 +110,7 @@ def test_the_guess_of_a_generated_task_is_found_once(monkeypatch: pytest.MonkeyP
     task = KVRetrieval()
     for seed in (0, 0, 1):
         examples = tuple(task.examples(4, seed))
-        assert units.Cell(task, Generation(), examples, seed).guess is not None
+        assert units.SweepCell(task, Generation(), examples, seed).guess is not None
     assert asked == [0, 1]
 
 

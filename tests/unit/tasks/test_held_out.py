@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from layerroles.tasks import Example, Task, task
-from layerroles.tasks.knowledge import facts
+from layerroles.tasks.knowledge import load_facts
 
-FACTS = [fact for relation in facts().values() for fact in relation]
+FACTS = [fact for relation in load_facts().values() for fact in relation]
 EVERYTHING = 10_000
 BUILT_IN = [
     *("facts", "facts[num_fewshot=0]", "facts[num_fewshot=6]", "facts[context=support]"),

@@ -12,7 +12,7 @@ import pytest
 from layerroles.errors import InputError
 from layerroles.tasks import WordProblems, task
 from layerroles.tasks.base import Example
-from layerroles.tasks.templates import templates
+from layerroles.tasks.templates import load_templates
 
 SETTINGS = list(itertools.product((1, 2, 3), (1, 2, 3)))
 QUESTIONS = 600
@@ -225,7 +225,7 @@ LEVEL_2 = {
 
 
 def test_stories_of_level_2_come_out_as_a_reader_works_them_out() -> None:
-    assert {*LEVEL_2} == {template.name for template in templates(2)}
+    assert {*LEVEL_2} == {template.name for template in load_templates(2)}
     for example in asked(2, 3):
         told = numbers(example.prompt)
         terms = re.findall(r"([-+]?)(\d)", LEVEL_2[example.cluster.split(" ", 2)[2]])
@@ -306,15 +306,15 @@ def test_level_3_has_numbers_without_a_part_and_stories_out_of_order(steps: int)
 @pytest.mark.parametrize("level", [1, 2, 3])
 def test_there_are_thirty_templates_and_each_is_asked_in_turn(level: int) -> None:
     made = WordProblems(level=level, num_fewshot=0)
-    names = [template.name for template in templates(level)]
+    names = [template.name for template in load_templates(level)]
     assert made.kinds == len(names) == len({*names}) >= 30
-    openings = {template.lines[0].text for template in templates(level)}
+    openings = {template.lines[0].text for template in load_templates(level)}
     assert len(openings) == len(names)
     examples = made.examples(2 * made.kinds, seed=1)
     for stretch in (examples[: made.kinds], examples[made.kinds :]):
         assert len({example.cluster for example in stretch}) == made.kinds
     assert {example.cluster.split(" ", 2)[2] for example in examples} == {*names}
-    for template in templates(level):
+    for template in load_templates(level):
         assert len(template.slots) == 3
         assert bool(template.idle) == (level == 3)
         # However many numbers a story has, one more is left.

@@ -13,8 +13,8 @@ import pytest
 from torch import Tensor
 
 import layerroles as lr
-from layerroles.backends import Answering, Backend, Job, Part, Workers
-from layerroles.backends.base import work, workers_of
+from layerroles.backends import Backend, Job, JobPart, OpenBackend, Workers
+from layerroles.backends.base import answer_job, describe_worker
 from tests.support.random_models import random_model
 
 SITE = lr.Site(1)
@@ -211,21 +211,21 @@ class Sending(Backend):
     def check(self, engine: lr.Engine) -> None: ...
 
     @contextmanager
-    def opened(self, engine: lr.Engine) -> Iterator[Answering]:
+    def opened(self, engine: lr.Engine) -> Iterator[OpenBackend]:
         yield Sent(engine)
 
 
-class Sent(Answering):
+class Sent(OpenBackend):
     def __init__(self, engine: lr.Engine) -> None:
         self.engine = engine
 
     @property
     def workers(self) -> Workers:
-        return workers_of(self.engine)
+        return describe_worker(self.engine)
 
-    def answers(self, jobs: Iterable[Job]) -> Iterator[tuple[int, Part]]:
+    def answers(self, jobs: Iterable[Job]) -> Iterator[tuple[int, JobPart]]:
         for place, job in enumerate(jobs):
-            for part in work(self.engine, pickle.loads(pickle.dumps(job))):
+            for part in answer_job(self.engine, pickle.loads(pickle.dumps(job))):
                 yield place, part
 
 

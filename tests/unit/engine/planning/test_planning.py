@@ -13,10 +13,10 @@ import pytest
 import torch
 
 import layerroles as lr
-from layerroles.engine.fused.packing import pack, packs
+from layerroles.engine.fused.packing import pack_row, pack_rows
 from layerroles.engine.planning import memory
 from layerroles.engine.planning.cost import Speed
-from layerroles.engine.planning.memory import Budget, Shape, budget
+from layerroles.engine.planning.memory import Budget, Shape, memory_budget
 from layerroles.engine.planning.plan import make_plan
 from layerroles.engine.requests import Scored, Written
 from tests.support.random_models import random_model
@@ -61,7 +61,7 @@ def sequences(kind: str) -> list[tuple[int, ...]]:
 )  # fmt: skip
 def test_a_packed_row_holds_every_sequence(kind: str) -> None:
     asked = sequences(kind)
-    packed = pack(asked)
+    packed = pack_row(asked)
     for ids in asked:
         path = packed.paths[ids]
         assert tuple(packed.tokens[place] for place in path) == ids
@@ -81,7 +81,7 @@ def test_a_packed_row_holds_every_sequence(kind: str) -> None:
 
 def test_shared_tokens_are_read_once() -> None:
     asked = sequences("few shots")
-    packed = pack(asked)
+    packed = pack_row(asked)
     longest = max(len(ids) - 300 for ids in asked)
     assert len(packed.tokens) <= 300 + len(asked) * longest
     assert [segment.n for segment in packed.segments].count(300) == 1
@@ -89,7 +89,7 @@ def test_shared_tokens_are_read_once() -> None:
 
 def test_groups_hold_everything_once_and_keep_to_their_bounds() -> None:
     asked = sequences("two levels") + sequences("nothing shared")
-    rows = packs(asked, max_tokens=500, max_sequences=5)
+    rows = pack_rows(asked, max_tokens=500, max_sequences=5)
     assert sorted(ids for row in rows for ids in row.paths) == sorted(set(asked))
     assert max(len(row.paths) for row in rows) <= 5
     assert all(len(row.paths) == 1 or len(row.tokens) <= 500 for row in rows)
@@ -97,7 +97,7 @@ def test_groups_hold_everything_once_and_keep_to_their_bounds() -> None:
 
 def test_short_beginnings_that_are_read_again_are_counted() -> None:
     asked = [(*range(10, 25), 100 + n) for n in range(1000)]
-    rows = packs(asked, max_tokens=2048)
+    rows = pack_rows(asked, max_tokens=2048)
     assert sorted(ids for row in rows for ids in row.paths) == asked
     assert max(len(row.tokens) for row in rows) <= 2048
 
@@ -143,8 +143,8 @@ def test_what_is_not_a_size_is_told(given: str | int) -> None:
 
 
 def test_by_default_half_of_the_free_memory_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "_free", lambda device: 6 * 2**30)
-    assert budget(None, torch.device("cpu")).total == 3 * 2**30
+    monkeypatch.setattr(memory, "_free_bytes", lambda device: 6 * 2**30)
+    assert memory_budget(None, torch.device("cpu")).total == 3 * 2**30
 
 
 def test_files_that_were_read_do_not_count_as_taken(tmp_path: Path) -> None:
@@ -152,7 +152,7 @@ def test_files_that_were_read_do_not_count_as_taken(tmp_path: Path) -> None:
     (tmp_path / "memory.current").write_text("900\n")
     stat = "anon 100\nfile 800\ninactive_file 500\nactive_file 200\n"
     (tmp_path / "memory.stat").write_text(stat)
-    assert memory._free_in(tmp_path) == 800
+    assert memory._free_in_group(tmp_path) == 800
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="settings of glibc's allocator")
@@ -160,7 +160,7 @@ def test_pages_are_kept_between_passes_and_given_back_when_memory_is_counted() -
     script = """
 from pathlib import Path
 import torch
-from layerroles.engine.memory import budget, keep_pages
+from layerroles.engine.planning.memory import keep_pages, memory_budget
 
 def resident():
     lines = Path("/proc/self/status").read_text().splitlines()
@@ -173,7 +173,7 @@ large = [torch.ones(2**24) for _ in range(4)]  # 64 MB each
 held = resident() - before
 del large
 kept = resident() - before
-budget(None, cpu)
+memory_budget(None, cpu)
 left = resident() - before
 assert held > 240 and kept > 240 and left < 120, (held, kept, left)
 """
@@ -246,7 +246,7 @@ def test_a_condition_on_answers_reads_again_only_where_answers_are_scored() -> N
 
 def test_one_long_text_is_packed_in_little_memory() -> None:
     tracemalloc.start()
-    packed = pack([tuple(range(20_000))])
+    packed = pack_row([tuple(range(20_000))])
     _, most = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert len(packed.tokens) == 20_000

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from layerroles.engine.fused import kv_cache
-from layerroles.engine.fused.kv_cache import Held
+from layerroles.engine.fused.kv_cache import RowBuffer
 
 STEPS = st.lists(
     st.one_of(st.integers(1, 3), st.lists(st.booleans(), min_size=8, max_size=8)), max_size=6
@@ -20,11 +20,11 @@ def test_as_new_tensors_would_be(
     before, kv_cache._AT_ONCE = kv_cache._AT_ONCE, at_once
     try:
         most = n + sum(step for step in steps if isinstance(step, int))
-        mine = Held(torch.zeros(1), n_rows, 2, n, 3, most=most)
-        assert not mine.now.any()
+        mine = RowBuffer(torch.zeros(1), n_rows, 2, n, 3, most=most)
+        assert not mine.rows.any()
         plain = torch.randn(n_rows, 2, n, 3)
-        mine.now[:] = plain
-        where = mine.now.untyped_storage().data_ptr()
+        mine.rows[:] = plain
+        where = mine.rows.untyped_storage().data_ptr()
         for step in steps:
             if isinstance(step, int):
                 mine.widen(step)
@@ -33,14 +33,14 @@ def test_as_new_tensors_would_be(
                 rows = torch.tensor(step[: len(plain)]).nonzero()[:, 0]
                 mine.keep(rows)
                 plain = plain[rows]
-            assert torch.equal(mine.now, plain)
-            assert mine.now.is_contiguous()
-            assert mine.now.untyped_storage().data_ptr() == where
+            assert torch.equal(mine.rows, plain)
+            assert mine.rows.is_contiguous()
+            assert mine.rows.untyped_storage().data_ptr() == where
     finally:
         kv_cache._AT_ONCE = before
 
 
 def test_more_than_was_planned_is_refused() -> None:
-    mine = Held(torch.zeros(1), 2, 1, 1, 1, most=2)
+    mine = RowBuffer(torch.zeros(1), 2, 1, 1, 1, most=2)
     with pytest.raises(RuntimeError, match="invalid for input of size"):
         mine.widen(2)

@@ -13,10 +13,10 @@ from transformers import AutoModelForCausalLM
 
 import layerroles as lr
 from layerroles.cli import main
-from layerroles.engine.fused.attention import n_pairs
+from layerroles.engine.fused.attention import count_pairs
 from layerroles.engine.fused.model import Twin
-from layerroles.engine.fused.packing import pack
-from layerroles.engine.planning.cost import Pass, Speed, Work, reading
+from layerroles.engine.fused.packing import pack_row
+from layerroles.engine.planning.cost import PassCost, Speed, Work, reading_cost
 from layerroles.engine.planning.devices import DEVICES
 from layerroles.engine.requests import Scored, Written
 from tests.support.random_models import ALL_ARCHITECTURES, model_path, random_model
@@ -49,7 +49,7 @@ def test_operations_of_a_plain_pass_are_those_that_pytorch_counts(
 ) -> None:
     shape = Twin(random_model(architecture)).shape
     # Transformers computes attention of every token to every other one, and hides what is later.
-    counted = reading(shape, tokens=n, pairs=n * n, places=n)
+    counted = reading_cost(shape, tokens=n, pairs=n * n, places=n)
     # Rotary angles are a product of matrices to the counter, and nothing here.
     assert counted.flops == pytest.approx(plain_flops(architecture, n), rel=0.01)
 
@@ -86,9 +86,9 @@ class Traced(TorchDispatchMode):
 
 def traced(engine: lr.Engine, requests: list[Scored]) -> Traced:
     """A pass over the packed row of these requests."""
-    fused = engine._executors.fused({})
+    fused = engine._executors.make_fused({})
     (group,) = engine.planned(requests, [lr.Condition({})]).groups
-    row = fused.row(group)
+    row = fused.load_row(group)
     with torch.inference_mode(), Traced() as seen:
         ((_, layout),) = row.layouts
         fused.twin.run(row.tokens, row.positions, layout.attend)
@@ -102,7 +102,9 @@ def test_what_is_moved_and_started_is_of_the_size_that_is_traced() -> None:
     )
     one, two = traced(engine, short), traced(engine, long)
     shape = engine.shape()
-    less, more = (reading(shape, tokens=40 + 4 * n, pairs=0, places=0, depth=1.0) for n in (30, 50))
+    less, more = (
+        reading_cost(shape, tokens=40 + 4 * n, pairs=0, places=0, depth=1.0) for n in (30, 50)
+    )
     # Per token: the weights' share is the same in both.
     assert more.moved - less.moved == pytest.approx(two.n_bytes - one.n_bytes, rel=0.5)
     assert less.operations == pytest.approx(one.operations, rel=0.6)
@@ -110,16 +112,16 @@ def test_what_is_moved_and_started_is_of_the_size_that_is_traced() -> None:
 
 def test_pairs_are_those_that_tokens_see_but_for_rounding_up() -> None:
     shared = tuple(range(100, 400))
-    packed = pack([(*shared, *(index,) * 32) for index in range(20)])
+    packed = pack_row([(*shared, *(index,) * 32) for index in range(20)])
     seen = 300 * 301 // 2 + 20 * 32 * 300
-    assert n_pairs(packed) == seen + 20 * 32 * 32
+    assert count_pairs(packed) == seen + 20 * 32 * 32
     # A text alone sees what came before it.
-    assert n_pairs(pack([shared])) == 300 * 301 // 2
+    assert count_pairs(pack_row([shared])) == 300 * 301 // 2
 
 
-def some_pass(**values: float) -> Pass:
-    known = dict.fromkeys(Pass.__dataclass_fields__, 0.0)
-    return Pass(**{**known, "times": 1.0, **values})
+def some_pass(**values: float) -> PassCost:
+    known = dict.fromkeys(PassCost.__dataclass_fields__, 0.0)
+    return PassCost(**{**known, "times": 1.0, **values})
 
 
 @pytest.mark.parametrize(
@@ -201,13 +203,13 @@ def test_what_a_run_asks_is_what_was_estimated(
 ) -> None:
     asked = sweep(random_model("llama"))
     seen: list[tuple[Any, Any]] = []
-    answer_each = lr.Engine.answer_each
+    answer = lr.Engine.answer
 
     def noted(self: Any, requests: Any, conditions: Any) -> Any:
         seen.append((tuple(map(tuple, requests)), tuple(conditions)))
-        return answer_each(self, requests, conditions)
+        return answer(self, requests, conditions)
 
-    monkeypatch.setattr(lr.Engine, "answer_each", noted)
+    monkeypatch.setattr(lr.Engine, "answer", noted)
     asked.run(tmp_path / "run")
     calls = [(tuple(map(tuple, one.requests)), one.conditions) for one in asked.calls()]
     assert seen == calls
@@ -241,7 +243,7 @@ def test_the_machine_at_hand_is_measured() -> None:
     found = lr.estimate(sweep(random_model("llama")), device="cpu", memory="64MB")
     assert found.fits is None
     assert 0 < found.seconds < 600
-    assert Work.together([]).seconds(SLOW) == 0
+    assert Work.total([]).seconds(SLOW) == 0
 
 
 def test_references_are_read_too() -> None:
@@ -254,7 +256,7 @@ def test_references_are_read_too() -> None:
     (part,) = (part for part in found.parts if part.name == "references")
     shape = lr.Engine(model).shape()
     n = (len("one text"), len("another text"))
-    assert part.flops == sum(reading(shape, tokens=x, pairs=x * x).flops for x in n)
+    assert part.flops == sum(reading_cost(shape, tokens=x, pairs=x * x).flops for x in n)
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ import torch
 
 import layerroles as lr
 from layerroles.engine.fused.model import Twin
-from layerroles.engine.fused.packing import pack, packs
-from layerroles.engine.fused.prefill import pieces
+from layerroles.engine.fused.packing import pack_row, pack_rows
+from layerroles.engine.fused.prefill import cut_pieces
 from layerroles.engine.planning.memory import Budget
 from tests.support.random_models import random_model
 
@@ -30,8 +30,8 @@ def test_a_row_is_cut_where_it_may_be(n: int, most: int) -> None:
     shared = tuple(drawn.choices(range(50), k=400))
     asked = [(*shared, *drawn.choices(range(50), k=drawn.randrange(1, 90))) for _ in range(n)]
     asked += [tuple(drawn.choices(range(50, 90), k=drawn.randrange(1, 500))) for _ in range(n)]
-    packed = pack(asked)
-    found = pieces(packed, most)
+    packed = pack_row(asked)
+    found = cut_pieces(packed, most)
     assert [piece.start for piece in found] == [0, *(piece.stop for piece in found[:-1])]
     assert found[-1].stop == len(packed.tokens)
     cuts = {piece.start for piece in found}
@@ -41,7 +41,7 @@ def test_a_row_is_cut_where_it_may_be(n: int, most: int) -> None:
     # A block is not cut; it may be as large as a block can be.
     assert all(piece.stop - piece.start <= max(most, 256) for piece in found)
     assert len(found) > 1
-    assert pieces(packed, len(packed.tokens)) == [slice(0, len(packed.tokens))]
+    assert cut_pieces(packed, len(packed.tokens)) == [slice(0, len(packed.tokens))]
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt2", "qwen3", "neox", "olmo2"])
@@ -77,7 +77,7 @@ def test_answers_are_the_same(architecture: str, monkeypatch: pytest.MonkeyPatch
     at_once = answers("fused")
     assert max(lengths) > 300
     lengths.clear()
-    monkeypatch.setattr(Budget, "piece", lambda _self, _shape, n, _kept=0: min(n, 128))
+    monkeypatch.setattr(Budget, "piece_tokens", lambda _self, _shape, n, _kept=0: min(n, 128))
     monkeypatch.setattr("layerroles.engine.fused.prefill.BLOCK", 128)
     cut = answers("fused")
     assert max(lengths) <= 256
@@ -92,13 +92,13 @@ def test_what_does_not_fit_is_read_in_pieces() -> None:
     wide = dataclasses.replace(shape, inner=10 * shape.inner)  # as compared with keys and values
     budget = Budget(2**26)
     n = budget.row_tokens(wide, wide.n_layers + 1, keys=True)
-    assert budget.piece(wide, n) == n
-    assert 256 <= budget.piece(wide, 2 * n) < 2 * n
+    assert budget.piece_tokens(wide, n) == n
+    assert 256 <= budget.piece_tokens(wide, 2 * n) < 2 * n
     # The more is kept of each token, the less is read at a time.
-    assert budget.piece(wide, 2 * n, kept=2**22) < budget.piece(wide, 2 * n)
+    assert budget.piece_tokens(wide, 2 * n, kept=2**22) < budget.piece_tokens(wide, 2 * n)
     # Where what is kept between pieces is more than they save, it is read at once.
     many = dataclasses.replace(shape, kv=(100 * shape.inner * shape.n_bytes,))
-    assert budget.piece(many, 2**16) == 2**16
+    assert budget.piece_tokens(many, 2**16) == 2**16
 
 
 def test_a_budget_that_is_too_small_is_kept_to_by_reading_in_pieces(
@@ -107,7 +107,7 @@ def test_a_budget_that_is_too_small_is_kept_to_by_reading_in_pieces(
     model = random_model("llama")
     shape = Twin(model).shape
     wide = dataclasses.replace(shape, inner=100 * shape.inner)
-    monkeypatch.setattr(Twin, "_measured", lambda _twin: wide)
+    monkeypatch.setattr(Twin, "_measure_shape", lambda _twin: wide)
     monkeypatch.setattr("layerroles.engine.planning.memory._SHORTEST_PIECE", 128)
     monkeypatch.setattr("layerroles.engine.fused.prefill.BLOCK", 128)
     conditions = [lr.Condition({}), *lr.each_layer(model, lr.Skip())]
@@ -130,11 +130,11 @@ def test_a_budget_that_is_too_small_is_kept_to_by_reading_in_pieces(
 def test_a_long_text_keeps_those_that_add_little() -> None:
     long = tuple(range(1000))
     asked = [(*long, 5000 + n, *range(10)) for n in range(8)] + [(7000, n) for n in range(5)]
-    rows = packs(asked, max_tokens=300)
+    rows = pack_rows(asked, max_tokens=300)
     assert sorted(ids for row in rows for ids in row.paths) == sorted(asked)
     assert sum(len(row.tokens) for row in rows) < 1200
     assert all(len(row.tokens) < 1300 for row in rows)
     assert all(7000 not in row.tokens for row in rows if len(row.tokens) > 300)  # no strangers
-    alike = packs([(*long, *range(2000 + 900 * n, 2900 + 900 * n)) for n in range(3)], 300)
+    alike = pack_rows([(*long, *range(2000 + 900 * n, 2900 + 900 * n)) for n in range(3)], 300)
     assert len(alike) == 3
     assert all(one <= two for one, two in pairwise(len(row.tokens) for row in alike))

@@ -126,7 +126,7 @@ def test_an_example_marks_its_evidence_and_escapes_its_text() -> None:
     page = example()._repr_html_()
     assert "<mark>&lt;script</mark>&gt;" in page
     assert "Before it stand 5 worked examples" in page
-    assert display.marked("ab<c", [(1, 2), (1, 4)]).endswith("a<mark>b&lt;c</mark></pre>")
+    assert display.html_marked("ab<c", [(1, 2), (1, 4)]).endswith("a<mark>b&lt;c</mark></pre>")
 
 
 def test_a_long_table_is_cut_and_says_so() -> None:
@@ -200,9 +200,9 @@ def test_a_notebook_shows_progress_in_one_place(page: Page, tmp_path: Path) -> N
 
 
 def test_progress_is_left_whole_when_it_is_interrupted(page: Page) -> None:
-    from layerroles.progress import progress
+    from layerroles.progress import show_progress
 
-    with pytest.raises(KeyboardInterrupt), progress(10, "sweep") as advance:
+    with pytest.raises(KeyboardInterrupt), show_progress(10, "sweep") as advance:
         advance(4, f"{SCRIPT} L0")
         raise KeyboardInterrupt
     assert page.shown[-1]["text/plain"].startswith("sweep: stopped at 4 of 10 rows, ")
@@ -212,7 +212,7 @@ def test_progress_is_left_whole_when_it_is_interrupted(page: Page) -> None:
 def test_unseen_signs_are_written_out_in_a_notebook(
     page: Page, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from layerroles.progress import progress
+    from layerroles.progress import show_progress
 
     hostile, seen = "a\u202eb\x1b[2J", r"a\u202eb\x1b[2J"
     frame = swept().frame.replace("facts", hostile)
@@ -221,12 +221,12 @@ def test_unseen_signs_are_written_out_in_a_notebook(
         for cell in swept().manifest["cells"]
     ]
     result = SweepResult(frame, {**swept().manifest, "cells": cells})
-    parts = display.table([hostile], [[hostile]]), display.marked(hostile, [(1, 2)])
+    parts = display.html_table([hostile], [[hostile]]), display.html_marked(hostile, [(1, 2)])
     monkeypatch.setattr("layerroles.progress._SECONDS_BETWEEN_UPDATES", 0)
-    with progress(10, "sweep") as advance:
+    with show_progress(10, "sweep") as advance:
         advance(4, hostile)
     for text in (
-        *(repr(result), result._repr_html_(), display.block(*parts)),
+        *(repr(result), result._repr_html_(), display.html_block(*parts)),
         *page.shown[1].values(),
     ):
         assert not set("\u202e\x1b") & set(text)
@@ -236,9 +236,9 @@ def test_unseen_signs_are_written_out_in_a_notebook(
 
 
 def test_updates_are_not_a_flood(page: Page) -> None:
-    from layerroles.progress import progress
+    from layerroles.progress import show_progress
 
-    with progress(10_000, "sweep") as advance:
+    with show_progress(10_000, "sweep") as advance:
         for _ in range(10_000):
             advance(1, "L0")
     assert len(page.shown) < 50

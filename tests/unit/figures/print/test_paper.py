@@ -14,15 +14,16 @@ import pytest
 import layerroles as lr
 from layerroles import figures
 from layerroles.errors import InputError
-from layerroles.figures import outcomes, pruned_harm, style
+from layerroles.figures import outcomes, style
 from layerroles.figures.print import files
-from layerroles.figures.print.captions import check_result, latex, noted
-from layerroles.figures.print.paper import inches
+from layerroles.figures.print.captions import check_result, latex_figure, read_meta
+from layerroles.figures.print.paper import parse_width
 from layerroles.figures.print.text import text_width
+from layerroles.figures.pruned_harm import _LOOK as METHODS
 from layerroles.results import SweepResult
+from tests.support.colour_vision import BLINDNESS, lab, linear
+from tests.support.figure_frames import pattern
 from tests.support.synthetic import synthetic_attention, synthetic_lens, synthetic_result
-from tests.unit.figures.test_figures import BLINDNESS, lab, linear
-from tests.unit.figures.test_heads import pattern
 
 N_LAYERS, N = 30, 8
 POINT = 96 / 72
@@ -66,7 +67,7 @@ def test_type_is_of_7_to_9_points_and_lines_are_thin(
 ) -> None:
     for name, figure in drawn.items():
         made = figures.paper(figure, width)
-        assert made.layout.width == pytest.approx(inches(width) * 96, abs=0.01)
+        assert made.layout.width == pytest.approx(parse_width(width) * 96, abs=0.01)
         template = made.layout.template.to_plotly_json()
         for size in [*sizes(made.to_plotly_json()), *sizes(template)]:
             assert 7 * POINT - 0.01 <= size <= 9 * POINT + 0.01, name
@@ -231,7 +232,7 @@ PALETTES = {
         name: (hue, style.FAMILY_SYMBOL[name]) for name, hue in style.FAMILY_COLOUR.items()
     },
     "outcomes": outcomes._LOOK,
-    "methods": pruned_harm._LOOK,
+    "methods": METHODS,
 }  # fmt: skip
 
 
@@ -287,7 +288,7 @@ def test_what_is_no_figure_of_these_is_refused(drawn: dict[str, go.Figure], tmp_
     assert not list(tmp_path.iterdir())
     for other in (None, "x", {"data": []}):
         with pytest.raises(InputError, match=r"^save takes a figure of lr\.figures"):
-            noted(other, "save")
+            read_meta(other, "save")
 
 
 def test_what_cannot_be_saved_is_told_in_a_line(tmp_path: Path) -> None:
@@ -384,10 +385,10 @@ def test_what_is_missing_is_told_in_a_line(
 
 
 def test_latex_takes_any_name() -> None:
-    words = latex("A caption.", "50% of $x_1.pdf", full=False)
+    words = latex_figure("A caption.", "50% of $x_1.pdf", full=False)
     assert r"{\catcode`\%=12 \catcode`\$=12 \includegraphics{50% of $x_1.pdf}}" in words
     assert r"\label{fig:50-of-x_1}" in words
-    plain = latex("A caption.", "harm_map.pdf", full=False)
+    plain = latex_figure("A caption.", "harm_map.pdf", full=False)
     assert "\n  \\includegraphics{harm_map.pdf}\n" in plain and r"\label{fig:harm_map}" in plain
 
 

@@ -17,7 +17,7 @@ from layerroles.errors import visible
 from layerroles.figures import style
 from layerroles.page import report
 from layerroles.results import SweepResult, compare
-from tests.integration.pages import opened, overflow
+from tests.support.browser_pages import opened, overflow
 from tests.support.synthetic import synthetic_lens, synthetic_result
 
 N_LAYERS, N = 12, 16
@@ -164,8 +164,8 @@ def test_the_effect_is_that_of_the_table(explorer: webdriver.Chrome, result: Swe
         row = effects[(effects["task"] == "facts") & (effects["condition"] == condition)]
         row = row[row["protocol"] == "continuation"].iloc[0]
         told = explorer.find_element(By.ID, "summary").text
-        assert style.interval(row["effect"], row["ci_low"], row["ci_high"]) in told
-        assert style.interval(row["harm"], row["harm_low"], row["harm_high"]) in told
+        assert style.format_interval(row["effect"], row["ci_low"], row["ci_high"]) in told
+        assert style.format_interval(row["harm"], row["harm_low"], row["harm_high"]) in told
 
 
 def test_a_link_restores_what_was_chosen(browser: webdriver.Chrome, page: Path) -> None:
@@ -332,7 +332,7 @@ def test_two_runs_are_shown_side_by_side(
     row = compare(result, other).frame.set_index(["task", "protocol", "condition"])
     row = row.loc["facts", "generation", "skip L2"]
     told = browser.find_element(By.ID, "summary").text
-    assert style.interval(row["difference"], row["low"], row["high"]) in told
+    assert style.format_interval(row["difference"], row["low"], row["high"]) in told
     rows = other.frame[(other.frame["task"] == "facts") & (other.frame["protocol"] == "generation")]
     said = rows.pivot(index="example", columns="condition", values="response")
     for card in cards(browser):

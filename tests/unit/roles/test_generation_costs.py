@@ -9,9 +9,9 @@ import pytest
 from benchmarks.simulated import Simulation, Truth
 from layerroles.results import SweepResult, mechanisms
 from layerroles.roles import localize
-from layerroles.roles.decision import SMALLEST, Kind, table
+from layerroles.roles.decision import SMALLEST, AblationKind, make_table
 from layerroles.roles.harms import Harms
-from layerroles.roles.literature import MORE, NOT_SPLIT, STRICTER, WRITING, claims_of
+from layerroles.roles.literature import MORE, NOT_SPLIT, STRICTER, WRITING, literature_claims
 
 C, E, G = "continuation", "exact", "generation"
 LAYERS, N, DRAWS = 3, 1000, 40
@@ -27,10 +27,10 @@ def truth(stricter: float, writing: float) -> Truth:
 def claims(result: SweepResult) -> pd.DataFrame:
     """The claims that single layers can speak to, by name, without all else that is localized."""
     kinds = [
-        Kind(Harms(result, ablation), pd.DataFrame(), mechanism)
+        AblationKind(Harms(result, ablation), pd.DataFrame(), mechanism)
         for ablation, mechanism in mechanisms(result).items()
     ]
-    return table(claims_of(kinds, "language")).set_index("claim")
+    return make_table(literature_claims(kinds, "language")).set_index("claim")
 
 
 def statuses(stricter: float, writing: float, draws: int) -> tuple[Counter[str], Counter[str]]:

@@ -40,9 +40,9 @@ from layerroles.models.loading import prepared
 from layerroles.probes import PROBES, Probe
 from layerroles.protocols.base import PROTOCOLS
 from layerroles.tasks.base import TASKS
-from tests.integration import lm_eval_data, printed
+from tests.support import lm_eval_data, page_code
 
-ROOT = printed.ROOT
+ROOT = page_code.ROOT
 PAGES = sorted(
     ["README.md", *(path.relative_to(ROOT).as_posix() for path in ROOT.glob("docs/**/*.md"))]
 )
@@ -66,7 +66,7 @@ ELSEWHERE = {
 }
 # Pages that go on from another one, or are a notebook: each is run by a test of its own.
 OWN_TESTS = {
-    "docs/gotchas.md": "tests/unit/test_reference.py",
+    "docs/gotchas.md": "tests/unit/test_documentation.py",
     "docs/tutorials/jupyter.md": "tests/integration/test_notebook.py",
 }
 
@@ -77,7 +77,7 @@ def with_code() -> list[str]:
         page
         for page in PAGES
         if page not in OWN_TESTS
-        and any(block.language in ("python", "pycon") for block in printed.blocks(page))
+        and any(block.language in ("python", "pycon") for block in page_code.blocks(page))
     ]
 
 
@@ -117,13 +117,13 @@ def reader(
     monkeypatch.setenv(gguf.CACHE_VARIABLE, str(cache))
     stand_in = str(gguf.built_in_folder())
 
-    def source_of(name: str, known: Callable[[str], str] = source.source_of) -> str:
+    def source_of(name: str, known: Callable[[str], str] = source.resolve_source) -> str:
         found = known(name)
         return found if Path(found).exists() else stand_in
 
     for module in (source, loading):
-        monkeypatch.setattr(module, "source_of", source_of)
-    shown = any(block.language == "text" for block in printed.blocks(page))
+        monkeypatch.setattr(module, "resolve_source", source_of)
+    shown = any(block.language == "text" for block in page_code.blocks(page))
     few = QUESTIONS, None if shown else QUESTIONS_OF_PLANTED
     monkeypatch.setattr(lr.Sweep, "__init__", _asking(few, lr.Sweep.__init__))
     monkeypatch.setattr(Probe, "measure", _asking(few, Probe.measure))
@@ -133,17 +133,17 @@ def reader(
         "fit",
         classmethod(lambda *given, **options: fit(*given, **options | {"steps": STEPS})),
     )
-    members = tasks.members
+    load_members = tasks.load_members
     arc = lm_eval_data.arc(tmp_path / "copies" / "ai2_arc")
 
     def local(name: str, *, data: str, **options: Any) -> dict[str, Any]:
-        return members(name, data=data or arc * (name == "arc_easy"), **options)
+        return load_members(name, data=data or arc * (name == "arc_easy"), **options)
 
-    monkeypatch.setattr(tasks, "members", local)
+    monkeypatch.setattr(tasks, "load_members", local)
     yield tmp_path
     for registry in (ABLATIONS, TASKS, PROTOCOLS, PROBES):
         for name, made in list(registry._classes.items()):
-            if made.__module__ == printed.MODULE:
+            if made.__module__ == page_code.MODULE:
                 del registry._classes[name]
 
 
@@ -212,7 +212,7 @@ def questions() -> None:
 
 def my_tasks() -> None:
     """The task file that the page shows, with its data."""
-    shown = next(b for b in printed.blocks("docs/lm_eval.md") if b.language == "yaml")
+    shown = next(b for b in page_code.blocks("docs/lm_eval.md") if b.language == "yaml")
     assert yaml.safe_load(shown.code)["task"] == "my_task"
     Path("my_tasks").mkdir()
     Path("my_tasks/my_task.yaml").write_text(shown.code, encoding="utf-8")
@@ -234,13 +234,16 @@ GRANTED: dict[str, Callable[[], None]] = {
 @pytest.mark.parametrize("page", with_code())
 def test_the_code_on_a_page_runs_and_prints_what_is_shown(page: str, reader: Path) -> None:
     GRANTED.get(page, lambda: None)()
-    wrong = printed.run_page(page, elsewhere=frozenset(ELSEWHERE))
+    wrong = page_code.run_page(page, elsewhere=frozenset(ELSEWHERE))
     assert not wrong, "\n".join(wrong)
 
 
 def test_blocks_that_run_elsewhere_are_there_and_each_is_one() -> None:
     names = [
-        block.name for page in PAGES for block in printed.blocks(page) if block.language == "python"
+        block.name
+        for page in PAGES
+        for block in page_code.blocks(page)
+        if block.language == "python"
     ]
     assert [names.count(name) for name in ELSEWHERE] == [1] * len(ELSEWHERE)
     assert set(GRANTED) <= set(with_code())
@@ -251,7 +254,7 @@ def test_blocks_that_run_elsewhere_are_there_and_each_is_one() -> None:
 def test_a_page_that_prints_something_else_is_found_out(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text("```python\nprint(1 + 1)\n```\n\n```text\n3\n```\n", encoding="utf-8")
-    (told,) = printed.run_page(str(page))
+    (told,) = page_code.run_page(str(page))
     assert "3" in told and "2" in told
 
 
@@ -276,7 +279,7 @@ def test_the_command_line_knows_every_command_and_option_on_a_page(
     page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(ROOT)
-    for line, words in printed.commands(page):
+    for line, words in page_code.commands(page):
         program, *arguments = words
         told = f"{page}:{line}: {' '.join(words)}"
         if program == "layerroles":
@@ -291,12 +294,12 @@ def test_the_command_line_knows_every_command_and_option_on_a_page(
 
 @pytest.mark.parametrize("page", [*PAGES, "CONTRIBUTING.md"])
 def test_commands_stand_in_consoles_where_they_are_read(page: str) -> None:
-    for block in printed.blocks(page):
+    for block in page_code.blocks(page):
         told = f"{page}:{block.line}"
         if block.language in ("bash", "sh", "shell"):
             assert block.code.startswith("#!"), f"{told}: commands are `console`, behind `$ `"
         elif block.language == "console":
-            assert list(printed._commands(block)), f"{told}: no command behind `$ `"
+            assert list(page_code._commands(block)), f"{told}: no command behind `$ `"
 
 
 def test_commands_are_found_in_pipes_and_scripts(tmp_path: Path) -> None:
@@ -306,7 +309,7 @@ def test_commands_are_found_in_pipes_and_scripts(tmp_path: Path) -> None:
         f"```console\n$ cd a && layerroles tasks | \\\n  head\n```\n\n```bash\n{script}```\n",
         encoding="utf-8",
     )
-    assert [words for _, words in printed.commands(str(page))] == [
+    assert [words for _, words in page_code.commands(str(page))] == [
         *(["cd", "a"], ["layerroles", "tasks"], ["head"]),
         ["layerroles", "status", "runs/a"],
     ]

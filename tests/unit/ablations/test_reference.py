@@ -14,9 +14,9 @@ import layerroles as lr
 from layerroles.ablations import SiteReference
 from layerroles.ablations.reference import collect
 from layerroles.models.loading import encode
+from tests.support.hugging_face_edits import TEXTS as KNOWN
+from tests.support.hugging_face_edits import edited, writes
 from tests.support.random_models import model_path, random_model
-from tests.unit.ablations.test_against_hooks_by_hand import TEXTS as KNOWN
-from tests.unit.ablations.test_against_hooks_by_hand import edited, writes
 
 TEXTS = ["abc", "hello there", "x = 12", "some more of it"]
 KINDS = ("positions", "donors")

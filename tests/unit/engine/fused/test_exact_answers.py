@@ -4,21 +4,18 @@ Once with blocks as they are, into which the short requests here fit whole, and 
 ones, so that what the requests share becomes trunks, as it does in requests of real length.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import pytest
 
 import layerroles as lr
-from layerroles.ablations import Condition, resolve
-from layerroles.engine.fused import attention, packing, prefill
-from layerroles.engine.fused.attention import Layout
+from layerroles.ablations import Condition, resolve_references
 from layerroles.engine.fused.executor import Fused
-from layerroles.engine.fused.kv_cache import Rows
 from layerroles.engine.fused.model import Twin
 from layerroles.engine.plain import Plain
 from layerroles.engine.planning.memory import Budget
-from layerroles.engine.requests import Score, scored, written
+from layerroles.engine.requests import Score, collect_answers, encode_scored, encode_written
+from tests.support.block_sizes import blocks_as_they_are, small_blocks
 from tests.support.random_models import ALL_ARCHITECTURES, random_model
 
 REFERENCE = lr.Reference(["one text", "and another text"])
@@ -48,35 +45,6 @@ ASKED = [
 ]
 
 
-@contextmanager
-def small_blocks() -> Iterator[dict[str, int]]:
-    """Within the context, little is read twice; counts how often a trunk is looked at."""
-    looked = {"read": 0, "decoded": 0}
-    read, decoded = Layout._look_at, Rows._look_at_trunk
-
-    def reading(self: Layout, *args: object) -> None:
-        looked["read"] += 1
-        read(self, *args)  # type: ignore[arg-type]
-
-    def decoding(self: Rows, *args: object) -> None:
-        looked["decoded"] += 1
-        decoded(self, *args)  # type: ignore[arg-type]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(packing, "BLOCK", 24)
-        patch.setattr(prefill, "BLOCK", 24)
-        patch.setattr(packing, "_SHORTEST_TRUNK", 4)
-        patch.setattr(attention, "_LONG", 20)
-        patch.setattr(Layout, "_look_at", reading)
-        patch.setattr(Rows, "_look_at_trunk", decoding)
-        yield looked
-
-
-@contextmanager
-def blocks_as_they_are() -> Iterator[None]:
-    yield
-
-
 def conditions(kind: str) -> list[Condition]:
     """One for each layer, with the intact model among them."""
     part, edit = KINDS[kind]
@@ -97,18 +65,19 @@ def choices(scores: Sequence[Score]) -> list[int]:
 @pytest.mark.parametrize("architecture", [*ALL_ARCHITECTURES, "deepseek_v3"])
 def test_answers_are_the_references(architecture: str, kind: str) -> None:
     model, asked = random_model(architecture), conditions(kind)
-    references = resolve(model, asked)
+    references = resolve_references(model, asked)
     # Alone, and without a cache, which without layer 0 would be wrong in transformers.
     plain = Plain(model, references, batch_size=1, use_cache=False)
-    pairs, texts = scored(model, PAIRS), written(model, ASKED)
-    scores, writings = dict(plain.score(pairs, asked)), dict(plain.write(texts, asked))
+    pairs, texts = encode_scored(model, PAIRS), encode_written(model, ASKED)
+    scores = collect_answers(plain.answer([pairs], asked))
+    writings = collect_answers(plain.answer([texts], asked))
     fused = Fused(Twin(model), references, Budget(2**28))
     for sizes in (blocks_as_they_are, small_blocks):
         with sizes() as looked:
-            found = dict(fused.score(pairs, asked))
-            assert dict(fused.write(texts, asked)) == writings
+            found = collect_answers(fused.answer([pairs], asked))
+            assert collect_answers(fused.answer([texts], asked)) == writings
         assert looked is None or min(looked.values()) > 0
-        for place, expected in scores.items():
+        for place, expected in enumerate(scores):
             for one, two in zip(expected, found[place], strict=True):
                 assert one.logprob == pytest.approx(two.logprob, abs=1e-4)
                 assert (one.is_greedy, one.changed) == (two.is_greedy, two.changed)

@@ -4,17 +4,19 @@ import pytest
 import torch
 
 from layerroles.engine.fused import attention
-from layerroles.engine.fused.attention import Part, Scoring, part
+from layerroles.engine.fused.attention import LogitScale, PartialAttention, attend_partially
 
-SCORING = Scoring(0.3)
+SCALE = LogitScale(0.3)
 N_GROUPS, N_HEADS, D_HEAD = 5, 2, 8
 # By rounding of what is read and of the weights: 8 bits, or 24.
 CLOSE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
 
 
-def softmax(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor) -> Part:
-    logits = SCORING.scale * (q.double() @ k.double().mT) + bias.double()
-    return Part((logits.softmax(-1) @ v.double()).float(), logits.logsumexp(-1).float())
+def softmax(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor
+) -> PartialAttention:
+    logits = SCALE.factor * (q.double() @ k.double().mT) + bias.double()
+    return PartialAttention((logits.softmax(-1) @ v.double()).float(), logits.logsumexp(-1).float())
 
 
 @pytest.mark.parametrize("most", [2**24, 2 * N_GROUPS * N_HEADS * 20, 50])
@@ -33,13 +35,13 @@ def test_it_is_a_softmax(
     """By the fused kernel or by products, of all queries at once, of some, of one."""
     monkeypatch.setattr(attention, "_MOST_LOGITS", most)
     held = []
-    piece = attention._piece
+    piece = attention._attend_by_matmul
 
-    def noting(q: torch.Tensor, k: torch.Tensor, *others: object) -> Part:
+    def noting(q: torch.Tensor, k: torch.Tensor, *others: object) -> PartialAttention:
         held.append(q.shape[0] * q.shape[1] * q.shape[2] * k.shape[2])
         return piece(q, k, *others)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(attention, "_piece", noting)
+    monkeypatch.setattr(attention, "_attend_by_matmul", noting)
     made = torch.Generator().manual_seed(0)
     q, k, v = (
         torch.randn(N_GROUPS, N_HEADS, n, D_HEAD, generator=made).to(dtype)
@@ -50,7 +52,7 @@ def test_it_is_a_softmax(
         hidden = torch.rand(bias.shape, generator=made) < 0.3
         hidden[..., 0] = False
         bias.masked_fill_(hidden, float("-inf"))
-    found = part(q, k, v, SCORING, bias=None if biased == "not" else bias)
+    found = attend_partially(q, k, v, SCALE, bias=None if biased == "not" else bias)
     wanted = softmax(q, k, v, bias)
     torch.testing.assert_close(found.out, wanted.out, atol=CLOSE[dtype], rtol=CLOSE[dtype])
     torch.testing.assert_close(found.lse, wanted.lse, atol=CLOSE[dtype], rtol=CLOSE[dtype])

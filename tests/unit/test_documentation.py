@@ -15,7 +15,7 @@ import pytest
 import layerroles as lr
 from layerroles.ablations.base import ABLATIONS
 from layerroles.errors import InputError
-from tests.integration import printed
+from tests.support import page_code
 from tests.support.random_models import model_path
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -161,7 +161,7 @@ def test_the_page_for_assistants_says_what_the_index_says() -> None:
 
 def code_of(page: str) -> list[str]:
     """The python that stands on a page."""
-    return [block.code for block in printed.blocks(page) if block.language == "python"]
+    return [block.code for block in page_code.blocks(page) if block.language == "python"]
 
 
 @pytest.fixture(scope="module")

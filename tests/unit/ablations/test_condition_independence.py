@@ -179,7 +179,7 @@ def test_what_depends_on_the_length_of_a_text_is_left_to_the_reference() -> None
     )
     model = made(config)
     for name in ("fused", "hooked"):
-        reason = lr.Engine(model)._executors.why_not(name)  # type: ignore[arg-type]
+        reason = lr.Engine(model)._executors.refusal(name)  # type: ignore[arg-type]
         assert reason == "what a token reads depends on the length of the whole text"
     engine = lr.Engine(model)
     engine.loglikelihood([("a context of thirty characters", " and a rest"), ("short", " yes")])

@@ -1,0 +1,40 @@
+"""Sizes of the blocks in which the fused engine shares what requests have in common."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from torch import Tensor
+
+from layerroles.engine.fused import attention, packing, prefill
+from layerroles.engine.fused.attention import AttentionLayout, PartialAttention
+from layerroles.engine.fused.kv_cache import RowCache
+
+
+@contextmanager
+def small_blocks() -> Iterator[dict[str, int]]:
+    """Within the context, little is read twice; counts how often a trunk is looked at."""
+    looked = {"read": 0, "decoded": 0}
+    read, decoded = AttentionLayout._add_attention, RowCache._trunk_parts
+
+    def reading(self: AttentionLayout, *args: object) -> None:
+        looked["read"] += 1
+        read(self, *args)  # type: ignore[arg-type]
+
+    def decoding(self: RowCache, *args: object) -> Iterator[tuple[Tensor, PartialAttention]]:
+        looked["decoded"] += 1
+        return decoded(self, *args)  # type: ignore[arg-type]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(packing, "BLOCK", 24)
+        patch.setattr(prefill, "BLOCK", 24)
+        patch.setattr(packing, "_SHORTEST_TRUNK", 4)
+        patch.setattr(attention, "_LONG", 20)
+        patch.setattr(AttentionLayout, "_add_attention", reading)
+        patch.setattr(RowCache, "_trunk_parts", decoding)
+        yield looked
+
+
+@contextmanager
+def blocks_as_they_are() -> Iterator[None]:
+    yield
