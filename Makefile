@@ -4,17 +4,19 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help setup demo test coverage wheel bench lint format docs browser clean
+.PHONY: help setup demo test quick pages coverage wheel bench lint format docs browser clean
 
 help:
 	@echo "make setup    .venv with everything that development needs"
 	@echo "make demo     ablate every layer of a 30-layer model; writes runs/demo/report.html"
 	@echo "make test     all tests (installs Chromium for the report's test where it is missing)"
+	@echo "make quick    the tests that take no more than a second each, for every commit"
 	@echo "make coverage the tests, and which lines and branches they do not reach"
 	@echo "make wheel    build the wheel; install and use it under each of PYTHONS='python3.11 ...'"
 	@echo "make bench    time a sweep against other loops; writes runs/bench/performance.md"
 	@echo "make lint     ruff and mypy"
 	@echo "make format   let ruff put the code in order"
+	@echo "make pages    the pages that are made of the code: index, options, stored names"
 	@echo "make docs     the documentation, in site/"
 	@echo "make clean    remove what the tools leave behind; runs/ and .venv stay"
 
@@ -49,6 +51,12 @@ demo: .venv/core.stamp
 
 test: setup browser
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
+
+quick: setup
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal -q --quick tests/unit
+
+pages: setup
+	$(BIN)/python -m tests.support.pages
 
 coverage: setup browser
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal --cov --cov-report=term

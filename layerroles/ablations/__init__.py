@@ -23,11 +23,7 @@ from layerroles.ablations.hooks import References as References
 from layerroles.ablations.hooks import ablated as ablated
 from layerroles.ablations.hooks import applied as applied
 from layerroles.ablations.hooks import resolve_references as resolve_references
-from layerroles.ablations.kinds import Mean as Mean
-from layerroles.ablations.kinds import Noise as Noise
-from layerroles.ablations.kinds import Resample as Resample
-from layerroles.ablations.kinds import Skip as Skip
-from layerroles.ablations.kinds import Zero as Zero
+from layerroles.ablations.kinds import *  # noqa: F403  (each kind is named there alone)
 from layerroles.ablations.positions import ATS as ATS
 from layerroles.ablations.positions import At as At
 from layerroles.ablations.prompts import Prompt as Prompt

@@ -28,6 +28,8 @@ from layerroles.ablations.reference import Donors, Kind, Reference, SiteReferenc
 from layerroles.errors import InputError
 from layerroles.sites import NUMBERED, Site
 
+__all__ = ["Mean", "Noise", "Resample", "Skip", "Zero"]
+
 _TOO_FEW = (
     "resample: a donor is another prompt, so the reference needs two different ones, each of two "
     "tokens or more"
