@@ -101,7 +101,7 @@ def measured(n_units: int, per_unit: int, out: Path, backend: Ray) -> dict[str, 
         for condition in call.conditions
     }
     counted = Attempts()
-    logging.getLogger("layerroles.backends.pool").addHandler(counted)
+    logging.getLogger("layerroles.backends.ray_pool").addHandler(counted)
     began, worked = time.monotonic(), time.process_time()
     sweep.run(out, backend=backend)
     seconds, worked = time.monotonic() - began, time.process_time() - worked

@@ -19,7 +19,7 @@ import torch
 from transformer_lens.model_bridge import TransformerBridge
 
 from layerroles.backends.base import Backend, Job, JobPart, Workers, answer_job, describe_worker
-from layerroles.backends.pool import Pool
+from layerroles.backends.ray_pool import Pool
 from layerroles.engine import Engine, memory_budget
 from layerroles.errors import InputError
 from layerroles.models import Origin, load, origin, prepared, provenance

@@ -14,10 +14,6 @@ from layerroles.protocols.coherence import WrittenText as WrittenText
 from layerroles.protocols.coherence import add_coherence as add_coherence
 from layerroles.protocols.coherence import find_written_texts as find_written_texts
 from layerroles.protocols.coherence import score_coherence as score_coherence
-from layerroles.protocols.conversation import Reply as Reply
-from layerroles.protocols.conversation import Turn as Turn
-from layerroles.protocols.conversation import opens_thinking as opens_thinking
-from layerroles.protocols.conversation import split_thinking as split_thinking
 from layerroles.protocols.generation import Generation as Generation
 from layerroles.protocols.generation import GenerationProtocol as GenerationProtocol
 from layerroles.protocols.likelihood import AnswerLogprob as AnswerLogprob
@@ -29,6 +25,10 @@ from layerroles.protocols.outcome import OUTCOMES as OUTCOMES
 from layerroles.protocols.outcome import make_details as make_details
 from layerroles.protocols.outcome import outcome as outcome
 from layerroles.protocols.text import TextLogprob as TextLogprob
+from layerroles.protocols.turns import Reply as Reply
+from layerroles.protocols.turns import Turn as Turn
+from layerroles.protocols.turns import opens_thinking as opens_thinking
+from layerroles.protocols.turns import split_thinking as split_thinking
 
 __all__ = [
     "OUTCOMES",

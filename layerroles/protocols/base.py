@@ -13,7 +13,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from layerroles.engine import Engine, Scored, Written
 from layerroles.errors import InputError
-from layerroles.protocols.conversation import Turn, apply_template
+from layerroles.protocols.turns import Turn, apply_template
 from layerroles.registry import Registry, label_of, read_label
 from layerroles.tasks import Example, Task
 

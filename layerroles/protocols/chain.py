@@ -8,8 +8,8 @@ from typing import ClassVar
 from layerroles.engine import Score
 from layerroles.errors import InputError
 from layerroles.protocols.base import Answer, Unit, register
-from layerroles.protocols.conversation import Turn, join_turns, turns_with_solutions
 from layerroles.protocols.likelihood import LikelihoodProtocol, make_measurement
+from layerroles.protocols.turns import Turn, join_turns, turns_with_solutions
 from layerroles.tasks import Example
 
 # A step ends with its line, or with a sentence.

@@ -10,14 +10,14 @@ from typing import ClassVar
 
 from layerroles.engine import Engine, Writing, Written, encode_written
 from layerroles.protocols.base import Answer, Asked, Protocol, register
-from layerroles.protocols.conversation import (
+from layerroles.protocols.outcome import is_in_form, make_details, outcome
+from layerroles.protocols.turns import (
     Turn,
     join_turns,
     opens_thinking,
     split_thinking,
     turns_with_solutions,
 )
-from layerroles.protocols.outcome import is_in_form, make_details, outcome
 from layerroles.tasks import Example, Task, check_whole_number
 
 # Other examples whose answer an example is given.

@@ -10,8 +10,8 @@ from layerroles.engine import Score, Scored, empty_context_ids
 from layerroles.errors import InputError
 from layerroles.models import prepared
 from layerroles.protocols.base import Answer, Unit, register
-from layerroles.protocols.conversation import Turn
 from layerroles.protocols.likelihood import LikelihoodProtocol, make_measurement
+from layerroles.protocols.turns import Turn
 from layerroles.tasks import Example
 
 

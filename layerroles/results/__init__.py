@@ -8,13 +8,13 @@ that the whole skill above chance is gone, a negative harm that the ablation hel
 """
 
 from layerroles.display import detectable_line
+from layerroles.results.ablation_kinds import BUILT_IN, mechanisms
 from layerroles.results.agreement import CellPair, pairs_of
 from layerroles.results.cells import CELL, CONDITION, INTACT, Cell, acted, records
 from layerroles.results.comparison import Comparison, Match, compare, match
 from layerroles.results.effects import NUMBERS, refuse_twins, twins
 from layerroles.results.effects import clustered_p as clustered_p
 from layerroles.results.effects import estimate_paired_effect as estimate_paired_effect
-from layerroles.results.mechanisms import BUILT_IN, mechanisms
 from layerroles.results.result import SweepResult, cells_of, check_result
 
 __all__ = [

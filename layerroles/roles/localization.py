@@ -12,7 +12,7 @@ from layerroles.errors import InputError
 from layerroles.probes import group_by_probe
 from layerroles.registry import describe_unknown
 from layerroles.results import SweepResult, check_result, mechanisms, records
-from layerroles.roles import comparisons, decision, literature, probe_summary, wording
+from layerroles.roles import decision, literature, paired_claims, probe_summary, wording
 from layerroles.roles.decision import AblationKind
 from layerroles.roles.harms import (
     AFTER_FIRST,
@@ -117,13 +117,13 @@ def _decide_claims(
     rows = [
         *literature.literature_claims(kinds, CONTROL),
         *carried_by_few(result, kinds[0].harms.at),
-        *comparisons.claims_on_contexts(result, kinds),
+        *paired_claims.claims_on_contexts(result, kinds),
     ]
     if base is not None:
         check_result(base)
-        rows += comparisons.claims_against_base(result, base, kinds)
+        rows += paired_claims.claims_against_base(result, base, kinds)
     if (similarity := group_by_probe(probes).get("similarity")) is not None:
-        rows += comparisons.claims_on_neighbours(similarity)
+        rows += paired_claims.claims_on_neighbours(similarity)
     skills = _lesser_skills(result)
     for row in rows:
         if skill := skills.get(row["family"]):

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pandas as pd
 
 from layerroles.results import records
-from layerroles.roles import comparisons, heads, literature
+from layerroles.roles import heads, literature, paired_claims
 from layerroles.roles.per_protocol import protocol_sentences
 from layerroles.roles.roles import Roles, Sentence
 from layerroles.roles.wording import Setting, describe_positions, format_bounds, format_estimate
@@ -20,8 +20,8 @@ _DECIDED_BY = {
     literature.DEEP: "layers",
     **dict.fromkeys((literature.MORE, literature.STRICTER, literature.WRITING), "protocols"),
     heads.FEW: "heads",
-    comparisons.CONTEXT: "protocols",
-    comparisons.ALIKE: "similarity",
+    paired_claims.CONTEXT: "protocols",
+    paired_claims.ALIKE: "similarity",
 }
 # If rounding changes a larger share of answers than this, the verdict says so.
 _NOISY = 0.1

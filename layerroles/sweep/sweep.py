@@ -31,7 +31,7 @@ from layerroles.results import SweepResult
 from layerroles.sweep import noise_floor
 from layerroles.sweep.manifest import command_line, describe_condition
 from layerroles.sweep.reading import read as read
-from layerroles.sweep.references import References
+from layerroles.sweep.reference_prompts import References
 from layerroles.sweep.status import write_progress
 from layerroles.sweep.store import ROW, Key, Store, lock_folder, open_store
 from layerroles.sweep.units import (

@@ -27,7 +27,7 @@ from typing import ClassVar
 
 from layerroles.errors import InputError
 from layerroles.tasks.base import Example, Grade, check_one_of, register
-from layerroles.tasks.naming import grade_name
+from layerroles.tasks.grade_names import grade_name
 from layerroles.tasks.sources import Listed
 
 CONTEXTS = ("none", "support", "distractors")

@@ -41,7 +41,7 @@ from layerroles.tasks.base import (
     grade_text,
     register,
 )
-from layerroles.tasks.grading import grade_number, is_number
+from layerroles.tasks.grade_numbers import grade_number, is_number
 from layerroles.tasks.sources import Listed
 
 _OF_THE_FILE = "of the file"

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from layerroles.tasks.base import Example, Grade, check_whole_number, register
-from layerroles.tasks.grading import grade_number
+from layerroles.tasks.grade_numbers import grade_number
 from layerroles.tasks.slips import wrong_numbers
 from layerroles.tasks.sources import Generated, shuffle_choices
 from layerroles.tasks.stories import Story

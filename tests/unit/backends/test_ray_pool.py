@@ -9,8 +9,8 @@ import pytest
 
 import layerroles as lr
 from layerroles.backends.base import Job, JobPart, Workers
-from layerroles.backends.pool import Pool
 from layerroles.backends.ray import WorkerResources, plan_workers
+from layerroles.backends.ray_pool import Pool
 
 GONE, HANGS = "gone", "hangs"
 

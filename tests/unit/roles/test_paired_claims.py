@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.simulated import Simulation, Truth
 from layerroles.roles import localize
-from layerroles.roles.comparisons import ALIKE, CONTEXT, ROBUST
+from layerroles.roles.paired_claims import ALIKE, CONTEXT, ROBUST
 
 G = "generation"
 BARE, TOLD = "knowledge", "knowledge[context]"
