@@ -85,7 +85,7 @@ _MODULES = ("figures", "probes", "protocols", "tasks")
 
 
 def _modules_of_names() -> dict[str, str]:
-    """The module of each public name, as the imports above tell type checkers."""
+    """Map each public name to its module, read from the imports for type checkers above."""
     tree = ast.parse(Path(__file__).read_text(encoding="utf-8"))
     (block,) = (node for node in tree.body if isinstance(node, ast.If) and len(node.body) > 9)
     return {
@@ -100,7 +100,7 @@ _MODULE_OF = _modules_of_names()
 
 __all__ = sorted([*_MODULE_OF, *_MODULES, "__version__"])
 
-if not TYPE_CHECKING:  # to a type checker a name that is not above is a mistake
+if not TYPE_CHECKING:  # so that type checkers report unknown names
 
     def __getattr__(name: str) -> object:
         """Import a public name from its module when it is first used (PEP 562)."""
@@ -114,5 +114,5 @@ if not TYPE_CHECKING:  # to a type checker a name that is not above is a mistake
 
 
 def __dir__() -> list[str]:
-    """The public names, those not yet imported among them."""
+    """Return the public names, including those not imported yet."""
     return list(__all__)

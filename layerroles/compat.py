@@ -17,12 +17,15 @@ from torch import Tensor, nn
 
 
 def multiplies_bfloat16() -> bool:
-    """Whether the CPU multiplies bfloat16 in hardware (torch 2.13)."""
+    """Return whether the CPU multiplies bfloat16 in hardware (torch 2.13)."""
     return bool(torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
 
 
 def fake_tensors() -> AbstractContextManager[Any]:
-    """Within the context, tensors have shapes and no values, beside real ones (torch 2.13)."""
+    """Return a context in which new tensors have no values, only shapes; real ones are allowed.
+
+    Seen in torch 2.13.
+    """
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     mode: AbstractContextManager[Any] = FakeTensorMode(allow_non_fake_inputs=True)
@@ -38,7 +41,7 @@ def flash_attention(
     mask: Float[Tensor, "#group #head #n_q n_k"] | None,
     scale: float,
 ) -> tuple[Float[Tensor, "group head n_q d_head"], Float[Tensor, "group head n_q"]]:
-    """Attention by the CPU's kernel, with the logarithms of its sums (torch 2.13).
+    """Return attention outputs and log-sum-exps of the scores, by the CPU's kernel (torch 2.13).
 
     Raises:
         NotImplementedError: torch has no such kernel.
@@ -51,12 +54,12 @@ def flash_attention(
 
 
 def n_edits(tensor: Tensor) -> int:
-    """How often a tensor was edited in place; 0 for inference tensors (torch 2.13)."""
+    """Return how often a tensor was edited in place; 0 for inference tensors (torch 2.13)."""
     return 0 if tensor.is_inference() else int(tensor._version)
 
 
 def saved_tensors(module: nn.Module) -> Mapping[str, Tensor | None]:
-    """A module's own parameters and the buffers that its state holds (torch 2.13)."""
+    """Return a module's own parameters and persistent buffers, by name (torch 2.13)."""
     persistent = set(module._buffers) - module._non_persistent_buffers_set
     return module._parameters | {name: module._buffers[name] for name in persistent}
 
@@ -80,7 +83,7 @@ def rename_cache_arguments(bridge: Any) -> None:
             _rename_argument(module, "cache", "past_key_values")
         elif isinstance(module, AttentionBridge) and _takes_cache(module.original_component):
             update = module._update_kv_cache
-            if not isinstance(update, functools.partial):  # of a model that was prepared before
+            if not isinstance(update, functools.partial):  # else wrapped already
                 vars(module)["_update_kv_cache"] = functools.partial(_update_cache, update)
 
 
@@ -104,12 +107,12 @@ def _update_cache(
 
 
 def takes_positions(model: Any) -> bool:
-    """Whether a bridge's model can be given positions (transformer-lens 4.3)."""
+    """Return whether a bridge's model accepts position ids (transformer-lens 4.3)."""
     return bool(model._accepts_derived_position_ids())
 
 
 def build_task_on(manager: Any, name: str, data: str) -> Any:
-    """Build a task of lm-eval on other data than its own (lm-eval 0.4.13)."""
+    """Build an lm-eval task with another dataset path than its own (lm-eval 0.4.13)."""
     return manager._factory.build(
         manager.task_index[name],
         overrides={"dataset_path": data},
@@ -118,10 +121,10 @@ def build_task_on(manager: Any, name: str, data: str) -> Any:
 
 
 def filter_names(task: Any) -> list[str]:
-    """The names of the filters of a task of lm-eval (lm-eval 0.4.13)."""
+    """Return the names of an lm-eval task's filters (lm-eval 0.4.13)."""
     return [str(task_filter.name) for task_filter in task._filters]
 
 
 def set_instances(task: Any, instances: list[Any]) -> None:
-    """Give a task of lm-eval the instances that its filters are applied to (lm-eval 0.4.13)."""
+    """Set the instances that the filters of an lm-eval task are applied to (lm-eval 0.4.13)."""
     task._instances = instances

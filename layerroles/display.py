@@ -3,7 +3,7 @@
 The HTML has no scripts and sets no colours, so that it is readable on light and dark backgrounds.
 Text from models, data and users is escaped, invisible characters in it are written out, and MathJax
 is disabled for it: a question about prices has dollar signs but no formula. Tables are rounded, and
-a line beside them says which differences their n can show.
+a line with them says which differences their n can show.
 
 >>> html_paragraph("a < b")
 '<p>a &lt; b</p>'
@@ -17,24 +17,30 @@ import pandas as pd
 
 from layerroles.errors import visible
 
-_MAX_ROWS = 40  # that are shown of a table; the frame has them all
+_MAX_ROWS = 40  # most rows shown of a table
 
 
 def in_notebook() -> bool:
-    """Whether this is a notebook's kernel: output goes to a page, not to a terminal."""
+    """Return whether this runs in a notebook kernel: output goes to a page, not a terminal."""
     shell = sys.modules.get("IPython")
     running = shell and shell.get_ipython()
     return getattr(running, "kernel", None) is not None
 
 
 def as_text(above: str, table: pd.DataFrame, *below: str) -> str:
-    """A table between lines, for a terminal."""
+    """Return text for a terminal: the line `above`, the table, and the lines `below`.
+
+    Numbers are rounded to 3 decimals; of more than 40 rows only some are shown, and a line says so.
+    """
     shown = table.round(3).to_string(index=False, na_rep="-", max_rows=_MAX_ROWS)
     return visible("\n".join([above, shown, *_describe_cut(table), *below]))
 
 
 def as_html(above: str, table: pd.DataFrame, *below: str) -> str:
-    """A table between lines, for a notebook."""
+    """Return HTML for a notebook: the paragraph `above`, the table, and the paragraphs `below`.
+
+    Numbers are rounded to 3 decimals; of more than 40 rows only some are shown, and a line says so.
+    """
     shown = table.round(3).to_html(index=False, na_rep="–", border=0, max_rows=_MAX_ROWS)
     return html_block(
         html_paragraph(above), shown, *map(html_paragraph, (*_describe_cut(table), *below))
@@ -46,10 +52,11 @@ def _describe_cut(table: pd.DataFrame) -> list[str]:
 
 
 def detectable_line(table: pd.DataFrame) -> str:
-    """One line on the smallest difference that the rows would probably show.
+    """Return one line on the smallest difference that the rows would probably show.
 
     Args:
-        table: with columns unit, n, detectable.
+        table: rows with columns unit, n and detectable (NaN if not known); rows with n = 0 are
+            ignored.
     """
     parts = []
     for unit, rows in table[table["n"] > 0].groupby("unit", sort=False):
@@ -72,27 +79,27 @@ def html_block(*parts: str) -> str:
 
 
 def html_paragraph(text: str) -> str:
-    """A paragraph of text."""
+    """Return a paragraph of escaped text."""
     return f"<p>{html.escape(text)}</p>"
 
 
 def html_list(texts: Iterable[str]) -> str:
-    """A list of texts."""
+    """Return a list of escaped texts."""
     return f"<ul>{''.join(f'<li>{html.escape(text)}</li>' for text in texts)}</ul>"
 
 
 def html_details(name: str, inside: str) -> str:
-    """HTML that is folded under a name, and shown when the name is clicked."""
+    """Return the HTML `inside` folded under a name; a click on the name shows it."""
     return f"<details><summary>{html.escape(name)}</summary>{inside}</details>"
 
 
 def html_preformatted(text: str) -> str:
-    """Text with its own line breaks and columns."""
+    """Return escaped text that keeps its line breaks and columns."""
     return f"<pre>{html.escape(text)}</pre>"
 
 
 def html_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table of text."""
+    """Return a table of escaped text."""
     head = "".join(f"<th>{html.escape(name)}</th>" for name in columns)
     body = "".join(
         f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in rows
@@ -101,7 +108,7 @@ def html_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def html_marked(text: str, spans: Iterable[tuple[int, int]]) -> str:
-    """Text with its own line breaks, with some spans `[start, end)` highlighted."""
+    """Return escaped text with its line breaks, the character spans `[start, end)` highlighted."""
     marked_indices = {index for start, end in spans for index in range(start, end)}
     parts, inside = [], False
     for index, character in enumerate(text):

@@ -1,8 +1,8 @@
-"""What the package raises when the user asked for something that cannot be done."""
+"""The exception for mistakes in the input, and escaping of invisible characters."""
 
 import re
 
-# Control characters but for tab and line feed, marks of direction, other invisible signs, lone
+# Control characters except tab and line feed, direction marks, other invisible characters, lone
 # surrogates.
 _UNSEEN = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff"
@@ -30,7 +30,7 @@ class InputError(ValueError):
 
 
 def visible(text: str) -> str:
-    r"""Text from models, data and users, with what is unseen or steers a display written out.
+    r"""Return text with characters escaped that are invisible or control a display.
 
     Spaces, tabs, line ends and the joiners that some scripts need stay as they are.
 

@@ -1,3 +1,3 @@
-"""`layerroles.lm.AblatedLM`, where scripts of earlier versions look for it."""
+"""`layerroles.lm.AblatedLM`, kept as an alias for scripts written for earlier versions."""
 
 from layerroles.harness import AblatedLM as AblatedLM

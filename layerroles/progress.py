@@ -18,7 +18,10 @@ _SECONDS_BETWEEN_UPDATES = 0.2
 
 @contextmanager
 def show_progress(total: int, what: str) -> Iterator[Callable[[int, str], None]]:
-    """Show the progress of a job of `total` rows; yields a callback `(rows done, at what)`."""
+    """Show the progress of a job of `total` rows.
+
+    Yields a callback `(rows done since the last call, what is asked now)`.
+    """
     if not total:
         yield lambda rows, now_at: None
     elif in_notebook():
@@ -89,7 +92,7 @@ def _terminal_bar(total: int, what: str) -> Iterator[Callable[[int, str], None]]
 
 @contextmanager
 def _notebook_output(total: int, what: str) -> Iterator[Callable[[int, str], None]]:
-    """An output of a notebook cell that is updated as rows are done; a line of text at the end."""
+    """Show progress in a notebook cell as rows are done; yields the callback."""
     from IPython.display import display
 
     began = last = time.monotonic()

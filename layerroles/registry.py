@@ -60,7 +60,7 @@ class Registry(Generic[T]):
         return decorate
 
     def register_module(self, name: str, module: str) -> None:
-        """Know `name` before the module that registers it is imported, which `self[name]` does."""
+        """Register the module that defines `name`; `self[name]` imports it when first used."""
         self._homes[name] = module
 
     def __getitem__(self, name: str) -> type[T]:
@@ -72,7 +72,7 @@ class Registry(Generic[T]):
             raise InputError(describe_unknown(self.kind, name, self)) from None
 
     def make(self, name: str, parameters: Mapping[str, object]) -> T:
-        """An instance of the class called `name`, a dataclass whose fields are its parameters.
+        """Return an instance of the class called `name`, a dataclass with parameters as its fields.
 
         Raises:
             InputError: unknown name or parameter, or a value that the class does not take.
@@ -99,7 +99,7 @@ class Registry(Generic[T]):
         return name in self._classes or name in self._homes
 
     def name_of(self, cls: type[T]) -> str:
-        """The name under which `cls` is registered."""
+        """Return the name under which `cls` is registered."""
         for name, registered in self._classes.items():
             if registered is cls:
                 return name
@@ -110,7 +110,7 @@ class Registry(Generic[T]):
 
 
 def label_of(name: str, instance: object) -> str:
-    """A name with every parameter that is not the default, as in `kv_retrieval[pairs=20]`."""
+    """Return a name with the parameters that are not defaults: `kv_retrieval[pairs=20]`."""
     changed = [
         f"{field.name}={getattr(instance, field.name)}"
         for field in _fields(instance)
@@ -147,7 +147,7 @@ def read_label(kind: str, label: str) -> tuple[str, dict[str, object]]:
 
 
 def describe_unknown(kind: str, name: str, known: Iterable[str]) -> str:
-    """The error text for an unknown name: the name, the nearest known one, and all known."""
+    """Return the error text for an unknown name: the name, the nearest known one, and all known."""
     names = sorted(known)
     near = nearest_name(name, names)
     hint = f"did you mean {near!r}? " if near else ""
@@ -155,7 +155,7 @@ def describe_unknown(kind: str, name: str, known: Iterable[str]) -> str:
 
 
 def nearest_name(name: str, known: list[str]) -> str | None:
-    """The known name most like a misspelt one, if any is close."""
+    """Return the known name most like a misspelt one; None if none is close."""
     near = difflib.get_close_matches(name.casefold(), known, n=1)
     return near[0] if near else None
 
@@ -165,5 +165,5 @@ def _fields(instance: object) -> tuple["dataclasses.Field[Any]", ...]:
 
 
 def _identity(cls: type) -> tuple[str, str]:
-    """A class read twice from one file (a notebook cell, a plugin) is the same class."""
+    """Return module and name, which are equal for a class that one file defines twice."""
     return cls.__module__, cls.__qualname__

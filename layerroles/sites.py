@@ -18,7 +18,7 @@ from layerroles.errors import InputError
 
 Part = Literal["block", "attn", "mlp", "head", "kv_group", "stream"]
 PARTS: tuple[Part, ...] = get_args(Part)
-# The parts of which a layer has several, and how they are written.
+# Parts that a layer has several of, with the letters that write them.
 NUMBERED: dict[str, str] = {"head": "H", "kv_group": "KV"}
 
 # The hook points of TransformerLens that the project uses.
@@ -89,7 +89,7 @@ class Site:
 
     @property
     def order(self) -> tuple[int, int, int]:
-        """Sorts sites by layer, part and head."""
+        """Sort key: layer, part, head."""
         return self.layer, PARTS.index(self.part), -1 if self.head is None else self.head
 
     @property
@@ -119,7 +119,7 @@ class Site:
 
 @dataclass(frozen=True)
 class Size:
-    """How many layers a model has, and how many heads each.
+    """Number of layers of a model, and of heads per layer.
 
     Attributes:
         n_layers: layers.
@@ -132,12 +132,12 @@ class Size:
     n_kv_heads: int
 
     def n_of(self, part: str) -> int:
-        """How many of a part a layer has."""
+        """Return how many of a part a layer has: its heads, its key/value heads, or 1."""
         return {"head": self.n_heads, "kv_group": self.n_kv_heads}.get(part, 1)
 
 
 def size_of(config: Any) -> Size:
-    """The size of the model of a TransformerLens configuration."""
+    """Return the size of the model that a TransformerLens configuration describes."""
     n_kv_heads = getattr(config, "n_key_value_heads", None)
     return Size(config.n_layers, config.n_heads, n_kv_heads or config.n_heads)
 
@@ -195,6 +195,6 @@ def _parse_word(word: str, text: str, size: Size) -> list[Site]:
 
 
 def each_site(size: Size, part: Part) -> list[Site]:
-    """That part of every layer, each head where there are several."""
+    """Return the sites of a part in every layer, one per head for `head` and `kv_group`."""
     heads = range(size.n_of(part)) if part in NUMBERED else [None]
     return [Site(layer, part, head) for layer in range(size.n_layers) for head in heads]

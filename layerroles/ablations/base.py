@@ -1,7 +1,7 @@
 """What an ablation is: a function of a site's write.
 
 With `x` the stream entering a block and `w` the write of a site, an ablation replaces `w` by
-`edit(w)`. It sees nothing else of the model, so an ablation written once works for blocks,
+`edit(w)`. Besides `w` it sees only an `EditContext`, so an ablation written once works for blocks,
 sublayers and heads, in likelihood and in generation.
 
 Example:
@@ -37,22 +37,24 @@ from layerroles.errors import InputError
 from layerroles.registry import Registry, describe_unknown
 from layerroles.sites import Site
 
-# Kinds of damage: nothing is written, the mean, another prompt's write, the write with noise.
+# Kinds of damage: the write is removed, or replaced by its mean or by another prompt's write, or
+# gets noise.
 MECHANISMS = ("deletion", "mean", "resample", "noise")
 
 
 @runtime_checkable
 class Pass(Protocol):
-    """One forward pass: what the model is run on, some new tokens for some rows.
+    """The inputs of one forward pass: each row's new tokens, and what the row has read so far.
 
     Attributes:
-        positions: of the new tokens among their row's real tokens; negative at pads.
-        real: false at pads.
-        tokens: ids of everything that the row has read, new ones last; None for embeddings.
-        attended: false at the pads of `tokens`.
-        marks: of the new tokens (see `prompts`).
-        prompts: of the rows; None for embeddings, or where rows of different prompts are read as
-            one.
+        positions: index of each new token among its row's real tokens; negative at pads.
+        real: false where a new token is a pad.
+        tokens: token ids that each row has read so far, pads included, new ones last; None if the
+            model was run on embeddings.
+        attended: false at pads, over all that the row has read so far.
+        marks: the marks of each new token (see the module `prompts`).
+        prompts: each row's prompt; None if the model was run on embeddings, or if different prompts
+            share tokens.
     """
 
     @property
@@ -68,24 +70,25 @@ class Pass(Protocol):
     @property
     def prompts(self) -> Sequence[Prompt] | None: ...  # noqa: D102
     def read_at(self, row: int, pos: int) -> list[int] | None:
-        """The real tokens that a row has read up to and including its new token `pos`.
+        """Return the ids of the real tokens that a row has read, up to and including `pos`.
 
-        None for embeddings.
+        `pos` is an index among the new tokens. None if the model was run on embeddings.
         """
         ...
 
 
 @dataclass(frozen=True, repr=False)
 class EditContext:
-    """What an edit may read in addition to the write: its own rows and positions only.
+    """What an edit can read besides the write, at the rows and positions of the write.
 
     Attributes:
         site: the site being edited.
         stream: the residual stream that entered the site's block.
-        read: the pass under way, which the properties below are taken from.
-        reference: what the intact model wrote at this site, if the ablation declares a reference.
-        fitted: what the ablation's `fit` made of it.
-        whole_prompt: whether the condition may look at `prompts`.
+        read: the current forward pass, on which the properties below are based.
+        reference: what the intact model wrote at this site; None if the ablation declares no
+            reference.
+        fitted: the result of the ablation's `fit`; None if it declares no reference.
+        whole_prompt: whether the condition may read `prompts`.
 
     Example:
         def early(ctx):  # an `at=` function; an ablation's `edit` is given the same
@@ -107,33 +110,33 @@ class EditContext:
 
     @property
     def positions(self) -> Int[Tensor, "row pos"]:
-        """Positions among the row's real tokens, in prompts and in cached decoding alike.
+        """Index of each token among its row's real tokens, from 0; negative at pads.
 
-        Negative at pads.
+        With a cache, the cached tokens are counted too.
         """
         return self.read.positions.to(self.stream.device)
 
     @property
     def real(self) -> Bool[Tensor, "row pos"]:
-        """False at pads."""
+        """Mask of the real tokens: false at pads."""
         return self.read.real.to(self.stream.device)
 
     @property
     def tokens(self) -> Int[Tensor, "row all_pos"] | None:
-        """The row's token ids so far, pads included; None where the model was given embeddings.
+        """Each row's token ids so far, pads included; None if the model was run on embeddings.
 
-        Position `p` of `write` is column `p - n_pos`, counted from the end.
+        Position `p` of a write with `n_pos` positions is column `p - n_pos` (from the end).
         """
         return self.read.tokens
 
     @property
     def attended(self) -> Bool[Tensor, "row all_pos"]:
-        """False at the pads of `tokens`."""
+        """Mask of the real tokens among `tokens`: false at pads."""
         return self.read.attended
 
     @property
     def in_prompt(self) -> Bool[Tensor, "row pos"]:
-        """True at the tokens that the row's answer follows on, false at those of the answer."""
+        """True at the tokens of the row's prompt, false at those of its answer and at pads."""
         return self.marked(IN_PROMPT)
 
     @property
@@ -146,7 +149,7 @@ class EditContext:
         """True at the prompt's tokens that hold what the answer needs.
 
         Raises:
-            InputError: it is not known where they are.
+            InputError: the evidence of a prompt is not known.
         """
         if self.marked(UNKNOWN).any():
             raise InputError(
@@ -156,15 +159,15 @@ class EditContext:
         return self.marked(EVIDENCE)
 
     def marked(self, mark: int) -> Bool[Tensor, "row pos"]:
-        """Where the tokens have this mark (see `prompts`)."""
+        """Return where the tokens have a mark, such as `IN_PROMPT` of the module `prompts`."""
         return (self.read.marks.to(self.stream.device) & mark) > 0
 
     @property
     def prompts(self) -> Sequence[Prompt]:
-        """The rows' whole prompts, for ablations (or `at=` functions) that are `whole_prompt`.
+        """Each row's whole prompt, for ablations and `at=` functions with `whole_prompt = True`.
 
         Raises:
-            InputError: these did not say so, or the model was run on embeddings.
+            InputError: neither of them sets `whole_prompt`, or the model was run on embeddings.
         """
         if not self.whole_prompt:
             raise InputError(
@@ -176,7 +179,7 @@ class EditContext:
         return self.read.prompts
 
     def generator(self, row: int, pos: int) -> torch.Generator:
-        """A generator seeded by the row's real tokens up to and including column `pos`.
+        """Return a CPU generator seeded by the site and the row's real tokens up to position `pos`.
 
         The same prompt draws the same numbers in any batch, with or without padding or a cache.
 
@@ -190,9 +193,9 @@ class EditContext:
         return torch.Generator("cpu").manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
     def normal(self, write: Float[Tensor, "row pos *site"]) -> Float[Tensor, "row pos *site"]:
-        """Standard normal numbers in the shape of a write, float32, seeded as by `generator`.
+        """Return standard normal numbers in the shape of a write, in float32; zeros at pads.
 
-        Zeros at pads.
+        The numbers of each position are drawn from its `generator`.
         """
         drawn = torch.zeros(write.shape)
         for row, pos in self.real.nonzero().tolist():
@@ -207,14 +210,14 @@ class Ablation(ABC):
     on a `Reference`; it is collected before the first edit and comes in `ctx.reference`.
 
     Class attributes:
-        mechanism: what kind of damage it does, one of `MECHANISMS`. A claim takes two kinds of
-            ablation, and ablations of one mechanism are one kind, regardless of their names and
-            strengths. An ablation without one (`""`, the default) does not count as a second kind.
-        in_place: the model itself is changed while the condition lasts (`placed`), and nothing is
-            left to edit. Such an ablation acts at all positions; if `donated` returns weights, it
-            changes nothing but weights of the site's block.
-        whole_prompt: edits depend on the row's whole prompt (`ctx.prompts`), even those of its
-            first tokens; so what two prompts have in common can't be read once for both.
+        mechanism: the kind of damage, one of `MECHANISMS`. A claim needs two kinds of ablation, and
+            ablations of one mechanism are one kind, whatever their names and strengths. An ablation
+            without a mechanism (`""`, the default) does not count as a second kind.
+        in_place: `placed` changes the model itself while the condition lasts, and `edit` is not
+            called. Such an ablation acts at all positions; if `donated` returns weights, it changes
+            only weights of the site's block.
+        whole_prompt: edits depend on the row's whole prompt (`ctx.prompts`), even at its first
+            tokens, so a beginning that two prompts share is read separately for each.
 
     Example:
         from dataclasses import dataclass
@@ -235,10 +238,10 @@ class Ablation(ABC):
     whole_prompt: ClassVar[bool] = False
 
     def __init_subclass__(cls) -> None:
-        """Refuse a mechanism that is not known.
+        """Check that the subclass has a known mechanism, or none.
 
         Raises:
-            InputError: `mechanism` is none of `MECHANISMS`.
+            InputError: `mechanism` is neither empty nor one of `MECHANISMS`.
         """
         super().__init_subclass__()
         if cls.mechanism not in ("", *MECHANISMS):
@@ -249,65 +252,68 @@ class Ablation(ABC):
     def edit(
         self, write: Float[Tensor, "row pos *site"], ctx: EditContext
     ) -> Float[Tensor, "row pos *site"]:
-        """What the site writes instead of `write`.
+        """Return what the site writes instead of `write`, in the same shape.
 
-        Blocks are handed float32, sublayers and heads the model's own dtype. What is returned at
-        pads, and at positions that the condition's `at` leaves out, is ignored. Where the edit
-        equals the write, the model's own output passes through untouched.
+        The write of a block is float32, other writes have the model's dtype. Values returned at
+        pads, and at positions that the condition's `at` leaves out, are ignored. Where the returned
+        value equals `write`, the model's own output is kept bit for bit.
         """
 
     @property
     def needs(self) -> frozenset[Kind]:
-        """What its reference must hold, in addition to moments: `positions`, `donors`."""
+        """What the reference must hold besides means and deviations: `positions`, `donors`, both.
+
+        Empty by default.
+        """
         return frozenset()
 
     def fit(self, reference: SiteReference, site: Site) -> object:
         """Fit the ablation to its reference at a site, once; the result is passed as `ctx.fitted`.
 
-        Called only for ablations that declare a `reference`. What they read in addition to means
-        and deviations must be named in `needs`.
+        Called only for ablations that declare a `reference`. Data other than means and deviations
+        is there only if `needs` names it. Returns None by default.
         """
         return None
 
     def check(self, site: Site) -> None:  # noqa: B027  # most ablations refuse nothing
-        """Refuse a site that this ablation cannot be applied to.
+        """Check that this ablation can be applied to a site; by default it always can.
 
         Raises:
             InputError: the ablation makes no sense there.
         """
 
     def fits(self, model: TransformerBridge, site: Site) -> None:  # noqa: B027  # as `check`
-        """Refuse a model that this ablation cannot be applied to at a site.
+        """Check that this ablation can be applied to a model at a site; by default it always can.
 
         Raises:
-            InputError: it does not fit, and why.
+            InputError: it cannot; the message says why.
         """
 
     @contextmanager
     def placed(self, model: TransformerBridge, site: Site) -> Iterator[bool]:
-        """Within the context, adapt the model to this ablation; yields whether that changes it.
+        """Change the model itself within the context; yields whether anything differs.
 
-        Only ablations that are `in_place` do anything here.
+        By default nothing is changed. Ablations that are `in_place` override this.
         """
         yield False
 
     def donated(self, model: TransformerBridge, site: Site) -> Mapping[str, Tensor] | None:
-        """The weights that `placed` puts into the site's block, by transformers' names.
+        """Return the weights that `placed` puts into the site's block, by transformers' names.
 
-        None if `placed` does anything else. If the weights are given, rows under many conditions
-        can be run together. Buffers stay the host's; names that transformers does not have are
-        ignored.
+        None (the default) if `placed` changes anything else. With the weights, rows under many
+        conditions can be run together. Buffers stay those of the model; names that transformers
+        does not have are ignored.
         """
         return None
 
     @property
     def name(self) -> str:
-        """The registered name, such as `skip`."""
+        """The name that the ablation is registered under, such as `skip`."""
         return ABLATIONS.name_of(type(self))
 
     @property
     def label(self) -> str:
-        """The name with every simple parameter that is not the default: `noise[scale=0.5]`."""
+        """The name, with plain parameters that differ from their defaults: `noise[scale=0.5]`."""
         if not dataclasses.is_dataclass(self):
             return self.name
         changed = [
@@ -319,7 +325,7 @@ class Ablation(ABC):
         return f"{self.name}[{','.join(changed)}]" if changed else self.name
 
     def parameters(self) -> dict[str, object]:
-        """The parameters as JSON values; a reference is given by its `digest`."""
+        """Return the parameters that identify the ablation; a reference as its `digest`."""
         values = dict(vars(self))
         if dataclasses.is_dataclass(self):
             values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
@@ -334,10 +340,10 @@ ablation = ABLATIONS.register
 
 
 def declared_reference(ablation: Ablation) -> Reference | None:
-    """Return the reference that an ablation declares by a field of that name, if any.
+    """Return the ablation's field `reference`; None if it has none.
 
     Raises:
-        InputError: the field holds something else.
+        InputError: the field holds something that is not a `Reference`.
     """
     declared = getattr(ablation, "reference", None)
     if declared is not None and not isinstance(declared, Reference):
@@ -349,7 +355,7 @@ def declared_reference(ablation: Ablation) -> Reference | None:
 
 
 def with_reference(ablation: Ablation, reference: Reference) -> Ablation:
-    """Return the same ablation with another reference."""
+    """Return a copy of the ablation with another reference."""
     if dataclasses.is_dataclass(ablation):
         return dataclasses.replace(ablation, reference=reference)
     other = copy.copy(ablation)

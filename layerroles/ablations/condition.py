@@ -28,7 +28,7 @@ from layerroles.models import check_sites
 from layerroles.registry import nearest_name
 from layerroles.sites import Site
 
-# Names that a list of conditions shows when it is printed, or lacks a name.
+# How many names a list of conditions shows when it is printed, and in errors.
 _SHOWN = 3
 
 
@@ -37,11 +37,11 @@ class Condition:
 
     Args:
         edits: what is done where; empty for the intact model.
-        name: how the condition is called in frames and figures; by default made of its content,
-            such as `"skip L3"`.
+        name: the condition's name in frames and figures; by default made of its content, such as
+            `"skip L3"`.
         at: the positions at which it acts: `"all"`; `"after_first"`, which spares the first real
             token and with it the attention sink; `"prompt"`, what is read before the answer;
-            `"generated"`, the answer's own tokens, given or written; `"last"`, the prompt's last
+            `"generated"`, the answer's tokens, given or generated; `"last"`, the prompt's last
             token; `"evidence"`, the prompt's tokens that hold what the answer needs; or a function
             of an `EditContext` that returns a mask `[row pos]`, such as
             `lambda ctx: ctx.positions >= 4` (with an attribute `whole_prompt = True` if it looks at
@@ -124,8 +124,8 @@ class Condition:
         """Check that it can be applied to a model.
 
         Raises:
-            InputError: the model lacks a site, its parts cannot be trusted there, an ablation does
-                not fit it, or a reference is made of the questions of a task and none is asked.
+            InputError: the model lacks a site or its hook there cannot be used, an ablation does
+                not fit the model, or a reference has no source, which works in a sweep only.
         """
         check_sites(model, tuple(self.edits))
         for site, edit in self.edits.items():
@@ -141,7 +141,7 @@ class Condition:
 
     @property
     def first_layer(self) -> int | None:
-        """The earliest layer that is touched; None for the intact model."""
+        """The first ablated layer; None for the intact model."""
         return min((site.layer for site in self.edits), default=None)
 
     @property
@@ -151,43 +151,43 @@ class Condition:
 
     @property
     def mechanism(self) -> str:
-        """The mechanism of its ablations; empty if one declares none, or they have several."""
+        """The mechanism that its ablations share; empty if they differ, or if one has none."""
         (mechanism, *others) = {edit.mechanism for edit in self.edits.values()} or {""}
         return "" if others else mechanism
 
     @property
     def at_name(self) -> str:
-        """Where it acts, in a word: the name of `at`, or of its function."""
+        """The name of the positions at which it acts: `at` itself, or the function's name."""
         return at_name(self.at)
 
     @property
     def acts_in_prompt(self) -> bool:
-        """Whether it may act on a token of a prompt."""
+        """Whether it may act on tokens of a prompt: not if `at="generated"`."""
         return self.at != "generated"
 
     @property
     def acts_in_answer(self) -> bool:
-        """Whether it may act on a token of an answer."""
+        """Whether it may act on tokens of an answer: not if `at` names positions of the prompt."""
         return self.at not in ("prompt", "last", "evidence")
 
     @property
     def whole_prompt(self) -> bool:
-        """Whether an ablation, or an `at` function, depends on the whole prompt."""
+        """Whether one of its ablations, or its `at` function, depends on the whole prompt."""
         if getattr(self.at, "whole_prompt", False):
             return True
         return any(edit.whole_prompt for edit in self.edits.values())
 
     def acts(self, ctx: EditContext) -> Bool[Tensor, "row pos"]:
-        """Return where it acts among the tokens of a pass.
+        """Return the mask of a pass's new tokens at which it acts; false at pads.
 
         Raises:
-            InputError: a function of the user's did not return a mask of this shape.
+            InputError: the `at` function did not return a boolean mask of this shape.
         """
         return position_mask(self.at, ctx)
 
     @property
     def references(self) -> dict[Reference, list[Site]]:
-        """The references that its ablations declare, with the sites that need each."""
+        """The references that its ablations declare, each with the sites that need it."""
         needed: dict[Reference, list[Site]] = {}
         for site, edit in self.edits.items():
             reference = declared_reference(edit)
@@ -196,9 +196,12 @@ class Condition:
         return needed
 
     def with_references(self, others: Mapping[Reference, Reference]) -> "Condition":
-        """Return the condition with other references in place of some of its own, and its name.
+        """Return a copy of the condition with other references, under the same name.
 
-        Its hash is another one, since a condition's hash covers its references.
+        Its hash differs, since a condition's hash covers its references.
+
+        Args:
+            others: maps references to those that replace them; others are kept.
         """
         edits = {}
         for site, edit in self.edits.items():
@@ -209,10 +212,10 @@ class Condition:
 
 
 def as_conditions(given: Iterable[Condition]) -> list[Condition]:
-    """Check that a user gave conditions; returns them in their order.
+    """Check that every item is a condition; returns the items as a list.
 
     Raises:
-        InputError: one alone, or something that is no condition.
+        InputError: one condition instead of several, or an item that is not a condition.
     """
     if isinstance(given, Condition):
         raise InputError(f"conditions={given!r} is one, not several: write [{given!r}]")
@@ -221,10 +224,10 @@ def as_conditions(given: Iterable[Condition]) -> list[Condition]:
 
 
 def as_condition(given: Condition) -> Condition:
-    """Check that a user gave a condition; returns it.
+    """Check that a value is a condition; returns it.
 
     Raises:
-        InputError: several, or something that is no condition.
+        InputError: a list, or another value that is not a condition.
     """
     if isinstance(given, list | tuple):
         raise InputError(f"condition={given!r} is a list: take one of it, such as conditions[0]")
@@ -246,7 +249,7 @@ def _rebuild(
     """Rebuild a condition sent by another process, and register its ablations in this one.
 
     Raises:
-        InputError: it does something else here.
+        InputError: its hash differs in this process.
     """
     for ablation_name, cls in classes.items():
         ablation(ablation_name)(cls)
@@ -281,7 +284,7 @@ def _check_hash(edit: Ablation) -> None:
 
 
 def _dump_parameters(edit: Ablation) -> str:
-    """Dump an ablation's parameters as JSON; values that JSON lacks as their `fingerprint`."""
+    """Return an ablation's parameters as JSON text; other values as their `fingerprint`."""
     parameters = {name: _to_json_value(value) for name, value in edit.parameters().items()}
     return json.dumps(parameters, sort_keys=True)
 
@@ -308,7 +311,7 @@ INTACT = Condition({})
 
 
 class Conditions(list[Condition]):
-    """A list like any other, but that `conditions["skip L3"]` is the condition of that name.
+    """A list of conditions that can be indexed by name too, as in `conditions["skip L3"]`.
 
     Raises:
         InputError: no condition has that name.

@@ -1,4 +1,4 @@
-"""The tokens and positions of the forward pass under way, as its hooks see them.
+"""Record the tokens and positions of the current forward pass, for its hooks.
 
 An edit is given the absolute positions and the token ids of its rows. Plain TransformerLens calls
 (`model(...)`, `run_with_cache`, `generate`, with and without a cache) state neither, so both are
@@ -24,13 +24,14 @@ class ModelCall:
     """The `Pass` of one call of the model.
 
     Attributes:
-        tokens: token ids of everything read so far, new ones last; None for embeddings.
-        attended: false at pads, over the same columns.
-        positions: positions of the new tokens among their row's real tokens; negative at pads.
-        real: false at pads, over the new tokens.
-        marks: of the new tokens (see `prompts`).
-        given: the rows' prompts; if they are not given, the first tokens read, with their mask;
-            None for embeddings.
+        tokens: token ids of everything read so far, pads included, new ones last; None if they are
+            not known (embeddings, or a cache that was filled elsewhere).
+        attended: false at pads, over everything read so far.
+        positions: index of each new token among its row's real tokens; negative at pads.
+        real: false where a new token is a pad.
+        marks: the marks of each new token (see the module `prompts`).
+        given: the rows' prompts; if none were given, the tokens read without a cache and their
+            mask; None if neither is known.
     """
 
     tokens: Int[Tensor, "row all_pos"] | None
@@ -41,9 +42,9 @@ class ModelCall:
     given: Sequence[Prompt] | tuple[Tensor, Tensor] | None
 
     def read_at(self, row: int, pos: int) -> list[int] | None:
-        """Return the real tokens that a row has read up to and including its new token `pos`.
+        """Return the ids of the real tokens that a row has read, up to and including `pos`.
 
-        None for embeddings.
+        `pos` is an index among the new tokens. None if the tokens are not known.
         """
         if self.tokens is None:
             return None
@@ -53,7 +54,7 @@ class ModelCall:
 
     @property
     def prompts(self) -> Sequence[Prompt] | None:
-        """The rows' prompts; None for embeddings."""
+        """Each row's prompt; None if it is not known, as for embeddings."""
         if not isinstance(self.given, tuple):
             return self.given
         rows = zip(*self.given, strict=True)
@@ -61,7 +62,7 @@ class ModelCall:
 
 
 class Watch:
-    """Holds the pass that is under way in `.current`, and the tokens read so far in `.tokens`.
+    """Records forward passes: the latest one in `.current`, the tokens read so far in `.tokens`.
 
     Unless prompts are given (`begin`), tokens read without a cache are a row's prompt, and tokens
     read on top of a cache are generated.
@@ -81,9 +82,12 @@ class Watch:
         *,
         check: bool = False,
     ) -> None:
-        """Start a batch of other rows with these prompts, which continue a cache of these tokens.
+        """Start a new batch of rows.
 
-        With `check`, refuse passes without a cache whose rows do not begin with their prompts.
+        Args:
+            tokens: token ids in the cache that the rows continue; None if there is no cache.
+            prompts: each row's prompt; None takes the tokens read without a cache as prompts.
+            check: refuse passes without a cache whose rows do not begin with their prompts.
         """
         self.tokens, self._marks, self._check = tokens, None, check
         self._given = None if prompts is None else list(prompts)
@@ -160,7 +164,7 @@ def _check_begun(prompts: Sequence[Prompt], tokens: Tensor, attended: Tensor) ->
 
 @contextmanager
 def watch_passes(model: TransformerBridge) -> Iterator[Watch]:
-    """Within the context, record the inputs of each forward pass of the model."""
+    """Record the inputs of the model's forward passes within the context; yields the `Watch`."""
     watch = Watch()
     handle = model.original_model.register_forward_pre_hook(watch.read, with_kwargs=True)
     try:

@@ -1,6 +1,6 @@
-"""Grids of conditions: each layer, head, group of heads, span or pair; and growing sets.
+"""Make lists of conditions: one for each layer, head, group of heads, span or pair; growing sets.
 
-A grid is a list, which prints in a line, and `grid["skip L3"]` is the condition of that name.
+The lists print in one line, and `conditions["skip L3"]` is the condition of that name.
 """
 
 import random
@@ -27,12 +27,12 @@ def each_layer(
     part: Part = "block",
     at: At = "all",
 ) -> Conditions:
-    """One condition for each layer, named like `"skip L0"`.
+    """Return one condition for each layer, named like `"skip L0"`.
 
     Args:
-        model: whose layers.
-        ablation: what is done to each.
-        layers: which, all by default.
+        model: the model whose layers are ablated.
+        ablation: what is done to each layer.
+        layers: numbers of the layers; all by default.
         part: `"block"`, `"attn"`, `"mlp"` or `"stream"` (for heads, see `each_head` and
             `each_kv_group`).
         at: the positions at which the conditions act.
@@ -57,7 +57,7 @@ def each_head(
     layers: Iterable[int] | None = None,
     at: At = "all",
 ) -> Conditions:
-    """One condition for each query head of each layer, named like `"zero L3.H7"`.
+    """Return one condition for each query head of each layer, named like `"zero L3.H7"`.
 
     Raises:
         InputError: a layer out of range, or an ablation that heads do not take (`Skip`).
@@ -75,7 +75,9 @@ def each_kv_group(
     layers: Iterable[int] | None = None,
     at: At = "all",
 ) -> Conditions:
-    """One condition for each key/value head with all its query heads, named like `"zero L3.KV1"`.
+    """Return one condition for each key/value head of each layer, named like `"zero L3.KV1"`.
+
+    It ablates all query heads that share the key/value head.
 
     Raises:
         InputError: a layer out of range, or an ablation that heads do not take (`Skip`).
@@ -95,7 +97,7 @@ def each_span(
     part: Part = "block",
     at: At = "all",
 ) -> Conditions:
-    """One condition for each run of `width` neighbouring layers, named like `"skip L5:9"`.
+    """Return one condition for each run of `width` neighbouring layers, named like `"skip L5:9"`.
 
     Raises:
         InputError: a width or stride below 1, or a width beyond the model's depth.
@@ -124,10 +126,10 @@ def pairs(
     part: Part = "block",
     at: At = "all",
 ) -> Conditions:
-    """One condition for each pair of layers, named like `"skip L3,L7"`.
+    """Return one condition for each pair of layers, named like `"skip L3,L7"`.
 
-    Beside `each_layer`, they show what two layers do for each other: a pair that costs more than
-    its layers cost together has one layer standing in for the other.
+    Compared with `each_layer`, they show redundancy: if a pair costs more than the sum of its
+    layers, one layer stands in for the other.
 
     Raises:
         InputError: a layer out of range, or fewer than two.
@@ -154,19 +156,19 @@ def cumulative(
     part: Part = "block",
     at: At = "all",
 ) -> Conditions:
-    """Ablate one layer, then two, three ...: a condition for each, named like `"skip 3 top-down"`.
+    """Return conditions that ablate one layer, two, three ..., named like `"skip 3 top-down"`.
 
     Args:
-        model: whose layers.
-        ablation: what is done to each.
-        order: in which layers are added: `"top-down"` from the last layer, `"bottom-up"` from the
-            first, or layers in an order of one's own, such as by importance. All but one of the
-            model's layers at the most, for the first two.
+        model: the model whose layers are ablated.
+        ablation: what is done to each layer.
+        order: the order in which layers are added: `"top-down"` from the last layer, `"bottom-up"`
+            from the first (both leave one layer intact), or layer numbers in an order of one's own,
+            such as by importance.
         part: which part of each layer.
         at: the positions at which the conditions act.
 
     Raises:
-        InputError: a layer out of range or named twice, or no layer.
+        InputError: a layer out of range or named twice, no layer, or an unknown order.
 
     Example:
         conditions = lr.cumulative(model, lr.Skip(), order="top-down")
@@ -196,23 +198,23 @@ def random_heads(
     layers: Iterable[int] | None = None,
     at: At = "all",
 ) -> Condition:
-    """One condition of query heads drawn at random: a control for heads that were chosen.
+    """Return one condition that ablates randomly drawn query heads: a control for chosen heads.
 
     Named like `"zero 10 random heads, seed 0"` or `"zero 10 other heads, seed 0"`.
 
     Args:
-        model: whose heads.
-        ablation: what is done to each.
-        n: how many.
-        like: heads that were chosen: as many others of each of their layers are drawn, which `n`
-            and `layers` then do not say.
-        seed: of the draw.
-        layers: of which heads are drawn, all by default.
+        model: the model whose heads are drawn.
+        ablation: what is done to each head.
+        n: how many heads to draw.
+        like: the chosen heads, in place of `n` and `layers`: from each of their layers, as many
+            other heads are drawn.
+        seed: seed of the draw.
+        layers: numbers of the layers to draw from; all by default.
         at: the positions at which the condition acts.
 
     Raises:
-        InputError: fewer than one head, more than there are, sites that are no heads, or both `n`
-            and `like`.
+        InputError: fewer than one head, more than there are, sites that are no heads, or not
+            exactly one of `n` and `like`.
 
     Example:
         control = lr.random_heads(model, lr.Zero(), n=2, seed=0)
@@ -261,7 +263,7 @@ def _draw_other_heads(model: TransformerBridge, chosen: list[Site], seed: int) -
 
 
 def _checked_size(model: TransformerBridge) -> Size:
-    """Return the size of a model, which is prepared if it was not."""
+    """Return the size of a model; prepares the model if that was not done."""
     prepared(model)
     return size_of(model.cfg)
 

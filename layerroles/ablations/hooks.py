@@ -1,6 +1,6 @@
 """Run plain TransformerLens under a condition.
 
-Hooks apply the edits at the sites, and it is checked that they fired. They are removed on exit,
+Hooks apply the edits at the sites. On exit it is checked that they fired, and they are removed,
 also after an exception. An edit that returns its write leaves the model's own output untouched, bit
 for bit; elsewhere a block's new output is `x + edit(w)`, added in float32.
 """
@@ -31,20 +31,20 @@ from layerroles.errors import InputError
 from layerroles.models import check_weights, weights_stamp
 from layerroles.sites import ENTRY, NUMBERED, READ_OUT, Site
 
-# What the intact model wrote at a site on the reference that an ablation declares, and what the
-# ablation made of it (`Ablation.fit`).
+# For each ablation with a reference and each of its sites: the intact model's writes on the
+# reference, and the result of `Ablation.fit`.
 References = Mapping[tuple[Ablation, Site], tuple[SiteReference, object]]
 
 
 class Edit:
-    """Apply one site's ablation under a condition to the value at the site's hook.
+    """Applies a condition's ablation of one site to the value at the site's hook.
 
     Args:
         model: the bridge.
-        condition: whose ablation it is.
-        site: one of its sites.
-        references: what the conditions' ablations need to know.
-        placed: whether the model has already been changed for it (`Ablation.placed`).
+        condition: the condition.
+        site: one of the condition's sites.
+        references: from `resolve_references`.
+        placed: whether `Ablation.placed` changed the model; only for ablations in place.
     """
 
     def __init__(
@@ -74,20 +74,20 @@ class Edit:
         """Return the new value (None if it is known to be unchanged), and where the write changed.
 
         Args:
-            value: at the site's hook (for a block, the stream that leaves it).
-            stream: that entered the site's block.
-            read: the pass under way.
+            value: the value at the site's hook (for a block, the stream that leaves it).
+            stream: the stream that entered the site's block.
+            read: the current forward pass.
 
         Raises:
-            InputError: the ablation returned another shape than it was given.
+            InputError: the ablation returned no tensor, or one of another shape than the write.
         """
         site = self._site
         if self._ablation.in_place:
             return None, read.real & self._placed
         stream = stream.to(value.device)  # layers may lie on different devices
         write = extract_write(site, value, stream, self._model)
-        # The edit is handed copies: one that works in place must not hide what it changed, nor
-        # change what other conditions go on from.
+        # Copies, since an edit may work in place: the comparison below needs the old write, and
+        # other conditions may start from the same stream.
         own = stream.clone()
         context = EditContext(
             site, own, read, self._reference, self._fitted, self._condition.whole_prompt
@@ -104,7 +104,7 @@ class Edit:
                 f"shape {tuple(write.shape)}: an edit keeps the shape"
             )
         differs = (new != write).flatten(2).any(-1) & self._condition.acts(context)
-        # A GPU would have to be waited for to be asked; what is equal stays so, bit for bit.
+        # Skipped on a GPU, where asking would wait for the device; equal values are kept anyway.
         if differs.device.type == "cpu" and not differs.any():
             return None, differs
         mask = differs.reshape(*differs.shape, *[1] * (write.ndim - 2))
@@ -124,10 +124,10 @@ class Applied:
 
     Attributes:
         condition: the condition.
-        n_passes: forward passes that reached the end.
+        n_passes: number of forward passes that reached the unembedding.
         firings: per site, how often its hook fired.
         changed: per row, whether an edit changed its write at a real token in any pass since
-            `begin`; None before the first.
+            `begin` or `keep`; None if no edit has run since.
     """
 
     def __init__(
@@ -151,7 +151,7 @@ class Applied:
 
     @property
     def hooks(self) -> list[tuple[str, object]]:
-        """The hooks that put the edits in place."""
+        """The hooks that apply the edits: pairs of a hook point's name and a function."""
         layers = sorted({site.layer for site in self.condition})
         return [
             *((ENTRY.format(layer=layer), partial(self._enter, layer=layer)) for layer in layers),
@@ -166,18 +166,18 @@ class Applied:
         *,
         check: bool = False,
     ) -> None:
-        """Start a batch of other rows.
+        """Start a new batch of rows; resets `changed`.
 
         Args:
-            tokens: held by the cache that the rows continue; None if there is none.
-            prompts: the beginnings of the rows; by default, the tokens read without a cache.
-            check: whether to check in every pass that the rows begin with them.
+            tokens: token ids in the cache that the rows continue; None if there is no cache.
+            prompts: each row's prompt; None takes the tokens read without a cache as prompts.
+            check: refuse passes without a cache whose rows do not begin with their prompts.
         """
         self.changed = None
         self._watch.begin(tokens, prompts, check=check)
 
     def keep(self, rows: Int[Tensor, " row"]) -> None:
-        """Keep only these rows of the batch."""
+        """Keep only these rows of the batch; resets `changed`."""
         self.changed = None
         self._watch.keep(rows)
 
@@ -218,7 +218,7 @@ class Applied:
 def ablated(
     model: TransformerBridge, condition: Condition, *, prompts: Sequence[Prompt] | None = None
 ) -> Iterator[Applied]:
-    """Within the context, every call of the model sees the ablation.
+    """Apply a condition to every call of the model within the context.
 
     Works for `model(...)`, `run_with_cache`, `run_with_hooks` and `generate`, with and without a
     key-value cache. Contexts may be nested.
@@ -226,15 +226,15 @@ def ablated(
     Args:
         model: from `load` or `prepare`.
         condition: what is ablated.
-        prompts: of the rows that the model is called on, for conditions that act on some of a
-            prompt's positions. By default, tokens read without a cache are the prompt, and tokens
-            read on top of a cache are generated. Generation without a cache reads the whole text
-            again for each token, so it needs `prompts`.
+        prompts: the prompt of each row that the model is called on, for conditions that act on some
+            of a prompt's positions. By default, tokens read without a cache are the prompt, and
+            tokens read on top of a cache are generated. Generation without a cache reads the whole
+            text again for each token, so it needs `prompts`.
 
     Raises:
         InputError: the model lacks a site or its weights, a sublayer's hook is not what it adds, or
-            what are no `Prompt`s; within the context, rows that do not begin with their prompts, or
-            a condition that acts on evidence while the prompts don't say where it is.
+            an item of `prompts` is not a `Prompt`; within the context, rows that do not begin with
+            their prompts, or a condition that acts on evidence that is not known.
         RuntimeError: on leaving, if a hook did not fire in a pass.
 
     Example:
@@ -262,7 +262,10 @@ def ablated(
 def applied(
     model: TransformerBridge, condition: Condition, references: References
 ) -> Iterator[Applied]:
-    """`ablated`, for sites that were checked and references that were resolved before."""
+    """Apply a condition within the context, as `ablated` does, but without its checks.
+
+    The sites must have been checked; `references` come from `resolve_references`.
+    """
     with watch_passes(model) as watch, ExitStack() as stack:
         placed = {
             site: stack.enter_context(edit.placed(model, site))
@@ -288,12 +291,12 @@ def _fit_cache(model: TransformerBridge) -> dict[tuple[Ablation, Site], object]:
 
 
 def resolve_references(model: TransformerBridge, conditions: list[Condition]) -> References:
-    """Collect what the conditions' ablations need from the references that they declare.
+    """Return the references that the conditions' ablations declare, collected and fitted.
 
-    What several of them need from one reference is collected together.
+    All that is needed of one reference is collected together.
 
     Raises:
-        InputError: an ablation needs what no reference provides.
+        InputError: an ablation needs a kind of data that references do not provide.
     """
     edits = dict.fromkeys(item for condition in conditions for item in condition.edits.items())
     declared = {edit: declared_reference(edit) for _, edit in edits}

@@ -5,7 +5,7 @@
   output is not a module of its own.
 - `Mean` leaves the mean over a reference, so that only what varies is lost. The first real token is
   kept apart: in many models one layer writes a vector there that is hundreds of times the size of
-  any other (the attention sink), and a mean that mixes it with the rest is the mean of nothing.
+  any other (the attention sink), and a mean that mixes it with the rest represents neither.
 - `Noise` leaves the write with less precision. With `w` the write and `s` its standard deviation
   over a reference, taken for each coordinate, `w + scale * s * n` is written, where `n` is standard
   normal. Causal tracing corrupts embeddings in this way (Meng et al. 2022, arXiv 2202.05262).
@@ -56,7 +56,7 @@ class Skip(Ablation):
         return torch.zeros_like(write)
 
     def check(self, site: Site) -> None:
-        """Refuse what is not a module that could be left out.
+        """Check that the site is a module that can be left out.
 
         Raises:
             InputError: a head, a key/value group or the stream.
@@ -90,7 +90,7 @@ class Zero(Ablation):
 @ablation("mean")
 @dataclass(frozen=True)
 class Mean(Ablation):
-    """Replace the write by its mean over `reference`: first tokens by theirs, others by theirs.
+    """Replace the write by its mean over `reference`, taken separately for first tokens.
 
     With `per_position`, by its mean at the same position from the start; positions that no prompt
     of the reference reaches take the mean of all but the first.
@@ -109,13 +109,13 @@ class Mean(Ablation):
 
     @property
     def needs(self) -> frozenset[Kind]:
-        """The means at each position, if they are asked for."""
+        """`positions` (means at each position) if `per_position` is set, else nothing."""
         return frozenset({"positions"}) if self.per_position else frozenset()
 
     def edit(
         self, write: Float[Tensor, "row pos *site"], ctx: EditContext
     ) -> Float[Tensor, "row pos *site"]:
-        """Return the mean write; pooled, the same at every position but the first."""
+        """Return the mean write at each position, in the dtype of `write`."""
         assert ctx.reference is not None  # declared, so the engine resolved it
         first = ctx.reference.first.to(write)
         rest = ctx.reference.rest.to(write)
@@ -130,10 +130,11 @@ class Mean(Ablation):
 @ablation("noise")
 @dataclass(frozen=True)
 class Noise(Ablation):
-    """Add `scale` standard deviations of noise; without a reference, `scale` itself is one.
+    """Add normal noise of `scale` standard deviations of the write over `reference`.
 
-    The noise at a position is drawn from the tokens that lead up to it (and the site), so that it
-    depends neither on batching nor on order, nor on a cache.
+    Without a reference, `scale` is the noise's own standard deviation. The noise at a position is
+    seeded by the site and the tokens up to that position, so it depends neither on batching nor on
+    order, nor on a cache.
 
     Raises:
         InputError: a scale that is negative or not finite.
@@ -156,7 +157,7 @@ class Noise(Ablation):
     def edit(
         self, write: Float[Tensor, "row pos *site"], ctx: EditContext
     ) -> Float[Tensor, "row pos *site"]:
-        """Return the write with noise."""
+        """Return the write plus noise, in the dtype of `write`."""
         noise = self.scale * ctx.normal(write)
         if ctx.reference is not None:
             first, rest = ctx.reference.first_std.to(noise), ctx.reference.rest_std.to(noise)
@@ -176,8 +177,8 @@ class Resample(Ablation):
     row's prompt and `seed`, the same at all sites, and is never the prompt itself.
 
     Raises:
-        InputError: no reference, or one with fewer than two different prompts (of two tokens or
-            more, which only a model's tokenizer can tell).
+        InputError: no reference, or one with fewer than two different prompts (each of two tokens
+            or more, which is checked once the model is known).
 
     Example:
         >>> import layerroles as lr
@@ -200,18 +201,18 @@ class Resample(Ablation):
 
     @property
     def needs(self) -> frozenset[Kind]:
-        """Every write of the reference."""
+        """`donors`: every single write on the reference."""
         return frozenset({"donors"})
 
     def fit(self, reference: SiteReference, site: Site) -> "_DonorDraw":
-        """Return the donors to draw from."""
+        """Return an object that draws a donor for each prompt."""
         assert reference.donors is not None  # they are needed, so they were collected
         return _DonorDraw(reference.donors, self.seed)
 
     def edit(
         self, write: Float[Tensor, "row pos *site"], ctx: EditContext
     ) -> Float[Tensor, "row pos *site"]:
-        """Return the donors' writes."""
+        """Return, at each position, the write of the row's donor at the aligned position."""
         draw: _DonorDraw = ctx.fitted
         # In a packed row each token is a row of its own, many with the same prompt.
         prompts = ctx.prompts
@@ -226,7 +227,7 @@ class Resample(Ablation):
 
 
 class _DonorDraw:
-    """Draws a donor for each prompt."""
+    """Draws a donor for each prompt, always the same one for a prompt and a seed."""
 
     def __init__(self, donors: Donors, seed: int) -> None:
         self.donors = donors
@@ -238,7 +239,7 @@ class _DonorDraw:
         self._known: dict[tuple[int, ...], tuple[int, int]] = {}
 
     def draw(self, ids: tuple[int, ...]) -> tuple[int, int]:
-        """Return where a prompt's donor begins among all writes, and how many tokens it has."""
+        """Return where a prompt's donor begins in `donors.writes`, and its number of tokens."""
         if ids not in self._known:
             others = [n for n in self._candidates if self.donors.ids[n] != ids]
             digest = hashlib.sha256(f"{self._seed} {list(ids)}".encode()).digest()

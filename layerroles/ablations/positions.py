@@ -1,7 +1,7 @@
 """Where a condition acts: positions by name, or a function of the user's.
 
-A function is identified by what it computes, its code and every value that the code refers to, so
-that another process finds its rows again.
+A function is identified by its code and every value that the code refers to, so that a condition
+has the same hash in every process.
 """
 
 import dataclasses
@@ -36,7 +36,8 @@ _ACTS: dict[NamedAt, Callable[[EditContext], Bool[Tensor, "row pos"]]] = {
 _PLAIN = (type(None), type(...), bool, int, float, complex, str, bytes, torch.dtype, torch.device)
 # Libraries whose functions are identified by their names.
 _LIBRARIES = ("torch", "einops", "numpy", "math", "layerroles")
-# Hashes name a class or function by its path. Public names that moved keep the path that runs hold.
+# Hashes name a class or function by its path. A public name that moved keeps the path that stored
+# runs were hashed with.
 _STORED_AS = {
     "layerroles.ablations.hooks.ablated": "layerroles.ablations.apply.ablated",
     "layerroles.ablations.kinds.Mean": "layerroles.ablations.mean.Mean",
@@ -64,7 +65,7 @@ _STORED_AS = {
 
 
 def identify(at: At) -> str:
-    """Identify positions in the same way in every process: a name, or a function's content.
+    """Return a text that identifies positions in every process: a name, or a function's content.
 
     Raises:
         InputError: an unknown name, a function that is called like one, or one that refers to
@@ -81,7 +82,10 @@ def identify(at: At) -> str:
 
 
 def at_name(at: At) -> str:
-    """Return a word for the positions at which a condition acts."""
+    """Return the name of positions: `at` itself, or the function's name.
+
+    A lambda is named by a hash of its content.
+    """
     if not callable(at):
         return at
     name = getattr(at, "__name__", type(at).__name__)
@@ -92,20 +96,24 @@ def at_name(at: At) -> str:
 
 
 def fingerprint(value: object) -> object:
-    """Return a JSON value that distinguishes a parameter of an ablation from others."""
+    """Return a JSON value that identifies the content of an ablation's parameter.
+
+    A value whose content cannot be identified is given by its `repr`; a module of this kind also
+    by its state dict.
+    """
     try:
         return _describe(value, ())
-    except (InputError, NotImplementedError, ValueError):  # nobody can tell, or it has no values
-        if isinstance(value, nn.Module):  # a model, say, whose code reaches far
+    except (InputError, NotImplementedError, ValueError):  # no known content, or no tensor values
+        if isinstance(value, nn.Module):  # such as a model, whose code refers to many values
             return [repr(value), _describe(dict(value.state_dict()), ())]
         return repr(value)
 
 
 def position_mask(at: At, ctx: EditContext) -> Bool[Tensor, "row pos"]:
-    """Return where a condition acts among the tokens of a pass.
+    """Return the mask of a pass's new tokens at which a condition acts; false at pads.
 
     Raises:
-        InputError: a function of the user's did not return a mask of this shape.
+        InputError: the `at` function did not return a boolean mask of this shape.
     """
     if not callable(at):
         return _ACTS[at](ctx)
@@ -120,9 +128,9 @@ def position_mask(at: At, ctx: EditContext) -> Bool[Tensor, "row pos"]:
 
 
 def _describe(value: object, above: tuple[object, ...]) -> object:
-    """Describe a value by parts that are the same in every process.
+    """Return nested lists of texts that describe a value's content, the same in every process.
 
-    `above` holds the functions through which it was reached.
+    `above` holds the functions and modules through which the value was reached, so that cycles end.
     """
     if isinstance(value, _PLAIN):
         return repr(value)
@@ -173,13 +181,13 @@ def _describe_callable(value: object, above: tuple[object, ...]) -> object:
 
 
 def _stored_path(value: FunctionType | BuiltinFunctionType | type) -> str:
-    """Return module and name of a class or function, as they were when it was first published."""
+    """Return the path of a class or function, as it was when it was first published."""
     path = f"{value.__module__}.{value.__qualname__}"
     return _STORED_AS.get(path, path)
 
 
 def _describe_module(value: nn.Module, above: tuple[object, ...]) -> object:
-    """Describe a module by its weights, attributes and parts, and the code that it runs."""
+    """Describe a module by its weights, attributes, submodules and code, as `_describe` does."""
     if any(value is one for one in above):
         return "itself"
     above = (*above, value)
@@ -205,7 +213,7 @@ def _describe_code(code: CodeType, above: tuple[object, ...]) -> object:
 
 
 def _global_names(code: CodeType) -> set[str]:
-    """Return the names of globals that code refers to, functions within it included."""
+    """Return the names of the globals that code refers to, nested functions included."""
     names = {
         str(step.argval) for step in dis.get_instructions(code) if step.opname == "LOAD_GLOBAL"
     }

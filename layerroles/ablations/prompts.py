@@ -1,8 +1,9 @@
-"""Which of a row's tokens are its prompt, and which of these hold the evidence.
+"""Mark which of a row's tokens are its prompt, and which of these hold the evidence.
 
 A condition can be restricted to them (`at=`). What a row has read before its answer is its prompt;
-all that follows, given or written by the model, is generated. Each token has *marks*, the sum of
-`IN_PROMPT`, `LAST` (of the prompt), `EVIDENCE`, and `UNKNOWN` (where the evidence is, nobody said).
+all that follows, given or written by the model, is generated. The *marks* of a token are a sum of
+`IN_PROMPT`, `LAST` (the prompt's last token), `EVIDENCE`, and `UNKNOWN` (a prompt token of which it
+is not known whether it is evidence).
 """
 
 import reprlib
@@ -25,11 +26,12 @@ class Prompt:
     """The prompt of a row.
 
     Attributes:
-        ids: its real tokens.
-        evidence: positions among them that hold what the answer needs; None if not known.
+        ids: the prompt's token ids, without pads.
+        evidence: positions of the tokens that hold what the answer needs; None if not known.
 
     Raises:
-        InputError: no tokens, evidence that is not among them, or what are no whole numbers.
+        InputError: no tokens, evidence positions outside the prompt, or values that are not whole
+            numbers.
 
     Example:
         >>> import layerroles as lr
@@ -58,7 +60,7 @@ class Prompt:
 
     @property
     def marks(self) -> list[int]:
-        """The marks of its tokens; tokens that follow have none."""
+        """The marks of each of its tokens, as one sum a token."""
         marks = [IN_PROMPT | UNKNOWN * (self.evidence is None)] * len(self.ids)
         marks[-1] |= LAST
         for position in self.evidence or ():
@@ -76,10 +78,10 @@ def _whole_numbers(what: str, values: Iterable[SupportsIndex]) -> tuple[int, ...
 
 
 class Marks:
-    """The marks of some rows' tokens, found by their positions.
+    """The marks of rows' tokens, looked up by position.
 
     Args:
-        table: marks at the first positions of each row; further ones have none.
+        table: marks at the first `n` positions of each row; later positions have no marks (0).
     """
 
     def __init__(self, table: Int[Tensor, "row n"]) -> None:
@@ -96,7 +98,7 @@ class Marks:
 
     @classmethod
     def whole(cls, attended: Bool[Tensor, "row pos"]) -> "Marks":
-        """Return the marks of rows that are all prompt."""
+        """Return the marks of rows that consist of their prompts, with unknown evidence."""
         lengths = attended.long().sum(-1, keepdim=True)
         places = torch.arange(attended.shape[1], device=attended.device)
         return cls((IN_PROMPT + UNKNOWN) * (places < lengths) + LAST * (places == lengths - 1))
@@ -108,5 +110,5 @@ class Marks:
         return self._table.gather(1, places)
 
     def select(self, rows: Int[Tensor, " row"]) -> "Marks":
-        """Return the marks of some rows."""
+        """Return the marks of these rows only."""
         return Marks(self._table[rows, :-1])

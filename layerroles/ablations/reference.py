@@ -1,4 +1,4 @@
-"""Prompts, and what the intact model wrote on them.
+"""References: prompts, and what the intact model wrote on them.
 
 Means and standard deviations are taken over real tokens only and streamed in float64, so that they
 depend neither on batch size nor on padding. The first real token is always kept apart (see
@@ -33,10 +33,10 @@ ONLY_IN_SWEEP = (
 
 @runtime_checkable
 class HeldOut(Protocol):
-    """Something that can name prompts that it does not evaluate on, such as a task."""
+    """A source of prompts that are held out from evaluation, such as a task."""
 
     def held_out(self, limit: int, seed: int) -> list[str]:
-        """Up to `limit` prompts."""
+        """Return up to `limit` held-out prompts; `seed` is that of the evaluation's order."""
         ...
 
 
@@ -44,15 +44,14 @@ class HeldOut(Protocol):
 class Reference:
     """Prompts on which the intact model's writes are collected.
 
-    Without a source, they are other questions of the task that is asked: in a sweep, each task is
-    asked with a reference made of its own held-out prompts.
+    Without a source, the reference is *open*: for each task, a sweep replaces it by one made of the
+    task's own held-out prompts.
 
     Args:
         source: texts (a list, or a column of a `datasets` data set), a text file with a prompt on
-            each line, or a task, of which held-out examples are taken; by default the task that a
-            sweep asks.
-        limit: how many prompts at the most.
-        seed: of the task's order; by default 0, and without a source the sweep's own.
+            each line, or a task, whose held-out examples are taken; None makes the reference open.
+        limit: the most prompts to take.
+        seed: seed of the task's order; by default 0, and without a source the sweep's own.
 
     Raises:
         InputError: no prompt, a limit below 1, or a file that cannot be read.
@@ -81,18 +80,18 @@ class Reference:
 
     @property
     def is_open(self) -> bool:
-        """Whether it is made of the questions of the task that is asked, which is not known yet."""
+        """Whether it has no source, so that a sweep makes it of each task's held-out prompts."""
         return self.source is None
 
     def of_task(self, task: HeldOut, seed: int) -> "Reference":
-        """Return the reference with which a task is asked: the task's own prompts if it is open.
+        """Return the reference to use for a task: held-out prompts if it is open, else itself.
 
         Args:
-            task: that is asked.
-            seed: of the sweep.
+            task: the task that is asked.
+            seed: the sweep's seed, used if the reference has none.
 
         Raises:
-            InputError: the task has no prompt that it does not ask.
+            InputError: the reference is open, and the task has no held-out prompt.
         """
         if not self.is_open:
             return self
@@ -107,11 +106,11 @@ class Reference:
 
     @cached_property
     def prompts(self) -> list[str]:
-        """The prompts.
+        """The prompts, at most `limit`; empty texts of a list or file are left out.
 
         Raises:
-            InputError: a file that cannot be read, something among them that is no text, or no
-                task is asked of whose questions the reference is made.
+            InputError: a file that cannot be read, an item that is not a text, or an open
+                reference.
         """
         if self.source is None:
             raise InputError(ONLY_IN_SWEEP)
@@ -129,7 +128,7 @@ class Reference:
 
     @cached_property
     def digest(self) -> str:
-        """A hash of the prompts; of an open reference, in words, how they will be chosen."""
+        """A hash of the prompts; for an open reference, a text that says how they are chosen."""
         if self.is_open:
             seed = "the sweep's seed" if self.seed is None else f"seed {self.seed}"
             return f"the asked task's own, limit {self.limit}, {seed}"
@@ -177,8 +176,8 @@ class Donors:
     """Every write of one site on the prompts of a reference.
 
     Attributes:
-        writes: at the real tokens of all prompts, one prompt behind the other; in the CPU's memory.
-        ids: the prompts' tokens.
+        writes: the writes at the real tokens of all prompts, prompt after prompt; on the CPU.
+        ids: each prompt's token ids.
     """
 
     writes: Float[Tensor, "token *site"]
@@ -186,12 +185,12 @@ class Donors:
 
     @cached_property
     def starts(self) -> list[int]:
-        """Where each prompt begins among the writes."""
+        """The index in `writes` of each prompt's first token."""
         return [0, *accumulate(map(len, self.ids))][:-1]
 
     @property
     def rest(self) -> Float[Tensor, "token *site"]:
-        """The writes at all but the first tokens."""
+        """The writes at all tokens but each prompt's first."""
         is_rest = torch.ones(len(self.writes), dtype=torch.bool)
         is_rest[self.starts] = False
         return self.writes[is_rest]
@@ -206,10 +205,10 @@ class SiteReference:
         rest: mean over all other real tokens.
         first_std: standard deviation over first real tokens.
         rest_std: standard deviation over all other real tokens.
-        n_first, n_rest: how many tokens each is over.
-        positions: means at each position from the first on, as far as the longest prompt goes;
-            None if they were not asked for.
-        donors: every single write; None if they were not asked for.
+        n_first, n_rest: number of tokens that these are taken over.
+        positions: mean at each position of the longest prompt, over the prompts that reach it;
+            None if not collected.
+        donors: every single write; None if not collected.
     """
 
     first: Float[Tensor, "*site"]
@@ -222,7 +221,7 @@ class SiteReference:
     donors: Donors | None = None
 
     def has(self, kinds: Iterable[Kind]) -> bool:
-        """Whether these were collected."""
+        """Whether all of these kinds were collected."""
         return all(getattr(self, kind) is not None for kind in kinds)
 
 
@@ -234,12 +233,12 @@ def collect(
     *,
     batch_size: int = 8,
 ) -> dict[Site, SiteReference]:
-    """Collect what each site writes over a reference; one pass collects all sites.
+    """Collect what the intact model writes at each site over a reference, all sites in one run.
 
     Args:
         model: a prepared bridge.
         reference: the prompts.
-        sites: where.
+        sites: the sites whose writes are collected.
         kinds: what is collected in addition to means and standard deviations.
         batch_size: prompts per batch.
 
@@ -262,7 +261,7 @@ def collect(
 
 @contextmanager
 def without_hooks(model: TransformerBridge) -> Iterator[None]:
-    """Within the context, disable the model's hooks: those of an outer condition, or of a user."""
+    """Disable the model's hooks within the context: those of an outer condition, or of a user."""
     modules = [*model.hook_dict.values(), model.original_model]
     names = ("_forward_hooks", "_forward_pre_hooks")
     saved = [(module, name, module.__dict__[name]) for module in modules for name in names]
@@ -278,11 +277,16 @@ def without_hooks(model: TransformerBridge) -> Iterator[None]:
 def extract_write(
     site: Site, value: Tensor, entry: Tensor | None, model: TransformerBridge
 ) -> Float[Tensor, "row pos *site"]:
-    """Extract a site's write from the value at its hook (of a block, and the stream entering it).
+    """Return a site's write, taken from the value at its hook.
 
     A head's is `[row pos d_head]`, a group's `[row pos head d_head]`, others' `[row pos d_model]`.
-
     The write of a block is taken in float32: in bfloat16, `block(x) - x` is not what was added.
+
+    Args:
+        site: the site.
+        value: the value at its hook (for a block, the stream that leaves it).
+        entry: the stream that entered the block; may be None for other parts.
+        model: the bridge.
     """
     if site.part == "block":
         assert entry is not None
@@ -293,7 +297,7 @@ def extract_write(
 
 
 def head_indices(site: Site, model: TransformerBridge) -> int | slice:
-    """Return the query heads that a head, or a group of them, stands for."""
+    """Return a head's index, or the slice of query heads of a key/value group."""
     assert site.head is not None
     if site.part == "head":
         return site.head
@@ -303,7 +307,7 @@ def head_indices(site: Site, model: TransformerBridge) -> int | slice:
 
 
 def split_heads(z: Tensor, model: TransformerBridge) -> Float[Tensor, "row pos head d_head"]:
-    """Return `z` with one axis for heads, whether or not the hook shows them joined."""
+    """Return `z` with an axis for heads, also if the hook gives the heads concatenated."""
     if z.ndim == 4 and z.shape[2] == model.cfg.n_heads:
         return z
     joined = z.flatten(2)  # heads whose values have another width than their keys are split wrongly
@@ -312,7 +316,7 @@ def split_heads(z: Tensor, model: TransformerBridge) -> Float[Tensor, "row pos h
 
 
 def pad_left(rows: Sequence[Sequence[int]], model: TransformerBridge) -> tuple[Tensor, Tensor]:
-    """Pad token rows to one batch `[row pos]`; returns it with its mask (1 real, 0 pad)."""
+    """Pad token rows on the left; returns token ids and mask (1 real, 0 pad), both `[row pos]`."""
     longest = max(map(len, rows))
     pad = model.tokenizer.pad_token_id or 0
     tokens = torch.tensor([[pad] * (longest - len(row)) + list(row) for row in rows])
@@ -321,7 +325,7 @@ def pad_left(rows: Sequence[Sequence[int]], model: TransformerBridge) -> tuple[T
 
 
 class _Collector:
-    """Hooks that sum the writes of some sites, batch by batch."""
+    """Hooks that accumulate the writes at some sites, batch by batch."""
 
     def __init__(
         self,
@@ -351,7 +355,7 @@ class _Collector:
 
 
 class _Sums:
-    """Running sums in float64, first tokens apart from the rest; and the kinds asked for."""
+    """Moments of one site's writes in float64, first tokens apart, and the kinds asked for."""
 
     def __init__(self, rows: Sequence[tuple[int, ...]], kinds: frozenset[Kind]) -> None:
         self._rows, self._kinds = rows, kinds

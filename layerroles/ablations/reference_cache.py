@@ -1,9 +1,9 @@
 """A cache on disk of what the intact model wrote on references, so that it is collected once.
 
-A file for each pair of model and prompts (known by a hash of weights, configuration and token ids)
-lies in the cache folder, as safetensors: for each site its means and standard deviations, in
-float64, what else was asked for (means at each position, every single write), and in the metadata
-where they come from. What is asked for later is added to the file.
+The cache folder holds a safetensors file for each pair of model and prompts, named by a hash of
+weights, configuration and token ids. For each site it holds the means and standard deviations in
+float64, and what else was asked for (means at each position, every single write); the metadata
+describe the model and the prompts. What is asked for later is added to the file.
 """
 
 import hashlib
@@ -32,12 +32,12 @@ from layerroles.sites import Site
 
 log = logging.getLogger(__name__)
 
-# To be raised when what is collected changes, so that no older file is read.
+# Increment when what is collected changes, so that older files are not read.
 _FORMAT = 1
 _TENSORS = ("first", "rest", "first_std", "rest_std")
 
 
-# By what the weights are now, the prompts, and the site.
+# Keys: stamp of the weights, digest of the prompts, site.
 _Known = dict[tuple[int, str, Site], SiteReference]
 _KNOWN: "weakref.WeakKeyDictionary[TransformerBridge, _Known]" = weakref.WeakKeyDictionary()
 
@@ -48,7 +48,13 @@ def load_or_collect(
     sites: Iterable[Site],
     kinds: Iterable[Kind] = (),
 ) -> dict[Site, SiteReference]:
-    """Return what each site writes over a reference: known here, from disk, or collected now.
+    """Return what each site writes over a reference, from memory, from disk, or collected now.
+
+    Args:
+        model: a prepared bridge.
+        reference: the prompts.
+        sites: the sites whose writes are needed.
+        kinds: what is needed in addition to means and standard deviations.
 
     Raises:
         InputError: as `collect`.
@@ -70,11 +76,11 @@ def load_or_collect(
 
 
 class ReferenceFile:
-    """The file of one model and one reference.
+    """The cache file of one model and one reference.
 
     Args:
-        model: whose writes it holds, hashed now.
-        reference: on which they were collected.
+        model: the model whose writes it holds; its weights are hashed on construction.
+        reference: the prompts on which they were collected.
     """
 
     def __init__(self, model: TransformerBridge, reference: Reference) -> None:
@@ -89,7 +95,7 @@ class ReferenceFile:
         self.path: Path = cache_folder() / "references" / f"{name.hexdigest()[:32]}.safetensors"
 
     def read(self, sites: Iterable[Site], kinds: Iterable[Kind] = ()) -> dict[Site, SiteReference]:
-        """Read those of the sites for which the file holds everything asked for."""
+        """Return the sites for which the file holds all of `kinds`; others are left out."""
         kinds = list(kinds)
         needed = {site: [f"{site}.{name}" for name in (*_TENSORS, *kinds)] for site in sites}
         tensors, counts = self._load([name for names in needed.values() for name in names])
@@ -112,7 +118,7 @@ class ReferenceFile:
         return references
 
     def add(self, references: dict[Site, SiteReference]) -> None:
-        """Add sites to the file; log a warning if it cannot be written."""
+        """Add sites to the file, or replace them; log a warning if it cannot be written."""
         tensors, counts = self._load()
         for site, one in references.items():
             tensors |= {f"{site}.{name}": getattr(one, name).contiguous() for name in _TENSORS}
@@ -140,9 +146,9 @@ class ReferenceFile:
     def _load(
         self, names: Iterable[str] | None = None
     ) -> tuple[dict[str, Tensor], dict[str, tuple[int, int]]]:
-        """Load tensors of the file, by default all, and its counts.
+        """Return tensors by name (by default all), and counts `(n_first, n_rest)` by site.
 
-        A file that cannot be read counts as empty.
+        A file that is missing or cannot be read counts as empty.
         """
         try:
             if not self.path.is_file():

@@ -1,9 +1,9 @@
-"""Put a donor model's layer, or a sublayer of it, in the place of the host's own.
+"""Replace a layer, or a sublayer of it, by that of a donor model.
 
 The donor is a model of the same shape with other weights, such as a distilled twin: its block is
-run on the host's stream `x`, so what is written is the donor's `block(x) - x`. While the condition
-lasts, the donor's tensors stand in the host's modules; nothing is copied, and the keys and values
-of that layer are the donor's too, while generating as well.
+run on the host's stream `x`, so the write is the donor's `block(x) - x`. While the condition lasts,
+the host's modules hold the donor's tensors. Nothing is copied. The keys and values of that layer
+are the donor's too, also during generation.
 
 Example:
     base, twin = load("base/"), load("distilled/")
@@ -52,8 +52,8 @@ class Swap(Ablation):
     It acts at all positions: a layer's keys and values are either the host's or the donor's.
 
     Raises:
-        InputError: a donor that is no model; when it is used, a part that cannot be swapped, or a
-            donor that does not fit the model.
+        InputError: the donor is not a model; on use, the part cannot be swapped, or the donor does
+            not fit the model.
 
     Example:
         twin = lr.planted(n_layers=4, retrieval=(0, 1), reasoning=(3,), inert=(), seed=1)
@@ -76,7 +76,7 @@ class Swap(Ablation):
         return write
 
     def check(self, site: Site) -> None:
-        """Refuse sites that are not modules of their own.
+        """Check that the site is a module of its own.
 
         Raises:
             InputError: a head, a key/value group or the stream.
@@ -85,21 +85,22 @@ class Swap(Ablation):
             raise InputError(f"{site}: {site.part} cannot be swapped, use the layer, attn or mlp")
 
     def parameters(self) -> dict[str, object]:
-        """The donor, by a hash of what its blocks compute."""
+        """Return the donor as a hash of what its blocks compute."""
         return {"donor": _hash_blocks(self.donor)}
 
     def fits(self, model: TransformerBridge, site: Site) -> None:
-        """Check that the donor is of the host's shape, and that the part has norms of its own.
+        """Check that the donor has the model's shape, and that a sublayer has norms of its own.
 
         Raises:
-            InputError: it is not, or has not.
+            InputError: the donor differs in more than its weights, or attention and MLP share
+                their norm.
         """
         check_donor(model, self.donor)
         _swapped_modules(model, site)
 
     @contextmanager
     def placed(self, model: TransformerBridge, site: Site) -> Iterator[bool]:
-        """Within the context, the host has the donor's tensors; yields whether any differs."""
+        """Put the donor's weights into the model within the context; yields whether any differs."""
         ours, theirs = _swapped_modules(model, site), _swapped_modules(self.donor, site)
         replaced: list[tuple[dict[str, Any], str, nn.Parameter]] = []
         differs = False
@@ -118,7 +119,10 @@ class Swap(Ablation):
                 parameters[last] = parameter
 
     def donated(self, model: TransformerBridge, site: Site) -> dict[str, Tensor]:
-        """Return the donor's weights, by transformers' names (and a bridge's further ones)."""
+        """Return the donor's weights for the site, by transformers' names.
+
+        Names that only a bridge has may be among them; they are ignored.
+        """
         block = model.blocks[site.layer]
         modules = [block] if site.part == "block" else _swapped_modules(model, site)
         paths = tuple(
@@ -130,10 +134,10 @@ class Swap(Ablation):
 
 
 def check_donor(model: TransformerBridge, donor: TransformerBridge) -> None:
-    """Check that a donor's blocks compute the same with other weights.
+    """Check that a donor's blocks differ from the model's in weights only.
 
     Raises:
-        InputError: they do not; the message names the first difference.
+        InputError: they differ in more; the message names the first difference.
     """
     _check_whole(model)
     prepared(donor)
@@ -180,7 +184,7 @@ def _swapped_modules(model: TransformerBridge, site: Site) -> list[nn.Module]:
 
 
 def _hash_blocks(model: TransformerBridge) -> str:
-    """Hash what a donor's blocks compute: their weights, and the configuration."""
+    """Return a hash of what a donor's blocks compute: of their weights and the configuration."""
     check_weights(model)
     _check_whole(model)
     known = _DIGESTS.setdefault(model, {})

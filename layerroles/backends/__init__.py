@@ -1,4 +1,4 @@
-"""Who answers what a sweep asks: this process, or workers of a Ray cluster."""
+"""Backends that answer the requests of a sweep: this process, or workers of a Ray cluster."""
 
 from layerroles.backends.base import Backend as Backend
 from layerroles.backends.base import Job as Job

@@ -20,9 +20,9 @@ class Job:
     """Requests that are answered together and stored together.
 
     Attributes:
-        name: shown to users: the task, or another word.
+        name: the name shown to users: the task's label, or `noise floor`.
         requests: a list of encoded requests for each cell.
-        conditions: under which all of them are asked.
+        conditions: the conditions under which all requests are asked.
         apart: whether results do not depend on which conditions share a batch, so that conditions
             may be returned one by one.
         coherence: whether the intact model scores the generated texts; if so, all conditions are
@@ -46,12 +46,12 @@ class JobPart:
     """Answers under some of a job's conditions, for all cells, with time and memory used.
 
     Attributes:
-        answers: scores or writings, by the indices of the condition and of the cell.
-        coherence: nats per token of each generated text, if the job asks for it.
-        seconds: time taken.
-        executors: that answered.
-        times_halved: how often the batches were halved because memory ran out.
-        peak_memory: the most bytes that were held at once.
+        answers: a list of scores or texts by (condition index, cell index).
+        coherence: nats per token of each generated text; empty unless the job asks for it.
+        seconds: seconds taken for these answers.
+        executors: the names of the executors that have answered so far.
+        times_halved: how often batches were halved so far because memory ran out.
+        peak_memory: the peak memory so far, in bytes.
     """
 
     answers: Mapping[tuple[int, int], list[Any]]
@@ -64,11 +64,11 @@ class JobPart:
 
 @dataclass(frozen=True)
 class Workers:
-    """The workers of a run, as its manifest describes them.
+    """The description of a run's workers in its manifest.
 
     Attributes:
-        model: that they hold, as `Provenance` describes it.
-        machine: in words.
+        model: the model that they hold, as a dict of `Provenance`.
+        machine: the machine, in words.
     """
 
     model: Mapping[str, Any]
@@ -76,16 +76,16 @@ class Workers:
 
 
 class OpenBackend(ABC):
-    """An open backend: its workers, and how they answer jobs."""
+    """A backend whose workers are started and can answer jobs."""
 
     @property
     @abstractmethod
     def workers(self) -> Workers:
-        """Their description."""
+        """The description of the workers."""
 
     @abstractmethod
     def answer_jobs(self, jobs: Iterable[Job]) -> Iterator[tuple[int, JobPart]]:
-        """Yield job indices with parts, in any order; jobs are taken from the iterable as needed.
+        """Yield (job index, part) in any order; jobs are taken from the iterable as needed.
 
         Raises:
             InputError: a job cannot be answered.
@@ -93,7 +93,7 @@ class OpenBackend(ABC):
 
 
 class Backend(ABC):
-    """Where jobs are answered; holds no state, so that it can be used for many sweeps."""
+    """A way to answer jobs; it holds no state, so that many sweeps can use it."""
 
     @abstractmethod
     def check(self, engine: Engine) -> None:
@@ -105,10 +105,10 @@ class Backend(ABC):
 
     @abstractmethod
     def open(self, engine: Engine) -> AbstractContextManager[OpenBackend]:
-        """Start the workers; within the context, they answer jobs.
+        """Start the workers, which answer jobs within the context.
 
         Args:
-            engine: the sweep's, with its model and options.
+            engine: the engine of the sweep, with its model and options.
 
         Raises:
             InputError: no worker can answer.
@@ -116,7 +116,10 @@ class Backend(ABC):
 
 
 def answer_job(engine: Engine, job: Job) -> Iterator[JobPart]:
-    """Answer a job; yield its parts as conditions are ready in all cells."""
+    """Answer a job; yield a part when a condition is ready in all cells, or one part for all.
+
+    Conditions are yielded one by one only if the job allows it (`apart`, without `coherence`).
+    """
     began = time.monotonic()
     unfinished: dict[int, dict[int, list[Any]]] = {}  # answers by condition and cell
     finished: dict[int, dict[int, list[Any]]] = {}
@@ -138,7 +141,7 @@ def answer_job(engine: Engine, job: Job) -> Iterator[JobPart]:
 def _make_part(
     engine: Engine, job: Job, by_condition: Mapping[int, Mapping[int, list[Any]]], began: float
 ) -> JobPart:
-    """Make a part of the answers since `began`; score generated texts if the job asks for it."""
+    """Return a part with these answers; score generated texts if the job asks for it."""
     part = {
         (condition, cell): answers
         for condition, by_cell in sorted(by_condition.items())
@@ -163,7 +166,7 @@ def _make_part(
 
 
 def describe_worker(engine: Engine) -> Workers:
-    """Describe this process as a worker."""
+    """Return the description of this process as a worker."""
     model = provenance(engine.model).to_dict()
     machine = f"{platform.machine()}, {os.cpu_count()} CPUs, {model['device']}"
     return Workers(model, machine)

@@ -1,4 +1,4 @@
-"""Answer the jobs of a sweep in this process; and make a backend by its name.
+"""Answer the jobs of a sweep in this process, and create a backend by its name.
 
 >>> make_backend("local", {})  # doctest: +ELLIPSIS
 <layerroles.backends.local.Local object at ...>
@@ -32,13 +32,13 @@ class Local(Backend):
 
     @contextmanager
     def open(self, engine: Engine) -> Iterator["OpenLocal"]:
-        """Answer with the engine itself; no worker is started."""
+        """Answer with the engine itself within the context; no worker is started."""
         engine.used.clear()  # the manifest lists the executors of this run
         yield OpenLocal(engine)
 
 
 class OpenLocal(OpenBackend):
-    """Answers jobs with an engine of this process."""
+    """The open local backend, which answers jobs with an engine of this process."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -46,22 +46,22 @@ class OpenLocal(OpenBackend):
 
     @property
     def workers(self) -> Workers:
-        """This process."""
+        """The description of this process."""
         return self._workers
 
     def answer_jobs(self, jobs: Iterable[Job]) -> Iterator[tuple[int, JobPart]]:
-        """Answer the jobs in order."""
+        """Answer the jobs in order; yield (job index, part)."""
         for index, job in enumerate(jobs):
             for part in answer_job(self._engine, job):
                 yield index, part
 
 
 def make_backend(name: str | Backend, options: Mapping[str, object]) -> Backend:
-    """Make the backend of a name; a backend is returned as it is.
+    """Return the backend of a name; a backend is returned unchanged.
 
     Args:
         name: `"local"`, `"ray"`, or a backend.
-        options: of `Ray`; those that are None are left out.
+        options: arguments of `Ray`; those that are None are ignored.
 
     Raises:
         InputError: an unknown name, or an option that the backend does not take.

@@ -1,8 +1,9 @@
-"""Workers of a Ray cluster, each with a model of its own; this process hands out jobs and stores.
+"""Answer jobs by workers of a Ray cluster, each with its own model.
 
-A job is answered by one worker, and all of its answers are returned together (see `pool` for jobs
-that fail). Ablations are sent by value, so that those of a script or a plugin need not be installed
-on the workers; models are sent by name and loaded there once.
+This process hands out the jobs and stores the answers. A job is answered by one worker, and all of
+its answers are returned together (see `ray_pool` for jobs that fail). Ablations are sent by value,
+so that those of a script or a plugin need not be installed on the workers. Models are sent by name
+and loaded there once.
 """
 
 import logging
@@ -27,29 +28,29 @@ from layerroles.progress import format_duration
 
 log = logging.getLogger(__name__)
 
-_OBJECT_STORE = 256 * 2**20  # bytes, of a cluster that is started here: jobs and answers are small
+_OBJECT_STORE = 256 * 2**20  # bytes, for a cluster started here: jobs and answers are small
 
 
 @dataclass(frozen=True)
 class Ray(Backend):
-    """Answers on a Ray cluster.
+    """The backend that answers jobs on a Ray cluster.
 
     Args:
-        address: of a cluster whose node this is, such as `"auto"` or `"HOST:6379"`; by default the
-            one that this process is connected to, else one is started on this machine for as long
-            as the run takes.
-        workers: how many processes hold a model; `"auto"` is one for each share of
-            `gpus_per_worker`, in a cluster without GPUs one a node.
-        gpus_per_worker: by default 1, in a cluster without GPUs 0. Over more than one the model is
-            spread, a fraction shares one.
+        address: the address, such as `"auto"` or `"HOST:6379"`, of a cluster that this machine is a
+            node of. None is the cluster that this process is connected to; if there is none, one is
+            started on this machine for the run.
+        workers: the number of processes that hold a model. `"auto"` is as many as the GPUs allow at
+            `gpus_per_worker`, or one per node without GPUs.
+        gpus_per_worker: the number of GPUs of each worker; None is 1, or 0 in a cluster without
+            GPUs. A model is spread over several GPUs; a fraction lets workers share a GPU.
         timeout: seconds that a worker may take to load the model, or to answer one job, before it
-            is taken for hung and replaced.
-        attempts: how often a job is tried that fails, or whose worker dies.
-        make: what a worker makes its engine with, in place of loading the sweep's model; it is
+            is considered hung and replaced.
+        attempts: how often a job is tried if it fails or its worker dies.
+        make: a function that makes a worker's engine, instead of loading the sweep's model; it is
             imported there, or sent if the script itself defines it.
 
     Raises:
-        InputError: a number that makes no sense, or an address of another kind.
+        InputError: an invalid number, or an address of Ray's client (with `://`).
     """
 
     address: str | None = None
@@ -76,14 +77,14 @@ class Ray(Backend):
             )
 
     def check(self, engine: Engine) -> None:
-        """It takes Ray, and a model that workers can load."""
+        """Check that Ray is installed and workers can load the model."""
         _import_ray()
         if self.make is None:
             origin(engine.model)
 
     @contextmanager
     def open(self, engine: Engine) -> Iterator[Pool]:
-        """Start the workers.
+        """Start the workers, which answer jobs within the context.
 
         Raises:
             InputError: there is no cluster at the address, or it has too few GPUs.
@@ -117,13 +118,13 @@ class Ray(Backend):
 
 @dataclass(frozen=True)
 class WorkerResources:
-    """What a worker takes of its node.
+    """The resources of a worker.
 
     Attributes:
-        cpus: requested; 0 where GPUs are.
-        gpus: requested.
-        per_node: workers that share the processors of a node, at most.
-        per_device: workers that share the memory of a device.
+        cpus: CPUs to request from Ray; 0 for workers with GPUs.
+        gpus: GPUs to request from Ray.
+        per_node: the most workers that share the processors of a node.
+        per_device: the most workers that share the memory of a device.
     """
 
     cpus: float
@@ -137,15 +138,15 @@ def plan_workers(
     workers: int | Literal["auto"],
     gpus_per_worker: float | None,
 ) -> tuple[int, WorkerResources]:
-    """Decide how many workers to start, and what each takes.
+    """Return how many workers to start, and the resources of each.
 
     Args:
         nodes: the resources of each node, as Ray reports them.
-        workers: how many are wanted.
-        gpus_per_worker: as for `Ray`.
+        workers: the number of workers wanted, as for `Ray`.
+        gpus_per_worker: the number of GPUs of each, as for `Ray`.
 
     Raises:
-        InputError: there are not as many GPUs, or no processors.
+        InputError: the cluster has too few GPUs, or no CPUs.
     """
     n_gpus = sum(node.get("GPU", 0) for node in nodes)
     gpus = gpus_per_worker if gpus_per_worker is not None else float(n_gpus > 0)
@@ -158,7 +159,7 @@ def plan_workers(
         cpus = min(hosts) / per_node
         cpus = math.floor(cpus) if cpus >= 1 else math.floor(cpus * 100) / 100
         return n_workers, WorkerResources(float(cpus), 0.0, per_node, per_node)
-    # A worker does not reach over nodes, nor a fraction over GPUs.
+    # A worker is on one node, and a fraction on one GPU.
     per_gpu = int(1 / gpus + 1e-9) if gpus < 1 else 1
     fitting = [int(node.get("GPU", 0)) * per_gpu // max(1, int(gpus)) for node in nodes]
     n_possible = sum(fitting)
@@ -172,12 +173,15 @@ def plan_workers(
 
 
 class _Worker:
-    """A process that holds an engine."""
+    """The Ray actor: a process that holds an engine."""
 
     def start(
         self, make: Callable[[], Engine], description: str, resources: WorkerResources
     ) -> Workers:
-        """Make the engine: not in `__init__`, of which Ray reports only that it failed."""
+        """Make the engine; return the worker's description.
+
+        This is not done in `__init__`, since Ray does not report the error of a failing one.
+        """
         if not resources.gpus:  # not every version of Ray hides them
             os.environ["CUDA_VISIBLE_DEVICES"] = ""
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // resources.per_node))
@@ -186,14 +190,14 @@ class _Worker:
         return Workers(workers.model, f"{description} on {workers.machine}")
 
     def answer(self, job: Job) -> list[JobPart]:
-        """Answer a job."""
+        """Answer a job; return all its parts."""
         return list(answer_job(self._engine, job))
 
 
 def _start_worker(
     ray: Any, make: Callable[[], Engine], description: str, resources: WorkerResources
 ) -> tuple[Any, Any]:
-    """Start a worker; return its actor, and the reference to its description."""
+    """Start a worker; return its actor and the reference to its description."""
     options: dict[str, Any] = {
         "num_cpus": resources.cpus,
         "num_gpus": resources.gpus,
@@ -206,7 +210,7 @@ def _start_worker(
 def _load_engine(
     source: Origin | None, options: dict[str, Any], resources: WorkerResources
 ) -> Engine:
-    """Make an engine for a sweep's model, with a share of the free memory."""
+    """Load a sweep's model on a worker; return an engine with its share of the free memory."""
     assert source is not None
     spread = {"device_map": "auto"} if resources.gpus > 1 else {}
     model = load(source.name, dtype=source.dtype, revision=source.revision, **spread)
@@ -218,7 +222,7 @@ def _load_engine(
 
 @cache
 def _load_donor(source: Origin) -> TransformerBridge:
-    """Load a donor on the worker; each name once."""
+    """Load a donor model on the worker, once for each name, dtype and revision."""
     return load(source.name, dtype=source.dtype, revision=source.revision)
 
 
@@ -227,7 +231,7 @@ def _connect_cluster(ray: Any, address: str | None) -> Iterator[None]:
     """Connect this process to a cluster within the context.
 
     Raises:
-        InputError: there is none at the address, or it is connected to another.
+        InputError: there is no cluster at the address, or the process is connected to one already.
     """
     if ray.is_initialized():
         if address not in (None, "auto"):
@@ -260,9 +264,9 @@ def _import_ray() -> Any:
     """Import Ray.
 
     Raises:
-        InputError: it is not installed.
+        InputError: Ray is not installed.
     """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would tell its makers of this run
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # else Ray reports this run to its makers
     try:
         import ray
     except ImportError as error:

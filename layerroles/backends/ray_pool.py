@@ -1,7 +1,7 @@
 """Hand jobs to Ray actors, one at a time each, so that every job is answered once.
 
-What fails is asked again, by another worker if there is one. A worker that dies, takes too long, or
-fails twice in a row (an error of a GPU spoils what comes after it in that process) is replaced by a
+A failed job is tried again, on another worker if there is one. A worker that dies, takes too long,
+or fails twice in a row (after a GPU error, all later work of a process fails) is replaced by a
 fresh process.
 """
 
@@ -23,7 +23,7 @@ from layerroles.errors import InputError
 log = logging.getLogger(__name__)
 
 _SECONDS_BETWEEN_LOOKS = 1.0
-# Seconds without a worker after which a warning says what the cluster has free.
+# Seconds without a worker after which a warning reports the free resources of the cluster.
 _PATIENCE = 60.0
 # Where the packages of an environment lie.
 _INSTALLED = ("purelib", "platlib", "stdlib")
@@ -31,7 +31,7 @@ _INSTALLED = ("purelib", "platlib", "stdlib")
 
 @dataclass(eq=False)
 class _Slot:
-    """A worker and what it does: a job, or its start (then `job_index` is None)."""
+    """A worker and its current task: a job, or its start (then `job_index` is None)."""
 
     actor: Any
     ref: Any
@@ -43,19 +43,20 @@ class _Slot:
 
 @dataclass(frozen=True)
 class _Failure:
-    """Why something failed, and whether its process can no longer be used."""
+    """Why a job or a start failed, and whether the worker's process is lost."""
 
     reason: str
     gone: bool = False
 
 
 class Pool(OpenBackend):
-    """Workers, from `start` until `close`.
+    """The open Ray backend: a pool of workers, from `start` until `close`.
 
     Args:
-        ray: the module.
-        start_worker: starts a worker; returns its actor, and the reference to its description.
-        model: that they have to hold, if it is known.
+        ray: the module `ray`.
+        start_worker: a function that starts a worker and returns its actor and the reference to its
+            description.
+        model: the description of the model that workers must hold; None if unknown.
         timeout: seconds that a worker may take for a job, or for its start.
         attempts: how often a job, or a start, is tried.
     """
@@ -85,7 +86,7 @@ class Pool(OpenBackend):
         """Start `n` workers, without waiting for them.
 
         Raises:
-            InputError: what makes an engine there cannot be sent.
+            InputError: the function that makes a worker's engine cannot be sent.
         """
         log.info("%d workers are starting", n)
         for _ in range(n):
@@ -107,7 +108,7 @@ class Pool(OpenBackend):
         """The description given by the first worker that is ready; waits for it if necessary.
 
         Raises:
-            InputError: none can be started.
+            InputError: no worker can be started.
         """
         began, warned = time.monotonic(), False
         while self._description is None:
@@ -124,7 +125,7 @@ class Pool(OpenBackend):
         return self._description
 
     def answer_jobs(self, jobs: Iterable[Job]) -> Iterator[tuple[int, JobPart]]:
-        """Yield parts as they arrive; jobs that failed too often are reported after all others.
+        """Yield (job index, part) as parts arrive; report failed jobs after all others are done.
 
         Raises:
             InputError: a job that cannot be answered, or no worker is left.
@@ -150,7 +151,7 @@ class Pool(OpenBackend):
                 del self._unanswered[index]
                 failures.append(f"{job} failed (attempts: {n_attempts[index]}): {outcome.reason}")
             self._raise_first_error(*failures[:1])
-            if not n_done and len(failures) >= len(self._slots):  # so will the others
+            if not n_done and len(failures) >= len(self._slots):  # the other jobs would fail too
                 raise InputError(failures[0])
         if failures:
             raise InputError(
@@ -159,14 +160,14 @@ class Pool(OpenBackend):
             )
 
     def _raise_first_error(self, *failures: str) -> None:
-        """Raise the first error of the input or of the workers, if there was one."""
+        """Raise the first input error that a worker reported, if any, after these failures."""
         if self._first_error is not None:
             error, self._first_error = self._first_error, None
             raise InputError("; ".join([*failures, str(error)])) from error
 
     def _assign_jobs(self, remaining_jobs: Iterator[tuple[int, Job]]) -> bool:
         """Give jobs to idle workers; returns whether any job is unanswered."""
-        for slot in self._idle_slots():  # first by others than those that failed
+        for slot in self._idle_slots():  # failed jobs go to other workers first
             failed_elsewhere = (
                 index for index, by in self._failed_by.items() if by is not slot.actor
             )
@@ -195,10 +196,10 @@ class Pool(OpenBackend):
         slot.job_index, slot.began = index, time.monotonic()
 
     def _try_send(self, send: Callable[[], Any], what: str) -> Any:
-        """Call `send`, which pickles something for a worker, and return its result.
+        """Return the result of `send`, which pickles `what` for a worker.
 
         Raises:
-            InputError: it cannot be sent.
+            InputError: `what` cannot be sent.
         """
         try:
             return send()
@@ -243,7 +244,7 @@ class Pool(OpenBackend):
         return outcomes
 
     def _check_start(self, outcome: Any) -> Any:
-        """Check and return the outcome of a worker's start.
+        """Return the outcome of a worker's start: its description, if it passes, or a failure.
 
         Raises:
             InputError: the first worker cannot be started as asked, or it holds another model.
@@ -262,7 +263,7 @@ class Pool(OpenBackend):
         try:
             return self._ray.get(ref)
         except self._ray.exceptions.RayTaskError as error:
-            # What fails while it is unpickled there is wrapped once more.
+            # An error while unpickling on the worker is wrapped once more.
             cause = getattr(error.cause, "client_exc", error.cause)
             if isinstance(cause, InputError):
                 return cause
@@ -305,19 +306,19 @@ class Pool(OpenBackend):
 
 
 def _comparable(model: Any, name: str) -> Any:
-    """The part of a description that must be equal; Python's version changes no number."""
+    """Return the part of a model's description that must be equal: Python's version may differ."""
     if name == "versions":
         return {key: value for key, value in model[name].items() if key != "python"}
     return model[name]
 
 
 def _uninstalled_modules(conditions: Iterable[Condition]) -> set[str]:
-    """Modules of users' ablations and functions that workers may lack, since not installed."""
+    """Return modules of conditions' ablations and functions that may be missing on workers."""
     modules = {
         type(edit).__module__ for condition in conditions for edit in condition.edits.values()
     }
     modules |= {condition.at.__module__ for condition in conditions if callable(condition.at)}
-    # What `__main__` defines is sent by value anyway.
+    # Objects defined in `__main__` are sent by value anyway.
     return {
         name
         for name in modules
@@ -327,6 +328,6 @@ def _uninstalled_modules(conditions: Iterable[Condition]) -> set[str]:
 
 def _is_installed(name: str) -> bool:
     file = getattr(sys.modules.get(name), "__file__", None)
-    if file is None:  # built in, or not there to be sent
+    if file is None:  # built in, or without a file to send
         return True
     return any(Path(file).is_relative_to(sysconfig.get_path(kind)) for kind in _INSTALLED)

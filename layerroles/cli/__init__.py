@@ -78,7 +78,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code.
 
     Args:
-        arguments: what stands behind the program's name; by default those of the process.
+        arguments: the command line without the program's name; by default that of the process.
+            Empty shows the help.
     """
     words = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     handler = logging.StreamHandler()
@@ -109,7 +110,7 @@ def _report_error(line: str) -> int:
 
 
 class _PlainFormatter(logging.Formatter):
-    """Formats log records with control characters written out."""
+    """Format log records with control characters written out."""
 
     def format(self, record: logging.LogRecord) -> str:
         return visible(super().format(record))

@@ -1,8 +1,8 @@
-"""What a shell completes: names of tasks, ablations, models, figures; run folders.
+"""Shell completion: names of tasks, ablations, models and figures, and run folders.
 
-A shell asks at every press of a key, so nothing is imported here: registered names are read from
-the source, and a test compares all names with the registries. Of a list with commas, its last name
-is completed.
+A shell asks at every key press, so nothing is imported here: registered names are read from the
+source, and a test compares all names with the registries. In a list with commas, the last name is
+completed.
 """
 
 import os
@@ -16,7 +16,7 @@ _DECORATOR = re.compile(r'^@(?:ablation|register)\("(\w+)"\)', re.MULTILINE)
 
 
 def _registered(*folders: str) -> tuple[str, ...]:
-    """The names that modules of these folders register, without an import of them."""
+    """Return the names that modules of these folders register, read from their source."""
     files = [file for folder in folders for file in (_PACKAGE / folder).glob("*.py")]
     return tuple(sorted(n for file in files for n in _DECORATOR.findall(file.read_text("utf-8"))))
 
@@ -42,13 +42,13 @@ FIGURES = (
 FORMATS = ("pdf", "svg", "png", "html")
 WIDTHS = ("column", "full")
 BUILT_IN = "smollm2-135m"
-_LOOKED_AT = 500  # entries of a folder
+_LOOKED_AT = 500  # most entries of a folder that are looked at
 
 Complete = Callable[[str], list[str]]
 
 
 def one_of(names: Iterable[str]) -> Complete:
-    """A completion for one of these names."""
+    """Return a completion for one of these names."""
 
     def complete(incomplete: str) -> list[str]:
         return [name for name in names if name.startswith(incomplete)]
@@ -57,7 +57,7 @@ def one_of(names: Iterable[str]) -> Complete:
 
 
 def list_of(names: Iterable[str]) -> Complete:
-    """A completion for a list with commas of these names."""
+    """Return a completion for a comma-separated list of these names, each offered once."""
 
     def complete(incomplete: str) -> list[str]:
         before, comma, last = incomplete.rpartition(",")
@@ -69,7 +69,7 @@ def list_of(names: Iterable[str]) -> Complete:
 
 
 def runs(incomplete: str) -> list[str]:
-    """Run folders: those that begin so, here or in a folder that begins so, or in `runs`."""
+    """Return run folders that complete a path; for an empty one, also those in `runs`."""
     found = set(_below(incomplete))
     if not incomplete:
         found |= set(_below("runs/"))
@@ -77,7 +77,7 @@ def runs(incomplete: str) -> list[str]:
 
 
 def models(incomplete: str) -> list[str]:
-    """The built-in model, and what the Hugging Face cache of this machine holds."""
+    """Return the names that fit: the built-in model, and those in the local Hugging Face cache."""
     home = Path(os.environ.get("HF_HOME", "~/.cache/huggingface"))
     cache = Path(os.environ.get("HF_HUB_CACHE", home / "hub")).expanduser()
     kept = [
@@ -89,7 +89,10 @@ def models(incomplete: str) -> list[str]:
 
 
 def _below(incomplete: str) -> Iterator[str]:
-    """Runs as they are typed: a shell takes no word that begins otherwise, `./` and `~` kept."""
+    """Yield the runs that complete a path, in matching folders and one level below.
+
+    Paths stay as typed (`./`, `~`), since a shell drops completions that begin otherwise.
+    """
     typed, slash, begun = incomplete.rpartition("/")
     before = typed + slash
     for folder in _folders(Path(os.path.expanduser(before))):  # noqa: PTH111 (it never raises)

@@ -37,7 +37,7 @@ def command(
     import layerroles as lr
 
     frame = lr.read(run).frame
-    # Rows that were there before stay whole until the new ones are.
+    # An earlier file stays whole until the new one is complete.
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=file.parent, prefix=".rows-") as folder:
@@ -59,7 +59,7 @@ def command(
 
 
 def _make_encodable(value: object) -> object:
-    """Half a surrogate pair, which no UTF-8 has, becomes a question mark."""
+    """Replace lone surrogates in a text, which UTF-8 cannot encode, by question marks."""
     return value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
 
 

@@ -78,10 +78,10 @@ def parse_parameters(cls: type, settings: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _convert(text: str, kind: Any) -> Any:
-    """`text` as a value of type `kind`: numbers, truth values, text, literals, and unions of them.
+    """Convert text to a type: numbers, truth values, text, literals, and unions of them.
 
     Raises:
-        ValueError: it is none; the message says why.
+        ValueError: the text is no value of the type; the message says why.
     """
     origin, options = typing.get_origin(kind), typing.get_args(kind)
     if origin in (typing.Union, types.UnionType):
@@ -127,7 +127,7 @@ def _first_that_fits(text: str, options: tuple[Any, ...]) -> Any:
 
 
 def describe_parameters(cls: type) -> str:
-    """The parameters of a dataclass with their defaults, as in `factor=0.5`."""
+    """Return the parameters of a dataclass with their defaults, as in `factor=0.5`."""
     shown = []
     for field in _fields(cls):
         if field.default is not dataclasses.MISSING:
@@ -148,7 +148,7 @@ def _fields(cls: type) -> tuple["dataclasses.Field[Any]", ...]:
 
 
 def first_line(cls: type) -> str:
-    """The first line of a class's own docstring."""
+    """Return the first line of a class's own docstring; empty if it has none."""
     return (cls.__doc__ or "").strip().split("\n", 1)[0]
 
 
@@ -183,7 +183,7 @@ def _import_plugin(path: Path) -> None:
 
 
 def _describe_line(error: BaseException, path: Path) -> str:
-    """Where in the plugin it failed: the innermost of its own lines."""
+    """Return the line of the plugin that failed, as ` line 3`; empty if it is not known."""
     if isinstance(error, SyntaxError):
         return f" line {error.lineno}"
     line = None

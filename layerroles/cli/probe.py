@@ -116,7 +116,7 @@ def command(
 
 
 def make_probes(text: str, tuned_lens: Path | None = None) -> list["Probe"]:
-    """The probes that `--probe` names, parameters in brackets, and the tuned lens of a file.
+    """Return the probes that `--probe` names, and the tuned lens of a file if one is given.
 
     Raises:
         InputError: unknown probe or parameter, a value that it does not take, one named twice, or a

@@ -1,4 +1,4 @@
-"""`layerroles prune`: choose layers to drop that named skills need least, and write the rest."""
+"""`layerroles prune`: choose the layers that named skills need least, and write the rest."""
 
 import sys
 from pathlib import Path
@@ -102,7 +102,7 @@ def command(
     from layerroles.prune import check_empty, check_exportable
 
     if export is not None:
-        check_empty(export)  # before hours of work, as what follows
+        check_empty(export)  # fail before hours of work, as below
     bridge = lr.load(model, dtype=dtype, device=device, revision=revision)
     if export is not None:
         check_exportable(bridge)

@@ -204,10 +204,10 @@ def command(
 def each_condition(
     model: "TransformerBridge", ablations: Sequence["Ablation"], sites: str, ats: Sequence["At"]
 ) -> list["Condition"]:
-    """A condition for each ablation, position and site.
+    """Return a condition for each ablation, position and site.
 
     Raises:
-        InputError: what is no site, or none of the model's.
+        InputError: a word that is not a site, or a site that the model does not have.
     """
     import layerroles as lr
     from layerroles.sites import parse_sites, size_of
@@ -265,10 +265,10 @@ def parse_positions(text: str) -> list["At"]:
 
 
 def check_engine(executor: str, memory: str | None) -> None:
-    """Refuse what `--executor` and `--memory` do not take.
+    """Raise an error if `--executor` or `--memory` has an invalid value.
 
     Raises:
-        InputError: an unknown executor, or what is no size.
+        InputError: an unknown executor, or a memory that is not a size.
     """
     from layerroles.engine import check_executor, parse_memory
 
@@ -287,7 +287,8 @@ def parse_backend(
     """Make the backend that `--backend` names, with its options.
 
     Raises:
-        InputError: unknown backend, an option that it has not, or a value that it does not take.
+        InputError: unknown backend, an option that it does not have, or a value that it does not
+            take.
     """
     from layerroles.backends import make_backend
 
@@ -310,7 +311,7 @@ def _is_required(field: "dataclasses.Field[Any]") -> bool:
 def make_ablations(text: str, settings: dict[str, str]) -> list["Ablation"]:
     """Make the ablations that `--ablation` names, with the settings that each of them takes.
 
-    One that declares a reference gets the asked task's own, made of its held-out prompts.
+    One with a `reference` gets the default reference: held-out prompts of the task that is asked.
 
     Raises:
         InputError: unknown ablation; a setting that none of them knows; a parameter without a

@@ -26,7 +26,7 @@ def print_json(value: object) -> None:
 
 
 def json_records(frame: "pd.DataFrame") -> list[dict[str, object]]:
-    """The rows of a frame as JSON values."""
+    """Return the rows of a frame as JSON values."""
     records: list[dict[str, object]] = json.loads(
         frame.to_json(orient="records", double_precision=15)
     )
@@ -43,7 +43,7 @@ def _json_value(value: object) -> object:
 
 def print_result(result: "SweepResult", *, top: int) -> None:
     """Print the intact scores, and for each task and protocol the `top` most harmful conditions."""
-    # pandas takes its time, and a command that prints names only does without it.
+    # Imported late: pandas is slow to load, and commands that only print names do not need it.
     from layerroles.results import detectable_line
 
     console, effects = _console(), result.effects()
@@ -67,14 +67,14 @@ def print_comparison(comparison: "Comparison", *, top: int) -> None:
 
 
 def print_line(line: str) -> None:
-    """Print a line of plain text, whole in a pipe."""
+    """Print a line of plain text without folding it."""
     from rich.text import Text
 
     _console().print(Text(visible(line)), soft_wrap=True)
 
 
 def intact_table(intact: "pd.DataFrame") -> "Table":
-    """The intact model's scores with their intervals."""
+    """Return a table of the intact model's scores with their intervals."""
     rows = [
         (
             str(row["task"]),
@@ -89,7 +89,7 @@ def intact_table(intact: "pd.DataFrame") -> "Table":
 
 
 def most_harmful(effects: "pd.DataFrame", top: int) -> "pd.DataFrame":
-    """The conditions with the most negative effects, `top` of each task and protocol."""
+    """Return the conditions with the most negative effects, `top` of each task and protocol."""
     # A stable sort, so that ties keep the order of the layers.
     ordered = effects.sort_values("effect", kind="stable", na_position="last")
     first = ordered.groupby(["task", "protocol"], sort=False).head(top)
@@ -97,9 +97,9 @@ def most_harmful(effects: "pd.DataFrame", top: int) -> "pd.DataFrame":
 
 
 def effects_table(effects: "pd.DataFrame") -> "Table":
-    """Effects with intervals: negative means that the ablation hurts.
+    """Return a table of effects with intervals: negative means that the ablation hurts.
 
-    Where the model writes, the effect on the form of answers stands beside that on their skill.
+    Where the model writes, a last column has the effect on the format of answers.
     """
     columns = ["task", "protocol", "condition", "score", "effect", "harm", "p adjusted", "format"]
     rows = [
@@ -121,7 +121,7 @@ def effects_table(effects: "pd.DataFrame") -> "Table":
 
 
 def profiles_table(profiles: "pd.DataFrame") -> "Table":
-    """How alike two runs' effects are over sites."""
+    """Return a table of how similar two runs' effects are over sites."""
     rows = [
         (
             str(row["task"]),
@@ -139,7 +139,7 @@ def profiles_table(profiles: "pd.DataFrame") -> "Table":
 
 
 def differences_table(differences: "pd.DataFrame") -> "Table":
-    """The effects of two runs, and their difference with its interval."""
+    """Return a table of the effects of two runs, and their differences with intervals."""
     rows = [
         (
             str(row["task"]),
@@ -182,7 +182,7 @@ def format_interval(value: float, low: float, high: float, *, sign: bool = False
 
 
 def format_p(value: float) -> str:
-    """Format a p value; those below .001 as `<.001`."""
+    """Format a p value: `<.001` below .001, a dash if it is not defined."""
     if not _is_defined(value):
         return "–"
     return "<.001" if value < 0.001 else f"{value:.3f}".lstrip("0") if value < 1 else "1"
@@ -209,7 +209,7 @@ def _make_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
 
 
 def _console() -> "Console":
-    # What is asked at every press of a key does without rich.
+    # Imported late: shell completion, at every key press, does not need rich.
     from rich.console import Console
 
     console = Console()

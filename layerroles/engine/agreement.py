@@ -1,8 +1,8 @@
 """Executors, and the trial that decides which conditions each of them may answer.
 
 The reference (`plain`) answers a few of the requests, cut short, under one condition of each kind;
-an executor is used for those kinds for which it gives the same. So what an architecture, a library
-version or a user's own ablation does that an executor does not foresee shows here, not in results.
+an executor is used for the kinds for which its answers agree. The trial catches architectures,
+library versions and user's ablations that an executor does not handle, before they affect results.
 """
 
 import math
@@ -32,7 +32,7 @@ from layerroles.sites import ENTRY
 
 ConditionKind = tuple[object, ...]
 
-# Requests that are tried, and how long they may be.
+# Number of trial requests, and the most tokens of their contexts, continuations and texts.
 N_TRIAL_REQUESTS = 2
 TRIAL_CONTEXT, TRIAL_CONTINUATION, _TRIAL_TEXT = 48, 4, 4
 # Largest difference of a log-likelihood, in nats a token; the half precisions also get `_NOISE`
@@ -50,14 +50,14 @@ class Executor(Protocol):
     """A way to run a model on encoded requests under conditions.
 
     Attributes:
-        name: as `Engine(executor=...)` calls it.
+        name: the executor's name, as given to `Engine(executor=...)`.
     """
 
     @property
     def name(self) -> str: ...  # noqa: D102
 
     def refusal(self, condition: Condition) -> str | None:
-        """Return why it cannot run the model under a condition; None if it can."""
+        """Return why the executor cannot run the model under a condition; None if it can."""
         ...
 
     def answer(
@@ -65,8 +65,9 @@ class Executor(Protocol):
     ) -> Iterator[tuple[int, int, list[Any]]]:
         """Answer lists of requests under every condition.
 
-        Yields the index of a list, the index of a condition, and a `Score` or a `Writing` for each
-        request of the list, as they are ready: each pair of list and condition once.
+        Yields triples: the index of a list, the index of a condition, and the answers to the list's
+        requests under that condition (a `Score` or a `Writing` each, in order). Each pair of list
+        and condition is yielded once, as soon as it is ready.
         """
         ...
 
@@ -81,11 +82,11 @@ def condition_kind(condition: Condition) -> ConditionKind:
 
 
 def choose_condition(conditions: Sequence[Condition], dtype: torch.dtype) -> Condition:
-    """Choose the condition to try among those of one kind.
+    """Return the condition to try among those of one kind.
 
-    In float32 it is the first that continues from a recorded stream, since most is computed for it.
-    In half precision little can be seen there (without its first layers, a model's output depends
-    on the last bit of its activations), so a condition in the middle is tried.
+    In float32, the one with the earliest first layer that resumes from a recorded stream, since
+    most blocks run for it. In half precision, the one in the middle by first layer: without its
+    first layers, a model's output depends on the last bit of its activations, which hides errors.
     """
     ordered = sorted(conditions, key=lambda condition: condition.first_layer or 0)
     if dtype != torch.float32:
@@ -101,9 +102,17 @@ def find_disagreement(
     condition: Condition,
     dtype: torch.dtype,
 ) -> str | None:
-    """Try an executor on some requests; describe how it differs from the reference, None if not.
+    """Try an executor on some requests; return how it differs from the reference, or None.
 
-    Exceptions of the reference, such as one of a user's mistake, are raised.
+    An exception that means that the executor does not fit is returned as text. Other exceptions,
+    and all of the reference's, are raised.
+
+    Args:
+        executor: the executor to try.
+        plain: the reference.
+        requests: the requests of which a few are tried, cut short.
+        condition: the condition to try, beside the intact model.
+        dtype: dtype of the model, which sets the tolerance.
     """
     trials = _trial_requests(requests)
     # With the intact model: an edit may hide other errors.
@@ -142,7 +151,7 @@ def find_disagreement(
 def _answer_last(
     executor: Executor, requests: Requests, conditions: Sequence[Condition]
 ) -> list[Any]:
-    """Return an executor's answers under the last of some conditions; none if nothing is asked."""
+    """Return an executor's answers under the last of some conditions; empty without requests."""
     return collect_answers(executor.answer([requests], conditions))[-1] if requests else []
 
 
@@ -154,7 +163,7 @@ def _rounding_explains(
     scores: Sequence[Score],
     apart: float,
 ) -> bool:
-    """Whether rounding can explain a difference, in nats per token."""
+    """Whether rounding can explain that scores differ by `apart` nats per token."""
     bound = _TOLERANCE[dtype]
     if apart > bound and dtype != torch.float32:  # measured only where it decides
         bound += _NOISE * rounding_noise(plain, requests, condition, scores)
@@ -164,7 +173,10 @@ def _rounding_explains(
 def _margin(
     plain: Plain, request: Written, condition: Condition, ours: Writing, theirs: Writing
 ) -> float:
-    """Return the reference's margin, in nats, at the first token where two texts differ."""
+    """Return by how many nats the reference prefers its own token where two texts first differ.
+
+    Infinity if their tokens do not differ.
+    """
     pairs = enumerate(zip(ours.ids, theirs.ids, strict=False), 1)
     n = next((n for n, (one, two) in pairs if one != two), None)
     if n is None:  # the same tokens; something else differs
@@ -177,7 +189,9 @@ def _margin(
 def rounding_noise(
     plain: Plain, requests: Sequence[Scored], condition: Condition, scores: Sequence[Score]
 ) -> float:
-    """Measure how far rounding the blocks' inputs moves the reference, in nats per token.
+    """Return how far rounding the blocks' inputs moves the reference's scores, in nats per token.
+
+    The largest difference over all draws and requests; 0 if no difference is finite.
 
     Running another batch would not show it: on many processors a row is computed in the same way in
     every batch, while another order of the same operations rounds differently.
@@ -214,7 +228,7 @@ def does_not_fit(error: Exception) -> bool:
 
 
 def _is_ours(error: Exception) -> bool:
-    """Whether this package's code raised an error, or called the tool that did."""
+    """Whether this package's own code raised an error, itself or in a call to one of `_TOOLS`."""
     names = [
         str(frame.f_globals.get("__name__")).partition(".")[0]
         for frame, _ in traceback.walk_tb(error.__traceback__)
@@ -230,13 +244,13 @@ def describe_failure(error: Exception) -> str:
 
 
 def _trial_requests(requests: Requests) -> list[Scored]:
-    """Return the requests with the shortest contexts, cut short."""
+    """Return the `N_TRIAL_REQUESTS` requests with the shortest contexts, cut short."""
     order = sorted(range(len(requests)), key=lambda index: len(requests[index].context))
     return [_shorten(requests[index]) for index in order[:N_TRIAL_REQUESTS]]
 
 
 def _shorten(request: Scored | Written) -> Scored:
-    """Cut a request short, so that it scores a few tokens after a short context."""
+    """Return a request that scores a few tokens of a request after a short part of its context."""
     context = request.context
     continuation = request.continuation if isinstance(request, Scored) else ()
     missing = min(TRIAL_CONTINUATION - len(continuation), len(context) - 1)

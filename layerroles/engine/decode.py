@@ -25,18 +25,19 @@ class Stops:
         listed = known if isinstance(known, list) else [known]
         self.eos = {id for id in (*listed, self.tokenizer.eos_token_id) if id is not None}
         ids, names = self.tokenizer.all_special_ids, self.tokenizer.all_special_tokens
-        self._names = dict(zip(ids, names, strict=True))  # of what is not spelled in a text
+        self._names = dict(zip(ids, names, strict=True))  # of tokens that decoded texts leave out
 
     def ends(self, token: int, until: Sequence[str]) -> bool:
-        """Whether a text ends with this token, spelled or not.
+        """Whether this token ends a text by itself.
 
-        A special token's name is looked through as in lm-eval, though it is not part of the text.
+        True for an end-of-text token, and for a special token whose name contains an `until` string
+        (as in lm-eval, though special tokens are not part of the text).
         """
         name = self._names.get(token, "")
         return token in self.eos or any(text in name for text in until)
 
     def text(self, ids: Sequence[int], until: Sequence[str]) -> tuple[str, bool]:
-        """Decode ids, cut before the first `until`; also returns whether there was one."""
+        """Return the decoded text, cut before the first `until` string; and whether it was cut."""
         whole: str = self.tokenizer.decode(list(ids), skip_special_tokens=True)
         starts = [start for start in (whole.find(text) for text in until) if start >= 0]
         return (whole[: min(starts)], True) if starts else (whole, False)
@@ -51,14 +52,14 @@ class NextTokens:
 
 
 def choose_greedy(logits: Float[Tensor, "row d_vocab"]) -> NextTokens:
-    """Choose the most likely next tokens."""
+    """Return each row's most likely next token, and whether the row's logits are finite."""
     n = _CHUNK if logits.device.type == "cpu" else len(logits)
     chosen = [(rows.argmax(-1), all_finite(rows)) for rows in map(Tensor.float, logits.split(n))]
     return NextTokens(*map(torch.cat, zip(*chosen, strict=True)))
 
 
 def all_finite(logits: Float[Tensor, "*row d_vocab"]) -> Bool[Tensor, "*row"]:
-    """Whether all logits of a row are finite.
+    """Return for each row whether all of its logits are finite.
 
     A sum is finite only if all of its terms are, and takes one pass where `isfinite` takes four.
     """
@@ -70,7 +71,7 @@ class Decoding:
 
     Attributes:
         last: the newest token of each live row, `[row]`.
-        live: the indices of the rows that are fed; `keep` narrows it to the unfinished.
+        live: the indices of the rows that the model is still run on; `keep` makes them fewer.
     """
 
     last: Int[Tensor, " row"]
@@ -87,7 +88,7 @@ class Decoding:
     def add(self, chosen: NextTokens) -> bool:
         """Append each live row's chosen token; returns whether every row is done."""
         self.last = chosen.tokens
-        # In one piece: a GPU is waited for once.
+        # In one transfer, so that a GPU is waited for once.
         both = torch.stack([chosen.tokens, chosen.finite.to(chosen.tokens)]).tolist()
         for row, token, is_finite in zip(self.live, *both, strict=True):
             if not self.done[row]:
@@ -99,16 +100,19 @@ class Decoding:
         return [not self.done[row] for row in self.live]
 
     def unfinished(self) -> list[int]:
-        """Return the places among the live rows of those that are not done."""
+        """Return the indices into `live` of the rows that are not done."""
         return [place for place, row in enumerate(self.live) if not self.done[row]]
 
     def keep(self, places: Sequence[int]) -> None:
-        """Feed only these of the live rows from now on."""
+        """Keep only these live rows, given by their indices into `live`."""
         self.live = [self.live[place] for place in places]
         self.last = self.last[list(places)]
 
     def results(self, changed: Bool[Tensor, " row"] | None) -> list[Writing]:
-        """Return what was written, row by row; `changed` as in `readout`."""
+        """Return what was written, row by row.
+
+        `changed` says whether an edit changed anything for each row; None if nothing was edited.
+        """
         return [
             Writing(
                 text=self.stops.text(self._without_eos(row), request.until)[0],
@@ -126,7 +130,7 @@ class Decoding:
         self.ids[row].append(token)
         self.finite[row] = self.finite[row] and finite
         self.ended[row] = self.stops.ends(token, request.until) or (
-            # Spelled only where something is looked for in it.
+            # Decoded only if there are strings to look for.
             bool(request.until) and self.stops.text(self.ids[row], request.until)[1]
         )
         self.done[row] = self.ended[row] or len(self.ids[row]) >= request.max_gen_toks or not finite

@@ -44,7 +44,7 @@ class LogLikelihoods:
     Attributes:
         logprob: sums over the continuation's tokens, in nats; NaN where a logit was not finite.
         is_greedy: whether greedy decoding would have written the continuation.
-        n_tokens: tokens of each continuation.
+        n_tokens: number of tokens of each continuation.
         changed: whether the condition's edits changed anything for the request.
     """
 
@@ -72,8 +72,8 @@ class Engine:
             computes a whole sweep at once on transformers' own modules. `"auto"` takes, for each
             kind of condition, the fastest that gives what the reference gives on some of the
             requests.
-        batch_size: rows that the reference runs together.
-        memory: that `"fused"` may use in addition to the weights, in bytes or as `"8GB"`; by
+        batch_size: rows that `"plain"` runs together.
+        memory: memory that `"fused"` may use in addition to the weights, in bytes or as `"8GB"`; by
             default half of what is free. It decides how much is computed together, and changes
             results only by rounding. If memory runs out all the same, half as much is computed
             together, and the answers so far are kept.
@@ -120,11 +120,11 @@ class Engine:
 
     @property
     def halved(self) -> int:
-        """How often what is computed together was halved, since memory gave out."""
+        """How often the amount computed together was halved because memory ran out."""
         return self._executors.halved
 
     def peak(self) -> int:
-        """Return the most bytes that were held at once: on the model's GPU, or by this process."""
+        """Return the peak memory in bytes, of the model's GPU or of this process; 0 if unknown."""
         return peak_bytes(next(self.model.parameters()).device)
 
     def loglikelihood(
@@ -143,9 +143,9 @@ class Engine:
                 with `at="evidence"` act on their tokens.
 
         Raises:
-            InputError: what is no request or no condition, an empty continuation, a request longer
-                than the model's context, a site that the model lacks, or evidence that is needed
-                and not given.
+            InputError: an item that is not a request or not a condition, an empty continuation, a
+                request longer than the model's context, a site that the model lacks, or evidence
+                that is needed and not given.
         """
         conditions = as_conditions(conditions)
         encoded = encode_scored(self.model, requests, evidence)
@@ -169,18 +169,19 @@ class Engine:
         *,
         evidence: Spans | None = None,
     ) -> list[list[str]]:
-        """Generate greedily after each context: `[condition][request]`.
+        """Return the texts generated greedily after each context: `[condition][request]`.
 
         Args:
             requests: pairs of context and options: `until` (strings before which the text is
                 cut) and `max_gen_toks` (256 by default).
             conditions: by default the intact model only.
-            evidence: as for `loglikelihood`.
+            evidence: for each request, character spans `[start, end)` of its context; conditions
+                with `at="evidence"` act on their tokens.
 
         Raises:
-            InputError: what is no request or no condition, an unknown option, a request longer
-                than the model's context, a site that the model lacks, or evidence that is needed
-                and not given.
+            InputError: an item that is not a request or not a condition, an unknown option, a
+                request longer than the model's context, a site that the model lacks, or evidence
+                that is needed and not given.
         """
         conditions = as_conditions(conditions)
         writings = self.write(encode_written(self.model, requests, evidence), conditions)
@@ -191,15 +192,16 @@ class Engine:
         requests: Iterable[tuple[str, str | Options]],
         conditions: Iterable[Condition] = (INTACT,),
     ) -> Plan:
-        """Plan what would be computed, and how long it would take at the most; nothing is run.
+        """Plan what would be computed, and how long it would take at the most; answers nothing.
 
         Args:
-            requests: as for `loglikelihood` or for `generate_until`; some of each are planned as a
-                sweep asks them, together.
+            requests: as for `loglikelihood` or for `generate_until`; a mixture is planned as a
+                sweep asks it, together.
             conditions: by default the intact model only.
 
         Raises:
-            InputError: as for these, or what would not be run fused.
+            InputError: as `loglikelihood` and `generate_until`; no requests; or the model cannot be
+                run fused under these conditions.
         """
         requests = check_pairs(requests)
         scored = [(context, second) for context, second in requests if isinstance(second, str)]
@@ -222,14 +224,14 @@ class Engine:
         speed: Speed | None = None,
         generated: float = 1.0,
     ) -> Plan:
-        """Plan encoded requests, perhaps for another machine.
+        """Return the plan for encoded requests, for this machine or another.
 
         Args:
-            requests: what is asked.
-            conditions: under which it is asked.
-            budget: that a computation may take; by default the engine's own.
-            speed: of the device, for the time that is expected.
-            generated: share of the tokens that may be written that is written.
+            requests: the encoded requests.
+            conditions: the conditions under which they are asked.
+            budget: the memory budget; by default the engine's own.
+            speed: speed of the device; None leaves the expected time unknown.
+            generated: expected number of generated tokens as a share of `max_gen_toks`.
 
         Raises:
             InputError: as `plan`.
@@ -242,9 +244,13 @@ class Engine:
     def shape(self, conditions: Sequence[Condition] = (), *, longest: int = 0) -> Shape:
         """Return the sizes of the model that determine memory and time.
 
+        Args:
+            conditions: conditions under which the model has to run fused.
+            longest: tokens of the longest request.
+
         Raises:
-            InputError: the model cannot be run fused, or not under these conditions, or not with
-                requests of so many tokens as the longest, or is asked to be run otherwise.
+            InputError: the model cannot be run fused under these conditions or with requests of
+                that length, or the engine's executor is `"plain"` or `"hooked"`.
         """
         wanted = self.options["executor"]
         if wanted not in ("auto", "fused"):
@@ -260,7 +266,7 @@ class Engine:
         return self._executors.make_fused({}).twin.shape
 
     def _speed(self) -> Speed | None:
-        """Return the speed of the device at hand; None if the model has no weights to run."""
+        """Return the speed of this device; None if the model has no weights or is not run fused."""
         if not prepared(self.model).has_weights or self._executors.refusal("fused") is not None:
             return None
         return self._executors.make_fused({}).twin.speed
@@ -268,22 +274,22 @@ class Engine:
     def score(
         self, requests: Sequence[Scored], conditions: Sequence[Condition]
     ) -> list[list[Score]]:
-        """Score encoded requests: `[condition][request]`."""
+        """Return the scores of encoded requests: `[condition][request]`."""
         return collect_answers(self.answer([requests], conditions))
 
     def write(
         self, requests: Sequence[Written], conditions: Sequence[Condition]
     ) -> list[list[Writing]]:
-        """Generate for encoded requests: `[condition][request]`."""
+        """Return what is generated for encoded requests: `[condition][request]`."""
         return collect_answers(self.answer([requests], conditions))
 
     def answer(
         self, asked: Sequence[Requests], conditions: Sequence[Condition]
     ) -> Iterator[tuple[int, int, list[Any]]]:
-        """Answer several lists of encoded requests, reading once what they have in common.
+        """Answer several lists of encoded requests, reading tokens that they share once.
 
-        Yields the index of a list, the index of a condition and the answers (scores or writings, as
-        the list asks), as they are ready.
+        Yields triples as soon as they are ready: the index of a list, the index of a condition, and
+        the answers to the list's requests (a `Score` or a `Writing` each).
 
         Raises:
             InputError: as `loglikelihood` and `generate_until`.
@@ -313,7 +319,7 @@ class Engine:
             except (RuntimeError, MemoryError) as error:
                 if not out_of_memory(error):
                     raise
-            # Outside of the handler, which would keep what was computed.
+            # Outside of the handler, whose traceback would keep tensors alive.
             self._executors.take_less()
             remaining = [
                 n for n in remaining if any((list_index, n) not in yielded for list_index in lists)

@@ -1,4 +1,4 @@
-"""Which executor answers for which conditions: the fastest that gives what the reference gives."""
+"""Choose the executor for each kind of condition: the fastest that agrees with the reference."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -18,7 +18,7 @@ from layerroles.engine.agreement import (
     find_disagreement,
 )
 from layerroles.engine.fused.executor import Fused
-from layerroles.engine.fused.model import WHOLE_LENGTH, Twin, depends_on_length
+from layerroles.engine.fused.shared_weights import WHOLE_LENGTH, Twin, depends_on_length
 from layerroles.engine.hooked.executor import MAX_TOKENS, Hooked
 from layerroles.engine.hooked.replay import can_replay
 from layerroles.engine.plain import Plain
@@ -34,7 +34,8 @@ ExecutorName = Literal["auto", "fused", "hooked", "plain"]
 # From the fastest to the reference.
 _NAMES: tuple[ExecutorName, ...] = ("fused", "hooked", "plain")
 _NOT_RUN = "%s is not run %s: %s"
-# Less than this is not tried when memory gives out: a budget in bytes, tokens read together.
+# Lower bounds when less is computed together because memory ran out: bytes of the budget, tokens
+# read together.
 _LEAST, _FEWEST_TOKENS = 2**16, 64
 
 
@@ -42,7 +43,7 @@ def check_executor(name: str) -> None:
     """Check that an executor is known.
 
     Raises:
-        InputError: it is not.
+        InputError: it is neither `"auto"` nor the name of an executor.
     """
     if name != "auto" and name not in _NAMES:
         raise InputError(f"unknown executor {name!r}: known are auto, {', '.join(_NAMES)}")
@@ -53,16 +54,16 @@ class Executors:
 
     Args:
         model: from `load` or `prepare`.
-        wanted: the only one that may answer, or `"auto"`.
+        wanted: the name of the only executor that may answer, or `"auto"`.
         batch_size: rows that the reference runs together.
-        budget: of memory.
+        budget: the memory budget.
 
     Attributes:
-        used: those that have answered so far.
-        halved: how often what is computed together was halved since memory gave out.
+        used: names of the executors that have answered so far.
+        halved: how often the amount computed together was halved because memory ran out.
 
     Raises:
-        InputError: an executor that is not known, or no rows.
+        InputError: an unknown executor, or a batch size that is not a whole number above 0.
     """
 
     def __init__(
@@ -85,7 +86,7 @@ class Executors:
 
     @property
     def budget(self) -> Budget:
-        """The memory budget after the back-offs so far."""
+        """The memory budget, halved as often as memory has run out."""
         return self._budget.halved(self.halved)
 
     @property
@@ -93,10 +94,10 @@ class Executors:
         return max(1, self._rows >> self.halved)
 
     def take_less(self) -> None:
-        """Halve how much is computed together from now on.
+        """Halve the amount that is computed together from now on, because memory ran out.
 
         Raises:
-            InputError: it is at its minimum already.
+            InputError: the amount is at its minimum already.
         """
         if not self.halved and self._twin is not None:
             self._budget = self._budget.capped(self._twin.shape)
@@ -117,7 +118,7 @@ class Executors:
     def answer(
         self, asked: Sequence[Requests], conditions: Sequence[Condition]
     ) -> Iterator[tuple[int, int, list[Any]]]:
-        """Answer lists of requests, none of them empty, under every condition, as `Executor` says.
+        """Answer non-empty lists of requests under every condition; yields as `Executor.answer`.
 
         Raises:
             InputError: the executor that was asked for cannot run the model on these requests.
@@ -175,10 +176,12 @@ class Executors:
     def _make(
         self, name: ExecutorName, references: References, longest: int
     ) -> Fused | Hooked | None:
-        """Make an executor by its name; None if this model or these requests don't allow it.
+        """Return an executor by its name; None if it cannot run this model or these requests.
+
+        `longest`: tokens (with padding) of the longest request.
 
         Raises:
-            InputError: it is not allowed, and was asked for.
+            InputError: it cannot, and the user asked for this executor.
         """
         reason = self.refusal(name, longest)
         if reason is None:
@@ -199,7 +202,7 @@ class Executors:
         return reason is None
 
     def _log_once(self, what: str, name: str, reason: str) -> None:
-        """Log once why an executor does not run something."""
+        """Log why an executor does not run something, once for each executor and reason."""
         if (name, reason) not in self._logged:
             self._logged.add((name, reason))
             # Nobody expects it of TransformerLens's own modules, of which planted models are made.
@@ -207,13 +210,13 @@ class Executors:
             log.log(logging.WARNING if expected else logging.INFO, _NOT_RUN, what, name, reason)
 
     def refusal(self, name: ExecutorName, longest: int = 0) -> str | None:
-        """Return why the model cannot be run so on requests of so many tokens; None if it can."""
+        """Return why an executor cannot run the model on `longest` tokens; None if it can."""
         self._forget()
         assert self._hooks is not None  # they were just looked for
         if self._hooks - prepared(self._model).hooks:
             return "there are hooks on it"
         try:
-            # It counts columns, and packed rows and stages have others than a text alone.
+            # The window counts columns, which packed rows and stages number differently.
             window = getattr(text_config(self._model.original_model), "sliding_window", None)
             if window and longest > window:
                 beside = " side by side (padded)" if name == "hooked" else ""
@@ -235,7 +238,7 @@ class Executors:
         return None
 
     def make_fused(self, references: References) -> Fused:
-        """Make the fused executor; its twin of the model is cached."""
+        """Return a fused executor with these references; its twin of the model is cached."""
         if self._twin is None:
             on_cpu = torch.device(self._model.cfg.device or "cpu").type == "cpu"
             if on_cpu and prepared(self._model).has_weights:

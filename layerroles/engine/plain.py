@@ -32,9 +32,9 @@ class Plain:
 
     Args:
         model: a prepared bridge.
-        references: what the conditions' ablations need to know.
+        references: from `resolve_references`, for the conditions that will be asked.
         batch_size: rows run together.
-        use_cache: keep keys and values while generating; by default if the model does.
+        use_cache: keep keys and values while generating; None does so if the model can.
     """
 
     name = "plain"
@@ -59,7 +59,7 @@ class Plain:
     def answer(
         self, asked: Sequence[Requests], conditions: Sequence[Condition]
     ) -> Iterator[tuple[int, int, list[Score | Writing]]]:
-        """Answer lists of requests under every condition, as `Executor` says."""
+        """Answer lists of requests under every condition; yields as `Executor.answer`."""
         for list_index, requests in enumerate(asked):
             scored, written = split_requests(enumerate(requests))
             for condition_index, condition in enumerate(conditions):
@@ -104,7 +104,7 @@ class Plain:
         return answers
 
     def _batches(self, requests: Mapping[int, AnyRequest]) -> Iterator[dict[int, AnyRequest]]:
-        """Yield batches of requests of like length, longest first."""
+        """Yield batches of requests with contexts of similar length, longest first."""
         batch: dict[int, AnyRequest] = {}
         for index in sorted(requests, key=lambda index: -len(requests[index].context)):
             full = len(batch) == self.batch_size
@@ -116,7 +116,7 @@ class Plain:
             yield batch
 
     def _fits(self, requests: Requests) -> bool:
-        """Whether what is padded, and written on until all have ended, is within the context."""
+        """Whether a batch, padded and run until its last text ends, fits the model's context."""
         longest = max(len(request.context) for request in requests)
         return longest + max(map(max_new_tokens, requests)) <= self.model.cfg.n_ctx
 
@@ -124,7 +124,10 @@ class Plain:
 def _add_changed(
     before: Bool[Tensor, " row"] | None, now: Bool[Tensor, " row"] | None, unfinished: list[bool]
 ) -> Bool[Tensor, " row"] | None:
-    """Add the rows that an edit changed in a pass in which they were unfinished."""
+    """Return `before`, with the unfinished rows added that an edit changed in this pass.
+
+    None stands for no rows: nothing was edited.
+    """
     if now is None:
         return before
     changed = now & torch.tensor(unfinished, device=now.device)

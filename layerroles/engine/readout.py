@@ -1,4 +1,4 @@
-"""From logits to scores: log-softmax in float32, only where a token is scored."""
+"""Turn logits into scores: log-softmax in float32, only where a token is scored."""
 
 from collections.abc import Sequence
 
@@ -19,14 +19,14 @@ def read_out(
     *,
     left: bool = True,
 ) -> list[Score]:
-    """Score each row's target.
+    """Return the score of each row's target.
 
     Args:
-        logits: at least as many positions as the longest target has tokens.
-        targets: token ids per row.
-        changed: whether an edit changed anything in the row; None if nothing was edited.
-        left: rows are padded on the left, so that a target is predicted by the last positions;
-            else by the first.
+        logits: the rows' logits, at no fewer positions than the longest target has tokens.
+        targets: token ids to score, per row.
+        changed: whether an edit changed anything in each row; None if nothing was edited.
+        left: rows are padded on the left, so their last positions predict the target; if false,
+            their first positions do.
     """
     scores = []
     for row, target in enumerate(targets):

@@ -1,7 +1,7 @@
-"""What a model is asked, in token ids.
+"""Requests to a model, in token ids, and its answers.
 
-The two verbs and their meaning are lm-eval's. Context and continuation are encoded together and
-then split, so that a word never falls apart at the seam; the ids are kept.
+The two kinds of request and their meaning are lm-eval's. Context and continuation are encoded as
+one text and then split, so that the tokens are those of the whole text.
 """
 
 import dataclasses
@@ -30,11 +30,11 @@ _MAX_GEN_TOKS = 256
 
 @dataclass(frozen=True)
 class Scored:
-    """`loglikelihood(context, continuation)`: how likely is this text after that one?
+    """`loglikelihood(context, continuation)`: how likely is the continuation after the context?
 
     Attributes:
-        context: what is read first.
-        continuation: what is scored.
+        context: token ids that are read first.
+        continuation: token ids that are scored.
         evidence: positions of the context that hold what the answer needs; None if not known.
     """
 
@@ -53,10 +53,10 @@ class Written:
     """`generate_until(context, until, max_gen_toks)`: what does the model write?
 
     Attributes:
-        context: what is read first.
-        until: strings that end what is written.
-        max_gen_toks: tokens after which it is cut.
-        evidence: as in `Scored`.
+        context: token ids that are read first.
+        until: strings that end the text; it is cut before them.
+        max_gen_toks: the most tokens that are generated.
+        evidence: positions of the context that hold what the answer needs; None if not known.
     """
 
     context: tuple[int, ...]
@@ -77,7 +77,7 @@ class Score:
     Attributes:
         logprob: sum over the continuation's tokens, in nats; NaN if a logit was not finite.
         is_greedy: whether greedy decoding would have written the continuation.
-        n_tokens: tokens of the continuation.
+        n_tokens: number of tokens of the continuation.
         finite: whether all scored logits were finite.
         changed: whether the condition's edits changed anything for this request.
     """
@@ -89,7 +89,7 @@ class Score:
     changed: bool
 
     def then(self, rest: "Score") -> "Score":
-        """Return the score of a continuation whose beginning and rest were scored apart."""
+        """Return the score of a continuation from those of its beginning (self) and its rest."""
         return Score(
             logprob=self.logprob + rest.logprob,
             is_greedy=self.is_greedy and rest.is_greedy,
@@ -105,12 +105,12 @@ class Writing:
 
     Attributes:
         text: what was written, cut before the first `until` string.
-        n_tokens: tokens generated, the ending ones included.
+        n_tokens: number of tokens generated, the ending ones included.
         ended: whether it ended by itself (an `until` string or the end-of-text token) rather than
             at `max_gen_toks`.
         finite: whether all logits were finite.
         changed: whether the condition's edits changed anything for this request.
-        ids: the tokens generated, the ending ones included.
+        ids: ids of the tokens generated, the ending ones included.
     """
 
     text: str
@@ -127,7 +127,7 @@ Requests = Sequence[Scored | Written]
 def split_requests(
     indexed: Iterable[tuple[int, Scored | Written]],
 ) -> tuple[dict[int, Scored], dict[int, Written]]:
-    """Return the requests to score and those to write, by their indices."""
+    """Split indexed requests into those to score and those to generate for, each by index."""
     scored: dict[int, Scored] = {}
     written: dict[int, Written] = {}
     for index, request in indexed:
@@ -139,22 +139,22 @@ def split_requests(
 
 
 def max_length(request: Scored | Written) -> int:
-    """Return the most tokens that a request may come to, generated ones included."""
+    """Return the number of tokens of a request, with the most that it may generate."""
     if isinstance(request, Written):
         return len(request.context) + request.max_gen_toks
     return len(request.context) + len(request.continuation)
 
 
 def max_new_tokens(request: Scored | Written) -> int:
-    """Return the most tokens that a request may generate."""
+    """Return the most tokens that a request may generate; 0 for a request to score."""
     return request.max_gen_toks if isinstance(request, Written) else 0
 
 
 def collect_answers(parts: Iterable[tuple[int, int, list[Any]]]) -> list[list[Any]]:
-    """Order the answers to one list of requests by condition: `[condition][request]`.
+    """Return the answers to one list of requests, ordered by condition: `[condition][request]`.
 
     Args:
-        parts: as `Executor.answer` yields them.
+        parts: triples of list index, condition index and answers, from `Executor.answer`.
     """
     by_condition = {condition: answers for _, condition, answers in parts}
     return [by_condition[condition] for condition in sorted(by_condition)]
@@ -170,16 +170,16 @@ def encode_scored(
     """Encode pairs of context and continuation.
 
     Args:
-        model: whose tokenizer is used.
-        pairs: of texts.
-        evidence: for each pair, the spans of its context that conditions with `at="evidence"` act
-            on.
-        cut: tokens that a request may come to; a longer one loses the start of its context, as in
-            lm-eval, instead of being refused.
+        model: the model whose tokenizer is used.
+        pairs: pairs of a context and a continuation, as texts.
+        evidence: for each pair, the character spans of its context that conditions with
+            `at="evidence"` act on; None if not known.
+        cut: the most tokens that a request may read; a longer one loses the start of its context,
+            as in lm-eval. By default, a request longer than the model's context is refused.
 
     Raises:
-        InputError: what is no pair of texts, an empty continuation, a request longer than the
-            model's context, or evidence that is no list of spans for each request.
+        InputError: an item that is not a pair of texts, an empty continuation, a request longer
+            than the model's context, or evidence that is not a list of spans for each request.
     """
     pairs = check_pairs(pairs)
     spans = _check_evidence(evidence, len(pairs))
@@ -198,10 +198,12 @@ def encode_written(
     """Encode contexts with their options `until` (strings) and `max_gen_toks` (256 by default).
 
     Args:
-        model: whose tokenizer is used.
-        asked: contexts with options.
-        evidence: as for `encode_scored`.
-        cut: as for `encode_scored`.
+        model: the model whose tokenizer is used.
+        asked: pairs of a context and its options.
+        evidence: for each pair, the character spans of its context that conditions with
+            `at="evidence"` act on; None if not known.
+        cut: the most tokens that a request may read and generate; a longer one loses the start of
+            its context. By default, a request longer than the model's context is refused.
 
     Raises:
         InputError: an unknown option, or as `encode_scored`.
@@ -214,10 +216,10 @@ def encode_written(
 
 
 def check_pairs(given: Iterable[tuple[str, Second]]) -> list[tuple[str, Second]]:
-    """Check that a user gave pairs; returns them in their order.
+    """Check that every item is a pair; returns the items as a list.
 
     Raises:
-        InputError: what is no list of pairs.
+        InputError: an item is not a tuple or list of two.
     """
     pairs = list(given) if isinstance(given, Iterable) else [given]
     for index, pair in enumerate(pairs):
@@ -231,7 +233,11 @@ def check_pairs(given: Iterable[tuple[str, Second]]) -> list[tuple[str, Second]]
 
 
 def empty_context_ids(model: TransformerBridge) -> tuple[int, ...]:
-    """Return what stands for an empty context: the BOS token, else the end-of-text token."""
+    """Return the ids that stand for an empty context: the BOS token, else the end-of-text token.
+
+    Raises:
+        InputError: the tokenizer has neither.
+    """
     tokenizer = prepared(model).tokenizer
     token = tokenizer.bos_token_id
     token = tokenizer.eos_token_id if token is None else token
@@ -244,7 +250,11 @@ def empty_context_ids(model: TransformerBridge) -> tuple[int, ...]:
 
 
 def _check_text(index: int, what: str, text: object) -> None:
-    """Refuse a text that cannot be encoded."""
+    """Check that a text is a string that can be encoded.
+
+    Raises:
+        InputError: it is not; the message names the request and the text (`what`).
+    """
     if not isinstance(text, str):
         raise InputError(f"request {index}: the {what} is {text!r}, not a text")
     try:
@@ -283,7 +293,10 @@ def _is_span(span: object) -> bool:
 def _evidence_positions(
     model: TransformerBridge, text: str, spans: Sequence[tuple[int, int]] | None, n: int
 ) -> tuple[int, ...] | None:
-    """Return which of a text's first `n` tokens lie in the spans, in whole or in part."""
+    """Return which of a text's first `n` tokens overlap the character spans.
+
+    None if there are no spans (None), or if the tokenizer does not give the tokens' places.
+    """
     if not spans:
         return None if spans is None else ()
     if not prepared(model).tokenizer.is_fast:  # it does not tell where its tokens are in the text
@@ -326,7 +339,7 @@ def _encode_scored(
         raise InputError(
             f"request {index}: continuation {continuation!r} melts into the context's last token"
         )
-    # What is scored last is not read.
+    # The last scored token is not read.
     n_read = len(request.context) + len(request.continuation) - 1
     over = n_read - (cut or model.cfg.n_ctx)
     if cut is not None and 0 < over < len(request.context):

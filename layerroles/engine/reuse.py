@@ -1,15 +1,15 @@
-"""Which layers of the intact model a condition shares: what need not be computed again."""
+"""Find the layers that a condition shares with the intact model, which need not run again."""
 
 from layerroles.ablations import Condition
 from layerroles.sites import Site
 
 
 def edited_block(condition: Condition) -> Site | None:
-    """Return the block whose recorded output is edited instead of running it again.
+    """Return the block whose recorded output can be edited without running it; None if none can.
 
-    A condition's first site, if it is a whole block and the only site of its layer: what enters
-    the block, and so what leaves it before the edit, is the intact model's. (Not so if the block
-    has other weights.)
+    It is the condition's first site, if that is a block or stream and the only site of its layer:
+    the block's input, and so its output before the edit, is the intact model's. (Not so if the
+    block has other weights.)
     """
     sites = [site for site in condition if site.layer == condition.first_layer]
     if len(sites) != 1 or _has_other_weights(condition):
@@ -18,7 +18,7 @@ def edited_block(condition: Condition) -> Site | None:
 
 
 def first_recomputed(condition: Condition, n_layers: int) -> int:
-    """Return the first block that is recomputed under a condition; `n_layers` if none is."""
+    """Return the first block that has to run under a condition; `n_layers` if none has to."""
     if condition.first_layer is None:
         return n_layers
     return condition.first_layer + (edited_block(condition) is not None)
@@ -27,8 +27,8 @@ def first_recomputed(condition: Condition, n_layers: int) -> int:
 def first_changed_cache(condition: Condition, n_layers: int) -> int:
     """Return the first layer at which a context's keys and values differ; `n_layers` if none.
 
-    An edit leaves those of its own layer alone, which are made of what enters the block, unless the
-    layer has other weights.
+    An edit does not change the keys and values of its own layer, which are computed from the
+    block's input, unless the layer has other weights.
     """
     if condition.first_layer is None or not condition.acts_in_prompt:
         return n_layers
@@ -36,7 +36,10 @@ def first_changed_cache(condition: Condition, n_layers: int) -> int:
 
 
 def recorded_layers(condition: Condition) -> tuple[int, ...]:
-    """Return the blocks whose entering streams are kept of the intact model."""
+    """Return the layers whose incoming streams of the intact model a condition needs.
+
+    Empty for the intact condition; the number of layers stands for the last block's output.
+    """
     first = condition.first_layer
     if first is None:
         return ()
@@ -44,6 +47,6 @@ def recorded_layers(condition: Condition) -> tuple[int, ...]:
 
 
 def _has_other_weights(condition: Condition) -> bool:
-    """Whether the first ablated layer has other weights while the condition lasts."""
+    """Whether an ablation in place changes the weights of the first ablated layer."""
     edits = condition.edits.items()
     return any(edit.in_place for site, edit in edits if site.layer == condition.first_layer)

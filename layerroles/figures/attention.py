@@ -23,8 +23,8 @@ def attention_map(attention: pd.DataFrame, *, top: int = 3) -> go.Figure:
     whose examples have no evidence span are left out, and the subtitle says so.
 
     Args:
-        attention: an attention probe frame; of several conditions, the intact model's rows
-            are drawn.
+        attention: an attention probe frame; of several conditions, only the intact model's rows are
+            drawn.
         top: how many heads to name per task.
 
     Raises:
@@ -60,7 +60,7 @@ def attention_map(attention: pd.DataFrame, *, top: int = 3) -> go.Figure:
 
 
 def attention_means(attention: pd.DataFrame) -> pd.DataFrame:
-    """Average over examples per task, layer and head: evidence, low, high, uniform, n.
+    """Return means over examples per task, layer and head: evidence, low, high, uniform, n.
 
     `low` and `high` are the mean -+ 1.96 standard errors.
     """
@@ -82,12 +82,12 @@ def attention_means(attention: pd.DataFrame) -> pd.DataFrame:
 
 
 def strongest_heads(part: pd.DataFrame, top: int) -> pd.DataFrame:
-    """The heads with the largest share, at least twice what even attention gives."""
+    """Return the `top` heads by share, of those with at least twice the share of even attention."""
     return part[part["evidence"] >= 2 * part["uniform"]].nlargest(top, "evidence")
 
 
 def head_hover_text(line: "pd.Series[float]") -> str:
-    """What the hover says about one head on one task."""
+    """Return the hover text of one head on one task."""
     share = style.format_interval(line["evidence"], line["low"], line["high"], 3)
     return (
         f"<b>{head_name(line)}</b> \N{MIDDLE DOT} {style.escape(line['task'])}<br>"

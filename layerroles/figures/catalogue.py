@@ -1,4 +1,4 @@
-"""Which figures a run allows: those of the report, and those that are written to files.
+"""List the figures that a run has data for, for its report and for files, and draw them.
 
 >>> list(every(result, only=["harm_map"]))  # doctest: +SKIP
 ['harm_map']
@@ -40,7 +40,7 @@ KINDS = (
     *("attention_map", "head_map", "influence_profile", "similarity_triangle"),
     "direct_against_total",
 )
-# The columns of the probes of heads that have a map each, where they were measured.
+# Columns of head probes that are drawn as a map each.
 _HEAD_COLUMNS = {
     "retrieval_score": ("score",),
     "head_scores": ("previous", "duplicate", "induction"),
@@ -52,10 +52,10 @@ class Drawing:
     """A figure that can be drawn.
 
     Attributes:
-        section: of the report, where it stands.
+        section: the section of the report that shows it.
         kind: the name of the function that draws it.
-        of: what tells it from others of its kind.
-        draw: draws it.
+        of: names that distinguish it from others of its kind, such as ablation and task.
+        draw: function that draws it.
     """
 
     section: str
@@ -67,12 +67,12 @@ class Drawing:
 def every(
     result: SweepResult, probes: Sequence[pd.DataFrame] = (), *, only: Sequence[str] = ()
 ) -> dict[str, go.Figure]:
-    """Draw every figure that a run allows, by name: those that its report shows.
+    """Draw every figure that a run has data for, as its report does, and return them by name.
 
     Args:
         result: a sweep.
         probes: probe frames of the same model and tasks, as `probes.read_saved` gives them.
-        only: names of figures, such as `depth_profile`; all if not given.
+        only: names of figures, such as `depth_profile`; empty for all.
 
     Raises:
         InputError: an unknown name, or a figure for which the run has no data.
@@ -90,7 +90,7 @@ def every(
     @functools.cache
     def roles() -> list[Roles]:
         if only and not {"depth_contrasts", "pair_excess"} & set(only):
-            return []  # they take seconds, and nothing else is drawn of them
+            return []  # roles take seconds, and only these figures use them
         return localize_all(result, probes)
 
     heads = heads_of(result, "all")
@@ -109,7 +109,7 @@ def every(
 
 
 def localize_all(result: SweepResult, probes: Sequence[pd.DataFrame] = ()) -> list[Roles]:
-    """The roles under each kind of ablation, at each of the positions that are judged."""
+    """Return the roles under each kind of ablation, at each of its judged positions."""
     judged = [
         (kind, at)
         for kind in select.ablation_kinds(result)
@@ -119,7 +119,7 @@ def localize_all(result: SweepResult, probes: Sequence[pd.DataFrame] = ()) -> li
 
 
 def _judged_positions(result: SweepResult, kind: str) -> list[str]:
-    """The positions that are judged; sparing the first token is judged with all positions."""
+    """Return the positions to judge; `after_first` is left to `all` if both were swept."""
     ats = select.positions_of(select.layer_effects(result, ablation=kind))
     return [at for at in ats if at != "after_first" or "all" not in ats]
 
@@ -131,15 +131,15 @@ def iter_drawings(
     roles: Callable[[], Sequence[Roles]],
     heads: pd.DataFrame,
 ) -> Iterator[Drawing]:
-    """What can be drawn of a run, in reading order.
+    """Yield what can be drawn of a run, in reading order.
 
     Args:
         result: a sweep.
-        probe_frames: by the name of the probe; of those with several conditions, all are
-            drawn where each has its own line, else the intact model's.
-        kinds: of ablation that are drawn.
-        roles: gives the roles under each kind, at each of the positions that are judged.
-        heads: what is said of heads that were ablated alone, as in `Roles.heads`.
+        probe_frames: probe frames by the probe's name. Of several conditions, all are drawn in
+            figures with a line per condition, else only the intact model's rows.
+        kinds: the kinds of ablation to draw.
+        roles: function that returns the roles under each kind, at each of its judged positions.
+        heads: verdicts on heads ablated alone, as in `Roles.heads`.
     """
     single = {
         name: rows
@@ -197,7 +197,7 @@ def _drawings_over_layers(result: SweepResult, kinds: Sequence[str]) -> Iterator
 
 
 def _asked_both_ways(result: SweepResult, kind: str, protocol: str) -> Iterator[tuple[str, str]]:
-    """The likelihood protocols, with the first position, under which tasks were asked too."""
+    """Yield likelihood protocols under which tasks were asked too, each with the first `at`."""
     differences = result.differences()
     differences = differences[
         (differences["ablation"] == kind) & (differences["protocol_b"] == protocol)
@@ -211,7 +211,7 @@ def _asked_both_ways(result: SweepResult, kind: str, protocol: str) -> Iterator[
 def _drawings_of_probes(
     result: SweepResult, probe_frames: Mapping[str, pd.DataFrame], kinds: Sequence[str]
 ) -> Iterator[Drawing]:
-    """The figures of each probe that was measured."""
+    """Yield the figures of each probe that was measured."""
     frames = {name: probe_frames[name] for name in PROBES_DRAWN if name in probe_frames}
     for probe, frame in frames.items():
         for kind, of, draw in _drawings_of_probe(probe, frame):
@@ -231,7 +231,7 @@ PROBES_DRAWN = (
 )
 
 
-# Those of them whose figures have a line for each condition.
+# Probes whose figures have a line for each condition.
 _BY_CONDITION = ("logit_lens", "tuned_lens", "decision")
 
 
@@ -257,7 +257,7 @@ def _drawings_of_probe(
 
 
 def _name_drawings(drawings: Sequence[Drawing]) -> dict[str, Drawing]:
-    """Name drawings for files: by kind, and by what distinguishes drawings of the same kind."""
+    """Return drawings by file name: their kind and what distinguishes them within it."""
     by_name: dict[str, Drawing] = {}
     for drawing in drawings:
         alike = [other.of for other in drawings if other.kind == drawing.kind]

@@ -11,7 +11,7 @@ from layerroles.figures import lens, select, style
 
 _COLUMNS = ("task", "family", "example", "layer", "margin", "phase")
 _NAMES = ("family", "task", "condition")
-_ROW = 26  # of a line's depth, in pixels
+_ROW = 26  # pixels per line in the lower panel
 
 
 def decision_margin(decision: pd.DataFrame) -> go.Figure:
@@ -23,7 +23,7 @@ def decision_margin(decision: pd.DataFrame) -> go.Figure:
     after block l; the stream between attention and MLP is left out.
 
     Args:
-        decision: what the decision probe measured.
+        decision: a frame of the decision probe.
 
     Raises:
         InputError: a frame that is empty or not the decision probe's.
@@ -81,7 +81,11 @@ def decision_margin(decision: pd.DataFrame) -> go.Figure:
 
 
 def _summarize(decision: pd.DataFrame) -> pd.DataFrame:
-    """Per task, condition and layer: mean margin with low and high, n, and the start with its."""
+    """Return a row per task, condition and layer: mean margin, n, and start of the decisive phase.
+
+    Columns: `value`, `low`, `high` of the margin; `n`; `start`, `start_low`, `start_high`, the same
+    for all layers of a line.
+    """
     names = [name for name in _NAMES if name in decision]
     rows = []
     for key, of_line in decision.groupby(names, sort=False):
@@ -97,7 +101,7 @@ def _summarize(decision: pd.DataFrame) -> pd.DataFrame:
 
 
 def _draw_start(family: str, name: str, place: int, line: "pd.Series[float]") -> go.Scatter:
-    """The median start of the decisive phase, with its interval."""
+    """Draw the median start of the decisive phase, with its interval."""
     hue = style.family_colour(family)
     shown = style.format_interval(line["start"], line["start_low"], line["start_high"], 1)
     return go.Scatter(

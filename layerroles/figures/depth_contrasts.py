@@ -1,4 +1,4 @@
-"""Depth contrasts: the numbers in which a verdict sums up depth, each with its interval.
+"""Depth contrasts: the numbers that summarize harm over depth, each with its interval.
 
 >>> figure = depth_contrasts(roles)  # doctest: +SKIP
 """
@@ -23,11 +23,11 @@ class _Row:
     """A mark with its interval.
 
     Attributes:
-        label: at the axis.
-        family: whose colour and symbol it has.
-        name: in hovers.
+        label: text at the axis.
+        family: the family that sets colour and symbol.
+        name: text in hovers.
         value, low, high: the estimate and its interval.
-        hollow: whether the mark is hollow: the same with the first token's write kept.
+        hollow: whether the mark is hollow, for a value with the first token's write kept.
     """
 
     label: str
@@ -40,14 +40,21 @@ class _Row:
 
 
 def depth_contrasts(roles: Roles) -> go.Figure:
-    """Draw what the verdict says of depth in all: a panel per quantity, a row per family.
+    """Draw the numbers that summarize harm over depth, with intervals, a panel per quantity.
 
-    The panels: mean harm of the first third of layers minus that of the last third; the same of one
-    family minus another; mean harm over all layers under one protocol minus another; and over how
-    many layers harm is spread (the effective number). A panel without any known number is left out.
+    A row is a family under a protocol, or a pair of families. The panels are
+
+    1. mean harm of the first third of layers minus that of the last third; a hollow mark shows it
+       with the first token's write kept;
+    2. how much of this goes away when the first token's write is kept;
+    3. the first quantity of one family minus that of another;
+    4. mean harm over all layers under one protocol minus that under another;
+    5. the number of layers over which harm is spread (effective number, sinks left out).
+
+    A panel without any known number is left out.
 
     Args:
-        roles: what `localize` gave.
+        roles: the result of `localize`.
 
     Raises:
         InputError: none of these numbers is known.

@@ -12,7 +12,7 @@ from plotly.subplots import make_subplots
 from layerroles.figures import select, style
 from layerroles.results import SweepResult
 
-# How conditions that act at these positions are drawn; others, by a function of the user's, last.
+# Marker and dash for each set of positions; `_OTHER` for positions chosen by a user's function.
 _MARKS = {
     "all": ("circle", "solid"),
     "after_first": ("circle-open", "dot"),
@@ -22,7 +22,7 @@ _MARKS = {
     "last": ("triangle-down-open", "dashdot"),
 }
 _OTHER = ("star-open", "longdash")
-# From one mark to the next, and from the first to the last at the most, in widths of a layer.
+# Distance between neighbouring marks, and most from first to last, in widths of a layer.
 _APART, _WIDEST = 0.28, 0.7
 
 
@@ -116,7 +116,7 @@ def draw_lines(
     column: int,
     shown: set[str],
 ) -> None:
-    """The intact score with its band, and chance where there is one."""
+    """Draw the intact score with its interval as a band, and chance if there is one."""
     ends = [-0.6, n_layers - 0.4]
     low, high = base["score_low"], base["score_high"]
     figure.add_trace(
@@ -161,7 +161,7 @@ def draw_lines(
 def draw_points(
     figure: go.Figure, cell: pd.DataFrame, row: int, column: int, shown: set[str]
 ) -> None:
-    """Scores and, in the row below, effects, with their intervals; marks tell positions."""
+    """Draw scores and, in the row below, effects, with intervals; marks tell positions."""
     hue = style.family_colour(cell["family"].iloc[0])
     ats = select.positions_of(cell)
     for place, at in enumerate(ats):
@@ -215,7 +215,7 @@ def _hover_text(line: "pd.Series[float]") -> str:
 
 
 def effect_span(effects: pd.DataFrame, units: dict[tuple[str, str], str]) -> list[float]:
-    """One range for all effects on accuracy, so that panels can be compared by eye."""
+    """Return one axis range for all effects on accuracy, so that panels compare by eye."""
     cells = zip(effects["task"], effects["protocol"], strict=True)
     bounded = effects[[units.get(cell, "accuracy") == "accuracy" for cell in cells]]
     ends = bounded[["ci_low", "ci_high", "effect"]].to_numpy(float)
@@ -225,7 +225,7 @@ def effect_span(effects: pd.DataFrame, units: dict[tuple[str, str], str]) -> lis
 
 
 def set_axes(figure: go.Figure, unit: str, span: list[float], row: int, column: int) -> None:
-    """Titles and ranges of a score's axis and of its effect's, in the row below."""
+    """Set titles and ranges of a score's axis and of its effect's axis in the row below."""
     bounded = unit == "accuracy"
     name = unit if column == 1 or not bounded else None
     figure.update_yaxes(title_text=name, row=row, col=column)

@@ -1,7 +1,7 @@
 """Direct against total effect: what a layer writes into the answer, and what it costs to lose it.
 
-A layer far up and near the middle matters by way of later layers; one far to the right and low
-writes the answer, and others would write it too.
+A layer with large harm and a direct effect near 0 acts through later layers; one with a large
+direct effect and little harm writes the answer, but others would write it too.
 
     >>> figure = direct_against_total(attribution, result)  # doctest: +SKIP
 """
@@ -18,8 +18,8 @@ from layerroles.results import SweepResult
 from layerroles.roles import CRITICAL
 
 _COLUMNS = ("task", "family", "example", "layer", "part", "logit")
-_LOWEST, _HIGHEST = -0.6, 1.6  # the harm axis goes no further
-_NAMED = 3  # layers that are named for what they write, and as many for their harm
+_LOWEST, _HIGHEST = -0.6, 1.6  # limits of the harm axis
+_NAMED = 3  # layers named for their direct effect, and as many for their harm
 
 
 def direct_against_total(
@@ -33,20 +33,21 @@ def direct_against_total(
     """Draw each layer's direct effect on the answer's logit against the harm of ablating it.
 
     A column per task that both hold and a row per protocol; a mark per layer, the deeper the
-    darker. Across: what attention and MLP of the layer write into the logit of the answer, minus
-    the mean of the other choices' (logits), mean over examples with its 95% interval by Student's
-    t. Up: harm with its 95% interval; the dashed line is 0.2. The three layers that write most and
-    the three of most harm are named.
+    darker. Horizontal: what attention and MLP of the layer write into the answer's logit minus the
+    mean over the other choices (logits), as a mean over examples with its 95% interval by Student's
+    t. Vertical: harm with its 95% interval; the dashed line is 0.2. The three layers that write
+    most and the three of most harm are named.
 
     Args:
-        attribution: a frame of the direct attribution.
+        attribution: a direct attribution probe frame.
         result: a sweep over single layers.
         task: one task label; every task if not given.
         protocol: one protocol; every protocol if not given.
         ablation: the kind of ablation; needed only where the sweep ran several.
 
     Raises:
-        InputError: nothing to draw, an unknown task, protocol or ablation, or another frame.
+        InputError: nothing to draw, an unknown task, protocol or ablation, or a frame of another
+            probe.
 
     Example:
         attribution = lr.probes.DirectAttribution().measure(model, tasks, limit=8)
@@ -101,7 +102,7 @@ def direct_against_total(
 
 
 def _direct_effects(attribution: pd.DataFrame) -> pd.DataFrame:
-    """What attention and MLP write together: mean and interval over examples, task by layer."""
+    """Return mean and interval of what attention and MLP write together, per task and layer."""
     if "condition" in attribution:
         attribution = attribution[attribution["condition"] == "intact"]
     written = attribution[attribution["part"].isin(("attn", "mlp"))]

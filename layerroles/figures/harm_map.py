@@ -84,12 +84,12 @@ def harm_map(
 
 
 def saturation(harm: "pd.Series[float]") -> float:
-    """The harm at which colours stop, the same on both sides of 0."""
+    """Return the harm at which colours saturate on both sides: the largest, within 1 to 1.5."""
     return max(1.0, min(_SATURATION, float(np.nanmax(np.abs([0.0, *harm])))))
 
 
 def _row_keys(part: pd.DataFrame) -> list[tuple[str, str, str]]:
-    """(family, task, at) from top to bottom."""
+    """Return (family, task, at) of each row, from top to bottom."""
     swept = set(zip(part["family"], part["task"], part["at"], strict=True))
     return [
         (family, task, at)
@@ -158,13 +158,13 @@ def _draw_panel(
 
 
 def _rows_meta(part: pd.DataFrame, rows: list[tuple[str, str, str]]) -> dict[str, object]:
-    """What each row shows, as `select.trace_meta` says it of a trace."""
+    """Return what each row shows, in the form of `select.trace_meta`."""
     cells = [part[(part["task"] == task) & (part["at"] == at)] for _, task, at in rows]
     return {"rows": [select.trace_meta(cell) for cell in cells]}
 
 
 def _draw_hatching(figure: go.Figure, harm: np.ndarray, hover: np.ndarray, row: int) -> None:
-    """Hatched boxes where harm is undefined; a heat map alone would leave a hole."""
+    """Draw hatched boxes where harm is undefined, which a heat map would leave blank."""
     gaps = np.argwhere(np.isnan(harm))
     if not len(gaps):
         return
@@ -212,7 +212,7 @@ def _hover_text(line: dict[str, Any]) -> str:
 
 
 def why_undefined(line: dict[str, Any]) -> str:
-    """Say why there is no harm: nothing ablated, no chance level, or no skill above it to lose."""
+    """Say why harm is undefined: nothing ablated or scored, no chance, or no skill above it."""
     if not acted(line["at"], int(line["n_changed"])):
         return "no token of these questions stands where the ablation acts"
     if pd.isna(line["chance"]):

@@ -14,7 +14,7 @@ from layerroles.errors import InputError
 from layerroles.figures import select, style
 from layerroles.results import SweepResult
 
-# Intervals beyond these are cut off by the axis; the hover tells them.
+# Limits of the harm axis; hovers show the intervals that it cuts off.
 _LOWEST, _HIGHEST = -0.6, 1.6
 _PANEL = 128
 
@@ -29,21 +29,21 @@ def harm_profiles(
 ) -> go.Figure:
     """Draw the harm of ablating each layer, a panel for each run, on one axis.
 
-    The first run is the one that the others are held against: its line is drawn thin in every
-    other panel. Harm is the share of a run's own skill that is lost, so runs of different skill can
-    be compared; 0 is nothing, 1 down to chance.
+    The first run is the reference: its line is repeated, dotted, in every other panel. Harm is the
+    share of a run's own skill that is lost, so runs of different skill can be compared; at 0
+    nothing is lost, at 1 the score is down to chance.
 
     Args:
-        results: sweeps over single layers by what they are called. After the choices below each has
-            one task, protocol, ablation and set of positions; `result[task]` is a part of a sweep.
-        task: a task label, if the runs hold several.
-        protocol: a protocol, if the runs hold several.
-        ablation: the kind of ablation, if the runs hold several.
-        at: the positions at which the ablation acts, if the runs hold several.
+        results: sweeps over single layers, by name. After the choices below, each must have one
+            task, protocol, ablation and set of positions; `result[task]` selects a part of a sweep.
+        task: a task label; needed only where a run holds several.
+        protocol: a protocol; needed only where a run holds several.
+        ablation: the kind of ablation; needed only where a run holds several.
+        at: the positions at which the ablation acts; needed only where a run holds several.
 
     Raises:
-        InputError: no runs, nothing or several things to draw of one, runs that differ in protocol,
-            ablation or positions, no skill in any.
+        InputError: no runs, nothing or several things to draw of one run, runs that differ in
+            protocol, ablation or positions, or no skill in any.
 
     Example:
         tasks_of = {name: result[name] for name in ("planted_look_up", "planted_chain")}
@@ -109,10 +109,10 @@ def harm_profiles(
 def _choose_profile(
     name: str, effects: pd.DataFrame, chosen: Mapping[str, str | None]
 ) -> pd.DataFrame:
-    """The effects of single layers in one cell and at one set of positions.
+    """Return the effects of single layers in one cell and at one set of positions.
 
     Raises:
-        InputError: there are several.
+        InputError: several tasks, protocols or positions are left, or a choice is unknown.
     """
     for column, value in chosen.items():
         effects = select.narrow(effects, column, value)

@@ -1,4 +1,4 @@
-"""What ablating single heads costs.
+"""Head harms: the harm of ablating each head alone.
 
 >>> figure = head_harms(roles.heads)  # doctest: +SKIP
 """
@@ -16,10 +16,10 @@ _NAMED = 3
 def head_harms(heads: pd.DataFrame, *, ablation: str | None = None) -> go.Figure:
     """Draw the harm of ablating each head alone, layer by head, a panel per family and protocol.
 
-    Critical heads, the three of most harm, are named.
+    Of the critical heads, the three with the most harm are named.
 
     Args:
-        heads: `Roles.heads`.
+        heads: the table `Roles.heads`.
         ablation: the kind applied to the heads; needed only where there were several.
 
     Raises:

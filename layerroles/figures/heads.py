@@ -14,7 +14,7 @@ from plotly.subplots import make_subplots
 from layerroles.errors import InputError
 from layerroles.figures import select, style
 
-# What the columns of the probes are called, and their unit.
+# Title and unit of the columns of head probes.
 _KNOWN = {
     "evidence": ("Attention from the answering position to the evidence", "share"),
     "first": ("Attention from the answering position to the first token", "share"),
@@ -33,12 +33,13 @@ class Look:
 
     Attributes:
         kind: the name of the public function that draws.
-        title: of the figure.
-        unit: of the values, over the colour bar.
-        subtitle: what a value is, and of how many examples.
-        heading: of a panel, from its rows and the heads to name, behind family and task.
+        title: title of the figure.
+        unit: unit of the values, shown over the colour bar.
+        subtitle: what a value is, and over how many examples.
+        heading: function of the rows of a panel and the heads to name, for the text after family
+            and task.
         percent: whether values are shown as percentages.
-        diverging: whether the scale has two sides though no value is below 0, as harm has.
+        diverging: whether the colour scale has two sides even if no value is negative, as for harm.
     """
 
     kind: str
@@ -54,13 +55,13 @@ def head_map(frame: pd.DataFrame, *, value: str, top: int = 3) -> go.Figure:
     """Draw the mean of a per-head value, layer by head, a panel per task.
 
     The heads with the largest values (for values of both signs: farthest from 0) are named over
-    their panel, and in it where there is room. They are the largest of many, so what is written
-    beside them is biased upward.
+    their panel, and in it where there is room. They are the largest of many, so the values written
+    beside them are biased upward.
 
     Args:
-        frame: rows with layer, head and the value; averaged over its rows per task and head. With
-            columns task and family there is a panel for each task, else one in all. Of several
-            conditions, the intact model's rows are drawn.
+        frame: rows with layer, head and the value, which is averaged per task and head. With
+            columns task and family there is a panel for each task, else a single one. Of several
+            conditions, only the intact model's rows are drawn.
         value: the column to draw, such as `"induction"` of `HeadScores` or `"score"` of
             `RetrievalScore`.
         top: how many heads to name per task.
@@ -92,7 +93,7 @@ def head_map(frame: pd.DataFrame, *, value: str, top: int = 3) -> go.Figure:
 
 
 def head_means(frame: pd.DataFrame, value: str) -> pd.DataFrame:
-    """Average over examples: family, task, layer, head, value, low, high, n.
+    """Return means over examples: family, task, layer, head, value, low, high, n.
 
     `low` and `high` are the 95% interval of the mean by Student's t; NaN for a single example.
     """
@@ -107,12 +108,12 @@ def head_means(frame: pd.DataFrame, value: str) -> pd.DataFrame:
 
 
 def farthest_heads(part: pd.DataFrame, top: int) -> pd.DataFrame:
-    """The heads with the values farthest from 0."""
+    """Return the `top` heads with the values farthest from 0."""
     return part.loc[part["value"].abs().nlargest(top).index]
 
 
 def head_name(line: "pd.Series[float]") -> str:
-    """`L3.H7`."""
+    """Return the name of a head, such as `L3.H7`."""
     return f"L{int(line['layer'])}.H{int(line['head'])}"
 
 
@@ -122,14 +123,14 @@ def draw_map(
     look: Look,
     about: pd.DataFrame | None = None,
 ) -> go.Figure:
-    """Draw means as `head_means` gives them, a panel per task.
+    """Draw means of a per-head value as heat maps, layer by head, a panel per task.
 
     Args:
-        means: family, task, layer, head, value, low, high, n, and what hovers say, if there is a
-            column `hover`.
-        named: which rows of a task are named in its panel.
-        look: its texts.
-        about: what the caption names, where panels are of something else than tasks.
+        means: columns family, task, layer, head, value, low, high, n, as of `head_means`, and
+            optionally `hover`, the hover texts.
+        named: function that returns the rows to name, from the rows of a task.
+        look: the labels of the map.
+        about: rows for the caption to describe; `means` if None.
     """
     tasks = list(dict.fromkeys(zip(means["family"], means["task"], strict=True)))
     n_layers, n_heads = int(means["layer"].max()) + 1, int(means["head"].max()) + 1
@@ -223,8 +224,8 @@ def _draw_panel(
 def _heads_with_room(
     named: pd.DataFrame, n_layers: int
 ) -> Iterator[tuple["pd.Series[float]", bool]]:
-    """The heads that have room for their name in the map, and whether it stands to their right."""
-    width = 0.06 * n_layers  # of a name, in layers
+    """Yield the heads with room for their name in the map, and whether it goes to their right."""
+    width = 0.06 * n_layers  # width of a name, in layers
     for _, part in named.sort_values("layer").groupby("head"):
         taken = [(layer - 0.5, layer + 0.5) for layer in part["layer"]]
         for _, line in part.iterrows():

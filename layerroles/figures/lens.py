@@ -17,18 +17,18 @@ from scipy.stats import binom, t
 from layerroles.errors import InputError
 from layerroles.figures import select, style
 
-# What each measure is called, what it is of, and how its axis is.
+# Title of the figure for each measure.
 _TITLES = {
     "rank": "Median rank of the answer over depth",
     "logprob": "Mean log-probability of the answer over depth",
     "kl": "Mean divergence from the final distribution over depth",
 }
 _HOVERS = {"rank": "median rank", "logprob": "mean log-probability", "kl": "mean divergence"}
-# What tells lines of one family apart, where frames hold several of it.
+# Columns that distinguish the lines of a summary.
 _LINES = ("family", "task", "probe", "condition")
-# A divergence at the embedding that is so many times all others stands outside the axis.
+# The divergence at the embedding is left off the axis if it is this many times all others.
 _BEYOND = 1.5
-# So many lines are named in a row above the figure.
+# Most lines with a legend above the figure; with more it goes beside it.
 _ABOVE = 4
 
 
@@ -43,12 +43,12 @@ def lens_trajectories(
     condition.
 
     Args:
-        lens: what one lens measured, or several.
+        lens: a frame of a lens probe, or several.
         measure: "rank" or "logprob" (nats) of the answer, or "kl" (nats), the divergence
             `KL(final || lens)` over the whole vocabulary.
 
     Raises:
-        InputError: an unknown measure, or a frame that is empty or no lens's.
+        InputError: an unknown measure, or a frame that is empty or not of a lens.
 
     Example:
         lens = lr.probes.LogitLens().measure(model, tasks, limit=8)
@@ -82,9 +82,9 @@ def lens_trajectories(
 
 
 def lens_summary(lens: pd.DataFrame, *, measure: str) -> pd.DataFrame:
-    """Summarise per task, lens, condition and layer: layer, value, low, high, n and their names.
+    """Return a row per task, lens, condition and layer: their names, value, low, high and n.
 
-    Ranks are counted from 1 here, so that a log axis can show the top.
+    Ranks count from 1 here, so that a log axis can show the top.
     """
     if measure not in _TITLES:
         measures = ", ".join(map(repr, _TITLES))
@@ -106,7 +106,7 @@ def lens_summary(lens: pd.DataFrame, *, measure: str) -> pd.DataFrame:
 
 
 def lens_traces(summary: pd.DataFrame, *, measure: str, legend: bool = True) -> list[go.Scatter]:
-    """Draw a band and a line per task, lens and condition, in the colour of its family."""
+    """Return a band and a line per task, lens and condition, in the colour of its family."""
     traces = []
     for family, index, name, part in iter_lines(summary):
         hover = [_hover_text(name, line, measure) for _, line in part.iterrows()]
@@ -143,7 +143,7 @@ def band_and_line(
     *,
     legend: bool = True,
 ) -> list[go.Scatter]:
-    """Draw the interval and the values of one line over `layer`, in its family's colour."""
+    """Return traces of a line's interval and values over `layer`, in its family's colour."""
     hue, place = style.family_colour(family), part["layer"].tolist()
     # A legend lays the members of a group out vertically: no groups where it does not list them.
     group = f"lens {name}" if legend else ""
@@ -176,7 +176,7 @@ def band_and_line(
 
 
 def set_legend_beside(figure: go.Figure, n_lines: int) -> go.Figure:
-    """Set the legend of many lines beside the figure: above, it would run into the subtitle."""
+    """Move the legend of many lines beside the figure; above, it would overlap the subtitle."""
     if n_lines > _ABOVE:
         legend = {"orientation": "v", "x": 1.01, "y": 1, "yanchor": "top"}
         figure.update_layout(legend=legend, margin_r=210)
@@ -184,7 +184,7 @@ def set_legend_beside(figure: go.Figure, n_lines: int) -> go.Figure:
 
 
 def lens_axis(measure: str) -> dict[str, object]:
-    """The value axis: better is up for rank and log-probability, down for divergence."""
+    """Return the value axis: better is up for rank and log-probability, down for divergence."""
     if measure == "logprob":
         return {"title": {"text": "log-probability (nats)"}}
     if measure == "kl":
@@ -202,7 +202,10 @@ def lens_axis(measure: str) -> dict[str, object]:
 
 
 def _cut_embedding(figure: go.Figure, summary: pd.DataFrame) -> str:
-    """Leave the embedding outside the axis where it would flatten the rest; the words for it."""
+    """Leave the embedding off the axis if it would flatten the rest.
+
+    Returns a note for the subtitle; empty if nothing was cut.
+    """
     embedding = summary["layer"] == -1
     most = float(summary.loc[~embedding, ["value", "high"]].max(axis=None))
     if not summary.loc[embedding, "value"].max() > _BEYOND * most:
@@ -212,7 +215,7 @@ def _cut_embedding(figure: go.Figure, summary: pd.DataFrame) -> str:
 
 
 def _describe_training(lens: pd.DataFrame) -> str:
-    """Words on tuned lenses that saw fewer tokens than each of their maps has parameters."""
+    """Note tuned lenses trained on fewer tokens than each map has parameters; empty if none."""
     columns = ["trained_tokens", "map_parameters"]
     if not set(columns) <= set(lens):
         return ""
@@ -236,7 +239,7 @@ def _hover_text(name: str, line: "pd.Series[float]", measure: str) -> str:
 
 
 def median_with_interval(values: np.ndarray) -> tuple[float, float, float]:
-    """Median with its distribution-free 95% interval between two order statistics."""
+    """Return the median and its 95% interval between two order statistics; NaN if empty."""
     if not len(values):
         return (np.nan, np.nan, np.nan)
     ranked = np.sort(values)
@@ -246,7 +249,10 @@ def median_with_interval(values: np.ndarray) -> tuple[float, float, float]:
 
 
 def mean_with_interval(values: np.ndarray) -> tuple[float, float, float]:
-    """Mean with its 95% interval by Student's t."""
+    """Return the mean and its 95% interval by Student's t.
+
+    NaN if there are no values; the interval alone is NaN for a single one.
+    """
     if not len(values):
         return (np.nan, np.nan, np.nan)
     mean = float(values.mean())

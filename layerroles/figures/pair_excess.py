@@ -1,4 +1,4 @@
-"""What pairs of layers cost together, beyond each alone.
+"""Pair excess: the harm of ablating two layers jointly, beyond what each explains alone.
 
 >>> figure = pair_excess(roles)  # doctest: +SKIP
 """
@@ -15,12 +15,12 @@ _RING = "#3a6fe0"  # to be seen on the orange of harm
 
 
 def pair_excess(roles: Roles) -> go.Figure:
-    """Draw what pairs of layers cost beyond each layer alone, a panel per family and protocol.
+    """Draw the harm of pairs of layers beyond each layer alone, a panel per family and protocol.
 
     A ring marks a backup: a pair whose excess lies above 0.2 with its interval.
 
     Args:
-        roles: what `localize` gave.
+        roles: the result of `localize`.
 
     Raises:
         InputError: no pair of layers was ablated jointly, or none has a harm.

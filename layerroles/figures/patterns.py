@@ -20,7 +20,7 @@ def attention_pattern(patterns: pd.DataFrame) -> go.Figure:
     """Draw what each token attends to, a panel per head.
 
     Args:
-        patterns: from `probes.head_patterns`.
+        patterns: a frame that `probes.head_patterns` returned.
 
     Raises:
         InputError: the frame is empty or no frame of patterns.
@@ -111,6 +111,6 @@ def _token_axis(tokens: "pd.Series[str]") -> dict[str, object]:
 
 
 def _visible_token(token: str) -> str:
-    """A token's text with its line ends visible, and a mark where it is blank."""
+    """Return a token's text with its line ends visible, and a mark if it is blank."""
     text = token.replace("\n", "\N{DOWNWARDS ARROW WITH CORNER LEFTWARDS}").strip()
     return style.escape(text) or "\N{OPEN BOX}"

@@ -29,14 +29,14 @@ def protocols(
 ) -> go.Figure:
     """Draw the score per ablated layer under each protocol side by side, and its change below.
 
-    A column for each protocol of each task of the family, so that tasks that are one question put
-    in several ways (lm-eval's `mmlu`, `mmlu_continuation`, `mmlu_generative`) stand beside each
-    other. Marks are those of `depth_profile`: the solid line is the intact score with its interval,
-    the dotted one chance, and a change is a paired difference to intact.
+    There is a column for each protocol of each task of the family, so that lm-eval tasks that ask
+    the same questions in several ways (`mmlu`, `mmlu_continuation`, `mmlu_generative`) stand side
+    by side. As in `depth_profile`, the solid line is the intact score with its interval, the dotted
+    line is chance, and a change is a paired difference to intact.
 
     Args:
         result: a sweep over single layers.
-        family: whose tasks are drawn; needed only where the sweep asked several families.
+        family: the family whose tasks are drawn; needed only where the sweep asked several.
         task: one task; every task of the family if not given.
         ablation: the kind of ablation; needed only where the sweep ran several.
 
@@ -118,10 +118,11 @@ def likelihood_hides(
 ) -> go.Figure:
     """Draw what scoring by likelihood hides: harm under it and under generation, layer by layer.
 
-    A row per task. On the left the two harms of each layer, joined; on the right the harm under
-    generation minus that under likelihood with its 95% interval, filled where the interval excludes
-    0. Harm is an effect divided by the range from intact to chance, so that protocols compare; it
-    is undefined where the intact model is not above chance, and the panel says so.
+    A row per task. Left: the harm of each layer under both protocols, joined by a line. Right: harm
+    under generation minus harm under likelihood, with its 95% interval; the mark is filled if the
+    interval excludes 0. Harm is an effect divided by the range from intact to chance, so that
+    protocols can be compared; it is undefined where the intact model is not above chance, and the
+    panel says so.
 
     Args:
         result: a sweep over single layers, asked under both protocols.

@@ -22,17 +22,18 @@ _LOOK = {
     "angular": ("#5a8f5a", "triangle-up"),
     "random": (style.NEUTRAL, "x"),
 }
-_APART = 0.07  # of a layer, between methods
+_APART = 0.07  # horizontal offset between methods, in layers dropped
 
 
 def pruned_harm(table: pd.DataFrame) -> go.Figure:
     """Draw the harm of every plan by the number of layers dropped, a panel per task and protocol.
 
     Args:
-        table: what `compare_plans` gave; rows without a harm (such as those in nats) are left out.
+        table: the result of `compare_plans`; rows without a harm (such as those in nats) are left
+            out.
 
     Raises:
-        InputError: no such table, or no harm in it.
+        InputError: a table of another form, or one without any harm.
 
     Example:
         plan = lr.plan_pruning(model, drop=1, tasks=tasks, limit=12)

@@ -19,7 +19,7 @@ from layerroles.probes import group_by_probe
 from layerroles.results import SweepResult
 from layerroles.roles import CRITICAL, SPARE
 
-_LOWEST, _HIGHEST = -1.0, 1.75  # the harm axis goes no further; what lies beyond is pointed at
+_LOWEST, _HIGHEST = -1.0, 1.75  # limits of the harm axis; arrows mark values beyond
 _SHIFT = 0.14  # bars stand left of their layer's line, circles right of it
 _PANEL, _PROBE, _GAP = 78, 132, 30  # heights in pixels
 
@@ -38,9 +38,9 @@ def role_map(
     A panel per task and protocol: bars are harm with its 95% interval under `at="all"`; a full bar
     has its interval above 0.2 (critical, or a sink), an outline within 0.1 of 0 (spare), a pale bar
     neither (undecided). Hollow circles are harm under `at="after_first"`: where a full bar has its
-    circle near 0 the layer is a sink. (A sweep over other positions has its first two drawn so.)
-    Under them, where given: median rank of the answer in the logit lens, and each layer's strongest
-    attention to the evidence.
+    circle near 0 the layer is a sink. A sweep over other positions has its first set drawn as bars
+    and its second as circles. Below, where given: median rank of the answer in the logit lens, and
+    each layer's strongest attention to the evidence.
 
     Args:
         result: a sweep over single layers.
@@ -138,7 +138,7 @@ def _describe_left_out(ats: list[str]) -> str:
 
 
 def _domains(sizes: list[int]) -> list[tuple[float, float]]:
-    """Vertical extents of the panels, top to bottom, in paper units."""
+    """Return the vertical extents of the panels, top to bottom, as shares of the plot."""
     total = sum(sizes) + _GAP * (len(sizes) - 1)
     tops = [1 - (sum(sizes[:i]) + _GAP * i) / total for i in range(len(sizes))]
     return [(max(0.0, top - size / total), top) for top, size in zip(tops, sizes, strict=True)]
@@ -159,7 +159,7 @@ def _add_heading(figure: go.Figure, text: str, domain: tuple[float, float]) -> N
 
 
 def _harm_range(effects: pd.DataFrame) -> list[float]:
-    """One harm axis for all panels, wide enough for the intervals within reason."""
+    """Return one harm axis range for all panels, which holds the intervals within fixed limits."""
     low = float(np.nanmin([-0.25, *effects["harm_low"]]))
     high = float(np.nanmax([1.1, *effects["harm_high"]]))
     return [max(low, _LOWEST) - 0.05, min(high, _HIGHEST) + 0.05]
@@ -301,7 +301,7 @@ def _draw_attention(figure: go.Figure, means: pd.DataFrame, row: int) -> None:
 
 
 def _draw_legend(figure: go.Figure, ats: list[str]) -> None:
-    """Entries for what the marks mean, in no family's colour; the panels name the families."""
+    """Add legend entries for the marks, in neutral grey; the panels name the families."""
     grey = style.NEUTRAL
     pale, thin = style.fade(grey, 0.35), {"width": 1.4}
     marks = [

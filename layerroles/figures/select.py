@@ -1,4 +1,4 @@
-"""What the figures draw from: single-layer effects of one ablation, and means of probe frames."""
+"""Select what figures draw: single-layer effects of one ablation, and means of probe frames."""
 
 from collections.abc import Iterable, Sequence
 
@@ -19,7 +19,7 @@ def layer_effects(
     task: str | None = None,
     protocol: str | None = None,
 ) -> pd.DataFrame:
-    """The effects of ablating one whole block at a time, ordered by cell, `at` and layer.
+    """Return the effects of ablating one whole block at a time, sorted by layer.
 
     Args:
         result: a sweep.
@@ -53,15 +53,15 @@ def layer_effects(
 
 
 def positions_of(effects: pd.DataFrame) -> list[str]:
-    """The positions at which the conditions act, in order; those by a user's function last."""
+    """Return the positions at which conditions act, in order of `ATS`, then users' own by name."""
     positions = list(dict.fromkeys(effects["at"]))
     return [at for at in ATS if at in positions] + sorted(at for at in positions if at not in ATS)
 
 
 def trace_meta(part: pd.DataFrame) -> dict[str, str]:
-    """What the rows of a trace have in common: task, protocol, ablation and `at`, escaped.
+    """Return task, protocol, ablation and `at` of the rows of a trace, escaped.
 
-    It goes into the trace's `meta`, so that a click on a mark can be answered.
+    Stored in the trace's `meta`, so that the page can respond to a click on a mark.
     """
     return {
         name: style.escape(part[name].iloc[0]) for name in ("task", "protocol", "ablation", "at")
@@ -69,7 +69,7 @@ def trace_meta(part: pd.DataFrame) -> dict[str, str]:
 
 
 def ablation_kinds(result: SweepResult) -> list[str]:
-    """The kinds of ablation that the sweep ran over single whole layers."""
+    """Return the kinds of ablation that the sweep ran over single whole layers."""
     check_result(result)
     frame = result.frame
     single = frame[frame["layer"].notna() & (frame["part"] == "block")]
@@ -77,25 +77,25 @@ def ablation_kinds(result: SweepResult) -> list[str]:
 
 
 def n_layers_of(result: SweepResult, effects: pd.DataFrame) -> int:
-    """The number of layers of the model, or of those ablated where the manifest does not say."""
+    """Return the model's number of layers, or that up to the last ablated one if not stated."""
     stated = result.manifest.get("model", {}).get("n_layers")
     ablated = int(effects["layer"].max()) + 1
     return max(int(stated), ablated) if stated else ablated
 
 
 def score_units(result: SweepResult) -> dict[tuple[str, str], str]:
-    """The unit of the score of every (task, protocol)."""
+    """Return the unit of the score for each (task, protocol)."""
     cells = result.manifest.get("cells", [])
     return {(cell["task"], cell["protocol"]): cell.get("unit", "accuracy") for cell in cells}
 
 
 def written_protocols(protocols: Iterable[str]) -> list[str]:
-    """Those in which the model writes, such as `generation[max_gen_toks=512]`."""
+    """Return the protocols in which the model writes, such as `generation[max_gen_toks=512]`."""
     return [label for label in dict.fromkeys(protocols) if label.partition("[")[0] == "generation"]
 
 
 def narrow(frame: pd.DataFrame, column: str, value: str | None) -> pd.DataFrame:
-    """The rows in which `column` is `value`; all rows if it is None."""
+    """Return the rows in which `column` is `value`; all rows if it is None."""
     if value is None:
         return frame
     values = list(dict.fromkeys(frame[column]))
@@ -107,10 +107,10 @@ def narrow(frame: pd.DataFrame, column: str, value: str | None) -> pd.DataFrame:
 
 
 def mean_by(frame: pd.DataFrame, by: Sequence[str], value: str, *, count: str) -> pd.DataFrame:
-    """Average a column by others, `family` among them; families in their usual order.
+    """Return the mean of column `value` per group of the columns `by`, sorted by family.
 
-    Columns: those of `by`, value, `count` (rows averaged), low and high (95%, Student's t; NaN for
-    a single row).
+    Columns: those of `by`, which include `family`; value; `count` (number of rows averaged); low
+    and high (95%, Student's t; NaN for a single row).
     """
     grouped = frame.groupby(list(by), sort=False)[value]
     table = grouped.agg(**{"value": "mean", "error": "sem", count: "size"}).reset_index()
@@ -120,7 +120,7 @@ def mean_by(frame: pd.DataFrame, by: Sequence[str], value: str, *, count: str) -
 
 
 def require_columns(frame: pd.DataFrame, columns: tuple[str, ...], what: str) -> None:
-    """Refuse a frame that is empty or lacks columns that the figure draws."""
+    """Raise an error if a frame is empty or lacks columns that the figure draws."""
     missing = [column for column in columns if column not in frame.columns]
     if missing:
         raise InputError(
@@ -131,7 +131,7 @@ def require_columns(frame: pd.DataFrame, columns: tuple[str, ...], what: str) ->
 
 
 def rows_of_one_condition(frame: pd.DataFrame, what: str) -> pd.DataFrame:
-    """The rows that may be averaged: of several conditions, those of the intact model.
+    """Return the rows that may be averaged: of several conditions, those of the intact model.
 
     Raises:
         InputError: several conditions, and the intact model is not among them.
@@ -146,6 +146,6 @@ def rows_of_one_condition(frame: pd.DataFrame, what: str) -> pd.DataFrame:
 
 
 def describe_condition(frame: pd.DataFrame, *, intact: str = "") -> str:
-    """Words on the condition under which a frame was measured, to be appended to others."""
+    """Return words to append on the condition of a frame; `intact` for the intact model."""
     name = str(frame["condition"].iloc[0]) if "condition" in frame else INTACT
     return intact if name == INTACT else f", under {name}"

@@ -1,4 +1,4 @@
-"""How little runs of blocks change the stream: a triangle of them all, and each block over depth.
+"""How much runs of blocks change the stream: all runs as a triangle, single blocks over depth.
 
 >>> figure = similarity_triangle(frame)  # doctest: +SKIP
 """
@@ -13,7 +13,7 @@ _COLUMNS = ("task", "family", "example", "layer", "n", "influence", "angular")
 
 
 def similarity_triangle(similarity: pd.DataFrame) -> go.Figure:
-    """Draw the mean angular distance over every run of blocks, first block by length of the run.
+    """Draw the mean angular distance across every run of blocks, by first block and length.
 
     A ring marks, for each length, the run that changes the stream least: the one to cut by
     arXiv 2403.17887.
@@ -120,7 +120,7 @@ def influence_profile(similarity: pd.DataFrame) -> go.Figure:
 
 
 def run_means(similarity: pd.DataFrame, value: str) -> pd.DataFrame:
-    """Average over examples: family, task, layer, n, value, low, high, examples."""
+    """Return means over examples: family, task, layer, n, value, low, high, examples."""
     select.require_columns(similarity, _COLUMNS, "the similarity figure")
     return select.mean_by(similarity, ["family", "task", "layer", "n"], value, count="examples")
 

@@ -136,13 +136,13 @@ def finish(
     """Set title, subtitle, size and margins, and note what the figure shows (`layout.meta`).
 
     Args:
-        figure: with its traces and axes.
+        figure: the figure with its traces and axes; changed in place.
         kind: the name of the public function that draws it.
-        about: the rows that it draws; their names and their n are noted, for captions.
+        about: the rows that it draws; their names and n are recorded for captions.
         title: plain text.
         subtitle: plain text.
         height: in pixels.
-        legend: whether there is one.
+        legend: whether to show the legend.
     """
     plot = height - _TOP - _BOTTOM
     return themed(figure, "light").update_layout(
@@ -177,12 +177,12 @@ def finish(
     )
 
 
-# Columns that name what a row is of.
+# Columns whose values are recorded for captions.
 _NAMES = ("task", "family", "protocol", "ablation", "at", "probe", "method")
 
 
 def _describe_rows(about: pd.DataFrame) -> dict[str, list[Any]]:
-    """What rows are of: the values of each column that names something, and the range of n."""
+    """Return the values of each naming column, and the range of n, of the rows of a figure."""
     columns = [name for name in _NAMES if name in about]
     values: dict[str, list[Any]] = {
         name: list(map(escape, dict.fromkeys(about[name].dropna()))) for name in columns
@@ -209,10 +209,10 @@ _BETWEEN = 74  # pixels between panels, one above the other
 def make_square_panels(
     titles: Sequence[str], n_layers: int
 ) -> tuple[go.Figure, list[dict[str, int]], int]:
-    """A figure of panels in which layers stand against layers, two in a row.
+    """Create a figure of panels with layers on both axes, two panels in a row.
 
     Returns:
-        The figure, the place of each panel (row, col), and the height that `finish` is to get.
+        The figure, the place of each panel (row, col), and the height to pass to `finish`.
     """
     columns = min(2, len(titles))
     rows = -(-len(titles) // columns)
@@ -230,35 +230,35 @@ def make_square_panels(
 
 
 def family_colour(family: str) -> str:
-    """The family's colour; neutral for a family that the palette does not know."""
+    """Return the family's colour; neutral for an unknown family."""
     return FAMILY_COLOUR.get(family, NEUTRAL)
 
 
 def family_symbol(family: str) -> str:
-    """The family's marker symbol."""
+    """Return the family's marker symbol; a cross for an unknown family."""
     return FAMILY_SYMBOL.get(family, "cross")
 
 
 def fade(hexadecimal: str, alpha: float) -> str:
-    """A colour `#rrggbb` made transparent: `rgba(...)` with this alpha."""
+    """Return the colour `#rrggbb` with transparency `alpha`, as `rgba(...)`."""
     red, green, blue = (int(hexadecimal[start : start + 2], 16) for start in (1, 3, 5))
     return f"rgba({red},{green},{blue},{alpha:g})"
 
 
 def escape(text: object) -> str:
-    """Text from models and data as plotly shows it: its own tags and entities are inert."""
+    """Return text from models and data escaped for plotly: its tags and entities are inert."""
     return html.escape(visible(str(text)), quote=False)
 
 
 def format_number(value: Any, missing: str = "undefined", places: int = 2) -> str:
-    """A number for hover, captions and tables; `missing` where there is none."""
+    """Format a number for hovers, captions and tables; `missing` if it is None or NaN."""
     if value is None or pd.isna(value):
         return missing
     return f"{float(value):.{places}f}".replace("-", "\N{MINUS SIGN}")
 
 
 def format_interval(value: Any, low: Any, high: Any, places: int = 2) -> str:
-    """`value [low, high]`, or "undefined"."""
+    """Format `value [low, high]`; "undefined" if the value is None or NaN."""
     if value is None or pd.isna(value):
         return "undefined"
     shown, start, end = (format_number(x, places=places) for x in (value, low, high))
@@ -266,17 +266,17 @@ def format_interval(value: Any, low: Any, high: Any, places: int = 2) -> str:
 
 
 def family_label(family: str) -> str:
-    """A label for the family with a square of its colour before it, for axes and panel titles."""
+    """Return a label of the family after a square of its colour, for axes and panel titles."""
     return f"<span style='color:{family_colour(family)}'>\N{BLACK SQUARE}</span> {escape(family)}"
 
 
 def panel_title(family: str, *names: str) -> str:
-    """A panel's title: the family with its colour, then the names."""
+    """Return a panel's title: the family with its colour, then the names."""
     return " \N{MIDDLE DOT} ".join([family_label(family), *map(escape, names)])
 
 
 def layer_axis(n_layers: int, *, embedding: bool = False) -> dict[str, object]:
-    """Ticks and range of a depth axis, legible from 1 to some hundred layers.
+    """Return ticks and range of a depth axis, legible from 1 to some hundred layers.
 
     `embedding` leaves room for layer -1, the embedding before block 0.
     """
@@ -298,7 +298,7 @@ def layer_axis(n_layers: int, *, embedding: bool = False) -> dict[str, object]:
 def error_bars(
     value: Any, low: Any, high: Any, *, colour: str, thickness: float = 1.2
 ) -> dict[str, object]:
-    """The bars of intervals around values, for `error_x` or `error_y` of a trace."""
+    """Return error bars from low to high around values, for `error_x` or `error_y` of a trace."""
     return {
         "type": "data",
         "symmetric": False,
@@ -311,7 +311,7 @@ def error_bars(
 
 
 def order_families(families: Iterable[str]) -> list[str]:
-    """Families in the palette's order, unknown ones after them by name."""
+    """Return families in the palette's order, unknown ones after them by name."""
     palette = list(FAMILY_COLOUR)
     return sorted(
         set(families), key=lambda f: (palette.index(f) if f in palette else len(palette), f)
@@ -319,13 +319,13 @@ def order_families(families: Iterable[str]) -> list[str]:
 
 
 def sort_by_family(frame: pd.DataFrame) -> pd.DataFrame:
-    """The rows in the palette's order of families, otherwise in their own."""
+    """Return the rows in the palette's order of families, otherwise in their own order."""
     order = {family: place for place, family in enumerate(order_families(frame["family"]))}
     return frame.sort_values("family", key=lambda names: names.map(order), kind="stable")
 
 
 def format_counts(values: Iterable[Any]) -> str:
-    """How many examples stand behind each point of a figure: one number or a range."""
+    """Format how many examples a point of a figure stands for: one number or a range; 0 if none."""
     numbers = np.asarray([float(v) for v in values if not pd.isna(v)])
     if numbers.size == 0:
         return "0"

@@ -12,20 +12,20 @@ from layerroles.errors import InputError
 from layerroles.figures import select, style
 
 _COLUMNS = ("text", "position", "token", "layer", "part", "kl", "agrees", "top_0", "top_0_logprob")
-# Of a cell, in pixels, and the characters that it holds.
+# Height and width of a cell in pixels, and the characters that fit.
 _HEIGHT, _WIDTH, _LETTERS = 19, 74, 9
 
 
 def token_table(read: pd.DataFrame, *, text: int = 0, last: int = 14) -> go.Figure:
     """Draw the likeliest token at each depth (rows, the output on top) and token (columns).
 
-    A cell is coloured by the probability of its token, and printed in bold where that is what the
-    model says in the end. Under each column stands the token that is read there.
+    A cell is coloured by the probability of its token, which is bold if it is also the model's
+    final prediction. The label under each column is the token of the text that is read there.
 
     Args:
-        read: what `read` of a lens gave, with `top=1` or more.
-        text: the number of the text.
-        last: how many of its last tokens are drawn.
+        read: the result of a lens's `read`, with `top=1` or more.
+        text: index of the text.
+        last: number of its last tokens to draw.
 
     Raises:
         InputError: no such text, `last` below 1, several lenses or conditions, or a frame that is
@@ -124,7 +124,7 @@ def _depth_label(layer: int, part: str) -> str:
 
 
 def _visible_token(token: object) -> str:
-    """A token with its blanks shown, cut to fit a cell."""
+    """Return a token with its blanks shown, cut to fit a cell."""
     shown = str(token).replace("\n", "\N{DOWNWARDS ARROW WITH CORNER LEFTWARDS}")
     shown = shown.replace(" ", "\N{OPEN BOX}").replace("\t", "\N{RIGHTWARDS ARROW}")
     return shown if len(shown) <= _LETTERS else shown[: _LETTERS - 1] + "\N{HORIZONTAL ELLIPSIS}"

@@ -1,6 +1,6 @@
-"""The only home of lm-evaluation-harness: its tasks in a sweep, and an ablated model in it.
+"""Connect to lm-evaluation-harness: its tasks in a sweep, and an ablated model for its functions.
 
-Imported when a task or a protocol of the harness is first asked for: `lm_eval` is an extra.
+It is imported when a task or protocol of the harness is first used, since `lm_eval` is an extra.
 """
 
 from layerroles.harness.metrics import lm_eval_metrics as lm_eval_metrics

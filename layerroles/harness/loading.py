@@ -28,7 +28,7 @@ _RULES = (
 )
 NOT_INSTALLED = "lm-eval is not installed: pip install 'layerroles[lm-eval]'"
 OUTPUT_TYPES = ("generate_until", "multiple_choice", "loglikelihood")
-# The families of well-known tasks, by how their names begin; the longest beginning counts.
+# The families of well-known tasks by prefix of their names; the longest prefix counts.
 _FAMILIES = MappingProxyType(
     {
         "arc": "knowledge",
@@ -63,7 +63,10 @@ _FAMILIES = MappingProxyType(
 
 
 def guess_family(name: str, *, tell: bool = True) -> str:
-    """The family of a well-known task, by how its name begins; else `language`, with a warning."""
+    """Return the family of a task by the prefix of its name; `language` if it is not known.
+
+    With `tell`, log a warning if it is not known.
+    """
     beginnings = [begin for begin in _FAMILIES if name.startswith(begin)]
     if beginnings:
         return _FAMILIES[max(beginnings, key=len)]
@@ -85,7 +88,7 @@ def _load_manager(include_path: str) -> Any:
 def load_members(
     name: str, *, num_fewshot: int | None, include_path: str, data: str
 ) -> dict[str, Any]:
-    """lm-eval's task objects by name: one, or those of a group or tag; see `LmEval`.
+    """Load lm-eval's task objects by name: one, or the members of a group or tag; see `LmEval`.
 
     Raises:
         InputError: an unknown name, data that cannot be reached, or a task that cannot be loaded.
@@ -101,7 +104,7 @@ def load_members(
     with silence_lm_eval():
         try:
             made: Any = name
-            if data:  # what `load` calls for a name, which takes no other data
+            if data:  # as `load` does for a name, but with other data
                 made = build_task_on(manager, name, data)
             made = made if isinstance(made, list) else [made]
             loaded: dict[str, Any] = manager.load(made)["tasks"]
@@ -120,7 +123,7 @@ def load_members(
 
 
 def _explain_failure(name: str, error: Exception) -> str:
-    """One line on why lm-eval could not load a task."""
+    """Return one line that says why lm-eval could not load a task."""
     import datasets
 
     reason = first_line(error)
@@ -141,7 +144,8 @@ def check_member(member: Any, label: str) -> None:
     """Check that a task can be asked here.
 
     Raises:
-        InputError: its output type, repeats, sampling or missing shots do not allow it.
+        InputError: it is written in Python, is not text only or runs code, or its output type,
+            repeats, sampling or missing shots are not supported.
     """
     name = member.task_name
     if not hasattr(member, "fewshot_cfg"):
@@ -171,10 +175,13 @@ def check_member(member: Any, label: str) -> None:
 
 
 def choose_metric(task: Any, member: Any) -> str:
-    """The metric that is the score: the one asked for, `acc`, `exact_match`, or the first good one.
+    """Return the name of the metric that is the score.
+
+    It is the one that the task names, else the first that exists of `acc`, `exact_match`, the
+    metrics of which higher is better, and `perplexity`.
 
     Raises:
-        InputError: of none of them higher is better.
+        InputError: the member has none of these.
     """
     if task.metric:
         return str(task.metric)
@@ -189,7 +196,9 @@ def choose_metric(task: Any, member: Any) -> str:
 
 
 def refuse_worse(member: Any, metric: str) -> None:
-    """Check that higher is better; of `perplexity` documents have the log-likelihood, where it is.
+    """Check that higher values of a metric are better.
+
+    `perplexity` passes: its value for a single document is a log-likelihood.
 
     Raises:
         InputError: lower is better.
@@ -202,7 +211,7 @@ def refuse_worse(member: Any, metric: str) -> None:
 
 
 def score_document(member: Any, instances: list[Any]) -> dict[str, dict[str, Any]]:
-    """The metrics of one document by filter, from its instances with their filtered answers."""
+    """Return the metrics of a document by filter, from its instances with filtered answers."""
     with raising_input_errors(member.task_name, "cannot score an answer"):
         return {
             name: member.process_results(
@@ -213,7 +222,7 @@ def score_document(member: Any, instances: list[Any]) -> dict[str, dict[str, Any
 
 
 def hash_rules(members: Iterable[Any]) -> str:
-    """A hash of how tasks ask and score: of their configurations and lm-eval's version of them."""
+    """Return a hash of the settings by which tasks build prompts and scores."""
     settings = [
         {key: _as_text(getattr(member.config, key, None)) for key in _RULES} for member in members
     ]
@@ -221,13 +230,13 @@ def hash_rules(members: Iterable[Any]) -> str:
 
 
 def _as_text(value: Any) -> str:
-    """A setting as text; for a function its name, not its address."""
+    """Return a setting as text; for a function its name, not its address."""
     return str(getattr(value, "__qualname__", None) or value)
 
 
 @contextmanager
 def raising_input_errors(name: str, what: str) -> Iterator[None]:
-    """Raise errors of lm-eval, or of a task's template or function, as one-line `InputError`s."""
+    """Raise lm-eval's errors, also of a task's template or function, as one-line `InputError`s."""
     try:
         yield
     except InputError:
@@ -238,7 +247,7 @@ def raising_input_errors(name: str, what: str) -> Iterator[None]:
 
 
 def first_line(error: Exception) -> str:
-    """The first line of an error's message."""
+    """Return the first line of an error's message, or the error's type if that is empty."""
     return str(error).strip().split("\n", 1)[0] or type(error).__name__
 
 
@@ -250,10 +259,10 @@ def _has_shots(member: Any) -> bool:
 
 
 def read_generation_options(given: Any, whose: str) -> dict[str, object]:
-    """`until` and `max_gen_toks` of lm-eval's generation arguments; answers are greedy.
+    """Return `until` and `max_gen_toks` from lm-eval's generation arguments.
 
     Raises:
-        InputError: they ask for sampling or for beams.
+        InputError: they ask for sampling or beams: answers are greedy here.
     """
     from lm_eval.models.utils import normalize_gen_kwargs
 
@@ -266,7 +275,7 @@ def read_generation_options(given: Any, whose: str) -> dict[str, object]:
 
 @contextmanager
 def silence_lm_eval() -> Iterator[None]:
-    """Keep lm-eval's notes and progress bars, and those of its data sets, from the terminal."""
+    """Hide messages and progress bars of lm-eval and its data sets within the context."""
     loggers = [logging.getLogger(name) for name in ("lm_eval", "datasets", "huggingface_hub")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

@@ -1,4 +1,4 @@
-"""What lm-eval would report of a sweep: its metrics, aggregated by its own functions."""
+"""Aggregate the lm-eval metrics of a sweep as lm-eval itself would report them."""
 
 import json
 from typing import Any
@@ -11,14 +11,14 @@ from layerroles.results import SweepResult, check_result
 def lm_eval_metrics(result: SweepResult) -> pd.DataFrame:
     """Aggregate the metrics of a sweep's lm-eval tasks with lm-eval's own functions.
 
-    A row per condition, task, member of a group, metric and filter: condition, task, member,
-    metric, filter, value, n. A group also has a row under the member `all`: the mean of its
-    members, weighted by size. A metric that a task aggregates by a function of its own, which a run
-    folder cannot keep, is NaN. The values equal lm-eval's own where the same documents are asked:
-    with `order="first"`, those of lm-eval's `limit`.
+    Returns one row per condition, task, member of a group, metric and filter, with the columns
+    condition, task, member, metric, filter, value and n (documents). A group has rows under the
+    member `all` too: the mean of its members, weighted by size. The value is NaN if the task
+    aggregates the metric by a function of its own, which a run folder cannot store. Values equal
+    lm-eval's own if the same documents are asked: with `order="first"`, those of its `limit`.
 
     Raises:
-        InputError: it is no sweep's result.
+        InputError: `result` is not the result of a sweep.
 
     Example:
         lr.lm_eval_metrics(result)  # no rows here: none of these tasks is lm-eval's
@@ -56,7 +56,10 @@ def lm_eval_metrics(result: SweepResult) -> pd.DataFrame:
 
 
 def _collect_values(rows: pd.DataFrame) -> dict[str, list[Any]]:
-    """The documents' metrics by lm-eval's names, such as `acc,none`; failed rows have none."""
+    """Return each metric's values over documents by lm-eval's names, such as `acc,none`.
+
+    Rows that failed have no values.
+    """
     values: dict[str, list[Any]] = {}
     for text in rows["details"]:
         for key, value in json.loads(text or "{}").items():

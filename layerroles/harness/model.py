@@ -1,10 +1,10 @@
-"""A model under a condition as lm-eval sees a model, for those who drive lm-eval themselves.
+"""Wrap a model under a condition as an lm-eval model, to be passed to lm-eval's own functions.
 
     lm = AblatedLM(model, condition)
     lm_eval.simple_evaluate(lm, tasks=["arc_easy"], num_fewshot=5, limit=100)
 
 To ask an lm-eval task under many conditions, `task("lm_eval:NAME")` in a sweep is far faster: it
-answers all of them together.
+shares work between conditions.
 """
 
 from typing import Any
@@ -29,10 +29,11 @@ class AblatedLM(TemplateLM):  # type: ignore[misc]
     """Answer lm-eval's requests with a model under a condition.
 
     Args:
-        model: from `load` or `prepare`.
-        condition: by default the intact model.
-        engine: by default `Engine(model)`; give one to several conditions of a model.
-        max_length: tokens after which a request loses its start; by default the model's context.
+        model: a model from `load` or `prepare`.
+        condition: the condition to apply; by default none (`INTACT`).
+        engine: by default `Engine(model)`; pass one to share it between conditions of a model.
+        max_length: maximum tokens of a request, beyond which it loses its start; by default, and at
+            most, the model's context length.
 
     Example:
         lm = lr.AblatedLM(model, lr.Condition({lr.Site(2): lr.Skip()}))
@@ -60,12 +61,12 @@ class AblatedLM(TemplateLM):  # type: ignore[misc]
 
     @property
     def eot_token_id(self) -> int:
-        """The token that ends a text."""
+        """The id of the token that ends a text."""
         return int(self.tokenizer.eos_token_id)
 
     @property
     def prefix_token_id(self) -> int:
-        """What stands for an empty context."""
+        """The id of the token that stands for an empty context."""
         return empty_context_ids(self.model)[0]
 
     @property
@@ -76,7 +77,7 @@ class AblatedLM(TemplateLM):  # type: ignore[misc]
     def tok_encode(
         self, string: str, add_special_tokens: bool | None = None, **_: Any
     ) -> list[int]:
-        """Token ids, with special tokens as the tokenizer has them by default."""
+        """Return token ids; special tokens are added as the tokenizer does by default."""
         if add_special_tokens is None:
             return encode(self.model, string)
         ids: list[int] = self.tokenizer.encode(string, add_special_tokens=add_special_tokens)
@@ -85,7 +86,7 @@ class AblatedLM(TemplateLM):  # type: ignore[misc]
     def apply_chat_template(
         self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
     ) -> str:
-        """Messages as the text that the model was trained on.
+        """Return messages as one text in the model's chat template.
 
         Raises:
             InputError: the tokenizer has no chat template.
@@ -95,7 +96,7 @@ class AblatedLM(TemplateLM):  # type: ignore[misc]
     def loglikelihood(
         self, requests: list[Instance], disable_tqdm: bool = False
     ) -> list[tuple[float, bool]]:
-        """How likely each continuation is, in nats, and whether it would be written greedily."""
+        """Return each continuation's log-likelihood in nats, and whether it is the greedy one."""
         pairs = [(instance.args[0], instance.args[1]) for instance in requests]
         return self._score(encode_scored(self.model, pairs, cut=self.max_length))
 
@@ -108,7 +109,11 @@ class AblatedLM(TemplateLM):  # type: ignore[misc]
     def loglikelihood_rolling(
         self, requests: list[Instance], disable_tqdm: bool = False
     ) -> list[float]:
-        """The log-likelihood of each whole text, in nats, by windows that do not overlap."""
+        """Return the log-likelihood of each whole text, in nats.
+
+        A text that is too long for one pass is read in windows; each token is scored once, and a
+        window may begin with tokens that were scored before.
+        """
         windows: list[Scored] = []
         counts = []
         for (text,) in (instance.args for instance in requests):
@@ -125,7 +130,7 @@ class AblatedLM(TemplateLM):  # type: ignore[misc]
         return [sum(next(scores)[0] for _ in range(count)) for count in counts]
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
-        """What is written greedily after each context.
+        """Return the text that is greedily generated after each context.
 
         Raises:
             InputError: sampling or beams are asked for.

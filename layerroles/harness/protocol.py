@@ -1,7 +1,7 @@
 """The protocol of an lm-eval task: its own requests, and its own filters and metrics as the score.
 
-lm-eval makes `Instance`s of a document; the engine answers them; they go back to lm-eval with the
-answers in them, to be filtered and scored. A condition changes the answers and nothing else.
+lm-eval makes `Instance`s of a document, the engine answers them, and lm-eval filters and scores the
+answers. A condition changes nothing but the answers.
 """
 
 import functools
@@ -43,11 +43,11 @@ _RIGHT_OR_WRONG = (
     *("acc", "acc_norm", "acc_bytes", "acc_mutual_info", "exact_match", "em", "contains"),
     *("prompt_level_strict_acc", "prompt_level_loose_acc"),
 )
-# What lm-eval's regular expressions give where they find nothing.
+# What lm-eval's regular-expression filters return if nothing matches.
 _NOTHING = "[invalid]"
 _STRICT, _FLEXIBLE = "strict-match", "flexible-extract"
 _SHUFFLES = 10
-# Words of the longest answer that has a form: a summary has none.
+# Most words of an answer whose form can be judged: longer ones, such as summaries, have none.
 _LONGEST_FORMED = 8
 
 
@@ -64,7 +64,7 @@ class Harness(Protocol):
 
     @property
     def name(self) -> str:
-        """`generation`, `letter` where choices are letters, or `continuation`."""
+        """`generation`, `letter` if the choices are letters, else `continuation`."""
         if self.task.output_type == "generate_until":
             return "generation"
         name, member = next(iter(self.task.members.items()))
@@ -77,19 +77,25 @@ class Harness(Protocol):
 
     @property
     def label(self) -> str:
-        """The name: the task tells everything else."""
+        """The name alone: the task determines everything else."""
         return self.name
 
     @property
     def unit(self) -> Unit:  # type: ignore[override]
-        """`accuracy` where the metric is 1 or 0 for each document."""
+        """The unit of a score, by the task's metric.
+
+        `accuracy` if the metric is 1 or 0 for a document, `nats` for `perplexity`, else `score`.
+        """
         metric = choose_metric(self.task, next(iter(self.task.members.values())))
         if metric in _RIGHT_OR_WRONG:
             return "accuracy"
         return "nats" if metric == "perplexity" else "score"
 
     def noted(self) -> dict[str, Any]:
-        """How lm-eval aggregates each metric (None: by a function of the task's), and its rules."""
+        """Return `aggregation`, lm-eval's function by metric, and `rules`, a hash of settings.
+
+        The function is None if the task defines its own.
+        """
         from lm_eval.api.registry import AGGREGATION_REGISTRY
 
         names = {function: name for name, function in AGGREGATION_REGISTRY.items()}
@@ -102,21 +108,25 @@ class Harness(Protocol):
         return {"aggregation": aggregation, "rules": hash_rules(members)}
 
     def check(self, example: Example) -> None:
-        """Every example of the task can be asked."""
+        """Accept every example of the task."""
 
     def context(self, example: Example) -> str:
-        """What the model reads, shots included."""
+        """Return the example's prompt, which includes its shots."""
         return example.prompt
 
     def prompt(self, model: TransformerBridge, example: Example, *, chat: bool) -> str:
-        """The context; in a chat as lm-eval itself puts it into the template."""
+        """Return the context; in a chat as lm-eval itself puts it into the template."""
         if not chat:
             return self.context(example)
         text: str = self._instances(model, [example], chat=True)[0][0].arguments[0]
         return text
 
     def chance(self, examples: Sequence[Example]) -> float | None:
-        """As the task states it, or one over the number of choices; None where text is written."""
+        """Return the task's `chance` if it is set, else the mean share of right choices.
+
+        0 for tasks that score a given text. None if answers are generated, if the unit is not
+        `accuracy`, or if the share of some example is not known.
+        """
         if self.task.chance is not None:
             return self.task.chance
         if self.unit != "accuracy" or self.task.output_type == "generate_until":
@@ -146,7 +156,7 @@ class Harness(Protocol):
     def _instances(
         self, model: TransformerBridge, examples: Sequence[Example], *, chat: bool
     ) -> list[list[Any]]:
-        """lm-eval's requests for these examples, in their order."""
+        """Return lm-eval's instances for each of these examples, in their order."""
         ids = [example.id for example in examples]
         if chat:
             template = functools.partial(chat_text, model)
@@ -159,7 +169,7 @@ class Harness(Protocol):
 
 @dataclass(frozen=True)
 class AskedInstances(Asked):
-    """lm-eval's instances of some examples, and the requests that they came to."""
+    """Requests made of lm-eval's instances; lm-eval scores the answers."""
 
     task: LmEval
     unit: Unit
@@ -167,10 +177,10 @@ class AskedInstances(Asked):
     instances: list[list[Any]]
 
     def read(self, found: Sequence[Any]) -> Iterator[tuple[list[Any], dict[str, dict[str, Any]]]]:
-        """For each example: the answers to its requests, and its metrics by filter.
+        """Yield for each example the answers to its requests, and its metrics by filter.
 
         Args:
-            found: for each request what lm-eval calls a response, and the engine's answer.
+            found: for each request, lm-eval's form of the response and the engine's answer.
         """
         responses = iter(found)
         answers: list[list[Any]] = []
@@ -191,7 +201,7 @@ class AskedInstances(Asked):
             yield example_responses, score_document(self.task.member(example), instances)
 
     def score(self, example: Example, metrics: dict[str, dict[str, Any]]) -> tuple[float, str]:
-        """The metric that is the score, and the filter under which it is read."""
+        """Return the metric that is the score, and the filter under which it is read."""
         name = self.task.filter
         if not name:
             name = _FLEXIBLE if _FLEXIBLE in metrics else next(iter(metrics))
@@ -264,7 +274,7 @@ class AskedTexts(AskedInstances):
             split_thinking(writing.text, opened=opens_thinking(prompt))
             for writing, prompt in zip(found, prompts, strict=True)
         ]
-        # Thinking is none of the answer, and blanks after it neither.
+        # Neither the thinking nor the white space after it is part of the answer.
         texts = [reply.answer.lstrip() if reply.closed else reply.answer for reply in replies]
         answers = self.read(list(zip(texts, found, strict=True)))
         return [
@@ -275,7 +285,10 @@ class AskedTexts(AskedInstances):
         ]
 
     def shuffled(self, found: Sequence[Writing]) -> float | None:
-        """The mean score if each example is given the answer to another one of its task."""
+        """Return the mean score if each example is given answers to others of its lm-eval task.
+
+        None if there are no finite scores.
+        """
         groups = group_places([self.task.member_name(example) for example in self.examples])
         scores: list[float] = []
         for shift in range(1, min(_SHUFFLES + 1, max(map(len, groups)))):
@@ -292,7 +305,7 @@ class AskedTexts(AskedInstances):
         return statistics.fmean(finite) if finite else None
 
     def _form(self, example: Example, reply: Reply) -> bool | None:
-        """Whether the first line is as short as an answer; None where answers are long."""
+        """Return whether the first line is as short as an answer; None if answers are long."""
         if len(example.answer.split()) > _LONGEST_FORMED:
             return None
         return is_short(reply.answer.strip().split("\n", 1)[0], example)
@@ -336,7 +349,7 @@ class AskedTexts(AskedInstances):
 
 
 def group_places(names: Sequence[str]) -> list[list[int]]:
-    """Places of equal names together; names that occur once, together too, being all there is.
+    """Group the places of equal names; names that occur once form one group.
 
     >>> group_places(["anatomy", "law", "anatomy", "virology"])
     [[0, 2], [1, 3]]
@@ -349,7 +362,10 @@ def group_places(names: Sequence[str]) -> list[list[int]]:
 
 
 def _flatten_metrics(metrics: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """lm-eval's metrics of one document under lm-eval's names, as in `acc,none`."""
+    """Return a document's metrics by lm-eval's flat names, such as `acc,none`.
+
+    Metrics that JSON cannot represent are left out.
+    """
     flat = {
         f"{metric},{name}": _to_json(value)
         for name, values in metrics.items()
@@ -359,7 +375,7 @@ def _flatten_metrics(metrics: dict[str, dict[str, Any]]) -> dict[str, Any]:
 
 
 def _to_json(value: Any) -> Any:
-    """A metric as JSON can hold it; None if it cannot."""
+    """Return a metric as a JSON-compatible value; None if that is not possible."""
     if isinstance(value, list | tuple):
         return [_to_json(item) for item in value]
     if hasattr(value, "tolist"):  # numpy's numbers and arrays

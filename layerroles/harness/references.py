@@ -1,8 +1,8 @@
-"""Documents of an lm-eval task that are never asked, and prompts for references made of them.
+"""Make reference prompts from documents of an lm-eval task that are never asked.
 
-Where a task names another split than the one that is asked (of worked examples, training or
-validation), references are made of that. Else documents are reserved: the last ones of the order in
-which they are asked. Their worked examples are never documents that are asked.
+If a task names a split other than the one that is asked (of worked examples, training or
+validation), documents are taken from that. Otherwise some are reserved: the last ones in the order
+in which documents are asked. Their worked examples are never documents that are asked.
 """
 
 import random
@@ -13,12 +13,12 @@ from typing import Any
 from layerroles.harness.loading import raising_input_errors, silence_lm_eval
 
 _RESERVED, _SHARE = 64, 5
-# So many documents of a split are tried as worked examples; the first ones that are not asked.
+# At most so many documents of a split are considered as worked examples.
 _MOST_TRIED = 256
 
 
 def find_other_split(member: Any) -> str | None:
-    """The split of which references are made; None if there is only the one that is asked."""
+    """Return the split from which references are made; None if only the asked one exists."""
     config, shots = member.config, member.fewshot_cfg.split
     asked = config.test_split or config.validation_split
     splits = (shots, config.training_split, config.validation_split)
@@ -26,9 +26,9 @@ def find_other_split(member: Any) -> str | None:
 
 
 def count_reserved(member: Any, n_members: int) -> int:
-    """How many documents of a group's member are never asked.
+    """Return how many documents of a group's member are reserved, and so never asked.
 
-    64 over all members, and no more than a fifth; none where there is another split.
+    64 over all members, at most a fifth of a member's; 0 if there is another split.
     """
     if find_other_split(member) is not None:
         return 0
@@ -36,15 +36,15 @@ def count_reserved(member: Any, n_members: int) -> int:
 
 
 def make_prompts(member: Any, asked: Sequence[int], limit: int, seed: int) -> list[str]:
-    """Up to `limit` prompts with worked examples, none of which holds a document that is asked.
+    """Return up to `limit` prompts with worked examples, without any document that is asked.
 
-    Where too few documents are left for the worked examples of a prompt, it has fewer.
+    A prompt has fewer worked examples if too few documents are left for them.
 
     Args:
-        member: lm-eval's task.
-        asked: the places of the documents that may be asked, in the order in which they are.
-        limit: how many at the most.
-        seed: draws from another split, and the worked examples.
+        member: lm-eval's task object.
+        asked: the places of the documents that may be asked, in the order of asking.
+        limit: the maximum number of prompts.
+        seed: draws the documents and their worked examples.
     """
     shots = member.config.num_fewshot or 0
     docs, places = member.eval_docs, set(asked)
@@ -75,7 +75,7 @@ def make_prompts(member: Any, asked: Sequence[int], limit: int, seed: int) -> li
 
 
 def _load_other_docs(member: Any) -> Any:
-    """The documents of the other split, as lm-eval prepares them."""
+    """Return the documents of the other split, as lm-eval prepares them."""
     split = find_other_split(member)
     if split == member.fewshot_cfg.split:
         return list(member.fewshot_docs())
@@ -86,7 +86,7 @@ def _load_other_docs(member: Any) -> Any:
 def _pick_unasked(
     member: Any, docs: Iterable[Any], asked_questions: set[str], limit: int
 ) -> Iterator[Any]:
-    """The first documents whose question is none of those known, each question once."""
+    """Yield up to `limit` documents with different questions, none in `asked_questions`."""
     seen = set(asked_questions)
     for doc in docs:
         if len(seen) - len(asked_questions) >= limit:
@@ -97,9 +97,9 @@ def _pick_unasked(
 
 
 def _pick_shots(member: Any, asked_questions: set[str], rng: random.Random) -> list[Any]:
-    """Documents that may be shown as worked examples, in the order of lm-eval's own list."""
+    """Return the documents that may be worked examples, in the order of lm-eval's own list."""
     docs = member.sampler.fewshot_docs()
-    # A sampler that takes the first documents is left the first ones.
+    # A sampler that takes the first documents is given the first ones.
     takes_first = type(member.sampler).__name__ == "FirstNSampler"
     n = min(len(docs), _MOST_TRIED)
     places = range(n) if takes_first else sorted(rng.sample(range(len(docs)), n))
@@ -110,9 +110,9 @@ def _pick_shots(member: Any, asked_questions: set[str], rng: random.Random) -> l
 
 @contextmanager
 def _replace_shots(member: Any, shots: list[Any], doc: Any, rng: random.Random) -> Iterator[None]:
-    """Within the context, the worked examples before a document are drawn from some others."""
+    """Within the context, draw the worked examples before `doc` from `shots`."""
     sampler = getattr(member, "sampler", None)
-    # Where both are of one split, lm-eval draws one more and takes the document itself out.
+    # If both are of one split, lm-eval draws one more and removes the document itself.
     one_split = member.fewshot_cfg.split == member.config.test_split
     try:
         if sampler is not None:
@@ -125,7 +125,7 @@ def _replace_shots(member: Any, shots: list[Any], doc: Any, rng: random.Random) 
 
 
 def _find_question(member: Any, doc: Any) -> str:
-    """A document's question as it is asked, without worked examples."""
+    """Return the question of a document as it is asked, without worked examples."""
     text = member.doc_to_text(doc)
     if member.multiple_input:  # the choices are what is read
         text = " ".join(map(str, member.doc_to_choice(doc)))

@@ -1,9 +1,9 @@
-"""Any task of lm-evaluation-harness, asked and scored as it asks and scores.
+"""Ask any task of lm-evaluation-harness with the harness's own requests and scores.
 
-Its documents become requests by its own templates and few-shot sampler, and the model's answers
-become scores by its own filters and metrics (Gao et al., "The Language Model Evaluation Harness").
-Only the answering is ours, so that a whole sweep shares its work. A name may be that of a task, of
-a group or of a tag; a group is one task here, its members taking turns.
+Documents become requests by the harness's templates and few-shot sampler, and answers become scores
+by its filters and metrics (Gao et al., "The Language Model Evaluation Harness"). Only the answers
+are computed by this package, so that a sweep shares work between conditions. A name may be that of
+a task, a group or a tag; a group is one task here, whose documents come from its members in turn.
 
 Example:
     task("lm_eval:arc_easy", num_fewshot=5)
@@ -43,32 +43,32 @@ _ORDERS = ("seed", "first")
 class LmEval(Task):
     """Ask a task, group or tag of lm-evaluation-harness.
 
-    It is asked as lm-eval asks it, whichever protocols a sweep names: by the likelihood of choices
-    (`continuation`, or `letter` where the choices are letters), by that of a given text
-    (`continuation`), or by `generation`. Documents are drawn by seed, of a group's members in turn.
-    The order depends on the data set and not on the task, so that tasks of the same documents
-    (`mmlu`, `mmlu_generative`) are asked the same ones. An example's id is the document's place in
-    the data set, and its worked examples are those of lm-eval's run over all documents.
+    Whichever protocols a sweep names, it is asked as lm-eval asks it: by the likelihood of choices
+    (`continuation`, or `letter` if the choices are letters), by that of a given text
+    (`continuation`), or by `generation`. Documents are drawn by seed, from a group's members in
+    turn. The order depends on the data set only, so that tasks with the same documents (`mmlu`,
+    `mmlu_generative`) ask the same ones. An example's id is `MEMBER/PLACE`, with the document's
+    place in the data set. Its worked examples are those of lm-eval's run over all documents.
 
     Attributes:
-        task: its name.
+        task: the name of a task, group or tag.
         num_fewshot: worked examples before each question; by default the task's own number.
-        include_path: a folder with task files (YAML) of one's own.
-        data: a folder with the data set, as its repository on the hub holds it, in its place.
-        metric: which of its metrics is the score, as in `acc_norm`; by default the first of `acc`,
-            `exact_match` and the others that say that higher is better.
-        filter: whose reading of an answer is scored; by default `flexible-extract` if there is one,
-            else the first.
-        family: which family it belongs to; known for well-known tasks, else `language`.
-        fewshot_seed: of the worked examples; lm-eval's default.
-        chance: the mean score of guessing; by default one over the number of choices where there
-            are choices, and estimated by shuffling answers where one is written.
-        order: of the documents: `seed` draws them at random, `first` takes them in the data set's
-            order, as lm-eval's `--limit` does.
+        include_path: a folder with further task files (YAML).
+        data: a folder with a copy of the data set's repository, which is read instead of the hub.
+        metric: the metric that is the score, such as `acc_norm`; by default the first that exists
+            of `acc`, `exact_match` and the others of which higher is better.
+        filter: the filter whose reading of an answer is scored; by default `flexible-extract` if it
+            exists, else the first.
+        family: the family of the task; by default guessed from its name, `language` if unknown.
+        fewshot_seed: the seed of the worked examples; by default lm-eval's.
+        chance: the mean score of guessing; by default one over the number of choices if there are
+            choices, and estimated by shuffling answers if they are generated.
+        order: the order of documents: `seed` draws them at random, `first` takes them in the data
+            set's order, as lm-eval's `--limit` does.
 
     Raises:
-        InputError: a folder that does not exist, lm-eval is missing or has no such task, its data
-            cannot be had, or a group whose members are asked in different ways.
+        InputError: lm-eval is missing, a folder does not exist, the task is unknown or cannot be
+            asked, its data cannot be read, or the members of a group are asked in different ways.
 
     Example:
         arc = lr.task("lm_eval:arc_easy", num_fewshot=5)
@@ -91,7 +91,7 @@ class LmEval(Task):
     order: str = "seed"
 
     def __post_init__(self) -> None:
-        """Load the task.
+        """Load and check the task.
 
         Raises:
             InputError: it is unknown, its data cannot be reached, or it is of a kind that cannot be
@@ -112,7 +112,7 @@ class LmEval(Task):
         check_one_of(self.name, "family", self.family, FAMILIES)
         self._check_members()
         if not is_family_given:
-            guess_family(self.task)  # says what it is counted as, once there is such a task
+            guess_family(self.task)  # warns if the family is unknown; the task exists
 
     def _check_members(self) -> None:
         for member in self.members.values():
@@ -134,14 +134,14 @@ class LmEval(Task):
 
     @property
     def protocol(self) -> object:
-        """The protocol that asks as lm-eval does, whichever a sweep names."""
+        """The protocol that asks as lm-eval does; a sweep's own protocols are not used."""
         from layerroles.harness.protocol import Harness  # which imports this class
 
         return Harness(self)
 
     @property
     def label(self) -> str:
-        """`lm_eval@2:NAME`, or with brackets where more is given; not where the data lie."""
+        """`lm_eval@2:NAME`, or `lm_eval@2[task=NAME,...]` with parameters other than folders."""
         defaults = {
             name: field.default
             for name, field in self.__dataclass_fields__.items()
@@ -161,7 +161,7 @@ class LmEval(Task):
 
     @functools.cached_property
     def members(self) -> dict[str, Any]:
-        """lm-eval's own task objects by name; one, or those of the group or tag."""
+        """lm-eval's task objects by name: one, or the members of the group or tag."""
         return load_members(
             self.task,
             num_fewshot=self.num_fewshot,
@@ -171,17 +171,17 @@ class LmEval(Task):
 
     @property
     def output_type(self) -> str:
-        """One of `OUTPUT_TYPES`."""
+        """lm-eval's type of request, one of `OUTPUT_TYPES`."""
         kind: str = next(iter(self.members.values())).OUTPUT_TYPE
         return kind
 
     @functools.cached_property
     def documents(self) -> dict[str, Any]:
-        """lm-eval's documents by the member's name, in the data set's order."""
+        """lm-eval's documents by member, in the order of the data set."""
         return {name: member.eval_docs for name, member in self.members.items()}
 
     def examples(self, limit: int, seed: int) -> list[Example]:
-        """The first `limit` documents of the order under `seed`, members taking turns.
+        """Return the first `limit` documents in the order under `seed`, from members in turn.
 
         Raises:
             InputError: there are none.
@@ -198,13 +198,13 @@ class LmEval(Task):
         return [self._make_example(id, requests) for id, requests in instances.items()]
 
     def _draw_order(self, name: str, n_docs: int, seed: int) -> list[int]:
-        """The places of all of a member's documents, in the order in which they are asked."""
+        """Return the places of all documents of a member, in the order of asking."""
         if self.order == "first":
             return list(range(n_docs))
         return random.Random(f"{self._data_key(name)}:{seed}").sample(range(n_docs), n_docs)
 
     def _order_members(self, seed: int) -> list[str]:
-        """The members in the order in which they take turns, which is drawn by seed too."""
+        """Return the members in the order of their turns: drawn by seed unless `order='first'`."""
         if self.order == "first":
             return list(self.members)
 
@@ -214,7 +214,7 @@ class LmEval(Task):
         return sorted(self.members, key=drawn)
 
     def _data_key(self, name: str) -> str:
-        """Name a member's data set; the same for a local copy and for every task that asks it."""
+        """Return a name for a member's data set; equal for copies and for all tasks that use it."""
         return f"lm_eval:{self.members[name].config.dataset_name}:{len(self.documents[name])}"
 
     def instances(
@@ -223,13 +223,13 @@ class LmEval(Task):
         """lm-eval's requests for some documents, by example id.
 
         Args:
-            ids: of examples.
+            ids: example ids.
             template: renders a list of messages as a text (`AblatedLM.apply_chat_template`); None
                 asks without a chat template.
-            key: names the template; requests are built once for each.
+            key: names the template; requests are built once per key.
 
         Raises:
-            InputError: an id of no document.
+            InputError: no document has one of the ids.
         """
         built = self._built.setdefault(key, {})
         missing: dict[str, list[int]] = {}
@@ -246,7 +246,7 @@ class LmEval(Task):
         return {}
 
     def _parse_id(self, id: str) -> tuple[str, int]:
-        """The member's name and the place of the document in its data."""
+        """Return the member's name and the document's place in its data."""
         name, _, place = id.rpartition("/")
         docs = self.documents.get(name, ())
         if not place.isdecimal() or id != f"{name}/{int(place)}" or int(place) >= len(docs):
@@ -258,12 +258,12 @@ class LmEval(Task):
     ) -> dict[str, list[Any]]:
         """Build as lm-eval's `build_all_requests` does, for documents anywhere in the data.
 
-        lm-eval draws worked examples for one document after the other. The draws of the documents
-        between are repeated here, so that a prompt depends on the document alone.
+        lm-eval draws worked examples for one document after the other. The draws for the documents
+        in between are repeated here, so that a prompt depends on its document alone.
         """
         member, docs = self.members[name], self.documents[name]
         shots = member.config.num_fewshot or 0
-        # lm-eval shows no document as its own example, where examples are of the split asked.
+        # If worked examples are of the asked split, lm-eval excludes the document itself.
         same_split = shots and member.fewshot_cfg.split == member.config.test_split
         chat = {"apply_chat_template": template is not None, "chat_template": template}
         member.set_fewshot_seed(self.fewshot_seed)
@@ -291,7 +291,10 @@ class LmEval(Task):
         return built
 
     def held_out(self, limit: int, seed: int) -> list[str]:
-        """Contexts of documents of another split, or of the reserved ones; members take turns."""
+        """Return up to `limit` contexts of documents that are never asked, from members in turn.
+
+        The documents are of another split, or reserved if there is none.
+        """
         share = -(-limit // len(self.members))
         by_member = [
             make_prompts(member, self._asked_places(name, seed), share, seed)
@@ -303,9 +306,9 @@ class LmEval(Task):
         ][:limit]
 
     def n_reserved(self, seed: int) -> int:
-        """How many documents are never asked: none where there is another split, else up to 64.
+        """Return how many documents are reserved: up to 64, or 0 if there is another split.
 
-        None in the data set's own order either, which is for lm-eval's own numbers.
+        Also 0 with `order="first"`, which serves to reproduce lm-eval's own numbers.
         """
         return sum(map(self._count_reserved, self.members))
 
@@ -313,12 +316,12 @@ class LmEval(Task):
         return count_reserved(self.members[name], len(self.members)) if self.order == "seed" else 0
 
     def _asked_places(self, name: str, seed: int) -> list[int]:
-        """The places of a member's documents that may be asked, in the order under the seed."""
+        """Return the places of a member's documents that may be asked, in order under `seed`."""
         order = self._draw_order(name, len(self.documents[name]), seed)
         return order[: len(order) - self._count_reserved(name)]
 
     def share_right(self, example: Example) -> float | None:
-        """Which share of an example's choices is right; None where the task scores by rules."""
+        """Return the share of choices that are right; None if a function of the task scores."""
         member = self.member(example)
         if callable(member.config.process_results):
             return None
@@ -329,11 +332,11 @@ class LmEval(Task):
         return 1 / len(example.choices)
 
     def member_name(self, example: Example) -> str:
-        """The name of the lm-eval task that an example is of."""
+        """Return the name of the lm-eval task to which an example belongs."""
         return example.id.rpartition("/")[0]
 
     def member(self, example: Example) -> Any:
-        """The lm-eval task that an example is of."""
+        """Return the lm-eval task to which an example belongs."""
         return self.members[self.member_name(example)]
 
     def _make_example(self, id: str, instances: Sequence[Any]) -> Example:
@@ -357,6 +360,6 @@ class LmEval(Task):
 
 
 def _hash_document(doc: Any) -> str:
-    """What tells a document from others: tasks of the same documents ask the same questions."""
+    """Return a hash of a document's content, equal for all tasks that ask it."""
     text = json.dumps(doc, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""Render messages as a text, by the template that a chat model was trained with."""
+"""Render chat messages as text, with the chat template of the model's tokenizer."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ log = logging.getLogger(__name__)
 
 
 def check_template(model: TransformerBridge) -> None:
-    """Check that a model can chat.
+    """Check that the model's tokenizer has a chat template.
 
     Raises:
         InputError: its tokenizer has no chat template.
@@ -32,18 +32,21 @@ def chat_text(
     add_generation_prompt: bool = True,
     day: str | None = None,
 ) -> str:
-    """Render messages (`role`, `content`) by the chat template of the model's tokenizer.
+    """Return messages as text, rendered with the chat template of the model's tokenizer.
+
+    If the template rejects the messages and some of them are system messages, those are dropped
+    with a warning, as in lm-eval.
 
     Args:
-        model: whose tokenizer is used.
-        messages: in their order.
-        add_generation_prompt: open the model's turn at the end; else go on with the last message.
-        day: for templates that state one, such as `"01 Jan 2025"`; by default they say which.
-
-    A template that knows no system messages is given the others only, as lm-eval does.
+        model: the model whose tokenizer is used.
+        messages: dicts with `role` and `content`, in order.
+        add_generation_prompt: end with the header of the model's turn; if false, leave the last
+            message open, to be continued.
+        day: date for templates that state one, such as `"01 Jan 2025"`; None uses the template's
+            default.
 
     Raises:
-        InputError: there is no template, or it does not take these messages.
+        InputError: there is no template, or it rejects these messages.
     """
     check_template(model)
     known = prepared(model)
@@ -56,7 +59,7 @@ def chat_text(
             continue_final_message=not add_generation_prompt,
             **options,
         )
-    # A template is a program of its maker's, and raises what it likes.
+    # A template is arbitrary code and may raise any exception.
     except Exception as error:
         others = [message for message in messages if message["role"] != "system"]
         if len(others) < len(messages):

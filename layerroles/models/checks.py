@@ -4,12 +4,14 @@
    `mlp` as their hooks show them. Where it fails, the hooks are not what is added to the stream
    (some architectures scale or normalise afterwards), and ablating sublayers there is refused;
    whole blocks stay possible.
-2. *Cached equals uncached.* The logits of tokens decoded with a cache equal those of one pass. Some
+2. *Hooks take effect.* The model continues with the value that a hook returns. Parts for which it
+   does not, at some layers, cannot be ablated there.
+3. *Cached equals uncached.* The logits of tokens decoded with a cache equal those of one pass. Some
    pairs of library versions get this silently wrong, and with it every generated answer. A model
-   that gives no cache (those of `TransformerBridge.boot_native`) reads the whole text for every
-   token that it writes.
-3. *Pads are not read.* The logits of a row that is padded on the left are those of the row alone.
-   Some recurrent layers read pads, and answer by what a row is batched with.
+   without a cache (those of `TransformerBridge.boot_native`) reads the whole text again for every
+   generated token.
+4. *Pads are not read.* The logits of a row that is padded on the left are those of the row alone.
+   Some recurrent layers read pads, so their output depends on what a row is batched with.
 """
 
 import importlib.metadata
@@ -25,7 +27,8 @@ from transformer_lens.model_bridge import TransformerBridge
 from layerroles.errors import InputError
 from layerroles.sites import ENTRY, EXIT, NUMBERED, PARTS, READ_OUT, Part, Site
 
-# How many times the median write a massive one is; the sink of SmolLM2's layer 11 is 400 times it.
+# A write is massive if its norm is more than this many times the median; at the sink of SmolLM2's
+# layer 11 it is 400 times the median.
 _MASSIVE = 50
 _N_TOKENS = 12
 _N_CACHED = 8
@@ -39,13 +42,14 @@ class Checks:
     """The outcome of the checks.
 
     Attributes:
-        identity_error: per layer, `|x + attn + mlp - block(x)| / |block(x) - x|` at the worst
-            position; NaN where a sublayer has no hook.
-        holds: per layer, whether that is rounding.
-        missing: parts without a hook, with the layers that lack it.
-        deaf: parts whose hook fires, but what it returns is not what goes on; with the layers.
-        cache_error: largest difference of a logit with and without cache, in standard deviations;
-            None for a model that gives no cache.
+        identity_error: per layer, the largest `|x + attn + mlp - block(x)| / |block(x) - x|` over
+            positions; NaN where a sublayer has no hook.
+        holds: per layer, whether `x + attn + mlp` equals `block(x)` within rounding; false where a
+            sublayer has no hook.
+        missing: for each part, the layers that have no hook for it.
+        deaf: for each part, the layers that ignore the value that its hook returns.
+        cache_error: largest difference between logits with and without a cache, in standard
+            deviations of the logits; None for a model without a cache.
     """
 
     identity_error: tuple[float, ...]
@@ -75,10 +79,10 @@ class Checks:
 
 
 def check_model(model: TransformerBridge, name: str) -> Checks:
-    """Try the model on a short prompt.
+    """Run all checks except `check_pads` on a short prompt, and return their outcome.
 
     Raises:
-        InputError: it has no stack of blocks, or decoding with a cache is wrong.
+        InputError: the model has no stack of blocks with hooks, or decoding with a cache is wrong.
     """
     if not hasattr(model, "blocks") or getattr(model.cfg, "is_stateful", False):
         raise InputError(
@@ -104,11 +108,11 @@ def check_pads(
 
     Args:
         model: the bridge.
-        name: of the model.
-        run: gives logits `[row pos d_vocab]` of tokens with their mask.
+        name: the model's name, for errors.
+        run: returns logits `[row pos d_vocab]` for tokens and their mask, both `[row pos]`.
 
     Raises:
-        InputError: it reads pads.
+        InputError: the logits at the last token differ by more than rounding.
     """
     tokens = _make_prompt(model)[:, _N_PADS:]  # with pads, as long as the other checks' prompt
     padded = torch.nn.functional.pad(tokens, (_N_PADS, 0))
@@ -125,15 +129,15 @@ def check_pads(
 
 
 def find_massive_writes(model: TransformerBridge, ids: Sequence[int]) -> dict[int, list[int]]:
-    """Find the positions after the first at which a layer writes far more than at others, by layer.
+    """Map layers to the positions, the first excluded, at which they write far more than usual.
 
-    Such writes draw attention as the first token's does (M. Sun et al., "Massive Activations in
-    Large Language Models", arXiv 2402.17762): in Llama-2 at the first delimiter. A condition that
-    acts at all positions but the first destroys them.
+    Layers without such positions are left out. Such writes draw attention as the first token's does
+    (M. Sun et al., "Massive Activations in Large Language Models", arXiv 2402.17762): in Llama-2 at
+    the first delimiter. A condition that acts at all positions but the first destroys them.
 
     Args:
         model: the bridge.
-        ids: tokens of a prompt.
+        ids: token ids of a prompt.
     """
     tokens = torch.tensor([list(ids)], device=model.cfg.device)
     norms: dict[int, Tensor] = {}
@@ -162,13 +166,13 @@ def find_massive_writes(model: TransformerBridge, ids: Sequence[int]) -> dict[in
 
 
 def _make_prompt(model: TransformerBridge) -> Tensor:
-    """Return a prompt of `_N_TOKENS` tokens."""
+    """Return a fixed prompt of `_N_TOKENS` token ids, `[1 pos]`."""
     tokens = (torch.arange(_N_TOKENS) * 37 + 11) % (model.cfg.d_vocab - 1)
     return tokens[None].to(model.cfg.device)
 
 
 def assume_checks(model: TransformerBridge) -> Checks:
-    """Return the outcome assumed for a model without weights: correct wherever there are hooks."""
+    """Return the outcome assumed for a model without weights: only missing hooks are found."""
     n = model.cfg.n_layers
     none: dict[Part, tuple[int, ...]] = dict.fromkeys(PARTS, ())
     missing = {part: _layers_without_hook(model, part) for part in PARTS}
@@ -193,7 +197,11 @@ def _observe(
     missing: dict[Part, tuple[int, ...]],
     scales: Mapping[str, float] | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Return logits, and the value at each hook, some of which scale it."""
+    """Run the model; return its logits, and the value at each hook in float32 on the CPU.
+
+    `scales` maps hook names to factors by which the hooks multiply their values; the scaled values
+    are returned. By default, nothing is scaled.
+    """
     values: dict[str, Tensor] = {}
     scales = scales or {}
 
@@ -226,9 +234,10 @@ def _observe(
 def _sum_error(
     model: TransformerBridge, layer: int, values: dict[str, Tensor]
 ) -> tuple[float, bool]:
-    """Return the error of attention plus MLP as what the layer adds; whether it is rounding.
+    """Return the relative error of `x + attn + mlp` as the block's output; whether it is rounding.
 
-    Where a hook scaled its value, the scaled value is used.
+    `values` holds the value at each hook, from `_observe`. Returns (NaN, False) if a sublayer has
+    no hook.
     """
     entry, exit_ = values[ENTRY.format(layer=layer)], values[EXIT.format(layer=layer)]
     attn, mlp = (values.get(_hook_name(part, layer)) for part in ("attn", "mlp"))
@@ -247,7 +256,7 @@ def _find_deaf_layers(
     missing: dict[Part, tuple[int, ...]],
     holds: Sequence[bool],
 ) -> dict[Part, tuple[int, ...]]:
-    """Find the layers, by part, at which the model does not use what a hook returns."""
+    """Map each part to the layers that ignore the value that the part's hook returns."""
     layers = range(model.cfg.n_layers)
 
     def scaled(part: Part, factor: float) -> dict[str, Tensor]:

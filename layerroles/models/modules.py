@@ -1,4 +1,4 @@
-"""A loaded model's weights, configuration and hooks, and modules whose forward is replaced."""
+"""Inspect a loaded model's weights, configuration and hooks, and replace modules' `forward`."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -18,7 +18,10 @@ def is_spread(model: TransformerBridge) -> bool:
 
 
 def named_weights(model: TransformerBridge) -> Iterator[tuple[str, Tensor]]:
-    """Yield all weights by name, each once; those that lie on disk are fetched."""
+    """Yield names and values of the parameters and saved buffers of all modules, in a fixed order.
+
+    Weights that lie on disk are loaded one module at a time.
+    """
     fetched: Callable[[nn.Module], Any] = nullcontext
     if is_spread(model):
         from accelerate.utils import align_module_device
@@ -38,7 +41,7 @@ _WRAPPER = "._original_component"
 
 
 def named_tensors(model: TransformerBridge) -> dict[str, Tensor]:
-    """Return all tensors (buffers too) by transformers' names for them; nothing is fetched."""
+    """Map transformers' names to parameters and buffers; weights on disk are not loaded."""
     original = model.original_model
     named = [*original.named_parameters(remove_duplicate=False), *original.named_buffers()]
     return {name.replace(_WRAPPER, ""): tensor for name, tensor in named}
@@ -47,15 +50,16 @@ def named_tensors(model: TransformerBridge) -> dict[str, Tensor]:
 def lend_tensors(
     model: nn.Module, tensors: Mapping[str, Tensor], source: Callable[[str], str] = str
 ) -> str | None:
-    """Let a transformers model on the meta device share these tensors, without gradients.
+    """Replace the parameters and buffers of a model on the meta device by these, without copying.
 
     Args:
-        model: whose parameters and buffers are replaced.
-        tensors: by name.
-        source: maps the model's names to those of `tensors`.
+        model: a transformers model.
+        tensors: the replacements by name; they get no gradients.
+        source: maps a name in the model to a name in `tensors`; by default the same name.
 
     Returns:
-        The first name that is missing among the tensors or has another shape; None if none is.
+        The first name that `tensors` lacks or has with another shape, at which replacing stops;
+        None if everything was replaced.
     """
     for name, own in (*model.named_parameters(), *model.named_buffers()):
         tensor = tensors.get(source(name))
@@ -71,7 +75,7 @@ def lend_tensors(
 
 
 def weights_stamp(model: TransformerBridge) -> int:
-    """Return a number that changes, in this process, when weights are replaced or edited."""
+    """Return a hash that changes when parameters are replaced or edited; valid in this process."""
     parameters = model.original_model.parameters()
     return hash(tuple((p.data_ptr(), n_edits(p)) for p in parameters))
 
@@ -79,7 +83,7 @@ def weights_stamp(model: TransformerBridge) -> int:
 def text_config(original: nn.Module) -> Any:
     """Return the configuration of a transformers model's text blocks; None if it has none.
 
-    For models that read more than text it is a part of the whole configuration.
+    For a multimodal model it is a part of the whole configuration.
     """
     config: Any = getattr(original, "config", None)
     inner = getattr(config, "get_text_config", None)
@@ -87,7 +91,7 @@ def text_config(original: nn.Module) -> Any:
 
 
 def shares_keys(original: nn.Module) -> bool:
-    """Whether some layers attend to keys of layers before them, as the last of Gemma 4 do."""
+    """Whether some layers reuse the keys of earlier layers, as the last layers of Gemma 4 do."""
     return bool(getattr(text_config(original), "num_kv_shared_layers", None))
 
 
@@ -97,8 +101,8 @@ _LIBRARIES = ("transformer_lens.", "transformers.")
 def hook_ids(model: TransformerBridge) -> frozenset[int]:
     """Return the ids of the hooks on the model's modules and hook points.
 
-    Hooks that the libraries put on modules when they first need them, to feed hook points or to
-    return streams and patterns, are left out.
+    Hooks that transformers and TransformerLens themselves register on modules, to feed hook points
+    or to return hidden states and attention patterns, are left out.
     """
     points = set(model.hook_dict.values())
     return frozenset(
@@ -140,7 +144,7 @@ def tensor_bytes(tensor: Tensor) -> memoryview:
 
 @contextmanager
 def replace_forward(modules: Sequence[nn.Module], forward: Callable[..., Any]) -> Iterator[None]:
-    """Within the context, calling one of the modules calls `forward`; their hooks still fire."""
+    """Replace the modules' `forward` within the context; their hooks still fire."""
     try:
         for module in modules:
             # Past a bridge's own __setattr__, which would write through to the module it wraps.
@@ -152,7 +156,7 @@ def replace_forward(modules: Sequence[nn.Module], forward: Callable[..., Any]) -
 
 
 def constant_forward(stream: Tensor) -> Callable[..., Tensor]:
-    """Return a replacement for a block's `forward` that returns this stream for any input."""
+    """Return a function that returns `stream` for any input, to replace a block's `forward`."""
 
     def forward(*_args: Any, **_kwargs: Any) -> Tensor:
         return stream

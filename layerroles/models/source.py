@@ -32,18 +32,19 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 def keep_few_kernels() -> None:
-    """Limit oneDNN's cache of compiled matrix products, 1024 by default; call it before the first.
+    """Limit oneDNN's cache of compiled kernels; has to be called before the first matrix product.
 
-    oneDNN compiles each shape separately; where lengths vary, its cache grows to hundreds of MB
-    that no budget accounts for. A setting in the environment is kept.
+    oneDNN compiles each shape separately and keeps 1024 kernels by default; where lengths vary,
+    they grow to hundreds of MB that no budget accounts for. A limit set in the environment is kept.
     """
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(_MOST_KERNELS))
 
 
 def read_out_in_one_piece(bridge: TransformerBridge) -> None:
-    """Copy the positions that are read out into a contiguous tensor before the unembedding.
+    """Register a hook that makes the unembedding's input contiguous.
 
-    torch multiplies a slice of a batched tensor as a batch, with a copy of the matrix for each row.
+    For a slice of a batched tensor, torch runs a batched product with a copy of the matrix for each
+    row.
     """
     bridge.unembed.register_forward_pre_hook(_make_contiguous)
 
@@ -53,7 +54,7 @@ def _make_contiguous(_module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ..
 
 
 def has_no_weights(device: torch.device) -> bool:
-    """Whether a model on this device has no weights, only their shapes."""
+    """Whether a model on this device has only the shapes of its weights (the meta device)."""
     return device.type == "meta"
 
 
@@ -66,15 +67,15 @@ def boot(
     revision: str | None,
     device_map: str | dict[str, Any] | None,
 ) -> tuple[TransformerBridge, Any]:
-    """Load a raw bridge and its tokenizer.
+    """Load a bridge on raw weights, and its tokenizer.
 
     Args:
-        name: as the user gave it.
-        source: see `resolve_source`.
-        dtype: of the weights.
-        device: of the weights, unless `device_map` is given; none are read for the meta device.
-        revision: of the hub.
-        device_map: as in transformers.
+        name: the model's name as the user gave it, for errors.
+        source: a folder or a name on the hub (see `resolve_source`).
+        dtype: dtype of the weights.
+        device: device of the weights if `device_map` is None; on the meta device none are read.
+        revision: branch, tag or commit on the hub; None for the default branch.
+        device_map: as in transformers' `from_pretrained`; None loads the model on `device`.
 
     Raises:
         InputError: not a decoder-only model, or the libraries cannot load it.
@@ -120,10 +121,10 @@ def boot(
 def _boot_outline(
     source: str, config: Any, tokenizer: Any, dtype: torch.dtype, revision: str | None
 ) -> TransformerBridge:
-    """Make a bridge whose weights have shapes and no values.
+    """Return a bridge whose weights have shapes but no values.
 
-    They are fake tensors, which are on the meta device but say that they are on the CPU: a bridge
-    takes apart some architectures' weights, which plain meta tensors do not let it do.
+    They are fake tensors, which report the CPU as their device: for some architectures a bridge
+    splits weights, which fails with plain meta tensors.
     """
     from transformers import AutoModelForCausalLM
 
@@ -163,11 +164,11 @@ def _load_tokenizer(name: str, source: str, revision: str | None) -> Any:
 
 
 def resolve_source(name: str) -> str:
-    """Return the folder of a built-in model or `.gguf` file, or a local folder; else the hub name.
+    """Return the folder of the built-in model, a `.gguf` file or a local folder; else the hub name.
 
     Raises:
-        InputError: a folder without a config, a file that cannot be converted, or a path of
-            nothing.
+        InputError: a folder without a config, a file that cannot be converted, or a path that does
+            not exist.
     """
     if name == gguf.BUILT_IN:
         return str(gguf.built_in_folder())
@@ -187,15 +188,15 @@ def resolve_source(name: str) -> str:
 
 
 def expand_home(name: str) -> Path:
-    """Return a path whose `~` is replaced by the home folder, where there is one."""
+    """Return the path with `~` expanded; unchanged if there is no home folder."""
     try:
         return Path(name).expanduser()
-    except RuntimeError:  # of nobody's
+    except RuntimeError:  # no such user, or no home folder
         return Path(name)
 
 
 def resolve_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
-    """Return a torch dtype; `"auto"` is bfloat16 where the device multiplies it in hardware.
+    """Return a torch dtype; `"auto"` is bfloat16 if the device has hardware for it, else float32.
 
     Raises:
         InputError: unknown dtype.
@@ -215,7 +216,7 @@ def resolve_device(device: str | torch.device | None) -> torch.device:
     """Return a torch device; by default CUDA if there is one, else the CPU.
 
     Raises:
-        InputError: unknown device, or one that is not there.
+        InputError: unknown device, or one that cannot be used on this machine.
     """
     try:
         found = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))

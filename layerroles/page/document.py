@@ -47,9 +47,9 @@ def report(
     Args:
         result: a sweep.
         probes: probe frames of the same model and tasks.
-        path: the file to write; folders on the way to it are made.
-        findings: sentences of one's own, shown above the verdict.
-        against: another sweep, which the page holds against the first (see `compare`): effects and
+        path: the file to write; missing folders are created.
+        findings: your own sentences, shown above the verdict.
+        against: another sweep to compare the first with (see `compare`); the page shows effects and
             answers of both side by side.
 
     Raises:
@@ -65,7 +65,7 @@ def report(
     text = render(result, probes, findings, against=against)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        # A lone surrogate from a damaged model must not cost the report.
+        # Lone surrogates, which a damaged model may write, are replaced.
         target.write_text(text, encoding="utf-8", errors="replace")
     except OSError as error:
         reason = error.strerror or type(error).__name__
@@ -82,7 +82,7 @@ def render(
     *,
     against: SweepResult | None = None,
 ) -> str:
-    """Return the report's HTML."""
+    """Return the report's HTML; see `report`."""
     check_result(result)
     frames = group_by_probe(probes, condition=None)
     comparison = None if against is None else compare(result, against)
@@ -159,7 +159,7 @@ def _read_page_file(name: str) -> str:
 
 
 def join_layers(layers: Sequence[int]) -> str:
-    """Layers as text, runs joined; both ends are in the run.
+    """Return layers as text, three or more in a row as a range with both ends; a dash if empty.
 
     >>> join_layers([0, 1, 2, 11])
     '0\N{EN DASH}2, 11'
@@ -182,14 +182,15 @@ def _compact_json(data: dict[str, Any]) -> Markup:
 
 
 def _describe_ablation(roles: Roles) -> str:
-    """The ablation, and where it acts if not everywhere."""
+    """Name the ablation, and its positions unless they are all."""
     return roles.ablation if roles.at == "all" else f"{roles.ablation}, at {roles.at}"
 
 
 def _group_sentences(roles: Roles, shown_sections: Collection[str]) -> dict[str, Any]:
     """Group the sentences of a verdict under headings, by protocol or as seen by probes.
 
-    Each has the id of the section that shows it, if the page has it.
+    `see` of a sentence is the id of the section that shows it; empty if the page has no such
+    section.
     """
     opening, *rest = roles.sentences
     groups: dict[str, list[dict[str, str]]] = {}
@@ -216,7 +217,7 @@ def _runs_to_explore(
     against: SweepResult | None,
     comparison: Comparison | None,
 ) -> list[Run]:
-    """The runs to explore: this one, and the one that it is compared with."""
+    """Return the runs to explore: this one and, if there is one, the other of the comparison."""
     if against is None or comparison is None:
         name = str(result.manifest.get("model", {}).get("name", "model"))
         return [Run(name, result, roles)]
@@ -225,12 +226,12 @@ def _runs_to_explore(
 
 
 def run_names(comparison: Comparison) -> tuple[str, str]:
-    """The names of the two runs on the page."""
+    """Return the names of the two runs on the page."""
     return f"a: {comparison.names[0]}", f"b: {comparison.names[1]}"
 
 
 def comparison_section(a: SweepResult, b: SweepResult, comparison: Comparison) -> dict[str, Any]:
-    """The section on two runs: what is compared, profiles, effects side by side, and figures."""
+    """Return the section on two runs: names, what has no match, profiles, effects, figures."""
     profile_figures = list(_draw_profiles(a, b, comparison))
     return {
         "names": run_names(comparison),
@@ -244,7 +245,7 @@ def comparison_section(a: SweepResult, b: SweepResult, comparison: Comparison) -
 
 
 def _draw_profiles(a: SweepResult, b: SweepResult, comparison: Comparison) -> Iterator[go.Figure]:
-    """Harm over depth in both, for each cell in which both have skill, at the first positions."""
+    """Yield harm over depth in both runs, for each cell with harm in either, at the first `at`."""
     frame = comparison.frame
     layers = frame[(frame["part"] == "block") & frame["layer"].notna() & (frame["n"] > 0)]
     name_a, name_b = run_names(comparison)
@@ -262,7 +263,7 @@ def _draw_profiles(a: SweepResult, b: SweepResult, comparison: Comparison) -> It
 def changed_answers(
     result: SweepResult, effects: pd.DataFrame, roles: Roles
 ) -> Iterator[dict[str, Any]]:
-    """Yield per task the answers that the worst layers changed, by generation if it was run."""
+    """Yield per task the answers that the worst layers changed, under generation if it was run."""
     single = effects[effects["layer"].notna() & (effects["part"] == "block")]
     single = single[(single["ablation"] == roles.ablation) & single["effect"].notna()]
     for task in dict.fromkeys(single["task"]):
@@ -282,7 +283,11 @@ def changed_answers(
 
 
 def _most_harmful(cell: pd.DataFrame, roles: Roles, family: str, protocol: str) -> pd.DataFrame:
-    """The layers that hurt a task most, those that break everything left out where others are."""
+    """Return up to three layers that hurt a task most; empty if none is shown to hurt.
+
+    Effects with the first token kept and layers that are not general are preferred, where there are
+    any, since sinks and general layers break everything.
+    """
     row = roles.frame[(roles.frame["family"] == family) & (roles.frame["protocol"] == protocol)]
     general = set(row["general"].iloc[0]) if len(row) else set()
     spared, hurts = cell["at"] == "after_first", cell["ci_high"] < 0

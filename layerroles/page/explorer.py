@@ -33,7 +33,7 @@ class Run:
     Attributes:
         name: its name on the page.
         result: the run.
-        roles: under each ablation, at each of the judged positions.
+        roles: the roles under each ablation, at each of its judged positions.
     """
 
     name: str
@@ -46,12 +46,12 @@ def lay_out_runs(
     probes: dict[str, pd.DataFrame],
     comparison: Comparison | None = None,
 ) -> dict[str, Any] | None:
-    """Lay out one run, or two that are compared; None if there is no condition to look at.
+    """Lay out one run, or two that are compared; None if no condition ablates anything.
 
     Args:
         runs: the runs; the first is the one that the page is about.
-        probes: probe frames of the first run, by the name of the probe.
-        comparison: of the two runs.
+        probes: probe frames of the first run, by the probe's name.
+        comparison: the comparison of the two runs; None for a single run.
     """
     effects = [run.result.effects() for run in runs]
     if all(frame.empty for frame in effects):
@@ -326,5 +326,5 @@ def round_number(value: Any, places: int = 4) -> float | None:
 
 
 def round_numbers(*values: Any) -> list[float | None]:
-    """Round numbers for JSON; see `number`."""
+    """Round numbers for JSON; see `round_number`."""
     return [round_number(value) for value in values]

@@ -14,7 +14,7 @@ UNMEASURED = "not measurable"
 
 
 def make_glance(roles: Roles) -> dict[str, Any]:
-    """The rows of the picture, its layers, and the sentences."""
+    """Return the rows and the layers of the picture, and the three sentences."""
     layers = sorted(int(layer) for layer in roles.layers["layer"].unique())
     return {
         "sentences": [_say_critical(roles, len(layers)), _say_shared(roles), _say_certainty(roles)],
@@ -24,14 +24,14 @@ def make_glance(roles: Roles) -> dict[str, Any]:
 
 
 def _rows(roles: Roles) -> Iterator[dict[str, Any]]:
-    """A row per family and protocol; `cells` is empty where harm cannot be measured."""
+    """Yield a row per family and protocol; `cells` is empty where harm cannot be measured."""
     for (family, protocol), layers in roles.layers.groupby(["family", "protocol"], sort=False):
         measured = layers[layers["verdict"] != UNMEASURED].sort_values("layer")
         yield {"family": family, "protocol": protocol, "cells": measured.to_dict("records")}
 
 
 def _say_critical(roles: Roles, n_layers: int) -> str:
-    """How many layers each family needs, under each protocol."""
+    """State how many layers each family needs, under each protocol."""
     counts = []
     for protocol, rows in roles.frame.groupby("protocol", sort=False):
         measured = _measured_families(roles, str(protocol))
@@ -45,7 +45,7 @@ def _say_critical(roles: Roles, n_layers: int) -> str:
 
 
 def _say_shared(roles: Roles) -> str:
-    """Which layers are critical for every family, and which are attention sinks."""
+    """State which layers are critical for every family, and which are attention sinks."""
     general = [
         f"{_format_numbered(layers)} under {protocol}"
         for protocol, rows in roles.frame.groupby("protocol", sort=False)
@@ -71,7 +71,7 @@ def _say_shared(roles: Roles) -> str:
 
 
 def _say_certainty(roles: Roles) -> str:
-    """How much is undecided, and what became of the claims of the literature."""
+    """State how many verdicts are undecided, and which claims of the literature are decided."""
     measured = roles.layers[roles.layers["verdict"] != UNMEASURED]
     undecided = int((measured["verdict"] == "undecided").sum())
     counts = sorted({int(n) for n in measured["n"]})

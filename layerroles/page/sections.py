@@ -125,7 +125,7 @@ _ORDER = (
     ("direct", "Direct against total effect", "attribution"),
 )
 DRAWN = {*PROBES_DRAWN, "attribution"}
-# The section in which what a sentence of the verdict is about can be seen.
+# Section that shows the topic of a sentence of the verdict, where their names differ.
 _SEEN = {
     **{"depth": "contrasts", "spread": "contrasts", "protocols": "contrasts", "layers": "roles"},
     **{"precision": "harm", "unmeasured": "setup", "noise": "setup", "failures": "effects"},
@@ -134,7 +134,7 @@ _SEEN = {
 
 
 def section_of(about: str) -> str:
-    """The id of the section that shows what a sentence is about."""
+    """Return the id of the section that shows the topic of a sentence of the verdict."""
     return _SEEN.get(about, about)
 
 
@@ -145,14 +145,14 @@ def make_sections(
     all_roles: Sequence[Roles],
     heads: pd.DataFrame,
 ) -> Iterator[dict[str, Any]]:
-    """The figures in reading order, grouped under headings.
+    """Yield the sections in reading order, each with its figures, of which there may be none.
 
     Args:
         result: a sweep.
-        probe_frames: by the name of the probe.
-        kinds: of ablation that are drawn.
-        all_roles: the roles under each kind, at each of the positions that are judged.
-        heads: what is said of heads that were ablated alone, as in `Roles.heads`.
+        probe_frames: probe frames by the probe's name.
+        kinds: the kinds of ablation to draw.
+        all_roles: the roles under each kind, at each of its judged positions.
+        heads: verdicts on heads ablated alone, as in `Roles.heads`.
     """
     figures_of: dict[str, list[go.Figure]] = {}
     for drawing in iter_drawings(result, probe_frames, kinds, lambda: all_roles, heads):
@@ -171,7 +171,10 @@ def _make_section(name: str, heading: str, how: str, drawn: list[go.Figure]) -> 
 
 
 def figure_data(name: str, figure: go.Figure) -> dict[str, Any]:
-    """A figure for the page: title and subtitle as text of the page, the rest as JSON."""
+    """Return a figure for the page: title and subtitle as text, the rest as JSON.
+
+    Title and template are removed from `figure`.
+    """
     title = html.unescape(figure.layout.title.text)
     subtitle = html.unescape(figure.layout.title.subtitle.text)
     figure.update_layout(title=None, template=None)
@@ -188,7 +191,7 @@ def figure_data(name: str, figure: go.Figure) -> dict[str, Any]:
 
 
 def embed_json(value: object) -> Markup:
-    """JSON that can stand in a script element: nothing in it ends the element or a line."""
+    """Return JSON that can stand in a script element: nothing in it ends the element or a line."""
     text = value if isinstance(value, str) else json.dumps(value, default=str)
     for sign in "<>&\u2028\u2029":
         text = text.replace(sign, f"\\u{ord(sign):04x}")

@@ -47,7 +47,7 @@ class TextLimits:
     Attributes:
         length: the most characters of a response.
         prompt: the most characters of a prompt, from its end.
-        examples: the most examples per task and protocol with their answers; None for all.
+        examples: the most examples per task and protocol whose answers are shown; None for all.
     """
 
     length: int

@@ -1,8 +1,7 @@
-"""Models whose roles are known, because their weights are set by hand.
+"""Models whose roles are known because their weights are set by hand, to check verdicts.
 
-Where the truth is known, a verdict can be checked. A planted model is a small transformer that
-looks up keys in its prompt, follows a chain of two look-ups and knows facts by heart, each in the
-layers that are given for it. Nothing is trained.
+A planted model is a small transformer that looks up keys in its prompt, follows a chain of two
+look-ups and recalls facts, each in the layers that are chosen for it. Nothing is trained.
 
     made = planted(n_layers=8, retrieval=(1, 2), reasoning=(5,), knowledge=(3,), inert=(6,))
     sweep = Sweep(made.model, made.tasks, each_layer(made.model, Skip()), limit=96)

@@ -1,4 +1,4 @@
-"""Which layer does what in a planted model, and what follows from it: the truth."""
+"""Assign the steps of each family to layers of a planted model, and derive its true roles."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,14 +9,14 @@ from typing import Literal
 from layerroles.errors import InputError
 
 StepKind = Literal["previous", "first", "second", "fact"]
-# What each family needs, by the steps that its answer takes.
+# The steps that an answer of each family takes.
 NEEDS: dict[str, tuple[StepKind, ...]] = {
     "retrieval": ("previous", "first"),
     "reasoning": ("previous", "first", "second"),
     "knowledge": ("fact",),
     "language": (),
 }
-# A deeper or wider model would take long and say no more.
+# Limits: a larger model would take longer and show nothing more.
 MOST_LAYERS, MOST_HEADS, MOST_NOISE, LEAST_STRENGTH = 64, 16, 0.2, 0.2
 
 
@@ -25,10 +25,10 @@ class PlantedStep:
     """One step of an answer, done by one layer, or by either of two.
 
     Attributes:
-        kind: `previous`, the look at the previous word; `first` and `second`, the look-ups; `fact`,
-            a part of the table of facts.
-        layers: those that do it, each by itself.
-        part: which part of the table of facts; 0 for the others.
+        kind: `previous`, attention to the previous word; `first` and `second`, the look-ups;
+            `fact`, a part of the table of facts.
+        layers: the layers that do the step, each on its own.
+        part: index of the part of the table of facts; 0 for other kinds.
     """
 
     kind: StepKind
@@ -38,16 +38,18 @@ class PlantedStep:
 
 @dataclass(frozen=True)
 class RoleLayout:
-    """What was asked for, checked.
+    """The requested roles of layers and heads, checked.
 
     Attributes:
-        n_layers, heads: size.
-        retrieval: layers of the head that looks at the previous word, and of the look-up; or none.
-        reasoning: layer of the second look-up; or none.
-        knowledge: layers that share the table of facts.
+        n_layers, heads: number of layers, and of heads per layer.
+        retrieval: layer of the head that attends to the previous word, and of the first look-up; or
+            empty.
+        reasoning: layer of the second look-up; or empty.
+        knowledge: layers that share the table of facts; or empty.
         inert: layers that write nothing.
-        backup: pairs of a layer and the one that does its work a second time.
-        heads_of: the heads that share the step of a layer, where they were chosen.
+        backup: pairs of a layer and its double, which does the same step.
+        heads_of: by layer, the heads that share its step; other layers use one head.
+        steps: the steps with their layers, derived from the above.
 
     Raises:
         InputError: a layer out of range or named twice, an order in which a step would be read
@@ -95,18 +97,18 @@ class RoleLayout:
 
     @property
     def roles(self) -> dict[str, tuple[int, ...]]:
-        """The layers planted for each family, those that do the work a second time among them."""
+        """For each family, the layers planted for it, doubles included."""
         kinds_of: dict[str, tuple[StepKind, ...]] = {**NEEDS, "reasoning": ("second",)}
         return {family: self._layers_of(kinds_of[family]) for family in self.families}
 
     @property
     def truth(self) -> dict[str, tuple[int, ...]]:
-        """The layers without any one of which a family loses skill."""
+        """For each family, the layers that it depends on: without any one, it loses skill."""
         return {family: self._layers_of(NEEDS[family], n=1) for family in self.families}
 
     @property
     def joint(self) -> dict[str, tuple[tuple[int, int], ...]]:
-        """The pairs of layers of which a family needs either one, first come first."""
+        """For each family, the pairs of layers of which it needs either one; lower layer first."""
         return {
             family: tuple(
                 (min(step.layers), max(step.layers))
@@ -202,7 +204,7 @@ class RoleLayout:
 
 
 def check_share(what: str, value: object, low: float, high: float) -> None:
-    """Require a number from `low` to `high`.
+    """Check that a value is a number from `low` to `high`.
 
     Raises:
         InputError: it is not one.

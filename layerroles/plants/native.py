@@ -1,8 +1,8 @@
-"""TransformerLens's own small transformer, given a cache of keys and values.
+"""TransformerLens's native transformer with a cache of keys and values.
 
 `TransformerBridge.boot_native` wraps a `NativeModel`, which reads the whole text in every pass.
-These are the same modules, without what planted models do not use (rotary positions, grouped
-queries, soft caps), but going on from a cache where one is given, as transformers' models do.
+These are the same modules without features that planted models do not use (rotary positions,
+grouped queries, soft caps), but they continue from a given cache, as transformers' models do.
 """
 
 from typing import Any
@@ -24,8 +24,8 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 
 def boot_model(config: TransformerBridgeConfig) -> TransformerBridge:
-    """A bridge around a native model with a cache, in float32 on the CPU; its weights are zero."""
-    with torch.random.fork_rng(devices=[]):  # making modules draws their first weights
+    """Return a bridge around a `CachedModel` in float32 on the CPU; all weights are zero."""
+    with torch.random.fork_rng(devices=[]):  # modules draw random weights when they are made
         model = CachedModel(config)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -41,7 +41,7 @@ def boot_model(config: TransformerBridgeConfig) -> TransformerBridge:
 
 
 class CachedModel(NativeModel):
-    """The model: embeddings, blocks, read-out."""
+    """A `NativeModel` that continues from a cache of keys and values."""
 
     def __init__(self, config: TransformerBridgeConfig) -> None:
         super().__init__(config)
@@ -57,7 +57,10 @@ class CachedModel(NativeModel):
         use_cache: bool = False,
         **_others: Any,
     ) -> CausalLMOutputWithPast:
-        """Read tokens, after those that the cache holds; the cache is extended in place."""
+        """Read tokens that follow those in the cache; return logits and the extended cache.
+
+        A given cache is extended in place; without one, `use_cache` makes a new one.
+        """
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache()
         if position_ids is None:
@@ -75,7 +78,7 @@ class CachedModel(NativeModel):
 
 
 class CachedBlock(NativeBlock):
-    """A block that hands the cache to its attention."""
+    """A block that passes the cache to its attention."""
 
     def __init__(self, config: TransformerBridgeConfig, layer: int) -> None:
         super().__init__(config)
@@ -89,7 +92,7 @@ class CachedBlock(NativeBlock):
         past_key_values: DynamicCache | None = None,
         **_others: Any,
     ) -> tuple[Tensor]:
-        """Add what attention and MLP write."""
+        """Return the stream with the writes of attention and MLP added."""
         written, _ = self.attn(
             self.ln1(hidden_states), attention_mask=attention_mask, past_key_values=past_key_values
         )
@@ -98,7 +101,7 @@ class CachedBlock(NativeBlock):
 
 
 class CachedAttention(NativeAttention):
-    """Attention over what the cache holds and what is new."""
+    """Attention over cached and new tokens."""
 
     def __init__(self, config: TransformerBridgeConfig, layer: int) -> None:
         super().__init__(config)
@@ -113,7 +116,7 @@ class CachedAttention(NativeAttention):
         past_key_values: DynamicCache | None = None,
         **_others: Any,
     ) -> tuple[Float[Tensor, "row pos d_model"], Float[Tensor, "row head query key"]]:
-        """What is written, and the pattern; a pad sees nothing and writes the bias alone."""
+        """Return the write and the attention pattern; at pads the write is the bias alone."""
         q, k, v = (
             rearrange(part(hidden_states), "row pos (head d) -> row head pos d", head=self.n_heads)
             for part in (self.q, self.k, self.v)

@@ -1,9 +1,9 @@
-"""Make a planted model, and check that it is what it is said to be.
+"""Make a planted model, and check that its roles are as planned.
 
-Each head or MLP that does a step does it for its own part of the words. An answer is lost where one
-of its words is left without any site that does the step for it. That gives the truth about each
-layer and the harm to expect without each head. A planted model is asked some questions without each
-of them before it is returned.
+Each head or MLP that does a step does it for its own part of the vocabulary. An answer is lost if
+for one of its words no site is left that does the step. From this follow the layers that a family
+depends on, and the harm to expect from ablating each head. Before a planted model is returned, it
+answers some questions without each layer, pair and head.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -41,9 +41,9 @@ _TASKS: dict[str, type[PlantedQuestion]] = {
     "reasoning": Chain,
 }
 _N_TRIED, _N_COUNTED = 24, 200
-# The layer that is inert if nothing is said of inert layers.
+# The layer that is inert by default.
 _INERT = 6
-# A word that comes up where nothing was found is right now and then.
+# Most of the lost answers that may be right by luck.
 _BY_LUCK = 0.25
 
 
@@ -53,18 +53,18 @@ class Plant:
 
     Attributes:
         model: a prepared bridge.
-        tasks: one for each family that is planted, and `planted_echo` (family `language`), which
-            depends on no layer.
+        tasks: one for each planted family, and `planted_echo` (family `language`), which depends on
+            no layer.
         roles: for each family, the layers planted for it. The second look-up is reasoning's; the
             two layers before it are retrieval's.
-        truth: for each family, every layer that it depends on: without any one of them its skill
-            is gone. Reasoning's holds retrieval's too. Layers that stand in for each other are not
-            among them.
-        joint: for each family, the pairs of layers that stand in for each other: it takes both of a
-            pair away to show either.
-        sites: for each family, the heads and MLPs that it depends on, as `truth` is for layers.
-        harms: for each family, the harm to expect without each of `sites`: the share of its
-            questions whose answer takes that head or MLP, 0 to 1.
+        truth: for each family, every layer that it depends on: without any one of them its skill is
+            gone. Those of reasoning include those of retrieval. Layers with a double are in `joint`
+            instead.
+        joint: for each family, the pairs of layers that stand in for each other: only ablating both
+            shows that the family needs them.
+        sites: for each family, the heads and MLPs that it depends on, as in `truth`.
+        harms: for each family, the harm to expect from ablating each of `sites`, 0 to 1: the share
+            of its questions whose answer needs that head or MLP.
     """
 
     model: TransformerBridge
@@ -115,28 +115,29 @@ def planted(
     """Make a model whose roles are known because its weights are set, not trained.
 
     Args:
-        n_layers: layers, 1 to 64.
-        retrieval: the layer of a head that looks at the previous word, and a later one of a head
-            that looks up with it; or none, for no family `retrieval`.
-        reasoning: a layer behind these, with a head that looks up what was found; or none.
-        knowledge: layers whose MLPs hold a table of facts, a part of it each; or none.
-        inert: layers that write nothing at all; by default layer 6, if there is one without a role.
-        backup: pairs of a layer and its double, which does the layer's work a second time: with
-            `((5, 7),)` it takes both layer 5 and layer 7 away for reasoning to fail.
-        heads: heads of each layer, 1 to 16. A step takes one, which one is drawn by `seed`, unless
-            `heads_of` says.
-        strength: share of examples that depends on the role, 0.2 to 1, in hundredths; the rest
-            tell their answer. The harm of a layer of `truth` is about this (of a layer with a part
-            of the table, about that part of it).
-        noise: length of the random vectors that layers without a role, unused heads and the rest of
-            MLPs write, 0 to 0.2; a word's own vector has length 1.
-        seed: of noise, of heads, and of what the model prefers to say where it does not know.
-        heads_of: the heads that do the step of a layer: with `{2: (0, 3)}` heads 0 and 3 of layer 2
-            share it, each for its own part of the words, and without one of them a part of the
-            answers is lost.
+        n_layers: number of layers, 1 to 64.
+        retrieval: the layer of a head that attends to the previous word, and a later layer of a
+            head that uses this to look up a value; empty for a model without the family
+            `retrieval`.
+        reasoning: a layer after these, with a head that looks up what the first look-up found; or
+            empty.
+        knowledge: layers whose MLPs each hold a part of a table of facts; or empty.
+        inert: layers that write nothing; by default layer 6, if it exists and has no role.
+        backup: pairs of a layer and its double, which does the same step: with `((5, 7),)`
+            reasoning fails only without both layer 5 and layer 7.
+        heads: number of heads per layer, 1 to 16. A step uses one, drawn by `seed`, unless
+            `heads_of` names its heads.
+        strength: share of examples that depend on the role, 0.2 to 1, in hundredths; the others
+            contain their answer. The harm of a layer in `truth` is about this (times its share of
+            the table, if several layers hold facts).
+        noise: length of the random vectors that layers without a role, unused heads and unused MLP
+            units write, 0 to 0.2; a word's own vector has length 1.
+        seed: draws noise, heads, and the words that the model prefers if it finds no answer.
+        heads_of: the heads that share a layer's step: with `{2: (0, 3)}` heads 0 and 3 of layer 2
+            each do it for a part of the words, so that ablating one loses a part of the answers.
 
     Raises:
-        InputError: layers out of range or named twice, a look-up of other than two layers, an
+        InputError: layers out of range or named twice, `retrieval` with neither 0 nor 2 layers, an
             order in which a step would be read before it is written, an inert layer with a role,
             heads for a layer that has no step for them, another value out of range, or noise that
             drowns a role.
@@ -179,12 +180,13 @@ def planted(
 
 @dataclass(frozen=True)
 class Share:
-    """What one site does of a step.
+    """The part of a step that one site does.
 
     Attributes:
         step: the step.
         site: a head or an MLP.
-        part, n_parts: which part of the words, or of the people, it is for.
+        part, n_parts: the site does the step for every `n_parts`-th word or subject, from `part`
+            on.
     """
 
     step: PlantedStep
@@ -193,12 +195,12 @@ class Share:
     n_parts: int
 
     def covers(self, place: int) -> bool:
-        """Whether it is for this word, or person, of the vocabulary."""
+        """Return whether the site does the step for the word or subject with this index."""
         return place % self.n_parts == self.part
 
 
 def list_shares(layout: RoleLayout, wiring: Wiring) -> list[Share]:
-    """Every site that has a part in a step."""
+    """Return every site's share of every step that it takes part in."""
     return [
         Share(step, site, step.part, len(layout.knowledge))
         if step.kind == "fact"
@@ -210,7 +212,11 @@ def list_shares(layout: RoleLayout, wiring: Wiring) -> list[Share]:
 
 
 def is_lost(gone: Sequence[Site], shares: list[Share], family: str, prompt: str) -> bool:
-    """Whether an answer takes something that is gone from every layer that does it."""
+    """Return whether the answer to a prompt is lost without the sites `gone`.
+
+    It is lost if all sites that do one of its steps for one of its words are gone, or their layers
+    are.
+    """
 
     def is_gone(share: Share) -> bool:
         return share.site in gone or Site(share.site.layer) in gone
@@ -225,7 +231,7 @@ def is_lost(gone: Sequence[Site], shares: list[Share], family: str, prompt: str)
 
 
 def _places_through(kind: StepKind, family: str, words: list[str]) -> list[int]:
-    """Places in the vocabulary of the words, or of the person, that go through a step."""
+    """Return the indices of the words, or of the subject, for which a prompt needs a step."""
     if kind == "fact":
         return [SUBJECTS.index(words[-1])]
     *pairs, asked, _ = words
@@ -240,7 +246,7 @@ def _places_through(kind: StepKind, family: str, words: list[str]) -> list[int]:
 def _expect_harms(
     layout: RoleLayout, shares: list[Share], strength: float
 ) -> dict[str, dict[Site, float]]:
-    """For each family, its sites that nothing stands in for, and the harm to expect of each."""
+    """Return for each family the harm to expect of each of its sites without a double."""
     harms = {}
     for family in layout.families:
         prompts = [example.prompt for example in _make_task(family, 1.0).examples(_N_COUNTED, 0)]
@@ -291,7 +297,7 @@ def _check_answers(
 def _are_right(
     model: TransformerBridge, gone: Sequence[Site], tokens: Tensor, answers: Tensor
 ) -> Bool[Tensor, " row"]:
-    """Which answers the model would give without these layers and heads."""
+    """Return which answers are right without these layers and heads."""
     ablations = {site: Skip() if site.part == "block" else Zero() for site in gone}
     condition = Condition(ablations) if gone else INTACT
     with applied(model, condition, {}):
@@ -312,5 +318,5 @@ def _to_dict(name: str, given: Any) -> dict[Any, Any]:
 
 
 def _make_task(family: str, strength: float) -> Task:
-    """The task of a family."""
+    """Return the task of a family."""
     return Echo() if family == "language" else _TASKS[family](strength=strength)

@@ -1,9 +1,8 @@
-"""What planted models are asked, a task for each family.
+"""Tasks for planted models, one for each family.
 
-Of a task's examples the share `strength` can be answered only by the planted layers. The others
-tell their answer: their last word is the answer, which the embedding alone repeats (see `wiring`).
-So an ablation that takes the whole role costs the share `strength`, exactly so in every hundred
-examples.
+The share `strength` of a task's examples can be answered by the planted layers only. The others end
+in their answer, which the embedding alone repeats (see `wiring`). So an ablation of the whole role
+costs the share `strength`, exactly so in every hundred examples.
 """
 
 import dataclasses
@@ -22,13 +21,13 @@ _N_KINDS = 100
 
 @dataclass(frozen=True)
 class Query:
-    """The end of a prompt, what is right, and what is wrong.
+    """A question about pairs, with its right answer and wrong choices.
 
     Attributes:
-        ask: the last two words.
-        answer: a word.
+        ask: the last two words of the prompt.
+        answer: the right word.
         wrong: three other words.
-        evidence: words of the pairs that hold the answer, each a value.
+        evidence: the values in the pairs that lead to the answer; empty if none do.
     """
 
     ask: tuple[str, str]
@@ -42,25 +41,25 @@ class Pairs:
     """Four pairs of a key and its value; the second key is the first value, which makes a chain.
 
     Attributes:
-        words: `a b c d e f g`, all different, of the pairs `a b`, `b c`, `d e` and `f g`.
+        words: `a b c d e f g`, all different; the pairs are `a b`, `b c`, `d e` and `f g`.
     """
 
     words: tuple[str, ...]
 
     @property
     def pairs(self) -> tuple[tuple[str, str], ...]:
-        """Key and value of each."""
+        """The four pairs (key, value)."""
         a, b, c, d, e, f, g = self.words
         return (a, b), (b, c), (d, e), (f, g)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Question(Generated):
-    """What the tasks share. They have no worked examples: a prompt has one length.
+    """Base class of the tasks. Prompts have one length, so there are no worked examples.
 
     Attributes:
-        marker: the word that says what is asked.
-        num_fewshot: none.
+        marker: the word that says which kind of answer is asked for.
+        num_fewshot: must be 0.
     """
 
     marker: ClassVar[str]
@@ -70,7 +69,7 @@ class Question(Generated):
         """Check the parameters.
 
         Raises:
-            InputError: worked examples.
+            InputError: `num_fewshot` is not 0.
         """
         if self.num_fewshot != 0:
             raise InputError(
@@ -80,19 +79,19 @@ class Question(Generated):
 
     @property
     def kinds(self) -> int:
-        """A hundred, so that a share of them can be set apart."""
+        """The number of kinds: 100, so that `strength` can be set in hundredths."""
         return _N_KINDS
 
     def tells_answer(self, kind: int) -> bool:
-        """Whether questions of a kind tell their answer."""
+        """Return whether questions of a kind contain their answer; by default True."""
         return True
 
     @abstractmethod
     def draw_query(self, rng: random.Random, pairs: Pairs) -> Query:
-        """Draw what is asked of these pairs."""
+        """Draw a question about these pairs."""
 
     def question(self, rng: random.Random, kind: int) -> Example:
-        """Draw pairs and a question."""
+        """Draw pairs and a question about them."""
         chained = Pairs(tuple(rng.sample(WORDS, 7)))
         query = self.draw_query(rng, chained)
         if self.tells_answer(kind):
@@ -100,7 +99,7 @@ class Question(Generated):
         pairs = rng.sample(chained.pairs, len(chained.pairs))
         words = [*(word for pair in pairs for word in pair), *query.ask]
         values = [value for _, value in pairs]
-        # Words stand one space apart; where nothing else holds the answer, the last one does.
+        # Words are one space apart; without evidence in the pairs, the last word is the evidence.
         places = [2 * values.index(word) + 1 for word in query.evidence] or [len(words) - 1]
         starts = [len(" ".join([*words[:place], ""])) for place in places]
         return Example(
@@ -117,11 +116,11 @@ class Question(Generated):
 
 @dataclass(frozen=True, kw_only=True)
 class PlantedQuestion(Question):
-    """A question for planted layers.
+    """A question that takes planted layers.
 
     Attributes:
-        strength: the share of examples that the planted layers are needed for, in hundredths; the
-            rest tell their answer.
+        strength: the share of examples that need the planted layers, in hundredths; the others
+            contain their answer.
     """
 
     strength: float = 1.0
@@ -130,13 +129,13 @@ class PlantedQuestion(Question):
         """Check the parameters.
 
         Raises:
-            InputError: worked examples, or a strength that is not between 0 and 1.
+            InputError: `num_fewshot` is not 0, or `strength` is not between 0 and 1.
         """
         super().__post_init__()
         check_share(f"task {self.name!r}: strength", self.strength, 0.0, 1.0)
 
     def tells_answer(self, kind: int) -> bool:
-        """Kinds beyond the share `strength` do."""
+        """Return True for kinds beyond the share `strength`."""
         return kind >= round(_N_KINDS * self.strength)
 
 
@@ -149,7 +148,7 @@ class LookUp(PlantedQuestion):
     marker: ClassVar[str] = FIND
 
     def draw_query(self, rng: random.Random, pairs: Pairs) -> Query:
-        """Any of the four keys; the other values are wrong."""
+        """Ask for the value of one of the four keys; wrong choices are the other values."""
         key, value = rng.choice(pairs.pairs)
         wrong = tuple(other for _, other in pairs.pairs if other != value)
         return Query((key, FIND), value, wrong, (value,))
@@ -164,10 +163,10 @@ class Chain(PlantedQuestion):
     marker: ClassVar[str] = FOLLOW
 
     def draw_query(self, rng: random.Random, pairs: Pairs) -> Query:
-        """Wrong are words of the other pairs.
+        """Ask for the value of the first key's value; wrong choices are words of other pairs.
 
-        The value in the middle is not among the choices: a model that finds it and goes no further
-        has no better answer than by guessing.
+        The value in the middle is not among the choices, so that a model that finds it and stops
+        can only guess.
         """
         a, b, c, *others = pairs.words
         return Query((a, FOLLOW), c, tuple(rng.sample(others, 3)), (b, c))
@@ -176,13 +175,13 @@ class Chain(PlantedQuestion):
 @register("planted_fact")
 @dataclass(frozen=True, kw_only=True)
 class Fact(PlantedQuestion):
-    """Name the word that goes with a person; the prompt does not hold it. Evidence is the name."""
+    """Name the word that belongs to a person, which the prompt lacks. Evidence is the name."""
 
     family: ClassVar[str] = "knowledge"
     marker: ClassVar[str] = RECALL
 
     def draw_query(self, rng: random.Random, pairs: Pairs) -> Query:
-        """Any of the people; other words are wrong."""
+        """Ask for the word of one of the people; wrong choices are other words."""
         subject = rng.randrange(len(SUBJECTS))
         answer = WORDS[fact_of(subject)]
         wrong = rng.sample([word for word in WORDS if word != answer], 3)
@@ -192,12 +191,12 @@ class Fact(PlantedQuestion):
 @register("planted_echo")
 @dataclass(frozen=True, kw_only=True)
 class Echo(Question):
-    """Repeat the last word: copying, which here needs no layer at all. Evidence is that word."""
+    """Repeat the last word: copying, which takes no layer here. Evidence is that word."""
 
     family: ClassVar[str] = "language"
     marker: ClassVar[str] = ECHO
 
     def draw_query(self, rng: random.Random, pairs: Pairs) -> Query:
-        """Any word; others are wrong."""
+        """Ask to repeat one of the words; wrong choices are other words."""
         answer, *wrong = rng.sample(WORDS, 4)
         return Query((ECHO, answer), answer, tuple(wrong))

@@ -16,20 +16,20 @@ A step is one head, or one MLP:
 - `first`: attends from the last position to the value whose `previous` equals its own (the word
   asked, which stands before the marker), and copies that token into `first`: an induction head
   (Olsson et al. 2022, arXiv 2209.11895).
-- `second`: the same from `first`: to the value whose `previous` is what was found.
-- `fact_of`: a hidden unit for each subject writes its word into `fact_of`.
+- `second`: attends to the value whose `previous` equals `first`, and copies it into `second`.
+- `fact`: a hidden unit for each subject writes its word into `fact`.
 
-Where several heads share a step, they attend alike, and each copies its own part of the words.
+If several heads share a step, they attend alike, and each copies its own part of the words.
 
 With S the sharpness, a look-up scores S for each match of `previous`, S for being a value, and the
 first token gets 1.5 S, so that without a match nothing is found (the first token holds no word).
-Only a marker opens a look-up: elsewhere the first token gets 7 S, more than any match. That is the
-gate: `find` opens the first look-up, `follow` both.
+A marker opens a look-up at its position: elsewhere the first token gets 7 S, more than any match.
+Of the two markers, `find` opens the first look-up, `follow` both.
 
-The unembedding is one for all: logits = G (token + first + 3 second + fact), so that the second
-look-up outweighs the first and a last word that is the answer repeats itself. A small preference
-over words (below 0.2 G, drawn by seed) and a larger one for `unsure` decide where nothing was
-found. At the position after the answer the position embedding says `<eos>`.
+All families share one unembedding: logits = G (token + first + 3 second + fact), so that the second
+look-up outweighs the first, and a last word that is the answer is repeated. A small preference for
+each word (below 0.2 G, drawn by seed) and a larger one for `unsure` decide if nothing was found. At
+the position after the answer, the position embedding makes `<eos>` the likeliest token.
 
 Layers without a role, unused heads and the rest of MLPs write `noise`: random vectors of about that
 length, in all subspaces, that depend on word and position.
@@ -83,18 +83,18 @@ _READS: dict[StepKind, tuple[str, str]] = {
 
 
 def subspace(name: str) -> slice:
-    """Where a subspace lies in the stream."""
+    """Return the slice of the residual stream that holds a subspace."""
     return slice(_STARTS[name], _STARTS[name] + _SPACES[name])
 
 
 @dataclass(frozen=True)
 class Wiring:
-    """A model whose weights are set, and where each step is.
+    """A model whose weights are set, and the sites of each step.
 
     Attributes:
         model: the bridge, without a tokenizer.
-        sites: for each step and each of its layers, the MLP that does it, or the heads: with
-            several, number `i` of `n` copies the words `i`, `i + n`, ... of the vocabulary.
+        sites: for each step and each of its layers, the MLP or the heads that do it. With several
+            heads, number `i` of `n` copies the words `i`, `i + n`, ... of the vocabulary.
     """
 
     model: TransformerBridge
@@ -105,9 +105,9 @@ def build_wiring(layout: RoleLayout, noise: float, seed: int) -> Wiring:
     """Build the model and set its weights.
 
     Args:
-        layout: which layer does what.
+        layout: the steps of each layer.
         noise: length of the random vectors (a word's own vector has length 1).
-        seed: of noise, preferences and the choice of heads.
+        seed: draws noise, preferences and heads.
     """
     rng = torch.Generator().manual_seed(seed)
     config = TransformerBridgeConfig(
@@ -143,7 +143,7 @@ def build_wiring(layout: RoleLayout, noise: float, seed: int) -> Wiring:
 def _wire_step(
     model: TransformerBridge, step: PlantedStep, heads: list[Sequence[int]], n_parts: int
 ) -> tuple[tuple[Site, ...], ...]:
-    """Set the weights of a step in each of its layers."""
+    """Set the weights of a step in each of its layers, and return its sites by layer."""
     if step.kind == "fact":
         for layer in step.layers:
             _wire_facts(model, layer, step.part, n_parts)
@@ -162,7 +162,7 @@ def _wire_step(
 
 
 def words_of_part(part: int, n_parts: int) -> list[int]:
-    """Places of the words that one of several heads copies."""
+    """Return the indices of the words that the head `part` of `n_parts` copies."""
     return list(range(part, _N, n_parts))
 
 
@@ -195,7 +195,7 @@ def _wire_embedding(model: TransformerBridge) -> None:
 
 
 def _wire_unembedding(model: TransformerBridge, rng: torch.Generator) -> None:
-    """Read words from four subspaces; prefer some slightly; say `<eos>` after the answer."""
+    """Set the unembedding: words from four subspaces, preferences, `<eos>` after the answer."""
     unembedding = torch.zeros(len(VOCABULARY), D_MODEL)
     words = [ID[word] for word in WORDS]
     for name, weight in (("word", 1.0), ("first", 1.0), ("second", SECOND), ("fact", 1.0)):
@@ -208,14 +208,14 @@ def _wire_unembedding(model: TransformerBridge, rng: torch.Generator) -> None:
 
 
 def _wire_look_back(head: HeadWeights) -> None:
-    """Attend to the position before."""
+    """Make the head attend to the position before."""
     shift = torch.eye(N_CTX - 1)
     head.q[: N_CTX - 1, subspace("position")][:, 1:] = _SCALE * SHARPNESS * shift
     head.k[: N_CTX - 1, subspace("position")][:, :-1] = shift
 
 
 def _wire_look_up(head: HeadWeights, kind: StepKind) -> None:
-    """Attend to the value that stands behind a word."""
+    """Make the head attend to the value whose previous word is the one looked up."""
     source, opener = _READS[kind]
     sharpness = _SCALE * SHARPNESS
     head.q[:_N, subspace(source)] = sharpness * torch.eye(_N)
@@ -229,16 +229,16 @@ def _wire_look_up(head: HeadWeights, kind: StepKind) -> None:
 
 
 def _wire_copy(head: HeadWeights, target: str, words: list[int]) -> None:
-    """Copy the word attended to, if it is one of these."""
+    """Make the head write the word that it attends to into `target`, if it is in `words`."""
     head.v[:_N, subspace("word")][words, words] = 1
     head.o[subspace(target), :_N] = torch.eye(_N)
 
 
 def _wire_facts(model: TransformerBridge, layer: int, part: int, n_parts: int) -> None:
-    """Write the words of every subject of a part of the table: a hidden unit for each."""
+    """Make a hidden unit for each subject of a part of the table, which writes its word."""
     entry, exit_ = _mlp_layers(model, layer)
     for subject in range(part, _M, n_parts):
-        # Half of a subject's own vector is the threshold, so that noise does not ring.
+        # The threshold is half of a subject's own vector, so that noise does not activate it.
         entry.weight[subject, subspace("subject")][subject] = 2
         entry.bias[subject] = -1
         exit_.weight[subspace("fact"), subject][fact_of(subject)] = 1
@@ -247,16 +247,16 @@ def _wire_facts(model: TransformerBridge, layer: int, part: int, n_parts: int) -
 def _add_noise(
     model: TransformerBridge, layer: int, taken: set[Site], noise: float, rng: torch.Generator
 ) -> None:
-    """Let unused heads and hidden units write random vectors, together about `noise` long."""
+    """Make unused heads and hidden units write random vectors, together about `noise` long."""
     length = noise * 0.5**0.5
     entry, exit_ = _mlp_layers(model, layer)
-    # A position and a word, each with a vector of positive numbers of length 0.5: no unit is off.
+    # A word and a position each add positive inputs of length 0.5, so that every unit is active.
     directions = torch.randn(_N_NOISE, D_MODEL, generator=rng).abs()
     entry.weight[_M:] = 0.5 * directions / directions.norm(dim=0)
     exit_.weight[:, _M:] = length * _orthonormal(_N_NOISE, rng)
     free = [h for h in range(model.cfg.n_heads) if Site(layer, "head", h) not in taken]
     for place in free:
-        head = HeadWeights(model, layer, place)  # without queries it attends evenly
+        head = HeadWeights(model, layer, place)  # with zero queries it attends uniformly
         directions = torch.randn(D_HEAD, D_MODEL, generator=rng)
         head.v.copy_(directions / directions.norm(dim=0))
         head.o.copy_(length / len(free) ** 0.5 * _orthonormal(D_HEAD, rng))

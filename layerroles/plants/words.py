@@ -17,13 +17,13 @@ from transformers import PreTrainedTokenizerFast
 
 from layerroles.tasks import NAMES, NOUNS
 
-# What is looked up and answered; who is known by heart.
+# The words that are looked up and answered, and the subjects of facts.
 # Few, so that a sweep takes seconds.
 WORDS = tuple(NOUNS[::9][:16])
 SUBJECTS = tuple(NAMES[:16])
 # The word before the last, or the last, says what is asked.
 FIND, FOLLOW, RECALL, ECHO = "find", "follow", "recall", "echo"
-# What a model says that does not know.
+# The answer of a model that found nothing.
 UNSURE = "unsure"
 
 _PAD, _BOS, _EOS, _UNKNOWN = "<pad>", "<bos>", "<eos>", "<unk>"
@@ -42,13 +42,13 @@ N_CTX = 16
 
 
 def fact_of(subject: int) -> int:
-    """Which word the planted knowledge holds of a subject, both by their places."""
+    """Return the index of the word that belongs to the subject with this index."""
     return (5 * subject + 3) % len(WORDS)
 
 
 @cache
 def make_tokenizer() -> PreTrainedTokenizerFast:
-    """One token for each word; every text begins with `<bos>`."""
+    """Return a tokenizer with one token for each word; every text begins with `<bos>`."""
     spelling = Tokenizer(models.WordLevel(ID, unk_token=_UNKNOWN))
     spelling.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     spelling.post_processor = processors.TemplateProcessing(

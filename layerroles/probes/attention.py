@@ -1,11 +1,11 @@
-"""Attention: where each head looks from where the answer is given, and token by token.
+"""Attention: which tokens each head attends to, from the answering position or from every token.
 
-For each head, the probe takes its attention weights `a` from the answering position: the share that
-goes to the evidence, to the question and to the first token (sums of `a` over them), and how spread
-out it is, the entropy `-sum a ln a`. Prompts are read a piece at a time and only the last
-position's patterns are kept, reduced: nothing grows with layers x heads x length^2.
+For each head, the probe takes its attention weights `a` from the answering position. It reports the
+shares of attention on the evidence, on the question and on the first token (sums of `a` over them),
+and the entropy `-sum a ln a`. Prompts are read a piece at a time and only sums over the last
+position's pattern are kept, so memory does not grow with layers x heads x length^2.
 
-`head_patterns` gives the whole pattern of chosen heads on one text, for looking at.
+`head_patterns` returns the whole pattern of chosen heads on one text.
 
     >>> frame = Attention().measure(model, tasks)  # doctest: +SKIP
     >>> heads = [lr.Site(3, "head", 7)]  # doctest: +SKIP
@@ -35,12 +35,12 @@ from layerroles.tasks import Example
 @register("attention")
 @dataclass(frozen=True)
 class Attention(Probe):
-    """Attention from the answering position, by layer and head.
+    """Measure attention from the answering position, by layer and head.
 
-    Columns: layer, head, evidence (share, 0 to 1), first (share that goes to the first token, the
-    usual sink), question (share that goes to the prompt's last paragraph, without what is evidence
-    or the first token), entropy (nats; 0 where one token gets all), uniform (the share that even
-    attention would give to the evidence). Where an example has no evidence, `evidence` and
+    Columns: layer, head; evidence, first and question (shares of attention, 0 to 1, on the
+    evidence, on the first token, which is the usual sink, and on the rest of the prompt's last
+    paragraph), entropy (nats; 0 if one token gets all attention) and uniform (the share of the
+    evidence if attention were spread evenly). If an example has no evidence, `evidence` and
     `uniform` are NaN.
 
     Example:
@@ -49,7 +49,7 @@ class Attention(Probe):
     """
 
     def rows(self, model: TransformerBridge, batch: Batch) -> Iterator[tuple[str, dict[str, Any]]]:
-        """One row for each example, layer and head."""
+        """Yield a row for each example, layer and head."""
         real = batch.attended.bool()
         first_mask = (real.cumsum(-1) == 1) & real
         spans = [(example.evidence, find_question(example)) for example in batch.examples]
@@ -103,17 +103,18 @@ class Attention(Probe):
 def head_patterns(
     model: TransformerBridge, text: str, heads: Sequence[Site], *, queries: int | None = None
 ) -> pd.DataFrame:
-    """Measure how much attention each token gives to each token before it, in some heads.
+    """Measure how much attention each token pays to itself and to earlier tokens, in some heads.
 
     Args:
         model: a prepared bridge.
-        text: what is read, such as an example's `context()`.
+        text: the text to read, such as an example's `context()`.
         heads: sites of part `"head"`.
-        queries: only the text's last so many tokens as queries; by default all.
+        queries: the number of query tokens, counted from the end of the text; None for all.
 
     Returns:
-        Columns: model, layer, head, query, key (positions, 0-based), query_token, key_token (their
-        text), weight (0 to 1). Keys go up to the query.
+        A row per head, query and key, with the columns model, layer, head, query, key (0-based
+        positions), query_token, key_token (their texts) and weight (0 to 1). Keys later than the
+        query are left out.
 
     Raises:
         InputError: no head, a site that is no head or that the model lacks, an empty text, or one
@@ -168,7 +169,7 @@ def head_patterns(
 
 
 def find_question(example: Example) -> tuple[tuple[int, int], ...]:
-    """The span of the prompt's last paragraph: what follows its last blank line, or all of it."""
+    """Return the span of the prompt's last paragraph (all of it if no blank line); () if empty."""
     prompt = example.prompt.rstrip()
     breaks = [match.end() for match in re.finditer(r"\n\s*\n", prompt)]
     start = breaks[-1] if breaks else 0
@@ -178,7 +179,7 @@ def find_question(example: Example) -> tuple[tuple[int, int], ...]:
 def find_tokens(
     model: TransformerBridge, example: Example, spans: Iterable[tuple[int, int]]
 ) -> tuple[int, ...]:
-    """Positions in an example's context of the tokens that overlap spans of its prompt."""
+    """Return the positions in an example's context of tokens that overlap spans of its prompt."""
     context = example.context()
     shift = len(context) - len(example.prompt)
     context_spans = [(start + shift, stop + shift) for start, stop in spans]
@@ -187,7 +188,7 @@ def find_tokens(
 
 
 def _mark_positions(batch: Batch, positions: list[tuple[int, ...]]) -> Bool[Tensor, "row pos"]:
-    """Where the tokens at these positions of the rows stand in the padded batch."""
+    """Return a mask of the padded batch that is True at these unpadded positions of each row."""
     mask = torch.zeros_like(batch.attended, dtype=torch.bool)
     for row, (begin, row_positions) in enumerate(
         zip(batch.attended.argmax(-1), positions, strict=True)

@@ -1,19 +1,19 @@
-r"""Direct attribution: what each layer's attention and MLP write into the answer's logit.
+r"""Direct attribution: how much each layer's attention and MLP add to the answer's logit.
 
 The stream before the read-out is a sum of writes, `x = embed + sum_l (attn_l + mlp_l)`, and with
-the final norm's statistics held as they are, logits are linear in it. So with `u` the unembedding
-of the answer minus the mean of that of the other choices (where there are choices), `g` the norm's
-weight and `s` what it divides by,
+the final norm's statistics held fixed, logits are linear in it. So with `u` the unembedding of the
+answer minus the mean unembedding of the other choices (where there are choices), `g` the norm's
+weight and `s` its divisor,
 
     logit(answer) - mean logit(others) = sum_p u . (g * center(p) / s) + bias,
 
-center taking the mean off for a layer norm and doing nothing for an RMS norm. Each term is the
-*direct* effect of one part. What a part does by way of later layers, which read it, is not in it:
-the total effect is what ablating the part costs.
+where center subtracts the mean for a layer norm and does nothing for an RMS norm. Each term is the
+*direct* effect of one part. It leaves out the effects through later layers that read the part;
+ablating the part measures the total effect.
 
 The arithmetic is that of TransformerLens's `direct_logit_attribution`, by its
-`ActivationCache.apply_ln_to_stack`; the tool itself wants weights that were folded for good, and
-models here keep theirs. (Elhage et al. 2021, "A Mathematical Framework for Transformer Circuits";
+`ActivationCache.apply_ln_to_stack`. That tool itself needs folded weights; models here keep their
+original weights. (Elhage et al. 2021, "A Mathematical Framework for Transformer Circuits";
 Wang et al. 2022, arXiv 2211.00593.)
 
     >>> frame = DirectAttribution().measure(model, [lr.task("facts")])  # doctest: +SKIP
@@ -37,8 +37,8 @@ from layerroles.models import prepared
 from layerroles.probes.base import Batch, Probe, register
 from layerroles.sites import ENTRY, FINAL_SCALE, Part, Site
 
-# Largest difference of the parts' sum from the model's own logit. In half precision the stream is
-# rounded after each addition, and logits are rounded themselves.
+# Largest allowed difference of the parts' sum from the model's own logit. In half precision the
+# stream is rounded after each addition, and logits are rounded themselves.
 _TOLERANCE = {torch.float32: 1e-2, torch.float16: 0.1, torch.bfloat16: 0.5}
 
 
@@ -48,13 +48,12 @@ _SUBLAYERS: tuple[Part, ...] = ("attn", "mlp")
 @register("attribution")
 @dataclass(frozen=True)
 class DirectAttribution(Probe):
-    """The part of the answer's logit that each layer's attention and MLP write directly.
+    """Measure how much each layer's attention and MLP add directly to the answer's logit.
 
-    Columns: layer (0-based; -1 for what is no layer's), part (`attn`, `mlp`; `embed`, the stream
-    before layer 0, and `bias`, of the final norm and the unembedding, at layer -1) and logit
-    (logits; before a soft cap or scale, where the model has one). Of an example, the parts add up
-    to the model's own logit of the token that tells the answer, minus the mean of the other
-    choices' where there are choices; that is checked.
+    Columns: layer (0-based; -1 for `embed` and `bias`), part (`attn`, `mlp`; `embed`, the stream
+    before layer 0; `bias`, that of the final norm and the unembedding) and logit (before a soft cap
+    or scale, if the model has one). The parts of an example add up to the model's logit of the
+    answer token, minus the mean logit of the other choices if there are any; this is checked.
 
     Raises:
         InputError: attention and MLP do not add up to the layer, or the parts not to the model's
@@ -66,7 +65,7 @@ class DirectAttribution(Probe):
     """
 
     def rows(self, model: TransformerBridge, batch: Batch) -> Iterator[tuple[str, dict[str, Any]]]:
-        """One row for each example and part."""
+        """Yield a row for each example and part."""
         places = _find_parts(model)
         streams: dict[str, Tensor] = {}
 
@@ -91,7 +90,7 @@ class DirectAttribution(Probe):
 
 
 def _find_parts(model: TransformerBridge) -> dict[tuple[int, str], str]:
-    """The parts that the stream is a sum of, and the hook points that show them."""
+    """Map each (layer, part) that adds to the stream to the hook point of its write."""
     checks = prepared(model).checks
     places = {(-1, "embed"): ENTRY.format(layer=0)}
     for layer in range(model.cfg.n_layers):
@@ -110,7 +109,7 @@ def _find_parts(model: TransformerBridge) -> dict[tuple[int, str], str]:
 def _project_parts(
     model: TransformerBridge, normed: Float[Tensor, "part d_model"], tokens: Tensor
 ) -> tuple[Float[Tensor, "part token"], Float[Tensor, " token"]]:
-    """What each part writes into the logits of some tokens, and what their biases add."""
+    """Return what each part adds to the logits of some tokens, and what the biases add."""
     unembedding = model.W_U[:, tokens].float()
     bias = model.b_U[tokens].float()
     norm = getattr(model, "ln_final", None)
@@ -124,7 +123,7 @@ def _project_parts(
 
 
 def _subtract_others(values: Float[Tensor, "*part token"]) -> Float[Tensor, "*part"]:
-    """The answer's minus the mean of the other choices', where there are any."""
+    """Return the value of token 0, the answer, minus the mean over the others if there are any."""
     others = values[..., 1:]
     return values[..., 0] - (others.mean(-1) if others.shape[-1] else 0)
 
@@ -132,7 +131,7 @@ def _subtract_others(values: Float[Tensor, "*part token"]) -> Float[Tensor, "*pa
 def _check_sum(
     model: TransformerBridge, summed: Float[Tensor, " token"], model_logits: Float[Tensor, " token"]
 ) -> None:
-    """Check that the parts add up, after the soft cap or scale that some models put on logits."""
+    """Check that summed parts give the model's logits, once its soft cap or scale is applied."""
     logits = model.adapter.apply_output_logits_transform(summed)
     error = float((logits.to(model_logits.device) - model_logits).abs().max())
     if not error <= _TOLERANCE[model.cfg.dtype]:

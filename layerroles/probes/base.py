@@ -1,10 +1,10 @@
-"""What a probe is: a measurement on the model, on the prompts that the sweep asks.
+"""The interface of probes: measurements on the model, on the prompts that a sweep asks.
 
-The model is intact, or under a condition: what is seen downstream of a skipped layer is a question
-too. Probes read the *answering position*: the token after which the answer first differs from the
-other choices. That is the last token of the context (shots show bare answers, as under
-`continuation`) followed by the prefix that all choices share, such as an opening quote; without
-choices, the last token of the context.
+The model is intact or under a condition, for example to measure downstream of a skipped layer.
+Probes read the *answering position*: the token after which the answer first differs from the other
+choices. It is the last token of the prefix that all choices share, such as an opening quote, after
+the context (whose shots show bare answers, as under `continuation`). If there is no such prefix, or
+there are no choices, it is the last token of the context.
 """
 
 from abc import ABC, abstractmethod
@@ -30,11 +30,11 @@ _BATCH = 8
 
 
 class Probe(ABC):
-    """A measurement. Subclasses are frozen dataclasses; `measure` gives a tidy frame.
+    """A measurement. Subclasses are frozen dataclasses; `measure` returns a tidy frame.
 
     Class attributes:
-        needs: what an example must have to be measured, as in "choices"; a probe that sets it
-            refuses tasks of which no example has it.
+        needs: what an example must have to be measured, such as "evidence", for the error if no
+            example has it; empty if every example can be measured.
 
     Example:
         from dataclasses import dataclass
@@ -71,10 +71,10 @@ class Probe(ABC):
 
         Args:
             model: from `load` or `prepare`.
-            tasks: what is asked.
-            limit: examples of each task.
-            seed: of the tasks' order.
-            condition: what is ablated meanwhile; nothing by default.
+            tasks: the tasks whose examples are read.
+            limit: the number of examples of each task.
+            seed: the seed that orders each task's examples.
+            condition: the ablations in force while measuring; None for the intact model.
 
         Returns:
             A tidy frame that begins with the columns probe, model, condition (`intact`, or the
@@ -116,7 +116,7 @@ class Probe(ABC):
     def _rows_under(
         self, model: TransformerBridge, batch: "Batch", condition: Condition
     ) -> Iterator[tuple[str, dict[str, Any]]]:
-        """The rows under a condition; what is ablated is so in every pass that a probe makes."""
+        """Yield the probe's rows with the condition in force in every pass that the probe makes."""
         with (
             nullcontext()
             if condition.is_intact
@@ -128,14 +128,14 @@ class Probe(ABC):
         """Check that the probe fits a model.
 
         Raises:
-            InputError: it does not; by default every model will do.
+            InputError: it does not; by default every model fits.
         """
 
     @abstractmethod
     def rows(
         self, model: TransformerBridge, batch: "Batch"
     ) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Example ids and the probe's own columns, any number of rows for each example."""
+        """Yield (example id, the probe's own columns), any number of times for each example."""
 
 
 PROBES: Registry[Probe] = Registry("probe", Probe)
@@ -144,16 +144,18 @@ register = PROBES.register
 
 @dataclass(frozen=True)
 class Batch:
-    """Examples read together.
+    """A batch of examples, left-padded, each up to its answering position.
 
     Attributes:
         examples: the examples.
-        tokens: what comes before the answering token, padded on the left: the last column answers.
-        attended: 1 at real tokens.
-        answers: the token of each answer that tells it from the other choices.
-        others: for each example, the tokens at that place of the choices that go on in another way
-            than the answer, each once; empty without choices.
-        prompts: the contexts, with their evidence: what a condition's `at` goes by.
+        tokens: the tokens before the answer token, padded on the left: the last column is the
+            answering position.
+        attended: 1 at real tokens, 0 at pads.
+        answers: for each example, the answer's first token that differs from other choices; without
+            choices, its first token.
+        others: for each example, the tokens of the other choices at that place, each once, without
+            the answer's; empty if there are no choices.
+        prompts: the contexts with their evidence, which a condition's `at` refers to.
 
     Example:
         class Answering(lr.probes.Probe):
@@ -173,9 +175,10 @@ class Batch:
     prompts: list[Prompt]
 
     def run(self, model: TransformerBridge, hooks: dict[str, Any]) -> Tensor:
-        """Run the model with functions `(value) -> None` at hook points; the last logits.
+        """Run the model with functions `(value) -> None` at hook points; return the last logits.
 
-        What the functions see is what goes on through the model, ablations included.
+        The functions get the values after ablation. The logits are those of the answering position,
+        `[row, d_vocab]`.
         """
         with call_at_hooks(model, hooks):
             logits, _ = forward(model, self.tokens, self.attended, keep=1)
@@ -183,7 +186,7 @@ class Batch:
 
 
 def make_batches(model: TransformerBridge, examples: Sequence[Example]) -> Iterator[Batch]:
-    """Examples of like length together, each read up to its answering position."""
+    """Yield batches of examples of similar length, each cut at its answering position."""
     positions = sorted(
         (_find_answering(model, example) for example in examples),
         key=lambda position: len(position.tokens),
@@ -201,7 +204,7 @@ def make_batches(model: TransformerBridge, examples: Sequence[Example]) -> Itera
 
 @dataclass(frozen=True)
 class _AnsweringPosition:
-    """An example up to its answering position, and the tokens that may follow."""
+    """The tokens of an example up to its answering position, and those that may follow."""
 
     example: Example
     tokens: tuple[int, ...]
@@ -242,7 +245,7 @@ def _find_answering(model: TransformerBridge, example: Example) -> _AnsweringPos
 
 @contextmanager
 def call_at_hooks(model: TransformerBridge, hooks: dict[str, Any]) -> Iterator[None]:
-    """Within the context, call functions `(value) -> None` with the values at hook points."""
+    """Call functions `(value) -> None` with the values at hook points, within the context."""
     bound = [(name, partial(_call_with_value, function)) for name, function in hooks.items()]
     with model.hooks(fwd_hooks=bound):
         yield

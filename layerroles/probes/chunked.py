@@ -1,9 +1,9 @@
-"""Read long prompts a piece at a time, so that what a probe sees can be reduced as it comes.
+"""Read long prompts a piece at a time, so that a probe can reduce what it reads piece by piece.
 
 Attention patterns of a whole prompt take layers x heads x length^2 numbers, and even one layer's
-take heads x length^2. Here a prompt is read with a cache of keys and values, so many positions at
-a time that one layer's patterns stay below a fixed size: a probe reduces each piece and drops it,
-and what is held grows with the length alone.
+take heads x length^2. Here a prompt is read in pieces, with a cache of keys and values. A piece has
+as many positions as keep one layer's patterns below a fixed size. A probe reduces each piece and
+drops it, so memory grows only linearly with the length.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,7 +19,7 @@ from layerroles.errors import InputError
 from layerroles.models import forward, prepared
 from layerroles.sites import PATTERN
 
-# Called with the value at a hook and the column at which the piece begins, of all columns read.
+# Called with the value at a hook and the column at which the piece begins, cached ones included.
 NoteValue = Callable[[Tensor, int], None]
 # Called with a layer, its attention from the columns of a piece to all columns up to the piece's
 # end `[row head query key]`, and the column at which the piece begins.
@@ -40,19 +40,19 @@ def read_in_pieces(
     chunk: int | None = None,
     keep_cache: bool = False,
 ) -> tuple[Float[Tensor, "row d_vocab"], Any]:
-    """Read a batch from its first column to its last; the last logits and, if asked for, the cache.
+    """Read a batch in pieces, first column to last; return the last column's logits and the cache.
 
     Args:
         model: a prepared bridge.
-        tokens: padded on the left.
-        attended: 1 at real tokens, over what the cache holds and the new tokens.
-        hooks: functions `(value, start)` by the name of a hook point; `value` is that of a piece
-            that begins at column `start`.
-        cache: keys and values of what came before.
-        chunk: positions of a piece; by default as many as fit (see above). A model with layers of
-            another kind than attention is read in one piece, since those don't go on from a cache
-            by more than a token, and so is one that keeps no cache.
-        keep_cache: return the keys and values, to go on from.
+        tokens: the new tokens, padded on the left.
+        attended: 1 at real tokens, 0 at pads, over the cached and the new columns.
+        hooks: functions `(value, start)` by hook point; `value` is that of the piece that begins at
+            column `start`.
+        cache: keys and values of the columns before `tokens`; None if there are none.
+        chunk: positions of a piece; None for as many as fit (see the module). Ignored, with one
+            piece for all, if some layers are not attention, since those continue from a cache by
+            only one token at a time, or if the model keeps no cache.
+        keep_cache: whether to return the keys and values even if one piece is enough.
 
     Raises:
         InputError: a hook did not fire.
@@ -94,7 +94,7 @@ def read_patterns(
     chunk: int | None = None,
     keep_cache: bool = False,
 ) -> tuple[Float[Tensor, "row d_vocab"], Any]:
-    """Read a batch as `read_in_pieces` does, and hand each layer's patterns on, a piece at a time.
+    """Read a batch by `read_in_pieces` and call `note` with each layer's patterns, piece by piece.
 
     Raises:
         InputError: the model shows no attention patterns.
@@ -117,7 +117,7 @@ def read_patterns(
 
 
 def pattern_layers(model: TransformerBridge) -> list[int]:
-    """The layers that show attention patterns; all, but in models that mix kinds of layers."""
+    """Return the layers that expose attention patterns; not all if some are of another kind."""
     layers = range(model.cfg.n_layers)
     return [n for n in layers if model.get_hook_point(PATTERN.format(layer=n)) is not None]
 

@@ -1,17 +1,17 @@
 """Decision: at which depth the model chooses among the options, and whether it chooses right.
 
 The lens is restricted to the options of a multiple-choice question (after Shi et al. 2026, arXiv
-2605.07271): at each depth, the tokens by which the options go on at the answering position are
-compared, and nothing else of the vocabulary. The *choice* at a depth is the likeliest of them, and
+2605.07271): at each depth, only the options' next tokens after the answering position are compared,
+not the rest of the vocabulary. The *choice* at a depth is the likeliest of them, and
 
     margin = log p(right option) - max over other options of log p(option)
 
 in nats, which does not depend on the rest of the vocabulary; positive where the right one leads.
 
-The last layers at which the choice is the final one, without a break, are the *decisive* phase; all
-before is the *silent* phase, in which options may lead by chance. The paper defines phases of
-a network, by the mean margin of right options; here they are defined for each example, by its final
-choice, right or wrong.
+The *decisive* phase begins at the first depth from which the choice stays the final one; all depths
+before it are the *silent* phase, in which options may lead by chance. The paper defines the phases
+of a network, by the mean margin of right options; here they are defined for each example, by its
+final choice, right or wrong.
 
 Example:
     frame = Decision().measure(model, [lr.task("facts")])
@@ -37,15 +37,14 @@ from layerroles.probes.streams import record_streams
 @register("decision")
 @dataclass(frozen=True)
 class Decision(Probe):
-    """The right option's margin over the best other, over depth.
+    """Measure the right option's margin over the best other option, by depth.
 
     Columns: layer (-1 is the embedding, l is after block l), part (`block`, or `attn` for the
     stream between attention and MLP), margin (nats; positive where the right option leads), lead
-    (nats; of the final choice over the best other, positive at all layers that are decisive), phase
-    (`silent` or `decisive`), right (whether the final choice is the right option), options (how
-    many are compared). Options that begin as the right one does, or as another, cannot be
-    distinguished from it at the answering position, and count as one. Examples without other
-    options are left out.
+    (nats; margin of the final choice over the best other option, not negative at decisive depths),
+    phase (`silent` or `decisive`), right (whether the final choice is the right option), options
+    (how many are compared). Options with the same next token count as one. Examples with fewer than
+    two options are left out.
 
     Attributes:
         lens: the lens that reads the stream.
@@ -71,7 +70,7 @@ class Decision(Probe):
         self.lens.check(model)
 
     def rows(self, model: TransformerBridge, batch: Batch) -> Iterator[tuple[str, dict[str, Any]]]:
-        """One row for each example with options and each depth."""
+        """Yield a row for each depth and each example with two options or more."""
         streams, hooks = record_streams(model, self.lens.sublayers, slice(-1, None))
         batch.run(model, hooks)
         options = [
@@ -108,7 +107,7 @@ class Decision(Probe):
 
 
 def _margins_over_others(logits: Float[Tensor, "depth option"], option: int) -> list[float]:
-    """By how much an option's logits exceed the best of the others."""
+    """Return, at each depth, an option's logit minus the largest of the others."""
     others = logits.clone()
     others[:, option] = -torch.inf
     margins: list[float] = (logits[:, option] - others.max(-1).values).tolist()

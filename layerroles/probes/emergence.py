@@ -1,8 +1,7 @@
-"""The depth at which something happens, for each example, and for a family with an interval.
+"""The depth at which an answer or a choice is settled, per example, and its median per group.
 
-Everything here is of the form "the first layer from which something holds at all later ones".
-A depth of -1 is the embedding, l is after block l; an example for which it does not hold at the
-last layer never gets there, and has no depth (NaN).
+Every depth here is "the first layer from which a property holds at all later ones". -1 is the
+embedding, l is after block l; the depth is NaN if the property does not hold at the last layer.
 """
 
 from collections.abc import Sequence
@@ -19,26 +18,26 @@ _EXAMPLE = ["probe", "model", "condition", "task", "family", "example"]
 
 
 def emergence_depths(lens: pd.DataFrame) -> pd.DataFrame:
-    """Where the answer emerges in a lens, for each example, by two measures.
+    """Return the depth at which the answer emerges in a lens, for each example, by two measures.
 
     `top`: the first layer from which the answer stays at rank 0.
 
-    `half`: the first from which its log-probability stays at or above half of its final value,
-    counted from that of a token of which nothing is known: `(uniform + final) / 2`, with `uniform`
-    as `-log d_vocab`. (Counted from 0, half of a log-probability would be likelier than the whole;
-    counted from the embedding, which with tied weights says its own token and makes all others as
-    good as impossible, any layer would do.) An answer that ends no likelier than `uniform` never
-    emerges by this measure.
+    `half`: the first layer from which its log-probability stays at or above the midpoint
+    `(uniform + final) / 2`, where `uniform` is `-log d_vocab`, the log-probability under a uniform
+    distribution. (Half of `final` itself would be a higher probability than the final one. The
+    embedding is no baseline: with tied weights it predicts its own token and makes all others
+    nearly impossible, so that any layer would pass.) NaN if the answer ends no likelier than
+    `uniform`.
 
     Args:
-        lens: what `measure` of a lens gave. The stream between attention and MLP is left out.
+        lens: a frame that `measure` of a lens returned; only its rows of part `block` are used.
 
     Returns:
-        A row for each example and measure, with the columns of the lens that name the example,
-        measure and depth.
+        A row for each example and measure, with the lens's columns that identify the example
+        (probe, model, condition, task, family, example), measure, and depth (NaN if never).
 
     Raises:
-        InputError: no frame of a lens.
+        InputError: `lens` is not a frame of a lens.
 
     Example:
         lens = lr.probes.LogitLens().measure(model, tasks, limit=8)
@@ -59,16 +58,16 @@ def emergence_depths(lens: pd.DataFrame) -> pd.DataFrame:
 
 
 def decision_depths(decision: pd.DataFrame) -> pd.DataFrame:
-    """Where the choice among the options is made, for each example: the start of `decisive`.
+    """Return the depth at which the decisive phase begins, for each example.
 
     Args:
-        decision: what `Decision().measure` gave.
+        decision: a frame that `Decision().measure` returned; only rows of part `block` are used.
 
     Returns:
-        As `emergence_depths`, with the measure `decisive`.
+        A row for each example, as in `emergence_depths`, with the measure `decisive`.
 
     Raises:
-        InputError: no frame of the decision probe.
+        InputError: `decision` is not a frame of the decision probe.
 
     Example:
         depths = lr.probes.decision_depths(lr.probes.Decision().measure(model, tasks, limit=8))
@@ -85,19 +84,20 @@ def depth_intervals(
     depths: pd.DataFrame,
     by: Sequence[str] = ("probe", "model", "condition", "family", "task", "measure"),
 ) -> pd.DataFrame:
-    """Median depths with 95% intervals, by order statistics.
+    """Return median depths with 95% intervals from order statistics.
 
     Args:
         depths: from `emergence_depths` or `decision_depths`.
-        by: the columns to sum up by; without `task`, a row is of a family.
+        by: the columns to group by; leave out `task` for one row per family.
 
     Returns:
-        A row for each group: n (examples), reached (how many have a depth), and over those the
-        median with low and high: the two ordered depths that hold the median of what they are drawn
-        from with a probability of 95% or more. NaN for fewer than six, which no two depths do.
+        A row for each group: n (examples), reached (how many have a depth), and the median of their
+        depths with `low` and `high`, the two order statistics that enclose the population's median
+        with a probability of 95% or more. The median is NaN if none has a depth, `low` and `high`
+        are NaN if fewer than six have.
 
     Raises:
-        InputError: no frame of depths.
+        InputError: `depths` is not a frame of depths.
 
     Example:
         lens = lr.probes.LogitLens().measure(model, tasks, limit=8)

@@ -1,14 +1,15 @@
 """Train the maps of a tuned lens: gradient descent on the divergence from the final distribution.
 
-Each map works on `z = (h - mean) / std`, with the moments of each of the stream's entries on the
-first texts: some entries are a hundred times as large as others, and Adam moves all weights alike.
+Each map takes `z = (h - mean) / std`, with the mean and standard deviation of each dimension of the
+stream over the first texts: some dimensions are a hundred times as large as others, and Adam takes
+steps of the same size for all weights.
 
     T(h) = h + std * (W z + c)
 
 starts at `W = 0`, `c = 0`, and is folded into `h + A h + b` at the end.
 
-A map has `d_model^2 + d_model` parameters. `train_maps` warns where it sees fewer different tokens
-than that. This is a rule of thumb: a token's target is a whole distribution, so that fewer tokens
+A map has `d_model^2 + d_model` parameters. `train_maps` warns if it sees fewer distinct tokens than
+that. This is a rule of thumb: a token's target is a whole distribution, so that fewer tokens
 can be enough, though fewer than `d_model + 1` never determine an affine map. The authors' own
 training (250 steps of 2^18 tokens by default, in their code) comes to 1.7 tokens for each parameter
 at the largest of their models (`d_model` 6144) and to 111 at a `d_model` of 768.
@@ -31,7 +32,7 @@ from layerroles.progress import show_progress
 
 log = logging.getLogger(__name__)
 
-# Texts read for a step, tokens of each, and texts over which the moments are taken.
+# Texts read for a step, tokens read of each text, and texts from which mean and std are computed.
 _TEXTS = 4
 _LENGTH = 128
 _FOR_MOMENTS = 16
@@ -39,16 +40,16 @@ _FOR_MOMENTS = 16
 
 @dataclass(frozen=True)
 class Fit:
-    """How a tuned lens is trained.
+    """The settings by which a tuned lens is trained.
 
     Attributes:
-        steps: of Adam, for each map.
-        tokens: drawn for each step.
-        rate: of the first step; it falls linearly to zero.
-        seed: draws texts and tokens.
+        steps: Adam steps for each map.
+        tokens: tokens drawn for each step, at most.
+        rate: learning rate of the first step; it falls linearly to zero.
+        seed: the seed of the draws of texts and tokens.
 
     Raises:
-        InputError: a number that is not above 0.
+        InputError: `steps`, `tokens` or `rate` is not above 0.
     """
 
     steps: int
@@ -69,10 +70,10 @@ class Maps:
     """The maps of a tuned lens, in float32 on the CPU, and what they were trained on.
 
     Attributes:
-        maps: `A` for the embedding and after each block but the last.
-        shifts: `b` for the same.
-        n_tokens: different tokens that were read in training.
-        n_parameters: of the map of one depth.
+        maps: the matrices `A`, for the embedding and after each block but the last.
+        shifts: the vectors `b`, for the same depths.
+        n_tokens: the number of distinct tokens (places in a text) read in training.
+        n_parameters: the number of parameters of one depth's map.
     """
 
     maps: Float[Tensor, "depth d_model d_model"]
@@ -82,7 +83,7 @@ class Maps:
 
 
 def train_maps(model: TransformerBridge, texts: Sequence[str], fit: Fit) -> Maps:
-    """Train the maps; warn where they see fewer tokens than each has parameters.
+    """Train the maps; log a warning if they see fewer tokens than each has parameters.
 
     Raises:
         InputError: no text of two tokens or more, or a model that no lens can read.
@@ -124,9 +125,10 @@ def train_maps(model: TransformerBridge, texts: Sequence[str], fit: Fit) -> Maps
 def _draw_tokens(
     rows: list[list[int]], fit: Fit
 ) -> Iterator[tuple[list[int], Int[Tensor, " token"]]]:
-    """For each step, the texts that are read and which of their tokens; all texts come in turn.
+    """Yield, for each step, the indices of the texts to read and of the tokens to use.
 
-    Tokens are counted over all of the step's texts, each one's first left out.
+    Every text is drawn once before any is drawn again. Token indices count over all of the step's
+    texts, without each text's first token.
     """
     rng = torch.Generator().manual_seed(fit.seed)
     order: list[int] = []
@@ -139,7 +141,7 @@ def _draw_tokens(
 
 
 def _count_tokens(rows: list[list[int]], fit: Fit) -> int:
-    """How many different tokens the draws come to."""
+    """Return the number of distinct tokens that `_draw_tokens` draws in all steps."""
     seen_tokens: set[tuple[int, int]] = set()
     for indices, draws in _draw_tokens(rows, fit):
         tokens = [(index, at) for index in indices for at in range(1, len(rows[index]))]
@@ -150,7 +152,7 @@ def _count_tokens(rows: list[list[int]], fit: Fit) -> int:
 def _read_batches(
     model: TransformerBridge, rows: list[list[int]], fit: Fit
 ) -> Iterator[dict[Place, Float[Tensor, "token d_model"]]]:
-    """For each step, the streams at the tokens drawn."""
+    """Yield, for each step, the streams at the drawn tokens, by depth."""
     for indices, draws in _draw_tokens(rows, fit):
         streams = _read_streams(model, [rows[index] for index in indices])
         yield {place: stream[draws.to(stream.device)] for place, stream in streams.items()}
@@ -159,7 +161,7 @@ def _read_batches(
 def _read_streams(
     model: TransformerBridge, rows: list[list[int]]
 ) -> dict[Place, Float[Tensor, "token d_model"]]:
-    """The streams at all real tokens of some texts but each one's first."""
+    """Return the streams at all tokens of some texts, without each text's first, by depth."""
     tokens, attended = pad_left(rows, model)
     is_kept = attended.cumsum(-1) > 1
     streams = read_streams(model, tokens, attended)
@@ -174,7 +176,7 @@ def _read_logprobs(
 
 
 class _TrainedMap:
-    """One depth's map while it is trained."""
+    """The map of one depth during training."""
 
     def __init__(self, moments: Float[Tensor, "token d_model"], fit: Fit) -> None:
         moments = moments.float()
@@ -193,7 +195,7 @@ class _TrainedMap:
         stream: Float[Tensor, "token d_model"],
         final: Float[Tensor, "token d_vocab"],
     ) -> float:
-        """Take a step; the divergence before it, in nats."""
+        """Take an Adam step; return the mean divergence before it, in nats."""
         stream_float32 = stream.float()
         z = (stream_float32 - self._mean) / self._std
         mapped = stream_float32 + self._std * (z @ self._weight.T + self._shift)
@@ -206,6 +208,6 @@ class _TrainedMap:
         return float(loss.detach())
 
     def folded(self) -> tuple[Float[Tensor, "d_model d_model"], Float[Tensor, " d_model"]]:
-        """`A` and `b` of `h + A h + b`."""
+        """Return the trained map as `A` and `b` of `h + A h + b`, on the CPU."""
         weight = self._std[:, None] * self._weight.detach() / self._std
         return weight.cpu(), (self._std * self._shift.detach() - weight @ self._mean).cpu()

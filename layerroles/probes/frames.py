@@ -1,4 +1,4 @@
-"""Probe frames by the probe that measured them and the condition under which it did.
+"""Group probe frames by probe, and select their rows by condition.
 
 >>> import pandas as pd
 >>> list(group_by_probe([pd.DataFrame({"probe": ["attention"]})]))
@@ -17,11 +17,11 @@ from layerroles.probes.base import PROBES
 def group_by_probe(
     probes: Iterable[pd.DataFrame], condition: str | None = INTACT.name
 ) -> dict[str, pd.DataFrame]:
-    """Group frames by probe, with the rows of one condition; frames of one probe are joined.
+    """Map the name of each probe to one frame, its rows under one condition.
 
     Args:
-        probes: frames as `Probe.measure` gives them. A frame without a column `condition` is of
-            the intact model. The same frame given twice counts once.
+        probes: frames that `Probe.measure` returned. A frame without a column `condition` is of the
+            intact model. Frames of one probe are joined; a frame given twice counts once.
         condition: the name of a condition; None for the rows of all conditions.
 
     Raises:
@@ -43,9 +43,9 @@ def group_by_probe(
 
 
 def select_one_condition(frame: pd.DataFrame) -> pd.DataFrame:
-    """The rows that may be averaged: all, or the intact model's if there are several conditions.
+    """Return the rows of one condition: all rows, or the intact model's if there are several.
 
-    No rows if there are several conditions without the intact model.
+    Returns no rows if there are several conditions and none is the intact model.
     """
     several = "condition" in frame and frame["condition"].nunique() > 1
     return frame[_is_of_condition(frame, INTACT.name)] if several else frame
@@ -60,7 +60,7 @@ def _is_of_condition(frame: pd.DataFrame, condition: str | None) -> "pd.Series[b
 
 
 def _join_frames(name: str, frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """Frames of one probe as one; no two of them measured an example under the same condition."""
+    """Join the frames of a probe; refuse two that measured an example under one condition."""
     if len(frames) == 1:
         return frames[0]
     frames = [frame.assign(condition=frame.get("condition", INTACT.name)) for frame in frames]

@@ -1,16 +1,16 @@
-"""What kind of head each head is: previous-token, duplicate-token, induction or retrieval.
+"""Score how far each head is a previous-token, duplicate-token, induction or retrieval head.
 
-With `a[q, k]` the attention weight from query `q` to key `k` and `x` the tokens, the keys that
-count are, as in TransformerLens's `head_detector`,
+With `a[q, k]` the attention weight from query `q` to key `k` and `x` the tokens, each kind of head
+has its matching keys, as in TransformerLens's `head_detector`:
 
 - previous token: `k = q - 1`;
 - duplicate token: `k < q` with `x[k] = x[q]`;
-- induction: `k <= q` with `x[k - 1] = x[q]`, what followed the token the last times (Olsson et al.
-  2022, arXiv 2209.11895).
+- induction: `k <= q` with `x[k - 1] = x[q]`, the tokens that followed earlier occurrences of `x[q]`
+  (Olsson et al. 2022, arXiv 2209.11895).
 
-A score is the mean, over the queries that have such a key, of the attention that they give to such
-keys, so that 1 is a head that does nothing else. (`detect_head` of TransformerLens averages over
-all queries: its score is this one times the share of queries that have such a key.)
+A score is the total attention on matching keys, averaged over the queries that have one: 1 if all
+attention is on them. (`detect_head` of TransformerLens averages over all queries: its score is this
+one times the share of queries that have a matching key.)
 
 Retrieval heads copy the evidence into what the model writes (Wu et al., "Retrieval Head
 Mechanistically Explains Long-Context Factuality", arXiv 2404.15574). While the model writes
@@ -20,8 +20,8 @@ tokens of the evidence and `g` those that head `h` copies,
 
     score(h) = |g & k| / |k|
 
-Tokens count by their position, each once. Patterns are looked at as the tokens are written, one
-position at a time, and only which key gets most is kept.
+Tokens are counted by position, each once. Patterns are read while the model writes, one position at
+a time, and only the key with the largest weight is kept.
 
     >>> frame = HeadScores().measure_repeated(model)  # doctest: +SKIP
     >>> frame = RetrievalScore().measure(model, [lr.task("kv_retrieval")])  # doctest: +SKIP
@@ -52,11 +52,11 @@ KINDS = ("previous", "duplicate", "induction")
 @register("head_scores")
 @dataclass(frozen=True)
 class HeadScores(Probe):
-    """Previous-token, duplicate-token and induction score by layer and head.
+    """Measure previous-token, duplicate-token and induction scores by layer and head.
 
-    Columns: layer, head, previous, duplicate, induction (0 to 1; NaN where no token of the text has
-    such a key), and for each of them the share of tokens that have one: with_previous,
-    with_duplicate, with_induction.
+    Columns: layer, head; the scores previous, duplicate and induction (0 to 1; NaN if no token of
+    the text has a matching key); with_previous, with_duplicate and with_induction (for each kind,
+    the share of tokens that have a matching key).
 
     Example:
         scores = lr.probes.HeadScores().measure_repeated(model, length=6)
@@ -64,7 +64,7 @@ class HeadScores(Probe):
     """
 
     def rows(self, model: TransformerBridge, batch: Batch) -> Iterator[tuple[str, dict[str, Any]]]:
-        """One row for each example, layer and head, over all tokens of its prompt."""
+        """Yield a row for each example, layer and head, up to its answering position."""
         real = batch.attended.bool()
         sums: dict[int, Tensor] = {}  # [kind row head], float64
 
@@ -93,17 +93,17 @@ class HeadScores(Probe):
     ) -> pd.DataFrame:
         """Measure on `limit` sequences of random tokens that are each repeated once.
 
-        The usual test of induction: no token occurs twice within a sequence, nothing but the first
-        time tells what follows in the second, and no skill at language helps.
+        The usual test of induction: no token occurs twice within a sequence, and only the first
+        occurrence of the sequence predicts the second, so skill at language does not help.
 
         Args:
             model: a prepared bridge.
-            length: tokens of a sequence, before it is repeated.
-            limit: sequences.
-            seed: draws them.
+            length: the number of tokens of a sequence, before it is repeated.
+            limit: the number of sequences.
+            seed: the seed from which sequences are drawn.
 
         Returns:
-            A frame as `measure` gives it, of task `repeated_tokens` and family `language`.
+            A frame as from `measure`, with task `repeated_tokens` and family `language`.
 
         Raises:
             InputError: no sequence, one of less than 2 tokens, or more than the model's context
@@ -134,7 +134,7 @@ class HeadScores(Probe):
 def match_keys(
     tokens: Int[Tensor, "row key"], real: Bool[Tensor, "row key"], start: int
 ) -> Iterator[Bool[Tensor, "row query key"]]:
-    """The keys that count, kind by kind, for the queries from column `start` on."""
+    """Yield a mask of the matching keys of each of `KINDS`, for queries from column `start` on."""
     columns = torch.arange(tokens.shape[1], device=tokens.device)
     distance = columns[start:, None] - columns  # how far back a key lies
     is_real = real[:, start:, None] & real[:, None]
@@ -149,7 +149,7 @@ def match_keys(
 def _count_queries(
     tokens: Int[Tensor, "row pos"], real: Bool[Tensor, "row pos"]
 ) -> Int[Tensor, "kind row"]:
-    """How many tokens of each row have a key that counts, kind by kind."""
+    """Count, for each of `KINDS`, the tokens of each row that have a matching key."""
     total = torch.zeros(len(KINDS), len(tokens), dtype=torch.long, device=tokens.device)
     step = 256  # so that nothing here grows with the square of the length
     for start in range(0, tokens.shape[1], step):
@@ -162,16 +162,16 @@ def _count_queries(
 @register("retrieval_score")
 @dataclass(frozen=True)
 class RetrievalScore(Probe):
-    """Share of the evidence that each head copies while the model writes its answer.
+    """Measure the share of the evidence that each head copies while the model writes its answer.
 
-    Columns: layer, head, score (0 to 1), copied (tokens of the evidence that the head copied),
-    n_evidence (its tokens), recall (the share of them that the model wrote at all, by token; no
-    head's score is above it where all of them differ), n_written (tokens that it wrote). Examples
-    without evidence are left out. Wu et al. count an example only if the model found its needle:
-    take the rows with `recall >= 0.5`.
+    Columns: layer, head, score (`copied / n_evidence`, 0 to 1), copied (the number of evidence
+    tokens that the head copied), n_evidence (the number of evidence tokens), recall (the share of
+    evidence tokens that occur in what the model wrote), n_written (the number of tokens that it
+    wrote). Examples without evidence are left out. Wu et al. count an example only if the model
+    found its needle: take the rows with `recall >= 0.5`.
 
     Attributes:
-        max_gen_toks: tokens after which the answer is cut; it also ends with its line.
+        max_gen_toks: the most tokens of an answer; it also ends at a line break.
 
     Raises:
         InputError: `max_gen_toks` is not above 0.
@@ -190,7 +190,7 @@ class RetrievalScore(Probe):
             raise InputError(f"max_gen_toks={self.max_gen_toks} is not a number above 0")
 
     def check(self, model: TransformerBridge) -> None:
-        """Refuse a model that keeps no cache: it cannot be watched while it writes.
+        """Refuse a model that keeps no cache, which is needed to read patterns while it writes.
 
         Raises:
             InputError: the model keeps no cache.
@@ -203,7 +203,7 @@ class RetrievalScore(Probe):
             )
 
     def rows(self, model: TransformerBridge, batch: Batch) -> Iterator[tuple[str, dict[str, Any]]]:
-        """One row for each example with evidence, layer and head."""
+        """Yield a row for each example with evidence, layer and head."""
         all_requests = [
             _make_request(model, example, self.max_gen_toks) for example in batch.examples
         ]
@@ -244,9 +244,9 @@ def _make_request(model: TransformerBridge, example: Example, max_gen_toks: int)
 def _write_and_watch(
     model: TransformerBridge, requests: list[Written]
 ) -> tuple[dict[int, Bool[Tensor, "row head pos"]], list[tuple[int, ...]]]:
-    """Write greedily; by layer, which positions of the padded prompts each head copied.
+    """Write greedily; return what each head copied, and the tokens written, by row.
 
-    Also the tokens written, row by row.
+    The first is, by layer, a mask of the positions of the padded prompts that a head copied.
     """
     tokens, attended = pad_left([request.context for request in requests], model)
     begins = attended.argmax(-1).tolist()

@@ -1,12 +1,13 @@
-"""Lenses: read the stream at some depth as if it were the last.
+"""Lenses: read out the stream at any depth as if it were the last.
 
 A stream `h` at depth `l` is read as `unembed(norm(T_l(h)))`, with the model's own final norm and
-unembedding and a translation `T_l`: nothing for the logit lens (nostalgebraist 2020, "interpreting
-GPT: the logit lens"), an affine map for the tuned lens (`layerroles.probes.tuned_lens`). The logit
-lens reads early streams badly: the model never meant them to be unembedded.
+unembedding and a translation `T_l`: the identity for the logit lens (nostalgebraist 2020,
+"interpreting GPT: the logit lens"), an affine map for the tuned lens
+(`layerroles.probes.tuned_lens`). The logit lens is unreliable for early streams: the model was not
+trained to unembed them.
 
-TransformerLens's `logit_readout` does the reading, soft caps and scaled logits included. The last
-entry is checked to be the model's own output.
+TransformerLens's `logit_readout` computes the logits, soft caps and scaling included. The last
+depth is checked to give the model's own output.
 
 Example:
     lens = LogitLens(top=3).measure(model, tasks, limit=32)
@@ -33,23 +34,23 @@ from layerroles.models import encode, forward, prepared
 from layerroles.probes.base import Batch, Probe, call_at_hooks, register
 from layerroles.probes.streams import Place, kl_divergence, list_places, read_out, record_streams
 
-# Largest difference of the last entry from the model's own log-probability, in nats.
+# Largest allowed difference of the last depth from the model's own log-probability, in nats.
 _TOLERANCE = {torch.float32: 1e-2, torch.float16: 0.1, torch.bfloat16: 0.5}
 
 
 class Lens(Probe):
-    """A probe that reads the stream over depth; `measure` at answers, `read` along texts.
+    """A probe that reads out the stream at each depth: `measure` at answers, `read` along texts.
 
     Columns: layer (-1 is the embedding, l is after block l, the last is the model's output), part
     (`block`, or `attn` for the stream between attention and MLP), rank (of the answer; 0 is the
-    likeliest token), logprob (of the answer) and entropy (nats), uniform (nats; the log-probability
-    of a token of which nothing is known, `-log d_vocab`), kl (from the model's final
-    distribution to this one, `sum(p log(p / q))` with the final one as `p`, nats), agrees (whether
-    the likeliest token is the final one's), and if asked for the likeliest tokens `top_0`, `top_1`,
-    ... with their log-probabilities `top_0_logprob`, ...
+    likeliest token), logprob (of the answer, nats), uniform (the log-probability of every token
+    under a uniform distribution, `-log d_vocab`), entropy (nats), kl (`sum(p log(p / q))` in nats,
+    `p` the model's final distribution and `q` this one), agrees (whether the likeliest token is the
+    final distribution's). If `top` is above 0, also the likeliest tokens `top_0`, `top_1`, ... with
+    their log-probabilities `top_0_logprob`, ...
 
     Attributes:
-        sublayers: whether the stream between attention and MLP is read too.
+        sublayers: whether to read the stream between attention and MLP too.
         top: the number of likeliest tokens to return at each depth.
 
     Example:
@@ -65,7 +66,7 @@ class Lens(Probe):
     def translated(
         self, stream: Float[Tensor, "row d_model"], place: Place
     ) -> Float[Tensor, "row d_model"]:
-        """The stream as it is read out at a depth."""
+        """Return the stream at a depth translated for reading out."""
 
     def check(self, model: TransformerBridge) -> None:
         """Check that the lens can be used on a model.
@@ -81,7 +82,7 @@ class Lens(Probe):
         list_places(model, sublayers=self.sublayers)
 
     def rows(self, model: TransformerBridge, batch: Batch) -> Iterator[tuple[str, dict[str, Any]]]:
-        """One row for each example and depth."""
+        """Yield a row for each example and depth."""
         streams, hooks = record_streams(model, self.sublayers, slice(-1, None))
         final = batch.run(model, hooks)
         answers = torch.tensor(batch.answers, device=final.device)
@@ -92,17 +93,17 @@ class Lens(Probe):
     def read(
         self, model: TransformerBridge, texts: Sequence[str], *, condition: Condition | None = None
     ) -> pd.DataFrame:
-        """Read texts at every token.
+        """Read out the stream at every token of texts.
 
         Args:
             model: from `load` or `prepare`.
-            texts: what is read; each is one prompt.
-            condition: what is ablated meanwhile; nothing by default.
+            texts: the texts to read, each as one prompt.
+            condition: the ablations in force while reading; None for the intact model.
 
         Returns:
-            A tidy frame with the columns probe, model, condition, text (its number), position,
-            token (the one that is read there) and those of the lens; rank and logprob are of the
-            token that follows in the text, and not known at its last one.
+            A tidy frame with the columns probe, model, condition, text (its index), position, token
+            (the one at that position) and those of the lens. `rank` and `logprob` are those of the
+            next token of the text, NaN at the last.
 
         Raises:
             InputError: no text or an empty one, one longer than the model's context, a lens of
@@ -163,7 +164,7 @@ class Lens(Probe):
         final: Float[Tensor, "row d_vocab"],
         targets: Int[Tensor, " row"],
     ) -> Iterator[tuple[Place, dict[str, list[Any]]]]:
-        """The lens's columns at each depth, a value for each row."""
+        """Yield the lens's columns at each depth, with a value for each row."""
         final_logprobs = final.float().log_softmax(-1)
         for place, logits in self.read_depths(model, streams):
             logprobs = logits.float().log_softmax(-1)
@@ -193,7 +194,7 @@ class Lens(Probe):
     def read_depths(
         self, model: TransformerBridge, streams: dict[Place, Float[Tensor, "row pos d_model"]]
     ) -> Iterator[tuple[Place, Float[Tensor, "token d_vocab"]]]:
-        """The logits at each depth, in order, one at a time: all of them may not fit."""
+        """Yield the logits at each depth in order, one depth at a time to save memory."""
         for place in list_places(model, sublayers=self.sublayers):
             stream = rearrange(streams[place], "row pos d_model -> (row pos) d_model")
             yield place, read_out(model, self.translated(stream, place))
@@ -215,10 +216,10 @@ class Lens(Probe):
 @register("logit_lens")
 @dataclass(frozen=True)
 class LogitLens(Lens):
-    """Read the stream over depth as if it were the last; for the columns, see `Lens`.
+    """Read out the stream at each depth as if it were the last; for the columns, see `Lens`.
 
     Attributes:
-        sublayers: whether the stream between attention and MLP is read too.
+        sublayers: whether to read the stream between attention and MLP too.
         top: the number of likeliest tokens to return at each depth.
 
     Raises:
@@ -241,5 +242,5 @@ class LogitLens(Lens):
     def translated(
         self, stream: Float[Tensor, "row d_model"], place: Place
     ) -> Float[Tensor, "row d_model"]:
-        """The stream as it is."""
+        """Return the stream unchanged."""
         return stream

@@ -1,4 +1,4 @@
-"""Probe frames kept in a run folder, so that a report can be drawn again without the model."""
+"""Store probe frames in a run folder, so that a report can be drawn again without the model."""
 
 import hashlib
 import json
@@ -27,9 +27,10 @@ def measure_into(
     seed: int = 0,
     condition: Condition | None = None,
 ) -> pd.DataFrame:
-    """Measure and keep the frame in a run folder; what was measured alike before is read back.
+    """Measure and store the frame in a run folder, or read it back if it is stored already.
 
-    A folder holds a frame for each probe and condition.
+    A folder holds one frame for each probe name and condition. It is read back only if the same
+    probe measured the same weights, dtype and examples; else it is replaced.
 
     Raises:
         InputError: as `Probe.measure`, the folder cannot be written, or it is a run of a model with
@@ -67,11 +68,11 @@ def measure_into(
 
 
 def read_saved(run: str | Path, *, condition: str | None = "intact") -> list[pd.DataFrame]:
-    """The probe frames that a run folder holds; an empty list if there are none.
+    """Return the probe frames of a run folder; an empty list if it holds none.
 
     Args:
         run: the folder.
-        condition: the name of the condition under which they were measured; None for all.
+        condition: the name of the condition they were measured under; None for all conditions.
 
     Example:
         lr.probes.measure_into("runs/first", lr.probes.LogitLens(), model, tasks, limit=8)
@@ -96,7 +97,7 @@ def _refuse_other_weights(run: Path, known: Provenance) -> None:
 
 
 def _condition_name(frame: pd.DataFrame) -> str:
-    """The name of a frame's condition; a frame that names none is of the intact model."""
+    """Return the name of a frame's condition; "intact" if the frame names none."""
     return str(frame["condition"].iloc[0]) if "condition" in frame and len(frame) else "intact"
 
 

@@ -1,7 +1,7 @@
-"""How little the stream changes over a block, or over several.
+"""Measure how little the stream changes over one block or several.
 
-With `x_l` the stream that enters block `l` (and `x_L` what leaves the last one, before the final
-norm), at one token, for every block `l` and every number `n` of blocks,
+With `x_l` the stream that enters block `l` at one token, and `x_L` the stream that leaves the last
+block before the final norm, there are two measures for every block `l` and number `n` of blocks:
 
 - influence: `1 - cos(x_l, x_(l+n))`; for `n = 1` it is the block influence of ShortGPT (Men et al.
   2024, arXiv 2403.03853);
@@ -9,7 +9,7 @@ norm), at one token, for every block `l` and every number `n` of blocks,
   Ineffectiveness of the Deeper Layers" (Gromov et al. 2024, arXiv 2403.17887) chooses the `n`
   blocks to cut.
 
-Both say how much is written, not how much it is needed.
+Both measure how much the blocks write, not how much the write is needed.
 
     >>> frame = Similarity(position="all").measure(model, tasks)  # doctest: +SKIP
     >>> least_change(frame)  # doctest: +SKIP
@@ -38,10 +38,10 @@ POSITIONS = ("last", "all")
 @register("similarity")
 @dataclass(frozen=True)
 class Similarity(Probe):
-    """Influence and angular distance of every run of blocks.
+    """Measure influence and angular distance of every run of neighbouring blocks.
 
-    Columns: layer (the first block of the run), n (its blocks), influence (0 to 2), angular (0 to
-    1), both averaged over the tokens measured, and n_tokens (how many those are).
+    Columns: layer (the first block of the run), n (the number of blocks), influence (0 to 2),
+    angular (0 to 1), both averaged over the tokens measured, and n_tokens (the number of them).
 
     Attributes:
         position: `"last"` measures at the answering position, `"all"` at all tokens of the prompt.
@@ -61,7 +61,7 @@ class Similarity(Probe):
             raise InputError(f"unknown position {self.position!r}: known are 'last' and 'all'")
 
     def rows(self, model: TransformerBridge, batch: Batch) -> Iterator[tuple[str, dict[str, Any]]]:
-        """One row for each example and run of blocks."""
+        """Yield a row for each example and run of blocks."""
         is_counted = batch.attended.bool()
         if self.position == "last":
             is_counted = torch.zeros_like(is_counted)
@@ -102,13 +102,14 @@ class Similarity(Probe):
 
 
 def least_change(frame: pd.DataFrame) -> pd.DataFrame:
-    """The run of blocks with the smallest mean angular distance, for each number of blocks.
+    """Find the run of blocks with the smallest mean angular distance, for each number of blocks.
 
     Returns:
-        Columns: task, n, layer, stop (the run is `[layer, stop)`), angular.
+        A row per task and number of blocks `n`, with the columns task, n, layer, stop (the run is
+        `[layer, stop)`) and angular (its mean distance).
 
     Raises:
-        InputError: no frame of the similarity probe, or an empty one.
+        InputError: `frame` is not one of the similarity probe, or is empty.
 
     Example:
         similarity = lr.probes.Similarity().measure(model, tasks, limit=8)
@@ -125,7 +126,7 @@ def least_change(frame: pd.DataFrame) -> pd.DataFrame:
 def _measure_changes(
     streams: list[Float[Tensor, "token d_model"]],
 ) -> Float[Tensor, "2 layer layer"]:
-    """Influence and angular distance of each two streams, summed over tokens; float64."""
+    """Return influence and angular distance of each pair of streams, summed over tokens."""
     device = streams[0].device  # layers may lie on different devices
     x = torch.stack([stream.to(device) for stream in streams]).double()
     unit = x / x.norm(dim=-1, keepdim=True)

@@ -1,6 +1,6 @@
-"""Depths: where the stream is seen, and what the model would say there.
+"""Record the stream at each depth, and compute the logits that it gives.
 
-The stream after a block, or between its attention and its MLP, is read by the model's own final
+The stream after a block, or between its attention and its MLP, is read out by the model's own final
 norm and unembedding, with TransformerLens's `logit_readout`.
 """
 
@@ -23,7 +23,7 @@ class Place(NamedTuple):
     """A depth at which the stream is read.
 
     Attributes:
-        layer: -1 for the embedding, else the block.
+        layer: -1 for the embedding, else the 0-based block.
         part: `"block"` after the whole block (and for the embedding), `"attn"` after its attention.
     """
 
@@ -32,7 +32,7 @@ class Place(NamedTuple):
 
 
 def list_places(model: TransformerBridge, *, sublayers: bool = False) -> list[Place]:
-    """The depths at which the stream is read, from the embedding on.
+    """Return the depths at which the stream is read, in order from the embedding.
 
     Raises:
         InputError: `sublayers`, and a block has no stream between attention and MLP.
@@ -53,15 +53,15 @@ def list_places(model: TransformerBridge, *, sublayers: bool = False) -> list[Pl
 def read_out(
     model: TransformerBridge, stream: Float[Tensor, "row d_model"], *, grad: bool = False
 ) -> Float[Tensor, "row d_vocab"]:
-    """Logits of streams that are read as if they were the last.
+    """Return the logits of a stream, read out as if it were the last.
 
     Args:
-        model: whose norm and unembedding read them.
-        stream: what is read.
-        grad: whether gradients go through.
+        model: the model whose final norm and unembedding are used.
+        stream: the stream to read out.
+        grad: whether to track gradients.
 
     Raises:
-        InputError: the model's read-out is not one of a stream, by its norm and unembedding.
+        InputError: the model does not read out its stream by a final norm and unembedding.
     """
     try:
         return logit_readout(model, stream, enable_grad=grad).values
@@ -74,14 +74,14 @@ def read_out(
 def kl_divergence(
     final_logprobs: Float[Tensor, "row d_vocab"], logprobs: Float[Tensor, "row d_vocab"]
 ) -> Float[Tensor, " row"]:
-    """`sum(p log(p / q))` in nats, of log-probabilities `log p` (final) and `log q` (found)."""
+    """Return `sum(p log(p / q))` in nats, from `log p` (final) and `log q`."""
     return kl_div(logprobs, final_logprobs, log_target=True, reduction="none").sum(-1).clamp(min=0)
 
 
 def read_streams(
     model: TransformerBridge, tokens: Int[Tensor, "row pos"], attended: Int[Tensor, "row pos"]
 ) -> dict[Place, Float[Tensor, "row pos d_model"]]:
-    """The stream after each block, and before the first, of one pass."""
+    """Run the model once; return the stream before the first block and after each block."""
     streams, hooks = record_streams(model, False, slice(None))
     with call_at_hooks(model, hooks):
         forward(model, tokens, attended, keep=1)
@@ -91,7 +91,7 @@ def read_streams(
 def record_streams(
     model: TransformerBridge, sublayers: bool, positions: slice
 ) -> tuple[dict[Place, Tensor], dict[str, Any]]:
-    """Where streams will be found after a pass, and the hooks that put them there."""
+    """Return a dict by depth, and the hooks that record each stream into it during a pass."""
     streams: dict[Place, Tensor] = {}
 
     def record_stream(value: Tensor, place: Place) -> None:

@@ -1,6 +1,6 @@
-"""The tuned lens: an affine map for each depth, so that early streams are read as they are meant.
+"""The tuned lens: an affine map at each depth brings its stream into the form of the last.
 
-The stream after block `l` is mapped before it is read (Belrose et al. 2023, arXiv 2303.08112):
+The stream after block `l` is mapped before it is read out (Belrose et al. 2023, arXiv 2303.08112):
 
     logits_l = unembed(norm(h + A_l h + b_l))
 
@@ -42,18 +42,19 @@ _FORMAT = 2
 
 @dataclass(frozen=True)
 class Trained:
-    """Where the maps of a tuned lens come from.
+    """What a tuned lens was trained on, and how.
 
     Attributes:
-        model: its name.
-        weights: the hash of its weights, as in `Provenance`.
-        dtype: of its weights.
+        model: the model's name.
+        weights: the hash of the model's weights, as in `Provenance`.
+        dtype: the dtype of the model's weights.
         texts: a hash of the texts.
         n_texts: the number of texts.
-        n_tokens: the number of different tokens read in training.
-        n_parameters: of the map of one depth; a lens with fewer tokens is trained on too little.
-        fit: how the maps were trained.
-        versions: of the packages that computed.
+        n_tokens: the number of distinct tokens (places in a text) read in training.
+        n_parameters: the number of parameters of one depth's map; if `n_tokens` is smaller, the
+            lens may be trained on too little.
+        fit: the training settings.
+        versions: versions of the packages used.
     """
 
     model: str
@@ -70,17 +71,17 @@ class Trained:
 @register("tuned_lens")
 @dataclass(frozen=True, eq=False, repr=False)
 class TunedLens(Lens):
-    """Read the stream over depth through trained maps; for the columns, see `Lens`.
+    """Read out the stream at each depth through trained maps; for the columns, see `Lens`.
 
-    Made by `fit` or `load`. Two more columns, the same in each row, say how far it was trained:
-    trained_tokens and map_parameters, as in `Trained`.
+    Create it by `fit` or `load`. Two more columns, the same in each row, say how much training it
+    had: trained_tokens and map_parameters (`n_tokens` and `n_parameters` of `Trained`).
 
     Attributes:
-        maps: `A` for the embedding and after each block but the last.
-        shifts: `b` for the same.
-        trained: where they come from.
+        maps: the matrices `A`, for the embedding and after each block but the last.
+        shifts: the vectors `b`, for the same depths.
+        trained: what the maps were trained on, and how.
         top: the number of likeliest tokens to return at each depth.
-        sublayers: false: there are no maps between attention and MLP.
+        sublayers: always false: there are no maps between attention and MLP.
 
     Example:
         texts = ["silver fence church money", "money orange diamond silver"]
@@ -115,17 +116,17 @@ class TunedLens(Lens):
     ) -> "TunedLens":
         """Train a lens for a model on texts, at all tokens but each text's first.
 
-        The first is left out since many models park attention on it, with a stream like no other.
-        Equal arguments give an equal lens, on the same machine. A warning is logged where fewer
+        The first is left out since in many models it is an attention sink, with a stream unlike all
+        others. Equal arguments give an equal lens on the same machine. A warning is logged if fewer
         tokens are read than each map has parameters.
 
         Args:
             model: from `load` or `prepare`; it is not changed.
-            texts: what is read.
-            steps: of Adam, for each map.
-            tokens: drawn for each step, out of some of the texts.
-            rate: of the first step; it falls linearly to zero.
-            seed: draws texts and tokens.
+            texts: the texts to train on.
+            steps: Adam steps for each map.
+            tokens: tokens drawn for each step, at most, from a few of the texts.
+            rate: learning rate of the first step; it falls linearly to zero.
+            seed: the seed of the draws of texts and tokens.
 
         Raises:
             InputError: no text of two tokens or more, numbers that are not above 0, or a model that
@@ -177,7 +178,7 @@ class TunedLens(Lens):
             top: the number of likeliest tokens to return at each depth.
 
         Raises:
-            InputError: no such file, or not one of a tuned lens.
+            InputError: the file does not exist, or holds no tuned lens.
         """
         try:
             with safe_open(path, framework="pt") as file:
@@ -196,7 +197,7 @@ class TunedLens(Lens):
             raise InputError(f"tuned lens {str(path)!r} cannot be read: {error}") from error
 
     def check(self, model: TransformerBridge) -> None:
-        """Check as for every lens, and refuse a model with other weights.
+        """Check that the lens can be used on a model and was trained on its weights.
 
         Raises:
             InputError: the lens was trained on other weights.
@@ -214,7 +215,7 @@ class TunedLens(Lens):
     def translated(
         self, stream: Float[Tensor, "row d_model"], place: Place
     ) -> Float[Tensor, "row d_model"]:
-        """The stream, mapped; the last depth's as it is."""
+        """Return the stream after its depth's map; at the last depth, unchanged."""
         depth = place.layer + 1
         if depth == len(self.maps):
             return stream

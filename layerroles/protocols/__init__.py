@@ -1,4 +1,4 @@
-"""Ways of asking the same question."""
+"""Protocols: ways of asking the same question."""
 
 from importlib import import_module
 

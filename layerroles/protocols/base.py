@@ -1,7 +1,7 @@
-"""What a protocol is: how a task's examples become requests, and answers become scores.
+"""Define a protocol: how a task's examples become requests, and answers become scores.
 
-Another protocol asks the same question of an example in another way. Each protocol checks, before
-anything is run, that examples have what it needs, such as choices.
+Different protocols ask the same question in different ways. Each checks, before anything is run,
+that examples have what it needs, such as choices.
 """
 
 from abc import ABC, abstractmethod
@@ -22,22 +22,24 @@ Unit = Literal["accuracy", "score", "nats", "nats per token", "nats per byte"]
 
 @dataclass(frozen=True)
 class Answer:
-    """What one example came to under one condition.
+    """The answer to one example under one condition, and its score.
 
     Attributes:
-        score: 1 or 0 for right or wrong, or nats per token or byte; NaN if `status` is not `"ok"`.
-        correct: whether the answer was right; None where the protocol does not say.
-        strict: whether it stood where and how the shots put it; None outside generation.
-        outcome: `"correct"`, or how it failed; empty where the protocol does not say.
-        response: what the model answered, as text.
-        status: `"ok"`, or `"not finite"` if a scored logit was NaN or infinite.
-        changed: whether the condition's edits changed anything for this example.
-        n_tokens: tokens scored or generated.
-        form: whether the answer came in the form of the shots, right or wrong; None outside
+        score: 1 or 0 for right or wrong, or a measurement in the protocol's unit; NaN if `status`
+            is not `"ok"`.
+        correct: whether the answer was right; None if the protocol does not say or `status` is not
+            `"ok"`.
+        strict: whether it was right in the place and form that the shots show; None outside
             generation.
-        thought: whether a thinking block was closed before the answer; None where there was none.
-        details: what else the protocol measured, such as `{"steps": [-0.3, -0.1]}`; values that
-            JSON can hold.
+        outcome: `"correct"`, or how it failed (see `OUTCOMES`); empty if the protocol does not say.
+        response: the generated text, or the given text that was chosen; empty for measurements.
+        status: `"ok"`, or `"not finite"` if a scored logit was NaN or infinite.
+        changed: whether the condition's edits changed any value for this example.
+        n_tokens: number of tokens scored or generated.
+        form: whether the answer, right or wrong, has the form that the shots show; None outside
+            generation.
+        thought: whether a thinking block was closed before the answer; None if there was none.
+        details: further measurements, such as `{"steps": [-0.3, -0.1]}`, as JSON-compatible values.
 
     Example:
         >>> from layerroles.protocols import Answer
@@ -64,8 +66,8 @@ class Protocol(ABC):
     """A way of asking. Subclasses are frozen dataclasses; their fields are parameters.
 
     Class attributes:
-        unit: what a score is.
-        measures_chance: whether the score of guessing is measured, by `guess_score`, instead of
+        unit: the unit of a score.
+        measures_chance: whether the score of guessing is measured with `guess_score`, instead of
             stated by `chance`.
 
     Example:
@@ -85,7 +87,7 @@ class Protocol(ABC):
 
     @property
     def label(self) -> str:
-        """The name with every parameter that is not the default: `continuation[norm=byte]`."""
+        """The name and all parameters that differ from the default: `continuation[norm=byte]`."""
         return label_of(self.name, self)
 
     @abstractmethod
@@ -98,14 +100,14 @@ class Protocol(ABC):
 
     @abstractmethod
     def context(self, example: Example) -> str:
-        """The text that the model reads before it answers."""
+        """Return the text that the model reads before it answers."""
 
     def turns(self, example: Example) -> list[Turn]:
-        """Return the context as turns of a chat; by default all of it is one user turn."""
+        """Return the context as turns of a chat; by default as one user turn."""
         return [Turn("user", self.context(example))]
 
     def prompt(self, model: TransformerBridge, example: Example, *, chat: bool) -> str:
-        """Return what this model reads: the context, or in a chat turns in the model's template.
+        """Return the text that the model reads: the context, in a chat put into the template.
 
         Raises:
             InputError: a chat with a model that has no template.
@@ -115,7 +117,10 @@ class Protocol(ABC):
     def evidence(
         self, example: Example, context: str | None = None
     ) -> list[tuple[int, int]] | None:
-        """Return the evidence's spans in a context, by default the example's; None if absent."""
+        """Return the character spans of the evidence in a context, by default the example's.
+
+        None if the example has no evidence, or its prompt does not occur in the context.
+        """
         if not example.evidence:
             return None
         if context is None:
@@ -128,16 +133,16 @@ class Protocol(ABC):
 
     @abstractmethod
     def chance(self, examples: Sequence[Example]) -> float | None:
-        """Return the mean score of guessing; None if there is none, or if it is measured."""
+        """Return the mean score of guessing; None if it is undefined or measured."""
 
     def guess_score(self, task: Task, example: Example, text: str) -> float:
-        """Return a text's score as the answer to an example, where chance is measured."""
+        """Return the score of `text` as the answer to an example, if `measures_chance`."""
         raise NotImplementedError(f"protocol {self.name!r} states its chance")
 
     def noted(self) -> dict[str, Any]:
-        """Return more about this protocol for a run's manifest, as JSON.
+        """Return what a run's manifest says about this protocol beyond its label, as JSON.
 
-        A run folder whose cell has other `rules` is refused.
+        A run folder that was written with other `rules` is refused.
         """
         return {}
 
@@ -145,16 +150,15 @@ class Protocol(ABC):
     def prepare(
         self, engine: Engine, task: Task, examples: Sequence[Example], *, chat: bool = False
     ) -> "Asked":
-        """Encode the requests for these examples; `chat` puts them into the model's template."""
+        """Encode the requests for these examples; with `chat`, in the model's chat template."""
 
 
 class Asked(ABC):
     """Encoded requests for some examples, and how the answers to them are judged.
 
     Attributes:
-        requests: all of one verb.
-        apart: whether the results of a condition do not depend on which other conditions are
-            asked together with it.
+        requests: all `Scored`, or all `Written`.
+        apart: whether the results of a condition are independent of the conditions asked with it.
 
     Example:
         from layerroles.protocols import Continuation
@@ -169,13 +173,13 @@ class Asked(ABC):
 
     @abstractmethod
     def judge(self, found: Sequence[Any]) -> list[Answer]:
-        """Return each example's answer, from the model's answers to the requests."""
+        """Return the answer to each example, from the model's results for the requests."""
 
     def shuffled(self, found: Sequence[Any]) -> float | None:
         """Estimate the score of guessing: the mean score if right answers were shuffled.
 
-        Used if a protocol whose scores are accuracies cannot state its chance; None if chance
-        cannot be estimated this way either.
+        Used for protocols with accuracies that cannot state their chance; None if chance cannot be
+        estimated this way either.
         """
         return None
 
@@ -202,10 +206,10 @@ def protocol(label: str, **parameters: object) -> Protocol:
 
 
 def check_choices(name: str, example: Example) -> None:
-    """Check that an example has choices to tell apart.
+    """Check that an example has at least two choices.
 
     Raises:
-        InputError: it has fewer than two.
+        InputError: it has fewer.
     """
     if len(example.choices) < 2:
         raise InputError(

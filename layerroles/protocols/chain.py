@@ -12,14 +12,14 @@ from layerroles.protocols.likelihood import LikelihoodProtocol, make_measurement
 from layerroles.protocols.turns import Turn, join_turns, turns_with_solutions
 from layerroles.tasks import Example
 
-# A step ends with its line, or with a sentence.
+# A step ends at the end of a line or a sentence.
 _SEAM = re.compile(r"(?<=[.!?])(?=\s)|(?<=\S)(?=\s*\n)")
 
 
 @register("chain_logprob")
 @dataclass(frozen=True)
 class ChainLogprob(LikelihoodProtocol):
-    """How likely the worked solution is, in nats per token (0 at best).
+    """Score the log-likelihood of the worked solution, in nats per token (0 at best).
 
     Each step is scored after the question and the steps before it.
 
@@ -34,10 +34,10 @@ class ChainLogprob(LikelihoodProtocol):
     unit: ClassVar[Unit] = "nats per token"
 
     def check(self, example: Example) -> None:
-        """A worked solution is needed.
+        """Check that the example has a worked solution.
 
         Raises:
-            InputError: there is none.
+            InputError: it has none.
         """
         if not example.solution.strip():
             raise InputError(
@@ -46,23 +46,23 @@ class ChainLogprob(LikelihoodProtocol):
             )
 
     def chance(self, examples: Sequence[Example]) -> float | None:
-        """There is no such thing as guessing here."""
+        """Return None: a log-likelihood has no score of guessing."""
         return None
 
     def context(self, example: Example) -> str:
-        """The question behind its shots, which show worked solutions where there are any."""
+        """Return shots and question as one text; shots show worked solutions if they have them."""
         return join_turns(self.turns(example))
 
     def turns(self, example: Example) -> list[Turn]:
-        """The same as a chat."""
+        """Return the context as turns of a chat."""
         return turns_with_solutions(example)
 
     def continuations(self, example: Example) -> list[str]:
-        """The steps, each with the white space before it."""
+        """Return the steps of the solution, each with the white space before it."""
         return split_steps(example.solution)
 
     def pairs(self, example: Example, context: str, *, chat: bool) -> list[tuple[str, str]]:
-        """Each step after the context and the steps before it."""
+        """Return (context, step) for each step; the context includes the steps before it."""
         first, *rest = (text for _, text in super().pairs(example, context, chat=chat))
         pairs = [(context, first)]
         for text in rest:
@@ -70,14 +70,17 @@ class ChainLogprob(LikelihoodProtocol):
         return pairs
 
     def judge(self, example: Example, scores: list[Score]) -> Answer:
-        """Nats per token of the whole; details: `split_steps`, those of each step."""
+        """Score the whole solution, in nats per token.
+
+        Details: `steps`, nats per token of each step.
+        """
         step_scores = [score.logprob / score.n_tokens for score in scores]
         nats, n_tokens = sum(s.logprob for s in scores), sum(s.n_tokens for s in scores)
         return make_measurement(nats / n_tokens, scores, {"steps": step_scores})
 
 
 def split_steps(solution: str) -> list[str]:
-    r"""A solution's steps, one for each line and sentence; together they are ` solution`.
+    r"""Split a solution into steps at ends of lines and sentences; joined, they are ` solution`.
 
     Example:
         >>> split_steps("2 + 3 = 5.\nThe answer is 5.")

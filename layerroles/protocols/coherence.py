@@ -1,4 +1,4 @@
-"""How coherent a written text is: how likely the intact model finds it, in nats per token."""
+"""Score how likely the intact model finds a written text (its coherence), in nats per token."""
 
 import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -8,7 +8,7 @@ from layerroles.ablations import INTACT
 from layerroles.engine import Engine, Scored, Writing, Written
 from layerroles.protocols.base import Answer
 
-# What was read and what was written, as tokens.
+# Token ids of the context, and of the text written after it.
 WrittenText = tuple[tuple[int, ...], tuple[int, ...]]
 
 
@@ -18,13 +18,13 @@ def add_coherence(
     found: Sequence[Any],
     answers: Sequence[Answer],
 ) -> list[Answer]:
-    """The answers, those that were written with `coherence` among their details.
+    """Return the answers, with `coherence` in the details of those that were generated.
 
     Args:
-        coherence_of: how coherent texts are, see `score_coherence`.
-        requests: one for each answer, where something was written.
-        found: what the model answered to them.
-        answers: what that was judged to be.
+        coherence_of: coherence of texts, as returned by `score_coherence`.
+        requests: the requests; answers to other than generation requests are returned unchanged.
+        found: what the model wrote for each request.
+        answers: the judged answer to each request.
     """
     if not coherence_of or not requests or not isinstance(requests[0], Written):
         return list(answers)
@@ -36,17 +36,16 @@ def add_coherence(
 
 
 def find_written_texts(requests: Sequence[Any], found: Sequence[Any]) -> Iterator[WrittenText]:
-    """What was written in answer to requests, where there is something to score."""
+    """Yield the texts that were written in answer to requests and can be scored."""
     if requests and isinstance(requests[0], Written):
         texts = (find_written_text(*pair) for pair in zip(requests, found, strict=True))
         yield from (text for text in texts if text)
 
 
 def score_coherence(engine: Engine, texts: Iterable[WrittenText]) -> dict[WrittenText, float]:
-    """Nats per token of each text under the intact model, after what it was written for.
+    """Return nats per token of each text under the intact model, after its context.
 
-    What several conditions wrote alike is scored once. Texts whose score is not finite are left
-    out.
+    Equal texts are scored once. Texts whose score is not finite are left out.
     """
     distinct = list(dict.fromkeys(texts))
     if not distinct:
@@ -60,7 +59,7 @@ def score_coherence(engine: Engine, texts: Iterable[WrittenText]) -> dict[Writte
 
 
 def find_written_text(request: Written, writing: Writing) -> WrittenText | None:
-    """What was written, after what; None if there is nothing to score."""
+    """Return the written text with its context; None if it is empty or not finite."""
     if not writing.text.strip() or not writing.ids or not writing.finite:
         return None
     return request.context, writing.ids

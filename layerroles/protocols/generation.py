@@ -20,7 +20,7 @@ from layerroles.protocols.turns import (
 )
 from layerroles.tasks import Example, Task, check_whole_number
 
-# Other examples whose answer an example is given.
+# Number of other examples whose answers each example is judged with, to estimate chance.
 _SHUFFLES = 8
 _MOST_TOKENS = 32768
 
@@ -36,10 +36,10 @@ class GenerationProtocol(Protocol):
 
     @abstractmethod
     def judge(self, task: Task, example: Example, writing: Writing) -> Answer:
-        """An answer from what was written."""
+        """Return the answer that the written text gives."""
 
     def limit(self, task: Task) -> int:
-        """Tokens after which what is written is cut; by default as the task says."""
+        """Return the maximum number of generated tokens; by default the task's."""
         return task.max_gen_toks
 
     def prepare(
@@ -47,8 +47,8 @@ class GenerationProtocol(Protocol):
     ) -> Asked:
         """Encode a request for each example, with the task's own stopping rules.
 
-        In a chat the model ends its turn itself, and may begin it with a blank line: the task's
-        `until` does not apply.
+        In a chat the task's `until` is not used: the model ends its turn itself, and may begin it
+        with a blank line.
         """
         options = {"until": () if chat else task.until, "max_gen_toks": self.limit(task)}
         prompts = [self.prompt(engine.model, example, chat=chat) for example in examples]
@@ -68,8 +68,8 @@ class Generation(GenerationProtocol):
     """Score 1 if the right answer was written in some form (`strict`: in the form of the shots).
 
     Attributes:
-        max_gen_toks: tokens after which an answer is cut; 0 leaves it to the task, whose limit is
-            meant for answers without thinking.
+        max_gen_toks: the maximum number of generated tokens; 0 uses the task's, which is meant for
+            answers without thinking.
 
     Example:
         >>> from layerroles.protocols import Generation
@@ -85,33 +85,33 @@ class Generation(GenerationProtocol):
         """Check the parameters.
 
         Raises:
-            InputError: `max_gen_toks` is no whole number, or below 0.
+            InputError: `max_gen_toks` is not a whole number, is negative, or is too large.
         """
         check_whole_number(
             "generation", "max_gen_toks", self.max_gen_toks, 0, _MOST_TOKENS, kind="protocol"
         )
 
     def check(self, example: Example) -> None:
-        """Every example has an answer that can be written."""
+        """Accept every example: each has an answer that can be written."""
 
     def chance(self, examples: Sequence[Example]) -> float | None:
-        """It is measured."""
+        """Return None: chance is measured with `guess_score`."""
         return None
 
     def guess_score(self, task: Task, example: Example, text: str) -> float:
-        """1 if the task's rules accept the text."""
+        """Return 1 if the task accepts the text in any form, else 0."""
         return float(task.grade(text, example).flexible)
 
     def limit(self, task: Task) -> int:
-        """As the parameter says, else as the task does."""
+        """Return the parameter `max_gen_toks`, or the task's if it is 0."""
         return self.max_gen_toks or task.max_gen_toks
 
     def context(self, example: Example) -> str:
-        """The question behind its shots, which show worked solutions where there are any."""
+        """Return shots and question as one text; shots show worked solutions if they have them."""
         return join_turns(self.turns(example))
 
     def turns(self, example: Example) -> list[Turn]:
-        """The same as a chat."""
+        """Return the context as turns of a chat."""
         return turns_with_solutions(example)
 
     def judge(self, task: Task, example: Example, writing: Writing) -> Answer:
@@ -137,7 +137,7 @@ class AskedWritings(Asked):
     """Generation requests, one for each example.
 
     Attributes:
-        opened: whether each prompt itself begins the model's thinking.
+        opened: for each prompt, whether it ends within a thinking block.
     """
 
     protocol: "GenerationProtocol"
@@ -151,8 +151,8 @@ class AskedWritings(Asked):
     def judge(self, found: Sequence[Writing]) -> list[Answer]:
         """Judge what was written for each example, without the thinking before it.
 
-        Details: `repetition`, `distinct_1` and `distinct_2` of all that was written, and
-        `thinking`, where there was some. Thinking that never ended has no answer: it is truncated.
+        Details: `repetition`, `distinct_1` and `distinct_2` of the whole text, and `thinking` if
+        there was some. If thinking never ended, the answer is empty and its outcome `truncated`.
         """
         return [
             self._judge(example, writing, opened)
@@ -160,7 +160,10 @@ class AskedWritings(Asked):
         ]
 
     def shuffled(self, found: Sequence[Writing]) -> float | None:
-        """The mean score if each example is given the answer to another one."""
+        """Return the mean score if each example is given the answers to others.
+
+        None if there are no finite scores.
+        """
         n = len(self.examples)
         scores = [
             self._judge(example, found[(place + shift) % n], self.opened[(place + shift) % n]).score

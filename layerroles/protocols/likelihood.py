@@ -1,8 +1,8 @@
 """Protocols that score given answers instead of letting the model write one.
 
-Each example has some continuations of its context. The engine scores their tokens, in nats, and the
+The engine scores the tokens of one or more continuations of an example's context, in nats, and the
 protocol judges the example by these scores: it compares the continuations (`continuation`,
-`letter`), asks whether greedy decoding would write one (`exact`), or reports how likely one is
+`letter`), checks whether greedy decoding would write one (`exact`), or reports how likely one is
 (`answer_logprob`).
 """
 
@@ -34,19 +34,19 @@ class LikelihoodProtocol(Protocol):
 
     @abstractmethod
     def continuations(self, example: Example) -> list[str]:
-        """What is scored after the context, leading spaces included."""
+        """Return the texts that are scored after the context, with leading spaces."""
 
     @abstractmethod
     def judge(self, example: Example, scores: list[Score]) -> Answer:
-        """An answer from the continuations' scores."""
+        """Return the answer, from the scores of the continuations in their order."""
 
     def pairs(self, example: Example, context: str, *, chat: bool) -> list[tuple[str, str]]:
-        """What is scored after what; a reply in a chat begins without a space, as in lm-eval."""
+        """Return (context, continuation) pairs; in a chat without leading spaces, as in lm-eval."""
         texts = self.continuations(example)
         return [(context, text.removeprefix(" ") if chat else text) for text in texts]
 
     def requests(self, model: TransformerBridge, example: Example, *, chat: bool) -> list[Scored]:
-        """The example's pairs, encoded."""
+        """Return the encoded pairs of an example."""
         context = self.prompt(model, example, chat=chat)
         pairs = self.pairs(example, context, chat=chat)
         evidence = self.evidence(example, context)
@@ -64,25 +64,25 @@ class LikelihoodProtocol(Protocol):
 
 
 class ChoiceProtocol(LikelihoodProtocol):
-    """The model's answer is the choice whose continuation is likeliest."""
+    """A protocol that answers with the choice whose continuation is likeliest."""
 
     def check(self, example: Example) -> None:
-        """Choices to tell apart are needed."""
+        """Check that the example has choices."""
         check_choices(self.name, example)
 
     def chance(self, examples: Sequence[Example]) -> float | None:
-        """One over the number of choices, on average."""
+        """Return the mean of 1/k, k being the number of choices."""
         return sum(1 / len(example.choices) for example in examples) / len(examples)
 
     def compare_scores(self, example: Example, scores: list[Score]) -> list[float]:
-        """What decides between the choices; by default their continuations' nats."""
+        """Return the number by which each choice is compared; by default its nats."""
         return [score.logprob for score in scores]
 
     def judge(self, example: Example, scores: list[Score]) -> Answer:
-        """Right if the right choice is likeliest; ties count as wrong.
+        """Judge an example as right if the right choice is the likeliest; ties are wrong.
 
-        Details: `logprobs`, nats of each choice in the order of the choices, and `margin`, of the
-        right one over the best other in what is compared.
+        Details: `logprobs`, nats of each choice, and `margin`, the compared number of the right
+        choice minus that of the best other one.
         """
         n = len(example.choices)
         right = example.choices.index(example.answer)
@@ -99,10 +99,10 @@ class Continuation(ChoiceProtocol):
     """Compare the likelihoods of the choices' texts.
 
     Attributes:
-        norm: what is compared. `sum`, over a choice's tokens (lm-eval's `acc`); `token`, the sum
-            over the number of tokens; `byte`, over that of UTF-8 bytes (`acc_bytes`; for ASCII
-            texts `acc_norm`); `unconditional`, how much likelier the context makes the choice:
-            log P(choice | context) - log P(choice) (`acc_mutual_info`).
+        norm: what is compared: `sum`, the log-likelihood summed over a choice's tokens (lm-eval's
+            `acc`); `token`, this sum per token; `byte`, this sum per UTF-8 byte (`acc_bytes`; for
+            ASCII texts `acc_norm`); `unconditional`, how much likelier the context makes the
+            choice: log P(choice | context) - log P(choice) (`acc_mutual_info`).
 
     Example:
         >>> from layerroles.protocols import Continuation
@@ -118,35 +118,38 @@ class Continuation(ChoiceProtocol):
         """Check the parameters.
 
         Raises:
-            InputError: `norm` is none of those above.
+            InputError: `norm` is not one of those above.
         """
         check_one_of("continuation", "norm", self.norm, NORMS, kind="protocol")
 
     def context(self, example: Example) -> str:
-        """The question behind its shots, which show bare answers."""
+        """Return shots and question as one text; shots show bare answers."""
         return join_turns(self.turns(example))
 
     def turns(self, example: Example) -> list[Turn]:
-        """The same as a chat."""
+        """Return the context as turns of a chat."""
         return turns_with_answers(example)
 
     def evidence(
         self, example: Example, context: str | None = None
     ) -> list[tuple[int, int]] | None:
-        """As everywhere; but what is scored after no context at all has no evidence to act on."""
+        """Return the spans of the evidence; None for `unconditional`.
+
+        That norm also scores choices without the context, where there is no evidence.
+        """
         return None if self.norm == "unconditional" else super().evidence(example, context)
 
     def continuations(self, example: Example) -> list[str]:
-        """Each choice after one space."""
+        """Return each choice after one space."""
         return [f" {choice}" for choice in example.choices]
 
     def pairs(self, example: Example, context: str, *, chat: bool) -> list[tuple[str, str]]:
-        """Each choice after the context, and where the norm needs it after nothing."""
+        """Return each choice after the context, for `unconditional` also after an empty one."""
         pairs = super().pairs(example, context, chat=chat)
         return pairs + [("", text) for _, text in pairs] * (self.norm == "unconditional")
 
     def compare_scores(self, example: Example, scores: list[Score]) -> list[float]:
-        """Nats, by the norm."""
+        """Return the nats of each choice, normalized by `norm`."""
         match self.norm:
             case "token":
                 return [score.logprob / score.n_tokens for score in scores]
@@ -177,10 +180,10 @@ class Letter(ChoiceProtocol):
     """
 
     def check(self, example: Example) -> None:
-        """Choices are needed, in the shots too, and no more than there are letters.
+        """Check that the example and its shots have choices, and at most 26.
 
         Raises:
-            InputError: there are none, or too many.
+            InputError: there are fewer than 2, or more than 26.
         """
         for shown in (example, *example.shots):
             check_choices(self.name, shown)
@@ -190,11 +193,11 @@ class Letter(ChoiceProtocol):
                 )
 
     def context(self, example: Example) -> str:
-        """Question, lettered choices and `Answer:`, behind shots of the same form."""
+        """Return shots, question, lettered choices and `Answer:` as one text."""
         return join_turns(self.turns(example))
 
     def turns(self, example: Example) -> list[Turn]:
-        """The same as a chat."""
+        """Return the context as turns of a chat."""
         shots = [
             turn
             for shot in example.shots
@@ -206,7 +209,7 @@ class Letter(ChoiceProtocol):
         return [*shots, Turn("user", _list_under_letters(example))]
 
     def continuations(self, example: Example) -> list[str]:
-        """Each letter after one space."""
+        """Return each letter after one space."""
         return [f" {letter}" for letter in ascii_uppercase[: len(example.choices)]]
 
 
@@ -215,15 +218,15 @@ class Letter(ChoiceProtocol):
 class Exact(LikelihoodProtocol):
     """Score 1 if the answer is what greedy decoding would write, token by token, else 0.
 
-    Every token of the answer has to be the likeliest one after the context and the answer's tokens
-    before it: `is_greedy` of lm-eval's `loglikelihood`. This stands between `continuation` and
-    `generation`. The context is the text of `continuation`, so from `continuation` to `exact`
-    strictness alone changes: all of the vocabulary competes at every token, and not some choices.
-    From `exact` to `generation` the writing changes: the model goes on from its own tokens, ends
-    its answer by itself, and may put it in another form, or in other tokens. The contexts of those
-    two are the same for tasks without worked solutions only; the shots of `generation` show them.
+    Every token of the answer must be the likeliest one after the context and the tokens of the
+    answer before it: `is_greedy` of lm-eval's `loglikelihood`.
 
-    Any of the example's `aliases` will do as well as its answer, as in `generation`.
+    This stands between `continuation` and `generation`. It has the context of `continuation`, but
+    each token competes with the whole vocabulary instead of a few choices. In `generation` the
+    model continues from its own tokens, ends its answer itself, and may use another form or other
+    tokens; and shots show worked solutions, so contexts are the same only for tasks without them.
+
+    Any of the example's `aliases` is accepted like its answer, as in `generation`.
 
     Example:
         >>> from layerroles.protocols import Exact
@@ -235,33 +238,33 @@ class Exact(LikelihoodProtocol):
     measures_chance: ClassVar[bool] = True
 
     def check(self, example: Example) -> None:
-        """Every example has an answer."""
+        """Accept every example: each has an answer."""
 
     def chance(self, examples: Sequence[Example]) -> float | None:
-        """It is measured."""
+        """Return None: chance is measured with `guess_score`."""
         return None
 
     def guess_score(self, task: Task, example: Example, text: str) -> float:
-        """1 if the text is the answer or an alias."""
+        """Return 1 if the text is the answer or an alias, else 0."""
         return float(text in (example.answer, *example.aliases))
 
     def context(self, example: Example) -> str:
-        """The question behind its shots, which show bare answers."""
+        """Return shots and question as one text; shots show bare answers."""
         return join_turns(self.turns(example))
 
     def turns(self, example: Example) -> list[Turn]:
-        """The same as a chat."""
+        """Return the context as turns of a chat."""
         return turns_with_answers(example)
 
     def continuations(self, example: Example) -> list[str]:
-        """The answer after one space, then each of its aliases."""
+        """Return the answer, then each alias, after one space."""
         return [f" {text}" for text in (example.answer, *example.aliases)]
 
     def judge(self, example: Example, scores: list[Score]) -> Answer:
-        """Right if the answer, or an alias, would be written.
+        """Judge an example as right if greedy decoding would write the answer or an alias.
 
-        The response is that text; empty where it is none of them, for what the model would write
-        instead is not known. Details: `logprob`, nats of the answer.
+        The response is that text, or empty: what else the model would write is not known. Details:
+        `logprob`, nats of the answer.
         """
         texts = zip((example.answer, *example.aliases), scores, strict=True)
         greedy_texts = [text for text, score in texts if score.is_greedy]
@@ -274,7 +277,7 @@ class Exact(LikelihoodProtocol):
 @register("answer_logprob")
 @dataclass(frozen=True)
 class AnswerLogprob(LikelihoodProtocol):
-    """How likely the right answer is, in nats per token (0 at best).
+    """Score the log-likelihood of the right answer, in nats per token (0 at best).
 
     Example:
         >>> from layerroles.protocols import AnswerLogprob
@@ -286,33 +289,33 @@ class AnswerLogprob(LikelihoodProtocol):
     unit: ClassVar[Unit] = "nats per token"
 
     def check(self, example: Example) -> None:
-        """Every example has an answer."""
+        """Accept every example: each has an answer."""
 
     def chance(self, examples: Sequence[Example]) -> float | None:
-        """There is no such thing as guessing here."""
+        """Return None: a log-likelihood has no score of guessing."""
         return None
 
     def context(self, example: Example) -> str:
-        """The question behind its shots, which show bare answers."""
+        """Return shots and question as one text; shots show bare answers."""
         return join_turns(self.turns(example))
 
     def turns(self, example: Example) -> list[Turn]:
-        """The same as a chat."""
+        """Return the context as turns of a chat."""
         return turns_with_answers(example)
 
     def continuations(self, example: Example) -> list[str]:
-        """The answer after one space."""
+        """Return the answer after one space."""
         return [f" {example.answer}"]
 
     def judge(self, example: Example, scores: list[Score]) -> Answer:
-        """Nats per token of the answer."""
+        """Score the answer, in nats per token."""
         (score,) = scores
         return make_measurement(score.logprob / score.n_tokens, scores, {})
 
 
 @dataclass(frozen=True)
 class AskedScores(Asked):
-    """Likelihood requests, some for each example, and how their scores become an answer."""
+    """Likelihood requests, `n_each` of them for each example."""
 
     protocol: "LikelihoodProtocol"
     examples: Sequence[Example]
@@ -333,7 +336,7 @@ class AskedScores(Asked):
 def _right_or_wrong(
     correct: bool, response: str, scores: Sequence[Score], details: Mapping[str, Any]
 ) -> Answer:
-    """An answer that is right or wrong; neither where a score is not finite."""
+    """Return a right or wrong answer; its score is NaN if one of `scores` is not finite."""
     finite = all(score.finite for score in scores)
     return Answer(
         score=float(correct) if finite else float("nan"),
@@ -349,7 +352,7 @@ def _right_or_wrong(
 
 
 def make_measurement(score: float, scores: Sequence[Score], details: Mapping[str, Any]) -> Answer:
-    """An answer that is a measurement, neither right nor wrong, from what `scores` say."""
+    """Return an answer whose score is a measurement; NaN if one of `scores` is not finite."""
     finite = all(each.finite for each in scores)
     return Answer(
         score=score if finite else float("nan"),

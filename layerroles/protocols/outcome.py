@@ -1,4 +1,4 @@
-"""How a generated answer failed, if it did.
+"""Classify generated answers: correct, or how they failed.
 
 An ablated model that does not keep the format, does not stop or repeats itself is reported
 separately from one that gives a wrong answer.
@@ -20,11 +20,11 @@ _FEWEST_WORDS = 12
 
 
 def outcome(text: str, grade: Grade, *, ended: bool) -> Outcome:
-    """Name what a response is.
+    """Return the outcome of a response: the first of these that applies.
 
-    In this order: `empty` (nothing but white space), `correct`, `degenerate` (12 words or more, and
-    half or more of its 4-word runs occurred before in it), `no answer` or `truncated` (no answer
-    can be read; it ended by itself or was cut), `wrong`.
+    `empty` (only white space), `correct`, `degenerate` (12 words or more, and at least half of its
+    4-word runs occurred before in it), `no answer` (none can be read, and it ended by itself),
+    `truncated` (it was cut, and is not right in the strict form), `wrong`.
 
     Example:
         >>> from layerroles.tasks import Grade
@@ -39,17 +39,17 @@ def outcome(text: str, grade: Grade, *, ended: bool) -> Outcome:
         return "degenerate"
     if not grade.answered:
         return "no answer" if ended else "truncated"
-    # Cut before it came to the form that the shots show: what was read so far is not its answer.
+    # Cut before it reached the form that the shots show: what was read is not its final answer.
     if not ended and not grade.strict:
         return "truncated"
     return "wrong"
 
 
 def is_in_form(grade: Grade, outcome: Outcome) -> bool:
-    """Whether an answer came in the form of the shots, be it right or wrong.
+    """Return whether an answer, right or wrong, has the form that the shots show.
 
-    As the grade says; where it does not, an answer is in form if it is strict, or wrong (a wrong
-    answer has no form that could be distinguished from the right one's).
+    False for other outcomes than `correct` and `wrong`. If the grade's `form` is None, wrong
+    answers count as in form, and correct ones if they are strict.
     """
     if outcome not in ("correct", "wrong"):
         return False
@@ -57,13 +57,13 @@ def is_in_form(grade: Grade, outcome: Outcome) -> bool:
 
 
 def repeated_share(text: str) -> float:
-    """The share of a text's 4-word runs that occurred before in it; 0 if it has none."""
+    """Return the share of a text's 4-word runs that occurred before in it; 0 if it has none."""
     runs = _ngrams(text.split(), _NGRAM)
     return 1 - len(set(runs)) / len(runs) if runs else 0.0
 
 
 def distinct_share(text: str, n: int) -> float | None:
-    """The share of a text's n-word runs that are different (distinct-n); None if it has none.
+    """Return the share of n-word runs that are distinct (distinct-n); None if there are none.
 
     After Li et al. 2016, "A Diversity-Promoting Objective Function" (arXiv 1510.03055).
     """
@@ -72,11 +72,11 @@ def distinct_share(text: str, n: int) -> float | None:
 
 
 def make_details(text: str, reply: Reply) -> dict[str, float | str | None]:
-    """What the rows of a written answer keep in `details`.
+    """Return the `details` of a generated answer: repetition, distinct-n and thinking.
 
     Args:
-        text: all that was written.
-        reply: the thinking and the answer in it.
+        text: the whole generated text.
+        reply: the same text, split into thinking and answer.
     """
     return {
         "repetition": repeated_share(text),

@@ -1,4 +1,4 @@
-"""How likely a plain text is: the control for damage to the language model as such."""
+"""Score how likely a plain text is: the control for damage to language modelling in general."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,11 +18,11 @@ from layerroles.tasks import Example
 @register("text_logprob")
 @dataclass(frozen=True)
 class TextLogprob(LikelihoodProtocol):
-    """How likely a whole text is, in nats per UTF-8 byte (0 at best).
+    """Score the log-likelihood of a whole text, in nats per UTF-8 byte (0 at best).
 
-    As lm-eval's `loglikelihood_rolling`, divided by bytes, so that models with different tokenizers
-    can be compared. Takes examples without a prompt, whose answer is the text. A text is read as it
-    is, in a chat too.
+    As lm-eval's `loglikelihood_rolling`, divided by bytes so that models with different tokenizers
+    can be compared. It accepts examples with an empty prompt, whose answer is the text. In a chat
+    too, the text is read without a template.
 
     Example:
         >>> from layerroles.protocols import TextLogprob
@@ -33,10 +33,10 @@ class TextLogprob(LikelihoodProtocol):
     unit: ClassVar[Unit] = "nats per byte"
 
     def check(self, example: Example) -> None:
-        """A text without a question is needed.
+        """Check that the example is a text without a question.
 
         Raises:
-            InputError: there is a question.
+            InputError: its prompt is not empty.
         """
         if example.prompt:
             raise InputError(
@@ -45,41 +45,44 @@ class TextLogprob(LikelihoodProtocol):
             )
 
     def chance(self, examples: Sequence[Example]) -> float | None:
-        """There is no such thing as guessing here."""
+        """Return None: a log-likelihood has no score of guessing."""
         return None
 
     def context(self, example: Example) -> str:
-        """Nothing."""
+        """Return an empty string: the text is scored without anything in front of it."""
         return ""
 
     def prompt(self, model: TransformerBridge, example: Example, *, chat: bool) -> str:
-        """Nothing, in a chat too."""
+        """Return an empty string, in a chat too."""
         return ""
 
     def turns(self, example: Example) -> list[Turn]:
-        """Nobody says anything."""
+        """Return no turns: there is no question."""
         return []
 
     def continuations(self, example: Example) -> list[str]:
-        """The text."""
+        """Return the text as the only continuation."""
         return [example.answer]
 
     def requests(self, model: TransformerBridge, example: Example, *, chat: bool) -> list[Scored]:
-        """The text in windows that the model's context holds."""
+        """Return requests that score the text in windows of at most the model's context length."""
         ids = prepared(model).tokenizer(example.answer, add_special_tokens=False)["input_ids"]
         return list(split_windows(empty_context_ids(model), ids, model.cfg.n_ctx))
 
     def judge(self, example: Example, scores: list[Score]) -> Answer:
-        """Nats per byte; details: `nats` of the whole text."""
+        """Score the text, in nats per byte.
+
+        Details: `nats` of the whole text.
+        """
         nats = sum(score.logprob for score in scores)
         return make_measurement(nats / len(example.answer.encode()), scores, {"nats": nats})
 
 
 def split_windows(prefix: tuple[int, ...], ids: Sequence[int], longest: int) -> Iterator[Scored]:
-    """Every token scored once, after as much of the text as fits, in requests of `longest` tokens.
+    """Yield requests of at most `longest` tokens that together score every token once.
 
-    The first window begins with `prefix`; each of the others predicts what is new in it after one
-    token or more of what was. These are the windows of lm-eval's `get_rolling_token_windows` with
+    The first begins with `prefix`. Each later one scores its new tokens after as many tokens before
+    them as fit, at least one. These are the windows of lm-eval's `get_rolling_token_windows` with
     `context_len=1` for a model that reads `longest - 1` tokens.
     """
     first = longest - len(prefix)

@@ -1,9 +1,8 @@
-r"""A question behind its worked examples, as a conversation; and the answer in what a model writes.
+r"""Put worked examples and question into turns, and split thinking from the answer.
 
-Worked examples become turns of user and assistant, and the question is the last thing that the user
-says. The turns are read as one text, or in the template of the model's own chat. What is scored or
-generated is the assistant's reply; where a chat model thinks first, only what follows `</think>` is
-graded.
+Worked examples become turns of user and assistant, and the question is the last user turn. The
+turns are joined to one text, or put into the model's chat template. What is scored or generated is
+the assistant's reply; if a chat model thinks first, only what follows `</think>` is graded.
 
     >>> print(join_turns([Turn("user", "1 + 1 ="), Turn("assistant", "2")]))
     1 + 1 = 2
@@ -18,14 +17,14 @@ from transformer_lens.model_bridge import TransformerBridge
 from layerroles.models import chat_text
 from layerroles.tasks import Example
 
-# Some templates state the day; a run that goes on tomorrow must ask the same.
+# Some templates state the date; a run resumed on another day must send the same prompts.
 _DAY = "01 Jan 2025"
 _OPEN, _CLOSED = "<think>", "</think>"
 
 
 @dataclass(frozen=True)
 class Turn:
-    """What one side says.
+    """One message of a conversation.
 
     Example:
         >>> from layerroles.protocols import Turn
@@ -38,12 +37,12 @@ class Turn:
 
 
 def turns_with_answers(example: Example) -> list[Turn]:
-    """Shots that show bare answers, then the question."""
+    """Return the shots with bare answers, then the question."""
     return _make_turns(example, [shot.answer for shot in example.shots])
 
 
 def turns_with_solutions(example: Example) -> list[Turn]:
-    """Shots that show worked solutions where they have one, then the question."""
+    """Return the shots with worked solutions if they have them, then the question."""
     return _make_turns(example, [shot.solution or shot.answer for shot in example.shots])
 
 
@@ -57,7 +56,7 @@ def _make_turns(example: Example, replies: Sequence[str]) -> list[Turn]:
 
 
 def join_turns(turns: Sequence[Turn]) -> str:
-    r"""Turns as one text without a template: a reply follows after a space, what is next apart.
+    r"""Join turns to one text: replies after a space, other turns after a blank line.
 
     Example:
         >>> join_turns([Turn("user", "1 + 1 ="), Turn("assistant", "2"), Turn("user", "1 + 2 =")])
@@ -71,10 +70,10 @@ def join_turns(turns: Sequence[Turn]) -> str:
 
 
 def apply_template(model: TransformerBridge, turns: Sequence[Turn]) -> str:
-    """Turns in the template of the model's tokenizer, up to where the assistant replies.
+    """Return turns in the tokenizer's chat template, up to where the assistant replies.
 
     Raises:
-        InputError: there is no template, or it does not take these turns.
+        InputError: there is no template, or it does not accept these turns.
     """
     messages = [{"role": turn.role, "content": turn.text} for turn in turns]
     return chat_text(model, messages, day=_DAY)
@@ -82,12 +81,12 @@ def apply_template(model: TransformerBridge, turns: Sequence[Turn]) -> str:
 
 @dataclass(frozen=True)
 class Reply:
-    """What a model wrote.
+    """A generated text, split into thinking and answer.
 
     Attributes:
-        answer: without its thinking; empty where that never ended.
-        thinking: what it thought, without the marks.
-        closed: whether the thinking ended; None where there was none.
+        answer: the text without its thinking; empty if the thinking never ended.
+        thinking: the thinking without its tags; empty if there was none.
+        closed: whether the thinking ended; None if there was none.
     """
 
     answer: str
@@ -96,7 +95,7 @@ class Reply:
 
 
 def split_thinking(text: str, *, opened: bool) -> Reply:
-    """Part a text; `opened` where the prompt itself has begun the thinking.
+    """Split a text into thinking and answer; `opened` if the prompt ends within thinking.
 
     Example:
         >>> split_thinking("<think>2 and 2</think> 4", opened=False)
@@ -111,5 +110,5 @@ def split_thinking(text: str, *, opened: bool) -> Reply:
 
 
 def opens_thinking(prompt: str) -> bool:
-    """Whether a prompt ends within a thinking block, as the templates of some models do."""
+    """Return whether a prompt ends within a thinking block, as some chat templates do."""
     return prompt.rfind(_OPEN) > prompt.rfind(_CLOSED)

@@ -1,4 +1,4 @@
-"""Leave layers out for good: choose which by the skills that are to stay, and write the checkpoint.
+"""Prune layers: choose those whose loss costs chosen skills least, and write the checkpoint.
 
 plan = plan_pruning(model, drop=2, keep=["reasoning"], path="runs/plan")
 export(model, drop=plan.layers, path="pruned/")

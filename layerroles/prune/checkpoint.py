@@ -1,9 +1,9 @@
 """Write a model without some of its layers as a Hugging Face checkpoint.
 
-Deleting blocks in place leaves a model's numbering wrong: attention keeps the `layer_idx` under
-which it takes its cache, and the configuration its lists of one entry a layer (transformers issue
-30508). So the smaller model is built from a smaller configuration, takes its weights from the
-larger one, and is compared with it, the layers skipped, before anything is written.
+Deleting blocks in place leaves a model with wrong layer numbers: attention keeps the `layer_idx` of
+its cache, and the configuration keeps lists with an entry for every layer (transformers issue
+30508). So the smaller model is built from a smaller configuration with the weights of the larger
+one. Before it is written, it is compared with the larger model under `Skip` at those layers.
 
     export(model, drop=[21, 22], path="pruned/")
     AutoModelForCausalLM.from_pretrained("pruned/")
@@ -42,17 +42,17 @@ _LAYER_NUMBER = {"layer_idx", "layer_id", "layer_number"}
 # Configuration lists that hold layer numbers; other lists have an entry for each layer.
 _LISTS_OF_LAYERS = {"mlp_only_layers", "attn_layer_indices"}
 _N_TOKENS = 48
-# Largest difference of logits, as a share of their standard deviation.
+# Largest allowed difference of logits, as a share of their standard deviation.
 _TOLERANCE = {torch.float32: 1e-3, torch.float16: 0.05, torch.bfloat16: 0.2}
 
 
 @hide_library_bars()
 def export(model: TransformerBridge, *, drop: Iterable[int], path: str | Path) -> Path:
-    """Write a checkpoint without the layers `drop`, which plain transformers reloads.
+    """Write a checkpoint without the layers `drop`, which plain transformers can load.
 
     The folder holds weights (safetensors), configuration, generation settings, tokenizer, and
-    `layerroles.json`: which model, which layers were dropped and kept, versions. The checkpoint
-    answers as the model does with `Skip()` at those layers.
+    `layerroles.json` (the source model with versions, and the layers dropped and kept). The
+    checkpoint answers as the model does with `Skip()` at those layers.
 
     Args:
         model: from `load` or `prepare`, of a Hugging Face architecture.
@@ -88,7 +88,7 @@ def export(model: TransformerBridge, *, drop: Iterable[int], path: str | Path) -
     }
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        # Written beside its place and moved there whole.
+        # Written beside its place, then moved there in one step.
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".export-") as scratch:
             written = Path(scratch) / "model"
             smaller.save_pretrained(written)
@@ -109,7 +109,7 @@ def export(model: TransformerBridge, *, drop: Iterable[int], path: str | Path) -
 
 
 def check_empty(folder: Path) -> None:
-    """Check that a checkpoint may be written there.
+    """Check that a folder is empty or does not exist, so that a checkpoint may be written there.
 
     Raises:
         InputError: it exists and is not an empty folder, or cannot be read.
@@ -123,10 +123,10 @@ def check_empty(folder: Path) -> None:
 
 
 def check_layers(model: TransformerBridge, drop: Any) -> set[int]:
-    """The layers as a set.
+    """Return the layers to drop as a set, checked against the model.
 
     Raises:
-        InputError: one that the model lacks or that is named twice, none, or all.
+        InputError: a layer that the model lacks or that is named twice, no layer, or all of them.
     """
     n_layers, name = model.cfg.n_layers, prepared(model).name
     try:
@@ -146,7 +146,7 @@ def check_layers(model: TransformerBridge, drop: Any) -> set[int]:
 
 
 def check_exportable(model: TransformerBridge) -> Any:
-    """The model as transformers has it.
+    """Return the underlying transformers model, checked for export.
 
     Raises:
         InputError: it cannot be written: no weights, no Hugging Face form, quantized, or spread.
@@ -169,10 +169,10 @@ def check_exportable(model: TransformerBridge) -> Any:
 
 
 def _build_smaller(model: TransformerBridge, original: Any, kept_layers: Sequence[int]) -> Any:
-    """The smaller model, on the larger one's own tensors.
+    """Return the smaller model, which shares the tensors of the larger one.
 
     Raises:
-        InputError: its blocks are not those of the larger model.
+        InputError: it cannot be built, or its blocks would differ from those of the larger model.
     """
     what = f"model {prepared(model).name!r} ({model.cfg.architecture})"
     places = [block.name for block in model.blocks]
@@ -213,7 +213,7 @@ def _build_smaller(model: TransformerBridge, original: Any, kept_layers: Sequenc
 
 
 def _smaller_config(config: Any, kept_layers: Sequence[int], n_layers: int) -> Any:
-    """The configuration with fewer layers: the lists that have an entry for each are cut."""
+    """Return the configuration for the kept layers; lists with an entry per layer are cut."""
     values = copy.deepcopy(config).to_dict()
     for name, value in values.items():
         if name in _LISTS_OF_LAYERS and isinstance(value, list):
@@ -230,7 +230,7 @@ def _smaller_config(config: Any, kept_layers: Sequence[int], n_layers: int) -> A
 
 
 def _are_built_alike(first: nn.Module, second: nn.Module) -> bool:
-    """Whether two blocks are built alike: modules, shapes, and plain values but their number."""
+    """Return whether two blocks have equal modules, shapes and plain values but layer numbers."""
     modules = [dict(block.named_modules()) for block in (first, second)]
     return modules[0].keys() == modules[1].keys() and all(
         _describe_module(module) == _describe_module(modules[1][name])
@@ -251,7 +251,13 @@ def _describe_module(module: nn.Module) -> tuple[type, dict[str, Any], dict[str,
 
 
 def _name_in_source(name: str, stack: str, kept_layers: Sequence[int]) -> str:
-    """The name that a tensor of the smaller model has in the larger one."""
+    """Return the name in the larger model of a tensor of the smaller one.
+
+    Args:
+        name: the tensor's name in the smaller model.
+        stack: the name of the list of blocks.
+        kept_layers: the layer in the larger model of each block of the smaller one.
+    """
     if not name.startswith(f"{stack}."):
         return name
     place, _, rest = name.removeprefix(f"{stack}.").partition(".")
@@ -259,7 +265,7 @@ def _name_in_source(name: str, stack: str, kept_layers: Sequence[int]) -> str:
 
 
 def _check_same_logits(model: TransformerBridge, smaller: Any, dropped: set[int]) -> None:
-    """Compare the logits of the smaller model with those under `Skip`.
+    """Check that the smaller model's logits are those of the larger one under `Skip`.
 
     Raises:
         InputError: they differ by more than rounding.

@@ -1,4 +1,4 @@
-"""Compare plans on examples that none of them was made with.
+"""Compare pruning plans on examples that were not used to make them.
 
 plans = [plan_pruning(model, drop=2, method=name, ...) for name in METHODS]
 result = Sweep(model, tasks, [plan.condition for plan in plans], seed=1).run("runs/held_out")
@@ -26,24 +26,24 @@ COLUMNS = [
 
 
 def compare_plans(result: SweepResult, plans: Sequence[PruningPlan]) -> pd.DataFrame:
-    """Compare what plans cost, a row per plan, task and protocol.
+    """Compare the harm that plans do: a row per plan, task and protocol.
 
-    Columns: drop (how many layers), method, layers; task, family, protocol; n, intact, chance,
+    Columns: drop (the number of layers), method, layers; task, family, protocol; n, intact, chance,
     score, effect with ci_low and ci_high, and harm with its interval, all as in
-    `SweepResult.effects`; `difference`, the role-aware plan's score of the same `drop` minus this
-    plan's (positive: the role-aware one keeps more), paired over examples, with a 95% interval
-    `low` to `high` (exactly 0 where both drop the same layers; NaN without a role-aware plan);
-    `best_baseline`, whether no other plan of the same `drop` that is not role-aware has a higher
-    score here; unit, of scores and differences.
+    `SweepResult.effects`; `difference`, the score of the role-aware plan with the same `drop` minus
+    this plan's (positive: the role-aware one keeps more), paired over examples, with a 95% interval
+    `low` to `high` (exactly 0 if both drop the same layers; NaN without a role-aware plan);
+    `best_baseline`, whether this is a plan by another method than `role_aware` and none of those
+    with the same `drop` has a higher score here; unit (of scores and differences).
 
     Args:
-        result: a sweep that holds every plan's `condition`, best on examples that were not used to
-            make the plans.
+        result: a sweep that holds every plan's `condition`, preferably on examples that were not
+            used to make the plans.
         plans: at most one for each method and number of layers.
 
     Raises:
         InputError: no plan, two of one method and number of layers, one whose condition the result
-            lacks, or one that was not asked something that the result holds.
+            lacks, or one that was not asked in every task and protocol of the result.
 
     Example:
         plans = [
@@ -97,7 +97,7 @@ def compare_plans(result: SweepResult, plans: Sequence[PruningPlan]) -> pd.DataF
 
 
 def _condition_name(result: SweepResult, plan: PruningPlan) -> str:
-    """The name of the plan's condition in the result."""
+    """Return the name of the plan's condition in the result."""
     try:
         return name_in_result(result, plan.condition)
     except InputError:
@@ -110,7 +110,7 @@ def _condition_name(result: SweepResult, plan: PruningPlan) -> str:
 def _role_aware_condition(
     result: SweepResult, plans: Sequence[PruningPlan], plan: PruningPlan
 ) -> str | None:
-    """The condition of the role-aware plan with as many layers."""
+    """Return the condition of the role-aware plan with as many layers; None if there is none."""
     for other in plans:
         if other.method == "role_aware" and len(other.layers) == len(plan.layers):
             return _condition_name(result, other)
@@ -118,7 +118,10 @@ def _role_aware_condition(
 
 
 def _score_difference(cell: Cell, name: str, role_aware: str | None) -> dict[str, float]:
-    """The score under the role-aware plan's condition minus that under `name`."""
+    """Return the score under condition `role_aware` minus that under `name`, with interval.
+
+    NaN if `role_aware` is None, exactly 0 if both are the same condition.
+    """
     if role_aware is None:
         return dict.fromkeys(("difference", "low", "high"), nan)
     if role_aware == name:

@@ -1,4 +1,4 @@
-"""What a plan is: the layers to drop, and how they were chosen."""
+"""Pruning plans: the layers to drop, and how they were chosen."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from layerroles.display import as_html, as_text
 from layerroles.sites import Site
 from layerroles.stats import UNKNOWN, Interval
 
-# What each method goes by, in words; the smallest is dropped.
+# The score of each method, in words; the layers with the smallest are dropped.
 METHODS = {
     "role_aware": "mean harm of the kept families",
     "likelihood": "mean harm of the kept families",
@@ -26,16 +26,16 @@ COLUMNS = [
 
 @dataclass(frozen=True)
 class Candidate:
-    """Layers that a step could drop, and what that would cost.
+    """Layers that a step could drop, and their score.
 
     Attributes:
-        layers: one, or for `angular` a run of neighbours.
-        score: harm when they are skipped together with what was dropped before, or a measure of how
-            much they change the stream; NaN where nothing could be scored.
-        interval: 95%, of the score.
-        influence: mean block influence of the layers.
-        n: examples.
-        n_failed: answers that were not finite; candidates with any are chosen last.
+        layers: one layer, or for `angular` a run of neighbouring ones.
+        score: the harm of skipping them together with those dropped before, or how much they change
+            the stream, by the method; NaN if not scored.
+        interval: the 95% interval of the score; NaN if unknown.
+        influence: the mean block influence of the layers; NaN if not measured.
+        n: the number of examples, summed over tasks and protocols.
+        n_failed: the number of answers that were not finite; candidates with any sort last.
     """
 
     layers: tuple[int, ...]
@@ -47,7 +47,7 @@ class Candidate:
 
     @property
     def order(self) -> tuple[bool, float, float, tuple[int, ...]]:
-        """By what candidates are sorted: finite, least score, least influence, first layer."""
+        """The sort key: failed or unscored candidates last, then score, influence and layers."""
         failed = self.n_failed > 0 or self.score != self.score
         influence = float("inf") if self.influence != self.influence else self.influence
         # Rounded, so that means which are equal tie.
@@ -56,12 +56,12 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Step:
-    """One choice.
+    """One step of a plan.
 
     Attributes:
-        dropped: layers that were chosen before; they are skipped with every candidate.
-        candidates: the best first.
-        chosen: what was added.
+        dropped: the layers chosen before; they are skipped with every candidate.
+        candidates: the candidates, best first.
+        chosen: the layers that this step adds.
     """
 
     dropped: tuple[int, ...]
@@ -71,21 +71,21 @@ class Step:
 
 @dataclass(frozen=True, repr=False)
 class PruningPlan:
-    """Layers to drop, such that what is to be kept loses least, and how that was found.
+    """Layers to drop so that the kept families lose least, and how they were chosen.
 
     Attributes:
-        model: its name.
-        n_layers: of the whole model.
+        model: the model's name.
+        n_layers: the number of layers of the whole model.
         method: one of `METHODS`.
-        layers: to drop (0-based), in the order in which they were chosen.
-        steps: the choices, each with its candidates and their scores.
+        layers: the layers to drop (0-based), in the order in which they were chosen.
+        steps: the steps, each with its candidates and their scores.
         keep: the families that are to lose least.
-        tasks: labels of the tasks that stood for them.
-        without_skill: labels of those that were asked and do not count, since the intact model is
+        tasks: labels of the tasks that represent them.
+        without_skill: labels of tasks that were asked but do not count, since the intact model is
             not above chance on them.
-        protocols: under which they were asked; empty where nothing was asked.
-        limit: examples of each task.
-        seed: of the examples.
+        protocols: the protocols under which tasks were asked; empty if the method asks nothing.
+        limit: the number of examples of each task.
+        seed: the seed of the examples.
 
     Example:
         plan = lr.plan_pruning(model, drop=1, keep=["retrieval"], tasks=tasks, limit=8)
@@ -108,7 +108,7 @@ class PruningPlan:
 
     @property
     def condition(self) -> Condition:
-        """All its layers skipped, such as a sweep on other examples takes."""
+        """The condition that skips all layers of the plan, for a sweep on other examples."""
         return Condition({Site(layer): Skip() for layer in self.layers})
 
     @property
@@ -116,7 +116,7 @@ class PruningPlan:
         """A row per step and candidate, the best first.
 
         Columns: method, step (from 1), layers (`L3`, or `L3:6` for a run), score with low and high
-        (what `METHODS` says of the method), influence, n, n_failed, chosen.
+        (see `METHODS`), influence, n, n_failed, chosen.
         """
         rows = [
             {
@@ -177,7 +177,7 @@ class PruningPlan:
 
 
 def label_layers(layers: tuple[int, ...]) -> str:
-    """Layers in words: `L3`, a run as `L3:6`, others as `L3,L7`."""
+    """Return layers as text: `L3`, a run of neighbours as `L3:6`, others as `L3,L7`."""
     ordered = sorted(layers)
     if len(ordered) > 1 and ordered == list(range(ordered[0], ordered[-1] + 1)):
         return f"L{ordered[0]}:{ordered[-1] + 1}"
@@ -185,5 +185,5 @@ def label_layers(layers: tuple[int, ...]) -> str:
 
 
 def sort_candidates(candidates: list[Candidate]) -> tuple[Candidate, ...]:
-    """Candidates with the best first."""
+    """Return the candidates sorted, the best first."""
     return tuple(sorted(candidates, key=lambda candidate: candidate.order))

@@ -1,12 +1,13 @@
 """Choose the layers whose loss costs the named skills least.
 
-Greedy with joint re-evaluation. Every layer is skipped alone; the best is dropped. Then, as often
-as asked, the most promising of the rest are each skipped *together with* those dropped before, and
-the one that hurts least is added: two layers that are spare alone may stand in for each other. The
-most promising are taken in turn from two lists, least single-layer harm and least block influence,
-since either alone is misled: harm by noise, influence by what it does not measure.
+The search is greedy, with joint re-evaluation. Every layer is skipped alone, and the least harmful
+is dropped. Then, for each further layer to drop, the most promising of the rest are each skipped
+*together with* those dropped before, and the least harmful is added: two layers that are spare
+alone may back each other up. The most promising layers are taken in turn from two lists, least
+single-layer harm and least block influence, since each measure alone misleads: harm is noisy, and
+influence does not measure skill.
 
-What others choose by, for comparison, are methods too: `block_influence` (ShortGPT, Men et al.
+Methods of other authors are included for comparison: `block_influence` (ShortGPT, Men et al.
 2024, arXiv 2403.03853), `angular` (the run of layers over which the stream turns least, Gromov et
 al. 2024, arXiv 2403.17887), `likelihood` (the same search, its questions asked by the likelihood of
 given answers) and `random`.
@@ -63,23 +64,23 @@ def plan_pruning(
     path: str | Path | None = None,
     singles: SweepResult | None = None,
 ) -> PruningPlan:
-    """Choose `drop` layers to leave out, such that what is named loses as little as possible.
+    """Choose `drop` layers to leave out so that the kept families lose as little as possible.
 
     Args:
         model: from `load` or `prepare`.
-        drop: how many layers.
+        drop: the number of layers to drop.
         keep: families, or labels of tasks, that are to lose least; all of `tasks` by default.
-        tasks: that stand for the families; kv_retrieval, facts and word_problems by default.
-        method: one of `METHODS`; see above.
-        protocols: under which the tasks are asked, `("generation",)` by default, and
-            `("continuation",)` for the method `likelihood`; the other methods ask nothing.
-        limit: examples of each task.
-        seed: of the examples, and of the method `random`.
-        screen: how many layers are tried in each step after the first.
-        path: a run folder for what is asked: a plan that was cut off goes on there, and one for
-            another `drop` asks only what is missing; by default nothing is kept.
-        singles: a sweep that skipped every layer alone, such as on more examples; it stands in for
-            the first step.
+        tasks: the tasks that represent families; kv_retrieval, facts and word_problems by default.
+        method: one of `METHODS`; see the module.
+        protocols: the protocols under which tasks are asked. The default is `("generation",)` for
+            `role_aware` and `("continuation",)` for `likelihood`; the other methods ask nothing.
+        limit: the number of examples of each task.
+        seed: the seed of the examples, and of the method `random`.
+        screen: the number of layers tried in each step after the first.
+        path: a run folder that stores answers: an interrupted plan resumes from it, and one for
+            another `drop` asks only what is missing. By default nothing is stored.
+        singles: the result of a sweep that skipped every layer alone, for example on more examples,
+            to use for the first step; None asks it.
 
     Raises:
         InputError: no layer to drop or not one left, an unknown method, nothing that is to be kept,
@@ -188,7 +189,15 @@ def _search_greedily(
     drop: int,
     screen: int,
 ) -> list[Step]:
-    """Drop the best layer, then repeatedly the best in addition to those dropped."""
+    """Return steps that drop the best single layer, then the best in addition to those dropped.
+
+    Args:
+        sweep: the sweep that asks the kept tasks.
+        single_harms: the harm of skipping each layer alone.
+        influence: the block influence of each layer.
+        drop: the number of layers to drop.
+        screen: the number of layers tried in each step after the first.
+    """
     single_candidates = sort_candidates(
         [_make_candidate(n, harm, influence[n]) for n, harm in enumerate(single_harms)]
     )
@@ -253,7 +262,7 @@ def _drop_least_turn(changes: Sequence[Change], drop: int) -> list[Step]:
 
 
 def _draw_layers(n_layers: int, drop: int, seed: int) -> list[Step]:
-    """Draw layers at random; those of a smaller `drop` are among those of a larger one."""
+    """Return steps that drop random layers; a smaller `drop` gives the first of a larger one."""
     order = list(range(n_layers))
     random.Random(f"prune:{seed}").shuffle(order)
     return [

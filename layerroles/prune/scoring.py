@@ -1,11 +1,12 @@
 """Score candidates for pruning on the planning examples: by harm to the kept skills, or by change.
 
-The harm of a condition is the mean over the kept families, each the mean over its tasks that have
-skill above chance. Its interval is pooled from those of the tasks (`stats.pooled`). Where a task is
-asked under several protocols, which share its examples, bounds are averaged as if they were fully
-correlated.
+The harm of a condition is the mean over the kept families of the mean over their tasks that have
+skill above chance. Its interval is pooled from those of the tasks (`stats.pooled`). If a task is
+asked under several protocols, which share its examples, their bounds are averaged, as for fully
+correlated estimates.
 
-The change is how much runs of blocks change the stream on the kept tasks, families weighted alike.
+The change is how much runs of blocks change the stream on the kept tasks, with equal weights for
+all families.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,7 +33,7 @@ from layerroles.tasks import Task
 
 @dataclass(frozen=True)
 class Harm:
-    """Mean harm of the kept families; NaN where it is not known."""
+    """The mean harm of the kept families (NaN if unknown), and the number of answers used."""
 
     value: float
     interval: Interval
@@ -41,14 +42,14 @@ class Harm:
 
 
 class PlanningSweep:
-    """Asks the kept tasks under conditions, in one run folder.
+    """A sweep of the kept tasks that can be asked under further conditions, in one run folder.
 
     Args:
-        model: that is pruned.
-        tasks: whose families are kept.
-        protocols: under which they are asked.
-        limit: examples of each.
-        seed: of the examples.
+        model: the model to prune.
+        tasks: the tasks whose families are kept.
+        protocols: the protocols under which they are asked.
+        limit: the number of examples of each task.
+        seed: the seed of the examples.
         path: the run folder.
     """
 
@@ -67,7 +68,7 @@ class PlanningSweep:
         self._limit, self._seed = limit, seed
 
     def intact(self) -> SweepResult:
-        """Return the intact model's answers.
+        """Ask the intact model alone; return the result.
 
         Raises:
             InputError: a family has no skill above chance.
@@ -75,7 +76,7 @@ class PlanningSweep:
         return self._run([])
 
     def harms(self, conditions: Sequence[Condition]) -> list[Harm]:
-        """Return the harm of each condition; all of them are asked together."""
+        """Ask conditions together; return the harm of each."""
         result = self._run(conditions)
         harm_by_name = harm_of_conditions(result)
         return [harm_by_name[name_in_result(result, condition)] for condition in conditions]
@@ -110,7 +111,7 @@ class PlanningSweep:
 
 
 def name_in_result(result: SweepResult, condition: Condition) -> str:
-    """Return a condition's name in a result; a run folder keeps the first name.
+    """Return a condition's name in a result: the first name it had in the run folder.
 
     Raises:
         InputError: the result lacks it.
@@ -122,7 +123,7 @@ def name_in_result(result: SweepResult, condition: Condition) -> str:
 
 
 def harm_of_conditions(result: SweepResult) -> dict[str, Harm]:
-    """Return the harm of each condition of a result, by name.
+    """Return the harm of each condition of a result, by name; empty without conditions.
 
     Raises:
         InputError: a family has no skill above chance under a protocol.
@@ -147,7 +148,7 @@ def cells_with_skill(result: SweepResult) -> Mapping[str, Mapping[str, list[tupl
     """Map family and protocol to the cells (task, protocol) with an intact score above chance.
 
     Raises:
-        InputError: a family has none under a protocol.
+        InputError: a family has no such cell under a protocol.
     """
     cells_of_families: dict[str, dict[str, list[tuple[str, str]]]] = {}
     for (family, protocol), cells in result.intact().groupby(["family", "protocol"], sort=False):
@@ -172,7 +173,10 @@ def _nothing_to_keep(family: str, protocol: str, cells: pd.DataFrame) -> str:
 
 
 def _pool_harms(families: Sequence[Sequence[Sequence[Any]]]) -> Harm:
-    """Pool rows of effects: [family][protocol][task]."""
+    """Pool the harms of rows of effects, nested as [family][protocol][task].
+
+    Unknown (NaN) if a harm is; `n` and `n_failed` are sums over the rows.
+    """
     of_family = []
     for protocols in families:
         pooled_tasks = [
@@ -196,7 +200,7 @@ def tasks_with_skill(result: SweepResult) -> tuple[str, ...]:
     """Return the labels of the tasks that are above chance under at least one protocol.
 
     Raises:
-        InputError: a family has none under a protocol.
+        InputError: a family has no such task under a protocol.
     """
     cells = (
         cells for protocols in cells_with_skill(result).values() for cells in protocols.values()
@@ -251,7 +255,7 @@ def harm_of_layers(alone: SweepResult) -> list[Harm]:
 
 @dataclass(frozen=True)
 class Change:
-    """By how much a run of blocks changes the stream, averaged; with a 95% interval."""
+    """The mean change of the stream over a run of blocks, with a 95% interval."""
 
     value: float
     interval: Interval
@@ -268,19 +272,19 @@ def measure_changes(
     seed: int,
     path: Path,
 ) -> list[Change]:
-    """Mean change over each run of `n` blocks, by its first block.
+    """Return the mean change over each run of `n` neighbouring blocks, in order of first block.
 
-    Influence is taken at all tokens, as ShortGPT does (arXiv 2403.03853), angular distance at the
-    last one, as its authors do (arXiv 2403.17887).
+    Influence is measured at all tokens, as in ShortGPT (arXiv 2403.03853), angular distance at the
+    last token, as by its authors (arXiv 2403.17887).
 
     Args:
         model: from `load` or `prepare`.
-        tasks: whose prompts are read.
+        tasks: the tasks whose prompts are read.
         measure: `"influence"` or `"angular"`.
-        n: blocks in a run.
-        limit: examples of each task.
-        seed: of the examples.
-        path: the run folder, where what was measured is kept for another number of blocks.
+        n: the number of blocks in a run.
+        limit: the number of examples of each task.
+        seed: the seed of the examples.
+        path: the run folder that stores the measurements, for all numbers of blocks.
     """
     probe = Similarity(position="all" if measure == "influence" else "last")
     # Each in a folder of its own: a folder holds one frame of a probe.
@@ -295,12 +299,12 @@ def _mean_change(run: pd.DataFrame, measure: str) -> Change:
         tasks = [_task_mean(rows[measure]) for _, rows in family.groupby("task", sort=False)]
         families.append(_pool(tasks))
     value, interval = _pool(families)
-    # A frame that is read back may differ in the last digit, which must decide nothing.
+    # A frame that is read back may differ in the last digit, which must not affect the choice.
     return Change(round(value, 12), interval, len(run))
 
 
 def _task_mean(values: "pd.Series[float]") -> tuple[float, Interval]:
-    """Mean and Student's t interval."""
+    """Return the mean and its Student's t interval; unknown for fewer than two values."""
     if len(values) < 2:
         return float(values.mean()), UNKNOWN
     mean, reach = float(values.mean()), stats.t.ppf(0.975, len(values) - 1) * values.sem()

@@ -1,10 +1,10 @@
-"""What sweeps give back, and what they say: effects, harm, agreement of protocols, two runs.
+"""Results of sweeps: effects, harm, agreement of protocols, and the comparison of two runs.
 
     effect = mean over examples of (score under the condition - score of the intact model)
     harm   = -effect / (intact - chance)
 
-Both are taken over the same examples. A negative effect means that the ablation hurts; a harm of 1
-that the whole skill above chance is gone, a negative harm that the ablation helps.
+Both are computed over the same examples. A negative effect means that the ablation hurts. A harm of
+1 means that the whole skill above chance is gone, a negative harm that the ablation helps.
 """
 
 from layerroles.display import detectable_line

@@ -1,4 +1,4 @@
-"""Which ablations of a result are distinct kinds.
+"""Find out which ablations of a result are distinct kinds.
 
 A kind is a mechanism: deletion, mean, resample or noise. Ablations with one mechanism, such as
 `Skip` and `Zero`, are one kind; so are two that give the same answers, regardless of their names.
@@ -26,10 +26,10 @@ _ANSWER = ["response", "score", "details"]
 
 
 def mechanisms(result: SweepResult) -> dict[str, str]:
-    """Map each ablation of a result to its mechanism; empty if it has none.
+    """Map the name of each ablation to its mechanism; "" if it declares none.
 
-    Two ablations with the same answers have one mechanism: what the first one declares, or if it
-    declares none the other.
+    Two ablations that give the same answers get one mechanism: that of the first, or that of the
+    second if the first declares none.
     """
     declared = {
         item["ablation"]: _declared_mechanism(item)
@@ -49,7 +49,7 @@ def _declared_mechanism(condition: dict[str, Any]) -> str:
 
 
 def _number_answers(frame: pd.DataFrame) -> pd.DataFrame:
-    """Number each row's answer, and mark those that differ from the intact one."""
+    """Return the rows without the intact ones, with `answer` (a hash) and `moved` (if changed)."""
     answer_columns = [name for name in _ANSWER if name in frame]
     rows = frame[["condition", "ablation", *_PLACE]].assign(
         answer=pd.util.hash_pandas_object(frame[answer_columns].astype(str), index=False)
@@ -63,10 +63,11 @@ def _number_answers(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _give_same_answers(rows: pd.DataFrame, first: str, second: str) -> bool:
-    """Whether two ablations give the same answers to every example.
+    """Return whether two ablations give the same answers at more than half of their sites.
 
-    So they count if they do at most of the sites where either changes anything, and at all sites if
-    none does: one site at which a copy was altered does not make it another kind.
+    Only sites at which one of them changes an answer count, or all sites if there are none. Half is
+    enough, so that a copy of an ablation altered at one site is still the same kind. False if they
+    share no site.
     """
     joined = rows[rows["ablation"] == first].merge(rows[rows["ablation"] == second], on=_PLACE)
     if joined.empty:

@@ -1,11 +1,11 @@
-"""Do two ways of asking the same questions tell the same story of depth?
+"""Compare how harm depends on depth between two ways of asking the same questions.
 
-Two cells of a result are compared where they share questions: two protocols of a task, two
-contexts of the same questions under one protocol, or two tasks made of the same documents, such as
-lm-eval's `mmlu` and `mmlu_generative`. Over sites: Spearman's correlation between the effects that
-one finds and those that the other does, and a test that their profiles of harm differ at all. At
-each condition: the harm in one minus that in the other. Harm is an effect divided by the cell's own
-range from intact to chance, so that the two can be compared. All of it is paired by question.
+Two cells of a result are compared if they share questions: two protocols of a task, two contexts of
+the same questions under one protocol, or two tasks made of the same documents, such as lm-eval's
+`mmlu` and `mmlu_generative`. Over sites, Spearman's correlation between the effects in the two
+cells is computed, and a test of whether their profiles of harm differ. For each condition, the harm
+in one is subtracted from that in the other. Harm is an effect divided by the cell's own range from
+intact to chance, which makes cells comparable. All comparisons are paired by question.
 """
 
 import itertools
@@ -33,9 +33,9 @@ class CellPair:
     """Two cells that ask the same questions.
 
     Attributes:
-        one: where given answers are scored, if only one of the two does.
-        two: the other.
-        examples: ids of the shared questions in each of them, in the same order.
+        one: the first cell; if only one of the two scores given answers, that one.
+        two: the second cell.
+        examples: the ids of the shared questions in `one` and in `two`, in the same order.
     """
 
     one: Cell
@@ -45,7 +45,7 @@ class CellPair:
     def harms(
         self, weights: Mapping[str, float], *, level: float = stats.LEVEL
     ) -> tuple[stats.Contrast, stats.Contrast]:
-        """A weighted sum of the harms of conditions in both, over the shared questions."""
+        """Return each cell's weighted sum of harms of conditions, over the shared questions."""
         one, two = (
             cell.harm(weights, examples, level=level)
             for cell, examples in zip((self.one, self.two), self.examples, strict=True)
@@ -53,16 +53,16 @@ class CellPair:
         return one, two
 
     def effects(self, names: Sequence[str]) -> list[Float[np.ndarray, "condition question"]]:
-        """Ablated minus intact scores of conditions in both."""
+        """Return each cell's ablated minus intact scores of conditions, on the shared questions."""
         return [
             cell.differences(names, examples)
             for cell, examples in zip((self.one, self.two), self.examples, strict=True)
         ]
 
     def differ_p(self, names: Sequence[str]) -> tuple[float, Float[np.ndarray, " condition"]]:
-        """The p values that the two profiles of harm differ, at all and at each condition.
+        """Return a p value for equal profiles of harm, and an uncorrected one for each condition.
 
-        By random signs of the questions (`stats.profiles_differ_p`); the second not corrected.
+        See `stats.profiles_differ_p`; NaN if a harm is unknown.
         """
         changes = [harm_changes(*self.harms({name: 1.0})) for name in names]
         table = pd.concat(changes, axis=1, keys=range(len(names)))
@@ -79,7 +79,7 @@ class CellPair:
 
     @property
     def clusters(self) -> np.ndarray:
-        """The clusters of the shared questions: those of the first cell if it has any."""
+        """The cluster of each shared question, in the first cell if it has any, else the second."""
         one, two = (
             cell.clusters_of(examples)
             for cell, examples in zip((self.one, self.two), self.examples, strict=True)
@@ -91,7 +91,7 @@ class CellPair:
 
     @property
     def named(self) -> dict[str, str]:
-        """What tells the pair from others."""
+        """The columns that identify the pair: tasks, family and protocols."""
         return {
             "task": self.one.task,
             "task_b": self.two.task,
@@ -101,7 +101,7 @@ class CellPair:
         }
 
     def profiles(self) -> Iterator[tuple[dict[str, str], list[str]]]:
-        """Each ablation, `at` and part, with the names of its conditions that both have."""
+        """Yield each ablation, `at` and part, with the names of conditions that both cells have."""
         kinds = self.one.conditions.groupby(["ablation", "at", "part"], sort=False)
         for (ablation, at, part), group in kinds:
             names = [str(name) for name in group.index if name in self.two.conditions.index]
@@ -110,10 +110,11 @@ class CellPair:
 
 
 def pairs_of(cells: Sequence[Cell]) -> Iterator[CellPair]:
-    """Every two cells that ask the same questions and differ in one respect.
+    """Yield all pairs of cells that ask the same questions and differ in one respect.
 
-    Two protocols of a task; two tasks under one protocol; and two tasks under two protocols where
-    neither task was asked under the other's. Cells in which the model writes come second.
+    These are two protocols of a task, two tasks under one protocol, and two tasks under two
+    protocols if neither task was asked under the other's protocol. A cell in which the model writes
+    comes second.
     """
     cell_keys = {(cell.task, cell.protocol) for cell in cells}
     ordered_cells = sorted(cells, key=lambda cell: cell.written)
@@ -127,7 +128,7 @@ def pairs_of(cells: Sequence[Cell]) -> Iterator[CellPair]:
 
 
 def tabulate_agreement(cells: Sequence[Cell]) -> pd.DataFrame:
-    """A row per kind of condition and pair of cells; see `SweepResult.agreement`."""
+    """Return the table of `SweepResult.agreement`."""
     rows: list[dict[str, Any]] = []
     for pair in pairs_of(cells):
         for kind, names in pair.profiles():
@@ -156,7 +157,7 @@ def tabulate_agreement(cells: Sequence[Cell]) -> pd.DataFrame:
 
 
 def tabulate_differences(cells: Sequence[Cell]) -> pd.DataFrame:
-    """A row per condition and pair of cells; see `SweepResult.differences`."""
+    """Return the table of `SweepResult.differences`."""
     rows: list[dict[str, Any]] = []
     for pair in pairs_of(cells):
         for _, names in pair.profiles():
@@ -183,7 +184,10 @@ def tabulate_differences(cells: Sequence[Cell]) -> pd.DataFrame:
 
 
 def harm_changes(one: stats.Contrast, two: stats.Contrast) -> "pd.Series[float]":
-    """By question, the second harm minus the first; their mean is the difference of the harms."""
+    """Return each question's share of the second harm minus the first; empty if one is unknown.
+
+    The mean over questions is the difference of the harms.
+    """
     if not one.known or not two.known:
         return pd.Series(dtype=float)
     shared = one.influence.index.intersection(two.influence.index)
@@ -192,7 +196,7 @@ def harm_changes(one: stats.Contrast, two: stats.Contrast) -> "pd.Series[float]"
 
 
 def _shared_questions(one: Cell, two: Cell) -> tuple[list[str], list[str]]:
-    """The questions that the intact model answered in both, as examples of each."""
+    """Return the example ids, in each cell, of the questions with intact scores in both."""
     answered = [
         {
             cell.questions.get(str(example), str(example)): str(example)

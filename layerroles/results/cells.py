@@ -17,9 +17,10 @@ from layerroles.results.questions import name_questions
 CONDITION = ["condition", "ablation", "at", "site", "layer", "part", "head"]
 CELL = ["task", "family", "protocol"]
 INTACT = "intact"
-# Where every text has positions: an edit that changes nothing there is a write that is nothing.
+# Values of `at` that select positions in every text: an edit that changes nothing there acted on a
+# write of 0.
 _EVERYWHERE = ("all", "after_first")
-# Whose p values are corrected together.
+# Columns that name a family, whose p values are corrected together.
 FAMILY = ["ablation", "at", "part", "task", "protocol"]
 
 
@@ -28,20 +29,20 @@ class Cell:
     """The rows of one task under one protocol, the intact model's among them.
 
     Attributes:
-        task: its label.
-        family: what it asks for.
-        protocol: its name.
+        task: the task's label.
+        family: the task's family.
+        protocol: the protocol's label.
         rows: a row per condition and example.
-        chance: the score of guessing; NaN where there is no such thing.
-        shuffled: the score of the intact answers if each were given to another example; NaN where
-            that was not measured.
-        unit: of the scores, such as "accuracy".
-        noise: share of the intact answers that another batch shape changes; NaN where unknown.
-        seed: of the bootstrap.
-        questions: names of the questions by example, the same in all cells that ask them.
-        guesses: by example, the score of the best guess where that was measured; else `chance` is
-            that of all.
-        clusters: by example, the cluster that it is in, where it is in one.
+        chance: the mean score of guessing; NaN if unknown.
+        unit: the unit of the scores, such as "accuracy".
+        noise: the share of intact answers that another batch shape changes; NaN if not measured.
+        seed: the seed of the bootstrap.
+        shuffled: the mean score if each intact answer were given to another example; NaN if not
+            measured.
+        questions: the name of the question of each example, the same in all cells that ask it.
+        guesses: the score of the best guess on each example; examples that are left out have
+            `chance`.
+        clusters: the cluster of each example; examples in no cluster are left out.
     """
 
     task: str
@@ -59,43 +60,43 @@ class Cell:
 
     @functools.cached_property
     def scores(self) -> pd.DataFrame:
-        """Scores, condition x example, the intact ones first; NaN where not finite or not there."""
+        """The scores, condition x example, intact first; NaN if not finite or not asked."""
         return self._table(self.rows["score"].where(self.rows["status"] == "ok"))
 
     @functools.cached_property
     def form(self) -> pd.DataFrame:
-        """Whether the answer came in the form of the shots: 1, 0, NaN where that is not known."""
+        """Whether answers have the form of the shots, condition x example: 1, 0, NaN if unknown."""
         # Runs of earlier versions have no such column.
         known = self.rows.get("form", pd.Series(pd.NA, index=self.rows.index))
         return self._table(known.astype("boolean"))
 
     @functools.cached_property
     def conditions(self) -> pd.DataFrame:
-        """What each condition is, a row each, without the intact one."""
+        """A row for each condition but intact: its ablation, `at`, site, layer, part and head."""
         ablated = self.rows.loc[self.rows["condition"] != INTACT, CONDITION]
         return ablated.drop_duplicates("condition").set_index("condition", drop=False)
 
     @functools.cached_property
     def n_changed(self) -> "pd.Series[int]":
-        """For each condition, for how many examples an edit changed anything."""
+        """The number of examples in which an edit changed a write, by condition; unknown counts."""
         changed = self.rows["changed"].astype("boolean").fillna(True)
         return changed.groupby(self.rows["condition"]).sum().astype(int)
 
     @functools.cached_property
     def asked(self) -> dict[str, set[str]]:
-        """For each condition, the examples that it was asked."""
+        """The ids of the examples asked, by condition."""
         examples_of = self.rows.groupby("condition")["example"]
         return {INTACT: set(), **{str(name): set(examples) for name, examples in examples_of}}
 
     @property
     def written(self) -> bool:
-        """Whether the model wrote its answers, instead of scoring answers that were given."""
+        """Whether the model wrote its answers, rather than scored given ones."""
         return "strict" in self.rows and bool(self.rows["strict"].notna().any())
 
     def answered_by_both(
         self, condition: str, of: Literal["scores", "form"] = "scores"
     ) -> tuple[Float[np.ndarray, " example"], Float[np.ndarray, " example"], np.ndarray]:
-        """Scores (or form) intact and under a condition where both are known, and the clusters."""
+        """Return intact scores (or form), ablated ones and clusters, where both are known."""
         values, rows = self._tables[of]
         intact, ablated = values[rows[INTACT]], values[rows[condition]]
         known = ~(np.isnan(intact) | np.isnan(ablated))
@@ -104,7 +105,7 @@ class Cell:
     def differences(
         self, conditions: Sequence[Hashable], examples: Sequence[Hashable]
     ) -> Float[np.ndarray, "condition example"]:
-        """Scores under each condition minus the intact ones; NaN where either is not known."""
+        """Return scores under each condition minus the intact ones; NaN if either is unknown."""
         scores = self.scores.reindex(columns=list(examples))
         changes: np.ndarray = (scores.loc[list(conditions)] - scores.loc[INTACT]).to_numpy(float)
         return changes
@@ -117,17 +118,17 @@ class Cell:
         level: float = stats.LEVEL,
         guessed: bool = True,
     ) -> stats.Contrast:
-        """A weighted sum of the harms of conditions, over the examples that all of them answered.
+        """Return a weighted sum of the harms of conditions, over examples that all answered.
 
-        Not known where a condition is not known to have acted, or the intact score is not shown to
-        lie above chance.
+        Unknown (NaN) if the cell lacks a condition, a condition did not act (see `acted`), or the
+        intact score is not shown to lie above chance.
 
         Args:
-            weights: of the conditions, by name.
-            examples: those that count; all by default.
-            level: of confidence.
-            guessed: whether skill is what lies above guessing where that was measured; else all
-                that is right is.
+            weights: the weight of each condition, by name.
+            examples: the examples to use; None for all.
+            level: the confidence level of the interval.
+            guessed: if false and guessing was measured, skill is the whole score, not the score
+                above guessing.
         """
         values, rows, columns = self._array
         columns_used = (
@@ -163,16 +164,16 @@ class Cell:
         )
 
     def chances_of(self, examples: Sequence[Hashable]) -> Float[np.ndarray, " example"]:
-        """The score of guessing on each of these examples."""
+        """Return the score of guessing on each of these examples."""
         return np.array([self.guesses.get(str(each), self.chance) for each in examples])
 
     def clusters_of(self, examples: Sequence[Hashable]) -> np.ndarray:
-        """The cluster of each of these examples; one that is in none is named after itself."""
+        """Return the cluster of each example; one in no cluster is a cluster of its own."""
         return np.array([self.clusters.get(str(e), f"{self.task}\n{e}") for e in examples], object)
 
     @functools.cached_property
     def _array(self) -> tuple[Float[np.ndarray, "row column"], dict[str, int], dict[str, int]]:
-        """The scores, with the places of conditions and of examples."""
+        """The scores as an array, with the row of each condition and the column of each example."""
         scores = self.scores
         rows, columns = (
             {str(name): place for place, name in enumerate(names)}
@@ -182,7 +183,7 @@ class Cell:
 
     @functools.cached_property
     def _tables(self) -> dict[str, tuple[Float[np.ndarray, "row column"], dict[str, int]]]:
-        """The values of `scores` and `form`, which have the same columns, with their rows."""
+        """`scores` and `form` as arrays with the same columns, and the row of each condition."""
         tables = {"scores": self.scores, "form": self.form.reindex(columns=self.scores.columns)}
         return {
             name: (table.to_numpy(float), {str(row): n for n, row in enumerate(table.index)})
@@ -199,7 +200,7 @@ class Cell:
 
     @functools.cached_property
     def _questions(self) -> np.ndarray:
-        """The names of the questions, in the order of the examples."""
+        """The name of each example's question, in the order of the examples."""
         names = [self.questions.get(str(example), str(example)) for example in self.scores.columns]
         return np.array(names, dtype=object)
 
@@ -218,11 +219,11 @@ class Cell:
         )
 
     def did_act(self, condition: str) -> bool:
-        """Whether a condition acted on anything; see `acted`."""
+        """Return whether a condition acted; see `acted`."""
         return self._acted[condition]
 
     def rng(self, *names: str) -> np.random.Generator:
-        """Seeded by what it serves, so that a row does not depend on the rows beside it."""
+        """Return a generator seeded by cell and names, so that a row's draws depend on it alone."""
         text = "\n".join([*names, self.task, self.protocol]).encode()
         return np.random.default_rng([self.seed, zlib.crc32(text)])
 
@@ -235,16 +236,16 @@ class Cell:
 
 
 def acted(at: str, n_changed: int) -> bool:
-    """Whether a condition acted at all: it changed something, or acts where every text has tokens.
+    """Return whether a condition acted: it changed a write, or its `at` selects tokens of any text.
 
-    One that acts at the evidence did nothing to texts without any, so that nothing is known of its
-    harm; a block that writes nothing, skipped, is known to do no harm.
+    If `at` may select no tokens, as the evidence of a text without any, a condition that changed
+    nothing says nothing about harm. At all tokens, it shows that the site's write does no harm.
     """
     return n_changed > 0 or at in _EVERYWHERE
 
 
 def make_cells(frame: pd.DataFrame, manifest: dict[str, Any], examples: pd.DataFrame) -> list[Cell]:
-    """The cells of a sweep's rows, in the order of the rows; `examples` as in `SweepResult`."""
+    """Return the cells of a sweep's rows, in the order of the rows; see `SweepResult`."""
     manifest_cells = {(cell["task"], cell["protocol"]): cell for cell in manifest.get("cells", [])}
     noise = {
         (line["task"], line["protocol"]): line["n_changed"] / line["n"]
@@ -279,7 +280,7 @@ def make_cells(frame: pd.DataFrame, manifest: dict[str, Any], examples: pd.DataF
 def _read_guesses_and_clusters(
     examples: pd.DataFrame, task: str, protocol: str
 ) -> tuple[dict[str, float], dict[str, str]]:
-    """What guessing scores on each example and the cluster of each, where they are known."""
+    """Return the score of guessing and the cluster, by example; examples without are left out."""
     if not {"task", "guesses", "cluster"} <= set(examples.columns):  # of an earlier version
         return {}, {}
     rows = examples[examples["task"] == task]
@@ -291,5 +292,5 @@ def _read_guesses_and_clusters(
 
 
 def records(frame: pd.DataFrame) -> list[Any]:
-    """The rows as named tuples; what a column holds is known by its name, not to type checkers."""
+    """Return the rows as named tuples, typed `Any` since type checkers do not know the columns."""
     return list(frame.itertuples(index=False))

@@ -1,8 +1,8 @@
 """Compare two runs: two models, or one model under two settings.
 
-The same conditions are matched by ablation, `at` and site, the same examples by their ids and
-prompts; what only one of the runs has is said in words. Of each condition, an example says by how
-much its effect differs between the runs:
+Conditions are matched by ablation, `at` and site, examples by their ids and prompts; unmatched ones
+are listed in words. For each condition, an example gives one difference of effects between the
+runs:
 
     (ablated - intact in the second run) - (ablated - intact in the first run)
 """
@@ -45,19 +45,21 @@ _NEXT = (
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """Two runs side by side; every difference is the second (b) minus the first (a).
+    """The comparison of two runs; every difference is the second (b) minus the first (a).
 
     Attributes:
         frame: a row per ablation, `at`, site, task and protocol that both runs have, over the `n`
-            examples that both answered: intact scores, effects, their difference with a 95%
-            interval, `p` of a sign-flip test that there is none, `p_adjusted` for the number of
-            sites (Holm; Benjamini and Hochberg over heads), the same for harm where both are
-            defined, and `detectable`, the smallest difference that would probably be found.
+            examples that both answered: intact scores; effects and their difference with a 95%
+            interval, `p` of a sign-flip test of no difference, and `p_adjusted`, corrected for the
+            number of sites (Holm; Benjamini and Hochberg over heads); harms and their difference
+            with its interval, NaN unless both are defined; and `detectable`, the smallest
+            difference found with 80% power.
         profiles: a row per task, protocol, ablation, `at` and part: Spearman's correlation between
-            the two runs' effects over sites and the mean difference, with bootstrap intervals over
-            examples, drawn jointly, and `p`, of one test for all sites that the profiles differ.
-        unmatched: what only one run has, in words.
-        names: what the two runs are called.
+            the two runs' effects over sites and the mean difference, each with a bootstrap interval
+            over jointly drawn examples, and `p`, of one test for all sites that the profiles
+            differ.
+        unmatched: lines on what only one run has and on settings that differ.
+        names: the names of the two runs' models.
 
     Example:
         comparison = lr.compare(result, result)
@@ -76,7 +78,7 @@ class Comparison:
         return as_html(self._headline(), self._short(), *self._below())
 
     def largest(self, top: int) -> pd.DataFrame:
-        """The rows with the largest differences, `top` of each task and protocol."""
+        """Return the `top` rows of each task and protocol with the largest absolute differences."""
         ordered = self.frame.sort_values(
             "difference", key=abs, ascending=False, kind="stable", na_position="last"
         )
@@ -100,8 +102,8 @@ class Comparison:
 def compare(a: SweepResult, b: SweepResult) -> Comparison:
     """Compare two runs: where effects differ, and whether profiles over sites agree.
 
-    Harm is defined as in `SweepResult.effects`, over the matched examples. Examples are the same if
-    they have the same id and, where both runs know it, the same prompt.
+    Harm is defined as in `SweepResult.effects`, over the matched examples. Examples match if they
+    have the same id and, if both runs store it, the same prompt.
 
     Raises:
         InputError: the runs share no condition, task, protocol and example.
@@ -120,7 +122,7 @@ def compare(a: SweepResult, b: SweepResult) -> Comparison:
     frame[["p_adjusted", "detectable"]] = np.nan
     for (_, _, part, *_), family in frame.groupby(FAMILY, sort=False):
         frame.loc[family.index, "p_adjusted"] = effects.adjust_p(family["p"], part)
-        # What changes against the run of things does so for no reason, and as much along with it.
+        # The rarer direction of change is taken as chance, and as frequent in the other direction.
         background = min(family["gained"].sum(), family["lost"].sum()) / max(1, family["n"].sum())
         frame.loc[family.index, "detectable"] = effects.find_detectable(family, float(background))
     profiles = [row for matched in matches for row in _profile_rows(matched)]
@@ -134,13 +136,13 @@ def compare(a: SweepResult, b: SweepResult) -> Comparison:
 
 @dataclass(frozen=True, eq=False)
 class Match:
-    """A task and protocol of two runs.
+    """A task and protocol that two runs share.
 
     Attributes:
         one: the first run's cell.
-        two: the second run's.
-        conditions: the names of each condition that both have, in the first run and in the second.
-        examples: the ids of those that both asked.
+        two: the second run's cell.
+        conditions: for each shared condition, its names in the first run and in the second.
+        examples: the ids of the examples that both runs asked.
     """
 
     one: Cell
@@ -151,10 +153,10 @@ class Match:
     def harms(
         self, weights: Mapping[tuple[str, str], float]
     ) -> tuple[stats.Contrast, stats.Contrast]:
-        """A weighted sum of harms in each run, over the examples that all were asked in both.
+        """Return each run's weighted sum of harms, over the examples with all scores in both runs.
 
         Args:
-            weights: of the conditions, by their names in the two runs.
+            weights: the weight of each condition, by its pair of names in the two runs.
         """
         cells = self.one, self.two
         names = zip(*weights, strict=True)
@@ -171,7 +173,7 @@ class Match:
 
 
 def match(a: SweepResult, b: SweepResult) -> tuple[list[Match], list[str]]:
-    """The cells that both runs have, and lines on what only one has."""
+    """Return the cells that both runs have, and lines on what differs or only one has."""
     cells_a, cells_b = (
         {(cell.task, cell.protocol): cell for cell in cells_of(run)} for run in (a, b)
     )
@@ -209,7 +211,7 @@ def match(a: SweepResult, b: SweepResult) -> tuple[list[Match], list[str]]:
 
 
 def _describe_settings(a: SweepResult, b: SweepResult) -> list[str]:
-    """Lines on what was compared though it is not the same: settings, parameters of ablations."""
+    """Return lines on settings, parameters of ablations and references that differ."""
     settings = {
         "dtype": [run.manifest.get("model", {}).get("dtype") for run in (a, b)],
         "chat": [run.manifest.get("chat", False) for run in (a, b)],
@@ -229,7 +231,7 @@ def _describe_settings(a: SweepResult, b: SweepResult) -> list[str]:
 
 
 def _describe_references(a: SweepResult, b: SweepResult) -> list[str]:
-    """Lines on tasks whose own references, chosen alike, hold other prompts in the two runs."""
+    """Return lines on tasks whose references from their own prompts differ between the runs."""
     cells = [
         {(cell["task"], cell["protocol"]): cell for cell in run.manifest.get("cells", [])}
         for run in (a, b)
@@ -251,7 +253,7 @@ def _describe_references(a: SweepResult, b: SweepResult) -> list[str]:
 
 
 def _ablation_parameters(run: SweepResult) -> dict[str, str]:
-    """With which parameters each ablation was made; references go by what they hold."""
+    """Map each ablation to its parameters as JSON; several sets are joined by "or"."""
     parameters_of: dict[str, set[str]] = {}
     for condition in run.manifest.get("conditions", []):
         for parameters in condition.get("parameters", {}).values():
@@ -262,7 +264,7 @@ def _ablation_parameters(run: SweepResult) -> dict[str, str]:
 
 
 def _match_conditions(one: Cell, two: Cell) -> list[tuple[str, str]]:
-    """The names of what does the same at the same site; where several do, by their names."""
+    """Pair the names of conditions with the same ablation, `at` and site; if several, by name."""
     by_site = [_names_by_site(cell) for cell in (one, two)]
     pairs = []
     for key, names_a in by_site[0].items():
@@ -282,7 +284,7 @@ def _names_by_site(cell: Cell) -> dict[tuple[str, ...], list[str]]:
 
 
 def _find_other_prompts(a: SweepResult, b: SweepResult) -> set[tuple[str, str]]:
-    """Task and id of the examples that have another prompt in the other run."""
+    """Return task and id of examples with different prompts in the runs; empty if unknown."""
     if a.examples.empty or b.examples.empty:
         return set()
     columns = ["task", "example", "prompt"]
@@ -292,7 +294,7 @@ def _find_other_prompts(a: SweepResult, b: SweepResult) -> set[tuple[str, str]]:
 
 
 def _match_examples(one: Cell, two: Cell, other_prompts: set[tuple[str, str]]) -> list[str]:
-    """The examples that both asked in the same words."""
+    """Return the ids of the examples that both runs asked with the same prompt."""
     examples_b = set(two.scores.columns)
     return [
         example
@@ -360,7 +362,7 @@ def _comparison_row(match: Match, names: tuple[str, str]) -> dict[str, Any]:
 
 
 def _profile_rows(match: Match) -> list[dict[str, Any]]:
-    """The profiles of every ablation, `at` and part over its sites."""
+    """Return a row of `Comparison.profiles` for each ablation, `at` and part."""
     one, two = match.one, match.two
     kinds = one.conditions[["ablation", "at", "part"]]
     names = pd.DataFrame(match.conditions, columns=["one", "two"]).set_index("one", drop=False)
@@ -410,7 +412,7 @@ def _mean_difference(
     unit: str,
     rng: np.random.Generator,
 ) -> stats.IntervalEstimate:
-    """Estimate how much higher the second profile lies, on average over sites."""
+    """Estimate the mean over sites of `b` minus `a`; NaN without sites or examples."""
     n_sites, n = a.shape
     if not n_sites or not n:
         return stats.IntervalEstimate(nan, stats.UNKNOWN)

@@ -1,7 +1,7 @@
-"""Effects: every condition against the intact model, in skill and in form, and what n can show.
+"""Effects of every condition on score and form, and the smallest drop that can be detected.
 
-A row says what one condition does in one task and protocol. Where a run holds one ablation at
-several settings, as in `clip[length=0.25]`, labels tell them apart.
+A row of the table is one condition in one task and protocol. If a run holds one ablation at several
+settings, labels such as `clip[length=0.25]` distinguish them.
 """
 
 from collections.abc import Sequence
@@ -28,9 +28,9 @@ _MANY = ("head", "kv_group")
 
 
 def tabulate_effects(cells: Sequence[Cell]) -> pd.DataFrame:
-    """A row per condition and cell; see `SweepResult.effects`."""
+    """Return the table of `SweepResult.effects`."""
     rows = [_row(cell, about) for cell in cells for about in cell.conditions.to_dict("records")]
-    # How answers scatter is needed for what is detectable, and shown nowhere.
+    # The last columns are only needed to compute `detectable`.
     frame = pd.DataFrame(rows, columns=[*CONDITION, *CELL, *NUMBERS, "gained", "sd", "design"])
     frame = frame.astype(
         {"layer": "Int64", "head": "Int64", "n": int, "n_failed": int, "n_changed": int}
@@ -43,7 +43,7 @@ def tabulate_effects(cells: Sequence[Cell]) -> pd.DataFrame:
 
 
 def _row(cell: Cell, about: dict[Any, Any]) -> dict[str, Any]:
-    """What one condition does; `about` is its row of `Cell.conditions`."""
+    """Return the row of one condition; `about` is its row of `Cell.conditions`."""
     name = str(about["condition"])
     intact, score, clusters = cell.answered_by_both(name)
     rng = cell.rng(name)
@@ -82,7 +82,7 @@ def _row(cell: Cell, about: dict[Any, Any]) -> dict[str, Any]:
 
 
 def _format_columns(cell: Cell, name: str) -> dict[str, float]:
-    """Whether answers keep the form of the shots, right or wrong: no loss of skill."""
+    """Return the `format_` columns: how many answers keep the form of the shots."""
     intact, form, clusters = cell.answered_by_both(name, of="form")
     effect = estimate_paired_effect(intact, form, clusters, "accuracy", cell.rng(name))
     return {
@@ -102,7 +102,7 @@ def _find_detectable_drops(family: pd.DataFrame) -> list[float]:
 
 
 def tabulate_intact(cells: Sequence[Cell]) -> pd.DataFrame:
-    """A row per cell; see `SweepResult.intact`."""
+    """Return the table of `SweepResult.intact`."""
     rows = []
     for cell in cells:
         answered, form = (table.loc[INTACT].dropna() for table in (cell.scores, cell.form))
@@ -135,7 +135,10 @@ def tabulate_intact(cells: Sequence[Cell]) -> pd.DataFrame:
 
 
 def adjust_p(p: "pd.Series[float]", part: str) -> Float[np.ndarray, " condition"]:
-    """The p values of one family, corrected for their number."""
+    """Correct the p values of one family; NaN stay NaN.
+
+    By Benjamini and Hochberg for heads and key/value groups, else by Holm.
+    """
     correct = stats.benjamini_hochberg if part in _MANY else stats.holm
     return correct(p.to_numpy(float))
 
@@ -147,7 +150,7 @@ def estimate_paired_effect(
     unit: str,
     rng: np.random.Generator,
 ) -> stats.PairedEffect:
-    """Compare scores with the intact ones, by what is right for 0/1 scores or for others."""
+    """Compare scores with intact ones, by the test for 0/1 or other scores and by clusters."""
     bounds = None
     if unit == "accuracy" and stats.is_binary(intact, score):
         effect, bounds = stats.paired_binary(intact, score), (-1.0, 1.0)
@@ -162,7 +165,7 @@ def estimate_paired_effect(
 
 
 def clustered_p(p: float, change: Float[np.ndarray, " example"], clusters: stats.Clusters) -> float:
-    """The larger of a p for independent examples and that of the totals of clusters."""
+    """Return the larger of `p`, for independent examples, and the p of the clusters' totals."""
     if not stats.are_clusters(clusters):
         return p
     of_clusters = stats.cluster_p(change, clusters)
@@ -175,7 +178,7 @@ def score_interval(
     unit: str,
     rng: np.random.Generator,
 ) -> stats.Interval:
-    """The interval of a mean score."""
+    """Return the interval of a mean score, corrected for clusters; bootstrap if not 0/1."""
     if unit != "accuracy" or not stats.is_binary(scores):
         return stats.clustered(stats.mean_interval(scores, rng), scores, clusters, None)
     interval = stats.wilson(int(scores.sum()), len(scores))
@@ -183,9 +186,10 @@ def score_interval(
 
 
 def find_detectable(family: pd.DataFrame, background: float) -> list[float]:
-    """What each row of a family would show, by its `n`; by its `sd` where scores are not 0/1.
+    """Return the smallest detectable drop of each row of a family.
 
-    Examples in clusters count as fewer, by the mean design effect of the family's rows.
+    It depends on the row's `n`, and on its `sd` unless that is NaN, which means 0/1 scores. `n` is
+    divided by the mean design effect of the rows. For `background`, see `stats.minimum_detectable`.
     """
     tests = int(family["p"].notna().sum())
     background = max(stats.LEAST_BACKGROUND, background)
@@ -201,26 +205,26 @@ def find_detectable(family: pd.DataFrame, background: float) -> list[float]:
 def measure_design_effect(
     changes: Float[np.ndarray, " example"], clusters: stats.Clusters
 ) -> float:
-    """The design effect of the clusters on a mean change; 1 where there are none."""
+    """Return the design effect of clusters on a mean change; 1 if there are none."""
     if not stats.are_clusters(clusters):
         return 1.0
     return stats.design_effect(changes - changes.mean(), clusters)
 
 
 def standard_deviation(changes: Float[np.ndarray, " example"]) -> float:
-    """The standard deviation of differences; 0 where there are too few."""
+    """Return the sample standard deviation of differences; 0 for fewer than two."""
     return float(changes.std(ddof=1)) if len(changes) > 1 else 0.0
 
 
 def mean_or_nan(values: Float[np.ndarray, " example"]) -> float:
-    """The mean; NaN of nothing."""
+    """Return the mean; NaN if there are no values."""
     return float(values.mean()) if len(values) else float("nan")
 
 
 def label_conditions(frame: pd.DataFrame) -> "pd.Series[str]":
-    """What each row's condition does, as in `clip[length=0.25]`: its name without site and `at`.
+    """Return each row's label: the condition's name without site and `at`, as `clip[length=0.25]`.
 
-    Nothing where the condition was given another name.
+    The label is "" if the name does not end in site and `at`, as for a name given by the user.
     """
     sites = frame[["condition", "site", "at"]].drop_duplicates()
     label_of = {
@@ -236,10 +240,10 @@ def _find_label(name: str, site: str, at: str) -> str:
 
 
 def refuse_twins(effects: pd.DataFrame) -> None:
-    """Refuse effects of which two are of one place: a layer has one harm.
+    """Refuse effects with several rows for one site, `at`, task and protocol.
 
     Raises:
-        InputError: one ablation with two settings, say.
+        InputError: there are any, such as one ablation with two settings.
     """
     duplicates = twins(effects)
     if duplicates.empty:
@@ -262,6 +266,6 @@ def refuse_twins(effects: pd.DataFrame) -> None:
 
 
 def twins(effects: pd.DataFrame) -> pd.DataFrame:
-    """The effects that are not alone at their place."""
+    """Return the effects that share layer, head, `at`, task and protocol with another."""
     columns = ["layer", "head", "at", "task", "protocol"]
     return effects[effects.duplicated(columns, keep=False)]

@@ -1,7 +1,7 @@
 """Find the rows that ask the same question, across tasks, protocols and contexts.
 
-The same question has the same id in every task that asks it, or, where a task says so, the same
-`question` (a digest of an lm-eval document, say). Ids of users' files may agree by accident, so
+The same question has the same id in every task that asks it, or the same `question` (such as a
+digest of an lm-eval document) if the task gives one. Ids in users' files may agree by accident, so
 tasks share questions by their ids only if the answers of all shared ids agree too.
 """
 
@@ -14,12 +14,12 @@ QuestionNames = Mapping[str, Mapping[str, str]]
 
 
 def name_questions(frame: pd.DataFrame, examples: pd.DataFrame) -> QuestionNames:
-    """Name the questions of every task; questions that tasks share get the same name.
+    """Map task and example id to the name of the question, which is the same in all tasks.
 
     Args:
-        frame: rows of a sweep.
-        examples: a row per task and example, with `answer` and perhaps `question`; may be empty:
-            then no two tasks share any.
+        frame: the rows of a sweep.
+        examples: a row per task and example, with `answer` and perhaps `question`; if empty, tasks
+            share no questions.
     """
     questions = {
         str(task): _name_by_example(rows, _select_task(examples, task))
@@ -52,7 +52,7 @@ def _select_task(examples: pd.DataFrame, task: object) -> pd.DataFrame:
 
 
 def _name_by_example(rows: pd.DataFrame, task_examples: pd.DataFrame) -> pd.DataFrame:
-    """Return by example the name of its question, whether the task gave it, and the answer."""
+    """Return a row per example: its question's name, whether the task gave that, the answer."""
     questions = task_examples.reindex(rows["example"].astype(str).unique()).astype(object)
     is_given = questions["question"].fillna("").astype(bool)
     name = (

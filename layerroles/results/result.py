@@ -1,4 +1,4 @@
-"""The result of a sweep: its rows, and what they say."""
+"""The result of a sweep: its rows, and the tables computed from them."""
 
 import functools
 import re
@@ -17,7 +17,7 @@ from layerroles.results.cells import INTACT, Cell, make_cells
 from layerroles.results.effects import label_conditions, tabulate_effects, tabulate_intact
 from layerroles.results.tables import tabulate_measures, tabulate_noise
 
-# What a result is narrowed by; a label is what a condition does, wherever.
+# Columns by which a result is narrowed; for labels see `label_conditions`.
 _NARROWED = ("task", "family", "protocol", "condition", "label")
 _NEXT = (
     "Next: result.effects() is the table, lr.localize(result) says what may be claimed, "
@@ -26,7 +26,7 @@ _NEXT = (
 
 
 def cells_of(result: "SweepResult") -> Sequence[Cell]:
-    """The cells of a result, in the order of its rows."""
+    """Return the cells of a result, in the order of its rows."""
     return result._cells
 
 
@@ -44,20 +44,20 @@ def check_result(result: object) -> None:
 
 @dataclass(frozen=True, eq=False)
 class SweepResult:
-    """The rows of a sweep, with effects and harm.
+    """The rows of a sweep, with tables of effects and harm.
 
     Attributes:
         frame: a row per condition, task, protocol and example, the intact model's among them.
         manifest: what was run: model, versions, seed, cells (task x protocol), conditions.
-        examples: a row per task and example: prompt, answer, evidence, question (what names the
-            question in other tasks too; empty where the example's id does) and contexts (a digest
-            of what was read under each protocol, as JSON); may be empty.
+        examples: a row per task and example: prompt, answer, evidence, question (the question's
+            name in all tasks that ask it; empty if the example's id is its name) and contexts
+            (digests of the context read under each protocol, as JSON); may be empty.
 
     `result[name]` is the part of one task, family, protocol or condition, as in
-    `result["retrieval"]["generation"]`, or of all conditions that do the same somewhere, as in
-    `result["clip[length=0.25]"]` where one ablation was swept at several settings. Conditions come
-    with the intact model, and their p values in `effects` stay corrected over all conditions that
-    were swept; `compare` corrects over those that it is given.
+    `result["retrieval"]["generation"]`, or of all conditions of one ablation and setting, as in
+    `result["clip[length=0.25]"]`. A condition keeps the intact rows beside it, and its p values in
+    `effects` stay corrected over all conditions of the sweep; `compare` corrects over those that it
+    is given.
 
     Example:
         result.effects()[["condition", "task", "protocol", "effect", "ci_low", "ci_high", "harm"]]
@@ -67,44 +67,44 @@ class SweepResult:
     frame: pd.DataFrame
     manifest: dict[str, Any]
     examples: pd.DataFrame = field(default_factory=pd.DataFrame)
-    # What this is a part of.
+    # The result that this one is a part of.
     _whole: "SweepResult | None" = field(default=None, init=False, repr=False)
 
     def effects(self) -> pd.DataFrame:
-        """Compare every condition with the intact model, a row per condition, task and protocol.
+        """Compare every condition with the intact model: a row per condition, task and protocol.
 
         `score`, `intact` and `effect` are means over the `n` examples that both answered; pairs
         with a score that is not finite are left out and counted in `n_failed`. All intervals are
         95%: Wilson's for a 0/1 score and Tango's for its effect, bootstrap for other scores. `p`
         is McNemar's exact or a sign-flip test's; `p_adjusted` is corrected over the conditions of
         one ablation, `at` and part in one task and protocol: by Holm, or by Benjamini and Hochberg
-        over heads and key/value groups. `detectable` is the smallest drop that so many examples
-        would show after that correction, with 80% power (`stats.minimum_detectable`).
+        over heads and key/value groups. `detectable` is the smallest drop that `n` examples would
+        show after that correction, with 80% power (`stats.minimum_detectable`).
 
-        `n_changed` counts the examples for which an edit changed anything: none, say, where an
-        ablation acts on what is generated and the answer is one token.
+        `n_changed` counts the examples for which an edit changed a write: 0, for example, if an
+        ablation acts on generated tokens and the answer is one token.
 
-        `harm` is defined only where a chance level is known, the intact score is shown to lie above
-        it, and the ablation acted on anything, else NaN (a block that writes nothing, skipped
-        everywhere, does no harm: 0). Its interval is that of the ratio of two means over the same
-        examples, so how sure `intact - chance` is enters it (`stats.harm_interval`).
+        `harm` is NaN unless a chance level is known, the intact score is shown to lie above it, and
+        the ablation acted (skipping a block whose write is 0 everywhere counts, with a harm of 0).
+        Its interval is that of the ratio of two means over the same examples, so it accounts for
+        the uncertainty of `intact - chance` (`stats.harm_interval`).
 
         The `format_` columns are the same comparison (Tango, McNemar) for whether an answer came in
         the form of the shots, right or wrong, so that a lost form is not read as a lost skill; NaN
         outside generation. `noise` is the share of intact answers that another batch shape changes;
-        NaN where that was not measured. `unit` is that of scores and effects.
+        NaN if not measured. `unit` is the unit of scores and effects.
         """
         return self._effects.copy()
 
     def intact(self) -> pd.DataFrame:
-        """Score the intact model, a row per task and protocol.
+        """Score the intact model: a row per task and protocol.
 
-        Columns: task, family, protocol, n, score, score_low, score_high, chance (that of the best
-        guess that does not read the question; NaN if there is none), chance_shuffled (the score if
-        each answer were given to another example; NaN where that was not measured), above_chance
-        (by the interval), unit, n_failed, format (share of answers in the form
-        of the shots; NaN outside generation), format_low, format_high, noise (share of answers that
-        another batch shape changes; NaN where it was not asked).
+        Columns: task, family, protocol, n, score, score_low, score_high, chance (the score of the
+        best guess that does not read the question; NaN if unknown), chance_shuffled (the score if
+        each answer were given to another example; NaN if not measured), above_chance (whether the
+        score is shown to lie above chance), unit, n_failed, format (share of answers in the form of
+        the shots; NaN outside generation), format_low, format_high, noise (share of answers that
+        another batch shape changes; NaN if not measured).
         """
         return tabulate_intact(self._cells)
 
@@ -116,18 +116,19 @@ class SweepResult:
         same documents. `spearman` is the rank correlation of their effects over the `n_sites`
         conditions that both have, with a bootstrap interval (`low`, `high`) over the `n` shared
         questions, drawn jointly for all sites and both cells (`stats.profile_agreement`). NaN for
-        fewer than 3 sites or where a profile is flat. Few examples make profiles noisy, which
-        lowers the correlation; the interval makes up for it, the estimate does not. `p` is that of
-        one test for all sites that the two profiles of harm differ (`stats.profiles_differ_p`).
+        fewer than 3 sites or if a profile is flat. Few examples make profiles noisy, which lowers
+        the correlation; the interval is widened for that, the estimate is not corrected. `p` is
+        that of one test for all sites that the two profiles of harm differ
+        (`stats.profiles_differ_p`).
         """
         return tabulate_agreement(self._cells)
 
     def differences(self) -> pd.DataFrame:
-        """Compare harm between ways of asking the same questions, a row per condition and pair.
+        """Compare harm between ways of asking the same questions: a row per condition and pair.
 
-        Pairs are those of `agreement`. `difference` is `harm_b - harm_a`, where protocols that
-        score given answers come before those in which the model writes: positive means that
-        likelihood hides harm. Its interval and `p` (random signs of the questions) are paired over
+        Pairs are those of `agreement`. `difference` is `harm_b - harm_a`. If only one of the pair
+        scores given answers, that one is `a`, so a positive difference means that likelihood hides
+        harm. Its interval and `p` (random signs of the questions) are paired over
         the `n` shared questions; `p_adjusted` is corrected for the number of sites (Holm). NaN
         unless both harms are defined.
         """
@@ -141,16 +142,16 @@ class SweepResult:
         *,
         level: float = stats.LEVEL,
     ) -> stats.Contrast:
-        """A weighted sum of the harms of conditions in one task and protocol.
+        """Return a weighted sum of the harms of conditions in one task and protocol.
 
-        Two of them are compared by `stats.difference_of`, which pairs the questions that both ask.
-        Not known (NaN) where `effects` has no harm.
+        Compare two of them by `stats.difference_of`, which pairs the questions that both ask. NaN
+        if the harm of a condition is not defined (see `effects`).
 
         Args:
-            task: its label.
-            protocol: its label.
-            weights: by condition, such as `{"skip L0": 0.5, "skip L1": 0.5}` for a mean.
-            level: of confidence.
+            task: the task's label.
+            protocol: the protocol's label.
+            weights: weights by condition, such as `{"skip L0": 0.5, "skip L1": 0.5}` for a mean.
+            level: the confidence level of the interval.
 
         Raises:
             InputError: no such task, protocol or condition in this result.
@@ -175,21 +176,21 @@ class SweepResult:
         return cell.harm(weights, level=level)
 
     def measures(self) -> pd.DataFrame:
-        """List what protocols measured in addition to the score, a row per number.
+        """List the numbers that protocols measured beside the score, a row per number.
 
-        Columns: condition, task, protocol, example, measure, step (the place in a list, from 0; NA
-        for a single number), value (true is 1 and false 0). Values that are not numbers are
-        left out.
+        Columns: condition, task, protocol, example, measure, step (the 0-based index in a list; NA
+        for a single number), value (true is 1, false 0, a missing number of a list NaN). Other
+        values that are not numbers are left out.
         """
         return tabulate_measures(self.frame)
 
     def noise_floor(self) -> pd.DataFrame:
-        """Compare intact with intact under another batch shape, a row per task and protocol.
+        """Compare the intact model with itself in another batch shape: a row per task and protocol.
 
-        Columns: task, protocol, n, n_changed, changed (the share of answers that differ;
-        `changed_low` and `changed_high` are Wilson's), intact, score (the second time), effect
-        (`score - intact`), unit. Scores in nats nearly all change. No rows if the run did not ask
-        twice.
+        Columns: task, protocol, n, n_changed, changed (the share of answers that differ, with
+        Wilson's interval `changed_low` to `changed_high`), intact, score (the second time), effect
+        (`score - intact`), unit. Nearly all scores in nats change. No rows if the run did not ask
+        the intact model twice.
         """
         return tabulate_noise(self.manifest, {cell.task for cell in self._cells})
 
@@ -229,16 +230,16 @@ class SweepResult:
     def __getitem__(self, name: str) -> "SweepResult":
         """Narrow the result to one task, family, protocol or condition, looked for in that order.
 
-        Then the labels of conditions are looked for, their names without site and `at`:
+        A name that is none of these may be a label, a condition's name without site and `at`:
         `result["clip"]` holds the conditions `clip L0`, `clip L1 after_first` and so on, but not
         `clip[length=0.25] L0`.
 
         A task may be named without its version where the result holds one version of it:
         `result["facts"]` is `result["facts@2"]`.
 
-        Conditions come with the intact model. In `effects`, their p values and what is detectable
-        stay those of the whole result: they are corrected over all conditions that were swept.
-        `compare` corrects over the conditions that it is given.
+        A condition keeps the intact rows beside it. In `effects`, its p values and `detectable`
+        stay those of the whole result, corrected over all conditions of the sweep. `compare`
+        corrects over the conditions that it is given.
 
         Raises:
             InputError: nothing in this result has that name.
@@ -306,7 +307,7 @@ class SweepResult:
         return [str(name) for name in self.frame[column].unique()]
 
     def _unknown(self, name: str) -> str:
-        """The line that answers a name of nothing: the nearest known, and what there is."""
+        """Return the error text for an unknown name: the nearest known name, and what there is."""
         conditions = self._names("condition")
         near = nearest_name(name, self._ipython_key_completions_())
         hint = f"did you mean {near!r}? " if near else ""
@@ -329,7 +330,7 @@ class SweepResult:
         return detectable_line(self._effects), _NEXT
 
     def _short(self) -> pd.DataFrame:
-        """A row per task and protocol: intact score, and the condition with the worst effect."""
+        """Return the intact score and the condition with the worst effect per task and protocol."""
         short = self.intact()[["task", "protocol", "n", "chance", "score", "score_low"]]
         short = short.assign(score_high=self.intact()["score_high"]).rename(
             columns={"score": "intact", "score_low": "low", "score_high": "high"}

@@ -1,4 +1,4 @@
-"""Further tables of a result: what protocols measured beside the score, and the noise floor.
+"""Further tables of a result: numbers measured beside the score, and the noise floor.
 
 The noise floor compares the intact model with itself under another batch shape.
 """
@@ -21,7 +21,7 @@ NOISE_COLUMNS = [
 
 
 def tabulate_measures(frame: pd.DataFrame) -> pd.DataFrame:
-    """A row per number; see `SweepResult.measures`."""
+    """Return the table of `SweepResult.measures`."""
     rows = []
     # Runs of earlier versions have no such column.
     if "details" in frame:
@@ -43,7 +43,7 @@ def _iterate_numbers(details: dict[str, Any]) -> Iterator[tuple[str, int | None,
 
 
 def tabulate_noise(manifest: dict[str, Any], tasks: set[str]) -> pd.DataFrame:
-    """A row per task and protocol that was asked twice; see `SweepResult.noise_floor`."""
+    """Return the table of `SweepResult.noise_floor`, for some tasks."""
     cells = {(cell["task"], cell["protocol"]): cell for cell in manifest.get("cells", [])}
     rows = []
     for line in manifest.get("noise_floor") or []:

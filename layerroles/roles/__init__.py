@@ -1,22 +1,24 @@
-"""Which layers a family needs: harm over depth, and what may be claimed of it.
+"""Which layers a family needs: harm over depth, and what may be claimed about it.
 
-`localize` takes the conditions of one ablation that each ablate one whole layer and, for every
-family and protocol, calls a layer
+`localize` takes the conditions of one ablation that each ablate one whole layer. For every family
+and protocol, it calls a layer
 
-- critical: the interval of its harm lies above 0.2, and it is no sink;
-- sink: critical under `at="all"`; more than half of that harm is shown to go away when the first
-  token's write is kept (`at="after_first"`, paired by question); and what is left is shown to be
-  below 0.2. A critical layer of which only the first is shown is partly a sink, with both numbers;
+- critical: the interval of its harm lies above 0.2, and it is not a sink;
+- sink: the interval of its harm under `at="all"` lies above 0.2, and keeping the first token's
+  write (`at="after_first"`, paired by question) is shown to remove more than half of that harm and
+  to leave less than 0.2. If only the former is shown, the layer stays critical, and the verdict
+  names it as partly a sink, with both numbers;
 - spare: the interval lies within -0.1 and 0.1;
-- undecided: else. More examples decide more layers.
-- not measured: no harm of it is known. It was not asked, had no finite score, or no position to
-  act at.
+- undecided: none of these. More examples decide more layers;
+- not measured: its harm is unknown. It was not swept, had no finite score, or the ablation had no
+  position to act at.
 
 A layer is general when it is critical for every measured family, the copying control (family
 language) among them, and specific when it is critical for one family and, by its interval, below
-0.2 for every other. Depth is summed up by the mean harm of the first third of layers minus that of
-the last third. All intervals hold how sure the intact score is; all comparisons are paired by
-question. Families are compared only within a protocol. Several tasks of a family count equally.
+0.2 for every other. Harm over depth is summarized by the mean harm of the first third of layers
+minus that of the last third. All intervals include the uncertainty of the intact score; all
+comparisons are paired by question. Families are compared only within a protocol. Several tasks of a
+family count equally.
 """
 
 from layerroles.roles.harms import CRITICAL as CRITICAL

@@ -1,18 +1,19 @@
-"""How a claim is decided: numbers with a smallest effect, kinds of ablation that show them.
+"""Decide claims: compare numbers with a smallest effect, under several kinds of ablation.
 
-Each claim is about numbers, and each number has a smallest effect of interest, by default .05 of
-the skill above chance. A kind of ablation shows a claim where the intervals of all its numbers lie
-above the smallest effect, and the opposite where that of one of them lies below it. A claim is
+A claim is about one or more numbers, and each number has a smallest effect of interest, by default
+.05 of the skill above chance. A kind of ablation shows a claim if the intervals of all its numbers
+lie above their smallest effect, and shows the opposite if one of the intervals lies below. A claim
+is
 
-- supported: two kinds show it, and none the opposite;
+- supported: two kinds show it, and none shows the opposite;
 - contradicted: two kinds show the opposite, and none shows it;
-- not shown: else, and the evidence says what is missing;
+- not shown: neither; the evidence says what is missing;
 - not measurable: the intact model has no skill at which harm could be measured;
-- described: there are numbers, and no rule by which they would decide.
+- described: it has numbers, but there is no rule to decide it.
 
-A kind is a mechanism (deletion, mean, resample, noise; see `results.mechanisms`). Numbers are also
-measured with the first token's write kept, where that was swept, and have to say the same then: a
-sink breaks every task, and is no skill.
+Kinds are told apart by mechanism (deletion, mean, resample, noise; see `results.mechanisms`). If
+the sweep also ran with the first token's write kept, a number has to fall on the same side there:
+ablating a sink breaks every task, which says nothing about a skill.
 """
 
 import math
@@ -27,9 +28,9 @@ from layerroles.roles.harms import AFTER_FIRST, Harms
 from layerroles.roles.wording import explain_unmeasurable, format_estimate
 
 COLUMNS = ["claim", "family", "protocol", "smallest", "status", "evidence", "numbers"]
-# Of the skill above chance: what a claim has to be about to matter.
+# Default smallest effect of interest, as a share of the skill above chance.
 SMALLEST = 0.05
-# More questions than this are not asked for.
+# Larger counts of needed questions are reported as "more than" this.
 _MOST_QUESTIONS = 1_000_000
 
 Key = tuple[str, str]  # family, protocol
@@ -37,7 +38,7 @@ Key = tuple[str, str]  # family, protocol
 
 @dataclass(frozen=True, eq=False)
 class AblationKind:
-    """One kind of ablation: its harms, the verdicts on its layers, and its mechanism ("": none)."""
+    """A kind of ablation: harms, layer verdicts, and mechanism ("" if claims cannot rest on it)."""
 
     harms: Harms
     layers: pd.DataFrame
@@ -45,7 +46,7 @@ class AblationKind:
 
     @property
     def ablation(self) -> str:
-        """Its name."""
+        """Name of the ablation."""
         return self.harms.ablation
 
 
@@ -54,9 +55,9 @@ class Number:
     """One number that a claim is about, under one kind of ablation.
 
     Attributes:
-        quantity: what it is.
-        measured: the number, where the conditions are judged.
-        kept: the same with the first token's write kept; None where that was not swept.
+        quantity: name of the number.
+        measured: its value at the judged positions.
+        kept: its value with the first token's write kept; None if that was not swept.
         smallest: its smallest effect of interest.
     """
 
@@ -67,7 +68,10 @@ class Number:
 
     @property
     def sign(self) -> int:
-        """1 where it lies above the smallest effect, -1 where below, 0 where that is not shown."""
+        """1 if the interval lies above the smallest effect, -1 if below it, else 0.
+
+        Also 0 if the value with the first token's write kept falls on another side.
+        """
         side = self._side(self.measured)
         return side if self.kept is None or self._side(self.kept) == side else 0
 
@@ -77,7 +81,7 @@ class Number:
 
     @property
     def words(self) -> str:
-        """The numbers."""
+        """The estimate and its interval as text, or that the number is not known."""
         if not self.measured.known:
             return f"{self.quantity} not known (it takes skill, and every layer that it is about)"
         text = f"{self.quantity} {format_estimate(*self.measured.numbers)}"
@@ -88,7 +92,7 @@ class Number:
         return f"{text}, with the first token kept {format_estimate(*self.kept.numbers)}"
 
     def records(self, ablation: str) -> Iterator[dict[str, Any]]:
-        """The numbers, a record each."""
+        """Yield a record of ablation, quantity, estimate, low and high for each known value."""
         contrasts = [(self.quantity, self.measured)]
         if self.kept is not None:
             contrasts.append((f"{self.quantity}, first token kept", self.kept))
@@ -99,7 +103,11 @@ class Number:
 
     @property
     def needed(self) -> float:
-        """How many questions would decide it if its value stood; NaN where that is not known."""
+        """Number of questions that would decide it if the estimate stayed the same.
+
+        NaN if it is decided already or not known; infinite if the estimate equals the smallest
+        effect.
+        """
         for contrast in (self.measured, self.kept):
             if contrast is None or not contrast.known or self._side(contrast):
                 continue
@@ -115,15 +123,16 @@ class Number:
 
 @dataclass(frozen=True)
 class Finding:
-    """What one kind of ablation says to a claim.
+    """What one kind of ablation says about a claim.
 
     Attributes:
-        ablation: the kind.
-        mechanism: its mechanism; empty if a claim cannot rest on it.
+        ablation: name of the kind.
+        mechanism: mechanism of the kind; empty if a claim cannot rest on it.
         sign: 1 if it shows the claim, -1 if the opposite, 0 if neither.
-        words: with the numbers.
-        numbers: a record each: ablation, quantity, estimate, low, high.
-        needed: how many questions would decide it, if its numbers stood; NaN where not known.
+        words: the finding as text, with its numbers.
+        numbers: records of ablation, quantity, estimate, low, high.
+        needed: number of questions that would decide it if the estimates stayed the same; NaN if
+            not known.
     """
 
     ablation: str
@@ -135,7 +144,7 @@ class Finding:
 
 
 def make_finding(kind: AblationKind, numbers: Sequence[Number]) -> Finding:
-    """What a kind says to a claim that holds if all of some numbers are above their smallest."""
+    """Return what a kind says about a claim that all numbers exceed their smallest effect."""
     signs = [number.sign for number in numbers]
     return Finding(
         kind.ablation,
@@ -155,13 +164,13 @@ def measure_number(
     measured: Callable[[str], stats.Contrast],
     smallest: float = SMALLEST,
 ) -> Number:
-    """A number where it is judged, and with the first token's write kept where that was swept."""
+    """Measure a number at the judged positions and, if swept, with the first token's write kept."""
     first_token_kept = measured(AFTER_FIRST) if harms.after_first else None
     return Number(quantity, measured(harms.at), first_token_kept, smallest)
 
 
 def explain_unmeasured(harms: Harms, keys: Iterable[Key]) -> str:
-    """Why one of these has no harm; empty if all have."""
+    """Explain why families have no harm under their protocols; empty if all have one."""
     reasons = {
         (family, protocol): explain_unmeasurable(harms.intact_rows(family, protocol))
         for family, protocol in keys
@@ -183,16 +192,16 @@ def decide_claim(
     smallest: float = SMALLEST,
     note: str = "",
 ) -> dict[str, Any]:
-    """A row of claims: its status by what each kind found, with the reason where it has none.
+    """Return a row of `Roles.claims`: the status that the findings give, and the evidence.
 
     Args:
-        claim: in words.
-        family: that it is about.
-        protocol: or two of them.
+        claim: the claim, in words.
+        family: the family that it is about.
+        protocol: the protocol, or two as "one - other".
         missing: why nothing can be measured; empty if it can.
-        findings: of each kind.
+        findings: one per kind of ablation.
         smallest: the claim's smallest effect of interest.
-        note: what else is to be said.
+        note: text added to the evidence; empty for none.
     """
     decision, reason = ("not measurable", "") if missing else decide_status(findings)
     words = [*(finding.words for finding in findings), reason, note]
@@ -210,7 +219,7 @@ def decide_claim(
 
 
 def decide_status(findings: Sequence[Finding]) -> tuple[str, str]:
-    """The status of a claim, and what is missing where it is not shown."""
+    """Return the status of a claim and, if it is not shown, what is missing; else an empty text."""
     shown = {finding.mechanism for finding in findings if finding.sign > 0 and finding.mechanism}
     opposite = {finding.mechanism for finding in findings if finding.sign < 0 and finding.mechanism}
     if shown and opposite:
@@ -223,7 +232,7 @@ def decide_status(findings: Sequence[Finding]) -> tuple[str, str]:
 
 
 def _explain_undecided(findings: Sequence[Finding], decided: set[str]) -> str:
-    """What it takes to decide a claim."""
+    """Say what would decide a claim: another kind of ablation, or more questions."""
     kinds = {finding.mechanism for finding in findings if finding.mechanism}
     if len(kinds) < 2:
         present = f" beside {', '.join(kinds)}" if kinds else ""
@@ -238,7 +247,7 @@ def _explain_undecided(findings: Sequence[Finding], decided: set[str]) -> str:
 
 
 def _describe_needed(findings: Sequence[Finding]) -> str:
-    """How many questions the undecided kinds take, if their numbers stand."""
+    """Say how many questions would decide it under each kind; empty if not known."""
     needed = [
         f"{finding.ablation} {_format_count(finding.needed)}"
         for finding in findings
@@ -258,7 +267,7 @@ def _format_count(n: float) -> str:
 def describe_claim(
     claim: str, family: str, words: str, numbers: Sequence[dict[str, Any]]
 ) -> dict[str, Any]:
-    """A row of claims that has numbers and no verdict."""
+    """Return a row of `Roles.claims` with numbers and no verdict (status "described")."""
     return {
         "claim": claim,
         "family": family,
@@ -271,5 +280,5 @@ def describe_claim(
 
 
 def make_table(rows: Iterable[dict[str, Any]]) -> pd.DataFrame:
-    """Rows of claims as a frame."""
+    """Return rows of claims as a frame with the columns `COLUMNS`."""
     return pd.DataFrame(list(rows), columns=COLUMNS)

@@ -1,9 +1,9 @@
 """The harm of each layer, or of each head, under one ablation, and sums of it over layers.
 
 A family's harm under a protocol is the mean over its tasks that have skill above chance, which
-count equally. Every number here is a `stats.Contrast`: its interval holds how sure `intact -
-chance` is, and it knows how far each question moves it, so that layers, positions, protocols,
-contexts and tasks that share questions are compared question by question.
+count equally. Every number here is a `stats.Contrast`: its interval includes the uncertainty of
+`intact - chance`, and it stores the influence of each question, so that layers, positions,
+protocols, contexts and tasks that share questions are compared question by question.
 """
 
 import math
@@ -30,21 +30,22 @@ from layerroles.results import (
 CRITICAL = 0.2
 SPARE = 0.1
 VERDICTS = ("critical", "spare", "undecided", "sink")
-# Of a layer without a harm, though the family has skill.
+# Verdict on a layer whose harm is unknown, though the family has skill.
 NOT_MEASURED = "not measured"
 AFTER_FIRST = "after_first"
 
-# A layer and a head; -1 for all heads and the MLP, the whole layer.
+# (layer, head); head is -1 for the whole layer.
 Place = tuple[int, int]
 
 
 class Harms:
-    """Harm over sites, per (family, protocol), of the single-site conditions of one ablation.
+    """Harm of each layer or head that one ablation ablates alone, per family and protocol.
 
     Args:
         result: a sweep.
-        ablation: the kind.
-        at: the positions at which the conditions act; `all` if it is there, else the first.
+        ablation: the kind of ablation.
+        at: the positions at which the conditions act; by default `all` if swept, else the first by
+            name.
         part: `"block"` for whole layers, or `"head"`.
     """
 
@@ -87,21 +88,21 @@ class Harms:
         self.keys = list(self._intact_rows)
 
     def intact_rows(self, family: str, protocol: str) -> pd.DataFrame:
-        """The intact rows of a family's tasks under a protocol."""
+        """Return the intact scores of a family under a protocol, a row per task."""
         return self._intact_rows[family, protocol]
 
     def measured(self, family: str, protocol: str) -> pd.DataFrame:
-        """Those of them with skill above chance; none of a family that was not asked."""
+        """Return the `intact_rows` of tasks with skill above chance; empty if none was asked."""
         if (family, protocol) not in self._measured:
             return pd.DataFrame(columns=["task"])
         return self._measured[family, protocol]
 
     def tasks(self, family: str, protocol: str) -> list[str]:
-        """The tasks of a family with skill above chance."""
+        """Return the labels of a family's tasks with skill above chance."""
         return list(self.measured(family, protocol)["task"])
 
     def layers(self) -> pd.DataFrame:
-        """The rows of `Roles.layers`, a row per family, protocol and place."""
+        """Return the rows of `Roles.layers`, one per family, protocol and place (layer or head)."""
         rows = [
             self._place_row(family, protocol, place)
             for family, protocol in self.keys
@@ -138,7 +139,10 @@ class Harms:
         return self._index.get((task, protocol, place, at))
 
     def _first_token_share(self, task: str, protocol: str, place: Place) -> stats.Contrast:
-        """Harm under "all" minus harm under "after_first", on the same examples."""
+        """Return harm under "all" minus harm under "after_first", on the same examples.
+
+        `stats.NO_CONTRAST` if the place was not ablated at both.
+        """
         names = [self.condition(task, protocol, place, at) for at in ("all", AFTER_FIRST)]
         if names[0] is None or names[1] is None:
             return stats.NO_CONTRAST
@@ -147,24 +151,27 @@ class Harms:
     def condition(
         self, task: str, protocol: str, place: Place, at: str | None = None
     ) -> str | None:
-        """The name of the condition that ablates one place, by default where it is judged."""
+        """Return the name of the condition that ablates one place; None if there is none.
+
+        By default at the judged positions.
+        """
         row = self._effect_of(task, protocol, place, at or self.at)
         return None if row is None else str(row["condition"])
 
     def cell_of(self, task: str, protocol: str) -> Cell:
-        """The scores of one task under one protocol."""
+        """Return the scores of one task under one protocol."""
         return self._cell_by_key[task, protocol]
 
     def skill(self, task: str, protocol: str) -> float:
-        """The intact score above chance, by which effects are divided."""
+        """Return the intact score minus chance, by which effects are divided."""
         return self._skills[task, protocol]
 
     def scores(self, task: str, protocol: str) -> pd.DataFrame:
-        """Finite scores, condition x example."""
+        """Return scores, condition x example, the intact first; NaN if not finite or missing."""
         return self._cell_by_key[task, protocol].scores
 
     def did_act(self, task: str, protocol: str, condition: str) -> bool:
-        """Whether a condition acted on anything in a task."""
+        """Return whether a condition acted on anything in a task."""
         return self._cell_by_key[task, protocol].did_act(condition)
 
     def harm(
@@ -176,16 +183,16 @@ class Harms:
         at: str | None = None,
         level: float = stats.LEVEL,
     ) -> stats.Contrast:
-        """A weighted sum of the harms of places, the mean over the family's tasks with skill.
+        """Return a weighted sum of the harms of places, averaged over the tasks with skill.
 
-        Not known if there is no such task, or a place was not measured in one of them.
+        `stats.NO_CONTRAST` if there is no such task, or a place was not measured in one of them.
 
         Args:
             family: a family.
             protocol: a protocol.
-            weights: of the places.
-            at: the positions at which the conditions act; by default those that are judged.
-            level: of confidence.
+            weights: map of places (layer, head) to weights.
+            at: the positions at which the conditions act; by default the judged ones.
+            level: confidence level of the interval.
         """
         at = at or self.at
         key = (family, protocol, tuple(weights.items()), at, level)
@@ -223,7 +230,11 @@ class Harms:
         *,
         level: float = stats.LEVEL,
     ) -> stats.Contrast:
-        """Mean harm of the first third of layers minus that of the last third."""
+        """Return mean harm of the first third of layers minus that of the last third.
+
+        `stats.NO_CONTRAST` for a model of fewer than three layers, or if one of the layers was not
+        measured.
+        """
         early, _, late = self.thirds()
         if not early:
             return stats.NO_CONTRAST
@@ -231,19 +242,22 @@ class Harms:
         return self.harm(family, protocol, weights, at=at, level=level)
 
     def thirds(self) -> tuple[range, range, range]:
-        """The first third of the model's layers, the middle, and the last third."""
+        """Return the first third of the model's layers, the middle, and the last third."""
         third = self.n_layers // 3
         last = self.n_layers - third
         return range(third), range(third, last), range(last, self.n_layers)
 
     @staticmethod
     def mean_over(layers: Iterable[int], sign: float = 1.0) -> dict[Place, float]:
-        """The weights of a mean over whole layers."""
+        """Return the weights of a mean over whole layers, times `sign`."""
         chosen = list(layers)
         return {(layer, -1): sign / len(chosen) for layer in chosen}
 
     def holds_with_first_token_kept(self, family: str, protocol: str) -> bool:
-        """Whether what early against late shows, if anything, is shown then too, where swept."""
+        """Return whether early minus late keeps its shown sign with the first token's write kept.
+
+        True if no sign is shown, or `after_first` was not swept.
+        """
         judged = self.early_minus_late(family, protocol)
         if not self.after_first or not (judged.interval.low > 0 or judged.interval.high < 0):
             return True
@@ -251,20 +265,22 @@ class Harms:
         return first_token_kept.low > 0 if judged.interval.low > 0 else first_token_kept.high < 0
 
     def mean_harm(self, family: str, protocol: str, at: str | None = None) -> stats.Contrast:
-        """Mean harm of all layers swept."""
+        """Return the mean harm of all layers swept."""
         return self.harm(family, protocol, self.mean_over(self.swept), at=at)
 
     def mean_harm_apart(
         self, family: str, protocol: str, other: str, at: str | None = None
     ) -> stats.Contrast:
-        """Mean harm under one protocol minus another's, over the questions asked under both.
+        """Return mean harm of all layers under one protocol minus that under another.
 
-        Of the tasks of the family that have skill under both, or pairs of tasks that ask the same
-        questions. Not known unless all layers of the model were swept.
+        Compares the questions that were asked under both, of tasks of the family with skill under
+        both (or of two tasks that ask the same questions), and averages over tasks.
+        `stats.NO_CONTRAST` if there are none, or if not all layers of the model were swept.
 
-        What guessing would score is subtracted from the skill of a model that writes, but a broken
-        one writes something else and does worse than guess, so its harm is overestimated; without
-        the subtraction it would be underestimated. The interval holds both.
+        Harm where the model writes is computed in two ways: with the score of guessing subtracted
+        from the intact score, which overestimates harm, since a broken model scores below a guess;
+        and without, which underestimates it. Of the two differences the one nearer 0 is returned,
+        with an interval that covers both intervals.
         """
         if len(self.swept) < self.n_layers:
             return stats.NO_CONTRAST
@@ -289,12 +305,12 @@ class Harms:
         return stats.mean_of(differences)
 
     def shares_questions(self, family: str, protocol: str, other: str) -> bool:
-        """Whether any question of a family was asked under both protocols."""
+        """Return whether any question of a family was asked under both protocols."""
         pairs = pairs_of(self._asked_both_ways(family, protocol, other))
         return any(pair.one.protocol != pair.two.protocol for pair in pairs)
 
     def both_have_skill(self, family: str, protocol: str, other: str) -> bool:
-        """Whether any questions asked under both protocols are of tasks with skill under both."""
+        """Return whether any shared questions are of tasks with skill under both protocols."""
         pairs = pairs_of(self._asked_both_ways(family, protocol, other))
         return any(
             pair.one.protocol != pair.two.protocol
@@ -311,7 +327,11 @@ class Harms:
         return cell.task in self.tasks(cell.family, cell.protocol)
 
     def precision(self) -> pd.DataFrame:
-        """Of each task with skill: family, protocol, task, unit, n, intact, chance, detectable."""
+        """Return a row per task with skill.
+
+        Columns: family, protocol, task, unit, n, intact, chance, and detectable: the median over
+        conditions of the smallest drop that is detected with 80% power (NaN if there is none).
+        """
         judged = self.effects[self.effects["at"] == self.at]
         smallest_drop = judged.groupby(["task", "protocol"])["detectable"].median()
         rows = [
@@ -334,26 +354,26 @@ class Harms:
         return pd.DataFrame(rows, columns=columns)
 
     def rng(self, name: str) -> np.random.Generator:
-        """Seeded by the sweep and by what it serves."""
+        """Return a random generator seeded by the sweep's seed and a name."""
         seed = int(self.result.manifest.get("seed", 0))
         return np.random.default_rng([seed, zlib.crc32(name.encode())])
 
 
 def single_site_effects(result: SweepResult, part: str = "block") -> pd.DataFrame:
-    """The effects of conditions that ablate one whole layer, or one head."""
+    """Return the effects of conditions that ablate one whole layer, or one head."""
     effects = result.effects()
     number = "head" if part == "head" else "layer"
     return effects[(effects["part"] == part) & effects[number].notna()]
 
 
 def positions_swept(result: SweepResult, ablation: str, part: str = "block") -> set[str]:
-    """The positions at which the single-site conditions of an ablation act."""
+    """Return the positions at which the single-site conditions of an ablation act."""
     effects = single_site_effects(result, part)
     return set(effects.loc[effects["ablation"] == ablation, "at"])
 
 
 def has_one_setting(result: SweepResult, ablation: str) -> bool:
-    """Whether an ablation was swept at one setting, so that a layer has one harm."""
+    """Return whether an ablation was swept at one setting, so that a layer has one harm."""
     effects = single_site_effects(result)
     return bool(twins(effects[effects["ablation"] == ablation]).empty)
 
@@ -372,5 +392,5 @@ def _judge(harm: stats.Contrast, spared: stats.Contrast, gone: stats.Contrast) -
 
 
 def drops_by_half(harm: float, gone_low: float) -> bool:
-    """Whether more than half of a harm is shown to go away with the first token's write kept."""
+    """Return whether keeping the first token's write is shown to remove over half of a harm."""
     return bool(gone_low > max(0.0, harm / 2))

@@ -1,12 +1,12 @@
-"""Heads that a family needs: each ablated alone, the best of a screen, and a few together.
+"""Find the heads that a family needs: ablated alone, screened by a cheap score, or jointly.
 
-A head is judged by the rule of layers: it is critical where the interval of its harm lies above
-0.2. A sweep may ablate hundreds of heads, so their p values are corrected by Benjamini and Hochberg
+A head is judged as layers are: it is critical if the interval of its harm lies above 0.2. A sweep
+may ablate hundreds of heads, so their p values are corrected by Benjamini and Hochberg
 (`heads_of`). A single head seldom reaches 0.2, since others stand in for it: the heads that matter
 jointly are found by ablating them jointly (`carried_by_few`).
 
-A head's harm under generation takes a run of its own, and many examples before it is known.
-`HeadSearch` gives all heads a cheap score first: what zeroing costs the answer's likelihood on a
+Measuring a head's harm under generation takes a run per head and many examples. `HeadSearch` first
+gives all heads a cheap score: how much zeroing the head lowers the answer's log-probability on a
 few examples, or what a probe measured. The best by this score are confirmed, and a random sample of
 the rest is audited. The share of the sample that should not have been screened out, times the
 number screened out, estimates how many the screen missed; the interval is exact
@@ -41,9 +41,9 @@ from layerroles.roles.wording import format_estimate
 from layerroles.sites import Site
 
 FEW = "A few heads carry the family"
-# Of all heads: "under 5%" of them retrieve (Wu et al., arXiv 2404.15574).
+# Largest share of all heads that is few: "under 5%" retrieve (Wu et al., arXiv 2404.15574).
 FEW_HEADS = 0.05
-# Sets of other heads that have to be harmful, all of them, to say that it is not a few that are.
+# Fewest sets of other heads, all of them harmful, that can contradict the claim on few heads.
 _FEWEST_DRAWS = 5
 COLUMNS = [
     *("ablation", "at", "family", "protocol", "layer", "head", "n", "n_failed"),
@@ -56,12 +56,12 @@ _PLACE = ["layer", "head"]
 
 
 def heads_of(result: SweepResult, at: str) -> pd.DataFrame:
-    """The rows of `Roles.heads`: every kind of ablation that was applied to single heads.
+    """Return the rows of `Roles.heads`, for every ablation of single heads; empty if none.
 
     Args:
         result: a sweep.
-        at: the positions at which layers are judged; heads are judged there too where they were
-            ablated there, else at `all`, else at the first by name.
+        at: the positions at which layers are judged. Heads are judged there too if they were
+            ablated there, else at `all`, else at the first positions by name.
     """
     frames = []
     for kind in dict.fromkeys(single_site_effects(result, "head")["ablation"]):
@@ -75,7 +75,11 @@ def heads_of(result: SweepResult, at: str) -> pd.DataFrame:
 
 
 def _p_values(harms: Harms, frame: pd.DataFrame) -> dict[str, "pd.Series[float]"]:
-    """That a head has an effect in any task of a family, and the same corrected over heads."""
+    """Return `p` and `p_adjusted`, in the order of `frame`.
+
+    `p` tests that a head has an effect on any task of a family; `p_adjusted` is corrected over
+    heads.
+    """
     effects = harms.effects[harms.effects["at"] == harms.at]
     # By Bonferroni over the tasks of a family; most families have one.
     groups = effects.groupby(["family", "protocol", "layer", "head"])["p"]
@@ -95,15 +99,14 @@ def _p_values(harms: Harms, frame: pd.DataFrame) -> dict[str, "pd.Series[float]"
 
 
 class HeadSearch:
-    """Which heads are confirmed, and which are audited for what the screen missed.
+    """A screen of heads: which to confirm, and which to audit for what the screen missed.
 
     Args:
-        scores: of all heads, indexed by layer and head; larger for heads that may matter more. NaN
-            comes last.
-        confirm: how many of the best are confirmed.
-        audit: how many of the others are looked at beside them, drawn at random; all of them if
-            there are fewer.
-        seed: of that draw.
+        scores: a score for every head, indexed by layer and head; larger for heads that may matter
+            more. NaN ranks last.
+        confirm: number of highest-scoring heads to confirm.
+        audit: number of other heads to audit, drawn at random; all of them if there are fewer.
+        seed: seed of that draw.
 
     Raises:
         InputError: no scores, a head that is scored twice, numbers that are not heads, or nothing
@@ -147,7 +150,7 @@ class HeadSearch:
         )
 
     def conditions(self, ablation: Ablation | None = None) -> list[Condition]:
-        """One condition for each head that is confirmed or audited, `Zero` by default.
+        """Return a condition for each head to confirm or audit; `ablation` is `Zero()` if None.
 
         Raises:
             InputError: an ablation that heads do not take (`Skip`).
@@ -156,11 +159,12 @@ class HeadSearch:
         return [Condition({site: edit}) for site in (*self.confirmed, *self.audited)]
 
     def judge(self, result: SweepResult, *, top: int = 10) -> "FoundHeads":
-        """Judge a sweep of `conditions()`.
+        """Judge the heads by a sweep of `conditions()`, and estimate how many the screen missed.
 
         Args:
-            result: a sweep that holds them; other conditions do not count.
-            top: how many heads by harm are sought beside the critical ones.
+            result: a sweep that holds these conditions; other conditions are ignored.
+            top: also count misses among this many heads with the most harm, beside the critical
+                ones.
 
         Raises:
             InputError: a head is not in the sweep, or several ablations of heads are; or the intact
@@ -200,17 +204,17 @@ class HeadSearch:
 
 @dataclass(frozen=True, eq=False)
 class FoundHeads:
-    """What a search found.
+    """The result of a head search.
 
     Attributes:
         frame: a row per family, protocol and head, the largest score first: layer, head, score,
             stage (confirmed, audited or screened out), and for those that were swept n, harm,
             harm_low, harm_high, p, p_adjusted and verdict, as in `Roles.heads`.
         misses: a row per family, protocol and `wanted` ("critical" heads, or the "top 10" by harm):
-            found (among the confirmed), screened_out, audited, hits (audited heads that should not
-            have been screened out: critical ones, or those of more harm than the last of the
-            confirmed top), missed, missed_low, missed_high: how many that comes to among all that
-            were screened out, with its 95% interval; NaN where none was audited.
+            found (wanted heads among the confirmed), screened_out (heads that were not confirmed),
+            audited, hits (audited heads that are wanted: critical, or of more harm than the last of
+            the confirmed top), and missed, missed_low, missed_high: the estimated number of wanted
+            heads among all that were screened out, with its 95% interval; NaN if none was audited.
     """
 
     frame: pd.DataFrame
@@ -268,13 +272,13 @@ def _site(place: Sequence[Any]) -> Site:
 
 
 def carried_by_few(result: SweepResult, at: str = "all") -> Iterator[dict[str, Any]]:
-    """The rows of `Roles.claims` on heads that were ablated together.
+    """Yield the rows of `Roles.claims` on heads that were ablated jointly.
 
-    Single heads decide nothing: others stand in for them. Of the sets of heads that were ablated
-    together and hold at most 5% of all, the first that shares no head with others that are as large
-    in each layer counts as chosen, and those as others (`random_heads(model, ablation,
-    like=chosen)`). The claim is about the harm of the chosen set and about how much more that is
-    than the others'.
+    Harm of single heads decides nothing, since others stand in for them. Of the sets of heads that
+    were ablated jointly, those that hold at most 5% of all heads are considered. The chosen set is
+    the first for which there are two or more other sets with as many heads in each layer, none of
+    which shares a head with it (`random_heads(model, ablation, like=chosen)`). The claim is about
+    the harm of the chosen set and its excess over the mean harm of those other sets.
     """
     sets = _joint_sets(result, at)
     kinds = dict.fromkeys(head_set.ablation for head_set in sets)
@@ -311,7 +315,7 @@ class _HeadSet:
 
     @property
     def layers(self) -> tuple[tuple[str, int], ...]:
-        """How many heads of each layer."""
+        """Pairs of layer name and number of heads, sorted."""
         return tuple(sorted(Counter(head.partition(".")[0] for head in self.heads).items()))
 
 
@@ -333,18 +337,18 @@ def _joint_sets(result: SweepResult, at: str) -> list[_HeadSet]:
 
 
 def _was_asked(heads: _HeadSet, cells: Sequence[Cell]) -> bool:
-    """Whether a set of heads was ablated in all of some cells."""
+    """Return whether the condition of a set of heads was asked in every cell."""
     return all(heads.condition in cell.conditions.index for cell in cells)
 
 
 def _choose_set(
     sets: Sequence[_HeadSet], heads: frozenset[str]
 ) -> tuple[_HeadSet, list[_HeadSet]] | None:
-    """The set that was chosen, and as many others of each of its layers; None if there is none.
+    """Return the chosen set and the other sets to compare it with; None if there is none.
 
     Args:
-        sets: of one kind of ablation.
-        heads: those that another kind chose; any if empty.
+        sets: sets that one kind of ablation ablated, in the order of the sweep.
+        heads: the heads chosen under another kind, which the set has to equal; empty for any.
     """
     for head_set in sets:
         if heads and head_set.heads != heads:
@@ -358,12 +362,12 @@ def _choose_set(
 def _judge_set(
     cells: Sequence[Cell], mechanism: str, chosen: _HeadSet, others: Sequence[_HeadSet]
 ) -> Finding:
-    """What the chosen heads cost together, and how much more than as many others do."""
+    """Judge the claim by the harm of the chosen heads and its excess over the other sets."""
     harm = Number("harm", _mean_harm(cells, {chosen.condition: 1.0}), smallest=CRITICAL)
     excess = Number("more than others", _excess_over_others(cells, chosen, others))
     harms_of_others = [_mean_harm(cells, {other.condition: 1.0}) for other in others]
     mean = _mean_harm(cells, {other.condition: 1 / len(others) for other in others})
-    # Other heads may carry it than those that were chosen, unless any do.
+    # Unless all other sets are harmful too, a few heads other than the chosen may carry the family.
     all_matter = all(other.interval.low > CRITICAL for other in harms_of_others)
     sign = min(harm.sign, excess.sign)
     if sign < 0 and not (excess.sign < 0 and all_matter and len(others) >= _FEWEST_DRAWS):
@@ -381,14 +385,17 @@ def _judge_set(
 
 
 def _mean_harm(cells: Sequence[Cell], weights: Mapping[str, float]) -> stats.Contrast:
-    """A weighted sum of the harms of conditions, the mean over tasks."""
+    """Return a weighted sum of the harms of conditions, averaged over tasks."""
     return stats.mean_of([cell.harm(weights) for cell in cells])
 
 
 def _excess_over_others(
     cells: Sequence[Cell], chosen: _HeadSet, others: Sequence[_HeadSet]
 ) -> stats.Contrast:
-    """Harm of the chosen set minus the mean of the others', whose draw counts as a draw."""
+    """Return harm of the chosen set minus the mean harm of the others.
+
+    The interval includes the spread between the other sets, which were drawn at random.
+    """
     share = {other.condition: -1 / len(others) for other in others}
     difference = _mean_harm(cells, {chosen.condition: 1.0} | share)
     harms_of_others = [_mean_harm(cells, {other.condition: 1.0}).value for other in others]

@@ -1,8 +1,8 @@
 """Claims of the literature that ablations of single layers can test.
 
 The claims are those of "Demystifying the Roles of LLM Layers in Retrieval, Knowledge, and
-Reasoning" (arXiv 2510.02091). How they are decided is in `decision`; claims on heads are in
-`heads`, those on two settings of the same questions in `comparisons`.
+Reasoning" (arXiv 2510.02091). `decision` decides them; claims on heads are in `heads`, claims on
+two settings of the same questions in `paired_claims`.
 """
 
 import itertools
@@ -46,8 +46,9 @@ def literature_claims(kinds: Sequence[AblationKind], control: str) -> Iterator[d
     """Yield the rows of `Roles.claims` that ablations of single layers can test.
 
     Args:
-        kinds: the kind that is judged, then the others at the same positions.
-        control: the family whose answers are as long but need no skill except to write them.
+        kinds: the kind that is judged, then the other kinds at the same positions.
+        control: the copying control: a family whose answers are as long but need no skill except to
+            write them.
     """
     yield from _claims_on_shallow(kinds, control)
     yield from _claims_on_order(kinds)
@@ -56,7 +57,7 @@ def literature_claims(kinds: Sequence[AblationKind], control: str) -> Iterator[d
 
 
 def _claims_on_shallow(kinds: Sequence[AblationKind], control: str) -> Iterator[dict[str, Any]]:
-    """Early against late; where copying was asked, more than copying."""
+    """Yield claims on early minus late harm and, if copying was asked, its excess over copying."""
     first = kinds[0].harms
     for family, protocol in first.keys:
         if family not in SHALLOW:
@@ -69,7 +70,7 @@ def _claims_on_shallow(kinds: Sequence[AblationKind], control: str) -> Iterator[
             yield decide_claim(SHALLOW[family], family, protocol, missing, alone, note=note)
             continue
         if first.measured(*control_key).empty:
-            # The claim is about more than copying, of which nothing is known.
+            # The claim is about the excess over copying, which is not known.
             undecided = [replace(finding, sign=0) for finding in alone]
             note = "the copying control is not above chance: whether any text leans so is not known"
             yield decide_claim(SHALLOW[family], family, protocol, missing, undecided, note=note)
@@ -95,13 +96,13 @@ def _claims_on_shallow(kinds: Sequence[AblationKind], control: str) -> Iterator[
 def _compare_with_copying(
     verb: str, alone: Sequence[Finding], beyond: Sequence[Finding], both_findings: Sequence[Finding]
 ) -> str:
-    """Whether a family leans on a depth, and whether more than copying does.
+    """Say whether a family leans on a depth more than copying does; empty if it does not lean.
 
     Args:
-        verb: what it does, in words.
-        alone: what each kind finds of the family alone.
-        beyond: of the family beyond copying.
-        both_findings: of the two together.
+        verb: the verb of the text, such as "leans".
+        alone: findings on the family's own harm, one per kind.
+        beyond: findings on its harm minus that of copying.
+        both_findings: findings on both numbers together.
     """
     statuses = [decide_status(findings)[0] for findings in (alone, beyond, both_findings)]
     return _describe_against_copying(verb, *statuses)
@@ -124,7 +125,7 @@ def _early_minus_late(harms: Harms, key: Key) -> Number:
 def _difference_over_depth(
     harms: Harms, key: Key, other: Key, quantity: str = "beyond copying"
 ) -> Number:
-    """Early against late of one family minus that of another."""
+    """Measure early minus late harm of one family minus that of another."""
 
     def measured(at: str) -> stats.Contrast:
         return stats.difference_of(
@@ -150,7 +151,7 @@ def _claims_on_order(kinds: Sequence[AblationKind]) -> Iterator[dict[str, Any]]:
 
 
 def _claims_on_deep(kinds: Sequence[AblationKind], control: str) -> Iterator[dict[str, Any]]:
-    """Middle and last third: what reasoning needs there and copying does not."""
+    """Yield claims that reasoning needs the middle and the last third of layers beyond copying."""
     first = kinds[0].harms
     for family, protocol in first.keys:
         if family == "reasoning":
@@ -162,10 +163,11 @@ def _claims_on_deep(kinds: Sequence[AblationKind], control: str) -> Iterator[dic
 
 
 def _judge_need(kind: AblationKind, protocol: str, control: str | None) -> Finding:
-    """Whether reasoning needs both parts of the depth.
+    """Judge whether reasoning needs both the middle and the last third of layers.
 
-    It needs a part if, beyond copying, the mean harm of its layers is above the smallest effect or
-    the harm of one of them above 0.2; and does not if neither is. Without a control, of harm alone.
+    It needs a part if, after subtracting copying, the mean harm of its layers is above the smallest
+    effect or the harm of one layer is above 0.2, and does not need it if both are shown to be
+    below. If `control` is None, nothing is subtracted.
     """
     harms = kind.harms
     nothing = Finding(kind.ablation, kind.mechanism, 0, "")
@@ -206,7 +208,7 @@ def _judge_need(kind: AblationKind, protocol: str, control: str | None) -> Findi
 
 
 class _Need:
-    """Whether reasoning needs one part of the depth, at some positions of the ablation."""
+    """Whether reasoning needs one part of the depth, judged with the ablation at `at`."""
 
     def __init__(
         self, harms: Harms, protocol: str, control: str | None, part: range, at: str
@@ -221,7 +223,7 @@ class _Need:
 
         self.mean = beyond(part)
         mean_number = Number("", self.mean)
-        # One of many layers lies above by chance: all intervals hold at once.
+        # Bonferroni over layers: the largest of many lies above by chance.
         level = 1 - (1 - stats.LEVEL) / len(part)
         self._above = [layer for layer in part if beyond([layer], level).interval.low > CRITICAL]
         below = all(beyond([layer]).interval.high < CRITICAL for layer in part)
@@ -236,7 +238,7 @@ class _Need:
 
     @property
     def alone(self) -> str:
-        """The layers that are needed by themselves, in words."""
+        """Text on the layers whose harm is above 0.2 by itself; empty if there are none."""
         return f" (above {CRITICAL} alone: {format_layers(self._above)})" if self._above else ""
 
 
@@ -246,9 +248,9 @@ def _with_words(finding: Finding, words: str) -> Finding:
 
 
 def _claims_on_protocols(kinds: Sequence[AblationKind]) -> Iterator[dict[str, Any]]:
-    """Mean harm where the model writes minus mean harm where given answers are scored.
+    """Yield claims on mean harm where the model writes minus that where given answers are scored.
 
-    Where `exact` was asked too, also the two parts of it: by stricter scoring, and by writing.
+    If `exact` was asked too, also yield its two parts: stricter scoring, and writing.
     """
     first = kinds[0].harms
     for family in dict.fromkeys(family for family, _ in first.keys):
@@ -275,7 +277,7 @@ def _claims_on_protocols(kinds: Sequence[AblationKind]) -> Iterator[dict[str, An
 
 
 class _ProtocolDifference:
-    """The mean harm under one protocol minus that under another, of each kind."""
+    """Mean harm under one protocol minus that under another, for each kind of ablation."""
 
     def __init__(
         self, kinds: Sequence[AblationKind], family: str, protocol: str, other: str
@@ -293,13 +295,13 @@ class _ProtocolDifference:
         self.confounded = "" if same else "the two read other contexts, which may be why"
 
     def row(self, claim: str, note: str) -> dict[str, Any]:
-        """The row of a claim; of a part that is confounded nothing is decided."""
+        """Return the row of a claim; a part whose protocols read other contexts is not decided."""
         findings = self._found if claim == MORE else self._as_part
         return decide_claim(claim, self._family, self._between, self._missing, findings, note=note)
 
     @property
     def part(self) -> str:
-        """The status as a part of what another claim is about."""
+        """Status of this difference as a part of the claim on writing against scoring."""
         return "not measurable" if self._missing else decide_status(self._as_part)[0]
 
     @property
@@ -314,14 +316,14 @@ def _describe_parts(
     stricter: _ProtocolDifference,
     writing: _ProtocolDifference,
 ) -> str:
-    """What the two parts of a difference come to."""
+    """Describe the status of the two parts of a difference."""
     text = f"its parts: stricter scoring {stricter.part}, writing {writing.part}"
     same = whole_difference.questions == stricter.questions == writing.questions
     return text if same else f"{text}, not over the same questions"
 
 
 def _read_same_contexts(harms: Harms, family: str, first: str, second: str) -> bool:
-    """Whether what is read before an answer is the same text, as far as the run says."""
+    """Return whether both protocols show the same text before the answer; True if unknown."""
     examples = harms.result.examples
     if "contexts" not in examples:
         return True
@@ -343,7 +345,10 @@ def _harm_difference(harms: Harms, family: str, protocol: str, scored: str) -> N
 
 
 def _explain_unpaired(harms: Harms, family: str, protocol: str, scored: str) -> str:
-    """Why two protocols cannot be compared though each has a task with skill; empty if they can."""
+    """Explain why two protocols cannot be compared though each has a task with skill.
+
+    Empty if they can be, or if only layers are missing.
+    """
     if not harms.shares_questions(family, protocol, scored):
         return f"no question of {family} was asked under both"
     if harms.mean_harm_apart(family, protocol, scored).known:
@@ -356,5 +361,5 @@ def _explain_unpaired(harms: Harms, family: str, protocol: str, scored: str) -> 
 
 
 def _is_written(protocol: str) -> bool:
-    """Whether the model writes: `generation`, or with parameters in brackets."""
+    """Return whether the model writes: protocol `generation`, with or without parameters."""
     return protocol.partition("[")[0] == "generation"

@@ -46,14 +46,14 @@ def localize(
 
     Args:
         result: a sweep with conditions that ablate one whole layer each.
-        probes: frames of probes, measured on the same tasks; of a frame under several conditions,
-            only the rows of the intact model are used.
-        ablation: the kind to take where the sweep has several; the others then serve to say
-            whether a claim is supported by a second kind, unless swept at several settings.
-        at: the positions at which the conditions act that are judged, such as `"prompt"`; by
-            default `"all"`, or where that was not swept the first by name.
-        base: a sweep of the model that this one was distilled or trained from, on the same
-            questions: `claims` then says whether this one reasons more robustly.
+        probes: probe frames, measured on the same tasks; of a frame under several conditions, only
+            the rows of the intact model are used.
+        ablation: the kind to judge, required if the sweep has several. The others serve as second
+            kinds for claims, unless they were swept at several settings.
+        at: the positions to judge, at which conditions act, such as `"prompt"`; by default `"all"`
+            if swept, else the first by name.
+        base: a sweep, on the same questions, of the model that this one was distilled or trained
+            from: `claims` then says whether this one reasons more robustly.
 
     Raises:
         InputError: no single-layer block condition, an unknown or ambiguous ablation, positions
@@ -113,7 +113,7 @@ def _decide_claims(
     base: SweepResult | None,
     probes: Sequence[pd.DataFrame],
 ) -> pd.DataFrame:
-    """The rows of `Roles.claims`."""
+    """Return `Roles.claims`."""
     rows = [
         *literature.literature_claims(kinds, CONTROL),
         *carried_by_few(result, kinds[0].harms.at),
@@ -132,7 +132,7 @@ def _decide_claims(
 
 
 def _lesser_skills(result: SweepResult) -> dict[str, str]:
-    """By family, what its questions take where all of them take less than the family says."""
+    """Map each family to what its questions test, if all test less than the family name says."""
     skills_of: dict[str, set[str]] = {}
     for cell in result.manifest.get("cells", []):
         if "family" in cell:
@@ -204,7 +204,10 @@ def _layers_in_all(
 def _specific_layers(
     layers: pd.DataFrame, critical: list[int], other_families: list[str], protocol: str
 ) -> list[int]:
-    """The critical layers whose harm is below 0.2 for every other family, by its interval."""
+    """Return the critical layers whose harm is below 0.2 for every other family, by its interval.
+
+    Empty if there is no other family.
+    """
     rows = layers[(layers["protocol"] == protocol) & layers["family"].isin(other_families)]
     n_below = rows[rows["harm_high"] < CRITICAL].groupby("layer")["family"].nunique()
     return [
@@ -301,7 +304,10 @@ def _make_setting(result: SweepResult, harms: Harms, second: Sequence[str]) -> w
 
 
 def _find_leanings(harms: Harms) -> dict[tuple[str, str], int]:
-    """Which families lean on an end of the depth, at once for all of a protocol."""
+    """Map family and protocol to 1 if early layers matter more, -1 if late ones do, else 0.
+
+    Intervals hold for all families of a protocol at once.
+    """
     leanings = {}
     for family, protocol in harms.keys:
         level = _simultaneous_level(len(_measured_families(harms, protocol)))
@@ -311,7 +317,7 @@ def _find_leanings(harms: Harms) -> dict[tuple[str, str], int]:
 
 
 def _find_differences(harms: Harms) -> frozenset[tuple[str, str, str, str]]:
-    """Contrasts that differ from 0, at once for all of their kind under a protocol."""
+    """Return the keys of contrasts that differ from 0, corrected for all of their kind."""
     differences = set()
     for protocol in dict.fromkeys(protocol for _, protocol in harms.keys):
         families = _measured_families(harms, protocol)
@@ -333,12 +339,12 @@ def _find_differences(harms: Harms) -> frozenset[tuple[str, str, str, str]]:
 
 
 def _measured_families(harms: Harms, protocol: str) -> list[str]:
-    """The families with skill under a protocol."""
+    """Return the families with skill under a protocol."""
     return [f for f, p in harms.keys if p == protocol and not harms.measured(f, p).empty]
 
 
 def _simultaneous_level(n: int) -> float:
-    """The level of one of `n` intervals that hold at once (Bonferroni)."""
+    """Return the level of each of `n` intervals that hold at once (Bonferroni)."""
     return 1 - (1 - stats.LEVEL) / max(1, n)
 
 

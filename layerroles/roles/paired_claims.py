@@ -1,8 +1,9 @@
-"""Claims on the same questions asked in two settings: with and without a context, of two models.
+"""Claims on the same questions in two settings: with and without a context, or for two models.
 
-Each question is compared with itself. With a context: at each layer, the harm with the context
-minus that without it; the claim is about the largest of these, so its intervals hold for all layers
-at once. Of two models: the mean harm of all layers in the base minus that in the other.
+Each question is compared with itself. With a context: for each layer, harm with the context minus
+harm without it, less the mean of this change over layers. The claim holds if any layer changes, so
+its intervals hold for all layers at once. For two models: the mean harm of all layers in the base
+minus that in the other.
 """
 
 import math
@@ -43,7 +44,7 @@ ALIKE = "Neighbouring layers are similar"
 def claims_on_contexts(
     result: SweepResult, kinds: Sequence[AblationKind]
 ) -> Iterator[dict[str, Any]]:
-    """A row for each two tasks of which one asks the other's questions behind a context."""
+    """Yield a claim for each two tasks of which one asks the other's questions behind a context."""
     for pair in pairs_of(cells_of(result)):
         ordered = _order_by_context(result.examples, pair)
         if ordered is None:
@@ -57,9 +58,9 @@ def claims_on_contexts(
 
 
 def _order_by_context(examples: pd.DataFrame, pair: CellPair) -> CellPair | None:
-    """The pair, the bare questions first, if one asks those of the other behind a context.
+    """Return the pair with the bare questions first; None if neither adds a context to the other.
 
-    A context is text in front of the question that holds evidence: more instructions are none.
+    A context is text before the question that holds evidence; instructions alone are not a context.
     """
     same = pair.one.task == pair.two.task or pair.one.protocol != pair.two.protocol
     if same or not {"prompt", "evidence"} <= set(examples.columns):
@@ -78,7 +79,7 @@ def _order_by_context(examples: pd.DataFrame, pair: CellPair) -> CellPair | None
 
 
 def _adds_context(with_context: pd.DataFrame, without: pd.DataFrame) -> bool:
-    """Whether every prompt is that of the short one behind text that holds evidence."""
+    """Return whether every prompt is its bare prompt behind text that holds evidence."""
     prompts = zip(with_context["prompt"], without["prompt"], with_context["evidence"], strict=True)
     return all(
         isinstance(text, str)
@@ -91,7 +92,7 @@ def _adds_context(with_context: pd.DataFrame, without: pd.DataFrame) -> bool:
 
 
 def _find_changes(kinds: Sequence[AblationKind], pair: CellPair) -> list[Finding]:
-    """What each kind says to the claim: the harm of some layer changes, or of none.
+    """Return what each kind says about the claim that the harm of some layer changes.
 
     Two kinds show it only at the same layer and in the same direction.
     """
@@ -129,13 +130,13 @@ def _find_changes(kinds: Sequence[AblationKind], pair: CellPair) -> list[Finding
 
 
 def _measure_changes(kind: AblationKind, pair: CellPair) -> list["_Changes"]:
-    """The changes where the conditions are judged, and with the first token's write kept."""
+    """Return the changes at the judged positions, then with the first token kept if swept."""
     positions = [kind.harms.at, *([AFTER_FIRST] if kind.harms.after_first else [])]
     return [_Changes(kind.harms, pair, at) for at in positions]
 
 
 def _shown_layers(changes_at: Sequence["_Changes"]) -> frozenset[tuple[int, int]]:
-    """The layers that are shown to change at all positions, with the direction."""
+    """Return (layer, sign) of the layers shown to change the same way at all positions."""
     return frozenset.intersection(*(changes.shown for changes in changes_at))
 
 
@@ -151,10 +152,10 @@ def _records(kind: AblationKind, changes: "_Changes") -> tuple[dict[str, Any], .
 
 
 class _Changes:
-    """How the harm of each layer changes from one cell of a pair to the other.
+    """Change of the harm of each layer from one cell of a pair to the other.
 
-    The claim is about the change of a layer beyond the mean change of all layers: where harm falls
-    by as much everywhere, the same layers matter.
+    The mean change over layers is subtracted: if harm falls equally everywhere, the same layers
+    matter.
     """
 
     def __init__(self, harms: Harms, pair: CellPair, at: str) -> None:
@@ -190,7 +191,7 @@ class _Changes:
 
     @property
     def shown(self) -> frozenset[tuple[int, int]]:
-        """The layers that change by more than the smallest effect, with the direction."""
+        """(layer, sign) of layers that change by over the smallest effect; empty if unknown."""
         sides = {
             layer: int(change.interval.low > SMALLEST) - int(change.interval.high < -SMALLEST)
             for layer, change in self._simultaneous.items()
@@ -199,7 +200,7 @@ class _Changes:
 
     @property
     def sign(self) -> int:
-        """1 if some layer changes by more than the smallest effect, -1 if none does."""
+        """1 if some layer changes by more than the smallest effect, -1 if none does, else 0."""
         if not self.known:
             return 0
         if self.shown:
@@ -209,7 +210,7 @@ class _Changes:
 
     @property
     def words(self) -> str:
-        """The largest change, and the test of all of them."""
+        """The largest change, the mean change and the tests over layers, as text."""
         if not self.known:
             return "not known, for not all layers were measured in both"
         layer = self._largest_layer
@@ -227,7 +228,7 @@ class _Changes:
 
     @property
     def needed(self) -> float:
-        """How many questions would decide it, if the changes stood; NaN where not known."""
+        """Number of questions that would decide it if the changes stayed so; NaN if unknown."""
         if not self.known:
             return math.nan
         largest = self._largest_layer
@@ -255,7 +256,7 @@ def _weighted_change(
 def claims_against_base(
     result: SweepResult, base: SweepResult, kinds: Sequence[AblationKind]
 ) -> Iterator[dict[str, Any]]:
-    """A row for each reasoning task and protocol that both models were asked."""
+    """Yield a claim for each reasoning task and protocol that both models were asked."""
     matches, differences = match(base, result)
     base_mechanisms = mechanisms(base)
     for matched in matches:
@@ -276,13 +277,13 @@ def claims_against_base(
 def _compare_robustness(
     kind: AblationKind, matched: Match, differences: Sequence[str], mechanism: str
 ) -> Finding:
-    """Decide the claim by one kind; undecided where the runs did not do the same under its name.
+    """Judge the claim by one kind; undecided if that ablation differs between the two runs.
 
     Args:
-        kind: of ablation, in the run of the model.
-        matched: what the two runs have in common.
-        differences: what is not the same in them, a line each.
-        mechanism: of the ablation of that name in the run of the base.
+        kind: the kind of ablation, in this model's run.
+        matched: the cell and the conditions that both runs have.
+        differences: the differences between the runs, a line each.
+        mechanism: the mechanism of the ablation of the same name in the base's run; empty if none.
     """
     harms = kind.harms
     difference = [
@@ -307,14 +308,17 @@ def _compare_robustness(
     measured_difference = measured(harms.at)
     first_token_kept = measured(AFTER_FIRST) if harms.after_first else None
     if first_token_kept is not None and not first_token_kept.known:
-        first_token_kept = None  # the base was not asked so
+        first_token_kept = None  # the base was not swept at after_first
     return make_finding(
         kind, [Number("mean harm, base minus this model", measured_difference, first_token_kept)]
     )
 
 
 def claims_on_neighbours(similarity: pd.DataFrame) -> Iterator[dict[str, Any]]:
-    """A row for each family that a similarity probe measured; there is no verdict on it."""
+    """Yield a claim without a verdict for each family that a similarity probe measured.
+
+    None if the frame has no angular distances.
+    """
     if "angular" not in similarity:
         return
     single = similarity[similarity["n"] == 1]

@@ -159,7 +159,7 @@ def _drops_by_half(layers: pd.DataFrame) -> "pd.Series[bool]":
 
 
 def _format_sinks(sinks: pd.DataFrame) -> str:
-    """Format the harm of layers, with the first token's write kept, and by how much it falls."""
+    """Format each layer's harm, its harm with the first token's write kept, and the drop."""
     lines = []
     for layer, rows in sinks.groupby("layer"):
         harms = [
@@ -232,7 +232,7 @@ def _say_precision(protocol: str, layers: pd.DataFrame, tasks: pd.DataFrame) -> 
 
 
 def _say_power(tasks: pd.DataFrame) -> str:
-    """State the drops in accuracy that are detected, for tasks scored by accuracy."""
+    """State the drops in accuracy that are detected; empty if no task is scored by accuracy."""
     if tasks.empty:
         return ""
     drops = tasks["detectable"].dropna()

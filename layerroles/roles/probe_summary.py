@@ -1,4 +1,4 @@
-"""What the probes saw, per family: where answers emerge, which heads and layers stand out."""
+"""Summarize probes per family: where answers emerge, which heads and layers stand out."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from layerroles.probes import find_lasting_layer, group_by_probe, median_bounds
 
 TOP_HEADS = 3
-# A retrieval score counts where the model wrote so much of the evidence (Wu et al., 2404.15574).
+# Least share of the evidence written for a retrieval score to count (Wu et al., 2404.15574).
 FOUND = 0.5
 COLUMNS = [
     "probe",
@@ -31,26 +31,27 @@ COLUMNS = [
 
 
 def summarize_probes(probes: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """Sum up probe frames, of the intact model, by probe and family.
+    """Summarize probe frames of the intact model, by probe and family.
 
-    - `logit_lens`, `tuned_lens`: a row. `emerged` is the share of the `n` examples whose answer
+    - `logit_lens`, `tuned_lens`: one row. `emerged` is the share of the `n` examples whose answer
       ends at rank 0, and `emergence` the median, over those, of the first layer from which it stays
       there (-1 is the embedding), with the order-statistic interval of a median.
-    - `decision`: likewise, of the right option's margin over the others staying above 0.
-    - `attention`: a row for each of the heads (`site`, such as L16.H3) whose mean share of
-      attention to the evidence is largest, beside the share that even attention would give.
-    - `retrieval_score`, `head_scores`: a row for each of the heads with the largest mean `value` of
-      each `measure`; of retrieval scores over the examples of which the model wrote at least half
-      the evidence.
-    - `similarity`: a row for each of the layers whose block changes the stream least (`influence`,
-      at the answering position or over all tokens, as it was measured).
-    - `attribution`: a row for each of the layers that write most of the answer's logit.
+    - `decision`: one row with the same columns; the layer is the first from which the margin of the
+      right option over the others stays above 0.
+    - `attention`: a row for each of the three heads (`site`, such as L16.H3) with the largest mean
+      share of attention on the evidence, beside the share that even attention would give.
+    - `retrieval_score`, `head_scores`: for each `measure`, a row for each of the three heads with
+      the largest mean `value`. Retrieval scores are averaged over the examples in which the model
+      wrote at least half of the evidence.
+    - `similarity`: a row for each of the three layers whose block changes the stream least
+      (`influence`, at the answering position or over all tokens, as it was measured).
+    - `attribution`: a row for each of the three layers that write most of the answer's logit.
 
-    Heads and layers with the largest values of many are named, so their values are biased upward.
-    What another registered probe measured is left out.
+    The named heads and layers have the largest values of many, so these are biased upward. Other
+    registered probes are left out.
 
     Raises:
-        InputError: a frame that no registered probe gave.
+        InputError: a frame that no registered probe produced.
     """
     rows: list[dict[str, object]] = []
     for name, frame in group_by_probe(probes).items():
@@ -63,7 +64,7 @@ def summarize_probes(probes: Sequence[pd.DataFrame]) -> pd.DataFrame:
 
 
 def emergence_layers(lens: pd.DataFrame) -> "pd.Series[float]":
-    """The first layer from which the answer stays at rank 0, per example; NaN for never."""
+    """Return per example the first layer from which the answer stays at rank 0; NaN for never."""
     return _first_lasting_layer(lens, "rank", lambda rank: rank == 0)
 
 
@@ -72,7 +73,7 @@ def _first_lasting_layer(
     column: str,
     holds: Callable[[Float[np.ndarray, "example layer"]], Bool[np.ndarray, "example layer"]],
 ) -> "pd.Series[float]":
-    """The first layer from which something holds to the end, per example; NaN for never."""
+    """Return per example the first layer from which `holds` stays true; NaN for never."""
     if "part" in frame:  # a lens may also be read between attention and MLP
         frame = frame[frame["part"] == "block"]
     values = frame.pivot(index=["task", "example"], columns="layer", values=column)
@@ -84,7 +85,7 @@ def _first_lasting_layer(
 def _summarize_depth(
     frame: pd.DataFrame, first: Callable[[pd.DataFrame], "pd.Series[float]"]
 ) -> list[dict[str, object]]:
-    """The median of a layer over examples, and in how many of them there is one."""
+    """Return one row: the median layer over examples, and the share of examples that have one."""
     layers = first(frame)
     known_layers = layers.dropna().sort_values().to_numpy(float)
     low, high = median_bounds(known_layers)
@@ -115,7 +116,7 @@ def _top_attention_heads(attention: pd.DataFrame) -> list[dict[str, object]]:
 
 
 def _top_heads(frame: pd.DataFrame, measures: tuple[str, ...]) -> list[dict[str, object]]:
-    """The heads with the largest means, for each measure."""
+    """Return rows for the heads with the largest means, for each measure."""
     return [
         {**_name_site(row["layer"], row["head"]), "n": n, "measure": measure, "value": row[measure]}
         for measure in measures
@@ -130,12 +131,12 @@ def _top_heads(frame: pd.DataFrame, measures: tuple[str, ...]) -> list[dict[str,
 
 
 def _with_evidence_written(scores: pd.DataFrame) -> pd.DataFrame:
-    """The examples of which the model wrote enough of the evidence, where that is known."""
+    """Return the examples in which the model wrote half of the evidence; all if unknown."""
     return scores[scores["recall"] >= FOUND] if "recall" in scores else scores
 
 
 def _least_changing_layers(frame: pd.DataFrame) -> list[dict[str, object]]:
-    """The layers whose block turns the stream least."""
+    """Return rows for the layers whose block changes the stream least."""
     single = frame[frame["n"] == 1].groupby("layer")["influence"].mean()
     measure = f"influence {describe_averaging(frame)}"
     return [
@@ -145,7 +146,7 @@ def _least_changing_layers(frame: pd.DataFrame) -> list[dict[str, object]]:
 
 
 def describe_averaging(similarity: pd.DataFrame) -> str:
-    """The positions over which a similarity frame was averaged, in words."""
+    """Name the positions over which a similarity frame was averaged."""
     if "n_tokens" not in similarity:
         return "at positions not known"
     last = bool((similarity["n_tokens"] == 1).all())
@@ -153,7 +154,7 @@ def describe_averaging(similarity: pd.DataFrame) -> str:
 
 
 def _most_writing_layers(frame: pd.DataFrame) -> list[dict[str, object]]:
-    """The layers whose attention and MLP write most of the answer's logit."""
+    """Return rows for the layers whose attention and MLP write most of the answer's logit."""
     written = frame[frame["part"].isin(("attn", "mlp"))]
     logits = written.groupby(["task", "example", "layer"])["logit"].sum().groupby("layer").mean()
     return [

@@ -1,4 +1,4 @@
-"""Do probes and ablation rank the same layers and heads highest, and do several seeds agree?
+"""Compare how probes and ablation rank layers and heads, and how several seeds rank heads.
 
 `probe_agreement` takes, for each task and protocol, Spearman's rank correlation over sites between
 what a probe measured there and what ablating the site costs (`intact - ablated`, to which harm is
@@ -33,13 +33,13 @@ COLUMNS = [
     *("probe", "measure", "part", "ablation", "at", "task", "family", "protocol"),
     *("n_sites", "n", "spearman", "low", "high"),
 ]
-# What a probe frame holds beside its measures, and columns that measure nothing about a site.
+# Columns of probe frames that are not measures: keys, and properties of examples.
 _KEYS = {"probe", "model", "condition", "task", "family", "example", "layer", "head"}
 _OF_EXAMPLES = {
     *("uniform", "n", "n_tokens", "n_evidence", "n_written", "recall", "copied"),
     *("with_previous", "with_duplicate", "with_induction"),
 }
-# Of lenses, what a layer adds.
+# Lenses: the column whose gain over the layer before is correlated.
 _GAINS = {"logit_lens": "logprob", "tuned_lens": "logprob", "decision": "margin"}
 _KEY = ["task", "example"]
 
@@ -53,22 +53,22 @@ def probe_agreement(
 ) -> pd.DataFrame:
     """Correlate what probes measured with what ablation costs, over layers and over heads.
 
-    Layers are compared where the sweep ablated whole layers one at a time, heads where it ablated
-    single heads. What a probe measured in a layer is
+    Layers are compared if the sweep ablated whole layers one at a time, heads if it ablated single
+    heads. The measure of a layer is
 
-    - of a lens or of `decision`, the gain over the layer before (in `logprob`, `margin` ...);
-    - of `similarity`, that of its own block (`n` = 1);
-    - of `attribution`, what attention and MLP write together;
-    - of a probe of heads, the largest of the layer's heads in each example;
-    - of any other probe, each of its numeric columns.
+    - for a lens or `decision`, the gain over the layer before (in `logprob` or `margin`);
+    - for `similarity`, each numeric column, for the layer's own block (`n` = 1);
+    - for `attribution`, what attention and MLP write together;
+    - for a probe of heads, the largest value among the layer's heads, in each example;
+    - for any other probe, each of its numeric columns.
 
     A row `depth` correlates the cost with the number of the layer itself.
 
     Args:
         result: a sweep.
-        probes: frames measured on the same tasks; only what was seen of the intact model counts.
-        ablation: the kind; every kind by default.
-        at: the positions at which the conditions act; every one by default.
+        probes: probe frames measured on the same tasks; only rows of the intact model are used.
+        ablation: one kind of ablation; every kind by default.
+        at: the positions at which the conditions act; each of them by default.
 
     Returns:
         A row per probe, measure, part (block or head), ablation, at, task and protocol: n_sites,
@@ -118,7 +118,7 @@ class _Profile:
 
 
 def _each_harms(result: SweepResult, ablation: str | None, at: str | None) -> Iterator[Harms]:
-    """Every kind of ablation of single layers and of single heads, at every position."""
+    """Yield harms for every kind of ablation of single layers and of single heads, at each `at`."""
     for part in ("block", "head"):
         for kind in dict.fromkeys(single_site_effects(result, part)["ablation"]):
             for where in sorted(positions_swept(result, kind, part)):
@@ -127,7 +127,7 @@ def _each_harms(result: SweepResult, ablation: str | None, at: str | None) -> It
 
 
 def _layer_numbers(harms: Harms, task: str, protocol: str) -> Iterator[_Profile]:
-    """The number of the layer, as if it had been measured."""
+    """Yield a profile in which the measure of each place is the number of its layer."""
     examples = harms.scores(task, protocol).columns
     index = pd.MultiIndex.from_product([[task], examples], names=_KEY)
     layers = [float(layer) for layer, _ in harms.places]
@@ -137,7 +137,7 @@ def _layer_numbers(harms: Harms, task: str, protocol: str) -> Iterator[_Profile]
 
 
 def _read_profiles(name: str, frame: pd.DataFrame) -> Iterator[_Profile]:
-    """What a probe measured, by layer and, where it looked at heads, by head."""
+    """Yield the measures of a probe by layer and, for a probe of heads, by head."""
     if name in _GAINS:
         if "part" in frame:
             frame = frame[frame["part"] == "block"]
@@ -165,7 +165,7 @@ def _pivot(frame: pd.DataFrame, places: list[str], measure: str) -> pd.DataFrame
 
 
 def _label_places(values: pd.DataFrame) -> pd.DataFrame:
-    """The same with places, layer and head, as columns."""
+    """Return the table with places (layer, head; -1 for a whole layer) as columns."""
     places = [
         (int(name[0]), int(name[1])) if isinstance(name, tuple) else (int(name), -1)
         for name in values.columns
@@ -206,9 +206,9 @@ def _correlate(
 def _align(
     harms: Harms, task: str, protocol: str, probe_table: pd.DataFrame
 ) -> tuple[Float[np.ndarray, "site example"], Float[np.ndarray, "site example"], stats.Clusters]:
-    """What ablation costs and what the probe saw, over the sites and examples that both have.
+    """Return costs, probe values and clusters for the sites and examples that both sides have.
 
-    And the clusters of these examples.
+    A cost is the intact score minus the ablated score.
     """
     scores = harms.scores(task, protocol)
     condition_of = {place: harms.condition(task, protocol, place) for place in harms.places}
@@ -230,14 +230,14 @@ def rank_stability(
     """Compare how the frames of several seeds rank the heads, task by task.
 
     Args:
-        frames: of one probe, one for each seed, measured on the same tasks.
-        value: the column that heads are ranked by, averaged over examples.
-        seed: of the bootstrap.
+        frames: frames of one probe, one per seed, measured on the same tasks.
+        value: the column to rank heads by, averaged over examples.
+        seed: seed of the bootstrap.
 
     Returns:
-        A row per task: family, task, seeds (how many), n (examples of each), rho (Spearman's
-        correlation, averaged over pairs of seeds), low, high (95% interval; examples are resampled
-        within each seed).
+        A row per task: family, task, seeds (how many), n (examples per seed, the fewest), rho
+        (Spearman's correlation, averaged over pairs of seeds), low, high (95% interval; examples
+        are resampled within each seed).
 
     Raises:
         InputError: fewer than two frames, a frame without the columns, or frames of different

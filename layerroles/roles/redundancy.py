@@ -1,8 +1,8 @@
 """How layers share a family's work: pairs that back each other up, and the spread of harm.
 
 **Backups.** Where one layer stands in for another, ablating either alone shows nothing. What two
-single ablations explain of the pair is taken example by example: an answer that either of them
-loses is lost,
+single ablations explain of the pair is computed example by example: an answer counts as lost if
+either of them loses it,
 
     excess = mean(min(score of one, score of the other) - score of both) / (intact - chance)
 
@@ -53,7 +53,7 @@ Pair = tuple[int, int]
 
 
 def measure_pairs(harms: Harms) -> pd.DataFrame:
-    """The rows of `Roles.pairs`: pairs of whole layers, under the ablation and `at` of `harms`."""
+    """Return `Roles.pairs`: pairs of whole layers, under the ablation and `at` of `harms`."""
     effects = _pair_effects(harms.result, harms.ablation, harms.at)
     rows = [
         _pair_row(harms, family, protocol, pair, rows_of_family)
@@ -72,7 +72,7 @@ def measure_pairs(harms: Harms) -> pd.DataFrame:
 def _pair_effects(
     result: SweepResult, ablation: str, at: str
 ) -> dict[Pair, dict[tuple[str, str], dict[str, Any]]]:
-    """Effects of the conditions that ablate two whole layers, by pair, task and protocol."""
+    """Return effects of conditions that ablate two whole layers, by pair, task and protocol."""
     effects = result.effects()
     effects = effects[
         (effects["ablation"] == ablation)
@@ -118,7 +118,7 @@ def _pair_row(
 
 @dataclass(frozen=True, eq=False)
 class _Cost:
-    """What a pair costs on one task: harm, what of it neither layer explains, and its p."""
+    """Cost of a pair on one task: its harm, its excess over the single ablations, and p of that."""
 
     harm: stats.Contrast
     excess: stats.Contrast
@@ -132,7 +132,7 @@ def _measure_task(
     pair: Pair,
     effects: dict[tuple[str, str], dict[str, Any]],
 ) -> _Cost | None:
-    """What the pair costs on one task; None where it or one of its layers was not measured."""
+    """Return the cost of a pair on one task; None if it or one of its layers was not measured."""
     pair_effect = effects.get((task, protocol))
     singles = [harms.condition(task, protocol, (layer, -1)) for layer in pair]
     if pair_effect is None or None in singles or np.isnan(pair_effect["harm"]):
@@ -168,18 +168,18 @@ def _judge_pair(excess: stats.Interval) -> str:
 def effective_number(
     harms: Harms, family: str, protocol: str, *, leave_out: list[int]
 ) -> stats.IntervalEstimate:
-    """The effective number of layers over which a family's harm is spread, under one protocol.
+    """Return the effective number of layers over which a family's harm is spread.
 
     Args:
-        harms: of the layers swept.
+        harms: harms of whole layers.
         family: a family.
         protocol: a protocol.
-        leave_out: layers that do not count, such as sinks.
+        leave_out: layers to leave out, such as sinks.
 
     Returns:
-        Between 0 and the number of layers that count, with a 95% bootstrap interval in which all
-        layers share the examples drawn. NaN where harm is not defined, or none is shown; the
-        interval also where not one example varies.
+        A number from 0 to the count of layers not left out, with a 95% bootstrap interval in which
+        all layers share the examples drawn. NaN if harm is not defined or none is shown; the
+        interval alone is NaN if all examples are the same.
     """
     measured_and_draws = _resample_harms(harms, family, protocol)
     counted = [place for place, (layer, _) in enumerate(harms.places) if layer not in leave_out]
@@ -192,7 +192,7 @@ def effective_number(
     harm, draws = measured_and_draws[0][counted], measured_and_draws[1][:, counted]
     if np.isnan(draws).any():
         return _UNKNOWN
-    # The bootstrap's variance is that of a mean, short by (n - 1) / n.
+    # The bootstrap underestimates the variance of a mean by the factor (n - 1) / n.
     of_sum = float(draws.sum(axis=1).var()) * n / (n - 1)
     of_squares = float(draws.var(axis=0).sum()) * n / (n - 1)
     squares = (draws**2).sum(axis=1) - 2 * of_squares
@@ -210,7 +210,7 @@ def effective_number(
 
 
 def _count_clusters(harms: Harms, task: str, protocol: str) -> int:
-    """The number of clusters, questions in none among them."""
+    """Return the number of clusters; a question in no cluster counts as one."""
     cell = harms.cell_of(task, protocol)
     return len(set(cell.clusters_of(list(cell.scores.columns))))
 
@@ -218,10 +218,10 @@ def _count_clusters(harms: Harms, task: str, protocol: str) -> int:
 def _resample_harms(
     harms: Harms, family: str, protocol: str
 ) -> tuple[Float[np.ndarray, " layer"], Float[np.ndarray, "resample layer"]] | None:
-    """Harm of every layer, as measured and resampled, NaN where it is undefined.
+    """Return the harm of every layer, as measured and per bootstrap draw; NaN where undefined.
 
-    All layers share the examples that are drawn, and each task is resampled within itself. The
-    skill by which effects are divided is held fixed: it cancels out. None if no task has skill.
+    All layers share the examples drawn, and each task is resampled separately. The skill by which
+    effects are divided is held fixed, since it cancels out. None if no task has skill.
     """
     measured, draws = [], []
     for task in harms.tasks(family, protocol):

@@ -1,4 +1,4 @@
-"""What `localize` gives back, and how it prints."""
+"""The result of `localize`, and how it is printed."""
 
 import math
 from dataclasses import dataclass
@@ -13,14 +13,14 @@ from layerroles.roles.wording import format_estimate, format_layers
 
 @dataclass(frozen=True)
 class Sentence:
-    """One thing that may be claimed.
+    """A sentence of the verdict.
 
     Attributes:
         text: the sentence, with its numbers.
-        about: what it rests on: `setting`; `depth` (early against late), `layers` (verdicts on
-            them), `spread`, `precision`, `pairs`, `heads`; `protocols` (mean harm under each),
+        about: its topic: `setting`; `depth` (early against late), `layers` (verdicts on them),
+            `spread`, `precision`, `pairs`, `heads`; `protocols` (mean harm under each),
             `unmeasured`, `noise` (of rounding), `failures`; or the name of a probe.
-        protocol: the one it is about; empty if it is about all or none.
+        protocol: the protocol that it is about; empty if it is about all or none.
     """
 
     text: str
@@ -33,7 +33,7 @@ class Sentence:
 
 @dataclass(frozen=True, eq=False)
 class Roles:
-    """What can be claimed about harm over depth. Layers are 0-based; intervals are 95%.
+    """Verdicts and claims about harm over depth. Layers are 0-based; intervals are 95%.
 
     Attributes:
         frame: a row per family and protocol: family, protocol, n, intact, chance,
@@ -44,22 +44,24 @@ class Roles:
         layers: a row per family, protocol and layer: n, n_failed, harm, harm_low, harm_high, the
             same under `after_first` (NaN where not swept), gone, gone_low, gone_high (paired
             harm under "all" minus harm under "after_first") and verdict.
-        contrasts: a row per quantity, at, protocol, family and against, with difference, ci_low
-            and ci_high: `early_minus_late` of a family minus that of another (`against`) under one
-            protocol; `early_minus_late` of a family alone (`against` empty) under "after_first";
-            `mean_harm` over all layers of a family, between two protocols.
+        contrasts: a row per quantity, at, protocol, family and against, with difference, ci_low and
+            ci_high: `early_minus_late` of a family minus that of another (`against`) under one
+            protocol; `early_minus_late` of a family alone (`against` empty) under "after_first",
+            and by how much "all" exceeds it (`at` "all - after_first"); `mean_harm` over all layers
+            of a family, under one protocol minus another.
         claims: a row per claim of the literature, family and protocol: status (supported,
-            contradicted, not shown, not measurable), evidence in words, and numbers, a list of
-            records of ablation, quantity, estimate, low, high.
+            contradicted, not shown, not measurable, described), smallest (effect of interest),
+            evidence in words, and numbers, a list of records of ablation, quantity, estimate, low,
+            high.
         pairs: a row per family, protocol and pair of layers (layer, other) that was ablated
             jointly: n, harm, harm_low, harm_high, explained (by the two alone), excess,
             excess_low, excess_high, p, p_adjusted and verdict (backup, none, undecided).
         heads: a row per ablation, at, family, protocol, layer and head that was ablated alone,
             with the columns of `layers`, p and p_adjusted (over heads).
-        probes: what the probes saw per family; empty without probes.
-        ablation: the kind of ablation that this was seen under.
+        probes: what the probes measured per family (see `summarize_probes`); empty without probes.
+        ablation: the kind of ablation that is judged.
         at: the positions that are judged.
-        sentences: what may be claimed in all.
+        sentences: the sentences of the verdict.
 
     Example:
         roles = lr.localize(result)
@@ -80,11 +82,11 @@ class Roles:
 
     @property
     def verdict(self) -> str:
-        """What may be claimed in all, a sentence a line."""
+        """All sentences of the verdict, one per line."""
         return "\n".join(map(str, self.sentences))
 
     def to_markdown(self) -> str:
-        """The verdict as a list and the frame as a table, in Markdown."""
+        """Return the verdict as a list and the frame as a table, in Markdown."""
         lines = [f"- {sentence}" for sentence in self.sentences]
         table = self._table()
         rows = [list(table.columns), ["---"] * len(table.columns), *table.to_numpy().tolist()]
@@ -118,7 +120,7 @@ class Roles:
         )
 
     def _table(self) -> pd.DataFrame:
-        """The frame, short enough to print."""
+        """Return the frame with columns selected and formatted for printing."""
         shown = self.frame.copy()
         shown["first - last third"] = [
             format_estimate(row.early_minus_late, row.ci_low, row.ci_high)

@@ -15,7 +15,7 @@ from layerroles.roles.per_protocol import protocol_sentences
 from layerroles.roles.roles import Roles, Sentence
 from layerroles.roles.wording import Setting, describe_positions, format_bounds, format_estimate
 
-# By which claims of the literature are decided.
+# Topic of the sentence on each claim of the literature; `depth` for those not listed.
 _DECIDED_BY = {
     literature.DEEP: "layers",
     **dict.fromkeys((literature.MORE, literature.STRICTER, literature.WRITING), "protocols"),
@@ -39,7 +39,7 @@ _TOP = {
 
 
 def verdict_sentences(roles: Roles, setting: Setting) -> Iterator[Sentence]:
-    """Yield the sentences of the verdict on roles that have none yet."""
+    """Yield the verdict's sentences from the tables of `roles`; its own are not used."""
     yield Sentence(_say_opening(setting), "setting")
     for protocol in dict.fromkeys(roles.frame["protocol"]):
         yield from protocol_sentences(str(protocol), roles, setting)
@@ -116,7 +116,7 @@ def _say_no_pairs(setting: Setting) -> str:
 
 
 def _claim_sentences(claims: pd.DataFrame) -> Iterator[Sentence]:
-    """What this sweep says to each claim of the literature, a sentence a family and protocol."""
+    """Yield a sentence for each claim of the literature, family and protocol."""
     families = claims.groupby("claim")["family"].nunique()
     for row in records(claims):
         size = "" if math.isnan(row.smallest) else f" (by {row.smallest:g} of the skill or more)"
@@ -145,7 +145,7 @@ def _say_kinds(setting: Setting) -> str:
 
 
 def probe_sentences(probes: pd.DataFrame) -> Iterator[Sentence]:
-    """Yield a sentence for each probe in a summary; its topic is the probe."""
+    """Yield a sentence for each probe in a summary; its topic is the probe's name."""
     for name, rows in probes.groupby("probe", sort=False):
         yield Sentence(_probe_text(str(name), rows), str(name))
 

@@ -1,4 +1,4 @@
-"""The claim of one family under one protocol, and the words that all sentences share."""
+"""Word the claim of one family under one protocol, and format numbers for all sentences."""
 
 import bisect
 import functools
@@ -14,22 +14,24 @@ from layerroles import stats
 from layerroles.results import records
 from layerroles.roles.harms import SPARE
 
-# Examples that are tried at the most, to say how many a verdict takes.
+# Most examples that are tried to find how many a verdict takes.
 _MOST = 100_000
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What was swept, as far as the sentences need it.
+    """Facts about a sweep that the sentences of a verdict use.
 
-    `second`: the other kinds of ablation, by name.
-    `tasks`: those with skill above chance, by family and protocol: unit, n, intact, chance and the
-    smallest drop that is found (`detectable`, NaN where none is).
-    `leans`: by family and protocol, 1 where early layers matter more and -1 where late ones do, by
-    intervals that hold for all families of a protocol at once.
-    `apart`: the rows of `Roles.contrasts` between families, and between positions, that differ from
-    0 by intervals that hold for all of them under a protocol at once (at, protocol, family,
-    against).
+    Attributes:
+        swept: number of layers swept.
+        second: names of the other kinds of ablation.
+        tasks: a row per task with skill above chance: family, protocol, unit, n, intact, chance and
+            `detectable`, the smallest drop that is detected (NaN if there is none).
+        leans: by family and protocol, 1 if early layers matter more, -1 if late ones do, else 0, by
+            intervals that hold for all families of a protocol at once.
+        apart: (at, protocol, family, against) of the rows of `Roles.contrasts`, between families
+            and between positions, that differ from 0 by intervals that hold for all of them under a
+            protocol at once.
     """
 
     model: str
@@ -47,19 +49,19 @@ class Setting:
 
 
 def format_estimate(estimate: float, low: float, high: float) -> str:
-    """An estimate with its interval, such as `+0.41 [+0.20, +0.62]`."""
+    """Format an estimate with its interval: `+0.41 [+0.20, +0.62]`; `-` if it is NaN."""
     if math.isnan(estimate):
         return "-"
     return f"{estimate:+.2f} [{low:+.2f}, {high:+.2f}]"
 
 
 def format_bounds(low: float, high: float, places: int) -> str:
-    """An interval behind its estimate, such as ` [3, 9]`; nothing where it is not known."""
+    """Format an interval to follow its estimate: ` [3, 9]`; empty if it is NaN."""
     return "" if math.isnan(low) else f" [{low:.{places}f}, {high:.{places}f}]"
 
 
 def format_layers(layers: Iterable[int]) -> str:
-    """Layers in words: `0, 1, 16`; four or more in a row as `7 to 23`."""
+    """Format layer numbers: `0, 1, 16`; four or more in a row as `7 to 23`; `none` if empty."""
     runs: list[list[int]] = []
     for layer in layers:
         if runs and layer == runs[-1][-1] + 1:
@@ -71,7 +73,7 @@ def format_layers(layers: Iterable[int]) -> str:
 
 
 def explain_unmeasurable(cell: pd.DataFrame) -> str:
-    """Why a family has no harm under a protocol; empty if it has."""
+    """Explain why a family has no harm under a protocol; empty if it has one."""
     if cell["above_chance"].any():
         return ""
     first = cell.iloc[0]
@@ -90,7 +92,7 @@ def explain_unmeasurable(cell: pd.DataFrame) -> str:
 def describe_family(
     line: dict[str, Any], reason: str, tasks_left_out: list[str], evidence: str
 ) -> str:
-    """The claim of one family under one protocol."""
+    """Return the claim of one family under one protocol, or `reason` if harm is not measurable."""
     if reason:
         return f"{reason[0].upper()}{reason[1:]}."
     words = [
@@ -106,7 +108,7 @@ def describe_family(
 
 
 def describe_lean(line: dict[str, Any]) -> str:
-    """Whether harm is early or late, as far as its interval says."""
+    """Say whether early or late layers matter more, or that this is not shown or not known."""
     estimate, low, high = (float(line[k]) for k in ("early_minus_late", "ci_low", "ci_high"))
     if math.isnan(estimate):
         return (
@@ -124,9 +126,9 @@ def describe_lean(line: dict[str, Any]) -> str:
 def describe_agreement(
     line: dict[str, Any], other: stats.Contrast, ablation: str, both_hold: bool
 ) -> str:
-    """What a second kind of ablation says to early against late.
+    """Say whether a second kind of ablation agrees on early minus late harm.
 
-    `held`: whether both say the same with the first token's write kept, where that was swept.
+    `both_hold`: whether each kind shows the same with the first token's write kept, where swept.
     """
     first = sign_of(float(line["ci_low"]), float(line["ci_high"]))
     second = sign_of(other.interval.low, other.interval.high)
@@ -139,18 +141,24 @@ def describe_agreement(
 
 
 def sign_of(low: float, high: float) -> int:
-    """On which side of 0 an interval lies: 1, -1, or 0 for neither."""
+    """Return 1 if an interval lies above 0, -1 if below, 0 if neither."""
     return 1 if low > 0 else -1 if high < 0 else 0
 
 
 def reach_unchanged(n: Iterable[int], intact: Iterable[float], chance: Iterable[float]) -> float:
-    """How far the interval of harm reaches at a layer that changes no answer of any task."""
+    """Return how far from 0 the interval of harm reaches at a layer that changes no answer.
+
+    Infinite if a task would not be above chance at its n. The arguments hold a value per task.
+    """
     reach = [_unchanged(*task) for task in zip(n, intact, chance, strict=True)]
     return math.hypot(*reach) / len(reach)
 
 
 def fewest_examples(intact: Sequence[float], chance: Sequence[float]) -> int:
-    """The fewest examples of each task at which a layer that changes no answer is spare."""
+    """Return the fewest examples of each task at which a layer that changes no answer is spare.
+
+    At most 100,000, even if these do not suffice.
+    """
     return bisect.bisect_left(
         range(_MOST),
         True,
@@ -179,5 +187,5 @@ _WHERE = {
 
 
 def describe_positions(at: str) -> str:
-    """The positions at which conditions act, in words."""
+    """Describe the positions at which conditions act."""
     return _WHERE.get(at, f"the positions of {at}")

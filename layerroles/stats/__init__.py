@@ -1,7 +1,7 @@
-"""How sure a number is: intervals, p values, corrections, power, for scores on the same examples.
+"""Statistics for scores on the same examples: intervals, p values, corrections and power.
 
-Everything is two-sided, since an ablation may also help, and everything is paired: the same
-examples are asked of the intact model and under each condition.
+All tests and intervals are two-sided, since an ablation may also help. Comparisons are paired: the
+intact model and each condition answer the same examples.
 
     >>> from layerroles import stats
     >>> stats.tango(7, 4, 60)

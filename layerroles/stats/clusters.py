@@ -1,12 +1,12 @@
-"""Examples that come in clusters, such as the questions behind one set of worked examples.
+"""Statistics for examples in clusters, such as questions that share a set of worked examples.
 
-Examples of a cluster are not independent: what a set of worked examples, or a template, does to one
-of them it does to the others. An interval for independent examples is then too narrow. It is made
-as if there were fewer examples, by the design effect, the variance between clusters over that of
-independent examples (E. L. Korn and B. I. Graubard, Survey Methodology 24:193, 1998), and by
-Student's t with one degree of freedom less than there are clusters. The variance between few
-clusters is often estimated too low where few answers changed; it is raised by a share of 4 over the
-number of clusters, with which the intervals cover in simulation (docs/statistics.md).
+Examples of a cluster are not independent: a set of worked examples, or a template, affects all of
+them alike. An interval for independent examples is then too narrow. Two corrections widen it. The
+number of examples is divided by the design effect, the variance between clusters over that of
+independent examples (E. L. Korn and B. I. Graubard, Survey Methodology 24:193, 1998), and Student's
+t has one degree of freedom less than there are clusters. Where few answers changed, the variance
+between few clusters is often estimated too low. It is multiplied by 1 + 4 / (number of clusters),
+with which the intervals reach their coverage in simulation (docs/statistics.md).
 """
 
 import math
@@ -27,7 +27,7 @@ Clusters = Sequence[Hashable] | np.ndarray
 def cluster_totals(
     values: Float[np.ndarray, "*row example"], clusters: Clusters
 ) -> Float[np.ndarray, "*row cluster"]:
-    """The sums of values over the examples of each cluster, in order of first appearance."""
+    """Sum values over the examples of each cluster; clusters are in order of first appearance."""
     places, names = pd.factorize(np.asarray(clusters, dtype=object))
     member = np.zeros((values.shape[-1], len(names)))
     member[np.arange(len(places)), places] = 1.0
@@ -36,14 +36,14 @@ def cluster_totals(
 
 
 def are_clusters(clusters: Clusters | None) -> bool:
-    """Whether there are two clusters or more, one of which holds several examples."""
+    """Return whether there are two clusters or more, and one holds several examples."""
     return clusters is not None and 1 < len(set(clusters)) < len(clusters)
 
 
 def cluster_p(change: Float[np.ndarray, " example"], clusters: Clusters) -> float:
-    """The two-sided p that a mean is 0, by Student's t on the totals of clusters.
+    """Return the two-sided p value for a mean of 0, by Student's t on the totals of clusters.
 
-    NaN where all totals are the same.
+    NaN if all totals are equal.
     """
     totals = cluster_totals(change, clusters)
     spread = totals.std(ddof=1)
@@ -54,10 +54,10 @@ def cluster_p(change: Float[np.ndarray, " example"], clusters: Clusters) -> floa
 
 
 def design_effect(residuals: Float[np.ndarray, " example"], clusters: Clusters) -> float:
-    """By how much clusters raise the variance of a mean, at least 1.
+    """Return the factor, at least 1, by which clusters raise the variance of a mean.
 
     Args:
-        residuals: of the examples; their sum is 0.
+        residuals: one per example, with a sum of 0, such as its value minus the mean.
         clusters: a name per example.
     """
     totals, n = cluster_totals(residuals, clusters), len(residuals)
@@ -70,7 +70,7 @@ def design_effect(residuals: Float[np.ndarray, " example"], clusters: Clusters) 
 
 
 def widest(*intervals: Interval) -> Interval:
-    """The smallest interval that holds all of those that are known."""
+    """Return the smallest interval that contains all known ones; unknown if none is known."""
     known = [interval for interval in intervals if not math.isnan(interval.low)]
     if not known:
         return intervals[0]

@@ -1,10 +1,10 @@
-"""Numbers over questions, and their sums and differences, with intervals.
+"""Estimates over questions, and their sums and differences, with intervals.
 
-A `Contrast` holds a value, its interval, and how far each question moves the value (its influence).
-So two contrasts over the same questions are compared question by question, regardless of the task
-or protocol that asked them; contrasts over different questions are treated as independent.
-Questions of one cluster move together: then clusters are compared instead. The interval of a
-weighted sum comes from those of its parts and their correlations (MOVER: G. Y. Zou and A. Donner,
+A `Contrast` holds a value, its interval, and each question's influence on the value. So two
+contrasts over the same questions are compared question by question, regardless of the task or
+protocol that asked them; contrasts over different questions are treated as independent. Questions
+of one cluster are not independent, so clusters are compared instead. The interval of a weighted sum
+is combined from the intervals of its parts and their correlations (MOVER: G. Y. Zou and A. Donner,
 Statistics in Medicine 27:1693, 2008; for correlated estimates G. Y. Zou, Psychological Methods
 12:399, 2007): the distances from each value to its bounds add as standard errors do, separately for
 each side.
@@ -31,13 +31,13 @@ _ADDED_QUESTIONS = 2.0
 
 @dataclass(frozen=True, eq=False)
 class Contrast:
-    """A number over questions.
+    """An estimate over questions, with the influence of each question.
 
     Attributes:
-        value: the number; NaN where it is not known.
-        interval: of the number.
-        influence: by question, how far it moves the value; the sum over questions is 0.
-        clusters: by question, the cluster that it is in; questions in none are left out.
+        value: the estimate; NaN if unknown.
+        interval: the interval of the estimate.
+        influence: the influence of each question on the value, by question; the sum is 0.
+        clusters: the cluster of each question, by question; those in no cluster are left out.
     """
 
     value: float
@@ -47,12 +47,12 @@ class Contrast:
 
     @property
     def known(self) -> bool:
-        """Whether there is a value with an interval."""
+        """Whether both the value and the interval are known."""
         return not math.isnan(self.value) and not math.isnan(self.interval.low)
 
     @property
     def numbers(self) -> tuple[float, float, float]:
-        """Value, lower and upper end; NaN where they are not known."""
+        """Value, lower end and upper end of the interval; NaN if unknown."""
         return self.value, self.interval.low, self.interval.high
 
     @property
@@ -62,7 +62,7 @@ class Contrast:
 
     @functools.cached_property
     def independent(self) -> "pd.Series[float]":
-        """The influence of what is independent: of each cluster, and of questions in none."""
+        """The summed influence of each cluster, and that of each question in no cluster."""
         if self.clusters.empty:
             return self.influence
         names = self.influence.index.to_series()
@@ -81,7 +81,7 @@ def ratio_contrast(
     clusters: Clusters | None = None,
     level: float = LEVEL,
 ) -> Contrast:
-    """The ratio of two means over named questions; see `ratio` for the other arguments."""
+    """Return the ratio of two means over named questions; for the arguments, see `ratio`."""
     value, interval = ratio(numerator, denominator, possible, clusters=clusters, level=level)
     if math.isnan(value):
         return NO_CONTRAST
@@ -94,9 +94,10 @@ def ratio_contrast(
 
 
 def combined(parts: Sequence[Contrast], weights: Sequence[float]) -> Contrast:
-    """The weighted sum of contrasts, with an interval from theirs and their correlations.
+    """Return the weighted sum of contrasts, its interval from theirs and their correlations.
 
-    Not known where one of the parts is not. Questions that several parts share are paired.
+    Questions that several parts share are paired. Unknown (NaN) if one of the parts is unknown or
+    there are none.
     """
     if not parts or not all(part.known for part in parts):
         return NO_CONTRAST
@@ -120,17 +121,17 @@ def combined(parts: Sequence[Contrast], weights: Sequence[float]) -> Contrast:
 
 
 def difference_of(one: Contrast, two: Contrast) -> Contrast:
-    """The first contrast minus the second."""
+    """Return the first contrast minus the second; unknown if one of them is."""
     return combined([one, two], [1.0, -1.0])
 
 
 def mean_of(parts: Sequence[Contrast]) -> Contrast:
-    """The mean of contrasts, which count equally."""
+    """Return the unweighted mean of contrasts; unknown if one is or there are none."""
     return combined(parts, [1 / len(parts)] * len(parts)) if parts else NO_CONTRAST
 
 
 def spanning(one: Contrast, two: Contrast) -> Contrast:
-    """The one of two contrasts that is nearer to 0, with an interval that holds both intervals."""
+    """Return the contrast nearer to 0, its interval widened to contain both; unknown if one is."""
     if not one.known or not two.known:
         return NO_CONTRAST
     nearer = min(one, two, key=lambda contrast: abs(contrast.value))
@@ -138,10 +139,11 @@ def spanning(one: Contrast, two: Contrast) -> Contrast:
 
 
 def _correlations(parts: Sequence[Contrast]) -> Float[np.ndarray, "part part"]:
-    """How errors go together, always within -1 and 1, so that an interval keeps its width.
+    """Return the correlations of the parts' errors, off the diagonal strictly within -1 and 1.
 
-    Each variance is taken as if the part had moved in two more questions, and the others not: that
-    two agree on 32 questions does not show that they always do.
+    Each variance is computed as if there were two more questions in which only that part changed,
+    since agreement on 32 questions does not show that two parts always agree. So no interval of a
+    difference collapses to a point.
     """
     rho = np.eye(len(parts))
     for row, first in enumerate(parts):

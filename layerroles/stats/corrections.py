@@ -1,9 +1,9 @@
-"""Corrections for many tests, and the smallest drop that so many tests and examples would find.
+"""Corrections for many tests, and the smallest drop that a number of tests and examples can find.
 
-Of thirty layers one has a small p by chance alone, so p values are corrected for their number. What
-can then be found depends on the number of examples: a drop counts as found where the p of its test
-is at most `0.05 / tests`, the first step of Holm's correction, and of Benjamini and Hochberg's,
-which any finding has to pass when it stands alone.
+Of thirty layers one has a small p by chance alone, so p values are corrected for their number. The
+number of examples then determines the smallest drop that can be found. A drop counts as found if
+the p of its test is at most `0.05 / tests`: the first step of Holm's correction and of Benjamini
+and Hochberg's, which a single finding has to pass.
 """
 
 import bisect
@@ -21,14 +21,15 @@ ALPHA = 0.05
 POWER = 0.8
 # Drops are tried in steps of a thousandth, so that the number as it is printed has the power.
 _STEPS = 1000
-# However still the model seems to keep: of a hundred answers one may change for no reason.
+# Even if no answer is seen to change by chance: one of a hundred may.
 LEAST_BACKGROUND = 0.01
 
 
 def holm(p: Float[np.ndarray, " condition"]) -> Float[np.ndarray, " condition"]:
-    """Adjust p values for their number (Holm 1979); NaN stay NaN and do not count.
+    """Adjust p values to control the family-wise error rate (Holm 1979).
 
-    Below .05 in any family, the chance of even one false finding is at most 5%.
+    If adjusted values below .05 count as findings, the probability of any false finding is at most
+    5%. NaN stay NaN and do not count.
     """
     # statsmodels' multipletests gives the same, but collects garbage at each call: 50 ms and more.
     order = np.argsort(p)[: int((~np.isnan(p)).sum())]
@@ -39,10 +40,11 @@ def holm(p: Float[np.ndarray, " condition"]) -> Float[np.ndarray, " condition"]:
 
 
 def benjamini_hochberg(p: Float[np.ndarray, " condition"]) -> Float[np.ndarray, " condition"]:
-    """Adjust p values for the rate of false findings (1995); NaN stay NaN and do not count.
+    """Adjust p values to control the false discovery rate (Benjamini and Hochberg 1995).
 
-    Of those below .05, 5% are false on average: for families of hundreds, such as heads, where
-    Holm's guarantee would leave next to nothing.
+    If adjusted values below .05 count as findings, at most 5% of findings are false on average.
+    Meant for families of hundreds, such as heads, in which Holm's correction finds almost nothing.
+    NaN stay NaN and do not count.
     """
     adjusted, known = np.full(p.shape, np.nan), ~np.isnan(p)
     if known.any():
@@ -52,20 +54,19 @@ def benjamini_hochberg(p: Float[np.ndarray, " condition"]) -> Float[np.ndarray, 
 
 @functools.cache
 def minimum_detectable(n: int, tests: int = 1, background: float = LEAST_BACKGROUND) -> float:
-    """The smallest drop of a 0/1 score that McNemar's exact test finds with 80% power.
+    """Return the smallest drop of a 0/1 score that McNemar's exact test finds with 80% power.
 
-    Gains and losses of `n` examples are trinomial: a gain has the chance `background`, a loss
+    Gains and losses of `n` examples are trinomial: a gain has the probability `background`, a loss
     `background + drop`. The power is summed over that distribution, not approximated.
 
     Args:
-        n: examples.
-        tests: of the family; the level is 0.05 divided by it.
-        background: share of answers that change for the better, and as many for the worse, for no
-            reason.
+        n: the number of examples.
+        tests: the number of tests in the family; the level is `0.05 / tests`.
+        background: the share of answers that become right by chance; as many become wrong.
 
     Returns:
-        A share of the examples, rounded up to a thousandth; NaN if not even the largest drop that
-        leaves room for the background would be found.
+        A share of the examples, rounded up to a thousandth; NaN if even the largest possible drop,
+        `1 - 2 * background`, would not be found.
     """
     if n < 1 or tests < 1 or not 0 <= background < 0.5:
         return math.nan
@@ -88,19 +89,19 @@ def _power(n: int, tests: int, background: float, drop: float) -> float:
 
 
 def minimum_detectable_mean(n: int, sd: float, tests: int = 1) -> float:
-    """The smallest drop of a continuous score that a sign-flip test finds with 80% power.
+    """Return the smallest drop of a continuous score that a sign-flip test finds with 80% power.
 
-    By Student's t, to which the sign-flip test is asymptotically equivalent (Lehmann and Romano,
-    Testing Statistical Hypotheses, section 15.2).
+    Computed for Student's t, to which the sign-flip test is asymptotically equivalent (Lehmann and
+    Romano, Testing Statistical Hypotheses, section 15.2).
 
     Args:
-        n: examples.
+        n: the number of examples.
         sd: standard deviation of the paired differences.
-        tests: of the family.
+        tests: the number of tests in the family; the level is `0.05 / tests`.
 
     Returns:
-        In the unit of `sd`; NaN where nothing varies, or where not even `n` differences of one sign
-        would have a p that is small enough.
+        A drop in the unit of `sd`; NaN if `sd` is 0 or NaN, or if even `n` differences of one sign
+        would not be significant.
     """
     least_p = max(2.0 ** (1 - n), 1 / (1 + FLIPS))
     if tests < 1 or n < 2 or not sd > 0 or least_p > ALPHA / tests:

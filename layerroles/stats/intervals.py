@@ -13,15 +13,15 @@ coverage at few discordant examples and never collapses to a point. Other scores
 
 A count in a finite population has a hypergeometric interval: of `population` items, `drawn` were
 sampled without replacement, and `hits` of them have a property. The interval holds each total for
-which `hits` lies outside both 2.5% tails of the hypergeometric distribution. It covers the truth in
-95% of samples or more, does not collapse to a point where only a part was sampled, and is the count
-itself where all were.
+which `hits` lies outside both 2.5% tails of the hypergeometric distribution. It covers the true
+count in 95% of samples or more, does not collapse to a point if only a part was sampled, and is the
+count itself if all were.
 
-Intervals of sums and differences are made from the intervals of their parts: the distances from
-each estimate to its bounds add as standard errors do, each side for itself (MOVER, the method of
-variance estimates recovery: Zou and Donner, Statistics in Medicine 27:1693, 2008; for correlated
-estimates Zou, Psychological Methods 12:399, 2007). So intervals that are skewed, or that never
-collapse, give an interval that is and does likewise.
+Intervals of sums and differences are combined from the intervals of their parts: the distances from
+each estimate to its bounds add as standard errors do, separately for each side (MOVER, the method
+of variance estimates recovery: Zou and Donner, Statistics in Medicine 27:1693, 2008; for correlated
+estimates Zou, Psychological Methods 12:399, 2007). So the combined interval is skewed if those of
+the parts are, and does not collapse to a point if theirs do not.
 
     >>> tango(6, 16, 161, corrected=False)
     Interval(low=-0.1240..., high=-0.0054...)
@@ -43,19 +43,19 @@ from statsmodels.stats.proportion import proportion_confint
 
 LEVEL = 0.95
 RESAMPLES = 4999
-# A 95% score interval of a proportion acts as if z^2 / 2 = 1.92 examples of either kind were added.
+# A 95% score interval of a proportion acts as if z^2 / 2 = 1.92 successes and failures were added.
 _ADDED_EXAMPLES = 2.0
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A 95% interval, in the unit of what it bounds; NaN where nothing can be said."""
+    """The bounds of a 95% interval (unless a level was given); NaN if unknown."""
 
     low: float
     high: float
 
     def scaled(self, factor: float) -> "Interval":
-        """The interval of `factor` times the quantity; a negative factor swaps the ends."""
+        """Return the interval of `factor` times the quantity; a negative factor swaps the ends."""
         ends = sorted((self.low * factor, self.high * factor))
         return Interval(*ends)
 
@@ -65,7 +65,7 @@ UNKNOWN = Interval(math.nan, math.nan)
 
 @dataclass(frozen=True)
 class IntervalEstimate:
-    """A number with its 95% interval; NaN where nothing can be said."""
+    """A number with its 95% interval; NaN if unknown."""
 
     value: float
     interval: Interval
@@ -73,18 +73,18 @@ class IntervalEstimate:
 
 @functools.cache
 def tango(gained: int, lost: int, n: int, *, corrected: bool = True) -> Interval:
-    """Tango's score interval for `(gained - lost) / n`, a difference of paired proportions.
+    """Return Tango's score interval for `(gained - lost) / n`, a difference of proportions.
 
     Args:
-        gained: examples that are right only the second time.
-        lost: examples that are right only the first time.
-        n: all examples.
-        corrected: whether the variance is taken with n - 1, as that of a sample is (as Campbell,
+        gained: the number of examples that are right only the second time.
+        lost: the number of examples that are right only the first time.
+        n: the number of all examples.
+        corrected: whether the variance is divided by n - 1, as for a sample (as Campbell,
             Statistics in Medicine 26:3661, 2007, does for two proportions). As published, the
             interval covers less than 93% in places (.9297 at n = 40 with 2% gained, 20% lost).
 
     Raises:
-        ValueError: counts that cannot be.
+        ValueError: impossible counts, such as more gained and lost than `n`.
     """
     if min(gained, lost) < 0 or n < 1 or gained + lost > n:
         raise ValueError(f"no {n} pairs have {gained} gained and {lost} lost")
@@ -112,7 +112,7 @@ def _upper_end(gained: int, lost: int, n: int, z: float) -> float:
 
 
 def wilson(right: int, n: int) -> Interval:
-    """Wilson's score interval for a proportion, `right` of `n`."""
+    """Return Wilson's score interval for the proportion `right / n`; unknown if `n` is 0."""
     if n == 0:
         return UNKNOWN
     low, high = proportion_confint(right, n, alpha=1 - LEVEL, method="wilson")
@@ -121,9 +121,9 @@ def wilson(right: int, n: int) -> Interval:
 
 
 def mean_interval(values: Float[np.ndarray, " example"], rng: np.random.Generator) -> Interval:
-    """BCa bootstrap interval of a mean (Efron 1987); percentile where BCa is undefined.
+    """Return the BCa bootstrap interval of a mean (Efron 1987); percentile if BCa is undefined.
 
-    Values that are all the same say nothing about spread: their interval is unknown (NaN).
+    NaN if all values are equal, which says nothing about their spread, or there are fewer than two.
     """
     if len(values) < 2 or np.ptp(values) == 0:
         return UNKNOWN
@@ -144,11 +144,11 @@ def mean_interval(values: Float[np.ndarray, " example"], rng: np.random.Generato
 
 
 def percentile_interval(draws: Float[np.ndarray, " resample"], n: int) -> Interval:
-    """The interval of bootstrap draws from `n` examples, widened for small n.
+    """Return the expanded percentile interval of bootstrap draws from `n` examples.
 
-    A plain percentile interval is narrow by `sqrt((n - 1) / n)` and by using z where t is due;
-    the expanded percentile interval (Hesterberg, The American Statistician 69:371, 2015) takes
-    further percentiles to make up for it.
+    A plain percentile interval is too narrow by a factor `sqrt((n - 1) / n)` and by the use of z
+    instead of t; the expanded one (Hesterberg, The American Statistician 69:371, 2015) takes
+    percentiles farther out to compensate. NaN if `n` is below 2 or a draw is NaN.
     """
     if n < 2 or np.isnan(draws).any():
         return UNKNOWN
@@ -164,9 +164,9 @@ def resampled_counts(
     *,
     clusters: Sequence[Hashable] | np.ndarray | None = None,
 ) -> Float[np.ndarray, "resample example"]:
-    """How often each of `n` examples is drawn in each bootstrap resample.
+    """Draw bootstrap resamples; return how often each of `n` examples is drawn in each.
 
-    Examples that have one name in `clusters` are drawn together.
+    Examples with the same name in `clusters` are drawn together.
     """
     places = np.arange(n)
     if clusters is not None:
@@ -179,7 +179,9 @@ def resampled_counts(
 
 
 def sampled_total(hits: int, drawn: int, population: int) -> tuple[float, Interval]:
-    """Estimate how many items of a population have the property; NaN if none was sampled.
+    """Estimate how many items of a population have a property that `hits` of `drawn` items have.
+
+    Returns the estimate and its hypergeometric interval; NaN if none of the items was drawn.
 
     Raises:
         ValueError: impossible counts.
@@ -202,7 +204,7 @@ def sampled_total(hits: int, drawn: int, population: int) -> tuple[float, Interv
 
 
 def pooled(estimates: Sequence[float], intervals: Sequence[Interval]) -> tuple[float, Interval]:
-    """The mean of independent estimates, equal weights, with an interval from their own."""
+    """Return the unweighted mean of independent estimates, its interval combined from theirs."""
     center, count = float(np.mean(estimates)), len(estimates)
     below = math.hypot(*(e - i.low for e, i in zip(estimates, intervals, strict=True))) / count
     above = math.hypot(*(i.high - e for e, i in zip(estimates, intervals, strict=True))) / count
@@ -214,13 +216,13 @@ def difference(
     intervals: tuple[Interval, Interval],
     correlation: float = 0.0,
 ) -> tuple[float, Interval]:
-    """The second estimate minus the first, with an interval from their own; NaN where one is.
+    """Return the second estimate minus the first, its interval combined from theirs; may be NaN.
 
     Args:
         estimates: two numbers in one unit.
-        intervals: theirs.
-        correlation: of the two estimates, such as `correlation` gives it. Strictly within -1 and 1,
-            so that the interval has a width wherever those of its parts have.
+        intervals: the interval of each number.
+        correlation: the correlation of the two estimates, as from `correlation`; strictly within -1
+            and 1, so that the interval does not collapse unless those of both parts do.
 
     Raises:
         ValueError: a correlation of -1, 1 or beyond.
@@ -239,11 +241,11 @@ def _combine_distances(first: float, second: float, correlation: float) -> float
 
 
 def correlation(one: Float[np.ndarray, " example"], two: Float[np.ndarray, " example"]) -> float:
-    """The correlation of two means over the same examples, always within -1 and 1.
+    """Return the correlation of two means of changes over the same examples, within -1 and 1.
 
-    Pearson's, with the variance of each as if in two more examples it had changed and the other had
-    not: where two protocols agree on all of 32 examples, it does not follow that they always do.
-    0 where either has not changed at all.
+    Pearson's correlation, except that each variance is computed as if there were two more examples
+    in which only that one changed: agreement of two protocols on all of 32 examples does not show
+    that they always agree. 0 if all changes of one are 0.
     """
     if not one.any() or not two.any():
         return 0.0

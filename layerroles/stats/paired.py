@@ -12,7 +12,7 @@ from statsmodels.stats.contingency_tables import mcnemar
 from layerroles.stats.intervals import UNKNOWN, Interval, mean_interval, tango
 
 FLIPS = 19_999
-# Differences of which all sign patterns are tried.
+# The most differences of which all sign patterns are tried.
 _ALL_SIGNS = 12
 
 
@@ -21,10 +21,10 @@ class PairedEffect:
     """A mean paired difference, ablated minus intact; negative means that the ablation hurts.
 
     Attributes:
-        n: pairs.
-        effect: in the unit of the scores.
-        interval: 95%, of the effect.
-        p: two-sided, of no effect.
+        n: the number of pairs.
+        effect: the mean difference, in the unit of the scores; NaN if there are no pairs.
+        interval: the 95% interval of the effect; NaN if unknown.
+        p: the two-sided p value of no effect; NaN if there are no pairs.
     """
 
     n: int
@@ -37,7 +37,7 @@ NO_PAIRS = PairedEffect(0, math.nan, UNKNOWN, math.nan)
 
 
 def is_binary(*scores: Float[np.ndarray, "..."]) -> bool:
-    """Whether every score is 0 or 1."""
+    """Return whether every score is 0 or 1."""
     return all(bool(np.isin(values, (0.0, 1.0)).all()) for values in scores)
 
 
@@ -76,16 +76,16 @@ def paired_continuous(
 
 @functools.cache
 def mcnemar_p(gained: int, lost: int) -> float:
-    """McNemar's exact two-sided p: are gains and losses equally likely?"""
+    """Return McNemar's exact two-sided p value for equally likely gains and losses."""
     return float(mcnemar([[0, gained], [lost, 0]], exact=True).pvalue)
 
 
 def sign_flip_p(difference: Float[np.ndarray, " example"], rng: np.random.Generator) -> float:
-    """The two-sided p of a permutation test: is each difference as likely with the other sign?
+    """Return the two-sided p value of a permutation test that flips the signs of differences.
 
-    Exact where all sign patterns can be tried (up to 12 differences that are not 0); else from
-    19,999 random ones, and then at least 1 / 20,000: a finding among a thousand conditions can
-    still pass its correction.
+    Exact for up to 12 differences that are not 0, since all sign patterns are tried. For more it is
+    estimated from 19,999 random patterns and is at least 1 / 20,000, small enough for a finding
+    among a thousand conditions to pass its correction. 1 for fewer than two differences.
     """
     # A difference of 0 is the same under either sign.
     nonzero = difference[difference != 0]

@@ -1,10 +1,11 @@
-"""Do two profiles over sites differ? One test for all sites, by random signs of the questions.
+"""Test whether two profiles over sites differ: one test for all sites, by random sign flips.
 
-Of each question and site there is a difference, such as the harm in one setting minus that in the
-other. If the profiles are the same, a question's differences are as likely with the other sign, at
-all sites together. The statistic of a site is the sum of its differences over the root of the sum
-of their squares, and that of the profiles the largest over sites: it takes account of how many
-sites there are, and of how they move together (J. P. Romano and M. Wolf, JASA 100:94, 2005).
+Each question has a difference at each site, such as its harm in one setting minus that in the
+other. If the profiles are the same, all differences of a question are as likely with the opposite
+sign. The statistic of a site is the sum of its differences over the root of the sum of their
+squares. The statistic of the profiles is the largest absolute value over sites, which accounts for
+the number of sites and for the correlations between them (J. P. Romano and M. Wolf, JASA 100:94,
+2005).
 """
 
 import numpy as np
@@ -20,15 +21,16 @@ def profiles_differ_p(
     *,
     clusters: Clusters | None = None,
 ) -> tuple[float, Float[np.ndarray, " site"]]:
-    """The p value that two profiles differ at all, and one for each site, not corrected.
+    """Return a p value for equal profiles, and uncorrected ones for each site.
 
     Args:
-        differences: per site and question; sites at which one is NaN have no p.
-        rng: draws the signs, 19,999 for each question.
-        clusters: a name per question; questions of one name have one sign.
+        differences: the difference at each site of each question; a site with a NaN is left out.
+        rng: the generator of the signs, 19,999 for each question.
+        clusters: a name per question; questions with the same name get the same signs.
 
     Returns:
-        Both at least 1 / 20,000; NaN where no site is known.
+        The p value of the profiles (NaN if all sites are left out) and those of the sites (NaN if
+        left out). All are at least 1 / 20,000.
     """
     site_p = np.full(len(differences), np.nan)
     known = ~np.isnan(differences).any(axis=1)

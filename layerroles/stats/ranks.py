@@ -1,9 +1,9 @@
 """Rank correlations of profiles over sites, with bootstrap intervals over examples.
 
 `profile_agreement` says whether two ways of measuring rank the sites alike, and `rank_stability`
-whether several draws of examples do. Noise lowers a rank correlation, and resampling adds noise
-once more: the draws lie too low, as the estimate does. So an interval reaches to both sides of its
-estimate as far as the farther percentile of the draws lies from it.
+whether several draws of examples do. Noise lowers a rank correlation, and resampling adds more
+noise, so the bootstrap draws lie even lower than the estimate. An interval therefore reaches to
+both sides of its estimate as far as the farther percentile of the draws lies from it.
 """
 
 from collections.abc import Hashable, Sequence
@@ -16,7 +16,7 @@ from scipy import stats
 from layerroles.stats.intervals import UNKNOWN, Interval, percentile_interval, resampled_counts
 
 DRAWS = 2000
-# Two sites are in the same order or not: their rank correlation says nothing else.
+# The rank correlation of two sites is only ever 1 or -1.
 _FEWEST_SITES = 3
 
 
@@ -27,21 +27,20 @@ def profile_agreement(
     *,
     clusters: Sequence[Hashable] | np.ndarray | None = None,
 ) -> tuple[float, Interval]:
-    """Spearman's correlation between two profiles of means, with a bootstrap interval.
+    """Return Spearman's correlation between two profiles of means, with a bootstrap interval.
 
     Examples are drawn jointly for all sites and both profiles, since their errors are correlated.
-    Noise lowers a rank correlation, and resampling adds noise once more: the draws lie too low, as
-    the estimate does. So the interval reaches to both sides of the estimate as far as the farther
-    percentile of the draws lies from it, which covers the truth in nine of ten trials or more,
-    where the percentiles themselves may miss it in all. What is never found is an order among sites
-    that are all alike. NaN for fewer than 3 sites or where a profile is flat; the interval also
-    where a resample's is.
+    The interval reaches to both sides of the estimate as far as the farther percentile of the draws
+    lies from it (see the module). In simulation it covers the true correlation in nine of ten
+    trials or more; the percentiles themselves may miss it in all. It does not cover if all sites
+    are truly alike, since noise then decides their order. The estimate is NaN for fewer than 3
+    sites or if a profile is flat; the interval also if a resampled profile is.
 
     Args:
-        one: differences per example, such as ablated minus intact; NaN where unknown.
-        two: the same sites and examples, measured in another way.
-        rng: draws the examples.
-        clusters: a name per example; examples of one name are drawn together.
+        one: a difference per site and example, such as ablated minus intact; NaN if unknown.
+        two: differences of the same sites and examples, measured in another way.
+        rng: the generator of the resamples.
+        clusters: a name per example; examples with the same name are drawn together.
     """
     n_sites, n = one.shape
     if n_sites < _FEWEST_SITES or n == 0:
@@ -60,16 +59,15 @@ def profile_agreement(
 def rank_stability(
     draws: Sequence[Float[np.ndarray, "site _"]], rng: np.random.Generator
 ) -> tuple[float, Interval]:
-    """Spearman's correlation of mean scores between draws, over all pairs, with an interval.
+    """Return the mean Spearman correlation of mean scores over all pairs of draws, with interval.
 
-    The examples of each draw are resampled by themselves, since draws share none. Resampling adds
-    noise to noise, which lowers a rank correlation, so the interval reaches to both sides as far as
-    the farther percentile does (see `profile_agreement`). NaN for fewer than 2 draws or 3 sites, or
-    where a draw's scores are all alike.
+    The examples of each draw are resampled separately, since draws share none. The interval is that
+    of `profile_agreement`. NaN for fewer than 2 draws or 3 sites, or if all sites of a draw have
+    the same mean score.
 
     Args:
-        draws: scores per site and example of each draw, NaN where unknown; the same sites in all.
-        rng: resamples.
+        draws: for each draw, a score per site and example, NaN if unknown; the same sites in all.
+        rng: the generator of the resamples.
 
     Raises:
         ValueError: draws of different sites.
@@ -89,7 +87,7 @@ def rank_stability(
 
 
 def _interval_around(rho: float, drawn: Interval) -> Interval:
-    """The interval that reaches from `rho` to both sides as far as the farther end of the draws."""
+    """Return the interval around `rho` that reaches, on both sides, as far as `drawn` at most."""
     if np.isnan([rho, drawn.low]).any():
         return UNKNOWN
     reach = max(rho - drawn.low, drawn.high - rho)
@@ -106,7 +104,7 @@ def _mean_correlation(
 def spearman(
     one: Float[np.ndarray, "resample site"], two: Float[np.ndarray, "resample site"]
 ) -> Float[np.ndarray, " resample"]:
-    """Spearman's rank correlation of each pair of rows; NaN where a row is flat or not known."""
+    """Return Spearman's rank correlation of each pair of rows; NaN if a row is flat or has NaN."""
     # Rounded, so that means which are equal tie.
     ranks = [stats.rankdata(rows.round(9), axis=1) for rows in (one, two)]
     a, b = (rank - rank.mean(axis=1, keepdims=True) for rank in ranks)
@@ -119,7 +117,7 @@ def spearman(
 def resampled_means(
     values: Float[np.ndarray, "site example"], counts: Float[np.ndarray, "resample example"]
 ) -> Float[np.ndarray, "resample site"]:
-    """The mean of each site over the examples drawn and known; NaN where there is none."""
+    """Return each site's mean over the known examples of each resample; NaN if there are none."""
     known = ~np.isnan(values)
     total = counts @ known.T.astype(float)
     means = np.full(total.shape, np.nan)

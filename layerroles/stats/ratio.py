@@ -7,13 +7,13 @@ it holds every ratio `h` for which the mean of
 
     y(h) = lost - h skill
 
-is not shown to differ from 0. Where only some values are possible, such as those of 0/1 scores, the
-variance in the test is that under its own hypothesis: the examples are reweighted by the most
+is not shown to differ from 0. If the values are bounded, such as those of 0/1 scores, a score test
+is used, whose variance is that under the null hypothesis: the examples are reweighted by the most
 likely weights for which the mean of `y(h)` is 0 (A. B. Owen, Biometrika 75:237, 1988), and values
-that were possible and not seen may have weight too (Tango's interval for paired proportions is made
-in the same way). It never collapses to a point. Other scores get Fieller's own interval, with
-Student's t. Where examples come in clusters, the score test counts fewer of them (see
-`stats.clusters`), and Fieller's interval is made of the totals of clusters.
+that are possible but were not seen may have weight too (Tango's interval for paired proportions
+does the same). This interval never collapses to a point. Other scores get Fieller's own interval,
+with Student's t. If examples come in clusters, the score test counts fewer of them (see
+`stats.clusters`), and Fieller's interval is computed from the totals of clusters.
 
     >>> import numpy as np
     >>> intact = np.repeat([1.0, 1.0, 0.0], [20, 40, 20])
@@ -58,16 +58,17 @@ def harm_interval(
     clusters: Clusters | None = None,
     level: float = LEVEL,
 ) -> tuple[float, Interval]:
-    """Harm, `mean(intact - ablated) / mean(intact - chance)`, with its interval.
+    """Return harm, `mean(intact - ablated) / mean(intact - chance)`, with its interval.
 
-    An end is infinite where, at this level, the intact scores are not shown to lie above chance.
+    An end is infinite if, at this level, the intact scores are not shown to lie above chance. NaN
+    if their mean is not above chance.
 
     Args:
         intact: scores of the intact model.
         ablated: scores of the same examples under ablation.
-        chance: the score of guessing, in all or on each example.
-        clusters: a name per example; examples of one name are not independent.
-        level: of confidence.
+        chance: the score of guessing, one number for all examples or one for each.
+        clusters: a name per example; examples with the same name are not independent.
+        level: the confidence level of the interval.
     """
     possible = possible_losses(chance, 1.0, 0.0) if is_binary(intact, ablated) else []
     return ratio(intact - ablated, intact - chance, possible, clusters=clusters, level=level)
@@ -80,11 +81,12 @@ def is_above(
     clusters: Clusters | None = None,
     level: float = LEVEL,
 ) -> bool:
-    """Whether a mean score is shown to lie above chance, so that harm's interval has two ends.
+    """Return whether a mean score is shown to lie above chance, so that harm has a finite interval.
 
-    For 0/1 scores by the score test, as of Wilson's interval with n - 1; for others by Student's t.
-    Where examples come in clusters, 0/1 scores count fewer (see `stats.clusters`), and Student's t
-    is that of the totals of clusters.
+    0/1 scores are tested by the score test (that of Wilson's interval, with n - 1), others by
+    Student's t. If examples come in clusters, the score test counts fewer of them (see
+    `stats.clusters`), and Student's t is that of the totals of clusters. False for fewer than two
+    scores or if chance is NaN.
     """
     n, chances = len(scores), np.broadcast_to(chance, scores.shape)
     skill = scores - chances
@@ -109,7 +111,7 @@ def is_above(
 
 
 def _critical_value(level: float, independent: int | None) -> float:
-    """Student's t of so many independent values; normal where their variance is known."""
+    """Return the two-sided critical value: Student's t of `independent` values, normal if None."""
     tail = (1 - level) / 2
     return float(
         stats.norm.isf(tail) if independent is None else stats.t.isf(tail, independent - 1)
@@ -124,18 +126,18 @@ def clustered(
     *,
     level: float = LEVEL,
 ) -> Interval:
-    """The interval of a mean of independent examples, widened where they come in clusters.
+    """Return the interval of a mean, widened if the examples come in clusters.
 
     Args:
-        interval: for independent examples.
-        values: of the examples.
-        clusters: a name per example.
-        bounds: the least and the largest value that is possible, if there are such.
-        level: of confidence.
+        interval: the interval of the mean for independent examples.
+        values: the value of each example.
+        clusters: a name per example; examples with the same name are not independent.
+        bounds: the smallest and the largest possible value; None if values are not bounded.
+        level: the confidence level of the interval.
     """
     if not are_clusters(clusters):
         return interval
-    # Of a mean that is not above 0, too: the bounds and values are moved.
+    # Shifted by `low`, so that the mean is above 0.
     low = bounds[0] - 1 if bounds else float(values.min()) - 1
     possible = [(value - low, 1.0) for value in bounds or ()]
     ones = np.ones(len(values))
@@ -147,14 +149,15 @@ def clustered(
 def possible_losses(
     chance: float | Float[np.ndarray, " example"], most: float, least: float
 ) -> list[ValuePair]:
-    """The outermost pairs of a loss and a skill of one example with 0/1 scores, for `ratio`.
+    """Return the extreme pairs (loss, skill) that an example with 0/1 scores can have.
 
-    The loss is a sum over conditions, `sum(w * (intact - ablated))`.
+    They are the argument `possible` of `ratio`. The loss is a weighted sum over conditions,
+    `sum(w * (intact - ablated))`.
 
     Args:
-        chance: the score of guessing, in all or on each example.
-        most: the sum of the weights above 0.
-        least: the sum of the weights below 0.
+        chance: the score of guessing, one number for all examples or one for each.
+        most: the sum of the positive weights `w`.
+        least: the sum of the negative weights `w`.
     """
     return [
         *((loss, 1 - float(np.min(chance))) for loss in (least, most)),
@@ -170,19 +173,19 @@ def ratio(
     clusters: Clusters | None = None,
     level: float = LEVEL,
 ) -> tuple[float, Interval]:
-    """The ratio of two means over the same examples, with its interval.
+    """Return the ratio of two means over the same examples, with its interval.
 
     Args:
         numerator: a value for each example.
-        denominator: a value for each example; its mean is above 0.
-        possible: the pairs of a numerator and a denominator between which every example lies. None
-            are given where the values have no bounds.
-        clusters: a name per example; examples of one name are not independent.
-        level: of confidence.
+        denominator: a value for each example.
+        possible: the extreme pairs (numerator, denominator) that an example can have, which bound
+            all others; empty if the values are not bounded.
+        clusters: a name per example; examples with the same name are not independent.
+        level: the confidence level of the interval.
 
     Returns:
-        The ratio and its interval. Both are NaN where the mean denominator is not above 0, the
-        interval also for fewer than two examples; an end is infinite where the denominator is not
+        The ratio and its interval. Both are NaN if the mean denominator is not above 0, the
+        interval also for fewer than two examples; an end is infinite if the denominator is not
         shown to lie above 0 at this level.
 
     Raises:
@@ -223,9 +226,10 @@ def _score_interval(
     deff: float,
     independent: int | None,
 ) -> Interval:
-    """The interval by the score test, from how often each pair of values was seen.
+    """Return the score test's interval, from the number of examples with each pair of values.
 
-    In clusters, `independent` of them, each example counts as one over the design effect.
+    If examples come in clusters, `independent` is the number of clusters, and each example counts
+    as `1 / deff` examples (`deff` is the design effect); else they are None and 1.
     """
     pairs = [pair for pair, _ in pair_counts]
     counts = [count / deff for _, count in pair_counts]
@@ -248,18 +252,18 @@ def _score_excess(
     critical: float,
     h: float,
 ) -> float:
-    """By how much the score of the ratio `h` exceeds the critical one."""
+    """Return the absolute score statistic of the ratio `h` minus the critical value."""
     values = [a - h * b for a, b in pairs]
     return abs(score(counts, values, [a - h * b for a, b in possible])) - critical
 
 
 def score(counts: Sequence[float], values: Sequence[float], edges: Sequence[float]) -> float:
-    """The score statistic of the hypothesis that a mean is 0, standard normal under it.
+    """Return the score statistic for a mean of 0, standard normal under that hypothesis.
 
     Args:
-        counts: how often each value was seen.
-        values: those that were seen.
-        edges: values that are possible, seen or not; the outermost matter.
+        counts: the number of examples with each value.
+        values: the distinct values that were seen.
+        edges: the extreme possible values, seen or not.
     """
     n = sum(counts)
     mean = sum(c * v for c, v in zip(counts, values, strict=True)) / n
@@ -280,10 +284,10 @@ def score(counts: Sequence[float], values: Sequence[float], edges: Sequence[floa
 def _find_tilt(
     counts: Sequence[float], values: Sequence[float], most: float, least: float
 ) -> float:
-    """The multiplier `t` for which `sum(counts * values / (1 + t * values))` is 0.
+    """Find the multiplier `t` for which `sum(counts * values / (1 + t * values))` is 0.
 
-    At the end of its range where the sum is not 0 within it: values that were not seen then have
-    weight.
+    Returns the end of its range if the sum is not 0 within it; a possible value that was not seen
+    then has weight.
     """
     mean = sum(c * v for c, v in zip(counts, values, strict=True))
     # The sum falls from t = -1 / most to t = -1 / least; at t = 0 it has the sign of the mean.
@@ -310,7 +314,7 @@ def _find_tilt(
 def _tilt_equation(
     counts: Sequence[float], values: Sequence[float], t: float
 ) -> tuple[float, float]:
-    """The sum of `_find_tilt` at `t`, and its derivative."""
+    """Return the sum that `_find_tilt` sets to 0, and its derivative, at `t`."""
     total = change = 0.0
     for c, v in zip(counts, values, strict=True):
         part = v / (1 + t * v)
@@ -320,7 +324,7 @@ def _tilt_equation(
 
 
 def _find_end(beyond: Callable[[float], float], estimate: float, side: float) -> float:
-    """Where `beyond` crosses 0 on one side of an estimate; infinite where it does not."""
+    """Find where `beyond` crosses 0 on one side (1 or -1) of an estimate; infinite if nowhere."""
     near, step = 0.0, 0.05
     while beyond(estimate + side * step) < 0:
         near, step = step, 2 * step
@@ -337,7 +341,7 @@ def _fieller_interval(
     denominator: Float[np.ndarray, " value"],
     level: float,
 ) -> Interval:
-    """Fieller's interval: the ratios `h` for which `numerator - h denominator` has a small t."""
+    """Return Fieller's interval: ratios `h` at which `numerator - h denominator` has a small t."""
     n = len(numerator)
     t = float(stats.t.isf((1 - level) / 2, n - 1))
     a, b = float(numerator.mean()), float(denominator.mean())

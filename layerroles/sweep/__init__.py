@@ -1,4 +1,4 @@
-"""A sweep: the same questions for every condition, kept in a run folder."""
+"""Sweeps: ask the same questions under every condition, and store answers in a run folder."""
 
 from layerroles.sweep.estimation import Estimate as Estimate
 from layerroles.sweep.estimation import estimate as estimate

@@ -1,4 +1,4 @@
-"""What a sweep will take on a device, before anything is run: tokens, operations, memory, time.
+"""Estimate the tokens, operations, memory and time of a sweep on a device without running it.
 
 The engine plans every call that a run would make. The passes of each plan are counted (see
 `engine.planning.cost`), and the speed of a device turns the counts into seconds. No weights are
@@ -47,7 +47,7 @@ from layerroles.progress import format_duration
 from layerroles.sweep.sweep import Sweep
 from layerroles.sweep.units import EngineCall
 
-# Passes in which an executor is tried on a kind of condition, and while it writes; their tokens.
+# Passes that check an executor on a kind of condition, further ones if it writes; their tokens.
 _TRIED, _TRIED_WRITING = 3, 9
 _TRIED_TOKENS = N_TRIAL_REQUESTS * (TRIAL_CONTEXT + TRIAL_CONTINUATION)
 
@@ -59,23 +59,23 @@ def estimate(
     memory: str | int | None = None,
     generated: float = 1.0,
 ) -> "Estimate":
-    """What a sweep into a new run folder takes; nothing of it is run.
+    """Estimate what a sweep into a new run folder takes, without running it.
 
     Args:
-        sweep: what would be run; its model may be one that was loaded on `device="meta"`.
-        device: a published device such as `"h100"` (see `devices.DEVICES`); `"cpu"`, this
-            machine's processor, or `"measured"`, the device on which the model lies or would be
-            loaded, both of which are measured in about a second.
-        memory: as for `Engine`; by default half of what the weights leave free on the device.
-        generated: share of the tokens that may be written that is expected to be. Nobody knows it
-            beforehand: 1 gives the bound.
+        sweep: the sweep; its model may be loaded on `device="meta"`.
+        device: a published device such as `"h100"` (see `engine.planning.devices.DEVICES`);
+            `"cpu"`, this machine's processor; or `"measured"`, the device that holds the model or
+            would hold it. The last two are measured, which takes about a second.
+        memory: working memory, as for `Engine`; by default half of what the weights leave free on
+            the device, but at least 1 GiB.
+        generated: the expected share of the tokens that may be written, 0 to 1. It is not known
+            beforehand; 1 gives an upper bound.
 
     Raises:
-        InputError: unknown device, what is no size or no share, a model or conditions that cannot
-            be run fused, or a prompt that is longer than the model's context, or than its sliding
-            window.
+        InputError: an unknown device, an invalid size or share, a model or conditions that cannot
+            be run fused, or a prompt longer than the model's context or sliding window.
 
-    What `Sweep(coherence=True)` reads again is what was written, and is not counted.
+    The texts that `Sweep(coherence=True)` reads again are not counted.
 
     Example:
         spared = lr.load("smollm2-135m", device="meta")  # no weights are read
@@ -103,7 +103,7 @@ def estimate(
         name = f"{device} ({reached} assumed)"
         speed = device_data.speed(dtype, measure_text_seconds(preparation.tokenizer))
         free_bytes, memory_bytes = int(device_data.memory) - weight_bytes, int(device_data.memory)
-    # Where the weights alone are too much, the time is still that of a device with room for them.
+    # If the weights alone do not fit, the time is that of a device with room for them.
     allowed_memory = Budget(parse_memory(memory or max(2**30, int(FREE_MEMORY_SHARE * free_bytes))))
     parts = _estimate_tasks(sweep, engine, shape, allowed_memory, speed, generated)
     return Estimate(
@@ -124,15 +124,15 @@ class Estimate:
     """What a sweep is expected to take.
 
     Attributes:
-        model: its name.
-        dtype: of its weights.
-        device: on which, and how its speed is known.
-        n_conditions: the intact model among them.
-        generated: share of the tokens that may be written that is taken to be.
-        weight_bytes: of the model.
-        working_bytes: the most taken in addition, without what the libraries keep for themselves.
-        memory: bytes of the device; None for the machine at hand.
-        parts: what each task takes.
+        model: the model's name.
+        dtype: the dtype of its weights.
+        device: the device, and how its speed is known.
+        n_conditions: the number of conditions, the intact model included.
+        generated: the assumed share of the tokens that may be written.
+        weight_bytes: bytes of the model's weights.
+        working_bytes: the peak memory in addition to the weights, without what libraries reserve.
+        memory: bytes of the published device; None for this machine.
+        parts: the estimate of each task, and of the work around the tasks.
 
     Example:
         sweep = lr.Sweep(lr.load("smollm2-135m", device="meta"), [lr.task("facts")], [])
@@ -152,46 +152,46 @@ class Estimate:
 
     @property
     def requests(self) -> int:
-        """Requests times conditions."""
+        """The number of answers: requests times conditions."""
         return sum(part.requests for part in self.parts)
 
     @property
     def tokens_alone(self) -> int:
-        """Tokens, if each request were read alone under each condition."""
+        """Tokens to read if each request were read alone under each condition."""
         return sum(part.tokens_alone for part in self.parts)
 
     @property
     def tokens_read(self) -> int:
-        """Tokens that are read after sharing."""
+        """Tokens to read with shared work done once; see `TaskEstimate`."""
         return sum(part.tokens_read for part in self.parts)
 
     @property
     def tokens_written(self) -> int:
-        """Tokens that are written."""
+        """Tokens to write, at the share `generated`."""
         return sum(part.tokens_written for part in self.parts)
 
     @property
     def flops(self) -> float:
-        """Floating-point operations."""
+        """Floating-point operations; a multiplication with an addition counts as two."""
         return sum((part.flops for part in self.parts), 0.0)
 
     @property
     def seconds(self) -> float:
-        """On the device; loading the model is not counted."""
+        """Seconds on the device, without loading the model."""
         return sum((part.seconds for part in self.parts), 0.0)
 
     @property
     def peak_bytes(self) -> int:
-        """Weights and working memory."""
+        """Bytes of weights and working memory together."""
         return self.weight_bytes + self.working_bytes
 
     @property
     def fits(self) -> bool | None:
-        """Whether the weights leave room on the device; None for the machine at hand."""
+        """Whether weights and working memory fit on a published device; None for this machine."""
         return None if self.memory is None else self.peak_bytes <= self.memory
 
     def to_dict(self) -> dict[str, Any]:
-        """The values as JSON, totals among them."""
+        """Return all values and totals as JSON values."""
         totals = ("requests", "tokens_alone", "tokens_read", "tokens_written", "flops", "seconds")
         values = asdict(self)
         return {
@@ -248,18 +248,21 @@ class Estimate:
 
 @dataclass(frozen=True)
 class TaskEstimate:
-    """What one task takes, under all of its protocols and conditions.
+    """What one task is expected to take, under all of its protocols and conditions.
 
     Attributes:
-        name: the task; or `noise floor`, `checks` or `references`, the work around the tasks.
-        requests: times conditions.
-        passes: over packed rows; steps of decoding are not counted.
-        tokens_alone: read if each request were read alone under each condition.
-        tokens_read: after sharing; a token that runs through half of the blocks counts half.
-        tokens_written: under all conditions.
+        name: the task's label; or `noise floor`, `checks` or `references`, work around the tasks.
+        requests: requests times conditions.
+        passes: forward passes over packed rows; decoding steps are not counted.
+        tokens_alone: tokens to read if each request were read alone under each condition.
+        tokens_read: tokens to read with shared work done once; a token that runs through half of
+            the blocks counts half.
+        tokens_written: tokens to write, under all conditions.
         flops: floating-point operations; a multiplication with an addition counts as two.
-        n_bytes: the most memory taken, without the weights.
-        seconds: on the device.
+        n_bytes: peak memory without the weights.
+        seconds: seconds on the device.
+
+    `checks` and `references` have only `passes`, `flops` and `seconds`; the rest is 0.
     """
 
     name: str
@@ -281,7 +284,7 @@ def format_size(n_bytes: int) -> str:
 
 
 def _achieved_speed(speed: Speed) -> Speed:
-    """The share of the measured speed of single large products that a model reaches."""
+    """Scale the measured speed of single large products to what a whole model reaches."""
     return replace(
         speed, products=MEASURED_SHARE * speed.products, attention=MEASURED_SHARE * speed.attention
     )
@@ -298,7 +301,7 @@ def _local_device(sweep: Sweep, device: str) -> torch.device:
 def _estimate_tasks(
     sweep: Sweep, engine: Engine, shape: Shape, budget: Budget, speed: Speed, generated: float
 ) -> list[TaskEstimate]:
-    """Estimate the work for each task, and the work around all of them."""
+    """Estimate the work of each task, and the work around the tasks."""
     planned: dict[str, list[tuple[EngineCall, Plan]]] = {}
     for call in sweep.calls():
         requests = [request for of_cell in call.requests for request in of_cell]
@@ -334,7 +337,7 @@ def _estimate_overhead(name: str, work: Work, speed: Speed) -> TaskEstimate:
 
 
 def _work_of_trials(sweep: Sweep, calls: list[EngineCall], shape: Shape) -> Work:
-    """The work of checking the fast executor against the reference on each kind of condition."""
+    """Return the work of checking the fast executor on each kind of condition."""
     tried: set[tuple[ConditionKind, bool]] = set()
     float32 = sweep.model.cfg.dtype == torch.float32
     n_passes = 0
@@ -349,7 +352,7 @@ def _work_of_trials(sweep: Sweep, calls: list[EngineCall], shape: Shape) -> Work
 
 
 def _work_of_references(sweep: Sweep, shape: Shape) -> Work:
-    """The work of reading the references' prompts, each reference once."""
+    """Return the work of reading the references' prompts, each reference once."""
     conditions = sweep.references.distinct_conditions()
     references = {reference for condition in conditions for reference in condition.references}
     lengths = [

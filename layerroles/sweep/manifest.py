@@ -9,7 +9,7 @@ from layerroles.ablations import Condition
 
 
 def command_line() -> str:
-    """The command line, without the folder of its program."""
+    """Return the command line of this process, with the program's name without its folder."""
     program = Path(sys.argv[0]).name
     # `python -m layerroles`
     shown = "layerroles" if program == "__main__.py" else program
@@ -17,7 +17,7 @@ def command_line() -> str:
 
 
 def describe_condition(condition: Condition) -> dict[str, Any]:
-    """Describe a condition as JSON."""
+    """Return the manifest entry of a condition: names, hash, sites and parameters."""
     return {
         "name": condition.name,
         "hash": condition.hash,

@@ -1,7 +1,7 @@
 """Estimate the noise floor by re-running the intact model in batches of another shape.
 
-Batches of another shape round differently, and a few answers change by that alone. An effect on as
-few answers as that is no effect.
+Batches of another shape round differently, which alone changes a few answers. An effect that
+changes no more answers than that is not distinguishable from noise.
 """
 
 import math
@@ -12,19 +12,25 @@ from layerroles.protocols import Answer, Asked
 from layerroles.tasks import Example
 
 _AT_ONCE = 4
-# Scores that are measurements are the same if they agree to this, relative.
+# The relative difference up to which continuous scores count as the same.
 _SAME = 1e-6
 
 
 def split_batches(examples: Sequence[Example]) -> Iterator[Sequence[Example]]:
-    """Split examples into batches of four, or of one where there are no more than four."""
+    """Split examples into batches of four, or of one if there are at most four."""
     size = _AT_ONCE if len(examples) > _AT_ONCE else 1
     for start in range(0, len(examples), size):
         yield examples[start : start + size]
 
 
 def needs_floor(manifest: Mapping[str, Any], names: tuple[str, str], n: int) -> bool:
-    """Whether the noise floor of a cell is not known yet for this many examples."""
+    """Return whether a cell's noise floor is still to be measured on `n` examples.
+
+    Args:
+        manifest: the run's manifest.
+        names: the cell's task and protocol.
+        n: the number of examples asked.
+    """
     return not any(
         (floor["task"], floor["protocol"]) == names and floor["n"] >= n
         for floor in manifest["noise_floor"]
@@ -32,7 +38,7 @@ def needs_floor(manifest: Mapping[str, Any], names: tuple[str, str], n: int) -> 
 
 
 def needs_chance(cell: Mapping[str, Any], asked: Asked) -> bool:
-    """Whether a cell's chance can only be estimated from its answers, and has not been."""
+    """Return whether a cell's chance is unknown and can be estimated by shuffling its answers."""
     can_shuffle = type(asked).shuffled is not Asked.shuffled
     return can_shuffle and cell["unit"] == "accuracy" and cell["chance"] is None
 
@@ -40,12 +46,12 @@ def needs_chance(cell: Mapping[str, Any], asked: Asked) -> bool:
 def measure_noise_floor(
     cell: Mapping[str, Any], before: Mapping[str, Mapping[str, Any]], repeated: Mapping[str, Answer]
 ) -> dict[str, Any]:
-    """Count the answers of a cell that changed, with both mean scores.
+    """Return a cell's noise floor: how many answers changed, and both mean scores.
 
     Args:
-        cell: of the manifest.
-        before: the rows of the intact model, by example.
-        repeated: its answers in another batch shape, by example.
+        cell: the cell's manifest entry.
+        before: the stored rows of the intact model, by example.
+        repeated: the intact model's answers in another batch shape, by example.
     """
     continuous = cell["unit"] != "accuracy"
     changed = [_answer_changed(before[id], answer, continuous) for id, answer in repeated.items()]
@@ -68,6 +74,6 @@ def _answer_changed(before: Mapping[str, Any], repeated: Answer, continuous: boo
 
 
 def _mean(scores: Sequence[float | None]) -> float | None:
-    """The mean of the finite ones; SQLite gives None for NaN."""
+    """Return the mean of the finite scores; None if there are none. SQLite stores NaN as None."""
     finite = [score for score in scores if score is not None and math.isfinite(score)]
     return sum(finite) / len(finite) if finite else None

@@ -1,4 +1,4 @@
-"""A run folder as a tidy frame: a row per condition, task, protocol and example."""
+"""Read a run folder as a tidy frame: a row per condition, task, protocol and example."""
 
 import hashlib
 import json
@@ -11,7 +11,7 @@ import pandas as pd
 from layerroles.results import SweepResult
 from layerroles.sweep.store import ROW, read_run
 
-# What came after the first columns stands behind them.
+# Columns added in later versions come last.
 _LATER = ["strict", "form", "thought", "details"]
 _COLUMNS = [
     *("model", "condition", "ablation", "at", "site", "layer", "part", "head"),
@@ -28,7 +28,7 @@ _TYPES = {
 
 
 def read(path: str | Path) -> SweepResult:
-    """The result of a sweep, from its run folder.
+    """Read the result of a sweep from its run folder.
 
     Raises:
         InputError: no run folder, or a damaged one.
@@ -60,10 +60,10 @@ def read(path: str | Path) -> SweepResult:
 
 
 def _example_table(examples: list[dict[str, Any]]) -> pd.DataFrame:
-    """A row per task and example; runs of earlier versions lack some columns.
+    """Return a row per task and example; "" for values that runs of earlier versions lack.
 
-    `contexts` holds a digest of what was read, and `guesses` what guessing scores, as JSON by
-    protocol.
+    `contexts` holds digests of the contexts read, and `guesses` the scores of guessing, both as
+    JSON by protocol.
     """
     rows: dict[tuple[str, str], dict[str, Any]] = {}
     contexts: defaultdict[tuple[str, str], dict[str, str]] = defaultdict(dict)

@@ -1,8 +1,9 @@
 """Resolve the references of a sweep for each task, and check that none holds a question asked.
 
-A reference without a source is made of the asked task's own held-out prompts. So a condition that
-declares one is another condition for each task: the same edits, the same name, other prompts. Rows
-are stored under the condition that the user gave; the manifest says which prompts each cell had.
+An open reference, one without a source, is filled with held-out prompts of each task asked. So a
+condition with an open reference becomes a different condition for each task: same edits and name,
+other prompts. Rows are stored under the condition that the user gave; the manifest says which
+prompts each cell had.
 """
 
 import re
@@ -15,12 +16,12 @@ from layerroles.tasks import Example, Task
 
 
 class References:
-    """The references of a sweep, those without a source made of each task's prompts.
+    """The conditions of a sweep for each task, with open references filled from its prompts.
 
     Args:
-        tasks: that are asked.
-        conditions: that the user gave.
-        seed: of the sweep.
+        tasks: the tasks that are asked.
+        conditions: the conditions that the user gave.
+        seed: the seed of the sweep.
 
     Raises:
         InputError: a task has no prompts that it does not ask, or too few for an ablation.
@@ -48,17 +49,21 @@ class References:
     def conditions(
         self, task: str, conditions: Iterable[Condition] | None = None
     ) -> tuple[Condition, ...]:
-        """The conditions with the task's own prompts in their references; by default all."""
+        """Return conditions (None for all) with open references filled from the task's prompts."""
         resolved = self._by_task[task]
         given = resolved if conditions is None else conditions
         return tuple(resolved[condition] for condition in given)
 
     def distinct_conditions(self) -> list[Condition]:
-        """The conditions of all tasks, each once."""
+        """Return the conditions of all tasks, each once."""
         return list(dict.fromkeys(one for task in self._by_task for one in self.conditions(task)))
 
     def to_manifest(self, task: str) -> dict[str, dict[str, str]]:
-        """The manifest entry of a task's cells: hashes of the prompts, by the open reference."""
+        """Return the part of a task's manifest entries that says which prompts its references got.
+
+        Maps "references" to the digest of each open reference and that of the one made for this
+        task; empty if there is no open reference.
+        """
         made = self._open_made[task]
         if not made:
             return {}
@@ -70,7 +75,7 @@ class References:
         An open reference is compared with the questions of its own task only.
 
         Raises:
-            InputError: one does.
+            InputError: a reference holds one.
         """
         all_texts = _texts_asked(example for cell in cells for example in cell.examples)
         checked: set[tuple[str, Reference]] = set()
@@ -94,7 +99,7 @@ class References:
 
 
 def _texts_asked(examples: Iterable[Example]) -> set[str]:
-    """Texts that no reference may hold: questions, with and without shots and answers."""
+    """Return texts that no reference may hold: questions, with and without shots and answers."""
     texts = set()
     for example in examples:
         if not example.prompt:  # a plain text is what is asked
@@ -107,7 +112,7 @@ def _texts_asked(examples: Iterable[Example]) -> set[str]:
 
 
 def _contains_any(reference: Reference, texts: Set[str]) -> bool:
-    """Whether a prompt, or a stretch of it between blank lines, is one of these texts."""
+    """Return whether a prompt, or consecutive paragraphs of it, equals one of these texts."""
     longest = max(map(len, texts), default=0)
     for prompt in reference.prompts:
         breaks = [match.span() for match in re.finditer("\n\n", prompt)]

@@ -1,7 +1,7 @@
-"""How far a run is: a small file in the run folder that the run keeps up to date.
+"""The progress of a run, in a small file of the run folder that the run keeps up to date.
 
 `progress.json` is replaced as a whole, at most once a second. Reading it, or the rows beside it,
-takes no lock and makes no run wait.
+takes no lock and does not make the run wait.
 
 Example:
     print(read_status("runs/first"))  # from another process, while the run goes on
@@ -27,20 +27,20 @@ _SECONDS_BETWEEN_WRITES = 1.0
 
 @dataclass(frozen=True)
 class Status:
-    """How far a run is.
+    """The progress of a run.
 
     Attributes:
-        state: `running`, `done`, `stopped` (by an error or by hand, see `reason`), or `died`: its
-            process is gone without a word.
-        reason: why it stopped, if it said so.
-        rows_done: answers that are stored, of those that this start of the run was to give.
-        rows_total: answers that it was to give; what was in the folder before is not counted.
-        rows_per_second: since it started.
-        seconds_left: at that rate; None if nothing is known of it.
-        now: what was answered last.
-        seconds: that it has taken.
+        state: `running`, `done`, `stopped` (by an error or by hand, see `reason`), or `died` (its
+            process ended without writing a state).
+        reason: the error that stopped the run; empty unless `stopped`.
+        rows_done: answers stored since the run was started last.
+        rows_total: answers that were missing when it was started last.
+        rows_per_second: answers stored per second since then.
+        seconds_left: the remaining seconds at that rate; None if unknown.
+        now: the task and condition answered last; empty before the first answer.
+        seconds: seconds since the run was started last.
         updated: when this was written, in seconds since 1970.
-        host, pid, started: its process.
+        host, pid, started: the machine, process id and start time of the run's process.
     """
 
     state: str
@@ -56,18 +56,18 @@ class Status:
 
     @property
     def rows_per_second(self) -> float:
-        """Answers stored in a second, since it started."""
+        """Answers stored per second since the run was started last."""
         return self.rows_done / max(self.seconds, 1e-9)
 
     @property
     def seconds_left(self) -> float | None:
-        """At the rate so far; None before the first row, and while it asks for the noise floor."""
+        """Seconds left at the rate so far; None before the first row and during the noise floor."""
         if not self.rows_done or (self.state == "running" and self.rows_done == self.rows_total):
             return None
         return (self.rows_total - self.rows_done) / self.rows_per_second
 
     def to_dict(self) -> dict[str, object]:
-        """Everything that is known, as JSON values."""
+        """Return all attributes, the rate and the time left included, as JSON values."""
         more = {"rows_per_second": self.rows_per_second, "seconds_left": self.seconds_left}
         return asdict(self) | more
 
@@ -83,7 +83,9 @@ class Status:
 
 
 def read_status(folder: str | Path) -> Status:
-    """Read how far the run of a folder is; nothing is written, and the run does not wait.
+    """Read the progress of the run in a folder, without writing to it or making the run wait.
+
+    A `running` process of this machine that no longer exists is reported as `died`.
 
     Raises:
         InputError: no run has written its progress to that folder, or the file is damaged.
@@ -102,10 +104,10 @@ def read_status(folder: str | Path) -> Status:
 
 
 def describe_unfinished(folder: str | Path) -> str:
-    """Say that a run has not ended; empty if it has, or if its folder has no status."""
+    """Return a line saying that a run is not finished; "" if it is, or if it has no status."""
     try:
         status = read_status(folder)
-    except InputError:  # what counts are its rows
+    except InputError:  # the rows are readable without a status
         return ""
     if status.state == "done":
         return ""
@@ -114,9 +116,10 @@ def describe_unfinished(folder: str | Path) -> str:
 
 @contextmanager
 def write_progress(folder: Path, rows_total: int) -> Iterator[Callable[[int, str], None]]:
-    """Write progress.json within the context; yields a progress callback `(rows stored, of what)`.
+    """Write progress.json within the context; yields a progress callback.
 
-    A file that cannot be written does not stop the run: its rows are stored elsewhere.
+    Call it as `(number of rows just stored, what they answer)`. A file that cannot be written does
+    not stop the run, whose rows are stored elsewhere.
     """
     pid, began = os.getpid(), time.monotonic()
     host = socket.gethostname()
@@ -152,18 +155,18 @@ def _write(folder: Path, status: Status) -> None:
 
 
 def _is_alive(status: Status) -> bool:
-    """Whether the process still runs, and its number has not been given to another one."""
+    """Return whether the process still runs and its id was not given to another process."""
     try:
         os.kill(status.pid, 0)
     except ProcessLookupError:
         return False
-    except PermissionError:  # somebody else's
+    except PermissionError:  # of another user
         pass
     return _start_time(status.pid) == status.started
 
 
 def _start_time(pid: int) -> str:
-    """When a process started, in units of the system; empty if the system does not say.
+    """Return a process's start time in clock ticks since boot; "" without `/proc`.
 
     Returns "dead" for a zombie process.
     """
@@ -176,7 +179,7 @@ def _start_time(pid: int) -> str:
 
 
 def _check_value(values: dict[str, Any], field: "Field[Any]") -> Any:
-    """Check and return the value of a field.
+    """Return the value of a field, checked for type and range.
 
     Raises:
         ValueError: it is of another type, or out of range.

@@ -1,8 +1,8 @@
-"""The run folder: `manifest.json` says what the run is, `rows.sqlite` holds one row per answer.
+"""The run folder: `manifest.json` describes the run, `rows.sqlite` holds one row per answer.
 
 Rows are keyed by content (condition hash, task, protocol, example), and the answers of a work unit
-(conditions that are answered together) are one transaction: a run that is killed at any moment
-resumes where it was. One process writes at a time, under a lock that ends with the process.
+(conditions that are answered together) are one transaction, so that a run killed at any moment
+resumes with the first missing unit. One process writes at a time, under a lock that ends with it.
 """
 
 import json
@@ -48,7 +48,7 @@ class Store:
         self._db = db
 
     def answered_ids(self) -> dict[Key, set[str]]:
-        """Ids of the answered examples, by condition, task and protocol."""
+        """Return the ids of the answered examples, by condition hash, task and protocol."""
         ids: dict[Key, set[str]] = {}
         for *key, example in self._db.execute(
             "SELECT condition, task, protocol, example FROM rows"
@@ -57,7 +57,7 @@ class Store:
         return ids
 
     def read_answers(self, condition: str, task: str, protocol: str) -> dict[str, dict[str, Any]]:
-        """Read the rows of one condition in one cell: values of `ROW` by name, by example."""
+        """Map each answered example of a condition in a cell to its values of `ROW`, by name."""
         rows = self._db.execute(
             f"SELECT example, {', '.join(ROW)} FROM rows "
             "WHERE condition = ? AND task = ? AND protocol = ?",
@@ -66,13 +66,13 @@ class Store:
         return {id: dict(zip(ROW, values, strict=True)) for id, *values in rows}
 
     def manifest_cell(self, task: str, protocol: str) -> dict[str, Any]:
-        """A cell of the manifest; changes to it are stored by `save_manifest`."""
+        """Return a cell's manifest entry; changes to it are stored by `save_manifest`."""
         cells: list[dict[str, Any]] = self.manifest["cells"]
         (cell,) = (one for one in cells if (one["task"], one["protocol"]) == (task, protocol))
         return cell
 
     def add_noise_floor(self, floor: dict[str, Any]) -> None:
-        """Add a cell's noise floor to the manifest; it replaces one on fewer examples."""
+        """Add a cell's noise floor to the manifest; it replaces one on no more examples."""
         keys = ("task", "protocol")
         floors = _merge_items(self.manifest["noise_floor"], [floor], keys)
         order = [(cell["task"], cell["protocol"]) for cell in self.manifest["cells"]]
@@ -80,7 +80,7 @@ class Store:
         self.manifest["noise_floor"] = floors
 
     def add_examples(self, task: str, protocol: str, examples: Mapping[str, Sequence[Any]]) -> None:
-        """Store what is asked; `examples` maps ids to the values of `EXAMPLE`, in order.
+        """Store a cell's examples; `examples` maps each id to its values of `EXAMPLE`, in order.
 
         Raises:
             InputError: an example of that id was asked in other words before.
@@ -121,14 +121,14 @@ class Store:
                 )
 
     def add_rows(self, unit: Mapping[Key, Mapping[str, Sequence[Any]]]) -> None:
-        """Write the answers of one work unit, all or none: for each key, example ids to `ROW`."""
+        """Write a work unit in one transaction: by key and example id, the values of `ROW`."""
         rows = [
             (*key, id, *values) for key, examples in unit.items() for id, values in examples.items()
         ]
         self._insert("rows", 4 + len(ROW), rows)
 
     def save_manifest(self) -> None:
-        """Write the manifest, whole or not at all."""
+        """Write the manifest atomically."""
         with _refuse_write_errors(self.folder):
             _write_manifest(self.folder, self.manifest)
 
@@ -140,11 +140,11 @@ class Store:
 
 @contextmanager
 def lock_folder(folder: Path) -> Iterator[None]:
-    """Keep other processes from writing to a run folder within the context; make the folder.
+    """Lock a run folder against other writers within the context; create it if missing.
 
     Raises:
         InputError: it cannot be written, another process is writing to it, or this system has no
-            locks that die with a process.
+            locks that end with their process.
     """
     try:
         import fcntl
@@ -168,7 +168,7 @@ def lock_folder(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def open_store(folder: Path, manifest: dict[str, Any]) -> Iterator[Store]:
-    """Open a locked folder to write; merge the manifest given into the one that is there.
+    """Open a locked folder for writing; merge the given manifest with the stored one.
 
     Raises:
         InputError: the folder cannot be written, is of another model, dtype or seed, or is
@@ -200,7 +200,7 @@ def _refuse_write_errors(folder: Path) -> Iterator[None]:
 
 
 def read_run(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]], list[dict[str, Any]]]:
-    """Manifest, rows and examples of a run folder, in the order of the run.
+    """Read the manifest, rows and examples of a run folder, in the order of the run.
 
     Raises:
         InputError: no run folder, or a damaged one.
@@ -313,7 +313,7 @@ def _merge_manifest(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
 
 
 def _references_by_cell(cells: list[dict[str, Any]]) -> dict[tuple[str, str], dict[str, str]]:
-    """Hashes of the prompts in references made of each cell's own task, by the reference's name."""
+    """Map each cell to its digests of references made for it, by the open reference's digest."""
     return {(cell["task"], cell["protocol"]): cell.get("references", {}) for cell in cells}
 
 
@@ -329,12 +329,15 @@ def _add_columns(db: sqlite3.Connection) -> None:
 def _merge_items(
     old: list[dict[str, Any]], new: list[dict[str, Any]], keys: tuple[str, ...]
 ) -> list[dict[str, Any]]:
-    """Merge items by their keys: known ones are updated in place, new ones follow."""
+    """Merge two lists by the items' keys; new keys come last.
+
+    A new item replaces the old one with the same keys unless it covers fewer examples (`n`); names
+    and estimates of chance on as many examples are kept.
+    """
     merged = {tuple(item[key] for key in keys): item for item in old}
     for item in new:
         before = merged.get(tuple(item[key] for key in keys), {})
-        # A smaller limit than before takes nothing away. Names stay, and so do estimates on as
-        # many examples.
+        # A smaller limit than before does not replace anything.
         if before.get("n", 0) <= item.get("n", 0):
             values_kept = {"name": before["name"]} if "name" in before else {}
             if "chance_from" in before and before.get("n") == item.get("n"):

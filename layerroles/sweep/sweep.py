@@ -1,4 +1,4 @@
-"""A sweep: conditions x (task, protocol), giving one row per example, into a run folder.
+"""Run a sweep, conditions x (task, protocol) with one row per example, into a run folder.
 
 Example:
     sweep = Sweep(model, tasks, each_layer(model, Skip()), protocols=["generation"], limit=32)
@@ -46,26 +46,27 @@ from layerroles.tasks import Example, Task, as_tasks
 
 
 class Sweep:
-    """What to run; `run` does it.
+    """The tasks, conditions and protocols to run; `run` runs them.
 
     Args:
         model: from `load` or `prepare`.
-        tasks: whose examples are asked.
-        conditions: under which they are asked; the intact model is always added.
-        protocols: under each of which every task is asked that does not name its own: labels such
-            as `"continuation[norm=byte]"`, or protocols.
-        limit: examples of each task.
-        seed: of the tasks' examples.
-        engine: by default `Engine(model)`.
-        chat: ask in the template of the model's tokenizer, shots as turns.
-        coherence: measure how likely the intact model finds what was written under each condition;
-            each text is read once more, which adds about a third to a sweep by generation alone.
-        noise_floor: ask the intact model once more in batches of another shape, and note how many
-            answers change; as long as one condition takes that shares nothing with others.
+        tasks: the tasks whose examples are asked.
+        conditions: the conditions to ask under; the intact model is always added.
+        protocols: the protocols to ask under, as objects or labels such as
+            `"continuation[norm=byte]"`.
+            A task that names its own protocol is asked under that only.
+        limit: the number of examples of each task.
+        seed: the seed of the tasks' examples.
+        engine: the engine that answers; None for `Engine(model)`.
+        chat: whether to ask in the chat template of the model's tokenizer, with shots as turns.
+        coherence: whether to measure how likely the intact model finds the texts written under each
+            condition. Each is read once more, which adds about a third to a sweep by generation.
+        noise_floor: whether to ask the intact model again in batches of another shape and count the
+            answers that change. This takes as long as one condition that shares no work.
 
     Class attributes:
-        rows_at_once: about how many rows of each cell are asked, and stored, together: what one
-            worker does at a stretch, and what a run loses that is killed.
+        rows_at_once: about how many rows of each cell are asked and stored together: the work of
+            one job, which is redone if the run is killed.
 
     Raises:
         InputError: nothing to run, an unknown protocol, a task that a protocol cannot ask, a limit
@@ -146,21 +147,22 @@ class Sweep:
         gpus_per_worker: float | None = None,
         timeout: float | None = None,
     ) -> SweepResult:
-        """Run what is not in the run folder yet; returns everything that is in it then.
+        """Run what the run folder lacks; return all that it then holds.
 
         Args:
             path: the run folder.
-            backend: who answers: `"local"`, this process; `"ray"`, workers of a Ray cluster, each
-                with a model of its own (the sweep's may then be one of `device="meta"`); or a
-                backend.
-            address: of the Ray cluster; of this and what follows `backends.Ray` tells more.
-            workers: how many processes hold a model.
-            gpus_per_worker: that each of them takes.
-            timeout: seconds after which a worker is taken for hung.
+            backend: what answers: `"local"`, this process; `"ray"`, workers of a Ray cluster, each
+                with its own model (the sweep's model may then be on `device="meta"`); or a
+                `Backend`.
+            address: the address of the Ray cluster. This and the arguments below are for `"ray"`
+                only; None is the default of `backends.Ray`, which has the details.
+            workers: the number of processes that hold a model.
+            gpus_per_worker: the number of GPUs of each worker.
+            timeout: seconds after which a worker is considered hung.
 
         Raises:
             InputError: the folder cannot be written, or holds another run; a prompt is longer than
-                the model's context; nobody can answer.
+                the model's context; no worker can answer.
         """
         options = {"address": address, "workers": workers, "gpus_per_worker": gpus_per_worker}
         chosen_backend = make_backend(backend, options | {"timeout": timeout})
@@ -170,7 +172,7 @@ class Sweep:
             cell.names: self._prepare(engine, cell, list(cell.examples)) for cell in self.cells
         }
         with ExitStack() as closing:
-            # A folder that somebody writes to is refused before workers are started.
+            # A folder that another process writes to is refused before workers are started.
             closing.enter_context(lock_folder(Path(path)))
             open_backend = closing.enter_context(chosen_backend.open(engine))
             store = closing.enter_context(
@@ -189,9 +191,9 @@ class Sweep:
         return read(path)
 
     def calls(self) -> Iterator[EngineCall]:
-        """Yield what a run into a new folder asks the engine; nothing is run.
+        """Yield the engine calls of a run into a new folder, without running them.
 
-        The texts that `coherence` scores are not known beforehand and not included.
+        The texts that `coherence` scores are not known beforehand and are left out.
 
         Raises:
             InputError: a prompt is longer than the model's context.
@@ -220,10 +222,10 @@ class Sweep:
     def _answer_units(
         self, store: Store, workers: OpenBackend, engine: Engine, units: Sequence[Unit]
     ) -> Iterator[tuple[int, str]]:
-        """Answer and store units; yield how many rows were stored, and of which task and condition.
+        """Answer and store units; yield the number of rows stored, and their task and condition.
 
-        Answers that depend on what shares a batch are stored together, so that an interrupted run
-        computes the same batches again.
+        Answers that depend on what shares their batch are stored together, so that an interrupted
+        run computes the same batches again.
         """
         asked_by_unit: dict[int, list[Asked]] = {}  # of the units that are being answered
         n_rows_left = [unit.n_rows for unit in units]
@@ -247,7 +249,7 @@ class Sweep:
             unit = units[index]
             rows = _judge_part(unit, asked_by_unit[index], part)
             store.add_rows(rows)
-            # The rows are stored; of the time that they took, a second may be lost.
+            # The rows are stored; a killed run may lose a second of the time recorded for them.
             if _add_statistics(store.manifest, part) or time.monotonic() - last_saved > 1:
                 store.save_manifest()
                 last_saved = time.monotonic()
@@ -267,7 +269,7 @@ class Sweep:
         asked_by_cell: Mapping[tuple[str, str], Asked],
         report_status: Callable[[int, str], None],
     ) -> None:
-        """Ask the intact model again where its noise floor or chance is not known yet."""
+        """Ask the intact model again in cells without a noise floor or chance, and store both."""
         cells = [
             cell
             for cell in self.cells
@@ -317,7 +319,7 @@ class Sweep:
     def _needs_floor_and_chance(
         self, store: Store, cell: SweepCell, asked: Asked
     ) -> tuple[bool, bool]:
-        """Whether a cell's noise floor, and its chance, are still to be measured."""
+        """Return whether a cell's noise floor, and its chance, are still to be measured."""
         n = len(cell.examples)
         needs_floor = self.noise_floor and noise_floor.needs_floor(store.manifest, cell.names, n)
         return needs_floor, noise_floor.needs_chance(store.manifest_cell(*cell.names), asked)
@@ -381,7 +383,7 @@ class Sweep:
 def _judge_part(
     unit: Unit, asked_cells: Sequence[Asked], part: JobPart
 ) -> dict[Key, dict[str, tuple[object, ...]]]:
-    """Judge the answers of a part; rows by condition, task and protocol, then by example."""
+    """Judge the answers of a part; return values of `ROW` by key, then by example id."""
     rows: dict[Key, dict[str, tuple[object, ...]]] = {}
     for (condition, cell), outputs in part.answers.items():
         answers = asked_cells[cell].judge(outputs)
@@ -394,7 +396,7 @@ def _judge_part(
 
 
 def _package_versions(cells: Sequence[SweepCell]) -> dict[str, str]:
-    """Versions of the packages on which the cells' questions depend."""
+    """Return the versions of the packages on which the cells' questions depend."""
     return {name: version(name) for cell in cells for name in cell.task.packages}
 
 

@@ -1,4 +1,4 @@
-"""What a sweep consists of: cells, units of work, and calls of the engine."""
+"""The parts of a sweep: cells, units of work, and calls of the engine."""
 
 import functools
 import logging
@@ -17,7 +17,7 @@ from layerroles.tasks import Example, Generated, Guess, Task, best_guess
 
 log = logging.getLogger(__name__)
 
-# The most conditions that are asked together: what they have in common is computed once.
+# The most conditions that are asked together; work that they share is done once.
 _CONDITIONS_AT_ONCE = 64
 
 
@@ -39,12 +39,12 @@ class SweepCell:
 
     @property
     def names(self) -> tuple[str, str]:
-        """Task and protocol label, as in the rows."""
+        """The labels of the task and the protocol, as in the rows."""
         return self.task.label, self.protocol.label
 
     @functools.cached_property
     def guess(self) -> Guess | None:
-        """The best guess, for protocols whose score of guessing has to be measured."""
+        """The best guessing strategy and its scores; None if chance is not measured."""
         if not self.protocol.measures_chance:
             return None
         find = _find_guess
@@ -53,7 +53,7 @@ class SweepCell:
         return find(self.task, self.protocol, self.examples, self.seed)
 
     def to_manifest(self) -> dict[str, Any]:
-        """The cell's entry in a manifest."""
+        """Return the cell's entry in a manifest."""
         guess = self.guess
         chance = self.protocol.chance(self.examples) if guess is None else guess.mean
         grading = self.task.grading if guess else 1
@@ -72,9 +72,9 @@ class SweepCell:
 
 @dataclass(frozen=True)
 class Unit:
-    """Work that is done together: cells of one task, under conditions, on examples.
+    """Work that is done and stored together: cells of one task, conditions and examples.
 
-    What a unit holds depends on the manifest and on the rows already stored, and on nothing else.
+    Which work is in a unit depends only on the manifest and on the rows already stored.
     """
 
     cells: tuple[SweepCell, ...]
@@ -83,7 +83,7 @@ class Unit:
 
     @property
     def n_rows(self) -> int:
-        """How many rows it gives."""
+        """The number of rows: cells x conditions x examples."""
         return len(self.cells) * len(self.conditions) * len(self.examples)
 
 
@@ -92,9 +92,9 @@ class EngineCall:
     """One call of the engine.
 
     Attributes:
-        name: its purpose: the task, or another word.
-        requests: a list for each cell.
-        conditions: under which all of them are asked.
+        name: the task's label, or `noise floor`.
+        requests: a list of encoded requests for each cell.
+        conditions: the conditions under which all requests are asked.
     """
 
     name: str
@@ -103,10 +103,10 @@ class EngineCall:
 
 
 def distinct_conditions(conditions: Sequence[Condition]) -> list[Condition]:
-    """The conditions, each once.
+    """Return the conditions in order, each once.
 
     Raises:
-        InputError: two that differ have one name.
+        InputError: two different conditions have the same name.
     """
     by_name: dict[str, Condition] = {}
     for condition in conditions:
@@ -121,10 +121,10 @@ def distinct_conditions(conditions: Sequence[Condition]) -> list[Condition]:
 def make_cells(
     tasks: Sequence[Task], protocols: Sequence[str | Protocol], limit: int, seed: int
 ) -> list[SweepCell]:
-    """Every task under every protocol, or under its own.
+    """Return a cell for every task under every protocol, or under the task's own if it has one.
 
     Raises:
-        InputError: a task given twice, what is no protocol, or a protocol that a task cannot be
+        InputError: a task given twice, an invalid protocol, or a protocol that a task cannot be
             asked under.
     """
     labels = [task.label for task in tasks]
@@ -158,15 +158,15 @@ def missing_units(
     done: Mapping[Key, set[str]],
     rows_at_once: int,
 ) -> Iterator[Unit]:
-    """Yield the units that are missing: conditions that lack the same examples of the same cells.
+    """Yield the units of missing work, each of conditions that lack the same examples.
 
     A task's protocols are asked together, since most of their contexts are the same.
 
     Args:
-        cells: all cells.
-        conditions: all conditions.
-        done: ids of the examples that are answered, by condition hash, task and protocol.
-        rows_at_once: about how many rows a unit has of each cell.
+        cells: the cells of the sweep.
+        conditions: the conditions of the sweep.
+        done: the ids of the answered examples, by condition hash, task and protocol.
+        rows_at_once: about how many rows of each cell a unit holds.
     """
     # Of equal shares, the largest that is allowed.
     n_together = math.ceil(len(conditions) / math.ceil(len(conditions) / _CONDITIONS_AT_ONCE))
@@ -193,7 +193,7 @@ def missing_units(
 def _split_blocks(
     cells: Sequence[SweepCell], n_most: int
 ) -> Iterator[tuple[list[SweepCell], tuple[Example, ...]]]:
-    """Yield the cells of each task with blocks of at most so many examples.
+    """Yield the cells of each task with blocks of at most `n_most` of its examples.
 
     Blocks do not depend on the rows already stored or on who answers, so that a resumed run and
     all workers compute the same examples together.

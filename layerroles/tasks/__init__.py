@@ -1,4 +1,4 @@
-"""Named sources of questions, each of one family; importing this registers the package's own."""
+"""Tasks: named sources of questions, each of one family. Importing this registers the built-ins."""
 
 import typing
 from importlib import import_module

@@ -1,17 +1,16 @@
-"""Whether a task's choices give its answers away, and what else its questions have in common.
+"""Audit a task: do its choices give the answers away, and what do its questions share?
 
-A protocol that compares choices measures skill only where the right one cannot be found without
-understanding the question. The audit runs strategies that do not understand it over a task's
-questions. Each is right in a share of them; picking at random is right in the mean of 1/k, k being
-the number of choices. Where several choices tie for a strategy, it counts as right by the chance to
-draw the right one of them, so that shares are exact.
+A protocol that compares choices measures skill only if the right one cannot be found without
+understanding the question. The audit applies strategies that do not understand it to a task's
+questions. Chance is the mean of 1/k, k being a question's number of choices. If t choices tie for a
+strategy, and the right one is among them, it counts as 1/t, so that shares are exact.
 
 Under the null hypothesis the right answer is equally likely to be each of a question's choices:
-with t choices tied at the top of k, a question counts 1/t with probability t/k, and else 0. The p
-value is the exact tail of the sum of these, one-sided, corrected for the number of strategies (Holm
-1979). Where a strategy learns from the other half of the questions, what it gets right in the two
-halves is not independent: its p value is twice the smaller of the halves' two, which holds under
-any dependence.
+with t choices tied at the top of k, a question counts 1/t with probability t/k, else 0. The p value
+is the exact one-sided tail of the sum of these, corrected for the number of strategies (Holm 1979).
+A strategy that learns is fitted on each half of the questions and tested on the other. The two
+tests are not independent: its p value is twice the smaller of the two, which is valid under any
+dependence.
 
 Example:
     >>> import layerroles as lr
@@ -47,43 +46,44 @@ if TYPE_CHECKING:
 _LEVEL = 0.05
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = 60
-# Scores nearer to each other than this differ by rounding only.
+# Scores are rounded to so many decimals: smaller differences are rounding errors.
 _DIGITS = 9
-# A finer grid of sums takes too long; the normal distribution is as good for so many questions.
+# Beyond this size of the exact distribution, a normal approximation is used.
 _LARGEST_GRID = 2_000_000
 _COLUMNS = ("strategy", "n", "share", "chance", "excess", "p", "p_adjusted", "flagged")
 
 
 @dataclass(frozen=True, eq=False)
 class Audit:
-    """What is known of a task's questions without asking a model.
+    """Statistics of a task's questions, computed without asking a model.
 
-    Questions of one cluster are not independent, so n of them show less than n. How much less
-    depends on how alike a model's answers within a cluster are: m questions in each, with an
-    intraclass correlation r, show as much as n / (1 + (m - 1) r) independent ones. The questions
-    alone cannot say what r is, so the number of clusters and the share of the largest are given.
+    Questions of one cluster are not independent. With m questions in each cluster and an
+    intraclass correlation r of a model's scores, n questions are worth n / (1 + (m - 1) r)
+    independent ones. The questions alone do not determine r, so the number of clusters and the
+    share of the largest are given.
 
     Attributes:
         task: the task's label.
-        n: questions that were looked at.
-        frame: a row per strategy: strategy, n (questions to which it applies), share (that it gets
-            right), chance (mean of 1/k), excess (share minus chance), p (one-sided), p_adjusted
-            (Holm) and flagged (p_adjusted below .05). Empty where questions have no choices.
-        picks: what each strategy picks, in words.
-        duplicates: questions whose prompt an earlier one has.
-        contradictions: prompts that are asked with different answers.
-        clusters: different `Example.cluster` among the questions that name one; 0 if none does.
-        largest_cluster: the largest cluster's share of all questions.
-        distinct_answers: different answers as a share of questions.
+        n: number of questions examined.
+        frame: a row per strategy: strategy, n (questions to which it applies), share (of these that
+            it gets right), chance (mean of 1/k), excess (share minus chance), p (one-sided),
+            p_adjusted (Holm) and flagged (p_adjusted below .05). Empty if no question has choices.
+        picks: what each strategy picks, in words, by its name.
+        duplicates: number of questions with the same prompt as an earlier one.
+        contradictions: number of prompts that are asked with different answers.
+        clusters: number of different `Example.cluster`; 0 if no question names one.
+        largest_cluster: the largest cluster's share of all questions; 0 without clusters.
+        distinct_answers: number of different answers divided by number of questions.
         top_answer: the most frequent answer.
-        top_answer_share: its share of questions.
-        guess: the best guess where the answer is written, and guess_score, which share of questions
-            it gets right by the task's grading (`generation`); empty and None for plain texts and
-            lm-eval's tasks.
-        lengths: a row per unit (characters, words, and tokens where a model was given): min, median
-            and max of the prompts behind their shots, which show worked solutions.
-        context: tokens that the model can read; None without one.
-        too_long: questions whose prompt and answer of `max_gen_toks` need more; None without a
+        top_answer_share: the share of questions that it answers.
+        guess: the best strategy to guess a generated answer; empty for tasks with a protocol of
+            their own (plain texts, lm-eval's tasks).
+        guess_score: the share of questions that `guess` gets right by the task's flexible grading;
+            None if `guess` is empty.
+        lengths: a row per unit (characters, words, and tokens if a model was given): min, median
+            and max length of prompts with their shots, which show worked solutions.
+        context: the model's context length in tokens; None without a model.
+        too_long: number of questions whose prompt and `max_gen_toks` exceed it; None without a
             model.
 
     Example:
@@ -111,11 +111,11 @@ class Audit:
 
     @property
     def sentences(self) -> tuple[str, ...]:
-        """What was found, a sentence each."""
+        """The findings as sentences."""
         return (*self._describe_choices(), *self._describe_questions(), *self._describe_lengths())
 
     def to_dict(self) -> dict[str, object]:
-        """All of it as JSON has it; the sentences stand last."""
+        """Return all fields except `picks`, and the sentences, as JSON-compatible values."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         del fields["picks"]
         for name in ("frame", "lengths"):
@@ -204,14 +204,15 @@ class Audit:
 def audit_task(
     task: Task, *, limit: int = 2000, seed: int = 0, model: "TransformerBridge | None" = None
 ) -> Audit:
-    """Run strategies that do not understand a question over a task's questions.
+    """Audit a task's questions with strategies that do not understand them.
 
     Args:
-        task: the task.
-        limit: questions to look at; with 2,000, an excess of .05 over a chance of .25 is found.
+        task: the task to audit.
+        limit: number of questions; 2,000 are enough to find an excess of .05 over a chance of .25.
         seed: draws the questions.
-        model: whose tokens are counted, and whose context prompts are held against; one without
-            weights will do (`lr.load(name, device="meta")`).
+        model: the model whose tokenizer counts tokens and whose context length is compared with
+            prompts; it needs no weights (`lr.load(name, device="meta")`). Without one, tokens are
+            not counted.
 
     Raises:
         InputError: a limit below 1, or a task without questions.
@@ -230,7 +231,7 @@ def audit_task(
     answers = Counter(example.answer for example in examples)
     asked: dict[str, set[str]] = defaultdict(set)
     for example in examples:
-        if example.prompt:  # a text that is read from its start has none
+        if example.prompt:  # plain texts have no prompt
             asked[example.prompt].add(example.answer)
     clusters = Counter(example.cluster for example in examples if example.cluster)
     (top_answer, top_count), *_ = answers.most_common(1)
@@ -268,10 +269,10 @@ def audit_task(
 
 
 def strategy_frame(examples: Sequence[Example]) -> pd.DataFrame:
-    """The share of questions that each strategy gets right, the largest excess first.
+    """Return the share of questions that each strategy gets right, the largest excess first.
 
-    A row per strategy that applies to a question at all; see `Audit.frame`. Questions without
-    choices, or whose answer is none of them, are left out.
+    One row for each strategy that applies to at least one question; see `Audit.frame`. Questions
+    with fewer than two choices, or whose answer is not among them, are left out.
     """
     with_choices = [e for e in examples if len(e.choices) > 1 and e.answer in e.choices]
     second, rows = find_second_half(with_choices), []
@@ -309,11 +310,11 @@ def strategy_frame(examples: Sequence[Example]) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class _Tally:
-    """How often a strategy is right.
+    """The results of a strategy over questions.
 
     Attributes:
-        right: the sum of credits.
-        groups: the number of questions by (choices tied at the top, choices).
+        right: sum over questions of 1/t if the right choice is among the t tied at the top, else 0.
+        groups: number of questions by (choices tied at the top, number of choices).
     """
 
     right: float
@@ -328,7 +329,7 @@ class _Tally:
         return sum(number / k for (_, k), number in self.groups.items())
 
     def p_value(self) -> float:
-        """The probability of so large a sum where every choice is equally likely to be right."""
+        """Return P(sum >= `right`) if every choice is equally likely to be right."""
         step = math.lcm(*(tied for tied, _ in self.groups))
         if step * self.n > _LARGEST_GRID:
             variance = sum(n * (1 / (t * k) - 1 / k**2) for (t, k), n in self.groups.items())
@@ -368,7 +369,7 @@ def _measure_lengths(
         "words": [len(text.split()) for text in texts],
     }
     if model is not None:
-        from layerroles.models import encode  # loads torch, which an audit without a model spares
+        from layerroles.models import encode  # loads torch: only needed with a model
 
         lengths["tokens"] = [len(encode(model, text)) for text in texts]
     return lengths

@@ -1,8 +1,7 @@
-"""What a task is: a named source of questions, all of one family.
+"""Define a task: a named source of questions, all of one family.
 
-A task knows its questions, how its answers are recognized in free text and how long an answer may
-be. It does not know how a question is asked: that is the protocol's business, so that one question
-can be asked in several ways.
+A task provides questions, grades free-text answers and limits their length. How a question is asked
+is left to the protocol, so that one question can be asked in several ways.
 
     >>> from layerroles.tasks import task
     >>> task("kv_retrieval", pairs=4).label
@@ -33,19 +32,20 @@ class Example:
     """One question.
 
     Attributes:
-        id: names the example within its task; the same question has the same id everywhere.
-        prompt: the question as it is asked, up to where the answer follows after one space.
-        answer: the right answer, without the leading space.
-        choices: possible answers, the right one among them; empty if there are none.
-        evidence: character spans `[start, end)` of `prompt` that hold what the answer needs.
+        id: identifies the example within its task, under every seed and limit.
+        prompt: the question; the answer follows it after one space.
+        answer: the right answer, without a leading space.
+        choices: possible answers, including the right one; empty if there are none.
+        evidence: character spans `[start, end)` of `prompt` that contain what the answer depends
+            on.
         solution: a worked solution that ends in the answer; shown in the worked examples of
-            protocols that generate, and what `chain_logprob` scores. Empty where there is none.
+            protocols that generate, and scored by `chain_logprob`. Empty if there is none.
         shots: worked examples shown before the question.
-        question: names the question where another task asks it under another id, as a digest of an
-            lm-eval document does; empty where the id does.
-        aliases: other texts that are accepted as the answer where the model writes it.
-        cluster: names what the example shares with others of its task, such as a set of shots or a
-            template; examples of one cluster are not independent. Empty where it shares nothing.
+        question: an identifier shared by tasks that ask the same question under different ids, such
+            as a digest of an lm-eval document; empty if `id` is enough.
+        aliases: other texts that the protocols `generation` and `exact` accept as the answer.
+        cluster: names a set of shots or a template that the example shares with others of its task;
+            examples of one cluster are not independent. Empty if it shares none.
 
     Example:
         >>> import layerroles as lr
@@ -85,7 +85,10 @@ class Example:
         )
 
     def context(self, *, worked: bool = False) -> str:
-        """The prompt behind its shots; `worked` shows their solutions instead of bare answers."""
+        """Return shots and prompt as one text.
+
+        With `worked`, a shot shows its solution, if it has one, instead of the bare answer.
+        """
         shot_texts = [
             f"{shot.prompt} {shot.solution if worked and shot.solution else shot.answer}"
             for shot in self.shots
@@ -95,14 +98,14 @@ class Example:
 
 @dataclass(frozen=True)
 class Grade:
-    """How a generated response was read.
+    """The grading of a generated response.
 
     Attributes:
-        strict: the answer stands where and how the worked examples put it.
-        flexible: the right answer was given in some form.
-        answered: some answer could be read from the response, right or wrong.
-        form: the answer, right or wrong, stands where and how the worked examples put theirs; None
-            where the task cannot tell that of wrong ones.
+        strict: the right answer was given in the place and form that the worked examples show.
+        flexible: the right answer was given, in any form that the task accepts.
+        answered: an answer, right or wrong, could be read from the response.
+        form: the answer, right or wrong, has the place and form that the worked examples show; None
+            if the task cannot tell this for wrong answers.
 
     Example:
         >>> from layerroles.tasks import task
@@ -122,16 +125,18 @@ class Grade:
 class Task(ABC):
     """A named source of examples. Subclasses are frozen dataclasses; their fields are parameters.
 
-    A subclass sets `family`, and where it has to `until`, `max_gen_toks` and `protocol`, as class
-    attributes; a task whose parameters decide makes them fields or properties.
+    A subclass sets `family`, and if needed `until`, `max_gen_toks` and `protocol`, as class
+    attributes, or as fields or properties if they depend on parameters.
 
     Class attributes:
-        argument: the parameter that stands behind a colon, as the path in `local:FILE.jsonl`.
-        version: of the questions and their grading; part of the label from 2 on, so that runs of
-            different versions are never mixed.
-        grading: the version of the grading alone, for tasks of a user's own questions: a run folder
-            that was graded by another is refused.
-        packages: distributions whose version decides what the task asks, for a run's manifest.
+        argument: the parameter that a name gives after a colon, such as the path in
+            `local:FILE.jsonl`; empty if the task has none.
+        version: version of the questions and their grading; part of the label from 2 on, so that
+            runs of different versions are never mixed.
+        grading: version of the grading alone, for tasks with a user's own questions: a run folder
+            that was graded by another version is refused.
+        packages: distributions whose versions determine the questions; recorded in a run's
+            manifest.
 
     Example:
         >>> import layerroles as lr
@@ -148,14 +153,13 @@ class Task(ABC):
     @property
     @abstractmethod
     def family(self) -> str:
-        """One of `FAMILIES`."""
+        """The family of the questions, one of `FAMILIES`."""
 
     @property
     def protocol(self) -> object | None:
-        """The one protocol that this task uses, regardless of a sweep's protocols.
+        """The only protocol that asks this task; None to use the protocols of the sweep.
 
-        A label such as `"text_logprob"`, or a `Protocol`, which need not be registered; None for a
-        task that is asked under all of the sweep's.
+        A label such as `"text_logprob"`, or a `Protocol`, which need not be registered.
         """
         return None
 
@@ -166,58 +170,60 @@ class Task(ABC):
 
     @property
     def max_gen_toks(self) -> int:
-        """Tokens after which a generated answer is cut."""
+        """The maximum number of tokens in a generated answer."""
         return 32
 
     @abstractmethod
     def examples(self, limit: int, seed: int) -> list[Example]:
-        """The first `limit` examples of the task's order under `seed`.
+        """Return the first `limit` examples in the order under `seed`.
 
-        A larger limit extends the list and changes none of what was there.
+        A larger limit only appends to the list. A finite task may return fewer than `limit`.
 
         Raises:
-            InputError: the task has no example at all.
+            InputError: the task has no example.
         """
 
     @abstractmethod
     def held_out(self, limit: int, seed: int) -> list[str]:
-        """Up to `limit` contexts of examples that `examples(..., seed)` never gives.
+        """Return up to `limit` contexts of examples that `examples(..., seed)` never returns.
 
-        They serve as a reference (means of what the model writes on such prompts).
+        They are the prompts of a reference, on which for example mean writes are measured.
         """
 
     @property
     def skill(self) -> str:
-        """What the questions take, where that is less than the family says; else empty.
+        """The skill that the questions test, if it is narrower than the family; else empty.
 
-        Claims on the family name it, such as "adding numbers" for sums that are called reasoning.
+        Claims about the family name it, for example "adding numbers" for sums in `reasoning`.
         """
         return ""
 
     def group(self, example: Example) -> str:
-        """The group of an example within the task, such as its relation; empty where it has none.
+        """Return the group of an example, such as its relation; empty if there are no groups.
 
-        Who sees the worked examples knows the group, and so may guess by it.
+        Worked examples reveal the group, so guessing may depend on it.
         """
         return ""
 
     def candidates(self, example: Example) -> list[str] | None:
-        """Texts in the prompt among which one may guess; none where repeating one is the skill.
+        """Return texts of the prompt among which a guesser may pick; by default None.
 
-        None leaves it to the form of the answers to other questions: texts in quotes, numbers, or
-        those answers themselves.
+        Empty if repeating a text of the prompt is the skill itself. With None, guessers pick among
+        the quoted texts or numbers of the prompt if all answers are such, else among the answers to
+        other questions that occur in the prompt.
         """
         return None
 
     def n_reserved(self, seed: int) -> int:
-        """How many questions `examples(..., seed)` leaves out so that `held_out` has some."""
+        """Return how many questions `examples` leaves out for `held_out`; by default 0."""
         return 0
 
     def grade(self, response: str, example: Example) -> Grade:
-        """Read a generated response; the default suits answers that are a short text.
+        """Grade a generated response; by default as a short text.
 
-        Strict: the first line is the answer. Flexible: the answer occurs in it as whole words.
-        Form: it has no more words than an answer takes.
+        Strict: the first line is the answer. Flexible: the first line contains the answer as whole
+        words. Form: the first line has no more words than the longest of answer, choices and shots'
+        answers.
         """
         return grade_text(response.strip().split("\n", 1)[0], example)
 
@@ -228,19 +234,22 @@ class Task(ABC):
 
     @property
     def label(self) -> str:
-        """Name, version and every parameter that is not the default: `facts@2[num_fewshot=4]`.
+        """Name, version and all parameters that differ from the default: `facts@2[num_fewshot=4]`.
 
-        Version 1 is not named.
+        Version 1 is omitted.
         """
         name = f"{self.name}@{self.version}" if self.version > 1 else self.name
         return label_of(name, self)
 
     def fingerprint(self, limit: int, seed: int) -> str:
-        """A hash of the examples asked for: changes when the task's content changes."""
+        """Return a hash of the first `limit` examples under `seed`.
+
+        It changes when their content changes; `question` and `cluster` are not part of it.
+        """
         examples = [dataclasses.asdict(example) for example in self.examples(limit, seed)]
         for example in examples:
             for fields in (example, *example["shots"]):
-                # What an example shares with others, and which task asks it too, is no content.
+                # Shared questions and clusters relate examples to others: they are not content.
                 del fields["question"], fields["cluster"]
                 if not fields["aliases"]:  # tasks of an earlier version had none
                     del fields["aliases"]
@@ -258,8 +267,8 @@ def task(name: str, **parameters: object) -> Task:
     A label works too: `task("kv_retrieval[pairs=20]")`, `task("facts@2")`.
 
     Raises:
-        InputError: unknown task or parameter, a value that the task does not take, or another
-            version of the task than there is.
+        InputError: unknown task or parameter, a value that the task does not accept, or a version
+            other than the installed one.
 
     Example:
         >>> import layerroles as lr
@@ -284,10 +293,10 @@ def task(name: str, **parameters: object) -> Task:
 
 
 def as_tasks(given: Iterable[Task]) -> list[Task]:
-    """Tasks that a user gave, in their order.
+    """Return the tasks that a user gave as a list.
 
     Raises:
-        InputError: one alone, or something that is no task.
+        InputError: a single task or name instead of several, or an item that is not a task.
     """
     if isinstance(given, str | Task) or not isinstance(given, Iterable):
         raise InputError(f"tasks={given!r} is one, not several: write [{given!r}]")
@@ -299,7 +308,7 @@ def as_tasks(given: Iterable[Task]) -> list[Task]:
 
 
 def grade_text(line: str, example: Example) -> Grade:
-    """Read a line as a short text; see `Task.grade`."""
+    """Grade a line as a short text; see `Task.grade`."""
     response, answer = normalize_text(line), normalize_text(example.answer)
     return Grade(
         strict=response == answer,
@@ -310,20 +319,23 @@ def grade_text(line: str, example: Example) -> Grade:
 
 
 def is_short(line: str, example: Example) -> bool:
-    """Whether a line has no more words than the longest of answer, choices and shots' answers."""
+    """Return whether a line is as short as an answer, and not empty.
+
+    It may have as many words as the longest of answer, choices and shots' answers.
+    """
     answers = [example.answer, *example.choices, *(shot.answer for shot in example.shots)]
     return 0 < len(line.split()) <= max(len(text.split()) for text in answers)
 
 
 def normalize_text(text: str) -> str:
-    """Lower case, without surrounding quotes, full stops and repeated white space."""
+    """Return a text in lower case, without surrounding quotes, full stops and repeated spaces."""
     return " ".join(text.split()).strip(" .\"'`").casefold()
 
 
 def check_whole_number(
     name: str, parameter: str, value: object, low: int, high: int, *, kind: str = "task"
 ) -> None:
-    """Require a whole number from `low` to `high`, both included.
+    """Check that a value is a whole number from `low` to `high`, both included.
 
     Raises:
         InputError: it is not one.
@@ -337,10 +349,10 @@ def check_whole_number(
 def check_one_of(
     name: str, parameter: str, value: object, allowed: Iterable[str], *, kind: str = "task"
 ) -> None:
-    """Require one of the known words.
+    """Check that a value is one of those allowed.
 
     Raises:
-        InputError: it is none of them.
+        InputError: it is not.
     """
     names = list(allowed)
     if value not in names:

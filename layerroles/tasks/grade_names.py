@@ -1,7 +1,8 @@
-"""Read which of several known names a response gives as its answer.
+"""Grade a response by which of several known names it gives as its answer.
 
-The first sentence counts. The right name must be the first of the known ones in it, must not be
-denied, and no other may stand beside it, so that a list of all candidates earns nothing:
+Only the first sentence counts. The right name must be the first known name in it, must not be
+negated, and no other known name may be listed with it, so that a list of all candidates scores
+nothing:
 
 >>> paris = Example("1", "The capital of France is", "Paris", choices=("Paris", "Rome"))
 >>> for response in ("Paris. The capital of Italy is Rome.", "Paris or Rome", "not Paris"):
@@ -23,7 +24,7 @@ _ARTICLE = re.compile(r"(?i)^(?:the|a|an)\s+")
 _LETTERS = str.maketrans("\u2019\u0142\u0141\u00f8\u00d8\u0131", "'lLoOi")
 _MARKS = " *\"'`(:"
 _OPENING = re.compile(r"(?i)^(?:well|yes|sure|ok|okay|of course|certainly)\b[,.!:]*\s*")
-# Not behind an initial (J. S. Bach) or a title (St. Petersburg).
+# Not after an initial (J. S. Bach) or a title (St. Petersburg).
 _SENTENCE_END = re.compile(r"(?<=[\w)\"']{2})(?<!\bDr)(?<!\bSt)(?<!\bMr)[.!?](?=\s|$)")
 
 # What may not stand before the name: a denial, another item of a list, or a part of another name.
@@ -31,29 +32,30 @@ _DENIED = re.compile(r"(?i)\b(?:not|never|no|neither|nor|unlike|except|cannot)\b
 _LISTED = re.compile(r"(?!The\b|An?\b)[A-Z].*(?:[,;/&]|\b(?:or|and))\s*")
 _RENAMED = re.compile(r"\b(?:New|North|Northern|South|Southern)\s+$")
 
-# What may not stand behind it: a denial, or another name that only this separates from it.
+# What may not follow it: a denial, or another name with only these words between.
 _RETRACTED = re.compile(r"(?i)\s+(?:is|was|are|were)(?:n't|\s+(?:not|wrong|no longer))\b")
 _SEPARATED = (
     r"(?:[\W\d_]|\b[A-Da-d][.)]|\b(?i:and|or|also|either|both|in|then|the|an?"
     r"|vs|versus|maybe|perhaps|possibly|no|wait|rather|actually)\b)*"
 )
-# So ends what stands alone: "I do not know" does not name iodine, nor "He is a singer" helium.
+# What may follow a name that stands alone: "I do not know" does not name iodine, nor "He is a
+# singer" helium.
 _ALONE = re.compile(r"$|[^\w\s]|\s+(?:\(|(?:and|which|from|because|as|for|while)\b)")
 
 
 def grade_name(
     response: str, example: Example, known_names: frozenset[str], *, alone: bool = False
 ) -> Grade:
-    """Read the first line; accents, case, articles and a repeated question do not count.
+    """Grade the first line; accents, case, articles and a repeated question are ignored.
 
-    Names of up to three letters that start with a capital count only in their own case. Names that
-    start with a small letter, such as those of units, count in singular and plural.
+    Names of up to three letters that start with a capital are case-sensitive. Names that start with
+    a small letter, such as units, are accepted in singular and plural.
 
     Args:
-        response: what was written.
+        response: the generated text.
         example: the question, with the answer and its aliases.
-        known_names: names to tell apart, beside the example's choices.
-        alone: the name counts only at the start and apart from other words, as a symbol does.
+        known_names: names to tell apart, in addition to the example's answer, aliases and choices.
+        alone: accept the name only at the start and apart from other words, as for symbols.
     """
     line = _strip_accents(response.strip().split("\n", 1)[0])
     accepted = _normalize_accepted((example.answer, *example.aliases))
@@ -94,7 +96,7 @@ def _gives_right_name(
 
 
 def _add_plurals(names: Iterable[str]) -> frozenset[str]:
-    """Common nouns in singular and plural; proper names as they are."""
+    """Return the names, with singular and plural of those that start with a small letter."""
     forms = set(names)
     for name in [form for form in forms if form[:1].islower() and not form.startswith("the ")]:
         forms |= {name.removesuffix("s"), f"{name.removesuffix('s')}s"}
@@ -103,13 +105,13 @@ def _add_plurals(names: Iterable[str]) -> frozenset[str]:
 
 @lru_cache(maxsize=1024)
 def _normalize_accepted(names: tuple[str, ...]) -> frozenset[str]:
-    """The spellings that count as one of these names, as `_normalize_name` gives them."""
+    """Return these names and their plurals in the form of `_normalize_name`."""
     return frozenset(map(_normalize_name, _add_plurals(names)))
 
 
 @lru_cache(maxsize=1024)
 def _make_pattern(known_names: frozenset[str], names: tuple[str, ...]) -> str:
-    """A pattern of any of these names as whole words, the longest where several start."""
+    """Return a pattern that matches any of these names as whole words, longer names first."""
     forms = map(_strip_accents, _add_plurals((*known_names, *names)))
     longest_first = sorted(forms, key=lambda name: (-len(name), name))
     either = "|".join(
@@ -120,13 +122,13 @@ def _make_pattern(known_names: frozenset[str], names: tuple[str, ...]) -> str:
 
 
 def _strip_accents(text: str) -> str:
-    """The text without accents and repeated white space."""
+    """Return the text without accents and repeated white space."""
     letters = unicodedata.normalize("NFKD", text.translate(_LETTERS))
     return " ".join("".join(c for c in letters if not unicodedata.combining(c)).split())
 
 
 def _normalize_name(text: str) -> str:
-    """What two spellings of one answer share."""
+    """Return a name without accents and article, and without case unless case-sensitive."""
     bare = _ARTICLE.sub("", _strip_accents(text).strip(" .\"'`*"))
     return bare if _is_case_sensitive(bare) else bare.casefold()
 

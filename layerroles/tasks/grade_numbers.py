@@ -1,4 +1,4 @@
-"""Read whole and decimal numbers from what a model wrote."""
+"""Grade answers that are whole or decimal numbers."""
 
 import re
 from decimal import Decimal
@@ -13,7 +13,7 @@ _TENS = "twenty thirty forty fifty sixty seventy eighty ninety hundred thousand"
 _WORD = rf"(?:{'|'.join(sorted(_WORDS, reverse=True))})"
 _DIGITS_IN_TEXT = re.compile(rf"(?<![\w.]){NUMBER}|(?<=[a-z=]){NUMBER}", re.IGNORECASE)
 _WORD_IN_TEXT = re.compile(rf"\b{_WORD}\b", re.IGNORECASE)
-# "thirty-two", "two hundred and twelve": read as no number, and not as one of its words.
+# "thirty-two", "two hundred and twelve": not read as numbers, nor as one of their words.
 _ANY = "|".join(sorted({*_WORDS, *_TENS}, reverse=True))
 _COMPOUND = re.compile(rf"\b(?:{_ANY})(?:[ -](?:and )?(?:{_ANY}))+\b", re.IGNORECASE)
 _SIGN = r"[ \t]*[-–+*/×÷][ \t]*"
@@ -23,7 +23,7 @@ _STATED = re.compile(
     re.IGNORECASE,
 )
 
-# What stands before or behind a number that is no answer: "not 12", "12 is too many".
+# What precedes or follows a number that is not an answer: "not 12", "12 is too many".
 _DENIED_BEFORE = re.compile(
     r"(?:(?:\bnot|n['’]t)(?: (?:think|believe) (?:it|that|the answer) (?:is|was))?"
     r"|\bcannot|\bnever|\bat (?:least|most)"
@@ -47,18 +47,19 @@ _FROM = re.compile(r"\bfrom[\s*]*$", re.IGNORECASE)
 
 
 def is_number(text: str) -> bool:
-    """Whether the whole text is one number, as in `1,250`, `$3.50` or `-7`."""
+    """Return whether the whole text is one number, as in `1,250`, `$3.50` or `-7`."""
     return re.fullmatch(NUMBER, text.strip()) is not None
 
 
 def grade_number(response: str, answer: str) -> Grade:
-    """Compare numbers by value: thousands commas, `$` and trailing zeros do not matter.
+    """Grade a number by value; thousands commas, `$` and trailing zeros are ignored.
 
-    Strict: what "answer is" names first, or the response being just the number. Flexible: the last
-    number in the response. Numbers up to twenty may be words: after "answer is", or in a response
-    without digits. A number that is denied ("not 12", "12 is too many") is none, and one of several
-    that are offered ("12 or 13"), or of an expression without a result ("5 + 12"), is no answer.
-    Form: it names a number so, or is one.
+    Strict: the number after "answer is", or the whole response, is right. Flexible: the last number
+    in the response is right. Form: a number follows "answer is", or is the whole response.
+
+    Numbers up to twenty may be words: after "answer is", or in a response without digits. Denied
+    numbers ("not 12", "12 is too many") are ignored. One of several alternatives ("12 or 13"), or a
+    number of an expression without a result ("5 + 12"), is not an answer.
     """
     response = _COMPOUND.sub("-", response.replace("\N{MINUS SIGN}", "-"))
     right = _to_decimal(answer)
@@ -81,7 +82,7 @@ def grade_number(response: str, answer: str) -> Grade:
 
 
 def _find_numbers(response: str) -> list[re.Match[str]]:
-    """The numbers that are not denied; words count only where there are no digits at all."""
+    """Return the numbers that are not denied; number words only if there are no digits."""
     matches = list(_DIGITS_IN_TEXT.finditer(response)) or list(_WORD_IN_TEXT.finditer(response))
     return [
         match
@@ -92,7 +93,7 @@ def _find_numbers(response: str) -> list[re.Match[str]]:
 
 
 def _is_alternative(response: str, matches: list[re.Match[str]]) -> bool:
-    """Whether the last number is offered beside another one, or is the end of an expression."""
+    """Return whether the last number is one of two alternatives, or ends an expression."""
     if len(matches) < 2:
         return False
     previous, last = matches[-2:]
@@ -108,7 +109,7 @@ def _is_alternative(response: str, matches: list[re.Match[str]]) -> bool:
 
 
 def _is_continued(response: str, stated: re.Match[str]) -> bool:
-    """Whether what is stated goes on with an operation or an alternative."""
+    """Return whether an operation or an alternative follows the stated number."""
     pattern = _WORD_IN_TEXT if stated[1].isalpha() else _DIGITS_IN_TEXT
     following = pattern.search(response, stated.end())
     if following is None or _to_decimal(following[0]) == _to_decimal(stated[1]):

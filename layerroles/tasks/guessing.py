@@ -1,10 +1,10 @@
-"""What guessing scores: the best that one can do without understanding the question.
+"""Measure chance: the best score that is possible without understanding the question.
 
 A model that always writes "A" is right on a quarter of four-way questions. So chance is measured:
-of the strategies below, the one that does best on other questions of the task is scored on those
-that are asked, with its score on each, so that its error is known and paired with the model's. The
-other questions of a task without end are drawn under another seed; a finite task is split in
-halves, and each half is guessed by the strategy that does best on the other.
+the guessing strategy that scores best on other questions of the task is scored on the questions
+that are asked. There is a score for each question, so that its error is known and paired with the
+model's. A task that generates questions draws the other ones under another seed. A finite task is
+split in halves, and each half is guessed by the strategy that scores best on the other.
 """
 
 import re
@@ -21,25 +21,26 @@ from layerroles.tasks.sources import Generated
 
 # The score of a text as the answer to an example.
 Scorer = Callable[[Example, str], float]
-# The texts that a strategy writes for an example, each as likely; none where it has none.
+# The texts that a strategy writes for an example, equally likely; empty if it does not apply.
 Guesser = Callable[[Example], Iterable[str]]
 
 _OTHERS = 2000
 _FEWEST = 50
-_CHARACTERS = 1_000_000  # of other questions: long prompts take their time
+_CHARACTERS = 1_000_000  # in all other questions, since long prompts take time
 _CONSTANTS = 4
 _OTHER_SEED = 1_000_003
 
 
 @dataclass(frozen=True)
 class Guess:
-    """The best guess for some examples.
+    """The best guessing strategy for some examples, and its scores.
 
     Attributes:
-        strategy: its name; of a finite task the names for both halves, where they differ.
-        scores: its expected score on each example, by id. Where it is wrong on all, and was right
-            on some of the other questions, its mean score on those: that a few questions show
-            nothing to guess does not make guessing impossible.
+        strategy: its name; for a finite task the names for both halves, joined by "or" if they
+            differ.
+        scores: its expected score on each example, by id. If it is wrong on all of them but right
+            on some of the other questions, its mean score on those: few examples do not show that
+            guessing is impossible.
     """
 
     strategy: str
@@ -47,7 +48,7 @@ class Guess:
 
     @property
     def mean(self) -> float:
-        """The score of guessing."""
+        """The mean score over the examples."""
         return fmean(self.scores.values())
 
 
@@ -55,10 +56,10 @@ def best_guess(task: Task, examples: Sequence[Example], seed: int, score: Scorer
     """Score the best guessing strategy on the examples that a sweep asks.
 
     Args:
-        task: whose examples they are.
-        examples: those that are asked.
-        seed: of the sweep.
-        score: the score of a text as the answer to an example.
+        task: the task of the examples.
+        examples: the examples that the sweep asks.
+        seed: the seed of the sweep.
+        score: returns the score of a text as the answer to an example.
     """
     if isinstance(task, Generated):
         others = _draw_others(task, examples, seed)
@@ -81,7 +82,7 @@ def best_guess(task: Task, examples: Sequence[Example], seed: int, score: Scorer
 
 @dataclass(frozen=True)
 class _BestGuesser:
-    """The strategy that does best on other questions, with its mean score on them."""
+    """The strategy that scores best on other questions, and its mean score on them."""
 
     name: str
     strategy: Guesser
@@ -95,7 +96,7 @@ class _BestGuesser:
 
 
 def _draw_others(task: Generated, examples: Sequence[Example], seed: int) -> list[Example]:
-    """Questions under another seed."""
+    """Draw questions under another seed, without those asked; empty if none can be drawn."""
     length = fmean(len(example.context()) for example in examples)
     n = min(_OTHERS, max(_FEWEST, int(_CHARACTERS / length)))
     asked_ids = {example.id for example in examples}
@@ -110,13 +111,13 @@ def _draw_others(task: Generated, examples: Sequence[Example], seed: int) -> lis
 
 
 def _split_in_halves(ids: Iterable[str]) -> dict[str, int]:
-    """Split ids in two halves by their hashes: their order does not matter."""
+    """Assign each id to half 0 or 1 by its hash, whatever their order."""
     ranked = sorted(ids, key=lambda id: (zlib.crc32(id.encode()), id))
     return {id: place % 2 for place, id in enumerate(ranked)}
 
 
 def _find_best(task: Task, others: Sequence[Example], score: Scorer) -> _BestGuesser:
-    """The strategy that does best on other questions; the first of those that do equally well."""
+    """Return the strategy that scores best on other questions, or `no guess` if none scores."""
     best = _BestGuesser("no guess", _never_guess, 0.0)
     for name, strategy in _make_guessers(task, others) if others else ():
         mean = fmean(_expected_score(example, strategy, score) for example in others)
@@ -131,7 +132,7 @@ def _expected_score(example: Example, strategy: Guesser, score: Scorer) -> float
 
 
 def _make_guessers(task: Task, others: Sequence[Example]) -> Iterable[tuple[str, Guesser]]:
-    """Ways to guess, with what they learn from other questions."""
+    """Yield each strategy with its name; some learn from the other questions."""
     answers = Counter(example.answer for example in others)
     for answer, count in answers.most_common(_CONSTANTS):
         if count == 1:  # of no use for any other question
@@ -163,7 +164,7 @@ def _make_guessers(task: Task, others: Sequence[Example]) -> Iterable[tuple[str,
 
 
 def _find_pattern(answers: Counter[str]) -> str:
-    """What the answers look like: texts in quotes or numbers; empty for other texts."""
+    """Return a pattern that all answers match, quoted texts or numbers; empty if there is none."""
     for pattern in (r'"[^"]*"', NUMBER):
         if answers and all(re.fullmatch(pattern, answer) for answer in answers):
             return pattern
@@ -171,7 +172,7 @@ def _find_pattern(answers: Counter[str]) -> str:
 
 
 class _KnownAnswers:
-    """The answers to other questions, to be found in a prompt."""
+    """The answers to other questions, indexed by their first word."""
 
     def __init__(self, others: Sequence[Example]) -> None:
         self._counts = Counter(normalize_text(example.answer) for example in others)
@@ -183,7 +184,10 @@ class _KnownAnswers:
                 self._by_first[words[0]].append(answer)
 
     def find_in(self, example: Example) -> list[str]:
-        """Those that stand in the prompt as whole words, the example's own answer not counted."""
+        """Return the known answers that occur in the prompt as whole words.
+
+        An answer is left out if only this example has it.
+        """
         text = normalize_text(example.prompt)
         first_words = set(re.findall(r"\w+", text)) & self._by_first.keys()
         return [
@@ -196,7 +200,7 @@ class _KnownAnswers:
 
 
 def _shows_choices(example: Example) -> bool:
-    """Whether the prompt lists the choices, each behind a letter or a number, as in `A. Paris`."""
+    """Return whether the prompt lists all choices behind letters or numbers, as in `A. Paris`."""
     return bool(example.choices) and all(
         re.search(rf"(?<!\w)\w[.):] {re.escape(choice)}", example.prompt)
         for choice in example.choices

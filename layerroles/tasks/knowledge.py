@@ -1,16 +1,16 @@
-"""Knowledge: simple facts asked as the beginning of a sentence that the answer ends.
+"""Knowledge: simple facts, asked as the beginning of a sentence that the answer completes.
 
 The facts are written by hand in `facts.tsv`, chosen to be well known and undisputed and to have one
 right answer. Where a fact can change, the column `as_of` has the year in which it was checked; the
 column `aliases` has other texts that are accepted, joined by `|`.
 
 The facts of a relation are dealt into sets of four with different answers. These answers are the
-choices of all four, so that each is right once and wrong three times: nothing but the question
-tells which is right. Choices that depend on the question are written by hand in the column `wrong`,
-as those of chemical symbols, of which every question has one of each form.
+choices of all four, so that each is right once and wrong three times: only the question tells
+which is right. Choices that depend on the question are written by hand in the column `wrong`, as
+for chemical symbols, where every question has one choice of each form.
 
-The same questions can be asked with the fact in the prompt, alone or among others, as retrieval
-augmentation puts it there.
+The same questions can be asked with the fact in the prompt, alone or among others, as in retrieval
+augmentation.
 """
 
 import csv
@@ -45,22 +45,22 @@ class Facts(Listed):
     (its country), language, painter, river (of a city), scientist, sport, symbol (of an element),
     unit and young (of an animal).
 
-    An answer is right if the first sentence names it, or an alias, before any other answer of the
-    relation and with none beside it; see `grade`. Wrong choices are answers of the same relation,
-    each as often wrong as its share of right answers calls for; the module says how.
+    A response is right if its first sentence names the answer or an alias before any other answer
+    of the relation, and lists no other with it; see `grade`. Wrong choices are answers of the same
+    relation, each as often wrong as its share of right answers requires; see the module.
 
-    Evidence is the subject of the fact; where a context tells the fact, it is the answer there. A
-    question has the same id in every context.
+    Evidence is the subject of the fact, or the answer in a context that states the fact. The id of
+    a question does not depend on the context.
 
     Attributes:
-        relations: which relations to ask, joined by `+`, as in `capital+author`; all if empty.
-        context: what stands before the question: `none`; `support`, the fact itself; or
-            `distractors`, the fact among four others of its relation, in random order. Shots have
-            contexts of their own, without the fact that is asked.
-        num_fewshot: other facts of the same relation before each.
+        relations: the relations to ask, joined by `+`, as in `capital+author`; all if empty.
+        context: what precedes the question: `none`; `support`, the fact itself; or `distractors`,
+            the fact among four others of its relation, in random order. Shots have their own
+            contexts, which do not contain the fact that is asked.
+        num_fewshot: worked examples before each question: other facts of the same relation.
 
     Raises:
-        InputError: a relation that is unknown, or no text.
+        InputError: an unknown relation or context, or `relations` that is not a text.
 
     Example:
         >>> from layerroles.tasks import task
@@ -94,17 +94,20 @@ class Facts(Listed):
         check_one_of(self.name, "context", self.context, CONTEXTS)
 
     def groups(self) -> dict[str, list[Example]]:
-        """The facts by relation."""
+        """Return the facts by relation."""
         return {relation: list(load_facts()[relation]) for relation in self._relation_names()}
 
     def posed(self, example: Example, others: Sequence[Example]) -> Example:
-        """The question after its context: its fact, and with "distractors" some of the others."""
+        """Return the question after the context that the parameter `context` selects.
+
+        `others` are facts of the same relation, from which distractors are drawn.
+        """
         if self.context == "none":
             return example
         stated_facts = [example]
         if self.context == "distractors":
             rng = random.Random(f"{self.name}:distractors:{example.id}")
-            # Nobody else's answer is the right one, and no other fact is asked in the same words.
+            # Distractors differ from the fact in both answer and prompt.
             distractors = [
                 other
                 for other in others
@@ -123,13 +126,13 @@ class Facts(Listed):
         )
 
     def group(self, example: Example) -> str:
-        """The relation."""
+        """Return the relation of an example."""
         return _relation_of(example)
 
     def candidates(self, example: Example) -> list[str] | None:
-        """The relation's answers among the distractors.
+        """Return the answers of the relation that occur in a context with distractors.
 
-        Behind a context that tells one fact, repeating it is what is asked.
+        Empty with other contexts: there, repeating the stated fact is the skill.
         """
         if self.context != "distractors":
             return []
@@ -141,12 +144,12 @@ class Facts(Listed):
         ]
 
     def grade(self, response: str, example: Example) -> Grade:
-        """Read the first sentence of the first line; accents, case and articles do not count.
+        """Grade the first sentence of the first line; accents, case and articles are ignored.
 
-        Flexible: of the relation's answers, the sentence names the right one or an alias first,
-        does not deny it, and names no other beside it. A chemical symbol counts only where the
-        answer starts, and in its own case. Strict: the line is nothing but the answer or an alias.
-        Form: the line is that, or has no more words than an answer takes.
+        Flexible: the first of the relation's answers that the sentence names is the right one or an
+        alias, is not denied, and no other is listed with it. A chemical symbol is accepted only at
+        the start and in its own case. Strict: the line is the answer or an alias and nothing else.
+        Form: strict, or no more words than an answer has.
         """
         relation = _relation_of(example)
         return grade_name(response, example, _known_answers(relation), alone=relation == "symbol")
@@ -167,7 +170,7 @@ def _relation_of(example: Example) -> str:
 
 @cache
 def _known_answers(relation: str) -> frozenset[str]:
-    """The answers and aliases of a relation and other names; none where it is not in the file."""
+    """Return a relation's answers and aliases, and similar names; empty if it is unknown."""
     names = {
         text for fact in load_facts().get(relation, ()) for text in (fact.answer, *fact.aliases)
     }
@@ -176,7 +179,7 @@ def _known_answers(relation: str) -> frozenset[str]:
 
 @cache
 def load_facts() -> MappingProxyType[str, tuple[Example, ...]]:
-    """All facts by relation, in the order of the file."""
+    """Read all facts, by relation in the order of the file."""
     source = files("layerroles.tasks").joinpath("facts.tsv")
     with source.open(encoding="utf-8") as lines:
         rows = list(csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE))
@@ -195,10 +198,11 @@ def _make_examples(rows: list[dict[str, str]]) -> tuple[Example, ...]:
 
 
 def _deal_choices(rows: list[dict[str, str]]) -> dict[str, tuple[str, ...]]:
-    """The choices of a relation's prompts.
+    """Return the choices of a relation's questions, by prompt.
 
-    Equal answers are neighbours on a circle, in random order otherwise. The choices of a fact are
-    its answer and those that lie one, two and three quarters of the circle away.
+    The facts are placed on a circle in random order, except that equal answers are neighbours. The
+    choices of a fact are its answer and those one, two and three quarters of the circle away,
+    unless the column `wrong` lists the wrong ones.
     """
     rng = random.Random(f"facts:choices:{rows[0]['relation']}")
     answers = sorted({row["answer"] for row in rows})

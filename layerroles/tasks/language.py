@@ -1,13 +1,13 @@
 """Language: controls for damage that is not about a skill.
 
-`copying` repeats a text as it stands. Damage at any depth breaks long answers, regardless of their
-subject. The texts here are as long as the worked solutions of `word_problems` and made of the same
-words, with nothing to work out: where copying suffers too, a loss in word problems says little
-about reasoning.
+`copying` asks for an exact copy of a text. Damage at any depth breaks long answers, regardless of
+their subject. The texts here are as long as the worked solutions of `word_problems` and made of the
+same words, but need no reasoning: if copying suffers too, a loss in word problems says little about
+reasoning.
 
-`plain_text` reads passages without a question, the control for damage to the language model as
-such. The passages of `passages.txt` were written for this package, so that no model has seen them
-before.
+`plain_text` scores passages without a question: the control for damage to language modelling in
+general. The passages of `passages.txt` were written for this package, so that no model was trained
+on them.
 """
 
 import hashlib
@@ -33,7 +33,7 @@ _KINDS: dict[str, Sequence[str]] = {
     "place": PLACES,
     "day": _DAYS,
 }
-# Each serves once in a text. Of one frame used over and over a copy would lose its place.
+# Each is used at most once in a text: where a frame repeats, a copier would lose its place.
 _FRAMES = (
     "{name} keeps {number} {things} in the {place}",
     "on {day} {name} found {number} {things} near the {place}",
@@ -42,7 +42,7 @@ _FRAMES = (
     "some of the {number} {things} that {name} likes are still in the {place}",
     "nobody took the {number} {things} that were left in the {place} on {day}",
 )
-# One in so many is never asked, so that there is something to make a reference of.
+# One passage in so many is never asked, but kept for references.
 _HELD_OUT_PART = 5
 
 
@@ -51,17 +51,17 @@ _HELD_OUT_PART = 5
 class Copying(Generated):
     """Repeat a given text exactly.
 
-    Wrong choices have two words of a kind exchanged, such as two names or two numbers: one has one
-    pair exchanged, one another pair, and one both. So each of the four choices has the same words,
-    and differs from the other three as any other does. A text of one clause has no two words of a
-    kind: there two words are replaced instead, by others that stand before the text.
+    Wrong choices have words of one kind swapped, such as two names or two numbers: the first has
+    one pair swapped, the second another pair, and the third both. So all four choices have the same
+    words and differ from each other in the same way. A text of one clause has no two words of one
+    kind: there, two words are replaced by others, which the prompt shows before the text.
 
-    Evidence is the text.
+    Evidence is the text to copy.
 
     Attributes:
-        clauses: length of the text, 1 to 6; a clause takes about 12 tokens, and 2 are as long as
-            the solution of a word problem of two steps.
-        num_fewshot: worked examples before each text, as long.
+        clauses: number of clauses in the text, 1 to 6; a clause takes about 12 tokens, and 2 are as
+            long as the solution of a word problem of two steps.
+        num_fewshot: worked examples before each text, with texts of the same length.
 
     Example:
         >>> from layerroles.tasks import task
@@ -87,26 +87,27 @@ class Copying(Generated):
 
     @property
     def max_gen_toks(self) -> int:
-        """About half as much again as the text takes."""
+        """The maximum number of generated tokens, about one and a half times the text's."""
         return 16 + 20 * self.clauses
 
     @property
     def kinds(self) -> int:
-        """One kind for each clause that a text may open with."""
+        """The number of kinds: one for each clause that a text may open with."""
         return len(_FRAMES)
 
     def question(self, rng: random.Random, kind: int) -> Example:
-        """Draw a text that opens with clause `kind`, and three copies with exchanged words."""
+        """Draw a text that opens with clause `kind`, and three altered copies."""
         other_frames = [frame for frame in _FRAMES if frame != _FRAMES[kind]]
         return _draw_example(rng, [_FRAMES[kind], *rng.sample(other_frames, self.clauses - 1)])
 
     def candidates(self, example: Example) -> list[str] | None:
-        """None to guess among: repeating what the prompt holds is what is asked."""
+        """Return an empty list: repeating the text of the prompt is the skill."""
         return []
 
     def grade(self, response: str, example: Example) -> Grade:
-        """Strict: the text to the letter. Flexible: its words, without case and punctuation.
+        """Grade the first line as a copy of the text.
 
+        Strict: it is identical. Flexible: it has the same words, ignoring case and punctuation.
         Form: it has no more words than a text of this length.
         """
         line = response.strip().split("\n", 1)[0].strip()
@@ -120,14 +121,14 @@ class Copying(Generated):
 
 def _draw_example(rng: random.Random, frames: list[str]) -> Example:
     clauses = len(frames)
-    # No word of a kind occurs twice.
+    # No word of one kind occurs twice.
     words_by_kind = {kind: rng.sample(words, clauses) for kind, words in _KINDS.items()}
     places = {
         kind: [at for at, frame in enumerate(frames) if f"{{{kind}}}" in frame] for kind in _KINDS
     }
     text, head = _fill_frames(frames, words_by_kind), "Text: "
     if clauses == 1:
-        # There is nothing to exchange a word with: the prompt shows two others.
+        # There is no word to swap with: the prompt shows two others.
         kinds = rng.sample([kind for kind in places if places[kind]], 2)
         words = [_draw_unused_word(rng, kind, words_by_kind[kind]) for kind in kinds]
         head = f"Other words: {', '.join(words)}\nText: "
@@ -153,7 +154,7 @@ def _draw_unused_word(rng: random.Random, kind: str, used: list[str]) -> str:
 
 
 def _swap_words(words: list[str], first: int, second: int) -> list[str]:
-    """The words with two of them in each other's place."""
+    """Return a copy of the words with those at two places swapped."""
     changed = list(words)
     changed[first], changed[second] = words[second], words[first]
     return changed
@@ -176,12 +177,14 @@ def _split_words(text: str) -> list[str]:
 class PlainText(Task):
     """Read short passages of plain English prose; asked under `text_logprob` only.
 
+    One passage in five is never asked, but kept for references.
+
     Attributes:
-        path: a text file of one's own, passages separated by blank lines; if empty, the 40 passages
-            of this package. One in five is held out.
+        path: a text file with passages separated by blank lines; if empty, the 40 passages of this
+            package.
 
     Raises:
-        InputError: a file that cannot be read, or holds no text.
+        InputError: a file that cannot be read or contains no text.
 
     Example:
         >>> from layerroles.tasks import task
@@ -196,17 +199,17 @@ class PlainText(Task):
     path: str = ""
 
     def __post_init__(self) -> None:
-        """Read the file.
+        """Check that the file contains a passage.
 
         Raises:
-            InputError: it cannot be read, or holds no passage.
+            InputError: it cannot be read, or contains no passage.
         """
         object.__setattr__(self, "path", str(self.path))
         if not self._read_passages():
             raise InputError(f"{self.path} holds no text: separate passages by blank lines")
 
     def examples(self, limit: int, seed: int) -> list[Example]:
-        """The first `limit` passages of the order under `seed`, without a prompt."""
+        """Return the first `limit` passages in the order under `seed`, with empty prompts."""
         asked_passages, _ = self._split_held_out(seed)
         return [
             Example(hashlib.sha256(text.encode()).hexdigest()[:12], "", text)
@@ -214,12 +217,12 @@ class PlainText(Task):
         ]
 
     def held_out(self, limit: int, seed: int) -> list[str]:
-        """Passages that are never asked."""
+        """Return up to `limit` passages that are never asked under `seed`."""
         _, held_out_passages = self._split_held_out(seed)
         return held_out_passages[:limit]
 
     def n_reserved(self, seed: int) -> int:
-        """One passage in five, the same number under every seed."""
+        """Return the number of passages that are not asked: a fifth, under every seed."""
         return len(self._split_held_out(seed)[1])
 
     def _split_held_out(self, seed: int) -> tuple[list[str], list[str]]:

@@ -1,20 +1,20 @@
-"""Questions of the user's own, from a JSONL or CSV file.
+"""Read a user's own questions from a JSONL or CSV file.
 
 One question a row, with these fields:
 
-- `prompt` (needed): the question, up to where the answer follows after one space; white space at
-  its end is dropped.
-- `answer` (needed): the right answer.
-- `choices`: possible answers, the right one among them; a JSON list, in CSV separated by `|`.
-- `evidence`: what in the prompt holds the answer; a JSON list of texts that occur in the prompt
-  (the first place counts) or of `[start, end]` pairs of character positions, the end excluded; in
-  CSV texts separated by `|`.
+- `prompt` (required): the question; the answer follows it after one space. White space at its end
+  is dropped.
+- `answer` (required): the right answer.
+- `choices`: possible answers, including the right one; a JSON list, in CSV separated by `|`.
+- `evidence`: the parts of the prompt that contain the answer; a JSON list of texts that occur in
+  the prompt (the first occurrence counts) or of `[start, end]` pairs of character positions, the
+  end excluded; in CSV texts separated by `|`.
 - `solution`: a worked solution that ends in the answer, as in "The answer is 7."; shown in the
   worked examples of protocols that generate, and scored by `chain_logprob`.
-- `family`: one of the families, the same one in the whole file; else given as a parameter.
-- `id`: names the question, once in the file; else made from prompt and answer.
+- `family`: one of the families, the same in the whole file; without it, give the parameter.
+- `id`: unique in the file; by default a hash of prompt and answer.
 
-Other fields are left alone, and empty lines are skipped. The file is UTF-8, and its name ends in
+Other fields are ignored, and empty lines are skipped. The file is UTF-8, and its name ends in
 `.jsonl` or `.csv`. An error names the file and the line, and says what to do.
 """
 
@@ -57,12 +57,13 @@ class Local(Listed):
 
     Attributes:
         path: the file.
-        family: the family of the questions; needed only where the rows do not name it.
-        max_gen_toks: tokens after which a generated answer is cut.
-        num_fewshot: other questions of the file before each.
+        family: the family of the questions; required only if the rows do not name it.
+        max_gen_toks: the maximum number of tokens in a generated answer.
+        num_fewshot: worked examples before each question: other questions of the file.
 
     Raises:
-        InputError: a file that cannot be read, a row that is no question, no family, or several.
+        InputError: a file that cannot be read, a row that is not a valid question, or rows of no
+            family or of several.
 
     Example:
         >>> from pathlib import Path
@@ -111,7 +112,7 @@ class Local(Listed):
 
     @property
     def label(self) -> str:
-        """`local:PATH`, or with brackets where more than the path is given."""
+        """`local:PATH`, or `local[path=PATH,...]` if other parameters are given."""
         parameters = [] if self._questions.family else [f"family={self.family}"]
         parameters += [f"max_gen_toks={self.max_gen_toks}"] if self.max_gen_toks != 32 else []
         parameters += [f"num_fewshot={self.num_fewshot}"] if self.num_fewshot else []
@@ -120,19 +121,20 @@ class Local(Listed):
         return f"{self.name}[{','.join([f'path={self.path}', *parameters])}]"
 
     def groups(self) -> dict[str, list[Example]]:
-        """All questions, as one group."""
+        """Return all questions as one group."""
         return {"": list(self._questions.examples)}
 
     @property
     def until(self) -> tuple[str, ...]:
-        """The end of the line; where worked solutions are shown, a blank line."""
+        """A line break, or a blank line if shots show worked solutions."""
         return ("\n\n",) if self._shows_solutions else ("\n",)
 
     def grade(self, response: str, example: Example) -> Grade:
-        """By value where the answer is a number, else as a short text.
+        """Grade by value if the answer is a number, else as a short text.
 
-        The first line is read; where worked solutions are shown, all of it, and as a short text
-        what "answer is" names last, or else the last line.
+        Only the first line is read. If shots show worked solutions, the whole response is read
+        instead: a text answer is what follows the last "answer is" in the last line, or else that
+        line.
         """
         response = response.strip()
         if not self._shows_solutions:
@@ -153,18 +155,18 @@ class Local(Listed):
 
 
 def _find_conclusion(response: str) -> str:
-    """What a worked solution comes to."""
+    """Return what follows "answer is" in the last line, or else the whole last line."""
     last_line = response.rsplit("\n", 1)[-1]
     return re.split(r"answer is:?", last_line, flags=re.IGNORECASE)[-1].strip()
 
 
 @dataclass(frozen=True)
 class QuestionFile:
-    """What a file holds.
+    """The content of a file of questions.
 
     Attributes:
-        examples: its questions, in its order.
-        family: the family that its rows name, or nothing if none does.
+        examples: the questions in the order of the file.
+        family: the family that the rows name; None if no row names one.
     """
 
     examples: tuple[Example, ...]
@@ -175,7 +177,8 @@ def read_questions(path: Path) -> QuestionFile:
     """Read a JSONL or CSV file of questions.
 
     Raises:
-        InputError: it cannot be read as such; with its name and the line, counted from 1.
+        InputError: the file cannot be read as questions; the message names the file and the line,
+            counted from 1.
     """
     examples: dict[str, Example] = {}
     lines: dict[str, int] = {}
@@ -206,11 +209,11 @@ def read_questions(path: Path) -> QuestionFile:
 
 
 class _RowError(Exception):
-    """What is wrong in a row; the caller knows the file and the line."""
+    """An invalid row; the caller adds the file and the line to the message."""
 
 
 FieldValues = dict[str, object]
-# In these a cell of a CSV file holds several values.
+# Fields whose cell in a CSV file contains several values.
 _LIST_FIELDS = ("choices", "evidence")
 
 
@@ -247,7 +250,7 @@ def _read_json_rows(path: Path, text: str) -> Iterator[tuple[int, FieldValues]]:
             raise InputError(
                 f'{path}, line {line}: not a JSON object; write {{"prompt": ..., "answer": ...}}'
             )
-        # A field that holds nothing is as good as none.
+        # A field that is null counts as missing.
         yield line, {name: value for name, value in row.items() if value is not None}
 
 
@@ -257,7 +260,7 @@ def _read_csv_rows(path: Path, text: str) -> Iterator[tuple[int, FieldValues]]:
     line = 1
     try:
         for cells in reader:
-            # A cell may run over several lines: a row is named by its first.
+            # A row may span several lines: errors name the first.
             start, line = line, reader.line_num + 1
             if not any(cell.strip() for cell in cells):
                 continue
@@ -320,7 +323,7 @@ def _text_field(row: FieldValues, name: str) -> str:
 
 
 def _to_text(value: object, name: str = "choices") -> str:
-    """A text; a number written as one serves too."""
+    """Return a text field; a number becomes its text, and other types are refused."""
     if isinstance(value, str):
         return value.strip() if name == "choices" else value
     is_whole = isinstance(value, int) and not isinstance(value, bool)

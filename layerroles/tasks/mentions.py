@@ -1,8 +1,8 @@
-"""Which of the known words a response gives as its answer.
+"""Find the known words that a response gives as its answer.
 
-A response that names the right word beside wrong ones has not answered, nor has one that denies it.
-These functions read what was written without a model: they know quotes, denials and refusals in
-English, and the words that the question offers.
+A response that names the right word along with wrong ones, or denies it, has not answered. These
+functions read a response without a model: they recognize quotes, denials and refusals in English,
+and the words that a question offers.
 """
 
 import re
@@ -23,7 +23,7 @@ _REFUSED = re.compile(
 
 
 def normalize_marks(text: str) -> str:
-    r"""The text with every kind of quotation mark as `"`, and without bold type of Markdown.
+    r"""Return the text with all quotation marks as `"`, without Markdown's bold marks.
 
     Example:
         >>> normalize_marks("Peter's word is 'river', `river` or **river**")
@@ -35,7 +35,7 @@ def normalize_marks(text: str) -> str:
 
 
 def remove_denied(text: str) -> str:
-    """The text without what it denies.
+    """Return the text without the words that it denies.
 
     Example:
         >>> remove_denied('The word is "river", not "wolf". "Arrow" is wrong.')
@@ -45,7 +45,7 @@ def remove_denied(text: str) -> str:
 
 
 def find_known_words(text: str, known_words: Iterable[str]) -> set[str]:
-    """Those of the known words, in lower case, that the text has as whole words.
+    """Return the known words that occur in the text as whole words, in lower case.
 
     Example:
         >>> sorted(find_known_words("The River, not the lamp", ["river", "lamp", "am"]))
@@ -56,7 +56,7 @@ def find_known_words(text: str, known_words: Iterable[str]) -> set[str]:
 
 
 def is_refusal(text: str) -> bool:
-    """Whether the text says that it has no answer.
+    """Return whether the text says that it has no answer.
 
     Example:
         >>> is_refusal("I don't know."), is_refusal("It is unknown"), is_refusal("A river")
@@ -66,7 +66,7 @@ def is_refusal(text: str) -> bool:
 
 
 def first_paragraph(text: str, known_words: Iterable[str]) -> str:
-    """The first paragraph that has a known word; the first one where none has."""
+    """Return the first paragraph that contains a known word, or the first one if none does."""
     paragraphs = re.split(r"\n\s*\n", text.strip())
     word_list = list(known_words)
     return next(

@@ -4,8 +4,8 @@ In the manner of GSM8K (Cobbe et al. 2021, arXiv 2110.14168), small enough for s
 numbers up to 100, a few plain sentences. Under protocols that generate, the worked examples show
 solutions; under likelihood protocols they show the bare answer.
 
-Level 1 is adding up numbers, and adding up all of a problem's numbers solves nearly all of it. In
-levels 2 and 3 the story has to be read to know what is to be done with which number.
+Level 1 is addition: adding up all numbers of a problem nearly always solves it. In levels 2 and 3
+only the story tells which operation applies to which number.
 """
 
 import random
@@ -27,17 +27,17 @@ _HEAD = "Question: "
 class WordProblems(Generated):
     """Solve a word problem.
 
-    Wrong choices come from slips: another operation for one step, a step left out or done twice, a
-    number of another step, a number that plays no part, a result in between, a wrong carry. None to
-    three of them are larger than the right one, equally often. Evidence is the sentences of the
-    story that the answer needs.
+    Wrong choices are the results of slips: a wrong operation, a step left out or done twice, a
+    number from another step, an irrelevant number, an intermediate result, a wrong carry. Zero to
+    three of them are larger than the right answer, equally often. Evidence is the sentences of the
+    story that the answer depends on.
 
     Attributes:
-        steps: operations from the story to the answer, 1 to 3.
-        level: 1: sums only, which small models can do by adding up all numbers; 2: sums and
-            differences; 3: products and equal shares too, numbers that play no part, and stories
-            that tell last what happened first.
-        num_fewshot: worked examples before each problem, from other templates than its own.
+        steps: number of operations, 1 to 3.
+        level: 1: sums only, which small models can solve by adding all numbers; 2: sums and
+            differences; 3: also products, equal shares, irrelevant numbers, and stories that tell
+            the first event last.
+        num_fewshot: worked examples before each problem, from templates other than its own.
 
     Example:
         >>> from layerroles.tasks import task
@@ -66,17 +66,17 @@ class WordProblems(Generated):
 
     @property
     def skill(self) -> str:
-        """At level 1, adding numbers."""
+        """`adding numbers` at level 1, else empty."""
         return "adding numbers" if self.level == 1 else ""
 
     @property
     def max_gen_toks(self) -> int:
-        """About twice what a worked solution takes."""
+        """The maximum number of generated tokens, about twice a worked solution's."""
         return 32 + 16 * self.steps
 
     @property
     def kinds(self) -> int:
-        """One kind for each template of the level."""
+        """The number of kinds: one for each template of the level."""
         return len(load_templates(self.level))
 
     def question(self, rng: random.Random, kind: int) -> Example:
@@ -97,16 +97,20 @@ class WordProblems(Generated):
         )
 
     def shot(self, rng: random.Random, kind: int) -> Example:
-        """Draw a worked example from another template than that of `kind`."""
+        """Draw a worked example from a template other than `kind`."""
         other = rng.randrange(self.kinds - 1)
         return self.question(rng, other + (other >= kind))
 
     def suits(self, shot: Example, question: Example) -> bool:
-        """Whether a worked example is from another template than the question."""
+        """Return whether a worked example is from another template than the question."""
         return shot.cluster != question.cluster
 
     def grade(self, response: str, example: Example) -> Grade:
-        """Strict: "answer is N" with the right number. Flexible: the last number is right."""
+        """Grade a number by value.
+
+        Strict: the number after "answer is", or the whole response, is right. Flexible: the last
+        number is right. See `grade_number`.
+        """
         return grade_number(response, example.answer)
 
 
@@ -115,7 +119,7 @@ def _name_cluster(kind: int, template: Template) -> str:
 
 
 def _find_evidence(story: Story) -> tuple[tuple[int, int], ...]:
-    """The spans of the sentences that are needed; neighbors are one span."""
+    """Return the spans of the sentences that the answer depends on; adjacent ones are merged."""
     spans: list[tuple[int, int]] = []
     start = len(_HEAD)
     for sentence, needed in zip(story.sentences, story.needed, strict=True):

@@ -1,16 +1,16 @@
 """Retrieval: find what the prompt holds, in a JSON object or in a long text.
 
-The answer is nowhere but in the prompt: nothing has to be known or worked out.
+The answer is only in the prompt: it takes no knowledge and no reasoning.
 
 `kv_retrieval` looks up the value of a key in a JSON object. It is the key-value task of Liu et al.
 2023, "Lost in the Middle" (arXiv 2307.03172), with far fewer pairs, and short ones, so that a
 prompt costs few tokens and small models have a chance.
 
-`needle` finds one fact in a long text about other things: a needle in a haystack (Kamradt 2023), by
-which retrieval heads were found (Wu et al. 2024, arXiv 2404.15574). A sentence that gives somebody
-a password stands at some depth in prose about other things, and the beginning of that sentence asks
-for it. The prose is drawn from a few frames, so that a text can have any length and no model has
-seen it.
+`needle` finds one fact in a long text about other things: a needle in a haystack (Kamradt 2023),
+the task by which retrieval heads were found (Wu et al. 2024, arXiv 2404.15574). A sentence that
+gives somebody a password is inserted at some depth into prose about other things, and the beginning
+of that sentence asks for it. The prose is drawn from a few frames, so that a text can have any
+length and no model was trained on it.
 
 Example:
     >>> from layerroles.tasks import task
@@ -55,9 +55,9 @@ POSITIONS = ("any", "early", "middle", "late")
 KEY_STYLES = ("words", "hex", "uuid")
 _QUOTED = r'"([^"]+)"'
 _PAIR = re.compile(rf"{_QUOTED}\s*:\s*{_QUOTED}")
-# A text is asked at so many depths, from before its first sentence to behind its last.
+# Number of depths of a needle, from before the first sentence to after the last.
 _DEPTHS = 9
-# No thing is a place too, or in the frames: every choice occurs once.
+# Without places and words of the frames, so that every choice occurs once in a text.
 _THINGS = tuple(noun for noun in NOUNS if noun not in (*PLACES, "window"))
 _FRAMES = (
     "{name} walked past the {place} and saw a {noun} near the door.",
@@ -76,23 +76,22 @@ _FRAMES = (
 class KVRetrieval(Generated):
     """Look up a key in a JSON object.
 
-    Wrong choices are values of other pairs at those places that may be asked, so that its place
-    gives no value away. A third of fewer than four places takes in the nearest others: there the
-    right value is the first of the choices (`early`) or the last (`late`) more often than by
-    chance, and always where a third is a single place (4 or 5 pairs). With 12 pairs or more no
-    third is so small.
+    Wrong choices are values of other pairs at positions that may be asked, so that position does
+    not give the right value away. If a third has fewer than four positions (fewer than 12 pairs),
+    the nearest other positions are used too. Then the right value is the first of the choices in
+    the object (`early`) or the last (`late`) more often than by chance, and always if a third is a
+    single position (4 or 5 pairs).
 
-    Evidence is the value in the asked pair, without its quotes: what has to be copied. The key's
-    two places are left out, since looking at them finds nothing.
+    Evidence is the value in the asked pair, without its quotes. The key is not evidence: it does
+    not contain the answer.
 
     Attributes:
-        pairs: pairs in the object, 4 to 60.
-        position: where the asked pair stands: `early`, `middle`, `late` (a third of the positions
-            each, the middle has what is left over) or `any`. It takes every position that is
-            allowed equally often; a worked example may stand anywhere.
-        key_style: `words`, `hex` (four hexadecimal digits) or `uuid`. Values are words in all
-            three.
-        num_fewshot: worked examples before each question, of as many pairs.
+        pairs: number of pairs in the object, 4 to 60.
+        position: where the asked pair stands: `early`, `middle` or `late` (a third of the positions
+            each; the middle has the remainder), or `any`. Allowed positions are asked equally
+            often; worked examples ask any position.
+        key_style: `words`, `hex` (four hexadecimal digits) or `uuid`. Values are always words.
+        num_fewshot: worked examples before each question, with as many pairs as it.
 
     Example:
         >>> from layerroles.tasks import task
@@ -103,7 +102,7 @@ class KVRetrieval(Generated):
     """
 
     family: ClassVar[str] = "retrieval"
-    # No value holds a comma or a brace, and both follow on a value in JSON.
+    # No value contains a comma or a brace, and in JSON one of them follows a value.
     until: ClassVar[tuple[str, ...]] = ("\n", ",", "}")
     version: ClassVar[int] = 2
     max_gen_toks: ClassVar[int] = 12
@@ -116,21 +115,21 @@ class KVRetrieval(Generated):
         """Check the parameters.
 
         Raises:
-            InputError: `pairs`, `position` or `key_style` is not one of those above.
+            InputError: `pairs`, `position` or `key_style` has a value that is not allowed.
         """
         super().__post_init__()
-        # The answer and its three wrong choices are values of one object; words serve once.
+        # The four choices are values of one object, and each word is used once.
         check_whole_number(self.name, "pairs", self.pairs, 4, 60)
         check_one_of(self.name, "position", self.position, POSITIONS)
         check_one_of(self.name, "key_style", self.key_style, KEY_STYLES)
 
     @property
     def kinds(self) -> int:
-        """One kind for each position that the asked pair may take."""
+        """The number of kinds: one for each position that may be asked."""
         return len(open_places(self.position, self.pairs))
 
     def shot(self, rng: random.Random, kind: int) -> Example:
-        """Draw a worked example; its position tells nothing about the question's."""
+        """Draw a worked example; its position is independent of the question's."""
         return self._ask_for_place(rng, rng.randrange(self.pairs), range(self.pairs))
 
     def question(self, rng: random.Random, kind: int) -> Example:
@@ -139,7 +138,7 @@ class KVRetrieval(Generated):
         return self._ask_for_place(rng, places[kind], widen_range(places, self.pairs))
 
     def _ask_for_place(self, rng: random.Random, place: int, compared: range) -> Example:
-        """Ask for the pair at a place, among choices from the places that are compared."""
+        """Ask for the pair at `place`; wrong choices are values at the places `compared`."""
         words = rng.sample(NOUNS, 2 * self.pairs)
         values = words[self.pairs :]
         keys = words[: self.pairs] if self.key_style == "words" else _draw_keys(rng, self)
@@ -165,16 +164,17 @@ class KVRetrieval(Generated):
         )
 
     def candidates(self, example: Example) -> list[str] | None:
-        """The values of the object."""
+        """Return all values of the object, with their quotes."""
         return re.findall(r': ("[^"]*")', example.prompt.partition("}")[0])
 
     def grade(self, response: str, example: Example) -> Grade:
-        """Strict: the value in its quotes and nothing else. Form: some value so.
+        """Grade the value that the response gives.
 
-        Flexible: it is the only value of the object that the response gives as its answer, with
-        any quotes or none, alone or in a sentence. Pairs of other keys that follow it do not
-        count. Where an answer ends at a comma (`until`), a list that opens with the right value
-        is that value.
+        Flexible: the right value is the only value of the object that the response gives as its
+        answer, in quotes or not, alone or in a sentence. Pairs of other keys after it are ignored.
+        Strict: flexible, and up to the first comma, brace or line break there is only the value in
+        its quotes. Form: up to there, there is only some value in quotes. Where an answer ends at a
+        comma (`until`), a list that begins with the right value counts as that value.
         """
         head = re.split(r"[,}\n]", response.strip(), maxsplit=1)[0].strip()
         flexible = _gives_value(normalize_marks(response), example)
@@ -193,7 +193,7 @@ def _draw_keys(rng: random.Random, task: KVRetrieval) -> list[str]:
 
 
 def _gives_value(response: str, example: Example) -> bool:
-    """Whether the right value, and no other, is given as that of the asked key."""
+    """Return whether the response gives the right value, and no other, for the asked key."""
     value = example.answer.strip('"').casefold()
     pairs = dict(_PAIR.findall(example.prompt))
     values = {value, *pairs.values(), *(choice.strip('"') for choice in example.choices)}
@@ -202,14 +202,14 @@ def _gives_value(response: str, example: Example) -> bool:
     text = first_paragraph(response, values)
     for pair in _PAIR.finditer(text):
         if pair[1].casefold() != key:
-            # It follows on the answer, or stands in its place.
+            # The pair follows the answer, or stands in its place.
             text = text[: pair.start()]
             break
     keys = find_known_words(text, pairs)
     if keys and key not in text.casefold():
         return False
     text = remove_denied(text)
-    # What is quoted is meant as a value, whether the object has it or not; a sentence is not.
+    # Short quotes are meant as values, whether in the object or not; quoted sentences are not.
     quoted = {
         " ".join(quote.split()).strip(" .,").casefold() for quote in re.findall(_QUOTED, text)
     }
@@ -222,18 +222,18 @@ def _gives_value(response: str, example: Example) -> bool:
 class Needle(Generated):
     """Find the password that a long text gives to somebody.
 
-    Wrong choices are things that occur once in the text, as the password does, at depths where a
-    needle may stand. `early`, `middle` and `late` have three such depths and take in a fourth: the
-    password then is the first of the choices (`early`, `middle`) or the last (`late`) in a third of
-    the questions instead of a quarter. Evidence is the password, where the text gives it.
+    Wrong choices are other things that occur once in the text, at depths where the needle may
+    stand. `early`, `middle` and `late` have only three such depths, so a fourth is used too: in a
+    third of the questions, instead of a quarter, the password is then the first of the choices in
+    the text (`early`, `middle`) or the last (`late`). Evidence is the password in the text.
 
     Attributes:
-        words: length of the text around the needle in words, 40 to 20000; a word takes 1.3 tokens
-            or so. It ends with the sentence that reaches the length.
-        position: in which third of the text the needle stands: `early`, `middle`, `late`, or `any`
-            of nine depths, each equally often.
-        num_fewshot: worked examples before each question, texts as long, about others than who is
-            asked for.
+        words: length in words of the text around the needle, 40 to 20000 (about 1.3 tokens per
+            word). The text ends with the sentence that reaches this length.
+        position: the third of the text in which the needle stands: `early`, `middle` or `late`; or
+            `any` of nine depths. Allowed depths are used equally often.
+        num_fewshot: worked examples before each question: texts of the same length that ask for the
+            passwords of other people.
 
     Example:
         >>> from layerroles.tasks import task
@@ -255,21 +255,22 @@ class Needle(Generated):
         """Check the parameters.
 
         Raises:
-            InputError: `words` or `position` is not one of those above.
+            InputError: `words` or `position` has a value that is not allowed.
         """
         super().__post_init__()
         check_whole_number(self.name, "words", self.words, 40, 20_000)
         check_one_of(self.name, "position", self.position, POSITIONS)
 
     def suits(self, shot: Example, question: Example) -> bool:
-        """No shot gives a password to who is asked for."""
+        """Return whether a shot asks for the password of another person than the question."""
         return _question_text(shot) != _question_text(question)
 
     def grade(self, response: str, example: Example) -> Grade:
-        """Strict: the first line is the password. Form: it has no more words than a password.
+        """Grade the password that the response gives.
 
-        Flexible: the first sentence that names a thing of the text names the password alone, and
-        nobody but who is asked for; no list of other things follows.
+        Flexible: the first sentence that names a thing of the text names only the password and, if
+        it names people, the one asked about; no list of other things follows. Strict: flexible, and
+        the first line is the password. Form: the first line has no more words than a password.
         """
         line = response.strip().split("\n", 1)[0]
         flexible = _gives_password(normalize_marks(response), example)
@@ -282,11 +283,11 @@ class Needle(Generated):
 
     @property
     def kinds(self) -> int:
-        """One kind for each depth."""
+        """The number of kinds: one for each depth that `position` allows."""
         return len(open_places(self.position, _DEPTHS))
 
     def shot(self, rng: random.Random, kind: int) -> Example:
-        """Draw a worked example; its depth tells nothing about the question's."""
+        """Draw a worked example; its depth is independent of the question's."""
         return self._hide_at(rng, rng.randrange(_DEPTHS), range(_DEPTHS))
 
     def question(self, rng: random.Random, kind: int) -> Example:
@@ -295,18 +296,18 @@ class Needle(Generated):
         return self._hide_at(rng, depths[kind], widen_range(depths, _DEPTHS))
 
     def _hide_at(self, rng: random.Random, depth: int, compared: range) -> Example:
-        """Hide the needle at a depth, among choices at the depths that are compared."""
+        """Hide the needle at `depth`; wrong choices stand at the depths `compared`."""
         who, answer = rng.choice(NAMES), rng.choice(_THINGS)
         frames = _draw_frames(rng, self.words, who)
         place = _needle_place(depth, len(frames))
-        # With the needle there is a sentence more; those after it move on.
+        # The needle is a sentence of its own: places after it are one less without it.
         wrong_at = [
             other_place - (other_place > place)
             for other_place in rng.sample(_other_places(place, compared, len(frames)), 3)
         ]
         things = rng.sample([noun for noun in _THINGS if noun != answer], len(_THINGS) - 1)
         wrong_things = dict(zip(wrong_at, things[:3], strict=True))
-        # Every other thing comes up once before one comes up again.
+        # Every other thing is used once before one is used again.
         further_things = cycle(things[3:])
         sentences = [
             frame.replace(
@@ -328,12 +329,15 @@ class Needle(Generated):
 
 
 def _draw_frames(rng: random.Random, words: int, without: str) -> list[str]:
-    """Sentences of so many words in all, none about `without`, each with a gap for a thing."""
+    """Draw sentences of at least `words` words in all, each with the gap `{noun}`.
+
+    None of them names `without`.
+    """
     names = [name for name in NAMES if name != without]
     sentences: list[str] = []
     length = 0
     while length < words:
-        # Every frame serves once before one serves again.
+        # Every frame is used once before one is used again.
         at = len(sentences) % len(_FRAMES)
         if at == 0:
             frames = rng.sample(_FRAMES, len(_FRAMES))
@@ -345,12 +349,12 @@ def _draw_frames(rng: random.Random, words: int, without: str) -> list[str]:
 
 
 def _needle_place(depth: int, sentences: int) -> int:
-    """How many of the other sentences stand before a needle at this depth."""
+    """Return how many of the other sentences precede a needle at this depth."""
     return round(depth / (_DEPTHS - 1) * sentences)
 
 
 def _other_places(place: int, compared: range, sentences: int) -> list[int]:
-    """Places, the needle's own left out, at the depths that are compared; three or more."""
+    """Return the needle places of the depths `compared` other than `place`, at least three."""
     places = sorted({_needle_place(depth, sentences) for depth in compared})
     if len(places) < 4:  # in a short text, depths share places
         places = list(widen_range(range(places[0], places[-1] + 1), sentences + 1))
@@ -358,12 +362,12 @@ def _other_places(place: int, compared: range, sentences: int) -> list[int]:
 
 
 def _question_text(example: Example) -> str:
-    """The beginning of a sentence that asks for the password."""
+    """Return the last line of the prompt, which asks for the password."""
     return example.prompt.rpartition("\n")[2]
 
 
 def _gives_password(response: str, example: Example) -> bool:
-    """Whether the password, and nothing else, is given as that of who is asked for."""
+    """Return whether the response gives the password, and no other thing, to the question."""
     answer = example.answer.casefold()
     things = {answer, *example.choices, *find_known_words(example.prompt, (*NOUNS, *PLACES))}
     paragraph = first_paragraph(response, things)
@@ -371,7 +375,7 @@ def _gives_password(response: str, example: Example) -> bool:
         remove_denied(sentence_text) for sentence_text in re.split(r"[.!?;\n]+", paragraph)
     ]
     claims = [sentence for sentence in sentences if find_known_words(sentence, things)]
-    # Behind the answer, a thing alone is one more of a list; a sentence is a text that goes on.
+    # After the answer, one or two words continue a list; a sentence only continues the text.
     listed = [claim for claim in claims[1:] if len(claim.split()) < 3]
     if not claims or find_known_words(" ".join([claims[0], *listed]), things) != {answer}:
         return False
@@ -381,7 +385,7 @@ def _gives_password(response: str, example: Example) -> bool:
 
 
 def open_places(position: str, n_places: int) -> range:
-    """The places that `early`, `middle`, `late` or `any` leaves open, of so many."""
+    """Return the places of `n_places` that `early`, `middle`, `late` or `any` allows."""
     early, late = n_places // 3, n_places - n_places // 3
     return {
         "any": range(n_places),
@@ -392,7 +396,7 @@ def open_places(position: str, n_places: int) -> range:
 
 
 def widen_range(inner: range, n_places: int, fewest: int = 4) -> range:
-    """The shortest run of so many places that holds `inner` and has at least four.
+    """Return the shortest range in `n_places` with `inner` and at least `fewest` places.
 
     Example:
         >>> widen_range(range(0, 3), 10), widen_range(range(4, 8), 12)

@@ -1,10 +1,10 @@
-"""Wrong answers to word problems: what comes out of a slip in working a story out.
+"""Draw wrong answers to word problems: the results of slips in working out a story.
 
-Wrong and right numbers must look alike without the story. So as many of the wrong numbers
-are above the right one as if all four were drawn from the answers of such problems, and a number
-that is seldom an answer is seldom a wrong one. Slips alone would also make the right number the one
-from which the others differ by little: in three of four questions two of the slips are therefore
-made on the way to a third, and near misses, which stand in for missing slips, come in pairs.
+Without the story, wrong numbers must look like right ones. So as many wrong numbers are above the
+right one as if all four were drawn from the answers to such problems, and a number that is rarely
+an answer is rarely a wrong choice. With single slips only, the right number would be the one to
+which all others are close. So in three of four questions two of the wrong numbers add a second slip
+to that of the third, and near misses, which are used where slips are missing, come in pairs.
 """
 
 import random
@@ -16,11 +16,11 @@ from layerroles.tasks.stories import Operation, Story, work_out
 
 WRONG = 3
 
-# Slips in counting and carrying.
+# Distances of near misses: slips in counting and carrying.
 _CARRIED = (1, 10, 2, 3)
-# How often a number that the story shows is among the wrong ones; the right one is seldom shown.
+# Probability of offering a number that the story shows; the right one is rarely shown.
 _SHOWN = 0.2
-# How often the answer to another problem is, so that common answers are as often wrong as right.
+# Probability of offering the answer to another problem, so that common answers are often wrong.
 _OTHER = 0.5
 _TRIES = 40
 
@@ -31,9 +31,9 @@ def wrong_numbers(rng: random.Random, story: Story, answers: Counter[int]) -> li
     """Draw three wrong numbers above zero.
 
     Args:
-        rng: what draws them.
-        story: the story that is worked out wrongly.
-        answers: how often each number is the answer of such problems.
+        rng: the random generator.
+        story: the story of the problem.
+        answers: how often each number is the answer to such problems.
     """
     picker = _WrongNumbers(rng, story, answers)
     if rng.random() < _SHOWN:
@@ -55,13 +55,13 @@ def wrong_numbers(rng: random.Random, story: Story, answers: Counter[int]) -> li
 
 
 class _WrongNumbers:
-    """Collects the wrong numbers of one question."""
+    """The wrong numbers of one question, while they are collected."""
 
     def __init__(self, rng: random.Random, story: Story, answers: Counter[int]) -> None:
         self.rng = rng
         self.right = right = story.answer
         self.answers = answers
-        # Counts are small: from here on a number is as often an answer as any.
+        # Counts are small: numbers with this count or more are treated as equally common.
         self.common = 0.4 * max(answers.values())
         higher = sum(count for number, count in answers.items() if number > right)
         lower = sum(count for number, count in answers.items() if number < right)
@@ -71,7 +71,12 @@ class _WrongNumbers:
         self.wrong: list[int] = []
 
     def offer(self, number: int, *, always: bool = False) -> bool:
-        """Take a number if it fits, more readily if it is often an answer."""
+        """Add a number if it is suitable; return whether it was added.
+
+        It must be positive, new, and on a side of the right number where one is still missing.
+        Unless `always`, it must not be shown in the story, and is added the more probably, the more
+        often it is an answer.
+        """
         side = number > self.right
         fits = number > 0 and number not in {self.right, *self.wrong} and self.room[side] > 0
         if not fits:
@@ -85,19 +90,19 @@ class _WrongNumbers:
         return True
 
     def offer_shown(self) -> None:
-        """Take one of the numbers that the story shows."""
+        """Add a number that the story shows and that is the answer to some problem, if suitable."""
         for number in self.rng.sample(sorted(self.shown), len(self.shown)):
             if self.answers[number] and self.offer(number, always=True):
                 return
 
     def offer_other(self) -> None:
-        """Take the answer to another problem."""
+        """Add the answer to another problem, if a suitable one is drawn."""
         for number in self.rng.choices([*self.answers], [*self.answers.values()], k=_TRIES):
             if self.offer(number, always=True):
                 return
 
     def fill(self) -> None:
-        """Complete the numbers by near misses."""
+        """Add near misses until there are three numbers."""
         match WRONG - len(self.wrong):
             case 3:
                 self._take_square()
@@ -114,7 +119,7 @@ class _WrongNumbers:
             self.offer(self.right + self.rng.randint(-9, 9), always=True)
 
     def _take_near(self, bases: Sequence[int], carried: Sequence[int] = _CARRIED) -> int:
-        """Take a number near one of the bases and return how near, or 0."""
+        """Add a number near one of the bases; return its distance, or 0 if none was added."""
         for _ in range(_TRIES):
             distance = self.rng.choice(carried)
             if self.offer(self.rng.choice(bases) + self.rng.choice((distance, -distance))):
@@ -122,7 +127,7 @@ class _WrongNumbers:
         return 0
 
     def _take_square(self) -> None:
-        """Take three numbers so that each of the four has one neighbor at each of two distances."""
+        """Add three numbers so that all four have one neighbor at each of two distances."""
         place = self.room[False]
         for _ in range(_TRIES):
             one, two = self.rng.sample(_CARRIED, 2)
@@ -137,7 +142,7 @@ class _WrongNumbers:
 
 
 def _work_out_mistakes(way: _Working, unused: Sequence[int]) -> Iterator[tuple[_Working, int]]:
-    """The ways with one mistake more, and what they come to."""
+    """Yield each working with one more mistake, and its result if that is a positive integer."""
     for mistaken in _make_mistakes(*way, unused):
         number = work_out(*mistaken)
         if number is not None:
@@ -151,7 +156,7 @@ def _make_mistakes(
     for at, operation in enumerate(operations):
         before, after = operations[:at], operations[at + 1 :]
         wrong_operations = [replace(operation, op=op) for op in "+-*/" if op != operation.op]
-        # A number that plays no part in place of one that does.
+        # An irrelevant number instead of the right one.
         wrong_operations += [Operation(operation.op, number) for number in unused]
         if operation.op == "*" and operation.of is None:
             # The next rows of the multiplication table.
@@ -162,7 +167,7 @@ def _make_mistakes(
             yield start, (*before, wrong_operation, *after)
         if operation.op == "*" and at == 0:
             yield from ((start + row, operations) for row in (-2, -1, 1, 2))
-        # Done twice, left out, and where the solution stops too early.
+        # The operation done twice or left out, or the solution stopped before it.
         yield start, (*before, operation, operation, *after)
         if not repeats and len(operations) > 1:
             yield start, (*before, *after)

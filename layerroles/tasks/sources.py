@@ -1,18 +1,18 @@
-"""Where the questions of a task come from: generated without end, or listed with a reserve.
+"""Base classes for tasks whose questions are generated without end, or listed.
 
 A generated question is a function of (task, seed, index) alone, drawn by `random.Random` seeded
 with text, so that it is the same on every machine. Questions are split in two by a hash of their
 content: one in four is set apart for worked examples and held-out texts, the others are asked. The
 two parts therefore share no question, under any seed and limit.
 
-The worked examples before a question affect its score, in word problems by as much as a layer does.
-So there are 16 sets of them under each seed, and the questions that share a set are a cluster
-(`Example.cluster`), which intervals take into account.
+The worked examples before a question affect its score, in word problems by as much as ablating a
+layer does. So there are 16 sets of them under each seed, and the questions that share a set are a
+cluster (`Example.cluster`), which intervals take into account.
 
-Listed questions have an order by seed, and the end of it is reserved: it is never asked, at any
-limit, and shows what the model writes on such questions (`held_out`). The contexts of reserved
-questions are made of reserved questions alone, shots included, so that no reference tells the model
-the answer to a question that is asked.
+Listed questions are ordered by seed, and the last ones are reserved: they are never asked, at any
+limit, and serve as reference prompts (`held_out`). The contexts of reserved questions, shots
+included, are made of reserved questions alone, so that no reference contains the answer to a
+question that is asked.
 """
 
 import dataclasses
@@ -28,20 +28,21 @@ from layerroles.errors import InputError
 from layerroles.tasks.base import Example, Task, check_whole_number, normalize_text
 
 DrawExample = Callable[[random.Random, int], Example]
-# After so many draws in a row without a new question, no more are expected.
+# Drawing stops after so many draws in a row without a new question.
 _DRAWS = 1000
 N_SETS = 16
 _MOST_RESERVED, _SHARE = 64, 5
-# An answer that fewer of the questions share stands in no reference if an asked question has it.
+# An asked question's answer is kept out of references if it answers less than this share.
 _COMMON = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
 class Generated(Task):
-    """A task that makes its questions.
+    """A task that generates its questions.
 
     Attributes:
-        num_fewshot: worked examples before each question, one of 16 sets under a seed.
+        num_fewshot: worked examples before each question, 0 to 16, from one of 16 sets under a
+            seed.
     """
 
     num_fewshot: int = 0
@@ -56,29 +57,34 @@ class Generated(Task):
 
     @property
     def kinds(self) -> int:
-        """How many kinds of questions there are; each stretch of so many asks each kind once."""
+        """The number of kinds of questions; each block of so many questions asks each kind once."""
         return 1
 
     @abstractmethod
     def question(self, rng: random.Random, kind: int) -> Example:
-        """Draw one question of a kind, without shots; its id is given to it afterwards.
+        """Draw one question of a kind, without shots; its id is set afterwards.
 
-        Called again with the same `rng` where the question drawn cannot be used.
+        It is called again with the same `rng` if the question is a repetition or belongs to the
+        other part.
         """
 
     def shot(self, rng: random.Random, kind: int) -> Example:
-        """Draw one worked example for questions of a kind; like them unless a task differs."""
+        """Draw one worked example for questions of a kind; by default one of the same kind."""
         return self.question(rng, kind)
 
     def suits(self, shot: Example, question: Example) -> bool:
-        """Whether a worked example may be shown before a question; any may unless a task differs.
+        """Return whether a worked example may be shown before a question; by default True.
 
-        Both are as `shot` and `question` made them.
+        Both are as returned by `shot` and `question`, except for their ids.
         """
         return True
 
     def examples(self, limit: int, seed: int) -> list[Example]:
-        """The first `limit` questions under `seed`; any limit can be had."""
+        """Return the first `limit` questions under `seed`.
+
+        Raises:
+            InputError: the parameters allow fewer different questions.
+        """
         sets = _ShotSets(self, seed)
         return [
             sets.with_shots(*numbered)
@@ -86,7 +92,7 @@ class Generated(Task):
         ]
 
     def held_out(self, limit: int, seed: int) -> list[str]:
-        """Contexts of `limit` questions that are never asked and are not among their shots."""
+        """Return contexts of `limit` questions that are neither asked nor shown as their shots."""
         sets, examples = _ShotSets(self, seed), list[Example]()
         unused = examples
         for numbered in self._number_questions("held out", seed):
@@ -97,7 +103,7 @@ class Generated(Task):
         return [example.context(worked=True) for example in unused[:limit]]
 
     def _number_questions(self, part: str, seed: int) -> Iterator[tuple[int, int, Example]]:
-        """Place, kind and question."""
+        """Yield (place, kind, question) for the questions of a part, without end."""
         questions = self.draw_distinct(part, seed, self.question, self._draw_kinds(part, seed))
         for place, (kind, question) in enumerate(questions):
             yield place, kind, question
@@ -111,7 +117,14 @@ class Generated(Task):
     def draw_distinct(
         self, part: str, seed: int, draw: DrawExample, kinds: Iterator[int]
     ) -> Iterator[tuple[int, Example]]:
-        """Different questions of one part: `examples`, `held out`, or a set of `shots`."""
+        """Yield (kind, question) for distinct questions of a part.
+
+        Parts are `examples`, `held out`, and the sets of `shots`; `examples` shares no question
+        with the others.
+
+        Raises:
+            InputError: no new question is found.
+        """
         seen_digests: set[str] = set()
         for index, kind in enumerate(kinds):
             rng = random.Random(f"{self.name}:{part}:{seed}:{index}")
@@ -131,7 +144,7 @@ class Generated(Task):
 
 
 class _ShotSets:
-    """The sets of worked examples of a task under a seed, drawn as far as they are needed."""
+    """The sets of worked examples of a task under a seed, drawn when needed."""
 
     def __init__(self, task: Generated, seed: int) -> None:
         self._task = task
@@ -141,14 +154,14 @@ class _ShotSets:
 
     @property
     def shown_ids(self) -> set[str]:
-        """Ids of the worked examples that were drawn."""
+        """Ids of the worked examples drawn so far."""
         return {shot.id for shots in self._drawn.values() for shot in shots}
 
     def with_shots(self, place: int, kind: int, question: Example) -> Example:
-        """The question with its worked examples and its cluster.
+        """Return the question with its shots and cluster; unchanged if the task shows none.
 
-        Questions of one kind share a set where there are as many kinds as sets: then a cluster
-        holds all that its templates and its worked examples have in common.
+        Questions of one kind share a set if there are at least as many kinds as sets: then a
+        cluster contains all questions with the same template and all with the same worked examples.
         """
         n_shots = self._task.num_fewshot
         if not n_shots:
@@ -173,7 +186,7 @@ class _ShotSets:
 
 
 def shuffle_choices(answer: str, wrong: list[str], rng: random.Random) -> tuple[str, ...]:
-    """The answer among its wrong choices, in random order."""
+    """Return the answer and the wrong choices in random order."""
     choices = [answer, *wrong]
     rng.shuffle(choices)
     return tuple(choices)
@@ -181,17 +194,18 @@ def shuffle_choices(answer: str, wrong: list[str], rng: random.Random) -> tuple[
 
 @dataclass(frozen=True, kw_only=True)
 class Listed(Task):
-    """A task that has its questions in a list.
+    """A task with a list of questions.
 
-    64 of them, or a fifth where there are fewer than 320, are reserved for references and never
-    asked: the last ones of the order under a seed. Their own shots are drawn from the reserve, of
-    the question's group first, then of other groups; where that does not suffice, they have fewer.
-    A reserved question is no shot, and with a context that tells its answer no prompt either, if
-    its answer is that of an asked question and of fewer than 5% of all questions.
+    The last 64 questions in the order under a seed, or the last fifth of fewer than 320, are
+    reserved for references and never asked. Their shots come from the reserve too: first from the
+    question's own group, then from others; if there are too few, they have fewer. Answers that
+    asked questions have and fewer than 5% of all questions share are kept out of references: a
+    reserved question with such an answer is not used as a shot, nor as a prompt if its context
+    states the answer.
 
     Attributes:
-        num_fewshot: worked examples before each question, other questions of its own group, drawn
-            by seed and question.
+        num_fewshot: worked examples before each question, 0 to 16: other questions of its group,
+            drawn by seed and question.
     """
 
     num_fewshot: int = 0
@@ -206,21 +220,21 @@ class Listed(Task):
 
     @abstractmethod
     def groups(self) -> dict[str, list[Example]]:
-        """The questions as listed, without shots, by groups of a kind; a single group will do."""
+        """Return the listed questions without shots, by group; one group is enough."""
 
     def posed(self, example: Example, others: Sequence[Example]) -> Example:
-        """A listed question as it is asked: as it stands, unless a task adds a context.
+        """Return a listed question as it is asked; by default unchanged.
 
         Args:
             example: the question.
-            others: of its group, of which a context may be made.
+            others: questions of its group, from which a context may be made.
         """
         return example
 
     def examples(self, limit: int, seed: int) -> list[Example]:
-        """The first `limit` questions of the order under `seed`, or all that are not reserved.
+        """Return the first `limit` questions in the order under `seed`, or all that are asked.
 
-        Every stretch of the order has of each group what is its share in the whole.
+        Every stretch of the order contains each group in proportion to its size.
         """
         groups = self.groups()
         asked, _ = self._split_reserve(groups, seed)
@@ -233,11 +247,11 @@ class Listed(Task):
         ]
 
     def n_reserved(self, seed: int) -> int:
-        """How many questions are reserved, the same under every seed."""
+        """Return the number of reserved questions, the same under every seed."""
         return n_reserved(sum(map(len, self.groups().values())))
 
     def held_out(self, limit: int, seed: int) -> list[str]:
-        """Contexts of up to `limit` reserved questions, the last one of the order first."""
+        """Return contexts of up to `limit` reserved questions, the last in the order first."""
         asked, reserve = self._split_reserve(self.groups(), seed)
         prompts = {example.prompt for _, example in asked}
         reserve = [(group, example) for group, example in reserve if example.prompt not in prompts]
@@ -261,7 +275,7 @@ class Listed(Task):
     def _split_reserve(
         self, groups: dict[str, list[Example]], seed: int
     ) -> tuple[list[tuple[str, Example]], list[tuple[str, Example]]]:
-        """The questions that are asked and those that are reserved, with their groups, in order."""
+        """Return asked and reserved questions, each as (group, question) in order."""
         order = self._draw_order(groups, seed)
         n_asked = len(order) - n_reserved(len(order))
         return order[:n_asked], order[n_asked:]
@@ -281,7 +295,7 @@ class Listed(Task):
         return [(group, example) for _, group, example in placed]
 
     def _draw_shots(self, example: Example, group: list[Example], seed: int) -> tuple[Example, ...]:
-        """The shots of an asked question; their own contexts do not tell its answer."""
+        """Draw the shots of an asked question, whose contexts do not state its answer."""
         others = _other_questions(example, group)
         if len(others) < self.num_fewshot:
             raise InputError(
@@ -295,7 +309,7 @@ class Listed(Task):
     def _draw_reserved_shots(
         self, group: str, example: Example, shown: Sequence[tuple[str, Example]], seed: int
     ) -> tuple[Example, ...]:
-        """The shots of a reserved question: of its group, then of others, perhaps fewer."""
+        """Draw the shots of a reserved question: of its group, then of others, perhaps fewer."""
         rng = self._make_shot_rng(example, seed)
         shots: list[tuple[str, Example]] = []
         for is_same_group in (True, False):
@@ -317,7 +331,7 @@ class Listed(Task):
     def _find_answers_kept_out(
         self, asked: Sequence[Example], reserve: Sequence[Example]
     ) -> set[str]:
-        """Answers of asked questions that too few questions share to stand in a reference."""
+        """Return answers of asked questions that are too rare to be shown in a reference."""
         counts = Counter(map(_normalized_answer, [*asked, *reserve]))
         fewest = _COMMON * counts.total()
         asked_answers = {
@@ -329,12 +343,12 @@ class Listed(Task):
 
 
 def n_reserved(n_questions: int) -> int:
-    """How many of a list of questions are never asked: 64, and no more than a fifth."""
+    """Return how many listed questions are never asked: a fifth, at most 64."""
     return min(_MOST_RESERVED, n_questions // _SHARE)
 
 
 def _other_questions(example: Example, questions: Sequence[Example]) -> list[Example]:
-    """The questions that are others than the example, in other words."""
+    """Return the questions whose id and prompt both differ from the example's."""
     return [
         question
         for question in questions

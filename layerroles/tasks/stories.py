@@ -1,4 +1,4 @@
-"""Stories in which a number changes step by step: the stuff of word problems."""
+"""Stories in which a number changes step by step, for word problems."""
 
 import re
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ class Calculation:
 
     @property
     def result(self) -> int:
-        """What comes out; a division always comes out even."""
+        """The result; divisions leave no remainder."""
         return compute(self.left, self.op, self.right)
 
     def __str__(self) -> str:
@@ -24,12 +24,12 @@ class Calculation:
 
 @dataclass(frozen=True)
 class Operation:
-    """What happens to the number that a story has come to.
+    """One change of a story's current number.
 
     Attributes:
-        op: `+`, `-`, `*`, `/`, or `~` for `by` minus the number.
-        by: the other number; without meaning if `of` is given.
-        of: the index of an earlier result to be used instead (0 for the start), or None.
+        op: `+`, `-`, `*`, `/`, or `~` for the other number minus the current one.
+        by: the other number; ignored if `of` is given.
+        of: index of an earlier result to use as the other number (0 for the start), or None.
     """
 
     op: str
@@ -39,15 +39,15 @@ class Operation:
 
 @dataclass(frozen=True)
 class Story:
-    """A story with its numbers.
+    """A story with its question and its numbers.
 
     Attributes:
-        sentences: the story, in the order of telling.
-        needed: for each sentence, whether the answer needs it.
+        sentences: the sentences in the order of the text.
+        needed: for each sentence, whether the answer depends on it.
         asked: the question.
         start: the number before the first operation.
-        operations: in the order in which they are worked out.
-        unused: the numbers of the sentences that the answer does not need.
+        operations: the operations in the order of working out.
+        unused: the numbers in sentences that the answer does not depend on.
     """
 
     sentences: tuple[str, ...]
@@ -59,7 +59,7 @@ class Story:
 
     @property
     def steps(self) -> tuple[Calculation, ...]:
-        """The operations, each with the numbers on its two sides."""
+        """The operations as calculations, with both numbers."""
         results, calculations = [self.start], list[Calculation]()
         for operation in self.operations:
             calculation = _next_calculation(results, operation)
@@ -69,7 +69,7 @@ class Story:
 
     @property
     def answer(self) -> int:
-        """What the last step comes to."""
+        """The result of the last step."""
         return self.steps[-1].result
 
     @property
@@ -79,7 +79,7 @@ class Story:
 
 
 def compute(left: int, op: str, right: int) -> int:
-    """Compute `left op right`, where op is one of `+ - * /`."""
+    """Return the result of `left op right`, where op is one of `+ - * /`; `/` rounds down."""
     match op:
         case "+":
             return left + right
@@ -92,7 +92,7 @@ def compute(left: int, op: str, right: int) -> int:
 
 
 def work_out(start: int, operations: Sequence[Operation]) -> int | None:
-    """Return what operations come to; None if a result is not a whole number above zero."""
+    """Return the final result; None if some result is not a whole number above zero."""
     results = [start]
     for operation in operations:
         calculation = _next_calculation(results, operation)

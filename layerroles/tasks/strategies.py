@@ -1,13 +1,13 @@
 """Ways to pick a choice without understanding the question.
 
-A strategy gives every choice of a question a score and picks the highest. It sees the choices and
-their order, the words of the prompt and right answers of other questions; it does not read. Where
-one finds more answers than guessing does, the choices give answers away, and a protocol that
-compares choices may measure that instead of skill (Gururangan et al. 2018, arXiv 1803.02324, on
-inference; Balepur et al. 2024, arXiv 2402.12483, on choices shown without their question).
+A strategy scores every choice of a question and picks the highest. It uses the choices and their
+order, the words of the prompt and the right answers of other questions, but not the meaning. If it
+is right more often than chance, the choices give answers away, and a protocol that compares choices
+may measure that instead of skill (Gururangan et al. 2018, arXiv 1803.02324, on inference; Balepur
+et al. 2024, arXiv 2402.12483, on choices shown without their question).
 
 Strategies that learn are cross-fitted: questions are split in halves, equal prompts in the same
-half, and each half is scored by what the other one taught.
+half, and each half is scored by a model fitted on the other.
 """
 
 import math
@@ -31,7 +31,7 @@ ChoiceScores = list[Float[np.ndarray, "_"] | None]
 ScoreFunction = Callable[[Sequence[Example]], ChoiceScores]
 
 _NUMBER = re.compile(r"-?\$?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?%?")
-# Features that occur in one choice only teach nothing about others; so many are enough.
+# Features must occur in at least two choices, and at most so many are used.
 _FEWEST, _MOST_FEATURES = 2, 5000
 _RIDGE = 1.0
 
@@ -41,10 +41,11 @@ class Strategy:
     """A way to pick a choice.
 
     Attributes:
-        name: a few words, as a table has them.
-        picks: what it picks, as a sentence says it: "the longest choice".
+        name: a short name, for tables.
+        picks: what it picks, for sentences: "the longest choice".
         score: scores the choices of questions; the highest is picked.
-        learns: from the right answers of the other half of questions, see `find_second_half`.
+        learns: whether it is fitted on the right answers of the other half of the questions; see
+            `find_second_half`.
     """
 
     name: str
@@ -54,7 +55,7 @@ class Strategy:
 
 
 def strategies() -> tuple[Strategy, ...]:
-    """All strategies."""
+    """Return all strategies."""
     return (
         Strategy("longest", "the longest choice", _score_each(_choice_lengths)),
         Strategy("shortest", "the shortest choice", _score_negated(_choice_lengths)),
@@ -143,7 +144,7 @@ def strategies() -> tuple[Strategy, ...]:
 
 @lru_cache(maxsize=2**14)
 def words(text: str) -> tuple[str, ...]:
-    """Words and numbers of a text, without case and punctuation."""
+    """Return the words and numbers of a text, in lower case and without punctuation."""
     return tuple(re.findall(r"\w+", text.casefold()))
 
 
@@ -168,7 +169,10 @@ def _choice_places(example: Example) -> list[int]:
 
 
 def _score_number_rank(rank: int) -> ScoreFunction:
-    """The choice of a rank among the values of choices, all of them numbers; 0 is the smallest."""
+    """Score 1 for the choice whose number has this rank (0: smallest, -1: largest), else 0.
+
+    Does not apply to questions with a choice that is not a number.
+    """
 
     def score(example: Example) -> list[float] | None:
         if not all(_NUMBER.fullmatch(choice.strip()) for choice in example.choices):
@@ -182,7 +186,7 @@ def _score_number_rank(rank: int) -> ScoreFunction:
 
 
 def _count_shared_words(example: Example) -> list[float]:
-    """How much each choice has in common with the others: shared words as a share of all."""
+    """Return each choice's similarity to the others: shared words over all words, summed."""
     split = [words(choice) for choice in example.choices]
     common = np.zeros((len(split), len(split)))
     for at, first in enumerate(split):
@@ -195,7 +199,7 @@ def _count_shared_words(example: Example) -> list[float]:
 
 
 def _count_shared_places(example: Example) -> list[float]:
-    """The same by the share of places that hold the same word."""
+    """Return each choice's similarity to the others: the share of equal words by place, summed."""
     split = [words(choice) for choice in example.choices]
     common = np.zeros((len(split), len(split)))
     for at, first in enumerate(split):
@@ -206,15 +210,16 @@ def _count_shared_places(example: Example) -> list[float]:
 
 
 def _count_prompt_words(example: Example) -> list[int]:
-    """How many different words of each choice the prompt has."""
+    """Return how many different words of each choice occur in the prompt."""
     known = set(words(example.prompt))
     return [len(set(words(choice)) & known) for choice in example.choices]
 
 
 def _score_occurrence(score: Callable[[Sequence[str], str], int]) -> ScoreFunction:
-    """Compare where single words stand in the prompt, for questions all of whose choices do.
+    """Score choices by where or how often they occur in the prompt.
 
-    A choice of several words is left out: to find a whole text in the prompt is to read it.
+    Applies only if all choices are single words of the prompt: to find a longer text there would
+    take reading.
     """
 
     def of_example(example: Example) -> list[int] | None:
@@ -227,7 +232,7 @@ def _score_occurrence(score: Callable[[Sequence[str], str], int]) -> ScoreFuncti
 
 
 def find_second_half(examples: Sequence[Example]) -> list[bool]:
-    """Which questions are in the second half; equal prompts are in the same one."""
+    """Return for each question whether it is in the second half; equal prompts share a half."""
     prompts = sorted({example.prompt for example in examples})
     random.Random("halves").shuffle(prompts)
     second = set(prompts[len(prompts) // 2 :])
@@ -235,7 +240,7 @@ def find_second_half(examples: Sequence[Example]) -> list[bool]:
 
 
 def _cross_fit(learn: Callable[[Sequence[Example]], ScoreFunction]) -> ScoreFunction:
-    """Score each half of the questions by what is learned from the other."""
+    """Score each half of the questions by a strategy fitted on the other half."""
 
     def scores(examples: Sequence[Example]) -> ChoiceScores:
         second = find_second_half(examples)
@@ -260,7 +265,7 @@ def _learn_frequencies(taught: Sequence[Example]) -> ScoreFunction:
 def _learn_bigrams(
     taught: Sequence[Example], split: Callable[[str], Iterable[str]]
 ) -> ScoreFunction:
-    """Log likelihood under a bigram model with add-one smoothing of right answers."""
+    """Fit a bigram model with add-one smoothing to right answers; score by log-likelihood."""
     pairs = Counter(pair for example in taught for pair in _bigrams_of(split(example.answer)))
     first_counts = Counter[str]()
     for (first, _), number in pairs.items():
@@ -284,9 +289,9 @@ def _bigrams_of(tokens: Iterable[str]) -> Iterable[tuple[str, str]]:
 
 
 def _learn_trigrams(taught: Sequence[Example]) -> ScoreFunction:
-    """Logistic regression of which choice is right on the trigrams of its characters, with ridge.
+    """Fit a logistic regression of the right choice on character trigrams, with ridge penalty.
 
-    Conditional on the question (McFadden 1974): the probabilities of its choices sum to one.
+    It is conditional on the question (McFadden 1974): the probabilities of its choices sum to one.
     """
     count = Counter(t for e in taught for choice in e.choices for t in set(_trigrams_of(choice)))
     common = [name for name, n in count.most_common(_MOST_FEATURES) if n >= _FEWEST]

@@ -9,9 +9,9 @@ a mark and a sentence:
   `01*` gives the start and the first operation in one sentence.
 - `1*=2` has its number in words ("twice"). `2+@0` adds the start to the result so far (`@1`: the
   result of operation 1) and needs no sentence.
-- `<` before the mark: another sentence for the same numbers, which comes last in the story.
-- `?` is the question, `?2` that of a story of two operations.
-- `.` is a sentence that the answer does not need.
+- `<` before the mark: an alternative sentence for the same numbers, put last in the story.
+- `?` is the question, `?2` the question of a story of two operations.
+- `.` is a sentence that the answer does not depend on.
 
 `{}` stands for a number, `{5-20}` for one from that range.
 """
@@ -29,16 +29,16 @@ from layerroles.tasks.vocabulary import NAMES, PLACES, THINGS
 LEVELS = (1, 2, 3)
 LARGEST = 100
 
-# By level and steps. Answers are spread evenly over these, as far as a template can come to them.
+# By level and steps. Answers are uniform over these ranges, as far as a template allows.
 _ANSWERS = {1: ((8, 32), (12, 34), (16, 38)), 2: ((8, 48),) * 3, 3: ((8, 48),) * 3}
 _START = {1: (3, 24), 2: (10, 40), 3: (10, 40)}
 _SUMMAND = {1: (2, 9), 2: (2, 15), 3: (2, 15)}
 _FACTOR = (2, 9)
 _DIVISOR = (3, 8)
 _LEFT_OVER = (2, 30)
-# Draws with one answer in mind, before another answer is tried.
+# Draws for one intended answer, before another answer is tried.
 _TRIES = 20
-# Stories of each template from which it is estimated how often a number is the answer.
+# Stories drawn from each template to estimate how often a number is the answer.
 _SAMPLE = 30
 
 _SENTENCE_LINE = re.compile(r"(<?)(0?)((?:\d[-+*/~](?:=\d+|@\d)?)*)(\?\d?|\.)?(?: (.+))?")
@@ -50,12 +50,12 @@ Bounds = tuple[int, int]
 
 @dataclass(frozen=True)
 class Sentence:
-    """A sentence with holes.
+    """A sentence with gaps for numbers and words.
 
     Attributes:
         text: the sentence.
-        places: which numbers it gives: 0 for the start, else the place of an operation.
-        shown: those of them that are given in digits, in the order of the holes.
+        places: the numbers that it gives: 0 for the start, 1 to 3 for an operation.
+        shown: the numbers that it shows in digits, in the order of its gaps.
     """
 
     text: str
@@ -63,7 +63,7 @@ class Sentence:
     shown: tuple[int, ...] = ()
 
     def fill(self, numbers: dict[int, int], words: dict[str, str]) -> str:
-        """The sentence with its numbers and words."""
+        """Return the sentence with its gaps filled and a capital at the start."""
         digits = iter([str(numbers[place]) for place in self.shown])
         text = _HOLE.sub(lambda _: next(digits), self.text).format(**words)
         return text[0].upper() + text[1:]
@@ -71,7 +71,7 @@ class Sentence:
 
 @dataclass(frozen=True)
 class Slot:
-    """An operation whose number is still to be drawn, if it has bounds."""
+    """An operation of a template; `bounds` of its number, or None if that is not drawn."""
 
     operation: Operation
     bounds: Bounds | None
@@ -82,12 +82,14 @@ class Template:
     """A story without its numbers, names and things.
 
     Attributes:
+        name: its name in the file.
+        level: 1 to 3.
         start: the bounds of the number at the start.
         slots: the three operations.
-        lines: the sentences that give them.
-        late: other sentences for the same, to be put last.
-        idle: sentences that the answer does not need, each with the bounds of its number.
-        questions: by number of operations; 0 stands for the others.
+        lines: the sentences that give start and operations.
+        late: alternative sentences for one of them, to be put last in the story.
+        idle: sentences that the answer does not depend on, each with the bounds of its number.
+        questions: the question by number of operations; under 0 the default.
     """
 
     name: str
@@ -110,7 +112,7 @@ class Template:
                     return self._write_story(rng, steps, numbers)
 
     def _draw_numbers(self, rng: random.Random, steps: int, answer: int) -> dict[int, int] | None:
-        """The numbers of start and operations; None if this draw does not come to the answer."""
+        """Draw the numbers of start and operations; None if the result is not `answer`."""
         numbers = {0: rng.randint(*self.start)}
         results = [numbers[0]]
         for place, slot in enumerate(self.slots[:steps], 1):
@@ -127,7 +129,7 @@ class Template:
                 return None
             if slot.bounds is not None:
                 low, high = slot.bounds
-                # No number occurs twice, so that a slip in one is none in another.
+                # No number occurs twice, so that a slip with one is not mistaken for another's.
                 if not low <= (by - now if op == "~" else by) <= high or by in numbers.values():
                     return None
                 numbers[place] = by
@@ -173,7 +175,7 @@ def load_templates(level: int) -> tuple[Template, ...]:
 
 @cache
 def answer_counts(level: int, steps: int) -> Counter[int]:
-    """Count the answers of a sample of stories, the same on every machine."""
+    """Return how often each number is the answer in a sample of stories, always the same."""
     rng = random.Random(f"answers:{level}:{steps}")
     drawn = (
         template.draw(rng, steps) for template in load_templates(level) for _ in range(_SAMPLE)
@@ -182,7 +184,7 @@ def answer_counts(level: int, steps: int) -> Counter[int]:
 
 
 def _solve_for_number(op: str, now: int, answer: int) -> int | None:
-    """The number with which an operation on `now` comes to the answer."""
+    """Return the number that makes `op` turn `now` into `answer`; None if there is none."""
     match op:
         case "+":
             return answer - now

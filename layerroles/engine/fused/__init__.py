@@ -1,1 +1,1 @@
-"""The fused executor: one pass over packed requests serves all conditions of a unit."""
+"""The fused executor: requests packed into rows, read and decoded under many conditions."""

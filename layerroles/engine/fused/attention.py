@@ -1,8 +1,9 @@
-"""Attention over parts of what a token sees, and how the parts are put together.
+"""Compute attention over parts of what a token sees, and merge the parts.
 
-What a token sees is split: its own segment, the trunks above it, what it wrote itself. Attention to
-each part is computed where the part's keys and values lie, once for all tokens that share them, and
-the parts are merged by the logarithms of their softmax sums, which is exact (as in flash decoding).
+What a token sees is split into its own segment, the trunks above it, and the tokens that its row
+has generated. Attention to each part is computed where the part's keys and values lie, once for all
+tokens that share them, and the parts are merged by the logarithms of their softmax sums, which is
+exact (as in flash decoding).
 """
 
 from dataclasses import dataclass
@@ -19,8 +20,8 @@ from layerroles.engine.fused.packing import PackedRow, Segment
 _ROUND = 16
 # A block without branches that is longer runs by itself, each token seeing those before it.
 _LONG = 128
-# Attention logits that matrix products hold at once; on a processor, where that is so because
-# they are capped, fewer, since no plan counts them.
+# The most attention logits that matrix products hold at once; fewer for capped logits on a CPU,
+# which no memory plan counts.
 _MOST_LOGITS, _MOST_CAPPED = 2**24, 2**22
 # Up to this many keys, or queries that share them, matmuls with a softmax beat the fused kernel.
 _FEW_KEYS, _FEW_QUERIES = 48, 16
@@ -31,8 +32,8 @@ class LogitScale:
     """How a model turns queries and keys into attention logits.
 
     Attributes:
-        factor: of the products.
-        cap: logits are squashed into this range by tanh (Gemma-2), if at all.
+        factor: factor of the products of queries and keys.
+        cap: bound into which tanh squashes the logits (Gemma-2); None leaves them as they are.
     """
 
     factor: float
@@ -41,7 +42,7 @@ class LogitScale:
 
 @dataclass(frozen=True)
 class PartialAttention:
-    """Attention to a part of what queries see, to be merged with that to the other parts.
+    """Attention to a part of the keys that queries see, to be merged with the other parts.
 
     Attributes:
         out: the softmax-weighted values, float32.
@@ -67,8 +68,9 @@ def attend_partially(
         q: queries.
         k: keys, as many heads as queries.
         v: values.
-        scale: how logits are made.
-        bias: added to the logits: 0 where a query sees a key, minus infinity where not.
+        scale: factor and cap of the logits.
+        bias: added to the logits: 0 where a query sees a key, minus infinity where not; None if all
+            keys are seen. Not combined with `causal`.
         causal: query i sees keys 0 to i; needs as many keys as queries.
     """
     are_many = k.shape[2] > _FEW_KEYS and q.shape[2] > _FEW_QUERIES
@@ -105,7 +107,7 @@ def _attend_by_matmul(
     scale: LogitScale,
     bias: Float[Tensor, "#group #head #n_q n_k"] | None,
 ) -> PartialAttention:
-    """Compute attention by matrix products, of as many queries as there is room for logits."""
+    """Compute attention by matrix products; the logits of all queries are held at once."""
     # In place throughout: the logits are the largest thing here.
     logits = (q @ k.transpose(-1, -2)).float().mul_(scale.factor)
     if scale.cap is not None:
@@ -115,7 +117,7 @@ def _attend_by_matmul(
     highest = logits.amax(-1, keepdim=True)
     weights = logits.sub_(highest).exp_()
     total = weights.sum(-1, keepdim=True)
-    # Divided last, as rounding has it best, but where sums over many keys would overflow.
+    # Divided last, where rounding errs least; first in float16, where long sums would overflow.
     if v.dtype == torch.float16:
         out = (weights.div_(total).to(v.dtype) @ v).float()
     else:
@@ -124,7 +126,7 @@ def _attend_by_matmul(
 
 
 def merge(one: PartialAttention, two: PartialAttention) -> PartialAttention:
-    """Merge the attention to two parts into that to both together."""
+    """Merge the attention to two sets of keys into the attention to both together."""
     lse = torch.logaddexp(one.lse, two.lse)
     out = one.out * (one.lse - lse).exp_()[..., None]
     out += two.out * (two.lse - lse).exp_()[..., None]
@@ -133,12 +135,12 @@ def merge(one: PartialAttention, two: PartialAttention) -> PartialAttention:
 
 @dataclass(frozen=True)
 class _Blocks:
-    """Blocks of like size that run together.
+    """Blocks that run together, padded to one size.
 
     Attributes:
-        places: of their tokens in the packed row; a short block repeats its first token.
-        bias: what each token sees.
-        rows, columns: of `places` where a token stands, not a repetition.
+        places: index in the packed row of each block's tokens; pads repeat the first token.
+        bias: 0 where a token of a block sees another, else minus infinity.
+        rows, columns: indices into `places` of the tokens that are not pads.
     """
 
     places: Int[Tensor, "block n"]
@@ -148,13 +150,13 @@ class _Blocks:
 
 
 class AttentionLayout:
-    """Who sees whom in a packed row, or in a piece of it; computes attention, layer by layer.
+    """Computes the attention of a packed row, or of a piece of it, layer by layer.
 
     Args:
         packed: the row.
-        dtype: of the queries.
-        device: where they lie.
-        piece: whose tokens ask; by default all.
+        dtype: dtype of the queries.
+        device: device of the queries.
+        piece: the range of tokens whose attention is computed; by default the whole row.
     """
 
     def __init__(
@@ -227,7 +229,7 @@ class AttentionLayout:
         return out.transpose(0, 1).to(q.dtype)
 
     def _in_piece(self, places: slice) -> slice:
-        """Count places of the row from the piece's start."""
+        """Convert a range of the row to a range of the piece."""
         return slice(places.start - self._start, places.stop - self._start)
 
     def _add_attention(
@@ -241,7 +243,10 @@ class AttentionLayout:
         out: Tensor,
         lse: Tensor,
     ) -> None:
-        """Merge the attention of some queries to all of these keys into `out` and `lse`."""
+        """Merge the attention of some queries to all of these keys into `out` and `lse`, in place.
+
+        `keys` is a range of the row, `queries` a range of the piece.
+        """
         share = q.shape[0] // k.shape[0]
         # Concatenate the queries that share a key head, so that its keys are read once.
         asked = rearrange(q[:, queries], "(kv share) n d -> 1 kv (share n) d", share=share)
@@ -262,7 +267,7 @@ def _repeat_heads(x: Float[Tensor, "kv_head *pos d"], share: int) -> Float[Tenso
 
 
 def count_pairs(packed: PackedRow) -> int:
-    """Count the pairs of a query and a key that attention over a packed row computes."""
+    """Count the pairs of a query and a key that attention computes over a packed row, per layer."""
     trunks, total = packed.all_trunks, 0
     for index, segment in enumerate(packed.segments):
         if index in trunks:
@@ -275,12 +280,12 @@ def count_pairs(packed: PackedRow) -> int:
 
 
 def _runs_alone(segment: Segment, *, is_trunk: bool) -> bool:
-    """Whether a segment is not run together with blocks of like size."""
+    """Whether a segment runs by itself, as causal attention, not with blocks of similar size."""
     return segment.sees is None and (is_trunk or segment.n > _LONG)
 
 
 def _round_up(n: int) -> int:
-    """Return the size of the blocks that a block of `n` tokens runs together with."""
+    """Return the size to which a block of `n` tokens is padded."""
     return -n // _ROUND * -_ROUND
 
 

@@ -2,8 +2,8 @@
 
 An ablation that edits writes is called in a hook, with the tokens of its stretch of the row.
 An ablation that puts other weights in place (`Ablation.donated`) runs the modules that have weights
-a second time, with the other weights, on its stretch: these modules treat each token by itself,
-and what mixes tokens, attention, has no weights.
+a second time, with the other weights, on its stretch. This is possible because these modules
+process each token independently; only attention, which has no weights, mixes tokens.
 """
 
 import copy
@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from layerroles.ablations import Ablation, Condition, Edit, Prompt, References
-from layerroles.engine.fused.model import NoTwin, Twin
+from layerroles.engine.fused.shared_weights import NoTwin, Twin
 from layerroles.models import replace_forward
 from layerroles.sites import Site
 
@@ -27,10 +27,11 @@ class TokenPass:
     """Tokens of a packed row as a `Pass`: each is a row of one new token.
 
     Args:
-        positions: of the tokens in their sequences.
-        marks: of the tokens (see `ablations.prompts`).
-        ids: gives each token's sequence up to itself; called only if an edit asks.
-        prompts: of each token; None where prompts share tokens.
+        positions: each token's position in its sequence.
+        marks: each token's marks (see `ablations.prompts`).
+        ids: returns, for each token, the token ids of its sequence up to and including it; called
+            only if an edit asks for them.
+        prompts: each token's prompt; None where prompts share tokens.
     """
 
     def __init__(
@@ -48,16 +49,16 @@ class TokenPass:
 
     @property
     def tokens(self) -> Int[Tensor, "row all_pos"]:
-        """Ids of each token's sequence up to itself, padded on the left."""
+        """Token ids of each token's sequence up to and including it, padded on the left."""
         return self._padded[0]
 
     @property
     def attended(self) -> Bool[Tensor, "row all_pos"]:
-        """False at the pads."""
+        """False at the pads of `tokens`."""
         return self._padded[1]
 
     def read_at(self, row: int, pos: int) -> list[int] | None:
-        """Return the tokens of a token's sequence up to itself; rows have one new token."""
+        """Return the token ids of a row's sequence up to its only new token (`pos` is 0)."""
         return list(self._rows[row])
 
     @cached_property
@@ -82,10 +83,10 @@ class Stretch:
     """Neighbouring tokens of a packed row that are under a condition.
 
     Attributes:
-        condition: under which they are.
-        start, end: where they lie.
-        tokens: they themselves.
-        changed: whether an edit changed anything at each of them; None before any did.
+        condition: the condition.
+        start, end: half-open range of the tokens in the row.
+        tokens: the tokens, as edits see them.
+        changed: whether an edit changed its write at each token; None before the first edit.
     """
 
     condition: Condition
@@ -95,22 +96,22 @@ class Stretch:
     changed: Bool[Tensor, " pos"] | None = None
 
     def record(self, differs: Bool[Tensor, "pos 1"]) -> None:
-        """Record where an edit changed something."""
+        """Add the tokens at which an edit changed its write to `changed`."""
         flags = differs[:, 0]
         self.changed = flags if self.changed is None else self.changed | flags
 
 
 class Edits:
-    """The edits of some conditions, made once and put in place around each pass.
+    """The edits of some conditions, made once and applied to each pass.
 
     Args:
-        twin: whose modules are hooked.
-        conditions: that will be applied.
-        references: what the conditions' ablations need to know.
+        twin: the twin whose modules are hooked.
+        conditions: the conditions that will be applied.
+        references: from `resolve_references`, for these conditions.
 
     Raises:
-        NoTwin: a site is not a module's input or output, or an edit changes the model itself in
-            another way than by weights that take each token alone.
+        NoTwin: a site is not a module's input or output, or an ablation in place changes something
+            other than weights of modules that process tokens independently.
     """
 
     def __init__(self, twin: Twin, conditions: Sequence[Condition], references: References) -> None:
@@ -136,9 +137,9 @@ class Edits:
 
         Args:
             site: the block.
-            stretch: the whole row.
+            stretch: all tokens of the streams, as one stretch.
             entered: the stream that enters the block.
-            left: the stream that leaves it unedited.
+            left: the stream that leaves the block unedited.
         """
         return self._edit(
             left, site=site, stretches=[stretch], streams={site.layer: entered}, fired={site: 0}
@@ -146,10 +147,12 @@ class Edits:
 
     @contextmanager
     def apply(self, stretches: Sequence[Stretch], *, since: int = 0) -> Iterator[None]:
-        """Within the context, one pass sees the edits from a layer on.
+        """Apply the edits of these stretches to one pass within the context.
+
+        Layers before `since` are left out.
 
         Raises:
-            NoTwin: on leaving, if a hook did not fire.
+            NoTwin: on leaving, if a hook did not fire exactly once.
         """
         edited, donated = self._group_by_site(stretches, since)
         layers = sorted({site.layer for site in edited})
@@ -178,7 +181,10 @@ class Edits:
     def _group_by_site(
         self, stretches: Sequence[Stretch], since: int
     ) -> "tuple[dict[Site, list[Stretch]], dict[DonatedModules, list[slice]]]":
-        """Return the stretches that are edited, by site, and those that meet donated weights."""
+        """Return the stretches to edit, by site, and the tokens to run on each donated modules.
+
+        For donated modules, `changed` is recorded here: where they differ, at every token.
+        """
         edited: dict[Site, list[Stretch]] = {}
         donated: dict[DonatedModules, list[slice]] = {}
         for stretch in stretches:
@@ -219,7 +225,7 @@ class Edits:
 
 
 def refusal(twin: Twin, condition: Condition) -> str | None:
-    """Return why a condition cannot be put onto transformers' modules; None if it can."""
+    """Return why a condition cannot be applied to transformers' modules; None if it can."""
     try:
         for site, edit in condition.edits.items():
             if edit.in_place:
@@ -232,16 +238,16 @@ def refusal(twin: Twin, condition: Condition) -> str | None:
 
 
 class DonatedModules:
-    """Modules of a twin with other weights.
+    """Copies of a twin's modules at a site, with other weights.
 
     Args:
-        twin: whose modules are replaced.
-        site: where they are.
+        twin: the twin whose modules are replaced.
+        site: the site whose modules are replaced.
         tensors: the other weights, by transformers' names.
 
     Attributes:
-        site: as given.
-        dims: see `Twin.token_dims`.
+        site: the site.
+        dims: the token dimension of each module (see `Twin.token_dims`).
         modules: the replacements, by the modules that they replace.
 
     Raises:
@@ -287,13 +293,13 @@ def _make_donated(twin: Twin, edit: Ablation, site: Site) -> DonatedModules:
 
 @contextmanager
 def use_donated(stretches: Mapping[DonatedModules, Sequence[slice]]) -> Iterator[None]:
-    """Within the context, one pass over a packed row runs modules with other weights.
+    """Run donated modules on some tokens of one pass over a packed row, within the context.
 
     Args:
-        stretches: of the tokens that they are run on, in ascending order.
+        stretches: for each, the ranges of the tokens that it is run on, in ascending order.
 
     Raises:
-        NoTwin: on leaving, if some were not run.
+        NoTwin: on leaving, if some of the modules were not run.
     """
     were_run: set[DonatedModules] = set()
     # Of two that replace the same module, a block's and its attention's, the latter wins.
@@ -319,9 +325,9 @@ def _make_mixed_forward(
     parts: Sequence[tuple[DonatedModules, slice]],
     were_run: set[DonatedModules],
 ) -> Callable[..., Tensor]:
-    """Return a forward that runs the module, and on some tokens another one in its place.
+    """Return a `forward` that runs the module, and its donated replacement on some tokens.
 
-    What is run is added to `were_run`.
+    When it is called, it adds the donated modules to `were_run`.
     """
 
     def forward(value: Tensor) -> Tensor:
@@ -340,13 +346,13 @@ def _make_mixed_forward(
 
 
 def _run_forward(module: nn.Module, value: Tensor) -> Tensor:
-    """Run the forward of the module's own class."""
+    """Return the output of the module's own class's `forward`, whatever `forward` it has now."""
     out: Tensor = type(module).forward(module, value)
     return out
 
 
 def _join_adjacent(slices: Sequence[slice]) -> list[slice]:
-    """Join those of ascending slices that touch."""
+    """Return ascending slices with adjacent ones joined."""
     joined: list[slice] = []
     for part in slices:
         if joined and joined[-1].stop == part.start:

@@ -1,8 +1,8 @@
-"""One sweep as one computation, on transformers' own modules.
+"""Run a whole sweep as one computation, on transformers' own modules.
 
-Requests are packed into one row of tokens, in which everything that they share stands once (see
-`packing`). The intact model reads it, and the stream that enters each block is kept (see
-`prefill`). Under a condition the row is read from its first ablated layer on. Continuations are
+Requests are packed into rows of tokens, in which shared beginnings stand once (see `packing`). The
+intact model reads a row, and the streams that enter ablated blocks are kept (see `prefill`). Under
+a condition the row is read from the first ablated layer on. Continuations are
 scored where they stand (see `readout`); texts are decoded for all conditions and requests together
 (see `kv_cache`), each row with its own edits.
 """
@@ -27,7 +27,6 @@ from layerroles.engine.fused.kv_cache import (
     locate_contexts,
     take_contexts,
 )
-from layerroles.engine.fused.model import Twin
 from layerroles.engine.fused.packing import prompt_numbers, token_ids, token_marks
 from layerroles.engine.fused.prefill import (
     IntactPass,
@@ -37,6 +36,7 @@ from layerroles.engine.fused.prefill import (
     record_intact,
 )
 from layerroles.engine.fused.readout import Scorer
+from layerroles.engine.fused.shared_weights import Twin
 from layerroles.engine.planning.memory import Budget, trim_heap
 from layerroles.engine.planning.plan import Group, make_plan
 from layerroles.engine.requests import (
@@ -57,9 +57,9 @@ class Fused:
     """Answers requests under many conditions in one computation.
 
     Args:
-        twin: of a prepared bridge.
-        references: what the conditions' ablations need to know.
-        budget: memory that may be taken.
+        twin: the twin of a prepared bridge.
+        references: from `resolve_references`, for the conditions that will be asked.
+        budget: the memory budget.
     """
 
     name = "fused"
@@ -72,16 +72,16 @@ class Fused:
         self.device, self.dtype = weight.device, weight.dtype
 
     def refusal(self, condition: Condition) -> str | None:
-        """Return why a condition cannot be put onto transformers' modules; None if it can."""
+        """Return why a condition cannot be applied to transformers' modules; None if it can."""
         return refusal(self.twin, condition)
 
     @torch.inference_mode()
     def answer(
         self, asked: Sequence[Requests], conditions: Sequence[Condition]
     ) -> Iterator[tuple[int, int, list[Score | Writing]]]:
-        """Answer lists of requests under every condition, reading once what they share.
+        """Answer lists of requests under every condition, reading tokens that they share once.
 
-        Yields as `Executor` says.
+        Yields as `Executor.answer`.
         """
         edits = Edits(self.twin, conditions, self.references)
         requests = [request for listed in asked for request in listed]
@@ -104,9 +104,10 @@ class Fused:
         conditions: Sequence[Condition],
         edits: Edits,
     ) -> Iterator[tuple[int, Mapping[int, Score | Writing]]]:
-        """Yield a condition's index with answers to some of a group's requests, as they are ready.
+        """Yield condition indices with answers to a group's requests, by request index.
 
-        Answers are given by the indices of their requests.
+        A condition is yielded once for the scores and once for the texts, as soon as they are
+        ready.
         """
         read = self._read_group(group, requests, [conditions[n] for n in group.conditions])
         for wave in group.waves:
@@ -116,7 +117,7 @@ class Fused:
     def _read_group(
         self, group: Group, requests: Requests, conditions: Sequence[Condition]
     ) -> "_ReadGroup":
-        """Let the intact model read a group's row, to be replayed under these conditions."""
+        """Run the intact model over a group's row, recorded for replay under these conditions."""
         row = self.load_row(group)
         sequences = dict(zip(group.asked, group.sequences, strict=True))
         scored, written = split_requests((index, requests[index]) for index in group.asked)
@@ -138,9 +139,9 @@ class Fused:
     def _answer_wave(
         self, read: "_ReadGroup", conditions: Sequence[Condition], edits: Edits
     ) -> Iterator[tuple[int, Mapping[int, Score | Writing]]]:
-        """`_answer_group` under conditions whose rows are decoded together.
+        """Yield indices into `conditions` with answers by request index, decoding them together.
 
-        Their memory is freed at the end.
+        The keys and values of their rows are freed at the end.
         """
         scorer, writer = read.scorer, read.writer
         rows = None if writer is None else writer.make_rows(conditions)
@@ -185,7 +186,7 @@ class Fused:
         return self.budget.n_logits(self.twin.shape)
 
     def load_row(self, group: Group) -> LoadedRow:
-        """Put a group's packed row on the model's device, with its attention layout."""
+        """Return a group's packed row on the model's device, with an attention layout per piece."""
         packed, prompts = group.packed, group.prompts
         if prompts is not None:
             prompts = tuple(prompts[number] for number in prompt_numbers(packed.tokens))
@@ -207,12 +208,12 @@ class Writer:
 
     Args:
         twin: the model.
-        requests: what is written, by index.
-        contexts: of these requests.
-        paths: the places of each context's tokens in the row.
+        requests: the requests to generate for, by index.
+        contexts: where the requests' contexts lie in the row.
+        paths: for each context, the indices of its tokens in the row.
         below: the intact model's keys and values of the contexts, layer by layer.
-        n_new: tokens that a text may have.
-        n_logits: rows whose logits are held at once.
+        n_new: the most tokens of a text.
+        n_logits: the number of rows whose logits are held at once.
     """
 
     def __init__(
@@ -234,14 +235,14 @@ class Writer:
         self._lengths = torch.tensor([len(path) for path in paths], device=self._device)
 
     def make_rows(self, conditions: Sequence[Condition]) -> RowCache:
-        """Take memory for the keys and values of each condition's rows."""
+        """Return a cache with memory for the keys and values of each condition's rows."""
         trim_heap()  # freed rows of other sizes leave gaps that may not fit
         n_layers = len(self._twin.blocks)
         firsts = [first_changed_cache(condition, n_layers) for condition in conditions]
         return RowCache(self._contexts, self._below, firsts, self._n_new)
 
     def begin(self, result: RowResult) -> tuple[NextTokens, list[bool]]:
-        """Return the first token of each text, and whether an edit changed its context."""
+        """Return each text's first token, and whether an edit changed anything in its context."""
         first = self._choose(result.stream[self._contexts.ends])
         return first, [result.changed_on(path) for path in self._paths]
 
@@ -255,10 +256,10 @@ class Writer:
         """Generate the texts: `[condition][request]`.
 
         Args:
-            rows: from `make_rows`, filled.
-            begun: from `begin`, for each condition.
-            conditions: of the rows.
-            edits: of the conditions.
+            rows: from `make_rows`, filled with the contexts' keys and values.
+            begun: the result of `begin` for each condition.
+            conditions: the conditions of the rows.
+            edits: the edits of the conditions.
         """
         asked = [request for _ in conditions for request in self.requests.values()]
         decoding = Decoding(Stops(self._twin.bridge), asked)
@@ -292,7 +293,7 @@ class Writer:
         conditions: Sequence[Condition],
         edits: Edits,
     ) -> tuple[NextTokens, Bool[Tensor, " row"]]:
-        """Run the newest token of each live row; returns the next ones and where edits took effect.
+        """Run each live row's newest token; returns the next tokens, and which rows edits changed.
 
         `lengths` holds the lengths of the live rows' contexts.
         """
@@ -319,7 +320,7 @@ class Writer:
         return self._choose(stream), differs
 
     def _ids(self, decoding: Decoding, live: Sequence[int]) -> list[Sequence[int]]:
-        """Return the token ids that some rows have read, with the newest one."""
+        """Return the token ids of these rows: their contexts and all generated tokens."""
         prompts = self._prompts
         return [(*prompts[row % len(prompts)].ids, *decoding.ids[row]) for row in live]
 
@@ -334,9 +335,9 @@ class _ReadGroup:
     """A group whose row the intact model has read.
 
     Attributes:
-        intact: its pass.
-        scorer: of the requests that are scored; None if there are none.
-        writer: of the requests that are written; None if there are none.
+        intact: the recorded pass of the intact model.
+        scorer: scores the requests to score; None if there are none.
+        writer: generates for the requests to generate for; None if there are none.
     """
 
     intact: IntactPass
@@ -345,7 +346,7 @@ class _ReadGroup:
 
     @property
     def n_sequences(self) -> int:
-        """How many sequences lie in the row."""
+        """Number of sequences in the row."""
         return len(self.intact.row.packed.paths)
 
 

@@ -1,13 +1,13 @@
 """Keys and values of the rows that are decoded together, and attention from their newest tokens.
 
-Rows are (condition, request) pairs, condition by condition in the order of their first layers: the
-first whose keys and values are not the intact model's. Before it, a condition's contexts are the
-intact model's: those keys and values are kept once for all such conditions ("below"). From it on, a
-condition has its own ("above"). What a row wrote itself is its own at every layer.
+A row is a pair of a condition and a request. Rows are ordered by condition, and conditions by the
+first layer at which their contexts' keys and values differ from the intact model's. At the layers
+before it, a condition's rows are "below": they use the intact model's keys and values, which are
+kept once. From that layer on its rows are "above": the condition has keys and values of its own.
+Generated tokens have their own keys and values at every layer.
 
-Rows get longer with every token, and fewer as texts end, in memory that is taken once: new tensors
-for every change would leave holes behind, each too small for the next one, half of the memory
-again.
+Rows get longer with every token, and fewer as texts end. Their memory is allocated once: allocating
+new tensors for every change would leave gaps that take half as much memory again.
 """
 
 from collections.abc import Iterator, Sequence
@@ -27,7 +27,7 @@ KeysValues = tuple[Tensor, Tensor]
 # Rows get longer by this many tokens at a time: attention runs over all of a row (its empty part
 # hidden), since matrix products would copy a part of a tensor first.
 _ROOM = 32
-# Numbers that are moved at a time, by way of a copy.
+# How many numbers are moved at a time, through a temporary copy.
 _AT_ONCE = 2**22
 
 
@@ -36,12 +36,12 @@ class Contexts:
     """The requests' contexts in a packed row.
 
     Attributes:
-        own: places of each context's tokens below its trunks, padded on the left with the first.
-        bias: minus infinity at those pads; None if there are none.
-        trunks: the places of trunks in the packed row; those that the same contexts go on from are
-            joined.
-        on_trunk: for each of these, which requests' contexts go on from it.
-        ends: place of each context's last token.
+        own: indices in the row of each context's tokens below its trunks, padded on the left by
+            repeating the first.
+        bias: minus infinity at the pads of `own`, else 0; None if there are no pads.
+        trunks: indices in the row of each trunk's tokens; trunks of the same contexts are joined.
+        on_trunk: whether each request's context goes through each trunk.
+        ends: index in the row of each context's last token.
     """
 
     own: Int[Tensor, "request n_own"]
@@ -54,7 +54,10 @@ class Contexts:
 def locate_contexts(
     packed: PackedRow, contexts: Sequence[Ids], dtype: torch.dtype, device: torch.device
 ) -> Contexts:
-    """Find where contexts lie in a packed row."""
+    """Return where contexts lie in a packed row.
+
+    `dtype` is that of the bias; `device` that of all tensors.
+    """
     segments = packed.segments
     trunks_of = [packed.trunks(ids) for ids in contexts]
     places_of: dict[tuple[bool, ...], list[int]] = {}
@@ -80,31 +83,36 @@ def locate_contexts(
 
 @dataclass
 class ContextCache:
-    """Keys and values of contexts at one layer: `[request head n_own d_head]`, and each trunk's."""
+    """Keys and values of contexts at one layer.
+
+    Attributes:
+        own: keys and values below the trunks, `[request head n_own d_head]`.
+        trunks: keys and values of each trunk, `[head pos d_head]`.
+    """
 
     own: KeysValues
     trunks: list[KeysValues]
 
 
 def take_contexts(k: Tensor, v: Tensor, contexts: Contexts) -> ContextCache:
-    """Take the contexts' keys and values out of a packed row's `[head pos d_head]`."""
+    """Return the contexts' keys and values, from a packed row's `k` and `v` `[head pos d_head]`."""
     own_k, own_v = (x[:, contexts.own].transpose(0, 1).contiguous() for x in (k, v))
     trunks = [(k[:, places], v[:, places]) for places in contexts.trunks]
     return ContextCache((own_k, own_v), trunks)
 
 
 class RowCache:
-    """The rows being decoded.
+    """Keys and values of the rows that are being decoded.
 
     Args:
-        contexts: of the requests.
+        contexts: where the requests' contexts lie in the packed row.
         below: the intact model's keys and values of the contexts, layer by layer.
-        first_layers: the first layer of each condition whose keys and values are its own,
-            ascending; the number of layers if there is none.
-        n_new: tokens that a row may write.
+        first_layers: for each condition, the first layer at which its contexts' keys and values are
+            its own, ascending; the number of layers if there is none.
+        n_new: the most tokens that a row may generate.
 
     Attributes:
-        condition, request: of each live row.
+        condition, request: index of each live row's condition and request.
     """
 
     def __init__(
@@ -134,9 +142,10 @@ class RowCache:
         self._bias = self._make_bias()
 
     def fill(self, condition: int, layer: int, k: Tensor, v: Tensor) -> None:
-        """Store the contexts' keys and values under a condition, where they are its own.
+        """Store the contexts' keys and values of a layer under a condition.
 
-        `k`, `v`: `[head pos d_head]`.
+        Does nothing at layers where the condition uses the intact model's. `k` and `v` are the
+        packed row's, `[head pos d_head]`.
         """
         if condition >= self._n_conditions_above[layer]:
             return
@@ -148,7 +157,7 @@ class RowCache:
             trunk_k[condition], trunk_v[condition] = k[:, places], v[:, places]
 
     def step(self) -> int:
-        """Make room for a further token of each row; returns how many each wrote before."""
+        """Make room for one more token of each row; returns how many each had before."""
         if self._n_written == self._room:
             more = min(_ROOM, self._n_new - self._room)
             self._room += more
@@ -160,7 +169,7 @@ class RowCache:
         return self._n_written - 1
 
     def keep(self, places: Sequence[int]) -> None:
-        """Go on with these of the live rows only."""
+        """Keep only these live rows, given by ascending indices."""
         index = torch.tensor(places, device=self._contexts.own.device)
         live = np.unique(self.condition[list(places)])
         for layer, n_conditions in enumerate(self._n_conditions_above):
@@ -184,7 +193,7 @@ class RowCache:
         v: Float[Tensor, "kv_head row d_value"],
         scale: LogitScale,
     ) -> Float[Tensor, "row head d_value"]:
-        """Compute the attention of each row's newest token to all that the row has read."""
+        """Store each row's newest `k` and `v`; return its attention to all that it has read."""
         cache, n_above = self._layers[layer], self._n_above(layer)
         share = q.shape[0] // k.shape[0]
         asked = rearrange(q, "(kv share) row d -> row kv share d", share=share)
@@ -218,7 +227,7 @@ class RowCache:
     def _trunk_parts(
         self, trunk: int, layer: int, n_above: int, asked: Tensor, scale: LogitScale
     ) -> Iterator[tuple[Tensor, PartialAttention]]:
-        """Yield the rows that see a trunk, and their attention to it."""
+        """Yield indices of rows that see a trunk, with their attention to it: above, then below."""
         for kind in ("condition", "intact"):
             rows, groups = self._groups(kind, n_above, trunk)
             if not len(rows):
@@ -230,10 +239,13 @@ class RowCache:
             yield rows, _attend_in_groups(asked[rows], groups, k, v, scale, None)
 
     def _groups(self, kind: str, n_above: int, trunk: int = -1) -> "tuple[Tensor, _KeyGroups]":
-        """Group rows by the keys that they share; returns the rows, and the groups.
+        """Group rows by the keys that they share; returns the rows' indices, and their groups.
 
-        `request`: rows below, by their requests' contexts; `condition`: rows above, by their
-        conditions' trunk; `intact`: rows below, which share the intact model's.
+        Args:
+            kind: `"request"` (rows below, grouped by request), `"condition"` (rows above, grouped
+                by condition) or `"intact"` (rows below, in one group).
+            n_above: the number of rows above.
+            trunk: only rows whose contexts go through this trunk; -1 takes all.
         """
         known = self._known_groups.get((kind, n_above, trunk))
         if known is None:
@@ -252,7 +264,7 @@ class RowCache:
         return known
 
     def _make_bias(self) -> Float[Tensor, "row 1 1 n_all"]:
-        """Return minus infinity where rows see nothing: pads of contexts, and empty room."""
+        """Return the attention bias: minus infinity at pads and unwritten places, else 0."""
         device, dtype = self._contexts.own.device, self._below[0].own[0].dtype
         bias = torch.zeros(len(self.request), self._n_own + self._room, device=device, dtype=dtype)
         if self._contexts.bias is not None:
@@ -270,7 +282,7 @@ class RowCache:
         n_below = (self.n_conditions - n_conditions) * self.n_requests
 
         def make_buffer(x: Tensor, n_rows: int, n_own: int) -> RowBuffer:
-            """Take room for the rows' own contexts, and for what they write."""
+            """Allocate room for the rows' own contexts and the tokens that they generate."""
             most = n_own + self._n_new
             return RowBuffer(x, n_rows, x.shape[1], n_own + self._room, x.shape[3], most=most)
 
@@ -292,9 +304,10 @@ class _LayerCache:
     """Keys and values of live rows at one layer.
 
     Attributes:
-        k, v: of rows above: of their contexts, and of what they wrote.
-        written_k, written_v: of rows below: of what they wrote.
-        trunks: of each trunk, `[condition head pos d_head]`.
+        k, v: for rows above: keys and values of their contexts and generated tokens.
+        written_k, written_v: for rows below: keys and values of their generated tokens.
+        trunks: for the conditions above: keys and values of each trunk,
+            `[condition head pos d_head]`.
     """
 
     k: "RowBuffer"
@@ -310,7 +323,7 @@ class _LayerCache:
         self.written_v.rows[:, :, step] = v[n_above:]
 
     def widen(self, more: int) -> None:
-        # What is empty is zero, since it takes part with a weight of zero.
+        # Empty places are zeros: attention multiplies them by weights of zero.
         for buffer in (self.k, self.v, self.written_k, self.written_v):
             buffer.widen(more)
 
@@ -327,9 +340,9 @@ class RowBuffer:
     """A tensor of rows that grow along their positions, and become fewer.
 
     Args:
-        like: whose dtype and device it has.
-        n_rows, n_heads, n, width: its shape; it is filled with zeros.
-        most: positions that it may come to have.
+        like: a tensor with its dtype and device.
+        n_rows, n_heads, n, width: its shape at first; it is filled with zeros.
+        most: the most positions that it may have.
 
     Attributes:
         rows: the tensor; replaced by `widen` and `keep`.
@@ -345,20 +358,20 @@ class RowBuffer:
         self.rows = self._view(n_rows, n).zero_()
 
     def widen(self, more: int) -> None:
-        """Append so many positions, which are zero."""
+        """Append `more` positions of zeros to each row."""
         old, n = self.rows, self.rows.shape[2]
         self.rows = self._view(len(old), n + more)
-        # From the last row on: where a row goes, only rows after it were.
+        # Last rows first: a row's new place overlaps no other row that has still to move.
         for chunk in reversed(list(self._chunks(len(old)))):
             moved = old[chunk].clone()
             self.rows[chunk, :, :n] = moved
             self.rows[chunk, :, n:] = 0
 
     def keep(self, index: Int[Tensor, " kept"]) -> None:
-        """Keep these of the rows only, which ascend."""
+        """Keep only these rows, given by ascending indices."""
         old = self.rows
         self.rows = self._view(len(index), old.shape[2])
-        # From the first row on: where a row goes, none was that is still to move.
+        # First rows first: a row's new place overlaps no other row that has still to move.
         for chunk in self._chunks(len(index)):
             self.rows[chunk] = old[index[chunk]]
 
@@ -367,7 +380,7 @@ class RowBuffer:
         return self._memory[:size].view(n_rows, self._n_heads, n, self._width)
 
     def _chunks(self, n_rows: int) -> Iterator[slice]:
-        """Yield the rows that are moved together."""
+        """Yield ranges of rows that are moved together."""
         row_size = max(1, self._n_heads * self.rows.shape[2] * self._width)
         step = max(1, _AT_ONCE // row_size)
         return (slice(start, start + step) for start in range(0, n_rows, step))
@@ -375,12 +388,12 @@ class RowBuffer:
 
 @dataclass(frozen=True)
 class _KeyGroups:
-    """Rows that attend to the same keys, put side by side.
+    """Rows in groups that attend to the same keys.
 
     Attributes:
-        ids: of the keys that the rows of each group share.
-        index: the rows of each group; short groups repeat a row.
-        back: where each row's answer stands, counted through `index`.
+        ids: index of the keys that each group shares, ascending.
+        index: the rows of each group; short groups are padded by repeating a row.
+        back: each row's place in the flattened `index`.
     """
 
     ids: Int[Tensor, " group"]
@@ -402,7 +415,7 @@ def _group_by_key(keys: Int[np.ndarray, " row"], device: torch.device) -> _KeyGr
 
 
 def _select(x: Tensor, ids: Tensor) -> Tensor:
-    """Return the entries with these ascending ids, not copied if they are all."""
+    """Return the entries with these ascending indices; all of them are not copied."""
     return x if len(ids) == len(x) else x[ids]
 
 
@@ -414,7 +427,7 @@ def _attend_in_groups(
     scale: LogitScale,
     bias: Tensor | None,
 ) -> PartialAttention:
-    """Compute the attention of rows to the keys that each group of them shares, row by row."""
+    """Return the attention of each row to the keys that its group shares, in the order of rows."""
     together = rearrange(asked[groups.index], "group w kv share d -> group kv (w share) d")
     part = attend_partially(together, k, v, scale, bias=bias)
     share = asked.shape[2]

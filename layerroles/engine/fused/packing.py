@@ -1,9 +1,9 @@
-"""Pack token sequences into rows in which what they have in common stands once.
+"""Pack token sequences into rows in which shared beginnings stand once.
 
 Sequences that begin alike share those tokens. A long shared beginning with much below it becomes a
-*trunk*, whose keys and values all that follow look at; what is left falls into *blocks* of at most
-`BLOCK` tokens, each a small tree, in which a token sees its own path only. All segments, trunks and
-blocks, lie one behind the other in one packed row: a trunk, then everything below it.
+*trunk*, to which everything below it attends. The rest is cut into *blocks*: small trees of at most
+`BLOCK` tokens, in which a token sees its own path only, or one longer sequence by itself. The
+segments, trunks and blocks, are concatenated in one packed row: a trunk, then everything below it.
 
 Requests are packed as sequences of numbers. Two of them may share a token only if the edits on it
 are the same for both, so a number holds the token's id and its marks (see `ablations.prompts`), and
@@ -24,7 +24,7 @@ from layerroles.engine.requests import Scored, Written
 Ids = tuple[int, ...]
 Numbers = Int[np.ndarray, " token"]
 
-# Tokens of a block at the most: within it, attention is computed between all tokens.
+# The most tokens of a block of several sequences: attention is computed between all of its tokens.
 BLOCK = 256
 # A shared prefix of fewer tokens is read separately by each sequence.
 _SHORTEST_TRUNK = 16
@@ -40,8 +40,8 @@ class SequenceEncoder:
     """Encodes requests as sequences of numbers.
 
     Args:
-        requests: all that will be packed together.
-        apart: whether different prompts share nothing.
+        requests: all requests that will be packed together.
+        apart: whether different prompts never share tokens.
     """
 
     def __init__(self, requests: Iterable[Scored | Written], *, apart: bool) -> None:
@@ -52,7 +52,7 @@ class SequenceEncoder:
             self._prompt_numbers = {prompt: number for number, prompt in enumerate(prompts)}
 
     def encode(self, request: Scored | Written) -> Ids:
-        """Encode a request's context, and its continuation without the last token."""
+        """Return the numbers of a request's context, and of its continuation but the last token."""
         prompt = 0
         if self._prompt_numbers is not None:
             prompt = self._prompt_numbers[request.prompt] << _PROMPT
@@ -66,22 +66,22 @@ class SequenceEncoder:
 
     @property
     def prompts(self) -> tuple[Prompt, ...] | None:
-        """The prompts by their numbers; None if what they have in common is shared."""
+        """The different prompts, in the order of their numbers; None unless `apart`."""
         return None if self._prompt_numbers is None else tuple(self._prompt_numbers)
 
 
 def token_ids(numbers: Sequence[int]) -> Numbers:
-    """Return the tokens' ids."""
+    """Return the token ids that these numbers hold."""
     return np.array(numbers, dtype=np.int64) & ((1 << _MARKS) - 1)
 
 
 def token_marks(numbers: Sequence[int]) -> Numbers:
-    """Return the tokens' marks."""
+    """Return the marks that these numbers hold."""
     return (np.array(numbers, dtype=np.int64) >> _MARKS) & ((1 << (_PROMPT - _MARKS)) - 1)
 
 
 def prompt_numbers(numbers: Sequence[int]) -> Numbers:
-    """Return the numbers of the tokens' prompts, if those are kept apart."""
+    """Return the prompt numbers that these numbers hold; 0 if prompts are not kept apart."""
     return np.array(numbers, dtype=np.int64) >> _PROMPT
 
 
@@ -90,10 +90,11 @@ class Segment:
     """Neighbouring tokens of the packed row.
 
     Attributes:
-        start: of its first token in the packed row.
-        n: how many tokens.
-        trunks: the segments that all of its tokens see whole, outermost first.
-        sees: which of its own tokens each of its tokens sees; None if each sees those before it.
+        start: index of its first token in the packed row.
+        n: number of tokens.
+        trunks: indices of the segments that all of its tokens see whole, outermost first.
+        sees: which of the segment's tokens (columns) each of them (rows) sees; None if each sees
+            itself and those before it.
         below: where the last segment below it ends; its own end if it is not a trunk.
     """
 
@@ -109,11 +110,11 @@ class PackedRow:
     """Sequences as one packed row.
 
     Attributes:
-        tokens: of the row, as they stand in the sequences (see `SequenceEncoder`).
-        positions: of each token in the sequences that it belongs to.
-        segments: in the order in which they lie.
-        paths: for each sequence, the places of its tokens in the row.
-        segment_of: for each sequence, the segment that holds its last token.
+        tokens: the row's tokens, as the numbers of a `SequenceEncoder`.
+        positions: each token's position in the sequences that it belongs to.
+        segments: the segments, in the order of the row.
+        paths: for each sequence, the indices of its tokens in the row.
+        segment_of: for each sequence, the index of the segment that holds its last token.
     """
 
     tokens: list[int] = field(default_factory=list)
@@ -128,16 +129,16 @@ class PackedRow:
         return {trunk for segment in self.segments for trunk in segment.trunks}
 
     def trunks(self, ids: Ids) -> tuple[int, ...]:
-        """Return the trunks that a sequence goes through, outermost first."""
+        """Return the indices of the trunks that a sequence goes through, outermost first."""
         return self.segments[self.segment_of[ids]].trunks
 
     def own_places(self, ids: Ids) -> Int[np.ndarray, " place"]:
-        """Return the places of a sequence's tokens below its trunks."""
+        """Return the indices in the row of a sequence's tokens below its trunks."""
         return self.paths[ids][sum(self.segments[trunk].n for trunk in self.trunks(ids)) :]
 
 
 def shared_lengths(ordered: Sequence[Ids]) -> list[int]:
-    """Return how many tokens each of the sorted sequences shares with the one before it."""
+    """Return how many first tokens each sorted sequence shares with the one before; 0 at first."""
     return [0, *(_common_length(one, two) for one, two in pairwise(ordered))]
 
 
@@ -150,9 +151,14 @@ def pack_rows(
 ) -> list[PackedRow]:
     """Pack different sequences into rows of at most `max_tokens` tokens.
 
-    Sequences that begin alike stay together. One that is longer by itself makes a row of its own,
-    with those that go on from its beginning and add little. Of those in `counted` (by default, of
-    all), a row holds at most `max_sequences`.
+    Sequences that begin alike are packed together. One that is longer than `max_tokens` gets a row
+    of its own, with sequences that share most of their tokens with it and add few.
+
+    Args:
+        sequences: the sequences; repeated ones are packed once.
+        max_tokens: the most tokens of a row, a single longer sequence excepted.
+        max_sequences: the most sequences of `counted` in a row; None for any number.
+        counted: the sequences that `max_sequences` counts; by default all.
     """
     ordered = sorted(set(sequences))
     groups: list[list[Ids]] = []
@@ -173,7 +179,10 @@ def pack_rows(
 
 
 def _split_until_fit(group: list[Ids], max_tokens: int) -> list[PackedRow]:
-    """Split a group until its rows fit: short shared prefixes are read again and take more room."""
+    """Pack a group into one row, or split it in halves until the rows fit.
+
+    Its row may be too long, since each sequence repeats a shared prefix that is short.
+    """
     packed = pack_row(group)
     if len(group) == 1 or len(packed.tokens) <= _max_row_tokens(group[0], max_tokens):
         return [packed]
@@ -185,7 +194,7 @@ def _split_until_fit(group: list[Ids], max_tokens: int) -> list[PackedRow]:
 
 
 def _max_row_tokens(first: Ids, max_tokens: int) -> int:
-    """Return the most tokens of a row that begins with this sequence."""
+    """Return the most tokens that a row may have whose first sequence is `first`."""
     return max_tokens if len(first) <= max_tokens else int(_ADDED * len(first))
 
 
@@ -195,8 +204,8 @@ def pack_row(sequences: Sequence[Ids]) -> PackedRow:
     return _RowBuilder(ordered, shared_lengths(ordered)).packed
 
 
-# A part of the trie that is still to be laid out: the first of the sorted sequences that begin
-# alike, the one behind their last, the depth from which on, and the trunks above.
+# A part of the trie that is still to be laid out: a half-open range of the sorted sequences, the
+# number of their tokens that are laid out already, and the trunks above.
 _Range = tuple[int, int, int, tuple[int, ...]]
 
 
@@ -223,7 +232,10 @@ class _RowBuilder:
             self.packed.segment_of[sequence] = bisect_right(starts, int(path[-1])) - 1
 
     def _lay_out(self, a: int, b: int, depth: int, trunks: tuple[int, ...]) -> "list[_Range | int]":
-        """Lay out a range, or its trunk; returns what is left of it, in order."""
+        """Lay out a range as a block, or only its trunk; returns what is left to do, in order.
+
+        In the result, a trunk's index stands after all ranges below it, and closes it.
+        """
         while a < b and len(self.ordered[a]) == depth:  # it ends with the trunk
             a += 1
         if a == b:

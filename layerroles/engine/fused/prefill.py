@@ -3,9 +3,9 @@
 The intact model's pass is recorded: the streams that enter the ablated blocks are kept, and under a
 condition the row is read from its first ablated layer on.
 
-Where all of a row at once would take more memory than there is, it is read in pieces, each through
-all blocks before the next one is. A piece's tokens attend to the keys and values of the pieces
-before it, which are kept for that; what blocks compute on the way is held for one piece only.
+A row that would take too much memory at once is read in pieces, each through all blocks before the
+next one. A piece's tokens attend to the keys and values of the pieces before it, which are kept;
+the blocks' intermediate values are held for one piece only.
 Pieces are cut between segments, or within those in which each token sees all before it.
 """
 
@@ -23,11 +23,12 @@ from torch import Tensor
 from layerroles.ablations import Condition, Prompt
 from layerroles.engine.fused.attention import AttentionLayout, LogitScale
 from layerroles.engine.fused.edits import Edits, Stretch, TokenPass
-from layerroles.engine.fused.model import Twin
 from layerroles.engine.fused.packing import BLOCK, PackedRow, token_ids
+from layerroles.engine.fused.shared_weights import Twin
 from layerroles.engine.reuse import edited_block, first_recomputed, recorded_layers
 
-# Called with a layer, its keys and its values, `[head pos d_head]`, when all of them are known.
+# Called with a layer, its keys and its values, `[head pos d_head]`, once those of the whole row are
+# known.
 StoreKeys = Callable[[int, Tensor, Tensor], None]
 # A context entered around a piece; called with the piece's slice of the row.
 Around = Callable[[slice], AbstractContextManager[None]]
@@ -38,12 +39,12 @@ class LoadedRow:
     """A packed row on the model's device, ready to be read.
 
     Attributes:
-        packed: what it is made of.
-        tokens: ids.
-        positions: in the sequences.
-        marks: see `ablations.prompts`.
-        prompts: of each token; None where prompts share tokens.
-        layouts: the pieces in which it is read, with who sees whom in each.
+        packed: the row.
+        tokens: the token ids.
+        positions: each token's position in its sequences.
+        marks: each token's marks (see `ablations.prompts`).
+        prompts: each token's prompt; None where prompts share tokens.
+        layouts: the pieces in which the row is read, each with its attention layout.
     """
 
     packed: PackedRow
@@ -54,13 +55,13 @@ class LoadedRow:
     layouts: list[tuple[slice, AttentionLayout]]
 
     def token_pass(self, piece: slice) -> TokenPass:
-        """Return a piece of the row as edits see it."""
+        """Return a piece of the row as the `Pass` that edits are given."""
         prompts = None if self.prompts is None else self.prompts[piece]
         ids = partial(self._prefixes, piece)
         return TokenPass(self.positions[piece], self.marks[piece], ids, prompts)
 
     def _prefixes(self, piece: slice) -> "_Prefixes":
-        """Return the sequence of each token of a piece up to itself."""
+        """Return, for each token of a piece, the token ids of its sequence up to that token."""
         prefixes: list[tuple[list[int], int]] = [([], 0)] * (piece.stop - piece.start)
         for sequence, path in self.packed.paths.items():
             ids = token_ids(sequence).tolist()
@@ -71,10 +72,10 @@ class LoadedRow:
 
 
 class _Prefixes(Sequence[Sequence[int]]):
-    """Beginnings of sequences, cut off when they are asked for: all of them would fill the memory.
+    """Prefixes of sequences, sliced on access, since all of them at once would fill the memory.
 
     Args:
-        prefixes: for each, the sequence and how much of it.
+        prefixes: for each prefix, the whole sequence and the prefix's length.
     """
 
     def __init__(self, prefixes: Sequence[tuple[list[int], int]]) -> None:
@@ -93,15 +94,15 @@ class RowResult:
     """A row as it was read under a condition.
 
     Attributes:
-        stream: after the last norm.
-        changed: where an edit changed something; None if nowhere.
+        stream: the stream after the last norm.
+        changed: whether an edit changed its write at each token; None for the intact model.
     """
 
     stream: Float[Tensor, "pos d_model"]
     changed: Bool[np.ndarray, " pos"] | None
 
     def changed_on(self, path: Int[np.ndarray, " place"]) -> bool:
-        """Whether an edit changed the write at one of these places."""
+        """Whether an edit changed its write at any of the tokens with these indices."""
         return self.changed is not None and bool(self.changed[path].any())
 
 
@@ -109,7 +110,7 @@ class Streams:
     """Streams `[1 pos d_model]` of a row by layer, stored piece by piece.
 
     Args:
-        n: tokens of the row.
+        n: number of tokens of the row.
     """
 
     def __init__(self, n: int) -> None:
@@ -132,13 +133,13 @@ class Streams:
 def record_intact(
     twin: Twin, row: LoadedRow, conditions: Sequence[Condition], store_keys: StoreKeys | None
 ) -> "IntactPass":
-    """Let the intact model read a row.
+    """Run the intact model over a row, and record the streams that replaying it needs.
 
     Args:
         twin: the model.
-        row: what is read.
-        conditions: under which it will be replayed.
-        store_keys: called with the keys and values of each layer.
+        row: the row.
+        conditions: the conditions under which it will be replayed.
+        store_keys: called with the keys and values of each layer; None if nobody needs them.
     """
     streams = Streams(len(row.tokens))
     layers = sorted({layer for condition in conditions for layer in recorded_layers(condition)})
@@ -155,9 +156,9 @@ class IntactPass:
 
     Args:
         twin: the model.
-        row: what was read.
-        streams: those that entered the blocks from which it may be resumed.
-        result: of the pass.
+        row: the row.
+        streams: the recorded streams that entered blocks, or left the last one.
+        result: the result of the pass.
     """
 
     def __init__(self, twin: Twin, row: LoadedRow, streams: Streams, result: RowResult) -> None:
@@ -165,7 +166,11 @@ class IntactPass:
         self._twin, self._streams = twin, streams
 
     def replay(self, condition: Condition, edits: Edits, store_keys: StoreKeys | None) -> RowResult:
-        """Read the row under a condition, from its first ablated layer on."""
+        """Return the row as read under a condition, from the first layer that it changes on.
+
+        `store_keys` is called with the keys and values of each layer that is run. Under the intact
+        condition nothing is run.
+        """
         if condition.is_intact:
             return self.result
         first = first_recomputed(condition, len(self._twin.blocks))
@@ -196,9 +201,9 @@ def read_row(
 
     Args:
         twin: the model.
-        row: what is read.
-        around: entered for each piece.
-        store_keys: called with the keys and values of each layer.
+        row: the row.
+        around: called with each piece's slice; the context that it returns is entered meanwhile.
+        store_keys: called with the keys and values of each layer; None if nobody needs them.
     """
     n = len(row.tokens)
     held: dict[int, tuple[Tensor, Tensor]] = {}
@@ -223,9 +228,9 @@ def _make_attend(
     held: dict[int, tuple[Tensor, Tensor]],
     store_keys: StoreKeys | None,
 ) -> Callable[[int, Tensor, Tensor, Tensor, LogitScale], Tensor]:
-    """Return the attention of a piece to itself and to the pieces before it.
+    """Return a function that computes the attention of a piece to itself and the pieces before it.
 
-    `held` maps layers to the keys and values of the pieces so far, of a row of `n` tokens.
+    `held` maps layers to keys and values for all `n` tokens of the row, filled piece by piece.
     """
     is_whole, is_last = piece == slice(0, n), piece.stop == n
 
@@ -244,7 +249,7 @@ def _make_attend(
 
 
 def cut_pieces(packed: PackedRow, most: int) -> list[slice]:
-    """Cut a row into pieces of at most `most` tokens, or of a block, which is not cut."""
+    """Cut a row into pieces of at most `max(most, BLOCK)` tokens; branched blocks stay whole."""
     cuts, most = [0], max(most, BLOCK)
     for segment in packed.segments:
         end = segment.start + segment.n

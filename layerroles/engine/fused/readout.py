@@ -8,9 +8,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from layerroles.engine.decode import all_finite
-from layerroles.engine.fused.model import Twin
 from layerroles.engine.fused.packing import Ids, PackedRow
 from layerroles.engine.fused.prefill import RowResult
+from layerroles.engine.fused.shared_weights import Twin
 from layerroles.engine.requests import Score, Scored
 
 # Rows whose float32 logits are held at once: few, so that they stay in the processor's cache.
@@ -21,11 +21,12 @@ class Scorer:
     """Scores the continuations of a packed row.
 
     Args:
-        twin: whose read-out it is.
+        twin: the model.
         packed: the row.
-        requests: whose continuations are scored, by index.
-        sequences: what is read for each: its context, and the continuation without its last token.
-        n_logits: positions whose logits are held at once.
+        requests: the requests to score, by index.
+        sequences: by request index, the packed sequence: the context, and the continuation without
+            its last token.
+        n_logits: the number of positions whose logits are held at once.
     """
 
     def __init__(
@@ -55,7 +56,7 @@ class Scorer:
         self._places = torch.tensor(places, device=device)
 
     def score(self, result: RowResult) -> list[Score]:
-        """Score every request from the row as it was read under a condition."""
+        """Return every request's score, given the row as it was read under a condition."""
         logprobs, hits, finite = [], [], []
         start = 0
         for chunk in result.stream[self._places].split(self._n_logits):
@@ -89,7 +90,7 @@ class Scorer:
 def _sum_logits(
     logits: Float[Tensor, "pos d_vocab"],
 ) -> tuple[Float[Tensor, " pos"], Int[Tensor, " pos"], Bool[Tensor, " pos"]]:
-    """The log-sum-exp of each place's logits in float32, the best, and whether all are finite."""
+    """Return each place's log-sum-exp (float32) and argmax, and whether its logits are finite."""
     logits = logits.float()
     best = logits.argmax(-1)
     # A softmax is one kernel: the sum is what it takes from a logit.

@@ -1,1 +1,1 @@
-"""The executor on hooks: any model and ablation, the layers before an edit read once."""
+"""The hooked executor: TransformerLens's own blocks, resumed at the first ablated layer."""

@@ -1,10 +1,10 @@
-"""The same answers as the reference, from less work: share what conditions have in common.
+"""Give the reference's answers from less work, by sharing what conditions have in common.
 
-An ablation at layer l leaves the blocks before l alone. So the intact model reads a batch once,
-with the stream that enters each block recorded; under a condition, reading starts at its first
+An ablation at layer l does not affect the blocks before l. So the intact model reads a batch once,
+and the stream that enters each block is recorded; under a condition, reading starts at its first
 layer from the recorded stream. What requests have in common (a few-shot prefix, a question with
-several continuations) is read once under each condition, see `replay`. All of it goes through the
-bridge's own blocks, so that every TransformerLens hook fires from the first ablated layer on.
+several continuations) is read once under each condition, see `replay`. The bridge's own blocks do
+the work, so every TransformerLens hook fires from the first ablated layer on.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -38,7 +38,7 @@ from layerroles.models import forward
 
 # Rows are dropped from a decoding batch when fewer than this share of them still write.
 _COMPACT_BELOW = 0.75
-# Conditions that share the intact model's reading of the requests.
+# How many conditions share one recording of the intact model.
 _CONDITIONS_AT_ONCE = 8
 # Padded tokens of contexts that are read together.
 MAX_TOKENS = 4096
@@ -50,9 +50,9 @@ class Hooked:
     """Answers requests under many conditions at once.
 
     Args:
-        model: a prepared bridge that `replay.can_replay`.
-        references: what the conditions' ablations need to know.
-        max_tokens: padded tokens of contexts that are read together.
+        model: a prepared bridge for which `replay.can_replay` is true.
+        references: from `resolve_references`, for the conditions that will be asked.
+        max_tokens: the most tokens of contexts, pads included, that are read together.
     """
 
     name = "hooked"
@@ -71,7 +71,7 @@ class Hooked:
     def answer(
         self, asked: Sequence[Requests], conditions: Sequence[Condition]
     ) -> Iterator[tuple[int, int, list[Score | Writing]]]:
-        """Answer lists of requests under every condition, as `Executor` says."""
+        """Answer lists of requests under every condition; yields as `Executor.answer`."""
         for list_index, requests in enumerate(asked):
             scored, written = split_requests(enumerate(requests))
             for indices in _group_conditions(conditions):
@@ -84,7 +84,7 @@ class Hooked:
     def _score(
         self, requests: Mapping[int, Scored], conditions: Sequence[Condition]
     ) -> list[dict[int, Score]]:
-        """Score requests under conditions that share a recording; by condition and request."""
+        """Return scores under conditions that share a recording: `[condition][request index]`."""
         answers: list[dict[int, Score]] = [{} for _ in conditions]
         for batch in self._batches(requests):
             targets = [requests[index].continuation for index in batch.indices]
@@ -98,7 +98,7 @@ class Hooked:
     def _write(
         self, requests: Mapping[int, Written], conditions: Sequence[Condition]
     ) -> list[dict[int, Writing]]:
-        """Generate under conditions that share a recording; by condition and request."""
+        """Return texts under conditions that share a recording: `[condition][request index]`."""
         answers: list[dict[int, Writing]] = [{} for _ in conditions]
         for batch in self._batches(requests):
             asked = [requests[index] for index in batch.indices]
@@ -133,7 +133,10 @@ class Hooked:
     def _record_tails(
         self, before: State, batch: "_Batch", targets: Sequence[Sequence[int]]
     ) -> "list[_Tail]":
-        """Read the continuations without their last token, which predicts nothing scored."""
+        """Record the intact model reading the continuations that have more than one token.
+
+        Their last tokens are not read, since nothing after them is scored.
+        """
         longer = [place for place, target in enumerate(targets) if len(target) > 1]
         longer.sort(key=lambda place: -len(targets[place]))
         tails = []
@@ -201,9 +204,9 @@ class _Batch:
     """Different prompts that are read together, with the requests that ask about them.
 
     Attributes:
-        prompts: each once.
-        indices: of the requests.
-        prompt_rows: for each of these, which of the prompts it is about.
+        prompts: the prompts, each once.
+        indices: indices of the requests.
+        prompt_rows: for each request, the index of its prompt in `prompts`.
     """
 
     prompts: list[Prompt]
@@ -216,10 +219,10 @@ class _Tail:
     """What follows a continuation's first token, for some requests of a batch.
 
     Attributes:
-        places: of these requests in the batch.
-        targets: the tokens to score.
-        recording: the intact model reading them.
-        scores: what the intact model gives them.
+        places: indices of these requests in the batch.
+        targets: the tokens to score, without each continuation's first.
+        recording: the intact model reading the continuations.
+        scores: the intact model's scores of `targets`.
     """
 
     places: list[int]
@@ -229,7 +232,7 @@ class _Tail:
 
 
 def _group_conditions(conditions: Sequence[Condition]) -> Iterator[list[int]]:
-    """Yield the indices of conditions that share what the intact model reads."""
+    """Yield lists of indices of conditions that share one recording of the intact model."""
     for apart in (False, True):
         indices = [n for n, condition in enumerate(conditions) if condition.whole_prompt == apart]
         for start in range(0, len(indices), _CONDITIONS_AT_ONCE):

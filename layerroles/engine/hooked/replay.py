@@ -1,4 +1,4 @@
-"""Read requests in stages, record how the intact model did, and replay it under a condition.
+"""Read requests in stages, record the intact model doing so, and replay that under a condition.
 
 A batch of requests is read in up to three stages: the tokens that all of its contexts begin with
 (a few-shot prefix, one row), the rest of each different context (one row each), and the
@@ -35,11 +35,11 @@ class Stage:
     """One step of reading.
 
     Attributes:
-        tokens: the new tokens, padded.
+        tokens: ids of the new tokens, padded.
         attended: 1 at real new tokens, 0 at pads.
-        parents: for each row, the row of the stage before that it continues; None for the first
+        parents: for each row, the row of the previous stage that it continues; None for the first
             stage.
-        prompts: whole ones, of which the rows are a part.
+        prompts: the whole prompt of each row.
     """
 
     tokens: Int[Tensor, "row pos"]
@@ -67,7 +67,7 @@ def cut_stages(
 
     Args:
         prompts: the batch.
-        model: whose padding is used.
+        model: the bridge, for its pad token and device.
         apart: read each prompt separately, even if they share a prefix.
     """
     n_shared = 0 if apart else _count_shared(prompts)
@@ -86,7 +86,7 @@ def make_stage(
     *,
     left: bool,
 ) -> Stage:
-    """Make a stage of rows of mixed lengths, padded on the left or on the right."""
+    """Return a stage of rows of different lengths, padded on the left or on the right."""
     longest = max(map(len, rows))
     pad = model.tokenizer.pad_token_id or 0
     tokens = torch.full((len(rows), longest), pad)
@@ -105,7 +105,7 @@ def make_stage(
 
 
 def _count_shared(prompts: Sequence[Prompt]) -> int:
-    """Count the tokens that all prompts begin with, marked alike, each keeping one of its own."""
+    """Count the first tokens that all prompts share, with equal marks; never a whole prompt."""
     marked = [list(zip(prompt.ids, prompt.marks, strict=True))[:-1] for prompt in prompts]
     first, last = min(marked), max(marked)
     n = 0
@@ -123,11 +123,11 @@ class State:
     """The rows of a stage after they were read under a condition.
 
     Attributes:
-        logits: at the positions that were kept.
+        logits: logits at the last positions, as many as were kept.
         cache: keys and values of all tokens read so far.
-        attended: 1 at real tokens, over the same columns.
-        tokens: their ids.
-        changed: whether an edit changed anything in the row so far.
+        attended: 1 at real tokens, 0 at pads, over all tokens read so far.
+        tokens: ids of all tokens read so far.
+        changed: whether an edit has changed anything in each row so far.
     """
 
     logits: Float[Tensor, "row kept d_vocab"]
@@ -142,10 +142,10 @@ class Recording:
     """A stage as the intact model read it.
 
     Attributes:
-        stage: what was read.
-        keep: at how many last positions logits are kept; 0 means all.
+        stage: the stage.
+        keep: number of last positions whose logits are kept; 0 keeps all.
         before: the state that it continued, a row for each row of the stage; None for the first.
-        after: the state it led to.
+        after: the state at its end.
         entries: the stream entering each block, `[row pos d_model]`.
     """
 
@@ -156,12 +156,16 @@ class Recording:
     entries: tuple[Tensor, ...]
 
     def without_result(self) -> "Recording":
-        """Return a last stage's recording without its large logits: nothing continues it."""
+        """Return the recording without its logits, to save memory; for a last stage only."""
         return replace(self, after=replace(self.after, logits=self.after.logits[:, :0]))
 
 
 def record(model: TransformerBridge, stage: Stage, before: State | None, *, keep: int) -> Recording:
-    """Let the intact model read a stage that continues `before`."""
+    """Record the intact model reading a stage that continues `before`.
+
+    `before` is None for a first stage. The logits of the last `keep` positions are kept; 0 keeps
+    all.
+    """
     entries: dict[int, Tensor] = {}
 
     def note(value: Tensor, *, hook: object, layer: int) -> None:
@@ -186,7 +190,10 @@ def replay(
     references: References,
     state: State | None = None,
 ) -> State:
-    """Read recorded stages under a condition, continuing `state`; returns the state at the end."""
+    """Read recorded stages under a condition; returns the state at the end.
+
+    `state` is the state under the condition that the stages continue; None for first stages.
+    """
     first = condition.first_layer
     if first is None:
         return recordings[-1].after
@@ -201,12 +208,15 @@ def replay(
             # The blocks before the first ablated layer do what they do in the intact model.
             state.cache.layers[:first] = recording.after.cache.layers[:first]
     assert state is not None
-    # What the recordings hold stays theirs: decoding extends the cache that it is given.
+    # Copied, since decoding extends the cache that it is given, and the recordings share layers.
     return replace(state, cache=_copy_cache(state.cache))
 
 
 def select_rows(state: State, rows: Tensor | None, *, since: int = 0) -> State:
-    """Return some rows of a state, with a cache of their own from layer `since` on."""
+    """Return some rows of a state, in this order; the state itself if `rows` is None.
+
+    The cache's layers before `since` keep all their rows, for the caller to replace.
+    """
     if rows is None:
         return state
     cache = _copy_cache(state.cache)
@@ -225,7 +235,7 @@ def select_rows(state: State, rows: Tensor | None, *, since: int = 0) -> State:
 def start_at(
     model: TransformerBridge, first: int, entries: Sequence[Tensor]
 ) -> AbstractContextManager[None]:
-    """Within the context, blocks before `first` don't run; `first` gets its recorded stream.
+    """Skip the blocks before `first` within the context; `first` gets its recorded stream.
 
     TransformerLens's own `start_at_layer` runs them and throws their output away.
     """
@@ -291,7 +301,7 @@ def _run_stage(
 
 
 def _copy_cache(cache: DynamicCache) -> DynamicCache:
-    """Return a cache that can be extended by itself; the tensors are shared until then."""
+    """Return a copy of a cache that can be extended by itself; its tensors are not copied."""
     copied = copy.copy(cache)
     copied.layers = [copy.copy(layer) for layer in cache.layers]
     return copied

@@ -1,1 +1,1 @@
-"""What a pass would cost, in time and memory, and which passes are made: known before they are."""
+"""Plan which passes are run, and estimate their time and memory before they are run."""

@@ -1,8 +1,8 @@
-"""What passes cost: operations counted, and the time that a device takes for them.
+"""Count the operations of passes, and estimate the time that a device takes for them.
 
 A pass over tokens multiplies each of them with the weights of the blocks (2 operations a weight),
-lets queries meet keys (4 operations a number of the query), moves what lies between, and reads out
-logits. Where weights are read for few tokens, reading them is what takes the time:
+lets queries attend to keys (4 operations a number of the query), moves intermediate values, and
+reads out logits. Where weights are read for few tokens, reading them is what takes the time:
 
     seconds = max(products / speed, weights / bandwidth) + attention / speed + moved / bandwidth
 
@@ -32,13 +32,13 @@ class Speed:
     """How fast a device computes.
 
     Attributes:
-        products: floating-point operations a second of large matrix products.
-        attention: the same of attention.
-        bandwidth: bytes of memory a second.
+        products: floating-point operations per second in large matrix products.
+        attention: floating-point operations per second in attention.
+        bandwidth: memory bandwidth, in bytes per second.
         start: seconds to start a tensor operation.
-        text: seconds of book-keeping for each token that is written.
+        text: seconds of book-keeping for each generated token.
         queues: whether operations are started while others run.
-        fuses: whether attention keeps its logits to itself, as flash attention does.
+        fuses: whether attention does not write its logits to memory, as in flash attention.
     """
 
     products: float
@@ -52,18 +52,20 @@ class Speed:
 
 @dataclass(frozen=True)
 class PassCost:
-    """What a pass costs that is made some times.
+    """The cost of a pass that is run some number of times.
 
     Attributes:
-        times: how often it is made.
-        products: floating-point operations of matrix products.
-        attention: of attention to keys that many queries share, or of one row to itself.
-        beside: of attention to keys that are read for one query; reading them takes the time.
-        logits: of attention, not of `beside`.
+        times: how often it is run; all else is for one run.
+        products: floating-point operations in matrix products.
+        attention: floating-point operations in attention within a packed row, or to keys that many
+            queries share.
+        beside: floating-point operations in attention to keys that one query reads; they take no
+            time of their own, since reading the keys takes longer.
+        logits: number of attention logits, without those of `beside`.
         weights: bytes of weights that are read.
-        moved: bytes of all else.
-        operations: that are started.
-        texts: tokens that are written.
+        moved: bytes of all other memory traffic.
+        operations: number of tensor operations that are started.
+        texts: number of tokens that are generated.
     """
 
     times: float
@@ -78,11 +80,11 @@ class PassCost:
 
     @property
     def flops(self) -> float:
-        """Floating-point operations, each time counted."""
+        """Floating-point operations of all runs."""
         return self.times * (self.products + self.attention + self.beside)
 
     def seconds(self, speed: Speed) -> float:
-        """Return the time that it takes on a device, each time counted."""
+        """Return the seconds that all runs take on a device."""
         moved = self.moved
         if not speed.fuses:
             moved += self.logits * _FLOAT32 * _OF_ATTENTION
@@ -95,13 +97,13 @@ class PassCost:
 
 @dataclass(frozen=True)
 class Work:
-    """Passes that belong together."""
+    """The passes of a computation; none by default."""
 
     passes: tuple[PassCost, ...] = ()
 
     @classmethod
     def total(cls, works: Iterable["Work"]) -> "Work":
-        """Return all of the passes together."""
+        """Return the passes of several computations as one."""
         return cls(tuple(cost for work in works for cost in work.passes))
 
     @property
@@ -111,11 +113,11 @@ class Work:
 
     @property
     def texts(self) -> float:
-        """Tokens that are written."""
+        """Number of tokens that are generated."""
         return sum((cost.times * cost.texts for cost in self.passes), 0.0)
 
     def seconds(self, speed: Speed) -> float:
-        """Return the time that it takes on a device."""
+        """Return the seconds that all passes take on a device."""
         return sum((cost.seconds(speed) for cost in self.passes), 0.0)
 
 
@@ -129,16 +131,16 @@ def reading_cost(
     edits: int = 0,
     pieces: int = 1,
 ) -> PassCost:
-    """Return what a pass over a packed row costs.
+    """Return the cost of a pass over a packed row.
 
     Args:
-        shape: of the model.
-        tokens: of the row.
-        pairs: of query and key that attention computes, at one layer.
-        depth: share of the blocks that are run.
-        places: whose logits are read out.
-        edits: conditions under which it is read.
-        pieces: in which it is read.
+        shape: the model's sizes.
+        tokens: number of tokens of the row.
+        pairs: number of pairs of query and key that attention computes at one layer.
+        depth: share of the blocks that are run, from 0 to 1.
+        places: number of places whose logits are read out.
+        edits: number of conditions whose edits are applied.
+        pieces: number of pieces in which the row is read.
     """
     layers = depth * shape.n_layers
     read_out = 2.0 * shape.d_model * shape.d_vocab
@@ -159,16 +161,16 @@ def reading_cost(
 def writing_cost(
     shape: Shape, *, times: float, rows: int, shared: float, own: float, kv: float, edits: int
 ) -> PassCost:
-    """Return what some steps of decoding cost.
+    """Return the cost of decoding steps, each of which adds a token to every row.
 
     Args:
-        shape: of the model.
-        times: how many steps.
-        rows: that decode together.
-        shared: keys that rows see and share, summed over rows.
-        own: keys that rows have for themselves, summed over rows; on average over the steps.
+        shape: the model's sizes.
+        times: number of steps.
+        rows: number of rows that are decoded together.
+        shared: number of keys that rows see and share with others, summed over rows.
+        own: number of keys that only one row sees, summed over rows, on average over the steps.
         kv: bytes of keys and values that a step reads.
-        edits: conditions under which rows are.
+        edits: number of conditions whose edits are applied.
     """
     read_out = 2.0 * shape.d_model * shape.d_vocab
     attention = 4.0 * shape.n_layers * shape.n_heads * shape.d_head

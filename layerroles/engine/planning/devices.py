@@ -1,7 +1,7 @@
-"""Devices whose speed is published, and the share of it that this program is assumed to reach.
+"""Published peak speeds of devices, and the share of them that this program is assumed to reach.
 
-Peaks are those of dense matrix products (makers like to print twice as much, for matrices of which
-half is zero), in float32 without TensorFloat-32, which PyTorch leaves off unless asked.
+Peaks are for dense matrix products (datasheets often state twice as much, for sparse matrices), and
+in float32 without TensorFloat-32, which PyTorch does not use by default.
 """
 
 from dataclasses import dataclass
@@ -13,25 +13,24 @@ from layerroles.errors import InputError
 from layerroles.models import resolve_device, resolve_dtype
 from layerroles.registry import nearest_name
 
-# Shares of the peaks that are taken to be reached: by matrix products, by attention as plain
-# products of small matrices, by what is moved; and seconds to start an operation from Python.
-# Assumed, and not measured on the device.
+# Shares of the peaks that matrix products, attention (as products of small matrices) and memory
+# traffic are assumed to reach, and seconds to start an operation from Python. Not measured.
 PRODUCT_SHARE, ATTENTION_SHARE, BANDWIDTH_SHARE, START = 0.5, 0.2, 0.7, 1e-5
-# Of the speed that is measured with one matrix of the model's width on the machine at hand.
+# Share that a model is assumed to reach of the speed measured with one matrix of its width.
 MEASURED_SHARE = 0.8
 _GB = 1e9
 
 
 @dataclass(frozen=True)
 class Device:
-    """A device as its maker describes it.
+    """Published peak rates of a device.
 
     Attributes:
-        half: floating-point operations a second in bfloat16 and float16.
-        single: in float32.
-        bandwidth: bytes a second.
-        memory: bytes.
-        source: where the maker says so.
+        half: floating-point operations per second in bfloat16 and float16.
+        single: floating-point operations per second in float32.
+        bandwidth: memory bandwidth, in bytes per second.
+        memory: memory, in bytes.
+        source: the maker's document that states these.
     """
 
     half: float
@@ -41,7 +40,10 @@ class Device:
     source: str
 
     def speed(self, dtype: str, text: float) -> Speed:
-        """Return the speed assumed in a dtype; `text`: seconds for each token written."""
+        """Return the speed assumed for a dtype.
+
+        `text` is the book-keeping for each generated token, in seconds.
+        """
         peak = self.single if dtype == "float32" else self.half
         return Speed(
             products=PRODUCT_SHARE * peak,
@@ -73,7 +75,7 @@ HERE = ("cpu", "measured")
 
 
 def published_device(name: str) -> Device | None:
-    """Return the device of that name; None if it is the machine at hand, which is measured.
+    """Return the device of that name; None for `"cpu"` and `"measured"`, this machine.
 
     Raises:
         InputError: unknown device.
@@ -89,7 +91,7 @@ def published_device(name: str) -> Device | None:
 
 
 def loading_dtype(name: str, dtype: str) -> torch.dtype:
-    """Return the dtype in which a model is loaded on a device; published ones multiply bfloat16.
+    """Return the dtype in which a model is loaded; on published devices `"auto"` is bfloat16.
 
     Raises:
         InputError: unknown device or dtype.

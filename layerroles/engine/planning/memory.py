@@ -26,11 +26,11 @@ _SHORTEST_PIECE = 256
 _MOST_LOGITS = 2**24
 # Logits are held as the head gives them, and twice more where the model scales or caps them.
 _COPIES_OF_LOGITS = 3
-# glibc's M_MMAP_MAX, M_TRIM_THRESHOLD and M_TOP_PAD (malloc.h): nothing is mapped by itself,
-# nothing is given back.
+# glibc's M_MMAP_MAX, M_TRIM_THRESHOLD and M_TOP_PAD (malloc.h): tensors get no mappings of their
+# own, and freed memory is not returned to the system.
 _MALLOC_OPTIONS = ((-4, 0), (-1, 2**31 - 1), (-2, 2**26))
 
-# What libraries say when memory gives out, in small letters.
+# Lower-case parts of the messages with which libraries report that memory ran out.
 _NO_MEMORY = ("allocate memory", "out of memory", "alloc_failed", "bad_alloc")
 
 
@@ -41,11 +41,11 @@ class Shape:
     Attributes:
         n_layers, n_heads, d_head, d_model, d_mlp, d_vocab: its size.
         n_weights: parameters of all blocks.
-        n_active: of the entries of their matrices, those that one token is multiplied with (of a
-            mixture of experts, some).
-        n_bytes: of one number.
-        kv: for each layer, bytes of one token's keys and values.
-        inner: for one token, the most numbers that are alive within a block.
+        n_active: matrix entries of all blocks that one token is multiplied with (in a mixture of
+            experts, not all).
+        n_bytes: bytes of one number.
+        kv: bytes of one token's keys and values at each layer.
+        inner: the most numbers that a block holds at once for one token.
     """
 
     n_layers: int
@@ -63,25 +63,25 @@ class Shape:
 
 @dataclass(frozen=True)
 class Budget:
-    """Bytes that a computation may use in addition to the model's weights."""
+    """Memory that a computation may use in addition to the model's weights: `total` bytes."""
 
     total: int
 
     @property
     def for_tensors(self) -> int:
-        """The budget less what the libraries keep for themselves."""
+        """Bytes for tensors: the budget less what is set aside for the libraries."""
         return self.total - min(int(_ASIDE * self.total), _MOST_ASIDE)
 
     def halved(self, times: int) -> "Budget":
-        """Return the budget, halved `times` times."""
+        """Return the budget divided by two, `times` times."""
         return Budget(self.total >> times)
 
     def row_tokens(self, shape: Shape, n_recorded: int, *, keys: bool) -> int:
         """Return the most tokens that a packed row may have.
 
         Args:
-            shape: of the model.
-            n_recorded: streams kept of each token.
+            shape: the model's sizes.
+            n_recorded: number of layers whose incoming streams are recorded.
             keys: whether the intact model's keys and values are kept as well.
         """
         token_bytes = _token_bytes(shape, n_recorded, keys=keys)
@@ -90,10 +90,12 @@ class Budget:
     def piece_tokens(self, shape: Shape, n: int, kept: int = 0) -> int:
         """Return the most tokens of a packed row that may be read at a time.
 
+        The streams of all layers are counted as recorded, so that the result does not depend on
+        which conditions are left to do.
+
         Args:
-            shape: of the model. All streams are counted as kept, so that what is read together does
-                not depend on which conditions are left to do.
-            n: tokens of the row.
+            shape: the model's sizes.
+            n: number of tokens of the row.
             kept: bytes of its keys and values that are kept as well.
         """
         most, inner = int(_FOR_ROW * self.for_tensors), shape.n_bytes * shape.inner
@@ -102,11 +104,11 @@ class Budget:
             return n
         between = bytes_between_pieces(shape, n)
         piece = min(n, max(_SHORTEST_PIECE, (most - streams - kept - between) // inner))
-        # What is kept between pieces may be more than is saved.
+        # What is kept between pieces may take more than reading in pieces saves.
         return piece if between + piece * inner < n * inner else n
 
     def capped(self, shape: Shape) -> "Budget":
-        """Return the part of the budget that has an effect: with more, no row gets longer."""
+        """Return the budget, at most the bytes beyond which no packed row gets longer."""
         token_bytes = _token_bytes(shape, shape.n_layers + 1, keys=True)
         return Budget(min(self.total, int(_LONGEST_ROW * token_bytes / _FOR_ROW)))
 
@@ -122,14 +124,14 @@ class Budget:
         return max(1, most // shape.d_vocab)
 
     def logit_bytes(self, shape: Shape) -> int:
-        """Return the bytes of these logits."""
+        """Return the bytes that the logits of `n_logits(shape)` positions take."""
         return self.n_logits(shape) * shape.d_vocab * _COPIES_OF_LOGITS * shape.n_bytes
 
 
 def bytes_between_pieces(shape: Shape, n: int) -> int:
     """Return the bytes kept while a row of `n` tokens is read in pieces.
 
-    They are keys and values, and the stream that leaves the last block.
+    These are its keys and values, and the stream that leaves the last block.
     """
     return n * (sum(shape.kv) + 2 * shape.n_bytes * shape.d_model)
 
@@ -148,7 +150,7 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 def peak_bytes(device: torch.device) -> int:
-    """Return the most bytes that this process held at once, on a GPU or in all; 0 if unknown."""
+    """Return the peak memory in bytes: allocated on a GPU, else of this process; 0 if unknown."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
     try:
@@ -184,7 +186,7 @@ def _glibc() -> ctypes.CDLL | None:
 
 
 def memory_budget(memory: str | int | None, device: torch.device) -> Budget:
-    """Make a budget of a number of bytes, a text such as `"8GB"`, or half of what is free now.
+    """Return a budget of bytes, of a text such as `"8GB"`, or (None) of half of the free memory.
 
     Raises:
         InputError: as `parse_memory`.

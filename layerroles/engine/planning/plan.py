@@ -1,4 +1,4 @@
-"""The plan that execution follows: what is computed for which answers, and what that costs.
+"""Plan how requests are computed under conditions, which execution follows, and its cost.
 
 Requests are packed into rows (see `fused.packing`) that fit into the memory budget. Each condition
 reads each row once; conditions whose texts decode together make a wave.
@@ -33,17 +33,17 @@ class Group:
     """Requests that are packed into one row, which each condition reads once.
 
     Attributes:
-        asked: their indices among all requests.
-        sequences: what is read for each of them.
-        prompts: see `SequenceEncoder.prompts`.
+        asked: indices of these requests among all requests.
+        sequences: for each of them, the packed sequence that is read.
+        prompts: the prompts by their numbers; None if prompts share tokens.
         packed: the row.
-        n_alone: tokens if each request is read alone.
-        n_written: how many of them are written.
-        n_new: tokens that each of these may write; 0 if there are none.
-        waves: the conditions that read it, as they are answered together.
-        depths: for each of these, wave by wave, the share of the blocks that are recomputed for it.
-        piece: tokens of it that are read at a time.
-        n_bytes: the most memory that is taken.
+        n_alone: number of tokens if each request is read alone.
+        n_written: number of requests that text is generated for.
+        n_new: the most tokens generated for one of these; 0 if there are none.
+        waves: indices of the conditions that read the row, in waves that are decoded together.
+        depths: for each condition, in the order of `waves`, the share of the blocks that are run.
+        piece: number of the row's tokens that are read at a time.
+        n_bytes: the most bytes that its tensors take, without the model's weights.
     """
 
     asked: tuple[int, ...]
@@ -60,12 +60,12 @@ class Group:
 
     @property
     def n_tokens(self) -> int:
-        """Tokens of the row."""
+        """Number of tokens of the row."""
         return len(self.packed.tokens)
 
     @property
     def conditions(self) -> tuple[int, ...]:
-        """The indices of the conditions that read it."""
+        """The indices of the conditions that read the row, in the order of the waves."""
         return tuple(index for wave in self.waves for index in wave)
 
     @property
@@ -79,12 +79,12 @@ class Plan:
     """What an engine will do for some requests under some conditions.
 
     Attributes:
-        executor: that will do it.
+        executor: name of the executor.
         verb: `"loglikelihood"`, `"generate_until"`, or both.
-        n_requests, n_conditions: what is asked.
+        n_requests, n_conditions: number of requests and of conditions.
         groups: the requests, as they are packed.
-        work: what is computed; empty unless it was added by `add_work`.
-        speed: of the device, for the expected time; None if it is unknown.
+        work: the passes and their cost; empty unless added by `add_work`.
+        speed: speed of the device, for the expected time; None if it is unknown.
     """
 
     executor: str
@@ -99,18 +99,18 @@ class Plan:
     def passes(self) -> int:
         """Passes over packed rows: the intact model's, and one for each condition that runs blocks.
 
-        (An ablation of the last block is an edit of what the intact model was seen to do.)
+        (Ablating the whole last block runs none: its recorded output is edited.)
         """
         return sum(1 + sum(depth > 0 for depth in group.depths) for group in self.groups)
 
     @property
     def tokens_alone(self) -> int:
-        """Tokens of contexts and continuations if each request is read alone each time."""
+        """Tokens to read if each request is read alone under each condition."""
         return sum(len(group.conditions) * group.n_alone for group in self.groups)
 
     @property
     def tokens_read(self) -> float:
-        """Tokens that are read instead; one that runs through half of the blocks counts half."""
+        """Tokens that the plan reads; one that runs through half of the blocks counts half."""
         return sum((1 + sum(group.depths)) * group.n_tokens for group in self.groups)
 
     @property
@@ -120,15 +120,15 @@ class Plan:
 
     @property
     def n_bytes(self) -> int:
-        """The most memory that tensors take, without the model's weights.
+        """The most bytes that tensors take, without the model's weights.
 
-        What libraries keep for themselves is added to it (`Budget.for_tensors`).
+        Memory that libraries hold comes on top (see `Budget.for_tensors`).
         """
         return max((group.n_bytes for group in self.groups), default=0)
 
     @property
     def seconds(self) -> float | None:
-        """Expected at the most, since texts may end early; None if no speed is known."""
+        """Expected seconds, at the most, since texts may end early; None if no speed is known."""
         return None if self.speed is None else self.work.seconds(self.speed)
 
     def __str__(self) -> str:
@@ -159,13 +159,13 @@ def make_plan(
     shape: Shape,
     budget: Budget,
 ) -> Plan:
-    """Plan the computation of one sweep.
+    """Return the plan for requests under conditions, without its work and speed.
 
     Args:
-        requests: what is asked.
-        conditions: under which they are asked.
-        shape: of the model.
-        budget: what it may take.
+        requests: the encoded requests.
+        conditions: the conditions under which they are asked.
+        shape: the model's sizes.
+        budget: the memory budget.
     """
     contexts = Counter(request.context for request in requests if isinstance(request, Written))
     # What is packed together does not depend on which conditions are left to do.
@@ -219,7 +219,7 @@ def _plan_group(
     shape: Shape,
     budget: Budget,
 ) -> Group:
-    """Plan how a packed row is read and written on under the conditions of these indices."""
+    """Plan how a packed row is read, and its texts decoded, under the conditions at `indices`."""
     asked = [index for index, ids in enumerate(sequences) if ids in packed.paths]
     chosen = [conditions[index] for index in indices]
     n_recorded = len({layer for condition in chosen for layer in recorded_layers(condition)})
@@ -262,7 +262,10 @@ def _plan_group(
 
 
 def _cut_waves(firsts: list[int], sizes: list[int], max_bytes: int) -> list[list[int]]:
-    """Order conditions by their first layers, and cut where memory ends."""
+    """Cut conditions, ordered by first layer, into waves that take at most `max_bytes` each.
+
+    A condition that takes more makes a wave by itself. Waves hold indices into `firsts`.
+    """
     waves: list[list[int]] = []
     left = -1
     for place in sorted(range(len(firsts)), key=firsts.__getitem__):
@@ -277,7 +280,15 @@ def _cut_waves(firsts: list[int], sizes: list[int], max_bytes: int) -> list[list
 def condition_bytes(
     first_own: int, packed: PackedRow, contexts: Sequence[Ids], n_new: int, shape: Shape
 ) -> int:
-    """Return the size of the keys and values that a condition has of its own while it decodes."""
+    """Return the bytes of the keys and values that a condition has of its own while it decodes.
+
+    Args:
+        first_own: the first layer at which its contexts' keys and values are its own.
+        packed: the row that holds the contexts.
+        contexts: the contexts of the requests that are decoded, as packed sequences.
+        n_new: the most tokens generated for each.
+        shape: the model's sizes.
+    """
     trunks = {trunk for ids in contexts for trunk in packed.trunks(ids)}
     n_in_trunks = sum(packed.segments[trunk].n for trunk in trunks)
     n_own = max(len(packed.own_places(ids)) for ids in contexts)
@@ -295,15 +306,15 @@ def add_work(
     speed: Speed | None = None,
     generated: float = 1.0,
 ) -> Plan:
-    """Return the plan with the work that it takes, which execution does not need.
+    """Return the plan with its work and the device's speed, which execution does not need.
 
     Args:
-        plan: made from the next three arguments.
-        requests: what is asked.
-        conditions: under which they are asked.
-        shape: of the model.
-        speed: of the device, for the time that is expected.
-        generated: share of the tokens that may be written that is written.
+        plan: the plan for the next three arguments.
+        requests: the encoded requests.
+        conditions: the conditions under which they are asked.
+        shape: the model's sizes.
+        speed: speed of the device; None leaves the expected time unknown.
+        generated: expected number of generated tokens as a share of `max_gen_toks`.
     """
     work = Work.total(
         count_work(group, requests, conditions, shape, generated) for group in plan.groups
@@ -318,7 +329,7 @@ def count_work(
     shape: Shape,
     generated: float,
 ) -> Work:
-    """Count the passes over a group's row, and the steps in which its texts are written."""
+    """Return the passes over a group's row, and the steps in which its texts are decoded."""
     pairs = count_pairs(group.packed)
     read_out = group.n_written + _count_scored_places(group, requests)
     pieces = math.ceil(group.n_tokens / group.piece)
@@ -351,7 +362,10 @@ def _decoding_cost(
     shape: Shape,
     generated: float,
 ) -> PassCost:
-    """Return the decoding steps of a wave's rows; the contexts' pass gives the first tokens."""
+    """Return the cost of decoding a wave's rows, after the first tokens.
+
+    The pass over the contexts gives the first tokens.
+    """
     packed = group.packed
     contexts = [
         ids
@@ -376,7 +390,7 @@ def _decoding_cost(
 
 
 def _count_scored_places(group: Group, requests: Requests) -> int:
-    """Count the places of the row at which continuations are scored."""
+    """Count the tokens of the row whose logits score a continuation's token."""
     places: set[int] = set()
     for index, ids in zip(group.asked, group.sequences, strict=True):
         request = requests[index]

@@ -1,4 +1,4 @@
-"""How fast the device at hand is, measured in about a second."""
+"""Measure the speed of this machine's device, in about a second."""
 
 import time
 from collections.abc import Callable
@@ -13,10 +13,10 @@ from layerroles.engine.planning.cost import Speed
 from layerroles.engine.planning.memory import Shape
 
 # Rows of a matrix product, tokens that attend to as many, numbers that are multiplied one by one:
-# few enough that some operations are done before other programs have their turn.
+# few enough that some repetitions run without an interruption by other programs.
 _ROWS, _TOKENS, _NUMBERS = 128, 256, 2**23
 _SMALL, _MANY = 8, 200
-_TEXT = 48  # tokens of a text that is spelled
+_TEXT = 48  # tokens of the text that is decoded
 _LONGEST, _MOST = 0.3, 100  # seconds of one kind of measurement, and repetitions at the most
 
 
@@ -25,10 +25,10 @@ def measure_speed(device: torch.device, dtype: torch.dtype, shape: Shape, tokeni
     """Measure how fast a device does a model's own kind of operations.
 
     Args:
-        device: that is measured.
-        dtype: of the numbers.
-        shape: of the model, for the sizes of the tensors.
-        tokenizer: that spells what is written.
+        device: the device to measure.
+        dtype: dtype of the model's weights.
+        shape: the model's sizes, which the sizes of the tensors follow.
+        tokenizer: the tokenizer whose decoding is measured.
     """
     options: dict[str, Any] = {"device": device, "dtype": dtype}
     rows = torch.ones(_ROWS, shape.d_model, **options)
@@ -60,14 +60,14 @@ def measure_speed(device: torch.device, dtype: torch.dtype, shape: Shape, tokeni
 
 
 def measure_text_seconds(tokenizer: Any) -> float:
-    """Measure the seconds of spelling a text of medium length, as is done for each new token."""
+    """Return the seconds to decode a text of medium length, as is done for each new token."""
     ids = list(range(min(_TEXT, len(tokenizer))))
     spell = partial(tokenizer.decode, ids, skip_special_tokens=True)
     return _shortest_seconds(spell, torch.device("cpu"))
 
 
 def _shortest_seconds(do: Callable[[], object], device: torch.device) -> float:
-    """Return the shortest of a few times: other work of the machine makes the others longer."""
+    """Return the shortest of some timings of `do`: other programs can only make it longer."""
     times: list[float] = []
     end = time.perf_counter() + _LONGEST
     while len(times) < _MOST and (len(times) < 2 or time.perf_counter() < end):

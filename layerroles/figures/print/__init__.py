@@ -1,1 +1,1 @@
-"""Figures at their size in a paper: files, captions, and what each needs to be read in grey."""
+"""Figures at their printed size: files, captions, layout, and marks that can be read in grey."""

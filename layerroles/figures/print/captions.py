@@ -1,4 +1,4 @@
-r"""Captions: what a figure shows, of how many examples, of which model, and with which intervals.
+r"""Write captions: what a figure shows, of how many examples and which model, with which intervals.
 
 >>> latex_figure("Harm \N{MINUS SIGN} 5% of x_1.", "harm.pdf", full=False).splitlines()[2]
 '  \\includegraphics{harm.pdf}'
@@ -104,14 +104,14 @@ _TEX = {
 
 
 def caption(figure: go.Figure, result: SweepResult | None = None) -> str:
-    """Say what a figure shows: its reading, n, ablation and positions, intervals, model, versions.
+    """Return a caption: how to read the figure, n, ablation, positions, intervals, model, versions.
 
     Args:
-        figure: one of this module's, as drawn or as `paper` made it.
+        figure: a figure of `lr.figures`, before or after `paper`.
         result: the sweep that it shows; adds model, dtype, seed and versions to the caption.
 
     Raises:
-        InputError: the figure is not one of this module's, or `result` is not a sweep's result.
+        InputError: the figure is not one of `lr.figures`, or `result` is not a sweep's result.
 
     Example:
         print(lr.figures.caption(lr.figures.harm_map(result), result))
@@ -133,10 +133,10 @@ def caption(figure: go.Figure, result: SweepResult | None = None) -> str:
 
 
 def read_meta(figure: object, by: str) -> Mapping[str, Any]:
-    """Read what a figure of this module records of itself (`layout.meta`).
+    """Return what a figure of `lr.figures` records about itself (`layout.meta`).
 
     Raises:
-        InputError: a figure that is none of this module's; `by` is what was to take it.
+        InputError: not a figure of `lr.figures`; `by` names the function that was given it.
     """
     meta = figure.layout.meta if isinstance(figure, go.Figure) else None
     if not isinstance(meta, Mapping) or meta.get("figure") not in _READ:
@@ -145,10 +145,10 @@ def read_meta(figure: object, by: str) -> Mapping[str, Any]:
 
 
 def latex_figure(caption: str, file: str, *, full: bool) -> str:
-    """A LaTeX figure with this caption; over both columns if it is `full`."""
+    """Return a LaTeX figure of an image file with its caption; over both columns if `full`."""
     kind = "figure*" if full else "figure"
     label = re.sub(r"[^A-Za-z0-9_.:-]+", "-", file.rpartition(".")[0])
-    # Signs that mean something to LaTeX are, in the name of a file, letters as others.
+    # Within the file name, characters special to LaTeX are made ordinary ones.
     signs = [sign for sign in _SPECIAL if sign in file]
     plain = "".join(rf"\catcode`\{sign}=12 " for sign in signs)
     return "\n".join(
@@ -177,7 +177,7 @@ def escape_latex(text: str) -> str:
 
 
 def _describe_rows(meta: Mapping[str, Any]) -> str:
-    """Describe what is drawn, by the columns of its rows, with n."""
+    """Describe the rows drawn, by the columns that name them, with n."""
     parts = []
     for column, one, several in _WORDS:
         values = meta.get(column)
@@ -189,7 +189,7 @@ def _describe_rows(meta: Mapping[str, Any]) -> str:
 
 
 def _provenance(manifest: Mapping[str, Any]) -> Iterator[str]:
-    """Yield model, seed and versions, as far as the manifest has them."""
+    """Yield a sentence on model and seed, and one on versions, as far as the manifest has them."""
     model = manifest.get("model", {})
     facts = [str(model.get("name", "unknown"))]
     facts += [str(model[key]) for key in ("dtype",) if model.get(key)]
@@ -213,5 +213,5 @@ def _unescape_meta(meta: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _capitalize(text: str) -> str:
-    """The first letter large, unless a name in lower case with a version begins the sentence."""
+    """Capitalize the first letter, unless the text begins with a lower-case name and a version."""
     return text if re.match(r"[a-z_]+ \d", text) else text[:1].upper() + text[1:]

@@ -2,7 +2,7 @@
 
 Chromium draws the first three, by way of kaleido; one browser draws all figures of a call. Text is
 set in a font that comes with the package (Arimo, which is as wide as Arial), so that a figure looks
-the same wherever it is made; a PDF and an SVG hold what they use of it.
+the same wherever it is made; PDF and SVG files embed the part that they use.
 """
 
 import base64
@@ -30,7 +30,7 @@ _FACES = {400: "arimo-regular.woff2", 700: "arimo-bold.woff2"}
 # Without it, kaleido leaves a tenth of an inch at each side, and cuts the picture by as much.
 _NO_MARGIN = "<style>@page { margin: 0 !important } body { margin: 0 }</style>"
 _PNG_HEADER = 33  # bytes
-_TWO_COLUMNS = 4.5  # inches from which a figure stands over both columns
+_TWO_COLUMNS = 4.5  # inches from which a figure spans both columns
 _INSTALL = "pip install 'layerroles[export]'"
 
 
@@ -51,16 +51,18 @@ def save(
 
     Args:
         figures: one figure, or several by name.
-        path: the file of one figure, whose ending says the format; the folder of several.
-        formats: of several figures: pdf, svg, png, html.
-        width: as in `paper`; an html page keeps the figure of the screen.
-        title: whether titles stay in the figures.
-        dpi: dots per inch of a png.
-        result: the sweep of which they are, for what captions say of model, seed and versions.
+        path: the file to write for one figure, whose suffix sets the format; the folder for
+            several.
+        formats: formats of several figures: pdf, svg, png, html; not used for one figure.
+        width: as in `paper`; html keeps the layout of the screen.
+        title: whether to keep titles in the figures.
+        dpi: dots per inch of png files.
+        result: the sweep that the figures show; adds model, seed and versions to captions.
 
     Raises:
-        InputError: no figures, or one that is none of this module's; an unknown format or width;
-            no kaleido or browser; what is no sweep's result; or a file that cannot be written.
+        InputError: no figures, or one that is not of `lr.figures`; an unknown format or width; a
+            dpi out of range; no kaleido or browser; `result` is not a sweep's result; or a file
+            that cannot be written.
 
     Example:
         lr.figures.save(lr.figures.harm_map(result), "figures/harm.pdf", result=result)
@@ -111,7 +113,7 @@ def _check_figures(named: Mapping[str, go.Figure]) -> None:
 
 
 def check_formats(formats: Sequence[str]) -> None:
-    """Refuse formats that cannot be written here.
+    """Raise an error if a format is unknown or cannot be written here.
 
     Raises:
         InputError: an unknown format, or one for which kaleido is missing.
@@ -129,7 +131,7 @@ def check_formats(formats: Sequence[str]) -> None:
 def _draw_files(
     printed: Mapping[str, go.Figure], formats: Sequence[str], dpi: int
 ) -> dict[tuple[str, str], bytes]:
-    """The bytes of each figure in each format, all drawn by one browser."""
+    """Return the bytes of each figure in each format, by (name, format); one browser draws all."""
     if not formats or not printed:
         return {}
     import kaleido
@@ -181,12 +183,12 @@ def _draw_files(
 
 
 def _drawing_page() -> Any:
-    """The page in which figures are drawn: plotly.js and the font of this machine, no MathJax."""
+    """Return the page that draws figures: local plotly.js, the package's font, no MathJax."""
     import kaleido
 
     page = kaleido.PageGenerator(mathjax=False)
     fonts = {weight: _encode_font(name) for weight, name in _FACES.items()}
-    # A face made of bytes is there at once: nothing is laid out in another font before.
+    # A font face made from bytes loads at once, before any text is laid out.
     measured = "".join(
         f"document.fonts.add(new FontFace('Arimo', Uint8Array.from(atob('{font}'), "
         f"c => c.charCodeAt(0)), {{weight: '{weight}'}}));"
@@ -208,7 +210,7 @@ def _encode_font(name: str) -> str:
 
 
 def _with_resolution(png: bytes, dpi: int) -> bytes:
-    """A PNG that says how large it is on paper."""
+    """Return the PNG with its resolution recorded (pHYs chunk), which sets its printed size."""
     per_metre = round(dpi / 0.0254)
     body = b"pHYs" + struct.pack(">IIB", per_metre, per_metre, 1)
     chunk = struct.pack(">I", 9) + body + struct.pack(">I", zlib.crc32(body))

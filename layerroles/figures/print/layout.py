@@ -22,27 +22,27 @@ from layerroles.figures.print.text import (
     wrap,
 )
 
-_HEIGHT = 0.62  # of a panel on a screen
-_LOWEST = 36.0  # pixels of a panel
-_HIGHEST = 780.0  # pixels of all panels: what a page has, with a caption
-_NARROWEST = 160.0  # pixels of a panel with its labels, below which fewer stand side by side
-_APART, _EDGE = 7.0, 3.0  # between panels, and around the figure
-_OVER = 4.0  # from a panel to its heading, for half of the highest label
-_TICK = 4.0  # from the axis to its labels
+_HEIGHT = 0.62  # height of a panel, as a share of that on a screen
+_LOWEST = 36.0  # least height of a panel in pixels
+_HIGHEST = 780.0  # most height of all panels in pixels: a page less its caption
+_NARROWEST = 160.0  # least width of a panel with labels in pixels; else fewer in a row
+_APART, _EDGE = 7.0, 3.0  # pixels between panels, and around the figure
+_OVER = 4.0  # pixels from a panel to its heading, for half of the topmost tick label
+_TICK = 4.0  # pixels from an axis to its labels
 _LEGEND_ROW, _LEGEND_MARK = 20.5, 44.0
-_BAR, _BAR_LONG = 6.0, 100.0  # pixels
-_BAR_END = 7.0  # from its end to that of the panels: half of its last label stands out
+_BAR, _BAR_LONG = 6.0, 100.0  # thickness and length in pixels
+_BAR_END = 7.0  # pixels from the bar to the right edge of the panels, for half of its last label
 _PAPER = "rgba(255,255,255,0.8)"  # behind what is written over lines and cells
 _MARK_OF_DETAIL = " \N{EM DASH} "
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """The width of the paper, and sizes of type.
+    """The width of the paper, and sizes of type, in pixels.
 
     Attributes:
-        wide: of the whole figure.
-        text, small: sizes of type, of headings and of all else.
+        wide: width of the whole figure.
+        text, small: type sizes of headings, and of all else.
     """
 
     wide: float
@@ -54,12 +54,12 @@ def lay_out(figure: go.Figure, sizes: Sizes, head: Sequence[tuple[str, float]] =
     """Set size, margins, domains, legend and colour bar of a figure.
 
     Args:
-        figure: it is changed.
-        sizes: of the paper and its type.
-        head: lines above the figure, each with the size of its type.
+        figure: the figure; changed in place.
+        sizes: sizes of the paper and its type.
+        head: lines of text above the figure, each with its type size.
 
     Returns:
-        Details for which headings had no room.
+        Full texts of the headings that were cut for lack of room.
     """
     bands = _arrange_bands(_read_panels(figure), sizes.wide)
     _share_axes(bands)
@@ -103,11 +103,11 @@ class _Panel:
 
     Attributes:
         x, y: the axes.
-        row, column: where it stood, counted from 0.
-        high: pixels.
-        heading: its annotation.
-        lines: of the heading.
-        below: pixels of labels under it.
+        row, column: its place on the screen, counted from 0.
+        high: its height in pixels.
+        heading: the annotation that is its heading; None if it has none.
+        lines: lines of the heading.
+        below: height in pixels of the labels under it.
     """
 
     x: Any
@@ -120,11 +120,11 @@ class _Panel:
     below: float = 0.0
 
 
-_Unit = list[_Panel]  # a panel with a heading and those under it without
+_Unit = list[_Panel]  # a panel with a heading and the panels without one below it
 
 
 def _read_panels(figure: go.Figure) -> list[_Panel]:
-    """The panels of a figure from its top left, row by row."""
+    """Return the panels of a figure from its top left, row by row."""
     layout = figure.layout
     plot = layout.height - layout.margin.t - layout.margin.b
     axes = []
@@ -144,7 +144,10 @@ def _read_panels(figure: go.Figure) -> list[_Panel]:
 
 
 def _arrange_bands(panels: Sequence[_Panel], wide: float) -> list[list[_Unit]]:
-    """Units side by side, as many as there is room for, from top to bottom."""
+    """Group panels into units, and as many units side by side as fit into a band.
+
+    Returns the bands from top to bottom.
+    """
     titled = any(panel.heading is not None for panel in panels)
     units: dict[tuple[int, int], _Unit] = {}
     latest: dict[int, tuple[int, int]] = {}  # the last unit of each column
@@ -161,7 +164,7 @@ def _arrange_bands(panels: Sequence[_Panel], wide: float) -> list[list[_Unit]]:
         n_rows = -(-len(band) // n_most)
         n_in_a_row = -(-len(band) // n_rows)
         parts = [band[start : start + n_in_a_row] for start in range(0, len(band), n_in_a_row)]
-        for part in parts[1:]:  # only what stood at the left has the titles of y axes
+        for part in parts[1:]:  # only panels at the left had titles of y axes
             for panel, title in zip(part[0], titles, strict=False):
                 if not panel.y.title.text and title:
                     panel.y.title.text = title
@@ -170,7 +173,7 @@ def _arrange_bands(panels: Sequence[_Panel], wide: float) -> list[list[_Unit]]:
 
 
 def _share_axes(bands: Sequence[Sequence[_Unit]]) -> None:
-    """Label shared axes where they now end: the lowest panel of each column, the leftmost one."""
+    """Label shared axes only at the lowest panel of each column and at the leftmost panels."""
     shared = {panel.x.matches for band in bands for unit in band for panel in unit} - {None}
     columns: dict[int, list[_Panel]] = {}
     for band in bands:
@@ -190,7 +193,7 @@ def _share_axes(bands: Sequence[Sequence[_Unit]]) -> None:
 
 
 def _labels_width(panel: _Panel, sizes: Sizes) -> float:
-    """Pixels that the labels at a panel's left take."""
+    """Return the width in pixels of the labels at the left of a panel."""
     axis = panel.y
     wide = _TICK
     if axis.showticklabels is not False:
@@ -199,7 +202,7 @@ def _labels_width(panel: _Panel, sizes: Sizes) -> float:
 
 
 def _labels_height(panel: _Panel, sizes: Sizes) -> float:
-    """Pixels that the labels under a panel take."""
+    """Return the height in pixels of the labels under a panel; 0 if its x axis has none there."""
     x, number = panel.x, panel.y.plotly_name.removeprefix("yaxis")
     if (x.anchor or "y") != f"y{number}":
         return 0.0
@@ -212,13 +215,13 @@ def _labels_height(panel: _Panel, sizes: Sizes) -> float:
 
 
 class _Columns:
-    """The columns of panels, from left to right; in pixels, or shares of the plot.
+    """The positions of columns of panels, in pixels or in shares of the plot.
 
     Attributes:
-        left, right: margins.
-        panel: how wide one is.
-        plot: all panels with what is between them.
-        edge: where the figure begins, as a share of the plot.
+        left, right: margins in pixels.
+        panel: width of a panel in pixels.
+        plot: width in pixels of all panels with the gaps between them.
+        edge: left edge of the figure, as a share of the plot.
     """
 
     def __init__(self, sizes: Sizes, left: float, inner: float, n_columns: int) -> None:
@@ -230,21 +233,21 @@ class _Columns:
         self.edge = -left / self.plot
 
     def room(self, place: int) -> float:
-        """Pixels of a heading."""
+        """Return the width in pixels that the heading of a panel may take."""
         return self.panel + self._labels[place > 0]
 
     def domain(self, place: int) -> tuple[float, float]:
-        """Of a panel."""
+        """Return where a panel begins and ends, as shares of the plot."""
         start = place * (self.panel + self._between)
         return start / self.plot, min(1.0, (start + self.panel) / self.plot)
 
     def heading(self, place: int) -> float:
-        """Where a heading begins: over the labels of its panel."""
+        """Return where a heading begins, above the labels of its panel, as a share of the plot."""
         return self.domain(place)[0] - self._labels[place > 0] / self.plot
 
 
 def _set_heading(panel: _Panel, room: float, sizes: Sizes) -> list[str]:
-    """Break a panel's heading into lines; details that have no room are returned."""
+    """Break a panel's heading into lines; returns its full text if details had to be cut."""
     if panel.heading is None or not panel.heading.text:
         return []
     text = panel.heading.text
@@ -264,7 +267,11 @@ def _rows_of_band(band: Sequence[_Unit]) -> Iterator[list[_Panel]]:
 def _set_heights(
     rows: Sequence[Sequence[_Panel]], sizes: Sizes
 ) -> tuple[float, list[float], float]:
-    """Pixels above the first row, from there to the top of each row, and to the end of the last."""
+    """Set the heights of panels, shrunk to fit a page.
+
+    Returns pixels above the first row, from the top of the first row to the top of each row, and
+    from there to the end of the last.
+    """
     rest = sum(max(panel.below for panel in row) + _APART for row in rows)
     highs = sum(max(panel.high for panel in row) for row in rows)
     shrunk = min(1.0, max(0.0, _HIGHEST - rest - len(rows) * 2 * sizes.text) / highs)
@@ -285,7 +292,7 @@ def _set_heights(
 
 
 def _fit_title(panel: _Panel, sizes: Sizes) -> None:
-    """Leave what a y axis is of to the heading, where it has no room for it."""
+    """Shorten the title of a y axis that is longer than its panel; the heading says the rest."""
     title = panel.y.title
     if title.text and text_width(title.text, sizes.small) > panel.high:
         title.text = re.split(r" of |, | \(", title.text)[0]
@@ -294,7 +301,7 @@ def _fit_title(panel: _Panel, sizes: Sizes) -> None:
 def _set_panel(
     panel: _Panel, columns: _Columns, place: int, at: tuple[float, float], sizes: Sizes
 ) -> None:
-    """Set the domains and the heading of a panel; `at` is its top, and how high the plot is."""
+    """Set domains and heading of a panel; `at` is its top and the plot's height, in pixels."""
     top, plot = at
     panel.x.domain = columns.domain(place)
     panel.y.domain = [max(0.0, 1 - (top + panel.high) / plot), 1 - top / plot]
@@ -314,7 +321,7 @@ def _set_panel(
 def _fit_notes(
     figure: go.Figure, bands: Sequence[Sequence[_Unit]], wide: float, sizes: Sizes
 ) -> None:
-    """Break what is written into panels into lines that fit, and set numbers upright."""
+    """Wrap annotations inside panels to fit, and turn those upright that would touch."""
     spans = {
         f"x{panel.x.plotly_name.removeprefix('xaxis')}": panel.x.range
         for band in bands
@@ -347,13 +354,13 @@ def _fit_notes(
 
 
 def has_bar(figure: go.Figure) -> bool:
-    """Whether the figure has a colour bar."""
+    """Return whether the figure has a colour bar."""
     axis = figure.layout.coloraxis
     return axis.cmin is not None and axis.showscale is not False
 
 
 def set_bar(figure: go.Figure, above: float, plot: float, size: float) -> float:
-    """Set the colour bar above the panels, at the right; returns its height."""
+    """Place the colour bar above the panels, at the right; returns its height in pixels."""
     bar = figure.layout.coloraxis.colorbar
     high = _BAR + 2.1 * size  # with its labels and its title
     bar.update(
@@ -378,7 +385,7 @@ def set_bar(figure: go.Figure, above: float, plot: float, size: float) -> float:
 
 
 def set_legend(figure: go.Figure, x: float, above: float, plot: float, size: float) -> float:
-    """Set the legend above the panels, from the left edge; returns its height."""
+    """Place the legend above the panels at the left; returns its height in pixels, 0 if none."""
     if figure.layout.showlegend is False:
         return 0.0
     entries, groups_seen = [], set()
@@ -413,7 +420,7 @@ def set_legend(figure: go.Figure, x: float, above: float, plot: float, size: flo
 def set_head(
     figure: go.Figure, head: Sequence[tuple[str, float]], x: float, above: float, plot: float
 ) -> float:
-    """Write lines above everything else; returns their height."""
+    """Add lines of text above everything else; returns their height in pixels."""
     taken = 4.0 if head else 0.0
     for text, size in reversed(head):
         figure.add_annotation(

@@ -13,12 +13,12 @@ import plotly.graph_objects as go
 
 from layerroles.figures.print.text import strip_tags, text_width, truncate
 
-_DARK = 0.62  # of the way from the palest colour to the darkest, from which text is white
+_DARK = 0.62  # share of the way from the palest colour to the darkest above which text is white
 _SIGNS = ("+", "\N{MINUS SIGN}")
 _MEANS = "+ and \N{MINUS SIGN} mark values beyond the colour scale"
 _STEP, _THIN = 3.6, 0.55  # pixels between lines, and width of a line
 _SWATCH, _AFTER, _BETWEEN, _ROW = 9.0, 4.0, 12.0, 13.0  # of the legend, in pixels
-_OFF = 5.0  # from the legend to what is below it
+_OFF = 5.0  # pixels from the legend to what is below it
 
 
 def draw_heat_maps(figure: go.Figure) -> None:
@@ -79,13 +79,14 @@ def _draw_cells(heat: go.Heatmap, low: float, high: float) -> list[Any]:
 
 
 def fit_texts(figure: go.Figure, size: float) -> list[str]:
-    """Shorten texts that are wider than their cells; returns a note if signs replace numbers.
+    """Shorten texts that are wider than their cells, in place.
 
-    A number becomes a sign, a word is truncated, and a mark stays.
+    A number becomes a sign, a word is truncated, and a single character stays. Returns a note that
+    explains the signs, if there are any, in a list.
 
     Args:
-        figure: laid out.
-        size: of the type, in pixels.
+        figure: the figure after layout.
+        size: type size in pixels.
     """
     margin = figure.layout.margin
     plot = figure.layout.width - margin.l - margin.r
@@ -132,7 +133,7 @@ class Box:
 def hatch_bars(figure: go.Figure) -> None:
     """Replace the patterns of bars by lines over them, in their panels and in the legend.
 
-    The figure is laid out: its size, its margins and the ranges of its axes are known.
+    The figure has to be laid out: its size, margins and axis ranges are used.
     """
     patterned = [trace for trace in figure.data if trace.type == "bar" and _pattern_of(trace)]
     if not patterned:
@@ -165,7 +166,10 @@ def _pattern_of(trace: go.Bar) -> str:
 def _bar_boxes(
     figure: go.Figure, trace: go.Bar, stacked: dict[tuple[str, str, float], float]
 ) -> Iterator[Box]:
-    """The bars of a trace in pixels of its panel; where bars are stacked, on those before."""
+    """Yield the bars of a trace as boxes in pixels of its panel.
+
+    `stacked` holds the heights of the bars before, by axes and x; it is updated.
+    """
     x_axis, y_axis = trace.xaxis or "x", trace.yaxis or "y"
     gap = figure.layout.bargap or 0.0
     per = _scale(figure, trace).pixels
@@ -181,11 +185,11 @@ def _bar_boxes(
 
 @dataclass(frozen=True)
 class _Scale:
-    """Values of a trace's axes, and pixels of its panel from its lower left corner.
+    """Map between values of axes and pixels from the lower left corner of their panel.
 
     Attributes:
-        x, y: the values at that corner.
-        per_x, per_y: pixels to one.
+        x, y: axis values at that corner.
+        per_x, per_y: pixels per unit of each axis.
     """
 
     x: float
@@ -282,7 +286,7 @@ def _positions(low: float, high: float, step: float) -> Iterator[float]:
 
 
 def _draw_legend(figure: go.Figure) -> None:
-    """Replace plotly's legend by one whose swatches are hatched as the bars are."""
+    """Replace plotly's legend by shapes, with swatches hatched like the bars."""
     layout = figure.layout
     plot = layout.width - layout.margin.l - layout.margin.r
     left, bottom, size = layout.legend.x, layout.legend.y, layout.legend.font.size

@@ -27,25 +27,25 @@ _NARROWEST, _WIDEST = 2.0, 20.0  # inches
 _INK, _SOFT = "#000000", "#33383f"
 # Points, as pixels of a browser.
 _TEXT, _SMALL, _TITLE = (points * PER_INCH / 72 for points in (8, 7, 9))
-# A figure on a screen is so much larger than on paper: its marks, its lines and its panels.
+# Size of marks and width of lines on paper, as shares of those on a screen.
 _MARK, _LINE = 0.55, 0.62
-_SAME = 0.5  # pixels by which one width may be off
-_THINNEST, _SMALLEST = 0.6, 3.0  # pixels: a line, a mark
+_SAME = 0.5  # pixels by which two equal widths may differ
+_THINNEST, _SMALLEST = 0.6, 3.0  # least width of a line and size of a mark, in pixels
 
 
 def paper(figure: go.Figure, width: str | float = "column", *, title: bool = False) -> go.Figure:
-    """Return the figure as it is to stand in a paper; the one given stays as it is.
+    """Return a copy of a figure laid out for print at a given width.
+
+    A figure that `paper` made before, at this width, is copied unchanged.
 
     Args:
-        figure: one of this module's.
-        width: "column" (3.25 in), "full" (6.75 in), inches, or a text such as "89mm".
-        title: whether title and subtitle stay, for where no caption stands.
-
-    A figure that `paper` made before is returned as it is.
+        figure: a figure of `lr.figures`.
+        width: "column" (3.25 in), "full" (6.75 in), a number of inches, or a text such as "89mm".
+        title: whether to keep title and subtitle, for use without a caption.
 
     Raises:
-        InputError: no width, or one that is not between 2 and 20 inches; a figure that is none of
-            this module's, or that `paper` made before with another width or without the title.
+        InputError: not a width, or not between 2 and 20 inches; a figure that is not of
+            `lr.figures`, or that `paper` made before with another width or without the title.
 
     Example:
         lr.figures.paper(lr.figures.depth_profile(result), width="89mm")
@@ -78,7 +78,7 @@ def parse_width(width: str | float) -> float:
     """Convert a width to inches.
 
     Raises:
-        InputError: no width, or one that is not between 2 and 20 inches.
+        InputError: not a width, or not between 2 and 20 inches.
 
     Example:
         >>> parse_width("column"), parse_width(5.5), round(parse_width("89mm"), 2)
@@ -98,7 +98,7 @@ def parse_width(width: str | float) -> float:
 
 
 def _template() -> go.layout.Template:
-    """The light template in black ink, with thin lines and small type."""
+    """Return the light template in black ink, with thin lines and small type."""
     light = dict(style.TEMPLATES["light"].to_plotly_json()["layout"])
     for name in ("hoverlabel", "modebar", "title"):  # paper has none of them
         light.pop(name)
@@ -129,7 +129,7 @@ def _template() -> go.layout.Template:
 
 
 def _thin_lines(figure: go.Figure) -> None:
-    """Make lines, marks and error bars as thin and small as print allows."""
+    """Scale lines, marks and error bars down for print."""
     for trace in figure.data:
         drawn = trace.to_plotly_json()
         if "line" in drawn:
@@ -150,7 +150,7 @@ def _thin_lines(figure: go.Figure) -> None:
 
 
 def _line_width(width: int | float | None) -> float:
-    """A line's width; one that is 0 is none, and stays so."""
+    """Return a line width scaled for print, at least 0.6 pixels; 0 if the width is 0 or None."""
     return max(width * _LINE, _THINNEST) if width else 0.0
 
 
@@ -161,7 +161,7 @@ def _scale(value: Any, by: float, least: float) -> Any:
 
 
 def _title_lines(figure: go.Figure, wide: float) -> list[tuple[str, float]]:
-    """Title and subtitle, broken into lines that fit, each with its size."""
+    """Return title and subtitle, broken into lines that fit, each with its type size."""
     lines = []
     for text, size in (
         (figure.layout.meta["title"], _TITLE),

@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-# Widths of Arial's letters in thousandths of their size; what is not here is as wide as a digit.
+# Widths of Arial's characters in thousandths of the type size; others are as wide as a digit.
 _WIDTHS = {
     **dict.fromkeys("il'|j", 222),
     **dict.fromkeys(" .,:;!/\\tfI[]\N{MIDDLE DOT}", 278),
@@ -28,11 +28,11 @@ _WIDTHS = {
 }
 _DIGIT = 556
 _STEPS = (1, 2, 4, 5, 10, 20, 50, 100)
-_ROW = 1.15  # from one label to the next below it, in sizes of type
+_ROW = 1.15  # distance between the baselines of labels, in type sizes
 
 
 def strip_tags(text: str) -> str:
-    """Remove the tags from a label.
+    """Remove the tags from a label and unescape its entities.
 
     Example:
         >>> strip_tags("<b>a</b> &lt; b")
@@ -42,13 +42,13 @@ def strip_tags(text: str) -> str:
 
 
 def text_width(text: str, size: float) -> float:
-    """The width of a label, of its widest line, in the unit of `size`."""
+    """Return the width of a label's widest line, in the unit of `size`."""
     lines = (strip_tags(line) for line in str(text).split("<br>"))
     return max(sum(_WIDTHS.get(letter, _DIGIT) for letter in line) for line in lines) / 1000 * size
 
 
 def truncate(text: str, room: float, size: float) -> str:
-    """Cut a label to what fits into `room`, with an ellipsis; bold stays bold.
+    """Cut a label to the width `room`, with an ellipsis; bold stays bold.
 
     Example:
         >>> truncate("<b>one &lt; two</b>", 40.0, 10.0)
@@ -62,7 +62,7 @@ def truncate(text: str, room: float, size: float) -> str:
 
 
 def wrap(text: str, room: float, size: float) -> list[str]:
-    """Break a label between words into lines that fit into `room`; tags are left whole.
+    """Break a label between words into lines at most `room` wide; tags are left whole.
 
     Example:
         >>> wrap("one two three", 40.0, 10.0)
@@ -81,7 +81,7 @@ def wrap(text: str, room: float, size: float) -> list[str]:
 
 
 def tick_texts(axis: Any) -> Sequence[str]:
-    """The labels of an axis; where plotly chooses them, samples of the same width."""
+    """Return the tick labels of an axis; samples of the same width if plotly chooses them."""
     if axis.ticktext is not None:
         return [str(text) for text in axis.ticktext] or [""]
     if axis.tickvals is not None:
@@ -92,14 +92,17 @@ def tick_texts(axis: Any) -> Sequence[str]:
 
 
 def thin_ticks(x: Any, y: Any, wide: float, high: float, size: float) -> None:
-    """Label as many ticks of a panel as there is room for.
+    """Thin the tick labels of a panel until they fit.
+
+    Labels of tokens (an x axis without a range) are all kept, and turned upright if they would
+    touch.
 
     Args:
-        x: its axis; it is changed.
-        y: likewise.
-        wide: in pixels.
-        high: likewise.
-        size: of the type, in pixels.
+        x: the panel's x axis; changed in place.
+        y: the panel's y axis; changed in place.
+        wide: width of the panel in pixels.
+        high: height of the panel in pixels.
+        size: type size in pixels.
     """
     if x.tickvals is not None and len(x.tickvals):
         if x.range is None:  # tokens: each is labelled, upright where they would touch
@@ -123,7 +126,10 @@ def thin_ticks(x: Any, y: Any, wide: float, high: float, size: float) -> None:
 def _choose_ticks(
     ticks: list[tuple[Any, str]], per: float, axis: Any, letter: float
 ) -> list[tuple[Any, str]]:
-    """Choose round numbers far enough apart; named ticks stay, and displace their neighbours."""
+    """Return the ticks that fit: numbers in round steps, and named ticks, which displace numbers.
+
+    With fewer than two numbers, ticks are thinned evenly. `per` is pixels per unit of the axis.
+    """
 
     def size(text: str) -> float:
         upright = axis.tickangle in (-90, 90)
@@ -146,7 +152,7 @@ def _choose_ticks(
 
 
 def height_of_rows(y: Any, size: float) -> float:
-    """Pixels that a panel needs for the labels of its rows not to touch; 0 where it names none."""
+    """Return the pixels a panel needs so that row labels do not touch; 0 if it has none."""
     if y.type == "log" or y.tickvals is None or y.ticktext is None or len(y.tickvals) < 2:
         return 0.0
     low, high = y.range or (min(y.tickvals) - 0.5, max(y.tickvals) + 0.5)

@@ -1,4 +1,4 @@
-"""The same model as transformers' own modules, with attention handed to the engine.
+"""A twin of the model, made of transformers' own modules, whose attention the engine computes.
 
 A bridge replaces a model's modules in place, so the twin is built a second time, on the meta
 device, and then shares the tensors of the bridge. Nothing here is specific to a model family: a
@@ -36,16 +36,17 @@ from layerroles.models import (
 )
 from layerroles.sites import Site
 
-# How the engine attends: (layer, q, k, v, scale) -> out; heads first, out with positions first.
+# The engine's attention: (layer, q, k, v, scale) -> out, with q, k, v `[head pos d]` and out
+# `[pos head d]`.
 Attend = Callable[[int, Tensor, Tensor, Tensor, LogitScale], Tensor]
 
 _NAME = "layerroles"
-# Why a model is not read in parts that are put together.
+# Why a model cannot read a text in parts.
 WHOLE_LENGTH = "what a token reads depends on the length of the whole text"
 
 
 class NoTwin(InputError):
-    """This model, or this site of it, cannot be run in this way."""
+    """The model, or a site of it, cannot be run by the fused executor."""
 
 
 class Twin:
@@ -55,7 +56,7 @@ class Twin:
         bridge: a prepared bridge.
 
     Raises:
-        NoTwin: the architecture does something that the engine does not know.
+        NoTwin: the architecture does something that the engine does not support.
     """
 
     def __init__(self, bridge: TransformerBridge) -> None:
@@ -79,7 +80,11 @@ class Twin:
         self.shape = self._measure_shape()
 
     def _measure_shape(self) -> Shape:
-        """Return the model's sizes; those of keys and values are measured on two tokens."""
+        """Return the model's sizes; the size of keys and values is measured on two tokens.
+
+        Raises:
+            NoTwin: the layers do not call attention once each, in order.
+        """
         kv_bytes: dict[int, int] = {}
         calls: list[int] = []
 
@@ -115,7 +120,7 @@ class Twin:
 
     @torch.inference_mode()
     def _run_tokens(self, n: int, attend: Attend) -> None:
-        """Run one pass over some tokens."""
+        """Run one pass over `n` tokens with id 0."""
         device = next(self.base.parameters()).device
         self.run(
             torch.zeros(n, dtype=torch.long, device=device), torch.arange(n).to(device), attend
@@ -123,10 +128,10 @@ class Twin:
 
     @cached_property
     def token_dims(self) -> dict[nn.Module, int]:
-        """Modules with weights that process tokens independently; which dimension counts them.
+        """Modules with weights that process tokens independently, with their token dimension.
 
-        Such a module has one argument and no children, and returns as many tokens as it is given.
-        (A norm of queries may be given them heads first.)
+        These modules are called with one tensor, have no children, and return a tensor with as many
+        tokens. The token dimension varies: the input of a query norm may have heads before it.
         """
         n = 2 + max(self.bridge.cfg.n_heads, getattr(self.bridge.cfg, "n_key_value_heads", 0) or 0)
         dims: dict[nn.Module, int] = {}
@@ -159,7 +164,7 @@ class Twin:
 
     @cached_property
     def speed(self) -> Speed:
-        """How fast the device computes, measured when it is first asked for."""
+        """The speed of the device, measured on first use."""
         weight = next(self.base.parameters())
         tokenizer = prepared(self.bridge).tokenizer
         return measure_speed(weight.device, weight.dtype, self.shape, tokenizer)
@@ -189,10 +194,10 @@ class Twin:
         return logits[0]
 
     def locate(self, site: Site) -> tuple[nn.Module, bool]:
-        """Return the module at whose output (True) or input (False) a site's value is.
+        """Return the module that has a site's value, and whether as its output (else as its input).
 
         Raises:
-            NoTwin: the bridge takes it from somewhere else.
+            NoTwin: the value is neither the input nor the output of a module.
         """
         block = self.bridge.blocks[site.layer]
         if site.part in ("block", "stream"):
@@ -211,7 +216,7 @@ class Twin:
     def starting_at(
         self, first: int, stream: Float[Tensor, "1 pos d_model"]
     ) -> AbstractContextManager[None]:
-        """Within the context, blocks before `first` don't run; `first` is given this stream.
+        """Skip the blocks before `first` within the context; `first` gets this stream as its input.
 
         If `first` is the number of blocks, the stream goes to what follows the last one.
         """
@@ -221,9 +226,9 @@ class Twin:
     def record_streams(
         self, layers: Sequence[int], store: Callable[[int, Tensor], None]
     ) -> Iterator[None]:
-        """Within the context, pass each layer and the stream that enters its block to `store`.
+        """Within the context, call `store(layer, stream)` with the stream that enters each layer.
 
-        The number of blocks stands for the stream that leaves the last one.
+        In `layers`, the number of blocks stands for the stream that leaves the last one.
         """
 
         def note(
@@ -259,7 +264,7 @@ class Twin:
 
 
 def _attend_to_nothing(layer: int, q: Tensor, k: Tensor, v: Tensor, scale: LogitScale) -> Tensor:
-    """Return what attention gives where nobody attends."""
+    """Return zeros in the shape of an attention output, `[pos head d_value]`."""
     return torch.zeros(q.shape[1], q.shape[0], v.shape[2], dtype=q.dtype, device=q.device)
 
 
@@ -273,7 +278,11 @@ def _attention(
     softcap: float | None = None,
     **others: Any,
 ) -> tuple[Float[Tensor, "1 pos head d_value"], None]:
-    """Attend as the engine says; transformers calls it instead of its own attention."""
+    """Compute attention with the twin's current `attend`; transformers calls it as its attention.
+
+    Raises:
+        NoTwin: the attention needs something that the engine does not support.
+    """
     if others.get("s_aux") is not None or others.get("position_bias") is not None:
         raise NoTwin("its attention has learned sinks or position biases")
     attend = module.__dict__.get("layerroles_attend")
@@ -306,10 +315,10 @@ def _build(bridge: TransformerBridge) -> Any:
 
 
 def _count_active(weight: Tensor, config: Any) -> int:
-    """Count the entries of a weight that one token is multiplied with.
+    """Count the entries of a weight that one token is multiplied with; 0 for vectors.
 
-    Experts' matrices lie behind one another; a token goes to some of them. (The gate that chooses
-    them is a matrix like another.)
+    A weight with three dimensions stacks experts' matrices, of which a token uses some. (The gate
+    that chooses them is a plain matrix.)
     """
     if weight.ndim < 3:
         return weight.numel() if weight.ndim == 2 else 0
@@ -318,13 +327,13 @@ def _count_active(weight: Tensor, config: Any) -> int:
 
 
 def depends_on_length(config: Any) -> bool:
-    """Whether what a token reads depends on how long the whole text is (a configuration's word)."""
+    """Whether, by its configuration, what a token reads depends on the length of the whole text."""
     chunked = getattr(config, "attention_chunk_size", None)
     return bool(chunked or _rope_kinds(config) & {"dynamic", "longrope"})
 
 
 def _rope_kinds(config: Any) -> set[str]:
-    """Return the kinds of rotary positions that a configuration names, of all kinds of layers."""
+    """Return the types of rotary position embedding in a configuration, over all layer types."""
     rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
     parts = [rope, *(part for part in rope.values() if isinstance(part, dict))]
     return {str(part.get("rope_type")) for part in parts}
