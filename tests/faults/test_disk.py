@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import layerroles as lr
+from layerroles.sweep.store import Store
 from tests.faults.kill import rows, same, sweep
 
 
@@ -80,8 +81,8 @@ def test_what_was_not_whole_in_the_journal_is_asked_again(tmp_path: Path) -> Non
         states.append(((run / "rows.sqlite").read_bytes(), (run / "rows.sqlite-wal").read_bytes()))
 
     with pytest.MonkeyPatch.context() as patch:
-        own = lr.sweep.Store.save_manifest
-        patch.setattr(lr.sweep.Store, "save_manifest", lambda store: (own(store), copied())[0])
+        own = Store.save_manifest
+        patch.setattr(Store, "save_manifest", lambda store: (own(store), copied())[0])
         job.run(run)
     main, journal = states[len(states) // 2]
     for share in (0.2, 0.5, 0.8, 1.0):

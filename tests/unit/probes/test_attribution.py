@@ -121,7 +121,7 @@ def test_padding_changes_nothing(task: lr.Task) -> None:
         pd.DataFrame([{"example": name, **row} for name, row in probe.rows(model, batch)])
         for probe in [lr.probes.DirectAttribution()]
         for example in task.examples(6, 0)
-        for batch in lr.probes.base.batches(model, [example])
+        for batch in lr.probes.base.make_batches(model, [example])
     )
     both = together.merge(alone, on=keys)
     assert len(both) == len(together)
