@@ -56,7 +56,7 @@ _STORED_AS = {
     "layerroles.roles.localization.localize": "layerroles.roles.locate.localize",
     "layerroles.roles.rank_agreement.probe_agreement": "layerroles.roles.pairing.probe_agreement",
     "layerroles.roles.rank_agreement.rank_stability": "layerroles.roles.stability.rank_stability",
-    "layerroles.roles.roles.Roles": "layerroles.roles.table.Roles",
+    "layerroles.roles.result.Roles": "layerroles.roles.table.Roles",
     "layerroles.sweep.estimation.Estimate": "layerroles.estimated.Estimate",
     "layerroles.sweep.estimation.estimate": "layerroles.estimates.estimate",
     "layerroles.sweep.reading.read": "layerroles.frame.read",

@@ -66,9 +66,9 @@ def command(
     plugin: Plugins = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure probes on a task's prompts, keep the frames in a run folder, and sum them up.
+    """Measure probes on a task's prompts, keep the frames in a run folder, and summarize them.
 
-    Measured on the tasks of a sweep and kept in its folder, they stand in its report.
+    If the folder is that of a sweep and the tasks are its own, its report shows the probes too.
 
     [bold]Example:[/bold]
     layerroles probe --model smollm2-135m --tasks facts --probe logit_lens --out runs/first

@@ -85,7 +85,8 @@ def command(
 ) -> None:
     """Choose layers to drop such that the named families lose least, and write the smaller model.
 
-    Greedy: each layer is skipped alone, then the most promising together with those dropped before.
+    By harm, the search is greedy: each layer is skipped alone and the least harmful is dropped;
+    then the most promising of the rest are skipped together with those dropped before.
 
     [bold]Example:[/bold]
     layerroles prune --model smollm2-135m --drop 2 --keep reasoning --out runs/plan --export pruned

@@ -39,7 +39,7 @@ from layerroles.figures.role_map import role_map as role_map
 from layerroles.figures.similarity import influence_profile as influence_profile
 from layerroles.figures.similarity import similarity_triangle as similarity_triangle
 from layerroles.figures.style import themed as themed
-from layerroles.figures.tokens import token_table as token_table
+from layerroles.figures.token_table import token_table as token_table
 
 __all__ = [
     "attention_map",

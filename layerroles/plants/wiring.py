@@ -1,7 +1,7 @@
 r"""The weights of a planted model.
 
 The architecture is TransformerLens's native one, with learned positions and without norms (see
-`native`), so the residual stream is a sum, split into subspaces that hold one-hot vectors:
+`cached_model`), so the residual stream is a sum, split into subspaces that hold one-hot vectors:
 
     token       the word itself, written by the embedding (a marker has a place of its own)
     position    written by the position embedding
@@ -44,7 +44,7 @@ from torch import Tensor, nn
 from transformer_lens.config import TransformerBridgeConfig
 from transformer_lens.model_bridge import TransformerBridge
 
-from layerroles.plants import native
+from layerroles.plants import cached_model
 from layerroles.plants.layout import PlantedStep, RoleLayout, StepKind
 from layerroles.plants.words import (
     END,
@@ -124,7 +124,7 @@ def build_wiring(layout: RoleLayout, noise: float, seed: int) -> Wiring:
         architecture="TransformerLensNative",
         model_name="planted",
     )
-    model = native.boot_model(config)
+    model = cached_model.boot_model(config)
     with torch.no_grad():
         _wire_embedding(model)
         _wire_unembedding(model, rng)

@@ -14,6 +14,9 @@ from layerroles.protocols.coherence import WrittenText as WrittenText
 from layerroles.protocols.coherence import add_coherence as add_coherence
 from layerroles.protocols.coherence import find_written_texts as find_written_texts
 from layerroles.protocols.coherence import score_coherence as score_coherence
+from layerroles.protocols.failure_modes import OUTCOMES as OUTCOMES
+from layerroles.protocols.failure_modes import make_details as make_details
+from layerroles.protocols.failure_modes import outcome as outcome
 from layerroles.protocols.generation import Generation as Generation
 from layerroles.protocols.generation import GenerationProtocol as GenerationProtocol
 from layerroles.protocols.likelihood import AnswerLogprob as AnswerLogprob
@@ -21,10 +24,7 @@ from layerroles.protocols.likelihood import Continuation as Continuation
 from layerroles.protocols.likelihood import Exact as Exact
 from layerroles.protocols.likelihood import Letter as Letter
 from layerroles.protocols.likelihood import LikelihoodProtocol as LikelihoodProtocol
-from layerroles.protocols.outcome import OUTCOMES as OUTCOMES
-from layerroles.protocols.outcome import make_details as make_details
-from layerroles.protocols.outcome import outcome as outcome
-from layerroles.protocols.text import TextLogprob as TextLogprob
+from layerroles.protocols.text_logprob import TextLogprob as TextLogprob
 from layerroles.protocols.turns import Reply as Reply
 from layerroles.protocols.turns import Turn as Turn
 from layerroles.protocols.turns import opens_thinking as opens_thinking

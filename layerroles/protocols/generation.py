@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from layerroles.engine import Engine, Writing, Written, encode_written
 from layerroles.protocols.base import Answer, Asked, Protocol, register
-from layerroles.protocols.outcome import is_in_form, make_details, outcome
+from layerroles.protocols.failure_modes import is_in_form, make_details, outcome
 from layerroles.protocols.turns import (
     Turn,
     join_turns,

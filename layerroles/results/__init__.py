@@ -8,10 +8,10 @@ Both are computed over the same examples. A negative effect means that the ablat
 """
 
 from layerroles.display import detectable_line
-from layerroles.results.ablation_kinds import BUILT_IN, mechanisms
 from layerroles.results.agreement import CellPair, pairs_of
 from layerroles.results.cells import CELL, CONDITION, INTACT, Cell, acted, records
 from layerroles.results.comparison import Comparison, Match, compare, match
+from layerroles.results.distinct_ablations import BUILT_IN, mechanisms
 from layerroles.results.effects import NUMBERS, refuse_twins, twins
 from layerroles.results.effects import clustered_p as clustered_p
 from layerroles.results.effects import estimate_paired_effect as estimate_paired_effect

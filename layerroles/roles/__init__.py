@@ -31,7 +31,7 @@ from layerroles.roles.localization import localize as localize
 from layerroles.roles.probe_summary import summarize_probes as summarize_probes
 from layerroles.roles.rank_agreement import probe_agreement as probe_agreement
 from layerroles.roles.rank_agreement import rank_stability as rank_stability
-from layerroles.roles.roles import Roles as Roles
+from layerroles.roles.result import Roles as Roles
 from layerroles.roles.verdict import probe_sentences as probe_sentences
 from layerroles.roles.wording import format_layers as format_layers
 

@@ -25,7 +25,7 @@ from layerroles.roles.harms import (
 )
 from layerroles.roles.heads import carried_by_few, heads_of
 from layerroles.roles.redundancy import effective_number, measure_pairs
-from layerroles.roles.roles import Roles
+from layerroles.roles.result import Roles
 from layerroles.roles.verdict import verdict_sentences
 
 CONTROL = "language"

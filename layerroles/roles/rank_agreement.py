@@ -118,7 +118,13 @@ class _Profile:
 
 
 def _each_harms(result: SweepResult, ablation: str | None, at: str | None) -> Iterator[Harms]:
-    """Yield harms for every kind of ablation of single layers and of single heads, at each `at`."""
+    """Yield the harms of single layers and of single heads, for each kind and positions swept.
+
+    Args:
+        result: a sweep.
+        ablation: only this kind of ablation; None for every kind.
+        at: only conditions that act at these positions; None for all.
+    """
     for part in ("block", "head"):
         for kind in dict.fromkeys(single_site_effects(result, part)["ablation"]):
             for where in sorted(positions_swept(result, kind, part)):

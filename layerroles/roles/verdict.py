@@ -1,6 +1,6 @@
 """The verdict: what can be claimed from the numbers, one sentence at a time.
 
-Sentences on each protocol are in `per_protocol`; here are the setting, the comparisons over
+Sentences on each protocol are in `protocol_sentences`; here are the setting, the comparisons over
 protocols, the claims of the literature, and what the probes measured.
 """
 
@@ -11,8 +11,8 @@ import pandas as pd
 
 from layerroles.results import records
 from layerroles.roles import heads, literature, paired_claims
-from layerroles.roles.per_protocol import protocol_sentences
-from layerroles.roles.roles import Roles, Sentence
+from layerroles.roles.protocol_sentences import protocol_sentences
+from layerroles.roles.result import Roles, Sentence
 from layerroles.roles.wording import Setting, describe_positions, format_bounds, format_estimate
 
 # Topic of the sentence on each claim of the literature; `depth` for those not listed.

@@ -29,7 +29,7 @@ from layerroles.progress import show_progress
 from layerroles.protocols import Answer, Asked, Protocol, add_coherence
 from layerroles.results import SweepResult
 from layerroles.sweep import noise_floor
-from layerroles.sweep.manifest import command_line, describe_condition
+from layerroles.sweep.manifest_entries import command_line, describe_condition
 from layerroles.sweep.reading import read as read
 from layerroles.sweep.reference_prompts import References
 from layerroles.sweep.status import write_progress

@@ -12,7 +12,7 @@ import layerroles as lr
 from layerroles.engine import Score
 from layerroles.protocols import Continuation, Generation, protocol
 from layerroles.protocols.chain import split_steps
-from layerroles.protocols.text import split_windows
+from layerroles.protocols.text_logprob import split_windows
 from tests.support.random_models import random_model
 
 # As in MMLU: a question, four choices; and a solution that shows the way.

@@ -11,7 +11,7 @@ from layerroles.page import render
 from layerroles.results import SweepResult
 from layerroles.roles import Roles, localize
 from layerroles.roles.probe_summary import emergence_layers
-from layerroles.roles.roles import Sentence
+from layerroles.roles.result import Sentence
 from layerroles.roles.wording import fewest_examples, format_layers
 from layerroles.stats import Contrast, Interval, difference_of, harm_interval, minimum_detectable
 from tests.support.synthetic import synthetic_attention, synthetic_lens, synthetic_result

@@ -15,7 +15,7 @@ from torch import Tensor
 
 import layerroles as lr
 from layerroles.protocols import PROTOCOLS
-from layerroles.protocols.outcome import outcome, repeated_share
+from layerroles.protocols.failure_modes import outcome, repeated_share
 from layerroles.tasks import Grade
 from tests.support.random_models import model_path, random_model
 from tests.support.scale import Scale

@@ -13,7 +13,12 @@ from layerroles.ablations import INTACT
 from layerroles.engine import Score, Scored, Writing
 from layerroles.models.loading import encode
 from layerroles.protocols import Answer, Asked, LikelihoodProtocol
-from layerroles.protocols.outcome import distinct_share, is_in_form, make_details, repeated_share
+from layerroles.protocols.failure_modes import (
+    distinct_share,
+    is_in_form,
+    make_details,
+    repeated_share,
+)
 from layerroles.protocols.turns import Reply
 from layerroles.tasks import Grade
 from tests.support.random_models import random_model

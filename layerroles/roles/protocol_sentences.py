@@ -8,7 +8,7 @@ import pandas as pd
 
 from layerroles.results import records
 from layerroles.roles.harms import AFTER_FIRST, CRITICAL, SPARE, drops_by_half
-from layerroles.roles.roles import Roles, Sentence
+from layerroles.roles.result import Roles, Sentence
 from layerroles.roles.wording import (
     Setting,
     describe_positions,
