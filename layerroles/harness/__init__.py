@@ -1,9 +1,21 @@
-"""Connect to lm-evaluation-harness: its tasks in a sweep, and an ablated model for its functions.
+"""lm-evaluation-harness: its tasks and metrics in a sweep, and an ablated model in its own loop.
 
-It is imported when a task or protocol of the harness is first used, since `lm_eval` is an extra.
+This is the only package that imports `lm_eval`, which is an extra: inside functions, and for
+`AblatedLM`, whose base class is lm-eval's, when that is first used (PEP 562).
 """
 
+import typing
+from importlib import import_module
+
 from layerroles.harness.metrics import lm_eval_metrics as lm_eval_metrics
-from layerroles.harness.model import AblatedLM as AblatedLM
 from layerroles.harness.protocol import Harness as Harness
 from layerroles.harness.tasks import LmEval as LmEval
+
+if typing.TYPE_CHECKING:
+    from layerroles.harness.model import AblatedLM as AblatedLM
+else:
+
+    def __getattr__(name: str) -> object:
+        if name != "AblatedLM":
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return import_module("layerroles.harness.model").AblatedLM

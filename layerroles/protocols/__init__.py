@@ -1,5 +1,6 @@
 """Protocols: ways of asking the same question."""
 
+import typing
 from importlib import import_module
 
 from layerroles.protocols.base import PROTOCOLS as PROTOCOLS
@@ -52,9 +53,12 @@ __all__ = [
     "register",
 ]
 
+# The harness's own protocol is imported when it is first used (PEP 562).
+if typing.TYPE_CHECKING:
+    from layerroles.harness import Harness as Harness
+else:
 
-def __getattr__(name: str) -> object:
-    """Import the harness's own protocol when it is first used (PEP 562): `lm_eval` is an extra."""
-    if name != "Harness":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module("layerroles.harness"), name)
+    def __getattr__(name: str) -> object:
+        if name != "Harness":
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return import_module("layerroles.harness").Harness

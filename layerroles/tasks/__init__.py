@@ -46,7 +46,7 @@ __all__ = [
     "task",
 ]
 
-# The harness registers its task when it is imported: on first use, since `lm_eval` is an extra.
+# The harness, which builds on tasks, registers its task when it is imported: on first use.
 TASKS.register_module("lm_eval", "layerroles.harness")
 # The audit and the harness are imported when they are first used (PEP 562).
 _LAZY = {
@@ -56,6 +56,7 @@ _LAZY = {
 }
 
 if typing.TYPE_CHECKING:
+    from layerroles.harness import LmEval as LmEval
     from layerroles.tasks.audit import Audit as Audit
     from layerroles.tasks.audit import audit_task as audit_task
 else:
