@@ -332,7 +332,7 @@ def test_sites(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPat
     # As if attention and MLP did not add up in one layer.
     known = loading.prepared(random_model("llama"))
     checks = replace(known.checks, holds=(True, False, True), identity_error=(0.0, 0.5, 0.0))
-    monkeypatch.setattr(loading, "prepared", lambda model: replace(known, checks=checks))
+    monkeypatch.setattr("layerroles.models.prepared", lambda model: replace(known, checks=checks))
     assert main(["sites", str(model_path("llama"))]) == 0
     shown = " ".join(capsys.readouterr().out.split())
     assert "not in L1" in shown

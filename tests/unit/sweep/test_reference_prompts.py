@@ -211,7 +211,7 @@ class Sending(Backend):
     def check(self, engine: lr.Engine) -> None: ...
 
     @contextmanager
-    def opened(self, engine: lr.Engine) -> Iterator[OpenBackend]:
+    def open(self, engine: lr.Engine) -> Iterator[OpenBackend]:
         yield Sent(engine)
 
 
@@ -223,7 +223,7 @@ class Sent(OpenBackend):
     def workers(self) -> Workers:
         return describe_worker(self.engine)
 
-    def answers(self, jobs: Iterable[Job]) -> Iterator[tuple[int, JobPart]]:
+    def answer_jobs(self, jobs: Iterable[Job]) -> Iterator[tuple[int, JobPart]]:
         for place, job in enumerate(jobs):
             for part in answer_job(self.engine, pickle.loads(pickle.dumps(job))):
                 yield place, part
