@@ -75,9 +75,9 @@ def main() -> None:
             for n in GPUS
             if n >= each
         ]
-        told = [*["does not fit"] * (len(GPUS) - len(times)), *map(format_duration, times)]
+        times_shown = [*["does not fit"] * (len(GPUS) - len(times)), *map(format_duration, times)]
         start = f"| {name} | {rows:,} | {n_units} of {format_duration(unit)}"
-        print(f"{start} | {' | '.join(told)} |", flush=True)
+        print(f"{start} | {' | '.join(times_shown)} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -79,7 +79,7 @@ class Pass(Protocol):
 
 @dataclass(frozen=True, repr=False)
 class EditContext:
-    """What an edit can read besides the write, at the rows and positions of the write.
+    """What an edit can read in addition to the write, at the rows and positions of the write.
 
     Attributes:
         site: the site being edited.
@@ -211,8 +211,8 @@ class Ablation(ABC):
 
     Class attributes:
         mechanism: the kind of damage, one of `MECHANISMS`. A claim needs two kinds of ablation, and
-            ablations of one mechanism are one kind, whatever their names and strengths. An ablation
-            without a mechanism (`""`, the default) does not count as a second kind.
+            ablations of one mechanism are one kind, also under other names and at other strengths.
+            An ablation without a mechanism (`""`, the default) does not count as a second kind.
         in_place: `placed` changes the model itself while the condition lasts, and `edit` is not
             called. Such an ablation acts at all positions; if `donated` returns weights, it changes
             only weights of the site's block.
@@ -261,7 +261,7 @@ class Ablation(ABC):
 
     @property
     def needs(self) -> frozenset[Kind]:
-        """What the reference must hold besides means and deviations: `positions`, `donors`, both.
+        """What the reference must hold beyond means and deviations: `positions`, `donors`, both.
 
         Empty by default.
         """

@@ -11,7 +11,7 @@ is
 - not measurable: the intact model has no skill at which harm could be measured;
 - described: it has numbers, but there is no rule to decide it.
 
-Kinds are told apart by mechanism (deletion, mean, resample, noise; see `results.mechanisms`). If
+Kinds are distinguished by mechanism (deletion, mean, resample, noise; see `results.mechanisms`). If
 the sweep also ran with the first token's write kept, a number has to fall on the same side there:
 ablating a sink breaks every task, which says nothing about a skill.
 """

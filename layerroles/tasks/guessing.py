@@ -111,7 +111,7 @@ def _draw_others(task: Generated, examples: Sequence[Example], seed: int) -> lis
 
 
 def _split_in_halves(ids: Iterable[str]) -> dict[str, int]:
-    """Assign each id to half 0 or 1 by its hash, whatever their order."""
+    """Assign each id to half 0 or 1 by its hash, independent of their order."""
     ranked = sorted(ids, key=lambda id: (zlib.crc32(id.encode()), id))
     return {id: place % 2 for place, id in enumerate(ranked)}
 

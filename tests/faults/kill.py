@@ -2,8 +2,8 @@
 
 A child process runs the sweep and is killed; the next one goes on in the same folder, until the run
 is whole; then a new folder is begun. After each kill everything that was stored before is still
-there as it was, and no more was told to be stored than is. A whole run has the rows of one that was
-left alone.
+there as it was, and no more rows were reported than are stored. A whole run has the rows of one
+that was left alone.
 
     python -m tests.faults.kill --kills 25
 """
@@ -78,8 +78,9 @@ def killed_at_random(folder: Path, kills: int, seed: int = 0) -> Found:
         assert how in (0, signal.SIGKILL), "a sweep failed by itself"
         now = _stored(run, expected.iloc[:0])
         same(before, now.loc[now.index.intersection(before.index)])
-        told = _told(run, child)
-        assert told <= len(now) - len(before), f"{told} rows were told, {len(now)} are stored"
+        reported = _rows_reported(run, child)
+        stored = len(now) - len(before)
+        assert reported <= stored, f"{reported} rows were reported, {stored} are stored"
         found.kills += how == signal.SIGKILL
         found.half_done += 0 < len(now) < len(expected)
         before = now
@@ -95,13 +96,13 @@ def killed_at_random(folder: Path, kills: int, seed: int = 0) -> Found:
 def _wait_for_rows(run: Path, child: int, rows_done: int) -> None:
     """Return when a run holds so many rows, or when its process has ended."""
     while os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
-        if _told(run, child) >= rows_done:
+        if _rows_reported(run, child) >= rows_done:
             return
         time.sleep(0.002)
 
 
-def _told(run: Path, process: int) -> int:
-    """How many rows a process told to have stored."""
+def _rows_reported(run: Path, process: int) -> int:
+    """Return how many rows a process has reported as stored."""
     if not (run / "progress.json").is_file():
         return 0
     found = read_status(run)
@@ -137,6 +138,6 @@ if __name__ == "__main__":
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     torch.set_num_threads(1)  # no other thread may hold a lock when a child is made
-    status._SECONDS_BETWEEN_WRITES = 0.0  # what is told is to be seen
+    status._SECONDS_BETWEEN_WRITES = 0.0  # every report is written
     with tempfile.TemporaryDirectory() as scratch:
         print(killed_at_random(Path(scratch), args.kills, args.seed))

@@ -37,7 +37,7 @@ def taking(kind: str) -> Iterator[tuple[str, Callable[..., object], list[str]]]:
                 yield f"{module.__name__}.{name}", value, found
 
 
-def told(call: Callable[..., object], names: list[str]) -> str:
+def error_line(call: Callable[..., object], names: list[str]) -> str:
     """What is raised where each of these parameters is a string, and the others are fit."""
     given: dict[str, Any] = {
         "ablation": lr.Zero(),
@@ -77,6 +77,7 @@ def test_a_string_is_neither_a_result_nor_a_model() -> None:
 
 if __name__ == "__main__":
     answers = {
-        kind: {name: told(call, names) for name, call, names in taking(kind)} for kind in KINDS
+        kind: {name: error_line(call, names) for name, call, names in taking(kind)}
+        for kind in KINDS
     }
     print(json.dumps(answers))

@@ -346,7 +346,7 @@ def _make_mixed_forward(
 
 
 def _run_forward(module: nn.Module, value: Tensor) -> Tensor:
-    """Return the output of the module's own class's `forward`, whatever `forward` it has now."""
+    """Return the output of `forward` of the module's class, also where the module has another."""
     out: Tensor = type(module).forward(module, value)
     return out
 

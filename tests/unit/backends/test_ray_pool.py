@@ -92,7 +92,7 @@ def jobs(n: int) -> list[Job]:
     return [Job(f"job {i}", ([],), (lr.Condition({}),)) for i in range(n)]
 
 
-def told(found: Iterator[tuple[int, JobPart]]) -> list[int]:
+def finished_jobs(found: Iterator[tuple[int, JobPart]]) -> list[int]:
     return [place for place, _ in found]
 
 
@@ -112,7 +112,7 @@ def test_every_job_is_answered_once_and_taken_when_needed() -> None:
     first, part = next(found)
     assert part.answers == {(0, 0): [f"job {first}"]}
     assert len(taken) <= 4
-    assert sorted([first, *told(found)]) == list(range(10))
+    assert sorted([first, *finished_jobs(found)]) == list(range(10))
     assert not ray.killed
 
 
@@ -125,7 +125,7 @@ def test_a_worker_that_is_of_no_use_is_replaced(failure: Any) -> None:
         return failure if tried.count(job.name) < 3 and job.name == "job 1" else done(number, job)
 
     timeout = 0.0 if failure is HANGS else 60.0
-    found = told(pool(ray, answer, timeout=timeout).answer_jobs(jobs(4)))
+    found = finished_jobs(pool(ray, answer, timeout=timeout).answer_jobs(jobs(4)))
     assert sorted(found) == list(range(4))
     assert tried.count("job 1") == 3
     assert len(ray.killed) == 2
@@ -140,7 +140,7 @@ def test_a_worker_that_fails_twice_in_a_row_is_replaced() -> None:
         answered_by[job.name] = number
         return done(number, job)
 
-    found = told(pool(ray, answer, n=1).answer_jobs(jobs(4)))
+    found = finished_jobs(pool(ray, answer, n=1).answer_jobs(jobs(4)))
     assert sorted(found) == list(range(4))
     assert answered_by == {"job 0": 0, "job 1": 1, "job 2": 1, "job 3": 1}
     assert [actor.number for actor in ray.killed] == [0]  # type: ignore[attr-defined]
@@ -153,11 +153,11 @@ def test_a_failure_now_and_then_costs_no_process() -> None:
         tried.append(job.name)
         return RuntimeError("now") if len(tried) % 3 == 2 else done(number, job)
 
-    assert sorted(told(pool(ray, answer, n=1).answer_jobs(jobs(9)))) == list(range(9))
+    assert sorted(finished_jobs(pool(ray, answer, n=1).answer_jobs(jobs(9)))) == list(range(9))
     assert not ray.killed
 
 
-def test_what_fails_always_is_told_when_all_else_is_done() -> None:
+def test_what_fails_always_is_reported_when_all_else_is_done() -> None:
     def answer(number: int, job: Job) -> Any:
         return RuntimeError("bad\nand more") if job.name == "job 2" else done(number, job)
 
@@ -169,7 +169,7 @@ def test_what_fails_always_is_told_when_all_else_is_done() -> None:
     assert sorted(places) == [0, 1, 3, 4]
 
 
-def test_where_nothing_succeeds_it_is_told_soon() -> None:
+def test_where_nothing_succeeds_it_is_reported_soon() -> None:
     tried = list[str]()
 
     def answer(_: int, job: Job) -> Any:
@@ -177,7 +177,7 @@ def test_where_nothing_succeeds_it_is_told_soon() -> None:
         return RuntimeError("bad")
 
     with pytest.raises(lr.InputError, match="RuntimeError: bad"):
-        told(pool(FakeRay(), answer, n=2).answer_jobs(jobs(100)))
+        finished_jobs(pool(FakeRay(), answer, n=2).answer_jobs(jobs(100)))
     assert 6 <= len(tried) < 20
 
 
@@ -221,11 +221,13 @@ def test_another_worker_tries_what_one_failed_at() -> None:
             return RuntimeError("bad") if len(tried) < 3 else done(number, job)
         return done(number, job)
 
-    assert sorted(told(pool(FakeRay(), answer, n=2).answer_jobs(jobs(8)))) == list(range(8))
+    assert sorted(finished_jobs(pool(FakeRay(), answer, n=2).answer_jobs(jobs(8)))) == list(
+        range(8)
+    )
     assert all(one != two for one, two in itertools.pairwise(tried))
 
 
-def test_a_mistake_in_what_is_asked_is_told_as_it_is_and_nothing_is_lost() -> None:
+def test_a_mistake_in_what_is_asked_is_reported_as_it_is_and_nothing_is_lost() -> None:
     def answer(_: int, job: Job) -> Any:
         return lr.InputError("no such layer") if job.name == "job 0" else done(0, job)
 
@@ -236,23 +238,23 @@ def test_a_mistake_in_what_is_asked_is_told_as_it_is_and_nothing_is_lost() -> No
     assert sorted(places) == [1, 2]  # answered in the same moment
 
 
-def test_a_mistake_that_shows_while_it_is_unpickled_is_told_as_it_is() -> None:
+def test_a_mistake_that_shows_while_it_is_unpickled_is_reported_as_it_is() -> None:
     wrapped = RuntimeError("System error")
     wrapped.client_exc = lr.InputError("another one here")  # type: ignore[attr-defined]
     with pytest.raises(lr.InputError, match=r"^another one here$"):
-        told(pool(FakeRay(), lambda *_: wrapped).answer_jobs(jobs(3)))
+        finished_jobs(pool(FakeRay(), lambda *_: wrapped).answer_jobs(jobs(3)))
 
 
-def test_what_cannot_be_sent_is_told_in_short() -> None:
+def test_what_cannot_be_sent_is_reported_in_short() -> None:
     def answer(_: int, job: Job) -> Any:
         try:
             raise TypeError("cannot pickle '_thread.lock' object")
         except TypeError as error:
             raise TypeError("Could not serialize " + "x" * 10_000) from error
 
-    with pytest.raises(lr.InputError, match=r"cannot be sent to a worker: cannot pickle") as told_:
-        told(pool(FakeRay(), answer).answer_jobs(jobs(3)))
-    assert len(str(told_.value)) < 300
+    with pytest.raises(lr.InputError, match=r"cannot be sent to a worker: cannot pickle") as caught:
+        finished_jobs(pool(FakeRay(), answer).answer_jobs(jobs(3)))
+    assert len(str(caught.value)) < 300
 
 
 def test_workers_that_cannot_start() -> None:
@@ -261,7 +263,9 @@ def test_workers_that_cannot_start() -> None:
         _ = pool(FakeRay(), done, iter(starts), n=1, attempts=4).workers
     # One of two does: it answers all.
     mixed = itertools.chain([workers()], itertools.repeat(GONE))
-    assert sorted(told(pool(FakeRay(), done, mixed, n=2).answer_jobs(jobs(6)))) == list(range(6))
+    assert sorted(finished_jobs(pool(FakeRay(), done, mixed, n=2).answer_jobs(jobs(6)))) == list(
+        range(6)
+    )
 
 
 def test_a_worker_that_cannot_start_later_on_ends_nothing() -> None:
@@ -271,7 +275,7 @@ def test_a_worker_that_cannot_start_later_on_ends_nothing() -> None:
     )
     one = pool(FakeRay(), done, starts, n=2)
     assert one.workers.machine == "a machine"
-    assert sorted(told(one.answer_jobs(jobs(6)))) == list(range(6))
+    assert sorted(finished_jobs(one.answer_jobs(jobs(6)))) == list(range(6))
     first = pool(FakeRay(), done, iter([lr.InputError("no such model")] * 2), n=2)
     with pytest.raises(lr.InputError, match=r"^no such model$"):
         _ = first.workers
@@ -282,7 +286,7 @@ def test_workers_that_hold_another_model_are_refused() -> None:
         _ = pool(FakeRay(), done, model={**workers().model, "weights": "mine"}).workers
     for other in (workers(dtype="bfloat16"), workers(torch="2.7")):
         with pytest.raises(lr.InputError, match=r"other (dtype|versions) \("):
-            told(pool(FakeRay(), done, iter([workers(), other])).answer_jobs(jobs(3)))
+            finished_jobs(pool(FakeRay(), done, iter([workers(), other])).answer_jobs(jobs(3)))
 
 
 def test_how_a_cluster_is_shared_out() -> None:

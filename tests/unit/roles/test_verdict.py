@@ -50,7 +50,7 @@ def from_rows(result: SweepResult, at: str = "all") -> pd.DataFrame:
     return pd.DataFrame(found, columns=["family", "protocol", "layer", "harm", "low"])
 
 
-def told(roles: Roles, about: str, protocol: str = "") -> list[str]:
+def sentences_about(roles: Roles, about: str, protocol: str = "") -> list[str]:
     return [s.text for s in roles.sentences if s.about == about and s.protocol == protocol]
 
 
@@ -61,13 +61,15 @@ def test_numbers_of_sentences_are_those_of_the_rows(result: SweepResult, roles: 
     for (family, protocol), rows in harms.groupby(["family", "protocol"]):
         harm = rows.set_index("layer")["harm"]
         early = harm[:3].mean() - harm[6:].mean()
-        assert f"{family} {early:+.2f} [" in told(roles, "depth", protocol)[0]
+        assert f"{family} {early:+.2f} [" in sentences_about(roles, "depth", protocol)[0]
         critical = sorted(set(rows.loc[rows["low"] > 0.2, "layer"]) - {*sinks[family, protocol]})
         assert critical
-        assert f"{family} {format_layers(critical)}" in told(roles, "layers", protocol)[0]
+        assert (
+            f"{family} {format_layers(critical)}" in sentences_about(roles, "layers", protocol)[0]
+        )
         spread = roles.frame.set_index(["family", "protocol"]).loc[(family, protocol), "effective"]
-        assert f"{family} {spread:.1f} [" in told(roles, "spread", protocol)[0]
-    (between,) = [line for line in told(roles, "protocols") if "Mean harm" in line]
+        assert f"{family} {spread:.1f} [" in sentences_about(roles, "spread", protocol)[0]
+    (between,) = [line for line in sentences_about(roles, "protocols") if "Mean harm" in line]
     for family in harms["family"].unique():
         more = means[family, "generation"] - means[family, "continuation"]
         assert f"{family} {-more:+.2f} [" in between or f"{family} {more:+.2f} [" in between
@@ -175,11 +177,11 @@ def test_much_rounding_is_named(result: SweepResult, n_changed: int, said: bool)
     floor = {"task": line["task"], "protocol": line["protocol"], "n": N, "n_changed": n_changed}
     known = result.manifest | {"noise_floor": [floor | {"score": 0.5, "intact": 0.5}]}
     noisy = dataclasses.replace(result, manifest=known)
-    lines = told(localize(noisy), "noise")
+    lines = sentences_about(localize(noisy), "noise")
     share = f"{n_changed} of {N} to {line['task']} ({line['protocol']})"
     assert any(share in text for text in lines) == said
     cells = [{**cell, "unit": "nats per token"} for cell in known["cells"]]
-    assert not told(
+    assert not sentences_about(
         localize(dataclasses.replace(noisy, manifest=known | {"cells": cells})), "noise"
     )
     assert noisy.intact()["noise"].iloc[0] == n_changed / N
