@@ -10,7 +10,7 @@ help:
 	@echo "make setup    .venv with everything that development needs"
 	@echo "make demo     ablate every layer of a 30-layer model; writes runs/demo/report.html"
 	@echo "make test     all tests (installs Chromium for the report's test where it is missing)"
-	@echo "make quick    tests of every step of the study, in under two minutes: for every commit"
+	@echo "make quick    tests of most steps of the study, in about two minutes: for every commit"
 	@echo "make coverage the tests, and which lines and branches they do not reach"
 	@echo "make wheel    build the wheel; install and use it under each of PYTHONS='python3.11 ...'"
 	@echo "make bench    time a sweep against other loops; writes runs/bench/performance.md"
@@ -52,7 +52,7 @@ demo: .venv/core.stamp
 test: setup browser
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
 
-# One or two files for each step of the study; what they do not reach, `make test` does.
+# A file or two for most steps of the study; what they do not reach, `make test` does.
 QUICK := test_layering.py test_names.py test_sites.py ablations/test_condition_hashes.py \
 	engine/planning/test_planning.py engine/fused/test_attention.py engine/fused/test_kv_cache.py \
 	engine/fused/test_readout.py tasks/test_grading.py tasks/test_local.py tasks/test_frozen_questions.py \

@@ -37,7 +37,7 @@ class StandIn(Engine):
     failing: float
     dying: float
 
-    def answer(
+    def answer_each(
         self, asked: Sequence[Any], conditions: Sequence[Condition]
     ) -> Iterator[tuple[int, int, list[Any]]]:
         """What `said` says, for each request."""

@@ -20,8 +20,9 @@ Example:
 """
 
 import ast
+import inspect
+import sys
 from importlib import import_module
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -86,8 +87,8 @@ _MODULES = ("figures", "probes", "protocols", "tasks")
 
 def _modules_of_names() -> dict[str, str]:
     """Map each public name to its module, read from the imports for type checkers above."""
-    tree = ast.parse(Path(__file__).read_text(encoding="utf-8"))
-    (block,) = (node for node in tree.body if isinstance(node, ast.If) and len(node.body) > 9)
+    tree = ast.parse(inspect.getsource(sys.modules[__name__]))  # also from a zip file
+    block = next(node for node in tree.body if isinstance(node, ast.If))
     return {
         alias.name: node.module
         for node in block.body

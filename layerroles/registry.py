@@ -48,6 +48,9 @@ class Registry(Generic[T]):
                 raise InputError(
                     f"{self.kind} {name!r}: {cls!r} is not a subclass of {self.base.__name__}"
                 )
+            home = self._homes.get(name)
+            if home and not cls.__module__.startswith(home):
+                import_module(home)  # so that the name is taken
             registered = self._classes.get(name)
             if registered is not None and _identity(registered) != _identity(cls):
                 raise InputError(

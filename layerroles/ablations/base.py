@@ -213,9 +213,9 @@ class Ablation(ABC):
         mechanism: the kind of damage, one of `MECHANISMS`. A claim needs two kinds of ablation, and
             ablations of one mechanism are one kind, also under other names and at other strengths.
             An ablation without a mechanism (`""`, the default) does not count as a second kind.
-        in_place: `placed` changes the model itself while the condition lasts, and `edit` is not
-            called. Such an ablation acts at all positions; if `donated` returns weights, it changes
-            only weights of the site's block.
+        in_place: `placed` changes the model itself while the condition lasts; `edit` returns the
+            write unchanged and is not called. Such an ablation acts at all positions; if `donated`
+            returns weights, it changes only weights of the site's block.
         whole_prompt: edits depend on the row's whole prompt (`ctx.prompts`), even at its first
             tokens, so a beginning that two prompts share is read separately for each.
 

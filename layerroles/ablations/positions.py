@@ -17,6 +17,7 @@ from jaxtyping import Bool
 from torch import Tensor, nn
 
 from layerroles.ablations.base import EditContext
+from layerroles.ablations.first_paths import FIRST_MODULES
 from layerroles.errors import InputError
 from layerroles.models import tensor_bytes
 
@@ -36,32 +37,6 @@ _ACTS: dict[NamedAt, Callable[[EditContext], Bool[Tensor, "row pos"]]] = {
 _PLAIN = (type(None), type(...), bool, int, float, complex, str, bytes, torch.dtype, torch.device)
 # Libraries whose functions are identified by their names.
 _LIBRARIES = ("torch", "einops", "numpy", "math", "layerroles")
-# Hashes name a class or function by its path. A public name that moved keeps the path that stored
-# runs were hashed with.
-_STORED_AS = {
-    "layerroles.ablations.hooks.ablated": "layerroles.ablations.apply.ablated",
-    "layerroles.ablations.kinds.Mean": "layerroles.ablations.mean.Mean",
-    "layerroles.ablations.kinds.Noise": "layerroles.ablations.noise.Noise",
-    "layerroles.ablations.kinds.Resample": "layerroles.ablations.resample.Resample",
-    "layerroles.ablations.kinds.Skip": "layerroles.ablations.simple.Skip",
-    "layerroles.ablations.kinds.Zero": "layerroles.ablations.simple.Zero",
-    "layerroles.engine.engine.Engine": "layerroles.engine.ask.Engine",
-    "layerroles.harness.metrics.lm_eval_metrics": "layerroles.aggregates.lm_eval_metrics",
-    "layerroles.harness.model.AblatedLM": "layerroles.lm.AblatedLM",
-    "layerroles.models.loading.load": "layerroles.models.load",
-    "layerroles.models.loading.model_folder": "layerroles.models.model_folder",
-    "layerroles.models.loading.prepare": "layerroles.models.prepare",
-    "layerroles.prune.comparison.compare_plans": "layerroles.prune.compared.compare_plans",
-    "layerroles.roles.heads.HeadSearch": "layerroles.roles.search.HeadSearch",
-    "layerroles.roles.localization.localize": "layerroles.roles.locate.localize",
-    "layerroles.roles.rank_agreement.probe_agreement": "layerroles.roles.pairing.probe_agreement",
-    "layerroles.roles.rank_agreement.rank_stability": "layerroles.roles.stability.rank_stability",
-    "layerroles.roles.result.Roles": "layerroles.roles.table.Roles",
-    "layerroles.sweep.estimation.Estimate": "layerroles.estimated.Estimate",
-    "layerroles.sweep.estimation.estimate": "layerroles.estimates.estimate",
-    "layerroles.sweep.reading.read": "layerroles.frame.read",
-    "layerroles.sweep.sweep.Sweep": "layerroles.sweep.Sweep",
-}
 
 
 def identify(at: At) -> str:
@@ -183,7 +158,8 @@ def _describe_callable(value: object, above: tuple[object, ...]) -> object:
 def _stored_path(value: FunctionType | BuiltinFunctionType | type) -> str:
     """Return the path of a class or function, as it was when it was first published."""
     path = f"{value.__module__}.{value.__qualname__}"
-    return _STORED_AS.get(path, path)
+    first = FIRST_MODULES.get(path.removeprefix("layerroles."))
+    return f"layerroles.{first}.{value.__qualname__}" if first else path
 
 
 def _describe_module(value: nn.Module, above: tuple[object, ...]) -> object:

@@ -104,7 +104,7 @@ class Backend(ABC):
         """
 
     @abstractmethod
-    def open(self, engine: Engine) -> AbstractContextManager[OpenBackend]:
+    def opened(self, engine: Engine) -> AbstractContextManager[OpenBackend]:
         """Start the workers, which answer jobs within the context.
 
         Args:
@@ -125,7 +125,7 @@ def answer_job(engine: Engine, job: Job) -> Iterator[JobPart]:
     finished: dict[int, dict[int, list[Any]]] = {}
     # Generated texts are scored only when nothing else is held in memory.
     one_by_one = job.apart and not job.coherence
-    for cell, condition, answers in engine.answer(job.requests, job.conditions):
+    for cell, condition, answers in engine.answer_each(job.requests, job.conditions):
         by_cell = unfinished.setdefault(condition, {})
         by_cell[cell] = answers
         if len(by_cell) == len(job.requests):

@@ -31,7 +31,7 @@ class Local(Backend):
         check_weights(engine.model)
 
     @contextmanager
-    def open(self, engine: Engine) -> Iterator["OpenLocal"]:
+    def opened(self, engine: Engine) -> Iterator["OpenLocal"]:
         """Answer with the engine itself within the context; no worker is started."""
         engine.used.clear()  # the manifest lists the executors of this run
         yield OpenLocal(engine)

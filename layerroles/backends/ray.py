@@ -83,7 +83,7 @@ class Ray(Backend):
             origin(engine.model)
 
     @contextmanager
-    def open(self, engine: Engine) -> Iterator[Pool]:
+    def opened(self, engine: Engine) -> Iterator[Pool]:
         """Start the workers, which answer jobs within the context.
 
         Raises:

@@ -8,17 +8,20 @@ completed.
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
+from importlib import resources
 from itertools import islice
 from pathlib import Path
 
-_PACKAGE = Path(__file__).parents[1]
-_DECORATOR = re.compile(r'^@(?:ablation|register)\("(\w+)"\)', re.MULTILINE)
+_DECORATOR = re.compile(r'^@(?:ablation|register)\(\s*"(\w+)"', re.MULTILINE)
 
 
 def _registered(*folders: str) -> tuple[str, ...]:
     """Return the names that modules of these folders register, read from their source."""
-    files = [file for folder in folders for file in (_PACKAGE / folder).glob("*.py")]
-    return tuple(sorted(n for file in files for n in _DECORATOR.findall(file.read_text("utf-8"))))
+    files = [
+        file for folder in folders for file in (resources.files("layerroles") / folder).iterdir()
+    ]
+    texts = [file.read_text("utf-8") for file in files if file.name.endswith(".py")]
+    return tuple(sorted(name for text in texts for name in _DECORATOR.findall(text)))
 
 
 ABLATIONS = _registered("ablations")

@@ -275,15 +275,15 @@ class Engine:
         self, requests: Sequence[Scored], conditions: Sequence[Condition]
     ) -> list[list[Score]]:
         """Return the scores of encoded requests: `[condition][request]`."""
-        return collect_answers(self.answer([requests], conditions))
+        return collect_answers(self.answer_each([requests], conditions))
 
     def write(
         self, requests: Sequence[Written], conditions: Sequence[Condition]
     ) -> list[list[Writing]]:
         """Return what is generated for encoded requests: `[condition][request]`."""
-        return collect_answers(self.answer([requests], conditions))
+        return collect_answers(self.answer_each([requests], conditions))
 
-    def answer(
+    def answer_each(
         self, asked: Sequence[Requests], conditions: Sequence[Condition]
     ) -> Iterator[tuple[int, int, list[Any]]]:
         """Answer several lists of encoded requests, reading tokens that they share once.

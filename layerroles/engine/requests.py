@@ -157,7 +157,7 @@ def collect_answers(parts: Iterable[tuple[int, int, list[Any]]]) -> list[list[An
         parts: triples of list index, condition index and answers, from `Executor.answer`.
     """
     by_condition = {condition: answers for _, condition, answers in parts}
-    return [by_condition[condition] for condition in sorted(by_condition)]
+    return [by_condition[condition] for condition in range(len(by_condition))]
 
 
 def encode_scored(

@@ -77,7 +77,7 @@ class LmEval(Task):
 
     argument: ClassVar[str] = "task"
     version: ClassVar[int] = 2
-    packages: ClassVar[tuple[str, ...]] = ("lm-eval",)
+    question_packages: ClassVar[tuple[str, ...]] = ("lm-eval",)
 
     task: str
     num_fewshot: int | None = None

@@ -78,7 +78,7 @@ class Decision(Probe):
         ]
         readings = [
             (place, [logits[row, list(ids)].float() for row, ids in enumerate(options)])
-            for place, logits in self.lens.read_depths(model, streams)
+            for place, logits in self.lens.readings(model, streams)
         ]
         places = [place for place, _ in readings]
         for row, example in enumerate(batch.examples):

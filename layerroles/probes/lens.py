@@ -166,7 +166,7 @@ class Lens(Probe):
     ) -> Iterator[tuple[Place, dict[str, list[Any]]]]:
         """Yield the lens's columns at each depth, with a value for each row."""
         final_logprobs = final.float().log_softmax(-1)
-        for place, logits in self.read_depths(model, streams):
+        for place, logits in self.readings(model, streams):
             logprobs = logits.float().log_softmax(-1)
             target_logprobs = logprobs.gather(-1, targets[:, None])
             yield (
@@ -191,7 +191,7 @@ class Lens(Probe):
                 f"own output by {error:.2g} nats: the lens does not read this architecture"
             )
 
-    def read_depths(
+    def readings(
         self, model: TransformerBridge, streams: dict[Place, Float[Tensor, "row pos d_model"]]
     ) -> Iterator[tuple[Place, Float[Tensor, "token d_vocab"]]]:
         """Yield the logits at each depth in order, one depth at a time to save memory."""

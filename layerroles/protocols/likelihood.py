@@ -74,7 +74,7 @@ class ChoiceProtocol(LikelihoodProtocol):
         """Return the mean of 1/k, k being the number of choices."""
         return sum(1 / len(example.choices) for example in examples) / len(examples)
 
-    def compare_scores(self, example: Example, scores: list[Score]) -> list[float]:
+    def compared(self, example: Example, scores: list[Score]) -> list[float]:
         """Return the number by which each choice is compared; by default its nats."""
         return [score.logprob for score in scores]
 
@@ -86,7 +86,7 @@ class ChoiceProtocol(LikelihoodProtocol):
         """
         n = len(example.choices)
         right = example.choices.index(example.answer)
-        compared = self.compare_scores(example, scores)
+        compared = self.compared(example, scores)
         best = max(range(n), key=lambda index: compared[index])
         margin = compared[right] - max(compared[i] for i in range(n) if i != right)
         details = {"logprobs": [score.logprob for score in scores[:n]], "margin": margin}
@@ -148,7 +148,7 @@ class Continuation(ChoiceProtocol):
         pairs = super().pairs(example, context, chat=chat)
         return pairs + [("", text) for _, text in pairs] * (self.norm == "unconditional")
 
-    def compare_scores(self, example: Example, scores: list[Score]) -> list[float]:
+    def compared(self, example: Example, scores: list[Score]) -> list[float]:
         """Return the nats of each choice, normalized by `norm`."""
         match self.norm:
             case "token":
@@ -160,7 +160,7 @@ class Continuation(ChoiceProtocol):
                 n = len(example.choices)
                 both = zip(scores[:n], scores[n:], strict=True)
                 return [after.logprob - alone.logprob for after, alone in both]
-        return super().compare_scores(example, scores)
+        return super().compared(example, scores)
 
 
 @register("letter")

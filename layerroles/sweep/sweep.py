@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -174,7 +174,7 @@ class Sweep:
         with ExitStack() as closing:
             # A folder that another process writes to is refused before workers are started.
             closing.enter_context(lock_folder(Path(path)))
-            open_backend = closing.enter_context(chosen_backend.open(engine))
+            open_backend = closing.enter_context(chosen_backend.opened(engine))
             store = closing.enter_context(
                 open_store(Path(path), self._new_manifest(open_backend.workers))
             )
@@ -396,8 +396,22 @@ def _judge_part(
 
 
 def _package_versions(cells: Sequence[SweepCell]) -> dict[str, str]:
-    """Return the versions of the packages on which the cells' questions depend."""
-    return {name: version(name) for cell in cells for name in cell.task.packages}
+    """Return the versions of the packages on which the cells' questions depend.
+
+    Raises:
+        InputError: a task names one that is not installed.
+    """
+    versions = {}
+    for task in (cell.task for cell in cells):
+        for name in task.question_packages:
+            try:
+                versions[name] = version(name)
+            except PackageNotFoundError:
+                raise InputError(
+                    f"task {task.label!r} names the package {name!r}, which is not installed: "
+                    f"pip install {name}"
+                ) from None
+    return versions
 
 
 def _add_statistics(manifest: dict[str, Any], part: JobPart) -> bool:

@@ -135,7 +135,7 @@ class Task(ABC):
             runs of different versions are never mixed.
         grading: version of the grading alone, for tasks with a user's own questions: a run folder
             that was graded by another version is refused.
-        packages: distributions whose versions determine the questions; recorded in a run's
+        question_packages: distributions whose versions determine the questions; recorded in a run's
             manifest.
 
     Example:
@@ -148,7 +148,7 @@ class Task(ABC):
     argument: ClassVar[str] = ""
     version: ClassVar[int] = 1
     grading: ClassVar[int] = 1
-    packages: ClassVar[tuple[str, ...]] = ()
+    question_packages: ClassVar[tuple[str, ...]] = ()
 
     @property
     @abstractmethod

@@ -104,7 +104,7 @@ class Generated(Task):
 
     def _number_questions(self, part: str, seed: int) -> Iterator[tuple[int, int, Example]]:
         """Yield (place, kind, question) for the questions of a part, without end."""
-        questions = self.draw_distinct(part, seed, self.question, self._draw_kinds(part, seed))
+        questions = _draw_distinct(self, part, seed, self.question, self._draw_kinds(part, seed))
         for place, (kind, question) in enumerate(questions):
             yield place, kind, question
 
@@ -113,34 +113,6 @@ class Generated(Task):
             kinds = list(range(self.kinds))
             random.Random(f"{self.name}:{part}:{seed}:kinds:{turn}").shuffle(kinds)
             yield from kinds
-
-    def draw_distinct(
-        self, part: str, seed: int, draw: DrawExample, kinds: Iterator[int]
-    ) -> Iterator[tuple[int, Example]]:
-        """Yield (kind, question) for distinct questions of a part.
-
-        Parts are `examples`, `held out`, and the sets of `shots`; `examples` shares no question
-        with the others.
-
-        Raises:
-            InputError: no new question is found.
-        """
-        seen_digests: set[str] = set()
-        for index, kind in enumerate(kinds):
-            rng = random.Random(f"{self.name}:{part}:{seed}:{index}")
-            for _ in range(_DRAWS):
-                example = draw(rng, kind)
-                digest = hashlib.sha256(example.prompt.encode()).hexdigest()
-                is_set_apart = int(digest[-1], 16) < 4
-                if digest not in seen_digests and is_set_apart == (part != "examples"):
-                    break
-            else:
-                raise InputError(
-                    f"task {self.label!r} has only {index} different questions: "
-                    f"lower the limit to that or change the parameters"
-                )
-            seen_digests.add(digest)
-            yield kind, dataclasses.replace(example, id=digest[:12])
 
 
 class _ShotSets:
@@ -170,7 +142,8 @@ class _ShotSets:
         set_shots = self._drawn.setdefault(set_index, [])
         stream = self._streams.setdefault(
             set_index,
-            self._task.draw_distinct(
+            _draw_distinct(
+                self._task,
                 f"shots {set_index}",
                 self._seed,
                 self._task.shot,
@@ -358,3 +331,32 @@ def _other_questions(example: Example, questions: Sequence[Example]) -> list[Exa
 
 def _normalized_answer(example: Example) -> str:
     return normalize_text(example.answer)
+
+
+def _draw_distinct(
+    task: Generated, part: str, seed: int, draw: DrawExample, kinds: Iterator[int]
+) -> Iterator[tuple[int, Example]]:
+    """Yield (kind, question) for distinct questions of a part of a task.
+
+    Parts are `examples`, `held out`, and the sets of `shots`; `examples` shares no question
+    with the others.
+
+    Raises:
+        InputError: no new question is found.
+    """
+    seen_digests: set[str] = set()
+    for index, kind in enumerate(kinds):
+        rng = random.Random(f"{task.name}:{part}:{seed}:{index}")
+        for _ in range(_DRAWS):
+            example = draw(rng, kind)
+            digest = hashlib.sha256(example.prompt.encode()).hexdigest()
+            is_set_apart = int(digest[-1], 16) < 4
+            if digest not in seen_digests and is_set_apart == (part != "examples"):
+                break
+        else:
+            raise InputError(
+                f"task {task.label!r} has only {index} different questions: "
+                f"lower the limit to that or change the parameters"
+            )
+        seen_digests.add(digest)
+        yield kind, dataclasses.replace(example, id=digest[:12])

@@ -53,6 +53,7 @@ def killed_at_random(folder: Path, kills: int, seed: int = 0) -> Found:
         kills: of a process at work; one that was done before its time came does not count.
         seed: of the moments.
     """
+    assert not status._SECONDS_BETWEEN_WRITES, "a child that reports late is never killed at work"
     chance, found, job = random.Random(seed), Found(), sweep()
     began = time.monotonic()
     expected = rows(job.run(folder / "left alone"))
@@ -94,7 +95,7 @@ def killed_at_random(folder: Path, kills: int, seed: int = 0) -> Found:
 
 
 def _wait_for_rows(run: Path, child: int, rows_done: int) -> None:
-    """Return when a run holds so many rows, or when its process has ended."""
+    """Return when the child has reported so many rows, or has ended."""
     while os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
         if _rows_reported(run, child) >= rows_done:
             return

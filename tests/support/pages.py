@@ -127,7 +127,7 @@ def said(path: str) -> str:
 
 def names() -> set[str]:
     """All that `names.txt` holds: public names, what is registered, arguments and options."""
-    return {*_in_modules(), *_registered(), *_on_the_command_line()}
+    return {*_in_modules(), *_members(), *_registered(), *_on_the_command_line()}
 
 
 def _in_modules() -> Iterator[str]:
@@ -136,6 +136,17 @@ def _in_modules() -> Iterator[str]:
         for name in module.__all__:
             if module is lr or not isinstance(getattr(module, name), types.ModuleType):
                 yield f"{module.__name__}.{name}"
+
+
+def _members() -> Iterator[str]:
+    """Public fields and methods of every public class: users call and override them."""
+    for path in _in_modules():
+        kind = pydoc.locate(path)
+        if inspect.isclass(kind) and kind.__module__.startswith("layerroles."):
+            fields = getattr(kind, "__dataclass_fields__", {})
+            for name in {*vars(kind), *fields}:
+                if not name.startswith("_"):
+                    yield f"{path}: {name}"
 
 
 def _registered() -> Iterator[str]:

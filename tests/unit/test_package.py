@@ -7,6 +7,7 @@ import statistics
 import subprocess
 import sys
 import types
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -108,6 +109,20 @@ def test_import_is_light_and_silent() -> None:
         "print([m for m in ('torch', 'pandas', 'plotly', 'transformers') if m in sys.modules])"
     )
     assert run(code, "-W", "error") == "[]"
+
+
+def test_it_is_imported_from_a_zip_file(tmp_path: Path) -> None:
+    folder = Path(layerroles.__file__).parent
+    archive = tmp_path / "package.zip"
+    with zipfile.ZipFile(archive, "w") as made:
+        for file in folder.rglob("*.py"):
+            made.write(file, file.relative_to(folder.parent))
+    out = run(
+        f"import sys; sys.path.insert(0, {str(archive)!r}); import layerroles as lr; "
+        "from layerroles.cli import complete; "
+        "print('package.zip' in lr.__file__, lr.Site(1), 'skip' in complete.ABLATIONS)"
+    )
+    assert out == "True L1 True"
 
 
 def test_version() -> None:

@@ -4,8 +4,10 @@ Rows are stored under these hashes: where one changes, runs of earlier versions 
 """
 
 import json
+import pydoc
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import torch
@@ -79,45 +81,9 @@ dffce4c43979631b holds float
 08eb05aef9ef32d9 holds Tensor
 cfcf8d336e4f843a holds Pair
 """
-# A class or function of the package enters a hash by its module and name, if it is a parameter of
-# an ablation or a global in a function for `at`. One that moves must keep this path in hashes.
-HOMES = """\
-ablations.apply: ablated
-ablations.base: Ablation EditContext
-ablations.condition: Condition
-ablations.grids: cumulative each_head each_kv_group each_layer each_span pairs random_heads
-ablations.mean: Mean
-ablations.noise: Noise
-ablations.prompts: Prompt
-ablations.reference: Reference
-ablations.resample: Resample
-ablations.simple: Skip Zero
-ablations.swap: Swap
-aggregates: lm_eval_metrics
-engine.ask: Engine
-errors: InputError
-estimated: Estimate
-estimates: estimate
-frame: read
-lm: AblatedLM
-models: load model_folder prepare
-page.document: report
-plants.plant: planted
-prune.checkpoint: export
-prune.compared: compare_plans
-prune.plan: PruningPlan
-prune.planning: plan_pruning
-results.comparison: Comparison compare
-results.result: SweepResult
-roles.locate: localize
-roles.pairing: probe_agreement
-roles.search: HeadSearch
-roles.stability: rank_stability
-roles.table: Roles
-sites: Site
-sweep: Sweep
-tasks.base: Example Task task
-"""
+# A class or function of the package enters a hash by its path, if it is a parameter of an ablation
+# or a global in a function for `at`. Each line: a public name, the path that hashes hold.
+FIRST_PATHS = Path(__file__).resolve().parents[2] / "data" / "first_paths.txt"
 # What identifies `late`: name, code, defaults, keyword defaults, closure, the globals it uses.
 LATE = [
     "late",
@@ -228,7 +194,8 @@ def test_a_function_for_at_is_identified_by_the_stored_text() -> None:
 
 
 def test_public_names_enter_hashes_under_the_stored_path() -> None:
-    homes = [line.split(": ") for line in HOMES.splitlines()]
-    for module, name in ((module, name) for module, names in homes for name in names.split()):
-        known = holding(getattr(lr, name)).fingerprints[lr.Site(0)]
-        assert json.loads(known) == {"value": f"layerroles.{module}.{name}"}
+    lines = [line.split() for line in FIRST_PATHS.read_text("utf-8").splitlines()]
+    assert len(lines) > 150
+    for name, path in lines:
+        known = holding(pydoc.locate(name)).fingerprints[lr.Site(0)]
+        assert json.loads(known) == {"value": path}, name

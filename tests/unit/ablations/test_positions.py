@@ -4,9 +4,10 @@ import pickle
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -135,22 +136,22 @@ def test_neither_batch_nor_cache_nor_executor_matters(architecture: str, name: s
     condition = lr.Condition({lr.Site(1, part, number): edit}, at=at)  # type: ignore[arg-type]
     requests, asked = encode_scored(model, PAIRS, PAIR_SPANS), encode_written(model, ASKED, SPANS)
     references = lr.ablations.resolve_references(model, [condition])
-    ways = {
+    ways: dict[str, Callable[..., Iterator[tuple[int, int, list[Any]]]]] = {
         f"batches of {size}, cache {cached}": Plain(
             model, references, batch_size=size, use_cache=cached
-        )
+        ).answer
         for size in (1, 7)
         for cached in (False, True)
     }
     for executor in ("hooked", "fused"):
-        ways[executor] = lr.Engine(model, executor=executor)  # type: ignore[assignment]
+        ways[executor] = lr.Engine(model, executor=executor).answer_each
     found = {
         way: [
             answers
             for given in (requests, asked)
-            for answers in collect_answers(engine.answer([given], [condition]))
+            for answers in collect_answers(answer([given], [condition]))
         ]
-        for way, engine in ways.items()
+        for way, answer in ways.items()
     }
     expected, texts = found["batches of 1, cache False"]
     for way, (scores, writings) in found.items():

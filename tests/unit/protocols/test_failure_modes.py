@@ -54,11 +54,11 @@ class Wordy(lr.Engine):
         self.answers = answers
         self.broken = broken
 
-    def answer(
+    def answer_each(
         self, asked: Sequence[Any], conditions: Sequence[lr.Condition]
     ) -> Iterator[tuple[int, int, list[Any]]]:
         if isinstance(asked[0][0], Scored):  # coherence
-            yield from super().answer(asked, conditions)
+            yield from super().answer_each(asked, conditions)
             return
         for which, requests in enumerate(asked):
             for place, condition in enumerate(conditions):
@@ -154,12 +154,12 @@ class OneAfterTheOther(lr.Engine):
 
     asking = False
 
-    def answer(
+    def answer_each(
         self, asked: Sequence[Any], conditions: Sequence[lr.Condition]
     ) -> Iterator[tuple[int, int, list[Any]]]:
         assert not self.asking
         self.asking = True
-        yield from super().answer(asked, conditions)
+        yield from super().answer_each(asked, conditions)
         self.asking = False
 
 
@@ -230,13 +230,13 @@ def test_the_noise_floor_of_every_cell(tmp_path: Path, monkeypatch: pytest.Monke
         assert floor["score"] == pytest.approx(own.score.mean(), abs=1e-4)
         assert 0 <= floor["n_changed"] <= 5
     asked: list[int] = []
-    own_answer = lr.Engine.answer
+    own_answer = lr.Engine.answer_each
 
     def counted(engine: lr.Engine, requests: Any, conditions: Any) -> Any:
         asked.append(len(requests[0]))
         return own_answer(engine, requests, conditions)
 
-    monkeypatch.setattr(lr.Engine, "answer", counted)
+    monkeypatch.setattr(lr.Engine, "answer_each", counted)
     again = sweep(5).run(tmp_path / "run")
     assert asked == []
     assert again.manifest["noise_floor"] == floors
@@ -252,7 +252,7 @@ def test_the_noise_floor_of_every_cell(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_answers_that_change_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model, task = random_model("llama"), questions(tmp_path)
-    own = lr.Engine.answer
+    own = lr.Engine.answer_each
 
     def shifted(engine: lr.Engine, requests: Any, conditions: Any) -> Any:
         for which, place, found in own(engine, requests, conditions):
@@ -260,7 +260,7 @@ def test_answers_that_change_are_counted(tmp_path: Path, monkeypatch: pytest.Mon
                 found = [dataclasses.replace(one, logprob=one.logprob * 1.1) for one in found]
             yield which, place, found
 
-    monkeypatch.setattr(lr.Engine, "answer", shifted)
+    monkeypatch.setattr(lr.Engine, "answer_each", shifted)
     sweep = lr.Sweep(model, [task], [], protocols=["answer_logprob"], limit=6)
     (floor,) = sweep.run(tmp_path / "run").manifest["noise_floor"]
     assert (floor["n"], floor["n_changed"]) == (6, 4)  # the two that are left are asked together

@@ -211,7 +211,7 @@ class Sending(Backend):
     def check(self, engine: lr.Engine) -> None: ...
 
     @contextmanager
-    def open(self, engine: lr.Engine) -> Iterator[OpenBackend]:
+    def opened(self, engine: lr.Engine) -> Iterator[OpenBackend]:
         yield Sent(engine)
 
 

@@ -176,7 +176,7 @@ def test_a_run_without_rows_yet_can_be_read(
         raise RuntimeError("before the first row")
 
     with monkeypatch.context() as patch, pytest.raises(RuntimeError):
-        patch.setattr(lr.Engine, "answer", broken)
+        patch.setattr(lr.Engine, "answer_each", broken)
         sweep().run(tmp_path)
     empty, whole = lr.read(tmp_path), sweep().run(tmp_path / "whole")
     assert len(empty.frame) == 0

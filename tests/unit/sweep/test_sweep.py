@@ -169,13 +169,13 @@ def test_a_finished_run_is_extended_and_nothing_is_done_twice(
     first, *others = lr.each_layer(model, lr.Skip())
     lr.Sweep(model, tasks, [first], protocols=["continuation"], limit=3).run(tmp_path / "run")
     n_asked: list[int] = []
-    own = lr.Engine.answer
+    own = lr.Engine.answer_each
 
     def counted(engine: lr.Engine, asked: list, conditions: list) -> object:
         n_asked.append(sum(map(len, asked)) * len(conditions))
         return own(engine, asked, conditions)
 
-    monkeypatch.setattr(lr.Engine, "answer", counted)
+    monkeypatch.setattr(lr.Engine, "answer_each", counted)
     same = lr.Sweep(model, tasks, [first], protocols=["continuation"], limit=3)
     same.run(tmp_path / "run")
     assert n_asked == []
@@ -202,13 +202,13 @@ def test_a_tasks_protocols_are_asked_together_where_they_lack_the_same(
     model = random_model("llama")
     conditions = lr.each_layer(model, lr.Skip())
     calls: list[tuple[list[int], int]] = []
-    own = lr.Engine.answer
+    own = lr.Engine.answer_each
 
     def noted(engine: lr.Engine, asked: list, conditions: list) -> object:
         calls.append(([len(each) for each in asked], len(conditions)))
         return own(engine, asked, conditions)
 
-    monkeypatch.setattr(lr.Engine, "answer", noted)
+    monkeypatch.setattr(lr.Engine, "answer_each", noted)
     both = ["continuation", "generation"]
     once = {"noise_floor": False, "limit": 4}
     apart = lr.Sweep(model, tasks[:1], conditions, protocols=both[:1], **once)
@@ -460,7 +460,7 @@ def test_a_disk_that_fails_is_told_and_an_error_of_the_model_is_not_taken_for_on
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(lr.Engine, "answer", broken)
+        patch.setattr(lr.Engine, "answer_each", broken)
         with pytest.raises(OSError, match="No space left"):
             sweep.run(tmp_path / "run")
     with monkeypatch.context() as patch:

@@ -1,14 +1,17 @@
 """The version of a task is part of its label, so that runs of two versions are never mixed."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 import pytest
+import torch
 
 import layerroles as lr
 from layerroles.errors import InputError
 from layerroles.tasks import Example, Task
 from layerroles.tasks.base import register
+from tests.support.random_models import random_model
 
 
 @register("versioned")
@@ -51,3 +54,30 @@ def test_what_an_example_shares_is_no_content_and_what_it_accepts_is(
     ):
         monkeypatch.setattr(Versioned, "examples", lambda *_, example=example: [example])
         assert (task.fingerprint(1, 0) == before) is same
+
+
+def test_a_name_is_taken_before_its_module_is_imported() -> None:
+    class Mine(Versioned):
+        """A task under a name that the harness registers on first use."""
+
+    with pytest.raises(InputError, match="'lm_eval' is already registered"):
+        register("lm_eval")(Mine)
+
+
+def test_a_package_on_which_questions_depend_has_to_be_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = random_model("llama")
+    sweep = lr.Sweep(
+        model,
+        [lr.task("versioned")],
+        lr.each_layer(model, lr.Skip()),
+        protocols=["generation"],
+        limit=1,
+    )
+    monkeypatch.setattr(Versioned, "question_packages", ("torch",))
+    versions = sweep.run(tmp_path / "run").manifest["versions"]
+    assert versions["torch"].split("+")[0] == torch.__version__.split("+")[0]
+    monkeypatch.setattr(Versioned, "question_packages", ("no-such-package",))
+    with pytest.raises(InputError, match="names the package 'no-such-package', which is not"):
+        sweep.run(tmp_path / "other")

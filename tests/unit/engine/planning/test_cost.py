@@ -203,13 +203,13 @@ def test_what_a_run_asks_is_what_was_estimated(
 ) -> None:
     asked = sweep(random_model("llama"))
     seen: list[tuple[Any, Any]] = []
-    answer = lr.Engine.answer
+    answer = lr.Engine.answer_each
 
     def noted(self: Any, requests: Any, conditions: Any) -> Any:
         seen.append((tuple(map(tuple, requests)), tuple(conditions)))
         return answer(self, requests, conditions)
 
-    monkeypatch.setattr(lr.Engine, "answer", noted)
+    monkeypatch.setattr(lr.Engine, "answer_each", noted)
     asked.run(tmp_path / "run")
     calls = [(tuple(map(tuple, one.requests)), one.conditions) for one in asked.calls()]
     assert seen == calls
