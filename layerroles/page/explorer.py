@@ -14,7 +14,7 @@ import pandas as pd
 
 from layerroles.errors import visible
 from layerroles.figures import classify_interval, saturation, style, why_undefined
-from layerroles.page.texts import TextLimits, Texts, choose_limits, text_or_empty
+from layerroles.page.answer_texts import TextLimits, Texts, choose_limits, text_or_empty
 from layerroles.results import INTACT, Comparison, SweepResult, records
 from layerroles.roles import Roles
 

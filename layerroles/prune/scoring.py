@@ -26,7 +26,7 @@ from layerroles.models import provenance
 from layerroles.probes import Similarity, measure_into
 from layerroles.registry import describe_unknown
 from layerroles.results import SweepResult, check_result, records
-from layerroles.stats import UNKNOWN, Interval, pooled
+from layerroles.stats import UNKNOWN, Interval, IntervalEstimate, pooled
 from layerroles.sweep import Sweep
 from layerroles.tasks import Task
 
@@ -180,19 +180,23 @@ def _pool_harms(families: Sequence[Sequence[Sequence[Any]]]) -> Harm:
     of_family = []
     for protocols in families:
         pooled_tasks = [
-            _pool([(row.harm, Interval(row.harm_low, row.harm_high)) for row in rows])
+            _pool(
+                [IntervalEstimate(row.harm, Interval(row.harm_low, row.harm_high)) for row in rows]
+            )
             for rows in protocols
         ]
-        ends = np.mean([(value, bound.low, bound.high) for value, bound in pooled_tasks], axis=0)
-        of_family.append((float(ends[0]), Interval(float(ends[1]), float(ends[2]))))
+        value, low, high = np.mean(
+            [(value, bound.low, bound.high) for value, bound in pooled_tasks], axis=0
+        ).tolist()
+        of_family.append(IntervalEstimate(value, Interval(low, high)))
     value, interval = _pool(of_family)
     all_rows = [row for protocols in families for rows in protocols for row in rows]
     return Harm(value, interval, sum(r.n for r in all_rows), sum(r.n_failed for r in all_rows))
 
 
-def _pool(parts: Sequence[tuple[float, Interval]]) -> tuple[float, Interval]:
+def _pool(parts: Sequence[IntervalEstimate]) -> IntervalEstimate:
     if any(np.isnan(value) for value, _ in parts):
-        return float("nan"), UNKNOWN
+        return IntervalEstimate(float("nan"), UNKNOWN)
     return pooled([value for value, _ in parts], [interval for _, interval in parts])
 
 
@@ -303,9 +307,9 @@ def _mean_change(run: pd.DataFrame, measure: str) -> Change:
     return Change(round(value, 12), interval, len(run))
 
 
-def _task_mean(values: "pd.Series[float]") -> tuple[float, Interval]:
+def _task_mean(values: "pd.Series[float]") -> IntervalEstimate:
     """Return the mean and its Student's t interval; unknown for fewer than two values."""
     if len(values) < 2:
-        return float(values.mean()), UNKNOWN
+        return IntervalEstimate(float(values.mean()), UNKNOWN)
     mean, reach = float(values.mean()), stats.t.ppf(0.975, len(values) - 1) * values.sem()
-    return mean, Interval(float(mean - reach), float(mean + reach))
+    return IntervalEstimate(mean, Interval(float(mean - reach), float(mean + reach)))

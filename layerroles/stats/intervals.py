@@ -34,6 +34,7 @@ import math
 import warnings
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -63,8 +64,7 @@ class Interval:
 UNKNOWN = Interval(math.nan, math.nan)
 
 
-@dataclass(frozen=True)
-class IntervalEstimate:
+class IntervalEstimate(NamedTuple):
     """A number with its 95% interval; NaN if unknown."""
 
     value: float
@@ -178,7 +178,7 @@ def resampled_counts(
     return counts[..., places].astype(float)
 
 
-def sampled_total(hits: int, drawn: int, population: int) -> tuple[float, Interval]:
+def sampled_total(hits: int, drawn: int, population: int) -> IntervalEstimate:
     """Estimate how many items of a population have a property that `hits` of `drawn` items have.
 
     Returns the estimate and its hypergeometric interval; NaN if none of the items was drawn.
@@ -188,34 +188,35 @@ def sampled_total(hits: int, drawn: int, population: int) -> tuple[float, Interv
 
     Example:
         >>> sampled_total(0, 20, 240)
-        (0.0, Interval(low=0.0, high=38.0))
+        IntervalEstimate(value=0.0, interval=Interval(low=0.0, high=38.0))
     """
     if not 0 <= hits <= drawn <= population:
         raise ValueError(f"no sample of {drawn} of {population} has {hits} hits")
     if population == 0:
-        return 0.0, Interval(0.0, 0.0)
+        return IntervalEstimate(0.0, Interval(0.0, 0.0))
     if drawn == 0:
-        return float("nan"), UNKNOWN
+        return IntervalEstimate(math.nan, UNKNOWN)
     totals = np.arange(hits, population - (drawn - hits) + 1)
     as_few = stats.hypergeom.cdf(hits, population, totals, drawn)
     as_many = stats.hypergeom.sf(hits - 1, population, totals, drawn)
     totals_kept = totals[np.minimum(as_few, as_many) > (1 - LEVEL) / 2]
-    return hits / drawn * population, Interval(float(totals_kept.min()), float(totals_kept.max()))
+    bounds = Interval(float(totals_kept.min()), float(totals_kept.max()))
+    return IntervalEstimate(hits / drawn * population, bounds)
 
 
-def pooled(estimates: Sequence[float], intervals: Sequence[Interval]) -> tuple[float, Interval]:
+def pooled(estimates: Sequence[float], intervals: Sequence[Interval]) -> IntervalEstimate:
     """Return the unweighted mean of independent estimates, its interval combined from theirs."""
     center, count = float(np.mean(estimates)), len(estimates)
     below = math.hypot(*(e - i.low for e, i in zip(estimates, intervals, strict=True))) / count
     above = math.hypot(*(i.high - e for e, i in zip(estimates, intervals, strict=True))) / count
-    return center, Interval(center - below, center + above)
+    return IntervalEstimate(center, Interval(center - below, center + above))
 
 
 def difference(
     estimates: tuple[float, float],
     intervals: tuple[Interval, Interval],
     correlation: float = 0.0,
-) -> tuple[float, Interval]:
+) -> IntervalEstimate:
     """Return the second estimate minus the first, its interval combined from theirs; may be NaN.
 
     Args:
@@ -233,7 +234,7 @@ def difference(
     center = two - one
     below = _combine_distances(two - interval_two.low, interval_one.high - one, correlation)
     above = _combine_distances(interval_two.high - two, one - interval_one.low, correlation)
-    return center, Interval(center - below, center + above)
+    return IntervalEstimate(center, Interval(center - below, center + above))
 
 
 def _combine_distances(first: float, second: float, correlation: float) -> float:

@@ -13,7 +13,13 @@ import numpy as np
 from jaxtyping import Float
 from scipy import stats
 
-from layerroles.stats.intervals import UNKNOWN, Interval, percentile_interval, resampled_counts
+from layerroles.stats.intervals import (
+    UNKNOWN,
+    Interval,
+    IntervalEstimate,
+    percentile_interval,
+    resampled_counts,
+)
 
 DRAWS = 2000
 # The rank correlation of two sites is only ever 1 or -1.
@@ -26,7 +32,7 @@ def profile_agreement(
     rng: np.random.Generator,
     *,
     clusters: Sequence[Hashable] | np.ndarray | None = None,
-) -> tuple[float, Interval]:
+) -> IntervalEstimate:
     """Return Spearman's correlation between two profiles of means, with a bootstrap interval.
 
     Examples are drawn jointly for all sites and both profiles, since their errors are correlated.
@@ -44,7 +50,7 @@ def profile_agreement(
     """
     n_sites, n = one.shape
     if n_sites < _FEWEST_SITES or n == 0:
-        return float("nan"), UNKNOWN
+        return IntervalEstimate(float("nan"), UNKNOWN)
     all_counts = np.ones((1, n))
     counts = resampled_counts(n, rng, DRAWS, clusters=clusters)
     correlations = spearman(resampled_means(one, all_counts), resampled_means(two, all_counts))
@@ -53,12 +59,12 @@ def profile_agreement(
         drawn_correlations, n if clusters is None else len(set(clusters))
     )
     rho = float(correlations[0])
-    return rho, _interval_around(rho, drawn_interval)
+    return IntervalEstimate(rho, _interval_around(rho, drawn_interval))
 
 
 def rank_stability(
     draws: Sequence[Float[np.ndarray, "site _"]], rng: np.random.Generator
-) -> tuple[float, Interval]:
+) -> IntervalEstimate:
     """Return the mean Spearman correlation of mean scores over all pairs of draws, with interval.
 
     The examples of each draw are resampled separately, since draws share none. The interval is that
@@ -75,7 +81,7 @@ def rank_stability(
     if len({len(scores) for scores in draws}) > 1:
         raise ValueError("the draws are of different numbers of sites")
     if len(draws) < 2 or len(draws[0]) < _FEWEST_SITES or min(s.shape[1] for s in draws) == 0:
-        return float("nan"), UNKNOWN
+        return IntervalEstimate(float("nan"), UNKNOWN)
     means = [resampled_means(scores, np.ones((1, scores.shape[1]))) for scores in draws]
     resampled = [
         resampled_means(scores, resampled_counts(scores.shape[1], rng, DRAWS)) for scores in draws
@@ -83,7 +89,7 @@ def rank_stability(
     rho = float(_mean_correlation(means)[0])
     n = min(scores.shape[1] for scores in draws)
     drawn_interval = percentile_interval(_mean_correlation(resampled), n)
-    return rho, _interval_around(rho, drawn_interval)
+    return IntervalEstimate(rho, _interval_around(rho, drawn_interval))
 
 
 def _interval_around(rho: float, drawn: Interval) -> Interval:

@@ -39,7 +39,7 @@ from layerroles.stats.clusters import (
     design_effect,
     widest,
 )
-from layerroles.stats.intervals import LEVEL, UNKNOWN, Interval
+from layerroles.stats.intervals import LEVEL, UNKNOWN, Interval, IntervalEstimate
 from layerroles.stats.paired import is_binary
 
 # A pair of values of one example: numerator and denominator.
@@ -57,7 +57,7 @@ def harm_interval(
     *,
     clusters: Clusters | None = None,
     level: float = LEVEL,
-) -> tuple[float, Interval]:
+) -> IntervalEstimate:
     """Return harm, `mean(intact - ablated) / mean(intact - chance)`, with its interval.
 
     An end is infinite if, at this level, the intact scores are not shown to lie above chance. NaN
@@ -172,7 +172,7 @@ def ratio(
     *,
     clusters: Clusters | None = None,
     level: float = LEVEL,
-) -> tuple[float, Interval]:
+) -> IntervalEstimate:
     """Return the ratio of two means over the same examples, with its interval.
 
     Args:
@@ -195,10 +195,10 @@ def ratio(
         raise ValueError(f"a level of {level} is not between 0 and 1")
     n = len(numerator)
     if n == 0 or not denominator.mean() > 0:
-        return math.nan, UNKNOWN
+        return IntervalEstimate(math.nan, UNKNOWN)
     estimate = float(numerator.mean() / denominator.mean()) + 0.0  # no minus zero
     if n < 2:
-        return estimate, UNKNOWN
+        return IntervalEstimate(estimate, UNKNOWN)
     bounds = tuple((round(a, _DIGITS), round(b, _DIGITS)) for a, b in possible)
     if bounds:
         counts = Counter(
@@ -208,14 +208,13 @@ def ratio(
         if clusters is not None and are_clusters(clusters):
             deff = design_effect(numerator - estimate * denominator, clusters)
             independent = len(set(clusters))
-        return estimate, _score_interval(
-            tuple(sorted(counts.items())), bounds, level, deff, independent
-        )
+        interval = _score_interval(tuple(sorted(counts.items())), bounds, level, deff, independent)
+        return IntervalEstimate(estimate, interval)
     interval = _fieller_interval(numerator, denominator, level)
     if clusters is not None and are_clusters(clusters):
         lost, skill = cluster_totals(np.array([numerator, denominator]), clusters)
         interval = widest(interval, _fieller_interval(lost, skill, level))
-    return estimate, interval
+    return IntervalEstimate(estimate, interval)
 
 
 @functools.lru_cache(maxsize=100_000)

@@ -41,7 +41,7 @@ from layerroles.tasks.base import (
     normalize_text,
     register,
 )
-from layerroles.tasks.mentions import (
+from layerroles.tasks.grade_words import (
     find_known_words,
     first_paragraph,
     is_refusal,
