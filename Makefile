@@ -4,7 +4,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help setup demo test quick pages coverage wheel bench lint format docs browser clean
+.PHONY: help setup demo test quick compat families pages coverage wheel bench lint format docs browser clean
 
 help:
 	@echo "make setup    .venv with everything that development needs"
@@ -16,6 +16,8 @@ help:
 	@echo "make bench    time a sweep against other loops; writes runs/bench/performance.md"
 	@echo "make lint     ruff and mypy"
 	@echo "make format   let ruff put the code in order"
+	@echo "make compat   the floor and the newest transformers: models, engine, real model"
+	@echo "make families the documentation's table of model families"
 	@echo "make pages    the pages that are made of the code: index, options, stored names"
 	@echo "make docs     the documentation, in site/"
 	@echo "make clean    remove what the tools leave behind; runs/ and .venv stay"
@@ -61,6 +63,21 @@ QUICK := test_layering.py test_names.py test_sites.py ablations/test_condition_h
 	figures/test_direct_against_total.py page/test_glance.py cli/test_parsing.py
 quick: setup
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 -q $(addprefix tests/unit/,$(QUICK))
+
+# The floor, the version before the cache was renamed, and the newest; each lies over .venv.
+VERSIONS ?= 5.9.0 5.23.0 5.24.0
+COMPAT := unit/models unit/engine/fused/test_exact_answers.py integration/test_smollm2.py
+compat: setup
+	@for version in $(VERSIONS); do \
+		folder=$$(mktemp -d) && echo "transformers $$version in $$folder" && \
+		$(BIN)/python -m pip install -q --no-compile --target $$folder "transformers==$$version" && \
+		PYTHONPATH=$$folder $(BIN)/python -m pytest -n auto --maxprocesses 4 -q \
+			$(addprefix tests/,$(COMPAT)) $(addprefix tests/unit/,$(QUICK)) && \
+		rm -rf $$folder || exit 1; \
+	done
+
+families: setup
+	$(BIN)/python -W ignore -m tests.support.families
 
 pages: setup
 	$(BIN)/python -m tests.support.pages

@@ -21,7 +21,7 @@ from layerroles import stats
 from layerroles.roles import localize
 from layerroles.roles.decision import SMALLEST
 from layerroles.roles.literature import DEEP, MORE, ORDER, SHALLOW
-from layerroles.stats.ratio import score
+from layerroles.stats.score_test import score
 
 # Skill, chance, harm, churn.
 Point = tuple[float, float, float, float]

@@ -16,7 +16,7 @@ from typing import Any, Literal, get_args
 
 from layerroles.errors import InputError
 
-Part = Literal["block", "attn", "mlp", "head", "kv_group", "stream"]
+Part = Literal["block", "attn", "mlp", "head", "kv_group", "stream", "mixer"]
 PARTS: tuple[Part, ...] = get_args(Part)
 # Parts that a layer has several of, with the letters that write them.
 NUMBERED: dict[str, str] = {"head": "H", "kv_group": "KV"}
@@ -25,6 +25,9 @@ NUMBERED: dict[str, str] = {"head": "H", "kv_group": "KV"}
 ENTRY = "blocks.{layer}.hook_in"  # the stream entering a block [row pos d_model]
 EXIT = "blocks.{layer}.hook_out"  # the stream leaving it
 MIDDLE = "blocks.{layer}.hook_resid_mid"  # between attention and MLP; parallel blocks have none
+# What a block mixes tokens with adds; the name is given to it when a model is loaded.
+MIXER = "blocks.{layer}.hook_mixer_out"
+MODULE_OUT = "{module}.hook_out"  # what a module of a block puts out
 READ_OUT = "unembed.hook_in"  # fires once in every pass that reaches the end
 FINAL_SCALE = "ln_final.hook_scale"  # what the final norm divides the stream by [row pos 1]
 PATTERN = "blocks.{layer}.attn.hook_pattern"  # attention weights [row head query key]
@@ -35,6 +38,7 @@ _WRITES = {
     "head": "blocks.{layer}.attn.hook_z",
     "kv_group": "blocks.{layer}.attn.hook_z",
     "stream": EXIT,
+    "mixer": MIXER,
 }
 
 
@@ -45,8 +49,10 @@ class Site:
     Attributes:
         layer: the layer.
         part: `"block"` (all that the layer writes), `"attn"`, `"mlp"`, `"head"` (one query head's
-            `z`), `"kv_group"` (the `z` of all query heads that share a key/value head) or
-            `"stream"` (not a write but the residual stream itself, as it leaves the layer).
+            `z`), `"kv_group"` (the `z` of all query heads that share a key/value head), `"stream"`
+            (not a write but the residual stream itself, as it leaves the layer) or `"mixer"` (what
+            the layer mixes tokens with: attention, linear attention, a convolution or a state
+            space).
         head: the query head of part `"head"`, or the key/value head of part `"kv_group"`.
 
     Raises:

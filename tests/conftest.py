@@ -25,13 +25,13 @@ from beartype.claw import beartype_package
 from jaxtyping import install_import_hook
 
 # Every annotated type of the package is checked at each call, in doctests too: by jaxtyping where a
-# module names shapes, or types that are imported for type checkers alone; else by beartype, which
-# takes a tenth of the time.
+# module names shapes or types that are imported for type checkers alone, or makes actors (Ray sends
+# no class that beartype decorates); else by beartype, which takes a tenth of the time.
 PACKAGE = Path(__file__).parents[1] / "layerroles"
 WITH_SHAPES = [
     ".".join(file.relative_to(PACKAGE.parent).with_suffix("").parts)
     for file in PACKAGE.rglob("*.py")
-    if re.search("from jaxtyping import|TYPE_CHECKING", file.read_text(encoding="utf-8"))
+    if re.search("from jaxtyping import|TYPE_CHECKING|import ray", file.read_text(encoding="utf-8"))
 ]
 pd.Series.__class_getitem__ = classmethod(lambda cls, of: cls)  # type: ignore[attr-defined]
 beartype_package(

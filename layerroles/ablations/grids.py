@@ -33,7 +33,7 @@ def each_layer(
         model: the model whose layers are ablated.
         ablation: what is done to each layer.
         layers: numbers of the layers; all by default.
-        part: `"block"`, `"attn"`, `"mlp"` or `"stream"` (for heads, see `each_head` and
+        part: `"block"`, `"attn"`, `"mlp"`, `"mixer"` or `"stream"` (for heads, see `each_head` and
             `each_kv_group`).
         at: the positions at which the conditions act.
 

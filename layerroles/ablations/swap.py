@@ -27,9 +27,11 @@ from transformer_lens.model_bridge import TransformerBridge
 from layerroles.ablations.base import Ablation, EditContext, ablation
 from layerroles.errors import InputError
 from layerroles.models import (
+    MIXERS,
     behaviour_config,
     check_weights,
     is_spread,
+    module_names,
     named_tensors,
     prepared,
     tensor_bytes,
@@ -38,7 +40,11 @@ from layerroles.models import (
 from layerroles.sites import NUMBERED, Site
 
 # The modules of a block that make up a sublayer, as bridges call them.
-_SUBLAYERS = {"attn": ("ln1", "ln1_post", "attn"), "mlp": ("ln2", "ln2_post", "mlp")}
+_SUBLAYERS = {
+    "attn": ("ln1", "ln1_post", "attn"),
+    "mlp": ("ln2", "ln2_post", "mlp"),
+    "mixer": ("ln1", "ln1_post", "attn", *MIXERS),
+}
 
 _Digests = dict[int, str]
 _DIGESTS: "weakref.WeakKeyDictionary[TransformerBridge, _Digests]" = weakref.WeakKeyDictionary()
@@ -180,7 +186,8 @@ def _swapped_modules(model: TransformerBridge, site: Site) -> list[nn.Module]:
     # Sublayers that share one norm cannot be swapped separately.
     if not {"ln2", "ln2_post"} & set(block.submodules):
         raise InputError(f"{site}: attention and MLP share their norm, swap the whole block")
-    return [getattr(block, name) for name in _SUBLAYERS[site.part] if name in block.submodules]
+    names = module_names(block)
+    return [getattr(block, name) for name in _SUBLAYERS[site.part] if name in names]
 
 
 def _hash_blocks(model: TransformerBridge) -> str:

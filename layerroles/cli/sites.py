@@ -85,6 +85,7 @@ _SHOWN: dict["Part", str] = {
     "mlp": "what its MLP adds",
     "head": "one query head's z (not with skip or swap)",
     "kv_group": "z of the heads that share a key/value head (likewise)",
+    "mixer": "what it mixes tokens with: attention, or what a hybrid has in its place",
     "stream": "the stream itself, as it leaves the layer (likewise)",
 }
 

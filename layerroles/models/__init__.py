@@ -1,5 +1,7 @@
 """Load a model, check that it can be trusted, and describe it."""
 
+from layerroles.models.block_parts import MIXERS as MIXERS
+from layerroles.models.block_parts import module_names as module_names
 from layerroles.models.chat import chat_text as chat_text
 from layerroles.models.chat import check_template as check_template
 from layerroles.models.checks import Checks as Checks

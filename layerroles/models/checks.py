@@ -1,9 +1,10 @@
 """Checks of a model before it is used.
 
-1. *Parts add up.* On a short prompt, `x + attn + mlp == block(x)` for every layer, with `attn` and
-   `mlp` as their hooks show them. Where it fails, the hooks are not what is added to the stream
-   (some architectures scale or normalise afterwards), and ablating sublayers there is refused;
-   whole blocks stay possible.
+1. *Parts add up.* On a short prompt, `x + mixer + mlp == block(x)` for every layer, with `mixer`
+   (attention, or what a layer mixes tokens with in its place) and `mlp` as their hooks show them;
+   in Gemma 4, a layer's embeddings are a third term, and the sum is scaled. Where it fails, the
+   hooks are not what is added to the stream (some architectures scale or normalise afterwards), and
+   ablating sublayers there is refused; whole blocks stay possible.
 2. *Hooks take effect.* The model continues with the value that a hook returns. Parts for which it
    does not, at some layers, cannot be ablated there.
 3. *Cached equals uncached.* The logits of tokens decoded with a cache equal those of one pass. Some
@@ -24,14 +25,25 @@ import torch
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
+from layerroles.compat import takes_positions
 from layerroles.errors import InputError
+from layerroles.models.block_parts import (
+    module_names,
+    other_writes,
+    output_scale,
+    unnamed_writers,
+)
 from layerroles.sites import ENTRY, EXIT, NUMBERED, PARTS, READ_OUT, Part, Site
 
 # A write is massive if its norm is more than this many times the median; at the sink of SmolLM2's
 # layer 11 it is 400 times the median.
 _MASSIVE = 50
+_SUBLAYERS: tuple[Part, ...] = ("attn", "mlp", "mixer")
+_OF_ATTENTION = ("attn", "head", "kv_group")
 _N_TOKENS = 12
 _N_CACHED = 8
+# The newest version with which `make compat` passed.
+_TRIED = "transformers==5.24.0"
 _N_PADS = 5
 # Largest difference of logits, as a share of their standard deviation. A broken cache gives 1.
 _TOLERANCE = {torch.float32: 1e-2, torch.float16: 0.1, torch.bfloat16: 0.35}
@@ -42,10 +54,11 @@ class Checks:
     """The outcome of the checks.
 
     Attributes:
-        identity_error: per layer, the largest `|x + attn + mlp - block(x)| / |block(x) - x|` over
-            positions; NaN where a sublayer has no hook.
-        holds: per layer, whether `x + attn + mlp` equals `block(x)` within rounding; false where a
-            sublayer has no hook.
+        identity_error: per layer, the largest `|x + mixer + mlp - block(x)| / |block(x) - x|` over
+            positions; NaN where neither sublayer has a hook.
+        holds: per layer, whether `x + mixer + mlp` equals `block(x)` within rounding; false where
+            neither sublayer has a hook.
+        unnamed: per layer, the modules of the block whose outputs may be missing in that sum.
         missing: for each part, the layers that have no hook for it.
         deaf: for each part, the layers that ignore the value that its hook returns.
         cache_error: largest difference between logits with and without a cache, in standard
@@ -54,6 +67,7 @@ class Checks:
 
     identity_error: tuple[float, ...]
     holds: tuple[bool, ...]
+    unnamed: tuple[tuple[str, ...], ...]
     missing: dict[Part, tuple[int, ...]]
     deaf: dict[Part, tuple[int, ...]]
     cache_error: float | None
@@ -66,39 +80,54 @@ class Checks:
     def refusal(self, site: Site) -> str | None:
         """Return why the site cannot be ablated in this model; None if it can."""
         if site.layer in self.missing[site.part]:
-            return f"TransformerLens has no hook for part {site.part!r} in this architecture"
+            return self._describe_missing(site)
         if site.layer in self.deaf[site.part]:
             return f"what a hook returns for part {site.part!r} does not go on through the model"
-        if site.part in ("attn", "mlp") and not self.holds[site.layer]:
-            error = self.identity_error[site.layer]
+        if site.part in _SUBLAYERS and not self.holds[site.layer]:
+            others = " and ".join(self.unnamed[site.layer])
             return (
-                f"attention and MLP do not add up to the block (relative error {error:.1e}), "
-                f"so a sublayer's hook is not what is added; ablate the whole block"
+                f"attention and MLP do not add up to the block (relative error "
+                f"{self.identity_error[site.layer]:.1e}"
+                + (f"; it has {others} as well" if others else "")
+                + "), so a sublayer's hook is not what is added; ablate the whole block"
             )
         return None
+
+    def _describe_missing(self, site: Site) -> str:
+        others = self.unnamed[site.layer]
+        if site.part in _OF_ATTENTION and site.layer not in self.missing["mixer"]:
+            return "the layer has no attention: part 'mixer' is what mixes its tokens"
+        if site.part == "mlp" and site.layer not in self.missing["mixer"] and not others:
+            return "the layer has no MLP: part 'mixer' is all that it adds"
+        has = f", which has {' and '.join(others)}" if others else ""
+        return f"TransformerLens has no hook for part {site.part!r} in this layer{has}"
 
 
 def check_model(model: TransformerBridge, name: str) -> Checks:
     """Run all checks except `check_pads` on a short prompt, and return their outcome.
 
     Raises:
-        InputError: the model has no stack of blocks with hooks, or decoding with a cache is wrong.
+        InputError: the model has no blocks with hooks, or more than one stream, or decoding with a
+            cache is wrong.
     """
-    if not hasattr(model, "blocks") or getattr(model.cfg, "is_stateful", False):
-        raise InputError(
-            f"model {name!r} ({model.cfg.architecture}) is not a stack of attention blocks"
-        )
     tokens = _make_prompt(model)
     missing = {part: _layers_without_hook(model, part) for part in PARTS}
+    unnamed = tuple(unnamed_writers(block) for block in model.blocks)
     if missing["block"] or model.get_hook_point(READ_OUT) is None:
         raise InputError(f"model {name!r} ({model.cfg.architecture}) has no hooks on its blocks")
     with torch.inference_mode():
         whole, values = _observe(model, tokens, missing)
+        stream = values[ENTRY.format(layer=0)]
+        if stream.shape[:-1] != tokens.shape:
+            raise InputError(
+                f"model {name!r} ({model.cfg.architecture}) has several streams: its blocks pass "
+                f"on tensors of shape {tuple(stream.shape)} for {tokens.shape[1]} tokens"
+            )
         sums = [_sum_error(model, layer, values) for layer in range(model.cfg.n_layers)]
         errors, holds = zip(*sums, strict=True)
         deaf = _find_deaf_layers(model, tokens, missing, holds)
         cache_error = _check_cache(model, tokens, whole, name)
-    return Checks(errors, holds, missing, deaf, cache_error)
+    return Checks(errors, holds, unnamed, missing, deaf, cache_error)
 
 
 def check_pads(
@@ -176,7 +205,8 @@ def assume_checks(model: TransformerBridge) -> Checks:
     n = model.cfg.n_layers
     none: dict[Part, tuple[int, ...]] = dict.fromkeys(PARTS, ())
     missing = {part: _layers_without_hook(model, part) for part in PARTS}
-    return Checks((0.0,) * n, (True,) * n, missing, none, 0.0)
+    unnamed = tuple(unnamed_writers(block) for block in model.blocks)
+    return Checks((0.0,) * n, (True,) * n, unnamed, missing, none, 0.0)
 
 
 def _layers_without_hook(model: TransformerBridge, part: Part) -> tuple[int, ...]:
@@ -184,6 +214,8 @@ def _layers_without_hook(model: TransformerBridge, part: Part) -> tuple[int, ...
         layer
         for layer in range(model.cfg.n_layers)
         if model.get_hook_point(_hook_name(part, layer)) is None
+        # Some bridges name another mixer's hook as that of attention.
+        or (part == "attn" and "attn" not in module_names(model.blocks[layer]))
     )
 
 
@@ -211,7 +243,7 @@ def _observe(
         return new
 
     layers = range(model.cfg.n_layers)
-    parts: tuple[Part, ...] = ("attn", "mlp", "head")
+    parts: tuple[Part, ...] = (*_SUBLAYERS, "head")
     names = [
         READ_OUT,
         *(form.format(layer=layer) for layer in layers for form in (ENTRY, EXIT)),
@@ -221,6 +253,7 @@ def _observe(
             for part in parts
             if layer not in missing[part]
         ),
+        *(name for layer in layers for name in other_writes(model, layer)),
     ]
     logits = model.run_with_hooks(
         tokens,
@@ -234,17 +267,19 @@ def _observe(
 def _sum_error(
     model: TransformerBridge, layer: int, values: dict[str, Tensor]
 ) -> tuple[float, bool]:
-    """Return the relative error of `x + attn + mlp` as the block's output; whether it is rounding.
+    """Return the relative error of `x + mixer + mlp` as the block's output; whether it is rounding.
 
-    `values` holds the value at each hook, from `_observe`. Returns (NaN, False) if a sublayer has
-    no hook.
+    `values` holds the value at each hook, from `_observe`. Returns (NaN, False) if no sublayer has
+    a hook.
     """
     entry, exit_ = values[ENTRY.format(layer=layer)], values[EXIT.format(layer=layer)]
-    attn, mlp = (values.get(_hook_name(part, layer)) for part in ("attn", "mlp"))
-    if attn is None or mlp is None:
+    mixer, attn, mlp = (_hook_name(part, layer) for part in ("mixer", "attn", "mlp"))
+    names = [mixer if mixer in values else attn, mlp, *other_writes(model, layer)]
+    writes = [values[name] for name in names if name in values]
+    if not writes:
         return float("nan"), False
     written = (exit_ - entry).norm(dim=-1)
-    error = (entry + attn + mlp - exit_).norm(dim=-1)
+    error = (output_scale(model, layer) * (entry + sum(writes)) - exit_).norm(dim=-1)
     rounding = 2 * torch.finfo(model.cfg.dtype).eps * exit_.norm(dim=-1)
     holds = bool((error <= 1e-3 * written + rounding).all())
     return float((error / written.clamp(min=1e-30)).max()), holds
@@ -279,10 +314,14 @@ def _find_deaf_layers(
     blocks += [] if is_constant(values[READ_OUT]) else [layers[-1]]
     # What a sublayer is made to write is what the layer adds.
     sublayers: dict[Part, tuple[int, ...]] = {}
-    for part in ("attn", "mlp"):
+    for part in _SUBLAYERS:
         values = scaled(part, -1.0)
         sublayers[part] = tuple(
-            layer for layer in layers if holds[layer] and not _sum_error(model, layer, values)[1]
+            layer
+            for layer in layers
+            if holds[layer]
+            and layer not in missing[part]
+            and not _sum_error(model, layer, values)[1]
         )
     # Attention that gathered nothing writes the same at every token.
     values = scaled("head", 0.0)
@@ -297,6 +336,7 @@ def _find_deaf_layers(
         "stream": tuple(blocks),
         "attn": sublayers["attn"],
         "mlp": sublayers["mlp"],
+        "mixer": sublayers["mixer"],
         "head": heads,
         "kv_group": heads,
     }
@@ -308,11 +348,18 @@ def _check_cache(
     if not model.adapter.supports_kv_cache:
         raise InputError(f"model {name!r} ({model.cfg.architecture}) cannot decode with a cache")
     ones = torch.ones_like(tokens)
+    positions = torch.arange(_N_TOKENS, device=tokens.device)[None]
+    has_positions = takes_positions(model)
+
+    def placed(start: int, end: int) -> dict[str, Tensor]:
+        return {"position_ids": positions[:, start:end]} if has_positions else {}
+
     _, cache = model(
         tokens[:, :_N_CACHED],
         return_type="logits_and_cache",
         attention_mask=ones[:, :_N_CACHED],
         use_cache=True,
+        **placed(0, _N_CACHED),
     )
     if cache is None:
         return None
@@ -323,6 +370,7 @@ def _check_cache(
             return_type="logits_and_cache",
             attention_mask=ones[:, :end],
             past_key_values=cache,
+            **placed(end - 1, end),
         )
         expected = whole[:, end - 1].float()
         difference = (step[:, -1].float() - expected).abs().max() / expected.std()
@@ -336,6 +384,6 @@ def _check_cache(
         raise InputError(
             f"model {name!r}: decoding with a cache gives other logits than without "
             f"(difference {worst:.2g} standard deviations) in {versions}; "
-            f"install versions that the project supports, such as 'transformers>=5.20,<5.24'"
+            f"pip install '{_TRIED}', with which it is right"
         )
     return worst

@@ -30,6 +30,7 @@ from layerroles import __version__
 from layerroles.compat import rename_cache_arguments, takes_positions
 from layerroles.errors import InputError
 from layerroles.models import gguf
+from layerroles.models.block_parts import name_mixers
 from layerroles.models.checks import (
     Checks,
     assume_checks,
@@ -37,7 +38,12 @@ from layerroles.models.checks import (
     check_pads,
     find_massive_writes,
 )
-from layerroles.models.modules import hook_ids, named_weights, shares_keys, tensor_bytes
+from layerroles.models.modules import (
+    hook_ids,
+    named_weights,
+    shares_keys,
+    tensor_bytes,
+)
 from layerroles.models.source import (
     boot,
     expand_home,
@@ -171,6 +177,7 @@ def load(
     origin = _make_origin(str(name), dtype if has_no_weights(on_device) else as_dtype, revision)
     if has_no_weights(on_device):
         bridge.eval()
+        _name_mixers(bridge, shown)
         _PREPARED[bridge] = Prepared(
             shown,
             revision,
@@ -405,19 +412,32 @@ def _check_and_register(
     keep_few_kernels()
     read_out_in_one_piece(bridge)
     rename_cache_arguments(bridge)
+    _name_mixers(bridge, name)
     try:
         checks = check_model(bridge, name)
         check_pads(bridge, name, lambda tokens, attended: forward(bridge, tokens, attended)[0])
     except RuntimeError as error:
         # Some architectures cannot be run in some dtypes by the libraries under this one.
+        line = str(error).strip().split("\n")[0]
         raise InputError(
-            f"model {name!r} ({bridge.cfg.architecture}) does not run as {bridge.cfg.dtype}: "
-            f"{error}; try another dtype"
+            f"model {name!r} ({bridge.cfg.architecture}) does not run as {bridge.cfg.dtype}: {line}"
+            + ("" if bridge.cfg.dtype == torch.float32 else "; use dtype='float32'")
         ) from error
     _warn_of_massive_writes(bridge, name, tokenizer)
     hooks = hook_ids(bridge)
     _PREPARED[bridge] = Prepared(name, revision, tokenizer, checks, origin=origin, hooks=hooks)
     return bridge
+
+
+def _name_mixers(bridge: TransformerBridge, name: str) -> None:
+    """Give each block's mixer its hook.
+
+    Raises:
+        InputError: the model has no blocks.
+    """
+    if not hasattr(bridge, "blocks"):
+        raise InputError(f"model {name!r} ({bridge.cfg.architecture}) is not a stack of blocks")
+    name_mixers(bridge)
 
 
 def _warn_of_massive_writes(bridge: TransformerBridge, name: str, tokenizer: Any) -> None:

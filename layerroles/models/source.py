@@ -237,6 +237,7 @@ def resolve_device(device: str | torch.device | None) -> torch.device:
 
 def _describe_failure(name: str, source: str, error: Exception) -> str:
     line = next((text for text in str(error).split("\n") if text.strip()), type(error).__name__)
+    line = line.partition(" Available architectures")[0]  # a list of hundreds
     if Path(source).exists():
         return f"model {name!r} cannot be loaded: {line}"
     hint = nearest_name(name, [gguf.BUILT_IN])

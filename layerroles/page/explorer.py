@@ -20,7 +20,7 @@ from layerroles.roles import Roles
 
 _SAME, _NOT_ASKED, _LEFT_OUT = 0, -1, -2  # codes of answers that do not refer to a text
 # Kinds of sites that a layer has once, and kinds that it has several times, with numbers.
-_ONE, _SEVERAL = ("block", "attn", "mlp", "stream"), ("head", "kv_group")
+_ONE, _SEVERAL = ("block", "attn", "mlp", "mixer", "stream"), ("head", "kv_group")
 _JOINT = "several sites"
 _VERDICTS = {"above": "critical", "within": "spare", "undecided": "undecided"}
 _LENSES = ("logit_lens", "tuned_lens")

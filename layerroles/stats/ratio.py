@@ -23,14 +23,13 @@ with Student's t. If examples come in clusters, the score test counts fewer of t
     0.50 [0.34, 0.69]
 """
 
-import functools
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 
 import numpy as np
 from jaxtyping import Float
-from scipy import optimize, stats
+from scipy import stats
 
 from layerroles.stats.clusters import (
     Clusters,
@@ -41,13 +40,13 @@ from layerroles.stats.clusters import (
 )
 from layerroles.stats.intervals import LEVEL, UNKNOWN, Interval, IntervalEstimate
 from layerroles.stats.paired import is_binary
-
-# A pair of values of one example: numerator and denominator.
-ValuePair = tuple[float, float]
-# Ratios beyond this count as unbounded.
-_FARTHEST = 1e6
-_DIGITS = 9  # to which values count as the same
-_STEPS = 200  # of Newton's method or bisection; some 8 are taken
+from layerroles.stats.score_test import (
+    DIGITS,
+    ValuePair,
+    critical_value,
+    score,
+    score_interval,
+)
 
 
 def harm_interval(
@@ -95,27 +94,19 @@ def is_above(
     groups = clusters if clusters is not None and are_clusters(clusters) else None
     if not is_binary(scores):
         values = skill if groups is None else cluster_totals(skill, groups)
-        threshold = _critical_value(level, len(values)) * float(values.std(ddof=1))
+        threshold = critical_value(level, len(values)) * float(values.std(ddof=1))
         return bool(values.mean() * math.sqrt(len(values)) > threshold)
     deff = 1.0 if groups is None else design_effect(skill - skill.mean(), groups)
     n_effective = n / deff
-    threshold = _critical_value(level, None if groups is None else len(set(groups)))
+    threshold = critical_value(level, None if groups is None else len(set(groups)))
     # The variance is taken with n - 1, as that of a sample is (see `tango`).
     threshold *= math.sqrt(n_effective / max(1e-9, n_effective - 1))
     if np.ptp(chances) == 0:
         spread = math.sqrt(chances[0] * (1 - chances[0]))
         return bool(skill.mean() * math.sqrt(n_effective) > threshold * spread)
-    counts = Counter(skill.round(_DIGITS).tolist())
+    counts = Counter(skill.round(DIGITS).tolist())
     edges = [1 - float(chances.min()), -float(chances.max())]
     return score([count / deff for count in counts.values()], list(counts), edges) > threshold
-
-
-def _critical_value(level: float, independent: int | None) -> float:
-    """Return the two-sided critical value: Student's t of `independent` values, normal if None."""
-    tail = (1 - level) / 2
-    return float(
-        stats.norm.isf(tail) if independent is None else stats.t.isf(tail, independent - 1)
-    )
 
 
 def clustered(
@@ -199,140 +190,22 @@ def ratio(
     estimate = float(numerator.mean() / denominator.mean()) + 0.0  # no minus zero
     if n < 2:
         return IntervalEstimate(estimate, UNKNOWN)
-    bounds = tuple((round(a, _DIGITS), round(b, _DIGITS)) for a, b in possible)
+    bounds = tuple((round(a, DIGITS), round(b, DIGITS)) for a, b in possible)
     if bounds:
         counts = Counter(
-            zip(numerator.round(_DIGITS).tolist(), denominator.round(_DIGITS).tolist(), strict=True)
+            zip(numerator.round(DIGITS).tolist(), denominator.round(DIGITS).tolist(), strict=True)
         )
         deff, independent = 1.0, None
         if clusters is not None and are_clusters(clusters):
             deff = design_effect(numerator - estimate * denominator, clusters)
             independent = len(set(clusters))
-        interval = _score_interval(tuple(sorted(counts.items())), bounds, level, deff, independent)
+        interval = score_interval(tuple(sorted(counts.items())), bounds, level, deff, independent)
         return IntervalEstimate(estimate, interval)
     interval = _fieller_interval(numerator, denominator, level)
     if clusters is not None and are_clusters(clusters):
         lost, skill = cluster_totals(np.array([numerator, denominator]), clusters)
         interval = widest(interval, _fieller_interval(lost, skill, level))
     return IntervalEstimate(estimate, interval)
-
-
-@functools.lru_cache(maxsize=100_000)
-def _score_interval(
-    pair_counts: tuple[tuple[ValuePair, int], ...],
-    possible: tuple[ValuePair, ...],
-    level: float,
-    deff: float,
-    independent: int | None,
-) -> Interval:
-    """Return the score test's interval, from the number of examples with each pair of values.
-
-    If examples come in clusters, `independent` is the number of clusters, and each example counts
-    as `1 / deff` examples (`deff` is the design effect); else they are None and 1.
-    """
-    pairs = [pair for pair, _ in pair_counts]
-    counts = [count / deff for _, count in pair_counts]
-    n = sum(counts)
-    if n <= 1:
-        return Interval(-math.inf, math.inf)
-    estimate = sum(c * a for c, (a, _) in zip(counts, pairs, strict=True)) / sum(
-        c * b for c, (_, b) in zip(counts, pairs, strict=True)
-    )
-    # The variance is taken with n - 1, as that of a sample is (see `tango`).
-    critical = _critical_value(level, independent) * math.sqrt(n / (n - 1))
-    beyond = functools.partial(_score_excess, counts, pairs, possible, critical)
-    return Interval(_find_end(beyond, estimate, -1.0), _find_end(beyond, estimate, 1.0))
-
-
-def _score_excess(
-    counts: Sequence[float],
-    pairs: Sequence[ValuePair],
-    possible: Sequence[ValuePair],
-    critical: float,
-    h: float,
-) -> float:
-    """Return the absolute score statistic of the ratio `h` minus the critical value."""
-    values = [a - h * b for a, b in pairs]
-    return abs(score(counts, values, [a - h * b for a, b in possible])) - critical
-
-
-def score(counts: Sequence[float], values: Sequence[float], edges: Sequence[float]) -> float:
-    """Return the score statistic for a mean of 0, standard normal under that hypothesis.
-
-    Args:
-        counts: the number of examples with each value.
-        values: the distinct values that were seen.
-        edges: the extreme possible values, seen or not.
-    """
-    n = sum(counts)
-    mean = sum(c * v for c, v in zip(counts, values, strict=True)) / n
-    if abs(mean) < 10**-_DIGITS:
-        return 0.0
-    most, least = max(*values, *edges), min(*values, *edges)
-    if most <= 0 or least >= 0:
-        return math.copysign(math.inf, mean)
-    tilt = _find_tilt(counts, values, most, least)
-    weights = [c / (n * (1 + tilt * v)) for c, v in zip(counts, values, strict=True)]
-    variance = sum(w * v * v for w, v in zip(weights, values, strict=True))
-    # What is left has to lie at the edge that was not seen.
-    edge = most if mean < 0 else least
-    variance += max(0.0, 1 - sum(weights)) * edge * edge
-    return mean / math.sqrt(variance / n)
-
-
-def _find_tilt(
-    counts: Sequence[float], values: Sequence[float], most: float, least: float
-) -> float:
-    """Find the multiplier `t` for which `sum(counts * values / (1 + t * values))` is 0.
-
-    Returns the end of its range if the sum is not 0 within it; a possible value that was not seen
-    then has weight.
-    """
-    mean = sum(c * v for c, v in zip(counts, values, strict=True))
-    # The sum falls from t = -1 / most to t = -1 / least; at t = 0 it has the sign of the mean.
-    low, high = (-1 / most, 0.0) if mean < 0 else (0.0, -1 / least)
-    end = low if mean < 0 else high
-
-    seen = any(math.isclose(1 + end * v, 0, abs_tol=1e-12) for v in values)
-    if not seen and _tilt_equation(counts, values, end)[0] * mean > 0:
-        return end
-    t, tolerance = end / 2, 1e-12 * sum(c * abs(v) for c, v in zip(counts, values, strict=True))
-    for _ in range(_STEPS):
-        total, change = _tilt_equation(counts, values, t)
-        if abs(total) <= tolerance or high - low <= 1e-14 * abs(end):
-            break
-        if total > 0:
-            low = t
-        else:
-            high = t
-        step = t - total / change
-        t = step if low < step < high else (low + high) / 2
-    return t
-
-
-def _tilt_equation(
-    counts: Sequence[float], values: Sequence[float], t: float
-) -> tuple[float, float]:
-    """Return the sum that `_find_tilt` sets to 0, and its derivative, at `t`."""
-    total = change = 0.0
-    for c, v in zip(counts, values, strict=True):
-        part = v / (1 + t * v)
-        total += c * part
-        change -= c * part * part
-    return total, change
-
-
-def _find_end(beyond: Callable[[float], float], estimate: float, side: float) -> float:
-    """Find where `beyond` crosses 0 on one side (1 or -1) of an estimate; infinite if nowhere."""
-    near, step = 0.0, 0.05
-    while beyond(estimate + side * step) < 0:
-        near, step = step, 2 * step
-        if step > _FARTHEST:
-            return side * math.inf
-    root = optimize.brentq(
-        lambda far: beyond(estimate + side * far), near, step, xtol=1e-10, rtol=1e-12
-    )
-    return float(estimate + side * root)
 
 
 def _fieller_interval(

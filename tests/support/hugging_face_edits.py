@@ -104,8 +104,10 @@ def edited(architecture: str, part: str, edit: Edit) -> Iterator[nn.Module]:
 
     if part in ("block", "stream"):
         handle = block.register_forward_hook(on_block, with_kwargs=True)
-    elif part in ("attn", "mlp"):
-        handle = block.get_submodule(writers[part]).register_forward_hook(on_output)
+    elif part in ("attn", "mlp", "mixer"):
+        handle = block.get_submodule(
+            writers["mlp" if part == "mlp" else "attn"]
+        ).register_forward_hook(on_output)
     else:
         handle = block.get_submodule(writers["z"]).register_forward_pre_hook(on_z)
     try:

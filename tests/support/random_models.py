@@ -32,6 +32,7 @@ from transformers import (
     OPTConfig,
     PhiConfig,
     PretrainedConfig,
+    PreTrainedModel,
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen3Config,
@@ -45,9 +46,9 @@ _ALPHABET = string.ascii_letters + string.digits + string.punctuation + " \n"
 _SPECIAL = ["<pad>", "<bos>", "<eos>"]
 VOCABULARY = len(_ALPHABET) + len(_SPECIAL)
 
-_SIZE = {"vocab_size": VOCABULARY, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
-_LLAMA_LIKE = {
-    **_SIZE,
+SIZE = {"vocab_size": VOCABULARY, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+LLAMA_LIKE = {
+    **SIZE,
     "hidden_size": 32,
     "intermediate_size": 48,
     "num_hidden_layers": 3,
@@ -58,16 +59,16 @@ _LLAMA_LIKE = {
 
 CONFIGS: dict[str, PretrainedConfig] = {
     # Attention with a head of keys and values for each query head; learned positions.
-    "gpt2": GPT2Config(**_SIZE, n_embd=32, n_layer=3, n_head=4, n_positions=256),
+    "gpt2": GPT2Config(**SIZE, n_embd=32, n_layer=3, n_head=4, n_positions=256),
     # Grouped query heads, tied and untied.
-    "llama": LlamaConfig(**_LLAMA_LIKE, tie_word_embeddings=False),
+    "llama": LlamaConfig(**LLAMA_LIKE, tie_word_embeddings=False),
     # Norms on queries and keys; heads that are wider than d_model / n_heads.
-    "qwen3": Qwen3Config(**_LLAMA_LIKE, head_dim=16, tie_word_embeddings=True),
+    "qwen3": Qwen3Config(**LLAMA_LIKE, head_dim=16, tie_word_embeddings=True),
     # Norms before and after, soft caps, sliding windows in turn.
-    "gemma2": Gemma2Config(**_LLAMA_LIKE, head_dim=8, sliding_window=128, query_pre_attn_scalar=8),
+    "gemma2": Gemma2Config(**LLAMA_LIKE, head_dim=8, sliding_window=128, query_pre_attn_scalar=8),
     # Attention and MLP in parallel.
     "neox": GPTNeoXConfig(
-        **_SIZE,
+        **SIZE,
         hidden_size=32,
         intermediate_size=48,
         num_hidden_layers=3,
@@ -76,25 +77,25 @@ CONFIGS: dict[str, PretrainedConfig] = {
         use_parallel_residual=True,
     ),
     # Norms after the sublayers only.
-    "olmo2": Olmo2Config(**_LLAMA_LIKE),
+    "olmo2": Olmo2Config(**LLAMA_LIKE),
 }
 ARCHITECTURES = tuple(CONFIGS)
 
 # Built like one of the above, but by modules of their own, which the engine drives.
 CONFIGS |= {
-    "mistral": MistralConfig(**_LLAMA_LIKE, sliding_window=None),
-    "qwen2": Qwen2Config(**_LLAMA_LIKE, use_sliding_window=False),
-    "phi": PhiConfig(**_LLAMA_LIKE | {"num_key_value_heads": 4}, partial_rotary_factor=0.5),
+    "mistral": MistralConfig(**LLAMA_LIKE, sliding_window=None),
+    "qwen2": Qwen2Config(**LLAMA_LIKE, use_sliding_window=False),
+    "phi": PhiConfig(**LLAMA_LIKE | {"num_key_value_heads": 4}, partial_rotary_factor=0.5),
     "gemma3": Gemma3TextConfig(
-        **_LLAMA_LIKE,
+        **LLAMA_LIKE,
         head_dim=8,
         sliding_window=128,
         query_pre_attn_scalar=8,
         layer_types=["sliding_attention", "full_attention", "sliding_attention"],
     ),
-    "mixtral": MixtralConfig(**_LLAMA_LIKE, num_local_experts=4, num_experts_per_tok=2),
+    "mixtral": MixtralConfig(**LLAMA_LIKE, num_local_experts=4, num_experts_per_tok=2),
     "qwen3_moe": Qwen3MoeConfig(
-        **_LLAMA_LIKE,
+        **LLAMA_LIKE,
         head_dim=16,
         num_experts=4,
         num_experts_per_tok=2,
@@ -107,10 +108,10 @@ ALL_ARCHITECTURES = tuple(CONFIGS)
 # What the engine does not drive, so that the reference answers: attention of their own (GPT-J,
 # Falcon), positions as biases (BLOOM, Falcon).
 CONFIGS |= {
-    "gptj": GPTJConfig(**_SIZE, n_embd=32, n_layer=3, n_head=4, n_positions=256, rotary_dim=4),
-    "bloom": BloomConfig(**_SIZE, hidden_size=32, n_layer=3, n_head=4),
+    "gptj": GPTJConfig(**SIZE, n_embd=32, n_layer=3, n_head=4, n_positions=256, rotary_dim=4),
+    "bloom": BloomConfig(**SIZE, hidden_size=32, n_layer=3, n_head=4),
     "falcon": FalconConfig(
-        **_SIZE,
+        **SIZE,
         hidden_size=32,
         num_hidden_layers=3,
         num_attention_heads=4,
@@ -124,27 +125,27 @@ EVERY_ARCHITECTURE = tuple(CONFIGS)
 
 # Sliding windows that even short texts outgrow.
 CONFIGS |= {
-    "mistral_window": MistralConfig(**_LLAMA_LIKE, sliding_window=4),
+    "mistral_window": MistralConfig(**LLAMA_LIKE, sliding_window=4),
     "gemma2_window": Gemma2Config(
-        **_LLAMA_LIKE, head_dim=8, sliding_window=4, query_pre_attn_scalar=8
+        **LLAMA_LIKE, head_dim=8, sliding_window=4, query_pre_attn_scalar=8
     ),
 }
 WINDOWS = ("mistral_window", "gemma2_window")
 
 # Layers with attention among layers with a state; layers with a state only.
 CONFIGS["jamba"] = JambaConfig(
-    **_LLAMA_LIKE,
+    **LLAMA_LIKE,
     num_experts=2,
     attn_layer_period=2,
     attn_layer_offset=1,
     mamba_d_state=4,
     use_mamba_kernels=False,
 )
-CONFIGS["mamba"] = MambaConfig(**_SIZE, hidden_size=32, num_hidden_layers=3, state_size=4)
+CONFIGS["mamba"] = MambaConfig(**SIZE, hidden_size=32, num_hidden_layers=3, state_size=4)
 
 # MLPs without a module of their own, at which a bridge has hooks of its own.
 CONFIGS["opt"] = OPTConfig(
-    **_SIZE,
+    **SIZE,
     hidden_size=32,
     word_embed_proj_dim=32,
     ffn_dim=48,
@@ -154,11 +155,11 @@ CONFIGS["opt"] = OPTConfig(
 )
 
 # Recurrent layers that read the pads of a batch.
-CONFIGS["recurrent_gemma"] = RecurrentGemmaConfig(**_LLAMA_LIKE, lru_width=32, head_dim=8)
+CONFIGS["recurrent_gemma"] = RecurrentGemmaConfig(**LLAMA_LIKE, lru_width=32, head_dim=8)
 
 # Values that are narrower than keys; heads that a bridge's hook splits by the keys' width.
 CONFIGS["deepseek_v3"] = DeepseekV3Config(
-    **_LLAMA_LIKE | {"num_key_value_heads": 4},
+    **LLAMA_LIKE | {"num_key_value_heads": 4},
     n_routed_experts=4,
     num_experts_per_tok=2,
     n_shared_experts=1,
@@ -177,7 +178,7 @@ CONFIGS["deepseek_v3"] = DeepseekV3Config(
 # configuration.
 CONFIGS["gemma3_whole"] = Gemma3Config(
     text_config={
-        **_LLAMA_LIKE,
+        **LLAMA_LIKE,
         "head_dim": 8,
         "sliding_window": 32,
         "query_pre_attn_scalar": 8,
@@ -200,7 +201,7 @@ CONFIGS["gemma3_whole"] = Gemma3Config(
 
 # Attention of its own, which does not go through transformers' interface.
 CONFIGS["neo"] = GPTNeoConfig(
-    **_SIZE,
+    **SIZE,
     hidden_size=32,
     num_layers=3,
     num_heads=4,
@@ -209,7 +210,7 @@ CONFIGS["neo"] = GPTNeoConfig(
 )
 # The last two layers attend to keys and values of those before them.
 CONFIGS["gemma4"] = Gemma4TextConfig(
-    **_LLAMA_LIKE | {"num_hidden_layers": 5},
+    **LLAMA_LIKE | {"num_hidden_layers": 5},
     head_dim=8,
     global_head_dim=8,
     hidden_size_per_layer_input=8,
@@ -218,9 +219,9 @@ CONFIGS["gemma4"] = Gemma4TextConfig(
     num_kv_shared_layers=2,
 )
 # Logits that are scaled, from tied embeddings; what sublayers write is scaled in the second.
-CONFIGS["cohere"] = CohereConfig(**_LLAMA_LIKE, logit_scale=0.25, tie_word_embeddings=True)
+CONFIGS["cohere"] = CohereConfig(**LLAMA_LIKE, logit_scale=0.25, tie_word_embeddings=True)
 CONFIGS["granite"] = GraniteConfig(
-    **_LLAMA_LIKE, logits_scaling=4.0, residual_multiplier=0.5, tie_word_embeddings=True
+    **LLAMA_LIKE, logits_scaling=4.0, residual_multiplier=0.5, tie_word_embeddings=True
 )
 
 
@@ -232,15 +233,20 @@ def model_path(architecture: str, seed: int = 0) -> Path:
 @cache
 def _made(architecture: str, seed: int) -> Path:
     folder = Path(mkdtemp(prefix=f"layerroles-{architecture}-"))
+    make_random(CONFIGS[architecture], seed).save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+    return folder
+
+
+def make_random(config: PretrainedConfig, seed: int = 0) -> PreTrainedModel:
+    """A model with random weights, in float32."""
     torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_config(CONFIGS[architecture], dtype=torch.float32)
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     with torch.no_grad():
         for parameter in model.parameters():
             # Weights of the usual scale write so little that no ablation would show.
             parameter.add_(torch.randn_like(parameter) * 0.2)
-    model.save_pretrained(folder)
-    tokenizer().save_pretrained(folder)
-    return folder
+    return model
 
 
 def tokenizer() -> PreTrainedTokenizerFast:

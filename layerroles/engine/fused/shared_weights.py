@@ -28,6 +28,7 @@ from layerroles.models import (
     constant_forward,
     is_spread,
     lend_tensors,
+    module_names,
     named_tensors,
     prepared,
     replace_forward,
@@ -62,6 +63,8 @@ class Twin:
     def __init__(self, bridge: TransformerBridge) -> None:
         if is_spread(bridge):
             raise NoTwin("its weights lie on several devices or on disk")
+        if not all("attn" in module_names(block) for block in bridge.blocks):
+            raise NoTwin("not every layer has attention")
         if shares_keys(bridge.original_model):
             raise NoTwin("some layers attend to keys of layers before them")
         AttentionInterface.register(_NAME, _attention)
@@ -204,10 +207,13 @@ class Twin:
             return self.blocks[site.layer], True
         point = self.bridge.hook_dict[site.hook_name]
         attn = block.attn
-        inner = [(f"{attn.name}.{part.name}", part) for part in attn.submodules.values()]
         for path, part, is_output in (
-            *((part.name, getattr(block, name), True) for name, part in block.submodules.items()),
-            *((path, part, False) for path, part in inner),
+            *(
+                (part.name, getattr(block, name), True)
+                for name, part in block.submodules.items()
+                if name in module_names(block)
+            ),
+            *((f"{attn.name}.{part.name}", part, False) for part in attn.submodules.values()),
         ):
             if (part.hook_out if is_output else part.hook_in) is point:
                 return self.model.get_submodule(f"{block.name}.{path}"), is_output

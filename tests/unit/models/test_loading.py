@@ -15,6 +15,7 @@ from transformers import BertConfig, BertModel
 import layerroles as lr
 from layerroles import compat
 from layerroles.models import checks, gguf, loading
+from tests.support.families import family_model
 from tests.support.random_models import (
     ARCHITECTURES,
     EVERY_ARCHITECTURE,
@@ -185,15 +186,19 @@ def test_a_model_that_reads_pads_is_refused() -> None:
         random_model("recurrent_gemma")
 
 
-def test_a_model_of_states_is_refused_and_layers_without_attention_too() -> None:
-    with pytest.raises(lr.InputError, match="not a stack of attention blocks"):
-        random_model("mamba")
+def test_attention_is_refused_in_layers_without_it() -> None:
     hybrid = random_model("jamba")
     for part in ("attn", "head"):
         site = lr.Site(0, part, 1 if part == "head" else None)  # type: ignore[arg-type]  # a part
-        with pytest.raises(lr.InputError, match="has no hook"):
+        with pytest.raises(lr.InputError, match="the layer has no attention: part 'mixer'"):
             lr.Engine(hybrid).loglikelihood([("ab", "c")], [lr.Condition({site: lr.Zero()})])
-    condition = lr.Condition({lr.Site(0): lr.Skip(), lr.Site(1, "head", 1): lr.Zero()})
+
+
+@pytest.mark.parametrize("architecture", ["jamba", "mamba", "olmo_hybrid", "nemotron_h", "qwen3_5"])
+def test_a_model_with_states_answers_in_a_batch_as_alone(architecture: str) -> None:
+    hybrid = family_model(architecture)[1]
+    edits = {lr.Site(0): lr.Skip(), lr.Site(1, "mixer"): lr.Zero()}
+    condition = lr.Condition(edits)
     pairs = [("a", "bc"), ("some longer text", "x"), ("another one", "abc")]
     together = lr.Engine(hybrid).loglikelihood(pairs, [condition]).logprob[0]
     alone = [lr.Engine(hybrid).loglikelihood([one], [condition]).logprob[0, 0] for one in pairs]

@@ -99,7 +99,7 @@ def test_without_choices_it_is_the_answers_own_logit(tmp_path: Path) -> None:
 
 
 def test_parts_are_logits_before_a_soft_cap(task: lr.Task, monkeypatch: pytest.MonkeyPatch) -> None:
-    small = {**random_models._LLAMA_LIKE, "head_dim": 8, "query_pre_attn_scalar": 8}
+    small = {**random_models.LLAMA_LIKE, "head_dim": 8, "query_pre_attn_scalar": 8}
     config = Gemma2Config(**small, sliding_window=128, final_logit_softcapping=0.5)
     monkeypatch.setitem(random_models.CONFIGS, "capped", config)
     model = random_model("capped")

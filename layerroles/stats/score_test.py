@@ -1,0 +1,147 @@
+"""The score test of a ratio of two means of bounded values, and the interval that inverts it.
+
+The variance is that under the null hypothesis: the examples are reweighted by the most likely
+weights for which the mean is 0 (A. B. Owen, Biometrika 75:237, 1988), and values that are possible
+but were not seen may have weight too. `stats.ratio` says what for.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+
+from scipy import optimize, stats
+
+from layerroles.stats.intervals import Interval
+
+# A pair of values of one example: numerator and denominator.
+ValuePair = tuple[float, float]
+DIGITS = 9  # to which values count as the same
+# Ratios beyond this count as unbounded.
+_FARTHEST = 1e6
+_STEPS = 200  # of Newton's method or bisection; some 8 are taken
+
+
+def critical_value(level: float, independent: int | None) -> float:
+    """Return the two-sided critical value: Student's t of `independent` values, normal if None."""
+    tail = (1 - level) / 2
+    return float(
+        stats.norm.isf(tail) if independent is None else stats.t.isf(tail, independent - 1)
+    )
+
+
+@functools.lru_cache(maxsize=100_000)
+def score_interval(
+    pair_counts: tuple[tuple[ValuePair, int], ...],
+    possible: tuple[ValuePair, ...],
+    level: float,
+    deff: float,
+    independent: int | None,
+) -> Interval:
+    """Return the score test's interval, from the number of examples with each pair of values.
+
+    If examples come in clusters, `independent` is the number of clusters, and each example counts
+    as `1 / deff` examples (`deff` is the design effect); else they are None and 1.
+    """
+    pairs = [pair for pair, _ in pair_counts]
+    counts = [count / deff for _, count in pair_counts]
+    n = sum(counts)
+    if n <= 1:
+        return Interval(-math.inf, math.inf)
+    estimate = sum(c * a for c, (a, _) in zip(counts, pairs, strict=True)) / sum(
+        c * b for c, (_, b) in zip(counts, pairs, strict=True)
+    )
+    # The variance is taken with n - 1, as that of a sample is (see `tango`).
+    critical = critical_value(level, independent) * math.sqrt(n / (n - 1))
+    beyond = functools.partial(_score_excess, counts, pairs, possible, critical)
+    return Interval(_find_end(beyond, estimate, -1.0), _find_end(beyond, estimate, 1.0))
+
+
+def _score_excess(
+    counts: Sequence[float],
+    pairs: Sequence[ValuePair],
+    possible: Sequence[ValuePair],
+    critical: float,
+    h: float,
+) -> float:
+    """Return the absolute score statistic of the ratio `h` minus the critical value."""
+    values = [a - h * b for a, b in pairs]
+    return abs(score(counts, values, [a - h * b for a, b in possible])) - critical
+
+
+def score(counts: Sequence[float], values: Sequence[float], edges: Sequence[float]) -> float:
+    """Return the score statistic for a mean of 0, standard normal under that hypothesis.
+
+    Args:
+        counts: the number of examples with each value.
+        values: the distinct values that were seen.
+        edges: the extreme possible values, seen or not.
+    """
+    n = sum(counts)
+    mean = sum(c * v for c, v in zip(counts, values, strict=True)) / n
+    if abs(mean) < 10**-DIGITS:
+        return 0.0
+    most, least = max(*values, *edges), min(*values, *edges)
+    if most <= 0 or least >= 0:
+        return math.copysign(math.inf, mean)
+    tilt = _find_tilt(counts, values, most, least)
+    weights = [c / (n * (1 + tilt * v)) for c, v in zip(counts, values, strict=True)]
+    variance = sum(w * v * v for w, v in zip(weights, values, strict=True))
+    # What is left has to lie at the edge that was not seen.
+    edge = most if mean < 0 else least
+    variance += max(0.0, 1 - sum(weights)) * edge * edge
+    return mean / math.sqrt(variance / n)
+
+
+def _find_tilt(
+    counts: Sequence[float], values: Sequence[float], most: float, least: float
+) -> float:
+    """Find the multiplier `t` for which `sum(counts * values / (1 + t * values))` is 0.
+
+    Returns the end of its range if the sum is not 0 within it; a possible value that was not seen
+    then has weight.
+    """
+    mean = sum(c * v for c, v in zip(counts, values, strict=True))
+    # The sum falls from t = -1 / most to t = -1 / least; at t = 0 it has the sign of the mean.
+    low, high = (-1 / most, 0.0) if mean < 0 else (0.0, -1 / least)
+    end = low if mean < 0 else high
+
+    seen = any(math.isclose(1 + end * v, 0, abs_tol=1e-12) for v in values)
+    if not seen and _tilt_equation(counts, values, end)[0] * mean > 0:
+        return end
+    t, tolerance = end / 2, 1e-12 * sum(c * abs(v) for c, v in zip(counts, values, strict=True))
+    for _ in range(_STEPS):
+        total, change = _tilt_equation(counts, values, t)
+        if abs(total) <= tolerance or high - low <= 1e-14 * abs(end):
+            break
+        if total > 0:
+            low = t
+        else:
+            high = t
+        step = t - total / change
+        t = step if low < step < high else (low + high) / 2
+    return t
+
+
+def _tilt_equation(
+    counts: Sequence[float], values: Sequence[float], t: float
+) -> tuple[float, float]:
+    """Return the sum that `_find_tilt` sets to 0, and its derivative, at `t`."""
+    total = change = 0.0
+    for c, v in zip(counts, values, strict=True):
+        part = v / (1 + t * v)
+        total += c * part
+        change -= c * part * part
+    return total, change
+
+
+def _find_end(beyond: Callable[[float], float], estimate: float, side: float) -> float:
+    """Find where `beyond` crosses 0 on one side (1 or -1) of an estimate; infinite if nowhere."""
+    near, step = 0.0, 0.05
+    while beyond(estimate + side * step) < 0:
+        near, step = step, 2 * step
+        if step > _FARTHEST:
+            return side * math.inf
+    root = optimize.brentq(
+        lambda far: beyond(estimate + side * far), near, step, xtol=1e-10, rtol=1e-12
+    )
+    return float(estimate + side * root)
