@@ -67,11 +67,15 @@ def saved_tensors(module: nn.Module) -> Mapping[str, Tensor | None]:
 def rename_cache_arguments(bridge: Any) -> None:
     """Pass the key/value cache under the argument name that the installed transformers uses.
 
-    transformers 5.24 renamed the argument `past_key_values` to `cache`, of models and of their
-    attentions. transformer-lens 4.3 knows the old name only: its bridges would take the tokens of a
-    decoding step for the whole text. With an earlier transformers nothing is changed.
+    transformers 5.24 renamed the arguments `past_key_values` of models and attentions, and
+    `cache_params` of linear attentions, to `cache`. transformer-lens 4.3 knows the old names only:
+    its bridges would take the tokens of a decoding step for the whole text. With an earlier
+    transformers nothing is changed.
     """
     from transformer_lens.model_bridge.generalized_components.attention import AttentionBridge
+    from transformer_lens.model_bridge.generalized_components.gated_delta_net import (
+        GatedDeltaNetBridge,
+    )
     from transformer_lens.model_bridge.generalized_components.mla_attention import (
         MLAAttentionBridge,
     )
@@ -81,6 +85,10 @@ def rename_cache_arguments(bridge: Any) -> None:
     for module in bridge.modules():
         if isinstance(module, MLAAttentionBridge):
             _rename_argument(module, "cache", "past_key_values")
+        elif isinstance(module, GatedDeltaNetBridge) and _takes_cache(module.original_component):
+            original: Any = module.original_component
+            _rename_argument(module, "cache", "cache_params")
+            _rename_argument(original, "cache_params", "cache")
         elif isinstance(module, AttentionBridge) and _takes_cache(module.original_component):
             update = module._update_kv_cache
             if not isinstance(update, functools.partial):  # else wrapped already

@@ -37,6 +37,7 @@ from layerroles.models.checks import (
     check_model,
     check_pads,
     find_massive_writes,
+    library_versions,
 )
 from layerroles.models.modules import (
     hook_ids,
@@ -416,12 +417,13 @@ def _check_and_register(
     try:
         checks = check_model(bridge, name)
         check_pads(bridge, name, lambda tokens, attended: forward(bridge, tokens, attended)[0])
-    except RuntimeError as error:
-        # Some architectures cannot be run in some dtypes by the libraries under this one.
+    except (RuntimeError, AttributeError) as error:
+        # Some architectures cannot be run in some dtypes, or with some versions of the libraries.
         line = str(error).strip().split("\n")[0]
+        is_half = bridge.cfg.dtype != torch.float32 and isinstance(error, RuntimeError)
         raise InputError(
-            f"model {name!r} ({bridge.cfg.architecture}) does not run as {bridge.cfg.dtype}: {line}"
-            + ("" if bridge.cfg.dtype == torch.float32 else "; use dtype='float32'")
+            f"model {name!r} ({bridge.cfg.architecture}) does not run as {bridge.cfg.dtype} with "
+            f"{library_versions()}: {line}" + ("; use dtype='float32'" if is_half else "")
         ) from error
     _warn_of_massive_writes(bridge, name, tokenizer)
     hooks = hook_ids(bridge)

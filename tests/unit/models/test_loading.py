@@ -105,7 +105,7 @@ def test_a_cache_that_is_wrong_is_refused_with_both_versions(
         return own(tokens, **arguments)
 
     monkeypatch.setattr(bridge, "forward", forgetful)
-    with pytest.raises(lr.InputError, match=r"transformer-lens 4\S+ with transformers 5"):
+    with pytest.raises(lr.InputError, match=r"transformer-lens 4\S+ and transformers 5"):
         checks.check_model(bridge, "forgetful")
 
 
