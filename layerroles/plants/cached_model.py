@@ -72,9 +72,8 @@ class CachedModel(NativeModel):
             stream = block(stream, attention_mask=attention_mask, past_key_values=past_key_values)
             # A bridge may wrap what a block returns.
             stream = stream[0] if isinstance(stream, tuple) else stream
-        return CausalLMOutputWithPast(
-            logits=self.head(self.ln_out(stream)), past_key_values=past_key_values
-        )
+        # By place: transformers 5.24 calls the cache by another name.
+        return CausalLMOutputWithPast(None, self.head(self.ln_out(stream)), past_key_values)
 
 
 class CachedBlock(NativeBlock):

@@ -18,6 +18,7 @@ from transformers.utils import logging
 
 import layerroles as lr
 from layerroles.models import prepared
+from layerroles.models.checks import library_versions
 from layerroles.sites import NUMBERED, Part
 from tests.support.random_models import (
     CONFIGS,
@@ -287,7 +288,7 @@ def describe(family: str) -> str:
     try:
         _, model = family_model(family)
     except lr.InputError as error:
-        reason = re.sub(r"^model '[^']*' ", "", str(error))
+        reason = re.sub(r"^model '[^']*' |\(they move[^)]*\), ", "", str(error))
         return f"| {family} | | | | | | | | {reason} |"
     checks, layers = prepared(model).checks, range(model.cfg.n_layers)
     reasons: dict[str, None] = {}
@@ -306,7 +307,13 @@ def table() -> str:
     """The table of the documentation."""
     head = "| family | layers | " + " | ".join(f"`{part}`" for part in SHOWN)
     head += " | executor | what is refused, and why |"
-    lines = [head, "| --- " * (len(SHOWN) + 4) + "|", *map(describe, sorted(FAMILIES))]
+    lines = [
+        f"With {library_versions()}:",
+        "",
+        head,
+        "| --- " * (len(SHOWN) + 4) + "|",
+        *map(describe, sorted(FAMILIES)),
+    ]
     return "\n".join(lines)
 
 

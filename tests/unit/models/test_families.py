@@ -11,6 +11,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 import layerroles as lr
 from layerroles.models import prepared
+from layerroles.models.checks import library_versions
 from layerroles.sites import Part
 from tests.support.families import FAMILIES, PAGE, SHOWN, describe, family_model
 from tests.support.hugging_face_edits import TEXTS
@@ -181,7 +182,10 @@ def test_what_is_open_equals_hooks_by_hand(family: str) -> None:
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))
 def test_the_table_says_what_is_open(family: str) -> None:
-    assert describe(family) in PAGE.read_text(encoding="utf-8").splitlines()
+    page = PAGE.read_text(encoding="utf-8")
+    if f"With {library_versions()}:" not in page:
+        pytest.skip("the table is of other versions: make families")
+    assert describe(family) in page.splitlines()
 
 
 def test_the_table_holds_what_it_promises() -> None:
