@@ -65,15 +65,15 @@ quick: setup
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 -q $(addprefix tests/unit/,$(QUICK))
 
 # The floor, the version before the cache was renamed, and the newest; each lies over .venv.
-VERSIONS ?= 5.9.0 5.23.0 5.24.0
+VERSIONS ?= ==5.9.0 ==5.23.0 ">=5.24"
 COMPAT := unit/models unit/engine/fused/test_exact_answers.py integration/test_smollm2.py
 compat: setup
 	@for version in $(VERSIONS); do \
-		folder=$$(mktemp -d) && echo "transformers $$version in $$folder" && \
-		$(BIN)/python -m pip install -q --no-compile --target $$folder "transformers==$$version" && \
+		folder=$$(mktemp -d) && echo "transformers$$version in $$folder" && \
+		$(BIN)/python -m pip install -q --no-compile --target $$folder "transformers$$version" && \
 		PYTHONPATH=$$folder $(BIN)/python -m pytest -n auto --maxprocesses 4 -q \
-			$(addprefix tests/,$(COMPAT)) $(addprefix tests/unit/,$(QUICK)) && \
-		rm -rf $$folder || exit 1; \
+			$(addprefix tests/,$(COMPAT)) $(addprefix tests/unit/,$(QUICK)); \
+		status=$$?; rm -rf $$folder; [ $$status = 0 ] || exit 1; \
 	done
 
 families: setup

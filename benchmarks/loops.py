@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 import layerroles as lr
+from layerroles.compat import rename_cache_arguments
 from layerroles.engine import Scored, Written, encode_scored, encode_written
 from layerroles.models.source import resolve_dtype
 
@@ -28,6 +29,7 @@ def hooks(args: argparse.Namespace, rows: Sequence[Row]) -> Loop:
 
     folder, dtype = _source(args)
     model: Any = TransformerBridge.boot_transformers(folder, dtype=dtype, device="cpu")
+    rename_cache_arguments(model)  # else generation is wrong with transformers 5.24
 
     def logits(tokens: Tensor, mask: Tensor, one: lr.Site | None) -> Tensor:
         found: Tensor = model.run_with_hooks(tokens, attention_mask=mask, fwd_hooks=_hooks(one))

@@ -50,7 +50,7 @@ class ReadBack:
 
     def _begin(self, _module: object, _args: object, kwargs: dict[str, Any]) -> None:
         # A call with something read before goes on with a text.
-        self._reads = not self._writes or not kwargs["past_key_values"].get_seq_length()
+        self._reads = not self._writes or not _cache_of(kwargs).get_seq_length()
         self._call += self._reads
         if self._reads and self._skipped is None:
             self._streams.append([])
@@ -58,7 +58,7 @@ class ReadBack:
 
     def _forward(self, place: int, computed: Any) -> Any:
         def forward(hidden_states: torch.Tensor, **kwargs: Any) -> torch.Tensor:
-            cache = kwargs.get("past_key_values") if self._writes else None
+            cache = _cache_of(kwargs) if self._writes else None
             skipped = self._skipped
             if skipped is None and self._reads:
                 self._streams[-1].append(hidden_states.clone())
@@ -82,3 +82,8 @@ class ReadBack:
             return hidden_states
 
         return forward
+
+
+def _cache_of(kwargs: dict[str, Any]) -> Any:
+    """The cache that a model or a layer is given: `cache` since transformers 5.24."""
+    return kwargs.get("cache", kwargs.get("past_key_values"))

@@ -83,7 +83,7 @@ def rename_cache_arguments(bridge: Any) -> None:
     if _takes_cache(bridge.original_model):
         _rename_argument(bridge.original_model, "past_key_values", "cache")
     for module in bridge.modules():
-        if isinstance(module, MLAAttentionBridge):
+        if isinstance(module, MLAAttentionBridge) and _takes_cache(module.original_component):
             _rename_argument(module, "cache", "past_key_values")
         elif isinstance(module, GatedDeltaNetBridge) and _takes_cache(module.original_component):
             original: Any = module.original_component
@@ -101,6 +101,10 @@ def _takes_cache(module: Any) -> bool:
 
 def _rename_argument(module: nn.Module, old: str, new: str) -> None:
     """Rename an argument of a module's calls."""
+    known = vars(module).setdefault("layerroles_renamed", set())
+    if (old, new) in known:
+        return
+    known.add((old, new))
 
     def renamed(_: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         return args, {new if name == old else name: value for name, value in kwargs.items()}

@@ -49,7 +49,7 @@ class Registry(Generic[T]):
                     f"{self.kind} {name!r}: {cls!r} is not a subclass of {self.base.__name__}"
                 )
             home = self._homes.get(name)
-            if home and not cls.__module__.startswith(home):
+            if home and not f"{cls.__module__}.".startswith(f"{home}."):
                 import_module(home)  # so that the name is taken
             registered = self._classes.get(name)
             if registered is not None and _identity(registered) != _identity(cls):

@@ -25,8 +25,6 @@ NUMBERED: dict[str, str] = {"head": "H", "kv_group": "KV"}
 ENTRY = "blocks.{layer}.hook_in"  # the stream entering a block [row pos d_model]
 EXIT = "blocks.{layer}.hook_out"  # the stream leaving it
 MIDDLE = "blocks.{layer}.hook_resid_mid"  # between attention and MLP; parallel blocks have none
-# What a block mixes tokens with adds; the name is given to it when a model is loaded.
-MIXER = "blocks.{layer}.hook_mixer_out"
 MODULE_OUT = "{module}.hook_out"  # what a module of a block puts out
 READ_OUT = "unembed.hook_in"  # fires once in every pass that reaches the end
 FINAL_SCALE = "ln_final.hook_scale"  # what the final norm divides the stream by [row pos 1]
@@ -38,7 +36,7 @@ _WRITES = {
     "head": "blocks.{layer}.attn.hook_z",
     "kv_group": "blocks.{layer}.attn.hook_z",
     "stream": EXIT,
-    "mixer": MIXER,
+    "mixer": "blocks.{layer}.hook_token_mixer_out",  # the name is given when a model is loaded
 }
 
 
@@ -157,8 +155,8 @@ _PATTERN = re.compile(
 def parse_sites(text: str, size: Size) -> list[Site]:
     """Read a list of sites: `"all"`, or `"L3,L5:9,L3.attn,L3.H7,L3.KV1"` (ranges are half-open).
 
-    `"all.attn"`, `"all.mlp"`, `"all.head"`, `"all.kv_group"` and `"all.stream"` name that part of
-    every layer.
+    `"all.attn"`, `"all.mlp"`, `"all.mixer"`, `"all.head"`, `"all.kv_group"` and `"all.stream"` name
+    that part of every layer.
 
     Raises:
         InputError: not a site, out of the model's range, an empty range, or a site named twice.
@@ -183,7 +181,7 @@ def _parse_word(word: str, text: str, size: Size) -> list[Site]:
     if match is None:
         raise InputError(
             f"{word!r} in {text!r} is not a site: write L3, L5:9 (half-open), L3.attn, L3.mlp, "
-            f"L3.H7, L3.KV1, L3.stream or all"
+            f"L3.mixer, L3.H7, L3.KV1, L3.stream or all"
         )
     start = int(match["start"])
     stop = int(match["stop"]) if match["stop"] else start + 1

@@ -25,8 +25,9 @@ from beartype.claw import beartype_package
 from jaxtyping import install_import_hook
 
 # Every annotated type of the package is checked at each call, in doctests too: by jaxtyping where a
-# module names shapes or types that are imported for type checkers alone, or makes actors (Ray sends
-# no class that beartype decorates); else by beartype, which takes a tenth of the time.
+# module names shapes, types that are imported for type checkers alone, or actors (Ray sends no class
+# that beartype decorates); else by beartype, which takes a tenth of the time. The values of a
+# dataclass are checked by jaxtyping only: many check what they are given themselves, in words.
 PACKAGE = Path(__file__).parents[1] / "layerroles"
 WITH_SHAPES = [
     ".".join(file.relative_to(PACKAGE.parent).with_suffix("").parts)
@@ -38,7 +39,7 @@ beartype_package(
     "layerroles",
     conf=BeartypeConf(
         claw_is_pep526=False,
-        claw_decor_place_type=BeartypeDecorPlace.FIRST,  # dataclasses check what they are given
+        claw_decor_place_type=BeartypeDecorPlace.FIRST,  # below @dataclass
         violation_type=TypeError,  # as jaxtyping's
     ),
 )

@@ -1,4 +1,4 @@
-"""Where public names lay when they were first published.
+"""The modules in which public names were first published.
 
 The hash of a condition names a class or function by its path, and stored runs hold hashes. A name
 that moves to another module gets a line here, so that its hash stays.

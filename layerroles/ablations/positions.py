@@ -158,7 +158,8 @@ def _describe_callable(value: object, above: tuple[object, ...]) -> object:
 def _stored_path(value: FunctionType | BuiltinFunctionType | type) -> str:
     """Return the path of a class or function, as it was when it was first published."""
     path = f"{value.__module__}.{value.__qualname__}"
-    first = FIRST_MODULES.get(path.removeprefix("layerroles."))
+    package, _, name = path.partition(".")
+    first = FIRST_MODULES.get(name) if package == "layerroles" else None
     return f"layerroles.{first}.{value.__qualname__}" if first else path
 
 

@@ -17,6 +17,7 @@ import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import torch
@@ -45,6 +46,9 @@ _SUBLAYERS = {
     "mlp": ("ln2", "ln2_post", "mlp"),
     "mixer": ("ln1", "ln1_post", "attn", *MIXERS),
 }
+
+# Experts beside the MLP, as bridges call them.
+_OF_MLP = {"experts", "moe", "router", "shared_mlp"}
 
 _Digests = dict[int, str]
 _DIGESTS: "weakref.WeakKeyDictionary[TransformerBridge, _Digests]" = weakref.WeakKeyDictionary()
@@ -88,7 +92,9 @@ class Swap(Ablation):
             InputError: a head, a key/value group or the stream.
         """
         if site.part in NUMBERED or site.part == "stream":
-            raise InputError(f"{site}: {site.part} cannot be swapped, use the layer, attn or mlp")
+            raise InputError(
+                f"{site}: {site.part} cannot be swapped, use the layer, attn, mlp or mixer"
+            )
 
     def parameters(self) -> dict[str, object]:
         """Return the donor as a hash of what its blocks compute."""
@@ -183,6 +189,14 @@ def _swapped_modules(model: TransformerBridge, site: Site) -> list[nn.Module]:
     block = model.blocks[site.layer]
     if site.part == "block":
         return [block]
+    if "mlp" not in module_names(block):
+        raise InputError(f"{site}: the layer has one part only, swap the whole block")
+    others = set(block.submodules) & module_names(block) - {*chain(*_SUBLAYERS.values())}
+    if site.part == "mlp" and others & _OF_MLP:
+        raise InputError(
+            f"{site}: the MLP is not one module ({', '.join(sorted(others & _OF_MLP))} beside it), "
+            f"swap the whole block"
+        )
     # Sublayers that share one norm cannot be swapped separately.
     if not {"ln2", "ln2_post"} & set(block.submodules):
         raise InputError(f"{site}: attention and MLP share their norm, swap the whole block")

@@ -47,8 +47,8 @@ Sites = Annotated[
     str,
     typer.Option(
         metavar="SITE,...",
-        help="Where, one at a time: all, L3, L5:9 (half-open), L3.attn, L3.mlp, L3.H7, "
-        "L3.KV2, L3.stream, all.attn. See: layerroles sites MODEL.",
+        help="Where, one at a time: all, L3, L5:9 (half-open), L3.attn, L3.mlp, L3.mixer, "
+        "L3.H7, L3.KV2, L3.stream, all.attn. See: layerroles sites MODEL.",
     ),
 ]
 Positions = Annotated[

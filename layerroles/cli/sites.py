@@ -25,7 +25,7 @@ def command(
 ) -> None:
     """Show how many layers and heads a model has, how its sites are written, and which can be used.
 
-    Sublayers can be ablated where attention and MLP add up to what the layer adds, which is tried
+    Sublayers can be ablated where mixer and MLP add up to what the layer adds, which is tried
     when the model is loaded; the second table shows by how much they fail to.
 
     [bold]Example:[/bold]
@@ -64,10 +64,10 @@ def command(
         [_part_row(part, size, checks) for part in _SHOWN],
     )
     print_table(
-        "What attention and MLP add, against what the layer adds",
+        "What mixer and MLP add, against what the layer adds",
         ("layer", "relative error", "they add up"),
         [
-            (f"L{layer}", f"{error:.1e}", "yes" if holds else "no")
+            (f"L{layer}", _format_error(error), "yes" if holds else "no")
             for layer, (error, holds) in enumerate(
                 zip(checks.identity_error, checks.holds, strict=True)
             )
@@ -121,6 +121,10 @@ def _part_row(part: "Part", size: "Size", checks: "Checks") -> tuple[str, ...]:
         which = "no" if len(layers) == size.n_layers else f"not in {_join_layers(layers)}"
         supported = f"{which}: {'; '.join(refused)}"
     return part, f"{sites[0]} ... {sites[-1]}", all_of_them, _SHOWN[part], supported
+
+
+def _format_error(error: float) -> str:
+    return "no hooks" if error != error else f"{error:.1e}"  # NaN is not equal to itself
 
 
 def _join_layers(layers: list[int]) -> str:

@@ -2,6 +2,8 @@
 
 from layerroles.models.block_parts import MIXERS as MIXERS
 from layerroles.models.block_parts import module_names as module_names
+from layerroles.models.block_parts import other_writes as other_writes
+from layerroles.models.block_parts import output_scale as output_scale
 from layerroles.models.chat import chat_text as chat_text
 from layerroles.models.chat import check_template as check_template
 from layerroles.models.checks import Checks as Checks

@@ -4,54 +4,96 @@ The mixer is what a layer mixes tokens with: attention, linear attention, a conv
 space. Bridges call it by different names; here it gets one hook.
 """
 
+from typing import Any
+
 from torch import nn
 from transformer_lens.model_bridge import TransformerBridge
 
-from layerroles.sites import MIXER, MODULE_OUT, Site
+from layerroles.sites import MODULE_OUT, Part, Site
 
 # What a block may mix tokens with in place of attention, as bridges call it.
 MIXERS = ("linear_attn", "mixer", "mamba", "conv", "ssm")
-_PARTS_OF_MLP = ("moe", "shared_mlp")  # added without a module for their sum, in Granite hybrids
-_OTHER_WRITES = ("post_per_layer_input_norm",)  # per-layer embeddings, of Gemma 4
+_EXPERTS = ("moe", "shared_mlp")  # of Granite hybrids, added without a module for their sum
+_EMBEDDINGS = "post_per_layer_input_norm"  # of a layer, in Gemma 4
+_ALIASED: tuple[Part, ...] = ("mixer", "attn", "mlp")
 
 
-def name_mixers(model: TransformerBridge) -> None:
-    """Give the hook of each block's mixer the name of `sites.MIXER`.
+def name_hooks(model: TransformerBridge) -> None:
+    """Give the hooks of each block's mixer, attention and MLP the names of `sites`.
 
-    A block with attention beside another mixer, as in Falcon-H1, gets none.
+    A bridge names them for most blocks, but not for those whose attention, MLP or state space lies
+    in one slot (Nemotron-H), and it has no name for the mixer.
     """
-    name = MIXER.rpartition(".")[2]
     for layer, block in enumerate(model.blocks):
-        mixers = [mixer for mixer in ("attn", *MIXERS) if mixer in module_names(block)]
-        if len(mixers) != 1:
-            continue
-        target = MODULE_OUT.format(module=mixers[0])
-        if mixers == ["attn"]:  # whose hook may lie behind its norm
-            target = Site(layer, "attn").hook_name.rpartition(".")[2]
-            target = block.hook_aliases.get(target, target)
-        point = model.get_hook_point(f"blocks.{layer}.{target}")
-        if point is not None:
-            block.hook_aliases = block.hook_aliases | {name: target}
-            vars(block)[name] = point  # as TransformerLens sets its own aliases
+        modules = part_modules(block)
+        for part in _ALIASED:
+            name = _last(Site(layer, part).hook_name)
+            if part not in modules or (part != "mixer" and hasattr(block, name)):
+                continue
+            target = MODULE_OUT.format(module=modules[part])
+            if modules[part] == "attn":  # whose hook may lie behind its norm
+                target = _last(Site(layer, "attn").hook_name)
+                target = block.hook_aliases.get(target, target)
+            point = model.get_hook_point(f"blocks.{layer}.{target}")
+            if point is not None:
+                block.hook_aliases = block.hook_aliases | {name: target}
+                vars(block)[name] = point  # as TransformerLens sets its own aliases
 
 
-def other_writes(model: TransformerBridge, layer: int) -> list[str]:
-    """Return the hooks of what a block adds to the stream beside its mixer and its MLP."""
-    names = module_names(model.blocks[layer])
-    return [
-        f"blocks.{layer}.{MODULE_OUT.format(module=name)}"
-        for name in _OTHER_WRITES
-        if name in names
-    ]
+def part_modules(block: nn.Module) -> dict[Part, str]:
+    """Map the parts of a block to its modules, as the bridge calls them.
 
-
-def unnamed_writers(block: nn.Module) -> tuple[str, ...]:
-    """Return a block's modules that are not attention, MLP, norms or the block's only mixer."""
+    A block with attention beside another mixer, as in Falcon-H1, has no mixer of one module.
+    """
     names = module_names(block)
-    mixers = [name for name in MIXERS if name in names]
-    if "attn" not in names and len(mixers) == 1:
-        mixers = []
-    return (*mixers, *(name for name in _PARTS_OF_MLP if name in names))
+    modules: dict[Part, str] = {part: part for part in ("attn", "mlp") if part in names}
+    mixers = [name for name in ("attn", *MIXERS) if name in names]
+    # What lies in the one slot of Nemotron-H.
+    kind = str(getattr(block.original_component, "block_type", ""))
+    if mixers == ["mixer"] and kind in ("mlp", "moe"):
+        modules["mlp"] = "mixer"
+    elif len(mixers) == 1:
+        modules["mixer"] = mixers[0]
+        if mixers == ["mixer"] and "attention" in kind and kind != "linear_attention":
+            modules["attn"] = "mixer"
+    return modules
+
+
+def other_writes(model: TransformerBridge, layer: int) -> dict[str, float]:
+    """Map the hooks of what a block adds beside mixer and MLP to the factors of their values."""
+    block = model.blocks[layer]
+    names = module_names(block)
+    factor = float(getattr(block, "residual_contribution_scale", 1.0))
+    terms = dict.fromkeys(_EXPERTS, factor) if "moe" in names else {}
+    terms[_EMBEDDINGS] = 1.0
+    return {
+        f"blocks.{layer}.{MODULE_OUT.format(module=name)}": factor
+        for name, factor in terms.items()
+        if name in names
+    }
+
+
+def mixer_factor(model: TransformerBridge, layer: int) -> float:
+    """Return the factor by which a block multiplies what the mixer's hook shows (Granite)."""
+    block = model.blocks[layer]
+    if part_modules(block).get("mixer", "attn") == "attn":  # whose hook lies behind the factor
+        return 1.0
+    return float(getattr(block, "residual_contribution_scale", 1.0))
+
+
+def output_scale(model: TransformerBridge, layer: int) -> float:
+    """Return the factor by which a block multiplies its output, 1 for most (not for Gemma 4)."""
+    return float(getattr(model.blocks[layer].original_component, "layer_scalar", 1.0))
+
+
+def unnamed_writers(block: Any) -> tuple[str, ...]:
+    """Return the modules of a block whose outputs have no hook that is one part's write."""
+    names, modules = module_names(block), part_modules(block)
+    if not modules:  # as transformers calls them: the bridge does not know them
+        own = [name for name, _ in block.original_component.named_children()]
+        return tuple(name for name in own if "norm" not in name)
+    others = (*MIXERS, *(_EXPERTS if "moe" in names else ()))
+    return tuple(name for name in others if name in names - set(modules.values()))
 
 
 def module_names(block: nn.Module) -> set[str]:
@@ -59,6 +101,5 @@ def module_names(block: nn.Module) -> set[str]:
     return {name for name, _ in block.named_children()}
 
 
-def output_scale(model: TransformerBridge, layer: int) -> float:
-    """Return the factor by which a block multiplies its output, 1 for most (not for Gemma 4)."""
-    return float(getattr(model.blocks[layer].original_component, "layer_scalar", 1.0))
+def _last(hook_name: str) -> str:
+    return hook_name.rpartition(".")[2]

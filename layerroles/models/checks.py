@@ -2,7 +2,8 @@
 
 1. *Parts add up.* On a short prompt, `x + mixer + mlp == block(x)` for every layer, with `mixer`
    (attention, or what a layer mixes tokens with in its place) and `mlp` as their hooks show them;
-   in Gemma 4, a layer's embeddings are a third term, and the sum is scaled. Where it fails, the
+   in Gemma 4, a layer's embeddings are a third term, and the sum is scaled; in Granite, the terms
+   are. Where it fails, the
    hooks are not what is added to the stream (some architectures scale or normalise afterwards), and
    ablating sublayers there is refused; whole blocks stay possible.
 2. *Hooks take effect.* The model continues with the value that a hook returns. Parts for which it
@@ -16,6 +17,7 @@
 """
 
 import importlib.metadata
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -28,13 +30,15 @@ from transformer_lens.model_bridge import TransformerBridge
 from layerroles.compat import takes_positions
 from layerroles.errors import InputError
 from layerroles.models.block_parts import (
-    module_names,
+    mixer_factor,
     other_writes,
     output_scale,
+    part_modules,
     unnamed_writers,
 )
 from layerroles.sites import ENTRY, EXIT, NUMBERED, PARTS, READ_OUT, Part, Site
 
+log = logging.getLogger(__name__)
 # A write is massive if its norm is more than this many times the median; at the sink of SmolLM2's
 # layer 11 it is 400 times the median.
 _MASSIVE = 50
@@ -43,7 +47,7 @@ _OF_ATTENTION = ("attn", "head", "kv_group")
 _N_TOKENS = 12
 _N_CACHED = 8
 # The newest version with which `make compat` passed.
-_TRIED = "transformers==5.24.0"
+_TRIED = "transformers 5.24.0"
 _N_PADS = 5
 # Largest difference of logits, as a share of their standard deviation. A broken cache gives 1.
 _TOLERANCE = {torch.float32: 1e-2, torch.float16: 0.1, torch.bfloat16: 0.35}
@@ -85,22 +89,25 @@ class Checks:
             return f"what a hook returns for part {site.part!r} does not go on through the model"
         if site.part in _SUBLAYERS and not self.holds[site.layer]:
             others = " and ".join(self.unnamed[site.layer])
+            has = f", which has {others} as well" if others else ""
             return (
-                f"attention and MLP do not add up to the block (relative error "
-                f"{self.identity_error[site.layer]:.1e}"
-                + (f"; it has {others} as well" if others else "")
-                + "), so a sublayer's hook is not what is added; ablate the whole block"
+                f"mixer and MLP do not add up to the block{has} (relative error "
+                f"{self.identity_error[site.layer]:.1e}), so a sublayer's hook is not what is "
+                f"added; ablate the whole block"
             )
         return None
 
     def _describe_missing(self, site: Site) -> str:
         others = self.unnamed[site.layer]
-        if site.part in _OF_ATTENTION and site.layer not in self.missing["mixer"]:
+        has = {part for part, layers in self.missing.items() if site.layer not in layers}
+        if site.part in _OF_ATTENTION and {"mixer", "attn"} & has == {"mixer"}:
             return "the layer has no attention: part 'mixer' is what mixes its tokens"
-        if site.part == "mlp" and site.layer not in self.missing["mixer"] and not others:
+        if site.part == "mlp" and "mixer" in has and not others:
             return "the layer has no MLP: part 'mixer' is all that it adds"
-        has = f", which has {' and '.join(others)}" if others else ""
-        return f"TransformerLens has no hook for part {site.part!r} in this layer{has}"
+        if site.part in ("mixer", *_OF_ATTENTION) and not {"mixer", "attn"} & has and "mlp" in has:
+            return "the layer mixes no tokens: part 'mlp' is all that it adds"
+        named = f", which has {' and '.join(others)}" if others else ""
+        return f"TransformerLens has no hook for part {site.part!r} in this layer{named}"
 
 
 def check_model(model: TransformerBridge, name: str) -> Checks:
@@ -223,7 +230,7 @@ def _layers_without_hook(model: TransformerBridge, part: Part) -> tuple[int, ...
         for layer in range(model.cfg.n_layers)
         if model.get_hook_point(_hook_name(part, layer)) is None
         # Some bridges name another mixer's hook as that of attention.
-        or (part == "attn" and "attn" not in module_names(model.blocks[layer]))
+        or (part == "attn" and part not in part_modules(model.blocks[layer]))
     )
 
 
@@ -282,8 +289,9 @@ def _sum_error(
     """
     entry, exit_ = values[ENTRY.format(layer=layer)], values[EXIT.format(layer=layer)]
     mixer, attn, mlp = (_hook_name(part, layer) for part in ("mixer", "attn", "mlp"))
-    names = [mixer if mixer in values else attn, mlp, *other_writes(model, layer)]
-    writes = [values[name] for name in names if name in values]
+    factors = {mixer if mixer in values else attn: mixer_factor(model, layer), mlp: 1.0}
+    factors |= other_writes(model, layer)
+    writes = [factor * values[name] for name, factor in factors.items() if name in values]
     if not writes:
         return float("nan"), False
     written = (exit_ - entry).norm(dim=-1)
@@ -359,7 +367,7 @@ def _check_cache(
     positions = torch.arange(_N_TOKENS, device=tokens.device)[None]
     has_positions = takes_positions(model)
 
-    def placed(start: int, end: int) -> dict[str, Tensor]:
+    def positions_of(start: int, end: int) -> dict[str, Tensor]:
         return {"position_ids": positions[:, start:end]} if has_positions else {}
 
     _, cache = model(
@@ -367,7 +375,7 @@ def _check_cache(
         return_type="logits_and_cache",
         attention_mask=ones[:, :_N_CACHED],
         use_cache=True,
-        **placed(0, _N_CACHED),
+        **positions_of(0, _N_CACHED),
     )
     if cache is None:
         return None
@@ -379,7 +387,7 @@ def _check_cache(
             attention_mask=ones[:, :end],
             past_key_values=cache,
             use_cache=True,
-            **placed(end - 1, end),
+            **positions_of(end - 1, end),
         )
         expected = whole[:, end - 1].float()
         difference = (step[:, -1].float() - expected).abs().max() / expected.std()
@@ -387,10 +395,16 @@ def _check_cache(
         worst = worst if float(difference) <= worst else float(difference)
     if not worst <= _TOLERANCE.get(model.cfg.dtype, 0.1):
         if getattr(model.cfg, "is_stateful", False):
-            return None  # a state that the bridge does not carry: texts are read again
+            log.warning(
+                "model %r is decoded without a cache, which takes longer: with one, %s give other "
+                "logits",
+                name,
+                library_versions(),
+            )
+            return None
         raise InputError(
             f"model {name!r}: decoding with a cache gives other logits than without "
             f"(difference {worst:.2g} standard deviations) in {library_versions()}; "
-            f"pip install '{_TRIED}', with which it is right"
+            f"the newest version that was tried is {_TRIED}"
         )
     return worst

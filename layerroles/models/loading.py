@@ -16,6 +16,7 @@ import importlib.metadata
 import inspect
 import logging
 import platform
+import traceback
 import weakref
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -30,7 +31,7 @@ from layerroles import __version__
 from layerroles.compat import rename_cache_arguments, takes_positions
 from layerroles.errors import InputError
 from layerroles.models import gguf
-from layerroles.models.block_parts import name_mixers
+from layerroles.models.block_parts import name_hooks
 from layerroles.models.checks import (
     Checks,
     assume_checks,
@@ -178,7 +179,7 @@ def load(
     origin = _make_origin(str(name), dtype if has_no_weights(on_device) else as_dtype, revision)
     if has_no_weights(on_device):
         bridge.eval()
-        _name_mixers(bridge, shown)
+        _name_hooks(bridge, shown)
         _PREPARED[bridge] = Prepared(
             shown,
             revision,
@@ -413,11 +414,13 @@ def _check_and_register(
     keep_few_kernels()
     read_out_in_one_piece(bridge)
     rename_cache_arguments(bridge)
-    _name_mixers(bridge, name)
+    _name_hooks(bridge, name)
     try:
         checks = check_model(bridge, name)
         check_pads(bridge, name, lambda tokens, attended: forward(bridge, tokens, attended)[0])
-    except (RuntimeError, AttributeError) as error:
+    except (RuntimeError, AttributeError, TypeError) as error:
+        if _is_ours(error):
+            raise
         # Some architectures cannot be run in some dtypes, or with some versions of the libraries.
         line = str(error).strip().split("\n")[0]
         is_half = bridge.cfg.dtype != torch.float32 and isinstance(error, RuntimeError)
@@ -431,15 +434,21 @@ def _check_and_register(
     return bridge
 
 
-def _name_mixers(bridge: TransformerBridge, name: str) -> None:
-    """Give each block's mixer its hook.
+def _is_ours(error: Exception) -> bool:
+    """Whether an error was raised by a line of this package, not of the libraries it calls."""
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return str(frame.f_globals.get("__name__")).startswith(__name__.partition(".")[0])
+
+
+def _name_hooks(bridge: TransformerBridge, name: str) -> None:
+    """Name the hooks of each block's parts.
 
     Raises:
         InputError: the model has no blocks.
     """
     if not hasattr(bridge, "blocks"):
         raise InputError(f"model {name!r} ({bridge.cfg.architecture}) is not a stack of blocks")
-    name_mixers(bridge)
+    name_hooks(bridge)
 
 
 def _warn_of_massive_writes(bridge: TransformerBridge, name: str, tokenizer: Any) -> None:

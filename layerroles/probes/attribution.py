@@ -33,7 +33,7 @@ from transformer_lens.ActivationCache import ActivationCache
 from transformer_lens.model_bridge import TransformerBridge
 
 from layerroles.errors import InputError
-from layerroles.models import prepared
+from layerroles.models import other_writes, output_scale, prepared
 from layerroles.probes.base import Batch, Probe, register
 from layerroles.sites import ENTRY, FINAL_SCALE, Part, Site
 
@@ -103,6 +103,11 @@ def _find_parts(model: TransformerBridge) -> dict[tuple[int, str], str]:
                     f"{reason}"
                 )
             places[layer, part] = site.hook_name
+        if other_writes(model, layer) or output_scale(model, layer) != 1:
+            raise InputError(
+                f"direct attribution cannot take {prepared(model).name} apart: layer {layer} adds "
+                f"more than attention and MLP, or scales its output"
+            )
     return places
 
 

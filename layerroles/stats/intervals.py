@@ -65,7 +65,7 @@ UNKNOWN = Interval(math.nan, math.nan)
 
 
 class IntervalEstimate(NamedTuple):
-    """A number with its 95% interval; NaN if unknown."""
+    """A number with its interval; NaN if unknown. A tuple, since callers unpack it."""
 
     value: float
     interval: Interval

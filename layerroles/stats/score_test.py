@@ -2,7 +2,7 @@
 
 The variance is that under the null hypothesis: the examples are reweighted by the most likely
 weights for which the mean is 0 (A. B. Owen, Biometrika 75:237, 1988), and values that are possible
-but were not seen may have weight too. `stats.ratio` says what for.
+but were not seen may have weight too. `stats.ratio` uses it.
 """
 
 import functools

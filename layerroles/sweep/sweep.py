@@ -171,12 +171,13 @@ class Sweep:
         asked_by_cell = {
             cell.names: self._prepare(engine, cell, list(cell.examples)) for cell in self.cells
         }
+        question_versions = _package_versions(self.cells)
         with ExitStack() as closing:
             # A folder that another process writes to is refused before workers are started.
             closing.enter_context(lock_folder(Path(path)))
             open_backend = closing.enter_context(chosen_backend.opened(engine))
             store = closing.enter_context(
-                open_store(Path(path), self._new_manifest(open_backend.workers))
+                open_store(Path(path), self._new_manifest(open_backend.workers, question_versions))
             )
             for cell in self.cells:
                 store.add_examples(*cell.names, self._describe_examples(cell))
@@ -352,13 +353,13 @@ class Sweep:
                         f"evidence of example {example.id!r} is, protocol {cell.protocol.label!r}"
                     )
 
-    def _new_manifest(self, workers: Workers) -> dict[str, Any]:
+    def _new_manifest(self, workers: Workers, question_versions: dict[str, str]) -> dict[str, Any]:
         model = dict(workers.model)
         return {
             "layerroles": __version__,
             "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "model": model,
-            "versions": model.pop("versions") | _package_versions(self.cells),
+            "versions": model.pop("versions") | question_versions,
             "seed": self.seed,
             "chat": self.chat,
             "coherence": self.coherence,

@@ -289,14 +289,16 @@ def describe(family: str) -> str:
         _, model = family_model(family)
     except lr.InputError as error:
         reason = re.sub(r"^model '[^']*' |\(they move[^)]*\), ", "", str(error))
-        return f"| {family} | | | | | | | | {reason} |"
+        return f"| {family} |{' |' * (len(SHOWN) + 2)} {reason} |"
     checks, layers = prepared(model).checks, range(model.cfg.n_layers)
     reasons: dict[str, None] = {}
     cells = []
     for part in SHOWN:
         found = [checks.refusal(lr.Site(n, part, 0 if part in NUMBERED else None)) for n in layers]
         cells.append(f"{found.count(None)}/{len(layers)}" if any(found) else "all")
-        reasons |= dict.fromkeys(re.sub(r"error [\d.e+-]+", "error", why) for why in found if why)
+        reasons |= dict.fromkeys(
+            re.sub(r" \(relative error [^)]*\)", "", why) for why in found if why
+        )
     engine = lr.Engine(model)
     engine.loglikelihood(TEXTS, [lr.Condition({lr.Site(1): lr.Skip()})])
     (used,) = engine.used

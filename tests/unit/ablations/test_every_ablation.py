@@ -26,6 +26,7 @@ SITES = (
     lr.Site(2, "head", 3),
     lr.Site(2, "kv_group", 1),
     lr.Site(1, "stream"),
+    lr.Site(1, "mixer"),
 )
 # The package's own; tests register others.
 EVERY = [name for name in ABLATIONS if ABLATIONS[name].__module__.startswith("layerroles.")]

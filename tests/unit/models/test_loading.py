@@ -197,8 +197,7 @@ def test_attention_is_refused_in_layers_without_it() -> None:
 @pytest.mark.parametrize("architecture", ["jamba", "mamba", "olmo_hybrid", "nemotron_h", "qwen3_5"])
 def test_a_model_with_states_answers_in_a_batch_as_alone(architecture: str) -> None:
     hybrid = family_model(architecture)[1]
-    edits = {lr.Site(0): lr.Skip(), lr.Site(1, "mixer"): lr.Zero()}
-    condition = lr.Condition(edits)
+    condition = lr.Condition({lr.Site(0): lr.Skip(), lr.Site(2, "mixer"): lr.Zero()})
     pairs = [("a", "bc"), ("some longer text", "x"), ("another one", "abc")]
     together = lr.Engine(hybrid).loglikelihood(pairs, [condition]).logprob[0]
     alone = [lr.Engine(hybrid).loglikelihood([one], [condition]).logprob[0, 0] for one in pairs]

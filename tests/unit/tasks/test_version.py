@@ -1,5 +1,6 @@
 """The version of a task is part of its label, so that runs of two versions are never mixed."""
 
+import builtins
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -9,6 +10,7 @@ import torch
 
 import layerroles as lr
 from layerroles.errors import InputError
+from layerroles.registry import Registry
 from layerroles.tasks import Example, Task
 from layerroles.tasks.base import register
 from tests.support.random_models import random_model
@@ -56,12 +58,18 @@ def test_what_an_example_shares_is_no_content_and_what_it_accepts_is(
         assert (task.fingerprint(1, 0) == before) is same
 
 
-def test_a_name_is_taken_before_its_module_is_imported() -> None:
-    class Mine(Versioned):
-        """A task under a name that the harness registers on first use."""
-
-    with pytest.raises(InputError, match="'lm_eval' is already registered"):
-        register("lm_eval")(Mine)
+def test_a_name_is_taken_before_its_module_is_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tasks = Registry[object]("task", object)
+    (tmp_path / "home_of_a_task.py").write_text("import builtins\nbuiltins.tasks_for_a_test()\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(
+        builtins, "tasks_for_a_test", lambda: tasks.register("late")(Versioned), raising=False
+    )
+    tasks.register_module("late", "home_of_a_task")
+    with pytest.raises(InputError, match="'late' is already registered"):
+        tasks.register("late")(int)
 
 
 def test_a_package_on_which_questions_depend_has_to_be_installed(
