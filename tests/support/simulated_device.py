@@ -326,18 +326,22 @@ def spread(model: PreTrainedModel, layer: int) -> None:
 
     Norms, embeddings and the head lie on the first.
     """
-    layers = next(
+    path, layers = next(
         (name, module)
         for name, module in model.named_modules()
         if isinstance(module, nn.ModuleList) and len(module) == model.config.num_hidden_layers
     )
-    name, blocks = layers
     moved: dict[int, Tensor] = {}
-    move(blocks[layer:], 1, moved)
+    move(layers[layer:], 1, moved)
     move([model], 0, moved)
-    places = {f"{name}.{n}": device(int(n >= layer)) for n in range(len(blocks))}
+    parent = path.rpartition(".")[0]
+    others = [name for name, _ in model.named_children() if name != parent]
+    others += [f"{parent}.{name}" for name, _ in model.get_submodule(parent).named_children()]
+    places = {name: device() for name in others if name != path}
+    places |= {f"{path}.{n}": device(int(n >= layer)) for n in range(len(layers))}
+    model.hf_device_map = {name: str(place) for name, place in places.items()}
     attach_align_device_hook_on_blocks(
-        model, {"": device()} | places, skip_keys=model._skip_keys_device_placement
+        model, places, skip_keys=model._skip_keys_device_placement
     )
 
 
