@@ -126,6 +126,7 @@ class SimulatedDevices(TorchDispatchMode):
         launches: how often each operation was launched.
         waits: waits for a device since `reset`, in order.
         without_float64: indices of devices that have no float64, like Apple's.
+        most_bytes: a tensor of more bytes does not fit into a device's memory; None for no limit.
     """
 
     def __init__(self) -> None:
@@ -133,6 +134,7 @@ class SimulatedDevices(TorchDispatchMode):
         self.launches: Counter[str] = Counter()
         self.waits: list[Wait] = []
         self.without_float64: set[int] = set()
+        self.most_bytes: int | None = None
 
     def reset(self) -> None:
         """Forget what was run so far."""
@@ -154,6 +156,7 @@ class SimulatedDevices(TorchDispatchMode):
         Raises:
             RuntimeError: the operands lie on different devices.
             TypeError: float64, on a device that has none.
+            torch.OutOfMemoryError: a result of more than `most_bytes`.
         """
         leaves = tree_leaves((args, kwargs))
         ours = [leaf for leaf in leaves if isinstance(leaf, SimulatedTensor)]
@@ -234,6 +237,8 @@ class SimulatedDevices(TorchDispatchMode):
                     f"Cannot convert a {target} Tensor to float64 dtype as the framework doesn't "
                     f"support float64. Please use float32 instead."
                 )
+            if self.most_bytes is not None and leaf.nbytes > self.most_bytes:
+                raise torch.OutOfMemoryError(f"{target} out of memory: {leaf.nbytes} bytes")
             return SimulatedTensor(leaf, target)
 
         return tree_map(wrap, out)
