@@ -41,8 +41,8 @@ CONDITIONS = {
 }
 # The second question is another's beginning, and the texts end at different lengths.
 CONTEXTS = ("The old house stands by the river", "The old house stands by", "Rain fell")
-PAIRS = [(context, ending) for context in CONTEXTS for ending in (" and it", " now")]
-ASKED = [(context, {"max_gen_toks": n}) for context, n in zip(CONTEXTS, (6, 3, 5), strict=True)]
+PAIRS = list(zip(CONTEXTS, (" and it", " now", " in"), strict=True))
+ASKED = [(context, {"max_gen_toks": n}) for context, n in zip(CONTEXTS, (5, 2, 3), strict=True)]
 
 
 def answers(model: TransformerBridge, executor: Any, **options: Any) -> dict[str, Any]:
@@ -144,11 +144,11 @@ def without_float64() -> dict[str, Any]:
 def decoding() -> dict[str, Any]:
     """Count what a steady decode step of the fused executor launches and waits for.
 
-    Contexts that begin alike are read as a trunk and branches; those that do not have no trunk.
+    With and without a trunk, which is what the contexts share.
     """
     CONFIGS["llama_5_layers"] = LlamaConfig(**LLAMA_LIKE | {"num_hidden_layers": 5})
-    shared = "The old house stands by the river. It has two floors, a garden and a door. "
-    texts = {"trunk": [shared + end for end in ("One", "Two")], "no trunk": ["abc", "xyz"]}
+    # Short texts are read as one block, without a trunk.
+    texts = {"no trunk": ["abc", "xyz"], "trunk": [150 * "a" + 70 * end for end in "bc"]}
     edits = [CONDITIONS["intact"], CONDITIONS["head"], CONDITIONS["zero"], CONDITIONS["skip"]]
     devices, found = set_up(), {}
     for architecture in ("llama", "llama_5_layers"):

@@ -327,23 +327,29 @@ def move(modules: Iterable[nn.Module], index: int, moved: dict[int, Tensor]) -> 
 
 
 def spread(model: PreTrainedModel, layer: int) -> None:
-    """Move a model to two simulated devices, as `device_map` does; the second begins at `layer`.
+    """Move a model to two simulated devices, as `device_map="auto"` does.
 
-    Norms, embeddings and the head lie on the first.
+    The second holds the layers from `layer` on and what comes after them, but for a head that is
+    tied to the embedding.
     """
     path, layers = next(
         (name, module)
         for name, module in model.named_modules()
         if isinstance(module, nn.ModuleList) and len(module) == model.config.num_hidden_layers
     )
-    moved: dict[int, Tensor] = {}
-    move(layers[layer:], 1, moved)
-    move([model], 0, moved)
     parent = path.rpartition(".")[0]
-    others = [name for name, _ in model.named_children() if name != parent]
-    others += [f"{parent}.{name}" for name, _ in model.get_submodule(parent).named_children()]
-    places = {name: device() for name in others if name != path}
+    names = [f"{parent}.{name}" for name, _ in model.get_submodule(parent).named_children()]
+    n_before = names.index(path)
+    places = {name: device(int(n > n_before)) for n, name in enumerate(names) if name != path}
     places |= {f"{path}.{n}": device(int(n >= layer)) for n in range(len(layers))}
+    embedding = model.get_input_embeddings().weight
+    for name, module in model.named_children():
+        if name != parent:
+            is_tied = any(weight is embedding for weight in module.parameters())
+            places[name] = device(0 if is_tied else 1)
+    moved: dict[int, Tensor] = {}
+    for name, place in places.items():
+        move([model.get_submodule(name)], place.index, moved)
     model.hf_device_map = {name: str(place) for name, place in places.items()}
     attach_align_device_hook_on_blocks(
         model, places, skip_keys=model._skip_keys_device_placement
@@ -355,7 +361,7 @@ def random_bridge(architecture: str, *, n_devices: int = 1, index: int = 0) -> T
 
     Args:
         architecture: a key of `CONFIGS`.
-        n_devices: 1, or 2 to put all layers but the first on a second device.
+        n_devices: 1, or 2 to put all layers but the first on a second one (see `spread`).
         index: the device, if it is one.
     """
     folder = str(model_path(architecture))
