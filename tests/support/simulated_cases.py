@@ -21,6 +21,7 @@ import layerroles as lr
 from layerroles.ablations import reference_cache
 from layerroles.engine.decode import Decoding
 from layerroles.engine.fused.executor import Writer
+from layerroles.engine.requests import encode_written
 from tests.support.random_models import CONFIGS, LLAMA_LIKE, random_model
 from tests.support.simulated_device import SimulatedDevices, random_bridge, set_up
 
@@ -39,18 +40,23 @@ CONDITIONS = {
     # On two devices, the first layer lies on one and the others on the other.
     "two sites": lr.Condition({lr.Site(0, "mlp"): lr.Zero(), lr.Site(2, "attn"): lr.Zero()}),
 }
+# On two devices these are asked: what is read of a reference, cut into heads, and joined of sites.
+BETWEEN_DEVICES = ("skip", "mean", "head", "two sites")
 # The second question is another's beginning, and the texts end at different lengths.
 CONTEXTS = ("The old house stands by the river", "The old house stands by", "Rain fell")
 PAIRS = list(zip(CONTEXTS, (" and it", " now", " in"), strict=True))
-ASKED = [(context, {"max_gen_toks": n}) for context, n in zip(CONTEXTS, (5, 2, 3), strict=True)]
+ASKED = [(context, {"max_gen_toks": n}) for context, n in zip(CONTEXTS, (4, 1, 2), strict=True)]
 
 
-def answers(model: TransformerBridge, executor: Any, **options: Any) -> dict[str, Any]:
-    """Return an engine's answers under all conditions, and which executors gave them."""
+def answers(
+    model: TransformerBridge, executor: Any, names: Sequence[str] = tuple(CONDITIONS), **options: Any
+) -> dict[str, Any]:
+    """Return an engine's answers under the named conditions, and which executors gave them."""
     engine = lr.Engine(model, executor=executor, **options)
-    conditions = list(CONDITIONS.values())
+    conditions = [CONDITIONS[name] for name in names]
     likelihoods = engine.loglikelihood(PAIRS, conditions)
     return {
+        "names": names,
         "logprob": likelihoods.logprob,
         "changed": likelihoods.changed.tolist(),
         "texts": engine.generate_until(ASKED, conditions),
@@ -65,26 +71,26 @@ def differences(found: dict[str, Any], expected: dict[str, Any]) -> dict[str, An
     return {
         "used": found["used"],
         "halved": found["halved"],
-        "apart": dict(zip(CONDITIONS, apart.tolist(), strict=True)),
+        "apart": dict(zip(found["names"], apart.tolist(), strict=True)),
         "differ": [
             name
-            for n, name in enumerate(CONDITIONS)
+            for n, name in enumerate(found["names"])
             if found["texts"][n] != expected["texts"][n]
             or found["changed"][n] != expected["changed"][n]
         ],
     }
 
 
-def on_devices(n_devices: int) -> dict[str, Any]:
+def on_devices(n_devices: int, names: Sequence[str]) -> dict[str, Any]:
     """Compare every executor on one or two devices with the processor, by architecture."""
     devices, found = set_up(), {}
     for architecture in ARCHITECTURES:
-        expected = answers(random_model(architecture), "plain")
+        expected = answers(random_model(architecture), "plain", names)
         bridge = random_bridge(architecture, n_devices=n_devices)
         for executor in EXECUTORS:
             with devices:
                 try:
-                    outcome = differences(answers(bridge, executor), expected)
+                    outcome = differences(answers(bridge, executor, names), expected)
                 except Exception as error:
                     outcome = {"error": f"{type(error).__name__}: {error}"}
             found[f"{architecture} {executor}"] = outcome
@@ -93,18 +99,18 @@ def on_devices(n_devices: int) -> dict[str, Any]:
 
 def one_device() -> dict[str, Any]:
     """Compare every executor on one device with the processor."""
-    return on_devices(1)
+    return on_devices(1, tuple(CONDITIONS))
 
 
 def two_devices() -> dict[str, Any]:
     """Compare every executor with the processor, with the layers on two devices."""
-    return on_devices(2)
+    return on_devices(2, BETWEEN_DEVICES)
 
 
 def out_of_memory() -> dict[str, Any]:
     """Let memory run out on two devices: for large tensors, and for all but the smallest."""
     devices, model = set_up(), random_model("llama")
-    expected = answers(model, "plain")
+    expected = answers(model, "plain", BETWEEN_DEVICES)
     bridge = random_bridge("llama", n_devices=2)
     found = {}
     for most_bytes in (20_000, 400):
@@ -112,7 +118,8 @@ def out_of_memory() -> dict[str, Any]:
             try:
                 lr.Engine(bridge).loglikelihood(PAIRS[:1])
                 devices.most_bytes = most_bytes
-                outcome = differences(answers(bridge, "auto", memory="8MB"), expected)
+                found_answers = answers(bridge, "auto", BETWEEN_DEVICES, memory="8MB")
+                outcome = differences(found_answers, expected)
             except lr.InputError as error:
                 outcome = {"error": str(error)}
             finally:
@@ -144,19 +151,24 @@ def without_float64() -> dict[str, Any]:
 def decoding() -> dict[str, Any]:
     """Count what a steady decode step of the fused executor launches and waits for.
 
-    With and without a trunk, which is what the contexts share.
+    With and without a trunk, which is what the contexts share; intact, and with a condition for
+    each layer. `expected` is the number of operations that the engine's plan assumes.
     """
     CONFIGS["llama_5_layers"] = LlamaConfig(**LLAMA_LIKE | {"num_hidden_layers": 5})
     # Short texts are read as one block, without a trunk.
     texts = {"no trunk": ["abc", "xyz"], "trunk": [150 * "a" + 70 * end for end in "bc"]}
-    edits = [CONDITIONS["intact"], CONDITIONS["head"], CONDITIONS["zero"], CONDITIONS["skip"]]
     devices, found = set_up(), {}
     for architecture in ("llama", "llama_5_layers"):
         bridge = random_bridge(architecture)
-        for name, contexts in texts.items():
-            for n in (1, 2, 4):
-                steps = steady_steps(devices, bridge, contexts, edits[:n])
-                found[f"{architecture}, {name}, {n} conditions"] = steps
+        conditions = {
+            "intact": [lr.Condition({})],
+            "each layer": lr.each_layer(bridge, lr.Skip()),
+        }
+        for text, contexts in texts.items():
+            for name, asked in conditions.items():
+                found[f"{architecture}, {text}, {name}"] = steady_steps(
+                    devices, bridge, contexts, asked
+                )
     return found
 
 
@@ -165,10 +177,11 @@ def steady_steps(
     bridge: TransformerBridge,
     contexts: Sequence[str],
     conditions: Sequence[lr.Condition],
-) -> list[dict[str, Any]]:
+) -> dict[str, Any]:
     """Return launches and waits of each decode step after which as many rows go on as before it.
 
-    A step runs from one call of the model to the next; the first is left out.
+    A step runs from one call of the model to the next; the first is left out, and so is the one
+    after rows were dropped, which groups the others anew.
     """
     steps: list[tuple[int, int, list[Any]]] = []
     run_step = Writer._step
@@ -184,15 +197,21 @@ def steady_steps(
         with devices:
             engine = lr.Engine(bridge, executor="fused", memory="64MB")
             engine.generate_until(asked, conditions)
+            (*_, step) = engine.planned(encode_written(bridge, asked), conditions).work.passes
     finally:
         Writer._step = run_step  # type: ignore[method-assign]
-    return [
-        {"launches": n_after - n_before, "waits": after[len(before) :]}
-        for (live, n_before, before), (still_live, n_after, after) in zip(
-            steps[1:], steps[2:], strict=False
+    steady = [
+        (n_after - n_before, waits_after[len(waits_before) :])
+        for (earlier, _, _), (live, n_before, waits_before), (later, n_after, waits_after) in zip(
+            steps, steps[1:], steps[2:], strict=False
         )
-        if live == still_live
+        if earlier == live == later
     ]
+    return {
+        "launches": [n for n, _ in steady],
+        "waits": [waits for _, waits in steady],
+        "expected": step.operations,
+    }
 
 
 CASES: dict[str, Callable[[], dict[str, Any]]] = {
