@@ -122,7 +122,9 @@ class ReferenceFile:
         """Add sites to the file, or replace them; log a warning if it cannot be written."""
         tensors, counts = self._load()
         for site, one in references.items():
-            tensors |= {f"{site}.{name}": getattr(one, name).cpu().contiguous() for name in _TENSORS}
+            tensors |= {
+                f"{site}.{name}": getattr(one, name).cpu().contiguous() for name in _TENSORS
+            }
             if one.positions is not None:
                 tensors[f"{site}.positions"] = one.positions.cpu()
             if one.donors is not None:

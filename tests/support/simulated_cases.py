@@ -49,7 +49,10 @@ ASKED = [(context, {"max_gen_toks": n}) for context, n in zip(CONTEXTS, (4, 1, 2
 
 
 def answers(
-    model: TransformerBridge, executor: Any, names: Sequence[str] = tuple(CONDITIONS), **options: Any
+    model: TransformerBridge,
+    executor: Any,
+    names: Sequence[str] = tuple(CONDITIONS),
+    **options: Any,
 ) -> dict[str, Any]:
     """Return an engine's answers under the named conditions, and which executors gave them."""
     engine = lr.Engine(model, executor=executor, **options)
@@ -215,7 +218,8 @@ def steady_steps(
 
 
 CASES: dict[str, Callable[[], dict[str, Any]]] = {
-    case.__name__: case for case in (one_device, two_devices, out_of_memory, without_float64, decoding)
+    case.__name__: case
+    for case in (one_device, two_devices, out_of_memory, without_float64, decoding)
 }
 
 

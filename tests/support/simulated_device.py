@@ -351,9 +351,7 @@ def spread(model: PreTrainedModel, layer: int) -> None:
     for name, place in places.items():
         move([model.get_submodule(name)], place.index, moved)
     model.hf_device_map = {name: str(place) for name, place in places.items()}
-    attach_align_device_hook_on_blocks(
-        model, places, skip_keys=model._skip_keys_device_placement
-    )
+    attach_align_device_hook_on_blocks(model, places, skip_keys=model._skip_keys_device_placement)
 
 
 def random_bridge(architecture: str, *, n_devices: int = 1, index: int = 0) -> TransformerBridge:

@@ -196,9 +196,7 @@ def writing_cost(
         moved=rows * (shape.n_layers * _moved_bytes(shape) + _logit_bytes(shape))
         + kv
         + logits * own * _FLOAT32 * _OF_ATTENTION,
-        operations=float(
-            shape.n_layers * (_WRITING + trunks * _TRUNK) + _BESIDE + edits * _EDIT
-        ),
+        operations=float(shape.n_layers * (_WRITING + trunks * _TRUNK) + _BESIDE + edits * _EDIT),
         texts=float(rows),
     )
 

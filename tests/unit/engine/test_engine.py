@@ -485,7 +485,11 @@ def test_what_says_that_an_executor_does_not_fit() -> None:
     ]
     for error in fits_not:
         assert agreement.does_not_fit(raised_in("layerroles.engine.fused.executor", error))
-    mistakes = [TypeError("unsupported operand type(s) for +"), RuntimeError("shapes differ"), AssertionError()]
+    mistakes = [
+        TypeError("unsupported operand type(s) for +"),
+        RuntimeError("shapes differ"),
+        AssertionError(),
+    ]
     for error in (*mistakes, torch.OutOfMemoryError("CUDA out of memory")):
         assert not agreement.does_not_fit(raised_in("layerroles.engine.fused.executor", error))
     for error in mistakes:
