@@ -42,10 +42,10 @@ CONDITIONS = {
 }
 # On two devices these are asked: what is read of a reference, cut into heads, and joined of sites.
 BETWEEN_DEVICES = ("skip", "mean", "head", "two sites")
-# The second question is another's beginning, and the texts end at different lengths.
-CONTEXTS = ("The old house stands by the river", "The old house stands by", "Rain fell")
-PAIRS = list(zip(CONTEXTS, (" and it", " now", " in"), strict=True))
-ASKED = [(context, {"max_gen_toks": n}) for context, n in zip(CONTEXTS, (4, 1, 2), strict=True)]
+# The second begins the first, and their texts end at different lengths.
+CONTEXTS = ("The old house stands by", "The old house")
+PAIRS = [(CONTEXTS[0], " and it"), (CONTEXTS[1], " now")]
+ASKED = [(CONTEXTS[0], {"max_gen_toks": 3}), (CONTEXTS[1], {"max_gen_toks": 1})]
 
 
 def answers(

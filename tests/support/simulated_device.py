@@ -1,17 +1,17 @@
 """Accelerators simulated on a processor: what mixes devices fails, launches and waits are counted.
 
 A tensor of a simulated device holds its values in an ordinary CPU tensor, and claims to lie on a
-device of PyTorch's PrivateUse1 backend, here named `simulated`. Every operation on it is intercepted:
-operands on different devices are refused with torch's words, an operation that is not a view counts
-as one kernel launch, and whatever needs a value on the CPU is recorded as a wait for the device, with
-the line of layerroles that caused it. What cannot be seen here is the kernels of a real device: their
-speed, memory, rounding, and which of them exist.
+device of PyTorch's PrivateUse1 backend, here named `simulated`. Every operation on it is
+intercepted: operands on different devices are refused with torch's words, an operation that is not
+a view counts as one kernel launch, and whatever makes the host wait for the device is recorded with
+the line of layerroles that caused it. The kernels of a real device cannot be seen here: their
+speed, memory and rounding, and which of them exist.
 
 A process can set up such a backend once and cannot remove it, so tests that use it run in a process
 of their own:
 
     devices = set_up()
-    bridge = random_bridge("llama", devices=2)
+    bridge = random_bridge("llama", n_devices=2)
     with devices:
         engine = lr.Engine(bridge, executor="plain")
         ...

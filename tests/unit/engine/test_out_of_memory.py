@@ -115,7 +115,8 @@ def test_no_memory_at_all_is_told(executor: str, monkeypatch: pytest.MonkeyPatch
 def test_the_first_time_half_as_many_rows_are_decoded_together() -> None:
     engine = lr.Engine(random_model("llama"), executor="fused", memory="256MB")
     asked = [(text, {"max_gen_toks": 200}) for text in TEXTS]
-    conditions = [lr.Condition({lr.Site(1, "mlp"): lr.Noise(scale)}) for scale in range(1, 100)]
+    noises = [lr.Noise(float(scale)) for scale in range(1, 100)]
+    conditions = [lr.Condition({lr.Site(1, "mlp"): noise}) for noise in noises]
     requests = encode_written(engine.model, asked)
     before = engine.planned(requests, conditions)
     assert before.row_bytes > 2**26  # rows fill their share of the budget
