@@ -210,6 +210,8 @@ class Applied:
 
     def _record(self, differs: Bool[Tensor, "row pos"]) -> None:
         rows = differs.any(-1)
+        if self.changed is not None:
+            rows = rows.to(self.changed.device)  # sites may lie on different devices
         same = self.changed is not None and self.changed.shape == rows.shape
         self.changed = self.changed | rows if same else rows  # type: ignore[operator]  # not None
 

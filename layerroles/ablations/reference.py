@@ -22,7 +22,7 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
 from layerroles.errors import InputError
-from layerroles.models import check_sites, encode, forward
+from layerroles.models import check_sites, encode, forward, with_float64
 from layerroles.sites import ENTRY, NUMBERED, Site, size_of
 
 ONLY_IN_SWEEP = (
@@ -364,11 +364,12 @@ class _Sums:
         self._writes: list[Tensor] = []
 
     def add(self, write: Tensor, positions: Tensor) -> None:
-        self.first.add(write[positions == 0].double())
-        self.rest.add(write[positions > 0].double())
+        moments, at = with_float64(write), with_float64(positions)
+        self.first.add(moments[at == 0].double())
+        self.rest.add(moments[at > 0].double())
         if "positions" in self._kinds:
-            for position in range(int(positions.max()) + 1):
-                self._at[position].add(write[positions == position].double())
+            for position in range(int(at.max()) + 1):
+                self._at[position].add(moments[at == position].double())
         if "donors" in self._kinds:
             self._writes.append(write[positions >= 0].cpu())  # row by row: the mask is row-major
 

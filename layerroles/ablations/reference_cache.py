@@ -26,6 +26,7 @@ from layerroles.models import (
     cache_folder,
     encode,
     provenance,
+    to_device,
     weights_stamp,
 )
 from layerroles.sites import Site
@@ -101,7 +102,7 @@ class ReferenceFile:
         tensors, counts = self._load([name for names in needed.values() for name in names])
         # Where the model is, so that edits don't move them each time; donors are drawn on the CPU.
         moved = {
-            name: tensor if name.endswith(".donors") else tensor.to(self._device)
+            name: tensor if name.endswith(".donors") else to_device(tensor, self._device)
             for name, tensor in tensors.items()
         }
         references = {}
@@ -121,9 +122,11 @@ class ReferenceFile:
         """Add sites to the file, or replace them; log a warning if it cannot be written."""
         tensors, counts = self._load()
         for site, one in references.items():
-            tensors |= {f"{site}.{name}": getattr(one, name).contiguous() for name in _TENSORS}
+            tensors |= {
+                f"{site}.{name}": getattr(one, name).cpu().contiguous() for name in _TENSORS
+            }
             if one.positions is not None:
-                tensors[f"{site}.positions"] = one.positions
+                tensors[f"{site}.positions"] = one.positions.cpu()
             if one.donors is not None:
                 tensors[f"{site}.donors"] = one.donors.writes
             counts[str(site)] = (one.n_first, one.n_rest)

@@ -41,6 +41,8 @@ _TOLERANCE = {torch.float32: 2.5e-4, torch.float16: 0.02, torch.bfloat16: 0.1}
 _NOISE, N_NOISE_DRAWS = 2.0, 3
 # Lower-case parts of torch's messages for an operation that a dtype or a device lacks.
 _UNSUPPORTED = ("not implemented", "not supported", "unsupported", "no kernel image")
+# The same of the message for float64 on Apple's GPUs, which is a TypeError.
+_NO_FLOAT64 = "support float64"
 # Libraries that compute for others: errors that they raise are attributed to their caller.
 _TOOLS = {"torch", "numpy", "einops", "jaxtyping", "beartype", *sys.stdlib_module_names}
 
@@ -224,6 +226,7 @@ def does_not_fit(error: Exception) -> bool:
         return False
     message = str(error).lower()
     lacks = isinstance(error, RuntimeError) and any(words in message for words in _UNSUPPORTED)
+    lacks |= isinstance(error, TypeError) and _NO_FLOAT64 in message
     return isinstance(error, InputError | NotImplementedError) or lacks or not _is_ours(error)
 
 

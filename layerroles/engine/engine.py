@@ -320,7 +320,7 @@ class Engine:
                 if not out_of_memory(error):
                     raise
             # Outside of the handler, whose traceback would keep tensors alive.
-            self._executors.take_less()
+            self._executors.take_less(non_empty, chosen)
             remaining = [
                 n for n in remaining if any((list_index, n) not in yielded for list_index in lists)
             ]

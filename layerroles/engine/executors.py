@@ -22,7 +22,8 @@ from layerroles.engine.fused.shared_weights import WHOLE_LENGTH, Twin, depends_o
 from layerroles.engine.hooked.executor import MAX_TOKENS, Hooked
 from layerroles.engine.hooked.replay import can_replay
 from layerroles.engine.plain import Plain
-from layerroles.engine.planning.memory import Budget, keep_pages
+from layerroles.engine.planning.memory import Budget, empty_cache, keep_pages
+from layerroles.engine.planning.plan import make_plan
 from layerroles.engine.requests import Requests, Written, max_length
 from layerroles.errors import InputError
 from layerroles.models import hook_ids, prepared, text_config, weights_stamp
@@ -93,14 +94,20 @@ class Executors:
     def _batch_size(self) -> int:
         return max(1, self._rows >> self.halved)
 
-    def take_less(self) -> None:
+    def take_less(self, asked: Sequence[Requests], conditions: Sequence[Condition]) -> None:
         """Halve the amount that is computed together from now on, because memory ran out.
+
+        Args:
+            asked: the lists of requests that were being answered.
+            conditions: the conditions under which they were asked.
 
         Raises:
             InputError: the amount is at its minimum already.
         """
         if not self.halved and self._twin is not None:
-            self._budget = self._budget.capped(self._twin.shape)
+            requests = [request for listed in asked for request in listed]
+            plan = make_plan(requests, conditions, self._twin.shape, self._budget)
+            self._budget = self._budget.capped(self._twin.shape, plan.row_bytes)
         alone = self._wanted == "plain" and self._batch_size == 1
         if alone or self._budget.halved(self.halved + 1).total < _LEAST:
             raise InputError(
@@ -108,8 +115,8 @@ class Executors:
                 f"together: ask for shorter texts, or use a machine with more memory"
             )
         self.halved += 1
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        for device in {parameter.device for parameter in self._model.parameters()}:
+            empty_cache(device)
         log.warning(
             "memory gave out: half as much is computed together from now on (%d MB)",
             self.budget.total >> 20,

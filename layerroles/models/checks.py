@@ -183,7 +183,8 @@ def find_massive_writes(model: TransformerBridge, ids: Sequence[int]) -> dict[in
         entered[layer] = value
 
     def leave(value: Tensor, hook: Any, *, layer: int) -> None:
-        norms[layer] = (value.float() - entered.pop(layer).float()).norm(dim=-1)[0].cpu()
+        stream = entered.pop(layer).to(value.device)  # layers may lie on different devices
+        norms[layer] = (value.float() - stream.float()).norm(dim=-1)[0].cpu()
 
     layers = range(model.cfg.n_layers)
     hooks: list[Any] = [

@@ -41,7 +41,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from layerroles.ablations import Prompt, pad_left
 from layerroles.engine import Decoding, Stops, Written, choose_greedy, encode_written
 from layerroles.errors import InputError
-from layerroles.models import prepared
+from layerroles.models import prepared, with_float64
 from layerroles.probes.base import Batch, Probe, register
 from layerroles.probes.chunked import read_patterns
 from layerroles.tasks import Example
@@ -70,17 +70,21 @@ class HeadScores(Probe):
 
         def note(layer: int, pattern: Tensor, start: int) -> None:
             stop = start + pattern.shape[2]
+            matching = match_keys(batch.tokens[:, :stop], real[:, :stop], start)
+            weights = pattern.float()
             found = [
-                (pattern.float() * keys[:, None]).sum((-2, -1), dtype=torch.float64)
-                for keys in match_keys(batch.tokens[:, :stop], real[:, :stop], start)
+                with_float64(weights * keys[:, None].to(weights.device)).sum(
+                    (-2, -1), dtype=torch.float64
+                )
+                for keys in matching
             ]
             sums[layer] = sums.get(layer, 0) + torch.stack(found)
 
         read_patterns(model, batch.tokens, batch.attended, note)
-        queries = _count_queries(batch.tokens, real)
-        share = (queries.double() / real.sum(-1)).tolist()
+        queries = with_float64(_count_queries(batch.tokens, real))
+        share = (queries.double() / with_float64(real).sum(-1)).tolist()
         for layer, total in sums.items():
-            sums[layer] = total / queries[..., None]  # NaN where there are none
+            sums[layer] = total / queries[..., None].to(total.device)  # NaN where there are none
         for row, example in enumerate(batch.examples):
             having = {f"with_{kind}": share[place][row] for place, kind in enumerate(KINDS)}
             for layer, scores in sums.items():

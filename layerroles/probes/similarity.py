@@ -28,6 +28,7 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
 from layerroles.errors import InputError
+from layerroles.models import with_float64
 from layerroles.probes.base import Batch, Probe, register
 from layerroles.probes.chunked import read_in_pieces
 from layerroles.sites import ENTRY, EXIT
@@ -128,7 +129,7 @@ def _measure_changes(
 ) -> Float[Tensor, "2 layer layer"]:
     """Return influence and angular distance of each pair of streams, summed over tokens."""
     device = streams[0].device  # layers may lie on different devices
-    x = torch.stack([stream.to(device) for stream in streams]).double()
+    x = with_float64(torch.stack([stream.to(device) for stream in streams])).double()
     unit = x / x.norm(dim=-1, keepdim=True)
     # Rounding may bring a cosine beyond 1, where it has no angle.
     cosine = einsum(unit, unit, "one token d, two token d -> token one two").clamp(-1, 1)

@@ -23,6 +23,7 @@ from layerroles.engine.hooked.replay import (
     make_stage,
     record,
     replay,
+    select_cache_rows,
     select_rows,
 )
 from layerroles.engine.readout import read_out
@@ -188,14 +189,15 @@ class Hooked:
                     decoding.keep(places)
                     rows = torch.tensor(places, device=attended.device)
                     attended = attended[rows]
-                    cache.batch_select_indices(rows)
+                    select_cache_rows(cache, rows)
                     run.keep(rows)
                 unfinished = decoding.unfinished_mask()
                 new = decoding.last[:, None]
                 attended = torch.cat([attended, torch.ones_like(new)], dim=1)
                 logits, cache = forward(self.model, new, attended, cache=cache, keep=1)
                 if run.changed is not None:
-                    changed[decoding.live] |= run.changed & torch.tensor(unfinished).to(changed)
+                    now = run.changed.to(changed.device)  # sites may lie on different devices
+                    changed[decoding.live] |= now & torch.tensor(unfinished).to(changed)
         return decoding.results(changed)
 
 

@@ -220,9 +220,7 @@ def select_rows(state: State, rows: Tensor | None, *, since: int = 0) -> State:
     if rows is None:
         return state
     cache = _copy_cache(state.cache)
-    for layer in cache.layers[since:]:
-        assert isinstance(layer, DynamicLayer)  # tried by `can_replay`
-        layer.batch_select_indices(rows)
+    select_cache_rows(cache, rows, since=since)
     return State(
         logits=state.logits[rows],
         cache=cache,
@@ -230,6 +228,15 @@ def select_rows(state: State, rows: Tensor | None, *, since: int = 0) -> State:
         tokens=state.tokens[rows],
         changed=state.changed[rows],
     )
+
+
+def select_cache_rows(cache: DynamicCache, rows: Tensor, *, since: int = 0) -> None:
+    """Keep some rows of a cache, in this order; its layers before `since` keep all of theirs."""
+    for layer in cache.layers[since:]:
+        assert isinstance(layer, DynamicLayer)  # tried by `can_replay`
+        if layer.keys is not None:
+            # Layers may lie on different devices.
+            layer.batch_select_indices(rows.to(layer.keys.device))
 
 
 def start_at(
@@ -296,7 +303,7 @@ def _run_stage(
     if start is not None:
         changed |= start.changed
     if run.changed is not None:
-        changed |= run.changed
+        changed |= run.changed.to(changed.device)
     return State(logits, cache, attended, tokens, changed)
 
 

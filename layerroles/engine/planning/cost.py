@@ -20,9 +20,11 @@ from layerroles.engine.planning.memory import Shape
 # most are float32 for weights of any dtype.
 _OF_STREAM, _OF_HEADS, _OF_MLP = 27, 55, 8
 _FLOAT32 = 4
-# Tensor operations of a block in a pass over a packed row, and in a step of decoding; those of one
-# condition's edits. Counted by tracing.
-_READING, _WRITING, _EDIT = 80, 105, 17
+# Tensor operations of a block in a pass over a packed row, and in a step of decoding; those that a
+# trunk adds to a block in a step; those of a step beside the blocks; those of one condition's
+# edits. Counted by tracing; a block of a step where some conditions have keys of their own and
+# others have not.
+_READING, _WRITING, _TRUNK, _BESIDE, _EDIT = 80, 83, 54, 38, 14
 # How often a logit is moved by attention without a fused kernel, and by the read-out.
 _OF_ATTENTION, _OF_READ_OUT = 6, 4
 
@@ -159,7 +161,15 @@ def reading_cost(
 
 
 def writing_cost(
-    shape: Shape, *, times: float, rows: int, shared: float, own: float, kv: float, edits: int
+    shape: Shape,
+    *,
+    times: float,
+    rows: int,
+    trunks: int,
+    shared: float,
+    own: float,
+    kv: float,
+    edits: int,
 ) -> PassCost:
     """Return the cost of decoding steps, each of which adds a token to every row.
 
@@ -167,6 +177,7 @@ def writing_cost(
         shape: the model's sizes.
         times: number of steps.
         rows: number of rows that are decoded together.
+        trunks: number of trunks, tokens that several of the rows' contexts share.
         shared: number of keys that rows see and share with others, summed over rows.
         own: number of keys that only one row sees, summed over rows, on average over the steps.
         kv: bytes of keys and values that a step reads.
@@ -185,7 +196,7 @@ def writing_cost(
         moved=rows * (shape.n_layers * _moved_bytes(shape) + _logit_bytes(shape))
         + kv
         + logits * own * _FLOAT32 * _OF_ATTENTION,
-        operations=float(shape.n_layers * _WRITING + edits * _EDIT),
+        operations=float(shape.n_layers * (_WRITING + trunks * _TRUNK) + _BESIDE + edits * _EDIT),
         texts=float(rows),
     )
 

@@ -1,6 +1,7 @@
 """The memory budget of a computation, and the sizes that it allows."""
 
 import ctypes
+import math
 import os
 import platform
 import re
@@ -107,10 +108,16 @@ class Budget:
         # What is kept between pieces may take more than reading in pieces saves.
         return piece if between + piece * inner < n * inner else n
 
-    def capped(self, shape: Shape) -> "Budget":
-        """Return the budget, at most the bytes beyond which no packed row gets longer."""
+    def capped(self, shape: Shape, row_bytes: int) -> "Budget":
+        """Return the budget, at most the bytes beyond which nothing more is computed together.
+
+        That is, packed rows get no longer, and `row_bytes`, the keys and values of the rows that
+        are decoded together, fit.
+        """
         token_bytes = _token_bytes(shape, shape.n_layers + 1, keys=True)
-        return Budget(min(self.total, int(_LONGEST_ROW * token_bytes / _FOR_ROW)))
+        for_tensors = math.ceil(max(_LONGEST_ROW * token_bytes / _FOR_ROW, row_bytes / _FOR_ROWS))
+        aside = min(int(_ASIDE / (1 - _ASIDE) * for_tensors), _MOST_ASIDE)
+        return Budget(min(self.total, for_tensors + aside))
 
     @property
     def for_rows(self) -> int:
@@ -181,6 +188,14 @@ def trim_heap() -> None:
         libc.malloc_trim(0)
 
 
+def empty_cache(device: torch.device) -> None:
+    """Return the memory that torch keeps for its next tensors on a GPU to the device."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    elif device.type == "mps":
+        torch.mps.empty_cache()
+
+
 def _glibc() -> ctypes.CDLL | None:
     return ctypes.CDLL(None) if platform.libc_ver()[0] == "glibc" else None
 
@@ -217,6 +232,7 @@ def parse_memory(memory: str | int) -> int:
 
 
 def _free_bytes(device: torch.device) -> int:
+    empty_cache(device)  # memory that an earlier engine left in torch's cache is free as well
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     trim_heap()  # memory that an earlier sweep left in the allocator is free as well

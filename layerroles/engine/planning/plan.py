@@ -44,6 +44,7 @@ class Group:
         depths: for each condition, in the order of `waves`, the share of the blocks that are run.
         piece: number of the row's tokens that are read at a time.
         n_bytes: the most bytes that its tensors take, without the model's weights.
+        row_bytes: of these, the bytes of the keys and values of rows that are decoded together.
     """
 
     asked: tuple[int, ...]
@@ -57,6 +58,7 @@ class Group:
     depths: tuple[float, ...]
     piece: int
     n_bytes: int
+    row_bytes: int
 
     @property
     def n_tokens(self) -> int:
@@ -125,6 +127,11 @@ class Plan:
         Memory that libraries hold comes on top (see `Budget.for_tensors`).
         """
         return max((group.n_bytes for group in self.groups), default=0)
+
+    @property
+    def row_bytes(self) -> int:
+        """The most bytes of keys and values of rows that are decoded together."""
+        return max((group.row_bytes for group in self.groups), default=0)
 
     @property
     def seconds(self) -> float | None:
@@ -234,11 +241,12 @@ def _plan_group(
     n_bytes = n * shape.n_bytes * n_recorded * shape.d_model + piece * shape.n_bytes * shape.inner
     n_bytes += budget.logit_bytes(shape) + intact_bytes
     n_bytes += bytes_between_pieces(shape, n) if piece < n else 0
+    row_bytes = 0
     if contexts:
         left = budget.for_tensors - n_bytes if piece < n else budget.for_rows
         sizes = [condition_bytes(first, packed, contexts, n_new, shape) for first in firsts]
         waves = _cut_waves(firsts, sizes, min(budget.for_rows, max(0, left)))
-        n_bytes += max((sum(sizes[place] for place in wave) for wave in waves), default=0)
+        row_bytes = max((sum(sizes[place] for place in wave) for wave in waves), default=0)
     scores = any(isinstance(requests[index], Scored) for index in asked)
     depths = [
         1 - first_recomputed(condition, shape.n_layers) / shape.n_layers
@@ -257,7 +265,8 @@ def _plan_group(
         waves=tuple(tuple(indices[place] for place in wave) for wave in waves),
         depths=tuple(depths[place] for wave in waves for place in wave),
         piece=piece,
-        n_bytes=n_bytes,
+        n_bytes=n_bytes + row_bytes,
+        row_bytes=row_bytes,
     )
 
 
@@ -376,12 +385,19 @@ def _decoding_cost(
     n_written = round(1 + n_steps / 2)  # on average over the steps
     n_own = sum(len(packed.own_places(ids)) for ids in contexts)
     n_rows = len(wave) * len(contexts)
+    trunks_of = [packed.trunks(ids) for ids in contexts]
+    # Trunks of the same contexts are joined.
+    joined = {
+        tuple(trunk in trunks for trunks in trunks_of)
+        for trunk in {trunk for trunks in trunks_of for trunk in trunks}
+    }
     firsts = [first_changed_cache(conditions[index], shape.n_layers) for index in wave]
     kv = sum(condition_bytes(first, packed, contexts, n_written, shape) for first in firsts)
     return writing_cost(
         shape,
         times=n_steps,
         rows=n_rows,
+        trunks=len(joined),
         shared=float(len(wave) * (sum(map(len, contexts)) - n_own)),
         own=float(len(wave) * n_own + n_rows * n_written),
         kv=float(kv + condition_bytes(0, packed, contexts, 0, shape)),

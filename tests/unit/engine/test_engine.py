@@ -478,10 +478,18 @@ def test_what_says_that_an_executor_does_not_fit() -> None:
         NotImplementedError("no such kernel"),
         RuntimeError("\"erfinv_cpu\" not implemented for 'Half'"),
         RuntimeError("linalg.inv: Low precision dtypes not supported. Got Half"),
+        TypeError(
+            "Cannot convert a MPS Tensor to float64 dtype as the MPS framework doesn't support "
+            "float64. Please use float32 instead."
+        ),
     ]
     for error in fits_not:
         assert agreement.does_not_fit(raised_in("layerroles.engine.fused.executor", error))
-    mistakes = [TypeError("a bug"), RuntimeError("shapes differ"), AssertionError()]
+    mistakes = [
+        TypeError("unsupported operand type(s) for +"),
+        RuntimeError("shapes differ"),
+        AssertionError(),
+    ]
     for error in (*mistakes, torch.OutOfMemoryError("CUDA out of memory")):
         assert not agreement.does_not_fit(raised_in("layerroles.engine.fused.executor", error))
     for error in mistakes:

@@ -14,6 +14,7 @@ from layerroles.engine import plain
 from layerroles.engine.fused.shared_weights import Twin
 from layerroles.engine.hooked import executor as hooked
 from layerroles.engine.planning.memory import out_of_memory
+from layerroles.engine.requests import encode_written
 from tests.support.random_models import random_model
 
 ERRORS = {
@@ -109,6 +110,19 @@ def test_no_memory_at_all_is_told(executor: str, monkeypatch: pytest.MonkeyPatch
     scarce(monkeypatch, executor, 0, ERRORS["cpu"])
     with pytest.raises(lr.InputError, match="even with next to nothing"):
         engine.loglikelihood(PAIRS)
+
+
+def test_the_first_time_half_as_many_rows_are_decoded_together() -> None:
+    engine = lr.Engine(random_model("llama"), executor="fused", memory="256MB")
+    asked = [(text, {"max_gen_toks": 200}) for text in TEXTS]
+    noises = [lr.Noise(float(scale)) for scale in range(1, 100)]
+    conditions = [lr.Condition({lr.Site(1, "mlp"): noise}) for noise in noises]
+    requests = encode_written(engine.model, asked)
+    before = engine.planned(requests, conditions)
+    assert before.row_bytes > 2**26  # rows fill their share of the budget
+    engine._executors.take_less([requests], conditions)
+    after = engine.planned(requests, conditions)
+    assert after.rows == pytest.approx(before.rows / 2, rel=0.2)
 
 
 def test_other_errors_are_not_taken_for_it(monkeypatch: pytest.MonkeyPatch) -> None:

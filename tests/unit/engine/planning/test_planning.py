@@ -147,6 +147,15 @@ def test_by_default_half_of_the_free_memory_is_used(monkeypatch: pytest.MonkeyPa
     assert memory_budget(None, torch.device("cpu")).total == 3 * 2**30
 
 
+def test_a_gpus_memory_is_read_after_torch_has_returned_what_it_keeps(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    free = [2**30]
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: free.append(7 * 2**30))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free[-1], 8 * 2**30))
+    assert memory_budget(None, torch.device("cuda:0")).total == 7 * 2**29
+
+
 def test_files_that_were_read_do_not_count_as_taken(tmp_path: Path) -> None:
     (tmp_path / "memory.max").write_text("1000\n")
     (tmp_path / "memory.current").write_text("900\n")

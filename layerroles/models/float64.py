@@ -1,0 +1,34 @@
+"""Float64 on devices that lack it: Apple's GPUs compute in float32 at most.
+
+Sums over many tokens are taken in float64, so that they depend neither on order nor on batches.
+Where the device of a tensor has no float64, the processor computes them.
+"""
+
+from functools import cache
+
+import torch
+from torch import Tensor
+
+
+def with_float64(tensor: Tensor) -> Tensor:
+    """Return a tensor on a device that has float64: its own, or else the CPU."""
+    return tensor if has_float64(tensor.device) else tensor.cpu()
+
+
+def to_device(tensor: Tensor, device: torch.device | str | None) -> Tensor:
+    """Return a tensor on a device; float64 becomes float32 if the device has no float64."""
+    if device is None:
+        return tensor
+    if tensor.dtype == torch.float64 and not has_float64(torch.device(device)):
+        tensor = tensor.float()
+    return tensor.to(device)
+
+
+@cache
+def has_float64(device: torch.device) -> bool:
+    """Whether a device can hold numbers in float64, which is tried once."""
+    try:
+        torch.empty((), dtype=torch.float64, device=device)
+    except (TypeError, RuntimeError):  # the first is what Apple's backend raises
+        return False
+    return True

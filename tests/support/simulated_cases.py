@@ -1,0 +1,229 @@
+"""Run the engine on simulated devices and print what came out as JSON, in a process of its own.
+
+    python -m tests.support.simulated_cases one_device
+
+The names are those of the functions below. Log-likelihoods and texts are compared with those that
+the plain executor gives on the processor.
+"""
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any
+
+import numpy as np
+from transformer_lens.model_bridge import TransformerBridge
+from transformers import LlamaConfig
+
+import layerroles as lr
+from layerroles.ablations import reference_cache
+from layerroles.engine.decode import Decoding
+from layerroles.engine.fused.executor import Writer
+from layerroles.engine.requests import encode_written
+from tests.support.random_models import CONFIGS, LLAMA_LIKE, random_model
+from tests.support.simulated_device import SimulatedDevices, random_bridge, set_up
+
+ARCHITECTURES = ("llama", "gpt2", "gemma2", "neox", "qwen3")
+EXECUTORS = ("plain", "hooked", "auto")
+REFERENCE = lr.Reference(["The sky is blue.", "Snow is white.", "Grass is not so."])
+CONDITIONS = {
+    "intact": lr.Condition({}),
+    "skip": lr.Condition({lr.Site(1): lr.Skip()}),
+    "zero": lr.Condition({lr.Site(1, "mlp"): lr.Zero()}),
+    "mean": lr.Condition({lr.Site(1): lr.Mean(REFERENCE)}),
+    "resample": lr.Condition({lr.Site(1): lr.Resample(REFERENCE)}),
+    "noise": lr.Condition({lr.Site(2, "attn"): lr.Noise(0.5, REFERENCE)}),
+    "head": lr.Condition({lr.Site(1, "head", 1): lr.Zero()}),
+    "kv_group": lr.Condition({lr.Site(1, "kv_group", 1): lr.Mean(REFERENCE)}),
+    # On two devices, the first layer lies on one and the others on the other.
+    "two sites": lr.Condition({lr.Site(0, "mlp"): lr.Zero(), lr.Site(2, "attn"): lr.Zero()}),
+}
+# On two devices these are asked: what is read of a reference, cut into heads, and joined of sites.
+BETWEEN_DEVICES = ("skip", "mean", "head", "two sites")
+# The second begins the first, and their texts end at different lengths.
+CONTEXTS = ("The old house stands by", "The old house")
+PAIRS = [(CONTEXTS[0], " and it"), (CONTEXTS[1], " now")]
+ASKED = [(CONTEXTS[0], {"max_gen_toks": 3}), (CONTEXTS[1], {"max_gen_toks": 1})]
+
+
+def answers(
+    model: TransformerBridge,
+    executor: Any,
+    names: Sequence[str] = tuple(CONDITIONS),
+    **options: Any,
+) -> dict[str, Any]:
+    """Return an engine's answers under the named conditions, and which executors gave them."""
+    engine = lr.Engine(model, executor=executor, **options)
+    conditions = [CONDITIONS[name] for name in names]
+    likelihoods = engine.loglikelihood(PAIRS, conditions)
+    return {
+        "names": names,
+        "logprob": likelihoods.logprob,
+        "changed": likelihoods.changed.tolist(),
+        "texts": engine.generate_until(ASKED, conditions),
+        "used": sorted(engine.used),
+        "halved": engine.halved,
+    }
+
+
+def differences(found: dict[str, Any], expected: dict[str, Any]) -> dict[str, Any]:
+    """Say for each condition how far answers are from the expected ones."""
+    apart = np.abs(found["logprob"] - expected["logprob"]).max(axis=1)
+    return {
+        "used": found["used"],
+        "halved": found["halved"],
+        "apart": dict(zip(found["names"], apart.tolist(), strict=True)),
+        "differ": [
+            name
+            for n, name in enumerate(found["names"])
+            if found["texts"][n] != expected["texts"][n]
+            or found["changed"][n] != expected["changed"][n]
+        ],
+    }
+
+
+def on_devices(n_devices: int, names: Sequence[str]) -> dict[str, Any]:
+    """Compare every executor on one or two devices with the processor, by architecture."""
+    devices, found = set_up(), {}
+    for architecture in ARCHITECTURES:
+        expected = answers(random_model(architecture), "plain", names)
+        bridge = random_bridge(architecture, n_devices=n_devices)
+        for executor in EXECUTORS:
+            with devices:
+                try:
+                    outcome = differences(answers(bridge, executor, names), expected)
+                except Exception as error:
+                    outcome = {"error": f"{type(error).__name__}: {error}"}
+            found[f"{architecture} {executor}"] = outcome
+    return found
+
+
+def one_device() -> dict[str, Any]:
+    """Compare every executor on one device with the processor."""
+    return on_devices(1, tuple(CONDITIONS))
+
+
+def two_devices() -> dict[str, Any]:
+    """Compare every executor with the processor, with the layers on two devices."""
+    return on_devices(2, BETWEEN_DEVICES)
+
+
+def out_of_memory() -> dict[str, Any]:
+    """Let memory run out on two devices: for large tensors, and for all but the smallest."""
+    devices, model = set_up(), random_model("llama")
+    expected = answers(model, "plain", BETWEEN_DEVICES)
+    bridge = random_bridge("llama", n_devices=2)
+    found = {}
+    for most_bytes in (20_000, 400):
+        with devices:
+            try:
+                lr.Engine(bridge).loglikelihood(PAIRS[:1])
+                devices.most_bytes = most_bytes
+                found_answers = answers(bridge, "auto", BETWEEN_DEVICES, memory="8MB")
+                outcome = differences(found_answers, expected)
+            except lr.InputError as error:
+                outcome = {"error": str(error)}
+            finally:
+                devices.most_bytes = None
+        found[str(most_bytes)] = outcome
+    return found
+
+
+def without_float64() -> dict[str, Any]:
+    """Compare executors and probes on a device without float64 with the processor."""
+    devices, model = set_up(), random_model("llama")
+    expected = answers(model, "plain")
+    tasks = [lr.task("facts", num_fewshot=0)]
+    probes = {"heads": lr.probes.HeadScores(), "similarity": lr.probes.Similarity()}
+    frames = {name: probe.measure(model, tasks, limit=3) for name, probe in probes.items()}
+    devices.without_float64.add(3)
+    bridge = random_bridge("llama", index=3)
+    found: dict[str, Any] = {}
+    with devices:
+        for executor in EXECUTORS:
+            found[executor] = differences(answers(bridge, executor), expected)
+        for name, probe in probes.items():
+            frame = probe.measure(bridge, tasks, limit=3).select_dtypes("number")
+            apart = (frame - frames[name].select_dtypes("number")).abs().max().max()
+            found[name] = float(apart)
+    return found
+
+
+def decoding() -> dict[str, Any]:
+    """Count what a steady decode step of the fused executor launches and waits for.
+
+    With and without a trunk, which is what the contexts share; intact, and with a condition for
+    each layer. `expected` is the number of operations that the engine's plan assumes.
+    """
+    CONFIGS["llama_5_layers"] = LlamaConfig(**LLAMA_LIKE | {"num_hidden_layers": 5})
+    # Short texts are read as one block, without a trunk.
+    texts = {"no trunk": ["abc", "xyz"], "trunk": [150 * "a" + 70 * end for end in "bc"]}
+    devices, found = set_up(), {}
+    for architecture in ("llama", "llama_5_layers"):
+        bridge = random_bridge(architecture)
+        conditions = {
+            "intact": [lr.Condition({})],
+            "each layer": lr.each_layer(bridge, lr.Skip()),
+        }
+        for text, contexts in texts.items():
+            for name, asked in conditions.items():
+                found[f"{architecture}, {text}, {name}"] = steady_steps(
+                    devices, bridge, contexts, asked
+                )
+    return found
+
+
+def steady_steps(
+    devices: SimulatedDevices,
+    bridge: TransformerBridge,
+    contexts: Sequence[str],
+    conditions: Sequence[lr.Condition],
+) -> dict[str, Any]:
+    """Return launches and waits of each decode step after which as many rows go on as before it.
+
+    A step runs from one call of the model to the next; the first is left out, and so is the one
+    after rows were dropped, which groups the others anew.
+    """
+    steps: list[tuple[int, int, list[Any]]] = []
+    run_step = Writer._step
+
+    def noted(self: Writer, rows: Any, decoding: Decoding, *rest: Any) -> Any:
+        n_live = len(decoding.unfinished())
+        steps.append((n_live, devices.launches.total(), list(devices.waits)))
+        return run_step(self, rows, decoding, *rest)
+
+    asked = [(context, {"max_gen_toks": 8}) for context in contexts]
+    Writer._step = noted  # type: ignore[method-assign]
+    try:
+        with devices:
+            engine = lr.Engine(bridge, executor="fused", memory="64MB")
+            engine.generate_until(asked, conditions)
+            (*_, step) = engine.planned(encode_written(bridge, asked), conditions).work.passes
+    finally:
+        Writer._step = run_step  # type: ignore[method-assign]
+    steady = [
+        (n_after - n_before, waits_after[len(waits_before) :])
+        for (earlier, _, _), (live, n_before, waits_before), (later, n_after, waits_after) in zip(
+            steps, steps[1:], steps[2:], strict=False
+        )
+        if earlier == live == later
+    ]
+    return {
+        "launches": [n for n, _ in steady],
+        "waits": [waits for _, waits in steady],
+        "expected": step.operations,
+    }
+
+
+CASES: dict[str, Callable[[], dict[str, Any]]] = {
+    case.__name__: case
+    for case in (one_device, two_devices, out_of_memory, without_float64, decoding)
+}
+
+
+if __name__ == "__main__":
+    # A reference that the processor collected would be read from its file, and not collected again.
+    reference_cache.cache_folder = lambda: Path(mkdtemp())
+    print(json.dumps(CASES[sys.argv[1]]()))

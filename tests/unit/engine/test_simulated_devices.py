@@ -1,0 +1,107 @@
+"""On one accelerator and on two, answers are the processor's; a decode step waits once.
+
+The accelerators are simulated (see `tests.support.simulated_device`), which changes a process for
+good: each group of cases runs in a process of its own, and prints what came out.
+"""
+
+import json
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.simulated_cases import ARCHITECTURES, BETWEEN_DEVICES, CONDITIONS, EXECUTORS
+
+ROOT = Path(__file__).parents[3]
+TOLERANCE = 1e-5  # nats
+
+# Kernel launches of a steady decode step when this was written, by layers, text and conditions.
+LAUNCHES = {
+    "llama, no trunk, intact": 254,
+    "llama, no trunk, each layer": 324,
+    "llama, trunk, intact": 335,
+    "llama, trunk, each layer": 461,
+    "llama_5_layers, no trunk, intact": 398,
+    "llama_5_layers, no trunk, each layer": 526,
+    "llama_5_layers, trunk, intact": 533,
+    "llama_5_layers, trunk, each layer": 773,
+}
+
+
+@cache
+def outcome(case: str) -> dict[str, Any]:
+    """Return what a case of `tests.support.simulated_cases` prints."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.support.simulated_cases", case],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+    )
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def check_answers(found: dict[str, Any], conditions: tuple[str, ...]) -> None:
+    assert "error" not in found, found["error"]
+    assert tuple(found["apart"]) == conditions
+    assert max(found["apart"].values()) <= TOLERANCE
+    assert not found["differ"]  # texts, or what is said to have changed
+
+
+def test_one_device_gives_the_processors_answers() -> None:
+    found = outcome("one_device")
+    for architecture in ARCHITECTURES:
+        for executor in EXECUTORS:
+            answers = found[f"{architecture} {executor}"]
+            check_answers(answers, tuple(CONDITIONS))
+            assert answers["used"] == ["fused" if executor == "auto" else executor]
+
+
+def test_two_devices_give_the_processors_answers() -> None:
+    found = outcome("two_devices")
+    for architecture in ARCHITECTURES:
+        for executor in EXECUTORS:
+            answers = found[f"{architecture} {executor}"]
+            check_answers(answers, BETWEEN_DEVICES)
+            # The fused executor does not run models on several devices.
+            assert answers["used"] == ["hooked" if executor == "auto" else executor]
+
+
+def test_two_devices_that_run_out_of_memory_answer_with_less_at_once_or_say_so() -> None:
+    found = outcome("out_of_memory")
+    some, next_to_none = found.values()
+    check_answers(some, BETWEEN_DEVICES)
+    assert some["halved"] > 0
+    assert "memory gave out" in next_to_none["error"]
+    assert "\n" not in next_to_none["error"]
+
+
+def test_a_device_without_float64_gives_the_processors_answers() -> None:
+    found = outcome("without_float64")
+    for executor in EXECUTORS:
+        check_answers(found[executor], tuple(CONDITIONS))
+    assert found["auto"]["used"] == ["fused"]
+    # Rounding moves a similarity less than this; head scores are shares.
+    assert found["heads"] <= 1e-6
+    assert found["similarity"] <= 1e-6
+
+
+@pytest.mark.parametrize("step", LAUNCHES)
+def test_a_steady_decode_step_waits_once_and_launches_no_more_than_before(step: str) -> None:
+    found = outcome("decoding")[step]
+    assert found["launches"]
+    for waits in found["waits"]:
+        assert [what for what, _ in waits] == ["copy to the CPU"]
+        assert waits[0][1].startswith("engine/decode.py")
+    assert max(found["launches"]) <= 1.05 * LAUNCHES[step]
+
+
+@pytest.mark.parametrize("step", [step for step in LAUNCHES if "each layer" in step])
+def test_the_plan_counts_the_launches_of_a_decode_step(step: str) -> None:
+    found = outcome("decoding")[step]
+    assert found["expected"] == pytest.approx(max(found["launches"]), rel=0.1)
