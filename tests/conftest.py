@@ -25,8 +25,8 @@ from beartype.claw import beartype_package
 from jaxtyping import install_import_hook
 
 # Every annotated type of the package is checked at each call, in doctests too: by jaxtyping where a
-# module names shapes, types that are imported for type checkers alone, or actors (Ray sends no class
-# that beartype decorates); else by beartype, which takes a tenth of the time. The values of a
+# module names shapes, types imported for type checkers alone, or actors (Ray sends no class that
+# beartype decorates); else by beartype, which takes a tenth of the time. The values of a
 # dataclass are checked by jaxtyping only: many check what they are given themselves, in words.
 PACKAGE = Path(__file__).parents[1] / "layerroles"
 WITH_SHAPES = [

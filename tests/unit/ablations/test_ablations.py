@@ -11,6 +11,7 @@ import layerroles as lr
 from layerroles.ablations import ABLATIONS, ablated
 from layerroles.ablations.reference import collect, extract_write
 from layerroles.engine.agreement import condition_kind
+from layerroles.models import hook_ids, prepared
 from layerroles.sites import size_of
 from tests.support.random_models import ARCHITECTURES, random_model
 from tests.support.scale import Scale
@@ -31,7 +32,7 @@ def no_hook_is_left() -> Iterator[None]:
     for architecture in ARCHITECTURES:
         model = random_model(architecture)
         assert not [name for name, hook in model.hook_dict.items() if hook.has_hooks()]
-        assert not model.original_model._forward_pre_hooks
+        assert not hook_ids(model) - prepared(model).hooks
 
 
 @pytest.mark.parametrize("layer", [0, 1, 2])
