@@ -182,6 +182,7 @@ def layers_to_try(bridge: TransformerBridge, part: Part, number: int | None) -> 
     return sorted({*of_kind.values()})
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")
 @pytest.mark.parametrize("family", sorted(FAMILIES))
 def test_what_is_open_equals_hooks_by_hand(family: str) -> None:
     try:
