@@ -17,7 +17,6 @@ import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import chain
 from typing import Any
 
 import torch
@@ -46,9 +45,8 @@ _SUBLAYERS = {
     "mlp": ("ln2", "ln2_post", "mlp"),
     "mixer": ("ln1", "ln1_post", "attn", *MIXERS),
 }
-
 # Experts beside the MLP, as bridges call them.
-_OF_MLP = {"experts", "moe", "router", "shared_mlp"}
+_BESIDE_MLP = {"experts", "moe", "router", "shared_mlp"}
 
 _Digests = dict[int, str]
 _DIGESTS: "weakref.WeakKeyDictionary[TransformerBridge, _Digests]" = weakref.WeakKeyDictionary()
@@ -189,18 +187,13 @@ def _swapped_modules(model: TransformerBridge, site: Site) -> list[nn.Module]:
     block = model.blocks[site.layer]
     if site.part == "block":
         return [block]
-    if "mlp" not in module_names(block):
-        raise InputError(f"{site}: the layer has one part only, swap the whole block")
-    others = set(block.submodules) & module_names(block) - {*chain(*_SUBLAYERS.values())}
-    if site.part == "mlp" and others & _OF_MLP:
-        raise InputError(
-            f"{site}: the MLP is not one module ({', '.join(sorted(others & _OF_MLP))} beside it), "
-            f"swap the whole block"
-        )
-    # Sublayers that share one norm cannot be swapped separately.
-    if not {"ln2", "ln2_post"} & set(block.submodules):
-        raise InputError(f"{site}: attention and MLP share their norm, swap the whole block")
     names = module_names(block)
+    if site.part == "mlp" and ("mlp" not in names or names & _BESIDE_MLP):
+        raise InputError(f"{site}: the MLP is not one module, swap the whole block")
+    # Sublayers that share one norm cannot be swapped separately.
+    if not {"ln2", "ln2_post"} & names:
+        why = "attention and MLP share their norm" if "mlp" in names else "the layer has one part"
+        raise InputError(f"{site}: {why}, swap the whole block")
     return [getattr(block, name) for name in _SUBLAYERS[site.part] if name in names]
 
 

@@ -419,7 +419,7 @@ def _check_and_register(
         checks = check_model(bridge, name)
         check_pads(bridge, name, lambda tokens, attended: forward(bridge, tokens, attended)[0])
     except (RuntimeError, AttributeError, TypeError) as error:
-        if _is_ours(error):
+        if not isinstance(error, RuntimeError) and _is_ours(error):
             raise
         # Some architectures cannot be run in some dtypes, or with some versions of the libraries.
         line = str(error).strip().split("\n")[0]

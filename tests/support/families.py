@@ -269,14 +269,14 @@ _add(
 )
 
 
-def family_model(family: str) -> tuple[nn.Module, TransformerBridge]:
+def family_model(family: str, seed: int = 0) -> tuple[nn.Module, TransformerBridge]:
     """A random model of a family: transformers' own, and the bridge that a user loads.
 
     Raises:
         InputError: the package refuses it.
     """
     with TemporaryDirectory(prefix=f"{family}-") as folder:
-        made = make_random(FAMILIES[family]())
+        made = make_random(FAMILIES[family](), seed)
         made.save_pretrained(folder)
         tokenizer().save_pretrained(folder)
         own = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager")

@@ -11,6 +11,8 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 import layerroles as lr
+from layerroles.sites import Part
+from tests.support.families import family_model
 from tests.support.hugging_face_edits import exchange_layers
 from tests.support.random_models import (
     ALL_ARCHITECTURES,
@@ -254,3 +256,37 @@ def test_a_swap_stands_beside_other_ablations() -> None:
         ):
             assert torch.equal(model(TOKENS), found)
     assert run.changed.all()
+
+
+@pytest.mark.parametrize(
+    ("family", "part", "reason"),
+    [
+        ("mamba", "mixer", "the layer has one part, swap"),
+        ("granite_moe_hybrid_dense", "mlp", "the MLP is not one module"),
+    ],
+)
+def test_a_part_that_cannot_be_swapped_is_refused_with_its_reason(
+    family: str, part: Part, reason: str
+) -> None:
+    model, donor = family_model(family)[1], family_model(family)[1]
+    swap = lr.Condition({lr.Site(0, part): lr.Swap(donor)})
+    with pytest.raises(lr.InputError, match=reason), lr.ablated(model, swap):
+        pass
+
+
+@pytest.mark.parametrize("family", ["jamba", "qwen3_5"])
+def test_the_mixer_of_a_hybrid_is_the_donors(family: str) -> None:
+    tokens = torch.tensor([[5, 9, 40, 7, 22, 13]])
+    (host, model), (given, donor) = family_model(family), family_model(family, seed=1)
+    block, other = host.model.layers[0], given.model.layers[0]
+    mixer = "mamba" if family == "jamba" else "linear_attn"
+    for name in ("input_layernorm", mixer):
+        block.get_submodule(name).load_state_dict(other.get_submodule(name).state_dict())
+    swap = lr.Condition({lr.Site(0, "mixer"): lr.Swap(donor)})
+    with torch.inference_mode():
+        expected = host(tokens, use_cache=False).logits
+        intact = model(tokens, use_cache=False)
+        with lr.ablated(model, swap):
+            logits = model(tokens, use_cache=False)
+    torch.testing.assert_close(logits, expected, atol=1e-5, rtol=1e-5)
+    assert (logits - intact).abs().max() > 1e-3
