@@ -75,6 +75,14 @@ _MAMBA = {
     "mamba_d_state": 4,
     "mamba_chunk_size": 8,
 }
+_GRANITE_HYBRID = {
+    **LLAMA_LIKE,
+    **_MAMBA,
+    "residual_multiplier": 0.5,
+    "position_embedding_type": "nope",
+    "layer_types": ["mamba", "attention", "mamba"],
+    "shared_intermediate_size": 24,
+}
 _CONV_AND_ATTENTION = ["conv", "full_attention", "conv"]
 
 
@@ -167,28 +175,8 @@ _add("glm4_moe", "Glm4Moe", LLAMA_LIKE, head_dim=8, **_ROUTED)
 _add("gpt_bigcode", "GPTBigCode", _GPT2)
 _add("gpt_oss", "GptOss", LLAMA_LIKE, head_dim=8, sliding_window=128, **_LOCAL_EXPERTS)
 _add("granite_moe", "GraniteMoe", LLAMA_LIKE, residual_multiplier=0.5, **_LOCAL_EXPERTS)
-_add(
-    "granite_moe_hybrid",
-    "GraniteMoeHybrid",
-    LLAMA_LIKE,
-    residual_multiplier=0.5,
-    position_embedding_type="nope",
-    layer_types=["mamba", "attention", "mamba"],
-    shared_intermediate_size=24,
-    **_LOCAL_EXPERTS,
-    **_MAMBA,
-)
-_add(
-    "granite_moe_hybrid_dense",
-    "GraniteMoeHybrid",
-    LLAMA_LIKE,
-    residual_multiplier=0.5,
-    position_embedding_type="nope",
-    layer_types=["mamba", "attention", "mamba"],
-    shared_intermediate_size=24,
-    num_local_experts=0,
-    **_MAMBA,
-)
+_add("granite_moe_hybrid", "GraniteMoeHybrid", _GRANITE_HYBRID, **_LOCAL_EXPERTS)
+_add("granite_moe_hybrid_dense", "GraniteMoeHybrid", _GRANITE_HYBRID, num_local_experts=0)
 _add("hunyuan_v1_dense", "HunYuanDenseV1", LLAMA_LIKE, head_dim=8)
 _add("lfm2", "Lfm2", LLAMA_LIKE, layer_types=_CONV_AND_ATTENTION, block_multiple_of=8)
 _add(
