@@ -1,5 +1,6 @@
 """`layerroles sites`: where a model can be ablated."""
 
+import math
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -124,7 +125,7 @@ def _part_row(part: "Part", size: "Size", checks: "Checks") -> tuple[str, ...]:
 
 
 def _format_error(error: float) -> str:
-    return "no hooks" if error != error else f"{error:.1e}"  # NaN is not equal to itself
+    return "no hooks" if math.isnan(error) else f"{error:.1e}"
 
 
 def _join_layers(layers: list[int]) -> str:

@@ -271,40 +271,37 @@ def family_model(family: str, seed: int = 0) -> tuple[nn.Module, TransformerBrid
         return own.eval(), lr.load(folder, dtype="float32")
 
 
-def describe(family: str) -> str:
-    """The family's row of the table in the documentation."""
+def describe(family: str) -> list[str]:
+    """The family's lines on the page: its row of the table, and what is refused, if anything is."""
     try:
         _, model = family_model(family)
     except lr.InputError as error:
         reason = re.sub(r"^model '[^']*' |\(they move[^)]*\), ", "", str(error))
-        return f"| {family} |{' |' * (len(SHOWN) + 2)} {reason} |"
+        return [f"| {family} | refused |{' |' * len(SHOWN)}", f"- {family}: {reason}"]
     checks, layers = prepared(model).checks, range(model.cfg.n_layers)
     reasons: dict[str, None] = {}
     cells = []
     for part in SHOWN:
-        found = [checks.refusal(lr.Site(n, part, 0 if part in NUMBERED else None)) for n in layers]
-        cells.append(f"{found.count(None)}/{len(layers)}" if any(found) else "all")
-        reasons |= dict.fromkeys(
-            re.sub(r" \(relative error [^)]*\)", "", why) for why in found if why
-        )
+        refusals = [
+            checks.refusal(lr.Site(n, part, 0 if part in NUMBERED else None)) for n in layers
+        ]
+        cells.append(f"{refusals.count(None)}/{len(layers)}" if any(refusals) else "all")
+        reasons |= dict.fromkeys(re.sub(r" \(relative error [^)]*\)", "", r) for r in refusals if r)
     engine = lr.Engine(model)
     engine.loglikelihood(TEXTS, [lr.Condition({lr.Site(1): lr.Skip()})])
     (used,) = engine.used
-    return f"| {family} | {len(layers)} | {' | '.join(cells)} | {used} | {'; '.join(reasons)} |"
+    row = f"| {family} | {used} | {' | '.join(cells)} |"
+    return [row, f"- {family}: {'; '.join(reasons)}"] if reasons else [row]
 
 
 def table() -> str:
-    """The table of the documentation."""
-    head = "| family | layers | " + " | ".join(f"`{part}`" for part in SHOWN)
-    head += " | executor | what is refused, and why |"
-    lines = [
-        f"With {library_versions()}:",
-        "",
-        head,
-        "| --- " * (len(SHOWN) + 4) + "|",
-        *map(describe, sorted(FAMILIES)),
-    ]
-    return "\n".join(lines)
+    """The table of the documentation, and what is refused."""
+    head = f"| family | executor | {' | '.join(f'`{part}`' for part in SHOWN)} |"
+    lines = [describe(family) for family in sorted(FAMILIES)]
+    rows = [head, "| --- " * (len(SHOWN) + 2) + "|", *(row for row, *_ in lines)]
+    reasons = [reason for _, *rest in lines for reason in rest]
+    said = ["", "What is refused, and why:", "", *reasons]
+    return "\n".join([f"With {library_versions()}:", "", *rows, *said])
 
 
 if __name__ == "__main__":

@@ -241,7 +241,7 @@ def test_the_table_says_what_is_open(family: str) -> None:
     page = PAGE.read_text(encoding="utf-8")
     if f"With {library_versions()}:" not in page:
         pytest.skip("the table is of other versions: make families")
-    assert describe(family) in page.splitlines()
+    assert set(describe(family)) <= set(page.splitlines())
 
 
 def test_the_table_holds_what_it_promises() -> None:
@@ -250,7 +250,7 @@ def test_the_table_holds_what_it_promises() -> None:
     table = [line for line in lines[start:] if line.startswith("| ")]
     assert len({line.count("|") for line in table}) == 1
     rows = [
-        dict(zip(("family", "layers", *SHOWN), map(str.strip, line.split("|")[1:]), strict=False))
+        dict(zip(("family", "executor", *SHOWN), map(str.strip, line.split("|")[1:]), strict=False))
         for line in table[2:]
     ]
     by_name = {row["family"]: row for row in rows}
@@ -260,4 +260,6 @@ def test_the_table_holds_what_it_promises() -> None:
     assert sum({row[part] for part in SHOWN} == {"all"} for row in rows) >= 32
     for family in ("qwen3_5", "qwen3_next", "gemma4"):
         assert {by_name[family][part] for part in ("block", "mixer", "mlp")} == {"all"}
-    assert not any("error" in line for line in table)
+    refused = {line[2:].split(":")[0] for line in lines if line.startswith("- ")}
+    assert refused == {row["family"] for row in rows if {row[part] for part in SHOWN} != {"all"}}
+    assert not any("relative error" in line for line in lines)

@@ -134,6 +134,8 @@ def test_what_cannot_be_taken_apart_is_refused(
     probe = lr.probes.DirectAttribution()
     with pytest.raises(lr.InputError, match=r"cannot take .*jamba.* apart: at L0.attn"):
         probe.measure(random_model("jamba"), [task], limit=1)
+    with pytest.raises(lr.InputError, match=r"cannot take .*gemma4.* apart: layer 0 adds more"):
+        probe.measure(random_model("gemma4"), [task], limit=1)
     model = random_model("llama")
     own = type(model.adapter).apply_output_logits_transform
     monkeypatch.setattr(
