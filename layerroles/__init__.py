@@ -1,6 +1,7 @@
 """Ablate any part of a language model and see which depth does what, with error bars.
 
-Load a model, say what is ablated, ask the same questions under several protocols, read the roles::
+Load a model, choose what to ablate, ask the same questions under several protocols, and read which
+layers each skill needs::
 
     import layerroles as lr
 
@@ -11,7 +12,7 @@ Load a model, say what is ablated, ask the same questions under several protocol
     print(lr.localize(sweep.run("runs/first")).verdict)
 
 Every public name is here, and each is imported from its module only when it is first used, so that
-`import layerroles` costs next to nothing.
+`import layerroles` is fast.
 
 Example:
     >>> import layerroles
@@ -86,7 +87,7 @@ _MODULES = ("figures", "probes", "protocols", "tasks")
 
 
 def _modules_of_names() -> dict[str, str]:
-    """Map each public name to its module, read from the imports for type checkers above."""
+    """Map each public name to the module that the `TYPE_CHECKING` imports above take it from."""
     tree = ast.parse(inspect.getsource(sys.modules[__name__]))  # also from a zip file
     block = next(node for node in tree.body if isinstance(node, ast.If))
     return {

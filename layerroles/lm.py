@@ -1,3 +1,3 @@
-"""`layerroles.lm.AblatedLM`, kept as an alias for scripts written for earlier versions."""
+"""Keep `layerroles.lm.AblatedLM` as an alias, for scripts written for earlier versions."""
 
 from layerroles.harness import AblatedLM as AblatedLM

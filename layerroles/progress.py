@@ -20,7 +20,8 @@ _SECONDS_BETWEEN_UPDATES = 0.2
 def show_progress(total: int, what: str) -> Iterator[Callable[[int, str], None]]:
     """Show the progress of a job of `total` rows.
 
-    Yields a callback `(rows done since the last call, what is asked now)`.
+    Yields a callback `(n_rows, now)`: the rows done since the last call, and the name of the task
+    and condition in progress. `what` names the job in the display.
     """
     if not total:
         yield lambda rows, now_at: None
@@ -92,7 +93,7 @@ def _terminal_bar(total: int, what: str) -> Iterator[Callable[[int, str], None]]
 
 @contextmanager
 def _notebook_output(total: int, what: str) -> Iterator[Callable[[int, str], None]]:
-    """Show progress in a notebook cell as rows are done; yields the callback."""
+    """Show progress in a notebook cell; yields the callback that `show_progress` describes."""
     from IPython.display import display
 
     began = last = time.monotonic()

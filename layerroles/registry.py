@@ -1,7 +1,8 @@
-"""Names for things that users can add: ablations, tasks, protocols, probes.
+"""Registries: named classes that users can add to, for ablations, tasks, protocols and probes.
 
-A registry checks the base class, refuses a name twice and answers an unknown name with the
-nearest known one. A label is a name with parameters in brackets, as in `kv_retrieval[pairs=20]`.
+A registry checks the base class and refuses a name that is taken. The error for an unknown name
+suggests the nearest known one. A label is a name with parameters in brackets, as in
+`kv_retrieval[pairs=20]`.
 """
 
 import dataclasses
@@ -18,7 +19,7 @@ Class = TypeVar("Class", bound=type)
 
 
 class Registry(Generic[T]):
-    """A map from names to classes of one kind (`kind` is the word used in messages)."""
+    """A map from names to classes of one kind, such as ablations; `kind` names it in messages."""
 
     def __init__(self, kind: str, base: type[T]) -> None:
         self.kind = kind
@@ -35,7 +36,7 @@ class Registry(Generic[T]):
         Example:
             from dataclasses import dataclass
 
-            @lr.ablation("double")  # and so tasks, protocols and probes, by their `register`
+            @lr.ablation("double")  # tasks, protocols and probes have such a decorator too
             @dataclass(frozen=True)
             class Double(lr.Ablation):
                 def edit(self, write, ctx):
@@ -102,7 +103,11 @@ class Registry(Generic[T]):
         return name in self._classes or name in self._homes
 
     def name_of(self, cls: type[T]) -> str:
-        """Return the name under which `cls` is registered."""
+        """Return the name under which `cls` is registered.
+
+        Raises:
+            InputError: it is not registered.
+        """
         for name, registered in self._classes.items():
             if registered is cls:
                 return name
@@ -168,5 +173,5 @@ def _fields(instance: object) -> tuple["dataclasses.Field[Any]", ...]:
 
 
 def _identity(cls: type) -> tuple[str, str]:
-    """Return module and name, which are equal for a class that one file defines twice."""
+    """Return module and qualified name; these stay the same if the defining file is run again."""
     return cls.__module__, cls.__qualname__

@@ -1,11 +1,11 @@
 """What an ablation is: a function of a site's write.
 
 With `x` the stream entering a block and `w` the write of a site, an ablation replaces `w` by
-`edit(w)`. Besides `w` it sees only an `EditContext`, so an ablation written once works for blocks,
-sublayers and heads, in likelihood and in generation.
+`edit(w)`. In addition to `w` it sees only an `EditContext`, so an ablation written once works for
+blocks, sublayers and heads, in likelihood and in generation.
 
 Example:
-    A new ablation, whole::
+    A complete new ablation::
 
         @lr.ablation("scale")
         @dataclass(frozen=True)
@@ -167,7 +167,8 @@ class EditContext:
         """Each row's whole prompt, for ablations and `at=` functions with `whole_prompt = True`.
 
         Raises:
-            InputError: neither of them sets `whole_prompt`, or the model was run on embeddings.
+            InputError: neither the ablation nor the `at=` function sets `whole_prompt`, or the
+                model was run on embeddings.
         """
         if not self.whole_prompt:
             raise InputError(
@@ -261,17 +262,17 @@ class Ablation(ABC):
 
     @property
     def needs(self) -> frozenset[Kind]:
-        """What the reference must hold beyond means and deviations: `positions`, `donors`, both.
+        """The kinds of data, beyond means and deviations, that the reference must hold.
 
-        Empty by default.
+        `"positions"` are means at each position, `"donors"` all single writes. Empty by default.
         """
         return frozenset()
 
     def fit(self, reference: SiteReference, site: Site) -> object:
         """Fit the ablation to its reference at a site, once; the result is passed as `ctx.fitted`.
 
-        Called only for ablations that declare a `reference`. Data other than means and deviations
-        is there only if `needs` names it. Returns None by default.
+        Called only for ablations that declare a `reference`. `reference` holds means and standard
+        deviations, and what `needs` names. Returns None by default.
         """
         return None
 
@@ -286,7 +287,7 @@ class Ablation(ABC):
         """Check that this ablation can be applied to a model at a site; by default it always can.
 
         Raises:
-            InputError: it cannot; the message says why.
+            InputError: it cannot be applied there; the message says why.
         """
 
     @contextmanager
@@ -313,7 +314,10 @@ class Ablation(ABC):
 
     @property
     def label(self) -> str:
-        """The name, with plain parameters that differ from their defaults: `noise[scale=0.5]`."""
+        """The name, with the parameters that are not defaults: `noise[scale=0.5]`.
+
+        Only numbers, truth values and texts are shown.
+        """
         if not dataclasses.is_dataclass(self):
             return self.name
         changed = [

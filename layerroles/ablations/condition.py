@@ -43,9 +43,8 @@ class Condition:
             token and with it the attention sink; `"prompt"`, what is read before the answer;
             `"generated"`, the answer's tokens, given or generated; `"last"`, the prompt's last
             token; `"evidence"`, the prompt's tokens that hold what the answer needs; or a function
-            of an `EditContext` that returns a mask `[row pos]`, such as
-            `lambda ctx: ctx.positions >= 4` (with an attribute `whole_prompt = True` if it looks at
-            `ctx.prompts`).
+            of an `EditContext` that returns a mask `[row pos]`, such as `lambda ctx: ctx.positions
+            >= 4` (with an attribute `whole_prompt = True` if it reads `ctx.prompts`).
 
     Raises:
         InputError: unknown `at`, something that is not a site or not an ablation, or an ablation
@@ -121,7 +120,7 @@ class Condition:
         return iter(self.edits)
 
     def check(self, model: TransformerBridge) -> None:
-        """Check that it can be applied to a model.
+        """Check that the condition can be applied to a model.
 
         Raises:
             InputError: the model lacks a site or its hook there cannot be used, an ablation does
@@ -146,28 +145,28 @@ class Condition:
 
     @property
     def ablation(self) -> str:
-        """The names of its ablations, joined by `+`; `intact` if there are none."""
+        """The names of the condition's ablations, joined by `+`; `intact` if there are none."""
         return "+".join(sorted({edit.name for edit in self.edits.values()})) or "intact"
 
     @property
     def mechanism(self) -> str:
-        """The mechanism that its ablations share; empty if they differ, or if one has none."""
+        """The mechanism that all ablations share; empty if they differ, or if one has none."""
         (mechanism, *others) = {edit.mechanism for edit in self.edits.values()} or {""}
         return "" if others else mechanism
 
     @property
     def at_name(self) -> str:
-        """The name of the positions at which it acts: `at` itself, or the function's name."""
+        """The name of the positions at which the condition acts: `at`, or the function's name."""
         return at_name(self.at)
 
     @property
     def acts_in_prompt(self) -> bool:
-        """Whether it may act on tokens of a prompt: not if `at="generated"`."""
+        """Whether the condition may act on tokens of a prompt; false if `at="generated"`."""
         return self.at != "generated"
 
     @property
     def acts_in_answer(self) -> bool:
-        """Whether it may act on tokens of an answer: not if `at` names positions of the prompt."""
+        """Whether the condition may act on answer tokens; false if `at` names prompt positions."""
         return self.at not in ("prompt", "last", "evidence")
 
     @property
@@ -178,7 +177,7 @@ class Condition:
         return any(edit.whole_prompt for edit in self.edits.values())
 
     def acts(self, ctx: EditContext) -> Bool[Tensor, "row pos"]:
-        """Return the mask of a pass's new tokens at which it acts; false at pads.
+        """Return the mask of a pass's new tokens at which the condition acts; false at pads.
 
         Raises:
             InputError: the `at` function did not return a boolean mask of this shape.
@@ -187,7 +186,7 @@ class Condition:
 
     @property
     def references(self) -> dict[Reference, list[Site]]:
-        """The references that its ablations declare, each with the sites that need it."""
+        """The references that the ablations declare, each with the sites that need it."""
         needed: dict[Reference, list[Site]] = {}
         for site, edit in self.edits.items():
             reference = declared_reference(edit)
@@ -249,7 +248,7 @@ def _rebuild(
     """Rebuild a condition sent by another process, and register its ablations in this one.
 
     Raises:
-        InputError: its hash differs in this process.
+        InputError: the condition's hash in this process is not `known_hash`.
     """
     for ablation_name, cls in classes.items():
         ablation(ablation_name)(cls)
@@ -284,7 +283,7 @@ def _check_hash(edit: Ablation) -> None:
 
 
 def _dump_parameters(edit: Ablation) -> str:
-    """Return an ablation's parameters as JSON text; other values as their `fingerprint`."""
+    """Return parameters as JSON text; values that JSON cannot hold as their `fingerprint`."""
     parameters = {name: _to_json_value(value) for name, value in edit.parameters().items()}
     return json.dumps(parameters, sort_keys=True)
 

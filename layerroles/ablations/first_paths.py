@@ -1,7 +1,8 @@
 """The modules in which public names were first published.
 
-The hash of a condition names a class or function by its path, and stored runs hold hashes. A name
-that moves to another module gets a line here, so that its hash stays.
+The hash of a condition names a class or function by its path, and stored runs hold hashes. If a
+name moves to another module, its new path is mapped to the old module here, so that hashes stay the
+same.
 """
 
 # Path of a class or function below `layerroles` -> the module below `layerroles` that held it.

@@ -30,8 +30,8 @@ class ModelCall:
         positions: index of each new token among its row's real tokens; negative at pads.
         real: false where a new token is a pad.
         marks: the marks of each new token (see the module `prompts`).
-        given: the rows' prompts; if none were given, the tokens read without a cache and their
-            mask; None if neither is known.
+        given: the rows' prompts. If none were given: the tokens read without a cache, and their
+            mask; None if these are not known.
     """
 
     tokens: Int[Tensor, "row all_pos"] | None
@@ -93,7 +93,7 @@ class Watch:
         self._given = None if prompts is None else list(prompts)
 
     def keep(self, rows: Int[Tensor, " row"]) -> None:
-        """Keep only these rows of the batch."""
+        """Keep only these rows of the batch, as a generation loop does when others have ended."""
         if self.tokens is not None:
             self.tokens = self.tokens[rows]
         if self._marks is not None:

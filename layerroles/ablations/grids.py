@@ -1,4 +1,4 @@
-"""Make lists of conditions: one for each layer, head, group of heads, span or pair; growing sets.
+"""Make lists of conditions: one per layer, head, key/value group, span or pair, or growing sets.
 
 The lists print in one line, and `conditions["skip L3"]` is the condition of that name.
 """
@@ -162,8 +162,8 @@ def cumulative(
         model: the model whose layers are ablated.
         ablation: what is done to each layer.
         order: the order in which layers are added: `"top-down"` from the last layer, `"bottom-up"`
-            from the first (both leave one layer intact), or layer numbers in an order of one's own,
-            such as by importance.
+            from the first (both leave one layer intact), or layer numbers in any other order, such
+            as by importance.
         part: which part of each layer.
         at: the positions at which the conditions act.
 
@@ -206,8 +206,8 @@ def random_heads(
         model: the model whose heads are drawn.
         ablation: what is done to each head.
         n: how many heads to draw.
-        like: the chosen heads, in place of `n` and `layers`: from each of their layers, as many
-            other heads are drawn.
+        like: the chosen heads, given in place of `n` and `layers`. From each layer as many heads
+            are drawn as were chosen there, without the chosen ones.
         seed: seed of the draw.
         layers: numbers of the layers to draw from; all by default.
         at: the positions at which the condition acts.

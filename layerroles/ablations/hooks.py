@@ -1,8 +1,8 @@
 """Run plain TransformerLens under a condition.
 
-Hooks apply the edits at the sites. On exit it is checked that they fired, and they are removed,
-also after an exception. An edit that returns its write leaves the model's own output untouched, bit
-for bit; elsewhere a block's new output is `x + edit(w)`, added in float32.
+Hooks apply the edits at the sites. On exit they are removed, also after an exception, and an error
+is raised if one of them did not fire. An edit that returns its write leaves the model's own output
+untouched, bit for bit; elsewhere a block's new output is `x + edit(w)`, added in float32.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -295,7 +295,8 @@ def _fit_cache(model: TransformerBridge) -> dict[tuple[Ablation, Site], object]:
 def resolve_references(model: TransformerBridge, conditions: list[Condition]) -> References:
     """Return the references that the conditions' ablations declare, collected and fitted.
 
-    All that is needed of one reference is collected together.
+    All sites and kinds of data that one reference needs are collected in one run over its prompts.
+    Returns a map from (ablation, site) to the `SiteReference` and the result of `Ablation.fit`.
 
     Raises:
         InputError: an ablation needs a kind of data that references do not provide.

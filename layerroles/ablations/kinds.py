@@ -9,9 +9,9 @@
 - `Noise` leaves the write with less precision. With `w` the write and `s` its standard deviation
   over a reference, taken for each coordinate, `w + scale * s * n` is written, where `n` is standard
   normal. Causal tracing corrupts embeddings in this way (Meng et al. 2022, arXiv 2202.05262).
-- `Resample` leaves what the intact model wrote there on another prompt: a write of the usual kind,
-  of size and direction that the layers above know, without what it said about this prompt (resample
-  ablation, or interchange with a random donor).
+- `Resample` leaves what the intact model wrote there on another prompt: a write of typical size and
+  direction, but with no information about this prompt (resample ablation, or interchange with a
+  random donor).
 """
 
 import hashlib

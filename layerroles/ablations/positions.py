@@ -40,11 +40,11 @@ _LIBRARIES = ("torch", "einops", "numpy", "math", "layerroles")
 
 
 def identify(at: At) -> str:
-    """Return a text that identifies positions in every process: a name, or a function's content.
+    """Return a text that identifies `at` in every process: a name, or a function's content.
 
     Raises:
-        InputError: an unknown name, a function that is called like one, or one that refers to
-            something whose content cannot be identified.
+        InputError: an unknown name, a function whose name is one of `ATS`, or a function that
+            refers to something whose content cannot be identified.
     """
     if not callable(at):
         if at not in ATS:
@@ -57,7 +57,7 @@ def identify(at: At) -> str:
 
 
 def at_name(at: At) -> str:
-    """Return the name of positions: `at` itself, or the function's name.
+    """Return the name of the positions `at`: the text itself, or the function's name.
 
     A lambda is named by a hash of its content.
     """
@@ -73,8 +73,7 @@ def at_name(at: At) -> str:
 def fingerprint(value: object) -> object:
     """Return a JSON value that identifies the content of an ablation's parameter.
 
-    A value whose content cannot be identified is given by its `repr`; a module of this kind also
-    by its state dict.
+    If the content cannot be identified, the `repr` is used; for a torch module, its state dict too.
     """
     try:
         return _describe(value, ())
@@ -156,7 +155,7 @@ def _describe_callable(value: object, above: tuple[object, ...]) -> object:
 
 
 def _stored_path(value: FunctionType | BuiltinFunctionType | type) -> str:
-    """Return the path of a class or function, as it was when it was first published."""
+    """Return the path of a class or function in hashes: the one it was first published under."""
     path = f"{value.__module__}.{value.__qualname__}"
     package, _, name = path.partition(".")
     first = FIRST_MODULES.get(name) if package == "layerroles" else None

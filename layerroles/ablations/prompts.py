@@ -1,9 +1,9 @@
 """Mark which of a row's tokens are its prompt, and which of these hold the evidence.
 
-A condition can be restricted to them (`at=`). What a row has read before its answer is its prompt;
-all that follows, given or written by the model, is generated. The *marks* of a token are a sum of
-`IN_PROMPT`, `LAST` (the prompt's last token), `EVIDENCE`, and `UNKNOWN` (a prompt token of which it
-is not known whether it is evidence).
+A condition can be restricted to such tokens (`at=`). The tokens before a row's answer are its
+prompt; all later tokens, given or written by the model, count as generated. The *marks* of a token
+are a sum of `IN_PROMPT`, `LAST` (the prompt's last token), `EVIDENCE`, and `UNKNOWN` (a prompt
+token of which it is not known whether it is evidence).
 """
 
 import reprlib
@@ -60,7 +60,7 @@ class Prompt:
 
     @property
     def marks(self) -> list[int]:
-        """The marks of each of its tokens, as one sum a token."""
+        """The marks of the prompt's tokens, one sum for each token."""
         marks = [IN_PROMPT | UNKNOWN * (self.evidence is None)] * len(self.ids)
         marks[-1] |= LAST
         for position in self.evidence or ():

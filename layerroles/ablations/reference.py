@@ -36,7 +36,7 @@ class HeldOut(Protocol):
     """A source of prompts that are held out from evaluation, such as a task."""
 
     def held_out(self, limit: int, seed: int) -> list[str]:
-        """Return up to `limit` held-out prompts; `seed` is that of the evaluation's order."""
+        """Return up to `limit` held-out prompts; `seed` is the seed that orders the evaluation."""
         ...
 
 
@@ -50,7 +50,7 @@ class Reference:
     Args:
         source: texts (a list, or a column of a `datasets` data set), a text file with a prompt on
             each line, or a task, whose held-out examples are taken; None makes the reference open.
-        limit: the most prompts to take.
+        limit: the maximum number of prompts.
         seed: seed of the task's order; by default 0, and without a source the sweep's own.
 
     Raises:
@@ -80,7 +80,7 @@ class Reference:
 
     @property
     def is_open(self) -> bool:
-        """Whether it has no source, so that a sweep makes it of each task's held-out prompts."""
+        """Whether it has no source, so that a sweep uses each task's held-out prompts."""
         return self.source is None
 
     def of_task(self, task: HeldOut, seed: int) -> "Reference":
@@ -233,7 +233,7 @@ def collect(
     *,
     batch_size: int = 8,
 ) -> dict[Site, SiteReference]:
-    """Collect what the intact model writes at each site over a reference, all sites in one run.
+    """Return statistics of the intact model's writes over a reference, for all sites in one run.
 
     Args:
         model: a prepared bridge.
@@ -355,7 +355,7 @@ class _Collector:
 
 
 class _Sums:
-    """Moments of one site's writes in float64, first tokens apart, and the kinds asked for."""
+    """Running moments of a site's writes in float64, first tokens apart, and data of `kinds`."""
 
     def __init__(self, rows: Sequence[tuple[int, ...]], kinds: frozenset[Kind]) -> None:
         self._rows, self._kinds = rows, kinds

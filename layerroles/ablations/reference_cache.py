@@ -2,8 +2,8 @@
 
 The cache folder holds a safetensors file for each pair of model and prompts, named by a hash of
 weights, configuration and token ids. For each site it holds the means and standard deviations in
-float64, and what else was asked for (means at each position, every single write); the metadata
-describe the model and the prompts. What is asked for later is added to the file.
+float64, and, where an ablation needs them, means at each position or every single write. The
+metadata describe the model and the prompts. Data that is needed later is added to the file.
 """
 
 import hashlib
@@ -58,7 +58,7 @@ def load_or_collect(
         kinds: what is needed in addition to means and standard deviations.
 
     Raises:
-        InputError: as `collect`.
+        InputError: a site that the model lacks, or a reference of one-token prompts only.
     """
     sites, kinds = list(sites), frozenset(kinds)
     known, now = _KNOWN.setdefault(model, {}), weights_stamp(model)

@@ -80,7 +80,7 @@ class Swap(Ablation):
     def edit(
         self, write: Float[Tensor, "row pos *site"], ctx: EditContext
     ) -> Float[Tensor, "row pos *site"]:
-        """Return the write unchanged: it is the donor's already."""
+        """Return the write unchanged: the host's modules already hold the donor's weights."""
         return write
 
     def check(self, site: Site) -> None:
@@ -95,7 +95,7 @@ class Swap(Ablation):
             )
 
     def parameters(self) -> dict[str, object]:
-        """Return the donor as a hash of what its blocks compute."""
+        """Return `donor` as a hash of what the donor's blocks compute."""
         return {"donor": _hash_blocks(self.donor)}
 
     def fits(self, model: TransformerBridge, site: Site) -> None:

@@ -47,7 +47,7 @@ class JobPart:
 
     Attributes:
         answers: a list of scores or texts by (condition index, cell index).
-        coherence: nats per token of each generated text; empty unless the job asks for it.
+        coherence: nats per token by generated text; empty unless the job asks for it.
         seconds: seconds taken for these answers.
         executors: the names of the executors that have answered so far.
         times_halved: how often batches were halved so far because memory ran out.
@@ -68,7 +68,7 @@ class Workers:
 
     Attributes:
         model: the model that they hold, as a dict of `Provenance`.
-        machine: the machine, in words.
+        machine: the machine's architecture, number of CPUs and device, as text.
     """
 
     model: Mapping[str, Any]
@@ -93,7 +93,7 @@ class OpenBackend(ABC):
 
 
 class Backend(ABC):
-    """A way to answer jobs; it holds no state, so that many sweeps can use it."""
+    """A way to answer jobs. A backend holds no state, so that several sweeps can use it."""
 
     @abstractmethod
     def check(self, engine: Engine) -> None:
@@ -116,7 +116,7 @@ class Backend(ABC):
 
 
 def answer_job(engine: Engine, job: Job) -> Iterator[JobPart]:
-    """Answer a job; yield a part when a condition is ready in all cells, or one part for all.
+    """Answer a job; yield one part per condition as soon as all cells have it, or one for all.
 
     Conditions are yielded one by one only if the job allows it (`apart`, without `coherence`).
     """

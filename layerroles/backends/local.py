@@ -27,12 +27,16 @@ class Local(Backend):
     """Answers jobs with the sweep's own engine, one after the other."""
 
     def check(self, engine: Engine) -> None:
-        """Check that the model has weights."""
+        """Check that the model has weights.
+
+        Raises:
+            InputError: it has none.
+        """
         check_weights(engine.model)
 
     @contextmanager
     def opened(self, engine: Engine) -> Iterator["OpenLocal"]:
-        """Answer with the engine itself within the context; no worker is started."""
+        """Yield a backend that answers with the sweep's own engine; no worker is started."""
         engine.used.clear()  # the manifest lists the executors of this run
         yield OpenLocal(engine)
 

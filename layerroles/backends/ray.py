@@ -46,8 +46,8 @@ class Ray(Backend):
         timeout: seconds that a worker may take to load the model, or to answer one job, before it
             is considered hung and replaced.
         attempts: how often a job is tried if it fails or its worker dies.
-        make: a function that makes a worker's engine, instead of loading the sweep's model; it is
-            imported there, or sent if the script itself defines it.
+        make: a function that makes a worker's engine, instead of loading the sweep's model; workers
+            import it by name, or get it by value if the running script defines it.
 
     Raises:
         InputError: an invalid number, or an address of Ray's client (with `://`).
@@ -77,7 +77,11 @@ class Ray(Backend):
             )
 
     def check(self, engine: Engine) -> None:
-        """Check that Ray is installed and workers can load the model."""
+        """Check that Ray is installed and workers can load the model.
+
+        Raises:
+            InputError: Ray is not installed, or the model did not come from `load`.
+        """
         _import_ray()
         if self.make is None:
             origin(engine.model)
@@ -123,8 +127,8 @@ class WorkerResources:
     Attributes:
         cpus: CPUs to request from Ray; 0 for workers with GPUs.
         gpus: GPUs to request from Ray.
-        per_node: the most workers that share the processors of a node.
-        per_device: the most workers that share the memory of a device.
+        per_node: maximum number of workers that share the processors of a node.
+        per_device: maximum number of workers that share the memory of a device.
     """
 
     cpus: float
@@ -138,7 +142,7 @@ def plan_workers(
     workers: int | Literal["auto"],
     gpus_per_worker: float | None,
 ) -> tuple[int, WorkerResources]:
-    """Return how many workers to start, and the resources of each.
+    """Return the number of workers to start, and the resources of each.
 
     Args:
         nodes: the resources of each node, as Ray reports them.
@@ -180,7 +184,7 @@ class _Worker:
     ) -> Workers:
         """Make the engine; return the worker's description.
 
-        This is not done in `__init__`, since Ray does not report the error of a failing one.
+        This is not done in `__init__`, since Ray does not report errors that are raised there.
         """
         if not resources.gpus:  # not every version of Ray hides them
             os.environ["CUDA_VISIBLE_DEVICES"] = ""

@@ -160,7 +160,7 @@ class Pool(OpenBackend):
             )
 
     def _raise_first_error(self, *failures: str) -> None:
-        """Raise the first input error that a worker reported, if any, after these failures."""
+        """Raise a worker's first input error, if there was one; `failures` precede its text."""
         if self._first_error is not None:
             error, self._first_error = self._first_error, None
             raise InputError("; ".join([*failures, str(error)])) from error
@@ -247,7 +247,8 @@ class Pool(OpenBackend):
         """Return the outcome of a worker's start: its description, if it passes, or a failure.
 
         Raises:
-            InputError: the first worker cannot be started as asked, or it holds another model.
+            InputError: the first worker cannot be started as requested, or a worker holds another
+                model.
         """
         if isinstance(outcome, InputError):
             if self._description is None:
@@ -290,7 +291,7 @@ class Pool(OpenBackend):
         """Check that a worker holds the same model as the others and the sweep.
 
         Raises:
-            InputError: it does not.
+            InputError: its model differs.
         """
         expected = self._description.model if self._description else self._model
         for name in ("weights", "dtype", "versions"):
@@ -306,14 +307,14 @@ class Pool(OpenBackend):
 
 
 def _comparable(model: Any, name: str) -> Any:
-    """Return the part of a model's description that must be equal: Python's version may differ."""
+    """Return a field of a model's description for comparison, without Python's version."""
     if name == "versions":
         return {key: value for key, value in model[name].items() if key != "python"}
     return model[name]
 
 
 def _uninstalled_modules(conditions: Iterable[Condition]) -> set[str]:
-    """Return modules of conditions' ablations and functions that may be missing on workers."""
+    """Return the modules of ablations and `at` functions that are not installed packages."""
     modules = {
         type(edit).__module__ for condition in conditions for edit in condition.edits.values()
     }

@@ -1,4 +1,4 @@
-"""Attention map: which heads look at the evidence when the model answers.
+"""Attention map: which heads attend to the evidence when the model answers.
 
 The share of a head's attention that goes from the answering position to the evidence span, averaged
 over examples; "even" is the share that uniform attention would give it.
@@ -60,9 +60,12 @@ def attention_map(attention: pd.DataFrame, *, top: int = 3) -> go.Figure:
 
 
 def attention_means(attention: pd.DataFrame) -> pd.DataFrame:
-    """Return means over examples per task, layer and head: evidence, low, high, uniform, n.
+    """Return a row per task, layer and head: means evidence and uniform, low, high, n.
 
-    `low` and `high` are the mean -+ 1.96 standard errors.
+    `low` and `high` are the mean of `evidence` minus and plus 1.96 standard errors.
+
+    Raises:
+        InputError: no example has evidence.
     """
     select.require_columns(attention, _COLUMNS, "the attention figure")
     attention = select.rows_of_one_condition(attention, "the attention figure")
@@ -82,7 +85,7 @@ def attention_means(attention: pd.DataFrame) -> pd.DataFrame:
 
 
 def strongest_heads(part: pd.DataFrame, top: int) -> pd.DataFrame:
-    """Return the `top` heads by share, of those with at least twice the share of even attention."""
+    """Return up to `top` heads by evidence share, all with at least twice the uniform share."""
     return part[part["evidence"] >= 2 * part["uniform"]].nlargest(top, "evidence")
 
 

@@ -119,7 +119,7 @@ def localize_all(result: SweepResult, probes: Sequence[pd.DataFrame] = ()) -> li
 
 
 def _judged_positions(result: SweepResult, kind: str) -> list[str]:
-    """Return the positions to judge; `after_first` is left to `all` if both were swept."""
+    """Return the positions to localize at; `after_first` only if `all` was not swept."""
     ats = select.positions_of(select.layer_effects(result, ablation=kind))
     return [at for at in ats if at != "after_first" or "all" not in ats]
 
@@ -131,12 +131,12 @@ def iter_drawings(
     roles: Callable[[], Sequence[Roles]],
     heads: pd.DataFrame,
 ) -> Iterator[Drawing]:
-    """Yield what can be drawn of a run, in reading order.
+    """Yield the figures that a run has data for, in reading order, not yet drawn.
 
     Args:
         result: a sweep.
-        probe_frames: probe frames by the probe's name. Of several conditions, all are drawn in
-            figures with a line per condition, else only the intact model's rows.
+        probe_frames: probe frames by the probe's name. If a frame has several conditions, figures
+            with a line per condition draw all of them, other figures only the intact model's rows.
         kinds: the kinds of ablation to draw.
         roles: function that returns the roles under each kind, at each of its judged positions.
         heads: verdicts on heads ablated alone, as in `Roles.heads`.
@@ -197,7 +197,7 @@ def _drawings_over_layers(result: SweepResult, kinds: Sequence[str]) -> Iterator
 
 
 def _asked_both_ways(result: SweepResult, kind: str, protocol: str) -> Iterator[tuple[str, str]]:
-    """Yield likelihood protocols under which tasks were asked too, each with the first `at`."""
+    """Yield (likelihood protocol, `at`) for protocols that share questions with `protocol`."""
     differences = result.differences()
     differences = differences[
         (differences["ablation"] == kind) & (differences["protocol_b"] == protocol)
@@ -257,7 +257,7 @@ def _drawings_of_probe(
 
 
 def _name_drawings(drawings: Sequence[Drawing]) -> dict[str, Drawing]:
-    """Return drawings by file name: their kind and what distinguishes them within it."""
+    """Return drawings by file name: the kind, and what distinguishes drawings of one kind."""
     by_name: dict[str, Drawing] = {}
     for drawing in drawings:
         alike = [other.of for other in drawings if other.kind == drawing.kind]

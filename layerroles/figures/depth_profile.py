@@ -35,11 +35,11 @@ def depth_profile(
 ) -> go.Figure:
     """Draw the score per ablated layer, and the paired effect under it.
 
-    A column per protocol and a pair of rows per task. Marks tell at which positions the ablation
-    acts, side by side where there are several: filled circles everywhere (`at="all"`), hollow ones
-    everywhere but at the first token (`at="after_first"`). The solid line is the intact score with
-    its interval, the dotted one chance. Effects are paired differences to intact in the unit of the
-    score; negative means that the ablation hurts.
+    A column per protocol and a pair of rows per task. The mark shows at which positions the
+    ablation acts; marks for several positions are side by side: filled circles everywhere
+    (`at="all"`), hollow ones everywhere but at the first token (`at="after_first"`). The solid line
+    is the intact score with its interval, the dotted one chance. Effects are paired differences to
+    intact in the unit of the score; negative means that the ablation hurts.
 
     Args:
         result: a sweep over single layers.
@@ -161,7 +161,7 @@ def draw_lines(
 def draw_points(
     figure: go.Figure, cell: pd.DataFrame, row: int, column: int, shown: set[str]
 ) -> None:
-    """Draw scores and, in the row below, effects, with intervals; marks tell positions."""
+    """Draw scores and, in the row below, effects, with intervals; the mark shows the positions."""
     hue = style.family_colour(cell["family"].iloc[0])
     ats = select.positions_of(cell)
     for place, at in enumerate(ats):
@@ -215,7 +215,7 @@ def _hover_text(line: "pd.Series[float]") -> str:
 
 
 def effect_span(effects: pd.DataFrame, units: dict[tuple[str, str], str]) -> list[float]:
-    """Return one axis range for all effects on accuracy, so that panels compare by eye."""
+    """Return one axis range for all effects on accuracy, so that panels can be compared by eye."""
     cells = zip(effects["task"], effects["protocol"], strict=True)
     bounded = effects[[units.get(cell, "accuracy") == "accuracy" for cell in cells]]
     ends = bounded[["ci_low", "ci_high", "effect"]].to_numpy(float)

@@ -1,4 +1,4 @@
-"""Direct against total effect: what a layer writes into the answer, and what it costs to lose it.
+"""Direct against total effect: what a layer adds to the answer's logit, and its harm when ablated.
 
 A layer with large harm and a direct effect near 0 acts through later layers; one with a large
 direct effect and little harm writes the answer, but others would write it too.

@@ -212,7 +212,7 @@ def _hover_text(line: dict[str, Any]) -> str:
 
 
 def why_undefined(line: dict[str, Any]) -> str:
-    """Say why harm is undefined: nothing ablated or scored, no chance, or no skill above it."""
+    """Return text on why harm is undefined: nothing ablated or scored, chance unknown, no skill."""
     if not acted(line["at"], int(line["n_changed"])):
         return "no token of these questions stands where the ablation acts"
     if pd.isna(line["chance"]):

@@ -36,8 +36,8 @@ class Look:
         title: title of the figure.
         unit: unit of the values, shown over the colour bar.
         subtitle: what a value is, and over how many examples.
-        heading: function of the rows of a panel and the heads to name, for the text after family
-            and task.
+        heading: function that returns the text after family and task, from the rows of a panel and
+            the heads to name.
         percent: whether values are shown as percentages.
         diverging: whether the colour scale has two sides even if no value is negative, as for harm.
     """
@@ -93,9 +93,12 @@ def head_map(frame: pd.DataFrame, *, value: str, top: int = 3) -> go.Figure:
 
 
 def head_means(frame: pd.DataFrame, value: str) -> pd.DataFrame:
-    """Return means over examples: family, task, layer, head, value, low, high, n.
+    """Return a row per task, layer and head: family, task, layer, head, value (mean), low, high, n.
 
     `low` and `high` are the 95% interval of the mean by Student's t; NaN for a single example.
+
+    Raises:
+        InputError: the value is known for no head.
     """
     select.require_columns(frame, ("layer", "head", value), "the head map")
     known_rows = frame[frame[value].notna()]
@@ -224,7 +227,7 @@ def _draw_panel(
 def _heads_with_room(
     named: pd.DataFrame, n_layers: int
 ) -> Iterator[tuple["pd.Series[float]", bool]]:
-    """Yield the heads with room for their name in the map, and whether it goes to their right."""
+    """Yield the heads whose name fits into the map, and whether it fits on their right side."""
     width = 0.06 * n_layers  # width of a name, in layers
     for _, part in named.sort_values("layer").groupby("head"):
         taken = [(layer - 0.5, layer + 0.5) for layer in part["layer"]]

@@ -85,6 +85,9 @@ def lens_summary(lens: pd.DataFrame, *, measure: str) -> pd.DataFrame:
     """Return a row per task, lens, condition and layer: their names, value, low, high and n.
 
     Ranks count from 1 here, so that a log axis can show the top.
+
+    Raises:
+        InputError: an unknown measure.
     """
     if measure not in _TITLES:
         measures = ", ".join(map(repr, _TITLES))
@@ -117,8 +120,8 @@ def lens_traces(summary: pd.DataFrame, *, measure: str, legend: bool = True) -> 
 def iter_lines(summary: pd.DataFrame) -> Iterator[tuple[str, int, str, pd.DataFrame]]:
     """Yield family, index within the family, name and rows of each line of a summary.
 
-    The name holds the task if a family has several, and the probe and the condition if the summary
-    has several.
+    The name includes the task if a family has several, and the probe and the condition if the
+    summary has several.
     """
     names = [name for name in _LINES if name in summary]
     varying = [name for name in names if summary[name].nunique() > 1 and name not in _LINES[:2]]
@@ -184,7 +187,7 @@ def set_legend_beside(figure: go.Figure, n_lines: int) -> go.Figure:
 
 
 def lens_axis(measure: str) -> dict[str, object]:
-    """Return the value axis: better is up for rank and log-probability, down for divergence."""
+    """Return the layout of the value axis; rank is reversed, so that rank 1 is at the top."""
     if measure == "logprob":
         return {"title": {"text": "log-probability (nats)"}}
     if measure == "kl":

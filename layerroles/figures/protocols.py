@@ -1,4 +1,4 @@
-"""The same questions under each protocol: which layers seem to matter depends on how one asks.
+"""The same questions under each protocol: which layers seem to matter depends on the protocol.
 
 After the first figure of Demystifying the Roles of LLM Layers (arXiv 2510.02091): accuracy and its
 change per ablated layer, a panel for each way of scoring.
@@ -30,9 +30,9 @@ def protocols(
     """Draw the score per ablated layer under each protocol side by side, and its change below.
 
     There is a column for each protocol of each task of the family, so that lm-eval tasks that ask
-    the same questions in several ways (`mmlu`, `mmlu_continuation`, `mmlu_generative`) stand side
-    by side. As in `depth_profile`, the solid line is the intact score with its interval, the dotted
-    line is chance, and a change is a paired difference to intact.
+    the same questions in several ways (`mmlu`, `mmlu_continuation`, `mmlu_generative`) are shown
+    side by side. As in `depth_profile`, the solid line is the intact score with its interval, the
+    dotted line is chance, and a change is a paired difference to intact.
 
     Args:
         result: a sweep over single layers.

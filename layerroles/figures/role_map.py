@@ -159,7 +159,7 @@ def _add_heading(figure: go.Figure, text: str, domain: tuple[float, float]) -> N
 
 
 def _harm_range(effects: pd.DataFrame) -> list[float]:
-    """Return one harm axis range for all panels, which holds the intervals within fixed limits."""
+    """Return one harm axis range for all panels: it contains all intervals, up to fixed limits."""
     low = float(np.nanmin([-0.25, *effects["harm_low"]]))
     high = float(np.nanmax([1.1, *effects["harm_high"]]))
     return [max(low, _LOWEST) - 0.05, min(high, _HIGHEST) + 0.05]
@@ -270,7 +270,7 @@ def _note_unmeasured(figure: go.Figure, cell: pd.DataFrame, row: int, n_layers: 
 
 
 def classify_interval(low: float, high: float) -> str:
-    """Say where the interval of harm lies: "above" 0.2, "within" 0.1 of 0, or "undecided"."""
+    """Return "above" for an interval above 0.2, "within" for one within ±0.1, else "undecided"."""
     if low > CRITICAL:
         return "above"
     return "within" if low >= -SPARE and high <= SPARE else "undecided"

@@ -53,13 +53,13 @@ def layer_effects(
 
 
 def positions_of(effects: pd.DataFrame) -> list[str]:
-    """Return the positions at which conditions act, in order of `ATS`, then users' own by name."""
+    """Return the positions (`at`) of conditions, in order of `ATS`, then functions by name."""
     positions = list(dict.fromkeys(effects["at"]))
     return [at for at in ATS if at in positions] + sorted(at for at in positions if at not in ATS)
 
 
 def trace_meta(part: pd.DataFrame) -> dict[str, str]:
-    """Return task, protocol, ablation and `at` of the rows of a trace, escaped.
+    """Return task, protocol, ablation and `at` of a trace's rows, escaped for the page.
 
     Stored in the trace's `meta`, so that the page can respond to a click on a mark.
     """
@@ -77,7 +77,7 @@ def ablation_kinds(result: SweepResult) -> list[str]:
 
 
 def n_layers_of(result: SweepResult, effects: pd.DataFrame) -> int:
-    """Return the model's number of layers, or that up to the last ablated one if not stated."""
+    """Return the model's number of layers; if unknown, that up to the last ablated layer."""
     stated = result.manifest.get("model", {}).get("n_layers")
     ablated = int(effects["layer"].max()) + 1
     return max(int(stated), ablated) if stated else ablated
@@ -95,7 +95,11 @@ def written_protocols(protocols: Iterable[str]) -> list[str]:
 
 
 def narrow(frame: pd.DataFrame, column: str, value: str | None) -> pd.DataFrame:
-    """Return the rows in which `column` is `value`; all rows if it is None."""
+    """Return the rows in which `column` is `value`; all rows if it is None.
+
+    Raises:
+        InputError: no row has that value.
+    """
     if value is None:
         return frame
     values = list(dict.fromkeys(frame[column]))
@@ -120,7 +124,13 @@ def mean_by(frame: pd.DataFrame, by: Sequence[str], value: str, *, count: str) -
 
 
 def require_columns(frame: pd.DataFrame, columns: tuple[str, ...], what: str) -> None:
-    """Raise an error if a frame is empty or lacks columns that the figure draws."""
+    """Raise an error if a frame is empty or lacks columns that the figure draws.
+
+    `what` names the figure in the message.
+
+    Raises:
+        InputError: the frame is empty, or lacks a column.
+    """
     missing = [column for column in columns if column not in frame.columns]
     if missing:
         raise InputError(
@@ -146,6 +156,6 @@ def rows_of_one_condition(frame: pd.DataFrame, what: str) -> pd.DataFrame:
 
 
 def describe_condition(frame: pd.DataFrame, *, intact: str = "") -> str:
-    """Return words to append on the condition of a frame; `intact` for the intact model."""
+    """Return `, under NAME` for a frame measured under a condition, else the text `intact`."""
     name = str(frame["condition"].iloc[0]) if "condition" in frame else INTACT
     return intact if name == INTACT else f", under {name}"

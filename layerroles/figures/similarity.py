@@ -1,4 +1,4 @@
-"""How much runs of blocks change the stream: all runs as a triangle, single blocks over depth.
+"""How much blocks change the stream: runs of several as a triangle, single ones over depth.
 
 >>> figure = similarity_triangle(frame)  # doctest: +SKIP
 """
@@ -120,7 +120,7 @@ def influence_profile(similarity: pd.DataFrame) -> go.Figure:
 
 
 def run_means(similarity: pd.DataFrame, value: str) -> pd.DataFrame:
-    """Return means over examples: family, task, layer, n, value, low, high, examples."""
+    """Return a row per task and run: family, task, layer, n, value, low, high, examples."""
     select.require_columns(similarity, _COLUMNS, "the similarity figure")
     return select.mean_by(similarity, ["family", "task", "layer", "n"], value, count="examples")
 

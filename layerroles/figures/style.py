@@ -133,7 +133,7 @@ def finish(
     height: int,
     legend: bool = True,
 ) -> go.Figure:
-    """Set title, subtitle, size and margins, and note what the figure shows (`layout.meta`).
+    """Set title, subtitle, size and margins, and record what the figure shows in `layout.meta`.
 
     Args:
         figure: the figure with its traces and axes; changed in place.
@@ -194,7 +194,7 @@ def _describe_rows(about: pd.DataFrame) -> dict[str, list[Any]]:
 
 
 def align_headings(figure: go.Figure) -> go.Figure:
-    """Set the panel titles that `make_subplots` centred to the left edge of their panels."""
+    """Move the panel titles, which `make_subplots` centres, to the left edge of their panels."""
     notes = [note for note in figure.layout.annotations if note.xref == "paper"]
     starts = sorted({axis.domain[0] for axis in figure.select_xaxes()})
     for note in notes:
@@ -325,7 +325,7 @@ def sort_by_family(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def format_counts(values: Iterable[Any]) -> str:
-    """Format how many examples a point of a figure stands for: one number or a range; 0 if none."""
+    """Format the numbers of examples behind a figure's points: one number or a range; 0 if none."""
     numbers = np.asarray([float(v) for v in values if not pd.isna(v)])
     if numbers.size == 0:
         return "0"

@@ -1,7 +1,8 @@
 """lm-evaluation-harness: its tasks and metrics in a sweep, and an ablated model in its own loop.
 
-This is the only package that imports `lm_eval`, which is an extra: inside functions, and for
-`AblatedLM`, whose base class is lm-eval's, when that is first used (PEP 562).
+This is the only package that imports `lm_eval`, an optional dependency. Functions import it when
+they are called; the module of `AblatedLM`, whose base class is lm-eval's, is imported when that
+class is first used (PEP 562).
 """
 
 import typing

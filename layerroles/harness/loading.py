@@ -88,7 +88,9 @@ def _load_manager(include_path: str) -> Any:
 def load_members(
     name: str, *, num_fewshot: int | None, include_path: str, data: str
 ) -> dict[str, Any]:
-    """Load lm-eval's task objects by name: one, or the members of a group or tag; see `LmEval`.
+    """Return lm-eval's task objects by name: one task, or the members of a group or tag.
+
+    The arguments are those of `LmEval`.
 
     Raises:
         InputError: an unknown name, data that cannot be reached, or a task that cannot be loaded.
@@ -144,8 +146,8 @@ def check_member(member: Any, label: str) -> None:
     """Check that a task can be asked here.
 
     Raises:
-        InputError: it is written in Python, is not text only or runs code, or its output type,
-            repeats, sampling or missing shots are not supported.
+        InputError: the task is written in Python, is not text only, runs code, samples, repeats its
+            requests, lacks its worked examples, or has an unknown output type.
     """
     name = member.task_name
     if not hasattr(member, "fewshot_cfg"):
@@ -177,8 +179,8 @@ def check_member(member: Any, label: str) -> None:
 def choose_metric(task: Any, member: Any) -> str:
     """Return the name of the metric that is the score.
 
-    It is the one that the task names, else the first that exists of `acc`, `exact_match`, the
-    metrics of which higher is better, and `perplexity`.
+    It is `task.metric` if that is set. Else it is the first that exists of: `acc`, `exact_match`, a
+    metric of which higher is better, `perplexity`.
 
     Raises:
         InputError: the member has none of these.
@@ -236,7 +238,7 @@ def _as_text(value: Any) -> str:
 
 @contextmanager
 def raising_input_errors(name: str, what: str) -> Iterator[None]:
-    """Raise lm-eval's errors, also of a task's template or function, as one-line `InputError`s."""
+    """Turn errors of lm-eval, and of a task's own code, into one-line `InputError`s."""
     try:
         yield
     except InputError:
@@ -262,7 +264,7 @@ def read_generation_options(given: Any, whose: str) -> dict[str, object]:
     """Return `until` and `max_gen_toks` from lm-eval's generation arguments.
 
     Raises:
-        InputError: they ask for sampling or beams: answers are greedy here.
+        InputError: they ask for sampling or beam search; only greedy decoding is supported.
     """
     from lm_eval.models.utils import normalize_gen_kwargs
 

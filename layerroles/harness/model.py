@@ -66,7 +66,7 @@ class AblatedLM(TemplateLM):  # type: ignore[misc]
 
     @property
     def prefix_token_id(self) -> int:
-        """The id of the token that stands for an empty context."""
+        """The id of the token that is used as the context if a request has none."""
         return empty_context_ids(self.model)[0]
 
     @property
@@ -133,7 +133,7 @@ class AblatedLM(TemplateLM):  # type: ignore[misc]
         """Return the text that is greedily generated after each context.
 
         Raises:
-            InputError: sampling or beams are asked for.
+            InputError: a request asks for sampling or beam search.
         """
         contexts = [
             (context, read_generation_options(options, f"request {place}"))

@@ -77,7 +77,7 @@ class Harness(Protocol):
 
     @property
     def label(self) -> str:
-        """The name alone: the task determines everything else."""
+        """The protocol's name, without parameters: the task sets everything else."""
         return self.name
 
     @property
@@ -92,9 +92,10 @@ class Harness(Protocol):
         return "nats" if metric == "perplexity" else "score"
 
     def noted(self) -> dict[str, Any]:
-        """Return `aggregation`, lm-eval's function by metric, and `rules`, a hash of settings.
+        """Return what a manifest stores: `aggregation`, and `rules`, a hash of the settings.
 
-        The function is None if the task defines its own.
+        `aggregation` maps each metric to the name of lm-eval's aggregation function, or None if the
+        task defines its own.
         """
         from lm_eval.api.registry import AGGREGATION_REGISTRY
 
@@ -115,7 +116,7 @@ class Harness(Protocol):
         return example.prompt
 
     def prompt(self, model: TransformerBridge, example: Example, *, chat: bool) -> str:
-        """Return the context; in a chat as lm-eval itself puts it into the template."""
+        """Return the context; with `chat`, in the chat template as lm-eval itself applies it."""
         if not chat:
             return self.context(example)
         text: str = self._instances(model, [example], chat=True)[0][0].arguments[0]
@@ -156,7 +157,7 @@ class Harness(Protocol):
     def _instances(
         self, model: TransformerBridge, examples: Sequence[Example], *, chat: bool
     ) -> list[list[Any]]:
-        """Return lm-eval's instances for each of these examples, in their order."""
+        """Return lm-eval's instances for each example, in the order of `examples`."""
         ids = [example.id for example in examples]
         if chat:
             template = functools.partial(chat_text, model)
@@ -201,7 +202,11 @@ class AskedInstances(Asked):
             yield example_responses, score_document(self.task.member(example), instances)
 
     def score(self, example: Example, metrics: dict[str, dict[str, Any]]) -> tuple[float, str]:
-        """Return the metric that is the score, and the filter under which it is read."""
+        """Return the value of the metric that is the score, and the name of its filter.
+
+        Raises:
+            InputError: the metric under this filter gives no number.
+        """
         name = self.task.filter
         if not name:
             name = _FLEXIBLE if _FLEXIBLE in metrics else next(iter(metrics))
@@ -221,7 +226,7 @@ class AskedInstances(Asked):
 
 @dataclass(frozen=True)
 class AskedChoices(AskedInstances):
-    """Likelihood requests of lm-eval."""
+    """Likelihood requests of lm-eval, and how their scores are judged."""
 
     requests: list[Scored]
 
@@ -261,7 +266,7 @@ class AskedChoices(AskedInstances):
 
 @dataclass(frozen=True)
 class AskedTexts(AskedInstances):
-    """Generation requests of lm-eval."""
+    """Generation requests of lm-eval, and how the texts are judged."""
 
     requests: list[Written]
 
@@ -285,7 +290,7 @@ class AskedTexts(AskedInstances):
         ]
 
     def shuffled(self, found: Sequence[Writing]) -> float | None:
-        """Return the mean score if each example is given answers to others of its lm-eval task.
+        """Estimate chance: the mean score if each example gets the answer to another of its task.
 
         None if there are no finite scores.
         """
@@ -305,7 +310,7 @@ class AskedTexts(AskedInstances):
         return statistics.fmean(finite) if finite else None
 
     def _form(self, example: Example, reply: Reply) -> bool | None:
-        """Return whether the first line is as short as an answer; None if answers are long."""
+        """Return whether the first line is as short as an answer; None for long answers."""
         if len(example.answer.split()) > _LONGEST_FORMED:
             return None
         return is_short(reply.answer.strip().split("\n", 1)[0], example)
@@ -349,7 +354,7 @@ class AskedTexts(AskedInstances):
 
 
 def group_places(names: Sequence[str]) -> list[list[int]]:
-    """Group the places of equal names; names that occur once form one group.
+    """Group the indices of equal names; all names that occur once form one group.
 
     >>> group_places(["anatomy", "law", "anatomy", "virology"])
     [[0, 2], [1, 3]]

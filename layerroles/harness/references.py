@@ -1,8 +1,9 @@
 """Make reference prompts from documents of an lm-eval task that are never asked.
 
-If a task names a split other than the one that is asked (of worked examples, training or
-validation), documents are taken from that. Otherwise some are reserved: the last ones in the order
-in which documents are asked. Their worked examples are never documents that are asked.
+If a task names another split than the one whose documents are asked (a split of worked examples,
+training or validation), the prompts are made from that. Otherwise the last documents in the order
+of asking are reserved for them. The worked examples in these prompts are never documents that are
+asked.
 """
 
 import random
@@ -18,7 +19,7 @@ _MOST_TRIED = 256
 
 
 def find_other_split(member: Any) -> str | None:
-    """Return the split from which references are made; None if only the asked one exists."""
+    """Return the split from which reference prompts are made; None if no other is named."""
     config, shots = member.config, member.fewshot_cfg.split
     asked = config.test_split or config.validation_split
     splits = (shots, config.training_split, config.validation_split)
@@ -28,7 +29,8 @@ def find_other_split(member: Any) -> str | None:
 def count_reserved(member: Any, n_members: int) -> int:
     """Return how many documents of a group's member are reserved, and so never asked.
 
-    64 over all members, at most a fifth of a member's; 0 if there is another split.
+    Each member's share of 64, rounded up, but at most a fifth of its documents. 0 if there is
+    another split to take reference prompts from.
     """
     if find_other_split(member) is not None:
         return 0
@@ -42,7 +44,7 @@ def make_prompts(member: Any, asked: Sequence[int], limit: int, seed: int) -> li
 
     Args:
         member: lm-eval's task object.
-        asked: the places of the documents that may be asked, in the order of asking.
+        asked: the indices of the documents that may be asked, in the order of asking.
         limit: the maximum number of prompts.
         seed: draws the documents and their worked examples.
     """
@@ -97,7 +99,7 @@ def _pick_unasked(
 
 
 def _pick_shots(member: Any, asked_questions: set[str], rng: random.Random) -> list[Any]:
-    """Return the documents that may be worked examples, in the order of lm-eval's own list."""
+    """Return the documents that may serve as worked examples, in lm-eval's own order."""
     docs = member.sampler.fewshot_docs()
     # A sampler that takes the first documents is given the first ones.
     takes_first = type(member.sampler).__name__ == "FirstNSampler"

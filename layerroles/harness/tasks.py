@@ -3,7 +3,8 @@
 Documents become requests by the harness's templates and few-shot sampler, and answers become scores
 by its filters and metrics (Gao et al., "The Language Model Evaluation Harness"). Only the answers
 are computed by this package, so that a sweep shares work between conditions. A name may be that of
-a task, a group or a tag; a group is one task here, whose documents come from its members in turn.
+a task, a group or a tag; a group is one task here, and its documents are taken from its members in
+turn.
 
 Example:
     task("lm_eval:arc_easy", num_fewshot=5)
@@ -46,9 +47,10 @@ class LmEval(Task):
     Whichever protocols a sweep names, it is asked as lm-eval asks it: by the likelihood of choices
     (`continuation`, or `letter` if the choices are letters), by that of a given text
     (`continuation`), or by `generation`. Documents are drawn by seed, from a group's members in
-    turn. The order depends on the data set only, so that tasks with the same documents (`mmlu`,
-    `mmlu_generative`) ask the same ones. An example's id is `MEMBER/PLACE`, with the document's
-    place in the data set. Its worked examples are those of lm-eval's run over all documents.
+    turn. Given a seed, the order depends on the data set only, so that tasks with the same
+    documents (`mmlu`, `mmlu_generative`) ask the same ones. An example's id is `MEMBER/PLACE`,
+    where PLACE is the document's index in the data set. Its worked examples are those that lm-eval
+    shows in a run over all documents.
 
     Attributes:
         task: the name of a task, group or tag.
@@ -141,7 +143,7 @@ class LmEval(Task):
 
     @property
     def label(self) -> str:
-        """`lm_eval@2:NAME`, or `lm_eval@2[task=NAME,...]` with parameters other than folders."""
+        """`lm_eval@2:NAME`, or `lm_eval@2[task=NAME,...]` with parameters; folders are left out."""
         defaults = {
             name: field.default
             for name, field in self.__dataclass_fields__.items()
@@ -198,7 +200,7 @@ class LmEval(Task):
         return [self._make_example(id, requests) for id, requests in instances.items()]
 
     def _draw_order(self, name: str, n_docs: int, seed: int) -> list[int]:
-        """Return the places of all documents of a member, in the order of asking."""
+        """Return the indices of all documents of a member, in the order of asking."""
         if self.order == "first":
             return list(range(n_docs))
         return random.Random(f"{self._data_key(name)}:{seed}").sample(range(n_docs), n_docs)
@@ -246,7 +248,7 @@ class LmEval(Task):
         return {}
 
     def _parse_id(self, id: str) -> tuple[str, int]:
-        """Return the member's name and the document's place in its data."""
+        """Return the member's name and the document's index in its data, from an example id."""
         name, _, place = id.rpartition("/")
         docs = self.documents.get(name, ())
         if not place.isdecimal() or id != f"{name}/{int(place)}" or int(place) >= len(docs):
@@ -256,10 +258,10 @@ class LmEval(Task):
     def _build_instances(
         self, name: str, places: Sequence[int], template: Any
     ) -> dict[str, list[Any]]:
-        """Build as lm-eval's `build_all_requests` does, for documents anywhere in the data.
+        """Build requests as lm-eval's `build_all_requests` does, for documents at any indices.
 
-        lm-eval draws worked examples for one document after the other. The draws for the documents
-        in between are repeated here, so that a prompt depends on its document alone.
+        lm-eval draws worked examples for all documents in order. Draws for documents in between are
+        made and discarded here, so that a prompt depends on its document alone.
         """
         member, docs = self.members[name], self.documents[name]
         shots = member.config.num_fewshot or 0
@@ -306,9 +308,10 @@ class LmEval(Task):
         ][:limit]
 
     def n_reserved(self, seed: int) -> int:
-        """Return how many documents are reserved: up to 64, or 0 if there is another split.
+        """Return how many documents are reserved, over all members; 0 if there is another split.
 
-        Also 0 with `order="first"`, which serves to reproduce lm-eval's own numbers.
+        At most 64 in a single task; a group may have more, since each member's share of 64 is
+        rounded up. Also 0 with `order="first"`, which serves to reproduce lm-eval's own numbers.
         """
         return sum(map(self._count_reserved, self.members))
 
@@ -316,12 +319,12 @@ class LmEval(Task):
         return count_reserved(self.members[name], len(self.members)) if self.order == "seed" else 0
 
     def _asked_places(self, name: str, seed: int) -> list[int]:
-        """Return the places of a member's documents that may be asked, in order under `seed`."""
+        """Return the indices of a member's documents that may be asked, ordered by `seed`."""
         order = self._draw_order(name, len(self.documents[name]), seed)
         return order[: len(order) - self._count_reserved(name)]
 
     def share_right(self, example: Example) -> float | None:
-        """Return the share of choices that are right; None if a function of the task scores."""
+        """Return the share of choices that are right; None if the task scores by its own code."""
         member = self.member(example)
         if callable(member.config.process_results):
             return None

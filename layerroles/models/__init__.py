@@ -1,4 +1,4 @@
-"""Load a model, check that it can be trusted, and describe it."""
+"""Load a model, check that its hooks and cache are correct, and describe it."""
 
 from layerroles.models.block_parts import MIXERS as MIXERS
 from layerroles.models.block_parts import module_names as module_names

@@ -1,7 +1,7 @@
-"""What a block of a bridge adds to the stream: its mixer, its MLP, and what else there is.
+"""Find the modules of a bridge's block that add to the stream: its mixer, its MLP, and others.
 
 The mixer is what a layer mixes tokens with: attention, linear attention, a convolution or a state
-space. Bridges call it by different names; here it gets one hook.
+space. Bridges call it by different names; `name_hooks` gives it one hook name.
 """
 
 from typing import Any
@@ -19,10 +19,10 @@ _ALIASED: tuple[Part, ...] = ("mixer", "attn", "mlp")
 
 
 def name_hooks(model: TransformerBridge) -> None:
-    """Give the hooks of each block's mixer, attention and MLP the names of `sites`.
+    """Add aliases for the hooks of each block's mixer, attention and MLP, as named in `sites`.
 
-    A bridge names them for most blocks, but not for those whose attention, MLP or state space lies
-    in one slot (Nemotron-H), and it has no name for the mixer.
+    A bridge has names for attention and MLP in most blocks, but none where one module slot holds an
+    attention, an MLP or a state space (Nemotron-H), and none for the mixer.
     """
     for layer, block in enumerate(model.blocks):
         modules = part_modules(block)
@@ -41,9 +41,9 @@ def name_hooks(model: TransformerBridge) -> None:
 
 
 def part_modules(block: nn.Module) -> dict[Part, str]:
-    """Map the parts of a block to its modules, as the bridge calls them.
+    """Map the parts of a block to the names of its modules in the bridge.
 
-    A block with attention beside another mixer, as in Falcon-H1, has no mixer of one module.
+    A block with both attention and another mixer, as in Falcon-H1, gets no entry for `mixer`.
     """
     names = module_names(block)
     modules: dict[Part, str] = {part: part for part in ("attn", "mlp") if part in names}
@@ -60,7 +60,7 @@ def part_modules(block: nn.Module) -> dict[Part, str]:
 
 
 def other_writes(model: TransformerBridge, layer: int) -> dict[str, float]:
-    """Map the hooks of what a block adds beside mixer and MLP to the factors of their values."""
+    """Map the hook of each further term that a block adds to the factor by which it is added."""
     block = model.blocks[layer]
     names = module_names(block)
     factor = float(getattr(block, "residual_contribution_scale", 1.0))
@@ -87,7 +87,7 @@ def output_scale(model: TransformerBridge, layer: int) -> float:
 
 
 def unnamed_writers(block: Any) -> tuple[str, ...]:
-    """Return the modules of a block whose outputs have no hook that is one part's write."""
+    """Return the modules of a block whose outputs are not the write of one of its parts."""
     names, modules = module_names(block), part_modules(block)
     if not modules:  # as transformers calls them: the bridge does not know them
         own = [name for name, _ in block.original_component.named_children()]

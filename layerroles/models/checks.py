@@ -3,9 +3,9 @@
 1. *Parts add up.* On a short prompt, `x + mixer + mlp == block(x)` for every layer, with `mixer`
    (attention, or what a layer mixes tokens with in its place) and `mlp` as their hooks show them;
    in Gemma 4, a layer's embeddings are a third term, and the sum is scaled; in Granite, the terms
-   are. Where it fails, the
-   hooks are not what is added to the stream (some architectures scale or normalise afterwards), and
-   ablating sublayers there is refused; whole blocks stay possible.
+   are scaled. Where it fails, the hooks are not what is added to the stream (some architectures
+   scale or normalise afterwards), and ablating sublayers there is refused; whole blocks stay
+   possible.
 2. *Hooks take effect.* The model continues with the value that a hook returns. Parts for which it
    does not, at some layers, cannot be ablated there.
 3. *Cached equals uncached.* The logits of tokens decoded with a cache equal those of one pass. Some
@@ -217,7 +217,7 @@ def _make_prompt(model: TransformerBridge) -> Tensor:
 
 
 def assume_checks(model: TransformerBridge) -> Checks:
-    """Return the outcome assumed for a model without weights: only missing hooks are found."""
+    """Return the outcome for a model without weights: all checks pass, missing hooks are listed."""
     n = model.cfg.n_layers
     none: dict[Part, tuple[int, ...]] = dict.fromkeys(PARTS, ())
     missing = {part: _layers_without_hook(model, part) for part in PARTS}
@@ -283,7 +283,7 @@ def _observe(
 def _sum_error(
     model: TransformerBridge, layer: int, values: dict[str, Tensor]
 ) -> tuple[float, bool]:
-    """Return the relative error of `x + mixer + mlp` as the block's output; whether it is rounding.
+    """Return the relative error of `x + mixer + mlp == block(x)`, and whether it is mere rounding.
 
     `values` holds the value at each hook, from `_observe`. Returns (NaN, False) if no sublayer has
     a hook.

@@ -1,4 +1,4 @@
-"""Load a model, check that it can be trusted, and describe it.
+"""Load a model, check that its hooks and cache are correct, and describe it.
 
 Every model is a TransformerLens `TransformerBridge` on raw weights, in eval mode. Before it is
 returned, four things are checked on a short prompt (see `checks`): that its parts add up to its
@@ -194,7 +194,7 @@ def load(
 
 
 def prepare(bridge: TransformerBridge, *, name: str | None = None) -> TransformerBridge:
-    """Check a bridge of one's own and make it usable everywhere; returns the same object.
+    """Check a bridge that was not made by `load`, and make it usable here; return the same object.
 
     Args:
         bridge: from `TransformerBridge.boot_transformers` or `boot_native`, on raw weights.
@@ -224,7 +224,7 @@ def prepare(bridge: TransformerBridge, *, name: str | None = None) -> Transforme
 
 
 def prepared(model: TransformerBridge) -> Prepared:
-    """Return the metadata of a model; prepares the model if that was not done."""
+    """Return the metadata of a model; calls `prepare` first if that was not done."""
     if model not in _PREPARED:
         prepare(model)
     return _PREPARED[model]
@@ -313,8 +313,8 @@ def model_folder(name: str) -> Path:
 def encode(model: TransformerBridge, text: str) -> list[int]:
     """Return a text's token ids, with the tokenizer's default special tokens, as in lm-eval.
 
-    (A bridge's `to_tokens` prepends a BOS token; the tokenizers of many models do not.) A text that
-    begins with the BOS token, as chat templates write it, gets no special tokens.
+    A bridge's `to_tokens` prepends a BOS token, which the tokenizers of many models do not. A text
+    that begins with the BOS token, as chat templates write it, gets no special tokens.
     """
     ids: list[int] = tokenize(model, text)["input_ids"]
     return ids
@@ -441,7 +441,7 @@ def _is_ours(error: Exception) -> bool:
 
 
 def _name_hooks(bridge: TransformerBridge, name: str) -> None:
-    """Name the hooks of each block's parts.
+    """Add the hook aliases of `name_hooks` to a bridge.
 
     Raises:
         InputError: the model has no blocks.
@@ -452,7 +452,7 @@ def _name_hooks(bridge: TransformerBridge, name: str) -> None:
 
 
 def _warn_of_massive_writes(bridge: TransformerBridge, name: str, tokenizer: Any) -> None:
-    """Log the layers that write massive activations where `after_first` does not spare them."""
+    """Log layers that write massive activations at positions other than the first token."""
     if tokenizer is None:
         return
     ids = tokenizer(_DELIMITED, add_special_tokens=True)["input_ids"][: bridge.cfg.n_ctx]

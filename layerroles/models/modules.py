@@ -75,7 +75,7 @@ def lend_tensors(
 
 
 def weights_stamp(model: TransformerBridge) -> int:
-    """Return a hash that changes when parameters are replaced or edited; valid in this process."""
+    """Return a hash that changes when parameters are replaced or edited; for this process only."""
     parameters = model.original_model.parameters()
     return hash(tuple((p.data_ptr(), n_edits(p)) for p in parameters))
 

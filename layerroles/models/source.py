@@ -34,17 +34,18 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 def keep_few_kernels() -> None:
     """Limit oneDNN's cache of compiled kernels; has to be called before the first matrix product.
 
-    oneDNN compiles each shape separately and keeps 1024 kernels by default; where lengths vary,
-    they grow to hundreds of MB that no budget accounts for. A limit set in the environment is kept.
+    oneDNN compiles each shape separately and keeps 1024 kernels by default; where lengths vary, the
+    kernels grow to hundreds of MB, which the engine's memory budget does not count. A limit set in
+    the environment is kept.
     """
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(_MOST_KERNELS))
 
 
 def read_out_in_one_piece(bridge: TransformerBridge) -> None:
-    """Register a hook that makes the unembedding's input contiguous.
+    """Register a hook that makes the unembedding's input contiguous, for speed.
 
-    For a slice of a batched tensor, torch runs a batched product with a copy of the matrix for each
-    row.
+    If the input is a slice of a tensor, torch computes a batched matrix product that copies the
+    unembedding matrix for each row.
     """
     bridge.unembed.register_forward_pre_hook(_make_contiguous)
 

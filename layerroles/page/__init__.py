@@ -1,4 +1,4 @@
-"""The report: one HTML file that opens offline, with the verdict first and the rest to explore.
+"""Write the report: one HTML file that opens offline, with the verdict, figures and an explorer.
 
     report(result, probes, "runs/demo/report.html")
     report(result, probes, "both.html", against=other)

@@ -18,7 +18,7 @@ _MOST, _FEWEST = 256, 4  # limits on examples per task and protocol
 
 
 def end_of(text: object, length: int = PROMPT_TAIL) -> str:
-    """Return the end of a prompt, which holds the question."""
+    """Return the last `length` characters of a prompt, which include the question."""
     prompt = str(text)
     return prompt if len(prompt) <= length else "\N{HORIZONTAL ELLIPSIS}" + prompt[-length:]
 
@@ -45,9 +45,10 @@ class TextLimits:
     """Limits on the texts of a page.
 
     Attributes:
-        length: the most characters of a response.
-        prompt: the most characters of a prompt, from its end.
-        examples: the most examples per task and protocol whose answers are shown; None for all.
+        length: maximum number of characters of a response.
+        prompt: maximum number of characters of a prompt, from its end.
+        examples: maximum number of examples per task and protocol whose answers are shown; None for
+            all.
     """
 
     length: int
@@ -55,15 +56,15 @@ class TextLimits:
     examples: int | None
 
     def response(self, text: object) -> str:
-        """Return a response, cut if it is too long."""
+        """Return a response, cut to `length` characters, with a note if it was cut."""
         return visible(start_of(text_or_empty(text), self.length))
 
     def start(self, text: str) -> tuple[str, int]:
-        """Return the start of a response, and how many characters are left out."""
+        """Return the start of a response, and the number of characters that are left out."""
         return visible(text[: self.length]), max(0, len(text) - self.length)
 
     def question(self, text: object) -> str:
-        """Return the end of a prompt."""
+        """Return the end of a prompt, at most `prompt` characters."""
         return visible(end_of(text_or_empty(text), self.prompt))
 
 
@@ -101,7 +102,7 @@ def _total_length(texts: "pd.Series[str]", length: int) -> int:
 
 @dataclass
 class Texts:
-    """Store each text once, by number.
+    """Texts that are each stored once and referred to by number.
 
     Attributes:
         all: the texts.

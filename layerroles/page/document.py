@@ -1,10 +1,11 @@
-"""The report: one HTML file that opens offline, with the verdict first.
+"""Assemble the report: one HTML file that opens offline, with the verdict first.
 
 Everything that comes from a model or from data (prompts, answers, names) is escaped: in the text by
 the template engine, in the figures by `figures.style.escape`, in embedded JSON by
 `sections.embed_json`. The file holds its own copy of plotly.js and requests nothing from the
-network. Beside the explorer, the page shows a few changed answers of the layers that hurt most; and
-where two runs are compared, how their effects differ, in words, tables and figures.
+network. In addition to the explorer, the page shows some answers that change when the most harmful
+layers are ablated. If two runs are compared, it shows how their effects differ, in words, tables
+and figures.
 """
 
 import json
@@ -187,10 +188,10 @@ def _describe_ablation(roles: Roles) -> str:
 
 
 def _group_sentences(roles: Roles, shown_sections: Collection[str]) -> dict[str, Any]:
-    """Group the sentences of a verdict under headings, by protocol or as seen by probes.
+    """Return the verdict for the template: opening sentence, sentences by heading, and table rows.
 
-    `see` of a sentence is the id of the section that shows it; empty if the page has no such
-    section.
+    Headings are the protocols, "In all" and "Seen by probes". A sentence's `see` is the id of the
+    section that shows its topic; empty if the page has no such section.
     """
     opening, *rest = roles.sentences
     groups: dict[str, list[dict[str, str]]] = {}
@@ -231,7 +232,7 @@ def run_names(comparison: Comparison) -> tuple[str, str]:
 
 
 def comparison_section(a: SweepResult, b: SweepResult, comparison: Comparison) -> dict[str, Any]:
-    """Return the section on two runs: names, what has no match, profiles, effects, figures."""
+    """Return template data for comparing two runs: names, unmatched items, tables and figures."""
     profile_figures = list(_draw_profiles(a, b, comparison))
     return {
         "names": run_names(comparison),
@@ -245,7 +246,7 @@ def comparison_section(a: SweepResult, b: SweepResult, comparison: Comparison) -
 
 
 def _draw_profiles(a: SweepResult, b: SweepResult, comparison: Comparison) -> Iterator[go.Figure]:
-    """Yield harm over depth in both runs, for each cell with harm in either, at the first `at`."""
+    """Yield figures of both runs' harm over depth, per task, protocol and ablation."""
     frame = comparison.frame
     layers = frame[(frame["part"] == "block") & frame["layer"].notna() & (frame["n"] > 0)]
     name_a, name_b = run_names(comparison)
@@ -263,7 +264,7 @@ def _draw_profiles(a: SweepResult, b: SweepResult, comparison: Comparison) -> It
 def changed_answers(
     result: SweepResult, effects: pd.DataFrame, roles: Roles
 ) -> Iterator[dict[str, Any]]:
-    """Yield per task the answers that the worst layers changed, under generation if it was run."""
+    """Yield, per task, answers that change when its most harmful layers are ablated."""
     single = effects[effects["layer"].notna() & (effects["part"] == "block")]
     single = single[(single["ablation"] == roles.ablation) & single["effect"].notna()]
     for task in dict.fromkeys(single["task"]):
@@ -285,8 +286,8 @@ def changed_answers(
 def _most_harmful(cell: pd.DataFrame, roles: Roles, family: str, protocol: str) -> pd.DataFrame:
     """Return up to three layers that hurt a task most; empty if none is shown to hurt.
 
-    Effects with the first token kept and layers that are not general are preferred, where there are
-    any, since sinks and general layers break everything.
+    Effects with the first token's write kept (`after_first`) and layers that are not general are
+    preferred where they exist, since ablating a sink or a general layer breaks every task.
     """
     row = roles.frame[(roles.frame["family"] == family) & (roles.frame["protocol"] == protocol)]
     general = set(row["general"].iloc[0]) if len(row) else set()

@@ -1,8 +1,8 @@
 """Lay out the explorer's data for its script: effects and answers of every condition.
 
-A *slice* holds what the strip shows at once: the conditions of one task, protocol, ablation, `at`
-and kind of site. Each question and text is stored once and referred to by its number; the number 0
-means that an answer is the same as the intact one.
+A *slice* holds what the explorer's strip of sites shows at once: the conditions of one task,
+protocol, ablation, `at` and kind of site. Each question and text is stored once and referred to by
+its number; the number 0 means that an answer is the same as the intact one.
 """
 
 import math
@@ -46,7 +46,7 @@ def lay_out_runs(
     probes: dict[str, pd.DataFrame],
     comparison: Comparison | None = None,
 ) -> dict[str, Any] | None:
-    """Lay out one run, or two that are compared; None if no condition ablates anything.
+    """Return the explorer's data as JSON values; None if no condition ablates anything.
 
     Args:
         runs: the runs; the first is the one that the page is about.
@@ -105,7 +105,7 @@ class Book:
 
 
 def _lay_out_run(run: Run, effects: pd.DataFrame, book: Book) -> dict[str, Any]:
-    """Lay out a run: cells with the intact answers, slices with those of every condition."""
+    """Return a run's data: cells with the intact answers, slices with those of every condition."""
     base = run.result.intact().set_index(["task", "protocol"])
     answers = {
         key: NumberedAnswers(key, rows, run.result, book)
@@ -198,7 +198,11 @@ class NumberedAnswers:
         self._intact, self._grades_of_intact = self._read_answers(INTACT)
 
     def intact(self) -> dict[str, Any]:
-        """Return the questions, the intact model's answers, and all grades given so far."""
+        """Return the intact model's answers, as JSON values.
+
+        For each question there are its number (`asked`), the number of the answer's text (`said`)
+        and that of its grade (`got`). `grades` lists all grades given so far.
+        """
         return {
             "asked": self._questions,
             "said": [_LEFT_OUT if text is None else self._number_of(text) for text in self._intact],
@@ -207,7 +211,11 @@ class NumberedAnswers:
         }
 
     def under(self, condition: str) -> dict[str, Any]:
-        """Return the answers under a condition; a `got` of -1 means not asked."""
+        """Return the answers under a condition, as JSON values.
+
+        For each question there are the number of the answer's text (`said`) and that of its grade
+        (`got`, -1 if not asked).
+        """
         texts, got = self._read_answers(condition)
         text_numbers = [self._text_number(*pair) for pair in zip(texts, self._intact, strict=True)]
         return {"said": text_numbers, "got": got}
@@ -221,7 +229,7 @@ class NumberedAnswers:
         return self._book.texts.number(*self._book.room.start(text)) + 1
 
     def _read_answers(self, condition: str) -> tuple[list[str | None], list[int]]:
-        """Return each question's uncut text (None where there is no room) and grade number."""
+        """Return each question's whole answer (None if over the limits) and grade number."""
         texts: list[str | None] = [""] * len(self._columns)
         got = [_NOT_ASKED] * len(self._columns)
         most = self._book.room.examples
@@ -251,7 +259,7 @@ def _questions_of(result: SweepResult, task: str) -> dict[str, tuple[str, str]]:
 def _lay_out_site(
     line: Any, cell: NumberedAnswers, verdicts: dict[tuple[str, ...], str]
 ) -> dict[str, Any]:
-    """Lay out a condition: its effect, its verdict and its answers."""
+    """Return a condition's data: its effect, its verdict and its answers."""
     by_interval = _VERDICTS[classify_interval(line.harm_low, line.harm_high)]
     judged = None
     if line.kind == "block":

@@ -1,7 +1,7 @@
-"""The answer at the top of the page: the verdict on each layer as a picture, and three sentences.
+"""Summarize the verdict for the top of the page, by a picture and three sentences.
 
-Nothing is concluded here. The sentences restate `Roles.frame`, `Roles.layers` and `Roles.claims`;
-the full verdict, with its numbers, stands below them on the page.
+No new conclusions are drawn: the sentences restate `Roles.frame`, `Roles.layers` and
+`Roles.claims`. The full verdict, with its numbers, follows further down the page.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,7 +14,7 @@ UNMEASURED = "not measurable"
 
 
 def make_glance(roles: Roles) -> dict[str, Any]:
-    """Return the rows and the layers of the picture, and the three sentences."""
+    """Return template data: `rows` and `layers` of the picture, and the three `sentences`."""
     layers = sorted(int(layer) for layer in roles.layers["layer"].unique())
     return {
         "sentences": [_say_critical(roles, len(layers)), _say_shared(roles), _say_certainty(roles)],
@@ -31,7 +31,7 @@ def _rows(roles: Roles) -> Iterator[dict[str, Any]]:
 
 
 def _say_critical(roles: Roles, n_layers: int) -> str:
-    """State how many layers each family needs, under each protocol."""
+    """Return a sentence on how many layers are critical for each family, under each protocol."""
     counts = []
     for protocol, rows in roles.frame.groupby("protocol", sort=False):
         measured = _measured_families(roles, str(protocol))
@@ -45,7 +45,7 @@ def _say_critical(roles: Roles, n_layers: int) -> str:
 
 
 def _say_shared(roles: Roles) -> str:
-    """State which layers are critical for every family, and which are attention sinks."""
+    """Return sentences on which layers are critical for every family, and which are sinks."""
     general = [
         f"{_format_numbered(layers)} under {protocol}"
         for protocol, rows in roles.frame.groupby("protocol", sort=False)
@@ -71,7 +71,7 @@ def _say_shared(roles: Roles) -> str:
 
 
 def _say_certainty(roles: Roles) -> str:
-    """State how many verdicts are undecided, and which claims of the literature are decided."""
+    """Return sentences on how many verdicts are undecided, and which claims are decided."""
     measured = roles.layers[roles.layers["verdict"] != UNMEASURED]
     undecided = int((measured["verdict"] == "undecided").sum())
     counts = sorted({int(n) for n in measured["n"]})

@@ -1,4 +1,4 @@
-r"""The sections of the report: figures in reading order, each with how to read it.
+r"""Make the sections of the report: figures in reading order, each with a note on how to read it.
 
 Figures go into the page as JSON:
 
@@ -145,7 +145,7 @@ def make_sections(
     all_roles: Sequence[Roles],
     heads: pd.DataFrame,
 ) -> Iterator[dict[str, Any]]:
-    """Yield the sections in reading order, each with its figures, of which there may be none.
+    """Yield the sections in reading order, each with its figures; a section may have none.
 
     Args:
         result: a sweep.
@@ -191,7 +191,7 @@ def figure_data(name: str, figure: go.Figure) -> dict[str, Any]:
 
 
 def embed_json(value: object) -> Markup:
-    """Return JSON that can stand in a script element: nothing in it ends the element or a line."""
+    """Return JSON that is safe in a script element: nothing in it ends the element or a line."""
     text = value if isinstance(value, str) else json.dumps(value, default=str)
     for sign in "<>&\u2028\u2029":
         text = text.replace(sign, f"\\u{ord(sign):04x}")

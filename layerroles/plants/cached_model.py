@@ -1,8 +1,8 @@
 """TransformerLens's native transformer with a cache of keys and values.
 
-`TransformerBridge.boot_native` wraps a `NativeModel`, which reads the whole text in every pass.
-These are the same modules without features that planted models do not use (rotary positions,
-grouped queries, soft caps), but they continue from a given cache, as transformers' models do.
+`TransformerBridge.boot_native` wraps a `NativeModel`, which reads the whole text in every pass. The
+modules here are the same, except that they can continue from a given cache, as transformers' models
+do, and lack features that planted models do not use (rotary positions, grouped queries, soft caps).
 """
 
 from typing import Any

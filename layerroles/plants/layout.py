@@ -25,8 +25,8 @@ class PlantedStep:
     """One step of an answer, done by one layer, or by either of two.
 
     Attributes:
-        kind: `previous`, attention to the previous word; `first` and `second`, the look-ups;
-            `fact`, a part of the table of facts.
+        kind: `previous`, attention to the previous word; `first` and `second`, the two look-ups;
+            `fact`, recall from one part of the table of facts (see `wiring`).
         layers: the layers that do the step, each on its own.
         part: index of the part of the table of facts; 0 for other kinds.
     """
@@ -91,7 +91,7 @@ class RoleLayout:
 
     @property
     def families(self) -> tuple[str, ...]:
-        """The families whose steps are all planted."""
+        """The families of which every step has a layer."""
         kinds = {step.kind for step in self.steps}
         return tuple(family for family, needs in NEEDS.items() if kinds.issuperset(needs))
 
@@ -108,7 +108,7 @@ class RoleLayout:
 
     @property
     def joint(self) -> dict[str, tuple[tuple[int, int], ...]]:
-        """For each family, the pairs of layers of which it needs either one; lower layer first."""
+        """For each family, the pairs of layers that back each other up; lower layer first."""
         return {
             family: tuple(
                 (min(step.layers), max(step.layers))
@@ -207,7 +207,7 @@ def check_share(what: str, value: object, low: float, high: float) -> None:
     """Check that a value is a number from `low` to `high`.
 
     Raises:
-        InputError: it is not one.
+        InputError: the value is not a number, or out of range.
     """
     if not isinstance(value, Real) or isinstance(value, bool) or not low <= float(value) <= high:
         raise InputError(f"{what}={value!r} is not a number from {low:g} to {high:g}")

@@ -1,9 +1,9 @@
 """Make a planted model, and check that its roles are as planned.
 
-Each head or MLP that does a step does it for its own part of the vocabulary. An answer is lost if
-for one of its words no site is left that does the step. From this follow the layers that a family
-depends on, and the harm to expect from ablating each head. Before a planted model is returned, it
-answers some questions without each layer, pair and head.
+Each head or MLP that does a step does it for its own part of the vocabulary. An answer is lost if,
+for one of its words, every site that does some step is ablated. From this follow the layers that a
+family depends on, and the harm to expect from ablating each head. A planted model is checked before
+it is returned: it answers some questions with each layer, pair of layers and head ablated.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -185,8 +185,8 @@ class Share:
     Attributes:
         step: the step.
         site: a head or an MLP.
-        part, n_parts: the site does the step for every `n_parts`-th word or subject, from `part`
-            on.
+        part, n_parts: the site does the step for the words, or subjects, with the indices `part`,
+            `part + n_parts`, `part + 2 n_parts`, and so on.
     """
 
     step: PlantedStep
@@ -200,7 +200,7 @@ class Share:
 
 
 def list_shares(layout: RoleLayout, wiring: Wiring) -> list[Share]:
-    """Return every site's share of every step that it takes part in."""
+    """Return the `Share` of each site in each step that it does a part of."""
     return [
         Share(step, site, step.part, len(layout.knowledge))
         if step.kind == "fact"
@@ -214,8 +214,8 @@ def list_shares(layout: RoleLayout, wiring: Wiring) -> list[Share]:
 def is_lost(gone: Sequence[Site], shares: list[Share], family: str, prompt: str) -> bool:
     """Return whether the answer to a prompt is lost without the sites `gone`.
 
-    It is lost if all sites that do one of its steps for one of its words are gone, or their layers
-    are.
+    It is lost if, for some step and some word of the prompt, all sites that do the step for that
+    word are gone, alone or with their layers.
     """
 
     def is_gone(share: Share) -> bool:
@@ -231,7 +231,7 @@ def is_lost(gone: Sequence[Site], shares: list[Share], family: str, prompt: str)
 
 
 def _places_through(kind: StepKind, family: str, words: list[str]) -> list[int]:
-    """Return the indices of the words, or of the subject, for which a prompt needs a step."""
+    """Return the indices of the words, or subject, for which an answer needs this kind of step."""
     if kind == "fact":
         return [SUBJECTS.index(words[-1])]
     *pairs, asked, _ = words
@@ -246,7 +246,7 @@ def _places_through(kind: StepKind, family: str, words: list[str]) -> list[int]:
 def _expect_harms(
     layout: RoleLayout, shares: list[Share], strength: float
 ) -> dict[str, dict[Site, float]]:
-    """Return for each family the harm to expect of each of its sites without a double."""
+    """Return, by family and site, the harm to expect; sites with a double are left out."""
     harms = {}
     for family in layout.families:
         prompts = [example.prompt for example in _make_task(family, 1.0).examples(_N_COUNTED, 0)]
@@ -264,10 +264,10 @@ def _expect_harms(
 def _check_answers(
     model: TransformerBridge, layout: RoleLayout, shares: list[Share], noise: float
 ) -> None:
-    """Ask some questions of every family, intact and without each layer, joint pair and head.
+    """Check answers of every family, intact and without each layer, backup pair and head.
 
     Raises:
-        InputError: an answer is wrong that should be right, or right that should be wrong.
+        InputError: an answer is wrong that should be right, or the other way round.
     """
     family_examples = [
         (family, example)
@@ -297,7 +297,7 @@ def _check_answers(
 def _are_right(
     model: TransformerBridge, gone: Sequence[Site], tokens: Tensor, answers: Tensor
 ) -> Bool[Tensor, " row"]:
-    """Return which answers are right without these layers and heads."""
+    """Return a mask of the answers that are right with these layers and heads ablated."""
     ablations = {site: Skip() if site.part == "block" else Zero() for site in gone}
     condition = Condition(ablations) if gone else INTACT
     with applied(model, condition, {}):

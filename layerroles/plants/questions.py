@@ -1,8 +1,8 @@
 """Tasks for planted models, one for each family.
 
 The share `strength` of a task's examples can be answered by the planted layers only. The others end
-in their answer, which the embedding alone repeats (see `wiring`). So an ablation of the whole role
-costs the share `strength`, exactly so in every hundred examples.
+in their answer, which the embedding alone repeats (see `wiring`). So ablating the whole role lowers
+the score by `strength`; in every hundred examples this share is exact.
 """
 
 import dataclasses
@@ -83,7 +83,7 @@ class Question(Generated):
         return _N_KINDS
 
     def tells_answer(self, kind: int) -> bool:
-        """Return whether questions of a kind contain their answer; by default True."""
+        """Return whether questions of this kind end in their answer; by default True."""
         return True
 
     @abstractmethod
@@ -135,7 +135,7 @@ class PlantedQuestion(Question):
         check_share(f"task {self.name!r}: strength", self.strength, 0.0, 1.0)
 
     def tells_answer(self, kind: int) -> bool:
-        """Return True for kinds beyond the share `strength`."""
+        """Return True for the kinds from 100 x `strength` on, which need no planted layer."""
         return kind >= round(_N_KINDS * self.strength)
 
 

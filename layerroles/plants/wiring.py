@@ -3,7 +3,9 @@ r"""The weights of a planted model.
 The architecture is TransformerLens's native one, with learned positions and without norms (see
 `cached_model`), so the residual stream is a sum, split into subspaces that hold one-hot vectors:
 
-    token       the word itself, written by the embedding (a marker has a place of its own)
+    word        the token itself, written by the embedding
+    subject     the same, for the name of a person
+    marker      the same, for `find` or `follow`
     position    written by the position embedding
     previous    the word one position earlier
     first       what the first look-up found
@@ -12,27 +14,29 @@ The architecture is TransformerLens's native one, with learned positions and wit
 
 A step is one head, or one MLP:
 
-- `previous`: position p attends to p - 1 and copies its token into `previous`.
-- `first`: attends from the last position to the value whose `previous` equals its own (the word
-  asked, which stands before the marker), and copies that token into `first`: an induction head
-  (Olsson et al. 2022, arXiv 2209.11895).
+- `previous`: position p attends to p - 1 and copies its word into `previous`.
+- `first`: attends from the last position to the value whose `previous` equals that of the last
+  position (the word asked, which precedes the marker), and copies that value into `first`: an
+  induction head (Olsson et al. 2022, arXiv 2209.11895).
 - `second`: attends to the value whose `previous` equals `first`, and copies it into `second`.
 - `fact`: a hidden unit for each subject writes its word into `fact`.
 
 If several heads share a step, they attend alike, and each copies its own part of the words.
 
-With S the sharpness, a look-up scores S for each match of `previous`, S for being a value, and the
-first token gets 1.5 S, so that without a match nothing is found (the first token holds no word).
-A marker opens a look-up at its position: elsewhere the first token gets 7 S, more than any match.
-Of the two markers, `find` opens the first look-up, `follow` both.
+With S the sharpness, a look-up gives a score of S to a position whose `previous` matches, S to one
+that holds a value (both add up), and 1.5 S to the first token. So without a match it attends to the
+first token, which holds no word, and finds nothing. A marker opens a look-up at its position:
+elsewhere the first token gets 7 S, more than any match. Of the two markers, `find` opens the first
+look-up, `follow` both.
 
-All families share one unembedding: logits = G (token + first + 3 second + fact), so that the second
+All families share one unembedding: logits = G (word + first + 3 second + fact), so that the second
 look-up outweighs the first, and a last word that is the answer is repeated. A small preference for
-each word (below 0.2 G, drawn by seed) and a larger one for `unsure` decide if nothing was found. At
-the position after the answer, the position embedding makes `<eos>` the likeliest token.
+each word (below 0.2 G, drawn by seed) and a larger one for `unsure` decide what is answered if
+nothing was found. At the position after the answer, the position embedding makes `<eos>` the
+likeliest token.
 
-Layers without a role, unused heads and the rest of MLPs write `noise`: random vectors of about that
-length, in all subspaces, that depend on word and position.
+Layers without a role, unused heads and unused MLP units write noise: random vectors of length about
+`noise`, in all subspaces, that depend on word and position.
 """
 
 from collections.abc import Sequence
@@ -162,7 +166,7 @@ def _wire_step(
 
 
 def words_of_part(part: int, n_parts: int) -> list[int]:
-    """Return the indices of the words that the head `part` of `n_parts` copies."""
+    """Return the indices of the words that head number `part`, of `n_parts` heads, copies."""
     return list(range(part, _N, n_parts))
 
 
@@ -195,7 +199,7 @@ def _wire_embedding(model: TransformerBridge) -> None:
 
 
 def _wire_unembedding(model: TransformerBridge, rng: torch.Generator) -> None:
-    """Set the unembedding: words from four subspaces, preferences, `<eos>` after the answer."""
+    """Set the unembedding: words are read from four subspaces; add preferences and `<eos>`."""
     unembedding = torch.zeros(len(VOCABULARY), D_MODEL)
     words = [ID[word] for word in WORDS]
     for name, weight in (("word", 1.0), ("first", 1.0), ("second", SECOND), ("fact", 1.0)):
@@ -208,7 +212,7 @@ def _wire_unembedding(model: TransformerBridge, rng: torch.Generator) -> None:
 
 
 def _wire_look_back(head: HeadWeights) -> None:
-    """Make the head attend to the position before."""
+    """Make the head attend from each position to the one before it."""
     shift = torch.eye(N_CTX - 1)
     head.q[: N_CTX - 1, subspace("position")][:, 1:] = _SCALE * SHARPNESS * shift
     head.k[: N_CTX - 1, subspace("position")][:, :-1] = shift
@@ -235,7 +239,7 @@ def _wire_copy(head: HeadWeights, target: str, words: list[int]) -> None:
 
 
 def _wire_facts(model: TransformerBridge, layer: int, part: int, n_parts: int) -> None:
-    """Make a hidden unit for each subject of a part of the table, which writes its word."""
+    """Set a hidden unit for each subject of a part of the table, which writes its word."""
     entry, exit_ = _mlp_layers(model, layer)
     for subject in range(part, _M, n_parts):
         # The threshold is half of a subject's own vector, so that noise does not activate it.

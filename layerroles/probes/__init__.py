@@ -1,4 +1,4 @@
-"""Measurements on the model that say what a layer or a head is doing."""
+"""Probes: measurements on a model, such as a logit lens, attention to evidence, and head scores."""
 
 from layerroles.probes.attention import Attention as Attention
 from layerroles.probes.attention import head_patterns as head_patterns

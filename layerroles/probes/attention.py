@@ -188,7 +188,7 @@ def find_tokens(
 
 
 def _mark_positions(batch: Batch, positions: list[tuple[int, ...]]) -> Bool[Tensor, "row pos"]:
-    """Return a mask of the padded batch that is True at these unpadded positions of each row."""
+    """Return a mask of the padded batch, true at `positions` of each row's real tokens."""
     mask = torch.zeros_like(batch.attended, dtype=torch.bool)
     for row, (begin, row_positions) in enumerate(
         zip(batch.attended.argmax(-1), positions, strict=True)

@@ -57,7 +57,7 @@ class DirectAttribution(Probe):
 
     Raises:
         InputError: attention and MLP do not add up to the layer, or the parts not to the model's
-            own logits: this architecture cannot be taken apart.
+            own logits, so that this architecture cannot be decomposed.
 
     Example:
         attribution = lr.probes.DirectAttribution().measure(model, tasks, limit=8)

@@ -1,10 +1,10 @@
 """The interface of probes: measurements on the model, on the prompts that a sweep asks.
 
-The model is intact or under a condition, for example to measure downstream of a skipped layer.
-Probes read the *answering position*: the token after which the answer first differs from the other
-choices. It is the last token of the prefix that all choices share, such as an opening quote, after
-the context (whose shots show bare answers, as under `continuation`). If there is no such prefix, or
-there are no choices, it is the last token of the context.
+The model may be intact or under a condition, for example to see what a skipped layer changes
+downstream. Probes read the *answering position*: the token after which the answer first differs
+from the other choices. The context is that of `continuation`, whose shots show bare answers. If all
+choices begin with the same tokens, such as an opening quote, these are read too, and the answering
+position is the last of them. Otherwise it is the last token of the context.
 """
 
 from abc import ABC, abstractmethod
@@ -74,7 +74,7 @@ class Probe(ABC):
             tasks: the tasks whose examples are read.
             limit: the number of examples of each task.
             seed: the seed that orders each task's examples.
-            condition: the ablations in force while measuring; None for the intact model.
+            condition: the condition under which to measure; None for the intact model.
 
         Returns:
             A tidy frame that begins with the columns probe, model, condition (`intact`, or the
@@ -116,7 +116,7 @@ class Probe(ABC):
     def _rows_under(
         self, model: TransformerBridge, batch: "Batch", condition: Condition
     ) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Yield the probe's rows with the condition in force in every pass that the probe makes."""
+        """Yield the probe's rows; the condition is applied in every pass that the probe makes."""
         with (
             nullcontext()
             if condition.is_intact
@@ -175,7 +175,7 @@ class Batch:
     prompts: list[Prompt]
 
     def run(self, model: TransformerBridge, hooks: dict[str, Any]) -> Tensor:
-        """Run the model with functions `(value) -> None` at hook points; return the last logits.
+        """Run the model, call functions `(value) -> None` at hook points, return the last logits.
 
         The functions get the values after ablation. The logits are those of the answering position,
         `[row, d_vocab]`.
@@ -204,7 +204,7 @@ def make_batches(model: TransformerBridge, examples: Sequence[Example]) -> Itera
 
 @dataclass(frozen=True)
 class _AnsweringPosition:
-    """The tokens of an example up to its answering position, and those that may follow."""
+    """The tokens of an example up to its answering position, and the candidate next tokens."""
 
     example: Example
     tokens: tuple[int, ...]

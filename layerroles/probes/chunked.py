@@ -55,7 +55,7 @@ def read_in_pieces(
         keep_cache: whether to return the keys and values even if one piece is enough.
 
     Raises:
-        InputError: a hook did not fire.
+        InputError: a hook point did not fire, so its values are missing.
     """
     rows, n = attended.shape
     n_cached = n - tokens.shape[1]

@@ -83,7 +83,7 @@ class Maps:
 
 
 def train_maps(model: TransformerBridge, texts: Sequence[str], fit: Fit) -> Maps:
-    """Train the maps; log a warning if they see fewer tokens than each has parameters.
+    """Train a map for each depth; log a warning if they see fewer tokens than a map has parameters.
 
     Raises:
         InputError: no text of two tokens or more, or a model that no lens can read.
@@ -176,7 +176,7 @@ def _read_logprobs(
 
 
 class _TrainedMap:
-    """The map of one depth during training."""
+    """The map of one depth during training, with its optimizer and normalization."""
 
     def __init__(self, moments: Float[Tensor, "token d_model"], fit: Fit) -> None:
         moments = moments.float()

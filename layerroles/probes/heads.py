@@ -175,7 +175,7 @@ class RetrievalScore(Probe):
     found its needle: take the rows with `recall >= 0.5`.
 
     Attributes:
-        max_gen_toks: the most tokens of an answer; it also ends at a line break.
+        max_gen_toks: the maximum number of tokens of an answer; it also ends at a line break.
 
     Raises:
         InputError: `max_gen_toks` is not above 0.

@@ -66,14 +66,14 @@ class Lens(Probe):
     def translated(
         self, stream: Float[Tensor, "row d_model"], place: Place
     ) -> Float[Tensor, "row d_model"]:
-        """Return the stream at a depth translated for reading out."""
+        """Return the stream at a depth, mapped by the lens's `T_l` so that it can be read out."""
 
     def check(self, model: TransformerBridge) -> None:
         """Check that the lens can be used on a model.
 
         Raises:
-            InputError: more tokens are asked for than there are, or the stream between attention
-                and MLP of blocks that have none.
+            InputError: `top` exceeds the vocabulary, or `sublayers` is set for a model with a block
+                that has no stream between attention and MLP.
         """
         if not 0 <= self.top <= model.cfg.d_vocab:
             raise InputError(
@@ -98,7 +98,7 @@ class Lens(Probe):
         Args:
             model: from `load` or `prepare`.
             texts: the texts to read, each as one prompt.
-            condition: the ablations in force while reading; None for the intact model.
+            condition: the condition under which to read; None for the intact model.
 
         Returns:
             A tidy frame with the columns probe, model, condition, text (its index), position, token

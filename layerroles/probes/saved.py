@@ -27,14 +27,15 @@ def measure_into(
     seed: int = 0,
     condition: Condition | None = None,
 ) -> pd.DataFrame:
-    """Measure and store the frame in a run folder, or read it back if it is stored already.
+    """Measure a probe and store the frame in a run folder, or return the frame stored there.
 
-    A folder holds one frame for each probe name and condition. It is read back only if the same
-    probe measured the same weights, dtype and examples; else it is replaced.
+    A folder holds one frame for each probe name and condition. The stored frame is returned only if
+    the same probe measured the same weights, dtype and examples; else it is replaced. The arguments
+    other than `run` and `probe` are those of `Probe.measure`.
 
     Raises:
-        InputError: as `Probe.measure`, the folder cannot be written, or it is a run of a model with
-            other weights.
+        InputError: an error of `Probe.measure`; the folder cannot be written; or it holds the run
+            of a model with other weights.
 
     Example:
         lens = lr.probes.measure_into("runs/first", lr.probes.LogitLens(), model, tasks, limit=8)
@@ -73,6 +74,9 @@ def read_saved(run: str | Path, *, condition: str | None = "intact") -> list[pd.
     Args:
         run: the folder.
         condition: the name of the condition they were measured under; None for all conditions.
+
+    Raises:
+        InputError: a stored frame cannot be read.
 
     Example:
         lr.probes.measure_into("runs/first", lr.probes.LogitLens(), model, tasks, limit=8)

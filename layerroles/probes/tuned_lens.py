@@ -1,4 +1,4 @@
-"""The tuned lens: an affine map at each depth brings its stream into the form of the last.
+"""The tuned lens: a trained affine map at each depth, applied to the stream before reading out.
 
 The stream after block `l` is mapped before it is read out (Belrose et al. 2023, arXiv 2303.08112):
 

@@ -1,4 +1,4 @@
-"""Protocols: ways of asking the same question."""
+"""Protocols: ways of asking the same question, by likelihood or by generation."""
 
 import typing
 from importlib import import_module

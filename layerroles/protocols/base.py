@@ -107,7 +107,7 @@ class Protocol(ABC):
         return [Turn("user", self.context(example))]
 
     def prompt(self, model: TransformerBridge, example: Example, *, chat: bool) -> str:
-        """Return the text that the model reads: the context, in a chat put into the template.
+        """Return the text that the model reads: the context, with `chat` in the chat template.
 
         Raises:
             InputError: a chat with a model that has no template.
@@ -117,7 +117,7 @@ class Protocol(ABC):
     def evidence(
         self, example: Example, context: str | None = None
     ) -> list[tuple[int, int]] | None:
-        """Return the character spans of the evidence in a context, by default the example's.
+        """Return the character spans of the evidence in `context`, by default the protocol's.
 
         None if the example has no evidence, or its prompt does not occur in the context.
         """
@@ -136,13 +136,17 @@ class Protocol(ABC):
         """Return the mean score of guessing; None if it is undefined or measured."""
 
     def guess_score(self, task: Task, example: Example, text: str) -> float:
-        """Return the score of `text` as the answer to an example, if `measures_chance`."""
+        """Return the score of `text` as the answer to an example.
+
+        Raises:
+            NotImplementedError: the protocol states its chance (`measures_chance` is false).
+        """
         raise NotImplementedError(f"protocol {self.name!r} states its chance")
 
     def noted(self) -> dict[str, Any]:
-        """Return what a run's manifest says about this protocol beyond its label, as JSON.
+        """Return what a run's manifest stores about this protocol beyond its label, as JSON values.
 
-        A run folder that was written with other `rules` is refused.
+        If the dict has an entry `rules`, a run folder whose manifest has another one is refused.
         """
         return {}
 
@@ -158,7 +162,8 @@ class Asked(ABC):
 
     Attributes:
         requests: all `Scored`, or all `Written`.
-        apart: whether the results of a condition are independent of the conditions asked with it.
+        apart: whether the results of a condition do not depend on the conditions that share its
+            batch.
 
     Example:
         from layerroles.protocols import Continuation
@@ -176,10 +181,10 @@ class Asked(ABC):
         """Return the answer to each example, from the model's results for the requests."""
 
     def shuffled(self, found: Sequence[Any]) -> float | None:
-        """Estimate the score of guessing: the mean score if right answers were shuffled.
+        """Estimate the score of guessing: the mean score if answers are shuffled among examples.
 
-        Used for protocols with accuracies that cannot state their chance; None if chance cannot be
-        estimated this way either.
+        Used for accuracies whose chance the protocol cannot state. None (the default) if it cannot
+        be estimated in this way either.
         """
         return None
 

@@ -1,4 +1,4 @@
-"""Score how likely the intact model finds a written text (its coherence), in nats per token."""
+"""Score the coherence of generated texts: their log-likelihood under the intact model."""
 
 import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Classify generated answers: correct, or how they failed.
+"""Classify generated answers as correct, or by how they failed.
 
 An ablated model that does not keep the format, does not stop or repeats itself is reported
 separately from one that gives a wrong answer.
@@ -24,7 +24,8 @@ def outcome(text: str, grade: Grade, *, ended: bool) -> Outcome:
 
     `empty` (only white space), `correct`, `degenerate` (12 words or more, and at least half of its
     4-word runs occurred before in it), `no answer` (none can be read, and it ended by itself),
-    `truncated` (it was cut, and is not right in the strict form), `wrong`.
+    `truncated` (generation hit the token limit, and the answer is not right in the strict form),
+    `wrong`.
 
     Example:
         >>> from layerroles.tasks import Grade

@@ -1,4 +1,4 @@
-"""Protocols that let the model write, greedily, and read its answer from the text."""
+"""Protocols that let the model write by greedy decoding and read its answer from the text."""
 
 import dataclasses
 import math
@@ -65,7 +65,7 @@ class GenerationProtocol(Protocol):
 @register("generation")
 @dataclass(frozen=True)
 class Generation(GenerationProtocol):
-    """Score 1 if the right answer was written in some form (`strict`: in the form of the shots).
+    """Score 1 if the model writes the right answer in any form that the task accepts, else 0.
 
     Attributes:
         max_gen_toks: the maximum number of generated tokens; 0 uses the task's, which is meant for
@@ -151,8 +151,9 @@ class AskedWritings(Asked):
     def judge(self, found: Sequence[Writing]) -> list[Answer]:
         """Judge what was written for each example, without the thinking before it.
 
-        Details: `repetition`, `distinct_1` and `distinct_2` of the whole text, and `thinking` if
-        there was some. If thinking never ended, the answer is empty and its outcome `truncated`.
+        Details: `repetition`, `distinct_1` and `distinct_2` of the whole text (see
+        `failure_modes`), and `thinking`, the text of a thinking block, if there was one. If
+        thinking never ended, the answer is empty and its outcome `truncated`.
         """
         return [
             self._judge(example, writing, opened)
@@ -160,7 +161,7 @@ class AskedWritings(Asked):
         ]
 
     def shuffled(self, found: Sequence[Writing]) -> float | None:
-        """Return the mean score if each example is given the answers to others.
+        """Estimate chance: the mean score if each example is given the answers to others.
 
         None if there are no finite scores.
         """

@@ -41,12 +41,12 @@ class LikelihoodProtocol(Protocol):
         """Return the answer, from the scores of the continuations in their order."""
 
     def pairs(self, example: Example, context: str, *, chat: bool) -> list[tuple[str, str]]:
-        """Return (context, continuation) pairs; in a chat without leading spaces, as in lm-eval."""
+        """Return (context, continuation) pairs; no leading spaces with `chat`, as in lm-eval."""
         texts = self.continuations(example)
         return [(context, text.removeprefix(" ") if chat else text) for text in texts]
 
     def requests(self, model: TransformerBridge, example: Example, *, chat: bool) -> list[Scored]:
-        """Return the encoded pairs of an example."""
+        """Return an example's (context, continuation) pairs, encoded as requests."""
         context = self.prompt(model, example, chat=chat)
         pairs = self.pairs(example, context, chat=chat)
         evidence = self.evidence(example, context)
@@ -75,14 +75,14 @@ class ChoiceProtocol(LikelihoodProtocol):
         return sum(1 / len(example.choices) for example in examples) / len(examples)
 
     def compared(self, example: Example, scores: list[Score]) -> list[float]:
-        """Return the number by which each choice is compared; by default its nats."""
+        """Return the numbers by which choices are compared; by default nats."""
         return [score.logprob for score in scores]
 
     def judge(self, example: Example, scores: list[Score]) -> Answer:
         """Judge an example as right if the right choice is the likeliest; ties are wrong.
 
-        Details: `logprobs`, nats of each choice, and `margin`, the compared number of the right
-        choice minus that of the best other one.
+        Details: `logprobs`, nats of each choice, and `margin`, the number of the right choice (see
+        `compared`) minus the largest of the others.
         """
         n = len(example.choices)
         right = example.choices.index(example.answer)
@@ -221,10 +221,11 @@ class Exact(LikelihoodProtocol):
     Every token of the answer must be the likeliest one after the context and the tokens of the
     answer before it: `is_greedy` of lm-eval's `loglikelihood`.
 
-    This stands between `continuation` and `generation`. It has the context of `continuation`, but
-    each token competes with the whole vocabulary instead of a few choices. In `generation` the
-    model continues from its own tokens, ends its answer itself, and may use another form or other
-    tokens; and shots show worked solutions, so contexts are the same only for tasks without them.
+    This is between `continuation` and `generation` in strictness. It has the context of
+    `continuation`, but each token competes with the whole vocabulary instead of a few choices. In
+    `generation` the model continues from its own tokens, ends its answer itself, and may use
+    another form or other tokens; and shots show worked solutions, so contexts are the same only for
+    tasks without them.
 
     Any of the example's `aliases` is accepted like its answer, as in `generation`.
 

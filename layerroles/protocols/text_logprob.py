@@ -20,9 +20,9 @@ from layerroles.tasks import Example
 class TextLogprob(LikelihoodProtocol):
     """Score the log-likelihood of a whole text, in nats per UTF-8 byte (0 at best).
 
-    As lm-eval's `loglikelihood_rolling`, divided by bytes so that models with different tokenizers
-    can be compared. It accepts examples with an empty prompt, whose answer is the text. In a chat
-    too, the text is read without a template.
+    This is lm-eval's `loglikelihood_rolling`, divided by bytes so that models with different
+    tokenizers can be compared. Examples must have an empty prompt; their answer is the text. No
+    chat template is used, even with `chat`.
 
     Example:
         >>> from layerroles.protocols import TextLogprob
@@ -53,7 +53,7 @@ class TextLogprob(LikelihoodProtocol):
         return ""
 
     def prompt(self, model: TransformerBridge, example: Example, *, chat: bool) -> str:
-        """Return an empty string, in a chat too."""
+        """Return an empty string, with `chat` too."""
         return ""
 
     def turns(self, example: Example) -> list[Turn]:

@@ -230,7 +230,7 @@ def _smaller_config(config: Any, kept_layers: Sequence[int], n_layers: int) -> A
 
 
 def _are_built_alike(first: nn.Module, second: nn.Module) -> bool:
-    """Return whether two blocks have equal modules, shapes and plain values but layer numbers."""
+    """Return whether two blocks have equal modules, shapes and values, except layer numbers."""
     modules = [dict(block.named_modules()) for block in (first, second)]
     return modules[0].keys() == modules[1].keys() and all(
         _describe_module(module) == _describe_module(modules[1][name])

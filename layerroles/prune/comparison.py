@@ -26,7 +26,7 @@ COLUMNS = [
 
 
 def compare_plans(result: SweepResult, plans: Sequence[PruningPlan]) -> pd.DataFrame:
-    """Compare the harm that plans do: a row per plan, task and protocol.
+    """Compare the harm of pruning plans: a row per plan, task and protocol.
 
     Columns: drop (the number of layers), method, layers; task, family, protocol; n, intact, chance,
     score, effect with ci_low and ci_high, and harm with its interval, all as in

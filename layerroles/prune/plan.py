@@ -26,7 +26,7 @@ COLUMNS = [
 
 @dataclass(frozen=True)
 class Candidate:
-    """Layers that a step could drop, and their score.
+    """Layers that one step of a plan could drop, and their score.
 
     Attributes:
         layers: one layer, or for `angular` a run of neighbouring ones.
@@ -35,7 +35,8 @@ class Candidate:
         interval: the 95% interval of the score; NaN if unknown.
         influence: the mean block influence of the layers; NaN if not measured.
         n: the number of examples, summed over tasks and protocols.
-        n_failed: the number of answers that were not finite; candidates with any sort last.
+        n_failed: the number of answers that were not finite; candidates with such answers are
+            sorted last.
     """
 
     layers: tuple[int, ...]
@@ -185,5 +186,5 @@ def label_layers(layers: tuple[int, ...]) -> str:
 
 
 def sort_candidates(candidates: list[Candidate]) -> tuple[Candidate, ...]:
-    """Return the candidates sorted, the best first."""
+    """Return the candidates in the order of `Candidate.order`, the best first."""
     return tuple(sorted(candidates, key=lambda candidate: candidate.order))

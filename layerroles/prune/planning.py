@@ -7,10 +7,10 @@ alone may back each other up. The most promising layers are taken in turn from t
 single-layer harm and least block influence, since each measure alone misleads: harm is noisy, and
 influence does not measure skill.
 
-Methods of other authors are included for comparison: `block_influence` (ShortGPT, Men et al.
-2024, arXiv 2403.03853), `angular` (the run of layers over which the stream turns least, Gromov et
-al. 2024, arXiv 2403.17887), `likelihood` (the same search, its questions asked by the likelihood of
-given answers) and `random`.
+Methods of other authors are included for comparison: `block_influence` (ShortGPT, Men et al. 2024,
+arXiv 2403.03853), `angular` (the run of layers over which the stream changes direction least,
+Gromov et al. 2024, arXiv 2403.17887), `likelihood` (the same search, its questions asked by the
+likelihood of given answers) and `random`.
 
     plan = plan_pruning(model, drop=2, keep=["reasoning"], limit=64, path="runs/plan")
     print(plan)
@@ -85,8 +85,8 @@ def plan_pruning(
     Raises:
         InputError: no layer to drop or not one left, an unknown method, nothing that is to be kept,
             a kept family without skill above chance, a protocol that a task cannot be asked under,
-            `singles` of another model or without some layer, or either of them for a method that
-            asks nothing.
+            `singles` of another model or without some layer, or `protocols` or `singles` for a
+            method that asks nothing.
 
     Example:
         plan = lr.plan_pruning(model, drop=1, keep=["retrieval"], tasks=tasks, limit=8)
@@ -155,7 +155,11 @@ def _refuse_sweep_options(method: str, **given: object) -> None:
 
 
 def _tasks_to_keep(keep: Sequence[str], tasks: Sequence[Task]) -> list[Task]:
-    """Return the tasks whose family or label is to be kept."""
+    """Return the tasks whose family or label is to be kept.
+
+    Raises:
+        InputError: no task, or a name that is neither a family nor a label of the tasks.
+    """
     if isinstance(keep, str):
         raise InputError(f"keep={keep!r} is no list: write it as [{keep!r}]")
     tasks = as_tasks(tasks)
@@ -262,7 +266,7 @@ def _drop_least_turn(changes: Sequence[Change], drop: int) -> list[Step]:
 
 
 def _draw_layers(n_layers: int, drop: int, seed: int) -> list[Step]:
-    """Return steps that drop random layers; a smaller `drop` gives the first of a larger one."""
+    """Return steps that drop random layers; with one seed, a larger `drop` adds further layers."""
     order = list(range(n_layers))
     random.Random(f"prune:{seed}").shuffle(order)
     return [

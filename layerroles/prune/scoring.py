@@ -1,4 +1,4 @@
-"""Score candidates for pruning on the planning examples: by harm to the kept skills, or by change.
+"""Score candidates for pruning: by harm to the kept skills, or by change of the stream.
 
 The harm of a condition is the mean over the kept families of the mean over their tasks that have
 skill above chance. Its interval is pooled from those of the tasks (`stats.pooled`). If a task is
@@ -33,7 +33,7 @@ from layerroles.tasks import Task
 
 @dataclass(frozen=True)
 class Harm:
-    """The mean harm of the kept families (NaN if unknown), and the number of answers used."""
+    """The mean harm of the kept families (NaN if unknown), with numbers of answers and failures."""
 
     value: float
     interval: Interval
@@ -175,7 +175,7 @@ def _nothing_to_keep(family: str, protocol: str, cells: pd.DataFrame) -> str:
 def _pool_harms(families: Sequence[Sequence[Sequence[Any]]]) -> Harm:
     """Pool the harms of rows of effects, nested as [family][protocol][task].
 
-    Unknown (NaN) if a harm is; `n` and `n_failed` are sums over the rows.
+    The harm is unknown (NaN) if that of any row is. `n` and `n_failed` are sums over the rows.
     """
     of_family = []
     for protocols in families:

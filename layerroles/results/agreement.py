@@ -3,9 +3,9 @@
 Two cells of a result are compared if they share questions: two protocols of a task, two contexts of
 the same questions under one protocol, or two tasks made of the same documents, such as lm-eval's
 `mmlu` and `mmlu_generative`. Over sites, Spearman's correlation between the effects in the two
-cells is computed, and a test of whether their profiles of harm differ. For each condition, the harm
-in one is subtracted from that in the other. Harm is an effect divided by the cell's own range from
-intact to chance, which makes cells comparable. All comparisons are paired by question.
+cells is computed, and the two profiles of harm are tested for a difference. For each condition, the
+harm in one is subtracted from that in the other. Harm is an effect divided by the cell's own range
+from intact to chance, which makes cells comparable. All comparisons are paired by question.
 """
 
 import itertools
@@ -33,7 +33,8 @@ class CellPair:
     """Two cells that ask the same questions.
 
     Attributes:
-        one: the first cell; if only one of the two scores given answers, that one.
+        one: the first cell. If one protocol scores given answers and the other does not, it is the
+            cell that scores given answers.
         two: the second cell.
         examples: the ids of the shared questions in `one` and in `two`, in the same order.
     """
@@ -53,7 +54,7 @@ class CellPair:
         return one, two
 
     def effects(self, names: Sequence[str]) -> list[Float[np.ndarray, "condition question"]]:
-        """Return each cell's ablated minus intact scores of conditions, on the shared questions."""
+        """Return each cell's ablated minus intact scores on the shared questions."""
         return [
             cell.differences(names, examples)
             for cell, examples in zip((self.one, self.two), self.examples, strict=True)
@@ -79,7 +80,7 @@ class CellPair:
 
     @property
     def clusters(self) -> np.ndarray:
-        """The cluster of each shared question, in the first cell if it has any, else the second."""
+        """The cluster of each shared question, from the first cell that has clusters."""
         one, two = (
             cell.clusters_of(examples)
             for cell, examples in zip((self.one, self.two), self.examples, strict=True)
@@ -101,7 +102,7 @@ class CellPair:
         }
 
     def profiles(self) -> Iterator[tuple[dict[str, str], list[str]]]:
-        """Yield each ablation, `at` and part, with the names of conditions that both cells have."""
+        """Yield each ablation, `at` and part, with its conditions that both cells have."""
         kinds = self.one.conditions.groupby(["ablation", "at", "part"], sort=False)
         for (ablation, at, part), group in kinds:
             names = [str(name) for name in group.index if name in self.two.conditions.index]
@@ -184,9 +185,9 @@ def tabulate_differences(cells: Sequence[Cell]) -> pd.DataFrame:
 
 
 def harm_changes(one: stats.Contrast, two: stats.Contrast) -> "pd.Series[float]":
-    """Return each question's share of the second harm minus the first; empty if one is unknown.
+    """Return each question's share of the difference between two harms, `two` minus `one`.
 
-    The mean over questions is the difference of the harms.
+    The mean over questions is the difference. Empty if one of the harms is unknown.
     """
     if not one.known or not two.known:
         return pd.Series(dtype=float)

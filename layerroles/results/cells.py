@@ -78,7 +78,10 @@ class Cell:
 
     @functools.cached_property
     def n_changed(self) -> "pd.Series[int]":
-        """The number of examples in which an edit changed a write, by condition; unknown counts."""
+        """The number of examples in which an edit changed a write, by condition.
+
+        Examples for which this was not recorded count as changed.
+        """
         changed = self.rows["changed"].astype("boolean").fillna(True)
         return changed.groupby(self.rows["condition"]).sum().astype(int)
 
@@ -96,7 +99,7 @@ class Cell:
     def answered_by_both(
         self, condition: str, of: Literal["scores", "form"] = "scores"
     ) -> tuple[Float[np.ndarray, " example"], Float[np.ndarray, " example"], np.ndarray]:
-        """Return intact scores (or form), ablated ones and clusters, where both are known."""
+        """Return intact values, ablated values and clusters of examples at which both are known."""
         values, rows = self._tables[of]
         intact, ablated = values[rows[INTACT]], values[rows[condition]]
         known = ~(np.isnan(intact) | np.isnan(ablated))
@@ -127,8 +130,8 @@ class Cell:
             weights: the weight of each condition, by name.
             examples: the examples to use; None for all.
             level: the confidence level of the interval.
-            guessed: if false and guessing was measured, skill is the whole score, not the score
-                above guessing.
+            guessed: if false and the score of guessing was measured, chance is taken to be 0, so
+                skill is the whole score.
         """
         values, rows, columns = self._array
         columns_used = (
@@ -238,8 +241,9 @@ class Cell:
 def acted(at: str, n_changed: int) -> bool:
     """Return whether a condition acted: it changed a write, or its `at` selects tokens of any text.
 
-    If `at` may select no tokens, as the evidence of a text without any, a condition that changed
-    nothing says nothing about harm. At all tokens, it shows that the site's write does no harm.
+    If `at` can select no token at all, such as the evidence in a text without evidence, a condition
+    that changed nothing is no measurement. If it acts at all tokens and changes nothing, its harm
+    is 0.
     """
     return n_changed > 0 or at in _EVERYWHERE
 
@@ -280,7 +284,7 @@ def make_cells(frame: pd.DataFrame, manifest: dict[str, Any], examples: pd.DataF
 def _read_guesses_and_clusters(
     examples: pd.DataFrame, task: str, protocol: str
 ) -> tuple[dict[str, float], dict[str, str]]:
-    """Return the score of guessing and the cluster, by example; examples without are left out."""
+    """Return scores of guessing and clusters, by example; examples that have none are left out."""
     if not {"task", "guesses", "cluster"} <= set(examples.columns):  # of an earlier version
         return {}, {}
     rows = examples[examples["task"] == task]

@@ -53,12 +53,12 @@ class Comparison:
             interval, `p` of a sign-flip test of no difference, and `p_adjusted`, corrected for the
             number of sites (Holm; Benjamini and Hochberg over heads); harms and their difference
             with its interval, NaN unless both are defined; and `detectable`, the smallest
-            difference found with 80% power.
+            difference that is detected with 80% power.
         profiles: a row per task, protocol, ablation, `at` and part: Spearman's correlation between
             the two runs' effects over sites and the mean difference, each with a bootstrap interval
             over jointly drawn examples, and `p`, of one test for all sites that the profiles
             differ.
-        unmatched: lines on what only one run has and on settings that differ.
+        unmatched: lines of text on what only one run has and on settings that differ.
         names: the names of the two runs' models.
 
     Example:
@@ -173,7 +173,7 @@ class Match:
 
 
 def match(a: SweepResult, b: SweepResult) -> tuple[list[Match], list[str]]:
-    """Return the cells that both runs have, and lines on what differs or only one has."""
+    """Return the cells that both runs have, and lines on what differs or only one run has."""
     cells_a, cells_b = (
         {(cell.task, cell.protocol): cell for cell in cells_of(run)} for run in (a, b)
     )
@@ -231,7 +231,7 @@ def _describe_settings(a: SweepResult, b: SweepResult) -> list[str]:
 
 
 def _describe_references(a: SweepResult, b: SweepResult) -> list[str]:
-    """Return lines on tasks whose references from their own prompts differ between the runs."""
+    """Return lines on tasks whose open references got different prompts in the two runs."""
     cells = [
         {(cell["task"], cell["protocol"]): cell for cell in run.manifest.get("cells", [])}
         for run in (a, b)
@@ -264,7 +264,7 @@ def _ablation_parameters(run: SweepResult) -> dict[str, str]:
 
 
 def _match_conditions(one: Cell, two: Cell) -> list[tuple[str, str]]:
-    """Pair the names of conditions with the same ablation, `at` and site; if several, by name."""
+    """Pair names of conditions with the same ablation, `at` and site; if several have, by name."""
     by_site = [_names_by_site(cell) for cell in (one, two)]
     pairs = []
     for key, names_a in by_site[0].items():

@@ -1,4 +1,4 @@
-"""Find out which ablations of a result are distinct kinds.
+"""Determine which ablations of a result are distinct kinds.
 
 A kind is a mechanism: deletion, mean, resample or noise. Ablations with one mechanism, such as
 `Skip` and `Zero`, are one kind; so are two that give the same answers, regardless of their names.
@@ -49,7 +49,10 @@ def _declared_mechanism(condition: dict[str, Any]) -> str:
 
 
 def _number_answers(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows without the intact ones, with `answer` (a hash) and `moved` (if changed)."""
+    """Return the rows of ablated answers with two further columns, `answer` and `moved`.
+
+    `answer` is a hash of the answer; `moved` says whether it differs from the intact model's.
+    """
     answer_columns = [name for name in _ANSWER if name in frame]
     rows = frame[["condition", "ablation", *_PLACE]].assign(
         answer=pd.util.hash_pandas_object(frame[answer_columns].astype(str), index=False)

@@ -135,7 +135,7 @@ def tabulate_intact(cells: Sequence[Cell]) -> pd.DataFrame:
 
 
 def adjust_p(p: "pd.Series[float]", part: str) -> Float[np.ndarray, " condition"]:
-    """Correct the p values of one family; NaN stay NaN.
+    """Correct the p values of tests that are reported together; NaN stay NaN.
 
     By Benjamini and Hochberg for heads and key/value groups, else by Holm.
     """
@@ -150,7 +150,7 @@ def estimate_paired_effect(
     unit: str,
     rng: np.random.Generator,
 ) -> stats.PairedEffect:
-    """Compare scores with intact ones, by the test for 0/1 or other scores and by clusters."""
+    """Compare scores with intact ones; the test depends on the unit and accounts for clusters."""
     bounds = None
     if unit == "accuracy" and stats.is_binary(intact, score):
         effect, bounds = stats.paired_binary(intact, score), (-1.0, 1.0)
@@ -165,7 +165,7 @@ def estimate_paired_effect(
 
 
 def clustered_p(p: float, change: Float[np.ndarray, " example"], clusters: stats.Clusters) -> float:
-    """Return the larger of `p`, for independent examples, and the p of the clusters' totals."""
+    """Return the larger of two p values: `p`, for independent examples, and that for clusters."""
     if not stats.are_clusters(clusters):
         return p
     of_clusters = stats.cluster_p(change, clusters)
@@ -186,7 +186,7 @@ def score_interval(
 
 
 def find_detectable(family: pd.DataFrame, background: float) -> list[float]:
-    """Return the smallest detectable drop of each row of a family.
+    """Return the smallest detectable drop of each row; p values of `family` are corrected together.
 
     It depends on the row's `n`, and on its `sd` unless that is NaN, which means 0/1 scores. `n` is
     divided by the mean design effect of the rows. For `background`, see `stats.minimum_detectable`.
@@ -266,6 +266,6 @@ def refuse_twins(effects: pd.DataFrame) -> None:
 
 
 def twins(effects: pd.DataFrame) -> pd.DataFrame:
-    """Return the effects that share layer, head, `at`, task and protocol with another."""
+    """Return the rows that share layer, head, `at`, task and protocol with another row."""
     columns = ["layer", "head", "at", "task", "protocol"]
     return effects[effects.duplicated(columns, keep=False)]

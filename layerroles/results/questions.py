@@ -52,7 +52,7 @@ def _select_task(examples: pd.DataFrame, task: object) -> pd.DataFrame:
 
 
 def _name_by_example(rows: pd.DataFrame, task_examples: pd.DataFrame) -> pd.DataFrame:
-    """Return a row per example: its question's name, whether the task gave that, the answer."""
+    """Return a row per example: its question's name, whether the task set that name, its answer."""
     questions = task_examples.reindex(rows["example"].astype(str).unique()).astype(object)
     is_given = questions["question"].fillna("").astype(bool)
     name = (
@@ -67,7 +67,7 @@ def _name_by_example(rows: pd.DataFrame, task_examples: pd.DataFrame) -> pd.Data
 
 
 def _share_questions(one: pd.DataFrame, two: pd.DataFrame) -> bool:
-    """Return whether two tasks share questions by their ids."""
+    """Return whether two tasks share question ids, and give the same answers to all of these."""
     shared = one[~one["given"]].merge(two[~two["given"]], on="name")
     same = (shared["answer_x"] == shared["answer_y"]) & (shared["answer_x"] != "")
     return not shared.empty and bool(same.all())

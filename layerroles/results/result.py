@@ -109,7 +109,7 @@ class SweepResult:
         return tabulate_intact(self._cells)
 
     def agreement(self) -> pd.DataFrame:
-        """Compare ways of asking the same questions over sites.
+        """Correlate effects over sites between two ways of asking the same questions.
 
         A row per ablation, `at`, part and two cells that share questions: two protocols of a task,
         two contexts of its questions under one protocol (`task`, `task_b`), or two tasks of the
@@ -117,8 +117,8 @@ class SweepResult:
         conditions that both have, with a bootstrap interval (`low`, `high`) over the `n` shared
         questions, drawn jointly for all sites and both cells (`stats.profile_agreement`). NaN for
         fewer than 3 sites or if a profile is flat. Few examples make profiles noisy, which lowers
-        the correlation; the interval is widened for that, the estimate is not corrected. `p` is
-        that of one test for all sites that the two profiles of harm differ
+        the correlation. The interval is widened to account for that; the estimate is not corrected.
+        `p` is that of one test for all sites that the two profiles of harm differ
         (`stats.profiles_differ_p`).
         """
         return tabulate_agreement(self._cells)
@@ -128,9 +128,8 @@ class SweepResult:
 
         Pairs are those of `agreement`. `difference` is `harm_b - harm_a`. If only one of the pair
         scores given answers, that one is `a`, so a positive difference means that likelihood hides
-        harm. Its interval and `p` (random signs of the questions) are paired over
-        the `n` shared questions; `p_adjusted` is corrected for the number of sites (Holm). NaN
-        unless both harms are defined.
+        harm. Its interval and `p` (a sign-flip test) are paired over the `n` shared questions;
+        `p_adjusted` is corrected for the number of sites (Holm). NaN unless both harms are defined.
         """
         return tabulate_differences(self._cells)
 
@@ -228,7 +227,7 @@ class SweepResult:
         return joined[[*order, "response"]].reset_index(drop=True)
 
     def __getitem__(self, name: str) -> "SweepResult":
-        """Narrow the result to one task, family, protocol or condition, looked for in that order.
+        """Return the part of one task, family, protocol or condition, looked for in that order.
 
         A name that is none of these may be a label, a condition's name without site and `at`:
         `result["clip"]` holds the conditions `clip L0`, `clip L1 after_first` and so on, but not
@@ -330,7 +329,7 @@ class SweepResult:
         return detectable_line(self._effects), _NEXT
 
     def _short(self) -> pd.DataFrame:
-        """Return the intact score and the condition with the worst effect per task and protocol."""
+        """Return intact scores and the most harmful condition, per task and protocol."""
         short = self.intact()[["task", "protocol", "n", "chance", "score", "score_low"]]
         short = short.assign(score_high=self.intact()["score_high"]).rename(
             columns={"score": "intact", "score_low": "low", "score_high": "high"}

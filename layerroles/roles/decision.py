@@ -12,8 +12,9 @@ is
 - described: it has numbers, but there is no rule to decide it.
 
 Kinds are distinguished by mechanism (deletion, mean, resample, noise; see `results.mechanisms`). If
-the sweep also ran with the first token's write kept, a number has to fall on the same side there:
-ablating a sink breaks every task, which says nothing about a skill.
+the sweep also ran with the first token's write kept (`after_first`), a number counts only if it
+lies on the same side of its smallest effect there too: ablating an attention sink breaks every
+task, which says nothing about a skill.
 """
 
 import math
@@ -38,7 +39,7 @@ Key = tuple[str, str]  # family, protocol
 
 @dataclass(frozen=True, eq=False)
 class AblationKind:
-    """A kind of ablation: harms, layer verdicts, and mechanism ("" if claims cannot rest on it)."""
+    """A kind of ablation: its harms, its layer verdicts, and its mechanism (may be "")."""
 
     harms: Harms
     layers: pd.DataFrame
@@ -81,7 +82,7 @@ class Number:
 
     @property
     def words(self) -> str:
-        """The estimate and its interval as text, or that the number is not known."""
+        """Text with the estimate and its interval, or saying that the number is not known."""
         if not self.measured.known:
             return f"{self.quantity} not known (it takes skill, and every layer that it is about)"
         text = f"{self.quantity} {format_estimate(*self.measured.numbers)}"
@@ -103,7 +104,7 @@ class Number:
 
     @property
     def needed(self) -> float:
-        """Number of questions that would decide it if the estimate stayed the same.
+        """The number of questions that would decide `sign` if the estimate stayed the same.
 
         NaN if it is decided already or not known; infinite if the estimate equals the smallest
         effect.
@@ -144,7 +145,7 @@ class Finding:
 
 
 def make_finding(kind: AblationKind, numbers: Sequence[Number]) -> Finding:
-    """Return what a kind says about a claim that all numbers exceed their smallest effect."""
+    """Return the finding of one kind on a claim that all `numbers` exceed their smallest effect."""
     signs = [number.sign for number in numbers]
     return Finding(
         kind.ablation,
@@ -164,7 +165,7 @@ def measure_number(
     measured: Callable[[str], stats.Contrast],
     smallest: float = SMALLEST,
 ) -> Number:
-    """Measure a number at the judged positions and, if swept, with the first token's write kept."""
+    """Return a number at the judged positions and, if swept, with the first token's write kept."""
     first_token_kept = measured(AFTER_FIRST) if harms.after_first else None
     return Number(quantity, measured(harms.at), first_token_kept, smallest)
 
@@ -232,7 +233,7 @@ def decide_status(findings: Sequence[Finding]) -> tuple[str, str]:
 
 
 def _explain_undecided(findings: Sequence[Finding], decided: set[str]) -> str:
-    """Say what would decide a claim: another kind of ablation, or more questions."""
+    """Return text on what would decide a claim: another kind of ablation, or more questions."""
     kinds = {finding.mechanism for finding in findings if finding.mechanism}
     if len(kinds) < 2:
         present = f" beside {', '.join(kinds)}" if kinds else ""
@@ -247,7 +248,7 @@ def _explain_undecided(findings: Sequence[Finding], decided: set[str]) -> str:
 
 
 def _describe_needed(findings: Sequence[Finding]) -> str:
-    """Say how many questions would decide it under each kind; empty if not known."""
+    """Return text on how many questions would decide a claim, per kind; empty if not known."""
     needed = [
         f"{finding.ablation} {_format_count(finding.needed)}"
         for finding in findings

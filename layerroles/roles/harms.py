@@ -1,4 +1,4 @@
-"""The harm of each layer, or of each head, under one ablation, and sums of it over layers.
+"""The harm of each layer, or of each head, under one ablation, and weighted sums over layers.
 
 A family's harm under a protocol is the mean over its tasks that have skill above chance, which
 count equally. Every number here is a `stats.Contrast`: its interval includes the uncertainty of
@@ -159,7 +159,7 @@ class Harms:
         return None if row is None else str(row["condition"])
 
     def cell_of(self, task: str, protocol: str) -> Cell:
-        """Return the scores of one task under one protocol."""
+        """Return the cell of one task under one protocol."""
         return self._cell_by_key[task, protocol]
 
     def skill(self, task: str, protocol: str) -> float:
@@ -171,7 +171,7 @@ class Harms:
         return self._cell_by_key[task, protocol].scores
 
     def did_act(self, task: str, protocol: str, condition: str) -> bool:
-        """Return whether a condition acted on anything in a task."""
+        """Return whether a condition acted in a task; see `results.cells.acted`."""
         return self._cell_by_key[task, protocol].did_act(condition)
 
     def harm(
@@ -249,14 +249,14 @@ class Harms:
 
     @staticmethod
     def mean_over(layers: Iterable[int], sign: float = 1.0) -> dict[Place, float]:
-        """Return the weights of a mean over whole layers, times `sign`."""
+        """Return a weight for each whole layer, which together take the mean times `sign`."""
         chosen = list(layers)
         return {(layer, -1): sign / len(chosen) for layer in chosen}
 
     def holds_with_first_token_kept(self, family: str, protocol: str) -> bool:
-        """Return whether early minus late keeps its shown sign with the first token's write kept.
+        """Return whether early minus late has the same sign with the first token's write kept.
 
-        True if no sign is shown, or `after_first` was not swept.
+        True if its interval at the judged positions contains 0, or `after_first` was not swept.
         """
         judged = self.early_minus_late(family, protocol)
         if not self.after_first or not (judged.interval.low > 0 or judged.interval.high < 0):
@@ -277,10 +277,10 @@ class Harms:
         both (or of two tasks that ask the same questions), and averages over tasks.
         `stats.NO_CONTRAST` if there are none, or if not all layers of the model were swept.
 
-        Harm where the model writes is computed in two ways: with the score of guessing subtracted
-        from the intact score, which overestimates harm, since a broken model scores below a guess;
-        and without, which underestimates it. Of the two differences the one nearer 0 is returned,
-        with an interval that covers both intervals.
+        Harm under protocols in which the model writes is computed in two ways. With the score of
+        guessing subtracted from the intact score it is overestimated, since a broken model scores
+        below a guess; without, it is underestimated. The difference nearer 0 is returned, with an
+        interval that covers both intervals.
         """
         if len(self.swept) < self.n_layers:
             return stats.NO_CONTRAST

@@ -2,14 +2,14 @@
 
 A head is judged as layers are: it is critical if the interval of its harm lies above 0.2. A sweep
 may ablate hundreds of heads, so their p values are corrected by Benjamini and Hochberg
-(`heads_of`). A single head seldom reaches 0.2, since others stand in for it: the heads that matter
+(`heads_of`). A single head seldom reaches 0.2, since other heads stand in for it. Heads that matter
 jointly are found by ablating them jointly (`carried_by_few`).
 
 Measuring a head's harm under generation takes a run per head and many examples. `HeadSearch` first
 gives all heads a cheap score: how much zeroing the head lowers the answer's log-probability on a
 few examples, or what a probe measured. The best by this score are confirmed, and a random sample of
-the rest is audited. The share of the sample that should not have been screened out, times the
-number screened out, estimates how many the screen missed; the interval is exact
+the rest is audited. The share of heads in the sample that turn out to matter, times the number of
+heads screened out, estimates how many the screen missed; the interval is exact
 (`stats.sampled_total`).
 
 Example:
@@ -274,11 +274,12 @@ def _site(place: Sequence[Any]) -> Site:
 def carried_by_few(result: SweepResult, at: str = "all") -> Iterator[dict[str, Any]]:
     """Yield the rows of `Roles.claims` on heads that were ablated jointly.
 
-    Harm of single heads decides nothing, since others stand in for them. Of the sets of heads that
-    were ablated jointly, those that hold at most 5% of all heads are considered. The chosen set is
-    the first for which there are two or more other sets with as many heads in each layer, none of
-    which shares a head with it (`random_heads(model, ablation, like=chosen)`). The claim is about
-    the harm of the chosen set and its excess over the mean harm of those other sets.
+    The harm of single heads cannot decide the claim, since other heads stand in for them. Of the
+    sets of heads that were ablated jointly, those that hold at most 5% of all heads are considered.
+    The chosen set is the first for which there are two or more other sets with as many heads in
+    each layer, none of which shares a head with it (`random_heads(model, ablation, like=chosen)`).
+    The claim is about the harm of the chosen set and its excess over the mean harm of those other
+    sets.
     """
     sets = _joint_sets(result, at)
     kinds = dict.fromkeys(head_set.ablation for head_set in sets)
@@ -307,7 +308,7 @@ def carried_by_few(result: SweepResult, at: str = "all") -> Iterator[dict[str, A
 
 @dataclass(frozen=True)
 class _HeadSet:
-    """A condition that ablates several heads."""
+    """A condition that ablates several heads, and the names of these heads."""
 
     condition: str
     ablation: str
@@ -344,7 +345,7 @@ def _was_asked(heads: _HeadSet, cells: Sequence[Cell]) -> bool:
 def _choose_set(
     sets: Sequence[_HeadSet], heads: frozenset[str]
 ) -> tuple[_HeadSet, list[_HeadSet]] | None:
-    """Return the chosen set and the other sets to compare it with; None if there is none.
+    """Return the set to judge and the sets to compare it with (see `carried_by_few`), or None.
 
     Args:
         sets: sets that one kind of ablation ablated, in the order of the sweep.

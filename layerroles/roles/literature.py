@@ -96,7 +96,7 @@ def _claims_on_shallow(kinds: Sequence[AblationKind], control: str) -> Iterator[
 def _compare_with_copying(
     verb: str, alone: Sequence[Finding], beyond: Sequence[Finding], both_findings: Sequence[Finding]
 ) -> str:
-    """Say whether a family leans on a depth more than copying does; empty if it does not lean.
+    """Return text on whether a family leans on a depth more than copying; empty if neither.
 
     Args:
         verb: the verb of the text, such as "leans".
@@ -208,7 +208,7 @@ def _judge_need(kind: AblationKind, protocol: str, control: str | None) -> Findi
 
 
 class _Need:
-    """Whether reasoning needs one part of the depth, judged with the ablation at `at`."""
+    """Whether reasoning needs the layers `part`, by harm at the positions `at`."""
 
     def __init__(
         self, harms: Harms, protocol: str, control: str | None, part: range, at: str
@@ -295,13 +295,13 @@ class _ProtocolDifference:
         self.confounded = "" if same else "the two read other contexts, which may be why"
 
     def row(self, claim: str, note: str) -> dict[str, Any]:
-        """Return the row of a claim; a part whose protocols read other contexts is not decided."""
+        """Return the row of a claim; not decided if the protocols show different contexts."""
         findings = self._found if claim == MORE else self._as_part
         return decide_claim(claim, self._family, self._between, self._missing, findings, note=note)
 
     @property
     def part(self) -> str:
-        """Status of this difference as a part of the claim on writing against scoring."""
+        """Status of this difference as one of two parts; see `_describe_parts`."""
         return "not measurable" if self._missing else decide_status(self._as_part)[0]
 
     @property
@@ -316,7 +316,7 @@ def _describe_parts(
     stricter: _ProtocolDifference,
     writing: _ProtocolDifference,
 ) -> str:
-    """Describe the status of the two parts of a difference."""
+    """Return text on the two parts of a protocol difference: stricter scoring, and writing."""
     text = f"its parts: stricter scoring {stricter.part}, writing {writing.part}"
     same = whole_difference.questions == stricter.questions == writing.questions
     return text if same else f"{text}, not over the same questions"
@@ -345,7 +345,7 @@ def _harm_difference(harms: Harms, family: str, protocol: str, scored: str) -> N
 
 
 def _explain_unpaired(harms: Harms, family: str, protocol: str, scored: str) -> str:
-    """Explain why two protocols cannot be compared though each has a task with skill.
+    """Return text on why two protocols cannot be compared though each has a task with skill.
 
     Empty if they can be, or if only layers are missing.
     """

@@ -1,4 +1,4 @@
-"""From a sweep to roles: layer verdicts, lists per family, contrasts of depth."""
+"""Turn a sweep into roles: layer verdicts, lists of layers per family, contrasts over depth."""
 
 import dataclasses
 import itertools
@@ -113,7 +113,7 @@ def _decide_claims(
     base: SweepResult | None,
     probes: Sequence[pd.DataFrame],
 ) -> pd.DataFrame:
-    """Return `Roles.claims`."""
+    """Return the table `Roles.claims`."""
     rows = [
         *literature.literature_claims(kinds, CONTROL),
         *carried_by_few(result, kinds[0].harms.at),
@@ -132,7 +132,7 @@ def _decide_claims(
 
 
 def _lesser_skills(result: SweepResult) -> dict[str, str]:
-    """Map each family to what its questions test, if all test less than the family name says."""
+    """Map families to their tasks' narrower skills (`Task.skill`), if all tasks have one."""
     skills_of: dict[str, set[str]] = {}
     for cell in result.manifest.get("cells", []):
         if "family" in cell:
@@ -306,7 +306,7 @@ def _make_setting(result: SweepResult, harms: Harms, second: Sequence[str]) -> w
 def _find_leanings(harms: Harms) -> dict[tuple[str, str], int]:
     """Map family and protocol to 1 if early layers matter more, -1 if late ones do, else 0.
 
-    Intervals hold for all families of a protocol at once.
+    The intervals are simultaneous over the families of a protocol.
     """
     leanings = {}
     for family, protocol in harms.keys:
@@ -317,7 +317,10 @@ def _find_leanings(harms: Harms) -> dict[tuple[str, str], int]:
 
 
 def _find_differences(harms: Harms) -> frozenset[tuple[str, str, str, str]]:
-    """Return the keys of contrasts that differ from 0, corrected for all of their kind."""
+    """Return the keys (at, protocol, family, against) of contrasts shown to differ from 0.
+
+    The intervals are simultaneous over the contrasts of one kind under a protocol.
+    """
     differences = set()
     for protocol in dict.fromkeys(protocol for _, protocol in harms.keys):
         families = _measured_families(harms, protocol)
@@ -344,7 +347,7 @@ def _measured_families(harms: Harms, protocol: str) -> list[str]:
 
 
 def _simultaneous_level(n: int) -> float:
-    """Return the level of each of `n` intervals that hold at once (Bonferroni)."""
+    """Return the confidence level that each of `n` simultaneous intervals needs (Bonferroni)."""
     return 1 - (1 - stats.LEVEL) / max(1, n)
 
 

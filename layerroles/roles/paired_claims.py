@@ -1,9 +1,9 @@
 """Claims on the same questions in two settings: with and without a context, or for two models.
 
-Each question is compared with itself. With a context: for each layer, harm with the context minus
-harm without it, less the mean of this change over layers. The claim holds if any layer changes, so
-its intervals hold for all layers at once. For two models: the mean harm of all layers in the base
-minus that in the other.
+Each question is compared with itself. For a context, the number for each layer is its harm with the
+context minus that without, minus the mean of this change over layers. The claim holds if any layer
+changes, so the intervals are simultaneous over layers. For two models, the number is the mean harm
+of all layers in the base model minus that in the other.
 """
 
 import math
@@ -44,7 +44,7 @@ ALIKE = "Neighbouring layers are similar"
 def claims_on_contexts(
     result: SweepResult, kinds: Sequence[AblationKind]
 ) -> Iterator[dict[str, Any]]:
-    """Yield a claim for each two tasks of which one asks the other's questions behind a context."""
+    """Yield a claim for each task that asks another task's questions after a context."""
     for pair in pairs_of(cells_of(result)):
         ordered = _order_by_context(result.examples, pair)
         if ordered is None:
@@ -79,7 +79,7 @@ def _order_by_context(examples: pd.DataFrame, pair: CellPair) -> CellPair | None
 
 
 def _adds_context(with_context: pd.DataFrame, without: pd.DataFrame) -> bool:
-    """Return whether every prompt is its bare prompt behind text that holds evidence."""
+    """Return whether every prompt is text with evidence, followed by the prompt without context."""
     prompts = zip(with_context["prompt"], without["prompt"], with_context["evidence"], strict=True)
     return all(
         isinstance(text, str)
@@ -228,7 +228,7 @@ class _Changes:
 
     @property
     def needed(self) -> float:
-        """Number of questions that would decide it if the changes stayed so; NaN if unknown."""
+        """Number of questions that would decide the claim at the same changes; NaN if unknown."""
         if not self.known:
             return math.nan
         largest = self._largest_layer
@@ -317,7 +317,7 @@ def _compare_robustness(
 def claims_on_neighbours(similarity: pd.DataFrame) -> Iterator[dict[str, Any]]:
     """Yield a claim without a verdict for each family that a similarity probe measured.
 
-    None if the frame has no angular distances.
+    Yields nothing if the frame has no angular distances.
     """
     if "angular" not in similarity:
         return

@@ -1,4 +1,4 @@
-"""Summarize probes per family: where answers emerge, which heads and layers stand out."""
+"""Summarize probes per family: where answers emerge, which heads and layers have extreme values."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -116,7 +116,7 @@ def _top_attention_heads(attention: pd.DataFrame) -> list[dict[str, object]]:
 
 
 def _top_heads(frame: pd.DataFrame, measures: tuple[str, ...]) -> list[dict[str, object]]:
-    """Return rows for the heads with the largest means, for each measure."""
+    """Return rows for the three heads with the largest means, for each measure."""
     return [
         {**_name_site(row["layer"], row["head"]), "n": n, "measure": measure, "value": row[measure]}
         for measure in measures
@@ -131,12 +131,12 @@ def _top_heads(frame: pd.DataFrame, measures: tuple[str, ...]) -> list[dict[str,
 
 
 def _with_evidence_written(scores: pd.DataFrame) -> pd.DataFrame:
-    """Return the examples in which the model wrote half of the evidence; all if unknown."""
+    """Return rows of examples in which the model wrote half of the evidence; all if unknown."""
     return scores[scores["recall"] >= FOUND] if "recall" in scores else scores
 
 
 def _least_changing_layers(frame: pd.DataFrame) -> list[dict[str, object]]:
-    """Return rows for the layers whose block changes the stream least."""
+    """Return rows for the three layers whose block changes the stream least."""
     single = frame[frame["n"] == 1].groupby("layer")["influence"].mean()
     measure = f"influence {describe_averaging(frame)}"
     return [
@@ -146,7 +146,7 @@ def _least_changing_layers(frame: pd.DataFrame) -> list[dict[str, object]]:
 
 
 def describe_averaging(similarity: pd.DataFrame) -> str:
-    """Name the positions over which a similarity frame was averaged."""
+    """Return text on the positions over which a similarity frame was averaged."""
     if "n_tokens" not in similarity:
         return "at positions not known"
     last = bool((similarity["n_tokens"] == 1).all())
@@ -154,7 +154,7 @@ def describe_averaging(similarity: pd.DataFrame) -> str:
 
 
 def _most_writing_layers(frame: pd.DataFrame) -> list[dict[str, object]]:
-    """Return rows for the layers whose attention and MLP write most of the answer's logit."""
+    """Return rows for the three layers that add most to the answer's logit."""
     written = frame[frame["part"].isin(("attn", "mlp"))]
     logits = written.groupby(["task", "example", "layer"])["logit"].sum().groupby("layer").mean()
     return [

@@ -93,7 +93,7 @@ def _say_depth(
 def _say_first_token_kept(
     protocol: str, changed: pd.DataFrame, contrasts: pd.DataFrame
 ) -> list[str]:
-    """List families whose early minus late harm changes if the first token's write is kept."""
+    """Return a sentence, in a list, on early minus late harm with the first token's write kept."""
     kept_by_family = contrasts[contrasts["at"] == AFTER_FIRST].set_index("family")
     changes = [
         f"{r.family} to {format_estimate(*kept_by_family.loc[r.family, _ENDS])} "
@@ -159,7 +159,7 @@ def _drops_by_half(layers: pd.DataFrame) -> "pd.Series[bool]":
 
 
 def _format_sinks(sinks: pd.DataFrame) -> str:
-    """Format each layer's harm, its harm with the first token's write kept, and the drop."""
+    """Return text on each sink's harm, its harm with the first token's write kept, and the drop."""
     lines = []
     for layer, rows in sinks.groupby("layer"):
         harms = [
@@ -186,7 +186,7 @@ def _say_general(protocol: str, rows: pd.DataFrame, measured: set[str], setting:
 
 
 def _say_spread(protocol: str, rows: pd.DataFrame) -> list[str]:
-    """State over how many layers each family's harm is spread."""
+    """Return a sentence, in a list, on how many layers each family's harm is spread over."""
     known_rows = rows[rows["effective"].notna()]
     if known_rows.empty:
         return []
@@ -201,7 +201,7 @@ def _say_spread(protocol: str, rows: pd.DataFrame) -> list[str]:
 
 
 def _say_precision(protocol: str, layers: pd.DataFrame, tasks: pd.DataFrame) -> list[str]:
-    """State the width of intervals, and for which families no layer could be spare at this n."""
+    """Return sentences on the width of intervals, and on families with too few questions."""
     known_layers = layers[layers["harm"].notna()]
     if known_layers.empty:
         return []
@@ -232,7 +232,7 @@ def _say_precision(protocol: str, layers: pd.DataFrame, tasks: pd.DataFrame) -> 
 
 
 def _say_power(tasks: pd.DataFrame) -> str:
-    """State the drops in accuracy that are detected; empty if no task is scored by accuracy."""
+    """Return text on detectable drops in accuracy; empty if no task is scored by accuracy."""
     if tasks.empty:
         return ""
     drops = tasks["detectable"].dropna()
@@ -246,7 +246,7 @@ def _say_power(tasks: pd.DataFrame) -> str:
 
 
 def _say_pairs(protocol: str, pairs: pd.DataFrame) -> list[str]:
-    """Name the pairs of layers that cost more than either alone explains."""
+    """Return a sentence, in a list, on pairs of layers that back each other up."""
     pairs = pairs[pairs["verdict"] != "not measurable"]
     by_family = []
     for family, rows in pairs.groupby("family", sort=False):
@@ -270,7 +270,7 @@ def _say_pairs(protocol: str, pairs: pd.DataFrame) -> list[str]:
 
 
 def _say_heads(protocol: str, heads: pd.DataFrame) -> list[str]:
-    """Name the critical single heads."""
+    """Return sentences that name the critical single heads."""
     heads = heads[heads["harm"].notna()]
     lines = []
     for (ablation, at), of_ablation in heads.groupby(["ablation", "at"], sort=False):

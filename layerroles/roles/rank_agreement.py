@@ -3,10 +3,10 @@
 `probe_agreement` takes, for each task and protocol, Spearman's rank correlation over sites between
 what a probe measured there and what ablating the site costs (`intact - ablated`, to which harm is
 proportional). A probe reads the intact model and an ablation breaks it, so agreement is evidence
-that the probe measures what matters. It is no more than that. Both may follow depth, which is
-therefore correlated too, as if it were a probe. A site may matter through later sites, which a
-probe does not see, and a site that a probe sees may have others that stand in for it. A correlation
-over 30 layers says nothing about differences within a layer.
+that the probe measures what matters. It is no more than that. Both may follow depth, so the layer
+number is correlated with the cost too, as if it were a probe. A site may matter through later
+sites, which a probe does not measure, and other sites may stand in for a site that a probe ranks
+high. A correlation over 30 layers says nothing about differences within a layer.
 
 `rank_stability` compares the rankings of heads under several seeds: a ranking on which seeds
 disagree should not be used.
@@ -143,7 +143,7 @@ def _layer_numbers(harms: Harms, task: str, protocol: str) -> Iterator[_Profile]
 
 
 def _read_profiles(name: str, frame: pd.DataFrame) -> Iterator[_Profile]:
-    """Yield the measures of a probe by layer and, for a probe of heads, by head."""
+    """Yield a profile of each measure of a probe, by layer and, for a probe of heads, by head."""
     if name in _GAINS:
         if "part" in frame:
             frame = frame[frame["part"] == "block"]
@@ -171,7 +171,7 @@ def _pivot(frame: pd.DataFrame, places: list[str], measure: str) -> pd.DataFrame
 
 
 def _label_places(values: pd.DataFrame) -> pd.DataFrame:
-    """Return the table with places (layer, head; -1 for a whole layer) as columns."""
+    """Return the table with columns renamed to places: (layer, head), or (layer, -1) for layers."""
     places = [
         (int(name[0]), int(name[1])) if isinstance(name, tuple) else (int(name), -1)
         for name in values.columns

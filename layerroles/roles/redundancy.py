@@ -1,4 +1,4 @@
-"""How layers share a family's work: pairs that back each other up, and the spread of harm.
+"""Measure how a family's harm is shared: layers that back each other up, and spread of harm.
 
 **Backups.** Where one layer stands in for another, ablating either alone shows nothing. What two
 single ablations explain of the pair is computed example by example: an answer counts as lost if
@@ -118,7 +118,7 @@ def _pair_row(
 
 @dataclass(frozen=True, eq=False)
 class _Cost:
-    """Cost of a pair on one task: its harm, its excess over the single ablations, and p of that."""
+    """Cost of a pair on one task: harm, excess over the single ablations, and p of the excess."""
 
     harm: stats.Contrast
     excess: stats.Contrast
@@ -221,7 +221,8 @@ def _resample_harms(
     """Return the harm of every layer, as measured and per bootstrap draw; NaN where undefined.
 
     All layers share the examples drawn, and each task is resampled separately. The skill by which
-    effects are divided is held fixed, since it cancels out. None if no task has skill.
+    effects are divided is held fixed, since it cancels out of the effective number. None if no task
+    has skill.
     """
     measured, draws = [], []
     for task in harms.tasks(family, protocol):

@@ -41,9 +41,11 @@ class Roles:
             general, specific, sink), effective, effective_low, effective_high (over how many
             layers harm is spread, sinks left out), mean_harm, mean_harm_low, mean_harm_high (over
             all layers swept) and claim, a sentence.
-        layers: a row per family, protocol and layer: n, n_failed, harm, harm_low, harm_high, the
-            same under `after_first` (NaN where not swept), gone, gone_low, gone_high (paired
-            harm under "all" minus harm under "after_first") and verdict.
+        layers: a row per family, protocol and layer: n, n_failed, harm, harm_low, harm_high;
+            after_first_harm, after_first_low, after_first_high (harm under `after_first`, NaN if
+            not swept); gone, gone_low, gone_high (paired harm under "all" minus harm under
+            "after_first"); and verdict (critical, sink, spare, undecided, not measured, or not
+            measurable without skill).
         contrasts: a row per quantity, at, protocol, family and against, with difference, ci_low and
             ci_high: `early_minus_late` of a family minus that of another (`against`) under one
             protocol; `early_minus_late` of a family alone (`against` empty) under "after_first",

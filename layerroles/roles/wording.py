@@ -28,10 +28,10 @@ class Setting:
         tasks: a row per task with skill above chance: family, protocol, unit, n, intact, chance and
             `detectable`, the smallest drop that is detected (NaN if there is none).
         leans: by family and protocol, 1 if early layers matter more, -1 if late ones do, else 0, by
-            intervals that hold for all families of a protocol at once.
-        apart: (at, protocol, family, against) of the rows of `Roles.contrasts`, between families
-            and between positions, that differ from 0 by intervals that hold for all of them under a
-            protocol at once.
+            simultaneous intervals for all families of a protocol.
+        apart: keys (at, protocol, family, against) of the rows of `Roles.contrasts` shown to differ
+            from 0, by simultaneous intervals for all rows of a kind (between families, or between
+            positions) under a protocol.
     """
 
     model: str
@@ -108,7 +108,7 @@ def describe_family(
 
 
 def describe_lean(line: dict[str, Any]) -> str:
-    """Say whether early or late layers matter more, or that this is not shown or not known."""
+    """Return text on whether early or late layers matter more; or that it is not shown or known."""
     estimate, low, high = (float(line[k]) for k in ("early_minus_late", "ci_low", "ci_high"))
     if math.isnan(estimate):
         return (
@@ -126,7 +126,7 @@ def describe_lean(line: dict[str, Any]) -> str:
 def describe_agreement(
     line: dict[str, Any], other: stats.Contrast, ablation: str, both_hold: bool
 ) -> str:
-    """Say whether a second kind of ablation agrees on early minus late harm.
+    """Return text on whether a second kind of ablation agrees on early minus late harm.
 
     `both_hold`: whether each kind shows the same with the first token's write kept, where swept.
     """
@@ -146,7 +146,7 @@ def sign_of(low: float, high: float) -> int:
 
 
 def reach_unchanged(n: Iterable[int], intact: Iterable[float], chance: Iterable[float]) -> float:
-    """Return how far from 0 the interval of harm reaches at a layer that changes no answer.
+    """Return the distance from 0 that the harm interval reaches for a layer that changes no answer.
 
     Infinite if a task would not be above chance at its n. The arguments hold a value per task.
     """
@@ -155,7 +155,7 @@ def reach_unchanged(n: Iterable[int], intact: Iterable[float], chance: Iterable[
 
 
 def fewest_examples(intact: Sequence[float], chance: Sequence[float]) -> int:
-    """Return the fewest examples of each task at which a layer that changes no answer is spare.
+    """Return the number of examples per task from which a layer that changes no answer is spare.
 
     At most 100,000, even if these do not suffice.
     """

@@ -1,12 +1,13 @@
 """Statistics for examples in clusters, such as questions that share a set of worked examples.
 
 Examples of a cluster are not independent: a set of worked examples, or a template, affects all of
-them alike. An interval for independent examples is then too narrow. Two corrections widen it. The
-number of examples is divided by the design effect, the variance between clusters over that of
-independent examples (E. L. Korn and B. I. Graubard, Survey Methodology 24:193, 1998), and Student's
-t has one degree of freedom less than there are clusters. Where few answers changed, the variance
-between few clusters is often estimated too low. It is multiplied by 1 + 4 / (number of clusters),
-with which the intervals reach their coverage in simulation (docs/statistics.md).
+them alike. An interval for independent examples is then too narrow. Two corrections widen it.
+First, the number of examples is divided by the design effect, the variance between clusters over
+that of independent examples (E. L. Korn and B. I. Graubard, Survey Methodology 24:193, 1998).
+Second, critical values are those of Student's t with one degree of freedom less than there are
+clusters. If few answers changed, the variance between few clusters is often underestimated. So it
+is multiplied by 1 + 4 / (number of clusters), a factor with which the intervals reach their nominal
+coverage in simulation (docs/statistics.md).
 """
 
 import math

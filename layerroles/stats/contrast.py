@@ -1,10 +1,10 @@
-"""Estimates over questions, and their sums and differences, with intervals.
+"""Estimates over questions with intervals, and weighted sums and differences of estimates.
 
 A `Contrast` holds a value, its interval, and each question's influence on the value. So two
 contrasts over the same questions are compared question by question, regardless of the task or
-protocol that asked them; contrasts over different questions are treated as independent. Questions
-of one cluster are not independent, so clusters are compared instead. The interval of a weighted sum
-is combined from the intervals of its parts and their correlations (MOVER: G. Y. Zou and A. Donner,
+protocol that asked them. Contrasts over different questions are treated as independent. Questions
+of one cluster are not independent, so they are paired by cluster. The interval of a weighted sum is
+combined from the intervals of its parts and their correlations (MOVER: G. Y. Zou and A. Donner,
 Statistics in Medicine 27:1693, 2008; for correlated estimates G. Y. Zou, Psychological Methods
 12:399, 2007): the distances from each value to its bounds add as standard errors do, separately for
 each side.
@@ -37,7 +37,8 @@ class Contrast:
     Attributes:
         value: the estimate; NaN if unknown.
         interval: the interval of the estimate.
-        influence: the influence of each question on the value, by question; the sum is 0.
+        influence: each question's contribution to the error of the value (its influence function
+            divided by the number of questions), by question; the sum is 0.
         clusters: the cluster of each question, by question; those in no cluster are left out.
     """
 
@@ -132,7 +133,10 @@ def mean_of(parts: Sequence[Contrast]) -> Contrast:
 
 
 def spanning(one: Contrast, two: Contrast) -> Contrast:
-    """Return the contrast nearer to 0, its interval widened to contain both; unknown if one is."""
+    """Return the contrast nearer to 0, with an interval that covers the intervals of both.
+
+    Unknown (NaN) if one of them is.
+    """
     if not one.known or not two.known:
         return NO_CONTRAST
     nearer = min(one, two, key=lambda contrast: abs(contrast.value))

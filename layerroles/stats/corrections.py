@@ -1,9 +1,9 @@
-"""Corrections for many tests, and the smallest drop that a number of tests and examples can find.
+"""Correct p values for many tests, and compute the smallest drop that a test can detect.
 
-Of thirty layers one has a small p by chance alone, so p values are corrected for their number. The
-number of examples then determines the smallest drop that can be found. A drop counts as found if
-the p of its test is at most `0.05 / tests`: the first step of Holm's correction and of Benjamini
-and Hochberg's, which a single finding has to pass.
+With thirty layers, one or two have p < .05 by chance alone, so p values are corrected for the
+number of tests. The smallest drop that can then be found depends on the numbers of tests and
+examples. A drop counts as found if the p of its test is at most `0.05 / tests`: the first step of
+Holm's correction and of Benjamini and Hochberg's, which a single finding has to pass.
 """
 
 import bisect

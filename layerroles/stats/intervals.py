@@ -1,4 +1,4 @@
-"""Intervals: of proportions and their paired differences, of means, of counts, of sums of these.
+"""Intervals of proportions, of paired differences, of means, of counts, and of their sums.
 
 For 0/1 scores, an effect is a difference of paired proportions: of `n` examples, `gained` are right
 only when ablated and `lost` only when intact, and the effect is `(gained - lost) / n`. Its interval
@@ -12,10 +12,9 @@ and `q` is the probability of a loss that is most likely under `d`. Unlike a boo
 coverage at few discordant examples and never collapses to a point. Other scores get a bootstrap.
 
 A count in a finite population has a hypergeometric interval: of `population` items, `drawn` were
-sampled without replacement, and `hits` of them have a property. The interval holds each total for
-which `hits` lies outside both 2.5% tails of the hypergeometric distribution. It covers the true
-count in 95% of samples or more, does not collapse to a point if only a part was sampled, and is the
-count itself if all were.
+sampled without replacement, and `hits` of them have a property. The interval contains each total
+for which `hits` lies outside both 2.5% tails of the hypergeometric distribution. It covers the true
+count in 95% of samples or more, and collapses to a point only if the whole population was sampled.
 
 Intervals of sums and differences are combined from the intervals of their parts: the distances from
 each estimate to its bounds add as standard errors do, separately for each side (MOVER, the method
@@ -65,7 +64,7 @@ UNKNOWN = Interval(math.nan, math.nan)
 
 
 class IntervalEstimate(NamedTuple):
-    """A number with its interval; NaN if unknown. A tuple, since callers unpack it."""
+    """A number with its interval; NaN if unknown. Can be unpacked as `value, interval`."""
 
     value: float
     interval: Interval
@@ -205,7 +204,7 @@ def sampled_total(hits: int, drawn: int, population: int) -> IntervalEstimate:
 
 
 def pooled(estimates: Sequence[float], intervals: Sequence[Interval]) -> IntervalEstimate:
-    """Return the unweighted mean of independent estimates, its interval combined from theirs."""
+    """Return the mean of independent estimates, with an interval combined from theirs."""
     center, count = float(np.mean(estimates)), len(estimates)
     below = math.hypot(*(e - i.low for e, i in zip(estimates, intervals, strict=True))) / count
     above = math.hypot(*(i.high - e for e, i in zip(estimates, intervals, strict=True))) / count
@@ -217,7 +216,7 @@ def difference(
     intervals: tuple[Interval, Interval],
     correlation: float = 0.0,
 ) -> IntervalEstimate:
-    """Return the second estimate minus the first, its interval combined from theirs; may be NaN.
+    """Return the second estimate minus the first, with an interval combined from both intervals.
 
     Args:
         estimates: two numbers in one unit.

@@ -2,8 +2,9 @@
 
 `profile_agreement` says whether two ways of measuring rank the sites alike, and `rank_stability`
 whether several draws of examples do. Noise lowers a rank correlation, and resampling adds more
-noise, so the bootstrap draws lie even lower than the estimate. An interval therefore reaches to
-both sides of its estimate as far as the farther percentile of the draws lies from it.
+noise, so the bootstrap draws lie even lower than the estimate. Therefore an interval is symmetric
+about its estimate: on both sides it extends by the distance from the estimate to the farther
+percentile of the draws.
 """
 
 from collections.abc import Hashable, Sequence
@@ -36,10 +37,10 @@ def profile_agreement(
     """Return Spearman's correlation between two profiles of means, with a bootstrap interval.
 
     Examples are drawn jointly for all sites and both profiles, since their errors are correlated.
-    The interval reaches to both sides of the estimate as far as the farther percentile of the draws
-    lies from it (see the module). In simulation it covers the true correlation in nine of ten
-    trials or more; the percentiles themselves may miss it in all. It does not cover if all sites
-    are truly alike, since noise then decides their order. The estimate is NaN for fewer than 3
+    The interval extends to both sides by the distance to the farther percentile of the draws (see
+    the module). In simulation it covers the true correlation in nine of ten trials or more, while
+    the percentiles themselves may always miss it. It has no such coverage if the true values of all
+    sites are equal, since noise then decides their order. The estimate is NaN for fewer than 3
     sites or if a profile is flat; the interval also if a resampled profile is.
 
     Args:
@@ -65,11 +66,11 @@ def profile_agreement(
 def rank_stability(
     draws: Sequence[Float[np.ndarray, "site _"]], rng: np.random.Generator
 ) -> IntervalEstimate:
-    """Return the mean Spearman correlation of mean scores over all pairs of draws, with interval.
+    """Return Spearman's correlation of sites' mean scores, averaged over all pairs of draws.
 
-    The examples of each draw are resampled separately, since draws share none. The interval is that
-    of `profile_agreement`. NaN for fewer than 2 draws or 3 sites, or if all sites of a draw have
-    the same mean score.
+    The interval is made as in `profile_agreement`, except that the examples of each draw are
+    resampled separately, since draws share none. NaN for fewer than 2 draws or 3 sites, or if all
+    sites of a draw have the same mean score.
 
     Args:
         draws: for each draw, a score per site and example, NaN if unknown; the same sites in all.
@@ -93,7 +94,7 @@ def rank_stability(
 
 
 def _interval_around(rho: float, drawn: Interval) -> Interval:
-    """Return the interval around `rho` that reaches, on both sides, as far as `drawn` at most."""
+    """Return the interval that extends from `rho` to both sides by the longer side of `drawn`."""
     if np.isnan([rho, drawn.low]).any():
         return UNKNOWN
     reach = max(rho - drawn.low, drawn.high - rho)

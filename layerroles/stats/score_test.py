@@ -22,7 +22,7 @@ _STEPS = 200  # of Newton's method or bisection; some 8 are taken
 
 
 def critical_value(level: float, independent: int | None) -> float:
-    """Return the two-sided critical value: Student's t of `independent` values, normal if None."""
+    """Return the two-sided critical value: Student's t of `independent` values; normal if None."""
     tail = (1 - level) / 2
     return float(
         stats.norm.isf(tail) if independent is None else stats.t.isf(tail, independent - 1)
@@ -135,7 +135,7 @@ def _tilt_equation(
 
 
 def _find_end(beyond: Callable[[float], float], estimate: float, side: float) -> float:
-    """Find where `beyond` crosses 0 on one side (1 or -1) of an estimate; infinite if nowhere."""
+    """Find where `beyond` crosses 0 above (`side` 1) or below (-1) `estimate`, or infinity."""
     near, step = 0.0, 0.05
     while beyond(estimate + side * step) < 0:
         near, step = step, 2 * step

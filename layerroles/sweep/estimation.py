@@ -75,7 +75,7 @@ def estimate(
         InputError: an unknown device, an invalid size or share, a model or conditions that cannot
             be run fused, or a prompt longer than the model's context or sliding window.
 
-    The texts that `Sweep(coherence=True)` reads again are not counted.
+    The texts that `Sweep(coherence=True)` scores are not counted.
 
     Example:
         spared = lr.load("smollm2-135m", device="meta")  # no weights are read
@@ -132,7 +132,7 @@ class Estimate:
         weight_bytes: bytes of the model's weights.
         working_bytes: the peak memory in addition to the weights, without what libraries reserve.
         memory: bytes of the published device; None for this machine.
-        parts: the estimate of each task, and of the work around the tasks.
+        parts: the estimate of each task, of the noise floor, and of checks and references.
 
     Example:
         sweep = lr.Sweep(lr.load("smollm2-135m", device="meta"), [lr.task("facts")], [])
@@ -251,7 +251,8 @@ class TaskEstimate:
     """What one task is expected to take, under all of its protocols and conditions.
 
     Attributes:
-        name: the task's label; or `noise floor`, `checks` or `references`, work around the tasks.
+        name: the task's label; or `noise floor`, `checks` (of the fused executor) or `references`
+            (reading their prompts).
         requests: requests times conditions.
         passes: forward passes over packed rows; decoding steps are not counted.
         tokens_alone: tokens to read if each request were read alone under each condition.
@@ -284,7 +285,7 @@ def format_size(n_bytes: int) -> str:
 
 
 def _achieved_speed(speed: Speed) -> Speed:
-    """Scale the measured speed of single large products to what a whole model reaches."""
+    """Scale the measured speed of single large matrix products to what a whole model achieves."""
     return replace(
         speed, products=MEASURED_SHARE * speed.products, attention=MEASURED_SHARE * speed.attention
     )
@@ -301,7 +302,7 @@ def _local_device(sweep: Sweep, device: str) -> torch.device:
 def _estimate_tasks(
     sweep: Sweep, engine: Engine, shape: Shape, budget: Budget, speed: Speed, generated: float
 ) -> list[TaskEstimate]:
-    """Estimate the work of each task, and the work around the tasks."""
+    """Estimate the work of each task, and of checks and references."""
     planned: dict[str, list[tuple[EngineCall, Plan]]] = {}
     for call in sweep.calls():
         requests = [request for of_cell in call.requests for request in of_cell]
@@ -337,7 +338,7 @@ def _estimate_overhead(name: str, work: Work, speed: Speed) -> TaskEstimate:
 
 
 def _work_of_trials(sweep: Sweep, calls: list[EngineCall], shape: Shape) -> Work:
-    """Return the work of checking the fast executor on each kind of condition."""
+    """Return the work of comparing the fused executor with plain passes, per kind of condition."""
     tried: set[tuple[ConditionKind, bool]] = set()
     float32 = sweep.model.cfg.dtype == torch.float32
     n_passes = 0

@@ -9,7 +9,7 @@ from layerroles.ablations import Condition
 
 
 def command_line() -> str:
-    """Return the command line of this process, with the program's name without its folder."""
+    """Return the command line of this process; the program is given without its folder."""
     program = Path(sys.argv[0]).name
     # `python -m layerroles`
     shown = "layerroles" if program == "__main__.py" else program
@@ -17,7 +17,7 @@ def command_line() -> str:
 
 
 def describe_condition(condition: Condition) -> dict[str, Any]:
-    """Return the manifest entry of a condition: names, hash, sites and parameters."""
+    """Return the manifest entry of a condition: name, ablation, hash, sites and parameters."""
     return {
         "name": condition.name,
         "hash": condition.hash,

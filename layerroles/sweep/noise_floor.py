@@ -1,7 +1,7 @@
-"""Estimate the noise floor by re-running the intact model in batches of another shape.
+"""Estimate the noise floor: the answers that change if the intact model runs in other batches.
 
-Batches of another shape round differently, which alone changes a few answers. An effect that
-changes no more answers than that is not distinguishable from noise.
+Batches of another shape round differently, which changes a few answers. An effect that changes no
+more answers than that cannot be distinguished from noise.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""Resolve the references of a sweep for each task, and check that none holds a question asked.
+"""Resolve a sweep's references for each task, and check that none contains a question asked.
 
 An open reference, one without a source, is filled with held-out prompts of each task asked. So a
 condition with an open reference becomes a different condition for each task: same edits and name,
@@ -16,7 +16,7 @@ from layerroles.tasks import Example, Task
 
 
 class References:
-    """The conditions of a sweep for each task, with open references filled from its prompts.
+    """The conditions of a sweep, per task; open references get the task's held-out prompts.
 
     Args:
         tasks: the tasks that are asked.
@@ -59,10 +59,10 @@ class References:
         return list(dict.fromkeys(one for task in self._by_task for one in self.conditions(task)))
 
     def to_manifest(self, task: str) -> dict[str, dict[str, str]]:
-        """Return the part of a task's manifest entries that says which prompts its references got.
+        """Return which prompts a task's open references got, for its entries in the manifest.
 
-        Maps "references" to the digest of each open reference and that of the one made for this
-        task; empty if there is no open reference.
+        The key "references" maps the digest of each open reference to that of the reference made
+        for this task. Empty if there is no open reference.
         """
         made = self._open_made[task]
         if not made:
@@ -70,12 +70,12 @@ class References:
         return {"references": {given.digest: resolved.digest for given, resolved in made.items()}}
 
     def check(self, cells: Sequence[SweepCell]) -> None:
-        """Check that no reference holds a question that is asked, with or without its answer.
+        """Check that no reference contains a question that is asked, with or without its answer.
 
         An open reference is compared with the questions of its own task only.
 
         Raises:
-            InputError: a reference holds one.
+            InputError: a reference contains such a question.
         """
         all_texts = _texts_asked(example for cell in cells for example in cell.examples)
         checked: set[tuple[str, Reference]] = set()
@@ -99,7 +99,7 @@ class References:
 
 
 def _texts_asked(examples: Iterable[Example]) -> set[str]:
-    """Return texts that no reference may hold: questions, with and without shots and answers."""
+    """Return texts that no reference may contain: questions, with and without shots and answers."""
     texts = set()
     for example in examples:
         if not example.prompt:  # a plain text is what is asked

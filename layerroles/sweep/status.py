@@ -36,7 +36,8 @@ class Status:
         rows_done: answers stored since the run was started last.
         rows_total: answers that were missing when it was started last.
         rows_per_second: answers stored per second since then.
-        seconds_left: the remaining seconds at that rate; None if unknown.
+        seconds_left: the remaining seconds at that rate; None before the first row and during the
+            noise floor.
         now: the task and condition answered last; empty before the first answer.
         seconds: seconds since the run was started last.
         updated: when this was written, in seconds since 1970.

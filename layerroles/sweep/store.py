@@ -57,7 +57,7 @@ class Store:
         return ids
 
     def read_answers(self, condition: str, task: str, protocol: str) -> dict[str, dict[str, Any]]:
-        """Map each answered example of a condition in a cell to its values of `ROW`, by name."""
+        """Map each answered example of a condition in a cell to its values by column of `ROW`."""
         rows = self._db.execute(
             f"SELECT example, {', '.join(ROW)} FROM rows "
             "WHERE condition = ? AND task = ? AND protocol = ?",
@@ -72,7 +72,7 @@ class Store:
         return cell
 
     def add_noise_floor(self, floor: dict[str, Any]) -> None:
-        """Add a cell's noise floor to the manifest; it replaces one on no more examples."""
+        """Add a cell's noise floor to the manifest, unless one on more examples is there."""
         keys = ("task", "protocol")
         floors = _merge_items(self.manifest["noise_floor"], [floor], keys)
         order = [(cell["task"], cell["protocol"]) for cell in self.manifest["cells"]]
@@ -83,7 +83,8 @@ class Store:
         """Store a cell's examples; `examples` maps each id to its values of `EXAMPLE`, in order.
 
         Raises:
-            InputError: an example of that id was asked in other words before.
+            InputError: the folder holds an example of that id with another context, prompt or
+                answer.
         """
         stored = {
             row[0]: row[1:]
@@ -121,7 +122,7 @@ class Store:
                 )
 
     def add_rows(self, unit: Mapping[Key, Mapping[str, Sequence[Any]]]) -> None:
-        """Write a work unit in one transaction: by key and example id, the values of `ROW`."""
+        """Write a work unit in one transaction: values of `ROW` by key and example id."""
         rows = [
             (*key, id, *values) for key, examples in unit.items() for id, values in examples.items()
         ]
@@ -168,7 +169,7 @@ def lock_folder(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def open_store(folder: Path, manifest: dict[str, Any]) -> Iterator[Store]:
-    """Open a locked folder for writing; merge the given manifest with the stored one.
+    """Open a folder that is locked by `lock_folder`; merge the given manifest with the stored one.
 
     Raises:
         InputError: the folder cannot be written, is of another model, dtype or seed, or is
@@ -313,7 +314,7 @@ def _merge_manifest(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
 
 
 def _references_by_cell(cells: list[dict[str, Any]]) -> dict[tuple[str, str], dict[str, str]]:
-    """Map each cell to its digests of references made for it, by the open reference's digest."""
+    """Map (task, protocol) to digests: of each open reference, and of the one made for the cell."""
     return {(cell["task"], cell["protocol"]): cell.get("references", {}) for cell in cells}
 
 
@@ -331,8 +332,8 @@ def _merge_items(
 ) -> list[dict[str, Any]]:
     """Merge two lists by the items' keys; new keys come last.
 
-    A new item replaces the old one with the same keys unless it covers fewer examples (`n`); names
-    and estimates of chance on as many examples are kept.
+    A new item replaces the old one with the same keys unless it covers fewer examples (`n`). Of the
+    old item, `name` is kept; so are its estimates of chance if both have the same `n`.
     """
     merged = {tuple(item[key] for key in keys): item for item in old}
     for item in new:

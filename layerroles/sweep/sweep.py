@@ -2,7 +2,7 @@
 
 Example:
     sweep = Sweep(model, tasks, each_layer(model, Skip()), protocols=["generation"], limit=32)
-    result = sweep.run("runs/first")          # interrupted, the same line goes on where it was
+    result = sweep.run("runs/first")          # if interrupted, run it again to resume
     result = read("runs/first")               # the same, later
 """
 
@@ -53,8 +53,8 @@ class Sweep:
         tasks: the tasks whose examples are asked.
         conditions: the conditions to ask under; the intact model is always added.
         protocols: the protocols to ask under, as objects or labels such as
-            `"continuation[norm=byte]"`.
-            A task that names its own protocol is asked under that only.
+            `"continuation[norm=byte]"`. A task that names its own protocol is asked only under
+            that.
         limit: the number of examples of each task.
         seed: the seed of the tasks' examples.
         engine: the engine that answers; None for `Engine(model)`.
@@ -62,7 +62,8 @@ class Sweep:
         coherence: whether to measure how likely the intact model finds the texts written under each
             condition. Each is read once more, which adds about a third to a sweep by generation.
         noise_floor: whether to ask the intact model again in batches of another shape and count the
-            answers that change. This takes as long as one condition that shares no work.
+            answers that change. This takes as long as one condition that shares no computation with
+            others.
 
     Class attributes:
         rows_at_once: about how many rows of each cell are asked and stored together: the work of
@@ -70,14 +71,14 @@ class Sweep:
 
     Raises:
         InputError: nothing to run, an unknown protocol, a task that a protocol cannot ask, a limit
-            below 1, two conditions of one name, a site that the model lacks, a reference that
-            holds an example that is asked, a task that keeps no questions apart for its own
-            reference, or a chat with a model that has no template.
+            below 1, two conditions of one name, a site that the model lacks, a reference that holds
+            an example that is asked, a task without held-out questions for an open reference, or
+            `chat` with a model that has no chat template.
 
     Example:
         conditions = lr.each_layer(model, lr.Skip())
         sweep = lr.Sweep(model, tasks, conditions, protocols=["generation"], limit=4)
-        again = sweep.run("runs/again")  # interrupted, the same line goes on where it was
+        again = sweep.run("runs/again")  # if interrupted, run it again to resume
         again.effects()
     """
 
@@ -223,7 +224,7 @@ class Sweep:
     def _answer_units(
         self, store: Store, workers: OpenBackend, engine: Engine, units: Sequence[Unit]
     ) -> Iterator[tuple[int, str]]:
-        """Answer and store units; yield the number of rows stored, and their task and condition.
+        """Answer and store units; yield (number of rows stored, their task and condition).
 
         Answers that depend on what shares their batch are stored together, so that an interrupted
         run computes the same batches again.

@@ -72,7 +72,7 @@ class SweepCell:
 
 @dataclass(frozen=True)
 class Unit:
-    """Work that is done and stored together: cells of one task, conditions and examples.
+    """Work that is done and stored together: some cells of one task, conditions and examples.
 
     Which work is in a unit depends only on the manifest and on the rows already stored.
     """
@@ -103,7 +103,7 @@ class EngineCall:
 
 
 def distinct_conditions(conditions: Sequence[Condition]) -> list[Condition]:
-    """Return the conditions in order, each once.
+    """Return the conditions without repetitions, in order.
 
     Raises:
         InputError: two different conditions have the same name.

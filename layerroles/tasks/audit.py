@@ -1,9 +1,10 @@
-"""Audit a task: do its choices give the answers away, and what do its questions share?
+"""Audit a task: check whether choices give answers away, and count duplicates and clusters.
 
-A protocol that compares choices measures skill only if the right one cannot be found without
-understanding the question. The audit applies strategies that do not understand it to a task's
-questions. Chance is the mean of 1/k, k being a question's number of choices. If t choices tie for a
-strategy, and the right one is among them, it counts as 1/t, so that shares are exact.
+A protocol that compares choices measures skill only if the right choice cannot be found without
+understanding the question. The audit applies strategies that ignore the question's meaning, such as
+picking the longest choice. Chance is the mean of 1/k, k being a question's number of choices. If t
+choices tie for a strategy, and the right one is among them, it counts as 1/t, so that shares are
+exact.
 
 Under the null hypothesis the right answer is equally likely to be each of a question's choices:
 with t choices tied at the top of k, a question counts 1/t with probability t/k, else 0. The p value
@@ -76,8 +77,8 @@ class Audit:
         distinct_answers: number of different answers divided by number of questions.
         top_answer: the most frequent answer.
         top_answer_share: the share of questions that it answers.
-        guess: the best strategy to guess a generated answer; empty for tasks with a protocol of
-            their own (plain texts, lm-eval's tasks).
+        guess: the name of the best strategy to guess a generated answer (see `guessing`); empty for
+            tasks with a protocol of their own (plain texts, lm-eval's tasks).
         guess_score: the share of questions that `guess` gets right by the task's flexible grading;
             None if `guess` is empty.
         lengths: a row per unit (characters, words, and tokens if a model was given): min, median

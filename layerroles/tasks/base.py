@@ -1,4 +1,4 @@
-"""Define a task: a named source of questions, all of one family.
+"""The base class of tasks: named sources of questions, each of one family.
 
 A task provides questions, grades free-text answers and limits their length. How a question is asked
 is left to the protocol, so that one question can be asked in several ways.
@@ -192,9 +192,10 @@ class Task(ABC):
 
     @property
     def skill(self) -> str:
-        """The skill that the questions test, if it is narrower than the family; else empty.
+        """The skill that the questions test, if it is narrower than the family name; else empty.
 
-        Claims about the family name it, for example "adding numbers" for sums in `reasoning`.
+        For example "adding numbers", for sums in the family `reasoning`. It is added to the
+        evidence of claims about the family.
         """
         return ""
 
@@ -206,11 +207,11 @@ class Task(ABC):
         return ""
 
     def candidates(self, example: Example) -> list[str] | None:
-        """Return texts of the prompt among which a guesser may pick; by default None.
+        """Return texts of the prompt that a guessing strategy may pick from; by default None.
 
-        Empty if repeating a text of the prompt is the skill itself. With None, guessers pick among
-        the quoted texts or numbers of the prompt if all answers are such, else among the answers to
-        other questions that occur in the prompt.
+        An empty list if repeating a text of the prompt is the skill itself. With None, strategies
+        pick among the prompt's quoted texts, or numbers, if all answers are of that form; else
+        among the answers to other questions that occur in the prompt.
         """
         return None
 
@@ -244,7 +245,7 @@ class Task(ABC):
     def fingerprint(self, limit: int, seed: int) -> str:
         """Return a hash of the first `limit` examples under `seed`.
 
-        It changes when their content changes; `question` and `cluster` are not part of it.
+        It covers all fields of the examples except `question` and `cluster`.
         """
         examples = [dataclasses.asdict(example) for example in self.examples(limit, seed)]
         for example in examples:
@@ -293,7 +294,7 @@ def task(name: str, **parameters: object) -> Task:
 
 
 def as_tasks(given: Iterable[Task]) -> list[Task]:
-    """Return the tasks that a user gave as a list.
+    """Check that every item is a task; return the items as a list.
 
     Raises:
         InputError: a single task or name instead of several, or an item that is not a task.
@@ -319,9 +320,9 @@ def grade_text(line: str, example: Example) -> Grade:
 
 
 def is_short(line: str, example: Example) -> bool:
-    """Return whether a line is as short as an answer, and not empty.
+    """Return whether a line is not empty and no longer than an answer.
 
-    It may have as many words as the longest of answer, choices and shots' answers.
+    It may have as many words as the longest of the answer, the choices and the shots' answers.
     """
     answers = [example.answer, *example.choices, *(shot.answer for shot in example.shots)]
     return 0 < len(line.split()) <= max(len(text.split()) for text in answers)
@@ -338,7 +339,7 @@ def check_whole_number(
     """Check that a value is a whole number from `low` to `high`, both included.
 
     Raises:
-        InputError: it is not one.
+        InputError: it is not a whole number in that range.
     """
     if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
         raise InputError(
@@ -352,7 +353,7 @@ def check_one_of(
     """Check that a value is one of those allowed.
 
     Raises:
-        InputError: it is not.
+        InputError: it is not one of them.
     """
     names = list(allowed)
     if value not in names:

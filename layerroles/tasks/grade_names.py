@@ -1,4 +1,4 @@
-"""Grade a response by which of several known names it gives as its answer.
+"""Grade a response by which of a set of known names it gives as its answer.
 
 Only the first sentence counts. The right name must be the first known name in it, must not be
 negated, and no other known name may be listed with it, so that a list of all candidates scores
@@ -54,8 +54,10 @@ def grade_name(
     Args:
         response: the generated text.
         example: the question, with the answer and its aliases.
-        known_names: names to tell apart, in addition to the example's answer, aliases and choices.
-        alone: accept the name only at the start and apart from other words, as for symbols.
+        known_names: further names that count as answers, beyond the example's answer, aliases and
+            choices.
+        alone: accept the name only if it comes first, and no word but a conjunction or the like
+            follows ("I do" does not name iodine); used for symbols.
     """
     line = _strip_accents(response.strip().split("\n", 1)[0])
     accepted = _normalize_accepted((example.answer, *example.aliases))

@@ -1,10 +1,11 @@
 """Measure chance: the best score that is possible without understanding the question.
 
-A model that always writes "A" is right on a quarter of four-way questions. So chance is measured:
-the guessing strategy that scores best on other questions of the task is scored on the questions
-that are asked. There is a score for each question, so that its error is known and paired with the
-model's. A task that generates questions draws the other ones under another seed. A finite task is
-split in halves, and each half is guessed by the strategy that scores best on the other.
+A model that always writes "A" is right on a quarter of four-way questions, without any skill. So
+chance is measured: the guessing strategy that scores best on other questions of the task is scored
+on the questions that are asked. There is a score of guessing for each question, so that it can be
+paired with the model's score. For a task that generates questions, the other questions are drawn
+under another seed. A finite task is split in halves, and each half is guessed by the strategy that
+scores best on the other.
 """
 
 import re
@@ -96,7 +97,7 @@ class _BestGuesser:
 
 
 def _draw_others(task: Generated, examples: Sequence[Example], seed: int) -> list[Example]:
-    """Draw questions under another seed, without those asked; empty if none can be drawn."""
+    """Draw questions under another seed, without those in `examples`; empty if none exist."""
     length = fmean(len(example.context()) for example in examples)
     n = min(_OTHERS, max(_FEWEST, int(_CHARACTERS / length)))
     asked_ids = {example.id for example in examples}
@@ -132,7 +133,7 @@ def _expected_score(example: Example, strategy: Guesser, score: Scorer) -> float
 
 
 def _make_guessers(task: Task, others: Sequence[Example]) -> Iterable[tuple[str, Guesser]]:
-    """Yield each strategy with its name; some learn from the other questions."""
+    """Yield (name, strategy) for each guessing strategy; some learn from the other questions."""
     answers = Counter(example.answer for example in others)
     for answer, count in answers.most_common(_CONSTANTS):
         if count == 1:  # of no use for any other question

@@ -5,9 +5,10 @@ right answer. Where a fact can change, the column `as_of` has the year in which 
 column `aliases` has other texts that are accepted, joined by `|`.
 
 The facts of a relation are dealt into sets of four with different answers. These answers are the
-choices of all four, so that each is right once and wrong three times: only the question tells
-which is right. Choices that depend on the question are written by hand in the column `wrong`, as
-for chemical symbols, where every question has one choice of each form.
+choices of all four questions, so each choice is right once and wrong three times, and the choices
+alone do not show which one is right. Some relations have wrong choices that are written by hand for
+each question, in the column `wrong`: chemical symbols, for example, where every question has one
+choice of each form.
 
 The same questions can be asked with the fact in the prompt, alone or among others, as in retrieval
 augmentation.
@@ -47,7 +48,8 @@ class Facts(Listed):
 
     A response is right if its first sentence names the answer or an alias before any other answer
     of the relation, and lists no other with it; see `grade`. Wrong choices are answers of the same
-    relation, each as often wrong as its share of right answers requires; see the module.
+    relation, chosen so that each answer is a wrong choice three times as often as it is right; see
+    the module.
 
     Evidence is the subject of the fact, or the answer in a context that states the fact. The id of
     a question does not depend on the context.

@@ -1,9 +1,9 @@
-"""Language: controls for damage that is not about a skill.
+"""Language: control tasks, which show damage that is not specific to a skill.
 
 `copying` asks for an exact copy of a text. Damage at any depth breaks long answers, regardless of
 their subject. The texts here are as long as the worked solutions of `word_problems` and made of the
-same words, but need no reasoning: if copying suffers too, a loss in word problems says little about
-reasoning.
+same words, but need no reasoning: if copying gets worse too, a loss in word problems is no evidence
+about reasoning.
 
 `plain_text` scores passages without a question: the control for damage to language modelling in
 general. The passages of `passages.txt` were written for this package, so that no model was trained

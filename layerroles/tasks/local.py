@@ -15,7 +15,7 @@ One question a row, with these fields:
 - `id`: unique in the file; by default a hash of prompt and answer.
 
 Other fields are ignored, and empty lines are skipped. The file is UTF-8, and its name ends in
-`.jsonl` or `.csv`. An error names the file and the line, and says what to do.
+`.jsonl` or `.csv`. Error messages name the file and the line, and say what to do.
 """
 
 import csv
@@ -130,7 +130,7 @@ class Local(Listed):
         return ("\n\n",) if self._shows_solutions else ("\n",)
 
     def grade(self, response: str, example: Example) -> Grade:
-        """Grade by value if the answer is a number, else as a short text.
+        """Grade by value (`grade_number`) if the answer is a number, else as a short text.
 
         Only the first line is read. If shots show worked solutions, the whole response is read
         instead: a text answer is what follows the last "answer is" in the last line, or else that
@@ -323,7 +323,11 @@ def _text_field(row: FieldValues, name: str) -> str:
 
 
 def _to_text(value: object, name: str = "choices") -> str:
-    """Return a text field; a number becomes its text, and other types are refused."""
+    """Return a text field; a number becomes its text.
+
+    Raises:
+        _RowError: another type; the message names the field `name`.
+    """
     if isinstance(value, str):
         return value.strip() if name == "choices" else value
     is_whole = isinstance(value, int) and not isinstance(value, bool)

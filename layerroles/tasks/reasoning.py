@@ -1,8 +1,8 @@
 """Reasoning: arithmetic word problems of one to three steps, with worked solutions.
 
-In the manner of GSM8K (Cobbe et al. 2021, arXiv 2110.14168), small enough for small models: whole
-numbers up to 100, a few plain sentences. Under protocols that generate, the worked examples show
-solutions; under likelihood protocols they show the bare answer.
+The problems follow GSM8K (Cobbe et al. 2021, arXiv 2110.14168) but are easy enough for small
+models: whole numbers up to 100, a few plain sentences. Under protocols that generate, the worked
+examples show solutions; under likelihood protocols they show the bare answer.
 
 Level 1 is addition: adding up all numbers of a problem nearly always solves it. In levels 2 and 3
 only the story tells which operation applies to which number.

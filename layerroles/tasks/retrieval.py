@@ -9,8 +9,8 @@ prompt costs few tokens and small models have a chance.
 `needle` finds one fact in a long text about other things: a needle in a haystack (Kamradt 2023),
 the task by which retrieval heads were found (Wu et al. 2024, arXiv 2404.15574). A sentence that
 gives somebody a password is inserted at some depth into prose about other things, and the beginning
-of that sentence asks for it. The prose is drawn from a few frames, so that a text can have any
-length and no model was trained on it.
+of that sentence asks for it. The prose is drawn from a few sentence frames with gaps, so that a
+text can have any length and no model was trained on it.
 
 Example:
     >>> from layerroles.tasks import task
@@ -76,20 +76,20 @@ _FRAMES = (
 class KVRetrieval(Generated):
     """Look up a key in a JSON object.
 
-    Wrong choices are values of other pairs at positions that may be asked, so that position does
-    not give the right value away. If a third has fewer than four positions (fewer than 12 pairs),
-    the nearest other positions are used too. Then the right value is the first of the choices in
-    the object (`early`) or the last (`late`) more often than by chance, and always if a third is a
-    single position (4 or 5 pairs).
+    Wrong choices are values of other pairs at positions that the parameter `position` allows, so
+    that the position in the object does not give the right value away. If a third has fewer than
+    four positions (fewer than 12 pairs), the nearest other positions are used too. Then the right
+    value is the first of the choices in the object (`early`) or the last (`late`) more often than
+    by chance, and always if a third is a single position (4 or 5 pairs).
 
     Evidence is the value in the asked pair, without its quotes. The key is not evidence: it does
     not contain the answer.
 
     Attributes:
         pairs: number of pairs in the object, 4 to 60.
-        position: where the asked pair stands: `early`, `middle` or `late` (a third of the positions
-            each; the middle has the remainder), or `any`. Allowed positions are asked equally
-            often; worked examples ask any position.
+        position: position of the asked pair in the object: `early`, `middle` or `late` (a third of
+            the positions each; the middle has the remainder), or `any`. Allowed positions are asked
+            equally often; worked examples ask any position.
         key_style: `words`, `hex` (four hexadecimal digits) or `uuid`. Values are always words.
         num_fewshot: worked examples before each question, with as many pairs as it.
 
@@ -222,15 +222,15 @@ def _gives_value(response: str, example: Example) -> bool:
 class Needle(Generated):
     """Find the password that a long text gives to somebody.
 
-    Wrong choices are other things that occur once in the text, at depths where the needle may
-    stand. `early`, `middle` and `late` have only three such depths, so a fourth is used too: in a
-    third of the questions, instead of a quarter, the password is then the first of the choices in
-    the text (`early`, `middle`) or the last (`late`). Evidence is the password in the text.
+    Wrong choices are other things that occur once in the text, at depths that the needle may have.
+    `early`, `middle` and `late` have only three such depths, so a fourth is used too: in a third of
+    the questions, instead of a quarter, the password is then the first of the choices in the text
+    (`early`, `middle`) or the last (`late`). Evidence is the password in the text.
 
     Attributes:
         words: length in words of the text around the needle, 40 to 20000 (about 1.3 tokens per
             word). The text ends with the sentence that reaches this length.
-        position: the third of the text in which the needle stands: `early`, `middle` or `late`; or
+        position: the third of the text that contains the needle: `early`, `middle` or `late`; or
             `any` of nine depths. Allowed depths are used equally often.
         num_fewshot: worked examples before each question: texts of the same length that ask for the
             passwords of other people.
@@ -291,12 +291,12 @@ class Needle(Generated):
         return self._hide_at(rng, rng.randrange(_DEPTHS), range(_DEPTHS))
 
     def question(self, rng: random.Random, kind: int) -> Example:
-        """Draw a text and hide the needle at the depth of this `kind`."""
+        """Draw a text, and insert the needle at the depth of this `kind`."""
         depths = open_places(self.position, _DEPTHS)
         return self._hide_at(rng, depths[kind], widen_range(depths, _DEPTHS))
 
     def _hide_at(self, rng: random.Random, depth: int, compared: range) -> Example:
-        """Hide the needle at `depth`; wrong choices stand at the depths `compared`."""
+        """Insert the needle at `depth`; wrong choices are the things at the depths `compared`."""
         who, answer = rng.choice(NAMES), rng.choice(_THINGS)
         frames = _draw_frames(rng, self.words, who)
         place = _needle_place(depth, len(frames))
@@ -349,7 +349,7 @@ def _draw_frames(rng: random.Random, words: int, without: str) -> list[str]:
 
 
 def _needle_place(depth: int, sentences: int) -> int:
-    """Return how many of the other sentences precede a needle at this depth."""
+    """Return the needle's place at this depth: how many of the other sentences precede it."""
     return round(depth / (_DEPTHS - 1) * sentences)
 
 

@@ -1,10 +1,11 @@
 """Draw wrong answers to word problems: the results of slips in working out a story.
 
-Without the story, wrong numbers must look like right ones. So as many wrong numbers are above the
-right one as if all four were drawn from the answers to such problems, and a number that is rarely
-an answer is rarely a wrong choice. With single slips only, the right number would be the one to
-which all others are close. So in three of four questions two of the wrong numbers add a second slip
-to that of the third, and near misses, which are used where slips are missing, come in pairs.
+A reader who sees only the choices must not be able to pick the right one. So the number of wrong
+choices above the right number is distributed as if all four were drawn from the answers to such
+problems, and a number that is rarely an answer is rarely a wrong choice. If all wrong numbers had
+one slip each, the right number would be the one to which all others are close. So in three of four
+questions, two of the wrong numbers contain the slip of the third and a second one. If there are too
+few slips, numbers near the right one are used, also in pairs.
 """
 
 import random
@@ -55,7 +56,7 @@ def wrong_numbers(rng: random.Random, story: Story, answers: Counter[int]) -> li
 
 
 class _WrongNumbers:
-    """The wrong numbers of one question, while they are collected."""
+    """Collects the wrong numbers of one question."""
 
     def __init__(self, rng: random.Random, story: Story, answers: Counter[int]) -> None:
         self.rng = rng
@@ -73,9 +74,9 @@ class _WrongNumbers:
     def offer(self, number: int, *, always: bool = False) -> bool:
         """Add a number if it is suitable; return whether it was added.
 
-        It must be positive, new, and on a side of the right number where one is still missing.
-        Unless `always`, it must not be shown in the story, and is added the more probably, the more
-        often it is an answer.
+        It must be positive, new, and above or below the right number, where one is still missing.
+        Unless `always` is set, it must not occur in the story, and the more often it is the answer
+        to other problems, the more probably it is added.
         """
         side = number > self.right
         fits = number > 0 and number not in {self.right, *self.wrong} and self.room[side] > 0
@@ -102,7 +103,7 @@ class _WrongNumbers:
                 return
 
     def fill(self) -> None:
-        """Add near misses until there are three numbers."""
+        """Add numbers near the right one until there are three wrong numbers."""
         match WRONG - len(self.wrong):
             case 3:
                 self._take_square()
@@ -119,7 +120,7 @@ class _WrongNumbers:
             self.offer(self.right + self.rng.randint(-9, 9), always=True)
 
     def _take_near(self, bases: Sequence[int], carried: Sequence[int] = _CARRIED) -> int:
-        """Add a number near one of the bases; return its distance, or 0 if none was added."""
+        """Add a number at a distance in `carried` from a base; return the distance, 0 if none."""
         for _ in range(_TRIES):
             distance = self.rng.choice(carried)
             if self.offer(self.rng.choice(bases) + self.rng.choice((distance, -distance))):
@@ -127,7 +128,7 @@ class _WrongNumbers:
         return 0
 
     def _take_square(self) -> None:
-        """Add three numbers so that all four have one neighbor at each of two distances."""
+        """Add three numbers so that, sorted, the four are x, x + a, x + b and x + a + b."""
         place = self.room[False]
         for _ in range(_TRIES):
             one, two = self.rng.sample(_CARRIED, 2)
@@ -142,7 +143,7 @@ class _WrongNumbers:
 
 
 def _work_out_mistakes(way: _Working, unused: Sequence[int]) -> Iterator[tuple[_Working, int]]:
-    """Yield each working with one more mistake, and its result if that is a positive integer."""
+    """Yield each calculation with one more mistake, and its result; positive integers only."""
     for mistaken in _make_mistakes(*way, unused):
         number = work_out(*mistaken)
         if number is not None:

@@ -1,18 +1,18 @@
-"""Base classes for tasks whose questions are generated without end, or listed.
+"""Base classes of tasks: `Generated` draws any number of questions, `Listed` has a fixed list.
 
 A generated question is a function of (task, seed, index) alone, drawn by `random.Random` seeded
 with text, so that it is the same on every machine. Questions are split in two by a hash of their
-content: one in four is set apart for worked examples and held-out texts, the others are asked. The
+content: one in four is reserved for worked examples and held-out texts, the others are asked. The
 two parts therefore share no question, under any seed and limit.
 
 The worked examples before a question affect its score, in word problems by as much as ablating a
 layer does. So there are 16 sets of them under each seed, and the questions that share a set are a
 cluster (`Example.cluster`), which intervals take into account.
 
-Listed questions are ordered by seed, and the last ones are reserved: they are never asked, at any
-limit, and serve as reference prompts (`held_out`). The contexts of reserved questions, shots
-included, are made of reserved questions alone, so that no reference contains the answer to a
-question that is asked.
+Listed questions are put in an order that depends on the seed. The last ones are reserved: they are
+never asked, at any limit, and serve as reference prompts (`held_out`). The contexts of reserved
+questions, shots included, are made of reserved questions alone, so that no reference contains the
+answer to a question that is asked.
 """
 
 import dataclasses
@@ -57,15 +57,15 @@ class Generated(Task):
 
     @property
     def kinds(self) -> int:
-        """The number of kinds of questions; each block of so many questions asks each kind once."""
+        """The number of kinds of questions; each kind occurs once in each block of `kinds`."""
         return 1
 
     @abstractmethod
     def question(self, rng: random.Random, kind: int) -> Example:
         """Draw one question of a kind, without shots; its id is set afterwards.
 
-        It is called again with the same `rng` if the question is a repetition or belongs to the
-        other part.
+        It is called again with the same `rng` if the question is a repetition or does not belong to
+        the part that is drawn (see the module).
         """
 
     def shot(self, rng: random.Random, kind: int) -> Example:
@@ -75,7 +75,7 @@ class Generated(Task):
     def suits(self, shot: Example, question: Example) -> bool:
         """Return whether a worked example may be shown before a question; by default True.
 
-        Both are as returned by `shot` and `question`, except for their ids.
+        `shot` and `question` are examples as the methods of these names return them, with ids set.
         """
         return True
 
@@ -171,10 +171,10 @@ class Listed(Task):
 
     The last 64 questions in the order under a seed, or the last fifth of fewer than 320, are
     reserved for references and never asked. Their shots come from the reserve too: first from the
-    question's own group, then from others; if there are too few, they have fewer. Answers that
-    asked questions have and fewer than 5% of all questions share are kept out of references: a
-    reserved question with such an answer is not used as a shot, nor as a prompt if its context
-    states the answer.
+    question's own group, then from others; if there are too few, they have fewer. References must
+    not reveal answers. So a reserved question whose answer is also that of an asked question, and
+    of fewer than 5% of all questions, is not used as a shot, nor as a prompt if its context states
+    the answer.
 
     Attributes:
         num_fewshot: worked examples before each question, 0 to 16: other questions of its group,
@@ -193,7 +193,7 @@ class Listed(Task):
 
     @abstractmethod
     def groups(self) -> dict[str, list[Example]]:
-        """Return the listed questions without shots, by group; one group is enough."""
+        """Return the listed questions without shots, by group; there may be a single group."""
 
     def posed(self, example: Example, others: Sequence[Example]) -> Example:
         """Return a listed question as it is asked; by default unchanged.
@@ -205,7 +205,7 @@ class Listed(Task):
         return example
 
     def examples(self, limit: int, seed: int) -> list[Example]:
-        """Return the first `limit` questions in the order under `seed`, or all that are asked.
+        """Return the first `limit` questions in the order under `seed`, without the reserved ones.
 
         Every stretch of the order contains each group in proportion to its size.
         """
@@ -268,7 +268,7 @@ class Listed(Task):
         return [(group, example) for _, group, example in placed]
 
     def _draw_shots(self, example: Example, group: list[Example], seed: int) -> tuple[Example, ...]:
-        """Draw the shots of an asked question, whose contexts do not state its answer."""
+        """Draw the shots of an asked question, which is not used in their contexts."""
         others = _other_questions(example, group)
         if len(others) < self.num_fewshot:
             raise InputError(

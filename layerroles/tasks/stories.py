@@ -15,7 +15,7 @@ class Calculation:
 
     @property
     def result(self) -> int:
-        """The result; divisions leave no remainder."""
+        """The result of the operation; a division leaves no remainder."""
         return compute(self.left, self.op, self.right)
 
     def __str__(self) -> str:
@@ -27,7 +27,7 @@ class Operation:
     """One change of a story's current number.
 
     Attributes:
-        op: `+`, `-`, `*`, `/`, or `~` for the other number minus the current one.
+        op: `+`, `-`, `*` or `/`; or `~`, which subtracts the current number from the other one.
         by: the other number; ignored if `of` is given.
         of: index of an earlier result to use as the other number (0 for the start), or None.
     """
@@ -43,7 +43,7 @@ class Story:
 
     Attributes:
         sentences: the sentences in the order of the text.
-        needed: for each sentence, whether the answer depends on it.
+        needed: for each of `sentences`, whether the answer depends on it.
         asked: the question.
         start: the number before the first operation.
         operations: the operations in the order of working out.
@@ -92,7 +92,7 @@ def compute(left: int, op: str, right: int) -> int:
 
 
 def work_out(start: int, operations: Sequence[Operation]) -> int | None:
-    """Return the final result; None if some result is not a whole number above zero."""
+    """Return the result of the last operation; None if any result is not a whole number above 0."""
     results = [start]
     for operation in operations:
         calculation = _next_calculation(results, operation)

@@ -1,10 +1,10 @@
 """Ways to pick a choice without understanding the question.
 
 A strategy scores every choice of a question and picks the highest. It uses the choices and their
-order, the words of the prompt and the right answers of other questions, but not the meaning. If it
-is right more often than chance, the choices give answers away, and a protocol that compares choices
-may measure that instead of skill (Gururangan et al. 2018, arXiv 1803.02324, on inference; Balepur
-et al. 2024, arXiv 2402.12483, on choices shown without their question).
+order, the words of the prompt and the right answers of other questions, but not the question's
+meaning. If it is right more often than chance, the choices give answers away, and a protocol that
+compares choices may measure that instead of skill (Gururangan et al. 2018, arXiv 1803.02324, on
+inference; Balepur et al. 2024, arXiv 2402.12483, on choices shown without their question).
 
 Strategies that learn are cross-fitted: questions are split in halves, equal prompts in the same
 half, and each half is scored by a model fitted on the other.
@@ -55,7 +55,7 @@ class Strategy:
 
 
 def strategies() -> tuple[Strategy, ...]:
-    """Return all strategies."""
+    """Return all strategies that an audit tries."""
     return (
         Strategy("longest", "the longest choice", _score_each(_choice_lengths)),
         Strategy("shortest", "the shortest choice", _score_negated(_choice_lengths)),
@@ -218,8 +218,8 @@ def _count_prompt_words(example: Example) -> list[int]:
 def _score_occurrence(score: Callable[[Sequence[str], str], int]) -> ScoreFunction:
     """Score choices by where or how often they occur in the prompt.
 
-    Applies only if all choices are single words of the prompt: to find a longer text there would
-    take reading.
+    Applies only if all choices are single words of the prompt: finding longer texts there would
+    take some understanding.
     """
 
     def of_example(example: Example) -> list[int] | None:
@@ -289,9 +289,9 @@ def _bigrams_of(tokens: Iterable[str]) -> Iterable[tuple[str, str]]:
 
 
 def _learn_trigrams(taught: Sequence[Example]) -> ScoreFunction:
-    """Fit a logistic regression of the right choice on character trigrams, with ridge penalty.
+    """Fit a conditional logistic regression of the right choice on character trigrams.
 
-    It is conditional on the question (McFadden 1974): the probabilities of its choices sum to one.
+    It has a ridge penalty; the probabilities of a question's choices sum to one (McFadden 1974).
     """
     count = Counter(t for e in taught for choice in e.choices for t in set(_trigrams_of(choice)))
     common = [name for name, n in count.most_common(_MOST_FEATURES) if n >= _FEWEST]

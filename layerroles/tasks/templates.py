@@ -1,15 +1,16 @@
 """Templates of stories, and how a story is drawn from one.
 
 `stories_1.txt`, `stories_2.txt` and `stories_3.txt` hold the templates of the three levels. A
-template is a story of three operations whose beginning is also a story of one or two. Each line is
-a mark and a sentence:
+template is a story of three operations; its first one or two operations form a story too. Each line
+is a mark and a sentence:
 
 - `0` gives the number at the start. `1+`, `2-`, `3*`, `3/` are the first to third operation, with
   the number in the sentence; `3~` subtracts the result so far from the number in the sentence;
   `01*` gives the start and the first operation in one sentence.
 - `1*=2` has its number in words ("twice"). `2+@0` adds the start to the result so far (`@1`: the
   result of operation 1) and needs no sentence.
-- `<` before the mark: an alternative sentence for the same numbers, put last in the story.
+- `<` before the mark: an alternative sentence for the same numbers, which comes last in the story
+  and replaces the other one.
 - `?` is the question, `?2` the question of a story of two operations.
 - `.` is a sentence that the answer does not depend on.
 
@@ -54,7 +55,7 @@ class Sentence:
 
     Attributes:
         text: the sentence.
-        places: the numbers that it gives: 0 for the start, 1 to 3 for an operation.
+        places: the numbers that it introduces: 0 for the start, 1 to 3 for the operations.
         shown: the numbers that it shows in digits, in the order of its gaps.
     """
 
@@ -71,7 +72,7 @@ class Sentence:
 
 @dataclass(frozen=True)
 class Slot:
-    """An operation of a template; `bounds` of its number, or None if that is not drawn."""
+    """An operation of a template; `bounds` are those of its number, None if it is not drawn."""
 
     operation: Operation
     bounds: Bounds | None
@@ -87,7 +88,7 @@ class Template:
         start: the bounds of the number at the start.
         slots: the three operations.
         lines: the sentences that give start and operations.
-        late: alternative sentences for one of them, to be put last in the story.
+        late: alternative sentences for one of `lines`, which come last in the story instead.
         idle: sentences that the answer does not depend on, each with the bounds of its number.
         questions: the question by number of operations; under 0 the default.
     """
@@ -175,7 +176,7 @@ def load_templates(level: int) -> tuple[Template, ...]:
 
 @cache
 def answer_counts(level: int, steps: int) -> Counter[int]:
-    """Return how often each number is the answer in a sample of stories, always the same."""
+    """Return how often each number is the answer in a fixed sample of stories."""
     rng = random.Random(f"answers:{level}:{steps}")
     drawn = (
         template.draw(rng, steps) for template in load_templates(level) for _ in range(_SAMPLE)

@@ -1,1 +1,1 @@
-"""Figures at their printed size: files, captions, layout, and marks that can be read in grey."""
+"""Figures for print: files, captions, layout, and patterns that are legible without colour."""

@@ -1,4 +1,4 @@
-r"""Write captions: what a figure shows, of how many examples and which model, with which intervals.
+r"""Write captions: what a figure shows, its number of examples, its intervals, and the model.
 
 >>> latex_figure("Harm \N{MINUS SIGN} 5% of x_1.", "harm.pdf", full=False).splitlines()[2]
 '  \\includegraphics{harm.pdf}'
@@ -136,7 +136,7 @@ def read_meta(figure: object, by: str) -> Mapping[str, Any]:
     """Return what a figure of `lr.figures` records about itself (`layout.meta`).
 
     Raises:
-        InputError: not a figure of `lr.figures`; `by` names the function that was given it.
+        InputError: not a figure of `lr.figures`; the message names the calling function `by`.
     """
     meta = figure.layout.meta if isinstance(figure, go.Figure) else None
     if not isinstance(meta, Mapping) or meta.get("figure") not in _READ:
@@ -177,7 +177,7 @@ def escape_latex(text: str) -> str:
 
 
 def _describe_rows(meta: Mapping[str, Any]) -> str:
-    """Describe the rows drawn, by the columns that name them, with n."""
+    """Return text on the rows drawn: their tasks, protocols, ablations and positions, and n."""
     parts = []
     for column, one, several in _WORDS:
         values = meta.get(column)
@@ -189,7 +189,7 @@ def _describe_rows(meta: Mapping[str, Any]) -> str:
 
 
 def _provenance(manifest: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a sentence on model and seed, and one on versions, as far as the manifest has them."""
+    """Yield a sentence on model and seed, and one on versions, from what the manifest holds."""
     model = manifest.get("model", {})
     facts = [str(model.get("name", "unknown"))]
     facts += [str(model[key]) for key in ("dtype",) if model.get(key)]
@@ -213,5 +213,5 @@ def _unescape_meta(meta: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _capitalize(text: str) -> str:
-    """Capitalize the first letter, unless the text begins with a lower-case name and a version."""
+    """Capitalize the first letter, unless the text begins with a name like `torch 2.13`."""
     return text if re.match(r"[a-z_]+ \d", text) else text[:1].upper() + text[1:]

@@ -46,8 +46,9 @@ def save(
 ) -> list[Path]:
     """Write figures for a paper, each with its caption beside it, and return the files.
 
-    Beside `NAME.pdf` stand `NAME.txt`, the caption, and `NAME.tex`, a LaTeX figure with it. LaTeX
-    reads neither svg nor html: where they are all that is written, there is no `NAME.tex`.
+    Next to `NAME.pdf`, `NAME.txt` holds the caption and `NAME.tex` a LaTeX figure environment with
+    image and caption. LaTeX reads neither svg nor html, so if only these are written, there is no
+    `NAME.tex`.
 
     Args:
         figures: one figure, or several by name.

@@ -1,8 +1,8 @@
 """Lay out a figure on paper: its panels, and above them a colour bar, a legend and a title.
 
 A screen is wide and scrolls; a column of text does neither. Panels keep their order and their
-proportions; where too many stand side by side, the next ones go below. Room for labels is measured,
-so that none is cut. Sizes are in pixels of 1/96 inch.
+proportions; those that do not fit side by side are placed below. Room for labels is measured, so
+that none is cut. Sizes are in pixels of 1/96 inch.
 """
 
 import re
@@ -42,7 +42,7 @@ class Sizes:
 
     Attributes:
         wide: width of the whole figure.
-        text, small: type sizes of headings, and of all else.
+        text, small: type size of headings, and that of all other text.
     """
 
     wide: float
@@ -59,7 +59,7 @@ def lay_out(figure: go.Figure, sizes: Sizes, head: Sequence[tuple[str, float]] =
         head: lines of text above the figure, each with its type size.
 
     Returns:
-        Full texts of the headings that were cut for lack of room.
+        The full texts of headings that were cut for lack of room.
     """
     bands = _arrange_bands(_read_panels(figure), sizes.wide)
     _share_axes(bands)
@@ -144,9 +144,10 @@ def _read_panels(figure: go.Figure) -> list[_Panel]:
 
 
 def _arrange_bands(panels: Sequence[_Panel], wide: float) -> list[list[_Unit]]:
-    """Group panels into units, and as many units side by side as fit into a band.
+    """Group panels into units, and put as many units side by side in a band as fit.
 
-    Returns the bands from top to bottom.
+    A unit is a panel with the panels without a heading below it. Returns the bands from top to
+    bottom.
     """
     titled = any(panel.heading is not None for panel in panels)
     units: dict[tuple[int, int], _Unit] = {}
@@ -215,7 +216,7 @@ def _labels_height(panel: _Panel, sizes: Sizes) -> float:
 
 
 class _Columns:
-    """The positions of columns of panels, in pixels or in shares of the plot.
+    """The horizontal positions of columns of panels, in pixels or as shares of the plot's width.
 
     Attributes:
         left, right: margins in pixels.
@@ -233,21 +234,21 @@ class _Columns:
         self.edge = -left / self.plot
 
     def room(self, place: int) -> float:
-        """Return the width in pixels that the heading of a panel may take."""
+        """Return the width in pixels that the headings in column `place` may take."""
         return self.panel + self._labels[place > 0]
 
     def domain(self, place: int) -> tuple[float, float]:
-        """Return where a panel begins and ends, as shares of the plot."""
+        """Return where panels in column `place` begin and end, as shares of the plot's width."""
         start = place * (self.panel + self._between)
         return start / self.plot, min(1.0, (start + self.panel) / self.plot)
 
     def heading(self, place: int) -> float:
-        """Return where a heading begins, above the labels of its panel, as a share of the plot."""
+        """Return where headings in column `place` begin, as a share of the plot's width."""
         return self.domain(place)[0] - self._labels[place > 0] / self.plot
 
 
 def _set_heading(panel: _Panel, room: float, sizes: Sizes) -> list[str]:
-    """Break a panel's heading into lines; returns its full text if details had to be cut."""
+    """Break a panel's heading into lines; if details are cut, return its full text in a list."""
     if panel.heading is None or not panel.heading.text:
         return []
     text = panel.heading.text
@@ -269,8 +270,8 @@ def _set_heights(
 ) -> tuple[float, list[float], float]:
     """Set the heights of panels, shrunk to fit a page.
 
-    Returns pixels above the first row, from the top of the first row to the top of each row, and
-    from there to the end of the last.
+    Returns three things in pixels: the height above the first row; the distance from the top of the
+    first row to the top of each row; and that to the bottom of the last row.
     """
     rest = sum(max(panel.below for panel in row) + _APART for row in rows)
     highs = sum(max(panel.high for panel in row) for row in rows)
@@ -292,7 +293,7 @@ def _set_heights(
 
 
 def _fit_title(panel: _Panel, sizes: Sizes) -> None:
-    """Shorten the title of a y axis that is longer than its panel; the heading says the rest."""
+    """Shorten the title of a y axis that is longer than its panel is high."""
     title = panel.y.title
     if title.text and text_width(title.text, sizes.small) > panel.high:
         title.text = re.split(r" of |, | \(", title.text)[0]
@@ -301,7 +302,7 @@ def _fit_title(panel: _Panel, sizes: Sizes) -> None:
 def _set_panel(
     panel: _Panel, columns: _Columns, place: int, at: tuple[float, float], sizes: Sizes
 ) -> None:
-    """Set domains and heading of a panel; `at` is its top and the plot's height, in pixels."""
+    """Set a panel's domains and heading; `at` is (top of panel, height of plot) in pixels."""
     top, plot = at
     panel.x.domain = columns.domain(place)
     panel.y.domain = [max(0.0, 1 - (top + panel.high) / plot), 1 - top / plot]
@@ -321,7 +322,7 @@ def _set_panel(
 def _fit_notes(
     figure: go.Figure, bands: Sequence[Sequence[_Unit]], wide: float, sizes: Sizes
 ) -> None:
-    """Wrap annotations inside panels to fit, and turn those upright that would touch."""
+    """Wrap annotations inside panels to fit, and rotate those that would touch each other."""
     spans = {
         f"x{panel.x.plotly_name.removeprefix('xaxis')}": panel.x.range
         for band in bands

@@ -1,4 +1,4 @@
-"""Draw heat maps and hatching as shapes, which print sharply: a browser prints both as images.
+"""Draw heat maps and hatching as vector shapes, since a browser would print both as images.
 
 `draw_heat_maps` replaces heat maps by bars before a figure is laid out. Once it is, `fit_texts`
 shortens what is wider than its cell, and `hatch_bars` replaces the patterns of bars by lines.
@@ -81,8 +81,8 @@ def _draw_cells(heat: go.Heatmap, low: float, high: float) -> list[Any]:
 def fit_texts(figure: go.Figure, size: float) -> list[str]:
     """Shorten texts that are wider than their cells, in place.
 
-    A number becomes a sign, a word is truncated, and a single character stays. Returns a note that
-    explains the signs, if there are any, in a list.
+    A number is replaced by its sign, a word is truncated, and a single character is kept. Returns a
+    list with a note that explains the signs; an empty list if there are none.
 
     Args:
         figure: the figure after layout.
@@ -122,7 +122,7 @@ Line = tuple[float, float, float, float]  # x and y of its start, then of its en
 
 @dataclass(frozen=True)
 class Box:
-    """A rectangle in pixels, y upwards."""
+    """A rectangle in pixels; y increases upwards."""
 
     left: float
     low: float
@@ -168,7 +168,7 @@ def _bar_boxes(
 ) -> Iterator[Box]:
     """Yield the bars of a trace as boxes in pixels of its panel.
 
-    `stacked` holds the heights of the bars before, by axes and x; it is updated.
+    `stacked` maps (x axis, y axis, x) to the height of the bars drawn there so far; it is updated.
     """
     x_axis, y_axis = trace.xaxis or "x", trace.yaxis or "y"
     gap = figure.layout.bargap or 0.0
@@ -235,7 +235,7 @@ def _lines_over(trace: go.Bar, lines: list[Line], figure: go.Figure) -> go.Scatt
 
 
 def hatch_lines(shape: str, box: Box) -> Iterator[Line]:
-    """Yield the lines of a pattern, clipped to a box; their positions do not depend on the box.
+    """Yield the lines of a hatching pattern, clipped to a box, at positions fixed on the page.
 
     Example:
         >>> [tuple(round(x, 1) for x in line) for line in hatch_lines("-", Box(0.0, 1.0, 5.0, 4.0))]

@@ -1,10 +1,10 @@
-"""Figures for paper: a column or a page wide, with type that is right at that size.
+"""Figures for print: a column or a page wide, with type of a readable size.
 
     >>> figure = paper(lr.figures.harm_map(result), width="column")  # doctest: +SKIP
 
-What is drawn stays as it is; its look changes: one sans serif of 7 to 9 points, thin lines, small
-marks, no title where a caption stands, panels one below the other where they would be too narrow,
-and cells as shapes where heat maps would become pixels.
+The data stays the same, the look changes: one sans serif font of 7 to 9 points, thin lines, small
+marks, no title (a caption replaces it), panels one below the other if they would be too narrow, and
+heat-map cells as vector shapes.
 """
 
 import html

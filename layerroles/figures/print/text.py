@@ -1,6 +1,6 @@
-"""Measure and break text as it will be set, and choose the ticks that have room for their labels.
+"""Measure and break text of figures, and choose the ticks that have room for their labels.
 
-Widths are near enough to lay a figure out without a browser:
+Widths are approximate, but accurate enough to lay out a figure without a browser:
 
 >>> text_width("mm", 10.0) > text_width("ii", 10.0)
 True
@@ -81,7 +81,7 @@ def wrap(text: str, room: float, size: float) -> list[str]:
 
 
 def tick_texts(axis: Any) -> Sequence[str]:
-    """Return the tick labels of an axis; samples of the same width if plotly chooses them."""
+    """Return the tick labels of an axis; typical labels if plotly chooses them when drawing."""
     if axis.ticktext is not None:
         return [str(text) for text in axis.ticktext] or [""]
     if axis.tickvals is not None:
@@ -126,7 +126,7 @@ def thin_ticks(x: Any, y: Any, wide: float, high: float, size: float) -> None:
 def _choose_ticks(
     ticks: list[tuple[Any, str]], per: float, axis: Any, letter: float
 ) -> list[tuple[Any, str]]:
-    """Return the ticks that fit: numbers in round steps, and named ticks, which displace numbers.
+    """Return the ticks that fit: numbers in round steps, and named ticks, which replace numbers.
 
     With fewer than two numbers, ticks are thinned evenly. `per` is pixels per unit of the axis.
     """
