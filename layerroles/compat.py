@@ -1,14 +1,15 @@
 """Private interfaces of other libraries that the package uses.
 
-A name with a leading underscore may change with any release, so each is used here only, beside the
-version in which it was last seen. The tables of `torch.nn.Module` (`_parameters`, `_buffers`, its
-hooks) are used directly wherever a module is taken apart.
+A name with a leading underscore may change with any release. So each is used only in this module,
+by a function whose docstring names the library version with which it was last checked. The tables
+of `torch.nn.Module` (`_parameters`, `_buffers`, its hooks) are used directly wherever a module is
+taken apart.
 """
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -17,14 +18,17 @@ from torch import Tensor, nn
 
 
 def multiplies_bfloat16() -> bool:
-    """Return whether the CPU multiplies bfloat16 in hardware (torch 2.13)."""
+    """Return whether the CPU multiplies bfloat16 in hardware.
+
+    Last checked with torch 2.13.
+    """
     return bool(torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
 
 
 def fake_tensors() -> AbstractContextManager[Any]:
     """Return a context in which new tensors have no values, only shapes; real ones are allowed.
 
-    Seen in torch 2.13.
+    Last checked with torch 2.13.
     """
     from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -41,7 +45,9 @@ def flash_attention(
     mask: Float[Tensor, "#group #head #n_q n_k"] | None,
     scale: float,
 ) -> tuple[Float[Tensor, "group head n_q d_head"], Float[Tensor, "group head n_q"]]:
-    """Return attention outputs and log-sum-exps of the scores, by the CPU's kernel (torch 2.13).
+    """Return attention outputs and log-sum-exps of the scores, computed by torch's CPU kernel.
+
+    Last checked with torch 2.13.
 
     Raises:
         NotImplementedError: torch has no such kernel.
@@ -53,13 +59,36 @@ def flash_attention(
     return out, lse
 
 
+@contextmanager
+def conversion_bar_on_terminals() -> Iterator[None]:
+    """Within the context, GGUF conversions show their progress bar on terminals only.
+
+    It is not one of the bars that transformers can switch off, and would fill a log with its
+    states (transformers 5.24).
+    """
+    from transformers import modeling_gguf_pytorch_utils as conversion
+
+    shown = conversion.tqdm
+    conversion.tqdm = functools.partial(shown, disable=None)
+    try:
+        yield
+    finally:
+        conversion.tqdm = shown
+
+
 def n_edits(tensor: Tensor) -> int:
-    """Return how often a tensor was edited in place; 0 for inference tensors (torch 2.13)."""
+    """Return how often a tensor was edited in place; 0 for inference tensors.
+
+    Last checked with torch 2.13.
+    """
     return 0 if tensor.is_inference() else int(tensor._version)
 
 
 def saved_tensors(module: nn.Module) -> Mapping[str, Tensor | None]:
-    """Return a module's own parameters and persistent buffers, by name (torch 2.13)."""
+    """Return a module's own parameters and persistent buffers, by name.
+
+    Last checked with torch 2.13.
+    """
     persistent = set(module._buffers) - module._non_persistent_buffers_set
     return module._parameters | {name: module._buffers[name] for name in persistent}
 
@@ -100,7 +129,7 @@ def _takes_cache(module: Any) -> bool:
 
 
 def _rename_argument(module: nn.Module, old: str, new: str) -> None:
-    """Rename an argument of a module's calls."""
+    """Rename the keyword argument `old` to `new` in all calls of a module."""
     known = vars(module).setdefault("layerroles_renamed", set())
     if (old, new) in known:
         return
@@ -119,12 +148,18 @@ def _update_cache(
 
 
 def takes_positions(model: Any) -> bool:
-    """Return whether a bridge's model accepts position ids (transformer-lens 4.3)."""
+    """Return whether a bridge's model accepts position ids.
+
+    Last checked with transformer-lens 4.3.
+    """
     return bool(model._accepts_derived_position_ids())
 
 
 def build_task_on(manager: Any, name: str, data: str) -> Any:
-    """Build an lm-eval task with another dataset path than its own (lm-eval 0.4.13)."""
+    """Build an lm-eval task that reads its data from `data` instead of its own dataset path.
+
+    Last checked with lm-eval 0.4.13.
+    """
     return manager._factory.build(
         manager.task_index[name],
         overrides={"dataset_path": data},
@@ -133,10 +168,16 @@ def build_task_on(manager: Any, name: str, data: str) -> Any:
 
 
 def filter_names(task: Any) -> list[str]:
-    """Return the names of an lm-eval task's filters (lm-eval 0.4.13)."""
+    """Return the names of an lm-eval task's filters.
+
+    Last checked with lm-eval 0.4.13.
+    """
     return [str(task_filter.name) for task_filter in task._filters]
 
 
 def set_instances(task: Any, instances: list[Any]) -> None:
-    """Set the instances that the filters of an lm-eval task are applied to (lm-eval 0.4.13)."""
+    """Set the instances that the filters of an lm-eval task are applied to.
+
+    Last checked with lm-eval 0.4.13.
+    """
     task._instances = instances

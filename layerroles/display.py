@@ -2,8 +2,9 @@
 
 The HTML has no scripts and sets no colours, so that it is readable on light and dark backgrounds.
 Text from models, data and users is escaped, invisible characters in it are written out, and MathJax
-is disabled for it: a question about prices has dollar signs but no formula. Tables are rounded, and
-a line with them says which differences their n can show.
+is disabled for it: a question about prices has dollar signs but no formula. Numbers in tables are
+rounded. `detectable_line` states the smallest effect that the number of examples in a table can
+detect.
 
 >>> html_paragraph("a < b")
 '<p>a &lt; b</p>'
@@ -12,10 +13,12 @@ a line with them says which differences their n can show.
 import html
 import sys
 from collections.abc import Iterable, Sequence
-
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from layerroles.errors import visible
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _MAX_ROWS = 40  # most rows shown of a table
 
@@ -27,7 +30,7 @@ def in_notebook() -> bool:
     return getattr(running, "kernel", None) is not None
 
 
-def as_text(above: str, table: pd.DataFrame, *below: str) -> str:
+def as_text(above: str, table: "pd.DataFrame", *below: str) -> str:
     """Return text for a terminal: the line `above`, the table, and the lines `below`.
 
     Numbers are rounded to 3 decimals; of more than 40 rows only some are shown, and a line says so.
@@ -36,7 +39,7 @@ def as_text(above: str, table: pd.DataFrame, *below: str) -> str:
     return visible("\n".join([above, shown, *_describe_cut(table), *below]))
 
 
-def as_html(above: str, table: pd.DataFrame, *below: str) -> str:
+def as_html(above: str, table: "pd.DataFrame", *below: str) -> str:
     """Return HTML for a notebook: the paragraph `above`, the table, and the paragraphs `below`.
 
     Numbers are rounded to 3 decimals; of more than 40 rows only some are shown, and a line says so.
@@ -47,12 +50,12 @@ def as_html(above: str, table: pd.DataFrame, *below: str) -> str:
     )
 
 
-def _describe_cut(table: pd.DataFrame) -> list[str]:
+def _describe_cut(table: "pd.DataFrame") -> list[str]:
     return [f"({len(table)} rows, {_MAX_ROWS} shown)"] if len(table) > _MAX_ROWS else []
 
 
-def detectable_line(table: pd.DataFrame) -> str:
-    """Return one line on the smallest difference that the rows would probably show.
+def detectable_line(table: "pd.DataFrame") -> str:
+    """Return one line with the smallest effect that the rows detect with 80% power, for each unit.
 
     Args:
         table: rows with columns unit, n and detectable (NaN if not known); rows with n = 0 are

@@ -1,7 +1,7 @@
 """Where a model can be ablated: a layer and a part of it.
 
-A site has a *write*: what it adds to the residual stream. This module is the only one that knows
-the names under which TransformerLens exposes those places; everything else speaks of sites.
+A site has a *write*: what it adds to the residual stream. This module maps sites to the names of
+TransformerLens's hooks; other modules refer to sites.
 
 Example:
     >>> str(Site(3)), str(Site(3, "attn")), str(Site(3, "head", head=7))
@@ -54,8 +54,8 @@ class Site:
         head: the query head of part `"head"`, or the key/value head of part `"kv_group"`.
 
     Raises:
-        InputError: unknown part, negative layer or head, a part that needs a head's number without
-            it, or another part with one.
+        InputError: unknown part, negative layer or head, part `"head"` or `"kv_group"` without a
+            head number, or another part with one.
 
     Example:
         >>> import layerroles as lr
@@ -136,7 +136,7 @@ class Size:
     n_kv_heads: int
 
     def n_of(self, part: str) -> int:
-        """Return how many of a part a layer has: its heads, its key/value heads, or 1."""
+        """Return how many sites of a part each layer has: its heads, its key/value heads, or 1."""
         return {"head": self.n_heads, "kv_group": self.n_kv_heads}.get(part, 1)
 
 
@@ -168,6 +168,16 @@ def parse_sites(text: str, size: Size) -> list[Site]:
     if repeated:
         raise InputError(f"sites {text!r} name {', '.join(repeated)} more than once")
     return sites
+
+
+def check_words(text: str) -> None:
+    """Check that a list of sites is well formed; whether a model has them is not known here.
+
+    Raises:
+        InputError: not a site, or an empty range.
+    """
+    for word in text.split(","):
+        _parse_word(word.strip(), text, Size(0, 0, 0))
 
 
 def _parse_word(word: str, text: str, size: Size) -> list[Site]:

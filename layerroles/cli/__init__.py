@@ -4,7 +4,7 @@ A mistake in the input is reported in one line on standard error, with exit code
 interrupt in one line, with exit code 130. Any other exception is a bug and keeps its traceback.
 
 The modules of the commands import the rest of the package inside their functions, so that `--help`
-answers at once.
+is fast.
 """
 
 import logging

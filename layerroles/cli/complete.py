@@ -1,8 +1,8 @@
 """Shell completion: names of tasks, ablations, models and figures, and run folders.
 
-A shell asks at every key press, so nothing is imported here: registered names are read from the
-source, and a test compares all names with the registries. In a list with commas, the last name is
-completed.
+A shell runs this at every completion, so no slow modules are imported: registered names are read
+from the source files, and a test compares them with the registries. In a list with commas, the last
+name is completed.
 """
 
 import os

@@ -7,7 +7,8 @@ from typing import Annotated
 import typer
 
 from layerroles.cli.options import Dtype, Limit, OtherModel, Seed
-from layerroles.errors import InputError, visible
+from layerroles.cli.parsing import check_options
+from layerroles.errors import visible
 
 TASKS = ("kv_retrieval", "facts", "word_problems[steps=1]", "copying")
 PROTOCOLS = ("continuation", "generation")
@@ -27,8 +28,7 @@ def command(
     [bold]Example:[/bold]
     layerroles demo --limit 8 --out runs/quick
     """
-    if limit < 1:
-        raise InputError(f"--limit {limit} asks for nothing: give 1 or more")
+    check_options(limit=limit)
 
     import layerroles as lr
 

@@ -24,7 +24,7 @@ from layerroles.cli.options import (
     Sites,
     Tasks,
 )
-from layerroles.cli.parsing import import_plugins, split_settings
+from layerroles.cli.parsing import check_options, import_plugins, split_settings
 from layerroles.cli.sweep import (
     TASKS,
     each_condition,
@@ -34,7 +34,7 @@ from layerroles.cli.sweep import (
     parse_protocols,
 )
 from layerroles.cli.tables import print_json
-from layerroles.errors import InputError, visible
+from layerroles.errors import visible
 
 
 def command(
@@ -85,11 +85,10 @@ def command(
     layerroles estimate --model meta-llama/Llama-3.1-8B --device h100 --tasks kv_retrieval
     """
     import_plugins(plugin or [])
+    check_options(limit=limit, protocols=protocols, ablation=ablation, sites=sites)
     tasks_asked = make_tasks(tasks, num_fewshot)
-    protocols_asked = parse_protocols(protocols)
     ats = parse_positions(at)
-    if limit < 1:
-        raise InputError(f"--limit {limit} asks for nothing: give 1 or more")
+    protocols_asked = parse_protocols(protocols)
     ablations = make_ablations(ablation, split_settings(settings or []))
 
     import layerroles as lr

@@ -17,14 +17,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from layerroles.cli import complete
 from layerroles.errors import InputError
+from layerroles.registry import describe_unknown
+from layerroles.sites import check_words
 
 
 def split_list(text: str, option: str) -> list[str]:
     """Split at commas, but not at those inside brackets.
 
     Raises:
-        InputError: the list or one of its items is empty, or an item stands there twice.
+        InputError: the list or one of its items is empty, or an item occurs twice.
 
     Example:
         >>> split_list("facts, kv_retrieval[pairs=20,key_style=hex]", "--tasks")
@@ -37,6 +40,42 @@ def split_list(text: str, option: str) -> list[str]:
         if words.count(word) > 1:
             raise InputError(f"{option} {text!r} names {word!r} more than once")
     return words
+
+
+def check_options(
+    *,
+    limit: int,
+    protocols: str = "",
+    ablation: str = "",
+    probe: str = "",
+    sites: str = "all",
+    executor: str = "auto",
+    backend: str = "local",
+) -> None:
+    """Check values of options, before modules are imported that take seconds.
+
+    Names that a plugin adds are known to registries only. Once these have been imported, by a
+    plugin or by the caller, names are left to them.
+
+    Raises:
+        InputError: a value that no command takes.
+    """
+    if limit < 1:
+        raise InputError(f"--limit {limit} asks for nothing: give 1 or more")
+    check_words(sites)
+    if "torch" in sys.modules:
+        return
+    for kind, option, text, known in (
+        ("protocol", "--protocols", protocols, complete.PROTOCOLS),
+        ("ablation", "--ablation", ablation, complete.ABLATIONS),
+        ("probe", "--probe", probe, (*complete.PROBES, "tuned_lens")),
+        ("executor", "--executor", executor, complete.EXECUTORS),
+        ("backend", "--backend", backend, complete.BACKENDS),
+    ):
+        for word in split_list(text, option) if text else ():
+            name = word.partition("[")[0]
+            if name not in known:
+                raise InputError(describe_unknown(kind, name, known))
 
 
 def split_settings(pairs: Iterable[str]) -> dict[str, str]:
@@ -183,7 +222,7 @@ def _import_plugin(path: Path) -> None:
 
 
 def _describe_line(error: BaseException, path: Path) -> str:
-    """Return the line of the plugin that failed, as ` line 3`; empty if it is not known."""
+    """Return the line of the plugin at which the error arose, as ` line 3`; empty if unknown."""
     if isinstance(error, SyntaxError):
         return f" line {error.lineno}"
     line = None

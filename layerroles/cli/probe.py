@@ -18,7 +18,7 @@ from layerroles.cli.options import (
     Revision,
     Seed,
 )
-from layerroles.cli.parsing import import_plugins, split_list
+from layerroles.cli.parsing import check_options, import_plugins, split_list
 from layerroles.cli.sweep import make_tasks
 from layerroles.errors import InputError
 
@@ -74,10 +74,9 @@ def command(
     layerroles probe --model smollm2-135m --tasks facts --probe logit_lens --out runs/first
     """
     import_plugins(plugin or [])
+    check_options(limit=limit, probe=probe)
     tasks_asked = make_tasks(tasks, num_fewshot)
     probes = make_probes(probe, tuned_lens)
-    if limit < 1:
-        raise InputError(f"--limit {limit} asks for nothing: give 1 or more")
 
     import layerroles as lr
     from layerroles.cli.tables import print_json, print_line

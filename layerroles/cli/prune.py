@@ -18,9 +18,8 @@ from layerroles.cli.options import (
     Revision,
     Seed,
 )
-from layerroles.cli.parsing import import_plugins, split_list
+from layerroles.cli.parsing import check_options, import_plugins, split_list
 from layerroles.cli.sweep import make_tasks, parse_protocols
-from layerroles.errors import InputError
 
 
 def command(
@@ -92,11 +91,10 @@ def command(
     layerroles prune --model smollm2-135m --drop 2 --keep reasoning --out runs/plan --export pruned
     """
     import_plugins(plugin or [])
+    check_options(limit=limit, protocols=protocols or "")
     tasks_asked = make_tasks(tasks, num_fewshot)
     names_kept = split_list(keep, "--keep")
     protocols_asked = None if protocols is None else parse_protocols(protocols)
-    if limit < 1:
-        raise InputError(f"--limit {limit} asks for nothing: give 1 or more")
 
     import layerroles as lr
     from layerroles.cli.tables import json_records, print_json, print_line

@@ -30,6 +30,7 @@ from layerroles.cli.options import (
     Tasks,
 )
 from layerroles.cli.parsing import (
+    check_options,
     describe_parameters,
     import_plugins,
     parse_parameters,
@@ -146,11 +147,17 @@ def command(
     layerroles sweep --model smollm2-135m --tasks facts,word_problems --sites L0:10 --out runs/first
     """
     import_plugins(plugin or [])
+    check_options(
+        limit=limit,
+        protocols=protocols,
+        ablation=ablation,
+        sites=sites,
+        executor=executor,
+        backend=backend,
+    )
     tasks_asked = make_tasks(tasks, num_fewshot)
-    protocols_asked = parse_protocols(protocols)
     ats = parse_positions(at)
-    if limit < 1:
-        raise InputError(f"--limit {limit} asks for nothing: give 1 or more")
+    protocols_asked = parse_protocols(protocols)
     check_engine(executor, memory)
     ablations = make_ablations(ablation, split_settings(settings or []))
     chosen_backend = parse_backend(backend, address, workers, gpus_per_worker, timeout)
@@ -254,14 +261,11 @@ def parse_positions(text: str) -> list["At"]:
     Raises:
         InputError: unknown positions, or some named twice.
     """
-    from layerroles.ablations import ATS
-
-    known: dict[str, At] = {at: at for at in ATS}
     names = split_list(text, "--at")
     for name in names:
-        if name not in known:
-            raise InputError(f"unknown at={name!r}: known are {', '.join(known)}")
-    return [known[name] for name in names]
+        if name not in complete.ATS:
+            raise InputError(f"unknown at={name!r}: known are {', '.join(complete.ATS)}")
+    return [cast("At", name) for name in names]
 
 
 def check_engine(executor: str, memory: str | None) -> None:

@@ -1,4 +1,4 @@
-"""What commands print: tables for a terminal that stay plain text in a pipe."""
+"""Print tables, JSON and lines for commands; the output in a pipe is plain text."""
 
 import json
 import math
@@ -67,7 +67,7 @@ def print_comparison(comparison: "Comparison", *, top: int) -> None:
 
 
 def print_line(line: str) -> None:
-    """Print a line of plain text without folding it."""
+    """Print a line of plain text without wrapping it."""
     from rich.text import Text
 
     _console().print(Text(visible(line)), soft_wrap=True)
@@ -99,7 +99,7 @@ def most_harmful(effects: "pd.DataFrame", top: int) -> "pd.DataFrame":
 def effects_table(effects: "pd.DataFrame") -> "Table":
     """Return a table of effects with intervals: negative means that the ablation hurts.
 
-    Where the model writes, a last column has the effect on the format of answers.
+    For protocols in which the model writes, the last column is the effect on the format of answers.
     """
     columns = ["task", "protocol", "condition", "score", "effect", "harm", "p adjusted", "format"]
     rows = [

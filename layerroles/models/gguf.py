@@ -17,6 +17,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
+from layerroles.compat import conversion_bar_on_terminals
 from layerroles.errors import InputError
 from layerroles.progress import hide_library_bars
 
@@ -109,9 +110,10 @@ def _dequantize(file: Path, folder: Path) -> None:
     try:
         source = str(file.parent)
         tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=file.name)
-        model = AutoModelForCausalLM.from_pretrained(
-            source, gguf_file=file.name, dtype=torch.float32
-        )
+        with conversion_bar_on_terminals():
+            model = AutoModelForCausalLM.from_pretrained(
+                source, gguf_file=file.name, dtype=torch.float32
+            )
     except (ValueError, KeyError, TypeError, RuntimeError, NotImplementedError) as error:
         reason = str(error).strip().split("\n")[0]
         raise InputError(f"model {str(file)!r} cannot be read as GGUF: {reason}") from error

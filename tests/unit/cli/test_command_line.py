@@ -174,3 +174,32 @@ def test_nothing_that_is_printed_steers_the_terminal(capsys: pytest.CaptureFixtu
     assert "\x1b" not in out
     assert "\\x1b]0;title\\x07" in out
     assert "\\x1b[1mline" in out
+
+
+QUICK = {
+    "--tasks nonsense": "unknown task 'nonsense'",
+    "--tasks kv_retrieval[pairs=0]": "pairs=0",
+    "--tasks local:nowhere.jsonl": "nowhere.jsonl does not exist",
+    "--protocols exact,genration": "unknown protocol 'genration': did you mean 'generation'?",
+    "--ablation skp": "unknown ablation 'skp': did you mean 'skip'?",
+    "--at nowhere": "unknown at='nowhere'",
+    "--executor slow": "unknown executor 'slow'",
+    "--backend cloud": "unknown backend 'cloud'",
+    "--sites L5:3": "range 'L5:3' is empty",
+    "--limit 0": "--limit 0 asks for nothing",
+}
+
+
+def test_mistakes_are_answered_before_torch_is_imported() -> None:
+    code = (
+        "import sys; from layerroles.cli import main\n"
+        f"for words in {list(QUICK)}:\n"
+        "    code = main(['sweep', '--model', 'm', '--out', 'r', *words.split()])\n"
+        "    print(code, [m for m in ('torch', 'pandas', 'transformers') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["2 []"] * len(QUICK)
+    lines = done.stderr.splitlines()
+    for line, said in zip(lines, QUICK.values(), strict=True):
+        assert line.startswith("layerroles: error: ")
+        assert said in line

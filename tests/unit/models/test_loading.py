@@ -14,6 +14,7 @@ from transformers import BertConfig, BertModel
 
 import layerroles as lr
 from layerroles import compat
+from layerroles.compat import conversion_bar_on_terminals
 from layerroles.models import checks, gguf, loading
 from tests.support.families import family_model
 from tests.support.random_models import (
@@ -237,6 +238,16 @@ def test_a_model_that_is_no_decoder_is_refused(tmp_path: Path) -> None:
     BertModel(config).save_pretrained(tmp_path)
     with pytest.raises(lr.InputError, match="BertModel, not a decoder-only"):
         lr.load(tmp_path)
+
+
+def test_a_conversion_fills_no_log_with_its_bar(capsys: pytest.CaptureFixture[str]) -> None:
+    from transformers import modeling_gguf_pytorch_utils as conversion
+
+    before = conversion.tqdm
+    with conversion_bar_on_terminals():
+        assert list(conversion.tqdm([1, 2], desc="Converting")) == [1, 2]
+    assert conversion.tqdm is before
+    assert capsys.readouterr().err == ""
 
 
 def test_a_file_that_is_no_gguf_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
