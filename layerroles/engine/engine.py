@@ -213,7 +213,7 @@ class Engine:
             *encode_written(self.model, written),
         ]
         plan = self.planned(encoded, as_conditions(conditions))
-        return replace(plan, speed=self._speed())
+        return replace(plan, speed=self.measured_speed())
 
     def planned(
         self,
@@ -265,7 +265,7 @@ class Engine:
             )
         return self._executors.make_fused({}).twin.shape
 
-    def _speed(self) -> Speed | None:
+    def measured_speed(self) -> Speed | None:
         """Return the speed of this device; None if the model has no weights or is not run fused."""
         if not prepared(self.model).has_weights or self._executors.refusal("fused") is not None:
             return None

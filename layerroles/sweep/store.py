@@ -307,6 +307,7 @@ def _merge_manifest(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
         "executors": stored.get("executors", []),
         **{name: stored.get(name, 0) for name in ("memory_halved", "peak_memory")},
         "noise_floor": stored["noise_floor"],
+        "rows_at_once": stored.get("rows_at_once", {}),
         "limit": max(stored["limit"], manifest["limit"]),
         "cells": cells,
         "conditions": _merge_items(stored["conditions"], manifest["conditions"], ("hash",)),

@@ -38,11 +38,16 @@ from layerroles.sweep.units import (
     EngineCall,
     SweepCell,
     Unit,
+    choose_rows,
+    count_together,
     distinct_conditions,
     make_cells,
     missing_units,
 )
 from layerroles.tasks import Example, Task, as_tasks
+
+# Examples of each task whose work is planned, to choose the size of its units.
+_N_PLANNED = 32
 
 
 class Sweep:
@@ -65,9 +70,14 @@ class Sweep:
             answers that change. This takes as long as one condition that shares no computation with
             others.
 
+        unit_seconds: the time that a unit of work, whose answers are computed and stored together,
+            should take. A run that is killed loses the unit that is being computed. It is kept in
+            the run folder, and is known only if this process runs the model fused: other units hold
+            up to `rows_at_once` rows of each cell, and none is made so short that much is computed
+            twice.
+
     Class attributes:
-        rows_at_once: about how many rows of each cell are asked and stored together: the work of
-            one job, which is redone if the run is killed.
+        rows_at_once: about how many rows of each cell a unit holds at the most.
 
     Raises:
         InputError: nothing to run, an unknown protocol, a task that a protocol cannot ask, a limit
@@ -97,6 +107,7 @@ class Sweep:
         chat: bool = False,
         coherence: bool = False,
         noise_floor: bool = True,
+        unit_seconds: float = 20.0,
     ) -> None:
         tasks = as_tasks(tasks)
         if isinstance(protocols, str) or not isinstance(protocols, Iterable):
@@ -105,6 +116,8 @@ class Sweep:
             raise InputError(f"limit={limit!r} asks nothing: use a whole number of 1 or more")
         if not isinstance(seed, int) or seed < 0:
             raise InputError(f"seed={seed!r} is not a whole number of 0 or more")
+        if not (isinstance(unit_seconds, int | float) and unit_seconds > 0):
+            raise InputError(f"unit_seconds={unit_seconds!r} is not a number of seconds above 0")
         if not tasks or not protocols:
             raise InputError("a sweep needs at least one task and one protocol")
         if engine is not None and engine.model is not model:
@@ -118,6 +131,7 @@ class Sweep:
         self.chat = chat
         self.coherence = coherence
         self.noise_floor = noise_floor
+        self.unit_seconds = unit_seconds
         self.cells = make_cells(tasks, protocols, limit, seed)
         self._engine = engine
         self.references = References(tasks, self.conditions, seed)
@@ -182,7 +196,11 @@ class Sweep:
             )
             for cell in self.cells:
                 store.add_examples(*cell.names, self._describe_examples(cell))
-            units = list(self._missing_units(store.answered_ids()))
+            done, rows_of_task = store.answered_ids(), store.manifest["rows_at_once"]
+            if any(self._missing_units(done, rows_of_task)):
+                rows_of_task |= self._choose_rows_at_once(engine, done, known=rows_of_task)
+                store.save_manifest()
+            units = list(self._missing_units(done, rows_of_task))
             total = sum(unit.n_rows for unit in units)
             with write_progress(store.folder, total) as report_status:
                 with show_progress(total, "sweep") as advance:
@@ -195,13 +213,14 @@ class Sweep:
     def calls(self) -> Iterator[EngineCall]:
         """Yield the engine calls of a run into a new folder, without running them.
 
-        The texts that `coherence` scores are not known beforehand and are left out.
+        Units are not limited in time: what shorter ones compute again is left out. The texts that
+        `coherence` scores are not known beforehand and are left out.
 
         Raises:
             InputError: a prompt is longer than the model's context.
         """
         engine = self._engine or Engine(self.model)
-        for unit in self._missing_units({}):
+        for unit in self._missing_units({}, {}):
             asked_cells = [self._prepare(engine, cell, list(unit.examples)) for cell in unit.cells]
             requests = tuple(asked.requests for asked in asked_cells)
             task = unit.cells[0].task.label
@@ -218,8 +237,40 @@ class Sweep:
         except InputError as error:
             raise InputError(f"task {cell.task.label!r}: {error}") from error
 
-    def _missing_units(self, done: Mapping[Key, set[str]]) -> Iterator[Unit]:
-        return missing_units(self.cells, self.conditions, done, self.rows_at_once)
+    def _missing_units(
+        self, done: Mapping[Key, set[str]], rows_of_task: Mapping[str, int]
+    ) -> Iterator[Unit]:
+        return missing_units(self.cells, self.conditions, done, self.rows_at_once, rows_of_task)
+
+    def _choose_rows_at_once(
+        self, engine: Engine, done: Mapping[Key, set[str]], known: Mapping[str, int]
+    ) -> dict[str, int]:
+        """Return how many rows of each cell a unit holds, for the tasks that are not known.
+
+        A task that a run folder of an earlier version has begun keeps that version's units.
+        """
+        cells_by_task: dict[str, list[SweepCell]] = {}
+        for cell in self.cells:
+            if cell.task.label not in known:
+                cells_by_task.setdefault(cell.task.label, []).append(cell)
+        begun = {task for (_, task, _), ids in done.items() if ids}
+        together = self.conditions[: count_together(len(self.conditions))]
+        chosen = dict.fromkeys(cells_by_task, self.rows_at_once)
+        for task, cells in cells_by_task.items():
+            if task in begun:
+                continue
+
+            def call(n: int, task: str = task, cells: list[SweepCell] = cells) -> EngineCall:
+                examples = list(cells[0].examples[:n])
+                requests = (self._prepare(engine, cell, examples).requests for cell in cells)
+                conditions = self.references.conditions(task, together)
+                return EngineCall(task, tuple(requests), conditions)
+
+            n_examples = min(_N_PLANNED, len(cells[0].examples))
+            chosen[task] = choose_rows(
+                engine, call, n_examples, self.unit_seconds, self.rows_at_once
+            )
+        return chosen
 
     def _answer_units(
         self, store: Store, workers: OpenBackend, engine: Engine, units: Sequence[Unit]
@@ -373,6 +424,7 @@ class Sweep:
             ],
             "conditions": [describe_condition(condition) for condition in self.conditions],
             "noise_floor": [],
+            "rows_at_once": {},
             "executors": [],
             "memory_halved": 0,
             "peak_memory": 0,

@@ -3,14 +3,16 @@
 import functools
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from operator import itemgetter
 from typing import Any
 
 from layerroles.ablations import Condition
-from layerroles.engine import Requests
+from layerroles.engine import MEASURED_SHARE, Engine, Plan, Requests
 from layerroles.errors import InputError
+from layerroles.models import prepared
 from layerroles.protocols import Protocol, protocol
 from layerroles.sweep.store import Key
 from layerroles.tasks import Example, Generated, Guess, Task, best_guess
@@ -19,6 +21,10 @@ log = logging.getLogger(__name__)
 
 # The most conditions that are asked together; work that they share is done once.
 _CONDITIONS_AT_ONCE = 64
+# Floating-point operations of a task for which the speed of the device is not measured.
+_TINY = 4e10
+# How much more an example may cost in a small unit than in a large one.
+_MOST_REPEATED = 1.15
 
 
 def _find_guess(task: Task, protocol: Protocol, examples: tuple[Example, ...], seed: int) -> Guess:
@@ -157,6 +163,7 @@ def missing_units(
     conditions: Sequence[Condition],
     done: Mapping[Key, set[str]],
     rows_at_once: int,
+    rows_of_task: Mapping[str, int] | None = None,
 ) -> Iterator[Unit]:
     """Yield the units of missing work, each of conditions that lack the same examples.
 
@@ -166,11 +173,15 @@ def missing_units(
         cells: the cells of the sweep.
         conditions: the conditions of the sweep.
         done: the ids of the answered examples, by condition hash, task and protocol.
-        rows_at_once: about how many rows of each cell a unit holds.
+        rows_at_once: about how many rows of each cell a unit holds at the most.
+        rows_of_task: the same for some tasks, where it is less (see `choose_rows`).
     """
-    # Of equal shares, the largest that is allowed.
-    n_together = math.ceil(len(conditions) / math.ceil(len(conditions) / _CONDITIONS_AT_ONCE))
-    for task_cells, block in _split_blocks(cells, max(1, rows_at_once // n_together)):
+    n_together = count_together(len(conditions))
+    n_most = {
+        task: max(1, min(rows, rows_at_once) // n_together)
+        for task, rows in (rows_of_task or {}).items()
+    }
+    for task_cells, block in _split_blocks(cells, max(1, rows_at_once // n_together), n_most):
         lacking: dict[tuple[tuple[int, ...], tuple[str, ...]], list[Condition]] = {}
         for condition in conditions:
             # Of this condition: the examples that are missing, with the cells that miss them.
@@ -190,10 +201,78 @@ def missing_units(
                 yield Unit(tuple(task_cells[index] for index in places), together, examples)
 
 
+def count_together(n_conditions: int) -> int:
+    """Return how many of a sweep's conditions a unit asks under.
+
+    Of equal shares, that is the largest that is allowed.
+    """
+    return math.ceil(n_conditions / math.ceil(n_conditions / _CONDITIONS_AT_ONCE))
+
+
+def choose_rows(
+    engine: Engine,
+    call: Callable[[int], EngineCall],
+    n_examples: int,
+    seconds: float,
+    most: int,
+) -> int:
+    """Return how many rows of each cell of a task a unit holds so that it takes about `seconds`.
+
+    By the cost model and the measured speed of the device. A unit is not made so small that an
+    example costs more than `_MOST_REPEATED` times what it costs in a large unit: a prefix that all
+    prompts share, for example, is read once for each unit.
+
+    Args:
+        engine: the engine that answers.
+        call: returns the requests of the first examples of the task, under the conditions of one
+            unit; it is given the number of examples.
+        n_examples: the number of examples that `call` has.
+        seconds: how long a unit may take.
+        most: the most rows of a cell.
+
+    Returns:
+        `most` for a tiny task, and if the time is not known: the model has no weights here (workers
+        have them), or is not run fused under these conditions.
+    """
+    if not prepared(engine.model).has_weights:
+        return most
+
+    def expect(n: int) -> Plan:
+        one = call(n)
+        requests = [request for of_cell in one.requests for request in of_cell]
+        return engine.planned(requests, one.conditions, speed=speed)
+
+    speed, n = None, n_examples
+    n_conditions = len(call(1).conditions)
+    try:
+        if expect(n).work.flops < _TINY or (speed := engine.measured_speed()) is None:
+            return most
+        taken = whole = _seconds(expect(n))
+        if taken <= seconds:
+            return min(most, n_conditions * int(n * seconds / taken))
+        while n > 1 and taken > seconds:
+            half = math.ceil(n / 2)
+            taken = _seconds(expect(half))
+            if taken / half > _MOST_REPEATED * whole / n_examples:
+                break
+            n = half
+    except InputError:
+        return most
+    return min(most, n_conditions * n)
+
+
+def _seconds(plan: Plan) -> float:
+    assert plan.seconds is not None  # a plan with a speed
+    return plan.seconds / MEASURED_SHARE
+
+
 def _split_blocks(
-    cells: Sequence[SweepCell], n_most: int
-) -> Iterator[tuple[list[SweepCell], tuple[Example, ...]]]:
-    """Yield the cells of each task with blocks of at most `n_most` of its examples.
+    cells: Sequence[SweepCell], n_most: int, n_most_of: Mapping[str, int]
+) -> list[tuple[list[SweepCell], tuple[Example, ...]]]:
+    """Return the cells of each task with blocks of its examples, in the order of answering.
+
+    A block holds at most `n_most` examples, or `n_most_of` its task. Blocks of all tasks are
+    interleaved, so that at any time each task is about equally far.
 
     Blocks do not depend on the rows already stored or on who answers, so that a resumed run and
     all workers compute the same examples together.
@@ -201,12 +280,14 @@ def _split_blocks(
     by_task: dict[str, list[SweepCell]] = {}
     for cell in cells:
         by_task.setdefault(cell.task.label, []).append(cell)
-    for task_cells in by_task.values():
+    blocks: list[tuple[float, list[SweepCell], tuple[Example, ...]]] = []
+    for label, task_cells in by_task.items():
         examples = task_cells[0].examples
-        n_blocks = math.ceil(len(examples) / n_most)
+        n_blocks = math.ceil(len(examples) / n_most_of.get(label, n_most))
         ends = [len(examples) * i // n_blocks for i in range(n_blocks + 1)]
         for start, end in pairwise(ends):
-            yield task_cells, examples[start:end]
+            blocks.append((start / len(examples), task_cells, examples[start:end]))
+    return [(task_cells, block) for _, task_cells, block in sorted(blocks, key=itemgetter(0))]
 
 
 def _as_protocol(given: object) -> Protocol:

@@ -47,3 +47,18 @@ def test_equal_shares_of_conditions() -> None:
     conditions = [lr.Condition({}), *(lr.Condition({lr.Site(n): lr.Skip()}) for n in range(64))]
     found = missing_units(cells, conditions, {}, rows_at_once=1024)
     assert [len(unit.conditions) for unit in found] == [33, 32]
+
+
+def test_tasks_take_turns() -> None:
+    tasks = [lr.task("facts"), lr.task("word_problems"), lr.task("kv_retrieval")]
+    cells = make_cells(tasks, ["generation"], limit=32, seed=0)
+    most = {tasks[0].label: 2, tasks[1].label: 8, tasks[2].label: 100}  # rows of one condition
+    units = list(missing_units(cells, [lr.Condition({})], {}, 2048, most))
+    assert {
+        task: max(len(u.examples) for u in units if u.cells[0].task.label == task) for task in most
+    } == {tasks[0].label: 2, tasks[1].label: 8, tasks[2].label: 32}
+    assert [unit.cells[0].task.label for unit in units[:3]] == list(most)
+    # When the second task is half done, so is the first.
+    places = [n for n, unit in enumerate(units) if unit.cells[0].task.label == tasks[1].label]
+    before = [unit for unit in units[: places[2]] if unit.cells[0].task.label == tasks[0].label]
+    assert sum(len(unit.examples) for unit in before) in (16, 18)
