@@ -55,7 +55,7 @@ def _sections(folder: Path, *names: str) -> list[str]:
 
 
 def _head(args: argparse.Namespace, dates: list[str]) -> str:
-    versions = [f"layerroles {lr.__version__}", *filter(None, map(_version, PACKAGES))]
+    versions = [f"layerroles {lr.__version__}", *filter(None, map(version_line, PACKAGES))]
     command = f"python benchmarks/speed.py --model {args.model} --dtype {args.dtype} "
     command += f"--batch-sizes {args.batch_sizes} --repeat N"
     command += f" --ways {args.ways}" + (" --requests FOLDER" if args.requests else "")
@@ -71,7 +71,7 @@ parts may be measured one by one, on different days (what is measured is kept):
 
 - command: `{command}`
 - model: {args.model}, dtype {args.dtype}
-- machine: {_processor()}, {torch.get_num_threads()} threads, {platform.system()}; CUDA is not timed
+- machine: {processor()}, {torch.get_num_threads()} threads, {platform.system()}; CUDA is not timed
 - measured: {" to ".join(dict.fromkeys((dates[0], dates[-1]))) if dates else "not yet"}
 - versions: Python {platform.python_version()}, {", ".join(versions)}
 
@@ -182,8 +182,9 @@ def _graded(graded: dict[str, Any]) -> str:
         "*float32* is the engine in float32, in which it and lm-eval's loop answer alike; the "
         "number behind *lm-eval* is its batch size. As it comes, lm-eval rounds each token's "
         "log-probability and a continuation's sum to the model's dtype (in bfloat16, a sum of -25 "
-        'to an eighth); the star is its `softmax_dtype="float32"`, with which, as in the engine, '
-        "only the logits are. Two ways are compared under the conditions that both were asked "
+        'to an eighth); the star is its `softmax_dtype="float32"`, with which '
+        "only the logits are. (What the engine itself rounds is on the page "
+        "[Rounding](rounding.md).) Two ways are compared under the conditions that both were asked "
         "under, and under those that all ways were; two loops, if they differ in one thing. Layers "
         "below the skipped one are read back from the loop's pass over the intact model, in the "
         "same calls and shapes, which gives the loop's own answers bit for bit "
@@ -212,14 +213,16 @@ def _memory(work: dict[str, Any], budget: str) -> str:
     )
 
 
-def _version(package: str) -> str:
+def version_line(package: str) -> str:
+    """Return a package's name and version; empty if it is not installed."""
     try:
         return f"{package} {version(package)}"
     except PackageNotFoundError:
         return ""
 
 
-def _processor() -> str:
+def processor() -> str:
+    """Return the name of the processor, and what it does in bfloat16."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         name = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))

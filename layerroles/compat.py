@@ -10,6 +10,7 @@ import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -59,6 +60,15 @@ def flash_attention(
     return out, lse
 
 
+def multiplies_to_float32(device: torch.device) -> bool:
+    """Return whether `torch.bmm` can give float32 for factors in 16 bits (CUDA, since torch 2.8).
+
+    Last checked with torch 2.13, by its documentation.
+    """
+    is_cuda = device.type == "cuda" and torch.version.hip is None
+    return is_cuda and "dtype" in torch.ops.aten.bmm.overloads()
+
+
 @contextmanager
 def conversion_bar_on_terminals() -> Iterator[None]:
     """Within the context, GGUF conversions show their progress bar on terminals only.
@@ -66,8 +76,7 @@ def conversion_bar_on_terminals() -> Iterator[None]:
     It is not one of the bars that transformers can switch off, and would fill a log with its
     states (transformers 5.24).
     """
-    from transformers import modeling_gguf_pytorch_utils as conversion
-
+    conversion: Any = import_module("transformers.modeling_gguf_pytorch_utils")
     shown = conversion.tqdm
     conversion.tqdm = functools.partial(shown, disable=None)
     try:

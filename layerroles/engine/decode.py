@@ -1,11 +1,13 @@
 """Greedy decoding of a batch of rows: the book-keeping that all executors share."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
+from einops import rearrange, repeat
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn.functional import pad
 from transformer_lens.model_bridge import TransformerBridge
 
 from layerroles.engine.requests import Writing, Written
@@ -13,6 +15,8 @@ from layerroles.models import prepared
 
 # Rows whose logits a processor compares at once, in float32: twice as fast as in 16 bits.
 _CHUNK = 32
+# Logits whose maximum is taken at once where several of the highest are looked for.
+_WIDTH = 256
 
 
 class Stops:
@@ -53,9 +57,34 @@ class NextTokens:
 
 def choose_greedy(logits: Float[Tensor, "row d_vocab"]) -> NextTokens:
     """Return each row's most likely next token, and whether the row's logits are finite."""
-    n = _CHUNK if logits.device.type == "cpu" else len(logits)
-    chosen = [(rows.argmax(-1), all_finite(rows)) for rows in map(Tensor.float, logits.split(n))]
+    chosen = [(rows.argmax(-1), all_finite(rows)) for rows in split_rows(logits)]
     return NextTokens(*map(torch.cat, zip(*chosen, strict=True)))
+
+
+def split_rows(logits: Float[Tensor, "row d_vocab"]) -> Iterator[Float[Tensor, "_ d_vocab"]]:
+    """Yield the rows' logits in float32, on a processor a few at a time."""
+    yield from map(
+        Tensor.float, logits.split(_CHUNK if logits.device.type == "cpu" else len(logits))
+    )
+
+
+def highest_tokens(logits: Float[Tensor, "row d_vocab"], n: int) -> Int[Tensor, "row n"]:
+    """Return `n` tokens with the highest logits of each row, by ascending id; fewer if there are.
+
+    The maxima of parts of the vocabulary are compared first, which is faster than `topk` on all of
+    it, and than one `argmax`.
+    """
+    d_vocab = logits.shape[-1]
+    if d_vocab <= n * _WIDTH:
+        return logits.topk(min(n, d_vocab), -1).indices.sort(-1).values
+    if d_vocab % _WIDTH:
+        logits = pad(logits, (0, -d_vocab % _WIDTH), value=float("-inf"))
+    parts = rearrange(logits, "row (part width) -> row part width", width=_WIDTH)
+    chosen = parts.amax(-1).topk(n, -1).indices
+    candidates = parts.gather(1, repeat(chosen, "row n -> row n width", width=_WIDTH))
+    places = candidates.flatten(1).topk(n, -1).indices
+    found = chosen.gather(1, places // _WIDTH) * _WIDTH + places % _WIDTH
+    return found.clamp(max=d_vocab - 1).sort(-1).values  # pads where no logit is finite
 
 
 def all_finite(logits: Float[Tensor, "*row d_vocab"]) -> Bool[Tensor, "*row"]:

@@ -27,6 +27,7 @@ from layerroles.engine.planning.plan import make_plan
 from layerroles.engine.requests import Requests, Written, max_length
 from layerroles.errors import InputError
 from layerroles.models import hook_ids, prepared, text_config, weights_stamp
+from layerroles.registry import describe_unknown
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +48,7 @@ def check_executor(name: str) -> None:
         InputError: it is neither `"auto"` nor the name of an executor.
     """
     if name != "auto" and name not in _NAMES:
-        raise InputError(f"unknown executor {name!r}: known are auto, {', '.join(_NAMES)}")
+        raise InputError(describe_unknown("executor", name, ["auto", *_NAMES]))
 
 
 class Executors:

@@ -13,9 +13,10 @@ from einops import rearrange, repeat
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from layerroles.compat import flash_attention
+from layerroles.compat import flash_attention, multiplies_to_float32
 from layerroles.engine.fused.packing import PackedRow, Segment
 
+_HALF = (torch.bfloat16, torch.float16)
 # Block sizes are rounded up to a multiple of this, so that blocks of like size run together.
 _ROUND = 16
 # A block without branches that is longer runs by itself, each token seeing those before it.
@@ -23,8 +24,12 @@ _LONG = 128
 # The most attention logits that matrix products hold at once; fewer for capped logits on a CPU,
 # which no memory plan counts.
 _MOST_LOGITS, _MOST_CAPPED = 2**24, 2**22
-# Up to this many keys, or queries that share them, matmuls with a softmax beat the fused kernel.
-_FEW_KEYS, _FEW_QUERIES = 48, 16
+# Up to this many keys, or queries that share them, matmuls with a softmax beat the fused kernel;
+# in 16 bits, whose logits are formed in float32, not for several queries of few groups and heads.
+_FEW_KEYS, _FEW_QUERIES, _FEW_HEADS = 48, 16, 48
+# How many numbers of 16-bit keys are converted to float32 at a time: on CPUs so few that they stay
+# in the cache.
+_CONVERTED_ON_CPU, _CONVERTED = 2**20, 2**24
 
 
 @dataclass(frozen=True)
@@ -74,6 +79,8 @@ def attend_partially(
         causal: query i sees keys 0 to i; needs as many keys as queries.
     """
     are_many = k.shape[2] > _FEW_KEYS and q.shape[2] > _FEW_QUERIES
+    if q.dtype in _HALF and q.shape[2] > 1:
+        are_many |= q.shape[0] * q.shape[1] <= _FEW_HEADS
     same_width = q.shape[3] == v.shape[3]  # the kernel knows no others
     if q.device.type == "cpu" and same_width and scale.cap is None and (causal or are_many):
         mask = None if bias is None else bias.expand(q.shape[0], -1, q.shape[2], -1)
@@ -109,7 +116,7 @@ def _attend_by_matmul(
 ) -> PartialAttention:
     """Compute attention by matrix products; the logits of all queries are held at once."""
     # In place throughout: the logits are the largest thing here.
-    logits = (q @ k.transpose(-1, -2)).float().mul_(scale.factor)
+    logits = _multiply_in_float32(q, k).mul_(scale.factor)
     if scale.cap is not None:
         logits.div_(scale.cap).tanh_().mul_(scale.cap)
     if bias is not None:
@@ -123,6 +130,31 @@ def _attend_by_matmul(
     else:
         out = (weights.to(v.dtype) @ v).float().div_(total)
     return PartialAttention(out, highest.add_(total.log_())[..., 0])
+
+
+def _multiply_in_float32(
+    q: Float[Tensor, "group head n_q d_head"], k: Float[Tensor, "group head n_k d_head"]
+) -> Float[Tensor, "group head n_q n_k"]:
+    """Return the products of queries and keys, which are not rounded to their dtype."""
+    if q.dtype not in _HALF:
+        return (q @ k.transpose(-1, -2)).float()
+    shape = (*q.shape[:3], k.shape[2])
+    q, k = q.flatten(0, 1), k.flatten(0, 1).transpose(1, 2)
+    if multiplies_to_float32(q.device):
+        return torch.bmm(q, k, out_dtype=torch.float32).view(shape)
+    # Without such a product, the keys are converted.
+    n = max(1, (_CONVERTED_ON_CPU if q.device.type == "cpu" else _CONVERTED) // k[0].numel())
+    q = q.float()
+    if n >= len(k):
+        return torch.bmm(q, k.float()).view(shape)
+    # Into one buffer: new memory would cost more than the products.
+    buffer = torch.empty_like(k[:n], dtype=torch.float32)
+    logits = q.new_empty(len(q), q.shape[1], k.shape[2])
+    for start in range(0, len(k), n):
+        chunk = slice(start, min(start + n, len(k)))
+        keys = buffer[: chunk.stop - start].copy_(k[chunk])
+        torch.bmm(q[chunk], keys, out=logits[chunk])
+    return logits.view(shape)
 
 
 def merge(one: PartialAttention, two: PartialAttention) -> PartialAttention:

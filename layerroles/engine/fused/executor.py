@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from layerroles.ablations import Condition, References
-from layerroles.engine.decode import Decoding, NextTokens, Stops, choose_greedy
+from layerroles.engine.decode import Decoding, NextTokens, Stops
 from layerroles.engine.fused.attention import AttentionLayout
 from layerroles.engine.fused.edits import Edits, Stretch, TokenPass, refusal
 from layerroles.engine.fused.kv_cache import (
@@ -35,7 +35,7 @@ from layerroles.engine.fused.prefill import (
     cut_pieces,
     record_intact,
 )
-from layerroles.engine.fused.readout import Scorer
+from layerroles.engine.fused.readout import Scorer, choose_next
 from layerroles.engine.fused.shared_weights import Twin
 from layerroles.engine.planning.memory import Budget, trim_heap
 from layerroles.engine.planning.plan import Group, make_plan
@@ -326,7 +326,7 @@ class Writer:
 
     def _choose(self, stream: Float[Tensor, "row d_model"]) -> NextTokens:
         return _concatenate(
-            [choose_greedy(self._twin.logits(chunk)) for chunk in stream.split(self._n_logits)]
+            [choose_next(self._twin, chunk) for chunk in stream.split(self._n_logits)]
         )
 
 

@@ -42,6 +42,8 @@ from layerroles.sites import Site
 Attend = Callable[[int, Tensor, Tensor, Tensor, LogitScale], Tensor]
 
 _NAME = "layerroles"
+# How many numbers of the unembedding are converted to float32 at a time.
+_AT_ONCE = 2**22
 # Why a model cannot read a text in parts.
 WHOLE_LENGTH = "what a token reads depends on the length of the whole text"
 
@@ -195,6 +197,42 @@ class Twin:
             tokens = torch.zeros(1, 1, dtype=torch.long, device=stream.device)
             logits: Tensor = self.model(input_ids=tokens, use_cache=False).logits
         return logits[0]
+
+    @cached_property
+    def rounds_logits(self) -> bool:
+        """Whether logits are computed in 16 bits, and by one matrix: `token_logits` is finer."""
+        head = self.model.get_output_embeddings()
+        if type(head) is not nn.Linear or head.weight.dtype not in (torch.bfloat16, torch.float16):
+            return False
+        stream = head.weight.new_zeros(1, self.shape.d_model)
+        with torch.inference_mode():
+            return self._read_tokens(stream, torch.zeros_like(stream[:, 0]).long()).shape == (1, 1)
+
+    def token_logits(
+        self, stream: Float[Tensor, "pos d_model"], tokens: Int[Tensor, " pos"]
+    ) -> Float[Tensor, " pos"]:
+        """Return the logit of one token at each position, computed in float32.
+
+        In 16 bits, logits as the model computes them are so coarse that two answers often tie.
+        """
+        n = max(1, _AT_ONCE // stream.shape[1])
+        pairs = zip(stream.split(n), tokens.split(n), strict=True)
+        return torch.cat([self._read_tokens(*pair)[:, 0].float() for pair in pairs])
+
+    def _read_tokens(
+        self, stream: Float[Tensor, "pos d_model"], tokens: Int[Tensor, " pos"]
+    ) -> Float[Tensor, "pos _"]:
+        """Read out with the unembedding of one token at each position for the whole matrix."""
+        head = self.model.get_output_embeddings()
+
+        def multiply(entered: Float[Tensor, "1 pos d"]) -> Float[Tensor, "1 pos 1"]:
+            logits: Tensor = (entered[0].float() * head.weight[tokens].float()).sum(-1)
+            if head.bias is not None:
+                logits = logits + head.bias[tokens].float()
+            return logits[None, :, None]
+
+        with replace_forward([head], multiply):
+            return self.logits(stream)
 
     def locate(self, site: Site) -> tuple[nn.Module, bool]:
         """Return the module that has a site's value, and whether as its output (else as its input).

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from layerroles.compat import flash_attention
 from layerroles.engine.fused import attention
 from layerroles.engine.fused.attention import LogitScale, PartialAttention, attend_partially
 
@@ -32,8 +33,10 @@ def test_it_is_a_softmax(
     most: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """By the fused kernel or by products, of all queries at once, of some, of one."""
+    """By the fused kernel or by products, of all queries and keys at once, of some, of one."""
     monkeypatch.setattr(attention, "_MOST_LOGITS", most)
+    monkeypatch.setattr(attention, "_CONVERTED_ON_CPU", most)
+    monkeypatch.setattr(attention, "_FEW_HEADS", 0)
     held = []
     piece = attention._attend_by_matmul
 
@@ -59,3 +62,74 @@ def test_it_is_a_softmax(
     # A query's logits are not parted.
     assert all(n <= max(most, N_GROUPS * N_HEADS * n_keys) for n in held)
     assert bool(held) == (n_queries <= 16 or n_keys <= 48)
+
+
+# Groups, heads, queries and keys: of blocks, of trunks, of decoded rows, of their contexts.
+SHAPES = {
+    "blocks": (30, 9, 16, 16),
+    "larger blocks": (12, 9, 48, 48),
+    "a long block": (2, 9, 128, 128),
+    "a trunk, few queries": (1, 3, 12, 600),
+    "a trunk, many queries": (1, 3, 300, 400),
+    "trunks of conditions": (20, 3, 24, 300),
+    "rows": (300, 3, 3, 96),
+    "long rows": (60, 3, 3, 400),
+    "rows of one head each": (100, 12, 1, 96),
+    "generated tokens": (300, 3, 3, 32),
+    "contexts": (20, 3, 15, 96),
+}
+
+
+def error(
+    found: PartialAttention,
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    factor: float,
+    bias: torch.Tensor | None,
+) -> tuple[float, float]:
+    """How far attention is from that in float64: relative error of outputs, of log-sum-exps."""
+    logits = factor * (q.double() @ k.double().mT) + (0 if bias is None else bias.double())
+    out = logits.softmax(-1) @ v.double()
+    return (
+        float((found.out - out).norm() / out.norm()),
+        float((found.lse - logits.logsumexp(-1)).square().mean().sqrt()),
+    )
+
+
+@pytest.mark.parametrize("scale", [1, 3, 10])
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_rounding_is_that_of_the_fused_kernel(dtype: torch.dtype, shape: str, scale: int) -> None:
+    made = torch.Generator().manual_seed(1)
+    n_groups, n_heads, n_queries, n_keys = SHAPES[shape]
+    q, k, v = (
+        torch.randn(n_groups, n_heads, n, 64, generator=made).to(dtype)
+        for n in (n_queries, n_keys, n_keys)
+    )
+    bias = torch.zeros(n_groups, 1, n_queries, n_keys, dtype=dtype)
+    bias[..., : n_keys // 8] = float("-inf")
+    factor = LogitScale(scale / 8)
+    found = attend_partially(q, k, v, factor, bias=bias)
+    kernel = PartialAttention(
+        *(x.float() for x in flash_attention(q, k, v, causal=False, mask=bias, scale=scale / 8))
+    )
+    ours, theirs = (error(one, q, k, v, scale / 8, bias) for one in (found, kernel))
+    assert ours[0] <= 1.5 * theirs[0] and ours[1] <= 1.5 * theirs[1]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_float16_does_not_overflow(shape: str) -> None:
+    """At logits whose products are beyond what float16 holds (65504)."""
+    made = torch.Generator().manual_seed(2)
+    n_groups, n_heads, n_queries, n_keys = SHAPES[shape]
+    q, k, v = (
+        (60 * torch.randn(n_groups, n_heads, n, 64, generator=made)).half()
+        for n in (n_queries, n_keys, n_keys)
+    )
+    assert float((q.float() @ k.float().mT).abs().max()) > 65504
+    for factor in (1 / 8, 100 / 8):
+        found = attend_partially(q, k, v, LogitScale(factor))
+        assert found.out.isfinite().all() and found.lse.isfinite().all()
+        out, lse = error(found, q, k, v, factor, None)
+        assert out < 2e-3 and lse < 1e-5 * float(found.lse.abs().max())
