@@ -133,3 +133,22 @@ def test_float16_does_not_overflow(shape: str) -> None:
         assert found.out.isfinite().all() and found.lse.isfinite().all()
         out, lse = error(found, q, k, v, factor, None)
         assert out < 2e-3 and lse < 1e-5 * float(found.lse.abs().max())
+
+
+def test_a_device_with_products_in_float32_converts_no_keys(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As CUDA since torch 2.8, played by the CPU."""
+    calls = []
+
+    def bmm(one: torch.Tensor, two: torch.Tensor, *, out_dtype: torch.dtype) -> torch.Tensor:
+        calls.append((one.dtype, two.dtype, out_dtype))
+        return multiply(one.to(out_dtype), two.to(out_dtype))
+
+    made, multiply = torch.Generator().manual_seed(3), torch.bmm
+    q, k = (torch.randn(5, 2, n, 8, generator=made).bfloat16() for n in (3, 7))
+    expected = attention._multiply_in_float32(q, k)
+    monkeypatch.setattr(attention, "multiplies_to_float32", lambda _device: True)
+    monkeypatch.setattr(torch, "bmm", bmm)
+    assert torch.equal(attention._multiply_in_float32(q, k), expected)
+    assert calls == [(torch.bfloat16, torch.bfloat16, torch.float32)]
