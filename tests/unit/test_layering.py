@@ -17,7 +17,7 @@ TESTS = PACKAGE.parent / "tests"
 # Left may not import right.
 ORDER = (
     "errors compat registry sites display progress models ablations engine tasks protocols harness "
-    "probes plants backends sweep roles prune figures page cli lm __main__"
+    "probes plants backends roles figures page sweep prune cli lm __main__"
 ).split()
 # These stand beside: they use nothing but what is named, and serve `harness` and all behind it; the
 # audit of a task takes its correction for many tests from `stats`.
