@@ -11,12 +11,14 @@ Material
     to a skill.
 
 Method
-    Each layer is skipped in turn, at all positions and at all but the first token (whose huge write
-    in one layer other layers rely on: the attention sink). Every example is asked under every
-    condition by likelihood (`continuation`: which of four choices is likeliest) and by greedy
-    `generation`. Effects are paired with the intact model on the same examples. The same prompts
-    are read with a logit lens, and attention to the evidence is measured per head.
+    Each layer is skipped in turn, at all positions; where that is critical, again at all but the
+    first token (whose huge write in one layer other layers rely on: the attention sink). Every
+    example is asked under every condition by likelihood (`continuation`: which of four choices is
+    likeliest) and by greedy `generation`. Effects are paired with the intact model on the same
+    examples. The same prompts are read with a logit lens, and attention to the evidence is
+    measured per head.
 
+Questions come in rounds of 4, 8, 16 and 32; after each, report.html shows the estimates so far.
 Run it again and it goes on where it was; `--limit 200` extends the finished run.
 """
 
@@ -46,14 +48,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         limit=args.limit,
         noise_floor=False,  # it would take as long as several conditions
     )
-    result = sweep.run(args.out)
+    page = args.out / "report.html"
+    result = sweep.run(args.out, report=page)
     probes = [
         lr.probes.measure_into(args.out, probe, model, tasks, limit=args.limit)
         for probe in (lr.probes.LogitLens(), lr.probes.Attention())
     ]
 
     roles = lr.localize(result, probes=probes)
-    page = lr.report(result, probes=probes, path=args.out / "report.html")
+    lr.report(result, probes=probes, path=page)
     print(roles)
     print(f"\nReport: {page}")
 

@@ -4,8 +4,10 @@ import html
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
 
 from layerroles.display import html_block, in_notebook
 from layerroles.errors import visible
@@ -16,15 +18,58 @@ _SECONDS_BETWEEN_LINES = 30.0
 _SECONDS_BETWEEN_UPDATES = 0.2
 
 
-@contextmanager
-def show_progress(total: int, what: str) -> Iterator[Callable[[int, str], None]]:
-    """Show the progress of a job of `total` rows.
+@dataclass(frozen=True)
+class Picture:
+    """What a job has found so far.
 
-    Yields a callback `(n_rows, now)`: the rows done since the last call, and the name of the task
-    and condition in progress. `what` names the job in the display.
+    Attributes:
+        table: what rich draws above the bar of a terminal.
+        lines: the same for a log.
     """
+
+    table: Any
+    lines: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """What a job tells beside the rows that are done.
+
+    Attributes:
+        computed: further rows that are computed, and will be done together.
+        left: seconds that the rest will probably take; None to take the rate so far.
+        more: rows that have turned out to be missing beside those known before.
+        picture: what has been found so far, shown until there is another one.
+    """
+
+    computed: float = 0.0
+    left: float | None = None
+    more: int = 0
+    picture: Picture | None = None
+
+
+_NOTHING_ELSE = Outlook()
+
+
+@runtime_checkable
+class Advance(Protocol):
+    """Shows how far a job is."""
+
+    def __call__(self, rows: int, now: str, outlook: Outlook = _NOTHING_ELSE) -> None:
+        """Show it.
+
+        Args:
+            rows: the rows done since the last call.
+            now: the name of the task and condition in progress.
+            outlook: what is told beside.
+        """
+
+
+@contextmanager
+def show_progress(total: int, what: str) -> Iterator[Advance]:
+    """Show the progress of a job of `total` rows, which `what` names; yields what is told of it."""
     if not total:
-        yield lambda rows, now_at: None
+        yield lambda rows, now, outlook=_NOTHING_ELSE: None
     elif in_notebook():
         with _notebook_output(total, what) as advance:
             yield advance
@@ -56,17 +101,43 @@ def format_duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
+class _Job:
+    """How far a job is, as all displays tell it."""
+
+    def __init__(self, total: int, what: str) -> None:
+        self.what, self.total = what, total
+        self.done, self.computed, self.now = 0, 0.0, ""
+        self._began = time.monotonic()
+        self._left: float | None = None
+
+    def add(self, rows: int, now: str, outlook: Outlook) -> None:
+        self.total += outlook.more
+        self.done += rows
+        self.computed, self.now, self._left = outlook.computed, now, outlook.left
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self._began
+
+    @property
+    def rate(self) -> float:
+        return (self.done + self.computed) / max(self.seconds, 1e-9)
+
+    @property
+    def left(self) -> str:
+        """The time left; empty if it is not known."""
+        if self.done >= self.total:
+            return ""
+        left = self._left
+        if left is None and self.rate:
+            left = (self.total - self.done - self.computed) / self.rate
+        return "" if left is None else f"{format_duration(max(left, 0.0))} left"
+
+
 @contextmanager
-def _terminal_bar(total: int, what: str) -> Iterator[Callable[[int, str], None]]:
+def _terminal_bar(total: int, what: str) -> Iterator[Advance]:
     from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (
         TextColumn("{task.description}", markup=False),
@@ -74,48 +145,63 @@ def _terminal_bar(total: int, what: str) -> Iterator[Callable[[int, str], None]]
         MofNCompleteColumn(),
         TextColumn("{task.fields[rate]}"),
         TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
+        TextColumn("{task.fields[left]}"),
     )
-    # The rate comes in bursts, so the time left is taken over the whole run.
-    with Progress(*columns, console=Console(stderr=True), speed_estimate_period=3600) as bar:
-        job = bar.add_task(what, total=total, rate="")
-        began, done = time.monotonic(), 0
 
-        def advance(rows: int, now_at: str) -> None:
-            nonlocal done
-            done += rows
-            rate = done / max(time.monotonic() - began, 1e-9)
-            bar.update(job, advance=rows, description=visible(now_at), rate=f"{rate:.1f} rows/s")
+    class Bar(Progress):
+        """A bar with what has been found above it."""
+
+        above: Any = None
+
+        def get_renderables(self) -> Iterable[Any]:
+            if self.above is not None:
+                yield self.above
+            yield from super().get_renderables()
+
+    with Bar(*columns, console=Console(stderr=True)) as bar:
+        shown = bar.add_task(what, total=total, rate="", left="")
+        job = _Job(total, what)
+
+        def advance(rows: int, now: str, outlook: Outlook = _NOTHING_ELSE) -> None:
+            job.add(rows, now, outlook)
+            if outlook.picture is not None:
+                bar.above = outlook.picture.table
+            bar.update(
+                shown,
+                total=job.total,
+                completed=job.done + job.computed,
+                description=visible(now),
+                rate=f"{job.rate:.1f} rows/s",
+                left=job.left,
+            )
 
         yield advance
 
 
 @contextmanager
-def _notebook_output(total: int, what: str) -> Iterator[Callable[[int, str], None]]:
-    """Show progress in a notebook cell; yields the callback that `show_progress` describes."""
+def _notebook_output(total: int, what: str) -> Iterator[Advance]:
+    """Show progress in a notebook cell."""
     from IPython.display import display
 
-    began = last = time.monotonic()
-    done, now = 0, ""
+    job = _Job(total, what)
+    last = time.monotonic()
 
     def render(state: str = "") -> dict[str, str]:
-        seconds = time.monotonic() - began
-        text = f"{what}: {state}{done:,} of {total:,} rows, {format_duration(seconds)}"
-        if state or done >= total:
+        rows = f"{state}{job.done:,} of {job.total:,} rows"
+        text = f"{what}: {rows}, {format_duration(job.seconds)}"
+        if state or job.done >= job.total:
             return {"text/plain": visible(text), "text/html": html_block(html.escape(text))}
+        done = job.done + int(job.computed)
         if done:
-            left = (total - done) / done * seconds
-            text += f", {done / max(seconds, 1e-9):.1f} rows/s, {format_duration(left)} left"
-            text += f", now at {now}"
-        bar = f'<progress value="{done}" max="{total}"></progress> '
+            text += f", {job.rate:.1f} rows/s, {job.left}, now at {job.now}"
+        bar = f'<progress value="{done}" max="{job.total}"></progress> '
         return {"text/plain": visible(text), "text/html": html_block(bar, html.escape(text))}
 
     output = display(render(), raw=True, display_id=True)
 
-    def advance(rows: int, now_at: str) -> None:
-        nonlocal last, done, now
-        done, now = done + rows, now_at
+    def advance(rows: int, now: str, outlook: Outlook = _NOTHING_ELSE) -> None:
+        nonlocal last
+        job.add(rows, now, outlook)
         if time.monotonic() - last >= _SECONDS_BETWEEN_UPDATES:
             last = time.monotonic()
             output.update(render(), raw=True)
@@ -128,27 +214,19 @@ def _notebook_output(total: int, what: str) -> Iterator[Callable[[int, str], Non
     output.update(render(), raw=True)
 
 
-def _log_lines(total: int, what: str) -> Callable[[int, str], None]:
-    began = last = time.monotonic()
-    done = 0
+def _log_lines(total: int, what: str) -> Advance:
+    job = _Job(total, what)
+    last = time.monotonic()
 
-    def advance(rows: int, now_at: str) -> None:
-        nonlocal last, done
-        done += rows
-        now = time.monotonic()
-        if now - last < _SECONDS_BETWEEN_LINES and done < total:
+    def advance(rows: int, now: str, outlook: Outlook = _NOTHING_ELSE) -> None:
+        nonlocal last
+        job.add(rows, now, outlook)
+        for text in () if outlook.picture is None else outlook.picture.lines:
+            log.info("%s", text)
+        if time.monotonic() - last < _SECONDS_BETWEEN_LINES and job.done < job.total:
             return
-        last = now
-        rate = done / max(now - began, 1e-9)
-        left = (total - done) / rate if rate else float("inf")
-        log.info(
-            "%s: %d of %d rows, %.1f rows/s, %.0f s left, now at %s",
-            what,
-            done,
-            total,
-            rate,
-            left,
-            now_at,
-        )
+        last = time.monotonic()
+        line = f"{what}: {job.done} of {job.total} rows, {job.rate:.1f} rows/s"
+        log.info("%s%s, now at %s", line, f", {job.left}" if job.left else "", now)
 
     return advance

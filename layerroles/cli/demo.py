@@ -40,7 +40,8 @@ def command(
     ]
     sweep = lr.Sweep(bridge, tasks, conditions, protocols=PROTOCOLS, limit=limit, seed=seed)
     try:
-        result = sweep.run(out)
+        page = out / "report.html"
+        result = sweep.run(out, report=page)
         probes = [
             lr.probes.measure_into(out, probe, bridge, tasks, limit=limit, seed=seed)
             for probe in (lr.probes.LogitLens(), lr.probes.Attention())
@@ -51,6 +52,6 @@ def command(
             file=sys.stderr,
         )
         raise typer.Exit(130) from None
-    page = lr.report(result, probes=probes, path=out / "report.html")
+    lr.report(result, probes=probes, path=page)
     typer.echo(visible(lr.localize(result, probes=probes).verdict))
     typer.echo(f"Report: {page}")

@@ -1,10 +1,29 @@
 """`layerroles status`: how far a run is, from another terminal."""
 
-from typing import Annotated
+import json
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from layerroles.cli.options import AsJson, Run
+from layerroles.errors import InputError, visible
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+    from layerroles.results import SweepResult
+    from layerroles.sweep import Status
+
+_SECONDS_BETWEEN_LOOKS = 1.0
+_SECONDS_BETWEEN_LINES = 10.0
+# Rows are read again after this time at the earliest, and after this many times the last reading.
+_SECONDS_BETWEEN_READINGS = 5.0
+_READINGS_BETWEEN_READINGS = 5.0
+_BAR_WIDTH = 60
 
 
 def command(
@@ -15,13 +34,27 @@ def command(
             metavar="N", min=0, help="Also show the effects so far: the N most harmful conditions."
         ),
     ] = 0,
+    follow: Annotated[
+        bool,
+        typer.Option(
+            "--follow",
+            help="Show the progress and each layer's harm so far until the run ends; with --json, "
+            "a line for each change.",
+        ),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Tell how far a run is; the run goes on undisturbed.
 
     [bold]Example:[/bold]
     layerroles status runs/first --top 3
+    layerroles status runs/first --follow
     """
+    if follow and top:
+        raise InputError(f"--top {top} does not go with --follow: ask for one of them")
+    if follow:
+        _follow(run, as_json=as_json)
+        return
     from layerroles.cli.tables import (
         json_records,
         most_harmful,
@@ -45,3 +78,120 @@ def command(
         import layerroles as lr
 
         print_result(lr.read(run), top=top)
+
+
+def _follow(run: Path, *, as_json: bool) -> None:
+    """Show the progress of a run until its state is no longer `running`.
+
+    Raises:
+        InputError: no run has written its progress to that folder, or the file is damaged.
+    """
+    from rich.console import Console
+
+    console = Console()
+    is_drawn = console.is_terminal and not console.is_dumb_terminal and not console.no_color
+    try:
+        if as_json:
+            _print_changes(run)
+        elif is_drawn:
+            _draw(run, console)
+        else:
+            _print_lines(run)
+    except KeyboardInterrupt:
+        print("layerroles: no longer followed; the run is not affected", file=sys.stderr)
+        raise typer.Exit(130) from None
+
+
+def _iter_statuses(run: Path) -> Iterator["Status"]:
+    """Yield the status of a run every second; the last is the first that is not `running`."""
+    from layerroles.sweep import read_status
+
+    while (status := read_status(run)).state == "running":
+        yield status
+        time.sleep(_SECONDS_BETWEEN_LOOKS)
+    yield status
+
+
+def _print_changes(run: Path) -> None:
+    """Print the status as a JSON object a line, whenever it changed."""
+    last = ""
+    for status in _iter_statuses(run):
+        line = json.dumps(status.to_dict(), allow_nan=False)
+        if line != last:
+            print(line, flush=True)
+            last = line
+
+
+def _print_lines(run: Path) -> None:
+    """Print the status whenever it changed, every 10 seconds at most, and the strips at the end."""
+    from layerroles.cli.tables import print_line
+    from layerroles.sweep import strip_lines
+
+    last, due = "", 0.0
+    for status in _iter_statuses(run):
+        line = str(status)
+        if line != last and (status.state != "running" or time.monotonic() >= due):
+            print_line(line)
+            last, due = line, time.monotonic() + _SECONDS_BETWEEN_LINES
+    result = _read_answers(run, status)
+    for line in [] if result is None else strip_lines(result):
+        print_line(line)
+
+
+def _draw(run: Path, console: "Console") -> None:
+    """Draw status, bar and strips in a terminal, and leave the last of each there."""
+    from rich.align import Align
+    from rich.console import Group
+    from rich.live import Live
+    from rich.progress_bar import ProgressBar
+    from rich.text import Text
+
+    strips = _Strips(run)
+    with Live(console=console, auto_refresh=False) as live:
+        for status in _iter_statuses(run):
+            line = Text(visible(str(status)))
+            done = status.rows_done + status.rows_computed
+            bar = Align.left(ProgressBar(status.rows_total, done, width=_BAR_WIDTH))
+            live.update(Group(line, bar, *strips.update(status)), refresh=True)
+
+
+class _Strips:
+    """The table of strips of a run, from rows that are read again when there are new ones."""
+
+    def __init__(self, run: Path) -> None:
+        self._run = run
+        self._table: list[RenderableType] = []
+        self._rows_read: tuple[str, int] | None = None
+        self._due = 0.0
+
+    def update(self, status: "Status") -> list["RenderableType"]:
+        """Return the table, or nothing if there is no answer yet; always up to date at the end."""
+        from layerroles.sweep import layer_strips
+
+        rows = (status.started, status.rows_done)
+        began = time.monotonic()
+        if status.state != "running" or (rows != self._rows_read and began >= self._due):
+            result = _read_answers(self._run, status)
+            self._table = self._table if result is None else [layer_strips(result)]
+            now = time.monotonic()
+            pause = max(_SECONDS_BETWEEN_READINGS, _READINGS_BETWEEN_READINGS * (now - began))
+            self._rows_read, self._due = rows, now + pause
+        return self._table
+
+
+def _read_answers(run: Path, status: "Status") -> "SweepResult | None":
+    """Read the rows of a run; None before the first one.
+
+    Raises:
+        InputError: the run has ended with rows that cannot be read.
+    """
+    import layerroles as lr
+
+    try:
+        result = lr.read(run)
+    except InputError:
+        # A run has no file of rows at first, and may be read again while it goes on.
+        if status.state != "running" and status.rows_done:
+            raise
+        return None
+    return None if result.frame.empty else result

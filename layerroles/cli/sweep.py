@@ -73,6 +73,21 @@ def command(
         ),
     ] = False,
     noise_floor: NoiseFloor = True,
+    only_needed: Annotated[
+        bool,
+        typer.Option(
+            "--only-needed/--everywhere",
+            help="after_first (which spares the attention sink) only for layers that are critical "
+            "at all positions, in the end; or for every layer.",
+        ),
+    ] = True,
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="An HTML report, written after each round of questions and in the end.",
+        ),
+    ] = None,
     limit: Limit = 32,
     num_fewshot: NumFewshot = None,
     seed: Seed = 0,
@@ -184,9 +199,10 @@ def command(
         chat=chat,
         coherence=coherence,
         noise_floor=noise_floor,
+        only_needed=only_needed,
     )
     try:
-        result = sweep.run(out, backend=chosen_backend)
+        result = sweep.run(out, backend=chosen_backend, report=report)
     except KeyboardInterrupt:
         print(
             f"layerroles: stopped; what is done is kept in {out}, the same command goes on",
@@ -205,7 +221,8 @@ def command(
         )
         return
     print_result(result, top=5 if top is None else top)
-    typer.echo(f"Rows are in {out}. A page to read them: layerroles report {out}")
+    page = f"layerroles report {out}" if report is None else report
+    typer.echo(f"Rows are in {out}. A page to read them: {page}")
 
 
 def each_condition(

@@ -26,6 +26,7 @@ from layerroles.engine.planning.memory import Budget as Budget
 from layerroles.engine.planning.memory import Shape as Shape
 from layerroles.engine.planning.memory import memory_budget as memory_budget
 from layerroles.engine.planning.memory import parse_memory as parse_memory
+from layerroles.engine.planning.plan import Computed as Computed
 from layerroles.engine.planning.plan import Plan as Plan
 from layerroles.engine.planning.speed import measure_speed as measure_speed
 from layerroles.engine.planning.speed import measure_text_seconds as measure_text_seconds

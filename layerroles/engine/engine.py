@@ -1,6 +1,7 @@
 """The engine's public class: ask a model for likelihoods and texts, intact or under conditions."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,7 +19,7 @@ from layerroles.engine.planning.memory import (
     out_of_memory,
     peak_bytes,
 )
-from layerroles.engine.planning.plan import Plan, add_work, make_plan
+from layerroles.engine.planning.plan import Computed, Plan, add_work, make_plan
 from layerroles.engine.requests import (
     Options,
     Requests,
@@ -122,6 +123,15 @@ class Engine:
     def halved(self) -> int:
         """How often the amount computed together was halved because memory ran out."""
         return self._executors.halved
+
+    @contextmanager
+    def telling(self, on_step: Callable[[Computed], None]) -> Iterator[None]:
+        """Call `on_step` after every pass of fused answers within the context."""
+        self._executors.on_step = on_step
+        try:
+            yield
+        finally:
+            self._executors.on_step = None
 
     def peak(self) -> int:
         """Return the peak memory in bytes, of the model's GPU or of this process; 0 if unknown."""

@@ -1,7 +1,7 @@
 """Choose the executor for each kind of condition: the fastest that agrees with the reference."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
 import torch
@@ -23,7 +23,7 @@ from layerroles.engine.hooked.executor import MAX_TOKENS, Hooked
 from layerroles.engine.hooked.replay import can_replay
 from layerroles.engine.plain import Plain
 from layerroles.engine.planning.memory import Budget, empty_cache, keep_pages
-from layerroles.engine.planning.plan import make_plan
+from layerroles.engine.planning.plan import Computed, make_plan
 from layerroles.engine.requests import Requests, Written, max_length
 from layerroles.errors import InputError
 from layerroles.models import hook_ids, prepared, text_config, weights_stamp
@@ -63,6 +63,7 @@ class Executors:
     Attributes:
         used: names of the executors that have answered so far.
         halved: how often the amount computed together was halved because memory ran out.
+        on_step: called after every pass of a fused answer with what has been computed; or None.
 
     Raises:
         InputError: an unknown executor, or a batch size that is not a whole number above 0.
@@ -76,6 +77,7 @@ class Executors:
             raise InputError(f"batch_size={batch_size!r} is not a whole number above 0")
         self.used: set[str] = set()
         self.halved = 0
+        self.on_step: Callable[[Computed], None] | None = None
         self._name = prepared(model).name
         self._model, self._wanted = model, wanted
         self._rows, self._budget = batch_size, budget
@@ -133,6 +135,8 @@ class Executors:
         """
         for executor, indices in self._choose(asked, conditions):
             self.used.add(executor.name)
+            if isinstance(executor, Fused):
+                executor.on_step = self.on_step
             chosen = [conditions[index] for index in indices]
             for list_index, n, answers in executor.answer(asked, chosen):
                 yield list_index, indices[n], answers

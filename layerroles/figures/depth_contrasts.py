@@ -49,7 +49,8 @@ def depth_contrasts(roles: Roles) -> go.Figure:
     2. how much of this goes away when the first token's write is kept;
     3. the first quantity of one family minus that of another;
     4. mean harm over all layers under one protocol minus that under another;
-    5. the number of layers over which harm is spread (effective number, sinks left out).
+    5. the number of layers over which harm is spread (effective number, sinks left out; before the
+       run is finished, no layer is called a sink, and none is left out).
 
     A panel without any known number is left out.
 
@@ -158,8 +159,9 @@ def _contrast_panels(roles: Roles) -> Iterator[tuple[str, list[_Row]]]:
             for r in records(contrasts[contrasts["quantity"] == "mean_harm"])
         ],
     )
+    left_out = "" if roles.interim else ", sinks left out"
     yield (
-        "layers over which harm is spread (effective number, sinks left out)",
+        f"layers over which harm is spread (effective number{left_out})",
         _rows_of_frame(frame, "effective", "effective_low", "effective_high"),
     )
 

@@ -16,7 +16,7 @@ _NAMED = 3
 def head_harms(heads: pd.DataFrame, *, ablation: str | None = None) -> go.Figure:
     """Draw the harm of ablating each head alone, layer by head, a panel per family and protocol.
 
-    Of the critical heads, the three with the most harm are named.
+    Of the critical heads, the three with the most harm are named; none before the run is finished.
 
     Args:
         heads: the table `Roles.heads`.
@@ -30,6 +30,7 @@ def head_harms(heads: pd.DataFrame, *, ablation: str | None = None) -> go.Figure
         asked = lr.Sweep(model, tasks, conditions, protocols=["generation"], limit=8)
         figure = lr.figures.head_harms(lr.localize(asked.run("runs/each_head")).heads)
     """
+    interim = bool(heads.attrs.get("interim"))
     heads = heads[heads["harm"].notna()]
     if heads.empty:
         raise InputError("these roles hold no harm of single heads: sweep each_head(model, Zero())")
@@ -46,7 +47,7 @@ def head_harms(heads: pd.DataFrame, *, ablation: str | None = None) -> go.Figure
         unit="harm",
         subtitle=f"{style.format_counts(means['n'])} examples per family; 1 is the whole skill "
         f"above chance; at {', '.join(dict.fromkeys(means['at']))}; layers and heads are 0-based",
-        heading=_panel_heading,
+        heading=(lambda _, __: "") if interim else _panel_heading,
         diverging=True,
     )
     panels = style.sort_by_family(means.assign(task=means["protocol"]))

@@ -17,7 +17,8 @@ _RING = "#3a6fe0"  # to be seen on the orange of harm
 def pair_excess(roles: Roles) -> go.Figure:
     """Draw the harm of pairs of layers beyond each layer alone, a panel per family and protocol.
 
-    A ring marks a backup: a pair whose excess lies above 0.2 with its interval.
+    A ring marks a backup: a pair whose excess lies above 0.2 with its interval; there are none
+    before the run is finished.
 
     Args:
         roles: the result of `localize`.
@@ -48,13 +49,14 @@ def pair_excess(roles: Roles) -> go.Figure:
     figure.update_yaxes(**axis)
     figure.update_yaxes(title_text="the other", col=1)
     style.align_headings(figure)
+    ring = "" if roles.interim else "\N{WHITE CIRCLE} backup: the interval lies above 0.2; "
     style.finish(
         figure,
         kind="pair_excess",
         about=pairs.assign(ablation=roles.ablation, at=roles.at),
         title=f"What two layers cost together beyond each alone ({roles.ablation})",
         subtitle=f"{style.format_counts(pairs['n'])} examples per family; share of the skill; "
-        f"\N{WHITE CIRCLE} backup: the interval lies above 0.2; at {roles.at}",
+        f"{ring}at {roles.at}",
         height=height,
         legend=False,
     )

@@ -39,8 +39,9 @@ def role_map(
     has its interval above 0.2 (critical, or a sink), an outline within 0.1 of 0 (spare), a pale bar
     neither (undecided). Hollow circles are harm under `at="after_first"`: where a full bar has its
     circle near 0 the layer is a sink. A sweep over other positions has its first set drawn as bars
-    and its second as circles. Below, where given: median rank of the answer in the logit lens, and
-    each layer's strongest attention to the evidence.
+    and its second as circles. Before the run is finished all bars are pale. Below, where given:
+    median rank of the answer in the logit lens, and each layer's strongest attention to the
+    evidence.
 
     Args:
         result: a sweep over single layers.
@@ -80,7 +81,7 @@ def role_map(
         label = style.panel_title(family, task, protocol_label)
         _add_heading(figure, label, domains[row - 1])
         _add_axis(figure, row, domains[row - 1], title={"text": "harm"}, range=span, dtick=0.5)
-        _draw_harm(figure, cell, ats, row, n_layers, span)
+        _draw_harm(figure, cell, ats, row, n_layers, span, judged=not result.interim)
     row = len(panels)
     if lens is not None:
         row += 1
@@ -105,7 +106,7 @@ def role_map(
             rangemode="tozero",
         )
         _draw_attention(figure, attention_means(attention), row)
-    _draw_legend(figure, ats)
+    _draw_legend(figure, ats, judged=not result.interim)
     kind = effects["ablation"].iloc[0]
     style.finish(
         figure,
@@ -172,6 +173,8 @@ def _draw_harm(
     row: int,
     n_layers: int,
     span: list[float],
+    *,
+    judged: bool,
 ) -> None:
     axis = _axis_name(row)
     ends = [-0.6, n_layers - 0.4]
@@ -196,7 +199,8 @@ def _draw_harm(
     barred, circled = (cell[cell["at"] == at] for at in (*ats, "")[:2])
     if not barred.empty:
         standings = [
-            classify_interval(line["harm_low"], line["harm_high"]) for _, line in barred.iterrows()
+            classify_interval(line["harm_low"], line["harm_high"]) if judged else "undecided"
+            for _, line in barred.iterrows()
         ]
         shade = {"above": 0.9, "undecided": 0.28, "within": 0.0}
         figure.add_trace(
@@ -300,7 +304,7 @@ def _draw_attention(figure: go.Figure, means: pd.DataFrame, row: int) -> None:
         )  # fmt: skip
 
 
-def _draw_legend(figure: go.Figure, ats: list[str]) -> None:
+def _draw_legend(figure: go.Figure, ats: list[str], *, judged: bool) -> None:
     """Add legend entries for the marks, in neutral grey; the panels name the families."""
     grey = style.NEUTRAL
     pale, thin = style.fade(grey, 0.35), {"width": 1.4}
@@ -312,6 +316,7 @@ def _draw_legend(figure: go.Figure, ats: list[str]) -> None:
             {"symbol": "square-open", "color": grey, "size": 10, "line": thin},
         ),
     ]
+    marks = marks if judged else marks[1:2]
     circle = {"symbol": "circle-open", "color": grey, "size": 8, "line": thin}
     marks += [(f"at {at}", circle) for at in ats[1:]]
     for name, marker in marks:

@@ -30,7 +30,7 @@ from layerroles.page.glance import make_glance
 from layerroles.page.sections import DRAWN, embed_json, figure_data, make_sections, section_of
 from layerroles.probes import group_by_probe
 from layerroles.results import Comparison, SweepResult, check_result, compare, detectable_line
-from layerroles.roles import Roles, heads_of
+from layerroles.roles import Roles, heads_of, interim_sentence
 
 _LAYERS_SHOWN, _ANSWERS_SHOWN = 3, 2  # layers per task, examples per layer
 
@@ -44,6 +44,9 @@ def report(
     against: SweepResult | None = None,
 ) -> Path:
     """Write the report of a sweep as one self-contained HTML file, and return its path.
+
+    The report of a run that is not finished says so at its top, and shows estimates and intervals
+    without verdicts.
 
     Args:
         result: a sweep.
@@ -106,6 +109,8 @@ def render(
         model=result.manifest.get("model", {}),
         kinds=kinds,
         findings=findings,
+        interim=interim_sentence(result.interim) if result.interim else "",
+        other_interim="" if against is None else against.interim,
         verdicts=[
             (_describe_ablation(judged), _group_sentences(judged, shown_sections))
             for judged in roles

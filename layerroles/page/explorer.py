@@ -112,12 +112,16 @@ def _lay_out_run(run: Run, effects: pd.DataFrame, book: Book) -> dict[str, Any]:
         for key, rows in _rows_of_cells(run.result.frame)
     }
     verdicts = _collect_verdicts(run.roles)
+    interim = run.result.interim
     slices = []
     for key, rows in _add_kind(effects).groupby(
         ["task", "protocol", "ablation", "at", "kind"], sort=False
     ):
         cell = answers[key[:2]]
-        sites = [_lay_out_site(line, cell, verdicts) for line in records(_sort_by_depth(rows))]
+        sites = [
+            _lay_out_site(line, cell, verdicts, judged=not interim)
+            for line in records(_sort_by_depth(rows))
+        ]
         slices.append({"key": list(map(visible, key)), "sites": sites})
     families = effects.drop_duplicates("task").set_index("task")["family"]
     tasks = effects.drop_duplicates("task").groupby("family")["task"].size()
@@ -190,10 +194,10 @@ class NumberedAnswers:
         self._questions = [
             book.question(key[0], id, *texts.get(id, ("", ""))) for id in example_ids
         ]
-        self._rows = {
-            str(name): condition_rows
-            for name, condition_rows in rows.groupby("condition", sort=False)
-        }
+        names = ("example", "outcome", "status", "score", "response")
+        self._values = [rows[name].to_numpy() for name in names]
+        places = rows.groupby("condition", sort=False).indices
+        self._places = {str(name): condition_places for name, condition_places in places.items()}
         self._grades: dict[tuple[str, float | None], int] = {}
         self._intact, self._grades_of_intact = self._read_answers(INTACT)
 
@@ -233,8 +237,8 @@ class NumberedAnswers:
         texts: list[str | None] = [""] * len(self._columns)
         got = [_NOT_ASKED] * len(self._columns)
         most = self._book.room.examples
-        rows = self._rows[condition]
-        columns = rows["example"], rows["outcome"], rows["status"], rows["score"], rows["response"]
+        places = self._places[condition]
+        columns = [values[places] for values in self._values]
         for example, outcome, status, score, response in zip(*columns, strict=True):
             column = self._columns.get(example)
             if column is None:
@@ -257,14 +261,14 @@ def _questions_of(result: SweepResult, task: str) -> dict[str, tuple[str, str]]:
 
 
 def _lay_out_site(
-    line: Any, cell: NumberedAnswers, verdicts: dict[tuple[str, ...], str]
+    line: Any, cell: NumberedAnswers, verdicts: dict[tuple[str, ...], str], *, judged: bool
 ) -> dict[str, Any]:
-    """Return a condition's data: its effect, its verdict and its answers."""
-    by_interval = _VERDICTS[classify_interval(line.harm_low, line.harm_high)]
-    judged = None
+    """Return a condition's data: its effect, its verdict (if `judged`) and its answers."""
+    interval = classify_interval(line.harm_low, line.harm_high) if judged else "undecided"
+    of_roles = None
     if line.kind == "block":
         key = (line.ablation, line.at, line.family, line.protocol, str(line.layer))
-        judged = verdicts.get(key)
+        of_roles = verdicts.get(key)
     undefined = pd.isna(line.harm)
     return {
         "name": visible(line.condition),
@@ -277,8 +281,8 @@ def _lay_out_site(
         "effect": round_numbers(line.effect, line.ci_low, line.ci_high),
         "harm": None if undefined else round_numbers(line.harm, line.harm_low, line.harm_high),
         "p": round_number(line.p_adjusted),
-        "verdict": "not measurable" if undefined else judged or by_interval,
-        "judged": judged is not None,
+        "verdict": "not measurable" if undefined else of_roles or _VERDICTS[interval],
+        "judged": of_roles is not None,
         **({"why": why_undefined(line._asdict())} if undefined else {}),
         **cell.under(line.condition),
     }

@@ -1,10 +1,11 @@
 """Summarize the verdict for the top of the page, by a picture and three sentences.
 
 No new conclusions are drawn: the sentences restate `Roles.frame`, `Roles.layers` and
-`Roles.claims`. The full verdict, with its numbers, follows further down the page.
+`Roles.claims`. The full verdict, with its numbers, follows further down the page. Before the run is
+finished there are no sentences, and the picture gives the number of questions in each row.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from layerroles.results import records
@@ -14,10 +15,16 @@ UNMEASURED = "not measurable"
 
 
 def make_glance(roles: Roles) -> dict[str, Any]:
-    """Return template data: `rows` and `layers` of the picture, and the three `sentences`."""
+    """Return template data: `rows` and `layers` of the picture, and the `sentences`.
+
+    There are three sentences; none before the run is finished.
+    """
     layers = sorted(int(layer) for layer in roles.layers["layer"].unique())
+    sentences = []
+    if not roles.interim:
+        sentences = [_say_critical(roles, len(layers)), _say_shared(roles), _say_certainty(roles)]
     return {
-        "sentences": [_say_critical(roles, len(layers)), _say_shared(roles), _say_certainty(roles)],
+        "sentences": sentences,
         "layers": layers,
         "rows": list(_rows(roles)),
     }
@@ -27,7 +34,12 @@ def _rows(roles: Roles) -> Iterator[dict[str, Any]]:
     """Yield a row per family and protocol; `cells` is empty where harm cannot be measured."""
     for (family, protocol), layers in roles.layers.groupby(["family", "protocol"], sort=False):
         measured = layers[layers["verdict"] != UNMEASURED].sort_values("layer")
-        yield {"family": family, "protocol": protocol, "cells": measured.to_dict("records")}
+        yield {
+            "family": family,
+            "protocol": protocol,
+            "n": _format_range(measured["n"]),
+            "cells": measured.to_dict("records"),
+        }
 
 
 def _say_critical(roles: Roles, n_layers: int) -> str:
@@ -74,8 +86,7 @@ def _say_certainty(roles: Roles) -> str:
     """Return sentences on how many verdicts are undecided, and which claims are decided."""
     measured = roles.layers[roles.layers["verdict"] != UNMEASURED]
     undecided = int((measured["verdict"] == "undecided").sum())
-    counts = sorted({int(n) for n in measured["n"]})
-    questions = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else ", ".join(map(str, counts))
+    questions = _format_range(measured["n"])
     first = "No verdict on a layer is possible: no family was answered above chance."
     if len(measured):
         first = (
@@ -96,6 +107,11 @@ def _say_certainty(roles: Roles) -> str:
 def _measured_families(roles: Roles, protocol: str) -> set[str]:
     measured = roles.layers[roles.layers["verdict"] != UNMEASURED]
     return set(measured.loc[measured["protocol"] == protocol, "family"])
+
+
+def _format_range(numbers: Iterable[int]) -> str:
+    counts = sorted({int(n) for n in numbers})
+    return f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else ", ".join(map(str, counts))
 
 
 def _format_numbered(layers: Sequence[int]) -> str:

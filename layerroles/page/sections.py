@@ -104,6 +104,20 @@ _HOW = {
     ),
 }
 
+# The same, where it differs before the run is finished.
+_HOW_INTERIM = {
+    "role": (
+        "Read it downwards: a layer is one vertical line through every panel. Bars are harm with "
+        "its interval, all of them pale: no layer is judged before the run is finished. Hollow "
+        "circles are the same layer, ablated at other positions; the legend names both. A probe "
+        "that sees the answer emerge somewhere shows where it is readable, not what makes it."
+    ),
+    "contrasts": (
+        "The numbers in which a verdict sums up depth. Above 0 in the first panel, early layers "
+        "matter more. Every mark is computed from the harms of the map above, example by example."
+    ),
+}
+
 
 # Sections in the page's order: id, heading, how to read it.
 _ORDER = (
@@ -158,14 +172,15 @@ def make_sections(
     for drawing in iter_drawings(result, probe_frames, kinds, lambda: all_roles, heads):
         figures_of.setdefault(drawing.section, []).append(drawing.draw())
     for name, heading, how in _ORDER:
-        yield _make_section(name, heading, how, figures_of.get(name, []))
+        how_to_read = (_HOW | _HOW_INTERIM if result.interim else _HOW)[how]
+        yield _make_section(name, heading, how_to_read, figures_of.get(name, []))
 
 
 def _make_section(name: str, heading: str, how: str, drawn: list[go.Figure]) -> dict[str, Any]:
     return {
         "id": name,
         "heading": heading,
-        "how": _HOW[how],
+        "how": how,
         "figures": [figure_data(f"{name}-{index}", figure) for index, figure in enumerate(drawn)],
     }
 

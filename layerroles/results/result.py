@@ -153,7 +153,7 @@ class SweepResult:
         harm. Its interval and `p` (a sign-flip test) are paired over the `n` shared questions;
         `p_adjusted` is corrected for the number of sites (Holm). NaN unless both harms are defined.
         """
-        return tabulate_differences(self._cells)
+        return self._differences.copy()
 
     def harm(
         self,
@@ -317,6 +317,10 @@ class SweepResult:
         whole, columns = self._whole._effects, ["condition", "task", "protocol"]
         own_rows = pd.MultiIndex.from_frame(self.frame[columns])
         return whole[pd.MultiIndex.from_frame(whole[columns]).isin(own_rows)].reset_index(drop=True)
+
+    @functools.cached_property
+    def _differences(self) -> pd.DataFrame:
+        return tabulate_differences(self._cells)
 
     @functools.cached_property
     def _labels(self) -> "pd.Series[str]":

@@ -19,6 +19,9 @@ language) among them, and specific when it is critical for one family and, by it
 minus that of the last third. All intervals include the uncertainty of the intact score; all
 comparisons are paired by question. Families are compared only within a protocol. Several tasks of a
 family count equally.
+
+Before a run is finished (`SweepResult.interim`) there are estimates and intervals, and no verdicts:
+every measured layer is undecided.
 """
 
 from layerroles.roles.harms import CRITICAL as CRITICAL
@@ -32,6 +35,7 @@ from layerroles.roles.probe_summary import summarize_probes as summarize_probes
 from layerroles.roles.rank_agreement import probe_agreement as probe_agreement
 from layerroles.roles.rank_agreement import rank_stability as rank_stability
 from layerroles.roles.result import Roles as Roles
+from layerroles.roles.verdict import interim_sentence as interim_sentence
 from layerroles.roles.verdict import probe_sentences as probe_sentences
 from layerroles.roles.wording import format_layers as format_layers
 
@@ -44,6 +48,7 @@ __all__ = [
     "carried_by_few",
     "format_layers",
     "heads_of",
+    "interim_sentence",
     "localize",
     "probe_agreement",
     "probe_sentences",

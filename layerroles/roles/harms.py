@@ -55,6 +55,7 @@ class Harms:
         effects = single_site_effects(result, part)
         self.effects = effects[effects["ablation"] == ablation]
         self.ablation, self.part, self.result = ablation, part, result
+        self.interim = result.interim
         refuse_twins(self.effects)
         self._index: dict[tuple[str, str, Place, str], dict[str, Any]] = {
             (row.task, row.protocol, _place_of(row), row.at): row._asdict()
@@ -64,7 +65,12 @@ class Harms:
         if at is not None and at not in ats:
             raise InputError(describe_unknown("at", at, sorted(ats)))
         self.at = at or ("all" if "all" in ats else sorted(ats)[0])
-        self.after_first = self.at == "all" and AFTER_FIRST in ats
+        # Where no layer was critical, none was asked `after_first` (`Sweep.only_needed`).
+        planned = result.manifest.get("only_needed", False) and any(
+            (entry["ablation"], entry["at"], entry.get("parts")) == (ablation, AFTER_FIRST, [part])
+            for entry in result.manifest.get("conditions", [])
+        )
+        self.after_first = self.at == "all" and (AFTER_FIRST in ats or planned)
         self.places = sorted({place for _, _, place, _ in self._index})
         self.swept = sorted({layer for layer, _ in self.places})
         model = result.manifest.get("model", {})
@@ -132,8 +138,13 @@ class Harms:
             "n": sum(row["n"] for row in rows if row is not None),
             "n_failed": sum(row["n_failed"] for row in rows if row is not None),
             **values,
-            "verdict": _judge(harm, first_token_kept, gone) if tasks else "not measurable",
+            "verdict": self._judge(harm, first_token_kept, gone) if tasks else "not measurable",
         }
+
+    def _judge(self, harm: stats.Contrast, spared: stats.Contrast, gone: stats.Contrast) -> str:
+        """Return the verdict on a place; until the run is finished, whether it was measured."""
+        verdict = _judge(harm, spared, gone)
+        return "undecided" if self.interim and verdict != NOT_MEASURED else verdict
 
     def _effect_of(self, task: str, protocol: str, place: Place, at: str) -> dict[str, Any] | None:
         return self._index.get((task, protocol, place, at))
@@ -215,12 +226,29 @@ class Harms:
         level: float = stats.LEVEL,
         guessed: bool = True,
     ) -> stats.Contrast:
-        weight_of = {self.condition(cell.task, cell.protocol, p, at): w for p, w in weights.items()}
+        weight_of = {
+            self._condition_in_sum(cell, place, at, alone=len(weights) == 1): weight
+            for place, weight in weights.items()
+        }
         by_condition = {name: weight for name, weight in weight_of.items() if name is not None}
         if not by_condition or len(by_condition) < len(weights):
             return stats.NO_CONTRAST
         ids = None if examples is None else list(examples)
         return cell.harm(by_condition, ids, level=level, guessed=guessed)
+
+    def _condition_in_sum(self, cell: Cell, place: Place, at: str, *, alone: bool) -> str | None:
+        """Return the condition of a place in a sum over places; None if there is none.
+
+        A place that is not critical need not be asked `after_first` (`Sweep.only_needed`): sums
+        over several places take its harm at all positions.
+        """
+        name = self.condition(cell.task, cell.protocol, place, at)
+        if name is not None or alone or at != AFTER_FIRST:
+            return name
+        at_all = self.harm(cell.family, cell.protocol, {place: 1.0}, at="all")
+        if math.isnan(at_all.value) or at_all.interval.low > CRITICAL:
+            return None
+        return self.condition(cell.task, cell.protocol, place, "all")
 
     def early_minus_late(
         self,

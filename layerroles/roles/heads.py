@@ -58,6 +58,8 @@ _PLACE = ["layer", "head"]
 def heads_of(result: SweepResult, at: str) -> pd.DataFrame:
     """Return the rows of `Roles.heads`, for every ablation of single heads; empty if none.
 
+    Of a run that is not finished, `attrs["interim"]` says how far it is, and no head is judged.
+
     Args:
         result: a sweep.
         at: the positions at which layers are judged. Heads are judged there too if they were
@@ -71,7 +73,9 @@ def heads_of(result: SweepResult, at: str) -> pd.DataFrame:
         frames.append(frame.assign(**_p_values(harms, frame)))
     if not frames:
         return pd.DataFrame(columns=COLUMNS)
-    return pd.concat(frames, ignore_index=True)[COLUMNS]
+    heads = pd.concat(frames, ignore_index=True)[COLUMNS]
+    heads.attrs["interim"] = result.interim  # for the heading of its figure
+    return heads
 
 
 def _p_values(harms: Harms, frame: pd.DataFrame) -> dict[str, "pd.Series[float]"]:
@@ -167,9 +171,14 @@ class HeadSearch:
                 ones.
 
         Raises:
-            InputError: a head is not in the sweep, or several ablations of heads are; or the intact
-                model has no measurable skill.
+            InputError: the sweep is not finished; a head is not in it, or several ablations of
+                heads are; or the intact model has no measurable skill.
         """
+        if result.interim:
+            raise InputError(
+                f"the sweep is not finished ({result.interim}), so no head is judged: start it "
+                f"again, and it goes on"
+            )
         heads = heads_of(result, "all")
         kinds = list(dict.fromkeys(heads["ablation"]))
         if len(kinds) > 1:
@@ -279,8 +288,10 @@ def carried_by_few(result: SweepResult, at: str = "all") -> Iterator[dict[str, A
     The chosen set is the first for which there are two or more other sets with as many heads in
     each layer, none of which shares a head with it (`random_heads(model, ablation, like=chosen)`).
     The claim is about the harm of the chosen set and its excess over the mean harm of those other
-    sets.
+    sets. Nothing is yielded before the run is finished.
     """
+    if result.interim:
+        return
     sets = _joint_sets(result, at)
     kinds = dict.fromkeys(head_set.ablation for head_set in sets)
     mechanism_of = mechanisms(result)

@@ -269,6 +269,8 @@ def claims_against_base(
         skills = {"the base": matched.one, "the model": matched.two}
         unskilled = [name for name, cell in skills.items() if not cell.has_skill]
         missing = f"{' and '.join(unskilled)} not above chance" if unskilled else ""
+        if base.interim:
+            missing = f"the run of the base is not finished ({base.interim})"
         settings = [line for line in differences if line.startswith(("dtype ", "chat "))]
         note = "; ".join([matched.one.task, *settings])
         yield decide_claim(ROBUST, "reasoning", matched.one.protocol, missing, findings, note=note)

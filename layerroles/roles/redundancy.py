@@ -112,7 +112,7 @@ def _pair_row(
         **dict(zip(("excess", "excess_low", "excess_high"), excess.numbers, strict=True)),
         "p": min(1.0, len(known_costs) * min(cost.p for cost in known_costs)),
         "p_adjusted": float("nan"),
-        "verdict": _judge_pair(excess.interval),
+        "verdict": "undecided" if harms.interim else _judge_pair(excess.interval),
     }
 
 

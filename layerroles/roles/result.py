@@ -64,6 +64,9 @@ class Roles:
         ablation: the kind of ablation that is judged.
         at: the positions that are judged.
         sentences: the sentences of the verdict.
+        interim: how far the run is, such as "8 of 32 questions"; "" if it is finished. Until then
+            every measured layer, head and pair is undecided, the lists of other layers are empty,
+            `claims` has no rows, and harm is spread over all layers, since none is called a sink.
 
     Example:
         roles = lr.localize(result)
@@ -81,6 +84,7 @@ class Roles:
     ablation: str
     at: str
     sentences: tuple[Sentence, ...] = ()
+    interim: str = ""
 
     @property
     def verdict(self) -> str:
@@ -113,11 +117,13 @@ class Roles:
         return html_block(html_paragraph(self._headline()), table, sentences, html_paragraph(below))
 
     def _headline(self) -> str:
-        return f"Roles under {self.ablation} at {self.at}; layers are 0-based:"
+        interim = f", interim ({self.interim})" if self.interim else ""
+        return f"Roles under {self.ablation} at {self.at}{interim}; layers are 0-based:"
 
     def _next_steps(self) -> str:
+        n = len(self.sentences)
         return (
-            f"says it in {len(self.sentences)} sentences, roles.layers has each layer's harm and "
+            f"says it in {n} sentence{'s' * (n != 1)}, roles.layers has each layer's harm and "
             f"verdict, lr.figures.role_map(result) draws them."
         )
 
@@ -137,6 +143,8 @@ class Roles:
         shown["spread"] = [
             "-" if math.isnan(value) else f"{value:.1f}" for value in shown["effective"]
         ]
-        columns = ["family", "protocol", "n", "intact", "chance", "first - last third", "critical"]
-        shown = shown[[*columns, "sink", "general", "spread", "spare", "undecided"]]
+        columns = ["family", "protocol", "n", "intact", "chance", "first - last third"]
+        if self.interim:
+            return shown[[*columns, "spread"]]
+        shown = shown[[*columns, "critical", "sink", "general", "spread", "spare", "undecided"]]
         return shown.rename(columns={"spare": "spare (count)", "undecided": "undecided (count)"})

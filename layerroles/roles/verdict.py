@@ -54,9 +54,25 @@ def verdict_sentences(roles: Roles, setting: Setting) -> Iterator[Sentence]:
     yield from probe_sentences(roles.probes)
 
 
+def interim_sentence(interim: str) -> str:
+    """Say what a run that is not finished shows.
+
+    Args:
+        interim: how far the run is, such as "8 of 32 questions".
+    """
+    return (
+        f"Interim ({interim}): estimates with their intervals, and no verdicts before the run is "
+        f"finished. A run that was stopped goes on when it is started again."
+    )
+
+
 def _say_opening(setting: Setting) -> str:
     place = describe_positions(setting.at)
-    also = "; again with the first token's write kept" if setting.after_first else ""
+    also = ""
+    if setting.after_first:
+        also = "; again with the first token's write kept"
+        if setting.only_needed:
+            also += " where a layer is critical (sums take the harm at every position elsewhere)"
     return (
         f"{setting.model}: {setting.ablation} of one layer at a time, {setting.swept} of "
         f"{setting.n_layers} layers (0-based), at {place}{also}. Harm 1 is the whole skill "

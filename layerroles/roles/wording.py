@@ -32,6 +32,8 @@ class Setting:
         apart: keys (at, protocol, family, against) of the rows of `Roles.contrasts` shown to differ
             from 0, by simultaneous intervals for all rows of a kind (between families, or between
             positions) under a protocol.
+        only_needed: whether only layers that are critical at every position were asked with the
+            first token's write kept.
     """
 
     model: str
@@ -46,6 +48,7 @@ class Setting:
     tasks: pd.DataFrame
     leans: Mapping[tuple[str, str], int] = field(default_factory=dict)
     apart: frozenset[tuple[str, str, str, str]] = frozenset()
+    only_needed: bool = False
 
 
 def format_estimate(estimate: float, low: float, high: float) -> str:

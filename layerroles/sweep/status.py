@@ -12,17 +12,18 @@ import math
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import Field, asdict, dataclass, fields, replace
+from dataclasses import MISSING, Field, asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from layerroles.errors import InputError
-from layerroles.progress import format_duration
+from layerroles.progress import Advance, Outlook, format_duration
 
 _FILE = "progress.json"
 _SECONDS_BETWEEN_WRITES = 1.0
+_NOTHING_ELSE = Outlook()
 
 
 @dataclass(frozen=True)
@@ -34,10 +35,11 @@ class Status:
             process ended without writing a state).
         reason: the error that stopped the run; empty unless `stopped`.
         rows_done: answers stored since the run was started last.
+        rows_computed: of the unit in progress, about how many answers are computed, not yet stored.
         rows_total: answers that were missing when it was started last.
         rows_per_second: answers stored per second since then.
-        seconds_left: the remaining seconds at that rate; None before the first row and during the
-            noise floor.
+        seconds_left: the seconds that the remaining answers will probably take; None if not known,
+            and during the noise floor.
         now: the task and condition answered last; empty before the first answer.
         seconds: seconds since the run was started last.
         updated: when this was written, in seconds since 1970.
@@ -52,6 +54,8 @@ class Status:
     seconds: float
     updated: float
     rows_done: int = 0
+    rows_computed: float = 0.0
+    seconds_left: float | None = None
     now: str = ""
     reason: str = ""
 
@@ -60,20 +64,14 @@ class Status:
         """Answers stored per second since the run was started last."""
         return self.rows_done / max(self.seconds, 1e-9)
 
-    @property
-    def seconds_left(self) -> float | None:
-        """Seconds left at the rate so far; None before the first row and during the noise floor."""
-        if not self.rows_done or (self.state == "running" and self.rows_done == self.rows_total):
-            return None
-        return (self.rows_total - self.rows_done) / self.rows_per_second
-
     def to_dict(self) -> dict[str, object]:
-        """Return all attributes, the rate and the time left included, as JSON values."""
-        more = {"rows_per_second": self.rows_per_second, "seconds_left": self.seconds_left}
-        return asdict(self) | more
+        """Return all attributes, the rate included, as JSON values."""
+        return asdict(self) | {"rows_per_second": self.rows_per_second}
 
     def __str__(self) -> str:
         text = f"{self.state}: {self.rows_done} of {self.rows_total} rows"
+        if self.state == "running" and self.rows_computed >= 1:
+            text += f" (and {self.rows_computed:.0f} computed)"
         if self.rows_done:
             text += f", {self.rows_per_second:.1f} rows/s"
         if self.state == "running" and self.seconds_left is not None:
@@ -116,11 +114,10 @@ def describe_unfinished(folder: str | Path) -> str:
 
 
 @contextmanager
-def write_progress(folder: Path, rows_total: int) -> Iterator[Callable[[int, str], None]]:
-    """Write progress.json within the context; yields a progress callback.
+def write_progress(folder: Path, rows_total: int) -> Iterator[Advance]:
+    """Write progress.json within the context; yields what is told of the run.
 
-    Call it as `(number of rows just stored, what they answer)`. A file that cannot be written does
-    not stop the run, whose rows are stored elsewhere.
+    A file that cannot be written does not stop the run, whose rows are stored elsewhere.
     """
     pid, began = os.getpid(), time.monotonic()
     host = socket.gethostname()
@@ -132,9 +129,15 @@ def write_progress(folder: Path, rows_total: int) -> Iterator[Callable[[int, str
         seconds = time.monotonic() - began  # a clock that is set back must not change it
         return replace(status, seconds=seconds, updated=time.time(), **changed)
 
-    def advance(rows: int, now: str) -> None:
+    def advance(rows: int, now: str, outlook: Outlook = _NOTHING_ELSE) -> None:
         nonlocal status, last
-        status = updated(rows_done=status.rows_done + rows, now=now)
+        status = updated(
+            rows_done=status.rows_done + rows,
+            rows_total=status.rows_total + outlook.more,
+            rows_computed=outlook.computed,
+            seconds_left=outlook.left,
+            now=now,
+        )
         if began + status.seconds - last >= _SECONDS_BETWEEN_WRITES:
             last = began + status.seconds
             _write(folder, status)
@@ -145,7 +148,7 @@ def write_progress(folder: Path, rows_total: int) -> Iterator[Callable[[int, str
         reason = str(error).split("\n")[0] or type(error).__name__
         _write(folder, updated(state="stopped", reason=reason))
         raise
-    _write(folder, updated(state="done"))
+    _write(folder, updated(state="done", rows_computed=0.0, seconds_left=0.0))
 
 
 def _write(folder: Path, status: Status) -> None:
@@ -185,10 +188,15 @@ def _check_value(values: dict[str, Any], field: "Field[Any]") -> Any:
     Raises:
         ValueError: it is of another type, or out of range.
     """
-    value = values[field.name]
-    if field.type is float and isinstance(value, int | float) and math.isfinite(value):
+    # A file of an earlier version has fewer of them.
+    name, default = field.name, field.default
+    value = values[name] if default is MISSING else values.get(name, default)
+    if value is None and field.default is None:
+        return None
+    kind = float if field.type == float | None else field.type
+    if kind is float and isinstance(value, int | float) and math.isfinite(value):
         return float(value)
-    fits = type(value) is field.type and (field.type is not int or 0 <= value < 2**62)
+    fits = type(value) is kind and (kind is not int or 0 <= value < 2**62)
     if not fits or (field.name == "pid" and not 0 < value < 2**31):
         raise ValueError(f"{field.name} is {value!r}")
     return value

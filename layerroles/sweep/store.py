@@ -308,6 +308,9 @@ def _merge_manifest(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
         **{name: stored.get(name, 0) for name in ("memory_halved", "peak_memory")},
         "noise_floor": stored["noise_floor"],
         "rows_at_once": stored.get("rows_at_once", {}),
+        # Units of earlier versions' folders stay what they are.
+        "rounds": stored.get("rounds", False),
+        "only_needed": stored.get("only_needed", False) and manifest["only_needed"],
         "limit": max(stored["limit"], manifest["limit"]),
         "cells": cells,
         "conditions": _merge_items(stored["conditions"], manifest["conditions"], ("hash",)),

@@ -7,12 +7,11 @@ Example:
 """
 
 import datetime
+import functools
 import json
-import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -21,30 +20,29 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from layerroles import __version__
 from layerroles.ablations import INTACT, Condition, as_conditions
-from layerroles.backends import Backend, Job, JobPart, OpenBackend, Workers, make_backend
+from layerroles.backends import Backend, Workers, make_backend
 from layerroles.engine import Engine
 from layerroles.errors import InputError
 from layerroles.models import check_template, prepared
-from layerroles.progress import show_progress
-from layerroles.protocols import Answer, Asked, Protocol, add_coherence
+from layerroles.protocols import Asked, Protocol
 from layerroles.results import SweepResult
 from layerroles.sweep import noise_floor
+from layerroles.sweep.execution import Execution, Work
 from layerroles.sweep.manifest_entries import command_line, describe_condition
 from layerroles.sweep.reading import read as read
 from layerroles.sweep.reference_prompts import References
-from layerroles.sweep.status import write_progress
-from layerroles.sweep.store import ROW, Key, Store, lock_folder, open_store
+from layerroles.sweep.store import Key, lock_folder, open_store
 from layerroles.sweep.units import (
     EngineCall,
     SweepCell,
-    Unit,
     choose_rows,
     count_together,
     distinct_conditions,
     make_cells,
-    missing_units,
 )
 from layerroles.tasks import Example, Task, as_tasks
+
+log = logging.getLogger(__name__)
 
 # Examples of each task whose work is planned, to choose the size of its units.
 _N_PLANNED = 32
@@ -69,7 +67,12 @@ class Sweep:
         noise_floor: whether to ask the intact model again in batches of another shape and count the
             answers that change. This takes as long as one condition that shares no computation with
             others.
-
+        rounds: whether to ask in rounds, 4 examples of every task under every condition, then as
+            many again, and so on, so that a first answer comes early. Answers do not depend on it.
+        only_needed: whether to ask what is needed only: a layer that is ablated both at all
+            positions and `after_first` is asked `after_first` in the end, and only in families in
+            which it is critical at all positions. Sums over layers take the harm at all positions
+            for the others.
         unit_seconds: the time that a unit of work, whose answers are computed and stored together,
             should take. A run that is killed loses the unit that is being computed. It is kept in
             the run folder, and is known only if this process runs the model fused: other units hold
@@ -107,6 +110,8 @@ class Sweep:
         chat: bool = False,
         coherence: bool = False,
         noise_floor: bool = True,
+        rounds: bool = True,
+        only_needed: bool = True,
         unit_seconds: float = 20.0,
     ) -> None:
         tasks = as_tasks(tasks)
@@ -131,6 +136,8 @@ class Sweep:
         self.chat = chat
         self.coherence = coherence
         self.noise_floor = noise_floor
+        self.rounds = rounds
+        self.only_needed = only_needed
         self.unit_seconds = unit_seconds
         self.cells = make_cells(tasks, protocols, limit, seed)
         self._engine = engine
@@ -161,6 +168,7 @@ class Sweep:
         workers: int | Literal["auto"] | None = None,
         gpus_per_worker: float | None = None,
         timeout: float | None = None,
+        report: str | Path | None = None,
     ) -> SweepResult:
         """Run what the run folder lacks; return all that it then holds.
 
@@ -174,18 +182,21 @@ class Sweep:
             workers: the number of processes that hold a model.
             gpus_per_worker: the number of GPUs of each worker.
             timeout: seconds after which a worker is considered hung.
+            report: an HTML file for the report, written after each round and in the end. Until the
+                end it is marked as interim and holds no verdicts.
 
         Raises:
-            InputError: the folder cannot be written, or holds another run; a prompt is longer than
-                the model's context; no worker can answer.
+            InputError: the folder or the report cannot be written, or the folder holds another run;
+                a prompt is longer than the model's context; no worker can answer.
         """
         options = {"address": address, "workers": workers, "gpus_per_worker": gpus_per_worker}
         chosen_backend = make_backend(backend, options | {"timeout": timeout})
+        if report is not None:
+            _check_writable(Path(report))
         engine = self._engine or Engine(self.model)
         chosen_backend.check(engine)
-        asked_by_cell = {
-            cell.names: self._prepare(engine, cell, list(cell.examples)) for cell in self.cells
-        }
+        work = self._work(engine)
+        asked = {cell.names: work.prepare(cell, cell.examples) for cell in self.cells}
         question_versions = _package_versions(self.cells)
         with ExitStack() as closing:
             # A folder that another process writes to is refused before workers are started.
@@ -196,19 +207,14 @@ class Sweep:
             )
             for cell in self.cells:
                 store.add_examples(*cell.names, self._describe_examples(cell))
-            done, rows_of_task = store.answered_ids(), store.manifest["rows_at_once"]
-            if any(self._missing_units(done, rows_of_task)):
-                rows_of_task |= self._choose_rows_at_once(engine, done, known=rows_of_task)
-                store.save_manifest()
-            units = list(self._missing_units(done, rows_of_task))
-            total = sum(unit.n_rows for unit in units)
-            with write_progress(store.folder, total) as report_status:
-                with show_progress(total, "sweep") as advance:
-                    for n_rows, now_at in self._answer_units(store, open_backend, engine, units):
-                        advance(n_rows, now_at)
-                        report_status(n_rows, now_at)
-                self._repeat_intact(store, open_backend, engine, asked_by_cell, report_status)
-        return read(path)
+            expected = self._choose_sizes(engine, store.manifest, store.answered_ids())
+            store.save_manifest()
+            after_round = None if report is None else functools.partial(_write_interim, report)
+            Execution(work, asked, store, open_backend, engine, expected, after_round).run()
+        result = read(path)
+        if report is not None:
+            _write_report(report, result)
+        return result
 
     def calls(self) -> Iterator[EngineCall]:
         """Yield the engine calls of a run into a new folder, without running them.
@@ -220,162 +226,68 @@ class Sweep:
             InputError: a prompt is longer than the model's context.
         """
         engine = self._engine or Engine(self.model)
-        for unit in self._missing_units({}, {}):
-            asked_cells = [self._prepare(engine, cell, list(unit.examples)) for cell in unit.cells]
+        for unit in self._work(engine).missing({}, {}, rounds=False, only_needed=False):
+            asked_cells = [self._prepare(engine, cell, unit.examples) for cell in unit.cells]
             requests = tuple(asked.requests for asked in asked_cells)
             task = unit.cells[0].task.label
             yield EngineCall(task, requests, self.references.conditions(task, unit.conditions))
         for cell in self.cells:
             for batch in noise_floor.split_batches(cell.examples):
-                asked_batch = self._prepare(engine, cell, list(batch))
+                asked_batch = self._prepare(engine, cell, batch)
                 if self.noise_floor or noise_floor.needs_chance(cell.to_manifest(), asked_batch):
                     yield EngineCall("noise floor", (asked_batch.requests,), (INTACT,))
 
-    def _prepare(self, engine: Engine, cell: SweepCell, examples: list[Example]) -> Asked:
+    def _prepare(self, engine: Engine, cell: SweepCell, examples: Sequence[Example]) -> Asked:
         try:
-            return cell.protocol.prepare(engine, cell.task, examples, chat=self.chat)
+            return cell.protocol.prepare(engine, cell.task, list(examples), chat=self.chat)
         except InputError as error:
             raise InputError(f"task {cell.task.label!r}: {error}") from error
 
-    def _missing_units(
-        self, done: Mapping[Key, set[str]], rows_of_task: Mapping[str, int]
-    ) -> Iterator[Unit]:
-        return missing_units(self.cells, self.conditions, done, self.rows_at_once, rows_of_task)
+    def _work(self, engine: Engine) -> Work:
+        return Work(
+            cells=self.cells,
+            conditions=self.conditions,
+            references=self.references,
+            prepare=functools.partial(self._prepare, engine),
+            rows_at_once=self.rows_at_once,
+            coherence=self.coherence,
+            noise_floor=self.noise_floor,
+        )
 
-    def _choose_rows_at_once(
-        self, engine: Engine, done: Mapping[Key, set[str]], known: Mapping[str, int]
-    ) -> dict[str, int]:
-        """Return how many rows of each cell a unit holds, for the tasks that are not known.
+    def _choose_sizes(
+        self, engine: Engine, manifest: dict[str, Any], done: Mapping[Key, set[str]]
+    ) -> dict[str, float]:
+        """Note the sizes of units that a manifest lacks; return expected seconds per row by task.
 
         A task that a run folder of an earlier version has begun keeps that version's units.
         """
-        cells_by_task: dict[str, list[SweepCell]] = {}
-        for cell in self.cells:
-            if cell.task.label not in known:
-                cells_by_task.setdefault(cell.task.label, []).append(cell)
+        sizes: dict[str, int] = manifest["rows_at_once"]
         begun = {task for (_, task, _), ids in done.items() if ids}
-        together = self.conditions[: count_together(len(self.conditions))]
-        chosen = dict.fromkeys(cells_by_task, self.rows_at_once)
-        for task, cells in cells_by_task.items():
-            if task in begun:
+        waiting = self._work(engine).waiting(only_needed=manifest["only_needed"])
+        asked = [condition for condition in self.conditions if condition not in waiting]
+        together = asked[: count_together(len(asked))]
+        seconds: dict[str, float] = {}
+        for label in dict.fromkeys(cell.task.label for cell in self.cells):
+            if label in sizes:
+                continue
+            cells = [cell for cell in self.cells if cell.task.label == label]
+            sizes[label] = self.rows_at_once
+            if label in begun:
                 continue
 
-            def call(n: int, task: str = task, cells: list[SweepCell] = cells) -> EngineCall:
-                examples = list(cells[0].examples[:n])
+            def call(n: int, task: str = label, cells: list[SweepCell] = cells) -> EngineCall:
+                examples = cells[0].examples[:n]
                 requests = (self._prepare(engine, cell, examples).requests for cell in cells)
                 conditions = self.references.conditions(task, together)
                 return EngineCall(task, tuple(requests), conditions)
 
             n_examples = min(_N_PLANNED, len(cells[0].examples))
-            chosen[task] = choose_rows(
+            sizes[label], of_row = choose_rows(
                 engine, call, n_examples, self.unit_seconds, self.rows_at_once
             )
-        return chosen
-
-    def _answer_units(
-        self, store: Store, workers: OpenBackend, engine: Engine, units: Sequence[Unit]
-    ) -> Iterator[tuple[int, str]]:
-        """Answer and store units; yield (number of rows stored, their task and condition).
-
-        Answers that depend on what shares their batch are stored together, so that an interrupted
-        run computes the same batches again.
-        """
-        asked_by_unit: dict[int, list[Asked]] = {}  # of the units that are being answered
-        n_rows_left = [unit.n_rows for unit in units]
-
-        def jobs() -> Iterator[Job]:
-            for index, unit in enumerate(units):
-                asked_by_unit[index] = [
-                    self._prepare(engine, cell, list(unit.examples)) for cell in unit.cells
-                ]
-                task = unit.cells[0].task.label
-                yield Job(
-                    task,
-                    tuple(asked.requests for asked in asked_by_unit[index]),
-                    self.references.conditions(task, unit.conditions),
-                    apart=all(asked.apart for asked in asked_by_unit[index]),
-                    coherence=self.coherence,
-                )
-
-        last_saved = time.monotonic()
-        for index, part in workers.answer_jobs(jobs()):
-            unit = units[index]
-            rows = _judge_part(unit, asked_by_unit[index], part)
-            store.add_rows(rows)
-            # The rows are stored; a killed run may lose a second of the time recorded for them.
-            if _add_statistics(store.manifest, part) or time.monotonic() - last_saved > 1:
-                store.save_manifest()
-                last_saved = time.monotonic()
-            n_rows = sum(map(len, rows.values()))
-            n_rows_left[index] -= n_rows
-            if not n_rows_left[index]:
-                del asked_by_unit[index]
-            last = max(condition for condition, _ in part.answers)
-            yield n_rows, f"{unit.cells[0].task.label}, {unit.conditions[last].name}"
-        store.save_manifest()
-
-    def _repeat_intact(
-        self,
-        store: Store,
-        workers: OpenBackend,
-        engine: Engine,
-        asked_by_cell: Mapping[tuple[str, str], Asked],
-        report_status: Callable[[int, str], None],
-    ) -> None:
-        """Ask the intact model again in cells without a noise floor or chance, and store both."""
-        cells = [
-            cell
-            for cell in self.cells
-            if any(self._needs_floor_and_chance(store, cell, asked_by_cell[cell.names]))
-        ]
-        batches = [
-            (cell, list(batch))
-            for cell in cells
-            for batch in noise_floor.split_batches(cell.examples)
-        ]
-        jobs = (
-            Job("noise floor", (self._prepare(engine, cell, batch).requests,), (INTACT,))
-            for cell, batch in batches
-        )
-        answers_by_batch: dict[int, list[Any]] = {}
-        n_batches_left = Counter(cell.names for cell, _ in batches)
-        with show_progress(sum(len(batch) for _, batch in batches), "noise floor") as advance:
-            for index, part in workers.answer_jobs(jobs):
-                answers_by_batch[index] = part.answers[0, 0]
-                cell, batch = batches[index]
-                _add_statistics(store.manifest, replace(part, seconds=0.0))
-                n_batches_left[cell.names] -= 1
-                if not n_batches_left[cell.names]:
-                    own_batches = [i for i, (of, _) in enumerate(batches) if of.names == cell.names]
-                    answers = [answer for i in own_batches for answer in answers_by_batch.pop(i)]
-                    self._store_noise_floor(store, cell, asked_by_cell[cell.names], answers)
-                advance(len(batch), ", ".join(cell.names))
-                report_status(0, f"noise floor of {', '.join(cell.names)}")  # not counted as rows
-
-    def _store_noise_floor(
-        self, store: Store, cell: SweepCell, asked: Asked, answers: list[Any]
-    ) -> None:
-        """Store the noise floor and chance of a cell, from its repeated answers."""
-        in_manifest = store.manifest_cell(*cell.names)
-        needs_floor, needs_chance = self._needs_floor_and_chance(store, cell, asked)
-        if needs_floor:
-            ids = (example.id for example in cell.examples)
-            repeated = dict(zip(ids, asked.judge(answers), strict=True))
-            before = store.read_answers(INTACT.hash, *cell.names)
-            store.add_noise_floor(noise_floor.measure_noise_floor(in_manifest, before, repeated))
-        if (estimate := asked.shuffled(answers)) is not None:
-            in_manifest["shuffled"] = estimate
-            if needs_chance:
-                in_manifest |= {"chance": estimate, "chance_from": "shuffled answers"}
-        store.save_manifest()
-
-    def _needs_floor_and_chance(
-        self, store: Store, cell: SweepCell, asked: Asked
-    ) -> tuple[bool, bool]:
-        """Return whether a cell's noise floor, and its chance, are still to be measured."""
-        n = len(cell.examples)
-        needs_floor = self.noise_floor and noise_floor.needs_floor(store.manifest, cell.names, n)
-        return needs_floor, noise_floor.needs_chance(store.manifest_cell(*cell.names), asked)
+            if of_row is not None:
+                seconds[label] = of_row
+        return seconds
 
     def _describe_examples(self, cell: SweepCell) -> dict[str, tuple[str | float | None, ...]]:
         guesses = {} if cell.guess is None else cell.guess.scores
@@ -424,6 +336,9 @@ class Sweep:
             ],
             "conditions": [describe_condition(condition) for condition in self.conditions],
             "noise_floor": [],
+            "finished": False,
+            "rounds": self.rounds,
+            "only_needed": self.only_needed,
             "rows_at_once": {},
             "executors": [],
             "memory_halved": 0,
@@ -432,21 +347,6 @@ class Sweep:
             "seconds": 0.0,
             "machine": workers.machine,
         }
-
-
-def _judge_part(
-    unit: Unit, asked_cells: Sequence[Asked], part: JobPart
-) -> dict[Key, dict[str, tuple[object, ...]]]:
-    """Judge the answers of a part; return values of `ROW` by key, then by example id."""
-    rows: dict[Key, dict[str, tuple[object, ...]]] = {}
-    for (condition, cell), outputs in part.answers.items():
-        answers = asked_cells[cell].judge(outputs)
-        answers = add_coherence(part.coherence, asked_cells[cell].requests, outputs, answers)
-        rows[unit.conditions[condition].hash, *unit.cells[cell].names] = {
-            example.id: _row_values(answer)
-            for example, answer in zip(unit.examples, answers, strict=True)
-        }
-    return rows
 
 
 def _package_versions(cells: Sequence[SweepCell]) -> dict[str, str]:
@@ -468,16 +368,32 @@ def _package_versions(cells: Sequence[SweepCell]) -> dict[str, str]:
     return versions
 
 
-def _add_statistics(manifest: dict[str, Any], part: JobPart) -> bool:
-    """Add a part's statistics to a manifest; return True if executors or back-offs changed."""
-    before = manifest["executors"], manifest["memory_halved"]
-    manifest["seconds"] += part.seconds
-    manifest["executors"] = sorted({*manifest["executors"], *part.executors})
-    manifest["memory_halved"] = max(manifest["memory_halved"], part.times_halved)
-    manifest["peak_memory"] = max(manifest["peak_memory"], part.peak_memory)
-    return before != (manifest["executors"], manifest["memory_halved"])
+def _check_writable(file: Path) -> None:
+    """Check that a report can be written, before anything is computed.
+
+    Raises:
+        InputError: it is a folder, or lies where nothing can be written.
+    """
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with file.open("a"):
+            pass
+        if not file.stat().st_size:
+            file.unlink()
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise InputError(f"report={str(file)!r} cannot be written: {reason}") from error
 
 
-def _row_values(answer: Answer) -> tuple[object, ...]:
-    details = json.dumps(answer.details, ensure_ascii=False) if answer.details else ""
-    return tuple(details if name == "details" else getattr(answer, name) for name in ROW)
+def _write_interim(file: str | Path, result: SweepResult) -> None:
+    """Write the report of an unfinished run; a failure is logged and does not stop the run."""
+    try:
+        _write_report(file, result)
+    except InputError as error:
+        log.warning("the interim report was not written: %s", error)
+
+
+def _write_report(file: str | Path, result: SweepResult) -> None:
+    from layerroles import page  # with plotly, which takes a second
+
+    page.report(result, path=file)

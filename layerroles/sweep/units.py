@@ -3,8 +3,8 @@
 import functools
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import pairwise
 from operator import itemgetter
 from typing import Any
@@ -25,6 +25,9 @@ _CONDITIONS_AT_ONCE = 64
 _TINY = 4e10
 # How much more an example may cost in a small unit than in a large one.
 _MOST_REPEATED = 1.15
+# Examples of a task that are asked under every condition before the next ones; each later round
+# doubles their number.
+_FIRST_ROUND = 4
 
 
 def _find_guess(task: Task, protocol: Protocol, examples: tuple[Example, ...], seed: int) -> Guess:
@@ -81,11 +84,18 @@ class Unit:
     """Work that is done and stored together: some cells of one task, conditions and examples.
 
     Which work is in a unit depends only on the manifest and on the rows already stored.
+
+    Attributes:
+        cells: the cells.
+        conditions: the conditions under which all of them are asked.
+        examples: the examples that are asked.
+        round: the round of the sweep, from 0; -1 if it asks in no rounds.
     """
 
     cells: tuple[SweepCell, ...]
     conditions: tuple[Condition, ...]
     examples: tuple[Example, ...]
+    round: int = -1
 
     @property
     def n_rows(self) -> int:
@@ -162,8 +172,8 @@ def missing_units(
     cells: Sequence[SweepCell],
     conditions: Sequence[Condition],
     done: Mapping[Key, set[str]],
-    rows_at_once: int,
-    rows_of_task: Mapping[str, int] | None = None,
+    sizes: "UnitSizes",
+    wanted: Collection[Key] | None = None,
 ) -> Iterator[Unit]:
     """Yield the units of missing work, each of conditions that lack the same examples.
 
@@ -171,34 +181,69 @@ def missing_units(
 
     Args:
         cells: the cells of the sweep.
-        conditions: the conditions of the sweep.
+        conditions: the conditions to ask under.
         done: the ids of the answered examples, by condition hash, task and protocol.
-        rows_at_once: about how many rows of each cell a unit holds at the most.
-        rows_of_task: the same for some tasks, where it is less (see `choose_rows`).
+        sizes: the sizes of units.
+        wanted: what is asked, if it is not every condition in every cell.
     """
-    n_together = count_together(len(conditions))
-    n_most = {
-        task: max(1, min(rows, rows_at_once) // n_together)
-        for task, rows in (rows_of_task or {}).items()
-    }
-    for task_cells, block in _split_blocks(cells, max(1, rows_at_once // n_together), n_most):
+    for number, task_cells, block in _split_blocks(cells, sizes):
         lacking: dict[tuple[tuple[int, ...], tuple[str, ...]], list[Condition]] = {}
         for condition in conditions:
             # Of this condition: the examples that are missing, with the cells that miss them.
             cells_lacking: dict[tuple[str, ...], list[int]] = {}
             for index, cell in enumerate(task_cells):
-                answered = done.get((condition.hash, *cell.names), set())
+                key = (condition.hash, *cell.names)
+                if wanted is not None and key not in wanted:
+                    continue
+                answered = done.get(key, set())
                 ids = tuple(example.id for example in block if example.id not in answered)
                 cells_lacking.setdefault(ids, []).append(index)
             for ids, indices in cells_lacking.items():
                 if ids:
                     lacking.setdefault((tuple(indices), ids), []).append(condition)
         for (places, ids), alike in lacking.items():
-            wanted = set(ids)
-            examples = tuple(example for example in block if example.id in wanted)
-            for start in range(0, len(alike), n_together):
-                together = tuple(alike[start : start + n_together])
-                yield Unit(tuple(task_cells[index] for index in places), together, examples)
+            asked = set(ids)
+            examples = tuple(example for example in block if example.id in asked)
+            for start in range(0, len(alike), sizes.together):
+                together = tuple(alike[start : start + sizes.together])
+                own_cells = tuple(task_cells[index] for index in places)
+                yield Unit(own_cells, together, examples, number)
+
+
+@dataclass(frozen=True)
+class UnitSizes:
+    """How many conditions and examples are in a unit.
+
+    Attributes:
+        together: the conditions that are asked together, at the most (see `count_together`).
+        rows_at_once: about how many rows of each cell a unit holds at the most.
+        rows_of_task: the same for some tasks, where it is less (see `choose_rows`).
+        rounds: whether examples are asked in rounds: the first of all tasks under all conditions,
+            then as many again, and so on.
+    """
+
+    together: int
+    rows_at_once: int
+    rows_of_task: Mapping[str, int] = field(default_factory=dict)
+    rounds: bool = False
+
+    def n_examples(self, task: str) -> int:
+        """Return the most examples of a task in a unit."""
+        rows = min(self.rows_of_task.get(task, self.rows_at_once), self.rows_at_once)
+        return max(1, rows // self.together)
+
+    def ends_of_rounds(self, n_examples: int) -> list[int]:
+        """Return how many examples of a task have been asked after each round.
+
+        >>> UnitSizes(31, 2048, rounds=True).ends_of_rounds(32)
+        [4, 8, 16, 32]
+        """
+        ends = []
+        end = _FIRST_ROUND
+        while self.rounds and end < n_examples:
+            ends.append(end)
+            end *= 2
+        return [*ends, n_examples]
 
 
 def count_together(n_conditions: int) -> int:
@@ -215,8 +260,8 @@ def choose_rows(
     n_examples: int,
     seconds: float,
     most: int,
-) -> int:
-    """Return how many rows of each cell of a task a unit holds so that it takes about `seconds`.
+) -> tuple[int, float | None]:
+    """Choose how many rows of each cell of a task a unit holds so that it takes about `seconds`.
 
     By the cost model and the measured speed of the device. A unit is not made so small that an
     example costs more than `_MOST_REPEATED` times what it costs in a large unit: a prefix that all
@@ -231,11 +276,12 @@ def choose_rows(
         most: the most rows of a cell.
 
     Returns:
-        `most` for a tiny task, and if the time is not known: the model has no weights here (workers
+        The number of rows of each cell, and the expected seconds for one row. The number is `most`
+        for a tiny task, and if the time is not known (None): the model has no weights here (workers
         have them), or is not run fused under these conditions.
     """
     if not prepared(engine.model).has_weights:
-        return most
+        return most, None
 
     def expect(n: int) -> Plan:
         one = call(n)
@@ -243,13 +289,15 @@ def choose_rows(
         return engine.planned(requests, one.conditions, speed=speed)
 
     speed, n = None, n_examples
-    n_conditions = len(call(1).conditions)
+    one = call(1)
+    n_conditions, n_cells = len(one.conditions), len(one.requests)
     try:
         if expect(n).work.flops < _TINY or (speed := engine.measured_speed()) is None:
-            return most
+            return most, None
         taken = whole = _seconds(expect(n))
+        of_row = whole / (n_examples * n_conditions * n_cells)
         if taken <= seconds:
-            return min(most, n_conditions * int(n * seconds / taken))
+            return min(most, n_conditions * int(n * seconds / taken)), of_row
         while n > 1 and taken > seconds:
             half = math.ceil(n / 2)
             taken = _seconds(expect(half))
@@ -257,8 +305,8 @@ def choose_rows(
                 break
             n = half
     except InputError:
-        return most
-    return min(most, n_conditions * n)
+        return most, None
+    return min(most, n_conditions * n), of_row
 
 
 def _seconds(plan: Plan) -> float:
@@ -267,12 +315,12 @@ def _seconds(plan: Plan) -> float:
 
 
 def _split_blocks(
-    cells: Sequence[SweepCell], n_most: int, n_most_of: Mapping[str, int]
-) -> list[tuple[list[SweepCell], tuple[Example, ...]]]:
-    """Return the cells of each task with blocks of its examples, in the order of answering.
+    cells: Sequence[SweepCell], sizes: UnitSizes
+) -> list[tuple[int, list[SweepCell], tuple[Example, ...]]]:
+    """Return (round, cells of a task, a block of its examples), in the order of answering.
 
-    A block holds at most `n_most` examples, or `n_most_of` its task. Blocks of all tasks are
-    interleaved, so that at any time each task is about equally far.
+    The blocks of all tasks are interleaved within a round, so that at any time each task is about
+    equally far.
 
     Blocks do not depend on the rows already stored or on who answers, so that a resumed run and
     all workers compute the same examples together.
@@ -280,14 +328,20 @@ def _split_blocks(
     by_task: dict[str, list[SweepCell]] = {}
     for cell in cells:
         by_task.setdefault(cell.task.label, []).append(cell)
-    blocks: list[tuple[float, list[SweepCell], tuple[Example, ...]]] = []
+    blocks: list[tuple[float, int, list[SweepCell], tuple[Example, ...]]] = []
     for label, task_cells in by_task.items():
         examples = task_cells[0].examples
-        n_blocks = math.ceil(len(examples) / n_most_of.get(label, n_most))
-        ends = [len(examples) * i // n_blocks for i in range(n_blocks + 1)]
-        for start, end in pairwise(ends):
-            blocks.append((start / len(examples), task_cells, examples[start:end]))
-    return [(task_cells, block) for _, task_cells, block in sorted(blocks, key=itemgetter(0))]
+        ends_of_rounds = sizes.ends_of_rounds(len(examples))
+        for number, (begin, end) in enumerate(pairwise([0, *ends_of_rounds])):
+            n_blocks = math.ceil((end - begin) / sizes.n_examples(label))
+            cuts = [begin + (end - begin) * i // n_blocks for i in range(n_blocks + 1)]
+            for first, last in pairwise(cuts):
+                place = number + (first - begin) / (end - begin)
+                blocks.append((place, number, task_cells, examples[first:last]))
+    return [
+        (number if sizes.rounds else -1, task_cells, block)
+        for _, number, task_cells, block in sorted(blocks, key=itemgetter(0))
+    ]
 
 
 def _as_protocol(given: object) -> Protocol:

@@ -6,7 +6,7 @@ import logging
 import pytest
 
 from layerroles import progress as module
-from layerroles.progress import format_duration, show_progress
+from layerroles.progress import Outlook, format_duration, show_progress
 
 
 class Terminal(io.StringIO):
@@ -42,7 +42,22 @@ def test_a_file_gets_a_line_now_and_then(
         "sweep: 4 of 8 rows",
         "sweep: 8 of 8 rows",
     ]
-    assert caplog.messages[-1].endswith("0 s left, now at facts, skip L3")
+    assert caplog.messages[-1].endswith("rows/s, now at facts, skip L3")
+
+
+def test_the_time_left_is_what_the_job_tells_or_of_the_rate_so_far(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level(logging.INFO, logger=module.__name__)
+    monkeypatch.setattr(module, "_SECONDS_BETWEEN_LINES", 0.0)
+    with show_progress(8, "sweep") as advance:
+        advance(2, "facts", Outlook(left=5000.0))
+        advance(0, "facts", Outlook(computed=2.0))
+        advance(0, "facts", Outlook(more=4))
+    assert "2 of 8 rows" in caplog.messages[0]
+    assert "83 min left" in caplog.messages[0]
+    assert "0.0 s left" in caplog.messages[1]
+    assert "2 of 12 rows" in caplog.messages[2]
 
 
 def test_nothing_to_do_is_not_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ scored where they stand (see `readout`); texts are decoded for all conditions an
 (see `kv_cache`), each row with its own edits.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -38,7 +38,7 @@ from layerroles.engine.fused.prefill import (
 from layerroles.engine.fused.readout import Scorer, choose_next
 from layerroles.engine.fused.shared_weights import Twin
 from layerroles.engine.planning.memory import Budget, trim_heap
-from layerroles.engine.planning.plan import Group, make_plan
+from layerroles.engine.planning.plan import Computed, Group, Plan, make_plan
 from layerroles.engine.requests import (
     Requests,
     Score,
@@ -60,6 +60,9 @@ class Fused:
         twin: the twin of a prepared bridge.
         references: from `resolve_references`, for the conditions that will be asked.
         budget: the memory budget.
+
+    Attributes:
+        on_step: called after every pass with what has been computed so far of an `answer`; or None.
     """
 
     name = "fused"
@@ -68,6 +71,8 @@ class Fused:
         self.twin = twin
         self.references = references
         self.budget = budget
+        self.on_step: Callable[[Computed], None] | None = None
+        self._computed = Computed(0.0, 0.0)
         weight = next(twin.base.parameters())
         self.device, self.dtype = weight.device, weight.dtype
 
@@ -83,11 +88,22 @@ class Fused:
 
         Yields as `Executor.answer`.
         """
+        requests = [request for listed in asked for request in listed]
+        plan = make_plan(requests, conditions, self.twin.shape, self.budget)
+        to_write = sum(
+            len(group.conditions) * group.n_written * group.n_new for group in plan.groups
+        )
+        self._computed = Computed(float(plan.tokens_read), float(to_write))
+        yield from self._follow(plan, asked, conditions)
+
+    def _follow(
+        self, plan: Plan, asked: Sequence[Requests], conditions: Sequence[Condition]
+    ) -> Iterator[tuple[int, int, list[Score | Writing]]]:
+        """Answer as planned; yields as `answer`."""
         edits = Edits(self.twin, conditions, self.references)
         requests = [request for listed in asked for request in listed]
         list_of = [list_index for list_index, listed in enumerate(asked) for _ in listed]
         answers: list[list[dict[int, Score | Writing]]] = [[{} for _ in asked] for _ in conditions]
-        plan = make_plan(requests, conditions, self.twin.shape, self.budget)
         for group in plan.groups:
             for condition_index, new in self._answer_group(group, requests, conditions, edits):
                 for index, answer in new.items():
@@ -110,9 +126,19 @@ class Fused:
         ready.
         """
         read = self._read_group(group, requests, [conditions[n] for n in group.conditions])
+        self._count(read=float(group.n_tokens))
+        depths = dict(zip(group.conditions, group.depths, strict=True))
         for wave in group.waves:
-            for n, answers in self._answer_wave(read, [conditions[n] for n in wave], edits):
+            tokens = [depths[n] * group.n_tokens for n in wave]
+            for n, answers in self._answer_wave(read, [conditions[n] for n in wave], edits, tokens):
                 yield wave[n], answers
+
+    def _count(self, *, read: float = 0.0, written: int = 0) -> None:
+        """Count tokens as computed, and tell it."""
+        self._computed.read += read
+        self._computed.written += written
+        if self.on_step is not None:
+            self.on_step(self._computed)
 
     def _read_group(
         self, group: Group, requests: Requests, conditions: Sequence[Condition]
@@ -137,11 +163,16 @@ class Fused:
         return _ReadGroup(intact, scorer, writer)
 
     def _answer_wave(
-        self, read: "_ReadGroup", conditions: Sequence[Condition], edits: Edits
+        self,
+        read: "_ReadGroup",
+        conditions: Sequence[Condition],
+        edits: Edits,
+        tokens: Sequence[float],
     ) -> Iterator[tuple[int, Mapping[int, Score | Writing]]]:
         """Yield indices into `conditions` with answers by request index, decoding them together.
 
-        The keys and values of their rows are freed at the end.
+        The keys and values of their rows are freed at the end. `tokens` holds how many tokens each
+        condition reads.
         """
         scorer, writer = read.scorer, read.writer
         rows = None if writer is None else writer.make_rows(conditions)
@@ -151,13 +182,14 @@ class Fused:
             if scorer is not None or condition.acts_in_prompt:
                 store_keys = None if rows is None else partial(rows.fill, n)
                 result = read.intact.replay(condition, edits, store_keys)
+            self._count(read=tokens[n])
             if scorer is not None:
                 scores = scorer.score(result)
                 yield n, self._rerun_non_finite(read, scorer.requests, condition, scores)
             if writer is not None:
                 begun.append(writer.begin(result))
         if writer is not None and rows is not None:
-            texts = writer.write(rows, begun, conditions, edits)
+            texts = writer.write(rows, begun, conditions, edits, self._count)
             for n, (condition, writings) in enumerate(zip(conditions, texts, strict=True)):
                 yield n, self._rerun_non_finite(read, writer.requests, condition, writings)
 
@@ -176,7 +208,8 @@ class Fused:
         if read.n_sequences > 1:
             for index, answer in by_index.items():
                 if not answer.finite:
-                    ((_, _, (alone,)),) = self.answer([[asked[index]]], [condition])
+                    plan = make_plan([asked[index]], [condition], self.twin.shape, self.budget)
+                    ((_, _, (alone,)),) = self._follow(plan, [[asked[index]]], [condition])
                     by_index[index] = alone
         return by_index
 
@@ -252,6 +285,7 @@ class Writer:
         begun: Sequence[tuple[NextTokens, list[bool]]],
         conditions: Sequence[Condition],
         edits: Edits,
+        count: Callable[..., None],
     ) -> list[list[Writing]]:
         """Generate the texts: `[condition][request]`.
 
@@ -260,6 +294,7 @@ class Writer:
             begun: the result of `begin` for each condition.
             conditions: the conditions of the rows.
             edits: the edits of the conditions.
+            count: is told after each step how many tokens it has `written`.
         """
         asked = [request for _ in conditions for request in self.requests.values()]
         decoding = Decoding(Stops(self._twin.bridge), asked)
@@ -282,6 +317,7 @@ class Writer:
                 texts = torch.tensor([decoding.live[n] for n in places], device=self._device)
             chosen, differs = self._step(rows, decoding, lengths, conditions, edits)
             changed[texts] |= differs[unfinished]
+            count(written=n_unfinished)
         writings, n = decoding.results(changed.cpu()), len(self.requests)
         return [writings[start : start + n] for start in range(0, len(writings), n)]
 

@@ -76,6 +76,23 @@ class Group:
         return max(map(len, self.waves), default=0) * self.n_written
 
 
+@dataclass
+class Computed:
+    """How much of a plan has been computed.
+
+    Attributes:
+        to_read: tokens that the plan reads; one that runs through half of the blocks counts half.
+        to_write: the most tokens that it writes; most texts end earlier.
+        read: the tokens read so far.
+        written: the tokens written so far.
+    """
+
+    to_read: float
+    to_write: float
+    read: float = 0.0
+    written: float = 0.0
+
+
 @dataclass(frozen=True, repr=False)
 class Plan:
     """What an engine will do for some requests under some conditions.

@@ -72,6 +72,11 @@ _READ: dict[str, tuple[str, str]] = {
         f"{_OF_MEANS} across; up as of paired effects; {_NOT_CORRECTED.format(many='layers')}",
     ),
 }
+# How to read a figure of a run that is not finished, where that differs.
+_READ_INTERIM = {
+    "role_map": "Bars: all pale, since no layer is judged before the run is finished. Circles: the "
+    "same layer, ablated at other positions",
+}
 # What a caption names of the rows drawn, in this order: column, singular, plural.
 _WORDS = (
     ("ablation", "ablation", "ablations"),
@@ -108,7 +113,8 @@ def caption(figure: go.Figure, result: SweepResult | None = None) -> str:
 
     Args:
         figure: a figure of `lr.figures`, before or after `paper`.
-        result: the sweep that it shows; adds model, dtype, seed and versions to the caption.
+        result: the sweep that it shows; adds model, dtype, seed and versions to the caption, and
+            how far the run is if it is not finished.
 
     Raises:
         InputError: the figure is not one of `lr.figures`, or `result` is not a sweep's result.
@@ -120,7 +126,11 @@ def caption(figure: go.Figure, result: SweepResult | None = None) -> str:
     if result is not None:
         check_result(result)
     reading, intervals = _READ[meta["figure"]]
+    interim = "" if result is None else result.interim
+    if interim:
+        reading = _READ_INTERIM.get(meta["figure"], reading)
     sentences = [
+        f"Interim, {interim}" if interim else "",
         meta["title"],
         meta["subtitle"],
         reading,

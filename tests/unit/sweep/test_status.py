@@ -2,15 +2,19 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
+import threading
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import layerroles as lr
-import layerroles.sweep.sweep as module
 from layerroles.cli import main
+from layerroles.sweep import execution
 from layerroles.sweep.status import describe_unfinished, read_status, write_progress
 from tests.support.random_models import random_model
 
@@ -36,7 +40,7 @@ def test_a_run_tells_how_far_it_is(tmp_path: Path) -> None:
 def test_only_what_is_stored_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[tuple[int, int]] = []
 
-    monkeypatch.setattr(module, "show_progress", lambda _, what: _Noting(told, tmp_path, what))
+    monkeypatch.setattr(execution, "show_progress", lambda _, what: _Noting(told, tmp_path, what))
     sweep().run(tmp_path)
     assert told
     assert all(done <= stored for done, stored in told)
@@ -68,7 +72,7 @@ class _Noting:
     def __exit__(self, *_: object) -> None:
         pass
 
-    def advance(self, rows: int, now_at: str) -> None:
+    def advance(self, rows: int, now_at: str, _outlook: object = None) -> None:
         self.done += rows
         self.told.append((self.done, len(lr.read(self.folder).frame)))
 
@@ -212,3 +216,175 @@ def test_the_effects_of_a_run_that_is_going_on(tmp_path: Path) -> None:
         json.dumps(manifest | {"conditions": full["conditions"]})
     )
     assert main(["status", str(tmp_path), "--top", "3"]) == 0
+
+
+@pytest.fixture
+def finished(tmp_path: Path) -> Path:
+    sweep().run(tmp_path)
+    return tmp_path
+
+
+def start_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Start a run that stores 4 rows, then 8 more, then ends: a step each time someone waits."""
+
+    def run() -> Iterator[None]:
+        with write_progress(folder, 12) as tell:
+            tell(4, "facts, skip L0")
+            yield
+            tell(8, "facts, skip L1")
+            yield
+
+    steps = run()
+    monkeypatch.setattr("layerroles.sweep.status._SECONDS_BETWEEN_WRITES", 0.0)
+    monkeypatch.setattr("layerroles.cli.status.time.sleep", lambda seconds: next(steps, None))
+    next(steps)
+
+
+def test_a_finished_run_is_followed_to_its_end_at_once(
+    finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["status", str(finished), "--follow"]) == 0
+    line, title, *_, legend = capsys.readouterr().out.splitlines()
+    assert line.startswith("done: 12 of 12 rows, ")
+    assert title == "Harm of each layer: skip at all"
+    assert legend.startswith("Harm in tenths")
+
+
+def test_a_run_is_followed_until_it_ends(
+    finished: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start_run(finished, monkeypatch)
+    assert main(["status", str(finished), "--follow"]) == 0
+    first, last, title, *_ = capsys.readouterr().out.splitlines()  # none within 10 seconds
+    assert first.startswith("running: 4 of 12 rows")
+    assert last.startswith("done: 12 of 12 rows")
+    assert title.startswith("Harm of each layer")
+
+    monkeypatch.setattr("layerroles.cli.status._SECONDS_BETWEEN_LINES", 0.0)
+    start_run(finished, monkeypatch)
+    assert main(["status", str(finished), "--follow"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len({line for line in lines if re.match("running|done", line)}) == 3
+
+
+def test_a_run_of_another_thread_is_followed(
+    finished: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("layerroles.cli.status._SECONDS_BETWEEN_LOOKS", 0.01)
+    started = threading.Event()
+
+    def write() -> None:
+        with write_progress(finished, 12) as tell:
+            started.set()
+            time.sleep(0.2)
+            tell(12, "facts, skip L1")
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    started.wait()
+    assert main(["status", str(finished), "--follow"]) == 0
+    writer.join()
+    assert "done: 12 of 12 rows" in capsys.readouterr().out
+
+
+def test_changes_are_lines_of_json(
+    finished: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start_run(finished, monkeypatch)
+    assert main(["status", str(finished), "--follow", "--json"]) == 0
+    told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(one["state"], one["rows_done"]) for one in told] == [
+        *(("running", 4), ("running", 12), ("done", 12))
+    ]
+    assert told[-1] == read_status(finished).to_dict()
+
+
+def test_a_terminal_gets_a_bar_and_strips(
+    finished: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    readings = 0
+
+    def read(folder: Path) -> lr.SweepResult:
+        nonlocal readings
+        readings += 1
+        return result
+
+    result = lr.read(finished)
+    monkeypatch.setitem(lr.__dict__, "read", read)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setattr("layerroles.cli.status._SECONDS_BETWEEN_READINGS", 100.0)
+    start_run(finished, monkeypatch)
+    assert main(["status", str(finished), "--follow"]) == 0
+    shown = capsys.readouterr().out
+    assert "\x1b[" in shown
+    last = shown[shown.rindex("done: 12 of 12 rows") :]
+    last = re.sub("\x1b\\[[0-9;?]*[a-zA-Z]", "", last)
+    bar, title = last.splitlines()[1:3]
+    assert bar.strip() == "\N{BOX DRAWINGS HEAVY HORIZONTAL}" * 60
+    assert title.strip() == "Harm of each layer: skip at all"
+    assert "not above chance" in last
+    assert readings == 2  # the first rows, and the last; those between came too soon
+
+    monkeypatch.setattr("layerroles.cli.status._SECONDS_BETWEEN_READINGS", 0.0)
+    monkeypatch.setattr("layerroles.cli.status._READINGS_BETWEEN_READINGS", 0.0)
+    readings = 0
+    start_run(finished, monkeypatch)
+    main(["status", str(finished), "--follow"])
+    assert readings == 3  # once for each number of rows, and at the end
+
+    monkeypatch.setenv("NO_COLOR", "1")
+    capsys.readouterr()
+    assert main(["status", str(finished), "--follow"]) == 0
+    assert "\x1b" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("colour", ["", "1"])
+def test_before_the_first_row_there_is_only_the_line(
+    colour: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", colour)
+    monkeypatch.setenv("TERM", "xterm-256color")
+    with pytest.raises(ZeroDivisionError), write_progress(tmp_path, 12):
+        raise ZeroDivisionError("no model")
+    assert main(["status", str(tmp_path), "--follow"]) == 0
+    shown = capsys.readouterr().out
+    assert "stopped: 0 of 12 rows (no model)" in shown
+    assert "Harm" not in shown
+
+
+def test_what_cannot_be_followed_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for more in ([], ["--json"]):
+        assert main(["status", str(tmp_path), "--follow", *more]) == 2
+        shown = capsys.readouterr()
+        assert (shown.out, shown.err.count("\n")) == ("", 1)
+        assert "holds no progress.json" in shown.err
+    assert main(["status", str(tmp_path), "--follow", "--top", "3"]) == 2
+    assert "--top 3 does not go with --follow" in capsys.readouterr().err
+    with write_progress(tmp_path, 4) as tell:
+        tell(4, "facts, skip L0")
+    assert main(["status", str(tmp_path), "--follow"]) == 2  # its rows are gone
+    assert "it has no manifest.json" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("more", [[], ["--json"]])
+def test_following_ends_by_an_interrupt(
+    more: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def interrupt(seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    with write_progress(tmp_path, 4):
+        monkeypatch.setattr("layerroles.cli.status.time.sleep", interrupt)
+        assert main(["status", str(tmp_path), "--follow", *more]) == 130
+    assert capsys.readouterr().err == "layerroles: no longer followed; the run is not affected\n"

@@ -9,7 +9,7 @@ import pytest
 import layerroles as lr
 from layerroles.engine import MEASURED_SHARE, Speed
 from layerroles.sweep import units
-from layerroles.sweep.sweep import Sweep
+from layerroles.sweep.execution import Execution
 from layerroles.sweep.units import Unit
 from tests.support.random_models import model_path, random_model
 from tests.support.scale import Scale
@@ -38,8 +38,17 @@ def slow_device(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lr.Engine, "measured_speed", lambda _self: SLOW)
 
 
-def chosen(one: lr.Sweep) -> dict[str, int]:
-    return one._choose_rows_at_once(lr.Engine(one.model), {}, known={})
+def chosen(one: lr.Sweep, engine: lr.Engine | None = None) -> dict[str, int]:
+    """The sizes in a new run folder."""
+    sizes: dict[str, int] = {}
+    manifest = {"rows_at_once": sizes, "only_needed": True}
+    one._choose_sizes(engine or lr.Engine(one.model), manifest, {})
+    return sizes
+
+
+def missing(one: lr.Sweep, rows_of_task: dict[str, int]) -> list[Unit]:
+    work = one._work(lr.Engine(one.model))
+    return list(work.missing({}, rows_of_task, rounds=False, only_needed=False))
 
 
 def seconds_of(one: lr.Sweep, unit: Unit) -> float:
@@ -61,10 +70,10 @@ def test_units_take_the_time_that_is_asked_for(n_conditions: int) -> None:
     ]
     for task in TASKS:
         one = lr.Sweep(model, [task], conditions, limit=32)
-        (whole, *_others) = one._missing_units({}, {})
+        (whole, *_others) = missing(one, {})
         whole_seconds = seconds_of(one, whole)
         one.unit_seconds = whole_seconds / 2
-        first = next(one._missing_units({}, chosen(one)))
+        first = missing(one, chosen(one))[0]
         taken = seconds_of(one, first)
         assert len(first.conditions) == len(whole.conditions)
         assert len(first.examples) < len(whole.examples)
@@ -74,7 +83,7 @@ def test_units_take_the_time_that_is_asked_for(n_conditions: int) -> None:
         assert taken > one.unit_seconds / 3
         # A second is far too short for this device.
         one.unit_seconds = 1e-9
-        smallest = next(one._missing_units({}, chosen(one)))
+        smallest = missing(one, chosen(one))[0]
         each = seconds_of(one, smallest) / len(smallest.examples)
         assert each <= 1.16 * whole_seconds / len(whole.examples)
         one.unit_seconds = 1e9
@@ -94,7 +103,7 @@ def test_tiny_tasks_are_not_cut_and_nothing_is_measured(monkeypatch: pytest.Monk
 def test_without_weights_or_fused_answers_the_time_is_not_known() -> None:
     one = sweep(1e-9)
     whole = dict.fromkeys((task.label for task in TASKS), one.rows_at_once)
-    assert one._choose_rows_at_once(lr.Engine(one.model, executor="plain"), {}, known={}) == whole
+    assert chosen(one, lr.Engine(one.model, executor="plain")) == whole
     model = lr.load(model_path("llama"), device="meta")
     conditions = lr.each_layer(model, lr.Skip())
     assert chosen(lr.Sweep(model, TASKS, conditions, limit=12, unit_seconds=1e-9)) == whole
@@ -110,17 +119,17 @@ def test_rows_are_those_of_large_units_and_a_killed_run_goes_on_alike(
     assert cut == dict.fromkeys(cut, 4)  # an example under four conditions
 
     stored: list[int] = []
-    answer_units = Sweep._answer_units
+    answer_units = Execution._answer_units
 
-    def stop_after_some(self: lr.Sweep, *arguments: object) -> object:
-        for n, (n_rows, now_at) in enumerate(answer_units(self, *arguments)):  # type: ignore[arg-type]
-            stored.append(n_rows)
+    def stop_after_some(self: Execution, units: list[Unit]) -> object:
+        for n, part in enumerate(answer_units(self, units)):
+            stored.append(part.n_rows)
             if n == 5:
                 raise KeyboardInterrupt
-            yield n_rows, now_at
+            yield part
 
     with monkeypatch.context() as patched:
-        patched.setattr(Sweep, "_answer_units", stop_after_some)
+        patched.setattr(Execution, "_answer_units", stop_after_some)
         with pytest.raises(KeyboardInterrupt):
             sweep(1e-9).run(tmp_path / "cut")
 

@@ -1,0 +1,352 @@
+"""Answer what a run folder lacks, unit by unit, and tell how far the run is.
+
+A run asks in rounds: the first examples of every task under every condition, then further ones.
+After each round the folder is a whole, smaller sweep. What only some layers raise (see
+`next_cells`) is asked when all rounds are done, and the noise floor in the end.
+"""
+
+import json
+import logging
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from layerroles.ablations import INTACT, Condition
+from layerroles.backends import Job, JobPart, OpenBackend
+from layerroles.engine import Computed, Engine
+from layerroles.progress import Advance, Outlook, Picture, show_progress
+from layerroles.protocols import Answer, Asked, add_coherence
+from layerroles.results import SweepResult
+from layerroles.sweep import noise_floor
+from layerroles.sweep.next_cells import expected_next, find_waiting, next_cells
+from layerroles.sweep.pace import Pace
+from layerroles.sweep.reading import read
+from layerroles.sweep.reference_prompts import References
+from layerroles.sweep.status import write_progress
+from layerroles.sweep.store import ROW, Key, Store
+from layerroles.sweep.strips import layer_strips, strip_lines
+from layerroles.sweep.units import SweepCell, Unit, UnitSizes, count_together, missing_units
+from layerroles.tasks import Example
+
+log = logging.getLogger(__name__)
+
+_SECONDS_BETWEEN_STEPS = 0.5
+_NOTHING_ELSE = Outlook()
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a sweep asks, as its execution needs it.
+
+    Attributes:
+        cells: the cells.
+        conditions: the conditions, the intact model first.
+        references: the references of the conditions.
+        prepare: encodes examples of a cell.
+        rows_at_once: about how many rows of each cell a unit holds at the most.
+        coherence: whether the intact model scores the texts.
+        noise_floor: whether the intact model is asked twice.
+    """
+
+    cells: Sequence[SweepCell]
+    conditions: Sequence[Condition]
+    references: References
+    prepare: Callable[[SweepCell, Sequence[Example]], Asked]
+    rows_at_once: int
+    coherence: bool
+    noise_floor: bool
+
+    def waiting(self, *, only_needed: bool) -> dict[Condition, Condition]:
+        """Return the conditions that wait for others (see `find_waiting`)."""
+        return find_waiting(self.conditions) if only_needed else {}
+
+    def missing(
+        self,
+        done: Mapping[Key, set[str]],
+        rows_of_task: Mapping[str, int],
+        *,
+        rounds: bool,
+        only_needed: bool,
+    ) -> Iterator[Unit]:
+        """Yield the units that are missing, without those of waiting conditions."""
+        waiting = self.waiting(only_needed=only_needed)
+        asked = [condition for condition in self.conditions if condition not in waiting]
+        sizes = UnitSizes(count_together(len(asked)), self.rows_at_once, rows_of_task, rounds)
+        return missing_units(self.cells, asked, done, sizes)
+
+    def missing_needed(
+        self,
+        done: Mapping[Key, set[str]],
+        rows_of_task: Mapping[str, int],
+        needed: set[Key],
+    ) -> Iterator[Unit]:
+        """Yield the units that are missing of waiting conditions in the cells that need them."""
+        for task in dict.fromkeys(cell.task.label for cell in self.cells):
+            cells = [cell for cell in self.cells if cell.task.label == task]
+            hashes = {condition for condition, of, _ in needed if of == task}
+            asked = [condition for condition in self.conditions if condition.hash in hashes]
+            if asked:
+                sizes = UnitSizes(count_together(len(asked)), self.rows_at_once, rows_of_task)
+                yield from missing_units(cells, asked, done, sizes, needed)
+
+
+class Execution:
+    """One run of a sweep into an open run folder.
+
+    Args:
+        work: what is asked.
+        asked: all examples of each cell, encoded, by the cell's names.
+        store: the open run folder.
+        workers: the open backend.
+        engine: the engine of this process.
+        expected: seconds per row by task, from the cost model, as far as they are known.
+        after_round: called after each round but the last with the folder's rows so far.
+    """
+
+    def __init__(
+        self,
+        work: Work,
+        asked: Mapping[tuple[str, str], Asked],
+        store: Store,
+        workers: OpenBackend,
+        engine: Engine,
+        expected: Mapping[str, float],
+        after_round: Callable[[SweepResult], None] | None,
+    ) -> None:
+        self._work, self._store, self._workers, self._engine = work, store, workers, engine
+        self._asked, self._after_round = asked, after_round
+        self._waiting = work.waiting(only_needed=store.manifest["only_needed"])
+        self._pace = Pace(expected)
+        self._begun = 0  # the unit that was begun last
+        self._began: float | None = None  # when, until its first pass
+
+    def run(self) -> None:
+        """Answer and store all that is missing."""
+        store = self._store
+        units = self._next_units()
+        total = sum(unit.n_rows for unit in units)
+        with write_progress(store.folder, total) as tell_file:
+            with show_progress(total, "sweep") as tell_bar:
+
+                def tell(rows: int, now: str, outlook: Outlook = _NOTHING_ELSE) -> None:
+                    tell_bar(rows, now, outlook)
+                    tell_file(rows, now, outlook)
+
+                while units:
+                    self._answer(units, tell)
+                    if units := self._next_units():
+                        more = sum(unit.n_rows for unit in units)
+                        tell(0, "layers that may be sinks", Outlook(more=more))
+            self._repeat_intact(tell_file)
+            store.manifest["finished"] = True
+            store.save_manifest()
+
+    def _next_units(self) -> list[Unit]:
+        """Return what is asked next: what is missing in rounds, then what its answers raise."""
+        work, manifest, done = self._work, self._store.manifest, self._store.answered_ids()
+        rows_of_task = manifest["rows_at_once"]
+        rules = {name: manifest[name] for name in ("rounds", "only_needed")}
+        units = list(work.missing(done, rows_of_task, **rules))
+        if units or not self._waiting:
+            return units
+        needed = next_cells(read(self._store.folder), self._waiting)
+        return list(work.missing_needed(done, rows_of_task, needed))
+
+    def _answer(self, units: Sequence[Unit], tell: Advance) -> None:
+        """Answer and store units; end rounds."""
+        pace, last_told = self._pace, 0.0
+        pace.expect({})
+        pace.add(units)
+        n_left = Counter(unit.round for unit in units)
+
+        def on_step(computed: Computed) -> None:
+            nonlocal last_told
+            if self._began is not None:
+                pace.prepared(time.monotonic() - self._began)
+                self._began = None
+            unit = units[self._begun]
+            rows = pace.share(unit, computed) * unit.n_rows
+            if time.monotonic() - last_told < _SECONDS_BETWEEN_STEPS:
+                return
+            last_told = time.monotonic()
+            left = pace.seconds_left(unit, rows)
+            tell(0, _describe(unit, computed), Outlook(rows, left))
+
+        with self._engine.telling(on_step):
+            for part in self._answer_units(units):
+                unit = units[part.unit]
+                pace.stored(part.unit, unit, part.n_rows, part.seconds)
+                tell(part.n_rows, part.now, Outlook(left=pace.seconds_left()))
+                n_left[unit.round] -= part.ends_unit
+                rounds_left = {number for number, n in n_left.items() if n}
+                if part.ends_unit and rounds_left and min(rounds_left) > unit.round:
+                    picture = self._end_round()
+                    tell(0, part.now, Outlook(left=pace.seconds_left(), picture=picture))
+
+    def _end_round(self) -> Picture | None:
+        """Expect which waiting conditions will be asked; return what is known, if it is shown."""
+        is_shown = sys.stderr.isatty() or log.isEnabledFor(logging.INFO)
+        if not (self._waiting or is_shown or self._after_round is not None):
+            return None
+        result = read(self._store.folder)
+        self._pace.expect(expected_next(result, self._waiting))
+        if self._after_round is not None:
+            self._after_round(result)
+        return Picture(layer_strips(result), strip_lines(result)) if is_shown else None
+
+    def _answer_units(self, units: Sequence[Unit]) -> Iterator["_Stored"]:
+        """Answer and store units; yield what was stored.
+
+        Answers that depend on what shares their batch are stored together, so that an interrupted
+        run computes the same batches again.
+        """
+        work, store = self._work, self._store
+        asked_by_unit: dict[int, list[Asked]] = {}  # of the units that are being answered
+        n_rows_left = [unit.n_rows for unit in units]
+
+        def jobs() -> Iterator[Job]:
+            for index, unit in enumerate(units):
+                self._begun = index
+                asked_by_unit[index] = [work.prepare(cell, unit.examples) for cell in unit.cells]
+                task = unit.cells[0].task.label
+                self._began = time.monotonic()
+                yield Job(
+                    task,
+                    tuple(asked.requests for asked in asked_by_unit[index]),
+                    work.references.conditions(task, unit.conditions),
+                    apart=all(asked.apart for asked in asked_by_unit[index]),
+                    coherence=work.coherence,
+                )
+
+        last_saved = time.monotonic()
+        for index, part in self._workers.answer_jobs(jobs()):
+            unit = units[index]
+            rows = _judge_part(unit, asked_by_unit[index], part)
+            store.add_rows(rows)
+            # The rows are stored; a killed run may lose a second of the time recorded for them.
+            if _add_statistics(store.manifest, part) or time.monotonic() - last_saved > 1:
+                store.save_manifest()
+                last_saved = time.monotonic()
+            n_rows = sum(map(len, rows.values()))
+            n_rows_left[index] -= n_rows
+            if not n_rows_left[index]:
+                del asked_by_unit[index]
+            last = max(condition for condition, _ in part.answers)
+            now = f"{unit.cells[0].task.label}, {unit.conditions[last].name}"
+            yield _Stored(index, n_rows, now, part.seconds, not n_rows_left[index])
+        store.save_manifest()
+
+    def _repeat_intact(self, tell: Advance) -> None:
+        """Ask the intact model again in cells without a noise floor or chance, and store both."""
+        store, prepare, asked_by_cell = self._store, self._work.prepare, self._asked
+        cells = [
+            cell
+            for cell in self._work.cells
+            if any(self._needs_floor_and_chance(cell, asked_by_cell[cell.names]))
+        ]
+        batches = [
+            (cell, list(batch))
+            for cell in cells
+            for batch in noise_floor.split_batches(cell.examples)
+        ]
+        jobs = (
+            Job("noise floor", (prepare(cell, batch).requests,), (INTACT,))
+            for cell, batch in batches
+        )
+        answers_by_batch: dict[int, list[Any]] = {}
+        n_batches_left = Counter(cell.names for cell, _ in batches)
+        with show_progress(sum(len(batch) for _, batch in batches), "noise floor") as advance:
+            for index, part in self._workers.answer_jobs(jobs):
+                answers_by_batch[index] = part.answers[0, 0]
+                cell, batch = batches[index]
+                _add_statistics(store.manifest, replace(part, seconds=0.0))
+                n_batches_left[cell.names] -= 1
+                if not n_batches_left[cell.names]:
+                    own_batches = [i for i, (of, _) in enumerate(batches) if of.names == cell.names]
+                    answers = [answer for i in own_batches for answer in answers_by_batch.pop(i)]
+                    self._store_noise_floor(cell, asked_by_cell[cell.names], answers)
+                advance(len(batch), ", ".join(cell.names))
+                tell(0, f"noise floor of {', '.join(cell.names)}")  # not counted as rows
+
+    def _store_noise_floor(self, cell: SweepCell, asked: Asked, answers: list[Any]) -> None:
+        """Store the noise floor and chance of a cell, from its repeated answers."""
+        store = self._store
+        in_manifest = store.manifest_cell(*cell.names)
+        needs_floor, needs_chance = self._needs_floor_and_chance(cell, asked)
+        if needs_floor:
+            ids = (example.id for example in cell.examples)
+            repeated = dict(zip(ids, asked.judge(answers), strict=True))
+            before = store.read_answers(INTACT.hash, *cell.names)
+            store.add_noise_floor(noise_floor.measure_noise_floor(in_manifest, before, repeated))
+        if (estimate := asked.shuffled(answers)) is not None:
+            in_manifest["shuffled"] = estimate
+            if needs_chance:
+                in_manifest |= {"chance": estimate, "chance_from": "shuffled answers"}
+        store.save_manifest()
+
+    def _needs_floor_and_chance(self, cell: SweepCell, asked: Asked) -> tuple[bool, bool]:
+        """Return whether a cell's noise floor, and its chance, are still to be measured."""
+        store, n = self._store, len(cell.examples)
+        needs_floor = self._work.noise_floor and noise_floor.needs_floor(
+            store.manifest, cell.names, n
+        )
+        return needs_floor, noise_floor.needs_chance(store.manifest_cell(*cell.names), asked)
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """What was stored at once.
+
+    Attributes:
+        unit: the number of the unit.
+        n_rows: the number of rows.
+        now: the task and condition that they answer, as text.
+        seconds: the seconds that a worker took for them.
+        ends_unit: whether all rows of the unit are stored now.
+    """
+
+    unit: int
+    n_rows: int
+    now: str
+    seconds: float
+    ends_unit: bool
+
+
+def _describe(unit: Unit, computed: Computed) -> str:
+    """Say how far a unit is: `facts@2: 84% read, 1,204 tokens written`."""
+    share = min(1.0, computed.read / computed.to_read) if computed.to_read else 1.0
+    text = f"{unit.cells[0].task.label}: {share:.0%} read"
+    return f"{text}, {computed.written:,.0f} tokens written" if computed.to_write else text
+
+
+def _judge_part(
+    unit: Unit, asked_cells: Sequence[Asked], part: JobPart
+) -> dict[Key, dict[str, tuple[object, ...]]]:
+    """Judge the answers of a part; return values of `ROW` by key, then by example id."""
+    rows: dict[Key, dict[str, tuple[object, ...]]] = {}
+    for (condition, cell), outputs in part.answers.items():
+        answers = asked_cells[cell].judge(outputs)
+        answers = add_coherence(part.coherence, asked_cells[cell].requests, outputs, answers)
+        rows[unit.conditions[condition].hash, *unit.cells[cell].names] = {
+            example.id: _row_values(answer)
+            for example, answer in zip(unit.examples, answers, strict=True)
+        }
+    return rows
+
+
+def _add_statistics(manifest: dict[str, Any], part: JobPart) -> bool:
+    """Add a part's statistics to a manifest; return True if executors or back-offs changed."""
+    before = manifest["executors"], manifest["memory_halved"]
+    manifest["seconds"] += part.seconds
+    manifest["executors"] = sorted({*manifest["executors"], *part.executors})
+    manifest["memory_halved"] = max(manifest["memory_halved"], part.times_halved)
+    manifest["peak_memory"] = max(manifest["peak_memory"], part.peak_memory)
+    return before != (manifest["executors"], manifest["memory_halved"])
+
+
+def _row_values(answer: Answer) -> tuple[object, ...]:
+    details = json.dumps(answer.details, ensure_ascii=False) if answer.details else ""
+    return tuple(details if name == "details" else getattr(answer, name) for name in ROW)

@@ -1,0 +1,109 @@
+"""Expect how long the rest of a run takes, from the times of its latest units.
+
+Tasks differ in what a row costs by a factor of a hundred, so each has a speed of its own.
+"""
+
+import time
+from collections import Counter, defaultdict, deque
+from collections.abc import Iterable, Mapping
+
+from layerroles.engine import Computed
+from layerroles.sweep.units import Unit
+
+# The units of a task whose times are used: the latest, since units of later rounds are larger.
+_N_LATEST = 2
+# Until a unit of a task has shown it: how many of the tokens that texts may have they do have.
+_WRITTEN = 0.5
+
+
+class Pace:
+    """The rows that are left of each task, and the time that a row of it takes.
+
+    Args:
+        expected: seconds per row by task, from the cost model, until a unit has been answered.
+    """
+
+    def __init__(self, expected: Mapping[str, float]) -> None:
+        self._expected = dict(expected)
+        self._rows_left: Counter[str] = Counter()
+        # By task: how many of the tokens that texts may have they do have; in the unit in progress.
+        self._written: dict[str, float] = {}
+        self._written_now: dict[str, float] = {}
+        self._may_follow: Mapping[str, float] = {}
+        # For each task: the number of a unit, seconds of work on it, rows stored of it.
+        self._latest: defaultdict[str, deque[tuple[int, float, int]]] = defaultdict(
+            lambda: deque(maxlen=_N_LATEST)
+        )
+        self._work = self._wall = self._before_pass = self._all_before_pass = 0.0
+        self._began = time.monotonic()
+
+    def add(self, units: Iterable[Unit]) -> None:
+        """Add units that are to be answered."""
+        for unit in units:
+            self._rows_left[_task(unit)] += unit.n_rows
+
+    def expect(self, rows: Mapping[str, float]) -> None:
+        """Set the numbers of further rows that will probably have to be asked, by task."""
+        self._may_follow = rows
+
+    def prepared(self, seconds: float) -> None:
+        """Note seconds before the first pass of a unit, such as a trial that is not repeated."""
+        self._before_pass += seconds
+
+    def stored(self, number: int, unit: Unit, n_rows: int, seconds: float) -> None:
+        """Note that rows of a unit were stored, and the seconds that a worker took for them."""
+        task = _task(unit)
+        seconds -= min(seconds, self._before_pass)
+        self._all_before_pass += self._before_pass
+        self._before_pass = 0.0
+        latest = self._latest[task]
+        if latest and latest[-1][0] == number:
+            _, before, rows = latest.pop()
+            latest.append((number, before + seconds, rows + n_rows))
+        else:
+            latest.append((number, seconds, n_rows))
+        self._written |= self._written_now
+        self._rows_left[task] -= n_rows
+        self._work += seconds
+        self._wall = time.monotonic() - self._began - self._all_before_pass
+
+    def share(self, unit: Unit, computed: Computed) -> float:
+        """Return about how much of a unit has been computed, from 0 to 1."""
+        task = _task(unit)
+        if computed.to_write:
+            self._written_now[task] = computed.written / computed.to_write
+        to_write = computed.to_write * self._written.get(task, _WRITTEN)
+        return min(1.0, (computed.read + computed.written) / max(computed.to_read + to_write, 1.0))
+
+    def seconds_left(self, unit: Unit | None = None, computed: float = 0.0) -> float | None:
+        """Return the expected seconds until all rows are stored; None if nothing is known yet.
+
+        Args:
+            unit: the unit that is being answered.
+            computed: rows of it that are computed and not yet stored.
+        """
+        task = None if unit is None else _task(unit)
+        measured = {
+            name: sum(seconds for _, seconds, _ in units) / sum(rows for _, _, rows in units)
+            for name, units in self._latest.items()
+        }
+        alike = [name for name in measured if name in self._expected]
+        expected = sum(self._expected[name] for name in alike)
+        ratio = sum(measured[name] for name in alike) / expected if expected else 1.0
+        mean = sum(measured.values()) / len(measured) if measured else None
+        left = 0.0
+        for name in {*self._rows_left, *self._may_follow}:
+            rows = self._rows_left[name] + self._may_follow.get(name, 0.0)
+            rows -= computed if name == task else 0.0
+            each = measured.get(name)
+            if each is None:
+                each = ratio * self._expected[name] if name in self._expected else mean
+            if each is None:
+                return None
+            left += max(0.0, rows) * each
+        # Several workers share the work, and beside it rows are judged and stored.
+        return left * (self._wall / self._work if self._work else 1.0)
+
+
+def _task(unit: Unit) -> str:
+    return unit.cells[0].task.label

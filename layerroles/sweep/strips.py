@@ -1,0 +1,281 @@
+"""Harm over depth as text: a strip per family and protocol, one character per layer.
+
+A terminal gets a table with coloured cells, a log the same with digits. Both show a run that is
+still going as well as a finished one: they hold estimates and no verdicts. The harm of a layer is
+the mean over the family's tasks with skill above chance, as in `Roles.layers`.
+
+Example:
+    for line in strip_lines(lr.read("runs/first")):
+        print(line)
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from layerroles import stats
+from layerroles.errors import visible
+from layerroles.results import INTACT, Cell, SweepResult, cells_of, check_result, records
+
+if TYPE_CHECKING:
+    from rich.table import Table
+    from rich.text import Text
+
+_LAYERS_BETWEEN_NUMBERS = 10
+# A cell keeps this share of its colour at least, however wide its interval is, and loses the rest
+# up to this width, in units of harm.
+_FAINTEST = 0.3
+_WIDEST = 2.0
+# No spaces, which rich would drop or wrap at.
+_CELL, _UNKNOWN, _FILLER = "\N{FULL BLOCK}", "\N{MIDDLE DOT}", "\N{BOX DRAWINGS LIGHT HORIZONTAL}"
+_LEGEND = (
+    "Harm in tenths: 0 below 0.1, 9 below 1, + 1 or more; - the ablation helps by 0.1 or more; "
+    ". not known. Layers are counted from 0."
+)
+
+
+@dataclass(frozen=True)
+class _Strip:
+    """Harm over depth of one family under one protocol.
+
+    Attributes:
+        family: the family.
+        protocol: the protocol.
+        n: the questions that the intact model answered.
+        intact: the intact score, the mean over tasks; NaN if there is none yet.
+        chance: the score of guessing; NaN if unknown.
+        why: why no harm is measurable; "" if it is.
+        harms: the harm of each layer; unknown if the layer was not swept, or not asked yet.
+    """
+
+    family: str
+    protocol: str
+    n: int
+    intact: float
+    chance: float
+    why: str
+    harms: tuple[stats.Contrast, ...]
+
+
+def layer_strips(result: SweepResult) -> "Table":
+    """Return a table of harm over depth, a row per family and protocol, a coloured cell per layer.
+
+    Orange cells hurt, blue ones help, up to a harm of 1 either way; the wider the interval, the
+    fainter the cell. Judged are the positions `all` if swept, else the first by name, and the first
+    ablation. If no condition ablates one whole layer, the table says so.
+
+    Args:
+        result: a sweep, finished or not.
+
+    Raises:
+        InputError: it is no sweep's result.
+
+    Example:
+        rich.print(layer_strips(lr.read("runs/first")))
+    """
+    from rich.table import Table
+    from rich.text import Text
+
+    from layerroles.figures.style import family_colour
+
+    title, strips = _measure_strips(result)
+    table = Table(
+        title=Text(title),
+        title_justify="left",
+        caption_justify="left",
+        box=None,
+        padding=(0, 2, 0, 0),
+        pad_edge=False,
+    )
+    if not strips:
+        table.show_header = False
+        table.add_row(_describe_missing(result))
+        return table
+    for name in ("family", "protocol", "n", "intact", "chance"):
+        is_number = name in ("n", "intact", "chance")
+        table.add_column(name, no_wrap=True, justify="right" if is_number else "left")
+    # Where the table is too narrow, numbers and cells are folded at the same layers.
+    table.add_column(Text(_number_layers(len(strips[0].harms), _FILLER)), overflow="fold")
+    for strip in strips:
+        family, *others = map(Text, _format_names_and_scores(strip))
+        square = Text("\N{BLACK SQUARE} ", style=family_colour(strip.family))
+        cells = Text(strip.why, style="dim") if strip.why else _colour_cells(strip.harms)
+        table.add_row(Text.assemble(square, family), *others, cells)
+    legend = Text(style="not italic")
+    for word, harm in {"hurts": 1.0, "no change": 0.0, "helps": -1.0}.items():
+        legend.append(_CELL, style=_colour_of(harm)).append(f" {word}  ")
+    table.caption = legend.append(f"{_UNKNOWN} not known  faint: wide interval")
+    return table
+
+
+def strip_lines(result: SweepResult) -> list[str]:
+    """Return the strips of `layer_strips` as lines without colour, with a legend as the last.
+
+    A layer is one character: its harm in tenths, `+` from 1 on, `-` where the ablation helps by 0.1
+    or more, `.` where harm is not known.
+
+    Raises:
+        InputError: it is no sweep's result.
+    """
+    title, strips = _measure_strips(result)
+    if not strips:
+        return [title, _describe_missing(result)]
+    numbers = _number_layers(len(strips[0].harms), " ")
+    rows = [("family", "protocol", "n", "intact", "chance", numbers)]
+    for strip in strips:
+        cells = strip.why or "".join(map(_format_tenths, strip.harms))
+        rows.append((*_format_names_and_scores(strip), cells))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for *texts, cells in rows:
+        padded = [
+            text.ljust(width) if place < 2 else text.rjust(width)
+            for place, (text, width) in enumerate(zip(texts, widths, strict=False))
+        ]
+        lines.append("  ".join([*padded, cells]).rstrip())
+    return [title, *lines, _LEGEND]
+
+
+def _measure_strips(result: SweepResult) -> tuple[str, list[_Strip]]:
+    """Return a title and the strips, in the order of the run; none if no layer was ablated."""
+    check_result(result)
+    what, condition_of = _choose_conditions(result)
+    title = f"Harm of each layer{what}"
+    if result.interim:
+        title += f"; estimates after {result.interim}"
+    n_layers = int(result.manifest.get("model", {}).get("n_layers", 0))
+    n_layers = max([n_layers, *(layer + 1 for layer in condition_of)])
+    conditions = [condition_of.get(layer) for layer in range(n_layers)]
+    groups: dict[tuple[str, str], list[Cell]] = {}
+    for cell in cells_of(result) if condition_of else []:
+        groups.setdefault((cell.family, cell.protocol), []).append(cell)
+    return visible(title), [_measure_strip(group, conditions) for group in groups.values()]
+
+
+def _choose_conditions(result: SweepResult) -> tuple[str, dict[int, str]]:
+    """Return the judged ablation and positions in words, and the condition that ablates each layer.
+
+    Both are empty if no condition ablates one whole layer.
+    """
+    # The conditions are read here, since `Harms` also computes each effect's test and interval.
+    places = {
+        str(row.condition): (str(row.ablation), str(row.at), int(row.layer))
+        for cell in cells_of(result)
+        for row in records(cell.conditions)
+        if row.part == "block" and not pd.isna(row.layer)
+    }
+    if not places:
+        return "", {}
+    ablations = list(dict.fromkeys(ablation for ablation, _, _ in places.values()))
+    ats = {at for ablation, at, _ in places.values() if ablation == ablations[0]}
+    judged = (ablations[0], "all" if "all" in ats else min(ats))
+    names = [(place[2], name) for name, place in places.items() if place[:2] == judged]
+    what = f": {judged[0]} at {judged[1]}"
+    condition_of = dict(reversed(names))  # the first of several settings
+    if len(condition_of) < len(names):
+        what += ", its first setting"
+    if len(ablations) > 1:
+        what += f", the first of {len(ablations)} ablations"
+    return what, condition_of
+
+
+def _measure_strip(cells: Sequence[Cell], conditions: Iterable[str | None]) -> _Strip:
+    """Return the strip of one family under one protocol.
+
+    Args:
+        cells: the family's tasks under the protocol.
+        conditions: the condition that ablates each layer; None if the layer was not swept.
+    """
+    with_skill = [cell for cell in cells if cell.has_skill]
+    shown = with_skill or cells
+    scores = [cell.scores.loc[INTACT].dropna() for cell in shown]
+    n = sum(map(len, scores))
+    chance = sum(cell.chance for cell in shown) / len(shown)
+    why = "" if with_skill else "not above chance"
+    if math.isnan(chance):
+        why = "no chance level"
+    elif not n:
+        why = "no scored answer"
+    harms = (
+        stats.mean_of([cell.harm({name: 1.0}) for cell in with_skill])
+        if name
+        else stats.NO_CONTRAST
+        for name in conditions
+    )
+    return _Strip(
+        family=cells[0].family,
+        protocol=cells[0].protocol,
+        n=n,
+        intact=sum(float(of_task.mean()) for of_task in scores) / len(scores) if n else math.nan,
+        chance=chance,
+        why=why,
+        harms=tuple(harms),
+    )
+
+
+def _describe_missing(result: SweepResult) -> str:
+    """Return why there are no strips."""
+    yet = " yet" if result.interim else ""
+    return f"no answer under a condition that ablates one whole layer{yet}"
+
+
+def _format_names_and_scores(strip: _Strip) -> tuple[str, str, str, str, str]:
+    intact, chance = (
+        "-" if math.isnan(score) else f"{score:.2f}" for score in (strip.intact, strip.chance)
+    )
+    return visible(strip.family), visible(strip.protocol), str(strip.n), intact, chance
+
+
+def _number_layers(n_layers: int, filler: str) -> str:
+    """Return a line that numbers every tenth layer above its cell."""
+    step = _LAYERS_BETWEEN_NUMBERS
+    numbers = "".join(f"{layer:{filler}<{step}}" for layer in range(0, n_layers, step))
+    last = (n_layers - 1) // step * step
+    return numbers[: max(n_layers, last + len(str(last)))]
+
+
+def _format_tenths(harm: stats.Contrast) -> str:
+    """Return a harm as one character; see `strip_lines`."""
+    if not harm.known:
+        return "."
+    tenths = math.floor(harm.value * 10 + 1e-9)  # 0.3 may come as 0.29999999999999993
+    return "-" if harm.value <= -0.1 + 1e-9 else "+" if tenths > 9 else str(max(0, tenths))
+
+
+def _colour_cells(harms: Iterable[stats.Contrast]) -> "Text":
+    """Return a cell per layer, coloured by harm and fainter the wider its interval."""
+    from rich.text import Text
+
+    cells = Text()
+    for harm in harms:
+        if harm.known:
+            width = min(_WIDEST, harm.interval.high - harm.interval.low)
+            strength = 1 - (1 - _FAINTEST) * width / _WIDEST
+            cells.append(_CELL, style=_colour_of(harm.value, strength))
+        else:
+            cells.append(_UNKNOWN, style="dim")
+    return cells
+
+
+def _colour_of(harm: float, strength: float = 1.0) -> str:
+    """Return the colour of a harm, `#rrggbb`, on the figures' diverging scale.
+
+    Args:
+        harm: orange hurts, blue helps; the scale ends at 1 either way.
+        strength: within 0 and 1; the rest is the neutral colour of a harm of 0.
+    """
+    from layerroles.figures.style import TEMPLATES
+
+    scale = TEMPLATES["dark"].layout.colorscale.diverging
+    stops = [stop for stop, _ in scale]
+    channels = [[int(colour[start : start + 2], 16) for _, colour in scale] for start in (1, 3, 5)]
+    place = (harm + 1) / 2  # clipped to the scale by `interp`
+    full, neutral = (
+        np.array([np.interp(at, stops, channel) for channel in channels]) for at in (place, 0.5)
+    )
+    mixed = np.rint(neutral + strength * (full - neutral)).astype(int)
+    return "#" + "".join(f"{channel:02x}" for channel in mixed)

@@ -1,0 +1,157 @@
+"""What is asked only where it is needed: the same verdicts and claims as from asking everything."""
+
+import dataclasses
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+import layerroles as lr
+from layerroles.sweep.execution import Execution
+from layerroles.sweep.next_cells import expected_next, find_waiting, next_cells
+from layerroles.sweep.units import Unit
+from tests.support.random_models import random_model
+from tests.support.synthetic import synthetic_result
+
+KEYS = ["condition", "task", "protocol", "example"]
+
+
+def skips(n_layers: int) -> list[lr.Condition]:
+    return [
+        lr.Condition({lr.Site(layer): lr.Skip()}, at=at)
+        for at in ("all", "after_first")
+        for layer in range(n_layers)
+    ]
+
+
+def test_a_layer_after_first_waits_for_the_same_layer_at_all_positions() -> None:
+    layer, head = lr.Site(1), lr.Site(1, "head", head=0)
+    at_all = lr.Condition({layer: lr.Skip()})
+    waits = lr.Condition({layer: lr.Skip()}, at="after_first")
+    others = [
+        lr.Condition({lr.Site(2): lr.Skip()}, at="after_first"),  # not asked at all positions
+        lr.Condition({layer: lr.Zero()}, at="after_first"),
+        lr.Condition({head: lr.Zero()}),
+        lr.Condition({head: lr.Zero()}, at="after_first"),
+        lr.Condition({layer: lr.Skip(), lr.Site(2): lr.Skip()}),
+        lr.Condition({layer: lr.Skip(), lr.Site(2): lr.Skip()}, at="after_first"),
+        lr.Condition({layer: lr.Skip()}, at="prompt"),
+    ]
+    assert find_waiting([at_all, waits, *others]) == {waits: at_all}
+
+
+@pytest.mark.parametrize(("n", "seed"), [(32, 0), (32, 1), (64, 2), (200, 3)])
+def test_verdicts_and_claims_are_those_of_asking_everything(n: int, seed: int) -> None:
+    whole = synthetic_result(n=n, seed=seed)
+    waiting = find_waiting(skips(30))
+    # The names of synthetic conditions are those of real ones; their hashes are not.
+    named = {(condition.hash): condition.name for condition in waiting}
+    needed = {(named[hash], task, protocol) for hash, task, protocol in next_cells(whole, waiting)}
+    assert 0 < len(needed) < len(waiting) * 8 / 2
+    keys = pd.MultiIndex.from_frame(whole.frame[KEYS[:3]])
+    asked = ~(whole.frame["at"] == "after_first") | keys.isin(list(needed))
+    less = dataclasses.replace(
+        whole,
+        frame=whole.frame[asked].reset_index(drop=True),
+        manifest=whole.manifest | {"only_needed": True},
+    )
+    roles, of_all = lr.localize(less), lr.localize(whole)
+    assert set(of_all.layers["verdict"]) >= {"critical", "sink"}
+    pd.testing.assert_series_equal(roles.layers["verdict"], of_all.layers["verdict"])
+    for lists in ("critical", "spare", "undecided", "general", "specific", "sink"):
+        pd.testing.assert_series_equal(roles.frame[lists], of_all.frame[lists])
+    names = ["claim", "family", "protocol", "status"]
+    pd.testing.assert_frame_equal(roles.claims[names], of_all.claims[names])
+    assert "where a layer is critical" in roles.verdict
+    assert "where a layer is critical" not in of_all.verdict
+
+
+def test_a_critical_layer_that_was_not_asked_leaves_the_sum_unknown() -> None:
+    whole = synthetic_result(n=64)
+    frame = whole.frame[~((whole.frame["at"] == "after_first") & (whole.frame["layer"] == 0))]
+    roles = lr.localize(dataclasses.replace(whole, frame=frame.reset_index(drop=True)))
+    kept = roles.contrasts[(roles.contrasts["at"] == "after_first")]
+    assert len(kept)
+    assert kept["difference"].isna().all()
+
+
+def test_sinks_are_looked_for_where_no_layer_is_critical() -> None:
+    flat = {"knowledge": {"all": [0.0] * 6, "after_first": [0.0] * 6}}
+    whole = synthetic_result(6, 64, harms=flat, protocols=["generation"])
+    assert not next_cells(whole, find_waiting(skips(6)))
+    frame = whole.frame[whole.frame["at"] != "after_first"].reset_index(drop=True)
+    less = dataclasses.replace(whole, frame=frame, manifest=whole.manifest | {"only_needed": True})
+    assert "sinks cannot be identified" not in lr.localize(less).verdict
+
+
+def test_what_will_be_asked_is_expected_from_fewer_examples() -> None:
+    whole = synthetic_result(n=64)
+    waiting = find_waiting(skips(30))
+    asked = next_cells(whole, waiting)
+    place = whole.frame.groupby(KEYS[:3]).cumcount()
+    first = dataclasses.replace(whole, frame=whole.frame[place < 16].reset_index(drop=True))
+    expected = sum(expected_next(first, waiting).values())
+    assert len(next_cells(first, waiting)) < len(asked)
+    assert expected == pytest.approx(64 * len(asked), rel=0.25)
+
+
+@pytest.fixture
+def half_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A random model knows nothing: every second layer counts as critical."""
+
+    def some(_result: lr.SweepResult, waiting: dict[lr.Condition, lr.Condition]) -> set[object]:
+        cells = {(c["task"], c["protocol"]) for c in _result.manifest["cells"]}
+        even = [w for w, at_all in waiting.items() if at_all.first_layer in (0, 2)]
+        return {(w.hash, *cell) for w in even for cell in cells if cell[1] == "generation"}
+
+    monkeypatch.setattr("layerroles.sweep.execution.next_cells", some)
+
+
+def answers(result: lr.SweepResult) -> pd.DataFrame:
+    return result.frame.sort_values(KEYS, ignore_index=True)[[*KEYS, "score", "response"]]
+
+
+@pytest.mark.usefixtures("half_needed")
+def test_what_is_not_needed_is_not_asked_and_a_killed_run_asks_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def sweep(**options: bool) -> lr.Sweep:
+        tasks = [lr.task("facts"), lr.task("kv_retrieval", pairs=4)]
+        return lr.Sweep(
+            random_model("llama"), tasks, skips(3), limit=6, noise_floor=False, **options
+        )
+
+    everything = answers(sweep(only_needed=False, rounds=False).run(tmp_path / "everything"))
+    assert len(everything) == 7 * 2 * 2 * 6
+    result = sweep().run(tmp_path / "needed")
+    assert result.manifest["finished"]
+    asked = set(result.frame.loc[result.frame["at"] == "after_first", "condition"])
+    assert asked == {"skip L0 after_first", "skip L2 after_first"}
+    assert len(result.frame) == (4 * 2 * 2 + 2 * 2) * 6
+    same = everything.merge(answers(result)[KEYS], on=KEYS)
+    pd.testing.assert_frame_equal(answers(result), same, rtol=1e-4)
+
+    n_parts, stop_after, answer_units = 0, 0, Execution._answer_units
+
+    def stop(self: Execution, units: list[Unit]) -> object:
+        nonlocal n_parts
+        for part in answer_units(self, units):
+            n_parts += 1
+            if n_parts == stop_after:
+                raise KeyboardInterrupt
+            yield part
+
+    monkeypatch.setattr(Execution, "_answer_units", stop)
+    while True:
+        n_parts, stop_after = 0, stop_after + 1
+        try:
+            resumed = sweep().run(tmp_path / "killed")
+            break
+        except KeyboardInterrupt:
+            assert lr.read(tmp_path / "killed").interim
+    assert not resumed.interim
+    pd.testing.assert_frame_equal(answers(resumed), answers(result), rtol=1e-4)
+    # Asked everywhere later, it holds everything.
+    monkeypatch.setattr(Execution, "_answer_units", answer_units)
+    extended = sweep(only_needed=False).run(tmp_path / "needed")
+    pd.testing.assert_frame_equal(answers(extended), everything, rtol=1e-4)

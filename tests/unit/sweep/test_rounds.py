@@ -1,0 +1,202 @@
+"""Sweeps in rounds: the same rows, a smaller sweep after each, pages that say how far they are."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+import layerroles as lr
+from layerroles.engine import Computed
+from layerroles.sweep import sweep as module
+from layerroles.sweep.execution import Execution
+from layerroles.sweep.pace import Pace
+from layerroles.sweep.units import Unit, UnitSizes, make_cells, missing_units
+from tests.support.random_models import random_model
+
+KEYS = ["condition", "task", "protocol", "example"]
+
+
+def answers(result: lr.SweepResult) -> pd.DataFrame:
+    return result.frame.sort_values(KEYS, ignore_index=True)[[*KEYS, "score", "response"]]
+
+
+def sweep(limit: int = 10, **options: bool) -> lr.Sweep:
+    model = random_model("llama")
+    tasks = [lr.task("facts"), lr.task("kv_retrieval", pairs=4)]
+    conditions = lr.each_layer(model, lr.Skip())
+    return lr.Sweep(model, tasks, conditions, limit=limit, noise_floor=False, **options)
+
+
+@pytest.mark.parametrize("kind", ["skip", "mean", "resample", "heads"])
+def test_rows_are_those_of_a_sweep_without_rounds(kind: str, tmp_path: Path) -> None:
+    model = random_model("llama")
+    conditions = {
+        "skip": lambda: lr.each_layer(model, lr.Skip()),
+        "mean": lambda: lr.each_layer(model, lr.Mean(lr.Reference())),
+        "resample": lambda: lr.each_layer(model, lr.Resample(lr.Reference())),
+        "heads": lambda: [
+            lr.Condition({lr.Site(layer, "head", head=head): lr.Zero()})
+            for layer in range(2)
+            for head in range(2)
+        ],
+    }[kind]()
+    tasks = [lr.task("facts"), lr.task("word_problems")]
+    results = [
+        lr.Sweep(
+            model, tasks, conditions, limit=10, noise_floor=False, rounds=rounds, unit_seconds=1e9
+        ).run(tmp_path / str(rounds))
+        for rounds in (False, True)
+    ]
+    assert [result.manifest["rounds"] for result in results] == [False, True]
+    pd.testing.assert_frame_equal(answers(results[1]), answers(results[0]), rtol=1e-4)
+
+
+def test_after_each_round_the_folder_is_a_smaller_sweep_and_the_report_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page, write = tmp_path / "page" / "report.html", module._write_report
+    seen: list[tuple[str, int, bool]] = []
+
+    def note(file: Path, result: lr.SweepResult) -> None:
+        write(file, result)
+        n_of = result.frame.groupby(KEYS[:3])["example"].nunique()
+        assert n_of.nunique() == 1
+        assert len(n_of) == 4 * 2 * 2
+        text = page.read_text("utf-8")
+        seen.append((result.interim, n_of.iloc[0], "Interim" in text))
+        assert (f"{n_of.iloc[0]} of 10 questions" in text) == bool(result.interim)
+
+    monkeypatch.setattr(module, "_write_report", note)
+    result = sweep().run(tmp_path / "run", report=page)
+    assert seen == [
+        ("4 of 10 questions", 4, True),
+        ("8 of 10 questions", 8, True),
+        ("", 10, False),
+    ]
+    assert not result.interim
+    # Nothing is missing: the report is written once.
+    seen.clear()
+    sweep().run(tmp_path / "run", report=page)
+    assert [n for _, n, _ in seen] == [10]
+
+
+def test_a_stopped_run_leaves_the_report_of_its_last_round(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer_units = Execution._answer_units
+
+    def stop(self: Execution, units: list[Unit]) -> object:
+        for part in answer_units(self, units):
+            yield part
+            if units[part.unit].round == 1:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(Execution, "_answer_units", stop)
+    with pytest.raises(KeyboardInterrupt):
+        sweep().run(tmp_path / "run", report=tmp_path / "report.html")
+    text = (tmp_path / "report.html").read_text("utf-8")
+    assert "4 of 10 questions" in text
+    result = lr.read(tmp_path / "run")
+    assert result.interim
+    assert set(lr.localize(result).layers["verdict"]) <= {"undecided", "not measurable"}
+
+
+def test_a_report_that_cannot_be_written_is_told_before_anything_is_asked(tmp_path: Path) -> None:
+    with pytest.raises(lr.InputError, match=r"report=.* cannot be written: Is a directory"):
+        sweep().run(tmp_path / "run", report=tmp_path)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_report_that_fails_in_between_does_not_stop_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(_file: Path, result: lr.SweepResult) -> None:
+        if result.interim:
+            raise lr.InputError("no space")
+
+    monkeypatch.setattr(module, "_write_report", fail)
+    result = sweep().run(tmp_path / "run", report=tmp_path / "report.html")
+    assert not result.interim
+    assert "the interim report was not written: no space" in caplog.text
+
+
+def test_an_older_folder_and_a_larger_limit_keep_what_was_begun(tmp_path: Path) -> None:
+    sweep(4, rounds=False).run(tmp_path / "run")
+    more = sweep(12).run(tmp_path / "run")
+    assert not more.manifest["rounds"]
+    whole = sweep(12, rounds=False).run(tmp_path / "whole")
+    pd.testing.assert_frame_equal(answers(more), answers(whole), rtol=1e-4)
+
+
+@pytest.fixture
+def units() -> list[Unit]:
+    """Units of one condition, four examples each: facts, then word problems."""
+    tasks = [lr.task("facts"), lr.task("word_problems")]
+    cells = make_cells(tasks, ["generation"], limit=8, seed=0)
+    return list(missing_units(cells, [lr.Condition({})], {}, UnitSizes(1, 4)))
+
+
+def test_the_time_left_is_of_the_latest_units_of_each_task(
+    units: list[Unit], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    facts, problems = (
+        [unit for unit in units if unit.cells[0].task.label.startswith(name)]
+        for name in ("facts", "word")
+    )
+    pace = Pace({facts[0].cells[0].task.label: 1.0, problems[0].cells[0].task.label: 3.0})
+    assert pace.seconds_left() == 0
+    pace.add(units)
+    assert pace.seconds_left() == 8 * 1 + 8 * 3  # by the cost model
+    now = 8.0
+    pace.stored(0, facts[0], 4, 8.0)  # twice as slow as expected
+    assert pace.seconds_left() == pytest.approx(4 * 2 + 8 * 6)
+    assert pace.seconds_left(facts[1], 2.0) == pytest.approx(2 * 2 + 8 * 6)
+    now = 12.0
+    pace.stored(1, problems[0], 4, 4.0)
+    assert pace.seconds_left() == pytest.approx(4 * 2 + 4 * 1)
+    pace.expect({facts[0].cells[0].task.label: 10.0})
+    assert pace.seconds_left() == pytest.approx(14 * 2 + 4 * 1)
+    # Two workers take half the time.
+    now = 12.0
+    pace.stored(2, problems[1], 2, 12.0)
+    assert pace.seconds_left() == pytest.approx((14 * 2 + 2 * 16 / 6) * 12 / 24)
+
+
+def test_how_much_of_a_unit_is_computed_follows_what_the_last_one_wrote(
+    units: list[Unit],
+) -> None:
+    pace = Pace({})
+    assert pace.share(units[0], Computed(to_read=100.0, to_write=0.0, read=25.0)) == 0.25
+    half = Computed(to_read=100.0, to_write=200.0, read=100.0)
+    assert pace.share(units[0], half) == 0.5  # texts are taken to be half as long as they may be
+    half.written = 50.0
+    pace.share(units[0], half)
+    pace.stored(0, units[0], 4, 1.0)
+    half.written = 0.0
+    assert pace.share(units[1], half) == pytest.approx(100 / 150)
+    half.written = 500.0
+    assert pace.share(units[1], half) == 1
+
+
+def test_a_fused_answer_tells_what_it_has_computed() -> None:
+    model = random_model("llama")
+    engine, seen = lr.Engine(model, executor="fused"), list[tuple[float, float]]()
+    conditions = lr.each_layer(model, lr.Skip())
+    requests = [("silver fence church", {"until": ["."], "max_gen_toks": 5})]
+    plan = engine.plan(requests, conditions)
+
+    def on_step(computed: Computed) -> None:
+        seen.append((computed.read, computed.written))
+        assert computed.to_read == pytest.approx(plan.tokens_read)
+        assert computed.to_write == len(conditions) * 5
+
+    with engine.telling(on_step):
+        engine.generate_until(requests, conditions)
+    assert seen == sorted(seen)
+    assert seen[-1][0] == pytest.approx(plan.tokens_read)
+    assert 0 < seen[-1][1] <= len(conditions) * 5
+    n_seen = len(seen)
+    engine.generate_until(requests, conditions)
+    assert len(seen) == n_seen
