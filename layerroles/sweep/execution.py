@@ -21,6 +21,7 @@ from layerroles.progress import Advance, Outlook, Picture, show_progress
 from layerroles.protocols import Answer, Asked, add_coherence
 from layerroles.results import SweepResult
 from layerroles.sweep import noise_floor
+from layerroles.sweep.contention import Contention
 from layerroles.sweep.next_cells import expected_next, find_waiting, next_cells
 from layerroles.sweep.pace import Pace
 from layerroles.sweep.reading import read
@@ -119,7 +120,7 @@ class Execution:
         self._work, self._store, self._workers, self._engine = work, store, workers, engine
         self._asked, self._after_round = asked, after_round
         self._waiting = work.waiting(only_needed=store.manifest["only_needed"])
-        self._pace = Pace(expected)
+        self._pace, self._contention = Pace(expected), Contention()
         self._begun = 0  # the unit that was begun last
         self._began: float | None = None  # when, until its first pass
 
@@ -180,6 +181,7 @@ class Execution:
                 unit = units[part.unit]
                 pace.stored(part.unit, unit, part.n_rows, part.seconds)
                 tell(part.n_rows, part.now, Outlook(left=pace.seconds_left()))
+                self._contention.check()
                 n_left[unit.round] -= part.ends_unit
                 rounds_left = {number for number, n in n_left.items() if n}
                 if part.ends_unit and rounds_left and min(rounds_left) > unit.round:

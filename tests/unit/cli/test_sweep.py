@@ -81,8 +81,8 @@ class ScriptedSweep:
         self.options = options
         self.made.append(self)
 
-    def run(self, path: Path, *, backend: Backend) -> ScriptedResult:
-        self.path, self.backend = path, backend
+    def run(self, path: Path, *, backend: Backend, report: Path | None) -> ScriptedResult:
+        self.path, self.backend, self.report = path, backend, report
         if path.name == "interrupted":
             raise KeyboardInterrupt
         return ScriptedResult()
@@ -131,8 +131,10 @@ def test_defaults() -> None:
         "chat": False,
         "coherence": False,
         "noise_floor": True,
+        "only_needed": True,
     }
     assert asked.path == Path("runs/x")
+    assert asked.report is None
 
 
 @pytest.mark.usefixtures("loaded")
@@ -161,6 +163,7 @@ def test_every_option_arrives(loaded: list[tuple[str, dict[str, Any]]]) -> None:
         *["--limit", "5", "--seed", "7", "--num-fewshot", "1"],
         *["--dtype", "float32", "--device", "cpu", "--revision", "main"],
         *["--executor", "plain", "--memory", "2GB"],
+        *["--everywhere", "--report", "a.html"],
     )
     assert loaded == [("m", {"dtype": "float32", "device": "cpu", "revision": "main"})]
     assert [condition.name for condition in asked.conditions] == [
@@ -180,7 +183,9 @@ def test_every_option_arrives(loaded: list[tuple[str, dict[str, Any]]]) -> None:
         "chat": True,
         "coherence": True,
         "noise_floor": False,
+        "only_needed": False,
     }
+    assert asked.report == Path("a.html")
 
 
 def test_workers_read_the_weights_and_this_process_none(

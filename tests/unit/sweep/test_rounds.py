@@ -40,7 +40,7 @@ def test_rows_are_those_of_a_sweep_without_rounds(kind: str, tmp_path: Path) -> 
             for head in range(2)
         ],
     }[kind]()
-    tasks = [lr.task("facts"), lr.task("word_problems")]
+    tasks = [lr.task("facts"), lr.task("kv_retrieval", pairs=4)]
     results = [
         lr.Sweep(
             model, tasks, conditions, limit=10, noise_floor=False, rounds=rounds, unit_seconds=1e9
@@ -168,16 +168,17 @@ def test_how_much_of_a_unit_is_computed_follows_what_the_last_one_wrote(
     units: list[Unit],
 ) -> None:
     pace = Pace({})
-    assert pace.share(units[0], Computed(to_read=100.0, to_write=0.0, read=25.0)) == 0.25
+    read = Computed(to_read=100.0, to_write=0.0, read=25.0)
+    assert pace.share(units[0], read) == 0.25
     half = Computed(to_read=100.0, to_write=200.0, read=100.0)
     assert pace.share(units[0], half) == 0.5  # texts are taken to be half as long as they may be
     half.written = 50.0
     pace.share(units[0], half)
     pace.stored(0, units[0], 4, 1.0)
     half.written = 0.0
-    assert pace.share(units[1], half) == pytest.approx(100 / 150)
+    assert pace.share(units[2], half) == pytest.approx(100 / 150)
     half.written = 500.0
-    assert pace.share(units[1], half) == 1
+    assert pace.share(units[2], half) == 1
 
 
 def test_a_fused_answer_tells_what_it_has_computed() -> None:

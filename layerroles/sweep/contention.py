@@ -1,0 +1,54 @@
+"""Find out whether other work slows this process down, by how long its threads wait for a turn.
+
+Linux counts it for each thread, in `/proc/self/task/*/schedstat`. Threads that share a computation
+wait for the slowest of them, so a small pass takes several times as long on a busy machine.
+"""
+
+import logging
+import time
+from contextlib import suppress
+from pathlib import Path
+
+log = logging.getLogger(__name__)
+
+_THREADS = Path("/proc/self/task")
+_SECONDS_WATCHED = 10.0
+_BUSY = 0.25
+
+
+class Contention:
+    """Watches this process, and warns once if it waits for processors for a large share of time."""
+
+    def __init__(self) -> None:
+        self._began, self._before = time.monotonic(), _count()
+        self._is_told = False
+
+    def check(self) -> None:
+        """Warn if, since the last check at least ten seconds ago, a quarter of the time was lost.
+
+        Does nothing where the system does not count it.
+        """
+        seconds = time.monotonic() - self._began
+        if self._is_told or seconds < _SECONDS_WATCHED:
+            return
+        ran, waited = (now - before for now, before in zip(_count(), self._before, strict=True))
+        self._began, self._before = time.monotonic(), _count()
+        share = waited / max(ran + waited, 1)
+        if share >= _BUSY:
+            self._is_told = True
+            log.warning(
+                "the machine is busy: this run has waited for a processor for %.0f%% of its time, "
+                "and takes longer than expected. Stop other work, or start the run with "
+                "OMP_WAIT_POLICY=PASSIVE: its threads then wait without taking turns away",
+                100 * share,
+            )
+
+
+def _count() -> tuple[int, int]:
+    """Return how long this process's threads have run and waited to run, in nanoseconds."""
+    ran = waited = 0
+    for file in _THREADS.glob("*/schedstat"):
+        with suppress(OSError, ValueError):  # a thread may have ended
+            own_ran, own_waited, _ = map(int, file.read_text().split())
+            ran, waited = ran + own_ran, waited + own_waited
+    return ran, waited

@@ -1,0 +1,55 @@
+"""A run that waits for processors says so, once."""
+
+from pathlib import Path
+
+import pytest
+
+from layerroles.sweep import contention
+from layerroles.sweep.contention import Contention
+
+
+@pytest.mark.parametrize(
+    ("waited", "told"), [(0.0, False), (2.0, False), (4.0, True), (9.0, True)]
+)
+def test_waiting_for_a_quarter_of_the_time_is_told_once(
+    waited: float,
+    told: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    seconds = 0.0
+    monkeypatch.setattr("time.monotonic", lambda: seconds)
+    monkeypatch.setattr(contention, "_THREADS", tmp_path)
+
+    def write(ran: float, lost: float) -> None:
+        for thread in ("1", "2"):
+            (tmp_path / thread).mkdir(exist_ok=True)
+            counts = f"{ran * 1e9 / 2:.0f} {lost * 1e9 / 2:.0f} 7\n"
+            (tmp_path / thread / "schedstat").write_text(counts)
+
+    write(100.0, 300.0)  # before the run
+    watched = Contention()
+    write(110.0, 300.0 + waited)
+    watched.check()
+    assert not caplog.messages  # ten seconds have not passed
+    seconds = 10.0
+    watched.check()
+    assert bool(caplog.messages) == told
+    if told:
+        share = waited / (10 + waited)
+        assert f"waited for a processor for {share:.0%} of its time" in caplog.text
+    # What was lost before the last check does not count again.
+    seconds = 20.0
+    write(120.0, 300.0 + waited)
+    watched.check()
+    assert len(caplog.messages) == told
+
+
+def test_nothing_is_told_where_the_system_counts_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(contention, "_THREADS", tmp_path / "missing")
+    monkeypatch.setattr(contention, "_SECONDS_WATCHED", 0.0)
+    Contention().check()
+    assert not caplog.messages
