@@ -8,9 +8,7 @@ from layerroles.sweep import contention
 from layerroles.sweep.contention import Contention
 
 
-@pytest.mark.parametrize(
-    ("waited", "told"), [(0.0, False), (2.0, False), (4.0, True), (9.0, True)]
-)
+@pytest.mark.parametrize(("waited", "told"), [(0.0, False), (2.0, False), (4.0, True), (9.0, True)])
 def test_waiting_for_a_quarter_of_the_time_is_told_once(
     waited: float,
     told: bool,
