@@ -48,14 +48,14 @@ class Outlook:
     picture: Picture | None = None
 
 
-_NOTHING_ELSE = Outlook()
+NO_OUTLOOK = Outlook()
 
 
 @runtime_checkable
 class Advance(Protocol):
     """Shows how far a job is."""
 
-    def __call__(self, rows: int, now: str, outlook: Outlook = _NOTHING_ELSE) -> None:
+    def __call__(self, rows: int, now: str, outlook: Outlook = NO_OUTLOOK) -> None:
         """Show it.
 
         Args:
@@ -67,9 +67,9 @@ class Advance(Protocol):
 
 @contextmanager
 def show_progress(total: int, what: str) -> Iterator[Advance]:
-    """Show the progress of a job of `total` rows, which `what` names; yields what is told of it."""
+    """Show the progress of a job of `total` rows, named `what`; yields a progress callback."""
     if not total:
-        yield lambda rows, now, outlook=_NOTHING_ELSE: None
+        yield lambda rows, now, outlook=NO_OUTLOOK: None
     elif in_notebook():
         with _notebook_output(total, what) as advance:
             yield advance
@@ -162,7 +162,7 @@ def _terminal_bar(total: int, what: str) -> Iterator[Advance]:
         shown = bar.add_task(what, total=total, rate="", left="")
         job = _Job(total, what)
 
-        def advance(rows: int, now: str, outlook: Outlook = _NOTHING_ELSE) -> None:
+        def advance(rows: int, now: str, outlook: Outlook = NO_OUTLOOK) -> None:
             job.add(rows, now, outlook)
             if outlook.picture is not None:
                 bar.above = outlook.picture.table
@@ -199,7 +199,7 @@ def _notebook_output(total: int, what: str) -> Iterator[Advance]:
 
     output = display(render(), raw=True, display_id=True)
 
-    def advance(rows: int, now: str, outlook: Outlook = _NOTHING_ELSE) -> None:
+    def advance(rows: int, now: str, outlook: Outlook = NO_OUTLOOK) -> None:
         nonlocal last
         job.add(rows, now, outlook)
         if time.monotonic() - last >= _SECONDS_BETWEEN_UPDATES:
@@ -218,7 +218,7 @@ def _log_lines(total: int, what: str) -> Advance:
     job = _Job(total, what)
     last = time.monotonic()
 
-    def advance(rows: int, now: str, outlook: Outlook = _NOTHING_ELSE) -> None:
+    def advance(rows: int, now: str, outlook: Outlook = NO_OUTLOOK) -> None:
         nonlocal last
         job.add(rows, now, outlook)
         for text in () if outlook.picture is None else outlook.picture.lines:

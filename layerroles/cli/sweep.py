@@ -76,7 +76,7 @@ def command(
     only_needed: Annotated[
         bool,
         typer.Option(
-            "--only-needed/--everywhere",
+            "--only-needed/--every-layer",
             help="after_first (which spares the attention sink) only for layers that are critical "
             "at all positions, in the end; or for every layer.",
         ),

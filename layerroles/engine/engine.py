@@ -125,7 +125,7 @@ class Engine:
         return self._executors.halved
 
     @contextmanager
-    def telling(self, on_step: Callable[[Computed], None]) -> Iterator[None]:
+    def report_steps(self, on_step: Callable[[Computed], None]) -> Iterator[None]:
         """Call `on_step` after every pass of fused answers within the context."""
         self._executors.on_step = on_step
         try:

@@ -169,6 +169,7 @@ def draw_points(
         symbol, dash = _MARKS.get(at, _OTHER)
         wide = min(_APART * (len(ats) - 1), _WIDEST)
         shift = wide * (place / (len(ats) - 1) - 0.5) if len(ats) > 1 else 0.0
+        is_whole = len(part) == cell["layer"].nunique()  # no line over layers that were not asked
         hover = [_hover_text(line) for _, line in part.iterrows()]
         for offset, value, low, high in (
             (0, "score", "score_low", "score_high"),
@@ -181,7 +182,7 @@ def draw_points(
                     error_y=style.error_bars(
                         part[value], part[low], part[high], colour=style.fade(hue, 0.55)
                     ),
-                    mode="lines+markers",
+                    mode="lines+markers" if is_whole else "markers",
                     line={"color": style.fade(hue, 0.45), "width": 1, "dash": dash},
                     marker={
                         "symbol": symbol,

@@ -69,8 +69,11 @@ def report(
     text = render(result, probes, findings, against=against)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+        # The page before it stays whole until this one is.
+        scratch = target.with_name(f".{target.name}")
         # Lone surrogates, which a damaged model may write, are replaced.
-        target.write_text(text, encoding="utf-8", errors="replace")
+        scratch.write_text(text, encoding="utf-8", errors="replace")
+        scratch.replace(target)
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise InputError(

@@ -4,7 +4,8 @@ A row of the table is one condition in one task and protocol. If a run holds one
 settings, labels such as `clip[length=0.25]` distinguish them.
 """
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -27,7 +28,7 @@ NUMBERS = [
 _MANY = ("head", "kv_group")
 
 
-def tabulate_effects(cells: Sequence[Cell]) -> pd.DataFrame:
+def tabulate_effects(cells: Sequence[Cell], manifest: Mapping[str, Any]) -> pd.DataFrame:
     """Return the table of `SweepResult.effects`."""
     rows = [_row(cell, about) for cell in cells for about in cell.conditions.to_dict("records")]
     # The last columns are only needed to compute `detectable`.
@@ -36,8 +37,10 @@ def tabulate_effects(cells: Sequence[Cell]) -> pd.DataFrame:
         {"layer": "Int64", "head": "Int64", "n": int, "n_failed": int, "n_changed": int}
     )
     frame[["p_adjusted", "detectable"]] = np.nan
-    for (_, _, part, *_), family in frame.groupby(FAMILY, sort=False):
-        frame.loc[family.index, "p_adjusted"] = adjust_p(family["p"], part)
+    planned = _count_planned(manifest)
+    for (ablation, at, part, *_), family in frame.groupby(FAMILY, sort=False):
+        n_more = planned[ablation, at, part] - len(family)
+        frame.loc[family.index, "p_adjusted"] = adjust_p(family["p"], part, n_more)
         frame.loc[family.index, "detectable"] = _find_detectable_drops(family)
     return frame[[*CONDITION, *CELL, *NUMBERS]]
 
@@ -134,13 +137,30 @@ def tabulate_intact(cells: Sequence[Cell]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def adjust_p(p: "pd.Series[float]", part: str) -> Float[np.ndarray, " condition"]:
+def adjust_p(p: "pd.Series[float]", part: str, n_more: int = 0) -> Float[np.ndarray, " condition"]:
     """Correct the p values of tests that are reported together; NaN stay NaN.
 
     By Benjamini and Hochberg for heads and key/value groups, else by Holm.
+
+    Args:
+        p: the p values.
+        part: the part of the sites.
+        n_more: tests of the same family that were not done, since others made them pointless.
     """
     correct = stats.benjamini_hochberg if part in _MANY else stats.holm
-    return correct(p.to_numpy(float))
+    padded = np.concatenate([p.to_numpy(float), np.ones(max(0, n_more))])
+    return correct(padded)[: len(p)]
+
+
+def _count_planned(manifest: Mapping[str, Any]) -> Counter[tuple[str, str, str]]:
+    """Count the planned conditions by ablation, `at` and part, if some may not have been asked."""
+    if not manifest.get("only_needed", False):
+        return Counter()
+    return Counter(
+        (entry["ablation"], entry["at"], entry["parts"][0])
+        for entry in manifest["conditions"]
+        if len(entry["sites"]) == 1
+    )
 
 
 def estimate_paired_effect(

@@ -30,6 +30,10 @@ def cells_of(result: "SweepResult") -> Sequence[Cell]:
     return result._cells
 
 
+def _key(cell: Mapping[str, Any]) -> tuple[str, str]:
+    return cell["task"], cell["protocol"]
+
+
 def _range(numbers: Sequence[int]) -> str:
     ends = sorted({min(numbers, default=0), max(numbers, default=0)})
     return " to ".join(map(str, ends))
@@ -83,14 +87,24 @@ class SweepResult:
         pleases is wrong more often than 1 time in 20. "" too for runs of earlier versions, which do
         not say whether they are finished.
         """
-        if self.manifest.get("finished", True):
+        if not self.manifest.get("unfinished"):
             return ""
-        intact = self.frame[self.frame["condition"] == INTACT]
-        answered = intact.groupby(["task", "protocol"])["example"].nunique()
+        asked = self.frame[self.frame["at"] != "after_first"]
+        answered = asked.groupby(["task", "protocol", "condition"])["example"].nunique()
+        by_cell = answered.groupby(["task", "protocol"]).min()
         cells = self.manifest.get("cells", [])
-        done = [int(answered.get((cell["task"], cell["protocol"]), 0)) for cell in cells]
-        asked = [int(cell["n"]) for cell in cells]
-        return f"{_range(done)} of {_range(asked)} questions"
+        done = [int(by_cell.get(_key(cell), 0)) for cell in cells]
+        planned = [
+            max(
+                int(n)
+                for plan in self.manifest["unfinished"]
+                for task, protocol, n in [*plan["cells"], (*_key(cell), cell["n"])]
+                if (task, protocol) == _key(cell)
+            )
+            for cell in cells
+        ]
+        text = f"{_range(done)} of {_range(planned)} questions"
+        return f"{text}, and the last steps are missing" if done == planned else text
 
     def effects(self) -> pd.DataFrame:
         """Compare every condition with the intact model: a row per condition, task and protocol.
@@ -100,8 +114,9 @@ class SweepResult:
         95%: Wilson's for a 0/1 score and Tango's for its effect, bootstrap for other scores. `p`
         is McNemar's exact or a sign-flip test's; `p_adjusted` is corrected over the conditions of
         one ablation, `at` and part in one task and protocol: by Holm, or by Benjamini and Hochberg
-        over heads and key/value groups. `detectable` is the smallest drop that `n` examples would
-        show after that correction, with 80% power (`stats.minimum_detectable`).
+        over heads and key/value groups. Layers that were not asked `after_first`, because they are
+        not critical at all positions, count in it. `detectable` is the smallest drop that `n`
+        examples would show after that correction, with 80% power (`stats.minimum_detectable`).
 
         `n_changed` counts the examples for which an edit changed a write: 0, for example, if an
         ablation acts on generated tokens and the answer is one token.
@@ -313,7 +328,7 @@ class SweepResult:
     @functools.cached_property
     def _effects(self) -> pd.DataFrame:
         if self._whole is None:
-            return tabulate_effects(self._cells)
+            return tabulate_effects(self._cells, self.manifest)
         whole, columns = self._whole._effects, ["condition", "task", "protocol"]
         own_rows = pd.MultiIndex.from_frame(self.frame[columns])
         return whole[pd.MultiIndex.from_frame(whole[columns]).isin(own_rows)].reset_index(drop=True)

@@ -8,7 +8,7 @@ protocols, contexts and tasks that share questions are compared question by ques
 
 import math
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -65,12 +65,9 @@ class Harms:
         if at is not None and at not in ats:
             raise InputError(describe_unknown("at", at, sorted(ats)))
         self.at = at or ("all" if "all" in ats else sorted(ats)[0])
-        # Where no layer was critical, none was asked `after_first` (`Sweep.only_needed`).
-        planned = result.manifest.get("only_needed", False) and any(
-            (entry["ablation"], entry["at"], entry.get("parts")) == (ablation, AFTER_FIRST, [part])
-            for entry in result.manifest.get("conditions", [])
-        )
-        self.after_first = self.at == "all" and (AFTER_FIRST in ats or planned)
+        # Layers that are asked with the first token's write kept only if they are critical.
+        self._only_if_critical = _waiting_layers(result, ablation) if part == "block" else set()
+        self.after_first = self.at == "all" and bool(AFTER_FIRST in ats or self._only_if_critical)
         self.places = sorted({place for _, _, place, _ in self._index})
         self.swept = sorted({layer for layer, _ in self.places})
         model = result.manifest.get("model", {})
@@ -120,7 +117,7 @@ class Harms:
         tasks = self.tasks(family, protocol)
         harm = self.harm(family, protocol, {place: 1.0})
         first_token_kept = gone = stats.NO_CONTRAST
-        if self.after_first:
+        if self.after_first and self._is_asked_after_first(tasks, protocol, place):
             first_token_kept = self.harm(family, protocol, {place: 1.0}, at=AFTER_FIRST)
             gone = stats.mean_of([self._first_token_share(task, protocol, place) for task in tasks])
         rows = [self._effect_of(task, protocol, place, self.at) for task in tasks]
@@ -138,13 +135,28 @@ class Harms:
             "n": sum(row["n"] for row in rows if row is not None),
             "n_failed": sum(row["n_failed"] for row in rows if row is not None),
             **values,
-            "verdict": self._judge(harm, first_token_kept, gone) if tasks else "not measurable",
+            "verdict": self._judge(place, harm, first_token_kept, gone)
+            if tasks
+            else "not measurable",
         }
 
-    def _judge(self, harm: stats.Contrast, spared: stats.Contrast, gone: stats.Contrast) -> str:
-        """Return the verdict on a place; until the run is finished, whether it was measured."""
+    def _judge(
+        self, place: Place, harm: stats.Contrast, spared: stats.Contrast, gone: stats.Contrast
+    ) -> str:
+        """Return the verdict on a place; until the run is finished, whether it was measured.
+
+        A layer that should be asked `after_first` and was not may be a sink: it is undecided.
+        """
         verdict = _judge(harm, spared, gone)
-        return "undecided" if self.interim and verdict != NOT_MEASURED else verdict
+        is_untold = self.after_first and place[0] in self._only_if_critical and not spared.known
+        if self.interim or (verdict == "critical" and is_untold):
+            return verdict if verdict == NOT_MEASURED else "undecided"
+        return verdict
+
+    def _is_asked_after_first(self, tasks: Sequence[str], protocol: str, place: Place) -> bool:
+        names = [self.condition(task, protocol, place, AFTER_FIRST) for task in tasks]
+        at_all = [self.condition(task, protocol, place, "all") for task in tasks]
+        return all(name is not None for name in names) and names != at_all
 
     def _effect_of(self, task: str, protocol: str, place: Place, at: str) -> dict[str, Any] | None:
         return self._index.get((task, protocol, place, at))
@@ -164,9 +176,16 @@ class Harms:
     ) -> str | None:
         """Return the name of the condition that ablates one place; None if there is none.
 
-        By default at the judged positions.
+        By default at the judged positions. If a layer is asked `after_first` only where it is
+        critical at all positions (`Sweep.only_needed`), it is the condition at all positions for
+        layers that are not.
         """
-        row = self._effect_of(task, protocol, place, at or self.at)
+        at = at or self.at
+        if at == AFTER_FIRST and place[0] in self._only_if_critical:
+            family = self._cell_by_key[task, protocol].family
+            at_all = self.harm(family, protocol, {place: 1.0}, at="all")
+            at = AFTER_FIRST if not at_all.known or at_all.interval.low > CRITICAL else "all"
+        row = self._effect_of(task, protocol, place, at)
         return None if row is None else str(row["condition"])
 
     def cell_of(self, task: str, protocol: str) -> Cell:
@@ -226,29 +245,12 @@ class Harms:
         level: float = stats.LEVEL,
         guessed: bool = True,
     ) -> stats.Contrast:
-        weight_of = {
-            self._condition_in_sum(cell, place, at, alone=len(weights) == 1): weight
-            for place, weight in weights.items()
-        }
+        weight_of = {self.condition(cell.task, cell.protocol, p, at): w for p, w in weights.items()}
         by_condition = {name: weight for name, weight in weight_of.items() if name is not None}
         if not by_condition or len(by_condition) < len(weights):
             return stats.NO_CONTRAST
         ids = None if examples is None else list(examples)
         return cell.harm(by_condition, ids, level=level, guessed=guessed)
-
-    def _condition_in_sum(self, cell: Cell, place: Place, at: str, *, alone: bool) -> str | None:
-        """Return the condition of a place in a sum over places; None if there is none.
-
-        A place that is not critical need not be asked `after_first` (`Sweep.only_needed`): sums
-        over several places take its harm at all positions.
-        """
-        name = self.condition(cell.task, cell.protocol, place, at)
-        if name is not None or alone or at != AFTER_FIRST:
-            return name
-        at_all = self.harm(cell.family, cell.protocol, {place: 1.0}, at="all")
-        if math.isnan(at_all.value) or at_all.interval.low > CRITICAL:
-            return None
-        return self.condition(cell.task, cell.protocol, place, "all")
 
     def early_minus_late(
         self,
@@ -422,3 +424,15 @@ def _judge(harm: stats.Contrast, spared: stats.Contrast, gone: stats.Contrast) -
 def drops_by_half(harm: float, gone_low: float) -> bool:
     """Return whether keeping the first token's write is shown to remove over half of a harm."""
     return bool(gone_low > max(0.0, harm / 2))
+
+
+def _waiting_layers(result: SweepResult, ablation: str) -> set[int]:
+    """Return the layers that a sweep asks `after_first` only if they are critical."""
+    if not result.manifest.get("only_needed", False):
+        return set()
+    asked: dict[str, set[int]] = {"all": set(), AFTER_FIRST: set()}
+    for entry in result.manifest.get("conditions", []):
+        is_one_layer = (entry.get("parts"), len(entry["sites"])) == (["block"], 1)
+        if is_one_layer and entry["ablation"] == ablation and entry["at"] in asked:
+            asked[entry["at"]].add(entry["layers"][0])
+    return asked["all"] & asked[AFTER_FIRST]

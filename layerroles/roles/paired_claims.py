@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from layerroles import stats
+from layerroles.errors import InputError
 from layerroles.results import (
     CellPair,
     Match,
@@ -263,7 +264,9 @@ def claims_against_base(
         if matched.one.family != "reasoning":
             continue
         findings = [
-            _compare_robustness(kind, matched, differences, base_mechanisms.get(kind.ablation, ""))
+            _compare_robustness(
+                kind, base, matched, differences, base_mechanisms.get(kind.ablation, "")
+            )
             for kind in kinds
         ]
         skills = {"the base": matched.one, "the model": matched.two}
@@ -277,12 +280,17 @@ def claims_against_base(
 
 
 def _compare_robustness(
-    kind: AblationKind, matched: Match, differences: Sequence[str], mechanism: str
+    kind: AblationKind,
+    base: SweepResult,
+    matched: Match,
+    differences: Sequence[str],
+    mechanism: str,
 ) -> Finding:
     """Judge the claim by one kind; undecided if that ablation differs between the two runs.
 
     Args:
         kind: the kind of ablation, in this model's run.
+        base: the base's run.
         matched: the cell and the conditions that both runs have.
         differences: the differences between the runs, a line each.
         mechanism: the mechanism of the ablation of the same name in the base's run; empty if none.
@@ -295,22 +303,31 @@ def _compare_robustness(
         why = difference[0] if difference else "another mechanism in the base's run"
         return Finding(kind.ablation, kind.mechanism, 0, f"{kind.ablation}: not compared, {why}")
 
+    try:
+        of_base = Harms(base, kind.ablation, harms.at)
+    except InputError as error:  # swept elsewhere, or at several settings
+        text = f"{kind.ablation}: not compared, in the base's run {error}"
+        return Finding(kind.ablation, kind.mechanism, 0, text)
+
     def measured(at: str) -> stats.Contrast:
-        by_layer = [
-            harms.condition(matched.two.task, matched.two.protocol, (layer, -1), at)
+        one, two = matched.one, matched.two
+        names = [
+            (
+                of_base.condition(one.task, one.protocol, (layer, -1), at),
+                harms.condition(two.task, two.protocol, (layer, -1), at),
+            )
             for layer in range(harms.n_layers)
         ]
-        pairs = {name: base_name for base_name, name in matched.conditions}
-        names = [(pairs[name], name) for name in by_layer if name is not None and name in pairs]
-        if len(names) < harms.n_layers:
+        compared = [(first, second) for first, second in names if first and second]
+        if len(compared) < harms.n_layers:
             return stats.NO_CONTRAST
-        base, twin = matched.harms(dict.fromkeys(names, 1 / len(names)))
-        return stats.difference_of(base, twin)
+        base_harm, twin_harm = matched.harms(dict.fromkeys(compared, 1 / len(compared)))
+        return stats.difference_of(base_harm, twin_harm)
 
     measured_difference = measured(harms.at)
-    first_token_kept = measured(AFTER_FIRST) if harms.after_first else None
-    if first_token_kept is not None and not first_token_kept.known:
-        first_token_kept = None  # the base was not swept at after_first
+    first_token_kept = None
+    if harms.after_first and of_base.after_first:
+        first_token_kept = measured(AFTER_FIRST)
     return make_finding(
         kind, [Number("mean harm, base minus this model", measured_difference, first_token_kept)]
     )

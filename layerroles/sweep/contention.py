@@ -31,8 +31,10 @@ class Contention:
         seconds = time.monotonic() - self._began
         if self._is_told or seconds < _SECONDS_WATCHED:
             return
-        ran, waited = (now - before for now, before in zip(_count(), self._before, strict=True))
-        self._began, self._before = time.monotonic(), _count()
+        now = _count()
+        both = now.keys() & self._before.keys()  # threads end, and their counts with them
+        ran, waited = (sum(now[t][i] - self._before[t][i] for t in both) for i in (0, 1))
+        self._began, self._before = time.monotonic(), now
         share = waited / max(ran + waited, 1)
         if share >= _BUSY:
             self._is_told = True
@@ -44,11 +46,11 @@ class Contention:
             )
 
 
-def _count() -> tuple[int, int]:
-    """Return how long this process's threads have run and waited to run, in nanoseconds."""
-    ran = waited = 0
+def _count() -> dict[str, tuple[int, int]]:
+    """Map this process's threads to how long they have run and waited to run, in nanoseconds."""
+    counts = {}
     for file in _THREADS.glob("*/schedstat"):
         with suppress(OSError, ValueError):  # a thread may have ended
-            own_ran, own_waited, _ = map(int, file.read_text().split())
-            ran, waited = ran + own_ran, waited + own_waited
-    return ran, waited
+            ran, waited, _ = map(int, file.read_text().split())
+            counts[file.parent.name] = (ran, waited)
+    return counts

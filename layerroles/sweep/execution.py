@@ -22,7 +22,8 @@ from layerroles.protocols import Answer, Asked, add_coherence
 from layerroles.results import SweepResult
 from layerroles.sweep import noise_floor
 from layerroles.sweep.contention import Contention
-from layerroles.sweep.next_cells import expected_next, find_waiting, next_cells
+from layerroles.sweep.manifest_entries import describe_condition
+from layerroles.sweep.next_cells import expected_next, find_waiting, is_answered, next_cells
 from layerroles.sweep.pace import Pace
 from layerroles.sweep.reading import read
 from layerroles.sweep.reference_prompts import References
@@ -35,7 +36,10 @@ from layerroles.tasks import Example
 log = logging.getLogger(__name__)
 
 _SECONDS_BETWEEN_STEPS = 0.5
-_NOTHING_ELSE = Outlook()
+_ONE_ROUND: Mapping[str, Any] = {
+    **{"rows_at_once": {}, "examples_at_once": {}},
+    **{"rounds": False, "only_needed": False},
+}
 
 
 @dataclass(frozen=True)
@@ -60,29 +64,36 @@ class Work:
     coherence: bool
     noise_floor: bool
 
-    def waiting(self, *, only_needed: bool) -> dict[Condition, Condition]:
-        """Return the conditions that wait for others (see `find_waiting`)."""
-        return find_waiting(self.conditions) if only_needed else {}
+    def asked_first(self, manifest: Mapping[str, Any]) -> list[Condition]:
+        """Return the conditions that wait for no other one (see `find_waiting`)."""
+        if not manifest["only_needed"]:
+            return list(self.conditions)
+        waiting = find_waiting([describe_condition(condition) for condition in self.conditions])
+        return [condition for condition in self.conditions if condition.hash not in waiting]
+
+    @property
+    def plan(self) -> dict[str, Any]:
+        """What the sweep asks, as noted in a manifest until all of it is answered."""
+        return {
+            "cells": [[*cell.names, len(cell.examples)] for cell in self.cells],
+            "conditions": [condition.hash for condition in self.conditions],
+        }
 
     def missing(
-        self,
-        done: Mapping[Key, set[str]],
-        rows_of_task: Mapping[str, int],
-        *,
-        rounds: bool,
-        only_needed: bool,
+        self, done: Mapping[Key, set[str]], manifest: Mapping[str, Any] = _ONE_ROUND
     ) -> Iterator[Unit]:
-        """Yield the units that are missing, without those of waiting conditions."""
-        waiting = self.waiting(only_needed=only_needed)
-        asked = [condition for condition in self.conditions if condition not in waiting]
-        sizes = UnitSizes(count_together(len(asked)), self.rows_at_once, rows_of_task, rounds)
+        """Yield the units that are missing, without those of waiting conditions.
+
+        Args:
+            done: the ids of the answered examples.
+            manifest: of the run folder; by default one whose units are as large as can be.
+        """
+        asked = self.asked_first(manifest)
+        sizes = self._sizes(len(asked), manifest, rounds=manifest["rounds"])
         return missing_units(self.cells, asked, done, sizes)
 
     def missing_needed(
-        self,
-        done: Mapping[Key, set[str]],
-        rows_of_task: Mapping[str, int],
-        needed: set[Key],
+        self, done: Mapping[Key, set[str]], manifest: Mapping[str, Any], needed: set[Key]
     ) -> Iterator[Unit]:
         """Yield the units that are missing of waiting conditions in the cells that need them."""
         for task in dict.fromkeys(cell.task.label for cell in self.cells):
@@ -90,8 +101,17 @@ class Work:
             hashes = {condition for condition, of, _ in needed if of == task}
             asked = [condition for condition in self.conditions if condition.hash in hashes]
             if asked:
-                sizes = UnitSizes(count_together(len(asked)), self.rows_at_once, rows_of_task)
+                sizes = self._sizes(len(asked), manifest, rounds=False)
                 yield from missing_units(cells, asked, done, sizes, needed)
+
+    def _sizes(self, n_conditions: int, manifest: Mapping[str, Any], *, rounds: bool) -> UnitSizes:
+        return UnitSizes(
+            count_together(n_conditions),
+            self.rows_at_once,
+            manifest["rows_at_once"],
+            manifest["examples_at_once"],
+            rounds,
+        )
 
 
 class Execution:
@@ -119,46 +139,66 @@ class Execution:
     ) -> None:
         self._work, self._store, self._workers, self._engine = work, store, workers, engine
         self._asked, self._after_round = asked, after_round
-        self._waiting = work.waiting(only_needed=store.manifest["only_needed"])
+        self._waiting: dict[str, str] = {}
+        if store.manifest["only_needed"]:
+            self._waiting = find_waiting(store.manifest["conditions"])
         self._pace, self._contention = Pace(expected), Contention()
         self._begun = 0  # the unit that was begun last
         self._began: float | None = None  # when, until its first pass
 
     def run(self) -> None:
         """Answer and store all that is missing."""
-        store = self._store
-        units = self._next_units()
-        total = sum(unit.n_rows for unit in units)
-        with write_progress(store.folder, total) as tell_file:
-            with show_progress(total, "sweep") as tell_bar:
-
-                def tell(rows: int, now: str, outlook: Outlook = _NOTHING_ELSE) -> None:
-                    tell_bar(rows, now, outlook)
-                    tell_file(rows, now, outlook)
-
-                while units:
-                    self._answer(units, tell)
-                    if units := self._next_units():
-                        more = sum(unit.n_rows for unit in units)
-                        tell(0, "layers that may be sinks", Outlook(more=more))
-            self._repeat_intact(tell_file)
-            store.manifest["finished"] = True
+        store, work = self._store, self._work
+        units = list(work.missing(store.answered_ids(), store.manifest))
+        needed = [] if units else self._needed_units()
+        if (units or needed) and work.plan not in store.manifest["unfinished"]:
+            store.manifest["unfinished"].append(work.plan)
             store.save_manifest()
+        with write_progress(store.folder, _n_rows([*units, *needed])) as tell_file:
+            self._answer(units, "sweep", tell_file)
+            self._repeat_intact(tell_file)  # first, since no family has skill without its chance
+            if units:
+                needed = self._needed_units()
+                tell_file(0, "layers that may be sinks", Outlook(more=_n_rows(needed)))
+            self._answer(needed, "sinks", tell_file)
+            self._end()
 
-    def _next_units(self) -> list[Unit]:
-        """Return what is asked next: what is missing in rounds, then what its answers raise."""
-        work, manifest, done = self._work, self._store.manifest, self._store.answered_ids()
-        rows_of_task = manifest["rows_at_once"]
-        rules = {name: manifest[name] for name in ("rounds", "only_needed")}
-        units = list(work.missing(done, rows_of_task, **rules))
-        if units or not self._waiting:
-            return units
+    def _needed_units(self) -> list[Unit]:
+        """Return what is missing of the conditions that wait, where others need them."""
+        if not self._waiting:
+            return []
         needed = next_cells(read(self._store.folder), self._waiting)
-        return list(work.missing_needed(done, rows_of_task, needed))
+        done = self._store.answered_ids()
+        return list(self._work.missing_needed(done, self._store.manifest, needed))
 
-    def _answer(self, units: Sequence[Unit], tell: Advance) -> None:
+    def _end(self) -> None:
+        """Note that this command, and all others whose answers are there, are finished."""
+        manifest, done = self._store.manifest, self._store.answered_ids()
+        if manifest["unfinished"]:
+            waiting = self._waiting
+            needed = next_cells(read(self._store.folder), waiting) if waiting else set()
+            manifest["unfinished"] = [
+                plan
+                for plan in manifest["unfinished"]
+                if not is_answered(plan, done, waiting, needed)
+            ]
+        self._store.save_manifest()
+
+    def _answer(self, units: Sequence[Unit], what: str, tell_file: Advance) -> None:
         """Answer and store units; end rounds."""
+        with show_progress(_n_rows(units), what) as tell_bar:
+
+            def tell(rows: int, now: str, outlook: Outlook) -> None:
+                tell_bar(rows, now, outlook)
+                tell_file(rows, now, outlook)
+
+            self._answer_and_tell(units, tell)
+
+    def _answer_and_tell(
+        self, units: Sequence[Unit], tell: Callable[[int, str, Outlook], None]
+    ) -> None:
         pace, last_told = self._pace, 0.0
+        n_stored = 0  # of the unit that was begun last
         pace.expect({})
         pace.add(units)
         n_left = Counter(unit.round for unit in units)
@@ -168,20 +208,21 @@ class Execution:
             if self._began is not None:
                 pace.prepared(time.monotonic() - self._began)
                 self._began = None
+            self._contention.check()
             unit = units[self._begun]
-            rows = pace.share(unit, computed) * unit.n_rows
+            rows = max(0.0, pace.share(unit, computed) * unit.n_rows - n_stored)
             if time.monotonic() - last_told < _SECONDS_BETWEEN_STEPS:
                 return
             last_told = time.monotonic()
             left = pace.seconds_left(unit, rows)
             tell(0, _describe(unit, computed), Outlook(rows, left))
 
-        with self._engine.telling(on_step):
+        with self._engine.report_steps(on_step):
             for part in self._answer_units(units):
                 unit = units[part.unit]
-                pace.stored(part.unit, unit, part.n_rows, part.seconds)
+                pace.stored(unit, part.n_rows, part.seconds, ends_unit=part.ends_unit)
+                n_stored = 0 if part.ends_unit else n_stored + part.n_rows
                 tell(part.n_rows, part.now, Outlook(left=pace.seconds_left()))
-                self._contention.check()
                 n_left[unit.round] -= part.ends_unit
                 rounds_left = {number for number, n in n_left.items() if n}
                 if part.ends_unit and rounds_left and min(rounds_left) > unit.round:
@@ -193,11 +234,18 @@ class Execution:
         is_shown = sys.stderr.isatty() or log.isEnabledFor(logging.INFO)
         if not (self._waiting or is_shown or self._after_round is not None):
             return None
-        result = read(self._store.folder)
-        self._pace.expect(expected_next(result, self._waiting))
-        if self._after_round is not None:
-            self._after_round(result)
-        return Picture(layer_strips(result), strip_lines(result)) if is_shown else None
+        began = time.monotonic()
+        try:
+            result = read(self._store.folder)
+            self._pace.expect(expected_next(result, self._waiting))
+            if self._after_round is not None:
+                self._after_round(result)
+            return Picture(layer_strips(result), strip_lines(result)) if is_shown else None
+        except Exception:  # what is shown in between must not end a run
+            log.warning("what is known so far could not be shown", exc_info=True)
+            return None
+        finally:
+            self._pace.leave_out(time.monotonic() - began)
 
     def _answer_units(self, units: Sequence[Unit]) -> Iterator["_Stored"]:
         """Answer and store units; yield what was stored.
@@ -315,6 +363,10 @@ class _Stored:
     now: str
     seconds: float
     ends_unit: bool
+
+
+def _n_rows(units: Sequence[Unit]) -> int:
+    return sum(unit.n_rows for unit in units)
 
 
 def _describe(unit: Unit, computed: Computed) -> str:

@@ -5,38 +5,36 @@ again with the first token's write kept (`at="after_first"`). No other layer rai
 so only the critical ones are asked.
 """
 
+import json
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from layerroles import stats
-from layerroles.ablations import Condition
 from layerroles.results import Cell, SweepResult, cells_of
 from layerroles.roles import CRITICAL
 from layerroles.sweep.store import Key
 
 
-def find_waiting(conditions: Sequence[Condition]) -> dict[Condition, Condition]:
-    """Map conditions that are asked only if another one turns out to be critical to that one.
+def find_waiting(conditions: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Map the hashes of conditions that wait for another one to the name of that one.
 
-    These are ablations of one whole layer `after_first`, if the same ablation of the layer at all
-    positions is asked too.
+    A condition waits if it ablates one whole layer `after_first`, and the same ablation of the
+    layer at all positions is asked too: it is asked only if that one turns out to be critical.
+
+    Args:
+        conditions: entries of a manifest.
     """
-    asked = {
-        _content(condition): condition
-        for condition in conditions
-        if condition.at == "all" and _is_one_layer(condition)
-    }
+    layers = [entry for entry in conditions if _is_one_layer(entry)]
+    at_all = {_content(entry): str(entry["name"]) for entry in layers if entry["at"] == "all"}
     return {
-        condition: asked[_content(condition)]
-        for condition in conditions
-        if condition.at == "after_first"
-        and _is_one_layer(condition)
-        and _content(condition) in asked
+        str(entry["hash"]): at_all[_content(entry)]
+        for entry in layers
+        if entry["at"] == "after_first" and _content(entry) in at_all
     }
 
 
-def next_cells(result: SweepResult, waiting: dict[Condition, Condition]) -> set[Key]:
+def next_cells(result: SweepResult, waiting: Mapping[str, str]) -> set[Key]:
     """Return what is asked next: pairs of a waiting condition and a cell.
 
     A cell is one of a family under a protocol in which the ablation at all positions is critical:
@@ -49,7 +47,7 @@ def next_cells(result: SweepResult, waiting: dict[Condition, Condition]) -> set[
     return {key for key, harm in _harms(result, waiting) if harm.interval.low > CRITICAL}
 
 
-def expected_next(result: SweepResult, waiting: dict[Condition, Condition]) -> dict[str, float]:
+def expected_next(result: SweepResult, waiting: Mapping[str, str]) -> dict[str, float]:
     """Return how many rows will probably be asked next once all examples are, by task.
 
     Intervals are taken to narrow with the root of the number of examples.
@@ -65,9 +63,31 @@ def expected_next(result: SweepResult, waiting: dict[Condition, Condition]) -> d
     return rows
 
 
-def _harms(
-    result: SweepResult, waiting: dict[Condition, Condition]
-) -> list[tuple[Key, stats.Contrast]]:
+def is_answered(
+    plan: Mapping[str, Any],
+    done: Mapping[Key, Collection[str]],
+    waiting: Collection[str],
+    needed: Collection[Key],
+) -> bool:
+    """Return whether a run folder holds all answers that a command asked for.
+
+    Args:
+        plan: the command: its `conditions` (hashes), and its `cells` (task, protocol, n).
+        done: the ids of the answered examples, by condition hash, task and protocol.
+        waiting: the hashes of the conditions that wait.
+        needed: from `next_cells`.
+    """
+    keys = (
+        ((condition, task, protocol), n)
+        for task, protocol, n in plan["cells"]
+        for condition in plan["conditions"]
+    )
+    return all(
+        len(done.get(key, ())) >= n for key, n in keys if key[0] not in waiting or key in needed
+    )
+
+
+def _harms(result: SweepResult, waiting: Mapping[str, str]) -> list[tuple[Key, stats.Contrast]]:
     """Return, for each waiting condition and cell, the harm at all positions in its family."""
     skilled = result.intact()
     skilled = skilled[skilled["above_chance"]]
@@ -79,14 +99,16 @@ def _harms(
     found = []
     for cells in together.values():
         for condition, at_all in waiting.items():
-            harm = stats.mean_of([cell.harm({at_all.name: 1.0}) for cell in cells])
-            found += [((condition.hash, cell.task, cell.protocol), harm) for cell in cells]
+            harm = stats.mean_of([cell.harm({at_all: 1.0}) for cell in cells])
+            found += [((condition, cell.task, cell.protocol), harm) for cell in cells]
     return found
 
 
-def _is_one_layer(condition: Condition) -> bool:
-    return [site.part for site in condition] == ["block"]
+def _is_one_layer(condition: Mapping[str, Any]) -> bool:
+    return (condition.get("parts"), len(condition["sites"])) == (["block"], 1)
 
 
-def _content(condition: Condition) -> frozenset[Any]:
-    return frozenset(condition.edits.items())
+def _content(condition: Mapping[str, Any]) -> str:
+    """Return what a condition does and where, but for its positions."""
+    content = [condition["ablation"], condition["sites"], condition.get("parameters")]
+    return json.dumps(content, sort_keys=True, default=str)

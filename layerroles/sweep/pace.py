@@ -30,11 +30,10 @@ class Pace:
         self._written: dict[str, float] = {}
         self._written_now: dict[str, float] = {}
         self._may_follow: Mapping[str, float] = {}
-        # For each task: the number of a unit, seconds of work on it, rows stored of it.
-        self._latest: defaultdict[str, deque[tuple[int, float, int]]] = defaultdict(
-            lambda: deque(maxlen=_N_LATEST)
-        )
-        self._work = self._wall = self._before_pass = self._all_before_pass = 0.0
+        # For each task: the seconds that a row of its latest units took.
+        self._latest: defaultdict[str, deque[float]] = defaultdict(lambda: deque(maxlen=_N_LATEST))
+        self._unit_seconds: dict[int, float] = {}  # of units that are not whole, by their identity
+        self._work = self._wall = self._before_pass = self._left_out = 0.0
         self._began = time.monotonic()
 
     def add(self, units: Iterable[Unit]) -> None:
@@ -46,26 +45,29 @@ class Pace:
         """Set the numbers of further rows that will probably have to be asked, by task."""
         self._may_follow = rows
 
+    def leave_out(self, seconds: float) -> None:
+        """Leave out seconds that are not repeated for each unit: a trial, or a report."""
+        self._left_out += seconds
+
     def prepared(self, seconds: float) -> None:
-        """Note seconds before the first pass of a unit, such as a trial that is not repeated."""
+        """Leave out the seconds before the first pass of a unit, which count as work on it."""
+        self.leave_out(seconds)
         self._before_pass += seconds
 
-    def stored(self, number: int, unit: Unit, n_rows: int, seconds: float) -> None:
+    def stored(self, unit: Unit, n_rows: int, seconds: float, *, ends_unit: bool) -> None:
         """Note that rows of a unit were stored, and the seconds that a worker took for them."""
         task = _task(unit)
         seconds -= min(seconds, self._before_pass)
-        self._all_before_pass += self._before_pass
         self._before_pass = 0.0
-        latest = self._latest[task]
-        if latest and latest[-1][0] == number:
-            _, before, rows = latest.pop()
-            latest.append((number, before + seconds, rows + n_rows))
-        else:
-            latest.append((number, seconds, n_rows))
-        self._written |= self._written_now
         self._rows_left[task] -= n_rows
         self._work += seconds
-        self._wall = time.monotonic() - self._began - self._all_before_pass
+        self._wall = time.monotonic() - self._began - self._left_out
+        before = self._unit_seconds.pop(id(unit), 0.0)
+        self._unit_seconds[id(unit)] = before + seconds
+        if ends_unit:
+            each = self._unit_seconds.pop(id(unit)) / unit.n_rows
+            self._latest[task].append(each)
+            self._written |= self._written_now
 
     def share(self, unit: Unit, computed: Computed) -> float:
         """Return about how much of a unit has been computed, from 0 to 1."""
@@ -83,10 +85,7 @@ class Pace:
             computed: rows of it that are computed and not yet stored.
         """
         task = None if unit is None else _task(unit)
-        measured = {
-            name: sum(seconds for _, seconds, _ in units) / sum(rows for _, _, rows in units)
-            for name, units in self._latest.items()
-        }
+        measured = {name: sum(latest) / len(latest) for name, latest in self._latest.items()}
         alike = [name for name in measured if name in self._expected]
         expected = sum(self._expected[name] for name in alike)
         ratio = sum(measured[name] for name in alike) / expected if expected else 1.0

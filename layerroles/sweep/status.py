@@ -19,11 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from layerroles.errors import InputError
-from layerroles.progress import Advance, Outlook, format_duration
+from layerroles.progress import NO_OUTLOOK, Advance, Outlook, format_duration
 
 _FILE = "progress.json"
 _SECONDS_BETWEEN_WRITES = 1.0
-_NOTHING_ELSE = Outlook()
 
 
 @dataclass(frozen=True)
@@ -36,11 +35,11 @@ class Status:
         reason: the error that stopped the run; empty unless `stopped`.
         rows_done: answers stored since the run was started last.
         rows_computed: of the unit in progress, about how many answers are computed, not yet stored.
-        rows_total: answers that were missing when it was started last.
+        rows_total: answers that were missing then; it grows when answers raise further questions.
         rows_per_second: answers stored per second since then.
         seconds_left: the seconds that the remaining answers will probably take; None if not known,
             and during the noise floor.
-        now: the task and condition answered last; empty before the first answer.
+        now: what is being computed, or was last; empty before the first pass.
         seconds: seconds since the run was started last.
         updated: when this was written, in seconds since 1970.
         host, pid, started: the machine, process id and start time of the run's process.
@@ -98,7 +97,7 @@ def read_status(folder: str | Path) -> Status:
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise InputError(f"run folder {str(folder)!r}: {_FILE} is damaged") from error
     if status.state == "running" and status.host == socket.gethostname() and not _is_alive(status):
-        return replace(status, state="died")
+        return replace(status, state="died", rows_computed=0.0, seconds_left=None)
     return status
 
 
@@ -115,7 +114,7 @@ def describe_unfinished(folder: str | Path) -> str:
 
 @contextmanager
 def write_progress(folder: Path, rows_total: int) -> Iterator[Advance]:
-    """Write progress.json within the context; yields what is told of the run.
+    """Write progress.json within the context; yields a progress callback.
 
     A file that cannot be written does not stop the run, whose rows are stored elsewhere.
     """
@@ -129,7 +128,7 @@ def write_progress(folder: Path, rows_total: int) -> Iterator[Advance]:
         seconds = time.monotonic() - began  # a clock that is set back must not change it
         return replace(status, seconds=seconds, updated=time.time(), **changed)
 
-    def advance(rows: int, now: str, outlook: Outlook = _NOTHING_ELSE) -> None:
+    def advance(rows: int, now: str, outlook: Outlook = NO_OUTLOOK) -> None:
         nonlocal status, last
         status = updated(
             rows_done=status.rows_done + rows,
@@ -146,7 +145,8 @@ def write_progress(folder: Path, rows_total: int) -> Iterator[Advance]:
         yield advance
     except BaseException as error:
         reason = str(error).split("\n")[0] or type(error).__name__
-        _write(folder, updated(state="stopped", reason=reason))
+        stopped = {"state": "stopped", "rows_computed": 0.0, "seconds_left": None}
+        _write(folder, updated(**stopped, reason=reason))
         raise
     _write(folder, updated(state="done", rows_computed=0.0, seconds_left=0.0))
 

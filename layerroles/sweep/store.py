@@ -307,7 +307,8 @@ def _merge_manifest(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
         "executors": stored.get("executors", []),
         **{name: stored.get(name, 0) for name in ("memory_halved", "peak_memory")},
         "noise_floor": stored["noise_floor"],
-        "rows_at_once": stored.get("rows_at_once", {}),
+        **{name: stored.get(name, {}) for name in ("rows_at_once", "examples_at_once")},
+        "unfinished": stored.get("unfinished", []),
         # Units of earlier versions' folders stay what they are.
         "rounds": stored.get("rounds", False),
         "only_needed": stored.get("only_needed", False) and manifest["only_needed"],

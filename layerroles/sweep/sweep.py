@@ -35,7 +35,8 @@ from layerroles.sweep.store import Key, lock_folder, open_store
 from layerroles.sweep.units import (
     EngineCall,
     SweepCell,
-    choose_rows,
+    TaskSize,
+    choose_size,
     count_together,
     distinct_conditions,
     make_cells,
@@ -68,7 +69,8 @@ class Sweep:
             answers that change. This takes as long as one condition that shares no computation with
             others.
         rounds: whether to ask in rounds, 4 examples of every task under every condition, then as
-            many again, and so on, so that a first answer comes early. Answers do not depend on it.
+            many again, and so on, so that a first answer comes early. Up to 8 are asked at once.
+            Answers do not depend on it.
         only_needed: whether to ask what is needed only: a layer that is ablated both at all
             positions and `after_first` is asked `after_first` in the end, and only in families in
             which it is critical at all positions. Sums over layers take the harm at all positions
@@ -226,7 +228,7 @@ class Sweep:
             InputError: a prompt is longer than the model's context.
         """
         engine = self._engine or Engine(self.model)
-        for unit in self._work(engine).missing({}, {}, rounds=False, only_needed=False):
+        for unit in self._work(engine).missing({}):
             asked_cells = [self._prepare(engine, cell, unit.examples) for cell in unit.cells]
             requests = tuple(asked.requests for asked in asked_cells)
             task = unit.cells[0].task.label
@@ -261,32 +263,31 @@ class Sweep:
 
         A task that a run folder of an earlier version has begun keeps that version's units.
         """
-        sizes: dict[str, int] = manifest["rows_at_once"]
         begun = {task for (_, task, _), ids in done.items() if ids}
-        waiting = self._work(engine).waiting(only_needed=manifest["only_needed"])
-        asked = [condition for condition in self.conditions if condition not in waiting]
+        asked = self._work(engine).asked_first(manifest)
         together = asked[: count_together(len(asked))]
         seconds: dict[str, float] = {}
         for label in dict.fromkeys(cell.task.label for cell in self.cells):
-            if label in sizes:
+            if label in manifest["rows_at_once"]:
                 continue
             cells = [cell for cell in self.cells if cell.task.label == label]
-            sizes[label] = self.rows_at_once
-            if label in begun:
-                continue
 
-            def call(n: int, task: str = label, cells: list[SweepCell] = cells) -> EngineCall:
-                examples = cells[0].examples[:n]
-                requests = (self._prepare(engine, cell, examples).requests for cell in cells)
-                conditions = self.references.conditions(task, together)
+            def call(n: int, k: int, task: str = label, of: list[SweepCell] = cells) -> EngineCall:
+                examples = of[0].examples[:n]
+                requests = (self._prepare(engine, cell, examples).requests for cell in of)
+                conditions = self.references.conditions(task, together[:k])
                 return EngineCall(task, tuple(requests), conditions)
 
-            n_examples = min(_N_PLANNED, len(cells[0].examples))
-            sizes[label], of_row = choose_rows(
-                engine, call, n_examples, self.unit_seconds, self.rows_at_once
-            )
-            if of_row is not None:
-                seconds[label] = of_row
+            size = TaskSize(self.rows_at_once)
+            if label not in begun:
+                n_examples, k = min(_N_PLANNED, len(cells[0].examples)), len(together)
+                most = self.rows_at_once
+                size = choose_size(engine, call, n_examples, k, self.unit_seconds, most)
+            manifest["rows_at_once"][label] = size.rows
+            if size.examples is not None:
+                manifest["examples_at_once"][label] = size.examples
+            if size.seconds is not None:
+                seconds[label] = size.seconds
         return seconds
 
     def _describe_examples(self, cell: SweepCell) -> dict[str, tuple[str | float | None, ...]]:
@@ -336,10 +337,11 @@ class Sweep:
             ],
             "conditions": [describe_condition(condition) for condition in self.conditions],
             "noise_floor": [],
-            "finished": False,
+            "unfinished": [],
             "rounds": self.rounds,
             "only_needed": self.only_needed,
             "rows_at_once": {},
+            "examples_at_once": {},
             "executors": [],
             "memory_halved": 0,
             "peak_memory": 0,

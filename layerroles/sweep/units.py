@@ -204,10 +204,10 @@ def missing_units(
         for (places, ids), alike in lacking.items():
             asked = set(ids)
             examples = tuple(example for example in block if example.id in asked)
-            for start in range(0, len(alike), sizes.together):
-                together = tuple(alike[start : start + sizes.together])
-                own_cells = tuple(task_cells[index] for index in places)
-                yield Unit(own_cells, together, examples, number)
+            own_cells = tuple(task_cells[index] for index in places)
+            step = sizes.n_conditions(own_cells[0].task.label, len(examples))
+            for start in range(0, len(alike), step):
+                yield Unit(own_cells, tuple(alike[start : start + step]), examples, number)
 
 
 @dataclass(frozen=True)
@@ -217,7 +217,9 @@ class UnitSizes:
     Attributes:
         together: the conditions that are asked together, at the most (see `count_together`).
         rows_at_once: about how many rows of each cell a unit holds at the most.
-        rows_of_task: the same for some tasks, where it is less (see `choose_rows`).
+        rows_of_task: the same for some tasks, where it is less (see `choose_size`).
+        examples_of_task: for some tasks, the fewest examples that a unit holds if there are as
+            many; to be small it holds fewer conditions. Units of others hold all conditions.
         rounds: whether examples are asked in rounds: the first of all tasks under all conditions,
             then as many again, and so on.
     """
@@ -225,12 +227,21 @@ class UnitSizes:
     together: int
     rows_at_once: int
     rows_of_task: Mapping[str, int] = field(default_factory=dict)
+    examples_of_task: Mapping[str, int] = field(default_factory=dict)
     rounds: bool = False
 
     def n_examples(self, task: str) -> int:
         """Return the most examples of a task in a unit."""
-        rows = min(self.rows_of_task.get(task, self.rows_at_once), self.rows_at_once)
-        return max(1, rows // self.together)
+        return max(1, self._rows(task) // self.together, self.examples_of_task.get(task, 1))
+
+    def n_conditions(self, task: str, n_examples: int) -> int:
+        """Return the most conditions under which a unit asks this number of examples of a task."""
+        if task not in self.examples_of_task:
+            return self.together
+        return max(1, min(self.together, self._rows(task) // n_examples))
+
+    def _rows(self, task: str) -> int:
+        return min(self.rows_of_task.get(task, self.rows_at_once), self.rows_at_once)
 
     def ends_of_rounds(self, n_examples: int) -> list[int]:
         """Return how many examples of a task have been asked after each round.
@@ -240,7 +251,7 @@ class UnitSizes:
         """
         ends = []
         end = _FIRST_ROUND
-        while self.rounds and end < n_examples:
+        while self.rounds and n_examples > 2 * _FIRST_ROUND and end < n_examples:
             ends.append(end)
             end *= 2
         return [*ends, n_examples]
@@ -254,59 +265,97 @@ def count_together(n_conditions: int) -> int:
     return math.ceil(n_conditions / math.ceil(n_conditions / _CONDITIONS_AT_ONCE))
 
 
-def choose_rows(
+@dataclass(frozen=True)
+class TaskSize:
+    """The size of a task's units.
+
+    Attributes:
+        rows: about how many rows of each cell a unit holds.
+        examples: the fewest examples of a unit, which then asks under some of the conditions; None
+            if it asks under all.
+        seconds: the expected seconds of a row; None if not known.
+    """
+
+    rows: int
+    examples: int | None = None
+    seconds: float | None = None
+
+
+def choose_size(
     engine: Engine,
-    call: Callable[[int], EngineCall],
+    call: Callable[[int, int], EngineCall],
     n_examples: int,
+    n_conditions: int,
     seconds: float,
     most: int,
-) -> tuple[int, float | None]:
-    """Choose how many rows of each cell of a task a unit holds so that it takes about `seconds`.
+) -> TaskSize:
+    """Choose the size of a task's units so that one takes about `seconds`.
 
-    By the cost model and the measured speed of the device. A unit is not made so small that an
-    example costs more than `_MOST_REPEATED` times what it costs in a large unit: a prefix that all
-    prompts share, for example, is read once for each unit.
+    By the cost model and the measured speed of the device. No unit is made so small that a row
+    costs more than `_MOST_REPEATED` times what it costs in a large one: a prefix that all prompts
+    share, for example, is read once for each unit. If fewer examples would cost too much, a unit
+    asks under fewer conditions, which only reads the intact model's part again.
 
     Args:
         engine: the engine that answers.
-        call: returns the requests of the first examples of the task, under the conditions of one
-            unit; it is given the number of examples.
+        call: returns the requests of the first examples of the task under the first conditions,
+            for a number of examples and of conditions.
         n_examples: the number of examples that `call` has.
+        n_conditions: the number of conditions that `call` has.
         seconds: how long a unit may take.
         most: the most rows of a cell.
 
     Returns:
-        The number of rows of each cell, and the expected seconds for one row. The number is `most`
-        for a tiny task, and if the time is not known (None): the model has no weights here (workers
-        have them), or is not run fused under these conditions.
+        The size. It has `most` rows for a tiny task, and if the time is not known: the model has no
+        weights here (workers have them), or is not run fused under these conditions.
     """
     if not prepared(engine.model).has_weights:
-        return most, None
+        return TaskSize(most)
 
-    def expect(n: int) -> Plan:
-        one = call(n)
+    def expect(examples: int, conditions: int) -> Plan:
+        one = call(examples, conditions)
         requests = [request for of_cell in one.requests for request in of_cell]
         return engine.planned(requests, one.conditions, speed=speed)
 
-    speed, n = None, n_examples
-    one = call(1)
-    n_conditions, n_cells = len(one.conditions), len(one.requests)
+    speed = None
     try:
-        if expect(n).work.flops < _TINY or (speed := engine.measured_speed()) is None:
-            return most, None
-        taken = whole = _seconds(expect(n))
-        of_row = whole / (n_examples * n_conditions * n_cells)
-        if taken <= seconds:
-            return min(most, n_conditions * int(n * seconds / taken)), of_row
-        while n > 1 and taken > seconds:
-            half = math.ceil(n / 2)
-            taken = _seconds(expect(half))
-            if taken / half > _MOST_REPEATED * whole / n_examples:
-                break
-            n = half
+        if expect(n_examples, n_conditions).work.flops < _TINY:
+            return TaskSize(most)
+        if (speed := engine.measured_speed()) is None:
+            return TaskSize(most)
+
+        def take(examples: int, conditions: int) -> float:
+            return _seconds(expect(examples, conditions))
+
+        whole = take(n_examples, n_conditions)
+        n_rows = n_examples * n_conditions
+        of_row = whole / (n_rows * len(call(1, 1).requests))
+        if whole <= seconds:
+            rows = n_conditions * int(n_examples * seconds / whole)
+            return TaskSize(min(most, rows), None, of_row)
+        examples = _halve_while(
+            lambda n: take(n, n_conditions), n_examples, seconds, whole / n_examples
+        )
+        left = take(examples, n_conditions)
+        if left <= seconds:
+            return TaskSize(min(most, n_conditions * examples), None, of_row)
+        conditions = _halve_while(
+            lambda n: take(examples, n), n_conditions, seconds, left / n_conditions
+        )
     except InputError:
-        return most, None
-    return min(most, n_conditions * n), of_row
+        return TaskSize(most)
+    rows = min(most, examples * conditions)
+    return TaskSize(rows, examples if conditions < n_conditions else None, of_row)
+
+
+def _halve_while(take: Callable[[int], float], n: int, seconds: float, each: float) -> int:
+    """Halve a number while it takes too long, and not much longer for each than `each`."""
+    while n > 1 and take(n) > seconds:
+        half = math.ceil(n / 2)
+        if take(half) / half > _MOST_REPEATED * each:
+            break
+        n = half
+    return n
 
 
 def _seconds(plan: Plan) -> float:

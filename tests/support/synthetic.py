@@ -402,6 +402,7 @@ def _manifest(
                     "ablation": ablation,
                     "at": at,
                     "sites": [f"L{layer}"],
+                    "layers": [layer],
                     "parts": ["block"],
                 }
                 for name, ablation, at, layer in named

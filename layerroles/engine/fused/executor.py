@@ -94,6 +94,7 @@ class Fused:
             len(group.conditions) * group.n_written * group.n_new for group in plan.groups
         )
         self._computed = Computed(float(plan.tokens_read), float(to_write))
+        self._count()
         yield from self._follow(plan, asked, conditions)
 
     def _follow(

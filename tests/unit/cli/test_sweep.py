@@ -163,7 +163,7 @@ def test_every_option_arrives(loaded: list[tuple[str, dict[str, Any]]]) -> None:
         *["--limit", "5", "--seed", "7", "--num-fewshot", "1"],
         *["--dtype", "float32", "--device", "cpu", "--revision", "main"],
         *["--executor", "plain", "--memory", "2GB"],
-        *["--everywhere", "--report", "a.html"],
+        *["--every-layer", "--report", "a.html"],
     )
     assert loaded == [("m", {"dtype": "float32", "device": "cpu", "revision": "main"})]
     assert [condition.name for condition in asked.conditions] == [

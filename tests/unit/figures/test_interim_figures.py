@@ -13,7 +13,7 @@ from tests.support.synthetic import synthetic_result
 
 def unfinished(result: SweepResult) -> SweepResult:
     cells = [{**cell, "n": 200} for cell in result.manifest["cells"]]
-    manifest = {**result.manifest, "cells": cells, "finished": False}
+    manifest = {**result.manifest, "cells": cells, "unfinished": [{"cells": [], "conditions": []}]}
     return dataclasses.replace(result, manifest=manifest)
 
 

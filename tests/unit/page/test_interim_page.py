@@ -27,7 +27,7 @@ VERDICTS = (
 def unfinished(result: SweepResult) -> SweepResult:
     n = int(result.intact()["n"].max())
     cells = [{**cell, "n": 2 * n} for cell in result.manifest["cells"]]
-    manifest = {**result.manifest, "cells": cells, "finished": False}
+    manifest = {**result.manifest, "cells": cells, "unfinished": [{"cells": [], "conditions": []}]}
     return dataclasses.replace(result, manifest=manifest)
 
 
@@ -75,7 +75,10 @@ def test_the_sentences_of_a_verdict_are_not_there(finished: str, interim: str) -
 def test_rows_of_the_picture_and_the_table_have_n_and_interval(interim: str) -> None:
     text = shown(interim)
     picture = text[text.index('<table class="glance">') :].partition("</table>")[0]
-    assert set(re.findall(r'<span class="([^"]*)" title', picture)) == {"undecided"}
+    drawn = re.findall(r'<span class="([^"]*)" style="--harm:(-?\d+)%" title', picture)
+    assert {name for name, _ in drawn} == {"so-far"}
+    assert len(drawn) == picture.count("<span") == 8 * N_LAYERS
+    assert {int(harm) > 80 for _, harm in drawn} == {False, True}
     assert f"retrieval, generation, n {N}</th>" in picture
     assert re.search(rf"layer 3: undecided, harm [^\"]*\[[^\"]*\], n {N}\"", picture)
     table = text[text.index('aria-label="Estimates, skip"') :].partition("</table>")[0]
@@ -105,6 +108,6 @@ def test_a_second_run_that_is_not_finished_is_named_and_not_judged(result: Sweep
 
 def test_a_finished_run_has_no_banner(result: SweepResult, finished: str) -> None:
     assert BANNER not in finished
-    said = dataclasses.replace(result, manifest={**result.manifest, "finished": True})
-    key = re.compile(r',?\s*(?:&#34;|")finished(?:&#34;|"): true')
+    said = dataclasses.replace(result, manifest={**result.manifest, "unfinished": []})
+    key = re.compile(r',?\s*(?:&#34;|")unfinished(?:&#34;|"): \[\]')
     assert key.sub("", render(said)) == finished

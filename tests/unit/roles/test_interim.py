@@ -20,7 +20,7 @@ def unfinished(result: SweepResult) -> SweepResult:
     """The same rows, of a run that would have asked twice as many questions."""
     n = int(result.intact()["n"].max())
     cells = [{**cell, "n": 2 * n} for cell in result.manifest["cells"]]
-    manifest = {**result.manifest, "cells": cells, "finished": False}
+    manifest = {**result.manifest, "cells": cells, "unfinished": [{"cells": [], "conditions": []}]}
     return dataclasses.replace(result, manifest=manifest)
 
 
@@ -101,7 +101,7 @@ def test_a_layer_without_a_score_is_not_measured(result: SweepResult) -> None:
 def test_finished_runs_and_those_that_do_not_say_are_judged(
     result: SweepResult, finished: Roles
 ) -> None:
-    said = dataclasses.replace(result, manifest={**result.manifest, "finished": True})
+    said = dataclasses.replace(result, manifest={**result.manifest, "unfinished": []})
     roles = localize(said)
     assert (roles.interim, roles.verdict) == ("", finished.verdict)
     pd.testing.assert_frame_equal(roles.layers, finished.layers)

@@ -8,6 +8,7 @@ import pytest
 
 import layerroles as lr
 from layerroles.sweep.execution import Execution
+from layerroles.sweep.manifest_entries import describe_condition
 from layerroles.sweep.next_cells import expected_next, find_waiting, next_cells
 from layerroles.sweep.units import Unit
 from tests.support.random_models import random_model
@@ -24,6 +25,24 @@ def skips(n_layers: int) -> list[lr.Condition]:
     ]
 
 
+def entries(conditions: list[lr.Condition]) -> list[dict[str, object]]:
+    return [describe_condition(condition) for condition in conditions]
+
+
+def without_unneeded(whole: lr.SweepResult) -> lr.SweepResult:
+    """The result of a sweep that has asked `after_first` only where it is needed."""
+    waiting = find_waiting(whole.manifest["conditions"])
+    names = {entry["hash"]: entry["name"] for entry in whole.manifest["conditions"]}
+    needed = {(names[hash], task, protocol) for hash, task, protocol in next_cells(whole, waiting)}
+    keys = pd.MultiIndex.from_frame(whole.frame[KEYS[:3]])
+    asked = (whole.frame["at"] != "after_first") | keys.isin(list(needed))
+    return dataclasses.replace(
+        whole,
+        frame=whole.frame[asked].reset_index(drop=True),
+        manifest=whole.manifest | {"only_needed": True},
+    )
+
+
 def test_a_layer_after_first_waits_for_the_same_layer_at_all_positions() -> None:
     layer, head = lr.Site(1), lr.Site(1, "head", head=0)
     at_all = lr.Condition({layer: lr.Skip()})
@@ -37,40 +56,54 @@ def test_a_layer_after_first_waits_for_the_same_layer_at_all_positions() -> None
         lr.Condition({layer: lr.Skip(), lr.Site(2): lr.Skip()}, at="after_first"),
         lr.Condition({layer: lr.Skip()}, at="prompt"),
     ]
-    assert find_waiting([at_all, waits, *others]) == {waits: at_all}
+    found = find_waiting(entries([at_all, waits, *others]))
+    assert found == {waits.hash: at_all.name}
 
 
-@pytest.mark.parametrize(("n", "seed"), [(32, 0), (32, 1), (64, 2), (200, 3)])
+@pytest.mark.parametrize(("n", "seed"), [(32, 0), (64, 2), (400, 3)])
 def test_verdicts_and_claims_are_those_of_asking_everything(n: int, seed: int) -> None:
-    whole = synthetic_result(n=n, seed=seed)
-    waiting = find_waiting(skips(30))
-    # The names of synthetic conditions are those of real ones; their hashes are not.
-    named = {(condition.hash): condition.name for condition in waiting}
-    needed = {(named[hash], task, protocol) for hash, task, protocol in next_cells(whole, waiting)}
-    assert 0 < len(needed) < len(waiting) * 8 / 2
-    keys = pd.MultiIndex.from_frame(whole.frame[KEYS[:3]])
-    asked = ~(whole.frame["at"] == "after_first") | keys.isin(list(needed))
-    less = dataclasses.replace(
-        whole,
-        frame=whole.frame[asked].reset_index(drop=True),
-        manifest=whole.manifest | {"only_needed": True},
-    )
-    roles, of_all = lr.localize(less), lr.localize(whole)
+    whole = synthetic_result(n=n, seed=seed, ablations=["skip", "mean"])
+    less = without_unneeded(whole)
+    n_kept = (less.frame["at"] == "after_first").sum()
+    assert 0 < n_kept < (whole.frame["at"] == "after_first").sum() / 2
+    roles, of_all = (lr.localize(result, ablation="skip") for result in (less, whole))
     assert set(of_all.layers["verdict"]) >= {"critical", "sink"}
     pd.testing.assert_series_equal(roles.layers["verdict"], of_all.layers["verdict"])
     for lists in ("critical", "spare", "undecided", "general", "specific", "sink"):
         pd.testing.assert_series_equal(roles.frame[lists], of_all.frame[lists])
     names = ["claim", "family", "protocol", "status"]
     pd.testing.assert_frame_equal(roles.claims[names], of_all.claims[names])
+    if n == 400:
+        assert {"supported"} <= set(of_all.claims["status"])
     assert "where a layer is critical" in roles.verdict
     assert "where a layer is critical" not in of_all.verdict
+    # Of the layers that were not asked, nothing is told at after_first.
+    not_asked = roles.layers["verdict"].isin(["undecided", "spare"])
+    assert roles.layers.loc[not_asked, "after_first_harm"].isna().all()
+    # Selected layers do not count as the only ones that were tested.
+    keys = ["condition", "task", "protocol"]
+    p = less.effects().merge(whole.effects(), on=keys, suffixes=("", "_all"))
+    assert (p["p_adjusted"] >= p["p_adjusted_all"] - 1e-9).all()
 
 
-def test_a_critical_layer_that_was_not_asked_leaves_the_sum_unknown() -> None:
+def test_rows_of_a_layer_that_is_critical_no_more_are_left_out() -> None:
+    """It was critical among the first 8 questions, asked after_first, and is not any more."""
     whole = synthetic_result(n=64)
-    frame = whole.frame[~((whole.frame["at"] == "after_first") & (whole.frame["layer"] == 0))]
-    roles = lr.localize(dataclasses.replace(whole, frame=frame.reset_index(drop=True)))
-    kept = roles.contrasts[(roles.contrasts["at"] == "after_first")]
+    less = without_unneeded(whole)
+    early = (whole.frame["at"] == "after_first") & (whole.frame["layer"] == 7)
+    few = whole.frame[early & (whole.frame.groupby(KEYS[:3]).cumcount() < 8)]
+    frame = pd.concat([less.frame, few], ignore_index=True).drop_duplicates(KEYS)
+    assert len(frame) > len(less.frame)
+    roles, expected = lr.localize(dataclasses.replace(less, frame=frame)), lr.localize(less)
+    pd.testing.assert_frame_equal(roles.contrasts, expected.contrasts)
+
+
+def test_a_critical_layer_that_is_still_to_be_asked_is_undecided() -> None:
+    less = without_unneeded(synthetic_result(n=64))
+    frame = less.frame[~((less.frame["at"] == "after_first") & (less.frame["layer"] == 0))]
+    roles = lr.localize(dataclasses.replace(less, frame=frame.reset_index(drop=True)))
+    assert set(roles.layers.loc[roles.layers["layer"] == 0, "verdict"]) == {"undecided"}
+    kept = roles.contrasts[roles.contrasts["at"] == "after_first"]
     assert len(kept)
     assert kept["difference"].isna().all()
 
@@ -78,15 +111,14 @@ def test_a_critical_layer_that_was_not_asked_leaves_the_sum_unknown() -> None:
 def test_sinks_are_looked_for_where_no_layer_is_critical() -> None:
     flat = {"knowledge": {"all": [0.0] * 6, "after_first": [0.0] * 6}}
     whole = synthetic_result(6, 64, harms=flat, protocols=["generation"])
-    assert not next_cells(whole, find_waiting(skips(6)))
-    frame = whole.frame[whole.frame["at"] != "after_first"].reset_index(drop=True)
-    less = dataclasses.replace(whole, frame=frame, manifest=whole.manifest | {"only_needed": True})
+    less = without_unneeded(whole)
+    assert "after_first" not in set(less.frame["at"])
     assert "sinks cannot be identified" not in lr.localize(less).verdict
 
 
 def test_what_will_be_asked_is_expected_from_fewer_examples() -> None:
     whole = synthetic_result(n=64)
-    waiting = find_waiting(skips(30))
+    waiting = find_waiting(whole.manifest["conditions"])
     asked = next_cells(whole, waiting)
     place = whole.frame.groupby(KEYS[:3]).cumcount()
     first = dataclasses.replace(whole, frame=whole.frame[place < 16].reset_index(drop=True))
@@ -99,10 +131,10 @@ def test_what_will_be_asked_is_expected_from_fewer_examples() -> None:
 def half_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     """A random model knows nothing: every second layer counts as critical."""
 
-    def some(_result: lr.SweepResult, waiting: dict[lr.Condition, lr.Condition]) -> set[object]:
-        cells = {(c["task"], c["protocol"]) for c in _result.manifest["cells"]}
-        even = [w for w, at_all in waiting.items() if at_all.first_layer in (0, 2)]
-        return {(w.hash, *cell) for w in even for cell in cells if cell[1] == "generation"}
+    def some(result: lr.SweepResult, waiting: dict[str, str]) -> set[object]:
+        cells = {(c["task"], c["protocol"]) for c in result.manifest["cells"]}
+        even = [hash for hash, name in waiting.items() if name in ("skip L0", "skip L2")]
+        return {(hash, *cell) for hash in even for cell in cells if cell[1] == "generation"}
 
     monkeypatch.setattr("layerroles.sweep.execution.next_cells", some)
 
@@ -124,7 +156,7 @@ def test_what_is_not_needed_is_not_asked_and_a_killed_run_asks_the_same(
     everything = answers(sweep(only_needed=False, rounds=False).run(tmp_path / "everything"))
     assert len(everything) == 7 * 2 * 2 * 6
     result = sweep().run(tmp_path / "needed")
-    assert result.manifest["finished"]
+    assert not result.interim
     asked = set(result.frame.loc[result.frame["at"] == "after_first", "condition"])
     assert asked == {"skip L0 after_first", "skip L2 after_first"}
     assert len(result.frame) == (4 * 2 * 2 + 2 * 2) * 6
@@ -155,3 +187,32 @@ def test_what_is_not_needed_is_not_asked_and_a_killed_run_asks_the_same(
     monkeypatch.setattr(Execution, "_answer_units", answer_units)
     extended = sweep(only_needed=False).run(tmp_path / "needed")
     pd.testing.assert_frame_equal(answers(extended), everything, rtol=1e-4)
+
+
+def test_a_planted_model_is_judged_as_from_asking_everything(tmp_path: Path) -> None:
+    made = lr.planted()
+    conditions = [
+        condition
+        for at in ("all", "after_first")
+        for condition in lr.each_layer(made.model, lr.Skip(), at=at)
+    ]
+    roles = []
+    for only_needed in (True, False):
+        sweep = lr.Sweep(
+            made.model,
+            made.tasks,
+            conditions,
+            protocols=["generation"],
+            limit=32,
+            noise_floor=False,
+            only_needed=only_needed,
+        )
+        result = sweep.run(tmp_path / str(only_needed))
+        asked = result.frame["at"] == "after_first"
+        n_layers = result.frame.loc[asked, "layer"].nunique()
+        assert (n_layers < made.model.cfg.n_layers) == only_needed
+        assert n_layers > 0
+        roles.append(lr.localize(result))
+    assert "critical" in set(roles[0].layers["verdict"])
+    keys = ["family", "protocol", "layer", "verdict"]
+    pd.testing.assert_frame_equal(roles[0].layers[keys], roles[1].layers[keys])

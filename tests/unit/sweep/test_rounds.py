@@ -150,18 +150,24 @@ def test_the_time_left_is_of_the_latest_units_of_each_task(
     pace.add(units)
     assert pace.seconds_left() == 8 * 1 + 8 * 3  # by the cost model
     now = 8.0
-    pace.stored(0, facts[0], 4, 8.0)  # twice as slow as expected
+    pace.stored(facts[0], 1, 7.0, ends_unit=False)  # reads what the others share
+    assert pace.seconds_left() == pytest.approx((7 * 1 + 8 * 3) * 8 / 7)
+    pace.stored(facts[0], 3, 1.0, ends_unit=True)  # twice as slow as expected
     assert pace.seconds_left() == pytest.approx(4 * 2 + 8 * 6)
     assert pace.seconds_left(facts[1], 2.0) == pytest.approx(2 * 2 + 8 * 6)
     now = 12.0
-    pace.stored(1, problems[0], 4, 4.0)
+    pace.stored(problems[0], 4, 4.0, ends_unit=True)
     assert pace.seconds_left() == pytest.approx(4 * 2 + 4 * 1)
     pace.expect({facts[0].cells[0].task.label: 10.0})
     assert pace.seconds_left() == pytest.approx(14 * 2 + 4 * 1)
+    # A trial before the first pass, and reports between, are not repeated.
+    now = 22.0
+    pace.leave_out(5.0)
+    pace.prepared(5.0)
+    assert pace.seconds_left() == pytest.approx(14 * 2 + 4 * 1)
     # Two workers take half the time.
-    now = 12.0
-    pace.stored(2, problems[1], 2, 12.0)
-    assert pace.seconds_left() == pytest.approx((14 * 2 + 2 * 16 / 6) * 12 / 24)
+    pace.stored(problems[1], 4, 5.0 + 12.0, ends_unit=True)
+    assert pace.seconds_left() == pytest.approx(14 * 2 * 12 / 24)
 
 
 def test_how_much_of_a_unit_is_computed_follows_what_the_last_one_wrote(
@@ -174,7 +180,7 @@ def test_how_much_of_a_unit_is_computed_follows_what_the_last_one_wrote(
     assert pace.share(units[0], half) == 0.5  # texts are taken to be half as long as they may be
     half.written = 50.0
     pace.share(units[0], half)
-    pace.stored(0, units[0], 4, 1.0)
+    pace.stored(units[0], 4, 1.0, ends_unit=True)
     half.written = 0.0
     assert pace.share(units[2], half) == pytest.approx(100 / 150)
     half.written = 500.0
@@ -193,7 +199,7 @@ def test_a_fused_answer_tells_what_it_has_computed() -> None:
         assert computed.to_read == pytest.approx(plan.tokens_read)
         assert computed.to_write == len(conditions) * 5
 
-    with engine.telling(on_step):
+    with engine.report_steps(on_step):
         engine.generate_until(requests, conditions)
     assert seen == sorted(seen)
     assert seen[-1][0] == pytest.approx(plan.tokens_read)
@@ -201,3 +207,41 @@ def test_a_fused_answer_tells_what_it_has_computed() -> None:
     n_seen = len(seen)
     engine.generate_until(requests, conditions)
     assert len(seen) == n_seen
+
+
+def test_a_smaller_command_does_not_finish_a_larger_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer_units = Execution._answer_units
+
+    def stop(self: Execution, units: list[Unit]) -> object:
+        for part in answer_units(self, units):
+            yield part
+            if units[part.unit].round == 2:
+                raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Execution, "_answer_units", stop)
+        with pytest.raises(KeyboardInterrupt):
+            sweep(20).run(tmp_path)
+    assert sweep(8).run(tmp_path).interim.endswith(" of 20 questions")
+    finished = sweep(20).run(tmp_path)
+    assert not finished.interim
+    # Neither does a command that asks nothing new begin one.
+    with monkeypatch.context() as patched:
+        patched.setattr(Execution, "_end", lambda _self: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            sweep(8).run(tmp_path)
+    assert not lr.read(tmp_path).interim
+
+
+def test_an_error_in_what_is_shown_does_not_end_a_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(_file: Path, result: lr.SweepResult) -> None:
+        if result.interim:
+            raise ZeroDivisionError("a figure")
+
+    monkeypatch.setattr(module, "_write_report", fail)
+    assert not sweep().run(tmp_path / "run", report=tmp_path / "report.html").interim
+    assert "what is known so far could not be shown" in caplog.text

@@ -94,7 +94,7 @@ def schema(value: Any, path: str = "") -> dict[str, str]:
     inner = [item for item in items if isinstance(item, dict)]
     if not inner:
         return {path: "|".join(sorted({type(item).__name__ for item in items}))} if items else {}
-    free = path.endswith((".parameters", ".references", "rows_at_once"))
+    free = path.endswith((".parameters", ".references", "s_at_once"))
     names = sorted({name for item in inner for name in item})
     types = {
         name: "|".join(sorted({type(item[name]).__name__ for item in inner if name in item}))
@@ -132,9 +132,10 @@ def test_the_manifest_has_these_keys_and_types(which: str, request: Any) -> None
     expected = dict(MANIFEST)
     if which == "new":  # what the old folder's version did not know
         names = expected[""].split()
-        more = ["finished:bool", "only_needed:bool", "rounds:bool", "rows_at_once:dict"]
+        more = ["unfinished:list", "only_needed:bool", "rounds:bool"]
+        more += ["examples_at_once:dict", "rows_at_once:dict"]
         expected[""] = " ".join(sorted([*names, *more]))
-        expected["rows_at_once"] = "*:int"
+        expected |= {"examples_at_once": "", "rows_at_once": "*:int"}
     assert schema(manifest) == expected
 
 

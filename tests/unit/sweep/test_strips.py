@@ -34,7 +34,7 @@ def until(result: lr.SweepResult, n: int) -> lr.SweepResult:
     """The result as it was when n questions of each task were answered."""
     frame = result.frame
     answered = frame["example"].str.rpartition("-")[2].astype(int) < n
-    manifest = result.manifest | {"finished": False}
+    manifest = result.manifest | {"unfinished": [{"cells": [], "conditions": []}]}
     return dataclasses.replace(
         result, frame=frame[answered].reset_index(drop=True), manifest=manifest
     )

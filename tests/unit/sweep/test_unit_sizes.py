@@ -2,12 +2,13 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 
 import layerroles as lr
-from layerroles.engine import MEASURED_SHARE, Speed
+from layerroles.engine import MEASURED_SHARE, Plan, Speed
 from layerroles.sweep import units
 from layerroles.sweep.execution import Execution
 from layerroles.sweep.units import Unit
@@ -38,17 +39,20 @@ def slow_device(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lr.Engine, "measured_speed", lambda _self: SLOW)
 
 
-def chosen(one: lr.Sweep, engine: lr.Engine | None = None) -> dict[str, int]:
-    """The sizes in a new run folder."""
-    sizes: dict[str, int] = {}
-    manifest = {"rows_at_once": sizes, "only_needed": True}
+def new_manifest() -> dict[str, Any]:
+    """What the manifest of a new run folder says of units."""
+    return {"rows_at_once": {}, "examples_at_once": {}, "only_needed": True, "rounds": False}
+
+
+def chosen(one: lr.Sweep, engine: lr.Engine | None = None) -> dict[str, Any]:
+    """The same after the sizes have been chosen."""
+    manifest = new_manifest()
     one._choose_sizes(engine or lr.Engine(one.model), manifest, {})
-    return sizes
+    return manifest
 
 
-def missing(one: lr.Sweep, rows_of_task: dict[str, int]) -> list[Unit]:
-    work = one._work(lr.Engine(one.model))
-    return list(work.missing({}, rows_of_task, rounds=False, only_needed=False))
+def missing(one: lr.Sweep, manifest: dict[str, Any]) -> list[Unit]:
+    return list(one._work(lr.Engine(one.model)).missing({}, manifest))
 
 
 def seconds_of(one: lr.Sweep, unit: Unit) -> float:
@@ -70,7 +74,7 @@ def test_units_take_the_time_that_is_asked_for(n_conditions: int) -> None:
     ]
     for task in TASKS:
         one = lr.Sweep(model, [task], conditions, limit=32)
-        (whole, *_others) = missing(one, {})
+        (whole, *_others) = missing(one, new_manifest())
         whole_seconds = seconds_of(one, whole)
         one.unit_seconds = whole_seconds / 2
         first = missing(one, chosen(one))[0]
@@ -84,10 +88,39 @@ def test_units_take_the_time_that_is_asked_for(n_conditions: int) -> None:
         # A second is far too short for this device.
         one.unit_seconds = 1e-9
         smallest = missing(one, chosen(one))[0]
-        each = seconds_of(one, smallest) / len(smallest.examples)
-        assert each <= 1.16 * whole_seconds / len(whole.examples)
+        each = seconds_of(one, smallest) / smallest.n_rows
+        assert each <= 1.16**2 * whole_seconds / whole.n_rows
+        assert smallest.n_rows <= whole.n_rows / 4
         one.unit_seconds = 1e9
-        assert chosen(one) == {task.label: one.rows_at_once}
+        assert chosen(one)["rows_at_once"] == {task.label: one.rows_at_once}
+
+
+@pytest.mark.usefixtures("slow_device")
+def test_where_fewer_examples_cost_much_a_unit_has_fewer_conditions(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def seconds(plan: Plan) -> float:  # a prefix of 100 requests; the intact model reads all of it
+        return (1 + plan.n_conditions / 2) * (100 + plan.n_requests)
+
+    monkeypatch.setattr(units, "_seconds", seconds)
+    model, task = random_model("llama"), lr.task("facts")
+    conditions = [
+        lr.Condition({lr.Site(0): Scale(n / 100)}, name=f"c{n} {at}", at=at)
+        for at in ("all", "prompt")
+        for n in range(16)
+    ]
+    one = lr.Sweep(model, [task], conditions, limit=32, unit_seconds=1e-9)
+    manifest = chosen(one)
+    # Half of the examples would cost 38% more each; 9 conditions 15.3%, 17 conditions 5.4%.
+    assert manifest["examples_at_once"] == {task.label: 32}
+    assert manifest["rows_at_once"] == {task.label: 32 * 17}
+    assert [len(unit.conditions) for unit in missing(one, manifest)] == [17, 16]
+    assert {len(unit.examples) for unit in missing(one, manifest)} == {32}
+    # Rounds of fewer examples ask under more conditions at once.
+    in_rounds = missing(one, manifest | {"rounds": True})
+    assert (len(in_rounds[0].examples), len(in_rounds[0].conditions)) == (4, 33)
+    assert (len(in_rounds[-1].examples), len(in_rounds[0].conditions)) == (16, 33)
+    assert sum(unit.n_rows for unit in in_rounds) == 33 * 32 * 2
 
 
 def test_tiny_tasks_are_not_cut_and_nothing_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,17 +129,20 @@ def test_tiny_tasks_are_not_cut_and_nothing_is_measured(monkeypatch: pytest.Monk
 
     monkeypatch.setattr(lr.Engine, "measured_speed", fail)
     one = sweep(1e-9)
-    assert chosen(one) == dict.fromkeys((task.label for task in TASKS), one.rows_at_once)
+    whole = dict.fromkeys((task.label for task in TASKS), one.rows_at_once)
+    assert chosen(one)["rows_at_once"] == whole
 
 
 @pytest.mark.usefixtures("slow_device")
 def test_without_weights_or_fused_answers_the_time_is_not_known() -> None:
     one = sweep(1e-9)
     whole = dict.fromkeys((task.label for task in TASKS), one.rows_at_once)
-    assert chosen(one, lr.Engine(one.model, executor="plain")) == whole
+    plain = lr.Engine(one.model, executor="plain")
+    assert chosen(one, plain)["rows_at_once"] == whole
     model = lr.load(model_path("llama"), device="meta")
     conditions = lr.each_layer(model, lr.Skip())
-    assert chosen(lr.Sweep(model, TASKS, conditions, limit=12, unit_seconds=1e-9)) == whole
+    meta = lr.Sweep(model, TASKS, conditions, limit=12, unit_seconds=1e-9)
+    assert chosen(meta)["rows_at_once"] == whole
 
 
 @pytest.mark.usefixtures("slow_device")
@@ -115,8 +151,8 @@ def test_rows_are_those_of_large_units_and_a_killed_run_goes_on_alike(
 ) -> None:
     whole = sweep(1e9).run(tmp_path / "whole")
     monkeypatch.setattr(units, "_MOST_REPEATED", 100.0)
-    cut = chosen(sweep(1e-9))
-    assert cut == dict.fromkeys(cut, 4)  # an example under four conditions
+    cut = chosen(sweep(1e-9))["rows_at_once"]
+    assert cut == dict.fromkeys(cut, 1)  # an example under one condition
 
     stored: list[int] = []
     answer_units = Execution._answer_units
@@ -151,9 +187,9 @@ def test_an_extended_run_keeps_its_units_and_an_older_one_its_own(
     model = random_model("llama")
     conditions = lr.each_layer(model, lr.Skip())
     first = lr.Sweep(model, TASKS[:1], conditions, limit=4, unit_seconds=1e-9)
-    assert first.run(tmp_path / "run").manifest["rows_at_once"] == {TASKS[0].label: 4}
+    assert first.run(tmp_path / "run").manifest["rows_at_once"] == {TASKS[0].label: 1}
     more = lr.Sweep(model, TASKS, conditions, limit=6, unit_seconds=1e9).run(tmp_path / "run")
-    assert more.manifest["rows_at_once"] == {TASKS[0].label: 4, TASKS[1].label: 2048}
+    assert more.manifest["rows_at_once"] == {TASKS[0].label: 1, TASKS[1].label: 2048}
     # As a version without units of limited time left it.
     manifest = tmp_path / "run" / "manifest.json"
     stored = json.loads(manifest.read_text(encoding="utf-8"))
