@@ -157,9 +157,10 @@ class Execution:
         with write_progress(store.folder, _n_rows([*units, *needed])) as tell_file:
             self._answer(units, "sweep", tell_file)
             self._repeat_intact(tell_file)  # first, since no family has skill without its chance
-            if units:
-                needed = self._needed_units()
-                tell_file(0, "layers that may be sinks", Outlook(more=_n_rows(needed)))
+            n_known, needed = _n_rows(needed), self._needed_units()
+            if needed:
+                more = _n_rows(needed) - n_known
+                tell_file(0, "layers that may be sinks", Outlook(more=more))
             self._answer(needed, "sinks", tell_file)
             self._end()
 

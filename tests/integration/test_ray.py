@@ -77,7 +77,7 @@ def test_two_workers_give_the_rows_of_this_process(tmp_path: Path) -> None:
         lr.Condition({lr.Site(1): Halved()}, at=even),
         lr.Condition({lr.Site(1): lr.Swap(donor)}),
     ]
-    asked = Small(model, two_tasks(), conditions, limit=6, coherence=True)
+    asked = Small(model, two_tasks(), conditions, limit=10, coherence=True)  # in three rounds
     alone = asked.run(tmp_path / "alone")
     shared = asked.run(tmp_path / "shared", backend="ray", workers=2)
     check_same(alone, shared)

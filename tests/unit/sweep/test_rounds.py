@@ -11,6 +11,7 @@ from layerroles.sweep import sweep as module
 from layerroles.sweep.execution import Execution
 from layerroles.sweep.pace import Pace
 from layerroles.sweep.units import Unit, UnitSizes, make_cells, missing_units
+from tests.support import lm_eval_data
 from tests.support.random_models import random_model
 
 KEYS = ["condition", "task", "protocol", "example"]
@@ -27,10 +28,19 @@ def sweep(limit: int = 10, **options: bool) -> lr.Sweep:
     return lr.Sweep(model, tasks, conditions, limit=limit, noise_floor=False, **options)
 
 
-@pytest.mark.parametrize("kind", ["skip", "mean", "resample", "heads"])
-def test_rows_are_those_of_a_sweep_without_rounds(kind: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["skip", "mean", "resample", "heads", "lm-eval"])
+def test_rows_are_those_of_a_sweep_without_rounds(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = random_model("llama")
+    tasks = [lr.task("facts"), lr.task("kv_retrieval", pairs=4)]
+    if kind == "lm-eval":
+        sums = [(f"{n} + 3", str(n + 3)) for n in range(12)]
+        monkeypatch.setattr(lm_eval_data, "SUMS", sums)
+        folder = lm_eval_data.own_tasks(tmp_path / "tasks")
+        tasks = [lr.task("lm_eval:own_sums", include_path=folder, num_fewshot=1)]
     conditions = {
+        "lm-eval": lambda: lr.each_layer(model, lr.Skip()),
         "skip": lambda: lr.each_layer(model, lr.Skip()),
         "mean": lambda: lr.each_layer(model, lr.Mean(lr.Reference())),
         "resample": lambda: lr.each_layer(model, lr.Resample(lr.Reference())),
@@ -40,7 +50,6 @@ def test_rows_are_those_of_a_sweep_without_rounds(kind: str, tmp_path: Path) -> 
             for head in range(2)
         ],
     }[kind]()
-    tasks = [lr.task("facts"), lr.task("kv_retrieval", pairs=4)]
     results = [
         lr.Sweep(
             model, tasks, conditions, limit=10, noise_floor=False, rounds=rounds, unit_seconds=1e9
@@ -48,6 +57,7 @@ def test_rows_are_those_of_a_sweep_without_rounds(kind: str, tmp_path: Path) -> 
         for rounds in (False, True)
     ]
     assert [result.manifest["rounds"] for result in results] == [False, True]
+    assert results[1].intact()["n"].min() == 10
     pd.testing.assert_frame_equal(answers(results[1]), answers(results[0]), rtol=1e-4)
 
 
