@@ -141,7 +141,14 @@ def answer_job(engine: Engine, job: Job) -> Iterator[JobPart]:
 def _make_part(
     engine: Engine, job: Job, by_condition: Mapping[int, Mapping[int, list[Any]]], began: float
 ) -> JobPart:
-    """Return a part with these answers; score generated texts if the job asks for it."""
+    """Return a part with these answers, and with the coherence of texts if the job asks for it.
+
+    Args:
+        engine: the engine that answered; it also scores the coherence.
+        job: the job that the answers belong to.
+        by_condition: the answers by condition index and cell index.
+        began: the value of `time.monotonic()` when work on the part began.
+    """
     part = {
         (condition, cell): answers
         for condition, by_cell in sorted(by_condition.items())

@@ -125,10 +125,15 @@ class Pool(OpenBackend):
         return self._description
 
     def answer_jobs(self, jobs: Iterable[Job]) -> Iterator[tuple[int, JobPart]]:
-        """Yield (job index, part) as parts arrive; report failed jobs after all others are done.
+        """Answer jobs on the workers; yield (job index, part) as parts arrive.
+
+        A failed job is tried again, up to `attempts` times in all. Jobs that fail every time are
+        reported after the others are done, or at once if there are as many of them as workers and
+        no job has succeeded.
 
         Raises:
-            InputError: a job that cannot be answered, or no worker is left.
+            InputError: a job failed every time, a worker reported an input error, or no worker is
+                left.
         """
         remaining_jobs, n_done = enumerate(jobs), 0
         n_attempts, failures = Counter[int](), list[str]()

@@ -76,10 +76,10 @@ def command(
     plugin: Plugins = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say what a sweep would take: tokens, operations, memory, time. Nothing is run.
+    """Estimate the tokens, operations, memory and time of a sweep, without running it.
 
-    It takes the options of layerroles sweep. Of the model, its config.json and its tokenizer are
-    enough; loading the weights is not counted.
+    It takes the options of layerroles sweep. Only the model's config.json and tokenizer are needed;
+    the time to load the weights is not included.
 
     [bold]Example:[/bold]
     layerroles estimate --model meta-llama/Llama-3.1-8B --device h100 --tasks kv_retrieval

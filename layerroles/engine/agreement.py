@@ -153,7 +153,10 @@ def find_disagreement(
 def _answer_last(
     executor: Executor, requests: Requests, conditions: Sequence[Condition]
 ) -> list[Any]:
-    """Return an executor's answers under the last of some conditions; empty without requests."""
+    """Run requests under all conditions together; return only the answers under the last one.
+
+    Empty if there are no requests.
+    """
     return collect_answers(executor.answer([requests], conditions))[-1] if requests else []
 
 

@@ -128,10 +128,14 @@ class Executors:
     def answer(
         self, asked: Sequence[Requests], conditions: Sequence[Condition]
     ) -> Iterator[tuple[int, int, list[Any]]]:
-        """Answer non-empty lists of requests under every condition; yields as `Executor.answer`.
+        """Answer non-empty lists of requests under every condition.
+
+        With `"auto"`, each condition is answered by the fastest executor that agrees with the plain
+        one on a trial. Yields the same triples as `Executor.answer`: list index, condition index
+        and answers.
 
         Raises:
-            InputError: the executor that was asked for cannot run the model on these requests.
+            InputError: the requested executor cannot run the model on these requests.
         """
         for executor, indices in self._choose(asked, conditions):
             self.used.add(executor.name)

@@ -53,7 +53,7 @@ class Plain:
         self.use_cache = prepared(model).checks.caches if use_cache is None else use_cache
 
     def refusal(self, condition: Condition) -> str | None:
-        """Return None: the reference answers under every condition."""
+        """Return None: this executor supports every condition."""
         return None
 
     def answer(

@@ -111,10 +111,17 @@ def narrow(frame: pd.DataFrame, column: str, value: str | None) -> pd.DataFrame:
 
 
 def mean_by(frame: pd.DataFrame, by: Sequence[str], value: str, *, count: str) -> pd.DataFrame:
-    """Return the mean of column `value` per group of the columns `by`, sorted by family.
+    """Return the mean of a column for each group of rows, sorted by family.
 
-    Columns: those of `by`, which include `family`; value; `count` (number of rows averaged); low
-    and high (95%, Student's t; NaN for a single row).
+    Args:
+        frame: the rows.
+        by: the columns to group by; they include `family`.
+        value: the column to average.
+        count: the name of the column that receives the number of rows averaged.
+
+    Returns:
+        A frame with the columns of `by`, `"value"` (the mean), the number of rows, and `"low"` and
+        `"high"` (95% interval by Student's t; NaN for a single row).
     """
     grouped = frame.groupby(list(by), sort=False)[value]
     table = grouped.agg(**{"value": "mean", "error": "sem", count: "size"}).reset_index()

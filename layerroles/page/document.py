@@ -272,7 +272,16 @@ def _draw_profiles(a: SweepResult, b: SweepResult, comparison: Comparison) -> It
 def changed_answers(
     result: SweepResult, effects: pd.DataFrame, roles: Roles
 ) -> Iterator[dict[str, Any]]:
-    """Yield, per task, answers that change when its most harmful layers are ablated."""
+    """Yield, for each task, answers that change when a layer is ablated.
+
+    The layers are those whose ablation hurts the task most (see `_most_harmful`). Answers are shown
+    under a protocol in which the model writes, if there is one. Tasks without such answers are left
+    out.
+
+    Yields:
+        A dict with `task`, `family`, `protocol` and `layers`. Each layer is its row of `effects`,
+        with `total` (the number of changed answers) and `answers` (the first of them, as dicts).
+    """
     single = effects[effects["layer"].notna() & (effects["part"] == "block")]
     single = single[(single["ablation"] == roles.ablation) & single["effect"].notna()]
     for task in dict.fromkeys(single["task"]):

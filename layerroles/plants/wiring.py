@@ -239,7 +239,10 @@ def _wire_copy(head: HeadWeights, target: str, words: list[int]) -> None:
 
 
 def _wire_facts(model: TransformerBridge, layer: int, part: int, n_parts: int) -> None:
-    """Set a hidden unit for each subject of a part of the table, which writes its word."""
+    """Make an MLP recall facts: one hidden unit per subject writes the subject's word into `fact`.
+
+    The layer holds part number `part` of the facts: the subjects `part`, `part + n_parts`, ...
+    """
     entry, exit_ = _mlp_layers(model, layer)
     for subject in range(part, _M, n_parts):
         # The threshold is half of a subject's own vector, so that noise does not activate it.

@@ -164,7 +164,14 @@ class Lens(Probe):
         final: Float[Tensor, "row d_vocab"],
         targets: Int[Tensor, " row"],
     ) -> Iterator[tuple[Place, dict[str, list[Any]]]]:
-        """Yield the lens's columns at each depth, with a value for each row."""
+        """Yield the lens's columns at each depth, with a value for each row.
+
+        `rank` is 0 for the likeliest token. Log-probabilities, entropy and KL divergence are in
+        nats.
+
+        Raises:
+            InputError: the last depth's log-probabilities differ from the model's own.
+        """
         final_logprobs = final.float().log_softmax(-1)
         for place, logits in self.readings(model, streams):
             logprobs = logits.float().log_softmax(-1)

@@ -64,9 +64,9 @@ def export(model: TransformerBridge, *, drop: Iterable[int], path: str | Path) -
 
     Raises:
         InputError: a layer that the model lacks or that is named twice, no layer or all of them; a
-            folder that is not empty or cannot be written; a model that is not of transformers, is
-            quantized or lies on several devices; or one whose blocks work in another way under
-            another number, so that they cannot simply be left out.
+            folder that is not empty or cannot be written; a model that has no weights, is not from
+            transformers, is quantized or is spread over several devices; or one whose blocks depend
+            on their layer number, so that the remaining blocks would change.
 
     Example:
         real = lr.load("smollm2-135m")

@@ -111,11 +111,11 @@ class CellPair:
 
 
 def pairs_of(cells: Sequence[Cell]) -> Iterator[CellPair]:
-    """Yield all pairs of cells that ask the same questions and differ in one respect.
+    """Yield the pairs of cells that share questions and are worth comparing.
 
     These are two protocols of a task, two tasks under one protocol, and two tasks under two
-    protocols if neither task was asked under the other's protocol. A cell in which the model writes
-    comes second.
+    protocols if neither task was asked under the other's protocol. If the model writes its answers
+    in only one of the cells, that one comes second.
     """
     cell_keys = {(cell.task, cell.protocol) for cell in cells}
     ordered_cells = sorted(cells, key=lambda cell: cell.written)

@@ -138,14 +138,15 @@ def tabulate_intact(cells: Sequence[Cell]) -> pd.DataFrame:
 
 
 def adjust_p(p: "pd.Series[float]", part: str, n_more: int = 0) -> Float[np.ndarray, " condition"]:
-    """Correct the p values of tests that are reported together; NaN stay NaN.
+    """Return p values corrected for multiple testing; NaN stays NaN.
 
-    By Benjamini and Hochberg for heads and key/value groups, else by Holm.
+    The method is that of Benjamini and Hochberg for heads and key/value groups, else that of Holm.
 
     Args:
-        p: the p values.
-        part: the part of the sites.
-        n_more: tests of the same family that were not done, since others made them pointless.
+        p: the p values of tests that are reported together.
+        part: the part that was ablated, such as `"block"` or `"head"`.
+        n_more: the number of tests of the same family that were skipped, since others made them
+            pointless; each counts as p = 1.
     """
     correct = stats.benjamini_hochberg if part in _MANY else stats.holm
     padded = np.concatenate([p.to_numpy(float), np.ones(max(0, n_more))])
@@ -206,10 +207,17 @@ def score_interval(
 
 
 def find_detectable(family: pd.DataFrame, background: float) -> list[float]:
-    """Return the smallest detectable drop of each row; p values of `family` are corrected together.
+    """Return, for each row, the smallest drop that its test finds with 80% power.
 
-    It depends on the row's `n`, and on its `sd` unless that is NaN, which means 0/1 scores. `n` is
-    divided by the mean design effect of the rows. For `background`, see `stats.minimum_detectable`.
+    Args:
+        family: rows whose p values are corrected together, with the columns `p`, `n`, `design` (the
+            design effect; `n` is divided by its mean) and `sd` (of the paired differences; NaN for
+            0/1 scores).
+        background: the share of answers that become right by chance (see
+            `stats.minimum_detectable`); raised to `stats.LEAST_BACKGROUND` if it is lower.
+
+    Returns:
+        Drops in the unit of the score; NaN where no drop would be found.
     """
     tests = int(family["p"].notna().sum())
     background = max(stats.LEAST_BACKGROUND, background)

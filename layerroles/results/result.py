@@ -148,15 +148,18 @@ class SweepResult:
     def agreement(self) -> pd.DataFrame:
         """Correlate effects over sites between two ways of asking the same questions.
 
-        A row per ablation, `at`, part and two cells that share questions: two protocols of a task,
-        two contexts of its questions under one protocol (`task`, `task_b`), or two tasks of the
-        same documents. `spearman` is the rank correlation of their effects over the `n_sites`
-        conditions that both have, with a bootstrap interval (`low`, `high`) over the `n` shared
-        questions, drawn jointly for all sites and both cells (`stats.profile_agreement`). NaN for
-        fewer than 3 sites or if a profile is flat. Few examples make profiles noisy, which lowers
-        the correlation. The interval is widened to account for that; the estimate is not corrected.
-        `p` is that of one test for all sites that the two profiles of harm differ
-        (`stats.profiles_differ_p`).
+        The table has a row per ablation, `at`, part and pair of cells that share questions. A pair
+        is two protocols of a task, two contexts of its questions under one protocol (`task`,
+        `task_b`), or two tasks made of the same documents.
+
+        `spearman` is the rank correlation of their effects over the `n_sites` conditions that both
+        have, with a bootstrap interval (`low`, `high`) over the `n` shared questions, drawn jointly
+        for all sites and both cells (`stats.profile_agreement`). It is NaN for fewer than 3 sites,
+        or if a profile is flat. Few examples make profiles noisy, which lowers the correlation. The
+        interval is widened to account for that; the estimate is not corrected.
+
+        `p` is the p value of one test for all sites; the null hypothesis is that the two profiles
+        of harm are equal (`stats.profiles_differ_p`).
         """
         return tabulate_agreement(self._cells)
 

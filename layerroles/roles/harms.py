@@ -422,7 +422,12 @@ def _judge(harm: stats.Contrast, spared: stats.Contrast, gone: stats.Contrast) -
 
 
 def drops_by_half(harm: float, gone_low: float) -> bool:
-    """Return whether keeping the first token's write is shown to remove over half of a harm."""
+    """Return whether keeping the first token's write is shown to remove over half of a harm.
+
+    Args:
+        harm: the harm if the first token's write is ablated too.
+        gone_low: the lower bound of the harm that is removed by keeping that write.
+    """
     return bool(gone_low > max(0.0, harm / 2))
 
 

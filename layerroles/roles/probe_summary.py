@@ -85,7 +85,17 @@ def _first_lasting_layer(
 def _summarize_depth(
     frame: pd.DataFrame, first: Callable[[pd.DataFrame], "pd.Series[float]"]
 ) -> list[dict[str, object]]:
-    """Return one row: the median layer over examples, and the share of examples that have one."""
+    """Return one row that summarizes at which layer something emerges.
+
+    Args:
+        frame: a probe's rows.
+        first: a function that returns the layer of each example; NaN if there is none.
+
+    Returns:
+        `n` (the number of examples), `emerged` (the share of them that have a layer), and
+        `emergence` (the median of these layers) with its 95% interval (`emergence_low`,
+        `emergence_high`).
+    """
     layers = first(frame)
     known_layers = layers.dropna().sort_values().to_numpy(float)
     low, high = median_bounds(known_layers)

@@ -24,9 +24,10 @@ class Contention:
         self._is_told = False
 
     def check(self) -> None:
-        """Warn if, since the last check at least ten seconds ago, a quarter of the time was lost.
+        """Warn if threads spent a quarter of their time waiting for a processor.
 
-        Does nothing where the system does not count it.
+        The time is counted since the last check. Does nothing if that is less than ten seconds ago,
+        if the warning was given before, or if the system does not count waiting times.
         """
         seconds = time.monotonic() - self._began
         if self._is_told or seconds < _SECONDS_WATCHED:

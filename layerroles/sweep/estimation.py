@@ -338,7 +338,11 @@ def _estimate_overhead(name: str, work: Work, speed: Speed) -> TaskEstimate:
 
 
 def _work_of_trials(sweep: Sweep, calls: list[EngineCall], shape: Shape) -> Work:
-    """Return the work of comparing the fused executor with plain passes, per kind of condition."""
+    """Return the total work of the trials that compare the fused executor with plain passes.
+
+    Each kind of condition is tried once for calls that generate text, and once for calls that do
+    not.
+    """
     tried: set[tuple[ConditionKind, bool]] = set()
     float32 = sweep.model.cfg.dtype == torch.float32
     n_passes = 0

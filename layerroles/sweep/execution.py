@@ -231,7 +231,10 @@ class Execution:
                     tell(0, part.now, Outlook(left=pace.seconds_left(), picture=picture))
 
     def _end_round(self) -> Picture | None:
-        """Expect which waiting conditions will be asked; return what is known, if it is shown."""
+        """Estimate what will be asked after the rounds; call `after_round`.
+
+        Returns what has been found so far, to be shown; None if nothing shows it.
+        """
         is_shown = sys.stderr.isatty() or log.isEnabledFor(logging.INFO)
         if not (self._waiting or is_shown or self._after_round is not None):
             return None

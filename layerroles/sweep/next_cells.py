@@ -88,7 +88,12 @@ def is_answered(
 
 
 def _harms(result: SweepResult, waiting: Mapping[str, str]) -> list[tuple[Key, stats.Contrast]]:
-    """Return, for each waiting condition and cell, the harm at all positions in its family."""
+    """Return the harms that decide which waiting conditions are asked, and in which cells.
+
+    Each item is ((condition hash, task, protocol), harm). The harm is that of the same ablation at
+    all positions, averaged over the tasks of the cell's family with skill under its protocol. Cells
+    without skill are left out.
+    """
     skilled = result.intact()
     skilled = skilled[skilled["above_chance"]]
     with_skill = set(zip(skilled["task"], skilled["protocol"], strict=True))

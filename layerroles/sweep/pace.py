@@ -17,7 +17,7 @@ _WRITTEN = 0.5
 
 
 class Pace:
-    """The rows that are left of each task, and the time that a row of it takes.
+    """Estimates the time left of a run: the rows left of each task times the seconds of a row.
 
     Args:
         expected: seconds per row by task, from the cost model, until a unit has been answered.

@@ -265,8 +265,8 @@ def _colour_of(harm: float, strength: float = 1.0) -> str:
     """Return the colour of a harm, `#rrggbb`, on the figures' diverging scale.
 
     Args:
-        harm: orange hurts, blue helps; the scale ends at 1 either way.
-        strength: within 0 and 1; the rest is the neutral colour of a harm of 0.
+        harm: the harm, clipped to -1 to 1; positive values are orange, negative ones blue.
+        strength: from 0 (the neutral colour of a harm of 0) to 1 (the full colour).
     """
     from layerroles.figures.style import TEMPLATES
 

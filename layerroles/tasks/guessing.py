@@ -54,7 +54,11 @@ class Guess:
 
 
 def best_guess(task: Task, examples: Sequence[Example], seed: int, score: Scorer) -> Guess:
-    """Score the best guessing strategy on the examples that a sweep asks.
+    """Return the best guessing strategy, and its score on each example that a sweep asks.
+
+    The strategy is the one that scores best on other questions of the task. Those are drawn under
+    another seed if the task generates questions. Otherwise each half of the questions is guessed by
+    the strategy that scores best on the other half.
 
     Args:
         task: the task of the examples.

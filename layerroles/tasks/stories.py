@@ -44,9 +44,9 @@ class Story:
     Attributes:
         sentences: the sentences in the order of the text.
         needed: for each of `sentences`, whether the answer depends on it.
-        asked: the question.
+        asked: the text of the question.
         start: the number before the first operation.
-        operations: the operations in the order of working out.
+        operations: the operations in the order in which they are computed.
         unused: the numbers in sentences that the answer does not depend on.
     """
 

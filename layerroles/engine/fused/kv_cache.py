@@ -273,7 +273,11 @@ class RowCache:
         return bias[:, None, None]
 
     def _n_above(self, layer: int) -> int:
-        """Return how many live rows have keys and values of their own at a layer."""
+        """Return the number of rows above at a layer.
+
+        For these live rows, which come first, the condition has its own keys and values of the
+        contexts. The other rows, those below, use the intact model's.
+        """
         return int(np.searchsorted(self.condition, self._n_conditions_above[layer]))
 
     def _make_layer(self, layer: int) -> "_LayerCache":

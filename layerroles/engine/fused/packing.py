@@ -66,7 +66,7 @@ class SequenceEncoder:
 
     @property
     def prompts(self) -> tuple[Prompt, ...] | None:
-        """The different prompts, in the order of their numbers; None unless `apart`."""
+        """The distinct prompts, indexed by `prompt_numbers`; None unless `apart`."""
         return None if self._prompt_numbers is None else tuple(self._prompt_numbers)
 
 

@@ -308,7 +308,7 @@ def _run_stage(
 
 
 def _copy_cache(cache: DynamicCache) -> DynamicCache:
-    """Return a copy of a cache that can be extended by itself; its tensors are not copied."""
+    """Return a copy that can be extended without changing the original; tensors are shared."""
     copied = copy.copy(cache)
     copied.layers = [copy.copy(layer) for layer in cache.layers]
     return copied

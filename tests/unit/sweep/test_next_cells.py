@@ -11,6 +11,7 @@ from layerroles.sweep.execution import Execution
 from layerroles.sweep.manifest_entries import describe_condition
 from layerroles.sweep.next_cells import expected_next, find_waiting, next_cells
 from layerroles.sweep.units import Unit
+from tests.support import lm_eval_data
 from tests.support.random_models import random_model
 from tests.support.synthetic import synthetic_result
 
@@ -187,6 +188,28 @@ def test_what_is_not_needed_is_not_asked_and_a_killed_run_asks_the_same(
     monkeypatch.setattr(Execution, "_answer_units", answer_units)
     extended = sweep(only_needed=False).run(tmp_path / "needed")
     pd.testing.assert_frame_equal(answers(extended), everything, rtol=1e-4)
+
+
+def test_a_chance_that_is_measured_last_is_known_when_layers_are_judged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[float | None] = []
+
+    def needs_all(result: lr.SweepResult, waiting: dict[str, str]) -> set[object]:
+        (cell,) = result.manifest["cells"]
+        seen.append(cell["chance"])
+        if cell["chance"] is None:  # no skill is known
+            return set()
+        return {(hash, cell["task"], cell["protocol"]) for hash in waiting}
+
+    monkeypatch.setattr("layerroles.sweep.execution.next_cells", needs_all)
+    folder = lm_eval_data.own_tasks(tmp_path / "tasks")
+    task = lr.task("lm_eval:own_sums", include_path=folder, num_fewshot=1)
+    sweep = lr.Sweep(random_model("llama"), [task], skips(3), limit=4, noise_floor=False)
+    result = sweep.run(tmp_path / "run")
+    assert seen[-1] is not None
+    assert (result.frame["at"] == "after_first").sum() == 3 * 4
+    assert not result.interim
 
 
 def test_a_planted_model_is_judged_as_from_asking_everything(tmp_path: Path) -> None:
