@@ -2,8 +2,8 @@
 
 A name with a leading underscore may change with any release. So each is used only in this module,
 by a function whose docstring names the library version with which it was last checked. The tables
-of `torch.nn.Module` (`_parameters`, `_buffers`, its hooks) are used directly wherever a module is
-taken apart.
+of `torch.nn.Module` (`_parameters`, `_buffers`, its hooks) are an exception: other modules read and
+change them directly.
 """
 
 import functools
@@ -61,7 +61,7 @@ def flash_attention(
 
 
 def multiplies_to_float32(device: torch.device) -> bool:
-    """Return whether `torch.bmm` can give float32 for factors in 16 bits (CUDA, since torch 2.8).
+    """Return whether `torch.bmm` can give float32 for 16-bit factors (CUDA, since torch 2.8).
 
     Last checked with torch 2.13, by its documentation.
     """
@@ -73,8 +73,7 @@ def multiplies_to_float32(device: torch.device) -> bool:
 def conversion_bar_on_terminals() -> Iterator[None]:
     """Within the context, GGUF conversions show their progress bar on terminals only.
 
-    It is not one of the bars that transformers can switch off, and would fill a log with its
-    states (transformers 5.24).
+    transformers (5.24) offers no setting for this bar, which would fill a log file with lines.
     """
     conversion: Any = import_module("transformers.modeling_gguf_pytorch_utils")
     shown = conversion.tqdm

@@ -1,8 +1,8 @@
 """Show values in a notebook or a terminal: HTML that every front end displays, and plain text.
 
 The HTML has no scripts and sets no colours, so that it is readable on light and dark backgrounds.
-Text from models, data and users is escaped, invisible characters in it are written out, and MathJax
-is disabled for it: a question about prices has dollar signs but no formula. Numbers in tables are
+Text from models, data and users is escaped, including its invisible characters, and MathJax is
+disabled for it: a question about prices has dollar signs but no formula. Numbers in tables are
 rounded. `detectable_line` states the smallest effect that the number of examples in a table can
 detect.
 
@@ -77,7 +77,7 @@ def _format_range(values: "pd.Series[float]", form: str) -> str:
 
 
 def html_block(*parts: str) -> str:
-    """Join HTML into a block that MathJax ignores, with invisible characters written out."""
+    """Join HTML into a block that MathJax ignores, with invisible characters escaped."""
     return f'<div class="tex2jax_ignore mathjax_ignore">{visible("".join(parts))}</div>'
 
 
@@ -87,7 +87,7 @@ def html_paragraph(text: str) -> str:
 
 
 def html_list(texts: Iterable[str]) -> str:
-    """Return a list of escaped texts."""
+    """Return a bulleted list of escaped texts."""
     return f"<ul>{''.join(f'<li>{html.escape(text)}</li>' for text in texts)}</ul>"
 
 

@@ -20,11 +20,11 @@ _SECONDS_BETWEEN_UPDATES = 0.2
 
 @dataclass(frozen=True)
 class Picture:
-    """What a job has found so far.
+    """Interim results of a job, to be shown with its progress.
 
     Attributes:
-        table: what rich draws above the bar of a terminal.
-        lines: the same for a log.
+        table: a rich renderable, shown above the bar in a terminal.
+        lines: the same as lines of text, for a log.
     """
 
     table: Any
@@ -33,13 +33,13 @@ class Picture:
 
 @dataclass(frozen=True)
 class Outlook:
-    """What a job tells beside the rows that are done.
+    """What a job reports in addition to the rows that are done.
 
     Attributes:
-        computed: further rows that are computed, and will be done together.
-        left: seconds that the rest will probably take; None to take the rate so far.
-        more: rows that have turned out to be missing beside those known before.
-        picture: what has been found so far, shown until there is another one.
+        computed: rows that are computed but not yet done, since a batch is finished as a whole.
+        left: estimated seconds until the job ends; None to estimate them from the rate so far.
+        more: rows to add to the job's total, which were not known to be missing before.
+        picture: interim results, shown until there are newer ones.
     """
 
     computed: float = 0.0
@@ -53,15 +53,15 @@ NO_OUTLOOK = Outlook()
 
 @runtime_checkable
 class Advance(Protocol):
-    """Shows how far a job is."""
+    """A callback that shows how far a job is."""
 
     def __call__(self, rows: int, now: str, outlook: Outlook = NO_OUTLOOK) -> None:
-        """Show it.
+        """Show the progress.
 
         Args:
             rows: the rows done since the last call.
             now: the name of the task and condition in progress.
-            outlook: what is told beside.
+            outlook: what else the job reports.
         """
 
 
@@ -102,7 +102,7 @@ def format_duration(seconds: float) -> str:
 
 
 class _Job:
-    """How far a job is, as all displays tell it."""
+    """The state of a job, as all displays show it."""
 
     def __init__(self, total: int, what: str) -> None:
         self.what, self.total = what, total

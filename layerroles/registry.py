@@ -76,7 +76,7 @@ class Registry(Generic[T]):
             raise InputError(describe_unknown(self.kind, name, self)) from None
 
     def make(self, name: str, parameters: Mapping[str, object]) -> T:
-        """Return an instance of the class called `name`, a dataclass with parameters as its fields.
+        """Return an instance of the class called `name`; its fields are set from `parameters`.
 
         Raises:
             InputError: unknown name or parameter, or a value that the class does not take.
@@ -106,7 +106,7 @@ class Registry(Generic[T]):
         """Return the name under which `cls` is registered.
 
         Raises:
-            InputError: it is not registered.
+            InputError: the class is not registered.
         """
         for name, registered in self._classes.items():
             if registered is cls:
@@ -163,7 +163,7 @@ def describe_unknown(kind: str, name: str, known: Iterable[str]) -> str:
 
 
 def nearest_name(name: str, known: list[str]) -> str | None:
-    """Return the known name most like a misspelt one; None if none is close."""
+    """Return the known name that is spelt most like `name`; None if none is close."""
     near = difflib.get_close_matches(name.casefold(), known, n=1)
     return near[0] if near else None
 

@@ -48,9 +48,8 @@ class Site:
         layer: the layer.
         part: `"block"` (all that the layer writes), `"attn"`, `"mlp"`, `"head"` (one query head's
             `z`), `"kv_group"` (the `z` of all query heads that share a key/value head), `"stream"`
-            (not a write but the residual stream itself, as it leaves the layer) or `"mixer"` (what
-            the layer mixes tokens with: attention, linear attention, a convolution or a state
-            space).
+            (not a write but the residual stream itself, as it leaves the layer) or `"mixer"` (the
+            module that mixes tokens: attention, linear attention, a convolution or a state space).
         head: the query head of part `"head"`, or the key/value head of part `"kv_group"`.
 
     Raises:
@@ -105,7 +104,7 @@ class Site:
         """Check that a model of this size has the site.
 
         Raises:
-            InputError: layer or head out of range.
+            InputError: the layer or the head is out of range.
         """
         if self.layer >= size.n_layers:
             raise InputError(
@@ -171,7 +170,7 @@ def parse_sites(text: str, size: Size) -> list[Site]:
 
 
 def check_words(text: str) -> None:
-    """Check that a list of sites is well formed; whether a model has them is not known here.
+    """Check that a list of sites is well formed, without checking that a model has them.
 
     Raises:
         InputError: not a site, or an empty range.

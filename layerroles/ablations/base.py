@@ -1,8 +1,8 @@
-"""What an ablation is: a function of a site's write.
+"""The base class of ablations, and what an ablation can read: a site's write and an `EditContext`.
 
 With `x` the stream entering a block and `w` the write of a site, an ablation replaces `w` by
-`edit(w)`. In addition to `w` it sees only an `EditContext`, so an ablation written once works for
-blocks, sublayers and heads, in likelihood and in generation.
+`edit(w)`. In addition to `w`, `edit` receives only an `EditContext`, so an ablation written once
+works for blocks, sublayers and heads, in likelihood and in generation.
 
 Example:
     A complete new ablation::
@@ -84,14 +84,14 @@ class EditContext:
     Attributes:
         site: the site being edited.
         stream: the residual stream that entered the site's block.
-        read: the current forward pass, on which the properties below are based.
-        reference: what the intact model wrote at this site; None if the ablation declares no
-            reference.
+        read: the current forward pass; the properties below are computed from it.
+        reference: statistics of the intact model's writes at this site; None if the ablation
+            declares no reference.
         fitted: the result of the ablation's `fit`; None if it declares no reference.
         whole_prompt: whether the condition may read `prompts`.
 
     Example:
-        def early(ctx):  # an `at=` function; an ablation's `edit` is given the same
+        def early(ctx):  # an `at=` function; `edit` of an ablation receives the same context
             return ctx.in_prompt & (ctx.positions < 4)
 
         condition = lr.Condition({lr.Site(1): lr.Zero()}, at=early)
@@ -146,10 +146,10 @@ class EditContext:
 
     @property
     def is_evidence(self) -> Bool[Tensor, "row pos"]:
-        """True at the prompt's tokens that hold what the answer needs.
+        """True at the prompt's tokens that contain the information needed to answer.
 
         Raises:
-            InputError: the evidence of a prompt is not known.
+            InputError: the evidence positions of a prompt are not known.
         """
         if self.marked(UNKNOWN).any():
             raise InputError(
@@ -159,7 +159,7 @@ class EditContext:
         return self.marked(EVIDENCE)
 
     def marked(self, mark: int) -> Bool[Tensor, "row pos"]:
-        """Return where the tokens have a mark, such as `IN_PROMPT` of the module `prompts`."""
+        """Return the mask of the tokens that have a mark, such as `prompts.IN_PROMPT`."""
         return (self.read.marks.to(self.stream.device) & mark) > 0
 
     @property
@@ -205,20 +205,20 @@ class EditContext:
 
 
 class Ablation(ABC):
-    """What is done to a site's write. Subclasses are frozen dataclasses; fields are parameters.
+    """The base class of ablations. Subclasses are frozen dataclasses; their fields are parameters.
 
-    A field named `reference` declares that the ablation needs to know what the intact model wrote
-    on a `Reference`; it is collected before the first edit and comes in `ctx.reference`.
+    A field named `reference` declares that the ablation needs the intact model's writes on the
+    prompts of a `Reference`. They are collected before the first edit, as `ctx.reference`.
 
     Class attributes:
-        mechanism: the kind of damage, one of `MECHANISMS`. A claim needs two kinds of ablation, and
-            ablations of one mechanism are one kind, also under other names and at other strengths.
-            An ablation without a mechanism (`""`, the default) does not count as a second kind.
-        in_place: `placed` changes the model itself while the condition lasts; `edit` returns the
-            write unchanged and is not called. Such an ablation acts at all positions; if `donated`
-            returns weights, it changes only weights of the site's block.
-        whole_prompt: edits depend on the row's whole prompt (`ctx.prompts`), even at its first
-            tokens, so a beginning that two prompts share is read separately for each.
+        mechanism: the kind of damage, one of `MECHANISMS`, or `""` (the default) if none of them
+            fits. A claim about a layer needs ablations of two different mechanisms. Ablations of
+            one mechanism under other names or at other strengths do not count as different.
+        in_place: whether `placed` changes the model itself while the condition is applied, in which
+            case `edit` is not called. Such an ablation acts at all positions; if `donated` returns
+            weights, it changes only weights of the site's block.
+        whole_prompt: whether edits depend on the row's whole prompt (`ctx.prompts`), even at the
+            first tokens. If so, a prefix that two prompts share is computed once for each prompt.
 
     Example:
         from dataclasses import dataclass
@@ -239,7 +239,7 @@ class Ablation(ABC):
     whole_prompt: ClassVar[bool] = False
 
     def __init_subclass__(cls) -> None:
-        """Check that the subclass has a known mechanism, or none.
+        """Check that the subclass has a known mechanism or none, when it is defined.
 
         Raises:
             InputError: `mechanism` is neither empty nor one of `MECHANISMS`.
@@ -262,17 +262,18 @@ class Ablation(ABC):
 
     @property
     def needs(self) -> frozenset[Kind]:
-        """The kinds of data, beyond means and deviations, that the reference must hold.
+        """The kinds of data that the reference must hold beyond means and standard deviations.
 
-        `"positions"` are means at each position, `"donors"` all single writes. Empty by default.
+        `"positions"` stands for the mean at each position, `"donors"` for every individual write.
+        Empty by default.
         """
         return frozenset()
 
     def fit(self, reference: SiteReference, site: Site) -> object:
-        """Fit the ablation to its reference at a site, once; the result is passed as `ctx.fitted`.
+        """Return what the edits at a site need from the reference, computed once; None by default.
 
-        Called only for ablations that declare a `reference`. `reference` holds means and standard
-        deviations, and what `needs` names. Returns None by default.
+        The result is passed to `edit` as `ctx.fitted`. Called only for ablations that declare a
+        `reference`. `reference` holds means, standard deviations and the data named by `needs`.
         """
         return None
 
@@ -280,7 +281,7 @@ class Ablation(ABC):
         """Check that this ablation can be applied to a site; by default it always can.
 
         Raises:
-            InputError: the ablation makes no sense there.
+            InputError: the ablation cannot be applied to this kind of site.
         """
 
     def fits(self, model: TransformerBridge, site: Site) -> None:  # noqa: B027  # as `check`
@@ -292,18 +293,18 @@ class Ablation(ABC):
 
     @contextmanager
     def placed(self, model: TransformerBridge, site: Site) -> Iterator[bool]:
-        """Change the model itself within the context; yields whether anything differs.
+        """Change the model within the context; yields whether it differs from the original model.
 
-        By default nothing is changed. Ablations that are `in_place` override this.
+        By default nothing is changed. Ablations that are `in_place` override this method.
         """
         yield False
 
     def donated(self, model: TransformerBridge, site: Site) -> Mapping[str, Tensor] | None:
-        """Return the weights that `placed` puts into the site's block, by transformers' names.
+        """Return the weights that `placed` puts into the site's block, by parameter name.
 
-        None (the default) if `placed` changes anything else. With the weights, rows under many
-        conditions can be run together. Buffers stay those of the model; names that transformers
-        does not have are ignored.
+        The names are those of the transformers model; other names are ignored. The model's buffers
+        do not change. With these weights, the fused executor can run rows under many conditions
+        together. None (the default) if `placed` changes anything but weights of the block.
         """
         return None
 
@@ -316,7 +317,7 @@ class Ablation(ABC):
     def label(self) -> str:
         """The name, with the parameters that are not defaults: `noise[scale=0.5]`.
 
-        Only numbers, truth values and texts are shown.
+        Only parameters that are numbers, booleans or strings are shown.
         """
         if not dataclasses.is_dataclass(self):
             return self.name
@@ -329,7 +330,7 @@ class Ablation(ABC):
         return f"{self.name}[{','.join(changed)}]" if changed else self.name
 
     def parameters(self) -> dict[str, object]:
-        """Return the parameters that identify the ablation; a reference as its `digest`."""
+        """Return the parameters by name, to identify the ablation; a reference as its `digest`."""
         values = dict(vars(self))
         if dataclasses.is_dataclass(self):
             values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
@@ -359,7 +360,7 @@ def declared_reference(ablation: Ablation) -> Reference | None:
 
 
 def with_reference(ablation: Ablation, reference: Reference) -> Ablation:
-    """Return a copy of the ablation with another reference."""
+    """Return a copy of the ablation with its field `reference` replaced."""
     if dataclasses.is_dataclass(ablation):
         return dataclasses.replace(ablation, reference=reference)
     other = copy.copy(ablation)

@@ -1,4 +1,4 @@
-"""A condition: a named set of ablations that are applied together; and lists of conditions.
+"""Conditions: named sets of ablations that are applied together; and lists of conditions.
 
 The empty condition is the baseline and is always called `intact`. A condition is identified by a
 hash of its content (sites, ablations, their parameters, `at`), not by its name.
@@ -36,19 +36,20 @@ class Condition:
     """A named map from sites to ablations, applied together.
 
     Args:
-        edits: what is done where; empty for the intact model.
-        name: the condition's name in frames and figures; by default made of its content, such as
-            `"skip L3"`.
-        at: the positions at which it acts: `"all"`; `"after_first"`, which spares the first real
-            token and with it the attention sink; `"prompt"`, what is read before the answer;
-            `"generated"`, the answer's tokens, given or generated; `"last"`, the prompt's last
-            token; `"evidence"`, the prompt's tokens that hold what the answer needs; or a function
-            of an `EditContext` that returns a mask `[row pos]`, such as `lambda ctx: ctx.positions
-            >= 4` (with an attribute `whole_prompt = True` if it reads `ctx.prompts`).
+        edits: the ablation to apply at each site; empty for the intact model.
+        name: the condition's name in frames and figures; by default made from the ablations, sites
+            and `at`, such as `"skip L3"`.
+        at: the positions at which it acts: `"all"`; `"after_first"`, all but the first real token
+            (the attention sink); `"prompt"`, the tokens before the answer; `"generated"`, the
+            answer's tokens, given or generated; `"last"`, the prompt's last token; `"evidence"`,
+            the prompt's tokens that contain the information needed to answer; or a function of an
+            `EditContext` that returns a mask `[row pos]`, such as `lambda ctx: ctx.positions >= 4`
+            (with an attribute `whole_prompt = True` if it reads `ctx.prompts`).
 
     Raises:
-        InputError: unknown `at`, something that is not a site or not an ablation, or an ablation
-            that cannot be applied to its site.
+        InputError: unknown `at`, `edits` that do not map sites to ablations, an ablation that
+            cannot be applied to its site or at these positions, `intact` as the name of a condition
+            with edits, or a condition without edits that has another name or `at`.
 
     Example:
         >>> import layerroles as lr
@@ -124,7 +125,7 @@ class Condition:
 
         Raises:
             InputError: the model lacks a site or its hook there cannot be used, an ablation does
-                not fit the model, or a reference has no source, which works in a sweep only.
+                not fit the model, or a reference is open (only a sweep can fill it).
         """
         check_sites(model, tuple(self.edits))
         for site, edit in self.edits.items():
@@ -150,7 +151,7 @@ class Condition:
 
     @property
     def mechanism(self) -> str:
-        """The mechanism that all ablations share; empty if they differ, or if one has none."""
+        """The mechanism that all ablations share; `""` if they differ or have no mechanism."""
         (mechanism, *others) = {edit.mechanism for edit in self.edits.values()} or {""}
         return "" if others else mechanism
 
@@ -195,12 +196,12 @@ class Condition:
         return needed
 
     def with_references(self, others: Mapping[Reference, Reference]) -> "Condition":
-        """Return a copy of the condition with other references, under the same name.
+        """Return a copy of the condition with some references replaced, under the same name.
 
-        Its hash differs, since a condition's hash covers its references.
+        The copy has another hash, since a condition's hash covers its references.
 
         Args:
-            others: maps references to those that replace them; others are kept.
+            others: maps references to their replacements; references not listed do not change.
         """
         edits = {}
         for site, edit in self.edits.items():
@@ -283,7 +284,7 @@ def _check_hash(edit: Ablation) -> None:
 
 
 def _dump_parameters(edit: Ablation) -> str:
-    """Return parameters as JSON text; values that JSON cannot hold as their `fingerprint`."""
+    """Return an ablation's parameters as JSON; other values are replaced by `fingerprint`."""
     parameters = {name: _to_json_value(value) for name, value in edit.parameters().items()}
     return json.dumps(parameters, sort_keys=True)
 
@@ -313,7 +314,7 @@ class Conditions(list[Condition]):
     """A list of conditions that can be indexed by name too, as in `conditions["skip L3"]`.
 
     Raises:
-        InputError: no condition has that name.
+        InputError: when indexed with a name that no condition has.
     """
 
     @overload

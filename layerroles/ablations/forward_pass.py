@@ -1,8 +1,8 @@
 """Record the tokens and positions of the current forward pass, for its hooks.
 
-An edit is given the absolute positions and the token ids of its rows. Plain TransformerLens calls
-(`model(...)`, `run_with_cache`, `generate`, with and without a cache) state neither, so both are
-taken from the arguments with which the Hugging Face model is called.
+An edit needs the absolute positions and the token ids of its rows. Plain TransformerLens calls
+(`model(...)`, `run_with_cache`, `generate`, with and without a cache) pass neither to hooks, so
+both are taken from the arguments with which the Hugging Face model is called.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,8 +30,8 @@ class ModelCall:
         positions: index of each new token among its row's real tokens; negative at pads.
         real: false where a new token is a pad.
         marks: the marks of each new token (see the module `prompts`).
-        given: the rows' prompts. If none were given: the tokens read without a cache, and their
-            mask; None if these are not known.
+        given: the rows' prompts as passed to `Watch.begin`; if none were passed, a pair of the
+            tokens read without a cache and their mask; None if these are not known either.
     """
 
     tokens: Int[Tensor, "row all_pos"] | None
@@ -93,7 +93,7 @@ class Watch:
         self._given = None if prompts is None else list(prompts)
 
     def keep(self, rows: Int[Tensor, " row"]) -> None:
-        """Keep only these rows of the batch, as a generation loop does when others have ended."""
+        """Drop all rows of the batch but these, for example when the others have ended."""
         if self.tokens is not None:
             self.tokens = self.tokens[rows]
         if self._marks is not None:

@@ -1,6 +1,6 @@
-"""Make lists of conditions: one per layer, head, key/value group, span or pair, or growing sets.
+"""Make lists of conditions: per layer, head, key/value group, span, pair or growing set of layers.
 
-The lists print in one line, and `conditions["skip L3"]` is the condition of that name.
+A list is printed as one line, and `conditions["skip L3"]` is the condition of that name.
 """
 
 import random
@@ -60,7 +60,7 @@ def each_head(
     """Return one condition for each query head of each layer, named like `"zero L3.H7"`.
 
     Raises:
-        InputError: a layer out of range, or an ablation that heads do not take (`Skip`).
+        InputError: a layer out of range, or an ablation that heads do not support (`Skip`).
 
     Example:
         conditions = lr.each_head(model, lr.Zero(), layers=[1, 2])
@@ -77,10 +77,10 @@ def each_kv_group(
 ) -> Conditions:
     """Return one condition for each key/value head of each layer, named like `"zero L3.KV1"`.
 
-    It ablates all query heads that share the key/value head.
+    Each condition ablates all query heads that share the key/value head.
 
     Raises:
-        InputError: a layer out of range, or an ablation that heads do not take (`Skip`).
+        InputError: a layer out of range, or an ablation that heads do not support (`Skip`).
 
     Example:
         conditions = lr.each_kv_group(model, lr.Zero(), layers=[1])
@@ -128,8 +128,8 @@ def pairs(
 ) -> Conditions:
     """Return one condition for each pair of layers, named like `"skip L3,L7"`.
 
-    Compared with `each_layer`, they show redundancy: if a pair costs more than the sum of its
-    layers, one layer stands in for the other.
+    Compared with `each_layer`, they show redundancy: if ablating a pair does more harm than the sum
+    of ablating each layer alone, each layer partly compensates for the loss of the other.
 
     Raises:
         InputError: a layer out of range, or fewer than two.
@@ -164,7 +164,7 @@ def cumulative(
         order: the order in which layers are added: `"top-down"` from the last layer, `"bottom-up"`
             from the first (both leave one layer intact), or layer numbers in any other order, such
             as by importance.
-        part: which part of each layer.
+        part: the part of each layer that is ablated.
         at: the positions at which the conditions act.
 
     Raises:
@@ -207,14 +207,14 @@ def random_heads(
         ablation: what is done to each head.
         n: how many heads to draw.
         like: the chosen heads, given in place of `n` and `layers`. From each layer as many heads
-            are drawn as were chosen there, without the chosen ones.
+            are drawn as were chosen there, from the heads that were not chosen.
         seed: seed of the draw.
         layers: numbers of the layers to draw from; all by default.
         at: the positions at which the condition acts.
 
     Raises:
-        InputError: fewer than one head, more than there are, sites that are no heads, or not
-            exactly one of `n` and `like`.
+        InputError: fewer than one head, more heads than there are, sites that are not heads, or
+            not exactly one of `n` and `like`.
 
     Example:
         control = lr.random_heads(model, lr.Zero(), n=2, seed=0)

@@ -1,8 +1,9 @@
 """Run plain TransformerLens under a condition.
 
-Hooks apply the edits at the sites. On exit they are removed, also after an exception, and an error
-is raised if one of them did not fire. An edit that returns its write leaves the model's own output
-untouched, bit for bit; elsewhere a block's new output is `x + edit(w)`, added in float32.
+Hooks apply the edits at the sites. The hooks are removed on exit, also after an exception. If a
+hook did not fire, an error is raised on exit. Where an edit returns its write unchanged, the
+model's own output is kept bit for bit; where it changes the write `w` of a block, the block's new
+output is `x + edit(w)`, added in float32.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -71,7 +72,9 @@ class Edit:
         stream: Float[Tensor, "row pos d_model"],
         read: Pass,
     ) -> tuple[Tensor | None, Bool[Tensor, "row pos"]]:
-        """Return the new value (None if it is known to be unchanged), and where the write changed.
+        """Return the edited value, and a mask of the tokens at which the write changed.
+
+        The value is None if it is known to be unchanged.
 
         Args:
             value: the value at the site's hook (for a block, the stream that leaves it).
@@ -185,7 +188,7 @@ class Applied:
         """Check that every hook fired in every pass.
 
         Raises:
-            RuntimeError: one did not, so the results are not those of the condition.
+            RuntimeError: a hook fired too rarely, so results are not those of the condition.
         """
         for site, n in self.firings.items():
             if n < self.n_passes:
@@ -223,7 +226,7 @@ def ablated(
     """Apply a condition to every call of the model within the context.
 
     Works for `model(...)`, `run_with_cache`, `run_with_hooks` and `generate`, with and without a
-    key-value cache. Contexts may be nested.
+    key-value cache. Contexts may be nested. Yields an `Applied`, which records what the hooks did.
 
     Args:
         model: from `load` or `prepare`.
@@ -234,9 +237,9 @@ def ablated(
             text again for each token, so it needs `prompts`.
 
     Raises:
-        InputError: the model lacks a site or its weights, a sublayer's hook is not what it adds, or
-            an item of `prompts` is not a `Prompt`; within the context, rows that do not begin with
-            their prompts, or a condition that acts on evidence that is not known.
+        InputError: the model lacks a site or its weights, a sublayer's hook does not give what the
+            sublayer adds to the stream, or an item of `prompts` is not a `Prompt`; within the
+            context, rows that do not begin with their prompts, or evidence needed but not known.
         RuntimeError: on leaving, if a hook did not fire in a pass.
 
     Example:
@@ -264,9 +267,9 @@ def ablated(
 def applied(
     model: TransformerBridge, condition: Condition, references: References
 ) -> Iterator[Applied]:
-    """Apply a condition within the context, as `ablated` does, but without its checks.
+    """Apply a condition within the context, as `ablated` does, but without the checks of arguments.
 
-    The sites must have been checked; `references` come from `resolve_references`.
+    The caller has checked the condition; `references` come from `resolve_references`.
     """
     with watch_passes(model) as watch, ExitStack() as stack:
         placed = {
@@ -282,8 +285,8 @@ def applied(
 def _fit_cache(model: TransformerBridge) -> dict[tuple[Ablation, Site], object]:
     """Return the mutable cache of results of `Ablation.fit` for the model's current weights.
 
-    It is stored on the model: an ablation may hold the model, and a cache in this module would keep
-    that alive forever.
+    The cache is stored on the model. An ablation may hold the model, so a cache in this module
+    would keep the model in memory forever.
     """
     now = weights_stamp(model)
     if model.__dict__.get("layerroles_fitted", (None,))[0] != now:

@@ -1,16 +1,16 @@
-"""The built-in ablations of a site's write, by what they leave of it.
+"""The built-in ablations, by what replaces a site's write.
 
-- `Skip` and `Zero` leave nothing. On a block both leave the stream as it came in, `x + 0`. They
-  differ in what they may be applied to: a head cannot be skipped, since its share of the attention
-  output is not a module of its own.
-- `Mean` leaves the mean over a reference, so that only what varies is lost. The first real token is
-  kept apart: in many models one layer writes a vector there that is hundreds of times the size of
-  any other (the attention sink), and a mean that mixes it with the rest represents neither.
-- `Noise` leaves the write with less precision. With `w` the write and `s` its standard deviation
-  over a reference, taken for each coordinate, `w + scale * s * n` is written, where `n` is standard
+- `Skip` and `Zero` replace the write by zeros. On a block, both leave the stream unchanged,
+  `x + 0`. They differ in where they apply: a head cannot be skipped, since its share of the
+  attention output is not a separate module.
+- `Mean` replaces the write by its mean over a reference, which removes only what varies. The first
+  real token has a mean of its own: in many models one layer writes a vector there that is hundreds
+  of times as large as any other (the attention sink), and a common mean would represent neither.
+- `Noise` adds noise to the write. With `w` the write and `s` its standard deviation over a
+  reference, taken for each coordinate, the new write is `w + scale * s * n`, where `n` is standard
   normal. Causal tracing corrupts embeddings in this way (Meng et al. 2022, arXiv 2202.05262).
-- `Resample` leaves what the intact model wrote there on another prompt: a write of typical size and
-  direction, but with no information about this prompt (resample ablation, or interchange with a
+- `Resample` replaces the write by the intact model's write on another prompt, which has a typical
+  size and direction, but no information about this prompt (resample ablation, or interchange with a
   random donor).
 """
 
@@ -59,7 +59,7 @@ class Skip(Ablation):
         """Check that the site is a module that can be left out.
 
         Raises:
-            InputError: a head, a key/value group or the stream.
+            InputError: the site is a head, a key/value group or the stream.
         """
         if site.part in NUMBERED:
             raise InputError(f"{site}: heads cannot be skipped, use Zero (their z set to 0)")
@@ -70,7 +70,7 @@ class Skip(Ablation):
 @ablation("zero")
 @dataclass(frozen=True)
 class Zero(Ablation):
-    """Set the write to 0 (for a head, its `z`, the values it gathered).
+    """Set the write to 0 (for a head, the write is `z`, the attention-weighted sum of values).
 
     Example:
         >>> import layerroles as lr
@@ -92,8 +92,8 @@ class Zero(Ablation):
 class Mean(Ablation):
     """Replace the write by its mean over `reference`, taken separately for first tokens.
 
-    With `per_position`, by its mean at the same position from the start; positions that no prompt
-    of the reference reaches take the mean of all but the first.
+    With `per_position`, the mean is that of the same position, counted from the start. Positions
+    that no prompt of the reference reaches take the mean over all tokens but the first ones.
 
     Example:
         >>> import layerroles as lr
@@ -109,7 +109,7 @@ class Mean(Ablation):
 
     @property
     def needs(self) -> frozenset[Kind]:
-        """`positions` (means at each position) if `per_position` is set, else nothing."""
+        """`{"positions"}` (the mean at each position) if `per_position` is set, else empty."""
         return frozenset({"positions"}) if self.per_position else frozenset()
 
     def edit(
@@ -132,9 +132,9 @@ class Mean(Ablation):
 class Noise(Ablation):
     """Add normal noise of `scale` standard deviations of the write over `reference`.
 
-    Without a reference, `scale` is the noise's own standard deviation. The noise at a position is
-    seeded by the site and the tokens up to that position, so it depends neither on batching nor on
-    order, nor on a cache.
+    Without a reference, `scale` is the standard deviation of the noise. The noise at a position is
+    seeded by the site and the tokens up to that position, so batching, the order of requests and
+    caching do not change it.
 
     Raises:
         InputError: a scale that is negative or not finite.
@@ -169,12 +169,12 @@ class Noise(Ablation):
 @ablation("resample")
 @dataclass(frozen=True)
 class Resample(Ablation):
-    """Replace the write by a donor's: what the intact model wrote on another prompt of `reference`.
+    """Replace the write by the intact model's write on a donor, another prompt of `reference`.
 
-    Prompt and donor are aligned at their ends; generated tokens take the donor's last write. The
-    first token takes the donor's first (the attention sink), and no other does: where the prompt is
-    longer than the donor, its early tokens take the donor's second. The donor is drawn from the
-    row's prompt and `seed`, the same at all sites, and is never the prompt itself.
+    Prompt and donor are aligned at their ends; generated tokens take the donor's last write. Only
+    the first token takes the donor's first write (the attention sink): where the prompt is longer
+    than the donor, the other early tokens take the donor's second write. The choice of the donor
+    depends on the prompt and `seed`, not on the site; it is never the prompt itself.
 
     Raises:
         InputError: no reference, or one with fewer than two different prompts (each of two tokens
@@ -201,11 +201,11 @@ class Resample(Ablation):
 
     @property
     def needs(self) -> frozenset[Kind]:
-        """`donors`: every single write on the reference."""
+        """`{"donors"}`: every individual write on the reference."""
         return frozenset({"donors"})
 
     def fit(self, reference: SiteReference, site: Site) -> "_DonorDraw":
-        """Return an object that draws a donor for each prompt."""
+        """Return an object that draws a donor for each prompt; it is passed as `ctx.fitted`."""
         assert reference.donors is not None  # they are needed, so they were collected
         return _DonorDraw(reference.donors, self.seed)
 
@@ -239,7 +239,7 @@ class _DonorDraw:
         self._known: dict[tuple[int, ...], tuple[int, int]] = {}
 
     def draw(self, ids: tuple[int, ...]) -> tuple[int, int]:
-        """Return where a prompt's donor begins in `donors.writes`, and its number of tokens."""
+        """Return the index of the donor's first token in `donors.writes`, and its token count."""
         if ids not in self._known:
             others = [n for n in self._candidates if self.donors.ids[n] != ids]
             digest = hashlib.sha256(f"{self._seed} {list(ids)}".encode()).digest()

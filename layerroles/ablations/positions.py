@@ -1,4 +1,4 @@
-"""Where a condition acts: positions by name, or a function of the user's.
+"""The positions at which a condition acts: a name, or a function written by the user.
 
 A function is identified by its code and every value that the code refers to, so that a condition
 has the same hash in every process.
@@ -73,7 +73,8 @@ def at_name(at: At) -> str:
 def fingerprint(value: object) -> object:
     """Return a JSON value that identifies the content of an ablation's parameter.
 
-    If the content cannot be identified, the `repr` is used; for a torch module, its state dict too.
+    If the content cannot be identified, the value is the `repr`, for a torch module together with
+    a description of the state dict.
     """
     try:
         return _describe(value, ())
@@ -155,7 +156,7 @@ def _describe_callable(value: object, above: tuple[object, ...]) -> object:
 
 
 def _stored_path(value: FunctionType | BuiltinFunctionType | type) -> str:
-    """Return the path of a class or function in hashes: the one it was first published under."""
+    """Return the path that hashes use for a class or function: the first published one."""
     path = f"{value.__module__}.{value.__qualname__}"
     package, _, name = path.partition(".")
     first = FIRST_MODULES.get(name) if package == "layerroles" else None

@@ -1,9 +1,9 @@
-"""Mark which of a row's tokens are its prompt, and which of these hold the evidence.
+"""Mark the tokens of a row's prompt, and those of them that contain the evidence.
 
 A condition can be restricted to such tokens (`at=`). The tokens before a row's answer are its
 prompt; all later tokens, given or written by the model, count as generated. The *marks* of a token
-are a sum of `IN_PROMPT`, `LAST` (the prompt's last token), `EVIDENCE`, and `UNKNOWN` (a prompt
-token of which it is not known whether it is evidence).
+are a sum of flags: `IN_PROMPT`, `LAST` (the prompt's last token), `EVIDENCE` (information needed to
+answer), and `UNKNOWN` (a token of a prompt whose evidence positions are not known).
 """
 
 import reprlib
@@ -27,7 +27,7 @@ class Prompt:
 
     Attributes:
         ids: the prompt's token ids, without pads.
-        evidence: positions of the tokens that hold what the answer needs; None if not known.
+        evidence: positions of the tokens with the information needed to answer; None if unknown.
 
     Raises:
         InputError: no tokens, evidence positions outside the prompt, or values that are not whole
@@ -60,7 +60,7 @@ class Prompt:
 
     @property
     def marks(self) -> list[int]:
-        """The marks of the prompt's tokens, one sum for each token."""
+        """The marks of the prompt's tokens: for each token, the sum of its flags."""
         marks = [IN_PROMPT | UNKNOWN * (self.evidence is None)] * len(self.ids)
         marks[-1] |= LAST
         for position in self.evidence or ():
@@ -98,7 +98,7 @@ class Marks:
 
     @classmethod
     def whole(cls, attended: Bool[Tensor, "row pos"]) -> "Marks":
-        """Return the marks of rows that consist of their prompts, with unknown evidence."""
+        """Return the marks of rows whose real tokens are all prompt, with unknown evidence."""
         lengths = attended.long().sum(-1, keepdim=True)
         places = torch.arange(attended.shape[1], device=attended.device)
         return cls((IN_PROMPT + UNKNOWN) * (places < lengths) + LAST * (places == lengths - 1))

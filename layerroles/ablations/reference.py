@@ -1,8 +1,8 @@
-"""References: prompts, and what the intact model wrote on them.
+"""References: prompts, and statistics of the intact model's writes on them.
 
 Means and standard deviations are taken over real tokens only and streamed in float64, so that they
-depend neither on batch size nor on padding. The first real token is always kept apart (see
-`kinds`).
+depend neither on batch size nor on padding. Each prompt's first real token is excluded from the
+statistics of the others and has statistics of its own (see `kinds`).
 """
 
 import hashlib
@@ -36,7 +36,7 @@ class HeldOut(Protocol):
     """A source of prompts that are held out from evaluation, such as a task."""
 
     def held_out(self, limit: int, seed: int) -> list[str]:
-        """Return up to `limit` held-out prompts; `seed` is the seed that orders the evaluation."""
+        """Return up to `limit` held-out prompts; `seed` is the one that orders the evaluation."""
         ...
 
 
@@ -51,7 +51,7 @@ class Reference:
         source: texts (a list, or a column of a `datasets` data set), a text file with a prompt on
             each line, or a task, whose held-out examples are taken; None makes the reference open.
         limit: the maximum number of prompts.
-        seed: seed of the task's order; by default 0, and without a source the sweep's own.
+        seed: seed of the task's order; None is 0, or the sweep's seed if the reference is open.
 
     Raises:
         InputError: no prompt, a limit below 1, or a file that cannot be read.
@@ -60,7 +60,7 @@ class Reference:
         >>> import layerroles as lr
         >>> len(lr.Reference(lr.task("facts"), limit=8).prompts)
         8
-        >>> lr.Condition({lr.Site(3): lr.Mean(lr.Reference())})  # in a sweep, the asked task's own
+        >>> lr.Condition({lr.Site(3): lr.Mean(lr.Reference())})  # open: for use in a sweep
         Condition('mean L3')
     """
 
@@ -80,14 +80,14 @@ class Reference:
 
     @property
     def is_open(self) -> bool:
-        """Whether it has no source, so that a sweep uses each task's held-out prompts."""
+        """Whether there is no source, so that a sweep uses each task's held-out prompts."""
         return self.source is None
 
     def of_task(self, task: HeldOut, seed: int) -> "Reference":
-        """Return the reference to use for a task: held-out prompts if it is open, else itself.
+        """Return the reference to use for a task: of its held-out prompts if open, else `self`.
 
         Args:
-            task: the task that is asked.
+            task: the task that is evaluated.
             seed: the sweep's seed, used if the reference has none.
 
         Raises:
@@ -109,8 +109,7 @@ class Reference:
         """The prompts, at most `limit`; empty texts of a list or file are left out.
 
         Raises:
-            InputError: a file that cannot be read, an item that is not a text, or an open
-                reference.
+            InputError: the file cannot be read, an item is not a string, or the reference is open.
         """
         if self.source is None:
             raise InputError(ONLY_IN_SWEEP)
@@ -128,7 +127,7 @@ class Reference:
 
     @cached_property
     def digest(self) -> str:
-        """A hash of the prompts; for an open reference, a text that says how they are chosen."""
+        """A hash of the prompts; for an open reference, a description of how they are chosen."""
         if self.is_open:
             seed = "the sweep's seed" if self.seed is None else f"seed {self.seed}"
             return f"the asked task's own, limit {self.limit}, {seed}"
@@ -198,17 +197,17 @@ class Donors:
 
 @dataclass(frozen=True)
 class SiteReference:
-    """What the intact model wrote at one site.
+    """Statistics of the intact model's writes at one site, over a reference.
 
     Attributes:
         first: mean over first real tokens.
         rest: mean over all other real tokens.
         first_std: standard deviation over first real tokens.
         rest_std: standard deviation over all other real tokens.
-        n_first, n_rest: number of tokens that these are taken over.
+        n_first, n_rest: numbers of first tokens and of other tokens.
         positions: mean at each position of the longest prompt, over the prompts that reach it;
             None if not collected.
-        donors: every single write; None if not collected.
+        donors: every individual write; None if not collected.
     """
 
     first: Float[Tensor, "*site"]
@@ -233,7 +232,7 @@ def collect(
     *,
     batch_size: int = 8,
 ) -> dict[Site, SiteReference]:
-    """Return statistics of the intact model's writes over a reference, for all sites in one run.
+    """Return, by site, statistics of the intact model's writes over a reference, from one run.
 
     Args:
         model: a prepared bridge.
@@ -279,8 +278,9 @@ def extract_write(
 ) -> Float[Tensor, "row pos *site"]:
     """Return a site's write, taken from the value at its hook.
 
-    A head's is `[row pos d_head]`, a group's `[row pos head d_head]`, others' `[row pos d_model]`.
-    The write of a block is taken in float32: in bfloat16, `block(x) - x` is not what was added.
+    Its shape is `[row pos d_head]` for a head, `[row pos head d_head]` for a key/value group, and
+    `[row pos d_model]` for other sites. The write of a block is float32, since in bfloat16
+    `block(x) - x` differs from what the block added.
 
     Args:
         site: the site.
@@ -307,7 +307,7 @@ def head_indices(site: Site, model: TransformerBridge) -> int | slice:
 
 
 def split_heads(z: Tensor, model: TransformerBridge) -> Float[Tensor, "row pos head d_head"]:
-    """Return `z` with an axis for heads, also if the hook gives the heads concatenated."""
+    """Return `z` with an axis for heads, which are concatenated in some models' hooks."""
     if z.ndim == 4 and z.shape[2] == model.cfg.n_heads:
         return z
     joined = z.flatten(2)  # heads whose values have another width than their keys are split wrongly
@@ -355,7 +355,7 @@ class _Collector:
 
 
 class _Sums:
-    """Running moments of a site's writes in float64, first tokens apart, and data of `kinds`."""
+    """Running moments of a site's writes in float64 (first tokens separately), and other data."""
 
     def __init__(self, rows: Sequence[tuple[int, ...]], kinds: frozenset[Kind]) -> None:
         self._rows, self._kinds = rows, kinds

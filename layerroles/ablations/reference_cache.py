@@ -1,9 +1,10 @@
-"""A cache on disk of what the intact model wrote on references, so that it is collected once.
+"""A disk cache of the intact model's writes on references, so that they are collected only once.
 
 The cache folder holds a safetensors file for each pair of model and prompts, named by a hash of
-weights, configuration and token ids. For each site it holds the means and standard deviations in
-float64, and, where an ablation needs them, means at each position or every single write. The
-metadata describe the model and the prompts. Data that is needed later is added to the file.
+weights, configuration and token ids. For each site, the file holds the means and standard
+deviations in float64, and, where an ablation needs them, the mean at each position or every
+individual write. The metadata describe the model and the prompts. If another site or other data is
+needed later, it is added to the file.
 """
 
 import hashlib
@@ -49,7 +50,7 @@ def load_or_collect(
     sites: Iterable[Site],
     kinds: Iterable[Kind] = (),
 ) -> dict[Site, SiteReference]:
-    """Return what each site writes over a reference, from memory, from disk, or collected now.
+    """Return statistics of writes over a reference by site: from memory, disk, or collected now.
 
     Args:
         model: a prepared bridge.
@@ -80,8 +81,8 @@ class ReferenceFile:
     """The cache file of one model and one reference.
 
     Args:
-        model: the model whose writes it holds; its weights are hashed on construction.
-        reference: the prompts on which they were collected.
+        model: the model whose writes the file holds; its weights are hashed on construction.
+        reference: the prompts on which the writes were collected.
     """
 
     def __init__(self, model: TransformerBridge, reference: Reference) -> None:
@@ -96,7 +97,7 @@ class ReferenceFile:
         self.path: Path = cache_folder() / "references" / f"{name.hexdigest()[:32]}.safetensors"
 
     def read(self, sites: Iterable[Site], kinds: Iterable[Kind] = ()) -> dict[Site, SiteReference]:
-        """Return the sites for which the file holds all of `kinds`; others are left out."""
+        """Return the stored statistics by site; sites that lack any of `kinds` are left out."""
         kinds = list(kinds)
         needed = {site: [f"{site}.{name}" for name in (*_TENSORS, *kinds)] for site in sites}
         tensors, counts = self._load([name for names in needed.values() for name in names])
@@ -149,9 +150,9 @@ class ReferenceFile:
     def _load(
         self, names: Iterable[str] | None = None
     ) -> tuple[dict[str, Tensor], dict[str, tuple[int, int]]]:
-        """Return tensors by name (by default all), and counts `(n_first, n_rest)` by site.
+        """Return the tensors (by default all) by name, and `(n_first, n_rest)` by site name.
 
-        A file that is missing or cannot be read counts as empty.
+        Both are empty if the file is missing or cannot be read.
         """
         try:
             if not self.path.is_file():

@@ -1,9 +1,9 @@
-"""Replace a layer, or a sublayer of it, by that of a donor model.
+"""Replace a layer of a model (the host), or a sublayer, by the same part of a donor model.
 
-The donor is a model of the same shape with other weights, such as a distilled twin: its block is
-run on the host's stream `x`, so the write is the donor's `block(x) - x`. While the condition lasts,
-the host's modules hold the donor's tensors. Nothing is copied. The keys and values of that layer
-are the donor's too, also during generation.
+The donor is a model of the same shape with other weights, such as a distilled twin. The donor's
+block is run on the host's stream `x`, so the write is the donor's `block(x) - x`. While the
+condition is applied, the host's modules hold the donor's tensors, without copies. The donor's
+weights also compute the layer's keys and values, including those of generated tokens.
 
 Example:
     base, twin = load("base/"), load("distilled/")
@@ -55,13 +55,13 @@ _DIGESTS: "weakref.WeakKeyDictionary[TransformerBridge, _Digests]" = weakref.Wea
 @ablation("swap")
 @dataclass(frozen=True)
 class Swap(Ablation):
-    """Run the donor's block, or its sublayer with its norms, in place of the host's.
+    """Run the donor's block, or a sublayer with its norms, in place of the host's.
 
     It acts at all positions: a layer's keys and values are either the host's or the donor's.
 
     Raises:
-        InputError: the donor is not a model; on use, the part cannot be swapped, or the donor does
-            not fit the model.
+        InputError: the donor is not a model; when a condition is made or applied, the part cannot
+            be swapped, or the donor differs from the model in more than weights.
 
     Example:
         twin = lr.planted(n_layers=4, retrieval=(0, 1), reasoning=(3,), inert=(), seed=1)
@@ -84,10 +84,10 @@ class Swap(Ablation):
         return write
 
     def check(self, site: Site) -> None:
-        """Check that the site is a module of its own.
+        """Check that the site is a whole module: a block or a sublayer.
 
         Raises:
-            InputError: a head, a key/value group or the stream.
+            InputError: the site is a head, a key/value group or the stream.
         """
         if site.part in NUMBERED or site.part == "stream":
             raise InputError(
@@ -95,22 +95,22 @@ class Swap(Ablation):
             )
 
     def parameters(self) -> dict[str, object]:
-        """Return `donor` as a hash of what the donor's blocks compute."""
+        """Return `donor`: a hash of the weights and configuration of the donor's blocks."""
         return {"donor": _hash_blocks(self.donor)}
 
     def fits(self, model: TransformerBridge, site: Site) -> None:
-        """Check that the donor has the model's shape, and that a sublayer has norms of its own.
+        """Check that the donor has the model's shape, and that the site can be swapped alone.
 
         Raises:
-            InputError: the donor differs in more than its weights, or attention and MLP share
-                their norm.
+            InputError: the donor differs in more than weights, a sublayer shares its norm with
+                another, or the MLP consists of several modules.
         """
         check_donor(model, self.donor)
         _swapped_modules(model, site)
 
     @contextmanager
     def placed(self, model: TransformerBridge, site: Site) -> Iterator[bool]:
-        """Put the donor's weights into the model within the context; yields whether any differs."""
+        """Put the donor's weights into the model within the context; yields whether any differ."""
         ours, theirs = _swapped_modules(model, site), _swapped_modules(self.donor, site)
         replaced: list[tuple[dict[str, Any], str, nn.Parameter]] = []
         differs = False
@@ -129,9 +129,9 @@ class Swap(Ablation):
                 parameters[last] = parameter
 
     def donated(self, model: TransformerBridge, site: Site) -> dict[str, Tensor]:
-        """Return the donor's weights for the site, by transformers' names.
+        """Return the donor's weights for the site, by parameter name in the transformers model.
 
-        Names that only a bridge has may be among them; they are ignored.
+        The result may also hold names that only the bridge has; the engine ignores them.
         """
         block = model.blocks[site.layer]
         modules = [block] if site.part == "block" else _swapped_modules(model, site)
@@ -147,7 +147,7 @@ def check_donor(model: TransformerBridge, donor: TransformerBridge) -> None:
     """Check that a donor's blocks differ from the model's in weights only.
 
     Raises:
-        InputError: they differ in more; the message names the first difference.
+        InputError: they differ in something else, or a model is spread over devices or disk.
     """
     _check_whole(model)
     prepared(donor)
@@ -198,7 +198,7 @@ def _swapped_modules(model: TransformerBridge, site: Site) -> list[nn.Module]:
 
 
 def _hash_blocks(model: TransformerBridge) -> str:
-    """Return a hash of what a donor's blocks compute: of their weights and the configuration."""
+    """Return a hash of a donor's configuration and the weights of its blocks, cached."""
     check_weights(model)
     _check_whole(model)
     known = _DIGESTS.setdefault(model, {})

@@ -21,12 +21,12 @@ class Job:
 
     Attributes:
         name: the name shown to users: the task's label, or `noise floor`.
-        requests: a list of encoded requests for each cell.
+        requests: a list of encoded requests for each cell (a task under a protocol).
         conditions: the conditions under which all requests are asked.
-        apart: whether results do not depend on which conditions share a batch, so that conditions
-            may be returned one by one.
-        coherence: whether the intact model scores the generated texts; if so, all conditions are
-            returned together.
+        apart: whether results are independent of which conditions share a batch, so that the
+            answers under each condition may be returned separately.
+        coherence: whether the intact model scores the generated texts; if so, the answers under all
+            conditions are returned together.
     """
 
     name: str
@@ -46,8 +46,8 @@ class JobPart:
     """Answers under some of a job's conditions, for all cells, with time and memory used.
 
     Attributes:
-        answers: a list of scores or texts by (condition index, cell index).
-        coherence: nats per token by generated text; empty unless the job asks for it.
+        answers: a list of `Score` or `Writing` values by (condition index, cell index).
+        coherence: nats per token by generated text; empty unless the job asks for coherence.
         seconds: seconds taken for these answers.
         executors: the names of the executors that have answered so far.
         times_halved: how often batches were halved so far because memory ran out.
@@ -67,7 +67,7 @@ class Workers:
     """The description of a run's workers in its manifest.
 
     Attributes:
-        model: the model that they hold, as a dict of `Provenance`.
+        model: the model that they hold, as returned by `Provenance.to_dict`.
         machine: the machine's architecture, number of CPUs and device, as text.
     """
 
@@ -100,7 +100,7 @@ class Backend(ABC):
         """Check that the backend can use a sweep's engine, before anything is computed.
 
         Raises:
-            InputError: its model cannot be run on this backend.
+            InputError: the engine's model cannot be run on this backend.
         """
 
     @abstractmethod
@@ -116,9 +116,10 @@ class Backend(ABC):
 
 
 def answer_job(engine: Engine, job: Job) -> Iterator[JobPart]:
-    """Answer a job; yield one part per condition as soon as all cells have it, or one for all.
+    """Answer a job; yield its answers in parts.
 
-    Conditions are yielded one by one only if the job allows it (`apart`, without `coherence`).
+    If the job allows it (`apart`, without `coherence`), there is one part for each condition, as
+    soon as all cells have answers under it. Otherwise one part holds all conditions.
     """
     began = time.monotonic()
     unfinished: dict[int, dict[int, list[Any]]] = {}  # answers by condition and cell
@@ -141,7 +142,7 @@ def answer_job(engine: Engine, job: Job) -> Iterator[JobPart]:
 def _make_part(
     engine: Engine, job: Job, by_condition: Mapping[int, Mapping[int, list[Any]]], began: float
 ) -> JobPart:
-    """Return a part with these answers, and with the coherence of texts if the job asks for it.
+    """Return a part with these answers, and with the texts' coherence if the job needs it.
 
     Args:
         engine: the engine that answered; it also scores the coherence.

@@ -30,7 +30,7 @@ class Local(Backend):
         """Check that the model has weights.
 
         Raises:
-            InputError: it has none.
+            InputError: the model was loaded without weights.
         """
         check_weights(engine.model)
 
@@ -61,7 +61,7 @@ class OpenLocal(OpenBackend):
 
 
 def make_backend(name: str | Backend, options: Mapping[str, object]) -> Backend:
-    """Return the backend of a name; a backend is returned unchanged.
+    """Return a backend by its name; an argument that is a backend is returned unchanged.
 
     Args:
         name: `"local"`, `"ray"`, or a backend.

@@ -1,9 +1,9 @@
-"""Answer jobs by workers of a Ray cluster, each with its own model.
+"""Answer jobs with workers of a Ray cluster, each of which holds a copy of the model.
 
-This process hands out the jobs and stores the answers. A job is answered by one worker, and all of
-its answers are returned together (see `ray_pool` for jobs that fail). Ablations are sent by value,
-so that those of a script or a plugin need not be installed on the workers. Models are sent by name
-and loaded there once.
+This process hands out the jobs and receives the answers. One worker answers a whole job and returns
+all answers together (see `ray_pool` for jobs that fail). Ablations are sent by value, so that those
+of a script or a plugin need not be installed on the workers. Models are sent by name, and each
+worker loads them once.
 """
 
 import logging
@@ -37,10 +37,10 @@ class Ray(Backend):
 
     Args:
         address: the address, such as `"auto"` or `"HOST:6379"`, of a cluster that this machine is a
-            node of. None is the cluster that this process is connected to; if there is none, one is
-            started on this machine for the run.
+            node of. None uses the cluster that this process is connected to; if it is not connected
+            to one, a cluster is started on this machine for the run.
         workers: the number of processes that hold a model. `"auto"` is as many as the GPUs allow at
-            `gpus_per_worker`, or one per node without GPUs.
+            `gpus_per_worker`, or one per node in a cluster without GPUs.
         gpus_per_worker: the number of GPUs of each worker; None is 1, or 0 in a cluster without
             GPUs. A model is spread over several GPUs; a fraction lets workers share a GPU.
         timeout: seconds that a worker may take to load the model, or to answer one job, before it
@@ -201,7 +201,7 @@ class _Worker:
 def _start_worker(
     ray: Any, make: Callable[[], Engine], description: str, resources: WorkerResources
 ) -> tuple[Any, Any]:
-    """Start a worker; return its actor and the reference to its description."""
+    """Start a worker; return the actor and a Ray reference to its `Workers` description."""
     options: dict[str, Any] = {
         "num_cpus": resources.cpus,
         "num_gpus": resources.gpus,
@@ -265,7 +265,7 @@ def _connect_cluster(ray: Any, address: str | None) -> Iterator[None]:
 
 
 def _import_ray() -> Any:
-    """Import Ray.
+    """Import Ray and return the module.
 
     Raises:
         InputError: Ray is not installed.

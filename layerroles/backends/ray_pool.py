@@ -1,8 +1,8 @@
-"""Hand jobs to Ray actors, one at a time each, so that every job is answered once.
+"""Distribute jobs over Ray actors (the workers); each worker answers one job at a time.
 
-A failed job is tried again, on another worker if there is one. A worker that dies, takes too long,
-or fails twice in a row (after a GPU error, all later work of a process fails) is replaced by a
-fresh process.
+A failed job is tried again, on another worker if one is idle. A worker that dies, takes too long,
+or fails twice in a row is replaced by a new process, since after a GPU error everything else that a
+process does fails too.
 """
 
 import logging
@@ -43,7 +43,7 @@ class _Slot:
 
 @dataclass(frozen=True)
 class _Failure:
-    """Why a job or a start failed, and whether the worker's process is lost."""
+    """Why a job or a worker's start failed, and whether the worker's process is lost (`gone`)."""
 
     reason: str
     gone: bool = False
@@ -54,8 +54,8 @@ class Pool(OpenBackend):
 
     Args:
         ray: the module `ray`.
-        start_worker: a function that starts a worker and returns its actor and the reference to its
-            description.
+        start_worker: a function that starts a worker and returns the actor and a Ray reference to
+            its `Workers` description.
         model: the description of the model that workers must hold; None if unknown.
         timeout: seconds that a worker may take for a job, or for its start.
         attempts: how often a job, or a start, is tried.
@@ -105,7 +105,7 @@ class Pool(OpenBackend):
 
     @property
     def workers(self) -> Workers:
-        """The description given by the first worker that is ready; waits for it if necessary.
+        """The description of the first worker that is ready; waits for one if necessary.
 
         Raises:
             InputError: no worker can be started.
@@ -165,7 +165,7 @@ class Pool(OpenBackend):
             )
 
     def _raise_first_error(self, *failures: str) -> None:
-        """Raise a worker's first input error, if there was one; `failures` precede its text."""
+        """Raise the first input error of a worker, if any, with `failures` before its message."""
         if self._first_error is not None:
             error, self._first_error = self._first_error, None
             raise InputError("; ".join([*failures, str(error)])) from error
@@ -218,7 +218,7 @@ class Pool(OpenBackend):
             raise InputError(f"{what} cannot be sent to a worker: {reason}") from error
 
     def _collect_outcomes(self) -> list[tuple[Any, int, "list[JobPart] | _Failure"]]:
-        """Wait briefly; return the outcome of each job that ended, with its worker and index."""
+        """Wait briefly; return (actor, job index, parts or failure) for each job that ended."""
         busy = {slot.ref: slot for slot in self._slots if slot.ref is not None}
         first_done, _ = self._ray.wait(list(busy), num_returns=1, timeout=_SECONDS_BETWEEN_LOOKS)
         done, _ = self._ray.wait(list(busy), num_returns=len(busy), timeout=0)
@@ -249,7 +249,7 @@ class Pool(OpenBackend):
         return outcomes
 
     def _check_start(self, outcome: Any) -> Any:
-        """Return the outcome of a worker's start: its description, if it passes, or a failure.
+        """Return the description of a worker that started correctly, otherwise a failure.
 
         Raises:
             InputError: the first worker cannot be started as requested, or a worker holds another
@@ -265,7 +265,7 @@ class Pool(OpenBackend):
         return outcome
 
     def _read_outcome(self, ref: Any) -> Any:
-        """Return a worker's outcome: answers, its description, an input error, or a failure."""
+        """Return the outcome of a call: job parts, a description, an input error or a failure."""
         try:
             return self._ray.get(ref)
         except self._ray.exceptions.RayTaskError as error:
@@ -312,14 +312,14 @@ class Pool(OpenBackend):
 
 
 def _comparable(model: Any, name: str) -> Any:
-    """Return a field of a model's description for comparison, without Python's version."""
+    """Return a field of a model's description to compare; `versions` without that of Python."""
     if name == "versions":
         return {key: value for key, value in model[name].items() if key != "python"}
     return model[name]
 
 
 def _uninstalled_modules(conditions: Iterable[Condition]) -> set[str]:
-    """Return the modules of ablations and `at` functions that are not installed packages."""
+    """Return the names of modules with the conditions' code that no installed package holds."""
     modules = {
         type(edit).__module__ for condition in conditions for edit in condition.edits.values()
     }

@@ -110,7 +110,7 @@ def _report_error(line: str) -> int:
 
 
 class _PlainFormatter(logging.Formatter):
-    """Format log records with control characters written out."""
+    """Format log records with control characters escaped."""
 
     def format(self, record: logging.LogRecord) -> str:
         return visible(super().format(record))

@@ -51,7 +51,7 @@ Complete = Callable[[str], list[str]]
 
 
 def one_of(names: Iterable[str]) -> Complete:
-    """Return a completion for one of these names."""
+    """Return a function that completes a text to one of these names."""
 
     def complete(incomplete: str) -> list[str]:
         return [name for name in names if name.startswith(incomplete)]
@@ -60,7 +60,7 @@ def one_of(names: Iterable[str]) -> Complete:
 
 
 def list_of(names: Iterable[str]) -> Complete:
-    """Return a completion for a comma-separated list of these names, each offered once."""
+    """Return a function that completes the last of comma-separated names by one not yet given."""
 
     def complete(incomplete: str) -> list[str]:
         before, comma, last = incomplete.rpartition(",")
@@ -80,7 +80,7 @@ def runs(incomplete: str) -> list[str]:
 
 
 def models(incomplete: str) -> list[str]:
-    """Return the names that fit: the built-in model, and those in the local Hugging Face cache."""
+    """Return completions of a model's name: the built-in one, and the local Hugging Face cache."""
     home = Path(os.environ.get("HF_HOME", "~/.cache/huggingface"))
     cache = Path(os.environ.get("HF_HUB_CACHE", home / "hub")).expanduser()
     kept = [

@@ -24,7 +24,7 @@ from layerroles.sites import check_words
 
 
 def split_list(text: str, option: str) -> list[str]:
-    """Split at commas, but not at those inside brackets.
+    """Split at commas, but not at those inside brackets; return the items.
 
     Raises:
         InputError: the list or one of its items is empty, or an item occurs twice.
@@ -52,13 +52,13 @@ def check_options(
     executor: str = "auto",
     backend: str = "local",
 ) -> None:
-    """Check values of options, before modules are imported that take seconds.
+    """Check values of options early, before modules are imported that take seconds.
 
-    Names that a plugin adds are known to registries only. Once these have been imported, by a
-    plugin or by the caller, names are left to them.
+    If torch is imported already, by a plugin or by the caller, names are left to the registries,
+    which know the names that plugins add.
 
     Raises:
-        InputError: a value that no command takes.
+        InputError: `limit` is below 1, `sites` is not a list of sites, or a name is unknown.
     """
     if limit < 1:
         raise InputError(f"--limit {limit} asks for nothing: give 1 or more")
@@ -79,7 +79,7 @@ def check_options(
 
 
 def split_settings(pairs: Iterable[str]) -> dict[str, str]:
-    """Read `--set name=value` options.
+    """Map names to values of `--set name=value` options.
 
     Raises:
         InputError: no `=`, no name, or a name that is set twice.
@@ -97,7 +97,7 @@ def split_settings(pairs: Iterable[str]) -> dict[str, str]:
 
 
 def parse_parameters(cls: type, settings: Mapping[str, str]) -> dict[str, Any]:
-    """Convert settings to the types of a dataclass's fields.
+    """Convert settings to the types of a dataclass's fields; return values by name.
 
     Raises:
         InputError: the class has no such parameter, or the value is not of the parameter's type.
@@ -187,7 +187,7 @@ def _fields(cls: type) -> tuple["dataclasses.Field[Any]", ...]:
 
 
 def first_line(cls: type) -> str:
-    """Return the first line of a class's own docstring; empty if it has none."""
+    """Return the first line of a class's docstring; empty if it has none."""
     return (cls.__doc__ or "").strip().split("\n", 1)[0]
 
 

@@ -92,7 +92,7 @@ _SHOWN: dict["Part", str] = {
 
 
 def _describe_part(part: "Part", size: "Size", checks: "Checks") -> dict[str, object]:
-    """Return a part for scripts: how its sites are written, and which of them are refused."""
+    """Return a part as JSON values: how its sites are written, and which of them are refused."""
     from layerroles.sites import each_site
 
     sites = each_site(size, part)

@@ -113,7 +113,7 @@ def _iter_statuses(run: Path) -> Iterator["Status"]:
 
 
 def _print_changes(run: Path) -> None:
-    """Print the status as a JSON object a line, whenever it changed."""
+    """Print the status as one line of JSON whenever it has changed."""
     last = ""
     for status in _iter_statuses(run):
         line = json.dumps(status.to_dict(), allow_nan=False)
@@ -123,7 +123,7 @@ def _print_changes(run: Path) -> None:
 
 
 def _print_lines(run: Path) -> None:
-    """Print the status whenever it changed, every 10 seconds at most, and the strips at the end."""
+    """Print the status if it has changed, at most every 10 seconds, and the strips at the end."""
     from layerroles.cli.tables import print_line
     from layerroles.sweep import strip_lines
 
@@ -139,7 +139,7 @@ def _print_lines(run: Path) -> None:
 
 
 def _draw(run: Path, console: "Console") -> None:
-    """Draw status, bar and strips in a terminal, and leave the last of each there."""
+    """Draw status, progress bar and strips in a terminal; their last state stays on screen."""
     from rich.align import Align
     from rich.console import Group
     from rich.live import Live
@@ -156,7 +156,7 @@ def _draw(run: Path, console: "Console") -> None:
 
 
 class _Strips:
-    """The table of strips of a run, from rows that are read again when there are new ones."""
+    """The table of each layer's harm in a run; its rows are read again when there are new ones."""
 
     def __init__(self, run: Path) -> None:
         self._run = run
@@ -165,7 +165,7 @@ class _Strips:
         self._due = 0.0
 
     def update(self, status: "Status") -> list["RenderableType"]:
-        """Return the table, or nothing if there is no answer yet; always up to date at the end."""
+        """Return the table; empty before the first answer, and up to date when the run ends."""
         from layerroles.sweep import layer_strips
 
         rows = (status.started, status.rows_done)

@@ -231,7 +231,7 @@ def each_condition(
     """Return a condition for each ablation, position and site.
 
     Raises:
-        InputError: a word that is not a site, or a site that the model does not have.
+        InputError: `sites` is not a list of sites, or names one that the model does not have.
     """
     import layerroles as lr
     from layerroles.sites import parse_sites, size_of
@@ -332,7 +332,7 @@ def _is_required(field: "dataclasses.Field[Any]") -> bool:
 def make_ablations(text: str, settings: dict[str, str]) -> list["Ablation"]:
     """Make the ablations that `--ablation` names, with the settings that each of them takes.
 
-    One with a `reference` gets the default reference: held-out prompts of the task that is asked.
+    An ablation with a parameter `reference` gets held-out prompts of the task that is asked.
 
     Raises:
         InputError: unknown ablation; a setting that none of them knows; a parameter without a

@@ -54,7 +54,7 @@ def print_result(result: "SweepResult", *, top: int) -> None:
 
 
 def print_comparison(comparison: "Comparison", *, top: int) -> None:
-    """Print the profiles of two runs, the `top` largest differences, and what has no match."""
+    """Print the profiles of two runs, the `top` largest differences, and what was not compared."""
     from layerroles.results import detectable_line
 
     console = _console()
@@ -99,7 +99,7 @@ def most_harmful(effects: "pd.DataFrame", top: int) -> "pd.DataFrame":
 def effects_table(effects: "pd.DataFrame") -> "Table":
     """Return a table of effects with intervals: negative means that the ablation hurts.
 
-    For protocols in which the model writes, the last column is the effect on the format of answers.
+    If answers are generated, the last column is the effect on the format of answers.
     """
     columns = ["task", "protocol", "condition", "score", "effect", "harm", "p adjusted", "format"]
     rows = [

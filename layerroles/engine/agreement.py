@@ -1,8 +1,9 @@
-"""Executors, and the trial that decides which conditions each of them may answer.
+"""The interface of executors, and the trial that decides which conditions each of them may answer.
 
-The reference (`plain`) answers a few of the requests, cut short, under one condition of each kind;
-an executor is used for the kinds for which its answers agree. The trial catches architectures,
-library versions and user's ablations that an executor does not handle, before they affect results.
+The reference (`plain`) answers a few of the requests, shortened, under one condition of each kind.
+Another executor is used only for the kinds for which its answers agree. The trial finds
+architectures, library versions and user-defined ablations that an executor does not support, before
+they affect results.
 """
 
 import math
@@ -68,14 +69,17 @@ class Executor(Protocol):
         """Answer lists of requests under every condition.
 
         Yields triples: the index of a list, the index of a condition, and the answers to the list's
-        requests under that condition (a `Score` or a `Writing` each, in order). Each pair of list
-        and condition is yielded once, as soon as it is ready.
+        requests under that condition (a `Score` or a `Writing` each, in order). There is one triple
+        for each pair of list and condition, yielded as soon as it is ready.
         """
         ...
 
 
 def condition_kind(condition: Condition) -> ConditionKind:
-    """Return a key that is equal for conditions that an executor treats in the same way."""
+    """Return a hashable key that is equal for conditions that executors treat in the same way.
+
+    It holds the positions, the ablations and parts, and whether more than one site is ablated.
+    """
     edits = {
         (type(edit), condition.fingerprints[site], site.part)
         for site, edit in condition.edits.items()
@@ -86,9 +90,9 @@ def condition_kind(condition: Condition) -> ConditionKind:
 def choose_condition(conditions: Sequence[Condition], dtype: torch.dtype) -> Condition:
     """Return the condition to try among those of one kind.
 
-    In float32, the one with the earliest first layer that resumes from a recorded stream, since
-    most blocks run for it. In half precision, the one in the middle by first layer: without its
-    first layers, a model's output depends on the last bit of its activations, which hides errors.
+    In float32, this is the condition with the earliest first layer for which a recorded stream is
+    used, since the most blocks run under it. In half precision, it is the middle one by first
+    layer: if the first layers are ablated, rounding alone changes outputs enough to hide errors.
     """
     ordered = sorted(conditions, key=lambda condition: condition.first_layer or 0)
     if dtype != torch.float32:
@@ -112,9 +116,9 @@ def find_disagreement(
     Args:
         executor: the executor to try.
         plain: the reference.
-        requests: the requests of which a few are tried, cut short.
-        condition: the condition to try, beside the intact model.
-        dtype: dtype of the model, which sets the tolerance.
+        requests: the requests, a few of which are tried, shortened.
+        condition: the condition to try, in addition to the intact model.
+        dtype: dtype of the model; it determines the tolerance.
     """
     trials = _trial_requests(requests)
     # With the intact model: an edit may hide other errors.
@@ -180,7 +184,7 @@ def _margin(
 ) -> float:
     """Return by how many nats the reference prefers its own token where two texts first differ.
 
-    Infinity if their tokens do not differ.
+    Returns infinity if no token differs at a position that both texts have.
     """
     pairs = enumerate(zip(ours.ids, theirs.ids, strict=False), 1)
     n = next((n for n, (one, two) in pairs if one != two), None)
@@ -194,12 +198,12 @@ def _margin(
 def rounding_noise(
     plain: Plain, requests: Sequence[Scored], condition: Condition, scores: Sequence[Score]
 ) -> float:
-    """Return how far rounding the blocks' inputs moves the reference's scores, in nats per token.
+    """Return how much rounding errors in the blocks' inputs change the reference's scores.
 
-    The largest difference over all draws and requests; 0 if no difference is finite.
-
-    Running another batch would not show it: on many processors a row is computed in the same way in
-    every batch, while another order of the same operations rounds differently.
+    This is the largest difference over random draws of the errors and over requests, in nats per
+    token; 0 if no difference is finite. Running another batch would not measure the noise: on many
+    processors a row is computed in the same way in every batch, while the same operations in
+    another order round differently.
     """
     generator = torch.Generator().manual_seed(0)
 
@@ -221,9 +225,9 @@ def rounding_noise(
 def does_not_fit(error: Exception) -> bool:
     """Whether an error says that an executor does not fit a model or an ablation.
 
-    These do: a refusal, an operation that torch lacks, and any error raised by the code of the
-    model or of a user's ablation, which may expect inputs of another form. An error in this
-    package's own code is a bug, and running out of memory says nothing about what fits.
+    True for a refusal (`InputError`), an operation that torch does not implement, and any error
+    raised by the code of the model or of a user's ablation, which may expect other inputs. False if
+    memory ran out, and for other errors in this package's own code, which are bugs.
     """
     if out_of_memory(error):
         return False
@@ -244,13 +248,13 @@ def _is_ours(error: Exception) -> bool:
 
 
 def describe_failure(error: Exception) -> str:
-    """Describe in one line why an executor failed when it was tried."""
+    """Return one line that says why an executor failed in the trial."""
     first = str(error).split("\n")[0]
     return first if isinstance(error, InputError) else f"it fails ({type(error).__name__}: {first})"
 
 
 def _trial_requests(requests: Requests) -> list[Scored]:
-    """Return the `N_TRIAL_REQUESTS` requests with the shortest contexts, cut short."""
+    """Return the `N_TRIAL_REQUESTS` requests with the shortest contexts, shortened."""
     order = sorted(range(len(requests)), key=lambda index: len(requests[index].context))
     return [_shorten(requests[index]) for index in order[:N_TRIAL_REQUESTS]]
 

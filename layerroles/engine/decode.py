@@ -1,4 +1,4 @@
-"""Greedy decoding of a batch of rows: the book-keeping that all executors share."""
+"""Greedy decoding of a batch of rows: the state and the stop conditions that executors share."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ _WIDTH = 256
 
 
 class Stops:
-    """What ends a text: the model's end-of-text tokens, or a string that was asked for."""
+    """Detects the end of a text: an end-of-text token, or a string that the request names."""
 
     def __init__(self, model: TransformerBridge) -> None:
         self.tokenizer = prepared(model).tokenizer
@@ -32,16 +32,16 @@ class Stops:
         self._names = dict(zip(ids, names, strict=True))  # of tokens that decoded texts leave out
 
     def ends(self, token: int, until: Sequence[str]) -> bool:
-        """Whether this token ends a text by itself.
+        """Whether this token ends a text, whatever precedes it.
 
         True for an end-of-text token, and for a special token whose name contains an `until` string
-        (as in lm-eval, though special tokens are not part of the text).
+        (as in lm-eval, although decoded texts leave out special tokens).
         """
         name = self._names.get(token, "")
         return token in self.eos or any(text in name for text in until)
 
     def text(self, ids: Sequence[int], until: Sequence[str]) -> tuple[str, bool]:
-        """Return the decoded text, cut before the first `until` string; and whether it was cut."""
+        """Return the decoded text, cut before the first `until` string, and whether it was cut."""
         whole: str = self.tokenizer.decode(list(ids), skip_special_tokens=True)
         starts = [start for start in (whole.find(text) for text in until) if start >= 0]
         return (whole[: min(starts)], True) if starts else (whole, False)
@@ -62,17 +62,17 @@ def choose_greedy(logits: Float[Tensor, "row d_vocab"]) -> NextTokens:
 
 
 def split_rows(logits: Float[Tensor, "row d_vocab"]) -> Iterator[Float[Tensor, "_ d_vocab"]]:
-    """Yield the rows' logits in float32, on a processor a few at a time."""
+    """Yield the rows' logits in float32: on a CPU in chunks of a few rows, else all at once."""
     yield from map(
         Tensor.float, logits.split(_CHUNK if logits.device.type == "cpu" else len(logits))
     )
 
 
 def highest_tokens(logits: Float[Tensor, "row d_vocab"], n: int) -> Int[Tensor, "row n"]:
-    """Return `n` tokens with the highest logits of each row, by ascending id; fewer if there are.
+    """Return the ids of the `n` tokens with the highest logits of each row, in ascending order.
 
-    The maxima of parts of the vocabulary are compared first, which is faster than `topk` on all of
-    it, and than one `argmax`.
+    If the vocabulary has fewer tokens, all are returned. The maxima of parts of the vocabulary are
+    compared first, which is faster than `topk` on the whole vocabulary, and than one `argmax`.
     """
     d_vocab = logits.shape[-1]
     if d_vocab <= n * _WIDTH:
@@ -90,17 +90,18 @@ def highest_tokens(logits: Float[Tensor, "row d_vocab"], n: int) -> Int[Tensor, 
 def all_finite(logits: Float[Tensor, "*row d_vocab"]) -> Bool[Tensor, "*row"]:
     """Return for each row whether all of its logits are finite.
 
-    A sum is finite only if all of its terms are, and takes one pass where `isfinite` takes four.
+    The row's sum in float32 is tested: it is finite only if all terms are, and a sum takes one pass
+    over memory where `isfinite` takes four.
     """
     return torch.isfinite(logits.sum(-1, dtype=torch.float32))
 
 
 class Decoding:
-    """The rows of one batch while they are being written.
+    """The state of a batch of rows during greedy decoding.
 
     Attributes:
         last: the newest token of each live row, `[row]`.
-        live: the indices of the rows that the model is still run on; `keep` makes them fewer.
+        live: the indices of the rows that the model is still run on; `keep` removes some.
     """
 
     last: Int[Tensor, " row"]
@@ -125,20 +126,20 @@ class Decoding:
         return all(self.done)
 
     def unfinished_mask(self) -> list[bool]:
-        """Return for each live row whether it is not done."""
+        """Return for each live row whether its text is unfinished."""
         return [not self.done[row] for row in self.live]
 
     def unfinished(self) -> list[int]:
-        """Return the indices into `live` of the rows that are not done."""
+        """Return the indices into `live` of the rows whose texts are unfinished."""
         return [place for place, row in enumerate(self.live) if not self.done[row]]
 
     def keep(self, places: Sequence[int]) -> None:
-        """Keep only these live rows, given by their indices into `live`."""
+        """Remove all live rows but these, which are given by their indices into `live`."""
         self.live = [self.live[place] for place in places]
         self.last = self.last[list(places)]
 
     def results(self, changed: Bool[Tensor, " row"] | None) -> list[Writing]:
-        """Return what was written, row by row.
+        """Return each row's answer: the generated text and how it ended.
 
         `changed` says whether an edit changed anything for each row; None if nothing was edited.
         """

@@ -1,4 +1,4 @@
-"""The engine's public class: ask a model for likelihoods and texts, intact or under conditions."""
+"""The public class `Engine`: compute likelihoods and texts, for the intact model or ablated."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -43,7 +43,8 @@ class LogLikelihoods:
     """Answers to `loglikelihood` requests; axes are conditions and requests, in the order given.
 
     Attributes:
-        logprob: sums over the continuation's tokens, in nats; NaN where a logit was not finite.
+        logprob: log-likelihoods of the continuations, in nats (summed over tokens); NaN where a
+            logit was not finite.
         is_greedy: whether greedy decoding would have written the continuation.
         n_tokens: number of tokens of each continuation.
         changed: whether the condition's edits changed anything for the request.
@@ -64,27 +65,27 @@ class LogLikelihoods:
 
 
 class Engine:
-    r"""Answers requests under conditions, in lm-eval's words.
+    r"""Answers lm-eval's requests (`loglikelihood`, `generate_until`) under conditions.
 
     Args:
         model: from `load` or `prepare`.
         executor: `"plain"` is the reference, one condition after the other; `"hooked"` gives the
             same answers from less work, through TransformerLens's own blocks; `"fused"`
-            computes a whole sweep at once on transformers' own modules. `"auto"` takes, for each
-            kind of condition, the fastest that gives what the reference gives on some of the
+            computes a whole sweep at once on transformers' own modules. `"auto"` uses, for each
+            kind of condition, the fastest executor that agrees with the reference on a few of the
             requests.
         batch_size: rows that `"plain"` runs together.
         memory: memory that `"fused"` may use in addition to the weights, in bytes or as `"8GB"`; by
-            default half of what is free. It decides how much is computed together, and changes
-            results only by rounding. If memory runs out all the same, half as much is computed
-            together, and the answers so far are kept.
+            default half of the free memory. It determines how much is computed together, and
+            changes results only by rounding. If memory runs out nevertheless, half as much is
+            computed together, and the answers computed so far are kept.
 
     Attributes:
         options: the constructor's arguments, except the model.
         used: the executors that have answered so far; a sweep resets it.
 
     Raises:
-        InputError: an executor that is not known, or that this model does not allow.
+        InputError: an unknown executor, or an invalid `batch_size` or `memory`.
 
     Example:
         engine = lr.Engine(model)
@@ -126,7 +127,7 @@ class Engine:
 
     @contextmanager
     def report_steps(self, on_step: Callable[[Computed], None]) -> Iterator[None]:
-        """Call `on_step` after every pass of fused answers within the context."""
+        """Call `on_step` after every pass of the fused executor within the context."""
         self._executors.on_step = on_step
         try:
             yield
@@ -144,13 +145,13 @@ class Engine:
         *,
         evidence: Spans | None = None,
     ) -> LogLikelihoods:
-        """Compute how likely each continuation is after its context, under each condition.
+        """Return the log-likelihood of each continuation after its context, under each condition.
 
         Args:
             requests: pairs of context and continuation.
             conditions: by default the intact model only.
             evidence: for each request, character spans `[start, end)` of its context; conditions
-                with `at="evidence"` act on their tokens.
+                with `at="evidence"` act on the tokens in these spans.
 
         Raises:
             InputError: an item that is not a request or not a condition, an empty continuation, a
@@ -186,7 +187,7 @@ class Engine:
                 cut) and `max_gen_toks` (256 by default).
             conditions: by default the intact model only.
             evidence: for each request, character spans `[start, end)` of its context; conditions
-                with `at="evidence"` act on their tokens.
+                with `at="evidence"` act on the tokens in these spans.
 
         Raises:
             InputError: an item that is not a request or not a condition, an unknown option, a
@@ -202,16 +203,16 @@ class Engine:
         requests: Iterable[tuple[str, str | Options]],
         conditions: Iterable[Condition] = (INTACT,),
     ) -> Plan:
-        """Plan what would be computed, and how long it would take at the most; answers nothing.
+        """Return a plan of what would be computed, and of the longest time; computes no answers.
 
         Args:
-            requests: as for `loglikelihood` or for `generate_until`; a mixture is planned as a
-                sweep asks it, together.
+            requests: as for `loglikelihood` or `generate_until`; a mixture of both is planned as
+                one computation, as in a sweep.
             conditions: by default the intact model only.
 
         Raises:
-            InputError: as `loglikelihood` and `generate_until`; no requests; or the model cannot be
-                run fused under these conditions.
+            InputError: as `loglikelihood` and `generate_until`; no requests; or the fused executor
+                cannot run the model under these conditions.
         """
         requests = check_pairs(requests)
         scored = [(context, second) for context, second in requests if isinstance(second, str)]
@@ -255,12 +256,12 @@ class Engine:
         """Return the sizes of the model that determine memory and time.
 
         Args:
-            conditions: conditions under which the model has to run fused.
+            conditions: conditions that the fused executor must support.
             longest: tokens of the longest request.
 
         Raises:
-            InputError: the model cannot be run fused under these conditions or with requests of
-                that length, or the engine's executor is `"plain"` or `"hooked"`.
+            InputError: the fused executor cannot run the model under these conditions or with
+                requests of that length, or the engine's executor is `"plain"` or `"hooked"`.
         """
         wanted = self.options["executor"]
         if wanted not in ("auto", "fused"):
@@ -276,7 +277,7 @@ class Engine:
         return self._executors.make_fused({}).twin.shape
 
     def measured_speed(self) -> Speed | None:
-        """Return the speed of this device; None if the model has no weights or is not run fused."""
+        """Return this device's speed; None without weights or if the model cannot be run fused."""
         if not prepared(self.model).has_weights or self._executors.refusal("fused") is not None:
             return None
         return self._executors.make_fused({}).twin.speed
@@ -290,16 +291,17 @@ class Engine:
     def write(
         self, requests: Sequence[Written], conditions: Sequence[Condition]
     ) -> list[list[Writing]]:
-        """Return what is generated for encoded requests: `[condition][request]`."""
+        """Return the generated texts of encoded requests: `[condition][request]`."""
         return collect_answers(self.answer_each([requests], conditions))
 
     def answer_each(
         self, asked: Sequence[Requests], conditions: Sequence[Condition]
     ) -> Iterator[tuple[int, int, list[Any]]]:
-        """Answer several lists of encoded requests, reading tokens that they share once.
+        """Answer several lists of encoded requests under every condition.
 
-        Yields triples as soon as they are ready: the index of a list, the index of a condition, and
-        the answers to the list's requests (a `Score` or a `Writing` each).
+        Tokens that requests of any list share are read only once. Yields triples as soon as they
+        are ready: the index of a list, the index of a condition, and the answers to the list's
+        requests (a `Score` or a `Writing` each).
 
         Raises:
             InputError: as `loglikelihood` and `generate_until`.

@@ -63,7 +63,7 @@ class Executors:
     Attributes:
         used: names of the executors that have answered so far.
         halved: how often the amount computed together was halved because memory ran out.
-        on_step: called after every pass of a fused answer with what has been computed; or None.
+        on_step: called with a `Computed` after every pass of the fused executor; or None.
 
     Raises:
         InputError: an unknown executor, or a batch size that is not a whole number above 0.
@@ -130,9 +130,9 @@ class Executors:
     ) -> Iterator[tuple[int, int, list[Any]]]:
         """Answer non-empty lists of requests under every condition.
 
-        With `"auto"`, each condition is answered by the fastest executor that agrees with the plain
-        one on a trial. Yields the same triples as `Executor.answer`: list index, condition index
-        and answers.
+        With `"auto"`, each condition is answered by the fastest executor that agrees with the
+        reference in a trial. Yields the same triples as `Executor.answer`: list index, condition
+        index and answers.
 
         Raises:
             InputError: the requested executor cannot run the model on these requests.
@@ -194,10 +194,10 @@ class Executors:
     ) -> Fused | Hooked | None:
         """Return an executor by its name; None if it cannot run this model or these requests.
 
-        `longest`: tokens (with padding) of the longest request.
+        `longest` is the number of tokens of the longest request, with padding.
 
         Raises:
-            InputError: it cannot, and the user asked for this executor.
+            InputError: the executor cannot run them, and the user asked for this executor.
         """
         reason = self.refusal(name, longest)
         if reason is None:
@@ -211,7 +211,7 @@ class Executors:
         return None
 
     def _accepts(self, executor: Executor, condition: Condition) -> bool:
-        """Whether an executor does not refuse a condition; log why if it does."""
+        """Whether an executor supports a condition; logs the reason if it does not."""
         reason = executor.refusal(condition)
         if reason is not None:
             self._log_once(condition.name, executor.name, reason)
@@ -226,7 +226,7 @@ class Executors:
             log.log(logging.WARNING if expected else logging.INFO, _NOT_RUN, what, name, reason)
 
     def refusal(self, name: ExecutorName, longest: int = 0) -> str | None:
-        """Return why an executor cannot run the model on `longest` tokens; None if it can."""
+        """Return why an executor cannot run the model on `longest` tokens, or None if it can."""
         self._forget()
         assert self._hooks is not None  # they were just looked for
         if self._hooks - prepared(self._model).hooks:

@@ -1,7 +1,7 @@
-"""The reference: one condition, one batch, one pass, nothing shared.
+"""The reference executor: it runs one condition and one batch at a time, and shares no work.
 
-Every request is run whole, from its first token, through TransformerLens hooks. It is slow, and
-simple enough to verify by reading. The faster executors are tested against it.
+Every request is run from its first token through the whole model, with TransformerLens hooks. This
+is slow, but simple enough to verify by reading. The faster executors are tested against it.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,7 +32,7 @@ class Plain:
 
     Args:
         model: a prepared bridge.
-        references: from `resolve_references`, for the conditions that will be asked.
+        references: from `resolve_references`, for the conditions that will be run.
         batch_size: rows run together.
         use_cache: keep keys and values while generating; None does so if the model can.
     """
@@ -59,7 +59,7 @@ class Plain:
     def answer(
         self, asked: Sequence[Requests], conditions: Sequence[Condition]
     ) -> Iterator[tuple[int, int, list[Score | Writing]]]:
-        """Answer lists of requests under every condition; yields as `Executor.answer`."""
+        """Answer lists of requests under every condition; yields triples as `Executor.answer`."""
         for list_index, requests in enumerate(asked):
             scored, written = split_requests(enumerate(requests))
             for condition_index, condition in enumerate(conditions):
@@ -116,7 +116,7 @@ class Plain:
             yield batch
 
     def _fits(self, requests: Requests) -> bool:
-        """Whether a batch, padded and run until its last text ends, fits the model's context."""
+        """Whether a padded batch with texts of the greatest length fits the model's context."""
         longest = max(len(request.context) for request in requests)
         return longest + max(map(max_new_tokens, requests)) <= self.model.cfg.n_ctx
 
@@ -124,9 +124,9 @@ class Plain:
 def _add_changed(
     before: Bool[Tensor, " row"] | None, now: Bool[Tensor, " row"] | None, unfinished: list[bool]
 ) -> Bool[Tensor, " row"] | None:
-    """Return `before`, with the unfinished rows added that an edit changed in this pass.
+    """Return the mask of rows changed `before`, or in this pass (`now`) while unfinished.
 
-    None stands for no rows: nothing was edited.
+    None stands for a mask without rows: nothing was edited.
     """
     if now is None:
         return before

@@ -1,7 +1,7 @@
-"""Requests to a model, in token ids, and its answers.
+"""Requests to a model, as token ids, and the model's answers.
 
-The two kinds of request and their meaning are lm-eval's. Context and continuation are encoded as
-one text and then split, so that the tokens are those of the whole text.
+The two kinds of request are those of lm-eval. Context and continuation are encoded as one text and
+then split, so that the tokens are those of the whole text.
 """
 
 import dataclasses
@@ -30,12 +30,12 @@ _MAX_GEN_TOKS = 256
 
 @dataclass(frozen=True)
 class Scored:
-    """`loglikelihood(context, continuation)`: how likely is the continuation after the context?
+    """A request for the log-likelihood of a continuation (lm-eval's `loglikelihood`).
 
     Attributes:
-        context: token ids that are read first.
+        context: token ids that precede the continuation.
         continuation: token ids that are scored.
-        evidence: positions of the context that hold what the answer needs; None if not known.
+        evidence: positions in the context with the information needed to answer; None if unknown.
     """
 
     context: tuple[int, ...]
@@ -44,19 +44,19 @@ class Scored:
 
     @property
     def prompt(self) -> Prompt:
-        """The context, and where its evidence is."""
+        """The context and its evidence positions."""
         return Prompt(self.context, self.evidence)
 
 
 @dataclass(frozen=True)
 class Written:
-    """`generate_until(context, until, max_gen_toks)`: what does the model write?
+    """A request to generate a text greedily after a context (lm-eval's `generate_until`).
 
     Attributes:
-        context: token ids that are read first.
+        context: token ids that precede the generated text.
         until: strings that end the text; it is cut before them.
         max_gen_toks: the most tokens that are generated.
-        evidence: positions of the context that hold what the answer needs; None if not known.
+        evidence: positions in the context with the information needed to answer; None if unknown.
     """
 
     context: tuple[int, ...]
@@ -66,7 +66,7 @@ class Written:
 
     @property
     def prompt(self) -> Prompt:
-        """The context, and where its evidence is."""
+        """The context and its evidence positions."""
         return Prompt(self.context, self.evidence)
 
 
@@ -89,7 +89,7 @@ class Score:
     changed: bool
 
     def then(self, rest: "Score") -> "Score":
-        """Return the score of a continuation from those of its beginning (self) and its rest."""
+        """Combine the score of a continuation's beginning (`self`) with that of the rest."""
         return Score(
             logprob=self.logprob + rest.logprob,
             is_greedy=self.is_greedy and rest.is_greedy,
@@ -104,10 +104,10 @@ class Writing:
     """The answer to a `Written` request.
 
     Attributes:
-        text: what was written, cut before the first `until` string.
+        text: the generated text, cut before the first `until` string.
         n_tokens: number of tokens generated, the ending ones included.
-        ended: whether it ended by itself (an `until` string or the end-of-text token) rather than
-            at `max_gen_toks`.
+        ended: whether the text ended with an `until` string or an end-of-text token (rather than at
+            `max_gen_toks`).
         finite: whether all logits were finite.
         changed: whether the condition's edits changed anything for this request.
         ids: ids of the tokens generated, the ending ones included.
@@ -139,7 +139,7 @@ def split_requests(
 
 
 def max_length(request: Scored | Written) -> int:
-    """Return the number of tokens of a request, with the most that it may generate."""
+    """Return the number of tokens of a request, including the most that it may generate."""
     if isinstance(request, Written):
         return len(request.context) + request.max_gen_toks
     return len(request.context) + len(request.continuation)
@@ -250,10 +250,10 @@ def empty_context_ids(model: TransformerBridge) -> tuple[int, ...]:
 
 
 def _check_text(index: int, what: str, text: object) -> None:
-    """Check that a text is a string that can be encoded.
+    """Check that a value is a string that can be encoded.
 
     Raises:
-        InputError: it is not; the message names the request and the text (`what`).
+        InputError: it is not; the message names the request (`index`) and the value (`what`).
     """
     if not isinstance(text, str):
         raise InputError(f"request {index}: the {what} is {text!r}, not a text")
@@ -293,9 +293,9 @@ def _is_span(span: object) -> bool:
 def _evidence_positions(
     model: TransformerBridge, text: str, spans: Sequence[tuple[int, int]] | None, n: int
 ) -> tuple[int, ...] | None:
-    """Return which of a text's first `n` tokens overlap the character spans.
+    """Return the positions of those of a text's first `n` tokens that overlap character spans.
 
-    None if there are no spans (None), or if the tokenizer does not give the tokens' places.
+    None if `spans` is None, or if the tokenizer cannot return the tokens' character offsets.
     """
     if not spans:
         return None if spans is None else ()

@@ -5,11 +5,11 @@ from layerroles.sites import Site
 
 
 def edited_block(condition: Condition) -> Site | None:
-    """Return the block whose recorded output can be edited without running it; None if none can.
+    """Return the site whose block need not be run, since its recorded output can be edited.
 
-    It is the condition's first site, if that is a block or stream and the only site of its layer:
-    the block's input, and so its output before the edit, is the intact model's. (Not so if the
-    block has other weights.)
+    It is the condition's first site, if that is a block or stream and the only site in its layer.
+    The block's input and unedited output are then those of the intact model. None if there is no
+    such site, or if the block has other weights.
     """
     sites = [site for site in condition if site.layer == condition.first_layer]
     if len(sites) != 1 or _has_other_weights(condition):
@@ -25,10 +25,10 @@ def first_recomputed(condition: Condition, n_layers: int) -> int:
 
 
 def first_changed_cache(condition: Condition, n_layers: int) -> int:
-    """Return the first layer at which a context's keys and values differ; `n_layers` if none.
+    """Return the first layer at which a context's keys and values differ from the intact model's.
 
     An edit does not change the keys and values of its own layer, which are computed from the
-    block's input, unless the layer has other weights.
+    block's input, unless the layer has other weights. Returns `n_layers` if no layer differs.
     """
     if condition.first_layer is None or not condition.acts_in_prompt:
         return n_layers
@@ -36,9 +36,9 @@ def first_changed_cache(condition: Condition, n_layers: int) -> int:
 
 
 def recorded_layers(condition: Condition) -> tuple[int, ...]:
-    """Return the layers whose incoming streams of the intact model a condition needs.
+    """Return the layers whose incoming streams must be recorded to replay a condition.
 
-    Empty for the intact condition; the number of layers stands for the last block's output.
+    Empty for the intact condition. The number of layers stands for the last block's output.
     """
     first = condition.first_layer
     if first is None:
@@ -47,6 +47,6 @@ def recorded_layers(condition: Condition) -> tuple[int, ...]:
 
 
 def _has_other_weights(condition: Condition) -> bool:
-    """Whether an ablation in place changes the weights of the first ablated layer."""
+    """Whether an ablation that is `in_place` replaces weights of the first ablated layer."""
     edits = condition.edits.items()
     return any(edit.in_place for site, edit in edits if site.layer == condition.first_layer)

@@ -1,10 +1,9 @@
-"""Figures: a result or a frame in, a plotly Figure out.
+"""Figures: draw sweep results, roles and probe frames with plotly.
 
-Every function here is pure: it draws what it is given, on white, with titles, units, intervals and
-the number of examples; `themed(figure, "dark")` changes the look. Layers and heads are 0-based.
-
-For a paper: `every` gives all figures of a run, `paper` one at its final size, `save` writes PDF,
-SVG or PNG with captions, `caption` gives the words alone.
+Drawing functions take a result or a frame and return a figure on white, with titles, units,
+intervals and the number of examples; `themed(figure, "dark")` changes the look. Layers and heads
+are 0-based. For a paper: `every` returns all figures of a run, `paper` lays out one figure at its
+final size, `save` writes PDF, SVG or PNG with captions, `caption` returns the caption alone.
 """
 
 from layerroles.figures.attention import attention_map as attention_map

@@ -19,8 +19,8 @@ _COLUMNS = ("task", "family", "example", "layer", "head", "evidence", "uniform")
 def attention_map(attention: pd.DataFrame, *, top: int = 3) -> go.Figure:
     """Draw the mean attention to the evidence per layer and head, a panel per task.
 
-    The strongest heads of each task are named, if their share is at least twice the even one. Tasks
-    whose examples have no evidence span are left out, and the subtitle says so.
+    The strongest heads of each task are named, if their share is at least twice that of uniform
+    attention. Tasks whose examples have no evidence span are left out and listed in the subtitle.
 
     Args:
         attention: an attention probe frame; of several conditions, only the intact model's rows are
@@ -28,8 +28,7 @@ def attention_map(attention: pd.DataFrame, *, top: int = 3) -> go.Figure:
         top: how many heads to name per task.
 
     Raises:
-        InputError: `top` is negative, the frame is empty or no attention frame, or no task has
-            evidence.
+        InputError: `top` is negative, the frame is empty or lacks columns, or no task has evidence.
 
     Example:
         attention = lr.probes.Attention().measure(model, tasks, limit=8)
@@ -60,7 +59,7 @@ def attention_map(attention: pd.DataFrame, *, top: int = 3) -> go.Figure:
 
 
 def attention_means(attention: pd.DataFrame) -> pd.DataFrame:
-    """Return a row per task, layer and head: means evidence and uniform, low, high, n.
+    """Return mean attention per task, layer and head: the means of `evidence` and `uniform`, and n.
 
     `low` and `high` are the mean of `evidence` minus and plus 1.96 standard errors.
 

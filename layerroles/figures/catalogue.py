@@ -55,7 +55,7 @@ class Drawing:
         section: the section of the report that shows it.
         kind: the name of the function that draws it.
         of: names that distinguish it from others of its kind, such as ablation and task.
-        draw: function that draws it.
+        draw: function without arguments that draws and returns the figure.
     """
 
     section: str
@@ -109,7 +109,7 @@ def every(
 
 
 def localize_all(result: SweepResult, probes: Sequence[pd.DataFrame] = ()) -> list[Roles]:
-    """Return the roles under each kind of ablation, at each of its judged positions."""
+    """Return roles for each kind of ablation and positions; `after_first` only without `all`."""
     judged = [
         (kind, at)
         for kind in select.ablation_kinds(result)
@@ -138,7 +138,7 @@ def iter_drawings(
         probe_frames: probe frames by the probe's name. If a frame has several conditions, figures
             with a line per condition draw all of them, other figures only the intact model's rows.
         kinds: the kinds of ablation to draw.
-        roles: function that returns the roles under each kind, at each of its judged positions.
+        roles: function that returns the run's roles, as `localize_all` does.
         heads: verdicts on heads ablated alone, as in `Roles.heads`.
     """
     single = {
@@ -197,7 +197,7 @@ def _drawings_over_layers(result: SweepResult, kinds: Sequence[str]) -> Iterator
 
 
 def _asked_both_ways(result: SweepResult, kind: str, protocol: str) -> Iterator[tuple[str, str]]:
-    """Yield (likelihood protocol, `at`) for protocols that share questions with `protocol`."""
+    """Yield (likelihood protocol, `at`) for protocols that can be compared with `protocol`."""
     differences = result.differences()
     differences = differences[
         (differences["ablation"] == kind) & (differences["protocol_b"] == protocol)
@@ -257,7 +257,7 @@ def _drawings_of_probe(
 
 
 def _name_drawings(drawings: Sequence[Drawing]) -> dict[str, Drawing]:
-    """Return drawings by file name: the kind, and what distinguishes drawings of one kind."""
+    """Map file names to drawings; a name is the kind, with the parts of `of` that differ in it."""
     by_name: dict[str, Drawing] = {}
     for drawing in drawings:
         alike = [other.of for other in drawings if other.kind == drawing.kind]

@@ -18,15 +18,15 @@ def decision_margin(decision: pd.DataFrame) -> go.Figure:
     """Draw the right option's mean margin over depth, and where choices become final.
 
     Above: the margin over the best other option (nats), positive where the right one leads, with
-    95% intervals by Student's t. Below: the median depth at which the decisive phase begins, over
-    examples, with its interval by order statistics. Layer -1 is the embedding, layer l the stream
-    after block l; the stream between attention and MLP is left out.
+    95% intervals by Student's t. Below: the depth at which the decisive phase begins, as a median
+    over examples with its interval by order statistics. Layer -1 is the embedding, layer l the
+    stream after block l; the stream between attention and MLP is left out.
 
     Args:
         decision: a frame of the decision probe.
 
     Raises:
-        InputError: a frame that is empty or not the decision probe's.
+        InputError: the frame is empty or not of the decision probe.
 
     Example:
         decision = lr.probes.Decision().measure(model, tasks, limit=8)

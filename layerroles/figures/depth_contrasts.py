@@ -20,14 +20,14 @@ _LINE, _BETWEEN = 21, 74  # pixels of a row, and between panels
 
 @dataclass(frozen=True)
 class _Row:
-    """A mark with its interval.
+    """One value with its interval, drawn as a mark.
 
     Attributes:
         label: text at the axis.
         family: the family that sets colour and symbol.
         name: text in hovers.
         value, low, high: the estimate and its interval.
-        hollow: whether the mark is hollow, for a value with the first token's write kept.
+        hollow: whether the mark is hollow: the ablation spares the first token.
     """
 
     label: str
@@ -44,12 +44,12 @@ def depth_contrasts(roles: Roles) -> go.Figure:
 
     A row is a family under a protocol, or a pair of families. The panels are
 
-    1. mean harm of the first third of layers minus that of the last third; a hollow mark shows it
-       with the first token's write kept;
-    2. how much of this goes away when the first token's write is kept;
+    1. mean harm of the first third of layers minus that of the last third; a hollow mark shows the
+       same if ablation spares the first token (`at="after_first"`);
+    2. how much the first quantity shrinks if ablation spares the first token;
     3. the first quantity of one family minus that of another;
     4. mean harm over all layers under one protocol minus that under another;
-    5. the number of layers over which harm is spread (effective number, sinks left out; before the
+    5. the effective number of layers over which harm is spread, without attention sinks (before the
        run is finished, no layer is called a sink, and none is left out).
 
     A panel without any known number is left out.

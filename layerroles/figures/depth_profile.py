@@ -35,11 +35,11 @@ def depth_profile(
 ) -> go.Figure:
     """Draw the score per ablated layer, and the paired effect under it.
 
-    A column per protocol and a pair of rows per task. The mark shows at which positions the
-    ablation acts; marks for several positions are side by side: filled circles everywhere
-    (`at="all"`), hollow ones everywhere but at the first token (`at="after_first"`). The solid line
-    is the intact score with its interval, the dotted one chance. Effects are paired differences to
-    intact in the unit of the score; negative means that the ablation hurts.
+    There is a column per protocol and a pair of rows per task. The shape of a mark shows at which
+    positions the ablation acts, such as a filled circle for all (`at="all"`) and a hollow one for
+    all but the first token (`at="after_first"`); marks of one layer stand side by side. The solid
+    line is the intact score with its interval, the dotted line is chance. Effects are paired
+    differences to intact in the unit of the score; negative means that the ablation hurts.
 
     Args:
         result: a sweep over single layers.
@@ -116,7 +116,7 @@ def draw_lines(
     column: int,
     shown: set[str],
 ) -> None:
-    """Draw the intact score with its interval as a band, and chance if there is one."""
+    """Draw the intact score as a line with its interval as a band, and chance if it is known."""
     ends = [-0.6, n_layers - 0.4]
     low, high = base["score_low"], base["score_high"]
     figure.add_trace(

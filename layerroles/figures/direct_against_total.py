@@ -32,11 +32,12 @@ def direct_against_total(
 ) -> go.Figure:
     """Draw each layer's direct effect on the answer's logit against the harm of ablating it.
 
-    A column per task that both hold and a row per protocol; a mark per layer, the deeper the
-    darker. Horizontal: what attention and MLP of the layer write into the answer's logit minus the
-    mean over the other choices (logits), as a mean over examples with its 95% interval by Student's
-    t. Vertical: harm with its 95% interval; the dashed line is 0.2. The three layers that write
-    most and the three of most harm are named.
+    There is a column for each task in both `attribution` and `result`, and a row per protocol. A
+    mark is a layer; darker marks are deeper layers. Horizontal: what attention and MLP of the layer
+    write into the answer's logit minus the mean over the other choices (logits), as a mean over
+    examples with its 95% interval by Student's t. Vertical: harm with its 95% interval, at the
+    first set of positions; the dashed line is 0.2. The three layers that write most and the three
+    of most harm are named.
 
     Args:
         attribution: a direct attribution probe frame.
@@ -102,7 +103,7 @@ def direct_against_total(
 
 
 def _direct_effects(attribution: pd.DataFrame) -> pd.DataFrame:
-    """Return mean and interval of what attention and MLP write together, per task and layer."""
+    """Return the mean of attention's and MLP's joint write, with interval, per task and layer."""
     if "condition" in attribution:
         attribution = attribution[attribution["condition"] == "intact"]
     written = attribution[attribution["part"].isin(("attn", "mlp"))]

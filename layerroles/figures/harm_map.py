@@ -158,7 +158,7 @@ def _draw_panel(
 
 
 def _rows_meta(part: pd.DataFrame, rows: list[tuple[str, str, str]]) -> dict[str, object]:
-    """Return what each row shows, in the form of `select.trace_meta`."""
+    """Return `{"rows": [...]}` with the `select.trace_meta` of each row of the map."""
     cells = [part[(part["task"] == task) & (part["at"] == at)] for _, task, at in rows]
     return {"rows": [select.trace_meta(cell) for cell in cells]}
 
@@ -212,7 +212,7 @@ def _hover_text(line: dict[str, Any]) -> str:
 
 
 def why_undefined(line: dict[str, Any]) -> str:
-    """Return text on why harm is undefined: nothing ablated or scored, chance unknown, no skill."""
+    """Return why harm is undefined: nothing ablated or scored, chance unknown, or no skill."""
     if not acted(line["at"], int(line["n_changed"])):
         return "no token of these questions stands where the ablation acts"
     if pd.isna(line["chance"]):

@@ -1,4 +1,4 @@
-"""Harm over depth in several runs, one under the other: models, contexts, kinds of a question.
+"""Draw harm over depth in several runs, one below the other, such as models or parts of a task.
 
 >>> figure = harm_profiles({"base": base, "twin": twin})  # doctest: +SKIP
 >>> figure = harm_profiles({name: result[name] for name in tasks})  # doctest: +SKIP
@@ -109,7 +109,7 @@ def harm_profiles(
 def _choose_profile(
     name: str, effects: pd.DataFrame, chosen: Mapping[str, str | None]
 ) -> pd.DataFrame:
-    """Return the effects of single layers in one cell and at one set of positions.
+    """Return a run's effects of single layers for one task, protocol and set of positions.
 
     Raises:
         InputError: several tasks, protocols or positions are left, or a choice is unknown.

@@ -67,8 +67,8 @@ def head_map(frame: pd.DataFrame, *, value: str, top: int = 3) -> go.Figure:
         top: how many heads to name per task.
 
     Raises:
-        InputError: `top` is negative, the frame is empty or lacks the columns, or the value is
-            nowhere known.
+        InputError: `top` is negative, the frame is empty or lacks columns, or the value is missing
+            in every row.
 
     Example:
         scores = lr.probes.HeadScores().measure_repeated(model, length=6)
@@ -93,12 +93,12 @@ def head_map(frame: pd.DataFrame, *, value: str, top: int = 3) -> go.Figure:
 
 
 def head_means(frame: pd.DataFrame, value: str) -> pd.DataFrame:
-    """Return a row per task, layer and head: family, task, layer, head, value (mean), low, high, n.
+    """Return a frame of mean values: family, task, layer, head, value, n, low, high.
 
     `low` and `high` are the 95% interval of the mean by Student's t; NaN for a single example.
 
     Raises:
-        InputError: the value is known for no head.
+        InputError: the frame is empty, lacks columns, or has no value in any row.
     """
     select.require_columns(frame, ("layer", "head", value), "the head map")
     known_rows = frame[frame[value].notna()]
@@ -227,7 +227,7 @@ def _draw_panel(
 def _heads_with_room(
     named: pd.DataFrame, n_layers: int
 ) -> Iterator[tuple["pd.Series[float]", bool]]:
-    """Yield the heads whose name fits into the map, and whether it fits on their right side."""
+    """Yield (head, whether its name goes to its right) for heads whose name fits into the map."""
     width = 0.06 * n_layers  # width of a name, in layers
     for _, part in named.sort_values("layer").groupby("head"):
         taken = [(layer - 0.5, layer + 0.5) for layer in part["layer"]]

@@ -1,7 +1,7 @@
 """Lens trajectories: where in depth the answer becomes the model's first choice.
 
-A lens reads the residual stream after every block as if it were the last: the rank of the answer's
-first token at the answering position, 1 where the model would already say it.
+A lens reads the residual stream after each block as if that block were the last. Its rank of the
+answer's token at the answering position is 1 where the model would already give the answer.
 
     >>> figure = lens_trajectories(lens, measure="logprob")  # doctest: +SKIP
     >>> figure = lens_trajectories([lens, tuned], measure="kl")  # doctest: +SKIP
@@ -82,12 +82,13 @@ def lens_trajectories(
 
 
 def lens_summary(lens: pd.DataFrame, *, measure: str) -> pd.DataFrame:
-    """Return a row per task, lens, condition and layer: their names, value, low, high and n.
+    """Summarize a measure over examples, a row per task, lens, condition and layer.
 
-    Ranks count from 1 here, so that a log axis can show the top.
+    Columns: family, task, probe and condition (those that the frame has), layer, value (the median
+    of ranks, which count from 1 here for a log axis; else the mean), low, high and n.
 
     Raises:
-        InputError: an unknown measure.
+        InputError: an unknown measure, or a frame that is empty or lacks columns.
     """
     if measure not in _TITLES:
         measures = ", ".join(map(repr, _TITLES))
@@ -118,7 +119,7 @@ def lens_traces(summary: pd.DataFrame, *, measure: str, legend: bool = True) -> 
 
 
 def iter_lines(summary: pd.DataFrame) -> Iterator[tuple[str, int, str, pd.DataFrame]]:
-    """Yield family, index within the family, name and rows of each line of a summary.
+    """Yield (family, index within the family, name, rows) for each line of a summary.
 
     The name includes the task if a family has several, and the probe and the condition if the
     summary has several.
@@ -146,7 +147,7 @@ def band_and_line(
     *,
     legend: bool = True,
 ) -> list[go.Scatter]:
-    """Return traces of a line's interval and values over `layer`, in its family's colour."""
+    """Return two traces over `layer` in the family's colour: the band of intervals and the line."""
     hue, place = style.family_colour(family), part["layer"].tolist()
     # A legend lays the members of a group out vertically: no groups where it does not list them.
     group = f"lens {name}" if legend else ""
@@ -205,7 +206,7 @@ def lens_axis(measure: str) -> dict[str, object]:
 
 
 def _cut_embedding(figure: go.Figure, summary: pd.DataFrame) -> str:
-    """Leave the embedding off the axis if it would flatten the rest.
+    """Set the axis range without the embedding if its value would flatten the other layers.
 
     Returns a note for the subtitle; empty if nothing was cut.
     """
@@ -218,7 +219,7 @@ def _cut_embedding(figure: go.Figure, summary: pd.DataFrame) -> str:
 
 
 def _describe_training(lens: pd.DataFrame) -> str:
-    """Note tuned lenses trained on fewer tokens than each map has parameters; empty if none."""
+    """Return a note on tuned lenses trained on fewer tokens than a map has parameters, or ""."""
     columns = ["trained_tokens", "map_parameters"]
     if not set(columns) <= set(lens):
         return ""

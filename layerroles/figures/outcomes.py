@@ -1,7 +1,7 @@
-"""Outcome profile: how generated answers come out, layer by layer.
+"""Outcome profile: the shares of right, wrong and failed answers, layer by layer.
 
-A model that cannot keep a format is not a model that cannot reason: wrong answers, answers that are
-missing, cut short, repetitive or empty are kept apart.
+A model that cannot keep a format is not a model that cannot reason. So wrong answers are counted
+apart from answers that are missing, truncated, repetitive or empty.
 
     >>> figure = outcome_profile(result)  # doctest: +SKIP
 """

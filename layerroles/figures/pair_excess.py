@@ -15,9 +15,10 @@ _RING = "#3a6fe0"  # to be seen on the orange of harm
 
 
 def pair_excess(roles: Roles) -> go.Figure:
-    """Draw the harm of pairs of layers beyond each layer alone, a panel per family and protocol.
+    """Draw the excess harm of ablating two layers jointly, a panel per family and protocol.
 
-    A ring marks a backup: a pair whose excess lies above 0.2 with its interval; there are none
+    The excess is the harm of the pair beyond what the two single ablations explain (`Roles.pairs`).
+    A ring marks a backup: a pair whose interval of the excess lies above 0.2. There are no rings
     before the run is finished.
 
     Args:

@@ -1,4 +1,4 @@
-"""Attention patterns of chosen heads, with the tokens as labels.
+"""Draw the attention patterns of chosen heads, with the tokens as labels.
 
 >>> figure = attention_pattern(lr.probes.head_patterns(model, text, heads))  # doctest: +SKIP
 """
@@ -23,7 +23,7 @@ def attention_pattern(patterns: pd.DataFrame) -> go.Figure:
         patterns: a frame that `probes.head_patterns` returned.
 
     Raises:
-        InputError: the frame is empty or no frame of patterns.
+        InputError: the frame is empty or lacks columns.
 
     Example:
         heads = [lr.Site(1, "head", head=0)]
@@ -111,6 +111,6 @@ def _token_axis(tokens: "pd.Series[str]") -> dict[str, object]:
 
 
 def _visible_token(token: str) -> str:
-    """Return a token's text with its line ends visible, and a mark if it is blank."""
+    """Return a token's text, stripped, with arrows for line breaks; an open box if it is blank."""
     text = token.replace("\n", "\N{DOWNWARDS ARROW WITH CORNER LEFTWARDS}").strip()
     return style.escape(text) or "\N{OPEN BOX}"

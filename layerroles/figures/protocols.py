@@ -1,4 +1,4 @@
-"""The same questions under each protocol: which layers seem to matter depends on the protocol.
+"""Compare protocols: which layers seem to matter depends on how the same questions are scored.
 
 After the first figure of Demystifying the Roles of LLM Layers (arXiv 2510.02091): accuracy and its
 change per ablated layer, a panel for each way of scoring.

@@ -1,4 +1,4 @@
-"""What pruning costs: harm by how many layers are dropped, a line for each way to choose them.
+"""Draw what pruning costs: harm by the number of layers dropped, a line for each pruning method.
 
 >>> figure = pruned_harm(table)  # doctest: +SKIP
 """
@@ -33,7 +33,7 @@ def pruned_harm(table: pd.DataFrame) -> go.Figure:
             out.
 
     Raises:
-        InputError: a table of another form, or one without any harm.
+        InputError: the table is empty, lacks a column, or has no row with a harm.
 
     Example:
         plan = lr.plan_pruning(model, drop=1, tasks=tasks, limit=12)

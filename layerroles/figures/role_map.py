@@ -33,15 +33,15 @@ def role_map(
     ablation: str | None = None,
     protocol: str | None = None,
 ) -> go.Figure:
-    """Draw what each layer does for each task, and where probes see it, over one depth axis.
+    """Draw the harm of ablating each layer, and what probes measure there, over one depth axis.
 
-    A panel per task and protocol: bars are harm with its 95% interval under `at="all"`; a full bar
-    has its interval above 0.2 (critical, or a sink), an outline within 0.1 of 0 (spare), a pale bar
-    neither (undecided). Hollow circles are harm under `at="after_first"`: where a full bar has its
-    circle near 0 the layer is a sink. A sweep over other positions has its first set drawn as bars
-    and its second as circles. Before the run is finished all bars are pale. Below, where given:
-    median rank of the answer in the logit lens, and each layer's strongest attention to the
-    evidence.
+    There is a panel per task and protocol. A bar is harm with its 95% interval under `at="all"`: a
+    full bar where the interval lies above 0.2 (critical, or a sink), an outline where it lies
+    within 0.1 of 0 (spare), a pale bar otherwise (undecided). A hollow circle is harm under
+    `at="after_first"`, which spares the first token: a layer with a full bar and a circle near 0 is
+    a sink. If the sweep has other positions, bars show the first set and circles the second. Before
+    the run is finished, all bars are pale. Panels below show, if the frames are given, the median
+    rank of the answer in the logit lens, and each layer's strongest attention to the evidence.
 
     Args:
         result: a sweep over single layers.
@@ -52,7 +52,7 @@ def role_map(
         protocol: one protocol; every protocol if not given.
 
     Raises:
-        InputError: nothing to draw, an unknown ablation or protocol, or a frame of another form.
+        InputError: nothing to draw, an unknown ablation or protocol, or a frame that lacks columns.
 
     Example:
         lens = lr.probes.LogitLens().measure(model, tasks, limit=8)
@@ -160,7 +160,7 @@ def _add_heading(figure: go.Figure, text: str, domain: tuple[float, float]) -> N
 
 
 def _harm_range(effects: pd.DataFrame) -> list[float]:
-    """Return one harm axis range for all panels: it contains all intervals, up to fixed limits."""
+    """Return the harm axis range of all panels: it covers all intervals, up to fixed limits."""
     low = float(np.nanmin([-0.25, *effects["harm_low"]]))
     high = float(np.nanmax([1.1, *effects["harm_high"]]))
     return [max(low, _LOWEST) - 0.05, min(high, _HIGHEST) + 0.05]

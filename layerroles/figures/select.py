@@ -53,7 +53,7 @@ def layer_effects(
 
 
 def positions_of(effects: pd.DataFrame) -> list[str]:
-    """Return the positions (`at`) of conditions, in order of `ATS`, then functions by name."""
+    """Return the distinct positions (`at`): those in `ATS` in its order, then others by name."""
     positions = list(dict.fromkeys(effects["at"]))
     return [at for at in ATS if at in positions] + sorted(at for at in positions if at not in ATS)
 
@@ -77,7 +77,7 @@ def ablation_kinds(result: SweepResult) -> list[str]:
 
 
 def n_layers_of(result: SweepResult, effects: pd.DataFrame) -> int:
-    """Return the model's number of layers; if unknown, that up to the last ablated layer."""
+    """Return the model's number of layers; if not recorded, the last ablated layer plus 1."""
     stated = result.manifest.get("model", {}).get("n_layers")
     ablated = int(effects["layer"].max()) + 1
     return max(int(stated), ablated) if stated else ablated
@@ -90,7 +90,7 @@ def score_units(result: SweepResult) -> dict[tuple[str, str], str]:
 
 
 def written_protocols(protocols: Iterable[str]) -> list[str]:
-    """Return the protocols in which the model writes, such as `generation[max_gen_toks=512]`."""
+    """Return the protocols in which the model generates text: `generation`, with any parameters."""
     return [label for label in dict.fromkeys(protocols) if label.partition("[")[0] == "generation"]
 
 
@@ -148,7 +148,7 @@ def require_columns(frame: pd.DataFrame, columns: tuple[str, ...], what: str) ->
 
 
 def rows_of_one_condition(frame: pd.DataFrame, what: str) -> pd.DataFrame:
-    """Return the rows that may be averaged: of several conditions, those of the intact model.
+    """Return the intact model's rows of a frame with several conditions; else all rows.
 
     Raises:
         InputError: several conditions, and the intact model is not among them.

@@ -1,4 +1,4 @@
-"""How much blocks change the stream: runs of several as a triangle, single ones over depth.
+"""Draw how much blocks change the stream: runs of consecutive blocks, and single blocks over depth.
 
 >>> figure = similarity_triangle(frame)  # doctest: +SKIP
 """
@@ -15,15 +15,15 @@ _COLUMNS = ("task", "family", "example", "layer", "n", "influence", "angular")
 def similarity_triangle(similarity: pd.DataFrame) -> go.Figure:
     """Draw the mean angular distance across every run of blocks, by first block and length.
 
-    A ring marks, for each length, the run that changes the stream least: the one to cut by
-    arXiv 2403.17887.
+    A run is a number of consecutive blocks. A ring marks, for each length, the run that changes the
+    stream least: the one that arXiv 2403.17887 would prune.
 
     Args:
         similarity: a similarity probe frame; of several conditions, the intact model's rows are
             drawn.
 
     Raises:
-        InputError: the frame is empty or no similarity frame.
+        InputError: the frame is empty or lacks columns.
 
     Example:
         similarity = lr.probes.Similarity(position="all").measure(model, tasks, limit=8)
@@ -69,7 +69,7 @@ def influence_profile(similarity: pd.DataFrame) -> go.Figure:
             drawn.
 
     Raises:
-        InputError: the frame is empty or no similarity frame.
+        InputError: the frame is empty or lacks columns.
 
     Example:
         similarity = lr.probes.Similarity().measure(model, tasks, limit=8)
@@ -120,7 +120,7 @@ def influence_profile(similarity: pd.DataFrame) -> go.Figure:
 
 
 def run_means(similarity: pd.DataFrame, value: str) -> pd.DataFrame:
-    """Return a row per task and run: family, task, layer, n, value, low, high, examples."""
+    """Average a measure over examples, a row per family, task and run (`n` blocks from `layer`)."""
     select.require_columns(similarity, _COLUMNS, "the similarity figure")
     return select.mean_by(similarity, ["family", "task", "layer", "n"], value, count="examples")
 

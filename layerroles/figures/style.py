@@ -138,11 +138,15 @@ def finish(
     Args:
         figure: the figure with its traces and axes; changed in place.
         kind: the name of the public function that draws it.
-        about: the rows that it draws; their names and n are recorded for captions.
+        about: the rows that the figure shows; for captions, the values of their naming columns
+            (such as task and protocol) and the range of `n` are recorded.
         title: plain text.
         subtitle: plain text.
         height: in pixels.
         legend: whether to show the legend.
+
+    Returns:
+        The same figure.
     """
     plot = height - _TOP - _BOTTOM
     return themed(figure, "light").update_layout(
@@ -182,7 +186,7 @@ _NAMES = ("task", "family", "protocol", "ablation", "at", "probe", "method")
 
 
 def _describe_rows(about: pd.DataFrame) -> dict[str, list[Any]]:
-    """Return the values of each naming column, and the range of n, of the rows of a figure."""
+    """Map each naming column to its distinct escaped values, and "n" to its range [least, most]."""
     columns = [name for name in _NAMES if name in about]
     values: dict[str, list[Any]] = {
         name: list(map(escape, dict.fromkeys(about[name].dropna()))) for name in columns
@@ -212,7 +216,8 @@ def make_square_panels(
     """Create a figure of panels with layers on both axes, two panels in a row.
 
     Returns:
-        The figure, the place of each panel (row, col), and the height to pass to `finish`.
+        The figure; for each panel, a dict of its `row` and `col` (from 1); and the height in pixels
+        to pass to `finish`.
     """
     columns = min(2, len(titles))
     rows = -(-len(titles) // columns)
@@ -230,7 +235,7 @@ def make_square_panels(
 
 
 def family_colour(family: str) -> str:
-    """Return the family's colour; neutral for an unknown family."""
+    """Return the family's colour; grey for an unknown family."""
     return FAMILY_COLOUR.get(family, NEUTRAL)
 
 
@@ -266,7 +271,7 @@ def format_interval(value: Any, low: Any, high: Any, places: int = 2) -> str:
 
 
 def family_label(family: str) -> str:
-    """Return a label of the family after a square of its colour, for axes and panel titles."""
+    """Return a label for axes and panel titles: a square in the family's colour, then its name."""
     return f"<span style='color:{family_colour(family)}'>\N{BLACK SQUARE}</span> {escape(family)}"
 
 
@@ -276,7 +281,7 @@ def panel_title(family: str, *names: str) -> str:
 
 
 def layer_axis(n_layers: int, *, embedding: bool = False) -> dict[str, object]:
-    """Return ticks and range of a depth axis, legible from 1 to some hundred layers.
+    """Return ticks and range of a depth axis, readable for one layer up to several hundred.
 
     `embedding` leaves room for layer -1, the embedding before block 0.
     """
@@ -298,7 +303,7 @@ def layer_axis(n_layers: int, *, embedding: bool = False) -> dict[str, object]:
 def error_bars(
     value: Any, low: Any, high: Any, *, colour: str, thickness: float = 1.2
 ) -> dict[str, object]:
-    """Return error bars from low to high around values, for `error_x` or `error_y` of a trace."""
+    """Return error bars that end at `low` and `high`, for `error_x` or `error_y` of a trace."""
     return {
         "type": "data",
         "symmetric": False,
@@ -311,7 +316,7 @@ def error_bars(
 
 
 def order_families(families: Iterable[str]) -> list[str]:
-    """Return families in the palette's order, unknown ones after them by name."""
+    """Return the distinct families in the palette's order, then unknown ones by name."""
     palette = list(FAMILY_COLOUR)
     return sorted(
         set(families), key=lambda f: (palette.index(f) if f in palette else len(palette), f)
@@ -319,13 +324,13 @@ def order_families(families: Iterable[str]) -> list[str]:
 
 
 def sort_by_family(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows in the palette's order of families, otherwise in their own order."""
+    """Sort rows by family in the palette's order; the rows of one family keep their order."""
     order = {family: place for place, family in enumerate(order_families(frame["family"]))}
     return frame.sort_values("family", key=lambda names: names.map(order), kind="stable")
 
 
 def format_counts(values: Iterable[Any]) -> str:
-    """Format the numbers of examples behind a figure's points: one number or a range; 0 if none."""
+    """Format numbers of examples as one number or a range; "0" if all of them are missing."""
     numbers = np.asarray([float(v) for v in values if not pd.isna(v)])
     if numbers.size == 0:
         return "0"

@@ -1,4 +1,4 @@
-"""Token table: what the model would say at every layer and token of one text.
+"""Token table: the token that a lens finds likeliest at every layer and token of one text.
 
 >>> table = LogitLens(top=1).read(model, ["The capital of France is"])  # doctest: +SKIP
 >>> figure = token_table(table)  # doctest: +SKIP
@@ -20,12 +20,12 @@ def token_table(read: pd.DataFrame, *, text: int = 0, last: int = 14) -> go.Figu
     """Draw the likeliest token at each depth (rows, the output on top) and token (columns).
 
     A cell is coloured by the probability of its token, which is bold if it is also the model's
-    final prediction. The label under each column is the token of the text that is read there.
+    final prediction. The label under each column is the token of the text at that position.
 
     Args:
         read: the result of a lens's `read`, with `top=1` or more.
         text: index of the text.
-        last: number of its last tokens to draw.
+        last: the number of tokens to draw, counted from the end of the text.
 
     Raises:
         InputError: no such text, `last` below 1, several lenses or conditions, or a frame that is
@@ -124,7 +124,7 @@ def _depth_label(layer: int, part: str) -> str:
 
 
 def _visible_token(token: object) -> str:
-    """Return a token with its blanks shown, cut to fit a cell."""
+    """Return a token with signs for its blanks, shortened to fit a cell."""
     shown = str(token).replace("\n", "\N{DOWNWARDS ARROW WITH CORNER LEFTWARDS}")
     shown = shown.replace(" ", "\N{OPEN BOX}").replace("\t", "\N{RIGHTWARDS ARROW}")
     return shown if len(shown) <= _LETTERS else shown[: _LETTERS - 1] + "\N{HORIZONTAL ELLIPSIS}"

@@ -143,7 +143,7 @@ def _explain_failure(name: str, error: Exception) -> str:
 
 
 def check_member(member: Any, label: str) -> None:
-    """Check that a task can be asked here.
+    """Check that a sweep can ask an lm-eval task.
 
     Raises:
         InputError: the task is written in Python, is not text only, runs code, samples, repeats its
@@ -177,7 +177,7 @@ def check_member(member: Any, label: str) -> None:
 
 
 def choose_metric(task: Any, member: Any) -> str:
-    """Return the name of the metric that is the score.
+    """Return the name of the metric that is used as the score.
 
     It is `task.metric` if that is set. Else it is the first that exists of: `acc`, `exact_match`, a
     metric of which higher is better, `perplexity`.
@@ -213,7 +213,7 @@ def refuse_worse(member: Any, metric: str) -> None:
 
 
 def score_document(member: Any, instances: list[Any]) -> dict[str, dict[str, Any]]:
-    """Return the metrics of a document by filter, from its instances with filtered answers."""
+    """Map each filter to a document's metrics, given its instances with filtered answers."""
     with raising_input_errors(member.task_name, "cannot score an answer"):
         return {
             name: member.process_results(

@@ -56,7 +56,7 @@ def lm_eval_metrics(result: SweepResult) -> pd.DataFrame:
 
 
 def _collect_values(rows: pd.DataFrame) -> dict[str, list[Any]]:
-    """Return each metric's values over documents by lm-eval's names, such as `acc,none`.
+    """Map each metric's name in lm-eval, such as `acc,none`, to its values over documents.
 
     Rows that failed have no values.
     """

@@ -32,8 +32,8 @@ class AblatedLM(TemplateLM):  # type: ignore[misc]
         model: a model from `load` or `prepare`.
         condition: the condition to apply; by default none (`INTACT`).
         engine: by default `Engine(model)`; pass one to share it between conditions of a model.
-        max_length: maximum tokens of a request, beyond which it loses its start; by default, and at
-            most, the model's context length.
+        max_length: maximum tokens of a request; longer requests are cut at their start. By default,
+            and at most, the model's context length.
 
     Example:
         lm = lr.AblatedLM(model, lr.Condition({lr.Site(2): lr.Skip()}))
@@ -77,7 +77,7 @@ class AblatedLM(TemplateLM):  # type: ignore[misc]
     def tok_encode(
         self, string: str, add_special_tokens: bool | None = None, **_: Any
     ) -> list[int]:
-        """Return token ids; special tokens are added as the tokenizer does by default."""
+        """Return token ids; by default the tokenizer decides which special tokens are added."""
         if add_special_tokens is None:
             return encode(self.model, string)
         ids: list[int] = self.tokenizer.encode(string, add_special_tokens=add_special_tokens)

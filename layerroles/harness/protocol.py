@@ -1,7 +1,7 @@
 """The protocol of an lm-eval task: its own requests, and its own filters and metrics as the score.
 
-lm-eval makes `Instance`s of a document, the engine answers them, and lm-eval filters and scores the
-answers. A condition changes nothing but the answers.
+lm-eval builds `Instance`s from a document, the engine answers them, and lm-eval filters and scores
+the answers. A condition changes nothing but the answers.
 """
 
 import functools
@@ -64,7 +64,7 @@ class Harness(Protocol):
 
     @property
     def name(self) -> str:
-        """`generation`, `letter` if the choices are letters, else `continuation`."""
+        """`generation`; or `letter` if choices are single letters; else `continuation`."""
         if self.task.output_type == "generate_until":
             return "generation"
         name, member = next(iter(self.task.members.items()))
@@ -125,8 +125,8 @@ class Harness(Protocol):
     def chance(self, examples: Sequence[Example]) -> float | None:
         """Return the task's `chance` if it is set, else the mean share of right choices.
 
-        0 for tasks that score a given text. None if answers are generated, if the unit is not
-        `accuracy`, or if the share of some example is not known.
+        It is 0 for tasks that score a given text, and None if answers are generated, if the unit is
+        not `accuracy`, or if the share of some example is not known.
         """
         if self.task.chance is not None:
             return self.task.chance
@@ -141,7 +141,7 @@ class Harness(Protocol):
     def prepare(
         self, engine: Engine, task: Task, examples: Sequence[Example], *, chat: bool = False
     ) -> Asked:
-        """Let lm-eval build the requests, and encode them."""
+        """Let lm-eval build the requests, and encode them as scored or written requests."""
         instances = self._instances(engine.model, examples, chat=chat)
         flat = [
             instance.arguments for example_instances in instances for instance in example_instances
@@ -181,7 +181,7 @@ class AskedInstances(Asked):
         """Yield for each example the answers to its requests, and its metrics by filter.
 
         Args:
-            found: for each request, lm-eval's form of the response and the engine's answer.
+            found: for each request, a pair: the response in lm-eval's form and the engine's answer.
         """
         responses = iter(found)
         answers: list[list[Any]] = []
@@ -226,7 +226,7 @@ class AskedInstances(Asked):
 
 @dataclass(frozen=True)
 class AskedChoices(AskedInstances):
-    """Likelihood requests of lm-eval, and how their scores are judged."""
+    """Likelihood requests of lm-eval, scored by its metrics."""
 
     requests: list[Scored]
 
@@ -266,7 +266,7 @@ class AskedChoices(AskedInstances):
 
 @dataclass(frozen=True)
 class AskedTexts(AskedInstances):
-    """Generation requests of lm-eval, and how the texts are judged."""
+    """Generation requests of lm-eval, scored by its filters and metrics."""
 
     requests: list[Written]
 
@@ -292,7 +292,7 @@ class AskedTexts(AskedInstances):
     def shuffled(self, found: Sequence[Writing]) -> float | None:
         """Estimate chance: the mean score if each example gets the answer to another of its task.
 
-        None if there are no finite scores.
+        Returns None if no score is finite.
         """
         groups = group_places([self.task.member_name(example) for example in self.examples])
         scores: list[float] = []
@@ -310,7 +310,7 @@ class AskedTexts(AskedInstances):
         return statistics.fmean(finite) if finite else None
 
     def _form(self, example: Example, reply: Reply) -> bool | None:
-        """Return whether the first line is as short as an answer; None for long answers."""
+        """Return whether the reply's first line is short enough; None if right answers are long."""
         if len(example.answer.split()) > _LONGEST_FORMED:
             return None
         return is_short(reply.answer.strip().split("\n", 1)[0], example)

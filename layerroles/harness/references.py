@@ -1,9 +1,9 @@
 """Make reference prompts from documents of an lm-eval task that are never asked.
 
-If a task names another split than the one whose documents are asked (a split of worked examples,
-training or validation), the prompts are made from that. Otherwise the last documents in the order
-of asking are reserved for them. The worked examples in these prompts are never documents that are
-asked.
+If a task names a split other than the one that is asked (for worked examples, training or
+validation), the prompts are made from documents of that split. Otherwise the last documents in the
+order of asking are reserved for them. The worked examples in these prompts are never documents that
+are asked.
 """
 
 import random
@@ -19,7 +19,7 @@ _MOST_TRIED = 256
 
 
 def find_other_split(member: Any) -> str | None:
-    """Return the split from which reference prompts are made; None if no other is named."""
+    """Return the split for reference prompts; None if the task names none but the asked one."""
     config, shots = member.config, member.fewshot_cfg.split
     asked = config.test_split or config.validation_split
     splits = (shots, config.training_split, config.validation_split)
@@ -29,7 +29,7 @@ def find_other_split(member: Any) -> str | None:
 def count_reserved(member: Any, n_members: int) -> int:
     """Return how many documents of a group's member are reserved, and so never asked.
 
-    Each member's share of 64, rounded up, but at most a fifth of its documents. 0 if there is
+    It is the member's share of 64, rounded up, but at most a fifth of its documents; 0 if there is
     another split to take reference prompts from.
     """
     if find_other_split(member) is not None:
@@ -127,7 +127,7 @@ def _replace_shots(member: Any, shots: list[Any], doc: Any, rng: random.Random) 
 
 
 def _find_question(member: Any, doc: Any) -> str:
-    """Return the question of a document as it is asked, without worked examples."""
+    """Return the question of a document as it is asked, without worked examples, in one line."""
     text = member.doc_to_text(doc)
     if member.multiple_input:  # the choices are what is read
         text = " ".join(map(str, member.doc_to_choice(doc)))

@@ -179,14 +179,14 @@ class LmEval(Task):
 
     @functools.cached_property
     def documents(self) -> dict[str, Any]:
-        """lm-eval's documents by member, in the order of the data set."""
+        """lm-eval's documents by the name of their member, in the order of the data set."""
         return {name: member.eval_docs for name, member in self.members.items()}
 
     def examples(self, limit: int, seed: int) -> list[Example]:
         """Return the first `limit` documents in the order under `seed`, from members in turn.
 
         Raises:
-            InputError: there are none.
+            InputError: the task has no documents.
         """
         by_member = [
             [f"{name}/{place}" for place in self._asked_places(name, seed)]
@@ -216,13 +216,13 @@ class LmEval(Task):
         return sorted(self.members, key=drawn)
 
     def _data_key(self, name: str) -> str:
-        """Return a name for a member's data set; equal for copies and for all tasks that use it."""
+        """Return a key for a member's data set, equal for copies and for all tasks that use it."""
         return f"lm_eval:{self.members[name].config.dataset_name}:{len(self.documents[name])}"
 
     def instances(
         self, ids: Sequence[str], template: Any = None, key: str = ""
     ) -> dict[str, list[Any]]:
-        """lm-eval's requests for some documents, by example id.
+        """Return lm-eval's requests for some documents, by example id.
 
         Args:
             ids: example ids.
@@ -231,7 +231,7 @@ class LmEval(Task):
             key: names the template; requests are built once per key.
 
         Raises:
-            InputError: no document has one of the ids.
+            InputError: an id is not that of a document.
         """
         built = self._built.setdefault(key, {})
         missing: dict[str, list[int]] = {}
@@ -295,7 +295,7 @@ class LmEval(Task):
     def held_out(self, limit: int, seed: int) -> list[str]:
         """Return up to `limit` contexts of documents that are never asked, from members in turn.
 
-        The documents are of another split, or reserved if there is none.
+        The documents are of another split or, if the task names none, are reserved.
         """
         share = -(-limit // len(self.members))
         by_member = [

@@ -1,7 +1,7 @@
 """Find the modules of a bridge's block that add to the stream: its mixer, its MLP, and others.
 
-The mixer is what a layer mixes tokens with: attention, linear attention, a convolution or a state
-space. Bridges call it by different names; `name_hooks` gives it one hook name.
+The mixer is the module that mixes tokens: attention, linear attention, a convolution or a state
+space. Its name differs between bridges; `name_hooks` gives it one hook name.
 """
 
 from typing import Any
@@ -60,7 +60,7 @@ def part_modules(block: nn.Module) -> dict[Part, str]:
 
 
 def other_writes(model: TransformerBridge, layer: int) -> dict[str, float]:
-    """Map the hook of each further term that a block adds to the factor by which it is added."""
+    """Map the hook of each term that a block adds besides mixer and MLP to the term's factor."""
     block = model.blocks[layer]
     names = module_names(block)
     factor = float(getattr(block, "residual_contribution_scale", 1.0))
@@ -74,7 +74,7 @@ def other_writes(model: TransformerBridge, layer: int) -> dict[str, float]:
 
 
 def mixer_factor(model: TransformerBridge, layer: int) -> float:
-    """Return the factor by which a block multiplies what the mixer's hook shows (Granite)."""
+    """Return the factor by which a block scales its mixer's hooked value; 1 except in Granite."""
     block = model.blocks[layer]
     if part_modules(block).get("mixer", "attn") == "attn":  # whose hook lies behind the factor
         return 1.0
@@ -82,12 +82,12 @@ def mixer_factor(model: TransformerBridge, layer: int) -> float:
 
 
 def output_scale(model: TransformerBridge, layer: int) -> float:
-    """Return the factor by which a block multiplies its output, 1 for most (not for Gemma 4)."""
+    """Return the factor by which a block multiplies its output: 1, except in Gemma 4."""
     return float(getattr(model.blocks[layer].original_component, "layer_scalar", 1.0))
 
 
 def unnamed_writers(block: Any) -> tuple[str, ...]:
-    """Return the modules of a block whose outputs are not the write of one of its parts."""
+    """Return the names of a block's modules that may add to the stream and belong to no part."""
     names, modules = module_names(block), part_modules(block)
     if not modules:  # as transformers calls them: the bridge does not know them
         own = [name for name, _ in block.original_component.named_children()]
@@ -97,7 +97,7 @@ def unnamed_writers(block: Any) -> tuple[str, ...]:
 
 
 def module_names(block: nn.Module) -> set[str]:
-    """Return the names of a block's own modules, as bridges call them."""
+    """Return the names of a block's direct submodules in the bridge."""
     return {name for name, _ in block.named_children()}
 
 

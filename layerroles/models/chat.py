@@ -15,7 +15,7 @@ def check_template(model: TransformerBridge) -> None:
     """Check that the model's tokenizer has a chat template.
 
     Raises:
-        InputError: its tokenizer has no chat template.
+        InputError: the tokenizer has none.
     """
     known = prepared(model)
     if not getattr(known.tokenizer, "chat_template", None):

@@ -165,11 +165,12 @@ def check_pads(
 
 
 def find_massive_writes(model: TransformerBridge, ids: Sequence[int]) -> dict[int, list[int]]:
-    """Map layers to the positions, the first excluded, at which they write far more than usual.
+    """Map layers to positions after the first with more than 50 times the layer's median norm.
 
-    Layers without such positions are left out. Such writes draw attention as the first token's does
-    (M. Sun et al., "Massive Activations in Large Language Models", arXiv 2402.17762): in Llama-2 at
-    the first delimiter. A condition that acts at all positions but the first destroys them.
+    The norm is that of the layer's write; layers without such positions are left out. Such writes
+    draw attention as the first token's does (M. Sun et al., "Massive Activations in Large Language
+    Models", arXiv 2402.17762): in Llama-2 at the first delimiter. A condition that acts at all
+    positions but the first destroys them.
 
     Args:
         model: the bridge.
@@ -217,7 +218,7 @@ def _make_prompt(model: TransformerBridge) -> Tensor:
 
 
 def assume_checks(model: TransformerBridge) -> Checks:
-    """Return the outcome for a model without weights: all checks pass, missing hooks are listed."""
+    """Return passed checks, with missing hooks listed, for a model without weights."""
     n = model.cfg.n_layers
     none: dict[Part, tuple[int, ...]] = dict.fromkeys(PARTS, ())
     missing = {part: _layers_without_hook(model, part) for part in PARTS}
@@ -283,7 +284,7 @@ def _observe(
 def _sum_error(
     model: TransformerBridge, layer: int, values: dict[str, Tensor]
 ) -> tuple[float, bool]:
-    """Return the relative error of `x + mixer + mlp == block(x)`, and whether it is mere rounding.
+    """Return the relative error of `x + mixer + mlp == block(x)`, and whether rounding explains it.
 
     `values` holds the value at each hook, from `_observe`. Returns (NaN, False) if no sublayer has
     a hook.

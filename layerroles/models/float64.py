@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 def with_float64(tensor: Tensor) -> Tensor:
-    """Return a tensor on a device that has float64: its own, or else the CPU."""
+    """Return the tensor, on the CPU if its own device has no float64."""
     return tensor if has_float64(tensor.device) else tensor.cpu()
 
 
@@ -26,7 +26,7 @@ def to_device(tensor: Tensor, device: torch.device | str | None) -> Tensor:
 
 @cache
 def has_float64(device: torch.device) -> bool:
-    """Whether a device can hold numbers in float64, which is tried once."""
+    """Return whether a device supports float64; tried once for each device."""
     try:
         torch.empty((), dtype=torch.float64, device=device)
     except (TypeError, RuntimeError):  # the first is what Apple's backend raises

@@ -64,11 +64,11 @@ def built_in_folder() -> Path:
 
 
 def convert(file: Path, *, expected: str | None = None) -> Path:
-    """Return the Hugging Face folder of a GGUF file; de-quantizes it into the cache once.
+    """Return the Hugging Face folder of a GGUF file, which is de-quantized into the cache once.
 
     Raises:
-        InputError: no such file, not a GGUF file that transformers can read, its SHA-256 is not
-            the `expected` one, or the cache folder cannot be written.
+        InputError: the file does not exist, transformers cannot read it, its SHA-256 is not
+            `expected`, or the cache folder cannot be written.
     """
     if not file.is_file():
         raise InputError(f"model {str(file)!r}: there is no such file")

@@ -234,7 +234,7 @@ def check_weights(model: TransformerBridge) -> None:
     """Check that the model has weights, so that it can be run.
 
     Raises:
-        InputError: it was loaded without weights.
+        InputError: the model was loaded without weights.
     """
     known = prepared(model)
     if not known.has_weights:
@@ -248,7 +248,7 @@ def provenance(model: TransformerBridge) -> Provenance:
     """Return the model's description for a manifest; hashes all weights on each call.
 
     Raises:
-        InputError: it was loaded without weights.
+        InputError: the model was loaded without weights.
     """
     check_weights(model)
     known = prepared(model)
@@ -389,7 +389,7 @@ def check_sites(model: TransformerBridge, sites: "list[Site] | tuple[Site, ...]"
 
 
 def _groups_alike(model: TransformerBridge) -> bool:
-    """Whether all layers have the same key/value head count, and it divides the query heads."""
+    """Return whether all layers have equally many key/value heads, which divide the query heads."""
     each = getattr(model.cfg, "per_layer_num_key_value_heads", None) or []
     size = size_of(model.cfg)
     return len(set(each)) < 2 and size.n_heads % size.n_kv_heads == 0
@@ -435,7 +435,7 @@ def _check_and_register(
 
 
 def _is_ours(error: Exception) -> bool:
-    """Whether an error was raised by a line of this package, not of the libraries it calls."""
+    """Return whether this package raised the error, rather than a library that it calls."""
     *_, (frame, _) = traceback.walk_tb(error.__traceback__)
     return str(frame.f_globals.get("__name__")).startswith(__name__.partition(".")[0])
 

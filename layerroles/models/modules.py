@@ -12,7 +12,7 @@ from layerroles.compat import n_edits, saved_tensors
 
 
 def is_spread(model: TransformerBridge) -> bool:
-    """Whether weights lie on several devices, or on disk until they are needed."""
+    """Return whether weights lie on several devices, or on disk until they are needed."""
     devices = {parameter.device for parameter in model.original_model.parameters()}
     return len(devices) > 1 or torch.device("meta") in devices
 
@@ -50,7 +50,7 @@ def named_tensors(model: TransformerBridge) -> dict[str, Tensor]:
 def lend_tensors(
     model: nn.Module, tensors: Mapping[str, Tensor], source: Callable[[str], str] = str
 ) -> str | None:
-    """Replace the parameters and buffers of a model on the meta device by these, without copying.
+    """Replace parameters and buffers of a model on the meta device by `tensors`, without copies.
 
     Args:
         model: a transformers model.
@@ -58,8 +58,8 @@ def lend_tensors(
         source: maps a name in the model to a name in `tensors`; by default the same name.
 
     Returns:
-        The first name that `tensors` lacks or has with another shape, at which replacing stops;
-        None if everything was replaced.
+        None if everything was replaced. Else the first name that `tensors` lacks or has with
+        another shape; from there on, nothing is replaced.
     """
     for name, own in (*model.named_parameters(), *model.named_buffers()):
         tensor = tensors.get(source(name))
@@ -83,7 +83,7 @@ def weights_stamp(model: TransformerBridge) -> int:
 def text_config(original: nn.Module) -> Any:
     """Return the configuration of a transformers model's text blocks; None if it has none.
 
-    For a multimodal model it is a part of the whole configuration.
+    In a multimodal model this is one part of the configuration.
     """
     config: Any = getattr(original, "config", None)
     inner = getattr(config, "get_text_config", None)
@@ -91,7 +91,7 @@ def text_config(original: nn.Module) -> Any:
 
 
 def shares_keys(original: nn.Module) -> bool:
-    """Whether some layers reuse the keys of earlier layers, as the last layers of Gemma 4 do."""
+    """Return whether some layers reuse the keys of earlier layers, as the last of Gemma 4 do."""
     return bool(getattr(text_config(original), "num_kv_shared_layers", None))
 
 

@@ -1,7 +1,7 @@
 """Boot a bridge by its name: find its weights, and choose their dtype and device.
 
-Only safetensors are loaded; a `.gguf` file is converted first. Errors of the underlying libraries
-about a model that they cannot load are reported in one line.
+Only safetensors are loaded; a `.gguf` file is converted first. If a library cannot load a model,
+its error is reported in one line.
 """
 
 import os
@@ -35,8 +35,8 @@ def keep_few_kernels() -> None:
     """Limit oneDNN's cache of compiled kernels; has to be called before the first matrix product.
 
     oneDNN compiles each shape separately and keeps 1024 kernels by default; where lengths vary, the
-    kernels grow to hundreds of MB, which the engine's memory budget does not count. A limit set in
-    the environment is kept.
+    kernels grow to hundreds of MB, which the engine's memory budget does not count. A limit that
+    the environment already sets is not changed.
     """
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(_MOST_KERNELS))
 
@@ -55,7 +55,7 @@ def _make_contiguous(_module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ..
 
 
 def has_no_weights(device: torch.device) -> bool:
-    """Whether a model on this device has only the shapes of its weights (the meta device)."""
+    """Return whether a model on this device has shapes of weights without values (meta device)."""
     return device.type == "meta"
 
 
@@ -68,7 +68,7 @@ def boot(
     revision: str | None,
     device_map: str | dict[str, Any] | None,
 ) -> tuple[TransformerBridge, Any]:
-    """Load a bridge on raw weights, and its tokenizer.
+    """Load a model; return its bridge on raw weights, and its tokenizer.
 
     Args:
         name: the model's name as the user gave it, for errors.

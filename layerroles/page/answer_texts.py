@@ -69,7 +69,7 @@ class TextLimits:
 
 
 def choose_limits(frames: Sequence[pd.DataFrame], budget: int = _BUDGET) -> TextLimits:
-    """Choose limits under which the texts of these rows fit the budget.
+    """Choose limits under which the texts of these rows have at most `budget` characters in all.
 
     Responses are shortened first; if the shortest do not fit, examples are left out.
     """

@@ -191,7 +191,7 @@ def _compact_json(data: dict[str, Any]) -> Markup:
 
 
 def _describe_ablation(roles: Roles) -> str:
-    """Name the ablation, and its positions unless they are all."""
+    """Return the ablation's kind, with its positions unless it acts at all."""
     return roles.ablation if roles.at == "all" else f"{roles.ablation}, at {roles.at}"
 
 
@@ -226,7 +226,7 @@ def _runs_to_explore(
     against: SweepResult | None,
     comparison: Comparison | None,
 ) -> list[Run]:
-    """Return the runs to explore: this one and, if there is one, the other of the comparison."""
+    """Return the runs to explore: `result`, and `against` if the page compares two runs."""
     if against is None or comparison is None:
         name = str(result.manifest.get("model", {}).get("name", "model"))
         return [Run(name, result, roles)]
@@ -275,8 +275,8 @@ def changed_answers(
     """Yield, for each task, answers that change when a layer is ablated.
 
     The layers are those whose ablation hurts the task most (see `_most_harmful`). Answers are shown
-    under a protocol in which the model writes, if there is one. Tasks without such answers are left
-    out.
+    under a protocol in which the model generates text, if there is one. Tasks without such answers
+    are left out.
 
     Yields:
         A dict with `task`, `family`, `protocol` and `layers`. Each layer is its row of `effects`,
@@ -301,10 +301,10 @@ def changed_answers(
 
 
 def _most_harmful(cell: pd.DataFrame, roles: Roles, family: str, protocol: str) -> pd.DataFrame:
-    """Return up to three layers that hurt a task most; empty if none is shown to hurt.
+    """Return up to three layers that hurt a task most, by depth; empty if none is shown to hurt.
 
-    Effects with the first token's write kept (`after_first`) and layers that are not general are
-    preferred where they exist, since ablating a sink or a general layer breaks every task.
+    Effects that spare the first token (`after_first`) and layers that are not critical for every
+    family (general) are preferred, since ablating a sink or a general layer breaks every task.
     """
     row = roles.frame[(roles.frame["family"] == family) & (roles.frame["protocol"] == protocol)]
     general = set(row["general"].iloc[0]) if len(row) else set()

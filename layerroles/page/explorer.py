@@ -1,6 +1,6 @@
 """Lay out the explorer's data for its script: effects and answers of every condition.
 
-A *slice* holds what the explorer's strip of sites shows at once: the conditions of one task,
+A *slice* holds the sites that the explorer shows in one strip: the conditions of one task,
 protocol, ablation, `at` and kind of site. Each question and text is stored once and referred to by
 its number; the number 0 means that an answer is the same as the intact one.
 """
@@ -33,7 +33,7 @@ class Run:
     Attributes:
         name: its name on the page.
         result: the run.
-        roles: the roles under each ablation, at each of its judged positions.
+        roles: its roles, as `localize_all` returns them.
     """
 
     name: str
@@ -85,7 +85,7 @@ class Book:
         self._numbers_of: dict[tuple[str, str], dict[str, int]] = {}
 
     def question(self, task: str, example: str, prompt: str, answer: str) -> int:
-        """Return a question's number; the same id with another prompt is another question."""
+        """Return a question's number; add it if the id is new or has another, known prompt."""
         places = self._numbers_of.setdefault((task, example), {})
         numbers = [
             number
@@ -105,7 +105,7 @@ class Book:
 
 
 def _lay_out_run(run: Run, effects: pd.DataFrame, book: Book) -> dict[str, Any]:
-    """Return a run's data: cells with the intact answers, slices with those of every condition."""
+    """Return a run's name, its cells with the intact answers, and its slices of conditions."""
     base = run.result.intact().set_index(["task", "protocol"])
     answers = {
         key: NumberedAnswers(key, rows, run.result, book)
@@ -218,7 +218,7 @@ class NumberedAnswers:
         """Return the answers under a condition, as JSON values.
 
         For each question there are the number of the answer's text (`said`) and that of its grade
-        (`got`, -1 if not asked).
+        (`got`; -1 if the question was not asked).
         """
         texts, got = self._read_answers(condition)
         text_numbers = [self._text_number(*pair) for pair in zip(texts, self._intact, strict=True)]
@@ -233,7 +233,7 @@ class NumberedAnswers:
         return self._book.texts.number(*self._book.room.start(text)) + 1
 
     def _read_answers(self, condition: str) -> tuple[list[str | None], list[int]]:
-        """Return each question's whole answer (None if over the limits) and grade number."""
+        """Return each question's answer (None beyond the limit on examples) and grade number."""
         texts: list[str | None] = [""] * len(self._columns)
         got = [_NOT_ASKED] * len(self._columns)
         most = self._book.room.examples
@@ -308,7 +308,7 @@ def _add_comparison(slices: list[dict[str, Any]], comparison: Comparison) -> Non
 
 
 def _lay_out_lenses(probes: dict[str, pd.DataFrame], book: Book) -> Iterator[dict[str, Any]]:
-    """Yield what each lens read of each question over depth: ranks from 1, log-probs in nats."""
+    """Yield each lens's ranks (from 1) and log-probabilities (nats) by depth, per question."""
     for name in _LENSES:
         if name not in probes:
             continue

@@ -31,7 +31,7 @@ def make_glance(roles: Roles) -> dict[str, Any]:
 
 
 def _rows(roles: Roles) -> Iterator[dict[str, Any]]:
-    """Yield a row per family and protocol; `cells` is empty where harm cannot be measured."""
+    """Yield a row per family and protocol; `cells` is empty if harm cannot be measured."""
     for (family, protocol), layers in roles.layers.groupby(["family", "protocol"], sort=False):
         measured = layers[layers["verdict"] != UNMEASURED].sort_values("layer")
         yield {

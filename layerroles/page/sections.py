@@ -148,7 +148,7 @@ _SEEN = {
 
 
 def section_of(about: str) -> str:
-    """Return the id of the section that shows the topic of a sentence of the verdict."""
+    """Return the id of the report section for the topic `about` of a verdict's sentence."""
     return _SEEN.get(about, about)
 
 
@@ -165,7 +165,7 @@ def make_sections(
         result: a sweep.
         probe_frames: probe frames by the probe's name.
         kinds: the kinds of ablation to draw.
-        all_roles: the roles under each kind, at each of its judged positions.
+        all_roles: the run's roles, as `localize_all` returns them.
         heads: verdicts on heads ablated alone, as in `Roles.heads`.
     """
     figures_of: dict[str, list[go.Figure]] = {}

@@ -1,7 +1,7 @@
 """Models whose roles are known because their weights are set by hand, to check verdicts.
 
 A planted model is a small transformer that looks up keys in its prompt, follows a chain of two
-look-ups, and recalls facts. The caller chooses the layers that do each. Nothing is trained.
+look-ups, and recalls facts. The caller chooses which layers do which of these. Nothing is trained.
 
     made = planted(n_layers=8, retrieval=(1, 2), reasoning=(5,), knowledge=(3,), inert=(6,))
     sweep = Sweep(made.model, made.tasks, each_layer(made.model, Skip()), limit=96)

@@ -115,7 +115,10 @@ class CachedAttention(NativeAttention):
         past_key_values: DynamicCache | None = None,
         **_others: Any,
     ) -> tuple[Float[Tensor, "row pos d_model"], Float[Tensor, "row head query key"]]:
-        """Return the write and the attention pattern; at pads the write is the bias alone."""
+        """Return the write, and the attention pattern over cached and new tokens.
+
+        At pads, the pattern is 0 and the write is the output bias alone.
+        """
         q, k, v = (
             rearrange(part(hidden_states), "row pos (head d) -> row head pos d", head=self.n_heads)
             for part in (self.q, self.k, self.v)

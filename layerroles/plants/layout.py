@@ -27,7 +27,7 @@ class PlantedStep:
     Attributes:
         kind: `previous`, attention to the previous word; `first` and `second`, the two look-ups;
             `fact`, recall from one part of the table of facts (see `wiring`).
-        layers: the layers that do the step, each on its own.
+        layers: the layer that does the step; or a layer and its double, of which one is enough.
         part: index of the part of the table of facts; 0 for other kinds.
     """
 
@@ -91,7 +91,7 @@ class RoleLayout:
 
     @property
     def families(self) -> tuple[str, ...]:
-        """The families of which every step has a layer."""
+        """The families that have a layer for each of their steps."""
         kinds = {step.kind for step in self.steps}
         return tuple(family for family, needs in NEEDS.items() if kinds.issuperset(needs))
 
@@ -103,7 +103,7 @@ class RoleLayout:
 
     @property
     def truth(self) -> dict[str, tuple[int, ...]]:
-        """For each family, the layers that it depends on: without any one, it loses skill."""
+        """For each family, the layers that it depends on: ablating any of them costs it skill."""
         return {family: self._layers_of(NEEDS[family], n=1) for family in self.families}
 
     @property

@@ -1,9 +1,9 @@
 """Make a planted model, and check that its roles are as planned.
 
-Each head or MLP that does a step does it for its own part of the vocabulary. An answer is lost if,
-for one of its words, every site that does some step is ablated. From this follow the layers that a
-family depends on, and the harm to expect from ablating each head. A planted model is checked before
-it is returned: it answers some questions with each layer, pair of layers and head ablated.
+A head or MLP does its step for its own part of the vocabulary. An answer is lost if, for one of its
+words, all sites that do one of its steps are ablated. From this follow the layers that a family
+depends on, and the harm to expect from ablating each head. Before a planted model is returned, it
+is checked on some questions with each layer, pair of backup layers and head ablated.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -200,7 +200,7 @@ class Share:
 
 
 def list_shares(layout: RoleLayout, wiring: Wiring) -> list[Share]:
-    """Return the `Share` of each site in each step that it does a part of."""
+    """Return a `Share` for each step and each site that does a part of it."""
     return [
         Share(step, site, step.part, len(layout.knowledge))
         if step.kind == "fact"
@@ -212,10 +212,10 @@ def list_shares(layout: RoleLayout, wiring: Wiring) -> list[Share]:
 
 
 def is_lost(gone: Sequence[Site], shares: list[Share], family: str, prompt: str) -> bool:
-    """Return whether the answer to a prompt is lost without the sites `gone`.
+    """Return whether the answer to a prompt is lost if the sites `gone` are ablated.
 
     It is lost if, for some step and some word of the prompt, all sites that do the step for that
-    word are gone, alone or with their layers.
+    word are in `gone`, or their whole layers are.
     """
 
     def is_gone(share: Share) -> bool:
@@ -246,7 +246,7 @@ def _places_through(kind: StepKind, family: str, words: list[str]) -> list[int]:
 def _expect_harms(
     layout: RoleLayout, shares: list[Share], strength: float
 ) -> dict[str, dict[Site, float]]:
-    """Return, by family and site, the harm to expect; sites with a double are left out."""
+    """Map family and site to the expected harm (0 to 1); sites with a double are left out."""
     harms = {}
     for family in layout.families:
         prompts = [example.prompt for example in _make_task(family, 1.0).examples(_N_COUNTED, 0)]

@@ -1,6 +1,6 @@
 """Tasks for planted models, one for each family.
 
-The share `strength` of a task's examples can be answered by the planted layers only. The others end
+Only the planted layers can answer the share `strength` of a task's examples. The other examples end
 in their answer, which the embedding alone repeats (see `wiring`). So ablating the whole role lowers
 the score by `strength`; in every hundred examples this share is exact.
 """
@@ -55,10 +55,10 @@ class Pairs:
 
 @dataclass(frozen=True, kw_only=True)
 class Question(Generated):
-    """Base class of the tasks. Prompts have one length, so there are no worked examples.
+    """Base class of the tasks. All prompts have the same length, so there are no worked examples.
 
     Attributes:
-        marker: the word that says which kind of answer is asked for.
+        marker: the word of the prompt that tells the model what is asked.
         num_fewshot: must be 0.
     """
 
@@ -116,7 +116,7 @@ class Question(Generated):
 
 @dataclass(frozen=True, kw_only=True)
 class PlantedQuestion(Question):
-    """A question that takes planted layers.
+    """Base class of the tasks that need planted layers.
 
     Attributes:
         strength: the share of examples that need the planted layers, in hundredths; the others
@@ -135,7 +135,7 @@ class PlantedQuestion(Question):
         check_share(f"task {self.name!r}: strength", self.strength, 0.0, 1.0)
 
     def tells_answer(self, kind: int) -> bool:
-        """Return True for the kinds from 100 x `strength` on, which need no planted layer."""
+        """Return whether `kind` is at least 100 x `strength`: these need no planted layer."""
         return kind >= round(_N_KINDS * self.strength)
 
 

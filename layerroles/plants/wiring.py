@@ -8,9 +8,9 @@ The architecture is TransformerLens's native one, with learned positions and wit
     marker      the same, for `find` or `follow`
     position    written by the position embedding
     previous    the word one position earlier
-    first       what the first look-up found
-    second      what the second look-up found
-    fact        what is known of a subject
+    first       the result of the first look-up
+    second      the result of the second look-up
+    fact        the word that belongs to a subject
 
 A step is one head, or one MLP:
 
@@ -21,18 +21,19 @@ A step is one head, or one MLP:
 - `second`: attends to the value whose `previous` equals `first`, and copies it into `second`.
 - `fact`: a hidden unit for each subject writes its word into `fact`.
 
-If several heads share a step, they attend alike, and each copies its own part of the words.
+If several heads share a step, they attend to the same positions, and each copies its own part of
+the words.
 
 With S the sharpness, a look-up gives a score of S to a position whose `previous` matches, S to one
 that holds a value (both add up), and 1.5 S to the first token. So without a match it attends to the
-first token, which holds no word, and finds nothing. A marker opens a look-up at its position:
-elsewhere the first token gets 7 S, more than any match. Of the two markers, `find` opens the first
-look-up, `follow` both.
+first token, which holds no word, and copies nothing. A marker enables a look-up at its position:
+elsewhere the first token gets 7 S, more than any match. Of the two markers, `find` enables the
+first look-up, `follow` both.
 
 All families share one unembedding: logits = G (word + first + 3 second + fact), so that the second
 look-up outweighs the first, and a last word that is the answer is repeated. A small preference for
-each word (below 0.2 G, drawn by seed) and a larger one for `unsure` decide what is answered if
-nothing was found. At the position after the answer, the position embedding makes `<eos>` the
+each word (below 0.2 G, drawn by seed) and a larger one for `unsure` decide what is answered if no
+step wrote a word. At the position after the answer, the position embedding makes `<eos>` the
 likeliest token.
 
 Layers without a role, unused heads and unused MLP units write noise: random vectors of length about

@@ -169,7 +169,7 @@ def head_patterns(
 
 
 def find_question(example: Example) -> tuple[tuple[int, int], ...]:
-    """Return the span of the prompt's last paragraph (all of it if no blank line); () if empty."""
+    """Return ((start, stop),) of the prompt's last paragraph, in characters; () if it is empty."""
     prompt = example.prompt.rstrip()
     breaks = [match.end() for match in re.finditer(r"\n\s*\n", prompt)]
     start = breaks[-1] if breaks else 0

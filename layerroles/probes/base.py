@@ -1,10 +1,11 @@
 """The interface of probes: measurements on the model, on the prompts that a sweep asks.
 
 The model may be intact or under a condition, for example to see what a skipped layer changes
-downstream. Probes read the *answering position*: the token after which the answer first differs
-from the other choices. The context is that of `continuation`, whose shots show bare answers. If all
-choices begin with the same tokens, such as an opening quote, these are read too, and the answering
-position is the last of them. Otherwise it is the last token of the context.
+downstream. Probes read the *answering position*: the position whose next token is the first by
+which the answer differs from the other choices. The context is that of the protocol `continuation`,
+with worked examples that show bare answers. If all choices begin with the same tokens, such as an
+opening quote, these tokens are read too, and the answering position is the last of them. Otherwise
+it is the last token of the context.
 """
 
 from abc import ABC, abstractmethod
@@ -125,17 +126,17 @@ class Probe(ABC):
             yield from self.rows(model, batch)
 
     def check(self, model: TransformerBridge) -> None:  # noqa: B027  # most fit every model
-        """Check that the probe fits a model.
+        """Check that the probe can measure a model.
 
         Raises:
-            InputError: it does not; by default every model fits.
+            InputError: it cannot; by default it can measure every model.
         """
 
     @abstractmethod
     def rows(
         self, model: TransformerBridge, batch: "Batch"
     ) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Yield (example id, the probe's own columns), any number of times for each example."""
+        """Yield (example id, dict of the probe's own columns), any number of rows per example."""
 
 
 PROBES: Registry[Probe] = Registry("probe", Probe)
@@ -175,9 +176,9 @@ class Batch:
     prompts: list[Prompt]
 
     def run(self, model: TransformerBridge, hooks: dict[str, Any]) -> Tensor:
-        """Run the model, call functions `(value) -> None` at hook points, return the last logits.
+        """Run the model, calling a function `(value) -> None` at each hook point in `hooks`.
 
-        The functions get the values after ablation. The logits are those of the answering position,
+        The functions get the values after ablation. Returns the logits of the answering position,
         `[row, d_vocab]`.
         """
         with call_at_hooks(model, hooks):

@@ -96,6 +96,8 @@ def read_patterns(
 ) -> tuple[Float[Tensor, "row d_vocab"], Any]:
     """Read a batch by `read_in_pieces` and call `note` with each layer's patterns, piece by piece.
 
+    The other arguments, the returned values and further errors are those of `read_in_pieces`.
+
     Raises:
         InputError: the model shows no attention patterns.
     """
@@ -117,7 +119,7 @@ def read_patterns(
 
 
 def pattern_layers(model: TransformerBridge) -> list[int]:
-    """Return the layers that expose attention patterns; not all if some are of another kind."""
+    """Return the layers whose attention patterns can be read; other kinds of layer have none."""
     layers = range(model.cfg.n_layers)
     return [n for n in layers if model.get_hook_point(PATTERN.format(layer=n)) is not None]
 

@@ -141,7 +141,7 @@ def _draw_tokens(
 
 
 def _count_tokens(rows: list[list[int]], fit: Fit) -> int:
-    """Return how many places (a text, a position) `_draw_tokens` draws in all steps."""
+    """Count the distinct (text, position) pairs that `_draw_tokens` draws over all steps."""
     seen_tokens: set[tuple[int, int]] = set()
     for indices, draws in _draw_tokens(rows, fit):
         tokens = [(index, at) for index in indices for at in range(1, len(rows[index]))]

@@ -20,13 +20,13 @@ def group_by_probe(
     """Map the name of each probe to one frame, its rows under one condition.
 
     Args:
-        probes: frames that `Probe.measure` returned. A frame without a column `condition` is of the
-            intact model. Frames of one probe are joined; a frame given twice counts once.
+        probes: frames that `Probe.measure` returned. A frame without a column `condition` counts as
+            the intact model's. Frames of one probe are concatenated; equal frames count once.
         condition: the name of a condition; None for the rows of all conditions.
 
     Raises:
-        InputError: a frame that no registered probe gave, or two of one probe and condition on the
-            same examples.
+        InputError: a frame is not of a registered probe, or two frames of one probe have the same
+            example under the same condition.
     """
     frames_by_name: dict[str, list[pd.DataFrame]] = {}
     for frame in probes:
@@ -60,7 +60,7 @@ def _is_of_condition(frame: pd.DataFrame, condition: str | None) -> "pd.Series[b
 
 
 def _join_frames(name: str, frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """Join the frames of a probe; refuse two that measured an example under one condition."""
+    """Concatenate the frames of a probe; raise if two have an example under the same condition."""
     if len(frames) == 1:
         return frames[0]
     frames = [frame.assign(condition=frame.get("condition", INTACT.name)) for frame in frames]

@@ -64,7 +64,7 @@ class HeadScores(Probe):
     """
 
     def rows(self, model: TransformerBridge, batch: Batch) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Yield a row for each example, layer and head, up to its answering position."""
+        """Yield a row per example, layer and head, over the tokens up to the answering position."""
         real = batch.attended.bool()
         sums: dict[int, Tensor] = {}  # [kind row head], float64
 
@@ -194,7 +194,7 @@ class RetrievalScore(Probe):
             raise InputError(f"max_gen_toks={self.max_gen_toks} is not a number above 0")
 
     def check(self, model: TransformerBridge) -> None:
-        """Refuse a model that keeps no cache, which is needed to read patterns while it writes.
+        """Check that the model keeps a cache, which reading patterns during generation needs.
 
         Raises:
             InputError: the model keeps no cache.
@@ -248,7 +248,7 @@ def _make_request(model: TransformerBridge, example: Example, max_gen_toks: int)
 def _write_and_watch(
     model: TransformerBridge, requests: list[Written]
 ) -> tuple[dict[int, Bool[Tensor, "row head pos"]], list[tuple[int, ...]]]:
-    """Write greedily; return what each head copied, and the tokens written, by row.
+    """Generate greedily; return what each head copied, and the tokens generated for each row.
 
     The first is, by layer, a mask of the positions of the padded prompts that a head copied.
     """

@@ -34,8 +34,8 @@ def measure_into(
     other than `run` and `probe` are those of `Probe.measure`.
 
     Raises:
-        InputError: an error of `Probe.measure`; the folder cannot be written; or it holds the run
-            of a model with other weights.
+        InputError: `Probe.measure` raises it, the folder cannot be written, or it holds a run of a
+            model with other weights.
 
     Example:
         lens = lr.probes.measure_into("runs/first", lr.probes.LogitLens(), model, tasks, limit=8)

@@ -127,9 +127,9 @@ def least_change(frame: pd.DataFrame) -> pd.DataFrame:
 def _measure_changes(
     streams: list[Float[Tensor, "token d_model"]],
 ) -> Float[Tensor, "2 layer layer"]:
-    """Return influence and angular distance of each pair of streams, summed over tokens.
+    """Return `[influence, angular distance]` of each pair of streams, summed over tokens.
 
-    `[0]` is the influence, `[1]` the angular distance, by first and second stream.
+    The two other axes are the first and the second stream of the pair.
     """
     device = streams[0].device  # layers may lie on different devices
     x = with_float64(torch.stack([stream.to(device) for stream in streams])).double()

@@ -1,4 +1,4 @@
-"""Record the stream at each depth, and compute the logits that it gives.
+"""Record the stream at each depth, and compute its logits.
 
 The stream after a block, or between its attention and its MLP, is read out by the model's own final
 norm and unembedding, with TransformerLens's `logit_readout`.
@@ -35,7 +35,7 @@ def list_places(model: TransformerBridge, *, sublayers: bool = False) -> list[Pl
     """Return the depths at which the stream is read, in order from the embedding.
 
     Raises:
-        InputError: `sublayers`, and a block has no stream between attention and MLP.
+        InputError: `sublayers` is true, and a block has no stream between attention and MLP.
     """
     depths = [Place(-1, "block")]
     for layer in range(model.cfg.n_layers):
@@ -91,7 +91,7 @@ def read_streams(
 def record_streams(
     model: TransformerBridge, sublayers: bool, positions: slice
 ) -> tuple[dict[Place, Tensor], dict[str, Any]]:
-    """Return a dict by depth, and the hooks that record each stream into it during a pass."""
+    """Return an empty dict, and hooks by hook point that fill it with the stream at each depth."""
     streams: dict[Place, Tensor] = {}
 
     def record_stream(value: Tensor, place: Place) -> None:

@@ -92,10 +92,10 @@ class Protocol(ABC):
 
     @abstractmethod
     def check(self, example: Example) -> None:
-        """Check that the example allows this protocol.
+        """Check that the example can be asked under this protocol.
 
         Raises:
-            InputError: it lacks something, such as choices.
+            InputError: the example lacks something that the protocol needs, such as choices.
         """
 
     @abstractmethod
@@ -110,14 +110,14 @@ class Protocol(ABC):
         """Return the text that the model reads: the context, with `chat` in the chat template.
 
         Raises:
-            InputError: a chat with a model that has no template.
+            InputError: `chat` is set and the model has no chat template.
         """
         return apply_template(model, self.turns(example)) if chat else self.context(example)
 
     def evidence(
         self, example: Example, context: str | None = None
     ) -> list[tuple[int, int]] | None:
-        """Return the character spans of the evidence in `context`, by default the protocol's.
+        """Return the character spans of the evidence in `context`; None means `context(example)`.
 
         None if the example has no evidence, or its prompt does not occur in the context.
         """
@@ -133,20 +133,21 @@ class Protocol(ABC):
 
     @abstractmethod
     def chance(self, examples: Sequence[Example]) -> float | None:
-        """Return the mean score of guessing; None if it is undefined or measured."""
+        """Return the mean score of guessing; None if undefined, or measured with `guess_score`."""
 
     def guess_score(self, task: Task, example: Example, text: str) -> float:
         """Return the score of `text` as the answer to an example.
 
         Raises:
-            NotImplementedError: the protocol states its chance (`measures_chance` is false).
+            NotImplementedError: `measures_chance` is false, so `chance` states the score of
+                guessing.
         """
         raise NotImplementedError(f"protocol {self.name!r} states its chance")
 
     def noted(self) -> dict[str, Any]:
         """Return what a run's manifest stores about this protocol beyond its label, as JSON values.
 
-        If the dict has an entry `rules`, a run folder whose manifest has another one is refused.
+        If the dict has an entry `rules`, a run folder in which the stored entry differs is refused.
         """
         return {}
 
@@ -154,7 +155,10 @@ class Protocol(ABC):
     def prepare(
         self, engine: Engine, task: Task, examples: Sequence[Example], *, chat: bool = False
     ) -> "Asked":
-        """Encode the requests for these examples; with `chat`, in the model's chat template."""
+        """Encode the requests for these examples; with `chat`, in the model's chat template.
+
+        Returns the requests with the rules to judge the answers to them.
+        """
 
 
 class Asked(ABC):
@@ -178,13 +182,13 @@ class Asked(ABC):
 
     @abstractmethod
     def judge(self, found: Sequence[Any]) -> list[Answer]:
-        """Return the answer to each example, from the model's results for the requests."""
+        """Return the answer to each example, given the model's results for all requests."""
 
     def shuffled(self, found: Sequence[Any]) -> float | None:
         """Estimate the score of guessing: the mean score if answers are shuffled among examples.
 
-        Used for accuracies whose chance the protocol cannot state. None (the default) if it cannot
-        be estimated in this way either.
+        Used for accuracies whose chance the protocol cannot state. None (the default) if shuffling
+        gives no estimate either.
         """
         return None
 
@@ -214,7 +218,7 @@ def check_choices(name: str, example: Example) -> None:
     """Check that an example has at least two choices.
 
     Raises:
-        InputError: it has fewer.
+        InputError: the example has fewer; the message names the protocol `name`.
     """
     if len(example.choices) < 2:
         raise InputError(

@@ -1,4 +1,4 @@
-"""Measure reasoning without generating: how likely a gold chain of thought is, step by step."""
+"""Measure reasoning without generation: how likely a given chain of thought is, step by step."""
 
 import re
 from collections.abc import Sequence
@@ -37,7 +37,7 @@ class ChainLogprob(LikelihoodProtocol):
         """Check that the example has a worked solution.
 
         Raises:
-            InputError: it has none.
+            InputError: the example has no solution.
         """
         if not example.solution.strip():
             raise InputError(
@@ -54,7 +54,7 @@ class ChainLogprob(LikelihoodProtocol):
         return join_turns(self.turns(example))
 
     def turns(self, example: Example) -> list[Turn]:
-        """Return the context as turns of a chat."""
+        """Return shots, with worked solutions if they have them, and question as chat turns."""
         return turns_with_solutions(example)
 
     def continuations(self, example: Example) -> list[str]:
@@ -80,7 +80,9 @@ class ChainLogprob(LikelihoodProtocol):
 
 
 def split_steps(solution: str) -> list[str]:
-    r"""Split a solution into steps at ends of lines and sentences; joined, they are ` solution`.
+    r"""Split a solution into steps at ends of lines and sentences.
+
+    The steps joined are the stripped solution after one space.
 
     Example:
         >>> split_steps("2 + 3 = 5.\nThe answer is 5.")

@@ -18,11 +18,11 @@ def add_coherence(
     found: Sequence[Any],
     answers: Sequence[Answer],
 ) -> list[Answer]:
-    """Return the answers, with `coherence` in the details of those that were generated.
+    """Return the answers, with `coherence` (nats per token) added to the details of generated ones.
 
     Args:
         coherence_of: coherence of texts, as returned by `score_coherence`.
-        requests: the requests; answers to other than generation requests are returned unchanged.
+        requests: the requests; unless they are generation requests, answers are returned unchanged.
         found: what the model wrote for each request.
         answers: the judged answer to each request.
     """
@@ -36,7 +36,10 @@ def add_coherence(
 
 
 def find_written_texts(requests: Sequence[Any], found: Sequence[Any]) -> Iterator[WrittenText]:
-    """Yield the texts that were written in answer to requests and can be scored."""
+    """Yield the generated texts with their contexts, without empty or non-finite ones.
+
+    Yields nothing unless the requests are generation requests.
+    """
     if requests and isinstance(requests[0], Written):
         texts = (find_written_text(*pair) for pair in zip(requests, found, strict=True))
         yield from (text for text in texts if text)

@@ -1,4 +1,4 @@
-"""Classify generated answers as correct, or by how they failed.
+"""Classify generated answers as correct, or by the way in which they failed.
 
 An ablated model that does not keep the format, does not stop or repeats itself is reported
 separately from one that gives a wrong answer.
@@ -22,10 +22,13 @@ _FEWEST_WORDS = 12
 def outcome(text: str, grade: Grade, *, ended: bool) -> Outcome:
     """Return the outcome of a response: the first of these that applies.
 
-    `empty` (only white space), `correct`, `degenerate` (12 words or more, and at least half of its
-    4-word runs occurred before in it), `no answer` (none can be read, and it ended by itself),
-    `truncated` (generation hit the token limit, and the answer is not right in the strict form),
-    `wrong`.
+    - `empty`: only white space;
+    - `correct`: the right answer in any accepted form;
+    - `degenerate`: at least 12 words, and at least half of the 4-word sequences occurred before in
+    it; - `no answer`: no answer can be read, and the text ended by itself;
+    - `truncated`: the token limit was reached, and no answer can be read or it is not right in the
+      strict form;
+    - `wrong`.
 
     Example:
         >>> from layerroles.tasks import Grade
@@ -49,8 +52,8 @@ def outcome(text: str, grade: Grade, *, ended: bool) -> Outcome:
 def is_in_form(grade: Grade, outcome: Outcome) -> bool:
     """Return whether an answer, right or wrong, has the form that the shots show.
 
-    False for other outcomes than `correct` and `wrong`. If the grade's `form` is None, wrong
-    answers count as in form, and correct ones if they are strict.
+    False unless the outcome is `correct` or `wrong`. If the grade's `form` is None, wrong answers
+    count as in form, and correct ones if they are strictly right.
     """
     if outcome not in ("correct", "wrong"):
         return False
@@ -58,13 +61,13 @@ def is_in_form(grade: Grade, outcome: Outcome) -> bool:
 
 
 def repeated_share(text: str) -> float:
-    """Return the share of a text's 4-word runs that occurred before in it; 0 if it has none."""
+    """Return the share of a text's 4-word sequences that occurred before in it; 0 if none exist."""
     runs = _ngrams(text.split(), _NGRAM)
     return 1 - len(set(runs)) / len(runs) if runs else 0.0
 
 
 def distinct_share(text: str, n: int) -> float | None:
-    """Return the share of n-word runs that are distinct (distinct-n); None if there are none.
+    """Return the share of n-word sequences that are distinct (distinct-n); None if there are none.
 
     After Li et al. 2016, "A Diversity-Promoting Objective Function" (arXiv 1510.03055).
     """

@@ -36,7 +36,7 @@ class GenerationProtocol(Protocol):
 
     @abstractmethod
     def judge(self, task: Task, example: Example, writing: Writing) -> Answer:
-        """Return the answer that the written text gives."""
+        """Return the answer that the written text gives, with its score."""
 
     def limit(self, task: Task) -> int:
         """Return the maximum number of generated tokens; by default the task's."""
@@ -45,7 +45,7 @@ class GenerationProtocol(Protocol):
     def prepare(
         self, engine: Engine, task: Task, examples: Sequence[Example], *, chat: bool = False
     ) -> Asked:
-        """Encode a request for each example, with the task's own stopping rules.
+        """Encode a request for each example, with the task's stopping strings and token limit.
 
         In a chat the task's `until` is not used: the model ends its turn itself, and may begin it
         with a blank line.
@@ -111,11 +111,14 @@ class Generation(GenerationProtocol):
         return join_turns(self.turns(example))
 
     def turns(self, example: Example) -> list[Turn]:
-        """Return the context as turns of a chat."""
+        """Return shots, with worked solutions if they have them, and question as chat turns."""
         return turns_with_solutions(example)
 
     def judge(self, task: Task, example: Example, writing: Writing) -> Answer:
-        """Grade the text by the task's rules."""
+        """Grade the text by the task's rules; the score is 1 if any accepted form is right, else 0.
+
+        The score is NaN if a logit was not finite.
+        """
         grade = task.grade(writing.text, example)
         kind = outcome(writing.text, grade, ended=writing.ended)
         fine = writing.finite
@@ -137,6 +140,10 @@ class AskedWritings(Asked):
     """Generation requests, one for each example.
 
     Attributes:
+        protocol: the protocol that judges the answers.
+        task: the task that grades them.
+        examples: the examples.
+        requests: a request for each example.
         opened: for each prompt, whether it ends within a thinking block.
     """
 
@@ -149,11 +156,11 @@ class AskedWritings(Asked):
     apart: ClassVar[bool] = False  # rows of several conditions are decoded in one batch
 
     def judge(self, found: Sequence[Writing]) -> list[Answer]:
-        """Judge what was written for each example, without the thinking before it.
+        """Judge the text written for each example, without a thinking block before it.
 
-        Details: `repetition`, `distinct_1` and `distinct_2` of the whole text (see
-        `failure_modes`), and `thinking`, the text of a thinking block, if there was one. If
-        thinking never ended, the answer is empty and its outcome `truncated`.
+        The details of an answer are `repetition`, `distinct_1` and `distinct_2` of the whole text
+        (see `failure_modes`) and, if there was a thinking block, its text `thinking`. If the block
+        was not closed, the answer is empty and its outcome `truncated`.
         """
         return [
             self._judge(example, writing, opened)
@@ -161,7 +168,7 @@ class AskedWritings(Asked):
         ]
 
     def shuffled(self, found: Sequence[Writing]) -> float | None:
-        """Estimate chance: the mean score if each example is given the answers to others.
+        """Estimate chance: the mean score if each example is given the answers to other examples.
 
         None if there are no finite scores.
         """

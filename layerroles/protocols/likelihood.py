@@ -34,11 +34,11 @@ class LikelihoodProtocol(Protocol):
 
     @abstractmethod
     def continuations(self, example: Example) -> list[str]:
-        """Return the texts that are scored after the context, with leading spaces."""
+        """Return the texts that are scored after the context, with leading white space."""
 
     @abstractmethod
     def judge(self, example: Example, scores: list[Score]) -> Answer:
-        """Return the answer, from the scores of the continuations in their order."""
+        """Return the answer to an example, given the scores of its continuations in their order."""
 
     def pairs(self, example: Example, context: str, *, chat: bool) -> list[tuple[str, str]]:
         """Return (context, continuation) pairs; no leading spaces with `chat`, as in lm-eval."""
@@ -67,11 +67,15 @@ class ChoiceProtocol(LikelihoodProtocol):
     """A protocol that answers with the choice whose continuation is likeliest."""
 
     def check(self, example: Example) -> None:
-        """Check that the example has choices."""
+        """Check that the example has choices.
+
+        Raises:
+            InputError: it has fewer than two.
+        """
         check_choices(self.name, example)
 
     def chance(self, examples: Sequence[Example]) -> float | None:
-        """Return the mean of 1/k, k being the number of choices."""
+        """Return the mean over examples of 1/k, where k is the number of choices."""
         return sum(1 / len(example.choices) for example in examples) / len(examples)
 
     def compared(self, example: Example, scores: list[Score]) -> list[float]:
@@ -81,8 +85,8 @@ class ChoiceProtocol(LikelihoodProtocol):
     def judge(self, example: Example, scores: list[Score]) -> Answer:
         """Judge an example as right if the right choice is the likeliest; ties are wrong.
 
-        Details: `logprobs`, nats of each choice, and `margin`, the number of the right choice (see
-        `compared`) minus the largest of the others.
+        Details: `logprobs`, nats of each choice, and `margin`, the number by which the right choice
+        is compared (see `compared`) minus the largest such number of the others.
         """
         n = len(example.choices)
         right = example.choices.index(example.answer)
@@ -118,7 +122,7 @@ class Continuation(ChoiceProtocol):
         """Check the parameters.
 
         Raises:
-            InputError: `norm` is not one of those above.
+            InputError: `norm` is not one of the values listed above.
         """
         check_one_of("continuation", "norm", self.norm, NORMS, kind="protocol")
 
@@ -127,13 +131,13 @@ class Continuation(ChoiceProtocol):
         return join_turns(self.turns(example))
 
     def turns(self, example: Example) -> list[Turn]:
-        """Return the context as turns of a chat."""
+        """Return shots, with bare answers, and question as chat turns."""
         return turns_with_answers(example)
 
     def evidence(
         self, example: Example, context: str | None = None
     ) -> list[tuple[int, int]] | None:
-        """Return the spans of the evidence; None for `unconditional`.
+        """Return the character spans of the evidence in the context; None for `unconditional`.
 
         That norm also scores choices without the context, where there is no evidence.
         """
@@ -144,7 +148,7 @@ class Continuation(ChoiceProtocol):
         return [f" {choice}" for choice in example.choices]
 
     def pairs(self, example: Example, context: str, *, chat: bool) -> list[tuple[str, str]]:
-        """Return each choice after the context, for `unconditional` also after an empty one."""
+        """Return (context, choice) pairs; for `unconditional`, then also ("", choice) pairs."""
         pairs = super().pairs(example, context, chat=chat)
         return pairs + [("", text) for _, text in pairs] * (self.norm == "unconditional")
 
@@ -197,7 +201,7 @@ class Letter(ChoiceProtocol):
         return join_turns(self.turns(example))
 
     def turns(self, example: Example) -> list[Turn]:
-        """Return the context as turns of a chat."""
+        """Return shots and question, with lettered choices, as chat turns."""
         shots = [
             turn
             for shot in example.shots
@@ -224,8 +228,8 @@ class Exact(LikelihoodProtocol):
     This is between `continuation` and `generation` in strictness. It has the context of
     `continuation`, but each token competes with the whole vocabulary instead of a few choices. In
     `generation` the model continues from its own tokens, ends its answer itself, and may use
-    another form or other tokens; and shots show worked solutions, so contexts are the same only for
-    tasks without them.
+    another form or other tokens. There, shots also show worked solutions, so the contexts are the
+    same only for tasks without solutions.
 
     Any of the example's `aliases` is accepted like its answer, as in `generation`.
 
@@ -254,7 +258,7 @@ class Exact(LikelihoodProtocol):
         return join_turns(self.turns(example))
 
     def turns(self, example: Example) -> list[Turn]:
-        """Return the context as turns of a chat."""
+        """Return shots, with bare answers, and question as chat turns."""
         return turns_with_answers(example)
 
     def continuations(self, example: Example) -> list[str]:
@@ -264,8 +268,8 @@ class Exact(LikelihoodProtocol):
     def judge(self, example: Example, scores: list[Score]) -> Answer:
         """Judge an example as right if greedy decoding would write the answer or an alias.
 
-        The response is that text, or empty: what else the model would write is not known. Details:
-        `logprob`, nats of the answer.
+        The response is that text, or empty if there is none: other texts that the model would write
+        are not known. Details: `logprob`, nats of the answer.
         """
         texts = zip((example.answer, *example.aliases), scores, strict=True)
         greedy_texts = [text for text, score in texts if score.is_greedy]
@@ -301,7 +305,7 @@ class AnswerLogprob(LikelihoodProtocol):
         return join_turns(self.turns(example))
 
     def turns(self, example: Example) -> list[Turn]:
-        """Return the context as turns of a chat."""
+        """Return shots, with bare answers, and question as chat turns."""
         return turns_with_answers(example)
 
     def continuations(self, example: Example) -> list[str]:
@@ -316,7 +320,14 @@ class AnswerLogprob(LikelihoodProtocol):
 
 @dataclass(frozen=True)
 class AskedScores(Asked):
-    """Likelihood requests, `n_each` of them for each example."""
+    """Likelihood requests, in the order of the examples.
+
+    Attributes:
+        protocol: the protocol that judges the scores.
+        examples: the examples.
+        requests: the requests of all examples.
+        n_each: the number of requests of each example.
+    """
 
     protocol: "LikelihoodProtocol"
     examples: Sequence[Example]
@@ -353,7 +364,10 @@ def _right_or_wrong(
 
 
 def make_measurement(score: float, scores: Sequence[Score], details: Mapping[str, Any]) -> Answer:
-    """Return an answer whose score is a measurement; NaN if one of `scores` is not finite."""
+    """Return an answer whose score is a measurement; NaN if one of `scores` is not finite.
+
+    `details` are left out in that case.
+    """
     finite = all(each.finite for each in scores)
     return Answer(
         score=score if finite else float("nan"),

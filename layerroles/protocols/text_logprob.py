@@ -1,4 +1,4 @@
-"""Score how likely a plain text is: the control for damage to language modelling in general."""
+"""Score how likely a plain text is, as a control for damage to language modelling in general."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ class TextLogprob(LikelihoodProtocol):
         """Check that the example is a text without a question.
 
         Raises:
-            InputError: its prompt is not empty.
+            InputError: the example's prompt is not empty.
         """
         if example.prompt:
             raise InputError(
@@ -53,7 +53,7 @@ class TextLogprob(LikelihoodProtocol):
         return ""
 
     def prompt(self, model: TransformerBridge, example: Example, *, chat: bool) -> str:
-        """Return an empty string, with `chat` too."""
+        """Return an empty string, with or without `chat`."""
         return ""
 
     def turns(self, example: Example) -> list[Turn]:

@@ -1,8 +1,8 @@
-r"""Put worked examples and question into turns, and split thinking from the answer.
+r"""Put worked examples and a question into turns, and split thinking from the answer.
 
 Worked examples become turns of user and assistant, and the question is the last user turn. The
-turns are joined to one text, or put into the model's chat template. What is scored or generated is
-the assistant's reply; if a chat model thinks first, only what follows `</think>` is graded.
+turns are joined to one text, or put into the model's chat template. The assistant's reply is what
+is scored or generated. If a chat model thinks first, only the text after `</think>` is graded.
 
     >>> print(join_turns([Turn("user", "1 + 1 ="), Turn("assistant", "2")]))
     1 + 1 = 2
@@ -37,12 +37,12 @@ class Turn:
 
 
 def turns_with_answers(example: Example) -> list[Turn]:
-    """Return the shots with bare answers, then the question."""
+    """Return turns for the shots with bare answers, then for the question."""
     return _make_turns(example, [shot.answer for shot in example.shots])
 
 
 def turns_with_solutions(example: Example) -> list[Turn]:
-    """Return the shots with worked solutions if they have them, then the question."""
+    """Return the shots, with worked solutions if they have them, then the question, as turns."""
     return _make_turns(example, [shot.solution or shot.answer for shot in example.shots])
 
 
@@ -70,7 +70,7 @@ def join_turns(turns: Sequence[Turn]) -> str:
 
 
 def apply_template(model: TransformerBridge, turns: Sequence[Turn]) -> str:
-    """Return turns in the tokenizer's chat template, up to where the assistant replies.
+    """Return the turns in the tokenizer's chat template, up to the start of the assistant's reply.
 
     Raises:
         InputError: there is no template, or it does not accept these turns.
@@ -84,9 +84,9 @@ class Reply:
     """A generated text, split into thinking and answer.
 
     Attributes:
-        answer: the text without its thinking; empty if the thinking never ended.
-        thinking: the thinking without its tags; empty if there was none.
-        closed: whether the thinking ended; None if there was none.
+        answer: the text without its thinking block; empty if that block was not closed.
+        thinking: the text of the thinking block; empty if there was none.
+        closed: whether the thinking block was closed; None if there was none.
     """
 
     answer: str
@@ -95,7 +95,11 @@ class Reply:
 
 
 def split_thinking(text: str, *, opened: bool) -> Reply:
-    """Split a text into thinking and answer; `opened` if the prompt ends within thinking.
+    """Split a text into thinking and answer.
+
+    Args:
+        text: the generated text.
+        opened: whether the prompt ends within a thinking block.
 
     Example:
         >>> split_thinking("<think>2 and 2</think> 4", opened=False)

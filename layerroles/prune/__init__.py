@@ -1,4 +1,4 @@
-"""Prune layers: choose those whose loss costs chosen skills least, and write the checkpoint.
+"""Prune layers: find those that chosen skills need least, and write the smaller checkpoint.
 
 plan = plan_pruning(model, drop=2, keep=["reasoning"], path="runs/plan")
 export(model, drop=plan.layers, path="pruned/")

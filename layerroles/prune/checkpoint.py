@@ -112,7 +112,7 @@ def check_empty(folder: Path) -> None:
     """Check that a folder is empty or does not exist, so that a checkpoint may be written there.
 
     Raises:
-        InputError: it exists and is not an empty folder, or cannot be read.
+        InputError: the path exists and is not an empty folder, or cannot be read.
     """
     try:
         is_used = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
@@ -149,7 +149,8 @@ def check_exportable(model: TransformerBridge) -> Any:
     """Return the underlying transformers model, checked for export.
 
     Raises:
-        InputError: it cannot be written: no weights, no Hugging Face form, quantized, or spread.
+        InputError: the model has no weights, is not from transformers, is quantized, or is spread
+            over several devices.
     """
     check_weights(model)
     original, name = model.original_model, prepared(model).name
@@ -268,7 +269,7 @@ def _check_same_logits(model: TransformerBridge, smaller: Any, dropped: set[int]
     """Check that the smaller model's logits are those of the larger one under `Skip`.
 
     Raises:
-        InputError: they differ by more than rounding.
+        InputError: the logits differ by more than rounding.
     """
     n_tokens = min(_N_TOKENS, model.cfg.n_ctx)
     tokens = (torch.arange(n_tokens) * 37 + 11) % (model.cfg.d_vocab - 1)

@@ -31,10 +31,10 @@ def compare_plans(result: SweepResult, plans: Sequence[PruningPlan]) -> pd.DataF
     Columns: drop (the number of layers), method, layers; task, family, protocol; n, intact, chance,
     score, effect with ci_low and ci_high, and harm with its interval, all as in
     `SweepResult.effects`; `difference`, the score of the role-aware plan with the same `drop` minus
-    this plan's (positive: the role-aware one keeps more), paired over examples, with a 95% interval
-    `low` to `high` (exactly 0 if both drop the same layers; NaN without a role-aware plan);
-    `best_baseline`, whether this is a plan by another method than `role_aware` and none of those
-    with the same `drop` has a higher score here; unit (of scores and differences).
+    this plan's (positive: the role-aware one scores higher), paired over examples, with a 95%
+    interval `low` to `high` (exactly 0 if both drop the same layers, NaN without a role-aware
+    plan); `best_baseline`, true for the plan with the highest score here among those with the same
+    `drop` that are by other methods than `role_aware`; unit (of scores and differences).
 
     Args:
         result: a sweep that holds every plan's `condition`, preferably on examples that were not
@@ -110,7 +110,7 @@ def _condition_name(result: SweepResult, plan: PruningPlan) -> str:
 def _role_aware_condition(
     result: SweepResult, plans: Sequence[PruningPlan], plan: PruningPlan
 ) -> str | None:
-    """Return the condition of the role-aware plan with as many layers; None if there is none."""
+    """Return the condition's name of the role-aware plan with as many layers; None if missing."""
     for other in plans:
         if other.method == "role_aware" and len(other.layers) == len(plan.layers):
             return _condition_name(result, other)

@@ -29,9 +29,9 @@ class Candidate:
     """Layers that one step of a plan could drop, and their score.
 
     Attributes:
-        layers: one layer, or for `angular` a run of neighbouring ones.
-        score: the harm of skipping them together with those dropped before, or how much they change
-            the stream, by the method; NaN if not scored.
+        layers: one layer, or for `angular` a run of consecutive ones.
+        score: depends on the method: the harm of skipping them together with those dropped before,
+            or how much they change the stream; NaN if not scored.
         interval: the 95% interval of the score; NaN if unknown.
         influence: the mean block influence of the layers; NaN if not measured.
         n: the number of examples, summed over tasks and protocols.
@@ -60,7 +60,7 @@ class Step:
     """One step of a plan.
 
     Attributes:
-        dropped: the layers chosen before; they are skipped with every candidate.
+        dropped: the layers that earlier steps chose; they are skipped with every candidate.
         candidates: the candidates, best first.
         chosen: the layers that this step adds.
     """
@@ -178,7 +178,7 @@ class PruningPlan:
 
 
 def label_layers(layers: tuple[int, ...]) -> str:
-    """Return layers as text: `L3`, a run of neighbours as `L3:6`, others as `L3,L7`."""
+    """Return layers as text: `L3`, consecutive ones as the half-open `L3:6`, others as `L3,L7`."""
     ordered = sorted(layers)
     if len(ordered) > 1 and ordered == list(range(ordered[0], ordered[-1] + 1)):
         return f"L{ordered[0]}:{ordered[-1] + 1}"

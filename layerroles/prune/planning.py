@@ -2,14 +2,14 @@
 
 The search is greedy, with joint re-evaluation. Every layer is skipped alone, and the least harmful
 is dropped. Then, for each further layer to drop, the most promising of the rest are each skipped
-*together with* those dropped before, and the least harmful is added: two layers that are spare
+*together with* those dropped before, and the least harmful is added: two layers that do no harm
 alone may back each other up. The most promising layers are taken in turn from two lists, least
 single-layer harm and least block influence, since each measure alone misleads: harm is noisy, and
 influence does not measure skill.
 
 Methods of other authors are included for comparison: `block_influence` (ShortGPT, Men et al. 2024,
 arXiv 2403.03853), `angular` (the run of layers over which the stream changes direction least,
-Gromov et al. 2024, arXiv 2403.17887), `likelihood` (the same search, its questions asked by the
+Gromov et al. 2024, arXiv 2403.17887), `likelihood` (the same search, with harm measured by the
 likelihood of given answers) and `random`.
 
     plan = plan_pruning(model, drop=2, keep=["reasoning"], limit=64, path="runs/plan")
@@ -80,11 +80,11 @@ def plan_pruning(
         path: a run folder that stores answers: an interrupted plan resumes from it, and one for
             another `drop` asks only what is missing. By default nothing is stored.
         singles: the result of a sweep that skipped every layer alone, for example on more examples,
-            to use for the first step; None asks it.
+            to use for the first step; if None, such a sweep is run.
 
     Raises:
-        InputError: no layer to drop or not one left, an unknown method, nothing that is to be kept,
-            a kept family without skill above chance, a protocol that a task cannot be asked under,
+        InputError: `drop` is below 1 or leaves no layer, an unknown method, no task to keep, a kept
+            family without skill above chance, a protocol that a task cannot be asked under,
             `singles` of another model or without some layer, or `protocols` or `singles` for a
             method that asks nothing.
 
@@ -193,7 +193,7 @@ def _search_greedily(
     drop: int,
     screen: int,
 ) -> list[Step]:
-    """Return steps that drop the best single layer, then the best in addition to those dropped.
+    """Return the steps: the first drops the best single layer, each further one the best addition.
 
     Args:
         sweep: the sweep that asks the kept tasks.
@@ -266,7 +266,7 @@ def _drop_least_turn(changes: Sequence[Change], drop: int) -> list[Step]:
 
 
 def _draw_layers(n_layers: int, drop: int, seed: int) -> list[Step]:
-    """Return steps that drop random layers; with one seed, a larger `drop` adds further layers."""
+    """Return steps that drop random layers; a larger `drop` only adds layers for the same seed."""
     order = list(range(n_layers))
     random.Random(f"prune:{seed}").shuffle(order)
     return [

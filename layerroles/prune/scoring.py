@@ -1,12 +1,12 @@
 """Score candidates for pruning: by harm to the kept skills, or by change of the stream.
 
-The harm of a condition is the mean over the kept families of the mean over their tasks that have
-skill above chance. Its interval is pooled from those of the tasks (`stats.pooled`). If a task is
-asked under several protocols, which share its examples, their bounds are averaged, as for fully
-correlated estimates.
+The harm of a condition is a mean over the kept families; for each family, it is the mean over those
+tasks that have skill above chance. Its interval is pooled from those of the tasks (`stats.pooled`).
+If a task is asked under several protocols, which share its examples, their bounds are averaged, as
+for fully correlated estimates.
 
-The change is how much runs of blocks change the stream on the kept tasks, with equal weights for
-all families.
+The change is how much runs of consecutive blocks change the stream on the kept tasks, with equal
+weights for all families.
 """
 
 from collections.abc import Mapping, Sequence
@@ -33,7 +33,7 @@ from layerroles.tasks import Task
 
 @dataclass(frozen=True)
 class Harm:
-    """The mean harm of the kept families (NaN if unknown), with numbers of answers and failures."""
+    """Mean harm of the kept families (NaN if unknown), with numbers of answers and failures."""
 
     value: float
     interval: Interval
@@ -42,7 +42,7 @@ class Harm:
 
 
 class PlanningSweep:
-    """A sweep of the kept tasks that can be asked under further conditions, in one run folder.
+    """A sweep of the kept tasks in one run folder, to which conditions can be added.
 
     Args:
         model: the model to prune.
@@ -76,7 +76,7 @@ class PlanningSweep:
         return self._run([])
 
     def harms(self, conditions: Sequence[Condition]) -> list[Harm]:
-        """Ask conditions together; return the harm of each."""
+        """Ask all conditions in one sweep; return the harm of each, in the same order."""
         result = self._run(conditions)
         harm_by_name = harm_of_conditions(result)
         return [harm_by_name[name_in_result(result, condition)] for condition in conditions]
@@ -114,7 +114,7 @@ def name_in_result(result: SweepResult, condition: Condition) -> str:
     """Return a condition's name in a result: the first name it had in the run folder.
 
     Raises:
-        InputError: the result lacks it.
+        InputError: the result does not have the condition.
     """
     for entry in result.manifest["conditions"]:
         if entry["hash"] == condition.hash:
@@ -251,7 +251,7 @@ def select_singles(
 
 
 def harm_of_layers(alone: SweepResult) -> list[Harm]:
-    """Return the harm of each layer, from the result of `select_singles`."""
+    """Return the harm of skipping each layer alone, by depth, given `select_singles`' result."""
     harm_by_name, layers = harm_of_conditions(alone), alone.frame[alone.frame["layer"].notna()]
     name_by_layer = dict(zip(layers["layer"].astype(int), layers["condition"], strict=True))
     return [harm_by_name[name_by_layer[layer]] for layer in sorted(name_by_layer)]
@@ -259,7 +259,7 @@ def harm_of_layers(alone: SweepResult) -> list[Harm]:
 
 @dataclass(frozen=True)
 class Change:
-    """The mean change of the stream over a run of blocks, with a 95% interval."""
+    """Mean change of the stream over a run of blocks, its 95% interval, and number of examples."""
 
     value: float
     interval: Interval
@@ -276,7 +276,7 @@ def measure_changes(
     seed: int,
     path: Path,
 ) -> list[Change]:
-    """Return the mean change over each run of `n` neighbouring blocks, in order of first block.
+    """Return the mean change over each run of `n` consecutive blocks, in order of first block.
 
     Influence is measured at all tokens, as in ShortGPT (arXiv 2403.03853), angular distance at the
     last token, as by its authors (arXiv 2403.17887).

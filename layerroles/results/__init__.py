@@ -4,7 +4,7 @@
     harm   = -effect / (intact - chance)
 
 Both are computed over the same examples. A negative effect means that the ablation hurts. A harm of
-1 means that the whole skill above chance is gone, a negative harm that the ablation helps.
+1 means that the whole skill above chance is lost, a negative harm that the ablation helps.
 """
 
 from layerroles.display import detectable_line

@@ -2,10 +2,10 @@
 
 Two cells of a result are compared if they share questions: two protocols of a task, two contexts of
 the same questions under one protocol, or two tasks made of the same documents, such as lm-eval's
-`mmlu` and `mmlu_generative`. Over sites, Spearman's correlation between the effects in the two
-cells is computed, and the two profiles of harm are tested for a difference. For each condition, the
-harm in one is subtracted from that in the other. Harm is an effect divided by the cell's own range
-from intact to chance, which makes cells comparable. All comparisons are paired by question.
+`mmlu` and `mmlu_generative`. Spearman's correlation over sites between the effects in the two cells
+is computed, and the two profiles of harm are tested for a difference. For each condition, the harm
+in the first cell is subtracted from that in the second. Harm is an effect divided by the cell's
+range from intact to chance, which makes cells comparable. All comparisons are paired by question.
 """
 
 import itertools
@@ -46,7 +46,12 @@ class CellPair:
     def harms(
         self, weights: Mapping[str, float], *, level: float = stats.LEVEL
     ) -> tuple[stats.Contrast, stats.Contrast]:
-        """Return each cell's weighted sum of harms of conditions, over the shared questions."""
+        """Return each cell's weighted sum of harms over the shared questions: `one`, then `two`.
+
+        Args:
+            weights: the weight of each condition, by name.
+            level: the confidence level of the intervals.
+        """
         one, two = (
             cell.harm(weights, examples, level=level)
             for cell, examples in zip((self.one, self.two), self.examples, strict=True)
@@ -54,16 +59,18 @@ class CellPair:
         return one, two
 
     def effects(self, names: Sequence[str]) -> list[Float[np.ndarray, "condition question"]]:
-        """Return each cell's ablated minus intact scores on the shared questions."""
+        """Return the ablated minus the intact scores on the shared questions, an array per cell."""
         return [
             cell.differences(names, examples)
             for cell, examples in zip((self.one, self.two), self.examples, strict=True)
         ]
 
     def differ_p(self, names: Sequence[str]) -> tuple[float, Float[np.ndarray, " condition"]]:
-        """Return a p value for equal profiles of harm, and an uncorrected one for each condition.
+        """Test whether the two cells have equal profiles of harm over the named conditions.
 
-        See `stats.profiles_differ_p`; NaN if a harm is unknown.
+        Returns the p value for all conditions together and an array of uncorrected p values, one
+        per condition (see `stats.profiles_differ_p`). A condition with an unknown harm gets NaN;
+        the first p value is NaN if all do.
         """
         changes = [harm_changes(*self.harms({name: 1.0})) for name in names]
         table = pd.concat(changes, axis=1, keys=range(len(names)))
@@ -92,7 +99,7 @@ class CellPair:
 
     @property
     def named(self) -> dict[str, str]:
-        """The columns that identify the pair: tasks, family and protocols."""
+        """The columns that identify the pair: both tasks, the family and both protocols."""
         return {
             "task": self.one.task,
             "task_b": self.two.task,
@@ -102,7 +109,7 @@ class CellPair:
         }
 
     def profiles(self) -> Iterator[tuple[dict[str, str], list[str]]]:
-        """Yield each ablation, `at` and part, with its conditions that both cells have."""
+        """Yield each ablation, `at` and part as a dict, with the conditions in both cells."""
         kinds = self.one.conditions.groupby(["ablation", "at", "part"], sort=False)
         for (ablation, at, part), group in kinds:
             names = [str(name) for name in group.index if name in self.two.conditions.index]
@@ -185,7 +192,7 @@ def tabulate_differences(cells: Sequence[Cell]) -> pd.DataFrame:
 
 
 def harm_changes(one: stats.Contrast, two: stats.Contrast) -> "pd.Series[float]":
-    """Return each question's share of the difference between two harms, `two` minus `one`.
+    """Return each question's contribution to the difference between two harms, `two` minus `one`.
 
     The mean over questions is the difference. Empty if one of the harms is unknown.
     """

@@ -1,4 +1,4 @@
-"""A cell: one task under one protocol, the scores of every condition side by side."""
+"""A cell: one task under one protocol, with a table of scores by condition and example."""
 
 import functools
 import json
@@ -26,7 +26,7 @@ FAMILY = ["ablation", "at", "part", "task", "protocol"]
 
 @dataclass(frozen=True, eq=False)
 class Cell:
-    """The rows of one task under one protocol, the intact model's among them.
+    """The rows of one task under one protocol, including those of the intact model.
 
     Attributes:
         task: the task's label.
@@ -40,8 +40,7 @@ class Cell:
         shuffled: the mean score if each intact answer were given to another example; NaN if not
             measured.
         questions: the name of the question of each example, the same in all cells that ask it.
-        guesses: the score of the best guess on each example; examples that are left out have
-            `chance`.
+        guesses: the score of the best guess on each example; `chance` is used for missing examples.
         clusters: the cluster of each example; examples in no cluster are left out.
     """
 
@@ -72,7 +71,7 @@ class Cell:
 
     @functools.cached_property
     def conditions(self) -> pd.DataFrame:
-        """A row for each condition but intact: its ablation, `at`, site, layer, part and head."""
+        """A row for each condition but the intact model, with the columns `CONDITION`."""
         ablated = self.rows.loc[self.rows["condition"] != INTACT, CONDITION]
         return ablated.drop_duplicates("condition").set_index("condition", drop=False)
 
@@ -99,7 +98,12 @@ class Cell:
     def answered_by_both(
         self, condition: str, of: Literal["scores", "form"] = "scores"
     ) -> tuple[Float[np.ndarray, " example"], Float[np.ndarray, " example"], np.ndarray]:
-        """Return intact values, ablated values and clusters of examples at which both are known."""
+        """Return intact values, ablated values and clusters of examples where both are known.
+
+        Args:
+            condition: the name of the condition.
+            of: the table to read: `scores`, or `form` (1 or 0).
+        """
         values, rows = self._tables[of]
         intact, ablated = values[rows[INTACT]], values[rows[condition]]
         known = ~(np.isnan(intact) | np.isnan(ablated))
@@ -121,7 +125,7 @@ class Cell:
         level: float = stats.LEVEL,
         guessed: bool = True,
     ) -> stats.Contrast:
-        """Return a weighted sum of the harms of conditions, over examples that all answered.
+        """Return a weighted sum of harms of conditions, over the examples scored under all of them.
 
         Unknown (NaN) if the cell lacks a condition, a condition did not act (see `acted`), or the
         intact score is not shown to lie above chance.
@@ -171,12 +175,12 @@ class Cell:
         return np.array([self.guesses.get(str(each), self.chance) for each in examples])
 
     def clusters_of(self, examples: Sequence[Hashable]) -> np.ndarray:
-        """Return the cluster of each example; one in no cluster is a cluster of its own."""
+        """Return the cluster of each example; an example in no cluster forms its own."""
         return np.array([self.clusters.get(str(e), f"{self.task}\n{e}") for e in examples], object)
 
     @functools.cached_property
     def _array(self) -> tuple[Float[np.ndarray, "row column"], dict[str, int], dict[str, int]]:
-        """The scores as an array, with the row of each condition and the column of each example."""
+        """The scores as an array, row indices by condition, and column indices by example."""
         scores = self.scores
         rows, columns = (
             {str(name): place for place, name in enumerate(names)}
@@ -186,7 +190,7 @@ class Cell:
 
     @functools.cached_property
     def _tables(self) -> dict[str, tuple[Float[np.ndarray, "row column"], dict[str, int]]]:
-        """`scores` and `form` as arrays with the same columns, and the row of each condition."""
+        """`scores` and `form` as arrays with the same columns, each with row indices by name."""
         tables = {"scores": self.scores, "form": self.form.reindex(columns=self.scores.columns)}
         return {
             name: (table.to_numpy(float), {str(row): n for n, row in enumerate(table.index)})
@@ -226,7 +230,7 @@ class Cell:
         return self._acted[condition]
 
     def rng(self, *names: str) -> np.random.Generator:
-        """Return a generator seeded by cell and names, so that a row's draws depend on it alone."""
+        """Return a generator seeded by cell and names, so that a row's draws depend only on it."""
         text = "\n".join([*names, self.task, self.protocol]).encode()
         return np.random.default_rng([self.seed, zlib.crc32(text)])
 
@@ -239,11 +243,11 @@ class Cell:
 
 
 def acted(at: str, n_changed: int) -> bool:
-    """Return whether a condition acted: it changed a write, or its `at` selects tokens of any text.
+    """Return whether a condition acted: it changed a write, or its `at` selects tokens in any text.
 
-    If `at` can select no token at all, such as the evidence in a text without evidence, a condition
-    that changed nothing is no measurement. If it acts at all tokens and changes nothing, its harm
-    is 0.
+    A condition whose `at` may select no token, such as the evidence in a text without evidence,
+    measured nothing if it changed nothing. A condition that acts at all tokens and changes nothing
+    has a harm of 0.
     """
     return n_changed > 0 or at in _EVERYWHERE
 
@@ -284,7 +288,7 @@ def make_cells(frame: pd.DataFrame, manifest: dict[str, Any], examples: pd.DataF
 def _read_guesses_and_clusters(
     examples: pd.DataFrame, task: str, protocol: str
 ) -> tuple[dict[str, float], dict[str, str]]:
-    """Return scores of guessing and clusters, by example; examples that have none are left out."""
+    """Return the scores of guessing, and the clusters, by example; each only where it is known."""
     if not {"task", "guesses", "cluster"} <= set(examples.columns):  # of an earlier version
         return {}, {}
     rows = examples[examples["task"] == task]

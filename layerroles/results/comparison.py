@@ -1,8 +1,7 @@
 """Compare two runs: two models, or one model under two settings.
 
-Conditions are matched by ablation, `at` and site, examples by their ids and prompts; unmatched ones
-are listed in words. For each condition, an example gives one difference of effects between the
-runs:
+Conditions are matched by ablation, `at` and site, examples by their ids and prompts; lines of text
+list what has no match. Each condition and example gives one difference of effects between the runs:
 
     (ablated - intact in the second run) - (ablated - intact in the first run)
 """
@@ -52,12 +51,12 @@ class Comparison:
             examples that both answered: intact scores; effects and their difference with a 95%
             interval, `p` of a sign-flip test of no difference, and `p_adjusted`, corrected for the
             number of sites (Holm; Benjamini and Hochberg over heads); harms and their difference
-            with its interval, NaN unless both are defined; and `detectable`, the smallest
+            with an interval, NaN unless both are defined; and `detectable`, the smallest
             difference that is detected with 80% power.
         profiles: a row per task, protocol, ablation, `at` and part: Spearman's correlation between
             the two runs' effects over sites and the mean difference, each with a bootstrap interval
-            over jointly drawn examples, and `p`, of one test for all sites that the profiles
-            differ.
+            over jointly drawn examples, and `p` of one test over all sites for a difference of the
+            profiles.
         unmatched: lines of text on what only one run has and on settings that differ.
         names: the names of the two runs' models.
 
@@ -156,7 +155,7 @@ class Match:
         """Return each run's weighted sum of harms, over the examples with all scores in both runs.
 
         Args:
-            weights: the weight of each condition, by its pair of names in the two runs.
+            weights: the weight of each condition, by its names in the first and the second run.
         """
         cells = self.one, self.two
         names = zip(*weights, strict=True)
@@ -211,7 +210,7 @@ def match(a: SweepResult, b: SweepResult) -> tuple[list[Match], list[str]]:
 
 
 def _describe_settings(a: SweepResult, b: SweepResult) -> list[str]:
-    """Return lines on settings, parameters of ablations and references that differ."""
+    """Return lines of text on settings, ablation parameters and references that differ."""
     settings = {
         "dtype": [run.manifest.get("model", {}).get("dtype") for run in (a, b)],
         "chat": [run.manifest.get("chat", False) for run in (a, b)],
@@ -231,7 +230,7 @@ def _describe_settings(a: SweepResult, b: SweepResult) -> list[str]:
 
 
 def _describe_references(a: SweepResult, b: SweepResult) -> list[str]:
-    """Return lines on tasks whose open references got different prompts in the two runs."""
+    """Return lines of text on tasks whose open references got different prompts in the two runs."""
     cells = [
         {(cell["task"], cell["protocol"]): cell for cell in run.manifest.get("cells", [])}
         for run in (a, b)
@@ -253,7 +252,7 @@ def _describe_references(a: SweepResult, b: SweepResult) -> list[str]:
 
 
 def _ablation_parameters(run: SweepResult) -> dict[str, str]:
-    """Map each ablation to its parameters as JSON; several sets are joined by "or"."""
+    """Map each ablation to its parameters as JSON; different sets are joined by "or"."""
     parameters_of: dict[str, set[str]] = {}
     for condition in run.manifest.get("conditions", []):
         for parameters in condition.get("parameters", {}).values():
@@ -264,7 +263,10 @@ def _ablation_parameters(run: SweepResult) -> dict[str, str]:
 
 
 def _match_conditions(one: Cell, two: Cell) -> list[tuple[str, str]]:
-    """Pair names of conditions with the same ablation, `at` and site; if several have, by name."""
+    """Pair the names of conditions with the same ablation, `at` and site in both cells.
+
+    Where a cell has several such conditions, those of the same name are paired.
+    """
     by_site = [_names_by_site(cell) for cell in (one, two)]
     pairs = []
     for key, names_a in by_site[0].items():
@@ -284,7 +286,7 @@ def _names_by_site(cell: Cell) -> dict[tuple[str, ...], list[str]]:
 
 
 def _find_other_prompts(a: SweepResult, b: SweepResult) -> set[tuple[str, str]]:
-    """Return task and id of examples with different prompts in the runs; empty if unknown."""
+    """Return (task, example id) of examples whose prompts differ in the runs; empty if unknown."""
     if a.examples.empty or b.examples.empty:
         return set()
     columns = ["task", "example", "prompt"]
@@ -294,7 +296,7 @@ def _find_other_prompts(a: SweepResult, b: SweepResult) -> set[tuple[str, str]]:
 
 
 def _match_examples(one: Cell, two: Cell, other_prompts: set[tuple[str, str]]) -> list[str]:
-    """Return the ids of the examples that both runs asked with the same prompt."""
+    """Return the ids of the examples that both runs asked and whose prompts do not differ."""
     examples_b = set(two.scores.columns)
     return [
         example
@@ -362,7 +364,7 @@ def _comparison_row(match: Match, names: tuple[str, str]) -> dict[str, Any]:
 
 
 def _profile_rows(match: Match) -> list[dict[str, Any]]:
-    """Return a row of `Comparison.profiles` for each ablation, `at` and part."""
+    """Return a row of `Comparison.profiles` for each ablation, `at` and part of a match."""
     one, two = match.one, match.two
     kinds = one.conditions[["ablation", "at", "part"]]
     names = pd.DataFrame(match.conditions, columns=["one", "two"]).set_index("one", drop=False)

@@ -1,8 +1,8 @@
-"""Determine which ablations of a result are distinct kinds.
+"""Determine which ablations of a result are of distinct kinds.
 
 A kind is a mechanism: deletion, mean, resample or noise. Ablations with one mechanism, such as
 `Skip` and `Zero`, are one kind; so are two that give the same answers, regardless of their names.
-An ablation that declares no mechanism is not a kind that a claim can rest on.
+An ablation that declares no mechanism does not count as a kind in the evidence for a claim.
 """
 
 from itertools import combinations
@@ -28,8 +28,8 @@ _ANSWER = ["response", "score", "details"]
 def mechanisms(result: SweepResult) -> dict[str, str]:
     """Map the name of each ablation to its mechanism; "" if it declares none.
 
-    Two ablations that give the same answers get one mechanism: that of the first, or that of the
-    second if the first declares none.
+    Two ablations that give the same answers get the same mechanism: that of the first, or that of
+    the second if the first declares none.
     """
     declared = {
         item["ablation"]: _declared_mechanism(item)
@@ -49,9 +49,9 @@ def _declared_mechanism(condition: dict[str, Any]) -> str:
 
 
 def _number_answers(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows of ablated answers with two further columns, `answer` and `moved`.
+    """Return the rows of ablated answers, with `answer`, `answer_intact` and `moved` added.
 
-    `answer` is a hash of the answer; `moved` says whether it differs from the intact model's.
+    The first two are hashes of the ablated and the intact answer; `moved` says if they differ.
     """
     answer_columns = [name for name in _ANSWER if name in frame]
     rows = frame[["condition", "ablation", *_PLACE]].assign(
@@ -68,9 +68,9 @@ def _number_answers(frame: pd.DataFrame) -> pd.DataFrame:
 def _give_same_answers(rows: pd.DataFrame, first: str, second: str) -> bool:
     """Return whether two ablations give the same answers at more than half of their sites.
 
-    Only sites at which one of them changes an answer count, or all sites if there are none. Half is
-    enough, so that a copy of an ablation altered at one site is still the same kind. False if they
-    share no site.
+    Only sites at which at least one of them changes an answer count, or all sites if there are
+    none. Half is enough, so that a copy of an ablation altered at one site is still the same kind.
+    False if they share no site.
     """
     joined = rows[rows["ablation"] == first].merge(rows[rows["ablation"] == second], on=_PLACE)
     if joined.empty:

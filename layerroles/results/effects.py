@@ -1,6 +1,6 @@
 """Effects of every condition on score and form, and the smallest drop that can be detected.
 
-A row of the table is one condition in one task and protocol. If a run holds one ablation at several
+A row of the table is one condition in one task and protocol. If a run has one ablation with several
 settings, labels such as `clip[length=0.25]` distinguish them.
 """
 
@@ -85,7 +85,7 @@ def _row(cell: Cell, about: dict[Any, Any]) -> dict[str, Any]:
 
 
 def _format_columns(cell: Cell, name: str) -> dict[str, float]:
-    """Return the `format_` columns: how many answers keep the form of the shots."""
+    """Return the `format_` columns: the share of answers in the shots' form, and its change."""
     intact, form, clusters = cell.answered_by_both(name, of="form")
     effect = estimate_paired_effect(intact, form, clusters, "accuracy", cell.rng(name))
     return {
@@ -154,7 +154,7 @@ def adjust_p(p: "pd.Series[float]", part: str, n_more: int = 0) -> Float[np.ndar
 
 
 def _count_planned(manifest: Mapping[str, Any]) -> Counter[tuple[str, str, str]]:
-    """Count the planned conditions by ablation, `at` and part, if some may not have been asked."""
+    """Count planned single-site conditions by ablation, `at` and part, if some may not be asked."""
     if not manifest.get("only_needed", False):
         return Counter()
     return Counter(
@@ -171,7 +171,11 @@ def estimate_paired_effect(
     unit: str,
     rng: np.random.Generator,
 ) -> stats.PairedEffect:
-    """Compare scores with intact ones; the test depends on the unit and accounts for clusters."""
+    """Compare scores with the intact ones; return the effect with its interval and p value.
+
+    For 0/1 scores Tango's interval and McNemar's test are used, for others the bootstrap and a
+    sign-flip test. Both account for clusters.
+    """
     bounds = None
     if unit == "accuracy" and stats.is_binary(intact, score):
         effect, bounds = stats.paired_binary(intact, score), (-1.0, 1.0)
@@ -186,7 +190,7 @@ def estimate_paired_effect(
 
 
 def clustered_p(p: float, change: Float[np.ndarray, " example"], clusters: stats.Clusters) -> float:
-    """Return the larger of two p values: `p`, for independent examples, and that for clusters."""
+    """Return the larger of `p`, which assumes independent examples, and the p for clusters."""
     if not stats.are_clusters(clusters):
         return p
     of_clusters = stats.cluster_p(change, clusters)
@@ -199,7 +203,10 @@ def score_interval(
     unit: str,
     rng: np.random.Generator,
 ) -> stats.Interval:
-    """Return the interval of a mean score, corrected for clusters; bootstrap if not 0/1."""
+    """Return the interval of a mean score, corrected for clusters: Wilson's for 0/1 scores.
+
+    Other scores get a bootstrap interval.
+    """
     if unit != "accuracy" or not stats.is_binary(scores):
         return stats.clustered(stats.mean_interval(scores, rng), scores, clusters, None)
     interval = stats.wilson(int(scores.sum()), len(scores))
@@ -233,7 +240,7 @@ def find_detectable(family: pd.DataFrame, background: float) -> list[float]:
 def measure_design_effect(
     changes: Float[np.ndarray, " example"], clusters: stats.Clusters
 ) -> float:
-    """Return the design effect of clusters on a mean change; 1 if there are none."""
+    """Return the design effect of clusters on a mean change; 1 if there are no clusters."""
     if not stats.are_clusters(clusters):
         return 1.0
     return stats.design_effect(changes - changes.mean(), clusters)
@@ -268,10 +275,10 @@ def _find_label(name: str, site: str, at: str) -> str:
 
 
 def refuse_twins(effects: pd.DataFrame) -> None:
-    """Refuse effects with several rows for one site, `at`, task and protocol.
+    """Raise an error if effects have several rows for one place, `at`, task and protocol.
 
     Raises:
-        InputError: there are any, such as one ablation with two settings.
+        InputError: there are such rows, for example one ablation with two settings.
     """
     duplicates = twins(effects)
     if duplicates.empty:

@@ -1,4 +1,4 @@
-"""Find the rows that ask the same question, across tasks, protocols and contexts.
+"""Identify rows that ask the same question in different tasks, protocols or contexts.
 
 The same question has the same id in every task that asks it, or the same `question` (such as a
 digest of an lm-eval document) if the task gives one. Ids in users' files may agree by accident, so
@@ -52,7 +52,7 @@ def _select_task(examples: pd.DataFrame, task: object) -> pd.DataFrame:
 
 
 def _name_by_example(rows: pd.DataFrame, task_examples: pd.DataFrame) -> pd.DataFrame:
-    """Return a row per example: its question's name, whether the task set that name, its answer."""
+    """Return a row per example: question `name`, `given` (did the task set it?), and `answer`."""
     questions = task_examples.reindex(rows["example"].astype(str).unique()).astype(object)
     is_given = questions["question"].fillna("").astype(bool)
     name = (
@@ -67,7 +67,7 @@ def _name_by_example(rows: pd.DataFrame, task_examples: pd.DataFrame) -> pd.Data
 
 
 def _share_questions(one: pd.DataFrame, two: pd.DataFrame) -> bool:
-    """Return whether two tasks share question ids, and give the same answers to all of these."""
+    """Return whether two tasks share question ids and give the same answers to all shared ones."""
     shared = one[~one["given"]].merge(two[~two["given"]], on="name")
     same = (shared["answer_x"] == shared["answer_y"]) & (shared["answer_x"] != "")
     return not shared.empty and bool(same.all())

@@ -40,10 +40,10 @@ def _range(numbers: Sequence[int]) -> str:
 
 
 def check_result(result: object) -> None:
-    """Check that something is the result of a sweep.
+    """Check that a value is the result of a sweep.
 
     Raises:
-        InputError: it is something else, such as the path of a run.
+        InputError: `result` is something else, such as the path of a run.
     """
     if not isinstance(result, SweepResult):
         raise InputError(
@@ -56,7 +56,7 @@ class SweepResult:
     """The rows of a sweep, with tables of effects and harm.
 
     Attributes:
-        frame: a row per condition, task, protocol and example, the intact model's among them.
+        frame: a row per condition, task, protocol and example, including the intact model's.
         manifest: what was run: model, versions, seed, cells (task x protocol), conditions.
         examples: a row per task and example: prompt, answer, evidence, question (the question's
             name in all tasks that ask it; empty if the example's id is its name) and contexts
@@ -64,9 +64,9 @@ class SweepResult:
 
     `result[name]` is the part of one task, family, protocol or condition, as in
     `result["retrieval"]["generation"]`, or of all conditions of one ablation and setting, as in
-    `result["clip[length=0.25]"]`. A condition keeps the intact rows beside it, and its p values in
-    `effects` stay corrected over all conditions of the sweep; `compare` corrects over those that it
-    is given.
+    `result["clip[length=0.25]"]`. The part for a condition also contains the intact rows, and its p
+    values in `effects` stay corrected over all conditions of the sweep; `compare` corrects over the
+    conditions that it is given.
 
     Example:
         result.effects()[["condition", "task", "protocol", "effect", "ci_low", "ci_high", "harm"]]
@@ -81,11 +81,11 @@ class SweepResult:
 
     @property
     def interim(self) -> str:
-        """How far the run is, such as "8 of 32 questions"; "" if it is finished.
+        """How much of the run is done, such as "8 of 32 questions"; "" if it is finished.
 
-        Until then there are estimates and intervals, and no verdicts: who stops at a verdict that
-        pleases is wrong more often than 1 time in 20. "" too for runs of earlier versions, which do
-        not say whether they are finished.
+        An unfinished run has estimates and intervals, but no verdicts: to stop as soon as a verdict
+        looks right raises its error rate above 5%. Also "" for runs of earlier versions, which do
+        not record whether they are finished.
         """
         if not self.manifest.get("unfinished"):
             return ""
@@ -115,8 +115,8 @@ class SweepResult:
         is McNemar's exact or a sign-flip test's; `p_adjusted` is corrected over the conditions of
         one ablation, `at` and part in one task and protocol: by Holm, or by Benjamini and Hochberg
         over heads and key/value groups. Layers that were not asked `after_first`, because they are
-        not critical at all positions, count in it. `detectable` is the smallest drop that `n`
-        examples would show after that correction, with 80% power (`stats.minimum_detectable`).
+        not critical at all positions, count as tests too. `detectable` is the smallest drop that
+        `n` examples show with 80% power after that correction (`stats.minimum_detectable`).
 
         `n_changed` counts the examples for which an edit changed a write: 0, for example, if an
         ablation acts on generated tokens and the answer is one token.
@@ -126,8 +126,8 @@ class SweepResult:
         Its interval is that of the ratio of two means over the same examples, so it accounts for
         the uncertainty of `intact - chance` (`stats.harm_interval`).
 
-        The `format_` columns are the same comparison (Tango, McNemar) for whether an answer came in
-        the form of the shots, right or wrong, so that a lost form is not read as a lost skill; NaN
+        The `format_` columns are the same comparison (Tango, McNemar) for whether an answer has the
+        form of the shots, right or wrong, so that a lost form is not mistaken for a lost skill; NaN
         outside generation. `noise` is the share of intact answers that another batch shape changes;
         NaN if not measured. `unit` is the unit of scores and effects.
         """
@@ -166,10 +166,11 @@ class SweepResult:
     def differences(self) -> pd.DataFrame:
         """Compare harm between ways of asking the same questions: a row per condition and pair.
 
-        Pairs are those of `agreement`. `difference` is `harm_b - harm_a`. If only one of the pair
-        scores given answers, that one is `a`, so a positive difference means that likelihood hides
-        harm. Its interval and `p` (a sign-flip test) are paired over the `n` shared questions;
-        `p_adjusted` is corrected for the number of sites (Holm). NaN unless both harms are defined.
+        Pairs are those of `agreement`. `difference` is `harm_b - harm_a`. If only one protocol of
+        the pair scores given answers, it is `a`, so a positive difference means that likelihood
+        shows less harm than writing. The interval of the difference and `p` (a sign-flip test) are
+        paired over the `n` shared questions; `p_adjusted` is corrected for the number of sites
+        (Holm). NaN unless both harms are defined.
         """
         return self._differences.copy()
 
@@ -183,7 +184,7 @@ class SweepResult:
     ) -> stats.Contrast:
         """Return a weighted sum of the harms of conditions in one task and protocol.
 
-        Compare two of them by `stats.difference_of`, which pairs the questions that both ask. NaN
+        Two such sums can be compared with `stats.difference_of`, which pairs shared questions. NaN
         if the harm of a condition is not defined (see `effects`).
 
         Args:
@@ -227,9 +228,9 @@ class SweepResult:
         """Compare the intact model with itself in another batch shape: a row per task and protocol.
 
         Columns: task, protocol, n, n_changed, changed (the share of answers that differ, with
-        Wilson's interval `changed_low` to `changed_high`), intact, score (the second time), effect
-        (`score - intact`), unit. Nearly all scores in nats change. No rows if the run did not ask
-        the intact model twice.
+        Wilson's interval `changed_low` to `changed_high`), intact (mean score of the first run),
+        score (mean score of the second), effect (`score - intact`), unit. Nearly all scores in nats
+        change. There are no rows if the run did not ask the intact model twice.
         """
         return tabulate_noise(self.manifest, {cell.task for cell in self._cells})
 
@@ -273,12 +274,12 @@ class SweepResult:
         `result["clip"]` holds the conditions `clip L0`, `clip L1 after_first` and so on, but not
         `clip[length=0.25] L0`.
 
-        A task may be named without its version where the result holds one version of it:
+        A task's version may be omitted if the result holds only one version of the task:
         `result["facts"]` is `result["facts@2"]`.
 
-        A condition keeps the intact rows beside it. In `effects`, its p values and `detectable`
-        stay those of the whole result, corrected over all conditions of the sweep. `compare`
-        corrects over the conditions that it is given.
+        The part for a condition also contains the intact rows. In `effects`, its p values and
+        `detectable` stay those of the whole result, corrected over all conditions of the sweep.
+        `compare` corrects over the conditions that it is given.
 
         Raises:
             InputError: nothing in this result has that name.

@@ -43,7 +43,7 @@ def _iterate_numbers(details: dict[str, Any]) -> Iterator[tuple[str, int | None,
 
 
 def tabulate_noise(manifest: dict[str, Any], tasks: set[str]) -> pd.DataFrame:
-    """Return the table of `SweepResult.noise_floor`, for some tasks."""
+    """Return the table of `SweepResult.noise_floor`, limited to the given tasks."""
     cells = {(cell["task"], cell["protocol"]): cell for cell in manifest.get("cells", [])}
     rows = []
     for line in manifest.get("noise_floor") or []:

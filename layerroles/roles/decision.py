@@ -7,14 +7,14 @@ is
 
 - supported: two kinds show it, and none shows the opposite;
 - contradicted: two kinds show the opposite, and none shows it;
-- not shown: neither; the evidence says what is missing;
+- not shown: neither of these; the evidence says what is missing;
 - not measurable: the intact model has no skill at which harm could be measured;
 - described: it has numbers, but there is no rule to decide it.
 
 Kinds are distinguished by mechanism (deletion, mean, resample, noise; see `results.mechanisms`). If
-the sweep also ran with the first token's write kept (`after_first`), a number counts only if it
-lies on the same side of its smallest effect there too: ablating an attention sink breaks every
-task, which says nothing about a skill.
+the sweep also ablated all positions but the first (`after_first`), a number counts only if it lies
+on the same side of its smallest effect there too. Ablating an attention sink, which is often at the
+first token, breaks every task, which says nothing about a skill.
 """
 
 import math
@@ -58,7 +58,8 @@ class Number:
     Attributes:
         quantity: name of the number.
         measured: its value at the judged positions.
-        kept: its value with the first token's write kept; None if that was not swept.
+        kept: its value if the first token is not ablated (`after_first`); None if that was not
+            swept.
         smallest: its smallest effect of interest.
     """
 
@@ -71,7 +72,7 @@ class Number:
     def sign(self) -> int:
         """1 if the interval lies above the smallest effect, -1 if below it, else 0.
 
-        Also 0 if the value with the first token's write kept falls on another side.
+        Also 0 if the interval under `after_first`, where swept, lies on another side.
         """
         side = self._side(self.measured)
         return side if self.kept is None or self._side(self.kept) == side else 0
@@ -82,7 +83,7 @@ class Number:
 
     @property
     def words(self) -> str:
-        """Text with the estimate and its interval, or saying that the number is not known."""
+        """Text with the estimate and its interval, or text that says that it is not known."""
         if not self.measured.known:
             return f"{self.quantity} not known (it takes skill, and every layer that it is about)"
         text = f"{self.quantity} {format_estimate(*self.measured.numbers)}"
@@ -106,8 +107,8 @@ class Number:
     def needed(self) -> float:
         """The number of questions that would decide `sign` if the estimate stayed the same.
 
-        NaN if it is decided already or not known; infinite if the estimate equals the smallest
-        effect.
+        NaN if the sign is decided already or the number is not known; infinite if the estimate
+        equals the smallest effect.
         """
         for contrast in (self.measured, self.kept):
             if contrast is None or not contrast.known or self._side(contrast):
@@ -165,13 +166,20 @@ def measure_number(
     measured: Callable[[str], stats.Contrast],
     smallest: float = SMALLEST,
 ) -> Number:
-    """Return a number at the judged positions and, if swept, with the first token's write kept."""
+    """Return a number at the judged positions and, if swept, under `after_first`.
+
+    Args:
+        harms: the harms under one kind of ablation.
+        quantity: the name of the number.
+        measured: returns the value at given positions (`at`).
+        smallest: the smallest effect of interest.
+    """
     first_token_kept = measured(AFTER_FIRST) if harms.after_first else None
     return Number(quantity, measured(harms.at), first_token_kept, smallest)
 
 
 def explain_unmeasured(harms: Harms, keys: Iterable[Key]) -> str:
-    """Explain why families have no harm under their protocols; empty if all have one."""
+    """Explain why families have no measurable harm under their protocols; empty if all have one."""
     reasons = {
         (family, protocol): explain_unmeasurable(harms.intact_rows(family, protocol))
         for family, protocol in keys
@@ -199,7 +207,7 @@ def decide_claim(
         claim: the claim, in words.
         family: the family that it is about.
         protocol: the protocol, or two as "one - other".
-        missing: why nothing can be measured; empty if it can.
+        missing: why nothing can be measured; empty if something can.
         findings: one per kind of ablation.
         smallest: the claim's smallest effect of interest.
         note: text added to the evidence; empty for none.
@@ -220,7 +228,7 @@ def decide_claim(
 
 
 def decide_status(findings: Sequence[Finding]) -> tuple[str, str]:
-    """Return the status of a claim and, if it is not shown, what is missing; else an empty text."""
+    """Return the status of a claim and, if it is "not shown", the reason; else an empty text."""
     shown = {finding.mechanism for finding in findings if finding.sign > 0 and finding.mechanism}
     opposite = {finding.mechanism for finding in findings if finding.sign < 0 and finding.mechanism}
     if shown and opposite:

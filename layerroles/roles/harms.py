@@ -44,9 +44,12 @@ class Harms:
     Args:
         result: a sweep.
         ablation: the kind of ablation.
-        at: the positions at which the conditions act; by default `all` if swept, else the first by
-            name.
+        at: the positions at which the conditions act, called the judged positions; by default `all`
+            if swept, else the first by name.
         part: `"block"` for whole layers, or `"head"`.
+
+    Raises:
+        InputError: no condition acts at these positions, or a place is ablated twice by this kind.
     """
 
     def __init__(
@@ -95,7 +98,7 @@ class Harms:
         return self._intact_rows[family, protocol]
 
     def measured(self, family: str, protocol: str) -> pd.DataFrame:
-        """Return the `intact_rows` of tasks with skill above chance; empty if none was asked."""
+        """Return the `intact_rows` of tasks with skill above chance; empty if there are none."""
         if (family, protocol) not in self._measured:
             return pd.DataFrame(columns=["task"])
         return self._measured[family, protocol]
@@ -143,9 +146,10 @@ class Harms:
     def _judge(
         self, place: Place, harm: stats.Contrast, spared: stats.Contrast, gone: stats.Contrast
     ) -> str:
-        """Return the verdict on a place; until the run is finished, whether it was measured.
+        """Return the verdict on a place.
 
-        A layer that should be asked `after_first` and was not may be a sink: it is undecided.
+        Until the run is finished, it is only "undecided" or "not measured". A critical layer whose
+        answers under `after_first` are still missing may be a sink, so it is undecided too.
         """
         verdict = _judge(harm, spared, gone)
         is_untold = self.after_first and place[0] in self._only_if_critical and not spared.known
@@ -164,7 +168,7 @@ class Harms:
     def _first_token_share(self, task: str, protocol: str, place: Place) -> stats.Contrast:
         """Return harm under "all" minus harm under "after_first", on the same examples.
 
-        `stats.NO_CONTRAST` if the place was not ablated at both.
+        `stats.NO_CONTRAST` if the place was not ablated at both positions.
         """
         names = [self.condition(task, protocol, place, at) for at in ("all", AFTER_FIRST)]
         if names[0] is None or names[1] is None:
@@ -176,9 +180,9 @@ class Harms:
     ) -> str | None:
         """Return the name of the condition that ablates one place; None if there is none.
 
-        By default at the judged positions. If a layer is asked `after_first` only where it is
-        critical at all positions (`Sweep.only_needed`), it is the condition at all positions for
-        layers that are not.
+        `at` is by default the judged positions. If the sweep asks layers `after_first` only where
+        they are critical at all positions (`Sweep.only_needed`), the other layers' condition at all
+        positions is returned for `after_first`.
         """
         at = at or self.at
         if at == AFTER_FIRST and place[0] in self._only_if_critical:
@@ -197,7 +201,7 @@ class Harms:
         return self._skills[task, protocol]
 
     def scores(self, task: str, protocol: str) -> pd.DataFrame:
-        """Return scores, condition x example, the intact first; NaN if not finite or missing."""
+        """Return scores, condition x example, with intact first; NaN if not finite or missing."""
         return self._cell_by_key[task, protocol].scores
 
     def did_act(self, task: str, protocol: str, condition: str) -> bool:
@@ -279,14 +283,14 @@ class Harms:
 
     @staticmethod
     def mean_over(layers: Iterable[int], sign: float = 1.0) -> dict[Place, float]:
-        """Return a weight for each whole layer, which together take the mean times `sign`."""
+        """Return equal weights for whole layers that sum to `sign`, for a mean over layers."""
         chosen = list(layers)
         return {(layer, -1): sign / len(chosen) for layer in chosen}
 
     def holds_with_first_token_kept(self, family: str, protocol: str) -> bool:
-        """Return whether early minus late has the same sign with the first token's write kept.
+        """Return whether early minus late has the same sign if the first token is not ablated.
 
-        True if its interval at the judged positions contains 0, or `after_first` was not swept.
+        True if the interval at the judged positions contains 0, or `after_first` was not swept.
         """
         judged = self.early_minus_late(family, protocol)
         if not self.after_first or not (judged.interval.low > 0 or judged.interval.high < 0):
@@ -295,22 +299,22 @@ class Harms:
         return first_token_kept.low > 0 if judged.interval.low > 0 else first_token_kept.high < 0
 
     def mean_harm(self, family: str, protocol: str, at: str | None = None) -> stats.Contrast:
-        """Return the mean harm of all layers swept."""
+        """Return the mean harm of all layers that were swept."""
         return self.harm(family, protocol, self.mean_over(self.swept), at=at)
 
     def mean_harm_apart(
         self, family: str, protocol: str, other: str, at: str | None = None
     ) -> stats.Contrast:
-        """Return mean harm of all layers under one protocol minus that under another.
+        """Return the mean harm of all layers under `protocol` minus that under `other`.
 
-        Compares the questions that were asked under both, of tasks of the family with skill under
-        both (or of two tasks that ask the same questions), and averages over tasks.
+        Compares the questions that were asked under both protocols, of tasks of the family with
+        skill under both (or of two tasks that ask the same questions), and averages over tasks.
         `stats.NO_CONTRAST` if there are none, or if not all layers of the model were swept.
 
-        Harm under protocols in which the model writes is computed in two ways. With the score of
-        guessing subtracted from the intact score it is overestimated, since a broken model scores
-        below a guess; without, it is underestimated. The difference nearer 0 is returned, with an
-        interval that covers both intervals.
+        Harm under protocols in which the model writes is computed in two ways. If the score of
+        guessing is subtracted from the intact score, harm is overestimated, since a broken model
+        scores below a guess; if not, it is underestimated. The difference nearer 0 is returned,
+        with an interval that covers both intervals.
         """
         if len(self.swept) < self.n_layers:
             return stats.NO_CONTRAST
@@ -357,7 +361,7 @@ class Harms:
         return cell.task in self.tasks(cell.family, cell.protocol)
 
     def precision(self) -> pd.DataFrame:
-        """Return a row per task with skill.
+        """Return a table with a row per task with skill.
 
         Columns: family, protocol, task, unit, n, intact, chance, and detectable: the median over
         conditions of the smallest drop that is detected with 80% power (NaN if there is none).
@@ -422,17 +426,17 @@ def _judge(harm: stats.Contrast, spared: stats.Contrast, gone: stats.Contrast) -
 
 
 def drops_by_half(harm: float, gone_low: float) -> bool:
-    """Return whether keeping the first token's write is shown to remove over half of a harm.
+    """Return whether sparing the first token is shown to remove more than half of a harm.
 
     Args:
-        harm: the harm if the first token's write is ablated too.
-        gone_low: the lower bound of the harm that is removed by keeping that write.
+        harm: the harm if the first token is ablated too.
+        gone_low: the lower bound of the harm that is removed if the first token is spared.
     """
     return bool(gone_low > max(0.0, harm / 2))
 
 
 def _waiting_layers(result: SweepResult, ablation: str) -> set[int]:
-    """Return the layers that a sweep asks `after_first` only if they are critical."""
+    """Return the layers that the sweep asks under `after_first` only if they are critical."""
     if not result.manifest.get("only_needed", False):
         return set()
     asked: dict[str, set[int]] = {"all": set(), AFTER_FIRST: set()}

@@ -58,7 +58,7 @@ _PLACE = ["layer", "head"]
 def heads_of(result: SweepResult, at: str) -> pd.DataFrame:
     """Return the rows of `Roles.heads`, for every ablation of single heads; empty if none.
 
-    Of a run that is not finished, `attrs["interim"]` says how far it is, and no head is judged.
+    For an unfinished run, no head is judged, and `attrs["interim"]` says how much of it is done.
 
     Args:
         result: a sweep.
@@ -79,7 +79,7 @@ def heads_of(result: SweepResult, at: str) -> pd.DataFrame:
 
 
 def _p_values(harms: Harms, frame: pd.DataFrame) -> dict[str, "pd.Series[float]"]:
-    """Return `p` and `p_adjusted`, in the order of `frame`.
+    """Return `p` and `p_adjusted`, with the index of `frame`.
 
     `p` tests that a head has an effect on any task of a family; `p_adjusted` is corrected over
     heads.
@@ -167,8 +167,8 @@ class HeadSearch:
 
         Args:
             result: a sweep that holds these conditions; other conditions are ignored.
-            top: also count misses among this many heads with the most harm, beside the critical
-                ones.
+            top: misses are counted among the critical heads, and also among this many heads with
+                the most harm.
 
         Raises:
             InputError: the sweep is not finished; a head is not in it, or several ablations of
@@ -221,9 +221,10 @@ class FoundHeads:
             harm_low, harm_high, p, p_adjusted and verdict, as in `Roles.heads`.
         misses: a row per family, protocol and `wanted` ("critical" heads, or the "top 10" by harm):
             found (wanted heads among the confirmed), screened_out (heads that were not confirmed),
-            audited, hits (audited heads that are wanted: critical, or of more harm than the last of
-            the confirmed top), and missed, missed_low, missed_high: the estimated number of wanted
-            heads among all that were screened out, with its 95% interval; NaN if none was audited.
+            audited, hits (audited heads that are wanted: critical, or with more harm than the least
+            of the confirmed top heads), and missed, missed_low, missed_high: the estimated number
+            of wanted heads among all that were screened out, with its 95% interval; NaN if none was
+            audited.
     """
 
     frame: pd.DataFrame
@@ -285,10 +286,10 @@ def carried_by_few(result: SweepResult, at: str = "all") -> Iterator[dict[str, A
 
     The harm of single heads cannot decide the claim, since other heads stand in for them. Of the
     sets of heads that were ablated jointly, those that hold at most 5% of all heads are considered.
-    The chosen set is the first for which there are two or more other sets with as many heads in
-    each layer, none of which shares a head with it (`random_heads(model, ablation, like=chosen)`).
-    The claim is about the harm of the chosen set and its excess over the mean harm of those other
-    sets. Nothing is yielded before the run is finished.
+    The chosen set is the first that can be compared with two or more other sets. These have as many
+    heads in each layer, but share no head with the chosen set (as from
+    `random_heads(model, ablation, like=chosen)`). The claim is about the harm of the chosen set and
+    its excess over the mean harm of the other sets. Nothing is yielded before the run is finished.
     """
     if result.interim:
         return
@@ -360,7 +361,7 @@ def _choose_set(
 
     Args:
         sets: sets that one kind of ablation ablated, in the order of the sweep.
-        heads: the heads chosen under another kind, which the set has to equal; empty for any.
+        heads: the heads chosen under another kind, to which the set must be equal; empty for any.
     """
     for head_set in sets:
         if heads and head_set.heads != heads:

@@ -47,8 +47,8 @@ def literature_claims(kinds: Sequence[AblationKind], control: str) -> Iterator[d
 
     Args:
         kinds: the kind that is judged, then the other kinds at the same positions.
-        control: the copying control: a family whose answers are as long but need no skill except to
-            write them.
+        control: the copying control: a family whose answers are as long but need no skill except
+            writing them.
     """
     yield from _claims_on_shallow(kinds, control)
     yield from _claims_on_order(kinds)
@@ -57,7 +57,7 @@ def literature_claims(kinds: Sequence[AblationKind], control: str) -> Iterator[d
 
 
 def _claims_on_shallow(kinds: Sequence[AblationKind], control: str) -> Iterator[dict[str, Any]]:
-    """Yield claims on early minus late harm and, if copying was asked, its excess over copying."""
+    """Yield claims on early minus late harm, also in excess of copying if copying was asked."""
     first = kinds[0].harms
     for family, protocol in first.keys:
         if family not in SHALLOW:
@@ -96,12 +96,12 @@ def _claims_on_shallow(kinds: Sequence[AblationKind], control: str) -> Iterator[
 def _compare_with_copying(
     verb: str, alone: Sequence[Finding], beyond: Sequence[Finding], both_findings: Sequence[Finding]
 ) -> str:
-    """Return text on whether a family leans on a depth more than copying; empty if neither.
+    """Return text on whether a family leans on a depth more than copying does; empty if not shown.
 
     Args:
         verb: the verb of the text, such as "leans".
         alone: findings on the family's own harm, one per kind.
-        beyond: findings on its harm minus that of copying.
+        beyond: findings on the family's harm minus that of copying.
         both_findings: findings on both numbers together.
     """
     statuses = [decide_status(findings)[0] for findings in (alone, beyond, both_findings)]
@@ -125,7 +125,7 @@ def _early_minus_late(harms: Harms, key: Key) -> Number:
 def _difference_over_depth(
     harms: Harms, key: Key, other: Key, quantity: str = "beyond copying"
 ) -> Number:
-    """Measure early minus late harm of one family minus that of another."""
+    """Measure the early minus late harm of one family minus that of another."""
 
     def measured(at: str) -> stats.Contrast:
         return stats.difference_of(
@@ -165,9 +165,9 @@ def _claims_on_deep(kinds: Sequence[AblationKind], control: str) -> Iterator[dic
 def _judge_need(kind: AblationKind, protocol: str, control: str | None) -> Finding:
     """Judge whether reasoning needs both the middle and the last third of layers.
 
-    It needs a part if, after subtracting copying, the mean harm of its layers is above the smallest
-    effect or the harm of one layer is above 0.2, and does not need it if both are shown to be
-    below. If `control` is None, nothing is subtracted.
+    A third is needed if, after subtracting copying, the mean harm of its layers is above the
+    smallest effect or the harm of one layer is above 0.2; it is not needed if the mean and all
+    layers are shown to be below. If `control` is None, nothing is subtracted.
     """
     harms = kind.harms
     nothing = Finding(kind.ablation, kind.mechanism, 0, "")
@@ -248,9 +248,9 @@ def _with_words(finding: Finding, words: str) -> Finding:
 
 
 def _claims_on_protocols(kinds: Sequence[AblationKind]) -> Iterator[dict[str, Any]]:
-    """Yield claims on mean harm where the model writes minus that where given answers are scored.
+    """Yield claims on mean harm under protocols that write minus that under protocols that score.
 
-    If `exact` was asked too, also yield its two parts: stricter scoring, and writing.
+    If `exact` was asked too, also yield the two parts: stricter scoring, and writing.
     """
     first = kinds[0].harms
     for family in dict.fromkeys(family for family, _ in first.keys):
@@ -295,13 +295,16 @@ class _ProtocolDifference:
         self.confounded = "" if same else "the two read other contexts, which may be why"
 
     def row(self, claim: str, note: str) -> dict[str, Any]:
-        """Return the row of a claim; not decided if the protocols show different contexts."""
+        """Return the row of a claim.
+
+        Unless the claim is `MORE`, it is undecided if the protocols show different contexts.
+        """
         findings = self._found if claim == MORE else self._as_part
         return decide_claim(claim, self._family, self._between, self._missing, findings, note=note)
 
     @property
     def part(self) -> str:
-        """Status of this difference as one of two parts; see `_describe_parts`."""
+        """The status of this difference as one of two parts; see `_describe_parts`."""
         return "not measurable" if self._missing else decide_status(self._as_part)[0]
 
     @property
@@ -347,7 +350,7 @@ def _harm_difference(harms: Harms, family: str, protocol: str, scored: str) -> N
 def _explain_unpaired(harms: Harms, family: str, protocol: str, scored: str) -> str:
     """Return text on why two protocols cannot be compared though each has a task with skill.
 
-    Empty if they can be, or if only layers are missing.
+    Empty if they can be compared, or if the only reason is that layers are missing.
     """
     if not harms.shares_questions(family, protocol, scored):
         return f"no question of {family} was asked under both"

@@ -44,13 +44,12 @@ def localize(
 ) -> Roles:
     """Say which layers each family needs, under each protocol, and how sure that is.
 
-    Of a run that is not finished (`result.interim`) there are estimates and intervals only: whoever
-    stops at a verdict that pleases is wrong more often than 1 time in 20.
+    For an unfinished run (`result.interim`) there are only estimates and intervals: to stop as soon
+    as a verdict looks right raises its error rate above 5%.
 
     Args:
         result: a sweep with conditions that ablate one whole layer each.
-        probes: probe frames, measured on the same tasks; of a frame under several conditions, only
-            the rows of the intact model are used.
+        probes: probe frames, measured on the same tasks; only rows of the intact model are used.
         ablation: the kind to judge, required if the sweep has several. The others serve as second
             kinds for claims, unless they were swept at several settings.
         at: the positions to judge, at which conditions act, such as `"prompt"`; by default `"all"`
@@ -120,7 +119,7 @@ def _decide_claims(
     base: SweepResult | None,
     probes: Sequence[pd.DataFrame],
 ) -> pd.DataFrame:
-    """Return the table `Roles.claims`; without rows before the run is finished."""
+    """Return the table `Roles.claims`; it has no rows before the run is finished."""
     if base is not None:
         check_result(base)
     if result.interim:
@@ -142,7 +141,7 @@ def _decide_claims(
 
 
 def _lesser_skills(result: SweepResult) -> dict[str, str]:
-    """Map families to their tasks' narrower skills (`Task.skill`), if all tasks have one."""
+    """Map each family to the narrower skills of its tasks (`Task.skill`), if all tasks name one."""
     skills_of: dict[str, set[str]] = {}
     for cell in result.manifest.get("cells", []):
         if "family" in cell:
@@ -214,7 +213,7 @@ def _layers_in_all(
 def _specific_layers(
     layers: pd.DataFrame, critical: list[int], other_families: list[str], protocol: str
 ) -> list[int]:
-    """Return the critical layers whose harm is below 0.2 for every other family, by its interval.
+    """Return the critical layers whose harm interval lies below 0.2 for every other family.
 
     Empty if there is no other family.
     """

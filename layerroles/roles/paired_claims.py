@@ -1,9 +1,9 @@
 """Claims on the same questions in two settings: with and without a context, or for two models.
 
-Each question is compared with itself. For a context, the number for each layer is its harm with the
-context minus that without, minus the mean of this change over layers. The claim holds if any layer
-changes, so the intervals are simultaneous over layers. For two models, the number is the mean harm
-of all layers in the base model minus that in the other.
+All comparisons are paired by question. For a context, the number for each layer is its harm with
+the context minus that without, minus the mean of this change over layers. The claim holds if any
+layer changes, so the intervals are simultaneous over layers. For two models, the number is the mean
+harm of all layers in the base model minus that in the other.
 """
 
 import math
@@ -45,7 +45,10 @@ ALIKE = "Neighbouring layers are similar"
 def claims_on_contexts(
     result: SweepResult, kinds: Sequence[AblationKind]
 ) -> Iterator[dict[str, Any]]:
-    """Yield a claim for each task that asks another task's questions after a context."""
+    """Yield a row of `Roles.claims` for each pair of tasks in which one adds a context.
+
+    Both tasks ask the same questions, one of them after a text with evidence.
+    """
     for pair in pairs_of(cells_of(result)):
         ordered = _order_by_context(result.examples, pair)
         if ordered is None:
@@ -59,7 +62,7 @@ def claims_on_contexts(
 
 
 def _order_by_context(examples: pd.DataFrame, pair: CellPair) -> CellPair | None:
-    """Return the pair with the bare questions first; None if neither adds a context to the other.
+    """Return the pair with the cell without context first; None if neither adds a context.
 
     A context is text before the question that holds evidence; instructions alone are not a context.
     """
@@ -93,9 +96,10 @@ def _adds_context(with_context: pd.DataFrame, without: pd.DataFrame) -> bool:
 
 
 def _find_changes(kinds: Sequence[AblationKind], pair: CellPair) -> list[Finding]:
-    """Return what each kind says about the claim that the harm of some layer changes.
+    """Return one finding per kind of ablation on the claim that the harm of some layer changes.
 
-    Two kinds show it only at the same layer and in the same direction.
+    A kind shows it only if a kind of another mechanism, if there is one, shows a change of the same
+    layer in the same direction.
     """
     changes_by_kind = [_measure_changes(kind, pair) for kind in kinds]
     shown_by_kind = [_shown_layers(changes_at) for changes_at in changes_by_kind]
@@ -131,7 +135,7 @@ def _find_changes(kinds: Sequence[AblationKind], pair: CellPair) -> list[Finding
 
 
 def _measure_changes(kind: AblationKind, pair: CellPair) -> list["_Changes"]:
-    """Return the changes at the judged positions, then with the first token kept if swept."""
+    """Return the changes at the judged positions, then under `after_first` if it was swept."""
     positions = [kind.harms.at, *([AFTER_FIRST] if kind.harms.after_first else [])]
     return [_Changes(kind.harms, pair, at) for at in positions]
 
@@ -192,7 +196,7 @@ class _Changes:
 
     @property
     def shown(self) -> frozenset[tuple[int, int]]:
-        """(layer, sign) of layers that change by over the smallest effect; empty if unknown."""
+        """(layer, sign) of layers whose change exceeds the smallest effect; empty if unknown."""
         sides = {
             layer: int(change.interval.low > SMALLEST) - int(change.interval.high < -SMALLEST)
             for layer, change in self._simultaneous.items()
@@ -257,7 +261,13 @@ def _weighted_change(
 def claims_against_base(
     result: SweepResult, base: SweepResult, kinds: Sequence[AblationKind]
 ) -> Iterator[dict[str, Any]]:
-    """Yield a claim for each reasoning task and protocol that both models were asked."""
+    """Yield a row of `Roles.claims` for each reasoning task and protocol asked of both models.
+
+    Args:
+        result: the sweep of the model.
+        base: the sweep of the model that it was distilled or trained from.
+        kinds: the kinds of ablation in `result`.
+    """
     matches, differences = match(base, result)
     base_mechanisms = mechanisms(base)
     for matched in matches:
@@ -334,7 +344,7 @@ def _compare_robustness(
 
 
 def claims_on_neighbours(similarity: pd.DataFrame) -> Iterator[dict[str, Any]]:
-    """Yield a claim without a verdict for each family that a similarity probe measured.
+    """Yield a row of `Roles.claims` without a verdict for each family of a similarity probe.
 
     Yields nothing if the frame has no angular distances.
     """

@@ -1,4 +1,4 @@
-"""Summarize probes per family: where answers emerge, which heads and layers have extreme values."""
+"""Summarize probes per family: where answers emerge, and which heads and layers stand out."""
 
 from collections.abc import Callable, Sequence
 from functools import partial

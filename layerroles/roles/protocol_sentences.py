@@ -1,4 +1,4 @@
-"""Verdict sentences on one protocol, each with its numbers."""
+"""Sentences of the verdict that are about one protocol, each with its numbers."""
 
 import math
 from collections.abc import Iterator
@@ -93,7 +93,7 @@ def _say_depth(
 def _say_first_token_kept(
     protocol: str, changed: pd.DataFrame, contrasts: pd.DataFrame
 ) -> list[str]:
-    """Return a sentence, in a list, on early minus late harm with the first token's write kept."""
+    """Return a sentence, in a list, on early minus late harm if the first token is not ablated."""
     kept_by_family = contrasts[contrasts["at"] == AFTER_FIRST].set_index("family")
     changes = [
         f"{r.family} to {format_estimate(*kept_by_family.loc[r.family, _ENDS])} "
@@ -159,7 +159,7 @@ def _drops_by_half(layers: pd.DataFrame) -> "pd.Series[bool]":
 
 
 def _format_sinks(sinks: pd.DataFrame) -> str:
-    """Return text on each sink's harm, its harm with the first token's write kept, and the drop."""
+    """Return text on each sink's harm, its harm if the first token is not ablated, and the drop."""
     lines = []
     for layer, rows in sinks.groupby("layer"):
         harms = [

@@ -1,12 +1,12 @@
 """Compare how probes and ablation rank layers and heads, and how several seeds rank heads.
 
-`probe_agreement` takes, for each task and protocol, Spearman's rank correlation over sites between
-what a probe measured there and what ablating the site costs (`intact - ablated`, to which harm is
-proportional). A probe reads the intact model and an ablation breaks it, so agreement is evidence
-that the probe measures what matters. It is no more than that. Both may follow depth, so the layer
-number is correlated with the cost too, as if it were a probe. A site may matter through later
-sites, which a probe does not measure, and other sites may stand in for a site that a probe ranks
-high. A correlation over 30 layers says nothing about differences within a layer.
+`probe_agreement` computes, for each task and protocol, Spearman's rank correlation over sites
+between what a probe measured at a site and the cost of ablating it (`intact - ablated`, to which
+harm is proportional). A probe reads the intact model and an ablation breaks it, so agreement is
+evidence that the probe measures what matters. It is no more than that. Both may follow depth, so
+the layer number is correlated with the cost too, as if it were a probe. A site may matter through
+later sites, which a probe does not measure, and other sites may stand in for a site that a probe
+ranks high. A correlation over 30 layers says nothing about differences within a layer.
 
 `rank_stability` compares the rankings of heads under several seeds: a ranking on which seeds
 disagree should not be used.
@@ -109,7 +109,14 @@ def probe_agreement(
 
 @dataclass(frozen=True, eq=False)
 class _Profile:
-    """One measure of a probe: a row per task and example, a column per place."""
+    """One measure of a probe: a row per task and example, a column per place (layer, head).
+
+    Attributes:
+        probe: the probe's name.
+        measure: the name of the measure.
+        part: `block` if places are whole layers, or `head`.
+        values: the table.
+    """
 
     probe: str
     measure: str
@@ -118,7 +125,7 @@ class _Profile:
 
 
 def _each_harms(result: SweepResult, ablation: str | None, at: str | None) -> Iterator[Harms]:
-    """Yield the harms of single layers and of single heads, for each kind and positions swept.
+    """Yield the harms of single layers, then of single heads, for each ablation and `at` swept.
 
     Args:
         result: a sweep.
@@ -133,7 +140,7 @@ def _each_harms(result: SweepResult, ablation: str | None, at: str | None) -> It
 
 
 def _layer_numbers(harms: Harms, task: str, protocol: str) -> Iterator[_Profile]:
-    """Yield a profile in which the measure of each place is the number of its layer."""
+    """Yield one profile in which the measure of each place is the number of its layer."""
     examples = harms.scores(task, protocol).columns
     index = pd.MultiIndex.from_product([[task], examples], names=_KEY)
     layers = [float(layer) for layer, _ in harms.places]
@@ -214,7 +221,7 @@ def _align(
 ) -> tuple[Float[np.ndarray, "site example"], Float[np.ndarray, "site example"], stats.Clusters]:
     """Return costs, probe values and clusters for the sites and examples that both sides have.
 
-    A cost is the intact score minus the ablated score.
+    A cost is the intact score minus the ablated score. The clusters are one per example.
     """
     scores = harms.scores(task, protocol)
     condition_of = {place: harms.condition(task, protocol, place) for place in harms.places}

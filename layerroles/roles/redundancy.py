@@ -72,7 +72,7 @@ def measure_pairs(harms: Harms) -> pd.DataFrame:
 def _pair_effects(
     result: SweepResult, ablation: str, at: str
 ) -> dict[Pair, dict[tuple[str, str], dict[str, Any]]]:
-    """Return effects of conditions that ablate two whole layers, by pair, task and protocol."""
+    """Map (layer, other), then (task, protocol), to the row of effects of ablating both layers."""
     effects = result.effects()
     effects = effects[
         (effects["ablation"] == ablation)
@@ -177,9 +177,9 @@ def effective_number(
         leave_out: layers to leave out, such as sinks.
 
     Returns:
-        A number from 0 to the count of layers not left out, with a 95% bootstrap interval in which
-        all layers share the examples drawn. NaN if harm is not defined or none is shown; the
-        interval alone is NaN if all examples are the same.
+        A number from 0 to the count of layers not left out, with a 95% bootstrap interval for which
+        all layers use the same resamples. NaN if harm is not defined or none is shown; only the
+        interval is NaN if all examples are the same.
     """
     measured_and_draws = _resample_harms(harms, family, protocol)
     counted = [place for place, (layer, _) in enumerate(harms.places) if layer not in leave_out]
@@ -210,7 +210,7 @@ def effective_number(
 
 
 def _count_clusters(harms: Harms, task: str, protocol: str) -> int:
-    """Return the number of clusters; a question in no cluster counts as one."""
+    """Return the number of clusters of a cell; a question in no cluster counts as one."""
     cell = harms.cell_of(task, protocol)
     return len(set(cell.clusters_of(list(cell.scores.columns))))
 
@@ -218,9 +218,9 @@ def _count_clusters(harms: Harms, task: str, protocol: str) -> int:
 def _resample_harms(
     harms: Harms, family: str, protocol: str
 ) -> tuple[Float[np.ndarray, " layer"], Float[np.ndarray, "resample layer"]] | None:
-    """Return the harm of every layer, as measured and per bootstrap draw; NaN where undefined.
+    """Return the harm of every layer, as measured and per bootstrap resample; NaN where undefined.
 
-    All layers share the examples drawn, and each task is resampled separately. The skill by which
+    All layers use the same resamples, and each task is resampled separately. The skill by which
     effects are divided is held fixed, since it cancels out of the effective number. None if no task
     has skill.
     """

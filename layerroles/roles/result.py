@@ -17,7 +17,7 @@ class Sentence:
 
     Attributes:
         text: the sentence, with its numbers.
-        about: its topic: `setting`; `depth` (early against late), `layers` (verdicts on them),
+        about: the topic: `setting`; `depth` (early against late), `layers` (verdicts on layers),
             `spread`, `precision`, `pairs`, `heads`; `protocols` (mean harm under each),
             `unmeasured`, `noise` (of rounding), `failures`; or the name of a probe.
         protocol: the protocol that it is about; empty if it is about all or none.
@@ -56,7 +56,7 @@ class Roles:
             evidence in words, and numbers, a list of records of ablation, quantity, estimate, low,
             high.
         pairs: a row per family, protocol and pair of layers (layer, other) that was ablated
-            jointly: n, harm, harm_low, harm_high, explained (by the two alone), excess,
+            jointly: n, harm, harm_low, harm_high, explained (by the two single ablations), excess,
             excess_low, excess_high, p, p_adjusted and verdict (backup, none, undecided).
         heads: a row per ablation, at, family, protocol, layer and head that was ablated alone,
             with the columns of `layers`, p and p_adjusted (over heads).
@@ -64,9 +64,9 @@ class Roles:
         ablation: the kind of ablation that is judged.
         at: the positions that are judged.
         sentences: the sentences of the verdict.
-        interim: how far the run is, such as "8 of 32 questions"; "" if it is finished. Until then
-            every measured layer, head and pair is undecided, the lists of other layers are empty,
-            `claims` has no rows, and harm is spread over all layers, since none is called a sink.
+        interim: how much of the run is done, such as "8 of 32 questions"; "" if it is finished.
+            Until then every measured layer, head and pair is undecided, the lists of other layers
+            are empty, `claims` has no rows, and `effective` counts sinks, since none is identified.
 
     Example:
         roles = lr.localize(result)
@@ -92,7 +92,7 @@ class Roles:
         return "\n".join(map(str, self.sentences))
 
     def to_markdown(self) -> str:
-        """Return the verdict as a list and the frame as a table, in Markdown."""
+        """Return Markdown text with the verdict as a list and the frame as a table."""
         lines = [f"- {sentence}" for sentence in self.sentences]
         table = self._table()
         rows = [list(table.columns), ["---"] * len(table.columns), *table.to_numpy().tolist()]

@@ -1,7 +1,7 @@
 """The verdict: what can be claimed from the numbers, one sentence at a time.
 
-Sentences on each protocol are in `protocol_sentences`; here are the setting, the comparisons over
-protocols, the claims of the literature, and what the probes measured.
+This module has the sentences on the setting, the comparisons over protocols, the claims of the
+literature, and what the probes measured. Those on a single protocol are in `protocol_sentences`.
 """
 
 import math
@@ -55,10 +55,10 @@ def verdict_sentences(roles: Roles, setting: Setting) -> Iterator[Sentence]:
 
 
 def interim_sentence(interim: str) -> str:
-    """Say what a run that is not finished shows.
+    """Return the sentence that replaces the verdict of an unfinished run.
 
     Args:
-        interim: how far the run is, such as "8 of 32 questions".
+        interim: how much of the run is done, such as "8 of 32 questions".
     """
     return (
         f"Interim ({interim}): estimates with their intervals, and no verdicts before the run is "
@@ -161,7 +161,7 @@ def _say_kinds(setting: Setting) -> str:
 
 
 def probe_sentences(probes: pd.DataFrame) -> Iterator[Sentence]:
-    """Yield a sentence for each probe in a summary; its topic is the probe's name."""
+    """Yield a sentence for each probe in a `summarize_probes` table; its topic is the probe."""
     for name, rows in probes.groupby("probe", sort=False):
         yield Sentence(_probe_text(str(name), rows), str(name))
 

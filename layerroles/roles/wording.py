@@ -1,4 +1,4 @@
-"""Word the claim of one family under one protocol, and format numbers for all sentences."""
+"""Text for the claim of one family under one protocol, and formats for numbers in sentences."""
 
 import bisect
 import functools
@@ -23,8 +23,15 @@ class Setting:
     """Facts about a sweep that the sentences of a verdict use.
 
     Attributes:
+        model: the model's name.
+        n_layers: number of layers of the model.
         swept: number of layers swept.
+        ablation: the kind of ablation that is judged.
+        at: the positions that are judged.
+        after_first: whether layers were also ablated at all positions but the first.
         second: names of the other kinds of ablation.
+        control: the family of the copying control.
+        noise_floor: the table of `SweepResult.noise_floor`.
         tasks: a row per task with skill above chance: family, protocol, unit, n, intact, chance and
             `detectable`, the smallest drop that is detected (NaN if there is none).
         leans: by family and protocol, 1 if early layers matter more, -1 if late ones do, else 0, by
@@ -32,8 +39,8 @@ class Setting:
         apart: keys (at, protocol, family, against) of the rows of `Roles.contrasts` shown to differ
             from 0, by simultaneous intervals for all rows of a kind (between families, or between
             positions) under a protocol.
-        only_needed: whether only layers that are critical at every position were asked with the
-            first token's write kept.
+        only_needed: whether only layers that are critical at all positions were asked under
+            `after_first`.
     """
 
     model: str
@@ -59,7 +66,7 @@ def format_estimate(estimate: float, low: float, high: float) -> str:
 
 
 def format_bounds(low: float, high: float, places: int) -> str:
-    """Format an interval to follow its estimate: ` [3, 9]`; empty if it is NaN."""
+    """Format an interval to follow its estimate, such as ` [3, 9]`; empty if it is NaN."""
     return "" if math.isnan(low) else f" [{low:.{places}f}, {high:.{places}f}]"
 
 
@@ -95,7 +102,14 @@ def explain_unmeasurable(cell: pd.DataFrame) -> str:
 def describe_family(
     line: dict[str, Any], reason: str, tasks_left_out: list[str], evidence: str
 ) -> str:
-    """Return the claim of one family under one protocol, or `reason` if harm is not measurable."""
+    """Return the claim of one family under one protocol, or `reason` if harm is not measurable.
+
+    Args:
+        line: the family's row of `Roles.frame`.
+        reason: why harm is not measurable; empty if it is.
+        tasks_left_out: the tasks that are not above chance.
+        evidence: text on what the claim rests on.
+    """
     if reason:
         return f"{reason[0].upper()}{reason[1:]}."
     words = [
@@ -111,7 +125,7 @@ def describe_family(
 
 
 def describe_lean(line: dict[str, Any]) -> str:
-    """Return text on whether early or late layers matter more; or that it is not shown or known."""
+    """Return text that says whether early or late layers matter more, or that this is not shown."""
     estimate, low, high = (float(line[k]) for k in ("early_minus_late", "ci_low", "ci_high"))
     if math.isnan(estimate):
         return (
@@ -131,7 +145,12 @@ def describe_agreement(
 ) -> str:
     """Return text on whether a second kind of ablation agrees on early minus late harm.
 
-    `both_hold`: whether each kind shows the same with the first token's write kept, where swept.
+    Args:
+        line: the family's row of `Roles.frame`.
+        other: early minus late harm under the second kind.
+        ablation: the name of the second kind.
+        both_hold: whether both kinds show the same sign if the first token is not ablated, if
+            swept.
     """
     first = sign_of(float(line["ci_low"]), float(line["ci_high"]))
     second = sign_of(other.interval.low, other.interval.high)
@@ -149,7 +168,7 @@ def sign_of(low: float, high: float) -> int:
 
 
 def reach_unchanged(n: Iterable[int], intact: Iterable[float], chance: Iterable[float]) -> float:
-    """Return the distance from 0 that the harm interval reaches for a layer that changes no answer.
+    """Return how far from 0 the harm interval of a layer reaches if no answer changes.
 
     Infinite if a task would not be above chance at its n. The arguments hold a value per task.
     """
@@ -158,7 +177,7 @@ def reach_unchanged(n: Iterable[int], intact: Iterable[float], chance: Iterable[
 
 
 def fewest_examples(intact: Sequence[float], chance: Sequence[float]) -> int:
-    """Return the number of examples per task from which a layer that changes no answer is spare.
+    """Return the fewest examples per task at which a layer that changes no answer is called spare.
 
     At most 100,000, even if these do not suffice.
     """

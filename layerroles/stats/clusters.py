@@ -1,9 +1,9 @@
 """Statistics for examples in clusters, such as questions that share a set of worked examples.
 
 Examples of a cluster are not independent: a set of worked examples, or a template, affects all of
-them alike. An interval for independent examples is then too narrow. Two corrections widen it.
-First, the number of examples is divided by the design effect, the variance between clusters over
-that of independent examples (E. L. Korn and B. I. Graubard, Survey Methodology 24:193, 1998).
+them in the same way. An interval for independent examples is then too narrow. Two corrections widen
+it. First, the number of examples is divided by the design effect, the variance between clusters
+over that of independent examples (E. L. Korn and B. I. Graubard, Survey Methodology 24:193, 1998).
 Second, critical values are those of Student's t with one degree of freedom less than there are
 clusters. If few answers changed, the variance between few clusters is often underestimated. So it
 is multiplied by 1 + 4 / (number of clusters), a factor with which the intervals reach their nominal
@@ -37,12 +37,12 @@ def cluster_totals(
 
 
 def are_clusters(clusters: Clusters | None) -> bool:
-    """Return whether there are two clusters or more, and one holds several examples."""
+    """Return whether there are at least two clusters and at least one holds several examples."""
     return clusters is not None and 1 < len(set(clusters)) < len(clusters)
 
 
 def cluster_p(change: Float[np.ndarray, " example"], clusters: Clusters) -> float:
-    """Return the two-sided p value for a mean of 0, by Student's t on the totals of clusters.
+    """Return the two-sided p value for a mean of 0, by a t test of the totals of clusters.
 
     NaN if all totals are equal.
     """

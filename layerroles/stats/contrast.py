@@ -39,7 +39,7 @@ class Contrast:
         interval: the interval of the estimate.
         influence: each question's contribution to the error of the value (its influence function
             divided by the number of questions), by question; the sum is 0.
-        clusters: the cluster of each question, by question; those in no cluster are left out.
+        clusters: the cluster of each question, by question; questions in no cluster are left out.
     """
 
     value: float
@@ -54,7 +54,7 @@ class Contrast:
 
     @property
     def numbers(self) -> tuple[float, float, float]:
-        """Value, lower end and upper end of the interval; NaN if unknown."""
+        """The value, the lower and the upper bound of the interval; NaN if unknown."""
         return self.value, self.interval.low, self.interval.high
 
     @property
@@ -64,7 +64,7 @@ class Contrast:
 
     @functools.cached_property
     def independent(self) -> "pd.Series[float]":
-        """The summed influence of each cluster, and that of each question in no cluster."""
+        """The influence summed over each cluster, and that of each question in no cluster."""
         if self.clusters.empty:
             return self.influence
         names = self.influence.index.to_series()
@@ -96,10 +96,10 @@ def ratio_contrast(
 
 
 def combined(parts: Sequence[Contrast], weights: Sequence[float]) -> Contrast:
-    """Return the weighted sum of contrasts, its interval from theirs and their correlations.
+    """Return the weighted sum of contrasts.
 
-    Questions that several parts share are paired. Unknown (NaN) if one of the parts is unknown or
-    there are none.
+    Its interval combines those of the parts and accounts for their correlations. Questions that
+    several parts share are paired. Unknown (NaN) if a part is unknown or there are no parts.
     """
     if not parts or not all(part.known for part in parts):
         return NO_CONTRAST
@@ -123,19 +123,19 @@ def combined(parts: Sequence[Contrast], weights: Sequence[float]) -> Contrast:
 
 
 def difference_of(one: Contrast, two: Contrast) -> Contrast:
-    """Return the first contrast minus the second; unknown if one of them is."""
+    """Return the first contrast minus the second, paired by question; unknown if one of them is."""
     return combined([one, two], [1.0, -1.0])
 
 
 def mean_of(parts: Sequence[Contrast]) -> Contrast:
-    """Return the unweighted mean of contrasts; unknown if one is or there are none."""
+    """Return the unweighted mean of contrasts; unknown if one is unknown or there are none."""
     return combined(parts, [1 / len(parts)] * len(parts)) if parts else NO_CONTRAST
 
 
 def spanning(one: Contrast, two: Contrast) -> Contrast:
     """Return the contrast nearer to 0, with an interval that covers the intervals of both.
 
-    Unknown (NaN) if one of them is.
+    Unknown (NaN) if one of them is unknown.
     """
     if not one.known or not two.known:
         return NO_CONTRAST

@@ -2,8 +2,8 @@
 
 With thirty layers, one or two have p < .05 by chance alone, so p values are corrected for the
 number of tests. The smallest drop that can then be found depends on the numbers of tests and
-examples. A drop counts as found if the p of its test is at most `0.05 / tests`: the first step of
-Holm's correction and of Benjamini and Hochberg's, which a single finding has to pass.
+examples. A drop counts as found if the p value of its test is at most `0.05 / tests`. That is the
+first step of Holm's correction and of Benjamini and Hochberg's, which a single finding has to pass.
 """
 
 import bisect
@@ -29,7 +29,7 @@ def holm(p: Float[np.ndarray, " condition"]) -> Float[np.ndarray, " condition"]:
     """Adjust p values to control the family-wise error rate (Holm 1979).
 
     If adjusted values below .05 count as findings, the probability of any false finding is at most
-    5%. NaN stay NaN and do not count.
+    5%. NaN values stay NaN and do not count as tests.
     """
     # statsmodels' multipletests gives the same, but collects garbage at each call: 50 ms and more.
     order = np.argsort(p)[: int((~np.isnan(p)).sum())]
@@ -44,7 +44,7 @@ def benjamini_hochberg(p: Float[np.ndarray, " condition"]) -> Float[np.ndarray, 
 
     If adjusted values below .05 count as findings, at most 5% of findings are false on average.
     Meant for families of hundreds, such as heads, in which Holm's correction finds almost nothing.
-    NaN stay NaN and do not count.
+    NaN values stay NaN and do not count as tests.
     """
     adjusted, known = np.full(p.shape, np.nan), ~np.isnan(p)
     if known.any():
@@ -66,7 +66,7 @@ def minimum_detectable(n: int, tests: int = 1, background: float = LEAST_BACKGRO
 
     Returns:
         A share of the examples, rounded up to a thousandth; NaN if even the largest possible drop,
-        `1 - 2 * background`, would not be found.
+        `1 - 2 * background`, would not be found, or if an argument is out of range.
     """
     if n < 1 or tests < 1 or not 0 <= background < 0.5:
         return math.nan

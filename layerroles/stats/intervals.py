@@ -49,7 +49,7 @@ _ADDED_EXAMPLES = 2.0
 
 @dataclass(frozen=True)
 class Interval:
-    """The bounds of a 95% interval (unless a level was given); NaN if unknown."""
+    """The bounds of an interval, at 95% unless another level was given; NaN if unknown."""
 
     low: float
     high: float
@@ -80,10 +80,10 @@ def tango(gained: int, lost: int, n: int, *, corrected: bool = True) -> Interval
         n: the number of all examples.
         corrected: whether the variance is divided by n - 1, as for a sample (as Campbell,
             Statistics in Medicine 26:3661, 2007, does for two proportions). As published, the
-            interval covers less than 93% in places (.9297 at n = 40 with 2% gained, 20% lost).
+            interval covers less than 93% in some cases (.9297 at n = 40 with 2% gained, 20% lost).
 
     Raises:
-        ValueError: impossible counts, such as more gained and lost than `n`.
+        ValueError: a negative count, `n` below 1, or more gained and lost than `n`.
     """
     if min(gained, lost) < 0 or n < 1 or gained + lost > n:
         raise ValueError(f"no {n} pairs have {gained} gained and {lost} lost")
@@ -122,7 +122,7 @@ def wilson(right: int, n: int) -> Interval:
 def mean_interval(values: Float[np.ndarray, " example"], rng: np.random.Generator) -> Interval:
     """Return the BCa bootstrap interval of a mean (Efron 1987); percentile if BCa is undefined.
 
-    NaN if all values are equal, which says nothing about their spread, or there are fewer than two.
+    NaN if there are fewer than two values, or all are equal, which says nothing about the spread.
     """
     if len(values) < 2 or np.ptp(values) == 0:
         return UNKNOWN
@@ -163,7 +163,7 @@ def resampled_counts(
     *,
     clusters: Sequence[Hashable] | np.ndarray | None = None,
 ) -> Float[np.ndarray, "resample example"]:
-    """Draw bootstrap resamples; return how often each of `n` examples is drawn in each.
+    """Draw bootstrap resamples; return how often each of `n` examples is drawn in each resample.
 
     Examples with the same name in `clusters` are drawn together.
     """
@@ -180,10 +180,10 @@ def resampled_counts(
 def sampled_total(hits: int, drawn: int, population: int) -> IntervalEstimate:
     """Estimate how many items of a population have a property that `hits` of `drawn` items have.
 
-    Returns the estimate and its hypergeometric interval; NaN if none of the items was drawn.
+    Returns the estimate and its hypergeometric interval; NaN if no item was drawn.
 
     Raises:
-        ValueError: impossible counts.
+        ValueError: counts that are not in the order `0 <= hits <= drawn <= population`.
 
     Example:
         >>> sampled_total(0, 20, 240)
@@ -204,7 +204,7 @@ def sampled_total(hits: int, drawn: int, population: int) -> IntervalEstimate:
 
 
 def pooled(estimates: Sequence[float], intervals: Sequence[Interval]) -> IntervalEstimate:
-    """Return the mean of independent estimates, with an interval combined from theirs."""
+    """Return the mean of independent estimates, with an interval combined from their intervals."""
     center, count = float(np.mean(estimates)), len(estimates)
     below = math.hypot(*(e - i.low for e, i in zip(estimates, intervals, strict=True))) / count
     above = math.hypot(*(i.high - e for e, i in zip(estimates, intervals, strict=True))) / count
@@ -221,11 +221,11 @@ def difference(
     Args:
         estimates: two numbers in one unit.
         intervals: the interval of each number.
-        correlation: the correlation of the two estimates, as from `correlation`; strictly within -1
-            and 1, so that the interval does not collapse unless those of both parts do.
+        correlation: the correlation of the two estimates, as from `correlation`; strictly between
+            -1 and 1, so that the interval does not collapse unless those of both parts do.
 
     Raises:
-        ValueError: a correlation of -1, 1 or beyond.
+        ValueError: the correlation is not strictly between -1 and 1.
     """
     if not -1 < correlation < 1:
         raise ValueError(f"a correlation of {correlation} is not between -1 and 1")
@@ -244,8 +244,8 @@ def correlation(one: Float[np.ndarray, " example"], two: Float[np.ndarray, " exa
     """Return the correlation of two means of changes over the same examples, within -1 and 1.
 
     Pearson's correlation, except that each variance is computed as if there were two more examples
-    in which only that one changed: agreement of two protocols on all of 32 examples does not show
-    that they always agree. 0 if all changes of one are 0.
+    in which only that quantity changed: agreement of two protocols on all of 32 examples does not
+    show that they always agree. 0 if all changes of one of them are 0.
     """
     if not one.any() or not two.any():
         return 0.0

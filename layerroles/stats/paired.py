@@ -1,4 +1,4 @@
-"""Paired comparisons: the scores of one condition against the intact ones on the same examples."""
+"""Paired comparisons of scores under one condition with the intact scores of the same examples."""
 
 import functools
 import math
@@ -24,7 +24,7 @@ class PairedEffect:
         n: the number of pairs.
         effect: the mean difference, in the unit of the scores; NaN if there are no pairs.
         interval: the 95% interval of the effect; NaN if unknown.
-        p: the two-sided p value of no effect; NaN if there are no pairs.
+        p: the two-sided p value for no effect; NaN if there are no pairs.
     """
 
     n: int
@@ -83,9 +83,9 @@ def mcnemar_p(gained: int, lost: int) -> float:
 def sign_flip_p(difference: Float[np.ndarray, " example"], rng: np.random.Generator) -> float:
     """Return the two-sided p value of a permutation test that flips the signs of differences.
 
-    Exact for up to 12 differences that are not 0, since all sign patterns are tried. For more it is
+    Exact for up to 12 nonzero differences, since all sign patterns are tried. For more it is
     estimated from 19,999 random patterns and is at least 1 / 20,000, small enough for a finding
-    among a thousand conditions to pass its correction. 1 for fewer than two differences.
+    among a thousand conditions to pass correction. 1 for fewer than two nonzero differences.
     """
     # A difference of 0 is the same under either sign.
     nonzero = difference[difference != 0]

@@ -21,16 +21,16 @@ def profiles_differ_p(
     *,
     clusters: Clusters | None = None,
 ) -> tuple[float, Float[np.ndarray, " site"]]:
-    """Return a p value for equal profiles, and uncorrected ones for each site.
+    """Test whether the differences between two profiles are 0 at all sites, by random sign flips.
 
     Args:
-        differences: the difference at each site of each question; a site with a NaN is left out.
+        differences: the difference at each site for each question; sites with NaN are left out.
         rng: the generator of the signs, 19,999 for each question.
         clusters: a name per question; questions with the same name get the same signs.
 
     Returns:
-        The p value of the profiles (NaN if all sites are left out) and those of the sites (NaN if
-        left out). All are at least 1 / 20,000.
+        The p value for all sites together (NaN if all are left out), and an uncorrected p value for
+        each site (NaN if left out). All are at least 1 / 20,000.
     """
     site_p = np.full(len(differences), np.nan)
     known = ~np.isnan(differences).any(axis=1)

@@ -1,10 +1,10 @@
 """Rank correlations of profiles over sites, with bootstrap intervals over examples.
 
-`profile_agreement` says whether two ways of measuring rank the sites alike, and `rank_stability`
-whether several draws of examples do. Noise lowers a rank correlation, and resampling adds more
-noise, so the bootstrap draws lie even lower than the estimate. Therefore an interval is symmetric
-about its estimate: on both sides it extends by the distance from the estimate to the farther
-percentile of the draws.
+`profile_agreement` measures whether two ways of measuring rank the sites in the same order, and
+`rank_stability` whether several draws of examples do. Noise lowers a rank correlation, and
+resampling adds more noise, so the bootstrap draws lie even lower than the estimate. Therefore an
+interval is symmetric about the estimate: on both sides it extends by the distance from the estimate
+to the farther percentile of the draws.
 """
 
 from collections.abc import Hashable, Sequence
@@ -39,9 +39,10 @@ def profile_agreement(
     Examples are drawn jointly for all sites and both profiles, since their errors are correlated.
     The interval extends to both sides by the distance to the farther percentile of the draws (see
     the module). In simulation it covers the true correlation in nine of ten trials or more, while
-    the percentiles themselves may always miss it. It has no such coverage if the true values of all
-    sites are equal, since noise then decides their order. The estimate is NaN for fewer than 3
-    sites or if a profile is flat; the interval also if a resampled profile is.
+    the interval between the percentiles can miss it in every trial. It has no such coverage if
+    the true values of all sites are equal, since noise then decides their order. The estimate is
+    NaN for fewer than 3 sites or if a profile is flat; the interval is NaN also if a resampled
+    profile is flat.
 
     Args:
         one: a difference per site and example, such as ablated minus intact; NaN if unknown.
@@ -73,11 +74,11 @@ def rank_stability(
     sites of a draw have the same mean score.
 
     Args:
-        draws: for each draw, a score per site and example, NaN if unknown; the same sites in all.
+        draws: for each draw, a score per site and example, NaN if unknown; all have the same sites.
         rng: the generator of the resamples.
 
     Raises:
-        ValueError: draws of different sites.
+        ValueError: the draws have different numbers of sites.
     """
     if len({len(scores) for scores in draws}) > 1:
         raise ValueError("the draws are of different numbers of sites")

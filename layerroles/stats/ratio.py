@@ -59,8 +59,8 @@ def harm_interval(
 ) -> IntervalEstimate:
     """Return harm, `mean(intact - ablated) / mean(intact - chance)`, with its interval.
 
-    An end is infinite if, at this level, the intact scores are not shown to lie above chance. NaN
-    if their mean is not above chance.
+    A bound is infinite if, at this level, the intact scores are not shown to lie above chance. Both
+    harm and interval are NaN if the mean of the intact scores is not above chance.
 
     Args:
         intact: scores of the intact model.
@@ -142,8 +142,8 @@ def possible_losses(
 ) -> list[ValuePair]:
     """Return the extreme pairs (loss, skill) that an example with 0/1 scores can have.
 
-    They are the argument `possible` of `ratio`. The loss is a weighted sum over conditions,
-    `sum(w * (intact - ablated))`.
+    The result is the argument `possible` of `ratio`. The loss is a weighted sum over conditions,
+    `sum(w * (intact - ablated))`; the skill is `intact - chance`.
 
     Args:
         chance: the score of guessing, one number for all examples or one for each.
@@ -175,12 +175,12 @@ def ratio(
         level: the confidence level of the interval.
 
     Returns:
-        The ratio and its interval. Both are NaN if the mean denominator is not above 0, the
-        interval also for fewer than two examples; an end is infinite if the denominator is not
+        The ratio and its interval. Both are NaN if the mean denominator is not above 0, and the
+        interval is NaN for fewer than two examples. A bound is infinite if the denominator is not
         shown to lie above 0 at this level.
 
     Raises:
-        ValueError: a level that is not between 0 and 1.
+        ValueError: the level is not between 0 and 1.
     """
     if not 0 < level < 1:
         raise ValueError(f"a level of {level} is not between 0 and 1")
@@ -213,7 +213,7 @@ def _fieller_interval(
     denominator: Float[np.ndarray, " value"],
     level: float,
 ) -> Interval:
-    """Return Fieller's interval: ratios `h` at which `numerator - h denominator` has a small t."""
+    """Return Fieller's interval: the ratios `h` where `numerator - h denominator` has a small t."""
     n = len(numerator)
     t = float(stats.t.isf((1 - level) / 2, n - 1))
     a, b = float(numerator.mean()), float(denominator.mean())

@@ -22,7 +22,7 @@ _STEPS = 200  # of Newton's method or bisection; some 8 are taken
 
 
 def critical_value(level: float, independent: int | None) -> float:
-    """Return the two-sided critical value: Student's t of `independent` values; normal if None."""
+    """Return the two-sided critical value: Student's t for `independent` values; normal if None."""
     tail = (1 - level) / 2
     return float(
         stats.norm.isf(tail) if independent is None else stats.t.isf(tail, independent - 1)
@@ -37,10 +37,14 @@ def score_interval(
     deff: float,
     independent: int | None,
 ) -> Interval:
-    """Return the score test's interval, from the number of examples with each pair of values.
+    """Return the interval of a ratio of means that inverts the score test.
 
-    If examples come in clusters, `independent` is the number of clusters, and each example counts
-    as `1 / deff` examples (`deff` is the design effect); else they are None and 1.
+    Args:
+        pair_counts: each distinct pair of values and the number of examples that have it.
+        possible: the extreme pairs of values that an example can have.
+        level: the confidence level.
+        deff: the design effect of clusters; each example counts as `1 / deff` examples.
+        independent: the number of clusters; None if examples are independent (then `deff` is 1).
     """
     pairs = [pair for pair, _ in pair_counts]
     counts = [count / deff for _, count in pair_counts]
@@ -97,8 +101,8 @@ def _find_tilt(
 ) -> float:
     """Find the multiplier `t` for which `sum(counts * values / (1 + t * values))` is 0.
 
-    Returns the end of its range if the sum is not 0 within it; a possible value that was not seen
-    then has weight.
+    If the sum is not 0 anywhere in the range of `t`, returns the end of the range: a possible value
+    that was not seen then has weight.
     """
     mean = sum(c * v for c, v in zip(counts, values, strict=True))
     # The sum falls from t = -1 / most to t = -1 / least; at t = 0 it has the sign of the mean.
@@ -135,7 +139,7 @@ def _tilt_equation(
 
 
 def _find_end(beyond: Callable[[float], float], estimate: float, side: float) -> float:
-    """Find where `beyond` crosses 0 above (`side` 1) or below (-1) `estimate`, or infinity."""
+    """Find the zero of `beyond` above (`side` 1) or below (-1) `estimate`; infinite if none."""
     near, step = 0.0, 0.05
     while beyond(estimate + side * step) < 0:
         near, step = step, 2 * step

@@ -1,4 +1,4 @@
-"""Sweeps: ask the same questions under every condition, and store answers in a run folder."""
+"""Sweeps: ask the same questions under every condition, and store the answers in a run folder."""
 
 from layerroles.sweep.estimation import Estimate as Estimate
 from layerroles.sweep.estimation import TaskEstimate as TaskEstimate

@@ -1,7 +1,8 @@
-"""Find out whether other work slows this process down, by how long its threads wait for a turn.
+"""Detect whether other work slows this process down, by how long its threads wait for a processor.
 
-Linux counts it for each thread, in `/proc/self/task/*/schedstat`. Threads that share a computation
-wait for the slowest of them, so a small pass takes several times as long on a busy machine.
+Linux counts the waiting time of each thread in `/proc/self/task/*/schedstat`. Threads that share a
+computation wait for the slowest of them, so a small pass takes several times as long on a busy
+machine.
 """
 
 import logging
@@ -17,17 +18,17 @@ _BUSY = 0.25
 
 
 class Contention:
-    """Watches this process, and warns once if it waits for processors for a large share of time."""
+    """Watches this process, and warns once if its threads often wait for a processor."""
 
     def __init__(self) -> None:
         self._began, self._before = time.monotonic(), _count()
         self._is_told = False
 
     def check(self) -> None:
-        """Warn if threads spent a quarter of their time waiting for a processor.
+        """Warn if threads spent a quarter or more of their time waiting for a processor.
 
-        The time is counted since the last check. Does nothing if that is less than ten seconds ago,
-        if the warning was given before, or if the system does not count waiting times.
+        The time is counted since the last measurement. Does nothing if that was less than ten
+        seconds ago, if the warning was given before, or if the system does not count waiting times.
         """
         seconds = time.monotonic() - self._began
         if self._is_told or seconds < _SECONDS_WATCHED:
@@ -48,7 +49,7 @@ class Contention:
 
 
 def _count() -> dict[str, tuple[int, int]]:
-    """Map this process's threads to how long they have run and waited to run, in nanoseconds."""
+    """Map each thread id to the nanoseconds for which it has run and has waited to run."""
     counts = {}
     for file in _THREADS.glob("*/schedstat"):
         with suppress(OSError, ValueError):  # a thread may have ended

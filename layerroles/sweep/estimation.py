@@ -61,6 +61,8 @@ def estimate(
 ) -> "Estimate":
     """Estimate what a sweep into a new run folder takes, without running it.
 
+    The texts that `Sweep(coherence=True)` scores are not counted.
+
     Args:
         sweep: the sweep; its model may be loaded on `device="meta"`.
         device: a published device such as `"h100"` (see `engine.planning.devices.DEVICES`);
@@ -74,8 +76,6 @@ def estimate(
     Raises:
         InputError: an unknown device, an invalid size or share, a model or conditions that cannot
             be run fused, or a prompt longer than the model's context or sliding window.
-
-    The texts that `Sweep(coherence=True)` scores are not counted.
 
     Example:
         spared = lr.load("smollm2-135m", device="meta")  # no weights are read
@@ -125,12 +125,12 @@ class Estimate:
 
     Attributes:
         model: the model's name.
-        dtype: the dtype of its weights.
-        device: the device, and how its speed is known.
-        n_conditions: the number of conditions, the intact model included.
+        dtype: the dtype of the model's weights.
+        device: the device, and how its speed was determined.
+        n_conditions: the number of conditions, including the intact model.
         generated: the assumed share of the tokens that may be written.
         weight_bytes: bytes of the model's weights.
-        working_bytes: the peak memory in addition to the weights, without what libraries reserve.
+        working_bytes: peak bytes in addition to the weights, without what libraries reserve.
         memory: bytes of the published device; None for this machine.
         parts: the estimate of each task, of the noise floor, and of checks and references.
 
@@ -157,7 +157,7 @@ class Estimate:
 
     @property
     def tokens_alone(self) -> int:
-        """Tokens to read if each request were read alone under each condition."""
+        """Tokens to read if each request is read alone under each condition."""
         return sum(part.tokens_alone for part in self.parts)
 
     @property
@@ -191,7 +191,7 @@ class Estimate:
         return None if self.memory is None else self.peak_bytes <= self.memory
 
     def to_dict(self) -> dict[str, Any]:
-        """Return all values and totals as JSON values."""
+        """Return all attributes and totals as JSON values; `parts` is a list of dicts."""
         totals = ("requests", "tokens_alone", "tokens_read", "tokens_written", "flops", "seconds")
         values = asdict(self)
         return {
@@ -255,12 +255,12 @@ class TaskEstimate:
             (reading their prompts).
         requests: requests times conditions.
         passes: forward passes over packed rows; decoding steps are not counted.
-        tokens_alone: tokens to read if each request were read alone under each condition.
+        tokens_alone: tokens to read if each request is read alone under each condition.
         tokens_read: tokens to read with shared work done once; a token that runs through half of
             the blocks counts half.
         tokens_written: tokens to write, under all conditions.
         flops: floating-point operations; a multiplication with an addition counts as two.
-        n_bytes: peak memory without the weights.
+        n_bytes: peak bytes of memory without the weights.
         seconds: seconds on the device.
 
     `checks` and `references` have only `passes`, `flops` and `seconds`; the rest is 0.
@@ -302,7 +302,7 @@ def _local_device(sweep: Sweep, device: str) -> torch.device:
 def _estimate_tasks(
     sweep: Sweep, engine: Engine, shape: Shape, budget: Budget, speed: Speed, generated: float
 ) -> list[TaskEstimate]:
-    """Estimate the work of each task, and of checks and references."""
+    """Return the estimates of each task and the noise floor, then of checks and references."""
     planned: dict[str, list[tuple[EngineCall, Plan]]] = {}
     for call in sweep.calls():
         requests = [request for of_cell in call.requests for request in of_cell]

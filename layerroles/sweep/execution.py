@@ -1,8 +1,9 @@
-"""Answer what a run folder lacks, unit by unit, and tell how far the run is.
+"""Answer what a run folder lacks, unit by unit, and report the progress.
 
 A run asks in rounds: the first examples of every task under every condition, then further ones.
-After each round the folder is a whole, smaller sweep. What only some layers raise (see
-`next_cells`) is asked when all rounds are done, and the noise floor in the end.
+After each round the folder holds a complete, smaller sweep. Then the intact model is run again for
+the noise floor and chance, and last the conditions are asked that depend on earlier answers (see
+`next_cells`).
 """
 
 import json
@@ -44,16 +45,16 @@ _ONE_ROUND: Mapping[str, Any] = {
 
 @dataclass(frozen=True)
 class Work:
-    """What a sweep asks, as its execution needs it.
+    """What a sweep asks, in the form that its execution needs.
 
     Attributes:
         cells: the cells.
         conditions: the conditions, the intact model first.
         references: the references of the conditions.
         prepare: encodes examples of a cell.
-        rows_at_once: about how many rows of each cell a unit holds at the most.
-        coherence: whether the intact model scores the texts.
-        noise_floor: whether the intact model is asked twice.
+        rows_at_once: the approximate maximum of rows per cell in a unit.
+        coherence: whether the intact model scores the generated texts.
+        noise_floor: whether the intact model is asked a second time.
     """
 
     cells: Sequence[SweepCell]
@@ -65,7 +66,7 @@ class Work:
     noise_floor: bool
 
     def asked_first(self, manifest: Mapping[str, Any]) -> list[Condition]:
-        """Return the conditions that wait for no other one (see `find_waiting`)."""
+        """Return the conditions that are always asked: all but deferred ones (`find_waiting`)."""
         if not manifest["only_needed"]:
             return list(self.conditions)
         waiting = find_waiting([describe_condition(condition) for condition in self.conditions])
@@ -73,7 +74,7 @@ class Work:
 
     @property
     def plan(self) -> dict[str, Any]:
-        """What the sweep asks, as noted in a manifest until all of it is answered."""
+        """The cells and condition hashes, stored in the manifest until all are answered."""
         return {
             "cells": [[*cell.names, len(cell.examples)] for cell in self.cells],
             "conditions": [condition.hash for condition in self.conditions],
@@ -82,11 +83,12 @@ class Work:
     def missing(
         self, done: Mapping[Key, set[str]], manifest: Mapping[str, Any] = _ONE_ROUND
     ) -> Iterator[Unit]:
-        """Yield the units that are missing, without those of waiting conditions.
+        """Yield units with the answers that are missing, except those of deferred conditions.
 
         Args:
-            done: the ids of the answered examples.
-            manifest: of the run folder; by default one whose units are as large as can be.
+            done: the ids of the answered examples, by condition hash, task and protocol.
+            manifest: the manifest of the run folder; by default one that asks everything in a
+                single round, with units of the maximum size.
         """
         asked = self.asked_first(manifest)
         sizes = self._sizes(len(asked), manifest, rounds=manifest["rounds"])
@@ -95,7 +97,7 @@ class Work:
     def missing_needed(
         self, done: Mapping[Key, set[str]], manifest: Mapping[str, Any], needed: set[Key]
     ) -> Iterator[Unit]:
-        """Yield the units that are missing of waiting conditions in the cells that need them."""
+        """Yield units with the missing answers of deferred conditions, for the keys in `needed`."""
         for task in dict.fromkeys(cell.task.label for cell in self.cells):
             cells = [cell for cell in self.cells if cell.task.label == task]
             hashes = {condition for condition, of, _ in needed if of == task}
@@ -147,7 +149,7 @@ class Execution:
         self._began: float | None = None  # when, until its first pass
 
     def run(self) -> None:
-        """Answer and store all that is missing."""
+        """Answer and store everything that is missing."""
         store, work = self._store, self._work
         units = list(work.missing(store.answered_ids(), store.manifest))
         needed = [] if units else self._needed_units()
@@ -165,7 +167,7 @@ class Execution:
             self._end()
 
     def _needed_units(self) -> list[Unit]:
-        """Return what is missing of the conditions that wait, where others need them."""
+        """Return units with the missing answers of deferred conditions for critical layers."""
         if not self._waiting:
             return []
         needed = next_cells(read(self._store.folder), self._waiting)
@@ -173,7 +175,7 @@ class Execution:
         return list(self._work.missing_needed(done, self._store.manifest, needed))
 
     def _end(self) -> None:
-        """Note that this command, and all others whose answers are there, are finished."""
+        """Remove every command whose answers are complete from the manifest's unfinished ones."""
         manifest, done = self._store.manifest, self._store.answered_ids()
         if manifest["unfinished"]:
             waiting = self._waiting
@@ -186,7 +188,7 @@ class Execution:
         self._store.save_manifest()
 
     def _answer(self, units: Sequence[Unit], what: str, tell_file: Advance) -> None:
-        """Answer and store units; end rounds."""
+        """Answer and store units with a progress bar; report the end of each round."""
         with show_progress(_n_rows(units), what) as tell_bar:
 
             def tell(rows: int, now: str, outlook: Outlook) -> None:
@@ -233,7 +235,8 @@ class Execution:
     def _end_round(self) -> Picture | None:
         """Estimate what will be asked after the rounds; call `after_round`.
 
-        Returns what has been found so far, to be shown; None if nothing shows it.
+        Returns a picture of the results so far, to show with the progress; None if nothing shows it
+        or it could not be made.
         """
         is_shown = sys.stderr.isatty() or log.isEnabledFor(logging.INFO)
         if not (self._waiting or is_shown or self._after_round is not None):
@@ -252,10 +255,10 @@ class Execution:
             self._pace.leave_out(time.monotonic() - began)
 
     def _answer_units(self, units: Sequence[Unit]) -> Iterator["_Stored"]:
-        """Answer and store units; yield what was stored.
+        """Answer and store units; yield a record of each part that was stored.
 
-        Answers that depend on what shares their batch are stored together, so that an interrupted
-        run computes the same batches again.
+        Answers that depend on which requests share their batch are stored together, so that an
+        interrupted run computes the same batches again.
         """
         work, store = self._work, self._store
         asked_by_unit: dict[int, list[Asked]] = {}  # of the units that are being answered
@@ -352,12 +355,12 @@ class Execution:
 
 @dataclass(frozen=True)
 class _Stored:
-    """What was stored at once.
+    """A part of a unit that was stored in one step.
 
     Attributes:
-        unit: the number of the unit.
+        unit: the index of the unit.
         n_rows: the number of rows.
-        now: the task and condition that they answer, as text.
+        now: the task and condition of the rows, as text.
         seconds: the seconds that a worker took for them.
         ends_unit: whether all rows of the unit are stored now.
     """
@@ -374,7 +377,7 @@ def _n_rows(units: Sequence[Unit]) -> int:
 
 
 def _describe(unit: Unit, computed: Computed) -> str:
-    """Say how far a unit is: `facts@2: 84% read, 1,204 tokens written`."""
+    """Describe the progress of a unit, such as `facts@2: 84% read, 1,204 tokens written`."""
     share = min(1.0, computed.read / computed.to_read) if computed.to_read else 1.0
     text = f"{unit.cells[0].task.label}: {share:.0%} read"
     return f"{text}, {computed.written:,.0f} tokens written" if computed.to_write else text
@@ -383,7 +386,7 @@ def _describe(unit: Unit, computed: Computed) -> str:
 def _judge_part(
     unit: Unit, asked_cells: Sequence[Asked], part: JobPart
 ) -> dict[Key, dict[str, tuple[object, ...]]]:
-    """Judge the answers of a part; return values of `ROW` by key, then by example id."""
+    """Judge the answers of a part; map each key and example id to the values of `ROW`."""
     rows: dict[Key, dict[str, tuple[object, ...]]] = {}
     for (condition, cell), outputs in part.answers.items():
         answers = asked_cells[cell].judge(outputs)

@@ -1,8 +1,8 @@
-"""Choose what is asked next, as a function of the rows so far.
+"""Choose which `after_first` conditions to ask, given the rows so far.
 
-A layer that is critical may be so only because it writes the attention sink. To tell, it is ablated
-again with the first token's write kept (`at="after_first"`). No other layer raises that question,
-so only the critical ones are asked.
+A layer may be critical only because it writes the attention sink. To find out, the layer is ablated
+again at all positions but the first token (`at="after_first"`). The question arises only for
+critical layers, so only those are asked.
 """
 
 import json
@@ -17,10 +17,11 @@ from layerroles.sweep.store import Key
 
 
 def find_waiting(conditions: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """Map the hashes of conditions that wait for another one to the name of that one.
+    """Map the hash of each deferred condition to the name of the condition that decides about it.
 
-    A condition waits if it ablates one whole layer `after_first`, and the same ablation of the
-    layer at all positions is asked too: it is asked only if that one turns out to be critical.
+    A deferred condition ablates one whole layer `after_first`, and the sweep also has the same
+    ablation of that layer at all positions. The deferred condition is asked only if the layer turns
+    out to be critical under the ablation at all positions.
 
     Args:
         conditions: entries of a manifest.
@@ -35,22 +36,24 @@ def find_waiting(conditions: Sequence[Mapping[str, Any]]) -> dict[str, str]:
 
 
 def next_cells(result: SweepResult, waiting: Mapping[str, str]) -> set[Key]:
-    """Return what is asked next: pairs of a waiting condition and a cell.
+    """Return what to ask next: keys (condition hash, task, protocol) of deferred conditions.
 
-    A cell is one of a family under a protocol in which the ablation at all positions is critical:
-    the interval of its harm, over the family's tasks with skill, lies above 0.2.
+    A deferred condition is asked in all cells of a family under a protocol if the same ablation at
+    all positions is critical there: the interval of its harm, averaged over the family's tasks with
+    skill, lies above 0.2.
 
     Args:
-        result: all rows so far; rows of waiting conditions do not matter.
-        waiting: from `find_waiting`.
+        result: all rows so far; rows of deferred conditions do not matter.
+        waiting: the deferred conditions, from `find_waiting`.
     """
     return {key for key, harm in _harms(result, waiting) if harm.interval.low > CRITICAL}
 
 
 def expected_next(result: SweepResult, waiting: Mapping[str, str]) -> dict[str, float]:
-    """Return how many rows will probably be asked next once all examples are, by task.
+    """Return the expected number of rows that `next_cells` will add, by task.
 
-    Intervals are taken to narrow with the root of the number of examples.
+    The numbers are those for the time when all examples are answered: the width of an interval is
+    assumed to shrink with the square root of the number of examples.
     """
     n_of = {(cell["task"], cell["protocol"]): int(cell["n"]) for cell in result.manifest["cells"]}
     asked = {(cell.task, cell.protocol): len(cell.scores.columns) for cell in cells_of(result)}
@@ -74,8 +77,8 @@ def is_answered(
     Args:
         plan: the command: its `conditions` (hashes), and its `cells` (task, protocol, n).
         done: the ids of the answered examples, by condition hash, task and protocol.
-        waiting: the hashes of the conditions that wait.
-        needed: from `next_cells`.
+        waiting: the hashes of the deferred conditions (see `find_waiting`).
+        needed: the keys of deferred conditions that must be answered, from `next_cells`.
     """
     keys = (
         ((condition, task, protocol), n)
@@ -88,7 +91,7 @@ def is_answered(
 
 
 def _harms(result: SweepResult, waiting: Mapping[str, str]) -> list[tuple[Key, stats.Contrast]]:
-    """Return the harms that decide which waiting conditions are asked, and in which cells.
+    """Return the harms that decide which deferred conditions are asked, and in which cells.
 
     Each item is ((condition hash, task, protocol), harm). The harm is that of the same ablation at
     all positions, averaged over the tasks of the cell's family with skill under its protocol. Cells
@@ -114,6 +117,6 @@ def _is_one_layer(condition: Mapping[str, Any]) -> bool:
 
 
 def _content(condition: Mapping[str, Any]) -> str:
-    """Return what a condition does and where, but for its positions."""
+    """Return a condition's ablation, sites and parameters as JSON, without its positions."""
     content = [condition["ablation"], condition["sites"], condition.get("parameters")]
     return json.dumps(content, sort_keys=True, default=str)

@@ -1,7 +1,7 @@
-"""Estimate the noise floor: the answers that change if the intact model runs in other batches.
+"""Estimate the noise floor: how many answers change if the intact model runs in other batches.
 
-Batches of another shape round differently, which changes a few answers. An effect that changes no
-more answers than that cannot be distinguished from noise.
+Floating-point rounding depends on the shape of a batch, so a few answers change. An effect that
+changes no more answers than that cannot be distinguished from noise.
 """
 
 import math
@@ -46,12 +46,16 @@ def needs_chance(cell: Mapping[str, Any], asked: Asked) -> bool:
 def measure_noise_floor(
     cell: Mapping[str, Any], before: Mapping[str, Mapping[str, Any]], repeated: Mapping[str, Answer]
 ) -> dict[str, Any]:
-    """Return a cell's noise floor: how many answers changed, and both mean scores.
+    """Return a cell's noise floor: the number of changed answers, and both mean scores.
 
     Args:
         cell: the cell's manifest entry.
         before: the stored rows of the intact model, by example.
         repeated: the intact model's answers in another batch shape, by example.
+
+    Returns:
+        A manifest entry with `task`, `protocol`, `n` (examples), `n_changed`, `score` (the mean of
+        `repeated`) and `intact` (the mean of `before`); a mean is None if no score is finite.
     """
     continuous = cell["unit"] != "accuracy"
     changed = [_answer_changed(before[id], answer, continuous) for id, answer in repeated.items()]

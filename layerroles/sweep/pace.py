@@ -1,6 +1,6 @@
-"""Expect how long the rest of a run takes, from the times of its latest units.
+"""Estimate how long the rest of a run takes, from the times of its latest units.
 
-Tasks differ in what a row costs by a factor of a hundred, so each has a speed of its own.
+The cost of a row differs by up to a factor of a hundred between tasks, so each task has a speed.
 """
 
 import time
@@ -17,10 +17,11 @@ _WRITTEN = 0.5
 
 
 class Pace:
-    """Estimates the time left of a run: the rows left of each task times the seconds of a row.
+    """Estimates the time left of a run: for each task, the rows left times the seconds per row.
 
     Args:
-        expected: seconds per row by task, from the cost model, until a unit has been answered.
+        expected: seconds per row by task, from the cost model; used for a task until one of its
+            units has been answered.
     """
 
     def __init__(self, expected: Mapping[str, float]) -> None:
@@ -42,20 +43,20 @@ class Pace:
             self._rows_left[_task(unit)] += unit.n_rows
 
     def expect(self, rows: Mapping[str, float]) -> None:
-        """Set the numbers of further rows that will probably have to be asked, by task."""
+        """Set the expected number of rows that may still be added to the run, by task."""
         self._may_follow = rows
 
     def leave_out(self, seconds: float) -> None:
-        """Leave out seconds that are not repeated for each unit: a trial, or a report."""
+        """Exclude seconds of work that no later unit repeats, such as a trial or a report."""
         self._left_out += seconds
 
     def prepared(self, seconds: float) -> None:
-        """Leave out the seconds before the first pass of a unit, which count as work on it."""
+        """Exclude the seconds before a unit's first pass, also from the unit's own time."""
         self.leave_out(seconds)
         self._before_pass += seconds
 
     def stored(self, unit: Unit, n_rows: int, seconds: float, *, ends_unit: bool) -> None:
-        """Note that rows of a unit were stored, and the seconds that a worker took for them."""
+        """Record that rows of a unit were stored, and the seconds that a worker took for them."""
         task = _task(unit)
         seconds -= min(seconds, self._before_pass)
         self._before_pass = 0.0
@@ -70,7 +71,7 @@ class Pace:
             self._written |= self._written_now
 
     def share(self, unit: Unit, computed: Computed) -> float:
-        """Return about how much of a unit has been computed, from 0 to 1."""
+        """Return about how much of a unit has been computed, as a share from 0 to 1."""
         task = _task(unit)
         if computed.to_write:
             self._written_now[task] = computed.written / computed.to_write
@@ -78,11 +79,14 @@ class Pace:
         return min(1.0, (computed.read + computed.written) / max(computed.to_read + to_write, 1.0))
 
     def seconds_left(self, unit: Unit | None = None, computed: float = 0.0) -> float | None:
-        """Return the expected seconds until all rows are stored; None if nothing is known yet.
+        """Return the expected seconds until all rows are stored; None if a task's speed is unknown.
+
+        A task without measured times uses the expected ones, scaled by the ratio of measured to
+        expected times of other tasks, or else the mean measured time per row.
 
         Args:
             unit: the unit that is being answered.
-            computed: rows of it that are computed and not yet stored.
+            computed: the number of the unit's rows that are computed but not yet stored.
         """
         task = None if unit is None else _task(unit)
         measured = {name: sum(latest) / len(latest) for name, latest in self._latest.items()}

@@ -1,4 +1,4 @@
-"""Read a run folder as a tidy frame: a row per condition, task, protocol and example."""
+"""Read a run folder as a table with a row per condition, task, protocol and example."""
 
 import hashlib
 import json
@@ -28,10 +28,10 @@ _TYPES = {
 
 
 def read(path: str | Path) -> SweepResult:
-    """Read the result of a sweep from its run folder.
+    """Read the result of a sweep from its run folder; the run may still be in progress.
 
     Raises:
-        InputError: no run folder, or a damaged one.
+        InputError: the path is not a run folder, or its files are damaged.
 
     Example:
         result = lr.read("runs/first")
@@ -62,8 +62,8 @@ def read(path: str | Path) -> SweepResult:
 def _example_table(examples: list[dict[str, Any]]) -> pd.DataFrame:
     """Return a row per task and example; "" for values that runs of earlier versions lack.
 
-    `contexts` holds digests of the contexts read, and `guesses` the scores of guessing, both as
-    JSON by protocol.
+    `contexts` holds digests of the prompts' contexts, and `guesses` the scores of guessing, both as
+    JSON objects by protocol.
     """
     rows: dict[tuple[str, str], dict[str, Any]] = {}
     contexts: defaultdict[tuple[str, str], dict[str, str]] = defaultdict(dict)

@@ -1,9 +1,9 @@
-"""Resolve a sweep's references for each task, and check that none contains a question asked.
+"""Fill a sweep's open references for each task; check that none contains a question asked.
 
-An open reference, one without a source, is filled with held-out prompts of each task asked. So a
-condition with an open reference becomes a different condition for each task: same edits and name,
-other prompts. Rows are stored under the condition that the user gave; the manifest says which
-prompts each cell had.
+An open reference, one without a source, is filled with held-out prompts of each task. So a
+condition with an open reference becomes a different condition for each task, with the same edits
+and name but other prompts. Rows are stored under the condition that the user gave; the manifest
+says which prompts were used in each cell.
 """
 
 import re
@@ -24,7 +24,7 @@ class References:
         seed: the seed of the sweep.
 
     Raises:
-        InputError: a task has no prompts that it does not ask, or too few for an ablation.
+        InputError: a task has no held-out prompts, or too few for an ablation.
     """
 
     def __init__(self, tasks: Iterable[Task], conditions: Sequence[Condition], seed: int) -> None:
@@ -55,11 +55,11 @@ class References:
         return tuple(resolved[condition] for condition in given)
 
     def distinct_conditions(self) -> list[Condition]:
-        """Return the conditions of all tasks, each once."""
+        """Return the filled conditions of all tasks, without repetitions."""
         return list(dict.fromkeys(one for task in self._by_task for one in self.conditions(task)))
 
     def to_manifest(self, task: str) -> dict[str, dict[str, str]]:
-        """Return which prompts a task's open references got, for its entries in the manifest.
+        """Return the part of a task's manifest entries that says how its references were filled.
 
         The key "references" maps the digest of each open reference to that of the reference made
         for this task. Empty if there is no open reference.

@@ -1,7 +1,7 @@
-"""The progress of a run, in a small file of the run folder that the run keeps up to date.
+"""The progress of a run, in `progress.json`, a small file in the run folder.
 
-`progress.json` is replaced as a whole, at most once a second. Reading it, or the rows beside it,
-takes no lock and does not make the run wait.
+The file is replaced atomically, at most once a second while the run computes. Reading the file, or
+the stored rows, takes no lock and does not slow the run.
 
 Example:
     print(read_status("runs/first"))  # from another process, while the run goes on
@@ -32,17 +32,18 @@ class Status:
     Attributes:
         state: `running`, `done`, `stopped` (by an error or by hand, see `reason`), or `died` (its
             process ended without writing a state).
-        reason: the error that stopped the run; empty unless `stopped`.
-        rows_done: answers stored since the run was started last.
-        rows_computed: of the unit in progress, about how many answers are computed, not yet stored.
-        rows_total: answers that were missing then; it grows when answers raise further questions.
-        rows_per_second: answers stored per second since then.
-        seconds_left: the seconds that the remaining answers will probably take; None if not known,
-            and during the noise floor.
-        now: what is being computed, or was last; empty before the first pass.
-        seconds: seconds since the run was started last.
-        updated: when this was written, in seconds since 1970.
+        rows_total: answers that were missing when the run was last started, plus those that earlier
+            answers made necessary since.
         host, pid, started: the machine, process id and start time of the run's process.
+        seconds: seconds since the run was last started.
+        updated: when this was written, in seconds since 1970.
+        rows_done: answers stored since the run was last started.
+        rows_computed: about how many answers of the current unit are computed but not yet stored.
+        seconds_left: the expected seconds until the remaining answers are stored; None if not
+            known, and during the noise floor.
+        now: what is being computed, or was last; empty before the first pass.
+        reason: the error that stopped the run; empty unless `stopped`.
+        rows_per_second: answers stored per second since the run was last started.
     """
 
     state: str
@@ -60,11 +61,11 @@ class Status:
 
     @property
     def rows_per_second(self) -> float:
-        """Answers stored per second since the run was started last."""
+        """Answers stored per second since the run was last started."""
         return self.rows_done / max(self.seconds, 1e-9)
 
     def to_dict(self) -> dict[str, object]:
-        """Return all attributes, the rate included, as JSON values."""
+        """Return all attributes, including `rows_per_second`, as JSON values."""
         return asdict(self) | {"rows_per_second": self.rows_per_second}
 
     def __str__(self) -> str:
@@ -81,12 +82,13 @@ class Status:
 
 
 def read_status(folder: str | Path) -> Status:
-    """Read the progress of the run in a folder, without writing to it or making the run wait.
+    """Read the progress of the run in a folder, without writing to it or slowing the run.
 
-    A `running` process of this machine that no longer exists is reported as `died`.
+    A run that is marked `running` is reported as `died` if it belongs to this machine and its
+    process no longer exists.
 
     Raises:
-        InputError: no run has written its progress to that folder, or the file is damaged.
+        InputError: the folder has no progress file, or the file is damaged.
     """
     file = Path(folder) / _FILE
     if not file.is_file():
@@ -102,7 +104,7 @@ def read_status(folder: str | Path) -> Status:
 
 
 def describe_unfinished(folder: str | Path) -> str:
-    """Return a line saying that a run is not finished; "" if it is, or if it has no status."""
+    """Return a line that says that a run is not finished; "" if it is, or if it has no status."""
     try:
         status = read_status(folder)
     except InputError:  # the rows are readable without a status
@@ -114,9 +116,10 @@ def describe_unfinished(folder: str | Path) -> str:
 
 @contextmanager
 def write_progress(folder: Path, rows_total: int) -> Iterator[Advance]:
-    """Write progress.json within the context; yields a progress callback.
+    """Keep progress.json up to date within the context; yields a progress callback.
 
-    A file that cannot be written does not stop the run, whose rows are stored elsewhere.
+    The state becomes `done` at the end of the context, or `stopped` if an exception leaves it. A
+    file that cannot be written does not stop the run, whose rows are stored elsewhere.
     """
     pid, began = os.getpid(), time.monotonic()
     host = socket.gethostname()
@@ -159,7 +162,7 @@ def _write(folder: Path, status: Status) -> None:
 
 
 def _is_alive(status: Status) -> bool:
-    """Return whether the process still runs and its id was not given to another process."""
+    """Return whether the run's process exists and its id was not reused by another process."""
     try:
         os.kill(status.pid, 0)
     except ProcessLookupError:
@@ -183,10 +186,10 @@ def _start_time(pid: int) -> str:
 
 
 def _check_value(values: dict[str, Any], field: "Field[Any]") -> Any:
-    """Return the value of a field, checked for type and range.
+    """Return the value of a field, checked for type and range; the default if the file lacks it.
 
     Raises:
-        ValueError: it is of another type, or out of range.
+        ValueError: the value has another type, or is out of range.
     """
     # A file of an earlier version has fewer of them.
     name, default = field.name, field.default

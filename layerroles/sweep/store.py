@@ -1,8 +1,9 @@
 """The run folder: `manifest.json` describes the run, `rows.sqlite` holds one row per answer.
 
-Rows are keyed by content (condition hash, task, protocol, example), and the answers of a work unit
-(conditions that are answered together) are one transaction, so that a run killed at any moment
-resumes with the first missing unit. One process writes at a time, under a lock that ends with it.
+The primary key of a row is its content: condition hash, task, protocol and example. Answers that
+were computed together are written in one transaction, so a run that was killed at any moment
+resumes with what is missing. One process writes at a time, under a lock that is released when the
+process ends.
 """
 
 import json
@@ -72,7 +73,7 @@ class Store:
         return cell
 
     def add_noise_floor(self, floor: dict[str, Any]) -> None:
-        """Add a cell's noise floor to the manifest, unless one on more examples is there."""
+        """Add a cell's noise floor to the manifest, unless one of more examples is stored."""
         keys = ("task", "protocol")
         floors = _merge_items(self.manifest["noise_floor"], [floor], keys)
         order = [(cell["task"], cell["protocol"]) for cell in self.manifest["cells"]]
@@ -80,11 +81,16 @@ class Store:
         self.manifest["noise_floor"] = floors
 
     def add_examples(self, task: str, protocol: str, examples: Mapping[str, Sequence[Any]]) -> None:
-        """Store a cell's examples; `examples` maps each id to its values of `EXAMPLE`, in order.
+        """Add a cell's new examples; update questions, clusters and guess scores of stored ones.
+
+        Args:
+            task: the cell's task.
+            protocol: the cell's protocol.
+            examples: the values of `EXAMPLE`, in that order, by example id.
 
         Raises:
             InputError: the folder holds an example of that id with another context, prompt or
-                answer.
+                answer, or cannot be written.
         """
         stored = {
             row[0]: row[1:]
@@ -122,14 +128,14 @@ class Store:
                 )
 
     def add_rows(self, unit: Mapping[Key, Mapping[str, Sequence[Any]]]) -> None:
-        """Write a work unit in one transaction: values of `ROW` by key and example id."""
+        """Write rows in one transaction: by key and example id, the values of `ROW`."""
         rows = [
             (*key, id, *values) for key, examples in unit.items() for id, values in examples.items()
         ]
         self._insert("rows", 4 + len(ROW), rows)
 
     def save_manifest(self) -> None:
-        """Write the manifest atomically."""
+        """Write the manifest to the folder, by atomic replacement of the file."""
         with _refuse_write_errors(self.folder):
             _write_manifest(self.folder, self.manifest)
 
@@ -144,8 +150,8 @@ def lock_folder(folder: Path) -> Iterator[None]:
     """Lock a run folder against other writers within the context; create it if missing.
 
     Raises:
-        InputError: it cannot be written, another process is writing to it, or this system has no
-            locks that end with their process.
+        InputError: the folder cannot be written, another process is writing to it, or this system
+            has no file locks that end with their process.
     """
     try:
         import fcntl
@@ -172,8 +178,8 @@ def open_store(folder: Path, manifest: dict[str, Any]) -> Iterator[Store]:
     """Open a folder that is locked by `lock_folder`; merge the given manifest with the stored one.
 
     Raises:
-        InputError: the folder cannot be written, is of another model, dtype or seed, or is
-            damaged.
+        InputError: the folder cannot be written, is damaged, or holds another run: another model,
+            dtype, seed or way of asking, or conditions or tasks of the same names that differ.
     """
     with ExitStack() as exit_stack:
         with _refuse_write_errors(folder):
@@ -190,7 +196,7 @@ def open_store(folder: Path, manifest: dict[str, Any]) -> Iterator[Store]:
 
 @contextmanager
 def _refuse_write_errors(folder: Path) -> Iterator[None]:
-    """Turn errors of the disk or the database into input errors that name the run folder."""
+    """Convert errors of the disk or the database to an `InputError` that names the run folder."""
     try:
         yield
     except (OSError, sqlite3.OperationalError) as error:
@@ -201,10 +207,10 @@ def _refuse_write_errors(folder: Path) -> Iterator[None]:
 
 
 def read_run(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]], list[dict[str, Any]]]:
-    """Read the manifest, rows and examples of a run folder, in the order of the run.
+    """Return the manifest, rows and examples of a run folder; rows and examples in stored order.
 
     Raises:
-        InputError: no run folder, or a damaged one.
+        InputError: the path is not a run folder, or its files are damaged or do not match.
     """
     manifest = _read_manifest(folder)
     if manifest is None:
@@ -240,10 +246,10 @@ def read_run(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]], list[d
 
 
 def _check_not_cut_off(file: Path) -> None:
-    """Check that a database was not cut off inside its last page, which SQLite reads as zeros.
+    """Check that a database does not end inside a page, the rest of which SQLite reads as zeros.
 
     Raises:
-        sqlite3.DatabaseError: it was.
+        sqlite3.DatabaseError: the file was cut off.
     """
     journal = file.with_name(f"{file.name}-wal")
     with suppress(FileNotFoundError):  # the journal may vanish at any moment: the file is complete
@@ -319,12 +325,12 @@ def _merge_manifest(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
 
 
 def _references_by_cell(cells: list[dict[str, Any]]) -> dict[tuple[str, str], dict[str, str]]:
-    """Map (task, protocol) to digests: of each open reference, and of the one made for the cell."""
+    """Map (task, protocol) to the digest of each open reference and of the one that filled it."""
     return {(cell["task"], cell["protocol"]): cell.get("references", {}) for cell in cells}
 
 
 def _add_columns(db: sqlite3.Connection) -> None:
-    """Add the columns that a folder of an earlier version lacks."""
+    """Add the columns that a database of an earlier version lacks."""
     for table, columns in (("rows", ROW), ("examples", EXAMPLE)):
         stored = {column[1] for column in db.execute(f"PRAGMA table_info({table})")}
         for name in columns:
@@ -335,10 +341,10 @@ def _add_columns(db: sqlite3.Connection) -> None:
 def _merge_items(
     old: list[dict[str, Any]], new: list[dict[str, Any]], keys: tuple[str, ...]
 ) -> list[dict[str, Any]]:
-    """Merge two lists by the items' keys; new keys come last.
+    """Merge two lists of dicts by the values of `keys`; new items come last.
 
-    A new item replaces the old one with the same keys unless it covers fewer examples (`n`). Of the
-    old item, `name` is kept; so are its estimates of chance if both have the same `n`.
+    A new item replaces the old one with the same values unless it covers fewer examples (`n`). The
+    old `name` is preserved; so are the old estimates of chance if both have the same `n`.
     """
     merged = {tuple(item[key] for key in keys): item for item in old}
     for item in new:

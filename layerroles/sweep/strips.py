@@ -1,8 +1,9 @@
-"""Harm over depth as text: a strip per family and protocol, one character per layer.
+"""Harm over depth as text: one row per family and protocol, one character per layer.
 
-A terminal gets a table with coloured cells, a log the same with digits. Both show a run that is
-still going as well as a finished one: they hold estimates and no verdicts. The harm of a layer is
-the mean over the family's tasks with skill above chance, as in `Roles.layers`.
+`layer_strips` makes a table with coloured cells for a terminal, `strip_lines` the same as digits
+for a log. Both accept the result of an unfinished run as well as a finished one: they show
+estimates and no verdicts. The harm of a layer is the mean over the family's tasks with skill above
+chance, as in `Roles.layers`.
 
 Example:
     for line in strip_lines(lr.read("runs/first")):
@@ -45,11 +46,11 @@ class _Strip:
     Attributes:
         family: the family.
         protocol: the protocol.
-        n: the questions that the intact model answered.
-        intact: the intact score, the mean over tasks; NaN if there is none yet.
-        chance: the score of guessing; NaN if unknown.
-        why: why no harm is measurable; "" if it is.
-        harms: the harm of each layer; unknown if the layer was not swept, or not asked yet.
+        n: the number of scored answers of the intact model, summed over tasks.
+        intact: the intact score, averaged over tasks; NaN if there is none yet.
+        chance: the score of guessing, averaged over tasks; NaN if unknown.
+        why: the reason why harm cannot be measured; "" if it can.
+        harms: the harm of each layer; unknown if the layer was not swept or has no answers yet.
     """
 
     family: str
@@ -65,14 +66,15 @@ def layer_strips(result: SweepResult) -> "Table":
     """Return a table of harm over depth, a row per family and protocol, a coloured cell per layer.
 
     Orange cells hurt, blue ones help, up to a harm of 1 either way; the wider the interval, the
-    fainter the cell. Judged are the positions `all` if swept, else the first by name, and the first
-    ablation. If no condition ablates one whole layer, the table says so.
+    fainter the cell. Only one ablation at one choice of positions is shown: the first ablation of
+    the result, at the positions `all` if it was swept there, else at the first `at` by name. If no
+    condition ablates exactly one whole layer, the table says so.
 
     Args:
-        result: a sweep, finished or not.
+        result: the result of a sweep, finished or not.
 
     Raises:
-        InputError: it is no sweep's result.
+        InputError: `result` is not a `SweepResult`.
 
     Example:
         rich.print(layer_strips(lr.read("runs/first")))
@@ -113,13 +115,13 @@ def layer_strips(result: SweepResult) -> "Table":
 
 
 def strip_lines(result: SweepResult) -> list[str]:
-    """Return the strips of `layer_strips` as lines without colour, with a legend as the last.
+    """Return the strips of `layer_strips` as lines of plain text: a title, the rows and a legend.
 
-    A layer is one character: its harm in tenths, `+` from 1 on, `-` where the ablation helps by 0.1
-    or more, `.` where harm is not known.
+    A layer is one character: its harm in tenths, `+` for a harm of 1 or more, `-` where the
+    ablation helps by 0.1 or more, `.` where the harm is not known.
 
     Raises:
-        InputError: it is no sweep's result.
+        InputError: `result` is not a `SweepResult`.
     """
     title, strips = _measure_strips(result)
     if not strips:
@@ -141,7 +143,7 @@ def strip_lines(result: SweepResult) -> list[str]:
 
 
 def _measure_strips(result: SweepResult) -> tuple[str, list[_Strip]]:
-    """Return a title and the strips, in the order of the run; none if no layer was ablated."""
+    """Return a title and the strips in the order of the result; none if no layer was ablated."""
     check_result(result)
     what, condition_of = _choose_conditions(result)
     title = f"Harm of each layer{what}"
@@ -157,9 +159,10 @@ def _measure_strips(result: SweepResult) -> tuple[str, list[_Strip]]:
 
 
 def _choose_conditions(result: SweepResult) -> tuple[str, dict[int, str]]:
-    """Return the judged ablation and positions in words, and the condition that ablates each layer.
+    """Choose the ablation and positions to show, as described in `layer_strips`.
 
-    Both are empty if no condition ablates one whole layer.
+    Returns the choice in words, for the title, and the name of the condition that ablates each
+    layer. Both are empty if no condition ablates exactly one whole layer.
     """
     # The conditions are read here, since `Harms` also computes each effect's test and interval.
     places = {
@@ -218,7 +221,7 @@ def _measure_strip(cells: Sequence[Cell], conditions: Iterable[str | None]) -> _
 
 
 def _describe_missing(result: SweepResult) -> str:
-    """Return why there are no strips."""
+    """Return the line that is shown if there are no strips."""
     yet = " yet" if result.interim else ""
     return f"no answer under a condition that ablates one whole layer{yet}"
 
@@ -231,7 +234,7 @@ def _format_names_and_scores(strip: _Strip) -> tuple[str, str, str, str, str]:
 
 
 def _number_layers(n_layers: int, filler: str) -> str:
-    """Return a line that numbers every tenth layer above its cell."""
+    """Return a line with the number of every tenth layer, starting above the layer's cell."""
     step = _LAYERS_BETWEEN_NUMBERS
     numbers = "".join(f"{layer:{filler}<{step}}" for layer in range(0, n_layers, step))
     last = (n_layers - 1) // step * step

@@ -60,29 +60,30 @@ class Sweep:
             `"continuation[norm=byte]"`. A task that names its own protocol is asked only under
             that.
         limit: the number of examples of each task.
-        seed: the seed of the tasks' examples.
+        seed: the seed that selects the tasks' examples.
         engine: the engine that answers; None for `Engine(model)`.
         chat: whether to ask in the chat template of the model's tokenizer, with shots as turns.
         coherence: whether to measure how likely the intact model finds the texts written under each
-            condition. Each is read once more, which adds about a third to a sweep by generation.
+            condition. Each text is read once more, which adds about a third to the time of a sweep
+            by generation.
         noise_floor: whether to ask the intact model again in batches of another shape and count the
             answers that change. This takes as long as one condition that shares no computation with
             others.
-        rounds: whether to ask in rounds, 4 examples of every task under every condition, then as
-            many again, and so on, so that a first answer comes early. Up to 8 are asked at once.
-            Answers do not depend on it.
-        only_needed: whether to ask what is needed only: a layer that is ablated both at all
-            positions and `after_first` is asked `after_first` in the end, and only in families in
-            which it is critical at all positions. Sums over layers take the harm at all positions
-            for the others.
+        rounds: whether to ask in rounds: 4 examples of every task under every condition, then as
+            many again, and so on, so that first results are available early. Tasks with up to 8
+            examples are asked in one round. The answers are the same either way.
+        only_needed: whether to ask a layer `after_first` only where that can matter. If a layer is
+            ablated both at all positions and `after_first`, the latter is then asked last, and only
+            in families in which the layer is critical at all positions. For the other layers, sums
+            over layers use the harm at all positions.
         unit_seconds: the time that a unit of work, whose answers are computed and stored together,
-            should take. A run that is killed loses the unit that is being computed. It is kept in
-            the run folder, and is known only if this process runs the model fused: other units hold
-            up to `rows_at_once` rows of each cell, and none is made so short that much is computed
-            twice.
+            should take. A run that is killed loses the unit that is being computed. The sizes of
+            units are stored in the run folder. They follow this time only if this process runs the
+            model with the fused executor; otherwise a unit holds up to `rows_at_once` rows of each
+            cell. No unit is made so short that much is computed twice.
 
     Class attributes:
-        rows_at_once: about how many rows of each cell a unit holds at the most.
+        rows_at_once: the approximate maximum of rows per cell in a unit.
 
     Raises:
         InputError: nothing to run, an unknown protocol, a task that a protocol cannot ask, a limit
@@ -172,20 +173,20 @@ class Sweep:
         timeout: float | None = None,
         report: str | Path | None = None,
     ) -> SweepResult:
-        """Run what the run folder lacks; return all that it then holds.
+        """Answer what the run folder lacks; return the result of everything in the folder.
 
         Args:
-            path: the run folder.
+            path: the run folder; created if missing.
             backend: what answers: `"local"`, this process; `"ray"`, workers of a Ray cluster, each
                 with its own model (the sweep's model may then be on `device="meta"`); or a
                 `Backend`.
-            address: the address of the Ray cluster. This and the arguments below are for `"ray"`
-                only; None is the default of `backends.Ray`, which has the details.
+            address: the address of the Ray cluster. This and the next three arguments are for
+                `"ray"` only; None selects the default described in `backends.Ray`.
             workers: the number of processes that hold a model.
             gpus_per_worker: the number of GPUs of each worker.
             timeout: seconds after which a worker is considered hung.
-            report: an HTML file for the report, written after each round and in the end. Until the
-                end it is marked as interim and holds no verdicts.
+            report: an HTML file for the report, written after each round and at the end. Until the
+                end it is marked as interim and has no verdicts.
 
         Raises:
             InputError: the folder or the report cannot be written, or the folder holds another run;
@@ -221,7 +222,8 @@ class Sweep:
     def calls(self) -> Iterator[EngineCall]:
         """Yield the engine calls of a run into a new folder, without running them.
 
-        Units are not limited in time: what shorter ones compute again is left out. The texts that
+        All conditions are included, also those that `only_needed` may skip. Units have the maximum
+        size, so work that a run repeats for smaller units is not counted. The texts that
         `coherence` scores are not known beforehand and are left out.
 
         Raises:
@@ -259,9 +261,10 @@ class Sweep:
     def _choose_sizes(
         self, engine: Engine, manifest: dict[str, Any], done: Mapping[Key, set[str]]
     ) -> dict[str, float]:
-        """Note the sizes of units that a manifest lacks; return expected seconds per row by task.
+        """Add missing sizes of units to the manifest; return the expected seconds per row by task.
 
-        A task that a run folder of an earlier version has begun keeps that version's units.
+        A task already begun in this folder without a stored size, by an earlier version, keeps the
+        units of that version.
         """
         begun = {task for (_, task, _), ids in done.items() if ids}
         asked = self._work(engine).asked_first(manifest)
@@ -355,7 +358,7 @@ def _package_versions(cells: Sequence[SweepCell]) -> dict[str, str]:
     """Return the versions of the packages on which the cells' questions depend.
 
     Raises:
-        InputError: a task names one that is not installed.
+        InputError: a package that a task names is not installed.
     """
     versions = {}
     for task in (cell.task for cell in cells):
@@ -371,10 +374,10 @@ def _package_versions(cells: Sequence[SweepCell]) -> dict[str, str]:
 
 
 def _check_writable(file: Path) -> None:
-    """Check that a report can be written, before anything is computed.
+    """Check that a report file can be written, before anything is computed.
 
     Raises:
-        InputError: it is a folder, or lies where nothing can be written.
+        InputError: the path is a folder, or cannot be written.
     """
     try:
         file.parent.mkdir(parents=True, exist_ok=True)

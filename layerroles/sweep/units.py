@@ -1,4 +1,4 @@
-"""The parts of a sweep: cells, units of work, and calls of the engine."""
+"""The parts of a sweep: cells (task x protocol), units of work, and calls of the engine."""
 
 import functools
 import logging
@@ -39,7 +39,7 @@ _remembered_guess = functools.lru_cache(maxsize=64)(_find_guess)
 
 @dataclass(frozen=True)
 class SweepCell:
-    """A task under a protocol, with the examples that are asked under a seed."""
+    """A task under a protocol, with the examples that the sweep's seed selects."""
 
     task: Task
     protocol: Protocol
@@ -48,7 +48,7 @@ class SweepCell:
 
     @property
     def names(self) -> tuple[str, str]:
-        """The labels of the task and the protocol, as in the rows."""
+        """The labels of the task and of the protocol, as they appear in the rows."""
         return self.task.label, self.protocol.label
 
     @functools.cached_property
@@ -62,7 +62,7 @@ class SweepCell:
         return find(self.task, self.protocol, self.examples, self.seed)
 
     def to_manifest(self) -> dict[str, Any]:
-        """Return the cell's entry in a manifest."""
+        """Return the cell's manifest entry: labels, number of examples, chance and score unit."""
         guess = self.guess
         chance = self.protocol.chance(self.examples) if guess is None else guess.mean
         grading = self.task.grading if guess else 1
@@ -81,15 +81,15 @@ class SweepCell:
 
 @dataclass(frozen=True)
 class Unit:
-    """Work that is done and stored together: some cells of one task, conditions and examples.
+    """Work that is computed and stored together: some cells of one task, conditions and examples.
 
     Which work is in a unit depends only on the manifest and on the rows already stored.
 
     Attributes:
-        cells: the cells.
-        conditions: the conditions under which all of them are asked.
+        cells: the cells; all are of one task.
+        conditions: the conditions under which every cell is asked.
         examples: the examples that are asked.
-        round: the round of the sweep, from 0; -1 if it asks in no rounds.
+        round: the round of the sweep, from 0; -1 if the sweep does not ask in rounds.
     """
 
     cells: tuple[SweepCell, ...]
@@ -105,7 +105,7 @@ class Unit:
 
 @dataclass(frozen=True)
 class EngineCall:
-    """One call of the engine.
+    """The arguments of one call of the engine.
 
     Attributes:
         name: the task's label, or `noise floor`.
@@ -119,7 +119,7 @@ class EngineCall:
 
 
 def distinct_conditions(conditions: Sequence[Condition]) -> list[Condition]:
-    """Return the conditions without repetitions, in order.
+    """Return the conditions without repetitions, in the order given.
 
     Raises:
         InputError: two different conditions have the same name.
@@ -137,11 +137,14 @@ def distinct_conditions(conditions: Sequence[Condition]) -> list[Condition]:
 def make_cells(
     tasks: Sequence[Task], protocols: Sequence[str | Protocol], limit: int, seed: int
 ) -> list[SweepCell]:
-    """Return a cell for every task under every protocol, or under the task's own if it has one.
+    """Return a cell for every task under every protocol.
+
+    A task that sets its own protocol gets one cell, under that protocol. Logs a warning if a task
+    has fewer than `limit` examples.
 
     Raises:
-        InputError: a task given twice, an invalid protocol, or a protocol that a task cannot be
-            asked under.
+        InputError: a task is given twice, a protocol is invalid, or an example of a task cannot be
+            asked under a protocol.
     """
     labels = [task.label for task in tasks]
     for label in labels:
@@ -175,16 +178,18 @@ def missing_units(
     sizes: "UnitSizes",
     wanted: Collection[Key] | None = None,
 ) -> Iterator[Unit]:
-    """Yield the units of missing work, each of conditions that lack the same examples.
+    """Yield units with all answers that are not stored yet.
 
-    A task's protocols are asked together, since most of their contexts are the same.
+    A unit holds conditions that lack the same examples. The protocols of a task are asked together,
+    since most of their contexts are the same.
 
     Args:
         cells: the cells of the sweep.
         conditions: the conditions to ask under.
         done: the ids of the answered examples, by condition hash, task and protocol.
         sizes: the sizes of units.
-        wanted: what is asked, if it is not every condition in every cell.
+        wanted: the keys (condition hash, task, protocol) to ask; None for every condition in every
+            cell.
     """
     for number, task_cells, block in _split_blocks(cells, sizes):
         lacking: dict[tuple[tuple[int, ...], tuple[str, ...]], list[Condition]] = {}
@@ -215,13 +220,14 @@ class UnitSizes:
     """How many conditions and examples are in a unit.
 
     Attributes:
-        together: the conditions that are asked together, at the most (see `count_together`).
-        rows_at_once: about how many rows of each cell a unit holds at the most.
-        rows_of_task: the same for some tasks, where it is less (see `choose_size`).
-        examples_of_task: for some tasks, the fewest examples that a unit holds if there are as
-            many; to be small it holds fewer conditions. Units of others hold all conditions.
-        rounds: whether examples are asked in rounds: the first of all tasks under all conditions,
-            then as many again, and so on.
+        together: the largest number of conditions in a unit (see `count_together`).
+        rows_at_once: the approximate maximum of rows per cell in a unit.
+        rows_of_task: a lower maximum for some tasks (see `choose_size`).
+        examples_of_task: for some tasks, the smallest number of examples in a unit, if that many
+            are left to ask. Units of these tasks are made smaller by fewer conditions; units of
+            other tasks always have `together` conditions.
+        rounds: whether examples are asked in rounds: the first few of all tasks under all
+            conditions, then as many again, and so on.
     """
 
     together: int
@@ -231,11 +237,11 @@ class UnitSizes:
     rounds: bool = False
 
     def n_examples(self, task: str) -> int:
-        """Return the most examples of a task in a unit."""
+        """Return the largest number of examples of a task in a unit."""
         return max(1, self._rows(task) // self.together, self.examples_of_task.get(task, 1))
 
     def n_conditions(self, task: str, n_examples: int) -> int:
-        """Return the most conditions under which a unit asks this number of examples of a task."""
+        """Return the largest number of conditions in a unit with `n_examples` of a task."""
         if task not in self.examples_of_task:
             return self.together
         return max(1, min(self.together, self._rows(task) // n_examples))
@@ -244,7 +250,7 @@ class UnitSizes:
         return min(self.rows_of_task.get(task, self.rows_at_once), self.rows_at_once)
 
     def ends_of_rounds(self, n_examples: int) -> list[int]:
-        """Return how many examples of a task have been asked after each round.
+        """Return, for each round, how many examples of a task have been asked when it ends.
 
         >>> UnitSizes(31, 2048, rounds=True).ends_of_rounds(32)
         [4, 8, 16, 32]
@@ -258,9 +264,9 @@ class UnitSizes:
 
 
 def count_together(n_conditions: int) -> int:
-    """Return how many of a sweep's conditions a unit asks under.
+    """Return how many conditions a unit has if `n_conditions` are split evenly.
 
-    Of equal shares, that is the largest that is allowed.
+    The conditions are split into as few equal shares as the limit of 64 conditions per unit allows.
     """
     return math.ceil(n_conditions / math.ceil(n_conditions / _CONDITIONS_AT_ONCE))
 
@@ -270,10 +276,10 @@ class TaskSize:
     """The size of a task's units.
 
     Attributes:
-        rows: about how many rows of each cell a unit holds.
-        examples: the fewest examples of a unit, which then asks under some of the conditions; None
-            if it asks under all.
-        seconds: the expected seconds of a row; None if not known.
+        rows: the approximate maximum of rows per cell in a unit.
+        examples: the smallest number of examples in a unit, whose conditions are then split; None
+            if a unit has all conditions.
+        seconds: the expected seconds per row; None if not known.
     """
 
     rows: int
@@ -291,23 +297,24 @@ def choose_size(
 ) -> TaskSize:
     """Choose the size of a task's units so that one takes about `seconds`.
 
-    By the cost model and the measured speed of the device. No unit is made so small that a row
-    costs more than `_MOST_REPEATED` times what it costs in a large one: a prefix that all prompts
-    share, for example, is read once for each unit. If fewer examples would cost too much, a unit
-    asks under fewer conditions, which only reads the intact model's part again.
+    The time is predicted by the cost model and the measured speed of the device. A unit is not made
+    so small that a row costs more than `_MOST_REPEATED` times what it costs in a large unit: each
+    unit computes shared work again, such as a prefix that all prompts have. If fewer examples would
+    cost too much, a unit has fewer conditions, and only the intact model's part is repeated.
 
     Args:
         engine: the engine that answers.
-        call: returns the requests of the first examples of the task under the first conditions,
-            for a number of examples and of conditions.
+        call: returns the engine call for the first `n` examples of the task under the first `k`
+            conditions, given `n` and `k`.
         n_examples: the number of examples that `call` has.
         n_conditions: the number of conditions that `call` has.
-        seconds: how long a unit may take.
-        most: the most rows of a cell.
+        seconds: the time that a unit may take.
+        most: the largest number of rows per cell in a unit.
 
     Returns:
-        The size. It has `most` rows for a tiny task, and if the time is not known: the model has no
-        weights here (workers have them), or is not run fused under these conditions.
+        The size. It has `most` rows for a very small task, and if the time cannot be predicted: the
+        model has no weights in this process (Ray workers have them), or the fused executor cannot
+        run it under these conditions.
     """
     if not prepared(engine.model).has_weights:
         return TaskSize(most)
@@ -349,7 +356,7 @@ def choose_size(
 
 
 def _halve_while(take: Callable[[int], float], n: int, seconds: float, each: float) -> int:
-    """Halve a number while it takes too long, and not much longer for each than `each`."""
+    """Halve `n` while `take(n)` exceeds `seconds` and the time per item stays near `each`."""
     while n > 1 and take(n) > seconds:
         half = math.ceil(n / 2)
         if take(half) / half > _MOST_REPEATED * each:
@@ -368,11 +375,11 @@ def _split_blocks(
 ) -> list[tuple[int, list[SweepCell], tuple[Example, ...]]]:
     """Return (round, cells of a task, a block of its examples), in the order of answering.
 
-    The blocks of all tasks are interleaved within a round, so that at any time each task is about
-    equally far.
+    The round is -1 if the sweep does not ask in rounds. The blocks of all tasks are interleaved
+    within a round, so that at any time about the same share of each task is done.
 
-    Blocks do not depend on the rows already stored or on who answers, so that a resumed run and
-    all workers compute the same examples together.
+    Blocks do not depend on which rows are stored or on the backend, so a resumed run and all
+    workers compute the same examples together.
     """
     by_task: dict[str, list[SweepCell]] = {}
     for cell in cells:

@@ -2,15 +2,14 @@
 
 A protocol that compares choices measures skill only if the right choice cannot be found without
 understanding the question. The audit applies strategies that ignore the question's meaning, such as
-picking the longest choice. Chance is the mean of 1/k, k being a question's number of choices. If t
-choices tie for a strategy, and the right one is among them, it counts as 1/t, so that shares are
-exact.
+picking the longest choice. Chance is the mean of 1/k, where k is a question's number of choices. If
+t choices tie for a strategy, and the right one is among them, the question counts as 1/t right.
 
 Under the null hypothesis the right answer is equally likely to be each of a question's choices:
 with t choices tied at the top of k, a question counts 1/t with probability t/k, else 0. The p value
 is the exact one-sided tail of the sum of these, corrected for the number of strategies (Holm 1979).
 A strategy that learns is fitted on each half of the questions and tested on the other. The two
-tests are not independent: its p value is twice the smaller of the two, which is valid under any
+tests are not independent, so the p value is twice the smaller of the two, which is valid under any
 dependence.
 
 Example:
@@ -66,9 +65,10 @@ class Audit:
     Attributes:
         task: the task's label.
         n: number of questions examined.
-        frame: a row per strategy: strategy, n (questions to which it applies), share (of these that
-            it gets right), chance (mean of 1/k), excess (share minus chance), p (one-sided),
-            p_adjusted (Holm) and flagged (p_adjusted below .05). Empty if no question has choices.
+        frame: a row per strategy: strategy, n (questions to which it applies), share (the share of
+            these that it gets right), chance (mean of 1/k), excess (share minus chance), p
+            (one-sided), p_adjusted (Holm) and flagged (p_adjusted below .05). Empty if no question
+            has choices.
         picks: what each strategy picks, in words, by its name.
         duplicates: number of questions with the same prompt as an earlier one.
         contradictions: number of prompts that are asked with different answers.
@@ -84,8 +84,8 @@ class Audit:
         lengths: a row per unit (characters, words, and tokens if a model was given): min, median
             and max length of prompts with their shots, which show worked solutions.
         context: the model's context length in tokens; None without a model.
-        too_long: number of questions whose prompt and `max_gen_toks` exceed it; None without a
-            model.
+        too_long: number of questions for which prompt and `max_gen_toks` together exceed `context`;
+            None without a model.
 
     Example:
         >>> import layerroles as lr
@@ -210,7 +210,7 @@ def audit_task(
     Args:
         task: the task to audit.
         limit: number of questions; 2,000 are enough to find an excess of .05 over a chance of .25.
-        seed: draws the questions.
+        seed: the seed that selects the questions.
         model: the model whose tokenizer counts tokens and whose context length is compared with
             prompts; it needs no weights (`lr.load(name, device="meta")`). Without one, tokens are
             not counted.
@@ -270,10 +270,10 @@ def audit_task(
 
 
 def strategy_frame(examples: Sequence[Example]) -> pd.DataFrame:
-    """Return the share of questions that each strategy gets right, the largest excess first.
+    """Return the table `Audit.frame` for some questions, the largest excess first.
 
-    One row for each strategy that applies to at least one question; see `Audit.frame`. Questions
-    with fewer than two choices, or whose answer is not among them, are left out.
+    It has a row for each strategy that applies to at least one question. Questions with fewer than
+    two choices, or whose answer is not among them, are left out.
     """
     with_choices = [e for e in examples if len(e.choices) > 1 and e.answer in e.choices]
     second, rows = find_second_half(with_choices), []

@@ -157,7 +157,7 @@ class Task(ABC):
 
     @property
     def protocol(self) -> object | None:
-        """The only protocol that asks this task; None to use the protocols of the sweep.
+        """The only protocol under which this task is asked; None to use the protocols of the sweep.
 
         A label such as `"text_logprob"`, or a `Protocol`, which need not be registered.
         """
@@ -187,7 +187,7 @@ class Task(ABC):
     def held_out(self, limit: int, seed: int) -> list[str]:
         """Return up to `limit` contexts of examples that `examples(..., seed)` never returns.
 
-        They are the prompts of a reference, on which for example mean writes are measured.
+        They are used as the prompts of a reference, for example to measure mean writes.
         """
 
     @property
@@ -207,16 +207,16 @@ class Task(ABC):
         return ""
 
     def candidates(self, example: Example) -> list[str] | None:
-        """Return texts of the prompt that a guessing strategy may pick from; by default None.
+        """Return the texts in the prompt among which a guessing strategy may pick; by default None.
 
-        An empty list if repeating a text of the prompt is the skill itself. With None, strategies
-        pick among the prompt's quoted texts, or numbers, if all answers are of that form; else
-        among the answers to other questions that occur in the prompt.
+        An empty list means that repeating a text of the prompt is the skill itself. None means that
+        strategies pick among the prompt's quoted texts, or numbers, if all answers are of that
+        form; else among the answers to other questions that occur in the prompt.
         """
         return None
 
     def n_reserved(self, seed: int) -> int:
-        """Return how many questions `examples` leaves out for `held_out`; by default 0."""
+        """Return how many questions are reserved for `held_out` and never asked; by default 0."""
         return 0
 
     def grade(self, response: str, example: Example) -> Grade:
@@ -265,7 +265,7 @@ register = TASKS.register
 def task(name: str, **parameters: object) -> Task:
     """Make a task by its name: `task("kv_retrieval", pairs=20)`, `task("local:questions.jsonl")`.
 
-    A label works too: `task("kv_retrieval[pairs=20]")`, `task("facts@2")`.
+    A label is accepted too: `task("kv_retrieval[pairs=20]")`, `task("facts@2")`.
 
     Raises:
         InputError: unknown task or parameter, a value that the task does not accept, or a version
@@ -309,7 +309,7 @@ def as_tasks(given: Iterable[Task]) -> list[Task]:
 
 
 def grade_text(line: str, example: Example) -> Grade:
-    """Grade a line as a short text; see `Task.grade`."""
+    """Grade a line as a short text, by the rules of `Task.grade`."""
     response, answer = normalize_text(line), normalize_text(example.answer)
     return Grade(
         strict=response == answer,
@@ -329,7 +329,7 @@ def is_short(line: str, example: Example) -> bool:
 
 
 def normalize_text(text: str) -> str:
-    """Return a text in lower case, without surrounding quotes, full stops and repeated spaces."""
+    """Return a text in lower case, without surrounding quotes and full stops or repeated spaces."""
     return " ".join(text.split()).strip(" .\"'`").casefold()
 
 

@@ -56,8 +56,8 @@ def grade_name(
         example: the question, with the answer and its aliases.
         known_names: further names that count as answers, beyond the example's answer, aliases and
             choices.
-        alone: accept the name only if it comes first, and no word but a conjunction or the like
-            follows ("I do" does not name iodine); used for symbols.
+        alone: accept the name only if it comes first and is followed by nothing but punctuation or
+            a conjunction ("I do" does not name iodine); used for symbols.
     """
     line = _strip_accents(response.strip().split("\n", 1)[0])
     accepted = _normalize_accepted((example.answer, *example.aliases))
@@ -107,7 +107,7 @@ def _add_plurals(names: Iterable[str]) -> frozenset[str]:
 
 @lru_cache(maxsize=1024)
 def _normalize_accepted(names: tuple[str, ...]) -> frozenset[str]:
-    """Return these names and their plurals in the form of `_normalize_name`."""
+    """Return these names and their singulars and plurals in the form of `_normalize_name`."""
     return frozenset(map(_normalize_name, _add_plurals(names)))
 
 

@@ -35,7 +35,7 @@ def normalize_marks(text: str) -> str:
 
 
 def remove_denied(text: str) -> str:
-    """Return the text without the words that it denies.
+    """Return the text without the words that it denies, such as those after "not".
 
     Example:
         >>> remove_denied('The word is "river", not "wolf". "Arrow" is wrong.')

@@ -2,10 +2,10 @@
 
 A model that always writes "A" is right on a quarter of four-way questions, without any skill. So
 chance is measured: the guessing strategy that scores best on other questions of the task is scored
-on the questions that are asked. There is a score of guessing for each question, so that it can be
+on the questions that are asked. The result is a score of guessing for each question, which can be
 paired with the model's score. For a task that generates questions, the other questions are drawn
 under another seed. A finite task is split in halves, and each half is guessed by the strategy that
-scores best on the other.
+scores best on the other half.
 """
 
 import re
@@ -37,11 +37,11 @@ class Guess:
     """The best guessing strategy for some examples, and its scores.
 
     Attributes:
-        strategy: its name; for a finite task the names for both halves, joined by "or" if they
-            differ.
-        scores: its expected score on each example, by id. If it is wrong on all of them but right
-            on some of the other questions, its mean score on those: few examples do not show that
-            guessing is impossible.
+        strategy: the name of the strategy. For a finite task, the names for both halves, joined by
+            "or" if they differ.
+        scores: the strategy's expected score on each example, by id. If it is wrong on all examples
+            but right on some other questions, each score is the mean over the other questions: few
+            examples do not show that guessing is impossible.
     """
 
     strategy: str
@@ -87,7 +87,13 @@ def best_guess(task: Task, examples: Sequence[Example], seed: int, score: Scorer
 
 @dataclass(frozen=True)
 class _BestGuesser:
-    """The strategy that scores best on other questions, and its mean score on them."""
+    """The strategy that scores best on other questions, and its mean score on them.
+
+    Attributes:
+        name: the strategy's name.
+        strategy: returns the texts that it writes for an example.
+        mean: the mean score on the other questions.
+    """
 
     name: str
     strategy: Guesser
@@ -101,7 +107,7 @@ class _BestGuesser:
 
 
 def _draw_others(task: Generated, examples: Sequence[Example], seed: int) -> list[Example]:
-    """Draw questions under another seed, without those in `examples`; empty if none exist."""
+    """Draw questions under another seed, except those in `examples`; empty if there are none."""
     length = fmean(len(example.context()) for example in examples)
     n = min(_OTHERS, max(_FEWEST, int(_CHARACTERS / length)))
     asked_ids = {example.id for example in examples}

@@ -4,7 +4,7 @@ The facts are written by hand in `facts.tsv`, chosen to be well known and undisp
 right answer. Where a fact can change, the column `as_of` has the year in which it was checked; the
 column `aliases` has other texts that are accepted, joined by `|`.
 
-The facts of a relation are dealt into sets of four with different answers. These answers are the
+The facts of a relation are divided into sets of four with different answers. These answers are the
 choices of all four questions, so each choice is right once and wrong three times, and the choices
 alone do not show which one is right. Some relations have wrong choices that are written by hand for
 each question, in the column `wrong`: chemical symbols, for example, where every question has one
@@ -83,7 +83,7 @@ class Facts(Listed):
         """Check the parameters.
 
         Raises:
-            InputError: a relation or a context is unknown.
+            InputError: a relation or the context is unknown, or `relations` is not a text.
         """
         super().__post_init__()
         if not isinstance(self.relations, str):
@@ -102,7 +102,9 @@ class Facts(Listed):
     def posed(self, example: Example, others: Sequence[Example]) -> Example:
         """Return the question after the context that the parameter `context` selects.
 
-        `others` are facts of the same relation, from which distractors are drawn.
+        Args:
+            example: the question.
+            others: facts of the same relation, from which distractors are drawn.
         """
         if self.context == "none":
             return example
@@ -148,9 +150,9 @@ class Facts(Listed):
     def grade(self, response: str, example: Example) -> Grade:
         """Grade the first sentence of the first line; accents, case and articles are ignored.
 
-        Flexible: the first of the relation's answers that the sentence names is the right one or an
-        alias, is not denied, and no other is listed with it. A chemical symbol is accepted only at
-        the start and in its own case. Strict: the line is the answer or an alias and nothing else.
+        Flexible: of the relation's answers in the sentence, the first is the right one or an alias,
+        it is not denied, and no other is listed with it. A chemical symbol is accepted only at the
+        start and in its own case. Strict: the line is the answer or an alias and nothing else.
         Form: strict, or no more words than an answer has.
         """
         relation = _relation_of(example)
@@ -172,7 +174,7 @@ def _relation_of(example: Example) -> str:
 
 @cache
 def _known_answers(relation: str) -> frozenset[str]:
-    """Return a relation's answers and aliases, and similar names; empty if it is unknown."""
+    """Return a relation's answers and aliases, and similar names; empty for an unknown relation."""
     names = {
         text for fact in load_facts().get(relation, ()) for text in (fact.answer, *fact.aliases)
     }
@@ -203,8 +205,8 @@ def _deal_choices(rows: list[dict[str, str]]) -> dict[str, tuple[str, ...]]:
     """Return the choices of a relation's questions, by prompt.
 
     The facts are placed on a circle in random order, except that equal answers are neighbours. The
-    choices of a fact are its answer and those one, two and three quarters of the circle away,
-    unless the column `wrong` lists the wrong ones.
+    choices of a fact are its answer and the answers one, two and three quarters of the circle away,
+    unless the column `wrong` lists the wrong choices.
     """
     rng = random.Random(f"facts:choices:{rows[0]['relation']}")
     answers = sorted({row["answer"] for row in rows})

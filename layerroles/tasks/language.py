@@ -2,8 +2,8 @@
 
 `copying` asks for an exact copy of a text. Damage at any depth breaks long answers, regardless of
 their subject. The texts here are as long as the worked solutions of `word_problems` and made of the
-same words, but need no reasoning: if copying gets worse too, a loss in word problems is no evidence
-about reasoning.
+same words, but need no reasoning. If the ablation that harms word problems also harms copying, the
+harm is no evidence about reasoning.
 
 `plain_text` scores passages without a question: the control for damage to language modelling in
 general. The passages of `passages.txt` were written for this package, so that no model was trained
@@ -59,8 +59,8 @@ class Copying(Generated):
     Evidence is the text to copy.
 
     Attributes:
-        clauses: number of clauses in the text, 1 to 6; a clause takes about 12 tokens, and 2 are as
-            long as the solution of a word problem of two steps.
+        clauses: number of clauses in the text, 1 to 6; a clause has about 12 tokens, and 2 clauses
+            are as long as the solution of a word problem of two steps.
         num_fewshot: worked examples before each text, with texts of the same length.
 
     Example:
@@ -92,7 +92,7 @@ class Copying(Generated):
 
     @property
     def kinds(self) -> int:
-        """The number of kinds: one for each clause that a text may open with."""
+        """The number of kinds: one for each clause with which a text may open."""
         return len(_FRAMES)
 
     def question(self, rng: random.Random, kind: int) -> Example:
@@ -107,8 +107,8 @@ class Copying(Generated):
     def grade(self, response: str, example: Example) -> Grade:
         """Grade the first line as a copy of the text.
 
-        Strict: it is identical. Flexible: it has the same words, ignoring case and punctuation.
-        Form: it has no more words than a text of this length.
+        Strict: it is identical. Flexible: it has the same words in the same order, ignoring case
+        and punctuation. Form: it has no more words than the text or a shot's text.
         """
         line = response.strip().split("\n", 1)[0].strip()
         return Grade(
@@ -154,7 +154,7 @@ def _draw_unused_word(rng: random.Random, kind: str, used: list[str]) -> str:
 
 
 def _swap_words(words: list[str], first: int, second: int) -> list[str]:
-    """Return a copy of the words with those at two places swapped."""
+    """Return a copy of the words with the words at two places swapped."""
     changed = list(words)
     changed[first], changed[second] = words[second], words[first]
     return changed
@@ -177,7 +177,7 @@ def _split_words(text: str) -> list[str]:
 class PlainText(Task):
     """Read short passages of plain English prose; asked under `text_logprob` only.
 
-    One passage in five is never asked, but kept for references.
+    One passage in five is never asked, but reserved for references.
 
     Attributes:
         path: a text file with passages separated by blank lines; if empty, the 40 passages of this
@@ -202,7 +202,7 @@ class PlainText(Task):
         """Check that the file contains a passage.
 
         Raises:
-            InputError: it cannot be read, or contains no passage.
+            InputError: the file cannot be read, or contains no passage.
         """
         object.__setattr__(self, "path", str(self.path))
         if not self._read_passages():

@@ -1,6 +1,6 @@
 """Read a user's own questions from a JSONL or CSV file.
 
-One question a row, with these fields:
+Each row is a question, with these fields:
 
 - `prompt` (required): the question; the answer follows it after one space. White space at its end
   is dropped.
@@ -11,7 +11,8 @@ One question a row, with these fields:
   end excluded; in CSV texts separated by `|`.
 - `solution`: a worked solution that ends in the answer, as in "The answer is 7."; shown in the
   worked examples of protocols that generate, and scored by `chain_logprob`.
-- `family`: one of the families, the same in the whole file; without it, give the parameter.
+- `family`: one of the families, the same in the whole file; if no row has it, set the task's
+  parameter `family`.
 - `id`: unique in the file; by default a hash of prompt and answer.
 
 Other fields are ignored, and empty lines are skipped. The file is UTF-8, and its name ends in
@@ -52,8 +53,8 @@ _OF_THE_FILE = "of the file"
 class Local(Listed):
     """Ask the questions of a JSONL or CSV file with the fields `prompt` and `answer`.
 
-    The file is read once, when the task is made. 64 of its questions, or a fifth where there are
-    fewer than 320, are reserved for references and never asked.
+    The file is read once, when the task is made. 64 of its questions, or a fifth if there are fewer
+    than 320, are reserved for references and never asked.
 
     Attributes:
         path: the file.
@@ -86,10 +87,11 @@ class Local(Listed):
     max_gen_toks: int = 32
 
     def __post_init__(self) -> None:
-        """Read the file.
+        """Read the file and check the parameters.
 
         Raises:
-            InputError: the file cannot be read as questions of one family.
+            InputError: the file cannot be read as questions of one family, or `family` or
+                `max_gen_toks` is not allowed.
         """
         super().__post_init__()
         check_whole_number(self.name, "max_gen_toks", self.max_gen_toks, 1, 4096)
@@ -323,10 +325,10 @@ def _text_field(row: FieldValues, name: str) -> str:
 
 
 def _to_text(value: object, name: str = "choices") -> str:
-    """Return a text field; a number becomes its text.
+    """Return a field's value as text; a number becomes its text.
 
     Raises:
-        _RowError: another type; the message names the field `name`.
+        _RowError: the value has another type; the message names the field `name`.
     """
     if isinstance(value, str):
         return value.strip() if name == "choices" else value

@@ -28,9 +28,9 @@ class WordProblems(Generated):
     """Solve a word problem.
 
     Wrong choices are the results of slips: a wrong operation, a step left out or done twice, a
-    number from another step, an irrelevant number, an intermediate result, a wrong carry. Zero to
-    three of them are larger than the right answer, equally often. Evidence is the sentences of the
-    story that the answer depends on.
+    number from another step, an irrelevant number, an intermediate result, a wrong carry. The
+    number of wrong choices above the right answer is 0 to 3, each equally often. Evidence is the
+    sentences of the story on which the answer depends.
 
     Attributes:
         steps: number of operations, 1 to 3.
@@ -58,7 +58,7 @@ class WordProblems(Generated):
         """Check the parameters.
 
         Raises:
-            InputError: `steps` or `level` is not one of those above.
+            InputError: `steps` or `level` is not a whole number from 1 to 3.
         """
         super().__post_init__()
         check_whole_number(self.name, "steps", self.steps, 1, 3)
@@ -71,7 +71,7 @@ class WordProblems(Generated):
 
     @property
     def max_gen_toks(self) -> int:
-        """The maximum number of generated tokens, about twice a worked solution's."""
+        """The maximum number of generated tokens, about twice the length of a worked solution."""
         return 32 + 16 * self.steps
 
     @property

@@ -1,16 +1,16 @@
 """Retrieval: find what the prompt holds, in a JSON object or in a long text.
 
-The answer is only in the prompt: it takes no knowledge and no reasoning.
+The answer is only in the prompt, so no knowledge and no reasoning is needed.
 
 `kv_retrieval` looks up the value of a key in a JSON object. It is the key-value task of Liu et al.
-2023, "Lost in the Middle" (arXiv 2307.03172), with far fewer pairs, and short ones, so that a
-prompt costs few tokens and small models have a chance.
+2023, "Lost in the Middle" (arXiv 2307.03172), with far fewer and shorter pairs, so that a prompt
+has few tokens and small models have a chance.
 
-`needle` finds one fact in a long text about other things: a needle in a haystack (Kamradt 2023),
-the task by which retrieval heads were found (Wu et al. 2024, arXiv 2404.15574). A sentence that
-gives somebody a password is inserted at some depth into prose about other things, and the beginning
-of that sentence asks for it. The prose is drawn from a few sentence frames with gaps, so that a
-text can have any length and no model was trained on it.
+`needle` finds one fact in a long text on other subjects: a needle in a haystack (Kamradt 2023), the
+task by which retrieval heads were found (Wu et al. 2024, arXiv 2404.15574). A sentence that gives
+somebody's password is inserted at some depth of the text, and the prompt ends with the beginning of
+that sentence. The prose is drawn from a few sentence frames with gaps, so that a text can have any
+length and no model was trained on it.
 
 Example:
     >>> from layerroles.tasks import task
@@ -91,7 +91,7 @@ class KVRetrieval(Generated):
             the positions each; the middle has the remainder), or `any`. Allowed positions are asked
             equally often; worked examples ask any position.
         key_style: `words`, `hex` (four hexadecimal digits) or `uuid`. Values are always words.
-        num_fewshot: worked examples before each question, with as many pairs as it.
+        num_fewshot: worked examples before each question, with the same number of pairs.
 
     Example:
         >>> from layerroles.tasks import task
@@ -125,7 +125,7 @@ class KVRetrieval(Generated):
 
     @property
     def kinds(self) -> int:
-        """The number of kinds: one for each position that may be asked."""
+        """The number of kinds: one for each position that `position` allows."""
         return len(open_places(self.position, self.pairs))
 
     def shot(self, rng: random.Random, kind: int) -> Example:
@@ -133,12 +133,12 @@ class KVRetrieval(Generated):
         return self._ask_for_place(rng, rng.randrange(self.pairs), range(self.pairs))
 
     def question(self, rng: random.Random, kind: int) -> Example:
-        """Draw an object and ask for the pair at the position of this `kind`."""
+        """Draw an object and ask for the pair at the position that belongs to `kind`."""
         places = open_places(self.position, self.pairs)
         return self._ask_for_place(rng, places[kind], widen_range(places, self.pairs))
 
     def _ask_for_place(self, rng: random.Random, place: int, compared: range) -> Example:
-        """Ask for the pair at `place`; wrong choices are values at the places `compared`."""
+        """Ask for the pair at `place`; wrong choices are values at places in `compared`."""
         words = rng.sample(NOUNS, 2 * self.pairs)
         values = words[self.pairs :]
         keys = words[: self.pairs] if self.key_style == "words" else _draw_keys(rng, self)
@@ -171,10 +171,10 @@ class KVRetrieval(Generated):
         """Grade the value that the response gives.
 
         Flexible: the right value is the only value of the object that the response gives as its
-        answer, in quotes or not, alone or in a sentence. Pairs of other keys after it are ignored.
-        Strict: flexible, and up to the first comma, brace or line break there is only the value in
-        its quotes. Form: up to there, there is only some value in quotes. Where an answer ends at a
-        comma (`until`), a list that begins with the right value counts as that value.
+        answer, in quotes or not, alone or in a sentence. Pairs with other keys, and the text after
+        them, are ignored. Strict: flexible, and the text up to the first comma, brace or line break
+        is exactly the value in quotes. Form: that text is some value in quotes. If generation stops
+        at a comma (`until`), a list that begins with the right value counts as that value.
         """
         head = re.split(r"[,}\n]", response.strip(), maxsplit=1)[0].strip()
         flexible = _gives_value(normalize_marks(response), example)
@@ -268,9 +268,10 @@ class Needle(Generated):
     def grade(self, response: str, example: Example) -> Grade:
         """Grade the password that the response gives.
 
-        Flexible: the first sentence that names a thing of the text names only the password and, if
-        it names people, the one asked about; no list of other things follows. Strict: flexible, and
-        the first line is the password. Form: the first line has no more words than a password.
+        Flexible: the first sentence that names a thing of the text names only the password. If it
+        names people, the person in the question is among them. No list of other things follows.
+        Strict: flexible, and the first line is the password. Form: the first line has no more words
+        than a password.
         """
         line = response.strip().split("\n", 1)[0]
         flexible = _gives_password(normalize_marks(response), example)
@@ -291,12 +292,12 @@ class Needle(Generated):
         return self._hide_at(rng, rng.randrange(_DEPTHS), range(_DEPTHS))
 
     def question(self, rng: random.Random, kind: int) -> Example:
-        """Draw a text, and insert the needle at the depth of this `kind`."""
+        """Draw a text, and insert the needle at the depth that belongs to `kind`."""
         depths = open_places(self.position, _DEPTHS)
         return self._hide_at(rng, depths[kind], widen_range(depths, _DEPTHS))
 
     def _hide_at(self, rng: random.Random, depth: int, compared: range) -> Example:
-        """Insert the needle at `depth`; wrong choices are the things at the depths `compared`."""
+        """Insert the needle at `depth`; wrong choices are things at depths in `compared`."""
         who, answer = rng.choice(NAMES), rng.choice(_THINGS)
         frames = _draw_frames(rng, self.words, who)
         place = _needle_place(depth, len(frames))
@@ -331,7 +332,7 @@ class Needle(Generated):
 def _draw_frames(rng: random.Random, words: int, without: str) -> list[str]:
     """Draw sentences of at least `words` words in all, each with the gap `{noun}`.
 
-    None of them names `without`.
+    No sentence contains the name `without`.
     """
     names = [name for name in NAMES if name != without]
     sentences: list[str] = []
@@ -349,12 +350,12 @@ def _draw_frames(rng: random.Random, words: int, without: str) -> list[str]:
 
 
 def _needle_place(depth: int, sentences: int) -> int:
-    """Return the needle's place at this depth: how many of the other sentences precede it."""
+    """Return the number of other sentences before the needle at this depth."""
     return round(depth / (_DEPTHS - 1) * sentences)
 
 
 def _other_places(place: int, compared: range, sentences: int) -> list[int]:
-    """Return the needle places of the depths `compared` other than `place`, at least three."""
+    """Return at least three needle places other than `place`, at depths of the range `compared`."""
     places = sorted({_needle_place(depth, sentences) for depth in compared})
     if len(places) < 4:  # in a short text, depths share places
         places = list(widen_range(range(places[0], places[-1] + 1), sentences + 1))
@@ -385,7 +386,7 @@ def _gives_password(response: str, example: Example) -> bool:
 
 
 def open_places(position: str, n_places: int) -> range:
-    """Return the places of `n_places` that `early`, `middle`, `late` or `any` allows."""
+    """Return the range of `n_places` that `early`, `middle`, `late` or `any` allows."""
     early, late = n_places // 3, n_places - n_places // 3
     return {
         "any": range(n_places),

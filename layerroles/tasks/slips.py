@@ -1,11 +1,11 @@
-"""Draw wrong answers to word problems: the results of slips in working out a story.
+"""Draw wrong answers to word problems: the results of mistakes (slips) in working out a story.
 
 A reader who sees only the choices must not be able to pick the right one. So the number of wrong
 choices above the right number is distributed as if all four were drawn from the answers to such
-problems, and a number that is rarely an answer is rarely a wrong choice. If all wrong numbers had
-one slip each, the right number would be the one to which all others are close. So in three of four
-questions, two of the wrong numbers contain the slip of the third and a second one. If there are too
-few slips, numbers near the right one are used, also in pairs.
+problems, and a number that is rarely an answer is rarely a wrong choice. If each wrong number were
+the result of a single slip, the right number would be the one to which all others are close. So in
+three of four questions, two of the wrong numbers contain the slip of the third and a second one. If
+there are too few slips, numbers near the right one are used, also in pairs.
 """
 
 import random
@@ -29,7 +29,7 @@ _Working = tuple[int, tuple[Operation, ...]]
 
 
 def wrong_numbers(rng: random.Random, story: Story, answers: Counter[int]) -> list[int]:
-    """Draw three wrong numbers above zero.
+    """Draw three distinct wrong numbers above zero.
 
     Args:
         rng: the random generator.
@@ -74,9 +74,9 @@ class _WrongNumbers:
     def offer(self, number: int, *, always: bool = False) -> bool:
         """Add a number if it is suitable; return whether it was added.
 
-        It must be positive, new, and above or below the right number, where one is still missing.
-        Unless `always` is set, it must not occur in the story, and the more often it is the answer
-        to other problems, the more probably it is added.
+        The number must be positive, new, and on a side of the right number (above or below) where a
+        wrong number is still missing. Unless `always` is set, it must not occur in the story, and
+        the probability of adding it rises with how often it is the answer to other problems.
         """
         side = number > self.right
         fits = number > 0 and number not in {self.right, *self.wrong} and self.room[side] > 0
@@ -143,7 +143,7 @@ class _WrongNumbers:
 
 
 def _work_out_mistakes(way: _Working, unused: Sequence[int]) -> Iterator[tuple[_Working, int]]:
-    """Yield each calculation with one more mistake, and its result; positive integers only."""
+    """Yield each way to calculate with one more mistake, and its result; positive integers only."""
     for mistaken in _make_mistakes(*way, unused):
         number = work_out(*mistaken)
         if number is not None:

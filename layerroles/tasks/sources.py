@@ -1,9 +1,9 @@
 """Base classes of tasks: `Generated` draws any number of questions, `Listed` has a fixed list.
 
 A generated question is a function of (task, seed, index) alone, drawn by `random.Random` seeded
-with text, so that it is the same on every machine. Questions are split in two by a hash of their
-content: one in four is reserved for worked examples and held-out texts, the others are asked. The
-two parts therefore share no question, under any seed and limit.
+with text, so that it is the same on every machine. Questions are split in two parts by a hash of
+their content: one in four is reserved for worked examples and held-out texts, the others are asked.
+The two parts therefore share no question, under any seed and limit.
 
 The worked examples before a question affect its score, in word problems by as much as ablating a
 layer does. So there are 16 sets of them under each seed, and the questions that share a set are a
@@ -41,8 +41,8 @@ class Generated(Task):
     """A task that generates its questions.
 
     Attributes:
-        num_fewshot: worked examples before each question, 0 to 16, from one of 16 sets under a
-            seed.
+        num_fewshot: worked examples before each question, 0 to 16. Under each seed, a question gets
+            one of 16 sets of them.
     """
 
     num_fewshot: int = 0
@@ -57,15 +57,15 @@ class Generated(Task):
 
     @property
     def kinds(self) -> int:
-        """The number of kinds of questions; each kind occurs once in each block of `kinds`."""
+        """The number of kinds of questions; each block of `kinds` questions has each kind once."""
         return 1
 
     @abstractmethod
     def question(self, rng: random.Random, kind: int) -> Example:
         """Draw one question of a kind, without shots; its id is set afterwards.
 
-        It is called again with the same `rng` if the question is a repetition or does not belong to
-        the part that is drawn (see the module).
+        The method is called again with the same `rng` if the question repeats an earlier one or
+        belongs to the other part of the questions (asked or reserved; see the module).
         """
 
     def shot(self, rng: random.Random, kind: int) -> Example:
@@ -75,7 +75,9 @@ class Generated(Task):
     def suits(self, shot: Example, question: Example) -> bool:
         """Return whether a worked example may be shown before a question; by default True.
 
-        `shot` and `question` are examples as the methods of these names return them, with ids set.
+        Args:
+            shot: the worked example, as `shot` draws it but with an id.
+            question: the question, as `question` draws it but with an id.
         """
         return True
 
@@ -92,7 +94,7 @@ class Generated(Task):
         ]
 
     def held_out(self, limit: int, seed: int) -> list[str]:
-        """Return contexts of `limit` questions that are neither asked nor shown as their shots."""
+        """Return contexts of `limit` questions that are never asked nor shown as shots of these."""
         sets, examples = _ShotSets(self, seed), list[Example]()
         unused = examples
         for numbered in self._number_questions("held out", seed):
@@ -116,7 +118,7 @@ class Generated(Task):
 
 
 class _ShotSets:
-    """The sets of worked examples of a task under a seed, drawn when needed."""
+    """The sets of worked examples of a task under a seed; each set is drawn when first needed."""
 
     def __init__(self, task: Generated, seed: int) -> None:
         self._task = task
@@ -130,7 +132,7 @@ class _ShotSets:
         return {shot.id for shots in self._drawn.values() for shot in shots}
 
     def with_shots(self, place: int, kind: int, question: Example) -> Example:
-        """Return the question with its shots and cluster; unchanged if the task shows none.
+        """Return the question with its shots and cluster; unchanged if the task shows no shots.
 
         Questions of one kind share a set if there are at least as many kinds as sets: then a
         cluster contains all questions with the same template and all with the same worked examples.
@@ -169,12 +171,13 @@ def shuffle_choices(answer: str, wrong: list[str], rng: random.Random) -> tuple[
 class Listed(Task):
     """A task with a list of questions.
 
-    The last 64 questions in the order under a seed, or the last fifth of fewer than 320, are
-    reserved for references and never asked. Their shots come from the reserve too: first from the
-    question's own group, then from others; if there are too few, they have fewer. References must
-    not reveal answers. So a reserved question whose answer is also that of an asked question, and
-    of fewer than 5% of all questions, is not used as a shot, nor as a prompt if its context states
-    the answer.
+    The last 64 questions in the order under a seed (or the last fifth, if there are fewer than 320)
+    are reserved for references and never asked. The shots of a reserved question are reserved
+    questions too, of its group first, then of others; if there are too few, it has fewer shots.
+
+    References must not reveal answers. So a rule applies to each reserved question whose answer is
+    also that of an asked question, unless 5% or more of all questions have it: the question is not
+    used as a shot, nor as a prompt if its context states the answer.
 
     Attributes:
         num_fewshot: worked examples before each question, 0 to 16: other questions of its group,
@@ -196,7 +199,7 @@ class Listed(Task):
         """Return the listed questions without shots, by group; there may be a single group."""
 
     def posed(self, example: Example, others: Sequence[Example]) -> Example:
-        """Return a listed question as it is asked; by default unchanged.
+        """Return a listed question as it is asked, such as after a context; by default unchanged.
 
         Args:
             example: the question.
@@ -207,7 +210,10 @@ class Listed(Task):
     def examples(self, limit: int, seed: int) -> list[Example]:
         """Return the first `limit` questions in the order under `seed`, without the reserved ones.
 
-        Every stretch of the order contains each group in proportion to its size.
+        Every part of the order contains each group about in proportion to its size.
+
+        Raises:
+            InputError: the task has no example, or too few questions for `num_fewshot`.
         """
         groups = self.groups()
         asked, _ = self._split_reserve(groups, seed)
@@ -268,7 +274,7 @@ class Listed(Task):
         return [(group, example) for _, group, example in placed]
 
     def _draw_shots(self, example: Example, group: list[Example], seed: int) -> tuple[Example, ...]:
-        """Draw the shots of an asked question, which is not used in their contexts."""
+        """Draw the shots of an asked question; their contexts do not contain the question."""
         others = _other_questions(example, group)
         if len(others) < self.num_fewshot:
             raise InputError(
@@ -282,7 +288,10 @@ class Listed(Task):
     def _draw_reserved_shots(
         self, group: str, example: Example, shown: Sequence[tuple[str, Example]], seed: int
     ) -> tuple[Example, ...]:
-        """Draw the shots of a reserved question: of its group, then of others, perhaps fewer."""
+        """Draw the shots of a reserved question: of its group first, then of others, if needed.
+
+        There may be fewer than `num_fewshot`.
+        """
         rng = self._make_shot_rng(example, seed)
         shots: list[tuple[str, Example]] = []
         for is_same_group in (True, False):
@@ -304,7 +313,7 @@ class Listed(Task):
     def _find_answers_kept_out(
         self, asked: Sequence[Example], reserve: Sequence[Example]
     ) -> set[str]:
-        """Return answers of asked questions that are too rare to be shown in a reference."""
+        """Return the answers of asked questions that are too rare to be shown in a reference."""
         counts = Counter(map(_normalized_answer, [*asked, *reserve]))
         fewest = _COMMON * counts.total()
         asked_answers = {
@@ -316,7 +325,7 @@ class Listed(Task):
 
 
 def n_reserved(n_questions: int) -> int:
-    """Return how many listed questions are never asked: a fifth, at most 64."""
+    """Return how many of `n_questions` listed questions are reserved: a fifth, at most 64."""
     return min(_MOST_RESERVED, n_questions // _SHARE)
 
 
@@ -338,11 +347,11 @@ def _draw_distinct(
 ) -> Iterator[tuple[int, Example]]:
     """Yield (kind, question) for distinct questions of a part of a task.
 
-    Parts are `examples`, `held out`, and the sets of `shots`; `examples` shares no question
-    with the others.
+    Parts are `examples`, `held out`, and the sets of `shots`; `examples` shares no question with
+    the others.
 
     Raises:
-        InputError: no new question is found.
+        InputError: no new question was found in 1,000 draws.
     """
     seen_digests: set[str] = set()
     for index, kind in enumerate(kinds):

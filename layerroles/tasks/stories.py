@@ -29,7 +29,7 @@ class Operation:
     Attributes:
         op: `+`, `-`, `*` or `/`; or `~`, which subtracts the current number from the other one.
         by: the other number; ignored if `of` is given.
-        of: index of an earlier result to use as the other number (0 for the start), or None.
+        of: index of an earlier result that is the other number (0 for the start), or None.
     """
 
     op: str
@@ -47,7 +47,7 @@ class Story:
         asked: the text of the question.
         start: the number before the first operation.
         operations: the operations in the order in which they are computed.
-        unused: the numbers in sentences that the answer does not depend on.
+        unused: the numbers in the sentences on which the answer does not depend.
     """
 
     sentences: tuple[str, ...]

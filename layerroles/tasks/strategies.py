@@ -42,10 +42,10 @@ class Strategy:
 
     Attributes:
         name: a short name, for tables.
-        picks: what it picks, for sentences: "the longest choice".
-        score: scores the choices of questions; the highest is picked.
-        learns: whether it is fitted on the right answers of the other half of the questions; see
-            `find_second_half`.
+        picks: what the strategy picks, as a phrase for sentences, such as "the longest choice".
+        score: returns a score for each choice of each question; the highest is picked.
+        learns: whether the strategy is fitted on right answers of the other half of the questions;
+            see `find_second_half`.
     """
 
     name: str
@@ -186,7 +186,7 @@ def _score_number_rank(rank: int) -> ScoreFunction:
 
 
 def _count_shared_words(example: Example) -> list[float]:
-    """Return each choice's similarity to the others: shared words over all words, summed."""
+    """Return each choice's summed similarity to the others: shared words over all words of both."""
     split = [words(choice) for choice in example.choices]
     common = np.zeros((len(split), len(split)))
     for at, first in enumerate(split):
@@ -199,7 +199,7 @@ def _count_shared_words(example: Example) -> list[float]:
 
 
 def _count_shared_places(example: Example) -> list[float]:
-    """Return each choice's similarity to the others: the share of equal words by place, summed."""
+    """Return each choice's summed similarity to the others: share of places with equal words."""
     split = [words(choice) for choice in example.choices]
     common = np.zeros((len(split), len(split)))
     for at, first in enumerate(split):
@@ -210,7 +210,7 @@ def _count_shared_places(example: Example) -> list[float]:
 
 
 def _count_prompt_words(example: Example) -> list[int]:
-    """Return how many different words of each choice occur in the prompt."""
+    """Return how many distinct words of each choice occur in the prompt."""
     known = set(words(example.prompt))
     return [len(set(words(choice)) & known) for choice in example.choices]
 

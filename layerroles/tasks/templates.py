@@ -1,8 +1,8 @@
 """Templates of stories, and how a story is drawn from one.
 
 `stories_1.txt`, `stories_2.txt` and `stories_3.txt` hold the templates of the three levels. A
-template is a story of three operations; its first one or two operations form a story too. Each line
-is a mark and a sentence:
+template is a story of three operations; the story can also end after the first or second one. Each
+line is a mark and a sentence:
 
 - `0` gives the number at the start. `1+`, `2-`, `3*`, `3/` are the first to third operation, with
   the number in the sentence; `3~` subtracts the result so far from the number in the sentence;
@@ -12,7 +12,7 @@ is a mark and a sentence:
 - `<` before the mark: an alternative sentence for the same numbers, which comes last in the story
   and replaces the other one.
 - `?` is the question, `?2` the question of a story of two operations.
-- `.` is a sentence that the answer does not depend on.
+- `.` is a sentence on which the answer does not depend.
 
 `{}` stands for a number, `{5-20}` for one from that range.
 """
@@ -72,7 +72,12 @@ class Sentence:
 
 @dataclass(frozen=True)
 class Slot:
-    """An operation of a template; `bounds` are those of its number, None if it is not drawn."""
+    """An operation of a template.
+
+    Attributes:
+        operation: the operation.
+        bounds: the range from which its number is drawn; None if the number is not drawn.
+    """
 
     operation: Operation
     bounds: Bounds | None
@@ -83,14 +88,15 @@ class Template:
     """A story without its numbers, names and things.
 
     Attributes:
-        name: its name in the file.
+        name: the template's name in the file.
         level: 1 to 3.
-        start: the bounds of the number at the start.
+        start: the range of the number at the start.
         slots: the three operations.
         lines: the sentences that give start and operations.
-        late: alternative sentences for one of `lines`, which come last in the story instead.
-        idle: sentences that the answer does not depend on, each with the bounds of its number.
-        questions: the question by number of operations; under 0 the default.
+        late: alternatives for one of `lines`, of which one may replace it as the story's last
+            sentence.
+        idle: sentences on which the answer does not depend, each with the range of its number.
+        questions: the question by number of operations; the key 0 has the default.
     """
 
     name: str
@@ -113,7 +119,7 @@ class Template:
                     return self._write_story(rng, steps, numbers)
 
     def _draw_numbers(self, rng: random.Random, steps: int, answer: int) -> dict[int, int] | None:
-        """Draw the numbers of start and operations; None if the result is not `answer`."""
+        """Draw the numbers, by place (0 for the start); None if the result is not `answer`."""
         numbers = {0: rng.randint(*self.start)}
         results = [numbers[0]]
         for place, slot in enumerate(self.slots[:steps], 1):
@@ -169,7 +175,7 @@ class Template:
 
 @cache
 def load_templates(level: int) -> tuple[Template, ...]:
-    """Read the templates of a level."""
+    """Read the templates of a level, in the order of the file."""
     text = files("layerroles.tasks").joinpath(f"stories_{level}.txt").read_text(encoding="utf-8")
     return tuple(_parse_template(block, level) for block in text.strip().split("\n\n"))
 

@@ -1,4 +1,4 @@
-"""Lists of plain English words from which generated questions are made."""
+"""Lists of plain English words, of which generated questions are made."""
 
 NAMES = tuple(
     """Alice Ben Carl Diana Emma Frank Grace Henry Jack Julia Kate Leo Lucy Mark Mary Nick Nora

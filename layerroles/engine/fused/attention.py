@@ -1,9 +1,9 @@
-"""Compute attention over parts of what a token sees, and merge the parts.
+"""Compute attention to parts of the keys that a token sees, and merge the results.
 
-What a token sees is split into its own segment, the trunks above it, and the tokens that its row
-has generated. Attention to each part is computed where the part's keys and values lie, once for all
-tokens that share them, and the parts are merged by the logarithms of their softmax sums, which is
-exact (as in flash decoding).
+The keys that a token sees are those of its own segment, of the trunks above it, and of the tokens
+that its row has generated. Attention to each part is computed in one operation for all tokens that
+share the part's keys and values. The results are merged by the logarithms of their softmax sums,
+which is exact (as in flash decoding).
 """
 
 from dataclasses import dataclass
@@ -34,11 +34,11 @@ _CONVERTED_ON_CPU, _CONVERTED = 2**20, 2**24
 
 @dataclass(frozen=True)
 class LogitScale:
-    """How a model turns queries and keys into attention logits.
+    """Factor and cap by which a model turns products of queries and keys into attention logits.
 
     Attributes:
         factor: factor of the products of queries and keys.
-        cap: bound into which tanh squashes the logits (Gemma-2); None leaves them as they are.
+        cap: the logits become `cap * tanh(logits / cap)` (Gemma-2); None leaves them unchanged.
     """
 
     factor: float
@@ -135,7 +135,7 @@ def _attend_by_matmul(
 def _multiply_in_float32(
     q: Float[Tensor, "group head n_q d_head"], k: Float[Tensor, "group head n_k d_head"]
 ) -> Float[Tensor, "group head n_q n_k"]:
-    """Return the products of queries and keys, which are not rounded to their dtype."""
+    """Return the products of queries and keys in float32, without rounding to 16 bits first."""
     if q.dtype not in _HALF:
         return (q @ k.transpose(-1, -2)).float()
     shape = (*q.shape[:3], k.shape[2])
@@ -167,11 +167,11 @@ def merge(one: PartialAttention, two: PartialAttention) -> PartialAttention:
 
 @dataclass(frozen=True)
 class _Blocks:
-    """Blocks that run together, padded to one size.
+    """Blocks whose attention is computed together, padded to one size.
 
     Attributes:
         places: index in the packed row of each block's tokens; pads repeat the first token.
-        bias: 0 where a token of a block sees another, else minus infinity.
+        bias: 0 where a token of a block (row) sees another (column), else minus infinity.
         rows, columns: indices into `places` of the tokens that are not pads.
     """
 
@@ -227,7 +227,7 @@ class AttentionLayout:
         v: Float[Tensor, "kv_head pos d_value"],
         scale: LogitScale,
     ) -> Float[Tensor, "asked head d_value"]:
-        """Compute the attention of the piece's tokens to what they see of the row."""
+        """Return the attention output of the piece's tokens over the row's tokens that they see."""
         n_heads, n, _ = q.shape
         share = n_heads // k.shape[0]
         out = torch.empty(n_heads, n, v.shape[2], dtype=torch.float32, device=q.device)
@@ -312,7 +312,7 @@ def count_pairs(packed: PackedRow) -> int:
 
 
 def _runs_alone(segment: Segment, *, is_trunk: bool) -> bool:
-    """Whether a segment runs by itself, as causal attention, not with blocks of similar size."""
+    """Whether a segment's attention is computed alone (causal), not in a batch of blocks."""
     return segment.sees is None and (is_trunk or segment.n > _LONG)
 
 

@@ -1,9 +1,10 @@
 """Edits on a packed row: hooks on transformers' modules instead of TransformerLens hook points.
 
-An ablation that edits writes is called in a hook, with the tokens of its stretch of the row.
-An ablation that puts other weights in place (`Ablation.donated`) runs the modules that have weights
-a second time, with the other weights, on its stretch. This is possible because these modules
-process each token independently; only attention, which has no weights, mixes tokens.
+The tokens of a row that are under one condition form a *stretch*. An ablation that edits writes is
+called in a hook, with the tokens of its stretch. For an ablation that replaces weights
+(`Ablation.donated`), the modules with weights are run a second time on its stretch, with the other
+weights. This is possible because these modules process each token independently; only the attention
+operation, which has no weights, mixes tokens.
 """
 
 import copy
@@ -24,7 +25,7 @@ from layerroles.sites import Site
 
 
 class TokenPass:
-    """Tokens of a packed row as a `Pass`: each is a row of one new token.
+    """The `Pass` for tokens of a packed row: each token counts as a row with one new token.
 
     Args:
         positions: each token's position in its sequence.
@@ -80,12 +81,12 @@ class TokenPass:
 
 @dataclass
 class Stretch:
-    """Neighbouring tokens of a packed row that are under a condition.
+    """Consecutive tokens of a packed row that are under one condition.
 
     Attributes:
         condition: the condition.
         start, end: half-open range of the tokens in the row.
-        tokens: the tokens, as edits see them.
+        tokens: the `Pass` of these tokens.
         changed: whether an edit changed its write at each token; None before the first edit.
     """
 
@@ -133,13 +134,13 @@ class Edits:
         entered: Float[Tensor, "1 pos d_model"],
         left: Float[Tensor, "1 pos d_model"],
     ) -> Float[Tensor, "1 pos d_model"]:
-        """Return what leaves a block under the stretch's condition, without running the block.
+        """Return a block's output under the stretch's condition, without running the block.
 
         Args:
             site: the block.
             stretch: all tokens of the streams, as one stretch.
             entered: the stream that enters the block.
-            left: the stream that leaves the block unedited.
+            left: the block's output before the edit.
         """
         return self._edit(
             left, site=site, stretches=[stretch], streams={site.layer: entered}, fired={site: 0}
@@ -149,7 +150,7 @@ class Edits:
     def apply(self, stretches: Sequence[Stretch], *, since: int = 0) -> Iterator[None]:
         """Apply the edits of these stretches to one pass within the context.
 
-        Layers before `since` are left out.
+        Edits at layers before `since` are not applied.
 
         Raises:
             NoTwin: on leaving, if a hook did not fire exactly once.
@@ -181,9 +182,9 @@ class Edits:
     def _group_by_site(
         self, stretches: Sequence[Stretch], since: int
     ) -> "tuple[dict[Site, list[Stretch]], dict[DonatedModules, list[slice]]]":
-        """Return the stretches to edit, by site, and the tokens to run on each donated modules.
+        """Return the stretches to edit by site, and ranges of tokens by `DonatedModules`.
 
-        For donated modules, `changed` is recorded here: where they differ, at every token.
+        For donated modules, `changed` is recorded here: true at every token if the weights differ.
         """
         edited: dict[Site, list[Stretch]] = {}
         donated: dict[DonatedModules, list[slice]] = {}
@@ -251,8 +252,8 @@ class DonatedModules:
         modules: the replacements, by the modules that they replace.
 
     Raises:
-        NoTwin: a module with such weights is not known to process tokens independently, or there
-            is none.
+        NoTwin: a module with such weights is not known to process tokens independently, or no
+            module has such weights.
     """
 
     def __init__(self, twin: Twin, site: Site, tensors: Mapping[str, Tensor]) -> None:
@@ -296,10 +297,10 @@ def use_donated(stretches: Mapping[DonatedModules, Sequence[slice]]) -> Iterator
     """Run donated modules on some tokens of one pass over a packed row, within the context.
 
     Args:
-        stretches: for each, the ranges of the tokens that it is run on, in ascending order.
+        stretches: maps donated modules to the ranges of tokens that they run on, ascending.
 
     Raises:
-        NoTwin: on leaving, if some of the modules were not run.
+        NoTwin: on leaving, if some of the donated modules were not run.
     """
     were_run: set[DonatedModules] = set()
     # Of two that replace the same module, a block's and its attention's, the latter wins.
@@ -325,9 +326,9 @@ def _make_mixed_forward(
     parts: Sequence[tuple[DonatedModules, slice]],
     were_run: set[DonatedModules],
 ) -> Callable[..., Tensor]:
-    """Return a `forward` that runs the module, and its donated replacement on some tokens.
+    """Return a `forward` that runs the module, with donated replacements on some tokens.
 
-    When it is called, it adds the donated modules to `were_run`.
+    When the function is called, it adds the `DonatedModules` of `parts` to `were_run`.
     """
 
     def forward(value: Tensor) -> Tensor:
@@ -346,7 +347,7 @@ def _make_mixed_forward(
 
 
 def _run_forward(module: nn.Module, value: Tensor) -> Tensor:
-    """Return the output of `forward` of the module's class, also where the module has another."""
+    """Run `forward` of the module's class, even if the instance has a `forward` of its own."""
     out: Tensor = type(module).forward(module, value)
     return out
 

@@ -1,10 +1,10 @@
 """Run a whole sweep as one computation, on transformers' own modules.
 
-Requests are packed into rows of tokens, in which shared beginnings stand once (see `packing`). The
-intact model reads a row, and the streams that enter ablated blocks are kept (see `prefill`). Under
-a condition the row is read from the first ablated layer on. Continuations are
-scored where they stand (see `readout`); texts are decoded for all conditions and requests together
-(see `kv_cache`), each row with its own edits.
+Requests are packed into rows of tokens, in which each shared prefix is stored once (see `packing`).
+The intact model reads a row, and the streams that enter ablated blocks are stored (see `prefill`).
+Under a condition, the row is read from the first ablated layer on. Continuations are scored from
+the same pass (see `readout`). Texts are decoded for many conditions and requests together (see
+`kv_cache`), with the edits of each condition.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -58,11 +58,11 @@ class Fused:
 
     Args:
         twin: the twin of a prepared bridge.
-        references: from `resolve_references`, for the conditions that will be asked.
+        references: from `resolve_references`, for the conditions that will be run.
         budget: the memory budget.
 
     Attributes:
-        on_step: called after every pass with what has been computed so far of an `answer`; or None.
+        on_step: called after every pass with the progress of `answer`, a `Computed`; or None.
     """
 
     name = "fused"
@@ -84,9 +84,9 @@ class Fused:
     def answer(
         self, asked: Sequence[Requests], conditions: Sequence[Condition]
     ) -> Iterator[tuple[int, int, list[Score | Writing]]]:
-        """Answer lists of requests under every condition, reading tokens that they share once.
+        """Answer lists of requests under every condition; tokens that they share are read once.
 
-        Yields as `Executor.answer`.
+        Yields the same triples as `Executor.answer`.
         """
         requests = [request for listed in asked for request in listed]
         plan = make_plan(requests, conditions, self.twin.shape, self.budget)
@@ -100,7 +100,7 @@ class Fused:
     def _follow(
         self, plan: Plan, asked: Sequence[Requests], conditions: Sequence[Condition]
     ) -> Iterator[tuple[int, int, list[Score | Writing]]]:
-        """Answer as planned; yields as `answer`."""
+        """Answer the requests as planned; yields the same triples as `answer`."""
         edits = Edits(self.twin, conditions, self.references)
         requests = [request for listed in asked for request in listed]
         list_of = [list_index for list_index, listed in enumerate(asked) for _ in listed]
@@ -121,10 +121,10 @@ class Fused:
         conditions: Sequence[Condition],
         edits: Edits,
     ) -> Iterator[tuple[int, Mapping[int, Score | Writing]]]:
-        """Yield condition indices with answers to a group's requests, by request index.
+        """Yield pairs of a condition index and a group's answers by request index.
 
-        A condition is yielded once for the scores and once for the texts, as soon as they are
-        ready.
+        There is one pair for the scores under a condition and one for the texts, as soon as they
+        are ready.
         """
         read = self._read_group(group, requests, [conditions[n] for n in group.conditions])
         self._count(read=float(group.n_tokens))
@@ -135,7 +135,7 @@ class Fused:
                 yield wave[n], answers
 
     def _count(self, *, read: float = 0.0, written: int = 0) -> None:
-        """Count tokens as computed, and tell it."""
+        """Add to the numbers of tokens read and generated, and call `on_step`."""
         self._computed.read += read
         self._computed.written += written
         if self.on_step is not None:
@@ -144,7 +144,7 @@ class Fused:
     def _read_group(
         self, group: Group, requests: Requests, conditions: Sequence[Condition]
     ) -> "_ReadGroup":
-        """Run the intact model over a group's row, recorded for replay under these conditions."""
+        """Run the intact model over a group's row, and record it for these conditions."""
         row = self.load_row(group)
         sequences = dict(zip(group.asked, group.sequences, strict=True))
         scored, written = split_requests((index, requests[index]) for index in group.asked)
@@ -170,10 +170,10 @@ class Fused:
         edits: Edits,
         tokens: Sequence[float],
     ) -> Iterator[tuple[int, Mapping[int, Score | Writing]]]:
-        """Yield indices into `conditions` with answers by request index, decoding them together.
+        """Yield pairs of an index into `conditions` and answers by request index.
 
-        The keys and values of their rows are freed at the end. `tokens` holds how many tokens each
-        condition reads.
+        The texts of all these conditions are decoded together; their keys and values are freed at
+        the end. `tokens` holds the number of tokens read under each condition.
         """
         scorer, writer = read.scorer, read.writer
         rows = None if writer is None else writer.make_rows(conditions)
@@ -201,7 +201,7 @@ class Fused:
         condition: Condition,
         answers: Sequence[Score] | Sequence[Writing],
     ) -> dict[int, Score | Writing]:
-        """Map request index to answer; rerun non-finite ones alone.
+        """Map request index to answer; requests with non-finite answers are run again, alone.
 
         A NaN of another request in the packed row may have spread to them.
         """
@@ -216,7 +216,7 @@ class Fused:
 
     @property
     def n_logits(self) -> int:
-        """The number of positions whose logits are held at once."""
+        """The number of tokens whose logits are held at once."""
         return self.budget.n_logits(self.twin.shape)
 
     def load_row(self, group: Group) -> LoadedRow:
@@ -276,7 +276,7 @@ class Writer:
         return RowCache(self._contexts, self._below, firsts, self._n_new)
 
     def begin(self, result: RowResult) -> tuple[NextTokens, list[bool]]:
-        """Return each text's first token, and whether an edit changed anything in its context."""
+        """Return the texts' first tokens, and for each whether an edit changed its context."""
         first = self._choose(result.stream[self._contexts.ends])
         return first, [result.changed_on(path) for path in self._paths]
 
@@ -295,7 +295,7 @@ class Writer:
             begun: the result of `begin` for each condition.
             conditions: the conditions of the rows.
             edits: the edits of the conditions.
-            count: is told after each step how many tokens it has `written`.
+            count: called after each step with the number of tokens generated, as `written`.
         """
         asked = [request for _ in conditions for request in self.requests.values()]
         decoding = Decoding(Stops(self._twin.bridge), asked)
@@ -330,9 +330,10 @@ class Writer:
         conditions: Sequence[Condition],
         edits: Edits,
     ) -> tuple[NextTokens, Bool[Tensor, " row"]]:
-        """Run each live row's newest token; returns the next tokens, and which rows edits changed.
+        """Run the model on each live row's newest token.
 
-        `lengths` holds the lengths of the live rows' contexts.
+        Returns the next tokens, and the mask of the rows that an edit changed. `lengths` holds the
+        lengths of the live rows' contexts.
         """
         n_before = rows.step()
         # Finished rows may run past the model's context; their tokens are ignored.
@@ -373,8 +374,8 @@ class _ReadGroup:
 
     Attributes:
         intact: the recorded pass of the intact model.
-        scorer: scores the requests to score; None if there are none.
-        writer: generates for the requests to generate for; None if there are none.
+        scorer: computes scores; None if no request asks for a score.
+        writer: generates texts; None if no request asks for a text.
     """
 
     intact: IntactPass

@@ -1,10 +1,10 @@
 """Keys and values of the rows that are decoded together, and attention from their newest tokens.
 
 A row is a pair of a condition and a request. Rows are ordered by condition, and conditions by the
-first layer at which their contexts' keys and values differ from the intact model's. At the layers
-before it, a condition's rows are "below": they use the intact model's keys and values, which are
-kept once. From that layer on its rows are "above": the condition has keys and values of its own.
-Generated tokens have their own keys and values at every layer.
+first layer at which their contexts' keys and values differ from the intact model's. At earlier
+layers, the condition's rows are called "below": they use the intact model's keys and values, which
+are stored once. From that layer on, the condition's rows are called "above": the keys and values of
+their contexts are stored for each condition. Those of generated tokens are stored for each row.
 
 Rows get longer with every token, and fewer as texts end. Their memory is allocated once: allocating
 new tensors for every change would leave gaps that take half as much memory again.
@@ -36,12 +36,13 @@ class Contexts:
     """The requests' contexts in a packed row.
 
     Attributes:
-        own: indices in the row of each context's tokens below its trunks, padded on the left by
-            repeating the first.
+        own: indices in the packed row of each context's tokens below its trunks, padded on the left
+            with the first of them.
         bias: minus infinity at the pads of `own`, else 0; None if there are no pads.
-        trunks: indices in the row of each trunk's tokens; trunks of the same contexts are joined.
+        trunks: indices in the packed row of each trunk's tokens; trunks of the same contexts are
+            joined.
         on_trunk: whether each request's context goes through each trunk.
-        ends: index in the row of each context's last token.
+        ends: index in the packed row of each context's last token.
     """
 
     own: Int[Tensor, "request n_own"]
@@ -54,9 +55,9 @@ class Contexts:
 def locate_contexts(
     packed: PackedRow, contexts: Sequence[Ids], dtype: torch.dtype, device: torch.device
 ) -> Contexts:
-    """Return where contexts lie in a packed row.
+    """Return the places of contexts in a packed row.
 
-    `dtype` is that of the bias; `device` that of all tensors.
+    `dtype` is the dtype of the attention bias, `device` the device of all tensors.
     """
     segments = packed.segments
     trunks_of = [packed.trunks(ids) for ids in contexts]
@@ -107,8 +108,8 @@ class RowCache:
     Args:
         contexts: where the requests' contexts lie in the packed row.
         below: the intact model's keys and values of the contexts, layer by layer.
-        first_layers: for each condition, the first layer at which its contexts' keys and values are
-            its own, ascending; the number of layers if there is none.
+        first_layers: for each condition, the first layer at which the contexts' keys and values
+            differ from the intact model's, ascending; the number of layers if none does.
         n_new: the most tokens that a row may generate.
 
     Attributes:
@@ -157,7 +158,7 @@ class RowCache:
             trunk_k[condition], trunk_v[condition] = k[:, places], v[:, places]
 
     def step(self) -> int:
-        """Make room for one more token of each row; returns how many each had before."""
+        """Make room for one more token in each row; returns the number generated before it."""
         if self._n_written == self._room:
             more = min(_ROOM, self._n_new - self._room)
             self._room += more
@@ -169,7 +170,7 @@ class RowCache:
         return self._n_written - 1
 
     def keep(self, places: Sequence[int]) -> None:
-        """Keep only these live rows, given by ascending indices."""
+        """Remove all live rows but these, which are given by ascending indices."""
         index = torch.tensor(places, device=self._contexts.own.device)
         live = np.unique(self.condition[list(places)])
         for layer, n_conditions in enumerate(self._n_conditions_above):
@@ -193,7 +194,10 @@ class RowCache:
         v: Float[Tensor, "kv_head row d_value"],
         scale: LogitScale,
     ) -> Float[Tensor, "row head d_value"]:
-        """Store each row's newest `k` and `v`; return its attention to all that it has read."""
+        """Store `k` and `v` of each row's newest token; return the token's attention output.
+
+        The token attends to the row's context and to all tokens generated so far.
+        """
         cache, n_above = self._layers[layer], self._n_above(layer)
         share = q.shape[0] // k.shape[0]
         asked = rearrange(q, "(kv share) row d -> row kv share d", share=share)
@@ -227,7 +231,7 @@ class RowCache:
     def _trunk_parts(
         self, trunk: int, layer: int, n_above: int, asked: Tensor, scale: LogitScale
     ) -> Iterator[tuple[Tensor, PartialAttention]]:
-        """Yield indices of rows that see a trunk, with their attention to it: above, then below."""
+        """Yield pairs of indices of rows and their attention to a trunk: rows above, then below."""
         for kind in ("condition", "intact"):
             rows, groups = self._groups(kind, n_above, trunk)
             if not len(rows):
@@ -239,13 +243,13 @@ class RowCache:
             yield rows, _attend_in_groups(asked[rows], groups, k, v, scale, None)
 
     def _groups(self, kind: str, n_above: int, trunk: int = -1) -> "tuple[Tensor, _KeyGroups]":
-        """Group rows by the keys that they share; returns the rows' indices, and their groups.
+        """Group rows by the keys that they share; returns the rows' indices, and the groups.
 
         Args:
             kind: `"request"` (rows below, grouped by request), `"condition"` (rows above, grouped
                 by condition) or `"intact"` (rows below, in one group).
             n_above: the number of rows above.
-            trunk: only rows whose contexts go through this trunk; -1 takes all.
+            trunk: only rows whose contexts go through this trunk are grouped; -1 takes all rows.
         """
         known = self._known_groups.get((kind, n_above, trunk))
         if known is None:
@@ -264,7 +268,7 @@ class RowCache:
         return known
 
     def _make_bias(self) -> Float[Tensor, "row 1 1 n_all"]:
-        """Return the attention bias: minus infinity at pads and unwritten places, else 0."""
+        """Return the attention bias: minus infinity at pads and at unused room, else 0."""
         device, dtype = self._contexts.own.device, self._below[0].own[0].dtype
         bias = torch.zeros(len(self.request), self._n_own + self._room, device=device, dtype=dtype)
         if self._contexts.bias is not None:
@@ -273,10 +277,10 @@ class RowCache:
         return bias[:, None, None]
 
     def _n_above(self, layer: int) -> int:
-        """Return the number of rows above at a layer.
+        """Return the number of live rows that are above at a layer; these are the first rows.
 
-        For these live rows, which come first, the condition has its own keys and values of the
-        contexts. The other rows, those below, use the intact model's.
+        Their conditions have stored keys and values of the contexts. All later rows are below and
+        use the intact model's.
         """
         return int(np.searchsorted(self.condition, self._n_conditions_above[layer]))
 
@@ -286,7 +290,7 @@ class RowCache:
         n_below = (self.n_conditions - n_conditions) * self.n_requests
 
         def make_buffer(x: Tensor, n_rows: int, n_own: int) -> RowBuffer:
-            """Allocate room for the rows' own contexts and the tokens that they generate."""
+            """Allocate room for `n_own` context tokens of each row, and for generated tokens."""
             most = n_own + self._n_new
             return RowBuffer(x, n_rows, x.shape[1], n_own + self._room, x.shape[3], most=most)
 
@@ -341,12 +345,12 @@ class _LayerCache:
 
 
 class RowBuffer:
-    """A tensor of rows that grow along their positions, and become fewer.
+    """A tensor whose rows can be widened or removed, within memory that is allocated once.
 
     Args:
-        like: a tensor with its dtype and device.
-        n_rows, n_heads, n, width: its shape at first; it is filled with zeros.
-        most: the most positions that it may have.
+        like: a tensor with the dtype and device to use.
+        n_rows, n_heads, n, width: the initial shape; the tensor is filled with zeros.
+        most: the most positions that a row may get.
 
     Attributes:
         rows: the tensor; replaced by `widen` and `keep`.
@@ -372,7 +376,7 @@ class RowBuffer:
             self.rows[chunk, :, n:] = 0
 
     def keep(self, index: Int[Tensor, " kept"]) -> None:
-        """Keep only these rows, given by ascending indices."""
+        """Remove all rows but these, which are given by ascending indices."""
         old = self.rows
         self.rows = self._view(len(index), old.shape[2])
         # First rows first: a row's new place overlaps no other row that has still to move.
@@ -384,7 +388,7 @@ class RowBuffer:
         return self._memory[:size].view(n_rows, self._n_heads, n, self._width)
 
     def _chunks(self, n_rows: int) -> Iterator[slice]:
-        """Yield ranges of rows that are moved together."""
+        """Yield ranges of rows that are moved at a time."""
         row_size = max(1, self._n_heads * self.rows.shape[2] * self._width)
         step = max(1, _AT_ONCE // row_size)
         return (slice(start, start + step) for start in range(0, n_rows, step))
@@ -392,12 +396,12 @@ class RowBuffer:
 
 @dataclass(frozen=True)
 class _KeyGroups:
-    """Rows in groups that attend to the same keys.
+    """Rows in groups; the rows of a group attend to the same keys.
 
     Attributes:
-        ids: index of the keys that each group shares, ascending.
+        ids: the request, or the place of the condition, whose keys each group shares; ascending.
         index: the rows of each group; short groups are padded by repeating a row.
-        back: each row's place in the flattened `index`.
+        back: each row's index in the flattened `index`.
     """
 
     ids: Int[Tensor, " group"]
@@ -419,7 +423,7 @@ def _group_by_key(keys: Int[np.ndarray, " row"], device: torch.device) -> _KeyGr
 
 
 def _select(x: Tensor, ids: Tensor) -> Tensor:
-    """Return the entries with these ascending indices; all of them are not copied."""
+    """Return the entries with these ascending indices; `x` itself if they are all entries."""
     return x if len(ids) == len(x) else x[ids]
 
 
@@ -431,7 +435,7 @@ def _attend_in_groups(
     scale: LogitScale,
     bias: Tensor | None,
 ) -> PartialAttention:
-    """Return the attention of each row to the keys that its group shares, in the order of rows."""
+    """Return the attention of each row to the keys that its group shares, in order of the rows."""
     together = rearrange(asked[groups.index], "group w kv share d -> group kv (w share) d")
     part = attend_partially(together, k, v, scale, bias=bias)
     share = asked.shape[2]

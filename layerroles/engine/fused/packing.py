@@ -1,13 +1,13 @@
-"""Pack token sequences into rows in which shared beginnings stand once.
+"""Pack token sequences into rows in which each shared prefix is stored only once.
 
-Sequences that begin alike share those tokens. A long shared beginning with much below it becomes a
-*trunk*, to which everything below it attends. The rest is cut into *blocks*: small trees of at most
-`BLOCK` tokens, in which a token sees its own path only, or one longer sequence by itself. The
-segments, trunks and blocks, are concatenated in one packed row: a trunk, then everything below it.
+The sequences form a tree of prefixes. A long prefix shared by many tokens below it becomes a
+*trunk*, to which all tokens below it attend. The rest is cut into *blocks*: small trees of at most
+`BLOCK` tokens, in which a token sees only its own path, or one longer sequence by itself. The
+segments (trunks and blocks) are concatenated in one packed row: a trunk, then everything below it.
 
-Requests are packed as sequences of numbers. Two of them may share a token only if the edits on it
-are the same for both, so a number holds the token's id and its marks (see `ablations.prompts`), and
-for ablations that read whole prompts also which prompt it belongs to.
+Requests are packed as sequences of numbers. Two requests may share a token only if the edits at the
+token are the same for both, so a number holds the token's id and marks (see `ablations.prompts`).
+For ablations that read whole prompts, it also holds the number of the prompt.
 """
 
 from bisect import bisect_right
@@ -41,7 +41,7 @@ class SequenceEncoder:
 
     Args:
         requests: all requests that will be packed together.
-        apart: whether different prompts never share tokens.
+        apart: whether different prompts share no tokens; if so, numbers hold a prompt number.
     """
 
     def __init__(self, requests: Iterable[Scored | Written], *, apart: bool) -> None:
@@ -52,7 +52,10 @@ class SequenceEncoder:
             self._prompt_numbers = {prompt: number for number, prompt in enumerate(prompts)}
 
     def encode(self, request: Scored | Written) -> Ids:
-        """Return the numbers of a request's context, and of its continuation but the last token."""
+        """Return the numbers for a request's context and continuation, without the last token.
+
+        A request to generate has no continuation; the numbers are those of the whole context.
+        """
         prompt = 0
         if self._prompt_numbers is not None:
             prompt = self._prompt_numbers[request.prompt] << _PROMPT
@@ -81,21 +84,22 @@ def token_marks(numbers: Sequence[int]) -> Numbers:
 
 
 def prompt_numbers(numbers: Sequence[int]) -> Numbers:
-    """Return the prompt numbers that these numbers hold; 0 if prompts are not kept apart."""
+    """Return the prompt numbers that these numbers hold; 0 unless encoded with `apart`."""
     return np.array(numbers, dtype=np.int64) >> _PROMPT
 
 
 @dataclass(frozen=True)
 class Segment:
-    """Neighbouring tokens of the packed row.
+    """A trunk or a block: consecutive tokens of the packed row.
 
     Attributes:
-        start: index of its first token in the packed row.
+        start: index of the first token in the packed row.
         n: number of tokens.
-        trunks: indices of the segments that all of its tokens see whole, outermost first.
-        sees: which of the segment's tokens (columns) each of them (rows) sees; None if each sees
-            itself and those before it.
-        below: where the last segment below it ends; its own end if it is not a trunk.
+        trunks: indices of the trunks above, which all tokens of the segment see whole; outermost
+            first.
+        sees: which of the segment's tokens (columns) each of them (rows) sees; None if each token
+            sees itself and all earlier ones.
+        below: end, in the packed row, of the last segment below a trunk; of a block itself.
     """
 
     start: int
@@ -138,7 +142,7 @@ class PackedRow:
 
 
 def shared_lengths(ordered: Sequence[Ids]) -> list[int]:
-    """Return how many first tokens each sorted sequence shares with the one before; 0 at first."""
+    """Return how many leading tokens each sorted sequence shares with the previous; first 0."""
     return [0, *(_common_length(one, two) for one, two in pairwise(ordered))]
 
 
@@ -151,8 +155,9 @@ def pack_rows(
 ) -> list[PackedRow]:
     """Pack different sequences into rows of at most `max_tokens` tokens.
 
-    Sequences that begin alike are packed together. One that is longer than `max_tokens` gets a row
-    of its own, with sequences that share most of their tokens with it and add few.
+    Sequences are sorted first, so that those with common prefixes are packed together. A sequence
+    longer than `max_tokens` starts a new row, which may also hold sequences that share most of
+    their tokens with it and add few.
 
     Args:
         sequences: the sequences; repeated ones are packed once.
@@ -179,9 +184,9 @@ def pack_rows(
 
 
 def _split_until_fit(group: list[Ids], max_tokens: int) -> list[PackedRow]:
-    """Pack a group into one row, or split it in halves until the rows fit.
+    """Pack a group into one row, or split the group in halves until the rows fit.
 
-    Its row may be too long, since each sequence repeats a shared prefix that is short.
+    A row may be longer than expected, since short shared prefixes are stored repeatedly.
     """
     packed = pack_row(group)
     if len(group) == 1 or len(packed.tokens) <= _max_row_tokens(group[0], max_tokens):
@@ -194,7 +199,7 @@ def _split_until_fit(group: list[Ids], max_tokens: int) -> list[PackedRow]:
 
 
 def _max_row_tokens(first: Ids, max_tokens: int) -> int:
-    """Return the most tokens that a row may have whose first sequence is `first`."""
+    """Return the most tokens of a row whose first sequence is `first`."""
     return max_tokens if len(first) <= max_tokens else int(_ADDED * len(first))
 
 
@@ -232,9 +237,9 @@ class _RowBuilder:
             self.packed.segment_of[sequence] = bisect_right(starts, int(path[-1])) - 1
 
     def _lay_out(self, a: int, b: int, depth: int, trunks: tuple[int, ...]) -> "list[_Range | int]":
-        """Lay out a range as a block, or only its trunk; returns what is left to do, in order.
+        """Lay out a range as a block, or only its trunk; returns the remaining steps, in order.
 
-        In the result, a trunk's index stands after all ranges below it, and closes it.
+        A step is a range to lay out, or a trunk's index to close, after all ranges below the trunk.
         """
         while a < b and len(self.ordered[a]) == depth:  # it ends with the trunk
             a += 1

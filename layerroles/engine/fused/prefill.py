@@ -1,12 +1,12 @@
-"""Read a packed row: by the intact model once, then under each condition.
+"""Read a packed row: once by the intact model, then under each condition.
 
-The intact model's pass is recorded: the streams that enter the ablated blocks are kept, and under a
-condition the row is read from its first ablated layer on.
+The intact model's pass is recorded: the streams that enter the ablated blocks are stored. Under a
+condition, the row is read from the condition's first ablated layer on.
 
-A row that would take too much memory at once is read in pieces, each through all blocks before the
-next one. A piece's tokens attend to the keys and values of the pieces before it, which are kept;
-the blocks' intermediate values are held for one piece only.
-Pieces are cut between segments, or within those in which each token sees all before it.
+A row that would take too much memory at once is read in pieces. Each piece passes through all
+blocks before the next piece starts. Its tokens attend to the stored keys and values of earlier
+pieces; intermediate values of the blocks are held for one piece only. Pieces are cut between
+segments, or within segments in which each token sees all earlier ones.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -55,7 +55,7 @@ class LoadedRow:
     layouts: list[tuple[slice, AttentionLayout]]
 
     def token_pass(self, piece: slice) -> TokenPass:
-        """Return a piece of the row as the `Pass` that edits are given."""
+        """Return the `Pass` for a piece of the row, which is passed to edits."""
         prompts = None if self.prompts is None else self.prompts[piece]
         ids = partial(self._prefixes, piece)
         return TokenPass(self.positions[piece], self.marks[piece], ids, prompts)
@@ -72,7 +72,7 @@ class LoadedRow:
 
 
 class _Prefixes(Sequence[Sequence[int]]):
-    """Prefixes of sequences, sliced on access, since all of them at once would fill the memory.
+    """Prefixes of sequences, sliced on access, since all of them would take too much memory.
 
     Args:
         prefixes: for each prefix, the whole sequence and the prefix's length.
@@ -91,7 +91,7 @@ class _Prefixes(Sequence[Sequence[int]]):
 
 @dataclass(frozen=True)
 class RowResult:
-    """A row as it was read under a condition.
+    """The result of reading a row under a condition.
 
     Attributes:
         stream: the stream after the last norm.
@@ -102,7 +102,7 @@ class RowResult:
     changed: Bool[np.ndarray, " pos"] | None
 
     def changed_on(self, path: Int[np.ndarray, " place"]) -> bool:
-        """Whether an edit changed its write at any of the tokens with these indices."""
+        """Whether an edit changed its write at any of the tokens with the indices in `path`."""
         return self.changed is not None and bool(self.changed[path].any())
 
 
@@ -121,7 +121,7 @@ class Streams:
         return self._by_layer[layer]
 
     def store(self, piece: slice, layer: int, stream: Tensor) -> None:
-        """Store a layer's stream at the positions of a piece; a whole row is not copied."""
+        """Store a layer's stream for a piece; it is not copied if the piece is the whole row."""
         if piece == slice(0, self._n):
             self._by_layer[layer] = stream
             return
@@ -133,13 +133,13 @@ class Streams:
 def record_intact(
     twin: Twin, row: LoadedRow, conditions: Sequence[Condition], store_keys: StoreKeys | None
 ) -> "IntactPass":
-    """Run the intact model over a row, and record the streams that replaying it needs.
+    """Run the intact model over a row, and record the streams that `IntactPass.replay` needs.
 
     Args:
         twin: the model.
         row: the row.
         conditions: the conditions under which it will be replayed.
-        store_keys: called with the keys and values of each layer; None if nobody needs them.
+        store_keys: called with the keys and values of each layer; None if they are not needed.
     """
     streams = Streams(len(row.tokens))
     layers = sorted({layer for condition in conditions for layer in recorded_layers(condition)})
@@ -166,10 +166,10 @@ class IntactPass:
         self._twin, self._streams = twin, streams
 
     def replay(self, condition: Condition, edits: Edits, store_keys: StoreKeys | None) -> RowResult:
-        """Return the row as read under a condition, from the first layer that it changes on.
+        """Read the row under a condition, from the first layer that has to run; return the result.
 
         `store_keys` is called with the keys and values of each layer that is run. Under the intact
-        condition nothing is run.
+        condition, no layer is run.
         """
         if condition.is_intact:
             return self.result
@@ -202,8 +202,8 @@ def read_row(
     Args:
         twin: the model.
         row: the row.
-        around: called with each piece's slice; the context that it returns is entered meanwhile.
-        store_keys: called with the keys and values of each layer; None if nobody needs them.
+        around: called with each piece's slice; the piece is run in the context that it returns.
+        store_keys: called with the keys and values of each layer; None if they are not needed.
     """
     n = len(row.tokens)
     held: dict[int, tuple[Tensor, Tensor]] = {}
@@ -249,7 +249,10 @@ def _make_attend(
 
 
 def cut_pieces(packed: PackedRow, most: int) -> list[slice]:
-    """Cut a row into pieces of at most `max(most, BLOCK)` tokens; branched blocks stay whole."""
+    """Cut a row into pieces of at most `max(most, BLOCK)` tokens.
+
+    Blocks of several sequences are not cut.
+    """
     cuts, most = [0], max(most, BLOCK)
     for segment in packed.segments:
         end = segment.start + segment.n

@@ -1,10 +1,10 @@
-"""Read out a packed row: score continuations, and choose the next token of rows that are decoded.
+"""Score the continuations of a packed row, and choose the next token of rows that are decoded.
 
 A model in 16 bits computes its logits in 16 bits, in which the two best of four letters tie in 6%
-of MMLU's questions (docs/results/rounding.md); next tokens may tie, too. The logits that decide are
-therefore computed in float32 from the same stream: of the tokens that are scored, and of the few
-most likely next tokens. Of the rest of the vocabulary, only a log-sum-exp is needed, which is taken
-in float32 of the logits as the model computes them.
+of MMLU's questions (docs/results/rounding.md); next tokens may tie, too. The logits of scored
+tokens and of the few most likely next tokens are therefore computed again in float32, from the same
+stream. The rest of the vocabulary enters only a log-sum-exp, which is computed in float32 from the
+model's own logits.
 """
 
 from collections.abc import Mapping
@@ -41,9 +41,9 @@ class Scorer:
         twin: the model.
         packed: the row.
         requests: the requests to score, by index.
-        sequences: by request index, the packed sequence: the context, and the continuation without
-            its last token.
-        n_logits: the number of positions whose logits are held at once.
+        sequences: the packed sequences by request index; each holds the context and the
+            continuation without its last token.
+        n_logits: the number of tokens whose logits are held at once.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class Scorer:
         self._places = torch.tensor(places, device=device)
 
     def score(self, result: RowResult) -> list[Score]:
-        """Return every request's score, given the row as it was read under a condition."""
+        """Return every request's score, from the result of reading the row under a condition."""
         logprobs, hits, finite = [], [], []
         start = 0
         for stream in result.stream[self._places].split(self._n_logits):
@@ -111,7 +111,7 @@ class Scorer:
 def _sum_logits(
     logits: Float[Tensor, "pos d_vocab"], n_likely: int
 ) -> tuple[Float[Tensor, " pos"], Int[Tensor, "pos n_likely"], Bool[Tensor, " pos"]]:
-    """Return each place's log-sum-exp (float32), likeliest tokens, and whether all are finite."""
+    """Return the log-sum-exp, the ids of the likeliest tokens, and whether all are finite."""
     logits = logits.float()
     is_one = n_likely == 1
     likely = logits.argmax(-1, keepdim=True) if is_one else highest_tokens(logits, n_likely)
@@ -126,19 +126,19 @@ def _replace_in_sums(
     rounded: Float[Tensor, " pair"],
     exact: Float[Tensor, " pair"],
 ) -> Float[Tensor, " place"]:
-    """Return log-sum-exps of the places' logits with the rounded logits of some tokens replaced.
+    """Return the log-sum-exps after the `rounded` logits of some tokens are replaced by `exact`.
 
-    `rows` are the places of the tokens, each of which is named once.
+    `rows` holds each token's index into `sums`. The pairs of place and token are unique.
     """
     shares = (rounded - sums[rows]).exp() * torch.expm1(exact - rounded)
     return sums + torch.log1p(torch.zeros_like(sums).index_add_(0, rows, shares))
 
 
 def choose_next(twin: Twin, stream: Float[Tensor, "row d_model"]) -> NextTokens:
-    """Return each row's most likely next token.
+    """Return each row's most likely next token, from the stream after the last norm.
 
-    In 16 bits, that is the one of the `_N_LIKELY` likeliest whose logit in float32 is highest. The
-    stream is that after the last norm.
+    For a model in 16 bits, the logits of the `_N_LIKELY` likeliest tokens are computed again in
+    float32, and the highest one decides.
     """
     logits = twin.logits(stream)
     if not twin.rounds_logits:

@@ -1,8 +1,9 @@
-"""A twin of the model, made of transformers' own modules, whose attention the engine computes.
+"""A second model (the twin) of transformers' own modules, whose attention the engine computes.
 
-A bridge replaces a model's modules in place, so the twin is built a second time, on the meta
-device, and then shares the tensors of the bridge. Nothing here is specific to a model family: a
-twin is any causal language model whose attention uses transformers' attention interface.
+A bridge replaces a model's modules in place. The twin is therefore built from the model's
+configuration, on the meta device, and then shares the tensors of the bridge. Nothing here is
+specific to a model family: every causal language model works whose attention uses transformers'
+attention interface.
 """
 
 import copy
@@ -53,7 +54,7 @@ class NoTwin(InputError):
 
 
 class Twin:
-    """Transformers' own modules, sharing the bridge's weights.
+    """A model of transformers' own modules that shares the bridge's weights.
 
     Args:
         bridge: a prepared bridge.
@@ -133,10 +134,10 @@ class Twin:
 
     @cached_property
     def token_dims(self) -> dict[nn.Module, int]:
-        """Modules with weights that process tokens independently, with their token dimension.
+        """Modules with weights that process tokens independently; maps each to its token dimension.
 
         These modules are called with one tensor, have no children, and return a tensor with as many
-        tokens. The token dimension varies: the input of a query norm may have heads before it.
+        tokens. The token dimension varies: in the input of a query norm, heads may come before it.
         """
         n = 2 + max(self.bridge.cfg.n_heads, getattr(self.bridge.cfg, "n_key_value_heads", 0) or 0)
         dims: dict[nn.Module, int] = {}
@@ -188,7 +189,7 @@ class Twin:
         return stream[0]
 
     def logits(self, stream: Float[Tensor, "pos d_model"]) -> Float[Tensor, "pos d_vocab"]:
-        """Read logits out of the stream after the last norm, as the model itself does."""
+        """Compute logits from the stream after the last norm, with the model's own code."""
 
         def return_stream(*_args: Any, **_kwargs: Any) -> Any:
             return self._output(last_hidden_state=stream[None])
@@ -200,7 +201,7 @@ class Twin:
 
     @cached_property
     def rounds_logits(self) -> bool:
-        """Whether logits are computed in 16 bits, and by one matrix: `token_logits` is finer."""
+        """Whether logits are computed in 16 bits by one matrix, so `token_logits` rounds less."""
         head = self.model.get_output_embeddings()
         if type(head) is not nn.Linear or head.weight.dtype not in (torch.bfloat16, torch.float16):
             return False
@@ -222,7 +223,7 @@ class Twin:
     def _read_tokens(
         self, stream: Float[Tensor, "pos d_model"], tokens: Int[Tensor, " pos"]
     ) -> Float[Tensor, "pos _"]:
-        """Read out with the unembedding of one token at each position for the whole matrix."""
+        """Compute logits with one token's unembedding at each position, not the whole matrix."""
         head = self.model.get_output_embeddings()
 
         def multiply(entered: Float[Tensor, "1 pos d"]) -> Float[Tensor, "1 pos 1"]:
@@ -235,7 +236,7 @@ class Twin:
             return self.logits(stream)
 
     def locate(self, site: Site) -> tuple[nn.Module, bool]:
-        """Return the module that has a site's value, and whether as its output (else as its input).
+        """Return a module and a flag: its output (True) or input (False) is the site's value.
 
         Raises:
             NoTwin: the value is neither the input nor the output of a module.
@@ -260,9 +261,9 @@ class Twin:
     def starting_at(
         self, first: int, stream: Float[Tensor, "1 pos d_model"]
     ) -> AbstractContextManager[None]:
-        """Skip the blocks before `first` within the context; `first` gets this stream as its input.
+        """Skip the blocks before `first` within the context; `stream` becomes the input of `first`.
 
-        If `first` is the number of blocks, the stream goes to what follows the last one.
+        If `first` is the number of blocks, all are skipped, and `stream` enters the last norm.
         """
         return replace_forward(self.blocks[:first], constant_forward(stream))
 
@@ -322,7 +323,7 @@ def _attention(
     softcap: float | None = None,
     **others: Any,
 ) -> tuple[Float[Tensor, "1 pos head d_value"], None]:
-    """Compute attention with the twin's current `attend`; transformers calls it as its attention.
+    """Compute attention with the twin's current `attend`; transformers calls this function.
 
     Raises:
         NoTwin: the attention needs something that the engine does not support.
@@ -361,8 +362,8 @@ def _build(bridge: TransformerBridge) -> Any:
 def _count_active(weight: Tensor, config: Any) -> int:
     """Count the entries of a weight that one token is multiplied with; 0 for vectors.
 
-    A weight with three dimensions stacks experts' matrices, of which a token uses some. (The gate
-    that chooses them is a plain matrix.)
+    A weight with three dimensions stacks the matrices of experts, and a token uses only some of
+    them. (The gate that chooses the experts is a plain matrix.)
     """
     if weight.ndim < 3:
         return weight.numel() if weight.ndim == 2 else 0
@@ -371,7 +372,7 @@ def _count_active(weight: Tensor, config: Any) -> int:
 
 
 def depends_on_length(config: Any) -> bool:
-    """Whether, by its configuration, what a token reads depends on the length of the whole text."""
+    """Whether a model's configuration makes a token's output depend on the whole text's length."""
     chunked = getattr(config, "attention_chunk_size", None)
     return bool(chunked or _rope_kinds(config) & {"dynamic", "longrope"})
 

@@ -1,10 +1,10 @@
-"""Give the reference's answers from less work, by sharing what conditions have in common.
+"""Compute the reference's answers with less work, by sharing what conditions have in common.
 
 An ablation at layer l does not affect the blocks before l. So the intact model reads a batch once,
-and the stream that enters each block is recorded; under a condition, reading starts at its first
-layer from the recorded stream. What requests have in common (a few-shot prefix, a question with
-several continuations) is read once under each condition, see `replay`. The bridge's own blocks do
-the work, so every TransformerLens hook fires from the first ablated layer on.
+and the stream that enters each block is recorded. Under a condition, the pass starts at the first
+ablated layer, from the recorded stream. What requests have in common (a few-shot prefix, a question
+with several continuations) is read once under each condition (see `replay`). The bridge's own
+blocks are run, so every TransformerLens hook fires from the first ablated layer on.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -52,7 +52,7 @@ class Hooked:
 
     Args:
         model: a prepared bridge for which `replay.can_replay` is true.
-        references: from `resolve_references`, for the conditions that will be asked.
+        references: from `resolve_references`, for the conditions that will be run.
         max_tokens: the most tokens of contexts, pads included, that are read together.
     """
 
@@ -66,13 +66,13 @@ class Hooked:
         self.max_tokens = max_tokens
 
     def refusal(self, condition: Condition) -> str | None:
-        """Return None: every edit fires in the bridge's own blocks."""
+        """Return None: this executor supports every condition."""
         return None
 
     def answer(
         self, asked: Sequence[Requests], conditions: Sequence[Condition]
     ) -> Iterator[tuple[int, int, list[Score | Writing]]]:
-        """Answer lists of requests under every condition; yields as `Executor.answer`."""
+        """Answer lists of requests under every condition; yields triples as `Executor.answer`."""
         for list_index, requests in enumerate(asked):
             scored, written = split_requests(enumerate(requests))
             for indices in _group_conditions(conditions):
@@ -203,7 +203,7 @@ class Hooked:
 
 @dataclass(frozen=True)
 class _Batch:
-    """Different prompts that are read together, with the requests that ask about them.
+    """Distinct prompts that are read together, and the requests that begin with them.
 
     Attributes:
         prompts: the prompts, each once.
@@ -218,11 +218,11 @@ class _Batch:
 
 @dataclass(frozen=True)
 class _Tail:
-    """What follows a continuation's first token, for some requests of a batch.
+    """The continuations after their first tokens, for some requests of a batch.
 
     Attributes:
         places: indices of these requests in the batch.
-        targets: the tokens to score, without each continuation's first.
+        targets: the tokens to score: each continuation without its first token.
         recording: the intact model reading the continuations.
         scores: the intact model's scores of `targets`.
     """

@@ -1,10 +1,10 @@
-"""Read requests in stages, record the intact model doing so, and replay that under a condition.
+"""Read requests in stages, record the intact model's passes, and replay them under a condition.
 
 A batch of requests is read in up to three stages: the tokens that all of its contexts begin with
-(a few-shot prefix, one row), the rest of each different context (one row each), and the
-continuations of each context (one row each). A row of a stage continues a row of the stage before,
-its parent, with whose keys and values it begins. The intact model's reading of a stage is recorded,
-and read again from the first ablated layer on.
+(a few-shot prefix, one row), the rest of each distinct context (one row each), and the
+continuations of each context (one row each). Each row of a later stage continues a row of the
+previous stage, its parent, and starts with the parent's keys and values. The intact model's pass
+over a stage is recorded. Under a condition, the pass is repeated from the first ablated layer on.
 """
 
 import copy
@@ -32,7 +32,7 @@ _CAN_REPLAY: "weakref.WeakKeyDictionary[TransformerBridge, bool]" = weakref.Weak
 
 @dataclass(frozen=True)
 class Stage:
-    """One step of reading.
+    """Rows of tokens that are read in one pass.
 
     Attributes:
         tokens: ids of the new tokens, padded.
@@ -49,7 +49,10 @@ class Stage:
 
 
 def batch_prompts(prompts: Sequence[Prompt], *, max_tokens: int) -> Iterator[list[Prompt]]:
-    """Yield different prompts in batches of at most `max_tokens` padded tokens, longest first."""
+    """Yield distinct prompts in batches of at most `max_tokens` padded tokens, longest first.
+
+    A single longer prompt is a batch of its own.
+    """
     batch: list[Prompt] = []
     for prompt in sorted(dict.fromkeys(prompts), key=_sort_key):
         if batch and (len(batch) + 1) * len(batch[0].ids) > max_tokens:
@@ -63,7 +66,7 @@ def batch_prompts(prompts: Sequence[Prompt], *, max_tokens: int) -> Iterator[lis
 def cut_stages(
     prompts: Sequence[Prompt], model: TransformerBridge, *, apart: bool = False
 ) -> list[Stage]:
-    """Cut a batch of prompts into stages; the last has a row for each, padded on the left.
+    """Cut prompts into one or two stages, padded on the left; the last has a row for each prompt.
 
     Args:
         prompts: the batch.
@@ -120,7 +123,7 @@ def _sort_key(prompt: Prompt) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
 
 @dataclass(frozen=True)
 class State:
-    """The rows of a stage after they were read under a condition.
+    """The rows of a stage after the model has read them, intact or under a condition.
 
     Attributes:
         logits: logits at the last positions, as many as were kept.
@@ -139,13 +142,14 @@ class State:
 
 @dataclass(frozen=True)
 class Recording:
-    """A stage as the intact model read it.
+    """The intact model's pass over a stage.
 
     Attributes:
         stage: the stage.
         keep: number of last positions whose logits are kept; 0 keeps all.
-        before: the state that it continued, a row for each row of the stage; None for the first.
-        after: the state at its end.
+        before: the state that the stage continued, with a row for each row of the stage; None for
+            the first stage.
+        after: the state at the end of the stage.
         entries: the stream entering each block, `[row pos d_model]`.
     """
 
@@ -156,7 +160,7 @@ class Recording:
     entries: tuple[Tensor, ...]
 
     def without_result(self) -> "Recording":
-        """Return the recording without its logits, to save memory; for a last stage only."""
+        """Return the recording without logits, to save memory; only valid for a last stage."""
         return replace(self, after=replace(self.after, logits=self.after.logits[:, :0]))
 
 
@@ -192,7 +196,8 @@ def replay(
 ) -> State:
     """Read recorded stages under a condition; returns the state at the end.
 
-    `state` is the state under the condition that the stages continue; None for first stages.
+    `state` is the state, under the condition, that the first of these stages continues; None if
+    that stage has no previous stage.
     """
     first = condition.first_layer
     if first is None:
@@ -242,9 +247,9 @@ def select_cache_rows(cache: DynamicCache, rows: Tensor, *, since: int = 0) -> N
 def start_at(
     model: TransformerBridge, first: int, entries: Sequence[Tensor]
 ) -> AbstractContextManager[None]:
-    """Skip the blocks before `first` within the context; `first` gets its recorded stream.
+    """Skip the blocks before `first` within the context; `first` receives its recorded stream.
 
-    TransformerLens's own `start_at_layer` runs them and throws their output away.
+    TransformerLens's own `start_at_layer` does run these blocks and discards their output.
     """
     return replace_forward(
         [model.blocks[layer] for layer in range(first)], constant_forward(entries[first])
@@ -252,10 +257,10 @@ def start_at(
 
 
 def can_replay(model: TransformerBridge) -> bool:
-    """Whether replaying from a recorded stream gives what reading from the start gives.
+    """Whether replaying from a recorded stream gives the same logits as reading from the start.
 
-    Tried once on the model itself: it depends on the architecture's loop over blocks and on its
-    kind of cache.
+    The result is measured once on the model itself, since it depends on how the architecture runs
+    the blocks and on the kind of cache.
     """
     if model not in _CAN_REPLAY:
         _CAN_REPLAY[model] = _try_replay(model)

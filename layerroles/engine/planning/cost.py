@@ -1,13 +1,14 @@
 """Count the operations of passes, and estimate the time that a device takes for them.
 
-A pass over tokens multiplies each of them with the weights of the blocks (2 operations a weight),
-lets queries attend to keys (4 operations a number of the query), moves intermediate values, and
-reads out logits. Where weights are read for few tokens, reading them is what takes the time:
+A pass over tokens multiplies each token with the weights of the blocks (2 operations per weight),
+lets queries attend to keys (4 operations per pair and coordinate), moves intermediate values, and
+computes logits. With few tokens, reading the weights takes longer than multiplying with them:
 
     seconds = max(products / speed, weights / bandwidth) + attention / speed + moved / bandwidth
 
-Starting an operation takes time too. A GPU starts the next ones while it computes, so there the
-larger of the two counts; elsewhere their sum. (A roofline: Williams, Waterman and Patterson, 2009.)
+Starting the operations takes time too. A GPU computes while the next operations are started, so the
+larger of the two times counts there; on a CPU they are added. (A roofline model: Williams, Waterman
+and Patterson, 2009.)
 """
 
 from collections.abc import Iterable
@@ -31,16 +32,16 @@ _OF_ATTENTION, _OF_READ_OUT = 6, 4
 
 @dataclass(frozen=True)
 class Speed:
-    """How fast a device computes.
+    """The speed of a device.
 
     Attributes:
         products: floating-point operations per second in large matrix products.
         attention: floating-point operations per second in attention.
         bandwidth: memory bandwidth, in bytes per second.
         start: seconds to start a tensor operation.
-        text: seconds of book-keeping for each generated token.
-        queues: whether operations are started while others run.
-        fuses: whether attention does not write its logits to memory, as in flash attention.
+        text: seconds to decode the text after each generated token.
+        queues: whether operations are started while earlier ones run, as on a GPU.
+        fuses: whether attention logits are not written to memory, as in flash attention.
     """
 
     products: float
@@ -57,12 +58,12 @@ class PassCost:
     """The cost of a pass that is run some number of times.
 
     Attributes:
-        times: how often it is run; all else is for one run.
+        times: how often the pass is run; all other attributes are for one run.
         products: floating-point operations in matrix products.
         attention: floating-point operations in attention within a packed row, or to keys that many
             queries share.
-        beside: floating-point operations in attention to keys that one query reads; they take no
-            time of their own, since reading the keys takes longer.
+        beside: floating-point operations in attention to keys that only one query reads; they are
+            not counted as time, since reading these keys (in `moved`) takes longer.
         logits: number of attention logits, without those of `beside`.
         weights: bytes of weights that are read.
         moved: bytes of all other memory traffic.
@@ -99,18 +100,18 @@ class PassCost:
 
 @dataclass(frozen=True)
 class Work:
-    """The passes of a computation; none by default."""
+    """The passes of a computation, each with its cost; none by default."""
 
     passes: tuple[PassCost, ...] = ()
 
     @classmethod
     def total(cls, works: Iterable["Work"]) -> "Work":
-        """Return the passes of several computations as one."""
+        """Return one computation that consists of the passes of several."""
         return cls(tuple(cost for work in works for cost in work.passes))
 
     @property
     def flops(self) -> float:
-        """Floating-point operations; a multiplication with an addition counts as two."""
+        """Floating-point operations of all passes; a multiply-add counts as two."""
         return sum((cost.flops for cost in self.passes), 0.0)
 
     @property
@@ -140,7 +141,7 @@ def reading_cost(
         tokens: number of tokens of the row.
         pairs: number of pairs of query and key that attention computes at one layer.
         depth: share of the blocks that are run, from 0 to 1.
-        places: number of places whose logits are read out.
+        places: number of tokens after which logits are computed.
         edits: number of conditions whose edits are applied.
         pieces: number of pieces in which the row is read.
     """
@@ -177,9 +178,9 @@ def writing_cost(
         shape: the model's sizes.
         times: number of steps.
         rows: number of rows that are decoded together.
-        trunks: number of trunks, tokens that several of the rows' contexts share.
-        shared: number of keys that rows see and share with others, summed over rows.
-        own: number of keys that only one row sees, summed over rows, on average over the steps.
+        trunks: number of trunks (prefixes that several of the rows' contexts share).
+        shared: number of keys that a row sees and shares with other rows, summed over rows.
+        own: number of keys that only one row sees, summed over rows, averaged over the steps.
         kv: bytes of keys and values that a step reads.
         edits: number of conditions whose edits are applied.
     """
@@ -210,7 +211,7 @@ def _logit_bytes(shape: Shape) -> float:
 
 
 def _moved_bytes(shape: Shape) -> float:
-    """Return the bytes that a block moves for one token."""
+    """Return the bytes of memory traffic of a block for one token, without weights and keys."""
     heads = shape.n_heads * shape.d_head
     numbers = _OF_STREAM * shape.d_model + _OF_HEADS * heads + _OF_MLP * shape.d_mlp
     return float(numbers * _FLOAT32)

@@ -1,7 +1,7 @@
-"""Published peak speeds of devices, and the share of them that this program is assumed to reach.
+"""Published peak speeds of devices, and the share of a peak that this program is assumed to reach.
 
-Peaks are for dense matrix products (datasheets often state twice as much, for sparse matrices), and
-in float32 without TensorFloat-32, which PyTorch does not use by default.
+Peaks are for dense matrix products (datasheets often state twice as much, for sparse matrices).
+Float32 peaks are without TensorFloat-32, which PyTorch does not use by default.
 """
 
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ class Device:
         single: floating-point operations per second in float32.
         bandwidth: memory bandwidth, in bytes per second.
         memory: memory, in bytes.
-        source: the maker's document that states these.
+        source: the manufacturer's document that states these values.
     """
 
     half: float
@@ -40,9 +40,9 @@ class Device:
     source: str
 
     def speed(self, dtype: str, text: float) -> Speed:
-        """Return the speed assumed for a dtype.
+        """Return the speed assumed for weights of a dtype.
 
-        `text` is the book-keeping for each generated token, in seconds.
+        `text` is the time on the CPU for each generated token (decoding its text), in seconds.
         """
         peak = self.single if dtype == "float32" else self.half
         return Speed(
@@ -75,7 +75,7 @@ HERE = ("cpu", "measured")
 
 
 def published_device(name: str) -> Device | None:
-    """Return the device of that name; None for `"cpu"` and `"measured"`, this machine.
+    """Return a device by its name; None for `"cpu"` and `"measured"`, which mean this machine.
 
     Raises:
         InputError: unknown device.
@@ -91,7 +91,9 @@ def published_device(name: str) -> Device | None:
 
 
 def loading_dtype(name: str, dtype: str) -> torch.dtype:
-    """Return the dtype in which a model is loaded; on published devices `"auto"` is bfloat16.
+    """Return the dtype in which a model is loaded on a device.
+
+    `"auto"` is bfloat16 on devices with published speeds; on this machine, the hardware decides.
 
     Raises:
         InputError: unknown device or dtype.

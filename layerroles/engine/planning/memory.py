@@ -1,4 +1,4 @@
-"""The memory budget of a computation, and the sizes that it allows."""
+"""The memory budget of a computation, and the sizes of rows and batches that fit into it."""
 
 import ctypes
 import math
@@ -40,13 +40,13 @@ class Shape:
     """The sizes of a model that determine memory and time.
 
     Attributes:
-        n_layers, n_heads, d_head, d_model, d_mlp, d_vocab: its size.
+        n_layers, n_heads, d_head, d_model, d_mlp, d_vocab: dimensions of the model.
         n_weights: parameters of all blocks.
         n_active: matrix entries of all blocks that one token is multiplied with (in a mixture of
             experts, not all).
         n_bytes: bytes of one number.
         kv: bytes of one token's keys and values at each layer.
-        inner: the most numbers that a block holds at once for one token.
+        inner: the most intermediate values that a block holds at once for one token.
     """
 
     n_layers: int
@@ -70,11 +70,11 @@ class Budget:
 
     @property
     def for_tensors(self) -> int:
-        """Bytes for tensors: the budget less what is set aside for the libraries."""
+        """Bytes for tensors: the budget without the part reserved for libraries."""
         return self.total - min(int(_ASIDE * self.total), _MOST_ASIDE)
 
     def halved(self, times: int) -> "Budget":
-        """Return the budget divided by two, `times` times."""
+        """Return the budget divided by `2 ** times`."""
         return Budget(self.total >> times)
 
     def row_tokens(self, shape: Shape, n_recorded: int, *, keys: bool) -> int:
@@ -83,7 +83,7 @@ class Budget:
         Args:
             shape: the model's sizes.
             n_recorded: number of layers whose incoming streams are recorded.
-            keys: whether the intact model's keys and values are kept as well.
+            keys: whether the intact model's keys and values are stored too.
         """
         token_bytes = _token_bytes(shape, n_recorded, keys=keys)
         return max(64, min(_LONGEST_ROW, int(_FOR_ROW * self.for_tensors) // token_bytes))
@@ -92,12 +92,12 @@ class Budget:
         """Return the most tokens of a packed row that may be read at a time.
 
         The streams of all layers are counted as recorded, so that the result does not depend on
-        which conditions are left to do.
+        which conditions have still to be run.
 
         Args:
             shape: the model's sizes.
             n: number of tokens of the row.
-            kept: bytes of its keys and values that are kept as well.
+            kept: bytes of the row's keys and values that are stored too.
         """
         most, inner = int(_FOR_ROW * self.for_tensors), shape.n_bytes * shape.inner
         streams = n * shape.n_bytes * (shape.n_layers + 1) * shape.d_model
@@ -109,10 +109,10 @@ class Budget:
         return piece if between + piece * inner < n * inner else n
 
     def capped(self, shape: Shape, row_bytes: int) -> "Budget":
-        """Return the budget, at most the bytes beyond which nothing more is computed together.
+        """Return the budget, limited to the size above which more memory makes no difference.
 
-        That is, packed rows get no longer, and `row_bytes`, the keys and values of the rows that
-        are decoded together, fit.
+        With that size, packed rows reach their maximum length, and there are `row_bytes` for the
+        keys and values of the rows that are decoded together.
         """
         token_bytes = _token_bytes(shape, shape.n_layers + 1, keys=True)
         for_tensors = math.ceil(max(_LONGEST_ROW * token_bytes / _FOR_ROW, row_bytes / _FOR_ROWS))
@@ -125,20 +125,20 @@ class Budget:
         return int(_FOR_ROWS * self.for_tensors)
 
     def n_logits(self, shape: Shape) -> int:
-        """Return the most positions whose logits may be held at once."""
+        """Return the most tokens whose logits may be held at once."""
         logit_bytes = _COPIES_OF_LOGITS * shape.n_bytes
         most = min(_MOST_LOGITS, int(_FOR_LOGITS * self.for_tensors) // logit_bytes)
         return max(1, most // shape.d_vocab)
 
     def logit_bytes(self, shape: Shape) -> int:
-        """Return the bytes that the logits of `n_logits(shape)` positions take."""
+        """Return the bytes that the logits of `n_logits(shape)` tokens take."""
         return self.n_logits(shape) * shape.d_vocab * _COPIES_OF_LOGITS * shape.n_bytes
 
 
 def bytes_between_pieces(shape: Shape, n: int) -> int:
-    """Return the bytes kept while a row of `n` tokens is read in pieces.
+    """Return the bytes of tensors that are stored while a row of `n` tokens is read in pieces.
 
-    These are its keys and values, and the stream that leaves the last block.
+    These are the row's keys and values, and the stream that leaves the last block.
     """
     return n * (sum(shape.kv) + 2 * shape.n_bytes * shape.d_model)
 
@@ -149,7 +149,7 @@ def _token_bytes(shape: Shape, n_recorded: int, *, keys: bool) -> int:
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory gave out, on a CPU (by an allocator) or on a GPU."""
+    """Whether an error means that memory ran out, on a CPU or on a GPU."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     message = str(error).lower()
@@ -169,11 +169,11 @@ def peak_bytes(device: torch.device) -> int:
 
 
 def keep_pages() -> None:
-    """Let glibc keep freed memory for the next tensors of a pass.
+    """Configure glibc's allocator to keep freed memory for later tensors of this process.
 
-    By default it returns large tensors to the system at once, which provides zeroed pages for the
-    next ones; that takes up to a quarter of a sweep's time. Allocator settings in the environment
-    are kept. Does nothing without glibc.
+    By default, glibc returns large blocks to the operating system as soon as they are freed, and
+    the system has to zero pages for the next ones. That takes up to a quarter of a sweep's time.
+    Does nothing without glibc, or if the environment has settings for the allocator.
     """
     if any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ):
         return
@@ -189,7 +189,7 @@ def trim_heap() -> None:
 
 
 def empty_cache(device: torch.device) -> None:
-    """Return the memory that torch keeps for its next tensors on a GPU to the device."""
+    """Release the unused GPU memory that torch caches; does nothing on a CPU."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
     elif device.type == "mps":
@@ -201,7 +201,7 @@ def _glibc() -> ctypes.CDLL | None:
 
 
 def memory_budget(memory: str | int | None, device: torch.device) -> Budget:
-    """Return a budget of bytes, of a text such as `"8GB"`, or (None) of half of the free memory.
+    """Return a budget of bytes or text such as `"8GB"`; None is half of the device's free memory.
 
     Raises:
         InputError: as `parse_memory`.
@@ -249,7 +249,7 @@ def _free_bytes(device: torch.device) -> int:
 
 
 def _free_in_group(group: Path) -> int:
-    """Return the bytes that a control group may still allocate; its page cache counts as free."""
+    """Return the bytes that a control group may still allocate; page cache counts as free."""
     limit, used = (int((group / name).read_text()) for name in ("memory.max", "memory.current"))
     lines = (group / "memory.stat").read_text().splitlines()
     sizes = {name: int(size) for name, size in map(str.split, lines)}

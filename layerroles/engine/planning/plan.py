@@ -1,7 +1,7 @@
-"""Plan how requests are computed under conditions, which execution follows, and its cost.
+"""Plan how the fused executor computes requests under conditions, and estimate the cost.
 
-Requests are packed into rows (see `fused.packing`) that fit into the memory budget. Each condition
-reads each row once; conditions whose texts decode together make a wave.
+Requests are packed into rows (see `fused.packing`) that fit into the memory budget. Each row is
+read once under each condition. Conditions whose texts are decoded together form a wave.
 
 Example:
     >>> print(engine.plan(requests, conditions))  # doctest: +SKIP
@@ -30,21 +30,21 @@ from layerroles.engine.reuse import first_changed_cache, first_recomputed, recor
 
 @dataclass(frozen=True)
 class Group:
-    """Requests that are packed into one row, which each condition reads once.
+    """Requests that are packed into one row, and the conditions under which it is read.
 
     Attributes:
         asked: indices of these requests among all requests.
-        sequences: for each of them, the packed sequence that is read.
-        prompts: the prompts by their numbers; None if prompts share tokens.
+        sequences: for each of these requests, the packed sequence that is read.
+        prompts: the prompts, indexed by `packing.prompt_numbers`; None if prompts share tokens.
         packed: the row.
         n_alone: number of tokens if each request is read alone.
         n_written: number of requests that text is generated for.
         n_new: the most tokens generated for one of these; 0 if there are none.
-        waves: indices of the conditions that read the row, in waves that are decoded together.
+        waves: indices of the conditions, grouped into waves that are decoded together.
         depths: for each condition, in the order of `waves`, the share of the blocks that are run.
         piece: number of the row's tokens that are read at a time.
-        n_bytes: the most bytes that its tensors take, without the model's weights.
-        row_bytes: of these, the bytes of the keys and values of rows that are decoded together.
+        n_bytes: the most bytes that tensors take, without the model's weights.
+        row_bytes: the part of `n_bytes` for keys and values of rows that are decoded together.
     """
 
     asked: tuple[int, ...]
@@ -67,7 +67,7 @@ class Group:
 
     @property
     def conditions(self) -> tuple[int, ...]:
-        """The indices of the conditions that read the row, in the order of the waves."""
+        """The indices of the conditions under which the row is read, in the order of the waves."""
         return tuple(index for wave in self.waves for index in wave)
 
     @property
@@ -82,9 +82,9 @@ class Computed:
 
     Attributes:
         to_read: tokens that the plan reads; one that runs through half of the blocks counts half.
-        to_write: the most tokens that it writes; most texts end earlier.
-        read: the tokens read so far.
-        written: the tokens written so far.
+        to_write: the most tokens that the plan generates; most texts end earlier.
+        read: the part of `to_read` that has been read.
+        written: the tokens generated so far.
     """
 
     to_read: float
@@ -95,13 +95,13 @@ class Computed:
 
 @dataclass(frozen=True, repr=False)
 class Plan:
-    """What an engine will do for some requests under some conditions.
+    """The planned computation for some requests under some conditions.
 
     Attributes:
         executor: name of the executor.
         verb: `"loglikelihood"`, `"generate_until"`, or both.
         n_requests, n_conditions: number of requests and of conditions.
-        groups: the requests, as they are packed.
+        groups: the requests, grouped by the row that they are packed into.
         work: the passes and their cost; empty unless added by `add_work`.
         speed: speed of the device, for the expected time; None if it is unknown.
     """
@@ -116,9 +116,10 @@ class Plan:
 
     @property
     def passes(self) -> int:
-        """Passes over packed rows: the intact model's, and one for each condition that runs blocks.
+        """Number of passes over packed rows: by the intact model, and under each condition.
 
-        (Ablating the whole last block runs none: its recorded output is edited.)
+        Conditions that run no blocks do not count, such as an ablation of the whole last block,
+        for which the block's recorded output is edited.
         """
         return sum(1 + sum(depth > 0 for depth in group.depths) for group in self.groups)
 
@@ -141,7 +142,7 @@ class Plan:
     def n_bytes(self) -> int:
         """The most bytes that tensors take, without the model's weights.
 
-        Memory that libraries hold comes on top (see `Budget.for_tensors`).
+        Memory that libraries use is not included (see `Budget.for_tensors`).
         """
         return max((group.n_bytes for group in self.groups), default=0)
 
@@ -152,7 +153,7 @@ class Plan:
 
     @property
     def seconds(self) -> float | None:
-        """Expected seconds, at the most, since texts may end early; None if no speed is known."""
+        """Expected seconds, for the text lengths given to `add_work`; None if speed is unknown."""
         return None if self.speed is None else self.work.seconds(self.speed)
 
     def __str__(self) -> str:
@@ -306,10 +307,11 @@ def _cut_waves(firsts: list[int], sizes: list[int], max_bytes: int) -> list[list
 def condition_bytes(
     first_own: int, packed: PackedRow, contexts: Sequence[Ids], n_new: int, shape: Shape
 ) -> int:
-    """Return the bytes of the keys and values that a condition has of its own while it decodes.
+    """Return the bytes of keys and values that decoding under a condition needs for itself.
 
     Args:
-        first_own: the first layer at which its contexts' keys and values are its own.
+        first_own: the first layer at which the contexts' keys and values differ from the intact
+            model's; at earlier layers the intact model's are used.
         packed: the row that holds the contexts.
         contexts: the contexts of the requests that are decoded, as packed sequences.
         n_new: the most tokens generated for each.
@@ -332,10 +334,10 @@ def add_work(
     speed: Speed | None = None,
     generated: float = 1.0,
 ) -> Plan:
-    """Return the plan with its work and the device's speed, which execution does not need.
+    """Return the plan with `work` and `speed` set; they are used for estimates only.
 
     Args:
-        plan: the plan for the next three arguments.
+        plan: the plan that `make_plan` made from the next three arguments.
         requests: the encoded requests.
         conditions: the conditions under which they are asked.
         shape: the model's sizes.
@@ -388,9 +390,9 @@ def _decoding_cost(
     shape: Shape,
     generated: float,
 ) -> PassCost:
-    """Return the cost of decoding a wave's rows, after the first tokens.
+    """Return the cost of decoding a wave's rows, without the first tokens.
 
-    The pass over the contexts gives the first tokens.
+    The first tokens follow from the pass over the contexts.
     """
     packed = group.packed
     contexts = [
@@ -423,7 +425,7 @@ def _decoding_cost(
 
 
 def _count_scored_places(group: Group, requests: Requests) -> int:
-    """Count the tokens of the row whose logits score a continuation's token."""
+    """Count the tokens of the row after which a continuation's token is scored."""
     places: set[int] = set()
     for index, ids in zip(group.asked, group.sequences, strict=True):
         request = requests[index]

@@ -22,12 +22,12 @@ _LONGEST, _MOST = 0.3, 100  # seconds of one kind of measurement, and repetition
 
 @torch.inference_mode()
 def measure_speed(device: torch.device, dtype: torch.dtype, shape: Shape, tokenizer: Any) -> Speed:
-    """Measure how fast a device does a model's own kind of operations.
+    """Measure the speed of a device with operations of the kinds and sizes that a model needs.
 
     Args:
         device: the device to measure.
         dtype: dtype of the model's weights.
-        shape: the model's sizes, which the sizes of the tensors follow.
+        shape: the model's sizes, which determine the sizes of the tensors.
         tokenizer: the tokenizer whose decoding is measured.
     """
     options: dict[str, Any] = {"device": device, "dtype": dtype}
@@ -60,14 +60,14 @@ def measure_speed(device: torch.device, dtype: torch.dtype, shape: Shape, tokeni
 
 
 def measure_text_seconds(tokenizer: Any) -> float:
-    """Return the seconds to decode a text of medium length, as is done for each new token."""
+    """Return the seconds to decode a text of 48 tokens, which is done for each generated token."""
     ids = list(range(min(_TEXT, len(tokenizer))))
     spell = partial(tokenizer.decode, ids, skip_special_tokens=True)
     return _shortest_seconds(spell, torch.device("cpu"))
 
 
 def _shortest_seconds(do: Callable[[], object], device: torch.device) -> float:
-    """Return the shortest of some timings of `do`: other programs can only make it longer."""
+    """Return the shortest of several timings of `do`, since other programs only add time."""
     times: list[float] = []
     end = time.perf_counter() + _LONGEST
     while len(times) < _MOST and (len(times) < 2 or time.perf_counter() < end):

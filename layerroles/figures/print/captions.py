@@ -187,7 +187,7 @@ def escape_latex(text: str) -> str:
 
 
 def _describe_rows(meta: Mapping[str, Any]) -> str:
-    """Return text on the rows drawn: their tasks, protocols, ablations and positions, and n."""
+    """Describe the rows drawn: ablations, positions, probes, tasks or families, protocols and n."""
     parts = []
     for column, one, several in _WORDS:
         values = meta.get(column)
@@ -199,7 +199,7 @@ def _describe_rows(meta: Mapping[str, Any]) -> str:
 
 
 def _provenance(manifest: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a sentence on model and seed, and one on versions, from what the manifest holds."""
+    """Yield a sentence on model and seed and one on versions, as far as the manifest has them."""
     model = manifest.get("model", {})
     facts = [str(model.get("name", "unknown"))]
     facts += [str(model[key]) for key in ("dtype",) if model.get(key)]

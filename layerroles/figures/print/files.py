@@ -132,7 +132,7 @@ def check_formats(formats: Sequence[str]) -> None:
 def _draw_files(
     printed: Mapping[str, go.Figure], formats: Sequence[str], dpi: int
 ) -> dict[tuple[str, str], bytes]:
-    """Return the bytes of each figure in each format, by (name, format); one browser draws all."""
+    """Map (name, format) to the bytes of that file; one browser draws all figures."""
     if not formats or not printed:
         return {}
     import kaleido

@@ -1,8 +1,8 @@
 """Lay out a figure on paper: its panels, and above them a colour bar, a legend and a title.
 
-A screen is wide and scrolls; a column of text does neither. Panels keep their order and their
-proportions; those that do not fit side by side are placed below. Room for labels is measured, so
-that none is cut. Sizes are in pixels of 1/96 inch.
+A column of text is narrow and cannot scroll. Panels keep their order and their proportions; those
+that do not fit side by side are placed below. Room for labels is measured, so that no label is cut.
+Sizes are in pixels of 1/96 inch.
 """
 
 import re
@@ -99,7 +99,7 @@ def lay_out(figure: go.Figure, sizes: Sizes, head: Sequence[tuple[str, float]] =
 
 @dataclass
 class _Panel:
-    """A y axis with the x axis that it crosses.
+    """A panel: a y axis and the x axis that crosses it.
 
     Attributes:
         x, y: the axes.
@@ -146,7 +146,7 @@ def _read_panels(figure: go.Figure) -> list[_Panel]:
 def _arrange_bands(panels: Sequence[_Panel], wide: float) -> list[list[_Unit]]:
     """Group panels into units, and put as many units side by side in a band as fit.
 
-    A unit is a panel with the panels without a heading below it. Returns the bands from top to
+    A unit is a panel and the panels below it that have no heading. Returns the bands from top to
     bottom.
     """
     titled = any(panel.heading is not None for panel in panels)
@@ -270,8 +270,8 @@ def _set_heights(
 ) -> tuple[float, list[float], float]:
     """Set the heights of panels, shrunk to fit a page.
 
-    Returns three things in pixels: the height above the first row; the distance from the top of the
-    first row to the top of each row; and that to the bottom of the last row.
+    Returns three values in pixels: the height above the first row; for each row, the distance of
+    its top from the top of the first row; and the distance of the last row's bottom from that top.
     """
     rest = sum(max(panel.below for panel in row) + _APART for row in rows)
     highs = sum(max(panel.high for panel in row) for row in rows)
@@ -293,7 +293,7 @@ def _set_heights(
 
 
 def _fit_title(panel: _Panel, sizes: Sizes) -> None:
-    """Shorten the title of a y axis that is longer than its panel is high."""
+    """Shorten the title of a y axis if it is longer than the panel is high."""
     title = panel.y.title
     if title.text and text_width(title.text, sizes.small) > panel.high:
         title.text = re.split(r" of |, | \(", title.text)[0]

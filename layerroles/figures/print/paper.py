@@ -3,7 +3,7 @@
     >>> figure = paper(lr.figures.harm_map(result), width="column")  # doctest: +SKIP
 
 The data stays the same, the look changes: one sans serif font of 7 to 9 points, thin lines, small
-marks, no title (a caption replaces it), panels one below the other if they would be too narrow, and
+marks, no title (the caption holds it), panels one below the other if they would be too narrow, and
 heat-map cells as vector shapes.
 """
 
@@ -161,7 +161,7 @@ def _scale(value: Any, by: float, least: float) -> Any:
 
 
 def _title_lines(figure: go.Figure, wide: float) -> list[tuple[str, float]]:
-    """Return title and subtitle, broken into lines that fit, each with its type size."""
+    """Return title and subtitle as lines that fit `wide` pixels, each with its type size."""
     lines = []
     for text, size in (
         (figure.layout.meta["title"], _TITLE),

@@ -81,7 +81,7 @@ def wrap(text: str, room: float, size: float) -> list[str]:
 
 
 def tick_texts(axis: Any) -> Sequence[str]:
-    """Return the tick labels of an axis; typical labels if plotly chooses them when drawing."""
+    """Return the tick labels of an axis; labels of typical width if plotly will choose them."""
     if axis.ticktext is not None:
         return [str(text) for text in axis.ticktext] or [""]
     if axis.tickvals is not None:
@@ -94,7 +94,7 @@ def tick_texts(axis: Any) -> Sequence[str]:
 def thin_ticks(x: Any, y: Any, wide: float, high: float, size: float) -> None:
     """Thin the tick labels of a panel until they fit.
 
-    Labels of tokens (an x axis without a range) are all kept, and turned upright if they would
+    An x axis without a range has tokens as labels: all of them stay, turned upright if they would
     touch.
 
     Args:
@@ -152,7 +152,7 @@ def _choose_ticks(
 
 
 def height_of_rows(y: Any, size: float) -> float:
-    """Return the pixels a panel needs so that row labels do not touch; 0 if it has none."""
+    """Return the height in pixels that a panel's row labels need; 0 if it has none."""
     if y.type == "log" or y.tickvals is None or y.ticktext is None or len(y.tickvals) < 2:
         return 0.0
     low, high = y.range or (min(y.tickvals) - 0.5, max(y.tickvals) + 0.5)
