@@ -26,8 +26,9 @@ def command(
 ) -> None:
     """Show how many layers and heads a model has, how its sites are written, and which can be used.
 
-    Sublayers can be ablated where mixer and MLP add up to what the layer adds, which is tried
-    when the model is loaded; the second table shows by how much they fail to.
+    Sites are the places that can be ablated. Sublayers can be ablated where the outputs of mixer
+    (attention, or what a hybrid layer has instead) and MLP sum to what the layer adds to the
+    stream. This is checked when the model is loaded; the second table shows the relative error.
 
     [bold]Example:[/bold]
     layerroles sites smollm2-135m

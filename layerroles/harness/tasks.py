@@ -293,9 +293,10 @@ class LmEval(Task):
         return built
 
     def held_out(self, limit: int, seed: int) -> list[str]:
-        """Return up to `limit` contexts of documents that are never asked, from members in turn.
+        """Return up to `limit` prompts of documents that are never asked, from members in turn.
 
-        The documents are of another split or, if the task names none, are reserved.
+        The documents are of another split or, if the task names none, those that `n_reserved`
+        counts: none with `order="first"`.
         """
         share = -(-limit // len(self.members))
         by_member = [

@@ -12,7 +12,10 @@ from layerroles.compat import n_edits, saved_tensors
 
 
 def is_spread(model: TransformerBridge) -> bool:
-    """Return whether weights lie on several devices, or on disk until they are needed."""
+    """Return whether the weights do not all lie on one device.
+
+    They are on several, or some on the meta device: offloaded to disk, or not loaded at all.
+    """
     devices = {parameter.device for parameter in model.original_model.parameters()}
     return len(devices) > 1 or torch.device("meta") in devices
 

@@ -115,9 +115,9 @@ class Generation(GenerationProtocol):
         return turns_with_solutions(example)
 
     def judge(self, task: Task, example: Example, writing: Writing) -> Answer:
-        """Grade the text by the task's rules; the score is 1 if any accepted form is right, else 0.
+        """Grade a text: 1 if it gives the right answer in any form that the task accepts, else 0.
 
-        The score is NaN if a logit was not finite.
+        If a logit was not finite, the score is NaN and there are no grades.
         """
         grade = task.grade(writing.text, example)
         kind = outcome(writing.text, grade, ended=writing.ended)

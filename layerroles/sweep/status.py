@@ -34,13 +34,15 @@ class Status:
             process ended without writing a state).
         rows_total: answers that were missing when the run was last started, plus those that earlier
             answers made necessary since.
-        host, pid, started: the machine, process id and start time of the run's process.
+        host, pid: the machine and process id of the run's process.
+        started: when that process started, in clock ticks since boot, as text, which shows whether
+            its id has been reused; empty without `/proc`.
         seconds: seconds since the run was last started.
         updated: when this was written, in seconds since 1970.
         rows_done: answers stored since the run was last started.
         rows_computed: about how many answers of the current unit are computed but not yet stored.
         seconds_left: the expected seconds until the remaining answers are stored; None if not
-            known, and during the noise floor.
+            known, while the intact model is asked again, and once the run stopped or died.
         now: what is being computed, or was last; empty before the first pass.
         reason: the error that stopped the run; empty unless `stopped`.
         rows_per_second: answers stored per second since the run was last started.
