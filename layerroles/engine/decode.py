@@ -32,7 +32,7 @@ class Stops:
         self._names = dict(zip(ids, names, strict=True))  # of tokens that decoded texts leave out
 
     def ends(self, token: int, until: Sequence[str]) -> bool:
-        """Whether this token ends a text, whatever precedes it.
+        """Whether this token ends a text after any other tokens.
 
         True for an end-of-text token, and for a special token whose name contains an `until` string
         (as in lm-eval, although decoded texts leave out special tokens).

@@ -60,7 +60,7 @@ def part_modules(block: nn.Module) -> dict[Part, str]:
 
 
 def other_writes(model: TransformerBridge, layer: int) -> dict[str, float]:
-    """Map the hook of each term that a block adds besides mixer and MLP to the term's factor."""
+    """Map the hooks of the terms that a block adds, other than mixer and MLP, to their factors."""
     block = model.blocks[layer]
     names = module_names(block)
     factor = float(getattr(block, "residual_contribution_scale", 1.0))

@@ -22,7 +22,7 @@ class Contention:
 
     def __init__(self) -> None:
         self._began, self._before = time.monotonic(), _count()
-        self._is_told = False
+        self._has_warned = False
 
     def check(self) -> None:
         """Warn if threads spent a quarter or more of their time waiting for a processor.
@@ -31,7 +31,7 @@ class Contention:
         seconds ago, if the warning was given before, or if the system does not count waiting times.
         """
         seconds = time.monotonic() - self._began
-        if self._is_told or seconds < _SECONDS_WATCHED:
+        if self._has_warned or seconds < _SECONDS_WATCHED:
             return
         now = _count()
         both = now.keys() & self._before.keys()  # threads end, and their counts with them
@@ -39,7 +39,7 @@ class Contention:
         self._began, self._before = time.monotonic(), now
         share = waited / max(ran + waited, 1)
         if share >= _BUSY:
-            self._is_told = True
+            self._has_warned = True
             log.warning(
                 "the machine is busy: this run has waited for a processor for %.0f%% of its time, "
                 "and takes longer than expected. Stop other work, or start the run with "

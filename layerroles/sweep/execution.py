@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from layerroles.ablations import INTACT, Condition
+from layerroles.ablations import INTACT
 from layerroles.backends import Job, JobPart, OpenBackend
 from layerroles.engine import Computed, Engine
 from layerroles.progress import Advance, Outlook, Picture, show_progress
@@ -23,97 +23,18 @@ from layerroles.protocols import Answer, Asked, add_coherence
 from layerroles.results import SweepResult
 from layerroles.sweep import noise_floor
 from layerroles.sweep.contention import Contention
-from layerroles.sweep.manifest_entries import describe_condition
 from layerroles.sweep.next_cells import expected_next, find_waiting, is_answered, next_cells
 from layerroles.sweep.pace import Pace
 from layerroles.sweep.reading import read
-from layerroles.sweep.reference_prompts import References
 from layerroles.sweep.status import write_progress
 from layerroles.sweep.store import ROW, Key, Store
 from layerroles.sweep.strips import layer_strips, strip_lines
-from layerroles.sweep.units import SweepCell, Unit, UnitSizes, count_together, missing_units
-from layerroles.tasks import Example
+from layerroles.sweep.units import SweepCell, Unit
+from layerroles.sweep.work import Work
 
 log = logging.getLogger(__name__)
 
 _SECONDS_BETWEEN_STEPS = 0.5
-_ONE_ROUND: Mapping[str, Any] = {
-    **{"rows_at_once": {}, "examples_at_once": {}},
-    **{"rounds": False, "only_needed": False},
-}
-
-
-@dataclass(frozen=True)
-class Work:
-    """What a sweep asks, in the form that its execution needs.
-
-    Attributes:
-        cells: the cells.
-        conditions: the conditions, the intact model first.
-        references: the references of the conditions.
-        prepare: encodes examples of a cell.
-        rows_at_once: the approximate maximum of rows per cell in a unit.
-        coherence: whether the intact model scores the generated texts.
-        noise_floor: whether the intact model is asked a second time.
-    """
-
-    cells: Sequence[SweepCell]
-    conditions: Sequence[Condition]
-    references: References
-    prepare: Callable[[SweepCell, Sequence[Example]], Asked]
-    rows_at_once: int
-    coherence: bool
-    noise_floor: bool
-
-    def asked_first(self, manifest: Mapping[str, Any]) -> list[Condition]:
-        """Return the conditions that are always asked: all but deferred ones (`find_waiting`)."""
-        if not manifest["only_needed"]:
-            return list(self.conditions)
-        waiting = find_waiting([describe_condition(condition) for condition in self.conditions])
-        return [condition for condition in self.conditions if condition.hash not in waiting]
-
-    @property
-    def plan(self) -> dict[str, Any]:
-        """The cells and condition hashes, stored in the manifest until all are answered."""
-        return {
-            "cells": [[*cell.names, len(cell.examples)] for cell in self.cells],
-            "conditions": [condition.hash for condition in self.conditions],
-        }
-
-    def missing(
-        self, done: Mapping[Key, set[str]], manifest: Mapping[str, Any] = _ONE_ROUND
-    ) -> Iterator[Unit]:
-        """Yield units with the answers that are missing, except those of deferred conditions.
-
-        Args:
-            done: the ids of the answered examples, by condition hash, task and protocol.
-            manifest: the manifest of the run folder; by default one that asks everything in a
-                single round, with units of the maximum size.
-        """
-        asked = self.asked_first(manifest)
-        sizes = self._sizes(len(asked), manifest, rounds=manifest["rounds"])
-        return missing_units(self.cells, asked, done, sizes)
-
-    def missing_needed(
-        self, done: Mapping[Key, set[str]], manifest: Mapping[str, Any], needed: set[Key]
-    ) -> Iterator[Unit]:
-        """Yield units with the missing answers of deferred conditions, for the keys in `needed`."""
-        for task in dict.fromkeys(cell.task.label for cell in self.cells):
-            cells = [cell for cell in self.cells if cell.task.label == task]
-            hashes = {condition for condition, of, _ in needed if of == task}
-            asked = [condition for condition in self.conditions if condition.hash in hashes]
-            if asked:
-                sizes = self._sizes(len(asked), manifest, rounds=False)
-                yield from missing_units(cells, asked, done, sizes, needed)
-
-    def _sizes(self, n_conditions: int, manifest: Mapping[str, Any], *, rounds: bool) -> UnitSizes:
-        return UnitSizes(
-            count_together(n_conditions),
-            self.rows_at_once,
-            manifest["rows_at_once"],
-            manifest["examples_at_once"],
-            rounds,
-        )
 
 
 class Execution:
@@ -156,14 +77,14 @@ class Execution:
         if (units or needed) and work.plan not in store.manifest["unfinished"]:
             store.manifest["unfinished"].append(work.plan)
             store.save_manifest()
-        with write_progress(store.folder, _n_rows([*units, *needed])) as tell_file:
-            self._answer(units, "sweep", tell_file)
-            self._repeat_intact(tell_file)  # first, since no family has skill without its chance
+        with write_progress(store.folder, _n_rows([*units, *needed])) as advance_file:
+            self._answer(units, "sweep", advance_file)
+            self._repeat_intact(advance_file)  # first, since no family has skill without its chance
             n_known, needed = _n_rows(needed), self._needed_units()
             if needed:
                 more = _n_rows(needed) - n_known
-                tell_file(0, "layers that may be sinks", Outlook(more=more))
-            self._answer(needed, "sinks", tell_file)
+                advance_file(0, "layers that may be sinks", Outlook(more=more))
+            self._answer(needed, "sinks", advance_file)
             self._end()
 
     def _needed_units(self) -> list[Unit]:
@@ -187,50 +108,50 @@ class Execution:
             ]
         self._store.save_manifest()
 
-    def _answer(self, units: Sequence[Unit], what: str, tell_file: Advance) -> None:
+    def _answer(self, units: Sequence[Unit], what: str, advance_file: Advance) -> None:
         """Answer and store units with a progress bar; report the end of each round."""
-        with show_progress(_n_rows(units), what) as tell_bar:
+        with show_progress(_n_rows(units), what) as advance_bar:
 
-            def tell(rows: int, now: str, outlook: Outlook) -> None:
-                tell_bar(rows, now, outlook)
-                tell_file(rows, now, outlook)
+            def advance(rows: int, now: str, outlook: Outlook) -> None:
+                advance_bar(rows, now, outlook)
+                advance_file(rows, now, outlook)
 
-            self._answer_and_tell(units, tell)
+            self._answer_with_progress(units, advance)
 
-    def _answer_and_tell(
-        self, units: Sequence[Unit], tell: Callable[[int, str, Outlook], None]
+    def _answer_with_progress(
+        self, units: Sequence[Unit], advance: Callable[[int, str, Outlook], None]
     ) -> None:
-        pace, last_told = self._pace, 0.0
+        pace, last_shown = self._pace, 0.0
         n_stored = 0  # of the unit that was begun last
         pace.expect({})
         pace.add(units)
         n_left = Counter(unit.round for unit in units)
 
         def on_step(computed: Computed) -> None:
-            nonlocal last_told
+            nonlocal last_shown
             if self._began is not None:
                 pace.prepared(time.monotonic() - self._began)
                 self._began = None
             self._contention.check()
             unit = units[self._begun]
             rows = max(0.0, pace.share(unit, computed) * unit.n_rows - n_stored)
-            if time.monotonic() - last_told < _SECONDS_BETWEEN_STEPS:
+            if time.monotonic() - last_shown < _SECONDS_BETWEEN_STEPS:
                 return
-            last_told = time.monotonic()
+            last_shown = time.monotonic()
             left = pace.seconds_left(unit, rows)
-            tell(0, _describe(unit, computed), Outlook(rows, left))
+            advance(0, _describe(unit, computed), Outlook(rows, left))
 
         with self._engine.report_steps(on_step):
             for part in self._answer_units(units):
                 unit = units[part.unit]
                 pace.stored(unit, part.n_rows, part.seconds, ends_unit=part.ends_unit)
                 n_stored = 0 if part.ends_unit else n_stored + part.n_rows
-                tell(part.n_rows, part.now, Outlook(left=pace.seconds_left()))
+                advance(part.n_rows, part.now, Outlook(left=pace.seconds_left()))
                 n_left[unit.round] -= part.ends_unit
                 rounds_left = {number for number, n in n_left.items() if n}
                 if part.ends_unit and rounds_left and min(rounds_left) > unit.round:
                     picture = self._end_round()
-                    tell(0, part.now, Outlook(left=pace.seconds_left(), picture=picture))
+                    advance(0, part.now, Outlook(left=pace.seconds_left(), picture=picture))
 
     def _end_round(self) -> Picture | None:
         """Estimate what will be asked after the rounds; call `after_round`.
@@ -296,7 +217,7 @@ class Execution:
             yield _Stored(index, n_rows, now, part.seconds, not n_rows_left[index])
         store.save_manifest()
 
-    def _repeat_intact(self, tell: Advance) -> None:
+    def _repeat_intact(self, advance_file: Advance) -> None:
         """Ask the intact model again in cells without a noise floor or chance, and store both."""
         store, prepare, asked_by_cell = self._store, self._work.prepare, self._asked
         cells = [
@@ -326,7 +247,7 @@ class Execution:
                     answers = [answer for i in own_batches for answer in answers_by_batch.pop(i)]
                     self._store_noise_floor(cell, asked_by_cell[cell.names], answers)
                 advance(len(batch), ", ".join(cell.names))
-                tell(0, f"noise floor of {', '.join(cell.names)}")  # not counted as rows
+                advance_file(0, f"noise floor of {', '.join(cell.names)}")  # not counted as rows
 
     def _store_noise_floor(self, cell: SweepCell, asked: Asked, answers: list[Any]) -> None:
         """Store the noise floor and chance of a cell, from its repeated answers."""

@@ -12,7 +12,7 @@ from layerroles.sweep.units import Unit
 
 # The units of a task whose times are used: the latest, since units of later rounds are larger.
 _N_LATEST = 2
-# Until a unit of a task has shown it: how many of the tokens that texts may have they do have.
+# The same share until a unit of a task has been measured.
 _WRITTEN = 0.5
 
 
@@ -27,13 +27,15 @@ class Pace:
     def __init__(self, expected: Mapping[str, float]) -> None:
         self._expected = dict(expected)
         self._rows_left: Counter[str] = Counter()
-        # By task: how many of the tokens that texts may have they do have; in the unit in progress.
+        # By task: the share of the most tokens that texts may have which was written in the last
+        # unit, and in the unit in progress.
         self._written: dict[str, float] = {}
         self._written_now: dict[str, float] = {}
         self._may_follow: Mapping[str, float] = {}
         # For each task: the seconds that a row of its latest units took.
         self._latest: defaultdict[str, deque[float]] = defaultdict(lambda: deque(maxlen=_N_LATEST))
-        self._unit_seconds: dict[int, float] = {}  # of units that are not whole, by their identity
+        # Seconds of the units that are partly stored, by their identity.
+        self._unit_seconds: defaultdict[int, float] = defaultdict(float)
         self._work = self._wall = self._before_pass = self._left_out = 0.0
         self._began = time.monotonic()
 
@@ -63,8 +65,7 @@ class Pace:
         self._rows_left[task] -= n_rows
         self._work += seconds
         self._wall = time.monotonic() - self._began - self._left_out
-        before = self._unit_seconds.pop(id(unit), 0.0)
-        self._unit_seconds[id(unit)] = before + seconds
+        self._unit_seconds[id(unit)] += seconds
         if ends_unit:
             each = self._unit_seconds.pop(id(unit)) / unit.n_rows
             self._latest[task].append(each)
@@ -90,9 +91,9 @@ class Pace:
         """
         task = None if unit is None else _task(unit)
         measured = {name: sum(latest) / len(latest) for name, latest in self._latest.items()}
-        alike = [name for name in measured if name in self._expected]
-        expected = sum(self._expected[name] for name in alike)
-        ratio = sum(measured[name] for name in alike) / expected if expected else 1.0
+        known = [name for name in measured if name in self._expected]
+        expected = sum(self._expected[name] for name in known)
+        ratio = sum(measured[name] for name in known) / expected if expected else 1.0
         mean = sum(measured.values()) / len(measured) if measured else None
         left = 0.0
         for name in {*self._rows_left, *self._may_follow}:
@@ -104,7 +105,7 @@ class Pace:
             if each is None:
                 return None
             left += max(0.0, rows) * each
-        # Several workers share the work, and beside it rows are judged and stored.
+        # Several workers share the work; judging and storing rows takes time in addition.
         return left * (self._wall / self._work if self._work else 1.0)
 
 

@@ -27,20 +27,14 @@ from layerroles.models import check_template, prepared
 from layerroles.protocols import Asked, Protocol
 from layerroles.results import SweepResult
 from layerroles.sweep import noise_floor
-from layerroles.sweep.execution import Execution, Work
+from layerroles.sweep.execution import Execution
 from layerroles.sweep.manifest_entries import command_line, describe_condition
 from layerroles.sweep.reading import read as read
 from layerroles.sweep.reference_prompts import References
 from layerroles.sweep.store import Key, lock_folder, open_store
-from layerroles.sweep.units import (
-    EngineCall,
-    SweepCell,
-    TaskSize,
-    choose_size,
-    count_together,
-    distinct_conditions,
-    make_cells,
-)
+from layerroles.sweep.unit_sizes import TaskSize, choose_size, count_together
+from layerroles.sweep.units import EngineCall, SweepCell, distinct_conditions, make_cells
+from layerroles.sweep.work import Work
 from layerroles.tasks import Example, Task, as_tasks
 
 log = logging.getLogger(__name__)

@@ -8,10 +8,12 @@ from layerroles.sweep import contention
 from layerroles.sweep.contention import Contention
 
 
-@pytest.mark.parametrize(("waited", "told"), [(0.0, False), (2.0, False), (4.0, True), (9.0, True)])
-def test_waiting_for_a_quarter_of_the_time_is_told_once(
+@pytest.mark.parametrize(
+    ("waited", "warned"), [(0.0, False), (2.0, False), (4.0, True), (9.0, True)]
+)
+def test_waiting_for_a_quarter_of_the_time_is_warned_of_once(
     waited: float,
-    told: bool,
+    warned: bool,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
@@ -33,18 +35,18 @@ def test_waiting_for_a_quarter_of_the_time_is_told_once(
     assert not caplog.messages  # ten seconds have not passed
     seconds = 10.0
     watched.check()
-    assert bool(caplog.messages) == told
-    if told:
+    assert bool(caplog.messages) == warned
+    if warned:
         share = waited / (10 + waited)
         assert f"waited for a processor for {share:.0%} of its time" in caplog.text
     # What was lost before the last check does not count again.
     seconds = 20.0
     write(120.0, 300.0 + waited)
     watched.check()
-    assert len(caplog.messages) == told
+    assert len(caplog.messages) == warned
 
 
-def test_nothing_is_told_where_the_system_counts_nothing(
+def test_nothing_is_said_where_the_system_counts_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(contention, "_THREADS", tmp_path / "missing")

@@ -78,13 +78,52 @@ def test_verdicts_and_claims_are_those_of_asking_everything(n: int, seed: int) -
         assert {"supported"} <= set(of_all.claims["status"])
     assert "where a layer is critical" in roles.verdict
     assert "where a layer is critical" not in of_all.verdict
-    # Of the layers that were not asked, nothing is told at after_first.
+    # Of the layers that were not asked, there are no numbers at after_first.
     not_asked = roles.layers["verdict"].isin(["undecided", "spare"])
     assert roles.layers.loc[not_asked, "after_first_harm"].isna().all()
     # Selected layers do not count as the only ones that were tested.
     keys = ["condition", "task", "protocol"]
     p = less.effects().merge(whole.effects(), on=keys, suffixes=("", "_all"))
     assert (p["p_adjusted"] >= p["p_adjusted_all"] - 1e-9).all()
+
+
+def test_a_sink_below_the_line_supports_no_claim() -> None:
+    """Ten early layers harm by the first token alone, each too little to be asked after_first.
+
+    Early minus late harm is then taken at all positions, where it is large under Skip. Means keep
+    the first token's write, so the second kind shows nothing, and a claim takes both.
+    """
+    n_layers = 30
+    early = [0.15] * 10 + [0.0] * 20
+    none = [0.0] * n_layers
+    by_kind = {
+        kind: synthetic_result(
+            n_layers,
+            400,
+            harms={
+                family: {"all": harm if family == "knowledge" else none, "after_first": none}
+                for family in ("knowledge", "language")
+            },
+            protocols=["generation"],
+            ablations=[kind],
+        )
+        for kind, harm in (("skip", early), ("mean", none))
+    }
+    whole = dataclasses.replace(
+        by_kind["skip"],
+        frame=pd.concat([result.frame for result in by_kind.values()]).drop_duplicates(KEYS),
+        manifest=by_kind["skip"].manifest
+        | {
+            "conditions": by_kind["skip"].manifest["conditions"]
+            + by_kind["mean"].manifest["conditions"][1:]
+        },
+    )
+    roles = lr.localize(without_unneeded(whole), ablation="skip")
+    knowledge = roles.frame[roles.frame["family"] == "knowledge"].iloc[0]
+    assert knowledge["ci_low"] > 0.05  # Skip alone would show it
+    assert not knowledge["critical"]
+    assert len(roles.claims)
+    assert "supported" not in set(roles.claims["status"])
 
 
 def test_rows_of_a_layer_that_is_critical_no_more_are_left_out() -> None:

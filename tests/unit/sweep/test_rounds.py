@@ -10,7 +10,9 @@ from layerroles.engine import Computed
 from layerroles.sweep import sweep as module
 from layerroles.sweep.execution import Execution
 from layerroles.sweep.pace import Pace
-from layerroles.sweep.units import Unit, UnitSizes, make_cells, missing_units
+from layerroles.sweep.unit_sizes import UnitSizes
+from layerroles.sweep.units import Unit, make_cells
+from layerroles.sweep.work import missing_units
 from tests.support import lm_eval_data
 from tests.support.random_models import random_model
 
@@ -26,6 +28,19 @@ def sweep(limit: int = 10, **options: bool) -> lr.Sweep:
     tasks = [lr.task("facts"), lr.task("kv_retrieval", pairs=4)]
     conditions = lr.each_layer(model, lr.Skip())
     return lr.Sweep(model, tasks, conditions, limit=limit, noise_floor=False, **options)
+
+
+def stop_in_round(patched: pytest.MonkeyPatch, number: int) -> None:
+    """Stop runs, as Ctrl-C does, after the first answers of a round."""
+    answer_units = Execution._answer_units
+
+    def stop(self: Execution, units: list[Unit]) -> object:
+        for part in answer_units(self, units):
+            yield part
+            if units[part.unit].round == number:
+                raise KeyboardInterrupt
+
+    patched.setattr(Execution, "_answer_units", stop)
 
 
 @pytest.mark.parametrize("kind", ["skip", "mean", "resample", "heads", "lm-eval"])
@@ -93,15 +108,7 @@ def test_after_each_round_the_folder_is_a_smaller_sweep_and_the_report_says_so(
 def test_a_stopped_run_leaves_the_report_of_its_last_round(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    answer_units = Execution._answer_units
-
-    def stop(self: Execution, units: list[Unit]) -> object:
-        for part in answer_units(self, units):
-            yield part
-            if units[part.unit].round == 1:
-                raise KeyboardInterrupt
-
-    monkeypatch.setattr(Execution, "_answer_units", stop)
+    stop_in_round(monkeypatch, 1)
     with pytest.raises(KeyboardInterrupt):
         sweep().run(tmp_path / "run", report=tmp_path / "report.html")
     text = (tmp_path / "report.html").read_text("utf-8")
@@ -222,16 +229,8 @@ def test_a_fused_answer_tells_what_it_has_computed() -> None:
 def test_a_smaller_command_does_not_finish_a_larger_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    answer_units = Execution._answer_units
-
-    def stop(self: Execution, units: list[Unit]) -> object:
-        for part in answer_units(self, units):
-            yield part
-            if units[part.unit].round == 2:
-                raise KeyboardInterrupt
-
     with monkeypatch.context() as patched:
-        patched.setattr(Execution, "_answer_units", stop)
+        stop_in_round(patched, 2)
         with pytest.raises(KeyboardInterrupt):
             sweep(20).run(tmp_path)
     assert sweep(8).run(tmp_path).interim.endswith(" of 20 questions")

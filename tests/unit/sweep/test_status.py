@@ -33,6 +33,7 @@ def test_a_run_tells_how_far_it_is(tmp_path: Path) -> None:
     assert found.rows_done == found.rows_total == len(result.frame)
     assert found.rows_per_second > 0
     assert found.seconds_left == 0
+    assert found.now.startswith("noise floor of facts@2")
     sweep(4).run(tmp_path)  # what was there is not counted
     assert read_status(tmp_path).rows_total == len(lr.read(tmp_path).frame) - len(result.frame)
 

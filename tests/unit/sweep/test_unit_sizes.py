@@ -9,7 +9,7 @@ import pytest
 
 import layerroles as lr
 from layerroles.engine import MEASURED_SHARE, Plan, Speed
-from layerroles.sweep import units
+from layerroles.sweep import unit_sizes
 from layerroles.sweep.execution import Execution
 from layerroles.sweep.units import Unit
 from tests.support.random_models import model_path, random_model
@@ -35,7 +35,7 @@ def answers(result: lr.SweepResult) -> pd.DataFrame:
 @pytest.fixture
 def slow_device(monkeypatch: pytest.MonkeyPatch) -> None:
     """A device of known speed, for which no task is tiny."""
-    monkeypatch.setattr(units, "_TINY", 0.0)
+    monkeypatch.setattr(unit_sizes, "_TINY", 0.0)
     monkeypatch.setattr(lr.Engine, "measured_speed", lambda _self: SLOW)
 
 
@@ -102,7 +102,7 @@ def test_where_fewer_examples_cost_much_a_unit_has_fewer_conditions(
     def seconds(plan: Plan) -> float:  # a prefix of 100 requests; the intact model reads all of it
         return (1 + plan.n_conditions / 2) * (100 + plan.n_requests)
 
-    monkeypatch.setattr(units, "_seconds", seconds)
+    monkeypatch.setattr(unit_sizes, "_seconds", seconds)
     model, task = random_model("llama"), lr.task("facts")
     conditions = [
         lr.Condition({lr.Site(0): Scale(n / 100)}, name=f"c{n} {at}", at=at)
@@ -150,7 +150,7 @@ def test_rows_are_those_of_large_units_and_a_killed_run_goes_on_alike(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = sweep(1e9).run(tmp_path / "whole")
-    monkeypatch.setattr(units, "_MOST_REPEATED", 100.0)
+    monkeypatch.setattr(unit_sizes, "_MOST_REPEATED", 100.0)
     cut = chosen(sweep(1e-9))["rows_at_once"]
     assert cut == dict.fromkeys(cut, 1)  # an example under one condition
 
@@ -183,7 +183,7 @@ def test_rows_are_those_of_large_units_and_a_killed_run_goes_on_alike(
 def test_an_extended_run_keeps_its_units_and_an_older_one_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(units, "_MOST_REPEATED", 100.0)
+    monkeypatch.setattr(unit_sizes, "_MOST_REPEATED", 100.0)
     model = random_model("llama")
     conditions = lr.each_layer(model, lr.Skip())
     first = lr.Sweep(model, TASKS[:1], conditions, limit=4, unit_seconds=1e-9)

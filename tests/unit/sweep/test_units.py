@@ -6,14 +6,9 @@ import pytest
 
 import layerroles as lr
 from layerroles.sweep.store import Key
-from layerroles.sweep.units import (
-    Unit,
-    UnitSizes,
-    count_together,
-    distinct_conditions,
-    make_cells,
-    missing_units,
-)
+from layerroles.sweep.unit_sizes import UnitSizes, count_together
+from layerroles.sweep.units import Unit, distinct_conditions, make_cells
+from layerroles.sweep.work import missing_units
 
 
 def keys(unit: Unit) -> list[tuple[Key, str]]:

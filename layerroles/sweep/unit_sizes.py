@@ -1,0 +1,175 @@
+"""How large the units of a sweep are: by rows, by the time they take, and in rounds."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from layerroles.engine import MEASURED_SHARE, Engine, Plan
+from layerroles.errors import InputError
+from layerroles.models import prepared
+from layerroles.sweep.units import EngineCall
+
+# The most conditions that are asked together; work that they share is done once.
+_CONDITIONS_AT_ONCE = 64
+# Floating-point operations of a task for which the speed of the device is not measured.
+_TINY = 4e10
+# How much more an example may cost in a small unit than in a large one.
+_MOST_REPEATED = 1.15
+# Examples of a task that are asked under every condition before the next ones; each later round
+# doubles their number.
+_FIRST_ROUND = 4
+
+
+@dataclass(frozen=True)
+class UnitSizes:
+    """How many conditions and examples are in a unit.
+
+    Attributes:
+        together: the largest number of conditions in a unit (see `count_together`).
+        rows_at_once: the approximate maximum of rows per cell in a unit.
+        rows_of_task: a lower maximum for some tasks (see `choose_size`).
+        examples_of_task: for some tasks, the smallest number of examples in a unit, if that many
+            are left to ask. Units of these tasks are made smaller by fewer conditions; units of
+            other tasks always have `together` conditions.
+        rounds: whether examples are asked in rounds: the first few of all tasks under all
+            conditions, then as many again, and so on.
+    """
+
+    together: int
+    rows_at_once: int
+    rows_of_task: Mapping[str, int] = field(default_factory=dict)
+    examples_of_task: Mapping[str, int] = field(default_factory=dict)
+    rounds: bool = False
+
+    def n_examples(self, task: str) -> int:
+        """Return the largest number of examples of a task in a unit."""
+        return max(1, self._rows(task) // self.together, self.examples_of_task.get(task, 1))
+
+    def n_conditions(self, task: str, n_examples: int) -> int:
+        """Return the largest number of conditions in a unit with `n_examples` of a task."""
+        if task not in self.examples_of_task:
+            return self.together
+        return max(1, min(self.together, self._rows(task) // n_examples))
+
+    def _rows(self, task: str) -> int:
+        return min(self.rows_of_task.get(task, self.rows_at_once), self.rows_at_once)
+
+    def ends_of_rounds(self, n_examples: int) -> list[int]:
+        """Return, for each round, how many examples of a task have been asked when it ends.
+
+        >>> UnitSizes(31, 2048, rounds=True).ends_of_rounds(32)
+        [4, 8, 16, 32]
+        """
+        ends = []
+        end = _FIRST_ROUND
+        while self.rounds and n_examples > 2 * _FIRST_ROUND and end < n_examples:
+            ends.append(end)
+            end *= 2
+        return [*ends, n_examples]
+
+
+def count_together(n_conditions: int) -> int:
+    """Return how many conditions a unit has if `n_conditions` are split evenly.
+
+    The conditions are split into as few equal shares as the limit of 64 conditions per unit allows.
+    """
+    return math.ceil(n_conditions / math.ceil(n_conditions / _CONDITIONS_AT_ONCE))
+
+
+@dataclass(frozen=True)
+class TaskSize:
+    """The size of a task's units.
+
+    Attributes:
+        rows: the approximate maximum of rows per cell in a unit.
+        examples: the smallest number of examples in a unit, whose conditions are then split; None
+            if a unit has all conditions.
+        seconds: the expected seconds per row; None if not known.
+    """
+
+    rows: int
+    examples: int | None = None
+    seconds: float | None = None
+
+
+def choose_size(
+    engine: Engine,
+    call: Callable[[int, int], EngineCall],
+    n_examples: int,
+    n_conditions: int,
+    seconds: float,
+    most: int,
+) -> TaskSize:
+    """Choose the size of a task's units so that one takes about `seconds`.
+
+    The time is predicted by the cost model and the measured speed of the device. A unit is not made
+    so small that a row costs more than `_MOST_REPEATED` times what it costs in a large unit: each
+    unit computes shared work again, such as a prefix that all prompts have. If fewer examples would
+    cost too much, a unit has fewer conditions, and only the intact model's part is repeated.
+
+    Args:
+        engine: the engine that answers.
+        call: returns the engine call for the first `n` examples of the task under the first `k`
+            conditions, given `n` and `k`.
+        n_examples: the number of examples that `call` has.
+        n_conditions: the number of conditions that `call` has.
+        seconds: the time that a unit may take.
+        most: the largest number of rows per cell in a unit.
+
+    Returns:
+        The size. It has `most` rows for a very small task, and if the time cannot be predicted: the
+        model has no weights in this process (Ray workers have them), or the fused executor cannot
+        run it under these conditions.
+    """
+    if not prepared(engine.model).has_weights:
+        return TaskSize(most)
+
+    def expect(examples: int, conditions: int) -> Plan:
+        one = call(examples, conditions)
+        requests = [request for of_cell in one.requests for request in of_cell]
+        return engine.planned(requests, one.conditions, speed=speed)
+
+    speed = None
+    try:
+        if expect(n_examples, n_conditions).work.flops < _TINY:
+            return TaskSize(most)
+        if (speed := engine.measured_speed()) is None:
+            return TaskSize(most)
+
+        def take(examples: int, conditions: int) -> float:
+            return _seconds(expect(examples, conditions))
+
+        whole = take(n_examples, n_conditions)
+        n_rows = n_examples * n_conditions
+        of_row = whole / (n_rows * len(call(1, 1).requests))
+        if whole <= seconds:
+            rows = n_conditions * int(n_examples * seconds / whole)
+            return TaskSize(min(most, rows), None, of_row)
+        examples = _halve_while(
+            lambda n: take(n, n_conditions), n_examples, seconds, whole / n_examples
+        )
+        left = take(examples, n_conditions)
+        if left <= seconds:
+            return TaskSize(min(most, n_conditions * examples), None, of_row)
+        conditions = _halve_while(
+            lambda n: take(examples, n), n_conditions, seconds, left / n_conditions
+        )
+    except InputError:
+        return TaskSize(most)
+    rows = min(most, examples * conditions)
+    return TaskSize(rows, examples if conditions < n_conditions else None, of_row)
+
+
+def _halve_while(take: Callable[[int], float], n: int, seconds: float, each: float) -> int:
+    """Halve `n` while `take(n)` exceeds `seconds` and the time per item stays near `each`."""
+    while n > 1 and take(n) > seconds:
+        half = math.ceil(n / 2)
+        if take(half) / half > _MOST_REPEATED * each:
+            break
+        n = half
+    return n
+
+
+def _seconds(plan: Plan) -> float:
+    assert plan.seconds is not None  # a plan with a speed
+    return plan.seconds / MEASURED_SHARE

@@ -1,0 +1,170 @@
+"""What a sweep asks, and the units of it that a run folder lacks."""
+
+import math
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from operator import itemgetter
+from typing import Any
+
+from layerroles.ablations import Condition
+from layerroles.protocols import Asked
+from layerroles.sweep.manifest_entries import describe_condition
+from layerroles.sweep.next_cells import find_waiting
+from layerroles.sweep.reference_prompts import References
+from layerroles.sweep.store import Key
+from layerroles.sweep.unit_sizes import UnitSizes, count_together
+from layerroles.sweep.units import SweepCell, Unit
+from layerroles.tasks import Example
+
+_ONE_ROUND: Mapping[str, Any] = {
+    **{"rows_at_once": {}, "examples_at_once": {}},
+    **{"rounds": False, "only_needed": False},
+}
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a sweep asks, in the form that its execution needs.
+
+    Attributes:
+        cells: the cells.
+        conditions: the conditions, the intact model first.
+        references: the references of the conditions.
+        prepare: encodes examples of a cell.
+        rows_at_once: the approximate maximum of rows per cell in a unit.
+        coherence: whether the intact model scores the generated texts.
+        noise_floor: whether the intact model is asked a second time.
+    """
+
+    cells: Sequence[SweepCell]
+    conditions: Sequence[Condition]
+    references: References
+    prepare: Callable[[SweepCell, Sequence[Example]], Asked]
+    rows_at_once: int
+    coherence: bool
+    noise_floor: bool
+
+    def asked_first(self, manifest: Mapping[str, Any]) -> list[Condition]:
+        """Return the conditions that are always asked: all but deferred ones (`find_waiting`)."""
+        if not manifest["only_needed"]:
+            return list(self.conditions)
+        waiting = find_waiting([describe_condition(condition) for condition in self.conditions])
+        return [condition for condition in self.conditions if condition.hash not in waiting]
+
+    @property
+    def plan(self) -> dict[str, Any]:
+        """The cells and condition hashes, stored in the manifest until all are answered."""
+        return {
+            "cells": [[*cell.names, len(cell.examples)] for cell in self.cells],
+            "conditions": [condition.hash for condition in self.conditions],
+        }
+
+    def missing(
+        self, done: Mapping[Key, set[str]], manifest: Mapping[str, Any] = _ONE_ROUND
+    ) -> Iterator[Unit]:
+        """Yield units with the answers that are missing, except those of deferred conditions.
+
+        Args:
+            done: the ids of the answered examples, by condition hash, task and protocol.
+            manifest: the manifest of the run folder; by default one that asks everything in a
+                single round, with units of the maximum size.
+        """
+        asked = self.asked_first(manifest)
+        sizes = self._sizes(len(asked), manifest, rounds=manifest["rounds"])
+        return missing_units(self.cells, asked, done, sizes)
+
+    def missing_needed(
+        self, done: Mapping[Key, set[str]], manifest: Mapping[str, Any], needed: set[Key]
+    ) -> Iterator[Unit]:
+        """Yield units with the missing answers of deferred conditions, for the keys in `needed`."""
+        for task in dict.fromkeys(cell.task.label for cell in self.cells):
+            cells = [cell for cell in self.cells if cell.task.label == task]
+            hashes = {condition for condition, of, _ in needed if of == task}
+            asked = [condition for condition in self.conditions if condition.hash in hashes]
+            if asked:
+                sizes = self._sizes(len(asked), manifest, rounds=False)
+                yield from missing_units(cells, asked, done, sizes, needed)
+
+    def _sizes(self, n_conditions: int, manifest: Mapping[str, Any], *, rounds: bool) -> UnitSizes:
+        return UnitSizes(
+            count_together(n_conditions),
+            self.rows_at_once,
+            manifest["rows_at_once"],
+            manifest["examples_at_once"],
+            rounds,
+        )
+
+
+def missing_units(
+    cells: Sequence[SweepCell],
+    conditions: Sequence[Condition],
+    done: Mapping[Key, set[str]],
+    sizes: UnitSizes,
+    wanted: Collection[Key] | None = None,
+) -> Iterator[Unit]:
+    """Yield units with all answers that are not stored yet.
+
+    A unit holds conditions that lack the same examples. The protocols of a task are asked together,
+    since most of their contexts are the same.
+
+    Args:
+        cells: the cells of the sweep.
+        conditions: the conditions to ask under.
+        done: the ids of the answered examples, by condition hash, task and protocol.
+        sizes: the sizes of units.
+        wanted: the keys (condition hash, task, protocol) to ask; None for every condition in every
+            cell.
+    """
+    for number, task_cells, block in _split_blocks(cells, sizes):
+        lacking: dict[tuple[tuple[int, ...], tuple[str, ...]], list[Condition]] = {}
+        for condition in conditions:
+            # Of this condition: the examples that are missing, with the cells that miss them.
+            cells_lacking: dict[tuple[str, ...], list[int]] = {}
+            for index, cell in enumerate(task_cells):
+                key = (condition.hash, *cell.names)
+                if wanted is not None and key not in wanted:
+                    continue
+                answered = done.get(key, set())
+                ids = tuple(example.id for example in block if example.id not in answered)
+                cells_lacking.setdefault(ids, []).append(index)
+            for ids, indices in cells_lacking.items():
+                if ids:
+                    lacking.setdefault((tuple(indices), ids), []).append(condition)
+        for (places, ids), together in lacking.items():
+            asked = set(ids)
+            examples = tuple(example for example in block if example.id in asked)
+            own_cells = tuple(task_cells[index] for index in places)
+            step = sizes.n_conditions(own_cells[0].task.label, len(examples))
+            for start in range(0, len(together), step):
+                yield Unit(own_cells, tuple(together[start : start + step]), examples, number)
+
+
+def _split_blocks(
+    cells: Sequence[SweepCell], sizes: UnitSizes
+) -> list[tuple[int, list[SweepCell], tuple[Example, ...]]]:
+    """Return (round, cells of a task, a block of its examples), in the order of answering.
+
+    The round is -1 if the sweep does not ask in rounds. The blocks of all tasks are interleaved
+    within a round, so that at any time about the same share of each task is done.
+
+    Blocks do not depend on which rows are stored or on the backend, so a resumed run and all
+    workers compute the same examples together.
+    """
+    by_task: dict[str, list[SweepCell]] = {}
+    for cell in cells:
+        by_task.setdefault(cell.task.label, []).append(cell)
+    blocks: list[tuple[float, int, list[SweepCell], tuple[Example, ...]]] = []
+    for label, task_cells in by_task.items():
+        examples = task_cells[0].examples
+        ends_of_rounds = sizes.ends_of_rounds(len(examples))
+        for number, (begin, end) in enumerate(pairwise([0, *ends_of_rounds])):
+            n_blocks = math.ceil((end - begin) / sizes.n_examples(label))
+            cuts = [begin + (end - begin) * i // n_blocks for i in range(n_blocks + 1)]
+            for first, last in pairwise(cuts):
+                place = number + (first - begin) / (end - begin)
+                blocks.append((place, number, task_cells, examples[first:last]))
+    return [
+        (number if sizes.rounds else -1, task_cells, block)
+        for _, number, task_cells, block in sorted(blocks, key=itemgetter(0))
+    ]
