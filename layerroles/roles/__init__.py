@@ -9,7 +9,9 @@ every family and protocol, it calls a layer
   to leave less than 0.2. If only the removal of half is shown, the layer stays critical, and the
   verdict names it as partly a sink, with both numbers;
 - spare: the interval lies within -0.1 and 0.1;
-- undecided: none of these. More examples decide more layers;
+- partial: the interval lies between 0 and 0.4;
+- helps: the interval lies below 0, so the model does better without the layer;
+- undecided: none of these. More questions decide more layers (`Roles.layers` says how many);
 - not measured: its harm is unknown. It was not swept, had no finite score, or the ablation had no
   position to act at.
 
@@ -24,8 +26,6 @@ Before a run is finished (`SweepResult.interim`) there are estimates and interva
 every measured layer is undecided.
 """
 
-from layerroles.roles.harms import CRITICAL as CRITICAL
-from layerroles.roles.harms import SPARE as SPARE
 from layerroles.roles.heads import FoundHeads as FoundHeads
 from layerroles.roles.heads import HeadSearch as HeadSearch
 from layerroles.roles.heads import carried_by_few as carried_by_few
@@ -34,6 +34,13 @@ from layerroles.roles.localization import localize as localize
 from layerroles.roles.probe_summary import summarize_probes as summarize_probes
 from layerroles.roles.rank_agreement import probe_agreement as probe_agreement
 from layerroles.roles.rank_agreement import rank_stability as rank_stability
+from layerroles.roles.regions import CRITICAL as CRITICAL
+from layerroles.roles.regions import PARTIAL as PARTIAL
+from layerroles.roles.regions import REGIONS as REGIONS
+from layerroles.roles.regions import SPARE as SPARE
+from layerroles.roles.regions import UNDECIDED as UNDECIDED
+from layerroles.roles.regions import count_needed as count_needed
+from layerroles.roles.regions import judge_interval as judge_interval
 from layerroles.roles.result import Roles as Roles
 from layerroles.roles.verdict import interim_sentence as interim_sentence
 from layerroles.roles.verdict import probe_sentences as probe_sentences
@@ -41,14 +48,19 @@ from layerroles.roles.wording import format_layers as format_layers
 
 __all__ = [
     "CRITICAL",
+    "PARTIAL",
+    "REGIONS",
     "SPARE",
+    "UNDECIDED",
     "FoundHeads",
     "HeadSearch",
     "Roles",
     "carried_by_few",
+    "count_needed",
     "format_layers",
     "heads_of",
     "interim_sentence",
+    "judge_interval",
     "localize",
     "probe_agreement",
     "probe_sentences",

@@ -26,10 +26,9 @@ from layerroles.results import (
     refuse_twins,
     twins,
 )
+from layerroles.roles.regions import CRITICAL, UNDECIDED, count_needed, judge_interval
 
-CRITICAL = 0.2
-SPARE = 0.1
-VERDICTS = ("critical", "spare", "undecided", "sink")
+VERDICTS = ("critical", "spare", "partial", "helps", "undecided", "sink")
 # Verdict on a layer whose harm is unknown, though the family has skill.
 NOT_MEASURED = "not measured"
 AFTER_FIRST = "after_first"
@@ -124,6 +123,10 @@ class Harms:
             first_token_kept = self.harm(family, protocol, {place: 1.0}, at=AFTER_FIRST)
             gone = stats.mean_of([self._first_token_share(task, protocol, place) for task in tasks])
         rows = [self._effect_of(task, protocol, place, self.at) for task in tasks]
+        n = sum(row["n"] for row in rows if row is not None)
+        verdict = "not measurable"
+        if tasks:
+            verdict = self._judge(place, harm, first_token_kept, gone)
         names = (("harm",) * 2, ("after_first_harm", "after_first"), ("gone",) * 2)
         values: dict[str, float] = {}
         for (name, ends), contrast in zip(names, (harm, first_token_kept, gone), strict=True):
@@ -135,12 +138,11 @@ class Harms:
             "protocol": protocol,
             "layer": place[0],
             **({} if place[1] < 0 else {"head": place[1]}),
-            "n": sum(row["n"] for row in rows if row is not None),
+            "n": n,
             "n_failed": sum(row["n_failed"] for row in rows if row is not None),
             **values,
-            "verdict": self._judge(place, harm, first_token_kept, gone)
-            if tasks
-            else "not measurable",
+            "verdict": verdict,
+            "needed": count_needed(harm, n) if verdict == UNDECIDED else math.nan,
         }
 
     def _judge(
@@ -154,7 +156,7 @@ class Harms:
         verdict = _judge(harm, spared, gone)
         is_untold = self.after_first and place[0] in self._only_if_critical and not spared.known
         if self.interim or (verdict == "critical" and is_untold):
-            return verdict if verdict == NOT_MEASURED else "undecided"
+            return verdict if verdict == NOT_MEASURED else UNDECIDED
         return verdict
 
     def _is_asked_after_first(self, tasks: Sequence[str], protocol: str, place: Place) -> bool:
@@ -419,10 +421,10 @@ def _place_of(row: Any) -> Place:
 def _judge(harm: stats.Contrast, spared: stats.Contrast, gone: stats.Contrast) -> str:
     if math.isnan(harm.value):
         return NOT_MEASURED
-    if harm.interval.low > CRITICAL:
-        goes = drops_by_half(harm.value, gone.interval.low)
-        return "sink" if goes and spared.interval.high < CRITICAL else "critical"
-    return "spare" if harm.interval.low >= -SPARE and harm.interval.high <= SPARE else "undecided"
+    verdict = judge_interval(harm.interval)
+    goes = drops_by_half(harm.value, gone.interval.low)
+    is_sink = verdict == "critical" and goes and spared.interval.high < CRITICAL
+    return "sink" if is_sink else verdict
 
 
 def drops_by_half(harm: float, gone_low: float) -> bool:

@@ -24,7 +24,8 @@ from layerroles.roles.decision import (
     make_finding,
     measure_number,
 )
-from layerroles.roles.harms import AFTER_FIRST, CRITICAL, Harms
+from layerroles.roles.harms import AFTER_FIRST, Harms
+from layerroles.roles.regions import CRITICAL
 from layerroles.roles.wording import format_estimate, format_layers
 
 SHALLOW = {

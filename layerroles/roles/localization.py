@@ -16,7 +16,6 @@ from layerroles.roles import decision, literature, paired_claims, probe_summary,
 from layerroles.roles.decision import AblationKind
 from layerroles.roles.harms import (
     AFTER_FIRST,
-    CRITICAL,
     VERDICTS,
     Harms,
     has_one_setting,
@@ -25,6 +24,7 @@ from layerroles.roles.harms import (
 )
 from layerroles.roles.heads import carried_by_few, heads_of
 from layerroles.roles.redundancy import effective_number, measure_pairs
+from layerroles.roles.regions import CRITICAL
 from layerroles.roles.result import Roles, Sentence
 from layerroles.roles.verdict import interim_sentence, verdict_sentences
 
@@ -179,9 +179,10 @@ def _summarize(harms: Harms, layers: pd.DataFrame) -> pd.DataFrame:
                 "intact": float(cell["score"].mean()),
                 "chance": float(cell["chance"].mean()),
                 **dict(zip(("early_minus_late", "ci_low", "ci_high"), depth.numbers, strict=True)),
-                "critical": layers_of["critical"],
-                "spare": layers_of["spare"],
-                "undecided": layers_of["undecided"],
+                **{
+                    verdict: layers_of[verdict]
+                    for verdict in ("critical", "spare", "partial", "helps", "undecided")
+                },
                 "general": _layers_in_all(
                     layers_by_verdict, measured_families, protocol, "critical"
                 )

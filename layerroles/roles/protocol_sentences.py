@@ -7,7 +7,8 @@ from typing import Any
 import pandas as pd
 
 from layerroles.results import records
-from layerroles.roles.harms import AFTER_FIRST, CRITICAL, SPARE, drops_by_half
+from layerroles.roles.harms import AFTER_FIRST, drops_by_half
+from layerroles.roles.regions import CRITICAL, SPARE
 from layerroles.roles.result import Roles, Sentence
 from layerroles.roles.wording import (
     Setting,

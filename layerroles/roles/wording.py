@@ -12,7 +12,7 @@ import pandas as pd
 
 from layerroles import stats
 from layerroles.results import records
-from layerroles.roles.harms import SPARE
+from layerroles.roles.regions import SPARE
 
 # Most examples that are tried to find how many a verdict takes.
 _MOST = 100_000

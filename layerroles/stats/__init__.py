@@ -49,6 +49,7 @@ from layerroles.stats.intervals import (
     tango,
     wilson,
 )
+from layerroles.stats.looks import Looks
 from layerroles.stats.paired import (
     NO_PAIRS,
     PairedEffect,
@@ -72,6 +73,7 @@ __all__ = [
     "Contrast",
     "Interval",
     "IntervalEstimate",
+    "Looks",
     "PairedEffect",
     "are_clusters",
     "benjamini_hochberg",

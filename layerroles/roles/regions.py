@@ -1,0 +1,94 @@
+"""The verdict on a harm: the first region of harm that holds its whole interval.
+
+The regions overlap and cover the line, so every harm lies within one, and enough questions decide
+any of them. A verdict is wrong if the true harm lies outside its region.
+
+| verdict | harm |
+| --- | --- |
+| critical | above 0.2 |
+| spare | from -0.1 to 0.1 |
+| partial | between 0 and 0.4 |
+| helps | below 0: without the layer, the model does better |
+| undecided | none of these, yet |
+"""
+
+import math
+from dataclasses import dataclass
+
+from layerroles import stats
+
+CRITICAL = 0.2
+SPARE = 0.1
+PARTIAL = 0.4
+UNDECIDED = "undecided"
+
+
+@dataclass(frozen=True)
+class Region:
+    """A range of harm, of which a verdict says that the true harm lies in it.
+
+    Attributes:
+        verdict: the verdict.
+        low: the lower bound; the region is open there unless `closed`.
+        high: the upper bound; the region is open there unless `closed`.
+        closed: whether the bounds belong to the region.
+    """
+
+    verdict: str
+    low: float
+    high: float
+    closed: bool = False
+
+    def holds(self, interval: stats.Interval) -> bool:
+        """Return whether a whole interval lies in the region."""
+        if self.closed:
+            return self.low <= interval.low and interval.high <= self.high
+        return self.low < interval.low and interval.high < self.high
+
+
+# In this order: the first that holds an interval gives the verdict.
+REGIONS = (
+    Region("critical", CRITICAL, math.inf),
+    Region("spare", -SPARE, SPARE, closed=True),
+    Region("partial", 0.0, PARTIAL),
+    Region("helps", -math.inf, 0.0),
+)
+
+
+def judge_interval(interval: stats.Interval) -> str:
+    """Return the verdict on a harm with this interval; "undecided" if no region holds it.
+
+    Example:
+        >>> judge_interval(stats.Interval(0.25, 0.6)), judge_interval(stats.Interval(0.1, 0.6))
+        ('critical', 'undecided')
+    """
+    return next((region.verdict for region in REGIONS if region.holds(interval)), UNDECIDED)
+
+
+def count_needed(harm: stats.Contrast, n: int) -> float:
+    """Return how many questions would decide an undecided harm, if its estimate stayed the same.
+
+    The width of an interval shrinks with the square root of the number of questions. NaN if the
+    harm is decided or not known; infinite if the estimate lies at the border of all its regions.
+
+    Args:
+        harm: the harm, measured on `n` questions.
+        n: the number of questions.
+    """
+    if not harm.known or judge_interval(harm.interval) != UNDECIDED:
+        return math.nan
+    below, above = harm.value - harm.interval.low, harm.interval.high - harm.value
+    if math.isinf(below) or math.isinf(above):
+        return math.inf
+    factors = [
+        max(_shrink(below, harm.value - region.low), _shrink(above, region.high - harm.value))
+        for region in REGIONS
+    ]
+    return n * min(factors) ** 2
+
+
+def _shrink(reach: float, room: float) -> float:
+    """Return by what factor an interval has to shrink on one side to end within its room."""
+    if math.isinf(room):
+        return 0.0
+    return reach / room if room > 0 else math.inf

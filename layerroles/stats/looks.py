@@ -1,0 +1,137 @@
+"""Intervals that stay valid if one looks at the results several times and stops when decided.
+
+An interval at 95% misses the truth in 5% of samples at a fixed number of questions. If one looks
+after 32, 48, 64, ... questions and stops as soon as the interval says something, it misses more
+often. So each look spends a part of the error: the intervals of all looks together, of as many as
+one likes, contain the truth with probability 95% (repeated confidence intervals: C. Jennison and
+B. W. Turnbull, JRSS B 51:305, 1989). The critical value of each look is that of a normal process
+with independent increments (P. Armitage, C. K. McPherson and B. C. Rowe, JRSS A 132:235, 1969), for
+an error that is spent as a function of the number of questions (K. K. G. Lan and D. L. DeMets,
+Biometrika 70:659, 1983). The function never spends the whole error, so that a larger limit may
+extend a run.
+
+    >>> looks = Looks((32, 48, 64))
+    >>> [round(looks.level(n), 4) for n in (32, 48, 64)]
+    [0.99, 0.9867, 0.989]
+"""
+
+import functools
+import itertools
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+from scipy import optimize, stats
+
+from layerroles.stats.intervals import LEVEL
+
+# Of the error, the share that is left after the first look, and the power of the number of
+# questions with which the rest falls. Chosen for the fewest questions on the effects of single
+# layers of a small model, up to 512 questions (`benchmarks/looks.py`).
+_LEFT = 0.8
+_POWER = 2 / 3
+_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(160)
+
+
+@dataclass(frozen=True)
+class Looks:
+    """The numbers of questions at which a sweep looks at its results; may be extended.
+
+    Attributes:
+        sizes: increasing numbers of questions; empty if the sweep does not look before its end.
+    """
+
+    sizes: tuple[int, ...] = ()
+
+    def level(self, n: int, level: float = LEVEL) -> float:
+        """Return the level of an interval from `n` questions, valid together with all other looks.
+
+        If `n` is not a look, the level is that of the last look before it. Below the first look,
+        and if there are no looks, it is `level`.
+
+        Args:
+            n: the number of questions asked.
+            level: the probability that the intervals of all looks contain the truth.
+        """
+        done = tuple(size for size in self.sizes if size <= n)
+        if not done:
+            return level
+        return float(1 - 2 * stats.norm.sf(_critical_values(done, 1 - level)[-1]))
+
+    def adjust_p(self, p: float, n: int) -> float:
+        """Return a p value from `n` questions that is valid together with all other looks.
+
+        It is `p` divided by the share of the error that this look spends (Bonferroni's bound).
+        """
+        done = tuple(size for size in self.sizes if size <= n)
+        return min(1.0, p / _shares(done)[-1]) if done else p
+
+    def complete(self, n: int) -> int:
+        """Return the last look of at most `n` questions; `n` itself below the first look."""
+        return max((size for size in self.sizes if size <= n), default=n)
+
+    def next(self, n: int) -> int | None:
+        """Return the first look after `n` questions; None if there is none."""
+        return next((size for size in self.sizes if size > n), None)
+
+    def extended(self, first: int, limit: int) -> "Looks":
+        """Return these looks and further ones up to `limit`, at ratios of about 1.4.
+
+        Args:
+            first: the first look, if there are none yet.
+            limit: the last look.
+
+        Example:
+            >>> Looks().extended(32, 200).sizes
+            (32, 48, 64, 96, 128, 200)
+        """
+        sizes = list(self.sizes)
+        regular = (first * 2**k * share // 2 for k in itertools.count() for share in (2, 3))
+        for size in itertools.takewhile(lambda size: size * 1.25 < limit, regular):
+            if not sizes or size > 1.25 * sizes[-1]:
+                sizes.append(size)
+        if not sizes or limit > sizes[-1]:
+            sizes.append(limit)
+        return Looks(tuple(sizes))
+
+
+def _shares(sizes: tuple[int, ...]) -> list[float]:
+    """Return the share of the error that each look spends."""
+    spent = [1 - _LEFT * (sizes[0] / size) ** _POWER for size in sizes]
+    return [now - before for before, now in itertools.pairwise([0.0, *spent])]
+
+
+@functools.lru_cache(maxsize=4096)
+def _critical_values(sizes: tuple[int, ...], error: float) -> tuple[float, ...]:
+    """Return the two-sided critical value of each look.
+
+    The probability that a sum of independent normal values first exceeds its critical value at a
+    look is the error that the look spends. The density of sums that have not exceeded one is
+    integrated from look to look.
+    """
+    values: list[float] = []
+    nodes, masses = np.zeros(1), np.ones(1)  # of the sums that have not exceeded a critical value
+    looks = zip(itertools.pairwise([0, *sizes]), _shares(sizes), strict=True)
+    for (before, size), share in looks:
+        reach, step = math.sqrt(size), math.sqrt(size - before)
+        excess = functools.partial(_exceeding, nodes, masses, reach, step, error * share)
+        values.append(float(optimize.brentq(excess, 0.0, 40.0)))
+        end = values[-1] * reach
+        density = stats.norm.pdf((end * _NODES[:, None] - nodes) / step) / step @ masses
+        nodes, masses = end * _NODES, end * _WEIGHTS * density
+    return tuple(values)
+
+
+def _exceeding(
+    nodes: Float[np.ndarray, " node"],
+    masses: Float[np.ndarray, " node"],
+    reach: float,
+    step: float,
+    spent: float,
+    z: float,
+) -> float:
+    """Return the probability that the next sum exceeds `z * reach` either way, minus `spent`."""
+    above = stats.norm.sf((z * reach - nodes) / step)
+    below = stats.norm.cdf((-z * reach - nodes) / step)
+    return float(masses @ (above + below)) - spent
