@@ -73,6 +73,7 @@ if TYPE_CHECKING:
     from layerroles.roles import probe_agreement as probe_agreement
     from layerroles.roles import rank_stability as rank_stability
     from layerroles.sites import Site as Site
+    from layerroles.sweep import Decided as Decided
     from layerroles.sweep import Estimate as Estimate
     from layerroles.sweep import Sweep as Sweep
     from layerroles.sweep import estimate as estimate

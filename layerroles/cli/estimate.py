@@ -10,7 +10,7 @@ from layerroles.cli.options import (
     AsJson,
     Chat,
     Dtype,
-    Limit,
+    LimitUntil,
     Memory,
     Model,
     NoiseFloor,
@@ -23,6 +23,7 @@ from layerroles.cli.options import (
     Settings,
     Sites,
     Tasks,
+    Until,
 )
 from layerroles.cli.parsing import check_options, import_plugins, split_settings
 from layerroles.cli.sweep import (
@@ -46,7 +47,8 @@ def command(
     protocols: Protocols = "continuation,generation",
     chat: Chat = False,
     noise_floor: NoiseFloor = True,
-    limit: Limit = 32,
+    until: Until = None,
+    limit: LimitUntil = None,
     num_fewshot: NumFewshot = None,
     seed: Seed = 0,
     dtype: Dtype = "auto",
@@ -85,7 +87,7 @@ def command(
     layerroles estimate --model meta-llama/Llama-3.1-8B --device h100 --tasks kv_retrieval
     """
     import_plugins(plugin or [])
-    check_options(limit=limit, protocols=protocols, ablation=ablation, sites=sites)
+    check_options(limit=limit, until=until, protocols=protocols, ablation=ablation, sites=sites)
     tasks_asked = make_tasks(tasks, num_fewshot)
     ats = parse_positions(at)
     protocols_asked = parse_protocols(protocols)
@@ -104,6 +106,7 @@ def command(
         tasks_asked,
         conditions,
         protocols=protocols_asked,
+        until=None if until is None else lr.Decided(),
         limit=limit,
         seed=seed,
         chat=chat,

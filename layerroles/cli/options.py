@@ -97,6 +97,22 @@ Memory = Annotated[
     ),
 ]
 Limit = Annotated[int, typer.Option(metavar="N", help="Examples of each task.")]
+# Of commands that also have `--until`.
+LimitUntil = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N", help="Examples of each task, by default 32; with --until at most, 512."
+    ),
+]
+Until = Annotated[
+    str | None,
+    typer.Option(
+        metavar="decided",
+        help="Ask about each layer only until its verdict is decided, in looks at 32, 48, 64, 96, "
+        "... examples; easy layers then cost little.",
+        autocompletion=complete.one_of(("decided",)),
+    ),
+]
 NumFewshot = Annotated[
     int | None,
     typer.Option(metavar="N", help="Worked examples shown first; by default each task's own."),

@@ -15,7 +15,7 @@ from layerroles.cli.options import (
     Chat,
     Device,
     Dtype,
-    Limit,
+    LimitUntil,
     Memory,
     Model,
     NoiseFloor,
@@ -28,6 +28,7 @@ from layerroles.cli.options import (
     Settings,
     Sites,
     Tasks,
+    Until,
 )
 from layerroles.cli.parsing import (
     check_options,
@@ -88,7 +89,16 @@ def command(
             help="An HTML report, written after each round of questions and in the end.",
         ),
     ] = None,
-    limit: Limit = 32,
+    until: Until = None,
+    minutes: Annotated[
+        float | None,
+        typer.Option(
+            metavar="M",
+            help="With --until decided: the time to spend, first on layers that are nearly "
+            "decided.",
+        ),
+    ] = None,
+    limit: LimitUntil = None,
     num_fewshot: NumFewshot = None,
     seed: Seed = 0,
     dtype: Dtype = "auto",
@@ -164,6 +174,8 @@ def command(
     import_plugins(plugin or [])
     check_options(
         limit=limit,
+        until=until,
+        minutes=minutes,
         protocols=protocols,
         ablation=ablation,
         sites=sites,
@@ -193,6 +205,7 @@ def command(
         tasks_asked,
         conditions,
         protocols=protocols_asked,
+        until=None if until is None else lr.Decided(minutes=minutes),
         limit=limit,
         seed=seed,
         engine=engine,
@@ -216,6 +229,7 @@ def command(
             {
                 "run": str(out),
                 "intact": json_records(result.intact()),
+                **({} if until is None else {"decisions": json_records(result.decisions())}),
                 "effects": json_records(worst),
             }
         )

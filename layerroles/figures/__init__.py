@@ -33,7 +33,6 @@ from layerroles.figures.print.paper import parse_width as parse_width
 from layerroles.figures.protocols import likelihood_hides as likelihood_hides
 from layerroles.figures.protocols import protocols as protocols
 from layerroles.figures.pruned_harm import pruned_harm as pruned_harm
-from layerroles.figures.role_map import classify_interval as classify_interval
 from layerroles.figures.role_map import role_map as role_map
 from layerroles.figures.similarity import influence_profile as influence_profile
 from layerroles.figures.similarity import similarity_triangle as similarity_triangle

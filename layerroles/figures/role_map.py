@@ -5,23 +5,57 @@ Read it downwards: a layer is one vertical line through every panel.
     >>> figure = role_map(result, lens, attention)  # doctest: +SKIP
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from layerroles import stats
 from layerroles.figures import select, style
 from layerroles.figures.attention import attention_means, head_hover_text
 from layerroles.figures.harm_map import why_undefined
 from layerroles.figures.lens import lens_axis, lens_summary, lens_traces
 from layerroles.probes import group_by_probe
 from layerroles.results import SweepResult
-from layerroles.roles import CRITICAL, SPARE
+from layerroles.roles import CRITICAL, UNDECIDED, judge_interval
 
 _LOWEST, _HIGHEST = -1.0, 1.75  # limits of the harm axis; arrows mark values beyond
 _SHIFT = 0.14  # bars stand left of their layer's line, circles right of it
 _PANEL, _PROBE, _GAP = 78, 132, 30  # heights in pixels
+
+
+@dataclass(frozen=True)
+class _Mark:
+    """How a bar shows the verdict on its harm.
+
+    Attributes:
+        label: the text of the legend.
+        shade: the opacity of the fill.
+        outlined: whether the bar has an outline.
+        hue: the colour; empty for that of the family.
+    """
+
+    label: str
+    shade: float
+    outlined: bool = False
+    hue: str = ""
+
+    def style(self, family_hue: str) -> tuple[str, str, int]:
+        """Return the colours of the fill and of the outline, and the width of the outline."""
+        hue = self.hue or family_hue
+        return style.fade(hue, self.shade), hue, int(self.outlined)
+
+
+# In the order of the legend.
+_MARKS = {
+    "critical": _Mark("above 0.2", 0.9),
+    "partial": _Mark("partial, 0 to 0.4", 0.5, outlined=True),
+    "spare": _Mark("spare, \N{PLUS-MINUS SIGN}0.1", 0.0, outlined=True),
+    "helps": _Mark("helps, below 0", 0.9, hue=style.HELPS),
+    UNDECIDED: _Mark("undecided", 0.28),
+}
 
 
 def role_map(
@@ -37,11 +71,13 @@ def role_map(
 
     There is a panel per task and protocol. A bar is harm with its 95% interval under `at="all"`: a
     full bar where the interval lies above 0.2 (critical, or a sink), an outline where it lies
-    within 0.1 of 0 (spare), a pale bar otherwise (undecided). A hollow circle is harm under
-    `at="after_first"`, which spares the first token: a layer with a full bar and a circle near 0 is
-    a sink. If the sweep has other positions, bars show the first set and circles the second. Before
-    the run is finished, all bars are pale. Panels below show, if the frames are given, the median
-    rank of the answer in the logit lens, and each layer's strongest attention to the evidence.
+    within 0.1 of 0 (spare), a half-full outline where it lies between 0 and 0.4 (partial), a blue
+    bar where it lies below 0 (helps), a pale bar otherwise (undecided). A hollow circle is harm
+    under `at="after_first"`, which spares the first token: a layer with a full bar and a circle
+    near 0 is a sink. If the sweep has other positions, bars show the first set and circles the
+    second. Before the run is finished, all bars are pale. Panels below show, if the frames are
+    given, the median rank of the answer in the logit lens, and each layer's strongest attention to
+    the evidence.
 
     Args:
         result: a sweep over single layers.
@@ -106,7 +142,7 @@ def role_map(
             rangemode="tozero",
         )
         _draw_attention(figure, attention_means(attention), row)
-    _draw_legend(figure, ats, judged=not result.interim)
+    _draw_legend(figure, ats)
     kind = effects["ablation"].iloc[0]
     style.finish(
         figure,
@@ -198,27 +234,32 @@ def _draw_harm(
     hue = style.family_colour(cell["family"].iloc[0])
     barred, circled = (cell[cell["at"] == at] for at in (*ats, "")[:2])
     if not barred.empty:
-        standings = [
-            classify_interval(line["harm_low"], line["harm_high"]) if judged else "undecided"
+        verdicts = [
+            judge_interval(stats.Interval(line["harm_low"], line["harm_high"]))
+            if judged
+            else UNDECIDED
             for _, line in barred.iterrows()
         ]
-        shade = {"above": 0.9, "undecided": 0.28, "within": 0.0}
+        marks = [_MARKS[verdict].style(hue) for verdict in verdicts]
         figure.add_trace(
             go.Bar(
                 x=barred["layer"] - _SHIFT,
                 y=barred["harm"],
                 width=0.5,
                 marker={
-                    "color": [style.fade(hue, shade[name]) for name in standings],
+                    "color": [fill for fill, _, _ in marks],
                     "line": {
-                        "color": hue,
-                        "width": [1 if name == "within" else 0 for name in standings],
+                        "color": [outline for _, outline, _ in marks],
+                        "width": [width for _, _, width in marks],
                     },
                 },
                 error_y=_error_bars(barred, hue),
-                customdata=standings,
+                customdata=verdicts,
                 meta=select.trace_meta(barred),
-                hovertext=[_hover_text(line) for _, line in barred.iterrows()],
+                hovertext=[
+                    _hover_text(line, verdict)
+                    for (_, line), verdict in zip(barred.iterrows(), verdicts, strict=True)
+                ],
                 hoverinfo="text",
                 name=f"harm, at {ats[0]}",
                 yaxis=axis,
@@ -273,13 +314,6 @@ def _note_unmeasured(figure: go.Figure, cell: pd.DataFrame, row: int, n_layers: 
     )
 
 
-def classify_interval(low: float, high: float) -> str:
-    """Return "above" for an interval above 0.2, "within" for one within ±0.1, else "undecided"."""
-    if low > CRITICAL:
-        return "above"
-    return "within" if low >= -SPARE and high <= SPARE else "undecided"
-
-
 def _draw_attention(figure: go.Figure, means: pd.DataFrame, row: int) -> None:
     for task in dict.fromkeys(means["task"]):
         part = means[means["task"] == task]
@@ -304,22 +338,9 @@ def _draw_attention(figure: go.Figure, means: pd.DataFrame, row: int) -> None:
         )  # fmt: skip
 
 
-def _draw_legend(figure: go.Figure, ats: list[str], *, judged: bool) -> None:
-    """Add legend entries for the marks, in neutral grey; the panels name the families."""
-    grey = style.NEUTRAL
-    pale, thin = style.fade(grey, 0.35), {"width": 1.4}
-    marks = [
-        (f"at {ats[0]}: above 0.2", {"symbol": "square", "color": grey, "size": 11}),
-        (f"at {ats[0]}: undecided", {"symbol": "square", "color": pale, "size": 11}),
-        (
-            f"at {ats[0]}: within \N{PLUS-MINUS SIGN}0.1",
-            {"symbol": "square-open", "color": grey, "size": 10, "line": thin},
-        ),
-    ]
-    marks = marks if judged else marks[1:2]
-    circle = {"symbol": "circle-open", "color": grey, "size": 8, "line": thin}
-    marks += [(f"at {at}", circle) for at in ats[1:]]
-    for name, marker in marks:
+def _draw_legend(figure: go.Figure, ats: list[str]) -> None:
+    """Add legend entries for the marks drawn, in neutral grey; the panels name the families."""
+    for name, marker in list(_legend_marks(figure, ats)):
         figure.add_trace(
             go.Scatter(
                 x=[None], y=[None], mode="markers", marker=marker, name=name, hoverinfo="skip"
@@ -327,13 +348,34 @@ def _draw_legend(figure: go.Figure, ats: list[str], *, judged: bool) -> None:
         )
 
 
-def _hover_text(line: "pd.Series[float]") -> str:
+def _legend_marks(figure: go.Figure, ats: list[str]) -> Iterator[tuple[str, dict[str, object]]]:
+    """Yield text and marker of each legend entry."""
+    drawn = {
+        verdict for trace in figure.data if trace.type == "bar" for verdict in trace.customdata
+    }
+    place = f"at {ats[0]}: "
+    for verdict, mark in _MARKS.items():
+        if verdict in drawn:
+            fill, outline, width = mark.style(style.NEUTRAL)
+            line = {"color": outline, "width": 1.4 * width}
+            yield (
+                f"{place}{mark.label}",
+                {"symbol": "square", "color": fill, "size": 11 - width, "line": line},
+            )
+            place = ""
+    for at in ats[1:]:
+        circle = {"symbol": "circle-open", "color": style.NEUTRAL, "size": 8, "line": {"width": 1.4}}
+        yield f"at {at}", circle
+
+
+def _hover_text(line: "pd.Series[float]", verdict: str = "") -> str:
     harm = style.format_interval(line["harm"], line["harm_low"], line["harm_high"])
+    shown = {"": "", "critical": ": critical or sink"}.get(verdict, f": {verdict}")
     score = style.format_interval(line["score"], line["score_low"], line["score_high"])
     return "<br>".join(
         [
             f"<b>{style.escape(line['condition'])}</b>",
-            f"harm {harm}",
+            f"harm {harm}{shown}",
             f"score {score}, intact {style.format_number(line['intact'])}",
             f"n {int(line['n'])}, p after Holm {style.format_number(line['p_adjusted'], places=3)}",
         ]

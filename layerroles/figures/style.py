@@ -39,6 +39,8 @@ FAMILY_SYMBOL = {
 }
 # Readable on white and on the dark paper: lines that belong to no family (intact, chance, zero).
 NEUTRAL = "#7d848f"
+# Bars of harm below 0: the harm map's blue, in a shade readable on white and on the dark paper.
+HELPS = "#2f78e6"
 UNDEFINED = "rgba(125,132,143,0.22)"
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 _TOP, _BOTTOM = 112, 56

@@ -96,8 +96,9 @@ const explorer = (data, root) => {
       return make("div", {class: "summary"}, head, make("p", {class: "soft"}, "This run has no such condition."));
     const judged = !site.judged ? "by its own interval"
       : cell.tasks > 1 ? `for ${cell.family}, over its ${cell.tasks} tasks` : `for ${cell.family}`;
+    const needed = site.needed ? `; about ${site.needed} questions would decide` : "";
     return make("div", {class: "summary"}, head,
-      make("p", {class: "verdict"}, badge(site.verdict), ` ${site.why ? `: ${site.why}` : judged}`),
+      make("p", {class: "verdict"}, badge(site.verdict), ` ${site.why ? `: ${site.why}` : judged}${needed}`),
       site.harm ? gauge(site) : null,
       pairs([`score, intact and ablated${unitOf(cell)}`, `${number(site.intact)} \u2192 ${number(site.score[0])}`],
         ["effect", interval(site.effect)], ["harm", interval(site.harm)],

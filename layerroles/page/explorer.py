@@ -12,17 +12,17 @@ from typing import Any
 
 import pandas as pd
 
+from layerroles import stats
 from layerroles.errors import visible
-from layerroles.figures import classify_interval, saturation, style, why_undefined
+from layerroles.figures import saturation, style, why_undefined
 from layerroles.page.answer_texts import TextLimits, Texts, choose_limits, text_or_empty
 from layerroles.results import INTACT, Comparison, SweepResult, records
-from layerroles.roles import Roles
+from layerroles.roles import UNDECIDED, Roles, count_needed, judge_interval, round_up
 
 _SAME, _NOT_ASKED, _LEFT_OUT = 0, -1, -2  # codes of answers that do not refer to a text
 # Kinds of sites that a layer has once, and kinds that it has several times, with numbers.
 _ONE, _SEVERAL = ("block", "attn", "mlp", "mixer", "stream"), ("head", "kv_group")
 _JOINT = "several sites"
-_VERDICTS = {"above": "critical", "within": "spare", "undecided": "undecided"}
 _LENSES = ("logit_lens", "tuned_lens")
 
 
@@ -111,7 +111,7 @@ def _lay_out_run(run: Run, effects: pd.DataFrame, book: Book) -> dict[str, Any]:
         key: NumberedAnswers(key, rows, run.result, book)
         for key, rows in _rows_of_cells(run.result.frame)
     }
-    verdicts = _collect_verdicts(run.roles)
+    judged_layers = _collect_verdicts(run.roles)
     interim = run.result.interim
     slices = []
     for key, rows in _add_kind(effects).groupby(
@@ -119,7 +119,7 @@ def _lay_out_run(run: Run, effects: pd.DataFrame, book: Book) -> dict[str, Any]:
     ):
         cell = answers[key[:2]]
         sites = [
-            _lay_out_site(line, cell, verdicts, judged=not interim)
+            _lay_out_site(line, cell, judged_layers, judged=not interim)
             for line in records(_sort_by_depth(rows))
         ]
         slices.append({"key": list(map(visible, key)), "sites": sites})
@@ -166,18 +166,20 @@ def _sort_by_depth(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.sort_values(["layer", "head"], kind="stable")
 
 
-def _collect_verdicts(all_roles: Sequence[Roles]) -> dict[tuple[str, ...], str]:
-    """Map ablation, `at`, family, protocol and layer to the layer's verdict."""
-    verdict_of: dict[tuple[str, ...], str] = {}
+def _collect_verdicts(all_roles: Sequence[Roles]) -> dict[tuple[str, ...], tuple[str, float]]:
+    """Map ablation, `at`, family, protocol and layer to the verdict and the questions it needs."""
+    verdict_of: dict[tuple[str, ...], tuple[str, float]] = {}
     for roles in all_roles:
         where = roles.ablation, roles.at
         for line in records(roles.layers):
-            verdict_of[(*where, line.family, line.protocol, str(line.layer))] = str(line.verdict)
+            key = (*where, line.family, line.protocol, str(line.layer))
+            verdict_of[key] = str(line.verdict), line.needed
         for line in records(roles.frame):
             for name in ("general", "specific"):
                 for layer in getattr(line, name):
                     key = (*where, line.family, line.protocol, str(layer))
-                    verdict_of[key] = f"{verdict_of[key]}, {name}"
+                    verdict, needed = verdict_of[key]
+                    verdict_of[key] = f"{verdict}, {name}", needed
     return verdict_of
 
 
@@ -261,14 +263,20 @@ def _questions_of(result: SweepResult, task: str) -> dict[str, tuple[str, str]]:
 
 
 def _lay_out_site(
-    line: Any, cell: NumberedAnswers, verdicts: dict[tuple[str, ...], str], *, judged: bool
+    line: Any,
+    cell: NumberedAnswers,
+    judged_layers: dict[tuple[str, ...], tuple[str, float]],
+    *,
+    judged: bool,
 ) -> dict[str, Any]:
     """Return a condition's data: its effect, its verdict (if `judged`) and its answers."""
-    interval = classify_interval(line.harm_low, line.harm_high) if judged else "undecided"
     of_roles = None
     if line.kind == "block":
         key = (line.ablation, line.at, line.family, line.protocol, str(line.layer))
-        of_roles = verdicts.get(key)
+        of_roles = judged_layers.get(key)
+    verdict, needed = of_roles or _judge_site(line)
+    if not judged:
+        verdict, needed = UNDECIDED, math.nan
     undefined = pd.isna(line.harm)
     return {
         "name": visible(line.condition),
@@ -281,11 +289,19 @@ def _lay_out_site(
         "effect": round_numbers(line.effect, line.ci_low, line.ci_high),
         "harm": None if undefined else round_numbers(line.harm, line.harm_low, line.harm_high),
         "p": round_number(line.p_adjusted),
-        "verdict": "not measurable" if undefined else of_roles or _VERDICTS[interval],
+        "verdict": "not measurable" if undefined else verdict,
+        **({"needed": round_up(needed)} if math.isfinite(needed) else {}),
         "judged": of_roles is not None,
         **({"why": why_undefined(line._asdict())} if undefined else {}),
         **cell.under(line.condition),
     }
+
+
+def _judge_site(line: Any) -> tuple[str, float]:
+    """Return the verdict by a condition's own interval, and how many questions it needs."""
+    interval = stats.Interval(line.harm_low, line.harm_high)
+    harm = stats.Contrast(line.harm, interval, pd.Series(dtype=float))
+    return judge_interval(interval), count_needed(harm, line.n)
 
 
 def _add_comparison(slices: list[dict[str, Any]], comparison: Comparison) -> None:

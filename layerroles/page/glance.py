@@ -5,11 +5,12 @@ No new conclusions are drawn: the sentences restate `Roles.frame`, `Roles.layers
 finished there are no sentences, and the picture gives the number of questions in each row.
 """
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from layerroles.results import records
-from layerroles.roles import Roles, format_layers
+from layerroles.roles import UNDECIDED, Roles, describe_needed, format_layers, round_up
 
 UNMEASURED = "not measurable"
 
@@ -38,8 +39,15 @@ def _rows(roles: Roles) -> Iterator[dict[str, Any]]:
             "family": family,
             "protocol": protocol,
             "n": _format_range(measured["n"]),
-            "cells": measured.to_dict("records"),
+            "cells": [
+                {**cell, "needed": _say_needed(cell["needed"])}
+                for cell in measured.to_dict("records")
+            ],
         }
+
+
+def _say_needed(needed: float) -> str:
+    return f"about {round_up(needed)} questions would decide" if math.isfinite(needed) else ""
 
 
 def _say_critical(roles: Roles, n_layers: int) -> str:
@@ -85,13 +93,14 @@ def _say_shared(roles: Roles) -> str:
 def _say_certainty(roles: Roles) -> str:
     """Return sentences on how many verdicts are undecided, and which claims are decided."""
     measured = roles.layers[roles.layers["verdict"] != UNMEASURED]
-    undecided = int((measured["verdict"] == "undecided").sum())
+    undecided = int((measured["verdict"] == UNDECIDED).sum())
+    needed = describe_needed(measured)
     questions = _format_range(measured["n"])
     first = "No verdict on a layer is possible: no family was answered above chance."
     if len(measured):
         first = (
             f"{undecided} of {len(measured)} verdicts on a layer are undecided "
-            f"(at {questions} questions)."
+            f"(at {questions} questions{f'; {needed}' if needed else ''})."
         )
     decided = [
         f"{row.claim[0].lower()}{row.claim[1:]} ({row.family}, {row.protocol or 'all protocols'}): "

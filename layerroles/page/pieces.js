@@ -4,7 +4,7 @@ const gauge = (site) => {
   const at = (harm) => 100 * (Math.min(1.5, Math.max(-0.5, harm)) + 0.5) / 2;
   const [harm, low, high] = site.harm;
   const place = (from, to) => `left:${at(from)}%;width:${at(to) - at(from)}%`;
-  const label = `harm ${interval(site.harm)} on a scale on which within \u00b10.1 is spare and above 0.2 critical`;
+  const label = `harm ${interval(site.harm)} on a scale on which below 0 helps, within \u00b10.1 is spare, 0 to 0.4 partial and above 0.2 critical`;
   return make("div", {class: "gauge", role: "img", "aria-label": label},
     make("span", {class: "zone", style: place(-0.1, 0.1)}),
     make("span", {class: "zone critical", style: place(0.2, 1.5)}),

@@ -24,12 +24,12 @@ _TITLE_SPACE = 58  # pixels of the figure's top margin that its title needs; the
 _HOW = {
     "role": (
         "Read it downwards: a layer is one vertical line through every panel. Bars are harm: full "
-        "where the interval lies above 0.2, an outline where it lies within 0.1 of 0 (spare), "
-        "pale where it does neither (undecided). Hollow circles are the same layer, ablated at "
-        "other positions; the legend names both. Where they spare the first token, a full bar "
-        "with its circle beside it is critical, and one whose circle is near 0 is a sink and not "
-        "the seat of a skill. A probe that sees the answer emerge somewhere shows where it "
-        "is readable, not what makes it."
+        "where the interval lies above 0.2, an outline where it lies within 0.1 of 0 (spare), an "
+        "outline and half full between 0 and 0.4 (partial), blue below 0 (helps), pale otherwise "
+        "(undecided). Hollow circles are the same layer, ablated at other positions; the legend "
+        "names both. Where they spare the first token, a full bar with its circle beside it is "
+        "critical, and one whose circle is near 0 is a sink and not the seat of a skill. A probe "
+        "that sees the answer emerge somewhere shows where it is readable, not what makes it."
     ),
     "contrasts": (
         "The numbers in which the verdict sums up depth. Above 0 in the first panel, early layers "

@@ -130,7 +130,12 @@ def _score_difference(cell: Cell, name: str, role_aware: str | None) -> dict[str
     clusters = cell.clusters_of(list(answered.columns))
     scores, role_aware_scores = answered.to_numpy(float)
     effect = estimate_paired_effect(
-        scores, role_aware_scores, clusters, cell.unit, cell.rng(role_aware, name)
+        scores,
+        role_aware_scores,
+        clusters,
+        cell.unit,
+        cell.rng(role_aware, name),
+        level=cell.looks.level(cell.n_asked([name, role_aware])),
     )
     interval = effect.interval
     return {"difference": effect.effect, "low": interval.low, "high": interval.high}

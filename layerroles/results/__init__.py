@@ -11,21 +11,51 @@ from layerroles.display import detectable_line
 from layerroles.results.agreement import CellPair, pairs_of
 from layerroles.results.cells import CELL, CONDITION, INTACT, Cell, acted, records
 from layerroles.results.comparison import Comparison, Match, compare, match
+from layerroles.results.decisions import (
+    AFTER_FIRST,
+    NOT_MEASURABLE,
+    NOT_MEASURED,
+    Decision,
+    decisions_of,
+    describe_decisions,
+    drops_by_half,
+    find_waiting,
+    judge,
+    verdict_level,
+)
 from layerroles.results.distinct_ablations import BUILT_IN, mechanisms
 from layerroles.results.effects import NUMBERS, refuse_twins, twins
 from layerroles.results.effects import clustered_p as clustered_p
 from layerroles.results.effects import estimate_paired_effect as estimate_paired_effect
+from layerroles.results.regions import (
+    CRITICAL,
+    PARTIAL,
+    REGIONS,
+    SPARE,
+    UNDECIDED,
+    count_needed,
+    judge_interval,
+)
 from layerroles.results.result import SweepResult, cells_of, check_result
 
 __all__ = [
+    "AFTER_FIRST",
     "BUILT_IN",
     "CELL",
     "CONDITION",
+    "CRITICAL",
     "INTACT",
+    "NOT_MEASURABLE",
+    "NOT_MEASURED",
     "NUMBERS",
+    "PARTIAL",
+    "REGIONS",
+    "SPARE",
+    "UNDECIDED",
     "Cell",
     "CellPair",
     "Comparison",
+    "Decision",
     "Match",
     "SweepResult",
     "acted",
@@ -33,12 +63,20 @@ __all__ = [
     "check_result",
     "clustered_p",
     "compare",
+    "count_needed",
+    "decisions_of",
+    "describe_decisions",
     "detectable_line",
+    "drops_by_half",
     "estimate_paired_effect",
+    "find_waiting",
+    "judge",
+    "judge_interval",
     "match",
     "mechanisms",
     "pairs_of",
     "records",
     "refuse_twins",
     "twins",
+    "verdict_level",
 ]

@@ -3,7 +3,7 @@
 import functools
 import json
 import zlib
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -42,6 +42,7 @@ class Cell:
         questions: the name of the question of each example, the same in all cells that ask it.
         guesses: the score of the best guess on each example; `chance` is used for missing examples.
         clusters: the cluster of each example; examples in no cluster are left out.
+        looks: when the sweep looked at its results; all intervals of the cell hold under looking.
     """
 
     task: str
@@ -56,6 +57,7 @@ class Cell:
     questions: Mapping[str, str] = field(default_factory=dict)
     guesses: Mapping[str, float] = field(default_factory=dict)
     clusters: Mapping[str, str] = field(default_factory=dict)
+    looks: stats.Looks = field(default_factory=stats.Looks)
 
     @functools.cached_property
     def scores(self) -> pd.DataFrame:
@@ -89,6 +91,10 @@ class Cell:
         """The ids of the examples asked, by condition."""
         examples_of = self.rows.groupby("condition")["example"]
         return {INTACT: set(), **{str(name): set(examples) for name, examples in examples_of}}
+
+    def n_asked(self, conditions: Iterable[str]) -> int:
+        """Return the number of examples that were asked intact and under all these conditions."""
+        return len(self.asked[INTACT].intersection(*(self.asked[name] for name in conditions)))
 
     @property
     def written(self) -> bool:
@@ -133,7 +139,7 @@ class Cell:
         Args:
             weights: the weight of each condition, by name.
             examples: the examples to use; None for all.
-            level: the confidence level of the interval.
+            level: the confidence level of the interval; with all other looks of the sweep.
             guessed: if false and the score of guessing was measured, chance is taken to be 0, so
                 skill is the whole score.
         """
@@ -152,7 +158,8 @@ class Cell:
         )
         if not all(map(self.did_act, weights)):
             return stats.NO_CONTRAST
-        if not stats.is_above(intact, chance, clusters=clusters):
+        n_asked = self.n_asked(weights)
+        if not stats.is_above(intact, chance, clusters=clusters, level=self.looks.level(n_asked)):
             return stats.NO_CONTRAST
         if self.guesses and not guessed:
             chance = np.zeros(len(intact))
@@ -167,7 +174,7 @@ class Cell:
             intact - chance,
             possible,
             clusters=clusters,
-            level=level,
+            level=self.looks.level(n_asked, level),
         )
 
     def chances_of(self, examples: Sequence[Hashable]) -> Float[np.ndarray, " example"]:
@@ -222,7 +229,10 @@ class Cell:
         scores = self.scores.loc[INTACT].dropna()
         examples = list(scores.index)
         return stats.is_above(
-            scores.to_numpy(float), self.chances_of(examples), clusters=self.clusters_of(examples)
+            scores.to_numpy(float),
+            self.chances_of(examples),
+            clusters=self.clusters_of(examples),
+            level=self.looks.level(self.n_asked([])),
         )
 
     def did_act(self, condition: str) -> bool:
@@ -280,6 +290,7 @@ def make_cells(frame: pd.DataFrame, manifest: dict[str, Any], examples: pd.DataF
                 questions=questions[str(task)],
                 guesses=guesses,
                 clusters=clusters,
+                looks=stats.Looks(tuple(manifest.get("looks", {}).get(task, ()))),
             )
         )
     return cells

@@ -325,15 +325,18 @@ def _comparison_row(match: Match, names: tuple[str, str]) -> dict[str, Any]:
     intact_a, score_a, intact_b, score_b = np.concatenate(scores)[:, answered]
     clusters = one.clusters_of(match.examples)[answered]
     rng = one.rng("compare", *names)
-    a = effects.estimate_paired_effect(intact_a, score_a, clusters, one.unit, rng)
-    b = effects.estimate_paired_effect(intact_b, score_b, clusters, two.unit, rng)
+    levels = [
+        cell.looks.level(cell.n_asked([name])) for cell, name in zip((one, two), names, strict=True)
+    ]
+    a = effects.estimate_paired_effect(intact_a, score_a, clusters, one.unit, rng, level=levels[0])
+    b = effects.estimate_paired_effect(intact_b, score_b, clusters, two.unit, rng, level=levels[1])
     change = (score_b - intact_b) - (score_a - intact_a)
     correlation = stats.correlation(score_a - intact_a, score_b - intact_b)
     binary = one.unit == "accuracy" and stats.is_binary(intact_a, score_a, intact_b, score_b)
     difference, interval = stats.difference(
         (a.effect, b.effect), (a.interval, b.interval), correlation
     )
-    interval = stats.clustered(interval, change, clusters, None)
+    interval = stats.clustered(interval, change, clusters, None, level=max(levels))
     harm_a, harm_b = match.harms({names: 1.0})
     harm, harm_low, harm_high = stats.difference_of(harm_b, harm_a).numbers
     return {

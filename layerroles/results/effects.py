@@ -49,9 +49,10 @@ def _row(cell: Cell, about: dict[Any, Any]) -> dict[str, Any]:
     """Return the row of one condition; `about` is its row of `Cell.conditions`."""
     name = str(about["condition"])
     intact, score, clusters = cell.answered_by_both(name)
-    rng = cell.rng(name)
-    interval = score_interval(score, clusters, cell.unit, rng)
-    effect = estimate_paired_effect(intact, score, clusters, cell.unit, rng)
+    rng, n_asked = cell.rng(name), cell.n_asked([name])
+    level = cell.looks.level(n_asked)
+    interval = score_interval(score, clusters, cell.unit, rng, level=level)
+    effect = estimate_paired_effect(intact, score, clusters, cell.unit, rng, level=level)
     harm, harm_low, harm_high = cell.harm({name: 1.0}).numbers
     binary = cell.unit == "accuracy" and stats.is_binary(intact, score)
     change = score - intact
@@ -72,8 +73,8 @@ def _row(cell: Cell, about: dict[Any, Any]) -> dict[str, Any]:
         "harm": harm,
         "harm_low": harm_low,
         "harm_high": harm_high,
-        "p": effect.p,
-        "n_failed": len(cell.asked[INTACT] & cell.asked[name]) - effect.n,
+        "p": cell.looks.adjust_p(effect.p, n_asked),
+        "n_failed": n_asked - effect.n,
         "n_changed": int(cell.n_changed[name]),
         **_format_columns(cell, name),
         "noise": cell.noise,
@@ -87,14 +88,16 @@ def _row(cell: Cell, about: dict[Any, Any]) -> dict[str, Any]:
 def _format_columns(cell: Cell, name: str) -> dict[str, float]:
     """Return the `format_` columns: the share of answers in the shots' form, and its change."""
     intact, form, clusters = cell.answered_by_both(name, of="form")
-    effect = estimate_paired_effect(intact, form, clusters, "accuracy", cell.rng(name))
+    n_asked = cell.n_asked([name])
+    level = cell.looks.level(n_asked)
+    effect = estimate_paired_effect(intact, form, clusters, "accuracy", cell.rng(name), level=level)
     return {
         "format_intact": mean_or_nan(intact),
         "format": mean_or_nan(form),
         "format_effect": effect.effect,
         "format_low": effect.interval.low,
         "format_high": effect.interval.high,
-        "format_p": effect.p,
+        "format_p": cell.looks.adjust_p(effect.p, n_asked),
     }
 
 
@@ -110,9 +113,14 @@ def tabulate_intact(cells: Sequence[Cell]) -> pd.DataFrame:
     for cell in cells:
         answered, form = (table.loc[INTACT].dropna() for table in (cell.scores, cell.form))
         scores, clusters = answered.to_numpy(), cell.clusters_of(list(answered.index))
-        interval = score_interval(scores, clusters, cell.unit, cell.rng(INTACT))
+        level, rng = cell.looks.level(cell.n_asked([])), cell.rng
+        interval = score_interval(scores, clusters, cell.unit, rng(INTACT), level=level)
         of_form = score_interval(
-            form.to_numpy(), cell.clusters_of(list(form.index)), "accuracy", cell.rng(INTACT)
+            form.to_numpy(),
+            cell.clusters_of(list(form.index)),
+            "accuracy",
+            rng(INTACT),
+            level=level,
         )
         rows.append(
             {
@@ -170,6 +178,8 @@ def estimate_paired_effect(
     clusters: stats.Clusters,
     unit: str,
     rng: np.random.Generator,
+    *,
+    level: float = stats.LEVEL,
 ) -> stats.PairedEffect:
     """Compare scores with the intact ones; return the effect with its interval and p value.
 
@@ -178,13 +188,13 @@ def estimate_paired_effect(
     """
     bounds = None
     if unit == "accuracy" and stats.is_binary(intact, score):
-        effect, bounds = stats.paired_binary(intact, score), (-1.0, 1.0)
+        effect, bounds = stats.paired_binary(intact, score, level=level), (-1.0, 1.0)
     else:
-        effect = stats.paired_continuous(intact, score, rng)
+        effect = stats.paired_continuous(intact, score, rng, level=level)
     change = score - intact
     return replace(
         effect,
-        interval=stats.clustered(effect.interval, change, clusters, bounds),
+        interval=stats.clustered(effect.interval, change, clusters, bounds, level=level),
         p=clustered_p(effect.p, change, clusters),
     )
 
@@ -202,15 +212,18 @@ def score_interval(
     clusters: stats.Clusters,
     unit: str,
     rng: np.random.Generator,
+    *,
+    level: float = stats.LEVEL,
 ) -> stats.Interval:
     """Return the interval of a mean score, corrected for clusters: Wilson's for 0/1 scores.
 
     Other scores get a bootstrap interval.
     """
     if unit != "accuracy" or not stats.is_binary(scores):
-        return stats.clustered(stats.mean_interval(scores, rng), scores, clusters, None)
-    interval = stats.wilson(int(scores.sum()), len(scores))
-    return stats.clustered(interval, scores, clusters, (0.0, 1.0))
+        interval = stats.mean_interval(scores, rng, level=level)
+        return stats.clustered(interval, scores, clusters, None, level=level)
+    interval = stats.wilson(int(scores.sum()), len(scores), level=level)
+    return stats.clustered(interval, scores, clusters, (0.0, 1.0), level=level)
 
 
 def find_detectable(family: pd.DataFrame, background: float) -> list[float]:

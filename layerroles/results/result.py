@@ -14,6 +14,7 @@ from layerroles.errors import InputError
 from layerroles.registry import describe_unknown, nearest_name
 from layerroles.results.agreement import tabulate_agreement, tabulate_differences
 from layerroles.results.cells import INTACT, Cell, make_cells
+from layerroles.results.decisions import find_waiting, tabulate_decisions
 from layerroles.results.effects import label_conditions, tabulate_effects, tabulate_intact
 from layerroles.results.tables import tabulate_measures, tabulate_noise
 
@@ -84,10 +85,11 @@ class SweepResult:
         """How much of the run is done, such as "8 of 32 questions"; "" if it is finished.
 
         An unfinished run has estimates and intervals, but no verdicts: to stop as soon as a verdict
-        looks right raises its error rate above 5%. Also "" for runs of earlier versions, which do
-        not record whether they are finished.
+        looks right raises its error rate above 5%. A run `until="decided"` has verdicts that are
+        valid at any look, so it is unfinished only before its first. Also "" for runs of earlier
+        versions, which do not record whether they are finished.
         """
-        if not self.manifest.get("unfinished"):
+        if not self.manifest.get("unfinished") or self._is_past_first_look():
             return ""
         asked = self.frame[self.frame["at"] != "after_first"]
         answered = asked.groupby(["task", "protocol", "condition"])["example"].nunique()
@@ -105,6 +107,23 @@ class SweepResult:
         ]
         text = f"{_range(done)} of {_range(planned)} questions"
         return f"{text}, and the last steps are missing" if done == planned else text
+
+    def _is_past_first_look(self) -> bool:
+        """Return whether a run `until="decided"` has looked at all its conditions."""
+        if not self.manifest.get("until"):
+            return False
+        planned = {hash for plan in self.manifest["unfinished"] for hash in plan["conditions"]}
+        waiting = find_waiting(self.manifest["conditions"])
+        conditions = [
+            entry["name"]
+            for entry in self.manifest["conditions"]
+            if entry["hash"] in planned and entry["hash"] not in waiting
+        ]
+        return len(self._cells) == len(self.manifest["cells"]) and all(
+            len(cell.asked.get(name, ())) >= min(cell.looks.sizes, default=0)
+            for cell in self._cells
+            for name in conditions
+        )
 
     def effects(self) -> pd.DataFrame:
         """Compare every condition with the intact model: a row per condition, task and protocol.
@@ -144,6 +163,26 @@ class SweepResult:
         another batch shape changes; NaN if not measured).
         """
         return tabulate_intact(self._cells)
+
+    def decisions(self) -> pd.DataFrame:
+        """Judge every condition in each family under each protocol: a row for each.
+
+        Columns: family, task (the family's tasks with skill, joined by a comma), protocol,
+        condition, ablation, at, layer (NA unless the condition ablates one layer), verdict
+        (critical, spare, partial, helps, sink, undecided, not measured or not measurable; see
+        `roles`), harm with the interval `low` to `high` by which it was judged, n (questions asked,
+        summed over tasks), look (how many times a sweep `until="decided"` had looked when it
+        stopped asking; 0 for other sweeps) and needed (about how many questions would decide an
+        undecided condition, if its harm stayed the same; else NaN).
+
+        In a sweep `until="decided"`, intervals and verdicts are valid though it stopped asking as
+        soon as it knew. Estimates of what stopped early are biased away from 0 (docs/statistics.md
+        says by how much).
+
+        Example:
+            result.decisions().value_counts(["family", "protocol", "verdict"])
+        """
+        return tabulate_decisions(self._cells, self.manifest)
 
     def agreement(self) -> pd.DataFrame:
         """Correlate effects over sites between two ways of asking the same questions.

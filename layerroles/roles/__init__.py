@@ -26,6 +26,13 @@ Before a run is finished (`SweepResult.interim`) there are estimates and interva
 every measured layer is undecided.
 """
 
+from layerroles.results import CRITICAL as CRITICAL
+from layerroles.results import PARTIAL as PARTIAL
+from layerroles.results import REGIONS as REGIONS
+from layerroles.results import SPARE as SPARE
+from layerroles.results import UNDECIDED as UNDECIDED
+from layerroles.results import count_needed as count_needed
+from layerroles.results import judge_interval as judge_interval
 from layerroles.roles.heads import FoundHeads as FoundHeads
 from layerroles.roles.heads import HeadSearch as HeadSearch
 from layerroles.roles.heads import carried_by_few as carried_by_few
@@ -34,17 +41,12 @@ from layerroles.roles.localization import localize as localize
 from layerroles.roles.probe_summary import summarize_probes as summarize_probes
 from layerroles.roles.rank_agreement import probe_agreement as probe_agreement
 from layerroles.roles.rank_agreement import rank_stability as rank_stability
-from layerroles.roles.regions import CRITICAL as CRITICAL
-from layerroles.roles.regions import PARTIAL as PARTIAL
-from layerroles.roles.regions import REGIONS as REGIONS
-from layerroles.roles.regions import SPARE as SPARE
-from layerroles.roles.regions import UNDECIDED as UNDECIDED
-from layerroles.roles.regions import count_needed as count_needed
-from layerroles.roles.regions import judge_interval as judge_interval
 from layerroles.roles.result import Roles as Roles
 from layerroles.roles.verdict import interim_sentence as interim_sentence
 from layerroles.roles.verdict import probe_sentences as probe_sentences
+from layerroles.roles.wording import describe_needed as describe_needed
 from layerroles.roles.wording import format_layers as format_layers
+from layerroles.roles.wording import round_up as round_up
 
 __all__ = [
     "CRITICAL",
@@ -57,6 +59,7 @@ __all__ = [
     "Roles",
     "carried_by_few",
     "count_needed",
+    "describe_needed",
     "format_layers",
     "heads_of",
     "interim_sentence",
@@ -65,5 +68,6 @@ __all__ = [
     "probe_agreement",
     "probe_sentences",
     "rank_stability",
+    "round_up",
     "summarize_probes",
 ]

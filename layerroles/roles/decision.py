@@ -25,7 +25,8 @@ from typing import Any
 import pandas as pd
 
 from layerroles import stats
-from layerroles.roles.harms import AFTER_FIRST, Harms
+from layerroles.results import AFTER_FIRST
+from layerroles.roles.harms import Harms
 from layerroles.roles.wording import explain_unmeasurable, format_estimate
 
 COLUMNS = ["claim", "family", "protocol", "smallest", "status", "evidence", "numbers"]

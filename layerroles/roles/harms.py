@@ -18,20 +18,24 @@ from layerroles import stats
 from layerroles.errors import InputError
 from layerroles.registry import describe_unknown
 from layerroles.results import (
+    AFTER_FIRST,
+    CRITICAL,
+    NOT_MEASURABLE,
+    NOT_MEASURED,
+    UNDECIDED,
     Cell,
     SweepResult,
     cells_of,
+    count_needed,
+    judge,
     pairs_of,
     records,
     refuse_twins,
     twins,
+    verdict_level,
 )
-from layerroles.roles.regions import CRITICAL, UNDECIDED, count_needed, judge_interval
 
 VERDICTS = ("critical", "spare", "partial", "helps", "undecided", "sink")
-# Verdict on a layer whose harm is unknown, though the family has skill.
-NOT_MEASURED = "not measured"
-AFTER_FIRST = "after_first"
 
 # (layer, head); head is -1 for the whole layer.
 Place = tuple[int, int]
@@ -71,6 +75,12 @@ class Harms:
         self._only_if_critical = _waiting_layers(result, ablation) if part == "block" else set()
         self.after_first = self.at == "all" and bool(AFTER_FIRST in ats or self._only_if_critical)
         self.places = sorted({place for _, _, place, _ in self._index})
+        # The level of the interval that decides about a place.
+        self._levels = {
+            place: verdict_level(result.manifest, str(row["condition"]))
+            for (_, _, place, at), row in self._index.items()
+            if at == self.at
+        }
         self.swept = sorted({layer for layer, _ in self.places})
         model = result.manifest.get("model", {})
         self.n_layers = int(model.get("n_layers", self.swept[-1] + 1))
@@ -118,15 +128,21 @@ class Harms:
     def _place_row(self, family: str, protocol: str, place: Place) -> dict[str, Any]:
         tasks = self.tasks(family, protocol)
         harm = self.harm(family, protocol, {place: 1.0})
+        level = self._levels.get(place, stats.LEVEL)
+        judged = self.harm(family, protocol, {place: 1.0}, level=level)
         first_token_kept = gone = stats.NO_CONTRAST
         if self.after_first and self._is_asked_after_first(tasks, protocol, place):
-            first_token_kept = self.harm(family, protocol, {place: 1.0}, at=AFTER_FIRST)
-            gone = stats.mean_of([self._first_token_share(task, protocol, place) for task in tasks])
+            first_token_kept = self.harm(
+                family, protocol, {place: 1.0}, at=AFTER_FIRST, level=level
+            )
+            gone = stats.mean_of(
+                [self._first_token_share(task, protocol, place, level) for task in tasks]
+            )
         rows = [self._effect_of(task, protocol, place, self.at) for task in tasks]
         n = sum(row["n"] for row in rows if row is not None)
-        verdict = "not measurable"
+        verdict = NOT_MEASURABLE
         if tasks:
-            verdict = self._judge(place, harm, first_token_kept, gone)
+            verdict = self._judge(place, judged, first_token_kept, gone)
         names = (("harm",) * 2, ("after_first_harm", "after_first"), ("gone",) * 2)
         values: dict[str, float] = {}
         for (name, ends), contrast in zip(names, (harm, first_token_kept, gone), strict=True):
@@ -142,7 +158,7 @@ class Harms:
             "n_failed": sum(row["n_failed"] for row in rows if row is not None),
             **values,
             "verdict": verdict,
-            "needed": count_needed(harm, n) if verdict == UNDECIDED else math.nan,
+            "needed": count_needed(judged, n) if verdict == UNDECIDED else math.nan,
         }
 
     def _judge(
@@ -153,7 +169,7 @@ class Harms:
         Until the run is finished, it is only "undecided" or "not measured". A critical layer whose
         answers under `after_first` are still missing may be a sink, so it is undecided too.
         """
-        verdict = _judge(harm, spared, gone)
+        verdict = judge(harm, spared, gone)
         is_untold = self.after_first and place[0] in self._only_if_critical and not spared.known
         if self.interim or (verdict == "critical" and is_untold):
             return verdict if verdict == NOT_MEASURED else UNDECIDED
@@ -167,7 +183,9 @@ class Harms:
     def _effect_of(self, task: str, protocol: str, place: Place, at: str) -> dict[str, Any] | None:
         return self._index.get((task, protocol, place, at))
 
-    def _first_token_share(self, task: str, protocol: str, place: Place) -> stats.Contrast:
+    def _first_token_share(
+        self, task: str, protocol: str, place: Place, level: float
+    ) -> stats.Contrast:
         """Return harm under "all" minus harm under "after_first", on the same examples.
 
         `stats.NO_CONTRAST` if the place was not ablated at both positions.
@@ -175,7 +193,7 @@ class Harms:
         names = [self.condition(task, protocol, place, at) for at in ("all", AFTER_FIRST)]
         if names[0] is None or names[1] is None:
             return stats.NO_CONTRAST
-        return self._cell_by_key[task, protocol].harm({names[0]: 1.0, names[1]: -1.0})
+        return self._cell_by_key[task, protocol].harm({names[0]: 1.0, names[1]: -1.0}, level=level)
 
     def condition(
         self, task: str, protocol: str, place: Place, at: str | None = None
@@ -189,7 +207,8 @@ class Harms:
         at = at or self.at
         if at == AFTER_FIRST and place[0] in self._only_if_critical:
             family = self._cell_by_key[task, protocol].family
-            at_all = self.harm(family, protocol, {place: 1.0}, at="all")
+            level = self._levels.get(place, stats.LEVEL)
+            at_all = self.harm(family, protocol, {place: 1.0}, at="all", level=level)
             at = AFTER_FIRST if not at_all.known or at_all.interval.low > CRITICAL else "all"
         row = self._effect_of(task, protocol, place, at)
         return None if row is None else str(row["condition"])
@@ -416,25 +435,6 @@ def has_one_setting(result: SweepResult, ablation: str) -> bool:
 
 def _place_of(row: Any) -> Place:
     return int(row.layer), -1 if pd.isna(row.head) else int(row.head)
-
-
-def _judge(harm: stats.Contrast, spared: stats.Contrast, gone: stats.Contrast) -> str:
-    if math.isnan(harm.value):
-        return NOT_MEASURED
-    verdict = judge_interval(harm.interval)
-    goes = drops_by_half(harm.value, gone.interval.low)
-    is_sink = verdict == "critical" and goes and spared.interval.high < CRITICAL
-    return "sink" if is_sink else verdict
-
-
-def drops_by_half(harm: float, gone_low: float) -> bool:
-    """Return whether sparing the first token is shown to remove more than half of a harm.
-
-    Args:
-        harm: the harm if the first token is ablated too.
-        gone_low: the lower bound of the harm that is removed if the first token is spared.
-    """
-    return bool(gone_low > max(0.0, harm / 2))
 
 
 def _waiting_layers(result: SweepResult, ablation: str) -> set[int]:

@@ -34,10 +34,9 @@ from layerroles import stats
 from layerroles.ablations import Ablation, Condition, Zero
 from layerroles.display import as_html, as_text
 from layerroles.errors import InputError
-from layerroles.results import Cell, SweepResult, cells_of, mechanisms, records
+from layerroles.results import CRITICAL, Cell, SweepResult, cells_of, mechanisms, records
 from layerroles.roles.decision import Finding, Number, decide_claim
 from layerroles.roles.harms import Harms, positions_swept, single_site_effects
-from layerroles.roles.regions import CRITICAL
 from layerroles.roles.wording import format_estimate
 from layerroles.sites import Site
 

@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from layerroles import stats
+from layerroles.results import AFTER_FIRST, CRITICAL
 from layerroles.roles.decision import (
     AblationKind,
     Finding,
@@ -24,8 +25,7 @@ from layerroles.roles.decision import (
     make_finding,
     measure_number,
 )
-from layerroles.roles.harms import AFTER_FIRST, Harms
-from layerroles.roles.regions import CRITICAL
+from layerroles.roles.harms import Harms
 from layerroles.roles.wording import format_estimate, format_layers
 
 SHALLOW = {

@@ -11,11 +11,19 @@ from layerroles import stats
 from layerroles.errors import InputError
 from layerroles.probes import group_by_probe
 from layerroles.registry import describe_unknown
-from layerroles.results import SweepResult, check_result, mechanisms, records
+from layerroles.results import (
+    AFTER_FIRST,
+    CRITICAL,
+    SweepResult,
+    cells_of,
+    check_result,
+    describe_decisions,
+    mechanisms,
+    records,
+)
 from layerroles.roles import decision, literature, paired_claims, probe_summary, wording
 from layerroles.roles.decision import AblationKind
 from layerroles.roles.harms import (
-    AFTER_FIRST,
     VERDICTS,
     Harms,
     has_one_setting,
@@ -24,7 +32,6 @@ from layerroles.roles.harms import (
 )
 from layerroles.roles.heads import carried_by_few, heads_of
 from layerroles.roles.redundancy import effective_number, measure_pairs
-from layerroles.roles.regions import CRITICAL
 from layerroles.roles.result import Roles, Sentence
 from layerroles.roles.verdict import interim_sentence, verdict_sentences
 
@@ -313,6 +320,7 @@ def _make_setting(result: SweepResult, harms: Harms, second: Sequence[str]) -> w
         leans=_find_leanings(harms),
         apart=_find_differences(harms),
         only_needed=bool(result.manifest.get("only_needed", False)),
+        decided=describe_decisions(cells_of(result), result.manifest),
     )
 
 

@@ -16,6 +16,7 @@ import pandas as pd
 from layerroles import stats
 from layerroles.errors import InputError
 from layerroles.results import (
+    AFTER_FIRST,
     CellPair,
     Match,
     SweepResult,
@@ -34,7 +35,7 @@ from layerroles.roles.decision import (
     describe_claim,
     make_finding,
 )
-from layerroles.roles.harms import AFTER_FIRST, Harms
+from layerroles.roles.harms import Harms
 from layerroles.roles.wording import format_estimate, format_layers
 
 CONTEXT = "Retrieval augmentation changes which layers matter"

@@ -6,12 +6,12 @@ from typing import Any
 
 import pandas as pd
 
-from layerroles.results import records
-from layerroles.roles.harms import AFTER_FIRST, drops_by_half
-from layerroles.roles.regions import CRITICAL, SPARE
+from layerroles.results import AFTER_FIRST, CRITICAL, SPARE, UNDECIDED, drops_by_half, records
 from layerroles.roles.result import Roles, Sentence
 from layerroles.roles.wording import (
+    BETTER_WITHOUT,
     Setting,
+    describe_needed,
     describe_positions,
     fewest_examples,
     format_bounds,
@@ -125,11 +125,13 @@ def _say_layers(
     if rows.empty:
         return []
     lists = []
-    for name in ("critical", "specific", "spare"):
+    for name in ("critical", "specific", "spare", "partial", "helps"):
         families = [
             f"{r['family']} {format_layers(r[name])}" for _, r in rows.iterrows() if r[name]
         ]
-        lists.append(f"{name}: {'; '.join(families) or 'no layer'}")
+        if families or name != "helps":
+            label = BETTER_WITHOUT if name == "helps" else name
+            lists.append(f"{label}: {'; '.join(families) or 'no layer'}")
     lines = [f"Under {protocol}, {'. '.join(word[0].upper() + word[1:] for word in lists)}."]
     lines[0] = lines[0].replace("Critical", "critical", 1)
     lines.append(_say_general(protocol, rows, measured, setting))
@@ -212,10 +214,12 @@ def _say_precision(protocol: str, layers: pd.DataFrame, tasks: pd.DataFrame) -> 
     tasks = tasks[
         (tasks["protocol"] == protocol) & tasks["family"].isin(set(known_layers["family"]))
     ]
-    undecided, total = int((known_layers["verdict"] == "undecided").sum()), len(known_layers)
+    undecided, total = int((known_layers["verdict"] == UNDECIDED).sum()), len(known_layers)
+    needed = describe_needed(known_layers)
     text = (
         f"Under {protocol}, at n={n if n == n_most else f'{n} to {n_most}'} the interval of a "
         f"layer's harm is {width}, so {undecided} of {total} layer verdicts are undecided"
+        f"{f' ({needed})' if needed else ''}"
     )
     families = tasks.groupby("family", sort=False)
     too_few = [

@@ -40,9 +40,8 @@ import pandas as pd
 from jaxtyping import Float
 
 from layerroles import stats
-from layerroles.results import INTACT, SweepResult, clustered_p, records
+from layerroles.results import CRITICAL, INTACT, SweepResult, clustered_p, records
 from layerroles.roles.harms import Harms
-from layerroles.roles.regions import CRITICAL
 
 COLUMNS = [
     *("family", "protocol", "layer", "other", "n", "harm", "harm_low", "harm_high"),

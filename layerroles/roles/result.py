@@ -37,15 +37,16 @@ class Roles:
 
     Attributes:
         frame: a row per family and protocol: family, protocol, n, intact, chance,
-            early_minus_late, ci_low, ci_high, lists of layers (critical, spare, undecided,
-            general, specific, sink), effective, effective_low, effective_high (over how many
-            layers harm is spread, sinks left out), mean_harm, mean_harm_low, mean_harm_high (over
-            all layers swept) and claim, a sentence.
+            early_minus_late, ci_low, ci_high, lists of layers (critical, spare, partial, helps,
+            undecided, general, specific, sink), effective, effective_low, effective_high (over how
+            many layers harm is spread, sinks left out), mean_harm, mean_harm_low, mean_harm_high
+            (over all layers swept) and claim, a sentence.
         layers: a row per family, protocol and layer: n, n_failed, harm, harm_low, harm_high;
             after_first_harm, after_first_low, after_first_high (harm under `after_first`, NaN if
             not swept); gone, gone_low, gone_high (paired harm under "all" minus harm under
-            "after_first"); and verdict (critical, sink, spare, undecided, not measured, or not
-            measurable without skill).
+            "after_first"); verdict (critical, sink, spare, partial, helps, undecided, not measured,
+            or not measurable without skill); and needed, how many questions would decide an
+            undecided layer if its estimate stayed the same (NaN for other verdicts).
         contrasts: a row per quantity, at, protocol, family and against, with difference, ci_low and
             ci_high: `early_minus_late` of a family minus that of another (`against`) under one
             protocol; `early_minus_late` of a family alone (`against` empty) under "after_first",
@@ -136,9 +137,10 @@ class Roles:
         ]
         for name in ("intact", "chance"):
             shown[name] = ["-" if math.isnan(value) else f"{value:.2f}" for value in shown[name]]
-        for name in ("critical", "sink", "general"):
+        for name in ("critical", "sink", "general", "helps"):
             shown[name] = shown[name].map(format_layers)
-        for name in ("spare", "undecided"):
+        counted = {name: f"{name} (count)" for name in ("spare", "partial", "undecided")}
+        for name in counted:
             shown[name] = shown[name].map(len)
         shown["spread"] = [
             "-" if math.isnan(value) else f"{value:.1f}" for value in shown["effective"]
@@ -146,5 +148,5 @@ class Roles:
         columns = ["family", "protocol", "n", "intact", "chance", "first - last third"]
         if self.interim:
             return shown[[*columns, "spread"]]
-        shown = shown[[*columns, "critical", "sink", "general", "spread", "spare", "undecided"]]
-        return shown.rename(columns={"spare": "spare (count)", "undecided": "undecided (count)"})
+        shown = shown[[*columns, "critical", "sink", "general", "spread", "helps", *counted]]
+        return shown.rename(columns=counted)

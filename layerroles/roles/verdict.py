@@ -40,6 +40,8 @@ _TOP = {
 
 def verdict_sentences(roles: Roles, setting: Setting) -> Iterator[Sentence]:
     """Yield the verdict's sentences, from the tables of `roles`; `roles.sentences` is not read."""
+    if setting.decided:
+        yield Sentence(f"{setting.decided}.", "setting")
     yield Sentence(_say_opening(setting), "setting")
     for protocol in dict.fromkeys(roles.frame["protocol"]):
         yield from protocol_sentences(str(protocol), roles, setting)

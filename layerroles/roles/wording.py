@@ -11,9 +11,10 @@ import numpy as np
 import pandas as pd
 
 from layerroles import stats
-from layerroles.results import records
-from layerroles.roles.regions import SPARE
+from layerroles.results import SPARE, records
 
+# The verdict "helps" in sentences.
+BETTER_WITHOUT = "helps when ablated"
 # Most examples that are tried to find how many a verdict takes.
 _MOST = 100_000
 
@@ -41,6 +42,7 @@ class Setting:
             positions) under a protocol.
         only_needed: whether only layers that are critical at all positions were asked under
             `after_first`.
+        decided: how many verdicts a sweep `until="decided"` has given; "" for other sweeps.
     """
 
     model: str
@@ -56,6 +58,7 @@ class Setting:
     leans: Mapping[tuple[str, str], int] = field(default_factory=dict)
     apart: frozenset[tuple[str, str, str, str]] = frozenset()
     only_needed: bool = False
+    decided: str = ""
 
 
 def format_estimate(estimate: float, low: float, high: float) -> str:
@@ -80,6 +83,30 @@ def format_layers(layers: Iterable[int]) -> str:
             runs.append([layer])
     words = [f"{run[0]} to {run[-1]}" if len(run) > 3 else ", ".join(map(str, run)) for run in runs]
     return ", ".join(words) or "none"
+
+
+def round_up(count: float) -> int:
+    """Return a count rounded up to two digits: 1300 for 1208.3."""
+    unit = 10 ** max(0, math.floor(math.log10(max(count, 1))) - 1)
+    return math.ceil(count / unit) * unit
+
+
+def describe_needed(layers: pd.DataFrame) -> str:
+    """Return text on how many questions would decide most of the undecided layers.
+
+    Empty if no number would.
+
+    Args:
+        layers: rows of `Roles.layers`.
+    """
+    needed = sorted(layers["needed"].dropna())
+    most = needed[len(needed) // 2] if needed else math.inf
+    if math.isinf(most):
+        return ""
+    return (
+        f"about {round_up(most)} questions would decide most of them, if their estimates "
+        f"stayed the same"
+    )
 
 
 def explain_unmeasurable(cell: pd.DataFrame) -> str:
@@ -116,6 +143,8 @@ def describe_family(
         f"Critical layers: {format_layers(line['critical'])}",
         f"sink: {format_layers(line['sink'])}",
         f"spare: {format_layers(line['spare'])}",
+        f"partial: {format_layers(line['partial'])}",
+        *([f"{BETTER_WITHOUT}: {format_layers(line['helps'])}"] if line["helps"] else []),
         f"undecided: {len(line['undecided'])}",
     ]
     text = f"{'; '.join(words)}. {describe_lean(line)} ({evidence})."

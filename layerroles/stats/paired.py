@@ -9,7 +9,7 @@ from jaxtyping import Float
 from scipy import stats
 from statsmodels.stats.contingency_tables import mcnemar
 
-from layerroles.stats.intervals import UNKNOWN, Interval, mean_interval, tango
+from layerroles.stats.intervals import LEVEL, UNKNOWN, Interval, mean_interval, tango
 
 FLIPS = 19_999
 # The most differences of which all sign patterns are tried.
@@ -23,7 +23,7 @@ class PairedEffect:
     Attributes:
         n: the number of pairs.
         effect: the mean difference, in the unit of the scores; NaN if there are no pairs.
-        interval: the 95% interval of the effect; NaN if unknown.
+        interval: the interval of the effect; NaN if unknown.
         p: the two-sided p value for no effect; NaN if there are no pairs.
     """
 
@@ -42,7 +42,10 @@ def is_binary(*scores: Float[np.ndarray, "..."]) -> bool:
 
 
 def paired_binary(
-    intact: Float[np.ndarray, " example"], ablated: Float[np.ndarray, " example"]
+    intact: Float[np.ndarray, " example"],
+    ablated: Float[np.ndarray, " example"],
+    *,
+    level: float = LEVEL,
 ) -> PairedEffect:
     """Compare 0/1 scores on the same examples: Tango's interval, McNemar's exact p.
 
@@ -56,22 +59,24 @@ def paired_binary(
     if n == 0:
         return NO_PAIRS
     gained, lost = int((difference > 0).sum()), int((difference < 0).sum())
-    return PairedEffect(n, (gained - lost) / n, tango(gained, lost, n), mcnemar_p(gained, lost))
+    interval = tango(gained, lost, n, level=level)
+    return PairedEffect(n, (gained - lost) / n, interval, mcnemar_p(gained, lost))
 
 
 def paired_continuous(
     intact: Float[np.ndarray, " example"],
     ablated: Float[np.ndarray, " example"],
     rng: np.random.Generator,
+    *,
+    level: float = LEVEL,
 ) -> PairedEffect:
     """Compare continuous scores on the same examples: bootstrap interval, sign-flip p."""
     difference = ablated - intact
     if difference.size == 0:
         return NO_PAIRS
     p = sign_flip_p(difference, rng)
-    return PairedEffect(
-        len(difference), float(difference.mean()), mean_interval(difference, rng), p
-    )
+    interval = mean_interval(difference, rng, level=level)
+    return PairedEffect(len(difference), float(difference.mean()), interval, p)
 
 
 @functools.cache

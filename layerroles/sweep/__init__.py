@@ -1,5 +1,6 @@
 """Sweeps: ask the same questions under every condition, and store the answers in a run folder."""
 
+from layerroles.sweep.decided import Decided as Decided
 from layerroles.sweep.estimation import Estimate as Estimate
 from layerroles.sweep.estimation import TaskEstimate as TaskEstimate
 from layerroles.sweep.estimation import estimate as estimate

@@ -2,7 +2,7 @@
 
 A run asks in rounds: the first examples of every task under every condition, then further ones.
 After each round the folder holds a complete, smaller sweep. Then the intact model is run again for
-the noise floor and chance, and last the conditions are asked that depend on earlier answers (see
+the noise floor and chance. What depends on earlier answers is asked last, look by look (see
 `next_cells`).
 """
 
@@ -20,10 +20,10 @@ from layerroles.backends import Job, JobPart, OpenBackend
 from layerroles.engine import Computed, Engine
 from layerroles.progress import Advance, Outlook, Picture, show_progress
 from layerroles.protocols import Answer, Asked, add_coherence
-from layerroles.results import SweepResult
+from layerroles.results import SweepResult, find_waiting
 from layerroles.sweep import noise_floor
 from layerroles.sweep.contention import Contention
-from layerroles.sweep.next_cells import expected_next, find_waiting, is_answered, next_cells
+from layerroles.sweep.next_cells import expected_next, is_answered, next_cells, open_decisions
 from layerroles.sweep.pace import Pace
 from layerroles.sweep.reading import read
 from layerroles.sweep.status import write_progress
@@ -35,6 +35,8 @@ from layerroles.sweep.work import Work
 log = logging.getLogger(__name__)
 
 _SECONDS_BETWEEN_STEPS = 0.5
+# What progress says of questions that depend on earlier answers.
+_NOW = {"look": "what is not decided yet", "sinks": "layers that may be sinks"}
 
 
 class Execution:
@@ -47,7 +49,9 @@ class Execution:
         workers: the open backend.
         engine: the engine of this process.
         expected: seconds per row by task, from the cost model, as far as they are known.
-        after_round: called after each round but the last with the folder's rows so far.
+        after_round: called after each round and look but the last with the folder's rows so far.
+        minutes: the time after which nothing is asked that depends on earlier answers; None for no
+            limit.
     """
 
     def __init__(
@@ -59,9 +63,11 @@ class Execution:
         engine: Engine,
         expected: Mapping[str, float],
         after_round: Callable[[SweepResult], None] | None,
+        minutes: float | None = None,
     ) -> None:
         self._work, self._store, self._workers, self._engine = work, store, workers, engine
         self._asked, self._after_round = asked, after_round
+        self._deadline = None if minutes is None else time.monotonic() + 60 * minutes
         self._waiting: dict[str, str] = {}
         if store.manifest["only_needed"]:
             self._waiting = find_waiting(store.manifest["conditions"])
@@ -80,18 +86,42 @@ class Execution:
         with write_progress(store.folder, _n_rows([*units, *needed])) as advance_file:
             self._answer(units, "sweep", advance_file)
             self._repeat_intact(advance_file)  # first, since no family has skill without its chance
-            n_known, needed = _n_rows(needed), self._needed_units()
-            if needed:
-                more = _n_rows(needed) - n_known
-                advance_file(0, "layers that may be sinks", Outlook(more=more))
-            self._answer(needed, "sinks", advance_file)
+            n_known = _n_rows(needed)
+            while needed := self._needed_units():
+                what = "look" if work.until_decided else "sinks"
+                advance_file(0, _NOW[what], Outlook(more=_n_rows(needed) - n_known))
+                n_known = 0
+                self._answer(needed, what, advance_file)
+                if work.until_decided:
+                    advance_file(0, _NOW[what], Outlook(picture=self._end_round()))
             self._end()
 
     def _needed_units(self) -> list[Unit]:
-        """Return units with the missing answers of deferred conditions for critical layers."""
-        if not self._waiting:
+        """Return units with the missing answers that the stored rows ask for (`next_cells`).
+
+        If the time that is left does not suffice for all of them, they are those of the decisions
+        that need the fewest further questions.
+        """
+        if not self._waiting and not self._work.until_decided:
             return []
-        needed = next_cells(read(self._store.folder), self._waiting)
+        result, plan = read(self._store.folder), self._work.plan
+        units = self._units_for(next_cells(result, plan))
+        if self._deadline is None or not units:
+            return units
+        left = self._deadline - time.monotonic()
+        needed = open_decisions(result, plan)
+        nearest = sorted(needed, key=needed.__getitem__)
+        while nearest and self._pace.cost(units) > left:
+            nearest = nearest[: len(nearest) // 2]
+            units = self._units_for(next_cells(result, plan, among=nearest))
+        if not nearest or left <= 0:
+            log.warning(
+                "the time is spent: %d decisions are open; the same command goes on", len(needed)
+            )
+            return []
+        return units
+
+    def _units_for(self, needed: Mapping[Key, int]) -> list[Unit]:
         done = self._store.answered_ids()
         return list(self._work.missing_needed(done, self._store.manifest, needed))
 
@@ -99,12 +129,12 @@ class Execution:
         """Remove every command whose answers are complete from the manifest's unfinished ones."""
         manifest, done = self._store.manifest, self._store.answered_ids()
         if manifest["unfinished"]:
-            waiting = self._waiting
-            needed = next_cells(read(self._store.folder), waiting) if waiting else set()
+            result = read(self._store.folder)
             manifest["unfinished"] = [
                 plan
                 for plan in manifest["unfinished"]
-                if not is_answered(plan, done, waiting, needed)
+                if not is_answered(plan, done, manifest, self._waiting)
+                or self._units_for(next_cells(result, plan))
             ]
         self._store.save_manifest()
 
@@ -160,12 +190,13 @@ class Execution:
         or it could not be made.
         """
         is_shown = sys.stderr.isatty() or log.isEnabledFor(logging.INFO)
-        if not (self._waiting or is_shown or self._after_round is not None):
+        may_follow = self._waiting or self._work.until_decided
+        if not (may_follow or is_shown or self._after_round is not None):
             return None
         began = time.monotonic()
         try:
             result = read(self._store.folder)
-            self._pace.expect(expected_next(result, self._waiting))
+            self._pace.expect(expected_next(result, self._work.plan))
             if self._after_round is not None:
                 self._after_round(result)
             return Picture(layer_strips(result), strip_lines(result)) if is_shown else None
@@ -222,7 +253,7 @@ class Execution:
         store, prepare, asked_by_cell = self._store, self._work.prepare, self._asked
         cells = [
             cell
-            for cell in self._work.cells
+            for cell in self._work.first_cells(store.manifest)
             if any(self._needs_floor_and_chance(cell, asked_by_cell[cell.names]))
         ]
         batches = [
@@ -254,6 +285,8 @@ class Execution:
         store = self._store
         in_manifest = store.manifest_cell(*cell.names)
         needs_floor, needs_chance = self._needs_floor_and_chance(cell, asked)
+        if len(answers) < len(asked.requests):
+            asked = self._work.prepare(cell, cell.examples)
         if needs_floor:
             ids = (example.id for example in cell.examples)
             repeated = dict(zip(ids, asked.judge(answers), strict=True))

@@ -90,23 +90,38 @@ class Pace:
             computed: the number of the unit's rows that are computed but not yet stored.
         """
         task = None if unit is None else _task(unit)
+        rows_left = {
+            name: self._rows_left[name]
+            + self._may_follow.get(name, 0.0)
+            - (computed if name == task else 0.0)
+            for name in {*self._rows_left, *self._may_follow}
+        }
+        return self._seconds(rows_left)
+
+    def cost(self, units: Iterable[Unit]) -> float:
+        """Return the expected seconds for units; 0 if the speed of their tasks is unknown."""
+        rows: defaultdict[str, float] = defaultdict(float)
+        for unit in units:
+            rows[_task(unit)] += unit.n_rows
+        return self._seconds(rows) or 0.0
+
+    def _seconds(self, rows: Mapping[str, float]) -> float | None:
+        """Return the expected seconds for rows by task; None if a task's speed is unknown."""
         measured = {name: sum(latest) / len(latest) for name, latest in self._latest.items()}
         known = [name for name in measured if name in self._expected]
         expected = sum(self._expected[name] for name in known)
         ratio = sum(measured[name] for name in known) / expected if expected else 1.0
         mean = sum(measured.values()) / len(measured) if measured else None
-        left = 0.0
-        for name in {*self._rows_left, *self._may_follow}:
-            rows = self._rows_left[name] + self._may_follow.get(name, 0.0)
-            rows -= computed if name == task else 0.0
+        seconds = 0.0
+        for name, n in rows.items():
             each = measured.get(name)
             if each is None:
                 each = ratio * self._expected[name] if name in self._expected else mean
             if each is None:
                 return None
-            left += max(0.0, rows) * each
+            seconds += max(0.0, n) * each
         # Several workers share the work; judging and storing rows takes time in addition.
-        return left * (self._wall / self._work if self._work else 1.0)
+        return seconds * (self._wall / self._work if self._work else 1.0)
 
 
 def _task(unit: Unit) -> str:

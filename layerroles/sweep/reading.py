@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from layerroles import stats
 from layerroles.results import SweepResult
 from layerroles.sweep.store import ROW, read_run
 
@@ -56,7 +57,36 @@ def read(path: str | Path) -> SweepResult:
         ],
         columns=_COLUMNS,
     ).astype(_TYPES)
-    return SweepResult(frame=frame, manifest=manifest, examples=_example_table(examples))
+    return SweepResult(
+        frame=_leave_out_begun_looks(frame, manifest.get("looks", {}), examples),
+        manifest=manifest,
+        examples=_example_table(examples),
+    )
+
+
+def _leave_out_begun_looks(
+    frame: pd.DataFrame, looks: dict[str, list[int]], examples: list[dict[str, Any]]
+) -> pd.DataFrame:
+    """Leave out the rows of looks that are not complete, since verdicts fall at looks only."""
+    if not looks or frame.empty:
+        return frame
+    places: defaultdict[str, dict[str, int]] = defaultdict(dict)  # of examples, by task
+    for example in examples:
+        of_task = places[example["task"]]
+        of_task.setdefault(example["example"], len(of_task))
+    place = pd.Series(
+        [places[t][e] for t, e in zip(frame["task"], frame["example"], strict=True)], frame.index
+    )
+    keys = [frame[name] for name in ("condition", "task", "protocol")]
+    # The rows before the first missing one: their rank by place is their place.
+    is_gapless = place.groupby(keys).rank().sub(1).eq(place)
+    n_gapless = is_gapless.groupby(keys).transform("sum")
+    complete = [
+        stats.Looks(tuple(looks.get(task, ()))).complete(int(n))
+        for task, n in zip(frame["task"], n_gapless, strict=True)
+    ]
+    is_begun = (n_gapless > complete) | (n_gapless < place.groupby(keys).transform("size"))
+    return frame[~is_begun | (place < complete)].reset_index(drop=True)
 
 
 def _example_table(examples: list[dict[str, Any]]) -> pd.DataFrame:

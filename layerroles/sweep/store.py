@@ -13,6 +13,7 @@ from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from layerroles import stats
 from layerroles.errors import InputError
 
 Key = tuple[str, str, str]  # condition hash, task, protocol
@@ -315,12 +316,29 @@ def _merge_manifest(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
         "noise_floor": stored["noise_floor"],
         **{name: stored.get(name, {}) for name in ("rows_at_once", "examples_at_once")},
         "unfinished": stored.get("unfinished", []),
+        "looks": _extend_looks(stored, manifest),
         # Units of earlier versions' folders stay what they are.
         "rounds": stored.get("rounds", False),
         "only_needed": stored.get("only_needed", False) and manifest["only_needed"],
         "limit": max(stored["limit"], manifest["limit"]),
         "cells": cells,
         "conditions": _merge_items(stored["conditions"], manifest["conditions"], ("hash",)),
+    }
+
+
+def _extend_looks(stored: dict[str, Any], manifest: dict[str, Any]) -> dict[str, list[int]]:
+    """Return the numbers of questions at which the run looks, those of both manifests.
+
+    A run that has looked at its results keeps its looks. More questions are a further look, also if
+    all of them are asked.
+    """
+    looks = {**manifest["looks"], **stored.get("looks", {})}
+    most = {cell["task"]: cell["n"] for cell in manifest["cells"]}
+    return {
+        task: list(stats.Looks(tuple(sizes)).extended(sizes[0], most[task]).sizes)
+        if task in most
+        else sizes
+        for task, sizes in looks.items()
     }
 
 

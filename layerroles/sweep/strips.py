@@ -20,7 +20,15 @@ import pandas as pd
 
 from layerroles import stats
 from layerroles.errors import visible
-from layerroles.results import INTACT, Cell, SweepResult, cells_of, check_result, records
+from layerroles.results import (
+    INTACT,
+    Cell,
+    SweepResult,
+    cells_of,
+    check_result,
+    describe_decisions,
+    records,
+)
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -149,6 +157,8 @@ def _measure_strips(result: SweepResult) -> tuple[str, list[_Strip]]:
     title = f"Harm of each layer{what}"
     if result.interim:
         title += f"; estimates after {result.interim}"
+    elif decided := describe_decisions(cells_of(result), result.manifest):
+        title += f"; {decided}"
     n_layers = int(result.manifest.get("model", {}).get("n_layers", 0))
     n_layers = max([n_layers, *(layer + 1 for layer in condition_of)])
     conditions = [condition_of.get(layer) for layer in range(n_layers)]

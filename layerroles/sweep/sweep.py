@@ -18,7 +18,7 @@ from typing import Any, ClassVar, Literal
 
 from transformer_lens.model_bridge import TransformerBridge
 
-from layerroles import __version__
+from layerroles import __version__, stats
 from layerroles.ablations import INTACT, Condition, as_conditions
 from layerroles.backends import Backend, Workers, make_backend
 from layerroles.engine import Engine
@@ -27,6 +27,7 @@ from layerroles.models import check_template, prepared
 from layerroles.protocols import Asked, Protocol
 from layerroles.results import SweepResult
 from layerroles.sweep import noise_floor
+from layerroles.sweep.decided import Decided, make_until
 from layerroles.sweep.execution import Execution
 from layerroles.sweep.manifest_entries import command_line, describe_condition
 from layerroles.sweep.reading import read as read
@@ -39,6 +40,7 @@ from layerroles.tasks import Example, Task, as_tasks
 
 log = logging.getLogger(__name__)
 
+_LIMIT, _LIMIT_UNTIL_DECIDED = 32, 512
 # Examples of each task whose work is planned, to choose the size of its units.
 _N_PLANNED = 32
 
@@ -53,7 +55,10 @@ class Sweep:
         protocols: the protocols to ask under, as objects or labels such as
             `"continuation[norm=byte]"`. A task that names its own protocol is asked only under
             that.
-        limit: the number of examples of each task.
+        until: `"decided"` or a `Decided`: ask about each condition only until its verdict is
+            decided, in looks at 32, 48, 64, 96, ... examples up to `limit`. None to ask `limit`
+            examples under every condition.
+        limit: the largest number of examples of each task; by default 32, and 512 with `until`.
         seed: the seed that selects the tasks' examples.
         engine: the engine that answers; None for `Engine(model)`.
         chat: whether to ask in the chat template of the model's tokenizer, with shots as turns.
@@ -82,8 +87,9 @@ class Sweep:
     Raises:
         InputError: nothing to run, an unknown protocol, a task that a protocol cannot ask, a limit
             below 1, two conditions of one name, a site that the model lacks, a reference that holds
-            an example that is asked, a task without held-out questions for an open reference, or
-            `chat` with a model that has no chat template.
+            an example that is asked, a task without held-out questions for an open reference,
+            `chat` with a model that has no chat template, or `until` with a first look above the
+            limit or with a protocol whose scores have no chance level.
 
     Example:
         conditions = lr.each_layer(model, lr.Skip())
@@ -101,7 +107,8 @@ class Sweep:
         conditions: Iterable[Condition],
         *,
         protocols: Sequence[str | Protocol] = ("continuation", "generation"),
-        limit: int = 32,
+        until: Decided | str | None = None,
+        limit: int | None = None,
         seed: int = 0,
         engine: Engine | None = None,
         chat: bool = False,
@@ -114,12 +121,9 @@ class Sweep:
         tasks = as_tasks(tasks)
         if isinstance(protocols, str) or not isinstance(protocols, Iterable):
             raise InputError(f"protocols={protocols!r} is one, not several: write [{protocols!r}]")
-        if not isinstance(limit, int) or limit < 1:
-            raise InputError(f"limit={limit!r} asks nothing: use a whole number of 1 or more")
-        if not isinstance(seed, int) or seed < 0:
-            raise InputError(f"seed={seed!r} is not a whole number of 0 or more")
-        if not (isinstance(unit_seconds, int | float) and unit_seconds > 0):
-            raise InputError(f"unit_seconds={unit_seconds!r} is not a number of seconds above 0")
+        if limit is None:
+            limit = _LIMIT if until is None else _LIMIT_UNTIL_DECIDED
+        _check_numbers(limit, seed, unit_seconds)
         if not tasks or not protocols:
             raise InputError("a sweep needs at least one task and one protocol")
         if engine is not None and engine.model is not model:
@@ -128,6 +132,7 @@ class Sweep:
             check_template(model)
         self.model = model
         self.conditions = distinct_conditions([INTACT, *as_conditions(conditions)])
+        self.until = make_until(until, limit)
         self.limit = limit
         self.seed = seed
         self.chat = chat
@@ -137,6 +142,8 @@ class Sweep:
         self.only_needed = only_needed
         self.unit_seconds = unit_seconds
         self.cells = make_cells(tasks, protocols, limit, seed)
+        if self.until is not None:
+            _check_chance(self.cells)
         self._engine = engine
         self.references = References(tasks, self.conditions, seed)
         for condition in self.references.distinct_conditions():
@@ -207,7 +214,10 @@ class Sweep:
             expected = self._choose_sizes(engine, store.manifest, store.answered_ids())
             store.save_manifest()
             after_round = None if report is None else functools.partial(_write_interim, report)
-            Execution(work, asked, store, open_backend, engine, expected, after_round).run()
+            minutes = None if self.until is None else self.until.minutes
+            Execution(
+                work, asked, store, open_backend, engine, expected, after_round, minutes
+            ).run()
         result = read(path)
         if report is not None:
             _write_report(report, result)
@@ -250,6 +260,7 @@ class Sweep:
             rows_at_once=self.rows_at_once,
             coherence=self.coherence,
             noise_floor=self.noise_floor,
+            until_decided=self.until is not None,
         )
 
     def _choose_sizes(
@@ -337,6 +348,7 @@ class Sweep:
             "unfinished": [],
             "rounds": self.rounds,
             "only_needed": self.only_needed,
+            **self._describe_looks(),
             "rows_at_once": {},
             "examples_at_once": {},
             "executors": [],
@@ -346,6 +358,45 @@ class Sweep:
             "seconds": 0.0,
             "machine": workers.machine,
         }
+
+    def _describe_looks(self) -> dict[str, Any]:
+        """Return the manifest's rule for verdicts, and the looks of each task."""
+        if self.until is None:
+            return {"until": None, "looks": {}}
+        n_examples = {cell.task.label: len(cell.examples) for cell in self.cells}
+        looks = {
+            task: list(stats.Looks().extended(min(self.until.first, n), n).sizes)
+            for task, n in n_examples.items()
+        }
+        return {"until": self.until.to_manifest(), "looks": looks}
+
+
+def _check_numbers(limit: object, seed: object, unit_seconds: object) -> None:
+    """Check the numbers that a sweep is given.
+
+    Raises:
+        InputError: a number of another type, or outside its range.
+    """
+    if not isinstance(limit, int) or limit < 1:
+        raise InputError(f"limit={limit!r} asks nothing: use a whole number of 1 or more")
+    if not isinstance(seed, int) or seed < 0:
+        raise InputError(f"seed={seed!r} is not a whole number of 0 or more")
+    if not (isinstance(unit_seconds, int | float) and unit_seconds > 0):
+        raise InputError(f"unit_seconds={unit_seconds!r} is not a number of seconds above 0")
+
+
+def _check_chance(cells: Sequence[SweepCell]) -> None:
+    """Check that verdicts are possible: that all cells have scores with a chance level.
+
+    Raises:
+        InputError: the scores of a protocol have none, such as those in nats.
+    """
+    for cell in cells:
+        if cell.protocol.unit != "accuracy":
+            raise InputError(
+                f"protocol {cell.protocol.label!r} scores in {cell.protocol.unit}, which have no "
+                f"chance level, and so no harm to decide about: leave it out, or ask without until"
+            )
 
 
 def _package_versions(cells: Sequence[SweepCell]) -> dict[str, str]:

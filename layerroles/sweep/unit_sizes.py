@@ -1,7 +1,7 @@
 """How large the units of a sweep are: by rows, by the time they take, and in rounds."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from layerroles.engine import MEASURED_SHARE, Engine, Plan
@@ -33,6 +33,7 @@ class UnitSizes:
             other tasks always have `together` conditions.
         rounds: whether examples are asked in rounds: the first few of all tasks under all
             conditions, then as many again, and so on.
+        looks: numbers of examples over which no unit reaches, if examples are not asked in rounds.
     """
 
     together: int
@@ -40,6 +41,7 @@ class UnitSizes:
     rows_of_task: Mapping[str, int] = field(default_factory=dict)
     examples_of_task: Mapping[str, int] = field(default_factory=dict)
     rounds: bool = False
+    looks: Sequence[int] = ()
 
     def n_examples(self, task: str) -> int:
         """Return the largest number of examples of a task in a unit."""
@@ -60,7 +62,7 @@ class UnitSizes:
         >>> UnitSizes(31, 2048, rounds=True).ends_of_rounds(32)
         [4, 8, 16, 32]
         """
-        ends = []
+        ends = list(self.looks)
         end = _FIRST_ROUND
         while self.rounds and n_examples > 2 * _FIRST_ROUND and end < n_examples:
             ends.append(end)

@@ -2,15 +2,16 @@
 
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from operator import itemgetter
 from typing import Any
 
 from layerroles.ablations import Condition
 from layerroles.protocols import Asked
+from layerroles.results import find_waiting
 from layerroles.sweep.manifest_entries import describe_condition
-from layerroles.sweep.next_cells import find_waiting
+from layerroles.sweep.next_cells import count_first
 from layerroles.sweep.reference_prompts import References
 from layerroles.sweep.store import Key
 from layerroles.sweep.unit_sizes import UnitSizes, count_together
@@ -19,7 +20,7 @@ from layerroles.tasks import Example
 
 _ONE_ROUND: Mapping[str, Any] = {
     **{"rows_at_once": {}, "examples_at_once": {}},
-    **{"rounds": False, "only_needed": False},
+    **{"rounds": False, "only_needed": False, "looks": {}},
 }
 
 
@@ -35,6 +36,7 @@ class Work:
         rows_at_once: the approximate maximum of rows per cell in a unit.
         coherence: whether the intact model scores the generated texts.
         noise_floor: whether the intact model is asked a second time.
+        until_decided: whether a condition is asked only until its verdict is decided.
     """
 
     cells: Sequence[SweepCell]
@@ -44,6 +46,7 @@ class Work:
     rows_at_once: int
     coherence: bool
     noise_floor: bool
+    until_decided: bool = False
 
     def asked_first(self, manifest: Mapping[str, Any]) -> list[Condition]:
         """Return the conditions that are always asked: all but deferred ones (`find_waiting`)."""
@@ -58,12 +61,21 @@ class Work:
         return {
             "cells": [[*cell.names, len(cell.examples)] for cell in self.cells],
             "conditions": [condition.hash for condition in self.conditions],
+            **({"until": True} if self.until_decided else {}),
         }
+
+    def first_cells(self, manifest: Mapping[str, Any]) -> list[SweepCell]:
+        """Return the cells with the examples that are always asked."""
+        looks = manifest["looks"]
+        return [
+            _cut(cell, count_first(self.plan, looks, cell.task.label, len(cell.examples)))
+            for cell in self.cells
+        ]
 
     def missing(
         self, done: Mapping[Key, set[str]], manifest: Mapping[str, Any] = _ONE_ROUND
     ) -> Iterator[Unit]:
-        """Yield units with the answers that are missing, except those of deferred conditions.
+        """Yield units with the first answers that are missing: those that are always asked.
 
         Args:
             done: the ids of the answered examples, by condition hash, task and protocol.
@@ -72,19 +84,23 @@ class Work:
         """
         asked = self.asked_first(manifest)
         sizes = self._sizes(len(asked), manifest, rounds=manifest["rounds"])
-        return missing_units(self.cells, asked, done, sizes)
+        return missing_units(self.first_cells(manifest), asked, done, sizes)
 
     def missing_needed(
-        self, done: Mapping[Key, set[str]], manifest: Mapping[str, Any], needed: set[Key]
+        self, done: Mapping[Key, set[str]], manifest: Mapping[str, Any], needed: Mapping[Key, int]
     ) -> Iterator[Unit]:
-        """Yield units with the missing answers of deferred conditions, for the keys in `needed`."""
-        for task in dict.fromkeys(cell.task.label for cell in self.cells):
-            cells = [cell for cell in self.cells if cell.task.label == task]
-            hashes = {condition for condition, of, _ in needed if of == task}
+        """Yield units with the missing answers among the first `needed[key]` examples of each key.
+
+        Units do not reach over a look, so that they do not depend on which looks were combined.
+        """
+        for task, n in dict.fromkeys((task, n) for (_, task, _), n in needed.items()):
+            cells = [_cut(cell, n) for cell in self.cells if cell.task.label == task]
+            wanted = {key for key, target in needed.items() if (key[1], target) == (task, n)}
+            hashes = {condition for condition, _, _ in wanted}
             asked = [condition for condition in self.conditions if condition.hash in hashes]
-            if asked:
-                sizes = self._sizes(len(asked), manifest, rounds=False)
-                yield from missing_units(cells, asked, done, sizes, needed)
+            sizes = self._sizes(len(asked), manifest, rounds=False)
+            ends = [size for size in manifest["looks"].get(task, ()) if size < n]
+            yield from missing_units(cells, asked, done, replace(sizes, looks=ends), wanted)
 
     def _sizes(self, n_conditions: int, manifest: Mapping[str, Any], *, rounds: bool) -> UnitSizes:
         return UnitSizes(
@@ -94,6 +110,10 @@ class Work:
             manifest["examples_at_once"],
             rounds,
         )
+
+
+def _cut(cell: SweepCell, n: int) -> SweepCell:
+    return replace(cell, examples=cell.examples[:n])
 
 
 def missing_units(

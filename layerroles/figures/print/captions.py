@@ -32,7 +32,8 @@ _SINGLE = f"{_OF_HARM}; {_NOT_CORRECTED.format(many='layers')}"
 _READ: dict[str, tuple[str, str]] = {
     "role_map": (
         "Bars: full where the interval of harm lies above 0.2, outlined where it lies within 0.1 "
-        "of 0, pale where it does neither. Circles: the same layer, ablated at other positions",
+        "of 0 (spare), outlined and half full between 0 and 0.4 (partial), blue below 0 (helps), "
+        "pale otherwise (undecided). Circles: the same layer, ablated at other positions",
         _SINGLE,
     ),
     "harm_map": ("", _SINGLE),

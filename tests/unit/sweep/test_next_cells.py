@@ -7,9 +7,11 @@ import pandas as pd
 import pytest
 
 import layerroles as lr
+from layerroles.results import find_waiting
 from layerroles.sweep.execution import Execution
 from layerroles.sweep.manifest_entries import describe_condition
-from layerroles.sweep.next_cells import expected_next, find_waiting, next_cells
+from layerroles.sweep.next_cells import Plan, expected_next, next_cells
+from layerroles.sweep.store import Key
 from layerroles.sweep.units import Unit
 from tests.support import lm_eval_data
 from tests.support.random_models import random_model
@@ -30,18 +32,26 @@ def entries(conditions: list[lr.Condition]) -> list[dict[str, object]]:
     return [describe_condition(condition) for condition in conditions]
 
 
+def plan_of(result: lr.SweepResult) -> Plan:
+    """The command that asks everything that a result's manifest has."""
+    cells = [[cell["task"], cell["protocol"], cell["n"]] for cell in result.manifest["cells"]]
+    return {"cells": cells, "conditions": [c["hash"] for c in result.manifest["conditions"]]}
+
+
 def without_unneeded(whole: lr.SweepResult) -> lr.SweepResult:
     """The result of a sweep that has asked `after_first` only where it is needed."""
-    waiting = find_waiting(whole.manifest["conditions"])
     names = {entry["hash"]: entry["name"] for entry in whole.manifest["conditions"]}
-    needed = {(names[hash], task, protocol) for hash, task, protocol in next_cells(whole, waiting)}
-    keys = pd.MultiIndex.from_frame(whole.frame[KEYS[:3]])
-    asked = (whole.frame["at"] != "after_first") | keys.isin(list(needed))
-    return dataclasses.replace(
+    is_waiting = whole.frame["at"] == "after_first"
+    less = dataclasses.replace(
         whole,
-        frame=whole.frame[asked].reset_index(drop=True),
+        frame=whole.frame[~is_waiting].reset_index(drop=True),
         manifest=whole.manifest | {"only_needed": True},
     )
+    next_keys = next_cells(less, plan_of(whole))
+    needed = {(names[hash], task, protocol) for hash, task, protocol in next_keys}
+    keys = pd.MultiIndex.from_frame(whole.frame[KEYS[:3]])
+    frame = whole.frame[~is_waiting | keys.isin(list(needed))].reset_index(drop=True)
+    return dataclasses.replace(less, frame=frame)
 
 
 def test_a_layer_after_first_waits_for_the_same_layer_at_all_positions() -> None:
@@ -158,12 +168,18 @@ def test_sinks_are_looked_for_where_no_layer_is_critical() -> None:
 
 def test_what_will_be_asked_is_expected_from_fewer_examples() -> None:
     whole = synthetic_result(n=64)
-    waiting = find_waiting(whole.manifest["conditions"])
-    asked = next_cells(whole, waiting)
+    at_all = whole.frame["at"] != "after_first"
+    manifest = whole.manifest | {"only_needed": True}
+    asked_at_all = dataclasses.replace(
+        whole, frame=whole.frame[at_all].reset_index(drop=True), manifest=manifest
+    )
+    asked = next_cells(asked_at_all, plan_of(whole))
     place = whole.frame.groupby(KEYS[:3]).cumcount()
-    first = dataclasses.replace(whole, frame=whole.frame[place < 16].reset_index(drop=True))
-    expected = sum(expected_next(first, waiting).values())
-    assert len(next_cells(first, waiting)) < len(asked)
+    early = (place < 16) & at_all
+    first = dataclasses.replace(asked_at_all, frame=whole.frame[early].reset_index(drop=True))
+    expected = sum(expected_next(first, plan_of(whole)).values())
+    waits = find_waiting(whole.manifest["conditions"])
+    assert len([key for key in next_cells(first, plan_of(whole)) if key[0] in waits]) < len(asked)
     assert expected == pytest.approx(64 * len(asked), rel=0.25)
 
 
@@ -171,10 +187,15 @@ def test_what_will_be_asked_is_expected_from_fewer_examples() -> None:
 def half_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     """A random model knows nothing: every second layer counts as critical."""
 
-    def some(result: lr.SweepResult, waiting: dict[str, str]) -> set[object]:
-        cells = {(c["task"], c["protocol"]) for c in result.manifest["cells"]}
+    def some(result: lr.SweepResult, plan: Plan) -> dict[Key, int]:
+        waiting = find_waiting(result.manifest["conditions"])
         even = [hash for hash, name in waiting.items() if name in ("skip L0", "skip L2")]
-        return {(hash, *cell) for hash in even for cell in cells if cell[1] == "generation"}
+        return {
+            (hash, task, protocol): n
+            for hash in even
+            for task, protocol, n in plan["cells"]
+            if hash in plan["conditions"] and protocol == "generation"
+        }
 
     monkeypatch.setattr("layerroles.sweep.execution.next_cells", some)
 
@@ -234,12 +255,13 @@ def test_a_chance_that_is_measured_last_is_known_when_layers_are_judged(
 ) -> None:
     seen: list[float | None] = []
 
-    def needs_all(result: lr.SweepResult, waiting: dict[str, str]) -> set[object]:
+    def needs_all(result: lr.SweepResult, plan: Plan) -> dict[Key, int]:
         (cell,) = result.manifest["cells"]
         seen.append(cell["chance"])
         if cell["chance"] is None:  # no skill is known
-            return set()
-        return {(hash, cell["task"], cell["protocol"]) for hash in waiting}
+            return {}
+        waiting = find_waiting(result.manifest["conditions"])
+        return {(hash, cell["task"], cell["protocol"]): cell["n"] for hash in waiting}
 
     monkeypatch.setattr("layerroles.sweep.execution.next_cells", needs_all)
     folder = lm_eval_data.own_tasks(tmp_path / "tasks")

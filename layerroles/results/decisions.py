@@ -1,0 +1,261 @@
+"""Verdicts on conditions: each family's harm under each condition, and whether it is decided.
+
+Harm is the mean over the family's tasks with skill above chance. `results.regions` has the rule. A
+condition that ablates one whole layer at all positions may be critical only because the layer
+writes the attention sink, at the first token. If the sweep has the same ablation `after_first`, the
+verdict accounts for it.
+"""
+
+import functools
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from layerroles import stats
+from layerroles.results.cells import INTACT, Cell
+from layerroles.results.regions import CRITICAL, UNDECIDED, count_needed, judge_interval
+
+AFTER_FIRST = "after_first"
+# Verdict on a condition whose harm is unknown, though the family has skill.
+NOT_MEASURED = "not measured"
+# Verdict in a family without a task with skill.
+NOT_MEASURABLE = "not measurable"
+COLUMNS = [
+    *("family", "task", "protocol", "condition", "ablation", "at", "layer", "verdict"),
+    *("harm", "low", "high", "n", "look", "needed"),
+]
+
+
+@dataclass(frozen=True, eq=False)
+class Decision:
+    """The verdict on one condition in one family under one protocol.
+
+    Attributes:
+        family: the family.
+        protocol: the protocol.
+        condition: the name of the condition.
+        cells: the family's cells with skill; empty if there are none.
+        harm: the mean harm over the cells, at the level of verdicts.
+        kept: the name of the same ablation `after_first`, which tells whether a layer is a sink;
+            None if the sweep has none.
+        spared: the mean harm under `kept`; unknown if it was not asked.
+        gone: `harm` minus `spared`, paired by question; unknown if `kept` was not asked.
+    """
+
+    family: str
+    protocol: str
+    condition: str
+    cells: tuple[Cell, ...]
+    harm: stats.Contrast = stats.NO_CONTRAST
+    kept: str | None = None
+    spared: stats.Contrast = stats.NO_CONTRAST
+    gone: stats.Contrast = stats.NO_CONTRAST
+
+    @property
+    def verdict(self) -> str:
+        """A verdict of `results.regions`, sink, not measured, or not measurable."""
+        if not self.cells:
+            return NOT_MEASURABLE
+        return judge(self.harm, self.spared, self.gone)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether more questions may change or add to the verdict.
+
+        A critical layer that may be a sink is open until it is shown either that it is one, or that
+        half of its harm or a harm of 0.2 remains with the first token kept.
+        """
+        verdict = self.verdict
+        if verdict == "critical" and self.kept is not None:
+            remains = self.gone.interval.high < self.harm.value / 2
+            return not (remains or self.spared.interval.low > CRITICAL)
+        if verdict == NOT_MEASURED:
+            return all(map(self._acts, self.cells))
+        return verdict == UNDECIDED
+
+    def _acts(self, cell: Cell) -> bool:
+        return self.condition not in cell.conditions.index or cell.did_act(self.condition)
+
+
+def judge(harm: stats.Contrast, spared: stats.Contrast, gone: stats.Contrast) -> str:
+    """Return the verdict on a harm.
+
+    Args:
+        harm: the harm.
+        spared: the harm if the first token is not ablated; unknown if not measured.
+        gone: `harm` minus `spared`; unknown if not measured.
+    """
+    if math.isnan(harm.value):
+        return NOT_MEASURED
+    verdict = judge_interval(harm.interval)
+    goes = drops_by_half(harm.value, gone.interval.low)
+    is_sink = verdict == "critical" and goes and spared.interval.high < CRITICAL
+    return "sink" if is_sink else verdict
+
+
+def drops_by_half(harm: float, gone_low: float) -> bool:
+    """Return whether sparing the first token is shown to remove more than half of a harm.
+
+    Args:
+        harm: the harm if the first token is ablated too.
+        gone_low: the lower bound of the harm that is removed if the first token is spared.
+    """
+    return bool(gone_low > max(0.0, harm / 2))
+
+
+def decisions_of(cells: Sequence[Cell], manifest: Mapping[str, Any]) -> list[Decision]:
+    """Return a decision for each family, protocol and condition, except deferred conditions.
+
+    Args:
+        cells: the cells of a result.
+        manifest: the manifest of the run.
+    """
+    entries = manifest.get("conditions", [])
+    kept = {at_all: after_first for after_first, at_all in _pairs_by_name(entries).items()}
+    deferred = set(kept.values()) if manifest.get("only_needed") else set()
+    level_of = _levels(manifest)
+    together: dict[tuple[str, str], list[Cell]] = {}
+    for cell in cells:
+        together.setdefault((cell.family, cell.protocol), []).append(cell)
+    found = []
+    for (family, protocol), own in together.items():
+        skilled = tuple(cell for cell in own if cell.has_skill)
+        names = dict.fromkeys(str(name) for cell in own for name in cell.conditions.index)
+        for name in names:
+            if name not in deferred:
+                level = level_of.get(name, stats.LEVEL)
+                found.append(_decide(family, protocol, name, skilled, kept.get(name), level))
+    return found
+
+
+def _decide(
+    family: str, protocol: str, name: str, cells: tuple[Cell, ...], kept: str | None, level: float
+) -> Decision:
+    harm = _mean_harm(cells, {name: 1.0}, level)
+    decision = functools.partial(Decision, family, protocol, name, cells, harm, kept)
+    if kept is None or not harm.interval.low > CRITICAL:
+        return decision()
+    spared = _mean_harm(cells, {kept: 1.0}, level)
+    return decision(spared, _mean_harm(cells, {name: 1.0, kept: -1.0}, level))
+
+
+def _mean_harm(cells: Sequence[Cell], weights: Mapping[str, float], level: float) -> stats.Contrast:
+    return stats.mean_of([cell.harm(weights, level=level) for cell in cells])
+
+
+def tabulate_decisions(cells: Sequence[Cell], manifest: Mapping[str, Any]) -> pd.DataFrame:
+    """Return the table of `SweepResult.decisions`."""
+    rows = []
+    for decision in decisions_of(cells, manifest):
+        n_asked = {cell.task: cell.n_asked([decision.condition]) for cell in decision.cells}
+        n = sum(n_asked.values())
+        about = next(
+            cell.conditions.loc[decision.condition]
+            for cell in cells
+            if decision.condition in cell.conditions.index
+        )
+        looks = [sum(size <= n_asked[c.task] for size in c.looks.sizes) for c in decision.cells]
+        verdict, (harm, low, high) = decision.verdict, decision.harm.numbers
+        rows.append(
+            {
+                "family": decision.family,
+                "task": ", ".join(n_asked),
+                "protocol": decision.protocol,
+                **about[["condition", "ablation", "at", "layer"]].to_dict(),
+                **{"verdict": verdict, "harm": harm, "low": low, "high": high},
+                "n": n,
+                "look": min(looks, default=0),
+                "needed": count_needed(decision.harm, n) if verdict == UNDECIDED else math.nan,
+            }
+        )
+    return pd.DataFrame(rows, columns=COLUMNS).astype({"layer": "Int64", "n": int, "look": int})
+
+
+def describe_decisions(cells: Sequence[Cell], manifest: Mapping[str, Any]) -> str:
+    """Return how many verdicts a sweep `until="decided"` has given, and with how many answers.
+
+    Conditions of families without skill are not counted. "" for other sweeps.
+    """
+    if not manifest.get("until"):
+        return ""
+    decisions = [decision for decision in decisions_of(cells, manifest) if decision.cells]
+    decided = [decision for decision in decisions if decision.verdict != UNDECIDED]
+    n_answers = sum(len(cell.rows) for cell in cells)
+    deferred = find_waiting(manifest["conditions"]) if manifest.get("only_needed") else {}
+    n_conditions = len(manifest["conditions"]) - len(deferred)
+    n_all = n_conditions * sum(int(cell["n"]) for cell in manifest["cells"])
+    expected_wrong = len(decisions) * manifest["until"]["error"]
+    error = (
+        f"at most {expected_wrong:.1f} of them are expected to be wrong"
+        if not manifest["until"]["simultaneous"]
+        else f"all of a family hold together with probability {1 - manifest['until']['error']:.0%}"
+    )
+    return (
+        f"{len(decided)} of {len(decisions)} verdicts decided, with {n_answers:,} answers "
+        f"({n_answers / max(1, n_all):.0%} of asking everything up to the limit); {error}"
+    )
+
+
+def verdict_level(manifest: Mapping[str, Any], condition: str) -> float:
+    """Return the confidence level of the interval that decides about a condition.
+
+    It is 95%, unless the run was given another error (`Decided.error`), which may hold for all
+    conditions of one ablation, position and part together (`Decided.simultaneous`).
+    """
+    return _levels(manifest).get(condition, stats.LEVEL)
+
+
+def _levels(manifest: Mapping[str, Any]) -> dict[str, float]:
+    """Map each condition's name to the level of the interval that decides about it."""
+    until = manifest.get("until")
+    if not until:
+        return {}
+    kinds = {
+        str(entry["name"]): json.dumps([entry["ablation"], entry["at"], entry.get("parts")])
+        for entry in manifest.get("conditions", [])
+        if entry["name"] != INTACT
+    }
+    n_alike = pd.Series(kinds).value_counts()
+    return {
+        name: 1 - until["error"] / (int(n_alike[kind]) if until["simultaneous"] else 1)
+        for name, kind in kinds.items()
+    }
+
+
+def find_waiting(conditions: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Map the hash of each deferred condition to the name of the condition that decides about it.
+
+    A deferred condition ablates one whole layer `after_first`, and the sweep also has the same
+    ablation of that layer at all positions. The deferred condition is asked only if the layer turns
+    out to be critical under the ablation at all positions.
+
+    Args:
+        conditions: entries of a manifest.
+    """
+    hashes = {str(entry["name"]): str(entry["hash"]) for entry in conditions}
+    return {hashes[name]: at_all for name, at_all in _pairs_by_name(conditions).items()}
+
+
+def _pairs_by_name(conditions: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Map the name of each deferred condition to that of the same ablation at all positions."""
+    layers = [entry for entry in conditions if _is_one_layer(entry)]
+    at_all = {_content(entry): str(entry["name"]) for entry in layers if entry["at"] == "all"}
+    return {
+        str(entry["name"]): at_all[_content(entry)]
+        for entry in layers
+        if entry["at"] == AFTER_FIRST and _content(entry) in at_all
+    }
+
+
+def _is_one_layer(condition: Mapping[str, Any]) -> bool:
+    return (condition.get("parts"), len(condition["sites"])) == (["block"], 1)
+
+
+def _content(condition: Mapping[str, Any]) -> str:
+    """Return a condition's ablation, sites and parameters as JSON, without its positions."""
+    content = [condition["ablation"], condition["sites"], condition.get("parameters")]
+    return json.dumps(content, sort_keys=True, default=str)
