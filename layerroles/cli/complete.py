@@ -37,7 +37,8 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 DEVICES = ("cpu", "cuda")
 TARGETS = ("cpu", "measured", "a100-40gb", "a100-80gb", "h100", "h200", "l4", "l40s", "rtx4090")
 FIGURES = (
-    *("role_map", "harm_map", "depth_contrasts", "head_harms", "pair_excess", "depth_profile"),
+    *("role_map", "answers_spent", "harm_map", "depth_contrasts", "head_harms"),
+    *("pair_excess", "depth_profile"),
     *("likelihood_hides", "outcome_profile", "lens_trajectories", "decision_margin"),
     *("attention_map", "head_map", "influence_profile", "similarity_triangle"),
     "direct_against_total",

@@ -6,6 +6,7 @@ are 0-based. For a paper: `every` returns all figures of a run, `paper` lays out
 final size, `save` writes PDF, SVG or PNG with captions, `caption` returns the caption alone.
 """
 
+from layerroles.figures.answers_spent import answers_spent as answers_spent
 from layerroles.figures.attention import attention_map as attention_map
 from layerroles.figures.catalogue import PROBES_DRAWN as PROBES_DRAWN
 from layerroles.figures.catalogue import every as every
@@ -40,6 +41,7 @@ from layerroles.figures.style import themed as themed
 from layerroles.figures.token_table import token_table as token_table
 
 __all__ = [
+    "answers_spent",
     "attention_map",
     "attention_pattern",
     "caption",

@@ -14,6 +14,7 @@ import plotly.graph_objects as go
 
 from layerroles.errors import InputError
 from layerroles.figures import select
+from layerroles.figures.answers_spent import answers_spent
 from layerroles.figures.attention import attention_map
 from layerroles.figures.decision import decision_margin
 from layerroles.figures.depth_contrasts import depth_contrasts
@@ -30,12 +31,13 @@ from layerroles.figures.role_map import role_map
 from layerroles.figures.similarity import influence_profile, similarity_triangle
 from layerroles.probes import group_by_probe, select_one_condition
 from layerroles.registry import describe_unknown
-from layerroles.results import SweepResult
+from layerroles.results import SweepResult, cells_of
 from layerroles.roles import Roles, heads_of, localize
 
 # The figures that a run may allow, in reading order.
 KINDS = (
-    *("role_map", "harm_map", "depth_contrasts", "head_harms", "pair_excess", "depth_profile"),
+    *("role_map", "answers_spent", "harm_map", "depth_contrasts", "head_harms"),
+    *("pair_excess", "depth_profile"),
     *("likelihood_hides", "outcome_profile", "lens_trajectories", "decision_margin"),
     *("attention_map", "head_map", "influence_profile", "similarity_triangle"),
     "direct_against_total",
@@ -152,9 +154,7 @@ def iter_drawings(
     for kind in kinds:
         draw = functools.partial(role_map, result, lens, attention, ablation=kind)
         yield Drawing("roles", "role_map", (kind,), draw)
-    for kind in kinds:
-        draw = functools.partial(harm_map, result, ablation=kind)
-        yield Drawing("harm", "harm_map", (kind,), draw)
+    yield from _drawings_of_harm(result, kinds)
     for found_roles in roles():
         if found_roles.frame[["early_minus_late", "effective"]].notna().any(axis=None):
             draw = functools.partial(depth_contrasts, found_roles)
@@ -171,6 +171,17 @@ def iter_drawings(
     yield from _drawings_over_layers(result, kinds)
     by_condition = {name: probe_frames[name] for name in _BY_CONDITION if name in probe_frames}
     yield from _drawings_of_probes(result, single | by_condition, kinds)
+
+
+def _drawings_of_harm(result: SweepResult, kinds: Sequence[str]) -> Iterator[Drawing]:
+    has_verdicts = bool(result.manifest.get("until")) and not result.interim
+    if has_verdicts and any(cell.has_skill for cell in cells_of(result)):
+        for kind in kinds:
+            draw = functools.partial(answers_spent, result, ablation=kind)
+            yield Drawing("roles", "answers_spent", (kind,), draw)
+    for kind in kinds:
+        draw = functools.partial(harm_map, result, ablation=kind)
+        yield Drawing("harm", "harm_map", (kind,), draw)
 
 
 def _drawings_over_layers(result: SweepResult, kinds: Sequence[str]) -> Iterator[Drawing]:

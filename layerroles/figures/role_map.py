@@ -364,7 +364,12 @@ def _legend_marks(figure: go.Figure, ats: list[str]) -> Iterator[tuple[str, dict
             )
             place = ""
     for at in ats[1:]:
-        circle = {"symbol": "circle-open", "color": style.NEUTRAL, "size": 8, "line": {"width": 1.4}}
+        circle = {
+            "symbol": "circle-open",
+            "color": style.NEUTRAL,
+            "size": 8,
+            "line": {"width": 1.4},
+        }
         yield f"at {at}", circle
 
 

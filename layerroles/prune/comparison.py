@@ -135,7 +135,7 @@ def _score_difference(cell: Cell, name: str, role_aware: str | None) -> dict[str
         clusters,
         cell.unit,
         cell.rng(role_aware, name),
-        level=cell.looks.level(cell.n_asked([name, role_aware])),
+        level=cell.level([name, role_aware]),
     )
     interval = effect.interval
     return {"difference": effect.effect, "low": interval.low, "high": interval.high}

@@ -8,9 +8,10 @@ in the first cell is subtracted from that in the second. Harm is an effect divid
 range from intact to chance, which makes cells comparable. All comparisons are paired by question.
 """
 
+import functools
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -83,7 +84,19 @@ class CellPair:
         )
         p = np.full(len(names), np.nan)
         p[list(table.columns)] = site_p
-        return profile_p, p
+        n_asked = min(self.one.n_asked(names), self.two.n_asked(names))
+        adjust = functools.partial(self.one.looks.adjust_p, n=n_asked)
+        return adjust(profile_p), np.array([adjust(each) for each in p])
+
+    def narrowed(self, names: Sequence[str]) -> "CellPair":
+        """Return the pair with the questions that were asked under all conditions in both cells."""
+        asked = [cell.asked_by_all(names) for cell in (self.one, self.two)]
+        both = [
+            pair
+            for pair in zip(*self.examples, strict=True)
+            if all(example in of for example, of in zip(pair, asked, strict=True))
+        ]
+        return replace(self, examples=([one for one, _ in both], [two for _, two in both]))
 
     @property
     def clusters(self) -> np.ndarray:
@@ -140,21 +153,22 @@ def tabulate_agreement(cells: Sequence[Cell]) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
     for pair in pairs_of(cells):
         for kind, names in pair.profiles():
-            effects = pair.effects(names)
+            effects = pair.narrowed(names).effects(names)
             measured = np.all([(~np.isnan(changes)).any(axis=1) for changes in effects], axis=0)
             rng = pair.one.rng(pair.two.task, pair.two.protocol, *kind.values())
             rho, interval = stats.profile_agreement(
                 effects[0][measured],
                 effects[1][measured],
                 rng,
-                clusters=pair.clusters,
+                clusters=pair.narrowed(names).clusters,
+                level=max(pair.one.level(names), pair.two.level(names)),
             )
             rows.append(
                 {
                     **kind,
                     **pair.named,
                     "n_sites": int(measured.sum()),
-                    "n": len(pair.examples[0]),
+                    "n": len(pair.narrowed(names).examples[0]),
                     "spearman": rho,
                     "low": interval.low,
                     "high": interval.high,

@@ -94,7 +94,15 @@ class Cell:
 
     def n_asked(self, conditions: Iterable[str]) -> int:
         """Return the number of examples that were asked intact and under all these conditions."""
-        return len(self.asked[INTACT].intersection(*(self.asked[name] for name in conditions)))
+        return len(self.asked_by_all(conditions))
+
+    def asked_by_all(self, conditions: Iterable[str]) -> set[str]:
+        """Return the ids of the examples that were asked intact and under all these conditions."""
+        return self.asked[INTACT].intersection(*(self.asked[name] for name in conditions))
+
+    def level(self, conditions: Iterable[str]) -> float:
+        """Return the level of 95% intervals that compare conditions, given the sweep's looks."""
+        return self.looks.level(self.n_asked(conditions))
 
     @property
     def written(self) -> bool:

@@ -325,9 +325,7 @@ def _comparison_row(match: Match, names: tuple[str, str]) -> dict[str, Any]:
     intact_a, score_a, intact_b, score_b = np.concatenate(scores)[:, answered]
     clusters = one.clusters_of(match.examples)[answered]
     rng = one.rng("compare", *names)
-    levels = [
-        cell.looks.level(cell.n_asked([name])) for cell, name in zip((one, two), names, strict=True)
-    ]
+    levels = [cell.level([name]) for cell, name in zip((one, two), names, strict=True)]
     a = effects.estimate_paired_effect(intact_a, score_a, clusters, one.unit, rng, level=levels[0])
     b = effects.estimate_paired_effect(intact_b, score_b, clusters, two.unit, rng, level=levels[1])
     change = (score_b - intact_b) - (score_a - intact_a)
@@ -375,16 +373,19 @@ def _profile_rows(match: Match) -> list[dict[str, Any]]:
     for (ablation, at, part), condition_pairs in names.join(kinds).groupby(
         ["ablation", "at", "part"]
     ):
+        names_of = [list(map(str, condition_pairs[run])) for run in ("one", "two")]
+        asked = [cell.asked_by_all(own) for cell, own in zip((one, two), names_of, strict=True)]
+        examples = [example for example in match.examples if all(example in of for of in asked)]
+        level = max(cell.level(own) for cell, own in zip((one, two), names_of, strict=True))
         changes = [
-            one.differences(list(condition_pairs["one"]), match.examples),
-            two.differences(list(condition_pairs["two"]), match.examples),
+            cell.differences(own, examples) for cell, own in zip((one, two), names_of, strict=True)
         ]
         measured = np.all([(~np.isnan(run_changes)).any(axis=1) for run_changes in changes], axis=0)
         a, b = (run_changes[measured] for run_changes in changes)
         rng = one.rng("profiles", ablation, at, part)
-        clusters = one.clusters_of(match.examples)
-        rho, interval = stats.profile_agreement(a, b, rng, clusters=clusters)
-        mean = _mean_difference(a, b, clusters, one.unit, rng)
+        clusters = one.clusters_of(examples)
+        rho, interval = stats.profile_agreement(a, b, rng, clusters=clusters, level=level)
+        mean = _mean_difference(a, b, clusters, one.unit, rng, level)
         answered = ~np.isnan(b - a).any(axis=0)
         p, _ = stats.profiles_differ_p((b - a)[:, answered], rng, clusters=clusters[answered])
         rows.append(
@@ -396,7 +397,7 @@ def _profile_rows(match: Match) -> list[dict[str, Any]]:
                 "at": at,
                 "part": part,
                 "n_sites": int(measured.sum()),
-                "n": len(match.examples),
+                "n": len(examples),
                 "spearman": rho,
                 "low": interval.low,
                 "high": interval.high,
@@ -416,6 +417,7 @@ def _mean_difference(
     clusters: np.ndarray,
     unit: str,
     rng: np.random.Generator,
+    level: float,
 ) -> stats.IntervalEstimate:
     """Estimate the mean over sites of `b` minus `a`; NaN without sites or examples."""
     n_sites, n = a.shape
@@ -423,13 +425,14 @@ def _mean_difference(
         return stats.IntervalEstimate(nan, stats.UNKNOWN)
     counts = np.vstack([np.ones(n), stats.resampled_counts(n, rng, clusters=clusters)])
     means = (stats.resampled_means(b, counts) - stats.resampled_means(a, counts)).mean(axis=1)
-    center, drawn = float(means[0]), stats.percentile_interval(means[1:], len(set(clusters)))
+    center = float(means[0])
+    drawn = stats.percentile_interval(means[1:], len(set(clusters)), level=level)
     if unit != "accuracy":
         return stats.IntervalEstimate(center, drawn)
     # Few answers that differ give the bootstrap little to draw from: the interval is at least as
     # wide as Tango's would be if none differed. Sites may move together, so that many of them tell
     # no more than one.
-    reach = stats.tango(0, 0, n).high
+    reach = stats.tango(0, 0, n, level=level).high
     wide = stats.Interval(min(drawn.low, center - reach), max(drawn.high, center + reach))
     return stats.IntervalEstimate(center, wide)
 

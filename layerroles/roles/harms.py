@@ -213,6 +213,11 @@ class Harms:
         row = self._effect_of(task, protocol, place, at)
         return None if row is None else str(row["condition"])
 
+    def level_of_sums(self, task: str, protocol: str) -> float:
+        """Return the level of 95% intervals over all places of a cell, given the sweep's looks."""
+        names = [self.condition(task, protocol, place) for place in self.places]
+        return self.cell_of(task, protocol).level(name for name in names if name is not None)
+
     def cell_of(self, task: str, protocol: str) -> Cell:
         """Return the cell of one task under one protocol."""
         return self._cell_by_key[task, protocol]

@@ -197,7 +197,11 @@ def _correlate(
     if cell["above_chance"] or np.isnan(cell["chance"]):
         name = f"{profile.probe} {profile.measure} {harms.ablation} {task}"
         rho, interval = stats.profile_agreement(
-            probe_values, cost, harms.rng(name), clusters=clusters
+            probe_values,
+            cost,
+            harms.rng(name),
+            clusters=clusters,
+            level=harms.level_of_sums(task, protocol),
         )
     return {
         "probe": profile.probe,
@@ -229,6 +233,9 @@ def _align(
         place for place, name in condition_of.items() if name is not None and place in probe_table
     ]
     examples = scores.columns[scores.loc[INTACT].notna()].intersection(probe_table.index)
+    names = [condition_of[place] for place in places]
+    asked = harms.cell_of(task, protocol).asked_by_all(name for name in names if name is not None)
+    examples = examples[[example in asked for example in examples]]
     ablated = scores.loc[[condition_of[place] for place in places], examples].to_numpy(float)
     cost = scores.loc[INTACT, examples].to_numpy(float) - ablated
     probe_values = probe_table.loc[examples, places].to_numpy(float).T

@@ -151,11 +151,17 @@ def _measure_task(
         p = stats.paired_binary(alone, jointly).p
     else:
         p = stats.sign_flip_p(jointly - alone, harms.rng(f"{task} {pair}"))
+    names = [*map(str, singles), str(pair_effect["condition"])]
     questions = [cell.questions.get(str(example), str(example)) for example in examples]
     excess = stats.ratio_contrast(
-        questions, alone - jointly, intact - chance, possible, clusters=clusters
+        questions,
+        alone - jointly,
+        intact - chance,
+        possible,
+        clusters=clusters,
+        level=cell.level(names),
     )
-    p = clustered_p(p, alone - jointly, clusters)
+    p = cell.looks.adjust_p(clustered_p(p, alone - jointly, clusters), cell.n_asked(names))
     return _Cost(cell.harm({str(pair_effect["condition"]): 1.0}), excess, p)
 
 
@@ -189,6 +195,7 @@ def effective_number(
     )
     if measured_and_draws is None or not counted or n < 2:
         return _UNKNOWN
+    level = max(harms.level_of_sums(task, protocol) for task in harms.tasks(family, protocol))
     harm, draws = measured_and_draws[0][counted], measured_and_draws[1][:, counted]
     if np.isnan(draws).any():
         return _UNKNOWN
@@ -196,11 +203,12 @@ def effective_number(
     of_sum = float(draws.sum(axis=1).var()) * n / (n - 1)
     of_squares = float(draws.var(axis=0).sum()) * n / (n - 1)
     squares = (draws**2).sum(axis=1) - 2 * of_squares
-    if not stats.percentile_interval(squares, n).low > 0:
+    if not stats.percentile_interval(squares, n, level=level).low > 0:
         return _UNKNOWN
     most = float(len(counted))
     number = (float(harm.sum()) ** 2 - of_sum) / (float(harm @ harm) - of_squares)
-    drawn = stats.percentile_interval((draws.sum(axis=1) ** 2 - 2 * of_sum) / squares, n)
+    ratios = (draws.sum(axis=1) ** 2 - 2 * of_sum) / squares
+    drawn = stats.percentile_interval(ratios, n, level=level)
     reach = max(number - drawn.low, drawn.high - number)
     number = float(np.clip(number, 0, most))
     if not reach > 1e-9:  # every example the same
@@ -211,8 +219,16 @@ def effective_number(
 
 def _count_clusters(harms: Harms, task: str, protocol: str) -> int:
     """Return the number of clusters of a cell; a question in no cluster counts as one."""
+    examples = list(_asked_by_all(harms, task, protocol).columns)
+    return len(set(harms.cell_of(task, protocol).clusters_of(examples)))
+
+
+def _asked_by_all(harms: Harms, task: str, protocol: str) -> pd.DataFrame:
+    """Return a cell's scores of the examples that were asked about all places."""
     cell = harms.cell_of(task, protocol)
-    return len(set(cell.clusters_of(list(cell.scores.columns))))
+    names = [harms.condition(task, protocol, place) for place in harms.places]
+    asked = cell.asked_by_all(name for name in names if name is not None)
+    return cell.scores.loc[:, [example in asked for example in cell.scores.columns]]
 
 
 def _resample_harms(
@@ -226,11 +242,15 @@ def _resample_harms(
     """
     measured, draws = [], []
     for task in harms.tasks(family, protocol):
-        scores = harms.scores(task, protocol)
+        names = [harms.condition(task, protocol, place) for place in harms.places]
+        acting = [
+            name if name is not None and harms.did_act(task, protocol, name) else None
+            for name in names
+        ]
+        scores = _asked_by_all(harms, task, protocol)
         ablated = np.full((len(harms.places), scores.shape[1]), np.nan)
-        for index, place in enumerate(harms.places):
-            name = harms.condition(task, protocol, place)
-            if name is not None and harms.did_act(task, protocol, name):
+        for index, name in enumerate(acting):
+            if name is not None:
                 ablated[index] = scores.loc[name].to_numpy(float)
         lost = (scores.loc[INTACT].to_numpy(float) - ablated) / harms.skill(task, protocol)
         clusters = harms.cell_of(task, protocol).clusters_of(list(scores.columns))

@@ -87,7 +87,7 @@ def format_layers(layers: Iterable[int]) -> str:
 
 def round_up(count: float) -> int:
     """Return a count rounded up to two digits: 1300 for 1208.3."""
-    unit = 10 ** max(0, math.floor(math.log10(max(count, 1))) - 1)
+    unit = int(10 ** max(0, math.floor(math.log10(max(count, 1))) - 1))
     return math.ceil(count / unit) * unit
 
 

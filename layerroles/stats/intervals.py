@@ -147,7 +147,9 @@ def mean_interval(
     return Interval(float(bounds.low), float(bounds.high))
 
 
-def percentile_interval(draws: Float[np.ndarray, " resample"], n: int) -> Interval:
+def percentile_interval(
+    draws: Float[np.ndarray, " resample"], n: int, *, level: float = LEVEL
+) -> Interval:
     """Return the expanded percentile interval of bootstrap draws from `n` examples.
 
     A plain percentile interval is too narrow by a factor `sqrt((n - 1) / n)` and by the use of z
@@ -156,7 +158,7 @@ def percentile_interval(draws: Float[np.ndarray, " resample"], n: int) -> Interv
     """
     if n < 2 or np.isnan(draws).any():
         return UNKNOWN
-    tail = stats.norm.sf(math.sqrt(n / (n - 1)) * stats.t.isf((1 - LEVEL) / 2, n - 1))
+    tail = stats.norm.sf(math.sqrt(n / (n - 1)) * stats.t.isf((1 - level) / 2, n - 1))
     low, high = np.quantile(draws, [tail, 1 - tail])
     return Interval(float(low), float(high))
 

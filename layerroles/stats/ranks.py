@@ -15,6 +15,7 @@ from jaxtyping import Float
 from scipy import stats
 
 from layerroles.stats.intervals import (
+    LEVEL,
     UNKNOWN,
     Interval,
     IntervalEstimate,
@@ -33,6 +34,7 @@ def profile_agreement(
     rng: np.random.Generator,
     *,
     clusters: Sequence[Hashable] | np.ndarray | None = None,
+    level: float = LEVEL,
 ) -> IntervalEstimate:
     """Return Spearman's correlation between two profiles of means, with a bootstrap interval.
 
@@ -49,6 +51,7 @@ def profile_agreement(
         two: differences of the same sites and examples, measured in another way.
         rng: the generator of the resamples.
         clusters: a name per example; examples with the same name are drawn together.
+        level: the confidence level of the interval.
     """
     n_sites, n = one.shape
     if n_sites < _FEWEST_SITES or n == 0:
@@ -58,7 +61,7 @@ def profile_agreement(
     correlations = spearman(resampled_means(one, all_counts), resampled_means(two, all_counts))
     drawn_correlations = spearman(resampled_means(one, counts), resampled_means(two, counts))
     drawn_interval = percentile_interval(
-        drawn_correlations, n if clusters is None else len(set(clusters))
+        drawn_correlations, n if clusters is None else len(set(clusters)), level=level
     )
     rho = float(correlations[0])
     return IntervalEstimate(rho, _interval_around(rho, drawn_interval))

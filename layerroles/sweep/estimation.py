@@ -46,6 +46,7 @@ from layerroles.models import encode, prepared
 from layerroles.progress import format_duration
 from layerroles.sweep.sweep import Sweep
 from layerroles.sweep.units import EngineCall
+from layerroles.sweep.work import EXPECTED_QUESTIONS
 
 # Passes that check an executor on a kind of condition, further ones if it writes; their tokens.
 _TRIED, _TRIED_WRITING = 3, 9
@@ -116,6 +117,7 @@ def estimate(
         working_bytes=max(part.n_bytes for part in parts),
         memory=memory_bytes,
         parts=tuple(parts),
+        questions=None if sweep.until is None else min(sweep.limit, EXPECTED_QUESTIONS),
     )
 
 
@@ -133,6 +135,8 @@ class Estimate:
         working_bytes: peak bytes in addition to the weights, without what libraries reserve.
         memory: bytes of the published device; None for this machine.
         parts: the estimate of each task, of the noise floor, and of checks and references.
+        questions: the questions of each task that a condition is assumed to need, if the sweep asks
+            until it has decided; None if it asks all.
 
     Example:
         sweep = lr.Sweep(lr.load("smollm2-135m", device="meta"), [lr.task("facts")], [])
@@ -149,6 +153,7 @@ class Estimate:
     working_bytes: int
     memory: int | None
     parts: tuple["TaskEstimate", ...]
+    questions: int | None = None
 
     @property
     def requests(self) -> int:
@@ -206,7 +211,7 @@ class Estimate:
         lines = [
             f"{self.model}, {self.dtype}, {self.n_conditions} conditions",
             f"  device      {self.device}",
-            f"  requests    {self.requests:,}",
+            f"  requests    {self.requests:,}{self._words_on_questions()}",
             f"  read        {self.tokens_read:,} tokens ({self.tokens_alone:,} if each request is "
             f"read alone: {times_as_many:.1f} times as many)",
             f"  written     {self._words_on_writing()}",
@@ -223,6 +228,11 @@ class Estimate:
 
     def _repr_html_(self) -> str:
         return html_block(html_preformatted(str(self)))
+
+    def _words_on_questions(self) -> str:
+        if self.questions is None:
+            return ""
+        return f" (if each condition is decided with {self.questions} questions of each task)"
 
     def _words_on_writing(self) -> str:
         if not self.tokens_written:

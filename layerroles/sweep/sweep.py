@@ -12,6 +12,7 @@ import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -226,20 +227,23 @@ class Sweep:
     def calls(self) -> Iterator[EngineCall]:
         """Yield the engine calls of a run into a new folder, without running them.
 
-        All conditions are included, also those that `only_needed` may skip. Units have the maximum
-        size, so work that a run repeats for smaller units is not counted. The texts that
-        `coherence` scores are not known beforehand and are left out.
+        All conditions are included, also those that `only_needed` may skip. Of a sweep
+        `until="decided"`, each condition is assumed to need `EXPECTED_QUESTIONS`, and none to be
+        asked `after_first`. Units have the maximum size, so work that a run repeats for smaller
+        units is not counted. The texts that `coherence` scores are not known beforehand and are
+        left out.
 
         Raises:
             InputError: a prompt is longer than the model's context.
         """
         engine = self._engine or Engine(self.model)
-        for unit in self._work(engine).missing({}):
+        for unit in self._work(engine).expected():
             asked_cells = [self._prepare(engine, cell, unit.examples) for cell in unit.cells]
             requests = tuple(asked.requests for asked in asked_cells)
             task = unit.cells[0].task.label
             yield EngineCall(task, requests, self.references.conditions(task, unit.conditions))
-        for cell in self.cells:
+        n_first = None if self.until is None else self.until.first
+        for cell in (replace(cell, examples=cell.examples[:n_first]) for cell in self.cells):
             for batch in noise_floor.split_batches(cell.examples):
                 asked_batch = self._prepare(engine, cell, batch)
                 if self.noise_floor or noise_floor.needs_chance(cell.to_manifest(), asked_batch):

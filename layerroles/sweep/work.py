@@ -18,6 +18,9 @@ from layerroles.sweep.unit_sizes import UnitSizes, count_together
 from layerroles.sweep.units import SweepCell, Unit
 from layerroles.tasks import Example
 
+# The mean number of questions per condition that a sweep until="decided" is expected to ask: that
+# of a mixture of layers like those of SmolLM2-135M (`benchmarks/looks.py`).
+EXPECTED_QUESTIONS = 160
 _ONE_ROUND: Mapping[str, Any] = {
     **{"rows_at_once": {}, "examples_at_once": {}},
     **{"rounds": False, "only_needed": False, "looks": {}},
@@ -85,6 +88,18 @@ class Work:
         asked = self.asked_first(manifest)
         sizes = self._sizes(len(asked), manifest, rounds=manifest["rounds"])
         return missing_units(self.first_cells(manifest), asked, done, sizes)
+
+    def expected(self) -> Iterator[Unit]:
+        """Yield the units that a run into an empty folder is expected to answer.
+
+        All that is asked first is included, at once. If conditions are asked until they are
+        decided, each is assumed to need `EXPECTED_QUESTIONS`.
+        """
+        if not self.until_decided:
+            return self.missing({})
+        cells = [_cut(cell, EXPECTED_QUESTIONS) for cell in self.cells]
+        conditions = self.asked_first({"only_needed": True})
+        return replace(self, cells=cells, conditions=conditions, until_decided=False).missing({})
 
     def missing_needed(
         self, done: Mapping[Key, set[str]], manifest: Mapping[str, Any], needed: Mapping[Key, int]

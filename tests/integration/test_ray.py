@@ -91,6 +91,31 @@ def test_two_workers_give_the_rows_of_this_process(tmp_path: Path) -> None:
     assert of_broken.score.isna().all()
 
 
+@pytest.mark.usefixtures("cluster")
+def test_what_is_asked_until_it_is_decided_is_the_same(tmp_path: Path) -> None:
+    def planted() -> Any:
+        return lr.planted(n_layers=6, retrieval=(1, 2), reasoning=(4,), inert=(5,))
+
+    def engine() -> Engine:
+        return Engine(planted().model)
+
+    made = planted()
+    conditions = lr.each_layer(made.model, lr.Skip())
+    asked = lr.Sweep(
+        made.model,
+        [task for task in made.tasks if task.family == "retrieval"],
+        conditions,
+        protocols=["generation"],
+        until="decided",
+        limit=96,
+    )
+    alone = asked.run(tmp_path / "alone")
+    shared = asked.run(tmp_path / "shared", backend=Ray(workers=2, make=engine))
+    check_same(alone, shared)
+    assert alone.frame.groupby("condition").size().nunique() > 1
+    assert (shared.decisions()["verdict"] != "undecided").all()
+
+
 @lr.ablation("failing")
 @dataclass(frozen=True)
 class Failing(lr.Ablation):

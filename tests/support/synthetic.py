@@ -70,6 +70,16 @@ def profiles(n_layers: int = 30) -> dict[str, dict[str, np.ndarray]]:
     return result
 
 
+EACH_VERDICT = ("critical", "partial", "helps", "spare", "undecided")
+
+
+def each_verdict_result() -> SweepResult:
+    """Return a sweep over five layers of one family, with the verdicts `EACH_VERDICT`."""
+    harms = {"reasoning": {"all": [0.8, 0.15, -0.5, 0.0, 0.3]}}
+    protocols = ["generation"]
+    return synthetic_result(5, 120, 1, harms=harms, protocols=protocols, churn=0.005)
+
+
 def synthetic_result(
     n_layers: int = 30,
     n: int = 32,
@@ -227,7 +237,10 @@ def _exactly(accuracy: float, n: int, rng: np.random.Generator) -> np.ndarray:
 def _ablated(right: np.ndarray, score: float, churn: float, rng: np.random.Generator) -> np.ndarray:
     """Answers whose expected mean is `score`, correlated with the intact ones."""
     share = right.mean()
-    gained = 0.0 if share == 1 else min(churn, score / (1 - share))
+    gained = 0.0
+    if share < 1:
+        needed = (score - share) / (1 - share)  # if no right answer is lost
+        gained = min(1.0, max(min(churn, score / (1 - share)), needed))
     kept = 0.0 if share == 0 else min(1.0, max(0.0, (score - (1 - share) * gained) / share))
     return rng.random(right.size) < np.where(right, kept, gained)
 

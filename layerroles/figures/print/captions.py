@@ -37,6 +37,10 @@ _READ: dict[str, tuple[str, str]] = {
         _SINGLE,
     ),
     "harm_map": ("", _SINGLE),
+    "answers_spent": (
+        "Number: questions asked of a layer; colour: its verdict, by the interval of its harm",
+        "",
+    ),
     "depth_contrasts": ("", _JOINT),
     "depth_profile": (
         "Solid line and band: the intact model; dotted line: chance. Marks tell at which "

@@ -16,10 +16,16 @@ from layerroles.errors import InputError
 from layerroles.figures import style
 from layerroles.figures.attention import attention_means, strongest_heads
 from layerroles.figures.lens import lens_summary
-from layerroles.figures.role_map import classify_interval
-from layerroles.results import SweepResult
+from layerroles.results import SweepResult, judge_interval
+from layerroles.stats import Interval
 from tests.support.colour_vision import BLINDNESS, TO_XYZ, lab, linear
-from tests.support.synthetic import synthetic_attention, synthetic_lens, synthetic_result
+from tests.support.synthetic import (
+    EACH_VERDICT,
+    each_verdict_result,
+    synthetic_attention,
+    synthetic_lens,
+    synthetic_result,
+)
 
 N_LAYERS, N = 10, 16
 
@@ -300,7 +306,8 @@ def test_role_map_lays_everything_over_one_depth_axis(
     everywhere = effects[effects["at"] == "all"].sort_values("layer")
     np.testing.assert_array_equal(bars[0].y, everywhere["harm"])
     expected = [
-        classify_interval(*pair) for pair in everywhere[["harm_low", "harm_high"]].to_numpy()
+        judge_interval(Interval(*pair))
+        for pair in everywhere[["harm_low", "harm_high"]].to_numpy().tolist()
     ]
     assert list(bars[0].customdata) == expected
     assert "not measurable: intact 0.25 is not above chance" in text_of(figure)
@@ -319,11 +326,29 @@ def test_role_map_takes_frames_by_position_too(result: SweepResult, lens: pd.Dat
     assert len(figures.role_map(result, lens).data) == len(alone.data) + 8
 
 
-def test_standing_is_by_the_interval() -> None:
-    assert classify_interval(0.21, 0.9) == "above"
-    assert classify_interval(0.2, 0.9) == "undecided"
-    assert classify_interval(-0.1, 0.1) == "within"
-    assert classify_interval(-0.2, 0.05) == "undecided"
+def test_each_verdict_has_its_mark_in_the_role_map() -> None:
+    """Marks differ in fill or outline without their hue too, except that "helps" lies below 0."""
+    result, verdicts = each_verdict_result(), list(EACH_VERDICT)
+    figure = figures.role_map(result)
+    (bars,) = named(figure, "harm, at all")
+    assert list(bars.customdata) == verdicts
+    fills, widths = bars.marker.color, bars.marker.line.width
+    opacity = [float(fill.rstrip(")").split(",")[-1]) for fill in fills]
+    looks = dict(zip(verdicts, zip(opacity, widths, strict=True), strict=True))
+    assert looks["helps"] == looks["critical"] and bars.y[2] < 0 < bars.y[0]
+    assert len({looks[name] for name in verdicts}) == 4
+    hues = {fill.rpartition(",")[0] for fill in fills}
+    assert hues == {
+        style.fade(hue, 1.0).rpartition(",")[0]
+        for hue in (style.HELPS, style.FAMILY_COLOUR["reasoning"])
+    }
+    shown = ["at all: above 0.2", "partial, 0 to 0.4", "spare, \N{PLUS-MINUS SIGN}0.1"]
+    shown += ["helps, below 0", "undecided"]
+    assert [trace.name for trace in figure.data if list(trace.x) == [None]] == shown
+    assert "]: critical or sink<br>" in bars.hovertext[0]
+    assert "]: partial<br>" in bars.hovertext[1] and "]: helps<br>" in bars.hovertext[2]
+    caption = figures.caption(figure, result)
+    assert "half full between 0 and 0.4 (partial), blue below 0 (helps)" in caption
 
 
 @pytest.mark.parametrize("n_layers", [1, 2, 30, 80])
@@ -450,7 +475,7 @@ def test_family_colours_and_text_have_contrast(theme: str) -> None:
         return (max(pair) + 0.05) / (min(pair) + 0.05)
 
     assert min(map(contrast, style.FAMILY_COLOUR.values())) >= 3
-    assert contrast(style.NEUTRAL) >= 3
+    assert min(map(contrast, (style.NEUTRAL, style.HELPS))) >= 3
     assert contrast(layout.font.color) >= 7
     assert contrast(layout.xaxis.tickfont.color) >= 4.5
 

@@ -15,7 +15,12 @@ from layerroles.page.explorer import Run, lay_out_runs
 from layerroles.results import SweepResult, compare
 from layerroles.roles import localize
 from tests.support.scripted_result import heads_result, pairs_result
-from tests.support.synthetic import synthetic_lens, synthetic_result
+from tests.support.synthetic import (
+    EACH_VERDICT,
+    each_verdict_result,
+    synthetic_lens,
+    synthetic_result,
+)
 
 N_LAYERS, N = 5, 8
 
@@ -101,6 +106,16 @@ def test_verdicts_are_those_of_the_roles(result: SweepResult) -> None:
             if at == "all":
                 verdict = said[families[task], protocol, site["layer"]]
                 assert site["verdict"].split(",")[0] == verdict
+
+
+def test_sites_without_roles_are_judged_by_their_own_interval() -> None:
+    result = each_verdict_result()
+    ((slice_,),) = (run["slices"] for run in laid_out(result)["runs"])
+    verdicts = [site["verdict"] for site in slice_["sites"]]
+    assert verdicts == list(EACH_VERDICT)
+    assert [site["name"] for site in slice_["sites"] if "needed" in site] == ["skip L4"]
+    (layer,) = localize(result).layers.query("verdict == 'undecided'")["needed"]
+    assert layer <= slice_["sites"][4]["needed"] <= 1.1 * layer
 
 
 def test_heads_and_pairs_can_be_reached() -> None:

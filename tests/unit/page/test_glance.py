@@ -1,5 +1,6 @@
 """The answer at the top of the report restates the verdict, and says no more than it."""
 
+import re
 from dataclasses import replace
 
 import pandas as pd
@@ -90,4 +91,16 @@ def test_the_page_says_of_which_ablation_the_picture_is(result: SweepResult) -> 
 def test_undecided_verdicts_are_counted(roles: Roles) -> None:
     n_undecided = int((roles.layers["verdict"] == "undecided").sum())
     measured = int((roles.layers["verdict"] != "not measurable").sum())
-    assert f"{n_undecided} of {measured} verdicts" in make_glance(roles)["sentences"][2]
+    last = make_glance(roles)["sentences"][2]
+    assert f"{n_undecided} of {measured} verdicts" in last
+    assert re.search(r"\(at 48 questions; about \d+ questions would decide most of them", last)
+
+
+def test_each_undecided_cell_says_how_many_questions_would_decide(
+    result: SweepResult, roles: Roles
+) -> None:
+    cells = [cell for row in make_glance(roles)["rows"] for cell in row["cells"]]
+    for cell in cells:
+        assert bool(cell["needed"]) == (cell["verdict"] == "undecided")
+    n_undecided = int((roles.layers["verdict"] == "undecided").sum())
+    assert n_undecided == render(result).count(' questions would decide">')

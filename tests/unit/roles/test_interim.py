@@ -13,7 +13,7 @@ from tests.support.scripted_result import heads_result, pairs_result
 from tests.support.synthetic import synthetic_result
 
 N_LAYERS, N = 9, 48
-LISTS = ["critical", "spare", "sink", "general", "specific"]
+LISTS = ["critical", "spare", "partial", "sink", "general", "specific"]
 
 
 def unfinished(result: SweepResult) -> SweepResult:
@@ -82,7 +82,9 @@ def test_the_verdict_says_how_far_the_run_is_and_no_more(interim: Roles) -> None
         assert claim.startswith("Not measurable" if family == "reasoning" else "Interim")
     for text in (str(interim), repr(interim), interim.to_markdown(), interim._repr_html_()):
         assert f"{N} of {2 * N} questions" in text
-        assert not {"critical", "sink", "spare"} & set(text.replace("|", " ").split())
+        assert not {"critical", "sink", "spare", "partial", "helps"} & set(
+            text.replace("|", " ").split()
+        )
 
 
 def test_a_layer_without_a_score_is_not_measured(result: SweepResult) -> None:

@@ -1,6 +1,8 @@
 """Planted roles are found again, and nothing is claimed where nothing was planted."""
 
 import dataclasses
+import itertools
+import re
 
 import numpy as np
 import pandas as pd
@@ -12,15 +14,16 @@ from layerroles.results import SweepResult
 from layerroles.roles import Roles, localize
 from layerroles.roles.probe_summary import emergence_layers
 from layerroles.roles.result import Sentence
-from layerroles.roles.wording import fewest_examples, format_layers
+from layerroles.roles.wording import fewest_examples, format_layers, round_up
 from layerroles.stats import Contrast, Interval, difference_of, harm_interval, minimum_detectable
 from tests.support.synthetic import synthetic_attention, synthetic_lens, synthetic_result
 
 COLUMNS = (
-    "family protocol n intact chance early_minus_late ci_low ci_high critical spare undecided "
-    "general specific sink effective effective_low effective_high "
+    "family protocol n intact chance early_minus_late ci_low ci_high critical spare partial helps "
+    "undecided general specific sink effective effective_low effective_high "
     "mean_harm mean_harm_low mean_harm_high claim"
 ).split()
+VERDICTS = ("critical", "spare", "partial", "helps", "undecided", "sink")
 FLAT = dict.fromkeys(("all", "after_first"), [0.0] * 6)
 
 
@@ -54,8 +57,8 @@ def test_the_planted_roles_of_a_demo_are_found(demo):
     assert line(demo, "language")["critical"] == [0, 1]
     assert line(demo, "language")["sink"] == [11]
     for _, row in demo.frame.iterrows():
-        lists = row["critical"] + row["spare"] + row["undecided"] + row["sink"]
-        assert sorted(lists) == list(range(30))
+        lists = [row[name] for name in VERDICTS]
+        assert sorted(itertools.chain(*lists)) == list(range(30))
 
 
 def test_thirty_two_examples_call_nothing_spare_and_say_so(demo):
@@ -82,6 +85,39 @@ def test_enough_examples_decide(demo):
     assert retrieval["ci_low"] > 0
     assert knowledge["ci_low"] < knowledge["early_minus_late"] < knowledge["ci_high"]
     assert "no layer could be spare" not in roles.verdict
+
+
+def test_some_harm_is_partial_and_harm_below_zero_helps() -> None:
+    roles = localize(planted(n=600, reasoning=[0.8, 0.15, -0.3, 0.0], language=[0.8, 0, 0, 0.3]))
+    reasoning, language = line(roles, "reasoning"), line(roles, "language")
+    found = {name: reasoning[name] for name in VERDICTS if reasoning[name]}
+    assert found == {"critical": [0], "partial": [1], "helps": [2], "spare": [3]}
+    assert language["helps"] == []
+    assert "Helps when ablated: reasoning 2." in roles.verdict
+    assert "partial: 1; helps when ablated: 2; undecided: 0" in reasoning["claim"]
+    assert "helps" not in language["claim"]
+    table = repr(roles).splitlines()
+    assert "helps  spare (count)  partial (count)  undecided (count)" in table[1]
+    assert table[2].split()[-4:] == ["2", "1", "1", "0"]
+
+
+def test_the_verdict_says_how_many_questions_would_decide_most() -> None:
+    roles = localize(planted(n=32, retrieval=[0.9, 0.15, 0.1, 0.0, 0.0]))
+    needed = roles.layers["needed"].dropna().sort_values()
+    open_layers = roles.layers["verdict"] == "undecided"
+    assert list(roles.layers["needed"].notna()) == list(open_layers)
+    assert (needed > 32).all() and len(needed) >= 3
+    said = re.search(r"layer verdicts are undecided \(about (\d+) questions", roles.verdict)
+    assert said and (needed <= int(said[1])).mean() > 0.5
+    decided = localize(planted(n=600, retrieval=[0.9, 0, 0, 0, 0]))
+    assert re.search(r"0 of 5 layer verdicts are undecided[.;]", decided.verdict)
+
+
+@pytest.mark.parametrize(
+    ("count", "rounded"), [(3.2, 4), (97.1, 98), (100.0, 100), (1208.3, 1300), (0.5, 1)]
+)
+def test_counts_are_rounded_up_to_two_digits(count: float, rounded: int) -> None:
+    assert round_up(count) == rounded
 
 
 @pytest.mark.parametrize(("intact", "chance"), [(0.3, 0.0), (0.5, 0.0), (1.0, 0.0), (0.7, 0.25)])
@@ -221,7 +257,7 @@ def test_a_family_at_chance_is_not_measurable():
     roles = localize(result)
     row = line(roles, "reasoning", "continuation")
     assert row["claim"].startswith("Not measurable: the intact score is not above chance")
-    assert all(row[name] == [] for name in ("critical", "spare", "undecided", "general", "sink"))
+    assert all(row[name] == [] for name in (*VERDICTS, "general", "specific"))
     assert np.isnan(row["early_minus_late"])
     assert "reasoning under continuation: not measurable" in roles.verdict
     assert "all 3 measured families" in roles.verdict

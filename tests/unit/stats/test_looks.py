@@ -6,7 +6,8 @@ import math
 import numpy as np
 import pytest
 
-from benchmarks import looks as simulation
+from benchmarks import looks_designs
+from benchmarks import looks_simulation as simulation
 from layerroles import stats
 from layerroles.results.regions import REGIONS, UNDECIDED, judge_interval
 from layerroles.stats.score_test import critical_value
@@ -42,9 +43,9 @@ def test_a_normal_process_leaves_its_intervals_as_often_as_error_is_spent(
 
 def test_critical_values_agree_with_those_of_another_integration_rule() -> None:
     for looks in SCHEDULES:
-        critical = simulation.critical_values(looks.sizes, 0.05 * spent(looks))
+        critical = looks_designs.critical_values(looks.sizes, 0.05 * spent(looks))
         levels = [looks.level(n) for n in looks.sizes]
-        assert simulation.levels_of(critical) == pytest.approx(levels, abs=1e-5)
+        assert looks_designs.levels_of(critical) == pytest.approx(levels, abs=1e-5)
 
 
 def test_further_looks_do_not_change_the_levels_of_earlier_ones() -> None:
@@ -71,6 +72,18 @@ def test_looks_are_extended_at_ratios_of_about_the_root_of_two() -> None:
     assert later[100] == (32, 48, 64, 100, 128, 192, 256, 384, 512)
     for limit in (32, 40, 77, 100, 512):
         assert stats.Looks(regular).extended(32, limit).sizes == regular
+
+
+@pytest.mark.parametrize("sizes", [(32, 32), (48, 32), (32, 64, 48), (0, 32), (-1,)], ids=str)
+def test_sizes_that_do_not_increase_from_1_are_refused(sizes: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="do not increase from 1"):
+        stats.Looks(sizes)
+
+
+@pytest.mark.parametrize("first", [0, -32])
+def test_a_first_look_below_1_is_refused(first: int) -> None:
+    with pytest.raises(ValueError, match=f"first look after {first} questions"):
+        stats.Looks().extended(first, 512)
 
 
 def test_between_looks_the_last_one_counts() -> None:

@@ -1,0 +1,118 @@
+"""Answers spent: how many questions each layer's verdict took, and the verdict.
+
+>>> figure = answers_spent(result)  # doctest: +SKIP
+"""
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from layerroles.errors import InputError
+from layerroles.figures import select, style
+from layerroles.results import SweepResult, check_result
+
+# Verdict: fill, and colour of the number on it.
+_LOOK = {
+    "critical": ("#b4451f", "#ffffff"),
+    "partial": ("#f0b48a", "#1f2933"),
+    "spare": ("#e4e8ec", "#1f2933"),
+    "helps": (style.HELPS, "#ffffff"),
+    "sink": ("#7c3f6b", "#ffffff"),
+    "undecided": ("#ffffff", "#1f2933"),
+}
+_ROW = 34  # height in pixels
+
+
+def answers_spent(
+    result: SweepResult, *, ablation: str | None = None, protocol: str | None = None
+) -> go.Figure:
+    """Draw how many questions each layer was asked, coloured by its verdict.
+
+    A row is a family under a protocol, a cell a layer; the number in it is the questions asked,
+    summed over the family's tasks. Families without skill have no cells. The same numbers are in
+    `SweepResult.decisions`.
+
+    Args:
+        result: a sweep over single layers, such as one `until="decided"`.
+        ablation: the kind of ablation; needed only where the sweep ran several.
+        protocol: only this protocol; None for all.
+
+    Raises:
+        InputError: no single layer was ablated, several ablations and no choice, an unknown
+            protocol, or no family with skill.
+
+    Example:
+        asked = lr.Sweep(model, tasks, conditions, until="decided", limit=64)
+        figure = lr.figures.answers_spent(asked.run("runs/decided"))
+    """
+    check_result(result)
+    effects = select.layer_effects(result, ablation=ablation, protocol=protocol)
+    kind, at = effects["ablation"].iloc[0], select.positions_of(effects)[0]
+    table = result.decisions()
+    table = table[(table["ablation"] == kind) & (table["at"] == at) & table["layer"].notna()]
+    table = table[table["condition"].isin(effects["condition"])]
+    table = table[table["protocol"].isin(effects["protocol"]) & table["verdict"].isin(list(_LOOK))]
+    if table.empty:
+        raise InputError("no family was answered above chance, so no layer has a verdict")
+    table = style.sort_by_family(table)
+    rows = list(dict.fromkeys(zip(table["family"], table["protocol"], strict=True)))
+    places = {row: len(rows) - 1 - place for place, row in enumerate(rows)}
+    figure = go.Figure()
+    for verdict, (fill, ink) in _LOOK.items():
+        _draw_cells(figure, table[table["verdict"] == verdict], places, fill, ink)
+    n_layers = select.n_layers_of(result, effects)
+    figure.update_xaxes(**style.layer_axis(n_layers), title_text="ablated layer (0-based)")
+    figure.update_yaxes(
+        tickvals=list(places.values()),
+        ticktext=[style.panel_title(*row) for row in places],
+        range=[-0.6, len(rows) - 0.4],
+        showgrid=False,
+        zeroline=False,
+    )
+    decided = int((table["verdict"] != "undecided").sum())
+    style.finish(
+        figure,
+        kind="answers_spent",
+        about=table,
+        title=f"Questions asked of each layer, and its verdict ({kind})",
+        subtitle=f"{decided} of {len(table)} verdicts decided, with {int(table['n'].sum()):,} "
+        f"answers of ablated models; at {at}",
+        height=210 + _ROW * len(rows),
+    )
+    return figure.update_layout(margin={"l": 190}, barmode="overlay")
+
+
+def _draw_cells(
+    figure: go.Figure, part: pd.DataFrame, places: dict[tuple[str, str], int], fill: str, ink: str
+) -> None:
+    """Draw the layers with one verdict as squares with the number of questions."""
+    if part.empty:
+        return
+    rows = list(zip(part["family"], part["protocol"], strict=True))
+    figure.add_trace(
+        go.Bar(
+            x=part["layer"].astype(int),
+            y=[0.84] * len(part),
+            base=[places[row] - 0.42 for row in rows],
+            width=0.92,
+            marker={"color": fill, "line": {"color": style.NEUTRAL, "width": 0.6}},
+            text=part["n"],
+            textposition="inside",
+            insidetextanchor="middle",
+            textangle=-90,
+            textfont={"size": 10, "color": ink},
+            constraintext="none",
+            name=part["verdict"].iloc[0],
+            meta=select.trace_meta(part),
+            hovertext=[_hover_text(line) for _, line in part.iterrows()],
+            hoverinfo="text",
+        )
+    )
+
+
+def _hover_text(line: "pd.Series[float]") -> str:
+    harm = style.format_interval(line["harm"], line["low"], line["high"])
+    return (
+        f"<b>layer {line['layer']}</b>, {style.escape(line['family'])}, "
+        f"{style.escape(line['protocol'])}<br>{line['verdict']}: harm {harm}<br>"
+        f"{line['n']} questions, {line['look']} looks"
+    )
