@@ -7,6 +7,7 @@ each sweep than `looks_simulation.py`.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +15,11 @@ import numpy as np
 from benchmarks.looks_simulation import LOOKS, Stopped, is_wrong
 from layerroles import stats
 from layerroles.results.regions import REGIONS, UNDECIDED, judge_interval
+
+# The level of the interval at each number of questions at which a sweep looks, and at the last one
+# alone.
+LEVELS = {n: LOOKS.level(n) for n in LOOKS.sizes}
+FIXED_LEVEL = {LOOKS.sizes[-1]: stats.LEVEL}
 
 
 @dataclass(frozen=True)
@@ -57,12 +63,19 @@ class ClusteredSetting:
         return intact.astype(float), ablated.astype(float)
 
 
-def stop_clustered(setting: ClusteredSetting, count: int, *, aware: bool = True) -> Stopped:
+def stop_clustered(
+    setting: ClusteredSetting,
+    count: int,
+    *,
+    levels: Mapping[int, float] = LEVELS,
+    aware: bool = True,
+) -> Stopped:
     """Stop each layer of `count` sweeps at its first verdict, or else at the last look.
 
     Args:
         setting: the truth.
         count: the number of sweeps.
+        levels: the level of the interval at each look.
         aware: whether the intervals allow for the clusters.
     """
     rng = np.random.default_rng([round(1000 * setting.harm), round(1000 * setting.icc)])
@@ -70,11 +83,10 @@ def stop_clustered(setting: ClusteredSetting, count: int, *, aware: bool = True)
     shape = (count, setting.n_layers)
     verdicts, asked = np.full(shape, -1), np.full(shape, LOOKS.sizes[-1])
     estimates, covered = np.full(shape, math.nan), np.zeros(shape, dtype=bool)
-    levels = [(n, LOOKS.level(n)) for n in LOOKS.sizes]
     for sweep in range(count):
         intact, ablated = setting.draw(rng)
         for layer, scores in enumerate(ablated):
-            for n, level in levels:
+            for n, level in levels.items():
                 harm, interval = stats.harm_interval(
                     intact[:n],
                     scores[:n],

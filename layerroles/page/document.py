@@ -29,7 +29,15 @@ from layerroles.page.explorer import Run, lay_out_runs
 from layerroles.page.glance import make_glance
 from layerroles.page.sections import DRAWN, embed_json, figure_data, make_sections, section_of
 from layerroles.probes import group_by_probe
-from layerroles.results import Comparison, SweepResult, check_result, compare, detectable_line
+from layerroles.results import (
+    Comparison,
+    SweepResult,
+    cells_of,
+    check_result,
+    compare,
+    describe_decisions,
+    detectable_line,
+)
 from layerroles.roles import Roles, heads_of, interim_sentence
 
 _LAYERS_SHOWN, _ANSWERS_SHOWN = 3, 2  # layers per task, examples per layer
@@ -118,7 +126,9 @@ def render(
             (_describe_ablation(judged), _group_sentences(judged, shown_sections))
             for judged in roles
         ],
-        answer=make_glance(roles[0]) if roles else None,
+        answer=make_glance(roles[0], describe_decisions(cells_of(result), result.manifest))
+        if roles
+        else None,
         intact=result.intact().to_dict("records"),
         sections=page_sections,
         explored=None if explorer_data is None else _compact_json(explorer_data),

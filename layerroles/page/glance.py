@@ -15,15 +15,22 @@ from layerroles.roles import UNDECIDED, Roles, describe_needed, format_layers, r
 UNMEASURED = "not measurable"
 
 
-def make_glance(roles: Roles) -> dict[str, Any]:
+def make_glance(roles: Roles, decided: str = "") -> dict[str, Any]:
     """Return template data: `rows` and `layers` of the picture, and the `sentences`.
 
-    There are three sentences; none before the run is finished.
+    There are three sentences; none before the run is finished. That on how many verdicts are
+    decided comes first if the run asked until they were.
+
+    Args:
+        roles: the roles of the run.
+        decided: how many verdicts are decided (`results.describe_decisions`); "" for a run that
+            asked all questions.
     """
     layers = sorted(int(layer) for layer in roles.layers["layer"].unique())
     sentences = []
     if not roles.interim:
-        sentences = [_say_critical(roles, len(layers)), _say_shared(roles), _say_certainty(roles)]
+        sentences = [_say_critical(roles, len(layers)), _say_shared(roles)]
+        sentences.insert(0 if decided else 2, _say_certainty(roles, decided))
     return {
         "sentences": sentences,
         "layers": layers,
@@ -75,11 +82,6 @@ def _say_shared(roles: Roles) -> str:
             )
         )
     ]
-    sinks = [
-        f"{_format_numbered(row.sink)} for {row.family} under {row.protocol}"
-        for row in records(roles.frame)
-        if len(row.sink)
-    ]
     if general:
         first = (
             f"Critical for every measured family, and so no evidence of a particular skill: "
@@ -87,10 +89,33 @@ def _say_shared(roles: Roles) -> str:
         )
     else:
         first = "No layer is shown to be critical for every measured family."
-    return first + (f" Attention sinks: {'; '.join(sinks)}." if sinks else "")
+    sinks = _say_sinks(roles)
+    return first + (f" Attention sinks: {sinks}." if sinks else "")
 
 
-def _say_certainty(roles: Roles) -> str:
+def _say_sinks(roles: Roles) -> str:
+    """Return the layers that are attention sinks, each with the families for which it is one."""
+    families: dict[int, dict[str, list[str]]] = {}
+    for row in records(roles.frame):
+        for layer in row.sink:
+            families.setdefault(int(layer), {}).setdefault(row.protocol, []).append(row.family)
+    protocols = roles.frame["protocol"].unique()
+    measured = {protocol: _measured_families(roles, protocol) for protocol in protocols}
+    listed = []
+    for layer, by_protocol in sorted(families.items()):
+        whole = {name for name, found in by_protocol.items() if set(found) == measured[name]}
+        if whole == {name for name, found in measured.items() if found}:
+            listed.append(f"layer {layer} for every measured family")
+            continue
+        where = ", ".join(
+            f"{'every measured family' if name in whole else ', '.join(found)} under {name}"
+            for name, found in by_protocol.items()
+        )
+        listed.append(f"layer {layer} for {where}")
+    return "; ".join(listed)
+
+
+def _say_certainty(roles: Roles, decided: str) -> str:
     """Return sentences on how many verdicts are undecided, and which claims are decided."""
     measured = roles.layers[roles.layers["verdict"] != UNMEASURED]
     undecided = int((measured["verdict"] == UNDECIDED).sum())
@@ -102,14 +127,16 @@ def _say_certainty(roles: Roles) -> str:
             f"{undecided} of {len(measured)} verdicts on a layer are undecided "
             f"(at {questions} questions{f'; {needed}' if needed else ''})."
         )
-    decided = [
+    if decided and len(measured):
+        first = f"{decided}{f'. Open: {needed}' if needed else ''}."
+    claims = [
         f"{row.claim[0].lower()}{row.claim[1:]} ({row.family}, {row.protocol or 'all protocols'}): "
         f"{row.status}"
         for row in records(roles.claims)
         if row.status in ("supported", "contradicted")
     ]
-    if decided:
-        return f"{first} Claims of the literature that are decided: {'; '.join(decided)}."
+    if claims:
+        return f"{first} Claims of the literature that are decided: {'; '.join(claims)}."
     return f"{first} No claim of the literature is supported or contradicted."
 
 

@@ -42,8 +42,8 @@ class Region:
     def holds(self, interval: stats.Interval) -> bool:
         """Return whether a whole interval lies in the region."""
         if self.closed:
-            return self.low <= interval.low and interval.high <= self.high
-        return self.low < interval.low and interval.high < self.high
+            return bool(self.low <= interval.low and interval.high <= self.high)
+        return bool(self.low < interval.low and interval.high < self.high)
 
 
 # In this order: the first that holds an interval gives the verdict.
@@ -69,7 +69,7 @@ def count_needed(harm: stats.Contrast, n: int) -> float:
     """Return how many questions would decide an undecided harm, if its estimate stayed the same.
 
     The width of an interval shrinks with the square root of the number of questions. NaN if the
-    harm is decided or not known; infinite if the estimate lies at the border of all its regions.
+    harm is decided or not known; infinite if the interval has no bound.
 
     Args:
         harm: the harm, measured on `n` questions.
