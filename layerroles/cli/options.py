@@ -101,7 +101,8 @@ Limit = Annotated[int, typer.Option(metavar="N", help="Examples of each task.")]
 LimitUntil = Annotated[
     int | None,
     typer.Option(
-        metavar="N", help="Examples of each task, by default 32; with --until at most, 512."
+        metavar="N",
+        help="Examples of each task (default 32); with --until, the largest number (default 512).",
     ),
 ]
 Until = Annotated[

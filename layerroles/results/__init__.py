@@ -21,7 +21,7 @@ from layerroles.results.decisions import (
     drops_by_half,
     find_waiting,
     judge,
-    verdict_level,
+    verdict_levels,
 )
 from layerroles.results.distinct_ablations import BUILT_IN, mechanisms
 from layerroles.results.effects import NUMBERS, refuse_twins, twins
@@ -78,5 +78,5 @@ __all__ = [
     "records",
     "refuse_twins",
     "twins",
-    "verdict_level",
+    "verdict_levels",
 ]

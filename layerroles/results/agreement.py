@@ -8,7 +8,6 @@ in the first cell is subtracted from that in the second. Harm is an effect divid
 range from intact to chance, which makes cells comparable. All comparisons are paired by question.
 """
 
-import functools
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -84,9 +83,12 @@ class CellPair:
         )
         p = np.full(len(names), np.nan)
         p[list(table.columns)] = site_p
-        n_asked = min(self.one.n_asked(names), self.two.n_asked(names))
-        adjust = functools.partial(self.one.looks.adjust_p, n=n_asked)
-        return adjust(profile_p), np.array([adjust(each) for each in p])
+        adjusted = np.array([self._adjust_p(each, names) for each in p])
+        return self._adjust_p(profile_p, names), adjusted
+
+    def _adjust_p(self, p: float, names: Sequence[str]) -> float:
+        cells = (self.one, self.two)
+        return max(cell.looks.adjust_p(float(p), cell.n_asked(names)) for cell in cells)
 
     def narrowed(self, names: Sequence[str]) -> "CellPair":
         """Return the pair with the questions that were asked under all conditions in both cells."""
@@ -208,7 +210,8 @@ def tabulate_differences(cells: Sequence[Cell]) -> pd.DataFrame:
 def harm_changes(one: stats.Contrast, two: stats.Contrast) -> "pd.Series[float]":
     """Return each question's contribution to the difference between two harms, `two` minus `one`.
 
-    The mean over questions is the difference. Empty if one of the harms is unknown.
+    If both were measured on the same questions, the mean is the difference. Empty if one of the
+    harms is unknown.
     """
     if not one.known or not two.known:
         return pd.Series(dtype=float)

@@ -98,7 +98,8 @@ class Cell:
 
     def asked_by_all(self, conditions: Iterable[str]) -> set[str]:
         """Return the ids of the examples that were asked intact and under all these conditions."""
-        return self.asked[INTACT].intersection(*(self.asked[name] for name in conditions))
+        asked = self.asked
+        return asked[INTACT].intersection(*(asked.get(name, set()) for name in conditions))
 
     def level(self, conditions: Iterable[str]) -> float:
         """Return the level of 95% intervals that compare conditions, given the sweep's looks."""

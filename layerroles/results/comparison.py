@@ -335,6 +335,7 @@ def _comparison_row(match: Match, names: tuple[str, str]) -> dict[str, Any]:
         (a.effect, b.effect), (a.interval, b.interval), correlation
     )
     interval = stats.clustered(interval, change, clusters, None, level=max(levels))
+    p = effects.clustered_p(stats.sign_flip_p(change, rng), change, clusters) if a.n else nan
     harm_a, harm_b = match.harms({names: 1.0})
     harm, harm_low, harm_high = stats.difference_of(harm_b, harm_a).numbers
     return {
@@ -350,7 +351,10 @@ def _comparison_row(match: Match, names: tuple[str, str]) -> dict[str, Any]:
         "difference": difference,
         "low": interval.low,
         "high": interval.high,
-        "p": effects.clustered_p(stats.sign_flip_p(change, rng), change, clusters) if a.n else nan,
+        "p": max(
+            cell.looks.adjust_p(p, cell.n_asked([name]))
+            for cell, name in zip((one, two), names, strict=True)
+        ),
         "harm_a": harm_a.value,
         "harm_b": harm_b.value,
         "harm_difference": harm,
@@ -388,6 +392,10 @@ def _profile_rows(match: Match) -> list[dict[str, Any]]:
         mean = _mean_difference(a, b, clusters, one.unit, rng, level)
         answered = ~np.isnan(b - a).any(axis=0)
         p, _ = stats.profiles_differ_p((b - a)[:, answered], rng, clusters=clusters[answered])
+        p = max(
+            cell.looks.adjust_p(p, cell.n_asked(own))
+            for cell, own in zip((one, two), names_of, strict=True)
+        )
         rows.append(
             {
                 "task": one.task,

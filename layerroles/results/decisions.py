@@ -117,7 +117,7 @@ def decisions_of(cells: Sequence[Cell], manifest: Mapping[str, Any]) -> list[Dec
     entries = manifest.get("conditions", [])
     kept = {at_all: after_first for after_first, at_all in _pairs_by_name(entries).items()}
     deferred = set(kept.values()) if manifest.get("only_needed") else set()
-    level_of = _levels(manifest)
+    level_of = verdict_levels(manifest)
     together: dict[tuple[str, str], list[Cell]] = {}
     for cell in cells:
         together.setdefault((cell.family, cell.protocol), []).append(cell)
@@ -147,8 +147,10 @@ def _mean_harm(cells: Sequence[Cell], weights: Mapping[str, float], level: float
     return stats.mean_of([cell.harm(weights, level=level) for cell in cells])
 
 
-def tabulate_decisions(cells: Sequence[Cell], manifest: Mapping[str, Any]) -> pd.DataFrame:
-    """Return the table of `SweepResult.decisions`."""
+def tabulate_decisions(
+    cells: Sequence[Cell], manifest: Mapping[str, Any], *, interim: bool
+) -> pd.DataFrame:
+    """Return the table of `SweepResult.decisions`; before a run is finished nothing is decided."""
     rows = []
     for decision in decisions_of(cells, manifest):
         n_asked = {cell.task: cell.n_asked([decision.condition]) for cell in decision.cells}
@@ -160,6 +162,8 @@ def tabulate_decisions(cells: Sequence[Cell], manifest: Mapping[str, Any]) -> pd
         )
         looks = [sum(size <= n_asked[c.task] for size in c.looks.sizes) for c in decision.cells]
         verdict, (harm, low, high) = decision.verdict, decision.harm.numbers
+        if interim and verdict not in (NOT_MEASURED, NOT_MEASURABLE):
+            verdict = UNDECIDED
         rows.append(
             {
                 "family": decision.family,
@@ -183,7 +187,8 @@ def describe_decisions(cells: Sequence[Cell], manifest: Mapping[str, Any]) -> st
     if not manifest.get("until"):
         return ""
     decisions = [decision for decision in decisions_of(cells, manifest) if decision.cells]
-    decided = [decision for decision in decisions if decision.verdict != UNDECIDED]
+    undecided = (UNDECIDED, NOT_MEASURED)
+    decided = [decision for decision in decisions if decision.verdict not in undecided]
     n_answers = sum(len(cell.rows) for cell in cells)
     deferred = find_waiting(manifest["conditions"]) if manifest.get("only_needed") else {}
     n_conditions = len(manifest["conditions"]) - len(deferred)
@@ -192,7 +197,8 @@ def describe_decisions(cells: Sequence[Cell], manifest: Mapping[str, Any]) -> st
     error = (
         f"at most {expected_wrong:.1f} of them are expected to be wrong"
         if not manifest["until"]["simultaneous"]
-        else f"all of a family hold together with probability {1 - manifest['until']['error']:.0%}"
+        else f"those of one ablation in a family are all right with probability "
+        f"{1 - manifest['until']['error']:g} or more"
     )
     return (
         f"{len(decided)} of {len(decisions)} verdicts decided, with {n_answers:,} answers "
@@ -200,17 +206,13 @@ def describe_decisions(cells: Sequence[Cell], manifest: Mapping[str, Any]) -> st
     )
 
 
-def verdict_level(manifest: Mapping[str, Any], condition: str) -> float:
-    """Return the confidence level of the interval that decides about a condition.
+def verdict_levels(manifest: Mapping[str, Any]) -> dict[str, float]:
+    """Map the names of conditions to the confidence level of the interval of harm that decides.
 
-    It is 95%, unless the run was given another error (`Decided.error`), which may hold for all
-    conditions of one ablation, position and part together (`Decided.simultaneous`).
+    It is 95% for conditions that are not in the map. A run may be given another error
+    (`Decided.error`), which may hold for all conditions of one ablation, position and part together
+    (`Decided.simultaneous`).
     """
-    return _levels(manifest).get(condition, stats.LEVEL)
-
-
-def _levels(manifest: Mapping[str, Any]) -> dict[str, float]:
-    """Map each condition's name to the level of the interval that decides about it."""
     until = manifest.get("until")
     if not until:
         return {}

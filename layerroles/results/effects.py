@@ -16,6 +16,7 @@ from jaxtyping import Float
 from layerroles import stats
 from layerroles.errors import InputError
 from layerroles.results.cells import CELL, CONDITION, FAMILY, INTACT, Cell
+from layerroles.results.decisions import verdict_levels
 
 NUMBERS = [
     *("n", "intact", "chance", "score", "score_low", "score_high"),
@@ -30,7 +31,12 @@ _MANY = ("head", "kv_group")
 
 def tabulate_effects(cells: Sequence[Cell], manifest: Mapping[str, Any]) -> pd.DataFrame:
     """Return the table of `SweepResult.effects`."""
-    rows = [_row(cell, about) for cell in cells for about in cell.conditions.to_dict("records")]
+    levels = verdict_levels(manifest)
+    rows = [
+        _row(cell, about, levels.get(str(about["condition"]), stats.LEVEL))
+        for cell in cells
+        for about in cell.conditions.to_dict("records")
+    ]
     # The last columns are only needed to compute `detectable`.
     frame = pd.DataFrame(rows, columns=[*CONDITION, *CELL, *NUMBERS, "gained", "sd", "design"])
     frame = frame.astype(
@@ -45,15 +51,21 @@ def tabulate_effects(cells: Sequence[Cell], manifest: Mapping[str, Any]) -> pd.D
     return frame[[*CONDITION, *CELL, *NUMBERS]]
 
 
-def _row(cell: Cell, about: dict[Any, Any]) -> dict[str, Any]:
-    """Return the row of one condition; `about` is its row of `Cell.conditions`."""
+def _row(cell: Cell, about: dict[Any, Any], harm_level: float) -> dict[str, Any]:
+    """Return the row of one condition.
+
+    Args:
+        cell: a cell.
+        about: the condition's row of `Cell.conditions`.
+        harm_level: the level of the interval of harm.
+    """
     name = str(about["condition"])
     intact, score, clusters = cell.answered_by_both(name)
     rng, n_asked = cell.rng(name), cell.n_asked([name])
     level = cell.looks.level(n_asked)
     interval = score_interval(score, clusters, cell.unit, rng, level=level)
     effect = estimate_paired_effect(intact, score, clusters, cell.unit, rng, level=level)
-    harm, harm_low, harm_high = cell.harm({name: 1.0}).numbers
+    harm, harm_low, harm_high = cell.harm({name: 1.0}, level=harm_level).numbers
     binary = cell.unit == "accuracy" and stats.is_binary(intact, score)
     change = score - intact
     return {

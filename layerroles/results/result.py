@@ -89,7 +89,8 @@ class SweepResult:
         valid at any look, so it is unfinished only before its first. Also "" for runs of earlier
         versions, which do not record whether they are finished.
         """
-        if not self.manifest.get("unfinished") or self._is_past_first_look():
+        whole = self._whole or self
+        if not self.manifest.get("unfinished") or whole._is_past_first_look():
             return ""
         asked = self.frame[self.frame["at"] != "after_first"]
         answered = asked.groupby(["task", "protocol", "condition"])["example"].nunique()
@@ -130,7 +131,9 @@ class SweepResult:
 
         `score`, `intact` and `effect` are means over the `n` examples that both answered; pairs
         with a score that is not finite are left out and counted in `n_failed`. All intervals are
-        95%: Wilson's for a 0/1 score and Tango's for its effect, bootstrap for other scores. `p`
+        95%, in a sweep `until="decided"` those of all its looks together, and `p` accounts for
+        looks too. They are Wilson's for a 0/1 score and Tango's for its effect, bootstrap for other
+        scores; that of harm has the level at which verdicts are given (`Decided.error`). `p`
         is McNemar's exact or a sign-flip test's; `p_adjusted` is corrected over the conditions of
         one ablation, `at` and part in one task and protocol: by Holm, or by Benjamini and Hochberg
         over heads and key/value groups. Layers that were not asked `after_first`, because they are
@@ -182,7 +185,7 @@ class SweepResult:
         Example:
             result.decisions().value_counts(["family", "protocol", "verdict"])
         """
-        return tabulate_decisions(self._cells, self.manifest)
+        return tabulate_decisions(self._cells, self.manifest, interim=bool(self.interim))
 
     def agreement(self) -> pd.DataFrame:
         """Correlate effects over sites between two ways of asking the same questions.

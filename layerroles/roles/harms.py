@@ -32,7 +32,7 @@ from layerroles.results import (
     records,
     refuse_twins,
     twins,
-    verdict_level,
+    verdict_levels,
 )
 
 VERDICTS = ("critical", "spare", "partial", "helps", "undecided", "sink")
@@ -75,9 +75,10 @@ class Harms:
         self._only_if_critical = _waiting_layers(result, ablation) if part == "block" else set()
         self.after_first = self.at == "all" and bool(AFTER_FIRST in ats or self._only_if_critical)
         self.places = sorted({place for _, _, place, _ in self._index})
+        levels = verdict_levels(result.manifest)
         # The level of the interval that decides about a place.
         self._levels = {
-            place: verdict_level(result.manifest, str(row["condition"]))
+            place: levels.get(str(row["condition"]), stats.LEVEL)
             for (_, _, place, at), row in self._index.items()
             if at == self.at
         }
@@ -127,9 +128,8 @@ class Harms:
 
     def _place_row(self, family: str, protocol: str, place: Place) -> dict[str, Any]:
         tasks = self.tasks(family, protocol)
-        harm = self.harm(family, protocol, {place: 1.0})
         level = self._levels.get(place, stats.LEVEL)
-        judged = self.harm(family, protocol, {place: 1.0}, level=level)
+        harm = self.harm(family, protocol, {place: 1.0}, level=level)
         first_token_kept = gone = stats.NO_CONTRAST
         if self.after_first and self._is_asked_after_first(tasks, protocol, place):
             first_token_kept = self.harm(
@@ -142,7 +142,7 @@ class Harms:
         n = sum(row["n"] for row in rows if row is not None)
         verdict = NOT_MEASURABLE
         if tasks:
-            verdict = self._judge(place, judged, first_token_kept, gone)
+            verdict = self._judge(place, harm, first_token_kept, gone)
         names = (("harm",) * 2, ("after_first_harm", "after_first"), ("gone",) * 2)
         values: dict[str, float] = {}
         for (name, ends), contrast in zip(names, (harm, first_token_kept, gone), strict=True):
@@ -158,7 +158,7 @@ class Harms:
             "n_failed": sum(row["n_failed"] for row in rows if row is not None),
             **values,
             "verdict": verdict,
-            "needed": count_needed(judged, n) if verdict == UNDECIDED else math.nan,
+            "needed": count_needed(harm, n) if verdict == UNDECIDED else math.nan,
         }
 
     def _judge(

@@ -75,10 +75,11 @@ def _say_opening(setting: Setting) -> str:
         also = "; again with the first token's write kept"
         if setting.only_needed:
             also += " where a layer is critical (sums take the harm at every position elsewhere)"
+    sums = " Sums over layers use only what all of them were asked." if setting.decided else ""
     return (
         f"{setting.model}: {setting.ablation} of one layer at a time, {setting.swept} of "
         f"{setting.n_layers} layers (0-based), at {place}{also}. Harm 1 is the whole skill "
-        f"above chance."
+        f"above chance.{sums}"
     )
 
 

@@ -31,7 +31,8 @@ from layerroles.stats.intervals import LEVEL
 # layers, for few questions up to 512 and a rest that allows more (`benchmarks/looks.py`).
 _LEFT = 0.95
 _POWER = 2 / 3
-_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(160)
+# The fewest nodes for an integral; more if a look adds few questions, whose density is narrow.
+_NODES = 160
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ class Looks:
         It is `p` divided by the share of the error that this look spends (Bonferroni's bound).
         """
         done = tuple(size for size in self.sizes if size <= n)
-        return min(1.0, p / _shares(done)[-1]) if done else p
+        return p if math.isnan(p) or not done else min(1.0, p / _shares(done)[-1])
 
     def complete(self, n: int) -> int:
         """Return the last look of at most `n` questions; `n` itself below the first look."""
@@ -97,7 +98,7 @@ class Looks:
             (32, 48, 64, 96, 128, 200)
         """
         if first < 1:
-            raise ValueError(f"a first look after {first} questions is none")
+            raise ValueError(f"first={first}: the first look needs at least 1 question")
         sizes = list(self.sizes)
         regular = (first * 2**k * share // 2 for k in itertools.count() for share in (2, 3))
         for size in itertools.takewhile(lambda size: size * 1.25 < limit, regular):
@@ -112,6 +113,13 @@ def _shares(sizes: tuple[int, ...]) -> list[float]:
     """Return the share of the error that each look spends."""
     spent = [1 - _LEFT * (sizes[0] / size) ** _POWER for size in sizes]
     return [now - before for before, now in itertools.pairwise([0.0, *spent])]
+
+
+@functools.lru_cache(maxsize=64)
+def _quadrature(n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the nodes and weights of Gauss and Legendre for an integral from -1 to 1."""
+    nodes, weights = np.polynomial.legendre.leggauss(n)
+    return nodes, weights
 
 
 @functools.lru_cache(maxsize=4096)
@@ -130,8 +138,9 @@ def _critical_values(sizes: tuple[int, ...], error: float) -> tuple[float, ...]:
         excess = functools.partial(_exceeding, nodes, masses, reach, step, error * share)
         values.append(float(optimize.brentq(excess, 0.0, 40.0)))
         end = values[-1] * reach
-        density = stats.norm.pdf((end * _NODES[:, None] - nodes) / step) / step @ masses
-        nodes, masses = end * _NODES, end * _WEIGHTS * density
+        places, weights = _quadrature(max(_NODES, math.ceil(4 * end / step)))
+        density = stats.norm.pdf((end * places[:, None] - nodes) / step) / step @ masses
+        nodes, masses = end * places, end * weights * density
     return tuple(values)
 
 

@@ -17,7 +17,7 @@ class Decided:
     (`stats.Looks`), so a verdict is wrong with probability `error` at most.
 
     Attributes:
-        error: the probability with which a verdict may be wrong, between 0 and 0.5.
+        error: the probability with which a verdict may be wrong, from 1e-6 to below 0.5.
         first: the number of questions of each task before the first look, at least 8.
         minutes: the time to spend; at every look, the conditions that are likely to need the fewest
             further questions are asked first. None for no limit.
@@ -38,14 +38,16 @@ class Decided:
     simultaneous: bool = False
 
     def __post_init__(self) -> None:
-        if not isinstance(self.error, int | float) or not 0 < self.error < 0.5:
-            raise InputError(f"error={self.error!r} is not a probability between 0 and 0.5")
+        if not isinstance(self.error, int | float) or not 1e-6 <= self.error < 0.5:
+            raise InputError(f"error={self.error!r} is not a probability from 1e-6 to below 0.5")
         if not isinstance(self.first, int) or self.first < 8:
             raise InputError(f"first={self.first!r} is not a whole number of 8 or more")
         if self.minutes is not None and not (
             isinstance(self.minutes, int | float) and self.minutes > 0
         ):
             raise InputError(f"minutes={self.minutes!r} is not a number of minutes above 0")
+        if not isinstance(self.simultaneous, bool):
+            raise InputError(f"simultaneous={self.simultaneous!r} is neither True nor False")
 
     def to_manifest(self) -> dict[str, Any]:
         """Return what verdicts depend on, for the manifest."""

@@ -99,27 +99,44 @@ class Execution:
     def _needed_units(self) -> list[Unit]:
         """Return units with the missing answers that the stored rows ask for (`next_cells`).
 
-        If the time that is left does not suffice for all of them, they are those of the decisions
-        that need the fewest further questions.
+        They are noted in the manifest until all of them are answered, so that a run that was killed
+        in between completes the same look.
         """
         if not self._waiting and not self._work.until_decided:
             return []
-        result, plan = read(self._store.folder), self._work.plan
-        units = self._units_for(next_cells(result, plan))
-        if self._deadline is None or not units:
+        manifest = self._store.manifest
+        noted = {(str(c), str(t), str(p)): int(n) for c, t, p, n in manifest["asked_next"]}
+        if units := self._units_for(noted):
             return units
-        left = self._deadline - time.monotonic()
-        needed = open_decisions(result, plan)
-        nearest = sorted(needed, key=needed.__getitem__)
-        while nearest and self._pace.cost(units) > left:
+        result = read(self._store.folder)
+        needed = next_cells(result, self._work.plan)
+        if self._deadline is not None:
+            needed = self._choose_in_time(result, needed, self._deadline - time.monotonic())
+        manifest["asked_next"] = [[*key, n] for key, n in needed.items()]
+        self._store.save_manifest()
+        return self._units_for(needed)
+
+    def _choose_in_time(
+        self, result: SweepResult, needed: dict[Key, int], left: float
+    ) -> dict[Key, int]:
+        """Return what can be answered in the seconds that are left.
+
+        If they do not suffice for everything, it is what the decisions ask for that are expected to
+        need the fewest further questions.
+        """
+        open_ = open_decisions(result, self._work.plan)
+        nearest = sorted(open_, key=open_.__getitem__)
+        while nearest and self._pace.cost(self._units_for(needed)) > left:
             nearest = nearest[: len(nearest) // 2]
-            units = self._units_for(next_cells(result, plan, among=nearest))
-        if not nearest or left <= 0:
+            needed = next_cells(result, self._work.plan, among=nearest)
+        if needed and (left <= 0 or self._pace.cost(self._units_for(needed)) > left):
             log.warning(
-                "the time is spent: %d decisions are open; the same command goes on", len(needed)
+                "the time limit is reached with %d decisions open: run the same command again to "
+                "continue",
+                len(open_),
             )
-            return []
-        return units
+            return {}
+        return needed
 
     def _units_for(self, needed: Mapping[Key, int]) -> list[Unit]:
         done = self._store.answered_ids()
@@ -134,7 +151,7 @@ class Execution:
                 plan
                 for plan in manifest["unfinished"]
                 if not is_answered(plan, done, manifest, self._waiting)
-                or self._units_for(next_cells(result, plan))
+                or any(len(done.get(key, ())) < n for key, n in next_cells(result, plan).items())
             ]
         self._store.save_manifest()
 

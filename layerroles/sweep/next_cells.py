@@ -67,9 +67,10 @@ def next_cells(
 
 
 def open_decisions(result: SweepResult, plan: Plan) -> dict[tuple[str, str, str], float]:
-    """Map the decisions that a command still asks for to about how many questions each needs.
+    """Map the decisions that a command still asks for to the further questions they may need.
 
-    The keys are family, protocol and condition. The numbers are infinite where they are not known.
+    The keys are family, protocol and condition. The numbers are estimates; they are infinite where
+    nothing is known, and 0 for a critical layer that may be a sink.
     """
     found = {}
     for decision in decisions_of(cells_of(result), result.manifest):
@@ -77,9 +78,9 @@ def open_decisions(result: SweepResult, plan: Plan) -> dict[tuple[str, str, str]
         targets.ask_for(decision)
         if targets.found:
             n = sum(cell.n_asked([decision.condition]) for cell in decision.cells)
-            needed = count_needed(decision.harm, n)
+            more = 0.0 if decision.verdict == "critical" else count_needed(decision.harm, n) - n
             name = (decision.family, decision.protocol, decision.condition)
-            found[name] = math.inf if math.isnan(needed) else needed
+            found[name] = math.inf if math.isnan(more) else more
     return found
 
 
@@ -118,9 +119,10 @@ class _Targets:
             return
         n = min(self._n_asked(cell, name) for name in names)
         limit = self._limits.get((cell.task, cell.protocol), 0)
-        target = stats.Looks(tuple(self._looks.get(cell.task, ()))).next(n)
-        for name in {INTACT, *names}:
-            self.ask(cell, name, limit if target is None else min(limit, target))
+        target = stats.Looks(tuple(self._looks.get(cell.task, ()))).next(n) or limit
+        if target <= limit:
+            for name in (INTACT, *names):
+                self.ask(cell, name, target)
 
     def ask(self, cell: Cell, name: str, n: int) -> None:
         """Ask under a condition until `n` examples of a cell are asked."""

@@ -317,6 +317,8 @@ def _merge_manifest(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
         **{name: stored.get(name, {}) for name in ("rows_at_once", "examples_at_once")},
         "unfinished": stored.get("unfinished", []),
         "looks": _extend_looks(stored, manifest),
+        "until": manifest["until"] or stored.get("until"),
+        "asked_next": stored.get("asked_next", []),
         # Units of earlier versions' folders stay what they are.
         "rounds": stored.get("rounds", False),
         "only_needed": stored.get("only_needed", False) and manifest["only_needed"],
@@ -331,15 +333,23 @@ def _extend_looks(stored: dict[str, Any], manifest: dict[str, Any]) -> dict[str,
 
     A run that has looked at its results keeps its looks. More questions are a further look, also if
     all of them are asked.
+
+    Raises:
+        InputError: the number of questions lies between looks, or below the first.
     """
     looks = {**manifest["looks"], **stored.get("looks", {})}
-    most = {cell["task"]: cell["n"] for cell in manifest["cells"]}
-    return {
-        task: list(stats.Looks(tuple(sizes)).extended(sizes[0], most[task]).sizes)
-        if task in most
-        else sizes
-        for task, sizes in looks.items()
-    }
+    for task, n in {cell["task"]: cell["n"] for cell in manifest["cells"]}.items():
+        if task in looks:
+            sizes = stats.Looks(tuple(looks[task])).extended(looks[task][0], n).sizes
+            if n not in sizes:
+                near = ", ".join(map(str, sizes))
+                raise InputError(
+                    f"the run looks at its results after {near} questions of {task!r}: "
+                    f"limit={n} is none of them, so that its answers would not count; take one of "
+                    f"them, or more than {sizes[-1]}"
+                )
+            looks[task] = list(sizes)
+    return looks
 
 
 def _references_by_cell(cells: list[dict[str, Any]]) -> dict[tuple[str, str], dict[str, str]]:

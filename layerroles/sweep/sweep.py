@@ -215,7 +215,9 @@ class Sweep:
             expected = self._choose_sizes(engine, store.manifest, store.answered_ids())
             store.save_manifest()
             after_round = None if report is None else functools.partial(_write_interim, report)
-            minutes = None if self.until is None else self.until.minutes
+            minutes = None
+            if self.until is not None and self.until.minutes is not None:
+                minutes = float(self.until.minutes)
             Execution(
                 work, asked, store, open_backend, engine, expected, after_round, minutes
             ).run()
@@ -350,6 +352,7 @@ class Sweep:
             "conditions": [describe_condition(condition) for condition in self.conditions],
             "noise_floor": [],
             "unfinished": [],
+            "asked_next": [],
             "rounds": self.rounds,
             "only_needed": self.only_needed,
             **self._describe_looks(),

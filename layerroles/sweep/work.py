@@ -20,7 +20,7 @@ from layerroles.tasks import Example
 
 # The mean number of questions per condition that a sweep until="decided" is expected to ask: that
 # of a mixture of layers like those of SmolLM2-135M (`benchmarks/looks.py`).
-EXPECTED_QUESTIONS = 160
+EXPECTED_QUESTIONS = 170
 _ONE_ROUND: Mapping[str, Any] = {
     **{"rows_at_once": {}, "examples_at_once": {}},
     **{"rounds": False, "only_needed": False, "looks": {}},
@@ -113,6 +113,8 @@ class Work:
             wanted = {key for key, target in needed.items() if (key[1], target) == (task, n)}
             hashes = {condition for condition, _, _ in wanted}
             asked = [condition for condition in self.conditions if condition.hash in hashes]
+            if not cells or not asked:  # of another command
+                continue
             sizes = self._sizes(len(asked), manifest, rounds=False)
             ends = [size for size in manifest["looks"].get(task, ()) if size < n]
             yield from missing_units(cells, asked, done, replace(sizes, looks=ends), wanted)

@@ -82,7 +82,7 @@ def test_sizes_that_do_not_increase_from_1_are_refused(sizes: tuple[int, ...]) -
 
 @pytest.mark.parametrize("first", [0, -32])
 def test_a_first_look_below_1_is_refused(first: int) -> None:
-    with pytest.raises(ValueError, match=f"first look after {first} questions"):
+    with pytest.raises(ValueError, match=f"first={first}: the first look needs"):
         stats.Looks().extended(first, 512)
 
 
@@ -149,3 +149,16 @@ def test_verdicts_are_wrong_no_more_often_than_the_error_allows(harm: float) -> 
     assert stopped.covered.mean() > 0.925
     assert (stopped.verdict >= 0).mean() > 0.8
     assert stopped.n.mean() < 400
+
+
+def test_a_look_that_adds_few_questions_spends_no_more_than_its_share() -> None:
+    """The mass that has not crossed stays below 1, however narrow the step is."""
+    looks = stats.Looks((32, 10_000, 10_001, 20_000))
+    levels = [looks.level(size) for size in looks.sizes]
+    apart = stats.Looks((32, 10_000, 20_000))
+    assert levels[1] < levels[2] < 1
+    assert levels[3] == pytest.approx(apart.level(20_000), abs=1e-3)
+
+
+def test_an_unknown_p_stays_unknown() -> None:
+    assert math.isnan(stats.Looks((32, 48)).adjust_p(math.nan, 48))

@@ -180,7 +180,8 @@ def test_a_stricter_error_asks_more() -> None:
     assert counts[0] < counts[2] <= counts[1]
 
 
-def planted_sweep(limit: int, **options: object) -> lr.Sweep:
+def planted_sweep(limit: int, *, n_tasks: int = 1, **options: object) -> lr.Sweep:
+    """A sweep over one or two tasks of one family, of which two layers are planted."""
     made = lr.planted(n_layers=6, retrieval=(1, 2), reasoning=(4,), inert=(5,))
     conditions = [
         condition
@@ -189,7 +190,7 @@ def planted_sweep(limit: int, **options: object) -> lr.Sweep:
     ]
     return lr.Sweep(
         made.model,
-        [made.tasks[0]],
+        [made.tasks[0], dataclasses.replace(made.tasks[0], strength=0.9)][:n_tasks],
         conditions,
         protocols=["generation"],
         limit=limit,
@@ -205,12 +206,13 @@ def answers(result: lr.SweepResult) -> pd.DataFrame:
 def test_rows_are_those_of_a_plain_sweep_and_a_killed_run_asks_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain = answers(planted_sweep(96).run(tmp_path / "plain"))
-    result = planted_sweep(96, until="decided").run(tmp_path / "decided")
+    plain = answers(planted_sweep(64, n_tasks=2).run(tmp_path / "plain"))
+    result = planted_sweep(64, n_tasks=2, until="decided").run(tmp_path / "decided")
     assert len(answers(result)) < len(plain)
     same = plain.merge(answers(result)[KEYS], on=KEYS)
     pd.testing.assert_frame_equal(answers(result), same, rtol=1e-4)
-    assert (result.decisions()["verdict"] != "undecided").all()
+    assert (result.decisions()["verdict"] != "undecided").sum() > 2
+    assert not result.manifest["asked_next"]
 
     stop_after, n_parts, answer_units = 0, 0, Execution._answer_units
 
@@ -226,17 +228,50 @@ def test_rows_are_those_of_a_plain_sweep_and_a_killed_run_asks_the_same(
     while True:
         n_parts, stop_after = 0, stop_after + 1
         try:
-            resumed = planted_sweep(96, until="decided").run(tmp_path / "killed")
+            resumed = planted_sweep(64, n_tasks=2, until="decided").run(tmp_path / "killed")
             break
         except KeyboardInterrupt:
             begun = lr.read(tmp_path / "killed")
             assert begun.manifest["unfinished"]
             # Verdicts fall when a look is stored whole.
-            assert set(begun.decisions()["n"]) <= {0, 4, 8, 16, 32, 48, 64, 96}
+            sizes = begun.frame.groupby(KEYS[:3]).size()
+            assert set(sizes) <= {4, 8, 16, 32, 48, 64}
+            if (sizes < 32).any():
+                assert set(begun.decisions()["verdict"]) <= {"undecided", "not measurable"}
     assert stop_after > 3
     pd.testing.assert_frame_equal(answers(resumed), answers(result), rtol=1e-4)
     pd.testing.assert_frame_equal(resumed.decisions(), result.decisions())
     assert not resumed.manifest["unfinished"]
+
+
+def test_commands_on_one_folder_may_ask_other_tasks_and_layers(tmp_path: Path) -> None:
+    """Each layer is asked in one of the family's two tasks only, so it has no verdict."""
+    both = planted_sweep(32, n_tasks=2)
+    conditions = [condition for condition in both.conditions[1:] if condition.at == "all"]
+    for until in (None, "decided"):
+        folder = tmp_path / str(until)
+        for cell, asked in zip(both.cells, (conditions[:3], conditions[3:]), strict=True):
+            sweep = lr.Sweep(
+                both.model,
+                [cell.task],
+                asked,
+                protocols=["generation"],
+                until=until,
+                limit=32,
+                noise_floor=False,
+            )
+            result = sweep.run(folder)
+            assert not result.manifest["unfinished"]
+        assert len(result.frame) == 2 * 4 * 32
+        assert set(result.decisions()["verdict"]) == {"not measured"}
+        assert set(lr.localize(result).layers["verdict"]) == {"not measured"}
+
+
+def test_a_limit_between_looks_is_refused(tmp_path: Path) -> None:
+    planted_sweep(48, until="decided").run(tmp_path / "run")
+    for limit, until in ((40, None), (40, lr.Decided(first=8)), (16, lr.Decided(first=8))):
+        with pytest.raises(lr.InputError, match=rf"limit={limit} is none of them"):
+            planted_sweep(limit, until=until).run(tmp_path / "run")
 
 
 def test_a_larger_limit_extends_a_run_and_keeps_its_looks(tmp_path: Path) -> None:
@@ -261,7 +296,7 @@ def test_a_spent_budget_leaves_decisions_open_and_the_same_command_goes_on(
 ) -> None:
     hurried = lr.Decided(minutes=1e-6)
     result = planted_sweep(96, until=hurried).run(tmp_path / "run")
-    assert "decisions are open" in caplog.text
+    assert "decisions open: run the same command again" in caplog.text
     assert set(result.frame.groupby(KEYS[:3]).size()) == {32}
     assert (result.decisions()["verdict"] == "undecided").any()
     assert not result.interim  # its verdicts hold
@@ -269,12 +304,32 @@ def test_a_spent_budget_leaves_decisions_open_and_the_same_command_goes_on(
     assert (later.decisions()["verdict"] != "undecided").all()
 
 
+def test_a_budget_does_not_end_what_only_the_intact_model_is_asked(tmp_path: Path) -> None:
+    model = random_model("llama")
+    until = lr.Decided(first=8, minutes=30)
+    sweep = lr.Sweep(
+        model,
+        [lr.task("facts")],
+        lr.each_layer(model, lr.Skip()),
+        protocols=["generation"],
+        until=until,
+        limit=24,
+        noise_floor=False,
+    )
+    result = sweep.run(tmp_path / "run")
+    sizes = result.frame.groupby("condition").size()
+    assert sizes[INTACT] == 24
+    assert set(sizes.drop(INTACT)) == {8}
+    assert not result.manifest["unfinished"]
+
+
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
-        ({"error": 0.5}, "error=0.5 is not a probability between 0 and 0.5"),
+        ({"error": 0.5}, "error=0.5 is not a probability from 1e-6"),
         ({"error": 0}, "error=0 is not"),
         ({"first": 4}, "first=4 is not a whole number of 8 or more"),
+        ({"error": 1e-9}, "error=1e-09 is not"),
         ({"minutes": 0}, "minutes=0 is not a number of minutes above 0"),
     ],
 )
