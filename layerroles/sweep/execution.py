@@ -129,7 +129,8 @@ class Execution:
         while nearest and self._pace.cost(self._units_for(needed)) > left:
             nearest = nearest[: len(nearest) // 2]
             needed = next_cells(result, self._work.plan, among=nearest)
-        if needed and (left <= 0 or self._pace.cost(self._units_for(needed)) > left):
+        is_late = left <= 0 or self._pace.cost(self._units_for(needed)) > left
+        if (open_ and not nearest) or (needed and is_late):
             log.warning(
                 "the time limit is reached with %d decisions open: run the same command again to "
                 "continue",
