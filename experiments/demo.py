@@ -19,7 +19,8 @@ Method
     measured per head.
 
 Questions come in rounds of 4, 8, 16 and 32; after each, report.html shows the estimates so far.
-Run it again and it goes on where it was; `--limit 200` extends the finished run.
+Run it again and it goes on where it was; `--limit 200` extends the finished run, and `--minutes 60`
+asks on, for an hour, about the layers whose verdict is not decided.
 """
 
 from collections.abc import Sequence
@@ -31,7 +32,14 @@ import layerroles as lr
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Sweep, probe, localize, report."""
-    args = Options(__doc__, limit=32, out="runs/demo").parse(argv)
+    options = Options(__doc__, limit=None, out="runs/demo")
+    options.add_argument(
+        "--minutes",
+        type=float,
+        help="ask until each layer's verdict is decided, for so long (--limit 512 by default)",
+    )
+    args = options.parse(argv)
+    until = None if args.minutes is None else lr.Decided(minutes=args.minutes)
     model = lr.load(args.model, dtype=args.dtype)
     names = ("kv_retrieval", "facts", "word_problems[steps=1]", "copying")
     tasks = [lr.task(name) for name in names]
@@ -45,13 +53,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         tasks,
         conditions,
         protocols=["continuation", "generation"],
+        until=until,
         limit=args.limit,
         noise_floor=False,  # it would take as long as several conditions
     )
     page = args.out / "report.html"
     result = sweep.run(args.out, report=page)
     probes = [
-        lr.probes.measure_into(args.out, probe, model, tasks, limit=args.limit)
+        lr.probes.measure_into(args.out, probe, model, tasks, limit=min(32, sweep.limit))
         for probe in (lr.probes.LogitLens(), lr.probes.Attention())
     ]
 

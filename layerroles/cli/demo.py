@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from layerroles.cli.options import Dtype, Limit, OtherModel, Seed
+from layerroles.cli.options import Dtype, LimitUntil, Minutes, OtherModel, Seed
 from layerroles.cli.parsing import check_options
 from layerroles.errors import visible
 
@@ -17,7 +17,8 @@ PROTOCOLS = ("continuation", "generation")
 def command(
     out: Annotated[Path, typer.Option(metavar="RUN", help="The run folder.")] = Path("runs/demo"),
     model: OtherModel = "smollm2-135m",
-    limit: Limit = 32,
+    minutes: Minutes = None,
+    limit: LimitUntil = None,
     seed: Seed = 0,
     dtype: Dtype = "auto",
 ) -> None:
@@ -28,7 +29,8 @@ def command(
     [bold]Example:[/bold]
     layerroles demo --limit 8 --out runs/quick
     """
-    check_options(limit=limit)
+    until = None if minutes is None else "decided"
+    check_options(limit=limit, until=until, minutes=minutes)
 
     import layerroles as lr
 
@@ -38,12 +40,20 @@ def command(
         *lr.each_layer(bridge, lr.Skip(), at="all"),
         *lr.each_layer(bridge, lr.Skip(), at="after_first"),
     ]
-    sweep = lr.Sweep(bridge, tasks, conditions, protocols=PROTOCOLS, limit=limit, seed=seed)
+    sweep = lr.Sweep(
+        bridge,
+        tasks,
+        conditions,
+        protocols=PROTOCOLS,
+        until=None if until is None else lr.Decided(minutes=minutes),
+        limit=limit,
+        seed=seed,
+    )
     try:
         page = out / "report.html"
         result = sweep.run(out, report=page)
         probes = [
-            lr.probes.measure_into(out, probe, bridge, tasks, limit=limit, seed=seed)
+            lr.probes.measure_into(out, probe, bridge, tasks, limit=min(32, sweep.limit), seed=seed)
             for probe in (lr.probes.LogitLens(), lr.probes.Attention())
         ]
     except KeyboardInterrupt:

@@ -102,7 +102,16 @@ LimitUntil = Annotated[
     int | None,
     typer.Option(
         metavar="N",
-        help="Examples of each task (default 32); with --until, the largest number (default 512).",
+        help="Examples of each task (default 32); the largest number where layers are asked until "
+        "they are decided (default 512).",
+    ),
+]
+Minutes = Annotated[
+    float | None,
+    typer.Option(
+        metavar="M",
+        help="Ask until each layer's verdict is decided, for so long; first about layers that are "
+        "nearly decided.",
     ),
 ]
 Until = Annotated[

@@ -60,15 +60,18 @@ def check_options(
     which know the names that plugins add.
 
     Raises:
-        InputError: `limit` is below 1, `until` is unknown, `minutes` is not above 0 or without
-            `until`, `sites` is not a list of sites, or a name is unknown.
+        InputError: `limit` is below 1, `until` is unknown, `minutes` is not above 0, `sites` is not
+            a list of sites, or a name is unknown.
     """
     if limit is not None and limit < 1:
         raise InputError(f"--limit {limit} asks for nothing: give 1 or more")
     if until not in (None, "decided"):
         raise InputError(f"--until {until!r} is unknown: known is decided")
-    if minutes is not None and until is None:
-        raise InputError(f"--minutes {minutes:g} goes with --until decided only")
+    if until is not None and limit is not None and limit < complete.FIRST_LOOK:
+        raise InputError(
+            f"--limit {limit} is less than the {complete.FIRST_LOOK} questions before the first "
+            f"look at what is decided"
+        )
     if minutes is not None and not minutes > 0:
         raise InputError(f"--minutes {minutes:g} leaves no time: give more than 0")
     check_words(sites)

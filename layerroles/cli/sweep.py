@@ -17,6 +17,7 @@ from layerroles.cli.options import (
     Dtype,
     LimitUntil,
     Memory,
+    Minutes,
     Model,
     NoiseFloor,
     NumFewshot,
@@ -90,14 +91,7 @@ def command(
         ),
     ] = None,
     until: Until = None,
-    minutes: Annotated[
-        float | None,
-        typer.Option(
-            metavar="M",
-            help="With --until decided: the time to spend, first on layers that are nearly "
-            "decided.",
-        ),
-    ] = None,
+    minutes: Minutes = None,
     limit: LimitUntil = None,
     num_fewshot: NumFewshot = None,
     seed: Seed = 0,
@@ -172,6 +166,7 @@ def command(
     layerroles sweep --model smollm2-135m --tasks facts,word_problems --sites L0:10 --out runs/first
     """
     import_plugins(plugin or [])
+    until = "decided" if until is None and minutes is not None else until
     check_options(
         limit=limit,
         until=until,

@@ -40,6 +40,25 @@ def _range(numbers: Sequence[int]) -> str:
     return " to ".join(map(str, ends))
 
 
+def _is_past_first_look(result: "SweepResult") -> bool:
+    """Return whether a run `until="decided"` has looked at all its conditions."""
+    manifest, cells = result.manifest, cells_of(result)
+    if not manifest.get("until"):
+        return False
+    planned = {hash for plan in manifest["unfinished"] for hash in plan["conditions"]}
+    waiting = find_waiting(manifest["conditions"])
+    conditions = [
+        entry["name"]
+        for entry in manifest["conditions"]
+        if entry["hash"] in planned and entry["hash"] not in waiting
+    ]
+    return len(cells) == len(manifest["cells"]) and all(
+        len(cell.asked.get(name, ())) >= min(cell.looks.sizes, default=0)
+        for cell in cells
+        for name in conditions
+    )
+
+
 def check_result(result: object) -> None:
     """Check that a value is the result of a sweep.
 
@@ -89,8 +108,7 @@ class SweepResult:
         valid at any look, so it is unfinished only before its first. Also "" for runs of earlier
         versions, which do not record whether they are finished.
         """
-        whole = self._whole or self
-        if not self.manifest.get("unfinished") or whole._is_past_first_look():
+        if not self.manifest.get("unfinished") or _is_past_first_look(self._whole or self):
             return ""
         asked = self.frame[self.frame["at"] != "after_first"]
         answered = asked.groupby(["task", "protocol", "condition"])["example"].nunique()
@@ -108,23 +126,6 @@ class SweepResult:
         ]
         text = f"{_range(done)} of {_range(planned)} questions"
         return f"{text}, and the last steps are missing" if done == planned else text
-
-    def _is_past_first_look(self) -> bool:
-        """Return whether a run `until="decided"` has looked at all its conditions."""
-        if not self.manifest.get("until"):
-            return False
-        planned = {hash for plan in self.manifest["unfinished"] for hash in plan["conditions"]}
-        waiting = find_waiting(self.manifest["conditions"])
-        conditions = [
-            entry["name"]
-            for entry in self.manifest["conditions"]
-            if entry["hash"] in planned and entry["hash"] not in waiting
-        ]
-        return len(self._cells) == len(self.manifest["cells"]) and all(
-            len(cell.asked.get(name, ())) >= min(cell.looks.sizes, default=0)
-            for cell in self._cells
-            for name in conditions
-        )
 
     def effects(self) -> pd.DataFrame:
         """Compare every condition with the intact model: a row per condition, task and protocol.

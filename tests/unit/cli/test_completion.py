@@ -18,6 +18,7 @@ from layerroles.figures.print.paper import WIDTHS
 from layerroles.probes import PROBES
 from layerroles.protocols import PROTOCOLS
 from layerroles.prune.plan import METHODS
+from layerroles.sweep import Decided
 from layerroles.tasks import TASKS
 from layerroles.tasks.base import FAMILIES
 
@@ -100,6 +101,7 @@ def test_names_are_those_that_the_package_knows() -> None:
     assert set(complete.EXECUTORS) == set(get_args(ExecutorName))
     assert complete.FAMILIES == FAMILIES
     assert complete.FIGURES == KINDS
+    assert Decided().first == complete.FIRST_LOOK
     assert complete.FORMATS == FORMATS
     assert tuple(WIDTHS) == complete.WIDTHS
     assert set(complete.TARGETS) == {"cpu", "measured", *DEVICES}
