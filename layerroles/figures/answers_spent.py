@@ -3,6 +3,7 @@
 >>> figure = answers_spent(result)  # doctest: +SKIP
 """
 
+import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
@@ -20,6 +21,7 @@ _LOOK = {
     "undecided": ("#ffffff", "#1f2933"),
 }
 _ROW = 34  # height in pixels
+_TALLEST = 0.84  # bar, in rows
 
 
 def answers_spent(
@@ -27,8 +29,9 @@ def answers_spent(
 ) -> go.Figure:
     """Draw how many questions each layer was asked, coloured by its verdict.
 
-    A row is a family under a protocol, a cell a layer; the number in it is the questions asked,
-    summed over the family's tasks. Families without skill have no cells. The same numbers are in
+    A row is a family under a protocol, a bar a layer; the bar's height grows with the logarithm of
+    the questions asked, summed over the family's tasks. Their number stands on it where there is
+    room. Families without skill have no bars. The same numbers are in
     `SweepResult.decisions`.
 
     Args:
@@ -57,8 +60,10 @@ def answers_spent(
     rows = list(dict.fromkeys(zip(table["family"], table["protocol"], strict=True)))
     places = {row: len(rows) - 1 - place for place, row in enumerate(rows)}
     figure = go.Figure()
+    heights = _heights(table["n"])
     for verdict, (fill, ink) in _LOOK.items():
-        _draw_cells(figure, table[table["verdict"] == verdict], places, fill, ink)
+        part = table[table["verdict"] == verdict]
+        _draw_bars(figure, part.assign(height=heights[part.index]), places, fill, ink)
     n_layers = select.n_layers_of(result, effects)
     figure.update_xaxes(**style.layer_axis(n_layers), title_text="ablated layer (0-based)")
     figure.update_yaxes(
@@ -78,21 +83,29 @@ def answers_spent(
         f"answers of ablated models; at {at}",
         height=210 + _ROW * len(rows),
     )
-    return figure.update_layout(margin={"l": 190}, barmode="overlay")
+    uniform = {"mode": "hide", "minsize": 7}
+    return figure.update_layout(margin={"l": 190}, barmode="overlay", uniformtext=uniform)
 
 
-def _draw_cells(
+def _heights(n: "pd.Series[int]") -> "pd.Series[float]":
+    """Return the heights of bars, in rows: from half to the whole room of a row."""
+    logs = np.log(n.clip(lower=1).astype(float))
+    span = float(logs.max() - logs.min())
+    return _TALLEST * (0.5 + 0.5 * (logs - logs.min()) / span if span else logs * 0 + 1)
+
+
+def _draw_bars(
     figure: go.Figure, part: pd.DataFrame, places: dict[tuple[str, str], int], fill: str, ink: str
 ) -> None:
-    """Draw the layers with one verdict as squares with the number of questions."""
+    """Draw the layers with one verdict as bars with the number of questions."""
     if part.empty:
         return
     rows = list(zip(part["family"], part["protocol"], strict=True))
     figure.add_trace(
         go.Bar(
             x=part["layer"].astype(int),
-            y=[0.84] * len(part),
-            base=[places[row] - 0.42 for row in rows],
+            y=part["height"],
+            base=[places[row] - _TALLEST / 2 for row in rows],
             width=0.92,
             marker={"color": fill, "line": {"color": style.NEUTRAL, "width": 0.6}},
             text=part["n"],
@@ -100,7 +113,6 @@ def _draw_cells(
             insidetextanchor="middle",
             textangle=-90,
             textfont={"size": 10, "color": ink},
-            constraintext="none",
             name=part["verdict"].iloc[0],
             meta=select.trace_meta(part),
             hovertext=[_hover_text(line) for _, line in part.iterrows()],

@@ -154,10 +154,11 @@ class Sweep:
 
     def __repr__(self) -> str:
         n_rows = len(self.conditions) * sum(len(cell.examples) for cell in self.cells)
+        most = "" if self.until is None else "at most "
         labels = dict.fromkeys(cell.task.label for cell in self.cells)
         ways = dict.fromkeys(cell.protocol.label for cell in self.cells)
         return (
-            f"Sweep: {prepared(self.model).name}, {n_rows:,} rows\n"
+            f"Sweep: {prepared(self.model).name}, {most}{n_rows:,} rows\n"
             f"  conditions  {len(self.conditions)}, intact among them\n"
             f"  tasks       {', '.join(labels)}\n"
             f"  protocols   {', '.join(ways)}\n"

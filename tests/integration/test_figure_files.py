@@ -76,6 +76,7 @@ def others(result: SweepResult) -> dict[str, go.Figure]:
     )  # fmt: skip
     runs = {"base": result["facts"], "twin": result["kv_retrieval"]}
     return {
+        "answers_spent": figures.answers_spent(result),
         "protocols": figures.protocols(result, family="knowledge"),
         "harm_profiles": figures.harm_profiles(runs, protocol="generation", at="all"),
         "pruned_harm": figures.pruned_harm(dropped),

@@ -38,7 +38,8 @@ _READ: dict[str, tuple[str, str]] = {
     ),
     "harm_map": ("", _SINGLE),
     "answers_spent": (
-        "Number: questions asked of a layer; colour: its verdict, by the interval of its harm",
+        "Height of a bar: questions asked of a layer, on a logarithmic scale; colour: its "
+        "verdict, by the interval of its harm",
         "",
     ),
     "depth_contrasts": ("", _JOINT),
