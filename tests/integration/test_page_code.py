@@ -53,6 +53,7 @@ QUESTIONS, QUESTIONS_OF_PLANTED = 2, 4
 NO_SKILL = "the stand-in has no skill to keep, and finds nothing that it could copy"
 HUB = "data from the hub (tests/integration/test_lm_eval.py)"
 RAY = "workers of a cluster (tests/integration/test_ray.py)"
+LOOKS = "fewer questions than before a first look (tests/unit/sweep/test_until_decided.py)"
 ELSEWHERE = {
     "docs/attention.md: retrieval = lr.probes.RetrievalScore()": NO_SKILL,
     'docs/how_to/many_gpus.md: sweep.run("runs/8b", backend="ray")': RAY,
@@ -63,6 +64,7 @@ ELSEWHERE = {
     "docs/pruning.md: # Another seed: other questions.": NO_SKILL,
     "docs/roles.md: cheap = lr.Sweep(": NO_SKILL,
     "docs/scale.md: import layerroles as lr": RAY,
+    "docs/scale.md: # Two layers, each asked until its verdict is decided.": LOOKS,
 }
 # Pages that go on from another one, or are a notebook: each is run by a test of its own.
 OWN_TESTS = {
