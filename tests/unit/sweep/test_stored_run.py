@@ -134,8 +134,9 @@ def test_the_manifest_has_these_keys_and_types(which: str, request: Any) -> None
         names = expected[""].split()
         more = ["unfinished:list", "only_needed:bool", "rounds:bool"]
         more += ["examples_at_once:dict", "rows_at_once:dict"]
+        more += ["asked_next:list", "looks:dict", "until:NoneType"]
         expected[""] = " ".join(sorted([*names, *more]))
-        expected |= {"examples_at_once": "", "rows_at_once": "*:int"}
+        expected |= {"examples_at_once": "", "rows_at_once": "*:int", "looks": ""}
     assert schema(manifest) == expected
 
 

@@ -41,7 +41,8 @@ def slow_device(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def new_manifest() -> dict[str, Any]:
     """What the manifest of a new run folder says of units."""
-    return {"rows_at_once": {}, "examples_at_once": {}, "only_needed": True, "rounds": False}
+    sizes = {"rows_at_once": {}, "examples_at_once": {}, "looks": {}}
+    return {**sizes, "only_needed": True, "rounds": False}
 
 
 def chosen(one: lr.Sweep, engine: lr.Engine | None = None) -> dict[str, Any]:
