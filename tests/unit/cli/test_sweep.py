@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 
 import layerroles
+import layerroles as lr
 from layerroles.ablations import Condition, Reference
 from layerroles.backends import Backend, Local, Ray
 from layerroles.cli import main
@@ -125,7 +126,8 @@ def test_defaults() -> None:
     ]
     assert asked.options == {
         "protocols": ["continuation", "generation"],
-        "limit": 32,
+        "until": None,
+        "limit": None,
         "seed": 0,
         "engine": {"executor": "auto", "memory": None},
         "chat": False,
@@ -135,6 +137,21 @@ def test_defaults() -> None:
     }
     assert asked.path == Path("runs/x")
     assert asked.report is None
+
+
+@pytest.mark.usefixtures("loaded")
+@pytest.mark.parametrize(
+    ("options", "until"),
+    [
+        (["--until", "decided"], lr.Decided()),
+        (["--minutes", "3"], lr.Decided(minutes=3.0)),
+        (["--until", "decided", "--minutes", "3", "--limit", "64"], lr.Decided(minutes=3.0)),
+    ],
+)
+def test_until_decided(options: list[str], until: lr.Decided) -> None:
+    asked = sweep(*options)
+    assert asked.options["until"] == until
+    assert asked.options["limit"] == (64 if "--limit" in options else None)
 
 
 @pytest.mark.usefixtures("loaded")
@@ -177,6 +194,7 @@ def test_every_option_arrives(loaded: list[tuple[str, dict[str, Any]]]) -> None:
     engine = {"executor": "plain", "memory": "2GB"}
     assert asked.options == {
         "protocols": ["letter", "continuation[norm=byte]"],
+        "until": None,
         "limit": 5,
         "seed": 7,
         "engine": engine,
