@@ -187,7 +187,7 @@ def test_a_link_restores_what_was_chosen(browser: webdriver.Chrome, page: Path) 
     assert "probability" in cards(browser)[0]["lens"]
     browser.get("about:blank")
     browser.get(f"{page.as_uri()}#explore?task=none&condition=%00")  # of another run
-    assert len(state(browser)[0]) == 1
+    WebDriverWait(browser, 10).until(lambda of: len(state(of)[0]) == 1)
     assert browser.get_log("browser") == []
 
 
