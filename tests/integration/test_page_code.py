@@ -63,6 +63,7 @@ ELSEWHERE = {
     "docs/pruning.md: import layerroles as lr": NO_SKILL,
     "docs/pruning.md: # Another seed: other questions.": NO_SKILL,
     "docs/roles.md: cheap = lr.Sweep(": NO_SKILL,
+    "docs/results/decided.md: import layerroles as lr": LOOKS,
     "docs/scale.md: import layerroles as lr": RAY,
     "docs/scale.md: # Two layers, each asked until its verdict is decided.": LOOKS,
 }
