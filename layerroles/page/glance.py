@@ -9,10 +9,8 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from layerroles.results import records
+from layerroles.results import NOT_MEASURABLE, records
 from layerroles.roles import UNDECIDED, Roles, describe_needed, format_layers, round_up
-
-UNMEASURED = "not measurable"
 
 
 def make_glance(roles: Roles, decided: str = "") -> dict[str, Any]:
@@ -41,7 +39,7 @@ def make_glance(roles: Roles, decided: str = "") -> dict[str, Any]:
 def _rows(roles: Roles) -> Iterator[dict[str, Any]]:
     """Yield a row per family and protocol; `cells` is empty if harm cannot be measured."""
     for (family, protocol), layers in roles.layers.groupby(["family", "protocol"], sort=False):
-        measured = layers[layers["verdict"] != UNMEASURED].sort_values("layer")
+        measured = layers[layers["verdict"] != NOT_MEASURABLE].sort_values("layer")
         yield {
             "family": family,
             "protocol": protocol,
@@ -107,7 +105,7 @@ def _say_sinks(roles: Roles) -> str:
         if whole == {name for name, found in measured.items() if found}:
             listed.append(f"layer {layer} for every measured family")
             continue
-        where = ", ".join(
+        where = " and ".join(
             f"{'every measured family' if name in whole else ', '.join(found)} under {name}"
             for name, found in by_protocol.items()
         )
@@ -117,7 +115,7 @@ def _say_sinks(roles: Roles) -> str:
 
 def _say_certainty(roles: Roles, decided: str) -> str:
     """Return sentences on how many verdicts are undecided, and which claims are decided."""
-    measured = roles.layers[roles.layers["verdict"] != UNMEASURED]
+    measured = roles.layers[roles.layers["verdict"] != NOT_MEASURABLE]
     undecided = int((measured["verdict"] == UNDECIDED).sum())
     needed = describe_needed(measured)
     questions = _format_range(measured["n"])
@@ -141,7 +139,7 @@ def _say_certainty(roles: Roles, decided: str) -> str:
 
 
 def _measured_families(roles: Roles, protocol: str) -> set[str]:
-    measured = roles.layers[roles.layers["verdict"] != UNMEASURED]
+    measured = roles.layers[roles.layers["verdict"] != NOT_MEASURABLE]
     return set(measured.loc[measured["protocol"] == protocol, "family"])
 
 

@@ -6,11 +6,10 @@ writes the attention sink, at the first token. If the sweep has the same ablatio
 verdict accounts for it.
 """
 
-import functools
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
@@ -42,6 +41,7 @@ class Decision:
         harm: the mean harm over the cells, at the level of verdicts.
         kept: the name of the same ablation `after_first`, which tells whether a layer is a sink;
             None if the sweep has none.
+        is_deferred: whether `kept` is asked only where the layer is critical.
         spared: the mean harm under `kept`; unknown if it was not asked.
         gone: `harm` minus `spared`, paired by question; unknown if `kept` was not asked.
     """
@@ -52,6 +52,7 @@ class Decision:
     cells: tuple[Cell, ...]
     harm: stats.Contrast = stats.NO_CONTRAST
     kept: str | None = None
+    is_deferred: bool = False
     spared: stats.Contrast = stats.NO_CONTRAST
     gone: stats.Contrast = stats.NO_CONTRAST
 
@@ -60,38 +61,52 @@ class Decision:
         """A verdict of `results.regions`, sink, not measured, or not measurable."""
         if not self.cells:
             return NOT_MEASURABLE
-        return judge(self.harm, self.spared, self.gone)
+        return judge(self.harm, self.spared, self.gone, sink_asked=self.is_deferred)
+
+    @property
+    def may_be_sink(self) -> bool:
+        """Whether the layer is critical at all positions, and sinks are not yet told from others.
+
+        They are if it is shown either that the layer is a sink, or that half of its harm or a harm
+        of 0.2 remains with the first token kept.
+        """
+        if self.kept is None or judge(self.harm, self.spared, self.gone) != "critical":
+            return False
+        remains = self.gone.interval.high < self.harm.value / 2
+        return not (remains or self.spared.interval.low > CRITICAL)
 
     @property
     def is_open(self) -> bool:
-        """Whether more questions may change or add to the verdict.
-
-        A critical layer that may be a sink is open until it is shown either that it is one, or that
-        half of its harm or a harm of 0.2 remains with the first token kept.
-        """
-        verdict = self.verdict
-        if verdict == "critical" and self.kept is not None:
-            remains = self.gone.interval.high < self.harm.value / 2
-            return not (remains or self.spared.interval.low > CRITICAL)
-        if verdict == NOT_MEASURED:
+        """Whether more questions may change or add to the verdict."""
+        if self.verdict == NOT_MEASURED:
             return all(map(self._acts, self.cells))
-        return verdict == UNDECIDED
+        return self.may_be_sink or self.verdict == UNDECIDED
 
     def _acts(self, cell: Cell) -> bool:
         return self.condition not in cell.conditions.index or cell.did_act(self.condition)
 
 
-def judge(harm: stats.Contrast, spared: stats.Contrast, gone: stats.Contrast) -> str:
+def judge(
+    harm: stats.Contrast,
+    spared: stats.Contrast,
+    gone: stats.Contrast,
+    *,
+    sink_asked: bool = False,
+) -> str:
     """Return the verdict on a harm.
 
     Args:
         harm: the harm.
         spared: the harm if the first token is not ablated; unknown if not measured.
         gone: `harm` minus `spared`; unknown if not measured.
+        sink_asked: whether the sweep measures `spared` wherever the harm is critical. Until then, a
+            critical layer may be a sink, and is undecided.
     """
     if math.isnan(harm.value):
         return NOT_MEASURED
     verdict = judge_interval(harm.interval)
+    if verdict == "critical" and sink_asked and not spared.known:
+        return UNDECIDED
     goes = drops_by_half(harm.value, gone.interval.low)
     is_sink = verdict == "critical" and goes and spared.interval.high < CRITICAL
     return "sink" if is_sink else verdict
@@ -127,20 +142,27 @@ def decisions_of(cells: Sequence[Cell], manifest: Mapping[str, Any]) -> list[Dec
         names = dict.fromkeys(str(name) for cell in own for name in cell.conditions.index)
         for name in names:
             if name not in deferred:
-                level = level_of.get(name, stats.LEVEL)
-                found.append(_decide(family, protocol, name, skilled, kept.get(name), level))
+                decision = Decision(
+                    family,
+                    protocol,
+                    name,
+                    skilled,
+                    kept=kept.get(name),
+                    is_deferred=kept.get(name) in deferred,
+                )
+                found.append(_measure(decision, level_of.get(name, stats.LEVEL)))
     return found
 
 
-def _decide(
-    family: str, protocol: str, name: str, cells: tuple[Cell, ...], kept: str | None, level: float
-) -> Decision:
+def _measure(decision: Decision, level: float) -> Decision:
+    """Return the decision with its harms; `spared` and `gone` only where the layer is critical."""
+    cells, name, kept = decision.cells, decision.condition, decision.kept
     harm = _mean_harm(cells, {name: 1.0}, level)
-    decision = functools.partial(Decision, family, protocol, name, cells, harm, kept)
     if kept is None or not harm.interval.low > CRITICAL:
-        return decision()
+        return replace(decision, harm=harm)
     spared = _mean_harm(cells, {kept: 1.0}, level)
-    return decision(spared, _mean_harm(cells, {name: 1.0, kept: -1.0}, level))
+    gone = _mean_harm(cells, {name: 1.0, kept: -1.0}, level)
+    return replace(decision, harm=harm, spared=spared, gone=gone)
 
 
 def _mean_harm(cells: Sequence[Cell], weights: Mapping[str, float], level: float) -> stats.Contrast:

@@ -27,6 +27,7 @@ from layerroles.results import (
     SweepResult,
     cells_of,
     count_needed,
+    find_waiting,
     judge,
     pairs_of,
     records,
@@ -169,11 +170,9 @@ class Harms:
         Until the run is finished, it is only "undecided" or "not measured". A critical layer whose
         answers under `after_first` are still missing may be a sink, so it is undecided too.
         """
-        verdict = judge(harm, spared, gone)
-        is_untold = self.after_first and place[0] in self._only_if_critical and not spared.known
-        if self.interim or (verdict == "critical" and is_untold):
-            return verdict if verdict == NOT_MEASURED else UNDECIDED
-        return verdict
+        sink_asked = self.after_first and place[0] in self._only_if_critical
+        verdict = judge(harm, spared, gone, sink_asked=sink_asked)
+        return UNDECIDED if self.interim and verdict != NOT_MEASURED else verdict
 
     def _is_asked_after_first(self, tasks: Sequence[str], protocol: str, place: Place) -> bool:
         names = [self.condition(task, protocol, place, AFTER_FIRST) for task in tasks]
@@ -446,9 +445,10 @@ def _waiting_layers(result: SweepResult, ablation: str) -> set[int]:
     """Return the layers that the sweep asks under `after_first` only if they are critical."""
     if not result.manifest.get("only_needed", False):
         return set()
-    asked: dict[str, set[int]] = {"all": set(), AFTER_FIRST: set()}
-    for entry in result.manifest.get("conditions", []):
-        is_one_layer = (entry.get("parts"), len(entry["sites"])) == (["block"], 1)
-        if is_one_layer and entry["ablation"] == ablation and entry["at"] in asked:
-            asked[entry["at"]].add(entry["layers"][0])
-    return asked["all"] & asked[AFTER_FIRST]
+    entries = result.manifest.get("conditions", [])
+    waiting = find_waiting(entries)
+    return {
+        entry["layers"][0]
+        for entry in entries
+        if entry["hash"] in waiting and entry["ablation"] == ablation
+    }

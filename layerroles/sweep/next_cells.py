@@ -78,7 +78,7 @@ def open_decisions(result: SweepResult, plan: Plan) -> dict[tuple[str, str, str]
         targets.ask_for(decision)
         if targets.found:
             n = sum(cell.n_asked([decision.condition]) for cell in decision.cells)
-            more = 0.0 if decision.verdict == "critical" else count_needed(decision.harm, n) - n
+            more = 0.0 if decision.may_be_sink else count_needed(decision.harm, n) - n
             name = (decision.family, decision.protocol, decision.condition)
             found[name] = math.inf if math.isnan(more) else more
     return found
@@ -104,7 +104,7 @@ class _Targets:
             return
         for cell in decision.cells:
             n = cell.n_asked([decision.condition])
-            kept = decision.kept if decision.verdict == "critical" else None
+            kept = decision.kept if decision.may_be_sink else None
             if kept is None:
                 self.ask_on(cell, [decision.condition])
             elif self._n_asked(cell, kept) < n:

@@ -65,6 +65,42 @@ def test_layers_for_all_families_and_sinks_are_named_only_where_the_table_has_th
     assert shared == "No layer is shown to be critical for every measured family."
 
 
+FAMILIES = ("retrieval", "knowledge", "reasoning", "language")
+
+
+@pytest.mark.parametrize(
+    ("families_of", "said"),
+    [
+        (
+            {"continuation": FAMILIES, "generation": FAMILIES},
+            "layer 8 for every measured family.",
+        ),
+        ({"generation": FAMILIES}, "layer 8 for every measured family under generation."),
+        (
+            {"continuation": ("retrieval", "knowledge"), "generation": FAMILIES},
+            "layer 8 for retrieval, knowledge under continuation and every measured family under "
+            "generation.",
+        ),
+        ({"continuation": ("language",)}, "layer 8 for language under continuation."),
+    ],
+)
+def test_a_sink_is_said_of_no_family_for_which_it_is_none(
+    roles: Roles, families_of: dict[str, tuple[str, ...]], said: str
+) -> None:
+    frame = roles.frame
+    places = zip(frame["family"], frame["protocol"], strict=True)
+    sinks = [[8] if family in families_of.get(protocol, ()) else [] for family, protocol in places]
+    shared = make_glance(replace(roles, frame=frame.assign(sink=sinks)))["sentences"][1]
+    assert shared.endswith(f"Attention sinks: {said}")
+
+
+def test_what_is_decided_comes_first(roles: Roles) -> None:
+    decided = "7 of 9 verdicts decided, with 300 answers"
+    sentences = make_glance(roles, decided)["sentences"]
+    assert sentences[0].startswith(f"{decided}.")
+    assert sentences[1:] == make_glance(roles)["sentences"][:2]
+
+
 def test_a_claim_is_named_only_where_it_is_decided(roles: Roles) -> None:
     undecided = roles.claims.assign(status="not shown")
     last = make_glance(replace(roles, claims=undecided))["sentences"][2]

@@ -92,6 +92,21 @@ def test_roles_give_the_same_verdicts(decided: lr.SweepResult) -> None:
     assert "verdicts decided, with" in roles.verdict.splitlines()[0]
 
 
+def test_a_critical_layer_that_may_be_a_sink_has_no_verdict_yet(whole: lr.SweepResult) -> None:
+    """After the first look, layer 11 is as critical as layers 0 and 1, and is a sink."""
+    place = whole.frame.groupby(KEYS[:3]).cumcount()
+    first = whole.frame[(place < 32) & (whole.frame["at"] != "after_first")]
+    result = dataclasses.replace(as_decided(whole), frame=first.reset_index(drop=True))
+    table = result.decisions().set_index(["family", "layer"])
+    assert set(table.loc[(slice(None), [0, 1, 11]), "verdict"]) == {"undecided"}
+    assert "critical" not in set(table["verdict"])
+    layers = lr.localize(result).layers.set_index(["family", "layer"])
+    assert list(layers["verdict"]) == list(table["verdict"].reindex(layers.index))
+    asked = {hash for hash, _, _ in next_cells(result, plan_of(result))}
+    kept = {e["hash"] for e in whole.manifest["conditions"] if e["name"] == "skip L11 after_first"}
+    assert kept <= asked
+
+
 def test_every_verdict_stands_at_the_look_at_which_it_was_given(
     whole: lr.SweepResult, decided: lr.SweepResult
 ) -> None:
