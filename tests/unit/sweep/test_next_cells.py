@@ -8,12 +8,11 @@ import pytest
 
 import layerroles as lr
 from layerroles.results import find_waiting
-from layerroles.sweep.execution import Execution
 from layerroles.sweep.manifest_entries import describe_condition
 from layerroles.sweep.next_cells import Plan, expected_next, next_cells
 from layerroles.sweep.store import Key
-from layerroles.sweep.units import Unit
 from tests.support import lm_eval_data
+from tests.support.interruptions import run_with_interruptions
 from tests.support.random_models import random_model
 from tests.support.synthetic import synthetic_result
 
@@ -205,9 +204,7 @@ def answers(result: lr.SweepResult) -> pd.DataFrame:
 
 
 @pytest.mark.usefixtures("half_needed")
-def test_what_is_not_needed_is_not_asked_and_a_killed_run_asks_the_same(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_not_needed_is_not_asked_and_a_killed_run_asks_the_same(tmp_path: Path) -> None:
     def sweep(**options: bool) -> lr.Sweep:
         tasks = [lr.task("facts"), lr.task("kv_retrieval", pairs=4)]
         return lr.Sweep(
@@ -224,28 +221,16 @@ def test_what_is_not_needed_is_not_asked_and_a_killed_run_asks_the_same(
     same = everything.merge(answers(result)[KEYS], on=KEYS)
     pd.testing.assert_frame_equal(answers(result), same, rtol=1e-4)
 
-    n_parts, stop_after, answer_units = 0, 0, Execution._answer_units
+    def is_interim() -> None:
+        assert lr.read(tmp_path / "killed").interim
 
-    def stop(self: Execution, units: list[Unit]) -> object:
-        nonlocal n_parts
-        for part in answer_units(self, units):
-            n_parts += 1
-            if n_parts == stop_after:
-                raise KeyboardInterrupt
-            yield part
-
-    monkeypatch.setattr(Execution, "_answer_units", stop)
-    while True:
-        n_parts, stop_after = 0, stop_after + 1
-        try:
-            resumed = sweep().run(tmp_path / "killed")
-            break
-        except KeyboardInterrupt:
-            assert lr.read(tmp_path / "killed").interim
+    resumed, n_stopped = run_with_interruptions(
+        lambda: sweep().run(tmp_path / "killed"), is_interim
+    )
+    assert n_stopped > 1
     assert not resumed.interim
     pd.testing.assert_frame_equal(answers(resumed), answers(result), rtol=1e-4)
     # Asked everywhere later, it holds everything.
-    monkeypatch.setattr(Execution, "_answer_units", answer_units)
     extended = sweep(only_needed=False).run(tmp_path / "needed")
     pd.testing.assert_frame_equal(answers(extended), everything, rtol=1e-4)
 

@@ -9,9 +9,8 @@ import pytest
 import layerroles as lr
 from layerroles import stats
 from layerroles.results import INTACT, judge_interval
-from layerroles.sweep.execution import Execution
 from layerroles.sweep.next_cells import Plan, next_cells
-from layerroles.sweep.units import Unit
+from tests.support.interruptions import run_with_interruptions
 from tests.support.random_models import random_model
 from tests.support.synthetic import synthetic_result
 
@@ -218,9 +217,7 @@ def answers(result: lr.SweepResult) -> pd.DataFrame:
     return result.frame.sort_values(KEYS, ignore_index=True)[[*KEYS, "score", "response"]]
 
 
-def test_rows_are_those_of_a_plain_sweep_and_a_killed_run_asks_the_same(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_rows_are_those_of_a_plain_sweep_and_a_killed_run_asks_the_same(tmp_path: Path) -> None:
     plain = answers(planted_sweep(64, n_tasks=2).run(tmp_path / "plain"))
     result = planted_sweep(64, n_tasks=2, until="decided").run(tmp_path / "decided")
     assert len(answers(result)) < len(plain)
@@ -229,31 +226,19 @@ def test_rows_are_those_of_a_plain_sweep_and_a_killed_run_asks_the_same(
     assert (result.decisions()["verdict"] != "undecided").sum() > 2
     assert not result.manifest["asked_next"]
 
-    stop_after, n_parts, answer_units = 0, 0, Execution._answer_units
+    def check_begun() -> None:
+        """Check that verdicts fall when a look is stored whole."""
+        begun = lr.read(tmp_path / "killed")
+        assert begun.manifest["unfinished"]
+        sizes = begun.frame.groupby(KEYS[:3]).size()
+        assert set(sizes) <= {4, 8, 16, 32, 48, 64}
+        if (sizes < 32).any():
+            assert set(begun.decisions()["verdict"]) <= {"undecided", "not measurable"}
 
-    def stop(self: Execution, units: list[Unit]) -> object:
-        nonlocal n_parts
-        for part in answer_units(self, units):
-            n_parts += 1
-            if n_parts == stop_after:
-                raise KeyboardInterrupt
-            yield part
-
-    monkeypatch.setattr(Execution, "_answer_units", stop)
-    while True:
-        n_parts, stop_after = 0, stop_after + 1
-        try:
-            resumed = planted_sweep(64, n_tasks=2, until="decided").run(tmp_path / "killed")
-            break
-        except KeyboardInterrupt:
-            begun = lr.read(tmp_path / "killed")
-            assert begun.manifest["unfinished"]
-            # Verdicts fall when a look is stored whole.
-            sizes = begun.frame.groupby(KEYS[:3]).size()
-            assert set(sizes) <= {4, 8, 16, 32, 48, 64}
-            if (sizes < 32).any():
-                assert set(begun.decisions()["verdict"]) <= {"undecided", "not measurable"}
-    assert stop_after > 3
+    resumed, n_stopped = run_with_interruptions(
+        lambda: planted_sweep(64, n_tasks=2, until="decided").run(tmp_path / "killed"), check_begun
+    )
+    assert n_stopped > 2
     pd.testing.assert_frame_equal(answers(resumed), answers(result), rtol=1e-4)
     pd.testing.assert_frame_equal(resumed.decisions(), result.decisions())
     assert not resumed.manifest["unfinished"]
