@@ -1,9 +1,12 @@
-"""When a sweep `until="decided"` may stop asking about a condition."""
+"""When a sweep `until="decided"` looks at its results, and may stop asking about a condition."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from layerroles import stats
 from layerroles.errors import InputError
+from layerroles.sweep.units import SweepCell
 
 DECIDED = "decided"
 
@@ -73,3 +76,53 @@ def make_until(given: object, limit: int) -> Decided | None:
             f"fewer, or raise the limit"
         )
     return until
+
+
+def check_chance(cells: Sequence[SweepCell]) -> None:
+    """Check that verdicts are possible: that all cells have scores with a chance level.
+
+    Raises:
+        InputError: the scores of a protocol have none, such as those in nats.
+    """
+    for cell in cells:
+        if cell.protocol.unit != "accuracy":
+            raise InputError(
+                f"protocol {cell.protocol.label!r} scores in {cell.protocol.unit}, which have no "
+                f"chance level, and so no harm to decide about: leave it out, or ask without until"
+            )
+
+
+def describe_looks(until: Decided | None, cells: Sequence[SweepCell]) -> dict[str, Any]:
+    """Return manifest entries: `until`, the rule for verdicts, and `looks`, those of each task."""
+    if until is None:
+        return {"until": None, "looks": {}}
+    n_examples = {cell.task.label: len(cell.examples) for cell in cells}
+    looks = {
+        task: list(stats.Looks().extended(min(until.first, n), n).sizes)
+        for task, n in n_examples.items()
+    }
+    return {"until": until.to_manifest(), "looks": looks}
+
+
+def extend_looks(stored: dict[str, Any], manifest: dict[str, Any]) -> dict[str, list[int]]:
+    """Return the numbers of questions at which the run looks, those of both manifests.
+
+    A run that has looked at its results keeps its looks. More questions are a further look, also if
+    all of them are asked.
+
+    Raises:
+        InputError: the number of questions lies between looks, or below the first.
+    """
+    looks = {**manifest["looks"], **stored.get("looks", {})}
+    for task, n in {cell["task"]: cell["n"] for cell in manifest["cells"]}.items():
+        if task in looks:
+            sizes = stats.Looks(tuple(looks[task])).extended(looks[task][0], n).sizes
+            if n not in sizes:
+                near = ", ".join(map(str, sizes))
+                raise InputError(
+                    f"the run looks at its results after {near} questions of {task!r}: "
+                    f"limit={n} is none of them, so that its answers would not count; take one of "
+                    f"them, or more than {sizes[-1]}"
+                )
+            looks[task] = list(sizes)
+    return looks

@@ -13,8 +13,8 @@ from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from layerroles import stats
 from layerroles.errors import InputError
+from layerroles.sweep.decided import extend_looks
 
 Key = tuple[str, str, str]  # condition hash, task, protocol
 
@@ -316,7 +316,7 @@ def _merge_manifest(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
         "noise_floor": stored["noise_floor"],
         **{name: stored.get(name, {}) for name in ("rows_at_once", "examples_at_once")},
         "unfinished": stored.get("unfinished", []),
-        "looks": _extend_looks(stored, manifest),
+        "looks": extend_looks(stored, manifest),
         "until": manifest["until"] or stored.get("until"),
         "asked_next": stored.get("asked_next", []),
         # Units of earlier versions' folders stay what they are.
@@ -326,30 +326,6 @@ def _merge_manifest(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
         "cells": cells,
         "conditions": _merge_items(stored["conditions"], manifest["conditions"], ("hash",)),
     }
-
-
-def _extend_looks(stored: dict[str, Any], manifest: dict[str, Any]) -> dict[str, list[int]]:
-    """Return the numbers of questions at which the run looks, those of both manifests.
-
-    A run that has looked at its results keeps its looks. More questions are a further look, also if
-    all of them are asked.
-
-    Raises:
-        InputError: the number of questions lies between looks, or below the first.
-    """
-    looks = {**manifest["looks"], **stored.get("looks", {})}
-    for task, n in {cell["task"]: cell["n"] for cell in manifest["cells"]}.items():
-        if task in looks:
-            sizes = stats.Looks(tuple(looks[task])).extended(looks[task][0], n).sizes
-            if n not in sizes:
-                near = ", ".join(map(str, sizes))
-                raise InputError(
-                    f"the run looks at its results after {near} questions of {task!r}: "
-                    f"limit={n} is none of them, so that its answers would not count; take one of "
-                    f"them, or more than {sizes[-1]}"
-                )
-            looks[task] = list(sizes)
-    return looks
 
 
 def _references_by_cell(cells: list[dict[str, Any]]) -> dict[tuple[str, str], dict[str, str]]:

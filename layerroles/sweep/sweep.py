@@ -9,7 +9,6 @@ Example:
 import datetime
 import functools
 import json
-import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -19,7 +18,7 @@ from typing import Any, ClassVar, Literal
 
 from transformer_lens.model_bridge import TransformerBridge
 
-from layerroles import __version__, stats
+from layerroles import __version__
 from layerroles.ablations import INTACT, Condition, as_conditions
 from layerroles.backends import Backend, Workers, make_backend
 from layerroles.engine import Engine
@@ -27,8 +26,8 @@ from layerroles.errors import InputError
 from layerroles.models import check_template, prepared
 from layerroles.protocols import Asked, Protocol
 from layerroles.results import SweepResult
-from layerroles.sweep import noise_floor
-from layerroles.sweep.decided import Decided, make_until
+from layerroles.sweep import noise_floor, report_file
+from layerroles.sweep.decided import Decided, check_chance, describe_looks, make_until
 from layerroles.sweep.execution import Execution
 from layerroles.sweep.manifest_entries import command_line, describe_condition
 from layerroles.sweep.reading import read as read
@@ -38,8 +37,6 @@ from layerroles.sweep.unit_sizes import TaskSize, choose_size, count_together
 from layerroles.sweep.units import EngineCall, SweepCell, distinct_conditions, make_cells
 from layerroles.sweep.work import Work
 from layerroles.tasks import Example, Task, as_tasks
-
-log = logging.getLogger(__name__)
 
 _LIMIT, _LIMIT_UNTIL_DECIDED = 32, 512
 # Examples of each task whose work is planned, to choose the size of its units.
@@ -144,7 +141,7 @@ class Sweep:
         self.unit_seconds = unit_seconds
         self.cells = make_cells(tasks, protocols, limit, seed)
         if self.until is not None:
-            _check_chance(self.cells)
+            check_chance(self.cells)
         self._engine = engine
         self.references = References(tasks, self.conditions, seed)
         for condition in self.references.distinct_conditions():
@@ -198,7 +195,7 @@ class Sweep:
         options = {"address": address, "workers": workers, "gpus_per_worker": gpus_per_worker}
         chosen_backend = make_backend(backend, options | {"timeout": timeout})
         if report is not None:
-            _check_writable(Path(report))
+            report_file.check_writable(Path(report))
         engine = self._engine or Engine(self.model)
         chosen_backend.check(engine)
         work = self._work(engine)
@@ -215,7 +212,9 @@ class Sweep:
                 store.add_examples(*cell.names, self._describe_examples(cell))
             expected = self._choose_sizes(engine, store.manifest, store.answered_ids())
             store.save_manifest()
-            after_round = None if report is None else functools.partial(_write_interim, report)
+            after_round = (
+                None if report is None else functools.partial(report_file.write_interim, report)
+            )
             minutes = None
             if self.until is not None and self.until.minutes is not None:
                 minutes = float(self.until.minutes)
@@ -224,7 +223,7 @@ class Sweep:
             ).run()
         result = read(path)
         if report is not None:
-            _write_report(report, result)
+            report_file.write_report(report, result)
         return result
 
     def calls(self) -> Iterator[EngineCall]:
@@ -356,7 +355,7 @@ class Sweep:
             "asked_next": [],
             "rounds": self.rounds,
             "only_needed": self.only_needed,
-            **self._describe_looks(),
+            **describe_looks(self.until, self.cells),
             "rows_at_once": {},
             "examples_at_once": {},
             "executors": [],
@@ -366,17 +365,6 @@ class Sweep:
             "seconds": 0.0,
             "machine": workers.machine,
         }
-
-    def _describe_looks(self) -> dict[str, Any]:
-        """Return the manifest's rule for verdicts, and the looks of each task."""
-        if self.until is None:
-            return {"until": None, "looks": {}}
-        n_examples = {cell.task.label: len(cell.examples) for cell in self.cells}
-        looks = {
-            task: list(stats.Looks().extended(min(self.until.first, n), n).sizes)
-            for task, n in n_examples.items()
-        }
-        return {"until": self.until.to_manifest(), "looks": looks}
 
 
 def _check_numbers(limit: object, seed: object, unit_seconds: object) -> None:
@@ -391,20 +379,6 @@ def _check_numbers(limit: object, seed: object, unit_seconds: object) -> None:
         raise InputError(f"seed={seed!r} is not a whole number of 0 or more")
     if not (isinstance(unit_seconds, int | float) and unit_seconds > 0):
         raise InputError(f"unit_seconds={unit_seconds!r} is not a number of seconds above 0")
-
-
-def _check_chance(cells: Sequence[SweepCell]) -> None:
-    """Check that verdicts are possible: that all cells have scores with a chance level.
-
-    Raises:
-        InputError: the scores of a protocol have none, such as those in nats.
-    """
-    for cell in cells:
-        if cell.protocol.unit != "accuracy":
-            raise InputError(
-                f"protocol {cell.protocol.label!r} scores in {cell.protocol.unit}, which have no "
-                f"chance level, and so no harm to decide about: leave it out, or ask without until"
-            )
 
 
 def _package_versions(cells: Sequence[SweepCell]) -> dict[str, str]:
@@ -424,34 +398,3 @@ def _package_versions(cells: Sequence[SweepCell]) -> dict[str, str]:
                     f"pip install {name}"
                 ) from None
     return versions
-
-
-def _check_writable(file: Path) -> None:
-    """Check that a report file can be written, before anything is computed.
-
-    Raises:
-        InputError: the path is a folder, or cannot be written.
-    """
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with file.open("a"):
-            pass
-        if not file.stat().st_size:
-            file.unlink()
-    except OSError as error:
-        reason = error.strerror or type(error).__name__
-        raise InputError(f"report={str(file)!r} cannot be written: {reason}") from error
-
-
-def _write_interim(file: str | Path, result: SweepResult) -> None:
-    """Write the report of an unfinished run; a failure is logged and does not stop the run."""
-    try:
-        _write_report(file, result)
-    except InputError as error:
-        log.warning("the interim report was not written: %s", error)
-
-
-def _write_report(file: str | Path, result: SweepResult) -> None:
-    from layerroles import page  # with plotly, which takes a second
-
-    page.report(result, path=file)

@@ -7,7 +7,7 @@ import pytest
 
 import layerroles as lr
 from layerroles.engine import Computed
-from layerroles.sweep import sweep as module
+from layerroles.sweep import report_file as module
 from layerroles.sweep.execution import Execution
 from layerroles.sweep.pace import Pace
 from layerroles.sweep.unit_sizes import UnitSizes
@@ -79,7 +79,7 @@ def test_rows_are_those_of_a_sweep_without_rounds(
 def test_after_each_round_the_folder_is_a_smaller_sweep_and_the_report_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    page, write = tmp_path / "page" / "report.html", module._write_report
+    page, write = tmp_path / "page" / "report.html", module.write_report
     seen: list[tuple[str, int, bool]] = []
 
     def note(file: Path, result: lr.SweepResult) -> None:
@@ -91,7 +91,7 @@ def test_after_each_round_the_folder_is_a_smaller_sweep_and_the_report_says_so(
         seen.append((result.interim, n_of.iloc[0], "Interim" in text))
         assert (f"{n_of.iloc[0]} of 10 questions" in text) == bool(result.interim)
 
-    monkeypatch.setattr(module, "_write_report", note)
+    monkeypatch.setattr(module, "write_report", note)
     result = sweep().run(tmp_path / "run", report=page)
     assert seen == [
         ("4 of 10 questions", 4, True),
@@ -131,7 +131,7 @@ def test_a_report_that_fails_in_between_does_not_stop_the_run(
         if result.interim:
             raise lr.InputError("no space")
 
-    monkeypatch.setattr(module, "_write_report", fail)
+    monkeypatch.setattr(module, "write_report", fail)
     result = sweep().run(tmp_path / "run", report=tmp_path / "report.html")
     assert not result.interim
     assert "the interim report was not written: no space" in caplog.text
@@ -251,6 +251,6 @@ def test_an_error_in_what_is_shown_does_not_end_a_run(
         if result.interim:
             raise ZeroDivisionError("a figure")
 
-    monkeypatch.setattr(module, "_write_report", fail)
+    monkeypatch.setattr(module, "write_report", fail)
     assert not sweep().run(tmp_path / "run", report=tmp_path / "report.html").interim
     assert "what is known so far could not be shown" in caplog.text
