@@ -283,7 +283,9 @@ def test_a_larger_limit_extends_a_run_and_keeps_its_looks(tmp_path: Path) -> Non
     known = tables[0]["verdict"] != "undecided"
     assert not known.all()
     pd.testing.assert_frame_equal(tables[0][known], tables[1][known])
-    assert (tables[1]["verdict"] != "undecided").all()
+    critical = tables[1]["layer"].isin([1, 2])  # the layers that are planted
+    assert set(tables[1].loc[critical, "verdict"]) == {"critical"}
+    assert set(tables[1].loc[~critical, "verdict"]) == {"spare"}
     # Asked everything later, the looks count all the same.
     everything = planted_sweep(160).run(tmp_path / "run")
     assert list(everything.manifest["looks"].values()) == [[32, 48, 64, 96, 128, 160]]
