@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
-from layerroles.results import SweepResult
+from layerroles.results import BUILT_IN, SweepResult
 
 # Task and protocol -> harm per layer.
 Truth = Mapping[tuple[str, str], Sequence[float]]
@@ -58,9 +58,13 @@ class Simulation:
             "model": {"name": "simulated", "n_layers": n_layers, "n_heads": 4},
             "seed": seed,
             "cells": [
-                {"task": task, "protocol": p, "chance": self.chance, "unit": "accuracy"}
+                {
+                    **{"task": task, "protocol": p, "n": self.n},
+                    **{"chance": self.chance, "unit": "accuracy"},
+                }
                 for task, p in self.truth
             ],
+            "conditions": describe_conditions(frame),
         }
         examples = [self._examples(task) for task in dict.fromkeys(task for task, _ in self.truth)]
         return SweepResult(frame, manifest, pd.concat(examples, ignore_index=True))
@@ -147,6 +151,21 @@ class Simulation:
                 "changed": each([bool(site) for site in sites]),
             }
         )
+
+
+def describe_conditions(frame: pd.DataFrame) -> list[dict[str, object]]:
+    """The manifest entries of the conditions in a frame; the name of each serves as its hash."""
+    columns = ["condition", "ablation", "at", "site", "layer"]
+    return [
+        {
+            **{"name": row.condition, "hash": row.condition},
+            **{"ablation": row.ablation, "mechanism": BUILT_IN.get(row.ablation, "")},
+            **{"at": row.at, "sites": [row.site] if row.site else []},
+            "layers": [int(row.layer)] if row.site else [],
+            **{"parts": ["block"] if row.site else [], "parameters": {}},
+        }
+        for row in frame[columns].drop_duplicates("condition").itertuples()
+    ]
 
 
 def family(task: str) -> str:

@@ -6,11 +6,16 @@ is given. With `--data FOLDER` those that ask benchmarks ask them: `FOLDER/mmlu`
 named on the page, the others are run, and the end is exit code 2. What else lies in `--out` with a
 report of its own is put on the page too.
 
+With `--until claims`, only those are run that decide claims of the paper: `claims` asks about each
+claim on layers until it is decided, or for `--minutes`; `heads` and `distillation` use two kinds of
+ablation.
+
 Cost: the sum of the scripts' own, several hours with a 135M model in float32 on two cores. Again,
 and it goes on where it was. `distillation` compares the twins that `distill` makes, or
 those that are named: `--twin deepseek-ai/DeepSeek-R1-Distill-Llama-8B`.
 
     python experiments/all.py --out runs/all            # then open runs/all/index.html
+    python experiments/all.py --until claims --minutes 120 --out runs/claims
 """
 
 import argparse
@@ -35,6 +40,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--twin", action="append", default=[], help="for distillation, in place of those of distill"
     )
     options.add_argument("--only", default="", help="names of experiments, joined by commas")
+    options.add_argument(
+        "--until", choices=("claims",), help="only what decides claims, each until it is decided"
+    )
+    options.add_argument("--minutes", type=float, help="with --until, for the claims on layers")
     args = options.parse(argv)
     if args.data and not args.data.is_dir():
         raise lr.InputError(f"--data {str(args.data)!r} is not a folder")
@@ -60,6 +69,8 @@ def steps(args: argparse.Namespace) -> dict[str, list[str]]:
     data = args.data
     names = ("knowledge", "retrieval", "rag", "reasoning", "reading_writing", "heads")
     names = (*names, "head_search", "similarity", "pruning", "distill", "distillation")
+    if args.until:  # one sweep for all claims on layers
+        names = ("claims", "heads", "similarity", "distill", "distillation")
     found = {name: [f"{name}.py"] for name in names}
     twins = [("--twin", name) for name in args.twin]
     if twins:
@@ -68,7 +79,11 @@ def steps(args: argparse.Namespace) -> dict[str, list[str]]:
         made = (("--twin", "solver"), ("--twin", "self"), ("--control", "control"))
         twins = [(option, str(args.out / "distill" / name)) for option, name in made]
     found["distillation"] += [word for option in twins for word in option]
-    if data is None:
+    if args.until:
+        found["heads"] += ["--thorough"]
+        found["distillation"] += ["--thorough"]
+        found["claims"] += [] if data is None else ["--data", str(data)]
+    if data is None or args.until:
         return found
     for name, parts in (
         ("knowledge", ("openbookqa", "arc_easy", "hellaswag")),
@@ -89,6 +104,8 @@ def command(args: argparse.Namespace, step: list[str], out: Path) -> list[str]:
     """The whole command of an experiment."""
     line = [sys.executable, str(HERE / step[0]), *step[1:], "--out", str(out)]
     line += ["--model", args.model, "--dtype", args.dtype]
+    if args.until and args.minutes and step[0] == "claims.py":
+        line += ["--minutes", f"{args.minutes:g}"]
     if args.limit is not None:
         line += ["--limit", str(args.limit)]
     return line if args.resume else [*line, "--no-resume"]

@@ -84,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         lines += findings(table)
         lines += [
             f"{row['claim']} ({row['family']}): {row['status']}. {row['evidence']}."
-            for row in carried_by_few(result)
+            for row in (claim.row() for claim in carried_by_few(result))
         ]
     else:
         lines.append("No head copies the evidence into the answer: none is silenced.")

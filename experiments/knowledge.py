@@ -25,7 +25,7 @@ from typing import Any
 
 from files import mapped, once, right, rows_of, write_rows
 from sentences import claims, on_task, role
-from setting import Options, conclude, run, skipped, thorough
+from setting import Options, conclude, run, skipped, thorough, until_claims
 
 import layerroles as lr
 
@@ -38,6 +38,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = Options(__doc__, limit=32, out="runs/knowledge")
     options.add_argument("--data", type=Path, help="a folder with folders of benchmarks")
     thorough(options)
+    until_claims(options)
     args = options.parse(argv)
     tasks = [lr.task("facts"), lr.task("copying")]
     if args.data:
@@ -48,6 +49,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         tasks,
         skipped(model, args),
         protocols=[PROTOCOL],
+        until=args.until,
         limit=args.limit,
         noise_floor=False,
     )
@@ -57,15 +59,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     conclude(args, __doc__, result, lines + claims(roles, "knowledge", "commonsense"))
 
 
-def benchmarks(source: Path, folder: Path) -> list[lr.Task]:
-    """The benchmarks that a folder holds, as files of questions.
+def benchmarks(source: Path, folder: Path, only: str = "") -> list[lr.Task]:
+    """The benchmarks that a folder holds, or `only` one of them, as files of questions.
 
     Raises:
         InputError: it holds none.
     """
     found = []
     for name, family in FAMILIES.items():
-        if not (source / name).is_dir():
+        if only not in ("", name) or not (source / name).is_dir():
             continue
         split = "test*.jsonl" if list((source / name).glob("test*.jsonl")) else "validation*.jsonl"
         rows = rows_of(source / name, split, {"query": str, "choices": list, "gold": int})
@@ -74,7 +76,7 @@ def benchmarks(source: Path, folder: Path) -> list[lr.Task]:
             lr.task(f"local:{write_rows(folder / f'{name}.jsonl', once(lines, 'prompt'))}")
         )
     if not found:
-        raise lr.InputError(f"--data {str(source)!r} holds none of {', '.join(FAMILIES)}")
+        raise lr.InputError(f"--data {str(source)!r} holds no {only or ', '.join(FAMILIES)}")
     return found
 
 

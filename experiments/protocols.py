@@ -33,7 +33,7 @@ from pathlib import Path
 
 from lm_eval_files import hellaswag_folder, mmlu_folder
 from sentences import claims, lean, leaning
-from setting import Options, conclude, run, skipped, thorough
+from setting import Options, conclude, run, skipped, thorough, until_claims
 
 import layerroles as lr
 from layerroles.roles.literature import MORE, STRICTER, WRITING
@@ -49,6 +49,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     options.add_argument("benchmark", choices=("mmlu", "hellaswag", "strictness"))
     options.add_argument("--data", type=Path, help="a folder of JSONL files, of a benchmark")
     thorough(options)
+    until_claims(options)
     args = options.parse(argv)
     if args.benchmark == "strictness":
         tasks = [lr.task(name) for name in OWN]
@@ -62,7 +63,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         rows = {"include_path": str(folder), "metric": "acc_norm"}
         tasks = [lr.task("lm_eval:hellaswag_rows", **rows)]
     model = lr.load(args.model, dtype=args.dtype)
-    sweep = lr.Sweep(model, tasks, skipped(model, args), protocols=PROTOCOLS, limit=args.limit)
+    how = {"protocols": PROTOCOLS, "until": args.until, "limit": args.limit}
+    sweep = lr.Sweep(model, tasks, skipped(model, args), **how)
     result = sweep.run(args.out)
     print(result)
     if args.benchmark == "strictness":

@@ -25,7 +25,7 @@ from pathlib import Path
 
 from passages import CONTEXTS, sciq
 from sentences import interval, leaning, on_task, role
-from setting import Options, conclude, run, skipped, thorough
+from setting import Options, conclude, run, skipped, thorough, until_claims
 
 import layerroles as lr
 
@@ -37,12 +37,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = Options(__doc__, limit=48, out="runs/rag")
     options.add_argument("--data", type=Path, help="a folder with the questions of SciQ")
     thorough(options)
+    until_claims(options)
     args = options.parse(argv)
     tasks = {context: lr.task("facts", context=context) for context in CONTEXTS}
     if args.data:
         tasks = sciq(args.data, args.out / "data")
     model = lr.load(args.model, dtype=args.dtype)
-    how = {"protocols": PROTOCOLS, "limit": args.limit, "noise_floor": False}
+    how = {"protocols": PROTOCOLS, "until": args.until, "limit": args.limit, "noise_floor": False}
     result = lr.Sweep(model, list(tasks.values()), skipped(model, args), **how).run(args.out)
     conclude(args, __doc__, result, findings(result, {c: task.label for c, task in tasks.items()}))
 

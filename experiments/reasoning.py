@@ -26,7 +26,7 @@ from typing import Any
 
 from lm_eval_files import gsm8k, mathqa
 from sentences import claims, leaning, on_task, role
-from setting import Options, conclude, run, skipped, thorough
+from setting import Options, conclude, run, skipped, thorough, until_claims
 
 import layerroles as lr
 
@@ -40,6 +40,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = Options(__doc__, limit=24, out="runs/reasoning")
     options.add_argument("--data", type=Path, help="a folder with gsm8k/ and mathqa/, or one")
     thorough(options)
+    until_claims(options)
     args = options.parse(argv)
     given = benchmarks(args.data, args.out / "data") if args.data else []
     model = lr.load(args.model, dtype=args.dtype)
@@ -50,6 +51,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         [*(lr.task(name) for name in (*STEPS, COPYING)), *able],
         skipped(model, args),
         protocols=["generation"],
+        until=args.until,
         limit=args.limit,
         noise_floor=False,
     )

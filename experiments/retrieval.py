@@ -21,7 +21,7 @@ Run
 from collections.abc import Sequence
 
 from sentences import claims, leaning, on_task, role
-from setting import Options, conclude, run, skipped, thorough
+from setting import Options, conclude, run, skipped, thorough, until_claims
 
 import layerroles as lr
 
@@ -37,6 +37,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Sweep every setting, compare them, report."""
     options = Options(__doc__, limit=24, out="runs/retrieval")
     thorough(options)
+    until_claims(options)
     args = options.parse(argv)
     model = lr.load(args.model, dtype=args.dtype)
     sweep = lr.Sweep(
@@ -44,6 +45,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         [lr.task(name) for name in TASKS],
         skipped(model, args),
         protocols=["generation"],
+        until=args.until,
         limit=args.limit,
         noise_floor=False,
     )

@@ -30,8 +30,9 @@ class Options(argparse.ArgumentParser):
 
     def __init__(self, doc: str | None, *, limit: int | None, out: str) -> None:
         super().__init__(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+        self._limit = limit
         self.add_argument("--model", default="smollm2-135m")
-        self.add_argument("--limit", type=int, default=limit, help="examples of each task")
+        self.add_argument("--limit", type=int, help=f"examples of each task (default {limit})")
         self.add_argument("--dtype", default="auto", help="auto, float32, bfloat16 or float16")
         self.add_argument("--out", type=Path, default=Path(out), help="the run folder")
         self.add_argument(
@@ -59,8 +60,12 @@ class Options(argparse.ArgumentParser):
             InputError: an option is wrong, or `--no-resume` and a folder that holds a run.
         """
         args = self.parse_args(argv)
+        until_claims = getattr(args, "until", None) is not None
+        if args.limit is None and not until_claims:
+            args.limit = self._limit
+        least = max(least, 32) if until_claims else least
         if args.limit is not None and args.limit < least:
-            raise lr.InputError(f"--limit {args.limit} asks nothing: use {least} or more")
+            raise lr.InputError(f"--limit {args.limit} is too few: use {least} or more")
         if not args.resume and list(args.out.glob(kept)):
             raise lr.InputError(
                 f"--out {str(args.out)!r} holds a run: leave out --no-resume to go on with it, or "
@@ -79,10 +84,20 @@ def thorough(options: Options) -> None:
     )
 
 
+def until_claims(options: Options) -> None:
+    """Offer to ask, with a second kind of ablation, until claims are decided."""
+    options.add_argument(
+        "--until",
+        choices=("claims",),
+        help="ask under the conditions of --thorough, each claim until it is decided, up to "
+        "--limit questions (default 512)",
+    )
+
+
 def skipped(model: Any, args: argparse.Namespace) -> list[lr.Condition]:
     """Each layer skipped; if asked for, also but for the first token, and with means instead."""
     conditions = lr.each_layer(model, lr.Skip())
-    if args.thorough:
+    if args.thorough or getattr(args, "until", None):
         mean = lr.Mean(lr.Reference())  # of other questions of the asked task
         conditions += lr.each_layer(model, lr.Skip(), at="after_first")
         conditions += lr.each_layer(model, mean)

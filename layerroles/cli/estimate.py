@@ -31,6 +31,7 @@ from layerroles.cli.sweep import (
     each_condition,
     make_ablations,
     make_tasks,
+    make_until,
     parse_positions,
     parse_protocols,
 )
@@ -106,7 +107,7 @@ def command(
         tasks_asked,
         conditions,
         protocols=protocols_asked,
-        until=None if until is None else lr.Decided(),
+        until=make_until(until),
         limit=limit,
         seed=seed,
         chat=chat,

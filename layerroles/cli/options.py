@@ -110,17 +110,18 @@ Minutes = Annotated[
     float | None,
     typer.Option(
         metavar="M",
-        help="Ask until each layer's verdict is decided, for so long; first about layers that are "
-        "nearly decided.",
+        help="Ask until each layer's verdict (or, with --until claims, each claim) is decided, for "
+        "so long; first about what is nearly decided.",
     ),
 ]
 Until = Annotated[
     str | None,
     typer.Option(
-        metavar="decided",
-        help="Ask about each layer only until its verdict is decided, in looks at 32, 48, 64, 96, "
-        "... examples; easy layers then cost little.",
-        autocompletion=complete.one_of(("decided",)),
+        metavar="GOAL",
+        help="decided: ask about each layer only until its verdict is decided, in looks at 32, 48, "
+        "64, 96, ... examples; easy layers then cost little. claims: until each claim of the "
+        "literature is; the second of two ablations is asked only where a claim depends on it.",
+        autocompletion=complete.one_of(complete.UNTIL),
     ),
 ]
 NumFewshot = Annotated[

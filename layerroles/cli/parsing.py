@@ -60,13 +60,18 @@ def check_options(
     which know the names that plugins add.
 
     Raises:
-        InputError: `limit` is below 1, `until` is unknown, `minutes` is not above 0, `sites` is not
-            a list of sites, or a name is unknown.
+        InputError: `limit` is below 1, `until` is unknown or lacks a kind of ablation, `minutes`
+            is not above 0, `sites` is not a list of sites, or a name is unknown.
     """
     if limit is not None and limit < 1:
         raise InputError(f"--limit {limit} asks for nothing: give 1 or more")
-    if until not in (None, "decided"):
-        raise InputError(f"--until {until!r} is unknown: known is decided")
+    if until is not None and until not in complete.UNTIL:
+        raise InputError(f"--until {until!r} is unknown: known are {', '.join(complete.UNTIL)}")
+    if until == "claims" and "," not in ablation:
+        raise InputError(
+            f"--until claims takes two kinds of ablation, and --ablation {ablation!r} is one: such "
+            f"as --ablation skip,mean"
+        )
     if until is not None and limit is not None and limit < complete.FIRST_LOOK:
         raise InputError(
             f"--limit {limit} is less than the {complete.FIRST_LOOK} questions before the first "

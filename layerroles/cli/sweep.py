@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from layerroles.ablations import Ablation, At, Condition
     from layerroles.backends import Backend
     from layerroles.engine import ExecutorName
+    from layerroles.sweep import Decided
     from layerroles.tasks import Task
 
 TASKS = "kv_retrieval,facts,word_problems,copying"
@@ -200,7 +201,7 @@ def command(
         tasks_asked,
         conditions,
         protocols=protocols_asked,
-        until=None if until is None else lr.Decided(minutes=minutes),
+        until=make_until(until, minutes),
         limit=limit,
         seed=seed,
         engine=engine,
@@ -232,6 +233,15 @@ def command(
     print_result(result, top=5 if top is None else top)
     page = f"layerroles report {out}" if report is None else report
     typer.echo(f"Rows are in {out}. A page to read them: {page}")
+
+
+def make_until(until: str | None, minutes: float | None = None) -> "Decided | None":
+    """Return the rule that `--until` and `--minutes` name; None if there is none."""
+    import layerroles as lr
+
+    if until is None:
+        return None
+    return lr.Decided(minutes=minutes, goal="claims" if until == "claims" else "layers")
 
 
 def each_condition(

@@ -32,13 +32,11 @@ from layerroles.probes import group_by_probe
 from layerroles.results import (
     Comparison,
     SweepResult,
-    cells_of,
     check_result,
     compare,
-    describe_decisions,
     detectable_line,
 )
-from layerroles.roles import Roles, heads_of, interim_sentence
+from layerroles.roles import Roles, describe_decided, heads_of, interim_sentence
 
 _LAYERS_SHOWN, _ANSWERS_SHOWN = 3, 2  # layers per task, examples per layer
 
@@ -126,9 +124,7 @@ def render(
             (_describe_ablation(judged), _group_sentences(judged, shown_sections))
             for judged in roles
         ],
-        answer=make_glance(roles[0], describe_decisions(cells_of(result), result.manifest))
-        if roles
-        else None,
+        answer=make_glance(roles[0], describe_decided(result)) if roles else None,
         intact=result.intact().to_dict("records"),
         sections=page_sections,
         explored=None if explorer_data is None else _compact_json(explorer_data),

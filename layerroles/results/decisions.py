@@ -211,10 +211,6 @@ def describe_decisions(cells: Sequence[Cell], manifest: Mapping[str, Any]) -> st
     decisions = [decision for decision in decisions_of(cells, manifest) if decision.cells]
     undecided = (UNDECIDED, NOT_MEASURED)
     decided = [decision for decision in decisions if decision.verdict not in undecided]
-    n_answers = sum(len(cell.rows) for cell in cells)
-    deferred = find_waiting(manifest["conditions"]) if manifest.get("only_needed") else {}
-    n_conditions = len(manifest["conditions"]) - len(deferred)
-    n_all = n_conditions * sum(int(cell["n"]) for cell in manifest["cells"])
     expected_wrong = len(decisions) * manifest["until"]["error"]
     error = (
         f"at most {expected_wrong:.1f} of them are expected to be wrong"
@@ -222,10 +218,18 @@ def describe_decisions(cells: Sequence[Cell], manifest: Mapping[str, Any]) -> st
         else f"those of one ablation in a family are all right with probability "
         f"{1 - manifest['until']['error']:g} or more"
     )
-    return (
-        f"{len(decided)} of {len(decisions)} verdicts decided, with {n_answers:,} answers "
-        f"({n_answers / max(1, n_all):.0%} of asking everything up to the limit); {error}"
-    )
+    answers = describe_answers(cells, manifest)
+    return f"{len(decided)} of {len(decisions)} verdicts decided, with {answers}; {error}"
+
+
+def describe_answers(cells: Sequence[Cell], manifest: Mapping[str, Any]) -> str:
+    """Return how many answers a sweep has, and their share of all up to its limit."""
+    n_answers = sum(len(cell.rows) for cell in cells)
+    deferred = find_waiting(manifest["conditions"]) if manifest.get("only_needed") else {}
+    n_conditions = len(manifest["conditions"]) - len(deferred)
+    n_all = n_conditions * sum(int(cell["n"]) for cell in manifest["cells"])
+    share = n_answers / max(1, n_all)
+    return f"{n_answers:,} answers ({share:.0%} of asking everything up to the limit)"
 
 
 def verdict_levels(manifest: Mapping[str, Any]) -> dict[str, float]:
@@ -262,6 +266,39 @@ def find_waiting(conditions: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """
     hashes = {str(entry["name"]): str(entry["hash"]) for entry in conditions}
     return {hashes[name]: at_all for name, at_all in _pairs_by_name(conditions).items()}
+
+
+def find_deferred(
+    conditions: Sequence[Mapping[str, Any]], plan: Mapping[str, Any], *, only_needed: bool
+) -> set[str]:
+    """Return the hashes of a command's conditions that are asked only where answers ask for them.
+
+    They are those of `find_waiting` and, if the command asks until claims are decided, those of all
+    kinds of ablation but the first.
+
+    Args:
+        conditions: entries of a manifest.
+        plan: the command: its `conditions` (hashes, in order) and `until`, what is decided.
+        only_needed: whether the sweep asks layers `after_first` only where they are critical.
+    """
+    deferred = set(find_waiting(conditions)) if only_needed else set()
+    if plan.get("until") != "claims":
+        return deferred
+    kind_of = {entry["hash"]: entry["ablation"] for entry in conditions}
+    kinds = kinds_asked(conditions, plan)
+    return deferred | {hash for hash in plan["conditions"] if kind_of[hash] in kinds[1:]}
+
+
+def kinds_asked(conditions: Sequence[Mapping[str, Any]], plan: Mapping[str, Any]) -> list[str]:
+    """Return the kinds of ablation of a command's conditions, in order.
+
+    Args:
+        conditions: entries of a manifest.
+        plan: the command: its `conditions` (hashes, in order).
+    """
+    kind_of = {entry["hash"]: str(entry["ablation"]) for entry in conditions}
+    kinds = dict.fromkeys(kind_of[hash] for hash in plan["conditions"])
+    return [kind for kind in kinds if kind != INTACT]
 
 
 def _pairs_by_name(conditions: Sequence[Mapping[str, Any]]) -> dict[str, str]:

@@ -14,7 +14,7 @@ from layerroles.errors import InputError
 from layerroles.registry import describe_unknown, nearest_name
 from layerroles.results.agreement import tabulate_agreement, tabulate_differences
 from layerroles.results.cells import INTACT, Cell, make_cells
-from layerroles.results.decisions import find_waiting, tabulate_decisions
+from layerroles.results.decisions import find_deferred, tabulate_decisions
 from layerroles.results.effects import label_conditions, tabulate_effects, tabulate_intact
 from layerroles.results.tables import tabulate_measures, tabulate_noise
 
@@ -45,13 +45,13 @@ def _is_past_first_look(result: "SweepResult") -> bool:
     manifest, cells = result.manifest, cells_of(result)
     if not manifest.get("until"):
         return False
-    planned = {hash for plan in manifest["unfinished"] for hash in plan["conditions"]}
-    waiting = find_waiting(manifest["conditions"])
-    conditions = [
-        entry["name"]
-        for entry in manifest["conditions"]
-        if entry["hash"] in planned and entry["hash"] not in waiting
-    ]
+    entries, only_needed = manifest["conditions"], bool(manifest.get("only_needed"))
+    asked_first = {
+        hash
+        for plan in manifest["unfinished"]
+        for hash in set(plan["conditions"]) - find_deferred(entries, plan, only_needed=only_needed)
+    }
+    conditions = [entry["name"] for entry in entries if entry["hash"] in asked_first]
     return len(cells) == len(manifest["cells"]) and all(
         len(cell.asked.get(name, ())) >= min(cell.looks.sizes, default=0)
         for cell in cells

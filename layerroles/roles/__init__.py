@@ -33,6 +33,10 @@ from layerroles.results import SPARE as SPARE
 from layerroles.results import UNDECIDED as UNDECIDED
 from layerroles.results import count_needed as count_needed
 from layerroles.results import judge_interval as judge_interval
+from layerroles.roles.claims import claims_on_layers as claims_on_layers
+from layerroles.roles.claims import describe_decided as describe_decided
+from layerroles.roles.decision import Claim as Claim
+from layerroles.roles.decision import Finding as Finding
 from layerroles.roles.heads import FoundHeads as FoundHeads
 from layerroles.roles.heads import HeadSearch as HeadSearch
 from layerroles.roles.heads import carried_by_few as carried_by_few
@@ -54,11 +58,15 @@ __all__ = [
     "REGIONS",
     "SPARE",
     "UNDECIDED",
+    "Claim",
+    "Finding",
     "FoundHeads",
     "HeadSearch",
     "Roles",
     "carried_by_few",
+    "claims_on_layers",
     "count_needed",
+    "describe_decided",
     "describe_needed",
     "format_layers",
     "heads_of",

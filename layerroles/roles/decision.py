@@ -7,7 +7,8 @@ is
 
 - supported: two kinds show it, and none shows the opposite;
 - contradicted: two kinds show the opposite, and none shows it;
-- not shown: neither of these; the evidence says what is missing;
+- not shown: neither of these; the evidence says what is missing, or that the number is known to lie
+  within its smallest effect of the border;
 - not measurable: the intact model has no skill at which harm could be measured;
 - described: it has numbers, but there is no rule to decide it.
 
@@ -83,6 +84,30 @@ class Number:
         return int(interval.low > self.smallest) - int(interval.high < self.smallest)
 
     @property
+    def is_open(self) -> bool:
+        """Whether more questions may decide `sign`.
+
+        Not if it is decided, if the two positions are shown to lie on different sides, or if the
+        number `is_near`.
+        """
+        return bool(self._between) and not self.is_near
+
+    @property
+    def is_near(self) -> bool:
+        """Whether an interval lies within the smallest effect of the border, on both sides of it.
+
+        More questions may then show a side, but not one that matters.
+        """
+        intervals = [contrast.interval for contrast in self._between]
+        return any(i.low >= 0 and i.high <= 2 * self.smallest for i in intervals)
+
+    @property
+    def _between(self) -> list[stats.Contrast]:
+        """The values, at the judged positions and with the first token kept, of undecided side."""
+        values = [self.measured, *([] if self.kept is None else [self.kept])]
+        return [contrast for contrast in values if not self._side(contrast)]
+
+    @property
     def words(self) -> str:
         """Text with the estimate and its interval, or text that says that it is not known."""
         if not self.measured.known:
@@ -95,14 +120,14 @@ class Number:
         return f"{text}, with the first token kept {format_estimate(*self.kept.numbers)}"
 
     def records(self, ablation: str) -> Iterator[dict[str, Any]]:
-        """Yield a record of ablation, quantity, estimate, low and high for each known value."""
+        """Yield a record of ablation, quantity, estimate, low, high and n for each known value."""
         contrasts = [(self.quantity, self.measured)]
         if self.kept is not None:
             contrasts.append((f"{self.quantity}, first token kept", self.kept))
         for quantity, contrast in contrasts:
             if contrast.known:
                 values = dict(zip(("estimate", "low", "high"), contrast.numbers, strict=True))
-                yield {"ablation": ablation, "quantity": quantity, **values}
+                yield {"ablation": ablation, "quantity": quantity, **values, "n": contrast.n}
 
     @property
     def needed(self) -> float:
@@ -133,9 +158,12 @@ class Finding:
         mechanism: mechanism of the kind; empty if a claim cannot rest on it.
         sign: 1 if it shows the claim, -1 if the opposite, 0 if neither.
         words: the finding as text, with its numbers.
-        numbers: records of ablation, quantity, estimate, low, high.
+        numbers: records of ablation, quantity, estimate, low, high, and n, the number of questions.
         needed: number of questions that would decide it if the estimates stayed the same; NaN if
             not known.
+        is_open: whether more questions may decide `sign`.
+        is_near: whether a number is known to lie within its smallest effect of the border, so that
+            more questions do not decide `sign`.
     """
 
     ablation: str
@@ -144,20 +172,25 @@ class Finding:
     words: str
     numbers: tuple[dict[str, Any], ...] = ()
     needed: float = math.nan
+    is_open: bool = False
+    is_near: bool = False
 
 
 def make_finding(kind: AblationKind, numbers: Sequence[Number]) -> Finding:
     """Return the finding of one kind on a claim that all `numbers` exceed their smallest effect."""
-    signs = [number.sign for number in numbers]
+    sign = min(number.sign for number in numbers)
+    undecided = [number for number in numbers if not number.sign]
     return Finding(
         kind.ablation,
         kind.mechanism,
-        min(signs),
+        sign,
         f"{kind.ablation}: {', '.join(number.words for number in numbers)}",
         tuple(record for number in numbers for record in number.records(kind.ablation)),
         max(
             (number.needed for number in numbers if not math.isnan(number.needed)), default=math.nan
         ),
+        is_open=not sign and all(number.is_open for number in undecided),
+        is_near=not sign and any(number.is_near for number in undecided),
     )
 
 
@@ -192,40 +225,71 @@ def explain_unmeasured(harms: Harms, keys: Iterable[Key]) -> str:
     )
 
 
-def decide_claim(
-    claim: str,
-    family: str,
-    protocol: str,
-    missing: str,
-    findings: Sequence[Finding],
-    *,
-    smallest: float = SMALLEST,
-    note: str = "",
-) -> dict[str, Any]:
-    """Return a row of `Roles.claims`: the status that the findings give, and the evidence.
+@dataclass(frozen=True, eq=False)
+class Claim:
+    """A claim, and what each kind of ablation says about it.
 
-    Args:
+    Attributes:
         claim: the claim, in words.
         family: the family that it is about.
         protocol: the protocol, or two as "one - other".
-        missing: why nothing can be measured; empty if something can.
         findings: one per kind of ablation.
-        smallest: the claim's smallest effect of interest.
+        missing: why nothing can be measured; empty if something can.
+        keys: the families and protocols in which its numbers are measured.
+        smallest: its smallest effect of interest.
         note: text added to the evidence; empty for none.
     """
-    decision, reason = ("not measurable", "") if missing else decide_status(findings)
-    words = [*(finding.words for finding in findings), reason, note]
-    return {
-        "claim": claim,
-        "family": family,
-        "protocol": protocol,
-        "smallest": smallest,
-        "status": decision,
-        "evidence": missing or "; ".join(filter(None, words)),
-        "numbers": []
-        if missing
-        else [record for finding in findings for record in finding.numbers],
-    }
+
+    claim: str
+    family: str
+    protocol: str
+    findings: Sequence[Finding]
+    missing: str = ""
+    keys: Sequence[Key] = ()
+    smallest: float = SMALLEST
+    note: str = ""
+
+    @property
+    def status(self) -> str:
+        """The status that the findings give."""
+        return "not measurable" if self.missing else decide_status(self.findings)[0]
+
+    def row(self) -> dict[str, Any]:
+        """Return the row of `Roles.claims`."""
+        reason = "" if self.missing else decide_status(self.findings)[1]
+        words = [*(finding.words for finding in self.findings), reason, self.note]
+        return {
+            "claim": self.claim,
+            "family": self.family,
+            "protocol": self.protocol,
+            "smallest": self.smallest,
+            "status": self.status,
+            "evidence": self.missing or "; ".join(filter(None, words)),
+            "numbers": []
+            if self.missing
+            else [record for finding in self.findings for record in finding.numbers],
+        }
+
+    def open_finding(self, unasked: Sequence[Finding] = ()) -> Finding | None:
+        """Return the first finding that more questions may decide, if that may decide the claim.
+
+        None if the claim is supported or contradicted, or if it can become neither: two kinds of
+        ablation would have to show it, and none the opposite.
+
+        Args:
+            unasked: open findings of further kinds, which were not asked yet.
+        """
+        if self.missing or self.status in ("supported", "contradicted"):
+            return None
+        findings = [*self.findings, *unasked]
+        for sign in (1, -1):
+            if any(finding.sign == -sign and finding.mechanism for finding in findings):
+                continue
+            decided = {finding.mechanism for finding in findings if finding.sign == sign} - {""}
+            open_ = [f for f in findings if f.is_open and f.mechanism not in {"", *decided}]
+            if len(decided | {finding.mechanism for finding in open_}) > 1:
+                return open_[0]
+        return None
 
 
 def decide_status(findings: Sequence[Finding]) -> tuple[str, str]:
@@ -242,7 +306,12 @@ def decide_status(findings: Sequence[Finding]) -> tuple[str, str]:
 
 
 def _explain_undecided(findings: Sequence[Finding], decided: set[str]) -> str:
-    """Return text on what would decide a claim: another kind of ablation, or more questions."""
+    """Return text on what would decide a claim: another kind of ablation, or more questions.
+
+    Or that a number is known to lie so close to the border that neither would.
+    """
+    if near := [finding.ablation for finding in findings if finding.is_near]:
+        return f"by {', '.join(near)} the number lies within its smallest effect of the border"
     kinds = {finding.mechanism for finding in findings if finding.mechanism}
     if len(kinds) < 2:
         present = f" beside {', '.join(kinds)}" if kinds else ""

@@ -35,7 +35,7 @@ from layerroles.ablations import Ablation, Condition, Zero
 from layerroles.display import as_html, as_text
 from layerroles.errors import InputError
 from layerroles.results import CRITICAL, Cell, SweepResult, cells_of, mechanisms, records
-from layerroles.roles.decision import Finding, Number, decide_claim
+from layerroles.roles.decision import Claim, Finding, Number
 from layerroles.roles.harms import Harms, positions_swept, single_site_effects
 from layerroles.roles.wording import format_estimate
 from layerroles.sites import Site
@@ -281,8 +281,8 @@ def _site(place: Sequence[Any]) -> Site:
     return Site(int(layer), "head", head=int(head))
 
 
-def carried_by_few(result: SweepResult, at: str = "all") -> Iterator[dict[str, Any]]:
-    """Yield the rows of `Roles.claims` on heads that were ablated jointly.
+def carried_by_few(result: SweepResult, at: str = "all") -> Iterator[Claim]:
+    """Yield the claims on heads that were ablated jointly.
 
     The harm of single heads cannot decide the claim, since other heads stand in for them. Of the
     sets of heads that were ablated jointly, those that hold at most 5% of all heads are considered.
@@ -315,7 +315,7 @@ def carried_by_few(result: SweepResult, at: str = "all") -> Iterator[dict[str, A
                 findings.append(_judge_set(skilled, mechanism_of.get(kind, ""), *group))
         if findings or (kinds and not skilled):
             missing = "" if skilled else "the intact model has no skill above chance"
-            yield decide_claim(FEW, family, protocol, missing, findings)
+            yield Claim(FEW, family, protocol, findings, missing, [(family, protocol)])
 
 
 @dataclass(frozen=True)

@@ -8,18 +8,19 @@ two settings of the same questions in `paired_claims`.
 import itertools
 import json
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any
+from functools import partial
 
 from layerroles import stats
 from layerroles.results import AFTER_FIRST, CRITICAL
 from layerroles.roles.decision import (
+    SMALLEST,
     AblationKind,
+    Claim,
     Finding,
     Key,
     Number,
-    decide_claim,
     decide_status,
     explain_unmeasured,
     make_finding,
@@ -43,8 +44,8 @@ EXACT = "exact"
 NOT_SPLIT = "stricter scoring and writing are not distinguished: that takes protocol exact too"
 
 
-def literature_claims(kinds: Sequence[AblationKind], control: str) -> Iterator[dict[str, Any]]:
-    """Yield the rows of `Roles.claims` that ablations of single layers can test.
+def literature_claims(kinds: Sequence[AblationKind], control: str) -> Iterator[Claim]:
+    """Yield the claims that ablations of single layers can test.
 
     Args:
         kinds: the kind that is judged, then the other kinds at the same positions.
@@ -57,41 +58,55 @@ def literature_claims(kinds: Sequence[AblationKind], control: str) -> Iterator[d
     yield from _claims_on_protocols(kinds)
 
 
-def _claims_on_shallow(kinds: Sequence[AblationKind], control: str) -> Iterator[dict[str, Any]]:
+def _claims_on_shallow(kinds: Sequence[AblationKind], control: str) -> Iterator[Claim]:
     """Yield claims on early minus late harm, also in excess of copying if copying was asked."""
     first = kinds[0].harms
     for family, protocol in first.keys:
         if family not in SHALLOW:
             continue
         key, control_key = (family, protocol), (control, protocol)
+        keys = [key, control_key]
         missing = explain_unmeasured(first, [key])
-        alone = [make_finding(kind, [_early_minus_late(kind.harms, key)]) for kind in kinds]
+        leans = partial(_early_minus_late, key=key)
+        alone = _find_by_kind(kinds, [key], [leans])
         if control_key not in first.keys:
             note = "no copying control: whether any text leans so is not known"
-            yield decide_claim(SHALLOW[family], family, protocol, missing, alone, note=note)
+            yield Claim(SHALLOW[family], family, protocol, alone, missing, [key], note=note)
             continue
         if first.measured(*control_key).empty:
             # The claim is about the excess over copying, which is not known.
-            undecided = [replace(finding, sign=0) for finding in alone]
+            undecided = [_left_undecided(finding) for finding in alone]
             note = "the copying control is not above chance: whether any text leans so is not known"
-            yield decide_claim(SHALLOW[family], family, protocol, missing, undecided, note=note)
+            yield Claim(SHALLOW[family], family, protocol, undecided, missing, keys, note=note)
             continue
-        both_findings = [
-            make_finding(
-                kind,
-                [
-                    _early_minus_late(kind.harms, key),
-                    _difference_over_depth(kind.harms, key, control_key),
-                ],
-            )
-            for kind in kinds
-        ]
-        beyond = [
-            make_finding(kind, [_difference_over_depth(kind.harms, key, control_key)])
-            for kind in kinds
-        ]
+        leans_beyond = partial(_difference_over_depth, key=key, other=control_key)
+        both_findings = _find_by_kind(kinds, keys, [leans, leans_beyond])
+        beyond = _find_by_kind(kinds, keys, [leans_beyond])
         note = _compare_with_copying("leans", alone, beyond, both_findings)
-        yield decide_claim(SHALLOW[family], family, protocol, missing, both_findings, note=note)
+        yield Claim(SHALLOW[family], family, protocol, both_findings, missing, keys, note=note)
+
+
+def _find_by_kind(
+    kinds: Sequence[AblationKind],
+    keys: Sequence[Key],
+    measures: Sequence[Callable[[Harms], Number]],
+) -> list[Finding]:
+    """Return the finding of each kind on a claim about numbers that are measured in `keys`."""
+    return [
+        make_finding(kind, [measure(kind.harms) for measure in measures])
+        if set(keys) <= set(kind.harms.keys)
+        else _not_asked(kind)
+        for kind in kinds
+    ]
+
+
+def _not_asked(kind: AblationKind) -> Finding:
+    return Finding(kind.ablation, kind.mechanism, 0, f"{kind.ablation}: not asked", is_open=True)
+
+
+def _left_undecided(finding: Finding) -> Finding:
+    """Return a finding that shows nothing, whatever its numbers are."""
+    return replace(finding, sign=0, needed=math.nan, is_open=False, is_near=False)
 
 
 def _compare_with_copying(
@@ -136,31 +151,39 @@ def _difference_over_depth(
     return measure_number(harms, quantity, measured)
 
 
-def _claims_on_order(kinds: Sequence[AblationKind]) -> Iterator[dict[str, Any]]:
+def _claims_on_order(kinds: Sequence[AblationKind]) -> Iterator[Claim]:
     first = kinds[0].harms
     quantity = "early minus late, retrieval minus reasoning"
     for protocol in dict.fromkeys(protocol for _, protocol in first.keys):
         keys = ("retrieval", protocol), ("reasoning", protocol)
         if set(keys) <= set(first.keys):
-            findings = [
-                make_finding(kind, [_difference_over_depth(kind.harms, *keys, quantity)])
-                for kind in kinds
-            ]
-            yield decide_claim(
-                ORDER, "reasoning", protocol, explain_unmeasured(first, keys), findings
+            leans_more = partial(
+                _difference_over_depth, key=keys[0], other=keys[1], quantity=quantity
             )
+            findings = _find_by_kind(kinds, keys, [leans_more])
+            missing = explain_unmeasured(first, keys)
+            yield Claim(ORDER, "reasoning", protocol, findings, missing, keys)
 
 
-def _claims_on_deep(kinds: Sequence[AblationKind], control: str) -> Iterator[dict[str, Any]]:
+def _claims_on_deep(kinds: Sequence[AblationKind], control: str) -> Iterator[Claim]:
     """Yield claims that reasoning needs the middle and the last third of layers beyond copying."""
     first = kinds[0].harms
     for family, protocol in first.keys:
         if family == "reasoning":
-            beyond = [_judge_need(kind, protocol, control) for kind in kinds]
-            alone = [_judge_need(kind, protocol, None) for kind in kinds]
+            keys = [(family, protocol), (control, protocol)]
+            asked_of_first = [key for key in keys if key in first.keys]
+            beyond, alone = (
+                [
+                    _judge_need(kind, protocol, subtracted)
+                    if set(asked_of_first) <= set(kind.harms.keys)
+                    else _not_asked(kind)
+                    for kind in kinds
+                ]
+                for subtracted in (control, None)
+            )
             missing = explain_unmeasured(first, [(family, protocol)])
             note = _compare_with_copying("needs them", alone, beyond, beyond)
-            yield decide_claim(DEEP, family, protocol, missing, beyond, note=note)
+            yield Claim(DEEP, family, protocol, beyond, missing, keys, note=note)
 
 
 def _judge_need(kind: AblationKind, protocol: str, control: str | None) -> Finding:
@@ -194,17 +217,23 @@ def _judge_need(kind: AblationKind, protocol: str, control: str | None) -> Findi
             "ablation": kind.ablation,
             "quantity": f"mean harm beyond copying, {name}",
             **dict(zip(("estimate", "low", "high"), need.mean.numbers, strict=True)),
+            "n": need.mean.n,
         }
         for name, need in zip(("middle", "last third"), judged, strict=True)
+        if need.mean.known
     )
     needed = [need.needed for need in judged if not math.isnan(need.needed)]
+    sign = signs[0] if len(set(signs)) == 1 else 0
+    undecided = [need for at_position in needs.values() for need in at_position if not need.sign]
     return Finding(
         kind.ablation,
         kind.mechanism,
-        signs[0] if len(set(signs)) == 1 else 0,
+        sign,
         f"{kind.ablation}: mean harm beyond copying, {', '.join(words)}",
         numbers,
         max(needed, default=math.nan),
+        is_open=not sign and bool(undecided) and not any(need.is_near for need in undecided),
+        is_near=not sign and any(need.is_near for need in undecided),
     )
 
 
@@ -227,7 +256,8 @@ class _Need:
         # Bonferroni over layers: the largest of many lies above by chance.
         level = 1 - (1 - stats.LEVEL) / len(part)
         self._above = [layer for layer in part if beyond([layer], level).interval.low > CRITICAL]
-        below = all(beyond([layer]).interval.high < CRITICAL for layer in part)
+        singles = [beyond([layer]) for layer in part]
+        below = all(single.interval.high < CRITICAL for single in singles)
         self.sign = (
             1
             if mean_number.sign > 0 or self._above
@@ -236,6 +266,10 @@ class _Need:
             else 0
         )
         self.needed = math.nan if self.sign else mean_number.needed
+        # More questions would neither show it by the mean, nor by a single layer.
+        self.is_near = mean_number.is_near and all(
+            single.interval.high < CRITICAL + SMALLEST for single in singles
+        )
 
     @property
     def alone(self) -> str:
@@ -248,7 +282,7 @@ def _with_words(finding: Finding, words: str) -> Finding:
     return Finding(finding.ablation, finding.mechanism, finding.sign, text)
 
 
-def _claims_on_protocols(kinds: Sequence[AblationKind]) -> Iterator[dict[str, Any]]:
+def _claims_on_protocols(kinds: Sequence[AblationKind]) -> Iterator[Claim]:
     """Yield claims on mean harm under protocols that write minus that under protocols that score.
 
     If `exact` was asked too, also yield the two parts: stricter scoring, and writing.
@@ -272,9 +306,9 @@ def _claims_on_protocols(kinds: Sequence[AblationKind]) -> Iterator[dict[str, An
             note = NOT_SPLIT
             if protocol in writing and other in stricter:
                 note = _describe_parts(whole_difference, stricter[other], writing[protocol])
-            yield whole_difference.row(MORE, note)
-        yield from (part.row(STRICTER, part.confounded) for part in stricter.values())
-        yield from (part.row(WRITING, part.confounded) for part in writing.values())
+            yield whole_difference.claim(MORE, note)
+        yield from (part.claim(STRICTER, part.confounded) for part in stricter.values())
+        yield from (part.claim(WRITING, part.confounded) for part in writing.values())
 
 
 class _ProtocolDifference:
@@ -284,24 +318,26 @@ class _ProtocolDifference:
         self, kinds: Sequence[AblationKind], family: str, protocol: str, other: str
     ) -> None:
         self._family, self._between = family, f"{protocol} - {other}"
+        self._keys = [(family, protocol), (family, other)]
         first = kinds[0].harms
-        missing = explain_unmeasured(first, [(family, protocol), (family, other)])
+        missing = explain_unmeasured(first, self._keys)
         self._missing = missing or _explain_unpaired(first, family, protocol, other)
-        numbers = [_harm_difference(kind.harms, family, protocol, other) for kind in kinds]
-        self.questions = frozenset(numbers[0].measured.influence.index)
-        self._found = [
-            make_finding(*pair) for pair in zip(kinds, [[n] for n in numbers], strict=True)
-        ]
+        number = _harm_difference(first, family, protocol, other)
+        self.questions = frozenset(number.measured.influence.index)
+        difference = partial(_harm_difference, family=family, protocol=protocol, scored=other)
+        self._found = _find_by_kind(kinds, self._keys, [difference])
         same = _read_same_contexts(first, family, protocol, other)
         self.confounded = "" if same else "the two read other contexts, which may be why"
 
-    def row(self, claim: str, note: str) -> dict[str, Any]:
-        """Return the row of a claim.
+    def claim(self, claim: str, note: str) -> Claim:
+        """Return a claim about this difference.
 
         Unless the claim is `MORE`, it is undecided if the protocols show different contexts.
         """
         findings = self._found if claim == MORE else self._as_part
-        return decide_claim(claim, self._family, self._between, self._missing, findings, note=note)
+        return Claim(
+            claim, self._family, self._between, findings, self._missing, self._keys, note=note
+        )
 
     @property
     def part(self) -> str:
@@ -312,7 +348,7 @@ class _ProtocolDifference:
     def _as_part(self) -> list[Finding]:
         if not self.confounded:
             return self._found
-        return [replace(finding, sign=0, needed=math.nan) for finding in self._found]
+        return [_left_undecided(finding) for finding in self._found]
 
 
 def _describe_parts(

@@ -8,34 +8,30 @@ from typing import Any
 import pandas as pd
 
 from layerroles import stats
-from layerroles.errors import InputError
-from layerroles.probes import group_by_probe
-from layerroles.registry import describe_unknown
 from layerroles.results import (
     AFTER_FIRST,
     CRITICAL,
     SweepResult,
-    cells_of,
     check_result,
-    describe_decisions,
-    mechanisms,
     records,
 )
-from layerroles.roles import decision, literature, paired_claims, probe_summary, wording
-from layerroles.roles.decision import AblationKind
+from layerroles.roles import probe_summary, wording
+from layerroles.roles.claims import (
+    CONTROL,
+    choose_kind,
+    decide_claims,
+    describe_decided,
+    measure_kinds,
+)
 from layerroles.roles.harms import (
     VERDICTS,
     Harms,
-    has_one_setting,
-    positions_swept,
-    single_site_effects,
 )
-from layerroles.roles.heads import carried_by_few, heads_of
+from layerroles.roles.heads import heads_of
 from layerroles.roles.redundancy import effective_number, measure_pairs
 from layerroles.roles.result import Roles, Sentence
 from layerroles.roles.verdict import interim_sentence, verdict_sentences
 
-CONTROL = "language"
 # Label of the contrast between the judged positions and all but the first.
 _KEPT = f"{{}} - {AFTER_FIRST}"
 _MEAN = ("mean_harm", "mean_harm_low", "mean_harm_high")
@@ -77,22 +73,9 @@ def localize(
     check_result(result)
     probe_frames = [probes] if isinstance(probes, pd.DataFrame) else list(probes)
     probe_table = probe_summary.summarize_probes(probe_frames)
-    kind_names = _ablation_kinds(result)
-    judged_kind = _choose_kind(kind_names, ablation)
-    mechanism_of = mechanisms(result)
-    harms = Harms(result, judged_kind, at)
-    layers = harms.layers()
-    others = [
-        Harms(result, kind, harms.at)
-        for kind in kind_names
-        if kind != judged_kind
-        and harms.at in positions_swept(result, kind)
-        and has_one_setting(result, kind)
-    ]
-    kinds = [
-        AblationKind(harms, layers, mechanism_of[judged_kind]),
-        *(AblationKind(other, other.layers(), mechanism_of[other.ablation]) for other in others),
-    ]
+    judged_kind = choose_kind(result, ablation)
+    kinds = measure_kinds(result, judged_kind, at)
+    harms, layers = kinds[0].harms, kinds[0].layers
     second_kinds = [kind for kind in kinds[1:] if kind.mechanism not in ("", kinds[0].mechanism)]
     summary = _summarize(harms, layers)
     summary["claim"] = [
@@ -103,7 +86,7 @@ def localize(
         frame=summary,
         layers=layers,
         contrasts=_measure_contrasts(harms),
-        claims=_decide_claims(result, kinds, base, probe_frames),
+        claims=decide_claims(result, kinds, base, probe_frames),
         pairs=measure_pairs(harms),
         heads=heads_of(result, harms.at),
         probes=probe_table,
@@ -118,46 +101,6 @@ def localize(
         roles, _make_setting(result, harms, [kind.ablation for kind in second_kinds])
     )
     return dataclasses.replace(roles, sentences=tuple(sentences))
-
-
-def _decide_claims(
-    result: SweepResult,
-    kinds: Sequence[AblationKind],
-    base: SweepResult | None,
-    probes: Sequence[pd.DataFrame],
-) -> pd.DataFrame:
-    """Return the table `Roles.claims`; it has no rows before the run is finished."""
-    if base is not None:
-        check_result(base)
-    if result.interim:
-        return decision.make_table([])
-    rows = [
-        *literature.literature_claims(kinds, CONTROL),
-        *carried_by_few(result, kinds[0].harms.at),
-        *paired_claims.claims_on_contexts(result, kinds),
-    ]
-    if base is not None:
-        rows += paired_claims.claims_against_base(result, base, kinds)
-    if (similarity := group_by_probe(probes).get("similarity")) is not None:
-        rows += paired_claims.claims_on_neighbours(similarity)
-    skills = _lesser_skills(result)
-    for row in rows:
-        if skill := skills.get(row["family"]):
-            row["evidence"] += f"; what was asked is {skill}"
-    return decision.make_table(rows)
-
-
-def _lesser_skills(result: SweepResult) -> dict[str, str]:
-    """Map each family to the narrower skills of its tasks (`Task.skill`), if all tasks name one."""
-    skills_of: dict[str, set[str]] = {}
-    for cell in result.manifest.get("cells", []):
-        if "family" in cell:
-            skills_of.setdefault(cell["family"], set()).add(cell.get("skill", ""))
-    return {
-        family: " or ".join(sorted(skills))
-        for family, skills in skills_of.items()
-        if "" not in skills
-    }
 
 
 def _summarize(harms: Harms, layers: pd.DataFrame) -> pd.DataFrame:
@@ -281,29 +224,6 @@ def _describe_row(row: dict[str, Any], harms: Harms, second: list[Harms]) -> str
     )
 
 
-def _ablation_kinds(result: SweepResult) -> list[str]:
-    kinds = list(dict.fromkeys(single_site_effects(result)["ablation"]))
-    if not kinds:
-        raise InputError(
-            "roles need conditions that ablate one whole layer each, and this result has none: "
-            "sweep each_layer(model, Skip()), or --sites all"
-        )
-    return kinds
-
-
-def _choose_kind(kinds: list[str], ablation: str | None) -> str:
-    if ablation is None:
-        if len(kinds) > 1:
-            raise InputError(
-                f"the sweep has several ablations ({', '.join(kinds)}): "
-                f"name one, as in localize(result, ablation={kinds[0]!r})"
-            )
-        return kinds[0]
-    if ablation not in kinds:
-        raise InputError(describe_unknown("ablation", ablation, kinds))
-    return ablation
-
-
 def _make_setting(result: SweepResult, harms: Harms, second: Sequence[str]) -> wording.Setting:
     model = result.manifest.get("model", {})
     return wording.Setting(
@@ -320,7 +240,7 @@ def _make_setting(result: SweepResult, harms: Harms, second: Sequence[str]) -> w
         leans=_find_leanings(harms),
         apart=_find_differences(harms),
         only_needed=bool(result.manifest.get("only_needed", False)),
-        decided=describe_decisions(cells_of(result), result.manifest),
+        decided=describe_decided(result),
     )
 
 

@@ -29,9 +29,9 @@ from layerroles.roles import probe_summary
 from layerroles.roles.decision import (
     SMALLEST,
     AblationKind,
+    Claim,
     Finding,
     Number,
-    decide_claim,
     describe_claim,
     make_finding,
 )
@@ -43,10 +43,8 @@ ROBUST = "A distilled model reasons more robustly than its base"
 ALIKE = "Neighbouring layers are similar"
 
 
-def claims_on_contexts(
-    result: SweepResult, kinds: Sequence[AblationKind]
-) -> Iterator[dict[str, Any]]:
-    """Yield a row of `Roles.claims` for each pair of tasks in which one adds a context.
+def claims_on_contexts(result: SweepResult, kinds: Sequence[AblationKind]) -> Iterator[Claim]:
+    """Yield a claim for each pair of tasks in which one adds a context.
 
     Both tasks ask the same questions, one of them after a text with evidence.
     """
@@ -59,7 +57,8 @@ def claims_on_contexts(
         findings = [] if missing else _find_changes(kinds, ordered)
         note = f"{ordered.two.task} against {ordered.one.task}"
         family, protocol = ordered.one.family, ordered.one.protocol
-        yield decide_claim(CONTEXT, family, protocol, missing, findings, note=note)
+        keys = [(cell.family, cell.protocol) for cell in (ordered.one, ordered.two)]
+        yield Claim(CONTEXT, family, protocol, findings, missing, keys, note=note)
 
 
 def _order_by_context(examples: pd.DataFrame, pair: CellPair) -> CellPair | None:
@@ -130,6 +129,8 @@ def _find_changes(kinds: Sequence[AblationKind], pair: CellPair) -> list[Finding
                 f"{kind.ablation}: {', '.join(words)}",
                 _records(kind, changes_at[0]),
                 math.nan if sign else changes_at[0].needed,
+                is_open=not sign and not any(changes.is_near for changes in changes_at),
+                is_near=not sign and any(changes.is_near for changes in changes_at),
             )
         )
     return findings
@@ -152,6 +153,7 @@ def _records(kind: AblationKind, changes: "_Changes") -> tuple[dict[str, Any], .
             "ablation": kind.ablation,
             "quantity": f"change of L{layer}'s harm beyond the mean change",
             **dict(zip(("estimate", "low", "high"), change.numbers, strict=True)),
+            "n": change.n,
         }
         for layer, change in changes.changes.items()
     )
@@ -215,6 +217,13 @@ class _Changes:
         return -int(all(max(-i.low, i.high) < SMALLEST for i in intervals))
 
     @property
+    def is_near(self) -> bool:
+        """Whether the largest change is known to lie within the smallest effect of the border."""
+        intervals = [change.interval for change in self._simultaneous.values()]
+        reach = max((max(-i.low, i.high) for i in intervals), default=math.inf)
+        return self.known and not self.sign and reach <= 2 * SMALLEST
+
+    @property
     def words(self) -> str:
         """The largest change, the mean change and the tests over layers, as text."""
         if not self.known:
@@ -261,8 +270,8 @@ def _weighted_change(
 
 def claims_against_base(
     result: SweepResult, base: SweepResult, kinds: Sequence[AblationKind]
-) -> Iterator[dict[str, Any]]:
-    """Yield a row of `Roles.claims` for each reasoning task and protocol asked of both models.
+) -> Iterator[Claim]:
+    """Yield a claim for each reasoning task and protocol asked of both models.
 
     Args:
         result: the sweep of the model.
@@ -287,7 +296,9 @@ def claims_against_base(
             missing = f"the run of the base is not finished ({base.interim})"
         settings = [line for line in differences if line.startswith(("dtype ", "chat "))]
         note = "; ".join([matched.one.task, *settings])
-        yield decide_claim(ROBUST, "reasoning", matched.one.protocol, missing, findings, note=note)
+        protocol = matched.one.protocol
+        keys = [("reasoning", protocol)]
+        yield Claim(ROBUST, "reasoning", protocol, findings, missing, keys, note=note)
 
 
 def _compare_robustness(
@@ -366,5 +377,6 @@ def claims_on_neighbours(similarity: pd.DataFrame) -> Iterator[dict[str, Any]]:
             "estimate": float(means.mean()),
             "low": interval.low,
             "high": interval.high,
+            "n": len(means),
         }
         yield describe_claim(ALIKE, str(family), words, [record])

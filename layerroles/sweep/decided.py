@@ -1,14 +1,17 @@
-"""When a sweep `until="decided"` looks at its results, and may stop asking about a condition."""
+"""When a sweep `until="decided"` or `until="claims"` looks at its results, and may stop asking."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 from layerroles import stats
+from layerroles.ablations import Condition
 from layerroles.errors import InputError
 from layerroles.sweep.units import SweepCell
 
-DECIDED = "decided"
+Goal = Literal["layers", "claims"]
+# What `Sweep(until=)` calls each goal.
+_NAMES: dict[str, Goal] = {"decided": "layers", "claims": "claims"}
 
 
 @dataclass(frozen=True)
@@ -19,6 +22,11 @@ class Decided:
     with a verdict are asked no more. Verdicts and intervals hold under this looking
     (`stats.Looks`), so a verdict is wrong with probability `error` at most.
 
+    If the goal is claims, the first kind of ablation is asked about all layers until it shows each
+    claim of the literature (`Roles.claims`) or its opposite, and the next kind only about claims
+    that then depend on it. A claim is asked about no more if it is supported or contradicted, or if
+    it can become neither: if a number is known to lie within its smallest effect of the border.
+
     Attributes:
         error: the probability with which a verdict may be wrong, from 1e-6 to below 0.5.
         first: the number of questions of each task before the first look, at least 8.
@@ -26,6 +34,8 @@ class Decided:
             further questions are asked first. None for no limit.
         simultaneous: whether `error` holds for all conditions of one ablation in a family and
             protocol together, instead of for each verdict.
+        goal: `"layers"`, to decide the verdict on each layer, or `"claims"`. Claims are decided by
+            95% intervals each, so `error` and `simultaneous` are for layers only.
 
     Raises:
         InputError: an attribute outside its range.
@@ -39,6 +49,7 @@ class Decided:
     first: int = 32
     minutes: float | None = None
     simultaneous: bool = False
+    goal: Goal = "layers"
 
     def __post_init__(self) -> None:
         if not isinstance(self.error, int | float) or not 1e-6 <= self.error < 0.5:
@@ -51,6 +62,15 @@ class Decided:
             raise InputError(f"minutes={self.minutes!r} is not a number of minutes above 0")
         if not isinstance(self.simultaneous, bool):
             raise InputError(f"simultaneous={self.simultaneous!r} is neither True nor False")
+        if self.goal not in get_args(Goal):
+            raise InputError(
+                f"goal={self.goal!r} is unknown: known are {', '.join(get_args(Goal))}"
+            )
+        if self.goal == "claims" and (self.error != Decided.error or self.simultaneous):
+            raise InputError(
+                "error and simultaneous are about the verdicts on layers: leave them out with "
+                "goal='claims', each claim is decided by 95% intervals"
+            )
 
     def to_manifest(self) -> dict[str, Any]:
         """Return what verdicts depend on, for the manifest."""
@@ -63,13 +83,15 @@ def make_until(given: object, limit: int) -> Decided | None:
     """Return the rule that `Sweep(until=)` names; None if everything is asked up to the limit.
 
     Raises:
-        InputError: neither a `Decided` nor "decided", or the first look is above the limit.
+        InputError: neither a `Decided` nor "decided" or "claims", or the first look is above the
+            limit.
     """
     if given is None:
         return None
-    until = Decided() if given == DECIDED else given
+    until = Decided(goal=_NAMES[given]) if isinstance(given, str) and given in _NAMES else given
     if not isinstance(until, Decided):
-        raise InputError(f"until={given!r} is unknown: use {DECIDED!r} or a Decided(...)")
+        known = ", ".join(map(repr, _NAMES))
+        raise InputError(f"until={given!r} is unknown: use {known} or a Decided(...)")
     if until.first > limit:
         raise InputError(
             f"first={until.first} is above limit={limit}: look first after {limit} questions or "
@@ -90,6 +112,33 @@ def check_chance(cells: Sequence[SweepCell]) -> None:
                 f"protocol {cell.protocol.label!r} scores in {cell.protocol.unit}, which have no "
                 f"chance level, and so no harm to decide about: leave it out, or ask without until"
             )
+
+
+def check_kinds(conditions: Sequence[Condition], n_layers: int) -> None:
+    """Check that claims can be decided: that two kinds of ablation ablate each layer of the model.
+
+    Raises:
+        InputError: a condition that is not about one whole layer, or fewer than two kinds.
+    """
+    layers: dict[str, set[int]] = {}
+    for condition in conditions:
+        sites = list(condition)
+        if not sites:  # the intact model
+            continue
+        if len(sites) > 1 or sites[0].part != "block":
+            raise InputError(
+                f"until='claims' asks about whole layers one at a time, and {condition.name!r} is "
+                f"not: ask it in another sweep"
+            )
+        if condition.at_name == "all":
+            layers.setdefault(condition.mechanism, set()).add(sites[0].layer)
+    kinds = [kind for kind, swept in layers.items() if kind and len(swept) == n_layers]
+    if len(kinds) < 2:
+        raise InputError(
+            f"until='claims' takes two kinds of ablation of each of the {n_layers} layers, and "
+            f"there is {kinds[0] if kinds else 'none'}: such as each_layer(model, Skip()) and "
+            f"each_layer(model, Mean(Reference())), or --ablation skip,mean"
+        )
 
 
 def describe_looks(until: Decided | None, cells: Sequence[SweepCell]) -> dict[str, Any]:

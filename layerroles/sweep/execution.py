@@ -23,7 +23,7 @@ from layerroles.protocols import Answer, Asked, add_coherence
 from layerroles.results import SweepResult, find_waiting
 from layerroles.sweep import noise_floor
 from layerroles.sweep.contention import Contention
-from layerroles.sweep.next_cells import expected_next, is_answered, next_cells, open_decisions
+from layerroles.sweep.next_cells import expected_next, is_answered, next_cells, open_goals
 from layerroles.sweep.pace import Pace
 from layerroles.sweep.reading import read
 from layerroles.sweep.status import write_progress
@@ -68,9 +68,10 @@ class Execution:
         self._work, self._store, self._workers, self._engine = work, store, workers, engine
         self._asked, self._after_round = asked, after_round
         self._deadline = None if minutes is None else time.monotonic() + 60 * minutes
-        self._waiting: dict[str, str] = {}
-        if store.manifest["only_needed"]:
-            self._waiting = find_waiting(store.manifest["conditions"])
+        only_needed = bool(store.manifest["only_needed"])
+        self._may_follow = work.until is not None or (
+            only_needed and bool(find_waiting(store.manifest["conditions"]))
+        )
         self._pace, self._contention = Pace(expected), Contention()
         self._begun = 0  # the unit that was begun last
         self._began: float | None = None  # when, until its first pass
@@ -88,11 +89,11 @@ class Execution:
             self._repeat_intact(advance_file)  # first, since no family has skill without its chance
             n_known = _n_rows(needed)
             while needed := self._needed_units():
-                what = "look" if work.until_decided else "sinks"
+                what = "look" if work.until else "sinks"
                 advance_file(0, _NOW[what], Outlook(more=_n_rows(needed) - n_known))
                 n_known = 0
                 self._answer(needed, what, advance_file)
-                if work.until_decided:
+                if work.until:
                     advance_file(0, _NOW[what], Outlook(picture=self._end_round()))
             self._end()
 
@@ -102,7 +103,7 @@ class Execution:
         They are noted in the manifest until all of them are answered, so that a run that was killed
         in between completes the same look.
         """
-        if not self._waiting and not self._work.until_decided:
+        if not self._may_follow:
             return []
         manifest = self._store.manifest
         noted = {(str(c), str(t), str(p)): int(n) for c, t, p, n in manifest["asked_next"]}
@@ -124,7 +125,7 @@ class Execution:
         If they do not suffice for everything, it is what the decisions ask for that are expected to
         need the fewest further questions.
         """
-        open_ = open_decisions(result, self._work.plan)
+        open_ = open_goals(result, self._work.plan)
         nearest = sorted(open_, key=open_.__getitem__)
         while nearest and self._pace.cost(self._units_for(needed)) > left:
             nearest = nearest[: len(nearest) // 2]
@@ -151,7 +152,7 @@ class Execution:
             manifest["unfinished"] = [
                 plan
                 for plan in manifest["unfinished"]
-                if not is_answered(plan, done, manifest, self._waiting)
+                if not is_answered(plan, done, manifest)
                 or any(len(done.get(key, ())) < n for key, n in next_cells(result, plan).items())
             ]
         self._store.save_manifest()
@@ -208,8 +209,7 @@ class Execution:
         or it could not be made.
         """
         is_shown = sys.stderr.isatty() or log.isEnabledFor(logging.INFO)
-        may_follow = self._waiting or self._work.until_decided
-        if not (may_follow or is_shown or self._after_round is not None):
+        if not (self._may_follow or is_shown or self._after_round is not None):
             return None
         began = time.monotonic()
         try:

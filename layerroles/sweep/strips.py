@@ -26,9 +26,9 @@ from layerroles.results import (
     SweepResult,
     cells_of,
     check_result,
-    describe_decisions,
     records,
 )
+from layerroles.roles import describe_decided
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -157,7 +157,7 @@ def _measure_strips(result: SweepResult) -> tuple[str, list[_Strip]]:
     title = f"Harm of each layer{what}"
     if result.interim:
         title += f"; estimates after {result.interim}"
-    elif decided := describe_decisions(cells_of(result), result.manifest):
+    elif decided := describe_decided(result):
         title += f"; {decided}"
     n_layers = int(result.manifest.get("model", {}).get("n_layers", 0))
     n_layers = max([n_layers, *(layer + 1 for layer in condition_of)])

@@ -27,7 +27,13 @@ from layerroles.models import check_template, prepared
 from layerroles.protocols import Asked, Protocol
 from layerroles.results import SweepResult
 from layerroles.sweep import noise_floor, report_file
-from layerroles.sweep.decided import Decided, check_chance, describe_looks, make_until
+from layerroles.sweep.decided import (
+    Decided,
+    check_chance,
+    check_kinds,
+    describe_looks,
+    make_until,
+)
 from layerroles.sweep.execution import Execution
 from layerroles.sweep.manifest_entries import command_line, describe_condition
 from layerroles.sweep.reading import read as read
@@ -54,8 +60,9 @@ class Sweep:
             `"continuation[norm=byte]"`. A task that names its own protocol is asked only under
             that.
         until: `"decided"` or a `Decided`: ask about each condition only until its verdict is
-            decided, in looks at 32, 48, 64, 96, ... examples up to `limit`. None to ask `limit`
-            examples under every condition.
+            decided, in looks at 32, 48, 64, 96, ... examples up to `limit`; `"claims"`: until each
+            claim of the literature is, with a second kind of ablation only where a claim depends on
+            it. None to ask `limit` examples under every condition.
         limit: the largest number of examples of each task; by default 32, and 512 with `until`.
         seed: the seed that selects the tasks' examples.
         engine: the engine that answers; None for `Engine(model)`.
@@ -87,7 +94,8 @@ class Sweep:
             below 1, two conditions of one name, a site that the model lacks, a reference that holds
             an example that is asked, a task without held-out questions for an open reference,
             `chat` with a model that has no chat template, or `until` with a first look above the
-            limit or with a protocol whose scores have no chance level.
+            limit, with a protocol whose scores have no chance level, or for claims with fewer than
+            two kinds of ablation of each layer.
 
     Example:
         conditions = lr.each_layer(model, lr.Skip())
@@ -142,6 +150,8 @@ class Sweep:
         self.cells = make_cells(tasks, protocols, limit, seed)
         if self.until is not None:
             check_chance(self.cells)
+            if self.until.goal == "claims":
+                check_kinds(self.conditions, int(model.cfg.n_layers))
         self._engine = engine
         self.references = References(tasks, self.conditions, seed)
         for condition in self.references.distinct_conditions():
@@ -266,7 +276,7 @@ class Sweep:
             rows_at_once=self.rows_at_once,
             coherence=self.coherence,
             noise_floor=self.noise_floor,
-            until_decided=self.until is not None,
+            until=None if self.until is None else self.until.goal,
         )
 
     def _choose_sizes(

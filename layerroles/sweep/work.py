@@ -9,7 +9,8 @@ from typing import Any
 
 from layerroles.ablations import Condition
 from layerroles.protocols import Asked
-from layerroles.results import find_waiting
+from layerroles.results import find_deferred
+from layerroles.sweep.decided import Goal
 from layerroles.sweep.manifest_entries import describe_condition
 from layerroles.sweep.next_cells import count_first
 from layerroles.sweep.reference_prompts import References
@@ -39,7 +40,7 @@ class Work:
         rows_at_once: the approximate maximum of rows per cell in a unit.
         coherence: whether the intact model scores the generated texts.
         noise_floor: whether the intact model is asked a second time.
-        until_decided: whether a condition is asked only until its verdict is decided.
+        until: what is asked only until it is decided (`Decided.goal`); None for nothing.
     """
 
     cells: Sequence[SweepCell]
@@ -49,14 +50,13 @@ class Work:
     rows_at_once: int
     coherence: bool
     noise_floor: bool
-    until_decided: bool = False
+    until: Goal | None = None
 
     def asked_first(self, manifest: Mapping[str, Any]) -> list[Condition]:
-        """Return the conditions that are always asked: all but deferred ones (`find_waiting`)."""
-        if not manifest["only_needed"]:
-            return list(self.conditions)
-        waiting = find_waiting([describe_condition(condition) for condition in self.conditions])
-        return [condition for condition in self.conditions if condition.hash not in waiting]
+        """Return the conditions that are always asked: all but deferred ones (`find_deferred`)."""
+        entries = [describe_condition(condition) for condition in self.conditions]
+        deferred = find_deferred(entries, self.plan, only_needed=manifest["only_needed"])
+        return [condition for condition in self.conditions if condition.hash not in deferred]
 
     @property
     def plan(self) -> dict[str, Any]:
@@ -64,7 +64,7 @@ class Work:
         return {
             "cells": [[*cell.names, len(cell.examples)] for cell in self.cells],
             "conditions": [condition.hash for condition in self.conditions],
-            **({"until": True} if self.until_decided else {}),
+            **({"until": self.until} if self.until else {}),
         }
 
     def first_cells(self, manifest: Mapping[str, Any]) -> list[SweepCell]:
@@ -95,11 +95,11 @@ class Work:
         All that is asked first is included, at once. If conditions are asked until they are
         decided, each is assumed to need `EXPECTED_QUESTIONS`.
         """
-        if not self.until_decided:
+        if not self.until:
             return self.missing({})
         cells = [_cut(cell, EXPECTED_QUESTIONS) for cell in self.cells]
         conditions = self.asked_first({"only_needed": True})
-        return replace(self, cells=cells, conditions=conditions, until_decided=False).missing({})
+        return replace(self, cells=cells, conditions=conditions, until=None).missing({})
 
     def missing_needed(
         self, done: Mapping[Key, set[str]], manifest: Mapping[str, Any], needed: Mapping[Key, int]

@@ -65,6 +65,7 @@ ELSEWHERE = {
     "docs/roles.md: cheap = lr.Sweep(": NO_SKILL,
     "docs/results/decided.md: import layerroles as lr": LOOKS,
     "docs/scale.md: import layerroles as lr": RAY,
+    "docs/scale.md: # Each claim on these tasks, asked until it is decided.": LOOKS,
     "docs/scale.md: # Two layers, each asked until its verdict is decided.": LOOKS,
 }
 # Pages that go on from another one, or are a notebook: each is run by a test of its own.

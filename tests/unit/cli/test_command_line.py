@@ -187,7 +187,8 @@ QUICK = {
     "--backend cloud": "unknown backend 'cloud'",
     "--sites L5:3": "range 'L5:3' is empty",
     "--limit 0": "--limit 0 asks for nothing",
-    "--until claim": "--until 'claim' is unknown: known is decided",
+    "--until claim": "--until 'claim' is unknown: known are decided, claims",
+    "--until claims": "--until claims takes two kinds of ablation, and --ablation 'skip' is one",
     "--until decided --limit 16": "--limit 16 is less than the 32 questions before the first look",
     "--minutes -1": "--minutes -1 leaves no time",
 }

@@ -146,6 +146,7 @@ def test_defaults() -> None:
         (["--until", "decided"], lr.Decided()),
         (["--minutes", "3"], lr.Decided(minutes=3.0)),
         (["--until", "decided", "--minutes", "3", "--limit", "64"], lr.Decided(minutes=3.0)),
+        (["--until", "claims", "--ablation", "skip,mean"], lr.Decided(goal="claims")),
     ],
 )
 def test_until_decided(options: list[str], until: lr.Decided) -> None:

@@ -21,7 +21,7 @@ HELLASWAG = {"query": "q", "choices": ["a", "b"], "gold": 0}
 @pytest.mark.parametrize(
     ("name", "given", "said"),
     [
-        ("retrieval", ["--limit", "0"], "--limit 0 asks nothing"),
+        ("retrieval", ["--limit", "0"], "--limit 0 is too few: use 1"),
         ("retrieval", ["--limit", "many"], "invalid int value: 'many'"),
         ("retrieval", ["--dtype", "float8"], "unknown dtype 'float8'"),
         ("reasoning", ["--model", "no/such"], "model 'no/such'"),

@@ -30,7 +30,8 @@ def claims(result: SweepResult) -> pd.DataFrame:
         AblationKind(Harms(result, ablation), pd.DataFrame(), mechanism)
         for ablation, mechanism in mechanisms(result).items()
     ]
-    return make_table(literature_claims(kinds, "language")).set_index("claim")
+    rows = (claim.row() for claim in literature_claims(kinds, "language"))
+    return make_table(rows).set_index("claim")
 
 
 def statuses(stricter: float, writing: float, draws: int) -> tuple[Counter[str], Counter[str]]:

@@ -33,8 +33,8 @@ def site(draw: int) -> str:
 def statuses(draws: int = 40, **truth: float) -> Counter:
     found = Counter()
     for seed in range(draws):
-        (row,) = carried_by_few(sweep(seed, **truth))
-        found[row["status"]] += 1
+        (claim,) = carried_by_few(sweep(seed, **truth))
+        found[claim.status] += 1
     return found
 
 

@@ -7,51 +7,15 @@ import pandas as pd
 import pytest
 
 import layerroles as lr
+from benchmarks.played_sweeps import KEYS, as_decided, ask, plan_of
 from layerroles import stats
 from layerroles.results import INTACT, judge_interval
-from layerroles.sweep.next_cells import Plan, next_cells
+from layerroles.sweep.next_cells import next_cells
 from tests.support.interruptions import run_with_interruptions
 from tests.support.random_models import random_model
 from tests.support.synthetic import synthetic_result
 
-KEYS = ["condition", "task", "protocol", "example"]
 LIMIT = 512
-
-
-def plan_of(result: lr.SweepResult, limit: int = LIMIT) -> Plan:
-    cells = [[cell["task"], cell["protocol"], limit] for cell in result.manifest["cells"]]
-    hashes = [entry["hash"] for entry in result.manifest["conditions"]]
-    return {"cells": cells, "conditions": hashes, "until": True}
-
-
-def as_decided(whole: lr.SweepResult, limit: int = LIMIT) -> lr.SweepResult:
-    """The same answers, in a sweep that looks at them."""
-    looks = list(stats.Looks().extended(32, limit).sizes)
-    tasks = {cell["task"] for cell in whole.manifest["cells"]}
-    manifest = whole.manifest | {
-        "until": {"error": 0.05, "first": 32, "simultaneous": False},
-        "looks": dict.fromkeys(sorted(tasks), looks),
-        "only_needed": True,
-    }
-    return dataclasses.replace(whole, manifest=manifest)
-
-
-def ask(whole: lr.SweepResult, limit: int = LIMIT) -> lr.SweepResult:
-    """What a sweep until="decided" knows in the end, if a whole sweep has all answers."""
-    result = as_decided(whole, limit)
-    names = {entry["hash"]: entry["name"] for entry in whole.manifest["conditions"]}
-    keys = list(zip(*(whole.frame[key] for key in KEYS[:3]), strict=True))
-    place = whole.frame.groupby(KEYS[:3]).cumcount()
-    targets = {key: 0 if key[0].endswith("after_first") else 32 for key in keys}
-    while True:
-        asked = place < pd.Series([targets[key] for key in keys], whole.frame.index)
-        result = dataclasses.replace(result, frame=whole.frame[asked].reset_index(drop=True))
-        more = next_cells(result, plan_of(result, limit))
-        if not more:
-            return result
-        for (hash, task, protocol), n in more.items():
-            assert n > targets[names[hash], task, protocol]  # each look asks more, or it never ends
-            targets[names[hash], task, protocol] = n
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +25,7 @@ def whole() -> lr.SweepResult:
 
 @pytest.fixture(scope="module")
 def decided(whole: lr.SweepResult) -> lr.SweepResult:
-    return ask(whole)
+    return ask(whole, LIMIT)
 
 
 def test_most_layers_are_decided_with_a_part_of_the_answers(
@@ -95,13 +59,13 @@ def test_a_critical_layer_that_may_be_a_sink_has_no_verdict_yet(whole: lr.SweepR
     """After the first look, layer 11 is as critical as layers 0 and 1, and is a sink."""
     place = whole.frame.groupby(KEYS[:3]).cumcount()
     first = whole.frame[(place < 32) & (whole.frame["at"] != "after_first")]
-    result = dataclasses.replace(as_decided(whole), frame=first.reset_index(drop=True))
+    result = dataclasses.replace(as_decided(whole, LIMIT), frame=first.reset_index(drop=True))
     table = result.decisions().set_index(["family", "layer"])
     assert set(table.loc[(slice(None), [0, 1, 11]), "verdict"]) == {"undecided"}
     assert "critical" not in set(table["verdict"])
     layers = lr.localize(result).layers.set_index(["family", "layer"])
     assert list(layers["verdict"]) == list(table["verdict"].reindex(layers.index))
-    asked = {hash for hash, _, _ in next_cells(result, plan_of(result))}
+    asked = {hash for hash, _, _ in next_cells(result, plan_of(result, LIMIT))}
     kept = {e["hash"] for e in whole.manifest["conditions"] if e["name"] == "skip L11 after_first"}
     assert kept <= asked
 
@@ -133,7 +97,7 @@ def _harm(whole: lr.SweepResult, task: str, condition: str, n: int, level: float
 def test_intervals_are_wider_than_those_of_a_sweep_that_looks_once(
     whole: lr.SweepResult, decided: lr.SweepResult
 ) -> None:
-    looked = as_decided(whole)
+    looked = as_decided(whole, LIMIT)
     columns = ["harm", "effect", "score", "p"]
     once, often = whole.effects(), looked.effects()
     pd.testing.assert_frame_equal(once[columns[:3]], often[columns[:3]])
@@ -154,7 +118,7 @@ def test_sums_over_layers_use_the_questions_that_all_of_them_were_asked(
     names = [f"skip L{layer}" for layer in range(30)]
     place = whole.frame.groupby(KEYS[:3]).cumcount()
     first = as_decided(
-        dataclasses.replace(whole, frame=whole.frame[place < 32].reset_index(drop=True))
+        dataclasses.replace(whole, frame=whole.frame[place < 32].reset_index(drop=True)), LIMIT
     )
     for task in ("facts", "copying"):
         harms = [
@@ -179,7 +143,7 @@ def test_a_family_without_skill_is_asked_of_the_intact_model_only() -> None:
 def test_a_stricter_error_asks_more() -> None:
     flat = {"knowledge": {"all": [0.0] * 6, "after_first": [0.0] * 6}}
     whole = synthetic_result(6, LIMIT, harms=flat, protocols=["generation"])
-    result = as_decided(whole)
+    result = as_decided(whole, LIMIT)
     counts = []
     for error, simultaneous in ((0.05, False), (0.001, False), (0.05, True)):
         until = {"error": error, "first": 32, "simultaneous": simultaneous}
@@ -190,7 +154,7 @@ def test_a_stricter_error_asks_more() -> None:
             frame=first.reset_index(drop=True),
             manifest=result.manifest | {"until": until},
         )
-        counts.append(len(next_cells(cut, plan_of(cut))))
+        counts.append(len(next_cells(cut, plan_of(cut, LIMIT))))
     assert counts[0] < counts[2] <= counts[1]
 
 

@@ -1,0 +1,51 @@
+"""Sweeps that ask until they have decided, played on the answers of a whole sweep."""
+
+import dataclasses
+
+import pandas as pd
+
+from layerroles import stats
+from layerroles.results import SweepResult, find_deferred
+from layerroles.sweep.next_cells import next_cells
+from layerroles.sweep.targets import Plan
+
+KEYS = ["condition", "task", "protocol", "example"]
+
+
+def plan_of(result: SweepResult, limit: int, goal: str = "layers") -> Plan:
+    """The command that asks up to a limit until the goal is decided."""
+    cells = [[cell["task"], cell["protocol"], limit] for cell in result.manifest["cells"]]
+    hashes = [entry["hash"] for entry in result.manifest["conditions"]]
+    return {"cells": cells, "conditions": hashes, "until": goal}
+
+
+def as_decided(whole: SweepResult, limit: int, goal: str = "layers") -> SweepResult:
+    """The same answers, in a sweep that looks at them."""
+    looks = list(stats.Looks().extended(32, limit).sizes)
+    tasks = {cell["task"] for cell in whole.manifest["cells"]}
+    manifest = whole.manifest | {
+        "until": {"error": 0.05, "first": 32, "simultaneous": False, "goal": goal},
+        "looks": dict.fromkeys(sorted(tasks), looks),
+        "only_needed": True,
+    }
+    return dataclasses.replace(whole, manifest=manifest)
+
+
+def ask(whole: SweepResult, limit: int, goal: str = "layers") -> SweepResult:
+    """What such a sweep knows in the end, if a whole sweep has all answers."""
+    result, plan = as_decided(whole, limit, goal), plan_of(whole, limit, goal)
+    names = {entry["hash"]: entry["name"] for entry in whole.manifest["conditions"]}
+    deferred = find_deferred(whole.manifest["conditions"], plan, only_needed=True)
+    later = {names[hash] for hash in deferred}
+    keys = list(zip(*(whole.frame[key] for key in KEYS[:3]), strict=True))
+    place = whole.frame.groupby(KEYS[:3]).cumcount()
+    targets = {key: 0 if key[0] in later else 32 for key in keys}
+    while True:
+        asked = place < pd.Series([targets[key] for key in keys], whole.frame.index)
+        result = dataclasses.replace(result, frame=whole.frame[asked].reset_index(drop=True))
+        more = next_cells(result, plan)
+        if not more:
+            return result
+        for (hash, task, protocol), n in more.items():
+            assert n > targets[names[hash], task, protocol]  # each look asks more, or it never ends
+            targets[names[hash], task, protocol] = n

@@ -1,0 +1,156 @@
+r"""Does each claim of the paper on layers hold, by two kinds of ablation and enough questions?
+
+Claims
+    Those of arXiv 2510.02091 that ablations of single layers can test: retrieval, knowledge and
+    commonsense lean on shallow layers, reasoning needs middle and deep ones, generation needs more
+    of the depth than likelihood, and a context changes which layers matter.
+
+Setting
+    Key-value look-up, facts, word problems with one sum, and copying as the control, by likelihood
+    (`continuation`), `exact` and greedy `generation`; and the same facts with and without a context
+    that holds them. With `--data FOLDER`, HellaSwag for commonsense, from `hellaswag/`
+    (`validation*.jsonl` of `query`, `choices`, `gold`). Each layer is skipped at all positions and,
+    where that is critical, with the first token kept; where a claim depends on a second kind of
+    ablation, layers are replaced by their mean. A claim is asked about until it is supported,
+    contradicted, or known to lie within its smallest effect of the border.
+
+Run
+    python experiments/claims.py --minutes 60 --out runs/claims  # again, and it goes on
+
+Cost
+    No more than `--minutes`, and the look at which they end. Results are in `claims.md`.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from knowledge import benchmarks
+from passages import CONTEXTS
+from setting import Options, conclude, run
+
+import layerroles as lr
+from layerroles.roles import describe_decided
+from layerroles.roles.decision import SMALLEST
+from layerroles.roles.literature import DEEP, MORE, ORDER, SHALLOW, STRICTER, WRITING
+from layerroles.roles.paired_claims import CONTEXT
+
+NAMES = ("kv_retrieval", "facts", "word_problems[steps=1]", "copying")
+PROTOCOLS = ("continuation", "exact", "generation")
+# What the paper reports for each claim; it states neither sample sizes nor intervals.
+REPORTED = {
+    SHALLOW["retrieval"]: "skipping layers 1 and 2 costs up to 0.8, deep layers almost nothing",
+    SHALLOW["knowledge"]: "by likelihood, only the first few layers matter",
+    SHALLOW["commonsense"]: "by likelihood, only the first few layers matter",
+    ORDER: "retrieval in shallow layers, reasoning in middle and deep ones",
+    DEEP: "GSM8K: skipping one deep layer (35 of a Qwen model) costs about 0.6",
+    MORE: "MMLU: by likelihood the first few layers matter, by generation every depth",
+    STRICTER: "not separated from writing",
+    WRITING: "not separated from stricter scoring",
+    CONTEXT: "with the fact in the context, other layers matter",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Ask until the claims are decided or the time is spent, and write the table."""
+    options = Options(__doc__, limit=512, out="runs/claims")
+    options.add_argument("--minutes", type=float, help="the time to spend; by default no limit")
+    options.add_argument("--data", type=Path, help="a folder with hellaswag/")
+    args = options.parse(argv, least=32)
+    until = lr.Decided(goal="claims", minutes=None if not args.minutes else args.minutes / 2)
+    families = [lr.task(name) for name in NAMES]
+    if args.data:
+        families += benchmarks(args.data, args.out / "data", only="hellaswag")
+    contexts = [lr.task("facts", context=context) for context in CONTEXTS]
+    model = lr.load(args.model, dtype=args.dtype)
+    conditions = [
+        *lr.each_layer(model, lr.Skip()),
+        *lr.each_layer(model, lr.Skip(), at="after_first"),
+        *lr.each_layer(model, lr.Mean(lr.Reference())),
+    ]
+    results = {}
+    for name, tasks, protocols in (
+        ("layers", families, PROTOCOLS),
+        ("contexts", contexts, ("continuation", "generation")),
+    ):
+        sweep = lr.Sweep(
+            model,
+            tasks,
+            conditions,
+            protocols=protocols,
+            until=until,
+            limit=args.limit,
+            noise_floor=False,
+        )
+        results[name] = sweep.run(args.out / name)
+    rows = decided(results)
+    (args.out / "claims.md").write_text(table(rows), encoding="utf-8")
+    conclude(args, __doc__, results["layers"], findings(results, rows))
+    print(f"Table: {args.out / 'claims.md'}")
+
+
+def decided(results: Mapping[str, lr.SweepResult]) -> list[dict[str, Any]]:
+    """The rows of `Roles.claims`; of the facts in contexts, only those on contexts."""
+    rows: list[dict[str, Any]] = []
+    for name, result in results.items():
+        claims = lr.localize(result, ablation="skip").claims
+        own = claims["claim"] == CONTEXT if name == "contexts" else claims["claim"].isin(REPORTED)
+        rows += claims[own].to_dict("records")
+    return rows
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """A Markdown table of claims: what was reported, numbers by kind of ablation, and verdict."""
+    lines = [
+        "| claim | reported | asked of | by Skip | by Mean | verdict |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    order = {claim: place for place, claim in enumerate(REPORTED)}
+    for row in sorted(rows, key=lambda row: order[row["claim"]]):
+        cells = [
+            row["claim"],
+            REPORTED[row["claim"]],
+            f"{row['family']}, {row['protocol']}",
+            *(numbers(row, kind) for kind in ("skip", "mean")),
+            verdict(row),
+        ]
+        lines.append("| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def verdict(row: Mapping[str, Any]) -> str:
+    """The verdict on a claim, and why nothing can be measured where that is so."""
+    why = f": {row['evidence']}" if row["status"] == "not measurable" else ""
+    return f"{row['status']}{why}"
+
+
+def numbers(row: Mapping[str, Any], kind: str) -> str:
+    """The numbers of a claim by one kind of ablation, each with its interval and questions.
+
+    Of a claim on the change of many layers, the largest.
+    """
+    own = [number for number in row["numbers"] if number["ablation"] == kind]
+    if row["claim"] == CONTEXT and own:
+        own = [max(own, key=lambda number: abs(number["estimate"]))]
+    return "; ".join(
+        f"{number['quantity']} {number['estimate']:+.2f} [{number['low']:+.2f}, "
+        f"{number['high']:+.2f}], n = {number['n']:,}"
+        for number in own
+    ) or ("" if row["status"] == "not measurable" else "not asked")
+
+
+def findings(results: Mapping[str, lr.SweepResult], rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """How much was decided in each sweep, and a sentence on each claim."""
+    return [
+        *(f"{name}: {describe_decided(result)}." for name, result in results.items()),
+        f"A claim needs an effect of {SMALLEST} of the skill or more.",
+        *(
+            f"{row['claim']} ({row['family']}, {row['protocol']}): {row['status']}. "
+            f"{row['evidence']}."
+            for row in rows
+        ),
+    ]
+
+
+if __name__ == "__main__":
+    run("claims", main)

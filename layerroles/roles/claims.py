@@ -1,0 +1,156 @@
+"""Decide the claims of the literature on a sweep, by its kinds of ablation.
+
+`literature` and `paired_claims` measure the claims, `decision` has the rule.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+
+import pandas as pd
+
+from layerroles import stats
+from layerroles.errors import InputError
+from layerroles.probes import group_by_probe
+from layerroles.registry import describe_unknown
+from layerroles.results import (
+    SweepResult,
+    cells_of,
+    check_result,
+    describe_answers,
+    describe_decisions,
+    mechanisms,
+)
+from layerroles.roles import decision, literature, paired_claims
+from layerroles.roles.decision import AblationKind, Claim
+from layerroles.roles.harms import (
+    Harms,
+    has_one_setting,
+    positions_swept,
+    single_site_effects,
+)
+from layerroles.roles.heads import carried_by_few
+
+CONTROL = "language"
+
+
+def claims_on_layers(result: SweepResult, ablation: str) -> list[Claim]:
+    """Return the claims that ablations of single layers can test, whether the run is finished.
+
+    Args:
+        result: a sweep with conditions that ablate one whole layer each.
+        ablation: the kind to judge; the others serve as second kinds.
+    """
+    kinds = measure_kinds(result, ablation)
+    return [
+        *literature.literature_claims(kinds, CONTROL),
+        *paired_claims.claims_on_contexts(result, kinds),
+    ]
+
+
+def describe_decided(result: SweepResult) -> str:
+    """Return how much a sweep `until` decided has decided, and with how many answers.
+
+    "" for other sweeps.
+    """
+    until = result.manifest.get("until")
+    if not until or until.get("goal") != "claims":
+        return describe_decisions(cells_of(result), result.manifest)
+    kinds = _ablation_kinds(result)
+    claims = [claim for claim in claims_on_layers(result, kinds[0]) if not claim.missing]
+    n_by_status = Counter(claim.status for claim in claims)
+    decided = [n_by_status["supported"], n_by_status["contradicted"]]
+    return (
+        f"{sum(decided)} of {len(claims)} claims decided ({decided[0]} supported, {decided[1]} "
+        f"contradicted), with {describe_answers(cells_of(result), result.manifest)}; at most "
+        f"{(1 - stats.LEVEL) * len(claims):.1f} of them are expected to be wrong"
+    )
+
+
+def decide_claims(
+    result: SweepResult,
+    kinds: Sequence[AblationKind],
+    base: SweepResult | None,
+    probes: Sequence[pd.DataFrame],
+) -> pd.DataFrame:
+    """Return the table `Roles.claims`; it has no rows before the run is finished."""
+    if base is not None:
+        check_result(base)
+    if result.interim:
+        return decision.make_table([])
+    claims = [
+        *literature.literature_claims(kinds, CONTROL),
+        *carried_by_few(result, kinds[0].harms.at),
+        *paired_claims.claims_on_contexts(result, kinds),
+    ]
+    if base is not None:
+        claims += paired_claims.claims_against_base(result, base, kinds)
+    rows = [claim.row() for claim in claims]
+    if (similarity := group_by_probe(probes).get("similarity")) is not None:
+        rows += paired_claims.claims_on_neighbours(similarity)
+    skills = _lesser_skills(result)
+    for row in rows:
+        if skill := skills.get(row["family"]):
+            row["evidence"] += f"; what was asked is {skill}"
+    return decision.make_table(rows)
+
+
+def _lesser_skills(result: SweepResult) -> dict[str, str]:
+    """Map each family to the narrower skills of its tasks (`Task.skill`), if all tasks name one."""
+    skills_of: dict[str, set[str]] = {}
+    for cell in result.manifest.get("cells", []):
+        if "family" in cell:
+            skills_of.setdefault(cell["family"], set()).add(cell.get("skill", ""))
+    return {
+        family: " or ".join(sorted(skills))
+        for family, skills in skills_of.items()
+        if "" not in skills
+    }
+
+
+def measure_kinds(
+    result: SweepResult, judged_kind: str, at: str | None = None
+) -> list[AblationKind]:
+    """Return the judged kind of ablation, then the others at the same positions."""
+    mechanism_of = mechanisms(result)
+    judged = Harms(result, judged_kind, at)
+    others = [
+        Harms(result, kind, judged.at)
+        for kind in _ablation_kinds(result)
+        if kind != judged_kind
+        and judged.at in positions_swept(result, kind)
+        and has_one_setting(result, kind)
+    ]
+    return [
+        AblationKind(harms, harms.layers(), mechanism_of[harms.ablation])
+        for harms in (judged, *others)
+    ]
+
+
+def _ablation_kinds(result: SweepResult) -> list[str]:
+    kinds = list(dict.fromkeys(single_site_effects(result)["ablation"]))
+    if not kinds:
+        raise InputError(
+            "roles need conditions that ablate one whole layer each, and this result has none: "
+            "sweep each_layer(model, Skip()), or --sites all"
+        )
+    return kinds
+
+
+def choose_kind(result: SweepResult, ablation: str | None) -> str:
+    """Return the kind of ablation to judge.
+
+    Raises:
+        InputError: no condition ablates one whole layer, the kind is unknown, or none is given and
+            the sweep has several.
+    """
+    kinds = _ablation_kinds(result)
+    if ablation is None:
+        if len(kinds) > 1:
+            raise InputError(
+                f"the sweep has several ablations ({', '.join(kinds)}): "
+                f"name one, as in localize(result, ablation={kinds[0]!r})"
+            )
+        return kinds[0]
+    if ablation not in kinds:
+        raise InputError(describe_unknown("ablation", ablation, kinds))
+    return ablation

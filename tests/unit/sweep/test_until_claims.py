@@ -1,0 +1,202 @@
+"""Sweeps until="claims": a second kind of ablation only where a claim depends on it."""
+
+import dataclasses
+from collections import Counter
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+import layerroles as lr
+from benchmarks.played_sweeps import KEYS, as_decided, ask, plan_of
+from benchmarks.simulated import Simulation, Truth
+from layerroles.results import INTACT
+from layerroles.roles.literature import DEEP, ORDER, SHALLOW
+from layerroles.sweep.next_cells import next_cells, open_goals
+from tests.support.interruptions import run_with_interruptions
+
+RETRIEVAL = SHALLOW["retrieval"]
+LAYERS, LIMIT, G = 9, 512, "generation"
+THIRDS = ((0.5, 0.0, 0.0), (0.0, 0.5, 0.5), (0.1, 0.1, 0.1))
+TIDY: Truth = {
+    (family, G): [harm for harm in harms for _ in range(3)]
+    for family, harms in zip(("retrieval", "reasoning", "language"), THIRDS, strict=True)
+}
+FLAT: Truth = {(family, G): [0.1] * LAYERS for family in ("retrieval", "reasoning", "language")}
+
+
+def draw(truth: Truth, n: int = LIMIT, seed: int = 0, **options: object) -> lr.SweepResult:
+    return Simulation(truth, n=n, **options).draw(seed)
+
+
+def first_look(whole: lr.SweepResult) -> lr.SweepResult:
+    place = whole.frame.groupby(KEYS[:3]).cumcount()
+    frame = whole.frame[(place < 32) & whole.frame["ablation"].isin([INTACT, "skip"])]
+    return dataclasses.replace(
+        as_decided(whole, LIMIT, "claims"), frame=frame.reset_index(drop=True)
+    )
+
+
+def statuses(result: lr.SweepResult) -> dict[str, str]:
+    claims = lr.localize(result, ablation="skip").claims
+    return dict(zip(claims["claim"], claims["status"], strict=True))
+
+
+def n_asked(result: lr.SweepResult) -> "pd.Series[int]":
+    """The most questions under a condition, by family and kind of ablation."""
+    return (
+        result.frame.groupby(["family", "ablation", "condition"]).size().groupby(level=[0, 1]).max()
+    )
+
+
+def test_clear_claims_are_supported_by_both_kinds_with_a_part_of_the_answers() -> None:
+    whole = draw(TIDY)
+    result = ask(whole, LIMIT, "claims")
+    assert statuses(result) == dict.fromkeys((RETRIEVAL, ORDER, DEEP), "supported")
+    assert len(result.frame) < len(whole.frame) / 2
+    sentence = lr.localize(result, ablation="skip").verdict.splitlines()[0]
+    assert "3 of 3 claims decided (3 supported, 0 contradicted), with" in sentence
+
+
+def test_claims_of_a_flat_truth_are_contradicted_by_both_kinds() -> None:
+    found = statuses(ask(draw(FLAT, n=1024), 1024, "claims"))
+    assert found[RETRIEVAL] == found[ORDER] == "contradicted"
+
+
+def test_the_second_kind_waits_for_the_first() -> None:
+    """At the first look every claim is open, so that only the first kind is asked on."""
+    first = first_look(draw(FLAT))
+    kinds = {entry["hash"]: entry["ablation"] for entry in first.manifest["conditions"]}
+    asked = next_cells(first, plan_of(first, LIMIT, "claims"))
+    assert {kinds[hash] for hash, _, _ in asked} == {INTACT, "skip"}
+    assert set(asked.values()) == {48}
+    names = {name[0] for name in open_goals(first, plan_of(first, LIMIT, "claims"))}
+    assert names == {RETRIEVAL, ORDER, DEEP}
+
+
+def test_a_claim_at_its_border_is_left_before_the_second_kind() -> None:
+    """Early minus late is .05, its smallest effect: known to be near, and asked no further."""
+    near: Truth = {("retrieval", G): [0.1] * 3 + [0.05] * 6}
+    result = ask(draw(near, n=4096, churn=0.0), 4096, "claims")
+    assert statuses(result) == {RETRIEVAL: "not shown"}
+    assert "within its smallest effect of the border" in _evidence(result)
+    assert "mean" not in set(result.frame["ablation"])
+    assert n_asked(result)["retrieval", "skip"] < 4096
+
+
+def _evidence(result: lr.SweepResult) -> str:
+    return str(lr.localize(result, ablation="skip").claims.loc[0, "evidence"])
+
+
+def test_kinds_that_disagree_end_a_claim() -> None:
+    truth = {("retrieval", G): TIDY["retrieval", G]}
+    other = {"mean": {("retrieval", G): [0.0] * LAYERS}}
+    result = ask(draw(truth, other=other), LIMIT, "claims")
+    assert statuses(result) == {RETRIEVAL: "not shown"}
+    assert "disagree" in _evidence(result)
+    assert n_asked(result)["retrieval", "mean"] < LIMIT
+
+
+def test_critical_layers_are_also_asked_after_first() -> None:
+    """Layer 0 is a sink: with the first token kept, retrieval does not lean on early layers."""
+    at_all = {("retrieval", G): [0.9] + [0.0] * 8}
+    spared = {("retrieval", G): [0.0] * LAYERS}
+    result = ask(draw(at_all, spared=spared), LIMIT, "claims")
+    assert statuses(result) == {RETRIEVAL: "not shown"}
+    kept = result.frame.loc[result.frame["at"] == "after_first", "condition"].unique()
+    assert list(kept) == ["skip L0 after_first"]
+    assert "with the first token kept" in _evidence(result)
+
+
+def test_a_family_without_skill_is_asked_of_the_intact_model_only() -> None:
+    whole = draw({("retrieval", G): [0.5] * LAYERS})
+    guessed = dataclasses.replace(whole, frame=whole.frame.assign(score=0.0))
+    result = ask(guessed, LIMIT, "claims")
+    asked = result.frame.groupby("condition").size()
+    assert asked[INTACT] == LIMIT
+    assert set(asked.drop(INTACT)) == {32}
+    assert statuses(result) == {RETRIEVAL: "not measurable"}
+
+
+def test_looking_supports_no_claim_at_its_border_more_often_than_it_may() -> None:
+    """Both kinds lie at the border, so a claim that is supported or contradicted is wrong."""
+    border: Truth = {("retrieval", G): [0.05] * 3 + [0.0] * 6}
+    found = Counter(
+        statuses(ask(draw(border, n=128, seed=seed), 128, "claims"))[RETRIEVAL]
+        for seed in range(24)
+    )
+    assert found["not shown"] >= 22  # each way at most .025, by each of two kinds
+
+
+def planted(*, until_claims: bool = True, minutes: float | None = None) -> lr.Sweep:
+    """A sweep of a planted model, with a first look after so few questions that more follow."""
+    until = lr.Decided(goal="claims", first=8, minutes=minutes) if until_claims else None
+    made = lr.planted(n_layers=6, retrieval=(1, 2), reasoning=(4,), inert=(5,))
+    conditions = [
+        *lr.each_layer(made.model, lr.Skip()),
+        *lr.each_layer(made.model, lr.Skip(), at="after_first"),
+        *lr.each_layer(made.model, lr.Mean(lr.Reference(limit=8))),
+    ]
+    return lr.Sweep(
+        made.model,
+        [made.tasks[0]],
+        conditions,
+        protocols=["generation"],
+        until=until,
+        limit=24,
+        noise_floor=False,
+    )
+
+
+def answers(result: lr.SweepResult) -> pd.DataFrame:
+    return result.frame.sort_values(KEYS, ignore_index=True)[[*KEYS, "score", "response"]]
+
+
+def test_rows_are_those_of_a_plain_sweep_and_a_killed_run_asks_the_same(tmp_path: Path) -> None:
+    plain = answers(planted(until_claims=False).run(tmp_path / "plain"))
+    result = planted().run(tmp_path / "claims")
+    assert len(answers(result)) < len(plain)
+    same = plain.merge(answers(result)[KEYS], on=KEYS)
+    pd.testing.assert_frame_equal(answers(result), same, rtol=1e-4)
+    assert "mean" in set(result.frame["ablation"])
+    assert not result.manifest["asked_next"]
+    assert result.frame.groupby("condition").size().max() > 8
+
+    resumed, n_stopped = run_with_interruptions(
+        lambda: planted().run(tmp_path / "killed"), lambda: None
+    )
+    assert n_stopped > 2
+    pd.testing.assert_frame_equal(answers(resumed), answers(result), rtol=1e-4)
+    assert statuses(resumed) == statuses(result)
+    assert not resumed.manifest["unfinished"]
+
+
+def test_a_time_limit_leaves_claims_open_and_more_time_goes_on(tmp_path: Path) -> None:
+    late = planted(minutes=1e-6).run(tmp_path / "run")
+    assert set(late.frame["ablation"]) == {INTACT, "skip"}
+    assert late.manifest["unfinished"]
+    result = planted().run(tmp_path / "run")
+    assert not result.manifest["unfinished"]
+    assert "mean" in set(result.frame["ablation"])
+
+
+def test_claims_take_two_kinds_of_ablation_of_each_layer() -> None:
+    made = lr.planted(n_layers=6)
+    skip, mean = (lr.each_layer(made.model, kind) for kind in (lr.Skip(), lr.Mean(lr.Reference())))
+    zero = lr.each_layer(made.model, lr.Zero())
+    heads = lr.each_head(made.model, lr.Zero(), layers=[0])
+    for conditions, words in (
+        (skip, "there is deletion"),
+        ([*skip, *zero], "there is deletion"),
+        ([*skip, *mean[1:]], "there is deletion"),
+        ([*skip, *mean, *heads], "is not: ask it in another sweep"),
+    ):
+        with pytest.raises(lr.InputError, match=words):
+            lr.Sweep(made.model, made.tasks, conditions, protocols=["generation"], until="claims")
+
+
+def test_bad_goals_are_refused() -> None:
+    with pytest.raises(lr.InputError, match="goal='heads' is unknown: known are layers, claims"):
+        lr.Decided(goal="heads")
+    with pytest.raises(lr.InputError, match="leave them out"):
+        lr.Decided(goal="claims", error=0.01)
