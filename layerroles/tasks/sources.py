@@ -25,12 +25,19 @@ from dataclasses import dataclass
 from itertools import count, islice, repeat
 
 from layerroles.errors import InputError
-from layerroles.tasks.base import Example, Task, check_whole_number, normalize_text
+from layerroles.tasks.base import (
+    Example,
+    Task,
+    check_one_of,
+    check_whole_number,
+    normalize_text,
+)
 
 DrawExample = Callable[[random.Random, int], Example]
 # Drawing stops after so many draws in a row without a new question.
 _DRAWS = 1000
 N_SETS = 16
+SHOT_ORDERS = ("drawn", "reversed")
 _MOST_RESERVED, _SHARE = 64, 5
 # An asked question's answer is kept out of references if it answers less than this share.
 _COMMON = 0.05
@@ -43,17 +50,20 @@ class Generated(Task):
     Attributes:
         num_fewshot: worked examples before each question, 0 to 16. Under each seed, a question gets
             one of 16 sets of them.
+        shot_order: the order of the worked examples: `drawn` or `reversed`.
     """
 
     num_fewshot: int = 0
+    shot_order: str = "drawn"
 
     def __post_init__(self) -> None:
         """Check the parameters.
 
         Raises:
-            InputError: `num_fewshot` is not a whole number from 0 to 16.
+            InputError: `num_fewshot` is not a whole number from 0 to 16, or `shot_order` is
+                unknown.
         """
-        check_whole_number(self.name, "num_fewshot", self.num_fewshot, 0, 16)
+        _check_shots(self)
 
     @property
     def kinds(self) -> int:
@@ -81,6 +91,13 @@ class Generated(Task):
         """
         return True
 
+    def reworded(self, example: Example) -> Example:
+        """Return a question or a shot in the wording that is asked; by default unchanged.
+
+        Called last, so that ids, shots and contexts do not depend on the wording.
+        """
+        return example
+
     def examples(self, limit: int, seed: int) -> list[Example]:
         """Return the first `limit` questions under `seed`.
 
@@ -89,7 +106,7 @@ class Generated(Task):
         """
         sets = _ShotSets(self, seed)
         return [
-            sets.with_shots(*numbered)
+            _as_asked(self, sets.with_shots(*numbered))
             for numbered in islice(self._number_questions("examples", seed), limit)
         ]
 
@@ -102,7 +119,7 @@ class Generated(Task):
                 break
             examples.append(sets.with_shots(*numbered))
             unused = [example for example in examples if example.id not in sets.shown_ids]
-        return [example.context(worked=True) for example in unused[:limit]]
+        return [_as_asked(self, example).context(worked=True) for example in unused[:limit]]
 
     def _number_questions(self, part: str, seed: int) -> Iterator[tuple[int, int, Example]]:
         """Yield (place, kind, question) for the questions of a part, without end."""
@@ -160,6 +177,21 @@ class _ShotSets:
             set_shots.append(next(stream)[1])
 
 
+def _check_shots(task: "Generated | Listed") -> None:
+    check_whole_number(task.name, "num_fewshot", task.num_fewshot, 0, 16)
+    check_one_of(task.name, "shot_order", task.shot_order, SHOT_ORDERS)
+
+
+def _as_asked(
+    task: "Generated | Listed", example: Example, shots: Sequence[Example] | None = None
+) -> Example:
+    """Return an example with its shots, or those given, in the task's wording and order."""
+    worded = [task.reworded(shot) for shot in (example.shots if shots is None else shots)]
+    if task.shot_order == "reversed":
+        worded.reverse()
+    return dataclasses.replace(task.reworded(example), shots=tuple(worded))
+
+
 def shuffle_choices(answer: str, wrong: list[str], rng: random.Random) -> tuple[str, ...]:
     """Return the answer and the wrong choices in random order."""
     choices = [answer, *wrong]
@@ -182,17 +214,20 @@ class Listed(Task):
     Attributes:
         num_fewshot: worked examples before each question, 0 to 16: other questions of its group,
             drawn by seed and question.
+        shot_order: the order of the worked examples: `drawn` or `reversed`.
     """
 
     num_fewshot: int = 0
+    shot_order: str = "drawn"
 
     def __post_init__(self) -> None:
         """Check the parameters.
 
         Raises:
-            InputError: `num_fewshot` is not a whole number from 0 to 16.
+            InputError: `num_fewshot` is not a whole number from 0 to 16, or `shot_order` is
+                unknown.
         """
-        check_whole_number(self.name, "num_fewshot", self.num_fewshot, 0, 16)
+        _check_shots(self)
 
     @abstractmethod
     def groups(self) -> dict[str, list[Example]]:
@@ -207,6 +242,13 @@ class Listed(Task):
         """
         return example
 
+    def reworded(self, example: Example) -> Example:
+        """Return a question or a shot in the wording that is asked; by default unchanged.
+
+        Called last, so that ids, shots and contexts do not depend on the wording.
+        """
+        return example
+
     def examples(self, limit: int, seed: int) -> list[Example]:
         """Return the first `limit` questions in the order under `seed`, without the reserved ones.
 
@@ -218,9 +260,10 @@ class Listed(Task):
         groups = self.groups()
         asked, _ = self._split_reserve(groups, seed)
         return [
-            dataclasses.replace(
+            _as_asked(
+                self,
                 self.posed(example, groups[group]),
-                shots=self._draw_shots(example, groups[group], seed),
+                self._draw_shots(example, groups[group], seed),
             )
             for group, example in asked[:limit]
         ]
@@ -248,7 +291,7 @@ class Listed(Task):
             if posed.prompt != example.prompt and _normalized_answer(example) in answers_kept_out:
                 continue  # its context tells the answer
             shots = self._draw_reserved_shots(group, example, usable, seed)
-            contexts.append(dataclasses.replace(posed, shots=shots).context(worked=True))
+            contexts.append(_as_asked(self, posed, shots).context(worked=True))
         return contexts[:limit]
 
     def _split_reserve(
