@@ -50,7 +50,7 @@ class Robustness:
         between_sd: the standard deviation of the true numbers between set-ups, with its interval.
 
     Example:
-        robustness = lr.robustness(model, task, {"template": range(4)}, "runs/robustness")
+        robustness = lr.robustness(model, tasks[0], {"seed": [0, 1]}, "runs/seeds", limit=8)
         print(robustness.sentence)
         robustness.spread
     """

@@ -35,7 +35,7 @@ from layerroles.stats.corrections import (
     minimum_detectable,
     minimum_detectable_mean,
 )
-from layerroles.stats.designs import MOST_LEVELS, N_RUNS, fractional_factorial
+from layerroles.stats.designs import fractional_factorial
 from layerroles.stats.intervals import (
     LEVEL,
     UNKNOWN,
@@ -69,10 +69,8 @@ from layerroles.stats.spread import between_sd, factor_spread
 __all__ = [
     "LEAST_BACKGROUND",
     "LEVEL",
-    "MOST_LEVELS",
     "NO_CONTRAST",
     "NO_PAIRS",
-    "N_RUNS",
     "UNKNOWN",
     "Clusters",
     "Contrast",

@@ -18,8 +18,8 @@ from collections.abc import Sequence
 
 from layerroles.errors import InputError
 
-N_RUNS = 16
-MOST_LEVELS = 4
+_N_RUNS = 16
+_MOST_LEVELS = 4
 # Five lines that share no vector and together have all 15 nonzero vectors of four bits.
 _LINES = ((1, 2, 3), (4, 8, 12), (5, 10, 15), (6, 11, 13), (7, 9, 14))
 
@@ -38,17 +38,17 @@ def fractional_factorial(n_levels: Sequence[int]) -> list[tuple[int, ...]]:
         InputError: more than 16 combinations, and a factor has more than four levels or the factors
             are too many for 16 runs.
     """
-    if math.prod(n_levels) <= N_RUNS:
+    if math.prod(n_levels) <= _N_RUNS:
         return list(itertools.product(*(range(n) for n in n_levels)))
-    if max(n_levels) > MOST_LEVELS:
+    if max(n_levels) > _MOST_LEVELS:
         raise InputError(
-            f"a factor with {max(n_levels)} levels is too many for {N_RUNS} set-ups with other "
-            f"factors: use at most {MOST_LEVELS}"
+            f"a factor with {max(n_levels)} levels is too many for {_N_RUNS} set-ups with other "
+            f"factors: use at most {_MOST_LEVELS}"
         )
     vectors = _assign_vectors(n_levels)
     return [
         tuple(_level(vectors[at], run) % n for at, n in enumerate(n_levels))
-        for run in range(N_RUNS)
+        for run in range(_N_RUNS)
     ]
 
 
@@ -69,7 +69,7 @@ def _assign_vectors(n_levels: Sequence[int]) -> list[tuple[int, ...]]:
         if n_levels[at] > 2:
             line = next(lines, ())
         else:
-            free = [vector for vector in range(1, N_RUNS) if vector not in owner]
+            free = [vector for vector in range(1, _N_RUNS) if vector not in owner]
             mixed = {
                 one ^ two
                 for one, two in itertools.combinations(owner, 2)
@@ -80,7 +80,7 @@ def _assign_vectors(n_levels: Sequence[int]) -> list[tuple[int, ...]]:
         if not line:
             raise InputError(
                 f"{len(n_levels)} factors of {', '.join(map(str, n_levels))} levels are too many "
-                f"for {N_RUNS} set-ups: leave a factor or levels out"
+                f"for {_N_RUNS} set-ups: leave a factor or levels out"
             )
         owner |= dict.fromkeys(line, at)
     return [assigned[at] for at in range(len(n_levels))]

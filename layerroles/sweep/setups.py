@@ -78,8 +78,9 @@ def robustness(
             does not fit the factors.
 
     Example:
-        factors = {"template": range(4), "num_fewshot": [1, 3], "shot_order": ["drawn", "reversed"]}
-        robustness = lr.robustness(model, lr.task("facts"), factors, "runs/robustness", limit=4)
+        factors = {"seed": [0, 1], "ablation": [lr.Skip(), lr.Zero()]}
+        # For the packaged tasks also: "template": range(4), "shot_order": ["drawn", "reversed"]
+        robustness = lr.robustness(model, tasks[0], factors, "runs/robustness", claim="L1", limit=8)
         print(robustness.sentence)
     """
     levels = _check_factors(model, task, factors)

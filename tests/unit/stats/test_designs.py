@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from layerroles.errors import InputError
-from layerroles.stats import N_RUNS, fractional_factorial
+from layerroles.stats import fractional_factorial
 
 BALANCED = [
     [4, 2, 2, 2],
@@ -26,7 +26,7 @@ BALANCED = [
 @pytest.mark.parametrize("n_levels", BALANCED, ids=str)
 def test_every_pair_of_levels_occurs_equally_often(n_levels: list[int]) -> None:
     runs = fractional_factorial(n_levels)
-    assert len(runs) == len(set(runs)) == min(N_RUNS, math.prod(n_levels))
+    assert len(runs) == len(set(runs)) == min(16, math.prod(n_levels))
     assert runs[0] == (0,) * len(n_levels)
     for one, two in itertools.combinations(range(len(n_levels)), 2):
         counts = Counter((run[one], run[two]) for run in runs)
