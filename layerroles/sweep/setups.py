@@ -98,7 +98,8 @@ def robustness(
         if loaded is None or setup["dtype"] != dtype:
             loaded, dtype = None, setup["dtype"]  # frees a model before the next one is loaded
             loaded = model if isinstance(model, TransformerBridge) else model(str(dtype))
-        numbers[at] = quantity.measure(setup.run(loaded, quantity, Path(path), limit))
+        result = setup.run(loaded, quantity, Path(path), limit)
+        numbers[at] = quantity.measure(result, setup["seed"])
     measured = [numbers[at] for at in range(len(setups))]
     rows = [setup.labels | number.row for setup, number in zip(setups, measured, strict=True)]
     return judge_setups(
@@ -151,8 +152,8 @@ class _Quantity:
             raise InputError(f"a model of {n_layers} layers has no thirds to compare")
         return [*range(third), *range(n_layers - third, n_layers)]
 
-    def measure(self, result: SweepResult) -> _Number:
-        """Return the number that a sweep gives."""
+    def measure(self, result: SweepResult, seed: object) -> _Number:
+        """Return the number that a sweep with this seed gives."""
         (ablation,) = set(single_site_effects(result)["ablation"])
         harms = Harms(result, ablation)
         ((family, protocol),) = harms.keys
@@ -166,7 +167,7 @@ class _Quantity:
         cell = harms.intact_rows(family, protocol)
         scores = {"intact": float(cell["score"].mean()), "chance": float(cell["chance"].mean())}
         values = dict(zip(("number", "low", "high"), contrast.numbers, strict=True))
-        return _Number(_without_task(contrast), {"n": int(cell["n"].sum())} | scores | values)
+        return _Number(_without_task(contrast, seed), {"n": int(cell["n"].sum())} | scores | values)
 
 
 @dataclass(frozen=True)
@@ -203,7 +204,7 @@ class _Setup:
         )
         # The same ablation of any other layer belongs in the same folder.
         identity = Condition({Site(0): ablation}, at=at).hash
-        content = [task.label, identity, *(str(self[name]) for name in _IN_FOLDER)]
+        content = [task.label, identity, *(str(_label(self[name])) for name in _IN_FOLDER)]
         digest = hashlib.sha256("\n".join(content).encode()).hexdigest()[:8]
         shown = ",".join(f"{name}={label}" for name, label in self.labels.items())
         name = re.sub(r"[^\w.,=-]+", "_", shown)[:_MOST_CHARACTERS]
@@ -264,10 +265,11 @@ def _label(level: object) -> object:
     return getattr(level, "label", level)
 
 
-def _without_task(contrast: stats.Contrast) -> stats.Contrast:
+def _without_task(contrast: stats.Contrast, seed: object) -> stats.Contrast:
     """Return a contrast whose questions and clusters do not name the task.
 
-    Set-ups ask the same questions as tasks of different labels.
+    Set-ups ask the same questions as tasks of different labels. The sets of shots of two seeds have
+    the same names and other contents.
     """
 
     def strip(name: object) -> object:
@@ -276,7 +278,7 @@ def _without_task(contrast: stats.Contrast) -> stats.Contrast:
     return dataclasses.replace(
         contrast,
         influence=contrast.influence.rename(strip),
-        clusters=contrast.clusters.rename(strip).map(strip),
+        clusters=contrast.clusters.rename(strip).map(lambda name: f"{strip(name)}, seed {seed}"),
     )
 
 

@@ -48,6 +48,14 @@ def test_the_planted_strength_is_the_factor_that_matters(
     assert spread.loc["ablation", "range"] < spread.loc["strength", "range"] / 3
 
 
+def test_set_ups_with_the_same_questions_share_errors(
+    found: tuple[lr.Robustness, Path],
+) -> None:
+    robustness, _ = found
+    widths = robustness.frame["high"] - robustness.frame["low"]
+    assert robustness.sampling_sd < 0.8 * (widths / (2 * 1.96)).mean()
+
+
 def test_a_second_call_reads_what_is_there(
     found: tuple[lr.Robustness, Path], plant: Plant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
