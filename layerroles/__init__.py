@@ -68,6 +68,7 @@ if TYPE_CHECKING:
     from layerroles.results import SweepResult as SweepResult
     from layerroles.results import compare as compare
     from layerroles.roles import HeadSearch as HeadSearch
+    from layerroles.roles import Robustness as Robustness
     from layerroles.roles import Roles as Roles
     from layerroles.roles import localize as localize
     from layerroles.roles import probe_agreement as probe_agreement
@@ -78,6 +79,7 @@ if TYPE_CHECKING:
     from layerroles.sweep import Sweep as Sweep
     from layerroles.sweep import estimate as estimate
     from layerroles.sweep import read as read
+    from layerroles.sweep import robustness as robustness
     from layerroles.tasks import Example as Example
     from layerroles.tasks import Task as Task
     from layerroles.tasks import task as task

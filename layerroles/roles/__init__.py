@@ -35,8 +35,11 @@ from layerroles.results import count_needed as count_needed
 from layerroles.results import judge_interval as judge_interval
 from layerroles.roles.claims import claims_on_layers as claims_on_layers
 from layerroles.roles.claims import describe_decided as describe_decided
+from layerroles.roles.decision import SMALLEST as SMALLEST
 from layerroles.roles.decision import Claim as Claim
 from layerroles.roles.decision import Finding as Finding
+from layerroles.roles.harms import Harms as Harms
+from layerroles.roles.harms import single_site_effects as single_site_effects
 from layerroles.roles.heads import FoundHeads as FoundHeads
 from layerroles.roles.heads import HeadSearch as HeadSearch
 from layerroles.roles.heads import carried_by_few as carried_by_few
@@ -46,6 +49,8 @@ from layerroles.roles.probe_summary import summarize_probes as summarize_probes
 from layerroles.roles.rank_agreement import probe_agreement as probe_agreement
 from layerroles.roles.rank_agreement import rank_stability as rank_stability
 from layerroles.roles.result import Roles as Roles
+from layerroles.roles.robustness import Robustness as Robustness
+from layerroles.roles.robustness import judge_setups as judge_setups
 from layerroles.roles.verdict import interim_sentence as interim_sentence
 from layerroles.roles.verdict import probe_sentences as probe_sentences
 from layerroles.roles.wording import describe_needed as describe_needed
@@ -56,12 +61,15 @@ __all__ = [
     "CRITICAL",
     "PARTIAL",
     "REGIONS",
+    "SMALLEST",
     "SPARE",
     "UNDECIDED",
     "Claim",
     "Finding",
     "FoundHeads",
+    "Harms",
     "HeadSearch",
+    "Robustness",
     "Roles",
     "carried_by_few",
     "claims_on_layers",
@@ -72,10 +80,12 @@ __all__ = [
     "heads_of",
     "interim_sentence",
     "judge_interval",
+    "judge_setups",
     "localize",
     "probe_agreement",
     "probe_sentences",
     "rank_stability",
     "round_up",
+    "single_site_effects",
     "summarize_probes",
 ]

@@ -23,6 +23,7 @@ from layerroles.stats.contrast import (
     Contrast,
     combined,
     difference_of,
+    error_correlations,
     mean_of,
     ratio_contrast,
     spanning,
@@ -34,6 +35,7 @@ from layerroles.stats.corrections import (
     minimum_detectable,
     minimum_detectable_mean,
 )
+from layerroles.stats.designs import fractional_factorial
 from layerroles.stats.intervals import (
     LEVEL,
     UNKNOWN,
@@ -62,6 +64,7 @@ from layerroles.stats.paired import (
 from layerroles.stats.profile_test import profiles_differ_p
 from layerroles.stats.ranks import profile_agreement, rank_stability, resampled_means, spearman
 from layerroles.stats.ratio import clustered, harm_interval, is_above, possible_losses, ratio
+from layerroles.stats.spread import between_sd, factor_spread
 
 __all__ = [
     "LEAST_BACKGROUND",
@@ -77,6 +80,7 @@ __all__ = [
     "PairedEffect",
     "are_clusters",
     "benjamini_hochberg",
+    "between_sd",
     "cluster_p",
     "cluster_totals",
     "clustered",
@@ -85,6 +89,9 @@ __all__ = [
     "design_effect",
     "difference",
     "difference_of",
+    "error_correlations",
+    "factor_spread",
+    "fractional_factorial",
     "harm_interval",
     "holm",
     "is_above",

@@ -109,7 +109,7 @@ def combined(parts: Sequence[Contrast], weights: Sequence[float]) -> Contrast:
     value = float(w @ [part.value for part in parts])
     below = np.array([part.value - part.interval.low for part in parts]) * np.abs(w)
     above = np.array([part.interval.high - part.value for part in parts]) * np.abs(w)
-    rho = _correlations(parts) * np.outer(np.sign(w), np.sign(w))
+    rho = error_correlations(parts) * np.outer(np.sign(w), np.sign(w))
     down, up = (np.where(w > 0, *ends) for ends in ((below, above), (above, below)))
     influence = pd.concat([part.influence * weight for part, weight in zip(parts, w, strict=True)])
     clustered = [part.clusters for part in parts if not part.clusters.empty]
@@ -143,8 +143,8 @@ def spanning(one: Contrast, two: Contrast) -> Contrast:
     return dataclasses.replace(nearer, interval=widest(one.interval, two.interval))
 
 
-def _correlations(parts: Sequence[Contrast]) -> Float[np.ndarray, "part part"]:
-    """Return the correlations of the parts' errors, off the diagonal strictly within -1 and 1.
+def error_correlations(parts: Sequence[Contrast]) -> Float[np.ndarray, "part part"]:
+    """Return the correlations of contrasts' errors, off the diagonal strictly within -1 and 1.
 
     Each variance is computed as if there were two more questions in which only that part changed,
     since agreement on 32 questions does not show that two parts always agree. So no interval of a

@@ -5,6 +5,7 @@ from layerroles.sweep.estimation import Estimate as Estimate
 from layerroles.sweep.estimation import TaskEstimate as TaskEstimate
 from layerroles.sweep.estimation import estimate as estimate
 from layerroles.sweep.reading import read as read
+from layerroles.sweep.setups import robustness as robustness
 from layerroles.sweep.status import Status as Status
 from layerroles.sweep.status import describe_unfinished as describe_unfinished
 from layerroles.sweep.status import read_status as read_status

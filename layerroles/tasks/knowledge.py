@@ -30,6 +30,7 @@ from layerroles.errors import InputError
 from layerroles.tasks.base import Example, Grade, check_one_of, register
 from layerroles.tasks.grade_names import grade_name
 from layerroles.tasks.sources import Listed
+from layerroles.tasks.wordings import FACTS, check_template, reword_fact
 
 CONTEXTS = ("none", "support", "distractors")
 _CHOICES = 4
@@ -60,6 +61,8 @@ class Facts(Listed):
             the fact among four others of its relation, in random order. Shots have their own
             contexts, which do not contain the fact that is asked.
         num_fewshot: worked examples before each question: other facts of the same relation.
+        shot_order: the order of the worked examples: `drawn` or `reversed`.
+        template: the wording of the prompt, 0 to 3; see `tasks.wordings`.
 
     Raises:
         InputError: an unknown relation or context, or `relations` that is not a text.
@@ -78,12 +81,14 @@ class Facts(Listed):
     relations: str = ""
     context: str = "none"
     num_fewshot: int = 2
+    template: int = 0
 
     def __post_init__(self) -> None:
         """Check the parameters.
 
         Raises:
-            InputError: a relation or the context is unknown, or `relations` is not a text.
+            InputError: a relation, the context or the template is unknown, or `relations` is not a
+                text.
         """
         super().__post_init__()
         if not isinstance(self.relations, str):
@@ -94,6 +99,7 @@ class Facts(Listed):
         for relation in self._relation_names():
             check_one_of(self.name, "relations", relation, load_facts())
         check_one_of(self.name, "context", self.context, CONTEXTS)
+        check_template(self.name, self.template, FACTS)
 
     def groups(self) -> dict[str, list[Example]]:
         """Return the facts by relation."""
@@ -128,6 +134,10 @@ class Facts(Listed):
             prompt=f"{context}\n{example.prompt}",
             evidence=((start, start + len(example.answer)),),
         )
+
+    def reworded(self, example: Example) -> Example:
+        """Return a question or a shot in the wording that `template` selects."""
+        return reword_fact(example, _relation_of(example), FACTS[self.template])
 
     def group(self, example: Example) -> str:
         """Return the relation of an example."""

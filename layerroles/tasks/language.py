@@ -23,7 +23,10 @@ from layerroles.errors import InputError
 from layerroles.tasks.base import Example, Grade, Task, check_whole_number, is_short, register
 from layerroles.tasks.sources import Generated, shuffle_choices
 from layerroles.tasks.vocabulary import NAMES, PLACES, THINGS
+from layerroles.tasks.wordings import COPYING, check_template, reword
 
+# The wording in which texts are drawn.
+_HEAD, _TAIL = COPYING[0].split("{body}")
 _NUMBERS = tuple(str(number) for number in range(2, 21))
 _DAYS = tuple("Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split())
 _KINDS: dict[str, Sequence[str]] = {
@@ -62,6 +65,8 @@ class Copying(Generated):
         clauses: number of clauses in the text, 1 to 6; a clause has about 12 tokens, and 2 clauses
             are as long as the solution of a word problem of two steps.
         num_fewshot: worked examples before each text, with texts of the same length.
+        shot_order: the order of the worked examples: `drawn` or `reversed`.
+        template: the wording of the prompt, 0 to 3; see `tasks.wordings`.
 
     Example:
         >>> from layerroles.tasks import task
@@ -75,15 +80,17 @@ class Copying(Generated):
 
     clauses: int = 2
     num_fewshot: int = 1
+    template: int = 0
 
     def __post_init__(self) -> None:
         """Check the parameters.
 
         Raises:
-            InputError: `clauses` is not a whole number from 1 to 6.
+            InputError: `clauses` is not a whole number from 1 to 6, or there is no such `template`.
         """
         super().__post_init__()
         check_whole_number(self.name, "clauses", self.clauses, 1, len(_FRAMES))
+        check_template(self.name, self.template, COPYING)
 
     @property
     def max_gen_toks(self) -> int:
@@ -99,6 +106,12 @@ class Copying(Generated):
         """Draw a text that opens with clause `kind`, and three altered copies."""
         other_frames = [frame for frame in _FRAMES if frame != _FRAMES[kind]]
         return _draw_example(rng, [_FRAMES[kind], *rng.sample(other_frames, self.clauses - 1)])
+
+    def reworded(self, example: Example) -> Example:
+        """Return a question or a shot in the wording that `template` selects."""
+        (body,) = example.evidence
+        words = example.prompt[: body[0] - len(_HEAD)]  # other words, before a text of one clause
+        return reword(example, body, f"{words}{COPYING[self.template]}")
 
     def candidates(self, example: Example) -> list[str] | None:
         """Return an empty list: repeating the text of the prompt is the skill."""
@@ -126,12 +139,12 @@ def _draw_example(rng: random.Random, frames: list[str]) -> Example:
     places = {
         kind: [at for at, frame in enumerate(frames) if f"{{{kind}}}" in frame] for kind in _KINDS
     }
-    text, head = _fill_frames(frames, words_by_kind), "Text: "
+    text, head = _fill_frames(frames, words_by_kind), _HEAD
     if clauses == 1:
         # There is no word to swap with: the prompt shows two others.
         kinds = rng.sample([kind for kind in places if places[kind]], 2)
         words = [_draw_unused_word(rng, kind, words_by_kind[kind]) for kind in kinds]
-        head = f"Other words: {', '.join(words)}\nText: "
+        head = f"Other words: {', '.join(words)}\n{_HEAD}"
         changes = [{kind: [word]} for kind, word in zip(kinds, words, strict=True)]
     else:
         kinds = rng.sample([kind for kind in places if len(places[kind]) > 1], 2)
@@ -142,7 +155,7 @@ def _draw_example(rng: random.Random, frames: list[str]) -> Example:
     wrong = [_fill_frames(frames, words_by_kind | change) for change in changes]
     return Example(
         id="",
-        prompt=f"{head}{text}\nCopy of the text:",
+        prompt=f"{head}{text}{_TAIL}",
         answer=text,
         choices=shuffle_choices(text, wrong, rng),
         evidence=((len(head), len(head) + len(text)),),

@@ -61,6 +61,7 @@ class Local(Listed):
         family: the family of the questions; required only if the rows do not name it.
         max_gen_toks: the maximum number of tokens in a generated answer.
         num_fewshot: worked examples before each question: other questions of the file.
+        shot_order: the order of the worked examples: `drawn` or `reversed`.
 
     Raises:
         InputError: a file that cannot be read, a row that is not a valid question, or rows of no
@@ -118,6 +119,7 @@ class Local(Listed):
         parameters = [] if self._questions.family else [f"family={self.family}"]
         parameters += [f"max_gen_toks={self.max_gen_toks}"] if self.max_gen_toks != 32 else []
         parameters += [f"num_fewshot={self.num_fewshot}"] if self.num_fewshot else []
+        parameters += [f"shot_order={self.shot_order}"] if self.shot_order != "drawn" else []
         if not parameters:
             return f"{self.name}:{self.path}"
         return f"{self.name}[{','.join([f'path={self.path}', *parameters])}]"

@@ -18,8 +18,10 @@ from layerroles.tasks.slips import wrong_numbers
 from layerroles.tasks.sources import Generated, shuffle_choices
 from layerroles.tasks.stories import Story
 from layerroles.tasks.templates import LEVELS, Template, answer_counts, load_templates
+from layerroles.tasks.wordings import WORD_PROBLEMS, check_template, reword
 
-_HEAD = "Question: "
+# The wording in which problems are drawn.
+_HEAD, _TAIL = WORD_PROBLEMS[0].split("{body}")
 
 
 @register("word_problems")
@@ -37,7 +39,9 @@ class WordProblems(Generated):
         level: 1: sums only, which small models can solve by adding all numbers; 2: sums and
             differences; 3: also products, equal shares, irrelevant numbers, and stories that tell
             the first event last.
-        num_fewshot: worked examples before each problem, from templates other than its own.
+        num_fewshot: worked examples before each problem, from other story templates than its own.
+        shot_order: the order of the worked examples: `drawn` or `reversed`.
+        template: the wording of the prompt, 0 to 3; see `tasks.wordings`.
 
     Example:
         >>> from layerroles.tasks import task
@@ -48,26 +52,33 @@ class WordProblems(Generated):
 
     family: ClassVar[str] = "reasoning"
     version: ClassVar[int] = 2
-    until: ClassVar[tuple[str, ...]] = ("\n\n", "Question:")
 
     steps: int = 2
     level: int = 1
     num_fewshot: int = 3
+    template: int = 0
 
     def __post_init__(self) -> None:
         """Check the parameters.
 
         Raises:
-            InputError: `steps` or `level` is not a whole number from 1 to 3.
+            InputError: `steps` or `level` is not a whole number from 1 to 3, or there is no such
+                `template`.
         """
         super().__post_init__()
         check_whole_number(self.name, "steps", self.steps, 1, 3)
         check_whole_number(self.name, "level", self.level, LEVELS[0], LEVELS[-1])
+        check_template(self.name, self.template, WORD_PROBLEMS)
 
     @property
     def skill(self) -> str:
         """`adding numbers` at level 1, else empty."""
         return "adding numbers" if self.level == 1 else ""
+
+    @property
+    def until(self) -> tuple[str, ...]:
+        """A blank line, or the word with which the next problem would begin: `Question:`."""
+        return "\n\n", WORD_PROBLEMS[self.template].split()[0]
 
     @property
     def max_gen_toks(self) -> int:
@@ -88,7 +99,7 @@ class WordProblems(Generated):
         wrong = [str(number) for number in wrong_numbers(rng, story, counts)]
         return Example(
             id="",
-            prompt=f"{_HEAD}{' '.join(story.sentences)} {story.asked}\nAnswer:",
+            prompt=f"{_HEAD}{' '.join(story.sentences)} {story.asked}{_TAIL}",
             answer=answer,
             choices=shuffle_choices(answer, wrong, rng),
             evidence=_find_evidence(story),
@@ -104,6 +115,11 @@ class WordProblems(Generated):
     def suits(self, shot: Example, question: Example) -> bool:
         """Return whether a worked example is from another template than the question."""
         return shot.cluster != question.cluster
+
+    def reworded(self, example: Example) -> Example:
+        """Return a question or a shot in the wording that `template` selects."""
+        body = len(_HEAD), len(example.prompt) - len(_TAIL)
+        return reword(example, body, WORD_PROBLEMS[self.template])
 
     def grade(self, response: str, example: Example) -> Grade:
         """Grade a number by value.

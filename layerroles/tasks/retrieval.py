@@ -50,6 +50,7 @@ from layerroles.tasks.grade_words import (
 )
 from layerroles.tasks.sources import Generated, shuffle_choices
 from layerroles.tasks.vocabulary import NAMES, NOUNS, PLACES
+from layerroles.tasks.wordings import KV_RETRIEVAL, check_template, reword
 
 POSITIONS = ("any", "early", "middle", "late")
 KEY_STYLES = ("words", "hex", "uuid")
@@ -92,6 +93,8 @@ class KVRetrieval(Generated):
             equally often; worked examples ask any position.
         key_style: `words`, `hex` (four hexadecimal digits) or `uuid`. Values are always words.
         num_fewshot: worked examples before each question, with the same number of pairs.
+        shot_order: the order of the worked examples: `drawn` or `reversed`.
+        template: the wording of the prompt, 0 to 3; see `tasks.wordings`.
 
     Example:
         >>> from layerroles.tasks import task
@@ -110,18 +113,21 @@ class KVRetrieval(Generated):
     pairs: int = 10
     position: str = "any"
     key_style: str = "words"
+    template: int = 0
 
     def __post_init__(self) -> None:
         """Check the parameters.
 
         Raises:
-            InputError: `pairs`, `position` or `key_style` has a value that is not allowed.
+            InputError: `pairs`, `position`, `key_style` or `template` has a value that is not
+                allowed.
         """
         super().__post_init__()
         # The four choices are values of one object, and each word is used once.
         check_whole_number(self.name, "pairs", self.pairs, 4, 60)
         check_one_of(self.name, "position", self.position, POSITIONS)
         check_one_of(self.name, "key_style", self.key_style, KEY_STYLES)
+        check_template(self.name, self.template, KV_RETRIEVAL)
 
     @property
     def kinds(self) -> int:
@@ -163,6 +169,13 @@ class KVRetrieval(Generated):
             evidence=((start, start + len(values[place])),),
         )
 
+    def reworded(self, example: Example) -> Example:
+        """Return a question or a shot in the wording that `template` selects."""
+        start, end = example.prompt.index("{"), example.prompt.index("}") + 1
+        return reword(
+            example, (start, end), KV_RETRIEVAL[self.template], key=_asked_key(example.prompt)
+        )
+
     def candidates(self, example: Example) -> list[str] | None:
         """Return all values of the object, with their quotes."""
         return re.findall(r': ("[^"]*")', example.prompt.partition("}")[0])
@@ -192,13 +205,18 @@ def _draw_keys(rng: random.Random, task: KVRetrieval) -> list[str]:
     return [str(uuid.UUID(int=rng.getrandbits(128), version=4)) for _ in range(task.pairs)]
 
 
+def _asked_key(prompt: str) -> str:
+    """Return the key that the prompt asks for: the only text in quotes outside of the object."""
+    quoted = re.findall(_QUOTED, re.sub(r"\{[^}]*\}", "", prompt))
+    return str(quoted[-1]) if quoted else ""
+
+
 def _gives_value(response: str, example: Example) -> bool:
     """Return whether the response gives the right value, and no other, for the asked key."""
     value = example.answer.strip('"').casefold()
     pairs = dict(_PAIR.findall(example.prompt))
     values = {value, *pairs.values(), *(choice.strip('"') for choice in example.choices)}
-    question_match = re.search(r'Pair looked up: "(.+)":$', example.prompt)
-    key = question_match[1].casefold() if question_match else ""
+    key = _asked_key(example.prompt).casefold()
     text = first_paragraph(response, values)
     for pair in _PAIR.finditer(text):
         if pair[1].casefold() != key:

@@ -25,35 +25,70 @@ from dataclasses import dataclass
 from itertools import count, islice, repeat
 
 from layerroles.errors import InputError
-from layerroles.tasks.base import Example, Task, check_whole_number, normalize_text
+from layerroles.tasks.base import (
+    Example,
+    Task,
+    check_one_of,
+    check_whole_number,
+    normalize_text,
+)
 
 DrawExample = Callable[[random.Random, int], Example]
 # Drawing stops after so many draws in a row without a new question.
 _DRAWS = 1000
 N_SETS = 16
+SHOT_ORDERS = ("drawn", "reversed")
 _MOST_RESERVED, _SHARE = 64, 5
 # An asked question's answer is kept out of references if it answers less than this share.
 _COMMON = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
-class Generated(Task):
-    """A task that generates its questions.
+class FewShot(Task):
+    """A task that shows worked examples before each question.
 
     Attributes:
-        num_fewshot: worked examples before each question, 0 to 16. Under each seed, a question gets
-            one of 16 sets of them.
+        num_fewshot: worked examples before each question, 0 to 16.
+        shot_order: the order of the worked examples: `drawn` or `reversed`.
     """
 
     num_fewshot: int = 0
+    shot_order: str = "drawn"
 
     def __post_init__(self) -> None:
         """Check the parameters.
 
         Raises:
-            InputError: `num_fewshot` is not a whole number from 0 to 16.
+            InputError: `num_fewshot` is not a whole number from 0 to 16, or `shot_order` is
+                unknown.
         """
         check_whole_number(self.name, "num_fewshot", self.num_fewshot, 0, 16)
+        check_one_of(self.name, "shot_order", self.shot_order, SHOT_ORDERS)
+
+    def reworded(self, example: Example) -> Example:
+        """Return a question or a shot in the wording that is asked; by default unchanged.
+
+        Called last, so that ids, shots and contexts do not depend on the wording.
+        """
+        return example
+
+    def _as_asked(self, example: Example, shots: Sequence[Example]) -> Example:
+        """Return an example with these shots, in the task's wording and order."""
+        worded = [self.reworded(shot) for shot in shots]
+        if self.shot_order == "reversed":
+            worded.reverse()
+        return dataclasses.replace(self.reworded(example), shots=tuple(worded))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generated(FewShot):
+    """A task that generates its questions.
+
+    Attributes:
+        num_fewshot: worked examples before each question, 0 to 16. Under each seed, a question gets
+            one of 16 sets of them.
+        shot_order: the order of the worked examples: `drawn` or `reversed`.
+    """
 
     @property
     def kinds(self) -> int:
@@ -88,10 +123,9 @@ class Generated(Task):
             InputError: the parameters allow fewer different questions.
         """
         sets = _ShotSets(self, seed)
-        return [
-            sets.with_shots(*numbered)
-            for numbered in islice(self._number_questions("examples", seed), limit)
-        ]
+        numbered = islice(self._number_questions("examples", seed), limit)
+        shown = [sets.with_shots(*question) for question in numbered]
+        return [self._as_asked(example, example.shots) for example in shown]
 
     def held_out(self, limit: int, seed: int) -> list[str]:
         """Return contexts of `limit` questions that are never asked nor shown as shots of these."""
@@ -102,7 +136,10 @@ class Generated(Task):
                 break
             examples.append(sets.with_shots(*numbered))
             unused = [example for example in examples if example.id not in sets.shown_ids]
-        return [example.context(worked=True) for example in unused[:limit]]
+        return [
+            self._as_asked(example, example.shots).context(worked=True)
+            for example in unused[:limit]
+        ]
 
     def _number_questions(self, part: str, seed: int) -> Iterator[tuple[int, int, Example]]:
         """Yield (place, kind, question) for the questions of a part, without end."""
@@ -168,7 +205,7 @@ def shuffle_choices(answer: str, wrong: list[str], rng: random.Random) -> tuple[
 
 
 @dataclass(frozen=True, kw_only=True)
-class Listed(Task):
+class Listed(FewShot):
     """A task with a list of questions.
 
     The last 64 questions in the order under a seed (or the last fifth, if there are fewer than 320)
@@ -182,17 +219,8 @@ class Listed(Task):
     Attributes:
         num_fewshot: worked examples before each question, 0 to 16: other questions of its group,
             drawn by seed and question.
+        shot_order: the order of the worked examples: `drawn` or `reversed`.
     """
-
-    num_fewshot: int = 0
-
-    def __post_init__(self) -> None:
-        """Check the parameters.
-
-        Raises:
-            InputError: `num_fewshot` is not a whole number from 0 to 16.
-        """
-        check_whole_number(self.name, "num_fewshot", self.num_fewshot, 0, 16)
 
     @abstractmethod
     def groups(self) -> dict[str, list[Example]]:
@@ -218,9 +246,9 @@ class Listed(Task):
         groups = self.groups()
         asked, _ = self._split_reserve(groups, seed)
         return [
-            dataclasses.replace(
+            self._as_asked(
                 self.posed(example, groups[group]),
-                shots=self._draw_shots(example, groups[group], seed),
+                self._draw_shots(example, groups[group], seed),
             )
             for group, example in asked[:limit]
         ]
@@ -248,7 +276,7 @@ class Listed(Task):
             if posed.prompt != example.prompt and _normalized_answer(example) in answers_kept_out:
                 continue  # its context tells the answer
             shots = self._draw_reserved_shots(group, example, usable, seed)
-            contexts.append(dataclasses.replace(posed, shots=shots).context(worked=True))
+            contexts.append(self._as_asked(posed, shots).context(worked=True))
         return contexts[:limit]
 
     def _split_reserve(

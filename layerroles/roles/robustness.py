@@ -1,0 +1,170 @@
+"""How far a claim holds: its number in several set-ups, and what makes it differ.
+
+A verdict on one template, one set of shots, one kind of ablation and one dtype is a verdict on that
+set-up. `judge_setups` takes the claim's number and interval in every set-up and says in how many
+the claim holds:
+
+- holds: the 95% interval lies above the claim's smallest effect;
+- contradicted: it lies below the smallest effect;
+- undecided: it holds the smallest effect;
+- not measurable: there is no number, since the intact model is not shown to be above chance.
+
+Only set-ups of the first kind are counted as holding. Part of the spread of the numbers is sampling
+error: `stats.spread` subtracts it. Set-ups ask the same questions, so their errors are correlated,
+which makes their differences more certain than two separate intervals suggest.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+from scipy.stats import norm
+
+from layerroles import stats
+from layerroles.display import as_html, as_text
+from layerroles.results import NOT_MEASURABLE, UNDECIDED, records
+from layerroles.roles.wording import format_bounds, format_estimate
+
+HOLDS, CONTRADICTED = "holds", "contradicted"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Robustness:
+    """A claim's number in several set-ups. Intervals are 95%, each for its own set-up.
+
+    Attributes:
+        claim: the claim, in words.
+        smallest: the smallest effect of interest, which the number has to exceed.
+        frame: a row per set-up: the level of each factor; n (questions), intact and chance
+            (scores), number, low, high, and verdict (holds, contradicted, undecided, or not
+            measurable).
+        spread: a row per factor: means (of the number, by level), range (of the means),
+            range_by_chance (which sampling error alone exceeds in 5% of cases) and share (of the
+            variance between set-ups, without what sampling error adds). Two more rows have the
+            shares of sampling error and of the rest (interactions of factors).
+        observed_sd: the standard deviation of the number between set-ups.
+        sampling_sd: the standard deviation that sampling error alone would give.
+        between_sd: the standard deviation of the true numbers between set-ups, with its interval.
+
+    Example:
+        robustness = lr.robustness(model, tasks[0], {"seed": [0, 1]}, "runs/seeds", limit=8)
+        print(robustness.sentence)
+        robustness.spread
+    """
+
+    claim: str
+    smallest: float
+    frame: pd.DataFrame
+    spread: pd.DataFrame
+    observed_sd: float
+    sampling_sd: float
+    between_sd: stats.IntervalEstimate
+
+    @property
+    def sentence(self) -> str:
+        """In how many set-ups the claim holds, what the others say, and how far the number varies.
+
+        Such as "... holds in 15 of 16 reasonable set-ups"; only those tried are meant.
+        """
+        counts = self.frame["verdict"].value_counts()
+        n, n_holds = len(self.frame), int(counts.get(HOLDS, 0))
+        text = (
+            f"{self.claim} (above {self.smallest:g}): holds in {n_holds} of {n} reasonable set-ups"
+        )
+        others = [
+            f"{verdict} in {int(counts[verdict])}"
+            for verdict in (CONTRADICTED, UNDECIDED, NOT_MEASURABLE)
+            if verdict in counts
+        ]
+        if others:
+            text += f" ({', '.join(others)})"
+        return f"{text}. {self._describe_spread()}".strip()
+
+    def _describe_spread(self) -> str:
+        value, interval = self.between_sd
+        if math.isnan(value):
+            return "The spread between set-ups is not known: it takes two with an interval."
+        bounds = format_bounds(interval.low, interval.high, 2)
+        text = (
+            f"Beyond sampling error, set-ups differ by a standard deviation of {value:.2f}{bounds}"
+        )
+        factors = self.spread.dropna(subset=["range"])
+        if factors.empty:
+            return f"{text}."
+        widest = records(factors.nlargest(1, "range"))[0]
+        return (
+            f"{text}; the widest factor is {widest.factor}, whose level means range over "
+            f"{widest.range:.2f} (sampling error alone: up to {widest.range_by_chance:.2f})."
+        )
+
+    def __repr__(self) -> str:
+        return as_text(self.sentence, self._table(), self._next_steps())
+
+    def _repr_html_(self) -> str:
+        return as_html(self.sentence, self._table(), self._next_steps())
+
+    def _next_steps(self) -> str:
+        return "Next: robustness.spread has the spread by factor, robustness.frame every set-up."
+
+    def _table(self) -> pd.DataFrame:
+        """Return the frame with the number and its interval as one column."""
+        numbers = [format_estimate(row.number, row.low, row.high) for row in records(self.frame)]
+        shown = self.frame.drop(columns=["number", "low", "high"])
+        shown.insert(shown.columns.get_loc("verdict"), "number [95%]", numbers)
+        return shown
+
+
+def judge_setups(
+    setups: pd.DataFrame,
+    factors: Sequence[str],
+    *,
+    claim: str,
+    smallest: float,
+    correlation: Float[np.ndarray, "setup setup"] | None = None,
+) -> Robustness:
+    """Say in how many set-ups a claim holds, and how its number varies between them.
+
+    Args:
+        setups: a row per set-up, with a column for each factor and the columns number, low and high
+            (the 95% interval; NaN if not measurable). Other columns are kept.
+        factors: the columns that are factors; those with one level are not analysed.
+        claim: the claim, in words.
+        smallest: the smallest effect of interest.
+        correlation: the correlations of the numbers' errors; None if they are independent.
+    """
+    verdicts = [_judge(row.number, row.low, row.high, smallest) for row in records(setups)]
+    frame = setups.assign(verdict=pd.Series(verdicts, index=setups.index, dtype=object))
+    errors = (frame["high"] - frame["low"]).to_numpy(float) / (2 * norm.ppf((1 + stats.LEVEL) / 2))
+    known = np.isfinite(errors)
+    rho = np.eye(len(frame)) if correlation is None else correlation
+    covariance = rho[np.ix_(known, known)] * np.outer(errors[known], errors[known])
+    values = frame["number"].to_numpy(float)[known]
+    levels = {
+        name: [str(level) for level in frame.loc[known, name]]
+        for name in factors
+        if frame[name].astype(str).nunique() > 1
+    }
+    n = len(values)
+    centring = np.eye(n) - 1 / max(n, 1)
+    return Robustness(
+        claim=claim,
+        smallest=smallest,
+        frame=frame,
+        spread=stats.factor_spread(values, covariance, levels),
+        observed_sd=float(values.std(ddof=1)) if n > 1 else math.nan,
+        sampling_sd=math.sqrt(float(np.trace(centring @ covariance)) / (n - 1))
+        if n > 1
+        else math.nan,
+        between_sd=stats.between_sd(values, covariance),
+    )
+
+
+def _judge(number: float, low: float, high: float, smallest: float) -> str:
+    if math.isnan(number) or math.isnan(low):
+        return NOT_MEASURABLE
+    if low > smallest:
+        return HOLDS
+    return CONTRADICTED if high < smallest else UNDECIDED

@@ -1,0 +1,289 @@
+"""Measure one claim in several set-ups: other wordings, shots, kinds of ablation, dtypes.
+
+Each set-up is a sweep of its own, in a folder of its own, which resumes as every sweep does. Which
+combinations of levels are asked is decided by `stats.fractional_factorial`; what may be said about
+the numbers, by `roles.judge_setups`.
+"""
+
+import dataclasses
+import hashlib
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import pandas as pd
+from transformer_lens.model_bridge import TransformerBridge
+
+from layerroles import stats
+from layerroles.ablations import Ablation, At, Condition, Skip, each_layer
+from layerroles.errors import InputError
+from layerroles.registry import describe_unknown
+from layerroles.results import CRITICAL, SweepResult
+from layerroles.roles import SMALLEST, Harms, Robustness, judge_setups, single_site_effects
+from layerroles.sites import Site
+from layerroles.sweep.sweep import Sweep
+from layerroles.tasks import Task
+
+# A model, or a function that returns the model of a dtype.
+Models = TransformerBridge | Callable[[str], TransformerBridge]
+# Factors that are no parameters of the task, with their level where they are not varied.
+_SETTINGS: dict[str, object] = {
+    "ablation": Skip(),
+    "at": "all",
+    "dtype": "",
+    "protocol": "continuation",
+    "seed": 0,
+}
+# What a set-up's folder has to differ by, beside task and conditions.
+_IN_FOLDER = ("dtype", "protocol", "seed")
+_MOST_CHARACTERS = 100
+
+
+def robustness(
+    model: Models,
+    task: Task,
+    factors: Mapping[str, Iterable[object]],
+    path: str | Path,
+    *,
+    claim: str = "early_minus_late",
+    limit: int = 32,
+) -> Robustness:
+    """Say in how many of at most 16 set-ups a claim holds, and which factor its number depends on.
+
+    Every set-up asks the same questions, if the seed is no factor. All combinations of levels are
+    measured if there are at most 16, else a balanced fraction of them (see
+    `stats.fractional_factorial`). If interrupted, call it again to resume.
+
+    Args:
+        model: from `load` or `prepare`; or, if `"dtype"` is a factor, a function that returns the
+            model of a dtype, such as `lambda dtype: lr.load("smollm2-135m", dtype=dtype)`. Models
+            are loaded one after another.
+        task: the task that is asked.
+        factors: the levels of each factor, the usual one first. A factor is a parameter of the task
+            (`"template"`, `"num_fewshot"`, `"shot_order"`), `"ablation"`, `"at"`, `"dtype"`,
+            `"protocol"` or `"seed"`. A factor with one level fixes a setting; settings that are not
+            named are `Skip()` at `"all"`, `"continuation"`, seed 0.
+        path: a folder; each set-up has a run folder in it.
+        claim: what is claimed of harm: `"early_minus_late"`, the mean harm of the first third of
+            layers minus that of the last third is above 0.05; `"late_minus_early"`; `"mean_harm"`,
+            that over all layers is; or a layer, such as `"L18"`: its harm is above 0.2. Only layers
+            that the claim is about are ablated.
+        limit: the largest number of questions of each set-up.
+
+    Raises:
+        InputError: an unknown factor, claim or layer; no factor with two levels; a level that the
+            task does not accept, or given twice; too many levels for 16 set-ups; or a model that
+            does not fit the factors.
+
+    Example:
+        factors = {"seed": [0, 1], "ablation": [lr.Skip(), lr.Zero()]}
+        # For the packaged tasks also: "template": range(4), "shot_order": ["drawn", "reversed"]
+        robustness = lr.robustness(model, tasks[0], factors, "runs/robustness", claim="L1", limit=8)
+        print(robustness.sentence)
+    """
+    levels = _check_factors(model, task, factors)
+    quantity = _parse_claim(claim)
+    design = stats.fractional_factorial([len(given) for given in levels.values()])
+    setups = [
+        _Setup(task, {name: levels[name][at] for name, at in zip(levels, run, strict=True)})
+        for run in design
+    ]
+    numbers: dict[int, _Number] = {}
+    loaded: TransformerBridge | None = None
+    dtype: object = None
+    # In the order of dtypes, so that each model is loaded once.
+    for at, setup in sorted(enumerate(setups), key=lambda numbered: str(numbered[1]["dtype"])):
+        if loaded is None or setup["dtype"] != dtype:
+            loaded, dtype = None, setup["dtype"]  # frees a model before the next one is loaded
+            loaded = model if isinstance(model, TransformerBridge) else model(str(dtype))
+        result = setup.run(loaded, quantity, Path(path), limit)
+        numbers[at] = quantity.measure(result, setup["seed"])
+    measured = [numbers[at] for at in range(len(setups))]
+    rows = [setup.labels | number.row for setup, number in zip(setups, measured, strict=True)]
+    return judge_setups(
+        pd.DataFrame(rows),
+        list(levels),
+        claim=quantity.claim.format(family=task.family),
+        smallest=quantity.smallest,
+        correlation=stats.error_correlations([number.contrast for number in measured]),
+    )
+
+
+@dataclass(frozen=True)
+class _Number:
+    """A claim's number in one set-up, and the columns of the set-up's row."""
+
+    contrast: stats.Contrast
+    row: dict[str, float]
+
+
+@dataclass(frozen=True)
+class _Quantity:
+    """The number that a claim is about.
+
+    Attributes:
+        claim: the claim as text, with a gap `{family}`.
+        smallest: the smallest effect of interest.
+        layer: the layer whose harm it is; None for harm over depth.
+        is_mean: whether it is the mean over all layers, and not early minus late.
+        sign: -1 if the difference is late minus early, else 1.
+    """
+
+    claim: str
+    smallest: float = SMALLEST
+    layer: int | None = None
+    is_mean: bool = False
+    sign: float = 1.0
+
+    def layers(self, n_layers: int) -> Sequence[int]:
+        """Return the layers that the number is about.
+
+        Raises:
+            InputError: the model has no such layer, or too few for thirds.
+        """
+        if self.layer is not None:
+            return [self.layer]
+        third = n_layers // 3
+        if self.is_mean:
+            return range(n_layers)
+        if not third:
+            raise InputError(f"a model of {n_layers} layers has no thirds to compare")
+        return [*range(third), *range(n_layers - third, n_layers)]
+
+    def measure(self, result: SweepResult, seed: object) -> _Number:
+        """Return the number that a sweep with this seed gives."""
+        (ablation,) = set(single_site_effects(result)["ablation"])
+        harms = Harms(result, ablation)
+        ((family, protocol),) = harms.keys
+        if self.layer is not None:
+            contrast = harms.harm(family, protocol, harms.mean_over([self.layer]))
+        elif self.is_mean:
+            contrast = harms.mean_harm(family, protocol)
+        else:
+            depth = harms.early_minus_late(family, protocol)
+            contrast = stats.combined([depth], [self.sign])
+        cell = harms.intact_rows(family, protocol)
+        scores = {"intact": float(cell["score"].mean()), "chance": float(cell["chance"].mean())}
+        values = dict(zip(("number", "low", "high"), contrast.numbers, strict=True))
+        return _Number(_without_task(contrast, seed), {"n": int(cell["n"].sum())} | scores | values)
+
+
+@dataclass(frozen=True)
+class _Setup:
+    """One level of each factor."""
+
+    task: Task
+    levels: Mapping[str, object]
+
+    def __getitem__(self, name: str) -> object:
+        return self.levels.get(name, _SETTINGS[name])
+
+    @property
+    def labels(self) -> dict[str, object]:
+        """The levels as they are shown."""
+        return {name: _label(level) for name, level in self.levels.items()}
+
+    def run(
+        self, model: TransformerBridge, quantity: _Quantity, path: Path, limit: int
+    ) -> SweepResult:
+        """Answer what the set-up's folder lacks, and return its result."""
+        parameters = {name: level for name, level in self.levels.items() if name not in _SETTINGS}
+        task = dataclasses.replace(self.task, **parameters)
+        ablation, at = cast(Ablation, self["ablation"]), cast(At, self["at"])
+        conditions = each_layer(model, ablation, layers=quantity.layers(model.cfg.n_layers), at=at)
+        sweep = Sweep(
+            model,
+            [task],
+            conditions,
+            protocols=[cast(str, self["protocol"])],
+            limit=limit,
+            seed=cast(int, self["seed"]),
+            noise_floor=False,
+        )
+        # The same ablation of any other layer belongs in the same folder.
+        identity = Condition({Site(0): ablation}, at=at).hash
+        content = [task.label, identity, *(str(_label(self[name])) for name in _IN_FOLDER)]
+        digest = hashlib.sha256("\n".join(content).encode()).hexdigest()[:8]
+        shown = ",".join(f"{name}={label}" for name, label in self.labels.items())
+        name = re.sub(r"[^\w.,=-]+", "_", shown)[:_MOST_CHARACTERS]
+        return sweep.run(path / f"{name}-{digest}")
+
+
+def _parse_claim(claim: str) -> _Quantity:
+    if claim in _QUANTITIES:
+        return _QUANTITIES[claim]
+    if match := re.fullmatch(r"L(\d+)", claim):
+        layer = int(match[1])
+        return _Quantity(f"layer {layer} is critical for {{family}}", CRITICAL, layer)
+    raise InputError(f"{describe_unknown('claim', claim, _QUANTITIES)}, or a layer such as L18")
+
+
+def _check_factors(
+    model: Models, task: Task, factors: Mapping[str, Iterable[object]]
+) -> dict[str, list[object]]:
+    """Return the levels of each factor.
+
+    Raises:
+        InputError: see `robustness`.
+    """
+    if not isinstance(task, Task):
+        raise InputError(f"{task!r} is no task: lr.task(...) makes one")
+    parameters = [field.name for field in dataclasses.fields(task)]
+    levels: dict[str, list[object]] = {}
+    for name, given in factors.items():
+        if name not in (*_SETTINGS, *parameters):
+            raise InputError(describe_unknown("factor", name, {*_SETTINGS, *parameters}))
+        if isinstance(given, str) or not isinstance(given, Iterable):
+            raise InputError(f"factor {name!r}: {given!r} is one level: write [{given!r}]")
+        levels[name] = list(given)
+        labels = [str(_label(level)) for level in levels[name]]
+        if not labels or len(set(labels)) < len(labels):
+            raise InputError(f"factor {name!r} takes different levels, not {', '.join(labels)}")
+        for level in levels[name]:
+            _check_level(task, name, level)
+    if all(len(given) < 2 for given in levels.values()):
+        raise InputError("no factor has two levels, so there is nothing to compare")
+    if isinstance(model, TransformerBridge) == ("dtype" in levels):
+        raise InputError(
+            "a function of a dtype that returns a model, and the factor 'dtype', go together: "
+            "give both, or a model and no dtype"
+        )
+    return levels
+
+
+def _check_level(task: Task, name: str, level: object) -> None:
+    if name == "ablation" and not isinstance(level, Ablation):
+        raise InputError(f"factor 'ablation': {level!r} is no ablation, such as lr.Skip()")
+    if name not in _SETTINGS:
+        dataclasses.replace(task, **{name: level})
+
+
+def _label(level: object) -> object:
+    """Return a level as it is shown: ablations and protocols by their label."""
+    return getattr(level, "label", level)
+
+
+def _without_task(contrast: stats.Contrast, seed: object) -> stats.Contrast:
+    """Return a contrast whose questions and clusters do not name the task.
+
+    Set-ups ask the same questions as tasks of different labels. The sets of shots of two seeds have
+    the same names and other contents.
+    """
+
+    def strip(name: object) -> object:
+        return str(name).partition("\n")[2] or name
+
+    return dataclasses.replace(
+        contrast,
+        influence=contrast.influence.rename(strip),
+        clusters=contrast.clusters.rename(strip).map(lambda name: f"{strip(name)}, seed {seed}"),
+    )
+
+
+_QUANTITIES = {
+    "early_minus_late": _Quantity("{family} leans on the first third of layers"),
+    "late_minus_early": _Quantity("{family} leans on the last third of layers", sign=-1.0),
+    "mean_harm": _Quantity("{family} is harmed by ablating a layer, on average", is_mean=True),
+}
