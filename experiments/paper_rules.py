@@ -149,20 +149,20 @@ def told_of_heads(result: lr.SweepResult, table: pd.DataFrame, size: Size) -> li
         axis=0,
     )
     mean = stats.mean_interval(more, np.random.default_rng(0))
-    # Not rows of groups: their rule gives each head of a group the group's effect.
-    hurts = {rule: int((table[f"{rule}_high"] < 0).sum()) for rule in ("ours", "theirs")}
-    n = int(table["n"].min())
+    # Their rule gives each head of a group the group's effect.
+    ours, theirs = table["ours_high"] < 0, table["theirs_high"] < 0
     verdict = (
-        f"A head by the paper's rule is {size.n_heads // size.n_kv_heads} heads here: it costs "
-        f"{interval(float(more.mean()), mean.low, mean.high, 3)} more on average than one head, "
-        f"over {len(table)} heads (n = {n}); {hurts['theirs']} of them hurt by their rule and "
-        f"{hurts['ours']} by ours, by 95% intervals of single heads."
+        f"A head by the paper's rule is {size.n_heads // size.n_kv_heads} heads here: its effect "
+        f"minus that of one head is {interval(float(more.mean()), mean.low, mean.high, 3)} on "
+        f"average over {len(table)} heads (n = {int(table['n'].min())}). By 95% intervals "
+        f"{theirs.sum()} of them are needed by their rule and {ours.sum()} by ours; "
+        f"{(theirs & ~ours).sum()} by theirs alone."
     )
     apart = table[table["p_adjusted"] < 0.05].sort_values("more")
     lines = [
         f"{row.head}: alone {interval(row.ours, row.ours_low, row.ours_high)}, with {row.group} "
         f"{interval(row.theirs, row.theirs_low, row.theirs_high)}; their rule minus ours "
-        f"{interval(row.more, row.more_low, row.more_high)}, Holm p {row.p_adjusted:.3f}."
+        f"{interval(row.more, row.more_low, row.more_high)}, Holm p {row.p_adjusted:.1g}."
         for row in apart.itertuples()
     ]
     of_all = f"Heads on which both rules differ (Holm, {len(table)} tests): {len(apart)}."

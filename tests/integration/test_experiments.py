@@ -106,7 +106,7 @@ def test_the_papers_rules_run_and_go_on(
     script.main(given)
     first = capsys.readouterr().out
     found = json.loads((tmp_path / "findings.json").read_text(encoding="utf-8"))["findings"]
-    assert found[-1].startswith("A head by the paper's rule is 2 heads here: it costs ")
+    assert found[-1].startswith("A head by the paper's rule is 2 heads here: its effect ")
     heads = pd.read_csv(tmp_path / "heads.csv")
     assert heads["group"].tolist() == ["L2.KV0", "L2.KV0", "L2.KV1", "L2.KV1"]
     assert (heads["n"] == 2).all()

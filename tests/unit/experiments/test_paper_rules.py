@@ -83,7 +83,7 @@ def test_angles_are_paired_by_text(experiment: Load) -> None:
     assert ((table["real_high"] - table["real_low"]) > 0.02).all()
     assert table.loc[2, "outside"] > 0.8 > table.loc[0, "outside"]
     lines = script.told_of_angles("task", script.angles(real, theirs), real, theirs)
-    assert "most at layer 2: +0.100 [+0.0" in lines[0] and "at 2 of 3 layers" in lines[0]
+    assert "most at layer 2: +0.100 [+0.100, +0.100]" in lines[0] and "at 2 of 3 layers" in lines[0]
 
 
 def test_layers_are_two_past_the_middle_unless_named(experiment: Load) -> None:
@@ -116,6 +116,7 @@ def test_a_head_is_compared_with_its_group(experiment: Load) -> None:
     assert high["L1.H3"] < -0.3  # the group needs the other head
     assert low["L1.H2"] < 0 < high["L1.H2"]  # the head is what its group does
     verdict, count, line = script.told_of_heads(result, table.reset_index(), size)[:3]
-    assert verdict.startswith("A head by the paper's rule is 2 heads here: it costs -0.")
+    assert verdict.startswith("A head by the paper's rule is 2 heads here: its effect minus that ")
+    assert verdict.endswith("2 of them are needed by their rule and 1 by ours; 1 by theirs alone.")
     assert count.startswith("Heads on which both rules differ (Holm, 4 tests): ")
     assert line.startswith("L1.H3: alone")
