@@ -119,11 +119,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = options.parse_args(argv)
     if args.assume < 0:
         raise lr.InputError(f"--assume {args.assume} is no number of questions")
-    cells = read(args.file)
+    cells = read_cells(args.file)
     own = lr.read(args.run) if args.run else None
     frames = lr.probes.read_saved(args.run) if args.run else []
     table = pd.DataFrame(
-        [{**judged(cell, args.assume), "own": beside(cell, own, frames)} for cell in cells]
+        [
+            {**describe_cell(cell, args.assume), "own": compare_with_run(cell, own, frames)}
+            for cell in cells
+        ]
     )
     try:
         args.out.mkdir(parents=True, exist_ok=True)
@@ -135,7 +138,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(f"\nTable: {args.out / 'audit.csv'}")
 
 
-def read(file: Path) -> list[Published]:
+def read_cells(file: Path) -> list[Published]:
     """The cells of a file.
 
     Raises:
@@ -158,13 +161,13 @@ def read(file: Path) -> list[Published]:
     cells = []
     for line, row in rows:
         try:
-            cells.append(parsed(row))
+            cells.append(parse_row(row))
         except (lr.InputError, ValueError) as error:
             raise lr.InputError(f"{str(file)!r}, line {line}: {error}") from None
     return cells
 
 
-def parsed(row: dict[str, str | None]) -> Published:
+def parse_row(row: dict[str, str | None]) -> Published:
     """A row as a cell.
 
     Raises:
@@ -174,8 +177,8 @@ def parsed(row: dict[str, str | None]) -> Published:
         raise ValueError("more or fewer fields than columns")
     text = {name: (value or "").strip() for name, value in row.items()}
     check_words(text["site"])
-    intact, ablated = number(text, "intact", 0), number(text, "ablated", 0)
-    effect, both = number(text, "effect", -1), ablated - intact
+    intact, ablated = parse_share(text, "intact", 0), parse_share(text, "ablated", 0)
+    effect, both = parse_share(text, "effect", -1), ablated - intact
     if math.isnan(intact) != math.isnan(ablated):
         raise ValueError("intact and ablated go together: give both scores, or the effect alone")
     if abs(effect - both) > ROUNDING:
@@ -187,11 +190,11 @@ def parsed(row: dict[str, str | None]) -> Published:
             f"have none, not {text['task']!r}"
         )
     names = {name: text[name] for name in ("model", "site", "task", "protocol", "source", "note")}
-    n, tests = count(text, "n"), count(text, "tests") or 1
+    n, tests = parse_count(text, "n"), parse_count(text, "tests") or 1
     return Published(**names, intact=intact, ablated=ablated, effect=effect, n=n, tests=tests)
 
 
-def number(text: dict[str, str], name: str, least: float) -> float:
+def parse_share(text: dict[str, str], name: str, least: float) -> float:
     """A field between `least` and 1; NaN if it is empty."""
     try:
         value = float(text[name] or math.nan)
@@ -202,7 +205,7 @@ def number(text: dict[str, str], name: str, least: float) -> float:
     return value
 
 
-def count(text: dict[str, str], name: str) -> int:
+def parse_count(text: dict[str, str], name: str) -> int:
     """A field that counts; 0 if it is empty."""
     value = text.get(name, "")
     if value and not (value.isdecimal() and int(value) > 0):
@@ -210,7 +213,7 @@ def count(text: dict[str, str], name: str) -> int:
     return int(value or 0)
 
 
-def judged(cell: Published, assumed: int = 0) -> dict[str, object]:
+def describe_cell(cell: Published, assumed: int = 0) -> dict[str, object]:
     """A row of the table: the effect, its two intervals, and the questions it needs.
 
     Args:
@@ -223,16 +226,16 @@ def judged(cell: Published, assumed: int = 0) -> dict[str, object]:
     if cell.is_layer_set:
         return {**row, "verdict": "a set of layers, of which no interval is known."}
     for changed, share in cell.changed.items():
-        row[f"needed_{changed}"] = needed(cell.effect, share)
-        row[f"needed_{changed}_of_tests"] = needed(cell.effect, share, cell.tests)
-        row[f"for_power_{changed}"] = for_power(cell.effect, share, cell.tests)
+        row[f"needed_{changed}"] = count_needed(cell.effect, share)
+        row[f"needed_{changed}_of_tests"] = count_needed(cell.effect, share, cell.tests)
+        row[f"for_power_{changed}"] = count_for_power(cell.effect, share, cell.tests)
     words = ""
     if not cell.n:
         words = "n not stated; "
         if cell.effect:
             few, many = (row[f"needed_{changed}"] for changed in ("fewest", "most"))
             words += f"{cell.effect:+.2f} is more than noise from n = {few:.0f} (fewest answers "
-            words += f"changed) to {many:.0f} (most){needed_if_picked(cell, row)}"
+            words += f"changed) to {many:.0f} (most){describe_picked(cell, row)}"
         else:
             words += "no number of questions makes an effect of 0 more than noise"
         if not assumed:
@@ -262,7 +265,7 @@ def judge(cell: Published, tests: int = 1) -> str:
     return "depends on how many answers changed" if beyond["fewest"] else "within noise"
 
 
-def needed_if_picked(cell: Published, row: dict[str, object]) -> str:
+def describe_picked(cell: Published, row: dict[str, object]) -> str:
     """From how many questions, if the cell was picked from several."""
     if cell.tests == 1:
         return ""
@@ -270,7 +273,7 @@ def needed_if_picked(cell: Published, row: dict[str, object]) -> str:
     return f", as one picked from {cell.tests} from n = {few:.0f} to {many:.0f}"
 
 
-def needed(effect: float, changed: float, tests: int = 1) -> float:
+def count_needed(effect: float, changed: float, tests: int = 1) -> float:
     """From how many questions Tango's interval excludes 0, given the share of changed answers."""
     if effect == 0 or math.isnan(changed):
         return math.nan
@@ -278,7 +281,7 @@ def needed(effect: float, changed: float, tests: int = 1) -> float:
     return math.floor(1 + z * z * changed / effect**2) + 1
 
 
-def for_power(effect: float, changed: float, tests: int = 1) -> float:
+def count_for_power(effect: float, changed: float, tests: int = 1) -> float:
     """From about how many questions such an effect is found in 80% of studies (McNemar's test)."""
     if effect == 0 or math.isnan(changed):
         return math.nan
@@ -300,7 +303,9 @@ def for_power(effect: float, changed: float, tests: int = 1) -> float:
     return enough
 
 
-def beside(cell: Published, own: lr.SweepResult | None, frames: Sequence[pd.DataFrame]) -> str:
+def compare_with_run(
+    cell: Published, own: lr.SweepResult | None, frames: Sequence[pd.DataFrame]
+) -> str:
     """What one's own run says of the same cell."""
     same = own is not None and last_part(own.manifest["model"]["name"]) == last_part(cell.model)
     if own is None or not same:
@@ -310,7 +315,7 @@ def beside(cell: Published, own: lr.SweepResult | None, frames: Sequence[pd.Data
         about = own.manifest["model"]
         size = Size(about["n_layers"], about["n_heads"], about["n_heads"])
         layers = {site.layer for site in parse_sites(cell.site, size)}
-        return layers_beside(cell.task, layers, found[0]) if found else "not measured there."
+        return compare_layers(cell.task, layers, found[0]) if found else "not measured there."
     effects = own.effects()
     rows = effects[
         (effects["site"] == cell.site)
@@ -319,14 +324,14 @@ def beside(cell: Published, own: lr.SweepResult | None, frames: Sequence[pd.Data
         & effects["task"].map(lambda label: is_named(cell.task, label))
         & effects["protocol"].map(lambda label: not cell.protocol or label == cell.protocol)
     ]
-    told = [
+    sentences = [
         f"{row.condition}, {row.task}, {row.protocol}: "
         f"{interval(row.effect, row.ci_low, row.ci_high)} (n = {row.n}, intact {row.intact:.2f}), "
         f"which {'holds' if row.ci_low <= cell.effect <= row.ci_high else 'excludes'} the "
         "published number"
         for row in rows.itertuples()
     ]
-    return "; ".join(told) + "." if told else "not measured there."
+    return "; ".join(sentences) + "." if sentences else "not measured there."
 
 
 def last_part(model: str) -> str:
@@ -338,28 +343,28 @@ def is_named(task: str, label: str) -> bool:
     return task == label or task in re.split(r"[@:\[\],=]", label)
 
 
-def layers_beside(task: str, layers: set[int], frame: pd.DataFrame) -> str:
+def compare_layers(task: str, layers: set[int], frame: pd.DataFrame) -> str:
     """How many of the published layers one's own prompts choose, and how firmly."""
     size, column = len(layers), LAYER_SETS[task]
-    n_layers, told = int(frame["layer"].max()) + 1, []
+    n_layers, sentences = int(frame["layer"].max()) + 1, []
     for name, rows in frame[frame["n"] == (size if column == "angular" else 1)].groupby("task"):
         values = rows.pivot(index="example", columns="layer", values=column).to_numpy(float)
         draws = stats.resampled_counts(len(values), np.random.default_rng(0), 999)
         shared = [
-            len(layers & least(means, size, in_a_row=column == "angular"))
+            len(layers & choose_least(means, size, in_a_row=column == "angular"))
             for means in draws @ values
         ]
-        chosen = least(values.mean(axis=0), size, in_a_row=column == "angular")
+        chosen = choose_least(values.mean(axis=0), size, in_a_row=column == "angular")
         low, high = np.quantile(shared, [0.025, 0.975])
-        told.append(
+        sentences.append(
             f"{name}: layers {', '.join(map(str, sorted(chosen)))}, {len(layers & chosen)} of "
             f"{size} the same ([{low:.0f}, {high:.0f}] over prompts, n = {len(values)}; "
             f"{size**2 / n_layers:.1f} by chance)"
         )
-    return "; ".join(told) + "." if told else "not measured there."
+    return "; ".join(sentences) + "." if sentences else "not measured there."
 
 
-def least(values: np.ndarray, size: int, *, in_a_row: bool) -> set[int]:
+def choose_least(values: np.ndarray, size: int, *, in_a_row: bool) -> set[int]:
     """The layers of the least values, or those of the run that has the least value."""
     if in_a_row:
         start = int(np.argmin(values))

@@ -54,7 +54,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise lr.InputError(f"--texts {args.texts}: {2 * TOGETHER} or more, two times three texts")
     model = lr.load(args.model, dtype=args.dtype)
     size = size_of(model.cfg)
-    conditions = lr.each_head(model, lr.Zero(), layers=(layers := chosen(args.layers, size)))
+    layers = choose_layers(args.layers, size)
+    conditions = lr.each_head(model, lr.Zero(), layers=layers)
     shares = size.n_kv_heads < size.n_heads
     if shares:
         conditions += lr.each_kv_group(model, lr.Zero(), layers=layers)
@@ -69,23 +70,23 @@ def main(argv: Sequence[str] | None = None) -> None:
     result = sweep.run(args.out)
     lines = ["Each head has keys and values of its own: both rules are the same here."]
     if shares:
-        compared = heads(result, size)
+        compared = compare_heads(result, size)
         compared.to_csv(args.out / "heads.csv", index=False)
-        lines = told_of_heads(result, compared, size)
+        lines = describe_heads(result, compared, size)
     tasks = [lr.task(name) for name in TEXTS]
     probe = lr.probes.Similarity()
     frame = lr.probes.measure_into(args.out, probe, model, tasks, limit=args.texts)
     for task in tasks:
         real = frame[frame["task"] == task.label]
-        theirs = padded(model, task, args.texts)
-        table = angles(real, theirs)
+        theirs = measure_padded(model, task, args.texts)
+        table = compare_angles(real, theirs)
         table.to_csv(args.out / f"angles_{task.name}.csv", index=False)
-        lines += told_of_angles(task.label, table, real, theirs)
+        lines += describe_angles(task.label, table, real, theirs)
     verdict, lines = lines[0], lines[1:]
     conclude(args, __doc__, result, [*lines, verdict], [frame])
 
 
-def chosen(text: str, size: Size) -> list[int]:
+def choose_layers(text: str, size: Size) -> list[int]:
     """The layers to take heads of."""
     if text:
         return sorted({site.layer for site in parse_sites(text, size)})
@@ -93,7 +94,7 @@ def chosen(text: str, size: Size) -> list[int]:
     return sorted({min(past + more, size.n_layers - 1) for more in (1, 3)})
 
 
-def heads(result: lr.SweepResult, size: Size) -> pd.DataFrame:
+def compare_heads(result: lr.SweepResult, size: Size) -> pd.DataFrame:
     """Both rules' effects of each head, and their paired difference, theirs minus ours."""
     effects = result.effects().set_index("site")
     scores = scores_by_site(result)
@@ -103,16 +104,16 @@ def heads(result: lr.SweepResult, size: Size) -> pd.DataFrame:
         group = f"L{ours['layer']}.KV{ours['head'] // per_group}"
         theirs = effects.loc[group]
         own, other = scores.loc[site].to_numpy(float), scores.loc[group].to_numpy(float)
-        apart = paired(own, other)
+        apart = paired_difference(own, other)
         rows.append(
             {
                 "head": site,
                 "group": group,
                 "n": ours["n"],
                 "intact": ours["intact"],
-                **named("ours", ours["effect"], ours["ci_low"], ours["ci_high"]),
-                **named("theirs", theirs["effect"], theirs["ci_low"], theirs["ci_high"]),
-                **named("more", apart.effect, apart.interval.low, apart.interval.high),
+                **with_bounds("ours", ours["effect"], ours["ci_low"], ours["ci_high"]),
+                **with_bounds("theirs", theirs["effect"], theirs["ci_low"], theirs["ci_high"]),
+                **with_bounds("more", apart.effect, apart.interval.low, apart.interval.high),
                 "p": apart.p,
             }
         )
@@ -121,11 +122,11 @@ def heads(result: lr.SweepResult, size: Size) -> pd.DataFrame:
     return table
 
 
-def named(name: str, value: float, low: float, high: float) -> dict[str, float]:
+def with_bounds(name: str, value: float, low: float, high: float) -> dict[str, float]:
     return {name: value, f"{name}_low": low, f"{name}_high": high}
 
 
-def paired(one: np.ndarray, two: np.ndarray) -> stats.PairedEffect:
+def paired_difference(one: np.ndarray, two: np.ndarray) -> stats.PairedEffect:
     """The second minus the first, question by question."""
     if stats.is_binary(one, two):
         return stats.paired_binary(one, two)
@@ -138,7 +139,7 @@ def scores_by_site(result: lr.SweepResult) -> pd.DataFrame:
     return rows.pivot(index="site", columns="example", values="score").astype(float)
 
 
-def told_of_heads(result: lr.SweepResult, table: pd.DataFrame, size: Size) -> list[str]:
+def describe_heads(result: lr.SweepResult, table: pd.DataFrame, size: Size) -> list[str]:
     """The verdict on the rule for heads, then the numbers of the heads on which both differ."""
     scores = scores_by_site(result)
     more = np.mean(
@@ -169,7 +170,7 @@ def told_of_heads(result: lr.SweepResult, table: pd.DataFrame, size: Size) -> li
     return [verdict, of_all, *lines]
 
 
-def padded(model: Any, task: lr.Task, limit: int) -> pd.DataFrame:
+def measure_padded(model: Any, task: lr.Task, limit: int) -> pd.DataFrame:
     """The angular distance by the paper's rule, of each text beside two others: a row per run.
 
     The texts are those of the probe, to its answering position, in the order of the questions.
@@ -190,13 +191,13 @@ def padded(model: Any, task: lr.Task, limit: int) -> pd.DataFrame:
         measured += [
             (name, triple, longest - len(texts[name]), layer, n, distance[layer][layer + n])
             for name, distance in zip(names, distances, strict=True)
-            for layer, n in spans(model.cfg.n_layers)
+            for layer, n in runs_of_blocks(model.cfg.n_layers)
         ]
     columns = ["example", "triple", "n_pads", "layer", "n", "angular"]
     return pd.DataFrame(measured, columns=columns)
 
 
-def spans(n_layers: int) -> Iterator[tuple[int, int]]:
+def runs_of_blocks(n_layers: int) -> Iterator[tuple[int, int]]:
     """The runs of blocks that are compared, as first block and length: one, and a quarter."""
     for n in dict.fromkeys((1, quarter(n_layers))):
         yield from ((layer, n) for layer in range(n_layers - n + 1))
@@ -235,7 +236,7 @@ def at_last_position(model: Any, texts: Sequence[torch.Tensor]) -> torch.Tensor:
     return (unit @ unit.transpose(-1, -2)).clamp(-1, 1).arccos() / torch.pi
 
 
-def angles(real: pd.DataFrame, theirs: pd.DataFrame) -> pd.DataFrame:
+def compare_angles(real: pd.DataFrame, theirs: pd.DataFrame) -> pd.DataFrame:
     """Each run of blocks: the mean at real tokens with its interval, and what threes of texts say.
 
     `theirs` is the mean over threes, and `theirs_low` to `theirs_high` hold 95% of single threes,
@@ -259,17 +260,17 @@ def angles(real: pd.DataFrame, theirs: pd.DataFrame) -> pd.DataFrame:
                 "layer": layer,
                 "n_blocks": n,
                 "texts": len(at_real),
-                **named("real", at_real.mean(), around.low, around.high),
+                **with_bounds("real", at_real.mean(), around.low, around.high),
                 "three_low": three_low,
                 "three_high": three_high,
-                **named("theirs", values.mean(), low, high),
-                **named("more", more.mean(), apart.low, apart.high),
+                **with_bounds("theirs", values.mean(), low, high),
+                **with_bounds("more", more.mean(), apart.low, apart.high),
             }
         )
     return pd.DataFrame(rows)
 
 
-def told_of_angles(
+def describe_angles(
     name: str, table: pd.DataFrame, real: pd.DataFrame, theirs: pd.DataFrame
 ) -> list[str]:
     """How far the paper's rule is from real tokens, and which blocks each would cut."""
@@ -279,7 +280,7 @@ def told_of_angles(
     width = quarter(n_layers)
     start = int(lr.probes.least_change(real).set_index("n").loc[width, "layer"])
     both = theirs.merge(real[["example", "layer", "n", "angular"]], on=["example", "layer", "n"])
-    by_rule, at_real = (cuts(both[both["n"] == width], f"angular_{side}") for side in "xy")
+    by_rule, at_real = (count_cuts(both[both["n"] == width], f"angular_{side}") for side in "xy")
     pads = theirs.drop_duplicates("example")["n_pads"]
     return [
         f"{name}, angle over one block, their rule minus real tokens on the same texts (in pi): on "
@@ -292,18 +293,18 @@ def told_of_angles(
         f"of texts lie from {far['three_low']:.3f} to {far['three_high']:.3f} at real tokens, and "
         f"from {far['theirs_low']:.3f} to {far['theirs_high']:.3f} by their rule.",
         f"{name}: of {width} blocks in a row, [{start}, {start + width}) changes the stream least "
-        f"at real tokens; threes of texts choose {chosen_runs(at_real, width)} at real tokens, and "
-        f"{chosen_runs(by_rule, width)} by their rule.",
+        f"at real tokens; threes of texts choose {list_runs(at_real, width)} at real tokens, and "
+        f"{list_runs(by_rule, width)} by their rule.",
     ]
 
 
-def cuts(rows: pd.DataFrame, column: str) -> "Counter[int]":
+def count_cuts(rows: pd.DataFrame, column: str) -> "Counter[int]":
     """How many threes of texts have their least change in the run that begins at each block."""
     means = rows.groupby(["triple", "layer"])[column].mean().unstack("layer")
     return Counter(means.idxmin(axis=1).astype(int))
 
 
-def chosen_runs(starts: "Counter[int]", width: int) -> str:
+def list_runs(starts: "Counter[int]", width: int) -> str:
     """The runs that most threes choose, in words."""
     runs = ", ".join(f"[{at}, {at + width}) {times}" for at, times in starts.most_common(4))
     return f"{runs} (of {starts.total()})"

@@ -47,19 +47,21 @@ def write(file: Path, *rows: dict[str, str]) -> Path:
 )
 def test_a_cell_is_judged_at_its_n(given: dict[str, float], verdict: str, experiment: Load) -> None:
     script = experiment("audit")
-    cell = script.parsed(row(**given))
+    cell = script.parse_row(row(**given))
     assert script.judge(cell) == verdict
-    assert script.judged(cell)["verdict"].startswith(f"{verdict}, ")
+    assert script.describe_cell(cell)["verdict"].startswith(f"{verdict}, ")
 
 
 def test_one_of_many_cells_needs_more(experiment: Load) -> None:
     script = experiment("audit")
-    cell = script.parsed(row(intact=0.48, ablated=0.59, n=500, tests=32))
+    cell = script.parse_row(row(intact=0.48, ablated=0.59, n=500, tests=32))
     assert script.judge(cell) == "more than noise"
-    told = script.judged(cell)
-    assert told["verdict"].endswith("as one picked from 32: depends on how many answers changed.")
+    described = script.describe_cell(cell)
+    assert described["verdict"].endswith(
+        "as one picked from 32: depends on how many answers changed."
+    )
     z = 3.1612  # of 0.05 / 32, two-sided
-    assert told["needed_most_of_tests"] == math.floor(1 + z * z * 0.93 / 0.11**2) + 1
+    assert described["needed_most_of_tests"] == math.floor(1 + z * z * 0.93 / 0.11**2) + 1
 
 
 def test_the_bounds_are_those_of_all_pairs_with_these_scores(experiment: Load) -> None:
@@ -67,7 +69,7 @@ def test_the_bounds_are_those_of_all_pairs_with_these_scores(experiment: Load) -
     for n in (1, 7, 10):
         for right in range(n + 1):
             for right_then in range(n + 1):
-                cell = script.parsed(row(intact=right / n, ablated=right_then / n, n=n))
+                cell = script.parse_row(row(intact=right / n, ablated=right_then / n, n=n))
                 least, most = max(0, right + right_then - n), min(right, right_then)
                 pairs = [(right_then - both, right - both) for both in range(least, most + 1)]
                 assert cell.counts("fewest", n) == min(pairs)
@@ -85,7 +87,7 @@ def test_from_the_needed_number_on_the_interval_excludes_0(
 ) -> None:
     script = experiment("audit")
     for share in (abs(effect), 0.5 * (1 + abs(effect)), 1.0):
-        needed = script.needed(effect, share, tests)
+        needed = script.count_needed(effect, share, tests)
         for n in range(100, 12_000, 100):
             changed, net = round(share * n), round(abs(effect) * n)
             changed += (changed - net) % 2
@@ -100,21 +102,21 @@ def test_from_the_needed_number_on_the_interval_excludes_0(
 def test_the_number_for_power_is_that_of_the_documentation(experiment: Load) -> None:
     script = experiment("audit")
     # docs/statistics.md: 60 examples show a drop of 0.147, if one of a hundred answers is gained.
-    assert script.for_power(-0.147, 0.167) == 60
-    assert script.for_power(0.147, 0.167) == 60
-    assert script.for_power(-0.8, 1.0) < script.for_power(-0.8, 1.0, 30) < 40
-    assert script.for_power(0.001, 1.0) == math.inf
-    assert math.isnan(script.for_power(0.0, 0.5))
+    assert script.count_for_power(-0.147, 0.167) == 60
+    assert script.count_for_power(0.147, 0.167) == 60
+    assert script.count_for_power(-0.8, 1.0) < script.count_for_power(-0.8, 1.0, 30) < 40
+    assert script.count_for_power(0.001, 1.0) == math.inf
+    assert math.isnan(script.count_for_power(0.0, 0.5))
 
 
-def test_published_cells_are_told_apart_and_written(
+def test_published_cells_are_judged_and_written(
     experiment: Load, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     script = experiment("audit")
     script.main([str(PUBLISHED), "--assume", "100", "--out", str(tmp_path)])
     shown = capsys.readouterr().out
     table = pd.read_csv(tmp_path / "audit.csv")
-    cells = script.read(PUBLISHED)
+    cells = script.read_cells(PUBLISHED)
     assert len(table) == len(cells) == shown.count("Own run: not checkable here")
     assert all(cell.source for cell in cells)
     llama = table[table["cell"].str.startswith("Llama-3.1-8B L28")].iloc[0]
@@ -189,18 +191,18 @@ def test_a_cell_stands_beside_the_same_cell_of_a_run(experiment: Load) -> None:
     name = f"somebody/{result.manifest['model']['name'].upper()}"
     given = {"model": name, "site": "L0", "task": "kv_retrieval", "protocol": "generation"}
 
-    def told(**changed: object) -> str:
-        return script.beside(script.parsed(row(**{**given, **changed})), result, [])
+    def own(**changed: object) -> str:
+        return script.compare_with_run(script.parse_row(row(**{**given, **changed})), result, [])
 
-    assert "kv_retrieval, generation: " in told(effect=true)
-    assert told(effect=true).endswith("which holds the published number.")
-    assert told(effect=0.0).endswith("which excludes the published number.")
-    assert told(effect=true, protocol="").count("kv_retrieval, ") == 2  # both protocols
-    assert told(effect=true, site="L1,L2") == "not measured there."
-    assert told(effect=true, task="retrieval") == "not measured there."
-    assert told(effect=true, model="").startswith("not checkable here")
-    assert told(effect=true, model="other").startswith("not checkable here")
-    assert told(site="L0:2", task="angular distance") == "not measured there."
+    assert "kv_retrieval, generation: " in own(effect=true)
+    assert own(effect=true).endswith("which holds the published number.")
+    assert own(effect=0.0).endswith("which excludes the published number.")
+    assert own(effect=true, protocol="").count("kv_retrieval, ") == 2  # both protocols
+    assert own(effect=true, site="L1,L2") == "not measured there."
+    assert own(effect=true, task="retrieval") == "not measured there."
+    assert own(effect=true, model="").startswith("not checkable here")
+    assert own(effect=true, model="other").startswith("not checkable here")
+    assert own(site="L0:2", task="angular distance") == "not measured there."
 
 
 def test_sets_of_layers_are_compared_with_those_of_prompts(experiment: Load) -> None:
@@ -218,9 +220,9 @@ def test_sets_of_layers_are_compared_with_those_of_prompts(experiment: Load) -> 
         for layer, value in runs.items()
     ]
     frame = pd.DataFrame(rows)
-    assert script.layers_beside("block influence", {1, 2}, frame) == (
+    assert script.compare_layers("block influence", {1, 2}, frame) == (
         "t: layers 1, 3, 1 of 2 the same ([1, 1] over prompts, n = 8; 0.7 by chance)."
     )
-    assert script.layers_beside("angular distance", {2, 3}, frame) == (
+    assert script.compare_layers("angular distance", {2, 3}, frame) == (
         "t: layers 2, 3, 2 of 2 the same ([2, 2] over prompts, n = 8; 0.7 by chance)."
     )

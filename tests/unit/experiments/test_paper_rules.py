@@ -77,7 +77,7 @@ def test_angles_are_paired_by_text(experiment: Load) -> None:
         n_pads=1,
         angular=real["angular"] + 0.05 * real["layer"] + rng.normal(0, 0.001, len(real)),
     )
-    table = script.angles(real, theirs).set_index("layer")
+    table = script.compare_angles(real, theirs).set_index("layer")
     assert table["more"].tolist() == pytest.approx([0, 0.05, 0.1], abs=1e-3)
     assert ((table["more_high"] - table["more_low"]) < 0.002).all()
     assert ((table["real_high"] - table["real_low"]) > 0.02).all()
@@ -85,16 +85,19 @@ def test_angles_are_paired_by_text(experiment: Load) -> None:
     # Threes of texts are as far apart by either rule, which adds a constant here.
     spans = [table[f"{rule}_high"] - table[f"{rule}_low"] for rule in ("three", "theirs")]
     np.testing.assert_allclose(*spans, atol=5e-3)
-    lines = script.told_of_angles("task", script.angles(real, theirs), real, theirs)
+    lines = script.describe_angles("task", script.compare_angles(real, theirs), real, theirs)
     assert "most at layer 2: +0.100 [+0.100, +0.100]" in lines[0] and "at 2 of 3 layers" in lines[0]
 
 
 def test_layers_are_two_past_the_middle_unless_named(experiment: Load) -> None:
-    chosen, size = experiment("paper_rules").chosen, size_of(random_model("llama").cfg)
-    assert chosen("", size) == [2]
-    assert chosen("L0:2,L2", size) == [0, 1, 2]
+    choose_layers, size = (
+        experiment("paper_rules").choose_layers,
+        size_of(random_model("llama").cfg),
+    )
+    assert choose_layers("", size) == [2]
+    assert choose_layers("L0:2,L2", size) == [0, 1, 2]
     with pytest.raises(lr.InputError, match="layer 9 is out of range"):
-        chosen("L9", size)
+        choose_layers("L9", size)
 
 
 def test_a_head_is_compared_with_its_group(experiment: Load) -> None:
@@ -112,13 +115,13 @@ def test_a_head_is_compared_with_its_group(experiment: Load) -> None:
     frame.loc[ablated, "head"] = numbers.map({0: 0, 1: 1, 2: 2, 3: 3, 4: 0, 5: 1}).astype("Int64")
     frame.loc[ablated, "layer"] = 1
     result = lr.results.SweepResult(frame, result.manifest, result.examples)
-    table = script.heads(result, size).set_index("head")
+    table = script.compare_heads(result, size).set_index("head")
     assert table["group"].tolist() == ["L1.KV0", "L1.KV0", "L1.KV1", "L1.KV1"]
     np.testing.assert_allclose(table["more"], table["theirs"] - table["ours"], atol=1e-9)
     low, high = table["more_low"], table["more_high"]
     assert high["L1.H3"] < -0.3  # the group needs the other head
     assert low["L1.H2"] < 0 < high["L1.H2"]  # the head is what its group does
-    verdict, count, line = script.told_of_heads(result, table.reset_index(), size)[:3]
+    verdict, count, line = script.describe_heads(result, table.reset_index(), size)[:3]
     assert verdict.startswith("A head by the paper's rule is 2 heads here: its effect minus that ")
     assert verdict.endswith("4 of them are needed by their rule and 1 by ours; 3 by theirs alone.")
     assert count.startswith("Heads on which both rules differ (Holm, 4 tests): ")
