@@ -68,7 +68,8 @@ def steps(args: argparse.Namespace) -> dict[str, list[str]]:
     """The command of each experiment, by the name of its folder; first the script."""
     data = args.data
     names = ("knowledge", "retrieval", "rag", "reasoning", "reading_writing", "heads")
-    names = (*names, "head_search", "similarity", "pruning", "distill", "distillation")
+    names = (*names, "head_search", "similarity", "paper_rules", "pruning", "distill")
+    names = (*names, "distillation")
     if args.until:  # one sweep for all claims on layers
         names = ("claims", "heads", "similarity", "distill", "distillation")
     found = {name: [f"{name}.py"] for name in names}

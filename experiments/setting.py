@@ -19,8 +19,23 @@ import pandas as pd
 import layerroles as lr
 
 
-class Options(argparse.ArgumentParser):
-    """The options that all experiments take.
+class Parser(argparse.ArgumentParser):
+    """A command line whose `--help` is the script's docstring.
+
+    Args:
+        doc: the docstring.
+    """
+
+    def __init__(self, doc: str | None) -> None:
+        super().__init__(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+    def error(self, message: str) -> NoReturn:
+        """Tell a mistake in one line."""
+        raise lr.InputError(f"{message}; --help lists the options")
+
+
+class Options(Parser):
+    """The options that all experiments take which ask a model.
 
     Args:
         doc: the script's docstring, which `--help` shows.
@@ -29,7 +44,7 @@ class Options(argparse.ArgumentParser):
     """
 
     def __init__(self, doc: str | None, *, limit: int | None, out: str) -> None:
-        super().__init__(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+        super().__init__(doc)
         self._limit = limit
         self.add_argument("--model", default="smollm2-135m")
         self.add_argument("--limit", type=int, help=f"examples of each task (default {limit})")
@@ -41,10 +56,6 @@ class Options(argparse.ArgumentParser):
             default=True,
             help="go on with the run that --out holds (the default), or refuse it",
         )
-
-    def error(self, message: str) -> NoReturn:
-        """Tell a mistake in one line."""
-        raise lr.InputError(f"{message}; --help lists the options")
 
     def parse(
         self, argv: Sequence[str] | None, *, least: int = 1, kept: str = "**/manifest.json"

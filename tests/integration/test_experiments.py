@@ -11,6 +11,7 @@ from pathlib import Path
 from tempfile import mkdtemp
 from types import ModuleType
 
+import pandas as pd
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
@@ -96,6 +97,24 @@ def test_an_experiment_runs_goes_on_and_reports_its_findings(
     assert len(lr.read(tmp_path).frame) == rows * 2
     with pytest.raises(lr.InputError, match="holds a run: leave out --no-resume"):
         script.main([*options(tmp_path), "--no-resume"])
+
+
+def test_the_papers_rules_run_and_go_on(
+    experiment: Load, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script, given = experiment("paper_rules"), [*options(tmp_path, limit=2), "--texts", "6"]
+    script.main(given)
+    first = capsys.readouterr().out
+    found = json.loads((tmp_path / "findings.json").read_text(encoding="utf-8"))["findings"]
+    assert found[-1].startswith("A head by the paper's rule is 2 heads here: its effect ")
+    heads = pd.read_csv(tmp_path / "heads.csv")
+    assert heads["group"].tolist() == ["L2.KV0", "L2.KV0", "L2.KV1", "L2.KV1"]
+    assert (heads["n"] == 2).all()
+    for task in script.TEXTS:
+        angles = pd.read_csv(tmp_path / f"angles_{task}.csv")
+        assert angles["layer"].tolist() == [0, 1, 2] and (angles["texts"] == 6).all()
+    script.main(given)
+    assert capsys.readouterr().out == first
 
 
 def test_thorough_spares_the_first_token_and_takes_means(experiment: Load, tmp_path: Path) -> None:
