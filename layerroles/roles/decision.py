@@ -76,8 +76,13 @@ class Number:
 
         Also 0 if the interval under `after_first`, where swept, lies on another side.
         """
-        side = self._side(self.measured)
+        side = self.judged_sign
         return side if self.kept is None or self._side(self.kept) == side else 0
+
+    @property
+    def judged_sign(self) -> int:
+        """The same at the judged positions alone."""
+        return self._side(self.measured)
 
     def _side(self, contrast: stats.Contrast) -> int:
         interval = contrast.interval
@@ -162,6 +167,8 @@ class Finding:
         needed: number of questions that would decide it if the estimates stayed the same; NaN if
             not known.
         is_open: whether more questions may decide `sign`.
+        asks_kept: whether it is decided at the judged positions, so that it depends on the numbers
+            with the first token kept.
         is_near: whether a number is known to lie within its smallest effect of the border, so that
             more questions do not decide `sign`.
     """
@@ -173,6 +180,7 @@ class Finding:
     numbers: tuple[dict[str, Any], ...] = ()
     needed: float = math.nan
     is_open: bool = False
+    asks_kept: bool = False
     is_near: bool = False
 
 
@@ -190,6 +198,7 @@ def make_finding(kind: AblationKind, numbers: Sequence[Number]) -> Finding:
             (number.needed for number in numbers if not math.isnan(number.needed)), default=math.nan
         ),
         is_open=not sign and all(number.is_open for number in undecided),
+        asks_kept=not sign and min(number.judged_sign for number in numbers) != 0,
         is_near=not sign and any(number.is_near for number in undecided),
     )
 

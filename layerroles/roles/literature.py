@@ -233,6 +233,7 @@ def _judge_need(kind: AblationKind, protocol: str, control: str | None) -> Findi
         numbers,
         max(needed, default=math.nan),
         is_open=not sign and bool(undecided) and not any(need.is_near for need in undecided),
+        asks_kept=not sign and signs[0] != 0,
         is_near=not sign and any(need.is_near for need in undecided),
     )
 

@@ -130,6 +130,7 @@ def _find_changes(kinds: Sequence[AblationKind], pair: CellPair) -> list[Finding
                 _records(kind, changes_at[0]),
                 math.nan if sign else changes_at[0].needed,
                 is_open=not sign and not any(changes.is_near for changes in changes_at),
+                asks_kept=not sign and changes_at[0].sign != 0,
                 is_near=not sign and any(changes.is_near for changes in changes_at),
             )
         )

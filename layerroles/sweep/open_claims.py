@@ -2,8 +2,8 @@
 
 A claim sums over all layers, so all layers are asked together. The first kind of ablation is asked
 until it shows the claim or its opposite, and then the next kind, if the claim depends on it
-(`roles.Claim.open_finding`). Layers that are critical are also asked `after_first`, where the sweep
-has that, since a claim has to hold with the first token kept.
+(`roles.Claim.open_finding`). If the sweep has the conditions `after_first`, a claim has to hold with
+the first token kept too, so critical layers are asked so as soon as the claim depends on it.
 """
 
 import math
@@ -34,7 +34,7 @@ class OpenClaim:
         claim: the claim.
         finding: what the kind of ablation says so far that is asked next.
         cells: the cells that the claim is about, each with the conditions to ask: those at all
-            positions, and those `after_first` of critical layers.
+            positions and, if the claim depends on them, those `after_first` of critical layers.
     """
 
     claim: Claim
@@ -110,7 +110,7 @@ def _open_claims(result: SweepResult, plan: Plan) -> Iterator[OpenClaim]:
         if finding is not None:
             names = _names_at_all(entries, plan, finding.ablation)
             cells = tuple(
-                (cell, names, _names_kept(decisions, cell, names))
+                (cell, names, _names_kept(decisions, cell, names) if finding.asks_kept else ())
                 for cell in cells_of(result)
                 if (cell.family, cell.protocol) in claim.keys and cell.has_skill
             )

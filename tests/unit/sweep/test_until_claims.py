@@ -97,7 +97,7 @@ def test_kinds_that_disagree_end_a_claim() -> None:
     assert n_asked(result)["retrieval", "mean"] < LIMIT
 
 
-def test_critical_layers_are_also_asked_after_first() -> None:
+def test_critical_layers_are_asked_after_first_once_a_claim_depends_on_it() -> None:
     """Layer 0 is a sink: with the first token kept, retrieval does not lean on early layers."""
     at_all = {("retrieval", G): [0.9] + [0.0] * 8}
     spared = {("retrieval", G): [0.0] * LAYERS}
@@ -106,6 +106,11 @@ def test_critical_layers_are_also_asked_after_first() -> None:
     kept = result.frame.loc[result.frame["at"] == "after_first", "condition"].unique()
     assert list(kept) == ["skip L0 after_first"]
     assert "with the first token kept" in _evidence(result)
+    # Early minus late of every layer alike is not decided, and so no critical layer is asked again.
+    flat = {("retrieval", G): [0.4] * LAYERS}
+    first = first_look(draw(flat, spared=flat, n=LIMIT))
+    asked = next_cells(first, plan_of(first, LIMIT, "claims"))
+    assert not [hash for hash, _, _ in asked if hash.endswith("after_first")]
 
 
 def test_a_family_without_skill_is_asked_of_the_intact_model_only() -> None:
