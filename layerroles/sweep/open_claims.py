@@ -2,8 +2,8 @@
 
 A claim sums over all layers, so all layers are asked together. The first kind of ablation is asked
 until it shows the claim or its opposite, and then the next kind, if the claim depends on it
-(`roles.Claim.open_finding`). If the sweep has the conditions `after_first`, a claim has to hold with
-the first token kept too, so critical layers are asked so as soon as the claim depends on it.
+(`roles.Claim.open_finding`). If the sweep has the conditions `after_first`, a claim has to hold
+with the first token kept too, so critical layers are asked so once the claim depends on it.
 """
 
 import math
