@@ -30,8 +30,7 @@ from passages import CONTEXTS
 from setting import Options, conclude, run
 
 import layerroles as lr
-from layerroles.roles import describe_decided
-from layerroles.roles.decision import SMALLEST
+from layerroles.roles import SMALLEST, describe_decided
 from layerroles.roles.literature import DEEP, MORE, ORDER, SHALLOW, STRICTER, WRITING
 from layerroles.roles.paired_claims import CONTEXT
 
@@ -57,7 +56,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     options.add_argument("--minutes", type=float, help="the time to spend; by default no limit")
     options.add_argument("--data", type=Path, help="a folder with hellaswag/")
     args = options.parse(argv, least=32)
-    until = lr.Decided(goal="claims", minutes=None if not args.minutes else args.minutes / 2)
+    minutes = None if args.minutes is None else args.minutes / 2  # of each of two sweeps
+    until = lr.Decided(goal="claims", minutes=minutes)
     families = [lr.task(name) for name in NAMES]
     if args.data:
         families += benchmarks(args.data, args.out / "data", only="hellaswag")

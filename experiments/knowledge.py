@@ -67,7 +67,7 @@ def benchmarks(source: Path, folder: Path, only: str = "") -> list[lr.Task]:
     """
     found = []
     for name, family in FAMILIES.items():
-        if only not in ("", name) or not (source / name).is_dir():
+        if (only and name != only) or not (source / name).is_dir():
             continue
         split = "test*.jsonl" if list((source / name).glob("test*.jsonl")) else "validation*.jsonl"
         rows = rows_of(source / name, split, {"query": str, "choices": list, "gold": int})
@@ -76,7 +76,7 @@ def benchmarks(source: Path, folder: Path, only: str = "") -> list[lr.Task]:
             lr.task(f"local:{write_rows(folder / f'{name}.jsonl', once(lines, 'prompt'))}")
         )
     if not found:
-        raise lr.InputError(f"--data {str(source)!r} holds no {only or ', '.join(FAMILIES)}")
+        raise lr.InputError(f"--data {str(source)!r} holds none of {only or ', '.join(FAMILIES)}")
     return found
 
 

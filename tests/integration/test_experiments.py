@@ -124,6 +124,23 @@ def test_thorough_spares_the_first_token_and_takes_means(experiment: Load, tmp_p
     assert kinds == {("skip", "all"), ("skip", "after_first"), ("mean", "all")}
 
 
+def test_claims_are_asked_until_decided_and_written_as_a_table(
+    experiment: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A random model has no skill: only the intact one is asked on, nothing is measured."""
+    script = experiment("claims")
+    monkeypatch.setattr(script, "NAMES", ("facts", "copying"))
+    monkeypatch.setattr(script, "PROTOCOLS", ("continuation",))
+    monkeypatch.setattr(script, "CONTEXTS", ("none", "support"))
+    for _ in range(2):
+        script.main(options(tmp_path, limit=32))
+    table = (tmp_path / "claims.md").read_text()
+    assert "Knowledge leans on shallow layers" in table
+    assert table.count("not measurable") == table.count("\n") - 2
+    findings = json.loads((tmp_path / "findings.json").read_text())["findings"]
+    assert findings[0].startswith("layers: 0 of 0 claims decided")
+
+
 def test_sciq_is_asked_in_each_context(experiment: Load, tmp_path: Path) -> None:
     out = tmp_path / "out"
     experiment("rag").main([*options(out, limit=4), "--data", str(sciq(tmp_path / "sciq"))])

@@ -35,6 +35,11 @@ HELLASWAG = {"query": "q", "choices": ["a", "b"], "gold": 0}
         ("paper_rules", ["--texts", "3"], "--texts 3: 6 or more"),
         ("audit", ["nowhere.csv"], "'nowhere.csv' cannot be read: No such file"),
         ("audit", [], "the following arguments are required: file; --help lists the options"),
+        ("claims", ["--limit", "16"], "--limit 16 is too few: use 32"),
+        ("claims", ["--minutes", "-5"], "minutes=-2.5 is not a number of minutes above 0"),
+        ("claims", ["--data", "nowhere"], "'nowhere' holds none of hellaswag"),
+        ("retrieval", ["--until", "claims", "--limit", "9"], "--limit 9 is too few: use 32"),
+        ("retrieval", ["--until", "decided"], "argument --until: invalid choice: 'decided'"),
         ("all", ["--data", "nowhere"], "'nowhere' is not a folder"),
         ("all", ["--only", "rag,rug"], "--only rug: known are knowledge"),
     ],
@@ -199,3 +204,27 @@ def test_reading_and_writing_are_compared(
     assert verdict in line
     cost = re.search(r"over layers (.+) while reading and (.+) while writing", line)
     assert [float(each) for each in cost.groups()] == pytest.approx([reading, writing], abs=0.1)
+
+
+def test_the_table_of_claims_has_what_was_reported_and_the_numbers_by_kind(
+    experiment: Load,
+) -> None:
+    """Retrieval leans on shallow layers and copying does not; facts cannot be answered."""
+    script = experiment("claims")
+    shallow = [0.5] * 3 + [0.0] * 6
+    truth = {("retrieval", "exact"): shallow, ("language", "exact"): [0.1] * 9}
+    result = Simulation({**truth, ("knowledge", "exact"): [0.0] * 9}).draw(0)
+    unknown = result.frame["task"] == "knowledge"
+    frame = result.frame.assign(score=result.frame["score"].mask(unknown, 0.0))
+    rows = script.decided({"layers": lr.SweepResult(frame, result.manifest, result.examples)})
+    lines = script.table(rows).splitlines()[2:]
+    assert len(lines) == len(rows) == 2
+    retrieval, knowledge = lines
+    assert retrieval.startswith("| Retrieval leans on shallow layers | skipping layers 1 and 2")
+    assert retrieval.endswith("| supported |")
+    numbers = re.findall(
+        r"early minus late ([+-][\d.]+) \[([+-][\d.]+), ([+-][\d.]+)\], n = 400", retrieval
+    )
+    assert len(numbers) == 2  # by two kinds
+    assert all(0.4 < float(value) < 0.6 for value, *_ in numbers)
+    assert "| not measurable: knowledge under exact: " in knowledge
