@@ -32,7 +32,7 @@ def as_decided(whole: SweepResult, limit: int, goal: str = "layers") -> SweepRes
 
 
 def ask(whole: SweepResult, limit: int, goal: str = "layers") -> SweepResult:
-    """What such a sweep knows in the end, if a whole sweep has all answers."""
+    """Return the result of such a sweep, whose answers are taken from a whole sweep."""
     result, plan = as_decided(whole, limit, goal), plan_of(whole, limit, goal)
     names = {entry["hash"]: entry["name"] for entry in whole.manifest["conditions"]}
     deferred = find_deferred(whole.manifest["conditions"], plan, only_needed=True)

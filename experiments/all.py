@@ -47,6 +47,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = options.parse(argv)
     if args.data and not args.data.is_dir():
         raise lr.InputError(f"--data {str(args.data)!r} is not a folder")
+    if args.minutes is not None and not args.until:
+        raise lr.InputError("--minutes is for --until claims")
     known = steps(args)
     only = [name for name in args.only.split(",") if name] or list(known)
     if unknown := [name for name in only if name not in known]:
@@ -66,7 +68,6 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def steps(args: argparse.Namespace) -> dict[str, list[str]]:
     """The command of each experiment, by the name of its folder; first the script."""
-    data = args.data
     names = ("knowledge", "retrieval", "rag", "reasoning", "reading_writing", "heads")
     names = (*names, "head_search", "similarity", "paper_rules", "pruning", "distill")
     names = (*names, "distillation")
@@ -83,29 +84,38 @@ def steps(args: argparse.Namespace) -> dict[str, list[str]]:
     if args.until:
         found["heads"] += ["--thorough"]
         found["distillation"] += ["--thorough"]
-        found["claims"] += [] if data is None else ["--data", str(data)]
-    if data is None or args.until:
-        return found
+    if args.data is not None:
+        add_benchmarks(found, args.data)
+    return found
+
+
+def add_benchmarks(found: dict[str, list[str]], data: Path) -> None:
+    """Let the experiments among `found` ask the benchmarks that a folder holds.
+
+    Experiments of their own are added if all are run.
+    """
     for name, parts in (
+        ("claims", ("hellaswag",)),
         ("knowledge", ("openbookqa", "arc_easy", "hellaswag")),
         ("reasoning", ("gsm8k", "mathqa")),
     ):
-        if any((data / part).is_dir() for part in parts):
+        if name in found and any((data / part).is_dir() for part in parts):
             found[name] += ["--data", str(data)]
+    if "claims" in found:
+        return
     if (data / "sciq").is_dir():
         found["rag_sciq"] = ["rag.py", "--data", str(data / "sciq")]
     for benchmark in ("mmlu", "hellaswag"):
         if (data / benchmark).is_dir():
             own = ["protocols.py", benchmark, "--data", str(data / benchmark)]
             found[f"protocols_{benchmark}"] = own
-    return found
 
 
 def command(args: argparse.Namespace, step: list[str], out: Path) -> list[str]:
     """The whole command of an experiment."""
     line = [sys.executable, str(HERE / step[0]), *step[1:], "--out", str(out)]
     line += ["--model", args.model, "--dtype", args.dtype]
-    if args.until and args.minutes and step[0] == "claims.py":
+    if args.minutes is not None and step[0] == "claims.py":
         line += ["--minutes", f"{args.minutes:g}"]
     if args.limit is not None:
         line += ["--limit", str(args.limit)]

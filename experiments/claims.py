@@ -18,9 +18,11 @@ Run
     python experiments/claims.py --minutes 60 --out runs/claims  # again, and it goes on
 
 Cost
-    No more than `--minutes`, and the look at which they end. Results are in `claims.md`.
+    The first questions, about 15 minutes on two cores, and then no more than `--minutes`. The table
+    is written to `claims.md`.
 """
 
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -56,8 +58,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     options.add_argument("--minutes", type=float, help="the time to spend; by default no limit")
     options.add_argument("--data", type=Path, help="a folder with hellaswag/")
     args = options.parse(argv, least=32)
-    minutes = None if args.minutes is None else args.minutes / 2  # of each of two sweeps
-    until = lr.Decided(goal="claims", minutes=minutes)
+    if args.minutes is not None and not args.minutes > 0:
+        options.error(f"--minutes {args.minutes:g} leaves no time: give more than 0")
+    began = time.monotonic()
     families = [lr.task(name) for name in NAMES]
     if args.data:
         families += benchmarks(args.data, args.out / "data", only="hellaswag")
@@ -71,25 +74,29 @@ def main(argv: Sequence[str] | None = None) -> None:
     results = {}
     for name, tasks, protocols in (
         ("layers", families, PROTOCOLS),
-        ("contexts", contexts, ("continuation", "generation")),
+        ("contexts", contexts, ("generation",)),
     ):
+        left = None
+        if args.minutes is not None:  # at least a tenth for the second
+            share = 0.9 if name == "layers" else 1.0
+            left = max(0.01, share * args.minutes - (time.monotonic() - began) / 60)
         sweep = lr.Sweep(
             model,
             tasks,
             conditions,
             protocols=protocols,
-            until=until,
+            until=lr.Decided(goal="claims", minutes=left),
             limit=args.limit,
             noise_floor=False,
         )
         results[name] = sweep.run(args.out / name)
-    rows = decided(results)
+    rows = claim_rows(results)
     (args.out / "claims.md").write_text(table(rows), encoding="utf-8")
     conclude(args, __doc__, results["layers"], findings(results, rows))
     print(f"Table: {args.out / 'claims.md'}")
 
 
-def decided(results: Mapping[str, lr.SweepResult]) -> list[dict[str, Any]]:
+def claim_rows(results: Mapping[str, lr.SweepResult]) -> list[dict[str, Any]]:
     """The rows of `Roles.claims`; of the facts in contexts, only those on contexts."""
     rows: list[dict[str, Any]] = []
     for name, result in results.items():
@@ -127,7 +134,7 @@ def verdict(row: Mapping[str, Any]) -> str:
 def numbers(row: Mapping[str, Any], kind: str) -> str:
     """The numbers of a claim by one kind of ablation, each with its interval and questions.
 
-    Of a claim on the change of many layers, the largest.
+    A claim on the changes of all layers shows the largest.
     """
     own = [number for number in row["numbers"] if number["ablation"] == kind]
     if row["claim"] == CONTEXT and own:

@@ -120,7 +120,8 @@ Until = Annotated[
         metavar="GOAL",
         help="decided: ask about each layer only until its verdict is decided, in looks at 32, 48, "
         "64, 96, ... examples; easy layers then cost little. claims: until each claim of the "
-        "literature is; the second of two ablations is asked only where a claim depends on it.",
+        "literature is decided; of two ablations, the second is asked only where a claim depends "
+        "on it.",
         autocompletion=complete.one_of(complete.UNTIL),
     ),
 ]

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from layerroles.ablations import Ablation, At, Condition
     from layerroles.backends import Backend
     from layerroles.engine import ExecutorName
+    from layerroles.results import SweepResult
     from layerroles.sweep import Decided
     from layerroles.tasks import Task
 
@@ -226,6 +227,7 @@ def command(
                 "run": str(out),
                 "intact": json_records(result.intact()),
                 **({} if until is None else {"decisions": json_records(result.decisions())}),
+                **({} if until != "claims" else {"claims": _claim_records(result, conditions)}),
                 "effects": json_records(worst),
             }
         )
@@ -233,6 +235,16 @@ def command(
     print_result(result, top=5 if top is None else top)
     page = f"layerroles report {out}" if report is None else report
     typer.echo(f"Rows are in {out}. A page to read them: {page}")
+
+
+def _claim_records(
+    result: "SweepResult", conditions: Sequence["Condition"]
+) -> list[dict[str, object]]:
+    """Return the rows of `Roles.claims`, by the first kind of ablation."""
+    import layerroles as lr
+    from layerroles.cli.tables import json_records
+
+    return json_records(lr.localize(result, ablation=conditions[0].ablation).claims)
 
 
 def make_until(until: str | None, minutes: float | None = None) -> "Decided | None":

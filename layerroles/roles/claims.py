@@ -4,7 +4,8 @@
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import pandas as pd
 
@@ -33,18 +34,27 @@ from layerroles.roles.heads import carried_by_few
 CONTROL = "language"
 
 
-def claims_on_layers(result: SweepResult, ablation: str) -> list[Claim]:
+def claims_on_layers(
+    result: SweepResult, ablation: str, mechanism_of: Mapping[str, str] | None = None
+) -> list[Claim]:
     """Return the claims that ablations of single layers can test, whether the run is finished.
 
     Args:
         result: a sweep with conditions that ablate one whole layer each.
         ablation: the kind to judge; the others serve as second kinds.
+        mechanism_of: the mechanism of each ablation; None for `results.mechanisms`.
     """
     kinds = measure_kinds(result, ablation)
-    return [
-        *literature.literature_claims(kinds, CONTROL),
-        *paired_claims.claims_on_contexts(result, kinds),
-    ]
+    if mechanism_of is not None:
+        kinds = [replace(kind, mechanism=mechanism_of[kind.ablation]) for kind in kinds]
+    return list(_claims_on_layers(result, kinds))
+
+
+def _claims_on_layers(result: SweepResult, kinds: Sequence[AblationKind]) -> Iterator[Claim]:
+    # A kind that was asked about some families only does not know what they are compared with.
+    by_families = sorted(kinds, key=lambda kind: -len(kind.harms.keys))
+    yield from literature.literature_claims(by_families, CONTROL)
+    yield from paired_claims.claims_on_contexts(result, kinds)
 
 
 def describe_decided(result: SweepResult) -> str:
@@ -55,7 +65,9 @@ def describe_decided(result: SweepResult) -> str:
     until = result.manifest.get("until")
     if not until or until.get("goal") != "claims":
         return describe_decisions(cells_of(result), result.manifest)
-    kinds = _ablation_kinds(result)
+    kinds = list(dict.fromkeys(single_site_effects(result)["ablation"]))
+    if not kinds:
+        return ""
     claims = [claim for claim in claims_on_layers(result, kinds[0]) if not claim.missing]
     n_by_status = Counter(claim.status for claim in claims)
     decided = [n_by_status["supported"], n_by_status["contradicted"]]
@@ -78,9 +90,8 @@ def decide_claims(
     if result.interim:
         return decision.make_table([])
     claims = [
-        *literature.literature_claims(kinds, CONTROL),
+        *_claims_on_layers(result, kinds),
         *carried_by_few(result, kinds[0].harms.at),
-        *paired_claims.claims_on_contexts(result, kinds),
     ]
     if base is not None:
         claims += paired_claims.claims_against_base(result, base, kinds)
@@ -120,10 +131,7 @@ def measure_kinds(
         and judged.at in positions_swept(result, kind)
         and has_one_setting(result, kind)
     ]
-    return [
-        AblationKind(harms, harms.layers(), mechanism_of[harms.ablation])
-        for harms in (judged, *others)
-    ]
+    return [AblationKind(harms, mechanism_of[harms.ablation]) for harms in (judged, *others)]
 
 
 def _ablation_kinds(result: SweepResult) -> list[str]:

@@ -41,10 +41,9 @@ Key = tuple[str, str]  # family, protocol
 
 @dataclass(frozen=True, eq=False)
 class AblationKind:
-    """A kind of ablation: its harms, its layer verdicts, and its mechanism (may be "")."""
+    """A kind of ablation: its harms, and its mechanism (may be "")."""
 
     harms: Harms
-    layers: pd.DataFrame
     mechanism: str
 
     @property
@@ -188,6 +187,8 @@ def make_finding(kind: AblationKind, numbers: Sequence[Number]) -> Finding:
     """Return the finding of one kind on a claim that all `numbers` exceed their smallest effect."""
     sign = min(number.sign for number in numbers)
     undecided = [number for number in numbers if not number.sign]
+    # One number on the other side is enough for the opposite.
+    is_open = not sign and any(number.is_open for number in undecided)
     return Finding(
         kind.ablation,
         kind.mechanism,
@@ -197,9 +198,9 @@ def make_finding(kind: AblationKind, numbers: Sequence[Number]) -> Finding:
         max(
             (number.needed for number in numbers if not math.isnan(number.needed)), default=math.nan
         ),
-        is_open=not sign and all(number.is_open for number in undecided),
+        is_open=is_open,
         asks_kept=not sign and min(number.judged_sign for number in numbers) != 0,
-        is_near=not sign and any(number.is_near for number in undecided),
+        is_near=not sign and not is_open and any(number.is_near for number in undecided),
     )
 
 
@@ -245,6 +246,7 @@ class Claim:
         findings: one per kind of ablation.
         missing: why nothing can be measured; empty if something can.
         keys: the families and protocols in which its numbers are measured.
+        tasks: the tasks that it is about; empty for all of the families.
         smallest: its smallest effect of interest.
         note: text added to the evidence; empty for none.
     """
@@ -255,6 +257,7 @@ class Claim:
     findings: Sequence[Finding]
     missing: str = ""
     keys: Sequence[Key] = ()
+    tasks: Sequence[str] = ()
     smallest: float = SMALLEST
     note: str = ""
 

@@ -48,7 +48,8 @@ def literature_claims(kinds: Sequence[AblationKind], control: str) -> Iterator[C
     """Yield the claims that ablations of single layers can test.
 
     Args:
-        kinds: the kind that is judged, then the other kinds at the same positions.
+        kinds: kinds of ablation at the same positions, first the one that was asked about the most
+            families.
         control: the copying control: a family whose answers are as long but need no skill except
             writing them.
     """
@@ -94,14 +95,25 @@ def _find_by_kind(
     """Return the finding of each kind on a claim about numbers that are measured in `keys`."""
     return [
         make_finding(kind, [measure(kind.harms) for measure in measures])
-        if set(keys) <= set(kind.harms.keys)
+        if _was_asked(kind, kinds[0], keys)
         else _not_asked(kind)
         for kind in kinds
     ]
 
 
+def _was_asked(kind: AblationKind, first: AblationKind, keys: Sequence[Key]) -> bool:
+    """Return whether a kind was asked about all tasks with skill that the first was asked about."""
+    return all(set(first.harms.tasks(*key)) <= set(kind.harms.tasks(*key)) for key in keys)
+
+
 def _not_asked(kind: AblationKind) -> Finding:
-    return Finding(kind.ablation, kind.mechanism, 0, f"{kind.ablation}: not asked", is_open=True)
+    return Finding(
+        kind.ablation,
+        kind.mechanism,
+        0,
+        f"{kind.ablation}: not asked about all of it",
+        is_open=True,
+    )
 
 
 def _left_undecided(finding: Finding) -> Finding:
@@ -171,11 +183,10 @@ def _claims_on_deep(kinds: Sequence[AblationKind], control: str) -> Iterator[Cla
     for family, protocol in first.keys:
         if family == "reasoning":
             keys = [(family, protocol), (control, protocol)]
-            asked_of_first = [key for key in keys if key in first.keys]
             beyond, alone = (
                 [
                     _judge_need(kind, protocol, subtracted)
-                    if set(asked_of_first) <= set(kind.harms.keys)
+                    if _was_asked(kind, kinds[0], keys)
                     else _not_asked(kind)
                     for kind in kinds
                 ]
@@ -197,7 +208,8 @@ def _judge_need(kind: AblationKind, protocol: str, control: str | None) -> Findi
     nothing = Finding(kind.ablation, kind.mechanism, 0, "")
     _, *parts = harms.thirds()
     if not all(parts) or not {layer for part in parts for layer in part} <= set(harms.swept):
-        return _with_words(nothing, "not known, for not all layers were measured")
+        finding = _with_words(nothing, "not known, for not all layers were measured")
+        return replace(finding, is_open=True)
     if control is not None and not harms.tasks(control, protocol):
         text = f"it takes the copying control (family {control}), above chance"
         return _with_words(nothing, text)
@@ -266,10 +278,15 @@ class _Need:
             if mean_number.sign < 0 and below
             else 0
         )
-        self.needed = math.nan if self.sign else mean_number.needed
+        alone = [Number("", single, smallest=CRITICAL) for single in singles]
+        by_singles = [number.needed for number in alone if not math.isnan(number.needed)]
+        by_mean = mean_number.needed if mean_number.judged_sign == 0 else max(by_singles, default=0)
+        self.needed = math.nan if self.sign else by_mean
         # More questions would neither show it by the mean, nor by a single layer.
-        self.is_near = mean_number.is_near and all(
-            single.interval.high < CRITICAL + SMALLEST for single in singles
+        reach = max(single.interval.high for single in singles)
+        is_near_alone = any(single.interval.low > CRITICAL - SMALLEST for single in singles)
+        self.is_near = reach < CRITICAL + SMALLEST and (
+            mean_number.is_near or (mean_number.judged_sign < 0 and is_near_alone)
         )
 
     @property

@@ -75,7 +75,8 @@ def localize(
     probe_table = probe_summary.summarize_probes(probe_frames)
     judged_kind = choose_kind(result, ablation)
     kinds = measure_kinds(result, judged_kind, at)
-    harms, layers = kinds[0].harms, kinds[0].layers
+    harms = kinds[0].harms
+    layers = harms.layers()
     second_kinds = [kind for kind in kinds[1:] if kind.mechanism not in ("", kinds[0].mechanism)]
     summary = _summarize(harms, layers)
     summary["claim"] = [

@@ -57,8 +57,10 @@ def claims_on_contexts(result: SweepResult, kinds: Sequence[AblationKind]) -> It
         findings = [] if missing else _find_changes(kinds, ordered)
         note = f"{ordered.two.task} against {ordered.one.task}"
         family, protocol = ordered.one.family, ordered.one.protocol
-        keys = [(cell.family, cell.protocol) for cell in (ordered.one, ordered.two)]
-        yield Claim(CONTEXT, family, protocol, findings, missing, keys, note=note)
+        cells = (ordered.one, ordered.two)
+        keys = [(cell.family, cell.protocol) for cell in cells]
+        tasks = [cell.task for cell in cells]
+        yield Claim(CONTEXT, family, protocol, findings, missing, keys, tasks, note=note)
 
 
 def _order_by_context(examples: pd.DataFrame, pair: CellPair) -> CellPair | None:
@@ -98,8 +100,8 @@ def _adds_context(with_context: pd.DataFrame, without: pd.DataFrame) -> bool:
 def _find_changes(kinds: Sequence[AblationKind], pair: CellPair) -> list[Finding]:
     """Return one finding per kind of ablation on the claim that the harm of some layer changes.
 
-    A kind shows it only if a kind of another mechanism, if there is one, shows a change of the same
-    layer in the same direction.
+    A kind shows it only if those of other mechanisms that show a change, if there are any, show one
+    of the same layer in the same direction.
     """
     changes_by_kind = [_measure_changes(kind, pair) for kind in kinds]
     shown_by_kind = [_shown_layers(changes_at) for changes_at in changes_by_kind]
@@ -108,7 +110,7 @@ def _find_changes(kinds: Sequence[AblationKind], pair: CellPair) -> list[Finding
         shown_by_others = [
             shown_layers
             for rival, shown_layers in zip(kinds, shown_by_kind, strict=True)
-            if rival.mechanism not in ("", kind.mechanism)
+            if rival.mechanism not in ("", kind.mechanism) and shown_layers
         ]
         agrees = not shown_by_others or any(
             layers & shown_layers for shown_layers in shown_by_others
@@ -116,6 +118,8 @@ def _find_changes(kinds: Sequence[AblationKind], pair: CellPair) -> list[Finding
         sign = (
             -1 if all(changes.sign < 0 for changes in changes_at) else int(bool(layers) and agrees)
         )
+        undecided = not sign and not layers
+        is_near = undecided and any(changes.is_near for changes in changes_at)
         words = [changes_at[0].words]
         if len({changes.sign for changes in changes_at}) > 1:
             words.append(f"with the first token kept {changes_at[1].words}")
@@ -129,9 +133,9 @@ def _find_changes(kinds: Sequence[AblationKind], pair: CellPair) -> list[Finding
                 f"{kind.ablation}: {', '.join(words)}",
                 _records(kind, changes_at[0]),
                 math.nan if sign else changes_at[0].needed,
-                is_open=not sign and not any(changes.is_near for changes in changes_at),
-                asks_kept=not sign and changes_at[0].sign != 0,
-                is_near=not sign and any(changes.is_near for changes in changes_at),
+                is_open=undecided and not is_near,
+                asks_kept=undecided and changes_at[0].sign != 0,
+                is_near=is_near,
             )
         )
     return findings
@@ -219,10 +223,14 @@ class _Changes:
 
     @property
     def is_near(self) -> bool:
-        """Whether the largest change is known to lie within the smallest effect of the border."""
+        """Whether the largest change is known to lie within the smallest effect of the border.
+
+        Some layer changes, and no layer by more than twice the smallest effect.
+        """
         intervals = [change.interval for change in self._simultaneous.values()]
+        some_change = any(i.low > 0 or i.high < 0 for i in intervals)
         reach = max((max(-i.low, i.high) for i in intervals), default=math.inf)
-        return self.known and not self.sign and reach <= 2 * SMALLEST
+        return self.known and not self.sign and some_change and reach <= 2 * SMALLEST
 
     @property
     def words(self) -> str:

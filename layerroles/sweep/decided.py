@@ -1,12 +1,13 @@
 """When a sweep `until="decided"` or `until="claims"` looks at its results, and may stop asking."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
 from layerroles import stats
 from layerroles.ablations import Condition
 from layerroles.errors import InputError
+from layerroles.results import AFTER_FIRST
 from layerroles.sweep.units import SweepCell
 
 Goal = Literal["layers", "claims"]
@@ -118,25 +119,38 @@ def check_kinds(conditions: Sequence[Condition], n_layers: int) -> None:
     """Check that claims can be decided: that two kinds of ablation ablate each layer of the model.
 
     Raises:
-        InputError: a condition that is not about one whole layer, or fewer than two kinds.
+        InputError: a condition that is not about one whole layer, at `all` or `after_first`; a kind
+            at several settings, or of some layers only; or fewer than two kinds.
     """
-    layers: dict[str, set[int]] = {}
+    layers: dict[tuple[str, str], set[int]] = {}  # by kind and position
+    settings: dict[str, list[Mapping[str, object]]] = {}
+    mechanisms: dict[str, str] = {}
     for condition in conditions:
         sites = list(condition)
         if not sites:  # the intact model
             continue
-        if len(sites) > 1 or sites[0].part != "block":
+        kind, at = condition.ablation, condition.at_name
+        if len(sites) > 1 or sites[0].part != "block" or at not in ("all", AFTER_FIRST):
             raise InputError(
-                f"until='claims' asks about whole layers one at a time, and {condition.name!r} is "
-                f"not: ask it in another sweep"
+                f"until='claims' asks about whole layers one at a time, at 'all' and "
+                f"{AFTER_FIRST!r}, and {condition.name!r} is not such: ask it in another sweep"
             )
-        if condition.at_name == "all":
-            layers.setdefault(condition.mechanism, set()).add(sites[0].layer)
-    kinds = [kind for kind, swept in layers.items() if kind and len(swept) == n_layers]
-    if len(kinds) < 2:
+        mechanisms[kind] = condition.mechanism
+        layers.setdefault((kind, at), set()).add(sites[0].layer)
+        setting = condition.edits[sites[0]].parameters()
+        if settings.setdefault(kind, [setting]) != [setting]:
+            raise InputError(f"until='claims' takes {kind} at one setting: ask others elsewhere")
+    for kind, at in [*layers, *((kind, "all") for kind in mechanisms)]:
+        if missing := set(range(n_layers)) - layers.get((kind, at), set()):
+            raise InputError(
+                f"until='claims' sums over all {n_layers} layers, and {kind} at {at!r} lacks layer "
+                f"{min(missing)}: use each_layer(model, ...), or --sites all"
+            )
+    distinct = set(mechanisms.values()) - {""}
+    if len(distinct) < 2:
         raise InputError(
-            f"until='claims' takes two kinds of ablation of each of the {n_layers} layers, and "
-            f"there is {kinds[0] if kinds else 'none'}: such as each_layer(model, Skip()) and "
+            f"until='claims' takes two kinds of ablation, of different mechanisms, and there is "
+            f"{', '.join(distinct) or 'none'}: such as each_layer(model, Skip()) and "
             f"each_layer(model, Mean(Reference())), or --ablation skip,mean"
         )
 

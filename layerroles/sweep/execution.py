@@ -23,7 +23,7 @@ from layerroles.protocols import Answer, Asked, add_coherence
 from layerroles.results import SweepResult, find_waiting
 from layerroles.sweep import noise_floor
 from layerroles.sweep.contention import Contention
-from layerroles.sweep.next_cells import expected_next, is_answered, next_cells, open_goals
+from layerroles.sweep.next_cells import expected_next, is_answered, next_cells, open_decisions
 from layerroles.sweep.pace import Pace
 from layerroles.sweep.reading import read
 from layerroles.sweep.status import write_progress
@@ -125,7 +125,7 @@ class Execution:
         If they do not suffice for everything, it is what the decisions ask for that are expected to
         need the fewest further questions.
         """
-        open_ = open_goals(result, self._work.plan)
+        open_ = open_decisions(result, self._work.plan)
         nearest = sorted(open_, key=open_.__getitem__)
         while nearest and self._pace.cost(self._units_for(needed)) > left:
             nearest = nearest[: len(nearest) // 2]

@@ -10,7 +10,7 @@ What is asked next is a function of the stored rows, so that a resumed run asks 
 """
 
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,23 +26,11 @@ from layerroles.results import (
 )
 from layerroles.sweep.open_claims import OpenClaim, expected_for_claims, open_claims
 from layerroles.sweep.store import Key
-from layerroles.sweep.targets import GoalName, Plan, Targets
-
-
-def count_first(plan: Plan, looks: Mapping[str, Iterable[int]], task: str, n: int) -> int:
-    """Return how many of `n` examples of a task are asked before the rows decide about more.
-
-    Args:
-        plan: the command, see `is_answered`.
-        looks: the manifest's numbers of questions of each task after which the sweep looks.
-        task: the label of the task.
-        n: the number of examples that the command may ask.
-    """
-    return min([n, *looks.get(task, ())]) if plan.get("until") else n
+from layerroles.sweep.targets import DecisionName, Plan, Targets, count_first
 
 
 def next_cells(
-    result: SweepResult, plan: Plan, *, among: Collection[GoalName] | None = None
+    result: SweepResult, plan: Plan, *, among: Collection[DecisionName] | None = None
 ) -> dict[Key, int]:
     """Return what to ask next: the number of examples by condition hash, task and protocol.
 
@@ -55,19 +43,19 @@ def next_cells(
     Args:
         result: all rows so far.
         plan: the command that is carried out, see `is_answered`.
-        among: the names of the goals that may be asked for; None for all.
+        among: the names of the decisions that may be asked for; None for all.
     """
     targets = Targets(result, plan)
     for cell in cells_of(result):
         if not cell.has_skill:
             targets.ask_on(cell, [INTACT])
-    for goal in _goals(result, plan):
-        if among is None or goal.name in among:
-            goal.ask(targets)
+    for decision in _to_decide(result, plan):
+        if among is None or decision.name in among:
+            decision.ask(targets)
     return targets.found
 
 
-def open_goals(result: SweepResult, plan: Plan) -> dict[GoalName, float]:
+def open_decisions(result: SweepResult, plan: Plan) -> dict[DecisionName, float]:
     """Map what a command still asks for to the further questions that it may need.
 
     The keys are family, protocol and condition, or claim, family and protocol. The numbers are
@@ -75,15 +63,15 @@ def open_goals(result: SweepResult, plan: Plan) -> dict[GoalName, float]:
     sink, and for a claim that depends on another kind of ablation.
     """
     found = {}
-    for goal in _goals(result, plan):
+    for decision in _to_decide(result, plan):
         targets = Targets(result, plan)
-        goal.ask(targets)
+        decision.ask(targets)
         if targets.found:
-            found[goal.name] = math.inf if math.isnan(goal.more) else goal.more
+            found[decision.name] = math.inf if math.isnan(decision.more) else decision.more
     return found
 
 
-def _goals(result: SweepResult, plan: Plan) -> "Sequence[_Verdict] | Sequence[OpenClaim]":
+def _to_decide(result: SweepResult, plan: Plan) -> "Sequence[_Verdict] | Sequence[OpenClaim]":
     if plan.get("until") == "claims":
         return open_claims(result, plan)
     return list(map(_Verdict, decisions_of(cells_of(result), result.manifest)))
@@ -91,12 +79,12 @@ def _goals(result: SweepResult, plan: Plan) -> "Sequence[_Verdict] | Sequence[Op
 
 @dataclass(frozen=True, eq=False)
 class _Verdict:
-    """The goal to decide about one condition in a family under a protocol."""
+    """The verdict on one condition in a family under a protocol, which is to be decided."""
 
     decision: Decision
 
     @property
-    def name(self) -> GoalName:
+    def name(self) -> DecisionName:
         return self.decision.family, self.decision.protocol, self.decision.condition
 
     @property

@@ -7,15 +7,12 @@ with the first token kept too, so critical layers are asked so once the claim de
 """
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 from layerroles.results import (
     CRITICAL,
     INTACT,
     Cell,
-    Decision,
     SweepResult,
     cells_of,
     decisions_of,
@@ -23,12 +20,15 @@ from layerroles.results import (
     kinds_asked,
 )
 from layerroles.roles import Claim, Finding, claims_on_layers
-from layerroles.sweep.targets import GoalName, Plan, Targets
+from layerroles.sweep.targets import DecisionName, Plan, Targets, count_first
+
+# A cell, and the names of the conditions to ask in it: at all positions, and `after_first`.
+CellConditions = tuple[Cell, tuple[str, ...], tuple[str, ...]]
 
 
 @dataclass(frozen=True, eq=False)
 class OpenClaim:
-    """The goal to decide a claim.
+    """A claim that is to be decided.
 
     Attributes:
         claim: the claim.
@@ -39,34 +39,35 @@ class OpenClaim:
 
     claim: Claim
     finding: Finding
-    cells: tuple[tuple[Cell, tuple[str, ...], tuple[str, ...]], ...]
+    cells: tuple[CellConditions, ...]
 
     @property
-    def name(self) -> GoalName:
+    def name(self) -> DecisionName:
         """Claim, family and protocol."""
         return self.claim.claim, self.claim.family, self.claim.protocol
 
     @property
     def more(self) -> float:
         """The further questions that may be needed; NaN if not known."""
-        n = min((self._n_asked(cell, names) for cell, names, _ in self.cells), default=0)
+        n = min((Targets.n_asked(cell, names) for cell, names, _ in self.cells), default=0)
         return self.finding.needed - n if n else 0.0
 
     def ask(self, targets: Targets) -> None:
         """Ask what the claim needs next, first in the cells with the fewest questions."""
-        counts = [self._n_asked(cell, names) for cell, names, _ in self.cells]
+        counts = [targets.n_asked(cell, names) for cell, names, _ in self.cells]
         limits = [targets.limit(cell) for cell, _, _ in self.cells]
         fewest = min((n for n, limit in zip(counts, limits, strict=True) if n < limit), default=0)
         for n, (cell, names, kept) in zip(counts, self.cells, strict=True):
-            n_intact = self._n_asked(cell, (INTACT,))
-            if kept and self._n_asked(cell, kept) < n:
+            n_intact = targets.n_asked(cell, [INTACT])
+            is_unknown = n > 0 and not self.finding.numbers
+            if kept and targets.n_asked(cell, kept) < n:
                 targets.ask(cell, kept, n)
             elif n > fewest:
                 continue
-            elif n and not self.finding.numbers:
-                # Not known on the questions so far: the skill may need all that were asked intact.
+            elif is_unknown and n < n_intact:
+                # The skill may be shown by all that was asked of the intact model.
                 targets.ask(cell, names, n_intact)
-            else:
+            elif not is_unknown or n < max(counts):
                 targets.ask_on(cell, [*names, *kept])
 
     def expect(self, targets: Targets) -> None:
@@ -74,80 +75,101 @@ class OpenClaim:
         for cell, names, kept in self.cells:
             needed = self.finding.needed
             n = targets.limit(cell) if math.isinf(needed) else needed
-            n = self._n_asked(cell, (INTACT,)) if math.isnan(n) else n
+            n = targets.n_asked(cell, [INTACT]) if math.isnan(n) else n
             targets.ask(cell, [INTACT, *names, *kept], math.ceil(n))
-
-    @staticmethod
-    def _n_asked(cell: Cell, names: tuple[str, ...]) -> int:
-        return Targets.n_asked(cell, names)
 
 
 def open_claims(result: SweepResult, plan: Plan) -> list[OpenClaim]:
     """Return the claims that a command may still decide, with what they ask for.
 
+    Kinds of ablation of other commands in the folder are left out. Each kind counts by the
+    mechanism that it declares, since that two kinds are one is not known from few answers.
+
     Args:
         result: all rows so far.
         plan: the command that is carried out.
     """
-    return list(_open_claims(result, plan))
-
-
-def _open_claims(result: SweepResult, plan: Plan) -> Iterator[OpenClaim]:
     entries = result.manifest["conditions"]
     kinds = kinds_asked(entries, plan)
-    asked = set(result.frame["ablation"])
+    own = result.frame[result.frame["ablation"].isin([INTACT, *kinds])]
+    asked = set(own["ablation"])
     if not kinds or kinds[0] not in asked:
-        return
+        return []
     mechanism_of = {entry["ablation"]: str(entry.get("mechanism", "")) for entry in entries}
     unasked = [
         Finding(kind, mechanism_of[kind], 0, "", is_open=True)
         for kind in kinds[1:]
         if kind not in asked
     ]
-    decisions = decisions_of(cells_of(result), result.manifest)
-    for claim in claims_on_layers(result, kinds[0]):
-        finding = claim.open_finding(unasked)
-        if finding is not None:
-            names = _names_at_all(entries, plan, finding.ablation)
-            cells = tuple(
-                (cell, names, _names_kept(decisions, cell, names) if finding.asks_kept else ())
-                for cell in cells_of(result)
-                if (cell.family, cell.protocol) in claim.keys and cell.has_skill
-            )
-            yield OpenClaim(claim, finding, cells)
+    if len(own) < len(result.frame):
+        result = replace(result, frame=own.reset_index(drop=True))
+    claims = claims_on_layers(result, kinds[0], mechanism_of)
+    conditions = _Conditions(result, plan)
+    return [
+        OpenClaim(claim, finding, conditions.of(claim, finding))
+        for claim in claims
+        if (finding := claim.open_finding(unasked)) is not None
+    ]
 
 
-def _names_at_all(entries: list[dict[str, Any]], plan: Plan, kind: str) -> tuple[str, ...]:
-    """Return the names of a kind's conditions, but those `after_first` of the same edits."""
-    waiting, planned = find_waiting(entries), set(plan["conditions"])
-    return tuple(
-        str(entry["name"])
-        for entry in entries
-        if entry["ablation"] == kind and entry["hash"] in planned and entry["hash"] not in waiting
-    )
+class _Conditions:
+    """Finds the conditions to ask about a claim.
 
+    Args:
+        result: all rows so far.
+        plan: the command.
+    """
 
-def _names_kept(decisions: list[Decision], cell: Cell, names: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the names of the conditions `after_first` of layers that are critical in a family."""
-    return tuple(
-        decision.kept
-        for decision in decisions
-        if decision.condition in names
-        and (decision.family, decision.protocol) == (cell.family, cell.protocol)
-        and decision.kept is not None
-        and decision.harm.interval.low > CRITICAL
-    )
+    def __init__(self, result: SweepResult, plan: Plan) -> None:
+        manifest = result.manifest
+        waiting = find_waiting(manifest["conditions"]) if manifest.get("only_needed") else {}
+        self._cells = cells_of(result)
+        self._decisions = decisions_of(self._cells, manifest) if waiting else []
+        planned = set(plan["conditions"]) - set(waiting)
+        self._names: dict[str, tuple[str, ...]] = {}
+        for entry in manifest["conditions"]:
+            if entry["hash"] in planned:
+                names = self._names.get(entry["ablation"], ())
+                self._names[entry["ablation"]] = (*names, str(entry["name"]))
+
+    def of(self, claim: Claim, finding: Finding) -> tuple[CellConditions, ...]:
+        """Return what `OpenClaim.cells` holds, for the kind of a finding."""
+        names = self._names[finding.ablation]
+        return tuple(
+            (cell, names, self._kept(cell, names) if finding.asks_kept else ())
+            for cell in self._cells
+            if (cell.family, cell.protocol) in claim.keys
+            and cell.has_skill
+            and (not claim.tasks or cell.task in claim.tasks)
+        )
+
+    def _kept(self, cell: Cell, names: tuple[str, ...]) -> tuple[str, ...]:
+        """Return the names of the conditions `after_first` of critical layers."""
+        return tuple(
+            decision.kept
+            for decision in self._decisions
+            if decision.condition in names
+            and (decision.family, decision.protocol) == (cell.family, cell.protocol)
+            and decision.kept is not None
+            and decision.harm.interval.low > CRITICAL
+        )
 
 
 def expected_for_claims(result: SweepResult, plan: Plan) -> dict[str, float]:
-    """Return the expected number of rows that open claims will still ask for, by task."""
+    """Return the rows that open claims are expected to ask for after the first look, by task.
+
+    Kinds of ablation that a claim may depend on later are not included.
+    """
     targets = Targets(result, plan)
-    for goal in _open_claims(result, plan):
-        goal.expect(targets)
-    hashes = {entry["hash"]: str(entry["name"]) for entry in result.manifest["conditions"]}
+    for claim in open_claims(result, plan):
+        claim.expect(targets)
+    names = {entry["hash"]: str(entry["name"]) for entry in result.manifest["conditions"]}
     cells = {(cell.task, cell.protocol): cell for cell in cells_of(result)}
+    looks = result.manifest.get("looks", {})
     rows: dict[str, float] = {}
     for (condition, task, protocol), n in targets.found.items():
-        n_asked = Targets.n_asked(cells[task, protocol], [hashes[condition]])
-        rows[task] = rows.get(task, 0.0) + n - n_asked
-    return rows
+        cell = cells[task, protocol]
+        first = count_first(plan, looks, task, targets.limit(cell))
+        n_asked = max(first, targets.n_asked(cell, [names[condition]]))
+        rows[task] = rows.get(task, 0.0) + max(0, n - n_asked)
+    return {task: n for task, n in rows.items() if n}

@@ -61,8 +61,8 @@ class Sweep:
             that.
         until: `"decided"` or a `Decided`: ask about each condition only until its verdict is
             decided, in looks at 32, 48, 64, 96, ... examples up to `limit`; `"claims"`: until each
-            claim of the literature is, with a second kind of ablation only where a claim depends on
-            it. None to ask `limit` examples under every condition.
+            claim of the literature is decided, with a second kind of ablation only where a claim
+            depends on it. None to ask `limit` examples under every condition.
         limit: the largest number of examples of each task; by default 32, and 512 with `until`.
         seed: the seed that selects the tasks' examples.
         engine: the engine that answers; None for `Engine(model)`.

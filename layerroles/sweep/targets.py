@@ -10,7 +10,19 @@ from layerroles.sweep.store import Key
 # A command, as stored in the manifest; see `next_cells.is_answered`.
 Plan = Mapping[str, Any]
 # Family, protocol and condition, or claim, family and protocol.
-GoalName = tuple[str, str, str]
+DecisionName = tuple[str, str, str]
+
+
+def count_first(plan: Plan, looks: Mapping[str, Iterable[int]], task: str, n: int) -> int:
+    """Return how many of `n` examples of a task are asked before the rows decide about more.
+
+    Args:
+        plan: the command, see `is_answered`.
+        looks: the manifest's numbers of questions of each task after which the sweep looks.
+        task: the label of the task.
+        n: the number of examples that the command may ask.
+    """
+    return min([n, *looks.get(task, ())]) if plan.get("until") else n
 
 
 class Targets:

@@ -36,11 +36,12 @@ HELLASWAG = {"query": "q", "choices": ["a", "b"], "gold": 0}
         ("audit", ["nowhere.csv"], "'nowhere.csv' cannot be read: No such file"),
         ("audit", [], "the following arguments are required: file; --help lists the options"),
         ("claims", ["--limit", "16"], "--limit 16 is too few: use 32"),
-        ("claims", ["--minutes", "-5"], "minutes=-2.5 is not a number of minutes above 0"),
+        ("claims", ["--minutes", "-5"], "--minutes -5 leaves no time"),
         ("claims", ["--data", "nowhere"], "'nowhere' holds none of hellaswag"),
         ("retrieval", ["--until", "claims", "--limit", "9"], "--limit 9 is too few: use 32"),
         ("retrieval", ["--until", "decided"], "argument --until: invalid choice: 'decided'"),
         ("all", ["--data", "nowhere"], "'nowhere' is not a folder"),
+        ("all", ["--minutes", "5"], "--minutes is for --until claims"),
         ("all", ["--only", "rag,rug"], "--only rug: known are knowledge"),
     ],
 )
@@ -216,7 +217,7 @@ def test_the_table_of_claims_has_what_was_reported_and_the_numbers_by_kind(
     result = Simulation({**truth, ("knowledge", "exact"): [0.0] * 9}).draw(0)
     unknown = result.frame["task"] == "knowledge"
     frame = result.frame.assign(score=result.frame["score"].mask(unknown, 0.0))
-    rows = script.decided({"layers": lr.SweepResult(frame, result.manifest, result.examples)})
+    rows = script.claim_rows({"layers": lr.SweepResult(frame, result.manifest, result.examples)})
     lines = script.table(rows).splitlines()[2:]
     assert len(lines) == len(rows) == 2
     retrieval, knowledge = lines

@@ -27,7 +27,7 @@ def truth(stricter: float, writing: float) -> Truth:
 def claims(result: SweepResult) -> pd.DataFrame:
     """The claims that single layers can speak to, by name, without all else that is localized."""
     kinds = [
-        AblationKind(Harms(result, ablation), pd.DataFrame(), mechanism)
+        AblationKind(Harms(result, ablation), mechanism)
         for ablation, mechanism in mechanisms(result).items()
     ]
     rows = (claim.row() for claim in literature_claims(kinds, "language"))
