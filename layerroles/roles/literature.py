@@ -244,9 +244,9 @@ def _judge_need(kind: AblationKind, protocol: str, control: str | None) -> Findi
         f"{kind.ablation}: mean harm beyond copying, {', '.join(words)}",
         numbers,
         max(needed, default=math.nan),
-        is_open=not sign and bool(undecided) and not any(need.is_near for need in undecided),
+        is_open=not sign and not all(need.is_near for need in undecided),
         asks_kept=not sign and signs[0] != 0,
-        is_near=not sign and any(need.is_near for need in undecided),
+        is_near=not sign and bool(undecided) and all(need.is_near for need in undecided),
     )
 
 
@@ -280,7 +280,11 @@ class _Need:
         )
         alone = [Number("", single, smallest=CRITICAL) for single in singles]
         by_singles = [number.needed for number in alone if not math.isnan(number.needed)]
-        by_mean = mean_number.needed if mean_number.judged_sign == 0 else max(by_singles, default=0)
+        by_mean = (
+            mean_number.needed
+            if mean_number.judged_sign == 0
+            else max(by_singles, default=math.nan)
+        )
         self.needed = math.nan if self.sign else by_mean
         # More questions would neither show it by the mean, nor by a single layer.
         reach = max(single.interval.high for single in singles)
