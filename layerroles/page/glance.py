@@ -126,7 +126,7 @@ def _say_certainty(roles: Roles, decided: str) -> str:
             f"(at {questions} questions{f'; {needed}' if needed else ''})."
         )
     if decided and len(measured):
-        first = f"{decided}{f'. Open: {needed}' if needed else ''}."
+        first = f"{decided}{f'. Verdicts on layers that are open: {needed}' if needed else ''}."
     claims = [
         f"{row.claim[0].lower()}{row.claim[1:]} ({row.family}, {row.protocol or 'all protocols'}): "
         f"{row.status}"
