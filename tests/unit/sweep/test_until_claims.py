@@ -236,7 +236,9 @@ def test_looking_supports_no_claim_at_its_border_more_often_than_it_may() -> Non
     assert found["not shown"] >= 22  # each way at most .025, by each of two kinds
 
 
-def planted(*, until_claims: bool = True, minutes: float | None = None) -> lr.Sweep:
+def planted(
+    *, until_claims: bool = True, minutes: float | None = None, limit: int = 24
+) -> lr.Sweep:
     """A sweep of a planted model, with a first look after so few questions that more follow."""
     until = lr.Decided(goal="claims", first=8, minutes=minutes) if until_claims else None
     made = lr.planted(n_layers=6, retrieval=(1, 2), reasoning=(4,), inert=(5,))
@@ -251,7 +253,7 @@ def planted(*, until_claims: bool = True, minutes: float | None = None) -> lr.Sw
         conditions,
         protocols=["generation"],
         until=until,
-        limit=24,
+        limit=limit,
         noise_floor=False,
     )
 
@@ -286,6 +288,12 @@ def test_a_time_limit_leaves_claims_open_and_more_time_goes_on(tmp_path: Path) -
     result = planted().run(tmp_path / "run")
     assert not result.manifest["unfinished"]
     assert "mean" in set(result.frame["ablation"])
+    further = planted(limit=40).run(tmp_path / "run")
+    assert not further.manifest["unfinished"]
+    assert further.manifest["looks"]["planted_look_up"][:2] == [8, 12]
+    kept = result.frame[KEYS].merge(further.frame[KEYS])
+    assert len(kept) == len(result.frame)
+    assert {statuses(further)[RETRIEVAL]} <= {statuses(result)[RETRIEVAL], "supported"}
 
 
 def test_claims_take_two_kinds_of_ablation_of_each_layer() -> None:
