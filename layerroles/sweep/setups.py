@@ -228,6 +228,8 @@ def _check_factors(
     Raises:
         InputError: see `robustness`.
     """
+    if not isinstance(model, TransformerBridge) and not callable(model):
+        raise InputError(f"model={model!r} is not a model, use load(name)")
     if not isinstance(task, Task):
         raise InputError(f"{task!r} is no task: lr.task(...) makes one")
     parameters = [field.name for field in dataclasses.fields(task)]

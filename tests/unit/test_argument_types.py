@@ -44,10 +44,12 @@ def error_line(call: Callable[..., object], names: list[str]) -> str:
         "condition": lr.Condition({}),
         "conditions": [],
         "drop": 1,
+        "factors": {"seed": [0, 1]},
         "order": "top-down",
         "path": "nowhere",
         "plans": [],
         "probes": [],
+        "task": lr.task("facts"),
         "tasks": [lr.task("facts")],
         "width": 1,
     }
