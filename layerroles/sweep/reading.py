@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from layerroles import stats
-from layerroles.results import SweepResult
+from layerroles.results import SweepResult, find_deferred, find_waiting
 from layerroles.sweep.store import ROW, read_run
 
 # Columns added in later versions come last.
@@ -58,16 +58,33 @@ def read(path: str | Path) -> SweepResult:
         columns=_COLUMNS,
     ).astype(_TYPES)
     return SweepResult(
-        frame=_leave_out_begun_looks(frame, manifest.get("looks", {}), examples),
+        frame=_leave_out_begun_looks(
+            frame, manifest.get("looks", {}), examples, _deferred_names(manifest)
+        ),
         manifest=manifest,
         examples=_example_table(examples),
     )
 
 
+def _deferred_names(manifest: dict[str, Any]) -> set[str]:
+    """Return the names of the conditions that are asked only where answers ask for them."""
+    entries, only_needed = manifest["conditions"], bool(manifest.get("only_needed"))
+    deferred = set(find_waiting(entries)) if only_needed else set()
+    for plan in manifest.get("unfinished", []):
+        deferred |= find_deferred(entries, plan, only_needed=only_needed)
+    return {str(entry["name"]) for entry in entries if entry["hash"] in deferred}
+
+
 def _leave_out_begun_looks(
-    frame: pd.DataFrame, looks: dict[str, list[int]], examples: list[dict[str, Any]]
+    frame: pd.DataFrame,
+    looks: dict[str, list[int]],
+    examples: list[dict[str, Any]],
+    deferred: set[str],
 ) -> pd.DataFrame:
-    """Leave out the rows of looks that are not complete, since verdicts fall at looks only."""
+    """Leave out the rows of looks that are not complete, since verdicts fall at looks only.
+
+    Before its first look, a run has estimates of all conditions but those that are deferred.
+    """
     if not looks or frame.empty:
         return frame
     places: defaultdict[str, dict[str, int]] = defaultdict(dict)  # of examples, by task
@@ -82,8 +99,10 @@ def _leave_out_begun_looks(
     is_gapless = place.groupby(keys).rank().sub(1).eq(place)
     n_gapless = is_gapless.groupby(keys).transform("sum")
     complete = [
-        stats.Looks(tuple(looks.get(task, ()))).complete(int(n))
-        for task, n in zip(frame["task"], n_gapless, strict=True)
+        0
+        if name in deferred and n < min(looks.get(task, ()), default=0)
+        else stats.Looks(tuple(looks.get(task, ()))).complete(int(n))
+        for name, task, n in zip(frame["condition"], frame["task"], n_gapless, strict=True)
     ]
     is_begun = (n_gapless > complete) | (n_gapless < place.groupby(keys).transform("size"))
     return frame[~is_begun | (place < complete)].reset_index(drop=True)

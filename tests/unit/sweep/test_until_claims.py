@@ -1,6 +1,8 @@
 """Sweeps until="claims": a second kind of ablation only where a claim depends on it."""
 
+import contextlib
 import dataclasses
+import sqlite3
 from collections import Counter
 from pathlib import Path
 
@@ -279,6 +281,24 @@ def test_rows_are_those_of_a_plain_sweep_and_a_killed_run_asks_the_same(tmp_path
     pd.testing.assert_frame_equal(answers(resumed), answers(result), rtol=1e-4)
     assert statuses(resumed) == statuses(result)
     assert not resumed.manifest["unfinished"]
+
+
+def test_a_deferred_condition_is_read_from_its_first_look_on(tmp_path: Path) -> None:
+    """Before it, its interval would be one of a look that is not accounted for."""
+    result = planted().run(tmp_path / "run")
+    kept = result.frame["condition"].str.endswith("after_first")
+    assert kept.any()
+    entries = result.manifest["conditions"]
+    hashes = [entry["hash"] for entry in entries if entry["at"] == "after_first"]
+    with contextlib.closing(sqlite3.connect(tmp_path / "run" / "rows.sqlite")) as rows:
+        rows.execute(
+            f"delete from rows where condition in ({','.join('?' * len(hashes))}) and example in "
+            "(select example from examples where place >= 3)",
+            hashes,
+        )
+        rows.commit()
+    begun = lr.read(tmp_path / "run").frame
+    assert len(begun) == len(result.frame) - kept.sum()
 
 
 def test_a_time_limit_leaves_claims_open_and_more_time_goes_on(tmp_path: Path) -> None:
