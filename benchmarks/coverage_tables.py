@@ -20,7 +20,8 @@ from benchmarks.simulated import Simulation, Truth
 from layerroles import stats
 from layerroles.roles import localize
 from layerroles.roles.decision import SMALLEST
-from layerroles.roles.literature import DEEP, MORE, ORDER, SHALLOW
+from layerroles.roles.literature import DEEP, ORDER, SHALLOW
+from layerroles.roles.protocol_claims import MORE
 from layerroles.stats.score_test import score
 
 # Skill, chance, harm, churn.

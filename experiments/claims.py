@@ -18,8 +18,8 @@ Run
     python experiments/claims.py --minutes 60 --out runs/claims  # again, and it goes on
 
 Cost
-    The first questions, about 15 minutes on two cores, and then no more than `--minutes`. The table
-    is written to `claims.md`.
+    The first questions (32 of each task by each protocol, 11,904 answers for the first sweep), and
+    then no more than `--minutes`. The table is written to `claims.md`.
 """
 
 import time
@@ -33,8 +33,9 @@ from setting import Options, conclude, run
 
 import layerroles as lr
 from layerroles.roles import SMALLEST, describe_decided
-from layerroles.roles.literature import DEEP, MORE, ORDER, SHALLOW, STRICTER, WRITING
+from layerroles.roles.literature import DEEP, ORDER, SHALLOW
 from layerroles.roles.paired_claims import CONTEXT
+from layerroles.roles.protocol_claims import MORE, STRICTER, WRITING
 
 NAMES = ("kv_retrieval", "facts", "word_problems[steps=1]", "copying")
 PROTOCOLS = ("continuation", "exact", "generation")

@@ -36,7 +36,7 @@ from sentences import claims, lean, leaning
 from setting import Options, conclude, run, skipped, thorough, until_claims
 
 import layerroles as lr
-from layerroles.roles.literature import MORE, STRICTER, WRITING
+from layerroles.roles.protocol_claims import MORE, STRICTER, WRITING
 
 MMLU = ("mmlu", "mmlu_continuation", "mmlu_generative")
 OWN = ("kv_retrieval", "facts", "copying")

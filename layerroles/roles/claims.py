@@ -1,6 +1,6 @@
 """Decide the claims of the literature on a sweep, by its kinds of ablation.
 
-`literature` and `paired_claims` measure the claims, `decision` has the rule.
+`literature`, `protocol_claims` and `paired_claims` measure the claims, `decision` has the rule.
 """
 
 from collections import Counter
@@ -21,7 +21,7 @@ from layerroles.results import (
     describe_decisions,
     mechanisms,
 )
-from layerroles.roles import decision, literature, paired_claims
+from layerroles.roles import decision, literature, paired_claims, protocol_claims
 from layerroles.roles.decision import AblationKind, Claim
 from layerroles.roles.harms import (
     Harms,
@@ -54,6 +54,7 @@ def _claims_on_layers(result: SweepResult, kinds: Sequence[AblationKind]) -> Ite
     # A kind that was asked about some families only does not know what they are compared with.
     by_families = sorted(kinds, key=lambda kind: -len(kind.harms.keys))
     yield from literature.literature_claims(by_families, CONTROL)
+    yield from protocol_claims.claims_on_protocols(by_families)
     yield from paired_claims.claims_on_contexts(result, kinds)
 
 

@@ -20,7 +20,7 @@ first token, breaks every task, which says nothing about a skill.
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
@@ -204,6 +204,41 @@ def make_finding(kind: AblationKind, numbers: Sequence[Number]) -> Finding:
     )
 
 
+def find_by_kind(
+    kinds: Sequence[AblationKind],
+    keys: Sequence[Key],
+    measures: Sequence[Callable[[Harms], Number]],
+) -> list[Finding]:
+    """Return the finding of each kind on a claim about numbers that are measured in `keys`."""
+    return [
+        make_finding(kind, [measure(kind.harms) for measure in measures])
+        if was_asked(kind, kinds[0], keys)
+        else not_asked(kind)
+        for kind in kinds
+    ]
+
+
+def was_asked(kind: AblationKind, first: AblationKind, keys: Sequence[Key]) -> bool:
+    """Return whether a kind was asked about all tasks with skill that the first was asked about."""
+    return all(set(first.harms.tasks(*key)) <= set(kind.harms.tasks(*key)) for key in keys)
+
+
+def not_asked(kind: AblationKind) -> Finding:
+    """Return the finding of a kind that was not asked about all that a claim is about."""
+    return Finding(
+        kind.ablation,
+        kind.mechanism,
+        0,
+        f"{kind.ablation}: not asked about all of it",
+        is_open=True,
+    )
+
+
+def left_undecided(finding: Finding) -> Finding:
+    """Return a finding that shows nothing, whatever its numbers are."""
+    return replace(finding, sign=0, needed=math.nan, is_open=False, is_near=False)
+
+
 def measure_number(
     harms: Harms,
     quantity: str,
@@ -353,21 +388,6 @@ def _describe_needed(findings: Sequence[Finding]) -> str:
 
 def _format_count(n: float) -> str:
     return f"more than {_MOST_QUESTIONS:,}" if n > _MOST_QUESTIONS else f"about {math.ceil(n):,}"
-
-
-def describe_claim(
-    claim: str, family: str, words: str, numbers: Sequence[dict[str, Any]]
-) -> dict[str, Any]:
-    """Return a row of `Roles.claims` with numbers and no verdict (status "described")."""
-    return {
-        "claim": claim,
-        "family": family,
-        "protocol": "",
-        "smallest": math.nan,
-        "status": "described",
-        "evidence": words,
-        "numbers": list(numbers),
-    }
 
 
 def make_table(rows: Iterable[dict[str, Any]]) -> pd.DataFrame:

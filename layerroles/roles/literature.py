@@ -1,14 +1,13 @@
-"""Claims of the literature that ablations of single layers can test.
+"""Claims of the literature on the depth at which families are harmed.
 
 The claims are those of "Demystifying the Roles of LLM Layers in Retrieval, Knowledge, and
-Reasoning" (arXiv 2510.02091). `decision` decides them; claims on heads are in `heads`, claims on
-two settings of the same questions in `paired_claims`.
+Reasoning" (arXiv 2510.02091). `decision` decides them; claims on protocols are in
+`protocol_claims`, on heads in `heads`, and on two settings of the same questions in
+`paired_claims`.
 """
 
-import itertools
-import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -23,8 +22,11 @@ from layerroles.roles.decision import (
     Number,
     decide_status,
     explain_unmeasured,
-    make_finding,
+    find_by_kind,
+    left_undecided,
     measure_number,
+    not_asked,
+    was_asked,
 )
 from layerroles.roles.harms import Harms
 from layerroles.roles.wording import format_estimate, format_layers
@@ -36,16 +38,10 @@ SHALLOW = {
 }
 DEEP = "Reasoning needs middle and deep layers"
 ORDER = "Reasoning leans on deeper layers than retrieval"
-MORE = "Generation needs more of the depth than likelihood"
-# The two parts of MORE, if `exact` was asked too.
-STRICTER = "Exact answers need more of the depth than likelihood"
-WRITING = "Writing needs more of the depth than exact answers"
-EXACT = "exact"
-NOT_SPLIT = "stricter scoring and writing are not distinguished: that takes protocol exact too"
 
 
 def literature_claims(kinds: Sequence[AblationKind], control: str) -> Iterator[Claim]:
-    """Yield the claims that ablations of single layers can test.
+    """Yield the claims on depth that ablations of single layers can test.
 
     Args:
         kinds: kinds of ablation at the same positions, first the one that was asked about the most
@@ -56,7 +52,6 @@ def literature_claims(kinds: Sequence[AblationKind], control: str) -> Iterator[C
     yield from _claims_on_shallow(kinds, control)
     yield from _claims_on_order(kinds)
     yield from _claims_on_deep(kinds, control)
-    yield from _claims_on_protocols(kinds)
 
 
 def _claims_on_shallow(kinds: Sequence[AblationKind], control: str) -> Iterator[Claim]:
@@ -69,56 +64,22 @@ def _claims_on_shallow(kinds: Sequence[AblationKind], control: str) -> Iterator[
         keys = [key, control_key]
         missing = explain_unmeasured(first, [key])
         leans = partial(_early_minus_late, key=key)
-        alone = _find_by_kind(kinds, [key], [leans])
+        alone = find_by_kind(kinds, [key], [leans])
         if control_key not in first.keys:
             note = "no copying control: whether any text leans so is not known"
             yield Claim(SHALLOW[family], family, protocol, alone, missing, [key], note=note)
             continue
         if first.measured(*control_key).empty:
             # The claim is about the excess over copying, which is not known.
-            undecided = [_left_undecided(finding) for finding in alone]
+            undecided = [left_undecided(finding) for finding in alone]
             note = "the copying control is not above chance: whether any text leans so is not known"
             yield Claim(SHALLOW[family], family, protocol, undecided, missing, keys, note=note)
             continue
         leans_beyond = partial(_difference_over_depth, key=key, other=control_key)
-        both_findings = _find_by_kind(kinds, keys, [leans, leans_beyond])
-        beyond = _find_by_kind(kinds, keys, [leans_beyond])
+        both_findings = find_by_kind(kinds, keys, [leans, leans_beyond])
+        beyond = find_by_kind(kinds, keys, [leans_beyond])
         note = _compare_with_copying("leans", alone, beyond, both_findings)
         yield Claim(SHALLOW[family], family, protocol, both_findings, missing, keys, note=note)
-
-
-def _find_by_kind(
-    kinds: Sequence[AblationKind],
-    keys: Sequence[Key],
-    measures: Sequence[Callable[[Harms], Number]],
-) -> list[Finding]:
-    """Return the finding of each kind on a claim about numbers that are measured in `keys`."""
-    return [
-        make_finding(kind, [measure(kind.harms) for measure in measures])
-        if _was_asked(kind, kinds[0], keys)
-        else _not_asked(kind)
-        for kind in kinds
-    ]
-
-
-def _was_asked(kind: AblationKind, first: AblationKind, keys: Sequence[Key]) -> bool:
-    """Return whether a kind was asked about all tasks with skill that the first was asked about."""
-    return all(set(first.harms.tasks(*key)) <= set(kind.harms.tasks(*key)) for key in keys)
-
-
-def _not_asked(kind: AblationKind) -> Finding:
-    return Finding(
-        kind.ablation,
-        kind.mechanism,
-        0,
-        f"{kind.ablation}: not asked about all of it",
-        is_open=True,
-    )
-
-
-def _left_undecided(finding: Finding) -> Finding:
-    """Return a finding that shows nothing, whatever its numbers are."""
-    return replace(finding, sign=0, needed=math.nan, is_open=False, is_near=False)
 
 
 def _compare_with_copying(
@@ -172,7 +133,7 @@ def _claims_on_order(kinds: Sequence[AblationKind]) -> Iterator[Claim]:
             leans_more = partial(
                 _difference_over_depth, key=keys[0], other=keys[1], quantity=quantity
             )
-            findings = _find_by_kind(kinds, keys, [leans_more])
+            findings = find_by_kind(kinds, keys, [leans_more])
             missing = explain_unmeasured(first, keys)
             yield Claim(ORDER, "reasoning", protocol, findings, missing, keys)
 
@@ -186,8 +147,8 @@ def _claims_on_deep(kinds: Sequence[AblationKind], control: str) -> Iterator[Cla
             beyond, alone = (
                 [
                     _judge_need(kind, protocol, subtracted)
-                    if _was_asked(kind, kinds[0], keys)
-                    else _not_asked(kind)
+                    if was_asked(kind, kinds[0], keys)
+                    else not_asked(kind)
                     for kind in kinds
                 ]
                 for subtracted in (control, None)
@@ -302,126 +263,3 @@ class _Need:
 def _with_words(finding: Finding, words: str) -> Finding:
     text = f"{finding.ablation}: {words}"
     return Finding(finding.ablation, finding.mechanism, finding.sign, text)
-
-
-def _claims_on_protocols(kinds: Sequence[AblationKind]) -> Iterator[Claim]:
-    """Yield claims on mean harm under protocols that write minus that under protocols that score.
-
-    If `exact` was asked too, also yield the two parts: stricter scoring, and writing.
-    """
-    first = kinds[0].harms
-    for family in dict.fromkeys(family for family, _ in first.keys):
-        protocols = [protocol for same, protocol in first.keys if same == family]
-        written = [protocol for protocol in protocols if _is_written(protocol)]
-        scored = [other for other in protocols if not _is_written(other) and other != EXACT]
-        # Nats have no chance level, and so no harm.
-        with_chance = [p for p in protocols if first.intact_rows(family, p)["chance"].notna().any()]
-        split_protocols = with_chance if EXACT in protocols else []
-        stricter = {
-            p: _ProtocolDifference(kinds, family, EXACT, p) for p in scored if p in split_protocols
-        }
-        writing = {
-            p: _ProtocolDifference(kinds, family, p, EXACT) for p in written if p in split_protocols
-        }
-        for protocol, other in itertools.product(written, scored):
-            whole_difference = _ProtocolDifference(kinds, family, protocol, other)
-            note = NOT_SPLIT
-            if protocol in writing and other in stricter:
-                note = _describe_parts(whole_difference, stricter[other], writing[protocol])
-            yield whole_difference.claim(MORE, note)
-        yield from (part.claim(STRICTER, part.confounded) for part in stricter.values())
-        yield from (part.claim(WRITING, part.confounded) for part in writing.values())
-
-
-class _ProtocolDifference:
-    """Mean harm under one protocol minus that under another, for each kind of ablation."""
-
-    def __init__(
-        self, kinds: Sequence[AblationKind], family: str, protocol: str, other: str
-    ) -> None:
-        self._family, self._between = family, f"{protocol} - {other}"
-        self._keys = [(family, protocol), (family, other)]
-        first = kinds[0].harms
-        missing = explain_unmeasured(first, self._keys)
-        self._missing = missing or _explain_unpaired(first, family, protocol, other)
-        number = _harm_difference(first, family, protocol, other)
-        self.questions = frozenset(number.measured.influence.index)
-        difference = partial(_harm_difference, family=family, protocol=protocol, scored=other)
-        self._found = _find_by_kind(kinds, self._keys, [difference])
-        same = _read_same_contexts(first, family, protocol, other)
-        self.confounded = "" if same else "the two read other contexts, which may be why"
-
-    def claim(self, claim: str, note: str) -> Claim:
-        """Return a claim about this difference.
-
-        Unless the claim is `MORE`, it is undecided if the protocols show different contexts.
-        """
-        findings = self._found if claim == MORE else self._as_part
-        return Claim(
-            claim, self._family, self._between, findings, self._missing, self._keys, note=note
-        )
-
-    @property
-    def part(self) -> str:
-        """The status of this difference as one of two parts; see `_describe_parts`."""
-        return "not measurable" if self._missing else decide_status(self._as_part)[0]
-
-    @property
-    def _as_part(self) -> list[Finding]:
-        if not self.confounded:
-            return self._found
-        return [_left_undecided(finding) for finding in self._found]
-
-
-def _describe_parts(
-    whole_difference: _ProtocolDifference,
-    stricter: _ProtocolDifference,
-    writing: _ProtocolDifference,
-) -> str:
-    """Return text on the two parts of a protocol difference: stricter scoring, and writing."""
-    text = f"its parts: stricter scoring {stricter.part}, writing {writing.part}"
-    same = whole_difference.questions == stricter.questions == writing.questions
-    return text if same else f"{text}, not over the same questions"
-
-
-def _read_same_contexts(harms: Harms, family: str, first: str, second: str) -> bool:
-    """Return whether both protocols show the same text before the answer; True if unknown."""
-    examples = harms.result.examples
-    if "contexts" not in examples:
-        return True
-    column = examples.loc[examples["task"].isin(harms.tasks(family, first)), "contexts"]
-    read = [json.loads(contexts) for contexts in column if contexts]
-    return all(
-        by_protocol[first] == by_protocol[second]
-        for by_protocol in read
-        if {first, second} <= set(by_protocol)
-    )
-
-
-def _harm_difference(harms: Harms, family: str, protocol: str, scored: str) -> Number:
-    return measure_number(
-        harms,
-        f"mean harm, {protocol} minus {scored}",
-        lambda at: harms.mean_harm_apart(family, protocol, scored, at),
-    )
-
-
-def _explain_unpaired(harms: Harms, family: str, protocol: str, scored: str) -> str:
-    """Return text on why two protocols cannot be compared though each has a task with skill.
-
-    Empty if they can be compared, or if the only reason is that layers are missing.
-    """
-    if not harms.shares_questions(family, protocol, scored):
-        return f"no question of {family} was asked under both"
-    if harms.mean_harm_apart(family, protocol, scored).known:
-        return ""
-    if len(harms.swept) < harms.n_layers:
-        return ""
-    if not harms.both_have_skill(family, protocol, scored):
-        return "of the questions asked under both, none are of tasks above chance under both"
-    return ""
-
-
-def _is_written(protocol: str) -> bool:
-    """Return whether the model writes: protocol `generation`, with or without parameters."""
-    return protocol.partition("[")[0] == "generation"

@@ -32,7 +32,6 @@ from layerroles.roles.decision import (
     Claim,
     Finding,
     Number,
-    describe_claim,
     make_finding,
 )
 from layerroles.roles.harms import Harms
@@ -388,4 +387,8 @@ def claims_on_neighbours(similarity: pd.DataFrame) -> Iterator[dict[str, Any]]:
             "high": interval.high,
             "n": len(means),
         }
-        yield describe_claim(ALIKE, str(family), words, [record])
+        yield {
+            **{"claim": ALIKE, "family": str(family), "protocol": ""},
+            **{"smallest": math.nan, "status": "described"},
+            **{"evidence": words, "numbers": [record]},
+        }

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pandas as pd
 
 from layerroles.results import records
-from layerroles.roles import heads, literature, paired_claims
+from layerroles.roles import heads, literature, paired_claims, protocol_claims
 from layerroles.roles.protocol_sentences import protocol_sentences
 from layerroles.roles.result import Roles, Sentence
 from layerroles.roles.wording import Setting, describe_positions, format_bounds, format_estimate
@@ -18,7 +18,9 @@ from layerroles.roles.wording import Setting, describe_positions, format_bounds,
 # Topic of the sentence on each claim of the literature; `depth` for those not listed.
 _DECIDED_BY = {
     literature.DEEP: "layers",
-    **dict.fromkeys((literature.MORE, literature.STRICTER, literature.WRITING), "protocols"),
+    **dict.fromkeys(
+        (protocol_claims.MORE, protocol_claims.STRICTER, protocol_claims.WRITING), "protocols"
+    ),
     heads.FEW: "heads",
     paired_claims.CONTEXT: "protocols",
     paired_claims.ALIKE: "similarity",
@@ -141,7 +143,7 @@ def _claim_sentences(claims: pd.DataFrame) -> Iterator[Sentence]:
         size = "" if math.isnan(row.smallest) else f" (by {row.smallest:g} of the skill or more)"
         family = f" for {row.family}" if families[row.claim] > 1 else ""
         protocol = f" under {row.protocol}" if row.protocol else ""
-        part = row.claim in (literature.STRICTER, literature.WRITING)
+        part = row.claim in (protocol_claims.STRICTER, protocol_claims.WRITING)
         whose = "Part of the claim on generation" if part else "Claim of the literature"
         text = (
             f"{whose}, {row.claim[0].lower()}{row.claim[1:]}{size}: {row.status}"

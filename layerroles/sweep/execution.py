@@ -23,7 +23,13 @@ from layerroles.protocols import Answer, Asked, add_coherence
 from layerroles.results import SweepResult, find_waiting
 from layerroles.sweep import noise_floor
 from layerroles.sweep.contention import Contention
-from layerroles.sweep.next_cells import expected_next, is_answered, next_cells, open_decisions
+from layerroles.sweep.next_cells import (
+    ask_for,
+    expected_next,
+    is_answered,
+    next_cells,
+    open_decisions,
+)
 from layerroles.sweep.pace import Pace
 from layerroles.sweep.reading import read
 from layerroles.sweep.status import write_progress
@@ -125,11 +131,13 @@ class Execution:
         If they do not suffice for everything, it is what the decisions ask for that are expected to
         need the fewest further questions.
         """
-        open_ = open_decisions(result, self._work.plan)
-        nearest = sorted(open_, key=open_.__getitem__)
+        if left > 0 and self._pace.cost(self._units_for(needed)) <= left:
+            return needed
+        plan = self._work.plan
+        nearest = open_ = open_decisions(result, plan)
         while nearest and self._pace.cost(self._units_for(needed)) > left:
             nearest = nearest[: len(nearest) // 2]
-            needed = next_cells(result, self._work.plan, among=nearest)
+            needed = ask_for(nearest, result, plan)
         is_late = left <= 0 or self._pace.cost(self._units_for(needed)) > left
         if (open_ and not nearest) or (needed and is_late):
             log.warning(

@@ -10,7 +10,7 @@ What is asked next is a function of the stored rows, so that a resumed run asks 
 """
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,14 +24,12 @@ from layerroles.results import (
     decisions_of,
     find_deferred,
 )
-from layerroles.sweep.open_claims import OpenClaim, expected_for_claims, open_claims
+from layerroles.sweep.open_claims import expected_for_claims, open_claims
 from layerroles.sweep.store import Key
-from layerroles.sweep.targets import DecisionName, Plan, Targets, count_first
+from layerroles.sweep.targets import Open, Plan, Targets, count_first
 
 
-def next_cells(
-    result: SweepResult, plan: Plan, *, among: Collection[DecisionName] | None = None
-) -> dict[Key, int]:
+def next_cells(result: SweepResult, plan: Plan) -> dict[Key, int]:
     """Return what to ask next: the number of examples by condition hash, task and protocol.
 
     A deferred condition (`results.find_waiting`) is asked in all cells of a family under a protocol
@@ -43,38 +41,40 @@ def next_cells(
     Args:
         result: all rows so far.
         plan: the command that is carried out, see `is_answered`.
-        among: the names of the decisions that may be asked for; None for all.
     """
+    return ask_for(open_decisions(result, plan), result, plan)
+
+
+def ask_for(decisions: Iterable[Open], result: SweepResult, plan: Plan) -> dict[Key, int]:
+    """Return what `next_cells` does, but only for some of the open decisions."""
     targets = Targets(result, plan)
     for cell in cells_of(result):
         if not cell.has_skill:
             targets.ask_on(cell, [INTACT])
-    for decision in _to_decide(result, plan):
-        if among is None or decision.name in among:
-            decision.ask(targets)
-    return targets.found
+    for decision in decisions:
+        decision.ask(targets)
+    return targets.counts
 
 
-def open_decisions(result: SweepResult, plan: Plan) -> dict[DecisionName, float]:
-    """Map what a command still asks for to the further questions that it may need.
+def open_decisions(result: SweepResult, plan: Plan) -> list[Open]:
+    """Return what a command still asks about, that with the fewest further questions first.
 
-    The keys are family, protocol and condition, or claim, family and protocol. The numbers are
-    estimates; they are infinite where nothing is known, and 0 for a critical layer that may be a
-    sink, and for a claim that depends on another kind of ablation.
+    Where nothing is known about their number, it comes last.
     """
-    found = {}
-    for decision in _to_decide(result, plan):
+    decisions: Sequence[Open]
+    if plan.get("until") == "claims":
+        decisions = open_claims(result, plan)
+    else:
+        decisions = [
+            _Verdict(decision) for decision in decisions_of(cells_of(result), result.manifest)
+        ]
+    asking = []
+    for decision in decisions:
         targets = Targets(result, plan)
         decision.ask(targets)
-        if targets.found:
-            found[decision.name] = math.inf if math.isnan(decision.more) else decision.more
-    return found
-
-
-def _to_decide(result: SweepResult, plan: Plan) -> "Sequence[_Verdict] | Sequence[OpenClaim]":
-    if plan.get("until") == "claims":
-        return open_claims(result, plan)
-    return list(map(_Verdict, decisions_of(cells_of(result), result.manifest)))
+        if targets.counts:
+            asking.append(decision)
+    return sorted(asking, key=lambda d: math.inf if math.isnan(d.more) else d.more)
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,12 +84,8 @@ class _Verdict:
     decision: Decision
 
     @property
-    def name(self) -> DecisionName:
-        return self.decision.family, self.decision.protocol, self.decision.condition
-
-    @property
     def more(self) -> float:
-        """The further questions that may be needed; NaN if not known."""
+        """The further questions that may be needed; NaN if not known, 0 for what may be a sink."""
         if self.decision.may_be_sink:
             return 0.0
         n = sum(cell.n_asked([self.decision.condition]) for cell in self.decision.cells)

@@ -20,7 +20,7 @@ from layerroles.results import (
     kinds_asked,
 )
 from layerroles.roles import Claim, Finding, claims_on_layers
-from layerroles.sweep.targets import DecisionName, Plan, Targets, count_first
+from layerroles.sweep.targets import Plan, Targets, count_first
 
 # A cell, and the names of the conditions to ask in it: at all positions, and `after_first`.
 CellConditions = tuple[Cell, tuple[str, ...], tuple[str, ...]]
@@ -42,13 +42,8 @@ class OpenClaim:
     cells: tuple[CellConditions, ...]
 
     @property
-    def name(self) -> DecisionName:
-        """Claim, family and protocol."""
-        return self.claim.claim, self.claim.family, self.claim.protocol
-
-    @property
     def more(self) -> float:
-        """The further questions that may be needed; NaN if not known."""
+        """The further questions that may be needed; NaN if not known, 0 of a kind not asked yet."""
         n = min((Targets.n_asked(cell, names) for cell, names, _ in self.cells), default=0)
         return self.finding.needed - n if n else 0.0
 
@@ -167,7 +162,7 @@ def expected_for_claims(result: SweepResult, plan: Plan) -> dict[str, float]:
     cells = {(cell.task, cell.protocol): cell for cell in cells_of(result)}
     looks = result.manifest.get("looks", {})
     rows: dict[str, float] = {}
-    for (condition, task, protocol), n in targets.found.items():
+    for (condition, task, protocol), n in targets.counts.items():
         cell = cells[task, protocol]
         first = count_first(plan, looks, task, targets.limit(cell))
         n_asked = max(first, targets.n_asked(cell, [names[condition]]))

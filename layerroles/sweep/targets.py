@@ -1,7 +1,7 @@
 """Collect how many examples to ask next, of a command's conditions and cells."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from layerroles import stats
 from layerroles.results import INTACT, Cell, SweepResult
@@ -9,8 +9,6 @@ from layerroles.sweep.store import Key
 
 # A command, as stored in the manifest; see `next_cells.is_answered`.
 Plan = Mapping[str, Any]
-# Family, protocol and condition, or claim, family and protocol.
-DecisionName = tuple[str, str, str]
 
 
 def count_first(plan: Plan, looks: Mapping[str, Iterable[int]], task: str, n: int) -> int:
@@ -28,13 +26,15 @@ def count_first(plan: Plan, looks: Mapping[str, Iterable[int]], task: str, n: in
 class Targets:
     """Collects how many examples to ask.
 
+    `counts` has them by condition hash, task and protocol.
+
     Args:
         result: all rows so far.
         plan: the command.
     """
 
     def __init__(self, result: SweepResult, plan: Plan) -> None:
-        self.found: dict[Key, int] = {}
+        self.counts: dict[Key, int] = {}
         self._limits = {(task, protocol): n for task, protocol, n in plan["cells"]}
         self._planned, self._looks = set(plan["conditions"]), result.manifest.get("looks", {})
         self._hashes = {entry["name"]: entry["hash"] for entry in result.manifest["conditions"]}
@@ -56,7 +56,7 @@ class Targets:
         for name in names:
             key = (self._hashes[name], cell.task, cell.protocol)
             if key[0] in self._planned and self.n_asked(cell, [name]) < n:
-                self.found[key] = max(n, self.found.get(key, 0))
+                self.counts[key] = max(n, self.counts.get(key, 0))
 
     def limit(self, cell: Cell) -> int:
         """Return the largest number of examples that the command asks of a cell."""
@@ -66,3 +66,15 @@ class Targets:
     def n_asked(cell: Cell, names: Iterable[str]) -> int:
         """Return the number of examples that were asked under each of the conditions."""
         return min(len(cell.asked.get(name, ())) for name in names)
+
+
+@runtime_checkable
+class Open(Protocol):
+    """What is to be decided: the verdict on a condition, or a claim."""
+
+    @property
+    def more(self) -> float:
+        """The further questions that may be needed; NaN if not known."""
+
+    def ask(self, targets: Targets) -> None:
+        """Ask what is needed next, unless it is settled."""

@@ -11,7 +11,13 @@ from layerroles.results import SweepResult, mechanisms
 from layerroles.roles import localize
 from layerroles.roles.decision import SMALLEST, AblationKind, make_table
 from layerroles.roles.harms import Harms
-from layerroles.roles.literature import MORE, NOT_SPLIT, STRICTER, WRITING, literature_claims
+from layerroles.roles.protocol_claims import (
+    MORE,
+    NOT_SPLIT,
+    STRICTER,
+    WRITING,
+    claims_on_protocols,
+)
 
 C, E, G = "continuation", "exact", "generation"
 LAYERS, N, DRAWS = 3, 1000, 40
@@ -30,7 +36,7 @@ def claims(result: SweepResult) -> pd.DataFrame:
         AblationKind(Harms(result, ablation), mechanism)
         for ablation, mechanism in mechanisms(result).items()
     ]
-    rows = (claim.row() for claim in literature_claims(kinds, "language"))
+    rows = (claim.row() for claim in claims_on_protocols(kinds))
     return make_table(rows).set_index("claim")
 
 

@@ -14,7 +14,8 @@ from benchmarks.simulated import Simulation, copied
 from layerroles.results import SweepResult
 from layerroles.roles import localize
 from layerroles.roles.decision import SMALLEST
-from layerroles.roles.literature import DEEP, MORE, SHALLOW
+from layerroles.roles.literature import DEEP, SHALLOW
+from layerroles.roles.protocol_claims import MORE
 from tests.support.scripted_result import scripted_result
 
 G = "generation"

@@ -7,7 +7,8 @@ import pytest
 from layerroles.errors import InputError
 from layerroles.roles import localize
 from layerroles.roles.heads import FEW
-from layerroles.roles.literature import DEEP, MORE, ORDER, SHALLOW
+from layerroles.roles.literature import DEEP, ORDER, SHALLOW
+from layerroles.roles.protocol_claims import MORE
 from layerroles.stats import harm_interval, mcnemar_p, ratio
 from tests.support.scripted_result import (
     GENERATION,

@@ -76,7 +76,7 @@ def test_the_second_kind_waits_for_the_first() -> None:
     asked = next_cells(first, plan_of(first, LIMIT, "claims"))
     assert {kinds[hash] for hash, _, _ in asked} == {INTACT, "skip"}
     assert set(asked.values()) == {48}
-    names = {name[0] for name in open_decisions(first, plan_of(first, LIMIT, "claims"))}
+    names = {claim.claim.claim for claim in open_decisions(first, plan_of(first, LIMIT, "claims"))}
     assert names == {RETRIEVAL, ORDER, DEEP}
 
 

@@ -1,0 +1,153 @@
+"""Claims that protocols need different amounts of the depth, and the parts of the difference.
+
+What generation costs more than likelihood under ablation may be that it is scored more strictly, or
+that the model writes. If `exact` was asked too, the difference is split into these two parts.
+"""
+
+import itertools
+import json
+from collections.abc import Iterator, Sequence
+from functools import partial
+
+from layerroles.roles.decision import (
+    AblationKind,
+    Claim,
+    Finding,
+    Number,
+    decide_status,
+    explain_unmeasured,
+    find_by_kind,
+    left_undecided,
+    measure_number,
+)
+from layerroles.roles.harms import Harms
+
+MORE = "Generation needs more of the depth than likelihood"
+# The two parts of MORE, if `exact` was asked too.
+STRICTER = "Exact answers need more of the depth than likelihood"
+WRITING = "Writing needs more of the depth than exact answers"
+EXACT = "exact"
+NOT_SPLIT = "stricter scoring and writing are not distinguished: that takes protocol exact too"
+
+
+def claims_on_protocols(kinds: Sequence[AblationKind]) -> Iterator[Claim]:
+    """Yield claims on mean harm under protocols that write minus that under protocols that score.
+
+    If `exact` was asked too, also yield the two parts: stricter scoring, and writing.
+    """
+    first = kinds[0].harms
+    for family in dict.fromkeys(family for family, _ in first.keys):
+        protocols = [protocol for same, protocol in first.keys if same == family]
+        written = [protocol for protocol in protocols if _is_written(protocol)]
+        scored = [other for other in protocols if not _is_written(other) and other != EXACT]
+        # Nats have no chance level, and so no harm.
+        with_chance = [p for p in protocols if first.intact_rows(family, p)["chance"].notna().any()]
+        split_protocols = with_chance if EXACT in protocols else []
+        stricter = {
+            p: _ProtocolDifference(kinds, family, EXACT, p) for p in scored if p in split_protocols
+        }
+        writing = {
+            p: _ProtocolDifference(kinds, family, p, EXACT) for p in written if p in split_protocols
+        }
+        for protocol, other in itertools.product(written, scored):
+            whole_difference = _ProtocolDifference(kinds, family, protocol, other)
+            note = NOT_SPLIT
+            if protocol in writing and other in stricter:
+                note = _describe_parts(whole_difference, stricter[other], writing[protocol])
+            yield whole_difference.claim(MORE, note)
+        yield from (part.claim(STRICTER, part.confounded) for part in stricter.values())
+        yield from (part.claim(WRITING, part.confounded) for part in writing.values())
+
+
+class _ProtocolDifference:
+    """Mean harm under one protocol minus that under another, for each kind of ablation."""
+
+    def __init__(
+        self, kinds: Sequence[AblationKind], family: str, protocol: str, other: str
+    ) -> None:
+        self._family, self._between = family, f"{protocol} - {other}"
+        self._keys = [(family, protocol), (family, other)]
+        first = kinds[0].harms
+        missing = explain_unmeasured(first, self._keys)
+        self._missing = missing or _explain_unpaired(first, family, protocol, other)
+        number = _harm_difference(first, family, protocol, other)
+        self.questions = frozenset(number.measured.influence.index)
+        difference = partial(_harm_difference, family=family, protocol=protocol, scored=other)
+        self._found = find_by_kind(kinds, self._keys, [difference])
+        same = _read_same_contexts(first, family, protocol, other)
+        self.confounded = "" if same else "the two read other contexts, which may be why"
+
+    def claim(self, claim: str, note: str) -> Claim:
+        """Return a claim about this difference.
+
+        Unless the claim is `MORE`, it is undecided if the protocols show different contexts.
+        """
+        findings = self._found if claim == MORE else self._as_part
+        return Claim(
+            claim, self._family, self._between, findings, self._missing, self._keys, note=note
+        )
+
+    @property
+    def part(self) -> str:
+        """The status of this difference as one of two parts; see `_describe_parts`."""
+        return "not measurable" if self._missing else decide_status(self._as_part)[0]
+
+    @property
+    def _as_part(self) -> list[Finding]:
+        if not self.confounded:
+            return self._found
+        return [left_undecided(finding) for finding in self._found]
+
+
+def _describe_parts(
+    whole_difference: _ProtocolDifference,
+    stricter: _ProtocolDifference,
+    writing: _ProtocolDifference,
+) -> str:
+    """Return text on the two parts of a protocol difference: stricter scoring, and writing."""
+    text = f"its parts: stricter scoring {stricter.part}, writing {writing.part}"
+    same = whole_difference.questions == stricter.questions == writing.questions
+    return text if same else f"{text}, not over the same questions"
+
+
+def _read_same_contexts(harms: Harms, family: str, first: str, second: str) -> bool:
+    """Return whether both protocols show the same text before the answer; True if unknown."""
+    examples = harms.result.examples
+    if "contexts" not in examples:
+        return True
+    column = examples.loc[examples["task"].isin(harms.tasks(family, first)), "contexts"]
+    read = [json.loads(contexts) for contexts in column if contexts]
+    return all(
+        by_protocol[first] == by_protocol[second]
+        for by_protocol in read
+        if {first, second} <= set(by_protocol)
+    )
+
+
+def _harm_difference(harms: Harms, family: str, protocol: str, scored: str) -> Number:
+    return measure_number(
+        harms,
+        f"mean harm, {protocol} minus {scored}",
+        lambda at: harms.mean_harm_apart(family, protocol, scored, at),
+    )
+
+
+def _explain_unpaired(harms: Harms, family: str, protocol: str, scored: str) -> str:
+    """Return text on why two protocols cannot be compared though each has a task with skill.
+
+    Empty if they can be compared, or if the only reason is that layers are missing.
+    """
+    if not harms.shares_questions(family, protocol, scored):
+        return f"no question of {family} was asked under both"
+    if harms.mean_harm_apart(family, protocol, scored).known:
+        return ""
+    if len(harms.swept) < harms.n_layers:
+        return ""
+    if not harms.both_have_skill(family, protocol, scored):
+        return "of the questions asked under both, none are of tasks above chance under both"
+    return ""
+
+
+def _is_written(protocol: str) -> bool:
+    """Return whether the model writes: protocol `generation`, with or without parameters."""
+    return protocol.partition("[")[0] == "generation"
