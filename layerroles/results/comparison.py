@@ -334,8 +334,10 @@ def _comparison_row(match: Match, names: tuple[str, str]) -> dict[str, Any]:
     difference, interval = stats.difference(
         (a.effect, b.effect), (a.interval, b.interval), correlation
     )
-    interval = stats.clustered(interval, change, clusters, None, level=max(levels))
-    p = effects.clustered_p(stats.sign_flip_p(change, rng), change, clusters) if a.n else nan
+    bounds = (-2.0, 2.0) if binary else None
+    interval = stats.clustered(interval, change, clusters, bounds, level=max(levels))
+    p = stats.sign_flip_p(change, rng)
+    p = effects.clustered_p(p, change, clusters, bounds) if a.n else nan
     harm_a, harm_b = match.harms({names: 1.0})
     harm, harm_low, harm_high = stats.difference_of(harm_b, harm_a).numbers
     return {

@@ -207,15 +207,20 @@ def estimate_paired_effect(
     return replace(
         effect,
         interval=stats.clustered(effect.interval, change, clusters, bounds, level=level),
-        p=clustered_p(effect.p, change, clusters),
+        p=clustered_p(effect.p, change, clusters, bounds),
     )
 
 
-def clustered_p(p: float, change: Float[np.ndarray, " example"], clusters: stats.Clusters) -> float:
+def clustered_p(
+    p: float,
+    change: Float[np.ndarray, " example"],
+    clusters: stats.Clusters,
+    bounds: tuple[float, float] | None,
+) -> float:
     """Return the larger of `p`, which assumes independent examples, and the p for clusters."""
     if not stats.are_clusters(clusters):
         return p
-    of_clusters = stats.cluster_p(change, clusters)
+    of_clusters = stats.cluster_p(change, clusters, bounds)
     return p if np.isnan(of_clusters) else max(p, of_clusters)
 
 

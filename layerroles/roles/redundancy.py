@@ -145,10 +145,11 @@ def _measure_task(
     examples = list(answered.columns)
     chance, clusters = cell.chances_of(examples), cell.clusters_of(examples)
     possible: list[tuple[float, float]] = []
+    bounds = None
     if stats.is_binary(intact, alone, jointly):
         skills = (-float(chance.max()), 1 - float(chance.min()))
         possible = [(lost, skill) for lost in (-1.0, 1.0) for skill in skills]
-        p = stats.paired_binary(alone, jointly).p
+        p, bounds = stats.paired_binary(alone, jointly).p, (-1.0, 1.0)
     else:
         p = stats.sign_flip_p(jointly - alone, harms.rng(f"{task} {pair}"))
     names = [*map(str, singles), str(pair_effect["condition"])]
@@ -161,7 +162,8 @@ def _measure_task(
         clusters=clusters,
         level=cell.level(names),
     )
-    p = cell.looks.adjust_p(clustered_p(p, alone - jointly, clusters), cell.n_asked(names))
+    p = clustered_p(p, alone - jointly, clusters, bounds)
+    p = cell.looks.adjust_p(p, cell.n_asked(names))
     return _Cost(cell.harm({str(pair_effect["condition"]): 1.0}), excess, p)
 
 

@@ -1,16 +1,20 @@
 """Statistics for examples in clusters, such as questions that share a set of worked examples.
 
 Examples of a cluster are not independent: a set of worked examples, or a template, affects all of
-them in the same way. An interval for independent examples is then too narrow. Two corrections widen
-it. First, the number of examples is divided by the design effect, the variance between clusters
-over that of independent examples (E. L. Korn and B. I. Graubard, Survey Methodology 24:193, 1998).
-Second, critical values are those of Student's t with one degree of freedom less than there are
-clusters. If few answers changed, the variance between few clusters is often underestimated. So it
-is multiplied by 1 + 4 / (number of clusters), a factor with which the intervals reach their nominal
-coverage in simulation (docs/statistics.md).
+them in the same way. An interval for independent examples is then too narrow. Three corrections
+widen it. First, variances are multiplied by the design effect, the variance between clusters over
+that of independent examples (E. L. Korn and B. I. Graubard, Survey Methodology 24:193, 1998), with
+the bias-reduced estimate of the variance between clusters (CR2: R. M. Bell and D. F. McCaffrey,
+Survey Methodology 28:169, 2002). Second, critical values are those of Student's t with their
+Satterthwaite degrees of freedom, in which the correlation within clusters is estimated (G. W.
+Imbens and M. Kolesar, Review of Economics and Statistics 98:701, 2016); for clusters of equal size
+there is one less than there are clusters. Third, changes that were hardly seen may come in whole
+clusters that were not drawn, so their design effect is shrunk toward the size of a cluster (see
+`score_test.Clustering`).
 """
 
 import math
+from collections import Counter
 from collections.abc import Hashable, Sequence
 
 import numpy as np
@@ -19,8 +23,8 @@ from jaxtyping import Float
 from scipy import stats
 
 from layerroles.stats.intervals import Interval
+from layerroles.stats.score_test import DIGITS, Clustering, ValuePair, score
 
-_RAISED = 4.0
 # A name per example; examples of one name are a cluster.
 Clusters = Sequence[Hashable] | np.ndarray
 
@@ -41,17 +45,32 @@ def are_clusters(clusters: Clusters | None) -> bool:
     return clusters is not None and 1 < len(set(clusters)) < len(clusters)
 
 
-def cluster_p(change: Float[np.ndarray, " example"], clusters: Clusters) -> float:
-    """Return the two-sided p value for a mean of 0, by a t test of the totals of clusters.
+def cluster_p(
+    change: Float[np.ndarray, " example"],
+    clusters: Clusters,
+    bounds: ValuePair | None = None,
+) -> float:
+    """Return the two-sided p value for a mean of 0.
 
-    NaN if all totals are equal.
+    For bounded values this is the score test that `stats.clustered` inverts, for others a t test of
+    the totals of clusters: NaN if these do not vary.
+
+    Args:
+        change: the value of each example.
+        clusters: a name per example; examples with the same name are not independent.
+        bounds: the smallest and the largest possible value; None if values are not bounded.
     """
+    clustering = measure_clustering(change - change.mean(), clusters)
+    if bounds is not None:
+        n, counts = len(change), Counter(change.round(DIGITS).tolist())
+        t = score(list(counts.values()), list(counts), bounds, clustering)
+        return float(2 * stats.t.sf(abs(t) * math.sqrt((n - 1) / n), clustering.df))
     totals = cluster_totals(change, clusters)
     spread = totals.std(ddof=1)
     if not spread > 0:
         return math.nan
     t = abs(totals.mean()) / spread * math.sqrt(len(totals))
-    return float(2 * stats.t.sf(t, len(totals) - 1))
+    return float(2 * stats.t.sf(t, clustering.df))
 
 
 def design_effect(residuals: Float[np.ndarray, " example"], clusters: Clusters) -> float:
@@ -61,13 +80,35 @@ def design_effect(residuals: Float[np.ndarray, " example"], clusters: Clusters) 
         residuals: one per example, with a sum of 0, such as its value minus the mean.
         clusters: a name per example.
     """
-    totals, n = cluster_totals(residuals, clusters), len(residuals)
-    within = float((residuals**2).sum()) * n / (n - 1)
-    if not within > 0:
-        return 1.0
-    m = len(totals)
-    between = float((totals**2).sum()) * m / (m - 1) * (1 + _RAISED / m)
-    return max(1.0, between / within)
+    return measure_clustering(residuals, clusters).design
+
+
+def measure_clustering(residuals: Float[np.ndarray, " example"], clusters: Clusters) -> Clustering:
+    """Estimate how clusters affect the variance of a mean.
+
+    The variance between clusters is the sum of squared totals, each over `1 - size / n`, since
+    residuals vary less than errors do. The degrees of freedom are those of a sum of independent
+    squares, one for each cluster, minus one for the mean.
+
+    Args:
+        residuals: one per example, with a sum of 0, such as its value minus the mean.
+        clusters: a name per example.
+    """
+    n = len(residuals)
+    parts = np.array([residuals, residuals.clip(max=0), residuals.clip(min=0)])
+    parts -= parts.mean(axis=1, keepdims=True)
+    sizes = cluster_totals(np.ones(n), clusters)
+    between = (cluster_totals(parts, clusters) ** 2 / (1 - sizes / n)).sum(axis=1)
+    within = (parts**2).sum(axis=1) * n / (n - 1)
+    design, below, above = (
+        max(1.0, b / w) if w > 0 else 1.0
+        for b, w in zip(between.tolist(), within.tolist(), strict=True)
+    )
+    size = float((sizes**2).sum() / n)
+    correlation = min(1.0, (design - 1) / (size - 1))
+    spread = sizes * (1 + (sizes - 1) * correlation)
+    df = max(1.0, float(spread.sum() ** 2 / (spread**2).sum()) - 1)
+    return Clustering(design, below, above, size, df)
 
 
 def widest(*intervals: Interval) -> Interval:

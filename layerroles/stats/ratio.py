@@ -12,8 +12,9 @@ is used, whose variance is that under the null hypothesis: the examples are rewe
 likely weights for which the mean of `y(h)` is 0 (A. B. Owen, Biometrika 75:237, 1988), and values
 that are possible but were not seen may have weight too (Tango's interval for paired proportions
 does the same). This interval never collapses to a point. Other scores get Fieller's own interval,
-with Student's t. If examples come in clusters, the score test counts fewer of them (see
-`stats.clusters`), and Fieller's interval is computed from the totals of clusters.
+with Student's t. If examples come in clusters, the variance of the score test is multiplied by
+design effects (see `stats.clusters`), and Fieller's interval is computed from the totals of
+clusters.
 
     >>> import numpy as np
     >>> intact = np.repeat([1.0, 1.0, 0.0], [20, 40, 20])
@@ -35,7 +36,7 @@ from layerroles.stats.clusters import (
     Clusters,
     are_clusters,
     cluster_totals,
-    design_effect,
+    measure_clustering,
     widest,
 )
 from layerroles.stats.intervals import LEVEL, UNKNOWN, Interval, IntervalEstimate
@@ -83,30 +84,30 @@ def is_above(
     """Return whether a mean score is shown to lie above chance, so that harm has a finite interval.
 
     0/1 scores are tested by the score test (that of Wilson's interval, with n - 1), others by
-    Student's t. If examples come in clusters, the score test counts fewer of them (see
-    `stats.clusters`), and Student's t is that of the totals of clusters. False for fewer than two
-    scores or if chance is NaN.
+    Student's t. If examples come in clusters, the variance of the score test is multiplied by
+    design effects (see `stats.clusters`), and Student's t is that of the totals of clusters. False
+    for fewer than two scores or if chance is NaN.
     """
     n, chances = len(scores), np.broadcast_to(chance, scores.shape)
     skill = scores - chances
     if n < 2 or not skill.mean() > 0:  # not if there is no chance
         return False
-    groups = clusters if clusters is not None and are_clusters(clusters) else None
+    values, df, clustering = skill, float(n - 1), None
+    if clusters is not None and are_clusters(clusters):
+        clustering = measure_clustering(skill - skill.mean(), clusters)
+        values, df = cluster_totals(skill, clusters), clustering.df
     if not is_binary(scores):
-        values = skill if groups is None else cluster_totals(skill, groups)
-        threshold = critical_value(level, len(values)) * float(values.std(ddof=1))
+        threshold = critical_value(level, df) * float(values.std(ddof=1))
         return bool(values.mean() * math.sqrt(len(values)) > threshold)
-    deff = 1.0 if groups is None else design_effect(skill - skill.mean(), groups)
-    n_effective = n / deff
-    threshold = critical_value(level, None if groups is None else len(set(groups)))
+    threshold = critical_value(level, clustering.df if clustering else None)
     # The variance is taken with n - 1, as that of a sample is (see `tango`).
-    threshold *= math.sqrt(n_effective / max(1e-9, n_effective - 1))
-    if np.ptp(chances) == 0:
+    threshold *= math.sqrt(n / (n - 1))
+    if clustering is None and np.ptp(chances) == 0:
         spread = math.sqrt(chances[0] * (1 - chances[0]))
-        return bool(skill.mean() * math.sqrt(n_effective) > threshold * spread)
+        return bool(skill.mean() * math.sqrt(n) > threshold * spread)
     counts = Counter(skill.round(DIGITS).tolist())
     edges = [1 - float(chances.min()), -float(chances.max())]
-    return score([count / deff for count in counts.values()], list(counts), edges) > threshold
+    return score(list(counts.values()), list(counts), edges, clustering) > threshold
 
 
 def clustered(
@@ -190,21 +191,20 @@ def ratio(
     estimate = float(numerator.mean() / denominator.mean()) + 0.0  # no minus zero
     if n < 2:
         return IntervalEstimate(estimate, UNKNOWN)
+    clustering = None
+    if clusters is not None and are_clusters(clusters):
+        clustering = measure_clustering(numerator - estimate * denominator, clusters)
     bounds = tuple((round(a, DIGITS), round(b, DIGITS)) for a, b in possible)
     if bounds:
         counts = Counter(
             zip(numerator.round(DIGITS).tolist(), denominator.round(DIGITS).tolist(), strict=True)
         )
-        deff, independent = 1.0, None
-        if clusters is not None and are_clusters(clusters):
-            deff = design_effect(numerator - estimate * denominator, clusters)
-            independent = len(set(clusters))
-        interval = score_interval(tuple(sorted(counts.items())), bounds, level, deff, independent)
+        interval = score_interval(tuple(sorted(counts.items())), bounds, level, clustering)
         return IntervalEstimate(estimate, interval)
-    interval = _fieller_interval(numerator, denominator, level)
-    if clusters is not None and are_clusters(clusters):
+    interval = _fieller_interval(numerator, denominator, level, float(n - 1))
+    if clusters is not None and clustering is not None:
         lost, skill = cluster_totals(np.array([numerator, denominator]), clusters)
-        interval = widest(interval, _fieller_interval(lost, skill, level))
+        interval = widest(interval, _fieller_interval(lost, skill, level, clustering.df))
     return IntervalEstimate(estimate, interval)
 
 
@@ -212,10 +212,11 @@ def _fieller_interval(
     numerator: Float[np.ndarray, " value"],
     denominator: Float[np.ndarray, " value"],
     level: float,
+    df: float,
 ) -> Interval:
     """Return Fieller's interval: the ratios `h` where `numerator - h denominator` has a small t."""
     n = len(numerator)
-    t = float(stats.t.isf((1 - level) / 2, n - 1))
+    t = float(stats.t.isf((1 - level) / 2, df))
     a, b = float(numerator.mean()), float(denominator.mean())
     (va, cov), (_, vb) = (np.cov(numerator, denominator) * t * t / n).tolist()
     lead, half, rest = b * b - vb, a * b - cov, a * a - va

@@ -3,11 +3,20 @@
 The variance is that under the null hypothesis: the examples are reweighted by the most likely
 weights for which the mean is 0 (A. B. Owen, Biometrika 75:237, 1988), and values that are possible
 but were not seen may have weight too. `stats.ratio` uses it.
+
+If examples come in clusters, the variance is multiplied by the design effect, which is estimated
+from the same examples. A sample that lacks the few clusters with many losses underestimates both
+the loss and the design effect, so its interval is too narrow just where the estimate is wrong.
+Therefore the design effect of the values toward which the null hypothesis lies (losses, for a harm
+above the estimate) is shrunk toward the size of a cluster: as if one more such example had been
+seen, and its whole cluster were like it. A. Agresti and B. A. Coull (The American Statistician
+52:119, 1998) add examples to a proportion for the same reason.
 """
 
 import functools
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from scipy import optimize, stats
 
@@ -19,14 +28,51 @@ DIGITS = 9  # to which values count as the same
 # Ratios beyond this count as unbounded.
 _FARTHEST = 1e6
 _STEPS = 200  # of Newton's method or bisection; some 8 are taken
+# The examples that are added, each with its whole cluster, when a design effect is estimated, and
+# the weight of the examples that the null hypothesis expects, beside those that were seen. With the
+# second at 0, an interval would be as wide as that of one example per cluster if nothing changed.
+# Both were chosen by simulation (benchmarks/clusters.py): the least that cover where few clusters
+# have nearly all losses.
+_ADDED_EXAMPLES = 1.25
+_EXPECTED_WEIGHT = 0.2
 
 
-def critical_value(level: float, independent: int | None) -> float:
-    """Return the two-sided critical value: Student's t for `independent` values; normal if None."""
+@dataclass(frozen=True)
+class Clustering:
+    """How clusters affect the variance of a mean.
+
+    Attributes:
+        design: the design effect, at least 1.
+        below: the design effect of the negative residuals alone (positive ones are set to 0).
+        above: the design effect of the positive residuals alone.
+        size: the size of a cluster, in the mean over examples.
+        df: the degrees of freedom of the variance between clusters.
+    """
+
+    design: float
+    below: float
+    above: float
+    size: float
+    df: float
+
+    def shrunk_design(self, seen: float, expected: float, *, above: bool) -> float:
+        """Return the design effect of the values on one side of 0.
+
+        Args:
+            seen: the values of that side in the sample, as a number of the most extreme ones.
+            expected: the same under the null hypothesis.
+            above: whether the values are those above 0.
+        """
+        examples = (1 - _EXPECTED_WEIGHT) * seen + _EXPECTED_WEIGHT * expected
+        effective = examples / (self.above if above else self.below)
+        total = examples + _ADDED_EXAMPLES * self.size
+        return max(self.design, total / (effective + _ADDED_EXAMPLES))
+
+
+def critical_value(level: float, df: float | None) -> float:
+    """Return the two-sided critical value: Student's t with `df`; normal if None."""
     tail = (1 - level) / 2
-    return float(
-        stats.norm.isf(tail) if independent is None else stats.t.isf(tail, independent - 1)
-    )
+    return float(stats.norm.isf(tail) if df is None else stats.t.isf(tail, df))
 
 
 @functools.lru_cache(maxsize=100_000)
@@ -34,8 +80,7 @@ def score_interval(
     pair_counts: tuple[tuple[ValuePair, int], ...],
     possible: tuple[ValuePair, ...],
     level: float,
-    deff: float,
-    independent: int | None,
+    clustering: Clustering | None,
 ) -> Interval:
     """Return the interval of a ratio of means that inverts the score test.
 
@@ -43,11 +88,10 @@ def score_interval(
         pair_counts: each distinct pair of values and the number of examples that have it.
         possible: the extreme pairs of values that an example can have.
         level: the confidence level.
-        deff: the design effect of clusters; each example counts as `1 / deff` examples.
-        independent: the number of clusters; None if examples are independent (then `deff` is 1).
+        clustering: how clusters affect the variance; None if examples are independent.
     """
     pairs = [pair for pair, _ in pair_counts]
-    counts = [count / deff for _, count in pair_counts]
+    counts = [float(count) for _, count in pair_counts]
     n = sum(counts)
     if n <= 1:
         return Interval(-math.inf, math.inf)
@@ -55,8 +99,8 @@ def score_interval(
         c * b for c, (_, b) in zip(counts, pairs, strict=True)
     )
     # The variance is taken with n - 1, as that of a sample is (see `tango`).
-    critical = critical_value(level, independent) * math.sqrt(n / (n - 1))
-    beyond = functools.partial(_score_excess, counts, pairs, possible, critical)
+    critical = critical_value(level, clustering.df if clustering else None) * math.sqrt(n / (n - 1))
+    beyond = functools.partial(_score_excess, counts, pairs, possible, clustering, critical)
     return Interval(_find_end(beyond, estimate, -1.0), _find_end(beyond, estimate, 1.0))
 
 
@@ -64,21 +108,30 @@ def _score_excess(
     counts: Sequence[float],
     pairs: Sequence[ValuePair],
     possible: Sequence[ValuePair],
+    clustering: Clustering | None,
     critical: float,
     h: float,
 ) -> float:
     """Return the absolute score statistic of the ratio `h` minus the critical value."""
     values = [a - h * b for a, b in pairs]
-    return abs(score(counts, values, [a - h * b for a, b in possible])) - critical
+    edges = [a - h * b for a, b in possible]
+    return abs(score(counts, values, edges, clustering)) - critical
 
 
-def score(counts: Sequence[float], values: Sequence[float], edges: Sequence[float]) -> float:
+def score(
+    counts: Sequence[float],
+    values: Sequence[float],
+    edges: Sequence[float],
+    clustering: Clustering | None = None,
+) -> float:
     """Return the score statistic for a mean of 0, standard normal under that hypothesis.
 
     Args:
         counts: the number of examples with each value.
         values: the distinct values that were seen.
         edges: the extreme possible values, seen or not.
+        clustering: how clusters affect the variance; None if examples are independent. The
+            statistic then has Student's t distribution with its degrees of freedom.
     """
     n = sum(counts)
     mean = sum(c * v for c, v in zip(counts, values, strict=True)) / n
@@ -93,6 +146,12 @@ def score(counts: Sequence[float], values: Sequence[float], edges: Sequence[floa
     # What is left has to lie at the edge that was not seen.
     edge = most if mean < 0 else least
     variance += max(0.0, 1 - sum(weights)) * edge * edge
+    if clustering is not None:
+        away = sum(w * v * v for w, v in zip(weights, values, strict=True) if v * edge <= 0)
+        seen = sum(c * v * v for c, v in zip(counts, values, strict=True) if v * edge > 0)
+        toward, unit = variance - away, edge * edge
+        design = clustering.shrunk_design(seen / unit, n * toward / unit, above=edge > 0)
+        variance = away * clustering.design + toward * design
     return mean / math.sqrt(variance / n)
 
 

@@ -5,8 +5,10 @@ import itertools
 import numpy as np
 import pytest
 
+from benchmarks.clusters import LEVELS, Setting, accepted, answers
 from benchmarks.coverage_tables import covered_clusters, covered_mean
 from layerroles import stats
+from layerroles.stats.clusters import measure_clustering
 
 CLUSTERS = np.repeat(np.arange(16), 8)
 
@@ -27,6 +29,72 @@ def test_intervals_cover_at_16_clusters(size: int, icc: float) -> None:
     for covered in (found[:, 0], of_means):
         assert covered.mean() >= 0.93  # over 900 draws
         assert covered.min() >= 0.9  # over 300, of which the standard error is 0.015
+
+
+# Few clusters have nearly all losses. With the design effect alone, the intervals cover .60 to .87.
+FEW_CLUSTERS_LOSE = [
+    Setting(512, 16, icc=0.3, harm=0.0, churn=0.06, intact=0.7),
+    Setting(512, 8, icc=0.6, harm=0.0, churn=0.1, intact=0.95),
+    Setting(512, 32, icc=0.6, harm=0.0, churn=0.1, intact=0.95, unequal=True),
+    Setting(512, 16, icc=0.6, harm=0.05, churn=0.06, intact=0.95, gains=True),
+]
+
+
+@pytest.mark.parametrize("setting", FEW_CLUSTERS_LOSE)
+def test_intervals_cover_where_few_clusters_have_nearly_all_losses(setting: Setting) -> None:
+    inside = []
+    for table in setting.draw(150):
+        intact, ablated, clusters = answers(table)
+        _, interval = stats.harm_interval(intact, ablated, 0.0, clusters=clusters)
+        inside.append(interval.low <= setting.harm <= interval.high)
+    assert np.mean(inside) >= 0.925
+
+
+@pytest.mark.parametrize("setting", FEW_CLUSTERS_LOSE)
+def test_intervals_cover_at_every_level(setting: Setting) -> None:
+    shares = accepted(setting.draw(4000), setting.harm).mean(axis=-1)
+    assert (shares[0] >= [0.925, 0.98, 0.995]).all()
+    assert shares[1, 0] < 0.9
+
+
+@pytest.mark.parametrize("setting", FEW_CLUSTERS_LOSE)
+def test_the_simulation_of_coverage_agrees_with_the_intervals(setting: Setting) -> None:
+    tables = setting.draw(20)
+    for table, inside in zip(tables, accepted(tables, setting.harm)[0].T, strict=True):
+        intact, ablated, clusters = answers(table)
+        for level, expected in zip(LEVELS, inside, strict=True):
+            _, interval = stats.harm_interval(intact, ablated, 0.0, clusters=clusters, level=level)
+            assert (interval.low <= setting.harm <= interval.high) == expected
+
+
+def test_clusters_of_one_size_have_one_degree_of_freedom_less_than_there_are() -> None:
+    values = np.random.default_rng(6).random(len(CLUSTERS))
+    residuals = values - values.mean()
+    assert measure_clustering(residuals, CLUSTERS).df == pytest.approx(15)
+    # Half of the questions in one cluster: it dominates the variance, the more the more alike.
+    one_large = np.where(np.arange(len(CLUSTERS)) < 64, 0, CLUSTERS)
+    assert measure_clustering(residuals, one_large).df < 8
+
+
+def test_an_unchanged_layer_has_a_narrower_interval_in_more_clusters() -> None:
+    intact = np.ones(128)
+    highs = [
+        stats.harm_interval(intact, intact, 0.0, clusters=np.arange(128) % number)[1].high
+        for number in (8, 16, 32, 64)
+    ]
+    assert highs == sorted(highs, reverse=True)
+    assert highs[-1] > stats.harm_interval(intact, intact, 0.0)[1].high
+
+
+def test_p_values_agree_with_the_interval() -> None:
+    rng = np.random.default_rng(7)
+    for _ in range(20):
+        change = rng.choice([-1.0, 0.0, 1.0], p=[0.15, 0.8, 0.05], size=len(CLUSTERS))
+        p = stats.cluster_p(change, CLUSTERS, (-1.0, 1.0))
+        interval = stats.clustered(
+            stats.Interval(change.mean(), change.mean()), change, CLUSTERS, (-1.0, 1.0)
+        )
+        assert (p < 0.05) == (not interval.low <= 0 <= interval.high)
 
 
 def test_an_interval_for_independent_examples_does_not() -> None:
@@ -116,9 +184,10 @@ def test_resamples_draw_clusters() -> None:
 def test_an_interval_stays_within_its_bounds() -> None:
     scores = np.repeat([1.0, 0.0], 16)
     two = np.repeat([0, 1], 16)
-    assert stats.clustered(stats.wilson(16, 32), scores, two, (0.0, 1.0)) == stats.Interval(
-        0.0, 1.0
-    )
+    interval = stats.clustered(stats.wilson(16, 32), scores, two, (0.0, 1.0))
+    # Two clusters, one all right and one all wrong, tell nothing of the mean.
+    assert 0 <= interval.low < 0.01
+    assert 0.99 < interval.high <= 1
 
 
 def test_contrasts_in_other_clusters_are_paired_by_question() -> None:
