@@ -59,7 +59,7 @@ class Clustering:
         """Return the design effect of the values on one side of 0.
 
         Args:
-            seen: the values of that side in the sample, as a number of the most extreme ones.
+            seen: the values of that side in the sample, as a number of values of their usual size.
             expected: the same under the null hypothesis.
             above: whether the values are those above 0.
         """
@@ -147,11 +147,14 @@ def score(
     edge = most if mean < 0 else least
     variance += max(0.0, 1 - sum(weights)) * edge * edge
     if clustering is not None:
-        away = sum(w * v * v for w, v in zip(weights, values, strict=True) if v * edge <= 0)
-        seen = sum(c * v * v for c, v in zip(counts, values, strict=True) if v * edge > 0)
-        toward, unit = variance - away, edge * edge
-        design = clustering.shrunk_design(seen / unit, n * toward / unit, above=edge > 0)
-        variance = away * clustering.design + toward * design
+        unseen = max(0.0, 1 - sum(weights))
+        side = [(c, w, v) for c, w, v in zip(counts, weights, values, strict=True) if v * edge > 0]
+        toward = sum(w * v * v for _, w, v in side) + unseen * edge * edge
+        # The mean square of these values, each weighted by its part of the variance.
+        usual = (sum(w * v**4 for _, w, v in side) + unseen * edge**4) / toward if toward else 1.0
+        seen = sum(c * v * v for c, _, v in side) / usual
+        design = clustering.shrunk_design(seen, n * toward / usual, above=edge > 0)
+        variance = (variance - toward) * clustering.design + toward * design
     return mean / math.sqrt(variance / n)
 
 
