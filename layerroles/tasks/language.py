@@ -76,7 +76,7 @@ class Copying(Generated):
     """
 
     family: ClassVar[str] = "language"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     clauses: int = 2
     num_fewshot: int = 1
@@ -106,6 +106,10 @@ class Copying(Generated):
         """Draw a text that opens with clause `kind`, and three altered copies."""
         other_frames = [frame for frame in _FRAMES if frame != _FRAMES[kind]]
         return _draw_example(rng, [_FRAMES[kind], *rng.sample(other_frames, self.clauses - 1)])
+
+    def shot(self, rng: random.Random, kind: int) -> Example:
+        """Draw a worked example that opens with any clause."""
+        return self.question(rng, rng.randrange(self.kinds))
 
     def reworded(self, example: Example) -> Example:
         """Return a question or a shot in the wording that `template` selects."""

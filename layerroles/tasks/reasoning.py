@@ -51,7 +51,7 @@ class WordProblems(Generated):
     """
 
     family: ClassVar[str] = "reasoning"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     steps: int = 2
     level: int = 1

@@ -6,8 +6,8 @@ their content: one in four is reserved for worked examples and held-out texts, t
 The two parts therefore share no question, under any seed and limit.
 
 The worked examples before a question affect its score, in word problems by as much as ablating a
-layer does. So there are 16 sets of them under each seed, and the questions that share a set are a
-cluster (`Example.cluster`), which intervals take into account.
+layer does. So each question has its own. Only questions of one cluster (`Example.cluster`), such as
+those with the same template, share them, and intervals take clusters into account.
 
 Listed questions are put in an order that depends on the seed. The last ones are reserved: they are
 never asked, at any limit, and serve as reference prompts (`held_out`). The contexts of reserved
@@ -36,7 +36,6 @@ from layerroles.tasks.base import (
 DrawExample = Callable[[random.Random, int], Example]
 # Drawing stops after so many draws in a row without a new question.
 _DRAWS = 1000
-N_SETS = 16
 SHOT_ORDERS = ("drawn", "reversed")
 _MOST_RESERVED, _SHARE = 64, 5
 # An asked question's answer is kept out of references if it answers less than this share.
@@ -85,8 +84,8 @@ class Generated(FewShot):
     """A task that generates its questions.
 
     Attributes:
-        num_fewshot: worked examples before each question, 0 to 16. Under each seed, a question gets
-            one of 16 sets of them.
+        num_fewshot: worked examples before each question, 0 to 16. Each question has its own;
+            questions of one cluster share them.
         shot_order: the order of the worked examples: `drawn` or `reversed`.
     """
 
@@ -128,18 +127,17 @@ class Generated(FewShot):
         return [self._as_asked(example, example.shots) for example in shown]
 
     def held_out(self, limit: int, seed: int) -> list[str]:
-        """Return contexts of `limit` questions that are never asked nor shown as shots of these."""
+        """Return contexts of `limit` questions that are never asked.
+
+        None is a worked example of its own context or an earlier one.
+        """
         sets, examples = _ShotSets(self, seed), list[Example]()
-        unused = examples
-        for numbered in self._number_questions("held out", seed):
-            if len(unused) >= limit:
-                break
-            examples.append(sets.with_shots(*numbered))
-            unused = [example for example in examples if example.id not in sets.shown_ids]
-        return [
-            self._as_asked(example, example.shots).context(worked=True)
-            for example in unused[:limit]
-        ]
+        numbered = self._number_questions("held out", seed)
+        while len(examples) < limit:
+            example = sets.with_shots(*next(numbered))
+            if example.id not in sets.shown_ids:
+                examples.append(example)
+        return [self._as_asked(example, example.shots).context(worked=True) for example in examples]
 
     def _number_questions(self, part: str, seed: int) -> Iterator[tuple[int, int, Example]]:
         """Yield (place, kind, question) for the questions of a part, without end."""
@@ -160,8 +158,8 @@ class _ShotSets:
     def __init__(self, task: Generated, seed: int) -> None:
         self._task = task
         self._seed = seed
-        self._drawn: dict[int, list[Example]] = {}
-        self._streams: dict[int, Iterator[tuple[int, Example]]] = {}
+        self._drawn: dict[str, list[Example]] = {}
+        self._streams: dict[str, Iterator[tuple[int, Example]]] = {}
 
     @property
     def shown_ids(self) -> set[str]:
@@ -169,31 +167,19 @@ class _ShotSets:
         return {shot.id for shots in self._drawn.values() for shot in shots}
 
     def with_shots(self, place: int, kind: int, question: Example) -> Example:
-        """Return the question with its shots and cluster; unchanged if the task shows no shots.
-
-        Questions of one kind share a set if there are at least as many kinds as sets: then a
-        cluster contains all questions with the same template and all with the same worked examples.
-        """
+        """Return the question with its shots; questions of one cluster share them."""
         n_shots = self._task.num_fewshot
         if not n_shots:
             return question
-        set_index = (kind if self._task.kinds >= N_SETS else place) % N_SETS
-        set_shots = self._drawn.setdefault(set_index, [])
+        name = f"shots {question.cluster or place}"
+        set_shots = self._drawn.setdefault(name, [])
         stream = self._streams.setdefault(
-            set_index,
-            _draw_distinct(
-                self._task,
-                f"shots {set_index}",
-                self._seed,
-                self._task.shot,
-                repeat(set_index % self._task.kinds),
-            ),
+            name, _draw_distinct(self._task, name, self._seed, self._task.shot, repeat(kind))
         )
         while True:
             shots = [shot for shot in set_shots if self._task.suits(shot, question)]
             if len(shots) >= n_shots:
-                cluster = f"shots {set_index}"
-                return dataclasses.replace(question, shots=tuple(shots[:n_shots]), cluster=cluster)
+                return dataclasses.replace(question, shots=tuple(shots[:n_shots]))
             set_shots.append(next(stream)[1])
 
 

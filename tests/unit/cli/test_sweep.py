@@ -121,8 +121,8 @@ def test_defaults() -> None:
     assert [task.label for task in asked.tasks] == [
         "kv_retrieval@2",
         "facts@2",
-        "word_problems@2",
-        "copying@2",
+        "word_problems@3",
+        "copying@3",
     ]
     assert asked.options == {
         "protocols": ["continuation", "generation"],

@@ -71,12 +71,12 @@ FIRST = {
 FINGERPRINTS = {
     KVRetrieval(): "5d0664cd987f2632",
     Facts(): "f159aa8ed01bfcf8",
-    WordProblems(): "ec2a9752c91543c5",
-    WordProblems(steps=3, level=3): "e7ae946e7538c089",
+    WordProblems(): "d56b1ce70ecdd30a",
+    WordProblems(steps=3, level=3): "50cbad92000aba72",
     Needle(): "7c51d5f7abff54de",
     KVRetrieval(position="late"): "906bea08aad114ce",
     Facts(context="distractors"): "d8f99eb1ad315582",
-    Copying(): "5fa43a83bf74096b",
+    Copying(): "0d4b4daa190cd7f8",
 }
 
 

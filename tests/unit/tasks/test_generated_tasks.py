@@ -212,3 +212,12 @@ def test_a_wrong_parameter_is_named(name: str, parameters: dict[str, object], va
 @pytest.mark.parametrize("made", TASKS, ids=lambda made: made.label)
 def test_a_label_makes_the_same_task(made: Task) -> None:
     assert task(made.label) == made
+
+
+def test_each_question_has_its_own_shots_and_a_cluster_shares_them() -> None:
+    copied = Copying().examples(100, seed=0)
+    assert len({one.shots for one in copied}) == 100
+    assert {one.cluster for one in copied} == {""}
+    problems = WordProblems().examples(100, seed=0)
+    shown = {(one.cluster, one.shots) for one in problems}
+    assert len(shown) == len({one.cluster for one in problems}) == WordProblems().kinds
