@@ -128,9 +128,8 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def verdict(row: Mapping[str, Any]) -> str:
-    """The verdict on a claim, and why nothing can be measured where that is so."""
-    why = f": {row['evidence']}" if row["status"] == "not measurable" else ""
-    return f"{row['status']}{why}"
+    """The verdict on a claim, and the reason if it is neither supported nor contradicted."""
+    return ": ".join(filter(None, (row["status"], row["reason"])))
 
 
 def numbers(row: Mapping[str, Any], kind: str) -> str:

@@ -30,7 +30,7 @@ from layerroles.results import AFTER_FIRST
 from layerroles.roles.harms import Harms
 from layerroles.roles.wording import explain_unmeasurable, format_estimate
 
-COLUMNS = ["claim", "family", "protocol", "smallest", "status", "evidence", "numbers"]
+COLUMNS = ["claim", "family", "protocol", "smallest", "status", "reason", "evidence", "numbers"]
 # Default smallest effect of interest, as a share of the skill above chance.
 SMALLEST = 0.05
 # Larger counts of needed questions are reported as "more than" this.
@@ -301,16 +301,21 @@ class Claim:
         """The status that the findings give."""
         return "not measurable" if self.missing else decide_status(self.findings)[0]
 
+    @property
+    def reason(self) -> str:
+        """Why the claim is not shown or not measurable; else empty."""
+        return self.missing or decide_status(self.findings)[1]
+
     def row(self) -> dict[str, Any]:
         """Return the row of `Roles.claims`."""
-        reason = "" if self.missing else decide_status(self.findings)[1]
-        words = [*(finding.words for finding in self.findings), reason, self.note]
+        words = [*(finding.words for finding in self.findings), self.reason, self.note]
         return {
             "claim": self.claim,
             "family": self.family,
             "protocol": self.protocol,
             "smallest": self.smallest,
             "status": self.status,
+            "reason": self.reason,
             "evidence": self.missing or "; ".join(filter(None, words)),
             "numbers": []
             if self.missing

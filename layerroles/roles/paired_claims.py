@@ -389,6 +389,6 @@ def claims_on_neighbours(similarity: pd.DataFrame) -> Iterator[dict[str, Any]]:
         }
         yield {
             **{"claim": ALIKE, "family": str(family), "protocol": ""},
-            **{"smallest": math.nan, "status": "described"},
+            **{"smallest": math.nan, "status": "described", "reason": ""},
             **{"evidence": words, "numbers": [record]},
         }

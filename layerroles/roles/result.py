@@ -53,9 +53,9 @@ class Roles:
             and by how much "all" exceeds it (`at` "all - after_first"); `mean_harm` over all layers
             of a family, under one protocol minus another.
         claims: a row per claim of the literature, family and protocol: status (supported,
-            contradicted, not shown, not measurable, described), smallest (effect of interest),
-            evidence in words, and numbers, a list of records of ablation, quantity, estimate, low,
-            high, n (questions).
+            contradicted, not shown, not measurable, described), reason (why it is not shown or not
+            measurable, else empty), smallest (effect of interest), evidence in words, and numbers,
+            a list of records of ablation, quantity, estimate, low, high, n (questions).
         pairs: a row per family, protocol and pair of layers (layer, other) that was ablated
             jointly: n, harm, harm_low, harm_high, explained (by the two single ablations), excess,
             excess_low, excess_high, p, p_adjusted and verdict (backup, none, undecided).

@@ -229,3 +229,12 @@ def test_the_table_of_claims_has_what_was_reported_and_the_numbers_by_kind(
     assert len(numbers) == 2  # by two kinds
     assert all(0.4 < float(value) < 0.6 for value, *_ in numbers)
     assert "| not measurable: knowledge under exact: " in knowledge
+
+
+def test_the_table_of_claims_says_why_a_claim_is_not_shown(experiment: Load) -> None:
+    script = experiment("claims")
+    result = Simulation({("retrieval", "exact"): [0.5] * 3 + [0.0] * 6}, kinds=("skip",)).draw(0)
+    (line,) = script.table(script.claim_rows({"layers": result})).splitlines()[2:]
+    assert line.endswith(
+        "| not shown: a second kind of ablation, of another mechanism beside deletion, has to show it |"
+    )
