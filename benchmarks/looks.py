@@ -301,7 +301,7 @@ def clusters_table(count: int) -> Iterator[str]:
         fixed = stop_clustered(setting, count, levels=FIXED_LEVEL)
         error = standard_error(stopped.wrong.mean(axis=1))
         yield (
-            f"| {f'of {size}' if size else '16'} | {icc:g} | {harm:g} | "
+            f"| {f'of {size}' if size else '33'} | {icc:g} | {harm:g} | "
             f"{stopped.wrong.mean():.4f} ± {error:.4f} | {stopped.covered.mean():.3f} | "
             f"{(stopped.verdict >= 0).mean():.3f} | {stopped.n.mean():.0f} | "
             f"{naive.wrong.mean():.4f} | {naive.covered.mean():.3f} | "

@@ -1,6 +1,6 @@
 """Simulated sweeps whose questions come in clusters, with the intervals that allow for them.
 
-Questions of a cluster are like those that share worked examples: of the intact model's right
+Questions of a cluster are like those that share a template: of the intact model's right
 answers, each layer loses a share that varies between clusters. The intervals are computed by
 `layerroles.stats`, not only the statistics at the bounds of regions, so it takes far longer for
 each sweep than `looks_simulation.py`.
@@ -30,7 +30,7 @@ class ClusteredSetting:
         harm: the harm of each layer.
         icc: the correlation of losses within a cluster.
         size: the number of successive questions that are a cluster; None if questions are dealt to
-            16 clusters in turn, as those of generated tasks are.
+            33 clusters in turn, as word problems are to their templates.
         intact: the score of the intact model.
         churn: the share of answers that change without net effect.
         n_layers: the number of layers.
@@ -46,7 +46,7 @@ class ClusteredSetting:
     def clusters(self) -> np.ndarray:
         """Return the cluster of each question."""
         places = np.arange(LOOKS.sizes[-1])
-        return places % 16 if self.size is None else places // self.size
+        return places % 33 if self.size is None else places // self.size
 
     def draw(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """Draw intact scores by question, and scores by layer and question."""
