@@ -15,12 +15,14 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 import layerroles as lr
+from layerroles import Engine
 from layerroles.backends import Ray
 from tests.faults.kill import KEY
 from tests.support.random_models import model_path
@@ -52,6 +54,32 @@ def sweep(device: str | None = None) -> lr.Sweep:
     conditions = lr.each_layer(model, Slow())
     task = lr.task("facts", num_fewshot=0)
     return Small(model, [task], conditions, limit=16, noise_floor=False)
+
+
+def unplaced_sweep() -> lr.Sweep:
+    """The same, whose model is loaded by the workers alone."""
+    return sweep("meta")
+
+
+def planted_engine() -> Engine:
+    """The model of `looking_sweep`, as a worker makes it."""
+    return Engine(lr.planted(n_layers=6, retrieval=(1, 2), reasoning=(4,), inert=(5,)).model)
+
+
+def looking_sweep() -> lr.Sweep:
+    """A sweep of small jobs that looks at 32, 48, 64 and 96 questions, until all is decided."""
+    planted = lr.planted(n_layers=6, retrieval=(1, 2), reasoning=(4,), inert=(5,))
+    tasks = [task for task in planted.tasks if task.family == "retrieval"]
+    conditions = lr.each_layer(planted.model, Slow(0.01))
+    return Small(
+        planted.model,
+        tasks,
+        conditions,
+        protocols=["generation"],
+        until="decided",
+        limit=96,
+        noise_floor=False,
+    )
 
 
 def workers(of: int) -> list[int]:
@@ -99,7 +127,14 @@ class Killer(threading.Thread):
         self.join()
 
 
-def killed_workers(expected: lr.SweepResult, folder: Path, kills: int, seed: int = 0) -> int:
+def killed_workers(
+    expected: lr.SweepResult,
+    folder: Path,
+    kills: int,
+    seed: int = 0,
+    asked: Callable[[], lr.Sweep] = unplaced_sweep,
+    make: Callable[[], Engine] | None = None,
+) -> int:
     """Run sweeps until so many workers have been killed in them; returns how many sweeps."""
     chance, done, runs = random.Random(seed), 0, 0
     while done < kills:
@@ -107,8 +142,8 @@ def killed_workers(expected: lr.SweepResult, folder: Path, kills: int, seed: int
         killer.start()
         try:
             # A job, or a start, that is hit again and again is no failure of its own.
-            backend = Ray(workers=2, attempts=100)
-            found = sweep("meta").run(folder / f"run {runs}", backend=backend)
+            backend = Ray(workers=2, attempts=100, make=make)
+            found = asked().run(folder / f"run {runs}", backend=backend)
         finally:
             killer.stop()
         check_same(expected, found)
@@ -135,7 +170,7 @@ def killed_drivers(expected: lr.SweepResult, run: Path, kills: int, seed: int = 
             assert time.monotonic() < patience, "workers outlive the process that handed out"
             time.sleep(0.2)
         print(f"driver killed with {_stored(run)} of {len(expected.frame)} rows", flush=True)
-    check_same(expected, sweep("meta").run(run, backend="ray", workers=2))
+    check_same(expected, unplaced_sweep().run(run, backend="ray", workers=2))
 
 
 def _stored(run: Path) -> int:
@@ -153,9 +188,13 @@ if __name__ == "__main__":
     parser.add_argument("--child", type=Path)
     args = parser.parse_args()
     if args.child:
-        sweep("meta").run(args.child, backend="ray", workers=2)
+        unplaced_sweep().run(args.child, backend="ray", workers=2)
     else:
         with tempfile.TemporaryDirectory() as scratch:
             alone = sweep().run(Path(scratch) / "alone")
             killed_workers(alone, Path(scratch), args.kills, args.seed)
             killed_drivers(alone, Path(scratch) / "drivers", args.drivers, args.seed)
+            alone = looking_sweep().run(Path(scratch) / "looking")
+            killed_workers(
+                alone, Path(scratch) / "looks", args.kills, args.seed, looking_sweep, planted_engine
+            )

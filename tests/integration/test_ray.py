@@ -15,7 +15,14 @@ from torch import Tensor
 import layerroles as lr
 from layerroles.backends import Local, Ray
 from layerroles.engine import Engine
-from tests.faults.ray_kill import check_same, killed_drivers, killed_workers, sweep
+from tests.faults.ray_kill import (
+    check_same,
+    killed_drivers,
+    killed_workers,
+    looking_sweep,
+    planted_engine,
+    sweep,
+)
 from tests.support.random_models import model_path
 
 
@@ -172,6 +179,15 @@ def test_kills_of_workers_and_of_the_driver_change_nothing(tmp_path: Path) -> No
     alone = sweep().run(tmp_path / "alone")
     killed_workers(alone, tmp_path, 1, seed=1)
     killed_drivers(alone, tmp_path / "drivers", 1, seed=1)
+
+
+def test_kills_of_workers_during_looks_change_neither_rows_nor_verdicts(tmp_path: Path) -> None:
+    alone = looking_sweep().run(tmp_path / "alone")
+    assert alone.frame.groupby("condition").size().nunique() > 1  # some were asked more
+    killed_workers(alone, tmp_path, 2, 1, looking_sweep, planted_engine)
+    shared = lr.read(tmp_path / "run 0")
+    assert shared.decisions().equals(alone.decisions())
+    assert (shared.decisions()["verdict"] != "undecided").all()
 
 
 @pytest.mark.parametrize(
