@@ -2,12 +2,12 @@
 
     python benchmarks/seeds.py --out runs/seeds
 
-A seed draws the questions and the sets of worked examples. The variance of a score over seeds is
-compared with two variances that follow from each seed's own answers: that of the mean of its
-clusters (sets of worked examples), and the larger one on which intervals are built, which counts
-each question as one over `stats.design_effect`. Variances are summed over tasks and protocols. The
-first ratio is 1 if clusters explain all of the variance; the second is below 1 because the design
-effect is raised for few clusters and never below 1.
+A seed draws the questions and their worked examples. The variance of a score over seeds is compared
+with two variances that follow from each seed's own answers: that of the mean of its clusters
+(templates), and the larger one on which intervals are built, which counts each question as one over
+`stats.design_effect`. Variances are summed over tasks and protocols. The first ratio is 1 if
+clusters explain all of the variance; the second is below 1 because the design effect is never below
+1.
 """
 
 import argparse

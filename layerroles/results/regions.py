@@ -68,8 +68,9 @@ def judge_interval(interval: stats.Interval) -> str:
 def count_needed(harm: stats.Contrast, n: int) -> float:
     """Return how many questions would decide an undecided harm, if its estimate stayed the same.
 
-    The width of an interval shrinks with the square root of the number of questions. NaN if the
-    harm is decided or not known; infinite if the interval has no bound.
+    The width of an interval is taken to shrink with the square root of the number of questions; in
+    a fixed number of clusters it shrinks more slowly. NaN if the harm is decided or not known;
+    infinite if the interval has no bound.
 
     Args:
         harm: the harm, measured on `n` questions.

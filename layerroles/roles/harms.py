@@ -20,6 +20,7 @@ from layerroles.registry import describe_unknown
 from layerroles.results import (
     AFTER_FIRST,
     CRITICAL,
+    INTACT,
     NOT_MEASURABLE,
     NOT_MEASURED,
     UNDECIDED,
@@ -388,8 +389,9 @@ class Harms:
     def precision(self) -> pd.DataFrame:
         """Return a table with a row per task with skill.
 
-        Columns: family, protocol, task, unit, n, intact, chance, and detectable: the median over
-        conditions of the smallest drop that is detected with 80% power (NaN if there is none).
+        Columns: family, protocol, task, unit, n, clusters (of the questions; 0 if they have none),
+        intact, chance, and detectable: the median over conditions of the smallest drop that is
+        detected with 80% power (NaN if there is none).
         """
         judged = self.effects[self.effects["at"] == self.at]
         smallest_drop = judged.groupby(["task", "protocol"])["detectable"].median()
@@ -400,6 +402,7 @@ class Harms:
                 "task": row.task,
                 "unit": row.unit,
                 "n": int(row.n),
+                "clusters": self._count_clusters(row.task, protocol),
                 "intact": float(row.score),
                 "chance": float(row.chance),
                 "detectable": float(smallest_drop.get((row.task, protocol), math.nan)),
@@ -408,9 +411,15 @@ class Harms:
             for row in records(self.measured(family, protocol))
         ]
         columns = [
-            *("family", "protocol", "task", "unit", "n", "intact", "chance", "detectable"),
+            *("family", "protocol", "task", "unit", "n", "clusters"),
+            *("intact", "chance", "detectable"),
         ]
         return pd.DataFrame(rows, columns=columns)
+
+    def _count_clusters(self, task: str, protocol: str) -> int:
+        cell = self._cell_by_key[task, protocol]
+        clusters = cell.clusters_of(list(cell.asked[INTACT]))
+        return len(set(clusters)) if stats.are_clusters(clusters) else 0
 
     def rng(self, name: str) -> np.random.Generator:
         """Return a random generator seeded by the sweep's seed and a name."""

@@ -388,7 +388,12 @@ def claims_on_neighbours(similarity: pd.DataFrame) -> Iterator[dict[str, Any]]:
             "n": len(means),
         }
         yield {
-            **{"claim": ALIKE, "family": str(family), "protocol": ""},
-            **{"smallest": math.nan, "status": "described", "reason": ""},
-            **{"evidence": words, "numbers": [record]},
+            "claim": ALIKE,
+            "family": str(family),
+            "protocol": "",
+            "smallest": math.nan,
+            "status": "described",
+            "reason": "",
+            "evidence": words,
+            "numbers": [record],
         }

@@ -223,10 +223,9 @@ def _say_precision(protocol: str, layers: pd.DataFrame, tasks: pd.DataFrame) -> 
     )
     families = tasks.groupby("family", sort=False)
     too_few = [
-        f"{family} {fewest_examples(list(rows['intact']), list(rows['chance']))}"
-        f"{' a task' if len(rows) > 1 else ''}"
+        f"{family} {fewest_examples(rows)}{' a task' if len(rows) > 1 else ''}"
         for family, rows in families
-        if reach_unchanged(list(rows["n"]), list(rows["intact"]), list(rows["chance"])) > SPARE
+        if reach_unchanged(rows) > SPARE
     ]
     if too_few:
         text += (

@@ -3,7 +3,7 @@
 import bisect
 import functools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -196,34 +196,39 @@ def sign_of(low: float, high: float) -> int:
     return 1 if low > 0 else -1 if high < 0 else 0
 
 
-def reach_unchanged(n: Iterable[int], intact: Iterable[float], chance: Iterable[float]) -> float:
+def reach_unchanged(tasks: pd.DataFrame, n: int | None = None) -> float:
     """Return how far from 0 the harm interval of a layer reaches if no answer changes.
 
-    Infinite if a task would not be above chance at its n. The arguments hold a value per task.
+    Infinite if a task would not be above chance at its n.
+
+    Args:
+        tasks: a row per task, from `Harms.precision`.
+        n: the examples of each task; None for as many as it was asked.
     """
-    reach = [_unchanged(*task) for task in zip(n, intact, chance, strict=True)]
+    reach = [
+        _unchanged(n or int(task.n), float(task.intact), float(task.chance), int(task.clusters))
+        for task in records(tasks)
+    ]
     return math.hypot(*reach) / len(reach)
 
 
-def fewest_examples(intact: Sequence[float], chance: Sequence[float]) -> int:
+def fewest_examples(tasks: pd.DataFrame) -> int:
     """Return the fewest examples per task at which a layer that changes no answer is called spare.
 
     At most 100,000, even if these do not suffice.
     """
     return bisect.bisect_left(
-        range(_MOST),
-        True,
-        lo=2,
-        key=lambda n: reach_unchanged([n] * len(intact), intact, chance) <= SPARE,
+        range(_MOST), True, lo=2, key=lambda n: reach_unchanged(tasks, n) <= SPARE
     )
 
 
 @functools.cache
-def _unchanged(n: int, intact: float, chance: float) -> float:
+def _unchanged(n: int, intact: float, chance: float, n_clusters: int) -> float:
     scores = (np.arange(n) < round(intact * n)).astype(float)
-    if not stats.is_above(scores, chance):
+    clusters = np.arange(n) % n_clusters if n_clusters else None
+    if not stats.is_above(scores, chance, clusters=clusters):
         return math.inf
-    _, interval = stats.harm_interval(scores, scores, chance)
+    _, interval = stats.harm_interval(scores, scores, chance, clusters=clusters)
     return max(-interval.low, interval.high)
 
 

@@ -1,6 +1,6 @@
-"""Statistics for examples in clusters, such as questions that share a set of worked examples.
+"""Statistics for examples in clusters, such as questions that share a template.
 
-Examples of a cluster are not independent: a set of worked examples, or a template, affects all of
+Examples of a cluster are not independent: a template, or a set of worked examples, affects all of
 them in the same way. An interval for independent examples is then too narrow. Three corrections
 widen it. First, variances are multiplied by the design effect, the variance between clusters over
 that of independent examples (E. L. Korn and B. I. Graubard, Survey Methodology 24:193, 1998), with
@@ -92,9 +92,11 @@ def measure_clustering(residuals: Float[np.ndarray, " example"], clusters: Clust
 
     Args:
         residuals: one per example, with a sum of 0, such as its value minus the mean.
-        clusters: a name per example.
+        clusters: a name per example; with one cluster, or an example in each, there is no effect.
     """
     n = len(residuals)
+    if not are_clusters(clusters):
+        return Clustering(design=1.0, below=1.0, above=1.0, size=1.0, df=n - 1.0)
     parts = np.array([residuals, residuals.clip(max=0), residuals.clip(min=0)])
     parts -= parts.mean(axis=1, keepdims=True)
     sizes = cluster_totals(np.ones(n), clusters)

@@ -8,7 +8,7 @@ If examples come in clusters, the variance is multiplied by the design effect, w
 from the same examples. A sample that lacks the few clusters with many losses underestimates both
 the loss and the design effect, so its interval is too narrow just where the estimate is wrong.
 Therefore the design effect of the values toward which the null hypothesis lies (losses, for a harm
-above the estimate) is shrunk toward the size of a cluster: as if one more such example had been
+above the estimate) is shrunk toward the size of a cluster: as if another such example had been
 seen, and its whole cluster were like it. A. Agresti and B. A. Coull (The American Statistician
 52:119, 1998) add examples to a proportion for the same reason.
 """
@@ -25,8 +25,9 @@ from layerroles.stats.intervals import Interval
 # A pair of values of one example: numerator and denominator.
 ValuePair = tuple[float, float]
 DIGITS = 9  # to which values count as the same
-# Ratios beyond this count as unbounded.
-_FARTHEST = 1e6
+# The distances from the estimate at which an end is looked for; ratios beyond count as unbounded.
+_DOUBLED = tuple(0.05 * 2**step for step in range(25))
+_SCANNED = tuple(step / 40 for step in range(1, 41))
 _STEPS = 200  # of Newton's method or bisection; some 8 are taken
 # The examples that are added, each with its whole cluster, when a design effect is estimated, and
 # the weight of the examples that the null hypothesis expects, beside those that were seen. With the
@@ -101,7 +102,10 @@ def score_interval(
     # The variance is taken with n - 1, as that of a sample is (see `tango`).
     critical = critical_value(level, clustering.df if clustering else None) * math.sqrt(n / (n - 1))
     beyond = functools.partial(_score_excess, counts, pairs, possible, clustering, critical)
-    return Interval(_find_end(beyond, estimate, -1.0), _find_end(beyond, estimate, 1.0))
+    low, high = (
+        _find_end(beyond, estimate, side, scans=clustering is not None) for side in (-1.0, 1.0)
+    )
+    return Interval(low, high)
 
 
 def _score_excess(
@@ -200,14 +204,25 @@ def _tilt_equation(
     return total, change
 
 
-def _find_end(beyond: Callable[[float], float], estimate: float, side: float) -> float:
-    """Find the zero of `beyond` above (`side` 1) or below (-1) `estimate`; infinite if none."""
-    near, step = 0.0, 0.05
-    while beyond(estimate + side * step) < 0:
-        near, step = step, 2 * step
-        if step > _FARTHEST:
-            return side * math.inf
+def _find_end(
+    beyond: Callable[[float], float], estimate: float, side: float, *, scans: bool
+) -> float:
+    """Find the zero of `beyond` above (`side` 1) or below (-1) `estimate`; infinite if none.
+
+    In clusters the statistic may fall for a while on its way from the estimate, where a value that
+    was not seen begins to have weight. `scans` then looks for the farthest zero.
+    """
+    steps = (*_SCANNED, *_DOUBLED[5:]) if scans else _DOUBLED
+    inside = 0.0
+    for step in steps:
+        if beyond(estimate + side * step) < 0:
+            inside = step
+        elif not scans or step > _SCANNED[-1]:
+            break
+    outside = next((step for step in steps if step > inside), None)
+    if outside is None:
+        return side * math.inf
     root = optimize.brentq(
-        lambda far: beyond(estimate + side * far), near, step, xtol=1e-10, rtol=1e-12
+        lambda far: beyond(estimate + side * far), inside, outside, xtol=1e-10, rtol=1e-12
     )
     return float(estimate + side * root)

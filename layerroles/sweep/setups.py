@@ -167,7 +167,7 @@ class _Quantity:
         cell = harms.intact_rows(family, protocol)
         scores = {"intact": float(cell["score"].mean()), "chance": float(cell["chance"].mean())}
         values = dict(zip(("number", "low", "high"), contrast.numbers, strict=True))
-        return _Number(_without_task(contrast, seed), {"n": int(cell["n"].sum())} | scores | values)
+        return _Number(_without_task(contrast), {"n": int(cell["n"].sum())} | scores | values)
 
 
 @dataclass(frozen=True)
@@ -267,11 +267,10 @@ def _label(level: object) -> object:
     return getattr(level, "label", level)
 
 
-def _without_task(contrast: stats.Contrast, seed: object) -> stats.Contrast:
+def _without_task(contrast: stats.Contrast) -> stats.Contrast:
     """Return a contrast whose questions and clusters do not name the task.
 
-    Set-ups ask the same questions as tasks of different labels. The sets of shots of two seeds have
-    the same names and other contents.
+    Set-ups ask the same questions as tasks of different labels.
     """
 
     def strip(name: object) -> object:
@@ -280,7 +279,7 @@ def _without_task(contrast: stats.Contrast, seed: object) -> stats.Contrast:
     return dataclasses.replace(
         contrast,
         influence=contrast.influence.rename(strip),
-        clusters=contrast.clusters.rename(strip).map(lambda name: f"{strip(name)}, seed {seed}"),
+        clusters=contrast.clusters.rename(strip).map(strip),
     )
 
 

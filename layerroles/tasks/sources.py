@@ -127,15 +127,12 @@ class Generated(FewShot):
         return [self._as_asked(example, example.shots) for example in shown]
 
     def held_out(self, limit: int, seed: int) -> list[str]:
-        """Return contexts of `limit` questions that are never asked.
-
-        None is a worked example of its own context or an earlier one.
-        """
+        """Return contexts of `limit` questions that are never asked nor among their own shots."""
         sets, examples = _ShotSets(self, seed), list[Example]()
         numbered = self._number_questions("held out", seed)
         while len(examples) < limit:
             example = sets.with_shots(*next(numbered))
-            if example.id not in sets.shown_ids:
+            if example.id not in {shot.id for shot in example.shots}:
                 examples.append(example)
         return [self._as_asked(example, example.shots).context(worked=True) for example in examples]
 
@@ -161,17 +158,12 @@ class _ShotSets:
         self._drawn: dict[str, list[Example]] = {}
         self._streams: dict[str, Iterator[tuple[int, Example]]] = {}
 
-    @property
-    def shown_ids(self) -> set[str]:
-        """Ids of the worked examples drawn so far."""
-        return {shot.id for shots in self._drawn.values() for shot in shots}
-
     def with_shots(self, place: int, kind: int, question: Example) -> Example:
-        """Return the question with its shots; questions of one cluster share them."""
+        """Return the question with its shots; questions of one cluster, and so kind, share them."""
         n_shots = self._task.num_fewshot
         if not n_shots:
             return question
-        name = f"shots {question.cluster or place}"
+        name = f"shots of {question.cluster}" if question.cluster else f"shots {place}"
         set_shots = self._drawn.setdefault(name, [])
         stream = self._streams.setdefault(
             name, _draw_distinct(self._task, name, self._seed, self._task.shot, repeat(kind))

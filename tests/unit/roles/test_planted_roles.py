@@ -120,15 +120,21 @@ def test_counts_are_rounded_up_to_two_digits(count: float, rounded: int) -> None
     assert round_up(count) == rounded
 
 
-@pytest.mark.parametrize(("intact", "chance"), [(0.3, 0.0), (0.5, 0.0), (1.0, 0.0), (0.7, 0.25)])
-def test_least_is_where_the_interval_becomes_narrow_enough(intact, chance):
+@pytest.mark.parametrize(
+    ("intact", "chance", "n_clusters"),
+    [(0.3, 0.0, 0), (0.5, 0.0, 0), (1.0, 0.0, 0), (0.7, 0.25, 0), (0.7, 0.0, 33), (0.9, 0.0, 33)],
+)
+def test_least_is_where_the_interval_becomes_narrow_enough(intact, chance, n_clusters):
     def reach(n: int) -> float:
         scores = (np.arange(n) < round(intact * n)).astype(float)
-        _, interval = harm_interval(scores, scores, chance)
+        clusters = np.arange(n) % n_clusters if n_clusters else None
+        _, interval = harm_interval(scores, scores, chance, clusters=clusters)
         return max(-interval.low, interval.high)
 
-    n = fewest_examples([intact], [chance])
+    task = pd.DataFrame([{"n": 32, "intact": intact, "chance": chance, "clusters": n_clusters}])
+    n = fewest_examples(task)
     assert reach(n) <= 0.1 < reach(n - 1)
+    assert n_clusters or n < fewest_examples(task.assign(clusters=33))
 
 
 def test_a_family_without_harm_is_never_critical():

@@ -1,4 +1,4 @@
-"""Intervals know that questions behind one set of worked examples are not independent."""
+"""Intervals take into account that questions of one cluster are not independent."""
 
 import itertools
 
@@ -206,3 +206,32 @@ def test_contrasts_in_other_clusters_are_paired_by_question() -> None:
         assert found.interval.high < 0.5 * np.hypot(
             first.interval.high - first.value, other.value - other.interval.low
         )
+
+
+@pytest.mark.parametrize("chance", [0.0, 0.25])
+def test_an_interval_at_a_higher_level_contains_those_at_lower_ones(chance: float) -> None:
+    rng = np.random.default_rng(11)
+    samples = [(np.tile([1.0] * 7 + [0.0], 16), np.tile([0.0] + [1.0] * 6 + [0.0], 16), CLUSTERS)]
+    for n_clusters, size in ((33, 15), (16, 8), (8, 16)) * 6:
+        clusters = np.repeat(np.arange(n_clusters), size)
+        intact = (rng.random(len(clusters)) < 0.7).astype(float)
+        lost = rng.beta(0.1, 0.6, n_clusters)[clusters]
+        kept = np.where(
+            intact > 0, rng.random(len(clusters)) >= lost, rng.random(len(clusters)) < 0.05
+        )
+        samples.append((intact, kept.astype(float), clusters))
+    for intact, ablated, clusters in samples:
+        intervals = [
+            stats.harm_interval(intact, ablated, chance, clusters=clusters, level=level)[1]
+            for level in (0.9, 0.945, 0.95, 0.955, 0.97, 0.98, 0.99)
+        ]
+        lows, highs = [i.low for i in intervals], [i.high for i in intervals]
+        assert lows == sorted(lows, reverse=True)
+        assert highs == sorted(highs)
+
+
+def test_without_real_clusters_there_is_no_design_effect() -> None:
+    residuals = np.array([0.5, -0.5, 0.25, -0.25])
+    for clusters in ([1, 2, 3, 4], [1, 1, 1, 1]):
+        assert stats.design_effect(residuals, clusters) == 1
+        assert 0 < stats.cluster_p(residuals + 0.5, clusters, (-1.0, 1.0)) < 0.4

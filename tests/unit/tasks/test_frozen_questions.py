@@ -71,11 +71,13 @@ FIRST = {
 FINGERPRINTS = {
     KVRetrieval(): "5d0664cd987f2632",
     Facts(): "f159aa8ed01bfcf8",
-    WordProblems(): "d56b1ce70ecdd30a",
-    WordProblems(steps=3, level=3): "50cbad92000aba72",
+    WordProblems(): "b720f62036c8613a",
+    WordProblems(steps=3, level=3): "216e97157c0c94ed",
     Needle(): "7c51d5f7abff54de",
     KVRetrieval(position="late"): "906bea08aad114ce",
     Facts(context="distractors"): "d8f99eb1ad315582",
+    KVRetrieval(num_fewshot=2): "2f721d6ee0a69c65",
+    Needle(num_fewshot=1): "cfc6c6b8d1d437a9",
     Copying(): "0d4b4daa190cd7f8",
 }
 

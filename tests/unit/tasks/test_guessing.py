@@ -175,3 +175,12 @@ def test_a_smaller_limit_leaves_what_was_measured(tmp_path: Path) -> None:
     after = again.run(tmp_path / "run")
     assert after.intact()["chance"].tolist() == before.intact()["chance"].tolist()
     assert after.examples.equals(before.examples)
+
+
+def test_a_task_with_few_questions_has_references() -> None:
+    contexts = ShortSums(num_fewshot=8).held_out(64, 0)
+    assert len(set(contexts)) == 64
+    for context in contexts:
+        *shots, asked = context.split("\n\n")
+        assert len(shots) == 8
+        assert not any(shot.startswith(asked.split("=")[0]) for shot in shots)
