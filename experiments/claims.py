@@ -57,7 +57,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Ask until the claims are decided or the time is spent, and write the table."""
     options = Options(__doc__, limit=512, out="runs/claims")
     options.add_argument("--minutes", type=float, help="the time to spend; by default no limit")
-    options.add_argument("--tasks", nargs="+", default=NAMES, help="ask only these tasks; copying is the control")
+    options.add_argument(
+        "--tasks", nargs="+", default=NAMES, help="ask only these tasks; copying is the control"
+    )
     options.add_argument("--data", type=Path, help="a folder with hellaswag/")
     args = options.parse(argv, least=32)
     if args.minutes is not None and not args.minutes > 0:
