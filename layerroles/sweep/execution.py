@@ -8,6 +8,7 @@ the noise floor and chance. What depends on earlier answers is asked last, look 
 
 import json
 import logging
+import math
 import sys
 import time
 from collections import Counter
@@ -116,25 +117,27 @@ class Execution:
         if units := self._units_for(noted):
             return units
         result = read(self._store.folder)
-        needed = next_cells(result, self._work.plan)
-        if self._deadline is not None:
-            needed = self._choose_in_time(result, needed, self._deadline - time.monotonic())
+        if self._deadline is None:
+            needed = next_cells(result, self._work.plan)
+        else:
+            needed = self._choose_in_time(result, self._deadline - time.monotonic())
         manifest["asked_next"] = [[*key, n] for key, n in needed.items()]
         self._store.save_manifest()
         return self._units_for(needed)
 
-    def _choose_in_time(
-        self, result: SweepResult, needed: dict[Key, int], left: float
-    ) -> dict[Key, int]:
+    def _choose_in_time(self, result: SweepResult, left: float) -> dict[Key, int]:
         """Return what can be answered in the seconds that are left.
 
         If they do not suffice for everything, it is what the decisions ask for that are expected to
-        need the fewest further questions.
+        need the fewest further questions. Of claims, whose questions cost far more than those of a
+        verdict on a layer, only the nearer half is asked about at a time, so that these are decided
+        first.
         """
-        if left > 0 and self._pace.cost(self._units_for(needed)) <= left:
-            return needed
         plan = self._work.plan
         nearest = open_ = open_decisions(result, plan)
+        if plan["until"] == "claims":
+            nearest = open_[: math.ceil(len(open_) / 2)]
+        needed = ask_for(nearest, result, plan)
         while nearest and self._pace.cost(self._units_for(needed)) > left:
             nearest = nearest[: len(nearest) // 2]
             needed = ask_for(nearest, result, plan)

@@ -43,9 +43,14 @@ class OpenClaim:
 
     @property
     def more(self) -> float:
-        """The further questions that may be needed; NaN if not known, 0 of a kind not asked yet."""
+        """The further questions that may be needed; NaN if not known.
+
+        0 if the kind was not asked yet, or not yet with the first token kept.
+        """
         n = min((Targets.n_asked(cell, names) for cell, names, _ in self.cells), default=0)
-        return self.finding.needed - n if n else 0.0
+        if not n or (self.finding.asks_kept and math.isnan(self.finding.needed)):
+            return 0.0
+        return self.finding.needed - n
 
     def ask(self, targets: Targets) -> None:
         """Ask what the claim needs next, first in the cells with the fewest questions."""

@@ -2,8 +2,10 @@
 
 import contextlib
 import dataclasses
+import math
 import sqlite3
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 import pandas as pd
@@ -18,7 +20,9 @@ from layerroles.roles.decision import AblationKind, Number, make_finding
 from layerroles.roles.harms import Harms
 from layerroles.roles.literature import DEEP, ORDER, SHALLOW
 from layerroles.roles.paired_claims import CONTEXT
-from layerroles.sweep.next_cells import next_cells, open_decisions
+from layerroles.sweep.next_cells import ask_for, next_cells, open_decisions
+from layerroles.sweep.store import Key
+from layerroles.sweep.targets import Open, Plan
 from tests.support.interruptions import run_with_interruptions
 
 RETRIEVAL = SHALLOW["retrieval"]
@@ -239,7 +243,7 @@ def test_looking_supports_no_claim_at_its_border_more_often_than_it_may() -> Non
 
 
 def planted(
-    *, until_claims: bool = True, minutes: float | None = None, limit: int = 24
+    *, until_claims: bool = True, minutes: float | None = None, limit: int = 24, n_tasks: int = 1
 ) -> lr.Sweep:
     """A sweep of a planted model, with a first look after so few questions that more follow."""
     until = lr.Decided(goal="claims", first=8, minutes=minutes) if until_claims else None
@@ -251,7 +255,7 @@ def planted(
     ]
     return lr.Sweep(
         made.model,
-        [made.tasks[0]],
+        made.tasks[:n_tasks],
         conditions,
         protocols=["generation"],
         until=until,
@@ -314,6 +318,26 @@ def test_a_time_limit_leaves_claims_open_and_more_time_goes_on(tmp_path: Path) -
     kept = result.frame[KEYS].merge(further.frame[KEYS])
     assert len(kept) == len(result.frame)
     assert {statuses(further)[RETRIEVAL]} <= {statuses(result)[RETRIEVAL], "supported"}
+
+
+def test_under_a_time_limit_the_nearer_half_of_the_claims_is_asked_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def noted(decisions: Iterable[Open], result: lr.SweepResult, plan: Plan) -> dict[Key, int]:
+        chosen, all_open = list(decisions), open_decisions(result, plan)
+        nearest = [one.more for one in all_open[: len(chosen)]]
+        assert [one.more for one in chosen] == pytest.approx(nearest, nan_ok=True)
+        asked.append((len(chosen), len(all_open)))
+        return ask_for(chosen, result, plan)
+
+    monkeypatch.setattr("layerroles.sweep.execution.ask_for", noted)
+    hurried = planted(minutes=60, n_tasks=2).run(tmp_path / "hurried")
+    assert max(n for _, n in asked) > 1
+    assert all(n_chosen == math.ceil(n / 2) for n_chosen, n in asked)
+    assert not hurried.manifest["unfinished"]
+    assert statuses(hurried) == statuses(planted(n_tasks=2).run(tmp_path / "patient"))
 
 
 def test_claims_take_two_kinds_of_ablation_of_each_layer() -> None:
