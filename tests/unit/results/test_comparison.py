@@ -43,6 +43,24 @@ def test_a_run_does_not_differ_from_itself():
     assert (same.profiles["mean_high"] > 0).all()
 
 
+def test_in_clusters_a_difference_is_less_certain():
+    def clustered(result: SweepResult) -> SweepResult:
+        asked = result.frame[["task", "example"]].drop_duplicates(ignore_index=True)
+        of_eight = (asked.groupby("task").cumcount() // 8).astype(str)
+        examples = asked.assign(prompt="", answer="", question="", guesses="{}", cluster=of_eight)
+        return dataclasses.replace(result, examples=examples)
+
+    flat, steep = run(0, FLAT), run(1, STEEP)
+    alone = compare(flat, steep).frame
+    rows = compare(clustered(flat), clustered(steep)).frame
+    assert rows["difference"].to_list() == alone["difference"].to_list()
+    assert (rows["low"] <= alone["low"]).all()
+    assert (rows["high"] >= alone["high"]).all()
+    assert (rows["high"] - rows["low"]).mean() > (alone["high"] - alone["low"]).mean()
+    assert (rows["p"] >= alone["p"]).all()
+    assert rows[["low", "high"]].abs().to_numpy().max() <= 2
+
+
 def test_what_only_one_run_needs_differs_there_and_nowhere_else():
     rows = compare(run(0, FLAT), run(1, STEEP)).frame.set_index("condition")
     differ = rows["p_adjusted"] < 0.05

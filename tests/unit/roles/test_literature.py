@@ -82,6 +82,10 @@ def declared(result: SweepResult, name: str, mechanism: str) -> SweepResult:
 
 
 def test_two_kinds_decide_and_one_does_not(supported: SweepResult) -> None:
+    claims = localize(supported, ablation="skip").claims
+    decided_rows = claims["status"].isin(["supported", "contradicted"])
+    assert decided_rows.any()
+    assert (claims["reason"].eq("") == decided_rows).all()
     assert len(decided(supported)) >= 4
     alone = without(supported, "mean")
     assert decided(alone).empty
@@ -122,7 +126,8 @@ def test_kinds_that_disagree_decide_nothing() -> None:
         claims = localize(found, ablation="skip").claims.set_index("claim")
         row = claims.loc[SHALLOW["retrieval"]]
         assert row["status"] == "not shown"
-        assert "the kinds of ablation disagree" in row["evidence"]
+        assert row["reason"] == "the kinds of ablation disagree"
+        assert row["reason"] in row["evidence"]
 
 
 def test_a_profile_like_copyings_leans_as_any_text_does() -> None:

@@ -215,9 +215,10 @@ def test_a_label_makes_the_same_task(made: Task) -> None:
 
 
 def test_each_question_has_its_own_shots_and_a_cluster_shares_them() -> None:
-    copied = Copying().examples(100, seed=0)
-    assert len({one.shots for one in copied}) == 100
-    assert {one.cluster for one in copied} == {""}
+    for made in (Copying(), KVRetrieval(num_fewshot=2), Needle(num_fewshot=1)):
+        examples = made.examples(100, seed=0)
+        assert len({shot.id for one in examples for shot in one.shots}) == 100 * made.num_fewshot
+        assert {one.cluster for one in examples} == {""}
     problems = WordProblems().examples(100, seed=0)
     shown = {(one.cluster, one.shots) for one in problems}
     assert len(shown) == len({one.cluster for one in problems}) == WordProblems().kinds
